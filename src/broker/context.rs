@@ -1,0 +1,174 @@
+//! What can be done from inside the process: by a handler, a hook, or another thread.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::core::Core;
+use super::message::Message;
+use super::stats::{ApplicationInfo, ChannelInfo, ChannelLatency, Stats};
+use super::{ApplicationKey, ConnectionInfo, ConnectionKey};
+use crate::JsonError;
+use crate::proto::{Head, Json, MessageType, OutFrame, escape};
+
+/// The server as its handlers and hooks see it.
+///
+/// What is published here reaches the subscribers in the order of the calls. It cannot be
+/// held back as a peer's publication can: a subscriber whose queue is at its bound
+/// ([`Limits::queue_bytes_max`](crate::Limits::queue_bytes_max)) is closed.
+pub struct Context<'a> {
+    core: &'a mut Core,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(core: &'a mut Core) -> Self {
+        Self { core }
+    }
+
+    pub(crate) fn into_core(self) -> &'a mut Core {
+        self.core
+    }
+
+    /// Publishes a value to all subscribers of a channel. Returns how many there are; an
+    /// application or channel that does not exist has none.
+    ///
+    /// # Errors
+    /// If the value cannot be written as JSON.
+    pub fn publish<T: Serialize + ?Sized>(
+        &mut self,
+        app_id: &str,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<usize, JsonError> {
+        let payload = Json::from_serialize(payload)?;
+        let message = Message::new(MessageType::Publish, app_id, channel_id, payload);
+        Ok(self.publish_message(&message))
+    }
+
+    /// Sends a message, of whatever type, to all subscribers of its channel. Returns how
+    /// many took it.
+    #[doc(alias = "_handle_publish")]
+    pub fn publish_message(&mut self, message: &Message) -> usize {
+        let Some(application) = self.core.router.application(&message.app_id) else { return 0 };
+        let Some(channel) = self.core.router.channel(application, &message.channel_id) else {
+            return 0;
+        };
+        let encoded = self.encode(message);
+        let reached = self.core.fan_out(channel, &encoded.frame());
+        self.core.encoder.recycle(encoded);
+        reached
+    }
+
+    /// Sends a message to every connection of an application. Returns how many took it.
+    pub fn broadcast_to_application(&mut self, app_id: &str, message: &Message) -> usize {
+        let connections = self.connections_of(app_id);
+        let encoded = self.encode(message);
+        let frame = encoded.frame();
+        let reached = connections.iter().filter(|key| self.core.enqueue(**key, &frame)).count();
+        drop(frame);
+        self.core.encoder.recycle(encoded);
+        reached
+    }
+
+    /// Sends a message to one connection. Returns whether it is still there.
+    pub fn send_to_connection(&mut self, connection: ConnectionKey, message: &Message) -> bool {
+        let encoded = self.encode(message);
+        self.core.send(connection, encoded)
+    }
+
+    /// The connection that calls itself `connection_id` in an application.
+    pub fn get_connection(&self, app_id: &str, connection_id: &str) -> Option<ConnectionKey> {
+        let application = self.core.router.applications.get(self.application(app_id)?)?;
+        application.connections.get(connection_id).copied()
+    }
+
+    /// All connections of an application.
+    #[doc(alias = "get_connections_for_app")]
+    pub fn connections_of(&self, app_id: &str) -> Vec<ConnectionKey> {
+        let application = self.application(app_id);
+        let application = application.and_then(|key| self.core.router.applications.get(key));
+        application.map_or_else(Vec::new, |found| found.connections.values().copied().collect())
+    }
+
+    /// Every connection that has introduced itself, with its application and its id.
+    pub fn list_connections(&self) -> Vec<ConnectionInfo<'_>> {
+        let sessions = self.core.connections.iter().filter_map(|(key, connection)| {
+            let session = connection.session()?;
+            let app_id = &self.core.router.applications.get(session.application)?.id;
+            Some(ConnectionInfo { key, app_id, connection_id: &session.id })
+        });
+        sessions.collect()
+    }
+
+    /// All applications by id.
+    pub fn list_applications(&self) -> BTreeMap<String, ApplicationInfo> {
+        self.core.list_applications(|_| true)
+    }
+
+    /// The channels of an application by id; none if there is no such application.
+    pub fn list_channels(&self, app_id: &str) -> BTreeMap<String, ChannelInfo> {
+        self.application(app_id).map_or_else(BTreeMap::new, |key| self.core.list_channels(key))
+    }
+
+    /// Percentiles per channel of an application, as `get_latency` answers them.
+    pub fn list_latencies(&self, app_id: &str) -> BTreeMap<String, ChannelLatency> {
+        self.application(app_id).map_or_else(BTreeMap::new, |key| self.core.list_latencies(key))
+    }
+
+    /// Counters and totals.
+    #[doc(alias = "get_stats")]
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    fn application(&self, app_id: &str) -> Option<ApplicationKey> {
+        self.core.router.application(app_id)
+    }
+
+    fn encode(&mut self, message: &Message) -> super::encoder::Encoded {
+        let timestamp = match message.timestamp {
+            // JSON knows no infinity: such a time is none.
+            seconds if seconds == 0.0 || !seconds.is_finite() => String::new(),
+            seconds => seconds.to_string(),
+        };
+        let (app_id, channel_id) = (escape(&message.app_id), escape(&message.channel_id));
+        let (message_id, reply_to) =
+            (escape(&message.message_id), message.reply_to.as_deref().map(escape));
+        let head = Head {
+            message_id: &message_id,
+            app_id: &app_id,
+            channel_id: &channel_id,
+            message_type: message.message_type,
+            timestamp: &timestamp,
+            reply_to: reply_to.as_deref(),
+        };
+        let unix = self.core.now.unix;
+        self.core.encoder.text(self.core.pool.gauge(), unix, head, message.payload.as_str())
+    }
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Puts one frame into the queue of every subscriber. Returns how many took it.
+    pub(crate) fn fan_out(&mut self, channel: super::ChannelKey, frame: &OutFrame<'_>) -> usize {
+        let Some(target) = self.router.channels.get_mut(channel) else { return 0 };
+        // Sending changes no list of subscribers: who must go goes when this is over.
+        let subscribers = std::mem::take(&mut target.subscribers);
+        let reached = subscribers.iter().filter(|key| self.enqueue(**key, frame)).count();
+        if let Some(target) = self.router.channels.get_mut(channel) {
+            target.subscribers = subscribers;
+        }
+        self.counters.publications += 1;
+        self.counters.deliveries += reached as u64;
+        if reached == 0 {
+            self.counters.publications_unheard += 1;
+        }
+        reached
+    }
+}

@@ -1,0 +1,364 @@
+//! The state that all parts of the broker share, and the ways in which bytes leave it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access::Access;
+use super::arena::Arena;
+use super::encoder::{Address, Encoded, Encoder};
+use super::latency::Answered;
+use super::mailbox::Remote;
+use super::router::Router;
+use super::session::{Connection, State};
+use super::stats::Counters;
+use super::timers::{Due, Now, Timers};
+use super::workers::PendingRequest;
+use super::{Action, ConnectionEvent, ConnectionKey, Limits};
+use crate::proto::{BufferPool, Envelope, EnvelopeError, ErrorCode, MessageType, OutFrame};
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) limits: Limits,
+    pub(crate) access: Access,
+    pub(crate) now: Now,
+    pub(crate) started: Now,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) connections: Arena<Connection>,
+    pub(crate) router: Router,
+    pub(crate) requests: Arena<PendingRequest>,
+    pub(crate) timers: Timers,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) events: Vec<ConnectionEvent>,
+    pub(crate) pool: BufferPool,
+    pub(crate) encoder: Encoder,
+    pub(crate) counters: Counters,
+    pub(crate) answered: Answered,
+    pub(crate) remote: Arc<Remote>,
+    /// Whether the handler that is running has answered its request.
+    pub(crate) handler_answered: bool,
+    /// Connections to be closed once nobody iterates over them.
+    pub(crate) doomed: Vec<ConnectionKey>,
+    /// Connections to be let go while draining, once nobody iterates over them.
+    pub(crate) idle: Vec<ConnectionKey>,
+    /// The drain took too long.
+    pub(crate) is_cut_off: bool,
+    /// Where the server listens, for `get_stats`.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// Where the server is in its life. It only ever moves down this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lifecycle {
+    Running,
+    /// What had arrived is still read; new requests are refused.
+    Draining,
+    /// Connections close as soon as nothing of theirs is in flight.
+    Closing,
+}
+
+/// Why a message is not served: the code, and the sentence that says what to do.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) code: ErrorCode,
+    pub(crate) text: std::borrow::Cow<'static, str>,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: ErrorCode, text: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+/// `system`, where neither an application nor a channel could be read.
+pub(crate) const SYSTEM: &str = "system";
+
+impl Core {
+    pub(crate) fn new(
+        limits: Limits,
+        access: Access,
+        seed: [u8; 32],
+        now: Now,
+        remote: Arc<Remote>,
+    ) -> Self {
+        Self {
+            limits,
+            access,
+            now,
+            started: now,
+            lifecycle: Lifecycle::Running,
+            connections: Arena::default(),
+            router: Router::default(),
+            requests: Arena::default(),
+            timers: Timers::default(),
+            actions: VecDeque::new(),
+            events: Vec::new(),
+            pool: BufferPool::default(),
+            encoder: Encoder::new(seed),
+            counters: Counters::default(),
+            answered: Answered::default(),
+            remote,
+            handler_answered: false,
+            doomed: Vec::new(),
+            idle: Vec::new(),
+            is_cut_off: false,
+            host: String::new(),
+            port: 0,
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.lifecycle != Lifecycle::Running
+    }
+
+    /// Puts a frame into a connection's queue; it leaves at the turn's end.
+    /// Returns whether the connection still takes any.
+    pub(crate) fn enqueue(&mut self, to: ConnectionKey, frame: &OutFrame<'_>) -> bool {
+        let Some(connection) = self.connections.get_mut(to) else { return false };
+        if !connection.is_live() {
+            return false;
+        }
+        let backlog = connection.send.len();
+        let over_bound = backlog + frame.len() > self.limits.queue_bytes_max()
+            || (backlog > 0 && self.pool.gauge().bytes() > self.limits.buffered_bytes_max);
+        if over_bound {
+            self.counters.slow_consumers += 1;
+            self.doomed.push(to);
+            return false;
+        }
+        connection.send.push(frame, &mut self.pool);
+        self.counters.frames_out += 1;
+        self.counters.bytes_out += frame.len() as u64;
+        if !connection.flush_due {
+            connection.flush_due = true;
+            self.actions.push_back(Action::Flush(to));
+        }
+        let high_water_bytes = connection.high_water_bytes(&self.limits);
+        if connection.congested.is_none() && connection.send.len() > high_water_bytes {
+            self.congest(to);
+        }
+        true
+    }
+
+    pub(crate) fn send(&mut self, to: ConnectionKey, message: Encoded) -> bool {
+        let taken = self.enqueue(to, &message.frame());
+        self.encoder.recycle(message);
+        taken
+    }
+
+    /// Answers the message `to` sent with a value.
+    pub(crate) fn respond<T: serde::Serialize + ?Sized>(
+        &mut self,
+        to: ConnectionKey,
+        envelope: &Envelope<'_>,
+        payload: &T,
+    ) -> Result<(), serde_json::Error> {
+        let address = Address::of(envelope);
+        let reply_to = Some(envelope.message_id().raw());
+        let message = self.encode(address, MessageType::Response, reply_to, payload)?;
+        self.send(to, message);
+        Ok(())
+    }
+
+    pub(crate) fn encode<T: serde::Serialize + ?Sized>(
+        &mut self,
+        address: Address<'_>,
+        message_type: MessageType,
+        reply_to: Option<&str>,
+        payload: &T,
+    ) -> Result<Encoded, serde_json::Error> {
+        let gauge = self.pool.gauge();
+        self.encoder.value(gauge, self.now.unix, address, message_type, reply_to, payload)
+    }
+
+    /// Answers a message with an error, and closes the connection if the code says so.
+    /// A response is never answered, so that no two peers can bounce errors.
+    pub(crate) fn refuse(&mut self, to: ConnectionKey, envelope: &Envelope<'_>, why: &Refusal) {
+        if envelope.message_type() == MessageType::Response {
+            self.counters.responses_ignored += 1;
+            return;
+        }
+        let reply_to = Some(envelope.message_id().raw()).filter(|id| !id.is_empty());
+        self.send_error(to, Address::of(envelope), reply_to, why);
+    }
+
+    pub(crate) fn refuse_unread(&mut self, to: ConnectionKey, error: &EnvelopeError<'_>) {
+        if error.message_type == Some(MessageType::Response) {
+            self.counters.responses_ignored += 1;
+            return;
+        }
+        let why = Refusal::new(error.fault.code(), error.fault.to_string());
+        let channel_id = error.channel_id.map_or(SYSTEM, |id| id.raw());
+        let reply_to = error.message_id.map(|id| id.raw()).filter(|id| !id.is_empty());
+        self.send_own_error(to, channel_id, reply_to, &why);
+    }
+
+    /// Tells a connection what is wrong with it rather than with one of its messages.
+    pub(crate) fn report(&mut self, to: ConnectionKey, why: &Refusal) {
+        self.send_own_error(to, SYSTEM, None, why);
+    }
+
+    /// An error in the name of the connection's own application.
+    fn send_own_error(
+        &mut self,
+        to: ConnectionKey,
+        channel_id: &str,
+        reply_to: Option<&str>,
+        why: &Refusal,
+    ) {
+        let application = self
+            .connections
+            .get(to)
+            .and_then(Connection::session)
+            .and_then(|session| self.router.applications.get(session.application))
+            .map_or_else(|| SYSTEM.into(), |application| application.id_json.clone());
+        self.send_error(to, Address { app_id: &application, channel_id }, reply_to, why);
+    }
+
+    pub(crate) fn send_error(
+        &mut self,
+        to: ConnectionKey,
+        address: Address<'_>,
+        reply_to: Option<&str>,
+        why: &Refusal,
+    ) {
+        #[derive(serde::Serialize)]
+        struct Payload<'a> {
+            status: &'static str,
+            code: &'static str,
+            error: &'a str,
+        }
+        self.counters.count_error(why.code);
+        let payload = Payload { status: "error", code: why.code.as_str(), error: &why.text };
+        // Three strings always serialize.
+        if let Ok(message) = self.encode(address, MessageType::Response, reply_to, &payload) {
+            self.send(to, message);
+        }
+        if why.code.closes_connection() {
+            self.begin_close(to);
+        }
+    }
+
+    /// Lets what is queued go out, then closes. Nothing more is read.
+    pub(crate) fn begin_close(&mut self, key: ConnectionKey) {
+        if !self.connections.get(key).is_some_and(Connection::is_live) {
+            return;
+        }
+        self.leave(key);
+        let deadline = self.deadline_in(self.limits.slow_consumer_grace);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.timer = Some(self.timers.arm(deadline, Due::Linger(key)));
+        if !connection.flush_due {
+            connection.flush_due = true;
+            self.actions.push_back(Action::Flush(key));
+        }
+    }
+
+    /// Everything is sent: shuts the write side and gives the peer time to read it.
+    pub(crate) fn begin_linger(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if let Some(timer) = connection.timer.take() {
+            self.timers.disarm(timer);
+        }
+        connection.state = State::Lingering;
+        let deadline = self.now.monotonic + super::limits::LINGER;
+        connection.timer = Some(self.timers.arm(deadline, Due::Linger(key)));
+        self.actions.push_back(Action::FinishWrite(key));
+    }
+
+    /// Closes without another word.
+    pub(crate) fn close_now(&mut self, key: ConnectionKey) {
+        self.leave(key);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if matches!(connection.state, State::Closed) {
+            return;
+        }
+        connection.state = State::Closed;
+        connection.send.release(&mut self.pool);
+        if let Some(timer) = connection.timer.take() {
+            self.timers.disarm(timer);
+        }
+        self.actions.push_back(Action::Close(key));
+    }
+
+    /// Takes a live connection out of everything it is part of.
+    fn leave(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.get(key) else { return };
+        if !connection.is_live() {
+            return;
+        }
+        self.unpark(key);
+        self.uncongest(key);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.recv.release(&mut self.pool);
+        if let Some(timer) = connection.timer.take() {
+            self.timers.disarm(timer);
+        }
+        let state = std::mem::replace(&mut connection.state, State::Closing);
+        let State::Open(session) = state else { return };
+
+        for (&channel, &position) in &session.subscriptions {
+            self.remove_subscriber(channel, position);
+        }
+        if let Some(worker) = session.worker {
+            self.retire_worker(key, *worker);
+        }
+        for channel in session.created {
+            self.router.release(channel);
+        }
+        if let Some(application) = self.router.applications.get_mut(session.application) {
+            let app_id = application.id.clone();
+            // After a take-over the id belongs to somebody else.
+            if application.connections.get(&session.id) == Some(&key) {
+                application.connections.remove(&session.id);
+            }
+            self.router.forget_if_unused(session.application);
+            let connection_id = session.id;
+            self.events.push(ConnectionEvent { opened: false, key, app_id, connection_id });
+        }
+    }
+
+    /// Frees what could not be freed while it was in use.
+    pub(crate) fn settle(&mut self) {
+        while let Some(key) = self.doomed.pop() {
+            self.close_now(key);
+        }
+        while let Some(key) = self.idle.pop() {
+            self.begin_close(key);
+        }
+    }
+
+    /// Does one thing that is due.
+    pub(crate) fn expire(&mut self, due: Due) {
+        match due {
+            // Nothing is owed to a peer that did not introduce itself in time.
+            Due::Handshake(key) | Due::Linger(key) => self.close_now(key),
+            Due::Idle(key) => self.check_idle(key),
+            Due::Grace(key) => {
+                let queued = self.connections.get(key).map_or(0, |c| c.send.len());
+                crate::trace::slow_consumer(key.index(), queued);
+                self.counters.slow_consumers += 1;
+                self.close_now(key);
+            }
+            Due::Request(key) => self.expire_request(key),
+            Due::DrainDeadline => self.cut_off(),
+        }
+    }
+
+    /// The timer runs from time to time rather than being moved with every message.
+    fn check_idle(&mut self, key: ConnectionKey) {
+        let Some(timeout) = self.limits.idle_timeout else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let deadline = connection.last_activity.saturating_add(timeout);
+        if deadline > self.now.monotonic {
+            connection.timer = Some(self.timers.arm(deadline, Due::Idle(key)));
+        } else {
+            self.close_now(key);
+        }
+    }
+
+    pub(crate) fn deadline_in(&self, timeout: Duration) -> Duration {
+        self.now.monotonic.saturating_add(timeout)
+    }
+}

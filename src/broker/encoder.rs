@@ -1,0 +1,174 @@
+//! Messages in the server's own name: fresh ids, the time, and a buffer that is reused.
+
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::limits::SCRATCH_BYTES_KEPT;
+use crate::proto::{
+    self, COPY_BYTES_MAX, Envelope, Head, MemoryGauge, MessageType, OutFrame, SharedFrame,
+};
+
+/// The application and channel of a message, as JSON text without the quotes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address<'a> {
+    pub(crate) app_id: &'a str,
+    pub(crate) channel_id: &'a str,
+}
+
+impl<'a> Address<'a> {
+    pub(crate) fn of(envelope: &Envelope<'a>) -> Self {
+        Self { app_id: envelope.app_id().raw(), channel_id: envelope.channel_id().raw() }
+    }
+}
+
+/// A frame that is encoded and not in any queue yet.
+#[derive(Debug)]
+pub(crate) enum Encoded {
+    Small(Vec<u8>),
+    Shared(SharedFrame),
+}
+
+impl Encoded {
+    pub(crate) fn frame(&self) -> OutFrame<'_> {
+        match self {
+            Self::Small(bytes) => OutFrame::Whole(bytes),
+            Self::Shared(frame) => OutFrame::Shared(frame.clone()),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    scratch: Vec<u8>,
+    ids: ChaCha8Rng,
+    timestamp: Timestamp,
+}
+
+impl Encoder {
+    pub(crate) fn new(seed: [u8; 32]) -> Self {
+        Self {
+            scratch: Vec::new(),
+            ids: ChaCha8Rng::from_seed(seed),
+            timestamp: Timestamp::default(),
+        }
+    }
+
+    /// 122 random bits of a generator that nobody outside can predict.
+    pub(crate) fn fresh_id(&mut self) -> Uuid {
+        let mut bytes = [0; 16];
+        self.ids.fill_bytes(&mut bytes);
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    }
+
+    pub(crate) fn value<T: Serialize + ?Sized>(
+        &mut self,
+        gauge: &MemoryGauge,
+        unix: Duration,
+        address: Address<'_>,
+        message_type: MessageType,
+        reply_to: Option<&str>,
+        payload: &T,
+    ) -> Result<Encoded, serde_json::Error> {
+        let mut id = Uuid::encode_buffer();
+        let message_id = self.fresh_id().hyphenated().encode_lower(&mut id);
+        let head = Head {
+            message_id,
+            app_id: address.app_id,
+            channel_id: address.channel_id,
+            message_type,
+            timestamp: self.timestamp.text(unix),
+            reply_to,
+        };
+        let mut out = std::mem::take(&mut self.scratch);
+        proto::encode_frame(&mut out, &head, |out| serde_json::to_writer(out, payload))?;
+        Ok(seal(out, gauge))
+    }
+
+    /// A message whose payload is JSON text already. An empty id or timestamp is filled in.
+    pub(crate) fn text(
+        &mut self,
+        gauge: &MemoryGauge,
+        unix: Duration,
+        head: Head<'_>,
+        payload: &str,
+    ) -> Encoded {
+        let mut id = Uuid::encode_buffer();
+        let message_id = match head.message_id {
+            "" => self.fresh_id().hyphenated().encode_lower(&mut id),
+            given => given,
+        };
+        let timestamp = match head.timestamp {
+            "" => self.timestamp.text(unix),
+            given => given,
+        };
+        let head = Head { message_id, timestamp, ..head };
+        let mut out = std::mem::take(&mut self.scratch);
+        let Ok(()) = proto::encode_frame::<std::convert::Infallible>(&mut out, &head, |out| {
+            out.extend_from_slice(payload.as_bytes());
+            Ok(())
+        });
+        seal(out, gauge)
+    }
+
+    /// Takes the buffer back for the next message.
+    pub(crate) fn recycle(&mut self, message: Encoded) {
+        if let Encoded::Small(buffer) = message
+            && buffer.capacity() <= SCRATCH_BYTES_KEPT
+        {
+            self.scratch = buffer;
+        }
+    }
+}
+
+fn seal(out: Vec<u8>, gauge: &MemoryGauge) -> Encoded {
+    if out.len() <= COPY_BYTES_MAX {
+        Encoded::Small(out)
+    } else {
+        Encoded::Shared(SharedFrame::new(out, gauge))
+    }
+}
+
+/// Seconds since the epoch as JSON text, written once a turn: all messages of a turn
+/// carry the turn's time.
+#[derive(Debug, Default)]
+struct Timestamp {
+    of: Duration,
+    text: String,
+}
+
+impl Timestamp {
+    fn text(&mut self, unix: Duration) -> &str {
+        use std::fmt::Write;
+        if self.text.is_empty() || self.of != unix {
+            self.of = unix;
+            self.text.clear();
+            // Writing into a string does not fail.
+            let _ = write!(self.text, "{}.{:06}", unix.as_secs(), unix.subsec_micros());
+        }
+        &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_has_microseconds() {
+        let mut timestamp = Timestamp::default();
+        assert_eq!(timestamp.text(Duration::from_micros(1_500_000)), "1.500000");
+        assert_eq!(timestamp.text(Duration::from_micros(1_000_007)), "1.000007");
+    }
+
+    #[test]
+    fn ids_differ_and_are_uuids() {
+        let mut encoder = Encoder::new([7; 32]);
+        let (first, second) = (encoder.fresh_id(), encoder.fresh_id());
+        assert_ne!(first, second);
+        assert_eq!(first.get_version_num(), 4);
+    }
+}

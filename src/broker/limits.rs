@@ -1,0 +1,97 @@
+//! Every bound of the broker, by name, with its reason.
+
+use std::time::Duration;
+
+/// What peers may use of the server. Units are last in the names.
+///
+/// ```
+/// use ipc_framework::Limits;
+///
+/// let limits = Limits { connections_max: 100, ..Limits::default() };
+/// assert_eq!(limits.frame_bytes_max, 16 << 20);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time, 10,000. One more is told `server_full` and closed.
+    pub connections_max: usize,
+    /// Body of a frame in bytes, either way, 16 MiB. More is `frame_too_large` and closes.
+    pub frame_bytes_max: usize,
+    /// From accept to the connect message, 5 s, however many bytes trickle in.
+    pub handshake_timeout: Duration,
+    /// Without a byte from the peer, the connection is closed. `None`, the default: never,
+    /// for a published client that only subscribes never sends again.
+    pub idle_timeout: Option<Duration>,
+    /// From a request's arrival to the answer of its worker or of its
+    /// [`Responder`](crate::Responder), 30 s. Then it is answered `timeout`.
+    pub request_timeout: Duration,
+    /// Unsent bytes of one connection from which on nothing more is read that would add to
+    /// them, 1 MiB. They can exceed it by one frame.
+    pub queue_high_water_bytes: usize,
+    /// How long a queue may stay over its high-water mark before the connection is closed
+    /// as a slow consumer, 5 s.
+    pub slow_consumer_grace: Duration,
+    /// All queues and unfinished frames together, 1 GiB. Past it, whoever makes it grow is
+    /// closed.
+    pub buffered_bytes_max: usize,
+    /// Channels of all applications, 65,536. A channel nobody uses any more is forgotten.
+    pub channels_max: usize,
+    /// Channels that one connection may bring into being, 4,096.
+    pub channels_per_connection_max: usize,
+    /// Subscriptions of one connection, 4,096.
+    pub subscriptions_per_connection_max: usize,
+    /// Channels that one connection may serve, 256.
+    pub services_per_connection_max: usize,
+    /// Unanswered forwarded or deferred requests of one connection, 1,024.
+    pub pending_per_connection_max: usize,
+    /// The same of all connections, 262,144, which is some 50 MB.
+    pub pending_max: usize,
+    /// From the begin of a drain to the end, 10 s. What is unanswered then is told
+    /// `shutting_down`.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            frame_bytes_max: 16 << 20,
+            handshake_timeout: Duration::from_secs(5),
+            idle_timeout: None,
+            request_timeout: Duration::from_secs(30),
+            queue_high_water_bytes: 1 << 20,
+            slow_consumer_grace: Duration::from_secs(5),
+            buffered_bytes_max: 1 << 30,
+            channels_max: 65_536,
+            channels_per_connection_max: 4_096,
+            subscriptions_per_connection_max: 4_096,
+            services_per_connection_max: 256,
+            pending_per_connection_max: 1_024,
+            pending_max: 262_144,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// Unsent bytes at which a connection is closed without any grace: what is published
+    /// from inside the process cannot be held back. One frame above the high-water mark.
+    pub fn queue_bytes_max(&self) -> usize {
+        self.queue_high_water_bytes + self.frame_bytes_max
+    }
+}
+
+/// A frame before the handshake is done: a connect message with a token fits ten times.
+pub(crate) const HANDSHAKE_FRAME_BYTES_MAX: usize = 16 << 10;
+/// Unsent bytes of a connection that has not introduced itself: a few errors.
+pub(crate) const HANDSHAKE_QUEUE_BYTES_MAX: usize = 4 << 10;
+/// Frames of one connection that a turn processes: bounds what the others wait for it.
+pub(crate) const FRAMES_PER_TURN_MAX: usize = 128;
+/// Connections over `connections_max` that are told so at one time; more are just closed.
+pub(crate) const REFUSALS_MAX: usize = 64;
+/// Time for a peer to read why it is closed. A close before it has read would reset the
+/// connection and take the reason with it.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+/// Workers of one channel: each request looks at all of them.
+pub(crate) const WORKERS_PER_CHANNEL_MAX: usize = 1_024;
+/// Capacity of the encoding buffer that is kept from message to message.
+pub(crate) const SCRATCH_BYTES_KEPT: usize = 64 << 10;

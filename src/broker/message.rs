@@ -1,0 +1,76 @@
+use crate::proto::{Envelope, Json, MessageType};
+
+/// A message that owns its parts, for sending from inside the process.
+///
+/// ```
+/// use ipc_framework::{Json, Message, MessageType};
+///
+/// let question = Message::new(MessageType::Request, "math", "square", Json::parse("3").unwrap());
+/// let answer = question.create_response(Json::parse("9").unwrap());
+/// assert_eq!(answer.message_type, MessageType::Response);
+/// assert_eq!(answer.reply_to.as_deref(), Some(""));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// Unique per message. Empty: the server gives it a fresh UUID when it is sent.
+    pub message_id: String,
+    /// The application.
+    pub app_id: String,
+    /// The channel inside the application.
+    pub channel_id: String,
+    /// What the message is.
+    pub message_type: MessageType,
+    /// Any JSON value.
+    pub payload: Json<'static>,
+    /// Seconds since the Unix epoch. Zero: the server sets the time at which it is sent.
+    pub timestamp: f64,
+    /// The `message_id` that a response answers.
+    pub reply_to: Option<String>,
+}
+
+impl Message {
+    /// A message without id and time, which the server fills in when it is sent.
+    pub fn new(
+        message_type: MessageType,
+        app_id: impl Into<String>,
+        channel_id: impl Into<String>,
+        payload: Json<'static>,
+    ) -> Self {
+        Self {
+            message_id: String::new(),
+            app_id: app_id.into(),
+            channel_id: channel_id.into(),
+            message_type,
+            payload,
+            timestamp: 0.0,
+            reply_to: None,
+        }
+    }
+
+    /// The answer to this message.
+    pub fn create_response(&self, payload: Json<'static>) -> Self {
+        Self {
+            reply_to: Some(self.message_id.clone()),
+            ..Self::new(
+                MessageType::Response,
+                self.app_id.clone(),
+                self.channel_id.clone(),
+                payload,
+            )
+        }
+    }
+}
+
+impl From<&Envelope<'_>> for Message {
+    fn from(envelope: &Envelope<'_>) -> Self {
+        Self {
+            message_id: envelope.message_id().decode().into_owned(),
+            app_id: envelope.app_id().decode().into_owned(),
+            channel_id: envelope.channel_id().decode().into_owned(),
+            message_type: envelope.message_type(),
+            payload: envelope.payload().into_owned(),
+            timestamp: envelope.timestamp(),
+            reply_to: envelope.reply_to().map(|id| id.decode().into_owned()),
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! The whole server as one state machine: bytes and time in, bytes and actions out.
+//!
+//! There is no socket, no clock and no random source in here. Whoever drives it, the
+//! event loop or a test under virtual time, calls it in turns:
+//!
+//! 1. [`Broker::accept`], [`Broker::receive`], [`Broker::hang_up`] as things happen, and
+//!    [`Broker::advance`] for the time that passed;
+//! 2. [`Broker::next_action`] until it is empty, which sends what [`Broker::output`] has;
+//! 3. [`Broker::end_turn`];
+//! 4. sleep until something happens, [`Broker::next_deadline`] at the latest.
+
+mod access;
+mod arena;
+mod context;
+mod core;
+mod dispatch;
+mod drain;
+mod encoder;
+mod handlers;
+mod latency;
+mod limits;
+mod mailbox;
+mod message;
+mod pressure;
+mod router;
+mod session;
+mod stats;
+mod subscriptions;
+mod system;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod workers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use access::{Access, Token};
+pub use arena::Key;
+pub use context::Context;
+pub use handlers::{Delivery, HandlerError, Reply, Request, RequestResult, Responder};
+pub use limits::Limits;
+pub use message::Message;
+pub use stats::{ApplicationInfo, ChannelInfo, ChannelLatency, Counters, Stats};
+pub use timers::Now;
+
+pub(crate) use handlers::{ConnectionHook, DeliveryHandler, RequestHandler};
+pub(crate) use mailbox::Remote;
+
+use self::core::{Core, Lifecycle, Refusal};
+use self::dispatch::Outcome;
+use self::handlers::{ChannelHandlers, Handlers};
+use self::limits::{FRAMES_PER_TURN_MAX, HANDSHAKE_FRAME_BYTES_MAX, REFUSALS_MAX};
+use self::mailbox::Mailbox;
+use self::session::{Connection, State};
+use self::timers::Due;
+use crate::proto::{ErrorCode, Inbound, Next};
+
+/// Names a connection. Once it is closed the key finds nothing, even if its place is reused.
+pub type ConnectionKey = Key<Connection>;
+pub(crate) type ChannelKey = Key<router::Channel>;
+pub(crate) type ApplicationKey = Key<router::Application>;
+pub(crate) type RequestKey = Key<workers::PendingRequest>;
+
+/// A connection as its hooks and the listings show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo<'a> {
+    /// What to address it by.
+    pub key: ConnectionKey,
+    /// The application it belongs to.
+    pub app_id: &'a str,
+    /// What it calls itself. Peers are never shown one another's.
+    pub connection_id: &'a str,
+}
+
+#[derive(Debug)]
+pub(crate) struct ConnectionEvent {
+    opened: bool,
+    key: ConnectionKey,
+    app_id: Arc<str>,
+    connection_id: Arc<str>,
+}
+
+/// What the driver is to do with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send what [`Broker::output`] has, and report it to [`Broker::transmitted`].
+    Flush(ConnectionKey),
+    /// Call [`Broker::receive`] in the next turn, with nothing if nothing was read.
+    Resume(ConnectionKey),
+    /// Shut the write side, go on reading and dropping.
+    FinishWrite(ConnectionKey),
+    /// Drop the socket. The key is free from now on.
+    Close(ConnectionKey),
+}
+
+/// How a peer went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HangUp {
+    /// It will send no more, and may still read.
+    EndOfStream,
+    /// The connection is broken.
+    Reset,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Broker {
+    core: Core,
+    handlers: Handlers,
+    mailbox: Mailbox,
+}
+
+impl Broker {
+    /// A broker without connections. The seed makes its ids unguessable: give it 32 bytes
+    /// of the system's randomness, or in a test a number to repeat.
+    pub fn new(limits: Limits, access: Access, seed: [u8; 32], now: Now) -> Self {
+        let (remote, mailbox) = Remote::new();
+        let core = Core::new(limits, access, seed, now, remote);
+        Self { core, handlers: Handlers::default(), mailbox }
+    }
+
+    /// Takes a new connection. `None`: there are too many even to be told so; drop it.
+    pub fn accept(&mut self, now: Now) -> Option<ConnectionKey> {
+        self.core.now = now;
+        self.core.counters.accepted += 1;
+        let limits = &self.core.limits;
+        let full = self.core.connections.len() >= limits.connections_max;
+        if full && self.core.connections.len() >= limits.connections_max + REFUSALS_MAX {
+            self.core.counters.count_error(ErrorCode::ServerFull);
+            return None;
+        }
+        let deadline = self.core.deadline_in(limits.handshake_timeout);
+        let key = self.core.connections.insert(Connection::new(now.monotonic));
+        if let Some(connection) = self.core.connections.get_mut(key) {
+            connection.timer = Some(self.core.timers.arm(deadline, Due::Handshake(key)));
+        }
+        if full {
+            let text = "the server holds as many connections as it may; try again later, or raise \
+                        its --max-connections";
+            self.core.report(key, &Refusal::new(ErrorCode::ServerFull, text));
+        }
+        Some(key)
+    }
+
+    /// A connection could not even be accepted, for want of a descriptor.
+    pub fn count_shed(&mut self) {
+        self.core.counters.shed += 1;
+    }
+
+    /// Processes what a connection sent, and what it had kept of before.
+    pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8], now: Now) {
+        self.core.now = now;
+        self.core.counters.bytes_in += chunk.len() as u64;
+        let Some(connection) = self.core.connections.get_mut(key) else { return };
+        if !connection.is_live() {
+            return;
+        }
+        if !chunk.is_empty() {
+            connection.last_activity = now.monotonic;
+        }
+        connection.yielded = false;
+        // Out of the table while its frames are processed, for they borrow from it.
+        let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
+        self.process(key, &mut inbound);
+        let mut kept = inbound.finish(&mut self.core.pool);
+        match self.core.connections.get_mut(key).filter(|connection| connection.is_live()) {
+            Some(connection) => connection.recv = kept,
+            None => kept.release(&mut self.core.pool),
+        }
+        self.bound_memory(key);
+        self.settle();
+    }
+
+    fn process(&mut self, key: ConnectionKey, inbound: &mut Inbound<'_>) {
+        let mut frames = 0;
+        while let Some(connection) = self.core.connections.get(key) {
+            if !connection.may_proceed() {
+                return;
+            }
+            let body_bytes_max = match connection.state {
+                State::Handshake => HANDSHAKE_FRAME_BYTES_MAX.min(self.core.limits.frame_bytes_max),
+                _ => self.core.limits.frame_bytes_max,
+            };
+            match inbound.peek(body_bytes_max, &mut self.core.pool) {
+                Next::Nothing => return,
+                Next::TooLarge { body_bytes } => {
+                    let text = format!(
+                        "the length prefix says {body_bytes} bytes, over the limit of \
+                         {body_bytes_max}; send smaller messages, and check that the peer speaks \
+                         this protocol"
+                    );
+                    self.core.report(key, &Refusal::new(ErrorCode::FrameTooLarge, text));
+                    return;
+                }
+                Next::Frame { .. } if frames == FRAMES_PER_TURN_MAX => {
+                    self.core.counters.yields += 1;
+                    if let Some(connection) = self.core.connections.get_mut(key) {
+                        connection.yielded = true;
+                    }
+                    self.core.actions.push_back(Action::Resume(key));
+                    return;
+                }
+                Next::Frame { body, frame_bytes } => {
+                    frames += 1;
+                    if self.dispatch(key, body) == Outcome::Held {
+                        return;
+                    }
+                    self.core.counters.frames_in += 1;
+                    inbound.consume(frame_bytes, &mut self.core.pool);
+                }
+            }
+        }
+    }
+
+    /// An unfinished frame that does not fit into the total is given up with its connection.
+    fn bound_memory(&mut self, key: ConnectionKey) {
+        let over = self.core.pool.gauge().bytes() > self.core.limits.buffered_bytes_max;
+        let connection = self.core.connections.get(key);
+        if over && connection.is_some_and(|connection| !connection.recv.is_empty()) {
+            let text = "the server has no memory left for an unfinished message; connect again \
+                        later, or send smaller ones";
+            self.core.report(key, &Refusal::new(ErrorCode::LimitExceeded, text));
+            self.core.begin_close(key);
+        }
+    }
+
+    /// The peer went away.
+    pub fn hang_up(&mut self, key: ConnectionKey, how: HangUp, now: Now) {
+        self.core.now = now;
+        let Some(connection) = self.core.connections.get(key) else { return };
+        // Who has shut its own side and has nothing left to read is done.
+        let unsent = !connection.send.is_empty() && !matches!(connection.state, State::Lingering);
+        match how {
+            HangUp::EndOfStream if unsent => self.core.begin_close(key),
+            _ => self.core.close_now(key),
+        }
+        self.settle();
+    }
+
+    /// Whether the driver should read from the connection now. If not, an
+    /// [`Action::Resume`] says when.
+    pub fn wants_read(&self, key: ConnectionKey) -> bool {
+        self.core.connections.get(key).is_some_and(|connection| match connection.state {
+            State::Handshake | State::Open(_) => connection.may_proceed() && !connection.yielded,
+            State::Closing | State::Lingering => true,
+            State::Closed => false,
+        })
+    }
+
+    /// Whether what came last was a length prefix alone, see
+    /// [`RecvBuffer::is_bare_header`](crate::proto::RecvBuffer::is_bare_header).
+    pub fn holds_bare_header(&self, key: ConnectionKey) -> bool {
+        self.core.connections.get(key).is_some_and(|c| c.recv.is_bare_header())
+    }
+
+    /// What is to be sent, in order.
+    pub fn output(&self, key: ConnectionKey) -> impl Iterator<Item = &[u8]> {
+        self.core.connections.get(key).into_iter().flat_map(|connection| connection.send.slices())
+    }
+
+    /// The kernel took so many bytes of the output: all of it, or what fitted.
+    pub fn transmitted(&mut self, key: ConnectionKey, bytes: usize) {
+        self.core.relieve(key, bytes);
+        let done = self
+            .core
+            .connections
+            .get(key)
+            .is_some_and(|c| c.send.is_empty() && matches!(c.state, State::Closing));
+        if done {
+            self.core.begin_linger(key);
+        }
+        self.settle();
+    }
+
+    /// What is to be done next; `None` when all is done for this turn.
+    pub fn next_action(&mut self) -> Option<Action> {
+        let action = self.core.actions.pop_front()?;
+        match action {
+            Action::Flush(key) => {
+                if let Some(connection) = self.core.connections.get_mut(key) {
+                    connection.flush_due = false;
+                }
+            }
+            Action::Close(key) => drop(self.core.connections.remove(key)),
+            Action::Resume(_) | Action::FinishWrite(_) => {}
+        }
+        Some(action)
+    }
+
+    /// Whether anything was answered in this turn, so that its time is worth taking.
+    pub fn wants_turn_time(&self) -> bool {
+        !self.core.answered.is_empty()
+    }
+
+    /// All of a turn's bytes are with the kernel.
+    pub fn end_turn(&mut self, now: Now) {
+        self.core.record_latencies(now.monotonic);
+    }
+
+    /// When [`Broker::advance`] has something to do, in [`Now::monotonic`].
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.core.timers.next_deadline()
+    }
+
+    /// Does what is due.
+    pub fn advance(&mut self, now: Now) {
+        self.core.now = now;
+        while let Some(due) = self.core.timers.expire(now.monotonic) {
+            self.core.expire(due);
+            self.settle();
+        }
+    }
+
+    /// Runs what other threads asked for, a bounded number of times. Returns whether there
+    /// may be more.
+    pub fn run_mailbox(&mut self, now: Now) -> bool {
+        const COMMANDS_PER_TURN_MAX: usize = 1_024;
+        self.core.now = now;
+        self.mailbox.acknowledge();
+        for _ in 0..COMMANDS_PER_TURN_MAX {
+            let Some(command) = self.mailbox.next() else { return false };
+            let call = std::panic::AssertUnwindSafe(|| command(&mut self.core));
+            if std::panic::catch_unwind(call).is_err() {
+                self.core.counters.handler_panics += 1;
+            }
+            self.settle();
+        }
+        true
+    }
+
+    /// Begins to drain, see [`Limits::drain_timeout`]. The driver reads what has arrived
+    /// from every connection, then calls [`Broker::close_when_idle`].
+    pub fn begin_drain(&mut self, now: Now) {
+        self.core.now = now;
+        self.core.begin_drain();
+    }
+
+    /// Second half of a drain: each connection is closed as soon as nothing of its is in
+    /// flight.
+    pub fn close_when_idle(&mut self, now: Now) {
+        self.core.now = now;
+        self.core.close_when_idle();
+        self.settle();
+    }
+
+    /// Whether new work is refused.
+    pub fn is_draining(&self) -> bool {
+        self.core.is_draining()
+    }
+
+    /// Whether the driver can end: all connections are closed, or the drain's time is up
+    /// and the last flush was tried.
+    pub fn is_drained(&self) -> bool {
+        self.core.lifecycle == Lifecycle::Closing
+            && (self.core.is_cut_off || self.core.connections.len() == 0)
+    }
+
+    /// Every connection there is.
+    pub fn connections(&self) -> Vec<ConnectionKey> {
+        self.core.connections.keys()
+    }
+
+    /// What a handler could do, from outside of one.
+    pub fn context(&mut self) -> Context<'_> {
+        Context::new(&mut self.core)
+    }
+
+    /// Lets hooks run and closes what is to be closed, until neither makes more of it.
+    fn settle(&mut self) {
+        loop {
+            self.core.settle();
+            if self.core.events.is_empty() {
+                return;
+            }
+            self.handlers.announce(&mut self.core);
+        }
+    }
+}
+
+/// What the embedding API sets up.
+impl Broker {
+    pub(crate) fn remote(&self) -> &Arc<Remote> {
+        &self.core.remote
+    }
+
+    pub(crate) fn set_address(&mut self, host: &str, port: u16) {
+        host.clone_into(&mut self.core.host);
+        self.core.port = port;
+    }
+
+    pub(crate) fn pin_application(&mut self, id: &str, name: Option<&str>, now: Now) {
+        let key = self.core.router.find_or_create_application(id, now.unix);
+        if let Some(application) = self.core.router.applications.get_mut(key) {
+            application.pinned = true;
+            if let Some(name) = name {
+                application.name = name.into();
+            }
+        }
+    }
+
+    /// The handlers of a channel, which exists from now on whoever uses it.
+    pub(crate) fn pin_channel(
+        &mut self,
+        app_id: &str,
+        channel_id: &str,
+        now: Now,
+    ) -> Option<ChannelKey> {
+        let router = &mut self.core.router;
+        let application = router.application(app_id)?;
+        let key = match router.channel(application, channel_id) {
+            Some(key) => key,
+            None => router.create_channel(application, channel_id, now.unix)?,
+        };
+        router.channels.get_mut(key)?.pinned = true;
+        Some(key)
+    }
+
+    pub(crate) fn with_handlers(
+        &mut self,
+        channel: ChannelKey,
+        set: impl FnOnce(&mut ChannelHandlers),
+    ) {
+        let Some(channel) = self.core.router.channels.get_mut(channel) else { return };
+        let arena = &mut self.handlers.channels;
+        let key = *channel.handlers.get_or_insert_with(|| arena.insert(ChannelHandlers::default()));
+        if let Some(handlers) = arena.get_mut(key) {
+            set(handlers);
+        }
+    }
+
+    pub(crate) fn set_hooks(
+        &mut self,
+        connected: Option<ConnectionHook>,
+        disconnected: Option<ConnectionHook>,
+    ) {
+        if connected.is_some() {
+            self.handlers.connected = connected;
+        }
+        if disconnected.is_some() {
+            self.handlers.disconnected = disconnected;
+        }
+    }
+}
+
+/// What [`Handle::stop`](crate::Handle::stop) asks of the loop.
+#[cfg(feature = "net")]
+pub(crate) fn begin_drain(core: &mut Core) {
+    core.begin_drain();
+}

@@ -1,0 +1,190 @@
+//! The flat channel table: an application's channel name leads to one index, and all that
+//! is known of a channel stands there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::arena::Arena;
+use super::handlers::HandlersKey;
+use super::latency::Latency;
+use super::{ApplicationKey, ChannelKey, ConnectionKey};
+use crate::proto;
+
+/// An application: a name space of channels and the connections that belong to it.
+///
+/// It lives while the embedder pinned it, or a connection or a channel is in it.
+#[derive(Debug)]
+pub struct Application {
+    pub(crate) id: Arc<str>,
+    /// The id as it stands between the quotes of a JSON string.
+    pub(crate) id_json: Arc<str>,
+    pub(crate) name: Box<str>,
+    pub(crate) pinned: bool,
+    pub(crate) created_at: Duration,
+    pub(crate) last_activity: Duration,
+    /// By `connection_id`. Ordered, so that a broadcast has one order.
+    pub(crate) connections: BTreeMap<Arc<str>, ConnectionKey>,
+    pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
+}
+
+/// A channel of one application.
+///
+/// It lives while the embedder pinned it or `references` is not zero: one for each
+/// subscriber, each worker, each unanswered request, and for the connection that first
+/// named it.
+#[derive(Debug)]
+pub struct Channel {
+    pub(crate) id: Arc<str>,
+    pub(crate) id_json: Arc<str>,
+    pub(crate) application: ApplicationKey,
+    pub(crate) pinned: bool,
+    pub(crate) references: u32,
+    pub(crate) created_at: Duration,
+    pub(crate) subscribers: Vec<ConnectionKey>,
+    pub(crate) workers: SmallVec<[ConnectionKey; 2]>,
+    /// Where the search for the least loaded worker starts, so that equals take turns.
+    pub(crate) next_worker: usize,
+    /// Subscribers whose queue is over its high-water mark.
+    pub(crate) congested: u32,
+    /// Connections held back because of a congested subscriber or worker.
+    pub(crate) parked: Vec<ConnectionKey>,
+    pub(crate) handlers: Option<HandlersKey>,
+    pub(crate) latency: Option<Box<Latency>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Router {
+    pub(crate) applications: Arena<Application>,
+    pub(crate) channels: Arena<Channel>,
+    by_id: HashMap<Arc<str>, ApplicationKey>,
+}
+
+impl Router {
+    pub(crate) fn application(&self, id: &str) -> Option<ApplicationKey> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(crate) fn find_or_create_application(&mut self, id: &str, now: Duration) -> ApplicationKey {
+        if let Some(key) = self.application(id) {
+            return key;
+        }
+        let id: Arc<str> = id.into();
+        let key = self.applications.insert(Application {
+            id_json: proto::escape(&id).into(),
+            name: (*id).into(),
+            id: id.clone(),
+            pinned: false,
+            created_at: now,
+            last_activity: now,
+            connections: BTreeMap::new(),
+            channels: HashMap::new(),
+        });
+        self.by_id.insert(id, key);
+        key
+    }
+
+    pub(crate) fn channel(&self, application: ApplicationKey, id: &str) -> Option<ChannelKey> {
+        self.applications.get(application)?.channels.get(id).copied()
+    }
+
+    /// A new channel, with no reference yet: the caller pins or retains it.
+    pub(crate) fn create_channel(
+        &mut self,
+        application: ApplicationKey,
+        id: &str,
+        now: Duration,
+    ) -> Option<ChannelKey> {
+        let owner = self.applications.get_mut(application)?;
+        let id: Arc<str> = id.into();
+        let key = self.channels.insert(Channel {
+            id_json: proto::escape(&id).into(),
+            id: id.clone(),
+            application,
+            pinned: false,
+            references: 0,
+            created_at: now,
+            subscribers: Vec::new(),
+            workers: SmallVec::new(),
+            next_worker: 0,
+            congested: 0,
+            parked: Vec::new(),
+            handlers: None,
+            latency: None,
+        });
+        owner.channels.insert(id, key);
+        owner.last_activity = now;
+        Some(key)
+    }
+
+    pub(crate) fn retain(&mut self, channel: ChannelKey) {
+        if let Some(channel) = self.channels.get_mut(channel) {
+            channel.references += 1;
+        }
+    }
+
+    /// Takes one reference back, and forgets what nobody uses any more.
+    pub(crate) fn release(&mut self, key: ChannelKey) {
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        debug_assert!(channel.references > 0);
+        channel.references -= 1;
+        if channel.references > 0 || channel.pinned {
+            return;
+        }
+        let Some(channel) = self.channels.remove(key) else { return };
+        if let Some(owner) = self.applications.get_mut(channel.application) {
+            owner.channels.remove(&channel.id);
+        }
+        self.forget_if_unused(channel.application);
+    }
+
+    pub(crate) fn forget_if_unused(&mut self, key: ApplicationKey) {
+        let Some(application) = self.applications.get(key) else { return };
+        let used = application.pinned
+            || !application.connections.is_empty()
+            || !application.channels.is_empty();
+        if !used && let Some(application) = self.applications.remove(key) {
+            self.by_id.remove(&application.id);
+        }
+    }
+
+    /// Puts the id of a channel and of its application side by side.
+    pub(crate) fn names(&self, channel: ChannelKey) -> Option<(&Application, &Channel)> {
+        let channel = self.channels.get(channel)?;
+        Some((self.applications.get(channel.application)?, channel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_goes_with_its_last_reference_and_the_application_with_it() {
+        let mut router = Router::default();
+        let app = router.find_or_create_application("app", Duration::ZERO);
+        assert_eq!(router.find_or_create_application("app", Duration::ZERO), app);
+        let channel = router.create_channel(app, "c", Duration::ZERO).unwrap();
+        router.retain(channel);
+        router.retain(channel);
+        router.release(channel);
+        assert_eq!(router.channel(app, "c"), Some(channel));
+        router.release(channel);
+        assert_eq!(router.channel(app, "c"), None);
+        assert_eq!(router.application("app"), None);
+        assert_eq!((router.channels.len(), router.applications.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_the_embedder_pinned_stays() {
+        let mut router = Router::default();
+        let app = router.find_or_create_application("app", Duration::ZERO);
+        let channel = router.create_channel(app, "c", Duration::ZERO).unwrap();
+        router.channels.get_mut(channel).unwrap().pinned = true;
+        router.retain(channel);
+        router.release(channel);
+        assert_eq!(router.channel(app, "c"), Some(channel));
+    }
+}

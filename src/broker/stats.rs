@@ -1,0 +1,234 @@
+//! What the server tells about itself: the published shapes, and what this one knows
+//! beyond them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::core::Core;
+use super::router::Channel;
+use super::{ApplicationKey, session};
+use crate::proto::ErrorCode;
+
+/// Totals and counters since the start. The first six fields are those of the published
+/// server's `get_stats`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Whether new work is accepted: not while draining.
+    pub running: bool,
+    /// The host as configured.
+    pub host: String,
+    /// The TCP port, 0 without one.
+    pub port: u16,
+    /// Applications known now.
+    pub total_applications: usize,
+    /// Connections that have introduced themselves.
+    pub total_connections: usize,
+    /// The limit on connections.
+    pub max_connections: usize,
+    /// Version of this package.
+    pub version: &'static str,
+    /// Seconds since the start.
+    pub uptime_seconds: f64,
+    /// Channels known now.
+    pub total_channels: usize,
+    /// Requests that wait for a worker or a deferred answer.
+    pub pending_requests: usize,
+    /// Bytes held in queues and unfinished frames.
+    pub buffered_bytes: usize,
+    /// What was counted.
+    pub counters: Counters,
+}
+
+/// Everything is a count since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Connections accepted, the refused ones included.
+    pub accepted: u64,
+    /// Connections closed before they were accepted, for want of descriptors.
+    pub shed: u64,
+    /// Whole frames received.
+    pub frames_in: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Frames put into queues.
+    pub frames_out: u64,
+    /// Bytes put into queues.
+    pub bytes_out: u64,
+    /// Publications, from peers and from inside.
+    pub publications: u64,
+    /// Publications that reached nobody.
+    pub publications_unheard: u64,
+    /// Publications times subscribers reached.
+    pub deliveries: u64,
+    /// Messages passed on to workers.
+    pub forwarded: u64,
+    /// Notifications nobody handles.
+    pub notifications_unhandled: u64,
+    /// Responses that answer no request their sender holds, and that no handler takes.
+    pub responses_ignored: u64,
+    /// Answers whose requester had left.
+    pub answers_undeliverable: u64,
+    /// Notification and response handlers that failed.
+    pub handler_failures: u64,
+    /// Handlers and hooks that panicked.
+    pub handler_panics: u64,
+    /// Times a message was held back for a slow reader.
+    pub publishers_held: u64,
+    /// Connections closed because they read too slowly.
+    pub slow_consumers: u64,
+    /// Turns a connection gave up with frames left, so that others have theirs.
+    pub yields: u64,
+    /// Error answers by code.
+    pub errors: BTreeMap<&'static str, u64>,
+}
+
+impl Counters {
+    pub(crate) fn count_error(&mut self, code: ErrorCode) {
+        *self.errors.entry(code.as_str()).or_default() += 1;
+    }
+}
+
+/// One application, in the shape of the published `list_applications`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ApplicationInfo {
+    /// The name given by the embedder, or the id.
+    pub name: String,
+    /// Ids of its channels, sorted.
+    pub channels: Vec<String>,
+    /// Connections that belong to it.
+    pub connections: usize,
+    /// Seconds since the Unix epoch.
+    pub created_at: f64,
+    /// The last message or new channel, in seconds since the Unix epoch.
+    pub last_activity: f64,
+}
+
+/// One channel, in the shape of the published `list_channels`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ChannelInfo {
+    /// Connections that subscribed.
+    pub subscribers: usize,
+    /// Seconds since the Unix epoch.
+    pub created_at: f64,
+    /// Connections that serve its requests.
+    pub workers: usize,
+    /// Whether the process itself has a handler for it.
+    pub has_handler: bool,
+}
+
+/// Latencies of one channel's requests: from the turn in which a request was read to the
+/// moment its answer was with the kernel, in microseconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct ChannelLatency {
+    pub count: u64,
+    pub mean_us: f64,
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
+}
+
+/// One channel that workers serve, as `list_services` answers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Service {
+    name: String,
+    /// Whether at least one worker keeps up with reading.
+    healthy: bool,
+    workers: usize,
+}
+
+impl Core {
+    pub(crate) fn stats(&self) -> Stats {
+        let sessions = self.connections.iter().filter(|(_, c)| c.session().is_some());
+        Stats {
+            running: !self.is_draining(),
+            host: self.host.clone(),
+            port: self.port,
+            total_applications: self.router.applications.len(),
+            total_connections: sessions.count(),
+            max_connections: self.limits.connections_max,
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: (self.now.monotonic - self.started.monotonic).as_secs_f64(),
+            total_channels: self.router.channels.len(),
+            pending_requests: self.requests.len(),
+            buffered_bytes: self.pool.gauge().bytes(),
+            counters: self.counters.clone(),
+        }
+    }
+
+    pub(crate) fn list_applications(
+        &self,
+        visible: impl Fn(ApplicationKey) -> bool,
+    ) -> BTreeMap<String, ApplicationInfo> {
+        let applications = self.router.applications.iter().filter(|(key, _)| visible(*key));
+        let described = applications.map(|(_, application)| {
+            let mut channels: Vec<String> =
+                application.channels.keys().map(|id| id.to_string()).collect();
+            channels.sort_unstable();
+            let info = ApplicationInfo {
+                name: application.name.to_string(),
+                channels,
+                connections: application.connections.len(),
+                created_at: application.created_at.as_secs_f64(),
+                last_activity: application.last_activity.as_secs_f64(),
+            };
+            (application.id.to_string(), info)
+        });
+        described.collect()
+    }
+
+    pub(crate) fn list_channels(&self, key: ApplicationKey) -> BTreeMap<String, ChannelInfo> {
+        let described = self.channels_of(key).map(|channel| {
+            let info = ChannelInfo {
+                subscribers: channel.subscribers.len(),
+                created_at: channel.created_at.as_secs_f64(),
+                workers: channel.workers.len(),
+                has_handler: channel.handlers.is_some(),
+            };
+            (channel.id.to_string(), info)
+        });
+        described.collect()
+    }
+
+    pub(crate) fn list_latencies(&self, key: ApplicationKey) -> BTreeMap<String, ChannelLatency> {
+        let measured = self.channels_of(key).filter_map(|channel| {
+            Some((channel.id.to_string(), channel.latency.as_ref()?.report()))
+        });
+        measured.collect()
+    }
+
+    pub(crate) fn list_services(&self, key: ApplicationKey) -> Vec<Service> {
+        let served = self.channels_of(key).filter(|channel| !channel.workers.is_empty());
+        let mut services: Vec<Service> = served
+            .map(|channel| Service {
+                name: channel.id.to_string(),
+                healthy: channel.workers.iter().any(|worker| {
+                    let worker = self.connections.get(*worker);
+                    worker.is_some_and(|worker: &session::Connection| worker.congested.is_none())
+                }),
+                workers: channel.workers.len(),
+            })
+            .collect();
+        services.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        services
+    }
+
+    fn channels_of(&self, key: ApplicationKey) -> impl Iterator<Item = &Channel> {
+        let application = self.router.applications.get(key);
+        let keys = application.into_iter().flat_map(|application| application.channels.values());
+        keys.filter_map(|key| self.router.channels.get(*key))
+    }
+}
+
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,112 @@
+//! Who hears what is published on a channel.
+
+use simd_json::OwnedValue;
+use simd_json::prelude::*;
+
+use super::core::{Core, Refusal};
+use super::{ChannelKey, ConnectionKey};
+use crate::proto::{Envelope, ErrorCode};
+
+impl Core {
+    pub(crate) fn subscribe(
+        &mut self,
+        from: ConnectionKey,
+        channel: ChannelKey,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), Refusal> {
+        let payload = self.own_payload(from, envelope)?;
+        let subscriptions_max = self.limits.subscriptions_per_connection_max;
+        let Some(connection) = self.connections.get_mut(from) else { return Ok(()) };
+        let congested = u32::from(connection.congested.is_some());
+        let Some(session) = connection.session_mut() else { return Ok(()) };
+        let Some(target) = self.router.channels.get_mut(channel) else { return Ok(()) };
+        if !session.subscriptions.contains_key(&channel) {
+            if session.subscriptions.len() >= subscriptions_max {
+                return Err(Refusal::new(
+                    ErrorCode::LimitExceeded,
+                    "too many subscriptions on this connection; unsubscribe from some, or open \
+                     another connection",
+                ));
+            }
+            session.subscriptions.insert(channel, target.subscribers.len() as u32);
+            target.subscribers.push(from);
+            target.congested += congested;
+            self.router.retain(channel);
+        }
+        if payload.get_bool("ack") == Some(true) {
+            self.acknowledge(from, envelope, "subscribed");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unsubscribe(
+        &mut self,
+        from: ConnectionKey,
+        channel: ChannelKey,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), Refusal> {
+        let payload = self.own_payload(from, envelope)?;
+        if let Some(connection) = self.connections.get_mut(from) {
+            let congested = connection.congested.is_some();
+            let session = connection.session_mut();
+            let position = session.and_then(|session| session.subscriptions.remove(&channel));
+            if let Some(position) = position {
+                if congested && let Some(target) = self.router.channels.get_mut(channel) {
+                    target.congested -= 1;
+                    self.wake_parked(channel);
+                }
+                self.remove_subscriber(channel, position);
+            }
+        }
+        if payload.get_bool("ack") == Some(true) {
+            self.acknowledge(from, envelope, "unsubscribed");
+        }
+        Ok(())
+    }
+
+    /// Takes one entry out of a channel's list; the last one moves into its place.
+    pub(crate) fn remove_subscriber(&mut self, channel: ChannelKey, position: u32) {
+        let Some(target) = self.router.channels.get_mut(channel) else { return };
+        target.subscribers.swap_remove(position as usize);
+        if let Some(moved) = target.subscribers.get(position as usize)
+            && let Some(session) = self.connections.get_mut(*moved).and_then(|c| c.session_mut())
+        {
+            session.subscriptions.insert(channel, position);
+        }
+        self.router.release(channel);
+    }
+
+    fn acknowledge(&mut self, to: ConnectionKey, envelope: &Envelope<'_>, status: &'static str) {
+        #[derive(serde::Serialize)]
+        struct Payload {
+            status: &'static str,
+        }
+        // One string always serializes.
+        let _ = self.respond(to, envelope, &Payload { status });
+    }
+
+    /// The payload of a subscribe or unsubscribe, which may only name its own connection.
+    fn own_payload(
+        &self,
+        from: ConnectionKey,
+        envelope: &Envelope<'_>,
+    ) -> Result<OwnedValue, Refusal> {
+        let expected = "the payload of a subscribe or unsubscribe is an object such as \
+                        {\"connection_id\": \"<your own>\"}";
+        let malformed = || Refusal::new(ErrorCode::BadMessage, expected);
+        let payload = envelope.payload().to_value().map_err(|_| malformed())?;
+        let object = payload.as_object().ok_or_else(malformed)?;
+        let own = self.connections.get(from).and_then(|c| c.session()).map(|s| &*s.id);
+        match object.get("connection_id") {
+            // Leaving it out can mean no one else.
+            None => Ok(payload),
+            Some(id) if id.is_str() && id.as_str() == own => Ok(payload),
+            Some(id) if id.is_str() => Err(Refusal::new(
+                ErrorCode::Forbidden,
+                "a connection can only subscribe and unsubscribe itself; send its own \
+                 connection_id",
+            )),
+            Some(_) => Err(malformed()),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The `system` channel: introducing oneself, and questions about the server.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use simd_json::OwnedValue;
+use simd_json::prelude::*;
+
+use super::core::{Core, Refusal, SYSTEM};
+use super::session::{Session, State};
+use super::timers::Due;
+use super::{ApplicationKey, ConnectionEvent, ConnectionKey};
+use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX, MessageType};
+
+impl Core {
+    /// The first message of a connection.
+    pub(crate) fn connect(
+        &mut self,
+        from: ConnectionKey,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), Refusal> {
+        let payload = connect_payload(envelope)?;
+        if self.is_draining() {
+            self.begin_close_after(from, envelope, &super::dispatch::shutting_down());
+            return Ok(());
+        }
+        let app_id = envelope.app_id().decode();
+        if !self.access.admits(&app_id, payload.get_str("token")) {
+            return Err(Refusal::new(
+                ErrorCode::AuthFailed,
+                "the token is missing or wrong; connect again with the application's token in \
+                 payload.token",
+            ));
+        }
+        let id: Arc<str> = own_id(&payload)?.into();
+        let key = self.router.find_or_create_application(&app_id, self.now.unix);
+        self.open(from, key, &id);
+        // The published client reads this as its first frame, not as an answer.
+        let address =
+            super::encoder::Address { app_id: envelope.app_id().raw(), channel_id: SYSTEM };
+        let connected = Connected { status: "connected", connection_id: &id };
+        if let Ok(message) = self.encode(address, MessageType::Response, None, &connected) {
+            self.send(from, message);
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>) {
+        let Some(application) = self.router.applications.get_mut(key) else { return };
+        application.last_activity = self.now.unix;
+        let app_id = application.id.clone();
+        let older = application.connections.insert(id.clone(), from);
+        let idle = self.limits.idle_timeout;
+        let deadline = idle.map(|timeout| self.deadline_in(timeout));
+        let Some(connection) = self.connections.get_mut(from) else { return };
+        if let Some(timer) = connection.timer.take() {
+            self.timers.disarm(timer);
+        }
+        connection.timer = deadline.map(|deadline| self.timers.arm(deadline, Due::Idle(from)));
+        connection.state = State::Open(Session::new(key, id.clone()));
+        crate::trace::connected(from.index(), &app_id);
+        self.events.push(ConnectionEvent {
+            opened: true,
+            key: from,
+            app_id,
+            connection_id: id.clone(),
+        });
+        if let Some(older) = older {
+            self.report(
+                older,
+                &Refusal::new(
+                    ErrorCode::TakenOver,
+                    "a newer connection of this application came with the same connection_id; \
+                     give every connection an id of its own",
+                ),
+            );
+        }
+    }
+
+    pub(crate) fn system_request(
+        &mut self,
+        from: ConnectionKey,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), Refusal> {
+        let session = self.connections.get(from).and_then(|c| c.session());
+        let Some(application) = session.map(|session| session.application) else { return Ok(()) };
+        let payload = envelope.payload().to_value().unwrap_or_default();
+        let Some(action) = payload.get_str("action") else {
+            return Err(Refusal::new(
+                ErrorCode::BadMessage,
+                "a request on 'system' has a payload such as {\"action\": \"ping\"}",
+            ));
+        };
+        let answered = match action {
+            "ping" => self.respond(from, envelope, &Status { status: "pong" }),
+            "health_check" => self.respond(from, envelope, &Status { status: "healthy" }),
+            "get_time" => {
+                let timestamp = self.now.unix.as_secs_f64();
+                self.respond(from, envelope, &Time { timestamp })
+            }
+            "get_stats" => self.respond(from, envelope, &self.stats()),
+            "list_applications" => {
+                let listed = self.list_applications(|key| self.may_see(application, key));
+                self.respond(from, envelope, &listed)
+            }
+            "list_channels" => {
+                let asked = self.asked_application(application, &payload)?;
+                self.respond(from, envelope, &self.list_channels(asked))
+            }
+            "get_latency" => {
+                let channels = self.list_latencies(application);
+                self.respond(from, envelope, &Latencies { channels })
+            }
+            "list_services" => {
+                let services = self.list_services(application);
+                self.respond(from, envelope, &Services { services })
+            }
+            "serve" => return self.begin_serving(from, application, envelope, &payload),
+            "stop_serving" => return self.stop_serving(from, application, envelope, &payload),
+            "connect" => {
+                return Err(Refusal::new(
+                    ErrorCode::Forbidden,
+                    "this connection is connected already; open another one for another id or \
+                     application",
+                ));
+            }
+            unknown => {
+                let shown: String = unknown.chars().take(64).collect();
+                return Err(Refusal::new(
+                    ErrorCode::NoHandler,
+                    format!(
+                        "the system channel knows no action {shown:?}; it knows ping, get_time, \
+                         health_check, get_stats, list_applications, list_channels, get_latency, \
+                         list_services, serve and stop_serving"
+                    ),
+                ));
+            }
+        };
+        debug_assert!(answered.is_ok(), "what the server says of itself is always JSON");
+        Ok(())
+    }
+
+    /// With tokens in use, applications do not see one another.
+    fn may_see(&self, own: ApplicationKey, other: ApplicationKey) -> bool {
+        own == other || self.access.is_open()
+    }
+
+    fn asked_application(
+        &self,
+        own: ApplicationKey,
+        payload: &OwnedValue,
+    ) -> Result<ApplicationKey, Refusal> {
+        let Some(app_id) = payload.get_str("app_id") else { return Ok(own) };
+        let asked = self.router.application(app_id);
+        asked.filter(|asked| self.may_see(own, *asked)).ok_or_else(|| {
+            Refusal::new(
+                ErrorCode::Forbidden,
+                "there is no such application for this connection; leave app_id out to ask for \
+                 its own",
+            )
+        })
+    }
+
+    fn begin_serving(
+        &mut self,
+        from: ConnectionKey,
+        application: ApplicationKey,
+        envelope: &Envelope<'_>,
+        payload: &OwnedValue,
+    ) -> Result<(), Refusal> {
+        let channel_id = served_channel(payload)?;
+        if channel_id == SYSTEM {
+            return Err(Refusal::new(
+                ErrorCode::Forbidden,
+                "the server itself serves 'system'; serve a channel of another name",
+            ));
+        }
+        if self.is_draining() {
+            return Err(super::dispatch::shutting_down());
+        }
+        let channel = self.find_or_create_channel(from, application, channel_id)?;
+        self.add_worker(from, channel)?;
+        let _ = self.respond(from, envelope, &Serving { status: "serving", channel: channel_id });
+        Ok(())
+    }
+
+    fn stop_serving(
+        &mut self,
+        from: ConnectionKey,
+        application: ApplicationKey,
+        envelope: &Envelope<'_>,
+        payload: &OwnedValue,
+    ) -> Result<(), Refusal> {
+        let channel_id = served_channel(payload)?;
+        if let Some(channel) = self.router.channel(application, channel_id) {
+            self.remove_worker(from, channel);
+        }
+        let stopped = Serving { status: "stopped", channel: channel_id };
+        let _ = self.respond(from, envelope, &stopped);
+        Ok(())
+    }
+}
+
+/// The payload of a message that asks to be connected.
+fn connect_payload(envelope: &Envelope<'_>) -> Result<OwnedValue, Refusal> {
+    let addressed =
+        envelope.message_type() == MessageType::Request && envelope.channel_id().matches(SYSTEM);
+    let payload = if addressed { envelope.payload().to_value().ok() } else { None };
+    payload.filter(|payload| payload.get_str("action") == Some("connect")).ok_or_else(|| {
+        Refusal::new(
+            ErrorCode::NotConnected,
+            "the first message of a connection is a request on channel 'system' with payload \
+             {\"action\": \"connect\", \"connection_id\": \"<yours>\"}; connect again and send \
+             that first",
+        )
+    })
+}
+
+fn own_id(payload: &OwnedValue) -> Result<&str, Refusal> {
+    let id = payload.get_str("connection_id").filter(|id| is_usable_id(id));
+    id.ok_or_else(|| {
+        Refusal::new(
+            ErrorCode::BadMessage,
+            format!(
+                "connect needs a connection_id in its payload: a string of 1 to {ID_BYTES_MAX} \
+                 bytes that no other connection has, such as a UUID"
+            ),
+        )
+    })
+}
+
+fn served_channel(payload: &OwnedValue) -> Result<&str, Refusal> {
+    payload.get_str("channel").filter(|id| is_usable_id(id)).ok_or_else(|| {
+        Refusal::new(
+            ErrorCode::BadMessage,
+            format!(
+                "serve and stop_serving need the channel in their payload: a string of 1 to \
+                 {ID_BYTES_MAX} bytes"
+            ),
+        )
+    })
+}
+
+fn is_usable_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= ID_BYTES_MAX
+}
+
+#[derive(Serialize)]
+struct Status {
+    status: &'static str,
+}
+
+#[derive(Serialize)]
+struct Time {
+    timestamp: f64,
+}
+
+#[derive(Serialize)]
+struct Connected<'a> {
+    status: &'static str,
+    connection_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct Serving<'a> {
+    status: &'static str,
+    channel: &'a str,
+}
+
+#[derive(Serialize)]
+struct Services {
+    services: Vec<super::stats::Service>,
+}
+
+#[derive(Serialize)]
+struct Latencies {
+    channels: std::collections::BTreeMap<String, super::stats::ChannelLatency>,
+}

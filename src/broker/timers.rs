@@ -1,0 +1,83 @@
+//! What is due when. Time is an argument: nothing here reads a clock.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{ConnectionKey, RequestKey};
+
+/// The time as the broker sees it, read once a turn by whoever drives it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Since the server started; never goes back. Deadlines are counted in it.
+    pub monotonic: Duration,
+    /// Since the Unix epoch; may jump. Timestamps of messages are made of it.
+    pub unix: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    Handshake(ConnectionKey),
+    Idle(ConnectionKey),
+    /// A queue over its high-water mark has used up its grace.
+    Grace(ConnectionKey),
+    /// A peer that was told why it is closed had time enough to read it.
+    Linger(ConnectionKey),
+    Request(RequestKey),
+    DrainDeadline,
+}
+
+/// Names one timer; the serial keeps timers of one instant apart and in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TimerKey {
+    deadline: Duration,
+    serial: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    queue: BTreeMap<TimerKey, Due>,
+    serial: u64,
+}
+
+impl Timers {
+    pub(crate) fn arm(&mut self, deadline: Duration, due: Due) -> TimerKey {
+        self.serial += 1;
+        let key = TimerKey { deadline, serial: self.serial };
+        self.queue.insert(key, due);
+        key
+    }
+
+    pub(crate) fn disarm(&mut self, key: TimerKey) {
+        self.queue.remove(&key);
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.queue.first_key_value().map(|(key, _)| key.deadline)
+    }
+
+    /// Takes the earliest timer that is due.
+    pub(crate) fn expire(&mut self, now: Duration) -> Option<Due> {
+        let entry = self.queue.first_entry()?;
+        (entry.key().deadline <= now).then(|| entry.remove())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_expire_in_order_and_not_before_they_are_due() {
+        let mut timers = Timers::default();
+        let second = Duration::from_secs(1);
+        timers.arm(second * 2, Due::DrainDeadline);
+        let disarmed = timers.arm(second, Due::DrainDeadline);
+        timers.arm(second, Due::DrainDeadline);
+        timers.disarm(disarmed);
+        assert_eq!(timers.next_deadline(), Some(second));
+        assert_eq!(timers.expire(second / 2), None);
+        assert_eq!(timers.expire(second), Some(Due::DrainDeadline));
+        assert_eq!(timers.expire(second), None);
+        assert_eq!(timers.next_deadline(), Some(second * 2));
+    }
+}

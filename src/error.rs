@@ -1,0 +1,68 @@
+//! What goes wrong outside the protocol: the caller's faults and the system's. A peer's
+//! faults are [`ErrorCode`](crate::ErrorCode)s and never end up here.
+
+use std::io;
+
+/// Why a server could not be built or cannot go on. The text says what to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller's fault: the configuration contradicts itself or is unsafe.
+    Config(String),
+    /// An address cannot be listened on.
+    Listen {
+        /// The address as configured.
+        address: String,
+        /// What the system says, or what was found there.
+        source: io::Error,
+    },
+    /// The system's fault: the event loop cannot do its work.
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { doing, source }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Config(text) => f.write_str(text),
+            Self::Listen { address, source } => match source.kind() {
+                io::ErrorKind::AddrInUse => write!(
+                    f,
+                    "cannot listen on {address}: something else listens there already; stop it \
+                     or choose another address"
+                ),
+                io::ErrorKind::PermissionDenied => write!(
+                    f,
+                    "cannot listen on {address}: permission denied; choose a port above 1023 or \
+                     a directory you may write to"
+                ),
+                io::ErrorKind::AddrNotAvailable => write!(
+                    f,
+                    "cannot listen on {address}: it is no address of this machine; use one that \
+                     is, or localhost"
+                ),
+                _ => write!(f, "cannot listen on {address}: {source}"),
+            },
+            Self::System { doing, source } => write!(f, "the system refused {doing}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(_) => None,
+            Self::Listen { source, .. } | Self::System { source, .. } => Some(source),
+        }
+    }
+}

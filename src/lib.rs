@@ -1,0 +1,60 @@
+//! A server that joins Python, Node.js and Rust processes as if they were one program:
+//! applications with channels, request/response, publish/subscribe and notifications, over
+//! length-prefixed JSON on TCP and Unix sockets.
+//!
+//! It speaks the protocol of the PyPI package `ipc-framework` 1.1.2, so programs written
+//! for that run unchanged.
+//!
+//! ```
+//! use ipc_framework::{Config, Server};
+//!
+//! # fn main() -> Result<(), ipc_framework::Error> {
+//! let mut config = Config::default();
+//! config.port = 0;
+//! let mut server = Server::bind(config)?;
+//! server
+//!     .application("my_app", "My Application")
+//!     .channel("api")
+//!     .on_request(|request| request.reply(&"hello"));
+//! let handle = server.handle();
+//! std::thread::spawn(move || handle.stop());
+//! server.run()
+//! # }
+//! ```
+//!
+//! # What is here
+//! - [`Server`], [`Config`], [`Handle`]: a server inside your program; its handlers run on
+//!   the thread that runs the event loop.
+//! - [`broker`]: the whole server as a state machine without input or output, and
+//!   [`proto`], the wire format, for those who bring their own loop, a simulator or a
+//!   fuzzer. They are all there is without the default feature `net`.
+//!
+//! # What is deliberately absent
+//! - Threads: one event loop on one thread, so that a message never waits for a lock.
+//! - Persistence and redelivery: delivery is at most once.
+//! - An async runtime: nothing here needs one, and [`Server::poll_once`] fits into any.
+
+pub mod broker;
+#[cfg(feature = "net")]
+mod config;
+#[cfg(feature = "net")]
+mod error;
+#[cfg(feature = "net")]
+mod net;
+pub mod proto;
+#[cfg(feature = "net")]
+mod server;
+mod trace;
+
+pub use broker::{
+    Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
+    Counters, Delivery, HandlerError, Limits, Message, Reply, Request, RequestResult, Responder,
+    Stats, Token,
+};
+#[cfg(feature = "net")]
+pub use config::{Config, UnixSocket};
+#[cfg(feature = "net")]
+pub use error::Error;
+pub use proto::{DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, MessageType};
+#[cfg(feature = "net")]
+pub use server::{Address, Application, Channel, Handle, HandleError, Server};

@@ -1,0 +1,95 @@
+//! The file of a Unix socket: never open to more than it should be, never stolen.
+
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::listener::BACKLOG;
+use crate::UnixSocket;
+
+/// How long another server that starts in the same directory is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A socket's file, removed with this value if it is still the one that was made.
+#[derive(Debug)]
+pub(super) struct UnixSocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl UnixSocketFile {
+    pub(super) fn bind(config: &UnixSocket) -> io::Result<(UnixListener, Self)> {
+        let path = &config.path;
+        // Two servers that start at once must not both find the same stale socket: the one
+        // would then delete the other's. Locking the directory leaves no lock file behind.
+        let _lock = lock_directory(path)?;
+        remove_stale(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        // Nobody can connect to a socket that does not listen yet, so the permissions are
+        // in place before the first one can.
+        fs::set_permissions(path, Permissions::from_mode(config.mode))?;
+        let metadata = fs::symlink_metadata(path)?;
+        let file = Self { path: path.clone(), device: metadata.dev(), inode: metadata.ino() };
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok((socket.into(), file))
+    }
+}
+
+impl Drop for UnixSocketFile {
+    fn drop(&mut self) {
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
+        if is_ours {
+            // If it cannot be removed, the next server will find it stale.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn lock_directory(path: &Path) -> io::Result<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(directory),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other(
+                    "another process holds a lock on its directory; try again once that is done",
+                ));
+            }
+        }
+    }
+}
+
+/// Removes what a server that is gone has left. What is alive, or is no socket, stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::other(
+            "there is a file that is no socket; choose another path, or remove it yourself",
+        ));
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A full backlog must not hold us up, and is a sign of life.
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}

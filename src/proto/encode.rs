@@ -1,0 +1,88 @@
+//! Messages of the server, encoded into frames with exactly the seven fields.
+
+use super::envelope::MessageType;
+use super::frame::HEADER_BYTES;
+
+/// The fields of a message but its payload. Strings are JSON text without the quotes,
+/// so that what came escaped from a peer goes out as it came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head<'a> {
+    pub(crate) message_id: &'a str,
+    pub(crate) app_id: &'a str,
+    pub(crate) channel_id: &'a str,
+    pub(crate) message_type: MessageType,
+    pub(crate) timestamp: &'a str,
+    pub(crate) reply_to: Option<&'a str>,
+}
+
+/// Replaces what is in `out` with the frame. The payload must append one JSON document.
+///
+/// # Errors
+/// What the payload returns; `out` is then of no use.
+pub(crate) fn frame<E>(
+    out: &mut Vec<u8>,
+    head: &Head<'_>,
+    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    out.clear();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    for (name, text) in [
+        ("{\"message_id\":\"", head.message_id),
+        ("\",\"app_id\":\"", head.app_id),
+        ("\",\"channel_id\":\"", head.channel_id),
+        ("\",\"message_type\":\"", head.message_type.as_str()),
+    ] {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(text.as_bytes());
+    }
+    out.extend_from_slice(b"\",\"payload\":");
+    payload(out)?;
+    out.extend_from_slice(b",\"timestamp\":");
+    out.extend_from_slice(head.timestamp.as_bytes());
+    match head.reply_to {
+        Some(id) => {
+            out.extend_from_slice(b",\"reply_to\":\"");
+            out.extend_from_slice(id.as_bytes());
+            out.extend_from_slice(b"\"}");
+        }
+        None => out.extend_from_slice(b",\"reply_to\":null}"),
+    }
+    let body_bytes = (out.len() - HEADER_BYTES) as u32;
+    out[..HEADER_BYTES].copy_from_slice(&body_bytes.to_be_bytes());
+    Ok(())
+}
+
+/// `text` as it stands between the quotes of a JSON string.
+pub(crate) fn escape(text: &str) -> String {
+    let quoted = serde_json::to_string(text).unwrap_or_else(|_| unreachable!("a string is JSON"));
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope::Envelope;
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_parses_back() {
+        let mut out = Vec::new();
+        let head = Head {
+            message_id: "m",
+            app_id: &escape("a\"pp\n"),
+            channel_id: "c",
+            message_type: MessageType::Response,
+            timestamp: "1.5",
+            reply_to: Some("r"),
+        };
+        frame(&mut out, &head, |out| {
+            out.extend_from_slice(b"[1,2]");
+            Ok::<(), ()>(())
+        })
+        .unwrap();
+        assert_eq!(out[..4], ((out.len() - 4) as u32).to_be_bytes());
+        let envelope = Envelope::parse(&out[4..]).unwrap();
+        assert_eq!(envelope.app_id().decode(), "a\"pp\n");
+        assert_eq!(envelope.payload_str(), "[1,2]");
+        assert_eq!(envelope.reply_to().unwrap().raw(), "r");
+    }
+}

@@ -1,0 +1,151 @@
+use std::fmt;
+
+use super::{ErrorCode, ID_BYTES_MAX};
+use crate::proto::scanner::DEPTH_MAX;
+
+/// What is wrong with a message, by the fault of its sender.
+///
+/// Displayed as one sentence that tells the sender what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The frame holds nothing, or only whitespace.
+    Empty,
+    /// The frame is not UTF-8.
+    NotUtf8 {
+        /// The byte where it stops being UTF-8.
+        at: usize,
+    },
+    /// The frame is not JSON by RFC 8259.
+    NotJson {
+        /// The byte where it stops being JSON.
+        at: usize,
+        /// What JSON has there.
+        expected: &'static str,
+    },
+    /// The frame is JSON, but not an object.
+    NotAnObject,
+    /// The frame nests deeper than [`DEPTH_MAX`].
+    TooDeep {
+        /// The bracket that is too much.
+        at: usize,
+    },
+    /// The frame goes on behind its JSON document.
+    Trailing {
+        /// The byte where it should have ended.
+        at: usize,
+    },
+    /// A field is missing.
+    Missing {
+        /// Its name.
+        field: &'static str,
+    },
+    /// A field is given more than once.
+    Doubled {
+        /// Its name.
+        field: &'static str,
+    },
+    /// A key is none of the seven fields.
+    Unknown {
+        /// The byte where the key begins.
+        at: usize,
+    },
+    /// A field's value is of the wrong type.
+    WrongType {
+        /// The field's name.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// The `message_type` is none of [`MessageType::ALL`](super::MessageType::ALL).
+    UnknownMessageType,
+    /// A field holds half of a surrogate pair.
+    NotUnicode {
+        /// Its name.
+        field: &'static str,
+    },
+    /// An id is empty.
+    EmptyId {
+        /// The field's name.
+        field: &'static str,
+    },
+    /// An id is longer than [`ID_BYTES_MAX`].
+    IdTooLong {
+        /// The field's name.
+        field: &'static str,
+    },
+}
+
+impl Fault {
+    /// The code that the sender is answered with.
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::Empty
+            | Self::NotUtf8 { .. }
+            | Self::NotJson { .. }
+            | Self::NotAnObject
+            | Self::TooDeep { .. }
+            | Self::Trailing { .. } => ErrorCode::BadFrame,
+            Self::Missing { .. }
+            | Self::Doubled { .. }
+            | Self::Unknown { .. }
+            | Self::WrongType { .. }
+            | Self::UnknownMessageType
+            | Self::NotUnicode { .. }
+            | Self::EmptyId { .. }
+            | Self::IdTooLong { .. } => ErrorCode::BadMessage,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Empty => f.write_str("the frame is empty: send one JSON object"),
+            Self::NotUtf8 { at } => {
+                write!(f, "the frame is not UTF-8 at byte {at}: send JSON encoded in UTF-8")
+            }
+            Self::NotJson { at, expected } => {
+                write!(f, "the frame is not JSON at byte {at}: send {expected} there")
+            }
+            Self::NotAnObject => {
+                f.write_str("the frame is not a JSON object: send one with the fields of a message")
+            }
+            Self::TooDeep { at } => write!(
+                f,
+                "the frame nests deeper than {DEPTH_MAX} levels at byte {at}: flatten the payload"
+            ),
+            Self::Trailing { at } => write!(
+                f,
+                "the frame goes on behind its JSON object at byte {at}: send one object per frame"
+            ),
+            Self::Missing { field } => {
+                write!(f, "the field {field} is missing: send it in every message")
+            }
+            Self::Doubled { field } => {
+                write!(f, "the field {field} is given more than once: send it once")
+            }
+            Self::Unknown { at } => write!(
+                f,
+                "the key at byte {at} is not a field of a message: move what is yours into payload"
+            ),
+            Self::WrongType { field, expected } => {
+                write!(f, "the field {field} is of the wrong type: send {expected}")
+            }
+            Self::UnknownMessageType => f.write_str(
+                "the message_type is unknown: \
+                 send request, response, notification, subscribe, unsubscribe or publish",
+            ),
+            Self::NotUnicode { field } => {
+                write!(f, "the field {field} holds half of a surrogate pair: send whole characters")
+            }
+            Self::EmptyId { field } => {
+                write!(f, "the field {field} is empty: send at least one character")
+            }
+            Self::IdTooLong { field } => write!(
+                f,
+                "the field {field} is too long: send at most {ID_BYTES_MAX} bytes of UTF-8"
+            ),
+        }
+    }
+}

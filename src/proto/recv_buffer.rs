@@ -1,0 +1,266 @@
+//! Whole frames straight out of the loop's shared read buffer; only what is unfinished
+//! is copied and kept.
+
+use super::buffer_pool::BufferPool;
+use super::frame::{self, Frame};
+
+/// What a connection received and has not processed yet. Empty, it holds no memory.
+///
+/// Invariant: `start <= bytes.len()`, and `start == bytes.len()` only while both are zero.
+#[derive(Debug, Default)]
+pub struct RecvBuffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl RecvBuffer {
+    /// Bytes received and not processed yet.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether exactly a length prefix is here and none of its body: the mark of a peer
+    /// that writes header and body apart.
+    pub fn is_bare_header(&self) -> bool {
+        self.len() == frame::HEADER_BYTES
+            && matches!(
+                frame::decode(self.unread(), usize::MAX),
+                Frame::Partial { frame_bytes } if frame_bytes > frame::HEADER_BYTES
+            )
+    }
+
+    /// Gives the memory back. What was unfinished is lost.
+    pub(crate) fn release(&mut self, pool: &mut BufferPool) {
+        if self.bytes.capacity() > 0 {
+            pool.give(std::mem::take(&mut self.bytes));
+        }
+        self.start = 0;
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    fn consume(&mut self, bytes: usize, pool: &mut BufferPool) {
+        self.start += bytes;
+        self.check();
+        if self.start == self.bytes.len() {
+            self.release(pool);
+        }
+    }
+
+    /// Keeps `chunk` behind what is here; `expected` is how long all of it may become.
+    /// Grows with what has arrived, never with what a length prefix promises.
+    fn append(&mut self, chunk: &[u8], expected: usize, pool: &mut BufferPool) {
+        let kept = self.len();
+        let needed = kept + chunk.len();
+        if self.start > 0 || self.bytes.capacity() < needed {
+            let room = needed.max(expected.min(needed.saturating_mul(2)));
+            let mut grown = pool.take(room);
+            grown.extend_from_slice(self.unread());
+            self.release(pool);
+            self.bytes = grown;
+        }
+        self.bytes.extend_from_slice(chunk);
+        self.check();
+    }
+
+    fn check(&self) {
+        debug_assert!(self.start <= self.bytes.len());
+    }
+}
+
+/// What comes next on a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next<'a> {
+    Frame { body: &'a [u8], frame_bytes: usize },
+    TooLarge { body_bytes: usize },
+    Nothing,
+}
+
+/// The bytes of one turn: first what the connection had kept, then what was just read.
+#[derive(Debug)]
+pub(crate) struct Inbound<'a> {
+    kept: RecvBuffer,
+    chunk: &'a [u8],
+}
+
+impl<'a> Inbound<'a> {
+    pub(crate) fn new(kept: RecvBuffer, chunk: &'a [u8]) -> Self {
+        Self { kept, chunk }
+    }
+
+    /// The next frame, left in place: [`Inbound::consume`] moves past it.
+    pub(crate) fn peek(&mut self, body_bytes_max: usize, pool: &mut BufferPool) -> Next<'_> {
+        // Completing what is kept takes its header first, then its body: two rounds.
+        while !self.kept.is_empty() {
+            let Frame::Partial { frame_bytes } = frame::decode(self.kept.unread(), body_bytes_max)
+            else {
+                break;
+            };
+            let missing = (frame_bytes - self.kept.len()).min(self.chunk.len());
+            if missing == 0 {
+                return Next::Nothing;
+            }
+            let (head, rest) = self.chunk.split_at(missing);
+            self.kept.append(head, frame_bytes, pool);
+            self.chunk = rest;
+        }
+        let bytes = if self.kept.is_empty() { self.chunk } else { self.kept.unread() };
+        match frame::decode(bytes, body_bytes_max) {
+            Frame::Complete { body, frame_bytes } => Next::Frame { body, frame_bytes },
+            Frame::TooLarge { body_bytes } => Next::TooLarge { body_bytes },
+            Frame::Partial { .. } => Next::Nothing,
+        }
+    }
+
+    pub(crate) fn consume(&mut self, frame_bytes: usize, pool: &mut BufferPool) {
+        if self.kept.is_empty() {
+            self.chunk = &self.chunk[frame_bytes..];
+        } else {
+            self.kept.consume(frame_bytes, pool);
+        }
+    }
+
+    /// What is not processed, to be kept for the next turn.
+    pub(crate) fn finish(mut self, pool: &mut BufferPool) -> RecvBuffer {
+        if !self.chunk.is_empty() {
+            let expected = match frame::decode(self.chunk, usize::MAX) {
+                Frame::Partial { frame_bytes } if self.kept.is_empty() => frame_bytes,
+                _ => 0,
+            };
+            self.kept.append(self.chunk, expected, pool);
+        } else if self.kept.start > 0 {
+            // A short rest must not hold on to the large buffer it came in.
+            self.kept.append(&[], 0, pool);
+        }
+        self.kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn stream(bodies: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for body in bodies {
+            bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(body);
+        }
+        bytes
+    }
+
+    /// Feeds the chunks, at most `budget` frames a turn, and collects the bodies.
+    fn collect<'a>(
+        chunks: impl IntoIterator<Item = &'a [u8]>,
+        budget: usize,
+        pool: &mut BufferPool,
+    ) -> Vec<Vec<u8>> {
+        let mut kept = RecvBuffer::default();
+        let mut bodies = Vec::new();
+        for chunk in chunks {
+            let mut chunk = Some(chunk);
+            loop {
+                let mut inbound = Inbound::new(kept, chunk.take().unwrap_or_default());
+                let mut taken = 0;
+                while taken < budget {
+                    let Next::Frame { body, frame_bytes } = inbound.peek(1 << 20, pool) else {
+                        break;
+                    };
+                    bodies.push(body.to_vec());
+                    inbound.consume(frame_bytes, pool);
+                    taken += 1;
+                }
+                kept = inbound.finish(pool);
+                if taken < budget {
+                    break;
+                }
+            }
+        }
+        assert!(kept.is_empty(), "{} bytes left over", kept.len());
+        bodies
+    }
+
+    #[test]
+    fn every_split_in_two_gives_the_same_frames() {
+        let bodies = vec![b"{}".to_vec(), vec![], vec![7; 300], b"end".to_vec()];
+        let bytes = stream(&bodies);
+        for at in 0..=bytes.len() {
+            let mut pool = BufferPool::default();
+            let (head, tail) = bytes.split_at(at);
+            assert_eq!(collect([head, tail], 100, &mut pool), bodies, "split at {at}");
+            assert_eq!(pool.gauge().bytes(), 0, "split at {at} leaks");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_gives_the_same_frames(
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9000), 0..12),
+            chunk_bytes in 1usize..9000,
+            budget in 1usize..5,
+        ) {
+            let bytes = stream(&bodies);
+            let mut pool = BufferPool::default();
+            prop_assert_eq!(&collect(bytes.chunks(chunk_bytes), budget, &mut pool), &bodies);
+            prop_assert_eq!(pool.gauge().bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_whole_frame_in_one_read_keeps_nothing() {
+        let mut pool = BufferPool::default();
+        let bytes = stream(&[b"{}".to_vec()]);
+        let mut inbound = Inbound::new(RecvBuffer::default(), &bytes);
+        assert_eq!(inbound.peek(16, &mut pool), Next::Frame { body: b"{}", frame_bytes: 6 });
+        inbound.consume(6, &mut pool);
+        assert!(inbound.finish(&mut pool).is_empty());
+        assert_eq!(pool.gauge().bytes(), 0);
+    }
+
+    #[test]
+    fn a_promised_length_is_not_believed() {
+        let mut pool = BufferPool::default();
+        let inbound = Inbound::new(RecvBuffer::default(), &[0, 0xff, 0xff, 0xff, b'x']);
+        let kept = inbound.finish(&mut pool);
+        assert_eq!(kept.len(), 5);
+        assert!(pool.gauge().bytes() <= 4 << 10, "held {}", pool.gauge().bytes());
+    }
+
+    #[test]
+    fn a_rest_does_not_hold_a_large_buffer() {
+        let mut pool = BufferPool::default();
+        let mut bytes = stream(&vec![vec![1; 1000]; 40]);
+        bytes.extend_from_slice(&[0, 0, 1]);
+        let mut inbound = Inbound::new(RecvBuffer::default().tap(&bytes, &mut pool), &[]);
+        while let Next::Frame { frame_bytes, .. } = inbound.peek(2000, &mut pool) {
+            inbound.consume(frame_bytes, &mut pool);
+        }
+        assert_eq!(inbound.finish(&mut pool).len(), 3);
+        assert!(pool.gauge().bytes() <= 4 << 10, "held {}", pool.gauge().bytes());
+    }
+
+    impl RecvBuffer {
+        fn tap(mut self, bytes: &[u8], pool: &mut BufferPool) -> Self {
+            self.append(bytes, 0, pool);
+            self
+        }
+    }
+
+    #[test]
+    fn the_header_alone_is_noticed() {
+        let mut pool = BufferPool::default();
+        let header_only = Inbound::new(RecvBuffer::default(), &[0, 0, 0, 2]).finish(&mut pool);
+        assert!(header_only.is_bare_header());
+        let with_body = Inbound::new(RecvBuffer::default(), &[0, 0, 0, 2, b'{']).finish(&mut pool);
+        assert!(!with_body.is_bare_header());
+        assert!(!RecvBuffer::default().is_bare_header());
+    }
+}

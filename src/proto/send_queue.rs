@@ -1,0 +1,234 @@
+//! What a connection is still to be sent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::buffer_pool::{BufferPool, MemoryGauge};
+use super::frame::HEADER_BYTES;
+
+/// Frames up to this size are copied into a queue's tail, larger ones are shared.
+/// A copy of a small frame costs 3 ns; a reference costs a slice of its own in `writev`.
+pub(crate) const COPY_BYTES_MAX: usize = 4 << 10;
+
+/// One encoded frame that many queues may hold. Its bytes are counted once.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedFrame(Arc<SharedBytes>);
+
+#[derive(Debug)]
+struct SharedBytes {
+    bytes: Vec<u8>,
+    gauge: MemoryGauge,
+}
+
+impl Drop for SharedBytes {
+    fn drop(&mut self) {
+        self.gauge.sub(self.bytes.capacity());
+    }
+}
+
+impl SharedFrame {
+    pub(crate) fn new(bytes: Vec<u8>, gauge: &MemoryGauge) -> Self {
+        gauge.add(bytes.capacity());
+        Self(Arc::new(SharedBytes { bytes, gauge: gauge.clone() }))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+/// A frame on its way into one or many queues, encoded once.
+#[derive(Clone, Debug)]
+pub(crate) enum OutFrame<'a> {
+    /// Copied into each queue: the length prefix and the body behind it.
+    Small { header: [u8; HEADER_BYTES], body: &'a [u8] },
+    /// Copied into each queue, prefix and body in one piece.
+    Whole(&'a [u8]),
+    /// Referred to by each queue.
+    Shared(SharedFrame),
+}
+
+impl<'a> OutFrame<'a> {
+    /// A body as it was received, to be relayed.
+    pub(crate) fn relay(body: &'a [u8], gauge: &MemoryGauge) -> Self {
+        let header = (body.len() as u32).to_be_bytes();
+        if body.len() <= COPY_BYTES_MAX {
+            return Self::Small { header, body };
+        }
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+        bytes.extend_from_slice(&header);
+        bytes.extend_from_slice(body);
+        Self::Shared(SharedFrame::new(bytes, gauge))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Whole(bytes) => bytes.len(),
+            Self::Small { body, .. } => HEADER_BYTES + body.len(),
+            Self::Shared(frame) => frame.bytes().len(),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Owned(Vec<u8>),
+    Shared(SharedFrame),
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Shared(frame) => frame.bytes(),
+        }
+    }
+}
+
+/// Encoded frames in the order in which they leave. Drained, it holds no buffer.
+///
+/// It does not bound itself: the broker holds [`SendQueue::len`] against the high-water
+/// mark, because what to do about a slow reader is the broker's to decide.
+///
+/// Invariant: `sent < first chunk's length` (or both zero), and `bytes` is the sum of
+/// all chunks less `sent`.
+#[derive(Debug, Default)]
+pub struct SendQueue {
+    chunks: VecDeque<Chunk>,
+    sent: usize,
+    bytes: usize,
+}
+
+impl SendQueue {
+    /// Bytes still to be sent.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether everything was sent.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The slices to hand to the kernel next, in order.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.chunks.iter().enumerate().map(|(at, chunk)| {
+            let skip = if at == 0 { self.sent } else { 0 };
+            &chunk.bytes()[skip..]
+        })
+    }
+
+    pub(crate) fn push(&mut self, frame: &OutFrame<'_>, pool: &mut BufferPool) {
+        match frame {
+            OutFrame::Small { header, body } => {
+                let tail = self.tail(HEADER_BYTES + body.len(), pool);
+                tail.extend_from_slice(header);
+                tail.extend_from_slice(body);
+            }
+            OutFrame::Whole(bytes) => self.tail(bytes.len(), pool).extend_from_slice(bytes),
+            OutFrame::Shared(frame) => self.chunks.push_back(Chunk::Shared(frame.clone())),
+        }
+        self.bytes += frame.len();
+        self.check();
+    }
+
+    /// The kernel took `bytes`.
+    pub(crate) fn advance(&mut self, bytes: usize, pool: &mut BufferPool) {
+        self.bytes -= bytes;
+        self.sent += bytes;
+        while let Some(front) = self.chunks.front() {
+            let length = front.bytes().len();
+            if self.sent < length {
+                break;
+            }
+            self.sent -= length;
+            if let Some(Chunk::Owned(buffer)) = self.chunks.pop_front() {
+                pool.give(buffer);
+            }
+        }
+        self.check();
+    }
+
+    /// Drops everything.
+    pub(crate) fn release(&mut self, pool: &mut BufferPool) {
+        while let Some(chunk) = self.chunks.pop_front() {
+            if let Chunk::Owned(buffer) = chunk {
+                pool.give(buffer);
+            }
+        }
+        *self = Self::default();
+    }
+
+    /// A buffer at the end with room for `bytes`. The first one is small, for most turns
+    /// answer with one frame; a queue that goes on growing takes large ones.
+    fn tail(&mut self, bytes: usize, pool: &mut BufferPool) -> &mut Vec<u8> {
+        let fits = matches!(
+            self.chunks.back(),
+            Some(Chunk::Owned(tail)) if tail.capacity() - tail.len() >= bytes
+        );
+        if !fits {
+            let room = if self.chunks.is_empty() { bytes } else { bytes.max(64 << 10) };
+            self.chunks.push_back(Chunk::Owned(pool.take(room)));
+        }
+        match self.chunks.back_mut() {
+            Some(Chunk::Owned(tail)) => tail,
+            _ => unreachable!("an owned chunk was just found or pushed"),
+        }
+    }
+
+    fn check(&self) {
+        debug_assert!(self.chunks.front().is_none_or(|front| self.sent < front.bytes().len()));
+        debug_assert!(!self.chunks.is_empty() || (self.sent == 0 && self.bytes == 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_bytes_come_out_as_they_went_in(
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9000), 1..20),
+            step in 1usize..5000,
+        ) {
+            let mut pool = BufferPool::default();
+            let gauge = pool.gauge().clone();
+            let mut queue = SendQueue::default();
+            let mut expected = Vec::new();
+            for body in &bodies {
+                queue.push(&OutFrame::relay(body, &gauge), &mut pool);
+                expected.extend_from_slice(&(body.len() as u32).to_be_bytes());
+                expected.extend_from_slice(body);
+            }
+            prop_assert_eq!(queue.len(), expected.len());
+            let mut sent = Vec::new();
+            while !queue.is_empty() {
+                let taken: Vec<u8> = queue.slices().flatten().copied().take(step).collect();
+                queue.advance(taken.len(), &mut pool);
+                sent.extend_from_slice(&taken);
+            }
+            prop_assert_eq!(sent, expected);
+            prop_assert_eq!(gauge.bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_large_frame_is_held_once_by_many_queues() {
+        let mut pool = BufferPool::default();
+        let gauge = pool.gauge().clone();
+        let body = vec![0; 100_000];
+        let frame = OutFrame::relay(&body, &gauge);
+        let mut queues: Vec<SendQueue> = (0..10).map(|_| SendQueue::default()).collect();
+        for queue in &mut queues {
+            queue.push(&frame, &mut pool);
+        }
+        drop(frame);
+        assert_eq!(gauge.bytes(), 100_004);
+        for queue in &mut queues {
+            queue.release(&mut pool);
+        }
+        assert_eq!(gauge.bytes(), 0);
+    }
+}

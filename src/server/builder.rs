@@ -1,0 +1,114 @@
+//! Setting up applications, channels and their handlers.
+
+use super::Server;
+use crate::broker::{
+    ChannelKey, Delivery, DeliveryHandler, HandlerError, Request, RequestHandler, RequestResult,
+};
+use crate::proto::ID_BYTES_MAX;
+
+/// An application of the server, for setting up its channels.
+///
+/// ```
+/// # fn main() -> Result<(), ipc_framework::Error> {
+/// # use ipc_framework::{Config, Server};
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut app = server.application("shop", "The Shop");
+/// app.channel("price").on_request(|request| request.reply(&9.5));
+/// app.channel("log").on_notification(|note| {
+///     println!("{}", note.json());
+///     Ok(())
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Application<'a> {
+    pub(super) server: &'a mut Server,
+    pub(super) id: String,
+}
+
+impl<'a> Application<'a> {
+    pub(super) fn pin(server: &'a mut Server, id: &str, name: Option<&str>) -> Self {
+        assert_usable(id);
+        let now = server.net.now();
+        server.broker.pin_application(id, name, now);
+        Self { server, id: id.to_owned() }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Creates a channel, or finds the one with this id. It stays for the life of the
+    /// server.
+    ///
+    /// # Panics
+    /// If the id is empty or longer than [`ID_BYTES_MAX`].
+    pub fn channel(&mut self, id: &str) -> Channel<'_> {
+        assert_usable(id);
+        let now = self.server.net.now();
+        let key = self.server.broker.pin_channel(&self.id, id, now);
+        // The application was pinned when `self` was made.
+        let key = key.unwrap_or_else(|| unreachable!("a pinned application has channels"));
+        Channel { server: self.server, key }
+    }
+}
+
+fn assert_usable(id: &str) {
+    assert!(
+        !id.is_empty() && id.len() <= ID_BYTES_MAX,
+        "an id has 1 to {ID_BYTES_MAX} bytes, this one has {}",
+        id.len()
+    );
+}
+
+/// A channel of the server, for setting its handlers. A later handler replaces an earlier
+/// one of its type.
+///
+/// Handlers run on the loop's thread: while one runs nothing else does. What takes long is
+/// handed to another thread by [`Request::defer`].
+#[derive(Debug)]
+pub struct Channel<'a> {
+    server: &'a mut Server,
+    key: ChannelKey,
+}
+
+impl Channel<'_> {
+    /// Answers the channel's requests. An error or a panic is answered `handler_failed`,
+    /// and the server lives on.
+    #[doc(alias = "set_handler")]
+    pub fn on_request(
+        &mut self,
+        handler: impl for<'a> FnMut(Request<'a>) -> RequestResult<'a> + Send + 'static,
+    ) -> &mut Self {
+        let handler: RequestHandler = Box::new(handler);
+        self.server.broker.with_handlers(self.key, |handlers| handlers.request = Some(handler));
+        self
+    }
+
+    /// Takes the channel's notifications.
+    #[doc(alias = "set_handler")]
+    pub fn on_notification(
+        &mut self,
+        handler: impl for<'a> FnMut(Delivery<'a>) -> Result<(), HandlerError> + Send + 'static,
+    ) -> &mut Self {
+        let handler: DeliveryHandler = Box::new(handler);
+        self.server.broker.with_handlers(self.key, |handlers| {
+            handlers.notification = Some(handler);
+        });
+        self
+    }
+
+    /// Takes the channel's responses, but for those that answer a request which the server
+    /// forwarded to their sender.
+    #[doc(alias = "set_handler")]
+    pub fn on_response(
+        &mut self,
+        handler: impl for<'a> FnMut(Delivery<'a>) -> Result<(), HandlerError> + Send + 'static,
+    ) -> &mut Self {
+        let handler: DeliveryHandler = Box::new(handler);
+        self.server.broker.with_handlers(self.key, |handlers| handlers.response = Some(handler));
+        self
+    }
+}

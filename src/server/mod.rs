@@ -1,0 +1,176 @@
+//! The embedding API: a server inside a Rust program.
+
+mod builder;
+mod handle;
+mod published;
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+pub use builder::{Application, Channel};
+pub use handle::{Handle, HandleError};
+
+pub use crate::net::Address;
+
+use crate::broker::{Broker, ConnectionInfo, Context};
+use crate::net::EventLoop;
+use crate::{Config, Error};
+
+/// A server that runs on the thread that calls it.
+///
+/// There are three ways to run it: [`Server::run`] until it is stopped; one turn at a time
+/// by [`Server::poll_once`]; or inside a loop of your own, which waits for
+/// [`Server::as_raw_fd`](AsRawFd::as_raw_fd) to be readable, at most until
+/// [`Server::next_deadline`], and then calls `poll_once` with a zero timeout.
+///
+/// Dropped, it closes every connection at once; [`Handle::stop`] lets them end well.
+#[derive(Debug)]
+pub struct Server {
+    broker: Broker,
+    net: EventLoop,
+}
+
+impl Server {
+    /// Listens on what the configuration says. Connections queue in the kernel until the
+    /// server runs.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an address other machines can reach without any token,
+    /// [`Error::Listen`] where it cannot listen, [`Error::System`] if the system gives no
+    /// event queue or no randomness.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ipc_framework::Error> {
+    /// use ipc_framework::{Address, Config, Server};
+    ///
+    /// let server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// assert!(matches!(server.addresses()[0], Address::Tcp(address) if address.port() != 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn bind(config: Config) -> Result<Self, Error> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| {
+            Error::system("randomness for message ids")(std::io::Error::other(error))
+        })?;
+        let net = EventLoop::bind(&config)?;
+        let mut broker = Broker::new(config.limits, config.access, seed, net.now());
+        let port = net.addresses().iter().find_map(Address::port).unwrap_or_default();
+        broker.set_address(config.host.as_deref().unwrap_or_default(), port);
+        broker.remote().set_waker(net.waker());
+        Ok(Self { broker, net })
+    }
+
+    /// Where it listens, with the port the system chose where the configuration says 0.
+    pub fn addresses(&self) -> &[Address] {
+        self.net.addresses()
+    }
+
+    /// Creates an application, or finds the one with this id and gives it the name. It
+    /// stays for the life of the server.
+    ///
+    /// # Panics
+    /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
+    pub fn application(&mut self, id: &str, name: &str) -> Application<'_> {
+        Application::pin(self, id, Some(name))
+    }
+
+    /// Calls `hook` whenever a connection has introduced itself. A later hook replaces an
+    /// earlier one.
+    pub fn on_connect(
+        &mut self,
+        hook: impl FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static,
+    ) {
+        self.broker.set_hooks(Some(Box::new(hook)), None);
+    }
+
+    /// Calls `hook` whenever such a connection is gone.
+    pub fn on_disconnect(
+        &mut self,
+        hook: impl FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static,
+    ) {
+        self.broker.set_hooks(None, Some(Box::new(hook)));
+    }
+
+    /// Publishing, listings and statistics, between two turns.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ipc_framework::Error> {
+    /// # use ipc_framework::{Config, Server};
+    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// server.application("news", "News").channel("flash");
+    /// let reached = server.context().publish("news", "flash", &"nobody listens yet").unwrap();
+    /// assert_eq!(reached, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn context(&mut self) -> Context<'_> {
+        self.broker.context()
+    }
+
+    /// A way in for other threads.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.broker.remote().clone())
+    }
+
+    /// Runs until [`Handle::stop`] and the drain that follows it are through.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the event queue fails; no peer can cause that.
+    pub fn run(&mut self) -> Result<(), Error> {
+        while self.poll_once(None)? {}
+        Ok(())
+    }
+
+    /// Runs one turn: waits until something happens or `timeout` is over, deals with it and
+    /// sends what comes of it. Returns whether the server goes on; once it is stopped and
+    /// drained it never does.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ipc_framework::Error> {
+    /// # use ipc_framework::{Config, Server};
+    /// # use std::time::Duration;
+    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// assert!(server.poll_once(Some(Duration::ZERO))?);
+    /// server.handle().stop();
+    /// while server.poll_once(Some(Duration::from_millis(10)))? {
+    ///     // something else of your own
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn poll_once(&mut self, timeout: Option<Duration>) -> Result<bool, Error> {
+        if self.broker.is_drained() {
+            return Ok(false);
+        }
+        let _inside = handle::enter(self.broker.remote());
+        self.net.turn(&mut self.broker, timeout)?;
+        let goes_on = !self.broker.is_drained();
+        if !goes_on {
+            self.broker.remote().mark_stopped();
+        }
+        Ok(goes_on)
+    }
+
+    /// When [`Server::poll_once`] has to be called even if the descriptor stays quiet:
+    /// `None` for never, a time gone by for at once.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.net.next_deadline(&self.broker)
+    }
+}
+
+/// The event queue's descriptor. It is readable when [`Server::poll_once`] has work.
+impl AsRawFd for Server {
+    fn as_raw_fd(&self) -> RawFd {
+        self.net.as_raw_fd()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.broker.remote().mark_stopped();
+    }
+}

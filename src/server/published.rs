@@ -1,0 +1,66 @@
+//! The names of the published Python package, for readers of its documentation. Each does
+//! what its documentation says by the means of this crate.
+
+use std::collections::BTreeMap;
+
+use super::{Application, Channel, Server};
+use crate::broker::{ApplicationInfo, ChannelInfo, ConnectionKey, Message, Stats};
+
+impl Server {
+    /// [`Server::application`], where the name may be left out.
+    pub fn create_application(&mut self, id: &str, name: Option<&str>) -> Application<'_> {
+        Application::pin(self, id, name)
+    }
+
+    /// The application with this id, if there is one.
+    pub fn get_application(&mut self, id: &str) -> Option<Application<'_>> {
+        self.list_applications().contains_key(id).then(|| Application::pin(self, id, None))
+    }
+
+    /// See [`Context::list_applications`](crate::Context::list_applications).
+    pub fn list_applications(&mut self) -> BTreeMap<String, ApplicationInfo> {
+        self.context().list_applications()
+    }
+
+    /// See [`Context::list_channels`](crate::Context::list_channels).
+    pub fn list_channels(&mut self, app_id: &str) -> BTreeMap<String, ChannelInfo> {
+        self.context().list_channels(app_id)
+    }
+
+    /// See [`Context::stats`](crate::Context::stats).
+    pub fn get_stats(&mut self) -> Stats {
+        self.context().stats()
+    }
+
+    /// See [`Context::get_connection`](crate::Context::get_connection).
+    pub fn get_connection(&mut self, app_id: &str, connection_id: &str) -> Option<ConnectionKey> {
+        self.context().get_connection(app_id, connection_id)
+    }
+
+    /// See [`Context::send_to_connection`](crate::Context::send_to_connection).
+    pub fn send_to_connection(&mut self, connection: ConnectionKey, message: &Message) -> bool {
+        self.context().send_to_connection(connection, message)
+    }
+
+    /// See [`Context::broadcast_to_application`](crate::Context::broadcast_to_application).
+    pub fn broadcast_to_application(&mut self, app_id: &str, message: &Message) -> usize {
+        self.context().broadcast_to_application(app_id, message)
+    }
+}
+
+impl Application<'_> {
+    /// [`Application::channel`].
+    pub fn create_channel(&mut self, id: &str) -> Channel<'_> {
+        self.channel(id)
+    }
+
+    /// The channel with this id, if there is one.
+    pub fn get_channel(&mut self, id: &str) -> Option<Channel<'_>> {
+        self.list_channels().contains(&id.to_owned()).then(|| self.channel(id))
+    }
+
+    /// Ids of the application's channels, sorted.
+    pub fn list_channels(&mut self) -> Vec<String> {
+        self.server.list_channels(&self.id).into_keys().collect()
+    }
+}

@@ -1,0 +1,29 @@
+//! Events for whoever runs the server under a `tracing` subscriber; nothing without the
+//! feature. No event carries a payload, a token or a connection's id.
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $level:ident $name:ident($($field:ident: $type:ty),*) = $text:literal;)*) => {
+        $(
+            $(#[$doc])*
+            #[cfg(feature = "tracing")]
+            pub(crate) fn $name($($field: $type),*) {
+                tracing::$level!($($field = %$field,)* $text);
+            }
+
+            $(#[$doc])*
+            #[cfg(not(feature = "tracing"))]
+            pub(crate) fn $name($($field: $type),*) {
+                $(let _ = $field;)*
+            }
+        )*
+    };
+}
+
+events! {
+    warn handler_failed(reason: &str) = "a handler failed";
+    warn slow_consumer(connection: usize, queued_bytes: usize) = "closed a connection that reads too slowly";
+    debug connected(connection: usize, app_id: &str) = "connected";
+    debug disconnected(connection: usize, app_id: &str) = "disconnected";
+    info draining(connections: usize, pending_requests: usize) = "draining";
+    info drained(cut_off: usize) = "drained";
+}

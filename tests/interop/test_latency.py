@@ -1,0 +1,66 @@
+"""The published client, unmodified, is answered without the delay that the published server gives it.
+
+The client sends the header and the body of a frame apart, and leaves Nagle's algorithm on: its kernel holds the body
+back until the header is acknowledged. A server that does nothing about it lets every request wait for a delayed ACK.
+"""
+
+import statistics
+import sys
+import threading
+import time
+
+from ipc_framework import FrameworkClient
+
+from server import STEP_SECONDS_MAX, InteropTest, Process, cut, send_async
+
+REQUESTS = 200
+
+# The package's own server, answering as its documentation shows.
+PUBLISHED_SERVER = """
+import time
+from ipc_framework import FrameworkServer, MessageType
+server = FrameworkServer("localhost", 0)
+channel = server.create_application("bench").create_channel("echo")
+def echo(message):
+    connection = server.connection_manager.get_connection(message.payload["connection_id"])
+    server.send_to_connection(connection, message.create_response(message.payload))
+channel.set_handler(MessageType.REQUEST, echo)
+server.start()
+print("port:", server.server_socket.getsockname()[1])
+time.sleep(3600)
+"""
+
+
+class Latency(InteropTest):
+    def test_round_trips_take_less_than_a_tenth_of_the_published_servers(self):
+        theirs = Process([sys.executable, "-c", PUBLISHED_SERVER], PYTHONUNBUFFERED="1")
+        self.addCleanup(theirs.kill)
+        (line,) = theirs.expect(r"port: (\d+)\n")
+        figures = {
+            "ipc serve": self.round_trip_median(self.server.port),
+            "published server": self.round_trip_median(int(line[1])),
+        }
+        text = ", ".join(f"{name} {seconds * 1000:.3f} ms" for name, seconds in figures.items())
+        print(f"\nmedian of {REQUESTS} round trips: {text}", file=sys.__stderr__, flush=True)
+        self.assertLess(figures["ipc serve"], figures["published server"] / 10, text)
+
+    def round_trip_median(self, port: int) -> float:
+        client = FrameworkClient("bench", port=port)
+        self.assertTrue(client.connect())
+        self.addCleanup(cut, client)
+        payload = {"connection_id": client.connection_id, "text": "x" * 100}
+        samples = []
+        for _ in range(REQUESTS):
+            # With a callback, because `send_request` looks for its answer once in 10 ms.
+            answered, answers = threading.Event(), []
+
+            def callback(message):
+                samples.append(time.perf_counter() - begin)
+                answers.append(message.payload)
+                answered.set()
+
+            begin = time.perf_counter()
+            send_async(client, "echo", payload, callback)
+            self.assertTrue(answered.wait(STEP_SECONDS_MAX), "a request was not answered")
+            self.assertEqual(answers, [payload])
+        return statistics.median(samples)

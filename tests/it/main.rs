@@ -1,0 +1,4 @@
+//! Everything that needs sockets, in one binary.
+
+mod smoke;
+mod support;

@@ -1,0 +1,215 @@
+//! A server on a thread of its own, and a peer that speaks the wire format by hand.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ipc_framework::{Address, Config, Error, Handle, Server};
+use serde_json::{Value, json};
+
+/// Long enough to never end a test that works, short enough to end one that hangs.
+pub const HANG: Duration = Duration::from_secs(20);
+
+/// A server that is stopped and joined when the test ends.
+pub struct TestServer {
+    pub address: SocketAddr,
+    pub handle: Handle,
+    thread: Option<JoinHandle<Result<(), Error>>>,
+}
+
+/// Starts a server on a free port.
+pub fn serve(config: Config, set_up: impl FnOnce(&mut Server)) -> TestServer {
+    let mut server = Server::bind(Config { port: 0, ..config }).expect("a free port");
+    set_up(&mut server);
+    let address = server
+        .addresses()
+        .iter()
+        .find_map(|address| match address {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        })
+        .expect("a TCP address");
+    let handle = server.handle();
+    let thread = std::thread::spawn(move || server.run());
+    TestServer { address, handle, thread: Some(thread) }
+}
+
+/// Starts a server with the default configuration and the `echo` channel of the app `app`.
+pub fn serve_echo() -> TestServer {
+    serve(Config::default(), install_echo)
+}
+
+pub fn install_echo(server: &mut Server) {
+    server.application("app", "The App").channel("echo").on_request(|request| {
+        let payload = request.json();
+        request.reply_json(&payload)
+    });
+}
+
+impl TestServer {
+    pub fn peer(&self) -> Peer {
+        Peer::new(self.address)
+    }
+
+    /// A peer that has introduced itself.
+    pub fn connected(&self, app_id: &str, connection_id: &str) -> Peer {
+        let mut peer = self.peer();
+        peer.connect(app_id, connection_id);
+        peer
+    }
+
+    /// Drains and waits for the end.
+    pub fn stop(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.handle.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the loop does not panic").expect("the loop does not fail");
+        }
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.join();
+        }
+    }
+}
+
+/// A client made of nothing but a socket.
+pub struct Peer {
+    pub stream: TcpStream,
+    pub app_id: String,
+    pub connection_id: String,
+    next_id: u64,
+}
+
+impl Peer {
+    pub fn new(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the server listens");
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        stream.set_write_timeout(Some(HANG)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, app_id: String::new(), connection_id: String::new(), next_id: 0 }
+    }
+
+    pub fn connect(&mut self, app_id: &str, connection_id: &str) {
+        app_id.clone_into(&mut self.app_id);
+        connection_id.clone_into(&mut self.connection_id);
+        self.send("request", "system", json!({"action": "connect", "connection_id": connection_id}));
+        let answer = self.receive();
+        assert_eq!(
+            answer["payload"],
+            json!({"status": "connected", "connection_id": connection_id}),
+            "{answer}"
+        );
+        assert_eq!(answer["reply_to"], Value::Null, "{answer}");
+        assert_eq!(answer["channel_id"], "system", "{answer}");
+    }
+
+    /// Sends a message with the next id, which is returned.
+    pub fn send(&mut self, message_type: &str, channel_id: &str, payload: Value) -> String {
+        let mut message = self.message(message_type, channel_id, payload);
+        let id = message["message_id"].as_str().unwrap().to_owned();
+        self.send_message(message.take());
+        id
+    }
+
+    pub fn message(&mut self, message_type: &str, channel_id: &str, payload: Value) -> Value {
+        self.next_id += 1;
+        json!({
+            "message_id": format!("{}-{}", self.connection_id, self.next_id),
+            "app_id": self.app_id,
+            "channel_id": channel_id,
+            "message_type": message_type,
+            "payload": payload,
+            "timestamp": 1.25,
+            "reply_to": null,
+        })
+    }
+
+    pub fn send_message(&mut self, message: Value) {
+        self.send_body(message.to_string().as_bytes());
+    }
+
+    /// Sends a frame with whatever body.
+    pub fn send_body(&mut self, body: &[u8]) {
+        let bytes = frame(body);
+        self.stream.write_all(&bytes).expect("the server takes a frame");
+    }
+
+    /// The next frame, held against what a published peer survives.
+    pub fn receive(&mut self) -> Value {
+        self.try_receive().expect("a frame before the stream ends")
+    }
+
+    /// The next frame, or the error that ended the stream.
+    pub fn try_receive(&mut self) -> io::Result<Value> {
+        let mut header = [0; 4];
+        self.stream.read_exact(&mut header)?;
+        let mut body = vec![0; u32::from_be_bytes(header) as usize];
+        self.stream.read_exact(&mut body)?;
+        let message: Value = serde_json::from_slice(&body).expect("every frame is JSON");
+        let keys: Vec<&str> = message.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut expected = [
+            "message_id", "app_id", "channel_id", "message_type", "payload", "timestamp", "reply_to",
+        ];
+        expected.sort_unstable();
+        assert_eq!(keys, expected, "a published peer survives exactly these keys");
+        Ok(message)
+    }
+
+    /// Sends a request and returns the payload of its answer.
+    pub fn request(&mut self, channel_id: &str, payload: Value) -> Value {
+        let id = self.send("request", channel_id, payload);
+        let answer = self.receive();
+        assert_eq!(answer["reply_to"], id.as_str(), "{answer}");
+        assert_eq!(answer["message_type"], "response", "{answer}");
+        assert_eq!(answer["channel_id"], channel_id, "{answer}");
+        answer["payload"].clone()
+    }
+
+    /// Everything on a connection is processed in order: an answered ping means that all
+    /// before it is done, and that nothing else was on its way.
+    pub fn fence(&mut self) {
+        assert_eq!(self.request("system", json!({"action": "ping"})), json!({"status": "pong"}));
+    }
+
+    pub fn subscribe(&mut self, channel_id: &str) {
+        let payload = json!({"connection_id": self.connection_id, "ack": true});
+        let id = self.send("subscribe", channel_id, payload);
+        let answer = self.receive();
+        assert_eq!(answer["reply_to"], id.as_str(), "{answer}");
+        assert_eq!(answer["payload"], json!({"status": "subscribed"}));
+    }
+
+    /// Becomes a worker of a channel.
+    pub fn serve(&mut self, channel_id: &str) {
+        let answer = self.request("system", json!({"action": "serve", "channel": channel_id}));
+        assert_eq!(answer, json!({"status": "serving", "channel": channel_id}));
+    }
+
+    /// The server says no more and closes.
+    pub fn expect_end(&mut self) {
+        let end = self.try_receive().expect_err("the stream ends");
+        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{end}");
+    }
+}
+
+pub fn frame(body: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// The code of an error answer.
+pub fn code(message: &Value) -> &str {
+    assert_eq!(message["payload"]["status"], "error", "{message}");
+    let text = message["payload"]["error"].as_str().expect("an error says what to do");
+    assert!(text.len() > 10, "{message}");
+    message["payload"]["code"].as_str().expect("an error has a code")
+}
