@@ -314,6 +314,7 @@ impl Core {
                 application.connections.remove(&session.id);
             }
             self.router.forget_if_unused(session.application);
+            crate::trace::disconnected(key.index(), &app_id);
             let connection_id = session.id;
             self.events.push(ConnectionEvent { opened: false, key, app_id, connection_id });
         }

@@ -17,7 +17,7 @@ use crate::proto;
 ///
 /// It lives while the embedder pinned it, or a connection or a channel is in it.
 #[derive(Debug)]
-pub struct Application {
+pub(crate) struct Application {
     pub(crate) id: Arc<str>,
     /// The id as it stands between the quotes of a JSON string.
     pub(crate) id_json: Arc<str>,
@@ -36,7 +36,7 @@ pub struct Application {
 /// subscriber, each worker, each unanswered request, and for the connection that first
 /// named it.
 #[derive(Debug)]
-pub struct Channel {
+pub(crate) struct Channel {
     pub(crate) id: Arc<str>,
     pub(crate) id_json: Arc<str>,
     pub(crate) application: ApplicationKey,

@@ -14,7 +14,7 @@ use crate::proto::{Envelope, ErrorCode, Head, Json, MessageType};
 
 /// A request on its way: who asked, and who is to answer.
 #[derive(Debug)]
-pub struct PendingRequest {
+pub(crate) struct PendingRequest {
     /// What the worker sees as `message_id`: nobody else can guess it.
     id: uuid::Uuid,
     requester: ConnectionKey,

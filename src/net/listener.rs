@@ -70,7 +70,11 @@ struct Listener {
 #[derive(Debug)]
 enum ListeningSocket {
     Tcp(TcpListener),
-    Unix(UnixListener, UnixSocketFile),
+    Unix {
+        listener: UnixListener,
+        /// Removes the socket's path when it is dropped.
+        _file: UnixSocketFile,
+    },
 }
 
 pub(super) enum Accepted {
@@ -101,7 +105,10 @@ impl Listeners {
                 source,
             })?;
             addresses.push(Address::Unix(unix.path.clone()));
-            sockets.push(ListeningSocket::Unix(UnixListener::from_std(listener), file));
+            sockets.push(ListeningSocket::Unix {
+                listener: UnixListener::from_std(listener),
+                _file: file,
+            });
         }
         if sockets.is_empty() {
             return Err(Error::Config(
@@ -128,7 +135,7 @@ impl Listeners {
                 ListeningSocket::Tcp(socket) => {
                     registry.register(socket, token, Interest::READABLE)?;
                 }
-                ListeningSocket::Unix(socket, _) => {
+                ListeningSocket::Unix { listener: socket, .. } => {
                     registry.register(socket, token, Interest::READABLE)?;
                 }
             }
@@ -201,7 +208,7 @@ impl Listeners {
             // They are dropped next, which takes them out of the queue anyway.
             let _ = match &mut listener.socket {
                 ListeningSocket::Tcp(socket) => registry.deregister(socket),
-                ListeningSocket::Unix(socket, _) => registry.deregister(socket),
+                ListeningSocket::Unix { listener: socket, .. } => registry.deregister(socket),
             };
         }
         self.listeners.clear();
@@ -213,7 +220,9 @@ impl ListeningSocket {
     fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
-            Self::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+            Self::Unix { listener, .. } => {
+                listener.accept().map(|(stream, _)| Stream::Unix(stream))
+            }
         }
     }
 }

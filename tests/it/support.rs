@@ -100,7 +100,11 @@ impl Peer {
     pub fn connect(&mut self, app_id: &str, connection_id: &str) {
         app_id.clone_into(&mut self.app_id);
         connection_id.clone_into(&mut self.connection_id);
-        self.send("request", "system", json!({"action": "connect", "connection_id": connection_id}));
+        self.send(
+            "request",
+            "system",
+            json!({"action": "connect", "connection_id": connection_id}),
+        );
         let answer = self.receive();
         assert_eq!(
             answer["payload"],
@@ -156,7 +160,13 @@ impl Peer {
         let message: Value = serde_json::from_slice(&body).expect("every frame is JSON");
         let keys: Vec<&str> = message.as_object().unwrap().keys().map(String::as_str).collect();
         let mut expected = [
-            "message_id", "app_id", "channel_id", "message_type", "payload", "timestamp", "reply_to",
+            "message_id",
+            "app_id",
+            "channel_id",
+            "message_type",
+            "payload",
+            "timestamp",
+            "reply_to",
         ];
         expected.sort_unstable();
         assert_eq!(keys, expected, "a published peer survives exactly these keys");

@@ -1,0 +1,137 @@
+//! `ipc serve`
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use ipc_framework::{Address, Config, Handle, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::logging::{self, LogFormat};
+use super::settings::Settings;
+use super::{Failure, demo};
+
+/// Run the server.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Durations are written 500ms, 5s or 2min, sizes 64KiB or 16MiB. The file given by --config is
+TOML with the same names, and a table [tokens] with tokens by application. IPC_TOKEN holds the
+token of all other applications, IPC_LOG the level of events: error, warn, info or debug.
+
+Examples:
+  ipc serve --demo
+  ipc serve --port 9000 --max-connections 500 --idle-timeout 10min
+  ipc serve --no-tcp --unix /run/ipc.sock --unix-mode 0660
+  ipc serve --host 0.0.0.0 --token-file /etc/ipc/token")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+    /// Read settings from a TOML file; flags go before it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How events are written to standard error
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Add the applications of the published ipc-server program, and bench/echo
+    #[arg(long)]
+    demo: bool,
+}
+
+/// Descriptors the process needs beside its connections: listeners, the event queue, the
+/// standard streams, connections that are only told to go, and some to spare.
+const OWN_DESCRIPTORS: usize = 128;
+
+impl Serve {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let settings = match &self.config {
+            Some(path) => self.settings.or_from_file(path)?,
+            None => self.settings,
+        };
+        let mut config = settings.into_config(std::env::var("IPC_TOKEN").ok())?;
+        logging::init(self.log_format)?;
+        raise_descriptor_limit(&mut config);
+        let mut server = Server::bind(config)?;
+        if self.demo {
+            demo::install(&mut server);
+        }
+        stop_on_signals(server.handle())?;
+        match greet(server.addresses(), self.demo) {
+            // Nobody reads it: the server is none the worse.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(Failure::runtime(format!("cannot write to standard output: {error}")));
+            }
+            _ => {}
+        }
+        server.run()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn greet(addresses: &[Address], demo: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for address in addresses {
+        writeln!(out, "listening on {address}")?;
+    }
+    let tcp = addresses.iter().find_map(Address::port);
+    match (demo, tcp) {
+        (true, Some(8888)) => writeln!(
+            out,
+            "try: pip install ipc-framework, then `ipc-chat Ada` in one terminal and \
+             `ipc-chat Bob` in another"
+        )?,
+        (_, Some(port)) => writeln!(
+            out,
+            "try: pip install ipc-framework, then python3 -c 'from ipc_framework import \
+             FrameworkClient as C; c = C(\"bench\", port={port}); c.connect(); print(c.ping())'"
+        )?,
+        (_, None) => {}
+    }
+    writeln!(out, "stop with Ctrl-C")?;
+    out.flush()
+}
+
+/// The first signal drains, the second ends at once.
+fn stop_on_signals(handle: Handle) -> Result<(), Failure> {
+    let cannot = |error: io::Error| Failure::runtime(format!("cannot watch for signals: {error}"));
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(cannot)?;
+    let watch = move || {
+        let mut draining = false;
+        for signal in signals.forever() {
+            if draining {
+                std::process::exit(128 + signal);
+            }
+            draining = true;
+            handle.stop();
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(watch).map_err(cannot)?;
+    Ok(())
+}
+
+/// Asks for as many descriptors as the connections may need; where the system gives fewer,
+/// fewer connections are let in than were asked for.
+fn raise_descriptor_limit(config: &mut Config) {
+    let needed = (config.limits.connections_max + OWN_DESCRIPTORS) as u64;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return;
+    }
+    let granted = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
+    let raised = Rlimit { current: Some(granted), maximum: limit.maximum };
+    let granted = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => granted,
+        Err(_) => limit.current.unwrap_or(granted),
+    };
+    if granted < needed {
+        let fitting = (granted as usize).saturating_sub(OWN_DESCRIPTORS).max(1);
+        tracing::warn!(
+            asked = config.limits.connections_max,
+            connections_max = fitting,
+            "the system allows fewer open files; raise `ulimit -Hn`"
+        );
+        config.limits.connections_max = fitting;
+    }
+}

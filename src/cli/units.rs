@@ -1,0 +1,81 @@
+//! Durations as `500ms`, sizes as `16MiB`, modes as `0660`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// A duration with its unit; `0` and `never` are none.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    if text == "never" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| "give a number with its unit, such as 500ms, 5s or 2min".to_owned())
+}
+
+/// Bytes, with or without a unit.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let parsed = text.parse::<bytesize::ByteSize>().ok();
+    parsed
+        .and_then(|size| usize::try_from(size.as_u64()).ok())
+        .ok_or_else(|| "give a number of bytes, such as 65536, 64KiB or 16MiB".to_owned())
+}
+
+/// Permission bits in octal.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "give permission bits in octal, such as 0600 or 0660".to_owned())
+}
+
+/// A value in the file that is written as on the command line, or as a plain number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Text(String),
+    Number(u64),
+}
+
+fn read<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    let text = match Written::deserialize(deserializer)? {
+        Written::Text(text) => text,
+        Written::Number(number) => number.to_string(),
+    };
+    parse(&text).map(Some).map_err(de::Error::custom)
+}
+
+pub(super) fn read_duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    read(d, duration)
+}
+
+pub(super) fn read_size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
+    read(d, size)
+}
+
+pub(super) fn read_mode<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
+    let text = String::deserialize(d)?;
+    mode(&text).map(Some).map_err(de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_read_as_people_write_them() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2min"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("never"), Ok(Duration::ZERO));
+        assert!(duration("5").is_err(), "a number without a unit means nothing");
+        assert_eq!(size("16MiB"), Ok(16 << 20));
+        assert_eq!(size("65536"), Ok(65536));
+        assert!(size("big").is_err());
+        assert_eq!(mode("0660"), Ok(0o660));
+        assert!(mode("8").is_err());
+        assert!(mode("1777").is_err());
+    }
+}
