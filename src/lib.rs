@@ -2,7 +2,7 @@
 //! applications with channels, request/response, publish/subscribe and notifications, over
 //! length-prefixed JSON on TCP and Unix sockets.
 //!
-//! It speaks the protocol of the PyPI package `ipc-framework` 1.1.2, so programs written
+//! It speaks the protocol of the Python package `ipc-framework` 1.1.2, so programs written
 //! for that run unchanged.
 //!
 //! ```

@@ -71,6 +71,14 @@ impl Refusal {
     }
 }
 
+pub(crate) fn taken_over() -> Refusal {
+    Refusal::new(
+        ErrorCode::TakenOver,
+        "a newer connection of this application came with the same connection_id; give every \
+         connection an id of its own",
+    )
+}
+
 /// `system`, where neither an application nor a channel could be read.
 pub(crate) const SYSTEM: &str = "system";
 
@@ -190,7 +198,7 @@ impl Core {
         }
         let why = Refusal::new(error.fault.code(), error.fault.to_string());
         let channel_id = error.channel_id.map_or(SYSTEM, |id| id.raw());
-        let reply_to = error.message_id.map(|id| id.raw()).filter(|id| !id.is_empty());
+        let reply_to = error.message_id.map(crate::JsonStr::raw).filter(|id| !id.is_empty());
         self.send_own_error(to, channel_id, reply_to, &why);
     }
 
@@ -245,7 +253,7 @@ impl Core {
         if !self.connections.get(key).is_some_and(Connection::is_live) {
             return;
         }
-        self.leave(key);
+        self.leave(key, State::Closing);
         let deadline = self.deadline_in(self.limits.slow_consumer_grace);
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.timer = Some(self.timers.arm(deadline, Due::Linger(key)));
@@ -269,7 +277,7 @@ impl Core {
 
     /// Closes without another word.
     pub(crate) fn close_now(&mut self, key: ConnectionKey) {
-        self.leave(key);
+        self.leave(key, State::Closing);
         let Some(connection) = self.connections.get_mut(key) else { return };
         if matches!(connection.state, State::Closed) {
             return;
@@ -282,8 +290,30 @@ impl Core {
         self.actions.push_back(Action::Close(key));
     }
 
+    /// A newer connection came with the id of this one.
+    ///
+    /// It is told at once, unless it is a published client: one that called `disconnect`
+    /// and then `connect` has a thread left that still waits on the old connection, and
+    /// anything that wakes it makes it go on with the new connection's bytes. So such a
+    /// client is told when it next says something, or when the newer connection leaves.
+    pub(crate) fn supersede(&mut self, older: ConnectionKey, newer: ConnectionKey) {
+        let Some(connection) = self.connections.get_mut(older) else { return };
+        if !connection.splits_writes {
+            self.report(older, &taken_over());
+            return;
+        }
+        let session = connection.session_mut();
+        let mut superseded =
+            session.map_or_else(Vec::new, |session| std::mem::take(&mut session.superseded));
+        self.leave(older, State::Superseded);
+        superseded.push(older);
+        if let Some(session) = self.connections.get_mut(newer).and_then(|c| c.session_mut()) {
+            session.superseded = superseded;
+        }
+    }
+
     /// Takes a live connection out of everything it is part of.
-    fn leave(&mut self, key: ConnectionKey) {
+    fn leave(&mut self, key: ConnectionKey, next: State) {
         let Some(connection) = self.connections.get(key) else { return };
         if !connection.is_live() {
             return;
@@ -295,7 +325,7 @@ impl Core {
         if let Some(timer) = connection.timer.take() {
             self.timers.disarm(timer);
         }
-        let state = std::mem::replace(&mut connection.state, State::Closing);
+        let state = std::mem::replace(&mut connection.state, next);
         let State::Open(session) = state else { return };
 
         for (&channel, &position) in &session.subscriptions {
@@ -306,6 +336,9 @@ impl Core {
         }
         for channel in session.created {
             self.router.release(channel);
+        }
+        for older in session.superseded {
+            self.report(older, &taken_over());
         }
         if let Some(application) = self.router.applications.get_mut(session.application) {
             let app_id = application.id.clone();

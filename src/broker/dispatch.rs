@@ -45,7 +45,11 @@ impl Broker {
                     .map_err(Stop::Refused)
                     .and_then(|()| core.serve(handlers, from, application, &envelope, body))
             }
-            _ => Ok(()),
+            State::Superseded => {
+                core.report(from, &super::core::taken_over());
+                Ok(())
+            }
+            State::Closing | State::Lingering | State::Closed => Ok(()),
         };
         match served {
             Ok(()) => Outcome::Consumed,

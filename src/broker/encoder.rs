@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_timestamp_has_microseconds() {
         let mut timestamp = Timestamp::default();
-        assert_eq!(timestamp.text(Duration::from_micros(1_500_000)), "1.500000");
+        assert_eq!(timestamp.text(Duration::from_millis(1_500)), "1.500000");
         assert_eq!(timestamp.text(Duration::from_micros(1_000_007)), "1.000007");
     }
 

@@ -165,7 +165,10 @@ impl Broker {
         self.process(key, &mut inbound);
         let mut kept = inbound.finish(&mut self.core.pool);
         match self.core.connections.get_mut(key).filter(|connection| connection.is_live()) {
-            Some(connection) => connection.recv = kept,
+            Some(connection) => {
+                connection.splits_writes |= kept.is_bare_header();
+                connection.recv = kept;
+            }
             None => kept.release(&mut self.core.pool),
         }
         self.bound_memory(key);
@@ -242,7 +245,9 @@ impl Broker {
     /// [`Action::Resume`] says when.
     pub fn wants_read(&self, key: ConnectionKey) -> bool {
         self.core.connections.get(key).is_some_and(|connection| match connection.state {
-            State::Handshake | State::Open(_) => connection.may_proceed() && !connection.yielded,
+            State::Handshake | State::Open(_) | State::Superseded => {
+                connection.may_proceed() && !connection.yielded
+            }
             State::Closing | State::Lingering => true,
             State::Closed => false,
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::limits::HANDSHAKE_QUEUE_BYTES_MAX;
 use super::timers::TimerKey;
-use super::{ApplicationKey, ChannelKey, Limits, RequestKey};
+use super::{ApplicationKey, ChannelKey, ConnectionKey, Limits, RequestKey};
 use crate::proto::{RecvBuffer, SendQueue};
 
 /// One connection as the broker sees it.
@@ -24,6 +24,8 @@ pub struct Connection {
     pub(crate) parked: Option<ChannelKey>,
     /// It gave up its turn with whole frames left; they come before anything else is read.
     pub(crate) yielded: bool,
+    /// It was seen to write header and body apart, as the published clients do.
+    pub(crate) splits_writes: bool,
     /// A flush is already in the list of actions.
     pub(crate) flush_due: bool,
 }
@@ -34,6 +36,9 @@ pub(crate) enum State {
     /// Nothing but a connect is accepted.
     Handshake,
     Open(Session),
+    /// A newer connection has its id. It is told when it next sends something, or when
+    /// the newer one leaves, see [`Core::supersede`](super::core::Core::supersede).
+    Superseded,
     /// What is queued still goes out, nothing that comes in is looked at.
     Closing,
     /// The write side is shut; the peer gets time to read the reason.
@@ -57,6 +62,8 @@ pub(crate) struct Session {
     /// Channels it was the first to name.
     pub(crate) created: Vec<ChannelKey>,
     pub(crate) worker: Option<Box<Worker>>,
+    /// Connections that had its id before and are not told yet.
+    pub(crate) superseded: Vec<ConnectionKey>,
 }
 
 /// Channels remembered per connection: programs use one to three.
@@ -80,6 +87,7 @@ impl Connection {
             last_activity: now,
             parked: None,
             yielded: false,
+            splits_writes: false,
             flush_due: false,
         }
     }
@@ -100,7 +108,7 @@ impl Connection {
 
     /// Whether frames are still looked at.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.state, State::Handshake | State::Open(_))
+        matches!(self.state, State::Handshake | State::Open(_) | State::Superseded)
     }
 
     /// Whether its next frame may be processed now.
@@ -127,6 +135,7 @@ impl Session {
             subscriptions: BTreeMap::new(),
             created: Vec::new(),
             worker: None,
+            superseded: Vec::new(),
         }
     }
 

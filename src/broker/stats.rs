@@ -157,7 +157,7 @@ impl Core {
             total_connections: sessions.count(),
             max_connections: self.limits.connections_max,
             version: env!("CARGO_PKG_VERSION"),
-            uptime_seconds: (self.now.monotonic - self.started.monotonic).as_secs_f64(),
+            uptime_seconds: self.now.monotonic.saturating_sub(self.started.monotonic).as_secs_f64(),
             total_channels: self.router.channels.len(),
             pending_requests: self.requests.len(),
             buffered_bytes: self.pool.gauge().bytes(),
@@ -172,7 +172,7 @@ impl Core {
         let applications = self.router.applications.iter().filter(|(key, _)| visible(*key));
         let described = applications.map(|(_, application)| {
             let mut channels: Vec<String> =
-                application.channels.keys().map(|id| id.to_string()).collect();
+                application.channels.keys().map(ToString::to_string).collect();
             channels.sort_unstable();
             let info = ApplicationInfo {
                 name: application.name.to_string(),

@@ -66,14 +66,7 @@ impl Core {
             connection_id: id.clone(),
         });
         if let Some(older) = older {
-            self.report(
-                older,
-                &Refusal::new(
-                    ErrorCode::TakenOver,
-                    "a newer connection of this application came with the same connection_id; \
-                     give every connection an id of its own",
-                ),
-            );
+            self.supersede(older, from);
         }
     }
 

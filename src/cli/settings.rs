@@ -54,7 +54,7 @@ pub(super) struct Settings {
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     #[serde(deserialize_with = "units::read_duration")]
     drain_timeout: Option<Duration>,
-    /// File with the token that clients must send; or set IPC_TOKEN
+    /// File with the token that clients must send; or set `IPC_TOKEN`
     #[arg(long, value_name = "PATH")]
     token_file: Option<PathBuf>,
     /// Listen on addresses other machines can reach without asking for a token

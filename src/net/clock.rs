@@ -25,11 +25,11 @@ impl Clock {
     pub(super) fn now(&self) -> Now {
         let monotonic = self.start.elapsed();
         let (mut wall, mut read_at) = self.wall.get();
-        if monotonic - read_at > WALL_CLOCK_AGE_MAX {
+        if monotonic.saturating_sub(read_at) > WALL_CLOCK_AGE_MAX {
             (wall, read_at) = (wall_clock(), monotonic);
             self.wall.set((wall, read_at));
         }
-        Now { monotonic, unix: wall + (monotonic - read_at) }
+        Now { monotonic, unix: wall + monotonic.saturating_sub(read_at) }
     }
 
     pub(super) fn start(&self) -> Instant {

@@ -52,7 +52,7 @@ impl fmt::Display for Address {
 
 #[derive(Debug)]
 pub(super) struct Listeners {
-    listeners: Vec<Listener>,
+    open: Vec<Listener>,
     addresses: Vec<Address>,
     /// A descriptor held back: when there are no others left, it is given up for as long as
     /// it takes to accept a connection and close it.
@@ -116,10 +116,7 @@ impl Listeners {
             ));
         }
         let mut listeners = Self {
-            listeners: sockets
-                .into_iter()
-                .map(|socket| Listener { socket, ready: false })
-                .collect(),
+            open: sockets.into_iter().map(|socket| Listener { socket, ready: false }).collect(),
             addresses,
             spare: spare(),
             retry_at: None,
@@ -129,7 +126,7 @@ impl Listeners {
     }
 
     fn register(&mut self, registry: &Registry) -> io::Result<()> {
-        for (at, listener) in self.listeners.iter_mut().enumerate() {
+        for (at, listener) in self.open.iter_mut().enumerate() {
             let token = token(at);
             match &mut listener.socket {
                 ListeningSocket::Tcp(socket) => {
@@ -149,16 +146,16 @@ impl Listeners {
 
     /// Takes note of an event. Returns whether the token is a listener's.
     pub(super) fn note_ready(&mut self, event: Token) -> bool {
-        let at = self.listeners.iter().enumerate().position(|(at, _)| token(at) == event);
+        let at = self.open.iter().enumerate().position(|(at, _)| token(at) == event);
         if let Some(at) = at {
-            self.listeners[at].ready = true;
+            self.open[at].ready = true;
         }
         at.is_some()
     }
 
     /// Whether somebody waits who could be accepted at once.
     pub(super) fn has_backlog(&self) -> bool {
-        self.retry_at.is_none() && self.listeners.iter().any(|listener| listener.ready)
+        self.retry_at.is_none() && self.open.iter().any(|listener| listener.ready)
     }
 
     /// When accepting is tried again after an error.
@@ -171,7 +168,7 @@ impl Listeners {
             return Accepted::Nothing;
         }
         self.retry_at = None;
-        while let Some(listener) = self.listeners.iter_mut().find(|listener| listener.ready) {
+        while let Some(listener) = self.open.iter_mut().find(|listener| listener.ready) {
             match listener.socket.accept() {
                 Ok(stream) => return Accepted::Stream(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => listener.ready = false,
@@ -190,7 +187,7 @@ impl Listeners {
     /// Accepts one connection at the cost of the spare descriptor, and closes it.
     fn shed(&mut self, now: Duration) -> Accepted {
         drop(self.spare.take());
-        let ready = self.listeners.iter().find(|listener| listener.ready);
+        let ready = self.open.iter().find(|listener| listener.ready);
         let shed = ready.is_some_and(|listener| listener.socket.accept().is_ok());
         self.spare = spare();
         if shed && self.spare.is_some() {
@@ -204,14 +201,14 @@ impl Listeners {
 
     /// Stops listening: the kernel refuses from here on, and a Unix socket's path is free.
     pub(super) fn close(&mut self, registry: &Registry) {
-        for listener in &mut self.listeners {
+        for listener in &mut self.open {
             // They are dropped next, which takes them out of the queue anyway.
             let _ = match &mut listener.socket {
                 ListeningSocket::Tcp(socket) => registry.deregister(socket),
                 ListeningSocket::Unix { listener: socket, .. } => registry.deregister(socket),
             };
         }
-        self.listeners.clear();
+        self.open.clear();
         self.retry_at = None;
     }
 }

@@ -25,6 +25,7 @@ pub(super) enum Stream {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(super) struct Socket {
     stream: Stream,
     key: ConnectionKey,

@@ -96,7 +96,9 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let mut pool = BufferPool::default();
         let taken: Vec<_> = (0..FREE_MAX * 2).map(|_| pool.take(LARGE_BYTES)).collect();
-        taken.into_iter().for_each(|buffer| pool.give(buffer));
+        for buffer in taken {
+            pool.give(buffer);
+        }
         assert_eq!(pool.large.len(), FREE_MAX);
         let huge = pool.take(LARGE_BYTES + 1);
         pool.give(huge);

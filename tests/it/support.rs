@@ -9,17 +9,17 @@ use ipc_framework::{Address, Config, Error, Handle, Server};
 use serde_json::{Value, json};
 
 /// Long enough to never end a test that works, short enough to end one that hangs.
-pub const HANG: Duration = Duration::from_secs(20);
+pub(crate) const HANG: Duration = Duration::from_secs(20);
 
 /// A server that is stopped and joined when the test ends.
-pub struct TestServer {
-    pub address: SocketAddr,
-    pub handle: Handle,
+pub(crate) struct TestServer {
+    pub(crate) address: SocketAddr,
+    pub(crate) handle: Handle,
     thread: Option<JoinHandle<Result<(), Error>>>,
 }
 
 /// Starts a server on a free port.
-pub fn serve(config: Config, set_up: impl FnOnce(&mut Server)) -> TestServer {
+pub(crate) fn serve(config: Config, set_up: impl FnOnce(&mut Server)) -> TestServer {
     let mut server = Server::bind(Config { port: 0, ..config }).expect("a free port");
     set_up(&mut server);
     let address = server
@@ -36,11 +36,11 @@ pub fn serve(config: Config, set_up: impl FnOnce(&mut Server)) -> TestServer {
 }
 
 /// Starts a server with the default configuration and the `echo` channel of the app `app`.
-pub fn serve_echo() -> TestServer {
+pub(crate) fn serve_echo() -> TestServer {
     serve(Config::default(), install_echo)
 }
 
-pub fn install_echo(server: &mut Server) {
+pub(crate) fn install_echo(server: &mut Server) {
     server.application("app", "The App").channel("echo").on_request(|request| {
         let payload = request.json();
         request.reply_json(&payload)
@@ -48,19 +48,19 @@ pub fn install_echo(server: &mut Server) {
 }
 
 impl TestServer {
-    pub fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         Peer::new(self.address)
     }
 
     /// A peer that has introduced itself.
-    pub fn connected(&self, app_id: &str, connection_id: &str) -> Peer {
+    pub(crate) fn connected(&self, app_id: &str, connection_id: &str) -> Peer {
         let mut peer = self.peer();
         peer.connect(app_id, connection_id);
         peer
     }
 
     /// Drains and waits for the end.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.join();
     }
 
@@ -81,15 +81,15 @@ impl Drop for TestServer {
 }
 
 /// A client made of nothing but a socket.
-pub struct Peer {
-    pub stream: TcpStream,
-    pub app_id: String,
-    pub connection_id: String,
+pub(crate) struct Peer {
+    pub(crate) stream: TcpStream,
+    pub(crate) app_id: String,
+    pub(crate) connection_id: String,
     next_id: u64,
 }
 
 impl Peer {
-    pub fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server listens");
         stream.set_read_timeout(Some(HANG)).unwrap();
         stream.set_write_timeout(Some(HANG)).unwrap();
@@ -97,7 +97,7 @@ impl Peer {
         Self { stream, app_id: String::new(), connection_id: String::new(), next_id: 0 }
     }
 
-    pub fn connect(&mut self, app_id: &str, connection_id: &str) {
+    pub(crate) fn connect(&mut self, app_id: &str, connection_id: &str) {
         app_id.clone_into(&mut self.app_id);
         connection_id.clone_into(&mut self.connection_id);
         self.send(
@@ -116,14 +116,20 @@ impl Peer {
     }
 
     /// Sends a message with the next id, which is returned.
-    pub fn send(&mut self, message_type: &str, channel_id: &str, payload: Value) -> String {
-        let mut message = self.message(message_type, channel_id, payload);
+    #[expect(clippy::needless_pass_by_value, reason = "calls read better with json!(…)")]
+    pub(crate) fn send(&mut self, message_type: &str, channel_id: &str, payload: Value) -> String {
+        let message = self.message(message_type, channel_id, &payload);
         let id = message["message_id"].as_str().unwrap().to_owned();
-        self.send_message(message.take());
+        self.send_message(&message);
         id
     }
 
-    pub fn message(&mut self, message_type: &str, channel_id: &str, payload: Value) -> Value {
+    pub(crate) fn message(
+        &mut self,
+        message_type: &str,
+        channel_id: &str,
+        payload: &Value,
+    ) -> Value {
         self.next_id += 1;
         json!({
             "message_id": format!("{}-{}", self.connection_id, self.next_id),
@@ -136,23 +142,23 @@ impl Peer {
         })
     }
 
-    pub fn send_message(&mut self, message: Value) {
+    pub(crate) fn send_message(&mut self, message: &Value) {
         self.send_body(message.to_string().as_bytes());
     }
 
     /// Sends a frame with whatever body.
-    pub fn send_body(&mut self, body: &[u8]) {
+    pub(crate) fn send_body(&mut self, body: &[u8]) {
         let bytes = frame(body);
         self.stream.write_all(&bytes).expect("the server takes a frame");
     }
 
     /// The next frame, held against what a published peer survives.
-    pub fn receive(&mut self) -> Value {
+    pub(crate) fn receive(&mut self) -> Value {
         self.try_receive().expect("a frame before the stream ends")
     }
 
     /// The next frame, or the error that ended the stream.
-    pub fn try_receive(&mut self) -> io::Result<Value> {
+    pub(crate) fn try_receive(&mut self) -> io::Result<Value> {
         let mut header = [0; 4];
         self.stream.read_exact(&mut header)?;
         let mut body = vec![0; u32::from_be_bytes(header) as usize];
@@ -174,7 +180,7 @@ impl Peer {
     }
 
     /// Sends a request and returns the payload of its answer.
-    pub fn request(&mut self, channel_id: &str, payload: Value) -> Value {
+    pub(crate) fn request(&mut self, channel_id: &str, payload: Value) -> Value {
         let id = self.send("request", channel_id, payload);
         let answer = self.receive();
         assert_eq!(answer["reply_to"], id.as_str(), "{answer}");
@@ -185,11 +191,11 @@ impl Peer {
 
     /// Everything on a connection is processed in order: an answered ping means that all
     /// before it is done, and that nothing else was on its way.
-    pub fn fence(&mut self) {
+    pub(crate) fn fence(&mut self) {
         assert_eq!(self.request("system", json!({"action": "ping"})), json!({"status": "pong"}));
     }
 
-    pub fn subscribe(&mut self, channel_id: &str) {
+    pub(crate) fn subscribe(&mut self, channel_id: &str) {
         let payload = json!({"connection_id": self.connection_id, "ack": true});
         let id = self.send("subscribe", channel_id, payload);
         let answer = self.receive();
@@ -198,26 +204,26 @@ impl Peer {
     }
 
     /// Becomes a worker of a channel.
-    pub fn serve(&mut self, channel_id: &str) {
+    pub(crate) fn serve(&mut self, channel_id: &str) {
         let answer = self.request("system", json!({"action": "serve", "channel": channel_id}));
         assert_eq!(answer, json!({"status": "serving", "channel": channel_id}));
     }
 
     /// The server says no more and closes.
-    pub fn expect_end(&mut self) {
+    pub(crate) fn expect_end(&mut self) {
         let end = self.try_receive().expect_err("the stream ends");
         assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{end}");
     }
 }
 
-pub fn frame(body: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
     bytes.extend_from_slice(body);
     bytes
 }
 
 /// The code of an error answer.
-pub fn code(message: &Value) -> &str {
+pub(crate) fn code(message: &Value) -> &str {
     assert_eq!(message["payload"]["status"], "error", "{message}");
     let text = message["payload"]["error"].as_str().expect("an error says what to do");
     assert!(text.len() > 10, "{message}");
