@@ -2,10 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ipc_framework::{Address, Config, Error, Handle, Server};
+use ipc_framework::{Address, Config, Error, Handle, Server, Stats};
 use serde_json::{Value, json};
 
 /// Long enough to never end a test that works, short enough to end one that hangs.
@@ -91,9 +94,18 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server listens");
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
+    /// Over a Unix socket. The standard library's TCP stream reads and writes any socket.
+    pub fn over_unix(path: &Path) -> io::Result<Self> {
+        Ok(Self::over(OwnedFd::from(UnixStream::connect(path)?).into()))
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(HANG)).unwrap();
         stream.set_write_timeout(Some(HANG)).unwrap();
-        stream.set_nodelay(true).unwrap();
         Self { stream, app_id: String::new(), connection_id: String::new(), next_id: 0 }
     }
 
@@ -157,12 +169,18 @@ impl Peer {
         self.try_receive().expect("a frame before the stream ends")
     }
 
-    /// The next frame, or the error that ended the stream.
-    pub(crate) fn try_receive(&mut self) -> io::Result<Value> {
+    /// The body of the next frame as it came, or the error that ended the stream.
+    pub fn try_receive_body(&mut self) -> io::Result<Vec<u8>> {
         let mut header = [0; 4];
         self.stream.read_exact(&mut header)?;
         let mut body = vec![0; u32::from_be_bytes(header) as usize];
         self.stream.read_exact(&mut body)?;
+        Ok(body)
+    }
+
+    /// The next frame, or the error that ended the stream.
+    pub fn try_receive(&mut self) -> io::Result<Value> {
+        let body = self.try_receive_body()?;
         let message: Value = serde_json::from_slice(&body).expect("every frame is JSON");
         let keys: Vec<&str> = message.as_object().unwrap().keys().map(String::as_str).collect();
         let mut expected = [
@@ -207,6 +225,16 @@ impl Peer {
     pub(crate) fn serve(&mut self, channel_id: &str) {
         let answer = self.request("system", json!({"action": "serve", "channel": channel_id}));
         assert_eq!(answer, json!({"status": "serving", "channel": channel_id}));
+    }
+
+    /// The same connection for another thread, to read while this one writes.
+    pub(crate) fn reader(&self) -> Self {
+        Self {
+            stream: self.stream.try_clone().unwrap(),
+            app_id: self.app_id.clone(),
+            connection_id: self.connection_id.clone(),
+            next_id: 1 << 32,
+        }
     }
 
     /// The server says no more and closes.
