@@ -1,5 +1,10 @@
 //! The way into the loop from other threads: closures that run on the loop's thread.
 
+#![cfg_attr(
+    not(feature = "net"),
+    allow(dead_code, reason = "other threads come in through `Handle`, which is part of `net`")
+)]
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -24,6 +24,8 @@ mod message;
 mod pressure;
 mod router;
 mod session;
+#[cfg(feature = "net")]
+mod setup;
 mod stats;
 mod subscriptions;
 mod system;
@@ -44,12 +46,16 @@ pub use message::Message;
 pub use stats::{ApplicationInfo, ChannelInfo, ChannelLatency, Counters, Stats};
 pub use timers::Now;
 
-pub(crate) use handlers::{ConnectionHook, DeliveryHandler, RequestHandler};
+#[cfg(feature = "net")]
+pub(crate) use handlers::{DeliveryHandler, RequestHandler};
+#[cfg(feature = "net")]
 pub(crate) use mailbox::Remote;
+#[cfg(feature = "net")]
+pub(crate) use setup::begin_drain;
 
 use self::core::{Core, Lifecycle, Refusal};
 use self::dispatch::Outcome;
-use self::handlers::{ChannelHandlers, Handlers};
+use self::handlers::Handlers;
 use self::limits::{FRAMES_PER_TURN_MAX, HANDSHAKE_FRAME_BYTES_MAX, REFUSALS_MAX};
 use self::mailbox::Mailbox;
 use self::session::{Connection, State};
@@ -115,7 +121,7 @@ impl Broker {
     /// A broker without connections. The seed makes its ids unguessable: give it 32 bytes
     /// of the system's randomness, or in a test a number to repeat.
     pub fn new(limits: Limits, access: Access, seed: [u8; 32], now: Now) -> Self {
-        let (remote, mailbox) = Remote::new();
+        let (remote, mailbox) = mailbox::Remote::new();
         let core = Core::new(limits, access, seed, now, remote);
         Self { core, handlers: Handlers::default(), mailbox }
     }
@@ -381,75 +387,4 @@ impl Broker {
             self.handlers.announce(&mut self.core);
         }
     }
-}
-
-/// What the embedding API sets up.
-impl Broker {
-    pub(crate) fn remote(&self) -> &Arc<Remote> {
-        &self.core.remote
-    }
-
-    pub(crate) fn set_address(&mut self, host: &str, port: u16) {
-        host.clone_into(&mut self.core.host);
-        self.core.port = port;
-    }
-
-    pub(crate) fn pin_application(&mut self, id: &str, name: Option<&str>, now: Now) {
-        let key = self.core.router.find_or_create_application(id, now.unix);
-        if let Some(application) = self.core.router.applications.get_mut(key) {
-            application.pinned = true;
-            if let Some(name) = name {
-                application.name = name.into();
-            }
-        }
-    }
-
-    /// The handlers of a channel, which exists from now on whoever uses it.
-    pub(crate) fn pin_channel(
-        &mut self,
-        app_id: &str,
-        channel_id: &str,
-        now: Now,
-    ) -> Option<ChannelKey> {
-        let router = &mut self.core.router;
-        let application = router.application(app_id)?;
-        let key = match router.channel(application, channel_id) {
-            Some(key) => key,
-            None => router.create_channel(application, channel_id, now.unix)?,
-        };
-        router.channels.get_mut(key)?.pinned = true;
-        Some(key)
-    }
-
-    pub(crate) fn with_handlers(
-        &mut self,
-        channel: ChannelKey,
-        set: impl FnOnce(&mut ChannelHandlers),
-    ) {
-        let Some(channel) = self.core.router.channels.get_mut(channel) else { return };
-        let arena = &mut self.handlers.channels;
-        let key = *channel.handlers.get_or_insert_with(|| arena.insert(ChannelHandlers::default()));
-        if let Some(handlers) = arena.get_mut(key) {
-            set(handlers);
-        }
-    }
-
-    pub(crate) fn set_hooks(
-        &mut self,
-        connected: Option<ConnectionHook>,
-        disconnected: Option<ConnectionHook>,
-    ) {
-        if connected.is_some() {
-            self.handlers.connected = connected;
-        }
-        if disconnected.is_some() {
-            self.handlers.disconnected = disconnected;
-        }
-    }
-}
-
-/// What [`Handle::stop`](crate::Handle::stop) asks of the loop.
-#[cfg(feature = "net")]
-pub(crate) fn begin_drain(core: &mut Core) {
-    core.begin_drain();
 }

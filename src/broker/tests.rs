@@ -1,1 +1,299 @@
+//! Peers joined to the broker in memory, under virtual time: no socket, no clock.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A broker and the bytes that each of its connections was sent.
+struct World {
+    broker: Broker,
+    now: Now,
+    received: BTreeMap<ConnectionKey, Vec<u8>>,
+    closed: Vec<ConnectionKey>,
+    /// Connections whose kernel takes nothing more.
+    stalled: Vec<ConnectionKey>,
+    /// Connections the broker wants to look at again.
+    resumed: Vec<ConnectionKey>,
+}
+
+impl World {
+    fn new(limits: Limits) -> Self {
+        Self {
+            broker: Broker::new(limits, Access::default(), [7; 32], Now::default()),
+            now: Now::default(),
+            received: BTreeMap::new(),
+            closed: Vec::new(),
+            stalled: Vec::new(),
+            resumed: Vec::new(),
+        }
+    }
+
+    fn accept(&mut self) -> ConnectionKey {
+        self.broker.accept(self.now).expect("there is room")
+    }
+
+    fn connected(&mut self, app_id: &str, id: &str) -> ConnectionKey {
+        let key = self.accept();
+        let connect = json!({"action": "connect", "connection_id": id});
+        self.send(key, &message(app_id, "request", "system", "c", &connect));
+        assert_eq!(self.take(key)[0]["payload"]["status"], "connected");
+        key
+    }
+
+    /// One turn in which `bytes` arrive.
+    fn deliver(&mut self, key: ConnectionKey, bytes: &[u8]) {
+        self.broker.receive(key, bytes, self.now);
+        self.act();
+    }
+
+    fn send(&mut self, key: ConnectionKey, message: &Value) {
+        self.deliver(key, &framed(message));
+    }
+
+    fn act(&mut self) {
+        loop {
+            while let Some(action) = self.broker.next_action() {
+                match action {
+                    Action::Flush(key) if self.stalled.contains(&key) => {}
+                    Action::Flush(key) => {
+                        let bytes: Vec<u8> =
+                            self.broker.output(key).flatten().copied().collect();
+                        self.received.entry(key).or_default().extend_from_slice(&bytes);
+                        self.broker.transmitted(key, bytes.len());
+                    }
+                    Action::Resume(key) => self.resumed.push(key),
+                    Action::FinishWrite(_) => {}
+                    Action::Close(key) => self.closed.push(key),
+                }
+            }
+            let Some(key) = self.resumed.pop() else { break };
+            self.broker.receive(key, &[], self.now);
+        }
+        self.broker.end_turn(self.now);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.monotonic += time;
+        self.now.unix += time;
+        self.broker.advance(self.now);
+        self.act();
+    }
+
+    fn hang_up(&mut self, key: ConnectionKey) {
+        self.broker.hang_up(key, HangUp::Reset, self.now);
+        self.act();
+    }
+
+    /// The messages sent to a connection since the last time.
+    fn take(&mut self, key: ConnectionKey) -> Vec<Value> {
+        let bytes = self.received.remove(&key).unwrap_or_default();
+        let mut rest = &bytes[..];
+        let mut messages = Vec::new();
+        while let Some((header, behind)) = rest.split_first_chunk::<4>() {
+            let (body, next) = behind.split_at(u32::from_be_bytes(*header) as usize);
+            messages.push(serde_json::from_slice(body).expect("every frame is JSON"));
+            rest = next;
+        }
+        assert!(rest.is_empty(), "whole frames only");
+        messages
+    }
+}
+
+fn message(app_id: &str, kind: &str, channel: &str, id: &str, payload: &Value) -> Value {
+    json!({
+        "message_id": id, "app_id": app_id, "channel_id": channel, "message_type": kind,
+        "payload": payload, "timestamp": 0, "reply_to": null,
+    })
+}
+
+fn framed(message: &Value) -> Vec<u8> {
+    let body = message.to_string();
+    let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
+    bytes.extend_from_slice(body.as_bytes());
+    bytes
+}
+
+fn payloads(messages: &[Value]) -> Vec<Value> {
+    messages.iter().map(|message| message["payload"].clone()).collect()
+}
+
+#[test]
+fn a_conversation_split_at_every_byte_is_the_same() {
+    let whole: Vec<u8> = [
+        message("app", "request", "system", "1", &json!({"action": "connect", "connection_id": "a"})),
+        message("app", "subscribe", "news", "2", &json!({"connection_id": "a", "ack": true})),
+        message("app", "publish", "news", "3", &json!({"text": "ü \u{1f600}"})),
+        message("app", "request", "nobody", "4", &json!(null)),
+        message("other", "request", "nobody", "5", &json!(null)),
+        message("app", "request", "system", "6", &json!({"action": "ping"})),
+    ]
+    .iter()
+    .flat_map(framed)
+    .collect();
+    let converse = |chunks: &[&[u8]]| {
+        let mut world = World::new(Limits::default());
+        let key = world.accept();
+        for chunk in chunks {
+            world.deliver(key, chunk);
+        }
+        let answers = world.take(key);
+        assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+        payloads(&answers)
+    };
+    let expected = converse(&[&whole]);
+    assert_eq!(expected.len(), 6);
+    for at in 0..=whole.len() {
+        let (head, tail) = whole.split_at(at);
+        assert_eq!(converse(&[head, tail]), expected, "split at {at}");
+    }
+    let bytes: Vec<&[u8]> = whole.chunks(1).collect();
+    assert_eq!(converse(&bytes), expected, "byte by byte");
+}
+
+#[test]
+fn timeouts_pass_in_virtual_time() {
+    let limits = Limits { idle_timeout: Some(Duration::from_secs(60)), ..Limits::default() };
+    let mut world = World::new(limits);
+    let silent = world.accept();
+    world.pass(Duration::from_millis(4_999));
+    assert!(world.closed.is_empty());
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.closed, [silent]);
+
+    let worker = world.connected("app", "worker");
+    let serve = json!({"action": "serve", "channel": "work"});
+    world.send(worker, &message("app", "request", "system", "s", &serve));
+    let asks = world.connected("app", "asks");
+    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
+    assert_eq!(world.broker.core.requests.len(), 1);
+    world.pass(Duration::from_secs(30));
+    let answers = world.take(asks);
+    assert_eq!((&answers[0]["payload"]["code"], &answers[0]["reply_to"]), (&json!("timeout"), &json!("q")));
+    assert_eq!(world.broker.core.requests.len(), 0);
+
+    world.send(asks, &message("app", "notification", "system", "heartbeat", &json!(null)));
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.closed, [silent, worker], "only who was silent for a minute");
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.closed, [silent, worker, asks]);
+    assert_eq!(world.broker.next_deadline(), None);
+    assert_eq!(world.broker.core.router.channels.len(), 0);
+    assert_eq!(world.broker.core.router.applications.len(), 0);
+}
+
+#[test]
+fn a_publisher_waits_for_a_slow_subscriber_and_goes_on_in_order() {
+    let limits = Limits { queue_high_water_bytes: 4_000, ..Limits::default() };
+    let mut world = World::new(limits);
+    let slow = world.connected("app", "slow");
+    let healthy = world.connected("app", "healthy");
+    for key in [slow, healthy] {
+        world.send(key, &message("app", "subscribe", "feed", "s", &json!({})));
+    }
+    let publisher = world.connected("app", "publisher");
+    world.stalled.push(slow);
+    let text = "x".repeat(1_000);
+    let burst: Vec<u8> = (0..20)
+        .flat_map(|at| framed(&message("app", "publish", "feed", "p", &json!([at, text]))))
+        .collect();
+    world.deliver(publisher, &burst);
+    let first = world.take(healthy);
+    assert!(first.len() < 20, "the publisher is held back");
+    assert!(!world.broker.wants_read(publisher));
+    assert!(world.broker.core.connections.get(slow).unwrap().send.len() < 6_000);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.closed, [slow]);
+    assert_eq!(world.broker.core.counters.slow_consumers, 1);
+    let all: Vec<Value> = first.into_iter().chain(world.take(healthy)).collect();
+    let order: Vec<u64> = all.iter().map(|m| m["payload"][0].as_u64().unwrap()).collect();
+    assert_eq!(order, (0..20).collect::<Vec<_>>());
+    assert!(world.broker.wants_read(publisher));
+    assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+}
+
+#[test]
+fn a_turn_ends_after_a_bounded_number_of_frames() {
+    let mut world = World::new(Limits::default());
+    let busy = world.connected("app", "busy");
+    let ping = framed(&message("app", "request", "system", "p", &json!({"action": "ping"})));
+    world.broker.receive(busy, &ping.repeat(300), world.now);
+    assert_eq!(world.broker.core.counters.yields, 1);
+    assert!(!world.broker.wants_read(busy), "what is kept comes first");
+    world.act();
+    assert_eq!(world.take(busy).len(), 300);
+    assert!(world.broker.wants_read(busy));
+}
+
+#[test]
+fn a_worker_that_leaves_hands_back_what_it_had() {
+    let mut world = World::new(Limits::default());
+    let worker = world.connected("app", "worker");
+    let serve = json!({"action": "serve", "channel": "work"});
+    world.send(worker, &message("app", "request", "system", "s", &serve));
+    let asks = world.connected("app", "asks");
+    let gone = world.connected("app", "gone");
+    for at in 0..5 {
+        world.send(asks, &message("app", "request", "work", &format!("q{at}"), &json!(at)));
+        world.send(gone, &message("app", "request", "work", "q", &json!(at)));
+    }
+    world.hang_up(gone);
+    // Out of order, so that the worker's list is taken apart from the middle.
+    let tasks: Vec<Value> =
+        world.take(worker).into_iter().filter(|m| m["message_type"] == "request").collect();
+    for task in [&tasks[6], &tasks[0]] {
+        let mut answer = message("app", "response", "work", "r", &task["payload"]);
+        answer["reply_to"] = task["message_id"].clone();
+        world.send(worker, &answer);
+        // A second answer to the same request is ignored.
+        world.send(worker, &answer);
+    }
+    world.hang_up(worker);
+    let answers = world.take(asks);
+    let mut ids: Vec<&str> = answers.iter().map(|a| a["reply_to"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["q0", "q1", "q2", "q3", "q4"], "each exactly once");
+    let lost = answers.iter().filter(|a| a["payload"]["code"] == "worker_lost").count();
+    assert_eq!(lost, 3);
+    assert_eq!(world.broker.core.requests.len(), 0);
+}
+
+#[test]
+fn a_drain_waits_for_what_is_in_flight() {
+    let mut world = World::new(Limits::default());
+    let worker = world.connected("app", "worker");
+    let serve = json!({"action": "serve", "channel": "work"});
+    world.send(worker, &message("app", "request", "system", "s", &serve));
+    let asks = world.connected("app", "asks");
+    let idle = world.connected("app", "idle");
+    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
+    let task = world.take(worker).pop().unwrap();
+    world.broker.begin_drain(world.now);
+    world.broker.close_when_idle(world.now);
+    world.act();
+    assert_eq!(world.take(idle)[0]["payload"]["code"], "shutting_down");
+    world.pass(limits::LINGER);
+    assert_eq!(world.closed, [idle]);
+    let mut answer = message("app", "response", "work", "r", &json!("done"));
+    answer["reply_to"] = task["message_id"].clone();
+    world.send(worker, &answer);
+    assert_eq!(world.take(asks).last().unwrap()["payload"], "done");
+    world.pass(limits::LINGER);
+    assert!(world.broker.is_drained());
+}
+
+#[test]
+fn an_unread_refusal_does_not_keep_a_place() {
+    let mut world = World::new(Limits { connections_max: 1, ..Limits::default() });
+    let first = world.accept();
+    let refused: Vec<_> = (0..REFUSALS_MAX).map(|_| world.accept()).collect();
+    assert_eq!(world.broker.accept(world.now), None, "too many to be told");
+    world.stalled.extend(&refused);
+    world.act();
+    world.hang_up(first);
+    world.pass(Limits::default().slow_consumer_grace);
+    assert_eq!(world.broker.core.connections.len(), 0);
+    assert_eq!(world.broker.core.timers.next_deadline(), None);
+}

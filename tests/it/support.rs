@@ -2,13 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ipc_framework::{Address, Config, Error, Handle, Server, Stats};
+use ipc_framework::{Address, Config, Error, Handle, Server};
 use serde_json::{Value, json};
 
 /// Long enough to never end a test that works, short enough to end one that hangs.
@@ -94,18 +91,9 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server listens");
-        stream.set_nodelay(true).unwrap();
-        Self::over(stream)
-    }
-
-    /// Over a Unix socket. The standard library's TCP stream reads and writes any socket.
-    pub fn over_unix(path: &Path) -> io::Result<Self> {
-        Ok(Self::over(OwnedFd::from(UnixStream::connect(path)?).into()))
-    }
-
-    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(HANG)).unwrap();
         stream.set_write_timeout(Some(HANG)).unwrap();
+        stream.set_nodelay(true).unwrap();
         Self { stream, app_id: String::new(), connection_id: String::new(), next_id: 0 }
     }
 
@@ -169,18 +157,12 @@ impl Peer {
         self.try_receive().expect("a frame before the stream ends")
     }
 
-    /// The body of the next frame as it came, or the error that ended the stream.
-    pub fn try_receive_body(&mut self) -> io::Result<Vec<u8>> {
+    /// The next frame, or the error that ended the stream.
+    pub(crate) fn try_receive(&mut self) -> io::Result<Value> {
         let mut header = [0; 4];
         self.stream.read_exact(&mut header)?;
         let mut body = vec![0; u32::from_be_bytes(header) as usize];
         self.stream.read_exact(&mut body)?;
-        Ok(body)
-    }
-
-    /// The next frame, or the error that ended the stream.
-    pub fn try_receive(&mut self) -> io::Result<Value> {
-        let body = self.try_receive_body()?;
         let message: Value = serde_json::from_slice(&body).expect("every frame is JSON");
         let keys: Vec<&str> = message.as_object().unwrap().keys().map(String::as_str).collect();
         let mut expected = [

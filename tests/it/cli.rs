@@ -1,0 +1,304 @@
+//! The program, run as people run it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::{Peer, code};
+
+fn ipc() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipc"));
+    command.env_remove("IPC_TOKEN").env_remove("IPC_LOG").env("NO_COLOR", "1");
+    command
+}
+
+fn serve(arguments: &[&str]) -> Command {
+    let mut command = ipc();
+    command.arg("serve").args(arguments);
+    command
+}
+
+/// A running `ipc serve`, killed if the test does not end it.
+struct Running {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    addresses: Vec<SocketAddr>,
+    banner: String,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let (mut addresses, mut banner) = (Vec::new(), String::new());
+        while !banner.contains("stop with Ctrl-C") {
+            let mut line = String::new();
+            assert!(stdout.read_line(&mut line).unwrap() > 0, "it ended early: {banner}");
+            if let Some(address) = line.strip_prefix("listening on ") {
+                addresses.extend(address.trim().parse::<SocketAddr>());
+            }
+            banner += &line;
+        }
+        Self { child, stdout, addresses, banner }
+    }
+
+    fn peer(&self) -> Peer {
+        Peer::new(self.addresses[0])
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end; returns how it ended and what it wrote to standard error.
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        self.stdout.read_to_string(&mut self.banner).unwrap();
+        (self.child.wait().unwrap(), stderr)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ipc-cli-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Writes a file with these permissions and returns its path.
+    fn file(&self, name: &str, mode: u32, text: &str) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn assert_fails(mut command: Command, exit_code: i32, says: &str) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(exit_code), "{stderr}");
+    assert!(stdout.is_empty(), "nothing is listened on");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "one sentence: {stderr}");
+    assert!(stderr.starts_with("ipc: ") && stderr.contains(says), "{stderr}");
+}
+
+#[test]
+fn what_makes_no_sense_is_usage_and_the_rest_is_one() {
+    let scratch = Scratch::new("failures");
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    assert_fails(serve(&["--port", &port]), 1, "something else listens there already");
+    assert_fails(serve(&["--host", "0.0.0.0", "--port", "0"]), 2, "no token is asked for");
+    assert_fails(serve(&["--no-tcp"]), 2, "--unix");
+    assert_fails(serve(&["--max-connections", "0"]), 2, "at least one");
+    assert_fails(serve(&["--max-frame-bytes", "10"]), 2, "1KiB");
+    assert_fails(serve(&["--config", "/does/not/exist"]), 1, "cannot read");
+    let unknown = scratch.file("unknown.toml", 0o600, "port = 0\n\nprot = 1\n");
+    assert_fails(serve(&["--config", &unknown]), 2, "line 3: unknown field `prot`");
+    let wrong = scratch.file("wrong.toml", 0o600, "handshake-timeout = \"soon\"\n");
+    assert_fails(serve(&["--config", &wrong]), 2, "such as 500ms");
+    let open = scratch.file("open.token", 0o644, "secret\n");
+    assert_fails(serve(&["--token-file", &open]), 1, "chmod 600");
+    let tokens = scratch.file("open.toml", 0o644, "[tokens]\napp = \"secret\"\n");
+    assert_fails(serve(&["--config", &tokens]), 1, "chmod 600");
+    let empty = scratch.file("empty.token", 0o600, "\n");
+    assert_fails(serve(&["--token-file", &empty]), 2, "is empty");
+    let mut level = serve(&["--port", "0"]);
+    level.env("IPC_LOG", "loud");
+    assert_fails(level, 2, "IPC_LOG");
+    for usage in [&["--handshake-timeout", "5"][..], &["--unix-mode", "9"], &["--what"]] {
+        assert_eq!(serve(usage).output().unwrap().status.code(), Some(2));
+    }
+}
+
+#[test]
+fn help_names_every_flag() {
+    let help = String::from_utf8(serve(&["--help"]).output().unwrap().stdout).unwrap();
+    for flag in [
+        "--host",
+        "--port",
+        "--unix",
+        "--unix-mode",
+        "--no-tcp",
+        "--max-connections",
+        "--max-frame-bytes",
+        "--handshake-timeout",
+        "--idle-timeout",
+        "--drain-timeout",
+        "--token-file",
+        "--insecure",
+        "--config",
+        "--log-format",
+        "--demo",
+        "IPC_TOKEN",
+    ] {
+        assert!(help.contains(flag), "{flag} is missing:\n{help}");
+    }
+}
+
+#[test]
+fn the_demo_answers_on_both_families_and_drains_on_a_signal() {
+    let running = Running::start(serve(&["--demo", "--port", "0"]));
+    assert_eq!(running.addresses.len(), 2, "{}", running.banner);
+    assert!(running.banner.contains("try: "), "{}", running.banner);
+    let mut worker = Peer::new(running.addresses[1]);
+    worker.connect("bench", "worker");
+    worker.serve("held");
+    let mut peer = running.peer();
+    peer.connect("bench", "asks");
+    assert_eq!(peer.request("echo", json!({"a": [1]})), json!({"a": [1]}));
+    let id = peer.send("request", "held", json!(1));
+    let task = worker.receive();
+    running.signal("TERM");
+    assert_eq!(code(&peer.receive()), "shutting_down");
+    let mut answer = worker.message("response", "held", &json!("in flight"));
+    answer["reply_to"] = task["message_id"].clone();
+    worker.send_message(&answer);
+    let answer = peer.receive();
+    assert_eq!((&answer["reply_to"], &answer["payload"]), (&json!(id), &json!("in flight")));
+    peer.expect_end();
+    drop((peer, worker));
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline_and_a_second_signal_at_once() {
+    for second in [false, true] {
+        let timeout = if second { "1h" } else { "300ms" };
+        let arguments = ["--demo", "--port", "0", "--drain-timeout", timeout];
+        let running = Running::start(serve(&arguments));
+        let mut peer = running.peer();
+        peer.connect("bench", "never answers itself");
+        peer.serve("held");
+        peer.send("request", "held", json!(1));
+        assert_eq!(peer.receive()["message_type"], "request");
+        running.signal("INT");
+        assert_eq!(code(&peer.receive()), "shutting_down");
+        if second {
+            running.signal("INT");
+        }
+        let (status, stderr) = running.end();
+        assert_eq!(status.code(), Some(if second { 130 } else { 0 }), "{stderr}");
+    }
+}
+
+#[test]
+fn flags_go_before_the_file_and_tokens_are_asked_for() {
+    let scratch = Scratch::new("config");
+    let text = "port = 1\nmax-connections = 7\nhandshake-timeout = \"9s\"\n\
+                max-frame-bytes = \"64KiB\"\n[tokens]\nbilling = \"own\"\n";
+    let config = scratch.file("ipc.toml", 0o600, text);
+    let mut command = serve(&["--config", &config, "--port", "0", "--max-connections", "9"]);
+    command.env("IPC_TOKEN", "common");
+    let running = Running::start(command);
+    let connect = |app_id: &str, token: Value| {
+        let mut peer = running.peer();
+        app_id.clone_into(&mut peer.app_id);
+        let payload = json!({"action": "connect", "connection_id": "c", "token": token});
+        peer.send("request", "system", payload);
+        let answer = peer.receive();
+        (peer, answer)
+    };
+    for (app_id, token) in [("billing", "common"), ("any", "own"), ("any", "")] {
+        assert_eq!(code(&connect(app_id, json!(token)).1), "auth_failed");
+    }
+    assert_eq!(connect("billing", json!("own")).1["payload"]["status"], "connected");
+    let (mut peer, answer) = connect("any", json!("common"));
+    assert_eq!(answer["payload"]["status"], "connected");
+    let stats = peer.request("system", json!({"action": "get_stats"}));
+    assert_eq!(stats["max_connections"], 9);
+    let seen = peer.request("system", json!({"action": "list_applications"}));
+    assert!(seen.get("billing").is_none(), "with tokens, others are not shown: {seen}");
+    peer.send("request", "x", json!("y".repeat(65 << 10)));
+    assert_eq!(code(&peer.receive()), "frame_too_large");
+}
+
+#[test]
+fn a_unix_socket_alone_and_a_log_of_json_lines() {
+    let scratch = Scratch::new("unix");
+    let path = scratch.0.join("ipc.sock");
+    let path = path.to_str().unwrap();
+    let arguments =
+        ["--no-tcp", "--unix", path, "--unix-mode", "0660", "--log-format", "json", "--demo"];
+    let running = Running::start(serve(&arguments));
+    assert!(running.banner.contains(&format!("listening on unix:{path}")), "{}", running.banner);
+    assert!(running.addresses.is_empty());
+    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o660);
+    running.signal("TERM");
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("draining"), "{stderr}");
+    for line in stderr.lines() {
+        serde_json::from_str::<Value>(line).expect("a JSON document a line");
+    }
+}
+
+#[test]
+fn the_demo_has_the_published_applications() {
+    let running = Running::start(serve(&["--demo", "--port", "0"]));
+    let mut bob = running.peer();
+    bob.connect("chat_app", "bob");
+    bob.subscribe("general");
+    let mut ada = running.peer();
+    ada.connect("chat_app", "ada");
+    let said = json!({"username": "Ada", "text": "hello"});
+    assert_eq!(ada.request("general", said), json!({"status": "ok"}));
+    let heard = bob.receive();
+    assert_eq!(heard["message_type"], "notification");
+    let expected =
+        json!({"type": "chat_message", "username": "Ada", "text": "hello", "timestamp": 1.25});
+    assert_eq!(heard["payload"], expected);
+    ada.send("notification", "general", json!({}));
+    let joined = bob.receive()["payload"].clone();
+    assert_eq!(
+        (&joined["type"], &joined["username"]),
+        (&json!("user_joined"), &json!("Anonymous"))
+    );
+
+    let mut files = running.peer();
+    files.connect("file_share", "files");
+    files.subscribe("status");
+    files.send("request", "upload", json!({"filename": "a.txt", "size": 3}));
+    let progress = json!({
+        "type": "upload_progress", "filename": "a.txt", "progress": 100, "status": "completed",
+    });
+    assert_eq!(files.receive()["payload"], progress);
+    assert_eq!(files.receive()["payload"], json!({"status": "ok"}));
+    let download = files.request("download", json!({"filename": "a.txt"}));
+    assert_eq!(download["download_url"], "http://example.com/files/a.txt");
+    assert!(download["expires_at"].as_f64().unwrap() > 1e9);
+
+    let mut monitor = running.peer();
+    monitor.connect("monitoring", "monitor");
+    monitor.subscribe("alerts");
+    monitor.send("notification", "metrics", json!({"metric": "cpu_usage", "value": 80}));
+    monitor.send("notification", "metrics", json!({"metric": "cpu_usage", "value": 93.5}));
+    assert_eq!(monitor.receive()["payload"]["value"], 93.5);
+}
