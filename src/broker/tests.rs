@@ -59,8 +59,7 @@ impl World {
                 match action {
                     Action::Flush(key) if self.stalled.contains(&key) => {}
                     Action::Flush(key) => {
-                        let bytes: Vec<u8> =
-                            self.broker.output(key).flatten().copied().collect();
+                        let bytes: Vec<u8> = self.broker.output(key).flatten().copied().collect();
                         self.received.entry(key).or_default().extend_from_slice(&bytes);
                         self.broker.transmitted(key, bytes.len());
                     }
@@ -123,7 +122,13 @@ fn payloads(messages: &[Value]) -> Vec<Value> {
 #[test]
 fn a_conversation_split_at_every_byte_is_the_same() {
     let whole: Vec<u8> = [
-        message("app", "request", "system", "1", &json!({"action": "connect", "connection_id": "a"})),
+        message(
+            "app",
+            "request",
+            "system",
+            "1",
+            &json!({"action": "connect", "connection_id": "a"}),
+        ),
         message("app", "subscribe", "news", "2", &json!({"connection_id": "a", "ack": true})),
         message("app", "publish", "news", "3", &json!({"text": "ü \u{1f600}"})),
         message("app", "request", "nobody", "4", &json!(null)),
@@ -171,7 +176,10 @@ fn timeouts_pass_in_virtual_time() {
     assert_eq!(world.broker.core.requests.len(), 1);
     world.pass(Duration::from_secs(30));
     let answers = world.take(asks);
-    assert_eq!((&answers[0]["payload"]["code"], &answers[0]["reply_to"]), (&json!("timeout"), &json!("q")));
+    assert_eq!(
+        (&answers[0]["payload"]["code"], &answers[0]["reply_to"]),
+        (&json!("timeout"), &json!("q"))
+    );
     assert_eq!(world.broker.core.requests.len(), 0);
 
     world.send(asks, &message("app", "notification", "system", "heartbeat", &json!(null)));
