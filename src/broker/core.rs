@@ -25,6 +25,8 @@ pub(crate) struct Core {
     pub(crate) started: Now,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) connections: Arena<Connection>,
+    /// Those among them that were over the limit and are only told so.
+    pub(crate) refused: usize,
     pub(crate) router: Router,
     pub(crate) requests: Arena<PendingRequest>,
     pub(crate) timers: Timers,
@@ -39,8 +41,6 @@ pub(crate) struct Core {
     pub(crate) handler_answered: bool,
     /// Connections to be closed once nobody iterates over them.
     pub(crate) doomed: Vec<ConnectionKey>,
-    /// Connections to be let go while draining, once nobody iterates over them.
-    pub(crate) idle: Vec<ConnectionKey>,
     /// The drain took too long.
     pub(crate) is_cut_off: bool,
     /// Where the server listens, for `get_stats`.
@@ -52,10 +52,8 @@ pub(crate) struct Core {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lifecycle {
     Running,
-    /// What had arrived is still read; new requests are refused.
+    /// New requests are refused; connections close as soon as nothing of theirs is left.
     Draining,
-    /// Connections close as soon as nothing of theirs is in flight.
-    Closing,
 }
 
 /// Why a message is not served: the code, and the sentence that says what to do.
@@ -97,6 +95,7 @@ impl Core {
             started: now,
             lifecycle: Lifecycle::Running,
             connections: Arena::default(),
+            refused: 0,
             router: Router::default(),
             requests: Arena::default(),
             timers: Timers::default(),
@@ -109,7 +108,6 @@ impl Core {
             remote,
             handler_answered: false,
             doomed: Vec::new(),
-            idle: Vec::new(),
             is_cut_off: false,
             host: String::new(),
             port: 0,
@@ -357,9 +355,6 @@ impl Core {
     pub(crate) fn settle(&mut self) {
         while let Some(key) = self.doomed.pop() {
             self.close_now(key);
-        }
-        while let Some(key) = self.idle.pop() {
-            self.begin_close(key);
         }
     }
 

@@ -1,15 +1,16 @@
 //! The end: what is in flight is answered, everybody is told, and all is flushed.
 
-use super::ConnectionKey;
-use super::core::{Core, Lifecycle};
+use super::core::{Core, Lifecycle, Refusal};
 use super::dispatch::shutting_down;
 use super::session::Connection;
 use super::timers::Due;
+use super::{Action, ConnectionKey};
 use crate::proto::Envelope;
 
 impl Core {
-    /// From here on new requests are refused. What has arrived is still to be read: the
-    /// caller does that, then calls [`Core::close_when_idle`].
+    /// From here on new requests are refused, and everybody is told. What has arrived is
+    /// still read and answered: each connection is closed when it is at the end of that and
+    /// nothing of its is in flight, see [`Core::close_if_idle`].
     pub(crate) fn begin_drain(&mut self) {
         if self.is_draining() {
             return;
@@ -18,14 +19,6 @@ impl Core {
         let deadline = self.deadline_in(self.limits.drain_timeout);
         self.timers.arm(deadline, Due::DrainDeadline);
         crate::trace::draining(self.connections.len(), self.requests.len());
-    }
-
-    /// Tells everybody, and closes each connection as soon as nothing of its is in flight.
-    pub(crate) fn close_when_idle(&mut self) {
-        if self.lifecycle != Lifecycle::Draining {
-            return;
-        }
-        self.lifecycle = Lifecycle::Closing;
         for key in self.connections.keys() {
             if self.connections.get(key).is_some_and(Connection::is_live) {
                 self.report(key, &shutting_down());
@@ -34,17 +27,25 @@ impl Core {
         }
     }
 
-    /// Closes a connection if the server drains and it neither waits nor is waited for.
+    /// Has the driver look whether a connection has anything left to be read.
     pub(crate) fn consider_closing(&mut self, key: ConnectionKey) {
-        if self.lifecycle != Lifecycle::Closing {
+        if self.is_draining() {
+            self.actions.push_back(Action::Resume(key));
+        }
+    }
+
+    /// Nothing more of this connection can be read: closes it if the server drains and it
+    /// neither waits nor is waited for.
+    pub(crate) fn close_if_idle(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.get(key) else { return };
+        if !self.is_draining() || !connection.may_proceed() || connection.yielded {
             return;
         }
-        let Some(connection) = self.connections.get(key).filter(|c| c.is_live()) else { return };
         let busy = connection
             .session()
             .is_some_and(|session| session.pending > 0 || session.requests_in_flight() > 0);
         if !busy {
-            self.idle.push(key);
+            self.begin_close(key);
         }
     }
 
@@ -67,7 +68,7 @@ impl Core {
         &mut self,
         key: ConnectionKey,
         envelope: &Envelope<'_>,
-        why: &super::core::Refusal,
+        why: &Refusal,
     ) {
         self.refuse(key, envelope, why);
         self.begin_close(key);

@@ -8,6 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::limits::SCRATCH_BYTES_KEPT;
+use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
     self, COPY_BYTES_MAX, Envelope, Head, MemoryGauge, MessageType, OutFrame, SharedFrame,
 };
@@ -33,6 +34,10 @@ pub(crate) enum Encoded {
 }
 
 impl Encoded {
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.frame().len() - HEADER_BYTES
+    }
+
     pub(crate) fn frame(&self) -> OutFrame<'_> {
         match self {
             Self::Small(bytes) => OutFrame::Whole(bytes),

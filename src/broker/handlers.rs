@@ -1,6 +1,7 @@
 //! Handlers inside the process: what they are given and how they answer.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -81,10 +82,10 @@ impl Handlers {
             let request = Request { delivery: delivery.with(core) };
             handler(request).map(|_reply| ())
         }));
-        let failure = match result {
-            Ok(Ok(())) => "it returned without answering".to_owned(),
-            Ok(Err(error)) => error.message,
-            Err(panic) => panicked(core, &*panic),
+        let failure: Cow<'static, str> = match result {
+            Ok(Ok(())) => "it returned without answering".into(),
+            Ok(Err(error)) => error.message.into(),
+            Err(panic) => panicked(core, &*panic).into(),
         };
         if core.handler_answered {
             core.answered.push(delivery.channel, arrived);
@@ -348,7 +349,7 @@ impl<'a> Request<'a> {
         answer: super::encoder::Encoded,
     ) -> RequestResult<'a> {
         let frame_bytes_max = core.limits.frame_bytes_max;
-        if answer.frame().len() > frame_bytes_max {
+        if answer.body_bytes() > frame_bytes_max {
             core.encoder.recycle(answer);
             return Err(HandlerError::new(format!(
                 "its answer is over the {frame_bytes_max} bytes of a frame"

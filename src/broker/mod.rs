@@ -131,8 +131,8 @@ impl Broker {
         self.core.now = now;
         self.core.counters.accepted += 1;
         let limits = &self.core.limits;
-        let full = self.core.connections.len() >= limits.connections_max;
-        if full && self.core.connections.len() >= limits.connections_max + REFUSALS_MAX {
+        let full = self.core.connections.len() - self.core.refused >= limits.connections_max;
+        if full && self.core.refused >= REFUSALS_MAX {
             self.core.counters.count_error(ErrorCode::ServerFull);
             return None;
         }
@@ -140,8 +140,10 @@ impl Broker {
         let key = self.core.connections.insert(Connection::new(now.monotonic));
         if let Some(connection) = self.core.connections.get_mut(key) {
             connection.timer = Some(self.core.timers.arm(deadline, Due::Handshake(key)));
+            connection.refused = full;
         }
         if full {
+            self.core.refused += 1;
             let text = "the server holds as many connections as it may; try again later, or raise \
                         its --max-connections";
             self.core.report(key, &Refusal::new(ErrorCode::ServerFull, text));
@@ -293,7 +295,10 @@ impl Broker {
                     connection.flush_due = false;
                 }
             }
-            Action::Close(key) => drop(self.core.connections.remove(key)),
+            Action::Close(key) => {
+                let connection = self.core.connections.remove(key);
+                self.core.refused -= usize::from(connection.is_some_and(|c| c.refused));
+            }
             Action::Resume(_) | Action::FinishWrite(_) => {}
         }
         Some(action)
@@ -340,18 +345,19 @@ impl Broker {
         true
     }
 
-    /// Begins to drain, see [`Limits::drain_timeout`]. The driver reads what has arrived
-    /// from every connection, then calls [`Broker::close_when_idle`].
+    /// Begins to drain, see [`Limits::drain_timeout`]. The driver stops accepting, reads what
+    /// has arrived from every connection, and calls [`Broker::exhausted`] at its end.
     pub fn begin_drain(&mut self, now: Now) {
         self.core.now = now;
         self.core.begin_drain();
+        self.settle();
     }
 
-    /// Second half of a drain: each connection is closed as soon as nothing of its is in
-    /// flight.
-    pub fn close_when_idle(&mut self, now: Now) {
+    /// The driver has read all that had arrived on this connection. While draining, that is
+    /// the moment to close it if nothing of its is in flight.
+    pub fn exhausted(&mut self, key: ConnectionKey, now: Now) {
         self.core.now = now;
-        self.core.close_when_idle();
+        self.core.close_if_idle(key);
         self.settle();
     }
 
@@ -363,7 +369,7 @@ impl Broker {
     /// Whether the driver can end: all connections are closed, or the drain's time is up
     /// and the last flush was tried.
     pub fn is_drained(&self) -> bool {
-        self.core.lifecycle == Lifecycle::Closing
+        self.core.lifecycle == Lifecycle::Draining
             && (self.core.is_cut_off || self.core.connections.len() == 0)
     }
 

@@ -11,6 +11,7 @@ use crate::proto::{RecvBuffer, SendQueue};
 
 /// One connection as the broker sees it.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub struct Connection {
     pub(crate) state: State,
     pub(crate) recv: RecvBuffer,
@@ -26,6 +27,8 @@ pub struct Connection {
     pub(crate) yielded: bool,
     /// It was seen to write header and body apart, as the published clients do.
     pub(crate) splits_writes: bool,
+    /// It was over the limit, and does not count against it.
+    pub(crate) refused: bool,
     /// A flush is already in the list of actions.
     pub(crate) flush_due: bool,
 }
@@ -88,6 +91,7 @@ impl Connection {
             parked: None,
             yielded: false,
             splits_writes: false,
+            refused: false,
             flush_due: false,
         }
     }

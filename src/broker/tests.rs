@@ -70,6 +70,7 @@ impl World {
             }
             let Some(key) = self.resumed.pop() else { break };
             self.broker.receive(key, &[], self.now);
+            self.broker.exhausted(key, self.now);
         }
         self.broker.end_turn(self.now);
     }
@@ -279,7 +280,6 @@ fn a_drain_waits_for_what_is_in_flight() {
     world.send(asks, &message("app", "request", "work", "q", &json!(1)));
     let task = world.take(worker).pop().unwrap();
     world.broker.begin_drain(world.now);
-    world.broker.close_when_idle(world.now);
     world.act();
     assert_eq!(world.take(idle)[0]["payload"]["code"], "shutting_down");
     world.pass(limits::LINGER);

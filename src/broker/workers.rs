@@ -297,7 +297,12 @@ impl Core {
             };
             let unix = self.now.unix;
             let message = self.encoder.text(self.pool.gauge(), unix, head, payload);
-            if !self.send(request.requester, message) {
+            if message.body_bytes() > self.limits.frame_bytes_max {
+                self.encoder.recycle(message);
+                let address = Address { app_id: &app_id, channel_id: &channel_id };
+                let reply_to = Some(text(&request.message_id));
+                self.send_error(request.requester, address, reply_to, &answer_too_large());
+            } else if !self.send(request.requester, message) {
                 self.counters.answers_undeliverable += 1;
             }
             self.answered.push(request.channel, request.arrived);
@@ -338,6 +343,14 @@ impl Core {
         let (application, channel) = self.router.names(request.channel)?;
         Some((application.id_json.clone(), channel.id_json.clone()))
     }
+}
+
+fn answer_too_large() -> Refusal {
+    Refusal::new(
+        ErrorCode::HandlerFailed,
+        "the answer makes a larger frame than the server allows; ask for less, or raise its \
+         --max-frame-bytes",
+    )
 }
 
 /// The raw text of an id that was read as part of a valid document.

@@ -32,8 +32,6 @@ const READ_BYTES_PER_TURN_MAX: usize = 4 * READ_BUFFER_BYTES;
 const EVENTS_MAX: usize = 1_024;
 /// New connections accepted in a turn.
 const ACCEPTS_PER_TURN_MAX: usize = 64;
-/// Turns a drain takes to read what had arrived, in case somebody never stops sending.
-const DRAIN_READ_TURNS_MAX: usize = 64;
 
 const WAKER: Token = Token(usize::MAX);
 
@@ -50,7 +48,7 @@ pub(crate) struct EventLoop {
     read_buffer: Box<[u8]>,
     /// Other threads posted more than one turn takes.
     mailbox_due: bool,
-    drain_turns: Option<usize>,
+    is_draining: bool,
     clock: Clock,
 }
 
@@ -68,7 +66,7 @@ impl EventLoop {
             ready: Vec::new(),
             read_buffer: vec![0; READ_BUFFER_BYTES].into(),
             mailbox_due: false,
-            drain_turns: None,
+            is_draining: false,
             clock: Clock::default(),
         })
     }
@@ -117,7 +115,9 @@ impl EventLoop {
             self.mailbox_due = broker.run_mailbox(now);
         }
         broker.advance(now);
-        self.drive_drain(broker, now);
+        if broker.is_draining() && !self.is_draining {
+            self.begin_drain(broker);
+        }
         self.act(broker);
         if broker.wants_turn_time() {
             broker.end_turn(self.clock.now());
@@ -213,6 +213,9 @@ impl EventLoop {
                 Received::Broken => broker.hang_up(key, HangUp::Reset, now),
             }
         }
+        if self.is_draining && !socket.is_readable() {
+            broker.exhausted(key, now);
+        }
     }
 
     fn accept(&mut self, broker: &mut Broker, now: Now) {
@@ -280,30 +283,16 @@ impl EventLoop {
         }
     }
 
-    /// A drain first reads what had arrived, for it was sent in good faith, then lets go.
-    fn drive_drain(&mut self, broker: &mut Broker, now: Now) {
-        if !broker.is_draining() {
-            return;
-        }
-        match &mut self.drain_turns {
-            None => {
-                self.drain_turns = Some(0);
-                self.listeners.close(self.poll.registry());
-                for key in broker.connections() {
-                    if let Some(socket) = self.socket(key) {
-                        socket.note_readable(false);
-                    }
-                    self.make_ready(key);
-                }
+    /// A drain begins: nobody new comes in, and everybody is read once more, for what had
+    /// arrived was sent in good faith.
+    fn begin_drain(&mut self, broker: &Broker) {
+        self.is_draining = true;
+        self.listeners.close(self.poll.registry());
+        for key in broker.connections() {
+            if let Some(socket) = self.socket(key) {
+                socket.note_readable(false);
             }
-            Some(turns) if *turns <= DRAIN_READ_TURNS_MAX => {
-                *turns += 1;
-                if self.ready.is_empty() || *turns > DRAIN_READ_TURNS_MAX {
-                    *turns = DRAIN_READ_TURNS_MAX + 1;
-                    broker.close_when_idle(now);
-                }
-            }
-            Some(_) => {}
+            self.make_ready(key);
         }
     }
 }

@@ -4,11 +4,11 @@ use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ipc_framework::{Config, HandleError, Json, Limits, Message, MessageType, Server};
+use ipc_framework::{Config, HandleError, Json, Limits, Message, MessageType, Responder, Server};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::{HANG, Peer, code, serve};
+use crate::support::{HANG, Peer, TestServer, code, serve};
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Order {
@@ -242,4 +242,356 @@ fn a_host_loop_of_ones_own_drives_it() {
 fn an_unusable_id_is_the_callers_bug() {
     let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
     server.application("", "nameless");
+}
+
+/// The channel `later`, whose requests are handed to the test.
+fn serve_later(limits: Limits) -> (TestServer, mpsc::Receiver<Responder>) {
+    let (sender, responders) = mpsc::channel();
+    let server = serve(Config { limits, ..Config::default() }, |server| {
+        crate::support::install_echo(server);
+        server.application("app", "The App").channel("later").on_request(move |request| {
+            let (reply, responder) = request.defer()?;
+            sender.send(responder)?;
+            Ok(reply)
+        });
+    });
+    (server, responders)
+}
+
+#[test]
+fn an_answer_may_fill_a_frame_to_its_limit() {
+    const BODY_BYTES_MAX: usize = 4096;
+    let limits = Limits { frame_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
+    let server = serve(Config { limits, ..Config::default() }, |server| {
+        server.application("app", "The App").channel("fill").on_request(|request| {
+            let length: usize = request.payload()?;
+            request.reply(&"x".repeat(length))
+        });
+    });
+    let mut peer = server.connected("app", "peer");
+    let mut ask = |length: usize| {
+        peer.send("request", "fill", json!(length));
+        peer.try_receive_body().unwrap()
+    };
+    // All but the payload has one length, as long as the requests' ids have.
+    let fits = BODY_BYTES_MAX - ask(0).len();
+    assert_eq!(ask(fits).len(), BODY_BYTES_MAX, "the limit is one of bodies");
+    let refused = String::from_utf8(ask(fits + 1)).unwrap();
+    assert!(refused.contains("handler_failed"), "{refused}");
+}
+
+#[test]
+fn a_deferred_answer_over_the_frame_limit_fails_too() {
+    let (server, responders) = serve_later(Limits { frame_bytes_max: 4096, ..Limits::default() });
+    let mut peer = server.connected("app", "peer");
+    let id = peer.send("request", "later", json!(1));
+    responders.recv_timeout(HANG).unwrap().reply(&"x".repeat(5000)).unwrap();
+    let answer = peer.receive();
+    assert_eq!(answer["reply_to"], id.as_str());
+    assert_eq!(answer["payload"]["code"], "handler_failed", "no frame is over the limit");
+}
+
+#[test]
+fn answers_of_handlers_come_in_the_order_of_the_requests() {
+    const REQUESTS: usize = 500;
+    let server = serve(Config::default(), |server| {
+        server.application("app", "The App").channel("mixed").on_request(|request| {
+            match request.payload::<usize>()? {
+                number if number % 3 == 0 => Err("by three".into()),
+                number if number % 7 == 0 => panic!("by seven"),
+                number => request.reply(&number),
+            }
+        });
+    });
+    let mut peer = server.connected("app", "peer");
+    let messages: Vec<Value> =
+        (0..REQUESTS).map(|n| peer.message("request", "mixed", &json!(n))).collect();
+    let bytes: Vec<u8> =
+        messages.iter().flat_map(|m| crate::support::frame(m.to_string().as_bytes())).collect();
+    std::io::Write::write_all(&mut peer.stream, &bytes).unwrap();
+    for (number, message) in messages.iter().enumerate() {
+        let answer = peer.receive();
+        assert_eq!(answer["reply_to"], message["message_id"]);
+        if number % 3 == 0 || number % 7 == 0 {
+            assert_eq!(code(&answer), "handler_failed");
+        } else {
+            assert_eq!(answer["payload"], number);
+        }
+    }
+}
+
+#[test]
+fn a_deferred_request_is_answered_once_whatever_becomes_of_it() {
+    let (server, responders) = serve_later(Limits::default());
+    let mut peer = server.connected("app", "peer");
+    let next = || responders.recv_timeout(HANG).unwrap();
+
+    let id = peer.send("request", "later", json!(1));
+    drop(next());
+    let answer = peer.receive();
+    assert_eq!((code(&answer), &answer["reply_to"]), ("handler_failed", &json!(id)));
+
+    let id = peer.send("request", "later", json!(2));
+    next().fail("the disk is full");
+    let answer = peer.receive();
+    assert_eq!((code(&answer), &answer["reply_to"]), ("handler_failed", &json!(id)));
+    assert!(answer["payload"]["error"].as_str().unwrap().contains("the disk is full"), "{answer}");
+
+    let id = peer.send("request", "later", json!(3));
+    next()
+        .reply(&std::collections::HashMap::from([((1, 2), 3)]))
+        .expect_err("no JSON has such keys");
+    let answer = peer.receive();
+    assert_eq!((code(&answer), &answer["reply_to"]), ("handler_failed", &json!(id)));
+
+    // Its requester goes away first.
+    peer.send("request", "later", json!(4));
+    let responder = next();
+    drop(peer);
+    server.wait_until("its leave", |stats| stats.total_connections == 0);
+    responder.reply(&1).unwrap();
+    let stats = server.wait_until("its leave", |stats| stats.pending_requests == 0);
+    assert_eq!(stats.counters.answers_undeliverable, 1);
+}
+
+#[test]
+fn deferred_requests_are_bounded_and_one_that_fails_is_answered_once() {
+    let (server, responders) =
+        serve_later(Limits { pending_per_connection_max: 1, ..Limits::default() });
+    let mut peer = server.connected("app", "peer");
+    let first = peer.send("request", "later", json!(1));
+    let second = peer.send("request", "later", json!(2));
+    let answer = peer.receive();
+    assert_eq!((code(&answer), &answer["reply_to"]), ("limit_exceeded", &json!(second)));
+    peer.fence();
+    drop(responders); // whoever would answer is gone: sending the next to it fails
+    let answer = peer.receive();
+    assert_eq!((code(&answer), &answer["reply_to"]), ("handler_failed", &json!(first)));
+    let third = peer.send("request", "later", json!(3));
+    let answer = peer.receive();
+    assert_eq!((code(&answer), &answer["reply_to"]), ("handler_failed", &json!(third)));
+    server.handle.stats().unwrap();
+    peer.fence();
+}
+
+#[test]
+fn a_handler_speaks_through_its_context() {
+    let server = serve(Config::default(), |server| {
+        server.application("other", "Another").channel("news");
+        server.application("app", "The App").channel("tell").on_request(|mut request| {
+            let message = |payload: &str| {
+                let payload = Json::from_serialize(payload).unwrap();
+                Message::new(MessageType::Notification, "app", "news", payload)
+            };
+            let mut reached = vec![request.publish("news", "one")?];
+            let context = request.context();
+            reached.push(context.broadcast_to_application("app", &message("two")));
+            let alice = context.get_connection("app", "alice").ok_or("alice is gone")?;
+            reached.push(usize::from(context.send_to_connection(alice, &message("three"))));
+            let mut four = message("four");
+            (four.message_id, four.timestamp) = ("given".to_owned(), 12.5);
+            reached.push(context.publish_message(&four));
+            reached.push(context.publish("other", "news", "five")?);
+            reached.push(context.publish("nobody", "news", "six")?);
+            request.reply(&reached)
+        });
+    });
+    let mut alice = server.connected("app", "alice");
+    let mut bob = server.connected("app", "bob");
+    let mut stranger = server.connected("other", "stranger");
+    alice.subscribe("news");
+    stranger.subscribe("news");
+    bob.send("request", "tell", json!(null));
+    for text in ["one", "two", "three"] {
+        let message = alice.receive();
+        assert_eq!((&message["payload"], &message["channel_id"]), (&json!(text), &json!("news")));
+        assert_eq!(message["message_id"].as_str().map(str::len), Some(36), "a fresh UUID");
+        assert!(message["timestamp"].as_f64().unwrap() > 1e9, "the time of sending: {message}");
+    }
+    let message = alice.receive();
+    assert_eq!(message["payload"], "four");
+    assert_eq!((&message["message_id"], &message["timestamp"]), (&json!("given"), &json!(12.5)));
+    assert_eq!(bob.receive()["payload"], "two");
+    assert_eq!(bob.receive()["payload"], json!([1, 2, 1, 1, 1, 0]));
+    assert_eq!(stranger.receive()["payload"], "five");
+    alice.fence();
+    stranger.fence();
+}
+
+#[test]
+fn a_message_to_a_connection_that_is_gone_goes_nowhere() {
+    let server = crate::support::serve_echo();
+    let alice = server.connected("app", "alice");
+    let find = || server.handle.with(|context| context.get_connection("app", "alice")).unwrap();
+    let old = find().unwrap();
+    drop(alice);
+    server.wait_until("its leave", |stats| stats.total_connections == 0);
+    let mut successor = server.connected("app", "alice");
+    assert_eq!(find().unwrap().index(), old.index(), "the place is used again");
+    let message = Message::new(MessageType::Notification, "app", "c", Json::null());
+    let sent = server.handle.with(move |context| context.send_to_connection(old, &message));
+    assert!(!sent.unwrap());
+    successor.fence();
+}
+
+#[test]
+fn a_take_over_is_one_coming_and_one_going() {
+    let (told, events) = mpsc::channel();
+    let (came, went) = (told.clone(), told);
+    let server = serve(Config::default(), move |server| {
+        server.on_connect(move |info, context| {
+            let welcome = Message::new(MessageType::Notification, "app", "hi", Json::null());
+            assert!(context.send_to_connection(info.key, &welcome));
+            came.send(("came", info.key)).unwrap();
+        });
+        server.on_disconnect(move |info, context| {
+            let successor = context.get_connection(info.app_id, info.connection_id);
+            assert_ne!(successor, Some(info.key), "who has gone is not found any more");
+            went.send(("went", info.key)).unwrap();
+        });
+    });
+    let mut older = server.connected("app", "twin");
+    assert_eq!(older.receive()["channel_id"], "hi", "after the answer to connect");
+    let (_, older_key) = events.recv_timeout(HANG).unwrap();
+    let mut newer = server.connected("app", "twin");
+    older.expect_error("taken_over", "system", Value::Null);
+    older.expect_end();
+    let mut both = [events.recv_timeout(HANG).unwrap(), events.recv_timeout(HANG).unwrap()];
+    both.sort_unstable();
+    let [(came, newer_key), went] = both;
+    assert_eq!((came, went), ("came", ("went", older_key)));
+    assert_ne!(newer_key, older_key);
+    assert_eq!(newer.receive()["channel_id"], "hi");
+    newer.fence();
+    drop(newer);
+    assert_eq!(events.recv_timeout(HANG).unwrap(), ("went", newer_key));
+    let handle = server.handle.clone();
+    server.stop();
+    assert!(handle.stats().is_err());
+    assert_eq!(events.try_iter().count(), 0);
+}
+
+#[test]
+fn a_question_the_server_does_not_get_to_is_not_left_waiting() {
+    // Who embeds a server may keep it after its end, and what is in its mailbox with it.
+    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let handle = server.handle();
+    handle.stop();
+    // More than the turns of the drain take out of the mailbox.
+    for _ in 0..20_000 {
+        handle.publish("app", "news", &0).unwrap();
+    }
+    let (told, events) = mpsc::channel();
+    std::thread::spawn(move || {
+        told.send("about to ask").unwrap();
+        // Whether it was in time to be answered is not the point.
+        let _ = handle.with(|_| ());
+        told.send("went on").unwrap();
+    });
+    assert_eq!(events.recv_timeout(HANG), Ok("about to ask"));
+    server.run().unwrap();
+    assert_eq!(events.recv_timeout(HANG), Ok("went on"), "the server is still there");
+    drop(server);
+}
+
+#[test]
+fn a_handle_of_a_server_that_never_ran_says_so_too() {
+    let server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let handle = server.handle();
+    drop(server);
+    let message = Message::new(MessageType::Notification, "app", "news", Json::null());
+    assert!(matches!(handle.publish("app", "news", &1), Err(HandleError::Stopped)));
+    assert!(matches!(handle.broadcast_to_application(message), Err(HandleError::Stopped)));
+    assert!(matches!(handle.with(|_| ()), Err(HandleError::Stopped)));
+    handle.stop();
+}
+
+#[test]
+fn the_loop_makes_room_for_what_was_refused() {
+    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let handle = server.handle();
+    let megabyte = "x".repeat(1 << 20);
+    let taken = (0..1000).take_while(|_| handle.publish("app", "c", &megabyte).is_ok()).count();
+    assert!((32..=64).contains(&taken), "{taken} MiB");
+    assert!(server.poll_once(Some(HANG)).unwrap());
+    handle.publish("app", "c", &megabyte).expect("the loop has made room");
+}
+
+#[test]
+fn a_question_that_panics_harms_nobody() {
+    let server = serve(Config::default(), |_| {});
+    let refused = server.handle.with(|_| -> u8 { panic!("asked in vain") }).unwrap_err();
+    assert!(matches!(refused, HandleError::Stopped), "{refused}");
+    let keys = std::collections::HashMap::from([((1, 2), 3)]);
+    let refused = server.handle.publish("app", "c", &keys).unwrap_err();
+    assert!(matches!(refused, HandleError::NotJson(_)), "{refused}");
+    assert_eq!(server.stats().counters.handler_panics, 1);
+}
+
+#[test]
+fn turns_may_be_taken_on_one_thread_after_another() {
+    fn is_sent_and_shared<T: Send + Sync>(_: &T) {}
+    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    crate::support::install_echo(&mut server);
+    is_sent_and_shared(&server.handle());
+    assert!(server.poll_once(Some(Duration::ZERO)).unwrap());
+    let port = server.addresses()[0].port().unwrap();
+    for name in ["one", "two"] {
+        let driver = std::thread::spawn(move || {
+            let client = std::thread::spawn(move || {
+                let mut peer = Peer::new(([127, 0, 0, 1], port).into());
+                peer.connect("app", name);
+                assert_eq!(peer.request("echo", json!(name)), name);
+            });
+            while !client.is_finished() {
+                assert!(server.poll_once(Some(Duration::from_millis(1))).unwrap());
+            }
+            client.join().unwrap();
+            server
+        });
+        server = driver.join().unwrap();
+    }
+    server.handle().stop();
+    while server.poll_once(Some(HANG)).unwrap() {}
+    assert!(!server.poll_once(None).unwrap(), "it never goes on, and does not wait");
+}
+
+#[test]
+fn a_host_loop_is_woken_by_deadlines_and_by_handles() {
+    let limits = Limits { request_timeout: Duration::from_millis(30), ..Limits::default() };
+    let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
+    assert_eq!(server.next_deadline(), None, "nothing is due of itself");
+    let (sender, kept) = mpsc::channel();
+    server.application("app", "").channel("never").on_request(move |request| {
+        let (reply, responder) = request.defer()?;
+        sender.send(responder)?;
+        Ok(reply)
+    });
+    let (handle, port) = (server.handle(), server.addresses()[0].port().unwrap());
+    let client = std::thread::spawn(move || {
+        let mut peer = Peer::new(([127, 0, 0, 1], port).into());
+        peer.connect("app", "peer");
+        peer.send("request", "never", json!(null));
+        assert_eq!(code(&peer.receive()), "timeout", "only the deadline wakes for this");
+        assert!(handle.stats().unwrap().running, "only the descriptor wakes for this");
+        handle.stop();
+        peer.expect_error("shutting_down", "system", Value::Null);
+        peer.expect_end();
+    });
+    let mut host = mio::Poll::new().unwrap();
+    let mut events = mio::Events::with_capacity(8);
+    let descriptor = server.as_raw_fd();
+    host.registry()
+        .register(&mut mio::unix::SourceFd(&descriptor), mio::Token(0), mio::Interest::READABLE)
+        .unwrap();
+    loop {
+        let deadline = server.next_deadline();
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        host.poll(&mut events, timeout).unwrap();
+        if !server.poll_once(Some(Duration::ZERO)).unwrap() {
+            break;
+        }
+    }
+    client.join().unwrap();
+    drop(kept);
 }

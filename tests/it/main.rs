@@ -3,8 +3,12 @@
 mod bad_input;
 #[cfg(feature = "cli")]
 mod cli;
+mod descriptors;
+mod drain;
 mod embedding;
+mod memory;
 mod smoke;
 mod support;
+mod tidy;
 mod unix_socket;
 mod wire_errors;

@@ -2,10 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ipc_framework::{Address, Config, Error, Handle, Server};
+use ipc_framework::{Address, Config, Error, Handle, Server, Stats};
 use serde_json::{Value, json};
 
 /// Long enough to never end a test that works, short enough to end one that hangs.
@@ -59,6 +62,24 @@ impl TestServer {
         peer
     }
 
+    pub(crate) fn stats(&self) -> Stats {
+        self.handle.stats().expect("the server runs")
+    }
+
+    /// Asks until the statistics say so.
+    pub(crate) fn wait_until(&self, what: &str, says_so: impl Fn(&Stats) -> bool) -> Stats {
+        let begin = Instant::now();
+        loop {
+            let stats = self.stats();
+            if says_so(&stats) {
+                return stats;
+            }
+            assert!(begin.elapsed() < HANG, "{what} does not come: {stats:?}");
+            // Leaves the processor to the server; nothing is concluded from the time.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Drains and waits for the end.
     pub(crate) fn stop(mut self) {
         self.join();
@@ -91,9 +112,18 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server listens");
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
+    /// Over a Unix socket. The standard library's TCP stream reads and writes any socket.
+    pub(crate) fn over_unix(path: &Path) -> io::Result<Self> {
+        Ok(Self::over(OwnedFd::from(UnixStream::connect(path)?).into()))
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(HANG)).unwrap();
         stream.set_write_timeout(Some(HANG)).unwrap();
-        stream.set_nodelay(true).unwrap();
         Self { stream, app_id: String::new(), connection_id: String::new(), next_id: 0 }
     }
 
@@ -157,12 +187,18 @@ impl Peer {
         self.try_receive().expect("a frame before the stream ends")
     }
 
-    /// The next frame, or the error that ended the stream.
-    pub(crate) fn try_receive(&mut self) -> io::Result<Value> {
+    /// The body of the next frame as it came, or the error that ended the stream.
+    pub(crate) fn try_receive_body(&mut self) -> io::Result<Vec<u8>> {
         let mut header = [0; 4];
         self.stream.read_exact(&mut header)?;
         let mut body = vec![0; u32::from_be_bytes(header) as usize];
         self.stream.read_exact(&mut body)?;
+        Ok(body)
+    }
+
+    /// The next frame, or the error that ended the stream.
+    pub(crate) fn try_receive(&mut self) -> io::Result<Value> {
+        let body = self.try_receive_body()?;
         let message: Value = serde_json::from_slice(&body).expect("every frame is JSON");
         let keys: Vec<&str> = message.as_object().unwrap().keys().map(String::as_str).collect();
         let mut expected = [
@@ -177,6 +213,20 @@ impl Peer {
         expected.sort_unstable();
         assert_eq!(keys, expected, "a published peer survives exactly these keys");
         Ok(message)
+    }
+
+    /// The next frame is an error with this code, for this channel and message.
+    pub(crate) fn expect_error(
+        &mut self,
+        expected: &str,
+        channel_id: &str,
+        reply_to: impl Into<Value>,
+    ) {
+        let error = self.receive();
+        assert_eq!(code(&error), expected, "{error}");
+        assert_eq!(error["message_type"], "response", "{error}");
+        assert_eq!(error["channel_id"], channel_id, "{error}");
+        assert_eq!(error["reply_to"], reply_to.into(), "{error}");
     }
 
     /// Sends a request and returns the payload of its answer.

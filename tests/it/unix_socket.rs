@@ -1,12 +1,13 @@
 //! The file of a Unix socket, TCP beside it, and addresses that may not be listened on.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use ipc_framework::{Access, Address, Config, Error, Server, Token, UnixSocket};
+use serde_json::json;
 
 use crate::support::{HANG, Peer, frame, serve};
 
@@ -164,4 +165,114 @@ fn a_port_in_use_is_said_to_be() {
     let port = first.addresses()[0].port().unwrap();
     let refused = Server::bind(Config { port, ..Config::default() }).unwrap_err();
     assert!(refused.to_string().contains("listens there already"), "{refused}");
+}
+
+#[test]
+fn whoever_can_connect_finds_the_permissions_in_place() {
+    let scratch = Scratch::new("early");
+    // What a bare bind would leave it with, whatever the umask is.
+    let plain = scratch.0.join("plain");
+    let _plain = UnixListener::bind(&plain).unwrap();
+    let wanted = if mode(&plain) == 0o600 { 0o640 } else { 0o600 };
+    for round in 0..200 {
+        let path = scratch.0.join(format!("{round}.sock"));
+        let there = path.clone();
+        let watcher = std::thread::spawn(move || {
+            while UnixStream::connect(&there).is_err() {
+                std::thread::yield_now();
+            }
+            mode(&there)
+        });
+        let unix = UnixSocket { path, mode: wanted };
+        let config = Config { host: None, unix: Some(unix), ..Config::default() };
+        let _server = Server::bind(config).unwrap();
+        assert_eq!(watcher.join().unwrap(), wanted, "round {round}");
+    }
+}
+
+#[test]
+fn a_live_server_goes_on_when_a_second_one_is_refused() {
+    let scratch = Scratch::new("live");
+    let path = scratch.socket();
+    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let server = serve(config, |_| {});
+    let inode = fs::metadata(&path).unwrap().ino();
+    let mut before = Peer::over_unix(&path).unwrap();
+    before.connect("app", "before");
+    for _ in 0..3 {
+        let refused = Server::bind(only_unix(&path)).unwrap_err();
+        let Error::Listen { address, source } = refused else { panic!("{refused}") };
+        assert_eq!(source.kind(), ErrorKind::AddrInUse);
+        assert_eq!(address, format!("unix:{}", path.display()));
+    }
+    assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "the same socket");
+    before.fence();
+    // What is said over one socket is heard over the other.
+    let mut by_tcp = server.connected("app", "by-tcp");
+    before.subscribe("news");
+    by_tcp.send("publish", "news", json!("across"));
+    assert_eq!(before.receive()["payload"], "across");
+}
+
+#[test]
+fn a_live_server_that_is_too_busy_to_accept_is_not_stolen_from() {
+    let scratch = Scratch::new("busy");
+    let path = scratch.socket();
+    let busy = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let address = socket2::SockAddr::unix(&path).unwrap();
+    busy.bind(&address).unwrap();
+    busy.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let next = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+        let next = next.unwrap();
+        next.set_nonblocking(true).unwrap();
+        let full = next.connect(&address).is_err();
+        waiting.push(next);
+        assert!(waiting.len() < 1000, "a backlog of one is never full");
+        if full {
+            break;
+        }
+    }
+    let refused = Server::bind(only_unix(&path)).unwrap_err();
+    assert!(refused.to_string().contains("listens there already"), "{refused}");
+    assert!(path.exists());
+}
+
+#[test]
+fn what_is_no_socket_is_left_alone() {
+    let scratch = Scratch::new("others");
+    let target = scratch.0.join("target");
+    fs::write(&target, "precious").unwrap();
+    let link = scratch.0.join("link");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let directory = scratch.0.join("directory");
+    fs::create_dir(&directory).unwrap();
+    for path in [&target, &link, &directory] {
+        let refused = Server::bind(only_unix(path)).unwrap_err();
+        assert!(refused.to_string().contains("no socket"), "{refused}");
+        assert!(fs::symlink_metadata(path).is_ok());
+    }
+    assert_eq!(fs::read_to_string(&link).unwrap(), "precious");
+    let missing = scratch.0.join("missing").join("ipc.sock");
+    assert!(matches!(Server::bind(only_unix(&missing)), Err(Error::Listen { .. })));
+}
+
+#[test]
+fn the_path_is_free_as_soon_as_nobody_is_accepted_any_more() {
+    let scratch = Scratch::new("successor");
+    let path = scratch.socket();
+    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let server = serve(config, |_| {});
+    let mut peer = Peer::over_unix(&path).unwrap();
+    peer.connect("app", "peer");
+    server.handle.stop();
+    peer.expect_error("shutting_down", "system", serde_json::Value::Null);
+    assert!(!path.exists(), "a successor may start while this one drains");
+    let successor = Server::bind(only_unix(&path)).unwrap();
+    drop(peer);
+    server.stop();
+    assert!(path.exists(), "the end of one does not take the other's path");
+    drop(successor);
+    assert!(!path.exists());
 }

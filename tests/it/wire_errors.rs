@@ -1,4 +1,4 @@
-//! Every error code of the protocol, over a real socket, and what becomes of the connection.
+//! Every error code of the protocol, provoked over a real socket.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -7,197 +7,454 @@ use std::time::Duration;
 use ipc_framework::{Access, Config, ErrorCode, Limits, Server, Token};
 use serde_json::{Value, json};
 
-use crate::support::{Peer, TestServer, code, install_echo, serve};
+use crate::support::{Peer, TestServer, install_echo, serve};
 
-/// A server in which each code can be provoked without waiting long.
-fn provocable() -> TestServer {
-    let limits = Limits {
-        connections_max: 6,
-        request_timeout: Duration::from_millis(100),
-        subscriptions_per_connection_max: 2,
-        ..Limits::default()
-    };
-    let access = Access {
-        applications: [("locked".to_owned(), Token::new("secret"))].into(),
-        ..Access::default()
-    };
-    serve(Config { limits, access, ..Config::default() }, |server: &mut Server| {
-        install_echo(server);
-        let mut app = server.application("app", "The App");
-        app.channel("fails").on_request(|_request| Err("not today".into()));
-        app.channel("panics").on_request(|_request| panic!("a handler's bug"));
-    })
+/// What the protocol says of the connection behind an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    StaysOpen,
+    Closed,
+    /// Open until what is in flight is answered, then closed.
+    AsTheDrainSays,
 }
 
-/// What a peer gets for doing wrong, and whether it may go on.
-struct Provoked {
+struct Provocation {
+    what: &'static str,
     code: ErrorCode,
-    answer: Value,
-    /// The `message_id` and the channel that the answer must name.
-    about: Option<(String, &'static str)>,
-    peer: Peer,
+    fate: Fate,
+    provoke: fn() -> Provoked,
 }
 
-fn provoked(code: ErrorCode, about: Option<(String, &'static str)>, mut peer: Peer) -> Provoked {
-    let answer = peer.receive();
-    Provoked { code, answer, about, peer }
+/// What a provocation leaves behind: the error is on its way to the culprit.
+struct Provoked {
+    culprit: Peer,
+    channel_id: &'static str,
+    reply_to: Value,
+    stage: Stage,
 }
 
-type Provocation = fn(&TestServer) -> Provoked;
+/// A server with a healthy connection that must not notice anything.
+///
+/// The server is dropped last: it would give those who are still there time to leave.
+struct Stage {
+    bystander: Peer,
+    /// Whoever else has to stay connected.
+    others: Vec<Peer>,
+    server: TestServer,
+}
 
-/// One way to provoke each code.
-const PROVOCATIONS: [Provocation; 13] = [
-    |server| {
-        let mut peer = server.connected("app", "bad-frame");
-        peer.send_body(b"{\"no\": JSON}");
-        provoked(ErrorCode::BadFrame, None, peer)
-    },
-    |server| {
-        let mut peer = server.connected("app", "bad-message");
-        let mut message = peer.message("request", "echo", &json!(1));
-        message.as_object_mut().unwrap().remove("timestamp");
-        peer.send_message(&message);
-        let id = message["message_id"].as_str().unwrap().to_owned();
-        provoked(ErrorCode::BadMessage, Some((id, "echo")), peer)
-    },
-    |server| {
-        let mut peer = server.connected("app", "too-large");
-        peer.stream.write_all(&[0xff; 4]).unwrap();
-        provoked(ErrorCode::FrameTooLarge, None, peer)
-    },
-    |server| {
-        let mut peer = server.peer();
-        "app".clone_into(&mut peer.app_id);
-        let id = peer.send("request", "echo", json!(1));
-        provoked(ErrorCode::NotConnected, Some((id, "echo")), peer)
-    },
-    |server| {
-        let mut peer = server.peer();
-        "locked".clone_into(&mut peer.app_id);
-        let connect = json!({"action": "connect", "connection_id": "x", "token": "guess"});
-        let id = peer.send("request", "system", connect);
-        provoked(ErrorCode::AuthFailed, Some((id, "system")), peer)
-    },
-    |server| {
-        let mut peer = server.connected("app", "no-handler");
-        let id = peer.send("request", "nowhere", json!(null));
-        provoked(ErrorCode::NoHandler, Some((id, "nowhere")), peer)
-    },
-    |server| {
-        let mut peer = server.connected("app", "handler-panics");
-        let id = peer.send("request", "panics", json!(null));
-        let answer = peer.receive();
-        assert_eq!((code(&answer), answer["reply_to"].as_str()), ("handler_failed", Some(&*id)));
-        let id = peer.send("request", "fails", json!(null));
-        provoked(ErrorCode::HandlerFailed, Some((id, "fails")), peer)
-    },
-    |server| {
-        let mut worker = server.connected("app", "worker");
-        worker.serve("lost");
-        let mut peer = server.connected("app", "worker-lost");
-        let id = peer.send("request", "lost", json!(null));
-        worker.receive();
-        drop(worker);
-        provoked(ErrorCode::WorkerLost, Some((id, "lost")), peer)
-    },
-    |server| {
-        let mut worker = server.connected("app", "worker");
-        worker.serve("slow");
-        let mut peer = server.connected("app", "timeout");
-        let id = peer.send("request", "slow", json!(null));
-        let task = worker.receive();
-        let provoked = provoked(ErrorCode::Timeout, Some((id, "slow")), peer);
-        // Too late: nobody is told.
-        let mut answer = worker.message("response", "slow", &json!("late"));
-        answer["reply_to"] = task["message_id"].clone();
-        worker.send_message(&answer);
-        worker.fence();
-        provoked
-    },
-    |server| {
-        let mut peer = server.connected("app", "forbidden");
-        let id = peer.send("subscribe", "news", json!({"connection_id": "somebody-else"}));
-        provoked(ErrorCode::Forbidden, Some((id, "news")), peer)
-    },
-    |server| {
-        let mut peer = server.connected("app", "limit");
-        peer.subscribe("one");
-        peer.subscribe("two");
-        let own = json!({"connection_id": "limit"});
-        let id = peer.send("subscribe", "three", own);
-        provoked(ErrorCode::LimitExceeded, Some((id, "three")), peer)
-    },
-    |server| {
-        let peer = server.connected("app", "same");
-        let mut newer = server.connected("app", "same");
-        newer.fence();
-        provoked(ErrorCode::TakenOver, None, peer)
-    },
-    |server| {
-        let _others: Vec<Peer> = (0..5).map(|_| server.peer()).collect();
-        let peer = loop {
-            let peer = server.peer();
-            peer.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-            if peer.stream.peek(&mut [0]).is_ok() {
-                break peer;
-            }
-        };
-        peer.stream.set_read_timeout(Some(crate::support::HANG)).unwrap();
-        provoked(ErrorCode::ServerFull, None, peer)
-    },
+const PROVOCATIONS: &[Provocation] = &[
+    open("an empty frame", ErrorCode::BadFrame, empty_frame),
+    open("no JSON before the handshake", ErrorCode::BadFrame, no_json_before_the_handshake),
+    open("an unknown field", ErrorCode::BadMessage, unknown_field),
+    open("neither id can be read", ErrorCode::BadMessage, unreadable_ids),
+    open("a connect without id", ErrorCode::BadMessage, connect_without_id),
+    closed("a length over the limit", ErrorCode::FrameTooLarge, length_over_the_limit),
+    closed("a request before the connect", ErrorCode::NotConnected, request_before_connect),
+    closed("a wrong token", ErrorCode::AuthFailed, wrong_token),
+    closed("no token", ErrorCode::AuthFailed, no_token),
+    closed("one connection too many", ErrorCode::ServerFull, one_connection_too_many),
+    open("a channel nobody serves", ErrorCode::NoHandler, channel_nobody_serves),
+    open("an unknown action", ErrorCode::NoHandler, unknown_action),
+    open("a handler's error", ErrorCode::HandlerFailed, handler_error),
+    open("a handler's panic", ErrorCode::HandlerFailed, handler_panic),
+    open("a dropped responder", ErrorCode::HandlerFailed, dropped_responder),
+    open("a worker that dies", ErrorCode::WorkerLost, worker_dies),
+    open("a worker that is silent", ErrorCode::Timeout, worker_is_silent),
+    open("a responder that is silent", ErrorCode::Timeout, responder_is_silent),
+    open("another application", ErrorCode::Forbidden, another_application),
+    open("another's subscription", ErrorCode::Forbidden, anothers_subscription),
+    open("a second connect", ErrorCode::Forbidden, second_connect),
+    open("too many channels", ErrorCode::LimitExceeded, too_many_channels),
+    open("too many channels in all", ErrorCode::LimitExceeded, too_many_channels_in_all),
+    open("too many subscriptions", ErrorCode::LimitExceeded, too_many_subscriptions),
+    open("too many pending requests", ErrorCode::LimitExceeded, too_many_pending),
+    open("too many services", ErrorCode::LimitExceeded, too_many_services),
+    closed("the same id again", ErrorCode::TakenOver, same_id_again),
+    draining("the notice of a drain", notice_of_a_drain),
+    draining("a request while draining", request_while_draining),
 ];
 
-#[test]
-fn every_code_is_answered_as_the_protocol_says() {
-    let server = provocable();
-    let mut bystander = server.connected("app", "bystander");
-    let mut seen = BTreeSet::new();
-    for provoke in PROVOCATIONS {
-        let Provoked { code: expected, answer, about, mut peer } = provoke(&server);
-        assert_eq!(code(&answer), expected.as_str(), "{answer}");
-        assert_eq!(answer["message_type"], "response", "{answer}");
-        let (reply_to, channel_id) = match &about {
-            Some((id, channel_id)) => (json!(id), *channel_id),
-            None => (Value::Null, "system"),
-        };
-        assert_eq!(answer["reply_to"], reply_to, "{answer}");
-        assert_eq!(answer["channel_id"], channel_id, "{answer}");
-        if expected.closes_connection() {
-            peer.expect_end();
-        } else {
-            peer.fence();
-        }
-        assert_eq!(bystander.request("echo", json!("goes on")), "goes on");
-        seen.insert(expected);
-        drop(peer);
-        // The places must be free again before the next provocation counts them.
-        while server.handle.stats().unwrap().total_connections > 1 {
-            std::thread::yield_now();
-        }
-    }
-    seen.insert(shutting_down(&server, &mut bystander));
-    assert_eq!(seen, BTreeSet::from(ErrorCode::ALL));
+const fn open(what: &'static str, code: ErrorCode, provoke: fn() -> Provoked) -> Provocation {
+    Provocation { what, code, fate: Fate::StaysOpen, provoke }
 }
 
-/// Last, for nothing can be asked of a server that drains.
-fn shutting_down(server: &TestServer, bystander: &mut Peer) -> ErrorCode {
-    bystander.serve("held");
-    let mut peer = server.connected("app", "waits");
-    let waited_for = peer.send("request", "held", json!(1));
-    let task = bystander.receive();
-    server.handle.stop();
-    let notice = peer.receive();
-    assert_eq!((code(&notice), &notice["reply_to"]), ("shutting_down", &Value::Null));
-    let id = peer.send("request", "echo", json!(2));
-    let refused = peer.receive();
-    assert_eq!((code(&refused), refused["reply_to"].as_str()), ("shutting_down", Some(&*id)));
-    let mut answer = bystander.message("response", "held", &json!("in time"));
-    answer["reply_to"] = task["message_id"].clone();
-    bystander.send_message(&answer);
-    let answer = peer.receive();
-    assert_eq!(answer["reply_to"], waited_for.as_str());
-    // In time, or cut off by the timeout of this test's server: answered either way.
-    assert!(answer["payload"] == "in time" || code(&answer) == "timeout", "{answer}");
-    peer.expect_end();
-    ErrorCode::ShuttingDown
+const fn closed(what: &'static str, code: ErrorCode, provoke: fn() -> Provoked) -> Provocation {
+    Provocation { what, code, fate: Fate::Closed, provoke }
+}
+
+const fn draining(what: &'static str, provoke: fn() -> Provoked) -> Provocation {
+    Provocation { what, code: ErrorCode::ShuttingDown, fate: Fate::AsTheDrainSays, provoke }
+}
+
+#[test]
+fn every_code_is_provoked_and_none_is_unknown() {
+    let provoked: BTreeSet<ErrorCode> = PROVOCATIONS.iter().map(|one| one.code).collect();
+    assert_eq!(provoked, BTreeSet::from(ErrorCode::ALL));
+}
+
+#[test]
+fn every_error_is_addressed_and_ends_as_the_protocol_says() {
+    for Provocation { what, code, fate, provoke } in PROVOCATIONS {
+        // Shown if one of them fails.
+        println!("provoking {code} by {what}");
+        let Provoked { mut culprit, channel_id, reply_to, mut stage } = provoke();
+        culprit.expect_error(code.as_str(), channel_id, reply_to);
+        match fate {
+            Fate::StaysOpen => stay_open(&mut culprit),
+            Fate::Closed => culprit.expect_end(),
+            Fate::AsTheDrainSays => {
+                stage.see_the_drain_through(culprit);
+                continue;
+            }
+        }
+        stage.goes_on();
+        assert_eq!(
+            stage.server.stats().counters.errors[code.as_str()],
+            1,
+            "{code} is counted once"
+        );
+        drop(culprit);
+    }
+}
+
+/// A culprit that was refused before or at its connect may still introduce itself.
+fn stay_open(culprit: &mut Peer) {
+    if culprit.app_id.is_empty() {
+        culprit.connect("app", "culprit");
+    }
+    culprit.fence();
+}
+
+impl Stage {
+    fn new(config: Config, set_up: impl FnOnce(&mut Server)) -> Self {
+        let server = serve(config, |server| {
+            install_echo(server);
+            set_up(server);
+        });
+        let mut bystander = server.connected("app", "bystander");
+        bystander.subscribe("calm");
+        Self { bystander, others: Vec::new(), server }
+    }
+
+    fn plain() -> Self {
+        Self::new(Config::default(), |_| {})
+    }
+
+    fn limited(limits: Limits) -> Self {
+        Self::new(Config { limits, ..Config::default() }, |_| {})
+    }
+
+    fn culprit(&self) -> Peer {
+        self.server.connected("app", "culprit")
+    }
+
+    /// A worker of the channel `work`.
+    fn worker(&self) -> Peer {
+        let mut worker = self.server.connected("app", "worker");
+        worker.serve("work");
+        worker
+    }
+
+    fn goes_on(&mut self) {
+        assert_eq!(self.bystander.request("echo", json!("well?")), json!("well?"));
+        self.bystander.send("publish", "calm", json!("well"));
+        assert_eq!(self.bystander.receive()["payload"], "well");
+        self.bystander.fence();
+        for other in &mut self.others {
+            other.fence();
+        }
+    }
+
+    fn provoked(
+        self,
+        culprit: Peer,
+        channel_id: &'static str,
+        reply_to: impl Into<Value>,
+    ) -> Provoked {
+        Provoked { culprit, channel_id, reply_to: reply_to.into(), stage: self }
+    }
+
+    /// The culprit sends this and is refused for it.
+    fn provoked_by(
+        self,
+        mut culprit: Peer,
+        message_type: &str,
+        channel_id: &'static str,
+        payload: Value,
+    ) -> Provoked {
+        let id = culprit.send(message_type, channel_id, payload);
+        self.provoked(culprit, channel_id, id)
+    }
+
+    /// The worker answers what the culprit and the bystander have in flight.
+    fn see_the_drain_through(mut self, mut culprit: Peer) {
+        let mut worker = self.others.remove(0);
+        let tasks = [worker.receive(), worker.receive()];
+        worker.expect_error("shutting_down", "system", Value::Null);
+        self.bystander.expect_error("shutting_down", "system", Value::Null);
+        for task in tasks {
+            answer(&mut worker, &task);
+        }
+        for peer in [&mut culprit, &mut self.bystander] {
+            assert_eq!(peer.receive()["payload"], "done");
+            peer.expect_end();
+        }
+        worker.expect_end();
+    }
+}
+
+fn answer(worker: &mut Peer, task: &Value) {
+    let mut response = worker.message("response", "work", &json!("done"));
+    response["reply_to"] = task["message_id"].clone();
+    worker.send_message(&response);
+}
+
+fn empty_frame() -> Provoked {
+    let stage = Stage::plain();
+    let mut culprit = stage.culprit();
+    culprit.send_body(b"");
+    stage.provoked(culprit, "system", Value::Null)
+}
+
+fn no_json_before_the_handshake() -> Provoked {
+    let stage = Stage::plain();
+    let mut culprit = stage.server.peer();
+    culprit.send_body(b"hello?");
+    stage.provoked(culprit, "system", Value::Null)
+}
+
+fn unknown_field() -> Provoked {
+    let stage = Stage::plain();
+    let mut culprit = stage.culprit();
+    let mut message = culprit.message("request", "echo", &json!(1));
+    message["priority"] = json!("high");
+    let id = message["message_id"].clone();
+    culprit.send_message(&message);
+    stage.provoked(culprit, "echo", id)
+}
+
+fn unreadable_ids() -> Provoked {
+    let stage = Stage::plain();
+    let mut culprit = stage.culprit();
+    let mut message = culprit.message("request", "echo", &json!(1));
+    message["message_id"] = json!(7);
+    message["channel_id"] = json!(["echo"]);
+    culprit.send_message(&message);
+    stage.provoked(culprit, "system", Value::Null)
+}
+
+fn connect_without_id() -> Provoked {
+    let stage = Stage::plain();
+    let mut culprit = stage.server.peer();
+    let mut message = culprit.message("request", "system", &json!({"action": "connect"}));
+    message["app_id"] = json!("app");
+    let id = message["message_id"].clone();
+    culprit.send_message(&message);
+    stage.provoked(culprit, "system", id)
+}
+
+fn length_over_the_limit() -> Provoked {
+    let stage = Stage::limited(Limits { frame_bytes_max: 1_000, ..Limits::default() });
+    let mut culprit = stage.culprit();
+    culprit.stream.write_all(&1_001_u32.to_be_bytes()).unwrap();
+    stage.provoked(culprit, "system", Value::Null)
+}
+
+fn request_before_connect() -> Provoked {
+    let stage = Stage::plain();
+    let mut culprit = stage.server.peer();
+    "app".clone_into(&mut culprit.app_id);
+    stage.provoked_by(culprit, "request", "echo", json!(1))
+}
+
+fn wrong_token() -> Provoked {
+    refused_at_the_door(json!({"action": "connect", "connection_id": "c", "token": "guess"}))
+}
+
+fn no_token() -> Provoked {
+    refused_at_the_door(json!({"action": "connect", "connection_id": "c"}))
+}
+
+fn refused_at_the_door(connect: Value) -> Provoked {
+    let mut access = Access::default();
+    access.applications.insert("vault".to_owned(), Token::new("sesame"));
+    let stage = Stage::new(Config { access, ..Config::default() }, |_| {});
+    let mut culprit = stage.server.peer();
+    "vault".clone_into(&mut culprit.app_id);
+    stage.provoked_by(culprit, "request", "system", connect)
+}
+
+fn one_connection_too_many() -> Provoked {
+    let stage = Stage::limited(Limits { connections_max: 1, ..Limits::default() });
+    let culprit = stage.server.peer();
+    stage.provoked(culprit, "system", Value::Null)
+}
+
+fn channel_nobody_serves() -> Provoked {
+    let stage = Stage::plain();
+    let culprit = stage.culprit();
+    stage.provoked_by(culprit, "request", "nowhere", json!(1))
+}
+
+fn unknown_action() -> Provoked {
+    let stage = Stage::plain();
+    let culprit = stage.culprit();
+    stage.provoked_by(culprit, "request", "system", json!({"action": "dance"}))
+}
+
+fn handler_error() -> Provoked {
+    let stage = Stage::new(Config::default(), |server| {
+        let mut app = server.application("app", "The App");
+        app.channel("moody").on_request(|_request| Err("not today".into()));
+    });
+    let culprit = stage.culprit();
+    stage.provoked_by(culprit, "request", "moody", json!(1))
+}
+
+fn handler_panic() -> Provoked {
+    let stage = Stage::new(Config::default(), |server| {
+        let mut app = server.application("app", "The App");
+        app.channel("moody").on_request(|_request| panic!("provoked by a test"));
+    });
+    let culprit = stage.culprit();
+    stage.provoked_by(culprit, "request", "moody", json!(1))
+}
+
+fn dropped_responder() -> Provoked {
+    let stage = Stage::new(Config::default(), |server| {
+        let mut app = server.application("app", "The App");
+        app.channel("moody").on_request(|request| Ok(request.defer()?.0));
+    });
+    let culprit = stage.culprit();
+    stage.provoked_by(culprit, "request", "moody", json!(1))
+}
+
+fn worker_dies() -> Provoked {
+    let stage = Stage::plain();
+    let mut worker = stage.worker();
+    let mut culprit = stage.culprit();
+    let id = culprit.send("request", "work", json!(1));
+    worker.receive();
+    drop(worker);
+    stage.provoked(culprit, "work", id)
+}
+
+const SOON: Duration = Duration::from_millis(50);
+
+fn worker_is_silent() -> Provoked {
+    let mut stage = Stage::limited(Limits { request_timeout: SOON, ..Limits::default() });
+    let mut worker = stage.worker();
+    let mut culprit = stage.culprit();
+    let id = culprit.send("request", "work", json!(1));
+    worker.receive();
+    stage.others.push(worker);
+    stage.provoked(culprit, "work", id)
+}
+
+fn responder_is_silent() -> Provoked {
+    let limits = Limits { request_timeout: SOON, ..Limits::default() };
+    let stage = Stage::new(Config { limits, ..Config::default() }, |server| {
+        let mut kept = Vec::new();
+        server.application("app", "The App").channel("moody").on_request(move |request| {
+            let (reply, responder) = request.defer()?;
+            kept.push(responder);
+            Ok(reply)
+        });
+    });
+    let culprit = stage.culprit();
+    stage.provoked_by(culprit, "request", "moody", json!(1))
+}
+
+fn another_application() -> Provoked {
+    let mut stage = Stage::plain();
+    stage.others.push(stage.server.connected("other", "native"));
+    let mut culprit = stage.culprit();
+    "other".clone_into(&mut culprit.app_id);
+    let id = culprit.send("request", "echo", json!(1));
+    "app".clone_into(&mut culprit.app_id);
+    stage.provoked(culprit, "echo", id)
+}
+
+fn anothers_subscription() -> Provoked {
+    let stage = Stage::plain();
+    let culprit = stage.culprit();
+    stage.provoked_by(culprit, "unsubscribe", "calm", json!({"connection_id": "bystander"}))
+}
+
+fn second_connect() -> Provoked {
+    let stage = Stage::plain();
+    let culprit = stage.culprit();
+    let connect = json!({"action": "connect", "connection_id": "another"});
+    stage.provoked_by(culprit, "request", "system", connect)
+}
+
+fn too_many_channels() -> Provoked {
+    let stage = Stage::limited(Limits { channels_per_connection_max: 1, ..Limits::default() });
+    let mut culprit = stage.culprit();
+    culprit.send("publish", "one", json!(1));
+    stage.provoked_by(culprit, "publish", "two", json!(2))
+}
+
+fn too_many_channels_in_all() -> Provoked {
+    // `echo` and `calm`.
+    let stage = Stage::limited(Limits { channels_max: 2, ..Limits::default() });
+    let culprit = stage.culprit();
+    stage.provoked_by(culprit, "notification", "third", json!(3))
+}
+
+fn too_many_subscriptions() -> Provoked {
+    let limits = Limits { subscriptions_per_connection_max: 1, ..Limits::default() };
+    let stage = Stage::limited(limits);
+    let mut culprit = stage.culprit();
+    culprit.subscribe("one");
+    stage.provoked_by(culprit, "subscribe", "two", json!({"connection_id": "culprit"}))
+}
+
+fn too_many_pending() -> Provoked {
+    let mut stage = Stage::limited(Limits { pending_per_connection_max: 1, ..Limits::default() });
+    let mut worker = stage.worker();
+    let mut culprit = stage.culprit();
+    culprit.send("request", "work", json!(1));
+    worker.receive();
+    stage.others.push(worker);
+    stage.provoked_by(culprit, "request", "work", json!(2))
+}
+
+fn too_many_services() -> Provoked {
+    let stage = Stage::limited(Limits { services_per_connection_max: 1, ..Limits::default() });
+    let mut culprit = stage.culprit();
+    culprit.serve("one");
+    stage.provoked_by(culprit, "request", "system", json!({"action": "serve", "channel": "two"}))
+}
+
+fn same_id_again() -> Provoked {
+    let mut stage = Stage::plain();
+    let culprit = stage.culprit();
+    stage.others.push(stage.culprit());
+    stage.provoked(culprit, "system", Value::Null)
+}
+
+fn notice_of_a_drain() -> Provoked {
+    let (stage, culprit) = drain_with_two_requests_in_flight();
+    stage.provoked(culprit, "system", Value::Null)
+}
+
+fn request_while_draining() -> Provoked {
+    let (stage, mut culprit) = drain_with_two_requests_in_flight();
+    culprit.expect_error("shutting_down", "system", Value::Null);
+    stage.provoked_by(culprit, "request", "echo", json!(1))
+}
+
+/// The first of the others is the worker that holds both.
+fn drain_with_two_requests_in_flight() -> (Stage, Peer) {
+    let mut stage = Stage::plain();
+    let mut culprit = stage.culprit();
+    stage.others.push(stage.worker());
+    for requester in [&mut culprit, &mut stage.bystander] {
+        requester.send("request", "work", json!(1));
+        requester.fence();
+    }
+    stage.server.handle.stop();
+    (stage, culprit)
 }

@@ -1,0 +1,260 @@
+//! In steady state nothing is allocated: not for a request, and not for a publication.
+//!
+//! A binary of its own, for its allocator counts. It counts by thread, so that the tests
+//! do not disturb one another; server and clients share the thread of their test.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use allocation_counter::AllocationInfo;
+use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, Limits, Now};
+use ipc_framework::{Config, Server};
+
+const ROUNDS: usize = 1_000;
+const SUBSCRIBERS: usize = 10;
+const ID: &str = "5b0c7a52-1f5e-4f0a-9f5c-0d6c2f1c9a11";
+
+fn frame(message_type: &str, channel_id: &str, payload: &str, reply_to: &str) -> Vec<u8> {
+    let body = format!(
+        "{{\"message_id\":\"{ID}\",\"app_id\":\"app\",\"channel_id\":\"{channel_id}\",\
+         \"message_type\":\"{message_type}\",\"payload\":{payload},\
+         \"timestamp\":1700000000.25,\"reply_to\":{reply_to}}}"
+    );
+    let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
+    bytes.extend_from_slice(body.as_bytes());
+    bytes
+}
+
+fn connect(connection_id: &str) -> Vec<u8> {
+    let payload = format!(r#"{{"action":"connect","connection_id":"{connection_id}"}}"#);
+    frame("request", "system", &payload, "null")
+}
+
+/// Warms up, then counts what as many rounds again allocate.
+fn allocations(mut round: impl FnMut()) -> AllocationInfo {
+    for _ in 0..ROUNDS {
+        round();
+    }
+    allocation_counter::measure(|| {
+        for _ in 0..ROUNDS {
+            round();
+        }
+    })
+}
+
+#[track_caller]
+fn assert_none(info: &AllocationInfo) {
+    assert_eq!((info.count_total, info.bytes_total), (0, 0), "in {ROUNDS} rounds");
+}
+
+#[test]
+fn an_allocation_would_be_counted() {
+    let info = allocations(|| drop(std::hint::black_box(Box::new(1))));
+    assert_eq!(info.count_total, ROUNDS as u64);
+    let growing = allocation_counter::measure(|| {
+        let mut bytes = Vec::with_capacity(1);
+        (0..1_000_u32).for_each(|number| bytes.push(number));
+        std::hint::black_box(bytes);
+    });
+    assert!(growing.count_total > 1, "growing in place is counted too");
+}
+
+/// The broker without sockets: what it sends goes into one buffer per connection.
+struct Memory {
+    broker: Broker,
+    now: Now,
+    /// What each connection was sent in this turn, by the index of its key.
+    sent: Vec<Vec<u8>>,
+}
+
+impl Memory {
+    fn new() -> Self {
+        let now = Now { monotonic: Duration::ZERO, unix: Duration::from_secs(1_700_000_000) };
+        let broker = Broker::new(Limits::default(), Access::default(), [7; 32], now);
+        Self { broker, now, sent: Vec::new() }
+    }
+
+    fn connected(&mut self, connection_id: &str) -> ConnectionKey {
+        let key = self.broker.accept(self.now).unwrap();
+        self.sent.resize_with(key.index() + 1, || Vec::with_capacity(64 << 10));
+        self.receive(key, &connect(connection_id));
+        assert!(contains(&self.sent[key.index()], b"connected"));
+        key
+    }
+
+    /// One turn of a loop in which `bytes` came from one connection.
+    fn receive(&mut self, from: ConnectionKey, bytes: &[u8]) {
+        self.sent.iter_mut().for_each(Vec::clear);
+        let step = Duration::from_micros(37);
+        self.now.monotonic += step;
+        self.now.unix += step;
+        self.broker.receive(from, bytes, self.now);
+        self.broker.advance(self.now);
+        while let Some(action) = self.broker.next_action() {
+            let Action::Flush(key) = action else { continue };
+            let mut bytes = 0;
+            for slice in self.broker.output(key) {
+                self.sent[key.index()].extend_from_slice(slice);
+                bytes += slice.len();
+            }
+            self.broker.transmitted(key, bytes);
+        }
+        if self.broker.wants_turn_time() {
+            self.broker.end_turn(self.now);
+        }
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn a_publication_in_memory_allocates_nothing() {
+    let mut memory = Memory::new();
+    let publisher = memory.connected("publisher");
+    let subscribers: Vec<ConnectionKey> = (0..SUBSCRIBERS)
+        .map(|at| {
+            let key = memory.connected(&format!("subscriber-{at}"));
+            memory.receive(key, &frame("subscribe", "news", "{}", "null"));
+            key
+        })
+        .collect();
+    let publication = frame("publish", "news", r#"{"n":1,"text":"hello"}"#, "null");
+    let info = allocations(|| {
+        memory.receive(publisher, &publication);
+        for key in &subscribers {
+            assert_eq!(memory.sent[key.index()], publication);
+        }
+    });
+    assert_none(&info);
+}
+
+#[test]
+fn a_request_forwarded_in_memory_allocates_nothing() {
+    let mut memory = Memory::new();
+    let worker = memory.connected("worker");
+    let serve = r#"{"action":"serve","channel":"work"}"#;
+    memory.receive(worker, &frame("request", "system", serve, "null"));
+    let requester = memory.connected("requester");
+    let request = frame("request", "work", r#"{"n":1}"#, "null");
+    let mut answer = frame("response", "work", r#"{"n":2}"#, &format!("\"{ID}\""));
+    let reply_to_at = answer.len() - "\"}".len() - ID.len();
+    let info = allocations(|| {
+        memory.receive(requester, &request);
+        let task = &memory.sent[worker.index()];
+        // The first field of what the server encodes is the id it gave.
+        let start = b"....{\"message_id\":\"".len();
+        answer[reply_to_at..][..ID.len()].copy_from_slice(&task[start..][..ID.len()]);
+        memory.receive(worker, &answer);
+        assert!(contains(&memory.sent[requester.index()], br#"{"n":2}"#));
+    });
+    assert_none(&info);
+}
+
+/// A server and its clients on one thread, over loopback.
+struct Loopback {
+    server: Server,
+    clients: Vec<TcpStream>,
+    buffer: Box<[u8]>,
+}
+
+impl Loopback {
+    fn new() -> Self {
+        let config = Config { host: Some("127.0.0.1".to_owned()), port: 0, ..Config::default() };
+        let mut server = Server::bind(config).unwrap();
+        let mut app = server.application("app", "The App");
+        app.channel("echo").on_request(|request| {
+            let payload = request.json();
+            request.reply_json(&payload)
+        });
+        app.channel("typed").on_request(|request| {
+            let numbers: [i64; 3] = request.payload()?;
+            request.reply(&numbers)
+        });
+        Self { server, clients: Vec::new(), buffer: vec![0; 64 << 10].into() }
+    }
+
+    fn connected(&mut self, connection_id: &str) -> usize {
+        let port = self.server.addresses()[0].port().unwrap();
+        let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.set_nodelay(true).unwrap();
+        self.clients.push(client);
+        let client = self.clients.len() - 1;
+        self.send(client, &connect(connection_id));
+        assert!(contains(self.receive(client), b"connected"));
+        client
+    }
+
+    fn send(&mut self, client: usize, bytes: &[u8]) {
+        assert_eq!(self.clients[client].write(bytes).unwrap(), bytes.len());
+    }
+
+    /// Lets the server run until the client has a whole frame.
+    fn receive(&mut self, client: usize) -> &[u8] {
+        let mut filled = 0;
+        loop {
+            match self.clients[client].read(&mut self.buffer[filled..]) {
+                Ok(bytes) => {
+                    assert_ne!(bytes, 0, "the server closed");
+                    filled += bytes;
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            if let Some(header) = self.buffer[..filled].first_chunk::<4>()
+                && filled >= 4 + u32::from_be_bytes(*header) as usize
+            {
+                return &self.buffer[..filled];
+            }
+            assert!(self.server.poll_once(Some(Duration::from_millis(1))).unwrap());
+        }
+    }
+}
+
+fn allocations_of_requests(channel_id: &str, payload: &str) -> AllocationInfo {
+    let mut loopback = Loopback::new();
+    let client = loopback.connected("client");
+    let request = frame("request", channel_id, payload, "null");
+    let expected = format!("\"payload\":{payload}");
+    allocations(|| {
+        loopback.send(client, &request);
+        let answer = loopback.receive(client);
+        assert!(contains(answer, expected.as_bytes()));
+    })
+}
+
+#[test]
+fn a_request_over_loopback_allocates_nothing() {
+    assert_none(&allocations_of_requests("echo", r#"{"n":[1,2.5,"three"]}"#));
+}
+
+#[test]
+fn decoding_a_payload_costs_the_one_tape_of_simd_json() {
+    // simd-json keeps its other buffers from one document to the next, and makes its tape anew.
+    let info = allocations_of_requests("typed", "[1,-2,3]");
+    assert!(info.count_total <= ROUNDS as u64, "{info:?}");
+}
+
+#[test]
+fn a_publication_over_loopback_allocates_nothing() {
+    let mut loopback = Loopback::new();
+    let publisher = loopback.connected("publisher");
+    let subscribers: Vec<usize> = (0..SUBSCRIBERS)
+        .map(|at| {
+            let client = loopback.connected(&format!("subscriber-{at}"));
+            loopback.send(client, &frame("subscribe", "news", r#"{"ack":true}"#, "null"));
+            assert!(contains(loopback.receive(client), b"subscribed"));
+            client
+        })
+        .collect();
+    let publication = frame("publish", "news", r#"{"n":1,"text":"hello"}"#, "null");
+    let info = allocations(|| {
+        loopback.send(publisher, &publication);
+        for &client in &subscribers {
+            assert_eq!(loopback.receive(client), publication);
+        }
+    });
+    assert_none(&info);
+}

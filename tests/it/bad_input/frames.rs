@@ -1,0 +1,219 @@
+//! Lengths that lie, connections that break, bodies that are no messages.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use socket2::SockRef;
+
+use super::Bystanders;
+use crate::support::{frame, serve_echo};
+
+#[test]
+fn a_length_of_zero_is_answered_and_the_next_frame_is_read() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut peer = server.connected("app", "peer");
+    peer.stream.write_all(&[0; 12]).unwrap();
+    for _ in 0..3 {
+        peer.expect_error("bad_frame", "system", Value::Null);
+    }
+    peer.fence();
+    bystanders.go_on();
+}
+
+#[test]
+fn a_length_of_4_gib_is_not_believed() {
+    for length in [u32::MAX, 0x8000_0000, (16 << 20) + 1] {
+        let server = serve_echo();
+        let mut bystanders = Bystanders::of(&server);
+        let mut peer = server.connected("app", "peer");
+        peer.stream.write_all(&length.to_be_bytes()).unwrap();
+        peer.expect_error("frame_too_large", "system", Value::Null);
+        peer.expect_end();
+        bystanders.go_on();
+        assert_eq!(server.stats().buffered_bytes, 0);
+    }
+}
+
+#[test]
+fn the_largest_length_promises_nothing() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut peers: Vec<_> =
+        (0..20).map(|at| server.connected("app", &format!("peer-{at}"))).collect();
+    let received = server.stats().counters.bytes_in;
+    for peer in &mut peers {
+        peer.stream.write_all(&[1, 0, 0, 0, b'{']).unwrap();
+    }
+    let stats =
+        server.wait_until("their bytes", |stats| stats.counters.bytes_in == received + 20 * 5);
+    // 20 frames of 16 MiB were announced.
+    assert!(stats.buffered_bytes <= 20 * (16 << 10), "{} bytes", stats.buffered_bytes);
+    bystanders.go_on();
+}
+
+#[test]
+fn half_a_frame_then_a_reset_leaves_nothing_behind() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let whole = frame(&with_payload(&format!("\"{}\"", "x".repeat(1_000))));
+    // Within the header, behind it, within the body, and all but the last byte.
+    for cut in [1, 3, 4, 5, 60, 1_000, whole.len() - 1] {
+        let mut peer = server.connected("app", "peer");
+        peer.stream.write_all(&whole[..cut]).unwrap();
+        server.wait_until("half a frame", |stats| stats.buffered_bytes >= cut);
+        SockRef::from(&peer.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        server.wait_until("the end of the half frame", |stats| {
+            stats.total_connections == 3 && stats.buffered_bytes == 0
+        });
+        bystanders.go_on();
+    }
+}
+
+#[test]
+fn half_a_frame_then_an_end_leaves_nothing_behind() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut peer = server.connected("app", "peer");
+    peer.stream.write_all(&[0, 0, 1, 0, b'{']).unwrap();
+    peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    peer.expect_end();
+    server.wait_until("its end", |stats| stats.total_connections == 3 && stats.buffered_bytes == 0);
+    bystanders.go_on();
+}
+
+/// A request with this text for its payload.
+fn with_payload(payload: &str) -> Vec<u8> {
+    format!(
+        r#"{{"message_id":"m","app_id":"app","channel_id":"echo","message_type":"request",
+        "payload":{payload},"timestamp":1.5}}"#
+    )
+    .into_bytes()
+}
+
+#[test]
+fn what_is_not_one_json_object_is_a_bad_frame_and_nothing_of_it_is_believed() {
+    let whole = with_payload("1");
+    let twice = [whole.as_slice(), whole.as_slice()].concat();
+    let spaced = [whole.as_slice(), b"\n", whole.as_slice()].concat();
+    let marked = [b"\xef\xbb\xbf".as_slice(), whole.as_slice()].concat();
+    let unclosed = whole[..whole.len() - 1].to_vec();
+    let comma = [&whole[..whole.len() - 1], b",}"].concat();
+    let latin = {
+        let mut bytes = with_payload("\"x\"");
+        let at = bytes.iter().position(|byte| *byte == b'x').unwrap();
+        bytes[at] = 0xfc;
+        bytes
+    };
+    let mut bodies: Vec<Vec<u8>> =
+        vec![twice, spaced, marked, unclosed, comma, latin, vec![b'['; 100_000]];
+    bodies.extend(
+        [
+            "",
+            " \n",
+            "\0",
+            "null",
+            "true",
+            "42",
+            "\"text\"",
+            "[]",
+            "[{}]",
+            "{",
+            "}",
+            "{}{}",
+            "{} {}",
+            "{},",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{a:1}",
+            "{'a':1}",
+            "nonsense",
+            "NaN",
+            "// comment\n{}",
+        ]
+        .map(Vec::from),
+    );
+    bodies.extend([b"\xff\xfe{\0}\0".to_vec(), b"\xc0\x80".to_vec(), b"\xed\xa0\x80".to_vec()]);
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    let objects = "{\"a\":".repeat(100_000) + "1" + &"}".repeat(100_000);
+    let payloads = [
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "-",
+        "+1",
+        "01",
+        "1.",
+        ".5",
+        "1e",
+        "0x10",
+        "True",
+        "nul",
+        "undefined",
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "{\"a\":1,}",
+        "{\"a\" 1}",
+        "'a'",
+        "\"a",
+        "\"\\x\"",
+        "\"\\u12g4\"",
+        "\"\\ud8\"",
+        "\"\u{1}\"",
+        "\"\n\"",
+        "1/**/",
+        "",
+        deep.as_str(),
+        objects.as_str(),
+    ];
+    bodies.extend(payloads.map(with_payload));
+
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut peer = server.connected("app", "peer");
+    for body in &bodies {
+        println!("{}", String::from_utf8_lossy(&body[..body.len().min(200)]));
+        peer.send_body(body);
+        peer.expect_error("bad_frame", "system", Value::Null);
+        peer.fence();
+    }
+    bystanders.go_on();
+    assert_eq!(server.stats().counters.errors["bad_frame"], bodies.len() as u64);
+}
+
+#[test]
+fn depth_is_allowed_to_128_and_not_one_more() {
+    let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+    let server = serve_echo();
+    let mut peer = server.connected("app", "peer");
+    // The message's own object is the first level.
+    peer.send_body(&with_payload(&nested(127)));
+    let answer = peer.try_receive_body().unwrap();
+    assert!(String::from_utf8(answer).unwrap().contains(&nested(127)));
+    peer.send_body(&with_payload(&nested(128)));
+    peer.expect_error("bad_frame", "system", Value::Null);
+    peer.fence();
+}
+
+#[test]
+fn the_largest_frame_goes_through_and_one_byte_more_closes() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut peer = server.connected("app", "peer");
+    let empty = with_payload("\"\"").len();
+    let body = with_payload(&format!("\"{}\"", "x".repeat((16 << 20) - empty)));
+    assert_eq!(body.len(), 16 << 20);
+    // The answer, with a longer id, would not fit: that is the handler's failure.
+    peer.send_body(&body);
+    peer.expect_error("handler_failed", "echo", "m");
+    let text = "x".repeat(15 << 20);
+    assert_eq!(peer.request("echo", json!(text)), json!(text));
+    bystanders.go_on();
+    peer.stream.write_all(&((16_u32 << 20) + 1).to_be_bytes()).unwrap();
+    peer.expect_error("frame_too_large", "system", Value::Null);
+    peer.expect_end();
+    bystanders.go_on();
+}

@@ -1,0 +1,306 @@
+//! Those who never introduce themselves, or badly, or too often.
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
+
+use ipc_framework::{Config, Limits};
+use serde_json::{Value, json};
+use socket2::SockRef;
+
+use super::Bystanders;
+use crate::support::{HANG, Peer, TestServer, frame, install_echo, serve, serve_echo};
+
+fn serve_limited(limits: Limits) -> TestServer {
+    serve(Config { limits, ..Config::default() }, install_echo)
+}
+
+fn stranger(server: &TestServer) -> Peer {
+    let mut peer = server.peer();
+    "app".clone_into(&mut peer.app_id);
+    "stranger".clone_into(&mut peer.connection_id);
+    peer
+}
+
+#[test]
+fn whoever_does_not_connect_first_is_told_and_closed() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let connect = json!({"action": "connect", "connection_id": "stranger"});
+    let own = json!({"connection_id": "stranger", "ack": true});
+    let firsts = [
+        ("request", "echo", json!(1)),
+        ("request", "system", json!({"action": "ping"})),
+        ("request", "system", json!({"action": "Connect", "connection_id": "stranger"})),
+        ("request", "system", json!("connect")),
+        ("request", "System", connect.clone()),
+        ("request", "echo", connect.clone()),
+        ("notification", "system", connect.clone()),
+        ("publish", "calm", json!("spam")),
+        ("subscribe", "calm", own.clone()),
+        ("unsubscribe", "calm", own),
+    ];
+    for (message_type, channel_id, payload) in firsts {
+        let mut peer = stranger(&server);
+        let id = peer.send(message_type, channel_id, payload);
+        // What comes behind it is not looked at.
+        peer.send("request", "system", connect.clone());
+        peer.expect_error("not_connected", channel_id, id);
+        peer.expect_end();
+    }
+    bystanders.go_on();
+    assert_eq!(server.stats().total_connections, 3);
+}
+
+#[test]
+fn a_connect_without_a_usable_id_may_be_mended() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut peer = stranger(&server);
+    let ids = [
+        None,
+        Some(json!(null)),
+        Some(json!("")),
+        Some(json!(7)),
+        Some(json!(["stranger"])),
+        Some(json!("x".repeat(257))),
+    ];
+    for id in ids {
+        let mut connect = json!({"action": "connect"});
+        if let Some(id) = id {
+            connect["connection_id"] = id;
+        }
+        let id = peer.send("request", "system", connect);
+        peer.expect_error("bad_message", "system", id);
+    }
+    assert_eq!(server.stats().total_connections, 3);
+    peer.connect("app", "stranger");
+    peer.fence();
+    bystanders.go_on();
+}
+
+#[test]
+fn bad_frames_before_the_connect_leave_the_door_open() {
+    let server = serve_echo();
+    let mut peer = stranger(&server);
+    peer.send_body(b"");
+    peer.expect_error("bad_frame", "system", Value::Null);
+    peer.send_body(b"\xff");
+    peer.expect_error("bad_frame", "system", Value::Null);
+    let mut message = peer.message("request", "echo", &json!(1));
+    message["timestamp"] = json!("now");
+    let id = message["message_id"].clone();
+    peer.send_message(&message);
+    peer.expect_error("bad_message", "echo", id);
+    peer.connect("app", "stranger");
+    peer.fence();
+}
+
+#[test]
+fn an_empty_message_id_is_allowed_in_a_connect_alone() {
+    let server = serve_echo();
+    let mut peer = stranger(&server);
+    let connect = json!({"action": "connect", "connection_id": "stranger"});
+    for expected in ["connected", "error"] {
+        let mut message = peer.message("request", "system", &connect.clone());
+        message["message_id"] = json!("");
+        peer.send_message(&message);
+        let answer = peer.receive();
+        assert_eq!(answer["payload"]["status"], expected, "{answer}");
+        assert_eq!(answer["reply_to"], Value::Null, "{answer}");
+    }
+    peer.fence();
+}
+
+#[test]
+fn an_http_request_is_told_what_it_met() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    for size in [0, 1_000, 300_000] {
+        let mut peer = server.peer();
+        let head = format!("POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n");
+        peer.stream.write_all(head.as_bytes()).unwrap();
+        // Unread bytes would turn the close into a reset, and the reason would be lost.
+        peer.stream.write_all(&vec![b'x'; size]).unwrap();
+        peer.expect_error("frame_too_large", "system", Value::Null);
+        peer.expect_end();
+        bystanders.go_on();
+    }
+}
+
+/// A connect whose body has so many bytes.
+fn connect_of(peer: &mut Peer, bytes: usize) -> Vec<u8> {
+    let mut payload = json!({"action": "connect", "connection_id": "stranger", "padding": ""});
+    let length = peer.message("request", "system", &payload.clone()).to_string().len();
+    payload["padding"] = json!("x".repeat(bytes - length));
+    let body = peer.message("request", "system", &payload).to_string().into_bytes();
+    assert_eq!(body.len(), bytes);
+    body
+}
+
+#[test]
+fn a_connect_has_16_kib_and_not_one_byte_more() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut peer = stranger(&server);
+    let body = connect_of(&mut peer, 16 << 10);
+    peer.send_body(&body);
+    assert_eq!(peer.receive()["payload"]["status"], "connected");
+    // From here on it may send more.
+    let text = "x".repeat(100_000);
+    assert_eq!(peer.request("echo", json!(text)), json!(text));
+
+    let mut peer = stranger(&server);
+    let body = connect_of(&mut peer, (16 << 10) + 1);
+    peer.send_body(&body);
+    peer.expect_error("frame_too_large", "system", Value::Null);
+    peer.expect_end();
+    bystanders.go_on();
+}
+
+#[test]
+fn the_limit_of_the_handshake_ends_with_the_connect_even_in_one_write() {
+    let server = serve_echo();
+    let mut peer = stranger(&server);
+    let connect = connect_of(&mut peer, 1_000);
+    let text = "x".repeat(100_000);
+    let request = peer.message("request", "echo", &json!(text)).to_string();
+    let bytes = [frame(&connect), frame(request.as_bytes())].concat();
+    peer.stream.write_all(&bytes).unwrap();
+    assert_eq!(peer.receive()["payload"]["status"], "connected");
+    assert_eq!(peer.receive()["payload"], text);
+}
+
+#[test]
+fn trickling_bytes_do_not_prolong_the_handshake() {
+    let server = serve_limited(Limits {
+        handshake_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    });
+    let mut bystanders = Bystanders::of(&server);
+    let mut peer = stranger(&server);
+    let bytes = frame(&connect_of(&mut peer, 16 << 10));
+    // The pace of the trickle: it would take more than a minute.
+    peer.stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    let cut_short = bytes.iter().take(bytes.len() - 1).any(|byte| {
+        let sent = peer.stream.write_all(std::slice::from_ref(byte));
+        sent.is_err() || is_closed(&mut peer)
+    });
+    assert!(cut_short, "the server waited for all of it");
+    // Who did introduce itself is not affected.
+    bystanders.go_on();
+    let stats = server.stats();
+    assert_eq!((stats.total_connections, stats.buffered_bytes), (3, 0));
+}
+
+fn is_closed(peer: &mut Peer) -> bool {
+    match peer.stream.read(&mut [0; 64]) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
+#[test]
+fn silence_is_closed_after_the_handshakes_time() {
+    let server = serve_limited(Limits {
+        handshake_timeout: Duration::from_millis(100),
+        ..Limits::default()
+    });
+    let mut bystanders = Bystanders::of(&server);
+    let mut silent: Vec<Peer> = (0..20).map(|_| server.peer()).collect();
+    for peer in &mut silent {
+        peer.expect_end();
+    }
+    bystanders.go_on();
+}
+
+#[test]
+fn what_a_stranger_leaves_unread_does_not_grow() {
+    let server =
+        serve_limited(Limits { handshake_timeout: Duration::from_secs(1), ..Limits::default() });
+    let mut bystanders = Bystanders::of(&server);
+    let peer = server.peer();
+    SockRef::from(&peer.stream).set_recv_buffer_size(4 << 10).unwrap();
+    let mut stream = peer.stream.try_clone().unwrap();
+    let flood = std::thread::spawn(move || {
+        // 20,000 errors of some 300 bytes a write, and no end of it but the server's.
+        let bytes = frame(b"[]").repeat(20_000);
+        while stream.write_all(&bytes).is_ok() {}
+    });
+    let mut buffered_bytes = 0;
+    while !flood.is_finished() {
+        buffered_bytes = buffered_bytes.max(server.stats().buffered_bytes);
+        bystanders.go_on();
+    }
+    flood.join().unwrap();
+    let stats = server.wait_until("empty buffers", |stats| stats.buffered_bytes == 0);
+    let errors = stats.counters.errors["bad_frame"];
+    assert!(errors > 1_000, "only {errors} bad frames were read");
+    // One read of 64 KiB, one buffer of 64 KiB, and the buffers of the bystanders.
+    assert!(buffered_bytes <= 192 << 10, "{buffered_bytes} bytes for {errors} errors");
+}
+
+/// Connects until there is a place.
+fn connect_when_free(server: &TestServer, connection_id: &str) -> Peer {
+    let begin = std::time::Instant::now();
+    loop {
+        let mut peer = stranger(server);
+        let payload = json!({"action": "connect", "connection_id": connection_id});
+        let body = peer.message("request", "system", &payload).to_string();
+        // One that is refused may be closed before it has said anything.
+        if peer.stream.write_all(&frame(body.as_bytes())).is_ok()
+            && let Ok(answer) = peer.try_receive()
+        {
+            if answer["payload"]["status"] == "connected" {
+                return peer;
+            }
+            assert_eq!(answer["payload"]["code"], "server_full", "{answer}");
+        }
+        assert!(begin.elapsed() < HANG, "no place becomes free");
+    }
+}
+
+#[test]
+fn a_flood_of_connections_is_refused_and_places_become_free_again() {
+    let server = serve_limited(Limits { connections_max: 8, ..Limits::default() });
+    let mut bystanders = Bystanders::of(&server);
+    let mut admitted: Vec<Peer> =
+        (0..5).map(|at| server.connected("app", &format!("peer-{at}"))).collect();
+    let mut flood: Vec<Peer> = (0..300).map(|_| server.peer()).collect();
+    let mut told = 0;
+    for peer in &mut flood {
+        // More than 64 at a time are not even told.
+        if let Ok(answer) = peer.try_receive() {
+            assert_eq!(answer["payload"]["code"], "server_full", "{answer}");
+            peer.expect_end();
+            told += 1;
+        }
+    }
+    assert!(told >= 64, "only {told} were told why");
+    bystanders.go_on();
+    assert_eq!(server.stats().total_connections, 8);
+    drop(flood);
+    admitted.pop();
+    let mut late = connect_when_free(&server, "late");
+    late.fence();
+    bystanders.go_on();
+    admitted.iter_mut().for_each(Peer::fence);
+    assert_eq!(server.stats().total_connections, 8);
+}
+
+#[test]
+fn those_who_were_refused_take_nobodys_place() {
+    let server = serve_limited(Limits { connections_max: 4, ..Limits::default() });
+    let mut bystanders = Bystanders::of(&server);
+    let leaving = server.connected("app", "leaving");
+    // They have read that the server is full, and do not close.
+    let mut refused: Vec<Peer> = (0..10).map(|_| server.peer()).collect();
+    for peer in &mut refused {
+        peer.expect_error("server_full", "system", Value::Null);
+        peer.expect_end();
+    }
+    drop(leaving);
+    server.wait_until("a free place", |stats| stats.total_connections == 3);
+    let mut next = server.connected("app", "next");
+    next.fence();
+    bystanders.go_on();
+}

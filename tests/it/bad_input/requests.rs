@@ -1,0 +1,291 @@
+//! Requests and responses that have lost one another.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::time::Duration;
+
+use ipc_framework::{Config, Limits};
+use serde_json::{Value, json};
+
+use super::Bystanders;
+use crate::support::{Peer, TestServer, code, frame, install_echo, serve, serve_echo};
+
+/// Answers what a worker was given.
+fn answer(worker: &mut Peer, task: &Value, payload: &str) {
+    let mut response = worker.message("response", "work", &json!(payload));
+    response["reply_to"] = task["message_id"].clone();
+    worker.send_message(&response);
+}
+
+fn expect_answer(requester: &mut Peer, id: &str, payload: &str) {
+    let answer = requester.receive();
+    assert_eq!(answer["message_type"], "response", "{answer}");
+    assert_eq!(
+        (&answer["reply_to"], &answer["payload"]),
+        (&json!(id), &json!(payload)),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_requester_that_leaves_before_its_answer_takes_nothing_along() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut worker = server.connected("app", "worker");
+    worker.serve("work");
+    let mut leaving = server.connected("app", "leaving");
+    leaving.send("request", "work", json!("for nobody"));
+    let task = worker.receive();
+    drop(leaving);
+    server.wait_until("its end", |stats| stats.total_connections == 4);
+    // The next one gets its place in the table, and even its id.
+    let mut next = server.connected("app", "leaving");
+    answer(&mut worker, &task, "not yours");
+    worker.fence();
+    next.fence();
+    let stats = server.stats();
+    assert_eq!((stats.pending_requests, stats.counters.answers_undeliverable), (0, 1));
+    let id = next.send("request", "work", json!("mine"));
+    let task = worker.receive();
+    assert_eq!(task["payload"], "mine");
+    answer(&mut worker, &task, "yours");
+    expect_answer(&mut next, &id, "yours");
+    bystanders.go_on();
+}
+
+#[test]
+fn a_worker_that_dies_hands_back_all_it_held_and_nothing_else() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut dying = server.connected("app", "dying");
+    let mut living = server.connected("app", "living");
+    dying.serve("work");
+    living.serve("work");
+    let mut requester = server.connected("app", "peer");
+    let ids: Vec<String> =
+        (0..20).map(|round| requester.send("request", "work", json!(round))).collect();
+    let lost: Vec<Value> = (0..10).map(|_| dying.receive()["payload"].clone()).collect();
+    let held: Vec<Value> = (0..10).map(|_| living.receive()).collect();
+    drop(dying);
+    let of = |payload: &Value| ids[usize::try_from(payload.as_u64().unwrap()).unwrap()].clone();
+    let mut told = BTreeSet::new();
+    for _ in &lost {
+        let error = requester.receive();
+        assert_eq!(code(&error), "worker_lost", "{error}");
+        assert_eq!(error["channel_id"], "work");
+        told.insert(error["reply_to"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(told, lost.iter().map(of).collect());
+    requester.fence();
+    assert_eq!(server.stats().pending_requests, 10);
+    for task in &held {
+        answer(&mut living, task, "kept");
+        expect_answer(&mut requester, &of(&task["payload"]), "kept");
+    }
+    // All goes to the one that is left, and without any to nobody.
+    let id = requester.send("request", "work", json!("again"));
+    let task = living.receive();
+    answer(&mut living, &task, "done");
+    expect_answer(&mut requester, &id, "done");
+    drop(living);
+    server.wait_until("its end", |stats| stats.total_connections == 4);
+    let id = requester.send("request", "work", json!("too late"));
+    requester.expect_error("no_handler", "work", id);
+    bystanders.go_on();
+}
+
+#[test]
+fn a_response_that_nobody_asked_for_is_ignored() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut peer = server.connected("app", "peer");
+    let unasked = [
+        Value::Null,
+        json!(""),
+        json!("nothing"),
+        json!("requester-1"),
+        json!("00000000-0000-4000-8000-000000000000"),
+        json!("00000000-0000-4000-8000-0000ffffffff"),
+        json!("ffffffff-ffff-ffff-ffff-ffffffffffff"),
+    ];
+    for channel_id in ["echo", "calm", "system", "new"] {
+        for reply_to in &unasked {
+            let mut response = peer.message("response", channel_id, &json!("unasked"));
+            response["reply_to"] = reply_to.clone();
+            peer.send_message(&response);
+        }
+    }
+    peer.fence();
+    bystanders.go_on();
+    let stats = server.stats();
+    assert_eq!(stats.counters.responses_ignored, 4 * unasked.len() as u64);
+    assert_eq!(stats.total_channels, 2, "a response brings no channel into being");
+}
+
+#[test]
+fn only_the_worker_that_holds_a_request_can_answer_it_and_only_once() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut holder = server.connected("app", "holder");
+    holder.serve("work");
+    let mut requester = server.connected("app", "peer");
+    let id = requester.send("request", "work", json!(1));
+    let task = holder.receive();
+    // A worker of the same channel, a connection that serves nothing, another application's,
+    // and the requester itself.
+    let mut second = server.connected("app", "second");
+    second.serve("work");
+    let mut idle = server.connected("app", "idle");
+    let mut foreign = server.connected("other", "foreign");
+    foreign.serve("work");
+    for thief in [&mut second, &mut idle, &mut foreign, &mut requester] {
+        answer(thief, &task, "stolen");
+        thief.fence();
+    }
+    requester.fence();
+    assert_eq!(server.stats().counters.responses_ignored, 4);
+    answer(&mut holder, &task, "right");
+    answer(&mut holder, &task, "twice");
+    holder.fence();
+    expect_answer(&mut requester, &id, "right");
+    requester.fence();
+    assert_eq!(server.stats().counters.responses_ignored, 5);
+    bystanders.go_on();
+}
+
+#[test]
+fn an_answer_after_the_timeout_is_ignored() {
+    let limits = Limits { request_timeout: Duration::from_millis(50), ..Limits::default() };
+    let server = serve(Config { limits, ..Config::default() }, install_echo);
+    let mut bystanders = Bystanders::of(&server);
+    let mut worker = server.connected("app", "worker");
+    worker.serve("work");
+    let mut requester = server.connected("app", "peer");
+    let id = requester.send("request", "work", json!("slow"));
+    let task = worker.receive();
+    requester.expect_error("timeout", "work", id);
+    answer(&mut worker, &task, "late");
+    worker.fence();
+    requester.fence();
+    let stats = server.stats();
+    assert_eq!((stats.pending_requests, stats.counters.responses_ignored), (0, 1));
+    // The worker lost nothing but that one request.
+    let id = requester.send("request", "work", json!("quick"));
+    let task = worker.receive();
+    assert_eq!(task["payload"], "quick");
+    answer(&mut worker, &task, "in time");
+    expect_answer(&mut requester, &id, "in time");
+    bystanders.go_on();
+}
+
+#[test]
+fn requesters_may_use_the_same_message_id() {
+    let server = serve_echo();
+    let mut worker = server.connected("app", "worker");
+    worker.serve("work");
+    let mut requesters = [server.connected("app", "one"), server.connected("app", "two")];
+    let mut tasks = Vec::new();
+    // One of them even uses it twice.
+    for (who, payload) in [(0, "a"), (1, "b"), (0, "c")] {
+        let mut request = requesters[who].message("request", "work", &json!(payload));
+        request["message_id"] = json!("the same");
+        requesters[who].send_message(&request);
+        let task = worker.receive();
+        assert_ne!(task["message_id"], "the same");
+        tasks.push(task);
+    }
+    for (at, payload) in [(2, "C"), (1, "B"), (0, "A")] {
+        answer(&mut worker, &tasks[at], payload);
+    }
+    let [one, two] = &mut requesters;
+    expect_answer(one, "the same", "C");
+    expect_answer(two, "the same", "B");
+    expect_answer(one, "the same", "A");
+    one.fence();
+    two.fence();
+}
+
+#[test]
+fn a_take_over_takes_the_id_and_nothing_else() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut worker = server.connected("app", "worker");
+    worker.serve("work");
+    let mut older = server.connected("app", "same");
+    older.subscribe("news");
+    older.serve("duty");
+    older.send("request", "work", json!("of the older"));
+    let task = worker.receive();
+    // The id in another application is another id.
+    let mut namesake = server.connected("other", "same");
+
+    let mut newer = server.connected("app", "same");
+    older.expect_error("taken_over", "system", Value::Null);
+    older.expect_end();
+    namesake.fence();
+    drop(older);
+    // What the older one had asked for, subscribed to and served is not the newer one's.
+    answer(&mut worker, &task, "for the older");
+    worker.send("publish", "news", json!("for subscribers"));
+    worker.fence();
+    let id = worker.send("request", "duty", json!(1));
+    worker.expect_error("no_handler", "duty", id);
+    newer.fence();
+    // The id stays its own when the older one is wholly gone.
+    server.wait_until("the end of the older", |stats| stats.total_connections == 6);
+    let known = server.handle.with(|context| context.get_connection("app", "same").is_some());
+    assert!(known.unwrap());
+    newer.subscribe("news");
+    worker.send("publish", "news", json!("for the newer"));
+    assert_eq!(newer.receive()["payload"], "for the newer");
+    bystanders.go_on();
+}
+
+/// Sends header and body apart, as the published clients do.
+fn send_apart(peer: &mut Peer, server: &TestServer, message: &Value) {
+    let bytes = frame(message.to_string().as_bytes());
+    let received = server.stats().counters.bytes_in;
+    let (header, body) = bytes.split_at(4);
+    peer.stream.write_all(header).unwrap();
+    server.wait_until("the header", |stats| stats.counters.bytes_in == received + 4);
+    peer.stream.write_all(body).unwrap();
+}
+
+/// A published client that reconnects has a thread left on the old connection, which must
+/// not be woken: it is told when it next says something, or when the newer one leaves.
+#[test]
+fn a_published_client_that_is_taken_over_is_told_later() {
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    for says_something in [true, false] {
+        let mut older = server.connected("app", "same");
+        let ping = older.message("request", "system", &json!({"action": "ping"}));
+        send_apart(&mut older, &server, &ping);
+        assert_eq!(older.receive()["payload"]["status"], "pong");
+        older.subscribe("news");
+        older.serve("duty");
+
+        let mut newer = server.connected("app", "same");
+        newer.fence();
+        bystanders.publisher.send("publish", "news", json!("for nobody"));
+        bystanders.publisher.fence();
+        let id = bystanders.requester.send("request", "duty", json!(1));
+        bystanders.requester.expect_error("no_handler", "duty", id);
+        assert_eq!(server.stats().total_connections, 4);
+        older.stream.set_nonblocking(true).unwrap();
+        let silence = older.stream.peek(&mut [0]).unwrap_err();
+        assert_eq!(silence.kind(), std::io::ErrorKind::WouldBlock, "it was woken");
+        older.stream.set_nonblocking(false).unwrap();
+
+        if says_something {
+            older.send("publish", "calm", json!("not by me"));
+        } else {
+            drop(newer);
+        }
+        older.expect_error("taken_over", "system", Value::Null);
+        older.expect_end();
+        bystanders.go_on();
+        drop(older);
+        server.wait_until("free places", |stats| stats.total_connections <= 4);
+    }
+}

@@ -1,0 +1,182 @@
+//! A server in a process of its own, for what concerns the whole process, and what it does
+//! when descriptors run out.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use ipc_framework::{Address, Config, Server};
+use serde_json::json;
+
+use crate::support::{HANG, Peer, install_echo};
+
+const ROLE: &str = "IPC_TEST_SERVER_PROCESS";
+const SIGN: &str = "listening on ";
+
+/// A server in a process of its own. It ends with this value, and with this process.
+pub(crate) struct ServerProcess {
+    pub(crate) address: SocketAddr,
+    child: Child,
+    /// Kept: writing to a closed pipe would end the other side.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl ServerProcess {
+    /// Starts this test binary again, as the program of [`server_process`], with at most
+    /// `descriptors_max` of them.
+    pub(crate) fn start(descriptors_max: Option<usize>) -> Self {
+        let limit = descriptors_max.map_or(String::new(), |max| format!("ulimit -n {max} && "));
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("{limit} exec \"$0\" \"$@\"")])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "descriptors::server_process", "--ignored", "--nocapture"])
+            .env(ROLE, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let address = loop {
+            let mut line = String::new();
+            assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "it ended too early");
+            if let Some((_, address)) = line.split_once(SIGN) {
+                break address.trim().parse().unwrap();
+            }
+        };
+        Self { address, child, _stdout: stdout }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it drain and end, which it has to do without an error.
+    pub(crate) fn stop(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        // It has ended already unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "the program of the server processes that other tests start"]
+fn server_process() {
+    if std::env::var_os(ROLE).is_none() {
+        return;
+    }
+    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    install_echo(&mut server);
+    let handle = server.handle();
+    std::thread::spawn(move || {
+        // Until whoever started this process closes the pipe, or ends.
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        handle.stop();
+    });
+    println!("\n{SIGN}{}", server.addresses()[0]);
+    std::io::stdout().flush().unwrap();
+    server.run().unwrap();
+}
+
+fn shed(peer: &mut Peer) -> u64 {
+    let stats = peer.request("system", json!({"action": "get_stats"}));
+    stats["counters"]["shed"].as_u64().unwrap()
+}
+
+/// Whether the server closed the connection rather than wait for its handshake.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    match stream.read(&mut [0]) {
+        Ok(bytes) => bytes == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+fn try_connected(address: SocketAddr, connection_id: &str) -> Option<Peer> {
+    let mut peer = Peer::new(address);
+    let payload = json!({"action": "connect", "connection_id": connection_id});
+    let mut message = peer.message("request", "system", &payload);
+    message["app_id"] = json!("app");
+    // Written whole or not at all: one that is shed may be closed before.
+    peer.stream.write_all(&crate::support::frame(message.to_string().as_bytes())).ok()?;
+    "app".clone_into(&mut peer.app_id);
+    connection_id.clone_into(&mut peer.connection_id);
+    peer.try_receive().ok().map(|_| peer)
+}
+
+#[test]
+fn out_of_descriptors_it_sheds_and_recovers_by_itself() {
+    const DESCRIPTORS: usize = 64;
+    const BURST: usize = 200;
+    let server = ServerProcess::start(Some(DESCRIPTORS));
+    let mut present: Vec<Peer> =
+        (0..20).map(|at| try_connected(server.address, &format!("{at}")).unwrap()).collect();
+    assert_eq!(shed(&mut present[0]), 0, "there is room for these");
+
+    let mut burst: Vec<TcpStream> =
+        (0..BURST).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let deadline = Instant::now() + HANG;
+    // Everybody over the limit is shed, none is left waiting.
+    while (shed(&mut present[0]) as usize) < BURST + present.len() - DESCRIPTORS {
+        assert!(Instant::now() < deadline, "only {} were shed", shed(&mut present[0]));
+    }
+    for peer in &mut present {
+        assert_eq!(peer.request("echo", json!("still here")), "still here");
+    }
+    assert!(burst.iter_mut().any(is_closed), "shed is closed");
+
+    drop(burst);
+    let mut again = loop {
+        if let Some(peer) = try_connected(server.address, "again") {
+            break peer;
+        }
+        assert!(Instant::now() < deadline, "it never accepted again");
+    };
+    assert_eq!(again.request("echo", json!(1)), 1);
+    let mut later = try_connected(server.address, "later").expect("there is room again");
+    assert_eq!(later.request("echo", json!(2)), 2);
+    for peer in &mut present {
+        assert_eq!(peer.request("echo", json!("still here")), "still here");
+    }
+    drop((present, again, later));
+    server.stop();
+}
+
+#[test]
+fn localhost_serves_both_families() {
+    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    install_echo(&mut server);
+    let addresses = server.addresses().to_vec();
+    let handle = server.handle();
+    let running = std::thread::spawn(move || server.run());
+    let mut families = Vec::new();
+    for address in &addresses {
+        let Address::Tcp(address) = address else { panic!("{address} was not asked for") };
+        let mut peer = Peer::new(*address);
+        peer.connect("app", "peer");
+        assert_eq!(peer.request("echo", json!(1)), 1);
+        families.push(address.is_ipv6());
+    }
+    // A machine without IPv6 still has a localhost.
+    let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    assert_eq!(families, if has_ipv6 { vec![false, true] } else { vec![false] });
+    handle.stop();
+    running.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_server_process_ends_with_its_pipe() {
+    let server = ServerProcess::start(None);
+    let mut peer = try_connected(server.address, "peer").unwrap();
+    peer.fence();
+    server.stop();
+    peer.expect_error("shutting_down", "system", serde_json::Value::Null);
+    peer.expect_end();
+}
