@@ -183,6 +183,9 @@ impl Core {
     pub(crate) fn refuse(&mut self, to: ConnectionKey, envelope: &Envelope<'_>, why: &Refusal) {
         if envelope.message_type() == MessageType::Response {
             self.counters.responses_ignored += 1;
+            if why.code.closes_connection() {
+                self.begin_close(to);
+            }
             return;
         }
         let reply_to = Some(envelope.message_id().raw()).filter(|id| !id.is_empty());

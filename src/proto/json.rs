@@ -139,7 +139,7 @@ fn hex_unit(text: &str) -> Option<(u32, &str)> {
 }
 
 /// JSON text known to be one valid document by RFC 8259, nested at most
-/// [`DEPTH_MAX`](super::DEPTH_MAX) deep.
+/// [`PAYLOAD_DEPTH_MAX`](super::PAYLOAD_DEPTH_MAX) deep.
 ///
 /// It is kept as it was written, since it belongs to whoever wrote it: a
 /// number of 300 digits stays one. `==` compares the text.
@@ -152,7 +152,7 @@ impl<'a> Json<'a> {
     /// Takes `text` if it is one JSON document, without the whitespace around it.
     ///
     /// # Errors
-    /// If it is not JSON, or nests deeper than [`DEPTH_MAX`](super::DEPTH_MAX).
+    /// If it is not JSON, or nests deeper than [`PAYLOAD_DEPTH_MAX`](super::PAYLOAD_DEPTH_MAX).
     pub fn parse(text: impl Into<Cow<'a, str>>) -> Result<Self, JsonError> {
         let text = text.into();
         scanner::validate(&text).map_err(|fault| JsonError(Flaw::Text(fault)))?;
@@ -218,13 +218,13 @@ impl Json<'static> {
     ///
     /// # Errors
     /// If `value` cannot be written as JSON (a map whose keys are no strings,
-    /// or an error of its own), or nests deeper than [`DEPTH_MAX`](super::DEPTH_MAX).
+    /// or an error of its own), or nests deeper than [`PAYLOAD_DEPTH_MAX`](super::PAYLOAD_DEPTH_MAX).
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self, JsonError> {
         let text = serde_json::to_string(value).map_err(|error| JsonError(Flaw::Value(error)))?;
         // What serde_json wrote is JSON, but may nest deeper than its readers can follow.
         // With so few brackets it cannot, and counting them is quicker than following them.
         let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
-        if brackets.count() > super::DEPTH_MAX {
+        if brackets.count() > super::PAYLOAD_DEPTH_MAX {
             return Self::parse(text);
         }
         Ok(Self { text: Cow::Owned(text) })
@@ -274,7 +274,11 @@ impl fmt::Display for JsonError {
                 "the text goes on behind its JSON value, at byte {at}: pass one value only"
             ),
             Flaw::Text(_) => {
-                write!(f, "the JSON nests deeper than {} levels: flatten it", super::DEPTH_MAX)
+                write!(
+                    f,
+                    "the JSON nests deeper than {} levels: flatten it",
+                    super::PAYLOAD_DEPTH_MAX
+                )
             }
             Flaw::Value(error) => write!(
                 f,

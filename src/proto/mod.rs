@@ -19,7 +19,7 @@ pub use envelope::{Envelope, EnvelopeError, Fault, ID_BYTES_MAX, MessageType};
 pub use error_code::ErrorCode;
 pub use json::{DecodeError, Json, JsonError, JsonStr};
 pub use recv_buffer::RecvBuffer;
-pub use scanner::DEPTH_MAX;
+pub use scanner::{DEPTH_MAX, PAYLOAD_DEPTH_MAX};
 pub use send_queue::SendQueue;
 
 pub(crate) use encode::{Head, escape, frame as encode_frame};

@@ -17,13 +17,17 @@ pub(super) mod tests;
 /// runs out of stack; also the number of bits in the scanner's stack.
 pub const DEPTH_MAX: usize = u128::BITS as usize;
 
-/// Checks that `text` is one JSON value, with at most whitespace around it.
+/// How deep a payload may nest: the message around it is a level of its own.
+pub const PAYLOAD_DEPTH_MAX: usize = DEPTH_MAX - 1;
+
+/// Checks that `text` is one JSON value that fits into a message as its payload, with at
+/// most whitespace around it.
 pub(crate) fn validate(text: &str) -> Result<(), Fault> {
     let mut scanner = Scanner::new(text);
     if scanner.peek().is_none() {
         return Err(Fault::Empty);
     }
-    let read = scanner.value(0).and_then(|_text| scanner.finish());
+    let read = scanner.value(DEPTH_MAX - PAYLOAD_DEPTH_MAX).and_then(|_text| scanner.finish());
     read.map_err(|stop| scanner.fault(stop))
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use simd_json::prelude::*;
 
 use super::{Json, JsonStr};
-use crate::proto::DEPTH_MAX;
+use crate::proto::PAYLOAD_DEPTH_MAX;
 use crate::proto::scanner::Scanner;
 use crate::proto::scanner::tests::{json_text, string_text};
 
@@ -81,7 +81,7 @@ fn parse_says_what_is_wrong() {
         ("", "the text is empty: pass one JSON value, such as null"),
         ("{", "the text is not JSON at byte 1: expected a key in double quotes"),
         ("1 2", "the text goes on behind its JSON value, at byte 2: pass one value only"),
-        (&deep, "the JSON nests deeper than 128 levels: flatten it"),
+        (&deep, "the JSON nests deeper than 127 levels: flatten it"),
     ];
     for (text, message) in cases {
         assert_eq!(Json::parse(text).unwrap_err().to_string(), message);
@@ -93,15 +93,15 @@ fn from_serialize_writes_what_readers_can_follow() {
     let json = Json::from_serialize(&BTreeMap::from([("a", vec![1.5])])).unwrap();
     assert_eq!(json.as_str(), "{\"a\":[1.5]}");
     assert_eq!(Json::from_serialize("str").unwrap().as_str(), "\"str\"");
-    let wide = vec![[0; 0]; DEPTH_MAX + 1];
+    let wide = vec![[0; 0]; PAYLOAD_DEPTH_MAX + 1];
     assert!(Json::from_serialize(&wide).is_ok());
 
     let nested = |levels: usize| {
         let text = "[".repeat(levels) + &"]".repeat(levels);
         serde_json::value::RawValue::from_string(text).unwrap()
     };
-    assert!(Json::from_serialize(&nested(DEPTH_MAX)).is_ok());
-    let error = Json::from_serialize(&nested(DEPTH_MAX + 1)).unwrap_err();
+    assert!(Json::from_serialize(&nested(PAYLOAD_DEPTH_MAX)).is_ok());
+    let error = Json::from_serialize(&nested(PAYLOAD_DEPTH_MAX + 1)).unwrap_err();
     assert!(error.to_string().contains("flatten"), "{error}");
 
     let error = Json::from_serialize(&BTreeMap::from([(vec![1], 1)])).unwrap_err();
@@ -138,7 +138,7 @@ fn decode_refuses_what_has_no_value_and_goes_on() {
         assert!(json.decode::<String>().is_err(), "{text}");
         assert_eq!(Json::parse("[1]").unwrap().decode::<[u8; 1]>().unwrap(), [1]);
     }
-    let deep = "[".repeat(DEPTH_MAX) + &"]".repeat(DEPTH_MAX);
+    let deep = "[".repeat(PAYLOAD_DEPTH_MAX) + &"]".repeat(PAYLOAD_DEPTH_MAX);
     assert!(Json::parse(deep).unwrap().to_value().is_ok());
 }
 

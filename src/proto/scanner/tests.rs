@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde::de::IgnoredAny;
 
-use super::{DEPTH_MAX, Scanner, validate};
+use super::{PAYLOAD_DEPTH_MAX, Scanner, validate};
 use crate::proto::Fault;
 
 /// Documents, between bars.
@@ -98,11 +98,13 @@ fn says_where_and_what() {
 #[test]
 fn nests_as_deep_as_the_limit_and_no_deeper() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")] {
-        let levels = DEPTH_MAX / open.matches(['[', '{']).count();
+        let each = open.matches(['[', '{']).count();
+        let levels = PAYLOAD_DEPTH_MAX / each;
         let nested = |levels: usize| format!("{}0{}", open.repeat(levels), close.repeat(levels));
         assert_eq!(validate(&nested(levels)), Ok(()));
         let fault = validate(&nested(levels + 1));
-        let at = levels * open.len();
+        // With two brackets a round, the odd level falls to the first of them.
+        let at = levels * open.len() + PAYLOAD_DEPTH_MAX % each;
         assert_eq!(fault, Err(Fault::TooDeep { at }));
         assert!(matches!(validate(&nested(100_000)), Err(Fault::TooDeep { .. })));
     }

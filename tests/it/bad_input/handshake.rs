@@ -304,3 +304,12 @@ fn those_who_were_refused_take_nobodys_place() {
     next.fence();
     bystanders.go_on();
 }
+
+#[test]
+fn a_response_instead_of_a_connect_is_not_answered_and_closed() {
+    let server = serve_echo();
+    let mut peer = server.peer();
+    "app".clone_into(&mut peer.app_id);
+    peer.send("response", "echo", json!(null));
+    peer.expect_end();
+}
