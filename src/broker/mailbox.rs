@@ -41,7 +41,7 @@ impl Remote {
             waiting_bytes: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
         });
-        (remote.clone(), Mailbox { receiver, remote })
+        (remote.clone(), Mailbox { receiver: Some(receiver), remote })
     }
 
     /// How to interrupt the loop's sleep.
@@ -52,10 +52,6 @@ impl Remote {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn mark_stopped(&self) {
-        self.stopped.store(true, Ordering::Release);
     }
 
     /// Whether there is room for a command that carries `payload_bytes`.
@@ -95,7 +91,9 @@ impl fmt::Debug for Remote {
 
 /// The loop's side.
 pub(crate) struct Mailbox {
-    receiver: Receiver<(usize, Command)>,
+    /// Gone once the server has ended: what still waits is dropped, and whoever waits for
+    /// its answer learns that there will be none.
+    receiver: Option<Receiver<(usize, Command)>>,
     remote: Arc<Remote>,
 }
 
@@ -105,8 +103,14 @@ impl Mailbox {
         self.remote.woken.store(false, Ordering::Release);
     }
 
+    /// The server has ended: nothing is taken any more.
+    pub(crate) fn close(&mut self) {
+        self.remote.stopped.store(true, Ordering::Release);
+        self.receiver = None;
+    }
+
     pub(crate) fn next(&self) -> Option<Command> {
-        let (bytes, command) = self.receiver.try_recv().ok()?;
+        let (bytes, command) = self.receiver.as_ref()?.try_recv().ok()?;
         self.remote.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         Some(command)
     }

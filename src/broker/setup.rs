@@ -12,6 +12,11 @@ impl Broker {
         &self.core.remote
     }
 
+    /// The server has ended, and says so to all who wait for it.
+    pub(crate) fn close_mailbox(&mut self) {
+        self.mailbox.close();
+    }
+
     pub(crate) fn set_address(&mut self, host: &str, port: u16) {
         host.clone_into(&mut self.core.host);
         self.core.port = port;

@@ -150,7 +150,7 @@ impl Server {
         self.net.turn(&mut self.broker, timeout)?;
         let goes_on = !self.broker.is_drained();
         if !goes_on {
-            self.broker.remote().mark_stopped();
+            self.broker.close_mailbox();
         }
         Ok(goes_on)
     }
@@ -171,6 +171,6 @@ impl AsRawFd for Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.broker.remote().mark_stopped();
+        self.broker.close_mailbox();
     }
 }

@@ -465,33 +465,34 @@ fn a_take_over_is_one_coming_and_one_going() {
     newer.fence();
     drop(newer);
     assert_eq!(events.recv_timeout(HANG).unwrap(), ("went", newer_key));
-    let handle = server.handle.clone();
     server.stop();
-    assert!(handle.stats().is_err());
     assert_eq!(events.try_iter().count(), 0);
 }
 
 #[test]
 fn a_question_the_server_does_not_get_to_is_not_left_waiting() {
-    // Who embeds a server may keep it after its end, and what is in its mailbox with it.
-    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
-    let handle = server.handle();
-    handle.stop();
-    // More than the turns of the drain take out of the mailbox.
-    for _ in 0..20_000 {
-        handle.publish("app", "news", &0).unwrap();
+    // Not every round asks at the moment that matters.
+    for _ in 0..20 {
+        let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+        let handle = server.handle();
+        handle.stop();
+        // More than the turns of the drain take out of the mailbox.
+        for _ in 0..20_000 {
+            handle.publish("app", "news", &0).unwrap();
+        }
+        let (told, events) = mpsc::channel();
+        std::thread::spawn(move || {
+            told.send("about to ask").unwrap();
+            // Whether it was in time to be answered is not the point.
+            let _ = handle.with(|_| ());
+            let _ = told.send("went on");
+        });
+        assert_eq!(events.recv_timeout(HANG), Ok("about to ask"));
+        server.run().unwrap();
+        // Who embeds a server may keep it after its end, and what is in its mailbox with it.
+        assert_eq!(events.recv_timeout(HANG), Ok("went on"));
+        drop(server);
     }
-    let (told, events) = mpsc::channel();
-    std::thread::spawn(move || {
-        told.send("about to ask").unwrap();
-        // Whether it was in time to be answered is not the point.
-        let _ = handle.with(|_| ());
-        told.send("went on").unwrap();
-    });
-    assert_eq!(events.recv_timeout(HANG), Ok("about to ask"));
-    server.run().unwrap();
-    assert_eq!(events.recv_timeout(HANG), Ok("went on"), "the server is still there");
-    drop(server);
 }
 
 #[test]
