@@ -46,6 +46,11 @@ impl Default for Config {
 }
 
 /// A Unix socket in the file system.
+///
+/// ```
+/// let socket = ipc_framework::UnixSocket { mode: 0o660, ..ipc_framework::UnixSocket::at("/run/a") };
+/// assert_eq!(socket.mode, 0o660);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixSocket {
     /// Where it is created. A stale one is replaced, a live one never.

@@ -4,6 +4,15 @@
 use std::io;
 
 /// Why a server could not be built or cannot go on. The text says what to do.
+///
+/// ```
+/// use ipc_framework::{Config, Error, Server};
+///
+/// let public = Config { host: Some("0.0.0.0".into()), port: 0, ..Config::default() };
+/// let error = Server::bind(public).unwrap_err();
+/// assert!(matches!(error, Error::Config(_)));
+/// assert!(error.to_string().contains("set a token"));
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {

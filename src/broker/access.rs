@@ -6,6 +6,12 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 
 /// A shared secret. It never shows in logs, errors or statistics.
+///
+/// ```
+/// use ipc_framework::Token;
+///
+/// assert_eq!(format!("{:?}", Token::new("a long secret")), "Token(hidden)");
+/// ```
 #[derive(Clone)]
 pub struct Token(Box<[u8]>);
 

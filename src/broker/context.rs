@@ -17,6 +17,19 @@ use crate::proto::{Head, Json, MessageType, OutFrame, escape};
 /// What is published here reaches the subscribers in the order of the calls. It cannot be
 /// held back as a peer's publication can: a subscriber whose queue is at its bound
 /// ([`Limits::queue_bytes_max`](crate::Limits::queue_bytes_max)) is closed.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// server.on_connect(|info, context| {
+///     let others = context.connections_of(info.app_id).len() - 1;
+///     context.publish(info.app_id, "arrivals", &others).expect("a number is JSON");
+/// });
+/// assert!(server.context().list_connections().is_empty());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Context<'a> {
     core: &'a mut Core,
 }

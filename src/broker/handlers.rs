@@ -389,6 +389,18 @@ pub struct Reply<'a>(PhantomData<&'a ()>);
 /// `handler_failed` answer, so it must say nothing that is not for it.
 ///
 /// Any error turns into one by `?`, and so does text by `.into()` on [`HandlerError::new`].
+///
+/// ```
+/// use ipc_framework::HandlerError;
+///
+/// fn stock(item: &str) -> Result<u32, HandlerError> {
+///     match item {
+///         "tea" => Ok("12".parse()?),
+///         _ => Err(HandlerError::new(format!("there is no {item}"))),
+///     }
+/// }
+/// assert!(stock("tea").is_ok() && stock("coffee").is_err());
+/// ```
 #[derive(Debug)]
 pub struct HandlerError {
     message: String,

@@ -69,6 +69,15 @@ pub(crate) type ApplicationKey = Key<router::Application>;
 pub(crate) type RequestKey = Key<workers::PendingRequest>;
 
 /// A connection as its hooks and the listings show it.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// server.on_connect(|info, _| println!("{} of {} is here", info.connection_id, info.app_id));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionInfo<'a> {
     /// What to address it by.
@@ -110,6 +119,25 @@ pub enum HangUp {
 }
 
 /// The state machine.
+///
+/// ```
+/// use ipc_framework::broker::{Action, Broker, Now};
+/// use ipc_framework::{Access, Limits};
+///
+/// let now = Now::default();
+/// let mut broker = Broker::new(Limits::default(), Access::default(), [7; 32], now);
+/// let peer = broker.accept(now).expect("there is room");
+/// let connect = br#"{"message_id":"1","app_id":"app","channel_id":"system",
+///     "message_type":"request","payload":{"action":"connect","connection_id":"me"},
+///     "timestamp":0}"#;
+/// let mut frame = (connect.len() as u32).to_be_bytes().to_vec();
+/// frame.extend_from_slice(connect);
+/// broker.receive(peer, &frame, now);
+/// assert_eq!(broker.next_action(), Some(Action::Flush(peer)));
+/// let answer: Vec<u8> = broker.output(peer).flatten().copied().collect();
+/// assert!(String::from_utf8_lossy(&answer[4..]).contains("\"connected\""));
+/// broker.transmitted(peer, answer.len());
+/// ```
 #[derive(Debug)]
 pub struct Broker {
     core: Core,

@@ -13,6 +13,17 @@ use crate::proto::ErrorCode;
 
 /// Totals and counters since the start. The first six fields are those of the published
 /// server's `get_stats`.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let stats = server.get_stats();
+/// assert!(stats.running);
+/// assert_eq!((stats.total_connections, stats.max_connections), (0, 10_000));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
@@ -43,6 +54,17 @@ pub struct Stats {
 }
 
 /// Everything is a count since the start.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let counters = server.get_stats().counters;
+/// assert_eq!((counters.accepted, counters.slow_consumers), (0, 0));
+/// assert!(counters.errors.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counters {
@@ -93,6 +115,18 @@ impl Counters {
 }
 
 /// One application, in the shape of the published `list_applications`.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// server.application("shop", "The Shop").channel("price");
+/// let shop = &server.list_applications()["shop"];
+/// assert_eq!((shop.name.as_str(), shop.connections), ("The Shop", 0));
+/// assert_eq!(shop.channels, ["price"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ApplicationInfo {
@@ -109,6 +143,17 @@ pub struct ApplicationInfo {
 }
 
 /// One channel, in the shape of the published `list_channels`.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// server.application("shop", "The Shop").channel("price").on_request(|r| r.reply(&9.5));
+/// let price = &server.list_channels("shop")["price"];
+/// assert_eq!((price.subscribers, price.workers, price.has_handler), (0, 0, true));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ChannelInfo {
@@ -124,6 +169,17 @@ pub struct ChannelInfo {
 
 /// Latencies of one channel's requests: from the turn in which a request was read to the
 /// moment its answer was with the kernel, in microseconds.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// // Channels appear here once a request of theirs was answered.
+/// let latencies = server.context().list_latencies("shop");
+/// assert!(latencies.values().all(|channel| channel.p50_us <= channel.max_us));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the names say it")]

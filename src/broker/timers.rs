@@ -6,6 +6,14 @@ use std::time::Duration;
 use super::{ConnectionKey, RequestKey};
 
 /// The time as the broker sees it, read once a turn by whoever drives it.
+///
+/// ```
+/// use ipc_framework::broker::Now;
+/// use std::time::Duration;
+///
+/// let start = Now { monotonic: Duration::ZERO, unix: Duration::from_secs(1_700_000_000) };
+/// assert!(start.monotonic < start.unix);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// Since the server started; never goes back. Deadlines are counted in it.

@@ -23,6 +23,14 @@ const FREE_PORT_TRIES: usize = 16;
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// Where a server listens. Shown as `127.0.0.1:8888`, `[::1]:8888` or `unix:/run/ipc.sock`.
+///
+/// ```
+/// use ipc_framework::Address;
+///
+/// let address = Address::Tcp(([127, 0, 0, 1], 8888).into());
+/// assert_eq!((address.to_string().as_str(), address.port()), ("127.0.0.1:8888", Some(8888)));
+/// assert_eq!(Address::Unix("/run/ipc.sock".into()).to_string(), "unix:/run/ipc.sock");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A TCP address and port.

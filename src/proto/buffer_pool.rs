@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// Shared payloads are counted once, however many queues they stand in. Clones
 /// count into the same sum.
+///
+/// ```
+/// assert_eq!(ipc_framework::proto::MemoryGauge::default().bytes(), 0);
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct MemoryGauge(Arc<AtomicUsize>);
 

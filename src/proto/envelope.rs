@@ -20,6 +20,17 @@ pub const ID_BYTES_MAX: usize = 256;
 /// One message, borrowed from its frame.
 ///
 /// The frame is wholly validated; the payload stays text until it is asked for.
+///
+/// ```
+/// use ipc_framework::{Envelope, MessageType};
+///
+/// let body = br#"{"message_id":"1","app_id":"shop","channel_id":"price","message_type":"request",
+///     "payload":{"item":"tea"},"timestamp":1.5}"#;
+/// let message = Envelope::parse(body).unwrap();
+/// assert_eq!(message.message_type(), MessageType::Request);
+/// assert!(message.channel_id().matches("price"));
+/// assert_eq!(message.payload_str(), r#"{"item":"tea"}"#);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
     message_id: JsonStr<'a>,
@@ -106,6 +117,13 @@ impl<'a> Envelope<'a> {
 }
 
 /// What a message asks for.
+///
+/// ```
+/// use ipc_framework::MessageType;
+///
+/// assert_eq!(MessageType::Publish.as_str(), "publish");
+/// assert_eq!(MessageType::ALL.len(), 6);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageType {
@@ -171,6 +189,14 @@ impl fmt::Display for MessageType {
 
 /// A message that is refused, and what could still be read of it, so that the
 /// answer finds its way.
+///
+/// ```
+/// use ipc_framework::{Envelope, ErrorCode};
+///
+/// let error = Envelope::parse(br#"{"message_id":"1","channel_id":"price"}"#).unwrap_err();
+/// assert_eq!(error.fault.code(), ErrorCode::BadMessage);
+/// assert!(error.message_id.unwrap().matches("1"));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct EnvelopeError<'a> {
     /// What is wrong with it.

@@ -3,6 +3,14 @@ use std::fmt;
 /// Why a message was not served, as the peer reads it in `payload.code`.
 ///
 /// Every code has one meaning for the connection, see [`ErrorCode::closes_connection`].
+///
+/// ```
+/// use ipc_framework::ErrorCode;
+///
+/// assert_eq!(ErrorCode::NoHandler.as_str(), "no_handler");
+/// assert!(!ErrorCode::NoHandler.closes_connection());
+/// assert!(ErrorCode::ALL.iter().any(|code| code.closes_connection()));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum ErrorCode {

@@ -15,6 +15,16 @@ mod tests;
 ///
 /// `==` compares the text as sent: `"a"` and `"\u0061"` differ. Use
 /// [`matches`](Self::matches) to compare what it means.
+///
+/// ```
+/// use ipc_framework::Envelope;
+///
+/// let body = br#"{"message_id":"\u0031","app_id":"a","channel_id":"c","message_type":"publish",
+///     "payload":null,"timestamp":0}"#;
+/// let id = Envelope::parse(body).unwrap().message_id();
+/// assert_eq!((id.raw(), &*id.decode()), ("\\u0031", "1"));
+/// assert!(id.matches("1"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JsonStr<'a> {
     raw: &'a str,
@@ -143,6 +153,15 @@ fn hex_unit(text: &str) -> Option<(u32, &str)> {
 ///
 /// It is kept as it was written, since it belongs to whoever wrote it: a
 /// number of 300 digits stays one. `==` compares the text.
+///
+/// ```
+/// use ipc_framework::Json;
+///
+/// let json = Json::parse("[1, 2, 3]").unwrap();
+/// assert_eq!(json.decode::<Vec<u32>>().unwrap(), [1, 2, 3]);
+/// assert_eq!(Json::from_serialize(&(1, "two")).unwrap().as_str(), "[1,\"two\"]");
+/// assert!(Json::parse("[1,]").is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Json<'a> {
     text: Cow<'a, str>,
@@ -251,6 +270,11 @@ impl fmt::Display for Json<'_> {
 }
 
 /// Why a text or a value of this program's own could not become [`Json`].
+///
+/// ```
+/// let error = ipc_framework::Json::parse("{} {}").unwrap_err();
+/// assert!(error.to_string().contains("one value only"));
+/// ```
 #[derive(Debug)]
 pub struct JsonError(Flaw);
 
@@ -298,6 +322,11 @@ impl std::error::Error for JsonError {
 }
 
 /// Why a document that is valid JSON could not be read into a value.
+///
+/// ```
+/// let text = ipc_framework::Json::parse("\"seven\"").unwrap();
+/// assert!(text.decode::<u32>().is_err());
+/// ```
 #[derive(Debug)]
 pub struct DecodeError(simd_json::Error);
 

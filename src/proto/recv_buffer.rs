@@ -7,6 +7,11 @@ use super::frame::{self, Frame};
 /// What a connection received and has not processed yet. Empty, it holds no memory.
 ///
 /// Invariant: `start <= bytes.len()`, and `start == bytes.len()` only while both are zero.
+///
+/// ```
+/// let kept = ipc_framework::proto::RecvBuffer::default();
+/// assert!(kept.is_empty() && !kept.is_bare_header());
+/// ```
 #[derive(Debug, Default)]
 pub struct RecvBuffer {
     bytes: Vec<u8>,

@@ -92,6 +92,11 @@ impl Chunk {
 ///
 /// Invariant: `sent < first chunk's length` (or both zero), and `bytes` is the sum of
 /// all chunks less `sent`.
+///
+/// ```
+/// let queue = ipc_framework::proto::SendQueue::default();
+/// assert!(queue.is_empty() && queue.slices().next().is_none());
+/// ```
 #[derive(Debug, Default)]
 pub struct SendQueue {
     chunks: VecDeque<Chunk>,

@@ -68,6 +68,19 @@ fn assert_usable(id: &str) {
 ///
 /// Handlers run on the loop's thread: while one runs nothing else does. What takes long is
 /// handed to another thread by [`Request::defer`].
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// server
+///     .application("shop", "The Shop")
+///     .channel("price")
+///     .on_request(|request| request.reply(&9.5))
+///     .on_notification(|_note| Ok(()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Channel<'a> {
     server: &'a mut Server,

@@ -138,6 +138,18 @@ impl Handle {
 }
 
 /// Why a [`Handle`] could not do what it was asked.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let handle = server.handle();
+/// handle.stop();
+/// server.run()?;
+/// assert!(matches!(handle.stats(), Err(ipc_framework::HandleError::Stopped)));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum HandleError {

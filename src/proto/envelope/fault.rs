@@ -6,6 +6,12 @@ use crate::proto::scanner::DEPTH_MAX;
 /// What is wrong with a message, by the fault of its sender.
 ///
 /// Displayed as one sentence that tells the sender what to do.
+///
+/// ```
+/// use ipc_framework::{Envelope, proto::Fault};
+///
+/// assert_eq!(Envelope::parse(b"[]").unwrap_err().fault, Fault::NotAnObject);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
