@@ -308,7 +308,10 @@ impl Core {
             session.map_or_else(Vec::new, |session| std::mem::take(&mut session.superseded));
         self.leave(older, State::Superseded);
         superseded.push(older);
-        if let Some(session) = self.connections.get_mut(newer).and_then(|c| c.session_mut()) {
+        let Some(newer) = self.connections.get_mut(newer) else { return };
+        // The same id is the same program, which has not changed its habits.
+        newer.splits_writes = true;
+        if let Some(session) = newer.session_mut() {
             session.superseded = superseded;
         }
     }

@@ -50,7 +50,7 @@ impl Serve {
             Some(path) => self.settings.or_from_file(path)?,
             None => self.settings,
         };
-        let mut config = settings.into_config(std::env::var("IPC_TOKEN").ok())?;
+        let mut config = settings.into_config(environment_token()?)?;
         logging::init(self.log_format)?;
         raise_descriptor_limit(&mut config);
         let mut server = Server::bind(config)?;
@@ -67,6 +67,17 @@ impl Serve {
         }
         server.run()?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A token that cannot be read must not turn into none.
+fn environment_token() -> Result<Option<String>, Failure> {
+    match std::env::var("IPC_TOKEN") {
+        Ok(token) => Ok(Some(token)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Failure::usage("IPC_TOKEN is not UTF-8; set it to text, or unset it"))
+        }
     }
 }
 
@@ -114,7 +125,7 @@ fn stop_on_signals(handle: Handle) -> Result<(), Failure> {
 /// Asks for as many descriptors as the connections may need; where the system gives fewer,
 /// fewer connections are let in than were asked for.
 fn raise_descriptor_limit(config: &mut Config) {
-    let needed = (config.limits.connections_max + OWN_DESCRIPTORS) as u64;
+    let needed = config.limits.connections_max.saturating_add(OWN_DESCRIPTORS) as u64;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return;

@@ -62,6 +62,7 @@ pub(super) struct Settings {
     insecure: bool,
     /// Tokens by application; in the file only.
     #[arg(skip)]
+    #[serde(deserialize_with = "read_tokens")]
     tokens: HashMap<String, String>,
 }
 
@@ -151,6 +152,20 @@ impl Settings {
         }
         Ok(config)
     }
+}
+
+/// Reads the table without ever repeating a value of it in an error.
+fn read_tokens<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<HashMap<String, String>, D::Error> {
+    let table = toml::Table::deserialize(deserializer)?;
+    let tokens = table.into_iter().map(|(app_id, token)| match token {
+        toml::Value::String(token) => Ok((app_id, token)),
+        _ => {
+            Err(serde::de::Error::custom(format!("the token of {app_id:?} is not text in quotes")))
+        }
+    });
+    tokens.collect()
 }
 
 fn read_token(path: &Path) -> Result<Token, Failure> {

@@ -267,10 +267,11 @@ fn resolve(host: &str, config: &Config) -> Result<Vec<IpAddr>, Error> {
     };
     let public = addresses.iter().find(|address| !address.is_loopback());
     match public {
-        Some(address) if config.access.is_open() && !config.insecure => {
+        // A token for some applications leaves all others open.
+        Some(address) if config.access.default.is_none() && !config.insecure => {
             Err(Error::Config(format!(
                 "{address} can be reached from other machines, and no token is asked for; set a \
-                 token, listen on localhost, or say that it shall be insecure"
+                 token for all applications, listen on localhost, or say that it shall be insecure"
             )))
         }
         _ => Ok(addresses),

@@ -132,9 +132,17 @@ fn what_makes_no_sense_is_usage_and_the_rest_is_one() {
     let mut level = serve(&["--port", "0"]);
     level.env("IPC_LOG", "loud");
     assert_fails(level, 2, "IPC_LOG");
-    for usage in [&["--handshake-timeout", "5"][..], &["--unix-mode", "9"], &["--what"]] {
-        assert_eq!(serve(usage).output().unwrap().status.code(), Some(2));
-    }
+    assert_fails(serve(&["--handshake-timeout", "5"]), 2, "such as 500ms");
+    assert_fails(serve(&["--unix-mode", "9"]), 2, "octal");
+    assert_fails(serve(&["--what"]), 2, "--what");
+    let mut garbled = serve(&["--port", "0"]);
+    garbled
+        .env("IPC_TOKEN", <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff"));
+    assert_fails(garbled, 2, "not UTF-8");
+    let secret = scratch.file("secret.toml", 0o600, "[tokens]\napp = 424242\n");
+    let shown = serve(&["--config", &secret]).output().unwrap().stderr;
+    assert!(!String::from_utf8_lossy(&shown).contains("424242"));
+    assert_fails(serve(&["--config", &secret]), 2, "not text in quotes");
 }
 
 #[test]
