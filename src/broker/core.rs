@@ -307,6 +307,8 @@ impl Core {
         let mut superseded =
             session.map_or_else(Vec::new, |session| std::mem::take(&mut session.superseded));
         self.leave(older, State::Superseded);
+        // Those that have gone since need not be told: a loop of take-overs grows nothing.
+        superseded.retain(|key| self.connections.get(*key).is_some());
         superseded.push(older);
         let Some(newer) = self.connections.get_mut(newer) else { return };
         // The same id is the same program, which has not changed its habits.
