@@ -2,6 +2,7 @@
 //! faults are [`ErrorCode`](crate::ErrorCode)s and never end up here.
 
 use std::io;
+use std::net::IpAddr;
 
 /// Why a server could not be built or cannot go on. The text says what to do.
 ///
@@ -10,7 +11,7 @@ use std::io;
 ///
 /// let public = Config { host: Some("0.0.0.0".into()), port: 0, ..Config::default() };
 /// let error = Server::bind(public).unwrap_err();
-/// assert!(matches!(error, Error::Config(_)));
+/// assert!(matches!(error, Error::Unprotected { .. }));
 /// assert!(error.to_string().contains("set a token"));
 /// ```
 #[derive(Debug)]
@@ -18,6 +19,13 @@ use std::io;
 pub enum Error {
     /// The caller's fault: the configuration contradicts itself or is unsafe.
     Config(String),
+    /// The caller's fault: other machines can reach the address, and no token is asked of
+    /// every application. Set [`Access::default`](crate::Access), listen on localhost, or
+    /// set [`Config::insecure`](crate::Config).
+    Unprotected {
+        /// The address that other machines can reach.
+        address: IpAddr,
+    },
     /// An address cannot be listened on.
     Listen {
         /// The address as configured.
@@ -44,6 +52,11 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Config(text) => f.write_str(text),
+            Self::Unprotected { address } => write!(
+                f,
+                "{address} can be reached from other machines, and no token is asked for; set a \
+                 token for all applications, listen on localhost, or say that it shall be insecure"
+            ),
             Self::Listen { address, source } => match source.kind() {
                 io::ErrorKind::AddrInUse => write!(
                     f,
@@ -70,7 +83,7 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Config(_) => None,
+            Self::Config(_) | Self::Unprotected { .. } => None,
             Self::Listen { source, .. } | Self::System { source, .. } => Some(source),
         }
     }

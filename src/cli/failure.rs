@@ -38,6 +38,10 @@ impl From<ipc_framework::Error> for Failure {
     fn from(error: ipc_framework::Error) -> Self {
         match error {
             ipc_framework::Error::Config(text) => Self::Usage(text),
+            ipc_framework::Error::Unprotected { address } => Self::Usage(format!(
+                "{address} can be reached from other machines, and no token is asked for; give \
+                 --token-file or IPC_TOKEN, listen on localhost, or say --insecure"
+            )),
             other => Self::Runtime(other.to_string()),
         }
     }

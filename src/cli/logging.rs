@@ -3,11 +3,13 @@
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
+use serde::Deserialize;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::Failure;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum LogFormat {
     #[default]
     Text,

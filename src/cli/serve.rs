@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::logging::{self, LogFormat};
+use super::logging;
 use super::settings::Settings;
 use super::{Failure, demo};
 
@@ -32,12 +32,6 @@ pub(super) struct Serve {
     /// Read settings from a TOML file; flags go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How events are written to standard error
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
-    /// Add the applications of the published ipc-server program, and bench/echo
-    #[arg(long)]
-    demo: bool,
 }
 
 /// Descriptors the process needs beside its connections: listeners, the event queue, the
@@ -50,15 +44,16 @@ impl Serve {
             Some(path) => self.settings.or_from_file(path)?,
             None => self.settings,
         };
+        let (demo, log_format) = (settings.demo, settings.log_format.unwrap_or_default());
         let mut config = settings.into_config(environment_token()?)?;
-        logging::init(self.log_format)?;
-        raise_descriptor_limit(&mut config);
+        logging::init(log_format)?;
+        raise_descriptor_limit(&mut config)?;
         let mut server = Server::bind(config)?;
-        if self.demo {
+        if demo {
             demo::install(&mut server);
         }
         stop_on_signals(server.handle())?;
-        match greet(server.addresses(), self.demo) {
+        match greet(server.addresses(), demo) {
             // Nobody reads it: the server is none the worse.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 return Err(Failure::runtime(format!("cannot write to standard output: {error}")));
@@ -124,11 +119,12 @@ fn stop_on_signals(handle: Handle) -> Result<(), Failure> {
 
 /// Asks for as many descriptors as the connections may need; where the system gives fewer,
 /// fewer connections are let in than were asked for.
-fn raise_descriptor_limit(config: &mut Config) {
-    let needed = config.limits.connections_max.saturating_add(OWN_DESCRIPTORS) as u64;
+fn raise_descriptor_limit(config: &mut Config) -> Result<(), Failure> {
+    let asked = config.limits.connections_max;
+    let needed = asked.saturating_add(OWN_DESCRIPTORS) as u64;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
-        return;
+        return Ok(());
     }
     let granted = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
     let raised = Rlimit { current: Some(granted), maximum: limit.maximum };
@@ -136,13 +132,20 @@ fn raise_descriptor_limit(config: &mut Config) {
         Ok(()) => granted,
         Err(_) => limit.current.unwrap_or(granted),
     };
-    if granted < needed {
-        let fitting = (granted as usize).saturating_sub(OWN_DESCRIPTORS).max(1);
+    let fitting = (granted as usize).saturating_sub(OWN_DESCRIPTORS);
+    if fitting == 0 {
+        return Err(Failure::runtime(format!(
+            "the system allows this process {granted} open files, of which the server itself may \
+             need {OWN_DESCRIPTORS}; raise `ulimit -Hn`"
+        )));
+    }
+    if fitting < asked {
         tracing::warn!(
-            asked = config.limits.connections_max,
+            asked,
             connections_max = fitting,
             "the system allows fewer open files; raise `ulimit -Hn`"
         );
         config.limits.connections_max = fitting;
     }
+    Ok(())
 }

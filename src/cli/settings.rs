@@ -1,7 +1,8 @@
 //! What `ipc serve` is told: by flags, by the environment and by a file, in this order.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,10 +11,14 @@ use clap::Args;
 use ipc_framework::{Config, Token, UnixSocket};
 use serde::Deserialize;
 
+use super::logging::LogFormat;
 use super::{Failure, units};
 
 /// A frame below this fits no message, one above is no message.
 const FRAME_BYTES_SENSIBLE: std::ops::RangeInclusive<usize> = 1 << 10..=1 << 30;
+
+/// A file of settings or with a token is small; whatever is larger is another file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The same names on the command line and in the file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -33,7 +38,7 @@ pub(super) struct Settings {
     #[serde(deserialize_with = "units::read_mode")]
     unix_mode: Option<u32>,
     /// Listen on the Unix socket only
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["host", "port"])]
     no_tcp: bool,
     /// Connections at a time [default: 10000]
     #[arg(long, value_name = "N")]
@@ -60,6 +65,12 @@ pub(super) struct Settings {
     /// Listen on addresses other machines can reach without asking for a token
     #[arg(long)]
     insecure: bool,
+    /// How events are written to standard error [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) log_format: Option<LogFormat>,
+    /// Add the applications of the published ipc-server program, and bench/echo
+    #[arg(long)]
+    pub(super) demo: bool,
     /// Tokens by application; in the file only.
     #[arg(skip)]
     #[serde(deserialize_with = "read_tokens")]
@@ -69,26 +80,28 @@ pub(super) struct Settings {
 impl Settings {
     /// Fills in from the file what the command line does not say.
     pub(super) fn or_from_file(self, path: &Path) -> Result<Self, Failure> {
-        let text = fs::read_to_string(path).map_err(|error| {
-            Failure::runtime(format!(
-                "cannot read the configuration {}: {error}; check its path and permissions",
-                path.display()
-            ))
-        })?;
+        let (text, is_public) = read_file(path, "configuration")?;
         let file: Self = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             let message = error.message().replace('\n', " ");
             Failure::usage(format!("{}, line {line}: {message}", path.display()))
         })?;
-        if !file.tokens.is_empty() {
-            refuse_world_readable(path)?;
+        if file.no_tcp && (file.host.is_some() || file.port.is_some()) {
+            return Err(Failure::usage(format!(
+                "{} says no-tcp and names a host or port; leave out one of them",
+                path.display()
+            )));
         }
+        if is_public && !file.tokens.is_empty() {
+            return Err(readable_by_all(path));
+        }
+        let asks_for_tcp = self.host.is_some() || self.port.is_some();
         Ok(Self {
             host: self.host.or(file.host),
             port: self.port.or(file.port),
             unix: self.unix.or(file.unix),
             unix_mode: self.unix_mode.or(file.unix_mode),
-            no_tcp: self.no_tcp || file.no_tcp,
+            no_tcp: self.no_tcp || (file.no_tcp && !asks_for_tcp),
             max_connections: self.max_connections.or(file.max_connections),
             max_frame_bytes: self.max_frame_bytes.or(file.max_frame_bytes),
             handshake_timeout: self.handshake_timeout.or(file.handshake_timeout),
@@ -96,6 +109,8 @@ impl Settings {
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
             token_file: self.token_file.or(file.token_file),
             insecure: self.insecure || file.insecure,
+            log_format: self.log_format.or(file.log_format),
+            demo: self.demo || file.demo,
             tokens: file.tokens,
         })
     }
@@ -114,6 +129,9 @@ impl Settings {
             config.host = Some(host);
         }
         config.port = self.port.unwrap_or(config.port);
+        if self.unix.is_none() && self.unix_mode.is_some() {
+            return Err(Failure::usage("unix-mode needs a Unix socket; give --unix PATH with it"));
+        }
         config.unix =
             self.unix.map(|path| UnixSocket { mode: self.unix_mode.unwrap_or(0o600), path });
         config.insecure = self.insecure;
@@ -169,13 +187,10 @@ fn read_tokens<'de, D: serde::Deserializer<'de>>(
 }
 
 fn read_token(path: &Path) -> Result<Token, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        Failure::runtime(format!(
-            "cannot read the token file {}: {error}; check its path and permissions",
-            path.display()
-        ))
-    })?;
-    refuse_world_readable(path)?;
+    let (text, is_public) = read_file(path, "token file")?;
+    if is_public {
+        return Err(readable_by_all(path));
+    }
     let token = text.trim_end_matches(['\r', '\n']);
     if token.is_empty() {
         let text = format!("the token file {} is empty; write the token into it", path.display());
@@ -184,14 +199,31 @@ fn read_token(path: &Path) -> Result<Token, Failure> {
     Ok(Token::new(token))
 }
 
+/// Reads a small file, and says whether everybody on the machine may do so too.
+fn read_file(path: &Path, what: &str) -> Result<(String, bool), Failure> {
+    let read = || {
+        let file = File::open(path)?;
+        // Of the file that is open: the path may mean another one by now.
+        let is_public = file.metadata()?.permissions().mode() & 0o004 != 0;
+        let mut text = String::new();
+        if file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {
+            let why = format!("it is larger than {FILE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+        Ok((text, is_public))
+    };
+    read().map_err(|error| {
+        Failure::runtime(format!(
+            "cannot read the {what} {}: {error}; check its path and permissions",
+            path.display()
+        ))
+    })
+}
+
 /// A secret that everybody on the machine can read is none.
-fn refuse_world_readable(path: &Path) -> Result<(), Failure> {
-    let readable = fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0);
-    if readable {
-        let path = path.display();
-        return Err(Failure::runtime(format!(
-            "{path} holds a token and everybody may read it; run `chmod 600 {path}`"
-        )));
-    }
-    Ok(())
+fn readable_by_all(path: &Path) -> Failure {
+    let path = path.display();
+    Failure::runtime(format!(
+        "{path} holds a token and everybody may read it; run `chmod 600 {path}`"
+    ))
 }

@@ -31,7 +31,7 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
 
 /// A value in the file that is written as on the command line, or as a plain number.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "give text in quotes, such as \"5s\" or \"16MiB\"")]
 enum Written {
     Text(String),
     Number(u64),

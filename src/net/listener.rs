@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 
-use super::socket::Stream;
+use super::socket::{Stream, set_quickack};
 use super::unix_socket::UnixSocketFile;
 use crate::{Config, Error};
 
@@ -269,10 +269,7 @@ fn resolve(host: &str, config: &Config) -> Result<Vec<IpAddr>, Error> {
     match public {
         // A token for some applications leaves all others open.
         Some(address) if config.access.default.is_none() && !config.insecure => {
-            Err(Error::Config(format!(
-                "{address} can be reached from other machines, and no token is asked for; set a \
-                 token for all applications, listen on localhost, or say that it shall be insecure"
-            )))
+            Err(Error::Unprotected { address: *address })
         }
         _ => Ok(addresses),
     }
@@ -340,6 +337,9 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    // Inherited by what is accepted, where the first bytes may come before the accept.
+    // Listening resets it, so it comes after.
+    set_quickack(&SockRef::from(&socket), false);
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }

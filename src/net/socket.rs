@@ -134,10 +134,8 @@ impl Socket {
     }
 
     fn acknowledge_at_once(&self) {
-        #[cfg(target_os = "linux")]
         if let Stream::Tcp(stream) = &self.stream {
-            // Only a hint: without it the peer is slow, not wrong.
-            let _ = SockRef::from(stream).set_tcp_quickack(true);
+            set_quickack(&SockRef::from(stream), true);
         }
     }
 
@@ -203,7 +201,9 @@ impl Stream {
         match self {
             Self::Tcp(stream) => {
                 stream.set_nodelay(true)?;
-                SockRef::from(stream).set_send_buffer_size(TCP_SEND_BUFFER_BYTES)
+                let socket = SockRef::from(stream);
+                set_quickack(&socket, false);
+                socket.set_send_buffer_size(TCP_SEND_BUFFER_BYTES)
             }
             Self::Unix(stream) => {
                 SockRef::from(stream).set_send_buffer_size(UNIX_SEND_BUFFER_BYTES)
@@ -234,4 +234,15 @@ impl Stream {
             (Self::Unix(stream), slices) => stream.write_vectored(slices),
         }
     }
+}
+
+/// Whether the kernel acknowledges at once, or waits for an answer to send along.
+///
+/// A connection starts without: who writes header and body apart then waits with the body
+/// of its very first message, and shows its habit. Others do not wait and see no difference.
+/// Only a hint: without it a peer is slow, not wrong.
+#[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "Linux alone has it"))]
+pub(super) fn set_quickack(socket: &SockRef<'_>, enabled: bool) {
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_quickack(enabled);
 }

@@ -35,7 +35,8 @@ impl Server {
     /// server runs.
     ///
     /// # Errors
-    /// [`Error::Config`] for an address other machines can reach without any token,
+    /// [`Error::Unprotected`] for an address other machines can reach without any token,
+    /// [`Error::Config`] for a host that has no address or nothing to listen on,
     /// [`Error::Listen`] where it cannot listen, [`Error::System`] if the system gives no
     /// event queue or no randomness.
     ///
