@@ -49,7 +49,7 @@ mod trace;
 pub use broker::{
     Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
     Counters, Delivery, HandlerError, Limits, Message, Reply, Request, RequestResult, Responder,
-    Stats, Token,
+    SendError, Stats, Token,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, UnixSocket};

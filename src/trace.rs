@@ -7,7 +7,8 @@ macro_rules! events {
             $(#[$doc])*
             #[cfg(feature = "tracing")]
             pub(crate) fn $name($($field: $type),*) {
-                tracing::$level!($($field = %$field,)* $text);
+                // What a peer chose is shown escaped, so that it cannot write lines of its own.
+                tracing::$level!($($field = ?$field,)* $text);
             }
 
             $(#[$doc])*
@@ -21,7 +22,9 @@ macro_rules! events {
 
 events! {
     warn handler_failed(reason: &str) = "a handler failed";
+    warn unsent(reason: &str) = "a message from another thread was not sent";
     warn slow_consumer(connection: usize, queued_bytes: usize) = "closed a connection that reads too slowly";
+    warn out_of_memory(connection: usize, buffered_bytes: usize) = "closed the connection that holds the most memory";
     debug connected(connection: usize, app_id: &str) = "connected";
     debug disconnected(connection: usize, app_id: &str) = "disconnected";
     info draining(connections: usize, pending_requests: usize) = "draining";

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::core::Core;
+use super::encoder::Encoded;
 use super::message::Message;
 use super::stats::{ApplicationInfo, ChannelInfo, ChannelLatency, Stats};
 use super::{ApplicationKey, ConnectionInfo, ConnectionKey};
@@ -43,51 +44,68 @@ impl<'a> Context<'a> {
         self.core
     }
 
-    /// Publishes a value to all subscribers of a channel. Returns how many there are; an
+    /// Publishes a value to all subscribers of a channel. Returns how many took it; an
     /// application or channel that does not exist has none.
     ///
     /// # Errors
-    /// If the value cannot be written as JSON.
+    /// If the value cannot be written as JSON, or makes a frame over the limit.
     pub fn publish<T: Serialize + ?Sized>(
         &mut self,
         app_id: &str,
         channel_id: &str,
         payload: &T,
-    ) -> Result<usize, JsonError> {
-        let payload = Json::from_serialize(payload)?;
+    ) -> Result<usize, SendError> {
+        let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
         let message = Message::new(MessageType::Publish, app_id, channel_id, payload);
-        Ok(self.publish_message(&message))
+        self.publish_message(&message)
     }
 
     /// Sends a message, of whatever type, to all subscribers of its channel. Returns how
     /// many took it.
+    ///
+    /// # Errors
+    /// If it makes a frame over the limit.
     #[doc(alias = "_handle_publish")]
-    pub fn publish_message(&mut self, message: &Message) -> usize {
-        let Some(application) = self.core.router.application(&message.app_id) else { return 0 };
-        let Some(channel) = self.core.router.channel(application, &message.channel_id) else {
-            return 0;
-        };
-        let encoded = self.encode(message);
+    pub fn publish_message(&mut self, message: &Message) -> Result<usize, SendError> {
+        let application = self.core.router.application(&message.app_id);
+        let channel = application
+            .and_then(|application| self.core.router.channel(application, &message.channel_id));
+        let Some(channel) = channel else { return Ok(0) };
+        let encoded = self.encode(message)?;
         let reached = self.core.fan_out(channel, &encoded.frame());
         self.core.encoder.recycle(encoded);
-        reached
+        Ok(reached)
     }
 
     /// Sends a message to every connection of an application. Returns how many took it.
-    pub fn broadcast_to_application(&mut self, app_id: &str, message: &Message) -> usize {
+    ///
+    /// # Errors
+    /// If it makes a frame over the limit.
+    pub fn broadcast_to_application(
+        &mut self,
+        app_id: &str,
+        message: &Message,
+    ) -> Result<usize, SendError> {
         let connections = self.connections_of(app_id);
-        let encoded = self.encode(message);
+        let encoded = self.encode(message)?;
         let frame = encoded.frame();
         let reached = connections.iter().filter(|key| self.core.enqueue(**key, &frame)).count();
         drop(frame);
         self.core.encoder.recycle(encoded);
-        reached
+        Ok(reached)
     }
 
     /// Sends a message to one connection. Returns whether it is still there.
-    pub fn send_to_connection(&mut self, connection: ConnectionKey, message: &Message) -> bool {
-        let encoded = self.encode(message);
-        self.core.send(connection, encoded)
+    ///
+    /// # Errors
+    /// If it makes a frame over the limit.
+    pub fn send_to_connection(
+        &mut self,
+        connection: ConnectionKey,
+        message: &Message,
+    ) -> Result<bool, SendError> {
+        let encoded = self.encode(message)?;
+        Ok(self.core.send(connection, encoded))
     }
 
     /// The connection that calls itself `connection_id` in an application.
@@ -135,11 +153,22 @@ impl<'a> Context<'a> {
         self.core.stats()
     }
 
+    #[cfg(feature = "net")]
+    pub(crate) fn has_application(&self, app_id: &str) -> bool {
+        self.application(app_id).is_some()
+    }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn has_channel(&self, app_id: &str, channel_id: &str) -> bool {
+        let application = self.application(app_id);
+        application.is_some_and(|key| self.core.router.channel(key, channel_id).is_some())
+    }
+
     fn application(&self, app_id: &str) -> Option<ApplicationKey> {
         self.core.router.application(app_id)
     }
 
-    fn encode(&mut self, message: &Message) -> super::encoder::Encoded {
+    fn encode(&mut self, message: &Message) -> Result<Encoded, SendError> {
         let timestamp = match message.timestamp {
             // JSON knows no infinity: such a time is none.
             seconds if seconds == 0.0 || !seconds.is_finite() => String::new(),
@@ -157,7 +186,65 @@ impl<'a> Context<'a> {
             reply_to: reply_to.as_deref(),
         };
         let unix = self.core.now.unix;
-        self.core.encoder.text(self.core.pool.gauge(), unix, head, message.payload.as_str())
+        let gauge = self.core.pool.gauge();
+        let encoded = self.core.encoder.text(gauge, unix, head, message.payload.as_str());
+        let (body_bytes, frame_bytes_max) =
+            (encoded.body_bytes(), self.core.limits.frame_bytes_max);
+        if body_bytes > frame_bytes_max {
+            self.core.encoder.recycle(encoded);
+            return Err(SendError::TooLarge { body_bytes, frame_bytes_max });
+        }
+        Ok(encoded)
+    }
+}
+
+/// Why a message from inside the process was not sent. The caller's fault.
+///
+/// ```
+/// # use ipc_framework::{Config, SendError, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut config = Config { port: 0, ..Config::default() };
+/// config.limits.frame_bytes_max = 1024;
+/// let mut server = Server::bind(config)?;
+/// server.application("news", "News").channel("flash");
+/// let sent = server.context().publish("news", "flash", &"x".repeat(2_000));
+/// assert!(matches!(sent, Err(SendError::TooLarge { frame_bytes_max: 1024, .. })));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The value cannot be written as JSON.
+    NotJson(JsonError),
+    /// No peer would accept it.
+    TooLarge {
+        /// The bytes of the frame's body.
+        body_bytes: usize,
+        /// [`Limits::frame_bytes_max`](crate::Limits::frame_bytes_max).
+        frame_bytes_max: usize,
+    },
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotJson(error) => error.fmt(f),
+            Self::TooLarge { body_bytes, frame_bytes_max } => write!(
+                f,
+                "the message has {body_bytes} bytes, over the {frame_bytes_max} of a frame; send \
+                 less, or raise frame_bytes_max here and at the peers"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SendError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotJson(error) => Some(error),
+            Self::TooLarge { .. } => None,
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) connections: Arena<Connection>,
     /// Those among them that were over the limit and are only told so.
     pub(crate) refused: usize,
+    /// Those whose id a newer one has, and that are not told yet.
+    pub(crate) superseded: usize,
     pub(crate) router: Router,
     pub(crate) requests: Arena<PendingRequest>,
     pub(crate) timers: Timers,
@@ -96,6 +98,7 @@ impl Core {
             lifecycle: Lifecycle::Running,
             connections: Arena::default(),
             refused: 0,
+            superseded: 0,
             router: Router::default(),
             requests: Arena::default(),
             timers: Timers::default(),
@@ -122,14 +125,12 @@ impl Core {
     /// Returns whether the connection still takes any.
     pub(crate) fn enqueue(&mut self, to: ConnectionKey, frame: &OutFrame<'_>) -> bool {
         let Some(connection) = self.connections.get_mut(to) else { return false };
-        if !connection.is_live() {
+        if !connection.takes_messages() {
             return false;
         }
-        let backlog = connection.send.len();
-        let over_bound = backlog + frame.len() > self.limits.queue_bytes_max()
-            || (backlog > 0 && self.pool.gauge().bytes() > self.limits.buffered_bytes_max);
-        if over_bound {
+        if connection.send.len() + frame.len() > self.limits.queue_bytes_max() {
             self.counters.slow_consumers += 1;
+            connection.doomed = true;
             self.doomed.push(to);
             return false;
         }
@@ -163,7 +164,14 @@ impl Core {
         let address = Address::of(envelope);
         let reply_to = Some(envelope.message_id().raw());
         let message = self.encode(address, MessageType::Response, reply_to, payload)?;
-        self.send(to, message);
+        if message.body_bytes() > self.limits.frame_bytes_max {
+            self.encoder.recycle(message);
+            let text = "the answer makes a larger frame than the server allows; ask for less, or \
+                        raise its --max-frame-bytes";
+            self.refuse(to, envelope, &Refusal::new(ErrorCode::LimitExceeded, text));
+        } else {
+            self.send(to, message);
+        }
         Ok(())
     }
 
@@ -296,26 +304,48 @@ impl Core {
     /// It is told at once, unless it is a published client: one that called `disconnect`
     /// and then `connect` has a thread left that still waits on the old connection, and
     /// anything that wakes it makes it go on with the new connection's bytes. So such a
-    /// client is told when it next says something, or when the newer connection leaves.
+    /// client is told when it next says something.
     pub(crate) fn supersede(&mut self, older: ConnectionKey, newer: ConnectionKey) {
         let Some(connection) = self.connections.get_mut(older) else { return };
-        if !connection.splits_writes {
+        if !connection.splits_writes || connection.congested.is_some() {
             self.report(older, &taken_over());
             return;
         }
-        let session = connection.session_mut();
-        let mut superseded =
-            session.map_or_else(Vec::new, |session| std::mem::take(&mut session.superseded));
         self.leave(older, State::Superseded);
-        // Those that have gone since need not be told: a loop of take-overs grows nothing.
-        superseded.retain(|key| self.connections.get(*key).is_some());
-        superseded.push(older);
-        let Some(newer) = self.connections.get_mut(newer) else { return };
-        // The same id is the same program, which has not changed its habits.
-        newer.splits_writes = true;
-        if let Some(session) = newer.session_mut() {
-            session.superseded = superseded;
+        self.superseded += 1;
+        let idle = self.limits.idle_timeout.map(|timeout| self.deadline_in(timeout));
+        if let Some(connection) = self.connections.get_mut(older) {
+            connection.timer = idle.map(|deadline| self.timers.arm(deadline, Due::Idle(older)));
         }
+        // The same id is the same program, which has not changed its habits.
+        if let Some(newer) = self.connections.get_mut(newer) {
+            newer.splits_writes = true;
+        }
+    }
+
+    /// A superseded connection said something, so it has nothing to be spared.
+    pub(crate) fn tell_taken_over(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            self.superseded -= 1;
+            connection.state = State::Handshake;
+        }
+        self.report(key, &taken_over());
+    }
+
+    /// Makes room for a newcomer, if need be at the cost of the superseded connection that
+    /// has been silent the longest. Returns whether there is none left to give up.
+    pub(crate) fn is_full(&mut self) -> bool {
+        let free = self.connections.len() - self.refused < self.limits.connections_max;
+        if free || self.superseded == 0 {
+            return !free;
+        }
+        let superseded =
+            self.connections.iter().filter(|(_, c)| matches!(c.state, State::Superseded));
+        let oldest = superseded.min_by_key(|(_, connection)| connection.last_activity);
+        if let Some((key, _)) = oldest {
+            self.close_now(key);
+        }
+        false
     }
 
     /// Takes a live connection out of everything it is part of.
@@ -327,11 +357,16 @@ impl Core {
         self.unpark(key);
         self.uncongest(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.recv.release(&mut self.pool);
+        if !matches!(next, State::Superseded) {
+            connection.recv.release(&mut self.pool);
+        }
         if let Some(timer) = connection.timer.take() {
             self.timers.disarm(timer);
         }
         let state = std::mem::replace(&mut connection.state, next);
+        if matches!(state, State::Superseded) {
+            self.superseded -= 1;
+        }
         let State::Open(session) = state else { return };
 
         for (&channel, &position) in &session.subscriptions {
@@ -340,11 +375,11 @@ impl Core {
         if let Some(worker) = session.worker {
             self.retire_worker(key, *worker);
         }
+        for request in session.requests {
+            self.abandon_request(request);
+        }
         for channel in session.created {
             self.router.release(channel);
-        }
-        for older in session.superseded {
-            self.report(older, &taken_over());
         }
         if let Some(application) = self.router.applications.get_mut(session.application) {
             let app_id = application.id.clone();
@@ -364,6 +399,33 @@ impl Core {
         while let Some(key) = self.doomed.pop() {
             self.close_now(key);
         }
+        while self.pool.gauge().bytes() > self.limits.buffered_bytes_max {
+            if !self.shed_memory() {
+                return;
+            }
+        }
+    }
+
+    /// Too much waits in queues and unfinished frames: closes who holds the most of it,
+    /// which is not who happened to add the last byte. Returns whether anybody held any.
+    fn shed_memory(&mut self) -> bool {
+        let holders = self.connections.iter().map(|(key, c)| (key, c.buffered_bytes()));
+        let Some((key, bytes)) = holders.max_by_key(|(_, bytes)| *bytes) else { return false };
+        if bytes == 0 {
+            return false;
+        }
+        crate::trace::out_of_memory(key.index(), bytes);
+        let connection = self.connections.get(key);
+        if connection.is_some_and(|c| c.takes_messages() && !c.recv.is_empty()) {
+            let text = "the server has no memory left for an unfinished message; connect again \
+                        later, or send smaller ones";
+            self.report(key, &Refusal::new(ErrorCode::LimitExceeded, text));
+            self.begin_close(key);
+        } else {
+            self.counters.slow_consumers += 1;
+            self.close_now(key);
+        }
+        true
     }
 
     /// Does one thing that is due.
@@ -387,6 +449,10 @@ impl Core {
     fn check_idle(&mut self, key: ConnectionKey) {
         let Some(timeout) = self.limits.idle_timeout else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.parked.is_some() || connection.congested.is_some() {
+            // It is the server that does not read.
+            connection.last_activity = self.now.monotonic;
+        }
         let deadline = connection.last_activity.saturating_add(timeout);
         if deadline > self.now.monotonic {
             connection.timer = Some(self.timers.arm(deadline, Due::Idle(key)));

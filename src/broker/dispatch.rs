@@ -46,7 +46,7 @@ impl Broker {
                     .and_then(|()| core.serve(handlers, from, application, &envelope, body))
             }
             State::Superseded => {
-                core.report(from, &super::core::taken_over());
+                core.tell_taken_over(from);
                 Ok(())
             }
             State::Closing | State::Lingering | State::Closed => Ok(()),

@@ -41,9 +41,9 @@ impl Core {
         if !self.is_draining() || !connection.may_proceed() || connection.yielded {
             return;
         }
-        let busy = connection
-            .session()
-            .is_some_and(|session| session.pending > 0 || session.requests_in_flight() > 0);
+        let busy = connection.session().is_some_and(|session| {
+            !session.requests.is_empty() || session.requests_in_flight() > 0
+        });
         if !busy {
             self.begin_close(key);
         }

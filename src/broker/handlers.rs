@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::arena::{Arena, Key};
-use super::context::Context;
+use super::context::{Context, SendError};
 use super::core::{Core, Refusal};
 use super::encoder::Address;
 use super::mailbox::Remote;
@@ -77,19 +77,20 @@ impl Handlers {
             return false;
         };
         core.handler_answered = false;
-        let arrived = core.now.monotonic;
         let result = catch_unwind(AssertUnwindSafe(|| {
             let request = Request { delivery: delivery.with(core) };
             handler(request).map(|_reply| ())
         }));
         let failure: Cow<'static, str> = match result {
             Ok(Ok(())) => "it returned without answering".into(),
-            Ok(Err(error)) => error.message.into(),
+            Ok(Err(error)) => {
+                core.counters.handler_failures += 1;
+                crate::trace::handler_failed(&error.message);
+                error.message.into()
+            }
             Err(panic) => panicked(core, &*panic).into(),
         };
-        if core.handler_answered {
-            core.answered.push(delivery.channel, arrived);
-        } else {
+        if !core.handler_answered {
             let text = format!("the handler of this channel failed: {failure}");
             let why = Refusal::new(ErrorCode::HandlerFailed, text);
             core.refuse(delivery.from, &delivery.envelope, &why);
@@ -224,14 +225,37 @@ impl<'a> Delivery<'a> {
     /// subscribers it reached.
     ///
     /// # Errors
-    /// If the value cannot be written as JSON.
+    /// As [`Context::publish`].
     pub fn publish<T: Serialize + ?Sized>(
         &mut self,
         channel_id: &str,
         payload: &T,
-    ) -> Result<usize, crate::JsonError> {
+    ) -> Result<usize, SendError> {
+        self.send_to_subscribers(MessageType::Publish, channel_id, payload)
+    }
+
+    /// [`Delivery::publish`] of a message of type `notification`.
+    ///
+    /// # Errors
+    /// As [`Context::publish`].
+    pub fn notify<T: Serialize + ?Sized>(
+        &mut self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<usize, SendError> {
+        self.send_to_subscribers(MessageType::Notification, channel_id, payload)
+    }
+
+    fn send_to_subscribers<T: Serialize + ?Sized>(
+        &mut self,
+        message_type: MessageType,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<usize, SendError> {
+        let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
         let app_id = self.parts.envelope.app_id().decode();
-        self.context.publish(&app_id, channel_id, payload)
+        let message = Message::new(message_type, app_id, channel_id, payload);
+        self.context.publish_message(&message)
     }
 
     /// Everything else a handler may do: other applications, broadcasts, listings.
@@ -357,6 +381,7 @@ impl<'a> Request<'a> {
         }
         core.handler_answered = true;
         core.send(parts.from, answer);
+        core.answered.push(parts.channel, core.now.monotonic);
         Ok(Reply(PhantomData))
     }
 }

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 pub use access::{Access, Token};
 pub use arena::Key;
-pub use context::Context;
+pub use context::{Context, SendError};
 pub use handlers::{Delivery, HandlerError, Reply, Request, RequestResult, Responder};
 pub use limits::Limits;
 pub use message::Message;
@@ -158,8 +158,8 @@ impl Broker {
     pub fn accept(&mut self, now: Now) -> Option<ConnectionKey> {
         self.core.now = now;
         self.core.counters.accepted += 1;
+        let full = self.core.is_full();
         let limits = &self.core.limits;
-        let full = self.core.connections.len() - self.core.refused >= limits.connections_max;
         if full && self.core.refused >= REFUSALS_MAX {
             self.core.counters.count_error(ErrorCode::ServerFull);
             return None;
@@ -207,7 +207,7 @@ impl Broker {
             }
             None => kept.release(&mut self.core.pool),
         }
-        self.bound_memory(key);
+        self.core.pass_on_wake(key);
         self.settle();
     }
 
@@ -217,10 +217,11 @@ impl Broker {
             if !connection.may_proceed() {
                 return;
             }
-            let body_bytes_max = match connection.state {
-                State::Handshake => HANDSHAKE_FRAME_BYTES_MAX.min(self.core.limits.frame_bytes_max),
-                _ => self.core.limits.frame_bytes_max,
-            };
+            let introduces = matches!(connection.state, State::Handshake);
+            let mut body_bytes_max = self.core.limits.frame_bytes_max;
+            if introduces {
+                body_bytes_max = body_bytes_max.min(HANDSHAKE_FRAME_BYTES_MAX);
+            }
             match inbound.peek(body_bytes_max, &mut self.core.pool) {
                 Next::Nothing => return,
                 Next::TooLarge { body_bytes } => {
@@ -245,22 +246,14 @@ impl Broker {
                     if self.dispatch(key, body) == Outcome::Held {
                         return;
                     }
+                    if introduces {
+                        // Hooks hear of a connection before its handlers do.
+                        self.settle();
+                    }
                     self.core.counters.frames_in += 1;
                     inbound.consume(frame_bytes, &mut self.core.pool);
                 }
             }
-        }
-    }
-
-    /// An unfinished frame that does not fit into the total is given up with its connection.
-    fn bound_memory(&mut self, key: ConnectionKey) {
-        let over = self.core.pool.gauge().bytes() > self.core.limits.buffered_bytes_max;
-        let connection = self.core.connections.get(key);
-        if over && connection.is_some_and(|connection| !connection.recv.is_empty()) {
-            let text = "the server has no memory left for an unfinished message; connect again \
-                        later, or send smaller ones";
-            self.core.report(key, &Refusal::new(ErrorCode::LimitExceeded, text));
-            self.core.begin_close(key);
         }
     }
 
@@ -350,6 +343,8 @@ impl Broker {
     /// Does what is due.
     pub fn advance(&mut self, now: Now) {
         self.core.now = now;
+        // What was done through a context between two turns.
+        self.settle();
         while let Some(due) = self.core.timers.expire(now.monotonic) {
             self.core.expire(due);
             self.settle();
@@ -406,9 +401,16 @@ impl Broker {
         self.core.connections.keys()
     }
 
-    /// What a handler could do, from outside of one.
-    pub fn context(&mut self) -> Context<'_> {
+    /// What a handler could do, from outside of one. It takes effect with the next turn.
+    pub fn context(&mut self, now: Now) -> Context<'_> {
+        self.core.now = now;
         Context::new(&mut self.core)
+    }
+
+    /// Whether a turn has something to do although nothing happened outside.
+    pub fn has_work(&self) -> bool {
+        let core = &self.core;
+        !core.actions.is_empty() || !core.doomed.is_empty() || !core.events.is_empty()
     }
 
     /// Lets hooks run and closes what is to be closed, until neither makes more of it.

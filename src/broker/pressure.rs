@@ -41,32 +41,54 @@ impl Core {
         }
     }
 
-    /// Holds a connection's next frame back until `channel` moves again.
+    /// Holds a connection's next frame back until `channel` moves again. Who had its turn
+    /// already and finds the channel full again keeps its place at the front.
     pub(crate) fn park(&mut self, key: ConnectionKey, channel: ChannelKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(waited_for) = self.router.channels.get_mut(channel) else { return };
         connection.parked = Some(channel);
-        waited_for.parked.push(key);
         self.counters.publishers_held += 1;
+        if connection.woken == Some(channel) {
+            connection.woken = None;
+            waited_for.parked.push_front(key);
+        } else {
+            // The channel stays as long as anybody waits for it.
+            waited_for.references += 1;
+            waited_for.parked.push_back(key);
+        }
     }
 
+    /// Lets the first of those go on who wait for the channel. The next one follows when
+    /// that one had its turn: all at once they would each be looked at for one to pass.
     pub(crate) fn wake_parked(&mut self, channel: ChannelKey) {
-        let Some(channel) = self.router.channels.get_mut(channel) else { return };
-        for key in channel.parked.drain(..) {
-            if let Some(connection) = self.connections.get_mut(key) {
-                connection.parked = None;
-                self.actions.push_back(Action::Resume(key));
-            }
+        let Some(waited_for) = self.router.channels.get_mut(channel) else { return };
+        let Some(key) = waited_for.parked.pop_front() else { return };
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.parked = None;
+            connection.woken = Some(channel);
+            self.actions.push_back(Action::Resume(key));
         }
+    }
+
+    /// A connection that was let go on had its turn.
+    pub(crate) fn pass_on_wake(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(channel) = connection.woken.take() else { return };
+        if self.router.channels.get(channel).is_some_and(|channel| channel.congested == 0) {
+            self.wake_parked(channel);
+        }
+        self.router.release(channel);
     }
 
     /// Takes a leaving connection out of the list it waits in.
     pub(crate) fn unpark(&mut self, key: ConnectionKey) {
+        self.pass_on_wake(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(channel) = connection.parked.take() else { return };
         if let Some(channel) = self.router.channels.get_mut(channel) {
             channel.parked.retain(|parked| *parked != key);
         }
+        self.router.release(channel);
     }
 
     /// The kernel took `bytes` of a connection's queue.

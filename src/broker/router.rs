@@ -1,7 +1,7 @@
 //! The flat channel table: an application's channel name leads to one index, and all that
 //! is known of a channel stands there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ pub(crate) struct Application {
 /// A channel of one application.
 ///
 /// It lives while the embedder pinned it or `references` is not zero: one for each
-/// subscriber, each worker, each unanswered request, and for the connection that first
-/// named it.
+/// subscriber, each worker, each unanswered request, each connection that is held back
+/// because of it, and for the connection that first named it.
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) id: Arc<str>,
@@ -50,7 +50,7 @@ pub(crate) struct Channel {
     /// Subscribers whose queue is over its high-water mark.
     pub(crate) congested: u32,
     /// Connections held back because of a congested subscriber or worker.
-    pub(crate) parked: Vec<ConnectionKey>,
+    pub(crate) parked: VecDeque<ConnectionKey>,
     pub(crate) handlers: Option<HandlersKey>,
     pub(crate) latency: Option<Box<Latency>>,
 }
@@ -110,7 +110,7 @@ impl Router {
             workers: SmallVec::new(),
             next_worker: 0,
             congested: 0,
-            parked: Vec::new(),
+            parked: VecDeque::new(),
             handlers: None,
             latency: None,
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::limits::HANDSHAKE_QUEUE_BYTES_MAX;
 use super::timers::TimerKey;
-use super::{ApplicationKey, ChannelKey, ConnectionKey, Limits, RequestKey};
+use super::{ApplicationKey, ChannelKey, Limits, RequestKey};
 use crate::proto::{RecvBuffer, SendQueue};
 
 /// One connection as the broker sees it.
@@ -23,12 +23,16 @@ pub struct Connection {
     pub(crate) last_activity: Duration,
     /// The channel whose congested subscriber or worker its next frame waits for.
     pub(crate) parked: Option<ChannelKey>,
+    /// The channel it was just let go on for; when it had its turn, the next one is.
+    pub(crate) woken: Option<ChannelKey>,
     /// It gave up its turn with whole frames left; they come before anything else is read.
     pub(crate) yielded: bool,
     /// It was seen to write header and body apart, as the published clients do.
     pub(crate) splits_writes: bool,
     /// It was over the limit, and does not count against it.
     pub(crate) refused: bool,
+    /// It is closed as soon as nobody iterates over connections.
+    pub(crate) doomed: bool,
     /// A flush is already in the list of actions.
     pub(crate) flush_due: bool,
 }
@@ -39,8 +43,8 @@ pub(crate) enum State {
     /// Nothing but a connect is accepted.
     Handshake,
     Open(Session),
-    /// A newer connection has its id. It is told when it next sends something, or when
-    /// the newer one leaves, see [`Core::supersede`](super::core::Core::supersede).
+    /// A newer connection has its id. It is told when it next sends something, and is sent
+    /// nothing before, see [`Core::supersede`](super::core::Core::supersede).
     Superseded,
     /// What is queued still goes out, nothing that comes in is looked at.
     Closing,
@@ -59,14 +63,12 @@ pub(crate) struct Session {
     pub(crate) recent: [Option<ChannelKey>; RECENT_CHANNELS],
     pub(crate) recent_next: u8,
     /// Requests it waits for that a worker or another thread answers.
-    pub(crate) pending: u32,
+    pub(crate) requests: Vec<RequestKey>,
     /// With the position in the channel's list, so that leaving is not a search.
     pub(crate) subscriptions: BTreeMap<ChannelKey, u32>,
     /// Channels it was the first to name.
     pub(crate) created: Vec<ChannelKey>,
     pub(crate) worker: Option<Box<Worker>>,
-    /// Connections that had its id before and are not told yet.
-    pub(crate) superseded: Vec<ConnectionKey>,
 }
 
 /// Channels remembered per connection: programs use one to three.
@@ -89,9 +91,11 @@ impl Connection {
             congested: None,
             last_activity: now,
             parked: None,
+            woken: None,
             yielded: false,
             splits_writes: false,
             refused: false,
+            doomed: false,
             flush_due: false,
         }
     }
@@ -115,6 +119,16 @@ impl Connection {
         matches!(self.state, State::Handshake | State::Open(_) | State::Superseded)
     }
 
+    /// Whether anything may be put into its queue.
+    pub(crate) fn takes_messages(&self) -> bool {
+        !self.doomed && matches!(self.state, State::Handshake | State::Open(_))
+    }
+
+    /// What it binds of [`Limits::buffered_bytes_max`].
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.recv.capacity() + self.send.len()
+    }
+
     /// Whether its next frame may be processed now.
     pub(crate) fn may_proceed(&self) -> bool {
         self.is_live() && self.parked.is_none() && self.congested.is_none()
@@ -135,11 +149,10 @@ impl Session {
             id,
             recent: [None; RECENT_CHANNELS],
             recent_next: 0,
-            pending: 0,
+            requests: Vec::new(),
             subscriptions: BTreeMap::new(),
             created: Vec::new(),
             worker: None,
-            superseded: Vec::new(),
         }
     }
 

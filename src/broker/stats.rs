@@ -94,7 +94,7 @@ pub struct Counters {
     pub responses_ignored: u64,
     /// Answers whose requester had left.
     pub answers_undeliverable: u64,
-    /// Notification and response handlers that failed.
+    /// Handlers that returned an error.
     pub handler_failures: u64,
     /// Handlers and hooks that panicked.
     pub handler_panics: u64,

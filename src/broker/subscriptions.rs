@@ -56,6 +56,7 @@ impl Core {
                     self.wake_parked(channel);
                 }
                 self.remove_subscriber(channel, position);
+                self.disown_unused(from, channel);
             }
         }
         if payload.get_bool("ack") == Some(true) {
@@ -74,6 +75,21 @@ impl Core {
             session.subscriptions.insert(channel, position);
         }
         self.router.release(channel);
+    }
+
+    /// The connection has no more use for the channel. If it was the first to name it, and
+    /// nobody else uses it, it is forgotten, so that names can come and go.
+    pub(crate) fn disown_unused(&mut self, from: ConnectionKey, channel: ChannelKey) {
+        if self.router.channels.get(channel).is_none_or(|channel| channel.references > 1) {
+            return;
+        }
+        let session = self.connections.get_mut(from).and_then(|c| c.session_mut());
+        let Some(session) = session else { return };
+        if let Some(at) = session.created.as_slice().iter().position(|created| *created == channel)
+        {
+            session.created.swap_remove(at);
+            self.router.release(channel);
+        }
     }
 
     fn acknowledge(&mut self, to: ConnectionKey, envelope: &Envelope<'_>, status: &'static str) {

@@ -59,15 +59,15 @@ impl Core {
         connection.timer = deadline.map(|deadline| self.timers.arm(deadline, Due::Idle(from)));
         connection.state = State::Open(Session::new(key, id.clone()));
         crate::trace::connected(from.index(), &app_id);
+        if let Some(older) = older {
+            self.supersede(older, from);
+        }
         self.events.push(ConnectionEvent {
             opened: true,
             key: from,
             app_id,
             connection_id: id.clone(),
         });
-        if let Some(older) = older {
-            self.supersede(older, from);
-        }
     }
 
     pub(crate) fn system_request(

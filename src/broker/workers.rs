@@ -18,6 +18,8 @@ pub(crate) struct PendingRequest {
     /// What the worker sees as `message_id`: nobody else can guess it.
     id: uuid::Uuid,
     requester: ConnectionKey,
+    /// In the requester's list of requests.
+    position: u32,
     /// The requester's own `message_id`, as JSON text; a UUID stays inline.
     message_id: SmallVec<[u8; 36]>,
     channel: ChannelKey,
@@ -84,6 +86,7 @@ impl Core {
         };
         worker.channels.swap_remove(at);
         self.detach_worker(key, channel);
+        self.disown_unused(key, channel);
     }
 
     /// The worker went away: its requests are handed back.
@@ -122,12 +125,14 @@ impl Core {
         };
         let message_type = envelope.message_type();
         let mut buffer = uuid::Uuid::encode_buffer();
+        let mut request = None;
         let message_id = if message_type == MessageType::Request {
-            let request = match self.begin_request(from, channel, envelope, Some(worker)) {
-                Ok(request) => request,
+            let key = match self.begin_request(from, channel, envelope, Some(worker)) {
+                Ok(key) => key,
                 Err(refusal) => return Offer::Refused(refusal),
             };
-            let Some(pending) = self.requests.get(request) else { return Offer::NoWorkers };
+            request = Some(key);
+            let Some(pending) = self.requests.get(key) else { return Offer::NoWorkers };
             pending.id.hyphenated().encode_lower(&mut buffer)
         } else {
             envelope.message_id().raw()
@@ -143,6 +148,17 @@ impl Core {
         };
         let unix = self.now.unix;
         let message = self.encoder.text(self.pool.gauge(), unix, head, envelope.payload_str());
+        if message.body_bytes() > self.limits.frame_bytes_max {
+            self.encoder.recycle(message);
+            if let Some(request) = request.and_then(|request| self.end_request(request)) {
+                self.router.release(request.channel);
+            }
+            return Offer::Refused(Refusal::new(
+                ErrorCode::LimitExceeded,
+                "with the id that the worker is given the frame is over the limit; send a \
+                 little less",
+            ));
+        }
         self.counters.forwarded += 1;
         self.send(worker, message);
         Offer::Forwarded
@@ -181,11 +197,11 @@ impl Core {
     ) -> Result<RequestKey, Refusal> {
         let full = self.requests.len() >= self.limits.pending_max;
         let requester = self.connections.get_mut(from).and_then(|c| c.session_mut());
-        match requester {
+        let position = match requester {
             Some(session)
-                if !full && (session.pending as usize) < self.limits.pending_per_connection_max =>
+                if !full && session.requests.len() < self.limits.pending_per_connection_max =>
             {
-                session.pending += 1;
+                session.requests.len()
             }
             _ => {
                 return Err(Refusal::new(
@@ -194,7 +210,9 @@ impl Core {
                      been answered",
                 ));
             }
-        }
+        };
+        let message_id = SmallVec::from_slice(envelope.message_id().raw().as_bytes());
+        self.pool.gauge().add(spilled_bytes(&message_id));
         let random = self.encoder.fresh_id();
         let deadline = self.deadline_in(self.limits.request_timeout);
         let (timers, now) = (&mut self.timers, self.now.monotonic);
@@ -205,7 +223,8 @@ impl Core {
         let request = self.requests.insert_with(|key| PendingRequest {
             id: with_index(random, key.index() as u32),
             requester: from,
-            message_id: SmallVec::from_slice(envelope.message_id().raw().as_bytes()),
+            position: position as u32,
+            message_id,
             channel,
             answerer: match (worker, in_flight) {
                 (Some(worker), Some(in_flight)) => {
@@ -217,6 +236,9 @@ impl Core {
             arrived: now,
             timer: timers.arm(deadline, Due::Request(key)),
         });
+        if let Some(session) = self.connections.get_mut(from).and_then(|c| c.session_mut()) {
+            session.requests.push(request);
+        }
         self.router.retain(channel);
         Ok(request)
     }
@@ -263,8 +285,8 @@ impl Core {
         let Some((app_id, channel_id)) = self.address_of(&request) else { return };
         let address = Address { app_id: &app_id, channel_id: &channel_id };
         let reply_to = text(&request.message_id);
-        if self.connections.get(request.requester).is_some_and(super::session::Connection::is_live)
-        {
+        let requester = self.connections.get(request.requester);
+        if requester.is_some_and(super::session::Connection::takes_messages) {
             self.send_error(request.requester, address, Some(reply_to), why);
         }
         self.router.release(request.channel);
@@ -317,12 +339,29 @@ impl Core {
         if let Answerer::Worker(worker, position) = request.answerer {
             self.take_from_worker(worker, position as usize);
         }
-        let requester = self.connections.get_mut(request.requester);
-        if let Some(session) = requester.and_then(|c| c.session_mut()) {
-            session.pending -= 1;
-            self.consider_closing(request.requester);
-        }
+        self.pool.gauge().sub(spilled_bytes(&request.message_id));
+        self.take_from_requester(&request);
         Some(request)
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(crate) fn abandon_request(&mut self, key: RequestKey) {
+        if let Some(request) = self.end_request(key) {
+            self.counters.answers_undeliverable += 1;
+            self.router.release(request.channel);
+        }
+    }
+
+    fn take_from_requester(&mut self, request: &PendingRequest) {
+        let requester = self.connections.get_mut(request.requester);
+        let Some(session) = requester.and_then(|c| c.session_mut()) else { return };
+        let position = request.position as usize;
+        session.requests.swap_remove(position);
+        let moved = session.requests.get(position).copied();
+        if let Some(moved) = moved.and_then(|key| self.requests.get_mut(key)) {
+            moved.position = request.position;
+        }
+        self.consider_closing(request.requester);
     }
 
     fn take_from_worker(&mut self, worker: ConnectionKey, position: usize) {
@@ -351,6 +390,11 @@ fn answer_too_large() -> Refusal {
         "the answer makes a larger frame than the server allows; ask for less, or raise its \
          --max-frame-bytes",
     )
+}
+
+/// What an id that is no UUID takes beside its request.
+fn spilled_bytes(message_id: &SmallVec<[u8; 36]>) -> usize {
+    if message_id.spilled() { message_id.capacity() } else { 0 }
 }
 
 /// The raw text of an id that was read as part of a valid document.

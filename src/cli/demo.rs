@@ -4,7 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ipc_framework::{Delivery, HandlerError, Json, Message, MessageType, Server};
+use ipc_framework::Server;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fn install_chat(server: &mut Server) {
                     "text": chat.text,
                     "timestamp": sent_at,
                 });
-                notify_subscribers(&mut request, channel_id, &heard)?;
+                request.notify(channel_id, &heard)?;
                 request.reply(&Accepted::OK)
             })
             .on_notification(move |mut notification| {
@@ -52,7 +52,7 @@ fn install_chat(server: &mut Server) {
                     "username": joined.username,
                     "timestamp": unix_seconds(),
                 });
-                notify_subscribers(&mut notification, channel_id, &heard)?;
+                notification.notify(channel_id, &heard)?;
                 Ok(())
             });
     }
@@ -82,7 +82,7 @@ fn install_file_sharing(server: &mut Server) {
             "progress": 100,
             "status": "completed",
         });
-        notify_subscribers(&mut request, "status", &progress)?;
+        request.notify("status", &progress)?;
         request.reply(&Accepted::OK)
     });
     app.channel("download").on_request(|request| {
@@ -126,7 +126,7 @@ fn install_monitoring(server: &mut Server) {
                 "threshold": 80,
                 "severity": "warning",
             });
-            notify_subscribers(&mut notification, "alerts", &alert)?;
+            notification.notify("alerts", &alert)?;
         }
         Ok(())
     });
@@ -148,19 +148,6 @@ struct Accepted {
 
 impl Accepted {
     const OK: Self = Self { status: "ok" };
-}
-
-/// Sends a notification to the subscribers of a channel of the message's own application.
-fn notify_subscribers(
-    cause: &mut Delivery<'_>,
-    channel_id: &str,
-    payload: &Value,
-) -> Result<(), HandlerError> {
-    let app_id = cause.message().app_id().decode();
-    let payload = Json::from_serialize(payload)?;
-    let message = Message::new(MessageType::Notification, app_id, channel_id, payload);
-    cause.context().publish_message(&message);
-    Ok(())
 }
 
 fn unix_seconds() -> f64 {

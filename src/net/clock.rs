@@ -36,8 +36,9 @@ impl Clock {
         self.start
     }
 
-    pub(super) fn instant(&self, monotonic: Duration) -> Instant {
-        self.start + monotonic
+    /// `None` for a time so far away that it never comes.
+    pub(super) fn instant(&self, monotonic: Duration) -> Option<Instant> {
+        self.start.checked_add(monotonic)
     }
 
     #[expect(clippy::unused_self, reason = "all that reads the time is asked of the clock")]

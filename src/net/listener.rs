@@ -79,9 +79,10 @@ struct Listener {
 enum ListeningSocket {
     Tcp(TcpListener),
     Unix {
-        listener: UnixListener,
-        /// Removes the socket's path when it is dropped.
+        /// Removes the socket's path when it is dropped, which is before the listener is:
+        /// a path that nobody listens on could be taken over, and then be removed.
         _file: UnixSocketFile,
+        listener: UnixListener,
     },
 }
 
@@ -253,6 +254,8 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 fn resolve(host: &str, config: &Config) -> Result<Vec<IpAddr>, Error> {
+    // As IPv6 addresses are written beside a port.
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let addresses: Vec<IpAddr> = if host.eq_ignore_ascii_case("localhost") {
         // Whatever the hosts file says: programs connect to either.
         vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]

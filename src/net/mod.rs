@@ -87,11 +87,11 @@ impl EventLoop {
     }
 
     pub(crate) fn next_deadline(&self, broker: &Broker) -> Option<Instant> {
-        if self.has_work() {
+        if self.has_work() || broker.has_work() {
             return Some(self.clock.start());
         }
         let next = broker.next_deadline().into_iter().chain(self.listeners.retry_at()).min();
-        next.map(|deadline| self.clock.instant(deadline))
+        next.and_then(|deadline| self.clock.instant(deadline))
     }
 
     /// One turn: sleep until something happens, take it all in, send what comes of it.
@@ -114,10 +114,12 @@ impl EventLoop {
         if self.mailbox_due {
             self.mailbox_due = broker.run_mailbox(now);
         }
-        broker.advance(now);
         if broker.is_draining() && !self.is_draining {
             self.begin_drain(broker);
         }
+        // Sent before the time is looked at: what leaves now is no backlog.
+        self.act(broker);
+        broker.advance(now);
         self.act(broker);
         if broker.wants_turn_time() {
             broker.end_turn(self.clock.now());

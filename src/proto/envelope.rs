@@ -16,6 +16,8 @@ pub use fault::Fault;
 /// bytes of UTF-8 once escapes are resolved: a UUID several times over, and
 /// short enough to keep as the key of a table.
 pub const ID_BYTES_MAX: usize = 256;
+/// How long the text of a timestamp may be: twice what any language writes.
+pub(super) const TIMESTAMP_BYTES_MAX: usize = 64;
 
 /// One message, borrowed from its frame.
 ///
@@ -367,7 +369,14 @@ impl<'a> Fields<'a> {
     #[inline]
     fn timestamp(&mut self, scanner: &mut Scanner<'a>) -> Result<Option<&'a str>, Stop> {
         match scanner.peek() {
-            Some(b'-' | b'0'..=b'9') => scanner.number().map(Some),
+            Some(b'-' | b'0'..=b'9') => {
+                let text = scanner.number()?;
+                // It is relayed as it came, and some readers stop at long numbers.
+                if text.len() > TIMESTAMP_BYTES_MAX {
+                    self.note(Fault::TimestampTooLong);
+                }
+                Ok(Some(text))
+            }
             _ => self.wrong_type(Field::Timestamp, scanner).map(|()| None),
         }
     }

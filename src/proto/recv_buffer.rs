@@ -29,6 +29,11 @@ impl RecvBuffer {
         self.bytes.is_empty()
     }
 
+    /// Bytes of memory it holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Whether exactly a length prefix is here and none of its body: the mark of a peer
     /// that writes header and body apart.
     pub fn is_bare_header(&self) -> bool {

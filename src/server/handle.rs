@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use serde::Serialize;
 
-use crate::broker::{ConnectionKey, Context, Message, Remote, Stats};
+use crate::broker::{ConnectionKey, Context, Message, Remote, SendError, Stats};
 use crate::proto::{Json, MessageType};
 
 /// Publishes to, asks and stops a server from any thread.
@@ -56,7 +56,7 @@ impl Handle {
         let payload = Json::from_serialize(payload).map_err(HandleError::NotJson)?;
         let message = Message::new(MessageType::Publish, app_id, channel_id, payload);
         self.post(message.payload.as_str().len(), move |context| {
-            context.publish_message(&message);
+            note_unsent(context.publish_message(&message).err());
         })
     }
 
@@ -66,7 +66,7 @@ impl Handle {
     /// As [`Handle::publish`].
     pub fn broadcast_to_application(&self, message: Message) -> Result<(), HandleError> {
         self.post(message.payload.as_str().len(), move |context| {
-            context.broadcast_to_application(&message.app_id, &message);
+            note_unsent(context.broadcast_to_application(&message.app_id, &message).err());
         })
     }
 
@@ -80,7 +80,7 @@ impl Handle {
         message: Message,
     ) -> Result<(), HandleError> {
         self.post(message.payload.as_str().len(), move |context| {
-            context.send_to_connection(connection, &message);
+            note_unsent(context.send_to_connection(connection, &message).err());
         })
     }
 
@@ -89,6 +89,9 @@ impl Handle {
     /// # Errors
     /// [`HandleError::OnLoopThread`] from inside a handler, which has a [`Context`]
     /// already; [`HandleError::Stopped`] if the server ends before, or `ask` panics.
+    ///
+    /// Between two turns, the thread that calls [`Server::poll_once`](crate::Server::poll_once)
+    /// would wait here for itself: it has [`Server::context`](crate::Server::context).
     pub fn with<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&mut Context<'_>) -> T + Send + 'static,
@@ -134,6 +137,13 @@ impl Handle {
         }
         self.remote.post_sized(payload_bytes, |core| run(&mut Context::new(core)));
         Ok(())
+    }
+}
+
+/// Whoever posted the message is not there to be told.
+fn note_unsent(error: Option<SendError>) {
+    if let Some(error) = error {
+        crate::trace::unsent(&error.to_string());
     }
 }
 

@@ -106,7 +106,7 @@ impl Server {
     /// # }
     /// ```
     pub fn context(&mut self) -> Context<'_> {
-        self.broker.context()
+        self.broker.context(self.net.now())
     }
 
     /// A way in for other threads.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Application, Channel, Server};
-use crate::broker::{ApplicationInfo, ChannelInfo, ConnectionKey, Message, Stats};
+use crate::broker::{ApplicationInfo, ChannelInfo, ConnectionKey, Message, SendError, Stats};
 
 impl Server {
     /// [`Server::application`], where the name may be left out.
@@ -12,9 +12,10 @@ impl Server {
         Application::pin(self, id, name)
     }
 
-    /// The application with this id, if there is one.
+    /// The application with this id, if there is one. It stays for the life of the server
+    /// from now on, as if it had been created here.
     pub fn get_application(&mut self, id: &str) -> Option<Application<'_>> {
-        self.list_applications().contains_key(id).then(|| Application::pin(self, id, None))
+        self.context().has_application(id).then(|| Application::pin(self, id, None))
     }
 
     /// See [`Context::list_applications`](crate::Context::list_applications).
@@ -38,12 +39,26 @@ impl Server {
     }
 
     /// See [`Context::send_to_connection`](crate::Context::send_to_connection).
-    pub fn send_to_connection(&mut self, connection: ConnectionKey, message: &Message) -> bool {
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_to_connection(
+        &mut self,
+        connection: ConnectionKey,
+        message: &Message,
+    ) -> Result<bool, SendError> {
         self.context().send_to_connection(connection, message)
     }
 
     /// See [`Context::broadcast_to_application`](crate::Context::broadcast_to_application).
-    pub fn broadcast_to_application(&mut self, app_id: &str, message: &Message) -> usize {
+    ///
+    /// # Errors
+    /// As there.
+    pub fn broadcast_to_application(
+        &mut self,
+        app_id: &str,
+        message: &Message,
+    ) -> Result<usize, SendError> {
         self.context().broadcast_to_application(app_id, message)
     }
 }
@@ -54,9 +69,10 @@ impl Application<'_> {
         self.channel(id)
     }
 
-    /// The channel with this id, if there is one.
+    /// The channel with this id, if there is one. It stays for the life of the server from
+    /// now on, as if it had been created here.
     pub fn get_channel(&mut self, id: &str) -> Option<Channel<'_>> {
-        self.list_channels().contains(&id.to_owned()).then(|| self.channel(id))
+        self.server.context().has_channel(&self.id, id).then(|| self.channel(id))
     }
 
     /// Ids of the application's channels, sorted.

@@ -33,7 +33,7 @@ fn handlers_answer_by_value_raw_json_error_and_panic() {
         app.channel("direct").on_request(|mut request| {
             let answer = request.create_response(Json::parse("\"direct\"").expect("valid"));
             let from = request.from();
-            assert!(request.context().send_to_connection(from, &answer));
+            assert!(request.context().send_to_connection(from, &answer).unwrap());
             Ok(request.leave_unanswered())
         });
     });
@@ -173,7 +173,7 @@ fn the_published_names_are_there() {
     assert_eq!(server.get_stats().max_connections, 10_000);
     assert_eq!(server.get_connection("app", "nobody"), None);
     let message = Message::new(MessageType::Publish, "app", "one", Json::null());
-    assert_eq!(server.broadcast_to_application("app", &message), 0);
+    assert_eq!(server.broadcast_to_application("app", &message).unwrap(), 0);
 }
 
 #[test]
@@ -385,12 +385,13 @@ fn a_handler_speaks_through_its_context() {
             };
             let mut reached = vec![request.publish("news", "one")?];
             let context = request.context();
-            reached.push(context.broadcast_to_application("app", &message("two")));
+            reached.push(context.broadcast_to_application("app", &message("two")).unwrap());
             let alice = context.get_connection("app", "alice").ok_or("alice is gone")?;
-            reached.push(usize::from(context.send_to_connection(alice, &message("three"))));
+            reached
+                .push(usize::from(context.send_to_connection(alice, &message("three")).unwrap()));
             let mut four = message("four");
             (four.message_id, four.timestamp) = ("given".to_owned(), 12.5);
-            reached.push(context.publish_message(&four));
+            reached.push(context.publish_message(&four).unwrap());
             reached.push(context.publish("other", "news", "five")?);
             reached.push(context.publish("nobody", "news", "six")?);
             request.reply(&reached)
@@ -430,7 +431,7 @@ fn a_message_to_a_connection_that_is_gone_goes_nowhere() {
     assert_eq!(find().unwrap().index(), old.index(), "the place is used again");
     let message = Message::new(MessageType::Notification, "app", "c", Json::null());
     let sent = server.handle.with(move |context| context.send_to_connection(old, &message));
-    assert!(!sent.unwrap());
+    assert!(!sent.unwrap().unwrap());
     successor.fence();
 }
 
@@ -441,7 +442,7 @@ fn a_take_over_is_one_coming_and_one_going() {
     let server = serve(Config::default(), move |server| {
         server.on_connect(move |info, context| {
             let welcome = Message::new(MessageType::Notification, "app", "hi", Json::null());
-            assert!(context.send_to_connection(info.key, &welcome));
+            assert!(context.send_to_connection(info.key, &welcome).unwrap());
             came.send(("came", info.key)).unwrap();
         });
         server.on_disconnect(move |info, context| {

@@ -152,7 +152,7 @@ fn localhost_is_both_families() {
 fn public_addresses_want_a_token() {
     let public = || Config { host: Some("0.0.0.0".to_owned()), port: 0, ..Config::default() };
     let refused = Server::bind(public()).unwrap_err();
-    assert!(matches!(refused, Error::Config(_)), "{refused:?}");
+    assert!(matches!(refused, Error::Unprotected { .. }), "{refused:?}");
     assert!(refused.to_string().contains("token"), "{refused}");
     let access = Access { default: Some(Token::new("secret")), ..Access::default() };
     Server::bind(Config { access, ..public() }).unwrap();

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{ErrorCode, ID_BYTES_MAX};
+use super::{ErrorCode, ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 use crate::proto::scanner::DEPTH_MAX;
 
 /// What is wrong with a message, by the fault of its sender.
@@ -80,6 +80,8 @@ pub enum Fault {
         /// The field's name.
         field: &'static str,
     },
+    /// The timestamp has more digits than any clock.
+    TimestampTooLong,
 }
 
 impl Fault {
@@ -99,7 +101,8 @@ impl Fault {
             | Self::UnknownMessageType
             | Self::NotUnicode { .. }
             | Self::EmptyId { .. }
-            | Self::IdTooLong { .. } => ErrorCode::BadMessage,
+            | Self::IdTooLong { .. }
+            | Self::TimestampTooLong => ErrorCode::BadMessage,
         }
     }
 }
@@ -151,6 +154,10 @@ impl fmt::Display for Fault {
             Self::IdTooLong { field } => write!(
                 f,
                 "the field {field} is too long: send at most {ID_BYTES_MAX} bytes of UTF-8"
+            ),
+            Self::TimestampTooLong => write!(
+                f,
+                "timestamp is longer than {TIMESTAMP_BYTES_MAX} bytes: send the seconds since 1970"
             ),
         }
     }
