@@ -75,15 +75,15 @@ class Connecting(InteropTest):
         # it up, and it goes on with the new connection's bytes and flags. Many rounds, for that is a race; silent ones
         # too, in which a client has sent nothing but its connect.
         client = self.client()
-        for _ in range(10):
+        for _ in range(6):
             client.disconnect()
             self.assertIs(client.connect(), True)
             self.fence(client)
             self.assert_refused(self.ask(client, "channel", {}), "no_handler")
             self.assertIs(client.connected, True)
-        for _ in range(10):
+        for _ in range(3):
             silent = self.client()
-            for _ in range(3):
+            for _ in range(2):
                 silent.disconnect()
                 self.assertIs(silent.connect(), True)
             self.fence(silent)

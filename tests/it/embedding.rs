@@ -107,7 +107,7 @@ fn handlers_and_other_threads_publish_and_broadcast() {
                 "told",
                 response.json().into_owned(),
             );
-            response.context().send_to_connection(from, &told);
+            response.context().send_to_connection(from, &told).unwrap();
             Ok(())
         });
         app.channel("broken").on_notification(|_note| Err("cannot".into()));
