@@ -9,6 +9,8 @@ mod embedding;
 mod memory;
 mod smoke;
 mod support;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod syscalls;
 mod tidy;
 mod unix_socket;
 mod wire_errors;

@@ -1,0 +1,91 @@
+//! The broker without sockets: bytes in, bytes out, and time that stands in the script.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, HangUp, Limits, Now};
+
+use super::messages::frame;
+
+/// The time between two turns: something near what it is over sockets.
+const TURN: Duration = Duration::from_micros(37);
+
+pub(super) struct Memory {
+    pub(super) broker: Broker,
+    now: Now,
+    /// The one connection whose output is kept; copying everybody's would be counted too.
+    watched: Option<ConnectionKey>,
+    pub(super) seen: Vec<u8>,
+}
+
+impl Memory {
+    pub(super) fn new() -> Self {
+        let now = Now { monotonic: Duration::ZERO, unix: Duration::from_secs(1_700_000_000) };
+        let broker = Broker::new(Limits::default(), Access::default(), [7; 32], now);
+        Self { broker, now, watched: None, seen: Vec::with_capacity(64 << 10) }
+    }
+
+    /// A connection that has introduced itself to the application `app`.
+    pub(super) fn connected(&mut self, connection_id: &str) -> ConnectionKey {
+        let key = self.broker.accept(self.now).expect("there is room");
+        let sent = self.turn(key, &introduction(connection_id));
+        assert_ne!(sent, 0, "a connect is answered");
+        key
+    }
+
+    pub(super) fn subscriber(&mut self, connection_id: &str, channel_id: &str) -> ConnectionKey {
+        let key = self.connected(connection_id);
+        let sent = self.turn(key, &frame("subscribe", channel_id, r#"{"ack":true}"#));
+        assert_ne!(sent, 0, "a subscription is acknowledged");
+        key
+    }
+
+    /// Keeps in [`Memory::seen`] what this connection is sent in each turn.
+    pub(super) fn watch(&mut self, key: ConnectionKey) {
+        self.watched = Some(key);
+    }
+
+    /// One turn of a loop in which one read brought `bytes`. Returns how many bytes left.
+    pub(super) fn turn(&mut self, from: ConnectionKey, bytes: &[u8]) -> usize {
+        self.now.monotonic += TURN;
+        self.now.unix += TURN;
+        self.broker.receive(from, black_box(bytes), self.now);
+        self.finish_turn()
+    }
+
+    /// A connection comes, introduces itself and goes.
+    pub(super) fn visit(&mut self, introduction: &[u8]) -> usize {
+        let key = self.broker.accept(self.now).expect("there is room");
+        let sent = self.turn(key, introduction);
+        self.broker.hang_up(key, HangUp::EndOfStream, self.now);
+        sent + self.finish_turn()
+    }
+
+    fn finish_turn(&mut self) -> usize {
+        self.seen.clear();
+        self.broker.advance(self.now);
+        let mut sent = 0;
+        while let Some(action) = self.broker.next_action() {
+            let Action::Flush(key) = action else { continue };
+            let mut bytes = 0;
+            for slice in self.broker.output(key) {
+                bytes += black_box(slice).len();
+                if self.watched == Some(key) {
+                    self.seen.extend_from_slice(slice);
+                }
+            }
+            self.broker.transmitted(key, bytes);
+            sent += bytes;
+        }
+        if self.broker.wants_turn_time() {
+            self.broker.end_turn(self.now);
+        }
+        sent
+    }
+}
+
+/// What a connection says first.
+pub(super) fn introduction(connection_id: &str) -> Vec<u8> {
+    let payload = format!(r#"{{"action":"connect","connection_id":"{connection_id}"}}"#);
+    frame("request", "system", &payload)
+}

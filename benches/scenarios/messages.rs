@@ -1,0 +1,80 @@
+//! Messages as real peers send them, of exactly known sizes.
+
+/// As long as every published client's ids are.
+pub(super) const ID: &str = "5b0c7a52-1f5e-4f0a-9f5c-0d6c2f1c9a11";
+
+/// The length prefix before a body.
+pub(super) fn framed(body: &str) -> Vec<u8> {
+    let mut bytes = u32::try_from(body.len()).expect("a frame").to_be_bytes().to_vec();
+    bytes.extend_from_slice(body.as_bytes());
+    bytes
+}
+
+/// A message as a compact writer makes it: Node.js, Rust, this server.
+pub(super) fn body(message_type: &str, channel_id: &str, payload: &str) -> String {
+    body_in_reply(message_type, channel_id, payload, "null")
+}
+
+pub(super) fn body_in_reply(
+    message_type: &str,
+    channel_id: &str,
+    payload: &str,
+    reply_to: &str,
+) -> String {
+    format!(
+        "{{\"message_id\":\"{ID}\",\"app_id\":\"app\",\"channel_id\":\"{channel_id}\",\
+         \"message_type\":\"{message_type}\",\"payload\":{payload},\
+         \"timestamp\":1700000000.25,\"reply_to\":{reply_to}}}"
+    )
+}
+
+pub(super) fn frame(message_type: &str, channel_id: &str, payload: &str) -> Vec<u8> {
+    framed(&body(message_type, channel_id, payload))
+}
+
+/// About the smallest there is: a program that counts its messages sends one short value.
+pub(super) fn smallest() -> String {
+    padded(152, |pad| {
+        body("request", "echo", &format!("\"{pad}\"")).replace(ID, "5b0c7a521f5e4f0a")
+    })
+}
+
+/// What most programs send: an id that is a UUID, and one short value.
+pub(super) fn small(message_type: &str, channel_id: &str) -> String {
+    padded(192, |pad| body(message_type, channel_id, &format!("\"{pad}\"")))
+}
+
+/// A chat line as Python writes it: blanks after colons and commas, text escaped to ASCII.
+pub(super) fn python_chat() -> String {
+    padded(390, |pad| {
+        format!(
+            "{{\"message_id\": \"{ID}\", \"app_id\": \"chat_app\", \"channel_id\": \"general\", \
+             \"message_type\": \"request\", \"payload\": {{\"username\": \"Zo\\u00eb\", \
+             \"text\": \"she said \\\"hi\\\" \\ud83d\\ude42 {pad}\", \
+             \"tags\": [\"a\", \"b\"], \"pinned\": false, \"reply\": null, \
+             \"position\": [12.5, -3]}}, \"timestamp\": 1700000000.2512345, \
+             \"reply_to\": null}}"
+        )
+    })
+}
+
+/// Readings of many sensors: small objects with numbers, which is what takes longest to scan.
+pub(super) fn records(bytes: usize) -> String {
+    let record = r#"{"sensor":"cpu-07","value":-12.625,"ok":true,"at":1700000000},"#;
+    let count = (bytes - 300) / record.len();
+    let records = record.repeat(count);
+    padded(bytes, |pad| body("request", "metrics", &format!("[{records}\"{pad}\"]")))
+}
+
+/// One long string, such as a picture in base64.
+pub(super) fn text(message_type: &str, channel_id: &str, bytes: usize) -> String {
+    padded(bytes, |pad| body(message_type, channel_id, &format!("\"{pad}\"")))
+}
+
+/// Fills up to exactly so many bytes.
+fn padded(bytes: usize, make: impl Fn(&str) -> String) -> String {
+    let bare = make("").len();
+    let padded = make(&"QmFzZTY0".repeat((bytes - bare).div_ceil(8))[..bytes - bare]);
+    assert_eq!(padded.len(), bytes);
+    padded
+}

@@ -1,0 +1,61 @@
+//! What is measured, once for the clock and once for the instruction counter.
+//!
+//! All of it goes through the public names of the crate, so that the insides can change
+//! without a benchmark being rewritten.
+
+mod encoder;
+mod fan_out;
+mod frames;
+mod memory;
+mod messages;
+mod requests;
+mod router;
+mod scanner;
+
+/// One operation, ready to be repeated.
+pub(crate) type Round = Box<dyn FnMut()>;
+
+/// An operation that is worth a number of its own.
+pub(crate) struct Scenario {
+    /// `group/name`.
+    pub(crate) name: &'static str,
+    pub(crate) work: Work,
+    set_up: Box<dyn Fn() -> Round>,
+}
+
+/// What one round gets done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Bytes looked at.
+    Bytes(usize),
+    /// Frames taken in or handed out.
+    Frames(usize),
+}
+
+impl Scenario {
+    fn new<F: FnMut() + 'static>(
+        name: &'static str,
+        work: Work,
+        set_up: impl Fn() -> F + 'static,
+    ) -> Self {
+        Self { name, work, set_up: Box::new(move || Box::new(set_up())) }
+    }
+
+    /// Makes all that a round needs and is not part of it.
+    pub(crate) fn set_up(&self) -> Round {
+        (self.set_up)()
+    }
+}
+
+/// Every scenario, in the order in which they are reported.
+pub(crate) fn all() -> Vec<Scenario> {
+    let groups = [
+        scanner::scenarios(),
+        frames::scenarios(),
+        encoder::scenarios(),
+        router::scenarios(),
+        fan_out::scenarios(),
+        requests::scenarios(),
+    ];
+    groups.into_iter().flatten().collect()
+}
