@@ -1,6 +1,7 @@
 //! Where a server listens, whom it admits and what it allows.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::broker::{Access, Limits};
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub insecure: bool,
     /// What peers may use.
     pub limits: Limits,
+    /// Whether the loop stays awake for a while before it sleeps.
+    pub spin: Spin,
 }
 
 impl Default for Config {
@@ -41,6 +44,38 @@ impl Default for Config {
             access: Access::default(),
             insecure: false,
             limits: Limits::default(),
+            spin: Spin::default(),
+        }
+    }
+}
+
+/// Whether the loop stays awake before it sleeps. To wake a sleeping thread takes the system
+/// 20 to 50 µs, which is most of a round trip; awake, it takes a core.
+///
+/// ```
+/// use ipc_framework::{Config, Spin};
+/// use std::time::Duration;
+///
+/// let config = Config { spin: Spin::AfterWork(Duration::from_micros(50)), ..Config::default() };
+/// assert_ne!(config.spin, Spin::Never);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spin {
+    /// Sleep at once.
+    Never,
+    /// After work, look for more for up to this long, and sleep then. Where that is in vain
+    /// again and again it is tried less and less, so that an idle server uses no core.
+    AfterWork(Duration),
+    /// Never sleep: for a server that has a core to itself.
+    Always,
+}
+
+/// [`Spin::AfterWork`] 50 µs on machines with more than two cores, [`Spin::Never`] on others.
+impl Default for Spin {
+    fn default() -> Self {
+        match std::thread::available_parallelism() {
+            Ok(cores) if cores.get() > 2 => Self::AfterWork(Duration::from_micros(50)),
+            _ => Self::Never,
         }
     }
 }

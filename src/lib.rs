@@ -48,11 +48,11 @@ mod trace;
 
 pub use broker::{
     Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
-    Counters, Delivery, HandlerError, Limits, Message, Reply, Request, RequestResult, Responder,
-    SendError, Stats, Token,
+    Counters, Delivery, HandlerError, LatencyOf, LatencySummary, Limits, Measure, Message, Reply,
+    Request, RequestResult, Responder, SendError, Stats, Token,
 };
 #[cfg(feature = "net")]
-pub use config::{Config, UnixSocket};
+pub use config::{Config, Spin, UnixSocket};
 #[cfg(feature = "net")]
 pub use error::Error;
 pub use proto::{DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, MessageType};

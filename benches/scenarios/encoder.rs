@@ -1,5 +1,6 @@
 //! Messages in the server's own name.
 
+use ipc_framework::broker::Now;
 use ipc_framework::{Json, Message, MessageType};
 
 use super::memory::Memory;
@@ -14,8 +15,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             let message = Message::new(MessageType::Notification, "app", "news", payload);
             // An application without connections: it is encoded, and that is all.
             move || {
-                let reached = memory.broker.context().broadcast_to_application("none", &message);
-                assert_eq!(reached, 0);
+                let reached = memory
+                    .broker
+                    .context(Now::default())
+                    .broadcast_to_application("none", &message);
+                assert_eq!(reached.unwrap(), 0);
             }
         }),
         Scenario::new("encoder/error_answer", Work::Frames(2), || {

@@ -115,6 +115,10 @@ impl<T> Arena<T> {
         self.entries.iter().map(|(index, entry)| (key_of(index, entry), &entry.value))
     }
 
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().map(|(_, entry)| &mut entry.value)
+    }
+
     pub(crate) fn keys(&self) -> Vec<Key<T>> {
         self.iter().map(|(key, _)| key).collect()
     }

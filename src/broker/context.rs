@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::core::Core;
 use super::encoder::Encoded;
+use super::latency::{ChannelLatency, LatencyOf};
 use super::message::Message;
-use super::stats::{ApplicationInfo, ChannelInfo, ChannelLatency, Stats};
+use super::stats::{ApplicationInfo, ChannelInfo, Stats};
 use super::{ApplicationKey, ConnectionInfo, ConnectionKey};
 use crate::JsonError;
 use crate::proto::{Head, Json, MessageType, OutFrame, escape};
@@ -73,6 +75,7 @@ impl<'a> Context<'a> {
         let Some(channel) = channel else { return Ok(0) };
         let encoded = self.encode(message)?;
         let reached = self.core.fan_out(channel, &encoded.frame());
+        self.core.latency.note_publication(channel, self.core.now.monotonic);
         self.core.encoder.recycle(encoded);
         Ok(reached)
     }
@@ -145,6 +148,17 @@ impl<'a> Context<'a> {
     /// Percentiles per channel of an application, as `get_latency` answers them.
     pub fn list_latencies(&self, app_id: &str) -> BTreeMap<String, ChannelLatency> {
         self.application(app_id).map_or_else(BTreeMap::new, |key| self.core.list_latencies(key))
+    }
+
+    /// Shows every histogram that holds something, in nanoseconds, in no particular order.
+    /// Each covers the time since the start or the last reset.
+    pub fn for_each_histogram(&self, visit: impl FnMut(LatencyOf<'_>, &Histogram<u32>)) {
+        self.core.for_each_histogram(visit);
+    }
+
+    /// Empties all histograms.
+    pub fn reset_latencies(&mut self) {
+        self.core.reset_latencies();
     }
 
     /// Counters and totals.

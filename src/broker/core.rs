@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::access::Access;
 use super::arena::Arena;
 use super::encoder::{Address, Encoded, Encoder};
-use super::latency::Answered;
+use super::handlers::Dealt;
+use super::latency::Recorder;
 use super::mailbox::Remote;
 use super::router::Router;
 use super::session::{Connection, State};
@@ -37,10 +38,12 @@ pub(crate) struct Core {
     pub(crate) pool: BufferPool,
     pub(crate) encoder: Encoder,
     pub(crate) counters: Counters,
-    pub(crate) answered: Answered,
+    pub(crate) latency: Recorder,
+    /// When the last byte came of the frame that is being processed.
+    pub(crate) arrived: Duration,
     pub(crate) remote: Arc<Remote>,
-    /// Whether the handler that is running has answered its request.
-    pub(crate) handler_answered: bool,
+    /// What the handler that is running has done with its request.
+    pub(crate) dealt: Dealt,
     /// Connections to be closed once nobody iterates over them.
     pub(crate) doomed: Vec<ConnectionKey>,
     /// The drain took too long.
@@ -107,9 +110,10 @@ impl Core {
             pool: BufferPool::default(),
             encoder: Encoder::new(seed),
             counters: Counters::default(),
-            answered: Answered::default(),
+            latency: Recorder::default(),
+            arrived: now.monotonic,
             remote,
-            handler_answered: false,
+            dealt: Dealt::Not,
             doomed: Vec::new(),
             is_cut_off: false,
             host: String::new(),
@@ -449,11 +453,10 @@ impl Core {
     fn check_idle(&mut self, key: ConnectionKey) {
         let Some(timeout) = self.limits.idle_timeout else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.parked.is_some() || connection.congested.is_some() {
-            // It is the server that does not read.
-            connection.last_activity = self.now.monotonic;
-        }
-        let deadline = connection.last_activity.saturating_add(timeout);
+        // While it is the server that does not read, nobody is idle.
+        let is_held = connection.parked.is_some() || connection.congested.is_some();
+        let since = if is_held { self.now.monotonic } else { connection.last_activity };
+        let deadline = since.saturating_add(timeout);
         if deadline > self.now.monotonic {
             connection.timer = Some(self.timers.arm(deadline, Due::Idle(key)));
         } else {

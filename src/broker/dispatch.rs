@@ -176,6 +176,7 @@ impl Core {
         }
         let frame = OutFrame::relay(body, self.pool.gauge());
         self.fan_out(channel, &frame);
+        self.latency.note_publication(channel, self.arrived);
         Ok(())
     }
 

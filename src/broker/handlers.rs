@@ -50,6 +50,15 @@ impl fmt::Debug for ChannelHandlers {
     }
 }
 
+/// What a request handler did with its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dealt {
+    Not,
+    Answered,
+    /// It answers later, or never.
+    Otherwise,
+}
+
 /// They stand apart from the rest of the broker, so that one can run while it holds
 /// everything else.
 #[derive(Default)]
@@ -76,7 +85,9 @@ impl Handlers {
         let Some(handler) = self.channels.get_mut(key).and_then(|h| h.request.as_mut()) else {
             return false;
         };
-        core.handler_answered = false;
+        core.dealt = Dealt::Not;
+        let arrived = core.arrived;
+        let began = core.latency.begin_handler(core.now.monotonic);
         let result = catch_unwind(AssertUnwindSafe(|| {
             let request = Request { delivery: delivery.with(core) };
             handler(request).map(|_reply| ())
@@ -90,10 +101,15 @@ impl Handlers {
             }
             Err(panic) => panicked(core, &*panic).into(),
         };
-        if !core.handler_answered {
-            let text = format!("the handler of this channel failed: {failure}");
-            let why = Refusal::new(ErrorCode::HandlerFailed, text);
-            core.refuse(delivery.from, &delivery.envelope, &why);
+        let ended = core.latency.end_handler(began);
+        match core.dealt {
+            Dealt::Answered => core.latency.note_answer(delivery.channel, arrived, began, ended),
+            Dealt::Otherwise => {}
+            Dealt::Not => {
+                let text = format!("the handler of this channel failed: {failure}");
+                let why = Refusal::new(ErrorCode::HandlerFailed, text);
+                core.refuse(delivery.from, &delivery.envelope, &why);
+            }
         }
         true
     }
@@ -347,7 +363,7 @@ impl<'a> Request<'a> {
     pub fn defer(self) -> Result<(Reply<'a>, Responder), HandlerError> {
         let Delivery { parts, context } = self.delivery;
         let core = context.into_core();
-        core.handler_answered = true;
+        core.dealt = Dealt::Otherwise;
         match core.begin_request(parts.from, parts.channel, &parts.envelope, None) {
             Ok(request) => {
                 let responder = Responder { request: Some(request), remote: core.remote.clone() };
@@ -363,7 +379,7 @@ impl<'a> Request<'a> {
     /// Leaves the request without an answer: its sender waits until its own timeout. For
     /// handlers that answer by [`Context::send_to_connection`].
     pub fn leave_unanswered(self) -> Reply<'a> {
-        self.delivery.context.into_core().handler_answered = true;
+        self.delivery.context.into_core().dealt = Dealt::Otherwise;
         Reply(PhantomData)
     }
 
@@ -379,9 +395,8 @@ impl<'a> Request<'a> {
                 "its answer is over the {frame_bytes_max} bytes of a frame"
             )));
         }
-        core.handler_answered = true;
+        core.dealt = Dealt::Answered;
         core.send(parts.from, answer);
-        core.answered.push(parts.channel, core.now.monotonic);
         Ok(Reply(PhantomData))
     }
 }

@@ -1,77 +1,417 @@
-//! How long requests take, per channel, recorded off the way of the answer.
+//! Where time goes: recorded at a turn's end, when all of its bytes are with the kernel.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
-use super::ChannelKey;
 use super::core::Core;
-use super::stats::ChannelLatency;
+use super::{ChannelKey, ConnectionKey};
 
-/// From the turn in which a request was read to the end of the turn in which its answer
-/// went to the kernel, in nanoseconds.
-#[derive(Debug)]
-pub(crate) struct Latency(Histogram<u32>);
+/// What a latency is of. All are measured inside the server, so neither a peer's own time
+/// nor what the kernel does below a read or a write is in them.
+///
+/// ```
+/// use ipc_framework::Measure;
+///
+/// assert_eq!(Measure::Handler.as_str(), "handler");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Measure {
+    /// From the turn in which a request's last byte was read to the end of the turn in which
+    /// its answer went to the kernel.
+    Request,
+    /// The first part of it: until its handler began or a worker was chosen.
+    Queue,
+    /// The second part: until the handler, the thread or the worker had answered.
+    Handler,
+    /// From the turn in which a publication's last byte was read to the end of the turn in
+    /// which it was offered to the kernel for its last subscriber. What a subscriber that
+    /// does not read delays further shows in
+    /// [`Counters::publishers_held`](crate::Counters::publishers_held).
+    Publication,
+    /// From passing a request on to a worker to reading its answer, by worker.
+    Worker,
+}
+
+impl Measure {
+    /// Those that a channel has.
+    const OF_CHANNELS: [Self; 4] = [Self::Request, Self::Queue, Self::Handler, Self::Publication];
+
+    /// Its name in logs and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Queue => "queue",
+            Self::Handler => "handler",
+            Self::Publication => "publication",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+/// What one histogram is about.
+///
+/// ```
+/// # use ipc_framework::{Config, Measure, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// server.context().for_each_histogram(|of, histogram| {
+///     if of.measure == Measure::Request {
+///         println!("{}/{}: {} ns", of.app_id, of.channel_id, histogram.value_at_quantile(0.99));
+///     }
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LatencyOf<'a> {
+    /// The application.
+    pub app_id: &'a str,
+    /// The channel; empty for a worker, which may serve many.
+    pub channel_id: &'a str,
+    /// The worker, for [`Measure::Worker`].
+    pub worker: Option<ConnectionKey>,
+    /// What was measured.
+    pub measure: Measure,
+}
+
+/// A distribution in microseconds.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// for (channel_id, latency) in server.context().list_latencies("shop") {
+///     if let Some(request) = latency.request {
+///         println!("{channel_id}: p99 {} us of {}", request.p99_us, request.count);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct LatencySummary {
+    pub count: u64,
+    pub mean_us: f64,
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
+}
+
+/// The latencies of one channel; `None` where nothing was measured.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// // Channels appear once something of theirs was measured.
+/// assert!(server.context().list_latencies("shop").is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ChannelLatency {
+    /// See [`Measure::Request`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<LatencySummary>,
+    /// See [`Measure::Queue`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<LatencySummary>,
+    /// See [`Measure::Handler`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handler: Option<LatencySummary>,
+    /// See [`Measure::Publication`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publication: Option<LatencySummary>,
+}
 
 /// An hour: a deferred answer takes that long at the most sensible of timeouts.
 const NANOS_MAX: u64 = 3_600_000_000_000;
-/// Two significant digits: 1 % is below the noise of any machine, and 17 KiB a channel.
+/// Two significant digits: 1 % is below the noise of any machine.
 const SIGNIFICANT_DIGITS: u8 = 2;
+/// Histograms at a time, of 18 KiB each, beside those of channels that the embedder set up.
+/// What peers name beyond is served like everything else, and not measured.
+const HISTOGRAMS_MAX: usize = 1_024;
+/// Samples of one turn; those beyond are left out.
+const SAMPLES_PER_TURN_MAX: usize = 8_192;
 
-impl Latency {
-    fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, NANOS_MAX, SIGNIFICANT_DIGITS);
-        Self(histogram.unwrap_or_else(|_| unreachable!("the bounds are constants in range")))
-    }
-
-    fn record(&mut self, elapsed: Duration) {
-        self.0.saturating_record(elapsed.as_nanos().min(u128::from(NANOS_MAX)) as u64);
-    }
-
-    pub(crate) fn report(&self) -> ChannelLatency {
-        let micros = |nanos: u64| nanos as f64 / 1_000.0;
-        let at = |quantile: f64| micros(self.0.value_at_quantile(quantile));
-        ChannelLatency {
-            count: self.0.len(),
-            mean_us: self.0.mean() / 1_000.0,
-            p50_us: at(0.5),
-            p90_us: at(0.9),
-            p99_us: at(0.99),
-            p999_us: at(0.999),
-            max_us: micros(self.0.max()),
-        }
-    }
-}
-
-/// The requests answered in this turn: their times are taken when the turn's bytes are out.
+/// One histogram, made when something is first recorded.
 #[derive(Debug, Default)]
-pub(crate) struct Answered {
-    requests: Vec<(ChannelKey, Duration)>,
+pub(crate) struct Distribution(Option<Box<Recorded>>);
+
+#[derive(Debug)]
+struct Recorded {
+    nanos: Histogram<u32>,
+    /// One of [`HISTOGRAMS_MAX`], given back when this is dropped.
+    _place: Arc<()>,
 }
 
-/// Requests of one turn whose times are taken; those beyond are a sample left out.
-const ANSWERED_MAX: usize = 8_192;
-
-impl Answered {
-    pub(crate) fn push(&mut self, channel: ChannelKey, arrived: Duration) {
-        if self.requests.len() < ANSWERED_MAX {
-            self.requests.push((channel, arrived));
+impl Distribution {
+    fn record(&mut self, elapsed: Duration, places: &Arc<()>, is_pinned: bool) {
+        if self.0.is_none() {
+            if !is_pinned && Arc::strong_count(places) > HISTOGRAMS_MAX {
+                return;
+            }
+            let nanos = Histogram::new_with_bounds(1, NANOS_MAX, SIGNIFICANT_DIGITS)
+                .unwrap_or_else(|_| unreachable!("the bounds are constants in range"));
+            self.0 = Some(Box::new(Recorded { nanos, _place: places.clone() }));
         }
+        if let Some(recorded) = &mut self.0 {
+            let nanos = elapsed.as_nanos().min(u128::from(NANOS_MAX)) as u64;
+            recorded.nanos.saturating_record(nanos);
+        }
+    }
+
+    fn histogram(&self) -> Option<&Histogram<u32>> {
+        let nanos = &self.0.as_ref()?.nanos;
+        (!nanos.is_empty()).then_some(nanos)
+    }
+
+    fn reset(&mut self) {
+        if let Some(recorded) = &mut self.0 {
+            recorded.nanos.reset();
+        }
+    }
+
+    pub(crate) fn summary(&self) -> Option<LatencySummary> {
+        self.histogram().map(summary)
+    }
+}
+
+/// All quantiles in one pass: each look-up of its own would be one.
+fn summary(nanos: &Histogram<u32>) -> LatencySummary {
+    const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+    let micros = |nanos: u64| nanos as f64 / 1_000.0;
+    let mut at = [micros(nanos.max()); QUANTILES.len()];
+    let (mut seen, mut next) = (0, 0);
+    for step in nanos.iter_recorded() {
+        seen += step.count_since_last_iteration();
+        while next < QUANTILES.len() && seen as f64 >= QUANTILES[next] * nanos.len() as f64 {
+            at[next] = micros(step.value_iterated_to().min(nanos.max()));
+            next += 1;
+        }
+    }
+    LatencySummary {
+        count: nanos.len(),
+        mean_us: nanos.mean() / 1_000.0,
+        p50_us: at[0],
+        p90_us: at[1],
+        p99_us: at[2],
+        p999_us: at[3],
+        max_us: micros(nanos.max()),
+    }
+}
+
+/// The histograms of one channel, in the order of [`Measure::OF_CHANNELS`].
+#[derive(Debug, Default)]
+pub(crate) struct ChannelLatencies([Distribution; 4]);
+
+impl ChannelLatencies {
+    fn of(&mut self, measure: Measure) -> &mut Distribution {
+        &mut self.0[measure as usize]
+    }
+
+    pub(crate) fn report(&self) -> Option<ChannelLatency> {
+        let [request, queue, handler, publication] = self.0.each_ref().map(Distribution::summary);
+        let report = ChannelLatency { request, queue, handler, publication };
+        (report != ChannelLatency::default()).then_some(report)
+    }
+}
+
+/// Something whose time ends with the turn.
+#[derive(Debug)]
+enum Sample {
+    Answer { channel: ChannelKey, arrived: Duration, began: Duration, answered: Duration },
+    Publication { channel: ChannelKey, arrived: Duration },
+}
+
+/// What a turn's end records, and the clock that times handlers.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    samples: Vec<Sample>,
+    stopwatch: Stopwatch,
+    /// When the last handler of this turn had ended.
+    handled: Duration,
+    places: Arc<()>,
+}
+
+/// Reads the time while a handler runs; without one, as in a simulation, handlers take none.
+#[derive(Default)]
+struct Stopwatch(Option<Box<dyn Fn() -> Duration + Send>>);
+
+impl fmt::Debug for Stopwatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stopwatch").field(&self.0.is_some()).finish()
+    }
+}
+
+impl Recorder {
+    #[cfg(feature = "net")]
+    pub(crate) fn set_stopwatch(&mut self, read: impl Fn() -> Duration + Send + 'static) {
+        self.stopwatch = Stopwatch(Some(Box::new(read)));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.requests.is_empty()
+        self.samples.is_empty()
+    }
+
+    /// When a handler that is called now begins: one follows another, so that the end of
+    /// one needs the only look at the clock.
+    pub(crate) fn begin_handler(&self, now: Duration) -> Duration {
+        self.handled.max(now)
+    }
+
+    pub(crate) fn end_handler(&mut self, began: Duration) -> Duration {
+        self.handled = self.stopwatch.0.as_ref().map_or(began, |read| read());
+        self.handled
+    }
+
+    pub(crate) fn note_answer(
+        &mut self,
+        channel: ChannelKey,
+        arrived: Duration,
+        began: Duration,
+        answered: Duration,
+    ) {
+        self.note(Sample::Answer { channel, arrived, began, answered });
+    }
+
+    pub(crate) fn note_publication(&mut self, channel: ChannelKey, arrived: Duration) {
+        self.note(Sample::Publication { channel, arrived });
+    }
+
+    fn note(&mut self, sample: Sample) {
+        if self.samples.len() < SAMPLES_PER_TURN_MAX {
+            self.samples.push(sample);
+        }
     }
 }
 
 impl Core {
-    /// Takes the times of what was answered, now that it is with the kernel.
+    /// Takes the times of what left in this turn, now that it is with the kernel.
     pub(crate) fn record_latencies(&mut self, now: Duration) {
-        for (channel, arrived) in self.answered.requests.drain(..) {
-            if let Some(channel) = self.router.channels.get_mut(channel) {
-                let latency = channel.latency.get_or_insert_with(|| Box::new(Latency::new()));
-                latency.record(now.saturating_sub(arrived));
+        let places = &self.latency.places;
+        for sample in self.latency.samples.drain(..) {
+            let (Sample::Answer { channel, arrived, .. }
+            | Sample::Publication { channel, arrived }) = sample;
+            let Some(channel) = self.router.channels.get_mut(channel) else { continue };
+            let is_pinned = channel.pinned;
+            let mut record = |measure, from: Duration, to: Duration| {
+                let elapsed = to.saturating_sub(from);
+                channel.latencies.of(measure).record(elapsed, places, is_pinned);
+            };
+            if let Sample::Answer { began, answered, .. } = sample {
+                record(Measure::Request, arrived, now);
+                record(Measure::Queue, arrived, began);
+                record(Measure::Handler, began, answered);
+            } else {
+                record(Measure::Publication, arrived, now);
             }
         }
+    }
+
+    /// A worker has answered what it was given at `began`.
+    pub(crate) fn record_round_trip(&mut self, worker: ConnectionKey, began: Duration) {
+        let elapsed = self.now.monotonic.saturating_sub(began);
+        let session = self.connections.get_mut(worker).and_then(|c| c.session_mut());
+        if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+            worker.round_trip.record(elapsed, &self.latency.places, false);
+        }
+    }
+
+    pub(crate) fn for_each_histogram(&self, mut visit: impl FnMut(LatencyOf<'_>, &Histogram<u32>)) {
+        for (_, channel) in self.router.channels.iter() {
+            let Some(application) = self.router.applications.get(channel.application) else {
+                continue;
+            };
+            for (measure, distribution) in Measure::OF_CHANNELS.iter().zip(&channel.latencies.0) {
+                let of = LatencyOf {
+                    app_id: &application.id,
+                    channel_id: &channel.id,
+                    worker: None,
+                    measure: *measure,
+                };
+                if let Some(histogram) = distribution.histogram() {
+                    visit(of, histogram);
+                }
+            }
+        }
+        for (key, connection) in self.connections.iter() {
+            let Some(session) = connection.session() else { continue };
+            let Some(application) = self.router.applications.get(session.application) else {
+                continue;
+            };
+            let of = LatencyOf {
+                app_id: &application.id,
+                channel_id: "",
+                worker: Some(key),
+                measure: Measure::Worker,
+            };
+            let histogram = session.worker.as_ref().and_then(|w| w.round_trip.histogram());
+            if let Some(histogram) = histogram {
+                visit(of, histogram);
+            }
+        }
+    }
+
+    pub(crate) fn reset_latencies(&mut self) {
+        for channel in self.router.channels.values_mut() {
+            channel.latencies.0.iter_mut().for_each(Distribution::reset);
+        }
+        for connection in self.connections.values_mut() {
+            let session = connection.session_mut();
+            if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+                worker.round_trip.reset();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_one_pass_are_those_of_the_histogram() {
+        let mut distribution = Distribution::default();
+        let places = Arc::new(());
+        for micros in 1..=2_000 {
+            distribution.record(Duration::from_micros(micros * micros), &places, false);
+        }
+        let nanos = distribution.histogram().unwrap();
+        let summary = distribution.summary().unwrap();
+        let at = |quantile| nanos.value_at_quantile(quantile);
+        let all = [summary.p50_us, summary.p90_us, summary.p99_us, summary.p999_us, summary.max_us];
+        assert_eq!(summary.count, 2_000);
+        assert_eq!(
+            all.map(|micros| (micros * 1_000.0).round() as u64),
+            [at(0.5), at(0.9), at(0.99), at(0.999), nanos.max()]
+        );
+    }
+
+    #[test]
+    fn peers_cannot_make_any_number_of_histograms() {
+        let places = Arc::new(());
+        let mut distributions: Vec<Distribution> = Vec::new();
+        distributions.resize_with(HISTOGRAMS_MAX + 1, Distribution::default);
+        for distribution in &mut distributions {
+            distribution.record(Duration::from_micros(1), &places, false);
+        }
+        let last = distributions.last_mut().unwrap();
+        assert_eq!(last.summary(), None);
+        last.record(Duration::from_micros(1), &places, true);
+        assert!(last.summary().is_some(), "what the embedder set up is always measured");
+        distributions.truncate(1);
+        assert_eq!(Arc::strong_count(&places), 2, "places are given back");
     }
 }

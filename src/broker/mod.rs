@@ -41,9 +41,10 @@ pub use access::{Access, Token};
 pub use arena::Key;
 pub use context::{Context, SendError};
 pub use handlers::{Delivery, HandlerError, Reply, Request, RequestResult, Responder};
+pub use latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
 pub use limits::Limits;
 pub use message::Message;
-pub use stats::{ApplicationInfo, ChannelInfo, ChannelLatency, Counters, Stats};
+pub use stats::{ApplicationInfo, ChannelInfo, Counters, Stats};
 pub use timers::Now;
 
 #[cfg(feature = "net")]
@@ -196,6 +197,8 @@ impl Broker {
             connection.last_activity = now.monotonic;
         }
         connection.yielded = false;
+        // What was kept of before had come with the last bytes that were read.
+        self.core.arrived = connection.last_activity;
         // Out of the table while its frames are processed, for they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
         self.process(key, &mut inbound);
@@ -325,9 +328,9 @@ impl Broker {
         Some(action)
     }
 
-    /// Whether anything was answered in this turn, so that its time is worth taking.
+    /// Whether this turn's end is worth a look at the clock.
     pub fn wants_turn_time(&self) -> bool {
-        !self.core.answered.is_empty()
+        !self.core.latency.is_empty()
     }
 
     /// All of a turn's bytes are with the kernel.

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::arena::Arena;
 use super::handlers::HandlersKey;
-use super::latency::Latency;
+use super::latency::ChannelLatencies;
 use super::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::proto;
 
@@ -52,7 +52,7 @@ pub(crate) struct Channel {
     /// Connections held back because of a congested subscriber or worker.
     pub(crate) parked: VecDeque<ConnectionKey>,
     pub(crate) handlers: Option<HandlersKey>,
-    pub(crate) latency: Option<Box<Latency>>,
+    pub(crate) latencies: ChannelLatencies,
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +112,7 @@ impl Router {
             congested: 0,
             parked: VecDeque::new(),
             handlers: None,
-            latency: None,
+            latencies: ChannelLatencies::default(),
         });
         owner.channels.insert(id, key);
         owner.last_activity = now;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::latency::Distribution;
 use super::limits::HANDSHAKE_QUEUE_BYTES_MAX;
 use super::timers::TimerKey;
 use super::{ApplicationKey, ChannelKey, Limits, RequestKey};
@@ -79,6 +80,7 @@ const RECENT_CHANNELS: usize = 4;
 pub(crate) struct Worker {
     pub(crate) channels: Vec<ChannelKey>,
     pub(crate) in_flight: Vec<RequestKey>,
+    pub(crate) round_trip: Distribution,
 }
 
 impl Connection {

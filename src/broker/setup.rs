@@ -22,6 +22,19 @@ impl Broker {
         self.core.port = port;
     }
 
+    /// What the time is while a handler runs.
+    pub(crate) fn set_stopwatch(
+        &mut self,
+        read: impl Fn() -> std::time::Duration + Send + 'static,
+    ) {
+        self.core.latency.set_stopwatch(read);
+    }
+
+    pub(crate) fn count_wakeups(&mut self, wakeups: u64, spins: u64) {
+        self.core.counters.wakeups += wakeups;
+        self.core.counters.spins += spins;
+    }
+
     pub(crate) fn pin_application(&mut self, id: &str, name: Option<&str>, now: Now) {
         let key = self.core.router.find_or_create_application(id, now.unix);
         if let Some(application) = self.core.router.applications.get_mut(key) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::core::Core;
+use super::latency::{ChannelLatency, LatencySummary};
 use super::router::Channel;
 use super::{ApplicationKey, session};
 use crate::proto::ErrorCode;
@@ -102,6 +103,10 @@ pub struct Counters {
     pub publishers_held: u64,
     /// Connections closed because they read too slowly.
     pub slow_consumers: u64,
+    /// Times the loop was woken from its sleep.
+    pub wakeups: u64,
+    /// Polls without sleep that found nothing, see [`Config::spin`](crate::Config).
+    pub spins: u64,
     /// Turns a connection gave up with frames left, so that others have theirs.
     pub yields: u64,
     /// Error answers by code.
@@ -167,30 +172,11 @@ pub struct ChannelInfo {
     pub has_handler: bool,
 }
 
-/// Latencies of one channel's requests: from the turn in which a request was read to the
-/// moment its answer was with the kernel, in microseconds.
-///
-/// ```
-/// # use ipc_framework::{Config, Server};
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
-/// // Channels appear here once a request of theirs was answered.
-/// let latencies = server.context().list_latencies("shop");
-/// assert!(latencies.values().all(|channel| channel.p50_us <= channel.max_us));
-/// # Ok(())
-/// # }
-/// ```
+/// One worker's round trips, as `get_latency` answers them. Its id is its own business.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "the names say it")]
-pub struct ChannelLatency {
-    pub count: u64,
-    pub mean_us: f64,
-    pub p50_us: f64,
-    pub p90_us: f64,
-    pub p99_us: f64,
-    pub p999_us: f64,
-    pub max_us: f64,
+pub(crate) struct WorkerLatency {
+    channels: Vec<String>,
+    round_trip: LatencySummary,
 }
 
 /// One channel that workers serve, as `list_services` answers it.
@@ -256,8 +242,22 @@ impl Core {
     }
 
     pub(crate) fn list_latencies(&self, key: ApplicationKey) -> BTreeMap<String, ChannelLatency> {
-        let measured = self.channels_of(key).filter_map(|channel| {
-            Some((channel.id.to_string(), channel.latency.as_ref()?.report()))
+        let measured = self
+            .channels_of(key)
+            .filter_map(|channel| Some((channel.id.to_string(), channel.latencies.report()?)));
+        measured.collect()
+    }
+
+    pub(crate) fn list_worker_latencies(&self, key: ApplicationKey) -> Vec<WorkerLatency> {
+        let application = self.router.applications.get(key);
+        let members = application.into_iter().flat_map(|found| found.connections.values());
+        let measured = members.filter_map(|member| {
+            let worker = self.connections.get(*member)?.session()?.worker.as_ref()?;
+            let channels = worker.channels.iter().filter_map(|key| self.router.channels.get(*key));
+            Some(WorkerLatency {
+                channels: channels.map(|channel| channel.id.to_string()).collect(),
+                round_trip: worker.round_trip.summary()?,
+            })
         });
         measured.collect()
     }

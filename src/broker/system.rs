@@ -102,7 +102,8 @@ impl Core {
             }
             "get_latency" => {
                 let channels = self.list_latencies(application);
-                self.respond(from, envelope, &Latencies { channels })
+                let workers = self.list_worker_latencies(application);
+                self.respond(from, envelope, &Latencies { channels, workers })
             }
             "list_services" => {
                 let services = self.list_services(application);
@@ -267,5 +268,6 @@ struct Services {
 
 #[derive(Serialize)]
 struct Latencies {
-    channels: std::collections::BTreeMap<String, super::stats::ChannelLatency>,
+    channels: std::collections::BTreeMap<String, super::latency::ChannelLatency>,
+    workers: Vec<super::stats::WorkerLatency>,
 }

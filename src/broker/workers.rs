@@ -25,6 +25,8 @@ pub(crate) struct PendingRequest {
     channel: ChannelKey,
     answerer: Answerer,
     arrived: Duration,
+    /// When it was passed on, or its handler began.
+    began: Duration,
     timer: TimerKey,
 }
 
@@ -215,7 +217,8 @@ impl Core {
         self.pool.gauge().add(spilled_bytes(&message_id));
         let random = self.encoder.fresh_id();
         let deadline = self.deadline_in(self.limits.request_timeout);
-        let (timers, now) = (&mut self.timers, self.now.monotonic);
+        let (timers, arrived) = (&mut self.timers, self.arrived);
+        let began = self.latency.begin_handler(self.now.monotonic);
         let in_flight = worker.and_then(|worker| self.connections.get_mut(worker));
         let in_flight = in_flight.and_then(|c| c.session_mut());
         let in_flight =
@@ -233,7 +236,8 @@ impl Core {
                 }
                 _ => Answerer::Thread,
             },
-            arrived: now,
+            arrived,
+            began,
             timer: timers.arm(deadline, Due::Request(key)),
         });
         if let Some(session) = self.connections.get_mut(from).and_then(|c| c.session_mut()) {
@@ -258,6 +262,7 @@ impl Core {
             return false;
         }
         let Some(request) = self.end_request(key) else { return false };
+        self.record_round_trip(from, request.began);
         let message_id = response.message_id().raw();
         let (timestamp, payload) = (response.timestamp_str(), response.payload_str());
         self.deliver_answer(&request, message_id, timestamp, payload);
@@ -327,7 +332,8 @@ impl Core {
             } else if !self.send(request.requester, message) {
                 self.counters.answers_undeliverable += 1;
             }
-            self.answered.push(request.channel, request.arrived);
+            let (arrived, began) = (request.arrived, request.began);
+            self.latency.note_answer(request.channel, arrived, began, self.now.monotonic);
         }
         self.router.release(request.channel);
     }

@@ -7,6 +7,7 @@ mod clock;
 mod listener;
 mod socket;
 mod unix_socket;
+mod waiting;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -21,6 +22,7 @@ pub use listener::Address;
 use self::clock::Clock;
 use self::listener::{Accepted, Listeners};
 use self::socket::{Flushed, Received, Socket};
+use self::waiting::Waiting;
 use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now};
 use crate::{Config, Error};
 
@@ -50,6 +52,7 @@ pub(crate) struct EventLoop {
     mailbox_due: bool,
     is_draining: bool,
     clock: Clock,
+    waiting: Waiting,
 }
 
 impl EventLoop {
@@ -68,6 +71,7 @@ impl EventLoop {
             mailbox_due: false,
             is_draining: false,
             clock: Clock::default(),
+            waiting: Waiting::new(config.spin),
         })
     }
 
@@ -77,6 +81,12 @@ impl EventLoop {
 
     pub(crate) fn now(&self) -> Now {
         self.clock.now()
+    }
+
+    /// The loop's time, for whoever has to read it while the loop runs.
+    pub(crate) fn stopwatch(&self) -> impl Fn() -> Duration + Send + use<> {
+        let start = self.clock.start();
+        move || start.elapsed()
     }
 
     /// What interrupts the loop's sleep from another thread.
@@ -101,12 +111,14 @@ impl EventLoop {
         timeout: Option<Duration>,
     ) -> Result<(), Error> {
         let timeout = self.sleep_at_most(broker, timeout);
-        match self.poll.poll(&mut self.events, timeout) {
+        match self.waiting.wait(&mut self.poll, &mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 return Err(Error::system("waiting for events")(error));
             }
             _ => {}
         }
+        let (wakeups, spins) = self.waiting.take_counts();
+        broker.count_wakeups(wakeups, spins);
         let now = self.clock.now();
         self.take_events(broker);
         self.read_ready(broker, now);

@@ -59,6 +59,7 @@ impl Server {
         let port = net.addresses().iter().find_map(Address::port).unwrap_or_default();
         broker.set_address(config.host.as_deref().unwrap_or_default(), port);
         broker.remote().set_waker(net.waker());
+        broker.set_stopwatch(net.stopwatch());
         Ok(Self { broker, net })
     }
 

@@ -1,0 +1,114 @@
+//! How the loop waits for events: asleep, or awake for a while first.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll};
+
+use crate::Spin;
+
+/// A spin shorter than this part of what is allowed is not worth its polls.
+const BUDGET_SHARE_MIN: u32 = 32;
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    spin_max: Duration,
+    /// How long the next wait spins. It is halved with every spin in vain, down to nothing,
+    /// and whole again once the allowed one would have been long enough.
+    budget: Duration,
+    wakeups: u64,
+    spins: u64,
+}
+
+impl Waiting {
+    pub(super) fn new(spin: Spin) -> Self {
+        let spin_max = match spin {
+            Spin::Never => Duration::ZERO,
+            Spin::AfterWork(spin_max) => spin_max,
+            Spin::Always => Duration::MAX,
+        };
+        Self { spin_max, budget: spin_max, wakeups: 0, spins: 0 }
+    }
+
+    /// Waits for events, at most for `timeout`.
+    pub(super) fn wait(
+        &mut self,
+        poll: &mut Poll,
+        events: &mut Events,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        if self.spin_max.is_zero() || timeout == Some(Duration::ZERO) {
+            poll.poll(events, timeout)?;
+            self.wakeups += u64::from(timeout != Some(Duration::ZERO) && !events.is_empty());
+            return Ok(());
+        }
+        let began = Instant::now();
+        let spin = timeout.map_or(self.budget, |timeout| timeout.min(self.budget));
+        let mut awake = Duration::ZERO;
+        while awake < spin {
+            poll.poll(events, Some(Duration::ZERO))?;
+            if !events.is_empty() {
+                self.budget = self.spin_max;
+                return Ok(());
+            }
+            self.spins += 1;
+            std::hint::spin_loop();
+            awake = began.elapsed();
+        }
+        let rest = timeout.map(|timeout| timeout.saturating_sub(awake));
+        if rest == Some(Duration::ZERO) {
+            return Ok(());
+        }
+        poll.poll(events, rest)?;
+        self.wakeups += u64::from(!events.is_empty());
+        self.budget = if began.elapsed() <= self.spin_max {
+            self.spin_max
+        } else {
+            let half = self.budget / 2;
+            if half < self.spin_max / BUDGET_SHARE_MIN { Duration::ZERO } else { half }
+        };
+        Ok(())
+    }
+
+    /// Times it was woken from sleep, and polls in vain, since the last call.
+    pub(super) fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.wakeups), std::mem::take(&mut self.spins))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::{Token, Waker};
+
+    use super::*;
+
+    #[test]
+    fn an_idle_loop_spins_less_and_less_and_then_not_at_all() {
+        let mut poll = Poll::new().unwrap();
+        let mut events = Events::with_capacity(1);
+        let mut waiting = Waiting::new(Spin::AfterWork(Duration::from_micros(320)));
+        let mut spun = Vec::new();
+        for _ in 0..12 {
+            waiting.wait(&mut poll, &mut events, Some(Duration::from_millis(2))).unwrap();
+            spun.push(waiting.take_counts().1);
+        }
+        assert!(spun[0] > 0, "{spun:?}");
+        assert_eq!(&spun[6..], [0; 6], "{spun:?}");
+    }
+
+    #[test]
+    fn what_comes_soon_is_found_awake_and_makes_it_spin_again() {
+        let mut poll = Poll::new().unwrap();
+        let mut events = Events::with_capacity(1);
+        let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+        let mut waiting = Waiting::new(Spin::AfterWork(Duration::from_secs(5)));
+        waiting.budget = Duration::ZERO;
+        waker.wake().unwrap();
+        waiting.wait(&mut poll, &mut events, None).unwrap();
+        assert_eq!(waiting.take_counts(), (1, 0), "no budget: it slept");
+        waker.wake().unwrap();
+        waiting.wait(&mut poll, &mut events, None).unwrap();
+        assert!(!events.is_empty());
+        assert_eq!(waiting.take_counts().0, 0, "it was awake");
+    }
+}
