@@ -72,7 +72,8 @@ impl Measure {
 pub struct LatencyOf<'a> {
     /// The application.
     pub app_id: &'a str,
-    /// The channel; empty for a worker, which may serve many.
+    /// The channel; empty for a worker, which may serve many, and for all channels of the
+    /// application together that are forgotten.
     pub channel_id: &'a str,
     /// The worker, for [`Measure::Worker`].
     pub worker: Option<ConnectionKey>,
@@ -177,6 +178,18 @@ impl Distribution {
         (!nanos.is_empty()).then_some(nanos)
     }
 
+    /// Takes over what another one holds.
+    fn absorb(&mut self, other: Self) {
+        match (&mut self.0, other.0) {
+            (Some(own), Some(other)) => own
+                .nanos
+                .add(&other.nanos)
+                .unwrap_or_else(|_| unreachable!("all have the same bounds")),
+            (own @ None, other) => *own = other,
+            (Some(_), None) => {}
+        }
+    }
+
     fn reset(&mut self) {
         if let Some(recorded) = &mut self.0 {
             recorded.nanos.reset();
@@ -219,6 +232,25 @@ pub(crate) struct ChannelLatencies([Distribution; 4]);
 impl ChannelLatencies {
     fn of(&mut self, measure: Measure) -> &mut Distribution {
         &mut self.0[measure as usize]
+    }
+
+    pub(crate) fn absorb(&mut self, other: Self) {
+        for (own, other) in self.0.iter_mut().zip(other.0) {
+            own.absorb(other);
+        }
+    }
+
+    fn for_each<'a>(
+        &self,
+        app_id: &'a str,
+        channel_id: &'a str,
+        visit: &mut impl FnMut(LatencyOf<'_>, &Histogram<u32>),
+    ) {
+        for (measure, distribution) in Measure::OF_CHANNELS.into_iter().zip(&self.0) {
+            if let Some(histogram) = distribution.histogram() {
+                visit(LatencyOf { app_id, channel_id, worker: None, measure }, histogram);
+            }
+        }
     }
 
     pub(crate) fn report(&self) -> Option<ChannelLatency> {
@@ -330,19 +362,11 @@ impl Core {
     }
 
     pub(crate) fn for_each_histogram(&self, mut visit: impl FnMut(LatencyOf<'_>, &Histogram<u32>)) {
-        for (_, channel) in self.router.channels.iter() {
-            let Some(application) = self.router.applications.get(channel.application) else {
-                continue;
-            };
-            for (measure, distribution) in Measure::OF_CHANNELS.iter().zip(&channel.latencies.0) {
-                let of = LatencyOf {
-                    app_id: &application.id,
-                    channel_id: &channel.id,
-                    worker: None,
-                    measure: *measure,
-                };
-                if let Some(histogram) = distribution.histogram() {
-                    visit(of, histogram);
+        for (_, application) in self.router.applications.iter() {
+            application.latencies.for_each(&application.id, "", &mut visit);
+            for key in application.channels.values() {
+                if let Some(channel) = self.router.channels.get(*key) {
+                    channel.latencies.for_each(&application.id, &channel.id, &mut visit);
                 }
             }
         }
@@ -365,8 +389,10 @@ impl Core {
     }
 
     pub(crate) fn reset_latencies(&mut self) {
-        for channel in self.router.channels.values_mut() {
-            channel.latencies.0.iter_mut().for_each(Distribution::reset);
+        let channels = self.router.channels.values_mut().map(|channel| &mut channel.latencies);
+        let forgotten = self.router.applications.values_mut().map(|found| &mut found.latencies);
+        for latencies in channels.chain(forgotten) {
+            latencies.0.iter_mut().for_each(Distribution::reset);
         }
         for connection in self.connections.values_mut() {
             let session = connection.session_mut();

@@ -28,6 +28,8 @@ pub(crate) struct Application {
     /// By `connection_id`. Ordered, so that a broadcast has one order.
     pub(crate) connections: BTreeMap<Arc<str>, ConnectionKey>,
     pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
+    /// Of channels that are forgotten.
+    pub(crate) latencies: ChannelLatencies,
 }
 
 /// A channel of one application.
@@ -81,6 +83,7 @@ impl Router {
             last_activity: now,
             connections: BTreeMap::new(),
             channels: HashMap::new(),
+            latencies: ChannelLatencies::default(),
         });
         self.by_id.insert(id, key);
         key
@@ -136,6 +139,7 @@ impl Router {
         let Some(channel) = self.channels.remove(key) else { return };
         if let Some(owner) = self.applications.get_mut(channel.application) {
             owner.channels.remove(&channel.id);
+            owner.latencies.absorb(channel.latencies);
         }
         self.forget_if_unused(channel.application);
     }

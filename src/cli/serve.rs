@@ -1,15 +1,20 @@
 //! `ipc serve`
 
+mod histograms;
+mod latency_log;
+mod metrics;
+mod signals;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::{Address, Config, Handle, Server};
+use ipc_framework::{Address, Config, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
+use self::latency_log::LatencyLog;
 use super::logging;
 use super::settings::Settings;
 use super::{Failure, demo};
@@ -20,6 +25,8 @@ use super::{Failure, demo};
 Durations are written 500ms, 5s or 2min, sizes 64KiB or 16MiB. The file given by --config is
 TOML with the same names, and a table [tokens] with tokens by application. IPC_TOKEN holds the
 token of all other applications, IPC_LOG the level of events: error, warn, info or debug.
+SIGTERM and SIGINT drain, a second one ends at once. SIGUSR1 writes counters and latencies to
+standard error; SIGUSR2 does so and empties the latencies.
 
 Examples:
   ipc serve --demo
@@ -44,16 +51,25 @@ impl Serve {
             Some(path) => self.settings.or_from_file(path)?,
             None => self.settings,
         };
-        let (demo, log_format) = (settings.demo, settings.log_format.unwrap_or_default());
-        let mut config = settings.into_config(environment_token()?)?;
-        logging::init(log_format)?;
+        let mut config = settings.config(environment_token()?)?;
+        logging::init(settings.log_format.unwrap_or_default())?;
         raise_descriptor_limit(&mut config)?;
         let mut server = Server::bind(config)?;
-        if demo {
+        if settings.demo {
             demo::install(&mut server);
         }
-        stop_on_signals(server.handle())?;
-        match greet(server.addresses(), demo) {
+        signals::watch(server.handle())?;
+        let metrics = match &settings.metrics {
+            Some(address) => Some(metrics::start(address, server.handle())?),
+            None => None,
+        };
+        let latency_log = match &settings.latency_log {
+            Some(path) => Some(LatencyLog::start(path, server.handle())?),
+            None => None,
+        };
+        // The other threads are started, so that the loop has its core to itself.
+        settings.cpu.map_or(Ok(()), pin)?;
+        match greet(server.addresses(), metrics.as_deref(), settings.demo) {
             // Nobody reads it: the server is none the worse.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 return Err(Failure::runtime(format!("cannot write to standard output: {error}")));
@@ -61,8 +77,24 @@ impl Serve {
             _ => {}
         }
         server.run()?;
+        if let Some(log) = latency_log {
+            log.finish(&server.context())?;
+        }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Keeps the loop's thread on one core.
+fn pin(cpu: usize) -> Result<(), Failure> {
+    let mut cores = CpuSet::new();
+    if cpu < CpuSet::MAX_CPU {
+        cores.set(cpu);
+    }
+    sched_setaffinity(None, &cores).map_err(|error| {
+        Failure::runtime(format!(
+            "cannot run on core {cpu}: {error}; cores are counted from 0, see `nproc` and `taskset -p $$`"
+        ))
+    })
 }
 
 /// A token that cannot be read must not turn into none.
@@ -76,10 +108,13 @@ fn environment_token() -> Result<Option<String>, Failure> {
     }
 }
 
-fn greet(addresses: &[Address], demo: bool) -> io::Result<()> {
+fn greet(addresses: &[Address], metrics: Option<&str>, demo: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for address in addresses {
         writeln!(out, "listening on {address}")?;
+    }
+    if let Some(address) = metrics {
+        writeln!(out, "metrics at http://{address}/metrics")?;
     }
     let tcp = addresses.iter().find_map(Address::port);
     match (demo, tcp) {
@@ -97,24 +132,6 @@ fn greet(addresses: &[Address], demo: bool) -> io::Result<()> {
     }
     writeln!(out, "stop with Ctrl-C")?;
     out.flush()
-}
-
-/// The first signal drains, the second ends at once.
-fn stop_on_signals(handle: Handle) -> Result<(), Failure> {
-    let cannot = |error: io::Error| Failure::runtime(format!("cannot watch for signals: {error}"));
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(cannot)?;
-    let watch = move || {
-        let mut draining = false;
-        for signal in signals.forever() {
-            if draining {
-                std::process::exit(128 + signal);
-            }
-            draining = true;
-            handle.stop();
-        }
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(watch).map_err(cannot)?;
-    Ok(())
 }
 
 /// Asks for as many descriptors as the connections may need; where the system gives fewer,

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::ToSocketAddrs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use ipc_framework::{Config, Token, UnixSocket};
+use ipc_framework::{Config, Spin, Token, UnixSocket};
 use serde::Deserialize;
 
 use super::logging::LogFormat;
@@ -23,6 +24,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The same names on the command line and in the file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Settings {
     /// Name or address to listen on; localhost means IPv4 and IPv6 [default: localhost]
     #[arg(long, value_name = "HOST")]
@@ -68,6 +70,23 @@ pub(super) struct Settings {
     /// How events are written to standard error [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub(super) log_format: Option<LogFormat>,
+    /// After work, look for more for this long before sleeping; 0 for never [default: 50us on
+    /// more than two cores]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration, conflicts_with = "busy")]
+    #[serde(deserialize_with = "units::read_duration")]
+    spin: Option<Duration>,
+    /// Never sleep; for a server that has a core to itself
+    #[arg(long)]
+    busy: bool,
+    /// Run the event loop on this core, counted from 0
+    #[arg(long, value_name = "N")]
+    pub(super) cpu: Option<usize>,
+    /// Write an `HdrHistogram` interval log of all latencies, a line a second and channel
+    #[arg(long, value_name = "FILE")]
+    pub(super) latency_log: Option<PathBuf>,
+    /// Answer Prometheus at this address, under /metrics
+    #[arg(long, value_name = "ADDR")]
+    pub(super) metrics: Option<String>,
     /// Add the applications of the published ipc-server program, and bench/echo
     #[arg(long)]
     pub(super) demo: bool,
@@ -110,13 +129,18 @@ impl Settings {
             token_file: self.token_file.or(file.token_file),
             insecure: self.insecure || file.insecure,
             log_format: self.log_format.or(file.log_format),
+            spin: self.spin.or(file.spin),
+            busy: self.busy || (file.busy && self.spin.is_none()),
+            cpu: self.cpu.or(file.cpu),
+            latency_log: self.latency_log.or(file.latency_log),
+            metrics: self.metrics.or(file.metrics),
             demo: self.demo || file.demo,
             tokens: file.tokens,
         })
     }
 
     /// `environment_token` is `IPC_TOKEN`; a token file that was named goes before it.
-    pub(super) fn into_config(self, environment_token: Option<String>) -> Result<Config, Failure> {
+    pub(super) fn config(&self, environment_token: Option<String>) -> Result<Config, Failure> {
         let mut config = Config::default();
         if self.no_tcp {
             if self.unix.is_none() {
@@ -125,16 +149,27 @@ impl Settings {
                 ));
             }
             config.host = None;
-        } else if let Some(host) = self.host {
-            config.host = Some(host);
+        } else if self.host.is_some() {
+            config.host.clone_from(&self.host);
         }
         config.port = self.port.unwrap_or(config.port);
         if self.unix.is_none() && self.unix_mode.is_some() {
             return Err(Failure::usage("unix-mode needs a Unix socket; give --unix PATH with it"));
         }
-        config.unix =
-            self.unix.map(|path| UnixSocket { mode: self.unix_mode.unwrap_or(0o600), path });
+        config.unix = self
+            .unix
+            .as_ref()
+            .map(|path| UnixSocket { mode: self.unix_mode.unwrap_or(0o600), path: path.clone() });
         config.insecure = self.insecure;
+        config.spin = match self.spin {
+            _ if self.busy => Spin::Always,
+            Some(Duration::ZERO) => Spin::Never,
+            Some(spin) => Spin::AfterWork(spin),
+            None => config.spin,
+        };
+        if let Some(address) = &self.metrics {
+            self.refuse_public_metrics(address)?;
+        }
         let limits = &mut config.limits;
         if let Some(connections_max) = self.max_connections {
             if connections_max == 0 {
@@ -160,15 +195,33 @@ impl Settings {
             Some(path) => Some(read_token(path)?),
             None => environment_token.filter(|token| !token.is_empty()).map(Token::new),
         };
-        for (app_id, token) in self.tokens {
+        for (app_id, token) in &self.tokens {
             if token.is_empty() {
                 return Err(Failure::usage(format!(
                     "the token of application {app_id:?} is empty"
                 )));
             }
-            config.access.applications.insert(app_id, Token::new(token));
+            config.access.applications.insert(app_id.clone(), Token::new(token.as_str()));
         }
         Ok(config)
+    }
+
+    /// Metrics name applications and channels, and ask nobody for a token.
+    fn refuse_public_metrics(&self, address: &str) -> Result<(), Failure> {
+        let resolved = address.to_socket_addrs().map_err(|error| {
+            Failure::usage(format!(
+                "metrics at {address:?}: {error}; give an address and a port, such as \
+                 127.0.0.1:9090"
+            ))
+        })?;
+        let public = resolved.map(|address| address.ip()).find(|ip| !ip.is_loopback());
+        match public {
+            Some(ip) if !self.insecure => Err(Failure::usage(format!(
+                "metrics at {ip} can be read from other machines; choose 127.0.0.1, or say \
+                 --insecure"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 

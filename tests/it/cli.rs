@@ -11,28 +11,28 @@ use serde_json::{Value, json};
 
 use crate::support::{Peer, code};
 
-fn ipc() -> Command {
+pub(crate) fn ipc() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ipc"));
     command.env_remove("IPC_TOKEN").env_remove("IPC_LOG").env("NO_COLOR", "1");
     command
 }
 
-fn serve(arguments: &[&str]) -> Command {
+pub(crate) fn serve(arguments: &[&str]) -> Command {
     let mut command = ipc();
     command.arg("serve").args(arguments);
     command
 }
 
 /// A running `ipc serve`, killed if the test does not end it.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
     addresses: Vec<SocketAddr>,
-    banner: String,
+    pub(crate) banner: String,
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -48,17 +48,17 @@ impl Running {
         Self { child, stdout, addresses, banner }
     }
 
-    fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         Peer::new(self.addresses[0])
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     /// Waits for the end; returns how it ended and what it wrote to standard error.
-    fn end(mut self) -> (ExitStatus, String) {
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let mut stderr = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         self.stdout.read_to_string(&mut self.banner).unwrap();
@@ -74,10 +74,10 @@ impl Drop for Running {
     }
 }
 
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("ipc-cli-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
@@ -99,7 +99,7 @@ impl Drop for Scratch {
     }
 }
 
-fn assert_fails(mut command: Command, exit_code: i32, says: &str) {
+pub(crate) fn assert_fails(mut command: Command, exit_code: i32, says: &str) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(exit_code), "{stderr}");

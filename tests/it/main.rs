@@ -6,6 +6,7 @@ mod cli;
 mod descriptors;
 mod drain;
 mod embedding;
+mod instruments;
 mod memory;
 mod smoke;
 mod support;

@@ -1,0 +1,240 @@
+//! `--metrics`: counters and latencies in the `OpenMetrics` text format, for Prometheus.
+//!
+//! Answered by a thread of its own; each scrape asks the loop for a few short copies.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use ipc_framework::{Handle, Stats};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+use tiny_http::{Header, Method, Response, StatusCode};
+
+use super::super::Failure;
+use super::histograms::{self, Histograms};
+
+const CONTENT_TYPE: &str =
+    "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The labels of exemplars, of which there are none.
+type NoLabels = [(&'static str, &'static str); 0];
+/// Upper bounds of the buckets in nanoseconds: 1, 2, 5 per decade from 1 µs to 10 s.
+const BUCKET_NANOS: [u64; 22] = [
+    1_000,
+    2_000,
+    5_000,
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_000_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+const NANOS_PER_SECOND: f64 = 1e9;
+
+/// Answers scrapes at `http://ADDRESS/metrics`. Returns the address, with the port the system
+/// chose for 0.
+pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
+    let server = tiny_http::Server::http(address).map_err(|error| {
+        Failure::runtime(format!(
+            "cannot answer scrapes on {address}: {error}; choose another --metrics address"
+        ))
+    })?;
+    let bound = server.server_addr().to_string();
+    let serve = move || {
+        for request in server.incoming_requests() {
+            let response = match (request.method(), request.url()) {
+                (Method::Get, "/metrics") => scrape(&handle),
+                _ => Response::from_string("metrics are at /metrics\n").with_status_code(404),
+            };
+            // Who asked may have gone away.
+            let _ = request.respond(response);
+        }
+    };
+    std::thread::Builder::new().name("metrics".to_owned()).spawn(serve).map_err(|error| {
+        Failure::runtime(format!("cannot start the thread of the metrics: {error}"))
+    })?;
+    Ok(bound)
+}
+
+fn scrape(handle: &Handle) -> Response<std::io::Cursor<Vec<u8>>> {
+    let snapshot = handle.stats().and_then(|stats| {
+        let histograms = histograms::copy(handle)?;
+        Ok(Snapshot { stats, histograms })
+    });
+    let text = snapshot.map_err(|error| error.to_string()).and_then(|snapshot| {
+        let mut registry = Registry::with_prefix("ipc");
+        registry.register_collector(Box::new(snapshot));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).map_err(|error| error.to_string())?;
+        Ok(text)
+    });
+    match text {
+        Ok(text) => {
+            let mut response = Response::from_string(text);
+            if let Ok(header) = CONTENT_TYPE.parse::<Header>() {
+                response.add_header(header);
+            }
+            response
+        }
+        Err(error) => Response::from_string(error).with_status_code(StatusCode(503)),
+    }
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    stats: Stats,
+    histograms: Histograms,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let counters = &self.stats.counters;
+        for (name, help, value) in [
+            (
+                "connections_accepted",
+                "Connections accepted, the refused ones included",
+                counters.accepted,
+            ),
+            ("connections_shed", "Connections closed for want of descriptors", counters.shed),
+            ("frames_received", "Whole frames received", counters.frames_in),
+            ("received_bytes", "Bytes received", counters.bytes_in),
+            ("frames_sent", "Frames put into queues", counters.frames_out),
+            ("sent_bytes", "Bytes put into queues", counters.bytes_out),
+            ("publications", "Publications, from peers and from inside", counters.publications),
+            (
+                "publications_unheard",
+                "Publications that reached nobody",
+                counters.publications_unheard,
+            ),
+            ("deliveries", "Publications times subscribers reached", counters.deliveries),
+            ("forwarded", "Messages passed on to workers", counters.forwarded),
+            (
+                "notifications_unhandled",
+                "Notifications nobody handles",
+                counters.notifications_unhandled,
+            ),
+            ("responses_ignored", "Responses that answer nothing", counters.responses_ignored),
+            (
+                "answers_undeliverable",
+                "Answers whose requester had left",
+                counters.answers_undeliverable,
+            ),
+            ("handler_failures", "Handlers that returned an error", counters.handler_failures),
+            ("handler_panics", "Handlers and hooks that panicked", counters.handler_panics),
+            ("publishers_held", "Messages held back for a slow reader", counters.publishers_held),
+            (
+                "slow_consumers",
+                "Connections closed because they read too slowly",
+                counters.slow_consumers,
+            ),
+            ("wakeups", "Times the loop was woken from sleep", counters.wakeups),
+            ("spins", "Polls without sleep that found nothing", counters.spins),
+            ("yields", "Turns a connection gave up with frames left", counters.yields),
+        ] {
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Counter)?
+                .encode_counter::<NoLabels, u64, u64>(&value, None)?;
+        }
+        let mut errors =
+            encoder.encode_descriptor("errors", "Error answers", None, MetricType::Counter)?;
+        for (code, value) in &counters.errors {
+            errors
+                .encode_family(&[("code", *code)])?
+                .encode_counter::<NoLabels, u64, u64>(value, None)?;
+        }
+        for (name, help, value) in [
+            (
+                "connections",
+                "Connections that have introduced themselves",
+                self.stats.total_connections,
+            ),
+            ("applications", "Applications known now", self.stats.total_applications),
+            ("channels", "Channels known now", self.stats.total_channels),
+            ("pending_requests", "Requests that wait for an answer", self.stats.pending_requests),
+            (
+                "buffered_bytes",
+                "Bytes held in queues and unfinished frames",
+                self.stats.buffered_bytes,
+            ),
+        ] {
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Gauge)?
+                .encode_gauge(&(value as u64))?;
+        }
+        encoder
+            .encode_descriptor(
+                "uptime",
+                "Time since the start",
+                Some(&Unit::Seconds),
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&self.stats.uptime_seconds)?;
+        self.encode_latencies(encoder)
+    }
+}
+
+impl Snapshot {
+    fn encode_latencies(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Where time goes inside the server, by measure";
+        let unit = Some(&Unit::Seconds);
+        let mut latencies =
+            encoder.encode_descriptor("latency", help, unit, MetricType::Histogram)?;
+        for (subject, histogram) in &self.histograms {
+            let labels = [
+                ("application", subject.application.as_str()),
+                ("channel", subject.channel.as_str()),
+                ("measure", subject.measure.as_str()),
+            ];
+            let sum = histogram.mean() * histogram.len() as f64 / NANOS_PER_SECOND;
+            latencies.encode_family(&labels)?.encode_histogram::<NoLabels>(
+                sum,
+                histogram.len(),
+                &buckets(histogram),
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts between one bound and the next, the last one unbounded.
+fn buckets(nanos: &Histogram<u32>) -> Vec<(f64, u64)> {
+    let mut counts = [0; BUCKET_NANOS.len() + 1];
+    for step in nanos.iter_recorded() {
+        let at = BUCKET_NANOS.partition_point(|bound| *bound < step.value_iterated_to());
+        counts[at] += step.count_since_last_iteration();
+    }
+    let bounds = BUCKET_NANOS.iter().map(|bound| *bound as f64 / NANOS_PER_SECOND);
+    bounds.chain([f64::INFINITY]).zip(counts).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_is_in_one_bucket() {
+        let mut nanos = Histogram::<u32>::new_with_bounds(1, 3_600_000_000_000, 2).unwrap();
+        for value in [1, 999, 1_500, 42_000, 9_999_999_999, 60_000_000_000] {
+            nanos.record(value).unwrap();
+        }
+        let buckets = buckets(&nanos);
+        assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 6);
+        assert_eq!((buckets[0].1, buckets.last().unwrap().1), (2, 1));
+    }
+}

@@ -1,0 +1,243 @@
+//! What the server tells of its latencies: over the wire, as a log, as metrics, on a signal.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use ipc_framework::{Config, Measure, Spin};
+use serde_json::{Value, json};
+
+use crate::cli::{Running, Scratch, assert_fails, serve};
+use crate::support::{self, Peer};
+
+const REQUESTS: usize = 50;
+
+fn converse(peer: &mut Peer) {
+    peer.connect("bench", "asks");
+    for at in 0..REQUESTS {
+        assert_eq!(peer.request("echo", json!(at)), json!(at));
+    }
+    peer.subscribe("news");
+    peer.send("publish", "news", json!("heard"));
+    assert_eq!(peer.receive()["payload"], "heard");
+}
+
+#[test]
+fn latency_is_told_by_its_parts() {
+    let server = support::serve(Config::default(), |server| {
+        let mut app = server.application("app", "The App");
+        app.channel("slow").on_request(|request| {
+            std::thread::sleep(Duration::from_millis(20));
+            request.reply(&1)
+        });
+        app.channel("later").on_request(|request| {
+            let (reply, responder) = request.defer()?;
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(20));
+                responder.reply(&2)
+            });
+            Ok(reply)
+        });
+        app.channel("never").on_request(|request| Ok(request.leave_unanswered()));
+    });
+    let mut peer = server.connected("app", "asks");
+    // Two in one turn: the second waits while the first is handled.
+    let frames: Vec<u8> = (0..2)
+        .flat_map(|_| {
+            let message = peer.message("request", "slow", &json!(null));
+            support::frame(message.to_string().as_bytes())
+        })
+        .collect();
+    peer.stream.write_all(&frames).unwrap();
+    peer.receive();
+    peer.receive();
+    assert_eq!(peer.request("later", json!(null)), 2);
+    peer.send("request", "never", json!(null));
+    peer.fence();
+    let mut worker = server.connected("app", "works");
+    worker.serve("shared");
+    peer.send("request", "shared", json!(3));
+    let task = worker.receive();
+    std::thread::sleep(Duration::from_millis(20));
+    let mut answer = worker.message("response", "shared", &json!("done"));
+    answer["reply_to"] = task["message_id"].clone();
+    worker.send_message(&answer);
+    assert_eq!(peer.receive()["payload"], "done");
+    peer.fence();
+
+    let told = peer.request("system", json!({"action": "get_latency"}));
+    let slow = &told["channels"]["slow"];
+    assert_eq!(slow["request"]["count"], 2);
+    let ms = |value: &Value| value.as_f64().unwrap() / 1_000.0;
+    assert!(ms(&slow["handler"]["p50_us"]) >= 19.0, "{slow}");
+    assert!(ms(&slow["queue"]["max_us"]) >= 19.0, "the second had to wait: {slow}");
+    assert!(ms(&slow["queue"]["p50_us"]) < ms(&slow["handler"]["p50_us"]), "{slow}");
+    assert!(ms(&slow["request"]["max_us"]) >= 38.0, "{slow}");
+    let later = &told["channels"]["later"];
+    assert_eq!(later["request"]["count"], 1, "once, when it was answered");
+    assert!(ms(&later["handler"]["p50_us"]) >= 19.0, "{later}");
+    assert_eq!(told["channels"].get("never"), None, "what is not answered takes no time");
+    assert_eq!(told["channels"]["shared"]["request"]["count"], 1);
+    assert_eq!(told["workers"][0]["channels"], json!(["shared"]));
+    assert!(ms(&told["workers"][0]["round_trip"]["p50_us"]) >= 19.0, "{told}");
+
+    let seen = server.handle.with(|context| {
+        let mut seen = Vec::new();
+        context.for_each_histogram(|of, histogram| {
+            seen.push((of.channel_id.to_owned(), of.measure, histogram.len()));
+        });
+        context.reset_latencies();
+        (seen, context.list_latencies("app").len())
+    });
+    let (seen, after_reset) = seen.unwrap();
+    assert!(seen.contains(&("slow".to_owned(), Measure::Handler, 2)), "{seen:?}");
+    assert!(seen.contains(&(String::new(), Measure::Worker, 1)), "{seen:?}");
+    assert_eq!(after_reset, 0);
+}
+
+#[test]
+fn a_frame_that_had_to_wait_counts_from_its_last_byte() {
+    let server = support::serve_echo();
+    let mut peer = server.connected("app", "asks");
+    // More than a turn processes: the rest waits for later turns.
+    let frames: Vec<u8> = (0..1_000)
+        .flat_map(|_| {
+            support::frame(peer.message("request", "echo", &json!(null)).to_string().as_bytes())
+        })
+        .collect();
+    peer.stream.write_all(&frames).unwrap();
+    for _ in 0..1_000 {
+        peer.receive();
+    }
+    peer.fence();
+    let told = peer.request("system", json!({"action": "get_latency"}));
+    let echo = &told["channels"]["echo"];
+    assert_eq!(echo["request"]["count"], 1_000);
+    assert!(echo["queue"]["max_us"].as_f64().unwrap() > 0.0, "{echo}");
+}
+
+#[test]
+fn the_log_is_what_hdr_histogram_reads_and_holds_everything() {
+    let scratch = Scratch::new("latency-log");
+    let path = scratch.0.join("latency.hlog");
+    let path = path.to_str().unwrap();
+    let running = Running::start(serve(&["--demo", "--port", "0", "--latency-log", path]));
+    converse(&mut running.peer());
+    running.signal("TERM");
+    assert_eq!(running.end().0.code(), Some(0));
+
+    let log = fs::read(path).unwrap();
+    let (mut requests, mut publications) = (0, 0);
+    for entry in IntervalLogIterator::new(&log) {
+        let LogEntry::Interval(interval) = entry.unwrap() else { continue };
+        let encoded = interval.encoded_histogram();
+        let bytes = base64_of(encoded);
+        let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).unwrap();
+        match interval.tag().unwrap().as_str() {
+            "bench/echo:request" => requests += histogram.len(),
+            // By itself, or with all channels that are forgotten.
+            "bench/news:publication" | "bench/:publication" => publications += histogram.len(),
+            _ => {}
+        }
+    }
+    assert_eq!((requests, publications), (REQUESTS as u64, 1));
+    assert_fails(
+        serve(&["--port", "0", "--latency-log", "/does/not/exist/log"]),
+        1,
+        "cannot write the latency log",
+    );
+}
+
+fn base64_of(text: &str) -> Vec<u8> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+}
+
+#[test]
+fn prometheus_reads_counters_and_buckets() {
+    let running = Running::start(serve(&["--demo", "--port", "0", "--metrics", "127.0.0.1:0"]));
+    let mut peer = running.peer();
+    converse(&mut peer);
+    peer.send("request", "nobody", json!(null));
+    assert_eq!(peer.receive()["payload"]["code"], "no_handler");
+    let address = running.banner.split_once("metrics at http://").unwrap().1;
+    let address = address.split_once("/metrics").unwrap().0;
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    let text = get("/metrics");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(text.contains("application/openmetrics-text"), "{text}");
+    let line = |start: &str, all: &[&str]| -> f64 {
+        let found =
+            text.lines().find(|l| l.starts_with(start) && all.iter().all(|a| l.contains(a)));
+        let line = found.unwrap_or_else(|| panic!("{start} {all:?} is missing:\n{text}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    assert_eq!(line("ipc_publications_total", &[]) as u64, 1);
+    assert_eq!(line("ipc_errors_total", &["no_handler"]) as u64, 1);
+    let echo = ["channel=\"echo\"", "measure=\"request\""];
+    assert_eq!(line("ipc_latency_seconds_count", &echo) as usize, REQUESTS);
+    let all = ["channel=\"echo\"", "measure=\"request\"", "le=\"+Inf\""];
+    assert_eq!(line("ipc_latency_seconds_bucket", &all) as usize, REQUESTS);
+    assert!(text.trim_end().ends_with("# EOF"), "{text}");
+    assert!(get("/").starts_with("HTTP/1.1 404"));
+    assert_fails(serve(&["--port", "0", "--metrics", "0.0.0.0:0"]), 2, "--insecure");
+    assert_fails(serve(&["--port", "0", "--metrics", "here"]), 2, "127.0.0.1:9090");
+}
+
+#[test]
+fn a_signal_shows_what_was_measured_and_another_empties_it() {
+    let running = Running::start(serve(&["--demo", "--port", "0"]));
+    let mut peer = running.peer();
+    converse(&mut peer);
+    running.signal("USR2");
+    // The reset is through when nothing is told any more.
+    loop {
+        let told = peer.request("system", json!({"action": "get_latency"}));
+        if told["channels"] == json!({}) {
+            break;
+        }
+    }
+    running.signal("TERM");
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    let words: Vec<Vec<&str>> =
+        stderr.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(words.iter().any(|line| line.starts_with(&["publications", "1"])), "{stderr}");
+    let count = REQUESTS.to_string();
+    let row = ["bench/echo", "request", &count];
+    assert!(words.iter().any(|line| line.starts_with(&row)), "{stderr}");
+}
+
+#[test]
+fn a_spinning_server_answers_without_being_woken_and_an_idle_one_sleeps() {
+    let spin = Spin::AfterWork(Duration::from_secs(10));
+    let server = support::serve(Config { spin, ..Config::default() }, support::install_echo);
+    let mut peer = server.connected("app", "asks");
+    peer.fence();
+    let before = server.stats().counters.wakeups;
+    for _ in 0..20 {
+        peer.fence();
+    }
+    let stats = server.stats();
+    assert_eq!(stats.counters.wakeups, before, "it was awake");
+    assert!(stats.counters.spins > 0);
+
+    for flags in [&["--busy"][..], &["--spin", "50us", "--cpu", "0"]] {
+        let running = Running::start(serve(&[&["--demo", "--port", "0"], flags].concat()));
+        converse(&mut running.peer());
+        running.signal("TERM");
+        assert_eq!(running.end().0.code(), Some(0));
+    }
+    assert_fails(serve(&["--busy", "--spin", "50us"]), 2, "cannot be used with");
+    assert_fails(serve(&["--port", "0", "--cpu", "100000"]), 1, "core 100000");
+}
