@@ -176,18 +176,18 @@ fn prometheus_reads_counters_and_buckets() {
     let text = get("/metrics");
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
     assert!(text.contains("application/openmetrics-text"), "{text}");
-    let line = |start: &str, all: &[&str]| -> f64 {
+    let line = |start: &str, all: &[&str]| -> usize {
         let found =
             text.lines().find(|l| l.starts_with(start) && all.iter().all(|a| l.contains(a)));
         let line = found.unwrap_or_else(|| panic!("{start} {all:?} is missing:\n{text}"));
         line.rsplit_once(' ').unwrap().1.parse().unwrap()
     };
-    assert_eq!(line("ipc_publications_total", &[]) as u64, 1);
-    assert_eq!(line("ipc_errors_total", &["no_handler"]) as u64, 1);
+    assert_eq!(line("ipc_publications_total", &[]), 1);
+    assert_eq!(line("ipc_errors_total", &["no_handler"]), 1);
     let echo = ["channel=\"echo\"", "measure=\"request\""];
-    assert_eq!(line("ipc_latency_seconds_count", &echo) as usize, REQUESTS);
+    assert_eq!(line("ipc_latency_seconds_count", &echo), REQUESTS);
     let all = ["channel=\"echo\"", "measure=\"request\"", "le=\"+Inf\""];
-    assert_eq!(line("ipc_latency_seconds_bucket", &all) as usize, REQUESTS);
+    assert_eq!(line("ipc_latency_seconds_bucket", &all), REQUESTS);
     assert!(text.trim_end().ends_with("# EOF"), "{text}");
     assert!(get("/").starts_with("HTTP/1.1 404"));
     assert_fails(serve(&["--port", "0", "--metrics", "0.0.0.0:0"]), 2, "--insecure");
