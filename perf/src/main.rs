@@ -79,7 +79,10 @@ struct RunArguments {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(arguments) => run(arguments),
-        Command::List => list(),
+        Command::List => {
+            list();
+            Ok(())
+        }
         Command::Report { directory } => report(&directory),
         Command::Bare(bare) => bare.run(),
     };
@@ -127,12 +130,11 @@ fn choose(arguments: &RunArguments) -> Result<Vec<Scenario>, String> {
     Ok(all.into_iter().filter(is_named).collect())
 }
 
-fn list() -> Result<(), String> {
+fn list() {
     for scenario in scenario::all() {
         let entrants: Vec<&str> = scenario.entrants.iter().map(|entrant| entrant.name).collect();
         println!("{:<26}{}\n{:26}{}", scenario.name, scenario.title, "", entrants.join(", "));
     }
-    Ok(())
 }
 
 fn report(directory: &Path) -> Result<(), String> {

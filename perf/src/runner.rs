@@ -34,7 +34,7 @@ pub(crate) struct Settings {
     pub(crate) open_per_second: f64,
 }
 
-/// Subscriptions of ZeroMQ are not confirmed: they get this long to be in place.
+/// Subscriptions of `ZeroMQ` are not confirmed: they get this long to be in place.
 const UNCONFIRMED_SUBSCRIPTION: Duration = Duration::from_millis(100);
 /// Memory is looked at when the server has had time to come to rest.
 const REST: Duration = Duration::from_millis(100);
@@ -112,7 +112,7 @@ fn senders(endpoint: &Endpoint, wire: &dyn Wire, count: usize) -> Result<Vec<Con
     (0..count).map(|index| connect(endpoint, wire, Role::Sender, index)).collect()
 }
 
-/// Subscribers of ZeroMQ have a socket of their own.
+/// Subscribers of `ZeroMQ` have a socket of their own.
 fn subscriber_endpoint(peer: Peer, endpoint: &Endpoint) -> Endpoint {
     match endpoint {
         Endpoint::Tcp(address) if peer == Peer::ZeroMq => {

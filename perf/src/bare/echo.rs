@@ -71,10 +71,8 @@ impl Client {
     }
 
     fn flush(&mut self, by_frame: bool) -> io::Result<bool> {
-        let due = match by_frame && !self.waits_for_room {
-            true => whole_frames(&self.kept),
-            false => self.kept.len(),
-        };
+        let waits_for_more = by_frame && !self.waits_for_room;
+        let due = if waits_for_more { whole_frames(&self.kept) } else { self.kept.len() };
         let sent = self.stream.write(&self.kept[..due])?;
         self.kept.drain(..sent);
         Ok(sent < due)

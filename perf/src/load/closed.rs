@@ -20,7 +20,7 @@ pub(super) struct Client {
 /// All clients of a run.
 pub(super) struct Clients {
     pub(super) poller: Poller,
-    pub(super) clients: Vec<Client>,
+    pub(super) all: Vec<Client>,
     number: u32,
     pub(super) outstanding: usize,
     heard: u64,
@@ -40,22 +40,22 @@ impl Clients {
                 waits_for_room: false,
             });
         }
-        Ok(Self { poller, clients, number: 0, outstanding: 0, heard: 0 })
+        Ok(Self { poller, all: clients, number: 0, outstanding: 0, heard: 0 })
     }
 
     /// Puts one more request of a client in line, as begun at `begin`.
     pub(super) fn queue(&mut self, index: usize, begin: u64) {
         let id = wire::id(self.number);
         self.number = self.number.wrapping_add(1);
-        let client = &mut self.clients[index];
-        client.connection.queue(&client.message, &id);
+        let client = &mut self.all[index];
+        client.connection.queue(&client.message, id);
         client.pending.push_back((id, begin));
         self.outstanding += 1;
     }
 
     /// Sends what is in line, and asks for room where there is none.
     pub(super) fn send(&mut self, index: usize) -> Result<(), String> {
-        let client = &mut self.clients[index];
+        let client = &mut self.all[index];
         client.connection.send()?;
         let waits_for_room = !client.connection.is_sent();
         if waits_for_room != client.waits_for_room {
@@ -75,7 +75,7 @@ impl Clients {
         recorder: &mut Recorder,
         mut answered: impl FnMut(&mut Recorder, u64, u64),
     ) -> Result<(usize, u64), String> {
-        let client = &mut self.clients[index];
+        let client = &mut self.all[index];
         if client.connection.receive(client.message.bytes().len())? == Received::Nothing {
             return Ok((0, 0));
         }
@@ -87,7 +87,7 @@ impl Clients {
                 return Err("the peer answered what was not asked".into());
             };
             if id != expected {
-                return Err(super::mixed_up(&expected, &id));
+                return Err(super::mixed_up(expected, id));
             }
             answered(recorder, begin, now);
             answers += 1;
@@ -118,35 +118,36 @@ pub(crate) fn closed_loop(
     window: usize,
     phases: Phases,
 ) -> Result<Outcome, String> {
-    let mut all = Clients::new(connections, wire)?;
+    let mut clients = Clients::new(connections, wire)?;
     let mut recorder = Recorder::new(phases);
-    for index in 0..all.clients.len() {
+    for index in 0..clients.all.len() {
         let begin = recorder.now();
         for _ in 0..window {
-            all.queue(index, begin);
+            clients.queue(index, begin);
         }
-        all.send(index)?;
+        clients.send(index)?;
     }
     let mut is_over = false;
-    while !is_over || all.outstanding > 0 {
-        let events = all.poller.wait(wait)?;
+    while !is_over || clients.outstanding > 0 {
+        let events = clients.poller.wait(wait)?;
         for at in 0..events {
-            let Ready { token, readable, writable } = all.poller.ready(at);
+            let Ready { token, readable, writable } = clients.poller.ready(at);
             let mut due = writable;
             if readable {
-                let (answers, now) = all.receive(token, wire, &mut recorder, Recorder::record)?;
+                let (answers, now) =
+                    clients.receive(token, wire, &mut recorder, Recorder::record)?;
                 if !is_over {
-                    (0..answers).for_each(|_| all.queue(token, now));
+                    (0..answers).for_each(|_| clients.queue(token, now));
                     due |= answers > 0;
                 }
             }
             if due {
-                all.send(token)?;
+                clients.send(token)?;
             }
         }
         let now = recorder.now();
         is_over = recorder.is_over(now);
-        all.check_silence(now)?;
+        clients.check_silence(now)?;
     }
     Ok(recorder.finish())
 }

@@ -90,7 +90,7 @@ struct Outbox {
 const OUTBOX_BYTES_MOVED: usize = 1 << 20;
 
 impl Outbox {
-    fn push(&mut self, message: &Template, id: &Id) {
+    fn push(&mut self, message: &Template, id: Id) {
         if self.is_sent() {
             self.sent = 0;
             if self.messages != 1 {
@@ -164,21 +164,22 @@ impl Connection {
         wire.join(to, index)[done..].iter().try_for_each(|step| self.exchange(step))
     }
 
+    /// What comes early stays for the next step, or for the work.
     fn exchange(&mut self, step: &Exchange) -> Result<(), String> {
         let mut rest = &step.send[..];
         while !rest.is_empty() {
             let sent = self.stream.write(rest).map_err(broken)?;
             rest = &rest[sent..];
         }
-        let mut answer = Vec::new();
-        let mut chunk = [0; 1024];
-        while !step.until.is_met(&answer)? {
-            match self.stream.read(&mut chunk).map_err(broken)? {
-                0 => return Err("the peer closed the connection during the introduction".into()),
-                bytes => answer.extend_from_slice(&chunk[..bytes]),
+        loop {
+            if let Some(bytes) = step.until.met_by(&self.inbox[self.taken..self.filled])? {
+                self.taken += bytes;
+                return Ok(());
+            }
+            if self.receive(0)? == Received::Nothing {
+                return Err("the peer does not answer the introduction".into());
             }
         }
-        Ok(())
     }
 
     pub(super) fn set_nonblocking(&self) -> Result<(), String> {
@@ -238,7 +239,7 @@ impl Connection {
     }
 
     /// Puts `message` with the number `id` behind what is to be sent.
-    pub(super) fn queue(&mut self, message: &Template, id: &Id) {
+    pub(super) fn queue(&mut self, message: &Template, id: Id) {
         self.outbox.push(message, id);
     }
 

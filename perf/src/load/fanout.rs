@@ -75,13 +75,12 @@ pub(crate) fn fanout(
             if !readable {
                 continue;
             }
-            match receivers.get_mut(token) {
-                Some(subscriber) => take(subscriber, wire, &mut flights, &mut recorder)?,
-                None => {
-                    // Redis says how many it reached.
-                    publisher.receive(0)?;
-                    publisher.discard();
-                }
+            if let Some(subscriber) = receivers.get_mut(token) {
+                take(subscriber, wire, &mut flights, &mut recorder)?;
+            } else {
+                // Redis says how many it reached.
+                publisher.receive(0)?;
+                publisher.discard();
             }
         }
         let now = recorder.now();
@@ -102,7 +101,7 @@ fn publish(
         let id = wire::id(number);
         *flights.slot(number) = Flight { id, begin, missing: subscribers };
         flights.published += 1;
-        publisher.queue(message, &id);
+        publisher.queue(message, id);
     }
 }
 
@@ -123,7 +122,7 @@ fn take(
         }
         let flight = flights.slot(subscriber.expected);
         if id != flight.id {
-            return Err(super::mixed_up(&flight.id, &id));
+            return Err(super::mixed_up(flight.id, id));
         }
         subscriber.expected += 1;
         flight.missing -= 1;

@@ -172,8 +172,8 @@ impl Recorder {
 }
 
 /// The complaint about an answer that belongs to something else.
-fn mixed_up(expected: &Id, found: &Id) -> String {
-    let text = |id: &Id| String::from_utf8_lossy(id).into_owned();
+fn mixed_up(expected: Id, found: Id) -> String {
+    let text = |id: Id| String::from_utf8_lossy(&id).into_owned();
     format!("the peer answered {} where {} was due", text(found), text(expected))
 }
 

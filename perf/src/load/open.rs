@@ -36,8 +36,8 @@ pub(crate) fn open_loop(
     per_second: f64,
     phases: Phases,
 ) -> Result<Outcome, String> {
-    let mut all = Clients::new(connections, wire)?;
-    let count = all.clients.len() as u64;
+    let mut clients = Clients::new(connections, wire)?;
+    let count = clients.all.len() as u64;
     let schedule = Schedule::new(per_second, phases.warm_up + phases.measure);
     let mut recorder = Recorder::new(phases);
     let mut sent = 0;
@@ -47,24 +47,24 @@ pub(crate) fn open_loop(
         let next = schedule.due(sent);
         if let Some(due) = next.filter(|due| *due <= now) {
             let index = (sent % count) as usize;
-            all.queue(index, due);
-            all.send(index)?;
+            clients.queue(index, due);
+            clients.send(index)?;
             sent += 1;
         }
-        if next.is_none() && all.outstanding == 0 && recorder.is_over(now) {
+        if next.is_none() && clients.outstanding == 0 && recorder.is_over(now) {
             return Ok(recorder.finish());
         }
-        let events = all.poller.wait(Wait::Spin)?;
+        let events = clients.poller.wait(Wait::Spin)?;
         for at in 0..events {
-            let Ready { token, readable, writable } = all.poller.ready(at);
+            let Ready { token, readable, writable } = clients.poller.ready(at);
             if readable {
-                all.receive(token, wire, &mut recorder, Recorder::record_due)?;
+                clients.receive(token, wire, &mut recorder, Recorder::record_due)?;
             }
             if writable {
-                all.send(token)?;
+                clients.send(token)?;
             }
         }
-        all.check_silence(now)?;
+        clients.check_silence(now)?;
     }
 }
 

@@ -78,7 +78,7 @@ impl Poller {
 
     fn wait_for(&mut self, timeout: Option<Duration>) -> Result<usize, String> {
         let timeout = timeout.map(|timeout| Timespec {
-            tv_sec: timeout.as_secs() as i64,
+            tv_sec: timeout.as_secs().cast_signed(),
             tv_nsec: i64::from(timeout.subsec_nanos()),
         });
         self.events.clear();

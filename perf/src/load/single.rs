@@ -22,7 +22,7 @@ pub(crate) fn one_client(
     while !recorder.is_over(begin) {
         let id = wire::id(number);
         number = number.wrapping_add(1);
-        connection.queue(&message, &id);
+        connection.queue(&message, id);
         connection.send()?;
         let answered = loop {
             if let Some(answered) = connection.next(wire)? {
@@ -36,7 +36,7 @@ pub(crate) fn one_client(
         };
         let end = recorder.now();
         if answered != id {
-            return Err(super::mixed_up(&id, &answered));
+            return Err(super::mixed_up(id, answered));
         }
         recorder.record(begin, end);
         begin = end;

@@ -20,8 +20,8 @@ pub(crate) struct Server {
     /// Where it was told to listen.
     pub(crate) endpoint: Endpoint,
     log: PathBuf,
-    /// Kept open: a server that cannot write its output might mind.
-    _output: Option<BufReader<ChildStdout>>,
+    /// Kept open: a server might mind that nobody reads what it prints.
+    output: Option<BufReader<ChildStdout>>,
 }
 
 /// How a server says that it listens.
@@ -59,12 +59,12 @@ impl Server {
             child,
             endpoint: Endpoint::Unix(PathBuf::new()),
             log: log.to_owned(),
-            _output: None,
+            output: None,
         };
         let found = match (signal, output) {
             (Signal::Line, Some(mut output)) => {
                 let found = read_address(&mut output, unix);
-                server._output = Some(output);
+                server.output = Some(output);
                 found
             }
             (Signal::Accepts(endpoint), _) => server.until_it_accepts(endpoint),

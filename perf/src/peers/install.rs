@@ -19,9 +19,10 @@ pub(crate) fn program(program: &str, package: &str, state: &Path) -> Result<Path
     if !Path::new("/usr/bin/apt-get").exists() {
         return Err(format!("{program} is not installed, and there is no apt-get to install it"));
     }
-    let is_installed = match rustix::process::geteuid().is_root() {
-        true => run(apt().args(["install", "-y", "--no-install-recommends", package])),
-        false => unpack(package, &unpacked),
+    let is_installed = if rustix::process::geteuid().is_root() {
+        run(apt().args(["install", "-y", "--no-install-recommends", package]))
+    } else {
+        unpack(package, &unpacked)
     };
     match (is_installed, find()) {
         (true, Some(found)) => Ok(found),

@@ -73,12 +73,11 @@ impl Peers {
         let target = own.ancestors().nth(2).ok_or("this program is not in a target directory")?;
         let state = target.join("perf");
         fs::create_dir_all(&state).map_err(|e| format!("{}: {e}", state.display()))?;
-        let ipc = match server {
-            Some(path) => path,
-            None => {
-                say("building the server");
-                build(root, target)?
-            }
+        let ipc = if let Some(path) = server {
+            path
+        } else {
+            say("building the server");
+            build(root, target)?
         };
         let help = Command::new(&ipc).args(["serve", "--help"]).output();
         let help = help.map_err(|error| format!("cannot start {}: {error}", ipc.display()))?;
@@ -222,11 +221,10 @@ impl Peers {
         let program = Path::new(command.get_program()).file_name().unwrap_or_default();
         let mut words = vec![program.to_string_lossy().into_owned()];
         for argument in command.get_args() {
-            let argument = argument.to_string_lossy();
             // A path of this machine says nothing to others.
-            let word = argument.strip_prefix(&*self.root.to_string_lossy()).unwrap_or(&argument);
-            let word = word.strip_prefix('/').unwrap_or(word);
-            words.push(if word.is_empty() { "''".to_owned() } else { word.to_owned() });
+            let path = Path::new(argument).strip_prefix(&self.root).unwrap_or(argument.as_ref());
+            let text = path.to_string_lossy().into_owned();
+            words.push(if text.is_empty() { "''".to_owned() } else { text });
         }
         format!("taskset -c {} {}", self.cpus.server, words.join(" "))
     }

@@ -139,8 +139,7 @@ impl Wire for Ipc {
         let bytes = HEADER_BYTES + body;
         let Some(frame) = received.get(..bytes) else { return Ok(Scan::Partial) };
         let id = match (self.dialect, self.work) {
-            (Dialect::Bare, _) => self.scan_verbatim(frame),
-            (Dialect::Server, Work::Fanout) => self.scan_verbatim(frame),
+            (Dialect::Bare, _) | (Dialect::Server, Work::Fanout) => self.scan_verbatim(frame),
             // It encodes a publication anew.
             (Dialect::Published, Work::Fanout) => self.number_in_payload(frame),
             (_, Work::Echo) => self.scan_answer(frame),

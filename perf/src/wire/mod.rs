@@ -70,7 +70,7 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 pub(crate) enum Until {
     Bytes(usize),
-    EndsWith(&'static [u8]),
+    Text(&'static [u8]),
     /// A frame with a length prefix of four bytes, which holds this text.
     FrameWith(&'static [u8]),
     /// A ZMTP frame with a length of one byte.
@@ -78,21 +78,23 @@ pub(crate) enum Until {
 }
 
 impl Until {
-    /// Whether `received` is the whole of it; `Err` if it can never be.
-    pub(crate) fn is_met(&self, received: &[u8]) -> Result<bool, String> {
+    /// How many bytes of `received` are the whole of it, once they are there; `Err` if they
+    /// can never be.
+    pub(crate) fn met_by(&self, received: &[u8]) -> Result<Option<usize>, String> {
         match self {
-            Self::Bytes(bytes) => Ok(received.len() >= *bytes),
-            Self::EndsWith(text) => Ok(received.ends_with(text)),
+            Self::Bytes(bytes) => Ok((received.len() >= *bytes).then_some(*bytes)),
+            Self::Text(text) => Ok(memchr::memmem::find(received, text).map(|at| at + text.len())),
             Self::FrameWith(text) => {
-                let Some(length) = ipc::body_bytes(received) else { return Ok(false) };
-                let Some(body) = received[4..].get(..length) else { return Ok(false) };
+                let Some(length) = ipc::body_bytes(received) else { return Ok(None) };
+                let Some(body) = received[4..].get(..length) else { return Ok(None) };
                 match memchr::memmem::find(body, text) {
-                    Some(_) => Ok(true),
+                    Some(_) => Ok(Some(4 + length)),
                     None => Err(format!("the introduction was answered {}", excerpt(body))),
                 }
             }
             Self::ShortFrame => {
-                Ok(received.len() >= 2 && received.len() >= 2 + usize::from(received[1]))
+                let length = received.get(1).map(|length| 2 + usize::from(*length));
+                Ok(length.filter(|length| received.len() >= *length))
             }
         }
     }
@@ -117,9 +119,9 @@ impl Template {
     }
 
     /// Writes the number into a copy of the message.
-    pub(crate) fn stamp(&self, copy: &mut [u8], id: &Id) {
+    pub(crate) fn stamp(&self, copy: &mut [u8], id: Id) {
         for offset in &self.id_offsets {
-            copy[*offset..offset + ID_BYTES].copy_from_slice(id);
+            copy[*offset..offset + ID_BYTES].copy_from_slice(&id);
         }
     }
 }

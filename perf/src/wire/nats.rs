@@ -47,7 +47,7 @@ impl Wire for Nats {
             send.extend_from_slice(format!("SUB {subject} 1\r\n").as_bytes());
         }
         send.extend_from_slice(b"PING\r\n");
-        vec![Exchange { send, until: Until::EndsWith(b"PONG\r\n") }]
+        vec![Exchange { send, until: Until::Text(b"PONG\r\n") }]
     }
 
     fn message(&self, index: usize) -> Template {

@@ -29,13 +29,13 @@ impl Wire for Redis {
         let channel = match role {
             Role::Sender | Role::Idle => {
                 let send = command(&[b"PING"]);
-                return vec![Exchange { send, until: Until::EndsWith(b"+PONG\r\n") }];
+                return vec![Exchange { send, until: Until::Text(b"+PONG\r\n") }];
             }
             Role::Subscriber => CHANNEL.to_owned(),
             Role::IdleSubscriber => format!("{CHANNEL}-{index}"),
         };
         let send = command(&[b"SUBSCRIBE", channel.as_bytes()]);
-        vec![Exchange { send, until: Until::EndsWith(b":1\r\n") }]
+        vec![Exchange { send, until: Until::Text(b":1\r\n") }]
     }
 
     fn message(&self, _: usize) -> Template {

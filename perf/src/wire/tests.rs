@@ -5,7 +5,7 @@ const PAYLOAD_BYTES: usize = 32;
 fn stamped(wire: &dyn Wire, number: u32) -> Vec<u8> {
     let message = wire.message(7);
     let mut bytes = message.bytes().to_vec();
-    message.stamp(&mut bytes, &id(number));
+    message.stamp(&mut bytes, id(number));
     bytes
 }
 
@@ -126,7 +126,11 @@ fn zmtp_has_short_and_long_lengths() {
 #[test]
 fn an_introduction_that_is_refused_is_no_introduction() {
     let until = Until::FrameWith(b"connected");
-    assert_eq!(until.is_met(b"\0\0\0\x09conn"), Ok(false));
-    assert_eq!(until.is_met(b"\0\0\0\x09connected"), Ok(true));
-    assert!(until.is_met(b"\0\0\0\x04full").is_err());
+    assert_eq!(until.met_by(b"\0\0\0\x09conn"), Ok(None));
+    assert_eq!(until.met_by(b"\0\0\0\x09connected, more"), Ok(Some(13)));
+    assert!(until.met_by(b"\0\0\0\x04full").is_err());
+    assert_eq!(Until::Text(b"PONG\r\n").met_by(b"INFO {}\r\nPONG\r\nmore"), Ok(Some(15)));
+    assert_eq!(Until::ShortFrame.met_by(&[4, 2, 0]), Ok(None));
+    assert_eq!(Until::ShortFrame.met_by(&[4, 2, 0, 0, 9]), Ok(Some(4)));
+    assert_eq!(Until::Bytes(64).met_by(&[0; 70]), Ok(Some(64)));
 }

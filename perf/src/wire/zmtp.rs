@@ -1,4 +1,4 @@
-//! ZMTP 3.1, what ZeroMQ sockets speak: the mechanism NULL, messages of one part.
+//! ZMTP 3.1, what `ZeroMQ` sockets speak: the mechanism NULL, messages of one part.
 
 use super::{Exchange, FixedFrame, Role, Scan, Template, Until, Wire, Work, payload};
 
@@ -53,14 +53,12 @@ impl Wire for Zmtp {
 }
 
 fn header(payload_bytes: usize) -> Vec<u8> {
-    match u8::try_from(payload_bytes) {
-        Ok(bytes) => vec![0, bytes],
-        Err(_) => {
-            let mut header = vec![FLAG_LONG];
-            header.extend_from_slice(&(payload_bytes as u64).to_be_bytes());
-            header
-        }
+    if let Ok(bytes) = u8::try_from(payload_bytes) {
+        return vec![0, bytes];
     }
+    let mut header = vec![FLAG_LONG];
+    header.extend_from_slice(&(payload_bytes as u64).to_be_bytes());
+    header
 }
 
 fn greeting() -> Vec<u8> {
