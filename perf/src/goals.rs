@@ -54,7 +54,7 @@ pub(crate) struct Verdict {
 
 const ONE: &str = "request/response, 1 client, both sides blocking";
 const SPINNING: &str = "the same, both sides spinning";
-const SERVER_SPINS: &str = "a server with `--spin` against blocking clients";
+const SERVER_SPINS: &str = "a server with --spin against blocking clients";
 const HUNDRED: &str = "request/response, 100 clients closed loop";
 const OPEN: &str = "open loop, 100 clients, half of the peak rate";
 const FAN_ONE: &str = "fan-out to 100, one at a time";

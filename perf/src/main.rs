@@ -23,7 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::campaign::Effort;
-use self::goals::Standing;
+use self::goals::{Standing, Verdict};
 use self::peers::Peers;
 use self::pin::Cpus;
 use self::record::Record;
@@ -146,17 +146,20 @@ fn report(directory: &Path) -> Result<(), String> {
 }
 
 fn print(record: &Record, directory: &Path) {
-    for goal in &record.goals {
+    // A goal whose scenarios were not asked for is no news.
+    let ran = |missing: &String| {
+        let name = missing.split('/').next();
+        record.scenarios.iter().any(|ran| Some(&*ran.name) == name)
+    };
+    for goal in record.goals.iter().filter(|goal| goal.missing.iter().all(ran)) {
         let sign = match goal.standing {
             Standing::Reached => "reached",
             Standing::Missed => "MISSED",
             Standing::NotMeasured => "–",
         };
         let found = goal.found.map_or(String::new(), |found| format!("{:.3}", found.median));
-        println!(
-            "{sign:<9}{found:>10} {:>7}  {}: {} {}",
-            goal.bound, goal.work, goal.what, goal.remark
-        );
+        let Verdict { bound, work, what, remark, .. } = goal;
+        println!("{sign:<9}{found:>10} {bound:>7}  {work}: {what} {remark}");
     }
     let (reached, missed, open) = record.reached();
     println!("{reached} reached, {missed} missed, {open} not measured");

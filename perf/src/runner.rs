@@ -91,7 +91,7 @@ fn load(
                 thread::sleep(UNCONFIRMED_SUBSCRIPTION);
             }
             let publisher = connect(&server.endpoint, wire, Role::Sender, 0)?;
-            fanout(publisher, receivers, wire, window, phases)?
+            fanout(publisher, receivers, wire, wait, window, phases)?
         }
         Load::PublishedClient => published_client(peers, &server.endpoint, settings)?,
         Load::Syscalls { clients } => {

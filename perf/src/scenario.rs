@@ -223,6 +223,14 @@ fn beside_the_goals() -> Vec<Scenario> {
         one("payload-1k", "Request/response, 1 blocking client, 1 KiB", 1 << 10),
         one("payload-16k", "Request/response, 1 blocking client, 16 KiB", 16 << 10),
         one("payload-64k", "Request/response, 1 blocking client, 64 KiB", 64 << 10),
+        Scenario::new(
+            "fan-out-one-spinning",
+            "Fan-out to 100, one publication at a time, a generator that never sleeps",
+            Load::Fanout { subscribers: 100, window: 1 },
+            &[IPC, RELAY, REDIS],
+        )
+        .spinning()
+        .beside_the_goals(),
         closed("pipelined", "Request/response, 1 client, 32 requests outstanding", 1, 32),
         closed("thousand-clients", "Request/response, 1,000 clients, closed loop", 1_000, 1),
         closed("ten-thousand-clients", "Request/response, 10,000 clients, closed loop", 10_000, 1),

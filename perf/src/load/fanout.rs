@@ -39,6 +39,7 @@ pub(crate) fn fanout(
     mut publisher: Connection,
     subscribers: Vec<Connection>,
     wire: &dyn Wire,
+    wait: Wait,
     window: usize,
     phases: Phases,
 ) -> Result<Outcome, String> {
@@ -70,7 +71,7 @@ pub(crate) fn fanout(
         if is_over && flights.finished == flights.published {
             return Ok(recorder.finish());
         }
-        for at in 0..poller.wait(Wait::Block)? {
+        for at in 0..poller.wait(wait)? {
             let Ready { token, readable, .. } = poller.ready(at);
             if !readable {
                 continue;

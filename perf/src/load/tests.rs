@@ -51,7 +51,9 @@ fn every_loop_works_against_the_bare_servers() {
         let endpoint = serve(BareKind::Relay);
         let join = |role| connect(&endpoint, &wire, role, 0).unwrap();
         let subscribers = (0..7).map(|_| join(Role::Subscriber)).collect();
-        check(&fanout(join(Role::Sender), subscribers, &wire, window, phases()).unwrap());
+        check(
+            &fanout(join(Role::Sender), subscribers, &wire, Wait::Block, window, phases()).unwrap(),
+        );
     }
 }
 

@@ -113,7 +113,7 @@ impl Peers {
                 let missing = flags
                     .iter()
                     .find(|flag| flag.starts_with("--") && !self.ipc_help.contains(*flag))?;
-                Some(format!("this build of `ipc serve` has no {missing}"))
+                Some(format!("this build of ipc serve has no {missing}"))
             }
             Peer::Bare(_) => None,
             Peer::Redis => self.redis.clone().err(),

@@ -71,7 +71,7 @@ pub(super) fn latency(curves: &[Curve<'_>]) -> Markup {
     let x_max = all().map(|(x, _)| *x).fold(1.0, f64::max);
     let low = all().map(|(_, y)| *y).fold(f64::INFINITY, f64::min);
     let high = all().map(|(_, y)| *y).fold(0.0, f64::max);
-    let (bottom, top) = (low.log10().floor(), high.log10().ceil().max(low.log10().floor() + 1.0));
+    let (bottom, top) = (round_down(low).log10(), round_up(high).log10());
     let x = |decade: f64| LEFT + decade / x_max * (WIDTH - LEFT - RIGHT);
     let y = |micros: f64| TOP + (top - micros.log10()) / (top - bottom) * (HEIGHT - TOP - BOTTOM);
     let path = |points: &[(f64, f64)]| {
@@ -79,23 +79,21 @@ pub(super) fn latency(curves: &[Curve<'_>]) -> Markup {
         points.collect::<Vec<_>>().join(" ")
     };
     let view = format!("0 0 {WIDTH} {HEIGHT}");
-    let powers = bottom as i32..=top as i32;
+    let values = grid(low, high);
     html! {
         svg viewBox=(view) role="img" aria-label="latency by percentile" {
-            @for power in powers.clone() {
-                @let at = y(10_f64.powi(power));
-                line.grid x1=(LEFT) x2=(WIDTH - RIGHT) y1=(at) y2=(at);
-                text.tick x=(LEFT - 8.0) y=(at + 4.0) text-anchor="end" { (micros(power)) }
-            }
-            @for power in powers.clone().take(powers.count().saturating_sub(1)) {
-                @for digit in 2..10 {
-                    @let at = y(f64::from(digit) * 10_f64.powi(power));
-                    line.fine x1=(LEFT) x2=(WIDTH - RIGHT) y1=(at) y2=(at);
+            @for micros in values {
+                @let at = y(micros);
+                @let is_labelled = has_label(micros, top - bottom);
+                line class=(if is_labelled { "grid" } else { "fine" })
+                    x1=(LEFT) x2=(WIDTH - RIGHT) y1=(at) y2=(at) {}
+                @if is_labelled {
+                    text.tick x=(LEFT - 8.0) y=(at + 4.0) text-anchor="end" { (time(micros)) }
                 }
             }
             @for (quantile, label) in TICKS.iter().filter(|(q, _)| decades(*q) <= x_max + 0.01) {
                 @let at = x(decades(*quantile));
-                line.grid x1=(at) x2=(at) y1=(TOP) y2=(HEIGHT - BOTTOM);
+                line.grid x1=(at) x2=(at) y1=(TOP) y2=(HEIGHT - BOTTOM) {}
                 text.tick x=(at) y=(HEIGHT - BOTTOM + 18.0) text-anchor="middle" { (label) }
             }
             text.axis x=((LEFT + WIDTH - RIGHT) / 2.0) y=(HEIGHT - 6.0) text-anchor="middle" {
@@ -122,13 +120,43 @@ const TICKS: [(f64, &str); 7] = [
     (0.99999, "99.999 %"),
 ];
 
-fn micros(power: i32) -> String {
-    match power {
-        ..0 => format!("{} ns", 10_u64.pow((power + 3).max(0) as u32)),
-        0..3 => format!("{} µs", 10_u64.pow(power as u32)),
-        3..6 => format!("{} ms", 10_u64.pow(power as u32 - 3)),
-        _ => format!("{} s", 10_u64.pow(power as u32 - 6)),
-    }
+/// The largest of 1, 2 and 5 times a power of ten that is not over `value`.
+fn round_down(value: f64) -> f64 {
+    let power = 10_f64.powf(value.log10().floor());
+    [5.0, 2.0, 1.0].into_iter().map(|digit| digit * power).find(|v| *v <= value).unwrap_or(power)
+}
+
+/// The smallest of them that is over it.
+fn round_up(value: f64) -> f64 {
+    let power = 10_f64.powf(value.log10().floor());
+    let above = [1.0, 2.0, 5.0].into_iter().map(|digit| digit * power).find(|v| *v > value);
+    above.unwrap_or(10.0 * power)
+}
+
+/// Every digit times every power of ten between the two, rounded outwards.
+fn grid(low: f64, high: f64) -> Vec<f64> {
+    let (from, to) = (round_down(low), round_up(high));
+    let powers = from.log10().floor() as i32..=to.log10().floor() as i32;
+    let all = powers.flat_map(|power| (1..10).map(move |d| f64::from(d) * 10_f64.powi(power)));
+    // What is computed in two ways differs in its last bit.
+    all.filter(|value| *value >= from * 0.999 && *value <= to * 1.001).collect()
+}
+
+/// Powers of ten have a label, and where there are few of them, twos and fives have one.
+fn has_label(value: f64, decades: f64) -> bool {
+    const DECADES_WITHOUT: f64 = 3.0;
+    let digit = (value / 10_f64.powf((value * 1.001).log10().floor())).round();
+    digit <= 1.0 || (decades < DECADES_WITHOUT && [2.0, 5.0].contains(&digit))
+}
+
+fn time(micros: f64) -> String {
+    let (value, unit) = match micros {
+        micros if micros < 0.999 => (micros * 1e3, "ns"),
+        micros if micros < 999.0 => (micros, "µs"),
+        micros if micros < 999e3 => (micros / 1e3, "ms"),
+        micros => (micros / 1e6, "s"),
+    };
+    format!("{value:.0} {unit}")
 }
 
 fn legend(names: &[&str]) -> Markup {
@@ -137,7 +165,7 @@ fn legend(names: &[&str]) -> Markup {
             @for name in names {
                 span {
                     svg.key viewBox="0 0 28 10" aria-hidden="true" {
-                        line class=(line_class(name)) x1="1" x2="27" y1="5" y2="5";
+                        line class=(line_class(name)) x1="1" x2="27" y1="5" y2="5" {}
                     }
                     (name)
                 }
@@ -161,11 +189,38 @@ pub(super) fn bars(bars: &[Bar<'_>], unit: &str) -> Markup {
                 rect class=(format!("bar {}", class(bar.name))) x=(BAR_LEFT) y=(y)
                     width=(format!("{:.1}", scale(bar.value.median))) height=(BAR_HEIGHT) rx="2" {}
                 line.whisker x1=(format!("{least:.1}")) x2=(format!("{most:.1}"))
-                    y1=(middle) y2=(middle);
+                    y1=(middle) y2=(middle) {}
                 text.value x=(format!("{:.1}", most + 8.0)) y=(middle + 4.0) {
                     (number(bar.value.median)) " " (unit)
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nine_is_as_wide_as_the_one_before() {
+        let nines = [0.0, 0.9, 0.99, 0.999].map(decades);
+        for (at, decade) in nines.into_iter().enumerate() {
+            assert!((decade - at as f64).abs() < 1e-9, "{decade}");
+        }
+    }
+
+    #[test]
+    fn an_axis_ends_at_a_round_value() {
+        for (value, below, above) in [(7.0, 5.0, 10.0), (10.0, 10.0, 20.0), (450.0, 200.0, 500.0)] {
+            assert!((round_down(value) - below).abs() < 1e-9);
+            assert!((round_up(value) - above).abs() < 1e-9);
+        }
+        let labelled =
+            |decades| grid(45.0, 1_100.0).into_iter().filter(move |v| has_label(*v, decades));
+        let texts: Vec<_> = labelled(1.0).map(time).collect();
+        assert_eq!(texts, ["20 µs", "50 µs", "100 µs", "200 µs", "500 µs", "1 ms", "2 ms"]);
+        let texts: Vec<_> = labelled(4.0).map(time).collect();
+        assert_eq!(texts, ["100 µs", "1 ms"]);
     }
 }
