@@ -59,6 +59,10 @@ pub(crate) fn run(
     progress.set_style(ProgressStyle::with_template(style).map_err(|error| error.to_string())?);
     let mut records = Vec::new();
     for scenario in scenarios {
+        if progress.is_hidden() {
+            // No terminal: a line for each scenario takes the place of the bar.
+            eprintln!("{}", scenario.name);
+        }
         records.push(measure(peers, scenario, effort, &progress)?);
     }
     progress.finish_and_clear();
