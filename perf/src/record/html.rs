@@ -98,6 +98,10 @@ fn section(scenario: &ScenarioRecord) -> Markup {
 
 /// What the bars of a scenario show.
 fn bar_figure(scenario: &ScenarioRecord) -> Option<(Figure, &'static str)> {
+    // Where the rate is given, all reach the same.
+    if !scenario.note.is_empty() {
+        return None;
+    }
     let figures = figures_of(scenario);
     [
         (Figure::SyscallsPerRequest, "per request"),
