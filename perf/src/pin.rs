@@ -21,7 +21,8 @@ impl Cpus {
             (Some(server), Some(generator)) if server != generator => {
                 Ok(Self { server, generator })
             }
-            _ => Err("server and generator need a processor each; this machine has one".into()),
+            (Some(_), Some(_)) => Err("server and generator need a processor each".into()),
+            _ => Err("server and generator need a processor each; this process has one".into()),
         }
     }
 

@@ -184,7 +184,8 @@ pub(super) fn bars(bars: &[Bar<'_>], unit: &str) -> Markup {
             @for (at, bar) in bars.iter().enumerate() {
                 @let y = at as f64 * BAR_STEP + 4.0;
                 @let middle = y + BAR_HEIGHT / 2.0;
-                @let (least, most) = (BAR_LEFT + scale(bar.value.min), BAR_LEFT + scale(bar.value.max));
+                @let least = BAR_LEFT + scale(bar.value.min);
+                @let most = BAR_LEFT + scale(bar.value.max);
                 text.label x=(BAR_LEFT - 10.0) y=(middle + 4.0) text-anchor="end" { (bar.name) }
                 rect class=(format!("bar {}", class(bar.name))) x=(BAR_LEFT) y=(y)
                     width=(format!("{:.1}", scale(bar.value.median))) height=(BAR_HEIGHT) rx="2" {}
