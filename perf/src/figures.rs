@@ -22,6 +22,9 @@ pub(crate) enum Figure {
     /// Share of the time in which the server's processor worked for it.
     ServerBusy,
     GeneratorBusy,
+    /// Share of one processor that somebody else used meanwhile, on either: it has to be near
+    /// zero for the other figures to mean much.
+    OthersBusy,
     /// Growth of the server's resident memory.
     BytesPerIdleConnection,
     /// The same for a channel with one subscription.
@@ -46,6 +49,7 @@ impl Figure {
             Self::ServerCpuUs => "server CPU, µs each",
             Self::ServerBusy => "server busy",
             Self::GeneratorBusy => "generator busy",
+            Self::OthersBusy => "others busy",
             Self::BytesPerIdleConnection => "bytes per idle connection",
             Self::BytesPerIdleChannel => "bytes per idle channel",
             Self::PollsPerRequest => "polls per request",

@@ -14,8 +14,21 @@ pub(crate) fn cpu_time(pid: Pid) -> Option<Duration> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    let seconds = (user + system) as f64 / clock_ticks_per_second() as f64;
-    Some(Duration::from_secs_f64(seconds))
+    Some(ticks(user + system))
+}
+
+/// The time in which any processor of the machine worked, or was taken away by its host.
+pub(crate) fn busy_time() -> Option<Duration> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let all = stat.lines().next()?.strip_prefix("cpu ")?;
+    let fields: Vec<u64> = all.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal; what follows is in user and nice.
+    let [user, nice, system, _, _, irq, softirq, steal, ..] = fields[..] else { return None };
+    Some(ticks(user + nice + system + irq + softirq + steal))
+}
+
+fn ticks(count: u64) -> Duration {
+    Duration::from_secs_f64(count as f64 / clock_ticks_per_second() as f64)
 }
 
 /// Memory of a process that is not swapped out, in bytes.

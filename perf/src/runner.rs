@@ -186,7 +186,10 @@ fn figures(scenario: &Scenario, outcome: &Outcome) -> Sample {
     let server = outcome.cpu.server.as_secs_f64();
     figures.insert(Figure::ServerCpuUs, server * 1e6 / outcome.completed.max(1) as f64);
     figures.insert(Figure::ServerBusy, server / seconds);
-    figures.insert(Figure::GeneratorBusy, outcome.cpu.generator.as_secs_f64() / seconds);
+    let generator = outcome.cpu.generator.as_secs_f64();
+    figures.insert(Figure::GeneratorBusy, generator / seconds);
+    let others = outcome.cpu.machine.as_secs_f64() - server - generator;
+    figures.insert(Figure::OthersBusy, others.max(0.0) / seconds);
     figures
 }
 

@@ -68,11 +68,13 @@ pub(crate) fn new_histogram() -> Histogram<u64> {
     histogram.unwrap_or_else(|_| unreachable!("the bounds are constants in range"))
 }
 
-/// Processor time of both sides.
+/// Processor time of both sides, and of everybody.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cpu {
     pub(crate) generator: Duration,
     pub(crate) server: Duration,
+    /// Of the whole machine, these two included.
+    pub(crate) machine: Duration,
 }
 
 impl Cpu {
@@ -81,6 +83,7 @@ impl Cpu {
         Self {
             generator: Duration::new(time.tv_sec as u64, time.tv_nsec as u32),
             server: server.and_then(proc::cpu_time).unwrap_or_default(),
+            machine: proc::busy_time().unwrap_or_default(),
         }
     }
 
@@ -88,6 +91,7 @@ impl Cpu {
         Self {
             generator: self.generator.saturating_sub(before.generator),
             server: self.server.saturating_sub(before.server),
+            machine: self.machine.saturating_sub(before.machine),
         }
     }
 }

@@ -70,8 +70,10 @@ impl Server {
             (Signal::Accepts(endpoint), _) => server.until_it_accepts(endpoint),
             (Signal::Line, None) => None,
         };
-        server.endpoint = found
-            .ok_or_else(|| format!("{name} does not listen; it said: {}", server.last_words()))?;
+        server.endpoint = found.ok_or_else(|| match server.last_words() {
+            words if words.is_empty() => format!("{name} does not listen, and says nothing"),
+            words => format!("{name} does not listen; it said: {words}"),
+        })?;
         Ok(server)
     }
 

@@ -106,6 +106,13 @@ impl Record {
         (count(Standing::Reached), count(Standing::Missed), count(Standing::NotMeasured))
     }
 
+    /// What others took of a processor while this was measured: the median of all runs.
+    pub(crate) fn others_busy(&self) -> Option<Summary> {
+        let entrants = self.scenarios.iter().flat_map(|scenario| &scenario.entrants);
+        let values = entrants.filter_map(|entrant| entrant.figures.get(&Figure::OthersBusy));
+        Summary::of(values.flatten().flatten().copied())
+    }
+
     pub(crate) fn load(directory: &Path) -> Result<Self, String> {
         let path = directory.join("results.json");
         let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;

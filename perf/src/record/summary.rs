@@ -88,13 +88,24 @@ pub(super) fn figures_of(scenario: &ScenarioRecord) -> Vec<Figure> {
     figures
 }
 
+/// What others may use of a processor, in percent, without being mentioned as a fault.
+const QUIET_PERCENT: f64 = 5.0;
+
 pub(super) fn conditions(record: &Record) -> String {
     let machine = &record.machine;
     let quick = if record.is_quick { "A quick run: figures are rough. " } else { "" };
     let kind = if machine.is_virtual { "a virtual machine with " } else { "" };
+    let others = record.others_busy().map_or(String::new(), |others| {
+        let (median, max) = (100.0 * others.median, 100.0 * others.max);
+        let verdict = match median {
+            ..QUIET_PERCENT => "",
+            _ => ", which is too much: measure again on a quiet machine",
+        };
+        format!(" Others used {median:.0} % of a processor, at most {max:.0} %{verdict}.")
+    });
     format!(
         "{quick}{} repetitions of {} s each, interleaved, on {kind}{} cores and {} GiB; servers \
-         on CPU {}, the generator on CPU {}; load before the run {}.",
+         on CPU {}, the generator on CPU {}; load before the run {}.{others}",
         record.repetitions,
         record.seconds_each,
         machine.cores,
