@@ -1,0 +1,92 @@
+//! Sends every frame it reads to all subscribers.
+//!
+//! The first byte of a connection says what it is, and is returned. All frames of one read
+//! leave in one `write` for each subscriber.
+
+use std::io;
+
+use super::{Listener, Stream, whole_frames};
+use crate::load::{Interest, Poller, Wait};
+
+const READ_BYTES: usize = 256 << 10;
+const LISTENER: usize = usize::MAX;
+const SUBSCRIBER: u8 = b'S';
+
+#[derive(Debug)]
+struct Peer {
+    stream: Stream,
+    is_subscriber: bool,
+    unsent: Vec<u8>,
+}
+
+pub(super) fn event_loop(listener: &Listener) -> Result<(), String> {
+    let mut poller = Poller::new()?;
+    poller.add(listener, LISTENER)?;
+    let mut peers: Vec<Peer> = Vec::new();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut kept = 0;
+    loop {
+        for at in 0..poller.wait_forever(Wait::Block)? {
+            let ready = poller.ready(at);
+            if ready.token == LISTENER {
+                let peer = greet(listener).map_err(|error| format!("accept: {error}"))?;
+                poller.add(&peer.stream, peers.len())?;
+                peers.push(peer);
+                continue;
+            }
+            let peer = &mut peers[ready.token];
+            if ready.writable && !peer.unsent.is_empty() {
+                let sent = peer.stream.write(&peer.unsent).map_err(gone)?;
+                peer.unsent.drain(..sent);
+                if peer.unsent.is_empty() {
+                    poller.set_interest(&peer.stream, ready.token, Interest::Read)?;
+                }
+            }
+            if !ready.readable {
+                continue;
+            }
+            kept += match peer.stream.read(&mut buffer[kept..]) {
+                // A run is over when anybody leaves.
+                Ok(0) => return Ok(()),
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) => return Err(gone(error)),
+            };
+            let whole = whole_frames(&buffer[..kept]);
+            if whole > 0 {
+                send_to_all(&mut peers, &buffer[..whole], &poller)?;
+            }
+            buffer.copy_within(whole..kept, 0);
+            kept -= whole;
+        }
+    }
+}
+
+fn greet(listener: &Listener) -> io::Result<Peer> {
+    let mut stream = listener.accept()?;
+    let mut role = [0];
+    stream.read(&mut role)?;
+    stream.write(&role)?;
+    stream.set_nonblocking()?;
+    Ok(Peer { stream, is_subscriber: role[0] == SUBSCRIBER, unsent: Vec::new() })
+}
+
+fn send_to_all(peers: &mut [Peer], frames: &[u8], poller: &Poller) -> Result<(), String> {
+    for (token, peer) in peers.iter_mut().enumerate().filter(|(_, peer)| peer.is_subscriber) {
+        if !peer.unsent.is_empty() {
+            peer.unsent.extend_from_slice(frames);
+            continue;
+        }
+        let sent = peer.stream.write(frames).map_err(gone)?;
+        if sent < frames.len() {
+            peer.unsent.extend_from_slice(&frames[sent..]);
+            poller.set_interest(&peer.stream, token, Interest::Both)?;
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
+fn gone(error: io::Error) -> String {
+    format!("a peer is gone: {error}")
+}

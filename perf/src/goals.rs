@@ -1,0 +1,294 @@
+//! What has to be reached, as data, and the verdicts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::figures::{Figure, Series, Summary};
+
+/// One entrant of one scenario.
+#[derive(Clone, Copy, Debug)]
+struct Of(&'static str, &'static str);
+
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+    Below(f64),
+    Above(f64),
+}
+
+/// A figure, or the ratio of two, and where it has to lie.
+#[derive(Clone, Copy, Debug)]
+struct Goal {
+    work: &'static str,
+    what: &'static str,
+    figure: Figure,
+    of: Of,
+    over: Option<Of>,
+    bound: Bound,
+}
+
+/// How a goal stands.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Standing {
+    Reached,
+    Missed,
+    NotMeasured,
+}
+
+/// A goal with what was found.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Verdict {
+    pub(crate) work: String,
+    pub(crate) what: String,
+    pub(crate) bound: String,
+    pub(crate) found: Option<Summary>,
+    pub(crate) standing: Standing,
+    /// By how much it is missed, or why it was not measured.
+    pub(crate) remark: String,
+    /// What it lacks, as `scenario/entrant`.
+    pub(crate) missing: Vec<String>,
+}
+
+const ONE: &str = "request/response, 1 client, both sides blocking";
+const SPINNING: &str = "the same, both sides spinning";
+const SERVER_SPINS: &str = "a server with --spin against blocking clients";
+const HUNDRED: &str = "request/response, 100 clients closed loop";
+const OPEN: &str = "open loop, 100 clients, half of the peak rate";
+const FAN_ONE: &str = "fan-out to 100, one at a time";
+const FAN_HUNDRED: &str = "fan-out to 100, 100 in flight";
+const MEGABYTE: &str = "1 MB payloads";
+const IDLE: &str = "10,000 idle connections and 10,000 channels beside the one client";
+const PYTHON: &str = "unmodified Python client, callback";
+const STEADY: &str = "steady state";
+
+const fn ratio(
+    work: &'static str,
+    what: &'static str,
+    figure: Figure,
+    of: Of,
+    over: Of,
+    bound: Bound,
+) -> Goal {
+    Goal { work, what, figure, of, over: Some(over), bound }
+}
+
+const fn value(
+    work: &'static str,
+    what: &'static str,
+    figure: Figure,
+    of: Of,
+    bound: Bound,
+) -> Goal {
+    Goal { work, what, figure, of, over: None, bound }
+}
+
+/// A count over many requests: a stray call of a timer is no call per request.
+const ONE_CALL: Bound = Bound::AtMost(1.005);
+const NO_CALL: Bound = Bound::AtMost(0.005);
+
+#[rustfmt::skip]
+const GOALS: &[Goal] = {
+    use Bound::{Above, AtLeast, AtMost, Below};
+    use Figure::{
+        BytesPerIdleConnection, MegabytesPerSecond, OtherSyscallsPerRequest, P50Us, P99Us,
+        PerSecond, PollsPerRequest, ReadsPerRequest, WritesPerRequest,
+    };
+    const fn one(name: &'static str) -> Of { Of("one-client", name) }
+    const fn spin(name: &'static str) -> Of { Of("one-client-spinning", name) }
+    const fn spins(name: &'static str) -> Of { Of("server-spins", name) }
+    const fn hundred(name: &'static str) -> Of { Of("hundred-clients", name) }
+    const fn open(name: &'static str) -> Of { Of("open-loop", name) }
+    const fn fan_one(name: &'static str) -> Of { Of("fan-out-one", name) }
+    const fn fan_hundred(name: &'static str) -> Of { Of("fan-out-hundred", name) }
+    const fn megabyte(name: &'static str) -> Of { Of("megabyte", name) }
+    const CALLS_ONE: Of = Of("syscalls-one-client", "ipc");
+    const CALLS: Of = Of("syscalls-hundred-clients", "ipc");
+    &[
+        ratio(ONE, "p50 to the bare echo", P50Us, one("ipc"), one("bare"), AtMost(1.05)),
+        ratio(ONE, "p99 to the bare echo", P99Us, one("ipc"), one("bare"), AtMost(1.10)),
+        ratio(SPINNING, "p50 to the bare spinning echo", P50Us, spin("ipc"), spin("bare"),
+            AtMost(1.25)),
+        ratio(SPINNING, "p50 of the Unix socket to TCP", P50Us, spin("ipc-unix"), spin("ipc"),
+            Below(0.8)),
+        ratio(SERVER_SPINS, "p50 to Redis", P50Us, spins("ipc-spin"), spins("redis"), Below(0.6)),
+        ratio(HUNDRED, "throughput to the bare echo", PerSecond, hundred("ipc"), hundred("bare"),
+            AtLeast(0.95)),
+        ratio(HUNDRED, "throughput to Redis", PerSecond, hundred("ipc"), hundred("redis"),
+            AtLeast(1.15)),
+        ratio(OPEN, "p99 to Redis", P99Us, open("ipc"), open("redis"), AtMost(1.0)),
+        ratio(FAN_ONE, "deliveries to the bare loop", PerSecond, fan_one("ipc"), fan_one("bare"),
+            AtLeast(0.9)),
+        ratio(FAN_ONE, "deliveries to Redis", PerSecond, fan_one("ipc"), fan_one("redis"),
+            AtLeast(1.15)),
+        ratio(FAN_ONE, "p99 to Redis", P99Us, fan_one("ipc"), fan_one("redis"), Below(1.0)),
+        ratio(FAN_HUNDRED, "deliveries to Redis", PerSecond, fan_hundred("ipc"),
+            fan_hundred("redis"), Above(1.0)),
+        ratio(FAN_HUNDRED, "deliveries to NATS", PerSecond, fan_hundred("ipc"),
+            fan_hundred("nats"), Above(1.0)),
+        ratio(MEGABYTE, "bandwidth to the bare echo", MegabytesPerSecond, megabyte("ipc"),
+            megabyte("bare"), AtLeast(0.9)),
+        ratio(IDLE, "p50 to having none", P50Us, Of("idle", "ipc-idle"), Of("idle", "ipc"),
+            AtMost(1.1)),
+        value(IDLE, "bytes of memory per idle connection", BytesPerIdleConnection,
+            Of("idle", "ipc-idle"), Below(1024.0)),
+        value(PYTHON, "p50, µs", P50Us, Of("published-client", "ipc"), Below(300.0)),
+        value(STEADY, "polls per request, 1 client", PollsPerRequest, CALLS_ONE, ONE_CALL),
+        value(STEADY, "reads per request, 1 client", ReadsPerRequest, CALLS_ONE, ONE_CALL),
+        value(STEADY, "writes per request, 1 client", WritesPerRequest, CALLS_ONE, ONE_CALL),
+        value(STEADY, "other calls per request, 1 client", OtherSyscallsPerRequest, CALLS_ONE,
+            NO_CALL),
+        value(STEADY, "polls per request, 100 clients", PollsPerRequest, CALLS, ONE_CALL),
+        value(STEADY, "reads per request, 100 clients", ReadsPerRequest, CALLS, ONE_CALL),
+        value(STEADY, "writes per request, 100 clients", WritesPerRequest, CALLS, ONE_CALL),
+        value(STEADY, "other calls per request, 100 clients", OtherSyscallsPerRequest, CALLS,
+            NO_CALL),
+    ]
+};
+
+/// What was measured, by scenario and entrant.
+pub(crate) type Measured<'a> = BTreeMap<(&'a str, &'a str), &'a Series>;
+
+/// Judges every goal.
+pub(crate) fn judge(measured: &Measured<'_>) -> Vec<Verdict> {
+    GOALS.iter().map(|goal| goal.judge(measured)).collect()
+}
+
+impl Goal {
+    fn judge(&self, measured: &Measured<'_>) -> Verdict {
+        let values = |of: Of| {
+            let series = measured.get(&(of.0, of.1))?;
+            series.get(&self.figure).map(Vec::as_slice)
+        };
+        let found = match self.over {
+            None => values(self.of).and_then(|of| Summary::of(of.iter().flatten().copied())),
+            Some(over) => values(self.of)
+                .zip(values(over))
+                .and_then(|(of, over)| Summary::of_ratios(of, over)),
+        };
+        let (standing, remark) = match found {
+            None => (Standing::NotMeasured, String::new()),
+            Some(found) if self.bound.holds(found.median) => (Standing::Reached, String::new()),
+            Some(found) => (Standing::Missed, self.bound.distance(found.median)),
+        };
+        Verdict {
+            work: self.work.to_owned(),
+            what: self.what.to_owned(),
+            bound: self.bound.text(),
+            found,
+            standing,
+            remark,
+            missing: self.missing(&values),
+        }
+    }
+
+    fn missing<'a>(&self, values: &impl Fn(Of) -> Option<&'a [Option<f64>]>) -> Vec<String> {
+        let needed = [Some(self.of), self.over].into_iter().flatten();
+        let missing = needed.filter(|of| values(*of).is_none());
+        missing.map(|Of(scenario, entrant)| format!("{scenario}/{entrant}")).collect()
+    }
+}
+
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(bound) => value <= bound,
+            Self::AtLeast(bound) => value >= bound,
+            Self::Below(bound) => value < bound,
+            Self::Above(bound) => value > bound,
+        }
+    }
+
+    fn value(self) -> f64 {
+        let (Self::AtMost(bound) | Self::AtLeast(bound) | Self::Below(bound) | Self::Above(bound)) =
+            self;
+        bound
+    }
+
+    fn text(self) -> String {
+        let sign = match self {
+            Self::AtMost(_) => "≤",
+            Self::AtLeast(_) => "≥",
+            Self::Below(_) => "<",
+            Self::Above(_) => ">",
+        };
+        format!("{sign} {}", self.value())
+    }
+
+    /// How far `value` is on the wrong side.
+    fn distance(self, value: f64) -> String {
+        let bound = self.value();
+        if bound < 0.01 {
+            return format!("{value:.3} too many");
+        }
+        let percent = ((value - bound) / bound * 100.0).abs();
+        let side = if value > bound { "over" } else { "under" };
+        format!("{percent:.1} % {side}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(figure: Figure, values: &[f64]) -> Series {
+        BTreeMap::from([(figure, values.iter().map(|value| Some(*value)).collect())])
+    }
+
+    const RATIO: Goal = ratio(
+        "work",
+        "p50",
+        Figure::P50Us,
+        Of("scenario", "ipc"),
+        Of("scenario", "bare"),
+        Bound::AtMost(1.05),
+    );
+
+    fn verdict(ipc: &[f64], bare: &[f64]) -> Verdict {
+        let (ipc, bare) = (series(Figure::P50Us, ipc), series(Figure::P50Us, bare));
+        let measured = BTreeMap::from([(("scenario", "ipc"), &ipc), (("scenario", "bare"), &bare)]);
+        RATIO.judge(&measured)
+    }
+
+    #[test]
+    fn a_goal_is_judged_by_the_median_of_the_ratios() {
+        let reached = verdict(&[10.0, 21.0, 400.0], &[10.0, 20.0, 40.0]);
+        assert_eq!(reached.standing, Standing::Reached);
+        assert_eq!(reached.found, Some(Summary { median: 1.05, min: 1.0, max: 10.0 }));
+        assert_eq!(reached.bound, "≤ 1.05");
+
+        let missed = verdict(&[21.0], &[10.0]);
+        assert_eq!(missed.standing, Standing::Missed);
+        assert_eq!(missed.remark, "100.0 % over");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_judged() {
+        let verdict = RATIO.judge(&BTreeMap::new());
+        assert_eq!(verdict.standing, Standing::NotMeasured);
+        assert_eq!(verdict.missing, ["scenario/ipc", "scenario/bare"]);
+    }
+
+    #[test]
+    fn bounds_include_what_they_say() {
+        assert!(Bound::AtMost(1.0).holds(1.0) && !Bound::AtMost(1.0).holds(1.01));
+        assert!(Bound::AtLeast(1.0).holds(1.0) && !Bound::AtLeast(1.0).holds(0.99));
+        assert!(Bound::Below(1.0).holds(0.99) && !Bound::Below(1.0).holds(1.0));
+        assert!(Bound::Above(1.0).holds(1.01) && !Bound::Above(1.0).holds(1.0));
+        assert_eq!(Bound::AtLeast(2.0).distance(1.5), "25.0 % under");
+    }
+
+    #[test]
+    fn every_goal_names_what_is_measured() {
+        let scenarios = crate::scenario::all();
+        for goal in GOALS {
+            for Of(scenario, entrant) in [Some(goal.of), goal.over].into_iter().flatten() {
+                let found = scenarios.iter().find(|found| found.name == scenario);
+                let entrants = &found.unwrap_or_else(|| panic!("{scenario}")).entrants;
+                assert!(entrants.iter().any(|found| found.name == entrant), "{scenario}/{entrant}");
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Carries out one repetition of one entrant.
+
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::figures::{Figure, Sample};
+use crate::load::{
+    Connection, Cpu, Endpoint, Outcome, Phases, Wait, closed_loop, connect, fanout, new_histogram,
+    one_client, open_loop,
+};
+use crate::peers::{Peer, Peers, Server};
+use crate::proc;
+use crate::scenario::{Entrant, Load, Scenario};
+use crate::syscalls;
+use crate::wire::{Role, Wire};
+
+/// What one repetition found.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) figures: Sample,
+    /// In nanoseconds; empty where nothing was timed.
+    pub(crate) latency: Histogram<u64>,
+}
+
+/// What all repetitions have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) warm_up: Duration,
+    pub(crate) measure: Duration,
+    /// Of the open loop, for all clients together.
+    pub(crate) open_per_second: f64,
+}
+
+/// How long subscribers have waited when the first publication comes. A socket that has just
+/// answered something puts its acknowledgements off, which the publisher's side then pays for,
+/// until its timer of 40 ms has run out once: without the wait a peer would be the faster the
+/// fewer words its introduction takes. Subscriptions that nothing confirms are in place by then.
+const SUBSCRIBED: Duration = Duration::from_millis(150);
+/// Memory is looked at when the server has had time to come to rest.
+const REST: Duration = Duration::from_millis(100);
+
+/// Starts the entrant's server, loads it, and ends it.
+pub(crate) fn run(
+    peers: &Peers,
+    scenario: &Scenario,
+    entrant: &Entrant,
+    settings: Settings,
+) -> Result<Run, String> {
+    let server = peers.start(entrant.peer, entrant.socket, scenario.work())?;
+    load(peers, scenario, entrant, settings, &server).map_err(|error| {
+        let words = server.last_words();
+        if words.is_empty() { error } else { format!("{error}; its log ends: {words}") }
+    })
+}
+
+fn load(
+    peers: &Peers,
+    scenario: &Scenario,
+    entrant: &Entrant,
+    settings: Settings,
+    server: &Server,
+) -> Result<Run, String> {
+    let wire = entrant.peer.wire(scenario.work(), scenario.payload_bytes);
+    let wire = wire.as_ref();
+    let phases =
+        Phases { warm_up: settings.warm_up, measure: settings.measure, server: Some(server.pid()) };
+    let senders = |count: usize| senders(&server.endpoint, wire, count);
+    let wait = scenario.wait;
+    let mut extra = Sample::new();
+    let outcome = match scenario.load {
+        Load::OneClient => {
+            let mut client = connect(&server.endpoint, wire, Role::Sender, 0)?;
+            let idle = hold_idle(server, wire, entrant.idle, &mut client, &mut extra)?;
+            let outcome = one_client(&mut client, wire, wait, phases)?;
+            drop(idle);
+            outcome
+        }
+        Load::Closed { clients, window } => {
+            closed_loop(senders(clients)?, wire, wait, window, phases)?
+        }
+        Load::OpenAtHalfPeak { clients } => {
+            open_loop(senders(clients)?, wire, settings.open_per_second, phases)?
+        }
+        Load::Fanout { subscribers, window } => {
+            let subscriber = |index| {
+                let endpoint = subscriber_endpoint(entrant.peer, &server.endpoint);
+                connect(&endpoint, wire, Role::Subscriber, index)
+            };
+            let receivers = (1..=subscribers).map(subscriber).collect::<Result<_, _>>()?;
+            thread::sleep(SUBSCRIBED);
+            let publisher = connect(&server.endpoint, wire, Role::Sender, 0)?;
+            fanout(publisher, receivers, wire, wait, window, phases)?
+        }
+        Load::PublishedClient => published_client(peers, &server.endpoint, settings)?,
+        Load::Syscalls { clients } => {
+            let connections = senders(clients)?;
+            let strace = peers.strace()?;
+            let figures = syscalls::count(strace, server.pid(), peers.state(), || {
+                closed_loop(connections, wire, wait, 1, phases)
+            })?;
+            return Ok(Run { figures, latency: new_histogram() });
+        }
+    };
+    let mut figures = figures(scenario, &outcome);
+    figures.extend(extra);
+    Ok(Run { figures, latency: outcome.latency })
+}
+
+fn senders(endpoint: &Endpoint, wire: &dyn Wire, count: usize) -> Result<Vec<Connection>, String> {
+    (0..count).map(|index| connect(endpoint, wire, Role::Sender, index)).collect()
+}
+
+/// Subscribers of `ZeroMQ` have a socket of their own.
+fn subscriber_endpoint(peer: Peer, endpoint: &Endpoint) -> Endpoint {
+    match endpoint {
+        Endpoint::Tcp(address) if peer == Peer::ZeroMq => {
+            let mut address = *address;
+            address.set_port(address.port() + 1);
+            Endpoint::Tcp(address)
+        }
+        endpoint => endpoint.clone(),
+    }
+}
+
+/// Opens `count` connections and gives each a channel of its own, and notes what that costs.
+fn hold_idle(
+    server: &Server,
+    wire: &dyn Wire,
+    count: usize,
+    client: &mut Connection,
+    extra: &mut Sample,
+) -> Result<Vec<Connection>, String> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let memory = || -> Result<f64, String> {
+        thread::sleep(REST);
+        let bytes = proc::resident_bytes(server.pid());
+        bytes.map(|bytes| bytes as f64).ok_or("the server's memory cannot be read".into())
+    };
+    // What serving a client takes in the first place is no cost of an idle one.
+    let warm = Phases { warm_up: REST, measure: Duration::ZERO, server: None };
+    one_client(client, wire, Wait::Block, warm)?;
+    let alone = memory()?;
+    let connect = |index| connect(&server.endpoint, wire, Role::Idle, index);
+    let mut idle = (1..=count).map(connect).collect::<Result<Vec<_>, _>>()?;
+    let with_connections = memory()?;
+    for (at, connection) in idle.iter_mut().enumerate() {
+        connection.join_further(wire, Role::Idle, Role::IdleSubscriber, at + 1)?;
+    }
+    let with_channels = memory()?;
+    let each = |from: f64, to: f64| (to - from) / count as f64;
+    extra.insert(Figure::BytesPerIdleConnection, each(alone, with_connections));
+    extra.insert(Figure::BytesPerIdleChannel, each(with_connections, with_channels));
+    Ok(idle)
+}
+
+fn figures(scenario: &Scenario, outcome: &Outcome) -> Sample {
+    let latency = &outcome.latency;
+    let micros = |nanos: u64| nanos as f64 / 1_000.0;
+    let seconds = outcome.elapsed.as_secs_f64();
+    let per_second = outcome.completed as f64 / seconds;
+    let deliveries = match scenario.load {
+        Load::Fanout { subscribers, .. } => subscribers as f64,
+        _ => 1.0,
+    };
+    let mut figures = Sample::from([
+        (Figure::P50Us, micros(latency.value_at_quantile(0.5))),
+        (Figure::P90Us, micros(latency.value_at_quantile(0.9))),
+        (Figure::P99Us, micros(latency.value_at_quantile(0.99))),
+        (Figure::P999Us, micros(latency.value_at_quantile(0.999))),
+        (Figure::MaxUs, micros(latency.max())),
+        (Figure::PerSecond, per_second * deliveries),
+    ]);
+    if scenario.load == Load::PublishedClient {
+        return figures;
+    }
+    if scenario.payload_bytes >= 1 << 14 {
+        // There and back.
+        let bytes = 2.0 * scenario.payload_bytes as f64;
+        figures.insert(Figure::MegabytesPerSecond, per_second * bytes / 1e6);
+    }
+    let server = outcome.cpu.server.as_secs_f64();
+    figures.insert(Figure::ServerCpuUs, server * 1e6 / outcome.completed.max(1) as f64);
+    figures.insert(Figure::ServerBusy, server / seconds);
+    let generator = outcome.cpu.generator.as_secs_f64();
+    figures.insert(Figure::GeneratorBusy, generator / seconds);
+    let others = outcome.cpu.machine.as_secs_f64() - server - generator;
+    figures.insert(Figure::OthersBusy, others.max(0.0) / seconds);
+    figures
+}
+
+/// Runs the published client, on the generator's processor.
+fn published_client(
+    peers: &Peers,
+    endpoint: &Endpoint,
+    settings: Settings,
+) -> Result<Outcome, String> {
+    let Endpoint::Tcp(address) = endpoint else {
+        return Err("the published client knows TCP only".into());
+    };
+    let seconds = settings.measure.as_secs_f64();
+    let mut command = peers.published_client()?;
+    command.arg(address.port().to_string()).arg(seconds.to_string()).stdin(Stdio::null());
+    let output = command.output().map_err(|error| format!("cannot start Python: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // The published client talks about itself before that.
+    let samples = text.split_once("samples:").map(|(_, samples)| samples);
+    let (true, Some(samples)) = (output.status.success(), samples) else {
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(format!("the published client failed: {}", words.trim()));
+    };
+    let mut latency = new_histogram();
+    for sample in samples.split_whitespace() {
+        let nanos = sample.parse().map_err(|_| format!("the published client said {sample}"))?;
+        latency.saturating_record(nanos);
+    }
+    let completed = latency.len();
+    let elapsed = settings.measure.mul_f64(0.9);
+    let cpu = Cpu::default();
+    Ok(Outcome { latency, completed, answered: completed, elapsed, cpu })
+}

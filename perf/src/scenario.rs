@@ -1,0 +1,253 @@
+//! What is measured: every scenario, and who takes part in it.
+
+use crate::bare::BareKind;
+use crate::load::Wait;
+use crate::peers::{Peer, Socket};
+use crate::wire::Work;
+
+/// The shape of the load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Load {
+    /// One client, one request outstanding, as little as a client can do.
+    OneClient,
+    /// Clients with a window of requests each.
+    Closed { clients: usize, window: usize },
+    /// Clients that send at half of the rate that the slower of this server and Redis
+    /// reaches in a closed loop.
+    OpenAtHalfPeak { clients: usize },
+    /// Publications in flight to subscribers.
+    Fanout { subscribers: usize, window: usize },
+    /// The published Python client, one request after the other.
+    PublishedClient,
+    /// Clients under which the server's system calls are counted.
+    Syscalls { clients: usize },
+}
+
+/// One contestant of a scenario.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entrant {
+    pub(crate) name: &'static str,
+    pub(crate) peer: Peer,
+    pub(crate) socket: Socket,
+    /// Idle connections beside the work, each with a channel of its own.
+    pub(crate) idle: usize,
+}
+
+/// Entrants that do the same work, and are compared.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) load: Load,
+    pub(crate) wait: Wait,
+    pub(crate) payload_bytes: usize,
+    pub(crate) entrants: Vec<Entrant>,
+    /// Whether a goal speaks of it; the others are left out of a quick run.
+    pub(crate) is_goal: bool,
+}
+
+impl Scenario {
+    pub(crate) fn work(&self) -> Work {
+        match self.load {
+            Load::Fanout { .. } => Work::Fanout,
+            _ => Work::Echo,
+        }
+    }
+
+    fn new(name: &'static str, title: &'static str, load: Load, entrants: &[Entrant]) -> Self {
+        Self {
+            name,
+            title,
+            load,
+            wait: Wait::Block,
+            payload_bytes: PAYLOAD_BYTES,
+            entrants: entrants.to_vec(),
+            is_goal: true,
+        }
+    }
+
+    fn payload(self, payload_bytes: usize) -> Self {
+        Self { payload_bytes, ..self }
+    }
+
+    fn spinning(self) -> Self {
+        Self { wait: Wait::Spin, ..self }
+    }
+
+    fn beside_the_goals(self) -> Self {
+        Self { is_goal: false, ..self }
+    }
+}
+
+/// A frame of this server is then about 300 bytes, one of Redis about 150.
+const PAYLOAD_BYTES: usize = 128;
+const MEGABYTE: usize = 1 << 20;
+/// Idle connections, and channels, of the scenario with many.
+pub(crate) const IDLE: usize = 10_000;
+
+const fn tcp(name: &'static str, peer: Peer) -> Entrant {
+    Entrant { name, peer, socket: Socket::Tcp, idle: 0 }
+}
+
+const fn unix(name: &'static str, peer: Peer) -> Entrant {
+    Entrant { name, peer, socket: Socket::Unix, idle: 0 }
+}
+
+const IPC: Entrant = tcp("ipc", Peer::Ipc(&[]));
+const IPC_UNIX: Entrant = unix("ipc-unix", Peer::Ipc(&[]));
+const BUSY: &[&str] = &["--busy"];
+const BARE: Entrant = tcp("bare", Peer::Bare(BareKind::Echo));
+const BARE_UNIX: Entrant = unix("bare-unix", Peer::Bare(BareKind::Echo));
+const BARE_FRAMES: Entrant = tcp("bare-frames", Peer::Bare(BareKind::FrameEcho));
+const RELAY: Entrant = tcp("bare", Peer::Bare(BareKind::Relay));
+const REDIS: Entrant = tcp("redis", Peer::Redis);
+const REDIS_UNIX: Entrant = unix("redis-unix", Peer::Redis);
+const NATS: Entrant = tcp("nats", Peer::Nats);
+const ZEROMQ: Entrant = tcp("zeromq", Peer::ZeroMq);
+const PUBLISHED: Entrant = tcp("published", Peer::Published);
+
+/// All scenarios, in the order of the goals.
+pub(crate) fn all() -> Vec<Scenario> {
+    let mut all = goals();
+    all.extend(beside_the_goals());
+    all
+}
+
+fn goals() -> Vec<Scenario> {
+    let hundred = Load::Closed { clients: 100, window: 1 };
+    let fanout = |window| Load::Fanout { subscribers: 100, window };
+    vec![
+        Scenario::new(
+            "one-client",
+            "Request/response, 1 client, both sides blocking",
+            Load::OneClient,
+            &[
+                IPC,
+                BARE,
+                tcp("bare-read", Peer::Bare(BareKind::ReadWriteEcho)),
+                REDIS,
+                NATS,
+                ZEROMQ,
+                IPC_UNIX,
+                BARE_UNIX,
+                REDIS_UNIX,
+            ],
+        ),
+        Scenario::new(
+            "one-client-spinning",
+            "Request/response, 1 client, both sides spinning",
+            Load::OneClient,
+            &[
+                tcp("ipc", Peer::Ipc(BUSY)),
+                tcp("bare", Peer::Bare(BareKind::SpinningEcho)),
+                unix("ipc-unix", Peer::Ipc(BUSY)),
+                unix("bare-unix", Peer::Bare(BareKind::SpinningEcho)),
+            ],
+        )
+        .spinning(),
+        Scenario::new(
+            "server-spins",
+            "Request/response, 1 blocking client, a server that spins before it sleeps",
+            Load::OneClient,
+            &[tcp("ipc-spin", Peer::Ipc(&["--spin", "50us"])), IPC, REDIS],
+        ),
+        Scenario::new(
+            "hundred-clients",
+            "Request/response, 100 clients, closed loop",
+            hundred,
+            &[IPC, BARE, REDIS, NATS, ZEROMQ, IPC_UNIX, BARE_UNIX],
+        ),
+        Scenario::new(
+            "open-loop",
+            "Request/response, 100 clients, open loop at half of the peak rate",
+            Load::OpenAtHalfPeak { clients: 100 },
+            &[IPC, BARE, REDIS, NATS],
+        ),
+        Scenario::new(
+            "fan-out-one",
+            "Fan-out to 100, one publication at a time",
+            fanout(1),
+            &[IPC, RELAY, REDIS, NATS, ZEROMQ, PUBLISHED],
+        ),
+        Scenario::new(
+            "fan-out-hundred",
+            "Fan-out to 100, 100 publications in flight",
+            fanout(100),
+            &[IPC, RELAY, REDIS, NATS, ZEROMQ],
+        ),
+        Scenario::new(
+            "megabyte",
+            "1 MB payloads, 1 client",
+            Load::Closed { clients: 1, window: 1 },
+            &[IPC, BARE, BARE_FRAMES, REDIS],
+        )
+        .payload(MEGABYTE),
+        Scenario::new(
+            "idle",
+            "1 blocking client beside 10,000 idle connections and 10,000 channels",
+            Load::OneClient,
+            &[IPC, Entrant { idle: IDLE, ..tcp("ipc-idle", Peer::Ipc(&[])) }],
+        ),
+        Scenario::new(
+            "published-client",
+            "The unmodified Python client, callback round trips",
+            Load::PublishedClient,
+            &[IPC, PUBLISHED],
+        ),
+        Scenario::new(
+            "syscalls-one-client",
+            "System calls of the server for a request, 1 client",
+            Load::Syscalls { clients: 1 },
+            &[IPC, BARE, REDIS],
+        ),
+        Scenario::new(
+            "syscalls-hundred-clients",
+            "System calls of the server for a request, 100 clients",
+            Load::Syscalls { clients: 100 },
+            &[IPC, BARE, REDIS],
+        ),
+    ]
+}
+
+fn beside_the_goals() -> Vec<Scenario> {
+    let few = [IPC, BARE, REDIS];
+    let one = |name, title, bytes| {
+        Scenario::new(name, title, Load::OneClient, &few).payload(bytes).beside_the_goals()
+    };
+    let closed = |name, title, clients, window| {
+        let load = Load::Closed { clients, window };
+        Scenario::new(name, title, load, &few).beside_the_goals()
+    };
+    vec![
+        one("payload-16", "Request/response, 1 blocking client, 16 B", 16),
+        one("payload-1k", "Request/response, 1 blocking client, 1 KiB", 1 << 10),
+        one("payload-16k", "Request/response, 1 blocking client, 16 KiB", 16 << 10),
+        one("payload-64k", "Request/response, 1 blocking client, 64 KiB", 64 << 10),
+        Scenario::new(
+            "fan-out-one-spinning",
+            "Fan-out to 100, one publication at a time, a generator that never sleeps",
+            Load::Fanout { subscribers: 100, window: 1 },
+            &[IPC, RELAY, REDIS],
+        )
+        .spinning()
+        .beside_the_goals(),
+        closed("pipelined", "Request/response, 1 client, 32 requests outstanding", 1, 32),
+        closed("thousand-clients", "Request/response, 1,000 clients, closed loop", 1_000, 1),
+        closed("ten-thousand-clients", "Request/response, 10,000 clients, closed loop", 10_000, 1),
+        Scenario::new(
+            "megabyte-four",
+            "1 MB payloads, 4 clients",
+            Load::Closed { clients: 4, window: 1 },
+            &[IPC, BARE, BARE_FRAMES, REDIS],
+        )
+        .payload(MEGABYTE)
+        .beside_the_goals(),
+        Scenario::new(
+            "published-server",
+            "Request/response, 1 blocking client, the published server",
+            Load::OneClient,
+            &[IPC, PUBLISHED],
+        )
+        .beside_the_goals(),
+    ]
+}

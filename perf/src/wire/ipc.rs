@@ -1,0 +1,175 @@
+//! Length-prefixed JSON: this server, the published one, and the bare loops.
+
+use std::cell::Cell;
+
+use memchr::memmem;
+
+use super::{Exchange, ID_BYTES, Id, Role, Scan, Template, Until, Wire, Work, excerpt, payload};
+
+/// Who answers frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// A server that speaks the protocol.
+    Server,
+    /// The published server, which finds the connection to answer in the payload only, and
+    /// does not acknowledge a subscription.
+    Published,
+    /// A loop that returns or relays the bytes and knows no protocol.
+    Bare,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ipc {
+    dialect: Dialect,
+    work: Work,
+    payload_bytes: usize,
+    message_bytes: usize,
+    /// Where the payload's number stood in the last message.
+    id_offset: Cell<usize>,
+}
+
+const APPLICATION: &str = "bench";
+const HEADER_BYTES: usize = 4;
+/// Ids are as long as the UUIDs that clients make; the last digits count.
+const ID_PREFIX: &str = "6f1e2d3c-4b5a-4678-9abc-0fed";
+/// Behind the id that an answer refers to.
+const ANSWER_TAIL: &[u8] = b"\"}";
+/// The fields before the payload are shorter than this.
+const PAYLOAD_OFFSET_MAX: usize = 512;
+
+pub(super) fn body_bytes(received: &[u8]) -> Option<usize> {
+    let header: [u8; HEADER_BYTES] = received.get(..HEADER_BYTES)?.try_into().ok()?;
+    Some(u32::from_be_bytes(header) as usize)
+}
+
+impl Ipc {
+    pub(crate) fn new(dialect: Dialect, work: Work, payload_bytes: usize) -> Self {
+        let id_offset = Cell::new(0);
+        let mut wire = Self { dialect, work, payload_bytes, message_bytes: 0, id_offset };
+        wire.message_bytes = wire.message(0).bytes.len();
+        wire
+    }
+
+    fn payload(&self, index: usize) -> Vec<u8> {
+        let text = payload(self.payload_bytes);
+        if self.dialect != Dialect::Published || self.work == Work::Fanout {
+            return text;
+        }
+        let text = String::from_utf8_lossy(&text);
+        format!("{{\"connection_id\":\"{}\",\"text\":{text}}}", connection_id(index)).into_bytes()
+    }
+
+    /// A publication, or what a bare echo returns: the bytes that were sent.
+    fn scan_verbatim(&self, frame: &[u8]) -> Option<Id> {
+        (frame.len() == self.message_bytes).then(|| self.number_in_payload(frame))?
+    }
+
+    /// An answer: the number stands in its payload and in what it refers to.
+    fn scan_answer(&self, frame: &[u8]) -> Option<Id> {
+        let head = frame.strip_suffix(ANSWER_TAIL)?;
+        let answered = &head[head.len().checked_sub(ID_BYTES)?..];
+        let id = self.number_in_payload(frame)?;
+        (answered == id).then_some(id)
+    }
+
+    fn number_in_payload(&self, frame: &[u8]) -> Option<Id> {
+        // The fields before the payload hardly ever change their length.
+        self.number_at(frame, self.id_offset.get()).or_else(|| {
+            let key: &[u8] = match self.dialect {
+                Dialect::Published if self.work == Work::Echo => b"\"text\":",
+                _ => b"\"payload\":",
+            };
+            let head = &frame[..frame.len().min(PAYLOAD_OFFSET_MAX)];
+            let mut offset = memmem::find(head, key)? + key.len();
+            // The published server writes a space behind a colon.
+            offset += usize::from(frame.get(offset) == Some(&b' ')) + 1;
+            self.id_offset.set(offset);
+            self.number_at(frame, offset)
+        })
+    }
+
+    /// The number at `offset`, if a payload of the right length stands there.
+    fn number_at(&self, frame: &[u8], offset: usize) -> Option<Id> {
+        let start = offset.checked_sub(1)?;
+        let text = frame.get(start..start + self.payload_bytes)?;
+        let is_payload = text[0] == b'"' && text[self.payload_bytes - 1] == b'"';
+        is_payload.then(|| text[1..=ID_BYTES].try_into().ok())?
+    }
+}
+
+impl Wire for Ipc {
+    fn join(&self, role: Role, index: usize) -> Vec<Exchange> {
+        if self.dialect == Dialect::Bare {
+            return match (self.work, role) {
+                (Work::Echo, _) => Vec::new(),
+                (Work::Fanout, Role::Subscriber) => hello(b"S"),
+                (Work::Fanout, _) => hello(b"P"),
+            };
+        }
+        let connection = connection_id(index);
+        let own_id = format!("{{\"connection_id\":\"{connection}\",\"ack\":true}}");
+        let connect = format!("{{\"action\":\"connect\",\"connection_id\":\"{connection}\"}}");
+        let mut steps = vec![Exchange {
+            send: frame("request", "system", connect.as_bytes()),
+            until: Until::FrameWith(b"connected"),
+        }];
+        let channel = match role {
+            Role::Subscriber => "news".to_owned(),
+            Role::IdleSubscriber => format!("news-{index}"),
+            Role::Sender | Role::Idle => return steps,
+        };
+        let until = match self.dialect {
+            Dialect::Published => Until::Bytes(0),
+            _ => Until::FrameWith(b"subscribed"),
+        };
+        steps.push(Exchange { send: frame("subscribe", &channel, own_id.as_bytes()), until });
+        steps
+    }
+
+    fn message(&self, index: usize) -> Template {
+        let (kind, channel) = match self.work {
+            Work::Echo => ("request", "echo"),
+            Work::Fanout => ("publish", "news"),
+        };
+        Template::new(frame(kind, channel, &self.payload(index)))
+    }
+
+    fn scan(&self, received: &[u8]) -> Result<Scan, String> {
+        let Some(body) = body_bytes(received) else { return Ok(Scan::Partial) };
+        let bytes = HEADER_BYTES + body;
+        let Some(frame) = received.get(..bytes) else { return Ok(Scan::Partial) };
+        let id = match (self.dialect, self.work) {
+            (Dialect::Bare, _) | (Dialect::Server, Work::Fanout) => self.scan_verbatim(frame),
+            // It encodes a publication anew.
+            (Dialect::Published, Work::Fanout) => self.number_in_payload(frame),
+            (_, Work::Echo) => self.scan_answer(frame),
+        };
+        match id {
+            Some(id) => Ok(Scan::Message { bytes, id }),
+            None => Err(format!("the peer sent {}", excerpt(frame))),
+        }
+    }
+}
+
+fn hello(role: &[u8]) -> Vec<Exchange> {
+    vec![Exchange { send: role.to_vec(), until: Until::Bytes(1) }]
+}
+
+fn connection_id(index: usize) -> String {
+    format!("load-{index:06}")
+}
+
+fn frame(kind: &str, channel: &str, payload: &[u8]) -> Vec<u8> {
+    let number = String::from_utf8_lossy(&super::id(0)).into_owned();
+    let mut bytes = vec![0; HEADER_BYTES];
+    let head = format!(
+        "{{\"message_id\":\"{ID_PREFIX}{number}\",\"app_id\":\"{APPLICATION}\",\
+         \"channel_id\":\"{channel}\",\"message_type\":\"{kind}\",\"payload\":"
+    );
+    bytes.extend_from_slice(head.as_bytes());
+    bytes.extend_from_slice(payload);
+    bytes.extend_from_slice(b",\"timestamp\":1767225600.123456,\"reply_to\":null}");
+    let body = (bytes.len() - HEADER_BYTES) as u32;
+    bytes[..HEADER_BYTES].copy_from_slice(&body.to_be_bytes());
+    bytes
+}

@@ -1,0 +1,71 @@
+//! NATS: a publication, to others or to oneself.
+//!
+//! NATS answers no request itself: that would take a second client. A client that publishes
+//! to a subject it has subscribed to gets its own payload back after one hop, which is what
+//! the others are asked for.
+
+use super::{Exchange, FixedFrame, Role, Scan, Template, Until, Wire, Work, payload};
+
+#[derive(Debug)]
+pub(crate) struct Nats {
+    work: Work,
+    payload_bytes: usize,
+    received: FixedFrame,
+}
+
+const PING: &[u8] = b"PING\r\n";
+
+impl Nats {
+    pub(crate) fn new(work: Work, payload_bytes: usize) -> Self {
+        let subject = subject(work, 0);
+        let prefix = format!("MSG {subject} 1 {payload_bytes}\r\n").into_bytes();
+        let mut received = FixedFrame::new(prefix, payload_bytes, b"\r\n");
+        if work == Work::Echo {
+            received.varying = 4..4 + subject.len();
+        }
+        Self { work, payload_bytes, received }
+    }
+}
+
+/// Where connection number `index` publishes.
+fn subject(work: Work, index: usize) -> String {
+    match work {
+        Work::Echo => format!("echo-{index:06}"),
+        Work::Fanout => "news".to_owned(),
+    }
+}
+
+impl Wire for Nats {
+    fn join(&self, role: Role, index: usize) -> Vec<Exchange> {
+        let mut send = b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n".to_vec();
+        let subject = match (role, self.work) {
+            (Role::Sender, Work::Echo) | (Role::Subscriber, _) => Some(subject(self.work, index)),
+            (Role::IdleSubscriber, _) => Some(format!("idle-{index:06}")),
+            (Role::Sender | Role::Idle, _) => None,
+        };
+        if let Some(subject) = subject {
+            send.extend_from_slice(format!("SUB {subject} 1\r\n").as_bytes());
+        }
+        send.extend_from_slice(b"PING\r\n");
+        vec![Exchange { send, until: Until::Text(b"PONG\r\n") }]
+    }
+
+    fn message(&self, index: usize) -> Template {
+        let subject = subject(self.work, index);
+        let mut bytes = format!("PUB {subject} {}\r\n", self.payload_bytes).into_bytes();
+        bytes.extend_from_slice(&payload(self.payload_bytes));
+        bytes.extend_from_slice(b"\r\n");
+        Template::new(bytes)
+    }
+
+    fn scan(&self, received: &[u8]) -> Result<Scan, String> {
+        // It asks once, early in the life of a connection, and is patient about the answer.
+        if received.starts_with(PING) {
+            return Ok(Scan::Aside { bytes: PING.len() });
+        }
+        if PING.starts_with(received) {
+            return Ok(Scan::Partial);
+        }
+        self.received.scan(received)
+    }
+}
