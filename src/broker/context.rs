@@ -200,8 +200,8 @@ impl<'a> Context<'a> {
             reply_to: reply_to.as_deref(),
         };
         let unix = self.core.now.unix;
-        let gauge = self.core.pool.gauge();
-        let encoded = self.core.encoder.text(gauge, unix, head, message.payload.as_str());
+        let pool = &mut self.core.pool;
+        let encoded = self.core.encoder.text(pool, unix, head, message.payload.as_str());
         let (body_bytes, frame_bytes_max) =
             (encoded.body_bytes(), self.core.limits.frame_bytes_max);
         if body_bytes > frame_bytes_max {

@@ -174,7 +174,7 @@ impl Core {
             self.park(from, channel);
             return Err(Stop::Held);
         }
-        let frame = OutFrame::relay(body, self.pool.gauge());
+        let frame = OutFrame::relay(body, &mut self.pool);
         self.fan_out(channel, &frame);
         self.latency.note_publication(channel, self.arrived);
         Ok(())

@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::limits::SCRATCH_BYTES_KEPT;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
-    self, COPY_BYTES_MAX, Envelope, Head, MemoryGauge, MessageType, OutFrame, SharedFrame,
+    self, BufferPool, COPY_BYTES_MAX, Envelope, Head, MemoryGauge, MessageType, OutFrame,
+    SharedFrame,
 };
 
 /// The application and channel of a message, as JSON text without the quotes.
@@ -96,7 +97,7 @@ impl Encoder {
     /// A message whose payload is JSON text already. An empty id or timestamp is filled in.
     pub(crate) fn text(
         &mut self,
-        gauge: &MemoryGauge,
+        pool: &mut BufferPool,
         unix: Duration,
         head: Head<'_>,
         payload: &str,
@@ -111,12 +112,22 @@ impl Encoder {
             given => given,
         };
         let head = Head { message_id, timestamp, ..head };
-        let mut out = std::mem::take(&mut self.scratch);
+        let frame_bytes_max = head.frame_bytes_max() + payload.len();
+        let is_large = frame_bytes_max > COPY_BYTES_MAX;
+        let mut out = if is_large {
+            pool.take(frame_bytes_max)
+        } else {
+            std::mem::take(&mut self.scratch)
+        };
         let Ok(()) = proto::encode_frame::<std::convert::Infallible>(&mut out, &head, |out| {
             out.extend_from_slice(payload.as_bytes());
             Ok(())
         });
-        seal(out, gauge)
+        if is_large {
+            Encoded::Shared(SharedFrame::pooled(out, pool.gauge()))
+        } else {
+            Encoded::Small(out)
+        }
     }
 
     /// Takes the buffer back for the next message.

@@ -351,7 +351,7 @@ impl<'a> Request<'a> {
             reply_to: Some(parts.envelope.message_id().raw()),
         };
         let unix = core.now.unix;
-        let answer = core.encoder.text(core.pool.gauge(), unix, head, payload.as_str());
+        let answer = core.encoder.text(&mut core.pool, unix, head, payload.as_str());
         Self::finish(core, parts, answer)
     }
 

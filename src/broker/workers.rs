@@ -149,7 +149,7 @@ impl Core {
             reply_to: None,
         };
         let unix = self.now.unix;
-        let message = self.encoder.text(self.pool.gauge(), unix, head, envelope.payload_str());
+        let message = self.encoder.text(&mut self.pool, unix, head, envelope.payload_str());
         if message.body_bytes() > self.limits.frame_bytes_max {
             self.encoder.recycle(message);
             if let Some(request) = request.and_then(|request| self.end_request(request)) {
@@ -323,7 +323,7 @@ impl Core {
                 reply_to: Some(text(&request.message_id)),
             };
             let unix = self.now.unix;
-            let message = self.encoder.text(self.pool.gauge(), unix, head, payload);
+            let message = self.encoder.text(&mut self.pool, unix, head, payload);
             if message.body_bytes() > self.limits.frame_bytes_max {
                 self.encoder.recycle(message);
                 let address = Address { app_id: &app_id, channel_id: &channel_id };

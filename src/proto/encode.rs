@@ -15,6 +15,22 @@ pub(crate) struct Head<'a> {
     pub(crate) reply_to: Option<&'a str>,
 }
 
+/// All that [`frame`] writes beside the fields' text.
+const PUNCTUATION_BYTES: usize = HEADER_BYTES + 104;
+
+impl Head<'_> {
+    /// An upper bound of what the frame takes beside its payload.
+    pub(crate) fn frame_bytes_max(&self) -> usize {
+        PUNCTUATION_BYTES
+            + self.message_id.len()
+            + self.app_id.len()
+            + self.channel_id.len()
+            + self.message_type.as_str().len()
+            + self.timestamp.len()
+            + self.reply_to.map_or(0, str::len)
+    }
+}
+
 /// Replaces what is in `out` with the frame. The payload must append one JSON document.
 ///
 /// # Errors
@@ -79,6 +95,8 @@ mod tests {
             Ok::<(), ()>(())
         })
         .unwrap();
+        let bound = head.frame_bytes_max() + "[1,2]".len();
+        assert!((bound - 4..=bound).contains(&out.len()), "{} of {bound}", out.len());
         assert_eq!(out[..4], ((out.len() - 4) as u32).to_be_bytes());
         let envelope = Envelope::parse(&out[4..]).unwrap();
         assert_eq!(envelope.app_id().decode(), "a\"pp\n");

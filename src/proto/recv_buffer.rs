@@ -4,6 +4,9 @@
 use super::buffer_pool::BufferPool;
 use super::frame::{self, Frame};
 
+/// Who has sent this much of a frame gets more room at once: less to copy while it grows.
+const MUCH_BYTES: usize = 60 << 10;
+
 /// What a connection received and has not processed yet. Empty, it holds no memory.
 ///
 /// Invariant: `start <= bytes.len()`, and `start == bytes.len()` only while both are zero.
@@ -70,7 +73,8 @@ impl RecvBuffer {
         let kept = self.len();
         let needed = kept + chunk.len();
         if self.start > 0 || self.bytes.capacity() < needed {
-            let room = needed.max(expected.min(needed.saturating_mul(2)));
+            let growth = if needed < MUCH_BYTES { 2 } else { 8 };
+            let room = needed.max(expected.min(needed.saturating_mul(growth)));
             let mut grown = pool.take(room);
             grown.extend_from_slice(self.unread());
             self.release(pool);

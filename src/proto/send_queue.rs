@@ -29,7 +29,19 @@ impl Drop for SharedBytes {
 impl SharedFrame {
     pub(crate) fn new(bytes: Vec<u8>, gauge: &MemoryGauge) -> Self {
         gauge.add(bytes.capacity());
+        Self::pooled(bytes, gauge)
+    }
+
+    /// A frame in a buffer of the pool, where it is counted already.
+    pub(crate) fn pooled(bytes: Vec<u8>, gauge: &MemoryGauge) -> Self {
         Self(Arc::new(SharedBytes { bytes, gauge: gauge.clone() }))
+    }
+
+    /// Gives the buffer back if this was the last who held it.
+    fn recycle(self, pool: &mut BufferPool) {
+        if let Some(mut shared) = Arc::into_inner(self.0) {
+            pool.give(std::mem::take(&mut shared.bytes));
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -50,15 +62,15 @@ pub(crate) enum OutFrame<'a> {
 
 impl<'a> OutFrame<'a> {
     /// A body as it was received, to be relayed.
-    pub(crate) fn relay(body: &'a [u8], gauge: &MemoryGauge) -> Self {
+    pub(crate) fn relay(body: &'a [u8], pool: &mut BufferPool) -> Self {
         let header = (body.len() as u32).to_be_bytes();
         if body.len() <= COPY_BYTES_MAX {
             return Self::Small { header, body };
         }
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+        let mut bytes = pool.take(HEADER_BYTES + body.len());
         bytes.extend_from_slice(&header);
         bytes.extend_from_slice(body);
-        Self::Shared(SharedFrame::new(bytes, gauge))
+        Self::Shared(SharedFrame::pooled(bytes, pool.gauge()))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -81,6 +93,13 @@ impl Chunk {
         match self {
             Self::Owned(bytes) => bytes,
             Self::Shared(frame) => frame.bytes(),
+        }
+    }
+
+    fn recycle(self, pool: &mut BufferPool) {
+        match self {
+            Self::Owned(buffer) => pool.give(buffer),
+            Self::Shared(frame) => frame.recycle(pool),
         }
     }
 }
@@ -147,8 +166,8 @@ impl SendQueue {
                 break;
             }
             self.sent -= length;
-            if let Some(Chunk::Owned(buffer)) = self.chunks.pop_front() {
-                pool.give(buffer);
+            if let Some(chunk) = self.chunks.pop_front() {
+                chunk.recycle(pool);
             }
         }
         self.check();
@@ -157,9 +176,7 @@ impl SendQueue {
     /// Drops everything.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         while let Some(chunk) = self.chunks.pop_front() {
-            if let Chunk::Owned(buffer) = chunk {
-                pool.give(buffer);
-            }
+            chunk.recycle(pool);
         }
         *self = Self::default();
     }
@@ -203,7 +220,8 @@ mod tests {
             let mut queue = SendQueue::default();
             let mut expected = Vec::new();
             for body in &bodies {
-                queue.push(&OutFrame::relay(body, &gauge), &mut pool);
+                let frame = OutFrame::relay(body, &mut pool);
+                queue.push(&frame, &mut pool);
                 expected.extend_from_slice(&(body.len() as u32).to_be_bytes());
                 expected.extend_from_slice(body);
             }
@@ -224,13 +242,13 @@ mod tests {
         let mut pool = BufferPool::default();
         let gauge = pool.gauge().clone();
         let body = vec![0; 100_000];
-        let frame = OutFrame::relay(&body, &gauge);
+        let frame = OutFrame::relay(&body, &mut pool);
         let mut queues: Vec<SendQueue> = (0..10).map(|_| SendQueue::default()).collect();
         for queue in &mut queues {
             queue.push(&frame, &mut pool);
         }
         drop(frame);
-        assert_eq!(gauge.bytes(), 100_004);
+        assert_eq!(gauge.bytes(), 128 << 10);
         for queue in &mut queues {
             queue.release(&mut pool);
         }
