@@ -138,6 +138,7 @@ pub struct ChannelLatency {
 
 /// An hour: a deferred answer takes that long at the most sensible of timeouts.
 const NANOS_MAX: u64 = 3_600_000_000_000;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// Two significant digits: 1 % is below the noise of any machine.
 const SIGNIFICANT_DIGITS: u8 = 2;
 /// Histograms at a time, of 18 KiB each, beside those of channels that the embedder set up.
@@ -168,7 +169,8 @@ impl Distribution {
             self.0 = Some(Box::new(Recorded { nanos, _place: places.clone() }));
         }
         if let Some(recorded) = &mut self.0 {
-            let nanos = elapsed.as_nanos().min(u128::from(NANOS_MAX)) as u64;
+            let seconds = elapsed.as_secs().min(NANOS_MAX / NANOS_PER_SECOND);
+            let nanos = seconds * NANOS_PER_SECOND + u64::from(elapsed.subsec_nanos());
             recorded.nanos.saturating_record(nanos);
         }
     }

@@ -29,42 +29,30 @@ impl MemoryGauge {
     }
 }
 
-/// Capacity of the buffers that hold a few small frames: most of what is ever unfinished.
-const SMALL_BYTES: usize = 4 << 10;
-/// Capacity of the buffers that longer queues are made of. Beyond, capacities double, for a
-/// frame of its own each.
-const LARGE_BYTES: usize = 64 << 10;
-/// Capacities beyond [`LARGE_BYTES`] that are kept: up to twice the largest usual frame.
-const HUGE_CLASSES: usize = 9;
-/// Free bytes kept in small and large buffers: a turn that sends to 2,000 connections.
-const FREE_BYTES_MAX: usize = 8 << 20;
+/// Capacity of the smallest buffers, which hold a few small frames: most of what is ever
+/// unfinished. Capacities double from here.
+const SMALLEST_BYTES: usize = 4 << 10;
+/// Capacity of the largest buffers that are kept: for twice the largest usual frame.
+const LARGEST_BYTES: usize = 32 << 20;
+const CLASSES: usize = (LARGEST_BYTES / SMALLEST_BYTES).ilog2() as usize + 1;
+/// Up to here a buffer is small.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+/// Free bytes kept in small buffers: a turn that sends to 2,000 connections.
+const FREE_SMALL_BYTES_MAX: usize = 8 << 20;
 /// Free bytes kept in buffers beyond. The system would map and clear them anew each time,
 /// which costs more than the frame itself.
-const FREE_HUGE_BYTES_MAX: usize = 16 << 20;
+const FREE_LARGE_BYTES_MAX: usize = 16 << 20;
 
 /// Keeps freed buffers so that steady traffic allocates nothing.
 ///
-/// Invariant: every buffer inside is empty, its capacity is exactly its class's, and `bytes`
-/// is the sum of the capacities.
+/// Invariant: every buffer inside is empty, its capacity is exactly its class's, and the sums
+/// of the capacities, small and large, are what is noted and within their bounds.
 #[derive(Debug, Default)]
 pub struct BufferPool {
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
-    bytes: usize,
-    huge: [Vec<Vec<u8>>; HUGE_CLASSES],
-    huge_bytes: usize,
+    free: [Vec<Vec<u8>>; CLASSES],
+    free_small_bytes: usize,
+    free_large_bytes: usize,
     gauge: MemoryGauge,
-}
-
-/// The capacity that a buffer for `bytes` gets.
-fn class_bytes(bytes: usize) -> usize {
-    if bytes <= SMALL_BYTES {
-        SMALL_BYTES
-    } else if bytes <= LARGE_BYTES {
-        LARGE_BYTES
-    } else {
-        bytes.checked_next_power_of_two().unwrap_or(bytes)
-    }
 }
 
 impl BufferPool {
@@ -74,7 +62,7 @@ impl BufferPool {
 
     /// An empty buffer with room for `bytes` at least, counted as held until given back.
     pub(crate) fn take(&mut self, bytes: usize) -> Vec<u8> {
-        let capacity = class_bytes(bytes);
+        let capacity = bytes.max(SMALLEST_BYTES).checked_next_power_of_two().unwrap_or(bytes);
         let free = self.class(capacity).and_then(|(free, held, _)| {
             let buffer = free.pop()?;
             *held -= capacity;
@@ -97,19 +85,18 @@ impl BufferPool {
         }
     }
 
-    /// The free buffers of exactly this capacity, with the bytes kept in them and their like,
-    /// and how many that may be.
+    /// The free buffers of exactly this capacity, the bytes kept in them and their like, and
+    /// how many that may be.
     fn class(&mut self, capacity: usize) -> Option<(&mut Vec<Vec<u8>>, &mut usize, usize)> {
-        match capacity {
-            SMALL_BYTES => Some((&mut self.small, &mut self.bytes, FREE_BYTES_MAX)),
-            LARGE_BYTES => Some((&mut self.large, &mut self.bytes, FREE_BYTES_MAX)),
-            _ if capacity > LARGE_BYTES && capacity.is_power_of_two() => {
-                let at = (capacity / LARGE_BYTES).ilog2() as usize - 1;
-                let free = self.huge.get_mut(at)?;
-                Some((free, &mut self.huge_bytes, FREE_HUGE_BYTES_MAX))
-            }
-            _ => None,
+        if !capacity.is_power_of_two() || capacity < SMALLEST_BYTES {
+            return None;
         }
+        let free = self.free.get_mut((capacity / SMALLEST_BYTES).ilog2() as usize)?;
+        Some(if capacity <= SMALL_BYTES_MAX {
+            (free, &mut self.free_small_bytes, FREE_SMALL_BYTES_MAX)
+        } else {
+            (free, &mut self.free_large_bytes, FREE_LARGE_BYTES_MAX)
+        })
     }
 }
 
@@ -121,7 +108,7 @@ mod tests {
     fn a_returned_buffer_is_handed_out_again_and_the_sum_is_zero() {
         let mut pool = BufferPool::default();
         let mut buffer = pool.take(100);
-        assert_eq!(pool.gauge().bytes(), SMALL_BYTES);
+        assert_eq!(pool.gauge().bytes(), SMALLEST_BYTES);
         buffer.extend_from_slice(b"abc");
         let address = buffer.as_ptr();
         pool.give(buffer);
@@ -132,19 +119,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_small_ones_leave_room_for_huge_ones() {
+    fn what_is_kept_is_bounded_and_small_ones_leave_room_for_large_ones() {
         let mut pool = BufferPool::default();
-        for bytes in [1, LARGE_BYTES, LARGE_BYTES + 1, 1 << 20, FREE_HUGE_BYTES_MAX + 1] {
+        for bytes in [1, SMALL_BYTES_MAX, SMALL_BYTES_MAX + 1, 1 << 20, LARGEST_BYTES + 1] {
             let taken: Vec<_> =
-                (0..FREE_HUGE_BYTES_MAX / SMALL_BYTES).map(|_| pool.take(bytes)).collect();
+                (0..FREE_LARGE_BYTES_MAX / SMALLEST_BYTES).map(|_| pool.take(bytes)).collect();
             for buffer in taken {
                 pool.give(buffer);
             }
         }
-        assert_eq!((pool.bytes, pool.huge_bytes), (FREE_BYTES_MAX, FREE_HUGE_BYTES_MAX));
+        let kept = (pool.free_small_bytes, pool.free_large_bytes);
+        assert_eq!(kept, (FREE_SMALL_BYTES_MAX, FREE_LARGE_BYTES_MAX));
+        let capacities: usize = pool.free.iter().flatten().map(Vec::capacity).sum();
+        assert_eq!(capacities, kept.0 + kept.1);
         assert_eq!(pool.gauge().bytes(), 0);
-        let kept: usize = pool.huge.iter().flatten().map(Vec::capacity).sum();
-        assert_eq!(kept, pool.huge_bytes);
+
         let mut pool = BufferPool::default();
         let frame = pool.take(1 << 20);
         let address = frame.as_ptr();

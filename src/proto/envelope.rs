@@ -243,8 +243,10 @@ impl<'a> Fields<'a> {
     /// Reads the whole body. An error is a frame that cannot be read; what is
     /// wrong with the message alone is noted, and reading goes on.
     fn read(&mut self, body: &'a [u8]) -> Result<(), Fault> {
-        let text = std::str::from_utf8(body)
-            .map_err(|error| Fault::NotUtf8 { at: error.valid_up_to() })?;
+        // The fast check does not say where; it is looked up where there is something wrong.
+        let text = simdutf8::basic::from_utf8(body).or_else(|_| {
+            std::str::from_utf8(body).map_err(|error| Fault::NotUtf8 { at: error.valid_up_to() })
+        })?;
         let mut scanner = Scanner::new(text);
         let Some(first) = scanner.peek() else {
             return Err(Fault::Empty);

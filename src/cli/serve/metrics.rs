@@ -216,7 +216,8 @@ impl Snapshot {
 fn buckets(nanos: &Histogram<u32>) -> Vec<(f64, u64)> {
     let mut counts = [0; BUCKET_NANOS.len() + 1];
     for step in nanos.iter_recorded() {
-        let at = BUCKET_NANOS.partition_point(|bound| *bound < step.value_iterated_to());
+        let nanos = nanos.lowest_equivalent(step.value_iterated_to());
+        let at = BUCKET_NANOS.partition_point(|bound| *bound < nanos);
         counts[at] += step.count_since_last_iteration();
     }
     let bounds = BUCKET_NANOS.iter().map(|bound| *bound as f64 / NANOS_PER_SECOND);
