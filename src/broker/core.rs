@@ -449,7 +449,8 @@ impl Core {
     fn check_idle(&mut self, key: ConnectionKey) {
         let Some(timeout) = self.limits.idle_timeout else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.parked.is_some() || connection.congested.is_some() {
+        let held_back = connection.parked.or(connection.woken).is_some();
+        if held_back || connection.congested.is_some() {
             // It is the server that does not read.
             connection.last_activity = self.now.monotonic;
         }

@@ -192,9 +192,8 @@ impl Broker {
         if !connection.is_live() {
             return;
         }
-        if !chunk.is_empty() {
-            connection.last_activity = now.monotonic;
-        }
+        // Without a chunk it is let go on: until now it could not say anything.
+        connection.last_activity = now.monotonic;
         connection.yielded = false;
         // Out of the table while its frames are processed, for they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
@@ -218,12 +217,17 @@ impl Broker {
                 return;
             }
             let introduces = matches!(connection.state, State::Handshake);
+            let is_superseded = matches!(connection.state, State::Superseded);
             let mut body_bytes_max = self.core.limits.frame_bytes_max;
             if introduces {
                 body_bytes_max = body_bytes_max.min(HANDSHAKE_FRAME_BYTES_MAX);
             }
             match inbound.peek(body_bytes_max, &mut self.core.pool) {
                 Next::Nothing => return,
+                _ if is_superseded => {
+                    self.core.tell_taken_over(key);
+                    return;
+                }
                 Next::TooLarge { body_bytes } => {
                     let text = format!(
                         "the length prefix says {body_bytes} bytes, over the limit of \
@@ -245,6 +249,10 @@ impl Broker {
                     frames += 1;
                     if self.dispatch(key, body) == Outcome::Held {
                         return;
+                    }
+                    if frames == 1 {
+                        // What it was let go on for is done; with the next it queues again.
+                        self.core.pass_on_wake(key);
                     }
                     if introduces {
                         // Hooks hear of a connection before its handlers do.
