@@ -335,9 +335,22 @@ impl Core {
     /// Makes room for a newcomer, if need be at the cost of the superseded connection that
     /// has been silent the longest. Returns whether there is none left to give up.
     pub(crate) fn is_full(&mut self) -> bool {
-        let free = self.connections.len() - self.refused < self.limits.connections_max;
-        if free || self.superseded == 0 {
-            return !free;
+        let connections_max = self.limits.connections_max;
+        let present = self.connections.len() - self.refused;
+        if present < connections_max {
+            return false;
+        }
+        // Closed in this turn: still in the table, but the place is free. Who hangs up and
+        // comes again at once is not refused for it.
+        let closed = self.actions.iter().filter(|action| {
+            matches!(action, Action::Close(key)
+                if self.connections.get(*key).is_some_and(|connection| !connection.refused))
+        });
+        if present - closed.count() < connections_max {
+            return false;
+        }
+        if self.superseded == 0 {
+            return true;
         }
         let superseded =
             self.connections.iter().filter(|(_, c)| matches!(c.state, State::Superseded));
