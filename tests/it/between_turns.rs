@@ -14,6 +14,8 @@ struct Driven {
     server: Server,
     heard: mpsc::Receiver<Value>,
     subscriber: JoinHandle<()>,
+    /// What the embedder does after it has published.
+    pause_before_turn: Duration,
 }
 
 impl Driven {
@@ -31,7 +33,7 @@ impl Driven {
                 told.send(message).unwrap();
             }
         });
-        let mut driven = Self { server, heard, subscriber };
+        let mut driven = Self { server, heard, subscriber, pause_before_turn: Duration::ZERO };
         while driven.heard.try_recv().is_err() {
             driven.turn(Duration::from_millis(1));
         }
@@ -52,6 +54,7 @@ impl Driven {
         let deadline = self.server.next_deadline().expect("there is something to be sent");
         let begin = Instant::now();
         assert!(deadline <= begin, "at once");
+        std::thread::sleep(self.pause_before_turn);
         // Nobody else says anything: only what was published keeps this from sleeping.
         self.turn(HANG * 3);
         assert!(begin.elapsed() < HANG * 2, "it slept over it");
@@ -101,7 +104,8 @@ fn a_publication_after_a_quiet_time_does_not_close_who_reads() {
         Limits { slow_consumer_grace: grace, queue_high_water_bytes: 1_000, ..Limits::default() };
     let mut driven = Driven::new(limits);
     let text = "x".repeat(20_000);
-    for _ in 0..3 {
+    for pause_before_turn in [Duration::ZERO, grace * 5] {
+        driven.pause_before_turn = pause_before_turn;
         std::thread::sleep(grace * 5);
         assert_eq!(driven.publish(&text)["payload"], *text);
     }

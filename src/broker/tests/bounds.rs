@@ -91,14 +91,16 @@ fn pending_requests_are_bounded_by_connection_and_in_all() {
     let ask = |world: &mut World, from, id: &str| {
         world.send(from, &message("app", "request", "work", id, &json!(id)));
     };
-    for (from, id) in [(one, "1a"), (one, "1b"), (two, "2a")] {
-        ask(&mut world, from, id);
-        assert!(world.take(from).is_empty());
+    for id in ["1a", "1b"] {
+        ask(&mut world, one, id);
+        assert!(world.take(one).is_empty());
     }
-    for (from, id) in [(one, "1c"), (two, "2b")] {
-        ask(&mut world, from, id);
-        world.expect_error(from, "limit_exceeded", id);
-    }
+    ask(&mut world, one, "1c");
+    world.expect_error(one, "limit_exceeded", "1c");
+    ask(&mut world, two, "2a");
+    assert!(world.take(two).is_empty(), "there is room for others");
+    ask(&mut world, two, "2b");
+    world.expect_error(two, "limit_exceeded", "2b");
     let tasks = world.take(worker);
     assert_eq!(payloads(&tasks), ["1a", "1b", "2a"].map(|id| json!(id)));
 
@@ -221,4 +223,21 @@ fn who_is_held_back_is_not_idle() {
     assert!(world.closed.is_empty(), "the time begins when they can");
     world.pass(Duration::from_secs(60));
     assert_eq!(world.closed.len(), 2);
+}
+
+/// Who leaves and comes again does so within one turn of a busy server.
+#[test]
+fn a_place_is_free_in_the_turn_in_which_it_is_left() {
+    let mut world = World::new(Limits { connections_max: 1, ..Limits::default() });
+    let mut present = world.connected("app", "me");
+    for _ in 0..3 {
+        world.broker.hang_up(present, HangUp::EndOfStream, world.now);
+        present = world.accept();
+        let one_too_many = world.accept();
+        world.act();
+        assert!(world.take(present).is_empty(), "it is not refused");
+        world.expect_error(one_too_many, "server_full", Value::Null);
+        world.hang_up(one_too_many);
+    }
+    assert_eq!(world.broker.core.connections.len(), 1);
 }

@@ -246,3 +246,38 @@ fn a_slow_subscriber_holds_requests_back_for_its_grace_at_most() {
         assert_eq!(origins(&world.take(worker)), [(at, 0)]);
     }
 }
+
+/// Nobody can hold the process itself back, so there the bound is a hard one.
+#[test]
+fn who_is_behind_with_what_the_process_publishes_is_closed_once() {
+    let limits = Limits {
+        queue_high_water_bytes: HIGH_WATER_BYTES,
+        frame_bytes_max: HIGH_WATER_BYTES,
+        ..Limits::default()
+    };
+    let mut world = World::new(limits);
+    let [slow, healthy] = ["slow", "healthy"].map(|id| world.connected("app", id));
+    for key in [slow, healthy] {
+        world.subscribe(key, "app", "feed");
+    }
+    world.stalled.push(slow);
+    let text = "x".repeat(HIGH_WATER_BYTES / 2);
+    let reached: Vec<usize> = (0..6)
+        .map(|_| {
+            let now = world.now;
+            let reached = world.broker.context(now).publish("app", "feed", &text).unwrap();
+            let bytes: Vec<u8> = world.broker.output(healthy).flatten().copied().collect();
+            world.received.entry(healthy).or_default().extend_from_slice(&bytes);
+            // The healthy one reads in between; the slow one is not looked at before the end.
+            let connection = world.broker.core.connections.get_mut(healthy).unwrap();
+            connection.send.advance(bytes.len(), &mut world.broker.core.pool);
+            reached
+        })
+        .collect();
+    assert_eq!(reached, [2, 2, 2, 1, 1, 1]);
+    assert_eq!(world.broker.core.counters.slow_consumers, 1, "it is counted once");
+    world.pass(Duration::ZERO);
+    assert_eq!(world.closed, [slow]);
+    assert_eq!(world.take(healthy).len(), 6);
+    assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+}
