@@ -8,6 +8,7 @@ use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::super::TIMESTAMP_BYTES_MAX;
 use super::FIELDS;
 use crate::proto::scanner::tests::{apply, damage, json_text, serde_json_accepts, string_text};
 use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX, MessageType};
@@ -85,7 +86,8 @@ impl Reading {
             Some(_) => id("reply_to", 0).map(|id| Some(id).filter(|id| !id.is_empty())),
         };
         let timestamp = once("timestamp")
-            .filter(|text| text.starts_with(|first: char| first == '-' || first.is_ascii_digit()));
+            .filter(|text| text.starts_with(|first: char| first == '-' || first.is_ascii_digit()))
+            .filter(|text| text.len() <= TIMESTAMP_BYTES_MAX);
         let rest = || {
             let all = (id("app_id", 1)?, once("payload")?, timestamp?, reply_to?);
             let complete = known
