@@ -41,10 +41,10 @@ fn out_of_memory_the_largest_holder_is_closed_and_nobody_else() {
     // The last straw is somebody else's.
     let publisher = world.connected("app", "publisher");
     let text = "x".repeat(30 << 10);
-    let mut published = 0;
+    let mut sent = 0;
     while matches!(world.connection(attacker).state, State::Open(_)) {
-        published += 1;
-        assert!(published * text.len() < LIMIT_BYTES, "nobody is closed");
+        sent += 1;
+        assert!(sent * text.len() < LIMIT_BYTES, "nobody is closed");
         world.send(publisher, &message("app", "publish", "news", "p", &json!(text)));
     }
     world.expect_error(attacker, "limit_exceeded", Value::Null);
@@ -53,7 +53,7 @@ fn out_of_memory_the_largest_holder_is_closed_and_nobody_else() {
     world.deliver(halfway, &bytes[20..]);
     assert_eq!(world.take(halfway)[0]["payload"]["status"], "pong");
     world.relieve(behind);
-    assert_eq!(world.take(behind).len(), published);
+    assert_eq!(world.take(behind).len(), sent);
     assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
 }
 
