@@ -339,9 +339,22 @@ impl Core {
     /// Makes room for a newcomer, if need be at the cost of the superseded connection that
     /// has been silent the longest. Returns whether there is none left to give up.
     pub(crate) fn is_full(&mut self) -> bool {
-        let free = self.connections.len() - self.refused < self.limits.connections_max;
-        if free || self.superseded == 0 {
-            return !free;
+        let connections_max = self.limits.connections_max;
+        let present = self.connections.len() - self.refused;
+        if present < connections_max {
+            return false;
+        }
+        // Closed in this turn: still in the table, but the place is free. Who hangs up and
+        // comes again at once is not refused for it.
+        let closed = self.actions.iter().filter(|action| {
+            matches!(action, Action::Close(key)
+                if self.connections.get(*key).is_some_and(|connection| !connection.refused))
+        });
+        if present - closed.count() < connections_max {
+            return false;
+        }
+        if self.superseded == 0 {
+            return true;
         }
         let superseded =
             self.connections.iter().filter(|(_, c)| matches!(c.state, State::Superseded));
@@ -453,10 +466,12 @@ impl Core {
     fn check_idle(&mut self, key: ConnectionKey) {
         let Some(timeout) = self.limits.idle_timeout else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
-        // While it is the server that does not read, nobody is idle.
-        let is_held = connection.parked.is_some() || connection.congested.is_some();
-        let since = if is_held { self.now.monotonic } else { connection.last_activity };
-        let deadline = since.saturating_add(timeout);
+        let held_back = connection.parked.or(connection.woken).is_some();
+        if held_back || connection.congested.is_some() {
+            // It is the server that does not read.
+            connection.last_activity = self.now.monotonic;
+        }
+        let deadline = connection.last_activity.saturating_add(timeout);
         if deadline > self.now.monotonic {
             connection.timer = Some(self.timers.arm(deadline, Due::Idle(key)));
         } else {

@@ -45,11 +45,7 @@ impl Broker {
                     .map_err(Stop::Refused)
                     .and_then(|()| core.serve(handlers, from, application, &envelope, body))
             }
-            State::Superseded => {
-                core.tell_taken_over(from);
-                Ok(())
-            }
-            State::Closing | State::Lingering | State::Closed => Ok(()),
+            State::Superseded | State::Closing | State::Lingering | State::Closed => Ok(()),
         };
         match served {
             Ok(()) => Outcome::Consumed,

@@ -193,12 +193,14 @@ impl Broker {
         if !connection.is_live() {
             return;
         }
-        if !chunk.is_empty() {
-            connection.last_activity = now.monotonic;
-        }
+        // Without a chunk it is let go on: until now it could not say anything.
+        connection.last_activity = now.monotonic;
         connection.yielded = false;
+        if !chunk.is_empty() {
+            connection.last_read = now.monotonic;
+        }
         // What was kept of before had come with the last bytes that were read.
-        self.core.arrived = connection.last_activity;
+        self.core.arrived = connection.last_read;
         // Out of the table while its frames are processed, for they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
         self.process(key, &mut inbound);
@@ -221,12 +223,17 @@ impl Broker {
                 return;
             }
             let introduces = matches!(connection.state, State::Handshake);
+            let is_superseded = matches!(connection.state, State::Superseded);
             let mut body_bytes_max = self.core.limits.frame_bytes_max;
             if introduces {
                 body_bytes_max = body_bytes_max.min(HANDSHAKE_FRAME_BYTES_MAX);
             }
             match inbound.peek(body_bytes_max, &mut self.core.pool) {
                 Next::Nothing => return,
+                _ if is_superseded => {
+                    self.core.tell_taken_over(key);
+                    return;
+                }
                 Next::TooLarge { body_bytes } => {
                     let text = format!(
                         "the length prefix says {body_bytes} bytes, over the limit of \
@@ -248,6 +255,10 @@ impl Broker {
                     frames += 1;
                     if self.dispatch(key, body) == Outcome::Held {
                         return;
+                    }
+                    if frames == 1 {
+                        // What it was let go on for is done; with the next it queues again.
+                        self.core.pass_on_wake(key);
                     }
                     if introduces {
                         // Hooks hear of a connection before its handlers do.

@@ -22,6 +22,8 @@ pub struct Connection {
     /// Set while the queue is over its high-water mark: the end of its grace.
     pub(crate) congested: Option<TimerKey>,
     pub(crate) last_activity: Duration,
+    /// When bytes of it were last read: what it had sent has waited since then.
+    pub(crate) last_read: Duration,
     /// The channel whose congested subscriber or worker its next frame waits for.
     pub(crate) parked: Option<ChannelKey>,
     /// The channel it was just let go on for; when it had its turn, the next one is.
@@ -92,6 +94,7 @@ impl Connection {
             timer: None,
             congested: None,
             last_activity: now,
+            last_read: now,
             parked: None,
             woken: None,
             yielded: false,

@@ -7,6 +7,11 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod bounds;
+mod pressure;
+mod requests;
+mod take_over;
+
 /// A broker and the bytes that each of its connections was sent.
 struct World {
     broker: Broker,
@@ -51,6 +56,52 @@ impl World {
 
     fn send(&mut self, key: ConnectionKey, message: &Value) {
         self.deliver(key, &framed(message));
+    }
+
+    /// The same of a peer that writes the header of each message and its body apart.
+    fn send_apart(&mut self, key: ConnectionKey, message: &Value) {
+        let bytes = framed(message);
+        let (header, body) = bytes.split_at(4);
+        self.deliver(key, header);
+        self.deliver(key, body);
+    }
+
+    /// A connection of a published client, which writes header and body apart.
+    fn connected_apart(&mut self, app_id: &str, id: &str) -> ConnectionKey {
+        let key = self.accept();
+        let connect = json!({"action": "connect", "connection_id": id});
+        self.send_apart(key, &message(app_id, "request", "system", "c", &connect));
+        assert_eq!(self.take(key)[0]["payload"]["status"], "connected");
+        key
+    }
+
+    fn subscribe(&mut self, key: ConnectionKey, app_id: &str, channel: &str) {
+        self.send(key, &message(app_id, "subscribe", channel, "s", &json!({})));
+    }
+
+    /// Makes a connection a worker of the channel.
+    fn serve(&mut self, key: ConnectionKey, app_id: &str, channel: &str) {
+        let serve = json!({"action": "serve", "channel": channel});
+        self.send(key, &message(app_id, "request", "system", "serve", &serve));
+        assert_eq!(self.take(key)[0]["payload"]["status"], "serving");
+    }
+
+    /// The kernel of a stalled connection takes all that waits for it.
+    fn relieve(&mut self, key: ConnectionKey) {
+        let bytes: Vec<u8> = self.broker.output(key).flatten().copied().collect();
+        self.received.entry(key).or_default().extend_from_slice(&bytes);
+        self.broker.transmitted(key, bytes.len());
+    }
+
+    fn connection(&self, key: ConnectionKey) -> &Connection {
+        self.broker.core.connections.get(key).expect("it is still there")
+    }
+
+    /// The last message a connection was sent is an error with this code, for this message.
+    fn expect_error(&mut self, key: ConnectionKey, code: &str, reply_to: impl Into<Value>) {
+        let messages = self.take(key);
+        let last = messages.last().expect("an error");
+        assert_eq!((&last["payload"]["code"], &last["reply_to"]), (&json!(code), &reply_to.into()));
     }
 
     fn act(&mut self) {
@@ -194,36 +245,6 @@ fn timeouts_pass_in_virtual_time() {
 }
 
 #[test]
-fn a_publisher_waits_for_a_slow_subscriber_and_goes_on_in_order() {
-    let limits = Limits { queue_high_water_bytes: 4_000, ..Limits::default() };
-    let mut world = World::new(limits);
-    let slow = world.connected("app", "slow");
-    let healthy = world.connected("app", "healthy");
-    for key in [slow, healthy] {
-        world.send(key, &message("app", "subscribe", "feed", "s", &json!({})));
-    }
-    let publisher = world.connected("app", "publisher");
-    world.stalled.push(slow);
-    let text = "x".repeat(1_000);
-    let burst: Vec<u8> = (0..20)
-        .flat_map(|at| framed(&message("app", "publish", "feed", "p", &json!([at, text]))))
-        .collect();
-    world.deliver(publisher, &burst);
-    let first = world.take(healthy);
-    assert!(first.len() < 20, "the publisher is held back");
-    assert!(!world.broker.wants_read(publisher));
-    assert!(world.broker.core.connections.get(slow).unwrap().send.len() < 6_000);
-    world.pass(Duration::from_secs(5));
-    assert_eq!(world.closed, [slow]);
-    assert_eq!(world.broker.core.counters.slow_consumers, 1);
-    let all: Vec<Value> = first.into_iter().chain(world.take(healthy)).collect();
-    let order: Vec<u64> = all.iter().map(|m| m["payload"][0].as_u64().unwrap()).collect();
-    assert_eq!(order, (0..20).collect::<Vec<_>>());
-    assert!(world.broker.wants_read(publisher));
-    assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
-}
-
-#[test]
 fn a_turn_ends_after_a_bounded_number_of_frames() {
     let mut world = World::new(Limits::default());
     let busy = world.connected("app", "busy");
@@ -234,74 +255,4 @@ fn a_turn_ends_after_a_bounded_number_of_frames() {
     world.act();
     assert_eq!(world.take(busy).len(), 300);
     assert!(world.broker.wants_read(busy));
-}
-
-#[test]
-fn a_worker_that_leaves_hands_back_what_it_had() {
-    let mut world = World::new(Limits::default());
-    let worker = world.connected("app", "worker");
-    let serve = json!({"action": "serve", "channel": "work"});
-    world.send(worker, &message("app", "request", "system", "s", &serve));
-    let asks = world.connected("app", "asks");
-    let gone = world.connected("app", "gone");
-    for at in 0..5 {
-        world.send(asks, &message("app", "request", "work", &format!("q{at}"), &json!(at)));
-        world.send(gone, &message("app", "request", "work", "q", &json!(at)));
-    }
-    world.hang_up(gone);
-    // Out of order, so that the worker's list is taken apart from the middle.
-    let tasks: Vec<Value> =
-        world.take(worker).into_iter().filter(|m| m["message_type"] == "request").collect();
-    for task in [&tasks[6], &tasks[0]] {
-        let mut answer = message("app", "response", "work", "r", &task["payload"]);
-        answer["reply_to"] = task["message_id"].clone();
-        world.send(worker, &answer);
-        // A second answer to the same request is ignored.
-        world.send(worker, &answer);
-    }
-    world.hang_up(worker);
-    let answers = world.take(asks);
-    let mut ids: Vec<&str> = answers.iter().map(|a| a["reply_to"].as_str().unwrap()).collect();
-    ids.sort_unstable();
-    assert_eq!(ids, ["q0", "q1", "q2", "q3", "q4"], "each exactly once");
-    let lost = answers.iter().filter(|a| a["payload"]["code"] == "worker_lost").count();
-    assert_eq!(lost, 3);
-    assert_eq!(world.broker.core.requests.len(), 0);
-}
-
-#[test]
-fn a_drain_waits_for_what_is_in_flight() {
-    let mut world = World::new(Limits::default());
-    let worker = world.connected("app", "worker");
-    let serve = json!({"action": "serve", "channel": "work"});
-    world.send(worker, &message("app", "request", "system", "s", &serve));
-    let asks = world.connected("app", "asks");
-    let idle = world.connected("app", "idle");
-    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
-    let task = world.take(worker).pop().unwrap();
-    world.broker.begin_drain(world.now);
-    world.act();
-    assert_eq!(world.take(idle)[0]["payload"]["code"], "shutting_down");
-    world.pass(limits::LINGER);
-    assert_eq!(world.closed, [idle]);
-    let mut answer = message("app", "response", "work", "r", &json!("done"));
-    answer["reply_to"] = task["message_id"].clone();
-    world.send(worker, &answer);
-    assert_eq!(world.take(asks).last().unwrap()["payload"], "done");
-    world.pass(limits::LINGER);
-    assert!(world.broker.is_drained());
-}
-
-#[test]
-fn an_unread_refusal_does_not_keep_a_place() {
-    let mut world = World::new(Limits { connections_max: 1, ..Limits::default() });
-    let first = world.accept();
-    let refused: Vec<_> = (0..REFUSALS_MAX).map(|_| world.accept()).collect();
-    assert_eq!(world.broker.accept(world.now), None, "too many to be told");
-    world.stalled.extend(&refused);
-    world.act();
-    world.hang_up(first);
-    world.pass(Limits::default().slow_consumer_grace);
-    assert_eq!(world.broker.core.connections.len(), 0);
-    assert_eq!(world.broker.core.timers.next_deadline(), None);
 }

@@ -4,8 +4,10 @@
 use super::buffer_pool::BufferPool;
 use super::frame::{self, Frame};
 
-/// Who has sent this much of a frame gets more room at once: less to copy while it grows.
+/// Who has sent this much of a frame gets this much room at once, so that the usual large
+/// frame is copied once and not with every doubling.
 const MUCH_BYTES: usize = 60 << 10;
+const GRANT_BYTES: usize = 1 << 20;
 
 /// What a connection received and has not processed yet. Empty, it holds no memory.
 ///
@@ -73,8 +75,8 @@ impl RecvBuffer {
         let kept = self.len();
         let needed = kept + chunk.len();
         if self.start > 0 || self.bytes.capacity() < needed {
-            let growth = if needed < MUCH_BYTES { 2 } else { 8 };
-            let room = needed.max(expected.min(needed.saturating_mul(growth)));
+            let earned = if needed < MUCH_BYTES { 0 } else { GRANT_BYTES };
+            let room = needed.max(expected.min(earned.max(needed.saturating_mul(2))));
             let mut grown = pool.take(room);
             grown.extend_from_slice(self.unread());
             self.release(pool);

@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::{Peer, code};
+use crate::support::{HANG, Peer, code};
 
 pub(crate) fn ipc() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ipc"));
@@ -114,7 +115,9 @@ fn what_makes_no_sense_is_usage_and_the_rest_is_one() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     assert_fails(serve(&["--port", &port]), 1, "something else listens there already");
-    assert_fails(serve(&["--host", "0.0.0.0", "--port", "0"]), 2, "no token is asked for");
+    for way_out in ["no token is asked for", "--token-file", "--insecure"] {
+        assert_fails(serve(&["--host", "0.0.0.0", "--port", "0"]), 2, way_out);
+    }
     assert_fails(serve(&["--no-tcp"]), 2, "--unix");
     assert_fails(serve(&["--max-connections", "0"]), 2, "at least one");
     assert_fails(serve(&["--max-frame-bytes", "10"]), 2, "1KiB");
@@ -135,6 +138,20 @@ fn what_makes_no_sense_is_usage_and_the_rest_is_one() {
     assert_fails(serve(&["--handshake-timeout", "5"]), 2, "such as 500ms");
     assert_fails(serve(&["--unix-mode", "9"]), 2, "octal");
     assert_fails(serve(&["--what"]), 2, "--what");
+    assert_fails(serve(&["--port", "0", "--unix-mode", "0600"]), 2, "give --unix PATH");
+    assert_fails(serve(&["--no-tcp", "--port", "1", "--unix", "x"]), 2, "--port");
+    assert_fails(serve(&["--no-tcp", "--host", "localhost", "--unix", "x"]), 2, "--host");
+    let both = scratch.file("both.toml", 0o600, "no-tcp = true\nport = 1\nunix = \"x\"\n");
+    assert_fails(serve(&["--config", &both]), 2, "leave out one");
+    for written in ["true", "1.5", "[5]"] {
+        let text = format!("port = 0\nhandshake-timeout = {written}\n");
+        let typed = scratch.file("typed.toml", 0o600, &text);
+        assert_fails(
+            serve(&["--config", &typed]),
+            2,
+            "line 2: give text in quotes, such as \"5s\"",
+        );
+    }
     let mut garbled = serve(&["--port", "0"]);
     garbled
         .env("IPC_TOKEN", <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff"));
@@ -309,4 +326,150 @@ fn the_demo_has_the_published_applications() {
     monitor.send("notification", "metrics", json!({"metric": "cpu_usage", "value": 80}));
     monitor.send("notification", "metrics", json!({"metric": "cpu_usage", "value": 93.5}));
     assert_eq!(monitor.receive()["payload"]["value"], 93.5);
+}
+
+#[test]
+fn the_longest_timeouts_are_none() {
+    let age = "300000000000years";
+    let mut arguments = vec!["--demo", "--port", "0"];
+    for flag in ["--handshake-timeout", "--idle-timeout", "--drain-timeout"] {
+        arguments.extend([flag, age]);
+    }
+    let running = Running::start(serve(&arguments));
+    let mut peer = running.peer();
+    peer.connect("bench", "asks");
+    assert_eq!(peer.request("echo", json!(1)), 1);
+    running.signal("TERM");
+    assert_eq!(code(&peer.receive()), "shutting_down");
+    peer.expect_end();
+    drop(peer);
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+}
+
+#[test]
+fn a_server_nobody_is_connected_to_ends_at_once() {
+    let running = Running::start(serve(&["--port", "0", "--drain-timeout", "1h"]));
+    let begin = Instant::now();
+    running.signal("TERM");
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(begin.elapsed() < HANG, "it waited for nobody");
+}
+
+/// `ipc serve` from a shell that lowers a limit before.
+fn limited(limit: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("{limit} && exec \"$0\" serve \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_ipc"))
+        .args(arguments)
+        .env_remove("IPC_TOKEN")
+        .env_remove("IPC_LOG");
+    command
+}
+
+#[test]
+fn a_low_soft_limit_on_descriptors_is_raised() {
+    const SOFT_LIMIT: usize = 64;
+    let arguments = ["--demo", "--port", "0", "--max-connections", "200"];
+    let limit = format!("ulimit -Sn {SOFT_LIMIT}");
+    let running = Running::start(limited(&limit, &arguments));
+    let mut peers: Vec<Peer> = (0..SOFT_LIMIT + 20)
+        .map(|at| {
+            let mut peer = running.peer();
+            peer.connect("bench", &format!("{at}"));
+            peer
+        })
+        .collect();
+    for peer in &mut peers {
+        peer.fence();
+    }
+    let stats = peers[0].request("system", json!({"action": "get_stats"}));
+    assert_eq!((&stats["counters"]["shed"], &stats["max_connections"]), (&json!(0), &json!(200)));
+    if cfg!(target_os = "linux") {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", running.child.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let soft: usize = line.split_whitespace().nth(3).unwrap().parse().unwrap();
+        assert!(soft >= 200, "{line}");
+    }
+}
+
+#[test]
+fn a_hard_limit_on_descriptors_lets_fewer_in_or_none() {
+    assert_fails(limited("ulimit -n 100", &["--port", "0"]), 1, "raise `ulimit -Hn`");
+    let running = Running::start(limited("ulimit -n 140", &["--port", "0"]));
+    let mut peer = running.peer();
+    peer.connect("app", "one");
+    let allowed = peer.request("system", json!({"action": "get_stats"}))["max_connections"].clone();
+    let allowed = allowed.as_u64().unwrap();
+    assert!((1..140).contains(&allowed), "{allowed}");
+    let others: Vec<Peer> = (1..allowed)
+        .map(|at| {
+            let mut other = running.peer();
+            other.connect("app", &format!("{at}"));
+            other
+        })
+        .collect();
+    // Who is one too many is told so, for which there has to be a descriptor too.
+    assert_eq!(code(&running.peer().receive()), "server_full");
+    drop((peer, others));
+    running.signal("TERM");
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("fewer open files"), "{stderr}");
+}
+
+#[test]
+fn the_file_says_what_flags_say() {
+    let scratch = Scratch::new("file");
+    let text = "host = \"127.0.0.1\"\nport = 0\ndemo = true\nlog-format = \"json\"\n\
+                idle-timeout = 0\nhandshake-timeout = \"9s\"\n";
+    let config = scratch.file("ipc.toml", 0o644, text);
+    let running = Running::start(serve(&["--config", &config]));
+    assert_eq!(running.addresses.len(), 1, "{}", running.banner);
+    let mut peer = running.peer();
+    peer.connect("bench", "asks");
+    assert_eq!(peer.request("echo", json!("demo")), "demo");
+    running.signal("TERM");
+    assert_eq!(code(&peer.receive()), "shutting_down");
+    drop(peer);
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("draining"), "{stderr}");
+    for line in stderr.lines() {
+        serde_json::from_str::<Value>(line).expect("a JSON document a line");
+    }
+}
+
+#[test]
+fn an_ipv6_address_may_stand_in_brackets() {
+    // A machine may be without IPv6.
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let running = Running::start(serve(&["--host", "[::1]", "--port", "0"]));
+    assert!(running.addresses.len() == 1 && running.addresses[0].is_ipv6(), "{}", running.banner);
+    let mut peer = running.peer();
+    peer.connect("app", "one");
+    peer.fence();
+}
+
+#[test]
+fn what_a_peer_calls_itself_writes_no_lines_into_the_log() {
+    let mut command = serve(&["--port", "0"]);
+    command.env("IPC_LOG", "debug");
+    let running = Running::start(command);
+    let mut peer = running.peer();
+    peer.connect("evil\n\u{1b}[31mERROR all is lost\r\u{9b}1m", "one");
+    peer.fence();
+    drop(peer);
+    running.signal("TERM");
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    let shown = stderr.lines().find(|line| line.contains("all is lost"));
+    let shown = shown.expect("it is shown");
+    assert!(shown.contains("DEBUG") && shown.contains("evil"), "one line with both: {stderr}");
+    let controls = stderr.chars().filter(|c| c.is_control() && *c != '\n').count();
+    assert_eq!(controls, 0, "{stderr:?}");
 }

@@ -1,11 +1,13 @@
 //! Everything that needs sockets, in one binary.
 
 mod bad_input;
+mod between_turns;
 #[cfg(feature = "cli")]
 mod cli;
 mod descriptors;
 mod drain;
 mod embedding;
+mod hooks;
 mod instruments;
 mod memory;
 mod smoke;

@@ -1,0 +1,243 @@
+//! What is bounded is refused in a sentence, and free again afterwards.
+
+use super::*;
+
+#[test]
+fn an_unread_refusal_does_not_keep_a_place() {
+    let mut world = World::new(Limits { connections_max: 1, ..Limits::default() });
+    let first = world.accept();
+    let refused: Vec<_> = (0..REFUSALS_MAX).map(|_| world.accept()).collect();
+    assert_eq!(world.broker.accept(world.now), None, "too many to be told");
+    world.stalled.extend(&refused);
+    world.act();
+    world.hang_up(first);
+    world.pass(Limits::default().slow_consumer_grace);
+    assert_eq!(world.broker.core.connections.len(), 0);
+    assert_eq!(world.broker.core.timers.next_deadline(), None);
+}
+
+#[test]
+fn out_of_memory_the_largest_holder_is_closed_and_nobody_else() {
+    const LIMIT_BYTES: usize = 4 << 20;
+    let mut world = World::new(Limits {
+        buffered_bytes_max: LIMIT_BYTES,
+        queue_high_water_bytes: LIMIT_BYTES,
+        ..Limits::default()
+    });
+    let ping = message("app", "request", "system", "ping", &json!({"action": "ping"}));
+    // It waits with a header and a piece of the body, as published clients are found.
+    let halfway = world.connected("app", "halfway");
+    let bytes = framed(&ping);
+    world.deliver(halfway, &bytes[..4]);
+    world.deliver(halfway, &bytes[4..20]);
+    let behind = world.connected("app", "behind");
+    world.subscribe(behind, "app", "news");
+    world.stalled.push(behind);
+    let attacker = world.connected("app", "attacker");
+    let body_bytes = 16_u32 << 20;
+    world.deliver(attacker, &body_bytes.to_be_bytes());
+    world.deliver(attacker, &vec![b' '; 1_500 << 10]);
+    assert!(world.closed.is_empty() && world.take(attacker).is_empty());
+    // The last straw is somebody else's.
+    let publisher = world.connected("app", "publisher");
+    let text = "x".repeat(30 << 10);
+    let mut sent = 0;
+    while matches!(world.connection(attacker).state, State::Open(_)) {
+        sent += 1;
+        assert!(sent * text.len() < LIMIT_BYTES, "nobody is closed");
+        world.send(publisher, &message("app", "publish", "news", "p", &json!(text)));
+    }
+    world.expect_error(attacker, "limit_exceeded", Value::Null);
+    world.pass(limits::LINGER);
+    assert_eq!(world.closed, [attacker]);
+    world.deliver(halfway, &bytes[20..]);
+    assert_eq!(world.take(halfway)[0]["payload"]["status"], "pong");
+    world.relieve(behind);
+    assert_eq!(world.take(behind).len(), sent);
+    assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+}
+
+#[test]
+fn many_half_frames_are_bounded_together() {
+    const LIMIT_BYTES: usize = 1 << 20;
+    let mut world = World::new(Limits { buffered_bytes_max: LIMIT_BYTES, ..Limits::default() });
+    let bystander = world.connected("app", "bystander");
+    let ping = framed(&message("app", "request", "system", "p", &json!({"action": "ping"})));
+    world.deliver(bystander, &ping[..4]);
+    let attackers: Vec<_> = (0..40).map(|at| world.connected("app", &format!("{at}"))).collect();
+    for _ in 0..4 {
+        for attacker in &attackers {
+            let body_bytes = 16_u32 << 20;
+            if world.connection(*attacker).recv.is_empty() {
+                world.deliver(*attacker, &body_bytes.to_be_bytes());
+            }
+            world.deliver(*attacker, &[b' '; 16 << 10]);
+            assert!(world.broker.core.pool.gauge().bytes() <= LIMIT_BYTES);
+        }
+    }
+    assert!(world.broker.core.counters.errors["limit_exceeded"] > 10);
+    // The small buffers of who does nothing wrong are never the largest.
+    world.deliver(bystander, &ping[4..]);
+    assert_eq!(world.take(bystander)[0]["payload"]["status"], "pong");
+}
+
+#[test]
+fn pending_requests_are_bounded_by_connection_and_in_all() {
+    let limits = Limits { pending_max: 3, pending_per_connection_max: 2, ..Limits::default() };
+    let mut world = World::new(limits);
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    let [one, two] = ["one", "two"].map(|id| world.connected("app", id));
+    let ask = |world: &mut World, from, id: &str| {
+        world.send(from, &message("app", "request", "work", id, &json!(id)));
+    };
+    for id in ["1a", "1b"] {
+        ask(&mut world, one, id);
+        assert!(world.take(one).is_empty());
+    }
+    ask(&mut world, one, "1c");
+    world.expect_error(one, "limit_exceeded", "1c");
+    ask(&mut world, two, "2a");
+    assert!(world.take(two).is_empty(), "there is room for others");
+    ask(&mut world, two, "2b");
+    world.expect_error(two, "limit_exceeded", "2b");
+    let tasks = world.take(worker);
+    assert_eq!(payloads(&tasks), ["1a", "1b", "2a"].map(|id| json!(id)));
+
+    let mut answer = message("app", "response", "work", "r", &json!("done"));
+    answer["reply_to"] = tasks[0]["message_id"].clone();
+    world.send(worker, &answer);
+    assert_eq!(world.take(one)[0]["reply_to"], "1a");
+    ask(&mut world, two, "2c");
+    assert!(world.take(two).is_empty(), "there is room again");
+    ask(&mut world, one, "1d");
+    world.expect_error(one, "limit_exceeded", "1d");
+    world.hang_up(two);
+    ask(&mut world, one, "1e");
+    assert!(world.take(one).is_empty(), "who leaves makes room");
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.take(one).len(), 2, "two timeouts");
+    for id in ["1f", "1g"] {
+        ask(&mut world, one, id);
+    }
+    assert!(world.take(one).is_empty());
+    assert_eq!(world.broker.core.requests.len(), 2);
+}
+
+#[test]
+fn names_that_come_and_go_use_nothing_up() {
+    let mut world = World::new(Limits::default());
+    let key = world.connected("app", "me");
+    for at in 0..10_000 {
+        let name = format!("room {at}");
+        for kind in ["subscribe", "unsubscribe"] {
+            world.send(key, &message("app", kind, &name, "id", &json!({"ack": true})));
+        }
+        let answers = world.take(key);
+        assert_eq!(
+            payloads(&answers),
+            [json!({"status": "subscribed"}), json!({"status": "unsubscribed"})]
+        );
+    }
+    assert_eq!(world.broker.core.router.channels.len(), 0);
+    for at in 0..1_000 {
+        let name = format!("service {at}");
+        world.serve(key, "app", &name);
+        let stop = json!({"action": "stop_serving", "channel": name});
+        world.send(key, &message("app", "request", "system", "id", &stop));
+        assert_eq!(world.take(key)[0]["payload"]["status"], "stopped");
+    }
+    assert_eq!(world.broker.core.router.channels.len(), 0);
+}
+
+#[test]
+fn a_listing_over_the_frame_limit_is_refused_in_a_sentence() {
+    let mut world = World::new(Limits { frame_bytes_max: 2_048, ..Limits::default() });
+    let key = world.connected("app", "me");
+    for at in 0..50 {
+        world.subscribe(key, "app", &format!("channel {at}"));
+    }
+    for action in ["list_channels", "list_applications"] {
+        let list = message("app", "request", "system", action, &json!({"action": action}));
+        world.send(key, &list);
+        if action == "list_channels" {
+            world.expect_error(key, "limit_exceeded", action);
+        } else {
+            assert_eq!(world.take(key)[0]["payload"]["app"]["connections"], 1);
+        }
+    }
+    assert!(world.closed.is_empty());
+}
+
+/// A worker is given another id than the requester's, which may be longer.
+#[test]
+fn a_request_that_fits_only_with_its_own_id_is_refused() {
+    let request = |text: &str| message("app", "request", "work", "q", &json!(text));
+    let frame_bytes_max = 1_024;
+    let fits = frame_bytes_max - request("").to_string().len();
+    let mut world = World::new(Limits { frame_bytes_max, ..Limits::default() });
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    let asks = world.connected("app", "asks");
+    world.send(asks, &request(&"x".repeat(fits)));
+    world.expect_error(asks, "limit_exceeded", "q");
+    assert_eq!(world.broker.core.requests.len(), 0);
+    assert!(world.take(worker).is_empty());
+    assert_eq!(world.broker.next_deadline(), None, "nothing of it is left");
+
+    let longer_by = uuid::Uuid::nil().to_string().len() - "q".len();
+    world.send(asks, &request(&"x".repeat(fits - longer_by - 20)));
+    assert_eq!(world.take(worker).len(), 1);
+    assert_eq!(world.broker.core.requests.len(), 1);
+}
+
+#[test]
+fn who_is_held_back_is_not_idle() {
+    let limits = Limits {
+        idle_timeout: Some(Duration::from_secs(60)),
+        slow_consumer_grace: Duration::from_secs(600),
+        queue_high_water_bytes: 4_000,
+        ..Limits::default()
+    };
+    let mut world = World::new(limits);
+    let slow = world.connected("app", "slow");
+    world.subscribe(slow, "app", "feed");
+    world.stalled.push(slow);
+    let publisher = world.connected("app", "publisher");
+    for _ in 0..2 {
+        let text = json!("x".repeat(4_000));
+        world.send(publisher, &message("app", "publish", "feed", "p", &text));
+    }
+    assert!(world.connection(slow).congested.is_some());
+    assert!(world.connection(publisher).parked.is_some());
+    for _ in 0..20 {
+        world.pass(Duration::from_secs(29));
+    }
+    assert!(world.closed.is_empty(), "neither could say anything");
+
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    assert_eq!(world.take(slow).len(), 2);
+    world.pass(Duration::from_secs(59));
+    assert!(world.closed.is_empty(), "the time begins when they can");
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.closed.len(), 2);
+}
+
+/// Who leaves and comes again does so within one turn of a busy server.
+#[test]
+fn a_place_is_free_in_the_turn_in_which_it_is_left() {
+    let mut world = World::new(Limits { connections_max: 1, ..Limits::default() });
+    let mut present = world.connected("app", "me");
+    for _ in 0..3 {
+        world.broker.hang_up(present, HangUp::EndOfStream, world.now);
+        present = world.accept();
+        let one_too_many = world.accept();
+        world.act();
+        assert!(world.take(present).is_empty(), "it is not refused");
+        world.expect_error(one_too_many, "server_full", Value::Null);
+        world.hang_up(one_too_many);
+    }
+    assert_eq!(world.broker.core.connections.len(), 1);
+}

@@ -1,0 +1,283 @@
+//! Who produces for a slow reader waits, in turn, and nobody is forgotten.
+
+use super::*;
+
+#[test]
+fn a_publisher_waits_for_a_slow_subscriber_and_goes_on_in_order() {
+    let limits = Limits { queue_high_water_bytes: 4_000, ..Limits::default() };
+    let mut world = World::new(limits);
+    let slow = world.connected("app", "slow");
+    let healthy = world.connected("app", "healthy");
+    for key in [slow, healthy] {
+        world.send(key, &message("app", "subscribe", "feed", "s", &json!({})));
+    }
+    let publisher = world.connected("app", "publisher");
+    world.stalled.push(slow);
+    let text = "x".repeat(1_000);
+    let burst: Vec<u8> = (0..20)
+        .flat_map(|at| framed(&message("app", "publish", "feed", "p", &json!([at, text]))))
+        .collect();
+    world.deliver(publisher, &burst);
+    let first = world.take(healthy);
+    assert!(first.len() < 20, "the publisher is held back");
+    assert!(!world.broker.wants_read(publisher));
+    assert!(world.broker.core.connections.get(slow).unwrap().send.len() < 6_000);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.closed, [slow]);
+    assert_eq!(world.broker.core.counters.slow_consumers, 1);
+    let all: Vec<Value> = first.into_iter().chain(world.take(healthy)).collect();
+    let order: Vec<u64> = all.iter().map(|m| m["payload"][0].as_u64().unwrap()).collect();
+    assert_eq!(order, (0..20).collect::<Vec<_>>());
+    assert!(world.broker.wants_read(publisher));
+    assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+}
+
+/// A stalled subscriber of `feed` whose queue one publication overfills, and publishers
+/// that have published one each, of which all but the first are held back.
+fn crowd(publishers: usize) -> (World, ConnectionKey, Vec<ConnectionKey>) {
+    let mut world =
+        World::new(Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() });
+    let slow = world.connected("app", "slow");
+    world.subscribe(slow, "app", "feed");
+    world.stalled.push(slow);
+    let publishers: Vec<_> =
+        (0..publishers).map(|at| world.connected("app", &format!("{at}"))).collect();
+    for (at, publisher) in publishers.iter().enumerate() {
+        world.send(*publisher, &publication(at, 0));
+    }
+    assert!(world.connection(publishers[0]).may_proceed());
+    assert!(publishers[1..].iter().all(|key| world.connection(*key).parked.is_some()));
+    (world, slow, publishers)
+}
+
+const HIGH_WATER_BYTES: usize = 4_000;
+
+/// One that overfills a queue.
+fn publication(publisher: usize, number: usize) -> Value {
+    let text = "x".repeat(HIGH_WATER_BYTES);
+    message("app", "publish", "feed", "p", &json!([publisher, number, text]))
+}
+
+/// Which publications a subscriber was sent, as publisher and number.
+fn origins(messages: &[Value]) -> Vec<(usize, usize)> {
+    let number = |value: &Value| value.as_u64().unwrap() as usize;
+    messages.iter().map(|m| (number(&m["payload"][0]), number(&m["payload"][1]))).collect()
+}
+
+#[test]
+fn publishers_that_were_held_back_go_on_one_at_a_time() {
+    const PUBLISHERS: usize = 10;
+    let (mut world, slow, publishers) = crowd(PUBLISHERS);
+    for at in 0..PUBLISHERS {
+        world.relieve(slow);
+        world.act();
+        assert_eq!(origins(&world.take(slow)), [(at, 0)], "in the order in which they came");
+        let waiting = publishers.iter().filter(|key| world.connection(**key).parked.is_some());
+        assert_eq!(waiting.count(), (PUBLISHERS - 1).saturating_sub(at + 1));
+    }
+    assert_eq!(world.broker.core.counters.publishers_held, PUBLISHERS as u64 - 1);
+    assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+}
+
+/// Many publications of each: who has more to say gets no more turns than the others.
+#[test]
+fn publishers_that_were_held_back_take_turns() {
+    const PUBLISHERS: usize = 10;
+    const PUBLICATIONS: usize = 20;
+    let mut world =
+        World::new(Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() });
+    let slow = world.connected("app", "slow");
+    world.subscribe(slow, "app", "feed");
+    world.stalled.push(slow);
+    for at in 0..PUBLISHERS {
+        let publisher = world.connected("app", &format!("{at}"));
+        let burst: Vec<u8> =
+            (0..PUBLICATIONS).flat_map(|number| framed(&publication(at, number))).collect();
+        world.deliver(publisher, &burst);
+    }
+    let mut delivered = Vec::new();
+    for _ in 0..PUBLISHERS * PUBLICATIONS {
+        world.relieve(slow);
+        world.act();
+        delivered.extend(origins(&world.take(slow)));
+    }
+    // The very first found the queue empty and did not have to wait.
+    for round in delivered[1..].chunks_exact(PUBLISHERS) {
+        let mut publishers: Vec<usize> = round.iter().map(|(publisher, _)| *publisher).collect();
+        publishers.sort_unstable();
+        assert_eq!(publishers, (0..PUBLISHERS).collect::<Vec<_>>(), "{delivered:?}");
+    }
+    for at in 0..PUBLISHERS {
+        let own = delivered.iter().filter(|(publisher, _)| *publisher == at);
+        let numbers: Vec<usize> = own.map(|(_, number)| *number).collect();
+        assert_eq!(numbers, (0..PUBLICATIONS).collect::<Vec<_>>());
+    }
+    // Each is held back once for each publication but its last; twice for want of a turn.
+    let held = world.broker.core.counters.publishers_held as usize;
+    assert!(held <= 3 * PUBLISHERS * PUBLICATIONS, "{held}");
+    assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+}
+
+#[test]
+fn the_last_subscriber_leaves_and_all_publishers_go_on() {
+    for closed_by_grace in [false, true] {
+        let (mut world, slow, publishers) = crowd(10);
+        if closed_by_grace {
+            world.pass(Limits::default().slow_consumer_grace);
+        } else {
+            world.hang_up(slow);
+        }
+        assert_eq!(world.closed, [slow]);
+        assert!(publishers.iter().all(|key| world.broker.wants_read(*key)));
+        let counters = &world.broker.core.counters;
+        assert_eq!((counters.publications, counters.publications_unheard), (10, 9));
+        assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+        for publisher in publishers {
+            world.hang_up(publisher);
+        }
+        assert_eq!(world.broker.core.router.channels.len(), 0);
+        assert_eq!(world.broker.next_deadline(), None);
+    }
+}
+
+#[test]
+fn who_is_let_go_on_and_leaves_passes_its_turn_on() {
+    for how in [HangUp::Reset, HangUp::EndOfStream] {
+        let (mut world, slow, publishers) = crowd(4);
+        world.relieve(slow);
+        // Before it could use its turn, and so does the next one.
+        world.broker.hang_up(publishers[1], how, world.now);
+        world.broker.hang_up(publishers[2], how, world.now);
+        world.act();
+        assert_eq!(origins(&world.take(slow)), [(0, 0)]);
+        world.relieve(slow);
+        world.act();
+        assert_eq!(origins(&world.take(slow)), [(3, 0)]);
+        assert!(world.broker.wants_read(publishers[3]));
+    }
+}
+
+#[test]
+fn who_waits_and_leaves_is_not_waited_for() {
+    let (mut world, slow, publishers) = crowd(4);
+    world.hang_up(publishers[2]);
+    for at in [0, 1, 3] {
+        world.relieve(slow);
+        world.act();
+        assert_eq!(origins(&world.take(slow)), [(at, 0)]);
+    }
+}
+
+#[test]
+fn requesters_that_were_held_back_take_turns_too() {
+    const REQUESTERS: usize = 10;
+    let limits = Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() };
+    let mut world = World::new(limits);
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "feed");
+    world.stalled.push(worker);
+    let requesters: Vec<_> =
+        (0..REQUESTERS).map(|at| world.connected("app", &format!("{at}"))).collect();
+    for (at, requester) in requesters.iter().enumerate() {
+        let mut request = publication(at, 0);
+        request["message_type"] = json!("request");
+        world.send(*requester, &request);
+    }
+    assert_eq!(world.broker.core.requests.len(), 1);
+    world.relieve(worker);
+    // The next two leave, one of them with its turn in hand.
+    world.broker.hang_up(requesters[1], HangUp::Reset, world.now);
+    world.hang_up(requesters[2]);
+    assert_eq!(origins(&world.take(worker)), [(0, 0)]);
+    for at in 3..REQUESTERS {
+        world.relieve(worker);
+        world.act();
+        assert_eq!(origins(&world.take(worker)), [(at, 0)], "in the order in which they came");
+    }
+    let held = world.broker.core.counters.publishers_held as usize;
+    assert!(held <= 2 * REQUESTERS, "{held}");
+    assert_eq!(world.broker.core.requests.len(), REQUESTERS - 2);
+}
+
+#[test]
+fn the_last_worker_leaves_and_all_requesters_are_told() {
+    let limits = Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() };
+    let mut world = World::new(limits);
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "feed");
+    world.stalled.push(worker);
+    let requesters: Vec<_> = (0..5).map(|at| world.connected("app", &format!("{at}"))).collect();
+    for (at, requester) in requesters.iter().enumerate() {
+        let mut request = publication(at, 0);
+        request["message_type"] = json!("request");
+        world.send(*requester, &request);
+    }
+    world.hang_up(worker);
+    world.expect_error(requesters[0], "worker_lost", "p");
+    for requester in &requesters[1..] {
+        world.expect_error(*requester, "no_handler", "p");
+    }
+}
+
+/// Publishers and requesters of one channel wait in one queue: a slow subscriber may hold
+/// requests back, but no longer than its grace.
+#[test]
+fn a_slow_subscriber_holds_requests_back_for_its_grace_at_most() {
+    const REQUESTERS: usize = 4;
+    let (mut world, slow, publishers) = crowd(2);
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "feed");
+    world.stalled.push(worker);
+    for at in 0..REQUESTERS {
+        let requester = world.connected("app", &format!("asks {at}"));
+        let mut request = publication(at, 0);
+        request["message_type"] = json!("request");
+        world.send(requester, &request);
+    }
+    world.relieve(worker);
+    world.act();
+    assert_eq!(origins(&world.take(worker)), [(0, 0)]);
+    world.pass(Limits::default().slow_consumer_grace);
+    assert_eq!(world.closed, [slow]);
+    assert!(world.broker.wants_read(publishers[1]));
+    for at in 1..REQUESTERS {
+        world.relieve(worker);
+        world.act();
+        assert_eq!(origins(&world.take(worker)), [(at, 0)]);
+    }
+}
+
+/// Nobody can hold the process itself back, so there the bound is a hard one.
+#[test]
+fn who_is_behind_with_what_the_process_publishes_is_closed_once() {
+    let limits = Limits {
+        queue_high_water_bytes: HIGH_WATER_BYTES,
+        frame_bytes_max: HIGH_WATER_BYTES,
+        ..Limits::default()
+    };
+    let mut world = World::new(limits);
+    let [slow, healthy] = ["slow", "healthy"].map(|id| world.connected("app", id));
+    for key in [slow, healthy] {
+        world.subscribe(key, "app", "feed");
+    }
+    world.stalled.push(slow);
+    let text = "x".repeat(HIGH_WATER_BYTES / 2);
+    let reached: Vec<usize> = (0..6)
+        .map(|_| {
+            let now = world.now;
+            let reached = world.broker.context(now).publish("app", "feed", &text).unwrap();
+            let bytes: Vec<u8> = world.broker.output(healthy).flatten().copied().collect();
+            world.received.entry(healthy).or_default().extend_from_slice(&bytes);
+            // The healthy one reads in between; the slow one is not looked at before the end.
+            let connection = world.broker.core.connections.get_mut(healthy).unwrap();
+            connection.send.advance(bytes.len(), &mut world.broker.core.pool);
+            reached
+        })
+        .collect();
+    assert_eq!(reached, [2, 2, 2, 1, 1, 1]);
+    assert_eq!(world.broker.core.counters.slow_consumers, 1, "it is counted once");
+    world.pass(Duration::ZERO);
+    assert_eq!(world.closed, [slow]);
+    assert_eq!(world.take(healthy).len(), 6);
+    assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+}

@@ -1,0 +1,145 @@
+//! Requests that somebody else answers: they end with whoever asked, or answers.
+
+use super::*;
+
+#[test]
+fn a_worker_that_leaves_hands_back_what_it_had() {
+    let mut world = World::new(Limits::default());
+    let worker = world.connected("app", "worker");
+    let serve = json!({"action": "serve", "channel": "work"});
+    world.send(worker, &message("app", "request", "system", "s", &serve));
+    let asks = world.connected("app", "asks");
+    let gone = world.connected("app", "gone");
+    for at in 0..5 {
+        world.send(asks, &message("app", "request", "work", &format!("q{at}"), &json!(at)));
+        world.send(gone, &message("app", "request", "work", "q", &json!(at)));
+    }
+    world.hang_up(gone);
+    // Out of order, so that the worker's list is taken apart from the middle.
+    let tasks: Vec<Value> =
+        world.take(worker).into_iter().filter(|m| m["message_type"] == "request").collect();
+    for task in [&tasks[6], &tasks[0]] {
+        let mut answer = message("app", "response", "work", "r", &task["payload"]);
+        answer["reply_to"] = task["message_id"].clone();
+        world.send(worker, &answer);
+        // A second answer to the same request is ignored.
+        world.send(worker, &answer);
+    }
+    world.hang_up(worker);
+    let answers = world.take(asks);
+    let mut ids: Vec<&str> = answers.iter().map(|a| a["reply_to"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["q0", "q1", "q2", "q3", "q4"], "each exactly once");
+    let lost = answers.iter().filter(|a| a["payload"]["code"] == "worker_lost").count();
+    assert_eq!(lost, 3);
+    assert_eq!(world.broker.core.requests.len(), 0);
+}
+
+#[test]
+fn a_drain_waits_for_what_is_in_flight() {
+    let mut world = World::new(Limits::default());
+    let worker = world.connected("app", "worker");
+    let serve = json!({"action": "serve", "channel": "work"});
+    world.send(worker, &message("app", "request", "system", "s", &serve));
+    let asks = world.connected("app", "asks");
+    let idle = world.connected("app", "idle");
+    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
+    let task = world.take(worker).pop().unwrap();
+    world.broker.begin_drain(world.now);
+    world.act();
+    assert_eq!(world.take(idle)[0]["payload"]["code"], "shutting_down");
+    world.pass(limits::LINGER);
+    assert_eq!(world.closed, [idle]);
+    let mut answer = message("app", "response", "work", "r", &json!("done"));
+    answer["reply_to"] = task["message_id"].clone();
+    world.send(worker, &answer);
+    assert_eq!(world.take(asks).last().unwrap()["payload"], "done");
+    world.pass(limits::LINGER);
+    assert!(world.broker.is_drained());
+}
+
+#[test]
+fn a_requester_that_leaves_takes_its_requests_along() {
+    let mut world = World::new(Limits::default());
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    let stays = world.connected("app", "stays");
+    let leaves = world.connected("app", "leaves");
+    for at in 0..3 {
+        for asks in [leaves, stays] {
+            world.send(asks, &message("app", "request", "work", &format!("q{at}"), &json!(at)));
+        }
+    }
+    let tasks = world.take(worker);
+    world.hang_up(leaves);
+    assert_eq!(world.broker.core.requests.len(), 3, "those of who stays");
+    assert_eq!(world.broker.core.counters.answers_undeliverable, 3);
+    let answer_all = |world: &mut World| {
+        for task in &tasks {
+            let mut answer = message("app", "response", "work", "r", &task["payload"]);
+            answer["reply_to"] = task["message_id"].clone();
+            world.send(worker, &answer);
+        }
+    };
+    answer_all(&mut world);
+    assert_eq!(world.broker.core.counters.responses_ignored, 3, "late answers");
+    let answers = world.take(stays);
+    assert_eq!(payloads(&answers), [0, 1, 2].map(|at| json!(at)));
+    assert_eq!(world.broker.core.requests.len(), 0);
+
+    // Who comes into the place of a request or connection is not given its answer.
+    let successor = world.connected("app", "leaves");
+    world.send(successor, &message("app", "request", "work", "q0", &json!("mine")));
+    answer_all(&mut world);
+    assert!(world.take(successor).is_empty());
+    assert_eq!(world.broker.core.requests.len(), 1);
+    world.hang_up(successor);
+    assert_eq!(world.broker.core.requests.len(), 0);
+    assert_eq!(world.broker.next_deadline(), None, "its timeout goes with it");
+}
+
+#[test]
+fn a_drain_does_not_wait_for_who_has_left() {
+    let mut world = World::new(Limits::default());
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    let leaves = world.connected("app", "leaves");
+    world.send(leaves, &message("app", "request", "work", "q", &json!(1)));
+    world.hang_up(leaves);
+    world.broker.begin_drain(world.now);
+    world.act();
+    world.pass(limits::LINGER);
+    assert!(world.broker.is_drained());
+}
+
+#[test]
+fn a_requester_that_leaves_during_the_drain_does_not_hold_it_up() {
+    let mut world = World::new(Limits::default());
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    let leaves = world.connected("app", "leaves");
+    world.send(leaves, &message("app", "request", "work", "q", &json!(1)));
+    world.broker.begin_drain(world.now);
+    world.act();
+    world.pass(limits::LINGER);
+    assert!(!world.broker.is_drained(), "one is in flight");
+    world.hang_up(leaves);
+    world.pass(limits::LINGER);
+    assert!(world.broker.is_drained());
+}
+
+/// A connection may ask for what it serves itself.
+#[test]
+fn who_serves_itself_leaves_nothing_behind() {
+    let mut world = World::new(Limits::default());
+    let both = world.connected("app", "both");
+    world.serve(both, "app", "work");
+    for at in 0..5 {
+        world.send(both, &message("app", "request", "work", &format!("q{at}"), &json!(at)));
+    }
+    assert_eq!(world.take(both).len(), 5, "its own requests");
+    world.hang_up(both);
+    let core = &world.broker.core;
+    assert_eq!((core.requests.len(), core.router.channels.len()), (0, 0));
+    assert_eq!(world.broker.next_deadline(), None);
+}

@@ -1,0 +1,165 @@
+//! A newer connection with the id of an older one, which may be a published client's.
+
+use super::*;
+
+#[test]
+fn a_superseded_connection_is_sent_nothing() {
+    let mut world = World::new(Limits::default());
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    let older = world.connected_apart("app", "same");
+    world.subscribe(older, "app", "news");
+    for id in ["answered late", "never answered"] {
+        world.send_apart(older, &message("app", "request", "work", id, &json!(1)));
+    }
+    let task = world.take(worker).remove(0);
+
+    let newer = world.connected("app", "same");
+    world.send(newer, &message("app", "publish", "news", "p", &json!("for subscribers")));
+    let mut answer = message("app", "response", "work", "r", &json!("late"));
+    answer["reply_to"] = task["message_id"].clone();
+    world.send(worker, &answer);
+    world.pass(Duration::from_secs(31));
+    let all = Message::new(crate::MessageType::Notification, "app", "all", crate::Json::null());
+    let now = world.now;
+    assert_eq!(world.broker.context(now).broadcast_to_application("app", &all).unwrap(), 2);
+    assert!(!world.broker.context(now).send_to_connection(older, &all).unwrap());
+    world.act();
+    world.hang_up(newer);
+    assert!(world.take(older).is_empty(), "anything would wake the client's old thread");
+    assert!(world.closed.iter().all(|closed| *closed == newer));
+
+    world.send_apart(older, &message("app", "publish", "news", "p", &json!("not by me")));
+    world.expect_error(older, "taken_over", Value::Null);
+    world.pass(limits::LINGER);
+    assert_eq!(world.closed, [newer, older]);
+    assert_eq!(world.broker.core.superseded, 0);
+    assert_eq!(world.broker.core.counters.publications, 1, "what it said is not carried out");
+}
+
+/// Whatever it says: one that is not even a message is answered the same.
+#[test]
+fn a_superseded_connection_is_told_whatever_it_says() {
+    let limits = Limits { frame_bytes_max: 4_096, ..Limits::default() };
+    let mut world = World::new(limits);
+    let too_long = 4_097_u32.to_be_bytes();
+    for bytes in [&framed(&json!("no message"))[..], &[0, 0, 0, 1, b'{'], &[0; 4], &too_long] {
+        let older = world.connected_apart("app", "same");
+        let newer = world.connected("app", "same");
+        world.deliver(older, bytes);
+        world.expect_error(older, "taken_over", Value::Null);
+        assert_eq!(world.broker.core.superseded, 0);
+        world.hang_up(newer);
+    }
+}
+
+#[test]
+fn who_writes_in_one_piece_is_told_at_once() {
+    let mut world = World::new(Limits::default());
+    let older = world.connected("app", "same");
+    world.connected("app", "same");
+    world.expect_error(older, "taken_over", Value::Null);
+    world.pass(limits::LINGER);
+    assert_eq!(world.closed, [older]);
+}
+
+#[test]
+fn a_superseded_connection_keeps_its_idle_timeout() {
+    let limits = Limits { idle_timeout: Some(Duration::from_secs(60)), ..Limits::default() };
+    let mut world = World::new(limits);
+    let older = world.connected_apart("app", "same");
+    world.pass(Duration::from_secs(30));
+    let newer = world.connected_apart("app", "same");
+    world.pass(Duration::from_secs(30));
+    let heartbeat = message("app", "notification", "system", "h", &json!(null));
+    world.send_apart(newer, &heartbeat);
+    world.pass(Duration::from_secs(59));
+    assert_eq!(world.closed, [older]);
+    assert!(world.take(older).is_empty());
+    assert_eq!(world.broker.core.superseded, 0);
+    world.send_apart(newer, &heartbeat);
+    assert!(world.broker.wants_read(newer));
+}
+
+#[test]
+fn a_full_server_gives_the_place_of_a_superseded_connection_away() {
+    let mut world = World::new(Limits { connections_max: 4, ..Limits::default() });
+    let mut same = Vec::new();
+    for _ in 0..3 {
+        same.push(world.connected_apart("app", "same"));
+        world.pass(Duration::from_secs(1));
+    }
+    let bystander = world.connected("app", "bystander");
+    assert_eq!(world.broker.core.superseded, 2);
+    // Who said something half a second ago is not the one that is silent the longest.
+    world.deliver(same[0], &[0]);
+    let newcomer = world.connected("app", "newcomer");
+    assert_eq!(world.closed, [same[1]]);
+    let other = world.connected("app", "other");
+    assert_eq!(world.closed, [same[1], same[0]]);
+    assert_eq!(world.broker.core.superseded, 0);
+
+    let refused = world.accept();
+    world.act();
+    world.expect_error(refused, "server_full", Value::Null);
+    for key in [same[2], bystander, newcomer, other] {
+        assert!(world.broker.wants_read(key), "nobody else is closed for it");
+    }
+}
+
+/// Several newcomers may come in one turn, before anything that is closed has its end.
+#[test]
+fn each_newcomer_of_a_turn_takes_one_place() {
+    let mut world = World::new(Limits { connections_max: 4, ..Limits::default() });
+    for _ in 0..4 {
+        world.connected_apart("app", "same");
+    }
+    let newcomers: Vec<_> = (0..4).map(|_| world.accept()).collect();
+    world.act();
+    assert_eq!((world.closed.len(), world.broker.core.superseded), (3, 0));
+    assert_eq!(world.broker.core.refused, 1);
+    world.expect_error(newcomers[3], "server_full", Value::Null);
+}
+
+#[test]
+fn a_loop_of_take_overs_grows_nothing() {
+    const ROUNDS: usize = 1_000;
+    let mut world = World::new(Limits::default());
+    let keys: Vec<_> = (0..ROUNDS).map(|_| world.connected_apart("app", "same")).collect();
+    let core = &world.broker.core;
+    assert_eq!((core.connections.len(), core.superseded), (ROUNDS, ROUNDS - 1));
+    assert_eq!(core.stats().total_connections, 1);
+    assert_eq!(core.pool.gauge().bytes(), 0);
+    assert_eq!(core.timers.next_deadline(), None, "no timer is left of any of them");
+
+    for (at, key) in keys.into_iter().enumerate() {
+        match at % 3 {
+            0 => world.hang_up(key),
+            1 => world.send_apart(key, &message("app", "publish", "c", "p", &json!(0))),
+            // Leaves at the end, as the others had.
+            _ => {
+                world.broker.hang_up(key, HangUp::EndOfStream, world.now);
+                world.act();
+            }
+        }
+    }
+    world.pass(limits::LINGER);
+    let core = &world.broker.core;
+    assert_eq!((core.connections.len(), core.superseded, core.refused), (0, 0, 0));
+    assert_eq!((core.router.applications.len(), core.router.channels.len()), (0, 0));
+    assert_eq!(core.pool.gauge().bytes(), 0);
+    assert_eq!(core.timers.next_deadline(), None);
+}
+
+#[test]
+fn a_drain_closes_superseded_connections_too() {
+    let mut world = World::new(Limits::default());
+    for _ in 0..3 {
+        world.connected_apart("app", "same");
+    }
+    world.broker.begin_drain(world.now);
+    world.act();
+    world.pass(limits::LINGER);
+    assert!(world.broker.is_drained());
+    assert_eq!(world.broker.core.superseded, 0);
+}

@@ -1,0 +1,159 @@
+//! What an embedder does between two turns, on the thread that drives the server.
+
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ipc_framework::{Config, Limits, Server};
+use serde_json::Value;
+
+use crate::support::{HANG, Peer};
+
+/// A server driven by the test, and a subscriber of `news` that tells what it receives.
+struct Driven {
+    server: Server,
+    heard: mpsc::Receiver<Value>,
+    subscriber: JoinHandle<()>,
+    /// What the embedder does after it has published.
+    pause_before_turn: Duration,
+}
+
+impl Driven {
+    fn new(limits: Limits) -> Self {
+        let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
+        server.application("app", "The App").channel("news");
+        let port = server.addresses()[0].port().unwrap();
+        let (told, heard) = mpsc::channel();
+        let subscriber = std::thread::spawn(move || {
+            let mut peer = Peer::new(([127, 0, 0, 1], port).into());
+            peer.connect("app", "subscriber");
+            peer.subscribe("news");
+            told.send(Value::Null).unwrap();
+            while let Ok(message) = peer.try_receive() {
+                told.send(message).unwrap();
+            }
+        });
+        let mut driven = Self { server, heard, subscriber, pause_before_turn: Duration::ZERO };
+        while driven.heard.try_recv().is_err() {
+            driven.turn(Duration::from_millis(1));
+        }
+        // Nothing is left to be done.
+        while driven.server.next_deadline().is_some() {
+            driven.turn(Duration::ZERO);
+        }
+        driven
+    }
+
+    fn turn(&mut self, timeout: Duration) {
+        assert!(self.server.poll_once(Some(timeout)).unwrap());
+    }
+
+    /// Publishes between two turns; returns what the subscriber received of it.
+    fn publish(&mut self, payload: &str) -> Value {
+        assert_eq!(self.server.context().publish("app", "news", payload).unwrap(), 1);
+        let deadline = self.server.next_deadline().expect("there is something to be sent");
+        let begin = Instant::now();
+        assert!(deadline <= begin, "at once");
+        std::thread::sleep(self.pause_before_turn);
+        // Nobody else says anything: only what was published keeps this from sleeping.
+        self.turn(HANG * 3);
+        assert!(begin.elapsed() < HANG * 2, "it slept over it");
+        loop {
+            if let Ok(message) = self.heard.recv_timeout(Duration::from_millis(1)) {
+                return message;
+            }
+            assert!(begin.elapsed() < HANG * 2, "it never came");
+            self.turn(Duration::ZERO);
+        }
+    }
+
+    fn stop(mut self) {
+        self.server.handle().stop();
+        while self.server.poll_once(Some(HANG)).unwrap() {}
+        self.subscriber.join().unwrap();
+    }
+}
+
+#[test]
+fn what_is_published_between_two_turns_is_sent_by_the_next() {
+    let mut driven = Driven::new(Limits::default());
+    for payload in ["one", "two"] {
+        assert_eq!(driven.publish(payload)["payload"], payload);
+        assert_eq!(driven.server.next_deadline(), None);
+    }
+    driven.stop();
+}
+
+#[test]
+fn a_message_between_two_turns_has_the_time_of_its_publication() {
+    let mut driven = Driven::new(Limits::default());
+    let first = driven.publish("first")["timestamp"].as_f64().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let second = driven.publish("second")["timestamp"].as_f64().unwrap();
+    // The wall clock may be read again in between, and be a little off what it was.
+    assert!(second - first > 0.05, "{first} {second}");
+    driven.stop();
+}
+
+/// The grace is counted from the publication, not from the turn before it, and what the
+/// kernel takes at once is no backlog.
+#[test]
+fn a_publication_after_a_quiet_time_does_not_close_who_reads() {
+    let grace = Duration::from_millis(10);
+    let limits =
+        Limits { slow_consumer_grace: grace, queue_high_water_bytes: 1_000, ..Limits::default() };
+    let mut driven = Driven::new(limits);
+    let text = "x".repeat(20_000);
+    for pause_before_turn in [Duration::ZERO, grace * 5] {
+        driven.pause_before_turn = pause_before_turn;
+        std::thread::sleep(grace * 5);
+        assert_eq!(driven.publish(&text)["payload"], *text);
+    }
+    assert_eq!(driven.server.get_stats().counters.slow_consumers, 0);
+    assert_eq!(driven.server.get_stats().total_connections, 1);
+    driven.stop();
+}
+
+/// A time too far away to be expressed is one that never comes.
+#[test]
+fn the_longest_timeouts_are_none() {
+    let limits = Limits {
+        handshake_timeout: Duration::MAX,
+        idle_timeout: Some(Duration::MAX),
+        request_timeout: Duration::MAX,
+        slow_consumer_grace: Duration::MAX,
+        drain_timeout: Duration::MAX,
+        // Every publication begins a grace.
+        queue_high_water_bytes: 100,
+        ..Limits::default()
+    };
+    let mut driven = Driven::new(limits);
+    let (keep, kept) = mpsc::channel();
+    driven.server.application("app", "The App").channel("later").on_request(move |request| {
+        let (reply, responder) = request.defer()?;
+        keep.send(responder)?;
+        Ok(reply)
+    });
+    let text = "x".repeat(1_000);
+    assert_eq!(driven.publish(&text)["payload"], *text);
+    let port = driven.server.addresses()[0].port().unwrap();
+    let asks = std::thread::spawn(move || {
+        let mut peer = Peer::new(([127, 0, 0, 1], port).into());
+        peer.connect("app", "asks");
+        assert_eq!(peer.request("later", Value::Null), "answered");
+    });
+    let begin = Instant::now();
+    let responder = loop {
+        if let Ok(responder) = kept.try_recv() {
+            break responder;
+        }
+        assert!(begin.elapsed() < HANG);
+        driven.turn(Duration::from_millis(1));
+    };
+    responder.reply(&"answered").unwrap();
+    while !asks.is_finished() {
+        driven.turn(Duration::from_millis(1));
+    }
+    asks.join().unwrap();
+    driven.stop();
+}

@@ -1,0 +1,89 @@
+//! Hooks: who comes and who goes, in which order.
+
+use std::io::Write;
+use std::sync::mpsc;
+
+use ipc_framework::{Config, Json, Message, MessageType};
+use serde_json::{Value, json};
+
+use crate::support::{HANG, frame, serve};
+
+#[test]
+fn hooks_tell_who_comes_and_goes() {
+    let (told, events) = mpsc::channel();
+    let (came, went) = (told.clone(), told);
+    let server = serve(Config::default(), move |server| {
+        server.on_connect(move |info, context| {
+            assert_eq!(context.connections_of(info.app_id).len(), 1);
+            came.send(format!("+{}/{}", info.app_id, info.connection_id)).unwrap();
+        });
+        server.on_disconnect(move |info, _| {
+            went.send(format!("-{}/{}", info.app_id, info.connection_id)).unwrap();
+            panic!("a hook's bug hurts nobody");
+        });
+    });
+    let peer = server.connected("app", "me");
+    assert_eq!(events.recv_timeout(HANG).unwrap(), "+app/me");
+    drop(peer);
+    assert_eq!(events.recv_timeout(HANG).unwrap(), "-app/me");
+    server.connected("app", "me").fence();
+}
+
+#[test]
+fn a_take_over_is_one_coming_and_one_going() {
+    let (told, events) = mpsc::channel();
+    let (came, went) = (told.clone(), told);
+    let server = serve(Config::default(), move |server| {
+        server.on_connect(move |info, context| {
+            let welcome = Message::new(MessageType::Notification, "app", "hi", Json::null());
+            assert!(context.send_to_connection(info.key, &welcome).unwrap());
+            came.send(("came", info.key)).unwrap();
+        });
+        server.on_disconnect(move |info, context| {
+            let successor = context.get_connection(info.app_id, info.connection_id);
+            assert_ne!(successor, Some(info.key), "who has gone is not found any more");
+            went.send(("went", info.key)).unwrap();
+        });
+    });
+    let mut older = server.connected("app", "twin");
+    assert_eq!(older.receive()["channel_id"], "hi", "after the answer to connect");
+    let (_, older_key) = events.recv_timeout(HANG).unwrap();
+    let mut newer = server.connected("app", "twin");
+    older.expect_error("taken_over", "system", Value::Null);
+    older.expect_end();
+    // Who counts the present ones counts an id once at any time.
+    assert_eq!(events.recv_timeout(HANG).unwrap(), ("went", older_key));
+    let (came, newer_key) = events.recv_timeout(HANG).unwrap();
+    assert_eq!(came, "came");
+    assert_ne!(newer_key, older_key);
+    assert_eq!(newer.receive()["channel_id"], "hi");
+    newer.fence();
+    drop(newer);
+    assert_eq!(events.recv_timeout(HANG).unwrap(), ("went", newer_key));
+    server.stop();
+    assert_eq!(events.try_iter().count(), 0);
+}
+
+#[test]
+fn a_connection_is_announced_before_its_first_request_is_handled() {
+    let (told, events) = mpsc::channel();
+    let (came, asked) = (told.clone(), told);
+    let server = serve(Config::default(), move |server| {
+        server.on_connect(move |info, _| came.send(format!("+{}", info.connection_id)).unwrap());
+        server.application("app", "The App").channel("ask").on_request(move |request| {
+            asked.send("asked".to_owned())?;
+            request.reply(&0)
+        });
+    });
+    let mut peer = server.peer();
+    "app".clone_into(&mut peer.app_id);
+    let connect = json!({"action": "connect", "connection_id": "me"});
+    let messages =
+        [peer.message("request", "system", &connect), peer.message("request", "ask", &json!(1))];
+    let bytes: Vec<u8> = messages.iter().flat_map(|m| frame(m.to_string().as_bytes())).collect();
+    peer.stream.write_all(&bytes).unwrap();
+    assert_eq!(peer.receive()["payload"]["status"], "connected");
+    assert_eq!(peer.receive()["payload"], 0);
+    assert_eq!(events.recv_timeout(HANG).unwrap(), "+me");
+    assert_eq!(events.recv_timeout(HANG).unwrap(), "asked");
+}
