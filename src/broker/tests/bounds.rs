@@ -18,7 +18,7 @@ fn an_unread_refusal_does_not_keep_a_place() {
 
 #[test]
 fn out_of_memory_the_largest_holder_is_closed_and_nobody_else() {
-    const LIMIT_BYTES: usize = 4 << 20;
+    const LIMIT_BYTES: usize = 8 << 20;
     let mut world = World::new(Limits {
         buffered_bytes_max: LIMIT_BYTES,
         queue_high_water_bytes: LIMIT_BYTES,
