@@ -14,7 +14,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections at a time, 10,000. One more is told `server_full` and closed.
     pub connections_max: usize,
-    /// Body of a frame in bytes, either way, 16 MiB. More is `frame_too_large` and closes.
+    /// Body of a frame in bytes, either way, 16 MiB. More from a peer is `frame_too_large` and
+    /// closes; an answer that gets longer is replaced by an error.
     pub frame_bytes_max: usize,
     /// From accept to the connect message, 5 s, however many bytes trickle in.
     pub handshake_timeout: Duration,
@@ -30,10 +31,11 @@ pub struct Limits {
     /// How long a queue may stay over its high-water mark before the connection is closed
     /// as a slow consumer, 5 s.
     pub slow_consumer_grace: Duration,
-    /// All queues and unfinished frames together, 1 GiB. Past it, whoever makes it grow is
-    /// closed.
+    /// All queues and unfinished frames together, 1 GiB. Past it, whoever holds the most of
+    /// it is closed.
     pub buffered_bytes_max: usize,
-    /// Channels of all applications, 65,536. A channel nobody uses any more is forgotten.
+    /// Channels of all applications, 65,536. A channel is forgotten when nobody subscribes to
+    /// it or serves it and who first named it has left, or has unsubscribed from it.
     pub channels_max: usize,
     /// Channels that one connection may bring into being, 4,096.
     pub channels_per_connection_max: usize,
@@ -43,7 +45,8 @@ pub struct Limits {
     pub services_per_connection_max: usize,
     /// Unanswered forwarded or deferred requests of one connection, 1,024.
     pub pending_per_connection_max: usize,
-    /// The same of all connections, 262,144, which is some 50 MB.
+    /// The same of all connections, 262,144, which is some 50 MB with ids that are UUIDs.
+    /// Longer ids count among [`Limits::buffered_bytes_max`].
     pub pending_max: usize,
     /// From the begin of a drain to the end, 10 s. What is unanswered then is told
     /// `shutting_down`.
