@@ -13,6 +13,8 @@ use ipc_framework::{Config, Server};
 
 const ROUNDS: usize = 1_000;
 const SUBSCRIBERS: usize = 10;
+/// More than have a buffer of the pool by chance.
+const SUBSCRIBERS_MANY: usize = 300;
 const ID: &str = "5b0c7a52-1f5e-4f0a-9f5c-0d6c2f1c9a11";
 
 fn frame(message_type: &str, channel_id: &str, payload: &str, reply_to: &str) -> Vec<u8> {
@@ -114,7 +116,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 fn a_publication_in_memory_allocates_nothing() {
     let mut memory = Memory::new();
     let publisher = memory.connected("publisher");
-    let subscribers: Vec<ConnectionKey> = (0..SUBSCRIBERS)
+    let subscribers: Vec<ConnectionKey> = (0..SUBSCRIBERS_MANY)
         .map(|at| {
             let key = memory.connected(&format!("subscriber-{at}"));
             memory.receive(key, &frame("subscribe", "news", "{}", "null"));
@@ -129,6 +131,26 @@ fn a_publication_in_memory_allocates_nothing() {
         }
     });
     assert_none(&info);
+}
+
+#[test]
+fn large_frames_are_built_in_buffers_that_are_kept() {
+    let mut memory = Memory::new();
+    let publisher = memory.connected("publisher");
+    let subscriber = memory.connected("subscriber");
+    memory.receive(subscriber, &frame("subscribe", "news", "{}", "null"));
+    let text = format!("\"{}\"", "x".repeat(1 << 20));
+    let publication = frame("publish", "news", &text, "null");
+    let mut publish = || {
+        for chunk in publication.chunks(64 << 10) {
+            memory.receive(publisher, chunk);
+        }
+    };
+    publish();
+    publish();
+    let info = allocation_counter::measure(publish);
+    // The count of who shares it, and the mock's own copies of what was sent.
+    assert!(info.count_total <= 4, "{info:?}");
 }
 
 #[test]
