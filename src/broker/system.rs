@@ -38,7 +38,7 @@ impl Core {
         // The published client reads this as its first frame, not as an answer.
         let address =
             super::encoder::Address { app_id: envelope.app_id().raw(), channel_id: SYSTEM };
-        let connected = Connected { status: "connected", connection_id: &id };
+        let connected = Connected { status: "connected", connection_id: &id, server: SERVER };
         if let Ok(message) = self.encode(address, MessageType::Response, None, &connected) {
             self.send(from, message);
         }
@@ -239,6 +239,9 @@ fn is_usable_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= ID_BYTES_MAX
 }
 
+/// Name and version of this server, as other protocols announce theirs.
+const SERVER: &str = concat!("ipc-framework/", env!("CARGO_PKG_VERSION"));
+
 #[derive(Serialize)]
 struct Status {
     status: &'static str,
@@ -253,6 +256,9 @@ struct Time {
 struct Connected<'a> {
     status: &'static str,
     connection_id: &'a str,
+    /// Tells clients that they are not talking to the published server. That one's client
+    /// looks at nothing but the status.
+    server: &'static str,
 }
 
 #[derive(Serialize)]
