@@ -136,11 +136,10 @@ impl Peer {
             json!({"action": "connect", "connection_id": connection_id}),
         );
         let answer = self.receive();
-        assert_eq!(
-            answer["payload"],
-            json!({"status": "connected", "connection_id": connection_id}),
-            "{answer}"
-        );
+        let server = concat!("ipc-framework/", env!("CARGO_PKG_VERSION"));
+        let connected =
+            json!({"status": "connected", "connection_id": connection_id, "server": server});
+        assert_eq!(answer["payload"], connected, "{answer}");
         assert_eq!(answer["reply_to"], Value::Null, "{answer}");
         assert_eq!(answer["channel_id"], "system", "{answer}");
     }
