@@ -2,6 +2,7 @@
 
 use super::core::{Core, Refusal, SYSTEM};
 use super::handlers::{Handlers, Parts};
+use super::pressure::Obstacle;
 use super::session::State;
 use super::workers::Offer;
 use super::{ApplicationKey, Broker, ChannelKey, ConnectionKey};
@@ -167,7 +168,7 @@ impl Core {
         body: &[u8],
     ) -> Result<(), Stop> {
         if self.router.channels.get(channel).is_some_and(|channel| channel.congested > 0) {
-            self.park(from, channel);
+            self.park(from, Obstacle::Subscriber(channel));
             return Err(Stop::Held);
         }
         let frame = OutFrame::relay(body, &mut self.pool);
@@ -195,7 +196,7 @@ impl Core {
             Offer::Forwarded => Ok(()),
             Offer::Refused(refusal) => Err(refusal.into()),
             Offer::Congested => {
-                self.park(from, channel);
+                self.park(from, Obstacle::Worker(channel));
                 Err(Stop::Held)
             }
             Offer::NoWorkers => Err(Refusal::new(
@@ -221,7 +222,7 @@ impl Core {
         }
         match self.offer_to_workers(from, channel, envelope) {
             Offer::Congested => {
-                self.park(from, channel);
+                self.park(from, Obstacle::Worker(channel));
                 return Err(Stop::Held);
             }
             Offer::NoWorkers => self.counters.notifications_unhandled += 1,

@@ -4,6 +4,21 @@ use super::core::Core;
 use super::timers::Due;
 use super::{Action, ChannelKey, ConnectionKey};
 
+/// What a connection is held back for: whoever publishes waits for slow subscribers, whoever
+/// asks for slow workers, and neither for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    Subscriber(ChannelKey),
+    Worker(ChannelKey),
+}
+
+impl Obstacle {
+    fn channel(self) -> ChannelKey {
+        let (Self::Subscriber(channel) | Self::Worker(channel)) = self;
+        channel
+    }
+}
+
 impl Core {
     /// A queue went over its high-water mark: whoever would add to it is held back from
     /// now on, and the grace begins.
@@ -32,40 +47,44 @@ impl Core {
                 channel.congested -= 1;
             }
         }
-        let waited_for = session.subscriptions.keys().copied();
-        let served = session.worker.iter().flat_map(|worker| worker.channels.iter().copied());
+        let subscribed = session.subscriptions.keys().map(|key| Obstacle::Subscriber(*key));
+        let served = session.worker.iter().flat_map(|worker| &worker.channels);
+        let served = served.map(|key| Obstacle::Worker(*key));
         // Both lists are bounded per connection, and this is no hot path.
-        let channels: Vec<ChannelKey> = waited_for.chain(served).collect();
-        for channel in channels {
-            self.wake_parked(channel);
+        let obstacles: Vec<Obstacle> = subscribed.chain(served).collect();
+        for obstacle in obstacles {
+            self.wake_parked(obstacle);
         }
     }
 
-    /// Holds a connection's next frame back until `channel` moves again. Who had its turn
-    /// already and finds the channel full again keeps its place at the front.
-    pub(crate) fn park(&mut self, key: ConnectionKey, channel: ChannelKey) {
+    /// Holds a connection's next frame back until the obstacle is gone. Who had its turn
+    /// already and finds it there again keeps its place at the front.
+    pub(crate) fn park(&mut self, key: ConnectionKey, obstacle: Obstacle) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(waited_for) = self.router.channels.get_mut(channel) else { return };
-        connection.parked = Some(channel);
+        let Some(channel) = self.router.channels.get_mut(obstacle.channel()) else { return };
+        connection.parked = Some(obstacle);
         self.counters.publishers_held += 1;
-        if connection.woken == Some(channel) {
+        if connection.woken == Some(obstacle) {
             connection.woken = None;
-            waited_for.parked.push_front(key);
+            channel.parked(obstacle).push_front(key);
         } else {
             // The channel stays as long as anybody waits for it.
-            waited_for.references += 1;
-            waited_for.parked.push_back(key);
+            channel.references += 1;
+            channel.parked(obstacle).push_back(key);
         }
     }
 
-    /// Lets the first of those go on who wait for the channel. The next one follows when
-    /// that one had its turn: all at once they would each be looked at for one to pass.
-    pub(crate) fn wake_parked(&mut self, channel: ChannelKey) {
-        let Some(waited_for) = self.router.channels.get_mut(channel) else { return };
-        let Some(key) = waited_for.parked.pop_front() else { return };
+    /// Lets the first of those go on who wait here. The next one follows when that one had its
+    /// turn: all at once they would each be looked at for one to pass.
+    pub(crate) fn wake_parked(&mut self, obstacle: Obstacle) {
+        let Some(channel) = self.router.channels.get_mut(obstacle.channel()) else { return };
+        if matches!(obstacle, Obstacle::Subscriber(_)) && channel.congested > 0 {
+            return;
+        }
+        let Some(key) = channel.parked(obstacle).pop_front() else { return };
         if let Some(connection) = self.connections.get_mut(key) {
             connection.parked = None;
-            connection.woken = Some(channel);
+            connection.woken = Some(obstacle);
             self.actions.push_back(Action::Resume(key));
         }
     }
@@ -73,22 +92,20 @@ impl Core {
     /// A connection that was let go on had its turn.
     pub(crate) fn pass_on_wake(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(channel) = connection.woken.take() else { return };
-        if self.router.channels.get(channel).is_some_and(|channel| channel.congested == 0) {
-            self.wake_parked(channel);
-        }
-        self.router.release(channel);
+        let Some(obstacle) = connection.woken.take() else { return };
+        self.wake_parked(obstacle);
+        self.router.release(obstacle.channel());
     }
 
     /// Takes a leaving connection out of the list it waits in.
     pub(crate) fn unpark(&mut self, key: ConnectionKey) {
         self.pass_on_wake(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(channel) = connection.parked.take() else { return };
-        if let Some(channel) = self.router.channels.get_mut(channel) {
-            channel.parked.retain(|parked| *parked != key);
+        let Some(obstacle) = connection.parked.take() else { return };
+        if let Some(channel) = self.router.channels.get_mut(obstacle.channel()) {
+            channel.parked(obstacle).retain(|parked| *parked != key);
         }
-        self.router.release(channel);
+        self.router.release(obstacle.channel());
     }
 
     /// The kernel took `bytes` of a connection's queue.

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::arena::Arena;
 use super::handlers::HandlersKey;
 use super::latency::ChannelLatencies;
+use super::pressure::Obstacle;
 use super::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::proto;
 
@@ -51,8 +52,10 @@ pub(crate) struct Channel {
     pub(crate) next_worker: usize,
     /// Subscribers whose queue is over its high-water mark.
     pub(crate) congested: u32,
-    /// Connections held back because of a congested subscriber or worker.
-    pub(crate) parked: VecDeque<ConnectionKey>,
+    /// Connections held back because of a congested subscriber.
+    parked_publishers: VecDeque<ConnectionKey>,
+    /// Connections held back because all workers are congested.
+    parked_requesters: VecDeque<ConnectionKey>,
     pub(crate) handlers: Option<HandlersKey>,
     pub(crate) latencies: ChannelLatencies,
 }
@@ -113,7 +116,8 @@ impl Router {
             workers: SmallVec::new(),
             next_worker: 0,
             congested: 0,
-            parked: VecDeque::new(),
+            parked_publishers: VecDeque::new(),
+            parked_requesters: VecDeque::new(),
             handlers: None,
             latencies: ChannelLatencies::default(),
         });
@@ -158,6 +162,15 @@ impl Router {
     pub(crate) fn names(&self, channel: ChannelKey) -> Option<(&Application, &Channel)> {
         let channel = self.channels.get(channel)?;
         Some((self.applications.get(channel.application)?, channel))
+    }
+}
+
+impl Channel {
+    pub(crate) fn parked(&mut self, obstacle: Obstacle) -> &mut VecDeque<ConnectionKey> {
+        match obstacle {
+            Obstacle::Subscriber(_) => &mut self.parked_publishers,
+            Obstacle::Worker(_) => &mut self.parked_requesters,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::latency::Distribution;
 use super::limits::HANDSHAKE_QUEUE_BYTES_MAX;
+use super::pressure::Obstacle;
 use super::timers::TimerKey;
 use super::{ApplicationKey, ChannelKey, Limits, RequestKey};
 use crate::proto::{RecvBuffer, SendQueue};
@@ -24,10 +25,10 @@ pub struct Connection {
     pub(crate) last_activity: Duration,
     /// When bytes of it were last read: what it had sent has waited since then.
     pub(crate) last_read: Duration,
-    /// The channel whose congested subscriber or worker its next frame waits for.
-    pub(crate) parked: Option<ChannelKey>,
-    /// The channel it was just let go on for; when it had its turn, the next one is.
-    pub(crate) woken: Option<ChannelKey>,
+    /// What its next frame waits for.
+    pub(crate) parked: Option<Obstacle>,
+    /// What it waited for until just now; when it had its turn, the next one is let go on.
+    pub(crate) woken: Option<Obstacle>,
     /// It gave up its turn with whole frames left; they come before anything else is read.
     pub(crate) yielded: bool,
     /// It was seen to write header and body apart, as the published clients do.

@@ -4,6 +4,7 @@ use simd_json::OwnedValue;
 use simd_json::prelude::*;
 
 use super::core::{Core, Refusal};
+use super::pressure::Obstacle;
 use super::{ChannelKey, ConnectionKey};
 use crate::proto::{Envelope, ErrorCode};
 
@@ -53,7 +54,7 @@ impl Core {
             if let Some(position) = position {
                 if congested && let Some(target) = self.router.channels.get_mut(channel) {
                     target.congested -= 1;
-                    self.wake_parked(channel);
+                    self.wake_parked(Obstacle::Subscriber(channel));
                 }
                 self.remove_subscriber(channel, position);
                 self.disown_unused(from, channel);

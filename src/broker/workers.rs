@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::core::{Core, Refusal};
 use super::encoder::Address;
+use super::pressure::Obstacle;
 use super::session::Worker;
 use super::stats::micros;
 use super::timers::{Due, TimerKey};
@@ -75,7 +76,7 @@ impl Core {
         worker.channels.push(channel);
         served.workers.push(key);
         self.router.retain(channel);
-        self.wake_parked(channel);
+        self.wake_parked(Obstacle::Worker(channel));
         Ok(())
     }
 
@@ -110,7 +111,7 @@ impl Core {
         if let Some(channel) = self.router.channels.get_mut(channel) {
             channel.workers.retain(|worker| *worker != key);
         }
-        self.wake_parked(channel);
+        self.wake_parked(Obstacle::Worker(channel));
         self.router.release(channel);
     }
 
