@@ -75,7 +75,9 @@ impl<'a> Context<'a> {
         let Some(channel) = channel else { return Ok(0) };
         let encoded = self.encode(message)?;
         let reached = self.core.fan_out(channel, &encoded.frame());
-        self.core.latency.note_publication(channel, self.core.now.monotonic);
+        if reached > 0 {
+            self.core.note_publication(channel, self.core.now.monotonic);
+        }
         self.core.encoder.recycle(encoded);
         Ok(reached)
     }

@@ -390,7 +390,7 @@ impl Core {
             self.remove_subscriber(channel, position);
         }
         if let Some(worker) = session.worker {
-            self.retire_worker(key, *worker);
+            self.retire_worker(key, session.application, *worker);
         }
         for request in session.requests {
             self.abandon_request(request);

@@ -172,8 +172,9 @@ impl Core {
             return Err(Stop::Held);
         }
         let frame = OutFrame::relay(body, &mut self.pool);
-        self.fan_out(channel, &frame);
-        self.latency.note_publication(channel, self.arrived);
+        if self.fan_out(channel, &frame) > 0 {
+            self.note_publication(channel, self.arrived);
+        }
         Ok(())
     }
 

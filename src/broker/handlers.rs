@@ -102,14 +102,13 @@ impl Handlers {
             Err(panic) => panicked(core, &*panic).into(),
         };
         let ended = core.latency.end_handler(began);
-        match core.dealt {
-            Dealt::Answered => core.latency.note_answer(delivery.channel, arrived, began, ended),
-            Dealt::Otherwise => {}
-            Dealt::Not => {
-                let text = format!("the handler of this channel failed: {failure}");
-                let why = Refusal::new(ErrorCode::HandlerFailed, text);
-                core.refuse(delivery.from, &delivery.envelope, &why);
-            }
+        if core.dealt == Dealt::Not {
+            let text = format!("the handler of this channel failed: {failure}");
+            let why = Refusal::new(ErrorCode::HandlerFailed, text);
+            core.refuse(delivery.from, &delivery.envelope, &why);
+        }
+        if core.dealt != Dealt::Otherwise {
+            core.note_answer(delivery.channel, arrived, began, ended);
         }
         true
     }

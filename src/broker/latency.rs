@@ -1,7 +1,9 @@
 //! Where time goes: recorded at a turn's end, when all of its bytes are with the kernel.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -22,7 +24,7 @@ use super::{ChannelKey, ConnectionKey};
 #[non_exhaustive]
 pub enum Measure {
     /// From the turn in which a request's last byte was read to the end of the turn in which
-    /// its answer went to the kernel.
+    /// its answer, which may be an error, went to the kernel.
     Request,
     /// The first part of it: until its handler began or a worker was chosen.
     Queue,
@@ -72,13 +74,15 @@ impl Measure {
 pub struct LatencyOf<'a> {
     /// The application.
     pub app_id: &'a str,
-    /// The channel; empty for a worker, which may serve many, and for all channels of the
-    /// application together that are forgotten.
+    /// The channel; empty for a worker, which may serve many.
     pub channel_id: &'a str,
     /// The worker, for [`Measure::Worker`].
     pub worker: Option<ConnectionKey>,
     /// What was measured.
     pub measure: Measure,
+    /// Which of them it is: no two histograms have the same number, and one that is emptied
+    /// gets another. A channel that is forgotten and named again has two.
+    pub serial: u64,
 }
 
 /// A distribution in microseconds.
@@ -144,8 +148,19 @@ const SIGNIFICANT_DIGITS: u8 = 2;
 /// Histograms at a time, of 18 KiB each, beside those of channels that the embedder set up.
 /// What peers name beyond is served like everything else, and not measured.
 const HISTOGRAMS_MAX: usize = 1_024;
-/// Samples of one turn; those beyond are left out.
-const SAMPLES_PER_TURN_MAX: usize = 8_192;
+/// Histograms of channels and workers that are gone, kept for whoever reads them from time
+/// to time; the oldest make room.
+const DEPARTED_MAX: usize = 256;
+/// Samples that wait for the turn's end. In a turn with more, those before count as sent when
+/// there is no more room.
+const SAMPLES_MAX: usize = 8_192;
+
+/// Numbers histograms, see [`LatencyOf::serial`].
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+fn next_serial() -> u64 {
+    SERIAL.fetch_add(1, Ordering::Relaxed)
+}
 
 /// One histogram, made when something is first recorded.
 #[derive(Debug, Default)]
@@ -154,8 +169,9 @@ pub(crate) struct Distribution(Option<Box<Recorded>>);
 #[derive(Debug)]
 struct Recorded {
     nanos: Histogram<u32>,
+    serial: u64,
     /// One of [`HISTOGRAMS_MAX`], given back when this is dropped.
-    _place: Arc<()>,
+    _place: Option<Arc<()>>,
 }
 
 impl Distribution {
@@ -166,7 +182,8 @@ impl Distribution {
             }
             let nanos = Histogram::new_with_bounds(1, NANOS_MAX, SIGNIFICANT_DIGITS)
                 .unwrap_or_else(|_| unreachable!("the bounds are constants in range"));
-            self.0 = Some(Box::new(Recorded { nanos, _place: places.clone() }));
+            let place = (!is_pinned).then(|| places.clone());
+            self.0 = Some(Box::new(Recorded { nanos, serial: next_serial(), _place: place }));
         }
         if let Some(recorded) = &mut self.0 {
             let seconds = elapsed.as_secs().min(NANOS_MAX / NANOS_PER_SECOND);
@@ -175,31 +192,19 @@ impl Distribution {
         }
     }
 
-    fn histogram(&self) -> Option<&Histogram<u32>> {
-        let nanos = &self.0.as_ref()?.nanos;
-        (!nanos.is_empty()).then_some(nanos)
-    }
-
-    /// Takes over what another one holds.
-    fn absorb(&mut self, other: Self) {
-        match (&mut self.0, other.0) {
-            (Some(own), Some(other)) => own
-                .nanos
-                .add(&other.nanos)
-                .unwrap_or_else(|_| unreachable!("all have the same bounds")),
-            (own @ None, other) => *own = other,
-            (Some(_), None) => {}
-        }
+    fn histogram(&self) -> Option<&Recorded> {
+        self.0.as_deref().filter(|recorded| !recorded.nanos.is_empty())
     }
 
     fn reset(&mut self) {
         if let Some(recorded) = &mut self.0 {
             recorded.nanos.reset();
+            recorded.serial = next_serial();
         }
     }
 
     pub(crate) fn summary(&self) -> Option<LatencySummary> {
-        self.histogram().map(summary)
+        self.histogram().map(|recorded| summary(&recorded.nanos))
     }
 }
 
@@ -236,29 +241,63 @@ impl ChannelLatencies {
         &mut self.0[measure as usize]
     }
 
-    pub(crate) fn absorb(&mut self, other: Self) {
-        for (own, other) in self.0.iter_mut().zip(other.0) {
-            own.absorb(other);
-        }
-    }
-
-    fn for_each<'a>(
-        &self,
-        app_id: &'a str,
-        channel_id: &'a str,
-        visit: &mut impl FnMut(LatencyOf<'_>, &Histogram<u32>),
-    ) {
-        for (measure, distribution) in Measure::OF_CHANNELS.into_iter().zip(&self.0) {
-            if let Some(histogram) = distribution.histogram() {
-                visit(LatencyOf { app_id, channel_id, worker: None, measure }, histogram);
-            }
-        }
-    }
-
     pub(crate) fn report(&self) -> Option<ChannelLatency> {
         let [request, queue, handler, publication] = self.0.each_ref().map(Distribution::summary);
         let report = ChannelLatency { request, queue, handler, publication };
         (report != ChannelLatency::default()).then_some(report)
+    }
+}
+
+/// Histograms of channels and workers that are gone.
+#[derive(Debug, Default)]
+pub(crate) struct Departed(VecDeque<DepartedHistogram>);
+
+#[derive(Debug)]
+struct DepartedHistogram {
+    app_id: Arc<str>,
+    channel_id: Arc<str>,
+    worker: Option<ConnectionKey>,
+    measure: Measure,
+    recorded: Box<Recorded>,
+}
+
+impl Departed {
+    pub(crate) fn keep_channel(
+        &mut self,
+        app_id: &Arc<str>,
+        channel_id: &Arc<str>,
+        latencies: ChannelLatencies,
+    ) {
+        for (measure, distribution) in Measure::OF_CHANNELS.into_iter().zip(latencies.0) {
+            self.keep(app_id, channel_id, None, measure, distribution);
+        }
+    }
+
+    pub(crate) fn keep_worker(
+        &mut self,
+        app_id: &Arc<str>,
+        worker: ConnectionKey,
+        round_trip: Distribution,
+    ) {
+        self.keep(app_id, &Arc::from(""), Some(worker), Measure::Worker, round_trip);
+    }
+
+    fn keep(
+        &mut self,
+        app_id: &Arc<str>,
+        channel_id: &Arc<str>,
+        worker: Option<ConnectionKey>,
+        measure: Measure,
+        distribution: Distribution,
+    ) {
+        let Some(recorded) = distribution.0.filter(|recorded| !recorded.nanos.is_empty()) else {
+            return;
+        };
+        if self.0.len() >= DEPARTED_MAX {
+            self.0.pop_front();
+        }
+        let (app_id, channel_id) = (app_id.clone(), channel_id.clone());
+        self.0.push_back(DepartedHistogram { app_id, channel_id, worker, measure, recorded });
     }
 }
 
@@ -309,7 +348,10 @@ impl Recorder {
         self.handled = self.stopwatch.0.as_ref().map_or(began, |read| read());
         self.handled
     }
+}
 
+impl Core {
+    /// A request is answered, by a value or an error.
     pub(crate) fn note_answer(
         &mut self,
         channel: ChannelKey,
@@ -325,13 +367,13 @@ impl Recorder {
     }
 
     fn note(&mut self, sample: Sample) {
-        if self.samples.len() < SAMPLES_PER_TURN_MAX {
-            self.samples.push(sample);
+        if self.latency.samples.len() >= SAMPLES_MAX {
+            let read = self.latency.stopwatch.0.as_ref();
+            self.record_latencies(read.map_or(self.now.monotonic, |read| read()));
         }
+        self.latency.samples.push(sample);
     }
-}
 
-impl Core {
     /// Takes the times of what left in this turn, now that it is with the kernel.
     pub(crate) fn record_latencies(&mut self, now: Duration) {
         let places = &self.latency.places;
@@ -364,11 +406,31 @@ impl Core {
     }
 
     pub(crate) fn for_each_histogram(&self, mut visit: impl FnMut(LatencyOf<'_>, &Histogram<u32>)) {
-        for (_, application) in self.router.applications.iter() {
-            application.latencies.for_each(&application.id, "", &mut visit);
-            for key in application.channels.values() {
-                if let Some(channel) = self.router.channels.get(*key) {
-                    channel.latencies.for_each(&application.id, &channel.id, &mut visit);
+        for gone in &self.router.departed.0 {
+            let of = LatencyOf {
+                app_id: &gone.app_id,
+                channel_id: &gone.channel_id,
+                worker: gone.worker,
+                measure: gone.measure,
+                serial: gone.recorded.serial,
+            };
+            visit(of, &gone.recorded.nanos);
+        }
+        for (_, channel) in self.router.channels.iter() {
+            let Some(application) = self.router.applications.get(channel.application) else {
+                continue;
+            };
+            let measured = Measure::OF_CHANNELS.into_iter().zip(&channel.latencies.0);
+            for (measure, distribution) in measured {
+                if let Some(recorded) = distribution.histogram() {
+                    let of = LatencyOf {
+                        app_id: &application.id,
+                        channel_id: &channel.id,
+                        worker: None,
+                        measure,
+                        serial: recorded.serial,
+                    };
+                    visit(of, &recorded.nanos);
                 }
             }
         }
@@ -377,24 +439,24 @@ impl Core {
             let Some(application) = self.router.applications.get(session.application) else {
                 continue;
             };
-            let of = LatencyOf {
-                app_id: &application.id,
-                channel_id: "",
-                worker: Some(key),
-                measure: Measure::Worker,
-            };
-            let histogram = session.worker.as_ref().and_then(|w| w.round_trip.histogram());
-            if let Some(histogram) = histogram {
-                visit(of, histogram);
+            let worker = session.worker.as_ref();
+            if let Some(recorded) = worker.and_then(|worker| worker.round_trip.histogram()) {
+                let of = LatencyOf {
+                    app_id: &application.id,
+                    channel_id: "",
+                    worker: Some(key),
+                    measure: Measure::Worker,
+                    serial: recorded.serial,
+                };
+                visit(of, &recorded.nanos);
             }
         }
     }
 
     pub(crate) fn reset_latencies(&mut self) {
-        let channels = self.router.channels.values_mut().map(|channel| &mut channel.latencies);
-        let forgotten = self.router.applications.values_mut().map(|found| &mut found.latencies);
-        for latencies in channels.chain(forgotten) {
-            latencies.0.iter_mut().for_each(Distribution::reset);
+        self.router.departed = Departed::default();
+        for channel in self.router.channels.values_mut() {
+            channel.latencies.0.iter_mut().for_each(Distribution::reset);
         }
         for connection in self.connections.values_mut() {
             let session = connection.session_mut();
@@ -416,7 +478,7 @@ mod tests {
         for micros in 1..=2_000 {
             distribution.record(Duration::from_micros(micros * micros), &places, false);
         }
-        let nanos = distribution.histogram().unwrap();
+        let nanos = &distribution.histogram().unwrap().nanos;
         let summary = distribution.summary().unwrap();
         let at = |quantile| nanos.value_at_quantile(quantile);
         let all = [summary.p50_us, summary.p90_us, summary.p99_us, summary.p999_us, summary.max_us];
@@ -440,6 +502,7 @@ mod tests {
         assert_eq!(last.summary(), None);
         last.record(Duration::from_micros(1), &places, true);
         assert!(last.summary().is_some(), "what the embedder set up is always measured");
+        assert_eq!(Arc::strong_count(&places), HISTOGRAMS_MAX + 1, "and takes no place");
         distributions.truncate(1);
         assert_eq!(Arc::strong_count(&places), 2, "places are given back");
     }

@@ -105,6 +105,8 @@ impl Core {
         if let Some(channel) = self.router.channels.get_mut(obstacle.channel()) {
             channel.parked(obstacle).retain(|parked| *parked != key);
         }
+        // Its socket was not read meanwhile, and may have come to its end.
+        self.actions.push_back(Action::Resume(key));
         self.router.release(obstacle.channel());
     }
 

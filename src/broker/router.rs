@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::arena::Arena;
 use super::handlers::HandlersKey;
-use super::latency::ChannelLatencies;
+use super::latency::{ChannelLatencies, Departed};
 use super::pressure::Obstacle;
 use super::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::proto;
@@ -29,8 +29,6 @@ pub(crate) struct Application {
     /// By `connection_id`. Ordered, so that a broadcast has one order.
     pub(crate) connections: BTreeMap<Arc<str>, ConnectionKey>,
     pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
-    /// Of channels that are forgotten.
-    pub(crate) latencies: ChannelLatencies,
 }
 
 /// A channel of one application.
@@ -65,6 +63,7 @@ pub(crate) struct Router {
     pub(crate) applications: Arena<Application>,
     pub(crate) channels: Arena<Channel>,
     by_id: HashMap<Arc<str>, ApplicationKey>,
+    pub(crate) departed: Departed,
 }
 
 impl Router {
@@ -86,7 +85,6 @@ impl Router {
             last_activity: now,
             connections: BTreeMap::new(),
             channels: HashMap::new(),
-            latencies: ChannelLatencies::default(),
         });
         self.by_id.insert(id, key);
         key
@@ -143,7 +141,7 @@ impl Router {
         let Some(channel) = self.channels.remove(key) else { return };
         if let Some(owner) = self.applications.get_mut(channel.application) {
             owner.channels.remove(&channel.id);
-            owner.latencies.absorb(channel.latencies);
+            self.departed.keep_channel(&owner.id, &channel.id, channel.latencies);
         }
         self.forget_if_unused(channel.application);
     }

@@ -10,7 +10,7 @@ use super::pressure::Obstacle;
 use super::session::Worker;
 use super::stats::micros;
 use super::timers::{Due, TimerKey};
-use super::{ChannelKey, ConnectionKey, RequestKey};
+use super::{ApplicationKey, ChannelKey, ConnectionKey, RequestKey};
 use crate::proto::{Envelope, ErrorCode, Head, Json, MessageType};
 
 /// A request on its way: who asked, and who is to answer.
@@ -93,7 +93,15 @@ impl Core {
     }
 
     /// The worker went away: its requests are handed back.
-    pub(crate) fn retire_worker(&mut self, key: ConnectionKey, worker: Worker) {
+    pub(crate) fn retire_worker(
+        &mut self,
+        key: ConnectionKey,
+        application: ApplicationKey,
+        worker: Worker,
+    ) {
+        if let Some(application) = self.router.applications.get(application) {
+            self.router.departed.keep_worker(&application.id, key, worker.round_trip);
+        }
         let lost = Refusal::new(
             ErrorCode::WorkerLost,
             "the worker disconnected before it answered and may or may not have done the work; \
@@ -294,6 +302,8 @@ impl Core {
         let requester = self.connections.get(request.requester);
         if requester.is_some_and(super::session::Connection::takes_messages) {
             self.send_error(request.requester, address, Some(reply_to), why);
+            let (arrived, began) = (request.arrived, request.began);
+            self.note_answer(request.channel, arrived, began, self.now.monotonic);
         }
         self.router.release(request.channel);
     }
@@ -334,7 +344,7 @@ impl Core {
                 self.counters.answers_undeliverable += 1;
             }
             let (arrived, began) = (request.arrived, request.began);
-            self.latency.note_answer(request.channel, arrived, began, self.now.monotonic);
+            self.note_answer(request.channel, arrived, began, self.now.monotonic);
         }
         self.router.release(request.channel);
     }

@@ -33,6 +33,8 @@ pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
+        // An event that cannot be written must not end the thread that has it to tell.
+        .log_internal_errors(false)
         .with_ansi(colours)
         .with_writer(std::io::stderr);
     match format {

@@ -56,12 +56,11 @@ impl Waiting {
             awake = began.elapsed();
         }
         let rest = timeout.map(|timeout| timeout.saturating_sub(awake));
-        if rest == Some(Duration::ZERO) {
-            return Ok(());
+        if rest != Some(Duration::ZERO) {
+            poll.poll(events, rest)?;
+            self.wakeups += u64::from(!events.is_empty());
         }
-        poll.poll(events, rest)?;
-        self.wakeups += u64::from(!events.is_empty());
-        self.budget = if began.elapsed() <= self.spin_max {
+        self.budget = if !events.is_empty() && began.elapsed() <= self.spin_max {
             self.spin_max
         } else {
             let half = self.budget / 2;
@@ -94,6 +93,19 @@ mod tests {
         }
         assert!(spun[0] > 0, "{spun:?}");
         assert_eq!(&spun[6..], [0; 6], "{spun:?}");
+    }
+
+    #[test]
+    fn a_host_that_polls_more_often_than_the_spin_lasts_is_idle_too() {
+        let mut poll = Poll::new().unwrap();
+        let mut events = Events::with_capacity(1);
+        let mut waiting = Waiting::new(Spin::AfterWork(Duration::from_millis(2)));
+        for _ in 0..12 {
+            waiting.wait(&mut poll, &mut events, Some(Duration::from_micros(500))).unwrap();
+        }
+        waiting.take_counts();
+        waiting.wait(&mut poll, &mut events, Some(Duration::from_micros(500))).unwrap();
+        assert_eq!(waiting.take_counts().1, 0);
     }
 
     #[test]

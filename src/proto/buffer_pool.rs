@@ -32,8 +32,8 @@ impl MemoryGauge {
 /// Capacity of the smallest buffers, which hold a few small frames: most of what is ever
 /// unfinished. Capacities double from here.
 const SMALLEST_BYTES: usize = 4 << 10;
-/// Capacity of the largest buffers that are kept: for twice the largest usual frame.
-const LARGEST_BYTES: usize = 32 << 20;
+/// Capacity of the largest buffers that are kept. Beyond, a buffer is as large as asked for.
+const LARGEST_BYTES: usize = 16 << 20;
 const CLASSES: usize = (LARGEST_BYTES / SMALLEST_BYTES).ilog2() as usize + 1;
 /// Up to here a buffer is small.
 const SMALL_BYTES_MAX: usize = 64 << 10;
@@ -62,7 +62,10 @@ impl BufferPool {
 
     /// An empty buffer with room for `bytes` at least, counted as held until given back.
     pub(crate) fn take(&mut self, bytes: usize) -> Vec<u8> {
-        let capacity = bytes.max(SMALLEST_BYTES).checked_next_power_of_two().unwrap_or(bytes);
+        let capacity = match bytes {
+            0..=LARGEST_BYTES => bytes.max(SMALLEST_BYTES).next_power_of_two(),
+            _ => bytes,
+        };
         let free = self.class(capacity).and_then(|(free, held, _)| {
             let buffer = free.pop()?;
             *held -= capacity;

@@ -34,8 +34,13 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(mut command: Command) -> Self {
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        command.stderr(Stdio::piped());
+        Self::start_with_stderr(command)
+    }
+
+    /// Its standard error goes where the command says.
+    pub(crate) fn start_with_stderr(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let (mut addresses, mut banner) = (Vec::new(), String::new());
         while !banner.contains("stop with Ctrl-C") {
@@ -53,6 +58,10 @@ impl Running {
         Peer::new(self.addresses[0])
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
@@ -61,7 +70,9 @@ impl Running {
     /// Waits for the end; returns how it ended and what it wrote to standard error.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let mut stderr = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        if let Some(mut pipe) = self.child.stderr.take() {
+            pipe.read_to_string(&mut stderr).unwrap();
+        }
         self.stdout.read_to_string(&mut self.banner).unwrap();
         (self.child.wait().unwrap(), stderr)
     }

@@ -243,6 +243,22 @@ fn a_slow_subscriber_holds_no_requests_back() {
     assert!(world.broker.wants_read(publishers[1]));
 }
 
+#[test]
+fn a_held_back_connection_that_is_superseded_is_read_again() {
+    let (mut world, _slow, publishers) = crowd(2);
+    let held = publishers[1];
+    world.broker.core.connections.get_mut(held).unwrap().splits_writes = true;
+    let newer = world.accept();
+    let connect = json!({"action": "connect", "connection_id": "1"});
+    let connect = framed(&message("app", "request", "system", "c", &connect));
+    world.broker.receive(newer, &connect, world.now);
+    let actions: Vec<Action> = std::iter::from_fn(|| world.broker.next_action()).collect();
+    assert!(matches!(world.connection(held).state, State::Superseded));
+    // Its end may have come while nobody looked.
+    assert!(actions.contains(&Action::Resume(held)), "{actions:?}");
+    assert!(world.broker.wants_read(held));
+}
+
 /// Nobody can hold the process itself back, so there the bound is a hard one.
 #[test]
 fn who_is_behind_with_what_the_process_publishes_is_closed_once() {

@@ -1,7 +1,7 @@
 //! Copies of the server's histograms, taken a few at a time so that its loop never stops for
 //! long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use hdrhistogram::Histogram;
 use ipc_framework::{Context, Handle, HandleError, LatencyOf, Measure};
@@ -14,7 +14,14 @@ pub(super) struct Subject {
     pub(super) measure: Measure,
 }
 
-pub(super) type Histograms = BTreeMap<Subject, Histogram<u32>>;
+/// One histogram as it was at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Copied {
+    pub(super) subject: Subject,
+    /// See [`LatencyOf::serial`].
+    pub(super) serial: u64,
+    pub(super) nanos: Histogram<u32>,
+}
 
 /// Copied in one turn: 18 KiB each, some 2 µs.
 const COPIES_PER_TURN_MAX: usize = 16;
@@ -30,37 +37,48 @@ impl Subject {
     }
 }
 
-/// Everything measured since the start or the last reset. Channels that come or go meanwhile
-/// may be missing; they are there the next time.
-pub(super) fn copy(handle: &Handle) -> Result<Histograms, HandleError> {
-    let mut copied = Histograms::new();
+/// Everything measured since the start or the last reset. What comes or goes meanwhile may be
+/// missing; it is there the next time.
+pub(super) fn copy(handle: &Handle) -> Result<Vec<Copied>, HandleError> {
+    // By serial: what was shown twice because others went is copied once.
+    let mut copied = HashMap::new();
     for skipped in (0..).step_by(COPIES_PER_TURN_MAX) {
         let bite = handle.with(move |context| copy_some(context, skipped, COPIES_PER_TURN_MAX))?;
         if bite.is_empty() {
             break;
         }
-        copied.extend(bite);
+        copied.extend(bite.into_iter().map(|copied| (copied.serial, copied)));
     }
-    Ok(copied)
+    Ok(copied.into_values().collect())
 }
 
 /// The same at once, from the thread of a server that does nothing else any more.
-pub(super) fn copy_all(context: &Context<'_>) -> Histograms {
-    copy_some(context, 0, usize::MAX).into_iter().collect()
+pub(super) fn copy_all(context: &Context<'_>) -> Vec<Copied> {
+    copy_some(context, 0, usize::MAX)
 }
 
-fn copy_some(
-    context: &Context<'_>,
-    skipped: usize,
-    wanted: usize,
-) -> Vec<(Subject, Histogram<u32>)> {
+fn copy_some(context: &Context<'_>, skipped: usize, wanted: usize) -> Vec<Copied> {
     let mut seen = 0;
     let mut bite = Vec::new();
-    context.for_each_histogram(|of, histogram| {
+    context.for_each_histogram(|of, nanos| {
         if seen >= skipped && bite.len() < wanted {
-            bite.push((Subject::of(of), histogram.clone()));
+            let (subject, serial) = (Subject::of(of), of.serial);
+            bite.push(Copied { subject, serial, nanos: nanos.clone() });
         }
         seen += 1;
     });
     bite
+}
+
+/// One histogram for each subject: a channel that was forgotten and named again has several.
+pub(super) fn by_subject(copied: &[Copied]) -> BTreeMap<&Subject, Histogram<u32>> {
+    let mut together: BTreeMap<&Subject, Histogram<u32>> = BTreeMap::new();
+    for Copied { subject, nanos, .. } in copied {
+        match together.get_mut(subject) {
+            // All have the same bounds, so that nothing is left out.
+            Some(sum) => drop(sum.add(nanos)),
+            None => drop(together.insert(subject, nanos.clone())),
+        }
+    }
+    together
 }

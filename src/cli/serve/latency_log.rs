@@ -1,8 +1,9 @@
 //! `--latency-log`: what was measured, interval by interval, in the log format that the tools
 //! of `HdrHistogram` read. Values are nanoseconds; tags are `application/channel:measure`.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, LineWriter};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use ipc_framework::{Context, Handle};
 
 use super::super::Failure;
-use super::histograms::{self, Histograms, Subject};
+use super::histograms::{self, Copied, Subject};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The log's times are seconds since its start, its maxima milliseconds as the format's
@@ -24,7 +25,7 @@ const NANOS_PER_MILLISECOND: f64 = 1_000_000.0;
 /// A log that a thread of its own writes.
 #[derive(Debug)]
 pub(super) struct LatencyLog {
-    last: Sender<Histograms>,
+    last: Sender<Vec<Copied>>,
     thread: JoinHandle<io::Result<()>>,
     path: PathBuf,
 }
@@ -38,7 +39,14 @@ impl LatencyLog {
             ))
         })?;
         let (last, ending) = channel();
-        let write = move || write(&mut BufWriter::new(file), &handle, &ending);
+        let write = move || {
+            let written = write(file, &handle, &ending);
+            if let Err(error) = &written {
+                // Now, and not only at the end: the log ends here.
+                tracing::error!(%error, "the latency log cannot be written any more");
+            }
+            written
+        };
         let thread = std::thread::Builder::new().name("latency-log".to_owned()).spawn(write);
         let thread = thread.map_err(|error| {
             Failure::runtime(format!("cannot start the thread of the latency log: {error}"))
@@ -58,18 +66,20 @@ impl LatencyLog {
     }
 }
 
-fn write(out: &mut impl Write, handle: &Handle, ending: &Receiver<Histograms>) -> io::Result<()> {
+fn write(file: File, handle: &Handle, ending: &Receiver<Vec<Copied>>) -> io::Result<()> {
     let start = SystemTime::now();
-    let since_start = || start.elapsed().unwrap_or_default();
     let mut serializer = V2DeflateSerializer::new();
+    let mut before = Before::default();
+    let mut began = Duration::ZERO;
+    // What an interval holds is in the file when the interval is over, and a disk that is full
+    // shows then.
+    let mut out = LineWriter::new(file);
     let mut log = IntervalLogWriterBuilder::new()
         .add_comment("[Logged by ipc serve; values in nanoseconds]")
         .with_start_time(start)
         .with_base_time(start)
         .with_max_value_divisor(NANOS_PER_MILLISECOND)
-        .begin_log_with(out, &mut serializer)?;
-    let mut before = Histograms::new();
-    let mut began = Duration::ZERO;
+        .begin_log_with(&mut out, &mut serializer)?;
     loop {
         let (now, ends) = match ending.recv_timeout(INTERVAL) {
             Ok(last) => (last, true),
@@ -80,31 +90,49 @@ fn write(out: &mut impl Write, handle: &Handle, ending: &Receiver<Histograms>) -
             },
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        let ended = since_start();
-        for (subject, histogram) in &now {
-            let interval = difference(histogram, before.get(subject));
-            if !interval.is_empty() {
-                let tag = tag(subject);
+        let ended = start.elapsed().unwrap_or_default();
+        for copied in now {
+            let tag = tag(&copied.subject);
+            if let Some(interval) = before.interval(copied) {
                 log.write_histogram(&interval, began, ended.saturating_sub(began), Tag::new(&tag))
                     .map_err(|error| io::Error::other(format!("{error:?}")))?;
             }
         }
+        before.forget_the_unseen();
         if ends {
             return Ok(());
         }
-        (before, began) = (now, ended);
+        began = ended;
     }
 }
 
-/// What was recorded since `before`; all of it if there was a reset in between.
-fn difference(now: &Histogram<u32>, before: Option<&Histogram<u32>>) -> Histogram<u32> {
-    let mut interval = now.clone();
-    if let Some(before) = before
-        && interval.subtract(before).is_err()
-    {
-        return now.clone();
+/// What the histograms held when they were last seen, by their serial.
+#[derive(Default)]
+struct Before {
+    seen: HashMap<u64, (Histogram<u32>, u8)>,
+}
+
+/// Intervals for which a histogram that is not shown is remembered: one may be missed where
+/// others come and go.
+const UNSEEN_MAX: u8 = 3;
+
+impl Before {
+    /// What was recorded since it was last seen, if anything.
+    fn interval(&mut self, copied: Copied) -> Option<Histogram<u32>> {
+        let mut interval = copied.nanos.clone();
+        if let Some((before, _)) = self.seen.insert(copied.serial, (copied.nanos, 0)) {
+            // The same histogram only grows, so that this never fails.
+            interval.subtract(before).ok()?;
+        }
+        (!interval.is_empty()).then_some(interval)
     }
-    interval
+
+    fn forget_the_unseen(&mut self) {
+        self.seen.retain(|_, (_, unseen)| {
+            *unseen += 1;
+            *unseen <= UNSEEN_MAX
+        });
+    }
 }
 
 /// Tags end at a comma, a space or a line's end.
@@ -119,15 +147,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interval_is_what_came_since_and_a_reset_begins_anew() {
-        let mut before = Histogram::<u32>::new(2).unwrap();
-        before.record(10).unwrap();
-        let mut now = before.clone();
-        now.record(1_000).unwrap();
-        assert_eq!(difference(&now, Some(&before)).len(), 1);
-        assert_eq!(difference(&now, None).len(), 2);
-        let mut anew = Histogram::<u32>::new(2).unwrap();
-        anew.record(7).unwrap();
-        assert_eq!(difference(&anew, Some(&now)).len(), 1);
+    fn an_interval_is_what_came_since_and_another_histogram_begins_anew() {
+        let subject = Subject {
+            application: "app".to_owned(),
+            channel: "c".to_owned(),
+            measure: ipc_framework::Measure::Queue,
+        };
+        let copied = |serial, count| {
+            let mut nanos = Histogram::<u32>::new(2).unwrap();
+            nanos.record_n(1, count).unwrap();
+            Copied { subject: subject.clone(), serial, nanos }
+        };
+        let mut before = Before::default();
+        let mut count = |serial, now| before.interval(copied(serial, now)).map_or(0, |i| i.len());
+        assert_eq!((count(1, 10), count(1, 15), count(1, 15)), (10, 5, 0));
+        // Emptied, or forgotten and named again, with more than it held before.
+        assert_eq!((count(2, 40), count(2, 41)), (40, 1));
+        before.forget_the_unseen();
+        assert_eq!(before.interval(copied(1, 16)).unwrap().len(), 1, "missed once");
+        (0..=UNSEEN_MAX).for_each(|_| before.forget_the_unseen());
+        assert!(before.seen.is_empty());
     }
 }

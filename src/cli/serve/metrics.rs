@@ -1,8 +1,12 @@
 //! `--metrics`: counters and latencies in the `OpenMetrics` text format, for Prometheus.
 //!
-//! Answered by a thread of its own; each scrape asks the loop for a few short copies.
+//! Answered by a thread of its own, one scrape after the other and each within a deadline;
+//! each asks the loop for a few short copies.
 
 use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use ipc_framework::{Handle, Stats};
@@ -10,13 +14,18 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use tiny_http::{Header, Method, Response, StatusCode};
 
 use super::super::Failure;
-use super::histograms::{self, Histograms};
+use super::histograms::{self, Copied};
 
-const CONTENT_TYPE: &str =
-    "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// For a scraper to send its request and read the answer; the next one waits meanwhile.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// The head of a request: what Prometheus sends fits ten times.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+const HEADERS_MAX: usize = 64;
+/// After an accept error that repeating cannot mend at once.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// The labels of exemplars, of which there are none.
 type NoLabels = [(&'static str, &'static str); 0];
 /// Upper bounds of the buckets in nanoseconds: 1, 2, 5 per decade from 1 µs to 10 s.
@@ -49,56 +58,99 @@ const NANOS_PER_SECOND: f64 = 1e9;
 /// Answers scrapes at `http://ADDRESS/metrics`. Returns the address, with the port the system
 /// chose for 0.
 pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
-    let server = tiny_http::Server::http(address).map_err(|error| {
+    let cannot = |error: io::Error| {
         Failure::runtime(format!(
             "cannot answer scrapes on {address}: {error}; choose another --metrics address"
         ))
-    })?;
-    let bound = server.server_addr().to_string();
+    };
+    let listener = TcpListener::bind(address).map_err(cannot)?;
+    let bound = listener.local_addr().map_err(cannot)?.to_string();
     let serve = move || {
-        for request in server.incoming_requests() {
-            let response = match (request.method(), request.url()) {
-                (Method::Get, "/metrics") => scrape(&handle),
-                _ => Response::from_string("metrics are at /metrics\n").with_status_code(404),
-            };
-            // Who asked may have gone away.
-            let _ = request.respond(response);
+        loop {
+            match listener.accept() {
+                // Who asked may have gone away, or be too slow: it asks again.
+                Ok((stream, _)) => drop(answer(&stream, &handle)),
+                Err(error) => {
+                    tracing::warn!(%error, "a scrape could not be accepted");
+                    std::thread::sleep(RETRY_AFTER);
+                }
+            }
         }
     };
-    std::thread::Builder::new().name("metrics".to_owned()).spawn(serve).map_err(|error| {
-        Failure::runtime(format!("cannot start the thread of the metrics: {error}"))
-    })?;
+    std::thread::Builder::new().name("metrics".to_owned()).spawn(serve).map_err(cannot)?;
     Ok(bound)
 }
 
-fn scrape(handle: &Handle) -> Response<std::io::Cursor<Vec<u8>>> {
-    let snapshot = handle.stats().and_then(|stats| {
-        let histograms = histograms::copy(handle)?;
-        Ok(Snapshot { stats, histograms })
-    });
-    let text = snapshot.map_err(|error| error.to_string()).and_then(|snapshot| {
-        let mut registry = Registry::with_prefix("ipc");
-        registry.register_collector(Box::new(snapshot));
-        let mut text = String::new();
-        text::encode(&mut text, &registry).map_err(|error| error.to_string())?;
-        Ok(text)
-    });
-    match text {
-        Ok(text) => {
-            let mut response = Response::from_string(text);
-            if let Ok(header) = CONTENT_TYPE.parse::<Header>() {
-                response.add_header(header);
-            }
-            response
+fn answer(mut stream: &TcpStream, handle: &Handle) -> io::Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let (status, content_type, body) = match read_request(stream, deadline)?.as_deref() {
+        None => ("400 Bad Request", "text/plain", "this is no HTTP request\n".to_owned()),
+        Some("/metrics") => match scrape(handle) {
+            Ok(text) => ("200 OK", CONTENT_TYPE, text),
+            Err(error) => ("503 Service Unavailable", "text/plain", format!("{error}\n")),
+        },
+        Some(_) => ("404 Not Found", "text/plain", "metrics are at /metrics\n".to_owned()),
+    };
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    let whole = [head.as_bytes(), body.as_bytes()].concat();
+    let mut rest = &whole[..];
+    while !rest.is_empty() {
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
         }
-        Err(error) => Response::from_string(error).with_status_code(StatusCode(503)),
+        let written = stream.write(rest)?;
+        rest = &rest[written..];
     }
+    Ok(())
+}
+
+/// The path that is asked for; `None` for what is no GET request.
+fn read_request(mut stream: &TcpStream, deadline: Instant) -> io::Result<Option<String>> {
+    let mut head = Vec::new();
+    let mut chunk = [0; 1_024];
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&head) {
+            Ok(httparse::Status::Complete(_)) => {
+                let path = request.path.unwrap_or_default();
+                let path = path.split_once('?').map_or(path, |(path, _)| path);
+                return Ok((request.method == Some("GET")).then(|| path.to_owned()));
+            }
+            Ok(httparse::Status::Partial) if head.len() < HEAD_BYTES_MAX => {}
+            _ => return Ok(None),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut chunk)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => head.extend_from_slice(&chunk[..bytes]),
+        }
+    }
+}
+
+fn scrape(handle: &Handle) -> Result<String, String> {
+    let stats = handle.stats().map_err(|error| error.to_string())?;
+    let histograms = histograms::copy(handle).map_err(|error| error.to_string())?;
+    let mut registry = Registry::with_prefix("ipc");
+    registry.register_collector(Box::new(Snapshot { stats, histograms }));
+    let mut text = String::new();
+    text::encode(&mut text, &registry).map_err(|error| error.to_string())?;
+    Ok(text)
 }
 
 #[derive(Debug)]
 struct Snapshot {
     stats: Stats,
-    histograms: Histograms,
+    histograms: Vec<Copied>,
 }
 
 impl Collector for Snapshot {
@@ -194,7 +246,7 @@ impl Snapshot {
         let unit = Some(&Unit::Seconds);
         let mut latencies =
             encoder.encode_descriptor("latency", help, unit, MetricType::Histogram)?;
-        for (subject, histogram) in &self.histograms {
+        for (subject, histogram) in histograms::by_subject(&self.histograms) {
             let labels = [
                 ("application", subject.application.as_str()),
                 ("channel", subject.channel.as_str()),
@@ -204,7 +256,7 @@ impl Snapshot {
             latencies.encode_family(&labels)?.encode_histogram::<NoLabels>(
                 sum,
                 histogram.len(),
-                &buckets(histogram),
+                &buckets(&histogram),
                 None,
             )?;
         }

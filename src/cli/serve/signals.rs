@@ -1,7 +1,8 @@
 //! What signals ask of a running server.
 
-use std::fmt::Write;
-use std::io;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::sync::mpsc;
 
 use ipc_framework::{Context, Handle};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -15,16 +16,17 @@ use super::histograms;
 pub(super) fn watch(handle: Handle) -> Result<(), Failure> {
     let cannot = |error: io::Error| Failure::runtime(format!("cannot watch for signals: {error}"));
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2]).map_err(cannot)?;
+    // The loop may be busy, and standard error may not be read: whoever waits for them must
+    // not be the one who ends the server.
+    let (asked, reports) = mpsc::sync_channel(1);
+    let reported = handle.clone();
+    let report = move || reports.iter().for_each(|signal| report(&reported, signal));
+    std::thread::Builder::new().name("reports".to_owned()).spawn(report).map_err(cannot)?;
     let watch = move || {
         let mut draining = false;
         for signal in signals.forever() {
             match signal {
-                SIGUSR1 => eprint!("{}", report(&handle)),
-                SIGUSR2 => {
-                    eprint!("{}", report(&handle));
-                    // A server that has ended has nothing to empty.
-                    let _ = handle.with(|context: &mut Context<'_>| context.reset_latencies());
-                }
+                SIGUSR1 | SIGUSR2 => drop(asked.try_send(signal)),
                 _ if draining => std::process::exit(128 + signal),
                 _ => {
                     draining = true;
@@ -37,8 +39,17 @@ pub(super) fn watch(handle: Handle) -> Result<(), Failure> {
     Ok(())
 }
 
+fn report(handle: &Handle, signal: i32) {
+    // There is nobody to tell that nobody reads it.
+    let _ = io::stderr().write_all(table(handle).as_bytes());
+    if signal == SIGUSR2 {
+        // A server that has ended has nothing to empty.
+        let _ = handle.with(|context: &mut Context<'_>| context.reset_latencies());
+    }
+}
+
 /// Counters and latencies as a table.
-fn report(handle: &Handle) -> String {
+fn table(handle: &Handle) -> String {
     let asked = handle.stats().and_then(|stats| Ok((stats, histograms::copy(handle)?)));
     let (stats, histograms) = match asked {
         Ok(asked) => asked,
@@ -65,7 +76,7 @@ fn report(handle: &Handle) -> String {
         "{:40} {:12} {:>10} {:>9} {:>9} {:>9} {:>9}",
         "latency in µs", "", "count", "p50", "p99", "p99.9", "max"
     );
-    for (subject, nanos) in &histograms {
+    for (subject, nanos) in histograms::by_subject(&histograms) {
         // Ids are the peers' choice: shown escaped, so that they write no lines of their own.
         let name = format!("{}/{}", subject.application, subject.channel);
         let name = name.escape_debug();
