@@ -1,0 +1,4 @@
+//! The clients against this server.
+
+mod connection;
+mod overhead;
