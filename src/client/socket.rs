@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use socket2::{Domain, SockAddr, Socket as Inner, Type};
+use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
 use super::options::Endpoint;
 
@@ -36,6 +36,20 @@ impl Socket {
 
     pub(super) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.inner.set_write_timeout(Some(timeout))
+    }
+
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+        self.inner.set_nonblocking(true)
+    }
+
+    /// Has the kernel find a peer that is gone without a word. A Unix socket needs none.
+    pub(super) fn keep_alive(&self, interval: Option<Duration>) -> io::Result<()> {
+        let is_tcp = self.inner.local_addr()?.as_socket().is_some();
+        let Some(interval) = interval.filter(|_| is_tcp) else { return Ok(()) };
+        // The kernel counts in seconds.
+        let interval = interval.max(Duration::from_secs(1));
+        let probes = TcpKeepalive::new().with_time(interval).with_interval(interval);
+        self.inner.set_tcp_keepalive(&probes)
     }
 
     /// Reads what is there, waiting for it until the timeout; zero bytes are the end.
