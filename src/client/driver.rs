@@ -55,6 +55,8 @@ struct Open {
     buffer: ReadBuffer,
     interest: Interest,
     is_readable: bool,
+    /// The end is behind what is still to be read, and is not announced a second time.
+    has_ended: bool,
     last_read: Instant,
     /// When a ping was sent that nothing has come after.
     asked: Option<Instant>,
@@ -102,10 +104,10 @@ impl Driver {
             _ => {}
         }
         if let Some(link) = &mut self.link {
-            link.is_readable |= events.iter().any(|event| {
-                let is_input = event.is_readable() || event.is_read_closed() || event.is_error();
-                event.token() == SOCKET && is_input
-            });
+            for event in events.iter().filter(|event| event.token() == SOCKET) {
+                link.has_ended |= event.is_read_closed() || event.is_error();
+                link.is_readable |= event.is_readable() || link.has_ended;
+            }
         }
         if self.is_closed() {
             self.close(None);
@@ -183,6 +185,7 @@ impl Driver {
             interest: Interest::READABLE,
             // What came with the welcome is in the buffer already.
             is_readable: true,
+            has_ended: false,
             last_read: now,
             asked: None,
             next_heartbeat: heartbeat.map(|_| now),
@@ -208,7 +211,7 @@ impl Driver {
                     link.last_read = Instant::now();
                     link.asked = None;
                     // A short read has emptied the socket: the next one would only say so.
-                    link.is_readable = bytes == room_bytes;
+                    link.is_readable = bytes == room_bytes || link.has_ended;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => link.is_readable = false,
                 Err(error) => return Err(Error::lost(Execution::Possible, error)),
