@@ -36,6 +36,8 @@
 
 pub mod broker;
 #[cfg(feature = "net")]
+pub mod client;
+#[cfg(feature = "net")]
 mod config;
 #[cfg(feature = "net")]
 mod error;

@@ -11,7 +11,7 @@ use super::limits::SCRATCH_BYTES_KEPT;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
     self, BufferPool, COPY_BYTES_MAX, Envelope, Head, MemoryGauge, MessageType, OutFrame,
-    SharedFrame,
+    SharedFrame, Timestamp,
 };
 
 /// The application and channel of a message, as JSON text without the quotes.
@@ -145,39 +145,9 @@ fn seal(out: Vec<u8>, gauge: &MemoryGauge) -> Encoded {
     }
 }
 
-/// Seconds since the epoch as JSON text, written once a turn: all messages of a turn
-/// carry the turn's time.
-#[derive(Debug, Default)]
-struct Timestamp {
-    of: Duration,
-    text: String,
-}
-
-impl Timestamp {
-    fn text(&mut self, unix: Duration) -> &str {
-        if self.text.is_empty() || self.of != unix {
-            self.of = unix;
-            self.text.clear();
-            // Microseconds in six digits: those of a million more, without the one.
-            self.text.push_str(itoa::Buffer::new().format(unix.as_secs()));
-            self.text.push('.');
-            let micros = unix.subsec_micros() + 1_000_000;
-            self.text.push_str(&itoa::Buffer::new().format(micros)[1..]);
-        }
-        &self.text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_timestamp_has_microseconds() {
-        let mut timestamp = Timestamp::default();
-        assert_eq!(timestamp.text(Duration::from_millis(1_500)), "1.500000");
-        assert_eq!(timestamp.text(Duration::from_micros(1_000_007)), "1.000007");
-    }
 
     #[test]
     fn ids_differ_and_are_uuids() {

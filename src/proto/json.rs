@@ -321,6 +321,13 @@ impl std::error::Error for JsonError {
     }
 }
 
+#[cfg(feature = "net")]
+impl JsonError {
+    pub(crate) fn from_value(error: serde_json::Error) -> Self {
+        Self(Flaw::Value(error))
+    }
+}
+
 /// Why a document that is valid JSON could not be read into a value.
 ///
 /// ```

@@ -13,6 +13,7 @@ mod json;
 mod recv_buffer;
 mod scanner;
 mod send_queue;
+mod timestamp;
 
 pub use buffer_pool::{BufferPool, MemoryGauge};
 pub use envelope::{Envelope, EnvelopeError, Fault, ID_BYTES_MAX, MessageType};
@@ -25,3 +26,4 @@ pub use send_queue::SendQueue;
 pub(crate) use encode::{Head, escape, frame as encode_frame};
 pub(crate) use recv_buffer::{Inbound, Next};
 pub(crate) use send_queue::{COPY_BYTES_MAX, OutFrame, SharedFrame};
+pub(crate) use timestamp::Timestamp;

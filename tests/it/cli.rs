@@ -62,6 +62,10 @@ impl Running {
         self.child.id()
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());

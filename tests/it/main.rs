@@ -4,6 +4,7 @@ mod bad_input;
 mod between_turns;
 #[cfg(feature = "cli")]
 mod cli;
+mod client;
 mod descriptors;
 mod drain;
 mod embedding;

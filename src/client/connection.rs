@@ -1,0 +1,547 @@
+//! The blocking client: everything happens on the caller's own thread.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::answer::{self, Connect, Failure, PING, Serve, Subscription};
+use super::encoder::{Encoder, Heading, check_id};
+use super::error::{Error, Execution};
+use super::options::Options;
+use super::read_buffer::ReadBuffer;
+use super::socket::Socket;
+use crate::broker::Message;
+use crate::proto::frame::Frame;
+use crate::proto::{Envelope, ErrorCode, Json, MessageType};
+
+const SYSTEM: &str = "system";
+/// What kept messages may hold together, however few they are.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// A blocking connection for one thread: one write for a message that is sent, one read for one
+/// that is there, and no allocation but the [`Message`] that is returned.
+///
+/// To use it inside a poll loop, wait for [`as_raw_fd`](AsRawFd::as_raw_fd) to be readable and call
+/// [`try_receive`](Self::try_receive) until it returns `None`: one read may bring many messages.
+///
+/// ```
+/// use ipc_framework::client::{Endpoint, Options};
+/// use ipc_framework::{Config, Server};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # let port = server.addresses()[0].port().unwrap();
+/// # let handle = server.handle();
+/// # let running = std::thread::spawn(move || { let mut server = server; server.run() });
+/// let mut options = Options::new("app");
+/// options.endpoint = Endpoint::tcp("localhost", port);
+/// let mut connection = options.connect()?;
+///
+/// connection.subscribe("news")?;
+/// connection.publish("news", &"it works")?;
+/// let message = connection.receive(None)?.expect("waits until there is one");
+/// assert_eq!(message.payload.decode::<String>()?, "it works");
+///
+/// let error = connection.request("nobody", &()).unwrap_err();
+/// assert!(error.to_string().contains("no_handler"));
+/// connection.close()?;
+/// # handle.stop();
+/// # running.join().unwrap()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Connection {
+    socket: Socket,
+    encoder: Encoder,
+    buffer: ReadBuffer,
+    /// What came while a request waited, oldest first.
+    kept: VecDeque<Message>,
+    kept_bytes: usize,
+    kept_messages_max: usize,
+    id: String,
+    timeout: Duration,
+    spin: bool,
+    /// A frame left in part: what would follow it would be read as its rest.
+    torn: bool,
+}
+
+/// How long to wait for bytes.
+#[derive(Clone, Copy, Debug)]
+enum Wait {
+    Not,
+    Forever,
+    Until {
+        deadline: Instant,
+        /// The whole time, which is what the first read waits for: asked for again and again
+        /// it costs no system call to set.
+        whole: Duration,
+        is_first: bool,
+    },
+}
+
+impl Wait {
+    fn at_most(timeout: Duration) -> Self {
+        match Instant::now().checked_add(timeout) {
+            Some(_) if timeout.is_zero() => Self::Not,
+            Some(deadline) => Self::Until { deadline, whole: timeout, is_first: true },
+            None => Self::Forever,
+        }
+    }
+
+    /// Reads what is there; [`ErrorKind::WouldBlock`] if nothing comes in time.
+    fn read(&mut self, socket: &mut Socket, room: &mut [u8], spin: bool) -> io::Result<usize> {
+        loop {
+            let timeout = match self {
+                Self::Not => return socket.try_recv(room),
+                Self::Forever => None,
+                Self::Until { whole, is_first, .. } if *is_first => {
+                    *is_first = false;
+                    Some(*whole)
+                }
+                Self::Until { deadline, .. } => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return socket.try_recv(room);
+                    }
+                    Some(left)
+                }
+            };
+            let read = if spin {
+                match socket.try_recv(room) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        std::hint::spin_loop();
+                        continue;
+                    }
+                    read => read,
+                }
+            } else {
+                // Below a microsecond the kernel's timeout would round down to forever.
+                socket.recv(room, timeout.map(|left| left.max(Duration::from_micros(1))))
+            };
+            match read {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn open(options: &Options) -> Result<Self, Error> {
+        let begin = Instant::now();
+        let mut encoder = Encoder::new(&options.app_id, options.frame_bytes_max)?;
+        let connection_id = match &options.connection_id {
+            Some(id) => check_id("connection_id", id).map(|()| id.clone())?,
+            None => encoder.fresh_id().to_string(),
+        };
+        let unreachable =
+            |source| Error::Unreachable { endpoint: options.endpoint.clone(), source };
+        // A timeout that no clock can express is none.
+        let deadline = begin.checked_add(options.connect_timeout);
+        let deadline = deadline.unwrap_or(begin + Duration::from_secs(u32::MAX.into()));
+        let socket = Socket::connect(&options.endpoint, deadline).map_err(unreachable)?;
+        // Zero would mean forever.
+        let timeout = options.timeout.max(Duration::from_micros(1));
+        socket.set_write_timeout(timeout).map_err(Error::system("a write timeout"))?;
+        let mut connection = Self {
+            socket,
+            encoder,
+            buffer: ReadBuffer::new(options.frame_bytes_max),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            kept_messages_max: options.kept_messages_max,
+            id: connection_id,
+            timeout,
+            spin: options.spin,
+            torn: false,
+        };
+        connection.introduce(options, deadline)?;
+        Ok(connection)
+    }
+
+    fn introduce(&mut self, options: &Options, deadline: Instant) -> Result<(), Error> {
+        let heading = Heading::new(MessageType::Request, SYSTEM);
+        self.encoder.value(heading, &Connect::new(options, &self.id))?;
+        self.send()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !self.await_frame(&mut Wait::at_most(left), Execution::Never)? {
+            let waited = options.connect_timeout;
+            return Err(Error::Deadline { waiting_for: "the server's welcome", waited });
+        }
+        let (envelope, frame_bytes) = front(&self.buffer)?;
+        let welcome = answer::check_connected(&envelope);
+        self.buffer.consume(frame_bytes);
+        welcome
+    }
+
+    /// The id by which the server knows this connection.
+    pub fn connection_id(&self) -> &str {
+        &self.id
+    }
+
+    /// How long a request waits for its answer.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Changes how long the requests after this wait for their answers.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// Asks whoever serves the channel, and waits for the answer. Other messages that come in
+    /// between are kept for [`receive`](Self::receive).
+    ///
+    /// # Errors
+    /// [`Error::Answered`] if the answer is an error, [`Error::Deadline`] if there is none in
+    /// time, [`Error::Lost`] if the connection is gone, [`Error::Backlog`] if more other
+    /// messages come than are kept; [`Error::NotJson`], [`Error::TooLarge`] and
+    /// [`Error::BadId`] for what cannot be sent. After a deadline the answer may still come:
+    /// [`receive`](Self::receive) returns it.
+    #[doc(alias = "send_request")]
+    pub fn request<T: Serialize + ?Sized>(
+        &mut self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<Message, Error> {
+        let id = self.encoder.value(Heading::new(MessageType::Request, channel_id), payload)?;
+        self.send()?;
+        self.answer(id)
+    }
+
+    /// As [`request`](Self::request), with a document that is JSON already.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn request_json(&mut self, channel_id: &str, payload: &Json<'_>) -> Result<Message, Error> {
+        let id = self.encoder.json(Heading::new(MessageType::Request, channel_id), payload)?;
+        self.send()?;
+        self.answer(id)
+    }
+
+    /// Sends a value to all subscribers of the channel.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the connection is gone, [`Error::Deadline`] if the server does not
+    /// take it in time; [`Error::NotJson`], [`Error::TooLarge`] and [`Error::BadId`] for what
+    /// cannot be sent.
+    pub fn publish<T: Serialize + ?Sized>(
+        &mut self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<(), Error> {
+        self.encoder.value(Heading::new(MessageType::Publish, channel_id), payload)?;
+        self.send()
+    }
+
+    /// Sends a value to whoever serves the channel; nothing is answered.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn notify<T: Serialize + ?Sized>(
+        &mut self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<(), Error> {
+        self.encoder.value(Heading::new(MessageType::Notification, channel_id), payload)?;
+        self.send()
+    }
+
+    /// Sends a message as it is. An empty id or application and a time of zero are filled in.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn send_message(&mut self, message: &Message) -> Result<(), Error> {
+        self.encoder.message(message)?;
+        self.send()
+    }
+
+    /// Becomes a subscriber of the channel. Works with every server and waits for none: the
+    /// publications of other connections come from some moment after this.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn subscribe(&mut self, channel_id: &str) -> Result<(), Error> {
+        self.subscription(MessageType::Subscribe, channel_id, false)?;
+        Ok(())
+    }
+
+    /// Becomes a subscriber of the channel, and returns once everything that is published from
+    /// now on will come. The published server does not answer this: there it is
+    /// [`Error::Deadline`].
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn subscribe_confirmed(&mut self, channel_id: &str) -> Result<(), Error> {
+        let id = self.subscription(MessageType::Subscribe, channel_id, true)?;
+        self.answer(id).map(|_subscribed| ())
+    }
+
+    /// Is a subscriber of the channel no longer. What is on its way still comes.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn unsubscribe(&mut self, channel_id: &str) -> Result<(), Error> {
+        self.subscription(MessageType::Unsubscribe, channel_id, false)?;
+        Ok(())
+    }
+
+    fn subscription(
+        &mut self,
+        message_type: MessageType,
+        channel_id: &str,
+        ack: bool,
+    ) -> Result<Uuid, Error> {
+        let payload = Subscription { connection_id: &self.id, ack };
+        let id = self.encoder.value(Heading::new(message_type, channel_id), &payload)?;
+        self.send()?;
+        Ok(id)
+    }
+
+    /// Becomes a worker of the channel: its requests come by [`receive`](Self::receive), to be
+    /// answered by [`respond`](Self::respond). The published server has no workers: there it
+    /// is [`Error::Deadline`].
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn serve(&mut self, channel_id: &str) -> Result<(), Error> {
+        check_id("channel_id", channel_id)?;
+        self.system(&Serve { action: "serve", channel: channel_id }).map(|_serving| ())
+    }
+
+    /// Is a worker of the channel no longer. What it has is still to be answered.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn stop_serving(&mut self, channel_id: &str) -> Result<(), Error> {
+        check_id("channel_id", channel_id)?;
+        self.system(&Serve { action: "stop_serving", channel: channel_id }).map(|_stopped| ())
+    }
+
+    /// Answers a request that came by [`receive`](Self::receive).
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn respond<T: Serialize + ?Sized>(
+        &mut self,
+        request: &Message,
+        payload: &T,
+    ) -> Result<(), Error> {
+        let heading = Heading::answer(&request.channel_id, &request.message_id);
+        self.encoder.value(heading, payload)?;
+        self.send()
+    }
+
+    /// Answers a request with an error: a sentence that tells the requester what to do.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn respond_error(
+        &mut self,
+        request: &Message,
+        code: ErrorCode,
+        text: &str,
+    ) -> Result<(), Error> {
+        self.respond(request, &Failure::new(code, text))
+    }
+
+    /// Asks the server itself, with a payload such as `{"action": "get_stats"}`.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn system<T: Serialize + ?Sized>(&mut self, payload: &T) -> Result<Message, Error> {
+        self.request(SYSTEM, payload)
+    }
+
+    /// How long the server takes to answer. All that was sent before is then done. The
+    /// published server does not answer this: there it is [`Error::Deadline`].
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn ping(&mut self) -> Result<Duration, Error> {
+        let begin = Instant::now();
+        self.system(&PING)?;
+        Ok(begin.elapsed())
+    }
+
+    /// The next message, waited for as long as `timeout` (`None`: forever); `None` if none came.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the connection is gone, [`Error::Answered`] with what the server says
+    /// before it closes it, [`Error::Protocol`] if what comes is not the protocol. An error
+    /// that answers a message sent by [`send_message`](Self::send_message) is a message.
+    pub fn receive(&mut self, timeout: Option<Duration>) -> Result<Option<Message>, Error> {
+        if !self.kept.is_empty() {
+            return Ok(self.take_kept());
+        }
+        self.next(&mut timeout.map_or(Wait::Forever, Wait::at_most))
+    }
+
+    /// The next message if it is here already; never blocks.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn try_receive(&mut self) -> Result<Option<Message>, Error> {
+        if !self.kept.is_empty() {
+            return Ok(self.take_kept());
+        }
+        self.next(&mut Wait::Not)
+    }
+
+    /// Closes the connection in good order: the server has processed all that was sent when
+    /// this returns. What it sent and nobody received is dropped. Dropping a connection instead
+    /// may lose what was sent last.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the connection broke instead, [`Error::Deadline`] if the server does
+    /// not close its end.
+    pub fn close(mut self) -> Result<(), Error> {
+        let gone = |source| Error::lost(Execution::Possible, Some(source));
+        self.socket.finish().map_err(gone)?;
+        let mut wait = Wait::at_most(self.timeout);
+        let mut scrap = vec![0; 64 << 10];
+        loop {
+            match wait.read(&mut self.socket, &mut scrap, self.spin) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let waiting_for = "the end of the connection";
+                    return Err(Error::Deadline { waiting_for, waited: self.timeout });
+                }
+                Err(error) => return Err(gone(error)),
+            }
+        }
+    }
+
+    /// For a client that drives the socket itself.
+    pub(super) fn into_parts(self) -> (Socket, ReadBuffer, String) {
+        (self.socket, self.buffer, self.id)
+    }
+
+    /// Writes the frame that was encoded last.
+    fn send(&mut self) -> Result<(), Error> {
+        if self.torn {
+            return Err(Error::lost(Execution::Never, None));
+        }
+        let frame = self.encoder.frame();
+        let mut rest = frame;
+        while !rest.is_empty() {
+            match self.socket.send(rest) {
+                Ok(bytes) => rest = &rest[bytes..],
+                Err(error) => {
+                    self.torn = rest.len() < frame.len();
+                    return Err(if error.kind() == ErrorKind::WouldBlock {
+                        let waiting_for = "room at the server, which does not read,";
+                        Error::Deadline { waiting_for, waited: self.timeout }
+                    } else {
+                        Error::lost(Execution::Never, error)
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the answer to the message with this id.
+    fn answer(&mut self, id: Uuid) -> Result<Message, Error> {
+        let mut text = Uuid::encode_buffer();
+        let id: &str = id.hyphenated().encode_lower(&mut text);
+        let mut wait = Wait::at_most(self.timeout);
+        loop {
+            if !self.await_frame(&mut wait, Execution::Possible)? {
+                return Err(Error::Deadline { waiting_for: "the answer", waited: self.timeout });
+            }
+            let (envelope, frame_bytes) = front(&self.buffer)?;
+            if envelope.reply_to().is_some_and(|reply_to| reply_to.matches(id)) {
+                let error = answer::error_of(&envelope);
+                let answer = error.map_or_else(|| Ok(Message::from(&envelope)), Err);
+                self.buffer.consume(frame_bytes);
+                return answer;
+            }
+            if let Some(last_words) = last_words(&envelope) {
+                self.buffer.consume(frame_bytes);
+                return Err(last_words);
+            }
+            let is_full = self.kept.len() >= self.kept_messages_max
+                || self.kept_bytes + frame_bytes > KEPT_BYTES_MAX;
+            if is_full {
+                // The message stays in the buffer, and is the next that is received after these.
+                return Err(Error::Backlog { messages: self.kept.len() });
+            }
+            let message = Message::from(&envelope);
+            self.kept_bytes += message.payload.as_str().len();
+            self.kept.push_back(message);
+            self.buffer.consume(frame_bytes);
+        }
+    }
+
+    fn take_kept(&mut self) -> Option<Message> {
+        let message = self.kept.pop_front()?;
+        self.kept_bytes -= message.payload.as_str().len();
+        Some(message)
+    }
+
+    fn next(&mut self, wait: &mut Wait) -> Result<Option<Message>, Error> {
+        if !self.await_frame(wait, Execution::Never)? {
+            return Ok(None);
+        }
+        let (envelope, frame_bytes) = front(&self.buffer)?;
+        let message = last_words(&envelope).map_or_else(|| Ok(Message::from(&envelope)), Err);
+        self.buffer.consume(frame_bytes);
+        message.map(Some)
+    }
+
+    /// Reads until a whole frame is at the buffer's front; false if none is there in time.
+    fn await_frame(&mut self, wait: &mut Wait, execution: Execution) -> Result<bool, Error> {
+        while let Frame::Partial { .. } = self.buffer.peek() {
+            match wait.read(&mut self.socket, self.buffer.room(), self.spin) {
+                Ok(0) => return Err(Error::lost(execution, None)),
+                Ok(bytes) => self.buffer.filled(bytes),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(Error::lost(execution, error)),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The message at the buffer's front, and how many bytes it takes. What is not one stays there,
+/// so that every later attempt fails alike.
+pub(super) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
+    match buffer.peek() {
+        Frame::Complete { body, frame_bytes } => match Envelope::parse(body) {
+            Ok(envelope) => Ok((envelope, frame_bytes)),
+            Err(error) => Err(Error::Protocol { what: error.to_string() }),
+        },
+        Frame::TooLarge { body_bytes } => {
+            Err(Error::Protocol { what: format!("a frame of {body_bytes} bytes is too large") })
+        }
+        Frame::Partial { .. } => unreachable!("it was waited for"),
+    }
+}
+
+/// An error that answers no message of ours, and after which the server closes.
+fn last_words(envelope: &Envelope<'_>) -> Option<Error> {
+    if envelope.reply_to().is_some() {
+        return None;
+    }
+    answer::error_of(envelope)
+        .filter(|error| matches!(error, Error::Answered { code, .. } if code.closes_connection()))
+}
+
+impl AsRawFd for Connection {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

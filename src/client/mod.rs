@@ -1,0 +1,60 @@
+//! Clients of a server: this project's, or the published one.
+//!
+//! - [`Connection`] is blocking and single-threaded, for those who count microseconds: what
+//!   it does it does on the caller's own thread, one system call a message.
+//! - [`Client`] is for many threads and for programs that run for long: a thread in the
+//!   background keeps its connection up.
+//!
+//! ```
+//! use ipc_framework::client::{Endpoint, Options};
+//! use ipc_framework::{Config, Server};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+//! server.application("math", "Arithmetic").channel("double").on_request(|mut request| {
+//!     let x: u64 = request.payload()?;
+//!     request.reply(&(2 * x))
+//! });
+//! let port = server.addresses()[0].port().unwrap();
+//! let handle = server.handle();
+//! let running = std::thread::spawn(move || server.run());
+//!
+//! let mut options = Options::new("math");
+//! options.endpoint = Endpoint::tcp("localhost", port);
+//! let mut connection = options.connect()?;
+//! let answer = connection.request("double", &21)?;
+//! assert_eq!(answer.payload.decode::<u64>()?, 42);
+//! connection.close()?;
+//! # handle.stop();
+//! # running.join().unwrap()?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod answer;
+#[expect(clippy::module_inception, reason = "the file is found under the name of its type")]
+mod client;
+mod client_options;
+mod connection;
+mod driver;
+mod encoder;
+mod error;
+mod event;
+mod options;
+mod read_buffer;
+mod reconnect;
+mod shared;
+mod slot;
+mod socket;
+mod subscription;
+mod worker;
+
+pub use client::{Client, ClientInfo};
+pub use client_options::{ClientOptions, WhileDisconnected};
+pub use connection::Connection;
+pub use error::{Error, Execution, Fault};
+pub use event::Event;
+pub use options::{Endpoint, Options};
+pub use reconnect::Reconnect;
+pub use slot::RequestFuture;
+pub use subscription::Subscription;

@@ -1,0 +1,122 @@
+//! Whom a client connects to, as whom, and how long it waits.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::connection::Connection;
+use super::error::Error;
+use crate::broker::Token;
+
+/// Where a server listens.
+///
+/// ```
+/// use ipc_framework::client::Endpoint;
+///
+/// assert_eq!(Endpoint::default().to_string(), "localhost:8888");
+/// assert_eq!(Endpoint::unix("/run/ipc.sock").to_string(), "/run/ipc.sock");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// By TCP.
+    Tcp {
+        /// A name or an address; a name is resolved for every attempt to connect.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// By TCP.
+    pub fn tcp(host: impl Into<String>, port: u16) -> Self {
+        Self::Tcp { host: host.into(), port }
+    }
+
+    /// By a Unix socket.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        Self::Unix(path.into())
+    }
+}
+
+/// `localhost:8888`.
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self::tcp("localhost", 8888)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// What a [`Connection`] is made from.
+///
+/// ```
+/// use ipc_framework::client::{Endpoint, Options};
+/// use std::time::Duration;
+///
+/// let mut options = Options::new("app");
+/// options.endpoint = Endpoint::unix("/run/ipc.sock");
+/// options.timeout = Duration::from_secs(1);
+/// assert!(options.connection_id.is_none());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The application; the server creates it if it does not exist.
+    pub app_id: String,
+    /// Where the server listens; `localhost:8888` by default.
+    pub endpoint: Endpoint,
+    /// What the server knows this connection by; a random UUID by default. A second connection
+    /// of the application with the same id takes the first one's place.
+    pub connection_id: Option<String>,
+    /// The application's secret, where the server asks for one.
+    pub token: Option<Token>,
+    /// How long connecting may take, the handshake included; 5 s by default.
+    pub connect_timeout: Duration,
+    /// How long a request may take, and a write the server does not accept; 10 s by default.
+    pub timeout: Duration,
+    /// Never sleep while waiting: saves the 20 to 50 µs that the system takes to wake a thread,
+    /// and uses a core as long as something is waited for.
+    pub spin: bool,
+    /// The largest body of a frame, either way; 16 MiB by default, as the server's.
+    pub frame_bytes_max: usize,
+    /// How many messages that come while a request waits are kept for
+    /// [`receive`](Connection::receive); 1,024 by default.
+    pub kept_messages_max: usize,
+}
+
+impl Options {
+    /// The defaults for an application.
+    pub fn new(app_id: impl Into<String>) -> Self {
+        Self {
+            app_id: app_id.into(),
+            endpoint: Endpoint::default(),
+            connection_id: None,
+            token: None,
+            connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(10),
+            spin: false,
+            frame_bytes_max: 16 << 20,
+            kept_messages_max: 1024,
+        }
+    }
+
+    /// Connects and introduces itself.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if nothing listens there, [`Error::Answered`] if the server
+    /// refuses (a wrong token, no room), [`Error::Deadline`] if it does not answer,
+    /// [`Error::BadId`] for an empty or too long id.
+    pub fn connect(&self) -> Result<Connection, Error> {
+        Connection::open(self)
+    }
+}

@@ -1,0 +1,127 @@
+//! A connected socket, TCP or Unix, read and written with one system call each.
+
+use std::io::{self, ErrorKind};
+use std::net::ToSocketAddrs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
+
+use super::options::Endpoint;
+
+#[derive(Debug)]
+pub(super) struct Socket {
+    inner: Inner,
+    /// What the kernel holds as the longest a read may block.
+    read_timeout: Option<Duration>,
+}
+
+impl Socket {
+    /// A blocking socket, connected before `deadline` or not at all.
+    pub(super) fn connect(endpoint: &Endpoint, deadline: Instant) -> io::Result<Self> {
+        let inner = match endpoint {
+            Endpoint::Tcp { host, port } => connect_tcp(host, *port, deadline)?,
+            Endpoint::Unix(path) => {
+                let socket = Inner::new(Domain::UNIX, Type::STREAM, None)?;
+                // Bounds connecting too, where the server's backlog is full.
+                socket.set_write_timeout(Some(remaining(deadline)?))?;
+                socket.connect(&SockAddr::unix(path)?)?;
+                socket
+            }
+        };
+        Ok(Self { inner, read_timeout: None })
+    }
+
+    pub(super) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.inner.set_write_timeout(Some(timeout))
+    }
+
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+        self.inner.set_nonblocking(true)
+    }
+
+    /// Has the kernel find a peer that is gone without a word. A Unix socket needs none.
+    pub(super) fn keep_alive(&self, interval: Option<Duration>) -> io::Result<()> {
+        let is_tcp = self.inner.local_addr()?.as_socket().is_some();
+        let Some(interval) = interval.filter(|_| is_tcp) else { return Ok(()) };
+        // The kernel counts in seconds.
+        let interval = interval.max(Duration::from_secs(1));
+        let probes = TcpKeepalive::new().with_time(interval).with_interval(interval);
+        self.inner.set_tcp_keepalive(&probes)
+    }
+
+    /// Reads what is there, waiting for it until the timeout; zero bytes are the end.
+    pub(super) fn recv(&mut self, room: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
+        if self.read_timeout != timeout {
+            self.inner.set_read_timeout(timeout)?;
+            self.read_timeout = timeout;
+        }
+        Ok(rustix::net::recv(&self.inner, room, RecvFlags::empty())?.0)
+    }
+
+    /// Reads what is there without waiting; zero bytes are the end.
+    pub(super) fn try_recv(&self, room: &mut [u8]) -> io::Result<usize> {
+        retry(|| Ok(rustix::net::recv(&self.inner, &mut *room, RecvFlags::DONTWAIT)?.0))
+    }
+
+    /// Writes what the kernel takes. A peer that is gone is an error, never a signal.
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        retry(|| rustix::net::send(&self.inner, bytes, SendFlags::NOSIGNAL))
+    }
+
+    /// Says that nothing more comes; what was written is still delivered.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        self.inner.shutdown(std::net::Shutdown::Write)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}
+
+/// Until it is not a signal that ends the call.
+fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Tries the addresses in turn, as a name such as `localhost` has several.
+fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<Inner> {
+    let mut failed = io::Error::from(ErrorKind::NotFound);
+    for address in (host, port).to_socket_addrs()? {
+        let socket = Inner::new(Domain::for_address(address), Type::STREAM, None)?;
+        match socket.connect_timeout(&address.into(), remaining(deadline)?) {
+            Ok(()) => {
+                socket.set_tcp_nodelay(true)?;
+                return Ok(socket);
+            }
+            // A refusal says more than that there is no route by IPv6.
+            Err(error) if failed.kind() != ErrorKind::ConnectionRefused => failed = error,
+            Err(_) => {}
+        }
+    }
+    Err(failed)
+}
+
+/// The time left, as the kernel takes it: never zero, which would mean forever.
+fn remaining(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    Ok(left.max(Duration::from_micros(1)))
+}

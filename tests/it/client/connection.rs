@@ -1,0 +1,302 @@
+//! What `Connection` does, against the real server and against one made of a socket.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use ipc_framework::client::{Connection, Endpoint, Error, Execution, Fault, Options};
+use ipc_framework::{Access, Config, ErrorCode, Json, Message, MessageType, Token};
+use serde_json::{Value, json};
+
+use crate::support::{HANG, TestServer, frame, install_echo, serve, serve_echo};
+
+pub(crate) fn options(server: &TestServer) -> Options {
+    let mut options = Options::new("app");
+    let ip = server.address.ip().to_string();
+    options.endpoint = Endpoint::tcp(ip, server.address.port());
+    options.timeout = HANG;
+    options
+}
+
+fn connect(server: &TestServer) -> Connection {
+    options(server).connect().expect("the server admits")
+}
+
+fn value(message: &Message) -> Value {
+    serde_json::from_str(message.payload.as_str()).unwrap()
+}
+
+/// The next message, which has to come.
+fn receive(connection: &mut Connection) -> Message {
+    connection.receive(Some(HANG)).unwrap().expect("a message comes")
+}
+
+fn answered(error: &Error) -> ErrorCode {
+    match error {
+        Error::Answered { code, text } if text.len() > 10 => *code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn requests_of_all_sizes_are_answered_spinning_or_not() {
+    let server = serve_echo();
+    for spin in [false, true] {
+        let mut connection = Options { spin, ..options(&server) }.connect().unwrap();
+        for bytes in [0, 1, 1000, 60_000, 70_000, 1 << 20, 5 << 20, 10] {
+            let text = "x".repeat(bytes);
+            let answer = connection.request("echo", &text).unwrap();
+            assert_eq!(answer.payload.decode::<String>().unwrap(), text);
+            assert_eq!((&*answer.app_id, &*answer.channel_id), ("app", "echo"));
+        }
+        let json = Json::parse(r#"{"n":1e400}"#).unwrap();
+        assert_eq!(connection.request_json("echo", &json).unwrap().payload, json);
+        connection.close().unwrap();
+    }
+    server.wait_until("the end of both", |stats| stats.total_connections == 0);
+}
+
+#[test]
+fn an_error_answer_is_an_error_with_its_code() {
+    let server = serve_echo();
+    let mut connection = connect(&server);
+    let error = connection.request("nobody", &1).unwrap_err();
+    assert_eq!(answered(&error), ErrorCode::NoHandler);
+    assert_eq!((error.fault(), error.execution()), (Fault::Peer, Execution::Never));
+    let error = connection.system(&json!({"action": "dance"})).unwrap_err();
+    assert_eq!(answered(&error), ErrorCode::NoHandler);
+    // What looks like an error and has no code of the protocol is somebody's payload.
+    let own = json!({"status": "error", "code": "out_of_tea", "error": "buy some"});
+    assert_eq!(value(&connection.request("echo", &own).unwrap()), own);
+    connection.ping().unwrap();
+}
+
+#[test]
+fn publications_between_request_and_answer_are_kept_in_order() {
+    let server = serve_echo();
+    let mut connection = connect(&server);
+    connection.subscribe("news").unwrap();
+    for n in 0..5 {
+        connection.publish("news", &n).unwrap();
+    }
+    assert_eq!(value(&connection.request("echo", &"hi").unwrap()), "hi");
+    connection.publish("news", &5).unwrap();
+    let got: Vec<Value> = (0..6).map(|_| value(&receive(&mut connection))).collect();
+    assert_eq!(got, [0, 1, 2, 3, 4, 5]);
+    connection.unsubscribe("news").unwrap();
+    connection.publish("news", &6).unwrap();
+    connection.ping().unwrap();
+    assert!(connection.try_receive().unwrap().is_none());
+    assert!(connection.receive(Some(Duration::from_millis(1))).unwrap().is_none());
+}
+
+#[test]
+fn what_is_kept_is_bounded_and_nothing_is_lost_at_the_bound() {
+    let server = serve_echo();
+    let mut connection = Options { kept_messages_max: 3, ..options(&server) }.connect().unwrap();
+    connection.subscribe_confirmed("news").unwrap();
+    for n in 0..5 {
+        connection.publish("news", &n).unwrap();
+    }
+    let error = connection.request("echo", &"late").unwrap_err();
+    assert!(matches!(error, Error::Backlog { messages: 3 }), "{error:?}");
+    assert_eq!((error.fault(), error.execution()), (Fault::Caller, Execution::Possible));
+    let got: Vec<Value> = (0..6).map(|_| value(&receive(&mut connection))).collect();
+    assert_eq!(got, [json!(0), json!(1), json!(2), json!(3), json!(4), json!("late")]);
+}
+
+#[test]
+fn a_worker_answers_and_refuses() {
+    let server = serve_echo();
+    let mut worker = connect(&server);
+    worker.serve("square").unwrap();
+    let asking = options(&server);
+    let requester = std::thread::spawn(move || {
+        let mut connection = asking.connect().unwrap();
+        connection.notify("square", &"get ready").unwrap();
+        let squared = value(&connection.request("square", &7).unwrap());
+        (squared, connection.request("square", &"seven").unwrap_err())
+    });
+    assert_eq!(receive(&mut worker).message_type, MessageType::Notification);
+    let request = receive(&mut worker);
+    let x: u64 = request.payload.decode().unwrap();
+    worker.respond(&request, &(x * x)).unwrap();
+    let request = receive(&mut worker);
+    worker.respond_error(&request, ErrorCode::HandlerFailed, "send a number").unwrap();
+    let (squared, refused) = requester.join().unwrap();
+    assert_eq!(squared, 49);
+    assert!(matches!(
+        &refused,
+        Error::Answered { code: ErrorCode::HandlerFailed, text } if text == "send a number"
+    ));
+    worker.stop_serving("square").unwrap();
+    let refused = connect(&server).request("square", &1).unwrap_err();
+    assert_eq!(answered(&refused), ErrorCode::NoHandler);
+}
+
+#[test]
+fn a_message_sent_as_it_is_keeps_its_id() {
+    let server = serve_echo();
+    let mut connection = connect(&server);
+    let payload = Json::parse("[1]").unwrap();
+    let mut message = Message::new(MessageType::Request, "", "echo", payload);
+    message.message_id = "my \"id\"".into();
+    connection.send_message(&message).unwrap();
+    let answer = receive(&mut connection);
+    assert_eq!(answer.reply_to.as_deref(), Some("my \"id\""));
+    assert_eq!(answer.payload, message.payload);
+}
+
+#[test]
+fn a_token_is_sent_and_a_wrong_one_says_so() {
+    let access = Access { default: Some(Token::new("secret")), ..Access::default() };
+    let server = serve(Config { access, ..Config::default() }, install_echo);
+    let error = options(&server).connect().unwrap_err();
+    assert_eq!((answered(&error), error.fault()), (ErrorCode::AuthFailed, Fault::Caller));
+    let token = Some(Token::new("secret"));
+    let mut connection = Options { token, ..options(&server) }.connect().unwrap();
+    assert_eq!(value(&connection.request("echo", &1).unwrap()), 1);
+}
+
+#[test]
+fn whose_id_is_taken_over_is_told() {
+    let server = serve_echo();
+    let named = Options { connection_id: Some("the same".into()), ..options(&server) };
+    let mut first = named.connect().unwrap();
+    assert_eq!(first.connection_id(), "the same");
+    let mut second = named.connect().unwrap();
+    let error = first.receive(Some(HANG)).unwrap_err();
+    assert_eq!(answered(&error), ErrorCode::TakenOver);
+    let error = first.receive(Some(HANG)).unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+    second.ping().unwrap();
+}
+
+#[test]
+fn nothing_that_listens_is_told_with_what_to_do() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut options = Options::new("app");
+    options.endpoint = Endpoint::tcp("127.0.0.1", port);
+    let error = options.connect().unwrap_err();
+    let text = error.to_string();
+    assert_eq!(text, format!("nothing listens on 127.0.0.1:{port}; start it with `ipc serve`"));
+    assert_eq!((error.fault(), error.execution()), (Fault::Server, Execution::Never));
+}
+
+#[test]
+fn a_poll_loop_of_ones_own_is_woken() {
+    let server = serve_echo();
+    let mut connection = connect(&server);
+    connection.subscribe_confirmed("news").unwrap();
+    let mut poll = mio::Poll::new().unwrap();
+    let fd = connection.as_raw_fd();
+    let mut source = mio::unix::SourceFd(&fd);
+    poll.registry().register(&mut source, mio::Token(7), mio::Interest::READABLE).unwrap();
+    server.handle.publish("app", "news", &"flash").unwrap();
+    let mut events = mio::Events::with_capacity(8);
+    let message = loop {
+        poll.poll(&mut events, Some(HANG)).unwrap();
+        assert!(events.iter().any(|event| event.token() == mio::Token(7)), "woken for it");
+        if let Some(message) = connection.try_receive().unwrap() {
+            break message;
+        }
+    };
+    assert_eq!(value(&message), "flash");
+}
+
+/// A server made of a socket, which has welcomed the connection.
+fn welcomed(options: &mut Options) -> (Connection, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    options.endpoint = Endpoint::tcp("127.0.0.1", listener.local_addr().unwrap().port());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let connect = read_message(&mut stream);
+        assert_eq!(connect["payload"]["action"], "connect");
+        let id = connect["payload"]["connection_id"].clone();
+        write_message(
+            &mut stream,
+            "response",
+            &Value::Null,
+            &json!({"status": "connected", "connection_id": id}),
+        );
+        stream
+    });
+    let connection = options.connect().unwrap();
+    (connection, server.join().unwrap())
+}
+
+fn read_message(stream: &mut TcpStream) -> Value {
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).unwrap();
+    let mut body = vec![0; u32::from_be_bytes(header) as usize];
+    stream.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+fn message(message_type: &str, reply_to: &Value, payload: &Value) -> Vec<u8> {
+    let message = json!({
+        "message_id": "m", "app_id": "app", "channel_id": "system", "message_type": message_type,
+        "payload": payload, "timestamp": 1.5, "reply_to": reply_to,
+    });
+    frame(message.to_string().as_bytes())
+}
+
+fn write_message(stream: &mut TcpStream, message_type: &str, reply_to: &Value, payload: &Value) {
+    stream.write_all(&message(message_type, reply_to, payload)).unwrap();
+}
+
+#[test]
+fn no_answer_is_a_deadline_and_the_late_answer_is_not_taken_for_the_next() {
+    let mut short = Options::new("app");
+    short.timeout = Duration::from_millis(20);
+    let (mut connection, mut stream) = welcomed(&mut short);
+    let error = connection.request("slow", &1).unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    assert_eq!((error.fault(), error.execution()), (Fault::Peer, Execution::Possible));
+    let late = read_message(&mut stream)["message_id"].clone();
+    write_message(&mut stream, "response", &late, &json!("late"));
+    connection.set_timeout(HANG);
+    let answering = std::thread::spawn(move || {
+        let id = read_message(&mut stream)["message_id"].clone();
+        // Byte by byte: a frame comes in as many pieces as the kernel likes.
+        for byte in message("response", &id, &json!("in time")) {
+            stream.write_all(&[byte]).unwrap();
+        }
+        stream
+    });
+    assert_eq!(value(&connection.request("quick", &2).unwrap()), "in time");
+    assert_eq!(value(&receive(&mut connection)), "late");
+    drop(answering.join().unwrap());
+}
+
+#[test]
+fn a_server_that_goes_away_in_the_middle_is_told_apart_from_an_error() {
+    let mut patient = Options::new("app");
+    patient.timeout = HANG;
+    let (mut connection, mut stream) = welcomed(&mut patient);
+    let gone = std::thread::spawn(move || {
+        read_message(&mut stream);
+        stream.write_all(&[0, 0, 1]).unwrap();
+    });
+    let error = connection.request("any", &1).unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+    assert_eq!((error.fault(), error.execution()), (Fault::Server, Execution::Possible));
+    gone.join().unwrap();
+}
+
+#[test]
+fn what_is_not_the_protocol_stays_an_error() {
+    let mut patient = Options::new("app");
+    patient.timeout = HANG;
+    for garbage in [frame(b"nonsense"), vec![0xff; 4], frame(b"{}")] {
+        let (mut connection, mut stream) = welcomed(&mut patient);
+        stream.write_all(&garbage).unwrap();
+        for _ in 0..2 {
+            let error = connection.receive(Some(HANG)).unwrap_err();
+            assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What the client costs beside a bare socket that sends and receives the same bytes.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::Connection;
+use serde_json::json;
+
+use super::connection::options;
+use crate::support::{frame, serve_echo};
+
+const ROUNDS: usize = 40;
+const REQUESTS: usize = 200;
+
+/// A blocking socket with the least a client can do: one write, one read, nothing looked at.
+struct Bare {
+    stream: TcpStream,
+    question: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Bare {
+    fn request(&mut self) {
+        self.stream.write_all(&self.question).unwrap();
+        let mut got = 0;
+        loop {
+            got += self.stream.read(&mut self.buffer[got..]).unwrap();
+            let header = self.buffer[..4].try_into().unwrap();
+            if got >= 4 && got == 4 + u32::from_be_bytes(header) as usize {
+                return;
+            }
+        }
+    }
+}
+
+fn time(mut request: impl FnMut()) -> Duration {
+    let mut times: Vec<Duration> = (0..REQUESTS)
+        .map(|_| {
+            let begin = Instant::now();
+            request();
+            begin.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[REQUESTS / 2]
+}
+
+/// Medians of short rounds in turn, so that whatever else the machine does meets both alike;
+/// the median of their ratios is held against the bound. Only an optimised build is judged.
+#[test]
+fn a_connection_adds_at_most_a_tenth_to_a_bare_sockets_round_trip() {
+    let server = serve_echo();
+    let payload = json!({"item": "tea", "amount": 3});
+    let mut connection: Connection = options(&server).connect().unwrap();
+    let mut peer = server.connected("app", "bare");
+    let question = peer.message("request", "echo", &payload);
+    let question = frame(question.to_string().as_bytes());
+    let mut bare =
+        Bare { stream: peer.stream.try_clone().unwrap(), question, buffer: vec![0; 65536] };
+    bare.request();
+    let mut ratios: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let floor = time(|| bare.request());
+            let ours = time(|| drop(connection.request("echo", &payload).unwrap()));
+            ours.as_secs_f64() / floor.as_secs_f64()
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let ratio = ratios[ROUNDS / 2];
+    println!("a round trip of Connection is {ratio:.3} of a bare socket's");
+    // Without optimisation the client's own code is many times slower than what is shipped.
+    let bound = if cfg!(debug_assertions) { 2.0 } else { 1.1 };
+    assert!(ratio <= bound, "{ratio:.3} of a bare socket's round trip; all: {ratios:.3?}");
+}
