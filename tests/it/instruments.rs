@@ -152,7 +152,7 @@ fn the_log_is_what_hdr_histogram_reads_and_holds_everything() {
     );
 }
 
-fn base64_of(text: &str) -> Vec<u8> {
+pub(crate) fn base64_of(text: &str) -> Vec<u8> {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.decode(text).unwrap()
 }
