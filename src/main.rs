@@ -10,8 +10,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             if let Some(sentence) = failure.sentence() {
-                // A closed stderr leaves nobody to tell.
-                let _ = writeln!(std::io::stderr(), "ipc: {sentence}");
+                // It may hold words of a peer. A closed stderr leaves nobody to tell.
+                let _ = writeln!(std::io::stderr(), "ipc: {}", cli::printable(sentence));
             }
             failure.exit_code()
         }

@@ -60,7 +60,7 @@ impl Channels {
                 vec![
                     printable(name).into_owned(),
                     channel.subscribers.to_string(),
-                    served_by(channel),
+                    served_by(channel.has_handler, channel.workers),
                     count(request),
                     at(request.map(|request| request.p50_us)),
                     at(request.map(|request| request.p99_us)),
@@ -73,9 +73,10 @@ impl Channels {
     }
 }
 
-pub(super) fn served_by(channel: &answers::Channel) -> String {
-    match (channel.has_handler, channel.workers) {
-        (true, _) => "the server".to_owned(),
+/// Who answers a channel's requests.
+pub(super) fn served_by(has_handler: bool, workers: u64) -> String {
+    match (has_handler, workers) {
+        (true, _) => "server".to_owned(),
         (false, 0) => "nobody".to_owned(),
         (false, 1) => "1 worker".to_owned(),
         (false, workers) => format!("{workers} workers"),

@@ -34,6 +34,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 pub(crate) use failure::Failure;
+pub(crate) use output::printable;
 
 /// Joins Python, Node.js and Rust processes as if they were one program.
 #[derive(Debug, Parser)]

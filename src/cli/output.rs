@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 
-use super::Failure;
+use super::{Failure, document};
 
 const INDENT: &str = "  ";
 
@@ -68,7 +68,10 @@ impl Output {
 
     /// A peer's JSON: as it came for machines, indented and coloured for people.
     pub(super) fn payload(self, json: &str) -> String {
-        if self.json || !self.is_terminal {
+        if self.json {
+            return document::one_line(json);
+        }
+        if !self.is_terminal {
             return json.to_owned();
         }
         self.indent(json)
@@ -130,7 +133,7 @@ impl Output {
 
 /// The text of a peer, without what a terminal would take for a command. In JSON that changes
 /// nothing of its meaning: controls stand in strings alone.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }

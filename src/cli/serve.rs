@@ -31,7 +31,9 @@ Examples:
   ipc serve --demo
   ipc serve --port 9000 --max-connections 500 --idle-timeout 10min
   ipc serve --no-tcp --unix /run/ipc.sock --unix-mode 0660
-  ipc serve --host 0.0.0.0 --token-file /etc/ipc/token")]
+  ipc serve --host 0.0.0.0 --token-file /etc/ipc/token
+
+Exit codes: 0 drained and ended, 1 something failed, 2 wrong usage.")]
 pub(super) struct Serve {
     #[command(flatten)]
     settings: Settings,

@@ -40,7 +40,7 @@ impl Worker {
         let interrupt = Interrupt::watch()?;
         let mut connection = self.target.connect()?;
         connection.serve(&self.channel)?;
-        tell(&format!("serving {}; stop with Ctrl-C", printable(&self.channel)));
+        tell(&format!("serving {}; stop with Ctrl-C", self.channel));
         while !interrupt.is_noted() {
             let Some(message) = connection.receive(Some(LOOK_EVERY))? else { continue };
             let answer = self.answer(&message)?;
@@ -128,7 +128,7 @@ fn respond(
 
 /// On standard error; a closed one leaves nobody to tell.
 fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", printable(text));
 }
 
 #[cfg(test)]

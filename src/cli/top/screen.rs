@@ -10,7 +10,6 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row as Cells, Sparkline, Table, TableState};
 
-use super::super::answers;
 use super::super::channels::served_by;
 use super::super::latency::shown_micros;
 use super::super::output::printable;
@@ -22,6 +21,65 @@ const KEYS: &str = " sort: c channel, r requests, p publ, d p99, n subs · space
 
 /// A title, what stands below, what the sparkline shows, and in which colour.
 type Panel = (String, String, fn(&Rates) -> f64, Color);
+
+struct Column {
+    name: &'static str,
+    width: u16,
+    /// Narrower screens do without it.
+    screen_width_min: u16,
+    /// None where it is not sorted by.
+    sort: Option<Sort>,
+    is_text: bool,
+    text: fn(&Row) -> String,
+}
+
+impl Column {
+    const fn text(name: &'static str, width: u16, text: fn(&Row) -> String) -> Self {
+        Self { name, width, screen_width_min: 0, sort: None, is_text: true, text }
+    }
+
+    const fn number(name: &'static str, width: u16, text: fn(&Row) -> String) -> Self {
+        Self { is_text: false, ..Self::text(name, width, text) }
+    }
+
+    const fn on_screens_from(self, screen_width_min: u16) -> Self {
+        Self { screen_width_min, ..self }
+    }
+
+    const fn sorted(self, sort: Sort) -> Self {
+        Self { sort: Some(sort), ..self }
+    }
+
+    fn aligned(&self, line: Line<'static>) -> Cell<'static> {
+        Cell::from(if self.is_text { line } else { line.right_aligned() })
+    }
+}
+
+/// Widths and spaces between them add up to the screens they are shown on.
+const COLUMNS: [Column; 9] = [
+    Column::text("channel", 12, |row| printable(&row.channel).into_owned()).sorted(Sort::Channel),
+    Column::number("requests/s", 10, |row| shown_rate(row.requests_per_second))
+        .sorted(Sort::Requests),
+    Column::number("publ/s", 7, |row| shown_rate(row.publications_per_second))
+        .sorted(Sort::Publications),
+    Column::number("subs", 4, |row| row.subscribers.to_string())
+        .on_screens_from(50)
+        .sorted(Sort::Subscribers),
+    Column::text("served by", 10, |row| served_by(row.has_handler, row.workers))
+        .on_screens_from(70),
+    Column::number("p50", 9, |row| shown_latency(row, |of| of.p50)).on_screens_from(60),
+    Column::number("p99", 9, |row| shown_latency(row, |of| of.p99)).sorted(Sort::P99),
+    Column::number("p99.9", 9, |row| shown_latency(row, |of| of.p999)).on_screens_from(90),
+    Column::number("max", 9, |row| shown_latency(row, |of| of.max)).on_screens_from(80),
+];
+
+fn shown_rate(rate: f64) -> String {
+    if rate > 0.0 { count(rate) } else { "-".to_owned() }
+}
+
+fn shown_latency(row: &Row, at: fn(&Percentiles) -> f64) -> String {
+    row.latency_us.as_ref().map_or("-".to_owned(), |of| shown_micros(at(of)))
+}
 
 /// What the user chose to see, and what there is to tell beside the numbers.
 pub(super) struct View {
@@ -147,59 +205,32 @@ impl View {
             frame.render_widget(Paragraph::new(text).block(block), area);
             return;
         }
-        // Names take what numbers leave: these fit 80 columns.
-        let widths = [Constraint::Min(12)]
-            .into_iter()
-            .chain([10, 8, 5, 10, 9, 9, 9].map(Constraint::Length));
-        let body = rows.iter().map(|row| self.cells(row));
-        let table = Table::new(body, widths).header(self.header()).block(block).column_spacing(0);
+        let columns: Vec<&Column> =
+            COLUMNS.iter().filter(|column| area.width >= column.screen_width_min).collect();
+        // Names take what the others leave.
+        let widths = columns.iter().map(|column| match column.name {
+            "channel" => Constraint::Min(column.width),
+            _ => Constraint::Length(column.width),
+        });
+        let body = rows.iter().map(|row| self.cells(&columns, row));
+        let table = Table::new(body, widths).header(self.header(&columns)).block(block);
         frame.render_stateful_widget(table, area, &mut self.table);
     }
 
-    fn header(&self) -> Cells<'static> {
-        let columns = [
-            ("channel", Some(Sort::Channel)),
-            ("requests/s", Some(Sort::Requests)),
-            ("publ/s", Some(Sort::Publications)),
-            ("subs", Some(Sort::Subscribers)),
-            ("served by", None),
-            ("p50", None),
-            ("p99", Some(Sort::P99)),
-            ("max", None),
-        ];
-        let cells = columns.into_iter().enumerate().map(|(at, (name, sort))| {
-            let is_sorted = sort == Some(self.sort);
+    fn header(&self, columns: &[&Column]) -> Cells<'static> {
+        let cells = columns.iter().map(|column| {
+            let is_sorted = column.sort == Some(self.sort);
             let style = if is_sorted { bold().add_modifier(Modifier::UNDERLINED) } else { bold() };
-            let line = Line::from(Span::styled(name, style));
-            Cell::from(if at == 0 { line } else { line.right_aligned() })
+            column.aligned(Line::from(Span::styled(column.name, style)))
         });
         Cells::new(cells)
     }
 
-    fn cells(&self, row: &Row) -> Cells<'static> {
-        let channel = answers::Channel {
-            subscribers: row.subscribers,
-            workers: row.workers,
-            has_handler: row.has_handler,
-        };
-        let rate = |rate: f64| if rate > 0.0 { count(rate) } else { "-".to_owned() };
-        let latency = |at: fn(&Percentiles) -> f64| {
-            row.latency_us.as_ref().map_or("-".to_owned(), |of| shown_micros(at(of)))
-        };
-        let cells = [
-            rate(row.requests_per_second),
-            rate(row.publications_per_second),
-            row.subscribers.to_string(),
-            served_by(&channel),
-            latency(|of| of.p50),
-            latency(|of| of.p99),
-            latency(|of| of.max),
-        ];
+    fn cells(&self, columns: &[&Column], row: &Row) -> Cells<'static> {
         let is_idle = row.requests_per_second <= 0.0 && row.publications_per_second <= 0.0;
         let style = if is_idle { self.dim() } else { Style::default() };
-        let name = Cell::from(printable(&row.channel).into_owned());
-        let rest = cells.into_iter().map(|cell| Cell::from(Line::raw(cell).right_aligned()));
-        Cells::new(std::iter::once(name).chain(rest)).style(style)
+        let cells = columns.iter().map(|column| column.aligned(Line::raw((column.text)(row))));
+        Cells::new(cells).style(style)
     }
 
     /// Names from A to Z, numbers from the largest; equal ones by name.
