@@ -2,15 +2,17 @@
 
 mod cli;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cli::run() {
         Ok(code) => code,
         Err(failure) => {
-            // A closed stderr leaves nobody to tell.
-            let _ =
-                std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("ipc: {failure}\n"));
+            if let Some(sentence) = failure.sentence() {
+                // It may hold words of a peer. A closed stderr leaves nobody to tell.
+                let _ = writeln!(std::io::stderr(), "ipc: {}", cli::printable(sentence));
+            }
             failure.exit_code()
         }
     }

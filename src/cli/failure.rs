@@ -1,14 +1,35 @@
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
+
+use ipc_framework::client;
 
 /// Why the program ends early: one sentence, and whose fault it is.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// What was asked for makes no sense: exit code 2.
     Usage(String),
-    /// It made sense and did not work: exit code 1.
+    /// It made sense and did not work, or the server answered with an error: exit code 1.
     Runtime(String),
+    /// There is no connection, or it was lost: exit code 3.
+    Unconnected(String),
+    /// No answer came in time: exit code 4.
+    Timeout(String),
+    /// Whoever read the output has seen enough: exit code 0, without a word.
+    UnreadOutput,
 }
+
+/// What the exit codes mean, for the help of every subcommand.
+macro_rules! with_exit_codes {
+    ($text:literal) => {
+        concat!(
+            $text,
+            "\n\nExit codes: 0 done, 1 the server answered with an error or something failed, \
+             2 wrong usage, 3 no connection, 4 no answer in time."
+        )
+    };
+}
+pub(super) use with_exit_codes;
 
 impl Failure {
     pub(crate) fn usage(text: impl Into<String>) -> Self {
@@ -19,18 +40,56 @@ impl Failure {
         Self::Runtime(text.into())
     }
 
+    /// What became of writing to standard output.
+    #[expect(clippy::needless_pass_by_value, reason = "it is the argument of map_err")]
+    pub(super) fn writing(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::UnreadOutput;
+        }
+        Self::Runtime(format!("cannot write to standard output: {error}"))
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) => ExitCode::from(2),
+            Self::UnreadOutput => ExitCode::SUCCESS,
             Self::Runtime(_) => ExitCode::from(1),
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Unconnected(_) => ExitCode::from(3),
+            Self::Timeout(_) => ExitCode::from(4),
+        }
+    }
+
+    /// The sentence to show, if there is anything to say.
+    pub(crate) fn sentence(&self) -> Option<&str> {
+        match self {
+            Self::Usage(text)
+            | Self::Runtime(text)
+            | Self::Unconnected(text)
+            | Self::Timeout(text) => Some(text),
+            Self::UnreadOutput => None,
         }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Usage(text) | Self::Runtime(text)) = self;
-        f.write_str(text)
+        f.write_str(self.sentence().unwrap_or("nobody reads the output"))
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        let text = error.to_string();
+        match error {
+            client::Error::BadId { .. }
+            | client::Error::NotJson(_)
+            | client::Error::TooLarge { .. } => Self::Usage(text),
+            client::Error::Unreachable { .. }
+            | client::Error::Lost { .. }
+            | client::Error::Protocol { .. } => Self::Unconnected(text),
+            client::Error::Deadline { .. } => Self::Timeout(text),
+            _ => Self::Runtime(text),
+        }
     }
 }
 

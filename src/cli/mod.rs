@@ -1,11 +1,32 @@
 //! The command line: one file a subcommand.
 
+mod answers;
+mod bench;
+mod channels;
+mod chat;
+mod completions;
 mod demo;
+mod demo_applications;
+mod document;
 mod failure;
+mod interrupt;
+mod latency;
 mod logging;
+mod man;
+mod notify;
+mod output;
+mod payload;
+mod ping;
+mod publish;
+mod request;
 mod serve;
 mod settings;
+mod stats;
+mod subscribe;
+mod target;
+mod top;
 mod units;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -13,10 +34,16 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 pub(crate) use failure::Failure;
+pub(crate) use output::printable;
 
 /// Joins Python, Node.js and Rust processes as if they were one program.
 #[derive(Debug, Parser)]
 #[command(name = "ipc", version, arg_required_else_help = true, max_term_width = 80)]
+#[command(after_help = failure::with_exit_codes!("\
+Examples:
+  ipc serve --demo
+  ipc request echo '{\"a\": 1}' --app bench
+  ipc demo"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -25,6 +52,20 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::Serve>),
+    Request(request::Request),
+    Publish(publish::Publish),
+    Notify(notify::Notify),
+    Subscribe(subscribe::Subscribe),
+    Worker(worker::Worker),
+    Ping(ping::Ping),
+    Stats(stats::Stats),
+    Channels(channels::Channels),
+    Top(top::Top),
+    Bench(bench::Bench),
+    Chat(chat::Chat),
+    Demo(demo::Demo),
+    Completions(completions::Completions),
+    Man(man::Manual),
 }
 
 fn is_a_fault(error: &clap::Error) -> bool {
@@ -48,5 +89,19 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
     };
     match cli.command {
         Command::Serve(serve) => serve.run(),
+        Command::Request(request) => request.run(),
+        Command::Publish(publish) => publish.run(),
+        Command::Notify(notify) => notify.run(),
+        Command::Subscribe(subscribe) => subscribe.run(),
+        Command::Worker(worker) => worker.run(),
+        Command::Ping(ping) => ping.run(),
+        Command::Stats(stats) => stats.run(),
+        Command::Channels(channels) => channels.run(),
+        Command::Top(top) => top.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::Chat(chat) => chat.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(manual) => manual.run(),
     }
 }

@@ -15,9 +15,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use self::latency_log::LatencyLog;
-use super::logging;
-use super::settings::Settings;
-use super::{Failure, demo};
+use super::settings::{self, Settings};
+use super::{Failure, demo_applications, logging};
 
 /// Run the server.
 #[derive(Args, Debug)]
@@ -32,7 +31,9 @@ Examples:
   ipc serve --demo
   ipc serve --port 9000 --max-connections 500 --idle-timeout 10min
   ipc serve --no-tcp --unix /run/ipc.sock --unix-mode 0660
-  ipc serve --host 0.0.0.0 --token-file /etc/ipc/token")]
+  ipc serve --host 0.0.0.0 --token-file /etc/ipc/token
+
+Exit codes: 0 drained and ended, 1 something failed, 2 wrong usage.")]
 pub(super) struct Serve {
     #[command(flatten)]
     settings: Settings,
@@ -51,12 +52,12 @@ impl Serve {
             Some(path) => self.settings.or_from_file(path)?,
             None => self.settings,
         };
-        let mut config = settings.config(environment_token()?)?;
+        let mut config = settings.config(settings::environment_token()?)?;
         logging::init(settings.log_format.unwrap_or_default())?;
         raise_descriptor_limit(&mut config)?;
         let mut server = Server::bind(config)?;
         if settings.demo {
-            demo::install(&mut server);
+            demo_applications::install(&mut server);
         }
         signals::watch(server.handle())?;
         let metrics = match &settings.metrics {
@@ -95,17 +96,6 @@ fn pin(cpu: usize) -> Result<(), Failure> {
             "cannot run on core {cpu}: {error}; cores are counted from 0, see `nproc` and `taskset -p $$`"
         ))
     })
-}
-
-/// A token that cannot be read must not turn into none.
-fn environment_token() -> Result<Option<String>, Failure> {
-    match std::env::var("IPC_TOKEN") {
-        Ok(token) => Ok(Some(token)),
-        Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(Failure::usage("IPC_TOKEN is not UTF-8; set it to text, or unset it"))
-        }
-    }
 }
 
 fn greet(addresses: &[Address], metrics: Option<&str>, demo: bool) -> io::Result<()> {

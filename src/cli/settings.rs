@@ -239,7 +239,19 @@ fn read_tokens<'de, D: serde::Deserializer<'de>>(
     tokens.collect()
 }
 
-fn read_token(path: &Path) -> Result<Token, Failure> {
+/// A token that cannot be read must not turn into none.
+pub(super) fn environment_token() -> Result<Option<String>, Failure> {
+    match std::env::var("IPC_TOKEN") {
+        Ok(token) => Ok(Some(token)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Failure::usage("IPC_TOKEN is not UTF-8; set it to text, or unset it"))
+        }
+    }
+}
+
+/// The token a file holds; a file that everybody may read is refused.
+pub(super) fn read_token(path: &Path) -> Result<Token, Failure> {
     let (text, is_public) = read_file(path, "token file")?;
     if is_public {
         return Err(readable_by_all(path));

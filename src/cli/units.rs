@@ -13,6 +13,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "give a number with its unit, such as 500ms, 5s or 2min".to_owned())
 }
 
+/// A wait that ends: `0` would give nothing time to happen.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("give it some time, such as 500ms, 5s or 2min".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
 /// Bytes, with or without a unit.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let parsed = text.parse::<bytesize::ByteSize>().ok();

@@ -14,7 +14,19 @@ use crate::support::{HANG, Peer, code};
 
 pub(crate) fn ipc() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ipc"));
-    command.env_remove("IPC_TOKEN").env_remove("IPC_LOG").env("NO_COLOR", "1");
+    command.env("NO_COLOR", "1");
+    for name in [
+        "IPC_TOKEN",
+        "IPC_TOKEN_FILE",
+        "IPC_LOG",
+        "IPC_APP",
+        "IPC_HOST",
+        "IPC_PORT",
+        "IPC_UNIX",
+        "IPC_TIMEOUT",
+    ] {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -66,6 +78,10 @@ impl Running {
         self.addresses[0]
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.addresses[0].port()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
@@ -101,7 +117,7 @@ impl Scratch {
     }
 
     /// Writes a file with these permissions and returns its path.
-    fn file(&self, name: &str, mode: u32, text: &str) -> String {
+    pub(crate) fn file(&self, name: &str, mode: u32, text: &str) -> String {
         let path = self.0.join(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();

@@ -191,7 +191,7 @@ fn what_cannot_be_written_ends_nothing() {
     assert_eq!(running.end().0.code(), Some(1), "the log is not complete");
 }
 
-fn base64_of(text: &str) -> Vec<u8> {
+pub(crate) fn base64_of(text: &str) -> Vec<u8> {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.decode(text).unwrap()
 }

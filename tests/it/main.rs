@@ -5,6 +5,8 @@ mod between_turns;
 #[cfg(feature = "cli")]
 mod cli;
 mod client;
+#[cfg(feature = "cli")]
+mod commands;
 mod descriptors;
 mod drain;
 mod embedding;

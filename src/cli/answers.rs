@@ -1,0 +1,88 @@
+//! What the server answers about itself, as far as it is shown.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipc_framework::client::Connection;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::Failure;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Stats {
+    pub(super) total_applications: u64,
+    pub(super) total_connections: u64,
+    pub(super) max_connections: u64,
+    pub(super) version: String,
+    pub(super) uptime_seconds: f64,
+    pub(super) total_channels: u64,
+    pub(super) pending_requests: u64,
+    pub(super) buffered_bytes: u64,
+    pub(super) counters: Counters,
+}
+
+impl Stats {
+    /// In whole seconds, as people want it.
+    pub(super) fn uptime(&self) -> humantime::FormattedDuration {
+        let uptime = Duration::try_from_secs_f64(self.uptime_seconds).unwrap_or_default();
+        humantime::format_duration(Duration::from_secs(uptime.as_secs()))
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Counters {
+    pub(super) frames_in: u64,
+    pub(super) bytes_in: u64,
+    pub(super) frames_out: u64,
+    pub(super) bytes_out: u64,
+    pub(super) publications: u64,
+    pub(super) deliveries: u64,
+    pub(super) forwarded: u64,
+    pub(super) slow_consumers: u64,
+    pub(super) errors: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Channel {
+    pub(super) subscribers: u64,
+    pub(super) workers: u64,
+    pub(super) has_handler: bool,
+}
+
+pub(super) type Channels = BTreeMap<String, Channel>;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Latencies {
+    pub(super) channels: BTreeMap<String, ChannelLatency>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct ChannelLatency {
+    pub(super) request: Option<Summary>,
+    pub(super) publication: Option<Summary>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Summary {
+    pub(super) count: u64,
+    pub(super) p50_us: f64,
+    pub(super) p90_us: f64,
+    pub(super) p99_us: f64,
+    pub(super) p999_us: f64,
+    pub(super) max_us: f64,
+}
+
+/// Asks the server and reads its answer.
+pub(super) fn ask<T: DeserializeOwned>(
+    connection: &mut Connection,
+    action: &str,
+) -> Result<T, Failure> {
+    let answer = connection.system(&serde_json::json!({ "action": action }))?;
+    answer.payload.decode().map_err(|error| {
+        Failure::runtime(format!(
+            "the answer to {action} is of another form ({error}); see that server and program \
+             are of the same version"
+        ))
+    })
+}

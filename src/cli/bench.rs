@@ -1,0 +1,218 @@
+//! `ipc bench`
+
+mod load;
+mod pace;
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use self::load::{Plan, Tally};
+use super::failure::with_exit_codes;
+use super::interrupt::Interrupt;
+use super::latency::{self, Latency, shown_micros};
+use super::output::{Output, Style};
+use super::target::Target;
+use super::{Failure, units};
+
+const REDRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// Put load on a server, and measure its latency as clients see it.
+#[derive(Args, Debug)]
+#[command(after_help = with_exit_codes!("\
+request: each connection asks `echo`, or the channel that is named, and waits for the answer.
+publish: each connection publishes to itself alone, and waits until that comes back.
+fan-out: one connection publishes, the others subscribe; each delivery counts.
+
+Without --rate the next is sent when the last one is through (closed loop). With it they are
+sent at fixed times (open loop), and latency counts from the time at which each was to be sent:
+a server that stalls cannot hide what it kept waiting. Ctrl-C ends it with what was measured.
+
+Examples:
+  ipc bench
+  ipc bench publish --clients 2 --size 1KiB
+  ipc bench fan-out --clients 50 --duration 10s --hdr fan-out.hlog
+  ipc bench request --rate 5000 --json"))]
+pub(super) struct Bench {
+    /// Kind of load
+    #[arg(value_enum, default_value_t)]
+    load: Load,
+    /// Channel to use [default: echo for requests, a fresh one otherwise]
+    #[arg(long)]
+    channel: Option<String>,
+    /// Connections that ask, publish or subscribe [default: 1; 10 for fan-out]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    clients: Option<u32>,
+    /// Bytes of each payload
+    #[arg(long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
+    size: usize,
+    /// How long to measure
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::timeout)]
+    duration: Duration,
+    /// How long to run before that
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = units::duration)]
+    warmup: Duration,
+    /// Messages a second, of all connections together
+    #[arg(long, value_name = "N", value_parser = rate)]
+    rate: Option<f64>,
+    /// Never sleep while waiting for an answer
+    #[arg(long)]
+    spin: bool,
+    /// Write all latencies to a file, as an `HdrHistogram` interval log in nanoseconds
+    #[arg(long, value_name = "FILE")]
+    hdr: Option<PathBuf>,
+    /// Show the result as a document of one line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Load {
+    #[default]
+    Request,
+    Publish,
+    FanOut,
+}
+
+impl Load {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Publish => "publish",
+            Self::FanOut => "fan-out",
+        }
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.001..=1e9).contains(rate));
+    rate.ok_or_else(|| "give a number of messages a second, such as 5000 or 0.5".to_owned())
+}
+
+/// What came out. Every latency is in microseconds.
+#[derive(Debug, Serialize)]
+struct Report {
+    load: Load,
+    clients: u32,
+    payload_bytes: usize,
+    /// Absent in a closed loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<f64>,
+    /// What was due and not sent by the end, because earlier ones were still waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsent: Option<u64>,
+    seconds: f64,
+    /// Requests, publications that came back, or deliveries.
+    count: u64,
+    per_second: f64,
+    latency_us: Option<Latency>,
+}
+
+impl Bench {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let interrupt = Interrupt::watch()?;
+        let output = Output::new(self.json);
+        let mut options = self.target.options()?;
+        options.spin = self.spin;
+        let clients = self.clients.unwrap_or(if self.load == Load::FanOut { 10 } else { 1 });
+        let plan = Plan {
+            load: self.load,
+            channel: self.channel.clone(),
+            clients,
+            payload_bytes: self.size,
+            rate: self.rate,
+            warmup: self.warmup,
+            duration: self.duration,
+        };
+        let bar = self.bar();
+        let tally = load::run(&plan, &options, |clock| {
+            if interrupt.is_noted() {
+                clock.stop();
+            }
+            let ran = clock.elapsed();
+            bar.set_position(millis(ran));
+            let counted = clock.done.load(Ordering::Relaxed) as f64;
+            bar.set_message(format!("{:.0} a second", counted / ran.as_secs_f64().max(0.001)));
+            std::thread::sleep(REDRAW_EVERY.min(self.duration));
+        });
+        bar.finish_and_clear();
+        let Tally { nanos, took, unsent } = tally?;
+        if let Some(path) = &self.hdr {
+            latency::write_log(path, self.load.as_str(), &nanos, took)?;
+        }
+        let seconds = took.as_secs_f64();
+        let report = Report {
+            load: self.load,
+            clients,
+            payload_bytes: self.size,
+            rate: self.rate,
+            unsent: self.rate.map(|_| unsent),
+            seconds,
+            count: nanos.len(),
+            per_second: (nanos.len() as f64 / seconds.max(1e-9)).round(),
+            latency_us: (!nanos.is_empty()).then(|| Latency::of(&nanos)),
+        };
+        if self.json {
+            output.document(&report)?;
+        } else {
+            output.line(shown(output, &report))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// On a terminal alone, and on standard error: the result is what a pipe gets.
+    fn bar(&self) -> ProgressBar {
+        if self.json || !io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new(millis(self.warmup + self.duration));
+        let style = ProgressStyle::with_template("{bar:40.cyan/dim} {elapsed} {msg}");
+        style.map_or(bar.clone(), |style| bar.with_style(style))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn shown(output: Output, report: &Report) -> String {
+    let Report { clients, payload_bytes, seconds, count, per_second, .. } = report;
+    let connections = if *clients == 1 { "connection" } else { "connections" };
+    let pace = match report.rate {
+        Some(rate) => format!("open loop at {rate} a second"),
+        None => "closed loop".to_owned(),
+    };
+    let what = match report.load {
+        Load::Request => "requests",
+        Load::Publish => "publications",
+        Load::FanOut => "deliveries",
+    };
+    let title = report.load.as_str();
+    let mut lines = vec![
+        format!(
+            "{}: {clients} {connections}, payloads of {payload_bytes} bytes, {pace}",
+            output.paint(Style::Bold, title)
+        ),
+        format!("{count} {what} in {seconds:.1} s, {per_second} a second"),
+    ];
+    if let Some(unsent @ 1..) = report.unsent {
+        lines.push(format!(
+            "{unsent} were due and not sent: the server or a connection cannot keep up"
+        ));
+    }
+    let latency = report.latency_us.iter().flat_map(Latency::named);
+    lines.extend(latency.map(|(name, micros)| {
+        let name = format!("  {name:6}");
+        format!("{}{:>10}", output.paint(Style::Dim, name), shown_micros(micros))
+    }));
+    lines.join("\n")
+}

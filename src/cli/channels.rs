@@ -1,0 +1,84 @@
+//! `ipc channels`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Failure;
+use super::answers::{self, Channels as Answer, Latencies, Summary};
+use super::document;
+use super::failure::with_exit_codes;
+use super::latency::shown_micros;
+use super::output::{Output, printable, table};
+use super::target::Target;
+
+/// List the channels of an application.
+#[derive(Args, Debug)]
+#[command(after_help = with_exit_codes!("\
+Latencies are the server's, since its start: from a request's last byte to its answer being with
+the kernel.
+
+Examples:
+  ipc channels
+  ipc channels --app chat_app
+  ipc channels --json"))]
+pub(super) struct Channels {
+    /// Show everything the server tells, as a document of one line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Channels {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let output = Output::new(self.json);
+        let mut connection = self.target.connect()?;
+        if self.json {
+            let answer = connection.system(&json!({"action": "list_channels"}))?;
+            output.line(document::one_line(answer.payload.as_str()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let channels: Answer = answers::ask(&mut connection, "list_channels")?;
+        let latencies: Latencies = answers::ask(&mut connection, "get_latency")?;
+        if channels.is_empty() {
+            let app = self.target.app();
+            output.line(format_args!("application {} has no channels yet", printable(app)))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let header =
+            ["channel", "subscribers", "served by", "requests", "p50", "p99", "publications"];
+        let rows: Vec<Vec<String>> = channels
+            .iter()
+            .map(|(name, channel)| {
+                let latency = latencies.channels.get(name);
+                let request = latency.and_then(|latency| latency.request.as_ref());
+                let publication = latency.and_then(|latency| latency.publication.as_ref());
+                let count = |of: Option<&Summary>| of.map_or(0, |of| of.count).to_string();
+                let at = |value: Option<f64>| value.map_or("-".to_owned(), shown_micros);
+                vec![
+                    printable(name).into_owned(),
+                    channel.subscribers.to_string(),
+                    served_by(channel.has_handler, channel.workers),
+                    count(request),
+                    at(request.map(|request| request.p50_us)),
+                    at(request.map(|request| request.p99_us)),
+                    count(publication),
+                ]
+            })
+            .collect();
+        output.line(table(output, &header, &rows))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Who answers a channel's requests.
+pub(super) fn served_by(has_handler: bool, workers: u64) -> String {
+    match (has_handler, workers) {
+        (true, _) => "server".to_owned(),
+        (false, 0) => "nobody".to_owned(),
+        (false, 1) => "1 worker".to_owned(),
+        (false, workers) => format!("{workers} workers"),
+    }
+}

@@ -1,0 +1,122 @@
+//! `ipc chat`
+
+use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::Duration;
+
+use clap::Args;
+use ipc_framework::Message;
+use ipc_framework::client::Connection;
+use serde::{Deserialize, Serialize};
+
+use super::failure::with_exit_codes;
+use super::interrupt::Interrupt;
+use super::output::{Output, Style, printable};
+use super::subscribe::time_of_day;
+use super::target::Target;
+use super::{Failure, target};
+
+/// The longest that a line which was typed waits.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Talk to others in a channel.
+#[derive(Args, Debug)]
+#[command(after_help = with_exit_codes!("\
+What is typed goes to everybody in the channel, those in the published ipc-chat program included.
+The end of standard input (Ctrl-D) or Ctrl-C leaves.
+
+Examples:
+  ipc chat Ada
+  echo 'hello' | ipc chat Bob --channel random"))]
+pub(super) struct Chat {
+    /// What the others know you by
+    name: String,
+    /// Channel to talk in
+    #[arg(long, default_value = "general")]
+    channel: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// The form that the published chat program reads and writes.
+#[derive(Debug, Deserialize, Serialize)]
+struct Said {
+    #[serde(rename = "type")]
+    kind: String,
+    username: String,
+    #[serde(default)]
+    text: String,
+}
+
+impl Chat {
+    pub(super) fn run(mut self) -> Result<ExitCode, Failure> {
+        self.target = self.target.or_app("chat_app");
+        let interrupt = Interrupt::watch()?;
+        let output = Output::new(false);
+        let mut connection = self.target.connect()?;
+        target::subscribe(&mut connection, &self.channel)?;
+        self.say(&mut connection, "user_joined", String::new())?;
+        let _ = writeln!(
+            io::stderr(),
+            "you are {} in {}; leave with Ctrl-D",
+            printable(&self.name),
+            printable(&self.channel)
+        );
+        let typed = lines_of_stdin()?;
+        while !interrupt.is_noted() {
+            match typed.try_recv() {
+                Ok(line) if line.trim().is_empty() => {}
+                Ok(line) => self.say(&mut connection, "chat_message", line)?,
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => {
+                    if let Some(message) = connection.receive(Some(LOOK_EVERY))? {
+                        self.show(output, &message)?;
+                    }
+                }
+            }
+        }
+        // Everything said has arrived when this returns.
+        connection.close()?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn say(&self, connection: &mut Connection, kind: &str, text: String) -> Result<(), Failure> {
+        let said = Said { kind: kind.to_owned(), username: self.name.clone(), text };
+        Ok(connection.publish(&self.channel, &said)?)
+    }
+
+    fn show(&self, output: Output, message: &Message) -> Result<(), Failure> {
+        let time = output.paint(Style::Dim, time_of_day(message.timestamp));
+        let Ok(said) = message.payload.decode::<Said>() else {
+            // Somebody else's form: shown as it is.
+            let payload = output.payload_line(message.payload.as_str());
+            return output.line(format_args!("{time} {payload}"));
+        };
+        // One's own words are on the screen already.
+        if said.username == self.name {
+            return Ok(());
+        }
+        let who = output.paint(Style::Bold, printable(&said.username));
+        match said.kind.as_str() {
+            "user_joined" => output.line(format_args!("{time} {who} is here")),
+            _ => output.line(format_args!("{time} {who}: {}", printable(&said.text))),
+        }
+    }
+}
+
+/// Reading a terminal blocks, so that it has a thread of its own. It ends with the program.
+fn lines_of_stdin() -> Result<Receiver<String>, Failure> {
+    let (sender, lines) = channel();
+    let read = move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(read).map_err(|error| {
+        Failure::runtime(format!("cannot start a thread to read standard input: {error}"))
+    })?;
+    Ok(lines)
+}

@@ -1,0 +1,32 @@
+//! `ipc completions`
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::{Cli, Failure};
+
+/// Write what a shell needs to complete commands and flags.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  ipc completions bash > ~/.local/share/bash-completion/completions/ipc
+  ipc completions zsh > ~/.zfunc/_ipc
+  ipc completions fish > ~/.config/fish/completions/ipc.fish")]
+pub(super) struct Completions {
+    /// Shell to write for
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+impl Completions {
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        // Written at once: the generator takes no error from what it writes to.
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "ipc", &mut script);
+        std::io::stdout().write_all(&script).map_err(Failure::writing)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,210 @@
+//! Every way in which programs talk over a server, once.
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{Connection, Error, Options};
+use ipc_framework::{ErrorCode, MessageType, Server};
+use serde_json::{Value, json};
+
+use super::super::answers::{self, Latencies};
+use super::super::latency::{self, Latency, shown, shown_micros};
+use super::super::output::{Output, Style, table};
+use super::Failure;
+
+pub(super) const APP: &str = "shop";
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const REQUESTS: u32 = 2_000;
+const PUBLICATIONS: u32 = 2_000;
+
+/// A handler inside the server's own process.
+pub(super) fn install(server: &mut Server) {
+    let mut shop = server.application(APP, "The Shop");
+    shop.channel("price").on_request(|request| {
+        let item: String = request.payload()?;
+        match item.as_str() {
+            "apple" => request.reply(&json!({ "item": item, "cents": 45 })),
+            _ => Err(format!("there are no {item}s; ask for an apple").into()),
+        }
+    });
+    shop.channel("visits").on_notification(|mut visit| {
+        let who: String = visit.payload()?;
+        visit.publish("news", &json!(format!("{who} came by")))?;
+        Ok(())
+    });
+}
+
+pub(super) fn show_all(output: Output, options: &Options) -> Result<(), Failure> {
+    let show = Show { output, options };
+    show.request()?;
+    show.publication()?;
+    show.notification()?;
+    show.worker()?;
+    show.error()?;
+    show.latencies()
+}
+
+struct Show<'a> {
+    output: Output,
+    options: &'a Options,
+}
+
+impl Show<'_> {
+    fn connect(&self) -> Result<Connection, Failure> {
+        Ok(self.options.connect()?)
+    }
+
+    fn heading(&self, text: &str) -> Result<(), Failure> {
+        self.output.line(format_args!("\n{}", self.output.paint(Style::Bold, text)))
+    }
+
+    fn step(&self, who: &str, what: impl Display) -> Result<(), Failure> {
+        let who = format!("  {who:11}");
+        self.output.line(format_args!("{} {what}", self.output.paint(Style::Key, who)))
+    }
+
+    fn aside(&self, text: impl Display) -> Result<(), Failure> {
+        self.output.line(self.output.paint(Style::Dim, format!("  {text}")))
+    }
+
+    fn request(&self) -> Result<(), Failure> {
+        self.heading("Request and answer")?;
+        let mut client = self.connect()?;
+        self.step("client", "what does an apple cost?")?;
+        let begin = Instant::now();
+        let answer = client.request("price", "apple")?;
+        let took = shown(begin.elapsed());
+        let answer = self.output.payload_line(answer.payload.as_str());
+        self.step("server", format_args!("{answer}  after {took}"))
+    }
+
+    fn publication(&self) -> Result<(), Failure> {
+        self.heading("Publish and subscribe")?;
+        let mut subscribers = Vec::new();
+        for name in ["subscriber1", "subscriber2"] {
+            let mut subscriber = self.connect()?;
+            subscriber.subscribe_confirmed("news")?;
+            subscribers.push((name, subscriber));
+        }
+        let mut publisher = self.connect()?;
+        let begin = Instant::now();
+        publisher.publish("news", "apples are in")?;
+        self.step("publisher", "\"apples are in\"")?;
+        for (name, subscriber) in &mut subscribers {
+            let heard = receive(subscriber)?;
+            let took = shown(begin.elapsed());
+            self.step(name, format_args!("heard {heard}  after {took}"))?;
+        }
+        Ok(())
+    }
+
+    fn notification(&self) -> Result<(), Failure> {
+        self.heading("Notification: nobody waits for an answer")?;
+        let mut subscriber = self.connect()?;
+        subscriber.subscribe_confirmed("news")?;
+        let mut visitor = self.connect()?;
+        visitor.notify("visits", "Ada")?;
+        self.step("visitor", "Ada comes by")?;
+        let heard = receive(&mut subscriber)?;
+        self.step("server", format_args!("publishes {heard}"))
+    }
+
+    fn worker(&self) -> Result<(), Failure> {
+        self.heading("A client that serves requests")?;
+        let mut worker = self.connect()?;
+        worker.serve("square")?;
+        self.step("worker", "serves \"square\"; it could be a program in Python")?;
+        let working = std::thread::spawn(move || work(&mut worker));
+        let mut client = self.connect()?;
+        self.step("client", "what is 7 squared?")?;
+        let begin = Instant::now();
+        let answer = client.request("square", &7);
+        let took = shown(begin.elapsed());
+        working.join().unwrap_or_else(|_| Err(Failure::runtime("a bug of ours")))?;
+        self.step("worker", format_args!("{}  after {took}", answer?.payload))
+    }
+
+    fn error(&self) -> Result<(), Failure> {
+        self.heading("Whatever goes wrong is answered")?;
+        let mut client = self.connect()?;
+        for (channel, item) in [("price", "pear"), ("nobody", "there")] {
+            self.step("client", format_args!("asks {channel:?} about {item:?}"))?;
+            match client.request(channel, item) {
+                Err(Error::Answered { code, text }) => {
+                    self.step("server", format_args!("{code}: {text}"))?;
+                }
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Err(Failure::runtime("nobody should have answered")),
+            }
+        }
+        Ok(())
+    }
+
+    fn latencies(&self) -> Result<(), Failure> {
+        self.heading("How long it takes, one after the other")?;
+        let mut client = self.connect()?;
+        let mut requests = latency::histogram();
+        for _ in 0..REQUESTS {
+            let begin = Instant::now();
+            client.request("price", "apple")?;
+            latency::record(&mut requests, begin.elapsed());
+        }
+        client.subscribe_confirmed("ticks")?;
+        let mut publications = latency::histogram();
+        for at in 0..PUBLICATIONS {
+            let begin = Instant::now();
+            client.publish("ticks", &at)?;
+            receive(&mut client)?;
+            latency::record(&mut publications, begin.elapsed());
+        }
+        let row = |name: &str, count: u64, latency: [f64; 4]| {
+            let mut row = vec![name.to_owned(), count.to_string()];
+            row.extend(latency.map(shown_micros));
+            row
+        };
+        let mut rows = Vec::new();
+        for (name, nanos) in
+            [("request to answer", &requests), ("publish to delivery", &publications)]
+        {
+            let Latency { p50, p99, p999, max, .. } = Latency::of(nanos);
+            rows.push(row(name, nanos.len(), [p50, p99, p999, max]));
+        }
+        let seen: Latencies = answers::ask(&mut client, "get_latency")?;
+        let inside = seen.channels.get("price").and_then(|price| price.request.as_ref());
+        if let Some(inside) = inside {
+            let latency = [inside.p50_us, inside.p99_us, inside.p999_us, inside.max_us];
+            rows.push(row("of that, in the server", inside.count, latency));
+        }
+        let table = table(self.output, &["", "count", "p50", "p99", "p99.9", "max"], &rows);
+        for line in table.lines() {
+            self.output.line(format_args!("  {line}"))?;
+        }
+        self.output.line("")?;
+        self.aside("Next: `ipc serve --demo` here, and in another terminal")?;
+        self.aside("`ipc request echo '{\"a\": 1}' --app bench`, `ipc top`, `ipc bench`")
+    }
+}
+
+fn receive(connection: &mut Connection) -> Result<String, Failure> {
+    let message = connection.receive(Some(PATIENCE))?;
+    let message = message.ok_or_else(|| {
+        Failure::Timeout("a message did not arrive; see whether the machine is busy".to_owned())
+    })?;
+    Ok(message.payload.to_string())
+}
+
+/// Answers one request with its square.
+fn work(worker: &mut Connection) -> Result<(), Failure> {
+    while let Some(request) = worker.receive(Some(PATIENCE))? {
+        if request.message_type != MessageType::Request {
+            continue;
+        }
+        match request.payload.decode::<Value>().ok().and_then(|value| value.as_i64()) {
+            Some(number) => worker.respond(&request, &(number * number))?,
+            None => worker.respond_error(&request, ErrorCode::HandlerFailed, "send a number")?,
+        }
+        return Ok(());
+    }
+    Ok(())
+}

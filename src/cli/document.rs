@@ -1,0 +1,26 @@
+//! A message as a JSON document of one line.
+
+use ipc_framework::Message;
+
+use super::Failure;
+
+/// The payload stays as it came, but for line breaks between its tokens.
+pub(super) fn of(message: &Message) -> Result<String, Failure> {
+    let quoted = |text: &str| {
+        serde_json::to_string(text)
+            .map_err(|error| Failure::runtime(format!("cannot write JSON: {error}")))
+    };
+    Ok(format!(
+        "{{\"channel\":{},\"type\":{},\"payload\":{},\"timestamp\":{},\"message_id\":{}}}",
+        quoted(&message.channel_id)?,
+        quoted(message.message_type.as_str())?,
+        one_line(message.payload.as_str()),
+        serde_json::Value::from(message.timestamp),
+        quoted(&message.message_id)?,
+    ))
+}
+
+/// JSON may have line breaks between its tokens, and nowhere else.
+pub(super) fn one_line(json: &str) -> String {
+    json.replace(['\n', '\r'], " ")
+}

@@ -1,0 +1,71 @@
+//! A payload as it is written on a command line: JSON, `@file` or `-`.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use ipc_framework::Json;
+
+use super::Failure;
+
+/// What a server takes at most may be set higher than this; a payload on a command line is not.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// Reads the payload that an argument stands for.
+pub(super) fn read(argument: &str) -> Result<Json<'static>, Failure> {
+    let (text, origin) = match argument.strip_prefix('@') {
+        Some(path) => {
+            let file = File::open(path).map_err(|error| {
+                Failure::usage(format!("cannot read {path}: {error}; check its path"))
+            })?;
+            (read_all(file, path)?, format!("what {path} holds"))
+        }
+        None if argument == "-" => {
+            (read_all(io::stdin().lock(), "standard input")?, "standard input".to_owned())
+        }
+        None => (argument.to_owned(), "the payload".to_owned()),
+    };
+    parse(text, &origin)
+}
+
+/// Whatever JSON allows is sent as it was written, but for the white space around it.
+fn parse(text: String, origin: &str) -> Result<Json<'static>, Failure> {
+    let trimmed = text.trim();
+    let text = if trimmed.len() == text.len() { text } else { trimmed.to_owned() };
+    let is_bare_word = text.starts_with(|c: char| c.is_alphabetic());
+    Json::parse(text).map_err(|error| {
+        let hint = if is_bare_word { "; text needs quotes of its own: '\"text\"'" } else { "" };
+        Failure::usage(format!("{origin} is not JSON: {error}{hint}"))
+    })
+}
+
+fn read_all(source: impl Read, name: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = source.take(BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| {
+        Failure::usage(format!("cannot read {name}: {error}; a payload is JSON in UTF-8"))
+    })?;
+    if read as u64 > BYTES_MAX {
+        return Err(Failure::usage(format!("{name} holds more than {BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_stays_as_it_was_written() {
+        for text in ["{\"a\": 1e400}", "[1,  2]", "123456789012345678901234567890", "\"x\""] {
+            assert_eq!(read(text).unwrap().as_str(), text);
+        }
+        assert_eq!(read(" 7\n").unwrap().as_str(), "7");
+    }
+
+    #[test]
+    fn what_is_no_json_says_how_to_write_it() {
+        let words = read("hello").unwrap_err().to_string();
+        assert!(words.contains("quotes of its own"), "{words}");
+        assert!(read("{").unwrap_err().to_string().starts_with("the payload is not JSON"));
+        assert!(read("@/does/not/exist").unwrap_err().to_string().contains("cannot read"));
+    }
+}

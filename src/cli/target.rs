@@ -1,0 +1,121 @@
+//! Where a subcommand connects to: the flags that all of them share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use ipc_framework::client::{Connection, Endpoint, Error, Options};
+use ipc_framework::{MessageType, Token};
+use serde::Deserialize;
+
+use super::{Failure, settings, units};
+
+const HOST: &str = "localhost";
+const PORT: u16 = 8888;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What every subcommand but `serve` is told about the server it asks.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Connection")]
+pub(super) struct Target {
+    /// Application to be part of [default: bench; `chat_app` for chat]
+    #[arg(long, env = "IPC_APP", value_name = "APP", hide_env_values = true)]
+    app: Option<String>,
+    /// Name or address of the server [default: localhost]
+    #[arg(long, env = "IPC_HOST", value_name = "HOST", hide_env_values = true)]
+    host: Option<String>,
+    /// TCP port of the server [default: 8888]
+    #[arg(long, env = "IPC_PORT", value_name = "PORT", hide_env_values = true)]
+    port: Option<u16>,
+    /// Connect to this Unix socket instead of TCP
+    #[arg(long, env = "IPC_UNIX", value_name = "PATH", hide_env_values = true)]
+    unix: Option<PathBuf>,
+    /// File with the token of the application; or set `IPC_TOKEN`
+    #[arg(long, env = "IPC_TOKEN_FILE", value_name = "FILE", hide_env_values = true)]
+    token_file: Option<PathBuf>,
+    /// Longest wait for the connection, and for an answer [default: 5s]
+    #[arg(long, env = "IPC_TIMEOUT", value_name = "DURATION", hide_env_values = true)]
+    #[arg(value_parser = units::timeout)]
+    timeout: Option<Duration>,
+}
+
+/// The application that `ipc serve --demo` answers `echo` in.
+const APP: &str = "bench";
+
+impl Target {
+    /// Another application where none is named.
+    pub(super) fn or_app(mut self, app: &str) -> Self {
+        self.app.get_or_insert_with(|| app.to_owned());
+        self
+    }
+
+    pub(super) fn app(&self) -> &str {
+        self.app.as_deref().unwrap_or(APP)
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(TIMEOUT)
+    }
+
+    /// A connection as the flags say.
+    pub(super) fn connect(&self) -> Result<Connection, Failure> {
+        Ok(self.options()?.connect()?)
+    }
+
+    /// How a connection is made, for those that make several.
+    pub(super) fn options(&self) -> Result<Options, Failure> {
+        let mut options = Options::new(self.app());
+        options.endpoint = match &self.unix {
+            Some(path) => Endpoint::Unix(path.clone()),
+            None => Endpoint::Tcp {
+                host: self.host.clone().unwrap_or_else(|| HOST.to_owned()),
+                port: self.port.unwrap_or(PORT),
+            },
+        };
+        options.token = match &self.token_file {
+            Some(path) => Some(settings::read_token(path)?),
+            None => {
+                settings::environment_token()?.filter(|token| !token.is_empty()).map(Token::new)
+            }
+        };
+        options.connect_timeout = self.timeout();
+        options.timeout = self.timeout();
+        Ok(options)
+    }
+}
+
+/// Subscribes, and returns when publications come from now on. The published server confirms
+/// nothing: there it is some moment after.
+pub(super) fn subscribe(connection: &mut Connection, channel: &str) -> Result<(), Failure> {
+    match connection.subscribe_confirmed(channel) {
+        Ok(()) | Err(Error::Deadline { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    status: String,
+    code: String,
+    error: String,
+}
+
+/// Returns when the server has done what was sent before, or with the error it answered.
+pub(super) fn confirm(mut connection: Connection) -> Result<(), Failure> {
+    match connection.ping() {
+        // The published server answers no ping; that all is read shows when it closes.
+        Ok(_) | Err(Error::Deadline { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    while let Some(message) = connection.try_receive()? {
+        let refused = (message.message_type == MessageType::Response)
+            .then(|| message.payload.decode::<Refused>().ok())
+            .flatten();
+        if let Some(Refused { status, code, error }) = refused
+            && status == "error"
+        {
+            return Err(Failure::runtime(format!("{error} ({code})")));
+        }
+    }
+    Ok(connection.close()?)
+}

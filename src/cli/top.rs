@@ -1,0 +1,219 @@
+//! `ipc top`
+
+mod sample;
+mod screen;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use ipc_framework::client::{Connection, Options};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use self::sample::{History, Sample};
+use self::screen::View;
+use super::failure::with_exit_codes;
+use super::interrupt::Interrupt;
+use super::output::Output;
+use super::target::Target;
+use super::{Failure, units};
+
+/// Watch a server: rates, connections, channels and their latencies.
+#[derive(Args, Debug)]
+#[command(after_help = with_exit_codes!("\
+Rates are those since the last sample; latencies are the server's, since its start. Channels are
+those of the application that --app names.
+
+Keys: c r p d n sort by channel, requests, publications, p99 or subscribers; the same key again
+turns the order round. Arrow keys scroll, + and - change the interval, space pauses, q ends.
+
+Examples:
+  ipc top
+  ipc top --app chat_app --interval 500ms --sort publications
+  ipc top --json --count 2"))]
+pub(super) struct Top {
+    /// Time between samples
+    #[arg(short, long, value_name = "DURATION", default_value = "1s")]
+    #[arg(value_parser = units::timeout)]
+    interval: Duration,
+    /// What channels are sorted by
+    #[arg(long, value_enum, default_value_t)]
+    sort: Sort,
+    /// Stop after this many samples
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Show every sample as a document of one line, which needs no terminal
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sort {
+    Channel,
+    #[default]
+    Requests,
+    Publications,
+    P99,
+    Subscribers,
+}
+
+/// Short intervals would measure the measuring.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// How long a key may wait.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+impl Top {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let interval = self.interval.clamp(INTERVAL_MIN, INTERVAL_MAX);
+        let options = self.target.options()?;
+        let connection = options.connect()?;
+        let interrupt = Interrupt::watch()?;
+        if self.json {
+            documents(connection, interval, self.count, &interrupt)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "top draws on a terminal; say --json for documents, or use `ipc stats`",
+            ));
+        }
+        let mut watch = Watch {
+            connection: Some(connection),
+            history: History::default(),
+            view: View::new(
+                options.endpoint.to_string(),
+                self.target.app().to_owned(),
+                self.sort,
+                Output::new(false).colours,
+            ),
+            interval,
+            left: self.count,
+            options,
+        };
+        let mut terminal = ratatui::try_init().map_err(|error| cannot_draw(&error))?;
+        let ended = watch.run(&mut terminal, &interrupt);
+        ratatui::restore();
+        ended?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn cannot_draw(error: &io::Error) -> Failure {
+    Failure::runtime(format!("cannot draw on this terminal: {error}"))
+}
+
+fn documents(
+    mut connection: Connection,
+    interval: Duration,
+    count: Option<u64>,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let output = Output::new(true);
+    let mut history = History::default();
+    let mut shown = 0;
+    // The first sample has nothing to be compared with: its rates are zero.
+    while !interrupt.is_noted() && count != Some(shown) {
+        if shown > 0 {
+            interrupt.sleep(interval);
+        }
+        history.add(Sample::take(&mut connection)?);
+        output.document(&history.document())?;
+        shown += 1;
+    }
+    Ok(())
+}
+
+struct Watch {
+    options: Options,
+    /// None while the server is away.
+    connection: Option<Connection>,
+    history: History,
+    view: View,
+    interval: Duration,
+    left: Option<u64>,
+}
+
+impl Watch {
+    fn run(
+        &mut self,
+        terminal: &mut ratatui::DefaultTerminal,
+        interrupt: &Interrupt,
+    ) -> Result<(), Failure> {
+        let mut next = Instant::now();
+        while !interrupt.is_noted() {
+            if Instant::now() >= next {
+                if self.left == Some(0) {
+                    break;
+                }
+                if !self.view.is_paused {
+                    self.sample();
+                    self.left = self.left.map(|left| left - 1);
+                }
+                next = Instant::now() + self.interval;
+            }
+            self.view.interval = self.interval;
+            terminal
+                .draw(|frame| self.view.draw(frame, &self.history))
+                .map_err(|error| cannot_draw(&error))?;
+            let wait = next.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
+            if event::poll(wait).map_err(|error| cannot_draw(&error))?
+                && let Event::Key(key) = event::read().map_err(|error| cannot_draw(&error))?
+                && !self.press(key)
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A server that goes away may come back: that is told, and tried.
+    fn sample(&mut self) {
+        let taken = match &mut self.connection {
+            Some(connection) => Sample::take(connection),
+            None => self.options.connect().map_err(Failure::from).and_then(|mut connection| {
+                let sample = Sample::take(&mut connection);
+                self.connection = Some(connection);
+                sample
+            }),
+        };
+        match taken {
+            Ok(sample) => {
+                self.history.add(sample);
+                self.view.trouble = None;
+            }
+            Err(failure) => {
+                self.connection = None;
+                self.view.trouble = Some(failure.to_string());
+            }
+        }
+    }
+
+    /// Whether to go on.
+    fn press(&mut self, key: KeyEvent) -> bool {
+        if key.kind == KeyEventKind::Release {
+            return true;
+        }
+        let is_ctrl = key.modifiers.contains(KeyModifiers::CONTROL);
+        match key.code {
+            // In raw mode Ctrl-C is a key like any other.
+            KeyCode::Char('c') if is_ctrl => return false,
+            KeyCode::Char('q') | KeyCode::Esc => return false,
+            KeyCode::Char('c') => self.view.sort_by(Sort::Channel),
+            KeyCode::Char('r') => self.view.sort_by(Sort::Requests),
+            KeyCode::Char('p') => self.view.sort_by(Sort::Publications),
+            KeyCode::Char('d') => self.view.sort_by(Sort::P99),
+            KeyCode::Char('n') => self.view.sort_by(Sort::Subscribers),
+            KeyCode::Char(' ') => self.view.is_paused = !self.view.is_paused,
+            KeyCode::Char('+') => self.interval = (self.interval / 2).max(INTERVAL_MIN),
+            KeyCode::Char('-') => self.interval = (self.interval * 2).min(INTERVAL_MAX),
+            KeyCode::Down | KeyCode::Char('j') => self.view.scroll(1),
+            KeyCode::Up | KeyCode::Char('k') => self.view.scroll(-1),
+            _ => {}
+        }
+        true
+    }
+}

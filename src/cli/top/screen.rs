@@ -1,0 +1,296 @@
+//! The screen: totals and sparklines above, a table of channels below.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Cell, Paragraph, Row as Cells, Sparkline, Table, TableState};
+
+use super::super::channels::served_by;
+use super::super::latency::shown_micros;
+use super::super::output::printable;
+use super::Sort;
+use super::sample::{History, Percentiles, Rates, Row};
+
+const PANEL_HEIGHT: u16 = 6;
+const KEYS: &str = " sort: c channel, r requests, p publ, d p99, n subs · space pause · q quit";
+
+/// A title, what stands below, what the sparkline shows, and in which colour.
+type Panel = (String, String, fn(&Rates) -> f64, Color);
+
+struct Column {
+    name: &'static str,
+    width: u16,
+    /// Narrower screens do without it.
+    screen_width_min: u16,
+    /// None where it is not sorted by.
+    sort: Option<Sort>,
+    is_text: bool,
+    text: fn(&Row) -> String,
+}
+
+impl Column {
+    const fn text(name: &'static str, width: u16, text: fn(&Row) -> String) -> Self {
+        Self { name, width, screen_width_min: 0, sort: None, is_text: true, text }
+    }
+
+    const fn number(name: &'static str, width: u16, text: fn(&Row) -> String) -> Self {
+        Self { is_text: false, ..Self::text(name, width, text) }
+    }
+
+    const fn on_screens_from(self, screen_width_min: u16) -> Self {
+        Self { screen_width_min, ..self }
+    }
+
+    const fn sorted(self, sort: Sort) -> Self {
+        Self { sort: Some(sort), ..self }
+    }
+
+    fn aligned(&self, line: Line<'static>) -> Cell<'static> {
+        Cell::from(if self.is_text { line } else { line.right_aligned() })
+    }
+}
+
+/// Widths and spaces between them add up to the screens they are shown on.
+const COLUMNS: [Column; 9] = [
+    Column::text("channel", 12, |row| printable(&row.channel).into_owned()).sorted(Sort::Channel),
+    Column::number("requests/s", 10, |row| shown_rate(row.requests_per_second))
+        .sorted(Sort::Requests),
+    Column::number("publ/s", 7, |row| shown_rate(row.publications_per_second))
+        .sorted(Sort::Publications),
+    Column::number("subs", 4, |row| row.subscribers.to_string())
+        .on_screens_from(50)
+        .sorted(Sort::Subscribers),
+    Column::text("served by", 10, |row| served_by(row.has_handler, row.workers))
+        .on_screens_from(70),
+    Column::number("p50", 9, |row| shown_latency(row, |of| of.p50)).on_screens_from(60),
+    Column::number("p99", 9, |row| shown_latency(row, |of| of.p99)).sorted(Sort::P99),
+    Column::number("p99.9", 9, |row| shown_latency(row, |of| of.p999)).on_screens_from(90),
+    Column::number("max", 9, |row| shown_latency(row, |of| of.max)).on_screens_from(80),
+];
+
+fn shown_rate(rate: f64) -> String {
+    if rate > 0.0 { count(rate) } else { "-".to_owned() }
+}
+
+fn shown_latency(row: &Row, at: fn(&Percentiles) -> f64) -> String {
+    row.latency_us.as_ref().map_or("-".to_owned(), |of| shown_micros(at(of)))
+}
+
+/// What the user chose to see, and what there is to tell beside the numbers.
+pub(super) struct View {
+    endpoint: String,
+    app: String,
+    sort: Sort,
+    is_reversed: bool,
+    table: TableState,
+    colours: bool,
+    pub(super) interval: Duration,
+    pub(super) is_paused: bool,
+    /// Why there are no new numbers.
+    pub(super) trouble: Option<String>,
+}
+
+impl View {
+    pub(super) fn new(endpoint: String, app: String, sort: Sort, colours: bool) -> Self {
+        Self {
+            endpoint,
+            app,
+            sort,
+            is_reversed: false,
+            table: TableState::default(),
+            colours,
+            interval: Duration::ZERO,
+            is_paused: false,
+            trouble: None,
+        }
+    }
+
+    /// The same again turns the order round.
+    pub(super) fn sort_by(&mut self, sort: Sort) {
+        self.is_reversed = self.sort == sort && !self.is_reversed;
+        self.sort = sort;
+    }
+
+    pub(super) fn scroll(&mut self, rows: isize) {
+        *self.table.offset_mut() = self.table.offset().saturating_add_signed(rows);
+    }
+
+    pub(super) fn draw(&mut self, frame: &mut Frame<'_>, history: &History) {
+        let [head, panels, table, keys] = Layout::vertical([
+            Constraint::Length(2),
+            Constraint::Length(PANEL_HEIGHT),
+            Constraint::Min(3),
+            Constraint::Length(1),
+        ])
+        .areas(frame.area());
+        self.draw_head(frame, head, history);
+        self.draw_panels(frame, panels, history);
+        self.draw_table(frame, table, history);
+        frame.render_widget(Paragraph::new(KEYS).style(self.dim()), keys);
+    }
+
+    fn draw_head(&self, frame: &mut Frame<'_>, area: Rect, history: &History) {
+        let Some(stats) = history.stats() else { return };
+        let up = stats.uptime();
+        let every = humantime::format_duration(self.interval);
+        let title = Line::from(vec![
+            Span::styled(format!(" {}", self.endpoint), bold()),
+            Span::raw(format!("  ipc-framework {}  up {up}", printable(&stats.version))),
+            Span::styled(format!("  every {every}"), self.dim()),
+            Span::styled(if self.is_paused { "  paused" } else { "" }, bold()),
+        ]);
+        let second = match &self.trouble {
+            Some(trouble) => {
+                let alarm = self.coloured(Color::Red).add_modifier(Modifier::BOLD);
+                Line::styled(format!(" {}", printable(trouble)), alarm)
+            }
+            None => Line::raw(format!(
+                " {} of {} connections  {} applications  {} channels  {} pending requests  {} \
+                 buffered",
+                stats.total_connections,
+                stats.max_connections,
+                stats.total_applications,
+                stats.total_channels,
+                stats.pending_requests,
+                ByteSize(stats.buffered_bytes)
+            )),
+        };
+        frame.render_widget(Paragraph::new(vec![title, second]), area);
+    }
+
+    fn draw_panels(&self, frame: &mut Frame<'_>, area: Rect, history: &History) {
+        let now = history.latest();
+        let bytes = |rate: f64| format!("{}/s", ByteSize(whole(rate)));
+        let panel = |name: &str, rate: f64, below: String, of: fn(&Rates) -> f64, colour| {
+            (format!("{name} {}/s", count(rate)), below, of, colour)
+        };
+        let panels: [Panel; 4] = [
+            panel("in", now.frames_in, bytes(now.bytes_in), |of| of.frames_in, Color::Cyan),
+            panel("out", now.frames_out, bytes(now.bytes_out), |of| of.frames_out, Color::Green),
+            panel("publ", now.publications, String::new(), |of| of.publications, Color::Blue),
+            panel("errors", now.errors, String::new(), |of| of.errors, Color::Red),
+        ];
+        let areas = Layout::horizontal([Constraint::Fill(1); 4]).split(area);
+        for ((title, below, rate, colour), area) in panels.into_iter().zip(areas.iter()) {
+            let width = usize::from(area.width.saturating_sub(2));
+            // The newest is at the right edge; tenths keep what is rarer than once a second.
+            let skipped = history.rates.len().saturating_sub(width);
+            let missing = width.saturating_sub(history.rates.len());
+            let shown = history.rates.iter().skip(skipped).map(|rates| whole(rate(rates) * 10.0));
+            let data: Vec<u64> = std::iter::repeat_n(0, missing).chain(shown).collect();
+            let sparkline = Sparkline::default().data(data).style(self.coloured(colour));
+            let mut block = self.block(&title);
+            if !below.is_empty() {
+                block = block.title_bottom(Line::from(format!(" {below} ")).style(Style::reset()));
+            }
+            frame.render_widget(sparkline.block(block), *area);
+        }
+    }
+
+    fn draw_table(&mut self, frame: &mut Frame<'_>, area: Rect, history: &History) {
+        let mut rows: Vec<&Row> = history.rows.iter().collect();
+        rows.sort_by(|a, b| self.order(a, b));
+        // Scrolling stops where the last row is at the bottom.
+        let visible = usize::from(area.height.saturating_sub(3));
+        let last = rows.len().saturating_sub(visible);
+        *self.table.offset_mut() = self.table.offset().min(last);
+        let block = self.block(&format!("channels of {}", printable(&self.app)));
+        if rows.is_empty() {
+            let text = " none yet; name another application with --app";
+            frame.render_widget(Paragraph::new(text).block(block), area);
+            return;
+        }
+        let columns: Vec<&Column> =
+            COLUMNS.iter().filter(|column| area.width >= column.screen_width_min).collect();
+        // Names take what the others leave.
+        let widths = columns.iter().map(|column| match column.name {
+            "channel" => Constraint::Min(column.width),
+            _ => Constraint::Length(column.width),
+        });
+        let body = rows.iter().map(|row| self.cells(&columns, row));
+        let table = Table::new(body, widths).header(self.header(&columns)).block(block);
+        frame.render_stateful_widget(table, area, &mut self.table);
+    }
+
+    fn header(&self, columns: &[&Column]) -> Cells<'static> {
+        let cells = columns.iter().map(|column| {
+            let is_sorted = column.sort == Some(self.sort);
+            let style = if is_sorted { bold().add_modifier(Modifier::UNDERLINED) } else { bold() };
+            column.aligned(Line::from(Span::styled(column.name, style)))
+        });
+        Cells::new(cells)
+    }
+
+    fn cells(&self, columns: &[&Column], row: &Row) -> Cells<'static> {
+        let is_idle = row.requests_per_second <= 0.0 && row.publications_per_second <= 0.0;
+        let style = if is_idle { self.dim() } else { Style::default() };
+        let cells = columns.iter().map(|column| column.aligned(Line::raw((column.text)(row))));
+        Cells::new(cells).style(style)
+    }
+
+    /// Names from A to Z, numbers from the largest; equal ones by name.
+    fn order(&self, a: &Row, b: &Row) -> Ordering {
+        let p99 = |row: &Row| row.latency_us.map_or(0.0, |of| of.p99);
+        let order = match self.sort {
+            Sort::Channel => a.channel.cmp(&b.channel),
+            Sort::Requests => b.requests_per_second.total_cmp(&a.requests_per_second),
+            Sort::Publications => b.publications_per_second.total_cmp(&a.publications_per_second),
+            Sort::P99 => p99(b).total_cmp(&p99(a)),
+            Sort::Subscribers => b.subscribers.cmp(&a.subscribers),
+        };
+        let order = if self.is_reversed { order.reverse() } else { order };
+        order.then_with(|| a.channel.cmp(&b.channel))
+    }
+
+    fn block(&self, title: &str) -> Block<'static> {
+        let title = Line::from(format!(" {title} "));
+        Block::bordered().border_style(self.dim()).title(title.style(Style::reset()))
+    }
+
+    fn coloured(&self, colour: Color) -> Style {
+        if self.colours { Style::default().fg(colour) } else { Style::default() }
+    }
+
+    fn dim(&self) -> Style {
+        self.coloured(Color::DarkGray)
+    }
+}
+
+#[expect(clippy::cast_sign_loss, reason = "no rate is negative")]
+fn whole(rate: f64) -> u64 {
+    rate as u64
+}
+
+fn bold() -> Style {
+    Style::default().add_modifier(Modifier::BOLD)
+}
+
+/// `12`, `3.4k` or `1.2M`; a decimal only where it says something.
+fn count(rate: f64) -> String {
+    match rate {
+        rate if rate >= 1e6 => format!("{:.1}M", rate / 1e6),
+        rate if rate >= 1e4 => format!("{:.1}k", rate / 1e3),
+        rate if rate >= 10.0 || rate == 0.0 => format!("{rate:.0}"),
+        rate => format!("{rate:.1}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_fits_its_column() {
+        for (rate, shown) in
+            [(0.0, "0"), (0.5, "0.5"), (12.3, "12"), (9_999.0, "9999"), (12_345.0, "12.3k")]
+        {
+            assert_eq!(count(rate), shown);
+        }
+        assert_eq!(count(2_500_000.0), "2.5M");
+    }
+}

@@ -1,0 +1,124 @@
+//! The subcommands beside `ipc serve`, run as people run them against `ipc serve --demo`.
+
+mod asking;
+mod bench;
+mod examples;
+mod listening;
+mod screen;
+mod terminal;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::cli::{Running, ipc, serve};
+use crate::support::HANG;
+
+/// A running `ipc serve --demo`.
+struct Demo(Running);
+
+impl Demo {
+    fn start() -> Self {
+        Self(Running::start(serve(&["--demo", "--host", "127.0.0.1", "--port", "0"])))
+    }
+
+    /// A subcommand that is to ask this server.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = ipc();
+        command.args(arguments).env("IPC_HOST", "127.0.0.1");
+        command.env("IPC_PORT", self.0.port().to_string()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What it prints; it has to succeed.
+    fn prints(&self, arguments: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.run(arguments);
+        assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    }
+
+    /// Every line of what it prints, as JSON.
+    fn documents(&self, arguments: &[&str]) -> Vec<Value> {
+        documents(&self.prints(arguments))
+    }
+}
+
+fn documents(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+/// A subcommand that runs until it is told to stop; killed if the test does not get there.
+struct Live {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Live {
+    /// Starts it and waits until it says that it is at work.
+    fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        stderr.read_line(&mut said).unwrap();
+        assert!(said.contains("with Ctrl-"), "it did not start: {said}");
+        Self { child, stderr }
+    }
+
+    fn signal(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn read_line(&mut self) -> String {
+        let mut line = Vec::new();
+        let stdout = self.child.stdout.as_mut().unwrap();
+        let mut byte = [0];
+        while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
+    /// The exit code, what else it printed, and what it said on standard error.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        drop(self.child.stdin.take());
+        let begin = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < HANG, "it does not end");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let (mut out, mut err) = (String::new(), String::new());
+        self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        self.stderr.read_to_string(&mut err).unwrap();
+        (self.child.wait().unwrap().code(), out, err)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // It has ended already unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+}

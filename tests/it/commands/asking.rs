@@ -1,0 +1,205 @@
+//! One question, one answer, and how a failure is told.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+
+use super::Demo;
+use crate::cli::{Running, Scratch, assert_fails, ipc, serve};
+
+#[test]
+fn a_request_shows_the_answer_as_it_came() {
+    let demo = Demo::start();
+    for payload in ["{\"a\":1}", "1e400", "[1,  2]", "\"\\ud800\"", "{\"a\":1,\"a\":2}"] {
+        let shown = demo.prints(&["request", "echo", payload, "--app", "bench"]);
+        assert_eq!(shown, format!("{payload}\n"));
+        assert_eq!(demo.prints(&["request", "echo", payload, "--json"]), shown);
+    }
+    assert_eq!(demo.prints(&["request", "echo"]), "null\n");
+}
+
+#[test]
+fn a_payload_comes_from_a_file_or_standard_input() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("payloads"));
+    let file = scratch.file("order.json", 0o600, "{\"apples\": 3}\n");
+    assert_eq!(demo.prints(&["request", "echo", &format!("@{file}")]), "{\"apples\": 3}\n");
+    let mut piped = demo.command(&["request", "echo", "-"]);
+    let mut child = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b" [7]\n").unwrap();
+    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
+    assert!(status.success());
+    assert_eq!(stdout, b"[7]\n");
+    assert_fails(demo.command(&["request", "echo", "@/does/not/exist"]), 2, "cannot read");
+}
+
+#[test]
+fn exit_codes_say_whose_fault_it_is() {
+    let demo = Demo::start();
+    assert_fails(demo.command(&["request", "nobody", "{}"]), 1, "(no_handler)");
+    assert_fails(demo.command(&["request", "system", "{}"]), 1, "(bad_message)");
+    assert_fails(demo.command(&["request", "echo", "hello"]), 2, "quotes of its own");
+    assert_fails(demo.command(&["request", "echo", "{"]), 2, "not JSON");
+    assert_fails(demo.command(&["request", ""]), 2, "channel_id");
+    assert_fails(demo.command(&["request", "echo", "1", "--timeout", "0"]), 2, "500ms");
+    assert_fails(demo.command(&["request"]), 2, "<CHANNEL>");
+    assert_fails(demo.command(&["subscribe"]), 2, "<CHANNEL>");
+    assert_fails(demo.command(&["worker", "square"]), 2, "<COMMAND>");
+    let unused = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let unused = unused.to_string();
+    for arguments in [
+        &["request", "echo", "1"][..],
+        &["publish", "news", "1"],
+        &["notify", "news", "1"],
+        &["subscribe", "news"],
+        &["worker", "square", "--", "cat"],
+        &["ping"],
+        &["stats"],
+        &["channels"],
+        &["bench"],
+        &["chat", "Ada"],
+        &["top", "--json"],
+    ] {
+        let mut command = demo.command(arguments);
+        command.env("IPC_PORT", &unused);
+        let says = format!("nothing listens on 127.0.0.1:{unused}; start it with `ipc serve`");
+        assert_fails(command, 3, &says);
+    }
+    let mut nowhere = ipc();
+    nowhere.args(["ping", "--unix", "/does/not/exist"]);
+    assert_fails(nowhere, 3, "ipc serve --unix");
+}
+
+#[test]
+fn who_does_not_answer_in_time_is_four() {
+    let demo = Demo::start();
+    let mut worker = demo.0.peer();
+    worker.connect("bench", "sleeps");
+    worker.serve("slow");
+    let asks = ["request", "slow", "1", "--timeout", "200ms"];
+    assert_fails(demo.command(&asks), 4, "within 200ms");
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let mut command = demo.command(&["request", "echo", "1", "--timeout", "200ms"]);
+    command.env("IPC_PORT", silent.local_addr().unwrap().port().to_string());
+    assert_fails(command, 4, "welcome");
+}
+
+#[test]
+fn what_is_published_and_notified_arrives() {
+    let demo = Demo::start();
+    let mut peer = demo.0.peer();
+    peer.connect("monitoring", "listens");
+    peer.subscribe("alerts");
+    peer.subscribe("news");
+    assert_eq!(demo.prints(&["publish", "news", "\"now\"", "--app", "monitoring"]), "");
+    assert_eq!(peer.receive()["payload"], "now");
+    let metric = "{\"metric\": \"cpu_usage\", \"value\": 93}";
+    assert_eq!(demo.prints(&["notify", "metrics", metric, "--app", "monitoring"]), "");
+    assert_eq!(peer.receive()["payload"]["type"], "high_cpu_alert");
+    // What the server refuses is not lost in silence.
+    let narrow = Running::start(serve(&["--port", "0", "--max-frame-bytes", "1KiB"]));
+    let large = format!("\"{}\"", "x".repeat(2_000));
+    for command in ["publish", "notify"] {
+        let mut refused = demo.command(&[command, "news", &large]);
+        refused.env("IPC_HOST", "localhost").env("IPC_PORT", narrow.port().to_string());
+        assert_fails(refused, 1, "(frame_too_large)");
+    }
+}
+
+#[test]
+fn tokens_come_from_a_file_or_the_environment() {
+    let scratch = Scratch::new("command-tokens");
+    let token = scratch.file("token", 0o600, "a long secret\n");
+    let socket = scratch.0.join("ipc.sock");
+    let socket = socket.to_str().unwrap();
+    let arguments = ["--no-tcp", "--unix", socket, "--token-file", &token, "--demo"];
+    let running = Running::start(serve(&arguments));
+    let ask = |flags: &[&str], environment: &[(&str, &str)]| {
+        let mut command = ipc();
+        command.args(["request", "echo", "1", "--unix", socket]).args(flags);
+        command.envs(environment.iter().copied());
+        command
+    };
+    assert_fails(ask(&[], &[]), 1, "(auth_failed)");
+    assert_fails(ask(&[], &[("IPC_TOKEN", "wrong")]), 1, "(auth_failed)");
+    for (flags, environment) in [
+        (&["--token-file", &token][..], &[][..]),
+        (&[], &[("IPC_TOKEN", "a long secret")]),
+        (&[], &[("IPC_TOKEN_FILE", &token)]),
+    ] {
+        assert_eq!(ask(flags, environment).output().unwrap().stdout, b"1\n");
+    }
+    let open = scratch.file("open", 0o644, "a long secret\n");
+    assert_fails(ask(&["--token-file", &open], &[]), 1, "chmod 600");
+    drop(running);
+}
+
+#[test]
+fn what_the_server_tells_is_for_people_or_for_machines() {
+    let demo = Demo::start();
+    demo.prints(&["request", "echo", "1"]);
+    demo.run(&["request", "nobody", "1"]);
+    let stats = demo.prints(&["stats"]);
+    assert!(stats.contains("ipc-framework 0.1.0 on 127.0.0.1:"), "{stats}");
+    assert!(stats.contains("no_handler 1"), "{stats}");
+    let [stats] = &demo.documents(&["stats", "--json"])[..] else { panic!("one document") };
+    assert_eq!(stats["counters"]["errors"], json!({"no_handler": 1}));
+    let channels = demo.prints(&["channels"]);
+    let echo = channels.lines().find(|line| line.starts_with("echo")).expect("it is listed");
+    let words: Vec<&str> = echo.split_whitespace().collect();
+    assert_eq!(words[..4], ["echo", "0", "server", "1"], "{channels}");
+    let [channels] = &demo.documents(&["channels", "--json"])[..] else { panic!("one document") };
+    assert_eq!(channels["echo"]["has_handler"], true);
+    assert!(demo.prints(&["channels", "--app", "new"]).contains("has no channels yet"));
+}
+
+#[test]
+fn names_of_peers_write_no_commands_to_a_terminal() {
+    let demo = Demo::start();
+    let mut peer = demo.0.peer();
+    peer.connect("bench", "evil");
+    peer.subscribe("evil\u{1b}[31m\nname");
+    peer.fence();
+    let channels = demo.prints(&["channels"]);
+    assert!(channels.contains("evil\\u001b[31m\\u000aname"), "{channels:?}");
+}
+
+#[test]
+fn a_worker_answers_with_what_its_command_prints() {
+    let demo = Demo::start();
+    let start = |arguments: &[&str]| super::Live::start(demo.command(arguments));
+    let upper = start(&["worker", "upper", "--", "tr", "a-z", "A-Z"]);
+    assert_eq!(demo.prints(&["request", "upper", "{\"a\": \"b\"}"]), "{\"A\": \"B\"}\n");
+    let script = "read -r x; echo \"$IPC_CHANNEL got $x\"";
+    let shell = start(&["worker", "told", "--", "sh", "-c", script]);
+    assert_eq!(demo.prints(&["request", "told", "[1]"]), "\"told got [1]\"\n");
+    let fails = start(&[
+        "worker",
+        "fails",
+        "--",
+        "sh",
+        "-c",
+        "printf 'why\\033[2J\\n' >&2; echo no; exit 3",
+    ]);
+    assert_fails(demo.command(&["request", "fails", "1"]), 1, "why\\u001b[2J (handler_failed)");
+    let silent = start(&["worker", "silent", "--", "false"]);
+    assert_fails(demo.command(&["request", "silent", "1"]), 1, "exit status: 1");
+    // A command that prints more than a pipe holds before it has read anything.
+    let script = "yes | head -c 300000; cat >/dev/null; echo";
+    let much = start(&["worker", "much", "--", "sh", "-c", script]);
+    let large = format!("\"{}\"", "x".repeat(100_000));
+    let answer: Value = serde_json::from_str(&demo.prints(&["request", "much", &large])).unwrap();
+    assert_eq!(answer.as_str().unwrap().len(), 300_000);
+    for worker in [upper, shell, fails, silent, much] {
+        worker.signal("INT");
+        let (code, _, stderr) = worker.end();
+        assert_eq!(code, Some(0), "{stderr}");
+    }
+    let missing = start(&["worker", "missing", "--", "/does/not/exist"]);
+    assert_fails(demo.command(&["request", "missing", "1"]), 1, "(worker_lost)");
+    let (code, _, stderr) = missing.end();
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot run /does/not/exist"), "{stderr}");
+}

@@ -1,0 +1,104 @@
+//! `ipc bench` measures what it says, and writes what other tools read.
+
+use std::fs;
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use serde_json::Value;
+
+use super::{Demo, Live};
+use crate::cli::{Scratch, assert_fails};
+
+fn measure(demo: &Demo, arguments: &[&str]) -> Value {
+    let short = ["--warmup", "20ms", "--duration", "200ms", "--json"];
+    let mut documents = demo.documents(&[&["bench"], arguments, &short].concat());
+    assert_eq!(documents.len(), 1, "{documents:?}");
+    documents.remove(0)
+}
+
+#[test]
+fn every_load_is_measured_in_both_loops() {
+    let demo = Demo::start();
+    for (arguments, load, clients) in [
+        (&[][..], "request", 1),
+        (&["request", "--clients", "3", "--size", "2KiB"], "request", 3),
+        (&["request", "--spin"], "request", 1),
+        (&["publish", "--clients", "2"], "publish", 2),
+        (&["fan-out", "--clients", "4"], "fan-out", 4),
+        (&["request", "--rate", "200"], "request", 1),
+        (&["publish", "--rate", "200", "--clients", "2"], "publish", 2),
+        (&["fan-out", "--rate", "100", "--size", "1KiB"], "fan-out", 10),
+    ] {
+        let report = measure(&demo, arguments);
+        assert_eq!(report["load"], load, "{report}");
+        assert_eq!(report["clients"], clients, "{report}");
+        assert!(report["count"].as_u64() > Some(0), "{report}");
+        assert_eq!(report.get("rate").is_some(), arguments.contains(&"--rate"), "{report}");
+        let latency = &report["latency_us"];
+        let names = ["min", "p50", "p90", "p99", "p99.9", "max"];
+        let values = names.map(|name| latency[name].as_f64().unwrap());
+        assert!(values[0] > 0.0 && values.is_sorted(), "{report}");
+    }
+}
+
+#[test]
+fn an_open_loop_sends_no_more_than_its_rate() {
+    let demo = Demo::start();
+    let report = measure(&demo, &["--rate", "100", "--clients", "2"]);
+    // 0.2 s at 100 a second; slow machines may do fewer.
+    assert!((1..=20).contains(&report["count"].as_u64().unwrap()), "{report}");
+}
+
+#[test]
+fn a_stalled_server_hides_nothing_of_what_waited() {
+    let demo = Demo::start();
+    let slow = demo.command(&["worker", "slow", "--", "sleep", "0.05"]);
+    let worker = Live::start(slow);
+    let arguments = ["--channel", "slow", "--rate", "1000", "--warmup", "0", "--duration", "1s"];
+    let shown = demo.prints(&[&["bench"], &arguments[..]].concat());
+    assert!(shown.contains("were due and not sent"), "{shown}");
+    let mut documents = demo.documents(&[&["bench", "--json"], &arguments[..]].concat());
+    let report = documents.remove(0);
+    assert!(report["unsent"].as_u64() > Some(0), "what was never sent is told: {report}");
+    // One takes 50 ms and one is due every millisecond: the later, the longer it waited.
+    let [min, max] = ["min", "max"].map(|name| report["latency_us"][name].as_f64().unwrap());
+    assert!(report["count"].as_u64() >= Some(2), "{report}");
+    assert!(max - min > 40_000.0, "waiting for its turn counts: {report}");
+    drop(worker);
+}
+
+#[test]
+fn the_histogram_that_is_written_has_every_latency() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("bench"));
+    let path = scratch.0.join("bench.hlog");
+    let path = path.to_str().unwrap();
+    let report = measure(&demo, &["publish", "--hdr", path]);
+    let log = fs::read(path).unwrap();
+    let mut count = 0;
+    for entry in IntervalLogIterator::new(&log) {
+        let LogEntry::Interval(interval) = entry.unwrap() else { continue };
+        assert_eq!(interval.tag().unwrap().as_str(), "publish");
+        let bytes = crate::instruments::base64_of(interval.encoded_histogram());
+        let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).unwrap();
+        let max_us = report["latency_us"]["max"].as_f64().unwrap();
+        assert!((histogram.max() as f64 / 1e3 - max_us).abs() < 1.0, "in nanoseconds");
+        count += histogram.len();
+    }
+    assert_eq!(Some(count), report["count"].as_u64());
+    let nowhere = ["bench", "--duration", "50ms", "--warmup", "0", "--hdr", "/does/not/exist/x"];
+    let failed = demo.run(&nowhere);
+    assert_eq!(failed.status.code(), Some(1));
+}
+
+#[test]
+fn people_get_a_table_and_faults_a_sentence() {
+    let demo = Demo::start();
+    let shown = demo.prints(&["bench", "fan-out", "--duration", "100ms", "--warmup", "0"]);
+    assert!(shown.starts_with("fan-out: 10 connections, payloads of 64 bytes, closed loop\n"));
+    assert!(shown.contains("deliveries in") && shown.contains("  p99.9"), "{shown}");
+    assert_fails(demo.command(&["bench", "--channel", "nobody"]), 1, "(no_handler)");
+    assert_fails(demo.command(&["bench", "--rate", "0"]), 2, "messages a second");
+    assert_fails(demo.command(&["bench", "--clients", "0"]), 2, "--clients");
+    assert_fails(demo.command(&["bench", "--duration", "0"]), 2, "--duration");
+}

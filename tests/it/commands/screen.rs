@@ -1,0 +1,122 @@
+//! What is seen on a terminal: colours, indented JSON, and the screen of `ipc top`.
+
+use serde_json::json;
+
+use super::Demo;
+use super::terminal::Terminal;
+use crate::cli::assert_fails;
+
+#[test]
+fn json_is_indented_and_coloured_on_a_terminal_alone() {
+    let demo = Demo::start();
+    let mut command = demo.command(&["request", "echo", "{\"a\":[1,true]}"]);
+    let plain = Terminal::run(&command);
+    let lines = plain.wait_until("the answer", |text| text.contains('}'));
+    let lines: Vec<&str> = lines.lines().map(str::trim_end).collect();
+    assert_eq!(lines, ["{", "  \"a\": [", "    1,", "    true", "  ]", "}"]);
+    assert!(!plain.has_colours(), "NO_COLOR says so");
+    assert_eq!(plain.end().0, Some(0));
+    command.env("NO_COLOR", "");
+    let coloured = Terminal::run(&command);
+    coloured.wait_until("the answer", |text| text.contains('}'));
+    assert!(coloured.has_colours());
+    let machine = demo.command(&["request", "echo", "{\"a\":[1]}", "--json"]);
+    let machine = Terminal::run(&machine);
+    machine.wait_until("one line", |text| text.trim_end() == "{\"a\":[1]}");
+    command.arg("--what");
+    let failed = Terminal::run(&command);
+    assert_eq!(failed.end().0, Some(2));
+}
+
+#[test]
+fn bench_shows_how_far_it_is() {
+    let demo = Demo::start();
+    let arguments = ["bench", "--warmup", "0", "--duration", "1s"];
+    let terminal = Terminal::run(&demo.command(&arguments));
+    terminal.wait_until("the bar", |text| text.contains("a second"));
+    let result = terminal.wait_until("the result", |text| text.contains("p99.9"));
+    assert!(result.starts_with("request: 1 connection"), "the bar is gone:\n{result}");
+}
+
+/// The words of the line that starts so.
+fn row<'a>(screen: &'a str, channel: &str) -> Option<Vec<&'a str>> {
+    let lines = screen.lines().map(|line| line.trim_matches([' ', '│']));
+    let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    words.into_iter().find(|words| words.first() == Some(&channel))
+}
+
+fn position(screen: &str, channel: &str) -> Option<usize> {
+    screen.lines().position(|line| row(line, channel).is_some())
+}
+
+#[test]
+fn top_shows_rates_channels_and_latencies() {
+    let demo = Demo::start();
+    let mut peer = demo.0.peer();
+    peer.connect("bench", "asks");
+    peer.subscribe("news");
+    peer.request("echo", json!(1));
+    let mut top = Terminal::run(&demo.command(&["top", "--interval", "200ms"]));
+    let first = top.wait_until("the table", |text| row(text, "echo").is_some());
+    let head = first.lines().next().unwrap();
+    assert!(head.contains(&format!("127.0.0.1:{}", demo.0.port())), "{first}");
+    assert!(first.contains("2 of 10000 connections"), "{first}");
+    assert!(first.contains("channels of bench"), "{first}");
+    let news = row(&first, "news").expect("both channels are there");
+    assert_eq!(news[3], "1", "its subscriber: {first}");
+    // Traffic shows as a rate, and in the sparklines.
+    let busy = loop {
+        for _ in 0..50 {
+            peer.request("echo", json!(1));
+        }
+        let text = top.text();
+        if row(&text, "echo").is_some_and(|row| row[1] != "-") && text.contains('█') {
+            break text;
+        }
+    };
+    let echo = row(&busy, "echo").unwrap();
+    assert!(echo.contains(&"µs") || echo.contains(&"ms"), "its latency: {busy}");
+    // By requests first echo, by name first echo as well, turned round news.
+    top.press("c");
+    let by_name =
+        top.wait_until("echo first", |text| position(text, "echo") < position(text, "news"));
+    assert!(position(&by_name, "echo").is_some(), "{by_name}");
+    top.press("c");
+    top.wait_until("news first", |text| position(text, "news") < position(text, "echo"));
+    top.press("n");
+    top.wait_until("most subscribers first", |text| {
+        position(text, "news") < position(text, "echo")
+    });
+    top.press(" ");
+    top.wait_until("the pause", |text| text.contains("paused"));
+    top.press("+");
+    top.wait_until("a shorter interval", |text| text.contains("every 100ms"));
+    top.press("q");
+    let (code, left) = top.end();
+    assert_eq!(code, Some(0));
+    assert!(!left.contains("channels of"), "the terminal is as it was:\n{left}");
+}
+
+#[test]
+fn top_waits_for_a_server_that_is_away_and_ends_on_ctrl_c() {
+    let demo = Demo::start();
+    let mut top = Terminal::run(&demo.command(&["top", "--interval", "100ms"]));
+    top.wait_until("the table", |text| row(text, "echo").is_some());
+    drop(demo);
+    top.wait_until("the trouble", |text| text.contains("start it with `ipc serve`"));
+    top.press("\u{3}");
+    assert_eq!(top.end().0, Some(0));
+}
+
+#[test]
+fn top_is_a_document_a_sample_for_machines() {
+    let demo = Demo::start();
+    demo.prints(&["request", "echo", "1"]);
+    let documents = demo.documents(&["top", "--json", "-n", "2", "-i", "100ms"]);
+    let [_, second] = &documents[..] else { panic!("{documents:?}") };
+    assert_eq!(second["connections"], 1);
+    assert!(second["per_second"]["frames_in"].as_f64() > Some(0.0), "it asks itself: {second}");
+    assert_eq!(second["channels"][0]["channel"], "echo");
+    assert!(second["channels"][0]["latency_us"]["p99.9"].as_f64() > Some(0.0), "{second}");
+    assert_fails(demo.command(&["top"]), 2, "--json");
+}

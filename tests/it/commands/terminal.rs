@@ -1,0 +1,102 @@
+//! A pseudo-terminal with a program on it, and its screen in memory.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::support::HANG;
+
+/// The size of a terminal that nobody made larger, which is what the parser takes by default.
+const ROWS: u16 = 24;
+const COLUMNS: u16 = 80;
+
+/// Python gives a program a controlling terminal, which takes `unsafe` here. It passes on
+/// what comes on its standard input and what the program writes, and ends as that does.
+const HOST: &str = "import os, pty, sys\n\
+    status = pty.spawn(['sh', '-c', 'stty rows \"$ROWS\" cols \"$COLUMNS\"; exec \"$@\"', \
+    'sh'] + sys.argv[1:])\n\
+    sys.exit(os.waitstatus_to_exitcode(status))\n";
+
+pub(super) struct Terminal {
+    child: Child,
+    screen: Arc<Mutex<vt100::Parser>>,
+    reading: Option<JoinHandle<()>>,
+}
+
+impl Terminal {
+    /// Runs the command, with its environment, on a terminal.
+    pub(super) fn run(command: &Command) -> Self {
+        let mut host = Command::new("python3");
+        host.args(["-c", HOST]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => host.env(name, value),
+                None => host.env_remove(name),
+            };
+        }
+        host.env("TERM", "xterm-256color");
+        host.env("ROWS", ROWS.to_string()).env("COLUMNS", COLUMNS.to_string());
+        let mut child = host
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("Python runs");
+        let mut output = child.stdout.take().unwrap();
+        let screen = Arc::new(Mutex::new(vt100::Parser::default()));
+        let written = screen.clone();
+        let reading = std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = output.read(&mut bytes) {
+                written.lock().unwrap().process(&bytes[..read]);
+            }
+        });
+        Self { child, screen, reading: Some(reading) }
+    }
+
+    pub(super) fn text(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
+    pub(super) fn has_colours(&self) -> bool {
+        let parser = self.screen.lock().unwrap();
+        let cells = (0..ROWS).flat_map(|row| (0..COLUMNS).map(move |column| (row, column)));
+        let mut shown = cells.filter_map(|(row, column)| parser.screen().cell(row, column));
+        shown.any(|cell| cell.fgcolor() != vt100::Color::Default)
+    }
+
+    /// Waits until the screen is so, and returns its text.
+    pub(super) fn wait_until(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
+        let begin = Instant::now();
+        loop {
+            let text = self.text();
+            if is_so(&text) {
+                return text;
+            }
+            assert!(begin.elapsed() < HANG, "{what} does not come:\n{text}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(super) fn press(&mut self, keys: &str) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        stdin.write_all(keys.as_bytes()).and_then(|()| stdin.flush()).unwrap();
+    }
+
+    /// Waits for the end; returns the exit code and what is left on the screen.
+    pub(super) fn end(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().unwrap().code();
+        self.reading.take().unwrap().join().unwrap();
+        (code, self.text())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has ended already unless the test failed; closing the terminal ends what ran on it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
