@@ -443,7 +443,8 @@ class IPCClient extends Lifecycle {
     this.isClosing = true;
     const expired = new AbortController();
     const deadline = sleep(timeout, undefined, { signal: expired.signal }).catch(() => {});
-    await Promise.race([deadline, this.drainAll()]);
+    if (this.state !== 'closed') await Promise.race([deadline, this.drainAll()]);
+    this.services.clear();
     const connection = this.disconnect();
     const socket = connection?.socket;
     if (socket && !socket.closed) await new Promise((resolve) => socket.once('close', resolve));

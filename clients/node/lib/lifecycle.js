@@ -140,8 +140,9 @@ class Lifecycle extends EventEmitter {
     this.connection = null;
     const isFinal = error instanceof ServerError && FINAL_CODES.has(error.code);
     if (this.state === 'reconnecting' && !isFinal) {
-      this.report(error);
-      this.retryLater();
+      // One failed attempt is no news by itself: `reconnecting` tells of it, `error` when it was the last.
+      this.lastError = error;
+      this.retryLater(error);
       return;
     }
     this.state = 'idle';
@@ -170,11 +171,11 @@ class Lifecycle extends EventEmitter {
       this.state = 'idle';
       this.giveUp(isFinal ? null : error);
     } else {
-      this.retryLater();
+      this.retryLater(cause);
     }
   }
 
-  retryLater() {
+  retryLater(error) {
     const delay = this.backoff.next();
     if (delay === null) {
       this.state = 'idle';
@@ -185,7 +186,7 @@ class Lifecycle extends EventEmitter {
     }
     // Not unref'd: a program that waits for its connection is not done.
     this.retryTimer = setTimeout(() => this.attempt(), delay);
-    this.emitSafely('reconnecting', { attempt: this.backoff.made, delay });
+    this.emitSafely('reconnecting', { attempt: this.backoff.made, delay, error });
   }
 
   /** There will be no connection until somebody calls `connect` again. */

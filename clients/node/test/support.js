@@ -3,7 +3,6 @@
 // The real servers as subprocesses, and what the tests need around them.
 
 const { spawn } = require('node:child_process');
-const { once } = require('node:events');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
@@ -101,6 +100,11 @@ async function eventually(what, condition, ms = STEP_MS_MAX) {
     if (Date.now() > deadline) throw new Error(`never happened: ${what}`);
     await sleep(10);
   }
+}
+
+/** The arguments of an emitter's next event. `events.once` would fail at an `error` that comes before it. */
+function once(emitter, event) {
+  return new Promise((resolve) => emitter.once(event, (...values) => resolve(values)));
 }
 
 /** A directory of its own, removed after the test. */
