@@ -19,7 +19,7 @@ const SERVER_NAME = /^ipc-framework\//;
 class Connection {
   /**
    * @param {object} options host, port, path, maxFrameBytes, slowBytes, sendQueueBytes
-   * @param {{ onOpen: Function, onMessage: Function, onFault: Function, onSlow: Function, onDrain: Function, onClose: Function }} hooks
+   * @param {Record<'onOpen' | 'onMessage' | 'onFault' | 'onSlow' | 'onDrain' | 'onClose', Function>} hooks
    */
   constructor(options, hooks) {
     this.options = options;
