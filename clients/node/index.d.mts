@@ -1,0 +1,4 @@
+import * as all from './index.js';
+
+export * from './index.js';
+export default all;

@@ -1,0 +1,468 @@
+'use strict';
+
+const { randomUUID } = require('node:crypto');
+const { setTimeout: sleep } = require('node:timers/promises');
+const { Lifecycle } = require('./lifecycle.js');
+const { encodePayload, encodeBody, withConnectionId } = require('./codec.js');
+const { Message, MessageType } = require('./message.js');
+const { Subscription, Subscriptions } = require('./subscriptions.js');
+const { Service, failure } = require('./services.js');
+const { requestOptions } = require('./options.js');
+const { asyncDispose } = require('./dispose.js');
+const { tracing } = require('./tracing.js');
+const { IPCError, ServerError, AbortedError, NotConnectedError, isServerError } = require('./errors.js');
+
+const PING_TIMEOUT_MS = 2_000;
+const HEALTH_TIMEOUT_MS = 5_000;
+const SUBSCRIPTION_BUFFER = 1_024;
+const SERVICE_CONCURRENCY = 64;
+const SERVICE_QUEUE_MAX = 1_024;
+// After these the server closes the connection.
+const CLOSING_CODES = new Set([
+  'frame_too_large', 'not_connected', 'auth_failed', 'server_full', 'taken_over', 'shutting_down',
+]);
+
+/** A client of an application: requests, publish/subscribe, notifications, and channels it serves itself. */
+class IPCClient extends Lifecycle {
+  constructor(appId, options = {}) {
+    super(appId, options);
+    this.subscriptions = new Subscriptions();
+    this.services = new Map();
+  }
+
+  // ---- requests
+
+  /**
+   * Resolves with the answer's message; rejects with what the server refused (ServerError), TimeoutError,
+   * AbortedError, NotConnectedError, or ConnectionLostError.
+   * @param {string} channelId
+   * @param {unknown} data
+   * @param {number | { timeout?: number, signal?: AbortSignal }} [options] milliseconds, or both
+   * @returns {Promise<Message>}
+   */
+  sendRequest(channelId, data, options) {
+    return new Promise((resolve, reject) => this.begin(channelId, data, options, resolve, reject));
+  }
+
+  begin(channelId, data, options, resolve, reject) {
+    const { timeout, signal } = requestOptions(options, this.options.requestTimeout);
+    const what = `the request on '${channelId}'`;
+    if (signal?.aborted) throw new AbortedError(`${what} was aborted before it was sent`, { cause: signal.reason });
+    const message = this.prepare(channelId, MessageType.REQUEST, data);
+    const { id } = message;
+    let done = resolve;
+    let fail = reject;
+    if (tracing.requestStart.hasSubscribers || tracing.requestEnd.hasSubscribers
+      || tracing.requestError.hasSubscribers) {
+      const context = { client: this, channel: channelId, messageId: id };
+      tracing.requestStart.publish(context);
+      done = (response) => {
+        tracing.requestEnd.publish({ ...context, response });
+        resolve(response);
+      };
+      fail = (error) => {
+        tracing.requestError.publish({ ...context, error });
+        reject(error);
+      };
+    }
+    this.pending.add(id, { timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
+    try {
+      this.dispatch(message);
+    } catch (error) {
+      this.pending.take(id);
+      fail(error);
+    }
+    return id;
+  }
+
+  /** Sends a request and returns its id. An answer comes as the event `response`. */
+  request(channelId, data) {
+    return this.sendMessage(channelId, MessageType.REQUEST, data);
+  }
+
+  /**
+   * Sends a request, returns its id and calls back with the answer, however long it takes. What goes wrong comes as
+   * the event `error`.
+   */
+  sendRequestAsync(channelId, data, callback, options) {
+    let isSending = true;
+    let refused = null;
+    const fail = (error) => {
+      if (isSending) refused = error;
+      else this.report(error);
+    };
+    const given = { timeout: Infinity, ...(typeof options === 'number' ? { timeout: options } : options) };
+    const id = this.begin(channelId, data, given, (response) => this.callUser(callback, response), fail);
+    isSending = false;
+    if (refused !== null) throw refused;
+    return id;
+  }
+
+  // ---- one-way messages
+
+  /** Sends to all subscribers of the channel; returns the message's id. */
+  publish(channelId, data) {
+    const id = this.sendMessage(channelId, MessageType.PUBLISH, data);
+    if (tracing.publish.hasSubscribers) tracing.publish.publish({ client: this, channel: channelId, messageId: id });
+    return id;
+  }
+
+  /** Sends to the channel's handler in the server, or to its worker; returns the message's id. */
+  notify(channelId, data) {
+    return this.sendMessage(channelId, MessageType.NOTIFICATION, data);
+  }
+
+  /** Any message: the others are made of this. Returns its id. */
+  sendMessage(channelId, messageType, payload, replyTo = null) {
+    const message = this.prepare(channelId, messageType, payload, replyTo);
+    this.dispatch(message);
+    return message.id;
+  }
+
+  /** Sends a Message, such as `createResponse` makes. */
+  send(message) {
+    const payloadJson = encodePayload(message.payload);
+    this.dispatch({
+      id: message.message_id, channelJson: JSON.stringify(message.channel_id), type: message.message_type,
+      payloadJson, replyTo: message.reply_to, addsConnectionId: false,
+    });
+    return message.message_id;
+  }
+
+  /** Answers a request that came to this client. */
+  respond(request, payload) {
+    return this.sendMessage(request.channel_id, MessageType.RESPONSE, payload, request.message_id);
+  }
+
+  prepare(channelId, type, payload, replyTo = null) {
+    if (typeof channelId !== 'string' || channelId === '') {
+      throw new TypeError('channelId must be a string that is not empty');
+    }
+    const payloadJson = encodePayload(payload);
+    // Handlers of the published server look up whom to answer in the payload.
+    const addsConnectionId = type === MessageType.REQUEST && payloadJson.charCodeAt(0) === 0x7b
+      && !Object.hasOwn(payload, 'connection_id');
+    return { id: randomUUID(), channelJson: JSON.stringify(channelId), type, payloadJson, replyTo, addsConnectionId };
+  }
+
+  /** Sends now, or keeps the message for the connection that is being made. */
+  dispatch(message) {
+    if (this.connected) this.transmit(message);
+    else if (this.state === 'connecting' || this.state === 'reconnecting') this.offline.push(message);
+    else throw new NotConnectedError('Not connected to server: call connect() first; the message was not sent');
+  }
+
+  transmit({ id, channelJson, type, payloadJson, replyTo, addsConnectionId }) {
+    const payload = addsConnectionId && !this.connection.isOurs
+      ? withConnectionId(payloadJson, this.connectionId)
+      : payloadJson;
+    this.connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo));
+  }
+
+  // ---- subscriptions
+
+  /**
+   * With a handler: calls it with every message of the channel, in place of an earlier one, and returns true.
+   * Without: returns an async iterable of them. Either way it lasts over reconnections until it is unsubscribed.
+   * @param {string} channelId
+   * @param {Function | { signal?: AbortSignal, buffer?: number }} [handler]
+   * @returns {true | Subscription}
+   */
+  subscribe(channelId, handler) {
+    if (this.isClosing) throw new NotConnectedError('the client is being closed');
+    if (typeof channelId !== 'string' || channelId === '') {
+      throw new TypeError('channelId must be a string that is not empty');
+    }
+    if (typeof handler === 'function') {
+      this.subscriptions.entry(channelId).handler = handler;
+      if (this.connected) this.sendSubscribe(channelId);
+      return true;
+    }
+    return this.openSubscription(channelId, handler ?? {});
+  }
+
+  /** `onMessage` is for the helpers of this package that need more than one handler for a channel. */
+  openSubscription(channelId, { signal, buffer = SUBSCRIPTION_BUFFER, onMessage, onEnd }) {
+    const subscription = new Subscription(channelId, {
+      buffer,
+      signal,
+      onMessage,
+      onEnd: (ended) => {
+        this.subscriptions.get(channelId)?.subscriptions.delete(ended);
+        if (this.subscriptions.releaseUnused(channelId)) this.sendUnsubscribe(channelId);
+        onEnd?.();
+      },
+      onDrop: () => this.emitSafely('slow', { channel: channelId, subscription }),
+    });
+    this.subscriptions.entry(channelId).subscriptions.add(subscription);
+    if (this.connected) this.confirm(subscription);
+    return subscription;
+  }
+
+  /** Ends the handler and all iterations of the channel. */
+  unsubscribe(channelId) {
+    const entry = this.subscriptions.get(channelId);
+    if (entry === undefined) return false;
+    entry.handler = null;
+    const subscriptions = [...entry.subscriptions];
+    for (const subscription of subscriptions) subscription.end(null);
+    if (this.subscriptions.releaseUnused(channelId)) this.sendUnsubscribe(channelId);
+    return true;
+  }
+
+  sendSubscribe(channelId) {
+    this.sendMessage(channelId, MessageType.SUBSCRIBE, { connection_id: this.connectionId });
+  }
+
+  sendUnsubscribe(channelId) {
+    if (!this.connected) return;
+    try {
+      this.sendMessage(channelId, MessageType.UNSUBSCRIBE, { connection_id: this.connectionId });
+    } catch (error) {
+      this.report(error);
+    }
+  }
+
+  /** Subscribes and resolves `ready` when the server says so; the published one says nothing. */
+  confirm(subscription) {
+    const { channel } = subscription;
+    if (subscription.isReady || !this.connection.isOurs) {
+      this.sendSubscribe(channel);
+      if (!subscription.isReady) subscription.resolveReady();
+      return;
+    }
+    const payload = { connection_id: this.connectionId, ack: true };
+    const message = this.prepare(channel, MessageType.SUBSCRIBE, payload);
+    const refused = (error) => {
+      // Lost with the connection, it comes again with the next.
+      if (!(error instanceof NotConnectedError)) subscription.end(error);
+    };
+    const { requestTimeout: timeout } = this.options;
+    this.pending.add(message.id, { timeout, what: `the subscription of '${channel}'` },
+      () => subscription.resolveReady(), refused);
+    this.transmit(message);
+  }
+
+  // ---- serving
+
+  /**
+   * Answers the requests of a channel with what `handler` returns. What it throws reaches the requester as
+   * `handler_failed`. Lasts over reconnections. Needs a server of this project.
+   * @param {string} channelId
+   * @param {(request: Message & { signal: AbortSignal }) => unknown} handler
+   * @param {{ concurrency?: number, queueMax?: number }} [options]
+   * @returns {Promise<Service>} close() ends it
+   */
+  async serve(channelId, handler, { concurrency = SERVICE_CONCURRENCY, queueMax = SERVICE_QUEUE_MAX } = {}) {
+    if (this.isClosing) throw new NotConnectedError('the client is being closed');
+    if (typeof handler !== 'function') throw new TypeError('serve needs a function that answers');
+    if (!(concurrency >= 1)) throw new TypeError('concurrency must be 1 or more');
+    if (this.services.has(channelId)) throw new IPCError('ALREADY_SERVED', `'${channelId}' is served already`);
+    const service = new Service(channelId, handler, { concurrency, queueMax }, {
+      respond: (request, payload) => this.answer(request, payload),
+      stop: (stopped) => this.stopServing(stopped),
+    });
+    this.services.set(channelId, service);
+    try {
+      if (this.connected) await this.announce(service);
+    } catch (error) {
+      // With the connection gone it will be announced to the next.
+      if (!(error instanceof NotConnectedError)) {
+        this.services.delete(channelId);
+        throw error;
+      }
+    }
+    return service;
+  }
+
+  async announce({ channel }) {
+    if (!this.connection.isOurs) {
+      throw new IPCError('UNSUPPORTED', 'the published Python server passes requests to nobody; serve() needs '
+        + 'the server of this project');
+    }
+    await this.sendRequest('system', { action: 'serve', channel });
+  }
+
+  async stopServing(service) {
+    if (!service.isStopped) {
+      service.isStopped = true;
+      if (this.connected) {
+        await this.sendRequest('system', { action: 'stop_serving', channel: service.channel }).catch((error) => {
+          if (!(error instanceof NotConnectedError)) throw error;
+        });
+      }
+    }
+    await service.whenIdle();
+    if (this.services.get(service.channel) === service) this.services.delete(service.channel);
+  }
+
+  answer(request, payload) {
+    if (!this.connected) return;
+    try {
+      this.respond(request, payload);
+    } catch (error) {
+      this.report(error);
+      try {
+        this.respond(request, failure('handler_failed', error));
+      } catch {
+        // The queue is full; the server will answer the requester in this worker's place.
+      }
+    }
+  }
+
+  // ---- the server itself
+
+  /** Whether the server answers. The published one does so only where its program handles `system`. */
+  async ping(timeout = PING_TIMEOUT_MS) {
+    try {
+      const response = await this.sendRequest('system', { action: 'ping' }, timeout);
+      return response.payload?.status === 'pong';
+    } catch {
+      return false;
+    }
+  }
+
+  /** Whether the connection works there and back. */
+  async healthCheck(timeout = HEALTH_TIMEOUT_MS) {
+    if (!this.connected) return false;
+    try {
+      if (!this.connection.isOurs) return await this.echoes(timeout);
+      const response = await this.sendRequest('system', { action: 'health_check' }, timeout);
+      return response.payload?.status === 'healthy';
+    } catch {
+      return false;
+    }
+  }
+
+  /** The published server answers no such request, but gives back what one publishes to oneself. */
+  async echoes(timeout) {
+    const signal = AbortSignal.timeout(timeout);
+    const channel = `ipc-framework.health.${this.connectionId}`;
+    const subscription = this.openSubscription(channel, { signal });
+    this.publish(channel, null);
+    const { done } = await subscription.next();
+    subscription.unsubscribe();
+    return !done;
+  }
+
+  getConnectionInfo() {
+    return {
+      connectionId: this.connectionId,
+      appId: this.appId,
+      connected: this.connected,
+      host: this.host,
+      port: this.port,
+      path: this.options.path,
+      server: this.server,
+      subscribedChannels: this.subscriptions.names(),
+    };
+  }
+
+  // ---- what comes in
+
+  receive(message) {
+    if (message.reply_to) {
+      this.receiveAnswer(message);
+    } else if (message.isResponse() && this.isRefusal(message)) {
+      const error = new ServerError(message);
+      if (CLOSING_CODES.has(error.code)) this.connection.fault ??= error;
+      this.report(error);
+    } else {
+      const service = message.isRequest() ? this.services.get(message.channel_id) : undefined;
+      if (service === undefined) this.deliver(message);
+      else service.take(message);
+    }
+  }
+
+  receiveAnswer(message) {
+    const refusal = this.isRefusal(message) ? new ServerError(message) : null;
+    const entry = this.pending.take(message.reply_to);
+    if (entry !== undefined) {
+      if (refusal === null) entry.resolve(message);
+      else entry.reject(refusal);
+    } else if (!this.pending.givenUp.delete(message.reply_to)) {
+      if (refusal === null) this.emitSafely('response', message);
+      else this.report(refusal);
+    }
+  }
+
+  isRefusal(message) {
+    return this.connection !== null && this.connection.isOurs && isServerError(message.payload);
+  }
+
+  deliver(message) {
+    const entry = this.subscriptions.get(message.channel_id);
+    if (entry !== undefined) {
+      if (entry.handler !== null) this.callUser(entry.handler, message);
+      for (const subscription of entry.subscriptions) subscription.deliver(message);
+    }
+    if (this.listenerCount('message') > 0) this.emitSafely('message', message);
+  }
+
+  // ---- over the life of connections
+
+  restore() {
+    for (const [channel, { subscriptions }] of this.subscriptions.channels) {
+      const unconfirmed = [...subscriptions].filter((subscription) => !subscription.isReady);
+      if (unconfirmed.length === 0) this.sendSubscribe(channel);
+      for (const subscription of unconfirmed) this.confirm(subscription);
+    }
+    for (const service of this.services.values()) {
+      if (service.isStopped) continue;
+      this.announce(service).catch((error) => {
+        if (!(error instanceof NotConnectedError)) this.report(error);
+      });
+    }
+  }
+
+  forgetConnection() {
+    for (const service of this.services.values()) service.forget();
+  }
+
+  disconnect() {
+    const connection = super.disconnect();
+    for (const { subscriptions } of [...this.subscriptions.channels.values()]) {
+      for (const subscription of [...subscriptions]) subscription.end(null);
+    }
+    return connection;
+  }
+
+  /**
+   * Takes no more work, waits for what is under way (answers, served requests, unsent bytes), then closes.
+   * @param {{ timeout?: number }} [options] how long to wait at most
+   */
+  close({ timeout = this.options.closeTimeout } = {}) {
+    this.closePromise ??= this.drainAndClose(timeout).finally(() => {
+      this.isClosing = false;
+      this.closePromise = null;
+    });
+    return this.closePromise;
+  }
+
+  async drainAndClose(timeout) {
+    this.isClosing = true;
+    const expired = new AbortController();
+    const deadline = sleep(timeout, undefined, { signal: expired.signal }).catch(() => {});
+    if (this.state !== 'closed') await Promise.race([deadline, this.drainAll()]);
+    this.services.clear();
+    const connection = this.disconnect();
+    const socket = connection?.socket;
+    if (socket && !socket.closed) await new Promise((resolve) => socket.once('close', resolve));
+    expired.abort();
+    await deadline;
+  }
+
+  async drainAll() {
+    if (this.state === 'connecting' || (this.state === 'reconnecting' && this.offline.size > 0)) {
+      await new Promise((resolve) => this.waiters.push(resolve));
+    }
+    await Promise.all([...this.services.values()].map((service) => this.stopServing(service).catch(() => {})));
+    await this.pending.whenIdle();
+  }
+
+  async [asyncDispose]() {
+    await this.close();
+  }
+}
+
+module.exports = { IPCClient };

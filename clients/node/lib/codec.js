@@ -1,0 +1,135 @@
+'use strict';
+
+const { Message } = require('./message.js');
+const { FrameError } = require('./errors.js');
+
+const HEADER_BYTES = 4;
+// Whoever sends less than this gets it out of Node's shared pool.
+const POOLED_BYTES = 2048;
+
+/** JSON text of a payload; `undefined` is null. Throws a FrameError where JSON has no word for it. */
+function encodePayload(payload) {
+  let text;
+  try {
+    text = JSON.stringify(payload);
+  } catch (cause) {
+    throw new FrameError('BAD_PAYLOAD', `the payload cannot be sent as JSON: ${cause.message}; nothing was sent`,
+      { cause });
+  }
+  return text === undefined ? 'null' : text;
+}
+
+/** The body of a frame. `appJson`, `channelJson` and `payloadJson` are JSON already. */
+function encodeBody(id, appJson, channelJson, type, payloadJson, replyTo) {
+  const end = replyTo ? `,"reply_to":${JSON.stringify(replyTo)}}` : '}';
+  return `{"message_id":${JSON.stringify(id)},"app_id":${appJson},"channel_id":${channelJson},`
+    + `"message_type":"${type}","payload":${payloadJson},"timestamp":${Date.now() / 1000}${end}`;
+}
+
+/** Adds `connection_id` to the JSON text of an object. */
+function withConnectionId(payloadJson, connectionId) {
+  const rest = payloadJson === '{}' ? '}' : `,${payloadJson.slice(1)}`;
+  return `{"connection_id":${JSON.stringify(connectionId)}${rest}`;
+}
+
+/** All frames in one buffer, for one write. `bodies` are texts, `bytes` the sum of their lengths in UTF-8. */
+function encodeFrames(bodies, bytes) {
+  const frames = Buffer.allocUnsafe(bytes + HEADER_BYTES * bodies.length);
+  let at = 0;
+  for (const body of bodies) {
+    const length = frames.utf8Write(body, at + HEADER_BYTES);
+    frames.writeUInt32BE(length, at);
+    at += HEADER_BYTES + length;
+  }
+  return frames;
+}
+
+/**
+ * Cuts a stream of bytes into frames. What comes whole is handed on where it lies; only a frame that is spread over
+ * several chunks is copied, once, into a buffer of its own, which is allocated when its length is known and allowed.
+ */
+class FrameReader {
+  /** @param {number} frameBytesMax */
+  constructor(frameBytesMax) {
+    this.frameBytesMax = frameBytesMax;
+    this.header = Buffer.alloc(HEADER_BYTES);
+    this.headerBytes = 0;
+    this.body = null;
+    this.bodyBytes = 0;
+  }
+
+  /**
+   * @param {Buffer} chunk may be reused by the caller afterwards
+   * @param {(buffer: Buffer, start: number, end: number) => boolean} onBody false: read no further
+   * @throws {FrameError} where a frame is too large; nothing can be read after that
+   */
+  feed(chunk, onBody) {
+    let at = 0;
+    while (at < chunk.length) {
+      if (this.body !== null) {
+        const copied = chunk.copy(this.body, this.bodyBytes, at);
+        at += copied;
+        this.bodyBytes += copied;
+        if (this.bodyBytes < this.body.length) return;
+        const body = this.body;
+        this.body = null;
+        if (!onBody(body, 0, body.length)) return;
+        continue;
+      }
+      let length;
+      if (this.headerBytes === 0 && chunk.length - at >= HEADER_BYTES) {
+        length = chunk.readUInt32BE(at);
+        at += HEADER_BYTES;
+      } else {
+        const copied = chunk.copy(this.header, this.headerBytes, at);
+        at += copied;
+        this.headerBytes += copied;
+        if (this.headerBytes < HEADER_BYTES) return;
+        this.headerBytes = 0;
+        length = this.header.readUInt32BE(0);
+      }
+      if (length > this.frameBytesMax) throw tooLarge('the server announced', length, this.frameBytesMax, true);
+      if (chunk.length - at >= length) {
+        if (!onBody(chunk, at, at + length)) return;
+        at += length;
+      } else {
+        this.body = length < POOLED_BYTES ? Buffer.allocUnsafe(length) : Buffer.allocUnsafeSlow(length);
+        this.bodyBytes = 0;
+      }
+    }
+  }
+}
+
+/** @returns {FrameError} */
+function tooLarge(who, length, max, fatal) {
+  const fate = fatal ? 'the connection is closed' : 'nothing was sent and the connection stays open';
+  return new FrameError('FRAME_TOO_LARGE',
+    `${who} a frame of ${length} bytes, more than the ${max} of maxFrameBytes; ${fate}`, { fatal });
+}
+
+/** The message in a frame's body. Throws a FrameError, after which the next frame can be read all the same. */
+function decodeBody(buffer, start, end) {
+  const text = buffer.utf8Slice(start, end);
+  // Node replaces what is not UTF-8. Whoever sent that character itself is not to blame, so the bytes decide.
+  if (text.includes('\ufffd')) {
+    try {
+      new TextDecoder('utf-8', { fatal: true }).decode(buffer.subarray(start, end));
+    } catch (cause) {
+      throw badFrame('not UTF-8', cause);
+    }
+  }
+  let object;
+  try {
+    object = JSON.parse(text);
+  } catch (cause) {
+    throw badFrame('not JSON', cause);
+  }
+  return Message.fromObject(object);
+}
+
+function badFrame(what, cause) {
+  return new FrameError('BAD_FRAME', `the server sent a frame that is ${what}; it was ignored and the connection `
+    + 'stays open', { cause });
+}
+
+module.exports = { FrameReader, encodePayload, encodeBody, encodeFrames, decodeBody, withConnectionId, tooLarge };

@@ -1,0 +1,197 @@
+'use strict';
+
+const net = require('node:net');
+const { FrameReader, encodeFrames, decodeBody, tooLarge } = require('./codec.js');
+const {
+  NotConnectedError, ConnectionLostError, QueueFullError, ServerError, FrameError, TimeoutError, isServerError,
+} = require('./errors.js');
+
+const READ_BYTES = 64 * 1024;
+// Enough for the server to take what is unsent; one that does not read must not keep the process alive.
+const LINGER_MS = 2000;
+// What a server of this project calls itself in its answer to connect. The published server says nothing there.
+const SERVER_NAME = /^ipc-framework\//;
+
+/**
+ * One connection from its socket to its end; it never comes back. Whole messages go in and out. All that one tick
+ * sends leaves in one write.
+ */
+class Connection {
+  /**
+   * @param {object} options host, port, path, maxFrameBytes, slowBytes, sendQueueBytes
+   * @param {Record<'onOpen' | 'onMessage' | 'onFault' | 'onSlow' | 'onDrain' | 'onClose', Function>} hooks
+   */
+  constructor(options, hooks) {
+    this.options = options;
+    this.hooks = hooks;
+    this.reader = new FrameReader(options.maxFrameBytes);
+    this.socket = null;
+    this.isOpen = false;
+    this.isEnded = false;
+    this.isOurs = false;
+    this.server = null;
+    this.isSlow = false;
+    this.batch = [];
+    this.batchBytes = 0;
+    this.handshake = null;
+    this.fault = null;
+    this.onBody = this.onBody.bind(this);
+    this.flush = this.flush.bind(this);
+  }
+
+  /** Bytes that the kernel has not taken yet. */
+  get queuedBytes() {
+    return this.batchBytes + (this.socket === null ? 0 : this.socket.writableLength);
+  }
+
+  /**
+   * Connects the socket and introduces the client; rejects where either fails or takes longer than `timeout`.
+   * @param {string} connectBody
+   * @param {number} timeout
+   */
+  open(connectBody, timeout) {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.destroy(new TimeoutError(`the server did not answer connect within ${timeout} ms`));
+      }, timeout);
+      const settle = (error) => {
+        if (this.handshake === null) return;
+        this.handshake = null;
+        clearTimeout(timer);
+        if (error) reject(error);
+        else resolve();
+      };
+      this.handshake = settle;
+      const { host, port, path } = this.options;
+      const onread = { buffer: Buffer.allocUnsafeSlow(READ_BYTES), callback: (n, buffer) => this.read(n, buffer) };
+      // The published server listens on IPv4 alone, and `localhost` may be an IPv6 address first.
+      const address = path ? { path } : { host, port, autoSelectFamily: true };
+      try {
+        this.socket = net.connect({ ...address, noDelay: true, onread });
+      } catch (error) {
+        settle(error);
+        return;
+      }
+      this.socket.on('connect', () => this.send(connectBody));
+      this.socket.on('error', (error) => { this.fault ??= error; });
+      this.socket.on('drain', () => this.drained());
+      this.socket.on('close', () => this.closed());
+    });
+  }
+
+  /** Queues the body of a frame; throws where the server has stopped reading and the bound is reached. */
+  send(body) {
+    const bytes = Buffer.byteLength(body);
+    if (bytes > this.options.maxFrameBytes) throw tooLarge('there was', bytes, this.options.maxFrameBytes, false);
+    if (this.queuedBytes + bytes > this.options.sendQueueBytes && this.isOpen && this.queuedBytes > 0) {
+      throw new QueueFullError(`the server has not read ${this.queuedBytes} bytes yet, and sendQueueBytes is `
+        + `${this.options.sendQueueBytes}: the message was not sent`);
+    }
+    if (this.batch.length === 0) process.nextTick(this.flush);
+    this.batch.push(body);
+    this.batchBytes += bytes;
+  }
+
+  flush() {
+    if (this.batch.length === 0) return;
+    const { batch, batchBytes, socket } = this;
+    this.batch = [];
+    this.batchBytes = 0;
+    if (socket === null || socket.destroyed || !socket.writable) return;
+    socket.write(encodeFrames(batch, batchBytes));
+    if (!this.isSlow && socket.writableLength > this.options.slowBytes) {
+      this.isSlow = true;
+      this.hooks.onSlow(socket.writableLength);
+    }
+  }
+
+  drained() {
+    if (this.isSlow) {
+      this.isSlow = false;
+      this.hooks.onDrain();
+    }
+  }
+
+  read(n, buffer) {
+    // After the end nobody wants it, but unread bytes would turn the close into a reset.
+    if (this.isEnded) return true;
+    try {
+      this.reader.feed(buffer.subarray(0, n), this.onBody);
+    } catch (error) {
+      if (!(error instanceof FrameError)) throw error;
+      this.destroy(error);
+    }
+    return true;
+  }
+
+  /** @returns {boolean} whether to read on */
+  onBody(buffer, start, end) {
+    let message;
+    try {
+      message = decodeBody(buffer, start, end);
+    } catch (error) {
+      if (this.handshake !== null) this.destroy(error);
+      else this.hooks.onFault(error);
+      return !this.isEnded;
+    }
+    if (this.handshake === null) this.hooks.onMessage(message);
+    else this.answered(message);
+    return !this.isEnded;
+  }
+
+  answered(message) {
+    const { payload } = message;
+    if (isServerError(payload)) {
+      this.destroy(new ServerError(message));
+    } else if (message.isResponse() && payload !== null && payload.status === 'connected') {
+      this.server = typeof payload.server === 'string' ? payload.server : null;
+      this.isOurs = this.server !== null && SERVER_NAME.test(this.server);
+      this.isOpen = true;
+      this.handshake(null);
+      // At once, not when the promise's reader gets its turn: messages may lie behind this one.
+      this.hooks.onOpen();
+    } else {
+      this.destroy(new FrameError('BAD_MESSAGE', 'the server answered connect with something else; the connection '
+        + 'is closed', { fatal: true }));
+    }
+  }
+
+  /** Sends what is queued, then closes. `onClose` comes when that is done. */
+  end() {
+    if (this.isEnded) return;
+    this.flush();
+    this.isEnded = true;
+    this.isOpen = false;
+    if (this.handshake !== null) {
+      this.destroy(new NotConnectedError('the client was closed while it connected'));
+      return;
+    }
+    this.socket.end();
+    const timer = setTimeout(() => this.socket.destroy(), LINGER_MS);
+    timer.unref();
+    this.socket.on('close', () => clearTimeout(timer));
+  }
+
+  /** Closes at once. */
+  destroy(error) {
+    this.fault ??= error;
+    this.isEnded = true;
+    this.isOpen = false;
+    if (this.socket !== null) this.socket.destroy();
+  }
+
+  closed() {
+    this.isOpen = false;
+    this.isEnded = true;
+    this.batch = [];
+    this.batchBytes = 0;
+    const cause = this.fault ?? undefined;
+    if (this.handshake !== null) {
+      this.handshake(cause ?? new ConnectionLostError('the server closed the connection before it answered connect'));
+      return;
+    }
+    this.hooks.onClose(cause);
+  }
+}
+
+module.exports = { Connection };

@@ -1,0 +1,141 @@
+'use strict';
+
+// For Express and whatever else hands over Node's own request and response.
+
+const { IPCError } = require('./errors.js');
+
+const BODY_BYTES_MAX = 1024 * 1024;
+// A browser that is this far behind is cut off; it connects again by itself.
+const BEHIND_BYTES_MAX = 1024 * 1024;
+// Proxies take a connection that is silent for a minute for a dead one.
+const KEEP_ALIVE_MS = 15_000;
+
+const STATUS = {
+  TIMEOUT: 504, timeout: 504, NOT_CONNECTED: 503, CONNECTION_LOST: 502, QUEUE_FULL: 503, limit_exceeded: 503,
+  shutting_down: 503, no_handler: 502, handler_failed: 502, worker_lost: 502, forbidden: 403, FRAME_TOO_LARGE: 413,
+};
+
+/**
+ * Middleware that passes a request on to a channel and answers with the payload of what comes back, as JSON.
+ * @param {import('./client.js').IPCClient} client or a pool
+ * @param {string} channel
+ * @param {{ timeout?: number, payload?: (req: object) => unknown, status?: (error: Error) => number | undefined,
+ *   bodyBytes?: number }} [options] `payload` makes the request's payload; without it, method, path, query, params
+ *   and body
+ */
+function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBytes = BODY_BYTES_MAX } = {}) {
+  return async (req, res, next) => {
+    const controller = new AbortController();
+    // Nobody waits for the answer any more.
+    const onClose = () => controller.abort();
+    res.on('close', onClose);
+    try {
+      if (req.body === undefined && !req.readableEnded) req.body = await readBody(req, bodyBytes);
+      const answer = await client.sendRequest(channel, payload(req), { timeout, signal: controller.signal });
+      sendJson(res, 200, answer.payload);
+    } catch (error) {
+      if (controller.signal.aborted) return;
+      if (error instanceof IPCError) {
+        sendJson(res, status?.(error) ?? STATUS[error.code] ?? 502, { error: error.message, code: error.code });
+      } else if (error instanceof BodyError) {
+        sendJson(res, error.status, { error: error.message, code: 'BAD_REQUEST' });
+      } else if (next !== undefined) {
+        next(error);
+      } else {
+        sendJson(res, 500, { error: 'internal error', code: 'INTERNAL' });
+      }
+    } finally {
+      res.off('close', onClose);
+    }
+  };
+}
+
+function describe(req) {
+  const url = new URL(req.originalUrl ?? req.url, 'http://localhost');
+  return {
+    method: req.method,
+    path: url.pathname,
+    query: req.query ?? Object.fromEntries(url.searchParams),
+    params: req.params ?? {},
+    body: req.body ?? null,
+  };
+}
+
+class BodyError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** The JSON body of a request that no parser has read; undefined where there is none. */
+async function readBody(req, bytesMax) {
+  const chunks = [];
+  let bytes = 0;
+  for await (const chunk of req) {
+    bytes += chunk.length;
+    if (bytes <= bytesMax) chunks.push(chunk);
+  }
+  if (bytes > bytesMax) throw new BodyError(413, `the body has ${bytes} bytes, more than the ${bytesMax} allowed`);
+  if (bytes === 0) return undefined;
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  } catch {
+    throw new BodyError(400, 'the body is not JSON');
+  }
+}
+
+function sendJson(res, status, body) {
+  const text = JSON.stringify(body);
+  res.statusCode = status;
+  res.setHeader('Content-Type', 'application/json; charset=utf-8');
+  res.end(text);
+}
+
+/**
+ * Handler that shows the messages of a channel to a browser as Server-Sent Events: the payload as JSON in `data`. All
+ * browsers share one subscription.
+ * @param {import('./client.js').IPCClient} client or a pool
+ * @param {string} channel
+ * @param {{ event?: string, retry?: number, filter?: (message: object, req: object) => boolean }} [options] `event`
+ *   names the events, `retry` is what the browser waits before it connects again, in milliseconds
+ */
+function ipcEvents(client, channel, { event, retry, filter } = {}) {
+  const name = event === undefined ? '' : `event: ${oneLine(event)}\n`;
+  return (req, res) => {
+    res.writeHead(200, {
+      'Content-Type': 'text/event-stream; charset=utf-8',
+      'Cache-Control': 'no-cache, no-transform',
+      Connection: 'keep-alive',
+      'X-Accel-Buffering': 'no',
+    });
+    const send = (text) => {
+      if (res.writableLength > BEHIND_BYTES_MAX) res.destroy();
+      else res.write(text);
+    };
+    const keepAlive = setInterval(() => send(': still here\n\n'), KEEP_ALIVE_MS);
+    keepAlive.unref();
+    const subscription = client.openSubscription(channel, {
+      onMessage: (message) => {
+        if (filter !== undefined && !filter(message, req)) return;
+        // JSON has no line breaks of its own, so one `data` line holds it.
+        send(`id: ${oneLine(message.message_id)}\n${name}data: ${JSON.stringify(message.payload)}\n\n`);
+      },
+      onEnd: () => res.end(),
+    });
+    res.on('close', () => {
+      clearInterval(keepAlive);
+      subscription.unsubscribe();
+    });
+    const greeting = `${retry === undefined ? '' : `retry: ${Math.trunc(retry)}\n`}: subscribed\n\n`;
+    // What is published once the browser has read this reaches it.
+    subscription.ready.then(() => send(greeting), () => res.end());
+  };
+}
+
+/** Whoever could put a line break into an id or a name could put an event of their own behind it. */
+function oneLine(text) {
+  return String(text).replace(/[\r\n\0]/g, ' ');
+}
+
+module.exports = { ipcProxy, ipcEvents };

@@ -1,0 +1,312 @@
+'use strict';
+
+const { EventEmitter } = require('node:events');
+const { randomUUID } = require('node:crypto');
+const { Connection } = require('./connection.js');
+const { Backoff } = require('./reconnect.js');
+const { OfflineQueue } = require('./offline_queue.js');
+const { Pending } = require('./pending.js');
+const { resolveOptions } = require('./options.js');
+const { encodeBody } = require('./codec.js');
+const { MessageType } = require('./message.js');
+const { tracing } = require('./tracing.js');
+const { IPCError, NotConnectedError, ConnectionLostError, ServerError, TimeoutError } = require('./errors.js');
+
+const SYSTEM_JSON = '"system"';
+// Trying again would get the same answer, or start a fight over the id.
+const FINAL_CODES = new Set(['auth_failed', 'taken_over']);
+const HEARTBEAT_TIMEOUT_MS = 10_000;
+
+/**
+ * The life of a client: connecting, losing the connection, getting it back, closing. What goes over the connection
+ * is the business of the class that extends it, by `restore`, `forgetConnection` and `receive`.
+ */
+class Lifecycle extends EventEmitter {
+  constructor(appId, options) {
+    super();
+    if (typeof appId !== 'string' || appId === '') throw new TypeError('appId must be a string that is not empty');
+    this.appId = appId;
+    this.options = resolveOptions(options);
+    this.appJson = JSON.stringify(appId);
+    this.connectionId = randomUUID();
+    /** @type {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} */
+    this.state = 'idle';
+    this.isClosing = false;
+    this.closePromise = null;
+    this.connection = null;
+    this.wasConnected = false;
+    /** The last error that was reported, for whoever got `false` from `connect`. */
+    this.lastError = null;
+    this.handlers = { connected: null, disconnected: null, error: null };
+    this.waiters = [];
+    this.pending = new Pending(this.options.pendingMax);
+    this.offline = new OfflineQueue({
+      messagesMax: this.options.offlineQueueSize,
+      bytesMax: this.options.offlineQueueBytes,
+    });
+    this.backoff = new Backoff({
+      attempts: this.options.reconnectAttempts,
+      delay: this.options.reconnectDelay,
+      delayMax: this.options.reconnectDelayMax,
+    });
+    this.retryTimer = null;
+    this.heartbeatTimer = null;
+  }
+
+  get host() { return this.options.host; }
+  get port() { return this.options.port; }
+  get connected() { return this.state === 'connected'; }
+
+  isConnected() {
+    return this.connected;
+  }
+
+  /** What the server called itself; null for the published one. */
+  get server() {
+    return this.connection?.server ?? null;
+  }
+
+  onConnected(handler) { this.handlers.connected = handler; }
+  onDisconnected(handler) { this.handlers.disconnected = handler; }
+  onError(handler) { this.handlers.error = handler; }
+
+  /**
+   * Resolves with true once connected, with false where it could not; why is in `lastError` and in the event `error`.
+   * One attempt is made, with `retry` as many as for a reconnection.
+   * @param {{ retry?: boolean }} [how]
+   * @returns {Promise<boolean>}
+   */
+  connect({ retry = false } = {}) {
+    if (this.isClosing) return Promise.resolve(false);
+    if (this.connected) return Promise.resolve(true);
+    return new Promise((resolve) => {
+      this.waiters.push(resolve);
+      if (this.state === 'connecting') return;
+      if (this.state === 'reconnecting') {
+        if (this.retryTimer !== null) this.attempt();
+        return;
+      }
+      this.backoff.reset();
+      this.state = retry ? 'reconnecting' : 'connecting';
+      this.attempt();
+    });
+  }
+
+  attempt() {
+    clearTimeout(this.retryTimer);
+    this.retryTimer = null;
+    // A new id for each connection: the published server, told of the old one's end late, would close the new one.
+    if (this.wasConnected) this.connectionId = randomUUID();
+    const connection = new Connection(this.options, {
+      onOpen: () => this.opened(connection),
+      onMessage: (message) => this.receive(message),
+      onFault: (error) => this.report(error),
+      onSlow: (queuedBytes) => this.emitSafely('slow', { queuedBytes }),
+      onDrain: () => this.emitSafely('drain'),
+      onClose: (cause) => this.lost(connection, cause),
+    });
+    this.connection = connection;
+    const { token, connectionTimeout } = this.options;
+    const payload = { action: 'connect', connection_id: this.connectionId, ...(token === undefined ? {} : { token }) };
+    const body = encodeBody(randomUUID(), this.appJson, SYSTEM_JSON, MessageType.REQUEST, JSON.stringify(payload));
+    connection.open(body, connectionTimeout).catch((error) => {
+      if (this.connection === connection) this.failed(error);
+    });
+  }
+
+  opened(connection) {
+    if (this.connection !== connection) return;
+    const isReconnect = this.wasConnected;
+    this.state = 'connected';
+    this.wasConnected = true;
+    this.backoff.reset();
+    this.startHeartbeat();
+    this.restore();
+    for (const message of this.offline.takeAll()) {
+      try {
+        this.transmit(message);
+      } catch (error) {
+        this.pending.take(message.id)?.reject(error);
+        this.report(error);
+      }
+    }
+    if (tracing.connect.hasSubscribers) tracing.connect.publish({ client: this, isReconnect });
+    this.settle(true);
+    this.callUser(this.handlers.connected);
+    this.emitSafely('connected', { isReconnect, server: connection.server });
+  }
+
+  failed(error) {
+    this.connection = null;
+    const isFinal = error instanceof ServerError && FINAL_CODES.has(error.code);
+    if (this.state === 'reconnecting' && !isFinal) {
+      // One failed attempt is no news by itself: `reconnecting` tells of it, `error` when it was the last.
+      this.lastError = error;
+      this.retryLater(error);
+      return;
+    }
+    this.state = 'idle';
+    this.giveUp(error);
+  }
+
+  /** The connection ended without having been asked to. */
+  lost(connection, cause) {
+    if (this.connection !== connection) return;
+    this.connection = null;
+    this.stopHeartbeat();
+    this.state = 'reconnecting';
+    const isFinal = cause instanceof ServerError && FINAL_CODES.has(cause.code);
+    const error = new ConnectionLostError(
+      `the connection to the server was lost before the answer came${cause ? `: ${cause.message}` : ''}; the request `
+      + 'may or may not have been carried out', { cause });
+    this.forgetConnection(error);
+    this.pending.rejectAll(() => error);
+    if (tracing.disconnect.hasSubscribers) tracing.disconnect.publish({ client: this, cause });
+    this.callUser(this.handlers.disconnected);
+    this.emitSafely('disconnected', { cause });
+    if (cause !== undefined && cause !== this.lastError) this.report(cause);
+    // Whoever was told may have closed the client, or connected it again.
+    if (this.state !== 'reconnecting' || this.connection !== null) return;
+    if (isFinal || this.isClosing) {
+      this.state = 'idle';
+      this.giveUp(isFinal ? null : error);
+    } else {
+      this.retryLater(cause);
+    }
+  }
+
+  retryLater(error) {
+    const delay = this.backoff.next();
+    if (delay === null) {
+      this.state = 'idle';
+      const { attempts } = this.backoff;
+      this.giveUp(attempts === 0 ? null : new NotConnectedError(
+        `gave up after ${attempts} attempts to connect again; connect() tries anew`, { cause: this.lastError }));
+      return;
+    }
+    // Not unref'd: a program that waits for its connection is not done.
+    this.retryTimer = setTimeout(() => this.attempt(), delay);
+    this.emitSafely('reconnecting', { attempt: this.backoff.made, delay, error });
+  }
+
+  /** There will be no connection until somebody calls `connect` again. */
+  giveUp(error) {
+    const waiting = this.offline.takeAll().length;
+    const reason = error ?? this.lastError;
+    this.pending.rejectAll(() => new NotConnectedError(
+      `there is no connection${reason ? `: ${reason.message}` : ''}; the request was not sent`, { cause: reason }));
+    if (error !== null) this.report(error);
+    if (waiting > 0) {
+      this.report(new NotConnectedError(`${waiting} messages that waited for a connection were dropped`));
+    }
+    this.settle(false);
+  }
+
+  settle(isConnected) {
+    const { waiters } = this;
+    this.waiters = [];
+    for (const resolve of waiters) resolve(isConnected);
+  }
+
+  /**
+   * Closes: what was sent still arrives, what is awaited is rejected. Nothing of this client keeps the process alive
+   * afterwards.
+   */
+  disconnect() {
+    const { connection, connected: wasConnected } = this;
+    clearTimeout(this.retryTimer);
+    this.retryTimer = null;
+    this.stopHeartbeat();
+    this.connection = null;
+    this.state = 'closed';
+    const error = new NotConnectedError('the client was closed before the answer came');
+    connection?.end();
+    this.offline.takeAll();
+    this.forgetConnection(error);
+    this.pending.rejectAll(() => error);
+    this.settle(false);
+    if (wasConnected) {
+      if (tracing.disconnect.hasSubscribers) tracing.disconnect.publish({ client: this, cause: undefined });
+      this.callUser(this.handlers.disconnected);
+      this.emitSafely('disconnected', { cause: undefined });
+    }
+    return connection;
+  }
+
+  startHeartbeat() {
+    const { heartbeatInterval } = this.options;
+    if (heartbeatInterval === 0 || heartbeatInterval === Infinity) return;
+    let bytesRead = 0;
+    this.heartbeatTimer = setInterval(() => {
+      const { connection } = this;
+      if (connection === null || !connection.isOpen) return;
+      const isQuiet = connection.socket.bytesRead === bytesRead;
+      bytesRead = connection.socket.bytesRead;
+      if (isQuiet) this.beat(connection);
+    }, heartbeatInterval);
+    this.heartbeatTimer.unref();
+  }
+
+  /** A server of ours answers; the published one only gets a byte that finds a dead connection out. */
+  beat(connection) {
+    if (!connection.isOurs) {
+      try {
+        this.notify('system', { action: 'heartbeat' });
+      } catch {
+        // A full queue says the same as a heartbeat would.
+      }
+      return;
+    }
+    const timeout = Math.min(this.options.heartbeatInterval, HEARTBEAT_TIMEOUT_MS);
+    this.sendRequest('system', { action: 'ping' }, timeout).catch((error) => {
+      // An error the server sent is a sign of life as well.
+      if (error instanceof TimeoutError) {
+        connection.destroy(new TimeoutError(`the server was silent for ${timeout} ms after a heartbeat`));
+      }
+    });
+  }
+
+  stopHeartbeat() {
+    clearInterval(this.heartbeatTimer);
+    this.heartbeatTimer = null;
+  }
+
+  /** Tells whoever listens of an error nobody awaits. An `error` nobody listens to must not end the process. */
+  report(error) {
+    this.lastError = error;
+    if (typeof this.handlers.error === 'function') {
+      try {
+        this.handlers.error(error);
+      } catch (thrown) {
+        process.emitWarning(thrown instanceof Error ? thrown : String(thrown));
+      }
+    }
+    if (this.listenerCount('error') > 0) this.emitSafely('error', error);
+    else if (!(error instanceof IPCError) && error?.syscall === undefined && !this.handlers.error) {
+      // A fault of the program's own handler, which would vanish otherwise.
+      process.emitWarning(error instanceof Error ? error : String(error));
+    }
+  }
+
+  /** A listener's fault is the listener's: it must not stop what goes on here. */
+  emitSafely(event, ...values) {
+    try {
+      this.emit(event, ...values);
+    } catch (thrown) {
+      if (event === 'error') process.emitWarning(thrown instanceof Error ? thrown : String(thrown));
+      else this.report(thrown);
+    }
+  }
+
+  callUser(handler, ...values) {
+    if (typeof handler !== 'function') return;
+    try {
+      const result = handler(...values);
+      if (typeof result?.then === 'function') result.then(undefined, (error) => this.report(error));
+    } catch (error) {
+      this.report(error);
+    }
+  }
+}
+
+module.exports = { Lifecycle };

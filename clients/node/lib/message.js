@@ -1,0 +1,89 @@
+'use strict';
+
+const { randomUUID } = require('node:crypto');
+const { FrameError } = require('./errors.js');
+
+const MessageType = Object.freeze({
+  REQUEST: 'request',
+  RESPONSE: 'response',
+  NOTIFICATION: 'notification',
+  SUBSCRIBE: 'subscribe',
+  UNSUBSCRIBE: 'unsubscribe',
+  PUBLISH: 'publish',
+});
+
+const TYPES = new Set(Object.values(MessageType));
+
+/** A message as it goes over the wire. Its fields can be read in both spellings, `message_id` and `messageId`. */
+class Message {
+  /** @param {object} fields in either spelling; what is missing of id and timestamp is made up */
+  constructor(fields) {
+    this.message_id = fields.message_id ?? fields.messageId ?? randomUUID();
+    this.app_id = fields.app_id ?? fields.appId;
+    this.channel_id = fields.channel_id ?? fields.channelId;
+    this.message_type = fields.message_type ?? fields.messageType;
+    this.payload = fields.payload ?? null;
+    this.timestamp = fields.timestamp ?? Date.now() / 1000;
+    this.reply_to = fields.reply_to ?? fields.replyTo ?? null;
+  }
+
+  get messageId() { return this.message_id; }
+  get appId() { return this.app_id; }
+  get channelId() { return this.channel_id; }
+  get messageType() { return this.message_type; }
+  get replyTo() { return this.reply_to; }
+
+  isRequest() { return this.message_type === MessageType.REQUEST; }
+  isResponse() { return this.message_type === MessageType.RESPONSE; }
+
+  /** The answer to this message, not sent yet: `client.send(message.createResponse(…))` does that. */
+  createResponse(payload) {
+    return new Message({
+      app_id: this.app_id,
+      channel_id: this.channel_id,
+      message_type: MessageType.RESPONSE,
+      payload,
+      reply_to: this.message_id,
+    });
+  }
+
+  /** The seven fields of the wire in a plain object. */
+  toObject() {
+    const { message_id, app_id, channel_id, message_type, payload, timestamp, reply_to } = this;
+    return { message_id, app_id, channel_id, message_type, payload, timestamp, reply_to };
+  }
+
+  /**
+   * The message as JSON text, as published. `JSON.stringify` calls this as well, always with a key, and would quote
+   * the text a second time: so with an argument it gives the object.
+   */
+  toJSON(...key) {
+    return key.length === 0 ? JSON.stringify(this.toObject()) : this.toObject();
+  }
+
+  /** @param {string | object} json text, or what JSON.parse made of it */
+  static fromJSON(json) {
+    return Message.fromObject(typeof json === 'string' ? JSON.parse(json) : json);
+  }
+
+  /** Fields in either spelling; throws where one is missing or of the wrong type. */
+  static fromObject(object) {
+    if (object === null || typeof object !== 'object') throw fault('is no object');
+    // Before the constructor makes one up.
+    if ((object.message_id ?? object.messageId) === undefined) throw fault('has no message_id');
+    const message = new Message(object);
+    for (const field of ['message_id', 'app_id', 'channel_id']) {
+      if (typeof message[field] !== 'string') throw fault(`has no ${field}`);
+    }
+    if (!TYPES.has(message.message_type)) throw fault('has no message_type that is known');
+    if (typeof message.timestamp !== 'number') throw fault('has a timestamp that is no number');
+    if (message.reply_to !== null && typeof message.reply_to !== 'string') throw fault('has a reply_to of no use');
+    return message;
+  }
+}
+
+function fault(what) {
+  return new FrameError('BAD_MESSAGE', `a message ${what}; it was ignored and the connection stays open`);
+}
+
+module.exports = { Message, MessageType };

@@ -1,0 +1,45 @@
+'use strict';
+
+const { QueueFullError } = require('./errors.js');
+
+/** What is to be sent once there is a connection again, in order and within bounds. */
+class OfflineQueue {
+  /** @param {{ messagesMax: number, bytesMax: number }} bounds */
+  constructor({ messagesMax, bytesMax }) {
+    this.messagesMax = messagesMax;
+    this.bytesMax = bytesMax;
+    this.outgoing = new Map();
+    this.bytes = 0;
+  }
+
+  get size() { return this.outgoing.size; }
+
+  /** @param {{ id: string, payloadJson: string }} message */
+  push(message) {
+    const bytes = Buffer.byteLength(message.payloadJson);
+    if (this.outgoing.size >= this.messagesMax || this.bytes + bytes > this.bytesMax) {
+      throw new QueueFullError(`there is no connection, and ${this.outgoing.size} messages of ${this.bytes} bytes `
+        + 'are waiting for one; this one was not taken');
+    }
+    this.outgoing.set(message.id, { message, bytes });
+    this.bytes += bytes;
+  }
+
+  /** Whoever waited for its answer has given up: it need not be sent. */
+  drop(id) {
+    const queued = this.outgoing.get(id);
+    if (queued === undefined) return;
+    this.outgoing.delete(id);
+    this.bytes -= queued.bytes;
+  }
+
+  /** Empties the queue. */
+  takeAll() {
+    const all = [...this.outgoing.values()].map((queued) => queued.message);
+    this.outgoing.clear();
+    this.bytes = 0;
+    return all;
+  }
+}
+
+module.exports = { OfflineQueue };

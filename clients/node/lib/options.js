@@ -1,0 +1,56 @@
+'use strict';
+
+const MIB = 1024 * 1024;
+
+// What every limit is where nobody says otherwise. Times are milliseconds.
+const DEFAULTS = Object.freeze({
+  host: 'localhost',
+  port: 8888,
+  path: undefined,
+  token: undefined,
+  connectionTimeout: 10_000,
+  requestTimeout: 10_000,
+  closeTimeout: 5_000,
+  reconnectAttempts: 5,
+  reconnectDelay: 2_000,
+  reconnectDelayMax: 30_000,
+  heartbeatInterval: 30_000,
+  // As the server's own default.
+  maxFrameBytes: 16 * MIB,
+  // Unsent bytes from which on `slow` is emitted, and those from which on nothing more is taken.
+  slowBytes: MIB,
+  sendQueueBytes: 64 * MIB,
+  // What may wait for a connection to come back.
+  offlineQueueSize: 1_000,
+  offlineQueueBytes: 16 * MIB,
+  pendingMax: 65_536,
+});
+
+/** The given options over the defaults. Old programs pass `undefined` for what they do not set. */
+function resolveOptions(given = {}) {
+  const options = { ...DEFAULTS };
+  for (const [name, value] of Object.entries(given)) {
+    if (value !== undefined && value !== null) options[name] = value;
+  }
+  // Out of the environment it comes as a string.
+  options.port = Number(options.port);
+  if (!options.path && !(Number.isInteger(options.port) && options.port > 0 && options.port < 65_536)) {
+    throw new TypeError(`port must be a whole number from 1 to 65535, not ${given.port}`);
+  }
+  for (const name of Object.keys(DEFAULTS)) {
+    const isNumber = typeof DEFAULTS[name] === 'number';
+    if (isNumber && !(typeof options[name] === 'number' && options[name] >= 0)) {
+      throw new TypeError(`${name} must be a number that is not negative, not ${options[name]}`);
+    }
+  }
+  return options;
+}
+
+/** The last argument of `sendRequest`: milliseconds, as published, or `{ timeout, signal }`. */
+function requestOptions(given, timeout) {
+  if (given === undefined || given === null) return { timeout, signal: undefined };
+  if (typeof given === 'number') return { timeout: given, signal: undefined };
+  return { timeout: given.timeout ?? timeout, signal: given.signal };
+}
+
+module.exports = { DEFAULTS, resolveOptions, requestOptions };

@@ -1,0 +1,87 @@
+'use strict';
+
+const { TimeoutError, AbortedError, QueueFullError } = require('./errors.js');
+
+// A late answer to one of the last requests that were given up is no news; the server's error for it neither.
+const GIVEN_UP_KEPT = 1024;
+// Node's timers fire at once for more.
+const TIMER_MS_MAX = 2 ** 31 - 1;
+
+/** Requests whose answers are awaited, by message id. Whichever way one ends, timer and listener go with it. */
+class Pending {
+  /** @param {number} max */
+  constructor(max) {
+    this.max = max;
+    this.entries = new Map();
+    this.givenUp = new Set();
+    this.idle = [];
+  }
+
+  get size() { return this.entries.size; }
+
+  /**
+   * @param {string} id
+   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: () => void }} options without a
+   *   timeout it waits for as long as the connection lives
+   * @param {(message: import('./message.js').Message) => void} resolve
+   * @param {(error: Error) => void} reject
+   */
+  add(id, { timeout, signal, what, onGivenUp }, resolve, reject) {
+    if (this.entries.size >= this.max) {
+      throw new QueueFullError(`${this.max} requests are waiting for their answers; wait for some before the next`);
+    }
+    const entry = { resolve, reject, timer: null, signal, onAbort: null };
+    const giveUp = (error) => {
+      if (this.take(id) === undefined) return;
+      this.remember(id);
+      onGivenUp?.();
+      reject(error);
+    };
+    if (timeout <= TIMER_MS_MAX) {
+      entry.timer = setTimeout(() => giveUp(new TimeoutError(
+        `Request timeout: no answer to ${what} within ${timeout} ms`)), timeout);
+    }
+    if (signal) {
+      entry.onAbort = () => giveUp(new AbortedError(`${what} was aborted`, { cause: signal.reason }));
+      signal.addEventListener('abort', entry.onAbort, { once: true });
+    }
+    this.entries.set(id, entry);
+  }
+
+  /** The entry, which is pending no longer. */
+  take(id) {
+    const entry = this.entries.get(id);
+    if (entry === undefined) return undefined;
+    this.entries.delete(id);
+    if (entry.timer !== null) clearTimeout(entry.timer);
+    if (entry.onAbort !== null) entry.signal.removeEventListener('abort', entry.onAbort);
+    if (this.entries.size === 0) this.wakeIdle();
+    return entry;
+  }
+
+  /** Ends all, or those that `which` names. */
+  rejectAll(makeError, which = () => true) {
+    for (const id of [...this.entries.keys()]) {
+      if (which(id)) this.take(id)?.reject(makeError(id));
+    }
+  }
+
+  /** Resolves when nothing is pending. */
+  whenIdle() {
+    if (this.entries.size === 0) return Promise.resolve();
+    return new Promise((resolve) => this.idle.push(resolve));
+  }
+
+  wakeIdle() {
+    const waiting = this.idle;
+    this.idle = [];
+    for (const wake of waiting) wake();
+  }
+
+  remember(id) {
+    this.givenUp.add(id);
+    if (this.givenUp.size > GIVEN_UP_KEPT) this.givenUp.delete(this.givenUp.values().next().value);
+  }
+}
+
+module.exports = { Pending };

@@ -1,0 +1,32 @@
+'use strict';
+
+const FACTOR = 2;
+
+/**
+ * Delays between attempts: doubling from `delay` to `delayMax`, each between half and the whole of that, so that the
+ * clients of a server that came back do not all knock at once.
+ */
+class Backoff {
+  /** @param {{ attempts: number, delay: number, delayMax: number, random?: () => number }} options */
+  constructor({ attempts, delay, delayMax, random = Math.random }) {
+    this.attempts = attempts;
+    this.delay = delay;
+    this.delayMax = Math.max(delay, delayMax);
+    this.random = random;
+    this.made = 0;
+  }
+
+  /** Milliseconds to wait before the next attempt, or null where all are used up. */
+  next() {
+    if (this.made >= this.attempts) return null;
+    const whole = Math.min(this.delay * FACTOR ** this.made, this.delayMax);
+    this.made += 1;
+    return whole * (0.5 + this.random() / 2);
+  }
+
+  reset() {
+    this.made = 0;
+  }
+}
+
+module.exports = { Backoff };

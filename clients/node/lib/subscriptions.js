@@ -1,0 +1,143 @@
+'use strict';
+
+const { AbortedError, NotConnectedError } = require('./errors.js');
+
+/**
+ * The messages of a channel as an async iterable: `for await (const message of client.subscribe('news'))`. It goes on
+ * over reconnections. Leaving the loop, `unsubscribe()`, its signal or the client's `close()` end it.
+ */
+class Subscription {
+  constructor(channel, { buffer, signal, onMessage, onEnd, onDrop }) {
+    this.channel = channel;
+    /** Messages that were dropped because the reader was `buffer` messages behind; the oldest go first. */
+    this.dropped = 0;
+    this.bufferMax = buffer;
+    this.onMessage = onMessage;
+    this.onEnd = onEnd;
+    this.onDrop = onDrop;
+    this.buffered = [];
+    this.first = 0;
+    this.waiting = [];
+    this.isEnded = false;
+    this.error = null;
+    this.isReady = false;
+    /** Resolves when the server has confirmed: what is published from then on is received. */
+    this.ready = new Promise((resolve, reject) => {
+      this.resolveReady = () => { this.isReady = true; resolve(); };
+      this.rejectReady = reject;
+    });
+    // Nobody has to wait for it.
+    this.ready.catch(() => {});
+    if (signal) {
+      this.signal = signal;
+      this.onAbort = () => this.end(
+        new AbortedError(`the subscription of '${channel}' was aborted`, { cause: signal.reason }));
+      if (signal.aborted) queueMicrotask(this.onAbort);
+      else signal.addEventListener('abort', this.onAbort, { once: true });
+    }
+  }
+
+  deliver(message) {
+    if (this.onMessage !== undefined) {
+      this.onMessage(message);
+      return;
+    }
+    const reader = this.waiting.shift();
+    if (reader !== undefined) {
+      reader.resolve({ done: false, value: message });
+      return;
+    }
+    this.buffered.push(message);
+    if (this.buffered.length - this.first > this.bufferMax) {
+      this.shift();
+      this.dropped += 1;
+      if (this.dropped === 1) this.onDrop(this);
+    }
+  }
+
+  // Without moving the others each time: a reader that is far behind would make that quadratic.
+  shift() {
+    const message = this.buffered[this.first];
+    this.buffered[this.first] = undefined;
+    this.first += 1;
+    if (this.first * 2 > this.buffered.length) {
+      this.buffered = this.buffered.slice(this.first);
+      this.first = 0;
+    }
+    return message;
+  }
+
+  next() {
+    if (this.first < this.buffered.length) return Promise.resolve({ done: false, value: this.shift() });
+    if (this.isEnded) {
+      const { error } = this;
+      this.error = null;
+      return error === null ? Promise.resolve({ done: true, value: undefined }) : Promise.reject(error);
+    }
+    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));
+  }
+
+  return() {
+    this.buffered = [];
+    this.first = 0;
+    this.end(null);
+    return Promise.resolve({ done: true, value: undefined });
+  }
+
+  unsubscribe() {
+    this.end(null);
+  }
+
+  end(error) {
+    if (this.isEnded) return;
+    this.isEnded = true;
+    this.signal?.removeEventListener('abort', this.onAbort);
+    if (!this.isReady) {
+      this.rejectReady(error ?? new NotConnectedError(`the subscription of '${this.channel}' ended first`));
+    }
+    const [first, ...others] = this.waiting;
+    this.waiting = [];
+    if (first === undefined) this.error = error;
+    else if (error === null) first.resolve({ done: true, value: undefined });
+    else first.reject(error);
+    for (const reader of others) reader.resolve({ done: true, value: undefined });
+    this.onEnd(this);
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+}
+
+/** Who wants the messages of which channel: one handler, as published, and any number of subscriptions. */
+class Subscriptions {
+  constructor() {
+    this.channels = new Map();
+  }
+
+  entry(channel) {
+    let entry = this.channels.get(channel);
+    if (entry === undefined) {
+      entry = { handler: null, subscriptions: new Set() };
+      this.channels.set(channel, entry);
+    }
+    return entry;
+  }
+
+  get(channel) {
+    return this.channels.get(channel);
+  }
+
+  names() {
+    return [...this.channels.keys()];
+  }
+
+  /** Forgets a channel nobody wants any more; returns whether it was the last. */
+  releaseUnused(channel) {
+    const entry = this.channels.get(channel);
+    if (entry === undefined || entry.handler !== null || entry.subscriptions.size > 0) return false;
+    return this.channels.delete(channel);
+  }
+}
+
+module.exports = { Subscription, Subscriptions };

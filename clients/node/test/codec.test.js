@@ -1,0 +1,131 @@
+'use strict';
+
+const { test } = require('node:test');
+const assert = require('node:assert/strict');
+const codec = require('../lib/codec.js');
+const { Message, MessageType } = require('../index.js');
+
+const MAX = 16 << 20;
+
+function frame(payload, id = 'm', channel = 'c') {
+  const body = codec.encodeBody(id, '"app"', JSON.stringify(channel), 'publish', codec.encodePayload(payload));
+  return codec.encodeFrames([body], Buffer.byteLength(body));
+}
+
+function readAll(chunks, max = MAX) {
+  const reader = new codec.FrameReader(max);
+  const messages = [];
+  for (const chunk of chunks) {
+    // As the connection does: its read buffer is used again for the next chunk.
+    const reused = Buffer.from(chunk);
+    reader.feed(reused, (buffer, start, end) => {
+      messages.push(codec.decodeBody(buffer, start, end));
+      return true;
+    });
+    reused.fill(0x20);
+  }
+  return messages;
+}
+
+test('a stream of frames reads the same wherever it is split', () => {
+  const payloads = ['one', { zwei: 'zwölf ☃ 🦀' }, null, 'x'.repeat(300)];
+  const stream = Buffer.concat(payloads.map((payload) => frame(payload)));
+  for (let at = 0; at <= stream.length; at += 1) {
+    const read = readAll([stream.subarray(0, at), stream.subarray(at)]);
+    assert.deepEqual(read.map((message) => message.payload), payloads, `split at ${at}`);
+  }
+  const bytes = Array.from(stream, (byte) => Buffer.from([byte]));
+  assert.deepEqual(readAll(bytes).map((message) => message.payload), payloads);
+});
+
+test('several messages leave in one buffer', () => {
+  const bodies = ['a', 'ß', '☃'].map((text) => codec.encodeBody(text, '"app"', '"c"', 'publish', JSON.stringify(text)));
+  const frames = codec.encodeFrames(bodies, bodies.reduce((sum, body) => sum + Buffer.byteLength(body), 0));
+  assert.deepEqual(readAll([frames]).map((message) => message.payload), ['a', 'ß', '☃']);
+});
+
+test('16 MB in 64 KB chunks takes no more per byte than 1 MB does', () => {
+  const timeOf = (bytes) => {
+    const stream = frame('x'.repeat(bytes - 200));
+    const chunks = [];
+    for (let at = 0; at < stream.length; at += 65_536) chunks.push(stream.subarray(at, at + 65_536));
+    let best = Infinity;
+    for (let round = 0; round < 5; round += 1) {
+      const reader = new codec.FrameReader(MAX);
+      let frames = 0;
+      const began = process.hrtime.bigint();
+      for (const chunk of chunks) reader.feed(chunk, () => { frames += 1; return true; });
+      best = Math.min(best, Number(process.hrtime.bigint() - began));
+      assert.equal(frames, 1);
+    }
+    return best;
+  };
+  timeOf(1 << 20);
+  const small = timeOf(2 << 20);
+  const large = timeOf(16 << 20);
+  // Eight times the bytes; a quadratic reader takes 64 times as long.
+  assert.ok(large / small < 32, `16 MB took ${(large / small).toFixed(1)} times as long as 2 MB`);
+});
+
+test('a frame over the limit is refused before anything is allocated for it', () => {
+  const reader = new codec.FrameReader(1000);
+  assert.throws(() => reader.feed(Buffer.from([0, 0, 3, 233]), () => true),
+    { code: 'FRAME_TOO_LARGE', fatal: true, message: /1001 bytes.*the connection is closed/ });
+  const exact = new codec.FrameReader(1000);
+  exact.feed(Buffer.from([0, 0, 3, 232]), () => true);
+});
+
+test('what is not a message is refused and says that the connection stays open', () => {
+  const decode = (bytes) => codec.decodeBody(Buffer.from(bytes), 0, Buffer.from(bytes).length);
+  const good = { message_id: 'm', app_id: 'a', channel_id: 'c', message_type: 'publish', payload: 1, timestamp: 1 };
+  assert.equal(decode(JSON.stringify(good)).payload, 1);
+  for (const bytes of ['', '{', 'NaN', '{"a":', [0xff, 0xfe], [...Buffer.from('"'), 0xc3, 0x28, 0x22]]) {
+    assert.throws(() => decode(bytes), { code: 'BAD_FRAME', fatal: false, message: /stays open/ });
+  }
+  const faults = [null, [], 7, {}, { ...good, message_type: 'other' }, { ...good, app_id: 1 },
+    { ...good, message_id: undefined }, { ...good, channel_id: null }, { ...good, timestamp: 'now' }, { ...good, reply_to: 5 }];
+  for (const fault of faults) {
+    assert.throws(() => decode(JSON.stringify(fault)), { code: 'BAD_MESSAGE' }, JSON.stringify(fault));
+  }
+  assert.equal(decode(JSON.stringify({ ...good, payload: 'a \ufffd of their own' })).payload, 'a \ufffd of their own');
+});
+
+test('payloads that JSON cannot express are the caller\'s fault', () => {
+  const circle = {};
+  circle.self = circle;
+  for (const payload of [circle, 1n]) {
+    assert.throws(() => codec.encodePayload(payload), { code: 'BAD_PAYLOAD', name: 'FrameError' });
+  }
+  assert.equal(codec.encodePayload(undefined), 'null');
+});
+
+test('connection_id goes into an object of any size', () => {
+  assert.deepEqual(JSON.parse(codec.withConnectionId('{}', 'i"d')), { connection_id: 'i"d' });
+  assert.deepEqual(JSON.parse(codec.withConnectionId('{"a":{}}', 'id')), { connection_id: 'id', a: {} });
+});
+
+test('a message has both spellings, and answers itself', () => {
+  const message = Message.fromJSON(JSON.stringify({
+    message_id: 'm', app_id: 'a', channel_id: 'c', message_type: 'request', payload: { x: 1 }, timestamp: 5.5,
+  }));
+  assert.deepEqual(
+    [message.messageId, message.appId, message.channelId, message.messageType, message.replyTo],
+    [message.message_id, message.app_id, message.channel_id, message.message_type, message.reply_to]);
+  assert.ok(message.isRequest() && !message.isResponse());
+  const response = message.createResponse('done');
+  assert.ok(response.isResponse() && !response.isRequest());
+  assert.equal(response.reply_to, 'm');
+  assert.equal(response.channelId, 'c');
+  assert.notEqual(response.messageId, 'm');
+
+  assert.equal(typeof message.toJSON(), 'string');
+  assert.deepEqual(JSON.parse(message.toJSON()), message.toObject());
+  assert.deepEqual(JSON.parse(JSON.stringify({ inside: message })).inside, message.toObject());
+  assert.deepEqual(Message.fromJSON(message.toJSON()), message);
+  assert.deepEqual(Message.fromObject({
+    messageId: 'm', appId: 'a', channelId: 'c', messageType: 'request', payload: { x: 1 }, timestamp: 5.5,
+  }), message);
+  assert.throws(() => Message.fromJSON('{'), SyntaxError);
+  assert.deepEqual(Object.values(MessageType),
+    ['request', 'response', 'notification', 'subscribe', 'unsubscribe', 'publish']);
+});

@@ -1,0 +1,189 @@
+'use strict';
+
+const { test, describe, before, after } = require('node:test');
+const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const http = require('node:http');
+const path = require('node:path');
+const express = require('express');
+const { Process, startServer, eventually, once, temporaryDirectory } = require('./support.js');
+const { ipcProxy, ipcEvents } = require('../index.js');
+
+describe('Express', () => {
+  let ipc;
+  let client;
+  let server;
+  let base;
+  before(async () => {
+    ipc = await startServer();
+    client = ipc.client('web');
+    await client.connect();
+    await client.serve('api', async (request) => {
+      if (request.payload.query.fail) throw new Error('no such user');
+      if (request.payload.query.wait) await new Promise((resolve) => request.signal.addEventListener('abort', resolve));
+      return request.payload;
+    });
+    const app = express();
+    app.get('/api/:id', ipcProxy(client, 'api', { timeout: 200 }));
+    app.post('/api', ipcProxy(client, 'api', { bodyBytes: 1000 }));
+    app.post('/parsed', express.json(), ipcProxy(client, 'api', { payload: (req) => ({ query: {}, mine: req.body }) }));
+    app.get('/nobody', ipcProxy(client, 'nobody', { status: (error) => (error.code === 'no_handler' ? 404 : undefined) }));
+    app.get('/broken', ipcProxy(client, 'api', { payload: () => { throw new Error('broken'); } }));
+    app.use((error, req, res, next) => (res.headersSent ? next(error) : res.status(500).json({ handled: error.message })));
+    app.get('/events', ipcEvents(client, 'ticks', { event: 'tick\nevil: 1', retry: 50 }));
+    app.get('/odd', ipcEvents(client, 'ticks', { filter: ({ payload }) => payload % 2 === 1 }));
+    server = app.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    base = `http://127.0.0.1:${server.address().port}`;
+  });
+  after(async () => {
+    server.close();
+    server.closeAllConnections();
+    await client.close({ timeout: 100 });
+    await ipc.kill();
+  });
+
+  const ask = async (url, options) => {
+    const response = await fetch(base + url, options);
+    return [response.status, await response.json()];
+  };
+  const post = (url, body) => ask(url, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body });
+
+  test('requests go through, with method, path, query, params and body', async () => {
+    assert.deepEqual(await ask('/api/7?x=1'),
+      [200, { method: 'GET', path: '/api/7', query: { x: '1' }, params: { id: '7' }, body: null }]);
+    const [status, { body }] = await post('/api', '{"a":[1]}');
+    assert.deepEqual([status, body], [200, { a: [1] }]);
+    assert.deepEqual(await post('/parsed', '{"b":2}'), [200, { query: {}, mine: { b: 2 } }]);
+  });
+
+  test('what fails has a status and a code', async () => {
+    assert.deepEqual(await ask('/api/1?fail=1'), [502, { error: 'no such user', code: 'handler_failed' }]);
+    const [late, told] = await ask('/api/1?wait=1');
+    assert.deepEqual([late, told.code], [504, 'TIMEOUT']);
+    const [missing, { code }] = await ask('/nobody');
+    assert.deepEqual([missing, code], [404, 'no_handler']);
+    assert.deepEqual((await post('/api', '{"a":'))[0], 400);
+    assert.deepEqual((await post('/api', JSON.stringify('x'.repeat(2000))))[0], 413);
+    assert.deepEqual(await ask('/broken'), [500, { handled: 'broken' }]);
+    assert.equal(client.pending.size, 0);
+  });
+
+  test('a caller that leaves leaves nothing pending', async () => {
+    const controller = new AbortController();
+    const gone = fetch(`${base}/api/1?wait=1`, { signal: controller.signal });
+    gone.catch(() => {});
+    await eventually('under way', () => client.pending.size === 1);
+    controller.abort();
+    await eventually('nothing pending', () => client.pending.size === 0);
+  });
+
+  test('events reach all who listen, and the subscription ends with the last', async () => {
+    const listen = (url) => new Promise((resolve) => {
+      const request = http.get(base + url, (response) => {
+        const stream = { text: '', close: () => request.destroy(), headers: response.headers };
+        response.setEncoding('utf8');
+        response.on('error', () => {});
+        response.on('data', (text) => {
+          stream.text += text;
+          resolve(stream);
+        });
+      });
+      request.on('error', () => {});
+    });
+    const [all, odd] = await Promise.all([listen('/events'), listen('/odd')]);
+    assert.match(all.headers['content-type'], /^text\/event-stream/);
+    for (let n = 0; n < 4; n += 1) client.publish('ticks', n);
+    await eventually('all', () => all.text.includes('data: 3') && odd.text.includes('data: 3'));
+    assert.match(all.text, /^retry: 50\n: subscribed\n\nid: [-0-9a-f]+\nevent: tick evil: 1\ndata: 0\n\n/);
+    assert.deepEqual(odd.text.match(/data: \d/g), ['data: 1', 'data: 3']);
+    assert.deepEqual(client.getConnectionInfo().subscribedChannels, ['ticks']);
+    all.close();
+    odd.close();
+    await eventually('unsubscribed', () => client.getConnectionInfo().subscribedChannels.length === 0);
+  });
+
+  test('works without Express as well', async () => {
+    const plain = http.createServer(ipcProxy(client, 'api')).listen(0, '127.0.0.1');
+    await once(plain, 'listening');
+    const response = await fetch(`http://127.0.0.1:${plain.address().port}/x?y=1`, { method: 'POST', body: '[1]' });
+    assert.deepEqual(await response.json(), { method: 'POST', path: '/x', query: { y: '1' }, params: {}, body: [1] });
+    plain.close();
+    plain.closeAllConnections();
+  });
+});
+
+test('the example in a real browser: a page shows live what it and others publish', { timeout: 120_000 }, async (t) => {
+  const chromium = ['chromium', 'chromium-browser', 'google-chrome']
+    .flatMap((name) => process.env.PATH.split(':').map((directory) => path.join(directory, name)))
+    .find((file) => fs.existsSync(file));
+  assert.ok(chromium, 'no Chromium on this machine: install one, `apt-get install chromium` on Debian');
+  const ipc = await startServer();
+  t.after(() => ipc.kill());
+  const example = path.resolve(__dirname, '../examples/notifications/server.js');
+  const web = new Process(process.execPath, [example, String(ipc.port), '0']);
+  t.after(() => web.kill());
+  const [, url] = await web.expect(/open (http:\S+)/);
+  const profile = path.join(temporaryDirectory(t), 'profile');
+  fs.mkdirSync(profile);
+  const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+    '--disable-background-networking', '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage',
+    `--user-data-dir=${profile}`];
+  // The page shouts on its own account; a second publisher is heard while the page is open.
+  const publisher = ipc.client('web');
+  t.after(() => publisher.disconnect());
+  await publisher.connect();
+  const shouted = publisher.subscribe('notifications');
+  await shouted.ready;
+  const browser = new Process(chromium, [...flags, '--remote-debugging-port=0', `${url}?say=hello`]);
+  t.after(() => browser.kill());
+  const [, debugging] = await browser.expect(/DevTools listening on ws:\/\/(\S+?)\//, 60_000);
+  const { value } = await shouted.next();
+  assert.deepEqual(value.payload, { text: 'HELLO' });
+  publisher.publish('notifications', { text: '<b>from elsewhere</b>' });
+
+  const targets = await eventually('the page', async () => {
+    const response = await fetch(`http://${debugging}/json/list`);
+    const found = await response.json();
+    return found.some(({ type }) => type === 'page') && found;
+  });
+  const page = targets.find(({ type, url: at }) => type === 'page' && at.startsWith(url));
+  const shown = await eventually('both on the page', async () => {
+    const text = await evaluate(page.webSocketDebuggerUrl,
+      "JSON.stringify([...document.querySelectorAll('li')].map((item) => item.textContent).concat("
+      + "document.getElementById('state').textContent))");
+    const items = JSON.parse(text);
+    return items.length === 3 && items;
+  });
+  assert.deepEqual(shown, ['<b>from elsewhere</b>', 'HELLO', 'live']);
+});
+
+/** The value of an expression in a page, by the debugging protocol over the one WebSocket message it takes. */
+function evaluate(address, expression) {
+  const { hostname, port, pathname } = new URL(address);
+  return new Promise((resolve, reject) => {
+    const request = http.request({ hostname, port, path: pathname, headers: {
+      Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': '13',
+      'Sec-WebSocket-Key': Buffer.alloc(16).toString('base64'),
+    } });
+    request.on('error', reject);
+    request.on('upgrade', (response, socket) => {
+      const body = Buffer.from(JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression } }));
+      // One masked text frame with a mask of zeros, which leaves the bytes as they are.
+      const header = Buffer.from([0x81, 0x80 | 126, body.length >> 8, body.length & 0xff, 0, 0, 0, 0]);
+      let received = Buffer.alloc(0);
+      socket.on('data', (bytes) => {
+        received = Buffer.concat([received, bytes]);
+        const start = received.length > 1 && (received[1] & 0x7f) === 126 ? 4 : 2;
+        const length = start === 4 ? received.length > 3 && received.readUInt16BE(2) : received[1];
+        if (received.length < start + length) return;
+        socket.destroy();
+        const { result } = JSON.parse(received.toString('utf8', start, start + length));
+        resolve(result.result.value);
+      });
+      socket.on('error', reject);
+      socket.write(Buffer.concat([header, body]));
+    });
+    request.end();
+  });
+}

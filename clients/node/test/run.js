@@ -1,0 +1,18 @@
+'use strict';
+
+// Runs the tests of this directory, one process each. `node test/run.js reconnect` runs those with that in the name.
+
+const { spawnSync } = require('node:child_process');
+const fs = require('node:fs');
+const path = require('node:path');
+
+const wanted = process.argv[2] ?? '';
+const files = fs.readdirSync(__dirname)
+  .filter((name) => name.endsWith('.test.js') && name.includes(wanted))
+  .map((name) => path.join(__dirname, name));
+if (files.length === 0) {
+  console.error(`no test file has '${wanted}' in its name`);
+  process.exit(1);
+}
+const { status } = spawnSync(process.execPath, ['--test', ...files], { stdio: 'inherit' });
+process.exit(status ?? 1);

@@ -1,0 +1,119 @@
+'use strict';
+
+// The real servers as subprocesses, and what the tests need around them.
+
+const { spawn } = require('node:child_process');
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { IPCClient } = require('../index.js');
+
+const REPO = path.resolve(__dirname, '../../..');
+const BINARY = process.env.IPC_BIN ?? path.join(REPO, 'target/debug/ipc');
+const PYTHON = path.join(REPO, 'target/interop-venv/bin/python');
+// A ceiling to find what hangs, not an expectation.
+const STEP_MS_MAX = 30_000;
+
+/** A subprocess whose output is collected; `matched` is the first match of what it was waited for. */
+class Process {
+  constructor(command, args, options = {}) {
+    this.child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], ...options });
+    this.output = '';
+    this.exited = new Promise((resolve) => {
+      this.child.on('close', (code, signal) => resolve({ code, signal }));
+      this.child.on('error', (error) => {
+        this.output += String(error);
+        resolve({ code: null, signal: null });
+      });
+    });
+    for (const stream of [this.child.stdout, this.child.stderr]) {
+      stream.setEncoding('utf8');
+      stream.on('data', (text) => { this.output += text; });
+    }
+  }
+
+  async expect(pattern, ms = STEP_MS_MAX) {
+    let ended = false;
+    void this.exited.then(() => { ended = true; });
+    const deadline = Date.now() + ms;
+    for (;;) {
+      const match = pattern.exec(this.output);
+      if (match !== null) return match;
+      if (ended || Date.now() > deadline) {
+        throw new Error(`${ended ? 'ended' : 'waited'} without ${pattern} in the output:\n${this.output}`);
+      }
+      await sleep(10);
+    }
+  }
+
+  async wait(ms = STEP_MS_MAX) {
+    const timeout = setTimeout(() => this.child.kill('SIGKILL'), ms);
+    const result = await this.exited;
+    clearTimeout(timeout);
+    return result;
+  }
+
+  async kill(signal = 'SIGKILL') {
+    this.child.kill(signal);
+    // One that was stopped would never take note of anything else.
+    if (signal !== 'SIGKILL') this.child.kill('SIGCONT');
+    return this.exited;
+  }
+}
+
+/** `ipc serve --demo` of this repository. */
+async function startServer({ port = 0, args = [], env = {} } = {}) {
+  if (!fs.existsSync(BINARY)) {
+    throw new Error(`${BINARY} is missing: run \`cargo build --features cli\`, or set IPC_BIN to a built \`ipc\``);
+  }
+  const server = new Process(BINARY, ['serve', '--demo', '--port', String(port), ...args],
+    { env: { ...process.env, ...env } });
+  const [, found] = await server.expect(/listening on 127\.\d+\.\d+\.\d+:(\d+)/);
+  server.port = Number(found);
+  server.client = (app = 'bench', options = {}) => new IPCClient(app, { port: server.port, ...options });
+  return server;
+}
+
+/** The unmodified server of the PyPI package, with the handlers of pypi_server.py. */
+async function startPublished({ port = 0 } = {}) {
+  if (!fs.existsSync(PYTHON)) {
+    throw new Error(`${PYTHON} is missing: run \`python3 tests/interop/run.py\`, which makes it`);
+  }
+  const env = { ...process.env, PYTHONNOUSERSITE: '1', PYTHONUNBUFFERED: '1' };
+  delete env.PYTHONPATH;
+  const server = new Process(PYTHON, [path.join(__dirname, 'pypi_server.py'), String(port)], { env });
+  const [, found] = await server.expect(/serving on (\d+)/);
+  server.port = Number(found);
+  server.client = (app = 'my_app', options = {}) => new IPCClient(app, { port: server.port, ...options });
+  return server;
+}
+
+function sleep(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+async function eventually(what, condition, ms = STEP_MS_MAX) {
+  const deadline = Date.now() + ms;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > deadline) throw new Error(`never happened: ${what}`);
+    await sleep(10);
+  }
+}
+
+/** The arguments of an emitter's next event. `events.once` would fail at an `error` that comes before it. */
+function once(emitter, event) {
+  return new Promise((resolve) => emitter.once(event, (...values) => resolve(values)));
+}
+
+/** A directory of its own, removed after the test. */
+function temporaryDirectory(t) {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'ipc-node-'));
+  t.after(() => fs.rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+module.exports = {
+  REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, sleep, eventually, temporaryDirectory, once,
+};

@@ -1,0 +1,116 @@
+// What programs do with the package; the compiler reads it in strict mode, nobody runs it.
+// Each @ts-expect-error is a mistake that has to be one.
+
+import events = require('node:events');
+import http = require('node:http');
+import ipc = require('ipc-framework');
+import expressHelper = require('ipc-framework/express');
+
+const { IPCClient, Message, MessageType } = ipc;
+
+async function published(): Promise<void> {
+  const client = new IPCClient('my_app', {
+    host: 'localhost', port: 8888, connectionTimeout: 10000, reconnectAttempts: 5, reconnectDelay: 2000,
+    heartbeatInterval: 30000,
+  });
+  client.onConnected(() => {});
+  client.onDisconnected(() => {});
+  client.onError((error) => console.error(error.message));
+  const ok: boolean = await client.connect();
+  const response = await client.sendRequest('api', { action: 'get_data' }, 10000);
+  response.payload.anything;
+  const handled: true = client.subscribe('notifications', (message) => console.log(message.payload, message.channelId));
+  const ids: string[] = [client.publish('events', {}), client.notify('events', {}), client.request('api', {}),
+    client.sendRequestAsync('api', {}, (answer) => answer.reply_to)];
+  const healthy: boolean[] = [await client.ping(), await client.healthCheck(), client.isConnected(), client.connected,
+    client.unsubscribe('notifications')];
+  const { connectionId, appId, connected, host, port, subscribedChannels } = client.getConnectionInfo();
+  const texts: string[] = [connectionId, appId, host, ...subscribedChannels, client.connectionId];
+  client.disconnect();
+  void [ok, handled, ids, healthy, connected, port, texts];
+}
+
+async function modern(signal: AbortSignal): Promise<void> {
+  await using client = new IPCClient('math', { path: '/run/ipc.sock', token: 'secret', reconnectAttempts: Infinity });
+  await client.connect({ retry: true });
+  const { payload } = await client.sendRequest<{ sum: number }>('add', [1, 2], { timeout: 500, signal });
+  const sum: number = payload.sum;
+  // @ts-expect-error the payload was said to have no such field
+  payload.difference;
+  for await (const message of client.subscribe<{ text: string }>('news', { signal, buffer: 10 })) {
+    const text: string = message.payload.text;
+    void text;
+    break;
+  }
+  const subscription = client.subscribe('news');
+  await subscription.ready;
+  const lost: number = subscription.dropped;
+  subscription.unsubscribe();
+  await using service = await client.serve<number>('square', async (request) => {
+    request.signal.throwIfAborted();
+    return request.payload ** 2;
+  }, { concurrency: 4, queueMax: 10 });
+  client.on('connected', ({ isReconnect, server }) => console.log(isReconnect, server?.length));
+  client.on('reconnecting', ({ attempt, delay, error }) => console.log(attempt + delay, error?.message));
+  client.once('slow', (told) => ('queuedBytes' in told ? told.queuedBytes : told.subscription.dropped));
+  client.on('error', (error) => error.message);
+  client.on('response', (message) => client.respond(message, 1));
+  await events.once(client, 'connected', { signal });
+  // @ts-expect-error there is no such event
+  client.on('conected', () => {});
+  // @ts-expect-error a channel is a string
+  client.publish(5, 'x');
+  // @ts-expect-error no such option
+  new IPCClient('a', { hots: 'localhost' });
+  // @ts-expect-error a signal is no string
+  client.sendRequest('a', 1, { signal: 'now' });
+  client.sendMessage('a', MessageType.RESPONSE, 1, 'id');
+  // @ts-expect-error no type of a message
+  client.sendMessage('a', 'reply');
+  await client.close({ timeout: 100 });
+  void [sum, lost, service];
+}
+
+async function errors(client: ipc.IPCClient): Promise<string> {
+  try {
+    await client.sendRequest('x');
+    return '';
+  } catch (error) {
+    if (error instanceof ipc.ServerError) {
+      if (error.code === 'no_handler') return error.response.channelId;
+      // @ts-expect-error not a code of the server's
+      if (error.code === 'TIMEOUT') return '';
+    }
+    if (error instanceof ipc.ConnectionLostError) { const code: 'CONNECTION_LOST' = error.code; return code; }
+    if (error instanceof ipc.NotConnectedError || error instanceof ipc.TimeoutError) return error.code;
+    if (error instanceof ipc.FrameError) return String(error.fatal);
+    if (error instanceof ipc.IPCError) return `${error.code} ${error.message}`;
+    throw error;
+  }
+}
+
+function messages(message: ipc.Message<number>): string {
+  const doubled: number = message.payload * 2;
+  const answer: ipc.Message<string> = message.createResponse('done');
+  const type: ipc.MessageType = answer.messageType;
+  const fields: ipc.MessageFields<number> = message.toObject();
+  Message.fromJSON<{ a: 1 }>(message.toJSON()).payload.a;
+  void [doubled, type, fields];
+  return message.isRequest() || message.isResponse() ? message.toJSON() : JSON.stringify(message);
+}
+
+async function pools(): Promise<void> {
+  const pool = new ipc.IPCPool('bench', { size: 3, port: 9000 });
+  pool.on('error', (error, client) => console.log(error.message, client.connectionId));
+  await pool.connect();
+  const answer = await pool.sendRequest<string>('echo', 'x');
+  const length: number = answer.payload.length + pool.size + pool.clients.length;
+  const service: ipc.Service = await pool.serve('square', (request) => request.payload);
+  await service.close();
+  await pool.close();
+  http.createServer(ipc.ipcProxy(pool, 'api', { timeout: 10, status: (error) => (error.code === 'timeout' ? 504 : 502) }));
+  http.createServer(expressHelper.ipcEvents(pool, 'news', { event: 'news', retry: 10, filter: ({ payload }) => !!payload }));
+  void length;
+}
+
+void [published, modern, errors, messages, pools];
