@@ -409,6 +409,18 @@ impl Client {
         }
     }
 
+    /// What speaks against sending by this one: that it is not connected, and how many requests
+    /// it waits for.
+    pub(super) fn load(&self) -> (bool, usize) {
+        let state = self.shared().lock();
+        (!matches!(state.link, Link::Up(_)), state.requests())
+    }
+
+    /// Whether it does not come back.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.shared().lock().link, Link::Closed)
+    }
+
     /// False if it took too long.
     fn drain(&self) -> Result<bool, Error> {
         let shared = self.shared();

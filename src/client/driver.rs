@@ -309,7 +309,8 @@ impl Driver {
             // Until the server is known to answer, nobody may wait for it in vain forever.
             let timeout = interval.saturating_mul(2);
             let waiter = Waiter::Heartbeat;
-            if self.shared.ask(heading, &PING, Kind::Bound, waiter, timeout).is_ok() {
+            if let Ok(id) = self.shared.ask(heading, &PING, Kind::Bound, waiter, timeout) {
+                self.shared.lock().heartbeat = Some(id);
                 link.asked = Some(now);
                 link.confirms = unconfirmed;
             }

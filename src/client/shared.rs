@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) jobs: usize,
     /// Messages without an answer that left since the server last proved that it had all.
     pub(super) unconfirmed: u64,
+    /// The last ping of the driver's own.
+    pub(super) heartbeat: Option<Uuid>,
     /// The earliest moment for which the driver must wake up, as it knows.
     pub(super) alarm: Option<Instant>,
     next_key: u64,
@@ -137,6 +139,7 @@ impl Shared {
             served: HashMap::new(),
             jobs: 0,
             unconfirmed: 0,
+            heartbeat: None,
             alarm: None,
             next_key: 0,
         };
@@ -450,6 +453,12 @@ impl State {
         route.map_or_else(Vec::new, |route| {
             route.listeners.iter().map(|(_, sink)| sink.clone()).collect()
         })
+    }
+
+    /// The caller's requests without an answer, which heartbeats are not.
+    pub(super) fn requests(&self) -> usize {
+        let is_asked = self.heartbeat.is_some_and(|id| self.pending.contains_key(&id));
+        self.pending.len() - usize::from(is_asked)
     }
 
     pub(super) fn waiting_bytes(&self) -> usize {
