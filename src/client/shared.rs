@@ -383,10 +383,13 @@ impl Shared {
 
     /// Tells those who listen to events. Not to be called with the state locked.
     pub(super) fn emit(&self, event: &Event) {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        for listener in &mut *listeners {
+        let lock = || self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not locked meanwhile: a listener may bring another one.
+        let mut listeners = std::mem::take(&mut *lock());
+        for listener in &mut listeners {
             shielded(|| listener(event));
         }
+        lock().splice(0..0, listeners);
     }
 }
 
@@ -560,6 +563,14 @@ impl State {
     /// How many messages wait for the next connection.
     pub(super) fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// How many messages without an answer the lost connection may have taken with it. Those
+    /// that wait for the next one are counted on it.
+    pub(super) fn take_unconfirmed(&mut self) -> u64 {
+        let waiting = self.held.iter().filter(|outgoing| outgoing.request.is_none()).count() as u64;
+        let all = std::mem::replace(&mut self.unconfirmed, waiting);
+        all.saturating_sub(waiting)
     }
 
     pub(super) fn expect_restored(&mut self, id: Uuid, waiter: Waiter) {
