@@ -451,6 +451,11 @@ impl HandlerError {
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into() }
     }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn text(&self) -> &str {
+        &self.message
+    }
 }
 
 impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for HandlerError {

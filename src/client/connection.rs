@@ -418,6 +418,11 @@ impl Connection {
         }
     }
 
+    /// For a client that drives the socket itself.
+    pub(super) fn into_parts(self) -> (Socket, ReadBuffer, String) {
+        (self.socket, self.buffer, self.id)
+    }
+
     /// Writes the frame that was encoded last.
     fn send(&mut self) -> Result<(), Error> {
         if self.torn {
@@ -507,7 +512,7 @@ impl Connection {
 
 /// The message at the buffer's front, and how many bytes it takes. What is not one stays there,
 /// so that every later attempt fails alike.
-fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
+pub(super) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
     match buffer.peek() {
         Frame::Complete { body, frame_bytes } => match Envelope::parse(body) {
             Ok(envelope) => Ok((envelope, frame_bytes)),

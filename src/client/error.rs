@@ -74,6 +74,17 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// There is no connection just now, and messages do not wait for one, as configured.
+    Disconnected,
+    /// So much waits to be sent already.
+    QueueFull {
+        /// How much may wait.
+        bytes_max: usize,
+    },
+    /// The client was closed, or does not come back.
+    Closed,
+    /// A handler cannot block the thread that would have to bring the answer.
+    OnClientThread,
     /// The system's fault.
     System {
         /// What was tried.
@@ -125,8 +136,14 @@ impl Error {
             Self::BadId { .. }
             | Self::NotJson(_)
             | Self::TooLarge { .. }
-            | Self::Backlog { .. } => Fault::Caller,
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::Protocol { .. } => Fault::Server,
+            | Self::Backlog { .. }
+            | Self::Closed
+            | Self::OnClientThread => Fault::Caller,
+            Self::Unreachable { .. }
+            | Self::Lost { .. }
+            | Self::Protocol { .. }
+            | Self::Disconnected
+            | Self::QueueFull { .. } => Fault::Server,
             Self::Deadline { .. } => Fault::Peer,
             Self::System { .. } => Fault::System,
             Self::Answered { code, .. } => match code {
@@ -148,15 +165,21 @@ impl Error {
                 Execution::Possible
             }
             Self::Answered { code, .. } => match code {
-                ErrorCode::HandlerFailed | ErrorCode::WorkerLost | ErrorCode::Timeout => {
-                    Execution::Possible
-                }
+                // A server that ends says so too of requests that their worker still has.
+                ErrorCode::HandlerFailed
+                | ErrorCode::WorkerLost
+                | ErrorCode::Timeout
+                | ErrorCode::ShuttingDown => Execution::Possible,
                 _ => Execution::Never,
             },
             Self::BadId { .. }
             | Self::NotJson(_)
             | Self::TooLarge { .. }
             | Self::Unreachable { .. }
+            | Self::Disconnected
+            | Self::QueueFull { .. }
+            | Self::Closed
+            | Self::OnClientThread
             | Self::System { .. } => Execution::Never,
         }
     }
@@ -210,6 +233,18 @@ impl fmt::Display for Error {
                 f,
                 "the server's words are not the protocol ({what}); see that an ipc-framework \
                  server listens there"
+            ),
+            Self::Disconnected => f.write_str(
+                "there is no connection to the server just now; try again once it is back",
+            ),
+            Self::QueueFull { bytes_max } => write!(
+                f,
+                "{bytes_max} bytes wait to be sent already; send less, or raise queue_bytes_max"
+            ),
+            Self::Closed => f.write_str("the client is closed; connect a new one"),
+            Self::OnClientThread => f.write_str(
+                "a handler cannot wait on the client's own thread; use send_request_async there, \
+                 or serve the channel",
             ),
             Self::System { doing, source } => write!(f, "the system refused {doing}: {source}"),
         }

@@ -2,6 +2,9 @@
 //!
 //! - [`Connection`] is blocking and single-threaded, for those who count microseconds: what
 //!   it does it does on the caller's own thread, one system call a message.
+//! - [`Client`] is for many threads and for programs that run for long: a thread in the
+//!   background keeps its connection up.
+//! - [`Pool`] is a bounded set of clients for those whom one connection is too few.
 //!
 //! ```
 //! use ipc_framework::client::{Endpoint, Options};
@@ -30,13 +33,31 @@
 //! ```
 
 mod answer;
+#[expect(clippy::module_inception, reason = "the file is found under the name of its type")]
+mod client;
+mod client_options;
 mod connection;
+mod driver;
 mod encoder;
 mod error;
+mod event;
 mod options;
+mod pool;
 mod read_buffer;
+mod reconnect;
+mod shared;
+mod slot;
 mod socket;
+mod subscription;
+mod worker;
 
+pub use client::{Client, ClientInfo};
+pub use client_options::{ClientOptions, WhileDisconnected};
 pub use connection::Connection;
 pub use error::{Error, Execution, Fault};
+pub use event::Event;
 pub use options::{Endpoint, Options};
+pub use pool::Pool;
+pub use reconnect::Reconnect;
+pub use slot::RequestFuture;
+pub use subscription::Subscription;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use socket2::{Domain, SockAddr, Socket as Inner, Type};
+use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
 use super::options::Endpoint;
 
@@ -38,6 +38,20 @@ impl Socket {
         self.inner.set_write_timeout(Some(timeout))
     }
 
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+        self.inner.set_nonblocking(true)
+    }
+
+    /// Has the kernel find a peer that is gone without a word. A Unix socket needs none.
+    pub(super) fn keep_alive(&self, interval: Option<Duration>) -> io::Result<()> {
+        let is_tcp = self.inner.local_addr()?.as_socket().is_some();
+        let Some(interval) = interval.filter(|_| is_tcp) else { return Ok(()) };
+        // The kernel counts in seconds.
+        let interval = interval.max(Duration::from_secs(1));
+        let probes = TcpKeepalive::new().with_time(interval).with_interval(interval);
+        self.inner.set_tcp_keepalive(&probes)
+    }
+
     /// Reads what is there, waiting for it until the timeout; zero bytes are the end.
     pub(super) fn recv(&mut self, room: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
         if self.read_timeout != timeout {
@@ -55,6 +69,17 @@ impl Socket {
     /// Writes what the kernel takes. A peer that is gone is an error, never a signal.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         retry(|| rustix::net::send(&self.inner, bytes, SendFlags::NOSIGNAL))
+    }
+
+    /// Closes the connection once the server has read everything: what is unread here at that
+    /// moment would otherwise have the kernel throw away what is unread there.
+    pub(super) fn end(mut self, timeout: Duration) -> io::Result<()> {
+        self.finish()?;
+        self.inner.set_nonblocking(false)?;
+        let mut scrap = vec![0; 64 << 10];
+        let deadline = Instant::now() + timeout;
+        while self.recv(&mut scrap, Some(remaining(deadline)?))? > 0 {}
+        Ok(())
     }
 
     /// Says that nothing more comes; what was written is still delivered.

@@ -65,8 +65,8 @@ impl Running {
         Peer::new(self.addresses[0])
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.addresses[0].port()
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.addresses[0]
     }
 
     pub(crate) fn signal(&self, name: &str) {

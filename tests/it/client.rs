@@ -1,4 +1,10 @@
 //! The clients against this server.
 
 mod connection;
+mod many_threads;
 mod overhead;
+mod pool;
+mod proxy;
+mod published;
+#[cfg(feature = "cli")]
+mod reconnect;

@@ -149,7 +149,7 @@ fn a_reader_that_has_seen_enough_ends_it_in_silence() {
             .args(["-c", "set -o pipefail; eval \"$0 $1\" | head -n 1"])
             .args([program, arguments])
             .env("IPC_HOST", "127.0.0.1")
-            .env("IPC_PORT", demo.0.port().to_string())
+            .env("IPC_PORT", demo.0.address().port().to_string())
             .env_remove("IPC_TOKEN")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,0 +1,66 @@
+//! When to try again.
+
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+
+/// How a [`Client`](super::Client) comes back after its connection is lost.
+///
+/// The pause before an attempt is random between nothing and a bound that doubles from
+/// `pause_min` with every attempt that fails, up to `pause_max`: clients that lost the same
+/// server do not come back all at once.
+///
+/// ```
+/// use ipc_framework::client::Reconnect;
+/// use std::time::Duration;
+///
+/// let reconnect = Reconnect { pause_max: Duration::from_secs(1), ..Reconnect::default() };
+/// assert!(reconnect.pause_min < reconnect.pause_max);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconnect {
+    /// The bound of the first pause; 50 ms by default.
+    pub pause_min: Duration,
+    /// The ceiling of that bound; 5 s by default.
+    pub pause_max: Duration,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self { pause_min: Duration::from_millis(50), pause_max: Duration::from_secs(5) }
+    }
+}
+
+impl Reconnect {
+    /// The bound of the pause after so many failures.
+    pub(super) fn bound(&self, failures: u32) -> Duration {
+        let factor = 2u32.checked_pow(failures).unwrap_or(u32::MAX);
+        self.pause_min.saturating_mul(factor).min(self.pause_max)
+    }
+
+    /// A pause, uniform below its bound.
+    pub(super) fn pause(&self, failures: u32, random: &mut ChaCha8Rng) -> Duration {
+        self.bound(failures).mul_f64(f64::from(random.next_u32()) / f64::from(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn the_bound_doubles_up_to_its_ceiling_and_pauses_fill_it() {
+        let reconnect = Reconnect::default();
+        let bounds: Vec<u128> =
+            [0, 1, 2, 6, 7, 1000].map(|failures| reconnect.bound(failures).as_millis()).into();
+        assert_eq!(bounds, [50, 100, 200, 3200, 5000, 5000]);
+        let mut random = ChaCha8Rng::from_seed([7; 32]);
+        let pauses: Vec<Duration> = (0..1000).map(|_| reconnect.pause(100, &mut random)).collect();
+        assert!(pauses.iter().all(|pause| *pause <= reconnect.pause_max));
+        assert!(pauses.iter().any(|pause| *pause < reconnect.pause_max / 20));
+        assert!(pauses.iter().any(|pause| *pause > reconnect.pause_max / 20 * 19));
+    }
+}

@@ -1,0 +1,143 @@
+//! Where an answer is waited for: by a thread, by a future, or by a callback.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use super::error::Error;
+use crate::broker::Message;
+
+pub(super) type Answer = Result<Message, Error>;
+
+/// Room for one answer.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    inside: Mutex<Inside>,
+    filled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    answer: Option<Answer>,
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    pub(super) fn fill(&self, answer: Answer) {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        inside.answer = Some(answer);
+        let waker = inside.waker.take();
+        drop(inside);
+        self.filled.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Blocks until there is an answer, or until the deadline.
+    pub(super) fn wait(&self, deadline: Instant) -> Option<Answer> {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(answer) = inside.answer.take() {
+                return Some(answer);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            inside =
+                self.filled.wait_timeout(inside, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Who is told of an answer.
+pub(super) enum Waiter {
+    Slot(Arc<Slot>),
+    Callback(Box<dyn FnOnce(Answer) + Send>),
+    /// The driver asked, to see whether the server is alive.
+    Heartbeat,
+}
+
+impl Waiter {
+    /// Not to be called with anything locked: a callback may do what it likes.
+    pub(super) fn tell(self, answer: Answer) {
+        match self {
+            Self::Slot(slot) => slot.fill(answer),
+            Self::Callback(callback) => super::shared::shielded(|| callback(answer)),
+            Self::Heartbeat => {}
+        }
+    }
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Slot(_) => "Slot",
+            Self::Callback(_) => "Callback",
+            Self::Heartbeat => "Heartbeat",
+        })
+    }
+}
+
+/// The answer to a request, for any executor. Dropped, it is waited for no more; the request
+/// is executed all the same.
+///
+/// ```
+/// # use ipc_framework::client::{ClientOptions, Endpoint};
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # let port = server.addresses()[0].port().unwrap();
+/// # let handle = server.handle();
+/// # let running = std::thread::spawn(move || { let mut server = server; server.run() });
+/// # let mut options = ClientOptions::new("app");
+/// # options.connection.endpoint = Endpoint::tcp("localhost", port);
+/// let client = options.connect()?;
+/// let mut answer = std::pin::pin!(client.request_future("nobody", &1)?);
+/// # struct Unpark(std::thread::Thread);
+/// # impl std::task::Wake for Unpark {
+/// #     fn wake(self: std::sync::Arc<Self>) { self.0.unpark() }
+/// # }
+/// # let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+/// # let mut context = std::task::Context::from_waker(&waker);
+/// # let answer = loop {
+/// #     match std::future::Future::poll(answer.as_mut(), &mut context) {
+/// #         std::task::Poll::Ready(answer) => break answer,
+/// #         std::task::Poll::Pending => std::thread::park(),
+/// #     }
+/// # };
+/// // let answer = answer.await;
+/// assert!(answer.is_err(), "nobody serves that channel");
+/// # client.close()?;
+/// # handle.stop();
+/// # running.join().unwrap()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "futures do nothing unless they are polled"]
+pub struct RequestFuture {
+    slot: Arc<Slot>,
+}
+
+impl RequestFuture {
+    pub(super) fn new(slot: Arc<Slot>) -> Self {
+        Self { slot }
+    }
+}
+
+impl Future for RequestFuture {
+    type Output = Result<Message, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut inside = self.slot.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = inside.answer.take() {
+            return Poll::Ready(answer);
+        }
+        inside.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}

@@ -1,0 +1,175 @@
+//! The messages of a channel, one after another.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+
+use super::shared::Shared;
+use crate::broker::Message;
+
+/// How many messages may wait in a subscription that nobody reads.
+pub(super) const WAITING_MAX: usize = 64 << 10;
+
+/// Messages on their way from the driver to whoever reads them.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    inside: Mutex<Inside>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    waiting: VecDeque<Message>,
+    missed: u64,
+    is_closed: bool,
+    waker: Option<Waker>,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn put(&self, message: Message) {
+        self.change(|inside| {
+            if inside.waiting.len() < WAITING_MAX {
+                inside.waiting.push_back(message);
+            } else {
+                inside.missed += 1;
+            }
+        });
+    }
+
+    pub(super) fn close(&self) {
+        self.change(|inside| inside.is_closed = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inside)) {
+        let mut inside = self.lock();
+        change(&mut inside);
+        let waker = inside.waker.take();
+        drop(inside);
+        self.arrived.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The next message; none after the deadline or the end.
+    pub(super) fn take(&self, deadline: Option<Instant>) -> Option<Message> {
+        let mut inside = self.lock();
+        loop {
+            if let Some(message) = inside.waiting.pop_front() {
+                return Some(message);
+            }
+            if inside.is_closed {
+                return None;
+            }
+            inside = match deadline {
+                None => self.arrived.wait(inside).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    let woken = self.arrived.wait_timeout(inside, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+/// The messages of a channel: an iterator that blocks, and a [`Stream`] that does not. Both end
+/// when the client is closed or the channel unsubscribed. Dropped, it unsubscribes unless
+/// somebody else of this client listens to the channel.
+///
+/// It lives through reconnects. Whether something was published in between, nobody can say:
+/// [`Event::Disconnected`](super::Event) and [`Event::Connected`](super::Event) tell of the gap.
+///
+/// ```
+/// # use ipc_framework::client::{ClientOptions, Endpoint};
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # let port = server.addresses()[0].port().unwrap();
+/// # let handle = server.handle();
+/// # let running = std::thread::spawn(move || { let mut server = server; server.run() });
+/// # let mut options = ClientOptions::new("app");
+/// # options.connection.endpoint = Endpoint::tcp("localhost", port);
+/// let client = options.connect()?;
+/// let news = client.subscribe("news")?;
+/// for n in 0..3 {
+///     client.publish("news", &n)?;
+/// }
+/// let sum: u32 = news.take(3).map(|message| message.payload.decode::<u32>().unwrap()).sum();
+/// assert_eq!(sum, 3);
+/// # client.close()?;
+/// # handle.stop();
+/// # running.join().unwrap()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Subscription {
+    inbox: Arc<Inbox>,
+    channel_id: String,
+    key: u64,
+    shared: Arc<Shared>,
+}
+
+impl Subscription {
+    pub(super) fn new(inbox: Arc<Inbox>, channel_id: &str, key: u64, shared: Arc<Shared>) -> Self {
+        Self { inbox, channel_id: channel_id.to_owned(), key, shared }
+    }
+
+    /// The channel.
+    pub fn channel_id(&self) -> &str {
+        &self.channel_id
+    }
+
+    /// The next message, waited for as long as `timeout`.
+    pub fn next_timeout(&self, timeout: Duration) -> Option<Message> {
+        // What no clock can express is forever.
+        self.inbox.take(Instant::now().checked_add(timeout))
+    }
+
+    /// How many messages were dropped because 65,536 waited and nobody read them.
+    pub fn missed(&self) -> u64 {
+        self.inbox.lock().missed
+    }
+}
+
+impl Iterator for Subscription {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        self.inbox.take(None)
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Message;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Message>> {
+        let mut inside = self.inbox.lock();
+        if let Some(message) = inside.waiting.pop_front() {
+            return Poll::Ready(Some(message));
+        }
+        if inside.is_closed {
+            return Poll::Ready(None);
+        }
+        inside.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.shared.remove_listener(&self.channel_id, self.key);
+    }
+}

@@ -1,0 +1,280 @@
+//! A client whose server is killed, restarted, stopped and replaced.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{
+    Client, ClientOptions, Endpoint, Error, Event, Execution, Reconnect, WhileDisconnected,
+};
+use serde_json::Value;
+
+use super::many_threads::value;
+use crate::cli::{Running, serve};
+use crate::support::HANG;
+
+/// What is kept of an event.
+#[derive(Debug, PartialEq)]
+enum Told {
+    Connected,
+    Leaving,
+    Disconnected { unanswered: usize },
+    Unreachable,
+    Closed { unsent: usize },
+    Other,
+}
+
+struct Served {
+    server: Option<Running>,
+    port: u16,
+}
+
+impl Served {
+    fn new() -> Self {
+        let server = start(0);
+        let port = server.address().port();
+        Self { server: Some(server), port }
+    }
+
+    fn options(&self) -> ClientOptions {
+        let mut options = ClientOptions::new("bench");
+        options.connection.endpoint = Endpoint::tcp("127.0.0.1", self.port);
+        options.connection.timeout = HANG;
+        let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
+        options.reconnect = Some(Reconnect { pause_min, pause_max });
+        options
+    }
+
+    fn running(&self) -> &Running {
+        self.server.as_ref().unwrap()
+    }
+
+    /// As if the machine had lost its power.
+    fn kill(&mut self) {
+        self.running().signal("KILL");
+        self.server = None;
+    }
+
+    fn restart(&mut self) {
+        self.server = Some(start(self.port));
+    }
+}
+
+fn start(port: u16) -> Running {
+    Running::start(serve(&["--demo", "--host", "127.0.0.1", "--port", &port.to_string()]))
+}
+
+fn watch(client: &Client) -> Receiver<Told> {
+    let (sender, events) = channel();
+    client.on_event(move |event| {
+        let told = match event {
+            Event::Connected { .. } => Told::Connected,
+            Event::Leaving => Told::Leaving,
+            Event::Disconnected { unanswered, .. } => {
+                Told::Disconnected { unanswered: *unanswered }
+            }
+            Event::Unreachable { .. } => Told::Unreachable,
+            Event::Closed { unsent, .. } => Told::Closed { unsent: *unsent },
+            _ => Told::Other,
+        };
+        // The test may have seen enough.
+        let _ = sender.send(told);
+    });
+    events
+}
+
+/// Waits for an event, over attempts that fail.
+fn expect(events: &Receiver<Told>, expected: &Told) {
+    loop {
+        let told = events.recv_timeout(HANG).unwrap_or_else(|_| panic!("no {expected:?}"));
+        if told == *expected {
+            return;
+        }
+        assert_eq!(told, Told::Unreachable, "before {expected:?}");
+    }
+}
+
+#[test]
+fn subscriptions_and_served_channels_are_back_before_what_waited_is_sent() {
+    let mut served = Served::new();
+    let client = served.options().connect().unwrap();
+    let events = watch(&client);
+    let mut news = client.subscribe("news").unwrap();
+    client.serve("mine", 1, |request| Ok(value(request))).unwrap();
+    client.publish("news", &"before").unwrap();
+    assert_eq!(value(&news.next().unwrap()), "before");
+    let first_id = client.connection_info().connection_id;
+
+    served.kill();
+    expect(&events, &Told::Disconnected { unanswered: 0 });
+    // Sent with nobody there: it waits, behind what has to be restored.
+    for n in 0..100 {
+        client.publish("news", &n).unwrap();
+    }
+    let waiting = client.clone();
+    let asked = std::thread::spawn(move || waiting.request("mine", &"own worker"));
+    served.restart();
+    expect(&events, &Told::Connected);
+    let got: Vec<Value> = (0..100).map(|_| value(&news.next().unwrap())).collect();
+    assert_eq!(got, (0..100).map(Value::from).collect::<Vec<_>>());
+    assert_eq!(value(&asked.join().unwrap().unwrap()), "own worker");
+    client.flush().unwrap();
+    assert!(news.next_timeout(Duration::ZERO).is_none(), "nothing twice");
+    let info = client.connection_info();
+    assert_eq!(info.connections, 2);
+    assert_ne!(info.connection_id, first_id);
+    client.close().unwrap();
+    expect(&events, &Told::Closed { unsent: 0 });
+}
+
+#[test]
+fn a_request_in_flight_fails_at_once_and_says_that_it_may_have_been_executed() {
+    let mut served = Served::new();
+    let client = served.options().connect().unwrap();
+    let events = watch(&client);
+    let mut silent = served.running().peer();
+    silent.connect("bench", "silent");
+    silent.serve("silence");
+    let asking = client.clone();
+    let asked = std::thread::spawn(move || {
+        asking.send_request("silence", &1, Duration::from_secs(1_000_000))
+    });
+    // Once the worker has it, it is in flight.
+    assert_eq!(silent.receive()["payload"], 1);
+    served.kill();
+    let error = asked.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+    assert_eq!(error.execution(), Execution::Possible);
+    expect(&events, &Told::Disconnected { unanswered: 1 });
+}
+
+#[test]
+fn what_cannot_wait_fails_as_configured() {
+    let mut served = Served::new();
+    let mut options = served.options();
+    options.while_disconnected = WhileDisconnected::Fail;
+    let failing = options.connect().unwrap();
+    options.while_disconnected = WhileDisconnected::Wait;
+    options.queue_bytes_max = 1000;
+    let waiting = options.connect().unwrap();
+    let events = [watch(&failing), watch(&waiting)];
+    served.kill();
+    for events in &events {
+        expect(events, &Told::Disconnected { unanswered: 0 });
+    }
+    let error = failing.request("echo", &1).unwrap_err();
+    assert!(matches!(error, Error::Disconnected), "{error:?}");
+    assert_eq!(error.execution(), Execution::Never);
+    let sent = (0..).find_map(|n| waiting.publish("news", &n).err().map(|error| (n, error)));
+    let (accepted, error) = sent.unwrap();
+    assert!(matches!(error, Error::QueueFull { bytes_max: 1000 }), "{error:?}");
+    assert!(accepted > 0);
+    drop(waiting);
+    expect(&events[1], &Told::Closed { unsent: accepted });
+}
+
+#[test]
+fn without_reconnect_the_first_loss_is_the_end() {
+    let mut served = Served::new();
+    let mut options = served.options();
+    options.reconnect = None;
+    let client = options.connect().unwrap();
+    let events = watch(&client);
+    let mut news = client.subscribe("news").unwrap();
+    served.kill();
+    expect(&events, &Told::Disconnected { unanswered: 0 });
+    expect(&events, &Told::Closed { unsent: 0 });
+    assert!(news.next().is_none());
+    assert!(matches!(client.request("echo", &1), Err(Error::Closed)));
+}
+
+#[test]
+fn a_server_that_stands_still_is_found_dead_and_one_that_comes_back_is_found() {
+    let served = Served::new();
+    let mut options = served.options();
+    options.heartbeat = Some(Duration::from_millis(100));
+    let client = options.connect().unwrap();
+    let events = watch(&client);
+    // Known to answer, so that its silence means something.
+    client.ping().unwrap();
+    let info = || client.connection_info();
+    let begin = Instant::now();
+    while info().pending_requests > 0 {
+        assert!(begin.elapsed() < HANG, "the first heartbeat is answered");
+        std::thread::yield_now();
+    }
+    served.running().signal("STOP");
+    expect(&events, &Told::Disconnected { unanswered: 0 });
+    served.running().signal("CONT");
+    expect(&events, &Told::Connected);
+    assert_eq!(value(&client.request("echo", &"again").unwrap()), "again");
+}
+
+#[test]
+fn a_server_that_ends_in_good_order_is_left_without_an_error_for_its_successor() {
+    let mut served = Served::new();
+    let client = served.options().connect().unwrap();
+    let events = watch(&client);
+    let mut news = client.subscribe("news").unwrap();
+    client.flush().unwrap();
+    served.running().signal("TERM");
+    expect(&events, &Told::Leaving);
+    let (status, _) = served.server.take().unwrap().end();
+    assert!(status.success());
+    client.publish("news", &"for the next one").unwrap();
+    let asking = client.clone();
+    let asked = std::thread::spawn(move || asking.request("echo", &"patience"));
+    served.restart();
+    expect(&events, &Told::Disconnected { unanswered: 0 });
+    expect(&events, &Told::Connected);
+    assert_eq!(value(&asked.join().unwrap().unwrap()), "patience");
+    assert_eq!(value(&news.next().unwrap()), "for the next one");
+}
+
+const RESTARTS: u64 = 3;
+
+#[test]
+fn what_is_delivered_under_restarts_is_delivered_once_and_in_order() {
+    let mut served = Served::new();
+    let client = served.options().connect().unwrap();
+    let events = watch(&client);
+    let (report, reports) = channel();
+    client.on_event(move |event| {
+        if let Event::Disconnected { unconfirmed, .. } = event {
+            let _ = report.send(*unconfirmed);
+        }
+    });
+    let mut news = client.subscribe("news").unwrap();
+    let (stop, stopped) = channel::<()>();
+    let publishing = client.clone();
+    let publisher = std::thread::spawn(move || {
+        let mut sent = 0u64;
+        while stopped.try_recv().is_err() && sent < 200_000 {
+            match publishing.publish("news", &sent) {
+                Ok(()) => sent += 1,
+                // While nobody is there the queue fills up.
+                Err(Error::QueueFull { .. }) => std::thread::yield_now(),
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        sent
+    });
+    for _ in 0..RESTARTS {
+        assert!(news.next_timeout(HANG).is_some(), "traffic");
+        served.kill();
+        expect(&events, &Told::Disconnected { unanswered: 0 });
+        served.restart();
+        expect(&events, &Told::Connected);
+    }
+    drop(stop);
+    let sent = publisher.join().unwrap();
+    client.publish("news", &u64::MAX).unwrap();
+    let numbers = news.by_ref().map(|message| message.payload.decode::<u64>().unwrap());
+    let got: Vec<u64> = numbers.take_while(|n| *n != u64::MAX).collect();
+    assert!(got.windows(2).all(|pair| pair[0] < pair[1]), "each once, in order");
+    assert!(got.iter().all(|n| *n < sent));
+    // One was taken before each restart.
+    let received = got.len() as u64 + RESTARTS;
+    let reported = reports.try_iter().sum::<u64>() + news.missed();
+    let lost = sent - received;
+    assert!(lost <= reported, "{lost} of {sent} lost, {reported} reported");
+}
