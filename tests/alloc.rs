@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use allocation_counter::AllocationInfo;
 use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, Limits, Now};
+use ipc_framework::client::{Endpoint, Options};
 use ipc_framework::{Config, Server};
 
 const ROUNDS: usize = 1_000;
@@ -60,6 +61,33 @@ fn an_allocation_would_be_counted() {
         std::hint::black_box(bytes);
     });
     assert!(growing.count_total > 1, "growing in place is counted too");
+}
+
+/// Of the client's own thread; the server has one of its own here.
+#[test]
+fn a_connection_allocates_the_message_it_returns_and_nothing_else() {
+    const STRINGS_OF_AN_ANSWER: u64 = 5;
+    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    server.application("app", "The App").channel("echo").on_request(|request| {
+        let payload = request.json();
+        request.reply_json(&payload)
+    });
+    let port = server.addresses()[0].port().unwrap();
+    let handle = server.handle();
+    let running = std::thread::spawn(move || server.run());
+    for spin in [false, true] {
+        let endpoint = Endpoint::tcp("localhost", port);
+        let options = Options { endpoint, spin, ..Options::new("app") };
+        let mut connection = options.connect().unwrap();
+        assert_none(&allocations(|| connection.publish("news", &[1, 2, 3]).unwrap()));
+        let info = allocations(|| drop(connection.request("echo", &"hello").unwrap()));
+        assert_eq!(info.count_total, STRINGS_OF_AN_ANSWER * ROUNDS as u64);
+        assert!(connection.try_receive().unwrap().is_none());
+        assert_none(&allocations(|| drop(connection.try_receive().unwrap())));
+        connection.close().unwrap();
+    }
+    handle.stop();
+    running.join().unwrap().unwrap();
 }
 
 /// The broker without sockets: what it sends goes into one buffer per connection.

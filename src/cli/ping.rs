@@ -87,7 +87,10 @@ impl Ping {
         }
         summarize(output, &name, sent, &nanos)?;
         if sent > 0 && nanos.is_empty() {
-            let text = format!("{name} answered none of {sent} pings; see whether it is stuck");
+            let text = format!(
+                "{name} answered none of {sent} pings; see whether it is stuck, or the published \
+                 server, which answers no ping"
+            );
             return Err(Failure::Timeout(text));
         }
         Ok(ExitCode::SUCCESS)

@@ -299,12 +299,16 @@ impl Client {
         // Before the server knows: its first request may come with its answer.
         let older = self.shared().lock().served.insert(channel_id.to_owned(), worker);
         drop(older);
-        let served = self.system(&Serve { action: "serve", channel: channel_id });
-        if let Err(error) = served {
-            self.shared().lock().served.remove(channel_id);
-            return Err(error);
+        match self.system(&Serve { action: "serve", channel: channel_id }) {
+            Ok(_serving) => Ok(()),
+            // With the next connection it is taken up like all others.
+            Err(Error::Lost { .. }) if self.shared().options.reconnect.is_some() => Ok(()),
+            Err(error) => {
+                let worker = self.shared().lock().served.remove(channel_id);
+                drop(worker);
+                Err(error)
+            }
         }
-        Ok(())
     }
 
     /// Is a worker of the channel no longer. What it has is still answered.
@@ -391,15 +395,17 @@ impl Client {
         let link = std::mem::replace(&mut state.link, Link::Closed);
         drop(state);
         let timeout = shared.options.connection.timeout;
-        if let Link::Up(socket) | Link::Leaving(socket) = link {
-            // The server may be gone by now; then there is nothing to be told.
-            let _ = socket.finish();
-        }
         shared.wake();
         let thread = self.owner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // It catches what handlers do; a panic of its own was told by the panic hook.
             let _ = thread.join();
+        }
+        if let Link::Up(socket) | Link::Leaving(socket) = link
+            && let Some(socket) = Arc::into_inner(socket)
+        {
+            // The server may be gone by now; then there is nothing to wait for.
+            let _ = socket.end(timeout);
         }
         match drained {
             Ok(true) => Ok(()),
@@ -407,6 +413,18 @@ impl Client {
             Err(error) if error.execution() == Execution::Never => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// What speaks against sending by this one: that it is not connected, and how many requests
+    /// it waits for.
+    pub(super) fn load(&self) -> (bool, usize) {
+        let state = self.shared().lock();
+        (!matches!(state.link, Link::Up(_)), state.requests())
+    }
+
+    /// Whether it does not come back.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.shared().lock().link, Link::Closed)
     }
 
     /// False if it took too long.

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use uuid::Uuid;
 
-use super::answer::{self, PING};
+use super::answer::{self, Failure, PING};
 use super::connection::{Connection, front};
 use super::encoder::Heading;
 use super::error::{Error, Execution, Fault};
@@ -236,6 +236,7 @@ impl Driver {
                 News::Job(worker, message, generation) => {
                     worker.hand(&self.shared, message, generation);
                 }
+                News::Unserved(request) => self.refuse(&request),
                 News::Leave => self.leave(),
                 News::LastWords(error) => return Err(error),
                 News::Nothing => {}
@@ -244,6 +245,15 @@ impl Driver {
                 return Ok(());
             }
         }
+    }
+
+    /// The requester shall not wait for nothing.
+    fn refuse(&self, request: &Message) {
+        let heading = Heading::answer(&request.channel_id, &request.message_id);
+        let text = "this client serves the channel no longer; ask again";
+        let failure = Failure::new(ErrorCode::NoHandler, text);
+        // If it cannot be sent the connection is gone, and the server says so itself.
+        let _ = self.shared.post(heading, &failure, Kind::Bound);
     }
 
     fn answered(&mut self, waiter: Waiter, answer: Result<Message, Error>) {
@@ -309,7 +319,8 @@ impl Driver {
             // Until the server is known to answer, nobody may wait for it in vain forever.
             let timeout = interval.saturating_mul(2);
             let waiter = Waiter::Heartbeat;
-            if self.shared.ask(heading, &PING, Kind::Bound, waiter, timeout).is_ok() {
+            if let Ok(id) = self.shared.ask(heading, &PING, Kind::Bound, waiter, timeout) {
+                self.shared.lock().heartbeat = Some(id);
                 link.asked = Some(now);
                 link.confirms = unconfirmed;
             }
@@ -324,8 +335,8 @@ impl Driver {
         let mut state = self.shared.lock();
         let unsent = state.held();
         let told = state.link_down(is_final);
-        let unconfirmed = std::mem::take(&mut state.unconfirmed);
         let waiting = state.held();
+        let unconfirmed = state.take_unconfirmed();
         drop(state);
         self.shared.progress.notify_all();
         let unanswered =
@@ -443,6 +454,8 @@ enum News {
     Answer(Waiter, Result<Message, Error>),
     Message(Vec<Sink>, Message),
     Job(Arc<super::worker::Worker>, Message, u64),
+    /// A request that none of ours is for.
+    Unserved(Message),
     Leave,
     LastWords(Error),
     Nothing,
@@ -471,7 +484,11 @@ fn news(shared: &Shared, envelope: &Envelope<'_>) -> News {
         return News::Job(Arc::clone(worker), Message::from(envelope), state.generation);
     }
     let sinks = state.sinks(&channel_id);
-    if sinks.is_empty() { News::Nothing } else { News::Message(sinks, Message::from(envelope)) }
+    match envelope.message_type() {
+        _ if !sinks.is_empty() => News::Message(sinks, Message::from(envelope)),
+        MessageType::Request => News::Unserved(Message::from(envelope)),
+        _ => News::Nothing,
+    }
 }
 
 /// Most channels have one listener, which needs no copy.

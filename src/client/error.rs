@@ -165,9 +165,11 @@ impl Error {
                 Execution::Possible
             }
             Self::Answered { code, .. } => match code {
-                ErrorCode::HandlerFailed | ErrorCode::WorkerLost | ErrorCode::Timeout => {
-                    Execution::Possible
-                }
+                // A server that ends says so too of requests that their worker still has.
+                ErrorCode::HandlerFailed
+                | ErrorCode::WorkerLost
+                | ErrorCode::Timeout
+                | ErrorCode::ShuttingDown => Execution::Possible,
                 _ => Execution::Never,
             },
             Self::BadId { .. }

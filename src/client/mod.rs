@@ -4,6 +4,7 @@
 //!   it does it does on the caller's own thread, one system call a message.
 //! - [`Client`] is for many threads and for programs that run for long: a thread in the
 //!   background keeps its connection up.
+//! - [`Pool`] is a bounded set of clients for those whom one connection is too few.
 //!
 //! ```
 //! use ipc_framework::client::{Endpoint, Options};
@@ -41,6 +42,7 @@ mod encoder;
 mod error;
 mod event;
 mod options;
+mod pool;
 mod read_buffer;
 mod reconnect;
 mod shared;
@@ -55,6 +57,7 @@ pub use connection::Connection;
 pub use error::{Error, Execution, Fault};
 pub use event::Event;
 pub use options::{Endpoint, Options};
+pub use pool::Pool;
 pub use reconnect::Reconnect;
 pub use slot::RequestFuture;
 pub use subscription::Subscription;

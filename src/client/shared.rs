@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) jobs: usize,
     /// Messages without an answer that left since the server last proved that it had all.
     pub(super) unconfirmed: u64,
+    /// The last ping of the driver's own.
+    pub(super) heartbeat: Option<Uuid>,
     /// The earliest moment for which the driver must wake up, as it knows.
     pub(super) alarm: Option<Instant>,
     next_key: u64,
@@ -137,6 +139,7 @@ impl Shared {
             served: HashMap::new(),
             jobs: 0,
             unconfirmed: 0,
+            heartbeat: None,
             alarm: None,
             next_key: 0,
         };
@@ -380,10 +383,13 @@ impl Shared {
 
     /// Tells those who listen to events. Not to be called with the state locked.
     pub(super) fn emit(&self, event: &Event) {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        for listener in &mut *listeners {
+        let lock = || self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not locked meanwhile: a listener may bring another one.
+        let mut listeners = std::mem::take(&mut *lock());
+        for listener in &mut listeners {
             shielded(|| listener(event));
         }
+        lock().splice(0..0, listeners);
     }
 }
 
@@ -450,6 +456,12 @@ impl State {
         route.map_or_else(Vec::new, |route| {
             route.listeners.iter().map(|(_, sink)| sink.clone()).collect()
         })
+    }
+
+    /// The caller's requests without an answer, which heartbeats are not.
+    pub(super) fn requests(&self) -> usize {
+        let is_asked = self.heartbeat.is_some_and(|id| self.pending.contains_key(&id));
+        self.pending.len() - usize::from(is_asked)
     }
 
     pub(super) fn waiting_bytes(&self) -> usize {
@@ -551,6 +563,14 @@ impl State {
     /// How many messages wait for the next connection.
     pub(super) fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// How many messages without an answer the lost connection may have taken with it. Those
+    /// that wait for the next one are counted on it.
+    pub(super) fn take_unconfirmed(&mut self) -> u64 {
+        let waiting = self.held.iter().filter(|outgoing| outgoing.request.is_none()).count() as u64;
+        let all = std::mem::replace(&mut self.unconfirmed, waiting);
+        all.saturating_sub(waiting)
     }
 
     pub(super) fn expect_restored(&mut self, id: Uuid, waiter: Waiter) {

@@ -71,6 +71,17 @@ impl Socket {
         retry(|| rustix::net::send(&self.inner, bytes, SendFlags::NOSIGNAL))
     }
 
+    /// Closes the connection once the server has read everything: what is unread here at that
+    /// moment would otherwise have the kernel throw away what is unread there.
+    pub(super) fn end(mut self, timeout: Duration) -> io::Result<()> {
+        self.finish()?;
+        self.inner.set_nonblocking(false)?;
+        let mut scrap = vec![0; 64 << 10];
+        let deadline = Instant::now() + timeout;
+        while self.recv(&mut scrap, Some(remaining(deadline)?))? > 0 {}
+        Ok(())
+    }
+
     /// Says that nothing more comes; what was written is still delivered.
     pub(super) fn finish(&self) -> io::Result<()> {
         self.inner.shutdown(std::net::Shutdown::Write)

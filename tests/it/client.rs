@@ -3,6 +3,8 @@
 mod connection;
 mod many_threads;
 mod overhead;
+mod pool;
 mod proxy;
+mod published;
 #[cfg(feature = "cli")]
 mod reconnect;

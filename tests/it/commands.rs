@@ -28,7 +28,7 @@ impl Demo {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = ipc();
         command.args(arguments).env("IPC_HOST", "127.0.0.1");
-        command.env("IPC_PORT", self.0.port().to_string()).stdin(Stdio::null());
+        command.env("IPC_PORT", self.0.address().port().to_string()).stdin(Stdio::null());
         command
     }
 

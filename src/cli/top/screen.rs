@@ -150,8 +150,7 @@ impl View {
                 Line::styled(format!(" {}", printable(trouble)), alarm)
             }
             None => Line::raw(format!(
-                " {} of {} connections  {} applications  {} channels  {} pending requests  {} \
-                 buffered",
+                " {} of {} connections  {} apps  {} channels  {} pending  {} buffered",
                 stats.total_connections,
                 stats.max_connections,
                 stats.total_applications,

@@ -5,8 +5,10 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use ipc_framework::client::{Connection, Endpoint, Error, Execution, Fault, Options};
-use ipc_framework::{Access, Config, ErrorCode, Json, Message, MessageType, Token};
+use ipc_framework::client::{
+    ClientOptions, Connection, Endpoint, Error, Execution, Fault, Options,
+};
+use ipc_framework::{Access, Config, ErrorCode, Json, Message, MessageType, Token, UnixSocket};
 use serde_json::{Value, json};
 
 use crate::support::{HANG, TestServer, frame, install_echo, serve, serve_echo};
@@ -55,6 +57,28 @@ fn requests_of_all_sizes_are_answered_spinning_or_not() {
         connection.close().unwrap();
     }
     server.wait_until("the end of both", |stats| stats.total_connections == 0);
+}
+
+#[test]
+fn a_unix_socket_does_as_well() {
+    let path = std::env::temp_dir().join(format!("ipc-client-{}.sock", std::process::id()));
+    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let server = serve(config, install_echo);
+    let mut over_unix = options(&server);
+    over_unix.endpoint = Endpoint::unix(&path);
+    let mut connection = over_unix.connect().unwrap();
+    for text in ["short".to_owned(), "long ".repeat(1 << 18)] {
+        let answer = connection.request("echo", &text).unwrap();
+        assert_eq!(answer.payload.decode::<String>().unwrap(), text);
+    }
+    connection.close().unwrap();
+    let client = ClientOptions { connection: over_unix.clone(), ..ClientOptions::new("app") };
+    let client = client.connect().unwrap();
+    assert_eq!(value(&client.request("echo", &1).unwrap()), 1);
+    client.close().unwrap();
+    server.stop();
+    let error = over_unix.connect().unwrap_err();
+    assert!(error.to_string().starts_with("nothing listens on"), "{error}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ipc_framework::client::Connection;
 use serde_json::json;
 
 use super::connection::options;
+use super::many_threads::client_options;
 use crate::support::{frame, serve_echo};
 
 const ROUNDS: usize = 40;
@@ -72,4 +73,39 @@ fn a_connection_adds_at_most_a_tenth_to_a_bare_sockets_round_trip() {
     // Without optimisation the client's own code is many times slower than what is shipped.
     let bound = if cfg!(debug_assertions) { 2.0 } else { 1.1 };
     assert!(ratio <= bound, "{ratio:.3} of a bare socket's round trip; all: {ratios:.3?}");
+}
+
+/// How often the thread that calls this has gone to sleep.
+#[cfg(target_os = "linux")]
+fn sleeps() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+/// A thread that is woken has slept: the caller once for its answer, as on a connection of its
+/// own, and the driver once for the bytes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_request_of_a_client_wakes_one_thread_more_than_one_of_a_connection() {
+    let server = serve_echo();
+    let mut options = client_options(&server);
+    options.heartbeat = None;
+    let client = options.connect().unwrap();
+    let (sender, counts) = std::sync::mpsc::channel();
+    let drivers_sleeps = || {
+        let sender = sender.clone();
+        client.send_request_async("echo", &0, move |_| sender.send(sleeps()).unwrap()).unwrap();
+        counts.recv().unwrap()
+    };
+    let (drivers, own) = (drivers_sleeps(), sleeps());
+    let requests = 1000;
+    for n in 0..requests {
+        client.request("echo", &n).unwrap();
+    }
+    let (own, drivers) = (sleeps() - own, drivers_sleeps() - drivers);
+    println!("{requests} requests: the caller slept {own} times, the driver {drivers} times");
+    // A tenth for what locks the two meet at, and for the counting itself.
+    let bound = requests + requests / 10;
+    assert!(own <= bound && drivers <= bound, "{own} and {drivers} in {requests} requests");
 }

@@ -103,7 +103,7 @@ fn what_is_published_and_notified_arrives() {
     let large = format!("\"{}\"", "x".repeat(2_000));
     for command in ["publish", "notify"] {
         let mut refused = demo.command(&[command, "news", &large]);
-        refused.env("IPC_HOST", "localhost").env("IPC_PORT", narrow.port().to_string());
+        refused.env("IPC_HOST", "localhost").env("IPC_PORT", narrow.address().port().to_string());
         assert_fails(refused, 1, "(frame_too_large)");
     }
 }

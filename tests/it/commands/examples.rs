@@ -75,7 +75,7 @@ fn every_example_works() {
             .args(["sh", "-c", &script])
             .current_dir(&scratch.0)
             .envs([("PATH", path.as_str()), ("HOME", scratch.0.to_str().unwrap())])
-            .env("IPC_PORT", running.port().to_string())
+            .env("IPC_PORT", running.address().port().to_string())
             .env_remove("IPC_TOKEN")
             .stdin(Stdio::null());
         if script.contains("--host 0.0.0.0") {

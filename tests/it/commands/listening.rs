@@ -1,5 +1,6 @@
 //! What runs until it is told to stop.
 
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -82,7 +83,7 @@ fn ctrl_c_ends_ping_with_its_summary() {
         .unwrap();
     // It has measured once when the first document is there.
     let mut first = [0];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     signal(&child, "INT");
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
@@ -93,7 +94,30 @@ fn ctrl_c_ends_ping_with_its_summary() {
 }
 
 #[test]
-fn a_server_that_stands_still_loses_pings() {
+fn pings_that_are_not_answered_are_counted() {
+    let demo = Demo::start();
+    let mut child = demo
+        .command(&["ping", "-i", "20ms", "--timeout", "300ms"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    demo.0.signal("STOP");
+    let mut told = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut told).unwrap();
+    demo.0.signal("CONT");
+    signal(&child, "INT");
+    assert!(told.contains("no answer from 127.0.0.1:") && told.contains("300ms"), "{told}");
+    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
+    let shown = String::from_utf8(stdout).unwrap();
+    assert_eq!(status.code(), Some(0), "{shown}");
+    assert!(!shown.contains(" 0 lost") && shown.contains(" lost"), "{shown}");
+}
+
+#[test]
+fn a_server_that_stands_still_is_no_server_in_time() {
     let demo = Demo::start();
     let mut command = demo.command(&["ping", "-c", "2", "-i", "0", "--timeout", "2s", "--json"]);
     let mut live = Live::start(demo.command(&["subscribe", "news"]));
@@ -125,7 +149,7 @@ fn a_reader_that_has_seen_enough_ends_it_in_silence() {
             .args(["-c", "set -o pipefail; eval \"$0 $1\" | head -n 1"])
             .args([program, arguments])
             .env("IPC_HOST", "127.0.0.1")
-            .env("IPC_PORT", demo.0.port().to_string())
+            .env("IPC_PORT", demo.0.address().port().to_string())
             .env_remove("IPC_TOKEN")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

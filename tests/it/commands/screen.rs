@@ -59,8 +59,8 @@ fn top_shows_rates_channels_and_latencies() {
     let mut top = Terminal::run(&demo.command(&["top", "--interval", "200ms"]));
     let first = top.wait_until("the table", |text| row(text, "echo").is_some());
     let head = first.lines().next().unwrap();
-    assert!(head.contains(&format!("127.0.0.1:{}", demo.0.port())), "{first}");
-    assert!(first.contains("2 of 10000 connections"), "{first}");
+    assert!(head.contains(&format!("127.0.0.1:{}", demo.0.address().port())), "{first}");
+    assert!(first.contains("2 of 10000 connections") && first.contains("buffered"), "{first}");
     assert!(first.contains("channels of bench"), "{first}");
     let news = row(&first, "news").expect("both channels are there");
     assert_eq!(news[3], "1", "its subscriber: {first}");

@@ -1,0 +1,212 @@
+//! Several connections as one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::client::Client;
+use super::client_options::ClientOptions;
+use super::error::Error;
+use crate::broker::Message;
+
+/// A bounded set of [`Client`]s for a program whose requests would wait for each other on one
+/// connection. Clones share it.
+///
+/// It begins with one connection, and adds another when all it has wait for answers, up to its
+/// bound. A message goes by the connection with the fewest requests in flight. Each comes back
+/// by itself and is checked by heartbeats, as [`ClientOptions`] say; meanwhile the others are
+/// preferred. One that has ended for good is replaced.
+///
+/// # Order
+/// Messages sent through the pool may overtake each other, even those of one thread, because
+/// they go by different connections. Who needs an order takes one [`client`](Self::client) and
+/// keeps it; subscriptions and served channels belong to such a client too.
+///
+/// ```
+/// use ipc_framework::client::{ClientOptions, Endpoint, Pool};
+/// use ipc_framework::{Config, Server};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # server.application("app", "App").channel("echo").on_request(|request| {
+/// #     let payload = request.json();
+/// #     request.reply_json(&payload)
+/// # });
+/// # let port = server.addresses()[0].port().unwrap();
+/// # let handle = server.handle();
+/// # let running = std::thread::spawn(move || server.run());
+/// let mut options = ClientOptions::new("app");
+/// options.connection.endpoint = Endpoint::tcp("localhost", port);
+/// let pool = Pool::connect(&options, 4)?;
+/// assert_eq!(pool.request("echo", &"hello")?.payload.as_str(), "\"hello\"");
+/// assert_eq!(pool.connections(), 1); // nobody had to wait
+/// pool.close()?;
+/// # handle.stop();
+/// # running.join().unwrap()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Pool {
+    inside: Arc<Inside>,
+}
+
+#[derive(Debug)]
+struct Inside {
+    options: ClientOptions,
+    connections_max: usize,
+    members: Mutex<Members>,
+}
+
+#[derive(Debug)]
+struct Members {
+    clients: Vec<Client>,
+    /// A caller makes a connection; until it is there, others use those that are.
+    is_growing: bool,
+    is_closed: bool,
+    /// How many there have been, for ids of their own.
+    made: usize,
+}
+
+impl Pool {
+    /// Makes the first of at most `connections_max` connections. With a `connection_id` in the
+    /// options each appends its number to it, for an id belongs to one connection.
+    ///
+    /// # Errors
+    /// As [`ClientOptions::connect`].
+    pub fn connect(options: &ClientOptions, connections_max: usize) -> Result<Self, Error> {
+        let members = Members { clients: Vec::new(), is_growing: false, is_closed: false, made: 1 };
+        let inside = Inside {
+            options: options.clone(),
+            connections_max: connections_max.max(1),
+            members: Mutex::new(members),
+        };
+        let pool = Self { inside: Arc::new(inside) };
+        let first = pool.make(0)?;
+        pool.members().clients.push(first);
+        Ok(pool)
+    }
+
+    /// The client to send by next: the one with the fewest requests in flight, or a new one if
+    /// all have some and there may be more. It may be kept.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after [`close`](Self::close); as [`ClientOptions::connect`] if no
+    /// connection is left and none comes about.
+    pub fn client(&self) -> Result<Client, Error> {
+        let mut members = self.members();
+        if members.is_closed {
+            return Err(Error::Closed);
+        }
+        members.clients.retain(|client| !client.has_ended());
+        let best = members.clients.iter().min_by_key(|client| client.load()).cloned();
+        let is_idle = best.as_ref().is_some_and(|client| client.load() == (false, 0));
+        let may_grow = members.clients.len() < self.inside.connections_max && !members.is_growing;
+        if is_idle || (!may_grow && best.is_some()) {
+            return best.ok_or(Error::Closed);
+        }
+        members.is_growing = true;
+        let number = members.made;
+        members.made += 1;
+        drop(members);
+        let made = self.make(number);
+        let mut members = self.members();
+        members.is_growing = false;
+        match made {
+            Ok(client) if members.is_closed => {
+                drop(members);
+                client.close()?;
+                Err(Error::Closed)
+            }
+            Ok(client) => {
+                members.clients.push(client.clone());
+                Ok(client)
+            }
+            // What is there has to do.
+            Err(error) => best.ok_or(error),
+        }
+    }
+
+    /// As [`Client::request`].
+    ///
+    /// # Errors
+    /// As [`Client::request`] and [`client`](Self::client).
+    pub fn request<T: Serialize + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<Message, Error> {
+        self.client()?.request(channel_id, payload)
+    }
+
+    /// As [`Client::send_request`].
+    ///
+    /// # Errors
+    /// As [`Client::send_request`] and [`client`](Self::client).
+    pub fn send_request<T: Serialize + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        timeout: Duration,
+    ) -> Result<Message, Error> {
+        self.client()?.send_request(channel_id, payload, timeout)
+    }
+
+    /// As [`Client::publish`].
+    ///
+    /// # Errors
+    /// As [`Client::publish`] and [`client`](Self::client).
+    pub fn publish<T: Serialize + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<(), Error> {
+        self.client()?.publish(channel_id, payload)
+    }
+
+    /// As [`Client::notify`].
+    ///
+    /// # Errors
+    /// As [`Client::notify`] and [`client`](Self::client).
+    pub fn notify<T: Serialize + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<(), Error> {
+        self.client()?.notify(channel_id, payload)
+    }
+
+    /// How many connections it has.
+    pub fn connections(&self) -> usize {
+        self.members().clients.len()
+    }
+
+    /// Drains and closes all connections, see [`Client::close`].
+    ///
+    /// # Errors
+    /// The first error of [`Client::close`]; all are closed all the same.
+    pub fn close(&self) -> Result<(), Error> {
+        let mut members = self.members();
+        members.is_closed = true;
+        let clients = std::mem::take(&mut members.clients);
+        drop(members);
+        let mut closed = Ok(());
+        for client in clients {
+            closed = closed.and(client.close());
+        }
+        closed
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.inside.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self, number: usize) -> Result<Client, Error> {
+        let mut options = self.inside.options.clone();
+        if let Some(id) = &mut options.connection.connection_id {
+            *id = format!("{id}-{number}");
+        }
+        options.connect()
+    }
+}

@@ -1,0 +1,128 @@
+//! The clients against the server of the `PyPI` package, unmodified. Run by tests/interop/run.py,
+//! which installs the package and names its interpreter.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{ClientOptions, Endpoint, Error, Options};
+use serde_json::{Value, json};
+
+use super::many_threads::value;
+use crate::support::HANG;
+
+struct Published {
+    child: Child,
+    port: u16,
+}
+
+impl Published {
+    fn start() -> Self {
+        let python = std::env::var("IPC_PYTHON").expect("IPC_PYTHON: start tests/interop/run.py");
+        let script =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/published_server.py");
+        let mut child = Command::new(python)
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the interpreter runs");
+        let mut words = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let port = loop {
+            assert!(stderr.read_line(&mut words).unwrap() > 0, "it does not start: {words}");
+            let address =
+                words.lines().find_map(|line| line.strip_prefix("listening on 127.0.0.1:"));
+            if let Some(port) = address {
+                break port.trim().parse().unwrap();
+            }
+        };
+        Self { child, port }
+    }
+
+    fn options(&self) -> Options {
+        let mut options = Options::new("app");
+        options.endpoint = Endpoint::tcp("127.0.0.1", self.port);
+        options.timeout = HANG;
+        options
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs the published package: tests/interop/run.py runs it"]
+fn a_connection_asks_publishes_and_notifies() {
+    let server = Published::start();
+    let mut connection = server.options().connect().unwrap();
+    for payload in [json!(null), json!({"tea": [1, 2.5, "ü"]}), json!("x".repeat(100_000))] {
+        assert_eq!(value(&connection.request("echo", &payload).unwrap()), payload);
+    }
+    connection.notify("notes", &"remember").unwrap();
+    assert_eq!(value(&connection.request("notes", &()).unwrap()), json!(["remember"]));
+    connection.subscribe("news").unwrap();
+    for n in 0..10 {
+        connection.publish("news", &n).unwrap();
+    }
+    let got: Vec<Value> =
+        (0..10).map(|_| value(&connection.receive(Some(HANG)).unwrap().unwrap())).collect();
+    assert_eq!(got, (0..10).map(Value::from).collect::<Vec<_>>());
+    connection.unsubscribe("news").unwrap();
+    connection.publish("news", &10).unwrap();
+    // In order on one connection: what the unsubscription did not stop would come before.
+    connection.request("echo", &1).unwrap();
+    assert!(connection.try_receive().unwrap().is_none());
+    connection.set_timeout(Duration::from_millis(50));
+    assert!(matches!(connection.ping(), Err(Error::Deadline { .. })), "it knows no ping");
+    connection.set_timeout(HANG);
+    connection.close().unwrap();
+}
+
+#[test]
+#[ignore = "needs the published package: tests/interop/run.py runs it"]
+fn a_client_takes_its_silence_for_what_it_is() {
+    let server = Published::start();
+    let mut options = ClientOptions::new("app");
+    options.connection = server.options();
+    options.heartbeat = Some(Duration::from_millis(50));
+    let client = options.connect().unwrap();
+    let mut news = client.subscribe("news").unwrap();
+    // Until the heartbeat has been given up: nothing but it is pending.
+    let begin = Instant::now();
+    let mut was_asked = false;
+    loop {
+        let is_asked = client.connection_info().pending_requests > 0;
+        if was_asked && !is_asked {
+            break;
+        }
+        was_asked |= is_asked;
+        assert!(begin.elapsed() < HANG, "the heartbeat is tried and given up");
+        std::thread::yield_now();
+    }
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            let client = client.clone();
+            std::thread::spawn(move || {
+                for n in 0..20 {
+                    let question = json!([thread, n]);
+                    assert_eq!(value(&client.request("echo", &question).unwrap()), question);
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    client.publish("news", &"flash").unwrap();
+    assert_eq!(value(&news.next().unwrap()), "flash");
+    let info = client.connection_info();
+    assert!(info.is_connected && info.connections == 1, "{info:?}");
+    client.close().unwrap();
+}
