@@ -245,7 +245,8 @@ impl Client {
     }
 
     /// Subscribes to the channel, and calls `handler` on the client's thread for every message,
-    /// until [`unsubscribe`](Self::unsubscribe). The handler must not block.
+    /// until [`unsubscribe`](Self::unsubscribe). The handler must not block; one that owns a clone
+    /// of the client keeps it alive until then, or until [`close`](Self::close).
     ///
     /// # Errors
     /// As [`subscribe`](Self::subscribe).

@@ -17,7 +17,7 @@ use super::encoder::{Encoder, Heading};
 use super::error::{Error, Execution};
 use super::event::Event;
 use super::slot::{Slot, Waiter};
-use super::state::{Kind, Link, Outgoing, Pending, Sink, State};
+use super::state::{Kind, Link, Outgoing, Pending, Route, Sink, State};
 use crate::broker::Message;
 use crate::proto::MessageType;
 
@@ -246,24 +246,28 @@ impl Shared {
     pub(super) fn remove_listener(&self, channel_id: &str, key: u64) {
         let mut state = self.lock();
         let Some(route) = state.routes.get_mut(channel_id) else { return };
-        route.listeners.retain(|(of, _)| *of != key);
-        if route.listeners.is_empty() {
-            self.remove_route(&mut state, channel_id);
-        }
+        let Some(at) = route.listeners.iter().position(|(of, _)| *of == key) else { return };
+        let listener = route.listeners.remove(at);
+        let is_last = route.listeners.is_empty();
+        let route = if is_last { self.remove_route(&mut state, channel_id) } else { None };
+        drop(state);
+        // Not with the state locked: a handler may own what locks it when dropped.
+        drop((listener, route));
     }
 
     pub(super) fn unsubscribe(&self, channel_id: &str) {
-        let mut state = self.lock();
-        self.remove_route(&mut state, channel_id);
+        let route = self.remove_route(&mut self.lock(), channel_id);
+        drop(route);
     }
 
-    fn remove_route(&self, state: &mut State, channel_id: &str) {
-        let Some(route) = state.routes.remove(channel_id) else { return };
+    fn remove_route(&self, state: &mut State, channel_id: &str) -> Option<Route> {
+        let route = state.routes.remove(channel_id)?;
         route.close();
         if route.is_subscribed {
             // Disconnected, there is nothing to be taken back.
             let _ = self.subscription(state, MessageType::Unsubscribe, channel_id);
         }
+        Some(route)
     }
 
     fn subscription(
