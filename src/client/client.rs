@@ -15,8 +15,9 @@ use super::encoder::{Encoder, Heading, check_id};
 use super::error::{Error, Execution};
 use super::event::Event;
 use super::options::Endpoint;
-use super::shared::{Kind, Link, SYSTEM, Shared, Sink};
+use super::shared::{SYSTEM, Shared};
 use super::slot::{RequestFuture, Slot, Waiter};
+use super::state::{Kind, Link, Sink};
 use super::subscription::{Inbox, Subscription};
 use super::worker::Worker;
 use crate::HandlerError;
@@ -244,7 +245,8 @@ impl Client {
     }
 
     /// Subscribes to the channel, and calls `handler` on the client's thread for every message,
-    /// until [`unsubscribe`](Self::unsubscribe). The handler must not block.
+    /// until [`unsubscribe`](Self::unsubscribe). The handler must not block; one that owns a clone
+    /// of the client keeps it alive until then, or until [`close`](Self::close).
     ///
     /// # Errors
     /// As [`subscribe`](Self::subscribe).

@@ -48,6 +48,7 @@ mod reconnect;
 mod shared;
 mod slot;
 mod socket;
+mod state;
 mod subscription;
 mod worker;
 

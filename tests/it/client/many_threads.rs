@@ -156,6 +156,17 @@ fn a_dropped_subscription_unsubscribes() {
 }
 
 #[test]
+fn a_handler_may_own_what_unsubscribes_when_it_is_dropped() {
+    let server = serve_echo();
+    let client = connect(&server);
+    let owned = client.subscribe("other").unwrap();
+    client.subscribe_with("news", move |_| drop(owned.next_timeout(Duration::ZERO))).unwrap();
+    client.unsubscribe("news");
+    assert!(client.connection_info().subscribed_channels.is_empty());
+    client.ping().unwrap();
+}
+
+#[test]
 fn a_message_is_waited_for_without_subscribing() {
     let server = serve_echo();
     let client = connect(&server);

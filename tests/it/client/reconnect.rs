@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use ipc_framework::Message;
 use ipc_framework::client::{
     Client, ClientOptions, Endpoint, Error, Event, Execution, Reconnect, WhileDisconnected,
 };
@@ -145,6 +146,25 @@ fn a_request_in_flight_fails_at_once_and_says_that_it_may_have_been_executed() {
     assert!(matches!(error, Error::Lost { .. }), "{error:?}");
     assert_eq!(error.execution(), Execution::Possible);
     expect(&events, &Told::Disconnected { unanswered: 1 });
+}
+
+#[test]
+fn a_request_whose_time_is_over_before_the_server_is_back_is_never_sent() {
+    let mut served = Served::new();
+    let client = served.options().connect().unwrap();
+    let events = watch(&client);
+    let (report, seen) = channel();
+    let handler = move |request: &Message| Ok(report.send(value(request))?);
+    client.serve("mine", 1, handler).unwrap();
+    served.kill();
+    expect(&events, &Told::Disconnected { unanswered: 0 });
+    let error = client.send_request("mine", &"late", Duration::from_millis(1)).unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    let asking = client.clone();
+    let asked = std::thread::spawn(move || asking.request("mine", &"in time"));
+    served.restart();
+    asked.join().unwrap().unwrap();
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), ["in time"]);
 }
 
 #[test]
