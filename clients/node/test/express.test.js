@@ -103,6 +103,19 @@ describe('Express', () => {
     await eventually('unsubscribed', () => client.getConnectionInfo().subscribedChannels.length === 0);
   });
 
+  test('a browser that does not read is cut off', async () => {
+    const request = http.get(`${base}/events`, (response) => response.pause());
+    request.on('error', () => {});
+    await eventually('subscribed', () => client.getConnectionInfo().subscribedChannels.includes('ticks'));
+    const text = 'x'.repeat(500_000);
+    await eventually('cut off', async () => {
+      for (let n = 0; n < 8; n += 1) client.publish('ticks', text);
+      await client.ping();
+      return !client.getConnectionInfo().subscribedChannels.includes('ticks');
+    });
+    request.destroy();
+  });
+
   test('works without Express as well', async () => {
     const plain = http.createServer(ipcProxy(client, 'api')).listen(0, '127.0.0.1');
     await once(plain, 'listening');

@@ -162,6 +162,21 @@ describe('requests', () => {
     small.disconnect();
   });
 
+  test('limits too small for anything are errors, not crashes', async () => {
+    const tiny = server.client('bench', { maxFrameBytes: 10 });
+    assert.equal(await tiny.connect(), false);
+    assert.equal(tiny.lastError.code, 'FRAME_TOO_LARGE');
+    const mute = server.client('bench', { pendingMax: 0 });
+    const errors = [];
+    mute.on('error', (error) => errors.push(error.code));
+    mute.subscribe('early');
+    assert.equal(await mute.connect(), true);
+    assert.throws(() => mute.subscribe('news'), { code: 'QUEUE_FULL' });
+    assert.deepEqual(mute.getConnectionInfo().subscribedChannels, ['early']);
+    assert.deepEqual(errors, ['QUEUE_FULL']);
+    await mute.close();
+  });
+
   test('without a connection', async () => {
     const idle = server.client();
     await assert.rejects(idle.sendRequest('echo', 1),
