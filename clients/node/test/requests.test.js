@@ -22,7 +22,8 @@ describe('requests', () => {
   });
 
   test('whatever JSON can say comes back', async () => {
-    for (const payload of [null, 0, -1.5e300, '', 'ß☃🦀\u0000\n"\\', [], {}, [[{ a: [null] }]], { __proto__: null, x: 1 }]) {
+    const payloads = [null, 0, -1.5e300, '', 'ß☃🦀\u0000\n"\\', [], {}, [[{ a: [null] }]], { __proto__: null, x: 1 }];
+    for (const payload of payloads) {
       assert.deepEqual((await client.sendRequest('echo', payload)).payload, JSON.parse(JSON.stringify(payload)));
     }
     assert.equal((await client.sendRequest('echo')).payload, null);
