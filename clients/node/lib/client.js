@@ -195,7 +195,12 @@ class IPCClient extends Lifecycle {
       onDrop: () => this.emitSafely('slow', { channel: channelId, subscription }),
     });
     this.subscriptions.entry(channelId).subscriptions.add(subscription);
-    if (this.connected) this.confirm(subscription);
+    try {
+      if (this.connected) this.confirm(subscription);
+    } catch (error) {
+      subscription.end(error);
+      throw error;
+    }
     return subscription;
   }
 
@@ -402,10 +407,14 @@ class IPCClient extends Lifecycle {
   // ---- over the life of connections
 
   restore() {
-    for (const [channel, { subscriptions }] of this.subscriptions.channels) {
+    for (const [channel, { subscriptions }] of [...this.subscriptions.channels]) {
       const unconfirmed = [...subscriptions].filter((subscription) => !subscription.isReady);
-      if (unconfirmed.length === 0) this.sendSubscribe(channel);
-      for (const subscription of unconfirmed) this.confirm(subscription);
+      try {
+        if (unconfirmed.length === 0) this.sendSubscribe(channel);
+        for (const subscription of unconfirmed) this.confirm(subscription);
+      } catch (error) {
+        this.report(error);
+      }
     }
     for (const service of this.services.values()) {
       if (service.isStopped) continue;

@@ -72,7 +72,13 @@ class Connection {
         settle(error);
         return;
       }
-      this.socket.on('connect', () => this.send(connectBody));
+      this.socket.on('connect', () => {
+        try {
+          this.send(connectBody);
+        } catch (error) {
+          this.destroy(error);
+        }
+      });
       this.socket.on('error', (error) => { this.fault ??= error; });
       this.socket.on('drain', () => this.drained());
       this.socket.on('close', () => this.closed());

@@ -86,6 +86,7 @@ async function readBody(req, bytesMax) {
 }
 
 function sendJson(res, status, body) {
+  if (res.destroyed || res.headersSent) return;
   const text = JSON.stringify(body);
   res.statusCode = status;
   res.setHeader('Content-Type', 'application/json; charset=utf-8');
@@ -110,6 +111,8 @@ function ipcEvents(client, channel, { event, retry, filter } = {}) {
       'X-Accel-Buffering': 'no',
     });
     const send = (text) => {
+      // Writing to what is destroyed would be an error nobody handles.
+      if (res.destroyed || res.writableEnded) return;
       if (res.writableLength > BEHIND_BYTES_MAX) res.destroy();
       else res.write(text);
     };

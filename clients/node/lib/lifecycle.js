@@ -191,13 +191,15 @@ class Lifecycle extends EventEmitter {
 
   /** There will be no connection until somebody calls `connect` again. */
   giveUp(error) {
-    const waiting = this.offline.takeAll().length;
+    // Requests among them are rejected, which is word enough.
+    const dropped = this.offline.takeAll().filter(({ id }) => !this.pending.has(id)).length;
     const reason = error ?? this.lastError;
     this.pending.rejectAll(() => new NotConnectedError(
       `there is no connection${reason ? `: ${reason.message}` : ''}; the request was not sent`, { cause: reason }));
     if (error !== null) this.report(error);
-    if (waiting > 0) {
-      this.report(new NotConnectedError(`${waiting} messages that waited for a connection were dropped`));
+    if (dropped > 0) {
+      this.report(new NotConnectedError(`there is no connection: messages that waited for one were dropped, ${dropped} `
+        + 'in all'));
     }
     this.settle(false);
   }

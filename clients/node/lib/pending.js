@@ -48,6 +48,10 @@ class Pending {
     this.entries.set(id, entry);
   }
 
+  has(id) {
+    return this.entries.has(id);
+  }
+
   /** The entry, which is pending no longer. */
   take(id) {
     const entry = this.entries.get(id);

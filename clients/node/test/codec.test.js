@@ -83,7 +83,8 @@ test('what is not a message is refused and says that the connection stays open',
     assert.throws(() => decode(bytes), { code: 'BAD_FRAME', fatal: false, message: /stays open/ });
   }
   const faults = [null, [], 7, {}, { ...good, message_type: 'other' }, { ...good, app_id: 1 },
-    { ...good, message_id: undefined }, { ...good, channel_id: null }, { ...good, timestamp: 'now' }, { ...good, reply_to: 5 }];
+    { ...good, message_id: undefined }, { ...good, channel_id: null }, { ...good, timestamp: 'now' },
+    { ...good, reply_to: 5 }];
   for (const fault of faults) {
     assert.throws(() => decode(JSON.stringify(fault)), { code: 'BAD_MESSAGE' }, JSON.stringify(fault));
   }

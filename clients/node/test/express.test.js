@@ -27,9 +27,13 @@ describe('Express', () => {
     app.get('/api/:id', ipcProxy(client, 'api', { timeout: 200 }));
     app.post('/api', ipcProxy(client, 'api', { bodyBytes: 1000 }));
     app.post('/parsed', express.json(), ipcProxy(client, 'api', { payload: (req) => ({ query: {}, mine: req.body }) }));
-    app.get('/nobody', ipcProxy(client, 'nobody', { status: (error) => (error.code === 'no_handler' ? 404 : undefined) }));
+    const status = (error) => (error.code === 'no_handler' ? 404 : undefined);
+    app.get('/nobody', ipcProxy(client, 'nobody', { status }));
     app.get('/broken', ipcProxy(client, 'api', { payload: () => { throw new Error('broken'); } }));
-    app.use((error, req, res, next) => (res.headersSent ? next(error) : res.status(500).json({ handled: error.message })));
+    app.use((error, req, res, next) => {
+      if (res.headersSent) next(error);
+      else res.status(500).json({ handled: error.message });
+    });
     app.get('/events', ipcEvents(client, 'ticks', { event: 'tick\nevil: 1', retry: 50 }));
     app.get('/odd', ipcEvents(client, 'ticks', { filter: ({ payload }) => payload % 2 === 1 }));
     server = app.listen(0, '127.0.0.1');
@@ -101,6 +105,19 @@ describe('Express', () => {
     all.close();
     odd.close();
     await eventually('unsubscribed', () => client.getConnectionInfo().subscribedChannels.length === 0);
+  });
+
+  test('a browser that does not read is cut off', async () => {
+    const request = http.get(`${base}/events`, (response) => response.pause());
+    request.on('error', () => {});
+    await eventually('subscribed', () => client.getConnectionInfo().subscribedChannels.includes('ticks'));
+    const text = 'x'.repeat(500_000);
+    await eventually('cut off', async () => {
+      for (let n = 0; n < 8; n += 1) client.publish('ticks', text);
+      await client.ping();
+      return !client.getConnectionInfo().subscribedChannels.includes('ticks');
+    });
+    request.destroy();
   });
 
   test('works without Express as well', async () => {

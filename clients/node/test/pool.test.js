@@ -19,7 +19,8 @@ test('requests spread over the connections, publications keep their order', asyn
   const requests = Array.from({ length: 30 }, (_, n) => pool.sendRequest('slow', n));
   await Promise.resolve();
   assert.deepEqual(pool.clients.map((client) => client.pending.size), [10, 10, 10]);
-  assert.deepEqual((await Promise.all(requests)).map(({ payload }) => payload), Array.from({ length: 30 }, (_, n) => n));
+  const answers = (await Promise.all(requests)).map(({ payload }) => payload);
+  assert.deepEqual(answers, Array.from({ length: 30 }, (_, n) => n));
   assert.ok(pool.clients.every((client) => client.services.get('slow').running === 0));
   await service.close();
   await assert.rejects(pool.sendRequest('slow', 1), { code: 'no_handler' });

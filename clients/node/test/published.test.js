@@ -72,7 +72,8 @@ describe('old programs', () => {
     const hooks = [];
     directory = temporaryDirectory({ after: (hook) => hooks.push(hook) });
     const dependencies = { '@ifesol/ipc-framework-nodejs': `file:${path.resolve(__dirname, '..')}` };
-    fs.writeFileSync(path.join(directory, 'package.json'), JSON.stringify({ name: 'old', private: true, dependencies }));
+    const manifest = JSON.stringify({ name: 'old', private: true, dependencies });
+    fs.writeFileSync(path.join(directory, 'package.json'), manifest);
     execFileSync('npm', ['install', '--offline', '--no-audit', '--no-fund', '--silent'], { cwd: directory });
     const imports = "{ IPCClient, Message, MessageType }";
     fs.writeFileSync(path.join(directory, 'old.cjs'),

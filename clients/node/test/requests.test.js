@@ -22,7 +22,8 @@ describe('requests', () => {
   });
 
   test('whatever JSON can say comes back', async () => {
-    for (const payload of [null, 0, -1.5e300, '', 'ß☃🦀\u0000\n"\\', [], {}, [[{ a: [null] }]], { __proto__: null, x: 1 }]) {
+    const payloads = [null, 0, -1.5e300, '', 'ß☃🦀\u0000\n"\\', [], {}, [[{ a: [null] }]], { __proto__: null, x: 1 }];
+    for (const payload of payloads) {
       assert.deepEqual((await client.sendRequest('echo', payload)).payload, JSON.parse(JSON.stringify(payload)));
     }
     assert.equal((await client.sendRequest('echo')).payload, null);
@@ -160,6 +161,21 @@ describe('requests', () => {
     assert.deepEqual((await Promise.all(first)).map(({ payload }) => payload), [1, 2]);
     assert.equal((await small.sendRequest('echo', 3)).payload, 3);
     small.disconnect();
+  });
+
+  test('limits too small for anything are errors, not crashes', async () => {
+    const tiny = server.client('bench', { maxFrameBytes: 10 });
+    assert.equal(await tiny.connect(), false);
+    assert.equal(tiny.lastError.code, 'FRAME_TOO_LARGE');
+    const mute = server.client('bench', { pendingMax: 0 });
+    const errors = [];
+    mute.on('error', (error) => errors.push(error.code));
+    mute.subscribe('early');
+    assert.equal(await mute.connect(), true);
+    assert.throws(() => mute.subscribe('news'), { code: 'QUEUE_FULL' });
+    assert.deepEqual(mute.getConnectionInfo().subscribedChannels, ['early']);
+    assert.deepEqual(errors, ['QUEUE_FULL']);
+    await mute.close();
   });
 
   test('without a connection', async () => {

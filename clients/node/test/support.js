@@ -14,13 +14,21 @@ const PYTHON = path.join(REPO, 'target/interop-venv/bin/python');
 // A ceiling to find what hangs, not an expectation.
 const STEP_MS_MAX = 30_000;
 
-/** A subprocess whose output is collected; `matched` is the first match of what it was waited for. */
+const running = new Set();
+// Whatever ends a test file early must not leave its servers behind.
+process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
+
+/** A subprocess whose output is collected, and which does not outlive the tests. */
 class Process {
   constructor(command, args, options = {}) {
     this.child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], ...options });
     this.output = '';
+    running.add(this.child);
     this.exited = new Promise((resolve) => {
-      this.child.on('close', (code, signal) => resolve({ code, signal }));
+      this.child.on('close', (code, signal) => {
+        running.delete(this.child);
+        resolve({ code, signal });
+      });
       this.child.on('error', (error) => {
         this.output += String(error);
         resolve({ code: null, signal: null });

@@ -108,8 +108,10 @@ async function pools(): Promise<void> {
   const service: ipc.Service = await pool.serve('square', (request) => request.payload);
   await service.close();
   await pool.close();
-  http.createServer(ipc.ipcProxy(pool, 'api', { timeout: 10, status: (error) => (error.code === 'timeout' ? 504 : 502) }));
-  http.createServer(expressHelper.ipcEvents(pool, 'news', { event: 'news', retry: 10, filter: ({ payload }) => !!payload }));
+  const status = (error: ipc.IPCError): number => (error.code === 'timeout' ? 504 : 502);
+  http.createServer(ipc.ipcProxy(pool, 'api', { timeout: 10, status }));
+  const filter = ({ payload }: ipc.Message): boolean => payload !== null;
+  http.createServer(expressHelper.ipcEvents(pool, 'news', { event: 'news', retry: 10, filter }));
   void length;
 }
 

@@ -1,4 +1,5 @@
-import all, { IPCClient, IPCPool, MessageType, TimeoutError, type ClientOptions, type Subscription } from 'ipc-framework';
+import all, { IPCClient, IPCPool, MessageType, TimeoutError } from 'ipc-framework';
+import type { ClientOptions, Subscription } from 'ipc-framework';
 import { ipcEvents, ipcProxy } from 'ipc-framework/express';
 
 const options: ClientOptions = { port: Number(process.env['PORT']), host: undefined };
