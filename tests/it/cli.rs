@@ -78,10 +78,6 @@ impl Running {
         self.addresses[0]
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.addresses[0].port()
-    }
-
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
