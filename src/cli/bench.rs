@@ -133,6 +133,10 @@ impl Bench {
             warmup: self.warmup,
             duration: self.duration,
         };
+        if let Some(path) = &self.hdr {
+            // Before the load and not after it.
+            latency::create_log(path)?;
+        }
         let bar = self.bar();
         let tally = load::run(&plan, &options, |clock| {
             if interrupt.is_noted() {

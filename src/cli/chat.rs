@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use clap::Args;
@@ -67,7 +67,13 @@ impl Chat {
         while !interrupt.is_noted() {
             match typed.try_recv() {
                 Ok(line) if line.trim().is_empty() => {}
-                Ok(line) => self.say(&mut connection, "chat_message", line)?,
+                Ok(line) => {
+                    self.say(&mut connection, "chat_message", line)?;
+                    // One's own words come back: whoever only talks would fill both sides.
+                    while let Some(message) = connection.try_receive()? {
+                        self.show(output, &message)?;
+                    }
+                }
                 Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) => {
                     if let Some(message) = connection.receive(Some(LOOK_EVERY))? {
@@ -107,7 +113,8 @@ impl Chat {
 
 /// Reading a terminal blocks, so that it has a thread of its own. It ends with the program.
 fn lines_of_stdin() -> Result<Receiver<String>, Failure> {
-    let (sender, lines) = channel();
+    // Whoever types faster than the server takes it waits.
+    let (sender, lines) = sync_channel(64);
     let read = move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             if sender.send(line).is_err() {

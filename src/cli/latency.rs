@@ -91,6 +91,16 @@ fn rounded(nanos: f64) -> f64 {
     (nanos / 100.0).round() / 10.0
 }
 
+/// Creates the file of [`write_log`], so that a path that cannot be written shows at once.
+pub(super) fn create_log(path: &Path) -> Result<(), Failure> {
+    File::create(path).map(drop).map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    let path = path.display();
+    Failure::runtime(format!("cannot write {path}: {error}; check its path and permissions"))
+}
+
 /// An interval log of one interval, which the tools of `HdrHistogram` read.
 pub(super) fn write_log(
     path: &Path,
@@ -112,10 +122,7 @@ pub(super) fn write_log(
             .map_err(|error| io::Error::other(format!("{error:?}")))?;
         out.flush()
     };
-    write().map_err(|error: io::Error| {
-        let path = path.display();
-        Failure::runtime(format!("cannot write {path}: {error}; check its path and permissions"))
-    })
+    write().map_err(|error: io::Error| unwritable(path, &error))
 }
 
 #[cfg(test)]

@@ -67,25 +67,34 @@ impl Ping {
         let name = options.endpoint.to_string();
         let mut nanos = latency::histogram();
         let mut sent = 0;
+        let mut gone = None;
         while !interrupt.is_noted() && self.count.is_none_or(|count| sent < count) {
             let begin = Instant::now();
             sent += 1;
-            match ping(&mut connection, sent, self.target.timeout(), &interrupt)? {
-                Some(rtt) => {
+            match ping(&mut connection, sent, self.target.timeout(), &interrupt) {
+                // What was measured until now is still worth a word.
+                Err(failure) => {
+                    gone = Some(failure);
+                    break;
+                }
+                Ok(Some(rtt)) => {
                     latency::record(&mut nanos, rtt);
                     if !self.quiet {
                         show(output, &name, sent, rtt)?;
                     }
                 }
                 // It is neither answered nor lost.
-                None if interrupt.is_noted() => sent -= 1,
-                None => tell_lost(&name, sent, self.target.timeout()),
+                Ok(None) if interrupt.is_noted() => sent -= 1,
+                Ok(None) => tell_lost(&name, sent, self.target.timeout()),
             }
             if self.count != Some(sent) {
                 interrupt.sleep(self.interval.saturating_sub(begin.elapsed()));
             }
         }
         summarize(output, &name, sent, &nanos)?;
+        if let Some(failure) = gone {
+            return Err(failure);
+        }
         if sent > 0 && nanos.is_empty() {
             let text = format!(
                 "{name} answered none of {sent} pings; see whether it is stuck, or the published \

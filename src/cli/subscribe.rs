@@ -53,6 +53,10 @@ impl Subscribe {
         let mut left = self.count;
         while left != Some(0) && !interrupt.is_noted() {
             let Some(message) = connection.receive(Some(LOOK_EVERY))? else { continue };
+            if !self.channels.contains(&message.channel_id) {
+                // Such as the server's word that it shuts down.
+                continue;
+            }
             show(output, &message)?;
             left = left.map(|left| left - 1);
         }

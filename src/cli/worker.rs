@@ -43,15 +43,22 @@ impl Worker {
         tell(&format!("serving {}; stop with Ctrl-C", self.channel));
         while !interrupt.is_noted() {
             let Some(message) = connection.receive(Some(LOOK_EVERY))? else { continue };
-            let answer = self.answer(&message)?;
+            if message.channel_id != self.channel {
+                // Such as the server's word that it shuts down: no work for the command.
+                continue;
+            }
             match message.message_type {
-                MessageType::Request => respond(&mut connection, &message, answer)?,
+                MessageType::Request => {
+                    let answer = self.answer(&message)?;
+                    respond(&mut connection, &message, answer)?;
+                }
                 // Nobody waits for it: it is told here.
-                _ => {
-                    if let Err(text) = answer {
+                MessageType::Notification => {
+                    if let Err(text) = self.answer(&message)? {
                         tell(&text);
                     }
                 }
+                _ => {}
             }
         }
         connection.close()?;

@@ -436,7 +436,7 @@ impl Client {
         for channel_id in served {
             self.stop_serving(&channel_id)?;
         }
-        let deadline = Instant::now() + shared.options.connection.timeout;
+        let deadline = Instant::now().checked_add(shared.options.connection.timeout);
         let mut state = shared.lock();
         loop {
             let is_up = matches!(state.link, Link::Up(_) | Link::Leaving(_));
@@ -444,7 +444,9 @@ impl Client {
             if is_done || matches!(state.link, Link::Closed) {
                 return Ok(true);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.map_or(Duration::MAX, |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
             if left.is_zero() {
                 return Ok(false);
             }

@@ -66,6 +66,14 @@ struct Open {
     confirms: u64,
 }
 
+const LONG: Duration = Duration::from_secs(365 * 24 * 3_600);
+
+/// Whether the server would close the next connection for the same reason. A frame that was
+/// too large is gone with the connection it was sent on.
+fn is_for_good(error: &Error) -> bool {
+    matches!(error, Error::Answered { code: ErrorCode::AuthFailed | ErrorCode::TakenOver, .. })
+}
+
 impl Driver {
     pub(super) fn new(
         shared: Arc<Shared>,
@@ -157,6 +165,8 @@ impl Driver {
     /// Makes a new connection the client's.
     fn adopt(&mut self, connection: Connection) -> Result<(), Error> {
         let (socket, buffer, connection_id) = connection.into_parts();
+        // It may be another server than the one before.
+        self.answers_ping = false;
         socket.set_nonblocking().map_err(Error::system("a non-blocking socket"))?;
         let heartbeat = self.shared.options.heartbeat;
         socket.keep_alive(heartbeat).map_err(Error::system("keep-alive"))?;
@@ -332,7 +342,7 @@ impl Driver {
     /// The connection is gone.
     fn lost(&mut self, error: Error) {
         self.forget_link();
-        let is_final = self.shared.options.reconnect.is_none() || error.fault() == Fault::Caller;
+        let is_final = self.shared.options.reconnect.is_none() || is_for_good(&error);
         let mut state = self.shared.lock();
         let unsent = state.held();
         let told = state.link_down(is_final);
@@ -366,7 +376,9 @@ impl Driver {
     fn schedule(&mut self) {
         let reconnect = self.shared.options.reconnect.unwrap_or_default();
         let pause = reconnect.pause(self.failures, &mut self.random);
-        self.next_attempt = Some(Instant::now() + pause);
+        let now = Instant::now();
+        // A pause that no clock can express is a very long one.
+        self.next_attempt = Some(now.checked_add(pause).unwrap_or(now + LONG));
     }
 
     /// Connecting blocks, resolving names above all: a thread of its own does it.

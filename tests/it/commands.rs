@@ -3,6 +3,7 @@
 mod asking;
 mod bench;
 mod examples;
+mod leaving;
 mod listening;
 mod screen;
 mod terminal;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use ipc_framework::client::{Client, ClientOptions, Error, Execution};
-use ipc_framework::{ErrorCode, HandlerError, Message};
+use ipc_framework::{Config, ErrorCode, HandlerError, Message};
 use serde_json::{Value, json};
 
 use super::connection::options;
-use crate::support::{HANG, TestServer, serve_echo};
+use crate::support::{self, HANG, TestServer, serve_echo};
 
 pub(crate) fn client_options(server: &TestServer) -> ClientOptions {
     let mut client_options = ClientOptions::new("app");
@@ -288,4 +288,21 @@ fn closing_answers_what_is_served_and_sends_what_waits() {
     // The handler's end of the channel is gone: that is an error, and it is answered.
     assert!(matches!(answer, Err(Error::Answered { code: ErrorCode::HandlerFailed, .. })));
     closing.join().unwrap().unwrap();
+}
+
+#[test]
+fn one_message_too_large_costs_the_connection_and_not_the_client() {
+    let mut config = Config::default();
+    config.limits.frame_bytes_max = 4 << 10;
+    let server = support::serve(config, support::install_echo);
+    let client = connect(&server);
+    let mut heard = client.subscribe("news").unwrap();
+    // This client does not know how much the server takes.
+    client.publish("news", &"x".repeat(5_000)).unwrap();
+    // It may be in flight while the connection ends: then it is asked again.
+    let asks = || client.request("echo", &1);
+    let answer = (0..100).find_map(|_| asks().ok()).expect("the client came back");
+    assert_eq!(value(&answer), 1);
+    client.publish("news", &"small").unwrap();
+    assert_eq!(value(&heard.next().unwrap()), "small", "and hears what it heard before");
 }

@@ -1,0 +1,79 @@
+//! What a subcommand does when its server goes, and when it is asked for too much.
+
+use std::io::{Read, Write};
+use std::process::{Output, Stdio};
+
+use serde_json::json;
+
+use super::{Demo, Live};
+use crate::cli::assert_fails;
+
+/// A server that ends says so to everybody; that is no message of any channel.
+#[test]
+fn the_servers_last_word_is_no_work_and_no_news() {
+    let demo = Demo::start();
+    let script = "cat >&2; echo ran >&2";
+    let worker = Live::start(demo.command(&["worker", "held", "--", "sh", "-c", script]));
+    let subscriber = Live::start(demo.command(&["subscribe", "news", "--json"]));
+    demo.0.signal("TERM");
+    for session in [worker, subscriber] {
+        let (code, stdout, stderr) = session.end();
+        assert_eq!((code, stdout.as_str()), (Some(3), ""), "{stderr}");
+        assert!(!stderr.contains("ran"), "{stderr}");
+    }
+}
+
+#[test]
+fn ping_sums_up_when_the_server_goes() {
+    let demo = Demo::start();
+    let mut child = demo
+        .command(&["ping", "-i", "20ms"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    drop(demo);
+    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8(stdout).unwrap();
+    assert_eq!(status.code(), Some(3), "{stdout}");
+    assert!(stdout.contains("rtt min/mean/p50/p99/max"), "{stdout}");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_told_before_the_load() {
+    let demo = Demo::start();
+    let arguments = ["bench", "request", "--duration", "1h", "--hdr", "/does/not/exist/file"];
+    assert_fails(demo.command(&arguments), 1, "cannot write /does/not/exist/file");
+}
+
+/// Its own words come back to whoever only talks, and would fill both sides.
+#[test]
+fn a_chat_fed_by_a_program_gets_through() {
+    const LINES: usize = 30_000;
+    let demo = Demo::start();
+    let mut listens = demo.0.peer();
+    listens.connect("chat_app", "listens");
+    listens.subscribe("general");
+    let mut child = demo
+        .command(&["chat", "Bob"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let talking = std::thread::spawn(move || {
+        for at in 0..LINES {
+            writeln!(stdin, "{at}").unwrap();
+        }
+    });
+    assert_eq!(listens.receive()["payload"]["type"], "user_joined");
+    for at in 0..LINES {
+        assert_eq!(listens.receive()["payload"]["text"], json!(at.to_string()));
+    }
+    talking.join().unwrap();
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
+}
