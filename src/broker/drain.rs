@@ -5,7 +5,7 @@ use super::dispatch::shutting_down;
 use super::session::Connection;
 use super::timers::Due;
 use super::{Action, ConnectionKey};
-use crate::proto::Envelope;
+use crate::proto::{Envelope, ErrorCode};
 
 impl Core {
     /// From here on new requests are refused, and everybody is told. What has arrived is
@@ -54,8 +54,13 @@ impl Core {
     pub(crate) fn cut_off(&mut self) {
         let pending: Vec<_> = self.requests.iter().map(|(key, _)| key).collect();
         crate::trace::drained(pending.len());
+        let unanswered = Refusal::new(
+            ErrorCode::ShuttingDown,
+            "the server ends before this request was answered; it may or may not have been done, so \
+             send it again if it may be done twice",
+        );
         for request in pending {
-            self.fail_request(request, &shutting_down());
+            self.fail_request(request, &unanswered);
         }
         for key in self.connections.keys() {
             self.begin_close(key);
