@@ -193,6 +193,7 @@ class IPCClient extends Lifecycle {
         onEnd?.();
       },
       onDrop: () => this.emitSafely('slow', { channel: channelId, subscription }),
+      onError: (error) => this.report(error),
     });
     this.subscriptions.entry(channelId).subscriptions.add(subscription);
     try {

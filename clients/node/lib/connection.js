@@ -140,8 +140,13 @@ class Connection {
       else this.hooks.onFault(error);
       return !this.isEnded;
     }
-    if (this.handshake === null) this.hooks.onMessage(message);
-    else this.answered(message);
+    try {
+      if (this.handshake === null) this.hooks.onMessage(message);
+      else this.answered(message);
+    } catch (error) {
+      // Not the reader's fault: what lies behind this message in the chunk is still wanted.
+      this.hooks.onFault(error);
+    }
     return !this.isEnded;
   }
 

@@ -1,0 +1,71 @@
+'use strict';
+
+// What goes wrong in the program's own callbacks, or at a bound, stays where it belongs.
+
+const { test } = require('node:test');
+const assert = require('node:assert/strict');
+const http = require('node:http');
+const { startServer, eventually, once } = require('./support.js');
+const { ipcEvents } = require('../index.js');
+const { Connection } = require('../lib/connection.js');
+const { encodeBody, encodeFrames } = require('../lib/codec.js');
+
+/** A server of this project and a connected client of it, both gone after the test. */
+async function connected(t, options) {
+  const server = await startServer();
+  t.after(() => server.kill());
+  const client = server.client('bench', options);
+  t.after(() => client.disconnect());
+  assert.equal(await client.connect(), true);
+  return { server, client };
+}
+
+/** The address of a web server with this handler. */
+async function web(t, handler) {
+  const server = http.createServer(handler).listen(0, '127.0.0.1');
+  t.after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  await once(server, 'listening');
+  return `http://127.0.0.1:${server.address().port}`;
+}
+
+test('a filter that throws is reported, and the other listeners go on', async (t) => {
+  const { client } = await connected(t);
+  const errors = [];
+  client.on('error', (error) => errors.push(error));
+  const base = await web(t, ipcEvents(client, 'ticks', { filter: ({ payload }) => payload.wanted }));
+  const controller = new AbortController();
+  const response = await fetch(base, { signal: controller.signal });
+  const reader = response.body.getReader();
+  await reader.read();
+  const others = client.subscribe('ticks');
+  await others.ready;
+  client.publish('ticks', null);
+  client.publish('ticks', { wanted: 1 });
+  assert.equal((await others.next()).value.payload, null);
+  const { value } = await reader.read();
+  assert.match(Buffer.from(value).toString(), /data: \{"wanted":1\}/);
+  assert.deepEqual(errors.map(({ name }) => name), ['TypeError']);
+  assert.equal(client.connected, true);
+  controller.abort();
+});
+
+test('what a message starts does not keep the rest of its chunk from being read', () => {
+  const seen = [];
+  const faults = [];
+  const fault = new Error('thrown on the way');
+  const connection = new Connection({ maxFrameBytes: 1000 }, {
+    onMessage: ({ payload }) => {
+      seen.push(payload);
+      if (payload === 1) throw fault;
+    },
+    onFault: (error) => faults.push(error),
+  });
+  const bodies = [1, 2].map((n) => encodeBody(`id${n}`, '"a"', '"c"', 'publish', String(n)));
+  const chunk = encodeFrames(bodies, Buffer.byteLength(bodies.join('')));
+  assert.equal(connection.read(chunk.length, chunk), true);
+  assert.deepEqual(seen, [1, 2]);
+  assert.deepEqual(faults, [fault]);
+});
