@@ -44,7 +44,7 @@ class IPCClient extends Lifecycle {
     return new Promise((resolve, reject) => this.begin(channelId, data, options, resolve, reject));
   }
 
-  begin(channelId, data, options, resolve, reject) {
+  begin(channelId, data, options, resolve, reject, how) {
     const { timeout, signal } = requestOptions(options, this.options.requestTimeout);
     const what = `the request on '${channelId}'`;
     if (signal?.aborted) throw new AbortedError(`${what} was aborted before it was sent`, { cause: signal.reason });
@@ -65,14 +65,21 @@ class IPCClient extends Lifecycle {
         reject(error);
       };
     }
-    this.pending.add(id, { timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
+    this.pending.add(id, { ...how, timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
     try {
-      this.dispatch(message);
+      this.dispatch(message, how);
     } catch (error) {
       this.pending.take(id);
       fail(error);
     }
     return id;
+  }
+
+  /** A request of the client's own, over the connection there is and past the bounds that are for the program's. */
+  command(payload, timeout) {
+    return new Promise((resolve, reject) => {
+      this.begin('system', payload, timeout, resolve, reject, { unbounded: true });
+    });
   }
 
   /** Sends a request and returns its id. An answer comes as the event `response`. */
@@ -113,9 +120,9 @@ class IPCClient extends Lifecycle {
   }
 
   /** Any message: the others are made of this. Returns its id. */
-  sendMessage(channelId, messageType, payload, replyTo = null) {
+  sendMessage(channelId, messageType, payload, replyTo = null, how = undefined) {
     const message = this.prepare(channelId, messageType, payload, replyTo);
-    this.dispatch(message);
+    this.dispatch(message, how);
     return message.id;
   }
 
@@ -146,17 +153,17 @@ class IPCClient extends Lifecycle {
   }
 
   /** Sends now, or keeps the message for the connection that is being made. */
-  dispatch(message) {
-    if (this.connected) this.transmit(message);
+  dispatch(message, how) {
+    if (this.connected) this.transmit(message, how);
     else if (this.state === 'connecting' || this.state === 'reconnecting') this.offline.push(message);
     else throw new NotConnectedError('Not connected to server: call connect() first; the message was not sent');
   }
 
-  transmit({ id, channelJson, type, payloadJson, replyTo, addsConnectionId }) {
+  transmit({ id, channelJson, type, payloadJson, replyTo, addsConnectionId }, how) {
     const payload = addsConnectionId && !this.connection.isOurs
       ? withConnectionId(payloadJson, this.connectionId)
       : payloadJson;
-    this.connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo));
+    this.connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo), how);
   }
 
   // ---- subscriptions
@@ -216,8 +223,8 @@ class IPCClient extends Lifecycle {
     return true;
   }
 
-  sendSubscribe(channelId) {
-    this.sendMessage(channelId, MessageType.SUBSCRIBE, { connection_id: this.connectionId });
+  sendSubscribe(channelId, how) {
+    this.sendMessage(channelId, MessageType.SUBSCRIBE, { connection_id: this.connectionId }, null, how);
   }
 
   sendUnsubscribe(channelId) {
@@ -230,10 +237,10 @@ class IPCClient extends Lifecycle {
   }
 
   /** Subscribes and resolves `ready` when the server says so; the published one says nothing. */
-  confirm(subscription) {
+  confirm(subscription, how) {
     const { channel } = subscription;
     if (subscription.isReady || !this.connection.isOurs) {
-      this.sendSubscribe(channel);
+      this.sendSubscribe(channel, how);
       if (!subscription.isReady) subscription.resolveReady();
       return;
     }
@@ -244,9 +251,9 @@ class IPCClient extends Lifecycle {
       if (!(error instanceof NotConnectedError)) subscription.end(error);
     };
     const { requestTimeout: timeout } = this.options;
-    this.pending.add(message.id, { timeout, what: `the subscription of '${channel}'` },
+    this.pending.add(message.id, { ...how, timeout, what: `the subscription of '${channel}'` },
       () => subscription.resolveReady(), refused);
-    this.transmit(message);
+    this.transmit(message, how);
   }
 
   // ---- serving
@@ -286,14 +293,14 @@ class IPCClient extends Lifecycle {
       throw new IPCError('UNSUPPORTED', 'the published Python server passes requests to nobody; serve() needs '
         + 'the server of this project');
     }
-    await this.sendRequest('system', { action: 'serve', channel });
+    await this.command({ action: 'serve', channel });
   }
 
   async stopServing(service) {
     if (!service.isStopped) {
       service.isStopped = true;
       if (this.connected) {
-        await this.sendRequest('system', { action: 'stop_serving', channel: service.channel }).catch((error) => {
+        await this.command({ action: 'stop_serving', channel: service.channel }).catch((error) => {
           if (!(error instanceof NotConnectedError)) throw error;
         });
       }
@@ -408,11 +415,13 @@ class IPCClient extends Lifecycle {
   // ---- over the life of connections
 
   restore() {
+    // Whatever else waits for this connection must not keep it from being what it was before.
+    const how = { unbounded: true };
     for (const [channel, { subscriptions }] of [...this.subscriptions.channels]) {
       const unconfirmed = [...subscriptions].filter((subscription) => !subscription.isReady);
       try {
-        if (unconfirmed.length === 0) this.sendSubscribe(channel);
-        for (const subscription of unconfirmed) this.confirm(subscription);
+        if (unconfirmed.length === 0) this.sendSubscribe(channel, how);
+        for (const subscription of unconfirmed) this.confirm(subscription, how);
       } catch (error) {
         this.report(error);
       }

@@ -85,11 +85,14 @@ class Connection {
     });
   }
 
-  /** Queues the body of a frame; throws where the server has stopped reading and the bound is reached. */
-  send(body) {
+  /**
+   * Queues the body of a frame; throws where the server has stopped reading and the bound is reached. Frames without
+   * which the connection is of no use are `unbounded`.
+   */
+  send(body, { unbounded = false } = {}) {
     const bytes = Buffer.byteLength(body);
     if (bytes > this.options.maxFrameBytes) throw tooLarge('there was', bytes, this.options.maxFrameBytes, false);
-    if (this.queuedBytes + bytes > this.options.sendQueueBytes && this.isOpen && this.queuedBytes > 0) {
+    if (!unbounded && this.queuedBytes + bytes > this.options.sendQueueBytes && this.isOpen && this.queuedBytes > 0) {
       throw new QueueFullError(`the server has not read ${this.queuedBytes} bytes yet, and sendQueueBytes is `
         + `${this.options.sendQueueBytes}: the message was not sent`);
     }

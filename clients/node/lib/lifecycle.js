@@ -121,17 +121,22 @@ class Lifecycle extends EventEmitter {
     this.wasConnected = true;
     this.backoff.reset();
     this.startHeartbeat();
-    this.restore();
-    for (const message of this.offline.takeAll()) {
-      try {
-        this.transmit(message);
-      } catch (error) {
-        this.pending.take(message.id)?.reject(error);
-        this.report(error);
+    try {
+      this.restore();
+      for (const message of this.offline.takeAll()) {
+        try {
+          this.transmit(message);
+        } catch (error) {
+          this.pending.take(message.id)?.reject(error);
+          this.report(error);
+        }
       }
+      if (tracing.connect.hasSubscribers) tracing.connect.publish({ client: this, isReconnect });
+    } catch (error) {
+      this.report(error);
+    } finally {
+      this.settle(true);
     }
-    if (tracing.connect.hasSubscribers) tracing.connect.publish({ client: this, isReconnect });
-    this.settle(true);
     this.callUser(this.handlers.connected);
     this.emitSafely('connected', { isReconnect, server: connection.server });
   }
@@ -260,7 +265,7 @@ class Lifecycle extends EventEmitter {
       return;
     }
     const timeout = Math.min(this.options.heartbeatInterval, HEARTBEAT_TIMEOUT_MS);
-    this.sendRequest('system', { action: 'ping' }, timeout).catch((error) => {
+    this.command({ action: 'ping' }, timeout).catch((error) => {
       // An error the server sent is a sign of life as well.
       if (error instanceof TimeoutError) {
         connection.destroy(new TimeoutError(`the server was silent for ${timeout} ms after a heartbeat`));

@@ -21,13 +21,13 @@ class Pending {
 
   /**
    * @param {string} id
-   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: () => void }} options without a
-   *   timeout it waits for as long as the connection lives
+   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: () => void,
+   *   unbounded?: boolean }} options without a timeout it waits for as long as the connection lives
    * @param {(message: import('./message.js').Message) => void} resolve
    * @param {(error: Error) => void} reject
    */
-  add(id, { timeout, signal, what, onGivenUp }, resolve, reject) {
-    if (this.entries.size >= this.max) {
+  add(id, { timeout, signal, what, onGivenUp, unbounded = false }, resolve, reject) {
+    if (!unbounded && this.entries.size >= this.max) {
       throw new QueueFullError(`${this.max} requests are waiting for their answers; wait for some before the next`);
     }
     const entry = { resolve, reject, timer: null, signal, onAbort: null };

@@ -69,3 +69,45 @@ test('what a message starts does not keep the rest of its chunk from being read'
   assert.deepEqual(seen, [1, 2]);
   assert.deepEqual(faults, [fault]);
 });
+
+test('subscriptions and services are restored however full everything is', async (t) => {
+  const server = await startServer();
+  t.after(() => server.kill());
+  const client = server.client('bench', { sendQueueBytes: 1, pendingMax: 1, offlineQueueSize: 10 });
+  t.after(() => client.disconnect());
+  const errors = [];
+  client.on('error', (error) => errors.push(error));
+  const handled = [];
+  client.subscribe('handled', ({ payload }) => handled.push(payload));
+  const subscriptions = ['a', 'b', 'c'].map((channel) => client.subscribe(channel));
+  await client.serve('square', ({ payload }) => payload ** 2);
+  const connecting = client.connect();
+  const waiting = client.sendRequest('system', { action: 'ping' });
+  waiting.catch(() => {});
+  assert.equal(client.pending.size, 1);
+  assert.equal(await connecting, true);
+  await Promise.all(subscriptions.map(({ ready }) => ready));
+  await eventually('nothing pending', () => client.pending.size === 0);
+  const other = server.client('bench');
+  t.after(() => other.disconnect());
+  await other.connect();
+  assert.equal((await other.sendRequest('square', 7)).payload, 49);
+  for (const channel of ['a', 'b', 'c', 'handled']) other.publish(channel, channel);
+  for (const subscription of subscriptions) {
+    assert.equal((await subscription.next()).value.payload, subscription.channel);
+  }
+  await eventually('handled', () => handled.length === 1);
+  assert.ok(errors.every(({ code, message }) => code === 'QUEUE_FULL' && /sendQueueBytes/.test(message)), errors);
+});
+
+test('whoever waits for the connection is told of it, whatever goes wrong in restoring', async (t) => {
+  const server = await startServer();
+  t.after(() => server.kill());
+  const client = server.client('bench');
+  t.after(() => client.disconnect());
+  const errors = [];
+  client.on('error', (error) => errors.push(error.message));
+  client.restore = () => { throw new Error('not restored'); };
+  assert.equal(await client.connect(), true);
+  assert.deepEqual(errors, ['not restored']);
+});
