@@ -181,8 +181,16 @@ class IPCClient extends Lifecycle {
       throw new TypeError('channelId must be a string that is not empty');
     }
     if (typeof handler === 'function') {
-      this.subscriptions.entry(channelId).handler = handler;
-      if (this.connected) this.sendSubscribe(channelId);
+      const entry = this.subscriptions.entry(channelId);
+      const earlier = entry.handler;
+      entry.handler = handler;
+      try {
+        if (this.connected) this.sendSubscribe(channelId);
+      } catch (error) {
+        entry.handler = earlier;
+        this.subscriptions.releaseUnused(channelId);
+        throw error;
+      }
       return true;
     }
     return this.openSubscription(channelId, handler ?? {});
@@ -190,6 +198,7 @@ class IPCClient extends Lifecycle {
 
   /** `onMessage` is for the helpers of this package that need more than one handler for a channel. */
   openSubscription(channelId, { signal, buffer = SUBSCRIPTION_BUFFER, onMessage, onEnd }) {
+    if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
     const subscription = new Subscription(channelId, {
       buffer,
       signal,
@@ -253,7 +262,12 @@ class IPCClient extends Lifecycle {
     const { requestTimeout: timeout } = this.options;
     this.pending.add(message.id, { ...how, timeout, what: `the subscription of '${channel}'` },
       () => subscription.resolveReady(), refused);
-    this.transmit(message, how);
+    try {
+      this.transmit(message, how);
+    } catch (error) {
+      this.pending.take(message.id);
+      throw error;
+    }
   }
 
   // ---- serving
@@ -352,10 +366,13 @@ class IPCClient extends Lifecycle {
     const signal = AbortSignal.timeout(timeout);
     const channel = `ipc-framework.health.${this.connectionId}`;
     const subscription = this.openSubscription(channel, { signal });
-    this.publish(channel, null);
-    const { done } = await subscription.next();
-    subscription.unsubscribe();
-    return !done;
+    try {
+      this.publish(channel, null);
+      const { done } = await subscription.next();
+      return !done;
+    } finally {
+      subscription.unsubscribe();
+    }
   }
 
   getConnectionInfo() {

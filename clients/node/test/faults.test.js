@@ -111,3 +111,55 @@ test('whoever waits for the connection is told of it, whatever goes wrong in res
   assert.equal(await client.connect(), true);
   assert.deepEqual(errors, ['not restored']);
 });
+
+test('a subscription that cannot be sent leaves nothing behind', async (t) => {
+  const { client } = await connected(t, { sendQueueBytes: 1 });
+  const full = () => client.publish('nobody', 1);
+  full();
+  assert.throws(() => client.subscribe('iterated'), { code: 'QUEUE_FULL' });
+  assert.throws(() => client.subscribe('handled', () => {}), { code: 'QUEUE_FULL' });
+  assert.deepEqual([client.pending.size, client.getConnectionInfo().subscribedChannels], [0, []]);
+});
+
+test('events that cannot be subscribed to are answered with 503, before and after the client is closed', async (t) => {
+  const { client } = await connected(t, { sendQueueBytes: 1 });
+  const events = ipcEvents(client, 'ticks');
+  const base = await web(t, (req, res) => {
+    if (client.connected) client.publish('nobody', 1);
+    events(req, res);
+  });
+  const ask = async () => {
+    const response = await fetch(base);
+    return [response.status, (await response.json()).code];
+  };
+  assert.deepEqual(await ask(), [503, 'QUEUE_FULL']);
+  assert.deepEqual([client.pending.size, client.getConnectionInfo().subscribedChannels], [0, []]);
+  await client.close();
+  assert.deepEqual(await ask(), [503, 'NOT_CONNECTED']);
+  assert.deepEqual(client.getConnectionInfo().subscribedChannels, []);
+});
+
+test('a browser that left before its turn is not subscribed', async (t) => {
+  const { client } = await connected(t);
+  const events = ipcEvents(client, 'ticks');
+  let handled = false;
+  const base = await web(t, (req, res) => res.on('close', () => setImmediate(() => {
+    events(req, res);
+    handled = true;
+  })));
+  const request = http.get(base);
+  request.on('error', () => {});
+  request.on('socket', (socket) => socket.on('connect', () => setTimeout(() => request.destroy(), 50)));
+  await eventually('handled', () => handled);
+  assert.deepEqual(client.getConnectionInfo().subscribedChannels, []);
+});
+
+test('the headers come before the server has confirmed', async (t) => {
+  const { server, client } = await connected(t);
+  const base = await web(t, ipcEvents(client, 'ticks'));
+  server.child.kill('SIGSTOP');
+  const response = await fetch(base, { signal: AbortSignal.timeout(3_000) });
+  assert.equal(response.status, 200);
+  server.child.kill('SIGCONT');
+  await response.body.cancel();
+});
