@@ -1,7 +1,6 @@
 'use strict';
 
 const { randomUUID } = require('node:crypto');
-const { setTimeout: sleep } = require('node:timers/promises');
 const { Lifecycle } = require('./lifecycle.js');
 const { encodePayload, encodeBody, withConnectionId } = require('./codec.js');
 const { Message, MessageType } = require('./message.js');
@@ -10,6 +9,7 @@ const { Service, failure } = require('./services.js');
 const { requestOptions } = require('./options.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
+const { TIMER_MS_MAX, after, checkedTimeout } = require('./timers.js');
 const { IPCError, ServerError, AbortedError, NotConnectedError, isServerError } = require('./errors.js');
 
 const PING_TIMEOUT_MS = 2_000;
@@ -341,6 +341,7 @@ class IPCClient extends Lifecycle {
 
   /** Whether the server answers. The published one does so only where its program handles `system`. */
   async ping(timeout = PING_TIMEOUT_MS) {
+    checkedTimeout(timeout);
     try {
       const response = await this.sendRequest('system', { action: 'ping' }, timeout);
       return response.payload?.status === 'pong';
@@ -351,6 +352,7 @@ class IPCClient extends Lifecycle {
 
   /** Whether the connection works there and back. */
   async healthCheck(timeout = HEALTH_TIMEOUT_MS) {
+    checkedTimeout(timeout);
     if (!this.connected) return false;
     try {
       if (!this.connection.isOurs) return await this.echoes(timeout);
@@ -363,7 +365,7 @@ class IPCClient extends Lifecycle {
 
   /** The published server answers no such request, but gives back what one publishes to oneself. */
   async echoes(timeout) {
-    const signal = AbortSignal.timeout(timeout);
+    const signal = timeout <= TIMER_MS_MAX ? AbortSignal.timeout(timeout) : undefined;
     const channel = `ipc-framework.health.${this.connectionId}`;
     const subscription = this.openSubscription(channel, { signal });
     try {
@@ -468,6 +470,11 @@ class IPCClient extends Lifecycle {
    * @param {{ timeout?: number }} [options] how long to wait at most
    */
   close({ timeout = this.options.closeTimeout } = {}) {
+    try {
+      checkedTimeout(timeout);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     this.closePromise ??= this.drainAndClose(timeout).finally(() => {
       this.isClosing = false;
       this.closePromise = null;
@@ -477,15 +484,14 @@ class IPCClient extends Lifecycle {
 
   async drainAndClose(timeout) {
     this.isClosing = true;
-    const expired = new AbortController();
-    const deadline = sleep(timeout, undefined, { signal: expired.signal }).catch(() => {});
+    let timer;
+    const deadline = new Promise((resolve) => { timer = after(timeout, resolve); });
     if (this.state !== 'closed') await Promise.race([deadline, this.drainAll()]);
     this.services.clear();
     const connection = this.disconnect();
     const socket = connection?.socket;
     if (socket && !socket.closed) await new Promise((resolve) => socket.once('close', resolve));
-    expired.abort();
-    await deadline;
+    clearTimeout(timer);
   }
 
   async drainAll() {

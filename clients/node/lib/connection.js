@@ -5,6 +5,7 @@ const { FrameReader, encodeFrames, decodeBody, tooLarge } = require('./codec.js'
 const {
   NotConnectedError, ConnectionLostError, QueueFullError, ServerError, FrameError, TimeoutError, isServerError,
 } = require('./errors.js');
+const { after } = require('./timers.js');
 
 const READ_BYTES = 64 * 1024;
 // Enough for the server to take what is unsent; one that does not read must not keep the process alive.
@@ -51,9 +52,9 @@ class Connection {
    */
   open(connectBody, timeout) {
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const timer = after(timeout, () => {
         this.destroy(new TimeoutError(`the server did not answer connect within ${timeout} ms`));
-      }, timeout);
+      });
       const settle = (error) => {
         if (this.handshake === null) return;
         this.handshake = null;
@@ -181,7 +182,7 @@ class Connection {
       return;
     }
     this.socket.end();
-    const timer = setTimeout(() => this.socket.destroy(), LINGER_MS);
+    const timer = after(LINGER_MS, () => this.socket.destroy());
     timer.unref();
     this.socket.on('close', () => clearTimeout(timer));
   }

@@ -10,6 +10,7 @@ const { resolveOptions } = require('./options.js');
 const { encodeBody } = require('./codec.js');
 const { MessageType } = require('./message.js');
 const { tracing } = require('./tracing.js');
+const { after, every } = require('./timers.js');
 const { IPCError, NotConnectedError, ConnectionLostError, ServerError, TimeoutError } = require('./errors.js');
 
 const SYSTEM_JSON = '"system"';
@@ -190,7 +191,7 @@ class Lifecycle extends EventEmitter {
       return;
     }
     // Not unref'd: a program that waits for its connection is not done.
-    this.retryTimer = setTimeout(() => this.attempt(), delay);
+    this.retryTimer = after(delay, () => this.attempt());
     this.emitSafely('reconnecting', { attempt: this.backoff.made, delay, error });
   }
 
@@ -242,16 +243,16 @@ class Lifecycle extends EventEmitter {
 
   startHeartbeat() {
     const { heartbeatInterval } = this.options;
-    if (heartbeatInterval === 0 || heartbeatInterval === Infinity) return;
+    if (heartbeatInterval === 0) return;
     let bytesRead = 0;
-    this.heartbeatTimer = setInterval(() => {
+    this.heartbeatTimer = every(heartbeatInterval, () => {
       const { connection } = this;
       if (connection === null || !connection.isOpen) return;
       const isQuiet = connection.socket.bytesRead === bytesRead;
       bytesRead = connection.socket.bytesRead;
       if (isQuiet) this.beat(connection);
-    }, heartbeatInterval);
-    this.heartbeatTimer.unref();
+    });
+    this.heartbeatTimer?.unref();
   }
 
   /** A server of ours answers; the published one only gets a byte that finds a dead connection out. */

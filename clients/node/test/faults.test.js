@@ -6,7 +6,7 @@ const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const http = require('node:http');
 const { startServer, eventually, once } = require('./support.js');
-const { ipcEvents } = require('../index.js');
+const { IPCClient, ipcEvents } = require('../index.js');
 const { Connection } = require('../lib/connection.js');
 const { encodeBody, encodeFrames } = require('../lib/codec.js');
 
@@ -18,6 +18,13 @@ async function connected(t, options) {
   t.after(() => client.disconnect());
   assert.equal(await client.connect(), true);
   return { server, client };
+}
+
+/** A client that nobody serves. */
+function unconnected(t, options) {
+  const client = new IPCClient('bench', options);
+  t.after(() => client.disconnect());
+  return client;
 }
 
 /** The address of a web server with this handler. */
@@ -162,4 +169,54 @@ test('the headers come before the server has confirmed', async (t) => {
   assert.equal(response.status, 200);
   server.child.kill('SIGCONT');
   await response.body.cancel();
+});
+
+for (const endless of [Infinity, 2 ** 31, 2 ** 32]) {
+  test(`${endless} ms is no millisecond`, async (t) => {
+    const { client } = await connected(t, {
+      connectionTimeout: endless, requestTimeout: endless, heartbeatInterval: endless, closeTimeout: endless,
+      reconnectDelay: endless, reconnectDelayMax: endless,
+    });
+    let pings = 0;
+    const { command } = client;
+    client.command = function counted(payload, ...rest) {
+      if (payload.action === 'ping') pings += 1;
+      return command.call(this, payload, ...rest);
+    };
+    await client.sendRequest('system', { action: 'ping' }, endless);
+    const warnings = [];
+    const onWarning = (warning) => warnings.push(warning.message);
+    process.on('warning', onWarning);
+    t.after(() => process.off('warning', onWarning));
+    assert.equal(await client.ping(endless), true);
+    assert.equal(await client.healthCheck(endless), true);
+    await client.command({ action: 'serve', channel: 'slow' });
+    const answer = client.sendRequest('slow', 1);
+    client.subscribe('slow', (request) => setTimeout(() => client.respond(request, 2), 50));
+    const closing = client.close();
+    assert.equal((await answer).payload, 2, 'close() waited for it');
+    await closing;
+    assert.equal(pings, 0);
+    assert.deepEqual(warnings, []);
+    const dead = unconnected(t, { port: 1, reconnectDelay: endless, reconnectDelayMax: endless });
+    const [{ delay }] = await new Promise((resolve) => {
+      dead.once('reconnecting', (...values) => resolve(values));
+      void dead.connect({ retry: true });
+    });
+    assert.ok(delay > 2 ** 29 && delay < 2 ** 31, String(delay));
+  });
+}
+
+test('a timeout that is none is a TypeError', async (t) => {
+  const { client } = await connected(t);
+  for (const timeout of [NaN, -1, '5']) {
+    await assert.rejects(client.sendRequest('echo', 1, { timeout }), TypeError);
+    await assert.rejects(client.ping(timeout), TypeError);
+    await assert.rejects(client.healthCheck(timeout), TypeError);
+    await assert.rejects(client.close({ timeout }), TypeError);
+    assert.throws(() => client.sendRequestAsync('echo', 1, () => {}, { timeout }), TypeError);
+  }
+  await assert.rejects(client.sendRequest('echo', 1, NaN), TypeError);
+  assert.equal(client.connected, true);
+  assert.equal(client.pending.size, 0);
 });
