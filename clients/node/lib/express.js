@@ -35,12 +35,19 @@ function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBy
       sendJson(res, 200, answer.payload);
     } catch (error) {
       if (controller.signal.aborted) return;
+      let fault = error;
       if (error instanceof IPCError) {
-        sendJson(res, status?.(error) ?? STATUS[error.code] ?? 502, { error: error.message, code: error.code });
-      } else if (error instanceof BodyError) {
-        sendJson(res, error.status, { error: error.message, code: 'BAD_REQUEST' });
+        try {
+          sendJson(res, statusOf(error, status), { error: error.message, code: error.code });
+          return;
+        } catch (thrown) {
+          fault = thrown;
+        }
+      }
+      if (fault instanceof BodyError) {
+        sendJson(res, fault.status, { error: fault.message, code: 'BAD_REQUEST' });
       } else if (next !== undefined) {
-        next(error);
+        next(fault);
       } else {
         sendJson(res, 500, { error: 'internal error', code: 'INTERNAL' });
       }
@@ -48,6 +55,13 @@ function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBy
       res.off('close', onClose);
     }
   };
+}
+
+/** What `status` says, where that is a status an answer can have. */
+function statusOf(error, status) {
+  const given = status?.(error);
+  if (Number.isInteger(given) && given >= 200 && given <= 599) return given;
+  return STATUS[error.code] ?? 502;
 }
 
 function describe(req) {

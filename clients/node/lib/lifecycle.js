@@ -11,7 +11,7 @@ const { encodeBody } = require('./codec.js');
 const { MessageType } = require('./message.js');
 const { tracing } = require('./tracing.js');
 const { after, every } = require('./timers.js');
-const { IPCError, NotConnectedError, ConnectionLostError, ServerError, TimeoutError } = require('./errors.js');
+const { IPCError, NotConnectedError, ConnectionLostError, ServerError, TimeoutError, warn } = require('./errors.js');
 
 const SYSTEM_JSON = '"system"';
 // Trying again would get the same answer, or start a fight over the id.
@@ -284,15 +284,17 @@ class Lifecycle extends EventEmitter {
     this.lastError = error;
     if (typeof this.handlers.error === 'function') {
       try {
-        this.handlers.error(error);
+        const result = this.handlers.error(error);
+        // Not reported: the report would come to the same handler.
+        if (typeof result?.then === 'function') result.then(undefined, warn);
       } catch (thrown) {
-        process.emitWarning(thrown instanceof Error ? thrown : String(thrown));
+        warn(thrown);
       }
     }
     if (this.listenerCount('error') > 0) this.emitSafely('error', error);
     else if (!(error instanceof IPCError) && error?.syscall === undefined && !this.handlers.error) {
       // A fault of the program's own handler, which would vanish otherwise.
-      process.emitWarning(error instanceof Error ? error : String(error));
+      warn(error);
     }
   }
 
@@ -301,7 +303,7 @@ class Lifecycle extends EventEmitter {
     try {
       this.emit(event, ...values);
     } catch (thrown) {
-      if (event === 'error') process.emitWarning(thrown instanceof Error ? thrown : String(thrown));
+      if (event === 'error') warn(thrown);
       else this.report(thrown);
     }
   }

@@ -6,8 +6,9 @@ const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const http = require('node:http');
 const { startServer, eventually, once } = require('./support.js');
-const { IPCClient, ipcEvents } = require('../index.js');
+const { IPCClient, ipcEvents, ipcProxy } = require('../index.js');
 const { Connection } = require('../lib/connection.js');
+const { Service } = require('../lib/services.js');
 const { encodeBody, encodeFrames } = require('../lib/codec.js');
 
 /** A server of this project and a connected client of it, both gone after the test. */
@@ -219,4 +220,61 @@ test('a timeout that is none is a TypeError', async (t) => {
   await assert.rejects(client.sendRequest('echo', 1, NaN), TypeError);
   assert.equal(client.connected, true);
   assert.equal(client.pending.size, 0);
+});
+
+test('an onError that fails is a warning', async (t) => {
+  const { client } = await connected(t);
+  const warnings = [];
+  const onWarning = (warning) => warnings.push(warning.message);
+  process.on('warning', onWarning);
+  t.after(() => process.off('warning', onWarning));
+  client.onError(async () => { throw new Error('the log is full'); });
+  client.report(new Error('news'));
+  client.onError(() => { throw Object.create(null); });
+  client.report(new Error('news'));
+  client.onError(null);
+  client.report(Object.create(null));
+  await eventually('warned', () => warnings.length === 3);
+  assert.ok(warnings.includes('the log is full'));
+});
+
+test('whatever a handler throws is an error at the requester, and its place is free again', async (t) => {
+  const { server, client } = await connected(t);
+  const worker = server.client('bench');
+  t.after(() => worker.disconnect());
+  await worker.connect();
+  const number = new Error('');
+  number.message = 42;
+  const getter = Object.defineProperty(new Error(''), 'message', { get: () => { throw new Error('no message'); } });
+  const thrown = [Object.create(null), number, getter, Symbol('symbol'), undefined, null];
+  const service = await worker.serve('faulty', ({ payload }) => {
+    if (payload === 'toJSON') return { toJSON: () => { throw Object.create(null); } };
+    if (payload < thrown.length) throw thrown[payload];
+    return 'done';
+  }, { concurrency: 1 });
+  for (let n = 0; n < thrown.length; n += 1) {
+    await assert.rejects(client.sendRequest('faulty', n, 2_000), { name: 'ServerError', code: 'handler_failed' }, n);
+  }
+  await assert.rejects(client.sendRequest('faulty', 1), { message: '42' });
+  await assert.rejects(client.sendRequest('faulty', 'toJSON'), { code: 'handler_failed' });
+  assert.equal((await client.sendRequest('faulty', 100)).payload, 'done');
+  assert.equal(service.running, 0);
+});
+
+test('a place is free again even where the answer fails', async () => {
+  const respond = () => { throw new Error('not sent'); };
+  const service = new Service('x', () => 1, { concurrency: 1, queueMax: 1 }, { respond });
+  await assert.rejects(service.run({}), /not sent/);
+  assert.equal(service.running, 0);
+});
+
+test('a status that is none, or that throws, is no crash', async (t) => {
+  const { client } = await connected(t);
+  for (const given of [0, NaN, 99, 1000, '404']) {
+    const base = await web(t, ipcProxy(client, 'nobody', { status: () => given }));
+    const response = await fetch(base);
+    assert.deepEqual([response.status, (await response.json()).code], [502, 'no_handler']);
+  }
+  const base = await web(t, ipcProxy(client, 'nobody', { status: () => { throw new Error('broken'); } }));
+  assert.equal((await fetch(base)).status, 500);
 });
