@@ -17,6 +17,8 @@ const HEALTH_TIMEOUT_MS = 5_000;
 const SUBSCRIPTION_BUFFER = 1_024;
 const SERVICE_CONCURRENCY = 64;
 const SERVICE_QUEUE_MAX = 1_024;
+// What a client that is being closed takes no more of; answers to what it has in hand still go.
+const WORK = new Set([MessageType.REQUEST, MessageType.PUBLISH, MessageType.NOTIFICATION]);
 // After these the server closes the connection.
 const CLOSING_CODES = new Set([
   'frame_too_large', 'not_connected', 'auth_failed', 'server_full', 'taken_over', 'shutting_down',
@@ -154,6 +156,9 @@ class IPCClient extends Lifecycle {
 
   /** Sends now, or keeps the message for the connection that is being made. */
   dispatch(message, how) {
+    if (this.isClosing && WORK.has(message.type) && !how?.unbounded) {
+      throw new NotConnectedError('the client is being closed, and its connection with it; the message was not sent');
+    }
     if (this.connected) this.transmit(message, how);
     else if (this.state === 'connecting' || this.state === 'reconnecting') this.offline.push(message);
     else throw new NotConnectedError('Not connected to server: call connect() first; the message was not sent');
@@ -487,11 +492,33 @@ class IPCClient extends Lifecycle {
     let timer;
     const deadline = new Promise((resolve) => { timer = after(timeout, resolve); });
     if (this.state !== 'closed') await Promise.race([deadline, this.drainAll()]);
+    const isCut = this.reportDropped();
     this.services.clear();
     const connection = this.disconnect();
     const socket = connection?.socket;
+    if (isCut) socket?.destroy();
     if (socket && !socket.closed) await new Promise((resolve) => socket.once('close', resolve));
     clearTimeout(timer);
+  }
+
+  /**
+   * What is still here when the time is up goes no further. Requests without an answer are rejected, which is word
+   * enough. Returns whether bytes are among it.
+   */
+  reportDropped() {
+    this.connection?.flush();
+    const bytes = this.connection?.queuedBytes ?? 0;
+    const waiting = this.offline.messagesWithout(this.pending);
+    let unanswered = 0;
+    if (this.connected) {
+      for (const { running, queue } of this.services.values()) unanswered += running + queue.length;
+    }
+    if (bytes > 0 || waiting > 0 || unanswered > 0) {
+      this.report(new NotConnectedError('the client was closed before its work was done, and its connection with it; '
+        + `dropped: ${bytes} unsent bytes, ${waiting} messages that waited for a connection, ${unanswered} requests `
+        + 'that were being served'));
+    }
+    return bytes > 0;
   }
 
   async drainAll() {
@@ -500,6 +527,7 @@ class IPCClient extends Lifecycle {
     }
     await Promise.all([...this.services.values()].map((service) => this.stopServing(service).catch(() => {})));
     await this.pending.whenIdle();
+    await this.connection?.whenFlushed();
   }
 
   async [asyncDispose]() {

@@ -36,8 +36,10 @@ class Connection {
     this.batchBytes = 0;
     this.handshake = null;
     this.fault = null;
+    this.flushWaiters = [];
     this.onBody = this.onBody.bind(this);
     this.flush = this.flush.bind(this);
+    this.written = this.written.bind(this);
   }
 
   /** Bytes that the kernel has not taken yet. */
@@ -108,11 +110,28 @@ class Connection {
     this.batch = [];
     this.batchBytes = 0;
     if (socket === null || socket.destroyed || !socket.writable) return;
-    socket.write(encodeFrames(batch, batchBytes));
+    socket.write(encodeFrames(batch, batchBytes), this.written);
     if (!this.isSlow && socket.writableLength > this.options.slowBytes) {
       this.isSlow = true;
       this.hooks.onSlow(socket.writableLength);
     }
+  }
+
+  written() {
+    if (this.flushWaiters.length > 0 && this.queuedBytes === 0) this.wakeFlushed();
+  }
+
+  wakeFlushed() {
+    const waiting = this.flushWaiters;
+    this.flushWaiters = [];
+    for (const wake of waiting) wake();
+  }
+
+  /** Resolves when the kernel has taken all there is, or never will. */
+  whenFlushed() {
+    this.flush();
+    if (this.isEnded || this.queuedBytes === 0) return Promise.resolve();
+    return new Promise((resolve) => this.flushWaiters.push(resolve));
   }
 
   drained() {
@@ -200,6 +219,7 @@ class Connection {
     this.isEnded = true;
     this.batch = [];
     this.batchBytes = 0;
+    this.wakeFlushed();
     const cause = this.fault ?? undefined;
     if (this.handshake !== null) {
       this.handshake(cause ?? new ConnectionLostError('the server closed the connection before it answered connect'));

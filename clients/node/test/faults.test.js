@@ -5,7 +5,7 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const http = require('node:http');
-const { startServer, eventually, once } = require('./support.js');
+const { startServer, eventually, once, sleep } = require('./support.js');
 const { IPCClient, ipcEvents, ipcProxy } = require('../index.js');
 const { Connection } = require('../lib/connection.js');
 const { Service } = require('../lib/services.js');
@@ -277,4 +277,68 @@ test('a status that is none, or that throws, is no crash', async (t) => {
   }
   const base = await web(t, ipcProxy(client, 'nobody', { status: () => { throw new Error('broken'); } }));
   assert.equal((await fetch(base)).status, 500);
+});
+
+test('a client that is being closed takes no more work, but finishes what it has', async (t) => {
+  const { server, client } = await connected(t);
+  const worker = server.client('bench');
+  t.after(() => worker.disconnect());
+  await worker.connect();
+  let finish;
+  await worker.serve('slow', () => new Promise((resolve) => { finish = resolve; }));
+  const answer = client.sendRequest('slow', 1);
+  await eventually('begun', () => finish !== undefined);
+  const closing = worker.close();
+  const code = { code: 'NOT_CONNECTED', message: /connection/ };
+  await assert.rejects(worker.sendRequest('system', { action: 'ping' }), code);
+  assert.throws(() => worker.publish('x', 1), code);
+  assert.throws(() => worker.notify('x', 1), code);
+  assert.throws(() => worker.request('x', 1), code);
+  assert.throws(() => worker.sendRequestAsync('x', 1, () => {}), code);
+  assert.equal(worker.connected, true, 'it is not closed yet');
+  await eventually('stopped', () => client.sendRequest('slow', 2, 100).then(() => false,
+    (error) => error.code === 'no_handler'));
+  finish('finished');
+  assert.equal((await answer).payload, 'finished');
+  await closing;
+});
+
+test('close() waits until the server has read everything', async (t) => {
+  const { server, client } = await connected(t, { heartbeatInterval: 0 });
+  const listener = server.client('bench');
+  t.after(() => listener.disconnect());
+  await listener.connect();
+  const subscription = listener.subscribe('bulk');
+  await subscription.ready;
+  server.child.kill('SIGSTOP');
+  client.publish('bulk', 'x'.repeat(12 << 20));
+  const errors = [];
+  client.on('error', (error) => errors.push(error));
+  const closing = client.close({ timeout: 20_000 });
+  // Longer than the time a connection lingers that is closed at once.
+  await sleep(2_500);
+  assert.ok(client.connection.queuedBytes > 0);
+  server.child.kill('SIGCONT');
+  await closing;
+  assert.deepEqual(errors, []);
+  assert.equal((await subscription.next()).value.payload.length, 12 << 20);
+});
+
+test('close() reports what it drops when its time is up, and takes no longer', async (t) => {
+  const { server, client } = await connected(t, { heartbeatInterval: 0 });
+  server.child.kill('SIGSTOP');
+  client.publish('bulk', 'x'.repeat(12 << 20));
+  const waiting = unconnected(t, { port: 1 });
+  void waiting.connect({ retry: true });
+  await once(waiting, 'reconnecting');
+  waiting.publish('x', 1);
+  for (const [closed, dropped] of [[client, /dropped: [1-9]\d* unsent bytes/], [waiting, /, 1 messages that waited/]]) {
+    const errors = [];
+    closed.on('error', (error) => errors.push(error));
+    const began = Date.now();
+    await closed.close({ timeout: 100 });
+    assert.ok(Date.now() - began < 1_500);
+    assert.equal(errors.length, 1);
+    assert.match(errors[0].message, dropped);
+  }
 });
