@@ -65,11 +65,14 @@ function statusOf(error, status) {
 }
 
 function describe(req) {
-  const url = new URL(req.originalUrl ?? req.url, 'http://localhost');
+  // As it is: a parser of URLs would take `//name/path` for a host, which routers and their guards do not.
+  const url = req.originalUrl ?? req.url;
+  const mark = url.indexOf('?');
+  const [path, query] = mark === -1 ? [url, ''] : [url.slice(0, mark), url.slice(mark + 1)];
   return {
     method: req.method,
-    path: url.pathname,
-    query: req.query ?? Object.fromEntries(url.searchParams),
+    path,
+    query: req.query ?? Object.fromEntries(new URLSearchParams(query)),
     params: req.params ?? {},
     body: req.body ?? null,
   };

@@ -342,3 +342,20 @@ test('close() reports what it drops when its time is up, and takes no longer', a
     assert.match(errors[0].message, dropped);
   }
 });
+
+test('the path is what stands before the first question mark', async (t) => {
+  const { client } = await connected(t);
+  await client.serve('api', ({ payload: { path, query } }) => [path, query]);
+  const base = await web(t, ipcProxy(client, 'api'));
+  const { port } = new URL(base);
+  const ask = (path) => new Promise((resolve, reject) => {
+    http.get({ host: '127.0.0.1', port, path }, (response) => {
+      let text = '';
+      response.on('data', (data) => { text += data; });
+      response.on('end', () => resolve(JSON.parse(text)));
+    }).on('error', reject);
+  });
+  assert.deepEqual(await ask('//evil/admin'), ['//evil/admin', {}]);
+  assert.deepEqual(await ask('//'), ['//', {}]);
+  assert.deepEqual(await ask('/a/../b?x=//c?d&y=%20'), ['/a/../b', { x: '//c?d', y: ' ' }]);
+});
