@@ -161,7 +161,10 @@ class IPCClient extends Lifecycle {
     }
     if (this.connected) this.transmit(message, how);
     else if (this.state === 'connecting' || this.state === 'reconnecting') this.offline.push(message);
-    else throw new NotConnectedError('Not connected to server: call connect() first; the message was not sent');
+    else {
+      throw new NotConnectedError('Not connected to server: there is no connection, call connect() first; the message '
+        + 'was not sent');
+    }
   }
 
   transmit({ id, channelJson, type, payloadJson, replyTo, addsConnectionId }, how) {
@@ -181,7 +184,7 @@ class IPCClient extends Lifecycle {
    * @returns {true | Subscription}
    */
   subscribe(channelId, handler) {
-    if (this.isClosing) throw new NotConnectedError('the client is being closed');
+    if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
     if (typeof channelId !== 'string' || channelId === '') {
       throw new TypeError('channelId must be a string that is not empty');
     }
@@ -286,7 +289,7 @@ class IPCClient extends Lifecycle {
    * @returns {Promise<Service>} close() ends it
    */
   async serve(channelId, handler, { concurrency = SERVICE_CONCURRENCY, queueMax = SERVICE_QUEUE_MAX } = {}) {
-    if (this.isClosing) throw new NotConnectedError('the client is being closed');
+    if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
     if (typeof handler !== 'function') throw new TypeError('serve needs a function that answers');
     if (!(concurrency >= 1)) throw new TypeError('concurrency must be 1 or more');
     if (this.services.has(channelId)) throw new IPCError('ALREADY_SERVED', `'${channelId}' is served already`);

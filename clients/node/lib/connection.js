@@ -197,7 +197,7 @@ class Connection {
     this.isEnded = true;
     this.isOpen = false;
     if (this.handshake !== null) {
-      this.destroy(new NotConnectedError('the client was closed while it connected'));
+      this.destroy(new NotConnectedError('the client was closed while its connection was made'));
       return;
     }
     this.socket.end();

@@ -227,7 +227,7 @@ class Lifecycle extends EventEmitter {
     this.stopHeartbeat();
     this.connection = null;
     this.state = 'closed';
-    const error = new NotConnectedError('the client was closed before the answer came');
+    const error = new NotConnectedError('the client closed its connection before the answer came');
     connection?.end();
     this.offline.takeAll();
     this.forgetConnection(error);

@@ -99,7 +99,8 @@ class Subscription {
     this.isEnded = true;
     this.signal?.removeEventListener('abort', this.onAbort);
     if (!this.isReady) {
-      this.rejectReady(error ?? new NotConnectedError(`the subscription of '${this.channel}' ended first`));
+      this.rejectReady(error ?? new NotConnectedError(
+        `the subscription of '${this.channel}' ended before a connection confirmed it`));
     }
     const [first, ...others] = this.waiting;
     this.waiting = [];
