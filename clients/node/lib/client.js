@@ -1,7 +1,6 @@
 'use strict';
 
 const { randomUUID } = require('node:crypto');
-const { setTimeout: sleep } = require('node:timers/promises');
 const { Lifecycle } = require('./lifecycle.js');
 const { encodePayload, encodeBody, withConnectionId } = require('./codec.js');
 const { Message, MessageType } = require('./message.js');
@@ -10,6 +9,7 @@ const { Service, failure } = require('./services.js');
 const { requestOptions } = require('./options.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
+const { TIMER_MS_MAX, after, checkedTimeout } = require('./timers.js');
 const { IPCError, ServerError, AbortedError, NotConnectedError, isServerError } = require('./errors.js');
 
 const PING_TIMEOUT_MS = 2_000;
@@ -17,6 +17,8 @@ const HEALTH_TIMEOUT_MS = 5_000;
 const SUBSCRIPTION_BUFFER = 1_024;
 const SERVICE_CONCURRENCY = 64;
 const SERVICE_QUEUE_MAX = 1_024;
+// What a client that is being closed takes no more of; answers to what it has in hand still go.
+const WORK = new Set([MessageType.REQUEST, MessageType.PUBLISH, MessageType.NOTIFICATION]);
 // After these the server closes the connection.
 const CLOSING_CODES = new Set([
   'frame_too_large', 'not_connected', 'auth_failed', 'server_full', 'taken_over', 'shutting_down',
@@ -44,7 +46,7 @@ class IPCClient extends Lifecycle {
     return new Promise((resolve, reject) => this.begin(channelId, data, options, resolve, reject));
   }
 
-  begin(channelId, data, options, resolve, reject) {
+  begin(channelId, data, options, resolve, reject, how) {
     const { timeout, signal } = requestOptions(options, this.options.requestTimeout);
     const what = `the request on '${channelId}'`;
     if (signal?.aborted) throw new AbortedError(`${what} was aborted before it was sent`, { cause: signal.reason });
@@ -65,14 +67,21 @@ class IPCClient extends Lifecycle {
         reject(error);
       };
     }
-    this.pending.add(id, { timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
+    this.pending.add(id, { ...how, timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
     try {
-      this.dispatch(message);
+      this.dispatch(message, how);
     } catch (error) {
       this.pending.take(id);
       fail(error);
     }
     return id;
+  }
+
+  /** A request of the client's own, over the connection there is and past the bounds that are for the program's. */
+  command(payload, timeout) {
+    return new Promise((resolve, reject) => {
+      this.begin('system', payload, timeout, resolve, reject, { unbounded: true });
+    });
   }
 
   /** Sends a request and returns its id. An answer comes as the event `response`. */
@@ -113,9 +122,9 @@ class IPCClient extends Lifecycle {
   }
 
   /** Any message: the others are made of this. Returns its id. */
-  sendMessage(channelId, messageType, payload, replyTo = null) {
+  sendMessage(channelId, messageType, payload, replyTo = null, how = undefined) {
     const message = this.prepare(channelId, messageType, payload, replyTo);
-    this.dispatch(message);
+    this.dispatch(message, how);
     return message.id;
   }
 
@@ -146,17 +155,23 @@ class IPCClient extends Lifecycle {
   }
 
   /** Sends now, or keeps the message for the connection that is being made. */
-  dispatch(message) {
-    if (this.connected) this.transmit(message);
+  dispatch(message, how) {
+    if (this.isClosing && WORK.has(message.type) && !how?.unbounded) {
+      throw new NotConnectedError('the client is being closed, and its connection with it; the message was not sent');
+    }
+    if (this.connected) this.transmit(message, how);
     else if (this.state === 'connecting' || this.state === 'reconnecting') this.offline.push(message);
-    else throw new NotConnectedError('Not connected to server: call connect() first; the message was not sent');
+    else {
+      throw new NotConnectedError('Not connected to server: there is no connection, call connect() first; the message '
+        + 'was not sent');
+    }
   }
 
-  transmit({ id, channelJson, type, payloadJson, replyTo, addsConnectionId }) {
+  transmit({ id, channelJson, type, payloadJson, replyTo, addsConnectionId }, how) {
     const payload = addsConnectionId && !this.connection.isOurs
       ? withConnectionId(payloadJson, this.connectionId)
       : payloadJson;
-    this.connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo));
+    this.connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo), how);
   }
 
   // ---- subscriptions
@@ -169,13 +184,21 @@ class IPCClient extends Lifecycle {
    * @returns {true | Subscription}
    */
   subscribe(channelId, handler) {
-    if (this.isClosing) throw new NotConnectedError('the client is being closed');
+    if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
     if (typeof channelId !== 'string' || channelId === '') {
       throw new TypeError('channelId must be a string that is not empty');
     }
     if (typeof handler === 'function') {
-      this.subscriptions.entry(channelId).handler = handler;
-      if (this.connected) this.sendSubscribe(channelId);
+      const entry = this.subscriptions.entry(channelId);
+      const earlier = entry.handler;
+      entry.handler = handler;
+      try {
+        if (this.connected) this.sendSubscribe(channelId);
+      } catch (error) {
+        entry.handler = earlier;
+        this.subscriptions.releaseUnused(channelId);
+        throw error;
+      }
       return true;
     }
     return this.openSubscription(channelId, handler ?? {});
@@ -183,6 +206,7 @@ class IPCClient extends Lifecycle {
 
   /** `onMessage` is for the helpers of this package that need more than one handler for a channel. */
   openSubscription(channelId, { signal, buffer = SUBSCRIPTION_BUFFER, onMessage, onEnd }) {
+    if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
     const subscription = new Subscription(channelId, {
       buffer,
       signal,
@@ -193,6 +217,7 @@ class IPCClient extends Lifecycle {
         onEnd?.();
       },
       onDrop: () => this.emitSafely('slow', { channel: channelId, subscription }),
+      onError: (error) => this.report(error),
     });
     this.subscriptions.entry(channelId).subscriptions.add(subscription);
     try {
@@ -215,8 +240,8 @@ class IPCClient extends Lifecycle {
     return true;
   }
 
-  sendSubscribe(channelId) {
-    this.sendMessage(channelId, MessageType.SUBSCRIBE, { connection_id: this.connectionId });
+  sendSubscribe(channelId, how) {
+    this.sendMessage(channelId, MessageType.SUBSCRIBE, { connection_id: this.connectionId }, null, how);
   }
 
   sendUnsubscribe(channelId) {
@@ -229,10 +254,10 @@ class IPCClient extends Lifecycle {
   }
 
   /** Subscribes and resolves `ready` when the server says so; the published one says nothing. */
-  confirm(subscription) {
+  confirm(subscription, how) {
     const { channel } = subscription;
     if (subscription.isReady || !this.connection.isOurs) {
-      this.sendSubscribe(channel);
+      this.sendSubscribe(channel, how);
       if (!subscription.isReady) subscription.resolveReady();
       return;
     }
@@ -243,9 +268,14 @@ class IPCClient extends Lifecycle {
       if (!(error instanceof NotConnectedError)) subscription.end(error);
     };
     const { requestTimeout: timeout } = this.options;
-    this.pending.add(message.id, { timeout, what: `the subscription of '${channel}'` },
+    this.pending.add(message.id, { ...how, timeout, what: `the subscription of '${channel}'` },
       () => subscription.resolveReady(), refused);
-    this.transmit(message);
+    try {
+      this.transmit(message, how);
+    } catch (error) {
+      this.pending.take(message.id);
+      throw error;
+    }
   }
 
   // ---- serving
@@ -259,7 +289,7 @@ class IPCClient extends Lifecycle {
    * @returns {Promise<Service>} close() ends it
    */
   async serve(channelId, handler, { concurrency = SERVICE_CONCURRENCY, queueMax = SERVICE_QUEUE_MAX } = {}) {
-    if (this.isClosing) throw new NotConnectedError('the client is being closed');
+    if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
     if (typeof handler !== 'function') throw new TypeError('serve needs a function that answers');
     if (!(concurrency >= 1)) throw new TypeError('concurrency must be 1 or more');
     if (this.services.has(channelId)) throw new IPCError('ALREADY_SERVED', `'${channelId}' is served already`);
@@ -285,14 +315,14 @@ class IPCClient extends Lifecycle {
       throw new IPCError('UNSUPPORTED', 'the published Python server passes requests to nobody; serve() needs '
         + 'the server of this project');
     }
-    await this.sendRequest('system', { action: 'serve', channel });
+    await this.command({ action: 'serve', channel });
   }
 
   async stopServing(service) {
     if (!service.isStopped) {
       service.isStopped = true;
       if (this.connected) {
-        await this.sendRequest('system', { action: 'stop_serving', channel: service.channel }).catch((error) => {
+        await this.command({ action: 'stop_serving', channel: service.channel }).catch((error) => {
           if (!(error instanceof NotConnectedError)) throw error;
         });
       }
@@ -319,6 +349,7 @@ class IPCClient extends Lifecycle {
 
   /** Whether the server answers. The published one does so only where its program handles `system`. */
   async ping(timeout = PING_TIMEOUT_MS) {
+    checkedTimeout(timeout);
     try {
       const response = await this.sendRequest('system', { action: 'ping' }, timeout);
       return response.payload?.status === 'pong';
@@ -329,6 +360,7 @@ class IPCClient extends Lifecycle {
 
   /** Whether the connection works there and back. */
   async healthCheck(timeout = HEALTH_TIMEOUT_MS) {
+    checkedTimeout(timeout);
     if (!this.connected) return false;
     try {
       if (!this.connection.isOurs) return await this.echoes(timeout);
@@ -341,13 +373,16 @@ class IPCClient extends Lifecycle {
 
   /** The published server answers no such request, but gives back what one publishes to oneself. */
   async echoes(timeout) {
-    const signal = AbortSignal.timeout(timeout);
+    const signal = timeout <= TIMER_MS_MAX ? AbortSignal.timeout(timeout) : undefined;
     const channel = `ipc-framework.health.${this.connectionId}`;
     const subscription = this.openSubscription(channel, { signal });
-    this.publish(channel, null);
-    const { done } = await subscription.next();
-    subscription.unsubscribe();
-    return !done;
+    try {
+      this.publish(channel, null);
+      const { done } = await subscription.next();
+      return !done;
+    } finally {
+      subscription.unsubscribe();
+    }
   }
 
   getConnectionInfo() {
@@ -407,11 +442,13 @@ class IPCClient extends Lifecycle {
   // ---- over the life of connections
 
   restore() {
+    // Whatever else waits for this connection must not keep it from being what it was before.
+    const how = { unbounded: true };
     for (const [channel, { subscriptions }] of [...this.subscriptions.channels]) {
       const unconfirmed = [...subscriptions].filter((subscription) => !subscription.isReady);
       try {
-        if (unconfirmed.length === 0) this.sendSubscribe(channel);
-        for (const subscription of unconfirmed) this.confirm(subscription);
+        if (unconfirmed.length === 0) this.sendSubscribe(channel, how);
+        for (const subscription of unconfirmed) this.confirm(subscription, how);
       } catch (error) {
         this.report(error);
       }
@@ -441,6 +478,11 @@ class IPCClient extends Lifecycle {
    * @param {{ timeout?: number }} [options] how long to wait at most
    */
   close({ timeout = this.options.closeTimeout } = {}) {
+    try {
+      checkedTimeout(timeout);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     this.closePromise ??= this.drainAndClose(timeout).finally(() => {
       this.isClosing = false;
       this.closePromise = null;
@@ -450,15 +492,36 @@ class IPCClient extends Lifecycle {
 
   async drainAndClose(timeout) {
     this.isClosing = true;
-    const expired = new AbortController();
-    const deadline = sleep(timeout, undefined, { signal: expired.signal }).catch(() => {});
+    let timer;
+    const deadline = new Promise((resolve) => { timer = after(timeout, resolve); });
     if (this.state !== 'closed') await Promise.race([deadline, this.drainAll()]);
+    const isCut = this.reportDropped();
     this.services.clear();
     const connection = this.disconnect();
     const socket = connection?.socket;
+    if (isCut) socket?.destroy();
     if (socket && !socket.closed) await new Promise((resolve) => socket.once('close', resolve));
-    expired.abort();
-    await deadline;
+    clearTimeout(timer);
+  }
+
+  /**
+   * What is still here when the time is up goes no further. Requests without an answer are rejected, which is word
+   * enough. Returns whether bytes are among it.
+   */
+  reportDropped() {
+    this.connection?.flush();
+    const bytes = this.connection?.queuedBytes ?? 0;
+    const waiting = this.offline.messagesWithout(this.pending);
+    let unanswered = 0;
+    if (this.connected) {
+      for (const { running, queue } of this.services.values()) unanswered += running + queue.length;
+    }
+    if (bytes > 0 || waiting > 0 || unanswered > 0) {
+      this.report(new NotConnectedError('the client was closed before its work was done, and its connection with it; '
+        + `dropped: ${bytes} unsent bytes, ${waiting} messages that waited for a connection, ${unanswered} requests `
+        + 'that were being served'));
+    }
+    return bytes > 0;
   }
 
   async drainAll() {
@@ -467,6 +530,7 @@ class IPCClient extends Lifecycle {
     }
     await Promise.all([...this.services.values()].map((service) => this.stopServing(service).catch(() => {})));
     await this.pending.whenIdle();
+    await this.connection?.whenFlushed();
   }
 
   async [asyncDispose]() {

@@ -1,7 +1,7 @@
 'use strict';
 
 const { Message } = require('./message.js');
-const { FrameError } = require('./errors.js');
+const { FrameError, textOf } = require('./errors.js');
 
 const HEADER_BYTES = 4;
 // Whoever sends less than this gets it out of Node's shared pool.
@@ -13,7 +13,7 @@ function encodePayload(payload) {
   try {
     text = JSON.stringify(payload);
   } catch (cause) {
-    throw new FrameError('BAD_PAYLOAD', `the payload cannot be sent as JSON: ${cause.message}; nothing was sent`,
+    throw new FrameError('BAD_PAYLOAD', `the payload cannot be sent as JSON: ${textOf(cause)}; nothing was sent`,
       { cause });
   }
   return text === undefined ? 'null' : text;

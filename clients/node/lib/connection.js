@@ -5,6 +5,7 @@ const { FrameReader, encodeFrames, decodeBody, tooLarge } = require('./codec.js'
 const {
   NotConnectedError, ConnectionLostError, QueueFullError, ServerError, FrameError, TimeoutError, isServerError,
 } = require('./errors.js');
+const { after } = require('./timers.js');
 
 const READ_BYTES = 64 * 1024;
 // Enough for the server to take what is unsent; one that does not read must not keep the process alive.
@@ -35,8 +36,10 @@ class Connection {
     this.batchBytes = 0;
     this.handshake = null;
     this.fault = null;
+    this.flushWaiters = [];
     this.onBody = this.onBody.bind(this);
     this.flush = this.flush.bind(this);
+    this.written = this.written.bind(this);
   }
 
   /** Bytes that the kernel has not taken yet. */
@@ -51,9 +54,9 @@ class Connection {
    */
   open(connectBody, timeout) {
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const timer = after(timeout, () => {
         this.destroy(new TimeoutError(`the server did not answer connect within ${timeout} ms`));
-      }, timeout);
+      });
       const settle = (error) => {
         if (this.handshake === null) return;
         this.handshake = null;
@@ -85,11 +88,14 @@ class Connection {
     });
   }
 
-  /** Queues the body of a frame; throws where the server has stopped reading and the bound is reached. */
-  send(body) {
+  /**
+   * Queues the body of a frame; throws where the server has stopped reading and the bound is reached. Frames without
+   * which the connection is of no use are `unbounded`.
+   */
+  send(body, { unbounded = false } = {}) {
     const bytes = Buffer.byteLength(body);
     if (bytes > this.options.maxFrameBytes) throw tooLarge('there was', bytes, this.options.maxFrameBytes, false);
-    if (this.queuedBytes + bytes > this.options.sendQueueBytes && this.isOpen && this.queuedBytes > 0) {
+    if (!unbounded && this.queuedBytes + bytes > this.options.sendQueueBytes && this.isOpen && this.queuedBytes > 0) {
       throw new QueueFullError(`the server has not read ${this.queuedBytes} bytes yet, and sendQueueBytes is `
         + `${this.options.sendQueueBytes}: the message was not sent`);
     }
@@ -104,11 +110,28 @@ class Connection {
     this.batch = [];
     this.batchBytes = 0;
     if (socket === null || socket.destroyed || !socket.writable) return;
-    socket.write(encodeFrames(batch, batchBytes));
+    socket.write(encodeFrames(batch, batchBytes), this.written);
     if (!this.isSlow && socket.writableLength > this.options.slowBytes) {
       this.isSlow = true;
       this.hooks.onSlow(socket.writableLength);
     }
+  }
+
+  written() {
+    if (this.flushWaiters.length > 0 && this.queuedBytes === 0) this.wakeFlushed();
+  }
+
+  wakeFlushed() {
+    const waiting = this.flushWaiters;
+    this.flushWaiters = [];
+    for (const wake of waiting) wake();
+  }
+
+  /** Resolves when the kernel has taken all there is, or never will. */
+  whenFlushed() {
+    this.flush();
+    if (this.isEnded || this.queuedBytes === 0) return Promise.resolve();
+    return new Promise((resolve) => this.flushWaiters.push(resolve));
   }
 
   drained() {
@@ -140,8 +163,13 @@ class Connection {
       else this.hooks.onFault(error);
       return !this.isEnded;
     }
-    if (this.handshake === null) this.hooks.onMessage(message);
-    else this.answered(message);
+    try {
+      if (this.handshake === null) this.hooks.onMessage(message);
+      else this.answered(message);
+    } catch (error) {
+      // Not the reader's fault: what lies behind this message in the chunk is still wanted.
+      this.hooks.onFault(error);
+    }
     return !this.isEnded;
   }
 
@@ -169,11 +197,11 @@ class Connection {
     this.isEnded = true;
     this.isOpen = false;
     if (this.handshake !== null) {
-      this.destroy(new NotConnectedError('the client was closed while it connected'));
+      this.destroy(new NotConnectedError('the client was closed while its connection was made'));
       return;
     }
     this.socket.end();
-    const timer = setTimeout(() => this.socket.destroy(), LINGER_MS);
+    const timer = after(LINGER_MS, () => this.socket.destroy());
     timer.unref();
     this.socket.on('close', () => clearTimeout(timer));
   }
@@ -191,6 +219,7 @@ class Connection {
     this.isEnded = true;
     this.batch = [];
     this.batchBytes = 0;
+    this.wakeFlushed();
     const cause = this.fault ?? undefined;
     if (this.handshake !== null) {
       this.handshake(cause ?? new ConnectionLostError('the server closed the connection before it answered connect'));

@@ -83,7 +83,23 @@ function isServerError(payload) {
     && SERVER_CODES.has(payload.code) && typeof payload.error === 'string' && Object.keys(payload).length === 3;
 }
 
+/** What was thrown, in words. Programs may throw anything, even what has none. */
+function textOf(thrown) {
+  try {
+    return String(thrown instanceof Error ? thrown.message : thrown);
+  } catch {
+    return 'what was thrown cannot be put into words';
+  }
+}
+
+/** Tells of an error that nobody would hear of otherwise. */
+function warn(thrown) {
+  process.emitWarning(thrown instanceof Error ? thrown : textOf(thrown));
+}
+
 module.exports = {
+  textOf,
+  warn,
   IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, ConnectionLostError, QueueFullError,
   FrameError, isServerError,
 };

@@ -2,7 +2,7 @@
 
 // For Express and whatever else hands over Node's own request and response.
 
-const { IPCError } = require('./errors.js');
+const { IPCError, NotConnectedError } = require('./errors.js');
 
 const BODY_BYTES_MAX = 1024 * 1024;
 // A browser that is this far behind is cut off; it connects again by itself.
@@ -35,12 +35,19 @@ function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBy
       sendJson(res, 200, answer.payload);
     } catch (error) {
       if (controller.signal.aborted) return;
+      let fault = error;
       if (error instanceof IPCError) {
-        sendJson(res, status?.(error) ?? STATUS[error.code] ?? 502, { error: error.message, code: error.code });
-      } else if (error instanceof BodyError) {
-        sendJson(res, error.status, { error: error.message, code: 'BAD_REQUEST' });
+        try {
+          sendJson(res, statusOf(error, status), { error: error.message, code: error.code });
+          return;
+        } catch (thrown) {
+          fault = thrown;
+        }
+      }
+      if (fault instanceof BodyError) {
+        sendJson(res, fault.status, { error: fault.message, code: 'BAD_REQUEST' });
       } else if (next !== undefined) {
-        next(error);
+        next(fault);
       } else {
         sendJson(res, 500, { error: 'internal error', code: 'INTERNAL' });
       }
@@ -50,12 +57,22 @@ function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBy
   };
 }
 
+/** What `status` says, where that is a status an answer can have. */
+function statusOf(error, status) {
+  const given = status?.(error);
+  if (Number.isInteger(given) && given >= 200 && given <= 599) return given;
+  return STATUS[error.code] ?? 502;
+}
+
 function describe(req) {
-  const url = new URL(req.originalUrl ?? req.url, 'http://localhost');
+  // As it is: a parser of URLs would take `//name/path` for a host, which routers and their guards do not.
+  const url = req.originalUrl ?? req.url;
+  const mark = url.indexOf('?');
+  const [path, query] = mark === -1 ? [url, ''] : [url.slice(0, mark), url.slice(mark + 1)];
   return {
     method: req.method,
-    path: url.pathname,
-    query: req.query ?? Object.fromEntries(url.searchParams),
+    path,
+    query: req.query ?? Object.fromEntries(new URLSearchParams(query)),
     params: req.params ?? {},
     body: req.body ?? null,
   };
@@ -104,11 +121,13 @@ function sendJson(res, status, body) {
 function ipcEvents(client, channel, { event, retry, filter } = {}) {
   const name = event === undefined ? '' : `event: ${oneLine(event)}\n`;
   return (req, res) => {
-    res.writeHead(200, {
-      'Content-Type': 'text/event-stream; charset=utf-8',
-      'Cache-Control': 'no-cache, no-transform',
-      Connection: 'keep-alive',
-      'X-Accel-Buffering': 'no',
+    // Whoever left before it came to this would never be heard of again.
+    if (res.destroyed) return;
+    let subscription;
+    let keepAlive;
+    res.on('close', () => {
+      clearInterval(keepAlive);
+      subscription?.unsubscribe();
     });
     const send = (text) => {
       // Writing to what is destroyed would be an error nobody handles.
@@ -116,20 +135,32 @@ function ipcEvents(client, channel, { event, retry, filter } = {}) {
       if (res.writableLength > BEHIND_BYTES_MAX) res.destroy();
       else res.write(text);
     };
-    const keepAlive = setInterval(() => send(': still here\n\n'), KEEP_ALIVE_MS);
+    try {
+      const { state } = client.clientOf?.(channel) ?? client;
+      if (state === 'closed') throw new NotConnectedError('the client was closed: there is no connection');
+      subscription = client.openSubscription(channel, {
+        onMessage: (message) => {
+          if (filter !== undefined && !filter(message, req)) return;
+          // JSON has no line breaks of its own, so one `data` line holds it.
+          send(`id: ${oneLine(message.message_id)}\n${name}data: ${JSON.stringify(message.payload)}\n\n`);
+        },
+        // One that fails at once is answered below.
+        onEnd: () => { if (res.headersSent) res.end(); },
+      });
+    } catch (error) {
+      const { message, code } = error instanceof IPCError ? error : { message: 'internal error', code: 'INTERNAL' };
+      sendJson(res, 503, { error: message, code });
+      return;
+    }
+    res.writeHead(200, {
+      'Content-Type': 'text/event-stream; charset=utf-8',
+      'Cache-Control': 'no-cache, no-transform',
+      Connection: 'keep-alive',
+      'X-Accel-Buffering': 'no',
+    });
+    res.flushHeaders();
+    keepAlive = setInterval(() => send(': still here\n\n'), KEEP_ALIVE_MS);
     keepAlive.unref();
-    const subscription = client.openSubscription(channel, {
-      onMessage: (message) => {
-        if (filter !== undefined && !filter(message, req)) return;
-        // JSON has no line breaks of its own, so one `data` line holds it.
-        send(`id: ${oneLine(message.message_id)}\n${name}data: ${JSON.stringify(message.payload)}\n\n`);
-      },
-      onEnd: () => res.end(),
-    });
-    res.on('close', () => {
-      clearInterval(keepAlive);
-      subscription.unsubscribe();
-    });
     const greeting = `${retry === undefined ? '' : `retry: ${Math.trunc(retry)}\n`}: subscribed\n\n`;
     // What is published once the browser has read this reaches it.
     subscription.ready.then(() => send(greeting), () => res.end());

@@ -10,7 +10,8 @@ const { resolveOptions } = require('./options.js');
 const { encodeBody } = require('./codec.js');
 const { MessageType } = require('./message.js');
 const { tracing } = require('./tracing.js');
-const { IPCError, NotConnectedError, ConnectionLostError, ServerError, TimeoutError } = require('./errors.js');
+const { after, every } = require('./timers.js');
+const { IPCError, NotConnectedError, ConnectionLostError, ServerError, TimeoutError, warn } = require('./errors.js');
 
 const SYSTEM_JSON = '"system"';
 // Trying again would get the same answer, or start a fight over the id.
@@ -121,17 +122,22 @@ class Lifecycle extends EventEmitter {
     this.wasConnected = true;
     this.backoff.reset();
     this.startHeartbeat();
-    this.restore();
-    for (const message of this.offline.takeAll()) {
-      try {
-        this.transmit(message);
-      } catch (error) {
-        this.pending.take(message.id)?.reject(error);
-        this.report(error);
+    try {
+      this.restore();
+      for (const message of this.offline.takeAll()) {
+        try {
+          this.transmit(message);
+        } catch (error) {
+          this.pending.take(message.id)?.reject(error);
+          this.report(error);
+        }
       }
+      if (tracing.connect.hasSubscribers) tracing.connect.publish({ client: this, isReconnect });
+    } catch (error) {
+      this.report(error);
+    } finally {
+      this.settle(true);
     }
-    if (tracing.connect.hasSubscribers) tracing.connect.publish({ client: this, isReconnect });
-    this.settle(true);
     this.callUser(this.handlers.connected);
     this.emitSafely('connected', { isReconnect, server: connection.server });
   }
@@ -185,7 +191,7 @@ class Lifecycle extends EventEmitter {
       return;
     }
     // Not unref'd: a program that waits for its connection is not done.
-    this.retryTimer = setTimeout(() => this.attempt(), delay);
+    this.retryTimer = after(delay, () => this.attempt());
     this.emitSafely('reconnecting', { attempt: this.backoff.made, delay, error });
   }
 
@@ -221,7 +227,7 @@ class Lifecycle extends EventEmitter {
     this.stopHeartbeat();
     this.connection = null;
     this.state = 'closed';
-    const error = new NotConnectedError('the client was closed before the answer came');
+    const error = new NotConnectedError('the client closed its connection before the answer came');
     connection?.end();
     this.offline.takeAll();
     this.forgetConnection(error);
@@ -237,16 +243,16 @@ class Lifecycle extends EventEmitter {
 
   startHeartbeat() {
     const { heartbeatInterval } = this.options;
-    if (heartbeatInterval === 0 || heartbeatInterval === Infinity) return;
+    if (heartbeatInterval === 0) return;
     let bytesRead = 0;
-    this.heartbeatTimer = setInterval(() => {
+    this.heartbeatTimer = every(heartbeatInterval, () => {
       const { connection } = this;
       if (connection === null || !connection.isOpen) return;
       const isQuiet = connection.socket.bytesRead === bytesRead;
       bytesRead = connection.socket.bytesRead;
       if (isQuiet) this.beat(connection);
-    }, heartbeatInterval);
-    this.heartbeatTimer.unref();
+    });
+    this.heartbeatTimer?.unref();
   }
 
   /** A server of ours answers; the published one only gets a byte that finds a dead connection out. */
@@ -260,7 +266,7 @@ class Lifecycle extends EventEmitter {
       return;
     }
     const timeout = Math.min(this.options.heartbeatInterval, HEARTBEAT_TIMEOUT_MS);
-    this.sendRequest('system', { action: 'ping' }, timeout).catch((error) => {
+    this.command({ action: 'ping' }, timeout).catch((error) => {
       // An error the server sent is a sign of life as well.
       if (error instanceof TimeoutError) {
         connection.destroy(new TimeoutError(`the server was silent for ${timeout} ms after a heartbeat`));
@@ -278,15 +284,17 @@ class Lifecycle extends EventEmitter {
     this.lastError = error;
     if (typeof this.handlers.error === 'function') {
       try {
-        this.handlers.error(error);
+        const result = this.handlers.error(error);
+        // Not reported: the report would come to the same handler.
+        if (typeof result?.then === 'function') result.then(undefined, warn);
       } catch (thrown) {
-        process.emitWarning(thrown instanceof Error ? thrown : String(thrown));
+        warn(thrown);
       }
     }
     if (this.listenerCount('error') > 0) this.emitSafely('error', error);
     else if (!(error instanceof IPCError) && error?.syscall === undefined && !this.handlers.error) {
       // A fault of the program's own handler, which would vanish otherwise.
-      process.emitWarning(error instanceof Error ? error : String(error));
+      warn(error);
     }
   }
 
@@ -295,7 +303,7 @@ class Lifecycle extends EventEmitter {
     try {
       this.emit(event, ...values);
     } catch (thrown) {
-      if (event === 'error') process.emitWarning(thrown instanceof Error ? thrown : String(thrown));
+      if (event === 'error') warn(thrown);
       else this.report(thrown);
     }
   }

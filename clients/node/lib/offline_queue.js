@@ -33,6 +33,13 @@ class OfflineQueue {
     this.bytes -= queued.bytes;
   }
 
+  /** How many of them nobody awaits an answer to. */
+  messagesWithout(pending) {
+    let count = 0;
+    for (const id of this.outgoing.keys()) if (!pending.has(id)) count += 1;
+    return count;
+  }
+
   /** Empties the queue. */
   takeAll() {
     const all = [...this.outgoing.values()].map((queued) => queued.message);

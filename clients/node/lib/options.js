@@ -1,5 +1,7 @@
 'use strict';
 
+const { checkedTimeout } = require('./timers.js');
+
 const MIB = 1024 * 1024;
 
 // What every limit is where nobody says otherwise. Times are milliseconds.
@@ -49,8 +51,8 @@ function resolveOptions(given = {}) {
 /** The last argument of `sendRequest`: milliseconds, as published, or `{ timeout, signal }`. */
 function requestOptions(given, timeout) {
   if (given === undefined || given === null) return { timeout, signal: undefined };
-  if (typeof given === 'number') return { timeout: given, signal: undefined };
-  return { timeout: given.timeout ?? timeout, signal: given.signal };
+  if (typeof given === 'number') return { timeout: checkedTimeout(given), signal: undefined };
+  return { timeout: checkedTimeout(given.timeout ?? timeout), signal: given.signal };
 }
 
 module.exports = { DEFAULTS, resolveOptions, requestOptions };

@@ -1,11 +1,10 @@
 'use strict';
 
 const { TimeoutError, AbortedError, QueueFullError } = require('./errors.js');
+const { after } = require('./timers.js');
 
 // A late answer to one of the last requests that were given up is no news; the server's error for it neither.
 const GIVEN_UP_KEPT = 1024;
-// Node's timers fire at once for more.
-const TIMER_MS_MAX = 2 ** 31 - 1;
 
 /** Requests whose answers are awaited, by message id. Whichever way one ends, timer and listener go with it. */
 class Pending {
@@ -21,26 +20,24 @@ class Pending {
 
   /**
    * @param {string} id
-   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: () => void }} options without a
-   *   timeout it waits for as long as the connection lives
+   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: () => void,
+   *   unbounded?: boolean }} options without a timeout it waits for as long as the connection lives
    * @param {(message: import('./message.js').Message) => void} resolve
    * @param {(error: Error) => void} reject
    */
-  add(id, { timeout, signal, what, onGivenUp }, resolve, reject) {
-    if (this.entries.size >= this.max) {
+  add(id, { timeout, signal, what, onGivenUp, unbounded = false }, resolve, reject) {
+    if (!unbounded && this.entries.size >= this.max) {
       throw new QueueFullError(`${this.max} requests are waiting for their answers; wait for some before the next`);
     }
-    const entry = { resolve, reject, timer: null, signal, onAbort: null };
+    const entry = { resolve, reject, timer: undefined, signal, onAbort: null };
     const giveUp = (error) => {
       if (this.take(id) === undefined) return;
       this.remember(id);
       onGivenUp?.();
       reject(error);
     };
-    if (timeout <= TIMER_MS_MAX) {
-      entry.timer = setTimeout(() => giveUp(new TimeoutError(
-        `Request timeout: no answer to ${what} within ${timeout} ms`)), timeout);
-    }
+    entry.timer = after(timeout, () => giveUp(new TimeoutError(
+      `Request timeout: no answer to ${what} within ${timeout} ms`)));
     if (signal) {
       entry.onAbort = () => giveUp(new AbortedError(`${what} was aborted`, { cause: signal.reason }));
       signal.addEventListener('abort', entry.onAbort, { once: true });
@@ -57,7 +54,7 @@ class Pending {
     const entry = this.entries.get(id);
     if (entry === undefined) return undefined;
     this.entries.delete(id);
-    if (entry.timer !== null) clearTimeout(entry.timer);
+    clearTimeout(entry.timer);
     if (entry.onAbort !== null) entry.signal.removeEventListener('abort', entry.onAbort);
     if (this.entries.size === 0) this.wakeIdle();
     return entry;

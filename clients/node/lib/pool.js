@@ -59,7 +59,8 @@ class IPCPool extends EventEmitter {
     // One that is on its way keeps the request for later.
     const coming = this.clients.find((client) => client.state === 'reconnecting' || client.state === 'connecting');
     if (coming === undefined) {
-      throw new NotConnectedError('Not connected to server: call connect() first; the message was not sent');
+      throw new NotConnectedError('Not connected to server: there is no connection, call connect() first; the message '
+        + 'was not sent');
     }
     return coming;
   }

@@ -1,5 +1,7 @@
 'use strict';
 
+const { TIMER_MS_MAX } = require('./timers.js');
+
 const FACTOR = 2;
 
 /**
@@ -19,7 +21,8 @@ class Backoff {
   /** Milliseconds to wait before the next attempt, or null where all are used up. */
   next() {
     if (this.made >= this.attempts) return null;
-    const whole = Math.min(this.delay * FACTOR ** this.made, this.delayMax);
+    // The next attempt does come: without one, who waits for the connection would wait for nothing.
+    const whole = Math.min(this.delay * FACTOR ** this.made, this.delayMax, TIMER_MS_MAX);
     this.made += 1;
     return whole * (0.5 + this.random() / 2);
   }

@@ -1,6 +1,6 @@
 'use strict';
 
-const { IPCError, QueueFullError } = require('./errors.js');
+const { IPCError, QueueFullError, textOf } = require('./errors.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
 
@@ -61,17 +61,20 @@ class Service {
     let payload;
     let error = null;
     try {
-      payload = await this.handler(request);
-    } catch (thrown) {
-      error = thrown;
-      payload = failure('handler_failed', thrown);
+      try {
+        payload = await this.handler(request);
+      } catch (thrown) {
+        error = thrown;
+        payload = failure('handler_failed', thrown);
+      }
+      if (!signal.aborted) this.hooks.respond(request, payload);
+      if (tracing.serveEnd.hasSubscribers) tracing.serveEnd.publish({ channel: this.channel, request, error });
+    } finally {
+      this.running -= 1;
+      const next = this.queue.shift();
+      if (next !== undefined) this.take(next);
+      this.wakeIdle();
     }
-    if (!signal.aborted) this.hooks.respond(request, payload);
-    if (tracing.serveEnd.hasSubscribers) tracing.serveEnd.publish({ channel: this.channel, request, error });
-    this.running -= 1;
-    const next = this.queue.shift();
-    if (next !== undefined) this.take(next);
-    this.wakeIdle();
   }
 
   wakeIdle() {
@@ -89,8 +92,7 @@ class Service {
 
 /** In the server's own words, so that the requester's client makes an error of it. */
 function failure(code, thrown) {
-  const message = thrown instanceof Error ? thrown.message : String(thrown);
-  return { status: 'error', code, error: message || 'the handler failed without a word' };
+  return { status: 'error', code, error: textOf(thrown) || 'the handler failed without a word' };
 }
 
 module.exports = { Service, failure };

@@ -7,7 +7,7 @@ const { AbortedError, NotConnectedError } = require('./errors.js');
  * over reconnections. Leaving the loop, `unsubscribe()`, its signal or the client's `close()` end it.
  */
 class Subscription {
-  constructor(channel, { buffer, signal, onMessage, onEnd, onDrop }) {
+  constructor(channel, { buffer, signal, onMessage, onEnd, onDrop, onError }) {
     this.channel = channel;
     /** Messages that were dropped because the reader was `buffer` messages behind; the oldest go first. */
     this.dropped = 0;
@@ -15,6 +15,7 @@ class Subscription {
     this.onMessage = onMessage;
     this.onEnd = onEnd;
     this.onDrop = onDrop;
+    this.onError = onError;
     this.buffered = [];
     this.first = 0;
     this.waiting = [];
@@ -39,7 +40,12 @@ class Subscription {
 
   deliver(message) {
     if (this.onMessage !== undefined) {
-      this.onMessage(message);
+      try {
+        this.onMessage(message);
+      } catch (error) {
+        // Neither the other subscriptions of the channel nor the connection are to suffer for it.
+        this.onError(error);
+      }
       return;
     }
     const reader = this.waiting.shift();
@@ -93,7 +99,8 @@ class Subscription {
     this.isEnded = true;
     this.signal?.removeEventListener('abort', this.onAbort);
     if (!this.isReady) {
-      this.rejectReady(error ?? new NotConnectedError(`the subscription of '${this.channel}' ended first`));
+      this.rejectReady(error ?? new NotConnectedError(
+        `the subscription of '${this.channel}' ended before a connection confirmed it`));
     }
     const [first, ...others] = this.waiting;
     this.waiting = [];

@@ -174,7 +174,7 @@ describe('requests', () => {
     assert.equal(await mute.connect(), true);
     assert.throws(() => mute.subscribe('news'), { code: 'QUEUE_FULL' });
     assert.deepEqual(mute.getConnectionInfo().subscribedChannels, ['early']);
-    assert.deepEqual(errors, ['QUEUE_FULL']);
+    assert.deepEqual(errors, [], 'what is restored needs no place');
     await mute.close();
   });
 

@@ -51,3 +51,27 @@ test('the package depends on nothing, and its lock file names no registry', () =
     for (const line of lines) assert.ok(line.length <= 120, `${file}: ${line}`);
   }
 });
+
+test('what the documents say of installing, Node and signals', () => {
+  const migrating = read('MIGRATING.md');
+  assert.ok(!/npm:ipc-framework/.test(migrating), 'a name that is not ours on the public registry');
+  assert.match(migrating, /private registry/);
+  assert.equal(JSON.parse(read('package.json')).engines.node, '>=18.13');
+  assert.equal(JSON.parse(read('package-lock.json')).packages[''].engines.node, '>=18.13');
+  assert.match(read('README.md'), /`request\.signal` fires when this worker's own connection is lost/);
+});
+
+test('whoever is not connected is told of a connection, which old programs look for', async () => {
+  const told = (error) => error.code === 'NOT_CONNECTED' && error.message.includes('connection');
+  const client = new all.IPCClient('a', { port: 1 });
+  await assert.rejects(client.sendRequest('x', 1), told);
+  assert.throws(() => client.publish('x', 1), told);
+  await assert.rejects(new all.IPCPool('a', { port: 1 }).sendRequest('x', 1), told);
+  const connecting = client.connect({ retry: true });
+  const cut = client.sendRequest('x', 1);
+  const { ready } = client.subscribe('x');
+  const ended = [assert.rejects(cut, told), assert.rejects(ready, told)];
+  client.disconnect();
+  await Promise.all(ended);
+  assert.equal(await connecting, false);
+});
