@@ -226,8 +226,10 @@ impl Core {
                 self.park(from, Obstacle::Worker(channel));
                 return Err(Stop::Held);
             }
+            // It would be lost without a word.
+            Offer::Refused(refusal) => return Err(refusal.into()),
             Offer::NoWorkers => self.counters.notifications_unhandled += 1,
-            Offer::Forwarded | Offer::Refused(_) => {}
+            Offer::Forwarded => {}
         }
         Ok(())
     }

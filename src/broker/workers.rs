@@ -166,7 +166,7 @@ impl Core {
             }
             return Offer::Refused(Refusal::new(
                 ErrorCode::LimitExceeded,
-                "with the id that the worker is given the frame is over the limit; send a \
+                "in the form in which the worker gets it the frame is over the limit; send a \
                  little less",
             ));
         }

@@ -191,6 +191,28 @@ fn a_request_that_fits_only_with_its_own_id_is_refused() {
     assert_eq!(world.broker.core.requests.len(), 1);
 }
 
+/// A worker is told that there is no `reply_to`, which takes more than to leave it out.
+#[test]
+fn a_notification_that_grows_over_the_limit_is_not_lost_in_silence() {
+    let frame_bytes_max = 1_024;
+    let notification = |text: &str| {
+        let mut message = message("app", "notification", "work", "n", &json!(text));
+        message.as_object_mut().unwrap().remove("reply_to");
+        message
+    };
+    let fits = frame_bytes_max - notification("").to_string().len();
+    let mut world = World::new(Limits { frame_bytes_max, ..Limits::default() });
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    let tells = world.connected("app", "tells");
+    world.send(tells, &notification(&"x".repeat(fits)));
+    world.expect_error(tells, "limit_exceeded", "n");
+    assert!(world.take(worker).is_empty());
+    world.send(tells, &notification(&"x".repeat(fits - r#","reply_to":null"#.len())));
+    assert_eq!(world.take(worker).len(), 1);
+    assert!(world.take(tells).is_empty());
+}
+
 #[test]
 fn who_is_held_back_is_not_idle() {
     let limits = Limits {
