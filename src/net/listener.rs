@@ -1,17 +1,15 @@
-//! Listening on TCP and Unix sockets at once, and accepting without ever giving up.
+//! Listening on TCP and Unix sockets at once.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::time::Duration;
 
+use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
-use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, SockRef, Type};
 
-use super::socket::{Stream, set_quickack};
+use super::stream::{SocketStream, set_quickack};
 use super::unix_socket::UnixSocketFile;
 use crate::{Config, Error};
 
@@ -19,8 +17,6 @@ use crate::{Config, Error};
 pub(super) const BACKLOG: i32 = 4_096;
 /// Tries to find a port that is free for IPv4 and IPv6 alike.
 const FREE_PORT_TRIES: usize = 16;
-/// After an accept error that repeating cannot mend at once.
-const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// Where a server listens. Shown as `127.0.0.1:8888`, `[::1]:8888` or `unix:/run/ipc.sock`.
 ///
@@ -59,24 +55,7 @@ impl fmt::Display for Address {
 }
 
 #[derive(Debug)]
-pub(super) struct Listeners {
-    open: Vec<Listener>,
-    addresses: Vec<Address>,
-    /// A descriptor held back: when there are no others left, it is given up for as long as
-    /// it takes to accept a connection and close it.
-    spare: Option<File>,
-    retry_at: Option<Duration>,
-}
-
-#[derive(Debug)]
-struct Listener {
-    socket: ListeningSocket,
-    /// The kernel reported connections, and no accept has come to their end yet.
-    ready: bool,
-}
-
-#[derive(Debug)]
-enum ListeningSocket {
+pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix {
         /// Removes the socket's path when it is dropped, which is before the listener is:
@@ -86,171 +65,54 @@ enum ListeningSocket {
     },
 }
 
-pub(super) enum Accepted {
-    Stream(Stream),
-    /// There was no descriptor for it, so it was closed.
-    Shed,
-    Nothing,
-}
-
-impl Listeners {
-    pub(super) fn bind(config: &Config, registry: &Registry) -> Result<Self, Error> {
-        let mut sockets = Vec::new();
-        let mut addresses = Vec::new();
-        if let Some(host) = &config.host {
-            let resolved = resolve(host, config)?;
-            for listener in bind_tcp(&resolved, host, config.port)? {
-                let address = listener.local_addr().map_err(|source| Error::Listen {
-                    address: format!("{host}:{}", config.port),
-                    source,
-                })?;
-                addresses.push(Address::Tcp(address));
-                sockets.push(ListeningSocket::Tcp(TcpListener::from_std(listener)));
-            }
-        }
-        if let Some(unix) = &config.unix {
-            let (listener, file) = UnixSocketFile::bind(unix).map_err(|source| Error::Listen {
-                address: format!("unix:{}", unix.path.display()),
+/// Listens on all that the configuration names. Returns the addresses as well, with the port
+/// that the system chose.
+pub(super) fn bind(config: &Config) -> Result<(Vec<Listener>, Vec<Address>), Error> {
+    let mut listeners = Vec::new();
+    let mut addresses = Vec::new();
+    if let Some(host) = &config.host {
+        let resolved = resolve(host, config)?;
+        for listener in bind_tcp(&resolved, host, config.port)? {
+            let address = listener.local_addr().map_err(|source| Error::Listen {
+                address: format!("{host}:{}", config.port),
                 source,
             })?;
-            addresses.push(Address::Unix(unix.path.clone()));
-            sockets.push(ListeningSocket::Unix {
-                listener: UnixListener::from_std(listener),
-                _file: file,
-            });
-        }
-        if sockets.is_empty() {
-            return Err(Error::Config(
-                "there is nothing to listen on; give a host, a Unix socket, or both".to_owned(),
-            ));
-        }
-        let mut listeners = Self {
-            open: sockets.into_iter().map(|socket| Listener { socket, ready: false }).collect(),
-            addresses,
-            spare: spare(),
-            retry_at: None,
-        };
-        listeners.register(registry).map_err(Error::system("watching the listening sockets"))?;
-        Ok(listeners)
-    }
-
-    fn register(&mut self, registry: &Registry) -> io::Result<()> {
-        for (at, listener) in self.open.iter_mut().enumerate() {
-            let token = token(at);
-            match &mut listener.socket {
-                ListeningSocket::Tcp(socket) => {
-                    registry.register(socket, token, Interest::READABLE)?;
-                }
-                ListeningSocket::Unix { listener: socket, .. } => {
-                    registry.register(socket, token, Interest::READABLE)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn addresses(&self) -> &[Address] {
-        &self.addresses
-    }
-
-    /// Takes note of an event. Returns whether the token is a listener's.
-    pub(super) fn note_ready(&mut self, event: Token) -> bool {
-        let at = self.open.iter().enumerate().position(|(at, _)| token(at) == event);
-        if let Some(at) = at {
-            self.open[at].ready = true;
-        }
-        at.is_some()
-    }
-
-    /// Whether somebody waits who could be accepted at once.
-    pub(super) fn has_backlog(&self) -> bool {
-        self.retry_at.is_none() && self.open.iter().any(|listener| listener.ready)
-    }
-
-    /// When accepting is tried again after an error.
-    pub(super) fn retry_at(&self) -> Option<Duration> {
-        self.retry_at
-    }
-
-    pub(super) fn accept(&mut self, now: Duration) -> Accepted {
-        if self.retry_at.is_some_and(|at| now < at) {
-            return Accepted::Nothing;
-        }
-        self.retry_at = None;
-        while let Some(listener) = self.open.iter_mut().find(|listener| listener.ready) {
-            match listener.socket.accept() {
-                Ok(stream) => return Accepted::Stream(stream),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => listener.ready = false,
-                Err(error) if is_of_the_peer(&error) => {}
-                Err(error) if is_out_of_descriptors(&error) => return self.shed(now),
-                // Out of memory, or a firewall: it may pass.
-                Err(_) => {
-                    self.retry_at = Some(now + RETRY_AFTER);
-                    return Accepted::Nothing;
-                }
-            }
-        }
-        Accepted::Nothing
-    }
-
-    /// Accepts one connection at the cost of the spare descriptor, and closes it.
-    fn shed(&mut self, now: Duration) -> Accepted {
-        drop(self.spare.take());
-        let ready = self.open.iter().find(|listener| listener.ready);
-        let shed = ready.is_some_and(|listener| listener.socket.accept().is_ok());
-        self.spare = spare();
-        if shed && self.spare.is_some() {
-            Accepted::Shed
-        } else {
-            // Somebody else took the descriptor; descriptors come back as connections close.
-            self.retry_at = Some(now + RETRY_AFTER);
-            Accepted::Nothing
+            addresses.push(Address::Tcp(address));
+            listeners.push(Listener::Tcp(TcpListener::from_std(listener)));
         }
     }
-
-    /// Stops listening: the kernel refuses from here on, and a Unix socket's path is free.
-    pub(super) fn close(&mut self, registry: &Registry) {
-        for listener in &mut self.open {
-            // They are dropped next, which takes them out of the queue anyway.
-            let _ = match &mut listener.socket {
-                ListeningSocket::Tcp(socket) => registry.deregister(socket),
-                ListeningSocket::Unix { listener: socket, .. } => registry.deregister(socket),
-            };
-        }
-        self.open.clear();
-        self.retry_at = None;
+    if let Some(unix) = &config.unix {
+        let (listener, file) = UnixSocketFile::bind(unix).map_err(|source| Error::Listen {
+            address: format!("unix:{}", unix.path.display()),
+            source,
+        })?;
+        addresses.push(Address::Unix(unix.path.clone()));
+        listeners.push(Listener::Unix { listener: UnixListener::from_std(listener), _file: file });
     }
+    if listeners.is_empty() {
+        return Err(Error::Config(
+            "there is nothing to listen on; give a host, a Unix socket, or both".to_owned(),
+        ));
+    }
+    Ok((listeners, addresses))
 }
 
-impl ListeningSocket {
-    fn accept(&self) -> io::Result<Stream> {
+impl Listener {
+    pub(super) fn accept(&self) -> io::Result<SocketStream> {
         match self {
-            Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Tcp(listener) => listener.accept().map(|(stream, _)| SocketStream::Tcp(stream)),
             Self::Unix { listener, .. } => {
-                listener.accept().map(|(stream, _)| Stream::Unix(stream))
+                listener.accept().map(|(stream, _)| SocketStream::Unix(stream))
             }
         }
     }
-}
 
-/// Below the waker's token, far above any connection's.
-fn token(at: usize) -> Token {
-    Token(usize::MAX - 1 - at)
-}
-
-fn spare() -> Option<File> {
-    File::open("/dev/null").ok()
-}
-
-/// The connection broke before it was accepted: the next one may be well.
-fn is_of_the_peer(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    // EMFILE and ENFILE have no kind of their own.
-    matches!(error.raw_os_error(), Some(23 | 24))
+    pub(super) fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Tcp(listener) => listener,
+            Self::Unix { listener, .. } => listener,
+        }
+    }
 }
 
 fn resolve(host: &str, config: &Config) -> Result<Vec<IpAddr>, Error> {

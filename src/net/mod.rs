@@ -1,50 +1,46 @@
 //! The thin shell: moves bytes between sockets and the broker, and keeps the time.
 //!
-//! mio is edge-triggered: whoever stops reading before the socket is empty stands in the
+//! Events are edge-triggered: whoever stops reading before the socket is empty stands in the
 //! ready list, and the loop does not sleep while that list is not empty.
 
+mod accept;
 mod clock;
 mod listener;
+mod mio_system;
 mod socket;
+mod stream;
+mod system;
 mod unix_socket;
 mod waiting;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::event::Event;
-use mio::{Events, Poll, Token, Waker};
-
 pub use listener::Address;
+pub(crate) use mio_system::MioSystem;
 
+use self::accept::{Accepted, Listeners};
 use self::clock::Clock;
-use self::listener::{Accepted, Listeners};
 use self::socket::{Flushed, Received, Socket};
+use self::system::{Event, System};
 use self::waiting::Waiting;
 use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now};
-use crate::{Config, Error};
+use crate::{Config, Error, Spin};
 
-/// One buffer for all connections: what a read brings is processed before the next read.
-const READ_BUFFER_BYTES: usize = 64 << 10;
-/// What one connection may read in a turn, so that the others have theirs.
-const READ_BYTES_PER_TURN_MAX: usize = 4 * READ_BUFFER_BYTES;
-/// Events taken from the kernel at once; the rest come with the next poll.
-const EVENTS_MAX: usize = 1_024;
-/// New connections accepted in a turn.
-const ACCEPTS_PER_TURN_MAX: usize = 64;
+/// What one connection may read in a turn, so that the others have theirs: so many buffers.
+const READS_PER_TURN_MAX: usize = 4;
 
-const WAKER: Token = Token(usize::MAX);
+/// The token of whoever wakes the loop from another thread.
+pub(crate) const WAKER: usize = usize::MAX;
 
 #[derive(Debug)]
-pub(crate) struct EventLoop {
-    poll: Poll,
-    events: Events,
-    waker: Arc<Waker>,
-    listeners: Listeners,
+pub(crate) struct EventLoop<S: System> {
+    system: S,
+    events: Vec<Event>,
+    listeners: Listeners<S>,
     /// By the index of the broker's key.
-    sockets: Vec<Option<Socket>>,
+    sockets: Vec<Option<Socket<S::Stream>>>,
     /// Who has bytes to be read or processed and was not at the end of them.
     ready: Vec<ConnectionKey>,
     read_buffer: Box<[u8]>,
@@ -55,53 +51,59 @@ pub(crate) struct EventLoop {
     waiting: Waiting,
 }
 
-impl EventLoop {
-    pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
-        let poll = Poll::new().map_err(Error::system("an event queue"))?;
-        let waker = Waker::new(poll.registry(), WAKER).map_err(Error::system("a waker"))?;
-        let listeners = Listeners::bind(config, poll.registry())?;
-        Ok(Self {
-            poll,
-            events: Events::with_capacity(EVENTS_MAX),
-            waker: Arc::new(waker),
-            listeners,
-            sockets: Vec::new(),
-            ready: Vec::new(),
-            read_buffer: vec![0; READ_BUFFER_BYTES].into(),
-            mailbox_due: false,
-            is_draining: false,
-            clock: Clock::default(),
-            waiting: Waiting::new(config.spin),
-        })
-    }
-
-    pub(crate) fn addresses(&self) -> &[Address] {
-        self.listeners.addresses()
-    }
-
-    pub(crate) fn now(&self) -> Now {
-        self.clock.now()
+impl EventLoop<MioSystem> {
+    /// Listens on what the configuration says. Returns the addresses as well.
+    pub(crate) fn bind(config: &Config) -> Result<(Self, Vec<Address>), Error> {
+        let system = MioSystem::new()?;
+        let (listeners, addresses) = listener::bind(config)?;
+        let watching = Error::system("watching the listening sockets");
+        let net = Self::new(system, listeners, config.spin).map_err(watching)?;
+        Ok((net, addresses))
     }
 
     /// The loop's time, for whoever has to read it while the loop runs.
     pub(crate) fn stopwatch(&self) -> impl Fn() -> Duration + Send + use<> {
-        let start = self.clock.start();
+        let start = self.system.start();
         move || start.elapsed()
     }
 
     /// What interrupts the loop's sleep from another thread.
     pub(crate) fn waker(&self) -> impl Fn() + Send + Sync + use<> {
-        let waker = self.waker.clone();
-        // It fails only if the queue's own descriptor is gone, and the loop with it.
-        move || drop(waker.wake())
+        self.system.waker()
     }
 
-    pub(crate) fn next_deadline(&self, broker: &Broker) -> Option<Instant> {
+    /// `None` for a time so far away that it never comes.
+    pub(crate) fn instant(&self, monotonic: Duration) -> Option<Instant> {
+        self.system.start().checked_add(monotonic)
+    }
+}
+
+impl<S: System> EventLoop<S> {
+    pub(crate) fn new(mut system: S, listeners: Vec<S::Listener>, spin: Spin) -> io::Result<Self> {
+        Ok(Self {
+            listeners: Listeners::new(listeners, &mut system)?,
+            events: Vec::new(),
+            sockets: Vec::new(),
+            ready: Vec::new(),
+            read_buffer: vec![0; S::READ_BUFFER_BYTES].into(),
+            mailbox_due: false,
+            is_draining: false,
+            clock: Clock::new(&system),
+            waiting: Waiting::new(spin),
+            system,
+        })
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        self.clock.now(&self.system)
+    }
+
+    /// When the next turn is due even if nothing happens, in [`Now::monotonic`].
+    pub(crate) fn next_deadline(&self, broker: &Broker) -> Option<Duration> {
         if self.has_work() || broker.has_work() {
-            return Some(self.clock.start());
+            return Some(Duration::ZERO);
         }
-        let next = broker.next_deadline().into_iter().chain(self.listeners.retry_at()).min();
-        next.and_then(|deadline| self.clock.instant(deadline))
+        broker.next_deadline().into_iter().chain(self.listeners.retry_at()).min()
     }
 
     /// One turn: sleep until something happens, take it all in, send what comes of it.
@@ -111,7 +113,7 @@ impl EventLoop {
         timeout: Option<Duration>,
     ) -> Result<(), Error> {
         let timeout = self.sleep_at_most(broker, timeout);
-        match self.waiting.wait(&mut self.poll, &mut self.events, timeout) {
+        match self.waiting.wait(&mut self.system, &mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 return Err(Error::system("waiting for events")(error));
             }
@@ -119,7 +121,7 @@ impl EventLoop {
         }
         let (wakeups, spins) = self.waiting.take_counts();
         broker.count_wakeups(wakeups, spins);
-        let now = self.clock.now();
+        let now = self.now();
         self.take_events(broker);
         self.read_ready(broker, now);
         self.accept(broker, now);
@@ -134,7 +136,7 @@ impl EventLoop {
         broker.advance(now);
         self.act(broker);
         if broker.wants_turn_time() {
-            broker.end_turn(self.clock.now());
+            broker.end_turn(self.now());
         }
         Ok(())
     }
@@ -144,32 +146,35 @@ impl EventLoop {
     }
 
     fn sleep_at_most(&self, broker: &Broker, timeout: Option<Duration>) -> Option<Duration> {
-        let due = self.next_deadline(broker);
-        let until_due = due.map(|due| due.saturating_duration_since(self.clock.instant_now()));
+        let until_due = self.next_deadline(broker).map(|due| {
+            if due.is_zero() { due } else { due.saturating_sub(self.system.monotonic()) }
+        });
         timeout.into_iter().chain(until_due).min()
     }
 
     fn take_events(&mut self, broker: &mut Broker) {
-        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        for event in &events {
-            match event.token() {
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event.token {
                 WAKER => self.mailbox_due = true,
                 token if self.listeners.note_ready(token) => {}
-                Token(index) => self.take_event(broker, index, event),
+                _ => self.take_event(broker, event),
             }
         }
         self.events = events;
     }
 
-    fn take_event(&mut self, broker: &mut Broker, index: usize, event: &Event) {
+    fn take_event(&mut self, broker: &mut Broker, event: Event) {
         // A socket is closed at a turn's end only, so an event never meets its successor.
-        let Some(socket) = self.sockets.get_mut(index).and_then(Option::as_mut) else { return };
+        let Some(socket) = self.sockets.get_mut(event.token).and_then(Option::as_mut) else {
+            return;
+        };
         let key = socket.key();
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
-            socket.note_readable(event.is_read_closed() || event.is_error());
+        if event.readable {
+            socket.note_readable(event.finished);
             self.make_ready(key);
         }
-        if event.is_writable() {
+        if event.writable {
             self.flush(broker, key);
         }
     }
@@ -182,7 +187,7 @@ impl EventLoop {
         }
     }
 
-    fn socket(&mut self, key: ConnectionKey) -> Option<&mut Socket> {
+    fn socket(&mut self, key: ConnectionKey) -> Option<&mut Socket<S::Stream>> {
         let socket = self.sockets.get_mut(key.index())?.as_mut()?;
         (socket.key() == key).then_some(socket)
     }
@@ -208,7 +213,7 @@ impl EventLoop {
         if socket.leave_list() {
             broker.receive(key, &[], now);
         }
-        let mut budget_bytes = READ_BYTES_PER_TURN_MAX;
+        let mut budget_bytes = READS_PER_TURN_MAX * S::READ_BUFFER_BYTES;
         while socket.is_readable() && broker.wants_read(key) {
             if budget_bytes == 0 {
                 self.make_ready(key);
@@ -233,11 +238,11 @@ impl EventLoop {
     }
 
     fn accept(&mut self, broker: &mut Broker, now: Now) {
-        for _ in 0..ACCEPTS_PER_TURN_MAX {
-            match self.listeners.accept(now.monotonic) {
+        for _ in 0..S::ACCEPTS_PER_TURN_MAX {
+            match self.listeners.accept(&mut self.system, now.monotonic) {
                 Accepted::Stream(stream) => {
                     let Some(key) = broker.accept(now) else { continue };
-                    let Ok(socket) = Socket::new(stream, key, self.poll.registry()) else {
+                    let Ok(socket) = Socket::new(stream, key, &mut self.system) else {
                         broker.hang_up(key, HangUp::Reset, now);
                         continue;
                     };
@@ -288,10 +293,10 @@ impl EventLoop {
         if socket.key() != key {
             return;
         }
-        match socket.flush(broker, self.poll.registry()) {
+        match socket.flush(broker, &mut self.system) {
             Flushed::Done | Flushed::Blocked => {}
             Flushed::Broken => {
-                let now = self.clock.now();
+                let now = self.now();
                 broker.hang_up(key, HangUp::Reset, now);
             }
         }
@@ -301,7 +306,7 @@ impl EventLoop {
     /// arrived was sent in good faith.
     fn begin_drain(&mut self, broker: &Broker) {
         self.is_draining = true;
-        self.listeners.close(self.poll.registry());
+        self.listeners.close();
         for key in broker.connections() {
             if let Some(socket) = self.socket(key) {
                 socket.note_readable(false);
@@ -311,8 +316,8 @@ impl EventLoop {
     }
 }
 
-impl AsRawFd for EventLoop {
+impl AsRawFd for EventLoop<MioSystem> {
     fn as_raw_fd(&self) -> RawFd {
-        self.poll.as_raw_fd()
+        self.system.as_raw_fd()
     }
 }

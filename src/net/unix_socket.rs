@@ -17,7 +17,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A socket's file, removed with this value if it is still the one that was made.
 #[derive(Debug)]
-pub(super) struct UnixSocketFile {
+pub(crate) struct UnixSocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,

@@ -1,10 +1,9 @@
 //! How the loop waits for events: asleep, or awake for a while first.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mio::{Events, Poll};
-
+use super::system::{Event, System};
 use crate::Spin;
 
 /// A spin shorter than this part of what is allowed is not worth its polls.
@@ -33,34 +32,35 @@ impl Waiting {
     /// Waits for events, at most for `timeout`.
     pub(super) fn wait(
         &mut self,
-        poll: &mut Poll,
-        events: &mut Events,
+        system: &mut impl System,
+        events: &mut Vec<Event>,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
         if self.spin_max.is_zero() || timeout == Some(Duration::ZERO) {
-            poll.poll(events, timeout)?;
+            system.poll(events, timeout)?;
             self.wakeups += u64::from(timeout != Some(Duration::ZERO) && !events.is_empty());
             return Ok(());
         }
-        let began = Instant::now();
+        let began = system.monotonic();
         let spin = timeout.map_or(self.budget, |timeout| timeout.min(self.budget));
         let mut awake = Duration::ZERO;
         while awake < spin {
-            poll.poll(events, Some(Duration::ZERO))?;
+            system.poll(events, Some(Duration::ZERO))?;
             if !events.is_empty() {
                 self.budget = self.spin_max;
                 return Ok(());
             }
             self.spins += 1;
             std::hint::spin_loop();
-            awake = began.elapsed();
+            awake = system.monotonic().saturating_sub(began);
         }
         let rest = timeout.map(|timeout| timeout.saturating_sub(awake));
         if rest != Some(Duration::ZERO) {
-            poll.poll(events, rest)?;
+            system.poll(events, rest)?;
             self.wakeups += u64::from(!events.is_empty());
         }
-        self.budget = if !events.is_empty() && began.elapsed() <= self.spin_max {
+        let waited = system.monotonic().saturating_sub(began);
+        self.budget = if !events.is_empty() && waited <= self.spin_max {
             self.spin_max
         } else {
             let half = self.budget / 2;
@@ -77,18 +77,17 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use mio::{Token, Waker};
-
+    use super::super::MioSystem;
     use super::*;
 
     #[test]
     fn an_idle_loop_spins_less_and_less_and_then_not_at_all() {
-        let mut poll = Poll::new().unwrap();
-        let mut events = Events::with_capacity(1);
+        let mut system = MioSystem::new().unwrap();
+        let mut events = Vec::new();
         let mut waiting = Waiting::new(Spin::AfterWork(Duration::from_micros(320)));
         let mut spun = Vec::new();
         for _ in 0..12 {
-            waiting.wait(&mut poll, &mut events, Some(Duration::from_millis(2))).unwrap();
+            waiting.wait(&mut system, &mut events, Some(Duration::from_millis(2))).unwrap();
             spun.push(waiting.take_counts().1);
         }
         assert!(spun[0] > 0, "{spun:?}");
@@ -97,29 +96,30 @@ mod tests {
 
     #[test]
     fn a_host_that_polls_more_often_than_the_spin_lasts_is_idle_too() {
-        let mut poll = Poll::new().unwrap();
-        let mut events = Events::with_capacity(1);
+        let mut system = MioSystem::new().unwrap();
+        let mut events = Vec::new();
         let mut waiting = Waiting::new(Spin::AfterWork(Duration::from_millis(2)));
         for _ in 0..12 {
-            waiting.wait(&mut poll, &mut events, Some(Duration::from_micros(500))).unwrap();
+            waiting.wait(&mut system, &mut events, Some(Duration::from_micros(500))).unwrap();
         }
         waiting.take_counts();
-        waiting.wait(&mut poll, &mut events, Some(Duration::from_micros(500))).unwrap();
+        waiting.wait(&mut system, &mut events, Some(Duration::from_micros(500))).unwrap();
         assert_eq!(waiting.take_counts().1, 0);
     }
 
     #[test]
     fn what_comes_soon_is_found_awake_and_makes_it_spin_again() {
-        let mut poll = Poll::new().unwrap();
-        let mut events = Events::with_capacity(1);
-        let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+        let mut system = MioSystem::new().unwrap();
+        let mut events = Vec::new();
+        let wake = system.waker();
         let mut waiting = Waiting::new(Spin::AfterWork(Duration::from_secs(5)));
         waiting.budget = Duration::ZERO;
-        waker.wake().unwrap();
-        waiting.wait(&mut poll, &mut events, None).unwrap();
+        wake();
+        waiting.wait(&mut system, &mut events, None).unwrap();
         assert_eq!(waiting.take_counts(), (1, 0), "no budget: it slept");
-        waker.wake().unwrap();
-        waiting.wait(&mut poll, &mut events, None).unwrap();
+        events.clear();
+        wake();
+        waiting.wait(&mut system, &mut events, None).unwrap();
         assert!(!events.is_empty());
         assert_eq!(waiting.take_counts().0, 0, "it was awake");
     }

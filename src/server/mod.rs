@@ -13,7 +13,7 @@ pub use handle::{Handle, HandleError};
 pub use crate::net::Address;
 
 use crate::broker::{Broker, ConnectionInfo, Context};
-use crate::net::EventLoop;
+use crate::net::{EventLoop, MioSystem};
 use crate::{Config, Error};
 
 /// A server that runs on the thread that calls it.
@@ -27,7 +27,8 @@ use crate::{Config, Error};
 #[derive(Debug)]
 pub struct Server {
     broker: Broker,
-    net: EventLoop,
+    net: EventLoop<MioSystem>,
+    addresses: Vec<Address>,
 }
 
 impl Server {
@@ -54,18 +55,18 @@ impl Server {
         getrandom::fill(&mut seed).map_err(|error| {
             Error::system("randomness for message ids")(std::io::Error::other(error))
         })?;
-        let net = EventLoop::bind(&config)?;
+        let (net, addresses) = EventLoop::bind(&config)?;
         let mut broker = Broker::new(config.limits, config.access, seed, net.now());
-        let port = net.addresses().iter().find_map(Address::port).unwrap_or_default();
+        let port = addresses.iter().find_map(Address::port).unwrap_or_default();
         broker.set_address(config.host.as_deref().unwrap_or_default(), port);
         broker.remote().set_waker(net.waker());
         broker.set_stopwatch(net.stopwatch());
-        Ok(Self { broker, net })
+        Ok(Self { broker, net, addresses })
     }
 
     /// Where it listens, with the port the system chose where the configuration says 0.
     pub fn addresses(&self) -> &[Address] {
-        self.net.addresses()
+        &self.addresses
     }
 
     /// Creates an application, or finds the one with this id and gives it the name. It
@@ -160,7 +161,7 @@ impl Server {
     /// When [`Server::poll_once`] has to be called even if the descriptor stays quiet:
     /// `None` for never, a time gone by for at once.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.net.next_deadline(&self.broker)
+        self.net.next_deadline(&self.broker).and_then(|deadline| self.net.instant(deadline))
     }
 }
 

@@ -1,0 +1,116 @@
+//! The operating system as mio shows it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::WAKER;
+use super::listener::Listener;
+use super::stream::SocketStream;
+use super::system::{Event, System};
+use crate::Error;
+
+/// Events taken from the kernel at once; the rest come with the next poll.
+const EVENTS_MAX: usize = 1_024;
+/// mio counts in milliseconds and 32 bits.
+const SLEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[derive(Debug)]
+pub(crate) struct MioSystem {
+    poll: Poll,
+    events: Events,
+    waker: Arc<Waker>,
+    start: Instant,
+}
+
+impl MioSystem {
+    pub(super) fn new() -> Result<Self, Error> {
+        let poll = Poll::new().map_err(Error::system("an event queue"))?;
+        let waker = Waker::new(poll.registry(), Token(WAKER)).map_err(Error::system("a waker"))?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            waker: Arc::new(waker),
+            start: Instant::now(),
+        })
+    }
+
+    /// What [`System::monotonic`] counts from.
+    pub(super) fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// What interrupts a poll from another thread.
+    pub(super) fn waker(&self) -> impl Fn() + Send + Sync + use<> {
+        let waker = self.waker.clone();
+        // It fails only if the queue's own descriptor is gone, and the loop with it.
+        move || drop(waker.wake())
+    }
+}
+
+impl System for MioSystem {
+    type Listener = Listener;
+    type Stream = SocketStream;
+    type Spare = File;
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(SLEEP_MAX)))?;
+        events.extend(self.events.iter().map(|event| {
+            let finished = event.is_read_closed() || event.is_error();
+            Event {
+                token: event.token().0,
+                readable: event.is_readable() || finished,
+                writable: event.is_writable(),
+                finished,
+            }
+        }));
+        Ok(())
+    }
+
+    fn watch_listener(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {
+        self.poll.registry().register(listener.source(), Token(token), Interest::READABLE)
+    }
+
+    fn accept(&mut self, listener: &mut Listener) -> io::Result<SocketStream> {
+        listener.accept()
+    }
+
+    fn spare(&mut self) -> Option<File> {
+        File::open("/dev/null").ok()
+    }
+
+    fn watch(&mut self, stream: &mut SocketStream, token: usize) -> io::Result<()> {
+        stream.prepare()?;
+        self.poll.registry().register(stream.source(), Token(token), Interest::READABLE)
+    }
+
+    fn watch_writable(
+        &mut self,
+        stream: &mut SocketStream,
+        token: usize,
+        wanted: bool,
+    ) -> io::Result<()> {
+        let interest =
+            if wanted { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        self.poll.registry().reregister(stream.source(), Token(token), interest)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn wall_clock(&self) -> Duration {
+        // A machine set before 1970 gets timestamps of 1970.
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+impl AsRawFd for MioSystem {
+    fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+}

@@ -1,0 +1,78 @@
+//! What the event loop asks of the operating system, so that the same loop runs on the real
+//! one and on a simulated one.
+//!
+//! All of it is called statically: the trait costs nothing at run time.
+
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+/// Event queue, listening sockets and clock.
+pub(crate) trait System {
+    type Listener: Debug;
+    type Stream: Stream;
+    /// A descriptor held back for the time when there are no others.
+    type Spare: Debug;
+
+    /// One buffer for all connections: what a read brings is processed before the next read.
+    const READ_BUFFER_BYTES: usize = 64 << 10;
+    /// New connections accepted in a turn.
+    const ACCEPTS_PER_TURN_MAX: usize = 64;
+
+    /// Waits until something happens, at most for `timeout`, and appends what it was.
+    ///
+    /// Edge-triggered: what was reported once is reported again only after it has changed, or
+    /// after the interest in it was changed. Reports of what is not so are allowed.
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Reports connections that wait to be accepted.
+    fn watch_listener(&mut self, listener: &mut Self::Listener, token: usize) -> io::Result<()>;
+
+    fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<Self::Stream>;
+
+    fn spare(&mut self) -> Option<Self::Spare>;
+
+    /// Prepares a stream for its use here, and reports when it can be read.
+    fn watch(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
+
+    /// Reports writability as well, or no longer. If it is writable already, that is reported.
+    fn watch_writable(
+        &mut self,
+        stream: &mut Self::Stream,
+        token: usize,
+        wanted: bool,
+    ) -> io::Result<()>;
+
+    /// Since the system was made; never goes back.
+    fn monotonic(&self) -> Duration;
+
+    /// Since the Unix epoch; may jump.
+    fn wall_clock(&self) -> Duration;
+}
+
+/// A connected socket, or what stands for one: whatever encrypts is a stream of its own.
+/// Dropped, it is closed and watched no more.
+pub(crate) trait Stream: Debug {
+    /// Reads what has arrived. Fewer bytes than have room mean that nothing is left: more, or
+    /// the end, is reported as an event.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes what fits, from at least one slice.
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    fn shutdown_write(&mut self);
+
+    /// Has the peer's bytes acknowledged now, rather than together with an answer.
+    fn acknowledge_at_once(&mut self);
+}
+
+/// What happened to a listener or a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// As it was given to `watch`.
+    pub(crate) token: usize,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer has shut its side or the connection is broken; reading tells which.
+    pub(crate) finished: bool,
+}
