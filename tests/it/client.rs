@@ -1,6 +1,8 @@
 //! The clients against this server.
 
+mod closing;
 mod connection;
+mod losses;
 mod many_threads;
 mod overhead;
 mod pool;
@@ -8,4 +10,5 @@ mod proxy;
 mod published;
 #[cfg(feature = "cli")]
 mod reconnect;
+mod scripted;
 mod workers;
