@@ -1,7 +1,9 @@
 //! The clients against this server.
 
+mod bounds;
 mod closing;
 mod connection;
+mod liveness;
 mod losses;
 mod many_threads;
 mod overhead;
@@ -11,4 +13,6 @@ mod published;
 #[cfg(feature = "cli")]
 mod reconnect;
 mod scripted;
+#[cfg(feature = "cli")]
+mod unix_socket;
 mod workers;
