@@ -24,7 +24,7 @@ fn a_silent_server_is_found_dead_although_the_queue_to_it_is_full() {
     let script = Scripted::new();
     let mut options = script.options();
     // Long enough for the queue to be full before the silence is one.
-    options.heartbeat = Some(Duration::from_secs(1));
+    options.heartbeat = Some(Duration::from_secs(2));
     options.queue_bytes_max = 500_000;
     // Nobody who publishes waits for room longer than this.
     options.connection.timeout = Duration::from_millis(10);
