@@ -74,7 +74,7 @@ impl World {
         let mut has_moved = false;
         for at in 0..self.peers.len() {
             while !self.peers[at].is_done && !self.peers[at].tasks.is_empty() {
-                self.answer_task(at, true);
+                self.answer_task(at);
             }
             if !self.peers[at].is_closed {
                 has_moved |= !self.peers[at].unsent.is_empty();

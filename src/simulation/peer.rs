@@ -156,10 +156,10 @@ impl World {
                 self.put(at, kind, 0, vec![0x7f, 0xff, 0xff, 0xff]);
                 self.peers[at].is_done = true;
             }
-            Say::Answer => self.answer_task(at, true),
+            Say::Answer => self.answer_task(at),
             Say::AnswerTwice => {
-                if let Some((id, nonce)) = self.peers[at].tasks.first().cloned() {
-                    self.answer_task(at, true);
+                if let Some((id, nonce)) = self.peers[at].tasks.pop() {
+                    self.respond(at, Kind::Answer, &id, nonce, true);
                     self.respond(at, Kind::Stray, &id, nonce, false);
                 }
             }
@@ -201,18 +201,18 @@ impl World {
     }
 
     /// A worker answers what it was given, if it was given anything.
-    pub(super) fn answer_task(&mut self, at: usize, is_genuine: bool) {
+    pub(super) fn answer_task(&mut self, at: usize) {
         if self.peers[at].tasks.is_empty() {
             return;
         }
         let task = self.below(self.peers[at].tasks.len());
         let (id, nonce) = self.peers[at].tasks.swap_remove(task);
-        self.respond(at, Kind::Answer, &id, nonce, is_genuine);
+        self.respond(at, Kind::Answer, &id, nonce, true);
     }
 
     fn respond(&mut self, at: usize, kind: Kind, id: &str, nonce: u64, is_genuine: bool) {
         let conn = self.peers[at].conn;
-        let payload = json!({"by": conn, "nonce": nonce, "genuine": is_genuine});
+        let payload = json!({"by": conn, "nonce": nonce, "genuine": is_genuine}).to_string();
         let app = APPS[self.model.conns[conn].app];
         let own_id = self.model.next_message_id(conn);
         let bytes = wire::message(app, "answers", "response", &own_id, &payload, Some(id));
@@ -263,9 +263,11 @@ impl World {
         let app = APPS[self.model.conns[conn].app];
         let nonce = self.model.fresh_nonce();
         payload["nonce"] = nonce.into();
-        if matches!(kind, Kind::Echo | Kind::Work(_) | Kind::Publish(_)) {
-            let pad_bytes = [0, 0, 0, 0, 0, 0, 400, 400, 5_000, 15_000][self.below(10)];
-            payload["pad"] = "x".repeat(pad_bytes).into();
+        let mut payload = payload.to_string();
+        if matches!(kind, Kind::Echo | Kind::Work(_) | Kind::Publish(_)) && self.below(3) == 2 {
+            let pad_bytes = [400, 1_100, 400, 1_100, 5_000, 5_000, 15_000][self.below(7)];
+            payload.pop();
+            payload = format!("{payload},\"pad\":\"{}\"}}", "x".repeat(pad_bytes));
         }
         let id = self.model.next_message_id(conn);
         let bytes = wire::message(app, channel, message_type, &id, &payload, None);

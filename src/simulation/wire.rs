@@ -1,6 +1,6 @@
 //! Frames as a peer writes and reads them, written from the protocol's description alone.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub(super) fn frame(body: &[u8]) -> Vec<u8> {
     let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
@@ -8,19 +8,22 @@ pub(super) fn frame(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A message whose ids need no escaping and whose payload is JSON text.
 pub(super) fn message(
     app: &str,
     channel: &str,
     kind: &str,
     id: &str,
-    payload: &Value,
+    payload: &str,
     reply_to: Option<&str>,
 ) -> Vec<u8> {
-    let message = json!({
-        "message_id": id, "app_id": app, "channel_id": channel, "message_type": kind,
-        "payload": payload, "timestamp": 0.5, "reply_to": reply_to,
-    });
-    frame(message.to_string().as_bytes())
+    let reply_to = reply_to.map_or("null".to_owned(), |id| format!("\"{id}\""));
+    let body = format!(
+        "{{\"message_id\":\"{id}\",\"app_id\":\"{app}\",\"channel_id\":\"{channel}\",\
+         \"message_type\":\"{kind}\",\"payload\":{payload},\"timestamp\":0.5,\
+         \"reply_to\":{reply_to}}}"
+    );
+    frame(body.as_bytes())
 }
 
 /// Takes the next whole frame from the front of what was received.
