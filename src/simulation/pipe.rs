@@ -1,7 +1,6 @@
 //! One connection in the kernel: what is under way in both directions, and what the event queue
 //! knows of it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -11,12 +10,12 @@ use crate::net::Event;
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, as in the kernel")]
 pub(super) struct Pipe {
     /// Sent by the client, still on its way.
-    pub(super) in_flight: VecDeque<u8>,
+    pub(super) in_flight: Vec<u8>,
     /// In the server's receive buffer.
-    pub(super) arrived: VecDeque<u8>,
+    pub(super) arrived: Vec<u8>,
     pub(super) arrived_bytes: u64,
     /// In the server's send buffer, until the client reads.
-    pub(super) outbound: VecDeque<u8>,
+    pub(super) outbound: Vec<u8>,
     send_bytes_max: usize,
     /// The client has shut its side behind what is in flight.
     pub(super) client_finished: bool,
@@ -51,10 +50,10 @@ pub(super) struct Pipe {
 impl Pipe {
     pub(super) fn new(send_bytes_max: usize) -> Self {
         Self {
-            in_flight: VecDeque::new(),
-            arrived: VecDeque::new(),
+            in_flight: Vec::new(),
+            arrived: Vec::new(),
             arrived_bytes: 0,
-            outbound: VecDeque::new(),
+            outbound: Vec::new(),
             send_bytes_max,
             client_finished: false,
             finish_arrived: false,
@@ -93,7 +92,7 @@ impl Pipe {
 
     pub(super) fn send(&mut self, bytes: &[u8]) {
         if !self.client_finished && !self.is_reset {
-            self.in_flight.extend(bytes);
+            self.in_flight.extend_from_slice(bytes);
         }
     }
 
@@ -105,7 +104,8 @@ impl Pipe {
             self.reset_to_client = true;
             return;
         }
-        self.arrived.extend(self.in_flight.drain(..bytes));
+        self.arrived.extend_from_slice(&self.in_flight[..bytes]);
+        self.in_flight.drain(..bytes);
         self.arrived_bytes += bytes as u64;
         if self.client_finished && self.in_flight.is_empty() && !self.finish_arrived {
             self.finish_arrived = true;
@@ -225,9 +225,8 @@ impl Pipe {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let bytes = buffer.len().min(self.arrived.len());
-        for (to, from) in buffer.iter_mut().zip(self.arrived.drain(..bytes)) {
-            *to = from;
-        }
+        buffer[..bytes].copy_from_slice(&self.arrived[..bytes]);
+        self.arrived.drain(..bytes);
         Ok(bytes)
     }
 
@@ -259,7 +258,9 @@ impl Pipe {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let bytes = bytes_max.min(room);
-        self.outbound.extend(slices.iter().copied().flatten().take(bytes));
+        let begin = self.outbound.len();
+        slices.iter().for_each(|slice| self.outbound.extend_from_slice(slice));
+        self.outbound.truncate(begin + bytes);
         self.lacks_room |= bytes < wanted;
         self.is_pressed = bytes < wanted && bytes < room;
         Ok(bytes)
