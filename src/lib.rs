@@ -46,6 +46,8 @@ mod net;
 pub mod proto;
 #[cfg(feature = "net")]
 mod server;
+#[cfg(any(all(test, feature = "net"), feature = "simulation"))]
+pub mod simulation;
 mod trace;
 
 pub use broker::{

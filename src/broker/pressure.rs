@@ -40,8 +40,14 @@ impl Core {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(grace) = connection.congested.take() else { return };
         self.timers.disarm(grace);
+        self.wake_who_waited_for(key);
+        // After them: before them it would fill its queue anew with answers of its own, turn by
+        // turn, and they would never find it drained.
         self.actions.push_back(Action::Resume(key));
-        let Some(session) = connection.session() else { return };
+    }
+
+    fn wake_who_waited_for(&mut self, key: ConnectionKey) {
+        let Some(session) = self.connections.get(key).and_then(|c| c.session()) else { return };
         for channel in session.subscriptions.keys() {
             if let Some(channel) = self.router.channels.get_mut(*channel) {
                 channel.congested -= 1;

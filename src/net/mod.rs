@@ -19,11 +19,13 @@ use std::time::{Duration, Instant};
 
 pub use listener::Address;
 pub(crate) use mio_system::MioSystem;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use system::Stream;
+pub(crate) use system::{Event, System};
 
 use self::accept::{Accepted, Listeners};
 use self::clock::Clock;
 use self::socket::{Flushed, Received, Socket};
-use self::system::{Event, System};
 use self::waiting::Waiting;
 use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now};
 use crate::{Config, Error, Spin};

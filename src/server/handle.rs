@@ -37,7 +37,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(remote: Arc<Remote>) -> Self {
+    pub(crate) fn new(remote: Arc<Remote>) -> Self {
         Self { remote }
     }
 

@@ -293,3 +293,14 @@ fn who_is_behind_with_what_the_process_publishes_is_closed_once() {
     assert_eq!(world.take(healthy).len(), 6);
     assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
 }
+
+#[test]
+fn who_waited_for_a_slow_reader_goes_on_before_it_does() {
+    let (mut world, slow, publishers) = crowd(2);
+    let bytes: usize = world.broker.output(slow).map(<[u8]>::len).sum();
+    world.broker.transmitted(slow, bytes);
+    let actions = std::iter::from_fn(|| world.broker.next_action());
+    let resumed: Vec<_> = actions.filter(|action| matches!(action, Action::Resume(_))).collect();
+    // The other way round its own requests could fill its queue anew in every turn.
+    assert_eq!(resumed, [Action::Resume(publishers[1]), Action::Resume(slow)]);
+}

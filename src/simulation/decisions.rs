@@ -1,0 +1,64 @@
+//! Where every choice of a run comes from: a seed, or the bytes of a fuzzer.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// All that is left to chance in a simulated run.
+pub(super) enum Decisions {
+    Seeded(Box<ChaCha8Rng>),
+    Given { bytes: Vec<u8>, at: usize },
+}
+
+impl Decisions {
+    pub(super) fn seeded(seed: u64) -> Self {
+        Self::Seeded(Box::new(ChaCha8Rng::seed_from_u64(seed)))
+    }
+
+    pub(super) fn given(bytes: &[u8]) -> Self {
+        Self::Given { bytes: bytes.to_vec(), at: 0 }
+    }
+
+    /// Whether there are choices left to be made.
+    pub(super) fn is_exhausted(&self) -> bool {
+        match self {
+            Self::Seeded(_) => false,
+            Self::Given { bytes, at } => *at >= bytes.len(),
+        }
+    }
+
+    /// A number below `bound`, which is not zero. Given bytes that are used up are zeros.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        debug_assert!(bound > 0);
+        match self {
+            Self::Seeded(rng) => (rng.next_u64() % bound as u64) as usize,
+            Self::Given { bytes, at } => {
+                let width = if bound <= 256 { 1 } else { 3 };
+                let mut value = 0;
+                for _ in 0..width {
+                    value = value << 8 | usize::from(bytes.get(*at).copied().unwrap_or(0));
+                    *at += 1;
+                }
+                value % bound
+            }
+        }
+    }
+
+    /// Whether something happens that does so `per_mille` times of a thousand. What is not
+    /// decided does not happen.
+    pub(super) fn chance(&mut self, per_mille: usize) -> bool {
+        per_mille > 0 && self.below(1_000) >= 1_000 - per_mille.min(1_000)
+    }
+
+    /// One of several, as often as its weight says.
+    pub(super) fn weighted<T: Copy>(&mut self, choices: &[(usize, T)]) -> T {
+        let total: usize = choices.iter().map(|(weight, _)| weight).sum();
+        let mut at = self.below(total);
+        for (weight, choice) in choices {
+            if at < *weight {
+                return *choice;
+            }
+            at -= weight;
+        }
+        choices[0].1
+    }
+}

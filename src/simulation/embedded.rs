@@ -1,0 +1,156 @@
+//! The server under test: the real loop and broker on the simulated kernel, with handlers of
+//! every kind, as an embedder would set them up.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::kernel::Kernel;
+use super::scenario::APPS;
+use super::system::{SharedKernel, SimulatedListener, SimulatedSystem};
+use crate::broker::{Broker, ConnectionKey, Responder};
+use crate::net::EventLoop;
+use crate::server::Handle;
+use crate::{Access, Limits, Spin, Stats};
+
+/// What the handlers leave behind for the simulated program around the server.
+#[derive(Default)]
+pub(super) struct Inside {
+    /// Requests to be answered later, with what they asked.
+    pub(super) deferred: Vec<(u64, Responder)>,
+    pub(super) noted: Vec<u64>,
+    /// Connections, and whether they came or went.
+    pub(super) events: Vec<(ConnectionKey, bool)>,
+}
+
+pub(super) struct Embedded {
+    pub(super) broker: Broker,
+    net: EventLoop<SimulatedSystem>,
+    pub(super) handle: Handle,
+    pub(super) inside: Arc<Mutex<Inside>>,
+}
+
+/// Channels that every application has, and that the process itself serves.
+pub(super) const PINNED_CHANNELS: [&str; 5] = ["echo", "fail", "panic", "later", "note"];
+
+impl Embedded {
+    pub(super) fn new(kernel: &SharedKernel, limits: Limits) -> std::io::Result<Self> {
+        let listeners = 0..kernel.borrow().backlogs.len();
+        let listeners = listeners.map(|at| SimulatedListener::new(at, kernel.clone())).collect();
+        let system = SimulatedSystem::new(kernel.clone());
+        let waker = system.waker();
+        let net = EventLoop::new(system, listeners, Spin::Never)?;
+        let mut broker = Broker::new(limits, Access::default(), [7; 32], net.now());
+        broker.remote().set_waker(waker);
+        broker.set_stopwatch(kernel.borrow().stopwatch());
+        let inside = Arc::new(Mutex::new(Inside::default()));
+        for app in APPS {
+            set_up(&mut broker, &net, app, &inside);
+        }
+        let (came, went) = (inside.clone(), inside.clone());
+        broker.set_hooks(
+            Some(Box::new(move |info, _| locked(&came).events.push((info.key, true)))),
+            Some(Box::new(move |info, _| locked(&went).events.push((info.key, false)))),
+        );
+        let handle = Handle::new(broker.remote().clone());
+        Ok(Self { broker, net, handle, inside })
+    }
+
+    /// One turn, which does not sleep: time is the simulation's to move.
+    pub(super) fn turn(&mut self) -> Result<(), String> {
+        self.net.turn(&mut self.broker, None).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.net.next_deadline(&self.broker)
+    }
+
+    pub(super) fn stats(&mut self) -> Stats {
+        let now = self.net.now();
+        self.broker.context(now).stats()
+    }
+
+    /// Subscribers and workers of each channel that is no pinned one.
+    pub(super) fn channels(&mut self, app: &str) -> Vec<(String, usize, usize)> {
+        let now = self.net.now();
+        let channels = self.broker.context(now).list_channels(app).into_iter();
+        channels
+            .filter(|(_, info)| !info.has_handler)
+            .map(|(id, info)| (id, info.subscribers, info.workers))
+            .collect()
+    }
+
+    pub(super) fn connection(&mut self, app: &str, id: &str) -> Option<ConnectionKey> {
+        let now = self.net.now();
+        self.broker.context(now).get_connection(app, id)
+    }
+
+    /// Application and id of whoever is connected, in order.
+    pub(super) fn sessions(&mut self) -> Vec<(String, String)> {
+        let now = self.net.now();
+        let context = self.broker.context(now);
+        let sessions = context.list_connections().into_iter();
+        let mut sessions: Vec<_> =
+            sessions.map(|info| (info.app_id.to_owned(), info.connection_id.to_owned())).collect();
+        sessions.sort_unstable();
+        sessions
+    }
+}
+
+fn set_up(
+    broker: &mut Broker,
+    net: &EventLoop<SimulatedSystem>,
+    app: &str,
+    inside: &Arc<Mutex<Inside>>,
+) {
+    let now = net.now();
+    broker.pin_application(app, None, now);
+    let mut pin = |channel| {
+        let key = broker.pin_channel(app, channel, now);
+        key.unwrap_or_else(|| unreachable!("the application is pinned"))
+    };
+    let [echo, fail, panic, later, note] = PINNED_CHANNELS.map(&mut pin);
+    broker.with_handlers(echo, |handlers| {
+        handlers.request = Some(Box::new(|request| {
+            let json = request.json();
+            request.reply_json(&json)
+        }));
+    });
+    broker.with_handlers(fail, |handlers| {
+        handlers.request = Some(Box::new(|_| Err("it always fails".into())));
+    });
+    broker.with_handlers(panic, |handlers| {
+        // Raised without the hook that would write about it.
+        handlers.request = Some(Box::new(|_| std::panic::resume_unwind(Box::new("always"))));
+    });
+    let kept = inside.clone();
+    broker.with_handlers(later, |handlers| {
+        handlers.request = Some(Box::new(move |request| {
+            let nonce = nonce(&request.payload()?);
+            let (reply, responder) = request.defer()?;
+            locked(&kept).deferred.push((nonce, responder));
+            Ok(reply)
+        }));
+    });
+    let kept = inside.clone();
+    broker.with_handlers(note, |handlers| {
+        handlers.notification = Some(Box::new(move |note| {
+            locked(&kept).noted.push(nonce(&note.payload()?));
+            Ok(())
+        }));
+    });
+}
+
+fn nonce(payload: &serde_json::Value) -> u64 {
+    payload["nonce"].as_u64().unwrap_or_default()
+}
+
+/// Whatever panicked while it held the lock has been reported already.
+pub(super) fn locked(inside: &Mutex<Inside>) -> std::sync::MutexGuard<'_, Inside> {
+    inside.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+pub(super) fn shared(kernel: Kernel) -> SharedKernel {
+    Rc::new(RefCell::new(kernel))
+}

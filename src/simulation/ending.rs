@@ -1,0 +1,181 @@
+//! How a run ends: all comes to rest, the deadlines pass, everybody leaves or the server drains,
+//! and nothing is left.
+
+use std::time::Duration;
+
+use super::embedded::PINNED_CHANNELS;
+use super::kernel::{Faults, LastPoll};
+use super::scenario::APPS;
+use super::world::World;
+
+/// Turns within which all that is under way is dealt with.
+const TURNS_MAX: usize = 3_000;
+/// Deadlines that one after the other may pass at a run's end.
+const DEADLINES_MAX: usize = 500;
+
+impl World {
+    pub(super) fn end(&mut self) -> Result<(), String> {
+        self.kernel.borrow_mut().trace.note(format_args!("the end begins"));
+        if self.scenario.ends_in_drain && self.below(2) == 1 {
+            return self.drain();
+        }
+        self.kernel.borrow_mut().faults = Faults::default();
+        self.kernel.borrow_mut().descriptors_max = usize::MAX;
+        let all_read = self.scenario.is_calm || self.below(3) > 0;
+        if all_read {
+            self.peers.iter_mut().for_each(|peer| peer.is_stalled = false);
+        }
+        self.rest()?;
+        for at in 0..self.peers.len() {
+            if !self.peers[at].is_done {
+                self.ping(at);
+            }
+        }
+        self.rest()?;
+        if all_read {
+            self.model.settle();
+            self.model.check_answered_at_once()?;
+        }
+        self.answer_deferred();
+        self.let_deadlines_pass()?;
+        self.peers.iter_mut().for_each(|peer| peer.is_stalled = false);
+        self.let_deadlines_pass()?;
+        self.model.settle();
+        self.model.check_answered()?;
+        let (stats, sessions) = (self.server.stats(), self.server.sessions());
+        self.model.check_rest(&stats, &sessions)?;
+        for (at, app) in APPS.iter().enumerate() {
+            self.model.check_channels(at, &self.server.channels(app))?;
+        }
+        if self.scenario.ends_in_drain { self.drain() } else { self.all_leave() }
+    }
+
+    /// Goes on until nothing is under way and the loop wants to sleep. No time passes, but for
+    /// what a failed accept is put off.
+    fn rest(&mut self) -> Result<(), String> {
+        for _ in 0..TURNS_MAX {
+            if !self.move_everything()? {
+                let last_poll = self.kernel.borrow().last_poll;
+                match last_poll {
+                    LastPoll::Found | LastPoll::InVain => {}
+                    LastPoll::Slept if self.kernel.borrow().has_waiting() => {
+                        self.pass(Duration::from_millis(50));
+                    }
+                    LastPoll::Slept => return Ok(()),
+                }
+            }
+        }
+        Err("it does not come to rest".to_owned())
+    }
+
+    /// Whatever is under way arrives, and the loop runs once. Returns whether anything was.
+    fn move_everything(&mut self) -> Result<bool, String> {
+        self.model.step += 1;
+        let mut has_moved = false;
+        for at in 0..self.peers.len() {
+            while !self.peers[at].is_done && !self.peers[at].tasks.is_empty() {
+                self.answer_task(at);
+            }
+            if !self.peers[at].is_closed {
+                has_moved |= !self.peers[at].unsent.is_empty();
+                self.hand_over(at);
+            }
+            let under_way = self.kernel.borrow().pipes[self.peers[at].pipe].is_under_way();
+            has_moved |= under_way;
+            self.arrive_bytes(at, usize::MAX);
+            if !self.peers[at].is_stalled {
+                has_moved |= self.receive_bytes(at, usize::MAX)?;
+            }
+        }
+        self.turn()?;
+        Ok(has_moved)
+    }
+
+    fn let_deadlines_pass(&mut self) -> Result<(), String> {
+        for _ in 0..DEADLINES_MAX {
+            self.rest()?;
+            let Some(deadline) = self.server.next_deadline() else { return Ok(()) };
+            let now = self.model.now;
+            if deadline <= now {
+                return Err(format!("a deadline at {deadline:?} is left over at {now:?}"));
+            }
+            self.pass(deadline.saturating_sub(now));
+        }
+        Err("there is no end to its deadlines".to_owned())
+    }
+
+    fn all_leave(&mut self) -> Result<(), String> {
+        for at in 0..self.peers.len() {
+            self.leave(at);
+        }
+        self.let_deadlines_pass()?;
+        self.check_nothing_is_left()
+    }
+
+    fn check_nothing_is_left(&mut self) -> Result<(), String> {
+        let stats = self.server.stats();
+        let left = [
+            ("connections", self.server.broker.connections().len(), 0),
+            ("sessions", stats.total_connections, 0),
+            ("announced connections", self.present_count(), 0),
+            ("pending requests", stats.pending_requests, 0),
+            ("buffered bytes", stats.buffered_bytes, 0),
+            ("applications", stats.total_applications, APPS.len()),
+            ("channels", stats.total_channels, APPS.len() * PINNED_CHANNELS.len()),
+            // The spare one.
+            ("descriptors", self.kernel.borrow().descriptors, 1),
+        ];
+        match left.iter().find(|(_, found, expected)| found != expected) {
+            Some((what, found, expected)) => {
+                Err(format!("{found} {what} are left, and not {expected}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The server is stopped, and ends within its time.
+    fn drain(&mut self) -> Result<(), String> {
+        self.peers.iter_mut().for_each(|peer| peer.is_stalled &= !peer.is_prompt);
+        {
+            let mut kernel = self.kernel.borrow_mut();
+            kernel.faults.watch = 0;
+            let is_reliable = |conn: usize| {
+                let peer = self.peers.iter().find(|peer| peer.conn == conn);
+                peer.is_some_and(|peer| !kernel.pipes[peer.pipe].was_failed)
+            };
+            self.model.begin_drain(is_reliable);
+        }
+        self.server.handle.stop();
+        let began = self.model.now;
+        for _ in 0..TURNS_MAX {
+            if self.server.broker.is_drained() {
+                return self.check_drained(began);
+            }
+            let has_moved = self.move_everything()?;
+            let last_poll = self.kernel.borrow().last_poll;
+            if !has_moved && last_poll == LastPoll::Slept {
+                let now = self.model.now;
+                let deadline = self.server.next_deadline().unwrap_or(now);
+                self.pass(deadline.saturating_sub(now).max(Duration::from_millis(1)));
+            }
+            if self.model.now > began + self.scenario.limits.drain_timeout * 2 {
+                break;
+            }
+        }
+        Err("the drain does not end".to_owned())
+    }
+
+    fn check_drained(&mut self, began: Duration) -> Result<(), String> {
+        for at in 0..self.peers.len() {
+            if !self.peers[at].is_stalled {
+                self.receive_bytes(at, usize::MAX)?;
+            }
+        }
+        let limits = &self.scenario.limits;
+        let is_cut_off = self.model.now >= began + limits.drain_timeout;
+        if is_cut_off || self.scenario.is_tight || limits.idle_timeout.is_some() {
+            return Ok(());
+        }
+        self.model.check_drained()
+    }
+}

@@ -1,0 +1,320 @@
+//! The operating system of a simulated run: sockets, an edge-triggered event queue,
+//! descriptors and the time.
+//!
+//! It does what Linux does, and as unkindly as Linux may: bytes arrive in pieces, readiness in
+//! any order, calls are interrupted, buffers are small, peers vanish.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::decisions::Decisions;
+use super::pipe::Pipe;
+use super::trace::Trace;
+use crate::net::{Event, WAKER};
+
+pub(super) type PipeId = usize;
+
+const EMFILE: i32 = 24;
+const ENOMEM: i32 = 12;
+/// The wall clock when a run begins.
+const EPOCH: Duration = Duration::from_secs(1_700_000_000);
+
+/// How often the kernel is unkind, of a thousand times.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Faults {
+    pub(super) interrupted: usize,
+    /// More bytes arrive in the middle of a turn.
+    pub(super) arrival: usize,
+    /// A write takes less than would fit.
+    pub(super) short_write: usize,
+    /// Readiness is reported that is none.
+    pub(super) spurious: usize,
+    /// Not all events there are fit into one poll.
+    pub(super) few_events: usize,
+    /// An accept fails although somebody waits.
+    pub(super) accept: usize,
+    /// A socket cannot be watched.
+    pub(super) watch: usize,
+}
+
+pub(super) struct Backlog {
+    token: Option<usize>,
+    waiting: VecDeque<PipeId>,
+    /// A connection came since it was last reported.
+    ready: bool,
+    pub(super) is_open: bool,
+}
+
+/// What came of the last poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastPoll {
+    /// Events, or it was interrupted.
+    Found,
+    /// Nothing, and the loop did not wait for anything.
+    InVain,
+    /// Nothing: it would sleep.
+    Slept,
+}
+
+pub(super) struct Kernel {
+    pub(super) decisions: Decisions,
+    pub(super) trace: Trace,
+    pub(super) faults: Faults,
+    pub(super) pipes: Vec<Pipe>,
+    pub(super) backlogs: Vec<Backlog>,
+    pub(super) descriptors: usize,
+    pub(super) descriptors_max: usize,
+    pub(super) accepted: u64,
+    pub(super) read_bytes: u64,
+    now_nanos: Arc<AtomicU64>,
+    wall_offset: Duration,
+    woken: bool,
+    pub(super) last_poll: LastPoll,
+}
+
+impl Kernel {
+    pub(super) fn new(decisions: Decisions, trace: Trace, listeners: usize) -> Self {
+        let backlog =
+            || Backlog { token: None, waiting: VecDeque::new(), ready: false, is_open: true };
+        Self {
+            decisions,
+            trace,
+            faults: Faults::default(),
+            pipes: Vec::new(),
+            backlogs: (0..listeners).map(|_| backlog()).collect(),
+            descriptors: 0,
+            descriptors_max: usize::MAX,
+            accepted: 0,
+            read_bytes: 0,
+            now_nanos: Arc::default(),
+            wall_offset: EPOCH,
+            woken: false,
+            last_poll: LastPoll::Found,
+        }
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        Duration::from_nanos(self.now_nanos.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn wall_clock(&self) -> Duration {
+        self.wall_offset + self.now()
+    }
+
+    pub(super) fn stopwatch(&self) -> impl Fn() -> Duration + Send + 'static {
+        let now_nanos = self.now_nanos.clone();
+        move || Duration::from_nanos(now_nanos.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
+        self.now_nanos.fetch_add(nanos, Ordering::Relaxed);
+        for pipe in &mut self.pipes {
+            pipe.pass(time);
+        }
+        self.trace.note(format_args!("time passes: {time:?}"));
+    }
+
+    /// Somebody sets the wall clock.
+    pub(super) fn set_wall_clock(&mut self, offset: Duration) {
+        self.wall_offset = EPOCH + offset;
+    }
+
+    pub(super) fn wake(&mut self) {
+        self.woken = true;
+    }
+
+    /// A client connects. It stands in the backlog until it is accepted.
+    pub(super) fn connect(&mut self, listener: usize, send_bytes_max: usize) -> Option<PipeId> {
+        let backlog = &mut self.backlogs[listener];
+        if !backlog.is_open {
+            return None;
+        }
+        let id = self.pipes.len();
+        self.pipes.push(Pipe::new(send_bytes_max));
+        backlog.waiting.push_back(id);
+        backlog.ready = true;
+        self.trace.note(format_args!("{id} connects"));
+        Some(id)
+    }
+
+    pub(super) fn watch_listener(&mut self, at: usize, token: usize) {
+        self.backlogs[at].token = Some(token);
+        self.backlogs[at].ready = !self.backlogs[at].waiting.is_empty();
+    }
+
+    pub(super) fn close_listener(&mut self, at: usize) {
+        self.backlogs[at].is_open = false;
+        for id in std::mem::take(&mut self.backlogs[at].waiting) {
+            self.pipes[id].refuse();
+        }
+    }
+
+    /// Takes a descriptor, if one is left.
+    pub(super) fn open_descriptor(&mut self) -> io::Result<()> {
+        if self.descriptors >= self.descriptors_max {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        self.descriptors += 1;
+        Ok(())
+    }
+
+    pub(super) fn accept(&mut self, at: usize) -> io::Result<PipeId> {
+        if self.decisions.chance(self.faults.interrupted) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if self.backlogs[at].waiting.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if self.decisions.chance(self.faults.accept) {
+            return Err(match self.decisions.below(2) {
+                0 => io::ErrorKind::ConnectionAborted.into(),
+                _ => io::Error::from_raw_os_error(ENOMEM),
+            });
+        }
+        self.open_descriptor()?;
+        let Some(id) = self.backlogs[at].waiting.pop_front() else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        self.accepted += 1;
+        let now = self.now();
+        self.pipes[id].accepted_at = Some(now);
+        self.trace.note(format_args!("{id} is accepted"));
+        Ok(id)
+    }
+
+    /// Whether somebody waits to be accepted.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.backlogs.iter().any(|backlog| !backlog.waiting.is_empty())
+    }
+
+    pub(super) fn watch(&mut self, id: PipeId, token: usize) -> io::Result<()> {
+        if self.decisions.chance(self.faults.watch) {
+            self.pipes[id].was_failed = true;
+            return Err(io::Error::from_raw_os_error(ENOMEM));
+        }
+        self.pipes[id].watch(token);
+        Ok(())
+    }
+
+    pub(super) fn watch_writable(&mut self, id: PipeId, wanted: bool) -> io::Result<()> {
+        if self.decisions.chance(self.faults.watch) {
+            self.pipes[id].was_failed = true;
+            return Err(io::Error::from_raw_os_error(ENOMEM));
+        }
+        self.pipes[id].watch_writable(wanted);
+        Ok(())
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        self.last_poll = LastPoll::Found;
+        if self.decisions.chance(self.faults.interrupted) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        for pipe in &mut self.pipes {
+            if pipe.is_pressed {
+                pipe.relieve();
+            }
+        }
+        let mut found = Vec::new();
+        if std::mem::take(&mut self.woken) {
+            found.push(Event { token: WAKER, readable: true, ..Event::default() });
+        }
+        for backlog in &mut self.backlogs {
+            if let (Some(token), true) = (backlog.token, backlog.ready && backlog.is_open) {
+                backlog.ready = false;
+                found.push(Event { token, readable: true, ..Event::default() });
+            }
+        }
+        let few = self.decisions.chance(self.faults.few_events);
+        for pipe in &mut self.pipes {
+            // Whoever was passed over too often is not again: the kernel's list is in order.
+            if few && pipe.is_ready && pipe.passed_over < 2 && self.decisions.below(2) == 0 {
+                pipe.passed_over += 1;
+                continue;
+            }
+            pipe.passed_over = 0;
+            found.extend(pipe.take_event());
+        }
+        if self.decisions.chance(self.faults.spurious) && !self.pipes.is_empty() {
+            let id = self.decisions.below(self.pipes.len());
+            let token = self.pipes[id].token.filter(|_| self.pipes[id].is_open());
+            let is_found = found.iter().any(|event| Some(event.token) == token);
+            let event = token.map(|token| Event { token, readable: true, ..Event::default() });
+            found.extend(event.filter(|_| !is_found));
+        }
+        if found.is_empty() {
+            let is_idle = timeout != Some(Duration::ZERO);
+            self.last_poll = if is_idle { LastPoll::Slept } else { LastPoll::InVain };
+            return Ok(());
+        }
+        for at in (1..found.len()).rev() {
+            let other = self.decisions.below(at + 1);
+            found.swap(at, other);
+        }
+        for event in &found {
+            let what = (event.token, event.readable, event.writable, event.finished);
+            self.trace.note(format_args!("event {what:?}"));
+        }
+        events.append(&mut found);
+        Ok(())
+    }
+
+    pub(super) fn read(&mut self, id: PipeId, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.decisions.chance(self.faults.interrupted) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        self.arrive_by_chance(id);
+        let read = self.pipes[id].read(buffer);
+        let bytes = &buffer[..*read.as_ref().unwrap_or(&0)];
+        self.read_bytes += bytes.len() as u64;
+        let failed = read.as_ref().err().map(io::Error::kind);
+        self.trace.note_bytes(format_args!("{id} is read: {failed:?}"), bytes);
+        self.arrive_by_chance(id);
+        read
+    }
+
+    /// The network does not wait for the end of a turn.
+    fn arrive_by_chance(&mut self, id: PipeId) {
+        let in_flight = self.pipes[id].in_flight.len();
+        if in_flight > 0 && self.decisions.chance(self.faults.arrival) {
+            let bytes = 1 + self.decisions.below(in_flight);
+            self.pipes[id].arrive(bytes);
+        }
+    }
+
+    pub(super) fn write(&mut self, id: PipeId, slices: &[&[u8]]) -> io::Result<usize> {
+        if self.decisions.chance(self.faults.interrupted) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        let is_short = wanted > 1 && self.decisions.chance(self.faults.short_write);
+        let bytes_max = if is_short { 1 + self.decisions.below(wanted) } else { wanted };
+        let written = self.pipes[id].write(slices, bytes_max, wanted);
+        let what = (written.as_ref().ok(), written.as_ref().err().map(io::Error::kind));
+        let bytes = slices.concat();
+        let bytes = &bytes[..*written.as_ref().unwrap_or(&0)];
+        self.trace.note_bytes(format_args!("{id} is written {wanted}: {what:?}"), bytes);
+        written
+    }
+
+    pub(super) fn shutdown_write(&mut self, id: PipeId) {
+        self.trace.note(format_args!("{id} is shut down"));
+        self.pipes[id].server_finished = true;
+    }
+
+    /// The server closes its end.
+    pub(super) fn close(&mut self, id: PipeId) {
+        self.descriptors -= 1;
+        let lost = self.decisions.below(self.pipes[id].outbound.len() + 1);
+        self.pipes[id].close(lost);
+        self.trace.note(format_args!("{id} is closed"));
+    }
+}

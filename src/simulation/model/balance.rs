@@ -1,0 +1,165 @@
+//! What has to be true once all has come to rest.
+
+use std::collections::BTreeMap;
+
+use super::{ConnId, Kind, Model, name};
+use crate::Stats;
+use crate::simulation::scenario::{APPS, JOBS, TOPICS};
+
+impl Model {
+    /// All that arrived has been dealt with, and whatever no worker holds is answered.
+    pub(in crate::simulation) fn check_answered_at_once(&self) -> Result<(), String> {
+        for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)) {
+            let conn = &self.conns[id];
+            for (message, at) in &conn.outstanding {
+                let sent = &conn.sent[*at];
+                let is_due = match sent.kind {
+                    Kind::Later => false,
+                    Kind::Work(_) => !self.forwarded.contains_key(&sent.nonce) && self.is_calm,
+                    _ => true,
+                };
+                if is_due && sent.arrived.is_some() {
+                    let kind = sent.kind;
+                    return Err(format!("connection {id} has no answer to {message}, {kind:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All deadlines have passed: nothing is left unanswered.
+    pub(in crate::simulation) fn check_answered(&self) -> Result<(), String> {
+        for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)) {
+            let conn = &self.conns[id];
+            if let Some((message, at)) = conn.outstanding.first_key_value() {
+                let kind = conn.sent[*at].kind;
+                return Err(format!("connection {id} never got an answer to {message}, {kind:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever is still there has had all its messages processed.
+    pub(in crate::simulation) fn settle(&mut self) {
+        self.settled_at = Some(self.step);
+        for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)).collect::<Vec<_>>() {
+            if let Some(last) = self.conns[id].arrived_count.checked_sub(1) {
+                self.note_done(id, last);
+            }
+        }
+    }
+
+    pub(in crate::simulation) fn check_rest(
+        &self,
+        stats: &Stats,
+        sessions: &[(String, String)],
+    ) -> Result<(), String> {
+        self.check_heard()?;
+        for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)) {
+            if !sessions.contains(&name(&self.conns[id])) {
+                return Err(format!("the server has forgotten connection {id}"));
+            }
+        }
+        if let Some([twice, ..]) = sessions.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("{twice:?} is there twice"));
+        }
+        self.check_counters(stats)
+    }
+
+    /// Subscribers and workers of each channel are those that the ledger knows.
+    pub(in crate::simulation) fn check_channels(
+        &self,
+        app: usize,
+        channels: &[(String, usize, usize)],
+    ) -> Result<(), String> {
+        let known: BTreeMap<&str, (usize, usize)> = channels
+            .iter()
+            .map(|(channel, subscribers, workers)| (channel.as_str(), (*subscribers, *workers)))
+            .collect();
+        // Whoever may or may not be there leaves nothing to be compared.
+        let members: Vec<ConnId> = (0..self.conns.len())
+            .filter(|id| self.conns[*id].app == app && !self.is_surely_gone(*id))
+            .collect();
+        if members.iter().any(|id| !self.is_sound(*id)) {
+            return Ok(());
+        }
+        let count = |holds: &dyn Fn(Kind) -> Option<bool>| {
+            let is_in = |id: &&ConnId| {
+                let mut sent = self.conns[**id].sent.iter().rev();
+                sent.find_map(|sent| holds(sent.kind)) == Some(true)
+            };
+            members.iter().filter(is_in).count()
+        };
+        for (at, topic) in TOPICS.iter().enumerate() {
+            let expected = count(&|kind| match kind {
+                Kind::Subscribe { topic, .. } if topic == at => Some(true),
+                Kind::Unsubscribe { topic, .. } if topic == at => Some(false),
+                _ => None,
+            });
+            let (found, _) = known.get(topic).copied().unwrap_or_default();
+            if found != expected {
+                let app = APPS[app];
+                return Err(format!(
+                    "{app}/{topic} has {found} subscribers, and should have {expected}"
+                ));
+            }
+        }
+        for (at, job) in JOBS.iter().enumerate() {
+            let expected = count(&|kind| match kind {
+                Kind::Serve(job) if job == at => Some(true),
+                Kind::StopServing(job) if job == at => Some(false),
+                _ => None,
+            });
+            let (_, found) = known.get(job).copied().unwrap_or_default();
+            if found != expected {
+                let app = APPS[app];
+                return Err(format!("{app}/{job} has {found} workers, and should have {expected}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// All has come to rest: who left or found its end is not there any more.
+    fn is_surely_gone(&self, id: ConnId) -> bool {
+        let conn = &self.conns[id];
+        conn.left || conn.has_ended
+    }
+
+    fn check_counters(&self, stats: &Stats) -> Result<(), String> {
+        let counters = &stats.counters;
+        let at_least = |what: &str, counted: u64, least: u64| {
+            if counted < least || (self.is_calm && counted != least) {
+                Err(format!("{what}: {counted} are counted, {least} were seen"))
+            } else {
+                Ok(())
+            }
+        };
+        let (sure, possible) = self.publication_counts();
+        if !(sure..=possible).contains(&counters.publications) {
+            let counted = counters.publications;
+            return Err(format!("{counted} publications, and not {sure} to {possible}"));
+        }
+        at_least("deliveries", counters.deliveries, self.heard_count())?;
+        at_least("frames_out", counters.frames_out, self.frames_received)?;
+        at_least(
+            "forwarded",
+            counters.forwarded,
+            self.forwarded.len() as u64 + self.notes_received.len() as u64,
+        )?;
+        for (code, seen) in &self.codes {
+            let counted = counters.errors.get(code.as_str()).copied().unwrap_or_default();
+            at_least(code, counted, *seen)?;
+        }
+        if !self.is_tight && counters.slow_consumers < self.silently_closed {
+            return Err(format!(
+                "{} slow consumers are counted, {} were closed",
+                counters.slow_consumers, self.silently_closed
+            ));
+        }
+        if self.is_calm {
+            let arrived: usize = self.conns.iter().map(|conn| conn.arrived_count).sum();
+            at_least("frames_in", counters.frames_in, arrived as u64)?;
+        }
+        Ok(())
+    }
+}

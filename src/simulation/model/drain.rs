@@ -1,0 +1,44 @@
+//! The end of the server: whoever is there is told, and what had arrived is answered.
+
+use super::{ConnId, Model, Step};
+
+#[derive(Debug)]
+pub(super) struct Drain {
+    began: Step,
+    /// Whoever reads what it is sent.
+    witnesses: Vec<ConnId>,
+}
+
+impl Model {
+    pub(in crate::simulation) fn begin_drain(&mut self, is_reliable: impl Fn(ConnId) -> bool) {
+        let witnesses = (0..self.conns.len())
+            .filter(|id| self.is_sound(*id) && self.conns[*id].is_prompt && is_reliable(*id));
+        self.drain = Some(Drain { began: self.step, witnesses: witnesses.collect() });
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    pub(in crate::simulation) fn check_drained(&self) -> Result<(), String> {
+        let Some(drain) = &self.drain else { return Ok(()) };
+        // Whoever came meanwhile may have taken over.
+        for id in drain.witnesses.iter().filter(|id| !self.may_be_taken_over(**id)) {
+            let conn = &self.conns[*id];
+            match conn.told.as_deref() {
+                Some("shutting_down") => {}
+                None => return Err(format!("connection {id} was not told of the end")),
+                // It had its own end.
+                Some(_) => continue,
+            }
+            let unanswered = conn.outstanding.iter().find(|(_, at)| {
+                conn.sent[**at].arrived.is_some_and(|(step, _)| step < drain.began)
+            });
+            if let Some((message, at)) = unanswered {
+                let kind = conn.sent[*at].kind;
+                return Err(format!("connection {id} was never told about {message}, {kind:?}"));
+            }
+        }
+        Ok(())
+    }
+}

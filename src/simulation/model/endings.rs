@@ -1,0 +1,59 @@
+//! How connections end: never without a reason.
+
+use std::time::Duration;
+
+use super::{ConnId, Kind, Model};
+
+/// What a client has to read why it is closed.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What the kernel knows of a connection that has ended.
+pub(in crate::simulation) struct Ending {
+    pub(in crate::simulation) accepted_at: Option<Duration>,
+    /// The kernel did not let the server use it.
+    pub(in crate::simulation) was_failed: bool,
+    /// The server accepted it only to close it.
+    pub(in crate::simulation) was_shed: bool,
+    /// What was under way is lost.
+    pub(in crate::simulation) is_abrupt: bool,
+    /// How long something stood in its send buffer.
+    pub(in crate::simulation) backlog_time: Duration,
+}
+
+impl Model {
+    /// The client found the end of a connection that it did not end itself.
+    pub(in crate::simulation) fn ended(
+        &mut self,
+        id: ConnId,
+        ending: &Ending,
+    ) -> Result<(), String> {
+        let conn = &mut self.conns[id];
+        conn.has_ended = true;
+        let conn = &self.conns[id];
+        let is_told = conn.told.is_some() || conn.left || self.is_draining();
+        let silent_for = |since: Duration, limit: Duration| self.now.saturating_sub(since) >= limit;
+        let is_late = ending.accepted_at.is_none_or(|since| {
+            conn.connected_at.is_none() && silent_for(since, self.limits.handshake_timeout)
+        });
+        let is_idle =
+            self.limits.idle_timeout.is_some_and(|limit| silent_for(conn.arrived_at, limit));
+        let is_shed = ending.was_failed || (ending.was_shed && self.has_few_descriptors);
+        // It was told, and read too slowly to learn it; or its place was given to a newcomer.
+        let is_over = self.may_be_taken_over(id)
+            || (ending.is_abrupt && ending.backlog_time >= LINGER)
+            || conn
+                .sent
+                .iter()
+                .any(|sent| matches!(sent.kind, Kind::Broken("frame_too_large" | "not_connected")));
+        let is_slow = !self.is_calm
+            && (!conn.is_prompt || ending.backlog_time >= self.limits.slow_consumer_grace);
+        if is_told || is_late || is_idle || is_shed || is_over || self.is_tight {
+            return Ok(());
+        }
+        if is_slow {
+            self.silently_closed += 1;
+            return Ok(());
+        }
+        Err(format!("connection {id} was closed without a word"))
+    }
+}

@@ -1,0 +1,377 @@
+//! What the protocol promises, and a ledger of what was sent and received to hold against it.
+//!
+//! Naive on purpose, and written from the protocol's description alone: it knows nothing of how
+//! the server goes about it. It sees when the last byte of a message reached the server and
+//! when an answer was received; between the two lies the moment at which the message was
+//! processed, and whatever any such moment allows is right.
+
+mod answers;
+mod balance;
+mod drain;
+mod endings;
+mod publications;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use self::drain::Drain;
+pub(super) use self::endings::Ending;
+use self::publications::Publication;
+use super::scenario::{APPS, CLIENT_IDS};
+use super::wire::Received;
+use crate::Limits;
+
+/// Counts what happens in a run; there is one order of it all.
+pub(super) type Step = u64;
+pub(super) type ConnId = usize;
+
+/// What a frame means, by what is expected of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Connect,
+    Ping,
+    /// An action that the system channel does not know.
+    Unknown,
+    Echo,
+    Fail,
+    Panic,
+    /// Answered by the process around the server, later.
+    Later,
+    /// For a worker, of the job with this number.
+    Work(usize),
+    Serve(usize),
+    StopServing(usize),
+    Subscribe {
+        topic: usize,
+        ack: bool,
+    },
+    Unsubscribe {
+        topic: usize,
+        ack: bool,
+    },
+    /// Names another application, or another's connection.
+    Forbidden,
+    /// Is no message, and is answered with this code.
+    Broken(&'static str),
+    Publish(usize),
+    /// A notification for the process, for a worker or for nobody.
+    Note,
+    WorkNote(usize),
+    LostNote,
+    /// A worker's answer, the first and only one.
+    Answer,
+    /// A response that answers nothing its sender holds.
+    Stray,
+}
+
+impl Kind {
+    /// Answered at once, and so in the order of the connection's messages.
+    fn is_in_order(self) -> bool {
+        !matches!(
+            self,
+            Self::Later
+                | Self::Work(_)
+                | Self::Subscribe { ack: false, .. }
+                | Self::Unsubscribe { ack: false, .. }
+                | Self::Publish(_)
+                | Self::Note
+                | Self::WorkNote(_)
+                | Self::LostNote
+                | Self::Answer
+                | Self::Stray
+        )
+    }
+
+    fn is_answered(self) -> bool {
+        self.is_in_order() || matches!(self, Self::Later | Self::Work(_))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) kind: Kind,
+    nonce: u64,
+    /// The last of its bytes, counted from the connection's begin.
+    ends_at: u64,
+    arrived: Option<(Step, Duration)>,
+    done_at: Option<Step>,
+    is_answered: bool,
+}
+
+/// One connection as its client sees it.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) app: usize,
+    pub(super) id: usize,
+    /// It reads all there is whenever it looks, and looks often.
+    is_prompt: bool,
+    sent: Vec<Sent>,
+    sent_bytes: u64,
+    arrived_count: usize,
+    arrived_at: Duration,
+    done_count: usize,
+    outstanding: BTreeMap<String, usize>,
+    in_order: VecDeque<usize>,
+    pub(super) connected_at: Option<Step>,
+    /// The error that ends it.
+    pub(super) told: Option<String>,
+    /// The client left, or sent what ends the conversation.
+    pub(super) left: bool,
+    pub(super) has_ended: bool,
+    heard: BTreeMap<usize, Vec<usize>>,
+    broadcasts: BTreeSet<u64>,
+}
+
+/// What was posted from inside the process for all connections of an application, or for one.
+#[derive(Debug)]
+struct Broadcast {
+    app: usize,
+    to: Option<usize>,
+    posted: Step,
+    received: usize,
+}
+
+/// What a client does about what it received.
+pub(super) enum Reaction {
+    /// It is asked to work.
+    Work { id: String, nonce: u64 },
+}
+
+pub(super) struct Model {
+    pub(super) step: Step,
+    pub(super) now: Duration,
+    limits: Limits,
+    is_calm: bool,
+    is_tight: bool,
+    has_few_descriptors: bool,
+    drain: Option<Drain>,
+    /// All that is under way has arrived, and was dealt with.
+    settled_at: Option<Step>,
+    pub(super) conns: Vec<Conn>,
+    publications: Vec<Publication>,
+    broadcasts: BTreeMap<u64, Broadcast>,
+    /// Who was given a request, by its nonce.
+    forwarded: BTreeMap<u64, ConnId>,
+    notes_received: BTreeSet<u64>,
+    nonce: u64,
+    pub(super) frames_received: u64,
+    codes: BTreeMap<String, u64>,
+    /// Closed without a word, as slow readers are.
+    silently_closed: u64,
+}
+
+impl Model {
+    pub(super) fn new(scenario: &super::scenario::Scenario) -> Self {
+        Self {
+            step: 0,
+            now: Duration::ZERO,
+            limits: scenario.limits.clone(),
+            is_calm: scenario.is_calm,
+            is_tight: scenario.is_tight,
+            has_few_descriptors: scenario.has_few_descriptors,
+            drain: None,
+            settled_at: None,
+            conns: Vec::new(),
+            publications: Vec::new(),
+            broadcasts: BTreeMap::new(),
+            forwarded: BTreeMap::new(),
+            notes_received: BTreeSet::new(),
+            nonce: 0,
+            frames_received: 0,
+            codes: BTreeMap::new(),
+            silently_closed: 0,
+        }
+    }
+
+    pub(super) fn fresh_nonce(&mut self) -> u64 {
+        self.nonce += 1;
+        self.nonce
+    }
+
+    pub(super) fn begin(&mut self, app: usize, id: usize, is_prompt: bool) -> ConnId {
+        self.conns.push(Conn {
+            app,
+            id,
+            is_prompt,
+            sent: Vec::new(),
+            sent_bytes: 0,
+            arrived_count: 0,
+            arrived_at: self.now,
+            done_count: 0,
+            outstanding: BTreeMap::new(),
+            in_order: VecDeque::new(),
+            connected_at: None,
+            told: None,
+            left: false,
+            has_ended: false,
+            heard: BTreeMap::new(),
+            broadcasts: BTreeSet::new(),
+        });
+        self.conns.len() - 1
+    }
+
+    /// The id that the connection's next message will have. Others use the same.
+    pub(super) fn next_message_id(&self, conn: ConnId) -> String {
+        format!("m{}", self.conns[conn].sent.len())
+    }
+
+    /// A client sent a frame of so many bytes.
+    pub(super) fn sent(&mut self, from: ConnId, kind: Kind, nonce: u64, bytes: usize) {
+        let id = self.next_message_id(from);
+        let conn = &mut self.conns[from];
+        let at = conn.sent.len();
+        conn.sent_bytes += bytes as u64;
+        conn.sent.push(Sent {
+            kind,
+            nonce,
+            ends_at: conn.sent_bytes,
+            arrived: None,
+            done_at: None,
+            is_answered: false,
+        });
+        if kind.is_in_order() {
+            conn.in_order.push_back(at);
+        }
+        if kind.is_answered() {
+            conn.outstanding.insert(id, at);
+        }
+    }
+
+    /// So many bytes of a connection have reached the server's kernel.
+    pub(super) fn arrived(&mut self, from: ConnId, bytes: u64) {
+        let moment = (self.step, self.now);
+        let conn = &mut self.conns[from];
+        while let Some(sent) = conn.sent.get_mut(conn.arrived_count)
+            && sent.ends_at <= bytes
+        {
+            sent.arrived = Some(moment);
+            conn.arrived_at = self.now;
+            conn.arrived_count += 1;
+        }
+    }
+
+    /// A client received a frame.
+    pub(super) fn received(&mut self, by: ConnId, body: &[u8]) -> Result<Option<Reaction>, String> {
+        let message = Received::parse(body)?;
+        self.frames_received += 1;
+        let conn = &self.conns[by];
+        if let Some(told) = &conn.told
+            && !self.is_draining()
+        {
+            return Err(format!("connection {by} was told {told}, and then something else"));
+        }
+        let result = match (message.kind.as_str(), &message.reply_to) {
+            ("response", _) => self.answer(by, &message).map(|()| None),
+            (_, Some(_)) => Err("a reply_to in what is no response".to_owned()),
+            ("publish", None) => self.hear(by, &message).map(|()| None),
+            ("request" | "notification", None) => self.work(by, &message),
+            _ => Err("no server sends such a message".to_owned()),
+        };
+        result.map_err(|what| format!("connection {by}: {what}: {}", String::from_utf8_lossy(body)))
+    }
+
+    /// A message for a worker.
+    fn work(&mut self, by: ConnId, message: &Received) -> Result<Option<Reaction>, String> {
+        let nonce = number(&message.payload, "nonce")?;
+        let (from, at) = self.find(nonce)?;
+        let sent = &self.conns[from].sent[at];
+        let (Kind::Work(job) | Kind::WorkNote(job)) = sent.kind else {
+            return Err("it was not meant for a worker".to_owned());
+        };
+        let worker = &self.conns[by];
+        if worker.app != self.conns[from].app {
+            return Err("it is of another application".to_owned());
+        }
+        let serves = worker.sent.iter().any(|sent| sent.kind == Kind::Serve(job));
+        if !serves || message.channel != super::scenario::JOBS[job] {
+            return Err("the worker does not serve this".to_owned());
+        }
+        if sent.arrived.is_none() {
+            return Err("it was passed on before it was there".to_owned());
+        }
+        if number(&message.payload, "asked_by")? != from as u64 {
+            return Err("its payload was changed".to_owned());
+        }
+        if message.kind == "notification" {
+            if !self.notes_received.insert(nonce) {
+                return Err("the notification came twice".to_owned());
+            }
+            return Ok(None);
+        }
+        if message.id.len() != 36 {
+            return Err("the worker is shown the requester's own message_id".to_owned());
+        }
+        if let Some(other) = self.forwarded.insert(nonce, by) {
+            return Err(format!("it was passed on already, to {other}"));
+        }
+        Ok(Some(Reaction::Work { id: message.id.clone(), nonce }))
+    }
+
+    /// The message that bears a nonce.
+    fn find(&self, nonce: u64) -> Result<(ConnId, usize), String> {
+        let found = self.conns.iter().enumerate().find_map(|(id, conn)| {
+            Some((id, conn.sent.iter().position(|sent| sent.nonce == nonce)?))
+        });
+        found.ok_or_else(|| format!("nobody sent {nonce}"))
+    }
+
+    /// The server has processed all of a connection's messages up to this one.
+    fn note_done(&mut self, from: ConnId, at: usize) {
+        let step = self.step;
+        let conn = &mut self.conns[from];
+        while conn.done_count <= at {
+            conn.sent[conn.done_count].done_at = Some(step);
+            conn.done_count += 1;
+        }
+    }
+
+    /// Whether nothing has happened to a connection that could cost it a message.
+    pub(super) fn is_sound(&self, id: ConnId) -> bool {
+        let conn = &self.conns[id];
+        conn.connected_at.is_some()
+            && conn.told.is_none()
+            && !conn.left
+            && !conn.has_ended
+            && !self.may_be_taken_over(id)
+    }
+
+    /// Whether another connection came with the same id.
+    fn may_be_taken_over(&self, id: ConnId) -> bool {
+        let own = &self.conns[id];
+        self.conns.iter().enumerate().any(|(other, conn)| {
+            other != id
+                && (conn.app, conn.id) == (own.app, own.id)
+                && conn.sent.first().is_some_and(|sent| {
+                    // Whoever was connected before this one even asked cannot have taken over.
+                    let asked = own.sent.first().and_then(|sent| sent.arrived);
+                    sent.kind == Kind::Connect
+                        && sent.arrived.is_some()
+                        && !asked.is_some_and(|asked| {
+                            conn.connected_at.is_some_and(|connected| connected < asked.0)
+                        })
+                })
+        })
+    }
+
+    /// Since when another connection certainly has the id of this one.
+    fn surely_taken_over(&self, id: ConnId) -> Option<Step> {
+        let own = &self.conns[id];
+        let since = own.connected_at?;
+        let others = self.conns.iter().filter(|conn| {
+            let asked = conn.sent.first().and_then(|sent| sent.arrived);
+            (conn.app, conn.id) == (own.app, own.id) && asked.is_some_and(|(at, _)| at > since)
+        });
+        others.filter_map(|conn| conn.connected_at).min()
+    }
+}
+
+fn number(payload: &Value, field: &str) -> Result<u64, String> {
+    payload[field].as_u64().ok_or_else(|| format!("the payload has no {field}"))
+}
+
+/// How the server names a connection.
+fn name(conn: &Conn) -> (String, String) {
+    (APPS[conn.app].to_owned(), CLIENT_IDS[conn.id].to_owned())
+}

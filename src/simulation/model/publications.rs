@@ -1,0 +1,246 @@
+//! Publications: each live subscriber hears each once, all in one order, and nobody else does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Broadcast, ConnId, Kind, Model, Step, number};
+use crate::simulation::scenario::{APPS, CLIENT_IDS, TOPICS};
+use crate::simulation::wire::Received;
+
+#[derive(Debug)]
+pub(super) struct Publication {
+    app: usize,
+    topic: usize,
+    /// The connection and which of its messages, or nobody if it came from inside.
+    from: Option<(ConnId, usize)>,
+    posted: Step,
+    first_heard: Option<Step>,
+    heard_by: BTreeSet<ConnId>,
+}
+
+impl Model {
+    /// A publication that a connection is about to send, or that comes from inside.
+    pub(in crate::simulation) fn publication(
+        &mut self,
+        app: usize,
+        topic: usize,
+        from: Option<ConnId>,
+    ) -> usize {
+        self.publications.push(Publication {
+            app,
+            topic,
+            from: from.map(|conn| (conn, self.conns[conn].sent.len())),
+            posted: self.step,
+            first_heard: None,
+            heard_by: BTreeSet::new(),
+        });
+        self.publications.len() - 1
+    }
+
+    /// A message from inside to all connections of an application, or to one.
+    pub(in crate::simulation) fn broadcast(&mut self, app: usize, to: Option<usize>) -> u64 {
+        let nonce = self.fresh_nonce();
+        self.broadcasts.insert(nonce, Broadcast { app, to, posted: self.step, received: 0 });
+        nonce
+    }
+
+    pub(super) fn hear(&mut self, by: ConnId, message: &Received) -> Result<(), String> {
+        if let Some(nonce) = message.payload["broadcast"].as_u64() {
+            return self.hear_broadcast(by, nonce);
+        }
+        let at = number(&message.payload, "publication")? as usize;
+        let step = self.step;
+        let Some(publication) = self.publications.get_mut(at) else {
+            return Err("nobody published this".to_owned());
+        };
+        let arrived = match publication.from {
+            Some((from, at)) => self.conns[from].sent[at].arrived.is_some(),
+            None => true,
+        };
+        if !arrived {
+            return Err("it was heard before it was published".to_owned());
+        }
+        let (app, topic) = (publication.app, publication.topic);
+        let conn = &mut self.conns[by];
+        let is_addressed = message.app == APPS[app] && message.channel == TOPICS[topic];
+        if conn.app != app || !is_addressed {
+            return Err("it was published elsewhere".to_owned());
+        }
+        if !publication.heard_by.insert(by) {
+            return Err("it was heard already".to_owned());
+        }
+        publication.first_heard.get_or_insert(step);
+        let heard = conn.heard.entry(topic).or_default();
+        let last = heard.iter().rev().find_map(|other| {
+            let other = self.publications[*other].from?;
+            (Some(other.0) == self.publications[at].from.map(|from| from.0)).then_some(other.1)
+        });
+        heard.push(at);
+        match (last, self.publications[at].from) {
+            (Some(last), Some((_, own))) if last > own => {
+                Err("its publisher sent it before another that came first".to_owned())
+            }
+            _ => self.check_audible(by, at),
+        }
+    }
+
+    fn hear_broadcast(&mut self, by: ConnId, nonce: u64) -> Result<(), String> {
+        let conn = &mut self.conns[by];
+        let Some(broadcast) = self.broadcasts.get_mut(&nonce) else {
+            return Err("nobody sent this".to_owned());
+        };
+        broadcast.received += 1;
+        let is_meant = broadcast.to.is_none_or(|to| to == conn.id && broadcast.received == 1);
+        if broadcast.app != conn.app || !is_meant {
+            return Err("it is not for this connection".to_owned());
+        }
+        if !conn.broadcasts.insert(nonce) {
+            return Err("it came twice".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The first and the last moment at which a publication may have been processed.
+    fn moment(&self, publication: &Publication) -> (Option<Step>, Option<Step>) {
+        let Some((from, at)) = publication.from else {
+            let done = publication.first_heard.or(self.settled_at);
+            return (Some(publication.posted), done.filter(|done| *done > publication.posted));
+        };
+        let sent = &self.conns[from].sent[at];
+        let done = sent.done_at.into_iter().chain(publication.first_heard).min();
+        (sent.arrived.map(|(step, _)| step), done)
+    }
+
+    /// Whether a connection may hear a publication: whether some moment at which it could have
+    /// been processed is one at which the connection could have been subscribed.
+    fn check_audible(&self, by: ConnId, at: usize) -> Result<(), String> {
+        let publication = &self.publications[at];
+        let (_, done) = self.moment(publication);
+        let done = done.unwrap_or(self.step);
+        let (arrived, _) = self.moment(publication);
+        let arrived = arrived.unwrap_or(0);
+        let mut may_hear = false;
+        for sent in &self.conns[by].sent {
+            match sent.kind {
+                Kind::Subscribe { topic, .. } if topic == publication.topic => {
+                    may_hear |= sent.arrived.is_some_and(|(begin, _)| begin <= done);
+                }
+                Kind::Unsubscribe { topic, .. } if topic == publication.topic => {
+                    may_hear &= sent.done_at.is_none_or(|end| end >= arrived);
+                }
+                _ => {}
+            }
+        }
+        if !may_hear {
+            return Err("it did not subscribe to this".to_owned());
+        }
+        if let Some(newer) = self.surely_taken_over(by)
+            && newer < arrived
+        {
+            return Err("it was taken over before this was published".to_owned());
+        }
+        Ok(())
+    }
+
+    /// All has come to rest: whoever was to hear something has.
+    pub(super) fn check_heard(&self) -> Result<(), String> {
+        for (at, publication) in self.publications.iter().enumerate() {
+            let (Some(arrived), Some(done)) = self.moment(publication) else { continue };
+            for id in 0..self.conns.len() {
+                if self.conns[id].app != publication.app
+                    || publication.heard_by.contains(&id)
+                    || !self.is_sound(id)
+                {
+                    continue;
+                }
+                if self.is_surely_subscribed(id, publication.topic, arrived, done) {
+                    return Err(format!("connection {id} did not hear publication {at}"));
+                }
+            }
+        }
+        for (nonce, broadcast) in &self.broadcasts {
+            for (id, conn) in self.conns.iter().enumerate() {
+                let is_meant = broadcast.to.is_none_or(|to| to == conn.id);
+                let was_there = conn.connected_at.is_some_and(|step| step < broadcast.posted);
+                if conn.app == broadcast.app
+                    && is_meant
+                    && was_there
+                    && self.is_sound(id)
+                    && !conn.broadcasts.contains(nonce)
+                {
+                    return Err(format!(
+                        "connection {id}, {}, did not get {nonce}",
+                        CLIENT_IDS[conn.id]
+                    ));
+                }
+            }
+        }
+        self.check_order()
+    }
+
+    fn is_surely_subscribed(&self, id: ConnId, topic: usize, from: Step, to: Step) -> bool {
+        let mut is_subscribed = false;
+        for sent in &self.conns[id].sent {
+            match sent.kind {
+                Kind::Subscribe { topic: other, .. } if other == topic => {
+                    is_subscribed |= sent.done_at.is_some_and(|done| done < from);
+                }
+                Kind::Unsubscribe { topic: other, .. } if other == topic => {
+                    // With an end that may lie in between nothing is sure.
+                    is_subscribed &= sent.arrived.is_none_or(|(step, _)| step > to);
+                }
+                _ => {}
+            }
+        }
+        is_subscribed
+    }
+
+    /// There is one order of each channel's publications that all subscribers agree on.
+    fn check_order(&self) -> Result<(), String> {
+        let mut after: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        let mut before: BTreeMap<usize, usize> = BTreeMap::new();
+        for heard in self.conns.iter().flat_map(|conn| conn.heard.values()) {
+            for pair in heard.windows(2) {
+                before.entry(pair[0]).or_default();
+                if after.entry(pair[0]).or_default().insert(pair[1]) {
+                    *before.entry(pair[1]).or_default() += 1;
+                }
+            }
+        }
+        let mut free: Vec<usize> =
+            before.iter().filter(|(_, count)| **count == 0).map(|(at, _)| *at).collect();
+        let mut placed = 0;
+        while let Some(at) = free.pop() {
+            placed += 1;
+            for next in after.get(&at).into_iter().flatten() {
+                if let Some(count) = before.get_mut(next) {
+                    *count -= 1;
+                    if *count == 0 {
+                        free.push(*next);
+                    }
+                }
+            }
+        }
+        if placed == before.len() {
+            Ok(())
+        } else {
+            Err("two subscribers heard the same publications in different orders".to_owned())
+        }
+    }
+
+    pub(super) fn heard_count(&self) -> u64 {
+        self.publications.iter().map(|publication| publication.heard_by.len() as u64).sum()
+    }
+
+    /// Those that were surely processed, and those that may have been.
+    pub(super) fn publication_counts(&self) -> (u64, u64) {
+        let mut counts = (0, 0);
+        for publication in &self.publications {
+            let (arrived, done) = self.moment(publication);
+            // From inside, a channel that nobody knows is none.
+            let is_sure = if publication.from.is_some() { done } else { publication.first_heard };
+            counts.0 += u64::from(arrived.is_some() && is_sure.is_some());
+            counts.1 += u64::from(arrived.is_some());
+        }
+        counts
+    }
+}

@@ -1,0 +1,67 @@
+//! What kind of run it is: limits of the server, manners of the peers, moods of the kernel.
+
+use std::time::Duration;
+
+use super::decisions::Decisions;
+use super::kernel::Faults;
+use crate::Limits;
+
+pub(super) const APPS: [&str; 2] = ["red", "blue"];
+/// Channels for subscribers, and channels that workers serve.
+pub(super) const TOPICS: [&str; 2] = ["news", "sport"];
+pub(super) const JOBS: [&str; 2] = ["square", "cube"];
+pub(super) const CLIENT_IDS: [&str; 5] = ["ann", "bob", "cat", "dan", "eve"];
+
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
+pub(super) struct Scenario {
+    pub(super) limits: Limits,
+    pub(super) faults: Faults,
+    /// Nobody leaves, stalls or misbehaves: nothing may be lost, and all is counted.
+    pub(super) is_calm: bool,
+    /// Buffers may run out, and whoever holds the most is closed.
+    pub(super) is_tight: bool,
+    pub(super) has_few_descriptors: bool,
+    pub(super) steps: usize,
+    pub(super) clients_max: usize,
+    pub(super) ends_in_drain: bool,
+}
+
+impl Scenario {
+    pub(super) fn choose(decisions: &mut Decisions) -> Self {
+        let is_calm = decisions.below(4) == 0;
+        let is_tight = !is_calm && decisions.below(8) == 7;
+        let has_few_descriptors = !is_calm && decisions.below(6) == 5;
+        let limits = Limits {
+            connections_max: if is_calm { 16 } else { [6, 3, 16][decisions.below(3)] },
+            frame_bytes_max: 20_000,
+            queue_high_water_bytes: if is_calm {
+                1 << 20
+            } else {
+                [2_000, 500, 8_000][decisions.below(3)]
+            },
+            buffered_bytes_max: if is_tight { 40 << 10 } else { 1 << 30 },
+            pending_per_connection_max: if is_calm || decisions.below(4) < 3 { 1_024 } else { 2 },
+            idle_timeout: (!is_calm && decisions.below(6) == 5).then(|| Duration::from_secs(60)),
+            ..Limits::default()
+        };
+        let faults = Faults {
+            interrupted: decisions.below(2) * 50,
+            arrival: decisions.below(2) * 300,
+            short_write: decisions.below(3) * 100,
+            spurious: decisions.below(2) * 100,
+            few_events: decisions.below(2) * 500,
+            accept: decisions.below(2) * 100,
+            watch: if is_calm { 0 } else { decisions.below(3) / 2 * 20 },
+        };
+        Self {
+            limits,
+            faults,
+            is_calm,
+            is_tight,
+            has_few_descriptors,
+            steps: 60 + decisions.below(400),
+            clients_max: 3 + decisions.below(5),
+            ends_in_drain: decisions.below(3) == 2,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The handles through which the event loop sees the simulated kernel.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::kernel::{Kernel, PipeId};
+use crate::net::{Event, Stream, System};
+
+pub(super) type SharedKernel = Rc<RefCell<Kernel>>;
+
+pub(super) struct SimulatedSystem {
+    kernel: SharedKernel,
+    /// Set by other threads, of which there are none but in name.
+    woken: Arc<AtomicBool>,
+}
+
+impl SimulatedSystem {
+    pub(super) fn new(kernel: SharedKernel) -> Self {
+        Self { kernel, woken: Arc::default() }
+    }
+
+    pub(super) fn waker(&self) -> impl Fn() + Send + Sync + 'static {
+        let woken = self.woken.clone();
+        move || woken.store(true, Ordering::Relaxed)
+    }
+}
+
+impl System for SimulatedSystem {
+    type Listener = SimulatedListener;
+    type Stream = SimulatedStream;
+    type Spare = SpareDescriptor;
+
+    // Small, so that their edges are met all the time.
+    const READ_BUFFER_BYTES: usize = 512;
+    const ACCEPTS_PER_TURN_MAX: usize = 2;
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        let mut kernel = self.kernel.borrow_mut();
+        if self.woken.swap(false, Ordering::Relaxed) {
+            kernel.wake();
+        }
+        kernel.poll(events, timeout)
+    }
+
+    fn watch_listener(&mut self, listener: &mut SimulatedListener, token: usize) -> io::Result<()> {
+        self.kernel.borrow_mut().watch_listener(listener.at, token);
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: &mut SimulatedListener) -> io::Result<SimulatedStream> {
+        let id = self.kernel.borrow_mut().accept(listener.at)?;
+        Ok(SimulatedStream { id, kernel: self.kernel.clone() })
+    }
+
+    fn spare(&mut self) -> Option<SpareDescriptor> {
+        self.kernel.borrow_mut().open_descriptor().ok()?;
+        Some(SpareDescriptor { kernel: self.kernel.clone() })
+    }
+
+    fn watch(&mut self, stream: &mut SimulatedStream, token: usize) -> io::Result<()> {
+        self.kernel.borrow_mut().watch(stream.id, token)
+    }
+
+    fn watch_writable(
+        &mut self,
+        stream: &mut SimulatedStream,
+        _token: usize,
+        wanted: bool,
+    ) -> io::Result<()> {
+        self.kernel.borrow_mut().watch_writable(stream.id, wanted)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.kernel.borrow().now()
+    }
+
+    fn wall_clock(&self) -> Duration {
+        self.kernel.borrow().wall_clock()
+    }
+}
+
+pub(super) struct SimulatedListener {
+    at: usize,
+    kernel: SharedKernel,
+}
+
+impl SimulatedListener {
+    pub(super) fn new(at: usize, kernel: SharedKernel) -> Self {
+        Self { at, kernel }
+    }
+}
+
+impl Drop for SimulatedListener {
+    fn drop(&mut self) {
+        self.kernel.borrow_mut().close_listener(self.at);
+    }
+}
+
+pub(super) struct SimulatedStream {
+    id: PipeId,
+    kernel: SharedKernel,
+}
+
+impl Stream for SimulatedStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.kernel.borrow_mut().read(self.id, buffer)
+    }
+
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let slices: Vec<&[u8]> = slices.iter().map(|slice| &**slice).collect();
+        self.kernel.borrow_mut().write(self.id, &slices)
+    }
+
+    fn shutdown_write(&mut self) {
+        self.kernel.borrow_mut().shutdown_write(self.id);
+    }
+
+    fn acknowledge_at_once(&mut self) {}
+}
+
+impl Drop for SimulatedStream {
+    fn drop(&mut self) {
+        self.kernel.borrow_mut().close(self.id);
+    }
+}
+
+pub(super) struct SpareDescriptor {
+    kernel: SharedKernel,
+}
+
+impl Drop for SpareDescriptor {
+    fn drop(&mut self) {
+        self.kernel.borrow_mut().descriptors -= 1;
+    }
+}
+
+macro_rules! opaque {
+    ($($type:ident)*) => {
+        $(impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(stringify!($type))
+            }
+        })*
+    };
+}
+opaque!(SimulatedSystem SimulatedListener SimulatedStream SpareDescriptor);

@@ -1,0 +1,40 @@
+use super::*;
+
+/// Seeds that every run of the tests goes through.
+const SEEDS: u64 = 1_000;
+
+#[test]
+fn no_promise_is_broken() {
+    let mut frames = 0;
+    for seed in 0..SEEDS {
+        let outcome = run_seed(seed, false);
+        assert_eq!(
+            outcome.violation, None,
+            "seed {seed}; replay it with: cargo simulate --seed {seed}"
+        );
+        frames += outcome.frames;
+    }
+    // A simulation in which nothing happens finds nothing.
+    assert!(frames > SEEDS * 20, "{frames}");
+}
+
+#[test]
+fn a_seed_makes_the_same_run_again_whether_it_is_recorded_or_not() {
+    let mut hashes = std::collections::BTreeSet::new();
+    for seed in 0..50 {
+        let first = run_seed(seed, false);
+        let again = run_seed(seed, true);
+        assert_eq!(first.hash, again.hash, "seed {seed}");
+        assert!(first.trace.is_empty() && !again.trace.is_empty());
+        hashes.insert(first.hash);
+    }
+    assert_eq!(hashes.len(), 50, "each is a run of its own");
+}
+
+#[test]
+fn whatever_bytes_decide_no_promise_is_broken() {
+    for seed in 0..200_u64 {
+        let bytes: Vec<u8> = (0..seed * 7).map(|at| (at * at * 31 + seed * 17) as u8).collect();
+        assert_eq!(run_bytes(&bytes, false).violation, None, "{bytes:?}");
+    }
+}

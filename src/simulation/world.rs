@@ -1,0 +1,433 @@
+//! A run: one thing after another happens, and after each the promises are looked at.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::embedded::{Embedded, locked, shared};
+use super::kernel::Kernel;
+use super::model::{Model, Reaction};
+use super::peer::Peer;
+use super::pipe::Pipe;
+use super::scenario::{APPS, CLIENT_IDS, Scenario, TOPICS};
+use super::system::SharedKernel;
+use super::wire;
+use crate::proto::{Json, MessageType};
+use crate::{ConnectionKey, Message};
+
+/// Turns for which a connection may stand there readable without being read.
+const UNSERVED_TURNS_MAX: u32 = 2;
+/// Connections over the limit that may be there to be told so.
+const REFUSED_MAX: usize = 64;
+
+pub(super) struct World {
+    pub(super) kernel: SharedKernel,
+    pub(super) server: Embedded,
+    pub(super) model: Model,
+    pub(super) scenario: Scenario,
+    pub(super) peers: Vec<Peer>,
+    pub(super) turns: u64,
+    present: Vec<ConnectionKey>,
+}
+
+/// What happens next.
+#[derive(Clone, Copy)]
+enum Happening {
+    Turn,
+    Connect,
+    Say,
+    Arrive,
+    Receive,
+    Stall,
+    Leave,
+    Inside,
+    LittleTime,
+    MuchTime,
+    Descriptors,
+}
+
+const CALM: [(usize, Happening); 7] = [
+    (40, Happening::Turn),
+    (6, Happening::Connect),
+    (40, Happening::Say),
+    (40, Happening::Arrive),
+    (25, Happening::Receive),
+    (8, Happening::Inside),
+    (6, Happening::LittleTime),
+];
+const ROUGH: [(usize, Happening); 11] = [
+    (40, Happening::Turn),
+    (8, Happening::Connect),
+    (40, Happening::Say),
+    (40, Happening::Arrive),
+    (25, Happening::Receive),
+    (4, Happening::Stall),
+    (5, Happening::Leave),
+    (8, Happening::Inside),
+    (5, Happening::LittleTime),
+    (3, Happening::MuchTime),
+    (2, Happening::Descriptors),
+];
+
+impl World {
+    pub(super) fn new(mut kernel: Kernel) -> Result<Self, String> {
+        let scenario = Scenario::choose(&mut kernel.decisions);
+        kernel.faults = scenario.faults;
+        let kernel = shared(kernel);
+        let server =
+            Embedded::new(&kernel, scenario.limits.clone()).map_err(|error| error.to_string())?;
+        let model = Model::new(&scenario);
+        Ok(Self {
+            kernel,
+            server,
+            model,
+            scenario,
+            peers: Vec::new(),
+            turns: 0,
+            present: Vec::new(),
+        })
+    }
+
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        for _ in 0..self.scenario.steps {
+            if self.kernel.borrow().decisions.is_exhausted() {
+                break;
+            }
+            self.happen()?;
+        }
+        self.end()
+    }
+
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.kernel.borrow_mut().decisions.below(bound)
+    }
+
+    fn happen(&mut self) -> Result<(), String> {
+        let happening = {
+            let decisions = &mut self.kernel.borrow_mut().decisions;
+            decisions.weighted(if self.scenario.is_calm { &CALM[..] } else { &ROUGH[..] })
+        };
+        self.model.step += 1;
+        let peer = (!self.peers.is_empty()).then(|| self.below(self.peers.len()));
+        match (happening, peer) {
+            (Happening::Turn, _) => self.turn()?,
+            (Happening::Connect, _) => self.connect(),
+            (Happening::Say, Some(at)) => {
+                for _ in 0..=self.below(3) {
+                    if !self.peers[at].is_done {
+                        self.say_something(at);
+                    }
+                }
+            }
+            (Happening::Arrive, Some(at)) => {
+                let has_something = |peer: &Peer, pipe: &Pipe| {
+                    pipe.is_under_way() || (!peer.is_closed && !peer.unsent.is_empty())
+                };
+                if let Some(at) = self.next_peer(at, has_something) {
+                    self.arrive(at);
+                }
+            }
+            (Happening::Receive, Some(at)) => {
+                let has_something = |peer: &Peer, pipe: &Pipe| {
+                    !peer.is_stalled
+                        && !peer.is_closed
+                        && (!pipe.outbound.is_empty() || pipe.is_at_end())
+                };
+                if let Some(at) = self.next_peer(at, has_something) {
+                    self.receive(at)?;
+                }
+            }
+            (Happening::Stall, Some(at)) => {
+                let peer = &mut self.peers[at];
+                peer.is_stalled = !peer.is_prompt && !peer.is_stalled;
+            }
+            (Happening::Leave, Some(at)) => self.leave(at),
+            (Happening::Inside, _) => self.act_inside(),
+            (Happening::LittleTime, _) => {
+                let millis = self.below(50) as u64;
+                self.pass(Duration::from_millis(millis));
+            }
+            (Happening::MuchTime, _) => {
+                let millis = [300, 1_000, 5_000, 31_000][self.below(4)];
+                self.pass(Duration::from_millis(millis));
+                // A program sets the wall clock, forth or back.
+                let offset = Duration::from_secs(self.below(100) as u64);
+                self.kernel.borrow_mut().set_wall_clock(offset);
+            }
+            (Happening::Descriptors, _) => {
+                if self.scenario.has_few_descriptors {
+                    let more = self.below(3);
+                    let mut kernel = self.kernel.borrow_mut();
+                    kernel.descriptors_max = kernel.descriptors + more;
+                }
+            }
+            (_, None) => {}
+        }
+        Ok(())
+    }
+
+    /// The first client from this one on for which something is true.
+    fn next_peer(&self, from: usize, is_it: impl Fn(&Peer, &Pipe) -> bool) -> Option<usize> {
+        let kernel = self.kernel.borrow();
+        let mut all = (from..self.peers.len()).chain(0..from);
+        all.find(|at| is_it(&self.peers[*at], &kernel.pipes[self.peers[*at].pipe]))
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.kernel.borrow_mut().pass(time);
+        self.model.now += time;
+    }
+
+    fn connect(&mut self) {
+        let open = self.peers.iter().filter(|peer| !peer.is_closed).count();
+        if open >= self.scenario.clients_max {
+            return;
+        }
+        let is_calm = self.scenario.is_calm;
+        let is_prompt = self.below(2) == 0;
+        let send_bytes_max = if is_prompt { 64 << 10 } else { [3_000, 300, 900][self.below(3)] };
+        let listener = self.below(2);
+        let (app, id) = if is_calm {
+            // Nobody takes over from anybody.
+            (self.peers.len() % 2, self.peers.len() / 2 % CLIENT_IDS.len())
+        } else {
+            (self.below(5) / 4, self.below(CLIENT_IDS.len()))
+        };
+        let splits_writes = self.below(4) == 3;
+        let Some(pipe) = self.kernel.borrow_mut().connect(listener, send_bytes_max) else {
+            return;
+        };
+        let conn = self.model.begin(app, id, is_prompt);
+        self.peers.push(Peer {
+            conn,
+            pipe,
+            inbox: Vec::new(),
+            unsent: VecDeque::new(),
+            is_prompt,
+            splits_writes,
+            is_stalled: false,
+            is_done: false,
+            is_closed: false,
+            tasks: Vec::new(),
+        });
+        self.say_hello(self.peers.len() - 1);
+    }
+
+    /// Some of what a client has said comes through.
+    fn arrive(&mut self, at: usize) {
+        if !self.peers[at].is_closed {
+            for _ in 0..=self.below(3) {
+                self.hand_over(at);
+            }
+        }
+        let in_flight = self.kernel.borrow().pipes[self.peers[at].pipe].in_flight.len();
+        let bytes = match self.below(3) {
+            0 => in_flight,
+            _ => self.below(in_flight + 1),
+        };
+        self.arrive_bytes(at, bytes);
+    }
+
+    /// The next write of a client. Who writes headers and bodies apart waits in between.
+    pub(super) fn hand_over(&mut self, at: usize) {
+        let mut kernel = self.kernel.borrow_mut();
+        let peer = &mut self.peers[at];
+        let pipe = &mut kernel.pipes[peer.pipe];
+        if (pipe.in_flight.is_empty() || !peer.splits_writes)
+            && let Some(bytes) = peer.unsent.pop_front()
+        {
+            pipe.send(&bytes);
+        }
+    }
+
+    pub(super) fn arrive_bytes(&mut self, at: usize, bytes: usize) {
+        let peer = &self.peers[at];
+        let arrived = {
+            let mut kernel = self.kernel.borrow_mut();
+            kernel.pipes[peer.pipe].arrive(bytes);
+            kernel.pipes[peer.pipe].arrived_bytes
+        };
+        self.model.arrived(peer.conn, arrived);
+    }
+
+    fn receive(&mut self, at: usize) -> Result<(), String> {
+        let bytes_max = if self.peers[at].is_prompt { usize::MAX } else { 1 + self.below(2_000) };
+        self.receive_bytes(at, bytes_max).map(|_| ())
+    }
+
+    /// A client reads. Returns whether it found anything.
+    pub(super) fn receive_bytes(&mut self, at: usize, bytes_max: usize) -> Result<bool, String> {
+        let peer = &mut self.peers[at];
+        if peer.is_closed {
+            return Ok(false);
+        }
+        let (bytes, is_at_end, ending) = {
+            let mut kernel = self.kernel.borrow_mut();
+            let pipe = &mut kernel.pipes[peer.pipe];
+            let bytes = pipe.receive(bytes_max);
+            (bytes, pipe.is_at_end(), pipe.ending())
+        };
+        peer.inbox.extend_from_slice(&bytes);
+        let mut tasks = Vec::new();
+        while let Some(body) = wire::take_frame(&mut peer.inbox) {
+            match self.model.received(peer.conn, &body)? {
+                Some(Reaction::Work { id, nonce }) => tasks.push((id, nonce)),
+                None => {}
+            }
+        }
+        peer.tasks.append(&mut tasks);
+        if is_at_end {
+            peer.is_closed = true;
+            peer.is_done = true;
+            if !peer.inbox.is_empty() && !ending.is_abrupt {
+                return Err(format!("connection {} ends within a frame", peer.conn));
+            }
+            self.model.ended(peer.conn, &ending)?;
+            // A client that finds the end closes its side too.
+            self.kernel.borrow_mut().pipes[peer.pipe].close_by_client();
+        }
+        Ok(is_at_end || !bytes.is_empty())
+    }
+
+    /// A client goes: orderly, by closing, or by breaking the connection.
+    pub(super) fn leave(&mut self, at: usize) {
+        let how = self.below(3);
+        let keeps_arrived = self.below(2) == 0;
+        if self.peers[at].is_closed || self.peers[at].is_done {
+            return;
+        }
+        let peer = &mut self.peers[at];
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.trace.note(format_args!("connection {} leaves: {how}", peer.conn));
+        let pipe = &mut kernel.pipes[peer.pipe];
+        peer.is_done = true;
+        self.model.conns[peer.conn].left = true;
+        match how {
+            0 => {
+                // It goes on reading until the server ends.
+                peer.unsent.drain(..).for_each(|bytes| pipe.send(&bytes));
+                pipe.client_finished = true;
+            }
+            1 => {
+                pipe.close_by_client();
+                peer.is_closed = true;
+            }
+            _ => {
+                pipe.reset_by_client(keeps_arrived);
+                peer.is_closed = true;
+            }
+        }
+    }
+
+    /// The program around the server does something, as from another thread.
+    fn act_inside(&mut self) {
+        let app = self.below(APPS.len());
+        let topic = self.below(TOPICS.len());
+        match self.below(5) {
+            0 | 1 => self.answer_deferred(),
+            2 => {
+                let publication = self.model.publication(app, topic, None);
+                let payload = serde_json::json!({"publication": publication});
+                // The loop runs, and the mailbox holds more than this.
+                let _ = self.server.handle.publish(APPS[app], TOPICS[topic], &payload);
+            }
+            what => {
+                let id = self.below(CLIENT_IDS.len());
+                let key = (what == 3).then(|| self.server.connection(APPS[app], CLIENT_IDS[id]));
+                if key == Some(None) {
+                    return;
+                }
+                let nonce = self.model.broadcast(app, key.map(|_| id));
+                let payload = serde_json::json!({"broadcast": nonce});
+                let Ok(payload) = Json::from_serialize(&payload) else { return };
+                let message = Message::new(MessageType::Publish, APPS[app], "inside", payload);
+                let _ = match key.flatten() {
+                    Some(key) => self.server.handle.send_to_connection(key, message),
+                    None => self.server.handle.broadcast_to_application(message),
+                };
+            }
+        }
+    }
+
+    pub(super) fn answer_deferred(&mut self) {
+        let waiting = locked(&self.server.inside).deferred.len();
+        if waiting == 0 {
+            return;
+        }
+        let at = self.below(waiting);
+        let how = self.below(6);
+        let (nonce, responder) = locked(&self.server.inside).deferred.swap_remove(at);
+        match how {
+            0 => responder.fail("it had enough"),
+            1 => drop(responder),
+            _ => {
+                let payload = serde_json::json!({"nonce": nonce, "later": true});
+                // It is JSON.
+                let _ = responder.reply(&payload);
+            }
+        }
+    }
+
+    /// The loop runs once, and what must always be true is looked at.
+    pub(super) fn turn(&mut self) -> Result<(), String> {
+        self.turns += 1;
+        self.server.turn()?;
+        for at in 0..self.peers.len() {
+            self.arrive_bytes(at, 0);
+        }
+        self.check_always()
+    }
+
+    fn check_always(&mut self) -> Result<(), String> {
+        let limits = &self.scenario.limits;
+        let stats = self.server.stats();
+        if stats.buffered_bytes > limits.buffered_bytes_max {
+            return Err(format!("{} bytes are buffered, over the limit", stats.buffered_bytes));
+        }
+        let mut kernel = self.kernel.borrow_mut();
+        let accepted = stats.counters.accepted + stats.counters.shed;
+        if accepted != kernel.accepted {
+            return Err(format!("{} were accepted, and {accepted} are counted", kernel.accepted));
+        }
+        if stats.counters.bytes_in != kernel.read_bytes {
+            return Err(format!("{} bytes_in of {}", stats.counters.bytes_in, kernel.read_bytes));
+        }
+        let broker = &self.server.broker;
+        let keys = broker.connections();
+        if keys.len() > limits.connections_max + REFUSED_MAX {
+            return Err(format!("{} connections are there, over the limit", keys.len()));
+        }
+        for key in keys {
+            let queued: usize = broker.output(key).map(<[u8]>::len).sum();
+            if queued > limits.queue_bytes_max() {
+                return Err(format!("{queued} bytes wait for one connection, over the limit"));
+            }
+            let token = Some(key.index());
+            let pipes = &mut kernel.pipes;
+            let pipe = pipes.iter_mut().find(|pipe| pipe.is_open() && pipe.token == token);
+            let Some(pipe) = pipe else {
+                return Err(format!("the socket of {key:?} is gone, and the connection is not"));
+            };
+            if pipe.count_unserved(broker.wants_read(key)) > UNSERVED_TURNS_MAX {
+                return Err(format!("{key:?} has something to be read, and is not read"));
+            }
+        }
+        drop(kernel);
+        self.check_hooks()
+    }
+
+    fn check_hooks(&mut self) -> Result<(), String> {
+        for (key, came) in std::mem::take(&mut locked(&self.server.inside).events) {
+            let known = self.present.iter().position(|present| *present == key);
+            match (came, known) {
+                (true, None) => self.present.push(key),
+                (false, Some(at)) => drop(self.present.swap_remove(at)),
+                _ => return Err(format!("{key:?} came or went twice: {came}")),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn present_count(&self) -> usize {
+        self.present.len()
+    }
+}
