@@ -41,6 +41,8 @@ mod driver;
 mod encoder;
 mod error;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod options;
 mod pool;
 mod read_buffer;
