@@ -321,9 +321,12 @@ impl World {
             if matches!(connection.state, State::Closed) {
                 continue;
             }
+            let queued = peer.sent + connection.send.len();
+            if queued == peer.queued {
+                continue;
+            }
             let all: Vec<u8> = self.broker.output(peer.key).flatten().copied().collect();
             assert_eq!(all.len(), connection.send.len());
-            let queued = peer.sent + all.len();
             let mut rest = &all[all.len() - (queued - peer.queued)..];
             peer.queued = queued;
             while let Some((header, behind)) = rest.split_first_chunk::<4>() {
