@@ -41,6 +41,9 @@ pub mod client;
 mod config;
 #[cfg(feature = "net")]
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "net")]
 mod net;
 pub mod proto;

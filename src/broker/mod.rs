@@ -16,6 +16,8 @@ mod core;
 mod dispatch;
 mod drain;
 mod encoder;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handlers;
 mod latency;
 mod limits;

@@ -42,6 +42,8 @@ mod driver;
 mod encoder;
 mod error;
 mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod incoming;
 mod link;
 mod listening;

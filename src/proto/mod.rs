@@ -9,7 +9,11 @@ mod encode;
 mod envelope;
 mod error_code;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod json;
+#[cfg(any(test, feature = "fuzzing"))]
+mod oracle;
 mod recv_buffer;
 mod scanner;
 mod send_queue;

@@ -57,7 +57,7 @@ impl RecvBuffer {
         self.start = 0;
     }
 
-    fn unread(&self) -> &[u8] {
+    pub(super) fn unread(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 

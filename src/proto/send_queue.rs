@@ -10,6 +10,9 @@ use super::frame::HEADER_BYTES;
 /// A copy of a small frame costs 3 ns; a reference costs a slice of its own in `writev`.
 pub(crate) const COPY_BYTES_MAX: usize = 4 << 10;
 
+/// What is copied into a queue's tail lies in pieces of this size at most.
+const CHUNK_BYTES_MAX: usize = 64 << 10;
+
 /// One encoded frame that many queues may hold. Its bytes are counted once.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedFrame(Arc<SharedBytes>);
@@ -182,14 +185,15 @@ impl SendQueue {
     }
 
     /// A buffer at the end with room for `bytes`. The first one is small, for most turns
-    /// answer with one frame; a queue that goes on growing takes large ones.
+    /// answer with one frame; a queue that goes on growing takes larger ones, each as large as
+    /// all before it, so that a stranger's few errors do not take a large one.
     fn tail(&mut self, bytes: usize, pool: &mut BufferPool) -> &mut Vec<u8> {
         let fits = matches!(
             self.chunks.back(),
             Some(Chunk::Owned(tail)) if tail.capacity() - tail.len() >= bytes
         );
         if !fits {
-            let room = if self.chunks.is_empty() { bytes } else { bytes.max(64 << 10) };
+            let room = bytes.max(self.bytes.min(CHUNK_BYTES_MAX));
             self.chunks.push_back(Chunk::Owned(pool.take(room)));
         }
         match self.chunks.back_mut() {
@@ -235,6 +239,21 @@ mod tests {
             prop_assert_eq!(sent, expected);
             prop_assert_eq!(gauge.bytes(), 0);
         }
+    }
+
+    #[test]
+    fn a_queue_takes_memory_as_it_grows_and_not_before() {
+        let mut pool = BufferPool::default();
+        let mut queue = SendQueue::default();
+        for _ in 0..2_000 {
+            queue.push(&OutFrame::Whole(&[b'x'; 300]), &mut pool);
+            let held = pool.gauge().bytes();
+            // Each piece is as large as what was there, rounded up to a power of two.
+            let fair = (8 << 10).max(3 * queue.len()).min(queue.len() + CHUNK_BYTES_MAX + 4_000);
+            assert!(held <= fair, "{held} for {} bytes", queue.len());
+        }
+        // Pieces that are large once the queue is.
+        assert!(queue.slices().count() < 16, "{} pieces", queue.slices().count());
     }
 
     #[test]

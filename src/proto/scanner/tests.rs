@@ -1,9 +1,9 @@
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use serde::de::IgnoredAny;
 
 use super::{PAYLOAD_DEPTH_MAX, Scanner, validate};
 use crate::proto::Fault;
+use crate::proto::oracle::serde_json_accepts;
 
 /// Documents, between bars.
 const ACCEPTED: &str = r#"
@@ -236,10 +236,4 @@ pub(in crate::proto) fn apply(mut bytes: Vec<u8>, damage: Damage) -> Vec<u8> {
         Damage::Truncate(at) => bytes.truncate(at.index(length)),
     }
     bytes
-}
-
-/// The oracle. `IgnoredAny` neither converts numbers nor resolves escapes, and
-/// `serde_json` skips it without a limit of depth.
-pub(in crate::proto) fn serde_json_accepts(text: &str) -> bool {
-    serde_json::from_str::<IgnoredAny>(text).is_ok()
 }

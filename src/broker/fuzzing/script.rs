@@ -1,0 +1,312 @@
+//! What peers say and do.
+
+use arbitrary::{Arbitrary, Unstructured};
+use serde_json::{Value, json};
+
+use super::FRAME_BYTES_MAX;
+use crate::proto::{Envelope, EnvelopeError, MessageType};
+
+/// One more than the server takes.
+pub(super) const PEERS: usize = 6;
+
+#[derive(Arbitrary, Debug)]
+pub(super) struct Script<'a> {
+    pub(super) steps: Vec<Step<'a>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step<'a> {
+    Accept(Slot),
+    /// With how many bytes of the frame come first; zero is all.
+    Say(Slot, Speech<'a>, u8),
+    Stall(Slot),
+    /// The peer's kernel takes so many bytes; zero is all from now on.
+    Read(Slot, u16),
+    HangUp(Slot, bool),
+    Pass(u16),
+    /// From inside the process.
+    Publish(App, Channel, u8),
+    Drain,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Speech<'a> {
+    Connect(App, Id),
+    Subscribe(Channel, Ack, Whose),
+    Unsubscribe(Channel, Ack, Whose),
+    Publish(Channel, u8),
+    Request(Channel, u8),
+    Notification(Channel, u8),
+    /// Answers some request, its own or not.
+    Respond(u8, u8),
+    Serve(Channel),
+    StopServing(Channel),
+    System(SystemAction),
+    /// A message for another application.
+    Abroad(Channel),
+    Raw(&'a [u8]),
+    TooLarge,
+}
+
+/// By one byte each, and what leads somewhere more often than what ends a conversation.
+impl<'a> Arbitrary<'a> for Step<'a> {
+    fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(match input.arbitrary::<u8>()? {
+            0..=7 => Self::Accept(input.arbitrary()?),
+            8..=159 => Self::Say(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
+            160..=179 => Self::Stall(input.arbitrary()?),
+            180..=203 => Self::Read(input.arbitrary()?, input.arbitrary()?),
+            204..=215 => Self::HangUp(input.arbitrary()?, input.arbitrary()?),
+            216..=229 => Self::Pass(input.arbitrary()?),
+            230..=253 => Self::Publish(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
+            254.. => Self::Drain,
+        })
+    }
+}
+
+impl<'a> Arbitrary<'a> for Speech<'a> {
+    fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(match input.arbitrary::<u8>()? % 32 {
+            0 => Self::Connect(input.arbitrary()?, input.arbitrary()?),
+            1..=4 => Self::Subscribe(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
+            5..=6 => Self::Unsubscribe(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
+            7..=11 => Self::Publish(input.arbitrary()?, input.arbitrary()?),
+            12..=15 => Self::Request(input.arbitrary()?, input.arbitrary()?),
+            16..=17 => Self::Notification(input.arbitrary()?, input.arbitrary()?),
+            18..=20 => Self::Respond(input.arbitrary()?, input.arbitrary()?),
+            21..=24 => Self::Serve(input.arbitrary()?),
+            25 => Self::StopServing(input.arbitrary()?),
+            26..=28 => Self::System(input.arbitrary()?),
+            29 => Self::Abroad(input.arbitrary()?),
+            30 => Self::Raw(input.arbitrary()?),
+            _ => Self::TooLarge,
+        })
+    }
+}
+
+impl Speech<'_> {
+    /// Whether it is something to begin with. All else is said after a connect.
+    pub(super) fn introduces(self) -> bool {
+        matches!(self, Self::Connect(..) | Self::Raw(_) | Self::TooLarge | Self::Abroad(_))
+    }
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SystemAction {
+    Ping,
+    GetStats,
+    ListChannels,
+    ListApplications,
+    ListServices,
+    GetLatency,
+    Unknown,
+    Nothing,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    Own,
+    Implied,
+    Foreign,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ack(pub(super) bool);
+
+/// One of few names, so that they meet, and some more often than others.
+macro_rules! name {
+    ($name:ident: $($text:literal)*, $choices:expr) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(super) struct $name(pub(super) usize);
+
+        impl $name {
+            const NAMES: &[&str] = &[$($text),*];
+
+            pub(super) fn name(self) -> &'static str {
+                Self::NAMES[self.0]
+            }
+        }
+
+        impl Arbitrary<'_> for $name {
+            fn arbitrary(input: &mut Unstructured<'_>) -> arbitrary::Result<Self> {
+                const CHOICES: &[usize] = &$choices;
+                Ok(Self(CHOICES[usize::from(input.arbitrary::<u8>()?) % CHOICES.len()]))
+            }
+        }
+    };
+}
+
+name!(App: "app" "other", [0, 0, 0, 1]);
+name!(Channel: "news" "work" "a \"quoted\" \u{e9}" "system", [0, 0, 0, 1, 1, 1, 2, 3]);
+name!(Id: "one" "two" "three", [0, 1, 2]);
+
+/// The place of a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot(pub(super) usize);
+
+impl Arbitrary<'_> for Slot {
+    fn arbitrary(input: &mut Unstructured<'_>) -> arbitrary::Result<Self> {
+        Ok(Self(usize::from(input.arbitrary::<u8>()?) % PEERS))
+    }
+}
+
+/// One message on its way to the server.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
+    pub(super) what: What,
+    /// Empty where it has none.
+    pub(super) message_id: String,
+    pub(super) payload: Value,
+    pub(super) frame: Vec<u8>,
+    /// Bytes that the server has read.
+    pub(super) given: usize,
+    /// Bytes that come before the others.
+    pub(super) held_back: usize,
+}
+
+/// A speech, as far as it is not in the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Connect(App, Id),
+    Subscribe(Channel, Ack, Whose),
+    Unsubscribe(Channel, Ack, Whose),
+    Publish(Channel),
+    Request(Channel),
+    Notification(Channel),
+    /// To the request with this id.
+    Respond(String),
+    Serve(Channel),
+    StopServing(Channel),
+    System(SystemAction),
+    Abroad,
+    /// No message; with the error that it makes, if one is sent.
+    Raw(Option<&'static str>),
+    TooLarge,
+}
+
+pub(super) fn payload(serial: u32, bytes: u8) -> Value {
+    json!({"serial": serial, "padding": "x".repeat(usize::from(bytes) * 7)})
+}
+
+impl Said {
+    /// `own` is the application and id under which the speaker is known, `request` the id of
+    /// the request that it answers. `None` for bytes that are a message by chance.
+    pub(super) fn new(
+        speech: Speech<'_>,
+        serial: u32,
+        own: Option<(App, Id)>,
+        request: String,
+    ) -> Option<Self> {
+        let (app, id) = own.unwrap_or((App(0), Id(0)));
+        let member = |whose, ack: Ack| match whose {
+            Whose::Own => json!({"connection_id": id.name(), "ack": ack.0}),
+            Whose::Implied => json!({"ack": ack.0}),
+            Whose::Foreign => json!({"connection_id": "somebody", "ack": ack.0}),
+        };
+        let numbered = |bytes| payload(serial, bytes);
+        let (what, kind, channel, payload) = match speech {
+            Speech::Connect(app, id) => {
+                let payload = json!({"action": "connect", "connection_id": id.name()});
+                (What::Connect(app, id), MessageType::Request, Channel(3), payload)
+            }
+            Speech::Subscribe(channel, ack, whose) => {
+                let what = What::Subscribe(channel, ack, whose);
+                (what, MessageType::Subscribe, channel, member(whose, ack))
+            }
+            Speech::Unsubscribe(channel, ack, whose) => {
+                let what = What::Unsubscribe(channel, ack, whose);
+                (what, MessageType::Unsubscribe, channel, member(whose, ack))
+            }
+            Speech::Publish(channel, bytes) => {
+                (What::Publish(channel), MessageType::Publish, channel, numbered(bytes))
+            }
+            // What is asked of the system channel is another speech.
+            Speech::Request(Channel(at), bytes) => {
+                let channel = Channel(at % 3);
+                (What::Request(channel), MessageType::Request, channel, numbered(bytes))
+            }
+            Speech::Notification(Channel(at), bytes) => {
+                let channel = Channel(at % 3);
+                (What::Notification(channel), MessageType::Notification, channel, numbered(bytes))
+            }
+            Speech::Respond(_, bytes) => {
+                let what = What::Respond(request.clone());
+                (what, MessageType::Response, Channel(0), numbered(bytes))
+            }
+            Speech::Serve(Channel(at)) => {
+                let channel = Channel(at % 3);
+                let payload = json!({"action": "serve", "channel": channel.name()});
+                (What::Serve(channel), MessageType::Request, Channel(3), payload)
+            }
+            Speech::StopServing(Channel(at)) => {
+                let channel = Channel(at % 3);
+                let payload = json!({"action": "stop_serving", "channel": channel.name()});
+                (What::StopServing(channel), MessageType::Request, Channel(3), payload)
+            }
+            Speech::System(action) => {
+                let payload = action.payload();
+                (What::System(action), MessageType::Request, Channel(3), payload)
+            }
+            Speech::Abroad(channel) => (What::Abroad, MessageType::Publish, channel, numbered(0)),
+            Speech::Raw(body) => return Self::raw(body),
+            Speech::TooLarge => {
+                let frame = (FRAME_BYTES_MAX as u32 + 1).to_be_bytes().to_vec();
+                return Some(Self::of(What::TooLarge, String::new(), Value::Null, frame));
+            }
+        };
+        let app = match what {
+            What::Connect(app, _) => app.name(),
+            What::Abroad => "abroad",
+            _ => app.name(),
+        };
+        // Few, so that requesters use the same ones.
+        let message_id = format!("message {}", serial % 4);
+        let reply_to = matches!(speech, Speech::Respond(..)).then_some(request);
+        let message = json!({
+            "message_id": message_id, "app_id": app, "channel_id": channel.name(),
+            "message_type": kind.as_str(), "payload": payload, "timestamp": 1.5,
+            "reply_to": reply_to,
+        });
+        let frame = framed(message.to_string().as_bytes());
+        Some(Self::of(what, message_id, payload, frame))
+    }
+
+    fn raw(body: &[u8]) -> Option<Self> {
+        let body = &body[..body.len().min(FRAME_BYTES_MAX)];
+        let EnvelopeError { fault, message_id, message_type, .. } = Envelope::parse(body).err()?;
+        let code = (message_type != Some(MessageType::Response)).then(|| fault.code().as_str());
+        let message_id = message_id.map(|id| id.decode().into_owned()).unwrap_or_default();
+        Some(Self::of(What::Raw(code), message_id, Value::Null, framed(body)))
+    }
+
+    fn of(what: What, message_id: String, payload: Value, frame: Vec<u8>) -> Self {
+        Self { what, message_id, payload, frame, given: 0, held_back: 0 }
+    }
+
+    /// The frame's own message.
+    pub(super) fn message(&self) -> Value {
+        serde_json::from_slice(&self.frame[4..]).unwrap_or_default()
+    }
+}
+
+impl SystemAction {
+    fn payload(self) -> Value {
+        let action = match self {
+            Self::Ping => "ping",
+            Self::GetStats => "get_stats",
+            Self::ListChannels => "list_channels",
+            Self::ListApplications => "list_applications",
+            Self::ListServices => "list_services",
+            Self::GetLatency => "get_latency",
+            Self::Unknown => "make_tea",
+            Self::Nothing => return Value::Null,
+        };
+        json!({"action": action})
+    }
+}
+
+fn framed(body: &[u8]) -> Vec<u8> {
+    let mut frame = (body.len() as u32).to_be_bytes().to_vec();
+    frame.extend_from_slice(body);
+    frame
+}

@@ -1,0 +1,129 @@
+//! What a fuzzer holds the parsers against.
+
+use arbitrary::{Arbitrary, Unstructured};
+
+use super::frame::{self, Frame};
+use super::oracle::Reading;
+use super::{BufferPool, Inbound, Next, RecvBuffer};
+
+/// A stream, and how it arrives.
+#[derive(Arbitrary, Debug)]
+struct Arrival<'a> {
+    body_bytes_max: u16,
+    /// The sizes of what each read brings, over and over. Zero is one.
+    reads: [u8; 4],
+    /// How many times as much it is.
+    scale: u8,
+    /// Frames that a turn takes. Zero is one.
+    frames_per_turn: u8,
+    stream: &'a [u8],
+}
+
+/// What a stream is taken for.
+#[derive(Debug, Default, PartialEq)]
+struct Outcome {
+    bodies: Vec<Vec<u8>>,
+    too_large: Option<usize>,
+    left_over: usize,
+}
+
+/// The frame decoder: a stream that comes whole, in pieces, or byte by byte is the same frames.
+pub(crate) fn frames(input: &[u8]) {
+    let Ok(arrival) = Arrival::arbitrary_take_rest(Unstructured::new(input)) else { return };
+    let expected = arrival.expected();
+    let sizes =
+        arrival.reads.map(|size| usize::from(size.max(1)) * usize::from(arrival.scale.max(1)));
+    for sizes in [[arrival.stream.len().max(1); 4], sizes, [1; 4]] {
+        assert_eq!(arrival.received(sizes), expected, "in reads of {sizes:?}");
+    }
+}
+
+impl Arrival<'_> {
+    /// The frames as the definition has them.
+    fn expected(&self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut rest = self.stream;
+        while let Some((header, behind)) = rest.split_first_chunk::<4>() {
+            let body_bytes = u32::from_be_bytes(*header) as usize;
+            if body_bytes > usize::from(self.body_bytes_max) {
+                outcome.too_large = Some(body_bytes);
+                break;
+            }
+            let Some((body, next)) = behind.split_at_checked(body_bytes) else { break };
+            outcome.bodies.push(body.to_vec());
+            rest = next;
+        }
+        outcome.left_over = rest.len();
+        outcome
+    }
+
+    /// The frames as the server takes them, a bounded number a turn.
+    fn received(&self, sizes: [usize; 4]) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut pool = BufferPool::default();
+        let mut kept = RecvBuffer::default();
+        let mut rest = self.stream;
+        for size in sizes.into_iter().cycle() {
+            let (chunk, behind) = rest.split_at(size.min(rest.len()));
+            rest = behind;
+            kept = self.turns(kept, chunk, &mut outcome, &mut pool);
+            let is_header = matches!(
+                frame::decode(kept.unread(), usize::MAX),
+                Frame::Partial { frame_bytes } if kept.len() == 4 && frame_bytes > 4
+            );
+            assert_eq!(kept.is_bare_header(), is_header);
+            self.check_memory(&kept, &pool);
+            if rest.is_empty() || outcome.too_large.is_some() {
+                break;
+            }
+        }
+        outcome.left_over = kept.len() + rest.len();
+        kept.release(&mut pool);
+        assert_eq!(pool.gauge().bytes(), 0, "memory is lost");
+        outcome
+    }
+
+    /// Turn by turn, until one has frames to spare.
+    fn turns(
+        &self,
+        mut kept: RecvBuffer,
+        mut chunk: &[u8],
+        outcome: &mut Outcome,
+        pool: &mut BufferPool,
+    ) -> RecvBuffer {
+        loop {
+            let mut inbound = Inbound::new(kept, std::mem::take(&mut chunk));
+            let mut is_done = false;
+            for _ in 0..self.frames_per_turn.max(1) {
+                match inbound.peek(self.body_bytes_max.into(), pool) {
+                    Next::Frame { body, frame_bytes } => {
+                        outcome.bodies.push(body.to_vec());
+                        inbound.consume(frame_bytes, pool);
+                        continue;
+                    }
+                    Next::TooLarge { body_bytes } => outcome.too_large = Some(body_bytes),
+                    Next::Nothing => {}
+                }
+                is_done = true;
+                break;
+            }
+            kept = inbound.finish(pool);
+            if is_done {
+                return kept;
+            }
+        }
+    }
+
+    /// What is kept follows what has arrived, not what a length prefix promises.
+    fn check_memory(&self, kept: &RecvBuffer, pool: &BufferPool) {
+        let earned = (4 << 10) + 4 * kept.len();
+        assert!(kept.capacity() <= earned, "{} for {} bytes", kept.capacity(), kept.len());
+        assert_eq!(pool.gauge().bytes(), kept.capacity());
+        assert!(kept.len() <= self.stream.len());
+    }
+}
+
+/// The envelope scanner: it and `serde_json` accept the same messages, and read the same fields.
+pub(crate) fn envelope(body: &[u8]) {
+    assert_eq!(Reading::ours(body), Reading::by_serde_json(body));
+}
