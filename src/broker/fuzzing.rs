@@ -25,7 +25,7 @@ fn limits() -> Limits {
         frame_bytes_max: FRAME_BYTES_MAX,
         idle_timeout: Some(Duration::from_secs(300)),
         queue_high_water_bytes: 3_000,
-        buffered_bytes_max: 256 << 10,
+        memory_bytes_max: 256 << 10,
         subscriptions_per_connection_max: 2,
         services_per_connection_max: 2,
         pending_per_connection_max: 2,
@@ -347,7 +347,7 @@ impl World {
     fn check(&self) {
         let core = &self.broker.core;
         let limits = &core.limits;
-        assert!(core.pool.gauge().bytes() <= limits.buffered_bytes_max);
+        assert!(core.memory_bytes() <= limits.memory_bytes_max);
         assert_eq!(core.requests.len(), self.model.pending());
         assert!(core.connections.len() - core.refused <= limits.connections_max);
         for peer in self.peers.iter().flatten() {

@@ -22,8 +22,11 @@ mod handlers;
 mod latency;
 mod limits;
 mod mailbox;
+mod memory;
 mod message;
 mod pressure;
+#[cfg(feature = "net")]
+mod reload;
 mod router;
 mod session;
 #[cfg(feature = "net")]
@@ -39,12 +42,13 @@ mod workers;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use access::{Access, Token};
+pub use access::{Access, Token, User};
 pub use arena::Key;
 pub use context::{Context, SendError};
 pub use handlers::{Delivery, HandlerError, Reply, Request, RequestResult, Responder};
 pub use latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
 pub use limits::Limits;
+pub use memory::MemoryPressure;
 pub use message::Message;
 pub use stats::{ApplicationInfo, ChannelInfo, Counters, Stats};
 pub use timers::Now;
@@ -61,6 +65,7 @@ use self::dispatch::Outcome;
 use self::handlers::Handlers;
 use self::limits::{FRAMES_PER_TURN_MAX, HANDSHAKE_FRAME_BYTES_MAX, REFUSALS_MAX};
 use self::mailbox::Mailbox;
+use self::memory::{CONNECTION_BYTES, short_of_memory};
 use self::session::{Connection, State};
 use self::timers::Due;
 use crate::proto::{ErrorCode, Inbound, Next};
@@ -161,7 +166,8 @@ impl Broker {
     pub fn accept(&mut self, now: Now) -> Option<ConnectionKey> {
         self.core.now = now;
         self.core.counters.accepted += 1;
-        let full = self.core.is_full();
+        let short = self.core.refuses_for_memory();
+        let full = short || self.core.is_full();
         let limits = &self.core.limits;
         if full && self.core.refused >= REFUSALS_MAX {
             self.core.counters.count_error(ErrorCode::ServerFull);
@@ -173,13 +179,60 @@ impl Broker {
             connection.timer = Some(self.core.timers.arm(deadline, Due::Handshake(key)));
             connection.refused = full;
         }
+        self.core.budget.tables_bytes += CONNECTION_BYTES;
         if full {
             self.core.refused += 1;
             let text = "the server holds as many connections as it may; try again later, or raise \
                         its --max-connections";
-            self.core.report(key, &Refusal::new(ErrorCode::ServerFull, text));
+            let why = match short {
+                true => short_of_memory(ErrorCode::ServerFull),
+                false => Refusal::new(ErrorCode::ServerFull, text),
+            };
+            self.core.report(key, &why);
         }
         Some(key)
+    }
+
+    /// Whether [`Broker::admits_user`] has to be asked about connections over Unix sockets.
+    pub fn asks_for_users(&self) -> bool {
+        self.core.access.asks_for_users()
+    }
+
+    /// Whether this user may connect.
+    pub fn admits_user(&self, user: User) -> bool {
+        self.core.access.admits_user(user)
+    }
+
+    /// Tells a connection that was just accepted that its user is not admitted, and closes it.
+    pub fn turn_away(&mut self, key: ConnectionKey, now: Now) {
+        self.core.now = now;
+        let Some(connection) = self.core.connections.get_mut(key) else { return };
+        if !std::mem::replace(&mut connection.refused, true) {
+            self.core.refused += 1;
+        }
+        if self.core.refused > REFUSALS_MAX {
+            self.core.close_now(key);
+            return;
+        }
+        let text = "this user is not admitted; connect as another one, or add it to the \
+                    server's --allow-uid or --allow-gid";
+        self.core.report(key, &Refusal::new(ErrorCode::AuthFailed, text));
+    }
+
+    /// What the transport of a connection holds beside what every connection takes counts
+    /// among [`Limits::memory_bytes_max`].
+    pub fn add_transport_bytes(&mut self, key: ConnectionKey, bytes: usize) {
+        if let Some(connection) = self.core.connections.get_mut(key) {
+            connection.transport_bytes += bytes as u32;
+            self.core.budget.tables_bytes += bytes;
+        }
+    }
+
+    /// What came on a connection is not what its transport speaks.
+    #[cfg(feature = "net")]
+    pub(crate) fn count_garbled(&mut self, key: ConnectionKey, why: &dyn std::fmt::Display) {
+        self.core.counters.transport_failures += 1;
+        crate::trace::garbled(key.index(), &why.to_string());
     }
 
     /// A connection could not even be accepted, for want of a descriptor.
@@ -211,6 +264,7 @@ impl Broker {
             Some(connection) => {
                 connection.splits_writes |= kept.is_bare_header();
                 connection.recv = kept;
+                self.core.pause_unfinished(key);
             }
             None => kept.release(&mut self.core.pool),
         }

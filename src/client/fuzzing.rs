@@ -3,7 +3,7 @@
 use arbitrary::{Arbitrary, Unstructured};
 
 use super::answer;
-use super::connection::front;
+use super::incoming::front;
 use super::error::{Error, Fault};
 use super::read_buffer::ReadBuffer;
 use crate::broker::Message;

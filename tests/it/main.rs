@@ -13,10 +13,16 @@ mod embedding;
 mod hooks;
 mod instruments;
 mod memory;
+#[cfg(feature = "cli")]
+mod operation;
 mod smoke;
 mod support;
 #[cfg(all(feature = "cli", target_os = "linux"))]
 mod syscalls;
 mod tidy;
+#[cfg(feature = "tls")]
+mod tls;
 mod unix_socket;
+#[cfg(target_os = "linux")]
+mod users;
 mod wire_errors;
