@@ -16,7 +16,7 @@ use super::target::Target;
 /// List the channels of an application.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Latencies are the server's, since its start: from a request's last byte to its answer being with
+Latencies are the server's, since its start: from a request's last byte to its answer being with \
 the kernel.
 
 Examples:
@@ -34,7 +34,7 @@ pub(super) struct Channels {
 impl Channels {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let output = Output::new(self.json);
-        let mut connection = self.target.connect()?;
+        let mut connection = self.target.connect_for("list of channels")?;
         if self.json {
             let answer = connection.system(&json!({"action": "list_channels"}))?;
             output.line(document::one_line(answer.payload.as_str()))?;

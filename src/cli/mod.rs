@@ -19,6 +19,7 @@ mod payload;
 mod ping;
 mod publish;
 mod request;
+mod sending;
 mod serve;
 mod settings;
 mod stats;

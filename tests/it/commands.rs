@@ -5,6 +5,7 @@ mod bench;
 mod examples;
 mod leaving;
 mod listening;
+mod published;
 mod screen;
 mod terminal;
 
@@ -94,6 +95,12 @@ impl Live {
             line.push(byte[0]);
         }
         String::from_utf8(line).unwrap()
+    }
+
+    fn read_error(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line
     }
 
     /// The exit code, what else it printed, and what it said on standard error.
