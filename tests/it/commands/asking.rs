@@ -109,6 +109,44 @@ fn what_is_published_and_notified_arrives() {
 }
 
 #[test]
+fn every_line_of_a_feed_is_a_message() {
+    let demo = Demo::start();
+    let mut peer = demo.0.peer();
+    peer.connect("bench", "listens");
+    peer.subscribe("news");
+    peer.fence();
+    let feed = |text: &str, flags: &[&str]| {
+        let mut command = demo.command(&[&["publish", "news", "--lines"], flags].concat());
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let Output { status, stdout, .. } = feed("1\n\n {\"a\": 2} \n\"last\"", &["--json"]);
+    assert!(status.success());
+    let told: Value = serde_json::from_slice(&stdout).unwrap();
+    let expected = json!({"channel": "news", "type": "publish", "sent": 3, "confirmed": true});
+    assert_eq!(told, expected);
+    for payload in [json!(1), json!({"a": 2}), json!("last")] {
+        assert_eq!(peer.receive()["payload"], payload);
+    }
+    // What came before a line that is wrong has arrived.
+    let Output { status, stderr, .. } = feed("7\nwrong\n8\n", &[]);
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("line 2 of standard input is not JSON"), "{stderr}");
+    assert_eq!(peer.receive()["payload"], 7);
+    let [told] = &demo.documents(&["notify", "news", "1", "--json"])[..] else { panic!("one") };
+    assert_eq!((&told["type"], &told["sent"]), (&json!("notification"), &json!(1)));
+    assert_fails(demo.command(&["publish", "news"]), 2, "<JSON>");
+    assert_fails(demo.command(&["publish", "news", "1", "--lines"]), 2, "--lines");
+}
+
+#[test]
 fn tokens_come_from_a_file_or_the_environment() {
     let scratch = Scratch::new("command-tokens");
     let token = scratch.file("token", 0o600, "a long secret\n");
@@ -192,14 +230,74 @@ fn a_worker_answers_with_what_its_command_prints() {
     let large = format!("\"{}\"", "x".repeat(100_000));
     let answer: Value = serde_json::from_str(&demo.prints(&["request", "much", &large])).unwrap();
     assert_eq!(answer.as_str().unwrap().len(), 300_000);
-    for worker in [upper, shell, fails, silent, much] {
+    // What takes too long or prints too much is killed, and the requester told so.
+    let sleeps = ["worker", "sleeps", "--command-timeout", "200ms", "--", "sleep", "1000"];
+    let sleeps = start(&sleeps);
+    assert_fails(demo.command(&["request", "sleeps"]), 1, "longer than 200ms and was killed");
+    let endless = start(&["worker", "endless", "--max-output-bytes", "10KiB", "--", "yes"]);
+    assert_fails(demo.command(&["request", "endless"]), 1, "printed more than 10.0 KiB");
+    for worker in [upper, shell, fails, silent, much, sleeps, endless] {
         worker.signal("INT");
         let (code, _, stderr) = worker.end();
         assert_eq!(code, Some(0), "{stderr}");
     }
     let missing = start(&["worker", "missing", "--", "/does/not/exist"]);
-    assert_fails(demo.command(&["request", "missing", "1"]), 1, "(worker_lost)");
+    assert_fails(demo.command(&["request", "missing", "1"]), 1, "cannot run /does/not/exist");
     let (code, _, stderr) = missing.end();
     assert_eq!(code, Some(1));
     assert!(stderr.contains("cannot run /does/not/exist"), "{stderr}");
+}
+
+/// Each of the two commands waits for the other.
+#[test]
+fn a_worker_runs_as_many_commands_at_a_time_as_it_is_told() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("concurrency"));
+    let script = "read -r me; touch $me; other=$((3 - me)); \
+                  until [ -e $other ]; do sleep 0.01; done; echo $other";
+    let mut command = demo.command(&["worker", "met", "-c", "2", "--", "sh", "-c", script]);
+    command.current_dir(&scratch.0);
+    let worker = super::Live::start(command);
+    let asks = ["1", "2"].map(|me| {
+        let mut asks = demo.command(&["request", "met", me, "--timeout", "30s"]);
+        asks.stdout(Stdio::piped()).spawn().unwrap()
+    });
+    let answers = asks.map(|asks| asks.wait_with_output().unwrap().stdout);
+    assert_eq!(answers, [b"2\n", b"1\n"]);
+    drop(worker);
+}
+
+#[test]
+fn the_first_ctrl_c_lets_a_command_finish_and_the_second_kills_it() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("interrupts"));
+    for (signals, says) in [(1, "\"done\"\n"), (2, "told to end at once")] {
+        let script = "touch started; until [ -e finish ]; do sleep 0.01; done; echo done";
+        let mut command = demo.command(&["worker", "job", "--", "sh", "-c", script]);
+        command.current_dir(&scratch.0);
+        let worker = super::Live::start(command);
+        let mut asks = demo.command(&["request", "job", "--timeout", "30s"]);
+        let asks = asks.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let started = scratch.0.join("started");
+        while !started.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        worker.signal("INT");
+        // It is a worker no longer before the next signal, or the file, comes.
+        let mut peer = demo.0.peer();
+        peer.connect("bench", "looks");
+        let is_served = |services: &Value| services.to_string().contains("\"job\"");
+        while is_served(&peer.request("system", json!({"action": "list_services"}))) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        match signals {
+            1 => drop(scratch.file("finish", 0o600, "")),
+            _ => worker.signal("INT"),
+        }
+        let Output { stdout, stderr, .. } = asks.wait_with_output().unwrap();
+        let said = String::from_utf8([stdout, stderr].concat()).unwrap();
+        assert!(said.contains(says), "{said}");
+        assert_eq!(worker.end().0, Some(0));
+        for left in ["started", "finish"] {
+            let _ = std::fs::remove_file(scratch.0.join(left));
+        }
+    }
 }
