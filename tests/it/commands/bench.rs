@@ -56,16 +56,61 @@ fn a_stalled_server_hides_nothing_of_what_waited() {
     let slow = demo.command(&["worker", "slow", "--", "sleep", "0.05"]);
     let worker = Live::start(slow);
     let arguments = ["--channel", "slow", "--rate", "1000", "--warmup", "0", "--duration", "1s"];
-    let shown = demo.prints(&[&["bench"], &arguments[..]].concat());
+    let few = [&["bench", "--in-flight", "4"], &arguments[..]].concat();
+    let shown = demo.prints(&few);
     assert!(shown.contains("were due and not sent"), "{shown}");
-    let mut documents = demo.documents(&[&["bench", "--json"], &arguments[..]].concat());
-    let report = documents.remove(0);
+    let report = demo.documents(&[&few[..], &["--json"]].concat()).remove(0);
     assert!(report["unsent"].as_u64() > Some(0), "what was never sent is told: {report}");
     // One takes 50 ms and one is due every millisecond: the later, the longer it waited.
     let [min, max] = ["min", "max"].map(|name| report["latency_us"][name].as_f64().unwrap());
     assert!(report["count"].as_u64() >= Some(2), "{report}");
     assert!(max - min > 40_000.0, "waiting for its turn counts: {report}");
+    // With room for them all they are sent, and those without an answer are told too.
     drop(worker);
+    for flags in [&[][..], &["--json"]] {
+        let worker = Live::start(demo.command(&["worker", "slow", "--", "sleep", "0.05"]));
+        let many = ["bench", "--in-flight", "1000", "--timeout", "500ms"];
+        let shown = demo.prints(&[&many, &arguments[..], flags].concat());
+        if flags.is_empty() {
+            assert!(shown.contains("were not answered in time"), "{shown}");
+        } else {
+            let report: Value = serde_json::from_str(&shown).unwrap();
+            assert!(report["unanswered"].as_u64() > Some(0), "{report}");
+        }
+        drop(worker);
+    }
+}
+
+#[test]
+fn an_open_loop_sends_whatever_is_outstanding() {
+    let demo = Demo::start();
+    // A hundred sleep at a time: one after another they would be 20 in all.
+    let slow = demo.command(&["worker", "slow", "-c", "100", "--", "sleep", "0.5"]);
+    let worker = Live::start(slow);
+    let rate = ["--rate", "100", "--warmup", "0", "--duration", "1s", "--timeout", "30s"];
+    let report = demo.documents(&[&["bench", "--json", "--channel", "slow"], &rate[..]].concat());
+    let report = &report[0];
+    let [count, unsent] = ["count", "unsent"].map(|name| report[name].as_u64().unwrap());
+    // A machine that is busy may come to the last ones too late.
+    assert!(count >= 50 && count + unsent >= 95, "{report}");
+    assert_eq!(report["unanswered"], 0, "{report}");
+    drop(worker);
+    let silent = demo.command(&["bench", "--channel", "slow", "--rate", "10", "--duration", "1s"]);
+    assert_fails(silent, 1, "(no_handler)");
+}
+
+/// Nobody reads while a message waits to be sent: what is outstanding has to fit in between.
+#[test]
+fn large_messages_of_an_open_loop_do_not_hold_each_other_up() {
+    let demo = Demo::start();
+    for load in ["request", "publish"] {
+        let large = ["--rate", "500", "--size", "512KiB", "--in-flight", "64"];
+        let times = ["--warmup", "0", "--duration", "1s"];
+        let arguments = [&["bench", load, "--json"], &large[..], &times].concat();
+        let report = demo.documents(&arguments).remove(0);
+        assert!(report["count"].as_u64() > Some(0), "{report}");
+        assert_eq!(report["unanswered"], 0, "{report}");
+    }
 }
 
 #[test]
