@@ -107,5 +107,18 @@ fn the_help_of_every_subcommand_tells_exit_codes_and_variables() {
         }
         let widest = help.lines().map(|line| line.chars().count()).max().unwrap_or_default();
         assert!(widest <= 80, "ipc {name} --help is {widest} wide");
+        assert_filled(&name, &help);
+    }
+}
+
+/// No line of a paragraph has been broken where the next word would have had room.
+fn assert_filled(name: &str, help: &str) {
+    let lines: Vec<&str> = help.lines().collect();
+    for pair in lines.windows(2) {
+        let is_text = pair.iter().all(|line| line.starts_with(char::is_alphabetic));
+        let Some(next) = pair[1].split_whitespace().next().filter(|_| is_text) else { continue };
+        let has_room = pair[0].chars().count() + 1 + next.chars().count() <= 80;
+        let is_over = pair[0].ends_with(['.', ':']);
+        assert!(!has_room || is_over, "ipc {name} --help breaks off early: {pair:?}");
     }
 }
