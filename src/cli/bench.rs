@@ -43,7 +43,7 @@ Examples:
   ipc bench
   ipc bench publish --clients 2 --size 1KiB
   ipc bench fan-out --clients 50 --duration 10s --hdr fan-out.hlog
-  ipc bench request --rate 5000 --json"))]
+  ipc bench request --rate 5000 --in-flight 64 --json"))]
 pub(super) struct Bench {
     /// Kind of load
     #[arg(value_enum, default_value_t)]

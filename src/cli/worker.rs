@@ -101,7 +101,8 @@ impl Worker {
         let client = options.connect()?;
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
-        client.on_event(move |event| tell_event(event, &over));
+        let told = Arc::clone(&work);
+        client.on_event(move |event| told.note_event(event, &over));
         let serving = Arc::clone(&work);
         client.serve(&self.channel, self.concurrency.into(), move |message| {
             serving.answer(message)
@@ -174,6 +175,18 @@ impl Work {
         }
     }
 
+    fn note_event(&self, event: &Event, is_over: &AtomicBool) {
+        match event {
+            Event::Connected { .. } => tell("the server is there again, and so is its worker"),
+            Event::Disconnected { .. } => tell("the server is gone; waiting for it"),
+            Event::NotRestored { error } => {
+                self.breaks(Failure::runtime(format!("cannot serve as before: {error}")));
+            }
+            Event::Closed { .. } => is_over.store(true, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
     /// The first reason is the one that is told.
     fn breaks(&self, failure: Failure) {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
@@ -181,16 +194,6 @@ impl Work {
 
     fn take_broken(&self) -> Option<Failure> {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-fn tell_event(event: &Event, is_over: &AtomicBool) {
-    match event {
-        Event::Connected { .. } => tell("the server is there again, and so is its worker"),
-        Event::Disconnected { .. } => tell("the server is gone; waiting for it"),
-        Event::NotRestored { error } => tell(&format!("cannot serve as before: {error}")),
-        Event::Closed { .. } => is_over.store(true, Ordering::Relaxed),
-        _ => {}
     }
 }
 

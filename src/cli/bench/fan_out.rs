@@ -73,10 +73,10 @@ fn publish(
     clock: &Clock,
     progress: &Progress,
 ) -> Measured {
-    let mut pace = plan.rate.map(|rate| Pace::new(clock.start, rate, 0, 1));
+    let mut pace = plan.rate.map(|rate| Pace::new(clock, rate, 0, 1));
     let padding = "x".repeat(plan.payload_bytes.saturating_sub("{'at':1234567890,'pad':''}".len()));
     loop {
-        let due = pace.as_ref().map_or_else(Instant::now, Pace::next);
+        let due = pace.as_mut().map_or_else(Instant::now, Pace::next);
         pace::wait_until(due.min(clock.end));
         if clock.is_over() {
             clock.note_unsent(pace.as_ref());

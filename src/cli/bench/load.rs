@@ -31,7 +31,7 @@ pub(super) struct Plan {
 /// What all threads go by.
 pub(super) struct Clock {
     pub(super) start: Instant,
-    measure_from: Instant,
+    pub(super) measure_from: Instant,
     pub(super) end: Instant,
     stopped: AtomicBool,
     /// For the progress bar: everything so far, the warm-up included.
@@ -164,7 +164,7 @@ fn run_loops(
                 let measured = match plan.rate {
                     None => closed_loop(connection, message, options.timeout, clock),
                     Some(rate) => {
-                        let pace = Pace::new(clock.start, rate, at, plan.clients);
+                        let pace = Pace::new(clock, rate, at, plan.clients);
                         OpenLoop::new(plan, options, connection, message.clone(), pace).run(clock)
                     }
                 };

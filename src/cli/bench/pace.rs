@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::load::Clock;
+
 /// The system wakes a thread some 50 µs late; the last piece is waited for awake.
 pub(super) const AWAKE: Duration = Duration::from_micros(200);
 
@@ -11,27 +13,44 @@ pub(super) struct Pace {
     start: Instant,
     every: Duration,
     sent: u64,
+    /// When it begins anew: what the warm-up left unsent is no burden of what is measured.
+    anew: Option<Instant>,
 }
 
 impl Pace {
     /// The share of a rate that is the client's who is `at` among `clients`; they take turns.
-    pub(super) fn new(start: Instant, rate: f64, at: u32, clients: u32) -> Self {
+    pub(super) fn new(clock: &Clock, rate: f64, at: u32, clients: u32) -> Self {
+        Self::between(clock.start, clock.measure_from, rate, at, clients)
+    }
+
+    fn between(start: Instant, anew: Instant, rate: f64, at: u32, clients: u32) -> Self {
         let every = Duration::from_secs_f64(f64::from(clients) / rate);
         let phase = every.mul_f64(f64::from(at) / f64::from(clients));
-        Self { start: start + phase, every, sent: 0 }
+        Self { start: start + phase, every, sent: 0, anew: Some(anew + phase) }
     }
 
     /// When the next is due, which is earlier than now for those that could not go in time.
-    pub(super) fn next(&self) -> Instant {
-        self.start + self.every.mul_f64(self.sent as f64)
+    pub(super) fn next(&mut self) -> Instant {
+        let due = self.start + self.every.mul_f64(self.sent as f64);
+        let is_over = |anew: &mut Instant| due >= *anew || Instant::now() >= *anew;
+        match self.anew.take_if(is_over) {
+            None => due,
+            Some(anew) => {
+                (self.start, self.sent) = (anew, 0);
+                anew
+            }
+        }
     }
 
     pub(super) fn note_sent(&mut self) {
         self.sent += 1;
     }
 
-    /// How many were due before `end` and have not been sent.
+    /// How many were due before `end`, after the warm-up, and have not been sent.
     pub(super) fn unsent(&self, end: Instant) -> u64 {
+        if self.anew.is_some_and(|anew| anew >= end) {
+            return 0;
+        }
         let due = end.saturating_duration_since(self.start).div_duration_f64(self.every).ceil();
         whole(due).saturating_sub(self.sent)
     }
@@ -58,7 +77,7 @@ mod tests {
     #[test]
     fn clients_take_turns_and_no_delay_moves_the_times() {
         let start = Instant::now();
-        let mut pace = Pace::new(start, 1_000.0, 1, 2);
+        let mut pace = Pace::between(start, start, 1_000.0, 1, 2);
         let mut due = || {
             let due = pace.next() - start;
             pace.note_sent();
@@ -72,11 +91,24 @@ mod tests {
     fn what_was_due_and_not_sent_is_counted() {
         let start = Instant::now();
         let end = start + Duration::from_millis(10);
-        let mut pace = Pace::new(start, 1_000.0, 0, 1);
+        let mut pace = Pace::between(start, start, 1_000.0, 0, 1);
         for _ in 0..3 {
+            pace.next();
             pace.note_sent();
         }
         assert_eq!(pace.unsent(end), 7);
         assert_eq!(pace.unsent(start), 0);
+    }
+
+    #[test]
+    fn what_the_warm_up_left_unsent_is_forgotten() {
+        let long_ago = Instant::now();
+        let anew = long_ago + Duration::from_millis(20);
+        let mut pace = Pace::between(long_ago, anew, 1_000.0, 0, 1);
+        assert_eq!(pace.next(), long_ago);
+        assert_eq!(pace.unsent(anew), 0);
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(pace.next(), anew);
+        assert_eq!(pace.unsent(anew + Duration::from_millis(5)), 5);
     }
 }

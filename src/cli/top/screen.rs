@@ -16,7 +16,8 @@ use super::super::output::printable;
 use super::Sort;
 use super::sample::{History, Rates, Row, Trend};
 
-const PANEL_HEIGHT: u16 = 6;
+/// Of the panels, by the height of the screen: on a low one the table goes before them.
+const PANEL_HEIGHTS: [(u16, u16); 3] = [(20, 6), (14, 4), (0, 0)];
 const KEYS: &str =
     "sort: c channel r req p publ d p99 n subs · ↑↓ · +- speed · space pause · q quit";
 const KEYS_WIDE: &str = " sort by c channel, r requests, p publications, d p99, n subscribers · \
@@ -126,9 +127,11 @@ impl View {
     }
 
     pub(super) fn draw(&mut self, frame: &mut Frame<'_>, history: &History) {
+        let height = frame.area().height;
+        let panels = PANEL_HEIGHTS.into_iter().find(|(screen, _)| height >= *screen);
         let [head, panels, table, keys] = Layout::vertical([
             Constraint::Length(2),
-            Constraint::Length(PANEL_HEIGHT),
+            Constraint::Length(panels.map_or(0, |(_, panels)| panels)),
             Constraint::Min(3),
             Constraint::Length(1),
         ])
@@ -240,7 +243,9 @@ impl View {
         let cells = columns.iter().map(|column| {
             let is_sorted = column.sort == Some(self.sort);
             let style = if is_sorted { bold().add_modifier(Modifier::UNDERLINED) } else { bold() };
-            let arrow = match (is_sorted, self.is_reversed) {
+            // Names grow downwards, numbers upwards, unless turned round.
+            let is_growing = (self.sort == Sort::Channel) != self.is_reversed;
+            let arrow = match (is_sorted, is_growing) {
                 (false, _) => "",
                 (true, false) => "▼",
                 (true, true) => "▲",

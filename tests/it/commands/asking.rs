@@ -43,7 +43,9 @@ fn exit_codes_say_whose_fault_it_is() {
     assert_fails(demo.command(&["request", "echo", "{"]), 2, "not JSON");
     assert_fails(demo.command(&["request", ""]), 2, "channel_id");
     assert_fails(demo.command(&["request", "echo", "1", "--timeout", "0"]), 2, "500ms");
-    assert_fails(demo.command(&["request"]), 2, "<CHANNEL>");
+    let missing = "arguments were not provided: <CHANNEL>; see `ipc request --help`";
+    assert_fails(demo.command(&["request"]), 2, missing);
+    assert_fails(demo.command(&["requst"]), 2, "'request'; see `ipc --help`");
     assert_fails(demo.command(&["subscribe"]), 2, "<CHANNEL>");
     assert_fails(demo.command(&["worker", "square"]), 2, "<COMMAND>");
     let unused = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
@@ -106,6 +108,28 @@ fn what_is_published_and_notified_arrives() {
         refused.env("IPC_HOST", "localhost").env("IPC_PORT", narrow.address().port().to_string());
         assert_fails(refused, 1, "(frame_too_large)");
     }
+}
+
+#[test]
+fn variables_stand_for_flags_and_flags_go_before_them() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("variables"));
+    let mut worker = demo.0.peer();
+    worker.connect("other", "sleeps");
+    worker.serve("slow");
+    let ask = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = demo.command(arguments);
+        command.envs(variables.iter().copied());
+        command
+    };
+    let other = [("IPC_APP", "other"), ("IPC_TIMEOUT", "100ms")];
+    assert_fails(ask(&["request", "slow"], &other), 4, "within 100ms");
+    assert_fails(ask(&["request", "slow", "--app", "bench"], &other), 1, "(no_handler)");
+    assert_fails(ask(&["request", "slow", "--timeout", "200ms"], &other), 4, "within 200ms");
+    let nowhere = scratch.0.join("no.sock");
+    let nowhere = nowhere.to_str().unwrap();
+    assert_fails(ask(&["ping"], &[("IPC_UNIX", nowhere)]), 3, nowhere);
+    assert_fails(ask(&["ping"], &[("IPC_PORT", "many")]), 2, "--port");
+    assert_fails(ask(&["ping"], &[("IPC_TIMEOUT", "soon")]), 2, "500ms");
 }
 
 #[test]

@@ -51,6 +51,17 @@ fn an_open_loop_sends_no_more_than_its_rate() {
 }
 
 #[test]
+fn what_the_warm_up_could_not_send_is_not_measured() {
+    let demo = Demo::start();
+    // No machine sends so many, so that in the end all that is sent was due long before.
+    let times = ["--warmup", "500ms", "--duration", "300ms"];
+    let report = demo.documents(&[&["bench", "--json", "--rate", "1e7"], &times[..]].concat());
+    let report = &report[0];
+    let [count, unsent] = ["count", "unsent"].map(|name| report[name].as_u64().unwrap());
+    assert!(count > 0 && unsent > 0 && count + unsent <= 3_000_000, "{report}");
+}
+
+#[test]
 fn a_stalled_server_hides_nothing_of_what_waited() {
     let demo = Demo::start();
     let slow = demo.command(&["worker", "slow", "--", "sleep", "0.05"]);
