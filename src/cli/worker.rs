@@ -12,7 +12,6 @@ use clap::Args;
 use ipc_framework::client::{ClientOptions, Event, WhileDisconnected};
 use ipc_framework::{HandlerError, Json, Message, MessageType};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use self::command::{Bounds, Command};
 use super::failure::with_exit_codes;
@@ -140,7 +139,7 @@ impl Worker {
 
 impl Work {
     /// What the command says, or why there is nothing of it.
-    fn answer(&self, message: &Message) -> Result<Box<RawValue>, HandlerError> {
+    fn answer(&self, message: &Message) -> Result<Json<'static>, HandlerError> {
         let begin = Instant::now();
         let input = message.payload.as_str().as_bytes();
         let answer = match self.command.run(&self.channel, input, &self.bounds) {
@@ -155,7 +154,7 @@ impl Work {
             }
         };
         self.show(message, begin.elapsed(), answer.as_ref().err());
-        Ok(RawValue::from_string(answer.map_err(HandlerError::new)?.to_string())?)
+        answer.map_err(HandlerError::new)
     }
 
     fn show(&self, message: &Message, took: Duration, error: Option<&String>) {
@@ -179,7 +178,7 @@ impl Work {
         match event {
             Event::Connected { .. } => tell("the server is there again, and so is its worker"),
             Event::Disconnected { .. } => tell("the server is gone; waiting for it"),
-            Event::NotRestored { error } => {
+            Event::NotRestored { error, .. } => {
                 self.breaks(Failure::runtime(format!("cannot serve as before: {error}")));
             }
             Event::Closed { .. } => is_over.store(true, Ordering::Relaxed),
