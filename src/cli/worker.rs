@@ -4,12 +4,11 @@ mod command;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ipc_framework::client::{ClientOptions, Event, WhileDisconnected};
+use ipc_framework::client::{ClientOptions, Error, Event, WhileDisconnected};
 use ipc_framework::{HandlerError, Json, Message, MessageType};
 use serde::Serialize;
 
@@ -98,10 +97,8 @@ impl Worker {
             broken: Mutex::new(None),
         });
         let client = options.connect()?;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let over = is_over.clone();
         let told = Arc::clone(&work);
-        client.on_event(move |event| told.note_event(event, &over));
+        client.on_event(move |event| told.note_event(event));
         let serving = Arc::clone(&work);
         client.serve(&self.channel, self.concurrency.into(), move |message| {
             serving.answer(message)
@@ -111,7 +108,7 @@ impl Worker {
             if let Some(failure) = work.take_broken() {
                 break Some(failure);
             }
-            if interrupt.is_noted() || is_over.load(Ordering::Relaxed) {
+            if interrupt.is_noted() {
                 break None;
             }
             std::thread::sleep(LOOK_EVERY);
@@ -174,14 +171,18 @@ impl Work {
         }
     }
 
-    fn note_event(&self, event: &Event, is_over: &AtomicBool) {
+    fn note_event(&self, event: &Event) {
         match event {
             Event::Connected { .. } => tell("the server is there again, and so is its worker"),
             Event::Disconnected { .. } => tell("the server is gone; waiting for it"),
+            // A server that is there and refuses: that may need somebody to do something.
+            Event::Unreachable { error: error @ Error::Answered { .. }, .. } => {
+                tell(&format!("the server refuses: {error}"));
+            }
             Event::NotRestored { error, .. } => {
                 self.breaks(Failure::runtime(format!("cannot serve as before: {error}")));
             }
-            Event::Closed { .. } => is_over.store(true, Ordering::Relaxed),
+            Event::Closed { error: Some(error), .. } => self.breaks(error.into()),
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! One question, one answer, and how a failure is told.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
 
@@ -32,6 +32,18 @@ fn a_payload_comes_from_a_file_or_standard_input() {
     assert!(status.success());
     assert_eq!(stdout, b"[7]\n");
     assert_fails(demo.command(&["request", "echo", "@/does/not/exist"]), 2, "cannot read");
+    let mut lines = demo.command(&["request", "echo", "--lines"]);
+    let mut child = lines.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap());
+    for line in ["[1]", "{\"a\":  2}"] {
+        writeln!(stdin, "{line}").unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer, format!("{line}\n"), "answered before the next is there");
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

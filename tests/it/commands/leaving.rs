@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 use serde_json::{Value, json};
 
 use super::{Demo, Live};
-use crate::cli::{Running, assert_fails, serve};
+use crate::cli::{Running, Scratch, assert_fails, serve};
 
 /// A server that ends says so to everybody; that is no message of any channel.
 #[test]
@@ -40,6 +40,22 @@ fn a_worker_waits_for_a_server_that_is_started_anew() {
     worker.signal("INT");
     let (code, stdout, stderr) = worker.end();
     assert_eq!((code, stdout.as_str()), (Some(0), ""), "{stderr}");
+}
+
+#[test]
+fn a_worker_that_the_server_does_not_take_back_ends() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("refused"));
+    let port = demo.0.address().port().to_string();
+    let mut worker = Live::start(demo.command(&["worker", "held", "--", "cat"]));
+    drop(demo);
+    assert!(worker.read_error().contains("is gone"));
+    let token = scratch.file("token", 0o600, "a long secret\n");
+    let anew = ["--host", "127.0.0.1", "--port", &port, "--token-file", &token];
+    let guarded = Running::start(serve(&anew));
+    let (code, _, stderr) = worker.end();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.starts_with("ipc: ") && stderr.contains("(auth_failed)"), "{stderr}");
+    drop(guarded);
 }
 
 #[test]

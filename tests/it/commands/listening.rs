@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Demo, Live, documents, signal};
 use crate::cli::{assert_fails, ipc};
+use crate::support::HANG;
 
 #[test]
 fn a_subscriber_shows_what_is_published_until_ctrl_c() {
@@ -172,6 +173,20 @@ fn a_reader_that_has_seen_enough_ends_it_in_silence() {
         let stderr = String::from_utf8_lossy(&stderr).into_owned();
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{arguments}");
     }
+}
+
+#[test]
+fn a_worker_whose_reader_has_seen_enough_ends_too() {
+    let demo = Demo::start();
+    let mut worker = Live::start(demo.command(&["worker", "echoes", "--json", "--", "cat"]));
+    drop(worker.child.stdout.take());
+    demo.prints(&["request", "echoes", "1"]);
+    let begin = std::time::Instant::now();
+    while worker.child.try_wait().unwrap().is_none() {
+        assert!(begin.elapsed() < HANG, "it goes on");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(worker.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
