@@ -8,6 +8,7 @@ mod listening;
 mod published;
 mod screen;
 mod terminal;
+mod working;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};

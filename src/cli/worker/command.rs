@@ -275,12 +275,31 @@ mod tests {
         let text = run("sleep 1000 | sleep 1000", b"", 5, SHORT).unwrap_err();
         assert!(text.contains("200ms") && text.contains("--command-timeout"), "{text}");
         assert!(begin.elapsed() >= SHORT);
+        // It complains faster than anybody reads.
+        let text = run("exec yes >&2", b"", 5, SHORT).unwrap_err();
+        assert!(text.contains("was killed"), "{text}");
         // It closed its output and goes on.
         let text = run("exec >&- 2>&-; sleep 1000", b"", 5, SHORT).unwrap_err();
         assert!(text.contains("was killed"), "{text}");
         // It never reads what a pipe has no room for.
         let text = run("sleep 1000", &vec![b'x'; 1 << 20], 5, SHORT).unwrap_err();
         assert!(text.contains("was killed"), "{text}");
+    }
+
+    #[test]
+    fn what_a_command_started_is_killed_with_it() {
+        let file = std::env::temp_dir().join(format!("ipc-worker-group-{}", process::id()));
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        assert!(run(&script, b"", 5, SHORT).is_err());
+        let pid = std::fs::read_to_string(&file).unwrap();
+        std::fs::remove_file(file).unwrap();
+        let begin = Instant::now();
+        // Whoever inherits it may be late to notice that it is dead.
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        while state().is_ok_and(|state| !state.contains(") Z ")) {
+            assert!(begin.elapsed() < LONG, "it lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What is seen on a terminal: colours, indented JSON, and the screen of `ipc top`.
 
+use std::time::Instant;
+
 use serde_json::json;
 
 use super::Demo;
 use super::terminal::Terminal;
 use crate::cli::assert_fails;
+use crate::support::HANG;
 
 #[test]
 fn json_is_indented_and_coloured_on_a_terminal_alone() {
@@ -65,7 +68,9 @@ fn top_shows_rates_channels_and_latencies() {
     let news = row(&first, "news").expect("both channels are there");
     assert_eq!(news[3], "1", "its subscriber: {first}");
     // Traffic shows as a rate, and in the sparklines.
+    let begin = Instant::now();
     let busy = loop {
+        assert!(begin.elapsed() < HANG, "no rate:\n{}", top.text());
         for _ in 0..50 {
             peer.request("echo", json!(1));
         }
@@ -80,6 +85,7 @@ fn top_shows_rates_channels_and_latencies() {
     loop {
         peer.request("echo", json!(1));
         let text = top.text();
+        assert!(begin.elapsed() < HANG, "nothing is drawn:\n{text}");
         if text.lines().any(|line| line.contains("echo") && line.contains('█')) {
             break;
         }
