@@ -149,6 +149,7 @@ impl Watch {
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let mut next = Instant::now();
+        let mut is_changed = true;
         while !interrupt.is_noted() {
             if Instant::now() >= next {
                 if self.left == Some(0) {
@@ -159,13 +160,17 @@ impl Watch {
                 }
                 next = Instant::now() + self.interval;
             }
-            self.look_at_sample();
-            self.view.interval = self.interval;
-            terminal
-                .draw(|frame| self.view.draw(frame, &self.history))
-                .map_err(|error| cannot_draw(&error))?;
+            is_changed |= self.look_at_sample();
+            if is_changed {
+                self.view.interval = self.interval;
+                terminal
+                    .draw(|frame| self.view.draw(frame, &self.history))
+                    .map_err(|error| cannot_draw(&error))?;
+            }
             let soon = next.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
-            if event::poll(soon).map_err(|error| cannot_draw(&error))?
+            // A key, or another size of the screen.
+            is_changed = event::poll(soon).map_err(|error| cannot_draw(&error))?;
+            if is_changed
                 && let Event::Key(key) = event::read().map_err(|error| cannot_draw(&error))?
                 && !self.press(key)
             {
@@ -175,23 +180,26 @@ impl Watch {
         Ok(())
     }
 
-    fn look_at_sample(&mut self) {
+    /// Whether there is something new to show.
+    fn look_at_sample(&mut self) -> bool {
         let waited = self.sampler.waited();
-        match self.sampler.taken() {
-            Some(Ok(sample)) => {
+        let Some(taken) = self.sampler.taken() else {
+            if waited <= PATIENCE {
+                return false;
+            }
+            let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
+            let trouble = Some(format!("the server has not answered for {waited}"));
+            return std::mem::replace(&mut self.view.trouble, trouble) != self.view.trouble;
+        };
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        match taken {
+            Ok(sample) => {
                 self.history.add(sample);
                 self.view.trouble = None;
             }
-            Some(Err(failure)) => self.view.trouble = Some(failure.to_string()),
-            None if waited > PATIENCE => {
-                let waited = Duration::from_secs(waited.as_secs());
-                let waited = humantime::format_duration(waited);
-                self.view.trouble = Some(format!("the server has not answered for {waited}"));
-                return;
-            }
-            None => return,
+            Err(failure) => self.view.trouble = Some(failure.to_string()),
         }
-        self.left = self.left.map(|left| left.saturating_sub(1));
+        true
     }
 
     /// Whether to go on.

@@ -1,11 +1,13 @@
 //! `ipc bench` measures what it says, and writes what other tools read.
 
 use std::fs;
+use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Demo, Live};
 use crate::cli::{Scratch, assert_fails};
@@ -108,6 +110,31 @@ fn an_open_loop_sends_whatever_is_outstanding() {
     drop(worker);
     let silent = demo.command(&["bench", "--channel", "slow", "--rate", "10", "--duration", "1s"]);
     assert_fails(silent, 1, "(no_handler)");
+}
+
+/// What was due while the server stood still waited as long as it did, though nothing but one
+/// request would have been outstanding in a closed loop.
+#[test]
+fn a_pause_of_the_server_shows_in_all_that_was_due_meanwhile() {
+    let demo = Demo::start();
+    let mut bench = demo.command(&["bench", "--json", "--rate", "100", "--warmup", "0"]);
+    bench.args(["--duration", "2s"]).stdout(Stdio::piped());
+    let bench = bench.spawn().unwrap();
+    let mut peer = demo.0.peer();
+    peer.connect("bench", "looks");
+    // It has begun once the first requests are through.
+    while peer.request("system", json!({"action": "get_latency"}))["channels"]["echo"].is_null() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    demo.0.signal("STOP");
+    std::thread::sleep(Duration::from_secs(1));
+    demo.0.signal("CONT");
+    let Output { status, stdout, .. } = bench.wait_with_output().unwrap();
+    assert!(status.success());
+    let report: Value = serde_json::from_slice(&stdout).unwrap();
+    // Half of the time, so that the slowest quarter waited a quarter of a second and more.
+    assert!(report["latency_us"]["p90"].as_f64() > Some(250_000.0), "{report}");
+    assert_eq!((&report["unsent"], &report["unanswered"]), (&json!(0), &json!(0)), "{report}");
 }
 
 /// Nobody reads while a message waits to be sent: what is outstanding has to fit in between.
