@@ -6,8 +6,11 @@ use std::process::{Command, Output, Stdio};
 
 use crate::cli::{Running, Scratch, ipc, serve};
 
-/// What runs for ever is interrupted after this.
-const ENOUGH: &str = "2";
+/// What runs for ever is interrupted after so many seconds.
+const ENOUGH: &str = "3";
+const FOR_EVER: [&str; 6] = ["serve", "subscribe", "worker", "ping", "bench", "chat"];
+/// What ends by itself is not, however busy the machine is.
+const TOO_LONG: &str = "60";
 
 fn help(arguments: &[&str]) -> String {
     String::from_utf8(ipc().args(arguments).arg("--help").output().unwrap().stdout).unwrap()
@@ -69,9 +72,11 @@ fn every_example_works() {
         // What is alone on its line gets the signal itself.
         let is_alone = !script.contains(['|', '>']);
         let script = if is_alone { format!("exec {script}") } else { script };
+        let goes_on = FOR_EVER.iter().any(|name| example.contains(&format!("ipc {name}")));
+        let enough = if goes_on { ENOUGH } else { TOO_LONG };
         let mut command = Command::new("timeout");
         command
-            .args(["--foreground", "--preserve-status", "--signal", "INT", ENOUGH])
+            .args(["--foreground", "--preserve-status", "--signal", "INT", enough])
             .args(["sh", "-c", &script])
             .current_dir(&scratch.0)
             .envs([("PATH", path.as_str()), ("HOME", scratch.0.to_str().unwrap())])
