@@ -66,6 +66,7 @@ pub(super) struct ChannelLatency {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Summary {
     pub(super) count: u64,
+    pub(super) mean_us: f64,
     pub(super) p50_us: f64,
     pub(super) p90_us: f64,
     pub(super) p99_us: f64,

@@ -1,6 +1,8 @@
 //! `ipc bench`
 
+mod fan_out;
 mod load;
+mod open_loop;
 mod pace;
 
 use std::io::{self, IsTerminal};
@@ -26,19 +28,22 @@ const REDRAW_EVERY: Duration = Duration::from_millis(100);
 /// Put load on a server, and measure its latency as clients see it.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-request: each connection asks `echo`, or the channel that is named, and waits for the answer.
-publish: each connection publishes to itself alone, and waits until that comes back.
+request: each connection asks `echo`, or the channel that is named.
+publish: each connection publishes to itself alone.
 fan-out: one connection publishes, the others subscribe; each delivery counts.
 
-Without --rate the next is sent when the last one is through (closed loop). With it they are
-sent at fixed times (open loop), and latency counts from the time at which each was to be sent:
-a server that stalls cannot hide what it kept waiting. Ctrl-C ends it with what was measured.
+Without --rate the next is sent when the last one is through (closed loop). With it they are \
+sent at fixed times, whatever is still outstanding (open loop), and latency counts from the time \
+at which each was due: a server that stalls cannot hide what it kept waiting. What was due and \
+found no room among the --in-flight messages of its connection (of 1 MiB together at most) is \
+told as unsent, what had no answer within --timeout as unanswered. Ctrl-C ends it with what was \
+measured.
 
 Examples:
   ipc bench
   ipc bench publish --clients 2 --size 1KiB
   ipc bench fan-out --clients 50 --duration 10s --hdr fan-out.hlog
-  ipc bench request --rate 5000 --json"))]
+  ipc bench request --rate 5000 --in-flight 64 --json"))]
 pub(super) struct Bench {
     /// Kind of load
     #[arg(value_enum, default_value_t)]
@@ -61,6 +66,10 @@ pub(super) struct Bench {
     /// Messages a second, of all connections together
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
+    /// Messages of a connection that may be outstanding at a time in an open loop
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "rate")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    in_flight: u16,
     /// Never sleep while waiting for an answer
     #[arg(long)]
     spin: bool,
@@ -107,9 +116,12 @@ struct Report {
     /// Absent in a closed loop.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<f64>,
-    /// What was due and not sent by the end, because earlier ones were still waited for.
+    /// What was due and not sent by the end, because too many were outstanding.
     #[serde(skip_serializing_if = "Option::is_none")]
     unsent: Option<u64>,
+    /// What was sent and not answered in time: it is in no latency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unanswered: Option<u64>,
     seconds: f64,
     /// Requests, publications that came back, or deliveries.
     count: u64,
@@ -130,6 +142,7 @@ impl Bench {
             clients,
             payload_bytes: self.size,
             rate: self.rate,
+            in_flight_max: self.in_flight.into(),
             warmup: self.warmup,
             duration: self.duration,
         };
@@ -149,7 +162,14 @@ impl Bench {
             std::thread::sleep(REDRAW_EVERY.min(self.duration));
         });
         bar.finish_and_clear();
-        let Tally { nanos, took, unsent } = tally?;
+        let Tally { nanos, took, unsent, unanswered } = tally?;
+        if nanos.is_empty() && unanswered > 0 {
+            let timeout = humantime::format_duration(options.timeout);
+            return Err(Failure::Timeout(format!(
+                "none of {unanswered} messages was answered within {timeout}; see whether the one \
+                 who serves the channel is alive, or give a longer --timeout"
+            )));
+        }
         if let Some(path) = &self.hdr {
             latency::write_log(path, self.load.as_str(), &nanos, took)?;
         }
@@ -160,6 +180,7 @@ impl Bench {
             payload_bytes: self.size,
             rate: self.rate,
             unsent: self.rate.map(|_| unsent),
+            unanswered: self.rate.map(|_| unanswered),
             seconds,
             count: nanos.len(),
             per_second: (nanos.len() as f64 / seconds.max(1e-9)).round(),
@@ -212,6 +233,9 @@ fn shown(output: Output, report: &Report) -> String {
         lines.push(format!(
             "{unsent} were due and not sent: the server or a connection cannot keep up"
         ));
+    }
+    if let Some(unanswered @ 1..) = report.unanswered {
+        lines.push(format!("{unanswered} were not answered in time, and are in no latency below"));
     }
     let latency = report.latency_us.iter().flat_map(Latency::named);
     lines.extend(latency.map(|(name, micros)| {

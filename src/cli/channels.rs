@@ -16,8 +16,8 @@ use super::target::Target;
 /// List the channels of an application.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Latencies are the server's, since its start: from a request's last byte to its answer being with
-the kernel.
+Latencies are the server's, since its start: from a request's last byte to its answer being with \
+the kernel, or where there are publications alone, to their last subscriber's.
 
 Examples:
   ipc channels
@@ -34,7 +34,7 @@ pub(super) struct Channels {
 impl Channels {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let output = Output::new(self.json);
-        let mut connection = self.target.connect()?;
+        let mut connection = self.target.connect_for("list of channels")?;
         if self.json {
             let answer = connection.system(&json!({"action": "list_channels"}))?;
             output.line(document::one_line(answer.payload.as_str()))?;
@@ -56,14 +56,15 @@ impl Channels {
                 let request = latency.and_then(|latency| latency.request.as_ref());
                 let publication = latency.and_then(|latency| latency.publication.as_ref());
                 let count = |of: Option<&Summary>| of.map_or(0, |of| of.count).to_string();
+                let summary = request.or(publication);
                 let at = |value: Option<f64>| value.map_or("-".to_owned(), shown_micros);
                 vec![
                     printable(name).into_owned(),
                     channel.subscribers.to_string(),
                     served_by(channel.has_handler, channel.workers),
                     count(request),
-                    at(request.map(|request| request.p50_us)),
-                    at(request.map(|request| request.p99_us)),
+                    at(summary.map(|of| of.p50_us)),
+                    at(summary.map(|of| of.p99_us)),
                     count(publication),
                 ]
             })

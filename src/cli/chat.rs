@@ -15,7 +15,7 @@ use super::interrupt::Interrupt;
 use super::output::{Output, Style, printable};
 use super::subscribe::time_of_day;
 use super::target::Target;
-use super::{Failure, target};
+use super::{Failure, document, target};
 
 /// The longest that a line which was typed waits.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -23,18 +23,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Talk to others in a channel.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-What is typed goes to everybody in the channel, those in the published ipc-chat program included.
-The end of standard input (Ctrl-D) or Ctrl-C leaves.
+What is typed goes to everybody in the channel, those in the published ipc-chat program \
+included. The end of standard input (Ctrl-D) or Ctrl-C leaves. With --json every message of the \
+others is a document of one line: channel, type, payload, timestamp, message_id.
 
 Examples:
   ipc chat Ada
-  echo 'hello' | ipc chat Bob --channel random"))]
+  echo 'hello' | ipc chat Bob --channel random --json"))]
 pub(super) struct Chat {
     /// What the others know you by
     name: String,
     /// Channel to talk in
     #[arg(long, default_value = "general")]
     channel: String,
+    /// Show every message of the others as a document of one line
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -53,7 +57,7 @@ impl Chat {
     pub(super) fn run(mut self) -> Result<ExitCode, Failure> {
         self.target = self.target.or_app("chat_app");
         let interrupt = Interrupt::watch()?;
-        let output = Output::new(false);
+        let output = Output::new(self.json);
         let mut connection = self.target.connect()?;
         target::subscribe(&mut connection, &self.channel)?;
         self.say(&mut connection, "user_joined", String::new())?;
@@ -93,16 +97,20 @@ impl Chat {
     }
 
     fn show(&self, output: Output, message: &Message) -> Result<(), Failure> {
+        let said = message.payload.decode::<Said>().ok();
+        // One's own words are on the screen already.
+        if said.as_ref().is_some_and(|said| said.username == self.name) {
+            return Ok(());
+        }
+        if output.json {
+            return output.line(document::of(message)?);
+        }
         let time = output.paint(Style::Dim, time_of_day(message.timestamp));
-        let Ok(said) = message.payload.decode::<Said>() else {
+        let Some(said) = said else {
             // Somebody else's form: shown as it is.
             let payload = output.payload_line(message.payload.as_str());
             return output.line(format_args!("{time} {payload}"));
         };
-        // One's own words are on the screen already.
-        if said.username == self.name {
-            return Ok(());
-        }
         let who = output.paint(Style::Bold, printable(&said.username));
         match said.kind.as_str() {
             "user_joined" => output.line(format_args!("{time} {who} is here")),

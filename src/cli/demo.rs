@@ -20,13 +20,16 @@ It needs no server, listens on a free port of localhost and leaves nothing behin
 
 Examples:
   ipc demo
-  ipc demo | cat"))]
-pub(super) struct Demo {}
+  ipc demo --json"))]
+pub(super) struct Demo {
+    /// Show every step, and every latency at the end, as a document of one line
+    #[arg(long)]
+    json: bool,
+}
 
 impl Demo {
-    #[expect(clippy::unused_self, reason = "as all subcommands are run")]
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let output = Output::new(false);
+        let output = Output::new(self.json);
         let config = Config { host: Some("127.0.0.1".to_owned()), port: 0, ..Config::default() };
         let mut server = Server::bind(config)?;
         demo_applications::install(&mut server);
@@ -41,9 +44,8 @@ impl Demo {
         let mut options = Options::new(patterns::APP);
         options.endpoint = Endpoint::tcp("127.0.0.1", port);
         let title = format!("A server listens on 127.0.0.1:{port}; all that follows goes over it.");
-        let shown = output
-            .line(output.paint(Style::Bold, title))
-            .and_then(|()| patterns::show_all(output, &options));
+        let title = if self.json { Ok(()) } else { output.line(output.paint(Style::Bold, title)) };
+        let shown = title.and_then(|()| patterns::show_all(output, &options));
         handle.stop();
         let ended = running.join().unwrap_or(Ok(()));
         shown?;

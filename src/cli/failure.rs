@@ -79,6 +79,12 @@ impl fmt::Display for Failure {
 
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&client::Error> for Failure {
+    fn from(error: &client::Error) -> Self {
         let text = error.to_string();
         match error {
             client::Error::BadId { .. }

@@ -1,11 +1,13 @@
 //! Ctrl-C, for subcommands that run until then and have something to say at the end.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 use super::Failure;
 
@@ -14,23 +16,49 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Whether somebody asked for the end.
 #[derive(Clone, Debug)]
-pub(super) struct Interrupt(Arc<AtomicBool>);
+pub(super) struct Interrupt {
+    noted: Arc<AtomicBool>,
+    noted_again: Arc<AtomicBool>,
+}
 
 impl Interrupt {
     /// The first SIGINT or SIGTERM is noted, a second one ends the program at once.
     pub(super) fn watch() -> Result<Self, Failure> {
-        let noted = Arc::new(AtomicBool::new(false));
+        let noted: Arc<AtomicBool> = Arc::default();
         for signal in [SIGINT, SIGTERM] {
             // In this order: the first signal finds nothing noted yet.
             flag::register_conditional_shutdown(signal, 128 + signal, noted.clone())
                 .and_then(|_| flag::register(signal, noted.clone()))
-                .map_err(|error| Failure::runtime(format!("cannot watch for signals: {error}")))?;
+                .map_err(cannot_watch)?;
         }
-        Ok(Self(noted))
+        Ok(Self { noted, noted_again: Arc::default() })
+    }
+
+    /// The first SIGINT or SIGTERM is noted, the second one too, and a third one ends the program
+    /// at once.
+    pub(super) fn watch_twice() -> Result<Self, Failure> {
+        let watched = Self { noted: Arc::default(), noted_again: Arc::default() };
+        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(cannot_watch)?;
+        let Self { noted, noted_again } = watched.clone();
+        let note = move || {
+            for signal in signals.forever() {
+                if noted.swap(true, Ordering::Relaxed) && noted_again.swap(true, Ordering::Relaxed)
+                {
+                    std::process::exit(128 + signal);
+                }
+            }
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(note).map_err(cannot_watch)?;
+        Ok(watched)
     }
 
     pub(super) fn is_noted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.noted.load(Ordering::Relaxed)
+    }
+
+    /// Set by the second signal, where that does not end the program.
+    pub(super) fn again(&self) -> Arc<AtomicBool> {
+        self.noted_again.clone()
     }
 
     /// Sleeps, but not longer than until the interrupt.
@@ -43,4 +71,9 @@ impl Interrupt {
             std::thread::sleep(left.min(LOOK_EVERY));
         }
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is the argument of map_err")]
+fn cannot_watch(error: io::Error) -> Failure {
+    Failure::runtime(format!("cannot watch for signals: {error}"))
 }

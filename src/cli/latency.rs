@@ -11,6 +11,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use serde::Serialize;
 
 use super::Failure;
+use super::answers::Summary;
 
 /// Three digits are exact, whatever the magnitude.
 const SIGNIFICANT_DIGITS: u8 = 3;
@@ -48,7 +49,9 @@ pub(super) fn shown_micros(micros: f64) -> String {
 /// A distribution in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Latency {
-    pub(super) min: f64,
+    /// A server does not tell its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) min: Option<f64>,
     pub(super) mean: f64,
     pub(super) p50: f64,
     pub(super) p90: f64,
@@ -62,7 +65,7 @@ impl Latency {
     pub(super) fn of(nanos: &Histogram<u64>) -> Self {
         let at = |quantile| rounded(nanos.value_at_quantile(quantile) as f64);
         Self {
-            min: rounded(nanos.min() as f64),
+            min: Some(rounded(nanos.min() as f64)),
             mean: rounded(nanos.mean()),
             p50: at(0.5),
             p90: at(0.9),
@@ -73,16 +76,30 @@ impl Latency {
     }
 
     /// With the names they have on a screen.
-    pub(super) fn named(&self) -> [(&'static str, f64); 7] {
-        [
-            ("min", self.min),
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let min = self.min.map(|min| ("min", min));
+        min.into_iter().chain([
             ("mean", self.mean),
             ("p50", self.p50),
             ("p90", self.p90),
             ("p99", self.p99),
             ("p99.9", self.p999),
             ("max", self.max),
-        ]
+        ])
+    }
+}
+
+impl From<&Summary> for Latency {
+    fn from(server: &Summary) -> Self {
+        Self {
+            min: None,
+            mean: server.mean_us,
+            p50: server.p50_us,
+            p90: server.p90_us,
+            p99: server.p99_us,
+            p999: server.p999_us,
+            max: server.max_us,
+        }
     }
 }
 
@@ -143,6 +160,6 @@ mod tests {
         record(&mut nanos, Duration::ZERO);
         record(&mut nanos, Duration::from_micros(10));
         let latency = Latency::of(&nanos);
-        assert!((latency.max - 10.0).abs() < 0.1 && latency.min < 0.1, "{latency:?}");
+        assert!((latency.max - 10.0).abs() < 0.1 && latency.min < Some(0.1), "{latency:?}");
     }
 }

@@ -19,6 +19,7 @@ mod payload;
 mod ping;
 mod publish;
 mod request;
+mod sending;
 mod serve;
 mod settings;
 mod stats;
@@ -31,7 +32,7 @@ mod worker;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub(crate) use failure::Failure;
 pub(crate) use output::printable;
@@ -77,7 +78,15 @@ fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.take_while(|line| !line.starts_with("Usage:")).collect::<Vec<_>>().join("; ")
+    let said = lines.take_while(|line| {
+        !line.starts_with("Usage:") && !line.starts_with("For more information")
+    });
+    // What a colon announces goes on behind it.
+    let said = said.collect::<Vec<_>>().join("; ").replace(":; ", ": ");
+    let known = Cli::command();
+    let named = std::env::args().nth(1).filter(|name| known.find_subcommand(name).is_some());
+    let program = named.map_or_else(|| "ipc".to_owned(), |name| format!("ipc {name}"));
+    format!("{said}; see `{program} --help`")
 }
 
 pub(crate) fn run() -> Result<ExitCode, Failure> {

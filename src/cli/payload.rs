@@ -1,7 +1,7 @@
 //! A payload as it is written on a command line: JSON, `@file` or `-`.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use ipc_framework::Json;
 
@@ -25,6 +25,28 @@ pub(super) fn read(argument: &str) -> Result<Json<'static>, Failure> {
         None => (argument.to_owned(), "the payload".to_owned()),
     };
     parse(text, &origin)
+}
+
+/// Calls `each` with every line that is not empty, as soon as it is there.
+pub(super) fn each_line(
+    mut source: impl BufRead,
+    mut each: impl FnMut(Json<'static>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for number in 1_u64.. {
+        let mut line = Vec::new();
+        let name = format!("line {number} of standard input");
+        let read = source.by_ref().take(BYTES_MAX + 1).read_until(b'\n', &mut line);
+        let read =
+            read.map_err(|error| Failure::runtime(format!("cannot read {name}: {error}")))?;
+        if read == 0 {
+            break;
+        }
+        let line = read_all(&line[..], &name)?;
+        if !line.trim().is_empty() {
+            each(parse(line, &name)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whatever JSON allows is sent as it was written, but for the white space around it.

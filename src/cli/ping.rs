@@ -20,7 +20,7 @@ use super::{Failure, units};
 /// Measure the round trip to the server, until interrupted.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-With --json every answer is a document of one line, and so is the summary at the end. Ctrl-C
+With --json every answer is a document of one line, and so is the summary at the end. Ctrl-C \
 ends it with the summary.
 
 Examples:
@@ -63,7 +63,7 @@ impl Ping {
         let interrupt = Interrupt::watch()?;
         let output = Output::new(self.json);
         let options = self.target.options()?;
-        let mut connection = options.connect()?;
+        let mut connection = self.target.connect_for("ping")?;
         let name = options.endpoint.to_string();
         let mut nanos = latency::histogram();
         let mut sent = 0;
@@ -97,8 +97,8 @@ impl Ping {
         }
         if sent > 0 && nanos.is_empty() {
             let text = format!(
-                "{name} answered none of {sent} pings; see whether it is stuck, or the published \
-                 server, which answers no ping"
+                "{name} answered none of {sent} pings; see whether it is stuck, or wait longer by \
+                 --timeout"
             );
             return Err(Failure::Timeout(text));
         }
@@ -152,9 +152,10 @@ fn summarize(output: Output, name: &str, sent: u64, nanos: &Histogram<u64>) -> R
     output.line(format_args!("\n--- {name} ping statistics ---"))?;
     output.line(format_args!("{sent} sent, {answered} answered, {lost} lost"))?;
     if let Some(rtt) = rtt_us {
+        let min = rtt.min.unwrap_or_default();
         output.line(format_args!(
-            "rtt min/mean/p50/p99/max = {:.1}/{:.1}/{:.1}/{:.1}/{:.1} µs",
-            rtt.min, rtt.mean, rtt.p50, rtt.p99, rtt.max
+            "rtt min/mean/p50/p99/max = {min:.1}/{:.1}/{:.1}/{:.1}/{:.1} µs",
+            rtt.mean, rtt.p50, rtt.p99, rtt.max
         ))?;
     }
     Ok(())

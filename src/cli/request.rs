@@ -1,8 +1,11 @@
 //! `ipc request`
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
+use ipc_framework::Json;
+use ipc_framework::client::Connection;
 
 use super::failure::with_exit_codes;
 use super::output::Output;
@@ -12,12 +15,14 @@ use super::{Failure, payload};
 /// Ask for an answer, and show it.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-The answer's payload is shown: indented on a terminal, as it came elsewhere and with --json.
+The answer's payload is shown: indented on a terminal, as it came elsewhere and with --json. With \
+--lines every line that is read is answered before the next one is sent; an error ends it.
 
 Examples:
   ipc request echo '{\"a\": 1}' --app bench
   ipc request echo @order.json
   echo '[1, 2, 3]' | ipc request echo - --json
+  seq 3 | ipc request echo --lines
   ipc request system '{\"action\": \"get_time\"}'"))]
 pub(super) struct Request {
     /// Channel to ask on
@@ -25,6 +30,9 @@ pub(super) struct Request {
     /// JSON; `@file` takes it from a file, `-` from standard input
     #[arg(value_name = "JSON", default_value = "null")]
     payload: String,
+    /// Send every line of standard input as a request of its own
+    #[arg(short, long, conflicts_with = "payload")]
+    lines: bool,
     /// Show the payload as it came, on one line
     #[arg(long)]
     json: bool,
@@ -34,11 +42,19 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let payload = payload::read(&self.payload)?;
-        let mut connection = self.target.connect()?;
-        let answer = connection.request_json(&self.channel, &payload)?;
         let output = Output::new(self.json);
-        output.line(output.payload(answer.payload.as_str()))?;
+        let ask = |connection: &mut Connection, payload: &Json<'_>| {
+            let answer = connection.request_json(&self.channel, payload)?;
+            output.line(output.payload(answer.payload.as_str()))
+        };
+        if self.lines {
+            let mut connection = self.target.connect()?;
+            payload::each_line(io::stdin().lock(), |line| ask(&mut connection, &line))?;
+        } else {
+            // A payload that is wrong needs no connection.
+            let payload = payload::read(&self.payload)?;
+            ask(&mut self.target.connect()?, &payload)?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

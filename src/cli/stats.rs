@@ -31,7 +31,7 @@ impl Stats {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let output = Output::new(self.json);
         let options = self.target.options()?;
-        let mut connection = options.connect()?;
+        let mut connection = self.target.connect_for("statistics")?;
         if self.json {
             let answer = connection.system(&json!({"action": "get_stats"}))?;
             output.line(document::one_line(answer.payload.as_str()))?;

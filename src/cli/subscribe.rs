@@ -15,7 +15,7 @@ use super::{Failure, document, target};
 /// Show what is published on channels, until interrupted.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Times are those of the senders, in UTC. With --json every message is a document of one line:
+Times are those of the senders, in UTC. With --json every message is a document of one line: \
 channel, type, payload, timestamp, message_id. Ctrl-C ends it with exit code 0.
 
 Examples:

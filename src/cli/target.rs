@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use ipc_framework::client::{Connection, Endpoint, Error, Options};
-use ipc_framework::{MessageType, Token};
+use ipc_framework::client::{Connection, Endpoint, Options};
+use ipc_framework::{Message, MessageType, Token};
 use serde::Deserialize;
 
 use super::{Failure, settings, units};
@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct Target {
-    /// Application to be part of [default: bench; `chat_app` for chat]
+    /// Application to be part of [default: `bench`; `chat_app` for `ipc chat`]
     #[arg(long, env = "IPC_APP", value_name = "APP", hide_env_values = true)]
     app: Option<String>,
     /// Name or address of the server [default: localhost]
@@ -62,6 +62,20 @@ impl Target {
         Ok(self.options()?.connect()?)
     }
 
+    /// A connection to a server that knows more than the published one, which would not answer.
+    pub(super) fn connect_for(&self, what: &str) -> Result<Connection, Failure> {
+        let options = self.options()?;
+        let connection = options.connect()?;
+        match connection.server() {
+            Some(_) => Ok(connection),
+            None => Err(Failure::runtime(format!(
+                "the server at {} is the published one, which knows no {what}; run `ipc serve` \
+                 in its place, programs written for it work as they are",
+                options.endpoint
+            ))),
+        }
+    }
+
     /// How a connection is made, for those that make several.
     pub(super) fn options(&self) -> Result<Options, Failure> {
         let mut options = Options::new(self.app());
@@ -87,11 +101,29 @@ impl Target {
 /// Subscribes, and returns when publications come from now on. The published server confirms
 /// nothing: there it is some moment after.
 pub(super) fn subscribe(connection: &mut Connection, channel: &str) -> Result<(), Failure> {
-    match connection.subscribe_confirmed(channel) {
-        Ok(()) | Err(Error::Deadline { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+    match connection.server() {
+        Some(_) => connection.subscribe_confirmed(channel)?,
+        None => connection.subscribe(channel)?,
     }
+    Ok(())
 }
+
+/// Sends what was written and closes; true if the server confirmed that it has done all of it.
+/// The published server confirms nothing: that it has read all shows when it closes its end.
+pub(super) fn finish(mut connection: Connection) -> Result<bool, Failure> {
+    let confirms = connection.server().is_some();
+    if confirms {
+        connection.ping()?;
+    }
+    while let Some(message) = connection.try_receive()? {
+        refusal(&message).map_or(Ok(()), Err)?;
+    }
+    connection.close()?;
+    Ok(confirms)
+}
+
+/// Longer than any error of the server; longer answers are not looked into.
+const REFUSAL_BYTES_MAX: usize = 4 << 10;
 
 #[derive(Deserialize)]
 struct Refused {
@@ -100,22 +132,14 @@ struct Refused {
     error: String,
 }
 
-/// Returns when the server has done what was sent before, or with the error it answered.
-pub(super) fn confirm(mut connection: Connection) -> Result<(), Failure> {
-    match connection.ping() {
-        // The published server answers no ping; that all is read shows when it closes.
-        Ok(_) | Err(Error::Deadline { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    while let Some(message) = connection.try_receive()? {
-        let refused = (message.message_type == MessageType::Response)
-            .then(|| message.payload.decode::<Refused>().ok())
-            .flatten();
-        if let Some(Refused { status, code, error }) = refused
-            && status == "error"
-        {
-            return Err(Failure::runtime(format!("{error} ({code})")));
-        }
-    }
-    Ok(connection.close()?)
+/// The error that answers a message which was sent without waiting, if this is one.
+pub(super) fn refusal(message: &Message) -> Option<Failure> {
+    let text = message.payload.as_str();
+    let may_be = message.message_type == MessageType::Response
+        && text.len() <= REFUSAL_BYTES_MAX
+        && text.starts_with('{')
+        && text.contains("\"error\"");
+    let Refused { status, code, error } =
+        if may_be { message.payload.decode().ok()? } else { return None };
+    (status == "error").then(|| Failure::runtime(format!("{error} ({code})")))
 }

@@ -1,6 +1,7 @@
 //! `ipc top`
 
 mod sample;
+mod sampler;
 mod screen;
 
 use std::io::{self, IsTerminal};
@@ -8,10 +9,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use ipc_framework::client::{Connection, Options};
+use ipc_framework::client::Connection;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use self::sample::{History, Sample};
+use self::sampler::Sampler;
 use self::screen::View;
 use super::failure::with_exit_codes;
 use super::interrupt::Interrupt;
@@ -22,11 +24,13 @@ use super::{Failure, units};
 /// Watch a server: rates, connections, channels and their latencies.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Rates are those since the last sample; latencies are the server's, since its start. Channels are
-those of the application that --app names.
+Rates are those since the last sample; percentiles are the server's, since its start, and the \
+column beside them draws the mean latency of each of the last samples, the newest at the right. \
+Channels are those of the application that --app names.
 
-Keys: c r p d n sort by channel, requests, publications, p99 or subscribers; the same key again
-turns the order round. Arrow keys scroll, + and - change the interval, space pauses, q ends.
+Keys: c r p d n sort by channel, requests, publications, p99 or subscribers; the same key again \
+turns the order round. Arrow and page keys scroll, + and - change the interval, space pauses, \
+q ends.
 
 Examples:
   ipc top
@@ -63,14 +67,18 @@ pub(super) enum Sort {
 /// Short intervals would measure the measuring.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// How long the server may take before that is told.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a key may wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Rows that a page key scrolls.
+const PAGE: isize = 10;
 
 impl Top {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let interval = self.interval.clamp(INTERVAL_MIN, INTERVAL_MAX);
         let options = self.target.options()?;
-        let connection = options.connect()?;
+        let connection = self.target.connect_for("statistics")?;
         let interrupt = Interrupt::watch()?;
         if self.json {
             documents(connection, interval, self.count, &interrupt)?;
@@ -82,7 +90,6 @@ impl Top {
             ));
         }
         let mut watch = Watch {
-            connection: Some(connection),
             history: History::default(),
             view: View::new(
                 options.endpoint.to_string(),
@@ -92,7 +99,7 @@ impl Top {
             ),
             interval,
             left: self.count,
-            options,
+            sampler: Sampler::start(options, connection)?,
         };
         let mut terminal = ratatui::try_init().map_err(|error| cannot_draw(&error))?;
         let ended = watch.run(&mut terminal, &interrupt);
@@ -128,9 +135,7 @@ fn documents(
 }
 
 struct Watch {
-    options: Options,
-    /// None while the server is away.
-    connection: Option<Connection>,
+    sampler: Sampler,
     history: History,
     view: View,
     interval: Duration,
@@ -144,23 +149,28 @@ impl Watch {
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let mut next = Instant::now();
+        let mut is_changed = true;
         while !interrupt.is_noted() {
             if Instant::now() >= next {
                 if self.left == Some(0) {
                     break;
                 }
                 if !self.view.is_paused {
-                    self.sample();
-                    self.left = self.left.map(|left| left - 1);
+                    self.sampler.want();
                 }
                 next = Instant::now() + self.interval;
             }
-            self.view.interval = self.interval;
-            terminal
-                .draw(|frame| self.view.draw(frame, &self.history))
-                .map_err(|error| cannot_draw(&error))?;
-            let wait = next.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
-            if event::poll(wait).map_err(|error| cannot_draw(&error))?
+            is_changed |= self.look_at_sample();
+            if is_changed {
+                self.view.interval = self.interval;
+                terminal
+                    .draw(|frame| self.view.draw(frame, &self.history))
+                    .map_err(|error| cannot_draw(&error))?;
+            }
+            let soon = next.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
+            // A key, or another size of the screen.
+            is_changed = event::poll(soon).map_err(|error| cannot_draw(&error))?;
+            if is_changed
                 && let Event::Key(key) = event::read().map_err(|error| cannot_draw(&error))?
                 && !self.press(key)
             {
@@ -170,26 +180,26 @@ impl Watch {
         Ok(())
     }
 
-    /// A server that goes away may come back: that is told, and tried.
-    fn sample(&mut self) {
-        let taken = match &mut self.connection {
-            Some(connection) => Sample::take(connection),
-            None => self.options.connect().map_err(Failure::from).and_then(|mut connection| {
-                let sample = Sample::take(&mut connection);
-                self.connection = Some(connection);
-                sample
-            }),
+    /// Whether there is something new to show.
+    fn look_at_sample(&mut self) -> bool {
+        let waited = self.sampler.waited();
+        let Some(taken) = self.sampler.taken() else {
+            if waited <= PATIENCE {
+                return false;
+            }
+            let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
+            let trouble = Some(format!("the server has not answered for {waited}"));
+            return std::mem::replace(&mut self.view.trouble, trouble) != self.view.trouble;
         };
+        self.left = self.left.map(|left| left.saturating_sub(1));
         match taken {
             Ok(sample) => {
                 self.history.add(sample);
                 self.view.trouble = None;
             }
-            Err(failure) => {
-                self.connection = None;
-                self.view.trouble = Some(failure.to_string());
-            }
+            Err(failure) => self.view.trouble = Some(failure.to_string()),
         }
+        true
     }
 
     /// Whether to go on.
@@ -212,6 +222,10 @@ impl Watch {
             KeyCode::Char('-') => self.interval = (self.interval * 2).min(INTERVAL_MAX),
             KeyCode::Down | KeyCode::Char('j') => self.view.scroll(1),
             KeyCode::Up | KeyCode::Char('k') => self.view.scroll(-1),
+            KeyCode::PageDown => self.view.scroll(PAGE),
+            KeyCode::PageUp => self.view.scroll(-PAGE),
+            KeyCode::Home => self.view.scroll(isize::MIN),
+            KeyCode::End => self.view.scroll(isize::MAX),
             _ => {}
         }
         true

@@ -1,108 +1,200 @@
 //! `ipc worker`
 
+mod command;
+
 use std::io::{self, Write};
-use std::process::{Command, ExitCode, ExitStatus, Output as Finished, Stdio};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use ipc_framework::client::{self, Connection};
-use ipc_framework::{ErrorCode, Json, Message, MessageType};
+use ipc_framework::client::{ClientOptions, Error, Event, WhileDisconnected};
+use ipc_framework::{HandlerError, Json, Message, MessageType};
+use serde::Serialize;
 
-use super::Failure;
+use self::command::{Bounds, Command};
 use super::failure::with_exit_codes;
 use super::interrupt::{Interrupt, LOOK_EVERY};
-use super::output::printable;
+use super::output::{Output, printable};
 use super::target::Target;
+use super::{Failure, latency, units};
 
 /// Serve a channel with a command, until interrupted.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Each request runs the command, one at a time: its payload on standard input, the channel in
-IPC_CHANNEL. What the command prints is the answer: JSON as it is, anything else as text. If it
-ends with another code than 0, the answer is the error handler_failed with the last line of its
-standard error. Start several for several requests at a time. Ctrl-C ends it with exit code 0.
+Each request runs the command: its payload on standard input, the channel in IPC_CHANNEL. What \
+the command prints is the answer: JSON as it is, anything else as text. If it ends with another \
+code than 0, the answer is the error handler_failed with the last line of its standard error. \
+A command that takes or prints too much is killed with all that it started, and the answer says \
+so.
+
+A server that goes away is waited for. Ctrl-C takes no more requests and ends with exit code 0 \
+once those it has are answered; a second one kills the commands.
 
 Examples:
   ipc worker sort -- sort -n
-  ipc worker upper -- tr a-z A-Z
-  ipc worker length --app bench -- wc -c"))]
+  ipc worker upper --concurrency 4 -- tr a-z A-Z
+  ipc worker length --app bench --command-timeout 2s --json -- wc -c"))]
 pub(super) struct Worker {
     /// Channel to serve
     channel: String,
     /// Command that answers, and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
+    /// Requests at a time; more wait their turn
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
+    /// Longest a command may take; the server waits 30 s for an answer
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = units::timeout)]
+    command_timeout: Duration,
+    /// Most that a command may print
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size)]
+    max_output_bytes: usize,
+    /// Show every request that was handled as a document of one line
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     target: Target,
 }
 
+/// What `--json` shows of a request or notification.
+#[derive(Serialize)]
+struct Handled<'a> {
+    channel: &'a str,
+    #[serde(rename = "type")]
+    message_type: &'static str,
+    took_us: f64,
+    /// Why there is no answer but an error.
+    error: Option<&'a str>,
+}
+
+/// What the threads that run commands share.
+struct Work {
+    channel: String,
+    command: Command,
+    bounds: Bounds,
+    output: Output,
+    /// Why it cannot go on.
+    broken: Mutex<Option<Failure>>,
+}
+
 impl Worker {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let interrupt = Interrupt::watch()?;
-        let mut connection = self.target.connect()?;
-        connection.serve(&self.channel)?;
-        tell(&format!("serving {}; stop with Ctrl-C", self.channel));
-        while !interrupt.is_noted() {
-            let Some(message) = connection.receive(Some(LOOK_EVERY))? else { continue };
-            if message.channel_id != self.channel {
-                // Such as the server's word that it shuts down: no work for the command.
-                continue;
-            }
-            match message.message_type {
-                MessageType::Request => {
-                    let answer = self.answer(&message)?;
-                    respond(&mut connection, &message, answer)?;
-                }
-                // Nobody waits for it: it is told here.
-                MessageType::Notification => {
-                    if let Err(text) = self.answer(&message)? {
-                        tell(&text);
-                    }
-                }
-                _ => {}
-            }
-        }
-        connection.close()?;
-        Ok(ExitCode::SUCCESS)
-    }
-
-    /// What the command says, or why there is nothing of it.
-    fn answer(&self, message: &Message) -> Result<Result<Json<'static>, String>, Failure> {
-        let [program, arguments @ ..] = self.command.as_slice() else {
-            return Err(Failure::usage("no command is named; give one after --"));
-        };
-        let mut command = Command::new(program);
-        command.args(arguments).env("IPC_CHANNEL", &self.channel);
-        // No secret of ours is any of its business.
-        command.env_remove("IPC_TOKEN");
-        let finished = feed(command, message.payload.as_str()).map_err(|error| {
-            Failure::runtime(format!(
-                "cannot run {program}: {error}; see that it is there and may be run"
-            ))
+        let interrupt = Interrupt::watch_twice()?;
+        // Tells the published server, which has no workers, from those that have.
+        drop(self.target.connect_for("workers")?);
+        let options = self.client_options()?;
+        let work = Arc::new(Work {
+            channel: self.channel.clone(),
+            command: Command::new(self.command),
+            bounds: Bounds {
+                time: self.command_timeout,
+                output_bytes: self.max_output_bytes,
+                killed: interrupt.again(),
+            },
+            output: Output::new(self.json),
+            broken: Mutex::new(None),
+        });
+        let client = options.connect()?;
+        let told = Arc::clone(&work);
+        client.on_event(move |event| told.note_event(event));
+        let serving = Arc::clone(&work);
+        client.serve(&self.channel, self.concurrency.into(), move |message| {
+            serving.answer(message)
         })?;
-        if finished.status.success() {
-            return Ok(Ok(json_or_text(&finished.stdout)));
+        tell(&format!("serving {}; stop with Ctrl-C", self.channel));
+        let broken = loop {
+            if let Some(failure) = work.take_broken() {
+                break Some(failure);
+            }
+            if interrupt.is_noted() {
+                break None;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        };
+        let closed = client.close();
+        match broken {
+            Some(failure) => Err(failure),
+            None => Ok(closed.map(|()| ExitCode::SUCCESS)?),
         }
-        let stderr = String::from_utf8_lossy(&finished.stderr);
-        let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
-        Ok(Err(last.map_or_else(|| how_it_ended(finished.status), str::to_owned)))
+    }
+
+    fn client_options(&self) -> Result<ClientOptions, Failure> {
+        let mut options = ClientOptions::new(self.target.app());
+        options.connection = self.target.options()?;
+        // Whoever waits for an answer while the server is away has lost it already.
+        options.while_disconnected = WhileDisconnected::Fail;
+        // It also bounds how long those that run are waited for at the end.
+        options.connection.timeout = options.connection.timeout.max(self.command_timeout);
+        // As much as all commands together may print before the server takes it.
+        let printed = self.max_output_bytes.saturating_mul(usize::from(self.concurrency) + 1);
+        options.queue_bytes_max = options.queue_bytes_max.max(printed);
+        Ok(options)
     }
 }
 
-fn how_it_ended(status: ExitStatus) -> String {
-    format!("the command failed: {status}")
-}
+impl Work {
+    /// What the command says, or why there is nothing of it.
+    fn answer(&self, message: &Message) -> Result<Json<'static>, HandlerError> {
+        let begin = Instant::now();
+        let input = message.payload.as_str().as_bytes();
+        let answer = match self.command.run(&self.channel, input, &self.bounds) {
+            Ok(answer) => answer.map(|printed| json_or_text(&printed)),
+            Err(error) => {
+                let program = self.command.program();
+                let text = format!("cannot run {program}: {error}");
+                self.breaks(Failure::runtime(format!(
+                    "{text}; see that it is there and may be run"
+                )));
+                Err(text)
+            }
+        };
+        self.show(message, begin.elapsed(), answer.as_ref().err());
+        answer.map_err(HandlerError::new)
+    }
 
-/// Runs the command with this on its standard input.
-fn feed(mut command: Command, input: &str) -> io::Result<Finished> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
-    let stdin = child.stdin.take();
-    std::thread::scope(|scope| {
-        // Beside the reading: a command may print much before it has read everything. One that
-        // reads nothing of it is right to.
-        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
-        child.wait_with_output()
-    })
+    fn show(&self, message: &Message, took: Duration, error: Option<&String>) {
+        if self.output.json {
+            let shown = self.output.document(&Handled {
+                channel: &self.channel,
+                message_type: message.message_type.as_str(),
+                took_us: latency::micros(took),
+                error: error.map(String::as_str),
+            });
+            shown.unwrap_or_else(|failure| self.breaks(failure));
+        } else if let Some(error) = error
+            && message.message_type == MessageType::Notification
+        {
+            // Nobody waits for it: it is told here.
+            tell(error);
+        }
+    }
+
+    fn note_event(&self, event: &Event) {
+        match event {
+            Event::Connected { .. } => tell("the server is there again, and so is its worker"),
+            Event::Disconnected { .. } => tell("the server is gone; waiting for it"),
+            // A server that is there and refuses: that may need somebody to do something.
+            Event::Unreachable { error: error @ Error::Answered { .. }, .. } => {
+                tell(&format!("the server refuses: {error}"));
+            }
+            Event::NotRestored { error, .. } => {
+                self.breaks(Failure::runtime(format!("cannot serve as before: {error}")));
+            }
+            Event::Closed { error: Some(error), .. } => self.breaks(error.into()),
+            _ => {}
+        }
+    }
+
+    /// The first reason is the one that is told.
+    fn breaks(&self, failure: Failure) {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+    }
+
+    fn take_broken(&self) -> Option<Failure> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 fn json_or_text(printed: &[u8]) -> Json<'static> {
@@ -112,25 +204,6 @@ fn json_or_text(printed: &[u8]) -> Json<'static> {
         let line = text.strip_suffix('\n').unwrap_or(&text);
         Json::from_serialize(line).unwrap_or_default()
     })
-}
-
-fn respond(
-    connection: &mut Connection,
-    request: &Message,
-    answer: Result<Json<'static>, String>,
-) -> Result<(), Failure> {
-    let sent = match answer {
-        Ok(payload) => connection.send_message(&request.create_response(payload)),
-        Err(text) => connection.respond_error(request, ErrorCode::HandlerFailed, &text),
-    };
-    match sent {
-        // What the command printed is too much for one message: the requester is told.
-        Err(error @ client::Error::TooLarge { .. }) => {
-            let text = error.to_string();
-            Ok(connection.respond_error(request, ErrorCode::HandlerFailed, &text)?)
-        }
-        other => Ok(other?),
-    }
 }
 
 /// On standard error; a closed one leaves nobody to tell.

@@ -65,7 +65,11 @@ struct Reply {
     status: String,
     code: Option<String>,
     error: Option<String>,
-    server: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Welcome {
+    server: String,
 }
 
 /// The error that a response is, if it is one. A code the protocol does not have is the
@@ -85,15 +89,16 @@ pub(super) fn error_of(envelope: &Envelope<'_>) -> Option<Error> {
     Some(Error::Answered { code, text: reply.error? })
 }
 
-/// What the first frame says of the server, if it says that the connection is open: whether it
-/// names itself, which those do that answer pings.
-pub(super) fn check_connected(envelope: &Envelope<'_>) -> Result<bool, Error> {
+/// What the server calls itself in the first frame, if that says that the connection is open. Those
+/// that name themselves answer pings.
+pub(super) fn check_connected(envelope: &Envelope<'_>) -> Result<Option<String>, Error> {
     if let Some(error) = error_of(envelope) {
         return Err(error);
     }
     let reply = envelope.payload().decode::<Reply>().ok();
-    match reply.filter(|reply| reply.status == "connected") {
-        Some(reply) => Ok(reply.server.is_some()),
-        None => Err(Error::Protocol { what: "the first message is not 'connected'".into() }),
+    if reply.is_some_and(|reply| reply.status == "connected") {
+        Ok(envelope.payload().decode::<Welcome>().ok().map(|welcome| welcome.server))
+    } else {
+        Err(Error::Protocol { what: "the first message is not 'connected'".into() })
     }
 }

@@ -67,10 +67,9 @@ pub struct Connection {
     kept_bytes: usize,
     kept_messages_max: usize,
     id: String,
+    server: Option<String>,
     timeout: Duration,
     spin: bool,
-    /// It is known of the server, by its welcome.
-    answers_ping: bool,
     /// A frame left in part: what would follow it would be read as its rest.
     torn: bool,
 }
@@ -100,9 +99,9 @@ impl Connection {
             kept_bytes: 0,
             kept_messages_max: options.kept_messages_max,
             id: connection_id,
+            server: None,
             timeout,
             spin: options.spin,
-            answers_ping: false,
             torn: false,
         };
         connection.introduce(options, deadline)?;
@@ -121,13 +120,40 @@ impl Connection {
         let (envelope, frame_bytes) = front(&self.buffer)?;
         let welcome = answer::check_connected(&envelope);
         self.buffer.consume(frame_bytes);
-        self.answers_ping = welcome?;
+        self.server = welcome?;
         Ok(())
     }
 
     /// The id by which the server knows this connection.
     pub fn connection_id(&self) -> &str {
         &self.id
+    }
+
+    /// What the server calls itself, such as `ipc-framework/0.1.0`. The published server says
+    /// nothing, and answers no [`ping`](Self::ping), [`serve`](Self::serve) or
+    /// [`subscribe_confirmed`](Self::subscribe_confirmed) either: who is to work with both asks
+    /// here first.
+    ///
+    /// ```
+    /// # use ipc_framework::client::{Endpoint, Options};
+    /// # use ipc_framework::{Config, Server};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// # let port = server.addresses()[0].port().unwrap();
+    /// # let handle = server.handle();
+    /// # let running = std::thread::spawn(move || { let mut server = server; server.run() });
+    /// # let mut options = Options::new("app");
+    /// # options.endpoint = Endpoint::tcp("localhost", port);
+    /// let connection = options.connect()?;
+    /// assert!(connection.server().unwrap().starts_with("ipc-framework/"));
+    /// # connection.close()?;
+    /// # handle.stop();
+    /// # running.join().unwrap()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn server(&self) -> Option<&str> {
+        self.server.as_deref()
     }
 
     /// How long a request waits for its answer.
@@ -375,7 +401,7 @@ impl Connection {
 
     /// Whether the server is known to answer pings.
     pub(super) fn answers_ping(&self) -> bool {
-        self.answers_ping
+        self.server.is_some()
     }
 
     /// For a client that drives the socket itself.

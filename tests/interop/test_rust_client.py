@@ -1,4 +1,5 @@
-"""The Rust client against the published server: a Rust test, started here because it needs this environment."""
+"""The Rust client and the command line against the published server: Rust tests, started here because they need this
+environment."""
 
 import os
 import pathlib
@@ -11,8 +12,13 @@ REPO = pathlib.Path(__file__).resolve().parent.parent.parent
 
 class RustClient(unittest.TestCase):
     def test_it_works_with_the_published_server(self):
-        command = ["cargo", "test", "--locked", "--all-features", "--test", "it"]
-        command += ["--", "--ignored", "client::published"]
+        self.run_tests("client::published")
+
+    def test_its_commands_work_with_the_published_server(self):
+        self.run_tests("commands::published")
+
+    def run_tests(self, name):
+        command = ["cargo", "test", "--locked", "--all-features", "--test", "it", "--", "--ignored", name]
         environment = dict(os.environ, IPC_PYTHON=sys.executable)
         tests = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
         self.assertEqual(tests.returncode, 0, f"{tests.stdout}\n{tests.stderr}")

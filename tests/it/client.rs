@@ -9,7 +9,7 @@ mod many_threads;
 mod overhead;
 mod pool;
 mod proxy;
-mod published;
+pub(crate) mod published;
 #[cfg(feature = "cli")]
 mod reconnect;
 mod scripted;

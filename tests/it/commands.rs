@@ -5,8 +5,10 @@ mod bench;
 mod examples;
 mod leaving;
 mod listening;
+mod published;
 mod screen;
 mod terminal;
+mod working;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -94,6 +96,12 @@ impl Live {
             line.push(byte[0]);
         }
         String::from_utf8(line).unwrap()
+    }
+
+    fn read_error(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line
     }
 
     /// The exit code, what else it printed, and what it said on standard error.

@@ -1,18 +1,17 @@
 //! The clients that put load on a server: a thread each.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{ScopedJoinHandle, Thread};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use ipc_framework::client::{Connection, Options};
 use ipc_framework::{Json, Message, MessageType};
-use serde::Deserialize;
 
-use super::super::interrupt::LOOK_EVERY;
-use super::super::latency;
+use super::super::{latency, target};
+use super::open_loop::OpenLoop;
 use super::pace::Pace;
-use super::{Failure, Load};
+use super::{Failure, Load, fan_out};
 
 /// The channel that answers in `ipc serve --demo`.
 const ECHO: &str = "echo";
@@ -23,20 +22,24 @@ pub(super) struct Plan {
     pub(super) clients: u32,
     pub(super) payload_bytes: usize,
     pub(super) rate: Option<f64>,
+    /// Of each connection, in an open loop.
+    pub(super) in_flight_max: usize,
     pub(super) warmup: Duration,
     pub(super) duration: Duration,
 }
 
 /// What all threads go by.
 pub(super) struct Clock {
-    start: Instant,
-    measure_from: Instant,
-    end: Instant,
+    pub(super) start: Instant,
+    pub(super) measure_from: Instant,
+    pub(super) end: Instant,
     stopped: AtomicBool,
     /// For the progress bar: everything so far, the warm-up included.
     pub(super) done: AtomicU64,
     /// In an open loop: what was due and could not be sent in time.
     unsent: AtomicU64,
+    /// What was sent then, and not answered in time.
+    unanswered: AtomicU64,
 }
 
 /// What was measured, and for how long.
@@ -44,10 +47,11 @@ pub(super) struct Tally {
     pub(super) nanos: Histogram<u64>,
     pub(super) took: Duration,
     pub(super) unsent: u64,
+    pub(super) unanswered: u64,
 }
 
 impl Clock {
-    fn start(plan: &Plan) -> Self {
+    pub(super) fn start(plan: &Plan) -> Self {
         let start = Instant::now();
         let measure_from = start + plan.warmup;
         Self {
@@ -57,6 +61,7 @@ impl Clock {
             stopped: AtomicBool::new(false),
             done: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
         }
     }
 
@@ -68,19 +73,31 @@ impl Clock {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    fn note_unsent(&self, pace: &Pace) {
-        let unsent = pace.unsent(self.end.min(Instant::now()));
+    /// In a closed loop nothing is ever due.
+    pub(super) fn note_unsent(&self, pace: Option<&Pace>) {
+        let unsent = pace.map_or(0, |pace| pace.unsent(self.end.min(Instant::now())));
         self.unsent.fetch_add(unsent, Ordering::Relaxed);
     }
 
-    fn is_over(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed) || Instant::now() >= self.end
+    pub(super) fn note_unanswered(&self, due: Instant) {
+        if due >= self.measure_from {
+            self.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    fn count(&self, nanos: &mut Histogram<u64>, intended: Instant) {
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_stopped() || Instant::now() >= self.end
+    }
+
+    /// What was due then is through.
+    pub(super) fn count(&self, nanos: &mut Histogram<u64>, due: Instant) {
         self.done.fetch_add(1, Ordering::Relaxed);
-        if intended >= self.measure_from {
-            latency::record(nanos, intended.elapsed());
+        if due >= self.measure_from {
+            latency::record(nanos, due.elapsed());
         }
     }
 }
@@ -92,38 +109,30 @@ pub(super) fn run(
     watch: impl Fn(&Clock),
 ) -> Result<Tally, Failure> {
     let connect = |_| Ok(options.connect()?);
-    let connections = (0..plan.clients).map(connect).collect::<Result<Vec<_>, Failure>>()?;
+    let mut connections = (0..plan.clients).map(connect).collect::<Result<Vec<_>, Failure>>()?;
     let channel = plan.channel.clone().unwrap_or_else(|| match plan.load {
         Load::Request => ECHO.to_owned(),
         _ => format!("bench-{}", connections[0].connection_id()),
     });
     match plan.load {
         Load::Request => {
-            let payload = padding(plan.payload_bytes)?;
-            run_loops(plan, connections, &watch, |connection, _| {
-                Ok(connection.request_json(&channel, &payload).map(|_| ())?)
-            })
+            let request = message(plan, MessageType::Request, channel)?;
+            run_loops(plan, options, connections, &watch, &vec![request; plan.clients as usize])
         }
         Load::Publish => {
-            let payload = padding(plan.payload_bytes)?;
-            let mut connections = connections;
             let mut messages = Vec::new();
             for (at, connection) in connections.iter_mut().enumerate() {
                 let channel = format!("{channel}-{at}");
-                connection.subscribe_confirmed(&channel)?;
-                messages.push(Message::new(MessageType::Publish, "", channel, payload.clone()));
+                target::subscribe(connection, &channel)?;
+                messages.push(message(plan, MessageType::Publish, channel)?);
             }
-            let timeout = options.timeout;
-            run_loops(plan, connections, &watch, |connection, at| {
-                connection.send_message(&messages[at as usize])?;
-                connection.receive(Some(timeout))?.map(|_| ()).ok_or_else(|| late(timeout))
-            })
+            run_loops(plan, options, connections, &watch, &messages)
         }
-        Load::FanOut => fan_out(plan, options, connections, &channel, &watch),
+        Load::FanOut => fan_out::run(plan, options, connections, &channel, &watch),
     }
 }
 
-fn late(timeout: Duration) -> Failure {
+pub(super) fn late(timeout: Duration) -> Failure {
     let timeout = humantime::format_duration(timeout);
     Failure::Timeout(format!(
         "a publication did not arrive within {timeout}; see `ipc stats` for readers that were too \
@@ -131,36 +140,36 @@ fn late(timeout: Duration) -> Failure {
     ))
 }
 
-/// JSON of this many bytes.
-fn padding(bytes: usize) -> Result<Json<'static>, Failure> {
-    let text = "x".repeat(bytes.saturating_sub("\"\"".len()));
-    Json::from_serialize(&text).map_err(|error| Failure::usage(error.to_string()))
+/// With JSON of as many bytes as the plan says.
+fn message(plan: &Plan, message_type: MessageType, channel: String) -> Result<Message, Failure> {
+    let text = "x".repeat(plan.payload_bytes.saturating_sub("\"\"".len()));
+    let payload = Json::from_serialize(&text).map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(Message::new(message_type, "", channel, payload))
 }
 
-/// Each connection does one thing after another, on a thread of its own.
+/// Each connection has its message and a thread of its own.
 fn run_loops(
     plan: &Plan,
+    options: &Options,
     connections: Vec<Connection>,
     watch: &impl Fn(&Clock),
-    once: impl Fn(&mut Connection, u32) -> Result<(), Failure> + Sync,
+    messages: &[Message],
 ) -> Result<Tally, Failure> {
     let clock = Clock::start(plan);
     std::thread::scope(|scope| {
-        let threads = connections.into_iter().zip(0..).map(|(mut connection, at)| {
-            let (clock, once) = (&clock, &once);
+        let clients = connections.into_iter().zip(messages).zip(0..);
+        let threads = clients.map(|((connection, message), at)| {
+            let clock = &clock;
             scope.spawn(move || {
-                let mut pace = pace(plan, clock, at);
-                let mut nanos = latency::histogram();
-                loop {
-                    let intended = pace.wait(clock.end);
-                    if clock.is_over() {
-                        clock.note_unsent(&pace);
-                        return Ok(nanos);
+                let measured = match plan.rate {
+                    None => closed_loop(connection, message, options.timeout, clock),
+                    Some(rate) => {
+                        let pace = Pace::new(clock, rate, at, plan.clients);
+                        OpenLoop::new(plan, options, connection, message.clone(), pace).run(clock)
                     }
-                    // One that fails ends it for all.
-                    once(&mut connection, at).inspect_err(|_| clock.stop())?;
-                    clock.count(&mut nanos, intended);
-                }
+                };
+                // One that fails ends it for all.
+                measured.inspect_err(|_| clock.stop())
             })
         });
         let threads: Vec<_> = threads.collect();
@@ -168,14 +177,30 @@ fn run_loops(
     })
 }
 
-fn pace(plan: &Plan, clock: &Clock, at: u32) -> Pace {
-    let clients = if plan.load == Load::FanOut { 1 } else { plan.clients };
-    plan.rate.map_or_else(Pace::closed, |rate| Pace::open(clock.start, rate, at, clients))
+/// One after another.
+fn closed_loop(
+    mut connection: Connection,
+    message: &Message,
+    timeout: Duration,
+    clock: &Clock,
+) -> Measured {
+    let mut nanos = latency::histogram();
+    while !clock.is_over() {
+        let begin = Instant::now();
+        if message.message_type == MessageType::Request {
+            connection.request_json(&message.channel_id, &message.payload)?;
+        } else {
+            connection.send_message(message)?;
+            connection.receive(Some(timeout))?.ok_or_else(|| late(timeout))?;
+        }
+        clock.count(&mut nanos, begin);
+    }
+    Ok(nanos)
 }
 
-type Measured = Result<Histogram<u64>, Failure>;
+pub(super) type Measured = Result<Histogram<u64>, Failure>;
 
-fn sum_up(
+pub(super) fn sum_up(
     clock: &Clock,
     threads: Vec<ScopedJoinHandle<'_, Measured>>,
     watch: &impl Fn(&Clock),
@@ -192,123 +217,7 @@ fn sum_up(
     }
     let end = Instant::now().min(clock.end);
     let took = end.saturating_duration_since(clock.measure_from);
-    Ok(Tally { nanos, took, unsent: clock.unsent.load(Ordering::Relaxed) })
-}
-
-/// What publisher and subscribers tell one another.
-struct Progress {
-    published: AtomicU64,
-    delivered: AtomicU64,
-    /// Whether nothing is published any more.
-    over: AtomicBool,
-}
-
-#[derive(Deserialize)]
-struct Timed {
-    /// Nanoseconds since the start.
-    at: u64,
-}
-
-fn fan_out(
-    plan: &Plan,
-    options: &Options,
-    mut subscribers: Vec<Connection>,
-    channel: &str,
-    watch: &impl Fn(&Clock),
-) -> Result<Tally, Failure> {
-    for subscriber in &mut subscribers {
-        subscriber.subscribe_confirmed(channel)?;
-    }
-    let publisher = options.connect()?;
-    let clock = Clock::start(plan);
-    let progress = Progress {
-        published: AtomicU64::new(0),
-        delivered: AtomicU64::new(0),
-        over: AtomicBool::new(false),
-    };
-    std::thread::scope(|scope| {
-        let (clock, progress) = (&clock, &progress);
-        let publication = scope.spawn(move || {
-            let done = publish(plan, channel, publisher, clock, progress);
-            progress.over.store(true, Ordering::Release);
-            done.inspect_err(|_| clock.stop())
-        });
-        let wakes = publication.thread().clone();
-        let receiving = subscribers.into_iter().map(|mut subscriber| {
-            let wakes = wakes.clone();
-            scope.spawn(move || {
-                let received = receive(plan, options, &mut subscriber, clock, progress, &wakes);
-                received.inspect_err(|_| clock.stop())
-            })
-        });
-        // What went wrong with the publisher is why subscribers waited: it is told first.
-        let mut threads = vec![publication];
-        threads.extend(receiving);
-        sum_up(clock, threads, watch)
-    })
-}
-
-fn publish(
-    plan: &Plan,
-    channel: &str,
-    mut publisher: Connection,
-    clock: &Clock,
-    progress: &Progress,
-) -> Measured {
-    let mut pace = pace(plan, clock, 0);
-    let padding = "x".repeat(plan.payload_bytes.saturating_sub("{'at':1234567890,'pad':''}".len()));
-    loop {
-        let intended = pace.wait(clock.end);
-        if clock.is_over() {
-            clock.note_unsent(&pace);
-            return Ok(latency::histogram());
-        }
-        let at = intended.saturating_duration_since(clock.start).as_nanos() as u64;
-        let payload = serde_json::json!({ "at": at, "pad": padding });
-        let sequence = progress.published.fetch_add(1, Ordering::AcqRel) + 1;
-        publisher.publish(channel, &payload)?;
-        if plan.rate.is_none() {
-            let wanted = sequence * u64::from(plan.clients);
-            while progress.delivered.load(Ordering::Acquire) < wanted && !clock.is_over() {
-                std::thread::park_timeout(LOOK_EVERY);
-            }
-        }
-    }
-}
-
-fn receive(
-    plan: &Plan,
-    options: &Options,
-    subscriber: &mut Connection,
-    clock: &Clock,
-    progress: &Progress,
-    publisher: &Thread,
-) -> Measured {
-    let mut nanos = latency::histogram();
-    let mut heard = 0;
-    let mut last = Instant::now();
-    loop {
-        let is_over = progress.over.load(Ordering::Acquire);
-        if is_over && heard == progress.published.load(Ordering::Acquire) {
-            return Ok(nanos);
-        }
-        let Some(message) = subscriber.receive(Some(LOOK_EVERY))? else {
-            if is_over && last.elapsed() > options.timeout {
-                return Err(late(options.timeout));
-            }
-            continue;
-        };
-        last = Instant::now();
-        let Ok(Timed { at }) = message.payload.decode() else {
-            let text = "others publish on the channel too; leave --channel out to have one alone";
-            return Err(Failure::runtime(text));
-        };
-        clock.count(&mut nanos, clock.start + Duration::from_nanos(at));
-        heard += 1;
-        let delivered = progress.delivered.fetch_add(1, Ordering::AcqRel) + 1;
-        // The last one lets the publisher go on.
-        if delivered.is_multiple_of(u64::from(plan.clients)) {
-            publisher.unpark();
-        }
-    }
+    let [unsent, unanswered] =
+        [&clock.unsent, &clock.unanswered].map(|count| count.load(Ordering::Relaxed));
+    Ok(Tally { nanos, took, unsent, unanswered })
 }

@@ -3,8 +3,10 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use ipc_framework::client::{Connection, Error, Options};
 use ipc_framework::{ErrorCode, MessageType, Server};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::answers::{self, Latencies};
@@ -36,7 +38,7 @@ pub(super) fn install(server: &mut Server) {
 }
 
 pub(super) fn show_all(output: Output, options: &Options) -> Result<(), Failure> {
-    let show = Show { output, options };
+    let mut show = Show { output, options, pattern: "" };
     show.request()?;
     show.publication()?;
     show.notification()?;
@@ -48,6 +50,24 @@ pub(super) fn show_all(output: Output, options: &Options) -> Result<(), Failure>
 struct Show<'a> {
     output: Output,
     options: &'a Options,
+    /// What is shown just now.
+    pattern: &'static str,
+}
+
+/// What `--json` shows of a step.
+#[derive(Serialize)]
+struct Step<'a> {
+    pattern: &'a str,
+    who: &'a str,
+    what: String,
+}
+
+/// What `--json` shows at the end.
+#[derive(Serialize)]
+struct Distribution<'a> {
+    measured: &'a str,
+    count: u64,
+    latency_us: Latency,
 }
 
 impl Show<'_> {
@@ -55,11 +75,19 @@ impl Show<'_> {
         Ok(self.options.connect()?)
     }
 
-    fn heading(&self, text: &str) -> Result<(), Failure> {
+    fn heading(&mut self, text: &'static str) -> Result<(), Failure> {
+        self.pattern = text;
+        if self.output.json {
+            return Ok(());
+        }
         self.output.line(format_args!("\n{}", self.output.paint(Style::Bold, text)))
     }
 
     fn step(&self, who: &str, what: impl Display) -> Result<(), Failure> {
+        if self.output.json {
+            let what = what.to_string();
+            return self.output.document(&Step { pattern: self.pattern, who, what });
+        }
         let who = format!("  {who:11}");
         self.output.line(format_args!("{} {what}", self.output.paint(Style::Key, who)))
     }
@@ -68,7 +96,7 @@ impl Show<'_> {
         self.output.line(self.output.paint(Style::Dim, format!("  {text}")))
     }
 
-    fn request(&self) -> Result<(), Failure> {
+    fn request(&mut self) -> Result<(), Failure> {
         self.heading("Request and answer")?;
         let mut client = self.connect()?;
         self.step("client", "what does an apple cost?")?;
@@ -79,7 +107,7 @@ impl Show<'_> {
         self.step("server", format_args!("{answer}  after {took}"))
     }
 
-    fn publication(&self) -> Result<(), Failure> {
+    fn publication(&mut self) -> Result<(), Failure> {
         self.heading("Publish and subscribe")?;
         let mut subscribers = Vec::new();
         for name in ["subscriber1", "subscriber2"] {
@@ -99,7 +127,7 @@ impl Show<'_> {
         Ok(())
     }
 
-    fn notification(&self) -> Result<(), Failure> {
+    fn notification(&mut self) -> Result<(), Failure> {
         self.heading("Notification: nobody waits for an answer")?;
         let mut subscriber = self.connect()?;
         subscriber.subscribe_confirmed("news")?;
@@ -110,7 +138,7 @@ impl Show<'_> {
         self.step("server", format_args!("publishes {heard}"))
     }
 
-    fn worker(&self) -> Result<(), Failure> {
+    fn worker(&mut self) -> Result<(), Failure> {
         self.heading("A client that serves requests")?;
         let mut worker = self.connect()?;
         worker.serve("square")?;
@@ -125,7 +153,7 @@ impl Show<'_> {
         self.step("worker", format_args!("{}  after {took}", answer?.payload))
     }
 
-    fn error(&self) -> Result<(), Failure> {
+    fn error(&mut self) -> Result<(), Failure> {
         self.heading("Whatever goes wrong is answered")?;
         let mut client = self.connect()?;
         for (channel, item) in [("price", "pear"), ("nobody", "there")] {
@@ -141,7 +169,7 @@ impl Show<'_> {
         Ok(())
     }
 
-    fn latencies(&self) -> Result<(), Failure> {
+    fn latencies(&mut self) -> Result<(), Failure> {
         self.heading("How long it takes, one after the other")?;
         let mut client = self.connect()?;
         let mut requests = latency::histogram();
@@ -158,24 +186,29 @@ impl Show<'_> {
             receive(&mut client)?;
             latency::record(&mut publications, begin.elapsed());
         }
-        let row = |name: &str, count: u64, latency: [f64; 4]| {
-            let mut row = vec![name.to_owned(), count.to_string()];
-            row.extend(latency.map(shown_micros));
-            row
-        };
-        let mut rows = Vec::new();
-        for (name, nanos) in
-            [("request to answer", &requests), ("publish to delivery", &publications)]
-        {
-            let Latency { p50, p99, p999, max, .. } = Latency::of(nanos);
-            rows.push(row(name, nanos.len(), [p50, p99, p999, max]));
-        }
         let seen: Latencies = answers::ask(&mut client, "get_latency")?;
         let inside = seen.channels.get("price").and_then(|price| price.request.as_ref());
-        if let Some(inside) = inside {
-            let latency = [inside.p50_us, inside.p99_us, inside.p999_us, inside.max_us];
-            rows.push(row("of that, in the server", inside.count, latency));
+        let of = |measured, nanos| (measured, Histogram::len(nanos), Latency::of(nanos));
+        let mut all =
+            vec![of("request to answer", &requests), of("publish to delivery", &publications)];
+        all.extend(inside.map(|of| ("of a request, in the server", of.count, Latency::from(of))));
+        self.measured(&all)
+    }
+
+    fn measured(&self, all: &[(&'static str, u64, Latency)]) -> Result<(), Failure> {
+        if self.output.json {
+            return all.iter().try_for_each(|&(measured, count, latency_us)| {
+                self.output.document(&Distribution { measured, count, latency_us })
+            });
         }
+        let rows: Vec<_> = all
+            .iter()
+            .map(|(name, count, Latency { p50, p99, p999, max, .. })| {
+                let mut row = vec![(*name).to_owned(), count.to_string()];
+                row.extend([*p50, *p99, *p999, *max].map(shown_micros));
+                row
+            })
+            .collect();
         let table = table(self.output, &["", "count", "p50", "p99", "p99.9", "max"], &rows);
         for line in table.lines() {
             self.output.line(format_args!("  {line}"))?;

@@ -1,20 +1,25 @@
 //! What the server told, and how fast it changed.
 
-use std::collections::VecDeque;
-use std::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use ipc_framework::client::Connection;
 use serde::Serialize;
 
 use super::super::answers::{self, Channels, Latencies, Stats, Summary, ask};
+use super::super::latency::{self, Latency};
 use super::Failure;
 
 /// As many as the widest screens show.
 const SAMPLES_KEPT: usize = 300;
+/// As many as the widest column of latencies shows.
+const TREND_SAMPLES_KEPT: usize = 40;
 
 /// One look at the server.
 pub(super) struct Sample {
     at: Instant,
+    /// How long the server took to answer the first question.
+    rtt: Duration,
     stats: Stats,
     channels: Channels,
     latencies: Latencies,
@@ -22,8 +27,11 @@ pub(super) struct Sample {
 
 impl Sample {
     pub(super) fn take(connection: &mut Connection) -> Result<Self, Failure> {
+        let begin = Instant::now();
+        let stats = ask(connection, "get_stats")?;
         Ok(Self {
-            stats: ask(connection, "get_stats")?,
+            rtt: begin.elapsed(),
+            stats,
             channels: ask(connection, "list_channels")?,
             latencies: ask(connection, "get_latency")?,
             at: Instant::now(),
@@ -58,18 +66,13 @@ pub(super) struct Row {
     pub(super) workers: u64,
     pub(super) has_handler: bool,
     /// Of requests where there were any, of publications otherwise; in microseconds.
-    pub(super) latency_us: Option<Percentiles>,
+    pub(super) latency_us: Option<Latency>,
+    /// Of those since the last sample.
+    pub(super) recent_mean_us: Option<f64>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Percentiles {
-    pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
-    #[serde(rename = "p99.9")]
-    pub(super) p999: f64,
-    pub(super) max: f64,
-}
+/// The last means of a channel, oldest first; none where nothing happened.
+pub(super) type Trend = VecDeque<Option<f64>>;
 
 /// What `--json` shows of a sample.
 #[derive(Debug, Serialize)]
@@ -78,6 +81,7 @@ pub(super) struct Document<'a> {
     pending_requests: u64,
     buffered_bytes: u64,
     uptime_seconds: f64,
+    rtt_us: f64,
     per_second: Rates,
     channels: &'a [Row],
 }
@@ -88,6 +92,8 @@ pub(super) struct History {
     last: Option<Sample>,
     pub(super) rates: VecDeque<Rates>,
     pub(super) rows: Vec<Row>,
+    /// Of the channels in which something happened lately.
+    trends: BTreeMap<String, Trend>,
 }
 
 impl History {
@@ -99,11 +105,35 @@ impl History {
             .filter(|before| before.stats.uptime_seconds <= sample.stats.uptime_seconds);
         let rates = before.map_or_else(Rates::default, |before| rates(before, &sample));
         self.rows = rows(before, &sample);
+        self.note_trends();
         self.rates.push_back(rates);
         if self.rates.len() > SAMPLES_KEPT {
             self.rates.pop_front();
         }
         self.last = Some(sample);
+    }
+
+    fn note_trends(&mut self) {
+        let mut before = std::mem::take(&mut self.trends);
+        for row in &self.rows {
+            let mut trend = before.remove(&row.channel).unwrap_or_default();
+            trend.push_back(row.recent_mean_us);
+            if trend.len() > TREND_SAMPLES_KEPT {
+                trend.pop_front();
+            }
+            // Idle channels may be many, and have nothing to show.
+            if trend.iter().any(Option::is_some) {
+                self.trends.insert(row.channel.clone(), trend);
+            }
+        }
+    }
+
+    pub(super) fn trend(&self, channel: &str) -> Option<&Trend> {
+        self.trends.get(channel)
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.last.as_ref().map(|sample| sample.rtt)
     }
 
     pub(super) fn stats(&self) -> Option<&Stats> {
@@ -121,6 +151,7 @@ impl History {
             pending_requests: stats.pending_requests,
             buffered_bytes: stats.buffered_bytes,
             uptime_seconds: stats.uptime_seconds,
+            rtt_us: latency::micros(self.rtt().unwrap_or_default()),
             per_second: self.latest(),
             channels: &self.rows,
         }
@@ -147,6 +178,15 @@ fn rates(before: &Sample, now: &Sample) -> Rates {
     }
 }
 
+/// The mean of what came between the two.
+fn recent_mean(old: Option<&Summary>, new: &Summary) -> Option<f64> {
+    let (count, sum) = old.map_or((0, 0.0), |old| (old.count, old.mean_us * old.count as f64));
+    // Fewer than before: the latencies were emptied.
+    let added = new.count.checked_sub(count).filter(|added| *added > 0)?;
+    let mean = (new.mean_us * new.count as f64 - sum) / added as f64;
+    Some((mean.max(0.0) * 10.0).round() / 10.0)
+}
+
 fn rows(before: Option<&Sample>, now: &Sample) -> Vec<Row> {
     let row = |(name, channel): (&String, &answers::Channel)| {
         let [request, publication] = now.summaries(name);
@@ -166,12 +206,10 @@ fn rows(before: Option<&Sample>, now: &Sample) -> Vec<Row> {
             subscribers: channel.subscribers,
             workers: channel.workers,
             has_handler: channel.has_handler,
-            latency_us: request.or(publication).map(|of| Percentiles {
-                p50: of.p50_us,
-                p90: of.p90_us,
-                p99: of.p99_us,
-                p999: of.p999_us,
-                max: of.max_us,
+            latency_us: request.or(publication).map(Latency::from),
+            recent_mean_us: before.and_then(|_| match request {
+                Some(request) => recent_mean(old[0], request),
+                None => recent_mean(old[1], publication?),
             }),
         }
     };
@@ -186,5 +224,15 @@ mod tests {
     fn a_rate_is_what_was_added_and_never_negative() {
         assert!((per_second(10, 30, 2.0) - 10.0).abs() < 1e-9);
         assert!(per_second(30, 10, 1.0).abs() < 1e-9, "the counters were reset");
+    }
+
+    #[test]
+    fn a_recent_mean_is_of_what_was_added() {
+        let summary = |count, mean_us| Summary { count, mean_us, ..Summary::default() };
+        let old = summary(1_000, 10.0);
+        assert_eq!(recent_mean(Some(&old), &summary(1_010, 11.0)), Some(111.0));
+        assert_eq!(recent_mean(None, &summary(4, 2.5)), Some(2.5));
+        assert_eq!(recent_mean(Some(&old), &old), None, "nothing happened");
+        assert_eq!(recent_mean(Some(&old), &summary(3, 2.5)), None, "emptied in between");
     }
 }

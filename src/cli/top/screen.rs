@@ -11,13 +11,20 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row as Cells, Sparkline, Table, TableState};
 
 use super::super::channels::served_by;
-use super::super::latency::shown_micros;
+use super::super::latency::{Latency, shown, shown_micros};
 use super::super::output::printable;
 use super::Sort;
-use super::sample::{History, Percentiles, Rates, Row};
+use super::sample::{History, Rates, Row, Trend};
 
-const PANEL_HEIGHT: u16 = 6;
-const KEYS: &str = " sort: c channel, r requests, p publ, d p99, n subs · space pause · q quit";
+/// Of the panels, by the height of the screen: on a low one the table goes before them.
+const PANEL_HEIGHTS: [(u16, u16); 3] = [(20, 6), (14, 4), (0, 0)];
+const KEYS: &str =
+    "sort: c channel r req p publ d p99 n subs · ↑↓ · +- speed · space pause · q quit";
+const KEYS_WIDE: &str = " sort by c channel, r requests, p publications, d p99, n subscribers · \
+    ↑↓ scroll · + - interval · space pause · q quit";
+/// How wide the column is in which latencies are drawn, and on screens from which width.
+const TREND_WIDTHS: [(u16, u16); 3] = [(140, 40), (110, 20), (80, 9)];
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// A title, what stands below, what the sparkline shows, and in which colour.
 type Panel = (String, String, fn(&Rates) -> f64, Color);
@@ -58,11 +65,10 @@ impl Column {
 /// Widths and spaces between them add up to the screens they are shown on.
 const COLUMNS: [Column; 9] = [
     Column::text("channel", 12, |row| printable(&row.channel).into_owned()).sorted(Sort::Channel),
-    Column::number("requests/s", 10, |row| shown_rate(row.requests_per_second))
-        .sorted(Sort::Requests),
-    Column::number("publ/s", 7, |row| shown_rate(row.publications_per_second))
+    Column::number("req/s", 8, |row| shown_rate(row.requests_per_second)).sorted(Sort::Requests),
+    Column::number("publ/s", 8, |row| shown_rate(row.publications_per_second))
         .sorted(Sort::Publications),
-    Column::number("subs", 4, |row| row.subscribers.to_string())
+    Column::number("subs", 5, |row| row.subscribers.to_string())
         .on_screens_from(50)
         .sorted(Sort::Subscribers),
     Column::text("served by", 10, |row| served_by(row.has_handler, row.workers))
@@ -70,14 +76,14 @@ const COLUMNS: [Column; 9] = [
     Column::number("p50", 9, |row| shown_latency(row, |of| of.p50)).on_screens_from(60),
     Column::number("p99", 9, |row| shown_latency(row, |of| of.p99)).sorted(Sort::P99),
     Column::number("p99.9", 9, |row| shown_latency(row, |of| of.p999)).on_screens_from(90),
-    Column::number("max", 9, |row| shown_latency(row, |of| of.max)).on_screens_from(80),
+    Column::number("max", 9, |row| shown_latency(row, |of| of.max)).on_screens_from(100),
 ];
 
 fn shown_rate(rate: f64) -> String {
     if rate > 0.0 { count(rate) } else { "-".to_owned() }
 }
 
-fn shown_latency(row: &Row, at: fn(&Percentiles) -> f64) -> String {
+fn shown_latency(row: &Row, at: fn(&Latency) -> f64) -> String {
     row.latency_us.as_ref().map_or("-".to_owned(), |of| shown_micros(at(of)))
 }
 
@@ -121,9 +127,11 @@ impl View {
     }
 
     pub(super) fn draw(&mut self, frame: &mut Frame<'_>, history: &History) {
+        let height = frame.area().height;
+        let panels = PANEL_HEIGHTS.into_iter().find(|(screen, _)| height >= *screen);
         let [head, panels, table, keys] = Layout::vertical([
             Constraint::Length(2),
-            Constraint::Length(PANEL_HEIGHT),
+            Constraint::Length(panels.map_or(0, |(_, panels)| panels)),
             Constraint::Min(3),
             Constraint::Length(1),
         ])
@@ -131,18 +139,26 @@ impl View {
         self.draw_head(frame, head, history);
         self.draw_panels(frame, panels, history);
         self.draw_table(frame, table, history);
-        frame.render_widget(Paragraph::new(KEYS).style(self.dim()), keys);
+        let is_wide = usize::from(keys.width) >= KEYS_WIDE.chars().count();
+        let text = if is_wide { KEYS_WIDE } else { KEYS };
+        frame.render_widget(Paragraph::new(text).style(self.dim()), keys);
     }
 
     fn draw_head(&self, frame: &mut Frame<'_>, area: Rect, history: &History) {
-        let Some(stats) = history.stats() else { return };
+        let (Some(stats), Some(rtt)) = (history.stats(), history.rtt()) else {
+            // Nothing was answered yet: who is asked, and what is wrong with it.
+            let trouble = self.trouble.as_deref().unwrap_or("waiting for the first sample");
+            let text = format!(" {}  {}", self.endpoint, printable(trouble));
+            return frame.render_widget(Paragraph::new(text), area);
+        };
         let up = stats.uptime();
         let every = humantime::format_duration(self.interval);
+        // What a narrow screen cuts off is what changes least.
         let title = Line::from(vec![
             Span::styled(format!(" {}", self.endpoint), bold()),
-            Span::raw(format!("  ipc-framework {}  up {up}", printable(&stats.version))),
-            Span::styled(format!("  every {every}"), self.dim()),
             Span::styled(if self.is_paused { "  paused" } else { "" }, bold()),
+            Span::raw(format!("  every {every}  answered in {}  up {up}", shown(rtt))),
+            Span::styled(format!("  ipc-framework {}", printable(&stats.version)), self.dim()),
         ]);
         let second = match &self.trouble {
             Some(trouble) => {
@@ -206,12 +222,19 @@ impl View {
         }
         let columns: Vec<&Column> =
             COLUMNS.iter().filter(|column| area.width >= column.screen_width_min).collect();
+        let trend = TREND_WIDTHS.into_iter().find(|(screen, _)| area.width >= *screen);
+        let trend = trend.map(|(_, width)| width);
         // Names take what the others leave.
         let widths = columns.iter().map(|column| match column.name {
             "channel" => Constraint::Min(column.width),
             _ => Constraint::Length(column.width),
         });
-        let body = rows.iter().map(|row| self.cells(&columns, row));
+        let widths = widths.chain(trend.map(Constraint::Length));
+        let drawn = |row: &Row| match (trend, history.trend(&row.channel)) {
+            (Some(width), Some(trend)) => drawn(trend, usize::from(width)),
+            _ => String::new(),
+        };
+        let body = rows.iter().map(|row| self.cells(&columns, row, drawn(row)));
         let table = Table::new(body, widths).header(self.header(&columns)).block(block);
         frame.render_stateful_widget(table, area, &mut self.table);
     }
@@ -220,16 +243,24 @@ impl View {
         let cells = columns.iter().map(|column| {
             let is_sorted = column.sort == Some(self.sort);
             let style = if is_sorted { bold().add_modifier(Modifier::UNDERLINED) } else { bold() };
-            column.aligned(Line::from(Span::styled(column.name, style)))
+            // Names grow downwards, numbers upwards, unless turned round.
+            let is_growing = (self.sort == Sort::Channel) != self.is_reversed;
+            let arrow = match (is_sorted, is_growing) {
+                (false, _) => "",
+                (true, false) => "▼",
+                (true, true) => "▲",
+            };
+            column.aligned(Line::styled(format!("{}{arrow}", column.name), style))
         });
-        Cells::new(cells)
+        Cells::new(cells.chain([Cell::from(Line::styled("latency", bold()))]))
     }
 
-    fn cells(&self, columns: &[&Column], row: &Row) -> Cells<'static> {
+    fn cells(&self, columns: &[&Column], row: &Row, drawn: String) -> Cells<'static> {
         let is_idle = row.requests_per_second <= 0.0 && row.publications_per_second <= 0.0;
         let style = if is_idle { self.dim() } else { Style::default() };
         let cells = columns.iter().map(|column| column.aligned(Line::raw((column.text)(row))));
-        Cells::new(cells).style(style)
+        let drawn = Cell::from(Line::styled(drawn, self.coloured(Color::Yellow)));
+        Cells::new(cells.chain([drawn])).style(style)
     }
 
     /// Names from A to Z, numbers from the largest; equal ones by name.
@@ -258,6 +289,23 @@ impl View {
     fn dim(&self) -> Style {
         self.coloured(Color::DarkGray)
     }
+}
+
+/// The newest samples as bars over zero, as high as the largest of them; where nothing happened
+/// there is a gap.
+fn drawn(trend: &Trend, width: usize) -> String {
+    let skipped = trend.len().saturating_sub(width);
+    let shown = || trend.iter().skip(skipped);
+    let largest = shown().flatten().fold(f64::MIN_POSITIVE, |largest, mean| largest.max(*mean));
+    let bar = |mean: &Option<f64>| {
+        mean.map_or(' ', |mean| {
+            let step = whole(mean / largest * BARS.len() as f64);
+            BARS[(step as usize).min(BARS.len() - 1)]
+        })
+    };
+    // The newest is at the right edge.
+    let gap = std::iter::repeat_n(' ', width.saturating_sub(trend.len()));
+    gap.chain(shown().map(bar)).collect()
 }
 
 #[expect(clippy::cast_sign_loss, reason = "no rate is negative")]
@@ -291,5 +339,13 @@ mod tests {
             assert_eq!(count(rate), shown);
         }
         assert_eq!(count(2_500_000.0), "2.5M");
+    }
+
+    #[test]
+    fn latencies_are_drawn_up_to_the_newest() {
+        let trend = Trend::from([Some(9.0), Some(4.0), None, Some(8.0), Some(0.5)]);
+        assert_eq!(drawn(&trend, 4), "▅ █▁");
+        assert_eq!(drawn(&trend, 7), "  █▄ █▁");
+        assert_eq!(drawn(&Trend::new(), 2), "  ");
     }
 }

@@ -14,13 +14,13 @@ use super::many_threads::value;
 use super::scripted::{Told, losses, next};
 use crate::support::HANG;
 
-struct Published {
+pub(crate) struct Published {
     child: Child,
     port: u16,
 }
 
 impl Published {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_at(0)
     }
 
@@ -55,6 +55,10 @@ impl Published {
         let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
         options.reconnect = Some(Reconnect { pause_min, pause_max });
         options
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     fn options(&self) -> Options {

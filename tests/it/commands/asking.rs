@@ -1,6 +1,6 @@
 //! One question, one answer, and how a failure is told.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::{Output, Stdio};
 
@@ -32,6 +32,18 @@ fn a_payload_comes_from_a_file_or_standard_input() {
     assert!(status.success());
     assert_eq!(stdout, b"[7]\n");
     assert_fails(demo.command(&["request", "echo", "@/does/not/exist"]), 2, "cannot read");
+    let mut lines = demo.command(&["request", "echo", "--lines"]);
+    let mut child = lines.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap());
+    for line in ["[1]", "{\"a\":  2}"] {
+        writeln!(stdin, "{line}").unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer, format!("{line}\n"), "answered before the next is there");
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
@@ -43,7 +55,9 @@ fn exit_codes_say_whose_fault_it_is() {
     assert_fails(demo.command(&["request", "echo", "{"]), 2, "not JSON");
     assert_fails(demo.command(&["request", ""]), 2, "channel_id");
     assert_fails(demo.command(&["request", "echo", "1", "--timeout", "0"]), 2, "500ms");
-    assert_fails(demo.command(&["request"]), 2, "<CHANNEL>");
+    let missing = "arguments were not provided: <CHANNEL>; see `ipc request --help`";
+    assert_fails(demo.command(&["request"]), 2, missing);
+    assert_fails(demo.command(&["requst"]), 2, "'request'; see `ipc --help`");
     assert_fails(demo.command(&["subscribe"]), 2, "<CHANNEL>");
     assert_fails(demo.command(&["worker", "square"]), 2, "<COMMAND>");
     let unused = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
@@ -109,6 +123,66 @@ fn what_is_published_and_notified_arrives() {
 }
 
 #[test]
+fn variables_stand_for_flags_and_flags_go_before_them() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("variables"));
+    let mut worker = demo.0.peer();
+    worker.connect("other", "sleeps");
+    worker.serve("slow");
+    let ask = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = demo.command(arguments);
+        command.envs(variables.iter().copied());
+        command
+    };
+    let other = [("IPC_APP", "other"), ("IPC_TIMEOUT", "100ms")];
+    assert_fails(ask(&["request", "slow"], &other), 4, "within 100ms");
+    assert_fails(ask(&["request", "slow", "--app", "bench"], &other), 1, "(no_handler)");
+    assert_fails(ask(&["request", "slow", "--timeout", "200ms"], &other), 4, "within 200ms");
+    let nowhere = scratch.0.join("no.sock");
+    let nowhere = nowhere.to_str().unwrap();
+    assert_fails(ask(&["ping"], &[("IPC_UNIX", nowhere)]), 3, nowhere);
+    assert_fails(ask(&["ping"], &[("IPC_PORT", "many")]), 2, "--port");
+    assert_fails(ask(&["ping"], &[("IPC_TIMEOUT", "soon")]), 2, "500ms");
+}
+
+#[test]
+fn every_line_of_a_feed_is_a_message() {
+    let demo = Demo::start();
+    let mut peer = demo.0.peer();
+    peer.connect("bench", "listens");
+    peer.subscribe("news");
+    peer.fence();
+    let feed = |text: &str, flags: &[&str]| {
+        let mut command = demo.command(&[&["publish", "news", "--lines"], flags].concat());
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let Output { status, stdout, .. } = feed("1\n\n {\"a\": 2} \n\"last\"", &["--json"]);
+    assert!(status.success());
+    let told: Value = serde_json::from_slice(&stdout).unwrap();
+    let expected = json!({"channel": "news", "type": "publish", "sent": 3, "confirmed": true});
+    assert_eq!(told, expected);
+    for payload in [json!(1), json!({"a": 2}), json!("last")] {
+        assert_eq!(peer.receive()["payload"], payload);
+    }
+    // What came before a line that is wrong has arrived.
+    let Output { status, stderr, .. } = feed("7\nwrong\n8\n", &[]);
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("line 2 of standard input is not JSON"), "{stderr}");
+    assert_eq!(peer.receive()["payload"], 7);
+    let [told] = &demo.documents(&["notify", "news", "1", "--json"])[..] else { panic!("one") };
+    assert_eq!((&told["type"], &told["sent"]), (&json!("notification"), &json!(1)));
+    assert_fails(demo.command(&["publish", "news"]), 2, "<JSON>");
+    assert_fails(demo.command(&["publish", "news", "1", "--lines"]), 2, "--lines");
+}
+
+#[test]
 fn tokens_come_from_a_file_or_the_environment() {
     let scratch = Scratch::new("command-tokens");
     let token = scratch.file("token", 0o600, "a long secret\n");
@@ -164,42 +238,4 @@ fn names_of_peers_write_no_commands_to_a_terminal() {
     peer.fence();
     let channels = demo.prints(&["channels"]);
     assert!(channels.contains("evil\\u001b[31m\\u000aname"), "{channels:?}");
-}
-
-#[test]
-fn a_worker_answers_with_what_its_command_prints() {
-    let demo = Demo::start();
-    let start = |arguments: &[&str]| super::Live::start(demo.command(arguments));
-    let upper = start(&["worker", "upper", "--", "tr", "a-z", "A-Z"]);
-    assert_eq!(demo.prints(&["request", "upper", "{\"a\": \"b\"}"]), "{\"A\": \"B\"}\n");
-    let script = "read -r x; echo \"$IPC_CHANNEL got $x\"";
-    let shell = start(&["worker", "told", "--", "sh", "-c", script]);
-    assert_eq!(demo.prints(&["request", "told", "[1]"]), "\"told got [1]\"\n");
-    let fails = start(&[
-        "worker",
-        "fails",
-        "--",
-        "sh",
-        "-c",
-        "printf 'why\\033[2J\\n' >&2; echo no; exit 3",
-    ]);
-    assert_fails(demo.command(&["request", "fails", "1"]), 1, "why\\u001b[2J (handler_failed)");
-    let silent = start(&["worker", "silent", "--", "false"]);
-    assert_fails(demo.command(&["request", "silent", "1"]), 1, "exit status: 1");
-    // A command that prints more than a pipe holds before it has read anything.
-    let script = "yes | head -c 300000; cat >/dev/null; echo";
-    let much = start(&["worker", "much", "--", "sh", "-c", script]);
-    let large = format!("\"{}\"", "x".repeat(100_000));
-    let answer: Value = serde_json::from_str(&demo.prints(&["request", "much", &large])).unwrap();
-    assert_eq!(answer.as_str().unwrap().len(), 300_000);
-    for worker in [upper, shell, fails, silent, much] {
-        worker.signal("INT");
-        let (code, _, stderr) = worker.end();
-        assert_eq!(code, Some(0), "{stderr}");
-    }
-    let missing = start(&["worker", "missing", "--", "/does/not/exist"]);
-    assert_fails(demo.command(&["request", "missing", "1"]), 1, "(worker_lost)");
-    let (code, _, stderr) = missing.end();
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains("cannot run /does/not/exist"), "{stderr}");
 }

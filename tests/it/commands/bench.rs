@@ -1,11 +1,13 @@
 //! `ipc bench` measures what it says, and writes what other tools read.
 
 use std::fs;
+use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Demo, Live};
 use crate::cli::{Scratch, assert_fails};
@@ -51,21 +53,102 @@ fn an_open_loop_sends_no_more_than_its_rate() {
 }
 
 #[test]
+fn what_the_warm_up_could_not_send_is_not_measured() {
+    let demo = Demo::start();
+    // No machine sends so many, so that in the end all that is sent was due long before.
+    let times = ["--warmup", "500ms", "--duration", "300ms"];
+    let report = demo.documents(&[&["bench", "--json", "--rate", "1e7"], &times[..]].concat());
+    let report = &report[0];
+    let [count, unsent] = ["count", "unsent"].map(|name| report[name].as_u64().unwrap());
+    assert!(count > 0 && unsent > 0 && count + unsent <= 3_000_000, "{report}");
+}
+
+#[test]
 fn a_stalled_server_hides_nothing_of_what_waited() {
     let demo = Demo::start();
     let slow = demo.command(&["worker", "slow", "--", "sleep", "0.05"]);
     let worker = Live::start(slow);
     let arguments = ["--channel", "slow", "--rate", "1000", "--warmup", "0", "--duration", "1s"];
-    let shown = demo.prints(&[&["bench"], &arguments[..]].concat());
+    let few = [&["bench", "--in-flight", "4"], &arguments[..]].concat();
+    let shown = demo.prints(&few);
     assert!(shown.contains("were due and not sent"), "{shown}");
-    let mut documents = demo.documents(&[&["bench", "--json"], &arguments[..]].concat());
-    let report = documents.remove(0);
+    let report = demo.documents(&[&few[..], &["--json"]].concat()).remove(0);
     assert!(report["unsent"].as_u64() > Some(0), "what was never sent is told: {report}");
     // One takes 50 ms and one is due every millisecond: the later, the longer it waited.
     let [min, max] = ["min", "max"].map(|name| report["latency_us"][name].as_f64().unwrap());
     assert!(report["count"].as_u64() >= Some(2), "{report}");
     assert!(max - min > 40_000.0, "waiting for its turn counts: {report}");
+    // With room for them all they are sent, and those without an answer are told too.
     drop(worker);
+    for flags in [&[][..], &["--json"]] {
+        let worker = Live::start(demo.command(&["worker", "slow", "--", "sleep", "0.05"]));
+        let many = ["bench", "--in-flight", "1000", "--timeout", "500ms"];
+        let shown = demo.prints(&[&many, &arguments[..], flags].concat());
+        if flags.is_empty() {
+            assert!(shown.contains("were not answered in time"), "{shown}");
+        } else {
+            let report: Value = serde_json::from_str(&shown).unwrap();
+            assert!(report["unanswered"].as_u64() > Some(0), "{report}");
+        }
+        drop(worker);
+    }
+}
+
+#[test]
+fn an_open_loop_sends_whatever_is_outstanding() {
+    let demo = Demo::start();
+    // A hundred sleep at a time: one after another they would be 20 in all.
+    let slow = demo.command(&["worker", "slow", "-c", "100", "--", "sleep", "0.5"]);
+    let worker = Live::start(slow);
+    let rate = ["--rate", "100", "--warmup", "0", "--duration", "1s", "--timeout", "30s"];
+    let report = demo.documents(&[&["bench", "--json", "--channel", "slow"], &rate[..]].concat());
+    let report = &report[0];
+    let [count, unsent] = ["count", "unsent"].map(|name| report[name].as_u64().unwrap());
+    // A machine that is busy may come to the last ones too late.
+    assert!(count >= 50 && count + unsent >= 95, "{report}");
+    assert_eq!(report["unanswered"], 0, "{report}");
+    drop(worker);
+    let silent = demo.command(&["bench", "--channel", "slow", "--rate", "10", "--duration", "1s"]);
+    assert_fails(silent, 1, "(no_handler)");
+}
+
+/// What was due while the server stood still waited as long as it did, though nothing but one
+/// request would have been outstanding in a closed loop.
+#[test]
+fn a_pause_of_the_server_shows_in_all_that_was_due_meanwhile() {
+    let demo = Demo::start();
+    let mut bench = demo.command(&["bench", "--json", "--rate", "100", "--warmup", "0"]);
+    bench.args(["--duration", "2s"]).stdout(Stdio::piped());
+    let bench = bench.spawn().unwrap();
+    let mut peer = demo.0.peer();
+    peer.connect("bench", "looks");
+    // It has begun once the first requests are through.
+    while peer.request("system", json!({"action": "get_latency"}))["channels"]["echo"].is_null() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    demo.0.signal("STOP");
+    std::thread::sleep(Duration::from_secs(1));
+    demo.0.signal("CONT");
+    let Output { status, stdout, .. } = bench.wait_with_output().unwrap();
+    assert!(status.success());
+    let report: Value = serde_json::from_slice(&stdout).unwrap();
+    // Half of the time, so that the slowest quarter waited a quarter of a second and more.
+    assert!(report["latency_us"]["p90"].as_f64() > Some(250_000.0), "{report}");
+    assert_eq!((&report["unsent"], &report["unanswered"]), (&json!(0), &json!(0)), "{report}");
+}
+
+/// Nobody reads while a message waits to be sent: what is outstanding has to fit in between.
+#[test]
+fn large_messages_of_an_open_loop_do_not_hold_each_other_up() {
+    let demo = Demo::start();
+    for load in ["request", "publish"] {
+        let large = ["--rate", "500", "--size", "512KiB", "--in-flight", "64"];
+        let times = ["--warmup", "0", "--duration", "1s"];
+        let arguments = [&["bench", load, "--json"], &large[..], &times].concat();
+        let report = demo.documents(&arguments).remove(0);
+        assert!(report["count"].as_u64() > Some(0), "{report}");
+        assert_eq!(report["unanswered"], 0, "{report}");
+    }
 }
 
 #[test]

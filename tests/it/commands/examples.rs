@@ -6,8 +6,11 @@ use std::process::{Command, Output, Stdio};
 
 use crate::cli::{Running, Scratch, ipc, serve};
 
-/// What runs for ever is interrupted after this.
-const ENOUGH: &str = "2";
+/// What runs for ever is interrupted after so many seconds.
+const ENOUGH: &str = "3";
+const FOR_EVER: [&str; 6] = ["serve", "subscribe", "worker", "ping", "bench", "chat"];
+/// What ends by itself is not, however busy the machine is.
+const TOO_LONG: &str = "60";
 
 fn help(arguments: &[&str]) -> String {
     String::from_utf8(ipc().args(arguments).arg("--help").output().unwrap().stdout).unwrap()
@@ -69,9 +72,11 @@ fn every_example_works() {
         // What is alone on its line gets the signal itself.
         let is_alone = !script.contains(['|', '>']);
         let script = if is_alone { format!("exec {script}") } else { script };
+        let goes_on = FOR_EVER.iter().any(|name| example.contains(&format!("ipc {name}")));
+        let enough = if goes_on { ENOUGH } else { TOO_LONG };
         let mut command = Command::new("timeout");
         command
-            .args(["--foreground", "--preserve-status", "--signal", "INT", ENOUGH])
+            .args(["--foreground", "--preserve-status", "--signal", "INT", enough])
             .args(["sh", "-c", &script])
             .current_dir(&scratch.0)
             .envs([("PATH", path.as_str()), ("HOME", scratch.0.to_str().unwrap())])
@@ -107,5 +112,18 @@ fn the_help_of_every_subcommand_tells_exit_codes_and_variables() {
         }
         let widest = help.lines().map(|line| line.chars().count()).max().unwrap_or_default();
         assert!(widest <= 80, "ipc {name} --help is {widest} wide");
+        assert_filled(&name, &help);
+    }
+}
+
+/// No line of a paragraph has been broken where the next word would have had room.
+fn assert_filled(name: &str, help: &str) {
+    let lines: Vec<&str> = help.lines().collect();
+    for pair in lines.windows(2) {
+        let is_text = pair.iter().all(|line| line.starts_with(char::is_alphabetic));
+        let Some(next) = pair[1].split_whitespace().next().filter(|_| is_text) else { continue };
+        let has_room = pair[0].chars().count() + 1 + next.chars().count() <= 80;
+        let is_over = pair[0].ends_with(['.', ':']);
+        assert!(!has_room || is_over, "ipc {name} --help breaks off early: {pair:?}");
     }
 }

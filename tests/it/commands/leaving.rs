@@ -3,24 +3,59 @@
 use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Demo, Live};
-use crate::cli::assert_fails;
+use crate::cli::{Running, Scratch, assert_fails, serve};
 
 /// A server that ends says so to everybody; that is no message of any channel.
 #[test]
 fn the_servers_last_word_is_no_work_and_no_news() {
     let demo = Demo::start();
-    let script = "cat >&2; echo ran >&2";
-    let worker = Live::start(demo.command(&["worker", "held", "--", "sh", "-c", script]));
     let subscriber = Live::start(demo.command(&["subscribe", "news", "--json"]));
     demo.0.signal("TERM");
-    for session in [worker, subscriber] {
-        let (code, stdout, stderr) = session.end();
-        assert_eq!((code, stdout.as_str()), (Some(3), ""), "{stderr}");
-        assert!(!stderr.contains("ran"), "{stderr}");
-    }
+    let (code, stdout, stderr) = subscriber.end();
+    assert_eq!((code, stdout.as_str()), (Some(3), ""), "{stderr}");
+}
+
+#[test]
+fn a_worker_waits_for_a_server_that_is_started_anew() {
+    let demo = Demo::start();
+    let port = demo.0.address().port().to_string();
+    let mut worker = Live::start(demo.command(&["worker", "held", "--json", "--", "cat"]));
+    demo.0.signal("TERM");
+    let (status, stderr) = demo.0.end();
+    assert!(status.success(), "{stderr}");
+    assert!(worker.read_error().contains("is gone"));
+    let anew = ["--demo", "--host", "127.0.0.1", "--port", &port];
+    let demo = Demo(Running::start(serve(&anew)));
+    assert!(worker.read_error().contains("is there again"));
+    assert_eq!(demo.prints(&["request", "held", "[7]"]), "[7]\n");
+    // The old server's last word was no work for the command.
+    let handled: Value = serde_json::from_str(&worker.read_line()).unwrap();
+    assert_eq!((&handled["channel"], &handled["error"]), (&json!("held"), &Value::Null));
+    assert!(handled["took_us"].as_f64() > Some(0.0), "{handled}");
+    drop(demo);
+    assert!(worker.read_error().contains("is gone"));
+    worker.signal("INT");
+    let (code, stdout, stderr) = worker.end();
+    assert_eq!((code, stdout.as_str()), (Some(0), ""), "{stderr}");
+}
+
+#[test]
+fn a_worker_that_the_server_does_not_take_back_ends() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("refused"));
+    let port = demo.0.address().port().to_string();
+    let mut worker = Live::start(demo.command(&["worker", "held", "--", "cat"]));
+    drop(demo);
+    assert!(worker.read_error().contains("is gone"));
+    let token = scratch.file("token", 0o600, "a long secret\n");
+    let anew = ["--host", "127.0.0.1", "--port", &port, "--token-file", &token];
+    let guarded = Running::start(serve(&anew));
+    let (code, _, stderr) = worker.end();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.starts_with("ipc: ") && stderr.contains("(auth_failed)"), "{stderr}");
+    drop(guarded);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Demo, Live, documents, signal};
 use crate::cli::{assert_fails, ipc};
+use crate::support::HANG;
 
 #[test]
 fn a_subscriber_shows_what_is_published_until_ctrl_c() {
@@ -175,6 +176,20 @@ fn a_reader_that_has_seen_enough_ends_it_in_silence() {
 }
 
 #[test]
+fn a_worker_whose_reader_has_seen_enough_ends_too() {
+    let demo = Demo::start();
+    let mut worker = Live::start(demo.command(&["worker", "echoes", "--json", "--", "cat"]));
+    drop(worker.child.stdout.take());
+    demo.prints(&["request", "echoes", "1"]);
+    let begin = std::time::Instant::now();
+    while worker.child.try_wait().unwrap().is_none() {
+        assert!(begin.elapsed() < HANG, "it goes on");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(worker.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn two_talk_in_a_chat() {
     let demo = Demo::start();
     let mut ada = Live::start(demo.command(&["chat", "Ada"]));
@@ -190,7 +205,14 @@ fn two_talk_in_a_chat() {
     let said = json!({"username": "Eve", "text": "\u{1b}[2Jhi"});
     assert_eq!(peer.request("general", said), json!({"status": "ok"}));
     assert!(ada.read_line().ends_with("Eve: \\u001b[2Jhi"));
-    for chat in [ada, bob] {
+    let mut robot = Live::start(demo.command(&["chat", "Robot", "--json"]));
+    bob.say("hello Robot");
+    let heard: Value = serde_json::from_str(&robot.read_line()).unwrap();
+    assert_eq!(
+        (&heard["channel"], &heard["payload"]["text"]),
+        (&json!("general"), &json!("hello Robot"))
+    );
+    for chat in [ada, bob, robot] {
         // The end of its standard input.
         assert_eq!(chat.end().0, Some(0));
     }
@@ -215,6 +237,15 @@ fn the_demo_shows_every_pattern_and_what_it_saw() {
         assert!(shown.contains(part), "{part} is missing:\n{shown}");
     }
     assert!(!shown.contains('\u{1b}'), "no colours but on a terminal");
+    let Output { stdout, .. } = ipc().args(["demo", "--json"]).output().unwrap();
+    let documents = documents(&String::from_utf8(stdout).unwrap());
+    let [first, .., last] = &documents[..] else { panic!("{documents:?}") };
+    assert_eq!(
+        (&first["pattern"], &first["who"]),
+        (&json!("Request and answer"), &json!("client"))
+    );
+    assert_eq!(last["measured"], "of a request, in the server");
+    assert!(last["latency_us"]["p99.9"].as_f64() > Some(0.0), "{last}");
 }
 
 #[test]

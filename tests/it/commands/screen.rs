@@ -1,10 +1,13 @@
 //! What is seen on a terminal: colours, indented JSON, and the screen of `ipc top`.
 
+use std::time::Instant;
+
 use serde_json::json;
 
 use super::Demo;
 use super::terminal::Terminal;
 use crate::cli::assert_fails;
+use crate::support::HANG;
 
 #[test]
 fn json_is_indented_and_coloured_on_a_terminal_alone() {
@@ -65,7 +68,9 @@ fn top_shows_rates_channels_and_latencies() {
     let news = row(&first, "news").expect("both channels are there");
     assert_eq!(news[3], "1", "its subscriber: {first}");
     // Traffic shows as a rate, and in the sparklines.
+    let begin = Instant::now();
     let busy = loop {
+        assert!(begin.elapsed() < HANG, "no rate:\n{}", top.text());
         for _ in 0..50 {
             peer.request("echo", json!(1));
         }
@@ -76,6 +81,15 @@ fn top_shows_rates_channels_and_latencies() {
     };
     let echo = row(&busy, "echo").unwrap();
     assert!(echo.contains(&"µs") || echo.contains(&"ms"), "its latency: {busy}");
+    // And drawn, in the column that the sparklines above do not reach.
+    loop {
+        peer.request("echo", json!(1));
+        let text = top.text();
+        assert!(begin.elapsed() < HANG, "nothing is drawn:\n{text}");
+        if text.lines().any(|line| line.contains("echo") && line.contains('█')) {
+            break;
+        }
+    }
     // By requests first echo, by name first echo as well, turned round news.
     top.press("c");
     let by_name =
@@ -95,6 +109,25 @@ fn top_shows_rates_channels_and_latencies() {
     let (code, left) = top.end();
     assert_eq!(code, Some(0));
     assert!(!left.contains("channels of"), "the terminal is as it was:\n{left}");
+}
+
+#[test]
+fn top_answers_keys_while_the_server_stands_still() {
+    let demo = Demo::start();
+    let mut top = Terminal::run(&demo.command(&["top", "--interval", "100ms"]));
+    top.wait_until("the table", |text| row(text, "echo").is_some());
+    demo.0.signal("STOP");
+    top.wait_until("the trouble", |text| text.contains("the server has not answered for"));
+    top.press(" ");
+    top.wait_until("the pause", |text| text.contains("paused"));
+    // Still before it was given up: that the server lost nothing shows in what it tells next.
+    demo.0.signal("CONT");
+    top.press(" ");
+    top.wait_until("the next sample", |text| !text.contains("not answered"));
+    demo.0.signal("STOP");
+    top.press("q");
+    assert_eq!(top.end().0, Some(0));
+    demo.0.signal("CONT");
 }
 
 #[test]
@@ -118,5 +151,6 @@ fn top_is_a_document_a_sample_for_machines() {
     assert!(second["per_second"]["frames_in"].as_f64() > Some(0.0), "it asks itself: {second}");
     assert_eq!(second["channels"][0]["channel"], "echo");
     assert!(second["channels"][0]["latency_us"]["p99.9"].as_f64() > Some(0.0), "{second}");
+    assert!(second["rtt_us"].as_f64() > Some(0.0), "{second}");
     assert_fails(demo.command(&["top"]), 2, "--json");
 }

@@ -1,0 +1,78 @@
+//! Messages that nothing answers: what `ipc publish` and `ipc notify` have in common.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Args;
+use ipc_framework::client::Connection;
+use ipc_framework::{Json, Message, MessageType};
+use serde::Serialize;
+
+use super::output::Output;
+use super::target::Target;
+use super::{Failure, payload, target};
+
+#[derive(Args, Debug)]
+pub(super) struct Sending {
+    /// Channel to send on
+    channel: String,
+    /// JSON; `@file` takes it from a file, `-` from standard input
+    #[arg(value_name = "JSON", required_unless_present = "lines", conflicts_with = "lines")]
+    payload: Option<String>,
+    /// Send every line of standard input as a message of its own, as soon as it is there
+    #[arg(short, long)]
+    lines: bool,
+    /// Show how much was sent, and whether the server confirmed it, as a document of one line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Serialize)]
+struct Receipt<'a> {
+    channel: &'a str,
+    #[serde(rename = "type")]
+    message_type: &'static str,
+    sent: u64,
+    /// The published server confirms nothing.
+    confirmed: bool,
+}
+
+impl Sending {
+    pub(super) fn run(self, message_type: MessageType) -> Result<ExitCode, Failure> {
+        let payload = self.payload.as_deref().map(payload::read).transpose()?;
+        let mut connection = self.target.connect()?;
+        let mut sent = 0;
+        let mut post = |connection: &mut Connection, payload: Json<'static>| {
+            let message = Message::new(message_type, "", self.channel.as_str(), payload);
+            connection.send_message(&message)?;
+            sent += 1;
+            // What was refused before ends it, and nothing that comes back piles up.
+            while let Some(message) = connection.try_receive()? {
+                target::refusal(&message).map_or(Ok(()), Err)?;
+            }
+            Ok(())
+        };
+        let done = match payload {
+            Some(payload) => post(&mut connection, payload),
+            None => payload::each_line(io::stdin().lock(), |line| post(&mut connection, line)),
+        };
+        // A line that is wrong takes nothing from those before it: they arrive all the same.
+        let confirmed = match done {
+            Err(failure @ Failure::Usage(_)) => target::finish(connection).and(Err(failure)),
+            done => done.and_then(|()| target::finish(connection)),
+        }?;
+        let output = Output::new(self.json);
+        if self.json {
+            let channel = &self.channel;
+            output.document(&Receipt {
+                channel,
+                message_type: message_type.as_str(),
+                sent,
+                confirmed,
+            })?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,329 @@
+//! One run of a command: bounded in time and in what it prints, whatever it does.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{self, Child, ChildStdin, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytesize::ByteSize;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionbio;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// How late it may be noticed that the process ended without closing its output, or is to be
+/// killed.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How late it may be noticed that a process which closed its output has ended, too.
+const LOOK_EVERY_AT_THE_END: Duration = Duration::from_millis(1);
+/// Whatever a command prints, and however fast, the bounds are looked at in between. What a pipe
+/// holds when its writer ends is less.
+const READS_AT_A_TIME: usize = 64;
+/// The end of standard error, where the reason stands.
+const STDERR_BYTES_KEPT: usize = 4 << 10;
+/// Of what stands there, no more than fits on a few lines is an answer.
+const REASON_CHARS_MAX: usize = 500;
+
+#[derive(Debug)]
+pub(super) struct Bounds {
+    pub(super) time: Duration,
+    pub(super) output_bytes: usize,
+    /// Whether whatever runs is to be killed.
+    pub(super) killed: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+pub(super) struct Command {
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl Command {
+    /// The first word is the program.
+    pub(super) fn new(words: Vec<String>) -> Self {
+        let mut words = words.into_iter();
+        Self { program: words.next().unwrap_or_default(), arguments: words.collect() }
+    }
+
+    pub(super) fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// What it prints for this input, or why that is no answer. The outer error is that it
+    /// cannot be run at all.
+    pub(super) fn run(
+        &self,
+        channel: &str,
+        input: &[u8],
+        bounds: &Bounds,
+    ) -> io::Result<Result<Vec<u8>, String>> {
+        let mut command = process::Command::new(&self.program);
+        command.args(&self.arguments).env("IPC_CHANNEL", channel);
+        // No secret of ours is any of its business.
+        command.env_remove("IPC_TOKEN");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own can be killed as a whole, and hears nothing of our Ctrl-C.
+        command.process_group(0);
+        let mut run = Run::start(command.spawn()?, input, bounds)?;
+        let ended = run.until_it_ends();
+        let status = match ended {
+            Ok(status) => status,
+            Err(too_much) => {
+                run.kill();
+                return Ok(Err(too_much));
+            }
+        };
+        Ok(if status.success() { Ok(run.printed) } else { Err(reason(&run.complained, status)) })
+    }
+}
+
+/// A process and the pipes to it, none of which is ever waited for alone.
+struct Run<'a> {
+    child: Child,
+    /// None once it has everything, or wants no more of it.
+    stdin: Option<ChildStdin>,
+    unsent: &'a [u8],
+    stdout: Option<process::ChildStdout>,
+    stderr: Option<process::ChildStderr>,
+    printed: Vec<u8>,
+    complained: Vec<u8>,
+    bounds: &'a Bounds,
+    begin: Instant,
+}
+
+impl<'a> Run<'a> {
+    fn start(mut child: Child, input: &'a [u8], bounds: &'a Bounds) -> io::Result<Self> {
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let mut run = Self {
+            child,
+            stdin,
+            unsent: input,
+            stdout,
+            stderr,
+            printed: Vec::new(),
+            complained: Vec::new(),
+            bounds,
+            begin: Instant::now(),
+        };
+        run.never_block().inspect_err(|_| run.kill())?;
+        Ok(run)
+    }
+
+    fn never_block(&self) -> io::Result<()> {
+        self.stdin.as_ref().map_or(Ok(()), |pipe| ioctl_fionbio(pipe, true))?;
+        self.stdout.as_ref().map_or(Ok(()), |pipe| ioctl_fionbio(pipe, true))?;
+        self.stderr.as_ref().map_or(Ok(()), |pipe| ioctl_fionbio(pipe, true))?;
+        Ok(())
+    }
+
+    /// How the process ended, or what it did too much of.
+    fn until_it_ends(&mut self) -> Result<ExitStatus, String> {
+        loop {
+            let status = self.child.try_wait().map_err(|error| error.to_string())?;
+            // After looking whether it has ended: then this reads the last of it. What others
+            // that it started may still print is not waited for.
+            self.move_bytes();
+            if self.printed.len() > self.bounds.output_bytes {
+                let most = ByteSize(self.bounds.output_bytes as u64);
+                return Err(format!(
+                    "the command printed more than {most} and was killed; have it print less, or \
+                     start the worker with a larger --max-output-bytes"
+                ));
+            }
+            if let Some(status) = status {
+                return Ok(status);
+            }
+            if self.bounds.killed.load(Ordering::Relaxed) {
+                return Err("the worker was told to end at once; ask again".to_owned());
+            }
+            let left = self.bounds.time.saturating_sub(self.begin.elapsed());
+            if left.is_zero() {
+                let time = humantime::format_duration(self.bounds.time);
+                return Err(format!(
+                    "the command took longer than {time} and was killed; ask for less, or start \
+                     the worker with a longer --command-timeout"
+                ));
+            }
+            self.wait(left);
+        }
+    }
+
+    /// Until a pipe is ready, or it is time to look at the rest.
+    fn wait(&self, left: Duration) {
+        let is_closed = self.stdout.is_none() && self.stderr.is_none();
+        let longest = if is_closed { LOOK_EVERY_AT_THE_END } else { LOOK_EVERY };
+        let mut pipes = Vec::with_capacity(3);
+        pipes.extend(self.stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+        pipes.extend(self.stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        pipes.extend(self.stderr.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        let timeout = Timespec::try_from(left.min(longest)).ok();
+        // Too early is no harm: the loop looks at everything anyway.
+        let _ = poll(&mut pipes, timeout.as_ref());
+    }
+
+    fn move_bytes(&mut self) {
+        if let Some(stdin) = &mut self.stdin {
+            // One that reads nothing, or no more of it, is right to.
+            if feed(stdin, &mut self.unsent) {
+                self.stdin = None;
+            }
+        }
+        // One byte more tells too much from just enough.
+        let room = self.bounds.output_bytes.saturating_add(1);
+        if let Some(stdout) = &mut self.stdout
+            && drain(stdout, |bytes| {
+                let taken = bytes.len().min(room - self.printed.len());
+                self.printed.extend_from_slice(&bytes[..taken]);
+                self.printed.len() < room
+            })
+        {
+            self.stdout = None;
+        }
+        if let Some(stderr) = &mut self.stderr
+            && drain(stderr, |bytes| {
+                self.complained.extend_from_slice(bytes);
+                let surplus = self.complained.len().saturating_sub(STDERR_BYTES_KEPT);
+                self.complained.drain(..surplus);
+                true
+            })
+        {
+            self.stderr = None;
+        }
+    }
+
+    /// Kills it with all that it started. It was not waited for yet, so that nobody else has
+    /// got its number.
+    fn kill(&mut self) {
+        // Whoever has left the group is out of reach, and holds none of our ends of the pipes.
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Writes what fits; whether there is nothing more to write.
+fn feed(stdin: &mut ChildStdin, unsent: &mut &[u8]) -> bool {
+    while !unsent.is_empty() {
+        match stdin.write(unsent) {
+            Ok(written) => *unsent = &unsent[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+    true
+}
+
+/// Reads what is there, as long as it is wanted; whether nothing more will come.
+fn drain(pipe: &mut impl Read, mut take: impl FnMut(&[u8]) -> bool) -> bool {
+    let mut bytes = [0; 16 << 10];
+    for _ in 0..READS_AT_A_TIME {
+        match pipe.read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(read) if take(&bytes[..read]) => {}
+            Ok(_) => return false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+    false
+}
+
+/// The last line of its standard error, or how it ended.
+fn reason(complained: &[u8], status: ExitStatus) -> String {
+    let text = String::from_utf8_lossy(complained);
+    let last = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    last.map_or_else(
+        || format!("the command failed: {status}"),
+        |line| line.chars().take(REASON_CHARS_MAX).collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(
+        script: &str,
+        input: &[u8],
+        output_bytes: usize,
+        time: Duration,
+    ) -> Result<Vec<u8>, String> {
+        let command = Command::new(["sh", "-c", script].map(str::to_owned).to_vec());
+        let bounds = Bounds { time, output_bytes, killed: Arc::default() };
+        command.run("channel", input, &bounds).expect("there is a shell")
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(200);
+
+    #[test]
+    fn what_is_printed_may_be_as_much_as_was_said_and_no_more() {
+        assert_eq!(run("printf 12345", b"", 5, LONG).unwrap(), b"12345");
+        let text = run("printf 123456", b"", 5, LONG).unwrap_err();
+        assert!(text.contains("more than 5 B") && text.contains("--max-output-bytes"), "{text}");
+        assert!(run("yes", b"", 1 << 20, LONG).is_err(), "it would go on for ever");
+        // What is wrong with it is at the end of as much as it likes.
+        let complaint = run("yes | head -c 1000000 >&2; echo why >&2; exit 1", b"", 5, LONG);
+        assert_eq!(complaint.unwrap_err(), "why");
+    }
+
+    #[test]
+    fn time_is_up_for_all_that_was_started() {
+        // The pipe stays open as long as one of them lives: the shell waits for the other.
+        let begin = Instant::now();
+        let text = run("sleep 1000 | sleep 1000", b"", 5, SHORT).unwrap_err();
+        assert!(text.contains("200ms") && text.contains("--command-timeout"), "{text}");
+        assert!(begin.elapsed() >= SHORT);
+        // It complains faster than anybody reads.
+        let text = run("exec yes >&2", b"", 5, SHORT).unwrap_err();
+        assert!(text.contains("was killed"), "{text}");
+        // It closed its output and goes on.
+        let text = run("exec >&- 2>&-; sleep 1000", b"", 5, SHORT).unwrap_err();
+        assert!(text.contains("was killed"), "{text}");
+        // It never reads what a pipe has no room for.
+        let text = run("sleep 1000", &vec![b'x'; 1 << 20], 5, SHORT).unwrap_err();
+        assert!(text.contains("was killed"), "{text}");
+    }
+
+    #[test]
+    fn what_a_command_started_is_killed_with_it() {
+        let file = std::env::temp_dir().join(format!("ipc-worker-group-{}", process::id()));
+        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        assert!(run(&script, b"", 5, SHORT).is_err());
+        let pid = std::fs::read_to_string(&file).unwrap();
+        std::fs::remove_file(file).unwrap();
+        let begin = Instant::now();
+        // Whoever inherits it may be late to notice that it is dead.
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        while state().is_ok_and(|state| !state.contains(") Z ")) {
+            assert!(begin.elapsed() < LONG, "it lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn one_that_leaves_another_behind_has_answered() {
+        let left_behind = "sleep 1000 & echo $!";
+        let pid = run(left_behind, b"", 100, LONG).unwrap();
+        let pid = String::from_utf8(pid).unwrap();
+        assert!(process::Command::new("kill").arg(pid.trim()).status().unwrap().success());
+    }
+
+    #[test]
+    fn one_that_reads_nothing_of_much_is_right_to() {
+        assert_eq!(run("echo 1", &vec![b'x'; 1 << 20], 5, LONG).unwrap(), b"1\n");
+        let much = vec![b'x'; 1 << 20];
+        assert_eq!(run("cat", &much, 1 << 20, LONG).unwrap(), much);
+    }
+
+    #[test]
+    fn what_runs_is_killed_when_it_is_told() {
+        let command = Command::new(["sleep", "1000"].map(str::to_owned).to_vec());
+        let killed = Arc::new(AtomicBool::new(true));
+        let bounds = Bounds { time: LONG, output_bytes: 5, killed };
+        assert!(command.run("channel", b"", &bounds).unwrap().unwrap_err().contains("at once"));
+        let missing = Command::new(vec!["/does/not/exist".to_owned()]);
+        assert_eq!(missing.run("channel", b"", &bounds).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}

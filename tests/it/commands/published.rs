@@ -1,0 +1,76 @@
+//! The command line against the server of the `PyPI` package, unmodified, which confirms nothing.
+//! Run by tests/interop/run.py, which installs the package and names its interpreter.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Live, documents};
+use crate::cli::{assert_fails, ipc};
+use crate::client::published::Published;
+use crate::support::HANG;
+
+/// Whoever waited for what never comes would not be done before this is over.
+const NEVER: &str = "10min";
+
+fn command(server: &Published, arguments: &[&str]) -> Command {
+    let mut command = ipc();
+    command.args(arguments).args(["--app", "app", "--host", "127.0.0.1", "--timeout", NEVER]);
+    command.args(["--port", &server.port().to_string()]).stdin(Stdio::null());
+    command
+}
+
+/// Fails, and not only late, if it waits.
+fn run(mut command: Command) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let begin = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begin.elapsed() > HANG {
+            child.kill().unwrap();
+            panic!("it waits: {command:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+#[ignore = "needs the published package: tests/interop/run.py runs it"]
+fn what_it_never_confirms_is_not_waited_for() {
+    let server = Published::start();
+    let prints = |arguments: &[&str]| {
+        let output = run(command(&server, arguments));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut subscriber = Live::start(command(&server, &["subscribe", "news", "--json"]));
+    // It says nothing of its subscription, and is one some moment later: published until it comes.
+    let told = prints(&["publish", "news", "1", "--json"]);
+    let expected = json!({"channel": "news", "type": "publish", "sent": 1, "confirmed": false});
+    assert_eq!(documents(&told), [expected]);
+    let publisher = Live::start(command(&server, &["chat", "Ada", "--channel", "news"]));
+    let heard: Value = serde_json::from_str(&subscriber.read_line()).unwrap();
+    assert_eq!(heard["channel"], "news");
+    assert_eq!(publisher.end().0, Some(0));
+    prints(&["notify", "notes", "\"remember\""]);
+    assert_eq!(prints(&["request", "notes"]), "[\"remember\"]\n");
+    let bench = ["bench", "--json", "--duration", "200ms", "--warmup", "0"];
+    for load in [&["publish"][..], &["fan-out"], &["--rate", "20"], &["publish", "--rate", "20"]] {
+        let report = documents(&prints(&[&bench, load].concat())).remove(0);
+        assert!(report["count"].as_u64() > Some(0), "{report}");
+    }
+}
+
+#[test]
+#[ignore = "needs the published package: tests/interop/run.py runs it"]
+fn what_it_does_not_know_is_told_at_once() {
+    let server = Published::start();
+    for arguments in [&["ping"][..], &["stats"], &["channels"], &["top", "--json"]] {
+        assert_fails(command(&server, arguments), 1, "run `ipc serve` in its place");
+    }
+    let mut worker = ipc();
+    worker.args(["worker", "square", "--app", "app", "--host", "127.0.0.1", "--timeout", NEVER]);
+    worker.args(["--port", &server.port().to_string(), "--", "cat"]);
+    assert_fails(worker, 1, "knows no workers");
+}
