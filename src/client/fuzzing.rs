@@ -3,8 +3,8 @@
 use arbitrary::{Arbitrary, Unstructured};
 
 use super::answer;
-use super::incoming::front;
 use super::error::{Error, Fault};
+use super::incoming::front;
 use super::read_buffer::ReadBuffer;
 use crate::broker::Message;
 use crate::proto::frame::{self, Frame};
