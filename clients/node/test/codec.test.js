@@ -100,9 +100,24 @@ test('payloads that JSON cannot express are the caller\'s fault', () => {
   assert.equal(codec.encodePayload(undefined), 'null');
 });
 
-test('connection_id goes into an object of any size', () => {
-  assert.deepEqual(JSON.parse(codec.withConnectionId('{}', 'i"d')), { connection_id: 'i"d' });
-  assert.deepEqual(JSON.parse(codec.withConnectionId('{"a":{}}', 'id')), { connection_id: 'id', a: {} });
+test('payloads for the published server say whom to answer', () => {
+  const isFormer = (id) => id === 'old';
+  const addressed = (payload, adds = true) => JSON.parse(
+    codec.addressed(JSON.stringify(payload), 'n"w', { adds, isFormer }));
+  assert.deepEqual(addressed({}), { connection_id: 'n"w' });
+  assert.deepEqual(addressed({ a: {} }), { connection_id: 'n"w', a: {} });
+  assert.deepEqual(addressed({ connection_id: 'other' }), { connection_id: 'other' });
+  assert.deepEqual(addressed({ x: [1], connection_id: 'old' }), { x: [1], connection_id: 'n"w' });
+  assert.deepEqual(addressed({ connection_id: 'old' }, false), { connection_id: 'n"w' });
+  assert.deepEqual(addressed({ a: 1 }, false), { a: 1 });
+  // Neither a field further in nor a text is the sender's.
+  const within = { a: { connection_id: 'old' }, text: '"connection_id":"old"' };
+  assert.deepEqual(addressed(within), { connection_id: 'n"w', ...within });
+  assert.deepEqual(addressed({ toJSON: () => ({ connection_id: 'old' }) }), { connection_id: 'n"w' });
+  assert.deepEqual(addressed({ connection_id: undefined }), { connection_id: 'n"w' });
+  for (const payload of [['old'], 'old', null, 5]) assert.deepEqual(addressed(payload), payload);
+  const hostile = '{"__proto__":{"connection_id":"old"},"connection_id":"old"}';
+  assert.equal(codec.addressed(hostile, 'new', { adds: true, isFormer }), hostile.replace(/old"}$/, 'new"}'));
 });
 
 test('a message has both spellings, and answers itself', () => {
