@@ -55,6 +55,7 @@ export class Message<Payload = any> implements MessageFields<Payload> {
   get messageType(): MessageTypeName;
   get replyTo(): string | null;
   isRequest(): boolean;
+  isNotification(): boolean;
   isResponse(): boolean;
   createResponse<Answer = any>(payload: Answer): Message<Answer>;
   toObject(): MessageFields<Payload>;
@@ -89,8 +90,9 @@ export interface ClientOptions {
   heartbeatInterval?: number | undefined;
   /** Of the body of a frame, either way, 16 MiB. */
   maxFrameBytes?: number | undefined;
-  /** Unsent bytes at which `slow` is emitted, 1 MiB. */
+  /** More unsent bytes for longer than `slowAfter` milliseconds are what `slow` tells of, 1 MiB and 250. */
   slowBytes?: number | undefined;
+  slowAfter?: number | undefined;
   /** Unsent bytes at which nothing more is taken, 64 MiB. */
   sendQueueBytes?: number | undefined;
   /** Messages that wait for a connection to come back, 1,000. */
@@ -111,6 +113,8 @@ export interface SubscribeOptions {
   signal?: AbortSignal | undefined;
   /** Messages kept for a reader that is behind, 1,024. */
   buffer?: number | undefined;
+  /** Bytes of these, as they came, 16 MiB. */
+  bufferBytes?: number | undefined;
 }
 
 export interface ServeOptions {
@@ -118,6 +122,10 @@ export interface ServeOptions {
   concurrency?: number | undefined;
   /** Requests that wait behind them, 1,024. */
   queueMax?: number | undefined;
+  /** Bytes of these, as they came, 64 MiB. */
+  queueBytes?: number | undefined;
+  /** Takes the channel's notifications; what it returns goes nowhere. */
+  onNotification?: ((notification: ServedRequest) => unknown) | undefined;
 }
 
 export interface ConnectionInfo {
@@ -155,6 +163,8 @@ export type ServeHandler<Payload = any> = (request: ServedRequest<Payload>) => u
 
 export interface Service {
   readonly channel: string;
+  /** Notifications lost because `queueMax` were waiting. */
+  readonly dropped: number;
   /** Serves no longer; resolves when what had begun is answered. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -166,7 +176,8 @@ export interface ClientEvents {
   disconnected: [info: { cause: Error | undefined }];
   reconnecting: [info: { attempt: number; delay: number; error: Error | undefined }];
   error: [error: Error];
-  slow: [info: { queuedBytes: number } | { channel: string; subscription: Subscription }];
+  slow: [info: { queuedBytes: number } | { channel: string; subscription: Subscription }
+    | { channel: string; service: Service }];
   drain: [];
   /** An answer nobody awaits, such as one to `request`. */
   response: [message: Message];
@@ -177,7 +188,12 @@ export interface ClientEvents {
 /** What a client and a pool have in common. */
 interface Messaging {
   readonly appId: string;
+  readonly host: string;
+  readonly port: number;
   readonly connected: boolean;
+  /** What the server calls itself; null for the published one. */
+  readonly server: string | null;
+  readonly lastError: Error | null;
   isConnected(): boolean;
   /** False where it could not: `lastError` and the event `error` say why. */
   connect(how?: { retry?: boolean }): Promise<boolean>;
@@ -185,12 +201,20 @@ interface Messaging {
   close(options?: { timeout?: number }): Promise<void>;
   sendRequest<Answer = any>(channelId: string, data?: unknown, options?: number | RequestOptions)
     : Promise<Message<Answer>>;
+  /** Sends a request and returns its id; the answer is the event `response`. */
+  request(channelId: string, data?: unknown): string;
+  sendRequestAsync<Answer = any>(
+    channelId: string, data: unknown, callback: MessageHandler<Answer>, options?: number | RequestOptions): string;
+  sendMessage(channelId: string, messageType: MessageTypeName, payload?: unknown, replyTo?: string | null): string;
   publish(channelId: string, data?: unknown): string;
   notify(channelId: string, data?: unknown): string;
   subscribe<Payload = any>(channelId: string, handler: MessageHandler<Payload>): true;
   subscribe<Payload = any>(channelId: string, options?: SubscribeOptions): Subscription<Payload>;
   unsubscribe(channelId: string): boolean;
-  serve<Payload = any>(channelId: string, handler: ServeHandler<Payload>, options?: ServeOptions): Promise<Service>;
+  serve<Payload = any>(channelId: string, handler: ServeHandler<Payload>, options?: ServeOptions)
+    : Promise<Service>;
+  ping(timeout?: number): Promise<boolean>;
+  healthCheck(timeout?: number): Promise<boolean>;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -200,29 +224,25 @@ export class IPCClient extends EventEmitter {
   once<Name extends keyof ClientEvents>(event: Name, listener: (...values: ClientEvents[Name]) => void): this;
   off<Name extends keyof ClientEvents>(event: Name, listener: (...values: ClientEvents[Name]) => void): this;
   constructor(appId: string, options?: ClientOptions);
-  readonly host: string;
-  readonly port: number;
   readonly connectionId: string;
   readonly state: 'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed';
-  readonly server: string | null;
-  readonly lastError: Error | null;
   onConnected(handler: (() => unknown) | null): void;
   onDisconnected(handler: (() => unknown) | null): void;
   onError(handler: ((error: Error) => unknown) | null): void;
-  /** Sends a request and returns its id; the answer is the event `response`. */
-  request(channelId: string, data?: unknown): string;
-  sendRequestAsync<Answer = any>(
-    channelId: string, data: unknown, callback: MessageHandler<Answer>, options?: number | RequestOptions): string;
-  sendMessage(channelId: string, messageType: MessageTypeName, payload?: unknown, replyTo?: string | null): string;
   send(message: Message): string;
   respond(request: Message, payload?: unknown): string;
-  ping(timeout?: number): Promise<boolean>;
-  healthCheck(timeout?: number): Promise<boolean>;
   getConnectionInfo(): ConnectionInfo;
 }
 
+/** `connected` where one of them is; the channels of all. */
+export interface PoolInfo extends Omit<ConnectionInfo, 'connectionId'> {
+  connections: ConnectionInfo[];
+}
+
 /** The pool's events give the client they come from behind the values of the client's. */
-export type PoolEvents = { [Name in keyof ClientEvents]: [...values: ClientEvents[Name], client: IPCClient] };
+export type PoolEvents = {
+  [Name in keyof ClientEvents]: [...values: ClientEvents[Name], client: IPCClient];
+};
 
 export interface IPCPool extends Messaging {}
 export class IPCPool extends EventEmitter {
@@ -232,6 +252,10 @@ export class IPCPool extends EventEmitter {
   constructor(appId: string, options?: ClientOptions & { size?: number });
   readonly size: number;
   readonly clients: readonly IPCClient[];
+  onConnected(handler: ((client: IPCClient) => unknown) | null): void;
+  onDisconnected(handler: ((client: IPCClient) => unknown) | null): void;
+  onError(handler: ((error: Error, client: IPCClient) => unknown) | null): void;
+  getConnectionInfo(): PoolInfo;
 }
 
 export type ServerCode =
@@ -283,7 +307,7 @@ export interface ProxyOptions<Request extends IncomingMessage = IncomingMessage>
   /** Makes the payload; without it: method, path, query, params and body. */
   payload?: (req: Request) => unknown;
   /** The status of an error, where it is not to be the usual. */
-  status?: (error: IPCError) => number | undefined;
+  status?: (error: IPCError) => number | undefined | Promise<number | undefined>;
   /** Of a body that no parser has read, 1 MiB. */
   bodyBytes?: number;
 }
@@ -293,7 +317,14 @@ export interface EventsOptions<Request extends IncomingMessage = IncomingMessage
   event?: string;
   /** Milliseconds that a browser waits before it connects again. */
   retry?: number;
+  /** Answers at once: nothing is shown for a promise. */
   filter?: (message: Message, req: Request) => boolean;
+  /** Messages kept for browsers that come back, 256; 0 for none. */
+  history?: number;
+  /** Bytes of these, 1 MiB. */
+  historyBytes?: number;
+  /** Milliseconds that the subscription outlives the last browser, 30,000. */
+  linger?: number;
 }
 
 /** Middleware of Express, or a listener of node:http. */

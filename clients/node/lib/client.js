@@ -2,10 +2,10 @@
 
 const { randomUUID } = require('node:crypto');
 const { Lifecycle } = require('./lifecycle.js');
-const { encodePayload, encodeBody, withConnectionId } = require('./codec.js');
-const { Message, MessageType } = require('./message.js');
+const { encodePayload, encodeBody, addressed } = require('./codec.js');
+const { Message, MessageType, isMessageType } = require('./message.js');
 const { Subscription, Subscriptions } = require('./subscriptions.js');
-const { Service, failure } = require('./services.js');
+const { Service, Services } = require('./services.js');
 const { requestOptions } = require('./options.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
@@ -14,11 +14,12 @@ const { IPCError, ServerError, AbortedError, NotConnectedError, isServerError } 
 
 const PING_TIMEOUT_MS = 2_000;
 const HEALTH_TIMEOUT_MS = 5_000;
-const SUBSCRIPTION_BUFFER = 1_024;
-const SERVICE_CONCURRENCY = 64;
-const SERVICE_QUEUE_MAX = 1_024;
 // What a client that is being closed takes no more of; answers to what it has in hand still go.
 const WORK = new Set([MessageType.REQUEST, MessageType.PUBLISH, MessageType.NOTIFICATION]);
+// What the sender's `connection_id` means something in.
+const NAMES_SENDER = new Set([
+  MessageType.REQUEST, MessageType.NOTIFICATION, MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE,
+]);
 // After these the server closes the connection.
 const CLOSING_CODES = new Set([
   'frame_too_large', 'not_connected', 'auth_failed', 'server_full', 'taken_over', 'shutting_down',
@@ -29,7 +30,7 @@ class IPCClient extends Lifecycle {
   constructor(appId, options = {}) {
     super(appId, options);
     this.subscriptions = new Subscriptions();
-    this.services = new Map();
+    this.services = new Services(this);
   }
 
   // ---- requests
@@ -67,8 +68,8 @@ class IPCClient extends Lifecycle {
         reject(error);
       };
     }
-    this.pending.add(id, { ...how, timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
     try {
+      this.pending.add(id, { ...how, timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
       this.dispatch(message, how);
     } catch (error) {
       this.pending.take(id);
@@ -129,13 +130,10 @@ class IPCClient extends Lifecycle {
   }
 
   /** Sends a Message, such as `createResponse` makes. */
-  send(message) {
-    const payloadJson = encodePayload(message.payload);
-    this.dispatch({
-      id: message.message_id, channelJson: JSON.stringify(message.channel_id), type: message.message_type,
-      payloadJson, replyTo: message.reply_to, addsConnectionId: false,
-    });
-    return message.message_id;
+  send({ message_id: id, channel_id: channelId, message_type: type, payload, reply_to: replyTo }) {
+    if (typeof id !== 'string' || id === '') throw new TypeError('message_id must be a string that is not empty');
+    this.dispatch(this.prepare(channelId, type, payload, replyTo, id));
+    return id;
   }
 
   /** Answers a request that came to this client. */
@@ -143,15 +141,11 @@ class IPCClient extends Lifecycle {
     return this.sendMessage(request.channel_id, MessageType.RESPONSE, payload, request.message_id);
   }
 
-  prepare(channelId, type, payload, replyTo = null) {
-    if (typeof channelId !== 'string' || channelId === '') {
-      throw new TypeError('channelId must be a string that is not empty');
-    }
-    const payloadJson = encodePayload(payload);
-    // Handlers of the published server look up whom to answer in the payload.
-    const addsConnectionId = type === MessageType.REQUEST && payloadJson.charCodeAt(0) === 0x7b
-      && !Object.hasOwn(payload, 'connection_id');
-    return { id: randomUUID(), channelJson: JSON.stringify(channelId), type, payloadJson, replyTo, addsConnectionId };
+  prepare(channelId, type, payload, replyTo = null, id = randomUUID()) {
+    const channelJson = JSON.stringify(checkedChannel(channelId));
+    if (!isMessageType(type)) throw new TypeError(`messageType must be one of MessageType, not ${String(type)}`);
+    if (replyTo !== null && typeof replyTo !== 'string') throw new TypeError('replyTo must be a string or null');
+    return { id, channelJson, type, payloadJson: encodePayload(payload), replyTo };
   }
 
   /** Sends now, or keeps the message for the connection that is being made. */
@@ -159,18 +153,25 @@ class IPCClient extends Lifecycle {
     if (this.isClosing && WORK.has(message.type) && !how?.unbounded) {
       throw new NotConnectedError('the client is being closed, and its connection with it; the message was not sent');
     }
-    if (this.connected) this.transmit(message, how);
-    else if (this.state === 'connecting' || this.state === 'reconnecting') this.offline.push(message);
-    else {
+    if (this.canSend) {
+      this.transmit(message, how);
+    } else if (how?.unbounded) {
+      // It concerns this connection alone.
+      throw new NotConnectedError('the connection is gone; the message was not sent');
+    } else if (this.connected || this.state === 'connecting' || this.state === 'reconnecting') {
+      this.offline.push(message);
+    } else {
       throw new NotConnectedError('Not connected to server: there is no connection, call connect() first; the message '
         + 'was not sent');
     }
   }
 
-  transmit({ id, channelJson, type, payloadJson, replyTo, addsConnectionId }, how) {
-    const payload = addsConnectionId && !this.connection.isOurs
-      ? withConnectionId(payloadJson, this.connectionId)
-      : payloadJson;
+  transmit({ id, channelJson, type, payloadJson, replyTo }, how) {
+    let payload = payloadJson;
+    if (!this.connection.isOurs && NAMES_SENDER.has(type)) {
+      const adds = type === MessageType.REQUEST;
+      payload = addressed(payloadJson, this.connectionId, { adds, isFormer: (given) => this.isFormerId(given) });
+    }
     this.connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo), how);
   }
 
@@ -180,20 +181,18 @@ class IPCClient extends Lifecycle {
    * With a handler: calls it with every message of the channel, in place of an earlier one, and returns true.
    * Without: returns an async iterable of them. Either way it lasts over reconnections until it is unsubscribed.
    * @param {string} channelId
-   * @param {Function | { signal?: AbortSignal, buffer?: number }} [handler]
+   * @param {Function | { signal?: AbortSignal, buffer?: number, bufferBytes?: number }} [handler]
    * @returns {true | Subscription}
    */
   subscribe(channelId, handler) {
     if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
-    if (typeof channelId !== 'string' || channelId === '') {
-      throw new TypeError('channelId must be a string that is not empty');
-    }
+    checkedChannel(channelId);
     if (typeof handler === 'function') {
       const entry = this.subscriptions.entry(channelId);
       const earlier = entry.handler;
       entry.handler = handler;
       try {
-        if (this.connected) this.sendSubscribe(channelId);
+        if (this.canSend) this.sendSubscribe(channelId);
       } catch (error) {
         entry.handler = earlier;
         this.subscriptions.releaseUnused(channelId);
@@ -204,13 +203,11 @@ class IPCClient extends Lifecycle {
     return this.openSubscription(channelId, handler ?? {});
   }
 
-  /** `onMessage` is for the helpers of this package that need more than one handler for a channel. */
-  openSubscription(channelId, { signal, buffer = SUBSCRIPTION_BUFFER, onMessage, onEnd }) {
+  /** `on…` are for the helpers of this package that need more than one handler for a channel. */
+  openSubscription(channelId, { onEnd, ...options }) {
     if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
     const subscription = new Subscription(channelId, {
-      buffer,
-      signal,
-      onMessage,
+      ...options,
       onEnd: (ended) => {
         this.subscriptions.get(channelId)?.subscriptions.delete(ended);
         if (this.subscriptions.releaseUnused(channelId)) this.sendUnsubscribe(channelId);
@@ -221,7 +218,7 @@ class IPCClient extends Lifecycle {
     });
     this.subscriptions.entry(channelId).subscriptions.add(subscription);
     try {
-      if (this.connected) this.confirm(subscription);
+      if (this.canSend) this.confirm(subscription);
     } catch (error) {
       subscription.end(error);
       throw error;
@@ -245,7 +242,7 @@ class IPCClient extends Lifecycle {
   }
 
   sendUnsubscribe(channelId) {
-    if (!this.connected) return;
+    if (!this.canSend) return;
     try {
       this.sendMessage(channelId, MessageType.UNSUBSCRIBE, { connection_id: this.connectionId });
     } catch (error) {
@@ -282,67 +279,16 @@ class IPCClient extends Lifecycle {
 
   /**
    * Answers the requests of a channel with what `handler` returns. What it throws reaches the requester as
-   * `handler_failed`. Lasts over reconnections. Needs a server of this project.
+   * `handler_failed`. Lasts over reconnections. Needs a server of this project. Notifications of the channel go to
+   * `onNotification` where there is one.
    * @param {string} channelId
    * @param {(request: Message & { signal: AbortSignal }) => unknown} handler
-   * @param {{ concurrency?: number, queueMax?: number }} [options]
+   * @param {{ concurrency?: number, queueMax?: number, queueBytes?: number, onNotification?: Function }} [options]
    * @returns {Promise<Service>} close() ends it
    */
-  async serve(channelId, handler, { concurrency = SERVICE_CONCURRENCY, queueMax = SERVICE_QUEUE_MAX } = {}) {
+  async serve(channelId, handler, options) {
     if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
-    if (typeof handler !== 'function') throw new TypeError('serve needs a function that answers');
-    if (!(concurrency >= 1)) throw new TypeError('concurrency must be 1 or more');
-    if (this.services.has(channelId)) throw new IPCError('ALREADY_SERVED', `'${channelId}' is served already`);
-    const service = new Service(channelId, handler, { concurrency, queueMax }, {
-      respond: (request, payload) => this.answer(request, payload),
-      stop: (stopped) => this.stopServing(stopped),
-    });
-    this.services.set(channelId, service);
-    try {
-      if (this.connected) await this.announce(service);
-    } catch (error) {
-      // With the connection gone it will be announced to the next.
-      if (!(error instanceof NotConnectedError)) {
-        this.services.delete(channelId);
-        throw error;
-      }
-    }
-    return service;
-  }
-
-  async announce({ channel }) {
-    if (!this.connection.isOurs) {
-      throw new IPCError('UNSUPPORTED', 'the published Python server passes requests to nobody; serve() needs '
-        + 'the server of this project');
-    }
-    await this.command({ action: 'serve', channel });
-  }
-
-  async stopServing(service) {
-    if (!service.isStopped) {
-      service.isStopped = true;
-      if (this.connected) {
-        await this.command({ action: 'stop_serving', channel: service.channel }).catch((error) => {
-          if (!(error instanceof NotConnectedError)) throw error;
-        });
-      }
-    }
-    await service.whenIdle();
-    if (this.services.get(service.channel) === service) this.services.delete(service.channel);
-  }
-
-  answer(request, payload) {
-    if (!this.connected) return;
-    try {
-      this.respond(request, payload);
-    } catch (error) {
-      this.report(error);
-      try {
-        this.respond(request, failure('handler_failed', error));
-      } catch {
-        // The queue is full; the server will answer the requester in this worker's place.
-      }
-    }
+    return this.services.serve(checkedChannel(channelId), handler, options);
   }
 
   // ---- the server itself
@@ -400,7 +346,8 @@ class IPCClient extends Lifecycle {
 
   // ---- what comes in
 
-  receive(message) {
+  /** `bytes` are those of the message on the wire. */
+  receive(message, bytes) {
     if (message.reply_to) {
       this.receiveAnswer(message);
     } else if (message.isResponse() && this.isRefusal(message)) {
@@ -408,9 +355,10 @@ class IPCClient extends Lifecycle {
       if (CLOSING_CODES.has(error.code)) this.connection.fault ??= error;
       this.report(error);
     } else {
-      const service = message.isRequest() ? this.services.get(message.channel_id) : undefined;
-      if (service === undefined) this.deliver(message);
-      else service.take(message);
+      const service = this.services.get(message.channel_id);
+      if (service?.takes(message)) service.take(message, bytes);
+      else if (this.isForNobody(message)) this.services.refuse(message);
+      else this.deliver(message, bytes);
     }
   }
 
@@ -430,11 +378,17 @@ class IPCClient extends Lifecycle {
     return this.connection !== null && this.connection.isOurs && isServerError(message.payload);
   }
 
-  deliver(message) {
+  /** A request that this client was a worker for, and is no longer. */
+  isForNobody(message) {
+    return message.isRequest() && this.connection !== null && this.connection.isOurs
+      && this.subscriptions.get(message.channel_id) === undefined && this.listenerCount('message') === 0;
+  }
+
+  deliver(message, bytes) {
     const entry = this.subscriptions.get(message.channel_id);
     if (entry !== undefined) {
       if (entry.handler !== null) this.callUser(entry.handler, message);
-      for (const subscription of entry.subscriptions) subscription.deliver(message);
+      for (const subscription of entry.subscriptions) subscription.deliver(message, bytes);
     }
     if (this.listenerCount('message') > 0) this.emitSafely('message', message);
   }
@@ -449,27 +403,30 @@ class IPCClient extends Lifecycle {
       try {
         if (unconfirmed.length === 0) this.sendSubscribe(channel, how);
         for (const subscription of unconfirmed) this.confirm(subscription, how);
+        for (const subscription of subscriptions) if (!unconfirmed.includes(subscription)) subscription.onRestored?.();
       } catch (error) {
         this.report(error);
       }
     }
-    for (const service of this.services.values()) {
-      if (service.isStopped) continue;
-      this.announce(service).catch((error) => {
-        if (!(error instanceof NotConnectedError)) this.report(error);
-      });
-    }
+    this.services.restore();
   }
 
   forgetConnection() {
-    for (const service of this.services.values()) service.forget();
+    this.services.forgetConnection();
+  }
+
+  /** Who iterates would wait for ever. Handlers and served channels wait for the next `connect`. */
+  gaveUp(cause) {
+    for (const subscription of this.subscriptions.iterations()) {
+      subscription.end(this.isClosing ? null : new NotConnectedError(
+        `the client gave up its connection${cause ? `: ${cause.message}` : ''}; the iteration of `
+        + `'${subscription.channel}' ends here, connect() and subscribe again`, { cause }));
+    }
   }
 
   disconnect() {
     const connection = super.disconnect();
-    for (const { subscriptions } of [...this.subscriptions.channels.values()]) {
-      for (const subscription of [...subscriptions]) subscription.end(null);
-    }
+    for (const subscription of this.subscriptions.iterations()) subscription.end(null);
     return connection;
   }
 
@@ -512,10 +469,7 @@ class IPCClient extends Lifecycle {
     this.connection?.flush();
     const bytes = this.connection?.queuedBytes ?? 0;
     const waiting = this.offline.messagesWithout(this.pending);
-    let unanswered = 0;
-    if (this.connected) {
-      for (const { running, queue } of this.services.values()) unanswered += running + queue.length;
-    }
+    const unanswered = this.connected ? this.services.unfinished : 0;
     if (bytes > 0 || waiting > 0 || unanswered > 0) {
       this.report(new NotConnectedError('the client was closed before its work was done, and its connection with it; '
         + `dropped: ${bytes} unsent bytes, ${waiting} messages that waited for a connection, ${unanswered} requests `
@@ -528,7 +482,7 @@ class IPCClient extends Lifecycle {
     if (this.state === 'connecting' || (this.state === 'reconnecting' && this.offline.size > 0)) {
       await new Promise((resolve) => this.waiters.push(resolve));
     }
-    await Promise.all([...this.services.values()].map((service) => this.stopServing(service).catch(() => {})));
+    await Promise.all(this.services.values().map((service) => service.close().catch(() => {})));
     await this.pending.whenIdle();
     await this.connection?.whenFlushed();
   }
@@ -536,6 +490,14 @@ class IPCClient extends Lifecycle {
   async [asyncDispose]() {
     await this.close();
   }
+}
+
+/** A channel's name that a caller gave. */
+function checkedChannel(channelId) {
+  if (typeof channelId !== 'string' || channelId === '') {
+    throw new TypeError('channelId must be a string that is not empty');
+  }
+  return channelId;
 }
 
 module.exports = { IPCClient };

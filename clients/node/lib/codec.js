@@ -26,7 +26,26 @@ function encodeBody(id, appJson, channelJson, type, payloadJson, replyTo) {
     + `"message_type":"${type}","payload":${payloadJson},"timestamp":${Date.now() / 1000}${end}`;
 }
 
-/** Adds `connection_id` to the JSON text of an object. */
+/**
+ * The payload as the published server's handlers want it, which look up in it whom to answer: what is an object has a
+ * `connection_id` in `adds`, and one that `isFormer` becomes the present one. What was serialised decides: only that
+ * is what the program said.
+ * @param {string} payloadJson as JSON.stringify wrote it, so that reading and writing it again changes nothing else
+ * @param {string} connectionId
+ * @param {{ adds: boolean, isFormer: (id: unknown) => boolean }} how
+ */
+function addressed(payloadJson, connectionId, { adds, isFormer }) {
+  if (payloadJson.charCodeAt(0) !== 0x7b) return payloadJson;
+  const object = payloadJson.includes('"connection_id":') ? JSON.parse(payloadJson) : null;
+  if (object === null || !Object.hasOwn(object, 'connection_id')) {
+    return adds ? withConnectionId(payloadJson, connectionId) : payloadJson;
+  }
+  if (!isFormer(object.connection_id)) return payloadJson;
+  object.connection_id = connectionId;
+  return JSON.stringify(object);
+}
+
+/** Adds `connection_id` to the JSON text of an object that has none. */
 function withConnectionId(payloadJson, connectionId) {
   const rest = payloadJson === '{}' ? '}' : `,${payloadJson.slice(1)}`;
   return `{"connection_id":${JSON.stringify(connectionId)}${rest}`;
@@ -132,4 +151,4 @@ function badFrame(what, cause) {
     + 'stays open', { cause });
 }
 
-module.exports = { FrameReader, encodePayload, encodeBody, encodeFrames, decodeBody, withConnectionId, tooLarge };
+module.exports = { FrameReader, encodePayload, encodeBody, encodeFrames, decodeBody, addressed, tooLarge };

@@ -19,7 +19,7 @@ const SERVER_NAME = /^ipc-framework\//;
  */
 class Connection {
   /**
-   * @param {object} options host, port, path, maxFrameBytes, slowBytes, sendQueueBytes
+   * @param {object} options host, port, path, maxFrameBytes, slowBytes, slowAfter, sendQueueBytes
    * @param {Record<'onOpen' | 'onMessage' | 'onFault' | 'onSlow' | 'onDrain' | 'onClose', Function>} hooks
    */
   constructor(options, hooks) {
@@ -32,14 +32,20 @@ class Connection {
     this.isOurs = false;
     this.server = null;
     this.isSlow = false;
+    this.slowTimer = undefined;
     this.batch = [];
     this.batchBytes = 0;
+    this.writingBytes = 0;
     this.handshake = null;
     this.fault = null;
     this.flushWaiters = [];
     this.onBody = this.onBody.bind(this);
     this.flush = this.flush.bind(this);
-    this.written = this.written.bind(this);
+  }
+
+  /** Whether what is sent now can still leave; between a socket's death and its `close` it cannot. */
+  get isWritable() {
+    return this.isOpen && this.socket.writable;
   }
 
   /** Bytes that the kernel has not taken yet. */
@@ -82,8 +88,9 @@ class Connection {
           this.destroy(error);
         }
       });
+      // It reads no more either: a server that is done closes both ways.
+      this.socket.on('end', () => { this.isOpen = false; });
       this.socket.on('error', (error) => { this.fault ??= error; });
-      this.socket.on('drain', () => this.drained());
       this.socket.on('close', () => this.closed());
     });
   }
@@ -105,20 +112,47 @@ class Connection {
   }
 
   flush() {
-    if (this.batch.length === 0) return;
     const { batch, batchBytes, socket } = this;
+    // What can leave no more is counted when the socket is closed.
+    if (batch.length === 0 || socket === null || !socket.writable) return;
     this.batch = [];
     this.batchBytes = 0;
-    if (socket === null || socket.destroyed || !socket.writable) return;
-    socket.write(encodeFrames(batch, batchBytes), this.written);
-    if (!this.isSlow && socket.writableLength > this.options.slowBytes) {
-      this.isSlow = true;
-      this.hooks.onSlow(socket.writableLength);
+    const frames = encodeFrames(batch, batchBytes);
+    const { length } = frames;
+    this.writingBytes += length;
+    socket.write(frames, (error) => {
+      // Node says of what a destroyed socket had left that it was written.
+      if (!error && !socket.destroyed) this.written(length);
+    });
+    if (socket.writableLength > this.options.slowBytes) this.watchBacklog();
+  }
+
+  written(bytes) {
+    this.writingBytes -= bytes;
+    const { queuedBytes } = this;
+    if (queuedBytes <= this.options.slowBytes) this.unwatchBacklog();
+    if (queuedBytes > 0) return;
+    if (this.flushWaiters.length > 0) this.wakeFlushed();
+    if (this.isSlow) {
+      this.isSlow = false;
+      this.hooks.onDrain();
     }
   }
 
-  written() {
-    if (this.flushWaiters.length > 0 && this.queuedBytes === 0) this.wakeFlushed();
+  /** Any server takes a moment for a large message; slow is one that leaves it lying. */
+  watchBacklog() {
+    if (this.isSlow || this.slowTimer !== undefined) return;
+    this.slowTimer = after(this.options.slowAfter, () => {
+      this.slowTimer = undefined;
+      this.isSlow = true;
+      this.hooks.onSlow(this.queuedBytes);
+    });
+    this.slowTimer?.unref();
+  }
+
+  unwatchBacklog() {
+    clearTimeout(this.slowTimer);
+    this.slowTimer = undefined;
   }
 
   wakeFlushed() {
@@ -132,13 +166,6 @@ class Connection {
     this.flush();
     if (this.isEnded || this.queuedBytes === 0) return Promise.resolve();
     return new Promise((resolve) => this.flushWaiters.push(resolve));
-  }
-
-  drained() {
-    if (this.isSlow) {
-      this.isSlow = false;
-      this.hooks.onDrain();
-    }
   }
 
   read(n, buffer) {
@@ -164,7 +191,7 @@ class Connection {
       return !this.isEnded;
     }
     try {
-      if (this.handshake === null) this.hooks.onMessage(message);
+      if (this.handshake === null) this.hooks.onMessage(message, end - start);
       else this.answered(message);
     } catch (error) {
       // Not the reader's fault: what lies behind this message in the chunk is still wanted.
@@ -194,6 +221,7 @@ class Connection {
   end() {
     if (this.isEnded) return;
     this.flush();
+    this.unwatchBacklog();
     this.isEnded = true;
     this.isOpen = false;
     if (this.handshake !== null) {
@@ -217,6 +245,8 @@ class Connection {
   closed() {
     this.isOpen = false;
     this.isEnded = true;
+    this.unwatchBacklog();
+    const unsentBytes = this.batchBytes + this.writingBytes;
     this.batch = [];
     this.batchBytes = 0;
     this.wakeFlushed();
@@ -225,7 +255,7 @@ class Connection {
       this.handshake(cause ?? new ConnectionLostError('the server closed the connection before it answered connect'));
       return;
     }
-    this.hooks.onClose(cause);
+    this.hooks.onClose(cause, unsentBytes);
   }
 }
 

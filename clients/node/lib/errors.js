@@ -92,6 +92,11 @@ function textOf(thrown) {
   }
 }
 
+/** A fault of the program's own callbacks, and no news of the server or the network. */
+function isOfProgram(error) {
+  return !(error instanceof IPCError) && error?.syscall === undefined;
+}
+
 /** Tells of an error that nobody would hear of otherwise. */
 function warn(thrown) {
   process.emitWarning(thrown instanceof Error ? thrown : textOf(thrown));
@@ -100,6 +105,7 @@ function warn(thrown) {
 module.exports = {
   textOf,
   warn,
+  isOfProgram,
   IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, ConnectionLostError, QueueFullError,
   FrameError, isServerError,
 };

@@ -11,7 +11,7 @@ const { encodeBody } = require('./codec.js');
 const { MessageType } = require('./message.js');
 const { tracing } = require('./tracing.js');
 const { after, every } = require('./timers.js');
-const { IPCError, NotConnectedError, ConnectionLostError, ServerError, TimeoutError, warn } = require('./errors.js');
+const { NotConnectedError, ConnectionLostError, ServerError, TimeoutError, isOfProgram, warn } = require('./errors.js');
 
 const SYSTEM_JSON = '"system"';
 // Trying again would get the same answer, or start a fight over the id.
@@ -20,22 +20,27 @@ const HEARTBEAT_TIMEOUT_MS = 10_000;
 
 /**
  * The life of a client: connecting, losing the connection, getting it back, closing. What goes over the connection
- * is the business of the class that extends it, by `restore`, `forgetConnection` and `receive`.
+ * is the business of the class that extends it, by `restore`, `forgetConnection`, `gaveUp` and `receive`.
  */
 class Lifecycle extends EventEmitter {
   constructor(appId, options) {
-    super();
+    // Of asynchronous listeners as well: see below.
+    super({ captureRejections: true });
     if (typeof appId !== 'string' || appId === '') throw new TypeError('appId must be a string that is not empty');
     this.appId = appId;
     this.options = resolveOptions(options);
     this.appJson = JSON.stringify(appId);
     this.connectionId = randomUUID();
+    this.firstConnectionId = null;
     /** @type {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} */
     this.state = 'idle';
     this.isClosing = false;
     this.closePromise = null;
     this.connection = null;
     this.wasConnected = false;
+    /** When the client gave up, in milliseconds; what it would be told again anyway is `isRefused`. */
+    this.gaveUpAt = null;
+    this.isRefused = false;
     /** The last error that was reported, for whoever got `false` from `connect`. */
     this.lastError = null;
     this.handlers = { connected: null, disconnected: null, error: null };
@@ -57,6 +62,13 @@ class Lifecycle extends EventEmitter {
   get host() { return this.options.host; }
   get port() { return this.options.port; }
   get connected() { return this.state === 'connected'; }
+  get canSend() { return this.connected && this.connection.isWritable; }
+
+  /** Whether it gave up, long enough ago for another try, and for a reason that may have gone. */
+  get mayTryAgain() {
+    return this.state === 'idle' && !this.isRefused && this.gaveUpAt !== null
+      && Date.now() - this.gaveUpAt >= this.options.reconnectDelay;
+  }
 
   isConnected() {
     return this.connected;
@@ -88,6 +100,8 @@ class Lifecycle extends EventEmitter {
         return;
       }
       this.backoff.reset();
+      this.gaveUpAt = null;
+      this.isRefused = false;
       this.state = retry ? 'reconnecting' : 'connecting';
       this.attempt();
     });
@@ -97,14 +111,15 @@ class Lifecycle extends EventEmitter {
     clearTimeout(this.retryTimer);
     this.retryTimer = null;
     // A new id for each connection: the published server, told of the old one's end late, would close the new one.
-    if (this.wasConnected) this.connectionId = randomUUID();
+    this.firstConnectionId ??= this.connectionId;
+    if (this.wasConnected) this.connectionId = `${this.firstConnectionId}.${randomUUID()}`;
     const connection = new Connection(this.options, {
       onOpen: () => this.opened(connection),
-      onMessage: (message) => this.receive(message),
+      onMessage: (message, bytes) => this.receive(message, bytes),
       onFault: (error) => this.report(error),
       onSlow: (queuedBytes) => this.emitSafely('slow', { queuedBytes }),
       onDrain: () => this.emitSafely('drain'),
-      onClose: (cause) => this.lost(connection, cause),
+      onClose: (cause, unsentBytes) => this.lost(connection, cause, unsentBytes),
     });
     this.connection = connection;
     const { token, connectionTimeout } = this.options;
@@ -113,6 +128,12 @@ class Lifecycle extends EventEmitter {
     connection.open(body, connectionTimeout).catch((error) => {
       if (this.connection === connection) this.failed(error);
     });
+  }
+
+  /** Whether an id was this client's on an earlier connection. Programs keep the first one they were told. */
+  isFormerId(id) {
+    return typeof id === 'string' && id !== this.connectionId
+      && (id === this.firstConnectionId || id.startsWith(`${this.firstConnectionId}.`));
   }
 
   opened(connection) {
@@ -144,38 +165,44 @@ class Lifecycle extends EventEmitter {
 
   failed(error) {
     this.connection = null;
-    const isFinal = error instanceof ServerError && FINAL_CODES.has(error.code);
-    if (this.state === 'reconnecting' && !isFinal) {
+    this.isRefused = error instanceof ServerError && FINAL_CODES.has(error.code);
+    const isFirst = this.state === 'connecting';
+    if (!isFirst && !this.isRefused) {
       // One failed attempt is no news by itself: `reconnecting` tells of it, `error` when it was the last.
       this.lastError = error;
       this.retryLater(error);
       return;
     }
     this.state = 'idle';
-    this.giveUp(error);
+    this.giveUp(error, isFirst);
   }
 
   /** The connection ended without having been asked to. */
-  lost(connection, cause) {
+  lost(connection, cause, unsentBytes) {
     if (this.connection !== connection) return;
     this.connection = null;
     this.stopHeartbeat();
     this.state = 'reconnecting';
-    const isFinal = cause instanceof ServerError && FINAL_CODES.has(cause.code);
+    this.isRefused = cause instanceof ServerError && FINAL_CODES.has(cause.code);
     const error = new ConnectionLostError(
       `the connection to the server was lost before the answer came${cause ? `: ${cause.message}` : ''}; the request `
       + 'may or may not have been carried out', { cause });
     this.forgetConnection(error);
-    this.pending.rejectAll(() => error);
+    // What came after the socket's death waits for the next one.
+    this.pending.rejectAll(() => error, (id) => !this.offline.has(id));
     if (tracing.disconnect.hasSubscribers) tracing.disconnect.publish({ client: this, cause });
     this.callUser(this.handlers.disconnected);
     this.emitSafely('disconnected', { cause });
+    if (unsentBytes > 0) {
+      this.report(new ConnectionLostError(`the connection was lost with ${unsentBytes} bytes unsent: the server does `
+        + 'not have what was published or notified last', { cause }));
+    }
     if (cause !== undefined && cause !== this.lastError) this.report(cause);
     // Whoever was told may have closed the client, or connected it again.
     if (this.state !== 'reconnecting' || this.connection !== null) return;
-    if (isFinal || this.isClosing) {
+    if (this.isRefused || this.isClosing) {
       this.state = 'idle';
-      this.giveUp(isFinal ? null : error);
+      this.giveUp(this.isRefused ? null : error);
     } else {
       this.retryLater(cause);
     }
@@ -195,8 +222,12 @@ class Lifecycle extends EventEmitter {
     this.emitSafely('reconnecting', { attempt: this.backoff.made, delay, error });
   }
 
-  /** There will be no connection until somebody calls `connect` again. */
-  giveUp(error) {
+  /**
+   * There will be no connection until somebody calls `connect` again. Whose first attempt failed has that in hand and
+   * may well do so at once; whoever else waits would wait for ever.
+   */
+  giveUp(error, isFirst = false) {
+    this.gaveUpAt = Date.now();
     // Requests among them are rejected, which is word enough.
     const dropped = this.offline.takeAll().filter(({ id }) => !this.pending.has(id)).length;
     const reason = error ?? this.lastError;
@@ -207,6 +238,7 @@ class Lifecycle extends EventEmitter {
       this.report(new NotConnectedError(`there is no connection: messages that waited for one were dropped, ${dropped} `
         + 'in all'));
     }
+    if (!isFirst) this.gaveUp(reason);
     this.settle(false);
   }
 
@@ -292,10 +324,8 @@ class Lifecycle extends EventEmitter {
       }
     }
     if (this.listenerCount('error') > 0) this.emitSafely('error', error);
-    else if (!(error instanceof IPCError) && error?.syscall === undefined && !this.handlers.error) {
-      // A fault of the program's own handler, which would vanish otherwise.
-      warn(error);
-    }
+    // It would vanish otherwise.
+    else if (isOfProgram(error) && !this.handlers.error) warn(error);
   }
 
   /** A listener's fault is the listener's: it must not stop what goes on here. */
@@ -306,6 +336,13 @@ class Lifecycle extends EventEmitter {
       if (event === 'error') warn(thrown);
       else this.report(thrown);
     }
+  }
+
+  /** Node calls this where the promise of a listener is rejected. */
+  [EventEmitter.captureRejectionSymbol](error, event) {
+    // Not reported: the report would come to the same listener.
+    if (event === 'error') warn(error);
+    else this.report(error);
   }
 
   callUser(handler, ...values) {

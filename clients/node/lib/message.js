@@ -14,6 +14,10 @@ const MessageType = Object.freeze({
 
 const TYPES = new Set(Object.values(MessageType));
 
+function isMessageType(type) {
+  return TYPES.has(type);
+}
+
 /** A message as it goes over the wire. Its fields can be read in both spellings, `message_id` and `messageId`. */
 class Message {
   /** @param {object} fields in either spelling; what is missing of id and timestamp is made up */
@@ -34,6 +38,7 @@ class Message {
   get replyTo() { return this.reply_to; }
 
   isRequest() { return this.message_type === MessageType.REQUEST; }
+  isNotification() { return this.message_type === MessageType.NOTIFICATION; }
   isResponse() { return this.message_type === MessageType.RESPONSE; }
 
   /** The answer to this message, not sent yet: `client.send(message.createResponse(…))` does that. */
@@ -75,7 +80,7 @@ class Message {
     for (const field of ['message_id', 'app_id', 'channel_id']) {
       if (typeof message[field] !== 'string') throw fault(`has no ${field}`);
     }
-    if (!TYPES.has(message.message_type)) throw fault('has no message_type that is known');
+    if (!isMessageType(message.message_type)) throw fault('has no message_type that is known');
     if (typeof message.timestamp !== 'number') throw fault('has a timestamp that is no number');
     if (message.reply_to !== null && typeof message.reply_to !== 'string') throw fault('has a reply_to of no use');
     return message;
@@ -86,4 +91,4 @@ function fault(what) {
   return new FrameError('BAD_MESSAGE', `a message ${what}; it was ignored and the connection stays open`);
 }
 
-module.exports = { Message, MessageType };
+module.exports = { Message, MessageType, isMessageType };

@@ -14,15 +14,20 @@ class OfflineQueue {
 
   get size() { return this.outgoing.size; }
 
-  /** @param {{ id: string, payloadJson: string }} message */
+  /** @param {{ id: string, channelJson: string, payloadJson: string, replyTo: string | null }} message */
   push(message) {
-    const bytes = Buffer.byteLength(message.payloadJson);
+    const { id, channelJson, payloadJson, replyTo } = message;
+    const bytes = Buffer.byteLength(payloadJson) + channelJson.length + id.length + (replyTo?.length ?? 0);
     if (this.outgoing.size >= this.messagesMax || this.bytes + bytes > this.bytesMax) {
       throw new QueueFullError(`there is no connection, and ${this.outgoing.size} messages of ${this.bytes} bytes `
         + 'are waiting for one; this one was not taken');
     }
-    this.outgoing.set(message.id, { message, bytes });
+    this.outgoing.set(id, { message, bytes });
     this.bytes += bytes;
+  }
+
+  has(id) {
+    return this.outgoing.has(id);
   }
 
   /** Whoever waited for its answer has given up: it need not be sent. */

@@ -19,8 +19,9 @@ const DEFAULTS = Object.freeze({
   heartbeatInterval: 30_000,
   // As the server's own default.
   maxFrameBytes: 16 * MIB,
-  // Unsent bytes from which on `slow` is emitted, and those from which on nothing more is taken.
+  // More unsent bytes for longer than that are what `slow` tells of; from sendQueueBytes on nothing more is taken.
   slowBytes: MIB,
+  slowAfter: 250,
   sendQueueBytes: 64 * MIB,
   // What may wait for a connection to come back.
   offlineQueueSize: 1_000,

@@ -2,11 +2,15 @@
 
 const { TimeoutError, AbortedError, QueueFullError } = require('./errors.js');
 const { after } = require('./timers.js');
+const { onAbort, offAbort } = require('./abort.js');
 
 // A late answer to one of the last requests that were given up is no news; the server's error for it neither.
 const GIVEN_UP_KEPT = 1024;
 
-/** Requests whose answers are awaited, by message id. Whichever way one ends, timer and listener go with it. */
+/**
+ * Requests whose answers are awaited, by message id. Whichever way one ends, timer and listener go with it. None of
+ * them holds what it sent, so their number bounds their memory.
+ */
 class Pending {
   /** @param {number} max */
   constructor(max) {
@@ -40,7 +44,7 @@ class Pending {
       `Request timeout: no answer to ${what} within ${timeout} ms`)));
     if (signal) {
       entry.onAbort = () => giveUp(new AbortedError(`${what} was aborted`, { cause: signal.reason }));
-      signal.addEventListener('abort', entry.onAbort, { once: true });
+      onAbort(signal, entry.onAbort);
     }
     this.entries.set(id, entry);
   }
@@ -55,7 +59,7 @@ class Pending {
     if (entry === undefined) return undefined;
     this.entries.delete(id);
     clearTimeout(entry.timer);
-    if (entry.onAbort !== null) entry.signal.removeEventListener('abort', entry.onAbort);
+    if (entry.onAbort !== null) offAbort(entry.signal, entry.onAbort);
     if (this.entries.size === 0) this.wakeIdle();
     return entry;
   }

@@ -2,7 +2,8 @@
 
 const { EventEmitter } = require('node:events');
 const { IPCClient } = require('./client.js');
-const { NotConnectedError } = require('./errors.js');
+const { MessageType } = require('./message.js');
+const { NotConnectedError, isOfProgram, warn } = require('./errors.js');
 const { asyncDispose } = require('./dispose.js');
 
 const SIZE = 4;
@@ -10,7 +11,8 @@ const FORWARDED = ['connected', 'disconnected', 'reconnecting', 'slow', 'drain',
 
 /**
  * Several connections of one application. A request takes the one with the fewest answers outstanding. What is
- * published keeps its order: a channel always takes the same connection.
+ * published keeps its order: a channel always takes the same connection. One that gave up is tried again as soon as
+ * there is work, or another one has found the server.
  */
 class IPCPool extends EventEmitter {
   /**
@@ -18,21 +20,30 @@ class IPCPool extends EventEmitter {
    * @param {object} [options] those of IPCClient, and `size`
    */
   constructor(appId, { size = SIZE, ...options } = {}) {
-    super();
+    super({ captureRejections: true });
     if (!Number.isInteger(size) || size < 1) throw new TypeError(`size must be a whole number from 1, not ${size}`);
     this.appId = appId;
     this.clients = Array.from({ length: size }, () => new IPCClient(appId, options));
-    this.next = 0;
+    this.turn = 0;
+    this.isStarted = false;
+    this.handlers = {};
+    /** The last error that was reported. */
+    this.lastError = null;
     for (const client of this.clients) {
       for (const event of FORWARDED) client.on(event, (...values) => this.emit(event, ...values, client));
-      // An `error` nobody listens to would end the process.
-      client.on('error', (error) => {
-        if (this.listenerCount('error') > 0) this.emit('error', error, client);
-      });
+      client.on('connected', () => this.revive());
+      client.on('error', (error) => this.report(error, client));
     }
   }
 
   get size() { return this.clients.length; }
+  get host() { return this.clients[0].host; }
+  get port() { return this.clients[0].port; }
+
+  /** What the server called itself; null for the published one. */
+  get server() {
+    return this.clients.find(({ server }) => server !== null)?.server ?? null;
+  }
 
   /** Whether at least one connection is up. */
   get connected() { return this.clients.some((client) => client.connected); }
@@ -41,23 +52,42 @@ class IPCPool extends EventEmitter {
     return this.connected;
   }
 
+  /** The handlers are given the client as well, behind what a client gives. */
+  onConnected(handler) { this.handle('connected', handler, (info, client) => [client]); }
+  onDisconnected(handler) { this.handle('disconnected', handler, (info, client) => [client]); }
+  onError(handler) { this.handle('error', handler, (error, client) => [error, client]); }
+
+  /** One handler for an event, in place of an earlier one. */
+  handle(event, handler, valuesOf) {
+    if (this.handlers[event]) this.off(event, this.handlers[event]);
+    this.handlers[event] = handler ? (...values) => handler(...valuesOf(...values)) : null;
+    if (handler) this.on(event, this.handlers[event]);
+  }
+
   /** True where all connections are up, false where one could not be made; those that are up stay. */
   async connect(how) {
+    this.isStarted = true;
     const results = await Promise.all(this.clients.map((client) => client.connect(how)));
     return results.every(Boolean);
   }
 
+  revive() {
+    if (!this.isStarted) return;
+    for (const client of this.clients) if (client.mayTryAgain) void client.connect({ retry: true });
+  }
+
   /** The connected client with the fewest answers outstanding; of equals, the one whose turn it is. */
   pick() {
+    this.revive();
     let best = null;
     for (let n = 0; n < this.clients.length; n += 1) {
-      const client = this.clients[(this.next + n) % this.clients.length];
-      if (client.connected && (best === null || client.pending.size < best.pending.size)) best = client;
+      const client = this.clients[(this.turn + n) % this.clients.length];
+      if (client.canSend && (best === null || client.pending.size < best.pending.size)) best = client;
     }
-    this.next = (this.next + 1) % this.clients.length;
+    this.turn = (this.turn + 1) % this.clients.length;
     if (best !== null) return best;
     // One that is on its way keeps the request for later.
-    const coming = this.clients.find((client) => client.state === 'reconnecting' || client.state === 'connecting');
+    const coming = this.clients.find(({ state }) => state !== 'idle' && state !== 'closed');
     if (coming === undefined) {
       throw new NotConnectedError('Not connected to server: there is no connection, call connect() first; the message '
         + 'was not sent');
@@ -67,13 +97,23 @@ class IPCPool extends EventEmitter {
 
   /** The client that a channel's messages take, in both directions. */
   clientOf(channelId) {
+    this.revive();
     let hash = 0;
-    for (let at = 0; at < channelId.length; at += 1) hash = (hash * 31 + channelId.charCodeAt(at)) >>> 0;
+    const name = String(channelId);
+    for (let at = 0; at < name.length; at += 1) hash = (hash * 31 + name.charCodeAt(at)) >>> 0;
     return this.clients[hash % this.clients.length];
   }
 
   async sendRequest(channelId, data, options) {
     return this.pick().sendRequest(channelId, data, options);
+  }
+
+  sendRequestAsync(channelId, data, callback, options) {
+    return this.pick().sendRequestAsync(channelId, data, callback, options);
+  }
+
+  request(channelId, data) {
+    return this.pick().request(channelId, data);
   }
 
   publish(channelId, data) {
@@ -82,6 +122,15 @@ class IPCPool extends EventEmitter {
 
   notify(channelId, data) {
     return this.clientOf(channelId).notify(channelId, data);
+  }
+
+  /** Any message but a response, which belongs on the connection that its request came over. */
+  sendMessage(channelId, messageType, payload, replyTo) {
+    if (messageType === MessageType.RESPONSE) {
+      throw new TypeError('answer with respond() of the client that the request came to: listeners are given it');
+    }
+    const client = messageType === MessageType.REQUEST ? this.pick() : this.clientOf(channelId);
+    return client.sendMessage(channelId, messageType, payload, replyTo);
   }
 
   subscribe(channelId, handler) {
@@ -109,16 +158,60 @@ class IPCPool extends EventEmitter {
     return { channel: channelId, close, [asyncDispose]: close };
   }
 
+  /** Whether the server answers, on the connection that a request would take. */
+  async ping(timeout) {
+    return this.ask((client) => client.ping(timeout));
+  }
+
+  async healthCheck(timeout) {
+    return this.ask((client) => client.healthCheck(timeout));
+  }
+
+  async ask(question) {
+    let client;
+    try {
+      client = this.pick();
+    } catch {
+      return false;
+    }
+    return question(client);
+  }
+
+  getConnectionInfo() {
+    const connections = this.clients.map((client) => client.getConnectionInfo());
+    const { appId, connected, host, port, server } = this;
+    const subscribedChannels = connections.flatMap((info) => info.subscribedChannels);
+    return { appId, connected, host, port, path: connections[0].path, server, subscribedChannels, connections };
+  }
+
   disconnect() {
+    this.isStarted = false;
     for (const client of this.clients) client.disconnect();
   }
 
   async close(options) {
+    this.isStarted = false;
     await Promise.all(this.clients.map((client) => client.close(options)));
   }
 
   async [asyncDispose]() {
     await this.close();
+  }
+
+  /** An `error` nobody listens to must not end the process; a fault of the program's own would vanish. */
+  report(error, client = null) {
+    this.lastError = error;
+    try {
+      if (this.listenerCount('error') > 0) this.emit('error', error, client);
+      else if (isOfProgram(error)) warn(error);
+    } catch (thrown) {
+      warn(thrown);
+    }
+  }
+
+  [EventEmitter.captureRejectionSymbol](error, event, ...values) {
+    if (event === 'error') warn(error);
+    else this.report(error, values.at(-1));
   }
 }
 

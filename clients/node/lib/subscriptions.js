@@ -1,22 +1,33 @@
 'use strict';
 
 const { AbortedError, NotConnectedError } = require('./errors.js');
+const { onAbort, offAbort } = require('./abort.js');
+
+const BUFFER_MESSAGES = 1_024;
+const BUFFER_BYTES = 16 * 1024 * 1024;
 
 /**
  * The messages of a channel as an async iterable: `for await (const message of client.subscribe('news'))`. It goes on
- * over reconnections. Leaving the loop, `unsubscribe()`, its signal or the client's `close()` end it.
+ * over reconnections. Leaving the loop, `unsubscribe()`, its signal or the client's `close()` end it; so does, with an
+ * error, that the client gives up.
  */
 class Subscription {
-  constructor(channel, { buffer, signal, onMessage, onEnd, onDrop, onError }) {
+  constructor(channel, options) {
+    const { buffer = BUFFER_MESSAGES, bufferBytes = BUFFER_BYTES, signal, onMessage, onRestored } = options;
+    const { onEnd, onDrop, onError } = options;
+    if (!(buffer >= 1 && bufferBytes >= 0)) throw new TypeError('buffer must be 1 or more, bufferBytes 0 or more');
     this.channel = channel;
-    /** Messages that were dropped because the reader was `buffer` messages behind; the oldest go first. */
+    /** Messages that were dropped because the reader was too far behind; the oldest go first. */
     this.dropped = 0;
     this.bufferMax = buffer;
+    this.bufferBytesMax = bufferBytes;
+    this.onRestored = onRestored;
     this.onMessage = onMessage;
     this.onEnd = onEnd;
     this.onDrop = onDrop;
     this.onError = onError;
     this.buffered = [];
+    this.bufferedBytes = 0;
     this.first = 0;
     this.waiting = [];
     this.isEnded = false;
@@ -34,11 +45,12 @@ class Subscription {
       this.onAbort = () => this.end(
         new AbortedError(`the subscription of '${channel}' was aborted`, { cause: signal.reason }));
       if (signal.aborted) queueMicrotask(this.onAbort);
-      else signal.addEventListener('abort', this.onAbort, { once: true });
+      else onAbort(signal, this.onAbort);
     }
   }
 
-  deliver(message) {
+  /** `bytes` are those of the message on the wire. */
+  deliver(message, bytes) {
     if (this.onMessage !== undefined) {
       try {
         this.onMessage(message);
@@ -53,18 +65,27 @@ class Subscription {
       reader.resolve({ done: false, value: message });
       return;
     }
-    this.buffered.push(message);
-    if (this.buffered.length - this.first > this.bufferMax) {
+    this.buffered.push({ message, bytes });
+    this.bufferedBytes += bytes;
+    const { dropped } = this;
+    while (this.isOverfull()) {
       this.shift();
       this.dropped += 1;
-      if (this.dropped === 1) this.onDrop(this);
     }
+    if (dropped === 0 && this.dropped > 0) this.onDrop(this);
+  }
+
+  /** The last message stays, however large it is. */
+  isOverfull() {
+    const length = this.buffered.length - this.first;
+    return length > 1 && (length > this.bufferMax || this.bufferedBytes > this.bufferBytesMax);
   }
 
   // Without moving the others each time: a reader that is far behind would make that quadratic.
   shift() {
-    const message = this.buffered[this.first];
+    const { message, bytes } = this.buffered[this.first];
     this.buffered[this.first] = undefined;
+    this.bufferedBytes -= bytes;
     this.first += 1;
     if (this.first * 2 > this.buffered.length) {
       this.buffered = this.buffered.slice(this.first);
@@ -85,6 +106,7 @@ class Subscription {
 
   return() {
     this.buffered = [];
+    this.bufferedBytes = 0;
     this.first = 0;
     this.end(null);
     return Promise.resolve({ done: true, value: undefined });
@@ -97,7 +119,7 @@ class Subscription {
   end(error) {
     if (this.isEnded) return;
     this.isEnded = true;
-    this.signal?.removeEventListener('abort', this.onAbort);
+    if (this.signal) offAbort(this.signal, this.onAbort);
     if (!this.isReady) {
       this.rejectReady(error ?? new NotConnectedError(
         `the subscription of '${this.channel}' ended before a connection confirmed it`));
@@ -133,6 +155,11 @@ class Subscriptions {
 
   get(channel) {
     return this.channels.get(channel);
+  }
+
+  /** All that are no plain handlers. */
+  iterations() {
+    return [...this.channels.values()].flatMap(({ subscriptions }) => [...subscriptions]);
   }
 
   names() {

@@ -44,27 +44,28 @@ test('several messages leave in one buffer', () => {
   assert.deepEqual(readAll([frames]).map((message) => message.payload), ['a', 'ß', '☃']);
 });
 
-test('16 MB in 64 KB chunks takes no more per byte than 1 MB does', () => {
-  const timeOf = (bytes) => {
-    const stream = frame('x'.repeat(bytes - 200));
-    const chunks = [];
-    for (let at = 0; at < stream.length; at += 65_536) chunks.push(stream.subarray(at, at + 65_536));
-    let best = Infinity;
-    for (let round = 0; round < 5; round += 1) {
-      const reader = new codec.FrameReader(MAX);
-      let frames = 0;
-      const began = process.hrtime.bigint();
-      for (const chunk of chunks) reader.feed(chunk, () => { frames += 1; return true; });
-      best = Math.min(best, Number(process.hrtime.bigint() - began));
-      assert.equal(frames, 1);
-    }
-    return best;
+test('16 MB in 64 KB chunks is copied once, into one buffer', (t) => {
+  const stream = frame('x'.repeat((16 << 20) - 200));
+  // Counted, for a clock would judge the machine as well.
+  let copied = 0;
+  const { copy } = Buffer.prototype;
+  const { concat } = Buffer;
+  t.after(() => Object.assign(Buffer.prototype, { copy }) && Object.assign(Buffer, { concat }));
+  Buffer.prototype.copy = function counted(...args) {
+    const bytes = copy.apply(this, args);
+    copied += bytes;
+    return bytes;
   };
-  timeOf(1 << 20);
-  const small = timeOf(2 << 20);
-  const large = timeOf(16 << 20);
-  // Eight times the bytes; a quadratic reader takes 64 times as long.
-  assert.ok(large / small < 32, `16 MB took ${(large / small).toFixed(1)} times as long as 2 MB`);
+  Buffer.concat = () => assert.fail('all that came so far is copied again');
+  const reader = new codec.FrameReader(MAX);
+  const bodies = [];
+  for (let at = 0; at < stream.length; at += 65_536) {
+    const body = reader.body;
+    reader.feed(stream.subarray(at, at + 65_536), (buffer, start, end) => bodies.push(buffer.subarray(start, end)));
+    if (body !== null && reader.body !== null) assert.equal(reader.body, body, 'it does not move');
+  }
+  assert.ok(bodies.length === 1 && bodies[0].equals(stream.subarray(4)));
+  assert.equal(copied, stream.length - 4);
 });
 
 test('a frame over the limit is refused before anything is allocated for it', () => {
@@ -100,9 +101,24 @@ test('payloads that JSON cannot express are the caller\'s fault', () => {
   assert.equal(codec.encodePayload(undefined), 'null');
 });
 
-test('connection_id goes into an object of any size', () => {
-  assert.deepEqual(JSON.parse(codec.withConnectionId('{}', 'i"d')), { connection_id: 'i"d' });
-  assert.deepEqual(JSON.parse(codec.withConnectionId('{"a":{}}', 'id')), { connection_id: 'id', a: {} });
+test('payloads for the published server say whom to answer', () => {
+  const isFormer = (id) => id === 'old';
+  const addressed = (payload, adds = true) => JSON.parse(
+    codec.addressed(JSON.stringify(payload), 'n"w', { adds, isFormer }));
+  assert.deepEqual(addressed({}), { connection_id: 'n"w' });
+  assert.deepEqual(addressed({ a: {} }), { connection_id: 'n"w', a: {} });
+  assert.deepEqual(addressed({ connection_id: 'other' }), { connection_id: 'other' });
+  assert.deepEqual(addressed({ x: [1], connection_id: 'old' }), { x: [1], connection_id: 'n"w' });
+  assert.deepEqual(addressed({ connection_id: 'old' }, false), { connection_id: 'n"w' });
+  assert.deepEqual(addressed({ a: 1 }, false), { a: 1 });
+  // Neither a field further in nor a text is the sender's.
+  const within = { a: { connection_id: 'old' }, text: '"connection_id":"old"' };
+  assert.deepEqual(addressed(within), { connection_id: 'n"w', ...within });
+  assert.deepEqual(addressed({ toJSON: () => ({ connection_id: 'old' }) }), { connection_id: 'n"w' });
+  assert.deepEqual(addressed({ connection_id: undefined }), { connection_id: 'n"w' });
+  for (const payload of [['old'], 'old', null, 5]) assert.deepEqual(addressed(payload), payload);
+  const hostile = '{"__proto__":{"connection_id":"old"},"connection_id":"old"}';
+  assert.equal(codec.addressed(hostile, 'new', { adds: true, isFormer }), hostile.replace(/old"}$/, 'new"}'));
 });
 
 test('a message has both spellings, and answers itself', () => {

@@ -34,8 +34,8 @@ describe('Express', () => {
       if (res.headersSent) next(error);
       else res.status(500).json({ handled: error.message });
     });
-    app.get('/events', ipcEvents(client, 'ticks', { event: 'tick\nevil: 1', retry: 50 }));
-    app.get('/odd', ipcEvents(client, 'ticks', { filter: ({ payload }) => payload % 2 === 1 }));
+    app.get('/events', ipcEvents(client, 'ticks', { event: 'tick\nevil: 1', retry: 50, linger: 0 }));
+    app.get('/odd', ipcEvents(client, 'ticks', { filter: ({ payload }) => payload % 2 === 1, linger: 0 }));
     server = app.listen(0, '127.0.0.1');
     await once(server, 'listening');
     base = `http://127.0.0.1:${server.address().port}`;

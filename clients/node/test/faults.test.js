@@ -5,39 +5,11 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const http = require('node:http');
-const { startServer, eventually, once, sleep } = require('./support.js');
-const { IPCClient, ipcEvents, ipcProxy } = require('../index.js');
+const { startServer, connected, unconnected, web, warnings, eventually, once, sleep } = require('./support.js');
+const { Message, ipcEvents, ipcProxy } = require('../index.js');
 const { Connection } = require('../lib/connection.js');
 const { Service } = require('../lib/services.js');
 const { encodeBody, encodeFrames } = require('../lib/codec.js');
-
-/** A server of this project and a connected client of it, both gone after the test. */
-async function connected(t, options) {
-  const server = await startServer();
-  t.after(() => server.kill());
-  const client = server.client('bench', options);
-  t.after(() => client.disconnect());
-  assert.equal(await client.connect(), true);
-  return { server, client };
-}
-
-/** A client that nobody serves. */
-function unconnected(t, options) {
-  const client = new IPCClient('bench', options);
-  t.after(() => client.disconnect());
-  return client;
-}
-
-/** The address of a web server with this handler. */
-async function web(t, handler) {
-  const server = http.createServer(handler).listen(0, '127.0.0.1');
-  t.after(() => {
-    server.close();
-    server.closeAllConnections();
-  });
-  await once(server, 'listening');
-  return `http://127.0.0.1:${server.address().port}`;
-}
 
 test('a filter that throws is reported, and the other listeners go on', async (t) => {
   const { client } = await connected(t);
@@ -185,10 +157,7 @@ for (const endless of [Infinity, 2 ** 31, 2 ** 32]) {
       return command.call(this, payload, ...rest);
     };
     await client.sendRequest('system', { action: 'ping' }, endless);
-    const warnings = [];
-    const onWarning = (warning) => warnings.push(warning.message);
-    process.on('warning', onWarning);
-    t.after(() => process.off('warning', onWarning));
+    const warned = warnings(t);
     assert.equal(await client.ping(endless), true);
     assert.equal(await client.healthCheck(endless), true);
     await client.command({ action: 'serve', channel: 'slow' });
@@ -198,7 +167,7 @@ for (const endless of [Infinity, 2 ** 31, 2 ** 32]) {
     assert.equal((await answer).payload, 2, 'close() waited for it');
     await closing;
     assert.equal(pings, 0);
-    assert.deepEqual(warnings, []);
+    assert.deepEqual(warned, []);
     const dead = unconnected(t, { port: 1, reconnectDelay: endless, reconnectDelayMax: endless });
     const [{ delay }] = await new Promise((resolve) => {
       dead.once('reconnecting', (...values) => resolve(values));
@@ -224,18 +193,15 @@ test('a timeout that is none is a TypeError', async (t) => {
 
 test('an onError that fails is a warning', async (t) => {
   const { client } = await connected(t);
-  const warnings = [];
-  const onWarning = (warning) => warnings.push(warning.message);
-  process.on('warning', onWarning);
-  t.after(() => process.off('warning', onWarning));
+  const warned = warnings(t);
   client.onError(async () => { throw new Error('the log is full'); });
   client.report(new Error('news'));
   client.onError(() => { throw Object.create(null); });
   client.report(new Error('news'));
   client.onError(null);
   client.report(Object.create(null));
-  await eventually('warned', () => warnings.length === 3);
-  assert.ok(warnings.includes('the log is full'));
+  await eventually('warned', () => warned.length === 3);
+  assert.ok(warned.includes('the log is full'));
 });
 
 test('whatever a handler throws is an error at the requester, and its place is free again', async (t) => {
@@ -263,8 +229,8 @@ test('whatever a handler throws is an error at the requester, and its place is f
 
 test('a place is free again even where the answer fails', async () => {
   const respond = () => { throw new Error('not sent'); };
-  const service = new Service('x', () => 1, { concurrency: 1, queueMax: 1 }, { respond });
-  await assert.rejects(service.run({}), /not sent/);
+  const service = new Service('x', () => 1, { concurrency: 1, queueMax: 1, queueBytes: 1 }, { respond });
+  await assert.rejects(service.run(new Message({ message_type: 'request' })), /not sent/);
   assert.equal(service.running, 0);
 });
 

@@ -2,7 +2,7 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
-const { startServer, startPublished, sleep, eventually } = require('./support.js');
+const { startServer, startPublished, warnings, sleep, eventually, once } = require('./support.js');
 const { IPCPool } = require('../index.js');
 
 test('requests spread over the connections, publications keep their order', async (t) => {
@@ -61,4 +61,107 @@ test('a pool against the published server, and wrong sizes', async (t) => {
   assert.equal((await pool.sendRequest('api', { action: 'x' })).payload.action, 'x');
   await assert.rejects(pool.serve('x', () => 1), { code: 'UNSUPPORTED' });
   assert.throws(() => new IPCPool('a', { size: 0 }), TypeError);
+});
+
+test('a handler that fails is not swallowed', async (t) => {
+  const server = await startServer();
+  t.after(() => server.kill());
+  const warned = warnings(t);
+  const pool = new IPCPool('bench', { size: 2, port: server.port });
+  t.after(() => pool.disconnect());
+  await pool.connect();
+  pool.subscribe('a', () => { throw new Error('thrown'); });
+  pool.subscribe('b', async () => { throw new Error('rejected'); });
+  for (const channel of ['a', 'b']) pool.publish(channel, 1);
+  await eventually('warned', () => warned.length === 2);
+  assert.deepEqual(warned.sort(), ['rejected', 'thrown']);
+  const errors = [];
+  pool.onError((error, client) => {
+    errors.push([error.message, pool.clients.includes(client)]);
+    throw new Error('thrown by onError');
+  });
+  pool.publish('a', 1);
+  await eventually('reported', () => errors.length === 1 && warned.length === 3);
+  assert.deepEqual([errors, warned[2]], [[['thrown', true]], 'thrown by onError']);
+  assert.equal(pool.lastError.message, 'thrown');
+  pool.onError(null);
+  assert.equal(pool.listenerCount('error'), 0);
+});
+
+test('a pool has what a client has, where that makes sense', async (t) => {
+  const server = await startServer();
+  t.after(() => server.kill());
+  const pool = new IPCPool('bench', { size: 2, port: server.port });
+  t.after(() => pool.disconnect());
+  const seen = [];
+  pool.onConnected((client) => seen.push(['connected', pool.clients.includes(client)]));
+  pool.onDisconnected((client) => seen.push(['disconnected', pool.clients.includes(client)]));
+  assert.deepEqual([await pool.ping(), await pool.healthCheck(), pool.server], [false, false, null]);
+  await pool.connect();
+  assert.deepEqual([await pool.ping(), await pool.healthCheck(), pool.host], [true, true, 'localhost']);
+  const called = new Promise((resolve) => pool.sendRequestAsync('echo', 'called', resolve));
+  assert.equal((await called).payload, 'called');
+  for (const send of [() => pool.request('echo', 'x'), () => pool.sendMessage('echo', 'request', 'x')]) {
+    const answered = once(pool, 'response');
+    const id = send();
+    const [response, client] = await answered;
+    assert.deepEqual([response.reply_to, response.payload, pool.clients.includes(client)], [id, 'x', true]);
+  }
+  const heard = pool.subscribe('heard');
+  await heard.ready;
+  pool.sendMessage('heard', 'publish', 'by type');
+  assert.equal((await heard.next()).value.payload, 'by type');
+  assert.throws(() => pool.sendMessage('echo', 'response', 1, 'id'), /respond\(\) of the client/);
+  assert.throws(() => pool.publish(undefined, 1), /channelId must be/);
+  const { connections, ...info } = pool.getConnectionInfo();
+  assert.deepEqual(info, { appId: 'bench', connected: true, host: 'localhost', port: server.port, path: undefined,
+    server: pool.server, subscribedChannels: ['heard'] });
+  assert.deepEqual(connections.map(({ connectionId }) => connectionId),
+    pool.clients.map(({ connectionId }) => connectionId));
+  pool.disconnect();
+  assert.deepEqual(seen, [['connected', true], ['connected', true], ['disconnected', true], ['disconnected', true]]);
+  await assert.rejects(pool.sendRequest('echo', 1), { code: 'NOT_CONNECTED' }, 'it is not revived once it is closed');
+});
+
+test('a connection that gave up comes back with the work', async (t) => {
+  let server = await startServer();
+  const { port } = server;
+  t.after(() => server.kill());
+  const pool = new IPCPool('bench', { size: 2, port, reconnectAttempts: 0, reconnectDelay: 20 });
+  t.after(() => pool.disconnect());
+  await pool.connect();
+  const given = () => pool.clients.filter(({ state }) => state === 'idle').length;
+  const handled = [];
+  for (const channel of ['a', 'b']) pool.subscribe(channel, ({ payload }) => handled.push(payload));
+
+  pool.clients[0].connection.socket.destroy();
+  await eventually('one gave up', () => given() === 1);
+  await eventually('and is back', async () => {
+    assert.equal((await pool.sendRequest('echo', 1)).payload, 1);
+    return given() === 0 && pool.clients.every(({ connected }) => connected);
+  });
+
+  await server.kill();
+  await eventually('all gave up', () => given() === 2);
+  server = await startServer({ port });
+  await eventually('answered', () => pool.sendRequest('echo', 2).then(({ payload }) => payload === 2, () => false));
+  await eventually('all back', async () => {
+    await pool.ping();
+    return pool.clients.every(({ connected }) => connected);
+  });
+  for (const channel of ['a', 'b']) pool.publish(channel, channel);
+  await eventually('handled', () => handled.length === 2);
+});
+
+test('a refusal for good is not asked for again and again', async (t) => {
+  const server = await startServer({ env: { IPC_TOKEN: 'a long secret' } });
+  t.after(() => server.kill());
+  const pool = new IPCPool('bench', { size: 1, port: server.port, reconnectDelay: 1 });
+  t.after(() => pool.disconnect());
+  assert.equal(await pool.connect(), false);
+  await sleep(20);
+  const refused = assert.rejects(pool.sendRequest('echo', 1), { code: 'NOT_CONNECTED' });
+  assert.equal(pool.clients[0].state, 'idle', 'no attempt is under way');
+  await refused;
+  assert.equal(pool.lastError.code, 'auth_failed');
 });

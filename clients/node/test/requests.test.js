@@ -5,7 +5,7 @@ const assert = require('node:assert/strict');
 const net = require('node:net');
 const { startServer, startPublished, sleep, eventually, once } = require('./support.js');
 const {
-  IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, QueueFullError,
+  IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, QueueFullError, Message,
 } = require('../index.js');
 
 describe('requests', () => {
@@ -131,6 +131,30 @@ describe('requests', () => {
     }
     assert.equal(server.client('a', { port: String(server.port) }).port, server.port);
     assert.equal(client.pending.size, 0);
+  });
+
+  test('nothing a caller gives gets into a frame but as what it is', async () => {
+    const messages = [];
+    client.subscribe('forged', ({ payload }) => messages.push(payload));
+    const forged = 'publish","payload":"forged","x":"';
+    for (const type of [forged, 'Publish', '', undefined, null, 5, {}]) {
+      assert.throws(() => client.sendMessage('forged', type, 1), TypeError, String(type));
+    }
+    for (const replyTo of [5, {}, true]) {
+      assert.throws(() => client.sendMessage('forged', 'response', 1, replyTo), TypeError, String(replyTo));
+    }
+    const good = { channel_id: 'forged', message_type: 'publish', payload: 'good', message_id: 'a"b' };
+    const bad = [{ channel_id: undefined }, { channel_id: '' }, { channel_id: 7 }, { message_type: forged },
+      { message_id: 5 }, { message_id: '' }, { reply_to: 5 }];
+    for (const fields of bad) {
+      const message = Object.assign(new Message(good), fields);
+      assert.throws(() => client.send(message), TypeError, JSON.stringify(fields));
+    }
+    assert.equal(client.send(new Message(good)), 'a"b');
+    assert.equal(client.send(new Message({ ...good, message_id: undefined })).length, 36);
+    assert.equal(await client.ping(), true);
+    assert.deepEqual(messages, ['good', 'good']);
+    client.unsubscribe('forged');
   });
 
   test('a thousand in flight, answered in the opposite order', async () => {

@@ -74,6 +74,90 @@ describe('serving', () => {
     await again.close();
   });
 
+  test('takes notifications where it is said so', async () => {
+    const noticed = [];
+    const errors = [];
+    worker.on('error', ({ message }) => errors.push(message));
+    let finish;
+    const onNotification = async (notification) => {
+      assert.deepEqual([notification.isNotification(), notification.signal.aborted], [true, false]);
+      noticed.push(notification.payload);
+      if (notification.payload === 'fails') throw new Error('not noticed');
+      if (notification.payload === 'stays') await new Promise((resolve) => { finish = resolve; });
+    };
+    const service = await worker.serve('noticed', ({ payload }) => payload,
+      { concurrency: 1, queueMax: 2, onNotification });
+    client.notify('noticed', 'fails');
+    assert.equal((await client.sendRequest('noticed', 1)).payload, 1);
+    await eventually('reported', () => errors.length === 1);
+    assert.deepEqual([noticed, errors], [['fails'], ['not noticed']]);
+
+    const slow = [];
+    worker.on('slow', (told) => slow.push(told));
+    client.notify('noticed', 'stays');
+    for (let n = 0; n < 5; n += 1) client.notify('noticed', n);
+    await eventually('dropped', () => service.dropped === 3);
+    assert.deepEqual(slow, [{ channel: 'noticed', service }], 'told once');
+    finish();
+    await eventually('the others', () => noticed.length === 4);
+    assert.deepEqual(noticed, ['fails', 'stays', 0, 1]);
+    await service.close();
+    worker.removeAllListeners('error');
+    worker.removeAllListeners('slow');
+  });
+
+  test('without that, notifications are for whoever listens', async () => {
+    const heard = [];
+    worker.on('message', ({ payload }) => heard.push(payload));
+    const service = await worker.serve('unnoticed', () => assert.fail('a notification is no request'));
+    client.notify('unnoticed', 1);
+    await eventually('heard', () => heard.length === 1);
+    await service.close();
+    worker.removeAllListeners('message');
+    await assert.rejects(worker.serve('x', () => 1, { onNotification: 'no function' }), TypeError);
+  });
+
+  test('a serve that is not confirmed in time is undone', async (t) => {
+    const late = server.client('math', { requestTimeout: 100, heartbeatInterval: 0 });
+    // In the server's words, not in those of a worker that has no such service.
+    const unserved = ({ code, message }) => code === 'no_handler' && !/no longer/.test(message);
+    t.after(() => late.disconnect());
+    await late.connect();
+    server.child.kill('SIGSTOP');
+    await assert.rejects(late.serve('undone', () => 1), { code: 'TIMEOUT' });
+    assert.equal(late.services.get('undone'), undefined);
+    server.child.kill('SIGCONT');
+    await assert.rejects(client.sendRequest('undone', 1, 20_000), unserved);
+    await late.serve('undone', () => 'again');
+    assert.equal((await client.sendRequest('undone', 1)).payload, 'again');
+
+    server.child.kill('SIGSTOP');
+    await assert.rejects(late.services.get('undone').close(), { code: 'TIMEOUT' });
+    server.child.kill('SIGCONT');
+    await assert.rejects(client.sendRequest('undone', 1, 20_000), unserved);
+    await late.serve('undone', () => 'once more');
+    assert.equal((await client.sendRequest('undone', 1)).payload, 'once more');
+    await late.close();
+  });
+
+  test('a client that is closed meanwhile serves nothing', async () => {
+    const brief = server.client('math');
+    await brief.connect();
+    const serving = brief.serve('brief', () => 1);
+    brief.disconnect();
+    await assert.rejects(serving, { code: 'NOT_CONNECTED' });
+    assert.equal(brief.services.get('brief'), undefined);
+  });
+
+  test('a request that reaches who serves no longer is refused at once', async (t) => {
+    const former = server.client('math');
+    t.after(() => former.disconnect());
+    await former.connect();
+    await former.command({ action: 'serve', channel: 'formerly' });
+    await assert.rejects(client.sendRequest('formerly', 1, 20_000),
+      { code: 'no_handler', message: /serves 'formerly' no longer/ });
+  });
+
   test('a worker that goes away hands its requests back', async () => {
     const lost = server.client('math');
     await lost.connect();

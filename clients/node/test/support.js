@@ -3,7 +3,9 @@
 // The real servers as subprocesses, and what the tests need around them.
 
 const { spawn } = require('node:child_process');
+const assert = require('node:assert/strict');
 const fs = require('node:fs');
+const http = require('node:http');
 const os = require('node:os');
 const path = require('node:path');
 const { IPCClient } = require('../index.js');
@@ -96,6 +98,43 @@ async function startPublished({ port = 0 } = {}) {
   return server;
 }
 
+/** A server of this project and a connected client of it, both gone after the test. */
+async function connected(t, options) {
+  const server = await startServer();
+  t.after(() => server.kill());
+  const client = server.client('bench', options);
+  t.after(() => client.disconnect());
+  assert.equal(await client.connect(), true);
+  return { server, client };
+}
+
+/** A client that nobody serves. */
+function unconnected(t, options) {
+  const client = new IPCClient('bench', options);
+  t.after(() => client.disconnect());
+  return client;
+}
+
+/** The address of a web server with this handler. */
+async function web(t, handler) {
+  const server = http.createServer(handler).listen(0, '127.0.0.1');
+  t.after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  await once(server, 'listening');
+  return `http://127.0.0.1:${server.address().port}`;
+}
+
+/** What the process warns of during a test. */
+function warnings(t) {
+  const warned = [];
+  const onWarning = (warning) => warned.push(warning.message);
+  process.on('warning', onWarning);
+  t.after(() => process.off('warning', onWarning));
+  return warned;
+}
+
 function sleep(ms) {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
@@ -123,5 +162,6 @@ function temporaryDirectory(t) {
 }
 
 module.exports = {
-  REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, sleep, eventually, temporaryDirectory, once,
+  REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, connected, unconnected, web, warnings, sleep,
+  eventually, temporaryDirectory, once,
 };

@@ -2,6 +2,7 @@
 // Each @ts-expect-error is a mistake that has to be one.
 
 import events = require('node:events');
+import express = require('express');
 import http = require('node:http');
 import ipc = require('ipc-framework');
 import expressHelper = require('ipc-framework/express');
@@ -37,7 +38,7 @@ async function modern(signal: AbortSignal): Promise<void> {
   const sum: number = payload.sum;
   // @ts-expect-error the payload was said to have no such field
   payload.difference;
-  for await (const message of client.subscribe<{ text: string }>('news', { signal, buffer: 10 })) {
+  for await (const message of client.subscribe<{ text: string }>('news', { signal, buffer: 10, bufferBytes: 1e6 })) {
     const text: string = message.payload.text;
     void text;
     break;
@@ -49,10 +50,13 @@ async function modern(signal: AbortSignal): Promise<void> {
   await using service = await client.serve<number>('square', async (request) => {
     request.signal.throwIfAborted();
     return request.payload ** 2;
-  }, { concurrency: 4, queueMax: 10 });
+  }, { concurrency: 4, queueMax: 10, queueBytes: 1e6, onNotification: async ({ payload }) => payload });
   client.on('connected', ({ isReconnect, server }) => console.log(isReconnect, server?.length));
   client.on('reconnecting', ({ attempt, delay, error }) => console.log(attempt + delay, error?.message));
-  client.once('slow', (told) => ('queuedBytes' in told ? told.queuedBytes : told.subscription.dropped));
+  client.once('slow', (told) => {
+    if ('queuedBytes' in told) return told.queuedBytes;
+    return 'subscription' in told ? told.subscription.dropped : told.service.dropped;
+  });
   client.on('error', (error) => error.message);
   client.on('response', (message) => client.respond(message, 1));
   await events.once(client, 'connected', { signal });
@@ -112,7 +116,26 @@ async function pools(): Promise<void> {
   http.createServer(ipc.ipcProxy(pool, 'api', { timeout: 10, status }));
   const filter = ({ payload }: ipc.Message): boolean => payload !== null;
   http.createServer(expressHelper.ipcEvents(pool, 'news', { event: 'news', retry: 10, filter }));
-  void length;
+  const ids: string[] = [pool.request('echo', 1), pool.sendRequestAsync('echo', 1, ({ payload }) => payload, 10)];
+  pool.onError((error, client) => console.error(error.message, client.connectionId));
+  const well: boolean = await pool.ping() && await pool.healthCheck(10);
+  const connections: ipc.ConnectionInfo[] = pool.getConnectionInfo().connections;
+  // @ts-expect-error an answer belongs on its request's connection: it is the client that has this
+  pool.respond;
+  void [length, ids, well, connections];
 }
 
-void [published, modern, errors, messages, pools];
+function web(client: ipc.IPCClient): void {
+  const app = express();
+  app.use('/api', express.json(), ipc.ipcProxy(client, 'api'));
+  app.get('/users/:id', ipc.ipcProxy(client, 'users', { payload: ({ params }: express.Request) => params['id'] }));
+  const status = async ({ code }: ipc.IPCError): Promise<number | undefined> => (code === 'TIMEOUT' ? 408 : undefined);
+  app.post('/late', ipc.ipcProxy(client, 'late', { status }));
+  app.get('/events', ipc.ipcEvents(client, 'news'));
+  const isMine = ({ payload }: ipc.Message<{ to: string }>, req: express.Request): boolean => payload.to === req.ip;
+  app.get('/mine', ipc.ipcEvents(client, 'news', { filter: isMine, history: 10, historyBytes: 1e6, linger: 0 }));
+  // @ts-expect-error a filter answers at once
+  app.get('/theirs', ipc.ipcEvents(client, 'news', { filter: async () => true }));
+}
+
+void [published, modern, errors, messages, pools, web];

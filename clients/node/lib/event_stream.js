@@ -1,0 +1,228 @@
+'use strict';
+
+// Server-Sent Events, as the HTML standard has them.
+
+const { IPCError, NotConnectedError } = require('./errors.js');
+const { sendJson } = require('./http_proxy.js');
+const { after } = require('./timers.js');
+
+// A browser that is this far behind is cut off; it connects again by itself.
+const BEHIND_BYTES_MAX = 1024 * 1024;
+// Proxies take a connection that is silent for a minute for a dead one.
+const KEEP_ALIVE_MS = 15_000;
+// What a browser missed that comes back, and how long the subscription outlives the last one.
+const HISTORY_MESSAGES = 256;
+const HISTORY_BYTES = 1024 * 1024;
+const LINGER_MS = 30_000;
+// Without an id, so that the browser goes on from the last message it has.
+const GAP = 'event: gap\ndata: null\n\n';
+
+/**
+ * Handler that shows the messages of a channel to browsers as Server-Sent Events: the payload as JSON in `data`. All
+ * browsers share one subscription. One that comes back gets what it missed, or, where that is no longer known, an
+ * event `gap`.
+ * @param {import('./client.js').IPCClient} client or a pool
+ * @param {string} channel
+ * @param {{ event?: string, retry?: number, filter?: (message: object, req: object) => boolean, history?: number,
+ *   historyBytes?: number, linger?: number }} [options] `event` names the events, `retry` is what the browser waits
+ *   before it connects again, in milliseconds
+ */
+function ipcEvents(client, channel, options = {}) {
+  const { retry, filter } = options;
+  const stream = new EventStream(client, channel, options);
+  const greeting = `${retry === undefined ? '' : `retry: ${Math.trunc(retry)}\n`}: subscribed\n\n`;
+  return (req, res) => {
+    // Whoever left before it came to this would never be heard of again.
+    if (res.destroyed) return;
+    const browser = new Browser(req, res, filter, (error) => stream.report(error));
+    try {
+      stream.open();
+    } catch (error) {
+      const { message, code } = error instanceof IPCError ? error : { message: 'internal error', code: 'INTERNAL' };
+      sendJson(res, 503, { error: message, code });
+      return;
+    }
+    browser.begin();
+    stream.join(browser, greeting);
+    res.on('close', () => {
+      browser.end();
+      stream.leave(browser);
+    });
+  };
+}
+
+/** A channel's subscription, what came over it last, and who looks on. */
+class EventStream {
+  constructor(client, channel, options) {
+    const { event, filter, history = HISTORY_MESSAGES, historyBytes = HISTORY_BYTES, linger = LINGER_MS } = options;
+    this.client = client;
+    this.channel = channel;
+    this.name = event === undefined ? '' : `event: ${oneLine(event)}\n`;
+    this.keepsMessages = filter !== undefined;
+    this.history = new History(history, historyBytes);
+    this.linger = history > 0 ? linger : 0;
+    this.subscription = null;
+    this.browsers = new Set();
+    this.lingering = undefined;
+  }
+
+  /** Subscribes, where it is not done. */
+  open() {
+    clearTimeout(this.lingering);
+    if (this.subscription !== null) return;
+    const { state } = this.client.clientOf?.(this.channel) ?? this.client;
+    if (state === 'closed') throw new NotConnectedError('the client was closed: there is no connection');
+    this.history.clear();
+    this.subscription = this.client.openSubscription(this.channel, {
+      onMessage: (message) => this.show(message),
+      onRestored: () => this.tellOfGap(),
+      onEnd: () => {
+        this.subscription = null;
+        for (const browser of this.browsers) browser.res.end();
+      },
+    });
+  }
+
+  report(error) {
+    (this.client.clientOf?.(this.channel) ?? this.client).report(error);
+  }
+
+  /** What is published once the browser has read the greeting reaches it. */
+  join(browser, greeting) {
+    this.browsers.add(browser);
+    const { subscription } = this;
+    const begin = () => {
+      if (this.subscription !== subscription || !this.browsers.has(browser)) return;
+      browser.write(greeting);
+      const missed = this.history.after(browser.lastEventId);
+      if (missed === null) browser.write(GAP);
+      for (const entry of missed ?? this.history.entries) browser.show(entry);
+      browser.isLive = true;
+    };
+    if (subscription.isReady) begin();
+    // One that is refused ends all who wait for it.
+    else subscription.ready.then(begin, () => {});
+  }
+
+  leave(browser) {
+    this.browsers.delete(browser);
+    if (this.browsers.size > 0 || this.subscription === null) return;
+    const { subscription } = this;
+    if (this.linger === 0) {
+      subscription.unsubscribe();
+      return;
+    }
+    this.lingering = after(this.linger, () => subscription.unsubscribe());
+    this.lingering?.unref();
+  }
+
+  show(message) {
+    const id = oneLine(message.message_id);
+    // JSON has no line breaks of its own, so one `data` line holds it.
+    const text = Buffer.from(`id: ${id}\n${this.name}data: ${JSON.stringify(message.payload)}\n\n`);
+    this.add({ id, text, message: this.keepsMessages ? message : undefined });
+  }
+
+  /** The connection was away, and what was published meanwhile with it. */
+  tellOfGap() {
+    this.add({ id: null, text: Buffer.from(GAP), message: undefined });
+  }
+
+  add(entry) {
+    this.history.add(entry);
+    for (const browser of this.browsers) if (browser.isLive) browser.show(entry);
+  }
+}
+
+/** The last events, within bounds. */
+class History {
+  constructor(entriesMax, bytesMax) {
+    this.entriesMax = entriesMax;
+    this.bytesMax = bytesMax;
+    this.clear();
+  }
+
+  clear() {
+    this.entries = [];
+    this.bytes = 0;
+  }
+
+  add(entry) {
+    this.entries.push(entry);
+    this.bytes += entry.text.length;
+    while (this.entries.length > 0 && (this.entries.length > this.entriesMax || this.bytes > this.bytesMax)) {
+      this.bytes -= this.entries.shift().text.length;
+    }
+  }
+
+  /** What came after the event with this id; nothing for who is new; null where that event is not known any more. */
+  after(id) {
+    if (id === '') return [];
+    const at = this.entries.findLastIndex((entry) => entry.id === id);
+    return at === -1 ? null : this.entries.slice(at + 1);
+  }
+}
+
+/** One who looks on, to the end of its response. */
+class Browser {
+  constructor(req, res, filter, report) {
+    this.req = req;
+    this.res = res;
+    this.filter = filter;
+    this.report = report;
+    this.isLive = false;
+    this.keepAlive = undefined;
+    // Node reads headers as Latin-1, browsers send UTF-8.
+    this.lastEventId = Buffer.from(String(req.headers['last-event-id'] ?? ''), 'latin1').toString();
+  }
+
+  begin() {
+    this.res.writeHead(200, {
+      'Content-Type': 'text/event-stream; charset=utf-8',
+      'Cache-Control': 'no-cache, no-transform',
+      Connection: 'keep-alive',
+      'X-Accel-Buffering': 'no',
+    });
+    this.res.flushHeaders();
+    this.keepAlive = setInterval(() => this.write(': still here\n\n'), KEEP_ALIVE_MS);
+    this.keepAlive.unref();
+  }
+
+  end() {
+    this.isLive = false;
+    clearInterval(this.keepAlive);
+  }
+
+  show({ id, text, message }) {
+    if (id === null || this.wants(message)) this.write(text);
+  }
+
+  wants(message) {
+    if (this.filter === undefined) return true;
+    try {
+      const wanted = this.filter(message, this.req);
+      if (typeof wanted?.then !== 'function') return Boolean(wanted);
+      // Every promise is truthy, so whoever keeps something back with one would show it to all.
+      wanted.then(undefined, (error) => this.report(error));
+      this.report(new TypeError('the filter of ipcEvents has to answer at once; nothing is shown for a promise'));
+    } catch (error) {
+      this.report(error);
+    }
+    return false;
+  }
+
+  write(text) {
+    const { res } = this;
+    // Writing to what is destroyed would be an error nobody handles.
+    if (res.destroyed || res.writableEnded) return;
+    if (res.writableLength > BEHIND_BYTES_MAX) res.destroy();
+    else res.write(text);
+  }
+}
+
+/** Whoever could put a line break into an id or a name could put an event of their own behind it. */
+function oneLine(text) {
+  return String(text).replace(/[\r\n\0]/g, ' ');
+}
+
+module.exports = { ipcEvents };

@@ -1,0 +1,109 @@
+'use strict';
+
+const { IPCError } = require('./errors.js');
+
+const BODY_BYTES_MAX = 1024 * 1024;
+
+const STATUS = {
+  TIMEOUT: 504, timeout: 504, NOT_CONNECTED: 503, CONNECTION_LOST: 502, QUEUE_FULL: 503, limit_exceeded: 503,
+  shutting_down: 503, no_handler: 502, handler_failed: 502, worker_lost: 502, forbidden: 403, FRAME_TOO_LARGE: 413,
+};
+
+/**
+ * Middleware that passes a request on to a channel and answers with the payload of what comes back, as JSON.
+ * @param {import('./client.js').IPCClient} client or a pool
+ * @param {string} channel
+ * @param {{ timeout?: number, payload?: (req: object) => unknown, status?: (error: Error) => number | undefined,
+ *   bodyBytes?: number }} [options] `payload` makes the request's payload; without it, method, path, query, params
+ *   and body. It and `status` may be asynchronous
+ */
+function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBytes = BODY_BYTES_MAX } = {}) {
+  return async (req, res, next) => {
+    const controller = new AbortController();
+    // Nobody waits for the answer any more.
+    const onClose = () => controller.abort();
+    res.on('close', onClose);
+    try {
+      if (req.body === undefined && !req.readableEnded) req.body = await readBody(req, bodyBytes);
+      const body = await payload(req);
+      const answer = await client.sendRequest(channel, body, { timeout, signal: controller.signal });
+      sendJson(res, 200, answer.payload);
+    } catch (error) {
+      if (controller.signal.aborted) return;
+      let fault = error;
+      if (error instanceof IPCError) {
+        try {
+          sendJson(res, await statusOf(error, status), { error: error.message, code: error.code });
+          return;
+        } catch (thrown) {
+          fault = thrown;
+        }
+      }
+      if (fault instanceof BodyError) {
+        sendJson(res, fault.status, { error: fault.message, code: 'BAD_REQUEST' });
+      } else if (next !== undefined) {
+        // Without a fault it would mean that somebody else is to answer.
+        next(fault ?? new Error('a callback of ipcProxy threw nothing'));
+      } else {
+        sendJson(res, 500, { error: 'internal error', code: 'INTERNAL' });
+      }
+    } finally {
+      res.off('close', onClose);
+    }
+  };
+}
+
+/** What `status` says, where that is a status an answer can have. */
+async function statusOf(error, status) {
+  const given = await status?.(error);
+  if (Number.isInteger(given) && given >= 200 && given <= 599) return given;
+  return STATUS[error.code] ?? 502;
+}
+
+function describe(req) {
+  // As it is: a parser of URLs would take `//name/path` for a host, which routers and their guards do not.
+  const url = req.originalUrl ?? req.url;
+  const mark = url.indexOf('?');
+  const [path, query] = mark === -1 ? [url, ''] : [url.slice(0, mark), url.slice(mark + 1)];
+  return {
+    method: req.method,
+    path,
+    query: req.query ?? Object.fromEntries(new URLSearchParams(query)),
+    params: req.params ?? {},
+    body: req.body ?? null,
+  };
+}
+
+class BodyError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** The JSON body of a request that no parser has read; undefined where there is none. */
+async function readBody(req, bytesMax) {
+  const chunks = [];
+  let bytes = 0;
+  for await (const chunk of req) {
+    bytes += chunk.length;
+    if (bytes <= bytesMax) chunks.push(chunk);
+  }
+  if (bytes > bytesMax) throw new BodyError(413, `the body has ${bytes} bytes, more than the ${bytesMax} allowed`);
+  if (bytes === 0) return undefined;
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  } catch {
+    throw new BodyError(400, 'the body is not JSON');
+  }
+}
+
+function sendJson(res, status, body) {
+  if (res.destroyed || res.headersSent) return;
+  const text = JSON.stringify(body);
+  res.statusCode = status;
+  res.setHeader('Content-Type', 'application/json; charset=utf-8');
+  res.end(text);
+}
+
+module.exports = { ipcProxy, sendJson };
