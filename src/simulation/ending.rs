@@ -88,7 +88,13 @@ impl World {
             }
         }
         self.turn()?;
-        Ok(has_moved)
+        let kernel = self.kernel.borrow();
+        let has_more = self.peers.iter().any(|peer| {
+            let pipe = &kernel.pipes[peer.pipe];
+            let has_come = !pipe.outbound.is_empty() || pipe.is_at_end();
+            pipe.is_pressed || (has_come && !peer.is_stalled && !peer.is_closed)
+        });
+        Ok(has_moved || has_more)
     }
 
     fn let_deadlines_pass(&mut self) -> Result<(), String> {
@@ -135,7 +141,8 @@ impl World {
 
     /// The server is stopped, and ends within its time.
     fn drain(&mut self) -> Result<(), String> {
-        self.peers.iter_mut().for_each(|peer| peer.is_stalled &= !peer.is_prompt);
+        let all_read = self.below(2) == 0;
+        self.peers.iter_mut().for_each(|peer| peer.is_stalled &= !all_read);
         {
             let mut kernel = self.kernel.borrow_mut();
             kernel.faults.watch = 0;
@@ -149,8 +156,9 @@ impl World {
         let began = self.model.now;
         for _ in 0..TURNS_MAX {
             if self.server.broker.is_drained() {
-                return self.check_drained(began);
+                return self.check_drained(began, all_read);
             }
+            self.answer_deferred();
             let has_moved = self.move_everything()?;
             let last_poll = self.kernel.borrow().last_poll;
             if !has_moved && last_poll == LastPoll::Slept {
@@ -165,7 +173,7 @@ impl World {
         Err("the drain does not end".to_owned())
     }
 
-    fn check_drained(&mut self, began: Duration) -> Result<(), String> {
+    fn check_drained(&mut self, began: Duration, all_read: bool) -> Result<(), String> {
         for at in 0..self.peers.len() {
             if !self.peers[at].is_stalled {
                 self.receive_bytes(at, usize::MAX)?;
@@ -173,7 +181,11 @@ impl World {
         }
         let limits = &self.scenario.limits;
         let is_cut_off = self.model.now >= began + limits.drain_timeout;
-        if is_cut_off || self.scenario.is_tight || limits.idle_timeout.is_some() {
+        if is_cut_off && all_read && !self.model.has_ignored() {
+            return Err("the drain was cut off, and nobody held it up".to_owned());
+        }
+        let is_unreliable = self.scenario.is_tight || self.scenario.has_bursts;
+        if is_cut_off || is_unreliable || limits.idle_timeout.is_some() {
             return Ok(());
         }
         self.model.check_drained()

@@ -243,12 +243,20 @@ impl Kernel {
             pipe.passed_over = 0;
             found.extend(pipe.take_event());
         }
+        if found.is_empty() {
+            // It does not sleep over one that it passed over.
+            found.extend(self.pipes.iter_mut().filter_map(Pipe::take_event));
+        }
         if self.decisions.chance(self.faults.spurious) && !self.pipes.is_empty() {
             let id = self.decisions.below(self.pipes.len());
             let token = self.pipes[id].token.filter(|_| self.pipes[id].is_open());
             let is_found = found.iter().any(|event| Some(event.token) == token);
             let event = token.map(|token| Event { token, readable: true, ..Event::default() });
             found.extend(event.filter(|_| !is_found));
+        }
+        // What comes now is reported the next time.
+        for id in 0..self.pipes.len() {
+            self.arrive_by_chance(id);
         }
         if found.is_empty() {
             let is_idle = timeout != Some(Duration::ZERO);

@@ -58,10 +58,12 @@ enum Say {
     Steal,
     NoAnswer,
     PingFlood,
+    EmptyFlood,
 }
 
 /// What everybody says, by weight, and what only the unruly do.
-const RULY: [(usize, Say); 17] = [
+const RULY: [(usize, Say); 18] = [
+    (1, Say::EmptyFlood),
     (4, Say::Ping),
     (1, Say::Unknown),
     (6, Say::Echo),
@@ -170,7 +172,16 @@ impl World {
                     self.respond(at, Kind::Stray, &id, nonce, false);
                 }
             }
-            Say::NoAnswer => drop(self.peers[at].tasks.pop()),
+            Say::NoAnswer => {
+                if let Some((_, nonce)) = self.peers[at].tasks.pop() {
+                    self.model.ignored(nonce);
+                }
+            }
+            Say::EmptyFlood => {
+                for _ in 0..300 {
+                    self.put(at, Kind::Broken("bad_frame"), 0, wire::frame(b""));
+                }
+            }
             Say::PingFlood => {
                 for _ in 0..140 {
                     self.request(at, Kind::Ping, "system", system("ping"));

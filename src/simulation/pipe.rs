@@ -41,7 +41,7 @@ pub(super) struct Pipe {
     lacks_room: bool,
     /// The kernel had no memory for more, for a moment.
     pub(super) is_pressed: bool,
-    was_read: bool,
+    was_served: bool,
     unserved_turns: u32,
     /// How long bytes stood in the send buffer, all together.
     pub(super) backlog_time: Duration,
@@ -72,7 +72,7 @@ impl Pipe {
             passed_over: 0,
             lacks_room: false,
             is_pressed: false,
-            was_read: false,
+            was_served: false,
             unserved_turns: 0,
             backlog_time: Duration::ZERO,
         }
@@ -212,7 +212,7 @@ impl Pipe {
     // What the server does.
 
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.was_read = true;
+        self.was_served = true;
         if self.arrived.is_empty() {
             if self.is_reset && !self.reset_was_read {
                 self.reset_was_read = true;
@@ -257,6 +257,7 @@ impl Pipe {
             self.lacks_room = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        self.was_served = true;
         let bytes = bytes_max.min(room);
         let begin = self.outbound.len();
         slices.iter().for_each(|slice| self.outbound.extend_from_slice(slice));
@@ -278,14 +279,14 @@ impl Pipe {
         self.in_flight.clear();
     }
 
-    /// A turn is over. Returns for how many of them it was not read although its readiness was
-    /// reported and the server `wants` to.
+    /// A turn is over. Returns for how many of them it was neither read nor written although
+    /// its readiness was reported and the server `wants` to read.
     pub(super) fn count_unserved(&mut self, wants: bool) -> u32 {
-        let was_read = std::mem::take(&mut self.was_read);
+        let was_served = std::mem::take(&mut self.was_served);
         let has_end =
             (self.finish_arrived && !self.end_was_read) || (self.is_reset && !self.reset_was_read);
         let is_waiting = (!self.arrived.is_empty() || has_end) && !self.is_ready && self.is_open();
-        if is_waiting && wants && !was_read {
+        if is_waiting && wants && !was_served {
             self.unserved_turns += 1;
         } else {
             self.unserved_turns = 0;

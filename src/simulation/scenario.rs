@@ -21,6 +21,8 @@ pub(super) struct Scenario {
     /// Buffers may run out, and whoever holds the most is closed.
     pub(super) is_tight: bool,
     pub(super) has_few_descriptors: bool,
+    /// The process publishes more at once than a queue takes.
+    pub(super) has_bursts: bool,
     pub(super) steps: usize,
     pub(super) clients_max: usize,
     pub(super) ends_in_drain: bool,
@@ -31,13 +33,14 @@ impl Scenario {
         let is_calm = decisions.below(4) == 0;
         let is_tight = !is_calm && decisions.below(8) == 7;
         let has_few_descriptors = !is_calm && decisions.below(6) == 5;
+        let has_bursts = !is_calm && decisions.below(6) == 5;
         let limits = Limits {
             connections_max: if is_calm { 16 } else { [6, 3, 16][decisions.below(3)] },
             frame_bytes_max: 20_000,
             queue_high_water_bytes: if is_calm {
                 1 << 20
             } else {
-                [2_000, 500, 8_000][decisions.below(3)]
+                [2_000, 500, 8_000, 60_000][decisions.below(4)]
             },
             memory_bytes_max: if is_tight { 64 << 10 } else { 1 << 30 },
             pending_per_connection_max: if is_calm || decisions.below(4) < 3 { 1_024 } else { 2 },
@@ -59,6 +62,7 @@ impl Scenario {
             is_calm,
             is_tight,
             has_few_descriptors,
+            has_bursts,
             steps: 60 + decisions.below(400),
             clients_max: 3 + decisions.below(5),
             ends_in_drain: decisions.below(3) == 2,

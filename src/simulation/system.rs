@@ -36,7 +36,7 @@ impl System for SimulatedSystem {
     type Spare = SpareDescriptor;
 
     // Small, so that their edges are met all the time.
-    const READ_BUFFER_BYTES: usize = 512;
+    const READ_BUFFER_BYTES: usize = 1_024;
     const ACCEPTS_PER_TURN_MAX: usize = 2;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {

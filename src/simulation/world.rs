@@ -184,7 +184,13 @@ impl World {
         }
         let is_calm = self.scenario.is_calm;
         let is_prompt = self.below(2) == 0;
-        let send_bytes_max = if is_prompt { 64 << 10 } else { [3_000, 300, 900][self.below(3)] };
+        let send_bytes_max = match self.below(3) {
+            _ if is_prompt => 64 << 10,
+            0 => 3_000,
+            1 => 900,
+            _ if is_calm => 9_000,
+            _ => 300,
+        };
         let listener = self.below(2);
         let (app, id) = if is_calm {
             // Nobody takes over from anybody.
@@ -325,10 +331,15 @@ impl World {
         match self.below(5) {
             0 | 1 => self.answer_deferred(),
             2 => {
-                let publication = self.model.publication(app, topic, None);
-                let payload = serde_json::json!({"publication": publication});
-                // The loop runs, and the mailbox holds more than this.
-                let _ = self.server.handle.publish(APPS[app], TOPICS[topic], &payload);
+                let (times, pad_bytes) =
+                    if self.scenario.has_bursts { (1 + self.below(8), 15_000) } else { (1, 0) };
+                for _ in 0..times {
+                    let publication = self.model.publication(app, topic, None);
+                    let pad = "x".repeat(pad_bytes);
+                    let payload = serde_json::json!({"publication": publication, "pad": pad});
+                    // The loop runs, and the mailbox holds more than this.
+                    let _ = self.server.handle.publish(APPS[app], TOPICS[topic], &payload);
+                }
             }
             what => {
                 let id = self.below(CLIENT_IDS.len());

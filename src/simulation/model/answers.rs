@@ -148,12 +148,10 @@ impl Model {
             Some("limit_exceeded") => self.check_limit(),
             Some("worker_lost") => {
                 let app = self.conns[by].app;
-                // A slow worker may have been closed and not know it yet.
                 let may_be_lost = |id: ConnId| {
                     let conn = &self.conns[id];
                     let serves = conn.sent.iter().any(|sent| sent.kind == Kind::Serve(job));
-                    let is_slow = !conn.is_prompt && !self.is_calm;
-                    serves && conn.app == app && (is_slow || !self.is_sound(id))
+                    serves && conn.app == app && self.may_be_closed(id)
                 };
                 let mut candidates = match worker {
                     Some(worker) => worker..worker + 1,

@@ -7,7 +7,8 @@ use crate::Stats;
 use crate::simulation::scenario::{APPS, JOBS, TOPICS};
 
 impl Model {
-    /// All that arrived has been dealt with, and whatever no worker holds is answered.
+    /// All that arrived has been dealt with, and so have all requests but those that somebody
+    /// keeps to himself.
     pub(in crate::simulation) fn check_answered_at_once(&self) -> Result<(), String> {
         for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)) {
             let conn = &self.conns[id];
@@ -15,7 +16,7 @@ impl Model {
                 let sent = &conn.sent[*at];
                 let is_due = match sent.kind {
                     Kind::Later => false,
-                    Kind::Work(_) => !self.forwarded.contains_key(&sent.nonce) && self.is_calm,
+                    Kind::Work(_) => !self.ignored.contains(&sent.nonce),
                     _ => true,
                 };
                 if is_due && sent.arrived.is_some() {

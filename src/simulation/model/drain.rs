@@ -10,6 +10,11 @@ pub(super) struct Drain {
 }
 
 impl Model {
+    /// Whether somebody keeps a request to himself, which may hold up the end.
+    pub(in crate::simulation) fn has_ignored(&self) -> bool {
+        !self.ignored.is_empty()
+    }
+
     pub(in crate::simulation) fn begin_drain(&mut self, is_reliable: impl Fn(ConnId) -> bool) {
         let witnesses = (0..self.conns.len())
             .filter(|id| self.is_sound(*id) && self.conns[*id].is_prompt && is_reliable(*id));
@@ -32,7 +37,8 @@ impl Model {
                 Some(_) => continue,
             }
             let unanswered = conn.outstanding.iter().find(|(_, at)| {
-                conn.sent[**at].arrived.is_some_and(|(step, _)| step < drain.began)
+                // In its first turn it reads everybody once more.
+                conn.sent[**at].arrived.is_some_and(|(step, _)| step <= drain.began + 1)
             });
             if let Some((message, at)) = unanswered {
                 let kind = conn.sent[*at].kind;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ConnId, Kind, Model};
+use super::{Conn, ConnId, Kind, Model};
 
 /// What a client has to read why it is closed.
 const LINGER: Duration = Duration::from_secs(1);
@@ -21,6 +21,18 @@ pub(in crate::simulation) struct Ending {
 }
 
 impl Model {
+    /// Whether the server may have closed a connection, and its client not know it yet.
+    pub(super) fn may_be_closed(&self, id: ConnId) -> bool {
+        let conn = &self.conns[id];
+        let by_bad_luck = self.has_bursts
+            || self.is_tight
+            || self.has_failing_watches
+            || self.limits.idle_timeout.is_some();
+        !self.is_sound(id)
+            || conn.has_said_its_last()
+            || (!self.is_calm && (by_bad_luck || !conn.is_prompt))
+    }
+
     /// The client found the end of a connection that it did not end itself.
     pub(in crate::simulation) fn ended(
         &mut self,
@@ -35,18 +47,19 @@ impl Model {
         let is_late = ending.accepted_at.is_none_or(|since| {
             conn.connected_at.is_none() && silent_for(since, self.limits.handshake_timeout)
         });
-        let is_idle =
-            self.limits.idle_timeout.is_some_and(|limit| silent_for(conn.arrived_at, limit));
+        let is_idle = self.limits.idle_timeout.is_some_and(|limit| {
+            // What came at the same moment as the end came too late.
+            silent_for(conn.arrived_at, limit) || conn.silence_max >= limit
+        });
         let is_shed = ending.was_failed || (ending.was_shed && self.has_few_descriptors);
         // It was told, and read too slowly to learn it; or its place was given to a newcomer.
         let is_over = self.may_be_taken_over(id)
             || (ending.is_abrupt && ending.backlog_time >= LINGER)
-            || conn
-                .sent
-                .iter()
-                .any(|sent| matches!(sent.kind, Kind::Broken("frame_too_large" | "not_connected")));
+            || conn.has_said_its_last();
         let is_slow = !self.is_calm
-            && (!conn.is_prompt || ending.backlog_time >= self.limits.slow_consumer_grace);
+            && (!conn.is_prompt
+                || self.has_bursts
+                || ending.backlog_time >= self.limits.slow_consumer_grace);
         if is_told || is_late || is_idle || is_shed || is_over || self.is_tight {
             return Ok(());
         }
@@ -55,5 +68,13 @@ impl Model {
             return Ok(());
         }
         Err(format!("connection {id} was closed without a word"))
+    }
+}
+
+impl Conn {
+    /// Whether it sent what no connection survives.
+    fn has_said_its_last(&self) -> bool {
+        let mut kinds = self.sent.iter().map(|sent| sent.kind);
+        kinds.any(|kind| matches!(kind, Kind::Broken("frame_too_large" | "not_connected")))
     }
 }

@@ -111,6 +111,8 @@ pub(super) struct Conn {
     sent_bytes: u64,
     arrived_count: usize,
     arrived_at: Duration,
+    /// The longest time between two arrivals.
+    silence_max: Duration,
     done_count: usize,
     outstanding: BTreeMap<String, usize>,
     in_order: VecDeque<usize>,
@@ -139,12 +141,15 @@ pub(super) enum Reaction {
     Work { id: String, nonce: u64 },
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(super) struct Model {
     pub(super) step: Step,
     pub(super) now: Duration,
     limits: Limits,
     is_calm: bool,
     is_tight: bool,
+    has_bursts: bool,
+    has_failing_watches: bool,
     has_few_descriptors: bool,
     drain: Option<Drain>,
     /// All that is under way has arrived, and was dealt with.
@@ -154,6 +159,8 @@ pub(super) struct Model {
     broadcasts: BTreeMap<u64, Broadcast>,
     /// Who was given a request, by its nonce.
     forwarded: BTreeMap<u64, ConnId>,
+    /// Requests that the worker has lost interest in.
+    ignored: BTreeSet<u64>,
     notes_received: BTreeSet<u64>,
     nonce: u64,
     pub(super) frames_received: u64,
@@ -170,6 +177,8 @@ impl Model {
             limits: scenario.limits.clone(),
             is_calm: scenario.is_calm,
             is_tight: scenario.is_tight,
+            has_bursts: scenario.has_bursts,
+            has_failing_watches: scenario.faults.watch > 0,
             has_few_descriptors: scenario.has_few_descriptors,
             drain: None,
             settled_at: None,
@@ -177,6 +186,7 @@ impl Model {
             publications: Vec::new(),
             broadcasts: BTreeMap::new(),
             forwarded: BTreeMap::new(),
+            ignored: BTreeSet::new(),
             notes_received: BTreeSet::new(),
             nonce: 0,
             frames_received: 0,
@@ -199,6 +209,7 @@ impl Model {
             sent_bytes: 0,
             arrived_count: 0,
             arrived_at: self.now,
+            silence_max: Duration::ZERO,
             done_count: 0,
             outstanding: BTreeMap::new(),
             in_order: VecDeque::new(),
@@ -247,9 +258,15 @@ impl Model {
             && sent.ends_at <= bytes
         {
             sent.arrived = Some(moment);
+            conn.silence_max = conn.silence_max.max(self.now.saturating_sub(conn.arrived_at));
             conn.arrived_at = self.now;
             conn.arrived_count += 1;
         }
+    }
+
+    /// A worker will not answer this.
+    pub(super) fn ignored(&mut self, nonce: u64) {
+        self.ignored.insert(nonce);
     }
 
     /// A client received a frame.
