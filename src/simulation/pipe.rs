@@ -260,7 +260,9 @@ impl Pipe {
         self.was_served = true;
         let bytes = bytes_max.min(room);
         let begin = self.outbound.len();
-        slices.iter().for_each(|slice| self.outbound.extend_from_slice(slice));
+        for slice in slices {
+            self.outbound.extend_from_slice(slice);
+        }
         self.outbound.truncate(begin + bytes);
         self.lacks_room |= bytes < wanted;
         self.is_pressed = bytes < wanted && bytes < room;
