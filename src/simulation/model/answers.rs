@@ -10,6 +10,9 @@ impl Model {
             *self.codes.entry(code.to_owned()).or_default() += 1;
         }
         let Some(reply_to) = &message.reply_to else { return self.unasked(by, message) };
+        if message.code() == Some("limit_exceeded") && self.is_tight {
+            return self.refuse(by, reply_to);
+        }
         let conn = &self.conns[by];
         let Some(at) = conn.outstanding.get(reply_to).copied() else {
             return Err(format!("{reply_to} is answered already, or was never asked"));
@@ -19,6 +22,22 @@ impl Model {
         }
         self.check_answer(by, at, message)?;
         self.take_answer(by, at, message)
+    }
+
+    /// For want of memory anything may be refused, even what is not answered otherwise.
+    fn refuse(&mut self, by: ConnId, reply_to: &str) -> Result<(), String> {
+        let conn = &mut self.conns[by];
+        let at = reply_to.strip_prefix('m').and_then(|at| at.parse::<usize>().ok());
+        let sent = at.and_then(|at| Some((at, conn.sent.get_mut(at)?)));
+        let Some((at, sent)) = sent.filter(|(_, sent)| !sent.is_answered) else {
+            return Err(format!("{reply_to} is answered already, or was never asked"));
+        };
+        sent.is_answered = true;
+        sent.is_refused = true;
+        conn.outstanding.remove(reply_to);
+        conn.in_order.retain(|other| *other != at);
+        self.note_done(by, at);
+        Ok(())
     }
 
     fn take_answer(&mut self, by: ConnId, at: usize, message: &Received) -> Result<(), String> {

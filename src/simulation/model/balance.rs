@@ -73,6 +73,10 @@ impl Model {
         app: usize,
         channels: &[(String, usize, usize)],
     ) -> Result<(), String> {
+        if self.is_tight {
+            // Some were refused, and some who asked for no answer are not told.
+            return Ok(());
+        }
         let known: BTreeMap<&str, (usize, usize)> = channels
             .iter()
             .map(|(channel, subscribers, workers)| (channel.as_str(), (*subscribers, *workers)))

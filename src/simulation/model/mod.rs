@@ -98,6 +98,8 @@ pub(super) struct Sent {
     arrived: Option<(Step, Duration)>,
     done_at: Option<Step>,
     is_answered: bool,
+    /// For want of memory.
+    is_refused: bool,
 }
 
 /// One connection as its client sees it.
@@ -241,6 +243,7 @@ impl Model {
             arrived: None,
             done_at: None,
             is_answered: false,
+            is_refused: false,
         });
         if kind.is_in_order() {
             conn.in_order.push_back(at);

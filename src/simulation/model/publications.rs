@@ -106,6 +106,9 @@ impl Model {
             return (Some(publication.posted), done.filter(|done| *done > publication.posted));
         };
         let sent = &self.conns[from].sent[at];
+        if sent.is_refused {
+            return (sent.arrived.map(|(step, _)| step), publication.first_heard);
+        }
         let done = sent.done_at.into_iter().chain(publication.first_heard).min();
         (sent.arrived.map(|(step, _)| step), done)
     }
@@ -182,7 +185,8 @@ impl Model {
         for sent in &self.conns[id].sent {
             match sent.kind {
                 Kind::Subscribe { topic: other, .. } if other == topic => {
-                    is_subscribed |= sent.done_at.is_some_and(|done| done < from);
+                    is_subscribed |=
+                        !sent.is_refused && sent.done_at.is_some_and(|done| done < from);
                 }
                 Kind::Unsubscribe { topic: other, .. } if other == topic => {
                     // With an end that may lie in between nothing is sure.
