@@ -212,6 +212,20 @@ mod tests {
         assert_eq!((router.channels.len(), router.applications.len()), (0, 0));
     }
 
+    /// Peers choose the names. If they knew the hash they would choose names that meet in it.
+    #[test]
+    fn the_tables_of_names_are_keyed_at_random() {
+        use std::hash::{BuildHasher, RandomState};
+        fn hash<V>(table: &HashMap<Arc<str>, V, RandomState>) -> u64 {
+            table.hasher().hash_one("news")
+        }
+        let mut router = Router::default();
+        let apps = ["a", "b"].map(|id| router.find_or_create_application(id, Duration::ZERO));
+        let [a, b] = apps.map(|key| hash(&router.applications.get(key).unwrap().channels));
+        assert_ne!(a, b);
+        assert_ne!(hash(&router.by_id), hash(&Router::default().by_id));
+    }
+
     #[test]
     fn what_the_embedder_pinned_stays() {
         let mut router = Router::default();

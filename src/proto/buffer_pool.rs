@@ -133,6 +133,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes 64 GiB of address space, which Miri would fill")]
     fn what_is_kept_is_bounded_and_small_ones_leave_room_for_large_ones() {
         let mut pool = BufferPool::default();
         for bytes in [1, SMALL_BYTES_MAX, SMALL_BYTES_MAX + 1, 1 << 20, LARGEST_BYTES + 1] {

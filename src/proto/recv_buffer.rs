@@ -162,6 +162,7 @@ impl<'a> Inbound<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::scanner::tests::cases;
     use proptest::prelude::*;
 
     fn stream(bodies: &[Vec<u8>]) -> Vec<u8> {
@@ -217,6 +218,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
         #[test]
         fn any_chunking_gives_the_same_frames(
             bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9000), 0..12),

@@ -211,9 +211,12 @@ impl SendQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::scanner::tests::cases;
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
         #[test]
         fn the_bytes_come_out_as_they_went_in(
             bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9000), 1..20),

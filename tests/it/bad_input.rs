@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::support::{Peer, TestServer};
 
 /// A publisher, a subscriber and a requester that must not notice anything.
-struct Bystanders {
+pub(crate) struct Bystanders {
     publisher: Peer,
     subscriber: Peer,
     requester: Peer,
@@ -21,7 +21,7 @@ struct Bystanders {
 
 impl Bystanders {
     /// They live in the application `app` and need its `echo`.
-    fn of(server: &TestServer) -> Self {
+    pub(crate) fn of(server: &TestServer) -> Self {
         let publisher = server.connected("app", "publisher");
         let mut subscriber = server.connected("app", "subscriber");
         subscriber.subscribe("calm");
@@ -30,7 +30,7 @@ impl Bystanders {
     }
 
     /// They get what is theirs, in order, and nothing else.
-    fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         self.round += 1;
         let round = json!(self.round);
         self.publisher.send("publish", "calm", round.clone());

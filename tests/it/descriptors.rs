@@ -4,14 +4,15 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ipc_framework::{Address, Config, Server};
+use ipc_framework::{Address, Config, Limits, Server};
 use serde_json::json;
 
 use crate::support::{HANG, Peer, install_echo};
 
 const ROLE: &str = "IPC_TEST_SERVER_PROCESS";
+const LIMITS: &str = "IPC_TEST_SERVER_LIMITS";
 const SIGN: &str = "listening on ";
 
 /// A server in a process of its own. It ends with this value, and with this process.
@@ -26,12 +27,19 @@ impl ServerProcess {
     /// Starts this test binary again, as the program of [`server_process`], with at most
     /// `descriptors_max` of them.
     pub(crate) fn start(descriptors_max: Option<usize>) -> Self {
-        let limit = descriptors_max.map_or(String::new(), |max| format!("ulimit -n {max} && "));
+        Self::limited(descriptors_max, "")
+    }
+
+    /// The same with other limits than the usual ones, see [`limits_of`].
+    pub(crate) fn limited(descriptors_max: Option<usize>, limits: &str) -> Self {
+        let max = descriptors_max.map_or("$(ulimit -H -n)".to_owned(), |max| max.to_string());
+        let limit = format!("ulimit -n {max} && ");
         let mut child = Command::new("sh")
             .args(["-c", &format!("{limit} exec \"$0\" \"$@\"")])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "descriptors::server_process", "--ignored", "--nocapture"])
             .env(ROLE, "1")
+            .env(LIMITS, limits)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -66,13 +74,38 @@ impl Drop for ServerProcess {
     }
 }
 
+/// Limits from a list such as `connections_max=10 slow_consumer_grace_ms=300`.
+fn limits_of(text: &str) -> Limits {
+    let mut limits = Limits::default();
+    for setting in text.split_whitespace() {
+        let (name, value) = setting.split_once('=').expect("name=value");
+        let value: u32 = value.parse().expect("a number");
+        match name {
+            "connections_max" => limits.connections_max = value as usize,
+            "slow_consumer_grace_ms" => {
+                limits.slow_consumer_grace = Duration::from_millis(value.into());
+            }
+            unknown => panic!("no limit {unknown}"),
+        }
+    }
+    limits
+}
+
+/// As many descriptors for this process, which has the other ends, as it may have.
+pub(crate) fn raise_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
+
 #[test]
 #[ignore = "the program of the server processes that other tests start"]
 fn server_process() {
     if std::env::var_os(ROLE).is_none() {
         return;
     }
-    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let limits = limits_of(&std::env::var(LIMITS).unwrap_or_default());
+    let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
     install_echo(&mut server);
     let handle = server.handle();
     std::thread::spawn(move || {
@@ -146,6 +179,42 @@ fn out_of_descriptors_it_sheds_and_recovers_by_itself() {
         assert_eq!(peer.request("echo", json!("still here")), "still here");
     }
     drop((present, again, later));
+    server.stop();
+}
+
+/// No burst that could hide it: each one alone finds nothing free, is shed at once, and the next
+/// is noticed as well. Who leaves makes room.
+#[test]
+fn out_of_descriptors_each_newcomer_is_shed_by_itself() {
+    const DESCRIPTORS: usize = 64;
+    const NEWCOMERS: u64 = 200;
+    let server = ServerProcess::start(Some(DESCRIPTORS));
+    let mut present = Vec::new();
+    while let Some(peer) = try_connected(server.address, &present.len().to_string()) {
+        present.push(peer);
+    }
+    assert!(present.len() > DESCRIPTORS / 2, "only {} had a place", present.len());
+    let before = shed(&mut present[0]);
+    for round in 0..NEWCOMERS {
+        let mut newcomer = Peer::new(server.address);
+        let end = newcomer.stream.read(&mut [0]);
+        assert!(matches!(end, Ok(0)) || end.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset));
+        assert_eq!(shed(&mut present[0]), before + round + 1);
+    }
+    let leaving = present.pop();
+    drop(leaving);
+    let deadline = Instant::now() + HANG;
+    let mut again = loop {
+        if let Some(peer) = try_connected(server.address, "again") {
+            break peer;
+        }
+        assert!(Instant::now() < deadline, "it never accepted again");
+    };
+    assert_eq!(again.request("echo", json!(1)), 1);
+    for peer in &mut present {
+        assert_eq!(peer.request("echo", json!("still here")), "still here");
+    }
+    drop((present, again));
     server.stop();
 }
 

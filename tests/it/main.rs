@@ -1,5 +1,7 @@
 //! Everything that needs sockets, in one binary.
 
+#[cfg(target_os = "linux")]
+mod attacks;
 mod bad_input;
 mod between_turns;
 #[cfg(feature = "cli")]

@@ -10,7 +10,7 @@ use simd_json::prelude::*;
 use super::{Json, JsonStr};
 use crate::proto::PAYLOAD_DEPTH_MAX;
 use crate::proto::scanner::Scanner;
-use crate::proto::scanner::tests::{json_text, string_text};
+use crate::proto::scanner::tests::{cases, json_text, string_text};
 
 fn string(text: &str) -> JsonStr<'_> {
     Scanner::new(text).string().expect(text)
@@ -181,7 +181,7 @@ fn alike(a: &Value, b: &Value) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(2000)))]
 
     #[test]
     fn strings_mean_what_serde_json_reads(text in string_text(true), other in string_text(false)) {

@@ -134,7 +134,7 @@ fn finds_each_end_of_plain_text_at_each_offset() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(3000)))]
 
     #[test]
     fn accepts_every_document(text in json_text()) {
@@ -149,6 +149,11 @@ proptest! {
             prop_assert_eq!(validate(text).is_ok(), serde_json_accepts(text), "{}", text);
         }
     }
+}
+
+/// How many cases to try: Miri takes a thousand times as long for each.
+pub(in crate::proto) fn cases(count: u32) -> u32 {
+    if cfg!(miri) { 4 } else { count }
 }
 
 /// Any JSON document, as text, so that spaces and escapes vary too.

@@ -1,0 +1,81 @@
+//! Many messages that cost their sender next to nothing.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::peak_while;
+use crate::bad_input::Bystanders;
+use crate::support::{Peer, code, frame, serve_echo};
+
+/// Frames of four bytes, each of which is answered with an error of three hundred: read, they are
+/// answered one by one; unread, they stop being read. Neither costs the others more than turns.
+#[test]
+fn a_flood_of_empty_frames_is_answered_as_far_as_it_is_read() {
+    flood(b"", "bad_frame");
+}
+
+/// The smallest that is JSON.
+#[test]
+fn a_flood_of_tiny_frames_is_answered_as_far_as_it_is_read() {
+    flood(b"{}", "bad_message");
+}
+
+fn flood(body: &'static [u8], expected: &'static str) {
+    const FRAMES: usize = 20_000;
+    let server = serve_echo();
+    let mut bystanders = Bystanders::of(&server);
+    let mut reading = server.connected("app", "reading");
+    let mut answers = reading.reader();
+    let writing = std::thread::spawn(move || {
+        reading.stream.write_all(&frame(body).repeat(FRAMES)).unwrap();
+        reading
+    });
+    let counting = std::thread::spawn(move || {
+        for _ in 0..FRAMES {
+            let error = answers.receive();
+            assert_eq!(code(&error), expected);
+        }
+    });
+    // One that reads nothing, and does not stop.
+    let is_over = Arc::new(AtomicBool::new(false));
+    let deaf = server.connected("app", "deaf");
+    super::read_nothing_early(&deaf);
+    let ending = is_over.clone();
+    let flooding = std::thread::spawn(move || {
+        deaf.stream.set_nonblocking(true).unwrap();
+        let bytes = frame(body).repeat(4_000);
+        let mut written = 0_usize;
+        while !ending.load(Ordering::Relaxed) {
+            // From a frame's begin: what was written of the last one is skipped.
+            let from = written % bytes.len();
+            match (&deaf.stream).write(&bytes[from..]) {
+                Ok(count) => written += count,
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+        deaf
+    });
+    let rounds = Cell::new(0);
+    let peak_bytes = peak_while(
+        &server,
+        || counting.is_finished() && rounds.get() > 100,
+        || {
+            bystanders.go_on();
+            rounds.set(rounds.get() + 1);
+        },
+    );
+    counting.join().expect("every frame is answered");
+    is_over.store(true, Ordering::Relaxed);
+    let mut reading: Peer = writing.join().unwrap();
+    reading.fence();
+    // Two queues over their mark of 1 MiB by a turn's errors, with room to grow.
+    assert!(peak_bytes <= 2 * (1 << 20) + (512 << 10), "{peak_bytes} bytes");
+    let deaf = flooding.join().unwrap();
+    drop((deaf, reading));
+    let stats = server.wait_until("their end", |stats| stats.total_connections == 3);
+    assert_eq!(stats.buffered_bytes, 0);
+    assert!(stats.counters.yields > 0, "nobody ever gave up a turn");
+    bystanders.go_on();
+}

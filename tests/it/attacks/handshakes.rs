@@ -1,0 +1,78 @@
+//! Those who come in numbers and do not introduce themselves.
+
+use std::io::Write;
+use std::time::Duration;
+
+use ipc_framework::{Config, Limits};
+
+use super::{peak_while, read_nothing_early, read_to_end};
+use crate::bad_input::Bystanders;
+use crate::support::{Peer, frame, install_echo, serve};
+
+const STRANGERS: usize = 300;
+
+/// Silence, and one byte again and again: both have the handshake's time and no more, and hold a
+/// buffer of the smallest size at most. A second is scaled to 10 ms, and 5 s to half of one.
+#[test]
+fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
+    const SMALLEST_BUFFER_BYTES: usize = 4 << 10;
+    let limits = Limits { handshake_timeout: Duration::from_millis(500), ..Limits::default() };
+    let server = serve(Config { limits, ..Config::default() }, install_echo);
+    let mut bystanders = Bystanders::of(&server);
+    let mut silent: Vec<Peer> = (0..STRANGERS).map(|_| server.peer()).collect();
+    let mut trickling: Vec<Peer> = (0..STRANGERS).map(|_| server.peer()).collect();
+    let trickle = std::thread::spawn(move || {
+        // A body that would take a minute and a half at this pace.
+        let bytes = frame(&vec![b' '; 9_000]);
+        let mut given = 0;
+        while !trickling.is_empty() {
+            trickling.retain_mut(|peer| peer.stream.write_all(&bytes[given..=given]).is_ok());
+            given += 1;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        given
+    });
+    let peak_bytes = peak_while(&server, || trickle.is_finished(), || bystanders.go_on());
+    let given = trickle.join().unwrap();
+    silent.iter_mut().for_each(read_to_end);
+    assert!(given < 9_000, "all of it was waited for");
+    assert!(peak_bytes <= STRANGERS * SMALLEST_BUFFER_BYTES + (64 << 10), "{peak_bytes} bytes");
+    let stats = server.stats();
+    assert_eq!((stats.total_connections, stats.buffered_bytes), (3, 0));
+    bystanders.go_on();
+}
+
+/// As large a frame as a stranger may send, over and over, and nothing read of the answers.
+#[test]
+fn strangers_with_the_largest_frames_hold_a_read_and_a_few_errors_each() {
+    const STRANGERS: usize = 50;
+    /// What one read brought, of which nothing is looked at while the errors are not read.
+    const READ_BYTES: usize = 64 << 10;
+    /// What a stranger may leave unread, and the error that went over it.
+    const ERRORS_BYTES: usize = 8 << 10;
+    let limits = Limits { handshake_timeout: Duration::from_secs(1), ..Limits::default() };
+    let server = serve(Config { limits, ..Config::default() }, install_echo);
+    let mut bystanders = Bystanders::of(&server);
+    let floods: Vec<_> = (0..STRANGERS)
+        .map(|_| {
+            let mut peer = server.peer();
+            read_nothing_early(&peer);
+            std::thread::spawn(move || {
+                let bytes = frame(&vec![b'x'; 16 << 10]);
+                while peer.stream.write_all(&bytes).is_ok() {}
+            })
+        })
+        .collect();
+    let is_over = || floods.iter().all(std::thread::JoinHandle::is_finished);
+    let peak_bytes = peak_while(&server, is_over, || bystanders.go_on());
+    let stats = server.wait_until("empty buffers", |stats| stats.buffered_bytes == 0);
+    let errors = stats.counters.errors["bad_frame"];
+    assert!(errors >= STRANGERS as u64, "only {errors} frames were read");
+    assert!(peak_bytes > STRANGERS * ERRORS_BYTES / 2, "{peak_bytes} bytes: nothing waits");
+    assert!(
+        peak_bytes <= STRANGERS * (READ_BYTES + ERRORS_BYTES) + (64 << 10),
+        "{peak_bytes} bytes"
+    );
+    assert_eq!(stats.total_connections, 3);
+    bystanders.go_on();
+}

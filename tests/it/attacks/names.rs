@@ -1,0 +1,76 @@
+//! Names that would meet in one place of a table whose hash an attacker knows.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::{Peer, frame, serve_echo};
+
+const NAMES: usize = 4_000;
+const ROUNDS: usize = 9;
+const TRIES: usize = 5;
+const RATIO_MAX: f64 = 1.5;
+
+/// FNV-1a, which has no key: what meets in it meets in every server.
+fn fnv(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// Names of one length; those that collide agree in the bits by which a table of this size
+/// chooses a place.
+fn names(collide: bool) -> Vec<String> {
+    let all = (0_u64..).map(|at| format!("channel-{at:012}"));
+    let bits = NAMES.next_power_of_two() as u64 - 1;
+    all.filter(|name| !collide || fnv(name) & bits == 0).take(NAMES).collect()
+}
+
+/// Publishes once to each of the names, which nobody hears: the server looks each up, for no
+/// connection remembers so many.
+struct Round {
+    peer: Peer,
+    bytes: Vec<u8>,
+}
+
+impl Round {
+    fn of(mut peer: Peer, names: &[String]) -> Self {
+        let messages = names.iter().map(|name| peer.message("publish", name, &json!(null)));
+        let bytes = messages.flat_map(|message| frame(message.to_string().as_bytes())).collect();
+        Self { peer, bytes }
+    }
+
+    fn time(&mut self) -> Duration {
+        let begin = Instant::now();
+        self.peer.stream.write_all(&self.bytes).unwrap();
+        self.peer.fence();
+        begin.elapsed()
+    }
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
+fn names_made_to_collide_are_looked_up_as_fast_as_others() {
+    let server = serve_echo();
+    // Applications of their own, so that each has a table of its own.
+    let mut chosen = Round::of(server.connected("chosen", "peer"), &names(true));
+    let mut usual = Round::of(server.connected("usual", "peer"), &names(false));
+    chosen.time();
+    usual.time();
+    assert!(server.stats().total_channels >= 2 * NAMES);
+    let mut found = Vec::new();
+    let is_fair = (0..TRIES).any(|_| {
+        let mut ratios: Vec<f64> = (0..ROUNDS)
+            .map(|_| {
+                let usual = usual.time();
+                chosen.time().as_secs_f64() / usual.as_secs_f64()
+            })
+            .collect();
+        ratios.sort_unstable_by(f64::total_cmp);
+        found.push(ratios[ROUNDS / 2]);
+        ratios[ROUNDS / 2] <= RATIO_MAX
+    });
+    println!("names that collide under FNV-1a, to others: {found:.2?}");
+    assert!(is_fair, "they take {found:.2?} times as long");
+}
