@@ -52,8 +52,8 @@ mod trace;
 
 pub use broker::{
     Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
-    Counters, Delivery, HandlerError, LatencyOf, LatencySummary, Limits, Measure, Message, Reply,
-    Request, RequestResult, Responder, SendError, Stats, Token,
+    Counters, Delivery, HandlerError, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure,
+    Message, Reply, Request, RequestResult, Responder, SendError, Stats, Token,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};

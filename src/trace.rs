@@ -25,7 +25,8 @@ events! {
     #[cfg(feature = "net")]
     warn unsent(reason: &str) = "a message from another thread was not sent";
     warn slow_consumer(connection: usize, queued_bytes: usize) = "closed a connection that reads too slowly";
-    warn out_of_memory(connection: usize, buffered_bytes: usize) = "closed the connection that holds the most memory";
+    warn memory_short(held_bytes: usize, max_bytes: usize) = "memory runs short";
+    warn out_of_memory(connection: usize, held_bytes: usize) = "closed the connection that holds the most memory";
     debug connected(connection: usize, app_id: &str) = "connected";
     debug disconnected(connection: usize, app_id: &str) = "disconnected";
     info draining(connections: usize, pending_requests: usize) = "draining";

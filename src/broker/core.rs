@@ -10,6 +10,7 @@ use super::encoder::{Address, Encoded, Encoder};
 use super::handlers::Dealt;
 use super::latency::Recorder;
 use super::mailbox::Remote;
+use super::memory::{Budget, CONNECTION_BYTES};
 use super::router::Router;
 use super::session::{Connection, State};
 use super::stats::Counters;
@@ -36,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) actions: VecDeque<Action>,
     pub(crate) events: Vec<ConnectionEvent>,
     pub(crate) pool: BufferPool,
+    pub(crate) budget: Budget,
     pub(crate) encoder: Encoder,
     pub(crate) counters: Counters,
     pub(crate) latency: Recorder,
@@ -108,6 +110,7 @@ impl Core {
             actions: VecDeque::new(),
             events: Vec::new(),
             pool: BufferPool::default(),
+            budget: Budget::default(),
             encoder: Encoder::new(seed),
             counters: Counters::default(),
             latency: Recorder::default(),
@@ -296,6 +299,7 @@ impl Core {
             return;
         }
         connection.state = State::Closed;
+        self.budget.tables_bytes -= CONNECTION_BYTES;
         connection.send.release(&mut self.pool);
         if let Some(timer) = connection.timer.take() {
             self.timers.disarm(timer);
@@ -416,33 +420,7 @@ impl Core {
         while let Some(key) = self.doomed.pop() {
             self.close_now(key);
         }
-        while self.pool.gauge().bytes() > self.limits.buffered_bytes_max {
-            if !self.shed_memory() {
-                return;
-            }
-        }
-    }
-
-    /// Too much waits in queues and unfinished frames: closes who holds the most of it,
-    /// which is not who happened to add the last byte. Returns whether anybody held any.
-    fn shed_memory(&mut self) -> bool {
-        let holders = self.connections.iter().map(|(key, c)| (key, c.buffered_bytes()));
-        let Some((key, bytes)) = holders.max_by_key(|(_, bytes)| *bytes) else { return false };
-        if bytes == 0 {
-            return false;
-        }
-        crate::trace::out_of_memory(key.index(), bytes);
-        let connection = self.connections.get(key);
-        if connection.is_some_and(|c| c.takes_messages() && !c.recv.is_empty()) {
-            let text = "the server has no memory left for an unfinished message; connect again \
-                        later, or send smaller ones";
-            self.report(key, &Refusal::new(ErrorCode::LimitExceeded, text));
-            self.begin_close(key);
-        } else {
-            self.counters.slow_consumers += 1;
-            self.close_now(key);
-        }
-        true
+        self.mind_memory();
     }
 
     /// Does one thing that is due.
@@ -458,6 +436,7 @@ impl Core {
                 self.close_now(key);
             }
             Due::Request(key) => self.expire_request(key),
+            Due::Memory => self.end_memory_grace(),
             Due::DrainDeadline => self.cut_off(),
         }
     }
@@ -466,7 +445,7 @@ impl Core {
     fn check_idle(&mut self, key: ConnectionKey) {
         let Some(timeout) = self.limits.idle_timeout else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let held_back = connection.parked.or(connection.woken).is_some();
+        let held_back = connection.parked.or(connection.woken).is_some() || connection.paused;
         if held_back || connection.congested.is_some() {
             // It is the server that does not read.
             connection.last_activity = self.now.monotonic;

@@ -2,6 +2,7 @@
 
 use super::core::{Core, Refusal, SYSTEM};
 use super::handlers::{Handlers, Parts};
+use super::memory::short_of_memory;
 use super::pressure::Obstacle;
 use super::session::State;
 use super::workers::Offer;
@@ -137,6 +138,9 @@ impl Core {
         id: &str,
     ) -> Result<ChannelKey, Refusal> {
         let known = self.router.channel(application, id);
+        if known.is_none() && self.refuses_for_memory() {
+            return Err(short_of_memory(ErrorCode::LimitExceeded));
+        }
         let limits = &self.limits;
         let too_many = self.router.channels.len() >= limits.channels_max;
         let session = self.connections.get_mut(from).and_then(|c| c.session_mut());
@@ -169,6 +173,10 @@ impl Core {
     ) -> Result<(), Stop> {
         if self.router.channels.get(channel).is_some_and(|channel| channel.congested > 0) {
             self.park(from, Obstacle::Subscriber(channel));
+            return Err(Stop::Held);
+        }
+        if self.is_pausing() {
+            self.pause(from);
             return Err(Stop::Held);
         }
         let frame = OutFrame::relay(body, &mut self.pool);

@@ -31,9 +31,13 @@ pub struct Limits {
     /// How long a queue may stay over its high-water mark before the connection is closed
     /// as a slow consumer, 5 s.
     pub slow_consumer_grace: Duration,
-    /// All queues and unfinished frames together, 1 GiB. Past it, whoever holds the most of
-    /// it is closed.
-    pub buffered_bytes_max: usize,
+    /// Everything that peers make the server hold, 1 GiB: connections, applications, channels,
+    /// subscriptions, unanswered requests, queues and unfinished frames. Over three quarters of
+    /// it new connections, channels and subscriptions are refused; over seven eighths
+    /// unfinished messages and publications wait, for [`Limits::slow_consumer_grace`] at most;
+    /// after that, or over the whole, whoever holds the most of it is closed. What the kernel
+    /// holds for sockets, and some 20 MB of the process itself, are not in it.
+    pub memory_bytes_max: usize,
     /// Channels of all applications, 65,536. A channel is forgotten when nobody subscribes to
     /// it or serves it and who first named it has left, or has unsubscribed from it.
     pub channels_max: usize,
@@ -46,7 +50,7 @@ pub struct Limits {
     /// Unanswered forwarded or deferred requests of one connection, 1,024.
     pub pending_per_connection_max: usize,
     /// The same of all connections, 262,144, which is some 50 MB with ids that are UUIDs.
-    /// Longer ids count among [`Limits::buffered_bytes_max`].
+    /// All count among [`Limits::memory_bytes_max`].
     pub pending_max: usize,
     /// From the begin of a drain to the end, 10 s. What is unanswered then is told
     /// `shutting_down`.
@@ -63,7 +67,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(30),
             queue_high_water_bytes: 1 << 20,
             slow_consumer_grace: Duration::from_secs(5),
-            buffered_bytes_max: 1 << 30,
+            memory_bytes_max: 1 << 30,
             channels_max: 65_536,
             channels_per_connection_max: 4_096,
             subscriptions_per_connection_max: 4_096,

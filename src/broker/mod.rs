@@ -20,6 +20,7 @@ mod handlers;
 mod latency;
 mod limits;
 mod mailbox;
+mod memory;
 mod message;
 mod pressure;
 mod router;
@@ -43,6 +44,7 @@ pub use context::{Context, SendError};
 pub use handlers::{Delivery, HandlerError, Reply, Request, RequestResult, Responder};
 pub use latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
 pub use limits::Limits;
+pub use memory::MemoryPressure;
 pub use message::Message;
 pub use stats::{ApplicationInfo, ChannelInfo, Counters, Stats};
 pub use timers::Now;
@@ -59,6 +61,7 @@ use self::dispatch::Outcome;
 use self::handlers::Handlers;
 use self::limits::{FRAMES_PER_TURN_MAX, HANDSHAKE_FRAME_BYTES_MAX, REFUSALS_MAX};
 use self::mailbox::Mailbox;
+use self::memory::{CONNECTION_BYTES, short_of_memory};
 use self::session::{Connection, State};
 use self::timers::Due;
 use crate::proto::{ErrorCode, Inbound, Next};
@@ -159,7 +162,8 @@ impl Broker {
     pub fn accept(&mut self, now: Now) -> Option<ConnectionKey> {
         self.core.now = now;
         self.core.counters.accepted += 1;
-        let full = self.core.is_full();
+        let short = self.core.refuses_for_memory();
+        let full = short || self.core.is_full();
         let limits = &self.core.limits;
         if full && self.core.refused >= REFUSALS_MAX {
             self.core.counters.count_error(ErrorCode::ServerFull);
@@ -171,11 +175,16 @@ impl Broker {
             connection.timer = Some(self.core.timers.arm(deadline, Due::Handshake(key)));
             connection.refused = full;
         }
+        self.core.budget.tables_bytes += CONNECTION_BYTES;
         if full {
             self.core.refused += 1;
             let text = "the server holds as many connections as it may; try again later, or raise \
                         its --max-connections";
-            self.core.report(key, &Refusal::new(ErrorCode::ServerFull, text));
+            let why = match short {
+                true => short_of_memory(ErrorCode::ServerFull),
+                false => Refusal::new(ErrorCode::ServerFull, text),
+            };
+            self.core.report(key, &why);
         }
         Some(key)
     }
@@ -209,6 +218,7 @@ impl Broker {
             Some(connection) => {
                 connection.splits_writes |= kept.is_bare_header();
                 connection.recv = kept;
+                self.core.pause_unfinished(key);
             }
             None => kept.release(&mut self.core.pool),
         }

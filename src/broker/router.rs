@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::arena::Arena;
 use super::handlers::HandlersKey;
 use super::latency::{ChannelLatencies, Departed};
+use super::memory::{APPLICATION_BYTES, CHANNEL_BYTES};
 use super::pressure::Obstacle;
 use super::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::proto;
@@ -63,6 +64,8 @@ pub(crate) struct Router {
     pub(crate) applications: Arena<Application>,
     pub(crate) channels: Arena<Channel>,
     by_id: HashMap<Arc<str>, ApplicationKey>,
+    /// What all of it takes.
+    pub(crate) bytes: usize,
     pub(crate) departed: Departed,
 }
 
@@ -76,7 +79,7 @@ impl Router {
             return key;
         }
         let id: Arc<str> = id.into();
-        let key = self.applications.insert(Application {
+        let application = Application {
             id_json: proto::escape(&id).into(),
             name: (*id).into(),
             id: id.clone(),
@@ -85,7 +88,9 @@ impl Router {
             last_activity: now,
             connections: BTreeMap::new(),
             channels: HashMap::new(),
-        });
+        };
+        self.bytes += application.bytes();
+        let key = self.applications.insert(application);
         self.by_id.insert(id, key);
         key
     }
@@ -103,7 +108,7 @@ impl Router {
     ) -> Option<ChannelKey> {
         let owner = self.applications.get_mut(application)?;
         let id: Arc<str> = id.into();
-        let key = self.channels.insert(Channel {
+        let channel = Channel {
             id_json: proto::escape(&id).into(),
             id: id.clone(),
             application,
@@ -118,7 +123,9 @@ impl Router {
             parked_requesters: VecDeque::new(),
             handlers: None,
             latencies: ChannelLatencies::default(),
-        });
+        };
+        self.bytes += channel.bytes();
+        let key = self.channels.insert(channel);
         owner.channels.insert(id, key);
         owner.last_activity = now;
         Some(key)
@@ -139,6 +146,7 @@ impl Router {
             return;
         }
         let Some(channel) = self.channels.remove(key) else { return };
+        self.bytes -= channel.bytes();
         if let Some(owner) = self.applications.get_mut(channel.application) {
             owner.channels.remove(&channel.id);
             self.departed.keep_channel(&owner.id, &channel.id, channel.latencies);
@@ -152,6 +160,7 @@ impl Router {
             || !application.connections.is_empty()
             || !application.channels.is_empty();
         if !used && let Some(application) = self.applications.remove(key) {
+            self.bytes -= application.bytes();
             self.by_id.remove(&application.id);
         }
     }
@@ -163,7 +172,18 @@ impl Router {
     }
 }
 
+impl Application {
+    /// What it takes of the memory budget, but for a name that the embedder gave it.
+    fn bytes(&self) -> usize {
+        APPLICATION_BYTES + 2 * self.id.len() + self.id_json.len()
+    }
+}
+
 impl Channel {
+    fn bytes(&self) -> usize {
+        CHANNEL_BYTES + self.id.len() + self.id_json.len()
+    }
+
     pub(crate) fn parked(&mut self, obstacle: Obstacle) -> &mut VecDeque<ConnectionKey> {
         match obstacle {
             Obstacle::Subscriber(_) => &mut self.parked_publishers,

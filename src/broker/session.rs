@@ -31,6 +31,8 @@ pub struct Connection {
     pub(crate) woken: Option<Obstacle>,
     /// It gave up its turn with whole frames left; they come before anything else is read.
     pub(crate) yielded: bool,
+    /// Its next frame waits until there is memory again.
+    pub(crate) paused: bool,
     /// It was seen to write header and body apart, as the published clients do.
     pub(crate) splits_writes: bool,
     /// It was over the limit, and does not count against it.
@@ -68,6 +70,8 @@ pub(crate) struct Session {
     pub(crate) recent_next: u8,
     /// Requests it waits for that a worker or another thread answers.
     pub(crate) requests: Vec<RequestKey>,
+    /// What the ids of those take that are no UUIDs.
+    pub(crate) message_id_bytes: usize,
     /// With the position in the channel's list, so that leaving is not a search.
     pub(crate) subscriptions: BTreeMap<ChannelKey, u32>,
     /// Channels it was the first to name.
@@ -99,6 +103,7 @@ impl Connection {
             parked: None,
             woken: None,
             yielded: false,
+            paused: false,
             splits_writes: false,
             refused: false,
             doomed: false,
@@ -130,14 +135,9 @@ impl Connection {
         !self.doomed && matches!(self.state, State::Handshake | State::Open(_))
     }
 
-    /// What it binds of [`Limits::buffered_bytes_max`].
-    pub(crate) fn buffered_bytes(&self) -> usize {
-        self.recv.capacity() + self.send.len()
-    }
-
     /// Whether its next frame may be processed now.
     pub(crate) fn may_proceed(&self) -> bool {
-        self.is_live() && self.parked.is_none() && self.congested.is_none()
+        self.is_live() && self.parked.is_none() && self.congested.is_none() && !self.paused
     }
 
     pub(crate) fn high_water_bytes(&self, limits: &Limits) -> usize {
@@ -156,6 +156,7 @@ impl Session {
             recent: [None; RECENT_CHANNELS],
             recent_next: 0,
             requests: Vec::new(),
+            message_id_bytes: 0,
             subscriptions: BTreeMap::new(),
             created: Vec::new(),
             worker: None,

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::core::Core;
 use super::latency::{ChannelLatency, LatencySummary};
+use super::memory::MemoryPressure;
 use super::router::Channel;
 use super::{ApplicationKey, session};
 use crate::proto::ErrorCode;
@@ -50,6 +51,12 @@ pub struct Stats {
     pub pending_requests: usize,
     /// Bytes held in queues and unfinished frames.
     pub buffered_bytes: usize,
+    /// Everything that peers make the server hold, these bytes included.
+    pub memory_bytes: usize,
+    /// The limit on that.
+    pub max_memory: usize,
+    /// What is done because it runs short.
+    pub memory_pressure: MemoryPressure,
     /// What was counted.
     pub counters: Counters,
 }
@@ -103,6 +110,12 @@ pub struct Counters {
     pub publishers_held: u64,
     /// Connections closed because they read too slowly.
     pub slow_consumers: u64,
+    /// Connections, channels and subscriptions refused for want of memory.
+    pub memory_refusals: u64,
+    /// Times a connection was held back for want of memory.
+    pub memory_pauses: u64,
+    /// Connections closed because they held the most memory when there was none left.
+    pub memory_sheds: u64,
     /// Times the loop was woken from its sleep.
     pub wakeups: u64,
     /// Polls without sleep that found nothing, see [`Config::spin`](crate::Config).
@@ -203,6 +216,9 @@ impl Core {
             total_channels: self.router.channels.len(),
             pending_requests: self.requests.len(),
             buffered_bytes: self.pool.gauge().bytes(),
+            memory_bytes: self.memory_bytes(),
+            max_memory: self.limits.memory_bytes_max,
+            memory_pressure: self.budget.pressure,
             counters: self.counters.clone(),
         }
     }

@@ -4,6 +4,7 @@ use simd_json::OwnedValue;
 use simd_json::prelude::*;
 
 use super::core::{Core, Refusal};
+use super::memory::{SUBSCRIPTION_BYTES, short_of_memory};
 use super::pressure::Obstacle;
 use super::{ChannelKey, ConnectionKey};
 use crate::proto::{Envelope, ErrorCode};
@@ -17,11 +18,16 @@ impl Core {
     ) -> Result<(), Refusal> {
         let payload = self.own_payload(from, envelope)?;
         let subscriptions_max = self.limits.subscriptions_per_connection_max;
+        let known = self.connections.get(from).and_then(|c| c.session());
+        let is_new = known.is_some_and(|session| !session.subscriptions.contains_key(&channel));
+        if is_new && self.refuses_for_memory() {
+            return Err(short_of_memory(ErrorCode::LimitExceeded));
+        }
         let Some(connection) = self.connections.get_mut(from) else { return Ok(()) };
         let congested = u32::from(connection.congested.is_some());
         let Some(session) = connection.session_mut() else { return Ok(()) };
         let Some(target) = self.router.channels.get_mut(channel) else { return Ok(()) };
-        if !session.subscriptions.contains_key(&channel) {
+        if is_new {
             if session.subscriptions.len() >= subscriptions_max {
                 return Err(Refusal::new(
                     ErrorCode::LimitExceeded,
@@ -32,6 +38,7 @@ impl Core {
             session.subscriptions.insert(channel, target.subscribers.len() as u32);
             target.subscribers.push(from);
             target.congested += congested;
+            self.budget.tables_bytes += SUBSCRIPTION_BYTES;
             self.router.retain(channel);
         }
         if payload.get_bool("ack") == Some(true) {
@@ -70,6 +77,7 @@ impl Core {
     pub(crate) fn remove_subscriber(&mut self, channel: ChannelKey, position: u32) {
         let Some(target) = self.router.channels.get_mut(channel) else { return };
         target.subscribers.swap_remove(position as usize);
+        self.budget.tables_bytes -= SUBSCRIPTION_BYTES;
         if let Some(moved) = target.subscribers.get(position as usize)
             && let Some(session) = self.connections.get_mut(*moved).and_then(|c| c.session_mut())
         {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod bounds;
+mod memory;
 mod pressure;
 mod requests;
 mod take_over;

@@ -31,6 +31,8 @@ pub(crate) enum Due {
     /// A peer that was told why it is closed had time enough to read it.
     Linger(ConnectionKey),
     Request(RequestKey),
+    /// Connections were held back for want of memory long enough.
+    Memory,
     DrainDeadline,
 }
 

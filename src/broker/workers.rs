@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::core::{Core, Refusal};
 use super::encoder::Address;
+use super::memory::REQUEST_BYTES;
 use super::pressure::Obstacle;
 use super::session::Worker;
 use super::stats::micros;
@@ -223,7 +224,8 @@ impl Core {
             }
         };
         let message_id = SmallVec::from_slice(envelope.message_id().raw().as_bytes());
-        self.pool.gauge().add(spilled_bytes(&message_id));
+        let message_id_bytes = spilled_bytes(&message_id);
+        self.budget.tables_bytes += REQUEST_BYTES + message_id_bytes;
         let random = self.encoder.fresh_id();
         let deadline = self.deadline_in(self.limits.request_timeout);
         let (timers, arrived) = (&mut self.timers, self.arrived);
@@ -251,6 +253,7 @@ impl Core {
         });
         if let Some(session) = self.connections.get_mut(from).and_then(|c| c.session_mut()) {
             session.requests.push(request);
+            session.message_id_bytes += message_id_bytes;
         }
         self.router.retain(channel);
         Ok(request)
@@ -356,7 +359,7 @@ impl Core {
         if let Answerer::Worker(worker, position) = request.answerer {
             self.take_from_worker(worker, position as usize);
         }
-        self.pool.gauge().sub(spilled_bytes(&request.message_id));
+        self.budget.tables_bytes -= REQUEST_BYTES + spilled_bytes(&request.message_id);
         self.take_from_requester(&request);
         Some(request)
     }
@@ -374,6 +377,7 @@ impl Core {
         let Some(session) = requester.and_then(|c| c.session_mut()) else { return };
         let position = request.position as usize;
         session.requests.swap_remove(position);
+        session.message_id_bytes -= spilled_bytes(&request.message_id);
         let moved = session.requests.get(position).copied();
         if let Some(moved) = moved.and_then(|key| self.requests.get_mut(key)) {
             moved.position = request.position;

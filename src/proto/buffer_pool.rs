@@ -60,6 +60,17 @@ impl BufferPool {
         &self.gauge
     }
 
+    /// What is kept in free buffers.
+    pub(crate) fn free_bytes(&self) -> usize {
+        self.free_small_bytes + self.free_large_bytes
+    }
+
+    /// Gives all free buffers back to the system.
+    pub(crate) fn trim(&mut self) {
+        self.free = Default::default();
+        (self.free_small_bytes, self.free_large_bytes) = (0, 0);
+    }
+
     /// An empty buffer with room for `bytes` at least, counted as held until given back.
     pub(crate) fn take(&mut self, bytes: usize) -> Vec<u8> {
         let capacity = match bytes {

@@ -1,0 +1,243 @@
+//! The memory budget: what is held in all, and what happens when that runs short.
+//!
+//! In this order, by parts of [`Limits::memory_bytes_max`](super::Limits):
+//! 1. over three quarters nothing new comes in: connections, channels, subscriptions;
+//! 2. over seven eighths unfinished messages and publications wait, until it is below three
+//!    quarters again or the grace of slow consumers is over;
+//! 3. then, or at once over the whole, whoever holds the most is closed, and the next one.
+
+use serde::Serialize;
+
+use super::core::{Core, Refusal};
+use super::session::Connection;
+use super::timers::{Due, TimerKey};
+use super::{Action, ConnectionKey};
+use crate::proto::ErrorCode;
+
+/// What an entry of each table takes beside its ids, rounded up from what was measured.
+pub(crate) const CONNECTION_BYTES: usize = 1 << 10;
+pub(crate) const APPLICATION_BYTES: usize = 512;
+pub(crate) const CHANNEL_BYTES: usize = 768;
+pub(crate) const SUBSCRIPTION_BYTES: usize = 64;
+pub(crate) const REQUEST_BYTES: usize = 256;
+
+/// Up to here an unfinished message does not wait: who writes header and body apart is not to
+/// be held up for a header.
+const SMALL_BYTES_MAX: usize = 4 << 10;
+
+/// What the server does because its memory runs short, see
+/// [`Limits::memory_bytes_max`](crate::Limits::memory_bytes_max).
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use ipc_framework::MemoryPressure;
+///
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// assert_eq!(server.get_stats().memory_pressure, MemoryPressure::None);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryPressure {
+    /// Nothing: there is enough.
+    #[default]
+    None,
+    /// New connections, channels and subscriptions are refused.
+    Refusing,
+    /// Unfinished messages and publications wait, too.
+    Pausing,
+}
+
+/// The budget as it stands.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    pub(crate) pressure: MemoryPressure,
+    /// What the entries of the tables take, but for those of the router.
+    pub(crate) tables_bytes: usize,
+    /// Who waits for memory. The key of one that left meanwhile finds nothing.
+    paused: Vec<ConnectionKey>,
+    /// When those who wait have waited long enough.
+    grace: Option<TimerKey>,
+}
+
+impl Core {
+    /// Everything that peers make the server hold.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let buffers = self.pool.gauge().bytes() + self.pool.free_bytes();
+        buffers + self.router.bytes + self.budget.tables_bytes
+    }
+
+    fn refuse_above_bytes(&self) -> usize {
+        self.limits.memory_bytes_max / 4 * 3
+    }
+
+    /// Looks whether the budget still holds. Called after everything that may add to it.
+    pub(crate) fn mind_memory(&mut self) {
+        let is_ample = self.memory_bytes() <= self.refuse_above_bytes();
+        if !is_ample || self.budget.pressure != MemoryPressure::None {
+            self.apply_pressure();
+        }
+    }
+
+    #[cold]
+    fn apply_pressure(&mut self) {
+        // What is kept for speed goes first.
+        self.pool.trim();
+        self.shed_down_to(self.limits.memory_bytes_max);
+        let held_bytes = self.memory_bytes();
+        let pause_above_bytes = self.limits.memory_bytes_max / 8 * 7;
+        let before = self.budget.pressure;
+        let after = if held_bytes > pause_above_bytes {
+            MemoryPressure::Pausing
+        } else if held_bytes <= self.refuse_above_bytes() {
+            MemoryPressure::None
+        } else {
+            // Who waits goes on only when there is room for more than the next read.
+            before.max(MemoryPressure::Refusing)
+        };
+        if before == after {
+            return;
+        }
+        self.budget.pressure = after;
+        if after > before {
+            crate::trace::memory_short(held_bytes, self.limits.memory_bytes_max);
+        }
+        if after == MemoryPressure::Pausing {
+            self.arm_memory_grace();
+            for key in self.connections.keys() {
+                self.pause_unfinished(key);
+            }
+        } else if before == MemoryPressure::Pausing {
+            for key in std::mem::take(&mut self.budget.paused) {
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.paused = false;
+                    self.actions.push_back(Action::Resume(key));
+                }
+            }
+        }
+    }
+
+    fn arm_memory_grace(&mut self) {
+        let deadline = self.deadline_in(self.limits.slow_consumer_grace);
+        if let Some(earlier) = self.budget.grace.replace(self.timers.arm(deadline, Due::Memory)) {
+            self.timers.disarm(earlier);
+        }
+    }
+
+    /// Those who wait have not helped it: room is made for them at the cost of the largest.
+    pub(crate) fn end_memory_grace(&mut self) {
+        self.budget.grace = None;
+        if self.budget.pressure != MemoryPressure::Pausing {
+            return;
+        }
+        self.shed_down_to(self.refuse_above_bytes());
+        self.apply_pressure();
+        if self.budget.pressure == MemoryPressure::Pausing {
+            // What is left is nobody's fault, and may be given back by itself.
+            self.arm_memory_grace();
+        }
+    }
+
+    /// While memory is short, the rest of an unfinished message stays with its sender. Who
+    /// has not introduced itself holds little, and not for long.
+    pub(crate) fn pause_unfinished(&mut self, key: ConnectionKey) {
+        if self.budget.pressure == MemoryPressure::Pausing
+            && self
+                .connections
+                .get(key)
+                .is_some_and(|c| c.session().is_some() && c.recv.capacity() > SMALL_BYTES_MAX)
+        {
+            self.pause(key);
+        }
+    }
+
+    /// Holds a connection back until there is memory again.
+    pub(crate) fn pause(&mut self, key: ConnectionKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !std::mem::replace(&mut connection.paused, true) {
+            self.budget.paused.push(key);
+            self.counters.memory_pauses += 1;
+        }
+    }
+
+    pub(crate) fn is_pausing(&self) -> bool {
+        self.budget.pressure == MemoryPressure::Pausing
+    }
+
+    /// Whether anything new has to be refused; counts that it is.
+    pub(crate) fn refuses_for_memory(&mut self) -> bool {
+        let refuses = self.budget.pressure != MemoryPressure::None;
+        self.counters.memory_refusals += u64::from(refuses);
+        refuses
+    }
+
+    /// Closes whoever holds the most, which is not who happened to add the last byte, and the
+    /// next one, until no more than this is held or nobody holds anything.
+    fn shed_down_to(&mut self, bytes_max: usize) {
+        while self.memory_bytes() > bytes_max {
+            let mut holders: Vec<(usize, ConnectionKey)> = self
+                .connections
+                .iter()
+                .map(|(key, connection)| (connection.held_bytes(), key))
+                .filter(|(held_bytes, _)| *held_bytes > 0)
+                .collect();
+            if holders.is_empty() {
+                return;
+            }
+            holders
+                .sort_unstable_by_key(|(held_bytes, key)| (std::cmp::Reverse(*held_bytes), *key));
+            for (held_bytes, key) in holders {
+                if self.memory_bytes() <= bytes_max {
+                    return;
+                }
+                self.shed(key, held_bytes);
+                self.pool.trim();
+            }
+        }
+    }
+
+    fn shed(&mut self, key: ConnectionKey, held_bytes: usize) {
+        let Some(connection) = self.connections.get(key) else { return };
+        crate::trace::out_of_memory(key.index(), held_bytes);
+        if connection.takes_messages() && connection.send.is_empty() {
+            self.counters.memory_sheds += 1;
+            self.report(key, &out_of_memory());
+            self.begin_close(key);
+        } else {
+            // It was told already, or what it holds is what it does not read.
+            self.counters.memory_sheds += u64::from(connection.is_live());
+            self.close_now(key);
+        }
+    }
+}
+
+impl Connection {
+    /// What it binds of the budget beyond what every connection takes.
+    fn held_bytes(&self) -> usize {
+        let tables_bytes = self.session().map_or(0, |session| {
+            session.created.len() * CHANNEL_BYTES
+                + session.subscriptions.len() * SUBSCRIPTION_BYTES
+                + session.requests.len() * REQUEST_BYTES
+                + session.message_id_bytes
+        });
+        self.recv.capacity() + self.send.len() + tables_bytes
+    }
+}
+
+fn out_of_memory() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "the server has no memory left and this connection holds the most of it; connect again \
+         later and send smaller messages, or raise the server's --max-memory",
+    )
+}
+
+pub(crate) fn short_of_memory(code: ErrorCode) -> Refusal {
+    Refusal::new(
+        code,
+        "the server is short of memory and takes on nothing new; try again later, or raise its \
+         --max-memory",
+    )
+}

@@ -1,0 +1,239 @@
+//! The memory budget, stage by stage.
+
+use super::*;
+use crate::MemoryPressure;
+use crate::broker::memory::{CHANNEL_BYTES, REQUEST_BYTES};
+
+const BUDGET_BYTES: usize = 16 << 20;
+
+fn short_world() -> World {
+    World::new(Limits { memory_bytes_max: BUDGET_BYTES, ..Limits::default() })
+}
+
+impl World {
+    fn stats(&mut self) -> Stats {
+        self.broker.context(self.now).stats()
+    }
+
+    /// Connections that hold nothing yet.
+    fn hoarders(&mut self, count: usize) -> Vec<ConnectionKey> {
+        (0..count).map(|at| self.connected("app", &format!("hoarder {at}"))).collect()
+    }
+
+    /// Each begins a message, and with so much of it is given a sixteenth of the budget.
+    fn hoard(&mut self, hoarders: &[ConnectionKey]) {
+        for key in hoarders {
+            self.deliver(*key, &(16_u32 << 20).to_be_bytes());
+            self.deliver(*key, &[b' '; 64 << 10]);
+            assert_eq!(self.connection(*key).recv.capacity(), BUDGET_BYTES / 16);
+        }
+    }
+}
+
+#[test]
+fn first_nothing_new_comes_in_and_everything_else_goes_on() {
+    let mut world = short_world();
+    let bystander = world.connected("app", "bystander");
+    world.subscribe(bystander, "app", "news");
+    let other = world.connected("app", "other");
+    let hoarders = world.hoarders(12);
+    world.hoard(&hoarders[..11]);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::None);
+    world.hoard(&hoarders[11..]);
+    let stats = world.stats();
+    assert_eq!(stats.memory_pressure, MemoryPressure::Refusing, "{stats:?}");
+    assert_eq!((stats.max_memory, stats.counters.memory_refusals), (BUDGET_BYTES, 0));
+
+    let newcomer = world.accept();
+    world.act();
+    world.expect_error(newcomer, "server_full", Value::Null);
+    world.send(other, &message("app", "subscribe", "unheard of", "s1", &json!({})));
+    world.expect_error(other, "limit_exceeded", "s1");
+    world.send(other, &message("app", "subscribe", "news", "s2", &json!({})));
+    world.expect_error(other, "limit_exceeded", "s2");
+    // What is there already goes on, and once more is no more.
+    world.subscribe(bystander, "app", "news");
+    world.send(other, &message("app", "publish", "news", "p", &json!(1)));
+    assert_eq!(payloads(&world.take(bystander)), [json!(1)]);
+    let stats = world.stats();
+    assert_eq!(stats.counters.memory_refusals, 3);
+    assert_eq!((stats.counters.memory_pauses, stats.counters.memory_sheds), (0, 0));
+
+    world.hang_up(hoarders[0]);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::None);
+    world.subscribe(other, "app", "unheard of");
+    assert!(world.take(other).is_empty());
+}
+
+#[test]
+fn then_unfinished_messages_and_publications_wait_and_small_requests_do_not() {
+    let mut world = short_world();
+    let bystander = world.connected("app", "bystander");
+    let news = message("app", "publish", "news", "p", &json!("late"));
+    world.subscribe(bystander, "app", "news");
+    let hoarders = world.hoarders(14);
+    world.hoard(&hoarders);
+    let stats = world.stats();
+    assert_eq!(stats.memory_pressure, MemoryPressure::Pausing, "{stats:?}");
+    for hoarder in &hoarders {
+        assert!(!world.broker.wants_read(*hoarder));
+    }
+    assert_eq!(stats.counters.memory_pauses, 14);
+    let ping = message("app", "request", "system", "ping", &json!({"action": "ping"}));
+    let bytes = framed(&ping);
+    world.deliver(bystander, &bytes[..4]);
+    assert!(world.broker.wants_read(bystander), "what is small is taken whole");
+    world.deliver(bystander, &bytes[4..]);
+    assert_eq!(world.take(bystander)[0]["payload"]["status"], "pong");
+    world.send(bystander, &news);
+    assert!(world.take(bystander).is_empty(), "a publication waits");
+    assert!(!world.broker.wants_read(bystander));
+
+    // Memory comes back before the grace is over: all go on, and nobody is closed.
+    for hoarder in &hoarders[..3] {
+        world.hang_up(*hoarder);
+    }
+    assert_eq!(payloads(&world.take(bystander)), [json!("late")]);
+    assert!(world.broker.wants_read(hoarders[3]));
+    world.pass(Limits::default().slow_consumer_grace);
+    let stats = world.stats();
+    assert_eq!(stats.memory_pressure, MemoryPressure::None, "{stats:?}");
+    assert_eq!(stats.counters.memory_sheds, 0);
+    assert_eq!(world.closed, hoarders[..3], "those who left");
+}
+
+#[test]
+fn last_whoever_holds_the_most_is_closed_until_there_is_room() {
+    let mut world = short_world();
+    let bystander = world.connected("app", "bystander");
+    world.subscribe(bystander, "app", "news");
+    let hoarders = world.hoarders(14);
+    world.hoard(&hoarders);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Pausing);
+    world.pass(Limits::default().slow_consumer_grace);
+    let stats = world.stats();
+    assert_eq!(stats.memory_pressure, MemoryPressure::None, "{stats:?}");
+    assert!(stats.memory_bytes <= BUDGET_BYTES / 4 * 3, "{stats:?}");
+    assert!((2..=4).contains(&stats.counters.memory_sheds), "{stats:?}");
+    let told = hoarders.iter().filter(|key| !world.take(**key).is_empty()).count() as u64;
+    assert_eq!(told, stats.counters.memory_sheds, "each is told why");
+    world.send(bystander, &message("app", "publish", "news", "p", &json!("on")));
+    assert_eq!(payloads(&world.take(bystander)), [json!("on")]);
+}
+
+/// Nothing unfinished is held here: many small things add up.
+#[test]
+fn what_the_tables_hold_is_counted_and_given_back() {
+    let mut world = World::new(Limits::default());
+    let empty = world.stats().memory_bytes;
+    let key = world.connected("app", "one");
+    let one = world.stats().memory_bytes;
+    assert!(one - empty >= CONNECTION_BYTES, "{one} {empty}");
+    let before = world.stats().memory_bytes;
+    let long_id = "x".repeat(200);
+    for at in 0..100 {
+        world.subscribe(key, "app", &format!("{long_id}{at}"));
+    }
+    let subscribed = world.stats().memory_bytes;
+    assert!(subscribed - before >= 100 * (400 + CHANNEL_BYTES + 64), "{subscribed}");
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    let before = world.stats().memory_bytes;
+    for at in 0..50 {
+        world.send(key, &message("app", "request", "work", &format!("{long_id}{at}"), &json!(1)));
+    }
+    let asked = world.stats().memory_bytes;
+    assert!(asked - before >= 50 * (200 + REQUEST_BYTES), "{asked}");
+    assert_eq!(world.connection(key).session().unwrap().requests.len(), 50);
+    world.hang_up(worker);
+    world.hang_up(key);
+    assert_eq!(world.stats().memory_bytes - world.broker.core.pool.free_bytes(), 0);
+    assert_eq!(world.broker.core.budget.tables_bytes, 0);
+}
+
+#[test]
+fn who_fills_the_tables_is_the_largest_holder_too() {
+    let mut world = World::new(Limits { memory_bytes_max: 1 << 20, ..Limits::default() });
+    let bystander = world.connected("app", "bystander");
+    let greedy = world.connected("app", "greedy");
+    let mut named = 0;
+    while world.stats().memory_pressure == MemoryPressure::None {
+        named += 1;
+        world.subscribe(greedy, "app", &format!("{named}"));
+    }
+    assert!((500..1_500).contains(&named), "{named} channels");
+    // Whoever adds the last byte holds far less.
+    world.deliver(bystander, &(200_u32 << 10).to_be_bytes());
+    world.deliver(bystander, &[b' '; 100 << 10]);
+    assert_eq!(world.stats().counters.memory_sheds, 1);
+    world.expect_error(greedy, "limit_exceeded", Value::Null);
+    assert!(matches!(world.connection(bystander).state, State::Open(_)));
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::None);
+}
+
+#[test]
+fn out_of_memory_the_largest_holder_is_closed_and_nobody_else() {
+    const LIMIT_BYTES: usize = 8 << 20;
+    let mut world = World::new(Limits {
+        memory_bytes_max: LIMIT_BYTES,
+        queue_high_water_bytes: LIMIT_BYTES,
+        ..Limits::default()
+    });
+    let ping = message("app", "request", "system", "ping", &json!({"action": "ping"}));
+    // It waits with a header and a piece of the body, as published clients are found.
+    let halfway = world.connected("app", "halfway");
+    let bytes = framed(&ping);
+    world.deliver(halfway, &bytes[..4]);
+    world.deliver(halfway, &bytes[4..20]);
+    let behind = world.connected("app", "behind");
+    world.subscribe(behind, "app", "news");
+    world.stalled.push(behind);
+    let attacker = world.connected("app", "attacker");
+    let body_bytes = 16_u32 << 20;
+    world.deliver(attacker, &body_bytes.to_be_bytes());
+    world.deliver(attacker, &vec![b' '; 1_500 << 10]);
+    assert!(world.closed.is_empty() && world.take(attacker).is_empty());
+    // The last straw is somebody else's.
+    let publisher = world.connected("app", "publisher");
+    let text = "x".repeat(30 << 10);
+    let mut sent = 0;
+    while !world.connection(publisher).paused {
+        sent += 1;
+        assert!(sent * text.len() < LIMIT_BYTES, "nobody is held back");
+        world.send(publisher, &message("app", "publish", "news", "p", &json!(text)));
+    }
+    assert!(world.take(attacker).is_empty(), "the grace comes first");
+    world.pass(Limits::default().slow_consumer_grace);
+    world.expect_error(attacker, "limit_exceeded", Value::Null);
+    world.pass(limits::LINGER);
+    assert_eq!(world.closed, [attacker]);
+    world.deliver(halfway, &bytes[20..]);
+    assert_eq!(world.take(halfway)[0]["payload"]["status"], "pong");
+    world.relieve(behind);
+    assert_eq!(world.take(behind).len(), sent);
+    assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
+}
+
+#[test]
+fn many_half_frames_are_bounded_together() {
+    const LIMIT_BYTES: usize = 1 << 20;
+    let mut world = World::new(Limits { memory_bytes_max: LIMIT_BYTES, ..Limits::default() });
+    let bystander = world.connected("app", "bystander");
+    let ping = framed(&message("app", "request", "system", "p", &json!({"action": "ping"})));
+    world.deliver(bystander, &ping[..4]);
+    let attackers: Vec<_> = (0..40).map(|at| world.connected("app", &format!("{at}"))).collect();
+    for _ in 0..4 {
+        for attacker in &attackers {
+            let body_bytes = 16_u32 << 20;
+            if world.connection(*attacker).recv.is_empty() {
+                world.deliver(*attacker, &body_bytes.to_be_bytes());
+            }
+            world.deliver(*attacker, &[b' '; 16 << 10]);
+            assert!(world.broker.core.memory_bytes() <= LIMIT_BYTES);
+        }
+    }
+    assert!(world.broker.core.counters.errors["limit_exceeded"] > 10);
+    // The small buffers of who does nothing wrong are never the largest.
+    world.deliver(bystander, &ping[4..]);
+    assert_eq!(world.take(bystander)[0]["payload"]["status"], "pong");
+}
