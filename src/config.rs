@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::Error;
+#[cfg(feature = "tls")]
+use crate::Tls;
 use crate::broker::{Access, Limits};
 
 /// Everything a [`Server`](crate::Server) is built from.
@@ -27,6 +30,10 @@ pub struct Config {
     pub unix: Option<UnixSocket>,
     /// Tokens asked of clients; none by default.
     pub access: Access,
+    /// Encrypts what goes over TCP, on all addresses; not on Unix sockets, which never leave the
+    /// machine. None by default.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Tls>,
     /// Listen on addresses that other machines can reach although no token is asked for.
     pub insecure: bool,
     /// What peers may use.
@@ -42,10 +49,27 @@ impl Default for Config {
             port: 8888,
             unix: None,
             access: Access::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
             insecure: false,
             limits: Limits::default(),
             spin: Spin::default(),
         }
+    }
+}
+
+impl Config {
+    /// Everything that is wrong with it, as far as that can be known without listening.
+    ///
+    /// ```
+    /// use ipc_framework::Config;
+    ///
+    /// assert!(Config::default().problems().is_empty());
+    /// let silent = Config { host: None, ..Config::default() };
+    /// assert!(silent.problems()[0].to_string().contains("nothing to listen on"));
+    /// ```
+    pub fn problems(&self) -> Vec<Error> {
+        crate::net::problems(self)
     }
 }
 

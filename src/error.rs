@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Why a server could not be built or cannot go on. The text says what to do.
 ///
@@ -25,6 +26,13 @@ pub enum Error {
     Unprotected {
         /// The address that other machines can reach.
         address: IpAddr,
+    },
+    /// A file with a secret or a certificate cannot be read, or others may read it too.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says, or what is wrong with it.
+        source: io::Error,
     },
     /// An address cannot be listened on.
     Listen {
@@ -57,6 +65,9 @@ impl std::fmt::Display for Error {
                 "{address} can be reached from other machines, and no token is asked for; set a \
                  token for all applications, listen on localhost, or say that it shall be insecure"
             ),
+            Self::File { path, source } => {
+                write!(f, "cannot use the file {}: {source}", path.display())
+            }
             Self::Listen { address, source } => match source.kind() {
                 io::ErrorKind::AddrInUse => write!(
                     f,
@@ -84,7 +95,9 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Config(_) | Self::Unprotected { .. } => None,
-            Self::Listen { source, .. } | Self::System { source, .. } => Some(source),
+            Self::File { source, .. }
+            | Self::Listen { source, .. }
+            | Self::System { source, .. } => Some(source),
         }
     }
 }

@@ -45,15 +45,19 @@ mod error;
 mod net;
 pub mod proto;
 #[cfg(feature = "net")]
+mod secret_file;
+#[cfg(feature = "net")]
 mod server;
 #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
 pub mod simulation;
+#[cfg(feature = "tls")]
+mod tls;
 mod trace;
 
 pub use broker::{
     Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
     Counters, Delivery, HandlerError, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure,
-    Message, Reply, Request, RequestResult, Responder, SendError, Stats, Token,
+    Message, Reply, Request, RequestResult, Responder, SendError, Stats, Token, User,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};
@@ -61,4 +65,6 @@ pub use config::{Config, Spin, UnixSocket};
 pub use error::Error;
 pub use proto::{DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, MessageType};
 #[cfg(feature = "net")]
-pub use server::{Address, Application, Channel, Handle, HandleError, Server};
+pub use server::{Address, Application, Channel, Handle, HandleError, Inherited, Server};
+#[cfg(feature = "tls")]
+pub use tls::Tls;

@@ -25,6 +25,9 @@ events! {
     #[cfg(feature = "net")]
     warn unsent(reason: &str) = "a message from another thread was not sent";
     warn slow_consumer(connection: usize, queued_bytes: usize) = "closed a connection that reads too slowly";
+    warn refused(connection: usize, code: &str) = "refused a connection";
+    #[cfg(feature = "net")]
+    warn garbled(connection: usize, reason: &str) = "closed a connection that does not speak TLS as it should";
     warn memory_short(held_bytes: usize, max_bytes: usize) = "memory runs short";
     warn out_of_memory(connection: usize, held_bytes: usize) = "closed the connection that holds the most memory";
     debug connected(connection: usize, app_id: &str) = "connected";

@@ -39,7 +39,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The tokens a server asks for.
+/// What a server asks of those who connect.
 ///
 /// ```
 /// use ipc_framework::{Access, Token};
@@ -55,12 +55,41 @@ pub struct Access {
     pub default: Option<Token>,
     /// By application id.
     pub applications: HashMap<String, Token>,
+    /// User ids of those who may connect over a Unix socket. Where this and [`Access::gids`] are
+    /// empty, that is whoever its permission bits let in. Tokens are asked for all the same.
+    pub uids: Vec<u32>,
+    /// Group ids of those who may, too: the group a process has when it connects, not the
+    /// others that its user is in.
+    pub gids: Vec<u32>,
+}
+
+/// Who is at the other end of a Unix socket.
+///
+/// ```
+/// let root = ipc_framework::User { uid: 0, gid: 0 };
+/// assert_eq!(root.uid, 0);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user id.
+    pub uid: u32,
+    /// The group id.
+    pub gid: u32,
 }
 
 impl Access {
     /// Whether nobody is asked for a token.
     pub fn is_open(&self) -> bool {
         self.default.is_none() && self.applications.is_empty()
+    }
+
+    /// Whether it matters who is at the other end of a Unix socket.
+    pub(crate) fn asks_for_users(&self) -> bool {
+        !self.uids.is_empty() || !self.gids.is_empty()
+    }
+
+    pub(crate) fn admits_user(&self, user: User) -> bool {
+        !self.asks_for_users() || self.uids.contains(&user.uid) || self.gids.contains(&user.gid)
     }
 
     pub(crate) fn admits(&self, app_id: &str, offered: Option<&str>) -> bool {
@@ -80,6 +109,7 @@ mod tests {
         let access = Access {
             default: Some(Token::new("common")),
             applications: HashMap::from([("own".into(), Token::new("special"))]),
+            ..Access::default()
         };
         assert!(access.admits("any", Some("common")));
         assert!(access.admits("own", Some("special")));
@@ -87,6 +117,20 @@ mod tests {
         assert!(!access.admits("any", Some("commo")));
         assert!(!access.admits("any", None));
         assert!(Access::default().admits("any", None));
+    }
+
+    #[test]
+    fn one_of_the_lists_is_enough_and_without_any_all_are_admitted() {
+        let user = User { uid: 1_000, gid: 100 };
+        let access = |uids: &[u32], gids: &[u32]| {
+            Access { uids: uids.into(), gids: gids.into(), ..Access::default() }.admits_user(user)
+        };
+        assert!(access(&[], &[]));
+        assert!(access(&[0, 1_000], &[]));
+        assert!(access(&[], &[100]));
+        assert!(access(&[0], &[100]));
+        assert!(!access(&[100], &[]), "a user is no group");
+        assert!(!access(&[], &[1_000]));
     }
 
     #[test]

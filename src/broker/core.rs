@@ -260,6 +260,10 @@ impl Core {
             self.send(to, message);
         }
         if why.code.closes_connection() {
+            // To be taken over is the everyday life of who connects again.
+            if why.code != ErrorCode::TakenOver {
+                crate::trace::refused(to.index(), why.code.as_str());
+            }
             self.begin_close(to);
         }
     }
@@ -299,7 +303,7 @@ impl Core {
             return;
         }
         connection.state = State::Closed;
-        self.budget.tables_bytes -= CONNECTION_BYTES;
+        self.budget.tables_bytes -= CONNECTION_BYTES + connection.transport_bytes as usize;
         connection.send.release(&mut self.pool);
         if let Some(timer) = connection.timer.take() {
             self.timers.disarm(timer);

@@ -23,6 +23,8 @@ mod mailbox;
 mod memory;
 mod message;
 mod pressure;
+#[cfg(feature = "net")]
+mod reload;
 mod router;
 mod session;
 #[cfg(feature = "net")]
@@ -38,7 +40,7 @@ mod workers;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use access::{Access, Token};
+pub use access::{Access, Token, User};
 pub use arena::Key;
 pub use context::{Context, SendError};
 pub use handlers::{Delivery, HandlerError, Reply, Request, RequestResult, Responder};
@@ -187,6 +189,48 @@ impl Broker {
             self.core.report(key, &why);
         }
         Some(key)
+    }
+
+    /// Whether [`Broker::admits_user`] has to be asked about connections over Unix sockets.
+    pub fn asks_for_users(&self) -> bool {
+        self.core.access.asks_for_users()
+    }
+
+    /// Whether this user may connect.
+    pub fn admits_user(&self, user: User) -> bool {
+        self.core.access.admits_user(user)
+    }
+
+    /// Tells a connection that was just accepted that its user is not admitted, and closes it.
+    pub fn turn_away(&mut self, key: ConnectionKey, now: Now) {
+        self.core.now = now;
+        let Some(connection) = self.core.connections.get_mut(key) else { return };
+        if !std::mem::replace(&mut connection.refused, true) {
+            self.core.refused += 1;
+        }
+        if self.core.refused > REFUSALS_MAX {
+            self.core.close_now(key);
+            return;
+        }
+        let text = "this user is not admitted; connect as another one, or add it to the \
+                    server's --allow-uid or --allow-gid";
+        self.core.report(key, &Refusal::new(ErrorCode::AuthFailed, text));
+    }
+
+    /// What the transport of a connection holds beside what every connection takes counts
+    /// among [`Limits::memory_bytes_max`].
+    pub fn add_transport_bytes(&mut self, key: ConnectionKey, bytes: usize) {
+        if let Some(connection) = self.core.connections.get_mut(key) {
+            connection.transport_bytes += bytes as u32;
+            self.core.budget.tables_bytes += bytes;
+        }
+    }
+
+    /// What came on a connection is not what its transport speaks.
+    #[cfg(feature = "net")]
+    pub(crate) fn count_garbled(&mut self, key: ConnectionKey, why: &dyn std::fmt::Display) {
+        self.core.counters.transport_failures += 1;
+        crate::trace::garbled(key.index(), &why.to_string());
     }
 
     /// A connection could not even be accepted, for want of a descriptor.

@@ -33,6 +33,8 @@ pub struct Connection {
     pub(crate) yielded: bool,
     /// Its next frame waits until there is memory again.
     pub(crate) paused: bool,
+    /// What its transport holds, which counts among the memory of the server.
+    pub(crate) transport_bytes: u32,
     /// It was seen to write header and body apart, as the published clients do.
     pub(crate) splits_writes: bool,
     /// It was over the limit, and does not count against it.
@@ -104,6 +106,7 @@ impl Connection {
             woken: None,
             yielded: false,
             paused: false,
+            transport_bytes: 0,
             splits_writes: false,
             refused: false,
             doomed: false,

@@ -116,6 +116,8 @@ pub struct Counters {
     pub memory_pauses: u64,
     /// Connections closed because they held the most memory when there was none left.
     pub memory_sheds: u64,
+    /// Connections closed because what came was not the TLS that it should be.
+    pub transport_failures: u64,
     /// Times the loop was woken from its sleep.
     pub wakeups: u64,
     /// Polls without sleep that found nothing, see [`Config::spin`](crate::Config).

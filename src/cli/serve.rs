@@ -1,8 +1,11 @@
 //! `ipc serve`
 
+mod crash;
 mod histograms;
 mod latency_log;
 mod metrics;
+mod rate_limit;
+mod service_manager;
 mod signals;
 
 use std::io::{self, Write};
@@ -10,12 +13,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::{Address, Config, Server};
+use ipc_framework::{Address, Config, Handle, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use self::latency_log::LatencyLog;
-use super::settings::{self, Settings};
+pub(super) use self::rate_limit::{Kinds, RateLimit};
+use super::settings::{self, Problems, Settings};
 use super::{Failure, demo_applications, logging};
 
 /// Run the server.
@@ -24,14 +28,16 @@ use super::{Failure, demo_applications, logging};
 Durations are written 500ms, 5s or 2min, sizes 64KiB or 16MiB. The file given by --config is
 TOML with the same names, and a table [tokens] with tokens by application. IPC_TOKEN holds the
 token of all other applications, IPC_LOG the level of events: error, warn, info or debug.
-SIGTERM and SIGINT drain, a second one ends at once. SIGUSR1 writes counters and latencies to
+SIGTERM and SIGINT drain, a second one ends at once. SIGHUP reads the files again: limits, tokens,
+users and certificates change without a connection being closed. SIGUSR1 writes counters and latencies to
 standard error; SIGUSR2 does so and empties the latencies.
 
 Examples:
   ipc serve --demo
   ipc serve --port 9000 --max-connections 500 --idle-timeout 10min
   ipc serve --no-tcp --unix /run/ipc.sock --unix-mode 0660
-  ipc serve --host 0.0.0.0 --token-file /etc/ipc/token
+  ipc serve --host 0.0.0.0 --token-file /etc/ipc/token --tls-cert cert.pem --tls-key key.pem
+  ipc serve --config /etc/ipc/ipc.toml --check-config
 
 Exit codes: 0 drained and ended, 1 something failed, 2 wrong usage.")]
 pub(super) struct Serve {
@@ -40,6 +46,9 @@ pub(super) struct Serve {
     /// Read settings from a TOML file; flags go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Say all that is wrong with the settings and end, with 2 if anything is
+    #[arg(long)]
+    check_config: bool,
 }
 
 /// Descriptors the process needs beside its connections: listeners, the event queue, the
@@ -48,18 +57,39 @@ const OWN_DESCRIPTORS: usize = 128;
 
 impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let settings = match &self.config {
-            Some(path) => self.settings.or_from_file(path)?,
-            None => self.settings,
-        };
-        let mut config = settings.config(settings::environment_token()?)?;
+        if self.check_config {
+            return self.check();
+        }
+        let inherited = service_manager::inherited()?;
+        let (settings, mut config) = self.read().map_err(first)?;
+        if !inherited.is_empty() {
+            if settings.names_addresses() {
+                return Err(Failure::usage(
+                    "sockets were passed to listen on, and the settings name others; leave out \
+                     host, port, unix and no-tcp, or the socket unit",
+                ));
+            }
+            config.host = None;
+        }
         logging::init(settings.log_format.unwrap_or_default())?;
+        crash::note_panics();
         raise_descriptor_limit(&mut config)?;
-        let mut server = Server::bind(config)?;
+        #[cfg(feature = "tls")]
+        let tls = config.tls.clone();
+        let mut server = Server::bind_with(config, inherited)?;
         if settings.demo {
             demo_applications::install(&mut server);
         }
-        signals::watch(server.handle())?;
+        let reload = Reload {
+            handle: server.handle(),
+            flags: self,
+            running: settings.clone(),
+            #[cfg(feature = "tls")]
+            tls,
+        };
+        let cannot =
+            |error: io::Error| Failure::runtime(format!("cannot watch for signals: {error}"));
+        signals::watch(server.handle(), move || reload.run()).map_err(cannot)?;
         let metrics = match &settings.metrics {
             Some(address) => Some(metrics::start(address, server.handle())?),
             None => None,
@@ -68,6 +98,9 @@ impl Serve {
             Some(path) => Some(LatencyLog::start(path, server.handle())?),
             None => None,
         };
+        service_manager::watch(server.handle()).map_err(|error| {
+            Failure::runtime(format!("cannot start the thread of the watchdog: {error}"))
+        })?;
         // The other threads are started, so that the loop has its core to itself.
         settings.cpu.map_or(Ok(()), pin)?;
         match greet(server.addresses(), metrics.as_deref(), settings.demo) {
@@ -77,11 +110,106 @@ impl Serve {
             }
             _ => {}
         }
-        server.run()?;
+        service_manager::ready();
+        crash::or_abort(|| run_loop(&mut server))?;
         if let Some(log) = latency_log {
             log.finish(&server.context())?;
         }
+        logging::finish();
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// What the flags and the file say together.
+    fn settings(&self) -> Result<Settings, Problems> {
+        match &self.config {
+            Some(path) => self.settings.clone().or_from_file(path),
+            None => Ok(self.settings.clone()),
+        }
+    }
+
+    fn read(&self) -> Result<(Settings, Config), Problems> {
+        let settings = self.settings()?;
+        let token = settings::environment_token().map_err(|failure| vec![failure])?;
+        let config = settings.config(token)?;
+        Ok((settings, config))
+    }
+
+    /// Says everything that is wrong with the configuration, without listening on anything.
+    fn check(&self) -> Result<ExitCode, Failure> {
+        let problems = match self.read() {
+            Ok((_, config)) => config.problems().into_iter().map(Failure::from).collect(),
+            Err(problems) => problems,
+        };
+        for problem in &problems {
+            let sentence = problem.sentence().unwrap_or_default();
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(io::stderr(), "ipc: {}", super::printable(sentence));
+        }
+        if !problems.is_empty() {
+            return Ok(ExitCode::from(2));
+        }
+        writeln!(io::stdout(), "nothing is wrong with the configuration")
+            .map_err(Failure::writing)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Where only one problem is told, it is the first.
+fn first(problems: Problems) -> Failure {
+    let first = problems.into_iter().next();
+    first.unwrap_or_else(|| unreachable!("there is at least one problem"))
+}
+
+fn run_loop(server: &mut Server) -> Result<(), ipc_framework::Error> {
+    let panics = crash::is_wanted();
+    while server.poll_once(None)? {
+        assert!(!panics, "a test wants this");
+    }
+    Ok(())
+}
+
+/// What SIGHUP does: reads the files again.
+struct Reload {
+    handle: Handle,
+    flags: Serve,
+    /// What the server was started with.
+    running: Settings,
+    #[cfg(feature = "tls")]
+    tls: Option<ipc_framework::Tls>,
+}
+
+impl Reload {
+    fn run(&self) {
+        service_manager::reloading();
+        match self.apply() {
+            Ok(()) => tracing::info!("the settings were read again"),
+            Err(problems) => {
+                for problem in &problems {
+                    let reason = super::printable(problem.sentence().unwrap_or_default());
+                    tracing::error!(%reason, "the settings stay as they were");
+                }
+            }
+        }
+        service_manager::ready();
+    }
+
+    fn apply(&self) -> Result<(), Problems> {
+        let (settings, mut config) = self.flags.read()?;
+        let one = |failure| vec![failure];
+        raise_descriptor_limit(&mut config).map_err(one)?;
+        // Under the rules that it listens by.
+        config.insecure = self.running.is_insecure();
+        #[cfg(feature = "tls")]
+        config.tls.clone_from(&self.tls);
+        self.handle.reload(&config).map_err(|error| one(error.into()))?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            tls.reload().map_err(|error| one(error.into()))?;
+        }
+        for name in settings.fixed_differences(&self.running) {
+            tracing::warn!(name, "this setting changes with the next start only");
+        }
+        Ok(())
     }
 }
 

@@ -1,15 +1,14 @@
 //! What `ipc serve` is told: by flags, by the environment and by a file, in this order.
 
+mod file;
+
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::ToSocketAddrs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use ipc_framework::{Config, Spin, Token, UnixSocket};
+use ipc_framework::{Access, Config, Limits, Spin, Token, UnixSocket};
 use serde::Deserialize;
 
 use super::logging::LogFormat;
@@ -18,8 +17,11 @@ use super::{Failure, units};
 /// A frame below this fits no message, one above is no message.
 const FRAME_BYTES_SENSIBLE: std::ops::RangeInclusive<usize> = 1 << 10..=1 << 30;
 
-/// A file of settings or with a token is small; whatever is larger is another file.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// With less memory the largest message would be the end of whoever sends it.
+const FRAMES_IN_MEMORY_MIN: usize = 4;
+
+/// Everything that is wrong, in the order in which it was found.
+pub(super) type Problems = Vec<Failure>;
 
 /// The same names on the command line and in the file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -49,6 +51,10 @@ pub(super) struct Settings {
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     #[serde(deserialize_with = "units::read_size")]
     max_frame_bytes: Option<usize>,
+    /// Memory for all that clients make the server hold [default: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    #[serde(deserialize_with = "units::read_size")]
+    max_memory: Option<usize>,
     /// Time for a new connection to introduce itself [default: 5s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     #[serde(deserialize_with = "units::read_duration")]
@@ -64,6 +70,21 @@ pub(super) struct Settings {
     /// File with the token that clients must send; or set `IPC_TOKEN`
     #[arg(long, value_name = "PATH")]
     token_file: Option<PathBuf>,
+    /// Let only this user connect to the Unix socket; may be given again
+    #[arg(long, value_name = "UID")]
+    allow_uid: Vec<u32>,
+    /// Let this group connect to the Unix socket, too; may be given again
+    #[arg(long, value_name = "GID")]
+    allow_gid: Vec<u32>,
+    /// Certificate in PEM, with its chain: speak TLS 1.3 on TCP
+    #[arg(long, value_name = "PATH")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "PATH")]
+    tls_key: Option<PathBuf>,
+    /// Certificates in PEM; clients must show one that is signed by one of them
+    #[arg(long, value_name = "PATH")]
+    tls_client_ca: Option<PathBuf>,
     /// Listen on addresses other machines can reach without asking for a token
     #[arg(long)]
     insecure: bool,
@@ -92,28 +113,14 @@ pub(super) struct Settings {
     pub(super) demo: bool,
     /// Tokens by application; in the file only.
     #[arg(skip)]
-    #[serde(deserialize_with = "read_tokens")]
+    #[serde(deserialize_with = "file::read_tokens")]
     tokens: HashMap<String, String>,
 }
 
 impl Settings {
     /// Fills in from the file what the command line does not say.
-    pub(super) fn or_from_file(self, path: &Path) -> Result<Self, Failure> {
-        let (text, is_public) = read_file(path, "configuration")?;
-        let file: Self = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let message = error.message().replace('\n', " ");
-            Failure::usage(format!("{}, line {line}: {message}", path.display()))
-        })?;
-        if file.no_tcp && (file.host.is_some() || file.port.is_some()) {
-            return Err(Failure::usage(format!(
-                "{} says no-tcp and names a host or port; leave out one of them",
-                path.display()
-            )));
-        }
-        if is_public && !file.tokens.is_empty() {
-            return Err(readable_by_all(path));
-        }
+    pub(super) fn or_from_file(self, path: &Path) -> Result<Self, Problems> {
+        let file = file::read(path)?;
         let asks_for_tcp = self.host.is_some() || self.port.is_some();
         Ok(Self {
             host: self.host.or(file.host),
@@ -123,10 +130,16 @@ impl Settings {
             no_tcp: self.no_tcp || (file.no_tcp && !asks_for_tcp),
             max_connections: self.max_connections.or(file.max_connections),
             max_frame_bytes: self.max_frame_bytes.or(file.max_frame_bytes),
+            max_memory: self.max_memory.or(file.max_memory),
             handshake_timeout: self.handshake_timeout.or(file.handshake_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
             token_file: self.token_file.or(file.token_file),
+            allow_uid: either(self.allow_uid, file.allow_uid),
+            allow_gid: either(self.allow_gid, file.allow_gid),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
             insecure: self.insecure || file.insecure,
             log_format: self.log_format.or(file.log_format),
             spin: self.spin.or(file.spin),
@@ -139,22 +152,25 @@ impl Settings {
         })
     }
 
-    /// `environment_token` is `IPC_TOKEN`; a token file that was named goes before it.
-    pub(super) fn config(&self, environment_token: Option<String>) -> Result<Config, Failure> {
+    /// `environment_token` is `IPC_TOKEN`; a token file that was named goes before it. Fails
+    /// with everything that is wrong.
+    pub(super) fn config(&self, environment_token: Option<String>) -> Result<Config, Problems> {
         let mut config = Config::default();
+        let mut problems = Problems::new();
         if self.no_tcp {
-            if self.unix.is_none() {
-                return Err(Failure::usage(
-                    "--no-tcp leaves nothing to listen on; give --unix PATH with it",
-                ));
-            }
             config.host = None;
         } else if self.host.is_some() {
             config.host.clone_from(&self.host);
         }
+        if self.no_tcp && self.unix.is_none() {
+            problems.push(Failure::usage(
+                "--no-tcp leaves nothing to listen on; give --unix PATH with it",
+            ));
+        }
         config.port = self.port.unwrap_or(config.port);
         if self.unix.is_none() && self.unix_mode.is_some() {
-            return Err(Failure::usage("unix-mode needs a Unix socket; give --unix PATH with it"));
+            problems
+                .push(Failure::usage("unix-mode needs a Unix socket; give --unix PATH with it"));
         }
         config.unix = self
             .unix
@@ -168,42 +184,131 @@ impl Settings {
             None => config.spin,
         };
         if let Some(address) = &self.metrics {
-            self.refuse_public_metrics(address)?;
+            problems.extend(self.refuse_public_metrics(address).err());
         }
-        let limits = &mut config.limits;
+        self.set_limits(&mut config.limits, &mut problems);
+        self.set_access(&mut config.access, environment_token, &mut problems);
+        if let Err(problem) = self.set_tls(&mut config) {
+            problems.push(problem);
+        }
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    fn set_limits(&self, limits: &mut Limits, problems: &mut Problems) {
         if let Some(connections_max) = self.max_connections {
             if connections_max == 0 {
-                return Err(Failure::usage("max-connections is 0; let at least one in"));
+                problems.push(Failure::usage("max-connections is 0; let at least one in"));
             }
             limits.connections_max = connections_max;
         }
         if let Some(frame_bytes_max) = self.max_frame_bytes {
             if !FRAME_BYTES_SENSIBLE.contains(&frame_bytes_max) {
-                return Err(Failure::usage("max-frame-bytes is not between 1KiB and 1GiB"));
+                problems.push(Failure::usage("max-frame-bytes is not between 1KiB and 1GiB"));
             }
             limits.frame_bytes_max = frame_bytes_max;
         }
+        limits.memory_bytes_max = self.max_memory.unwrap_or(limits.memory_bytes_max);
+        if limits.memory_bytes_max / FRAMES_IN_MEMORY_MIN < limits.frame_bytes_max {
+            problems.push(Failure::usage(
+                "max-memory is less than four messages of max-frame-bytes; raise it, or lower \
+                 max-frame-bytes",
+            ));
+        }
         if let Some(timeout) = self.handshake_timeout {
             if timeout.is_zero() {
-                return Err(Failure::usage("handshake-timeout is 0; give clients time to connect"));
+                problems
+                    .push(Failure::usage("handshake-timeout is 0; give clients time to connect"));
             }
             limits.handshake_timeout = timeout;
         }
         limits.idle_timeout = self.idle_timeout.filter(|timeout| !timeout.is_zero());
         limits.drain_timeout = self.drain_timeout.unwrap_or(limits.drain_timeout);
-        config.access.default = match &self.token_file {
-            Some(path) => Some(read_token(path)?),
+    }
+
+    fn set_access(
+        &self,
+        access: &mut Access,
+        environment_token: Option<String>,
+        problems: &mut Problems,
+    ) {
+        access.default = match &self.token_file {
+            Some(path) => match read_token(path) {
+                Ok(token) => Some(token),
+                Err(problem) => {
+                    problems.push(problem);
+                    None
+                }
+            },
             None => environment_token.filter(|token| !token.is_empty()).map(Token::new),
         };
         for (app_id, token) in &self.tokens {
             if token.is_empty() {
-                return Err(Failure::usage(format!(
-                    "the token of application {app_id:?} is empty"
-                )));
+                problems
+                    .push(Failure::usage(format!("the token of application {app_id:?} is empty")));
             }
-            config.access.applications.insert(app_id.clone(), Token::new(token.as_str()));
+            access.applications.insert(app_id.clone(), Token::new(token.as_str()));
         }
-        Ok(config)
+        access.uids.clone_from(&self.allow_uid);
+        access.gids.clone_from(&self.allow_gid);
+    }
+
+    #[cfg(feature = "tls")]
+    fn set_tls(&self, config: &mut Config) -> Result<(), Failure> {
+        config.tls = match (&self.tls_cert, &self.tls_key) {
+            (None, None) if self.tls_client_ca.is_none() => None,
+            (Some(certificate), Some(key)) => {
+                Some(ipc_framework::Tls::from_files(certificate, key, self.tls_client_ca.clone())?)
+            }
+            _ => {
+                return Err(Failure::usage(
+                    "TLS takes a certificate and a key; give --tls-cert and --tls-key",
+                ));
+            }
+        };
+        Ok(())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn set_tls(&self, _: &mut Config) -> Result<(), Failure> {
+        if self.tls_cert.is_none() && self.tls_key.is_none() && self.tls_client_ca.is_none() {
+            return Ok(());
+        }
+        Err(Failure::usage(
+            "this program was built without TLS; build it with `--features cli,tls`",
+        ))
+    }
+
+    /// What stands in these settings that a running server cannot take over from others.
+    pub(super) fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let differences = [
+            ("host", self.host != other.host),
+            ("port", self.port != other.port),
+            ("unix", self.unix != other.unix),
+            ("unix-mode", self.unix_mode != other.unix_mode),
+            ("no-tcp", self.no_tcp != other.no_tcp),
+            ("tls-cert", self.tls_cert != other.tls_cert),
+            ("tls-key", self.tls_key != other.tls_key),
+            ("tls-client-ca", self.tls_client_ca != other.tls_client_ca),
+            ("insecure", self.insecure != other.insecure),
+            ("log-format", self.log_format != other.log_format),
+            ("spin", self.spin != other.spin),
+            ("busy", self.busy != other.busy),
+            ("cpu", self.cpu != other.cpu),
+            ("latency-log", self.latency_log != other.latency_log),
+            ("metrics", self.metrics != other.metrics),
+            ("demo", self.demo != other.demo),
+        ];
+        differences.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()
+    }
+
+    /// Whether it listens on addresses that others can reach without asking for anything.
+    pub(super) fn is_insecure(&self) -> bool {
+        self.insecure
+    }
+
+    /// Whether it says where to listen.
+    pub(super) fn names_addresses(&self) -> bool {
+        self.host.is_some() || self.port.is_some() || self.unix.is_some() || self.no_tcp
     }
 
     /// Metrics name applications and channels, and ask nobody for a token.
@@ -225,18 +330,9 @@ impl Settings {
     }
 }
 
-/// Reads the table without ever repeating a value of it in an error.
-fn read_tokens<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<HashMap<String, String>, D::Error> {
-    let table = toml::Table::deserialize(deserializer)?;
-    let tokens = table.into_iter().map(|(app_id, token)| match token {
-        toml::Value::String(token) => Ok((app_id, token)),
-        _ => {
-            Err(serde::de::Error::custom(format!("the token of {app_id:?} is not text in quotes")))
-        }
-    });
-    tokens.collect()
+/// A list on the command line replaces the one in the file.
+fn either(flags: Vec<u32>, file: Vec<u32>) -> Vec<u32> {
+    if flags.is_empty() { file } else { flags }
 }
 
 /// A token that cannot be read must not turn into none.
@@ -252,43 +348,5 @@ pub(super) fn environment_token() -> Result<Option<String>, Failure> {
 
 /// The token a file holds; a file that everybody may read is refused.
 pub(super) fn read_token(path: &Path) -> Result<Token, Failure> {
-    let (text, is_public) = read_file(path, "token file")?;
-    if is_public {
-        return Err(readable_by_all(path));
-    }
-    let token = text.trim_end_matches(['\r', '\n']);
-    if token.is_empty() {
-        let text = format!("the token file {} is empty; write the token into it", path.display());
-        return Err(Failure::usage(text));
-    }
-    Ok(Token::new(token))
-}
-
-/// Reads a small file, and says whether everybody on the machine may do so too.
-fn read_file(path: &Path, what: &str) -> Result<(String, bool), Failure> {
-    let read = || {
-        let file = File::open(path)?;
-        // Of the file that is open: the path may mean another one by now.
-        let is_public = file.metadata()?.permissions().mode() & 0o004 != 0;
-        let mut text = String::new();
-        if file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {
-            let why = format!("it is larger than {FILE_BYTES_MAX} bytes");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
-        }
-        Ok((text, is_public))
-    };
-    read().map_err(|error| {
-        Failure::runtime(format!(
-            "cannot read the {what} {}: {error}; check its path and permissions",
-            path.display()
-        ))
-    })
-}
-
-/// A secret that everybody on the machine can read is none.
-fn readable_by_all(path: &Path) -> Failure {
-    let path = path.display();
-    Failure::runtime(format!(
-        "{path} holds a token and everybody may read it; run `chmod 600 {path}`"
-    ))
+    Ok(Token::from_file(path)?)
 }

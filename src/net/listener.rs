@@ -3,14 +3,18 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use socket2::{Domain, Protocol, SockRef, Type};
 
 use super::stream::{SocketStream, set_quickack};
+#[cfg(feature = "tls")]
+use super::tls_stream::TlsStream;
 use super::unix_socket::UnixSocketFile;
+#[cfg(feature = "tls")]
+use crate::Tls;
 use crate::{Config, Error};
 
 /// Connections the kernel keeps for us until we accept them. It cuts this to its own limit.
@@ -54,22 +58,59 @@ impl fmt::Display for Address {
     }
 }
 
+/// A listening socket that the process was given, by a service manager for example.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use ipc_framework::{Config, Inherited, Server};
+///
+/// let given = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let config = Config { host: None, ..Config::default() };
+/// let server = Server::bind_with(config, vec![Inherited::Tcp(given)])?;
+/// assert_eq!(server.addresses().len(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub enum Inherited {
+    /// A TCP socket.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket. Its path and permissions are those of whoever made it, who removes it.
+    Unix(std::os::unix::net::UnixListener),
+}
+
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Tcp(TcpListener),
+    Tcp {
+        listener: TcpListener,
+        #[cfg(feature = "tls")]
+        tls: Option<Tls>,
+    },
     Unix {
         /// Removes the socket's path when it is dropped, which is before the listener is:
         /// a path that nobody listens on could be taken over, and then be removed.
-        _file: UnixSocketFile,
+        _file: Option<UnixSocketFile>,
         listener: UnixListener,
     },
 }
 
 /// Listens on all that the configuration names. Returns the addresses as well, with the port
 /// that the system chose.
-pub(super) fn bind(config: &Config) -> Result<(Vec<Listener>, Vec<Address>), Error> {
+pub(super) fn bind(
+    config: &Config,
+    inherited: Vec<Inherited>,
+) -> Result<(Vec<Listener>, Vec<Address>), Error> {
+    let is_tcp = |given: &Inherited| matches!(given, Inherited::Tcp(_));
+    let has_tcp = config.host.is_some() || inherited.iter().any(is_tcp);
+    let has_unix = config.unix.is_some() || !inherited.iter().all(is_tcp);
+    check_users(config, has_tcp, has_unix)?;
     let mut listeners = Vec::new();
     let mut addresses = Vec::new();
+    for given in inherited {
+        let (listener, address) = adopt(given, config)?;
+        listeners.push(listener);
+        addresses.push(address);
+    }
     if let Some(host) = &config.host {
         let resolved = resolve(host, config)?;
         for listener in bind_tcp(&resolved, host, config.port)? {
@@ -78,7 +119,7 @@ pub(super) fn bind(config: &Config) -> Result<(Vec<Listener>, Vec<Address>), Err
                 source,
             })?;
             addresses.push(Address::Tcp(address));
-            listeners.push(Listener::Tcp(TcpListener::from_std(listener)));
+            listeners.push(tcp(listener, config));
         }
     }
     if let Some(unix) = &config.unix {
@@ -87,20 +128,126 @@ pub(super) fn bind(config: &Config) -> Result<(Vec<Listener>, Vec<Address>), Err
             source,
         })?;
         addresses.push(Address::Unix(unix.path.clone()));
-        listeners.push(Listener::Unix { listener: UnixListener::from_std(listener), _file: file });
+        let listener = UnixListener::from_std(listener);
+        listeners.push(Listener::Unix { listener, _file: Some(file) });
     }
     if listeners.is_empty() {
-        return Err(Error::Config(
-            "there is nothing to listen on; give a host, a Unix socket, or both".to_owned(),
-        ));
+        return Err(nothing_to_listen_on());
     }
     Ok((listeners, addresses))
+}
+
+fn nothing_to_listen_on() -> Error {
+    let text = "there is nothing to listen on; give a host, a Unix socket, or both";
+    Error::Config(text.to_owned())
+}
+
+/// What is wrong with the addresses of a configuration, without listening on them.
+pub(crate) fn problems(config: &Config) -> Vec<Error> {
+    let mut problems = Vec::new();
+    if config.host.is_none() && config.unix.is_none() {
+        problems.push(nothing_to_listen_on());
+    }
+    problems.extend(check_users(config, config.host.is_some(), config.unix.is_some()).err());
+    problems.extend(config.host.as_ref().and_then(|host| resolve(host, config).err()));
+    problems
+}
+
+/// Whether a server that listens there may have these access rules.
+pub(crate) fn check_access(config: &Config, addresses: &[Address]) -> Result<(), Error> {
+    for address in addresses {
+        if let Address::Tcp(address) = address {
+            check_exposure(address.ip(), config)?;
+        }
+    }
+    let has_tcp = addresses.iter().any(|address| matches!(address, Address::Tcp(_)));
+    let has_unix = addresses.iter().any(|address| matches!(address, Address::Unix(_)));
+    check_users(config, has_tcp, has_unix)
+}
+
+fn check_exposure(ip: IpAddr, config: &Config) -> Result<(), Error> {
+    if ip.is_loopback() || is_protected(config) {
+        return Ok(());
+    }
+    Err(Error::Unprotected { address: ip })
+}
+
+/// Users are known on Unix sockets alone: whoever is not on the list must not come in by TCP.
+fn check_users(config: &Config, has_tcp: bool, has_unix: bool) -> Result<(), Error> {
+    if !config.access.asks_for_users() {
+        return Ok(());
+    }
+    if cfg!(not(target_os = "linux")) {
+        return Err(Error::Config("users can only be told apart on Linux".to_owned()));
+    }
+    if !has_unix {
+        return Err(Error::Config(
+            "users can only be told apart on a Unix socket; give one, or no list of users"
+                .to_owned(),
+        ));
+    }
+    if has_tcp && !is_protected(config) {
+        return Err(Error::Config(
+            "a list of users does not keep anybody off the TCP port; listen on the Unix socket \
+             alone, set a token for all applications, or say that it shall be insecure"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether whoever can reach a TCP address needs something to be let in.
+fn is_protected(config: &Config) -> bool {
+    #[cfg(feature = "tls")]
+    let asks_for_certificates = config.tls.as_ref().is_some_and(Tls::asks_for_certificates);
+    #[cfg(not(feature = "tls"))]
+    let asks_for_certificates = false;
+    // A token for some applications leaves all others open.
+    config.access.default.is_some() || config.insecure || asks_for_certificates
+}
+
+fn tcp(listener: std::net::TcpListener, config: &Config) -> Listener {
+    #[cfg(not(feature = "tls"))]
+    let _ = config;
+    Listener::Tcp {
+        listener: TcpListener::from_std(listener),
+        #[cfg(feature = "tls")]
+        tls: config.tls.clone(),
+    }
+}
+
+/// Takes over a socket that listens already.
+fn adopt(given: Inherited, config: &Config) -> Result<(Listener, Address), Error> {
+    let unusable = |source| Error::Listen { address: "an inherited socket".to_owned(), source };
+    match given {
+        Inherited::Tcp(listener) => {
+            let address = listener.local_addr().map_err(unusable)?;
+            check_exposure(address.ip(), config)?;
+            listener.set_nonblocking(true).map_err(unusable)?;
+            set_quickack(&SockRef::from(&listener), false);
+            Ok((tcp(listener, config), Address::Tcp(address)))
+        }
+        Inherited::Unix(listener) => {
+            let address = listener.local_addr().map_err(unusable)?;
+            listener.set_nonblocking(true).map_err(unusable)?;
+            let listener = UnixListener::from_std(listener);
+            let path = address.as_pathname().unwrap_or(Path::new("(unnamed)")).to_owned();
+            Ok((Listener::Unix { listener, _file: None }, Address::Unix(path)))
+        }
+    }
 }
 
 impl Listener {
     pub(super) fn accept(&self) -> io::Result<SocketStream> {
         match self {
-            Self::Tcp(listener) => listener.accept().map(|(stream, _)| SocketStream::Tcp(stream)),
+            #[cfg(feature = "tls")]
+            Self::Tcp { listener, tls: Some(tls) } => {
+                let (stream, _) = listener.accept()?;
+                Ok(SocketStream::Tls(Box::new(TlsStream::accept(stream, tls)?)))
+            }
+            Self::Tcp { listener, .. } => {
+                listener.accept().map(|(stream, _)| SocketStream::Tcp(stream))
+            }
             Self::Unix { listener, .. } => {
                 listener.accept().map(|(stream, _)| SocketStream::Unix(stream))
             }
@@ -109,7 +256,7 @@ impl Listener {
 
     pub(super) fn source(&mut self) -> &mut dyn Source {
         match self {
-            Self::Tcp(listener) => listener,
+            Self::Tcp { listener, .. } => listener,
             Self::Unix { listener, .. } => listener,
         }
     }
@@ -130,14 +277,8 @@ fn resolve(host: &str, config: &Config) -> Result<Vec<IpAddr>, Error> {
         addresses.dedup();
         addresses
     };
-    let public = addresses.iter().find(|address| !address.is_loopback());
-    match public {
-        // A token for some applications leaves all others open.
-        Some(address) if config.access.default.is_none() && !config.insecure => {
-            Err(Error::Unprotected { address: *address })
-        }
-        _ => Ok(addresses),
-    }
+    addresses.iter().try_for_each(|address| check_exposure(*address, config))?;
+    Ok(addresses)
 }
 
 fn bind_tcp(

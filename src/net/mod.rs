@@ -10,6 +10,8 @@ mod mio_system;
 mod socket;
 mod stream;
 mod system;
+#[cfg(feature = "tls")]
+mod tls_stream;
 mod unix_socket;
 mod waiting;
 
@@ -17,11 +19,10 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-pub use listener::Address;
+pub use listener::{Address, Inherited};
+pub(crate) use listener::{check_access, problems};
 pub(crate) use mio_system::MioSystem;
-#[cfg(any(test, feature = "simulation"))]
-pub(crate) use system::Stream;
-pub(crate) use system::{Event, System};
+pub(crate) use system::{Event, Stream, System};
 
 use self::accept::{Accepted, Listeners};
 use self::clock::Clock;
@@ -32,6 +33,8 @@ use crate::{Config, Error, Spin};
 
 /// What one connection may read in a turn, so that the others have theirs: so many buffers.
 const READS_PER_TURN_MAX: usize = 4;
+/// Steps of TLS handshakes in a turn: each is up to a millisecond that all others wait.
+const HANDSHAKES_PER_TURN_MAX: usize = 8;
 
 /// The token of whoever wakes the loop from another thread.
 pub(crate) const WAKER: usize = usize::MAX;
@@ -48,6 +51,8 @@ pub(crate) struct EventLoop<S: System> {
     read_buffer: Box<[u8]>,
     /// Other threads posted more than one turn takes.
     mailbox_due: bool,
+    /// Steps of handshakes in this turn.
+    handshakes: usize,
     is_draining: bool,
     clock: Clock,
     waiting: Waiting,
@@ -55,9 +60,12 @@ pub(crate) struct EventLoop<S: System> {
 
 impl EventLoop<MioSystem> {
     /// Listens on what the configuration says. Returns the addresses as well.
-    pub(crate) fn bind(config: &Config) -> Result<(Self, Vec<Address>), Error> {
+    pub(crate) fn bind(
+        config: &Config,
+        inherited: Vec<Inherited>,
+    ) -> Result<(Self, Vec<Address>), Error> {
         let system = MioSystem::new()?;
-        let (listeners, addresses) = listener::bind(config)?;
+        let (listeners, addresses) = listener::bind(config, inherited)?;
         let watching = Error::system("watching the listening sockets");
         let net = Self::new(system, listeners, config.spin).map_err(watching)?;
         Ok((net, addresses))
@@ -89,6 +97,7 @@ impl<S: System> EventLoop<S> {
             ready: Vec::new(),
             read_buffer: vec![0; S::READ_BUFFER_BYTES].into(),
             mailbox_due: false,
+            handshakes: 0,
             is_draining: false,
             clock: Clock::new(&system),
             waiting: Waiting::new(spin),
@@ -124,6 +133,7 @@ impl<S: System> EventLoop<S> {
         let (wakeups, spins) = self.waiting.take_counts();
         broker.count_wakeups(wakeups, spins);
         let now = self.now();
+        self.handshakes = 0;
         self.take_events(broker);
         self.read_ready(broker, now);
         self.accept(broker, now);
@@ -215,6 +225,13 @@ impl<S: System> EventLoop<S> {
         if socket.leave_list() {
             broker.receive(key, &[], now);
         }
+        if socket.is_handshaking() && socket.is_readable() {
+            if self.handshakes >= HANDSHAKES_PER_TURN_MAX {
+                self.make_ready(key);
+                return;
+            }
+            self.handshakes += 1;
+        }
         let mut budget_bytes = READS_PER_TURN_MAX * S::READ_BUFFER_BYTES;
         while socket.is_readable() && broker.wants_read(key) {
             if budget_bytes == 0 {
@@ -229,13 +246,25 @@ impl<S: System> EventLoop<S> {
                     }
                     budget_bytes = budget_bytes.saturating_sub(bytes);
                 }
-                Received::Nothing => {}
+                // It may have taken as much all the same.
+                Received::Nothing => {
+                    budget_bytes = budget_bytes.saturating_sub(S::READ_BUFFER_BYTES);
+                }
                 Received::End => broker.hang_up(key, HangUp::EndOfStream, now),
-                Received::Broken => broker.hang_up(key, HangUp::Reset, now),
+                Received::Broken(error) => {
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        broker.count_garbled(key, &error);
+                    }
+                    broker.hang_up(key, HangUp::Reset, now);
+                }
             }
         }
+        let wants_flush = socket.wants_flush();
         if self.is_draining && !socket.is_readable() {
             broker.exhausted(key, now);
+        }
+        if wants_flush {
+            self.flush(broker, key);
         }
     }
 
@@ -244,6 +273,10 @@ impl<S: System> EventLoop<S> {
             match self.listeners.accept(&mut self.system, now.monotonic) {
                 Accepted::Stream(stream) => {
                     let Some(key) = broker.accept(now) else { continue };
+                    broker.add_transport_bytes(key, stream.held_bytes());
+                    if broker.asks_for_users() && !admits(broker, &stream) {
+                        broker.turn_away(key, now);
+                    }
                     let Ok(socket) = Socket::new(stream, key, &mut self.system) else {
                         broker.hang_up(key, HangUp::Reset, now);
                         continue;
@@ -316,6 +349,11 @@ impl<S: System> EventLoop<S> {
             self.make_ready(key);
         }
     }
+}
+
+/// Who cannot be asked for is not admitted.
+fn admits(broker: &Broker, stream: &impl Stream) -> bool {
+    stream.user().is_ok_and(|user| user.is_none_or(|user| broker.admits_user(user)))
 }
 
 impl AsRawFd for EventLoop<MioSystem> {

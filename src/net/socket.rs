@@ -32,7 +32,7 @@ pub(super) enum Received {
     Bytes(usize),
     Nothing,
     End,
-    Broken,
+    Broken(io::Error),
 }
 
 pub(super) enum Flushed {
@@ -73,6 +73,14 @@ impl<T: Stream> Socket<T> {
         self.peer_finished |= peer_finished;
     }
 
+    pub(super) fn wants_flush(&self) -> bool {
+        self.stream.wants_flush()
+    }
+
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.stream.is_handshaking()
+    }
+
     pub(super) fn note_resumed(&mut self) {
         self.resumed = true;
     }
@@ -96,7 +104,8 @@ impl<T: Stream> Socket<T> {
             }
             Ok(bytes) => {
                 // A short read has emptied the socket: the read that would say so is saved.
-                self.readable = bytes == buffer.len() || self.peer_finished;
+                self.readable =
+                    bytes == buffer.len() || self.peer_finished || self.stream.holds_more();
                 Received::Bytes(bytes)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -104,9 +113,9 @@ impl<T: Stream> Socket<T> {
                 Received::Nothing
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::Nothing,
-            Err(_) => {
+            Err(error) => {
                 self.readable = false;
-                Received::Broken
+                Received::Broken(error)
             }
         }
     }
@@ -145,7 +154,11 @@ impl<T: Stream> Socket<T> {
                     // Sending has switched the kernel back to delayed acknowledgements.
                     self.stream.acknowledge_at_once();
                 }
-                return self.want_writable(false, system, Flushed::Done);
+                return match self.stream.flush() {
+                    Ok(true) => self.want_writable(false, system, Flushed::Done),
+                    Ok(false) => self.want_writable(true, system, Flushed::Blocked),
+                    Err(_) => Flushed::Broken,
+                };
             }
         }
     }

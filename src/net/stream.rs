@@ -8,6 +8,9 @@ use mio::net::{TcpStream, UnixStream};
 use socket2::SockRef;
 
 use super::system::Stream;
+#[cfg(feature = "tls")]
+use super::tls_stream::TlsStream;
+use crate::broker::User;
 
 /// Kernel memory a stalled peer can bind on our side: TCP would take 4 MB by itself.
 const TCP_SEND_BUFFER_BYTES: usize = 256 << 10;
@@ -18,17 +21,16 @@ const UNIX_SEND_BUFFER_BYTES: usize = 256 << 10;
 pub(crate) enum SocketStream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream>),
 }
 
 impl SocketStream {
     pub(super) fn prepare(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => {
-                stream.set_nodelay(true)?;
-                let socket = SockRef::from(stream);
-                set_quickack(&socket, false);
-                socket.set_send_buffer_size(TCP_SEND_BUFFER_BYTES)
-            }
+            Self::Tcp(stream) => prepare_tcp(stream),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => prepare_tcp(&stream.socket),
             Self::Unix(stream) => {
                 SockRef::from(stream).set_send_buffer_size(UNIX_SEND_BUFFER_BYTES)
             }
@@ -39,8 +41,17 @@ impl SocketStream {
         match self {
             Self::Tcp(stream) => stream,
             Self::Unix(stream) => stream,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => &mut stream.socket,
         }
     }
+}
+
+fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    set_quickack(&socket, false);
+    socket.set_send_buffer_size(TCP_SEND_BUFFER_BYTES)
 }
 
 impl Stream for SocketStream {
@@ -48,12 +59,16 @@ impl Stream for SocketStream {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.read(buffer),
         }
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match (self, slices) {
             (_, []) => Ok(0),
+            #[cfg(feature = "tls")]
+            (Self::Tls(stream), slices) => stream.write(slices),
             (Self::Tcp(stream), [slice]) => stream.write(slice),
             (Self::Unix(stream), [slice]) => stream.write(slice),
             (Self::Tcp(stream), slices) => stream.write_vectored(slices),
@@ -66,14 +81,66 @@ impl Stream for SocketStream {
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => {
+                stream.shutdown_write();
+                Ok(())
+            }
         };
     }
 
     fn acknowledge_at_once(&mut self) {
-        if let Self::Tcp(stream) = self {
-            set_quickack(&SockRef::from(&*stream), true);
+        match self {
+            Self::Tcp(stream) => set_quickack(&SockRef::from(&*stream), true),
+            Self::Unix(_) => {}
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.acknowledge_at_once(),
         }
     }
+
+    fn user(&self) -> io::Result<Option<User>> {
+        match self {
+            Self::Unix(stream) => user_of(stream).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    fn flush(&mut self) -> io::Result<bool> {
+        if let Self::Tls(stream) = self { stream.flush() } else { Ok(true) }
+    }
+
+    #[cfg(feature = "tls")]
+    fn holds_more(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.holds_more())
+    }
+
+    #[cfg(feature = "tls")]
+    fn wants_flush(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.wants_flush())
+    }
+
+    #[cfg(feature = "tls")]
+    fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.is_handshaking())
+    }
+
+    #[cfg(feature = "tls")]
+    fn held_bytes(&self) -> usize {
+        if let Self::Tls(stream) = self { stream.held_bytes() } else { 0 }
+    }
+}
+
+/// Who connected, as the kernel noted it then.
+#[cfg(target_os = "linux")]
+fn user_of(stream: &UnixStream) -> io::Result<User> {
+    let credentials = rustix::net::sockopt::socket_peercred(stream)?;
+    Ok(User { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw() })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn user_of(_: &UnixStream) -> io::Result<User> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether the kernel acknowledges at once, or waits for an answer to send along.

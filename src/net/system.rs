@@ -7,6 +7,8 @@ use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
+use crate::broker::User;
+
 /// Event queue, listening sockets and clock.
 pub(crate) trait System {
     type Listener: Debug;
@@ -64,6 +66,37 @@ pub(crate) trait Stream: Debug {
 
     /// Has the peer's bytes acknowledged now, rather than together with an answer.
     fn acknowledge_at_once(&mut self);
+
+    /// Sends what it took and keeps itself. Returns whether the system has all of it now.
+    fn flush(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// Whether the next read brings something, or the end, although the last one brought less
+    /// than had room.
+    fn holds_more(&self) -> bool {
+        false
+    }
+
+    /// Whether what could not be written before can be now, which no event reports.
+    fn wants_flush(&self) -> bool {
+        false
+    }
+
+    /// Whether the next read may cost as much as a hundred others.
+    fn is_handshaking(&self) -> bool {
+        false
+    }
+
+    /// What it holds beside what every connection takes.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
+    /// The user at the other end, for one on this machine.
+    fn user(&self) -> io::Result<Option<User>> {
+        Ok(None)
+    }
 }
 
 /// What happened to a listener or a stream.

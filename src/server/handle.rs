@@ -7,6 +7,7 @@ use std::sync::mpsc;
 
 use serde::Serialize;
 
+use crate::Address;
 use crate::broker::{ConnectionKey, Context, Message, Remote, SendError, Stats};
 use crate::proto::{Json, MessageType};
 
@@ -33,12 +34,13 @@ use crate::proto::{Json, MessageType};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Handle {
-    remote: Arc<Remote>,
+    pub(super) remote: Arc<Remote>,
+    pub(super) addresses: Arc<[Address]>,
 }
 
 impl Handle {
-    pub(crate) fn new(remote: Arc<Remote>) -> Self {
-        Self { remote }
+    pub(crate) fn new(remote: Arc<Remote>, addresses: Arc<[Address]>) -> Self {
+        Self { remote, addresses }
     }
 
     /// Publishes a value to the subscribers of a channel, soon: it does not wait for that.

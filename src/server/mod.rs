@@ -3,14 +3,16 @@
 mod builder;
 mod handle;
 mod published;
+mod reload;
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use builder::{Application, Channel};
 pub use handle::{Handle, HandleError};
 
-pub use crate::net::Address;
+pub use crate::net::{Address, Inherited};
 
 use crate::broker::{Broker, ConnectionInfo, Context};
 use crate::net::{EventLoop, MioSystem};
@@ -28,7 +30,7 @@ use crate::{Config, Error};
 pub struct Server {
     broker: Broker,
     net: EventLoop<MioSystem>,
-    addresses: Vec<Address>,
+    addresses: Arc<[Address]>,
 }
 
 impl Server {
@@ -51,17 +53,26 @@ impl Server {
     /// # }
     /// ```
     pub fn bind(config: Config) -> Result<Self, Error> {
+        Self::bind_with(config, Vec::new())
+    }
+
+    /// Listens on sockets that the process was given, beside what the configuration says.
+    ///
+    /// # Errors
+    /// As [`Server::bind`]; an inherited address that other machines can reach needs a token,
+    /// too.
+    pub fn bind_with(config: Config, inherited: Vec<Inherited>) -> Result<Self, Error> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| {
             Error::system("randomness for message ids")(std::io::Error::other(error))
         })?;
-        let (net, addresses) = EventLoop::bind(&config)?;
+        let (net, addresses) = EventLoop::bind(&config, inherited)?;
         let mut broker = Broker::new(config.limits, config.access, seed, net.now());
         let port = addresses.iter().find_map(Address::port).unwrap_or_default();
         broker.set_address(config.host.as_deref().unwrap_or_default(), port);
         broker.remote().set_waker(net.waker());
         broker.set_stopwatch(net.stopwatch());
-        Ok(Self { broker, net, addresses })
+        Ok(Self { broker, net, addresses: addresses.into() })
     }
 
     /// Where it listens, with the port the system chose where the configuration says 0.
@@ -113,7 +124,7 @@ impl Server {
 
     /// A way in for other threads.
     pub fn handle(&self) -> Handle {
-        Handle::new(self.broker.remote().clone())
+        Handle::new(self.broker.remote().clone(), self.addresses.clone())
     }
 
     /// Runs until [`Handle::stop`] and the drain that follows it are through.

@@ -16,6 +16,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::super::Failure;
+use super::crash;
 use super::histograms::{self, Copied};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -65,7 +66,7 @@ pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
     };
     let listener = TcpListener::bind(address).map_err(cannot)?;
     let bound = listener.local_addr().map_err(cannot)?.to_string();
-    let serve = move || {
+    let serve = move || -> () {
         loop {
             match listener.accept() {
                 // Who asked may have gone away, or be too slow: it asks again.
@@ -77,7 +78,10 @@ pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
             }
         }
     };
-    std::thread::Builder::new().name("metrics".to_owned()).spawn(serve).map_err(cannot)?;
+    std::thread::Builder::new()
+        .name("metrics".to_owned())
+        .spawn(|| crash::or_abort(serve))
+        .map_err(cannot)?;
     Ok(bound)
 }
 
@@ -194,6 +198,26 @@ impl Collector for Snapshot {
                 "Connections closed because they read too slowly",
                 counters.slow_consumers,
             ),
+            (
+                "memory_refusals",
+                "Connections, channels and subscriptions refused for want of memory",
+                counters.memory_refusals,
+            ),
+            (
+                "memory_pauses",
+                "Times a connection was held back for want of memory",
+                counters.memory_pauses,
+            ),
+            (
+                "memory_sheds",
+                "Connections closed because they held the most memory",
+                counters.memory_sheds,
+            ),
+            (
+                "transport_failures",
+                "Connections that did not speak TLS as they should",
+                counters.transport_failures,
+            ),
             ("wakeups", "Times the loop was woken from sleep", counters.wakeups),
             ("spins", "Polls without sleep that found nothing", counters.spins),
             ("yields", "Turns a connection gave up with frames left", counters.yields),
@@ -223,6 +247,12 @@ impl Collector for Snapshot {
                 "Bytes held in queues and unfinished frames",
                 self.stats.buffered_bytes,
             ),
+            (
+                "memory_bytes",
+                "Everything that clients make the server hold",
+                self.stats.memory_bytes,
+            ),
+            ("memory_bytes_max", "The limit on that", self.stats.max_memory),
         ] {
             encoder
                 .encode_descriptor(name, help, None, MetricType::Gauge)?

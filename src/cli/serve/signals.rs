@@ -2,41 +2,53 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, SyncSender};
 
 use ipc_framework::{Context, Handle};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::super::Failure;
-use super::histograms;
+use super::{crash, histograms, service_manager};
 
-/// The first SIGINT or SIGTERM drains, the second ends at once. SIGUSR1 writes counters and
-/// latencies to standard error, SIGUSR2 does so and empties the latencies.
-pub(super) fn watch(handle: Handle) -> Result<(), Failure> {
-    let cannot = |error: io::Error| Failure::runtime(format!("cannot watch for signals: {error}"));
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2]).map_err(cannot)?;
-    // The loop may be busy, and standard error may not be read: whoever waits for them must
-    // not be the one who ends the server.
-    let (asked, reports) = mpsc::sync_channel(1);
+/// The first SIGINT or SIGTERM drains, the second ends at once. SIGHUP calls `reload`. SIGUSR1
+/// writes counters and latencies to standard error, SIGUSR2 does so and empties the latencies.
+pub(super) fn watch(handle: Handle, mut reload: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2])?;
+    // The loop may be busy, standard error may not be read, a disk may be slow: whoever waits
+    // for them must not be the one who ends the server.
     let reported = handle.clone();
-    let report = move || reports.iter().for_each(|signal| report(&reported, signal));
-    std::thread::Builder::new().name("reports".to_owned()).spawn(report).map_err(cannot)?;
+    let report = on_own_thread("reports", move |signal| report(&reported, signal))?;
+    let reload = on_own_thread("reload", move |_| reload())?;
     let watch = move || {
         let mut draining = false;
         for signal in signals.forever() {
             match signal {
-                SIGUSR1 | SIGUSR2 => drop(asked.try_send(signal)),
+                SIGHUP => drop(reload.try_send(signal)),
+                SIGUSR1 | SIGUSR2 => drop(report.try_send(signal)),
                 _ if draining => std::process::exit(128 + signal),
                 _ => {
                     draining = true;
+                    service_manager::stopping();
                     handle.stop();
                 }
             }
         }
     };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(watch).map_err(cannot)?;
-    Ok(())
+    let named = std::thread::Builder::new().name("signals".to_owned());
+    named.spawn(|| crash::or_abort(watch)).map(drop)
+}
+
+/// What takes a signal to a thread that does something about it. One may wait: what it asks for
+/// is done after what has come before.
+fn on_own_thread(
+    name: &str,
+    mut act: impl FnMut(i32) + Send + 'static,
+) -> io::Result<SyncSender<i32>> {
+    let (asked, signals) = mpsc::sync_channel(1);
+    let run = move || signals.iter().for_each(|signal| act(signal));
+    let named = std::thread::Builder::new().name(name.to_owned());
+    named.spawn(|| crash::or_abort(run))?;
+    Ok(asked)
 }
 
 fn report(handle: &Handle, signal: i32) {
@@ -56,13 +68,14 @@ fn table(handle: &Handle) -> String {
         Err(error) => return format!("{error}\n"),
     };
     let mut text = format!(
-        "{} connections, {} applications, {} channels, {} pending requests, {} buffered bytes, up \
-         {:.0} s\n",
+        "{} connections, {} applications, {} channels, {} pending requests, {} buffered bytes, {} \
+         bytes of memory, up {:.0} s\n",
         stats.total_connections,
         stats.total_applications,
         stats.total_channels,
         stats.pending_requests,
         stats.buffered_bytes,
+        stats.memory_bytes,
         stats.uptime_seconds
     );
     // Plain counters always serialize, and text takes whatever is written to it.

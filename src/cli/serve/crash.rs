@@ -1,0 +1,80 @@
+//! What a panic of the server itself leaves behind: a report that a person can pass on.
+//!
+//! Handlers and hooks may panic; the server answers and goes on. Anything else that panics is a
+//! bug of ours, after which nothing of the state can be trusted.
+
+use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::RefCell;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, PanicHookInfo};
+use std::thread;
+
+use super::super::printable;
+
+thread_local! {
+    /// Where the last panic of this thread was, and how it came there.
+    static LAST: RefCell<Option<(String, Backtrace)>> = const { RefCell::new(None) };
+}
+
+/// Panics become events like others, which are limited in number: one of a handler may be
+/// brought about by every message.
+pub(super) fn note_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let what = describe(info);
+        tracing::error!(panic = ?what, "something panicked");
+        LAST.set(Some((what, Backtrace::capture())));
+    }));
+}
+
+/// Runs `run`; if it panics, reports that and aborts the process, so that there is a core dump
+/// where the system keeps such.
+pub(super) fn or_abort<T>(run: impl FnOnce() -> T) -> T {
+    match std::panic::catch_unwind(AssertUnwindSafe(run)) {
+        Ok(returned) => returned,
+        Err(_) => abort(),
+    }
+}
+
+fn abort() -> ! {
+    let (what, backtrace) =
+        LAST.take().unwrap_or_else(|| ("somewhere".to_owned(), Backtrace::disabled()));
+    let version = env!("CARGO_PKG_VERSION");
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let thread = thread::current().name().unwrap_or("?").to_owned();
+    let mut report = format!(
+        "ipc: a bug of ipc-framework has ended this server\n  \
+         version: {version}, {os} {arch}\n  \
+         thread:  {thread}\n  \
+         panic:   {}\n\
+         Nothing that clients send may do this. Please report it, with these lines, how the \
+         server was started\nand what its clients did, where you have ipc-framework from; look \
+         first whether the line `panic` repeats\na message that is not to be shown.\n",
+        printable(&what)
+    );
+    match backtrace.status() {
+        BacktraceStatus::Captured => report += &format!("{backtrace}"),
+        _ => report += "With RUST_BACKTRACE=1 there is more to report.\n",
+    }
+    // There may be nobody who reads it.
+    let _ = std::io::stderr().write_all(report.as_bytes());
+    std::process::abort()
+}
+
+fn describe(info: &PanicHookInfo<'_>) -> String {
+    let place = info.location().map_or_else(String::new, |location| format!(" at {location}"));
+    format!("{}{place}", text(info.payload()))
+}
+
+fn text(payload: &(dyn Any + Send)) -> &str {
+    let owned = payload.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a word")
+}
+
+/// What the tests of this program set to see the report. Other builds do not look at it.
+const TEST_VARIABLE: &str = "IPC_TEST_PANIC";
+
+/// Whether a test wants the loop to panic.
+pub(super) fn is_wanted() -> bool {
+    cfg!(debug_assertions) && std::env::var_os(TEST_VARIABLE).is_some()
+}

@@ -1,0 +1,97 @@
+//! The file of settings, read with all that is wrong in it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde::Deserialize as _;
+
+use super::super::Failure;
+use super::{Problems, Settings};
+
+/// A file of settings is small; whatever is larger is another file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// A file with more wrong than this is no file of settings.
+const PROBLEMS_MAX: usize = 20;
+
+pub(super) fn read(path: &Path) -> Result<Settings, Problems> {
+    let (text, is_public) = read_text(path).map_err(|failure| vec![failure])?;
+    let (settings, mut problems) = parse(path, text);
+    if settings.no_tcp && (settings.host.is_some() || settings.port.is_some()) {
+        problems.push(Failure::usage(format!(
+            "{} says no-tcp and names a host or port; leave out one of them",
+            path.display()
+        )));
+    }
+    if is_public && !settings.tokens.is_empty() {
+        let path = path.display();
+        problems.push(Failure::runtime(format!(
+            "{path} holds a token and everybody may read it; run `chmod 600 {path}`"
+        )));
+    }
+    if problems.is_empty() { Ok(settings) } else { Err(problems) }
+}
+
+/// What can be understood, and what cannot. A line that cannot is blanked out for the rest to
+/// be looked at, so that whoever corrects the file learns everything at once.
+fn parse(path: &Path, mut text: String) -> (Settings, Problems) {
+    let mut problems = Problems::new();
+    loop {
+        let error: toml::de::Error = match toml::from_str(&text) {
+            Ok(settings) => return (settings, problems),
+            Err(error) => error,
+        };
+        let at = error.span().map_or(0, |span| span.start.min(text.len()));
+        let begin = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
+        let line = text[..begin].matches('\n').count() + 1;
+        let message = error.message().replace('\n', " ");
+        problems.push(Failure::usage(format!("{}, line {line}: {message}", path.display())));
+        let is_blank = text[begin..end].trim().is_empty();
+        // Where the text as such is none, what follows from it is no news.
+        if is_blank
+            || problems.len() >= PROBLEMS_MAX
+            || toml::from_str::<toml::Table>(&text).is_err()
+        {
+            return (Settings::default(), problems);
+        }
+        text.replace_range(begin..end, "");
+    }
+}
+
+/// Reads the file, and says whether everybody on the machine may do so too.
+fn read_text(path: &Path) -> Result<(String, bool), Failure> {
+    let read = || {
+        let file = File::open(path)?;
+        // Of the file that is open: the path may mean another one by now.
+        let is_public = file.metadata()?.permissions().mode() & 0o006 != 0;
+        let mut text = String::new();
+        if file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {
+            let why = format!("it is larger than {FILE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+        Ok((text, is_public))
+    };
+    read().map_err(|error| {
+        Failure::runtime(format!(
+            "cannot read the configuration {}: {error}; check its path and permissions",
+            path.display()
+        ))
+    })
+}
+
+/// Reads the table without ever repeating a value of it in an error.
+pub(super) fn read_tokens<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<HashMap<String, String>, D::Error> {
+    let table = toml::Table::deserialize(deserializer)?;
+    let tokens = table.into_iter().map(|(app_id, token)| match token {
+        toml::Value::String(token) => Ok((app_id, token)),
+        _ => {
+            Err(serde::de::Error::custom(format!("the token of {app_id:?} is not text in quotes")))
+        }
+    });
+    tokens.collect()
+}

@@ -1,0 +1,71 @@
+//! Secrets from files: small ones, and none that everybody may read.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::{Error, Token};
+
+/// A token or a key is small; whatever is larger is another file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// What others may do with a file that is no secret: read it, or put another one in its place.
+const OF_OTHERS: u32 = 0o006;
+
+impl Token {
+    /// The token that a file holds, without the end of its line.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that cannot be read, or that everybody on the machine may read
+    /// or write; [`Error::Config`] for one without a token.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::os::unix::fs::PermissionsExt;
+    ///
+    /// # let path = std::env::temp_dir().join(format!("ipc-token-{}", std::process::id()));
+    /// std::fs::write(&path, "a long secret\n")?;
+    /// std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+    /// let error = ipc_framework::Token::from_file(&path).unwrap_err();
+    /// assert!(error.to_string().contains("chmod 600"));
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let text = read(path, true)?;
+        let token = text.trim_end_matches(['\r', '\n']);
+        if token.is_empty() {
+            let path = path.display();
+            let text = format!("the token file {path} is empty; write the token into it");
+            return Err(Error::Config(text));
+        }
+        Ok(Self::new(token))
+    }
+}
+
+/// Reads a small file, which must not be open to everybody if it is a secret.
+pub(crate) fn read(path: &Path, is_secret: bool) -> Result<String, Error> {
+    let read = || {
+        let file = File::open(path)?;
+        // Of the file that is open: the path may mean another one by now.
+        let mode = file.metadata()?.permissions().mode();
+        if is_secret && mode & OF_OTHERS != 0 {
+            let path = path.display();
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "it is a secret and everybody may read or write it; run `chmod 600 {path}`"
+                ),
+            ));
+        }
+        let mut text = String::new();
+        if file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {
+            let why = format!("it is larger than {FILE_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+        Ok(text)
+    };
+    read().map_err(|source| Error::File { path: path.to_owned(), source })
+}

@@ -1,0 +1,138 @@
+//! The certificate that a server shows, and whose certificates it asks for.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig, version};
+
+use crate::{Error, secret_file};
+
+/// TLS 1.3 for the TCP listeners of a server, see [`Config::tls`](crate::Config).
+///
+/// Clones share what was read: [`Tls::reload`] on one changes what all of them show to those who
+/// connect from then on.
+///
+/// ```
+/// use ipc_framework::Tls;
+///
+/// let error = Tls::from_files("server.pem", "server.key", None).unwrap_err();
+/// assert!(error.to_string().contains("server.pem"));
+/// ```
+#[derive(Clone)]
+pub struct Tls(Arc<Shared>);
+
+struct Shared {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    current: RwLock<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// Reads a certificate with the chain behind it, and its private key, both in PEM. With
+    /// `client_ca` clients have to show a certificate that one of those in it has signed
+    /// (mutual TLS); which of them is connected makes no difference then.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that cannot be read, or a key that everybody on the machine
+    /// may read; [`Error::Config`] for files that do not hold what they should, or do not belong
+    /// together.
+    pub fn from_files(
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+        client_ca: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let (certificate, key) = (certificate.into(), key.into());
+        let read = read(&certificate, &key, client_ca.as_deref())?;
+        let current = RwLock::new(Arc::new(read));
+        Ok(Self(Arc::new(Shared { certificate, key, client_ca, current })))
+    }
+
+    /// Reads the files again. Who is connected stays connected.
+    ///
+    /// # Errors
+    /// As [`Tls::from_files`]; what was read before stays then.
+    pub fn reload(&self) -> Result<(), Error> {
+        let Shared { certificate, key, client_ca, current } = &*self.0;
+        let read = read(certificate, key, client_ca.as_deref())?;
+        *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
+        Ok(())
+    }
+
+    /// Whether clients have to show a certificate.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.0.client_ca.is_some()
+    }
+
+    /// What the next connection is to be served with.
+    pub(crate) fn current(&self) -> Arc<ServerConfig> {
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The names of the files; never what is in them.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { certificate, key, client_ca, .. } = &*self.0;
+        f.debug_struct("Tls")
+            .field("certificate", certificate)
+            .field("key", key)
+            .field("client_ca", client_ca)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<ServerConfig, Error> {
+    let chain = read_certificates(certificate)?;
+    let text = secret_file::read(key, true)?;
+    // Its error would repeat what stands in the file.
+    let private_key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
+        Error::Config(format!("{} holds no private key in PEM; check its path", key.display()))
+    })?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(|error| Error::Config(format!("TLS cannot be set up: {error}")))?;
+    let config = match client_ca {
+        None => config.with_no_client_auth(),
+        Some(path) => {
+            let unusable = |why: String| {
+                Error::Config(format!("{} cannot be used for clients: {why}", path.display()))
+            };
+            let mut roots = RootCertStore::empty();
+            for certificate in read_certificates(path)? {
+                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+            }
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            config.with_client_cert_verifier(verifier.map_err(|error| unusable(error.to_string()))?)
+        }
+    };
+    let mut config = config.with_single_cert(chain, private_key).map_err(|error| {
+        Error::Config(format!(
+            "the certificate {} and the key {} do not work together: {error}",
+            certificate.display(),
+            key.display()
+        ))
+    })?;
+    // Connections last: to resume one would save little, and cost memory and tickets to all.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let text = secret_file::read(path, false)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(Error::Config(format!(
+            "{} holds no certificate in PEM; check its path",
+            path.display()
+        ))),
+    }
+}
