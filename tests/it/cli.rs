@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -40,6 +41,7 @@ pub(crate) fn serve(arguments: &[&str]) -> Command {
 pub(crate) struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
+    stderr: Mutex<Option<BufReader<ChildStderr>>>,
     addresses: Vec<SocketAddr>,
     pub(crate) banner: String,
 }
@@ -63,7 +65,8 @@ impl Running {
             }
             banner += &line;
         }
-        Self { child, stdout, addresses, banner }
+        let stderr = Mutex::new(child.stderr.take().map(BufReader::new));
+        Self { child, stdout, stderr, addresses, banner }
     }
 
     pub(crate) fn peer(&self) -> Peer {
@@ -83,10 +86,20 @@ impl Running {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
+    /// What it writes to standard error from here on; another call goes on where this one ended.
+    pub(crate) fn stderr_lines(&self) -> impl Iterator<Item = String> + '_ {
+        std::iter::from_fn(|| {
+            let mut line = String::new();
+            let mut stderr = self.stderr.lock().unwrap();
+            let read = stderr.as_mut().expect("it is piped").read_line(&mut line).unwrap();
+            (read > 0).then_some(line)
+        })
+    }
+
     /// Waits for the end; returns how it ended and what it wrote to standard error.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let mut stderr = String::new();
-        if let Some(mut pipe) = self.child.stderr.take() {
+        if let Some(pipe) = self.stderr.get_mut().unwrap() {
             pipe.read_to_string(&mut stderr).unwrap();
         }
         self.stdout.read_to_string(&mut self.banner).unwrap();

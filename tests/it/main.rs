@@ -18,5 +18,7 @@ mod support;
 #[cfg(all(feature = "cli", target_os = "linux"))]
 mod syscalls;
 mod tidy;
+#[cfg(feature = "tls")]
+mod tls;
 mod unix_socket;
 mod wire_errors;

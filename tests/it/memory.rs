@@ -11,7 +11,7 @@ const CONNECTIONS: usize = 5_000;
 const BYTES_MAX: usize = 1 << 10;
 
 /// Bytes of memory that a process holds.
-fn resident_bytes(process: u32) -> usize {
+pub(crate) fn resident_bytes(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let kib = line.trim().strip_suffix(" kB").unwrap();

@@ -1,0 +1,127 @@
+//! A certificate authority, a server and a client of it, in files of their own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipc_framework::Tls;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+pub(super) struct Certificates {
+    directory: PathBuf,
+    /// The server's private key.
+    pub(super) key: String,
+}
+
+impl Certificates {
+    pub(super) fn new(name: &str) -> Self {
+        let name = format!("ipc-tls-{name}-{}", std::process::id()).replace(' ', "-");
+        let directory = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).unwrap();
+        let mut made = Self { directory, key: String::new() };
+
+        let ca_key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, made.directory.to_str().unwrap());
+        let ca = params.self_signed(&ca_key).unwrap();
+        made.private_file("ca.pem", &ca.pem());
+        made.set_mode("ca.pem", 0o644);
+        let issuer = Issuer::new(params, ca_key);
+        for (name, purpose) in [
+            ("server", ExtendedKeyUsagePurpose::ServerAuth),
+            ("client", ExtendedKeyUsagePurpose::ClientAuth),
+        ] {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.extended_key_usages = vec![purpose];
+            let signed = params.signed_by(&key, &issuer).unwrap();
+            made.private_file(&format!("{name}.pem"), &signed.pem());
+            made.set_mode(&format!("{name}.pem"), 0o644);
+            made.private_file(&format!("{name}.key"), &key.serialize_pem());
+            if name == "server" {
+                made.key = key.serialize_pem();
+            }
+        }
+        made
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub(super) fn private_file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        self.set_mode(name, 0o600);
+        path
+    }
+
+    pub(super) fn set_mode(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A piece of the server's private key.
+    pub(super) fn secret(&self) -> &str {
+        self.key.lines().nth(1).unwrap()
+    }
+
+    pub(super) fn tls(&self) -> Tls {
+        Tls::from_files(self.path("server.pem"), self.path("server.key"), None).unwrap()
+    }
+
+    pub(super) fn mutual_tls(&self) -> Tls {
+        let ca = Some(self.path("ca.pem"));
+        Tls::from_files(self.path("server.pem"), self.path("server.key"), ca).unwrap()
+    }
+
+    /// A client that trusts this authority and shows no certificate.
+    pub(super) fn client(&self) -> Arc<ClientConfig> {
+        Arc::new(self.trusting().with_no_client_auth())
+    }
+
+    /// A client that shows its certificate, too.
+    pub(super) fn known_client(&self) -> Arc<ClientConfig> {
+        self.client_with(self)
+    }
+
+    /// A client that shows the certificate of one of `others`.
+    pub(super) fn client_with(&self, others: &Self) -> Arc<ClientConfig> {
+        let certificate = CertificateDer::from_pem_file(others.path("client.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(others.path("client.key")).unwrap();
+        Arc::new(self.trusting().with_client_auth_cert(vec![certificate], key).unwrap())
+    }
+
+    fn trusting(&self) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.path("ca.pem")).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots)
+    }
+
+    /// Puts the server's certificate and key of others into the files of this one.
+    pub(super) fn replace_by(&self, others: &Self) {
+        for name in ["server.pem", "server.key"] {
+            fs::copy(others.path(name), self.path(name)).unwrap();
+        }
+    }
+
+    /// Makes the server's certificate unusable.
+    pub(super) fn spoil(&self) {
+        fs::write(self.path("server.pem"), "-----BEGIN CERTIFICATE-----\nnone").unwrap();
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
