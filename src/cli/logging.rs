@@ -6,11 +6,11 @@ use std::sync::OnceLock;
 use clap::ValueEnum;
 use serde::Deserialize;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::Failure;
-use super::serve::{Kinds, RateLimit};
+use super::serve::{Kinds, RateLimit, or_abort};
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -47,11 +47,11 @@ pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
     let _ = KINDS.set(reporter.kinds.clone());
     let registry = tracing_subscriber::registry();
     match format {
-        LogFormat::Text => registry.with(lines.with_filter(limit)).init(),
-        LogFormat::Json => registry.with(lines.json().with_filter(limit)).init(),
+        LogFormat::Text => registry.with(lines).with(limit).init(),
+        LogFormat::Json => registry.with(lines.json()).with(limit).init(),
     }
     let named = std::thread::Builder::new().name("suppressed".to_owned());
-    named.spawn(|| reporter.run()).map_err(|error| {
+    named.spawn(|| or_abort(|| reporter.run())).map_err(|error| {
         Failure::runtime(format!("cannot start the thread of the log: {error}"))
     })?;
     Ok(())

@@ -17,6 +17,7 @@ use ipc_framework::{Address, Config, Handle, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+pub(super) use self::crash::or_abort;
 use self::latency_log::LatencyLog;
 pub(super) use self::rate_limit::{Kinds, RateLimit};
 use super::settings::{self, Problems, Settings};

@@ -13,6 +13,8 @@ mod embedding;
 mod hooks;
 mod instruments;
 mod memory;
+#[cfg(feature = "cli")]
+mod operation;
 mod smoke;
 mod support;
 #[cfg(all(feature = "cli", target_os = "linux"))]
@@ -21,4 +23,6 @@ mod tidy;
 #[cfg(feature = "tls")]
 mod tls;
 mod unix_socket;
+#[cfg(target_os = "linux")]
+mod users;
 mod wire_errors;

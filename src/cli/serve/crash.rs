@@ -17,14 +17,10 @@ thread_local! {
     static LAST: RefCell<Option<(String, Backtrace)>> = const { RefCell::new(None) };
 }
 
-/// Panics become events like others, which are limited in number: one of a handler may be
-/// brought about by every message.
+/// Panics write nothing by themselves: those of handlers are events like others, which are
+/// limited in number, and all else is reported by [`or_abort`].
 pub(super) fn note_panics() {
-    std::panic::set_hook(Box::new(|info| {
-        let what = describe(info);
-        tracing::error!(panic = ?what, "something panicked");
-        LAST.set(Some((what, Backtrace::capture())));
-    }));
+    std::panic::set_hook(Box::new(|info| LAST.set(Some((describe(info), Backtrace::capture())))));
 }
 
 /// Runs `run`; if it panics, reports that and aborts the process, so that there is a core dump

@@ -12,7 +12,7 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
-use tracing_subscriber::layer::{Context, Filter};
+use tracing_subscriber::layer::{Context, Layer};
 
 /// Events of a kind that are written within a window.
 const EVENTS_MAX: u64 = 20;
@@ -20,7 +20,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// The target of the events that tell of others, which are few.
 const SUMMARY: &str = "suppressed";
 
-/// A filter by level and number. A kind is a place in the code that logs.
+/// Lets events pass by level and number. A kind is a place in the code that logs.
 pub(in super::super) struct RateLimit {
     level: LevelFilter,
     kinds: Kinds,
@@ -47,16 +47,18 @@ impl RateLimit {
     }
 }
 
-impl<S: Subscriber> Filter<S> for RateLimit {
-    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+// A layer of its own rather than a filter of another: those may not change their mind about
+// events whose place in the code they let pass before.
+impl<S: Subscriber> Layer<S> for RateLimit {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         *metadata.level() <= self.level
     }
 
-    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         if *metadata.level() <= self.level { Interest::always() } else { Interest::never() }
     }
 
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let passes = event.metadata().target() == SUMMARY || self.kinds.pass(event, Instant::now());
         if !passes {
             // There is a note already, or the server ends.

@@ -37,10 +37,10 @@ pub(super) fn read(path: &Path) -> Result<Settings, Problems> {
 /// What can be understood, and what cannot. A line that cannot is blanked out for the rest to
 /// be looked at, so that whoever corrects the file learns everything at once.
 fn parse(path: &Path, mut text: String) -> (Settings, Problems) {
-    let mut problems = Problems::new();
-    loop {
+    let mut problems = Vec::new();
+    let settings = loop {
         let error: toml::de::Error = match toml::from_str(&text) {
-            Ok(settings) => return (settings, problems),
+            Ok(settings) => break settings,
             Err(error) => error,
         };
         let at = error.span().map_or(0, |span| span.start.min(text.len()));
@@ -48,17 +48,18 @@ fn parse(path: &Path, mut text: String) -> (Settings, Problems) {
         let end = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
         let line = text[..begin].matches('\n').count() + 1;
         let message = error.message().replace('\n', " ");
-        problems.push(Failure::usage(format!("{}, line {line}: {message}", path.display())));
-        let is_blank = text[begin..end].trim().is_empty();
-        // Where the text as such is none, what follows from it is no news.
-        if is_blank
-            || problems.len() >= PROBLEMS_MAX
-            || toml::from_str::<toml::Table>(&text).is_err()
-        {
-            return (Settings::default(), problems);
+        let problem = Failure::usage(format!("{}, line {line}: {message}", path.display()));
+        problems.push((line, problem));
+        let blamed = text[begin..end].trim();
+        // Of a blamed table's lines, and where the text as such is none, what follows is no news.
+        let ends = blamed.is_empty() || blamed.starts_with('[');
+        if ends || problems.len() >= PROBLEMS_MAX || toml::from_str::<toml::Table>(&text).is_err() {
+            break Settings::default();
         }
         text.replace_range(begin..end, "");
-    }
+    };
+    problems.sort_by_key(|(line, _)| *line);
+    (settings, problems.into_iter().map(|(_, problem)| problem).collect())
 }
 
 /// Reads the file, and says whether everybody on the machine may do so too.

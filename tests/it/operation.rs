@@ -1,0 +1,361 @@
+//! `ipc serve` as whoever operates it sees it: checks, signals, service manager, log.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::cli::{Running, Scratch, assert_fails, serve};
+use crate::support::{HANG, Peer, code};
+
+#[test]
+fn a_check_says_everything_that_is_wrong_and_listens_on_nothing() {
+    let scratch = Scratch::new("check");
+    let open = scratch.file("open.token", 0o644, "secret\n");
+    let text = format!(
+        "port = 0\nprot = 1\nhandshake-timeout = \"soon\"\nmax-connections = 0\n\
+         token-file = {open:?}\n[tokens]\napp = 424242\n"
+    );
+    let config = scratch.file("bad.toml", 0o600, &text);
+    let checked = serve(&["--check-config", "--config", &config]).output().unwrap();
+    let stderr = String::from_utf8(checked.stderr).unwrap();
+    assert_eq!(checked.status.code(), Some(2), "{stderr}");
+    let lines: Vec<&str> = stderr.lines().collect();
+    assert_eq!(lines.len(), 3, "{stderr}");
+    for (line, says) in lines.iter().zip(["line 2", "line 3", "line 6"]) {
+        assert!(line.starts_with("ipc: ") && line.contains(says), "{line}");
+    }
+    assert!(!stderr.contains("424242"), "{stderr}");
+
+    // With the file as such corrected, what its values say comes next, all of it.
+    let text = format!(
+        "max-connections = 0\nmax-memory = \"1MiB\"\ntoken-file = {open:?}\n\
+         allow-uid = [1]\nhost = \"0.0.0.0\"\nmetrics = \"nowhere\"\n"
+    );
+    let config = scratch.file("worse.toml", 0o600, &text);
+    let checked = serve(&["--check-config", "--config", &config]).output().unwrap();
+    let stderr = String::from_utf8(checked.stderr).unwrap();
+    assert_eq!(checked.status.code(), Some(2), "{stderr}");
+    for says in ["max-connections", "max-memory", "chmod 600", "metrics"] {
+        assert!(stderr.contains(says), "{says} is missing: {stderr}");
+    }
+    let checked = serve(&["--check-config", "--host", "0.0.0.0", "--allow-uid", "1"]).output();
+    let stderr = String::from_utf8(checked.unwrap().stderr).unwrap();
+    assert!(stderr.contains("--token-file") && stderr.contains("Unix socket"), "{stderr}");
+
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let path = scratch.0.join("not made.sock");
+    let arguments = ["--check-config", "--port", &port, "--unix", path.to_str().unwrap()];
+    let checked = serve(&arguments).output().unwrap();
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stderr));
+    assert!(String::from_utf8(checked.stdout).unwrap().contains("nothing is wrong"));
+    assert!(checked.stderr.is_empty() && !path.exists());
+}
+
+/// The answer to a connect with this token.
+fn connect(address: SocketAddr, token: &str) -> (Peer, Value) {
+    let mut peer = Peer::new(address);
+    "app".clone_into(&mut peer.app_id);
+    static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+    let id = format!("c{}", CONNECTIONS.fetch_add(1, Ordering::Relaxed));
+    let payload = json!({"action": "connect", "connection_id": id, "token": token});
+    peer.send("request", "system", payload);
+    let answer = peer.receive();
+    (peer, answer)
+}
+
+#[test]
+fn sighup_changes_tokens_and_limits_and_closes_nobody() {
+    let scratch = Scratch::new("reload");
+    let token = scratch.file("token", 0o600, "first\n");
+    let config = scratch.file("ipc.toml", 0o600, "max-connections = 5\n");
+    let arguments = ["--port", "0", "--config", &config, "--token-file", &token];
+    let running = Running::start(serve(&arguments));
+    let mut lines = running.stderr_lines();
+    let (mut before, answer) = connect(running.address(), "first");
+    assert_eq!(answer["payload"]["status"], "connected");
+
+    scratch.file("token", 0o600, "second\n");
+    scratch.file("ipc.toml", 0o600, "max-connections = 2\nport = 1\n");
+    running.signal("HUP");
+    // A flag goes before the file, now as well.
+    let read_again = lines.next().unwrap();
+    assert!(read_again.contains("settings were read again"), "{read_again}");
+    assert_eq!(code(&connect(running.address(), "first").1), "auth_failed");
+    let (_after, answer) = connect(running.address(), "second");
+    assert_eq!(answer["payload"]["status"], "connected");
+    assert_eq!(code(&Peer::new(running.address()).receive()), "server_full");
+    before.fence();
+
+    // Whatever is broken leaves everything as it was, and says why.
+    for (name, mode, text, says) in [
+        ("token", 0o644, "third\n", "chmod 600"),
+        ("token", 0o600, "\n", "is empty"),
+        ("ipc.toml", 0o600, "max-connections = 0\n", "at least one"),
+        ("ipc.toml", 0o600, "no settings at all", "line 1"),
+    ] {
+        let was = fs::read_to_string(scratch.0.join(name)).unwrap();
+        scratch.file(name, mode, text);
+        running.signal("HUP");
+        let line = lines.find(|line| line.contains("stay as they were")).unwrap();
+        assert!(line.contains(says), "{line}");
+        scratch.file(name, 0o600, &was);
+    }
+    let stats = before.request("system", json!({"action": "get_stats"}));
+    assert_eq!(stats["max_connections"], 2);
+
+    scratch.file("ipc.toml", 0o600, "max-connections = 7\ndemo = true\n");
+    running.signal("HUP");
+    assert!(lines.any(|line| line.contains("next start only") && line.contains("demo")));
+    let stats = before.request("system", json!({"action": "get_stats"}));
+    assert_eq!(stats["max_connections"], 7);
+}
+
+#[test]
+fn a_reload_does_not_open_what_others_can_reach() {
+    let scratch = Scratch::new("exposed");
+    let config = scratch.file("ipc.toml", 0o600, "[tokens]\napp = \"own\"\n");
+    let token = scratch.file("token", 0o600, "common\n");
+    let own = format!("token-file = {token:?}\n");
+    fs::write(&config, &own).unwrap();
+    let running = Running::start(serve(&["--host", "0.0.0.0", "--port", "0", "--config", &config]));
+    fs::write(&config, "insecure = true\n").unwrap();
+    running.signal("HUP");
+    let line = running.stderr_lines().next().unwrap();
+    assert!(line.contains("stay as they were") && line.contains("no token"), "{line}");
+    assert_eq!(code(&connect(running.address(), "guess").1), "auth_failed");
+}
+
+#[test]
+fn the_service_manager_hears_that_it_is_ready_alive_reloading_and_stopping() {
+    let scratch = Scratch::new("notify");
+    let path = scratch.0.join("notify.sock");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(HANG)).unwrap();
+    let mut command = serve(&["--port", "0"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    let running = Running::start(command);
+    let heard = |expected: &str| {
+        let mut seen = Vec::new();
+        loop {
+            let mut bytes = [0; 1_024];
+            let length = socket.recv(&mut bytes).unwrap_or_else(|_| panic!("only {seen:?}"));
+            let text = String::from_utf8(bytes[..length].into()).unwrap();
+            if text.lines().next() == Some(expected) {
+                return text;
+            }
+            seen.push(text);
+        }
+    };
+    heard("READY=1");
+    for _ in 0..3 {
+        heard("WATCHDOG=1");
+    }
+    running.signal("HUP");
+    let reloading = heard("RELOADING=1");
+    let since = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+    assert!(since.is_some_and(|time| time.parse::<u64>().unwrap() > 0), "{reloading}");
+    heard("READY=1");
+    running.signal("TERM");
+    heard("STOPPING=1");
+    assert_eq!(running.end().0.code(), Some(0));
+}
+
+/// A loop that hangs is not alive, whatever its other threads do.
+#[test]
+fn a_loop_that_hangs_is_silent() {
+    let scratch = Scratch::new("watchdog");
+    let path = scratch.0.join("notify.sock");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(HANG)).unwrap();
+    let mut command = serve(&["--port", "0"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000");
+    let running = Running::start(command);
+    // Its main thread alone, as a debugger would.
+    let tracer = Command::new("strace")
+        .args(["-qq", "-p", &running.id().to_string(), "-e", "inject=epoll_wait:delay_enter=3s"])
+        .args(["-e", "trace=epoll_wait", "-o", "/dev/null"])
+        .stderr(Stdio::null())
+        .spawn();
+    let mut tracer = tracer.expect("strace; `apt-get install strace` brings it");
+    let mut bytes = [0; 1_024];
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    let deadline = std::time::Instant::now() + HANG;
+    let silent = loop {
+        match socket.recv(&mut bytes) {
+            Err(_) => break true,
+            Ok(_) if std::time::Instant::now() > deadline => break false,
+            Ok(_) => {}
+        }
+    };
+    let _ = tracer.kill();
+    let _ = tracer.wait();
+    assert!(silent, "it said that it is alive all the time");
+    // Let go on, it is alive again.
+    socket.set_read_timeout(Some(HANG)).unwrap();
+    socket.recv(&mut bytes).unwrap();
+}
+
+#[test]
+fn it_listens_on_the_sockets_it_is_given_and_on_no_others() {
+    let scratch = Scratch::new("inherited");
+    let tcp = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let path = scratch.0.join("given.sock");
+    let unix = UnixListener::bind(&path).unwrap();
+    // As the service manager does: descriptors from 3 on, and the number of the process.
+    let given = |arguments: &str| {
+        let (tcp, unix) = (tcp.as_raw_fd(), unix.as_raw_fd());
+        let program = serve(&[]);
+        let mut command = Command::new("bash");
+        command.args([
+            "-c",
+            &format!(
+                "exec 30<&{tcp} 31<&{unix} && exec 3<&30 4<&31 30<&- 31<&- && \
+             LISTEN_PID=$$ LISTEN_FDS=2 exec {:?} serve {arguments}",
+                program.get_program()
+            ),
+        ]);
+        command.env("NO_COLOR", "1").env_remove("IPC_TOKEN");
+        command
+    };
+    // Made here they would not outlive an exec.
+    rustix::io::fcntl_setfd(&tcp, rustix::io::FdFlags::empty()).unwrap();
+    rustix::io::fcntl_setfd(&unix, rustix::io::FdFlags::empty()).unwrap();
+    assert_fails(given("--port 1"), 2, "sockets were passed");
+    let running = Running::start(given("--demo"));
+    let expected = [
+        format!("listening on {}", tcp.local_addr().unwrap()),
+        format!("listening on unix:{}", path.display()),
+    ];
+    let listening: Vec<&str> =
+        running.banner.lines().filter(|line| line.starts_with("listening")).collect();
+    assert_eq!(listening, expected);
+    let mut peer = running.peer();
+    peer.connect("bench", "tcp");
+    assert_eq!(peer.request("echo", json!(1)), 1);
+    let mut peer = Peer::over_unix(&path).unwrap();
+    peer.connect("bench", "unix");
+    assert_eq!(peer.request("echo", json!(2)), 2);
+    drop(peer);
+    running.signal("TERM");
+    assert_eq!(running.end().0.code(), Some(0));
+    assert!(path.exists(), "whoever made it removes it");
+}
+
+#[test]
+fn whoever_is_refused_again_and_again_does_not_fill_the_log() {
+    const REFUSED: usize = 500;
+    let scratch = Scratch::new("flood");
+    let token = scratch.file("token", 0o600, "right\n");
+    let running = Running::start(serve(&["--port", "0", "--token-file", &token]));
+    for _ in 0..REFUSED {
+        let (mut peer, answer) = connect(running.address(), "wrong");
+        assert_eq!(code(&answer), "auth_failed");
+        peer.expect_end();
+    }
+    running.signal("TERM");
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    let shown = stderr.lines().filter(|line| line.contains("refused a connection")).count();
+    assert!((1..=50).contains(&shown), "{shown} lines:\n{stderr}");
+    // None of them is forgotten.
+    let suppressed: usize = stderr
+        .lines()
+        .filter(|line| line.contains("more suppressed"))
+        .filter_map(|line| line.split(" more suppressed").next()?.rsplit(' ').next()?.parse().ok())
+        .chain([shown - suppressed_lines(&stderr)])
+        .sum();
+    assert_eq!(suppressed, REFUSED, "{stderr}");
+}
+
+/// Those lines that name the event which they tell of.
+fn suppressed_lines(stderr: &str) -> usize {
+    let named = |line: &&str| line.contains("more suppressed") && line.contains("refused a");
+    stderr.lines().filter(named).count()
+}
+
+#[test]
+fn a_panic_of_the_server_is_reported_and_aborts() {
+    let mut command = serve(&["--port", "0"]);
+    command.env("IPC_TEST_PANIC", "1");
+    let running = Running::start(command);
+    // It may be gone before this is through.
+    let _ = TcpStream::connect(running.address()).and_then(|mut stream| stream.read(&mut [0]));
+    let (status, stderr) = running.end();
+    assert_eq!(status.signal(), Some(6), "{stderr}");
+    let version = env!("CARGO_PKG_VERSION");
+    for says in [version, "src/cli/serve.rs:", "a test wants this", "Please report it", "main"] {
+        assert!(stderr.contains(says), "{says} is missing: {stderr}");
+    }
+}
+
+/// Everything that the server says of itself, to anybody, while tokens are used and misused.
+#[test]
+fn no_token_is_in_anything_that_the_server_says() {
+    const TOKENS: [&str; 3] = ["the-common-secret", "the-own-secret", "a-wrong-guess"];
+    let scratch = Scratch::new("secrets");
+    let token = scratch.file("token", 0o600, "the-common-secret\n");
+    let text = "[tokens]\nown = \"the-own-secret\"\n";
+    let config = scratch.file("ipc.toml", 0o600, text);
+    let log = scratch.0.join("latencies");
+    let mut command = serve(&["--port", "0", "--token-file", &token, "--config", &config]);
+    command.args(["--metrics", "127.0.0.1:0", "--latency-log"]).arg(&log).env("IPC_LOG", "trace");
+    let running = Running::start(command);
+    let mut said = running.banner.clone();
+    for token in TOKENS {
+        let (mut peer, answer) = connect(running.address(), token);
+        said += &answer.to_string();
+        if token == TOKENS[0] {
+            for action in ["get_stats", "list_applications", "list_channels", "get_latency", "x"] {
+                peer.send("request", "system", json!({"action": action}));
+                said += &peer.receive().to_string();
+            }
+        }
+    }
+    // A connect that is malformed beside its token, and one that is no message.
+    for body in [
+        json!({"message_id": "", "app_id": "app", "channel_id": "system",
+            "message_type": "request", "timestamp": 1,
+            "payload": {"action": "connect", "connection_id": 7, "token": TOKENS[0]}})
+        .to_string(),
+        format!("{{\"token\": {:?}", TOKENS[0]),
+    ] {
+        let mut peer = running.peer();
+        peer.send_body(body.as_bytes());
+        said += &peer.receive().to_string();
+    }
+    let address = running.banner.lines().find_map(|line| line.strip_prefix("metrics at http://"));
+    let mut scrape = TcpStream::connect(address.unwrap().trim_end_matches("/metrics")).unwrap();
+    scrape.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    let mut metrics = String::new();
+    scrape.read_to_string(&mut metrics).unwrap();
+    assert!(metrics.contains("ipc_memory_bytes"), "{metrics}");
+    said += &metrics;
+    // Whatever a reload finds in the files is not repeated either.
+    scratch.file("ipc.toml", 0o600, "[tokens]\nown = [\"the-own-secret\"]\n");
+    running.signal("HUP");
+    running.signal("USR1");
+    let mut lines = running.stderr_lines();
+    let mut missing = BTreeSet::from(["stay as they were", "latency in"]);
+    while !missing.is_empty() {
+        let line = lines.next().expect("it goes on");
+        missing.retain(|text| !line.contains(text));
+        said += &line;
+    }
+    drop(lines);
+    running.signal("TERM");
+    let (_, stderr) = running.end();
+    said += &stderr;
+    said += &fs::read_to_string(&log).unwrap();
+    for token in TOKENS {
+        assert!(!said.contains(token), "{token} is shown:\n{said}");
+    }
+}

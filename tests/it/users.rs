@@ -1,0 +1,158 @@
+//! Who may connect to a Unix socket, by user and group.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use ipc_framework::{Access, Config, Error, Server, Token, UnixSocket};
+use serde_json::json;
+
+use crate::support::{Peer, TestServer, install_echo, serve};
+
+struct Path(PathBuf);
+
+impl Path {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("ipc-users-{name}-{}.sock", std::process::id())))
+    }
+}
+
+/// A server with a Unix socket that everybody may reach, and a token on TCP.
+fn serve_users(path: &Path, uids: &[u32], gids: &[u32]) -> TestServer {
+    let token = Some(Token::new("secret"));
+    let access =
+        Access { default: token, uids: uids.into(), gids: gids.into(), ..Access::default() };
+    let unix = Some(UnixSocket { mode: 0o666, ..UnixSocket::at(&path.0) });
+    serve(Config { unix, access, ..Config::default() }, install_echo)
+}
+
+fn own() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+fn connect_with_token(peer: &mut Peer) -> serde_json::Value {
+    "app".clone_into(&mut peer.app_id);
+    let connect = json!({"action": "connect", "connection_id": "me", "token": "secret"});
+    peer.send("request", "system", connect);
+    peer.receive()
+}
+
+#[test]
+fn who_is_on_neither_list_is_told_so_before_it_says_anything() {
+    let (uid, gid) = own();
+    let path = Path::new("lists");
+    for (uids, gids, admitted) in [
+        (&[uid][..], &[][..], true),
+        (&[uid + 1], &[gid], true),
+        (&[uid + 1], &[], false),
+        (&[], &[gid + 1], false),
+        (&[uid + 1], &[gid + 1], false),
+    ] {
+        let server = serve_users(&path, uids, gids);
+        let mut peer = Peer::over_unix(&path.0).unwrap();
+        if admitted {
+            assert_eq!(connect_with_token(&mut peer)["payload"]["status"], "connected");
+        } else {
+            peer.expect_error("auth_failed", "system", serde_json::Value::Null);
+            peer.expect_end();
+            assert_eq!(server.stats().counters.errors["auth_failed"], 1);
+        }
+        // They say nothing of TCP, where a token is asked for.
+        let mut remote = server.peer();
+        assert_eq!(connect_with_token(&mut remote)["payload"]["status"], "connected");
+    }
+}
+
+#[test]
+fn a_token_is_asked_of_those_on_the_list_too() {
+    let path = Path::new("token");
+    let server = serve_users(&path, &[own().0], &[]);
+    let mut peer = Peer::over_unix(&path.0).unwrap();
+    "app".clone_into(&mut peer.app_id);
+    let connect = json!({"action": "connect", "connection_id": "me", "token": "guess"});
+    peer.send("request", "system", connect);
+    assert_eq!(crate::support::code(&peer.receive()), "auth_failed");
+    drop(server);
+}
+
+#[test]
+fn those_who_are_turned_away_take_no_place_and_are_bounded() {
+    let path = Path::new("many");
+    let server = serve_users(&path, &[own().0 + 1], &[]);
+    // More than are told so at a time; the others are just closed.
+    let peers: Vec<Peer> = (0..200).map(|_| Peer::over_unix(&path.0).unwrap()).collect();
+    let mut told = 0;
+    for mut peer in peers {
+        told += usize::from(peer.try_receive().is_ok());
+    }
+    assert!((1..=200).contains(&told));
+    server.wait_until("nobody", |stats| stats.counters.accepted == 200);
+    let mut remote = server.peer();
+    assert_eq!(connect_with_token(&mut remote)["payload"]["status"], "connected");
+}
+
+/// Another user for real, where this test may become one.
+#[test]
+fn another_user_is_another_user() {
+    if own().0 != 0 {
+        println!("only root can become somebody else; the lists are tested by the others");
+        return;
+    }
+    const NOBODY: u32 = 65_534;
+    let path = Path::new("nobody");
+    let script = r#"
+import socket, struct, sys
+stream = socket.socket(socket.AF_UNIX)
+stream.connect(sys.argv[1])
+body = b'{"message_id":"1","app_id":"app","channel_id":"system","message_type":"request",' \
+    b'"payload":{"action":"connect","connection_id":"me","token":"secret"},"timestamp":1}'
+try:
+    stream.sendall(struct.pack("!I", len(body)) + body)
+except BrokenPipeError:
+    pass
+print(stream.recv(4096))
+"#;
+    let as_nobody = || {
+        let output = Command::new("setpriv")
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .args(["/usr/bin/python3", "-c", script])
+            .arg(&path.0)
+            .output()
+            .expect("setpriv and python3");
+        let Output { stdout, stderr, .. } = output;
+        format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr))
+    };
+    for (uids, gids, says) in [
+        (&[0][..], &[][..], "auth_failed"),
+        (&[0, NOBODY], &[], "connected"),
+        (&[0], &[NOBODY], "connected"),
+    ] {
+        let _server = serve_users(&path, uids, gids);
+        let said = as_nobody();
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn lists_without_a_socket_that_knows_users_are_refused() {
+    let access = |default| Access { default, uids: vec![1], ..Access::default() };
+    let path = Path::new("config");
+    let unix = Some(UnixSocket::at(&path.0));
+    let refused = |config: Config| {
+        let problems = config.problems();
+        assert!(matches!(problems[..], [Error::Config(_)]), "{problems:?}");
+        Server::bind(config).unwrap_err().to_string()
+    };
+    let config = Config { port: 0, access: access(None), ..Config::default() };
+    assert!(refused(config.clone()).contains("only be told apart on a Unix socket"));
+    // The door beside it stands open.
+    let config = Config { unix, ..config };
+    assert!(refused(config.clone()).contains("TCP port"));
+    for config in [
+        Config { host: None, ..config.clone() },
+        Config { access: access(Some(Token::new("secret"))), ..config.clone() },
+        Config { insecure: true, ..config },
+    ] {
+        assert!(config.problems().is_empty());
+        Server::bind(config).unwrap();
+    }
+}
