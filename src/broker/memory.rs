@@ -6,6 +6,8 @@
 //!    quarters again or the grace of slow consumers is over;
 //! 3. then, or at once over the whole, whoever holds the most is closed, and the next one.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::core::{Core, Refusal};
@@ -19,11 +21,15 @@ pub(crate) const CONNECTION_BYTES: usize = 1 << 10;
 pub(crate) const APPLICATION_BYTES: usize = 512;
 pub(crate) const CHANNEL_BYTES: usize = 768;
 pub(crate) const SUBSCRIPTION_BYTES: usize = 64;
-pub(crate) const REQUEST_BYTES: usize = 256;
+pub(crate) const REQUEST_BYTES: usize = 320;
 
 /// Up to here an unfinished message does not wait: who writes header and body apart is not to
 /// be held up for a header.
 const SMALL_BYTES_MAX: usize = 4 << 10;
+
+/// Where memory is short again soon after others were closed for it, those who hold it are many:
+/// they get a part of the grace only.
+const GRACE_PARTS: u32 = 10;
 
 /// What the server does because its memory runs short, see
 /// [`Limits::memory_bytes_max`](crate::Limits::memory_bytes_max).
@@ -60,6 +66,8 @@ pub(crate) struct Budget {
     paused: Vec<ConnectionKey>,
     /// When those who wait have waited long enough.
     grace: Option<TimerKey>,
+    /// When they last had.
+    grace_ended: Option<Duration>,
 }
 
 impl Core {
@@ -120,7 +128,10 @@ impl Core {
     }
 
     fn arm_memory_grace(&mut self) {
-        let deadline = self.deadline_in(self.limits.slow_consumer_grace);
+        let whole = self.limits.slow_consumer_grace;
+        let ended = self.budget.grace_ended;
+        let is_again = ended.is_some_and(|at| self.now.monotonic < at.saturating_add(whole));
+        let deadline = self.deadline_in(if is_again { whole / GRACE_PARTS } else { whole });
         if let Some(earlier) = self.budget.grace.replace(self.timers.arm(deadline, Due::Memory)) {
             self.timers.disarm(earlier);
         }
@@ -129,6 +140,7 @@ impl Core {
     /// Those who wait have not helped it: room is made for them at the cost of the largest.
     pub(crate) fn end_memory_grace(&mut self) {
         self.budget.grace = None;
+        self.budget.grace_ended = Some(self.now.monotonic);
         if self.budget.pressure != MemoryPressure::Pausing {
             return;
         }

@@ -13,6 +13,8 @@ mod embedding;
 mod hooks;
 mod instruments;
 mod memory;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod memory_budget;
 #[cfg(feature = "cli")]
 mod operation;
 mod smoke;

@@ -121,6 +121,28 @@ fn last_whoever_holds_the_most_is_closed_until_there_is_room() {
     assert_eq!(payloads(&world.take(bystander)), [json!("on")]);
 }
 
+/// Whoever comes back with the same does not hold the others up as long again.
+#[test]
+fn the_second_grace_in_a_row_is_short() {
+    let grace = Limits::default().slow_consumer_grace;
+    let mut world = short_world();
+    let hoarders = world.hoarders(20);
+    world.hoard(&hoarders[..14]);
+    world.pass(grace);
+    let shed = world.stats().counters.memory_sheds;
+    assert!((2..=4).contains(&shed), "{shed}");
+    world.hoard(&hoarders[14..14 + shed as usize]);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Pausing);
+    world.pass(grace / 10);
+    assert_eq!(world.stats().counters.memory_sheds, 2 * shed);
+    // Long after that it is as long as ever.
+    world.pass(grace * 2);
+    world.hoard(&hoarders[17..]);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Pausing);
+    world.pass(grace / 10);
+    assert_eq!(world.stats().counters.memory_sheds, 2 * shed);
+}
+
 /// Nothing unfinished is held here: many small things add up.
 #[test]
 fn what_the_tables_hold_is_counted_and_given_back() {

@@ -25,7 +25,7 @@ pub(super) fn note_panics() {
 
 /// Runs `run`; if it panics, reports that and aborts the process, so that there is a core dump
 /// where the system keeps such.
-pub(super) fn or_abort<T>(run: impl FnOnce() -> T) -> T {
+pub(in super::super) fn or_abort<T>(run: impl FnOnce() -> T) -> T {
     match std::panic::catch_unwind(AssertUnwindSafe(run)) {
         Ok(returned) => returned,
         Err(_) => abort(),
