@@ -53,7 +53,7 @@ impl Embedded {
             Some(Box::new(move |info, _| locked(&came).events.push((info.key, true)))),
             Some(Box::new(move |info, _| locked(&went).events.push((info.key, false)))),
         );
-        let handle = Handle::new(broker.remote().clone());
+        let handle = Handle::new(broker.remote().clone(), [].into());
         Ok(Self { broker, net, handle, inside })
     }
 
