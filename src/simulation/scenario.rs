@@ -39,7 +39,7 @@ impl Scenario {
             } else {
                 [2_000, 500, 8_000][decisions.below(3)]
             },
-            buffered_bytes_max: if is_tight { 40 << 10 } else { 1 << 30 },
+            memory_bytes_max: if is_tight { 80 << 10 } else { 1 << 30 },
             pending_per_connection_max: if is_calm || decisions.below(4) < 3 { 1_024 } else { 2 },
             idle_timeout: (!is_calm && decisions.below(6) == 5).then(|| Duration::from_secs(60)),
             ..Limits::default()

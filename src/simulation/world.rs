@@ -380,8 +380,8 @@ impl World {
     fn check_always(&mut self) -> Result<(), String> {
         let limits = &self.scenario.limits;
         let stats = self.server.stats();
-        if stats.buffered_bytes > limits.buffered_bytes_max {
-            return Err(format!("{} bytes are buffered, over the limit", stats.buffered_bytes));
+        if stats.memory_bytes > limits.memory_bytes_max {
+            return Err(format!("{} bytes are held, over the limit", stats.memory_bytes));
         }
         let mut kernel = self.kernel.borrow_mut();
         let accepted = stats.counters.accepted + stats.counters.shed;

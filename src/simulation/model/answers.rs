@@ -10,6 +10,9 @@ impl Model {
             *self.codes.entry(code.to_owned()).or_default() += 1;
         }
         let Some(reply_to) = &message.reply_to else { return self.unasked(by, message) };
+        if message.code() == Some("limit_exceeded") && self.is_tight {
+            return self.refused(by, reply_to);
+        }
         let conn = &self.conns[by];
         let Some(at) = conn.outstanding.get(reply_to).copied() else {
             return Err(format!("{reply_to} is answered already, or was never asked"));
@@ -19,6 +22,31 @@ impl Model {
         }
         self.check_answer(by, at, message)?;
         self.take_answer(by, at, message)
+    }
+
+    /// Short of memory, the server takes on no channel, subscription or service that is new.
+    /// Where it says so, nothing else comes of the message.
+    fn refused(&mut self, by: ConnId, reply_to: &str) -> Result<(), String> {
+        let conn = &mut self.conns[by];
+        let at = reply_to.strip_prefix('m').and_then(|at| at.parse::<usize>().ok());
+        let Some((at, sent)) = at.and_then(|at| Some((at, conn.sent.get_mut(at)?))) else {
+            return Err("what is refused was never sent".to_owned());
+        };
+        let may_name_a_channel = !matches!(
+            sent.kind,
+            Kind::Connect | Kind::Ping | Kind::Unknown | Kind::Broken(_) | Kind::Refused
+        );
+        if sent.arrived.is_none() || sent.is_answered || !may_name_a_channel {
+            return Err(format!("it is refused, and was {:?}", sent.kind));
+        }
+        sent.is_answered = true;
+        let kind = std::mem::replace(&mut sent.kind, Kind::Refused);
+        conn.outstanding.remove(reply_to);
+        if kind.is_in_order() && conn.in_order.pop_front() != Some(at) {
+            return Err(format!("{reply_to} is refused before what came earlier is answered"));
+        }
+        self.note_done(by, at);
+        Ok(())
     }
 
     fn take_answer(&mut self, by: ConnId, at: usize, message: &Received) -> Result<(), String> {

@@ -64,6 +64,8 @@ pub(super) enum Kind {
     Answer,
     /// A response that answers nothing its sender holds.
     Stray,
+    /// Whatever it was, the server had no memory for it and said so.
+    Refused,
 }
 
 impl Kind {
@@ -81,6 +83,7 @@ impl Kind {
                 | Self::LostNote
                 | Self::Answer
                 | Self::Stray
+                | Self::Refused
         )
     }
 

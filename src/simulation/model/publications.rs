@@ -141,9 +141,17 @@ impl Model {
         Ok(())
     }
 
+    fn was_refused(&self, publication: &Publication) -> bool {
+        let sent = publication.from.map(|(from, at)| self.conns[from].sent[at].kind);
+        sent == Some(Kind::Refused)
+    }
+
     /// All has come to rest: whoever was to hear something has.
     pub(super) fn check_heard(&self) -> Result<(), String> {
         for (at, publication) in self.publications.iter().enumerate() {
+            if self.was_refused(publication) {
+                continue;
+            }
             let (Some(arrived), Some(done)) = self.moment(publication) else { continue };
             for id in 0..self.conns.len() {
                 if self.conns[id].app != publication.app
@@ -234,7 +242,7 @@ impl Model {
     /// Those that were surely processed, and those that may have been.
     pub(super) fn publication_counts(&self) -> (u64, u64) {
         let mut counts = (0, 0);
-        for publication in &self.publications {
+        for publication in self.publications.iter().filter(|at| !self.was_refused(at)) {
             let (arrived, done) = self.moment(publication);
             // From inside, a channel that nobody knows is none.
             let is_sure = if publication.from.is_some() { done } else { publication.first_heard };
