@@ -184,9 +184,10 @@ impl Broker {
             self.core.refused += 1;
             let text = "the server holds as many connections as it may; try again later, or raise \
                         its --max-connections";
-            let why = match short {
-                true => short_of_memory(ErrorCode::ServerFull),
-                false => Refusal::new(ErrorCode::ServerFull, text),
+            let why = if short {
+                short_of_memory(ErrorCode::ServerFull)
+            } else {
+                Refusal::new(ErrorCode::ServerFull, text)
             };
             self.core.report(key, &why);
         }

@@ -138,7 +138,13 @@ impl Serve {
     /// Says everything that is wrong with the configuration, without listening on anything.
     fn check(&self) -> Result<ExitCode, Failure> {
         let problems = match self.read() {
-            Ok((_, config)) => config.problems().into_iter().map(Failure::from).collect(),
+            Ok((settings, mut config)) => {
+                if !settings.names_addresses() {
+                    // They may be passed with a Unix socket, which only the start can tell.
+                    (config.access.uids, config.access.gids) = (Vec::new(), Vec::new());
+                }
+                config.problems().into_iter().map(Failure::from).collect()
+            }
             Err(problems) => problems,
         };
         for problem in &problems {

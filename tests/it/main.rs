@@ -19,6 +19,8 @@ mod memory;
 mod memory_budget;
 #[cfg(feature = "cli")]
 mod operation;
+#[cfg(feature = "cli")]
+mod packaging;
 mod smoke;
 mod support;
 #[cfg(all(feature = "cli", target_os = "linux"))]

@@ -141,7 +141,7 @@ fn a_server_with_a_budget_keeps_it_and_keeps_serving() {
         .collect();
     let mut sent = [0; ATTACKERS];
     let mut seen = Seen::default();
-    let piece = [b' '; 128 << 10];
+    let piece = vec![b' '; 128 << 10];
     let deadline = Instant::now() + HANG;
     while counter(&mut bystander, "memory_sheds") < 5 {
         assert!(Instant::now() < deadline, "nobody is closed: {seen:?}");

@@ -60,11 +60,13 @@ fn a_check_says_everything_that_is_wrong_and_listens_on_nothing() {
     assert!(checked.stderr.is_empty() && !path.exists());
 }
 
+/// Gives every connection an id of its own.
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+
 /// The answer to a connect with this token.
 fn connect(address: SocketAddr, token: &str) -> (Peer, Value) {
     let mut peer = Peer::new(address);
     "app".clone_into(&mut peer.app_id);
-    static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
     let id = format!("c{}", CONNECTIONS.fetch_add(1, Ordering::Relaxed));
     let payload = json!({"action": "connect", "connection_id": id, "token": token});
     peer.send("request", "system", payload);

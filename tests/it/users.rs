@@ -90,6 +90,8 @@ fn those_who_are_turned_away_take_no_place_and_are_bounded() {
     assert_eq!(connect_with_token(&mut remote)["payload"]["status"], "connected");
 }
 
+const NOBODY: u32 = 65_534;
+
 /// Another user for real, where this test may become one.
 #[test]
 fn another_user_is_another_user() {
@@ -97,7 +99,6 @@ fn another_user_is_another_user() {
         println!("only root can become somebody else; the lists are tested by the others");
         return;
     }
-    const NOBODY: u32 = 65_534;
     let path = Path::new("nobody");
     let script = r#"
 import socket, struct, sys

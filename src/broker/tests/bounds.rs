@@ -198,3 +198,26 @@ fn a_place_is_free_in_the_turn_in_which_it_is_left() {
     }
     assert_eq!(world.broker.core.connections.len(), 1);
 }
+
+#[test]
+#[cfg(feature = "net")]
+fn another_idle_timeout_holds_for_those_who_are_there() {
+    let mut world = World::new(Limits::default());
+    let key = world.connected("app", "me");
+    let half_open = world.accept();
+    let set = |world: &mut World, idle_timeout| {
+        let limits = Limits { idle_timeout, ..Limits::default() };
+        world.broker.core.reconfigure(limits, Access::default());
+    };
+    let timeout = Duration::from_secs(60);
+    set(&mut world, Some(timeout));
+    world.pass(Duration::from_secs(59));
+    assert_eq!(world.closed, [half_open], "the handshake has a time of its own");
+    set(&mut world, None);
+    world.pass(timeout * 10);
+    assert_eq!(world.closed, [half_open]);
+    set(&mut world, Some(timeout));
+    world.pass(Duration::ZERO);
+    assert_eq!(world.closed, [half_open, key], "it has been idle for long");
+    assert_eq!(world.broker.next_deadline(), None);
+}

@@ -24,7 +24,7 @@ impl World {
     fn hoard(&mut self, hoarders: &[ConnectionKey]) {
         for key in hoarders {
             self.deliver(*key, &(16_u32 << 20).to_be_bytes());
-            self.deliver(*key, &[b' '; 64 << 10]);
+            self.deliver(*key, &vec![b' '; 64 << 10]);
             assert_eq!(self.connection(*key).recv.capacity(), BUDGET_BYTES / 16);
         }
     }
@@ -186,7 +186,7 @@ fn who_fills_the_tables_is_the_largest_holder_too() {
     assert!((500..1_500).contains(&named), "{named} channels");
     // Whoever adds the last byte holds far less.
     world.deliver(bystander, &(200_u32 << 10).to_be_bytes());
-    world.deliver(bystander, &[b' '; 100 << 10]);
+    world.deliver(bystander, &vec![b' '; 100 << 10]);
     assert_eq!(world.stats().counters.memory_sheds, 1);
     world.expect_error(greedy, "limit_exceeded", Value::Null);
     assert!(matches!(world.connection(bystander).state, State::Open(_)));

@@ -49,7 +49,7 @@ fn abort() -> ! {
         printable(&what)
     );
     match backtrace.status() {
-        BacktraceStatus::Captured => report += &format!("{backtrace}"),
+        BacktraceStatus::Captured => report += &backtrace.to_string(),
         _ => report += "With RUST_BACKTRACE=1 there is more to report.\n",
     }
     // There may be nobody who reads it.

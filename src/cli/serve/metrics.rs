@@ -233,6 +233,13 @@ impl Collector for Snapshot {
                 .encode_family(&[("code", *code)])?
                 .encode_counter::<NoLabels, u64, u64>(value, None)?;
         }
+        self.encode_gauges(&mut encoder)?;
+        self.encode_latencies(encoder)
+    }
+}
+
+impl Snapshot {
+    fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for (name, help, value) in [
             (
                 "connections",
@@ -265,12 +272,9 @@ impl Collector for Snapshot {
                 Some(&Unit::Seconds),
                 MetricType::Gauge,
             )?
-            .encode_gauge(&self.stats.uptime_seconds)?;
-        self.encode_latencies(encoder)
+            .encode_gauge(&self.stats.uptime_seconds)
     }
-}
 
-impl Snapshot {
     fn encode_latencies(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let help = "Where time goes inside the server, by measure";
         let unit = Some(&Unit::Seconds);

@@ -45,7 +45,7 @@ fn on_own_thread(
     mut act: impl FnMut(i32) + Send + 'static,
 ) -> io::Result<SyncSender<i32>> {
     let (asked, signals) = mpsc::sync_channel(1);
-    let run = move || signals.iter().for_each(|signal| act(signal));
+    let run = move || signals.iter().for_each(&mut act);
     let named = std::thread::Builder::new().name(name.to_owned());
     named.spawn(|| crash::or_abort(run))?;
     Ok(asked)

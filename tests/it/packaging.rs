@@ -1,0 +1,65 @@
+//! What is installed beside the program fits the program.
+
+use std::fs;
+use std::path::Path;
+
+use crate::cli::{Scratch, serve};
+
+fn installed(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd").join(name);
+    fs::read_to_string(path).unwrap()
+}
+
+fn values<'a>(unit: &'a str, name: &str) -> Vec<&'a str> {
+    let values = unit.lines().filter_map(|line| line.split_once('='));
+    values.filter(|(found, _)| *found == name).map(|(_, value)| value).collect()
+}
+
+#[test]
+fn the_unit_starts_the_program_with_flags_that_it_has() {
+    let help = serve(&["--help"]).output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let unit = installed("ipc.service");
+    let commands = [values(&unit, "ExecStart"), values(&unit, "ExecStartPre")].concat();
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        let arguments = command.strip_prefix("/usr/bin/ipc serve ").expect("our program");
+        let flags = arguments.split(' ').filter(|argument| argument.starts_with("--"));
+        for flag in flags {
+            assert!(help.contains(flag), "{flag} is no flag of ipc serve");
+        }
+    }
+    // It tells the service manager of all three.
+    assert_eq!(values(&unit, "Type"), ["notify"]);
+    assert_eq!(values(&unit, "ExecReload"), ["/bin/kill -HUP $MAINPID"]);
+    assert_eq!(values(&unit, "WatchdogSec"), ["30s"]);
+}
+
+/// As it is, and with every line of it that is commented out.
+#[test]
+fn the_settings_beside_it_are_settings() {
+    let scratch = Scratch::new("packaging");
+    let text = installed("ipc.toml");
+    let plain = scratch.file("plain.toml", 0o640, &text);
+    let checked = serve(&["--check-config", "--config", &plain]).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let is_setting = |line: &str| line.contains(" = ") || line == "[tokens]";
+    let all: String = text
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|line| is_setting(line)).unwrap_or(line))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    assert!(all.contains("\n[tokens]\nbilling = "), "{all}");
+    let all = scratch.file("all.toml", 0o640, &all);
+    let checked = serve(&["--check-config", "--config", &all]).output().unwrap();
+    let stderr = String::from_utf8(checked.stderr).unwrap();
+    // The files that it names are not on this machine; nothing else is wrong.
+    for line in stderr.lines() {
+        assert!(line.contains("/etc/ipc/"), "{line}");
+    }
+    assert_eq!(stderr.lines().count(), 2, "{stderr}");
+    // The users it admits are known on the socket that ipc.socket brings.
+    let users = scratch.file("users.toml", 0o640, "allow-uid = [1000]\nallow-gid = [100]\n");
+    let checked = serve(&["--check-config", "--config", &users]).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
