@@ -11,6 +11,8 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("broker", crate::broker::fuzzing::broker),
     #[cfg(feature = "net")]
     ("client", crate::client::fuzzing::client),
+    #[cfg(feature = "net")]
+    ("simulation", crate::simulation::fuzz),
 ];
 
 /// Runs one target.

@@ -59,7 +59,8 @@ pub(crate) trait Stream: Debug {
     /// the end, is reported as an event.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what fits, from at least one slice.
+    /// Writes what fits, from at least one slice. Less than all is written only where no more
+    /// fits: once it does, that is reported as an event.
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
     fn shutdown_write(&mut self);

@@ -318,11 +318,12 @@ impl Kernel {
         self.pipes[id].server_finished = true;
     }
 
-    /// The server closes its end.
-    pub(super) fn close(&mut self, id: PipeId) {
+    /// The server closes its end, perhaps with something unsent.
+    pub(super) fn close(&mut self, id: PipeId, is_cut_short: bool) {
         self.descriptors -= 1;
         let lost = self.decisions.below(self.pipes[id].outbound.len() + 1);
         self.pipes[id].close(lost);
+        self.pipes[id].reset_to_client |= is_cut_short;
         self.trace.note(format_args!("{id} is closed"));
     }
 }

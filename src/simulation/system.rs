@@ -54,7 +54,7 @@ impl System for SimulatedSystem {
 
     fn accept(&mut self, listener: &mut SimulatedListener) -> io::Result<SimulatedStream> {
         let id = self.kernel.borrow_mut().accept(listener.at)?;
-        Ok(SimulatedStream { id, kernel: self.kernel.clone() })
+        Ok(SimulatedStream::new(id, self.kernel.clone()))
     }
 
     fn spare(&mut self) -> Option<SpareDescriptor> {
@@ -104,6 +104,38 @@ impl Drop for SimulatedListener {
 pub(super) struct SimulatedStream {
     id: PipeId,
     kernel: SharedKernel,
+    /// Taken from the loop and not with the kernel yet, if it is one that keeps bytes, as one
+    /// that encrypts does.
+    unsent: Option<Vec<u8>>,
+    /// The write side is to be shut when everything is sent.
+    is_finishing: bool,
+}
+
+/// What a stream takes beyond what the kernel takes.
+const UNSENT_BYTES_MAX: usize = 600;
+
+impl SimulatedStream {
+    fn new(id: PipeId, kernel: SharedKernel) -> Self {
+        let keeps_bytes = kernel.borrow_mut().decisions.below(4) == 3;
+        Self { id, kernel, unsent: keeps_bytes.then(Vec::new), is_finishing: false }
+    }
+
+    /// Returns whether all of it is with the kernel.
+    fn send_pending(&mut self) -> io::Result<bool> {
+        let Some(unsent) = &mut self.unsent else { return Ok(true) };
+        while !unsent.is_empty() {
+            match self.kernel.borrow_mut().write(self.id, &[unsent]) {
+                Ok(bytes) => drop(unsent.drain(..bytes)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        if std::mem::take(&mut self.is_finishing) {
+            self.kernel.borrow_mut().shutdown_write(self.id);
+        }
+        Ok(true)
+    }
 }
 
 impl Stream for SimulatedStream {
@@ -113,11 +145,35 @@ impl Stream for SimulatedStream {
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let slices: Vec<&[u8]> = slices.iter().map(|slice| &**slice).collect();
-        self.kernel.borrow_mut().write(self.id, &slices)
+        if self.unsent.is_none() {
+            return self.kernel.borrow_mut().write(self.id, &slices);
+        }
+        if !self.send_pending()? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut written = 0;
+        for piece in slices.concat().chunks(UNSENT_BYTES_MAX) {
+            self.unsent = Some(piece.to_vec());
+            written += piece.len();
+            if !self.send_pending()? {
+                break;
+            }
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        self.send_pending()
     }
 
     fn shutdown_write(&mut self) {
-        self.kernel.borrow_mut().shutdown_write(self.id);
+        self.is_finishing = true;
+        if self.unsent.is_none() {
+            self.kernel.borrow_mut().shutdown_write(self.id);
+        } else {
+            // If the connection is broken, the next read says so.
+            let _ = self.send_pending();
+        }
     }
 
     fn acknowledge_at_once(&mut self) {}
@@ -125,7 +181,8 @@ impl Stream for SimulatedStream {
 
 impl Drop for SimulatedStream {
     fn drop(&mut self) {
-        self.kernel.borrow_mut().close(self.id);
+        let is_all_sent = self.unsent.as_ref().is_none_or(Vec::is_empty);
+        self.kernel.borrow_mut().close(self.id, !is_all_sent);
     }
 }
 
