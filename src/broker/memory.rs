@@ -155,12 +155,10 @@ impl Core {
     /// While memory is short, the rest of an unfinished message stays with its sender. Who
     /// has not introduced itself holds little, and not for long.
     pub(crate) fn pause_unfinished(&mut self, key: ConnectionKey) {
-        if self.budget.pressure == MemoryPressure::Pausing
-            && self
-                .connections
-                .get(key)
-                .is_some_and(|c| c.session().is_some() && c.recv.capacity() > SMALL_BYTES_MAX)
-        {
+        let holds_much = |connection: &Connection| {
+            connection.session().is_some() && connection.recv.capacity() > SMALL_BYTES_MAX
+        };
+        if self.is_pausing() && self.connections.get(key).is_some_and(holds_much) {
             self.pause(key);
         }
     }

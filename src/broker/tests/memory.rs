@@ -51,12 +51,15 @@ fn first_nothing_new_comes_in_and_everything_else_goes_on() {
     world.expect_error(other, "limit_exceeded", "s1");
     world.send(other, &message("app", "subscribe", "news", "s2", &json!({})));
     world.expect_error(other, "limit_exceeded", "s2");
+    world.send(other, &message("app", "publish", "new", "p1", &json!(0)));
+    world.expect_error(other, "limit_exceeded", "p1");
+    assert_eq!(world.stats().total_channels, stats.total_channels, "nothing of it is left");
     // What is there already goes on, and once more is no more.
     world.subscribe(bystander, "app", "news");
     world.send(other, &message("app", "publish", "news", "p", &json!(1)));
     assert_eq!(payloads(&world.take(bystander)), [json!(1)]);
     let stats = world.stats();
-    assert_eq!(stats.counters.memory_refusals, 3);
+    assert_eq!(stats.counters.memory_refusals, 4);
     assert_eq!((stats.counters.memory_pauses, stats.counters.memory_sheds), (0, 0));
 
     world.hang_up(hoarders[0]);
