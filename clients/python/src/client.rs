@@ -1,7 +1,326 @@
 //! `FrameworkClient` and `ipc_framework.aio` over [`ipc_framework::client`].
+//!
+//! The client's thread never takes the GIL: answers, messages, requests to serve and events go
+//! into an [`Inbox`], which Python empties; an answer that a thread blocks for goes straight to
+//! that thread, by a [`Waiter`].
 
+mod errors;
+mod inbox;
+mod job;
+mod link;
+mod message;
+mod waiter;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{self, ClientOptions, Endpoint, Error, Event, Reconnect, RequestId};
+use ipc_framework::{ErrorCode, Token};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
 
-pub(crate) fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+use errors::{Failure, raise};
+use inbox::{Inbox, Item};
+use job::Job;
+use link::Link;
+use waiter::Waiter;
+
+/// How often a waiting thread looks whether a signal wants it.
+const SIGNALS: Duration = Duration::from_millis(100);
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Client>()?;
+    module.add_class::<Job>()?;
+    module.add_class::<Waiter>()?;
+    module.add_function(wrap_pyfunction!(error_of, module)?)
+}
+
+/// A connection and all that comes of it.
+#[pyclass(frozen, module = "ipc_framework._native")]
+struct Client {
+    /// None once it is closed.
+    client: Mutex<Option<client::Client>>,
+    inbox: Arc<Inbox>,
+    link: Arc<Link>,
+    subscribed: Mutex<HashSet<String>>,
+    queue_bytes_max: usize,
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    #[pyo3(signature = (*, app_id, host, port, unix, token, connection_id, connect_timeout,
+        reconnect, heartbeat, queue_bytes_max, frame_bytes_max, rings))]
+    #[expect(clippy::too_many_arguments, reason = "they have names where it is called")]
+    fn new(
+        py: Python<'_>,
+        app_id: String,
+        host: String,
+        port: u16,
+        unix: Option<PathBuf>,
+        token: Option<String>,
+        connection_id: String,
+        connect_timeout: f64,
+        reconnect: Option<(f64, f64)>,
+        heartbeat: Option<f64>,
+        queue_bytes_max: usize,
+        frame_bytes_max: usize,
+        rings: bool,
+    ) -> PyResult<Self> {
+        let mut options = ClientOptions::new(app_id);
+        options.connection.endpoint = match unix {
+            Some(path) => Endpoint::unix(path),
+            None => Endpoint::tcp(host, port),
+        };
+        options.connection.token = token.map(Token::new);
+        options.connection.connection_id = Some(connection_id);
+        options.connection.connect_timeout = seconds(connect_timeout);
+        options.connection.timeout = seconds(connect_timeout);
+        options.connection.frame_bytes_max = frame_bytes_max;
+        options.reconnect = reconnect
+            .map(|(min, max)| Reconnect { pause_min: seconds(min), pause_max: seconds(max) });
+        options.heartbeat = heartbeat.map(seconds);
+        options.queue_bytes_max = queue_bytes_max;
+        let inbox = Arc::new(Inbox::new(rings)?);
+        let link = Arc::new(Link::default());
+        let client = py.detach(|| options.connect()).map_err(|error| raise(py, &error))?;
+        let (put, seen) = (Arc::clone(&inbox), Arc::clone(&link));
+        client.on_event(move |event: &Event| {
+            seen.follow(event);
+            put.put(Item::from(event));
+        });
+        let put = Arc::clone(&inbox);
+        client
+            .on_message(move |message| put.put(Item::Message(message)))
+            .map_err(|error| raise(py, &error))?;
+        let (client, subscribed) = (Mutex::new(Some(client)), Mutex::default());
+        Ok(Self { client, inbox, link, subscribed, queue_bytes_max })
+    }
+
+    #[getter]
+    fn is_connected(&self) -> bool {
+        self.open().is_ok_and(|client| client.is_connected())
+    }
+
+    /// It does not come back.
+    #[getter]
+    fn is_closed(&self) -> bool {
+        self.link.is_closed()
+    }
+
+    /// Whether sending would block for room.
+    #[getter]
+    fn is_full(&self) -> bool {
+        self.open().is_ok_and(|client| client.waiting_bytes() >= self.queue_bytes_max)
+    }
+
+    #[getter]
+    fn missed(&self) -> u64 {
+        self.inbox.missed()
+    }
+
+    /// Waits for a client that is on its way back. False if it does not arrive.
+    fn wait_connected(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let begin = Instant::now();
+        loop {
+            let left = seconds(timeout).saturating_sub(begin.elapsed());
+            if left.is_zero() || self.is_connected() || self.is_closed() {
+                return Ok(self.is_connected());
+            }
+            py.detach(|| self.link.wait(left.min(SIGNALS)));
+            py.check_signals()?;
+        }
+    }
+
+    /// What is known of the connection beyond what the published client tells.
+    fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let told = PyDict::new(py);
+        if let Ok(client) = self.open() {
+            let info = py.detach(|| client.connection_info());
+            told.set_item("connections", info.connections)?;
+            told.set_item("pending_requests", info.pending_requests)?;
+            told.set_item("waiting_bytes", info.waiting_bytes)?;
+            told.set_item("served_channels", info.served_channels)?;
+        }
+        Ok(told)
+    }
+
+    /// Sends a message as it is. What answers it comes as a message.
+    fn send(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = message.py();
+        let message = message::from_python(message)?;
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        let sent = py.detach(|| client.send_message(&message));
+        sent.map(|_id| ()).map_err(|error| raise(py, &error))
+    }
+
+    /// Sends a request as it is. Its answer goes to the waiter, without one into the inbox. An
+    /// id that is no UUID cannot be waited for: its answer comes as a message.
+    #[pyo3(signature = (message, timeout, waiter))]
+    fn ask(
+        &self,
+        message: &Bound<'_, PyAny>,
+        timeout: f64,
+        waiter: Option<&Bound<'_, Waiter>>,
+    ) -> PyResult<()> {
+        let py = message.py();
+        let sent = message;
+        let message = message::from_python(sent)?;
+        if message.message_id.parse::<RequestId>().is_err() {
+            return self.send(sent);
+        }
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        let message_id = message.message_id.clone();
+        let room = waiter.map(|waiter| Arc::clone(&waiter.get().room));
+        let inbox = Arc::clone(&self.inbox);
+        let told = move |answer: Result<ipc_framework::Message, Error>| {
+            let answer = answer.map_err(|error| Failure::from(&error));
+            match room {
+                Some(room) => room.fill(answer),
+                None => inbox.put(Item::Answer { message_id, answer }),
+            }
+        };
+        let asked = py.detach(|| client.send_request_message(&message, seconds(timeout), told));
+        let request = asked.map_err(|error| raise(py, &error))?;
+        if let Some(waiter) = waiter {
+            // A waiter is used once.
+            let _ = waiter.get().asked.set((client.downgrade(), request));
+        }
+        Ok(())
+    }
+
+    /// Waits for an answer no more.
+    fn forget(&self, py: Python<'_>, message_id: &str) {
+        if let (Ok(client), Ok(request)) = (self.open(), message_id.parse()) {
+            py.detach(|| client.cancel(request));
+        }
+    }
+
+    fn subscribe(&self, py: Python<'_>, channel_id: &str) -> PyResult<()> {
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        let mut subscribed = self.subscribed.lock().unwrap_or_else(PoisonError::into_inner);
+        if subscribed.contains(channel_id) {
+            return Ok(());
+        }
+        let put = Arc::clone(&self.inbox);
+        let listen = move |message| put.put(Item::Message(message));
+        client.subscribe_with(channel_id, listen).map_err(|error| raise(py, &error))?;
+        subscribed.insert(channel_id.to_owned());
+        Ok(())
+    }
+
+    fn unsubscribe(&self, channel_id: &str) {
+        let mut subscribed = self.subscribed.lock().unwrap_or_else(PoisonError::into_inner);
+        if subscribed.remove(channel_id)
+            && let Ok(client) = self.open()
+        {
+            client.unsubscribe(channel_id);
+        }
+    }
+
+    /// Blocks until the server has agreed.
+    fn serve(&self, py: Python<'_>, channel_id: &str, concurrency: usize) -> PyResult<()> {
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        let inbox = Arc::clone(&self.inbox);
+        let pass_on = move |message, responder| inbox.put(Item::Job(message, responder));
+        let served = py.detach(|| client.serve_deferred(channel_id, concurrency, pass_on));
+        served.map_err(|error| raise(py, &error))
+    }
+
+    fn stop_serving(&self, py: Python<'_>, channel_id: &str) -> PyResult<()> {
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        py.detach(|| client.stop_serving(channel_id)).map_err(|error| raise(py, &error))
+    }
+
+    /// Blocks until something has come; None at the end.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
+        let Some(items) = py.detach(|| self.inbox.take()) else { return Ok(None) };
+        items.into_iter().map(|item| item.into_py(py)).collect::<PyResult<_>>().map(Some)
+    }
+
+    /// What has come, for an event loop that was told by the descriptor.
+    fn take_now<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        self.inbox.take_now().into_iter().map(|item| item.into_py(py)).collect()
+    }
+
+    /// Becomes readable when something has come, if the client was made to ring.
+    fn fileno(&self) -> i32 {
+        self.inbox.descriptor().unwrap_or(-1)
+    }
+
+    /// Drains and closes. False if that was not done in time; it goes on without us then.
+    fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let Ok(client) = self.open() else { return Ok(true) };
+        let (done, closed) = channel();
+        let close = move || {
+            let result = client.close();
+            // Whoever wanted to know may have gone.
+            let _ = done.send(result.is_ok());
+        };
+        std::thread::Builder::new().name("ipc-close".into()).spawn(close)?;
+        let begin = Instant::now();
+        loop {
+            let left = seconds(timeout).saturating_sub(begin.elapsed());
+            if let Ok(is_done) = py.detach(|| closed.recv_timeout(left.min(SIGNALS))) {
+                return Ok(is_done);
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+            py.check_signals()?;
+        }
+    }
+
+    /// Ends at once: whoever waits is told, and `take` returns None.
+    fn abort(&self, py: Python<'_>) {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| {
+            drop(client);
+            self.link.close();
+            self.inbox.close();
+        });
+    }
+
+    /// In a forked child: nothing of this may run here, not even its end, for it would lock
+    /// what threads of the parent held, and speak on the parent's connection.
+    fn leave_to_parent(&self) {
+        let Ok(client) = self.client.try_lock() else { return };
+        std::mem::forget(client.clone());
+        std::mem::forget(Arc::clone(&self.inbox));
+    }
+}
+
+impl Client {
+    fn open(&self) -> Result<client::Client, Error> {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        client.clone().ok_or(Error::Closed)
+    }
+}
+
+/// A duration that Python gave as seconds; what is too long for one is forever.
+fn seconds(seconds: f64) -> Duration {
+    let fallback = if seconds > 0.0 { Duration::MAX } else { Duration::ZERO };
+    Duration::try_from_secs_f64(seconds).unwrap_or(fallback)
+}
+
+/// The exception that an answer is, if its payload is an error of the protocol.
+#[pyfunction]
+fn error_of<'py>(payload: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = payload.py();
+    let Ok(payload) = payload.cast::<PyDict>() else { return Ok(None) };
+    let field = |name: &str| -> PyResult<Option<String>> {
+        let value = payload.get_item(name)?;
+        Ok(value.and_then(|value| value.cast_into::<PyString>().ok()?.extract().ok()))
+    };
+    let (Some(status), Some(code), Some(text)) = (field("status")?, field("code")?, field("error")?)
+    else {
+        return Ok(None);
+    };
+    let known = ErrorCode::ALL.into_iter().find(|known| known.as_str() == code);
+    let Some(code) = known.filter(|_| status == "error") else { return Ok(None) };
+    let failure = Failure::from(&Error::Answered { code, text });
+    Ok(Some(failure.into_py(py).into_value(py).into_bound(py)))
 }

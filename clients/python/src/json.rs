@@ -34,6 +34,7 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
         let options = PyDict::new(py);
         options.set_item("allow_nan", false)?;
         options.set_item("separators", (",", ":"))?;
+        options.set_item("default", py.import("ipc_framework.core")?.getattr("_plain")?)?;
         let encoder = py.import("json")?.getattr("JSONEncoder")?.call((), Some(&options))?;
         Ok::<_, PyErr>(encoder.getattr("encode")?.unbind())
     })?;

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
 from typing import Any, Callable, Dict, List, Optional
 
@@ -85,6 +85,13 @@ class Message:
     def from_json(cls, json_str: str) -> Message:
         """The message of such a text."""
         return cls.from_dict(json.loads(json_str))
+
+
+def _plain(value: Any) -> Any:
+    """What ``json`` does not know: data classes are sent as objects, wherever they stand in a payload."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 class Channel:

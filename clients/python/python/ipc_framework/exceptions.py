@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import builtins
+from typing import Optional
+
 
 class IPCError(Exception):
     """Any error of this package."""
 
+    #: Which error it is, for programs: a code of the protocol, such as ``no_handler``, or of this side, such as
+    #: ``lost``.
+    code: Optional[str] = None
+    #: Whether the request that it ended may have been carried out all the same.
+    may_be_executed: bool = False
 
-class ConnectionError(IPCError):
-    """There is no connection, or it was lost."""
+
+class ConnectionError(IPCError, builtins.ConnectionError):
+    """There is no connection, or it was lost. Also the built-in exception of that name."""
 
 
 class RoutingError(IPCError):
@@ -31,5 +40,5 @@ class SerializationError(IPCError):
     """A payload is not JSON, or not a message."""
 
 
-class TimeoutError(IPCError):
-    """An answer did not come in time."""
+class TimeoutError(IPCError, builtins.TimeoutError):
+    """An answer did not come in time. Also the built-in exception of that name."""
