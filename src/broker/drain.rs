@@ -54,8 +54,9 @@ impl Core {
     pub(crate) fn cut_off(&mut self) {
         let pending: Vec<_> = self.requests.iter().map(|(key, _)| key).collect();
         crate::trace::drained(pending.len());
+        // Not `shutting_down`, which says that nothing was done.
         let unanswered = Refusal::new(
-            ErrorCode::ShuttingDown,
+            ErrorCode::Timeout,
             "the server ends before this request was answered; it may or may not have been done, so \
              send it again if it may be done twice",
         );

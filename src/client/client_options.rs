@@ -43,8 +43,12 @@ pub struct ClientOptions {
     pub while_disconnected: WhileDisconnected,
     /// How many bytes may wait to be sent, connected or not; 8 MiB by default.
     pub queue_bytes_max: usize,
+    /// How many bytes of messages may wait in one subscription that nobody reads, and of requests
+    /// in one served channel whose handler is busy; 64 MiB by default. What comes beyond it is
+    /// counted as [`missed`](super::Subscription::missed), or answered as `limit_exceeded`.
+    pub unread_bytes_max: usize,
     /// How often a silent server is asked whether it is alive, and how long it may take to say
-    /// so; 5 s by default, `None`: never. A server that has never answered a ping is not
+    /// so; 5 s by default, 10 ms at least, `None`: never. A server that has never answered a ping is not
     /// expected to, as the published one does not.
     pub heartbeat: Option<Duration>,
 }
@@ -57,6 +61,7 @@ impl ClientOptions {
             reconnect: Some(Reconnect::default()),
             while_disconnected: WhileDisconnected::Wait,
             queue_bytes_max: 8 << 20,
+            unread_bytes_max: 64 << 20,
             heartbeat: Some(Duration::from_secs(5)),
         }
     }

@@ -1,22 +1,25 @@
 //! The blocking client: everything happens on the caller's own thread.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::answer::{self, Connect, Failure, PING, Serve, Subscription};
 use super::encoder::{Encoder, Heading, check_id};
 use super::error::{Error, Execution};
+use super::incoming::{front, last_words};
 use super::options::Options;
+use super::payload::Payload;
 use super::read_buffer::ReadBuffer;
 use super::socket::Socket;
+use super::wait::Wait;
 use crate::broker::Message;
 use crate::proto::frame::Frame;
-use crate::proto::{Envelope, ErrorCode, Json, MessageType};
+use crate::proto::{ErrorCode, Json, MessageType};
 
 const SYSTEM: &str = "system";
 /// What kept messages may hold together, however few they are.
@@ -70,67 +73,6 @@ pub struct Connection {
     torn: bool,
 }
 
-/// How long to wait for bytes.
-#[derive(Clone, Copy, Debug)]
-enum Wait {
-    Not,
-    Forever,
-    Until {
-        deadline: Instant,
-        /// The whole time, which is what the first read waits for: asked for again and again
-        /// it costs no system call to set.
-        whole: Duration,
-        is_first: bool,
-    },
-}
-
-impl Wait {
-    fn at_most(timeout: Duration) -> Self {
-        match Instant::now().checked_add(timeout) {
-            Some(_) if timeout.is_zero() => Self::Not,
-            Some(deadline) => Self::Until { deadline, whole: timeout, is_first: true },
-            None => Self::Forever,
-        }
-    }
-
-    /// Reads what is there; [`ErrorKind::WouldBlock`] if nothing comes in time.
-    fn read(&mut self, socket: &mut Socket, room: &mut [u8], spin: bool) -> io::Result<usize> {
-        loop {
-            let timeout = match self {
-                Self::Not => return socket.try_recv(room),
-                Self::Forever => None,
-                Self::Until { whole, is_first, .. } if *is_first => {
-                    *is_first = false;
-                    Some(*whole)
-                }
-                Self::Until { deadline, .. } => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return socket.try_recv(room);
-                    }
-                    Some(left)
-                }
-            };
-            let read = if spin {
-                match socket.try_recv(room) {
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        std::hint::spin_loop();
-                        continue;
-                    }
-                    read => read,
-                }
-            } else {
-                // Below a microsecond the kernel's timeout would round down to forever.
-                socket.recv(room, timeout.map(|left| left.max(Duration::from_micros(1))))
-            };
-            match read {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                read => return read,
-            }
-        }
-    }
-}
-
 impl Connection {
     pub(super) fn open(options: &Options) -> Result<Self, Error> {
         let begin = Instant::now();
@@ -171,7 +113,7 @@ impl Connection {
         let left = deadline.saturating_duration_since(Instant::now());
         if !self.await_frame(&mut Wait::at_most(left), Execution::Never)? {
             let waited = options.connect_timeout;
-            return Err(Error::Deadline { waiting_for: "the server's welcome", waited });
+            return Err(Error::deadline("the server's welcome", waited));
         }
         let (envelope, frame_bytes) = front(&self.buffer)?;
         let welcome = answer::check_connected(&envelope);
@@ -204,7 +146,7 @@ impl Connection {
     /// [`Error::BadId`] for what cannot be sent. After a deadline the answer may still come:
     /// [`receive`](Self::receive) returns it.
     #[doc(alias = "send_request")]
-    pub fn request<T: Serialize + ?Sized>(
+    pub fn request<T: Payload + ?Sized>(
         &mut self,
         channel_id: &str,
         payload: &T,
@@ -214,14 +156,24 @@ impl Connection {
         self.answer(id)
     }
 
+    /// As [`request`](Self::request), and reads the answer into a value of your own type.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request); [`Error::BadAnswer`] if the answer has another shape.
+    pub fn request_as<R: DeserializeOwned, T: Payload + ?Sized>(
+        &mut self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<R, Error> {
+        self.request(channel_id, payload)?.payload.decode().map_err(Error::BadAnswer)
+    }
+
     /// As [`request`](Self::request), with a document that is JSON already.
     ///
     /// # Errors
     /// As [`request`](Self::request).
     pub fn request_json(&mut self, channel_id: &str, payload: &Json<'_>) -> Result<Message, Error> {
-        let id = self.encoder.json(Heading::new(MessageType::Request, channel_id), payload)?;
-        self.send()?;
-        self.answer(id)
+        self.request(channel_id, payload)
     }
 
     /// Sends a value to all subscribers of the channel.
@@ -230,7 +182,7 @@ impl Connection {
     /// [`Error::Lost`] if the connection is gone, [`Error::Deadline`] if the server does not
     /// take it in time; [`Error::NotJson`], [`Error::TooLarge`] and [`Error::BadId`] for what
     /// cannot be sent.
-    pub fn publish<T: Serialize + ?Sized>(
+    pub fn publish<T: Payload + ?Sized>(
         &mut self,
         channel_id: &str,
         payload: &T,
@@ -243,7 +195,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
-    pub fn notify<T: Serialize + ?Sized>(
+    pub fn notify<T: Payload + ?Sized>(
         &mut self,
         channel_id: &str,
         payload: &T,
@@ -327,7 +279,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
-    pub fn respond<T: Serialize + ?Sized>(
+    pub fn respond<T: Payload + ?Sized>(
         &mut self,
         request: &Message,
         payload: &T,
@@ -354,7 +306,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`request`](Self::request).
-    pub fn system<T: Serialize + ?Sized>(&mut self, payload: &T) -> Result<Message, Error> {
+    pub fn system<T: Payload + ?Sized>(&mut self, payload: &T) -> Result<Message, Error> {
         self.request(SYSTEM, payload)
     }
 
@@ -410,8 +362,7 @@ impl Connection {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let waiting_for = "the end of the connection";
-                    return Err(Error::Deadline { waiting_for, waited: self.timeout });
+                    return Err(Error::deadline("the end of the connection", self.timeout));
                 }
                 Err(error) => return Err(gone(error)),
             }
@@ -437,7 +388,7 @@ impl Connection {
                     self.torn = rest.len() < frame.len();
                     return Err(if error.kind() == ErrorKind::WouldBlock {
                         let waiting_for = "room at the server, which does not read,";
-                        Error::Deadline { waiting_for, waited: self.timeout }
+                        Error::deadline(waiting_for, self.timeout)
                     } else {
                         Error::lost(Execution::Never, error)
                     });
@@ -454,7 +405,7 @@ impl Connection {
         let mut wait = Wait::at_most(self.timeout);
         loop {
             if !self.await_frame(&mut wait, Execution::Possible)? {
-                return Err(Error::Deadline { waiting_for: "the answer", waited: self.timeout });
+                return Err(Error::deadline("the answer", self.timeout));
             }
             let (envelope, frame_bytes) = front(&self.buffer)?;
             if envelope.reply_to().is_some_and(|reply_to| reply_to.matches(id)) {
@@ -508,30 +459,6 @@ impl Connection {
         }
         Ok(true)
     }
-}
-
-/// The message at the buffer's front, and how many bytes it takes. What is not one stays there,
-/// so that every later attempt fails alike.
-pub(super) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
-    match buffer.peek() {
-        Frame::Complete { body, frame_bytes } => match Envelope::parse(body) {
-            Ok(envelope) => Ok((envelope, frame_bytes)),
-            Err(error) => Err(Error::Protocol { what: error.to_string() }),
-        },
-        Frame::TooLarge { body_bytes } => {
-            Err(Error::Protocol { what: format!("a frame of {body_bytes} bytes is too large") })
-        }
-        Frame::Partial { .. } => unreachable!("it was waited for"),
-    }
-}
-
-/// An error that answers no message of ours, and after which the server closes.
-fn last_words(envelope: &Envelope<'_>) -> Option<Error> {
-    if envelope.reply_to().is_some() {
-        return None;
-    }
-    answer::error_of(envelope)
-        .filter(|error| matches!(error, Error::Answered { code, .. } if code.closes_connection()))
 }
 
 impl AsRawFd for Connection {

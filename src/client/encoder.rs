@@ -5,13 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::error::Error;
+use super::payload::{Append, Payload};
 use crate::broker::Message;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Head, ID_BYTES_MAX, Json, JsonError, MessageType, Timestamp};
+use crate::proto::{Head, ID_BYTES_MAX, JsonError, MessageType, Timestamp};
 use crate::proto::{encode_frame, escape};
 
 /// Up to here the buffer that a large message needed is kept for the next one.
@@ -72,8 +72,13 @@ impl Encoder {
         &self.frame
     }
 
+    /// The frame that was encoded last, for keeping.
+    pub(super) fn take_frame(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.frame)
+    }
+
     /// Encodes a value under a fresh id, which is returned.
-    pub(super) fn value<T: Serialize + ?Sized>(
+    pub(super) fn value<T: Payload + ?Sized>(
         &mut self,
         heading: Heading<'_>,
         payload: &T,
@@ -81,23 +86,13 @@ impl Encoder {
         let id = self.fresh_id();
         let mut text = Uuid::encode_buffer();
         let text: &str = id.hyphenated().encode_lower(&mut text);
-        self.encode(text, None, None, heading, |out| {
-            serde_json::to_writer(out, payload).map_err(JsonError::from_value)
-        })?;
+        self.encode(text, None, None, heading, |out| payload.append_to(out))?;
         Ok(id)
     }
 
-    /// Encodes a document as it is under a fresh id, which is returned.
-    pub(super) fn json(&mut self, heading: Heading<'_>, payload: &Json<'_>) -> Result<Uuid, Error> {
-        let id = self.fresh_id();
-        let mut text = Uuid::encode_buffer();
-        let text: &str = id.hyphenated().encode_lower(&mut text);
-        self.encode(text, None, None, heading, |out| append(out, payload))?;
-        Ok(id)
-    }
-
-    /// Encodes a message as it is; what it leaves empty is filled in.
-    pub(super) fn message(&mut self, message: &Message) -> Result<(), Error> {
+    /// Encodes a message as it is; what it leaves empty is filled in. Returns the id, if it is a
+    /// fresh one.
+    pub(super) fn message(&mut self, message: &Message) -> Result<Option<Uuid>, Error> {
         let heading = Heading {
             message_type: message.message_type,
             channel_id: &message.channel_id,
@@ -107,13 +102,15 @@ impl Encoder {
         let timestamp = serde_json::Number::from_f64(message.timestamp)
             .filter(|_| message.timestamp != 0.0)
             .map(|number| number.to_string());
-        let mut fresh = Uuid::encode_buffer();
-        let id = match &*message.message_id {
-            "" => self.fresh_id().hyphenated().encode_lower(&mut fresh),
-            given => given,
+        let fresh = message.message_id.is_empty().then(|| self.fresh_id());
+        let mut text = Uuid::encode_buffer();
+        let id = match fresh {
+            Some(fresh) => fresh.hyphenated().encode_lower(&mut text),
+            None => &*message.message_id,
         };
-        let payload = |out: &mut Vec<u8>| append(out, &message.payload);
-        self.encode(id, app_id, timestamp.as_deref(), heading, payload)
+        let payload = |out: &mut Vec<u8>| message.payload.append_to(out);
+        self.encode(id, app_id, timestamp.as_deref(), heading, payload)?;
+        Ok(fresh)
     }
 
     fn encode(
@@ -156,12 +153,6 @@ impl Encoder {
         }
         Ok(())
     }
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "of the same form as writing a value")]
-fn append(out: &mut Vec<u8>, payload: &Json<'_>) -> Result<(), JsonError> {
-    out.extend_from_slice(payload.as_str().as_bytes());
-    Ok(())
 }
 
 pub(super) fn check_id(field: &'static str, id: &str) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use super::options::Endpoint;
-use crate::proto::{ErrorCode, ID_BYTES_MAX, JsonError};
+use crate::proto::{DecodeError, ErrorCode, ID_BYTES_MAX, JsonError};
 
 /// Why a client could not do what it was asked. The text says what to do.
 ///
@@ -61,6 +61,8 @@ pub enum Error {
         waiting_for: &'static str,
         /// How long.
         waited: Duration,
+        /// Whether it may have been executed: not if it never left, waiting for a connection.
+        execution: Execution,
     },
     /// The connection is gone.
     Lost {
@@ -74,6 +76,8 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// The answer came and does not have the shape that was asked for.
+    BadAnswer(DecodeError),
     /// There is no connection just now, and messages do not wait for one, as configured.
     Disconnected,
     /// So much waits to be sent already.
@@ -83,7 +87,7 @@ pub enum Error {
     },
     /// The client was closed, or does not come back.
     Closed,
-    /// A handler cannot block the thread that would have to bring the answer.
+    /// A handler cannot wait for what its own thread would have to do.
     OnClientThread,
     /// The system's fault.
     System {
@@ -144,7 +148,7 @@ impl Error {
             | Self::Protocol { .. }
             | Self::Disconnected
             | Self::QueueFull { .. } => Fault::Server,
-            Self::Deadline { .. } => Fault::Peer,
+            Self::Deadline { .. } | Self::BadAnswer(_) => Fault::Peer,
             Self::System { .. } => Fault::System,
             Self::Answered { code, .. } => match code {
                 ErrorCode::NoHandler
@@ -160,16 +164,14 @@ impl Error {
     /// Whether the request it answers may have been executed.
     pub fn execution(&self) -> Execution {
         match self {
-            Self::Lost { execution, .. } => *execution,
-            Self::Deadline { .. } | Self::Backlog { .. } | Self::Protocol { .. } => {
+            Self::Lost { execution, .. } | Self::Deadline { execution, .. } => *execution,
+            Self::Backlog { .. } | Self::Protocol { .. } | Self::BadAnswer(_) => {
                 Execution::Possible
             }
             Self::Answered { code, .. } => match code {
-                // A server that ends says so too of requests that their worker still has.
-                ErrorCode::HandlerFailed
-                | ErrorCode::WorkerLost
-                | ErrorCode::Timeout
-                | ErrorCode::ShuttingDown => Execution::Possible,
+                ErrorCode::HandlerFailed | ErrorCode::WorkerLost | ErrorCode::Timeout => {
+                    Execution::Possible
+                }
                 _ => Execution::Never,
             },
             Self::BadId { .. }
@@ -186,6 +188,11 @@ impl Error {
 
     pub(super) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { doing, source }
+    }
+
+    /// Of what may have been executed.
+    pub(super) fn deadline(waiting_for: &'static str, waited: Duration) -> Self {
+        Self::Deadline { waiting_for, waited, execution: Execution::Possible }
     }
 
     pub(super) fn lost(execution: Execution, source: impl Into<Option<io::Error>>) -> Self {
@@ -212,11 +219,19 @@ impl fmt::Display for Error {
             ),
             Self::Unreachable { endpoint, source } => unreachable_text(f, endpoint, source),
             Self::Answered { code, text } => write!(f, "{text} ({code})"),
-            Self::Deadline { waiting_for, waited } => write!(
+            Self::Deadline { waiting_for, waited, execution: Execution::Possible } => write!(
                 f,
                 "{waiting_for} did not come within {waited:?}; see whether the one who serves \
                  it is alive, or wait longer"
             ),
+            Self::Deadline { waiting_for, waited, execution: Execution::Never } => write!(
+                f,
+                "{waiting_for} did not come within {waited:?}, for it could not be sent; see \
+                 whether the server is alive, and ask again"
+            ),
+            Self::BadAnswer(error) => {
+                write!(f, "the answer is not what was asked for: {error}")
+            }
             Self::Lost { execution, source } => {
                 f.write_str("the connection to the server is lost")?;
                 if let Some(source) = source {
@@ -243,8 +258,8 @@ impl fmt::Display for Error {
             ),
             Self::Closed => f.write_str("the client is closed; connect a new one"),
             Self::OnClientThread => f.write_str(
-                "a handler cannot wait on the client's own thread; use send_request_async there, \
-                 or serve the channel",
+                "a handler cannot wait for its own thread; ask with send_request_async there, \
+                 and close from another thread",
             ),
             Self::System { doing, source } => write!(f, "the system refused {doing}: {source}"),
         }
@@ -282,6 +297,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NotJson(error) => Some(error),
+            Self::BadAnswer(error) => Some(error),
             Self::Unreachable { source, .. }
             | Self::System { source, .. }
             | Self::Lost { source: Some(source), .. } => Some(source),

@@ -46,9 +46,21 @@ pub enum Event {
         /// When the next one is made.
         pause: Duration,
     },
-    /// A served channel could not be taken up again.
+    /// A served channel could not be taken up again. It is tried with the next connection.
     NotRestored {
+        /// Which.
+        channel_id: String,
         /// Why.
+        error: Error,
+    },
+    /// The server refused a publication, a notification, a subscription, or a message sent as it
+    /// is: nobody waits for its answer.
+    Refused {
+        /// The channel it was for.
+        channel_id: String,
+        /// Its id, where the server could read it.
+        message_id: Option<String>,
+        /// What the server says.
         error: Error,
     },
     /// The client does not come back.

@@ -33,6 +33,7 @@
 //! ```
 
 mod answer;
+mod asking;
 #[expect(clippy::module_inception, reason = "the file is found under the name of its type")]
 mod client;
 mod client_options;
@@ -41,24 +42,36 @@ mod driver;
 mod encoder;
 mod error;
 mod event;
+mod incoming;
+mod link;
+mod listening;
 mod options;
+mod outbox;
+mod payload;
+mod pending;
 mod pool;
 mod read_buffer;
 mod reconnect;
+mod responder;
+mod routes;
+mod serving;
 mod shared;
 mod slot;
 mod socket;
 mod state;
 mod subscription;
+mod wait;
 mod worker;
 
-pub use client::{Client, ClientInfo};
+pub use client::{Client, ClientInfo, WeakClient};
 pub use client_options::{ClientOptions, WhileDisconnected};
 pub use connection::Connection;
 pub use error::{Error, Execution, Fault};
 pub use event::Event;
 pub use options::{Endpoint, Options};
+pub use payload::Payload;
 pub use pool::Pool;
 pub use reconnect::Reconnect;
-pub use slot::RequestFuture;
+pub use responder::Responder;
+pub use slot::{RequestFuture, RequestId};
 pub use subscription::Subscription;

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::client::Client;
 use super::client_options::ClientOptions;
 use super::error::Error;
+use super::payload::Payload;
 use crate::broker::Message;
 
 /// A bounded set of [`Client`]s for a program whose requests would wait for each other on one
@@ -132,7 +133,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Client::request`] and [`client`](Self::client).
-    pub fn request<T: Serialize + ?Sized>(
+    pub fn request<T: Payload + ?Sized>(
         &self,
         channel_id: &str,
         payload: &T,
@@ -140,11 +141,23 @@ impl Pool {
         self.client()?.request(channel_id, payload)
     }
 
+    /// As [`Client::request_as`].
+    ///
+    /// # Errors
+    /// As [`Client::request_as`] and [`client`](Self::client).
+    pub fn request_as<R: DeserializeOwned, T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<R, Error> {
+        self.client()?.request_as(channel_id, payload)
+    }
+
     /// As [`Client::send_request`].
     ///
     /// # Errors
     /// As [`Client::send_request`] and [`client`](Self::client).
-    pub fn send_request<T: Serialize + ?Sized>(
+    pub fn send_request<T: Payload + ?Sized>(
         &self,
         channel_id: &str,
         payload: &T,
@@ -157,11 +170,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Client::publish`] and [`client`](Self::client).
-    pub fn publish<T: Serialize + ?Sized>(
-        &self,
-        channel_id: &str,
-        payload: &T,
-    ) -> Result<(), Error> {
+    pub fn publish<T: Payload + ?Sized>(&self, channel_id: &str, payload: &T) -> Result<(), Error> {
         self.client()?.publish(channel_id, payload)
     }
 
@@ -169,11 +178,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Client::notify`] and [`client`](Self::client).
-    pub fn notify<T: Serialize + ?Sized>(
-        &self,
-        channel_id: &str,
-        payload: &T,
-    ) -> Result<(), Error> {
+    pub fn notify<T: Payload + ?Sized>(&self, channel_id: &str, payload: &T) -> Result<(), Error> {
         self.client()?.notify(channel_id, payload)
     }
 

@@ -5,11 +5,15 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
+/// Less would be a loop that does nothing else.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+
 /// How a [`Client`](super::Client) comes back after its connection is lost.
 ///
 /// The pause before an attempt is random between nothing and a bound that doubles from
 /// `pause_min` with every attempt that fails, up to `pause_max`: clients that lost the same
-/// server do not come back all at once.
+/// server do not come back all at once. A connection that ended before it brought an answer, or
+/// held for `pause_max`, counts as one that failed.
 ///
 /// ```
 /// use ipc_framework::client::Reconnect;
@@ -36,7 +40,7 @@ impl Reconnect {
     /// The bound of the pause after so many failures.
     pub(super) fn bound(&self, failures: u32) -> Duration {
         let factor = 2u32.checked_pow(failures).unwrap_or(u32::MAX);
-        self.pause_min.saturating_mul(factor).min(self.pause_max)
+        self.pause_min.max(PAUSE_MIN).saturating_mul(factor).min(self.pause_max.max(PAUSE_MIN))
     }
 
     /// A pause, uniform below its bound.

@@ -2,38 +2,44 @@
 //!
 //! A caller writes to the socket itself where nothing is queued before it, so that a request
 //! costs one wake-up more than on the caller's own connection: that of the driver, which reads.
+//! What callers gave us (values to be written, handlers, callbacks, wakers) never runs, and is
+//! never dropped, with the state locked.
 
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::answer::Subscription;
 use super::client_options::{ClientOptions, WhileDisconnected};
 use super::encoder::{Encoder, Heading};
 use super::error::{Error, Execution};
 use super::event::Event;
+use super::outbox::{Kind, Outgoing};
+use super::payload::Payload;
 use super::slot::{Slot, Waiter};
-use super::state::{Kind, Link, Outgoing, Pending, Route, Sink, State};
+use super::state::{Link, State};
 use crate::broker::Message;
-use crate::proto::MessageType;
 
 pub(super) const SYSTEM: &str = "system";
+/// Encoders kept for threads that send at the same time.
+const ENCODERS_KEPT: usize = 16;
 
 pub(super) type Listener = Box<dyn FnMut(&Event) + Send>;
 
 /// See the module.
 pub(super) struct Shared {
     state: Mutex<State>,
-    /// There is room in the queue, or nothing in it, or no job any more.
+    /// There is room in the queue, or nothing in it, or no job any more, or the end.
     pub(super) progress: Condvar,
     pub(super) waker: mio::Waker,
     pub(super) options: ClientOptions,
     pub(super) driver: std::sync::OnceLock<ThreadId>,
-    pub(super) listeners: Mutex<Vec<Listener>>,
+    /// None after the end.
+    pub(super) listeners: Mutex<Option<Vec<Listener>>>,
+    encoders: Mutex<Vec<Encoder>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -42,20 +48,61 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+/// An encoder of the calling thread's own, returned when it is dropped.
+pub(super) struct Lent<'a> {
+    shared: &'a Shared,
+    encoder: Option<Encoder>,
+}
+
+impl Deref for Lent<'_> {
+    type Target = Encoder;
+
+    fn deref(&self) -> &Encoder {
+        self.encoder.as_ref().unwrap_or_else(|| unreachable!("until it is dropped"))
+    }
+}
+
+impl DerefMut for Lent<'_> {
+    fn deref_mut(&mut self) -> &mut Encoder {
+        self.encoder.as_mut().unwrap_or_else(|| unreachable!("until it is dropped"))
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let mut encoders = self.shared.encoders.lock().unwrap_or_else(PoisonError::into_inner);
+        if encoders.len() < ENCODERS_KEPT {
+            encoders.extend(self.encoder.take());
+        }
+    }
+}
+
 impl Shared {
     pub(super) fn new(options: ClientOptions, encoder: Encoder, waker: mio::Waker) -> Self {
         Self {
-            state: Mutex::new(State::new(encoder)),
+            state: Mutex::new(State::new(&options)),
             progress: Condvar::new(),
             waker,
             options,
             driver: std::sync::OnceLock::new(),
-            listeners: Mutex::new(Vec::new()),
+            listeners: Mutex::new(Some(Vec::new())),
+            encoders: Mutex::new(vec![encoder]),
         }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn encoder(&self) -> Result<Lent<'_>, Error> {
+        let kept = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let encoder = if let Some(encoder) = kept {
+            encoder
+        } else {
+            let options = &self.options.connection;
+            Encoder::new(&options.app_id, options.frame_bytes_max)?
+        };
+        Ok(Lent { shared: self, encoder: Some(encoder) })
     }
 
     /// Has the driver look at the state. It cannot fail but by a lack of kernel memory, and
@@ -69,65 +116,68 @@ impl Shared {
     }
 
     /// Sends a message that nothing answers.
-    pub(super) fn post<T: Serialize + ?Sized>(
+    pub(super) fn post<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
         payload: &T,
         kind: Kind,
     ) -> Result<(), Error> {
-        let mut state = self.room(kind)?;
-        state.encoder.value(heading, payload)?;
-        self.dispatch(&mut state, kind, None)?;
-        state.unconfirmed += u64::from(kind == Kind::Free);
-        Ok(())
+        let mut encoder = self.encoder()?;
+        encoder.value(heading, payload)?;
+        self.dispatch(&mut *self.room(kind)?, &mut encoder, kind, None)
     }
 
-    /// Sends a message whose answer goes to `waiter`.
-    pub(super) fn ask<T: Serialize + ?Sized>(
+    /// Sends a message as it is. Returns its id, if that is a fresh one.
+    pub(super) fn post_message(
+        &self,
+        message: &Message,
+        kind: Kind,
+    ) -> Result<Option<Uuid>, Error> {
+        let mut encoder = self.encoder()?;
+        let fresh = encoder.message(message)?;
+        self.dispatch(&mut *self.room(kind)?, &mut encoder, kind, None)?;
+        Ok(fresh)
+    }
+
+    /// Sends a message whose answer goes to `waiter`, whose deadline the driver watches unless
+    /// the waiter does so itself.
+    pub(super) fn ask<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
         payload: &T,
         kind: Kind,
         waiter: Waiter,
-        timeout: Duration,
+        deadline: Option<Instant>,
+        is_watched: bool,
     ) -> Result<Uuid, Error> {
+        let mut encoder = self.encoder()?;
+        let id = encoder.value(heading, payload)?;
         let mut state = self.room(kind)?;
-        let id = state.encoder.value(heading, payload)?;
-        let begin = Instant::now();
-        let is_watched = !matches!(waiter, Waiter::Slot(_));
-        let deadline = begin.checked_add(timeout);
-        state.pending.insert(id, Pending { waiter, deadline, begin, left: false });
-        if let Err(error) = self.dispatch(&mut state, kind, Some(id)) {
-            state.pending.remove(&id);
+        state.pending.insert(id, waiter, deadline);
+        if let Err(error) = self.dispatch(&mut state, &mut encoder, kind, Some(id)) {
+            let unasked = state.pending.forget(id);
+            drop(state);
+            drop(unasked);
             return Err(error);
         }
-        if let Some(deadline) = deadline.filter(|_| is_watched) {
-            state.watch(id, deadline, self);
+        if is_watched
+            && let Some(deadline) = state.pending.watch(id)
+            && state.alarm.is_none_or(|alarm| deadline < alarm)
+        {
+            state.alarm = Some(deadline);
+            if !self.is_driver() {
+                self.wake();
+            }
         }
         Ok(id)
     }
 
-    /// As [`ask`](Self::ask), for a future: a slot whose deadline the driver watches.
-    pub(super) fn ask_watched<T: Serialize + ?Sized>(
-        &self,
-        heading: Heading<'_>,
-        payload: &T,
-        slot: Arc<Slot>,
-        timeout: Duration,
-    ) -> Result<(), Error> {
-        let id = self.ask(heading, payload, Kind::Free, Waiter::Slot(slot), timeout)?;
-        let mut state = self.lock();
-        if let Some(deadline) = state.pending.get(&id).and_then(|pending| pending.deadline) {
-            state.watch(id, deadline, self);
-        }
-        Ok(())
-    }
-
     /// Sends a message and blocks until it is answered.
-    pub(super) fn ask_and_wait<T: Serialize + ?Sized>(
+    pub(super) fn ask_and_wait<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
         payload: &T,
+        kind: Kind,
         timeout: Duration,
     ) -> Result<Message, Error> {
         if self.is_driver() {
@@ -136,21 +186,29 @@ impl Shared {
         let begin = Instant::now();
         let slot = Arc::new(Slot::default());
         let waiter = Waiter::Slot(Arc::clone(&slot));
-        let id = self.ask(heading, payload, Kind::Free, waiter, timeout)?;
-        // What no clock can express is forever.
         let deadline = begin.checked_add(timeout);
+        let id = self.ask(heading, payload, kind, waiter, deadline, false)?;
+        // What no clock can express is forever.
         let deadline = deadline.unwrap_or(begin + Duration::from_secs(u32::MAX.into()));
         if let Some(answer) = slot.wait(deadline) {
             return answer;
         }
         let mut state = self.lock();
-        if state.forget(id).is_some() {
-            return Err(Error::Deadline { waiting_for: "the answer", waited: timeout });
+        let is_begun = state.outbox.begun() == Some(id);
+        if let Some((_, execution)) = state.pending.forget(id) {
+            let execution = if is_begun { Execution::Possible } else { execution };
+            return Err(Error::Deadline { waiting_for: "the answer", waited: timeout, execution });
         }
         drop(state);
         // It came in this very moment, and whoever took it out is about to hand it over.
         let soon = Instant::now() + Duration::from_secs(60);
         slot.wait(soon).unwrap_or(Err(Error::lost(Execution::Possible, None)))
+    }
+
+    /// Waits no more for an answer. A request that has not left is then not sent.
+    pub(super) fn cancel(&self, id: Uuid) -> bool {
+        let forgotten = self.lock().pending.forget(id);
+        forgotten.is_some()
     }
 
     /// The state once there is room for another message, or an error that says why not.
@@ -159,27 +217,26 @@ impl Shared {
         let queue_bytes_max = self.options.queue_bytes_max;
         let begin = Instant::now();
         loop {
-            let waits = match state.link {
-                Link::Closed => return Err(Error::Closed),
-                Link::Up(_) => state.waiting_bytes >= queue_bytes_max,
-                // Answers are what a server that ends still waits for.
-                Link::Leaving(_) if kind == Kind::Bound => false,
-                Link::Down | Link::Leaving(_) => {
-                    match self.options.while_disconnected {
-                        WhileDisconnected::Fail => return Err(Error::Disconnected),
-                        WhileDisconnected::Wait if state.waiting_bytes >= queue_bytes_max => {
-                            return Err(Error::QueueFull { bytes_max: queue_bytes_max });
-                        }
-                        WhileDisconnected::Wait => {}
-                    }
-                    false
-                }
-            };
-            if !waits {
+            if matches!(state.link, Link::Closed) {
+                return Err(Error::Closed);
+            }
+            let waits_for_next =
+                kind == Kind::Free && matches!(state.link, Link::Down | Link::Leaving(_));
+            if waits_for_next && self.options.while_disconnected == WhileDisconnected::Fail {
+                return Err(Error::Disconnected);
+            }
+            // Answers are what a server that ends still waits for.
+            let is_exempt = kind == Kind::Control
+                || (kind == Kind::Bound && !matches!(state.link, Link::Up(_)));
+            if is_exempt || state.outbox.waiting_bytes() < queue_bytes_max {
+                return Ok(state);
+            }
+            state.drop_expired();
+            if state.outbox.waiting_bytes() < queue_bytes_max {
                 return Ok(state);
             }
             let left = self.options.connection.timeout.saturating_sub(begin.elapsed());
-            if self.is_driver() || left.is_zero() {
+            if waits_for_next || self.is_driver() || left.is_zero() {
                 return Err(Error::QueueFull { bytes_max: queue_bytes_max });
             }
             let woken = self.progress.wait_timeout(state, left);
@@ -188,113 +245,54 @@ impl Shared {
     }
 
     /// Writes the frame that was encoded last, or queues it.
-    fn dispatch(&self, state: &mut State, kind: Kind, request: Option<Uuid>) -> Result<(), Error> {
+    pub(super) fn dispatch(
+        &self,
+        state: &mut State,
+        encoder: &mut Encoder,
+        kind: Kind,
+        request: Option<Uuid>,
+    ) -> Result<(), Error> {
         let mut sent = 0;
         let for_this_link = match &state.link {
             Link::Up(socket) => {
-                if state.queue.is_empty() {
+                if !state.outbox.has_queued() {
                     // A failure is seen by the driver too, which does what is to be done.
-                    sent = socket.send(state.encoder.frame()).unwrap_or_default();
+                    sent = socket.send(encoder.frame()).unwrap_or_default();
                 }
                 true
             }
-            Link::Leaving(_) => kind == Kind::Bound,
-            Link::Down if kind == Kind::Bound => return Err(Error::Disconnected),
+            Link::Leaving(_) => kind != Kind::Free,
+            Link::Down if kind != Kind::Free => return Err(Error::Disconnected),
             Link::Down => false,
             Link::Closed => return Err(Error::Closed),
         };
-        if sent == state.encoder.frame().len() {
-            state.left(request);
+        let frame_bytes = encoder.frame().len();
+        let number = state.outbox.number();
+        if sent == frame_bytes {
+            state.pending.left(kind, request, number, frame_bytes, || encoder.take_frame());
             return Ok(());
         }
-        let outgoing = Outgoing { frame: state.encoder.frame().to_vec(), kind, request };
-        state.waiting_bytes += outgoing.frame.len();
+        let outgoing = Outgoing { frame: encoder.take_frame(), kind, request, number };
         if for_this_link {
-            if state.queue.is_empty() {
-                state.head_sent = sent;
-            }
-            state.queue.push_back(outgoing);
+            state.outbox.queue(outgoing, sent);
             self.wake();
         } else {
-            state.held.push_back(outgoing);
+            state.outbox.hold(outgoing);
         }
         Ok(())
-    }
-
-    /// Listens to a channel; a first subscriber tells the server.
-    pub(super) fn listen(
-        &self,
-        channel_id: &str,
-        sink: Sink,
-        subscribes: bool,
-    ) -> Result<u64, Error> {
-        super::encoder::check_id("channel_id", channel_id)?;
-        let mut state = self.lock();
-        if matches!(state.link, Link::Closed) {
-            return Err(Error::Closed);
-        }
-        state.next_key += 1;
-        let key = state.next_key;
-        let route = state.routes.entry(channel_id.to_owned()).or_default();
-        route.listeners.push((key, sink));
-        if subscribes && !std::mem::replace(&mut route.is_subscribed, true) {
-            self.subscription(&mut state, MessageType::Subscribe, channel_id)?;
-        }
-        Ok(key)
-    }
-
-    pub(super) fn remove_listener(&self, channel_id: &str, key: u64) {
-        let mut state = self.lock();
-        let Some(route) = state.routes.get_mut(channel_id) else { return };
-        let Some(at) = route.listeners.iter().position(|(of, _)| *of == key) else { return };
-        let listener = route.listeners.remove(at);
-        let is_last = route.listeners.is_empty();
-        let route = if is_last { self.remove_route(&mut state, channel_id) } else { None };
-        drop(state);
-        // Not with the state locked: a handler may own what locks it when dropped.
-        drop((listener, route));
-    }
-
-    pub(super) fn unsubscribe(&self, channel_id: &str) {
-        let route = self.remove_route(&mut self.lock(), channel_id);
-        drop(route);
-    }
-
-    fn remove_route(&self, state: &mut State, channel_id: &str) -> Option<Route> {
-        let route = state.routes.remove(channel_id)?;
-        route.close();
-        if route.is_subscribed {
-            // Disconnected, there is nothing to be taken back.
-            let _ = self.subscription(state, MessageType::Unsubscribe, channel_id);
-        }
-        Some(route)
-    }
-
-    fn subscription(
-        &self,
-        state: &mut State,
-        message_type: MessageType,
-        channel_id: &str,
-    ) -> Result<(), Error> {
-        if !matches!(state.link, Link::Up(_)) {
-            // Restored with the next connection.
-            return Ok(());
-        }
-        let heading = Heading::new(message_type, channel_id);
-        let State { encoder, connection_id, .. } = &mut *state;
-        encoder.value(heading, &Subscription { connection_id, ack: false })?;
-        self.dispatch(state, Kind::Bound, None)
     }
 
     /// Tells those who listen to events. Not to be called with the state locked.
     pub(super) fn emit(&self, event: &Event) {
         let lock = || self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         // Not locked meanwhile: a listener may bring another one.
-        let mut listeners = std::mem::take(&mut *lock());
+        let Some(mut listeners) = lock().as_mut().map(std::mem::take) else { return };
         for listener in &mut listeners {
             shielded(|| listener(event));
         }
-        lock().splice(0..0, listeners);
+        if let Some(newer) = lock().as_mut() {
+            newer.splice(0..0, listeners);
+        }
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use uuid::Uuid;
+
 use super::error::Error;
+use super::shared::Shared;
 use crate::broker::Message;
 
 pub(super) type Answer = Result<Message, Error>;
@@ -82,8 +85,41 @@ impl fmt::Debug for Waiter {
     }
 }
 
-/// The answer to a request, for any executor. Dropped, it is waited for no more; the request
-/// is executed all the same.
+/// Names a request, to [`cancel`](super::Client::cancel) it. It is written as the request's
+/// `message_id`.
+///
+/// ```
+/// # use ipc_framework::client::{ClientOptions, Endpoint};
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # let port = server.addresses()[0].port().unwrap();
+/// # let handle = server.handle();
+/// # let running = std::thread::spawn(move || { let mut server = server; server.run() });
+/// # let mut options = ClientOptions::new("app");
+/// # options.connection.endpoint = Endpoint::tcp("localhost", port);
+/// let client = options.connect()?;
+/// client.serve_deferred("silence", 1, |_request, responder| std::mem::forget(responder))?;
+/// let id = client.send_request_async("silence", &1, |_answer| unreachable!("cancelled"))?;
+/// assert_eq!(id.to_string().len(), 36);
+/// assert!(client.cancel(id));
+/// # drop(client);
+/// # handle.stop();
+/// # running.join().unwrap()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub(super) Uuid);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// The answer to a request, for any executor. Dropped, it is waited for no more: a request that
+/// has left is executed all the same, one that has not is never sent.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -121,11 +157,18 @@ impl fmt::Debug for Waiter {
 #[must_use = "futures do nothing unless they are polled"]
 pub struct RequestFuture {
     slot: Arc<Slot>,
+    id: Uuid,
+    shared: Weak<Shared>,
 }
 
 impl RequestFuture {
-    pub(super) fn new(slot: Arc<Slot>) -> Self {
-        Self { slot }
+    pub(super) fn new(slot: Arc<Slot>, id: Uuid, shared: Weak<Shared>) -> Self {
+        Self { slot, id, shared }
+    }
+
+    /// The request's name.
+    pub fn id(&self) -> RequestId {
+        RequestId(self.id)
     }
 }
 
@@ -133,11 +176,23 @@ impl Future for RequestFuture {
     type Output = Result<Message, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Wakers are the executor's code, which is not to run with anything locked.
+        let waker = context.waker().clone();
         let mut inside = self.slot.inside.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(answer) = inside.answer.take() {
             return Poll::Ready(answer);
         }
-        inside.waker = Some(context.waker().clone());
+        let older = inside.waker.replace(waker);
+        drop(inside);
+        drop(older);
         Poll::Pending
+    }
+}
+
+impl Drop for RequestFuture {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.cancel(self.id);
+        }
     }
 }

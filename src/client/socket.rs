@@ -71,15 +71,22 @@ impl Socket {
         retry(|| rustix::net::send(&self.inner, bytes, SendFlags::NOSIGNAL))
     }
 
-    /// Closes the connection once the server has read everything: what is unread here at that
+    /// Ends the connection once the server has read everything: what is unread here at that
     /// moment would otherwise have the kernel throw away what is unread there.
-    pub(super) fn end(mut self, timeout: Duration) -> io::Result<()> {
+    pub(super) fn end(&self, timeout: Duration) -> io::Result<()> {
         self.finish()?;
         self.inner.set_nonblocking(false)?;
         let mut scrap = vec![0; 64 << 10];
-        let deadline = Instant::now() + timeout;
-        while self.recv(&mut scrap, Some(remaining(deadline)?))? > 0 {}
-        Ok(())
+        // A timeout that no clock can express is none.
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            self.inner.set_read_timeout(deadline.map(remaining).transpose()?)?;
+            let read =
+                retry(|| Ok(rustix::net::recv(&self.inner, &mut scrap[..], RecvFlags::empty())?.0));
+            if read? == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Says that nothing more comes; what was written is still delivered.

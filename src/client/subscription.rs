@@ -15,28 +15,54 @@ use crate::broker::Message;
 pub(super) const WAITING_MAX: usize = 64 << 10;
 
 /// Messages on their way from the driver to whoever reads them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inbox {
     inside: Mutex<Inside>,
     arrived: Condvar,
+    waiting_bytes_max: usize,
 }
 
 #[derive(Debug, Default)]
 struct Inside {
     waiting: VecDeque<Message>,
+    waiting_bytes: usize,
     missed: u64,
     is_closed: bool,
     waker: Option<Waker>,
 }
 
+impl Inside {
+    fn pop(&mut self) -> Option<Message> {
+        let message = self.waiting.pop_front()?;
+        self.waiting_bytes -= size(&message);
+        Some(message)
+    }
+}
+
+/// What a message takes, or nearly.
+fn size(message: &Message) -> usize {
+    size_of::<Message>() + message.payload.as_str().len() + message.channel_id.len()
+}
+
 impl Inbox {
+    pub(super) fn new(waiting_bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self { inside: Mutex::default(), arrived: Condvar::new(), waiting_bytes_max })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn put(&self, message: Message) {
+        let bytes = size(&message);
+        let bytes_max = self.waiting_bytes_max;
         self.change(|inside| {
-            if inside.waiting.len() < WAITING_MAX {
+            // One is always taken, however large it is.
+            let has_room = inside.waiting.is_empty()
+                || (inside.waiting.len() < WAITING_MAX
+                    && inside.waiting_bytes + bytes <= bytes_max);
+            if has_room {
+                inside.waiting_bytes += bytes;
                 inside.waiting.push_back(message);
             } else {
                 inside.missed += 1;
@@ -63,7 +89,7 @@ impl Inbox {
     pub(super) fn take(&self, deadline: Option<Instant>) -> Option<Message> {
         let mut inside = self.lock();
         loop {
-            if let Some(message) = inside.waiting.pop_front() {
+            if let Some(message) = inside.pop() {
                 return Some(message);
             }
             if inside.is_closed {
@@ -138,7 +164,8 @@ impl Subscription {
         self.inbox.take(Instant::now().checked_add(timeout))
     }
 
-    /// How many messages were dropped because 65,536 waited and nobody read them.
+    /// How many messages were dropped because nobody read those that waited: 65,536, or as much as
+    /// [`ClientOptions::unread_bytes_max`](super::ClientOptions) allows.
     pub fn missed(&self) -> u64 {
         self.inbox.lock().missed
     }
@@ -156,14 +183,18 @@ impl Stream for Subscription {
     type Item = Message;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Message>> {
+        // Wakers are the executor's code, which is not to run with anything locked.
+        let waker = context.waker().clone();
         let mut inside = self.inbox.lock();
-        if let Some(message) = inside.waiting.pop_front() {
+        if let Some(message) = inside.pop() {
             return Poll::Ready(Some(message));
         }
         if inside.is_closed {
             return Poll::Ready(None);
         }
-        inside.waker = Some(context.waker().clone());
+        let older = inside.waker.replace(waker);
+        drop(inside);
+        drop(older);
         Poll::Pending
     }
 }

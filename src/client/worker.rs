@@ -1,120 +1,234 @@
-//! Serving a channel: its requests, handled by a bounded number of threads.
+//! Serving a channel: its requests, handed out so that no more than so many are unanswered.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use serde::Serialize;
-
-use super::answer::Failure;
-use super::encoder::Heading;
 use super::error::Error;
+use super::payload::Payload;
+use super::responder::{Job, Responder};
 use super::shared::{Shared, shielded};
-use super::state::Kind;
 use crate::HandlerError;
 use crate::broker::Message;
-use crate::proto::{ErrorCode, MessageType};
+use crate::proto::ErrorCode;
 
-/// Requests that wait for a thread; the server's own bound for all workers is far above.
+/// Requests that wait for their turn; the server's own bound for all workers is far above.
 const WAITING_MAX: usize = 4096;
+/// Between looks at whether a thread has ended, which nothing announces.
+const JOIN_PAUSE: Duration = Duration::from_millis(1);
 
-struct Job {
-    message: Message,
-    /// The connection it came by: an answer by another one is for nobody.
-    generation: u64,
+thread_local! {
+    /// The client for which this thread runs handlers, by its address.
+    static SERVES: Cell<usize> = const { Cell::new(0) };
 }
 
-#[derive(Debug)]
+type Handler = Box<dyn Fn(Message, Responder) + Send + Sync>;
+
 pub(super) struct Worker {
-    jobs: SyncSender<Job>,
+    shared: Weak<Shared>,
+    handler: Handler,
+    /// The handler only passes the request on, so that whoever finishes one may hand out the
+    /// next; otherwise the driver does.
+    passes_on: bool,
+    concurrency: usize,
+    queue: Mutex<Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl std::fmt::Debug for Job {
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<(Message, u64)>,
+    waiting_bytes: usize,
+    /// Handed out and not answered.
+    running: usize,
+    /// Some thread hands out.
+    is_starting: bool,
+}
+
+impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Job").field("message", &self.message).finish_non_exhaustive()
+        f.debug_struct("Worker").field("concurrency", &self.concurrency).finish_non_exhaustive()
     }
 }
 
 impl Worker {
-    /// Starts the threads. They end when the worker is dropped.
-    pub(super) fn start<T, F>(
+    pub(super) fn deferred(
+        shared: &Arc<Shared>,
+        concurrency: usize,
+        handler: Handler,
+    ) -> Arc<Self> {
+        Self::new(shared, concurrency, handler, false)
+    }
+
+    /// Starts as many threads. They end when the worker is dropped.
+    pub(super) fn threads<T, F>(
         shared: &Arc<Shared>,
         threads: usize,
         handler: F,
     ) -> Result<Arc<Self>, Error>
     where
-        T: Serialize,
+        T: Payload,
         F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
     {
-        let (jobs, taken) = sync_channel(WAITING_MAX);
+        let (jobs, taken) = channel();
+        // They live as long as the worker, which is what the sender belongs to.
+        let pass_on = move |message, responder| drop(jobs.send((message, responder)));
+        let worker = Self::new(shared, threads, Box::new(pass_on), true);
         let taken = Arc::new(Mutex::new(taken));
         let handler = Arc::new(handler);
-        for _ in 0..threads.max(1) {
+        for _ in 0..worker.concurrency {
             let (taken, handler) = (Arc::clone(&taken), Arc::clone(&handler));
-            let shared = Arc::downgrade(shared);
-            std::thread::Builder::new()
+            let serves = Arc::as_ptr(shared) as usize;
+            let thread = std::thread::Builder::new()
                 .name("ipc-worker".into())
-                .spawn(move || work(&taken, &shared, &*handler))
+                .spawn(move || {
+                    SERVES.set(serves);
+                    work(&taken, &*handler);
+                })
                 .map_err(Error::system("a thread"))?;
+            worker.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
-        Ok(Arc::new(Self { jobs }))
+        Ok(worker)
     }
 
-    /// Hands a request or notification to a thread; too many are refused.
-    pub(super) fn hand(&self, shared: &Shared, message: Message, generation: u64) {
-        let job = Job { message, generation };
+    fn new(
+        shared: &Arc<Shared>,
+        concurrency: usize,
+        handler: Handler,
+        passes_on: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            shared: Arc::downgrade(shared),
+            handler,
+            passes_on,
+            concurrency: concurrency.max(1),
+            queue: Mutex::default(),
+            threads: Mutex::default(),
+        })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a request or notification by the connection of this generation; too many are
+    /// refused.
+    pub(super) fn take(self: &Arc<Self>, shared: &Shared, message: Message, generation: u64) {
         shared.lock().jobs += 1;
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
-            self.jobs.try_send(job)
-        {
-            let failure =
-                Failure::new(ErrorCode::LimitExceeded, "the worker has too much to do; try again");
-            finish(shared, &job, &failure);
+        let bytes = size(&message);
+        let mut queue = self.queue();
+        let is_full = queue.waiting.len() >= WAITING_MAX
+            || (!queue.waiting.is_empty()
+                && queue.waiting_bytes + bytes > shared.options.unread_bytes_max);
+        if is_full {
+            drop(queue);
+            let job = Job::new(&message, generation);
+            job.refuse(
+                shared,
+                ErrorCode::LimitExceeded,
+                "the worker has too much to do; try again",
+            );
+            job.finish(shared);
+            return;
         }
+        queue.waiting_bytes += bytes;
+        queue.waiting.push_back((message, generation));
+        drop(queue);
+        self.start();
+    }
+
+    /// Hands out what waits, as long as there are not too many.
+    pub(super) fn start(self: &Arc<Self>) {
+        let mut queue = self.queue();
+        // Whoever hands out already, perhaps further up on this very stack, looks again.
+        if std::mem::replace(&mut queue.is_starting, true) {
+            return;
+        }
+        while queue.running < self.concurrency
+            && let Some((message, generation)) = queue.waiting.pop_front()
+        {
+            queue.waiting_bytes -= size(&message);
+            queue.running += 1;
+            drop(queue);
+            self.hand_out(message, generation);
+            queue = self.queue();
+        }
+        queue.is_starting = false;
+    }
+
+    fn hand_out(self: &Arc<Self>, message: Message, generation: u64) {
+        let job = Job::new(&message, generation);
+        let is_void = |shared: Arc<Shared>| shared.lock().generation != generation;
+        // Its requester was told that the worker is lost, and may have asked again.
+        if job.is_request() && self.shared.upgrade().is_none_or(is_void) {
+            self.queue().running -= 1;
+            return;
+        }
+        let responder = Responder::new(job, Arc::clone(self), Weak::clone(&self.shared));
+        shielded(|| (self.handler)(message, responder));
+    }
+
+    /// A request is answered, so that there is room for the next.
+    pub(super) fn finished(self: &Arc<Self>, shared: &Shared) {
+        let mut queue = self.queue();
+        queue.running -= 1;
+        let is_next = !queue.waiting.is_empty() && !queue.is_starting;
+        drop(queue);
+        if is_next && (self.passes_on || shared.is_driver()) {
+            self.start();
+        } else if is_next {
+            shared.lock().ready.push(Arc::clone(self));
+            shared.wake();
+        }
+    }
+
+    /// Whether the calling thread is one of a worker of this client.
+    pub(super) fn is_own_thread(shared: &Arc<Shared>) -> bool {
+        SERVES.get() == Arc::as_ptr(shared) as usize
+    }
+
+    /// Waits for the threads of workers that have been dropped. False if that takes too long.
+    pub(super) fn join(threads: Vec<JoinHandle<()>>, is_over: impl Fn() -> bool) -> bool {
+        for thread in threads {
+            while !thread.is_finished() {
+                if is_over() {
+                    return false;
+                }
+                std::thread::sleep(JOIN_PAUSE);
+            }
+            // It catches what handlers do.
+            let _ = thread.join();
+        }
+        true
+    }
+
+    /// The threads, for whoever drops the worker.
+    pub(super) fn take_threads(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn work<T: Serialize>(
-    taken: &Mutex<Receiver<Job>>,
-    shared: &Weak<Shared>,
+fn size(message: &Message) -> usize {
+    message.payload.as_str().len() + message.channel_id.len() + message.message_id.len()
+}
+
+fn work<T: Payload>(
+    taken: &Mutex<Receiver<(Message, Responder)>>,
     handler: &(impl Fn(&Message) -> Result<T, HandlerError> + Send + Sync),
 ) {
     loop {
         let job = taken.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
+        let Ok((message, responder)) = job else { return };
         let mut result = Err(HandlerError::new("the handler panicked; see the worker's output"));
-        shielded(|| result = handler(&job.message));
-        let Some(shared) = shared.upgrade() else { return };
-        match result {
-            Ok(payload) => finish(&shared, &job, &payload),
-            Err(error) => {
-                finish(&shared, &job, &Failure::new(ErrorCode::HandlerFailed, error.text()));
-            }
-        }
+        shielded(|| result = handler(&message));
+        drop(message);
+        // What cannot be sent was answered with the reason, or its connection is gone.
+        let _ = match result {
+            Ok(payload) => responder.reply(&payload),
+            Err(error) => responder.fail(error.text()),
+        };
     }
-}
-
-/// Answers a request, unless its connection is gone: then the server has told the requester.
-fn finish<T: Serialize>(shared: &Shared, job: &Job, payload: &T) {
-    let message = &job.message;
-    if shared.lock().generation != job.generation {
-        return;
-    }
-    if message.message_type == MessageType::Request {
-        let heading = Heading::answer(&message.channel_id, &message.message_id);
-        match shared.post(heading, payload, Kind::Bound) {
-            Ok(()) | Err(Error::Closed | Error::Disconnected | Error::Lost { .. }) => {}
-            Err(error) => {
-                let text = error.to_string();
-                let failure = Failure::new(ErrorCode::HandlerFailed, &text);
-                // Nothing more can be done for it: the server answers when its time is over.
-                let _ = shared.post(heading, &failure, Kind::Bound);
-            }
-        }
-    }
-    let mut state = shared.lock();
-    if state.generation == job.generation {
-        state.jobs = state.jobs.saturating_sub(1);
-    }
-    drop(state);
-    shared.progress.notify_all();
 }

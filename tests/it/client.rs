@@ -8,3 +8,4 @@ mod proxy;
 mod published;
 #[cfg(feature = "cli")]
 mod reconnect;
+mod workers;

@@ -21,7 +21,7 @@ pub(crate) fn client_options(server: &TestServer) -> ClientOptions {
     client_options
 }
 
-fn connect(server: &TestServer) -> Client {
+pub(crate) fn connect(server: &TestServer) -> Client {
     client_options(server).connect().expect("the server admits")
 }
 

@@ -1,0 +1,196 @@
+//! What a client sends: requests and how they are answered, publications, notifications.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use super::answer::PING;
+use super::client::Client;
+use super::encoder::Heading;
+use super::error::Error;
+use super::outbox::Kind;
+use super::payload::Payload;
+use super::shared::SYSTEM;
+use super::slot::{RequestFuture, RequestId, Slot, Waiter};
+use crate::broker::Message;
+use crate::proto::MessageType;
+
+impl Client {
+    /// [`send_request`](Self::send_request) with the timeout of the options.
+    ///
+    /// # Errors
+    /// As [`send_request`](Self::send_request).
+    pub fn request<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<Message, Error> {
+        self.send_request(channel_id, payload, self.timeout())
+    }
+
+    /// As [`request`](Self::request), and reads the answer into a value of your own type.
+    ///
+    /// # Errors
+    /// As [`send_request`](Self::send_request); [`Error::BadAnswer`] if the answer has another
+    /// shape.
+    pub fn request_as<R: DeserializeOwned, T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<R, Error> {
+        self.request(channel_id, payload)?.payload.decode().map_err(Error::BadAnswer)
+    }
+
+    /// Asks whoever serves the channel, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`Error::Answered`] if the answer is an error, [`Error::Deadline`] if there is none in
+    /// time, [`Error::Lost`] if the connection was lost meanwhile (both say whether the
+    /// request may have been executed), [`Error::Disconnected`] or [`Error::QueueFull`] if it
+    /// cannot wait for a connection, [`Error::OnClientThread`] in a handler of a subscription.
+    pub fn send_request<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        timeout: Duration,
+    ) -> Result<Message, Error> {
+        let heading = Heading::new(MessageType::Request, channel_id);
+        self.shared().ask_and_wait(heading, payload, Kind::Free, timeout)
+    }
+
+    /// Asks, and calls `callback` with the answer or the error on the client's thread.
+    ///
+    /// # Errors
+    /// If it cannot be sent; then the callback is not called.
+    pub fn send_request_async<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        callback: impl FnOnce(Result<Message, Error>) + Send + 'static,
+    ) -> Result<RequestId, Error> {
+        self.send_request_async_timeout(channel_id, payload, self.timeout(), callback)
+    }
+
+    /// [`send_request_async`](Self::send_request_async) with a timeout of its own.
+    ///
+    /// # Errors
+    /// As [`send_request_async`](Self::send_request_async).
+    pub fn send_request_async_timeout<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        timeout: Duration,
+        callback: impl FnOnce(Result<Message, Error>) + Send + 'static,
+    ) -> Result<RequestId, Error> {
+        let heading = Heading::new(MessageType::Request, channel_id);
+        let waiter = Waiter::Callback(Box::new(callback));
+        let deadline = Instant::now().checked_add(timeout);
+        self.shared().ask(heading, payload, Kind::Free, waiter, deadline, true).map(RequestId)
+    }
+
+    /// Waits no more for the answer to a request: its callback is dropped without a call, and if
+    /// it has not left it is never sent. False if it was answered already.
+    pub fn cancel(&self, request: RequestId) -> bool {
+        self.shared().cancel(request.0)
+    }
+
+    /// Asks at once, and returns the answer as a future for any executor.
+    ///
+    /// # Errors
+    /// If it cannot be sent.
+    pub fn request_future<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<RequestFuture, Error> {
+        self.request_future_timeout(channel_id, payload, self.timeout())
+    }
+
+    /// [`request_future`](Self::request_future) with a timeout of its own.
+    ///
+    /// # Errors
+    /// As [`request_future`](Self::request_future).
+    pub fn request_future_timeout<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        timeout: Duration,
+    ) -> Result<RequestFuture, Error> {
+        let heading = Heading::new(MessageType::Request, channel_id);
+        let slot = Arc::new(Slot::default());
+        let waiter = Waiter::Slot(Arc::clone(&slot));
+        let deadline = Instant::now().checked_add(timeout);
+        let shared = self.shared();
+        let id = shared.ask(heading, payload, Kind::Free, waiter, deadline, true)?;
+        Ok(RequestFuture::new(slot, id, Arc::downgrade(shared)))
+    }
+
+    /// Sends a value to all subscribers of the channel.
+    ///
+    /// # Errors
+    /// If it cannot be sent, and cannot wait for a connection.
+    pub fn publish<T: Payload + ?Sized>(&self, channel_id: &str, payload: &T) -> Result<(), Error> {
+        let heading = Heading::new(MessageType::Publish, channel_id);
+        self.shared().post(heading, payload, Kind::Free)
+    }
+
+    /// Sends a value to whoever serves the channel; nothing is answered.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn notify<T: Payload + ?Sized>(&self, channel_id: &str, payload: &T) -> Result<(), Error> {
+        let heading = Heading::new(MessageType::Notification, channel_id);
+        self.shared().post(heading, payload, Kind::Free)
+    }
+
+    /// Sends a message of any type as it is, `reply_to` included, and returns its id. An empty id
+    /// or application and a time of zero are filled in. Whatever answers it comes to
+    /// [`on_message`](Self::on_message).
+    ///
+    /// Responses, subscriptions and their ends belong to this very connection: without one they
+    /// are [`Error::Disconnected`], and no later connection restores them.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn send_message(&self, message: &Message) -> Result<String, Error> {
+        let kind = match message.message_type {
+            MessageType::Request | MessageType::Publish | MessageType::Notification => Kind::Free,
+            _ => Kind::Bound,
+        };
+        let fresh = self.shared().post_message(message, kind)?;
+        Ok(fresh.map_or_else(|| message.message_id.clone(), |id| id.to_string()))
+    }
+
+    /// Asks the server itself, with a payload such as `{"action": "get_stats"}`.
+    ///
+    /// # Errors
+    /// As [`send_request`](Self::send_request).
+    pub fn system<T: Payload + ?Sized>(&self, payload: &T) -> Result<Message, Error> {
+        self.request(SYSTEM, payload)
+    }
+
+    /// How long the server takes to answer. The published one does not: there it is
+    /// [`Error::Deadline`].
+    ///
+    /// # Errors
+    /// As [`send_request`](Self::send_request).
+    pub fn ping(&self) -> Result<Duration, Error> {
+        let begin = Instant::now();
+        self.system(&PING)?;
+        Ok(begin.elapsed())
+    }
+
+    /// Returns when the server has processed all that was sent before. The published server
+    /// cannot say so: there it is [`Error::Deadline`].
+    ///
+    /// # Errors
+    /// As [`send_request`](Self::send_request).
+    pub fn flush(&self) -> Result<(), Error> {
+        self.ping().map(|_rtt| ())
+    }
+
+    fn timeout(&self) -> Duration {
+        self.shared().options.connection.timeout
+    }
+}

@@ -1,0 +1,141 @@
+//! What a frame is to a client.
+
+use std::sync::{Arc, PoisonError};
+
+use uuid::Uuid;
+
+use super::answer;
+use super::error::Error;
+use super::read_buffer::ReadBuffer;
+use super::routes::Sink;
+use super::shared::{Shared, shielded};
+use super::slot::Waiter;
+use super::worker::Worker;
+use crate::broker::Message;
+use crate::proto::frame::Frame;
+use crate::proto::{Envelope, ErrorCode, MessageType};
+
+/// The message at the buffer's front, and how many bytes it takes. What is not one stays there,
+/// so that every later attempt fails alike.
+pub(super) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
+    match buffer.peek() {
+        Frame::Complete { body, frame_bytes } => match Envelope::parse(body) {
+            Ok(envelope) => Ok((envelope, frame_bytes)),
+            Err(error) => Err(Error::Protocol { what: error.to_string() }),
+        },
+        Frame::TooLarge { body_bytes } => {
+            Err(Error::Protocol { what: format!("a frame of {body_bytes} bytes is too large") })
+        }
+        Frame::Partial { .. } => unreachable!("it was waited for"),
+    }
+}
+
+/// An error that answers no message of ours, and after which the server closes.
+pub(super) fn last_words(envelope: &Envelope<'_>) -> Option<Error> {
+    if envelope.reply_to().is_some() {
+        return None;
+    }
+    answer::error_of(envelope)
+        .filter(|error| matches!(error, Error::Answered { code, .. } if code.closes_connection()))
+}
+
+/// What a frame is to a client of many threads.
+pub(super) enum News {
+    Answer(Waiter, Result<Message, Error>),
+    /// An answer that no request waits for, and an error if it refuses what was sent.
+    Unasked(Vec<Sink>, Message, Option<Error>),
+    Message(Vec<Sink>, Message),
+    Job(Arc<Worker>, Message, u64),
+    /// A request that none of ours is for.
+    Unserved(Message),
+    Leave,
+    LastWords(Error),
+    Nothing,
+}
+
+pub(super) fn news(shared: &Shared, envelope: &Envelope<'_>) -> News {
+    let error = answer::error_of(envelope);
+    if let Some(reply_to) = envelope.reply_to() {
+        return answered(shared, envelope, &reply_to.decode(), error);
+    }
+    match error {
+        Some(Error::Answered { code: ErrorCode::ShuttingDown, .. }) => return News::Leave,
+        Some(error @ Error::Answered { code, .. }) if code.closes_connection() => {
+            return News::LastWords(error);
+        }
+        Some(error) => {
+            let sinks = shared.lock().rest_sink();
+            return News::Unasked(sinks, Message::from(envelope), Some(error));
+        }
+        None => {}
+    }
+    let channel_id = envelope.channel_id().decode();
+    let state = shared.lock();
+    let is_job =
+        matches!(envelope.message_type(), MessageType::Request | MessageType::Notification);
+    if is_job && let Some(worker) = state.served.get(&*channel_id) {
+        let (worker, generation) = (Arc::clone(worker), state.generation);
+        drop(state);
+        return News::Job(worker, Message::from(envelope), generation);
+    }
+    let sinks = state.sinks(&channel_id);
+    drop(state);
+    match envelope.message_type() {
+        _ if !sinks.is_empty() => News::Message(sinks, Message::from(envelope)),
+        MessageType::Request => News::Unserved(Message::from(envelope)),
+        _ => News::Nothing,
+    }
+}
+
+fn answered(
+    shared: &Shared,
+    envelope: &Envelope<'_>,
+    reply_to: &str,
+    error: Option<Error>,
+) -> News {
+    let mut state = shared.lock();
+    if let Ok(id) = Uuid::try_parse(reply_to) {
+        // Nothing was done, so it is no matter of the caller's.
+        let is_unseen =
+            matches!(error, Some(Error::Answered { code: ErrorCode::ShuttingDown, .. }));
+        if is_unseen && state.move_on(id) {
+            return News::Nothing;
+        }
+        if let Some(waiter) = state.pending.answered(id) {
+            drop(state);
+            let answer = error.map_or_else(|| Ok(Message::from(envelope)), Err);
+            return News::Answer(waiter, answer);
+        }
+    }
+    let sinks = state.rest_sink();
+    drop(state);
+    // Only a request gets these: its time was over here before.
+    let is_late = |code| {
+        use ErrorCode::{HandlerFailed, NoHandler, Timeout, WorkerLost};
+        matches!(code, NoHandler | HandlerFailed | WorkerLost | Timeout)
+    };
+    let refused =
+        error.filter(|error| !matches!(error, Error::Answered { code, .. } if is_late(*code)));
+    News::Unasked(sinks, Message::from(envelope), refused)
+}
+
+/// Most channels have one listener, which needs no copy.
+pub(super) fn deliver(mut sinks: Vec<Sink>, message: Message) {
+    let last = sinks.pop();
+    for sink in &sinks {
+        hand(sink, message.clone());
+    }
+    if let Some(last) = last {
+        hand(&last, message);
+    }
+}
+
+fn hand(sink: &Sink, message: Message) {
+    match sink {
+        Sink::Inbox(inbox) => inbox.put(message),
+        Sink::Handler(handler) => {
+            let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
+            shielded(|| handler(message));
+        }
+    }
+}

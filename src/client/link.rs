@@ -1,0 +1,141 @@
+//! A connection, as the driver knows it, and whether its server is alive.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::Interest;
+
+use super::answer::PING;
+use super::encoder::Heading;
+use super::error::{Error, Execution};
+use super::outbox::Kind;
+use super::read_buffer::ReadBuffer;
+use super::shared::{SYSTEM, Shared};
+use super::slot::Waiter;
+use super::socket::Socket;
+use crate::proto::MessageType;
+
+/// Asking more often would keep both sides busy with nothing else.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+
+/// What the server has shown since its welcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Proof {
+    Nothing,
+    Answers,
+    /// It answers pings, so a silent one is a dead one.
+    Pings,
+}
+
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) socket: Arc<Socket>,
+    pub(super) buffer: ReadBuffer,
+    pub(super) interest: Interest,
+    pub(super) is_readable: bool,
+    /// The end is behind what is still to be read, and is not announced a second time.
+    pub(super) has_ended: bool,
+    pub(super) since: Instant,
+    proof: Proof,
+    last_read: Instant,
+    /// Since when a ping waits, without the server having read or written anything.
+    asked: Option<Instant>,
+    next_heartbeat: Option<Instant>,
+}
+
+impl Open {
+    pub(super) fn new(socket: Arc<Socket>, buffer: ReadBuffer, has_heartbeat: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            socket,
+            buffer,
+            interest: Interest::READABLE,
+            // What came with the welcome is in the buffer already.
+            is_readable: true,
+            has_ended: false,
+            since: now,
+            proof: Proof::Nothing,
+            last_read: now,
+            asked: None,
+            next_heartbeat: has_heartbeat.then_some(now),
+        }
+    }
+
+    /// Reads what is there, and notes whether there is more. False if nothing came.
+    pub(super) fn read(&mut self) -> Result<bool, Error> {
+        let room = self.buffer.room();
+        let room_bytes = room.len();
+        match self.socket.try_recv(room) {
+            Ok(0) => Err(Error::lost(Execution::Possible, None)),
+            Ok(bytes) => {
+                self.buffer.filled(bytes);
+                self.last_read = Instant::now();
+                self.asked = None;
+                // A short read has emptied the socket: the next one would only say so.
+                self.is_readable = bytes == room_bytes || self.has_ended;
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.is_readable = false;
+                Ok(false)
+            }
+            Err(error) => Err(Error::lost(Execution::Possible, error)),
+        }
+    }
+
+    /// The kernel took what it had refused: the server reads, if slowly.
+    pub(super) fn has_written(&mut self) {
+        self.asked = self.asked.map(|_| Instant::now());
+    }
+
+    pub(super) fn has_answered(&mut self, waiter: &Waiter) {
+        let is_ping = matches!(waiter, Waiter::Heartbeat);
+        self.proof = self.proof.max(if is_ping { Proof::Pings } else { Proof::Answers });
+    }
+
+    /// It has brought an answer beyond its welcome.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proof > Proof::Nothing
+    }
+
+    pub(super) fn next_heartbeat(&self) -> Option<Instant> {
+        self.next_heartbeat
+    }
+
+    /// Asks a silent server whether it lives. The error says that it does not.
+    pub(super) fn heartbeat(&mut self, shared: &Shared, now: Instant) -> Result<(), Error> {
+        let (Some(interval), Some(at)) = (shared.options.heartbeat, self.next_heartbeat) else {
+            return Ok(());
+        };
+        if at > now {
+            return Ok(());
+        }
+        let interval = interval.max(HEARTBEAT_MIN);
+        self.next_heartbeat = now.checked_add(interval);
+        if let Some(asked) = self.asked
+            && now.duration_since(asked) >= interval
+        {
+            if self.proof == Proof::Pings {
+                let silent = std::io::Error::from(ErrorKind::TimedOut);
+                return Err(Error::lost(Execution::Possible, silent));
+            }
+            // Never answered: a server that knows no ping. Keep-alive has to do.
+            self.next_heartbeat = None;
+            return Ok(());
+        }
+        let is_known = self.proof == Proof::Pings && now.duration_since(self.last_read) < interval;
+        if self.asked.is_none() && !(is_known && shared.lock().pending.unconfirmed() == 0) {
+            let heading = Heading::new(MessageType::Request, SYSTEM);
+            // Until the server is known to answer, nobody may wait for it in vain forever.
+            let deadline = now.checked_add(interval.saturating_mul(2));
+            let waiter = Waiter::Heartbeat;
+            let asked = shared.ask(heading, &PING, Kind::Control, waiter, deadline, true);
+            if let Ok(id) = asked {
+                shared.lock().heartbeat = Some(id);
+                self.asked = Some(now);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! What a client hears: the messages of channels, and those that nobody else takes.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::error::Error;
+use super::routes::{Handler, Sink};
+use super::state::Link;
+use super::subscription::{Inbox, Subscription};
+use crate::broker::Message;
+
+impl Client {
+    /// Subscribes to the channel: its messages as an iterator or a stream.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::BadId`].
+    pub fn subscribe(&self, channel_id: &str) -> Result<Subscription, Error> {
+        let inbox = self.inbox();
+        let key = self.shared().listen(channel_id, Sink::Inbox(Arc::clone(&inbox)), true)?;
+        Ok(Subscription::new(inbox, channel_id, key, Arc::clone(self.shared())))
+    }
+
+    /// Subscribes to the channel, and calls `handler` on the client's thread for every message,
+    /// until [`unsubscribe`](Self::unsubscribe). The handler must not block; one that needs the
+    /// client takes a [`WeakClient`](super::WeakClient), for a clone would keep it alive.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    pub fn subscribe_with(
+        &self,
+        channel_id: &str,
+        handler: impl FnMut(Message) + Send + 'static,
+    ) -> Result<(), Error> {
+        let sink = Sink::Handler(Arc::new(Mutex::new(handler)));
+        self.shared().listen(channel_id, sink, true).map(|_key| ())
+    }
+
+    /// Ends all subscriptions of this client and its clones to the channel.
+    pub fn unsubscribe(&self, channel_id: &str) {
+        self.shared().unsubscribe(channel_id);
+    }
+
+    /// Calls `handler` on the client's thread, as of [`subscribe_with`](Self::subscribe_with),
+    /// with every message that nobody else takes: that answers no request which is waited for
+    /// (late answers, and those to what [`send_message`](Self::send_message) sent), and whose
+    /// channel is neither listened to nor served. Requests among them are then for the handler
+    /// to answer; without one they are answered as `no_handler`. A handler takes the place of
+    /// the one before.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn on_message(&self, handler: impl FnMut(Message) + Send + 'static) -> Result<(), Error> {
+        let handler: Handler = Arc::new(Mutex::new(handler));
+        let mut state = self.shared().lock();
+        if matches!(state.link, Link::Closed) {
+            return Err(Error::Closed);
+        }
+        let older = state.rest.replace(handler);
+        drop(state);
+        drop(older);
+        Ok(())
+    }
+
+    /// The next message on the channel that answers nothing, if one comes in time. It does not
+    /// subscribe.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::BadId`], [`Error::OnClientThread`].
+    pub fn wait_for_message(
+        &self,
+        channel_id: &str,
+        timeout: Duration,
+    ) -> Result<Option<Message>, Error> {
+        if self.shared().is_driver() {
+            return Err(Error::OnClientThread);
+        }
+        let inbox = self.inbox();
+        let key = self.shared().listen(channel_id, Sink::Inbox(Arc::clone(&inbox)), false)?;
+        let message = inbox.take(Instant::now().checked_add(timeout));
+        self.shared().remove_listener(channel_id, key);
+        Ok(message)
+    }
+
+    fn inbox(&self) -> Arc<Inbox> {
+        Inbox::new(self.shared().options.unread_bytes_max)
+    }
+}

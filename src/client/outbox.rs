@@ -1,0 +1,183 @@
+//! Messages on their way to the kernel: for this connection, and for the next one.
+
+use std::collections::VecDeque;
+
+use uuid::Uuid;
+
+/// What a message is to the connection it was meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Waits for the next connection where it did not leave by this one.
+    Free,
+    /// Has no meaning on another connection: the answers of workers.
+    Bound,
+    /// As bound, small and the client's own: it does not wait for room in the queue.
+    Control,
+}
+
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) frame: Vec<u8>,
+    pub(super) kind: Kind,
+    pub(super) request: Option<Uuid>,
+    /// The order in which messages were sent by those who sent them.
+    pub(super) number: u64,
+}
+
+/// Invariant: `waiting_bytes` is what the frames in `queue` and `held` have together.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// For this connection. Of the first one, `head_sent` bytes are with the kernel.
+    queue: VecDeque<Outgoing>,
+    head_sent: usize,
+    /// For the next connection, by their numbers.
+    held: VecDeque<Outgoing>,
+    waiting_bytes: usize,
+    next_number: u64,
+}
+
+impl Outbox {
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// How many messages wait for the next connection.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// Behind all that is for this connection; `sent` bytes of it have left, if it is the first.
+    pub(super) fn queue(&mut self, outgoing: Outgoing, sent: usize) {
+        debug_assert!(sent == 0 || self.queue.is_empty());
+        if self.queue.is_empty() {
+            self.head_sent = sent;
+        }
+        self.waiting_bytes += outgoing.frame.len();
+        self.queue.push_back(outgoing);
+    }
+
+    /// For the next connection, where its number has it.
+    pub(super) fn hold(&mut self, outgoing: Outgoing) {
+        self.waiting_bytes += outgoing.frame.len();
+        let at = self.held.partition_point(|held| held.number < outgoing.number);
+        self.held.insert(at, outgoing);
+    }
+
+    /// What of the first message is still to be sent.
+    pub(super) fn rest(&self) -> Option<&[u8]> {
+        self.queue.front().map(|head| &head.frame[self.head_sent..])
+    }
+
+    /// So many bytes of the first message left. Returns it if that was all.
+    pub(super) fn advance(&mut self, bytes: usize) -> Option<Outgoing> {
+        self.head_sent += bytes;
+        if self.head_sent < self.queue.front()?.frame.len() {
+            return None;
+        }
+        self.pop()
+    }
+
+    fn pop(&mut self) -> Option<Outgoing> {
+        let head = self.queue.pop_front()?;
+        self.head_sent = 0;
+        self.waiting_bytes -= head.frame.len();
+        Some(head)
+    }
+
+    /// The first message is a request of which nothing has left.
+    pub(super) fn unbegun(&self) -> Option<Uuid> {
+        self.queue.front().filter(|_| self.head_sent == 0)?.request
+    }
+
+    /// The first message is the request of which a part has left.
+    pub(super) fn begun(&self) -> Option<Uuid> {
+        self.queue.front().filter(|_| self.head_sent > 0)?.request
+    }
+
+    pub(super) fn skip(&mut self) {
+        self.pop();
+    }
+
+    /// Takes out the requests that nobody waits for any more, and was told so.
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(Uuid) -> bool) {
+        let begun = usize::from(self.head_sent > 0);
+        let mut at = 0;
+        let mut gone = 0;
+        let mut keep = |outgoing: &Outgoing| {
+            let keeps = outgoing.request.is_none_or(&is_wanted);
+            gone += if keeps { 0 } else { outgoing.frame.len() };
+            keeps
+        };
+        self.queue.retain(|outgoing| {
+            at += 1;
+            at <= begun || keep(outgoing)
+        });
+        self.held.retain(&mut keep);
+        self.waiting_bytes -= gone;
+    }
+
+    /// The connection is gone: what is free waits for the next. Returns the requests that do not.
+    pub(super) fn link_down(&mut self) -> Vec<Uuid> {
+        self.head_sent = 0;
+        let mut void = Vec::new();
+        while let Some(outgoing) = self.queue.pop_back() {
+            self.waiting_bytes -= outgoing.frame.len();
+            if outgoing.kind == Kind::Free {
+                self.hold(outgoing);
+            } else {
+                void.extend(outgoing.request);
+            }
+        }
+        void
+    }
+
+    /// A new connection: what was held follows what is queued already.
+    pub(super) fn release(&mut self) {
+        self.queue.append(&mut self.held);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
+        self.held.clear();
+        self.head_sent = 0;
+        self.waiting_bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outgoing(outbox: &mut Outbox, request: Option<Uuid>) -> Outgoing {
+        Outgoing { frame: vec![0; 10], kind: Kind::Free, request, number: outbox.number() }
+    }
+
+    #[test]
+    fn what_comes_back_takes_its_old_place_and_what_is_begun_is_not_taken_out() {
+        let mut outbox = Outbox::default();
+        let ids = [1, 2, 3].map(Uuid::from_u128);
+        let refused = outgoing(&mut outbox, Some(ids[0]));
+        for id in &ids[1..] {
+            let next = outgoing(&mut outbox, Some(*id));
+            outbox.queue(next, 0);
+        }
+        assert!(outbox.advance(4).is_none());
+        outbox.retain(|_| false);
+        assert_eq!((outbox.waiting_bytes(), outbox.begun()), (10, Some(ids[1])));
+        assert!(outbox.link_down().is_empty());
+        outbox.hold(refused);
+        outbox.release();
+        assert_eq!((outbox.waiting_bytes(), outbox.unbegun()), (20, Some(ids[0])));
+        assert_eq!(outbox.advance(10).unwrap().request, Some(ids[0]));
+        assert_eq!(outbox.rest().unwrap().len(), 10);
+    }
+}

@@ -1,0 +1,56 @@
+//! What can be sent: values of one's own, and JSON as it is.
+
+use serde::Serialize;
+
+use crate::proto::{Json, JsonError};
+
+/// What can stand as a message's payload: any value with serde's `Serialize`, and
+/// [`Json`], whose text is sent as it is.
+///
+/// ```
+/// # use ipc_framework::client::{ClientOptions, Endpoint};
+/// # use ipc_framework::{Config, Json, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # let port = server.addresses()[0].port().unwrap();
+/// # let handle = server.handle();
+/// # let running = std::thread::spawn(move || { let mut server = server; server.run() });
+/// # let mut options = ClientOptions::new("app");
+/// # options.connection.endpoint = Endpoint::tcp("localhost", port);
+/// let client = options.connect()?;
+/// client.publish("prices", &("tea", 3))?; // a value, written as JSON
+/// client.publish("prices", &Json::parse(r#"["tea", 3]"#)?)?; // a text, not read again
+/// # client.close()?;
+/// # handle.stop();
+/// # running.join().unwrap()?;
+/// # Ok(())
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(note = "a payload is `Json`, or implements serde's `Serialize`")]
+pub trait Payload: sealed::Append {}
+
+impl<T: sealed::Append + ?Sized> Payload for T {}
+
+pub(super) use sealed::Append;
+
+mod sealed {
+    use super::{Json, JsonError, Serialize};
+
+    /// Sealed, for what is appended has to be one JSON document.
+    pub trait Append {
+        fn append_to(&self, out: &mut Vec<u8>) -> Result<(), JsonError>;
+    }
+
+    impl<T: Serialize + ?Sized> Append for T {
+        fn append_to(&self, out: &mut Vec<u8>) -> Result<(), JsonError> {
+            serde_json::to_writer(out, self).map_err(JsonError::from_value)
+        }
+    }
+
+    impl Append for Json<'_> {
+        fn append_to(&self, out: &mut Vec<u8>) -> Result<(), JsonError> {
+            out.extend_from_slice(self.as_str().as_bytes());
+            Ok(())
+        }
+    }
+}

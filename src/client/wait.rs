@@ -1,0 +1,72 @@
+//! Waiting for bytes: not at all, until a deadline, or for ever.
+
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
+
+use super::socket::Socket;
+
+/// How long to wait for bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wait {
+    Not,
+    Forever,
+    Until {
+        deadline: Instant,
+        /// The whole time, which is what the first read waits for: asked for again and again
+        /// it costs no system call to set.
+        whole: Duration,
+        is_first: bool,
+    },
+}
+
+impl Wait {
+    pub(super) fn at_most(timeout: Duration) -> Self {
+        match Instant::now().checked_add(timeout) {
+            Some(_) if timeout.is_zero() => Self::Not,
+            Some(deadline) => Self::Until { deadline, whole: timeout, is_first: true },
+            None => Self::Forever,
+        }
+    }
+
+    /// Reads what is there; [`ErrorKind::WouldBlock`] if nothing comes in time.
+    pub(super) fn read(
+        &mut self,
+        socket: &mut Socket,
+        room: &mut [u8],
+        spin: bool,
+    ) -> io::Result<usize> {
+        loop {
+            let timeout = match self {
+                Self::Not => return socket.try_recv(room),
+                Self::Forever => None,
+                Self::Until { whole, is_first, .. } if *is_first => {
+                    *is_first = false;
+                    Some(*whole)
+                }
+                Self::Until { deadline, .. } => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return socket.try_recv(room);
+                    }
+                    Some(left)
+                }
+            };
+            let read = if spin {
+                match socket.try_recv(room) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        std::hint::spin_loop();
+                        continue;
+                    }
+                    read => read,
+                }
+            } else {
+                // Below a microsecond the kernel's timeout would round down to forever.
+                socket.recv(room, timeout.map(|left| left.max(Duration::from_micros(1))))
+            };
+            match read {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Channels whose requests are answered later, by whoever and from wherever.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ipc_framework::client::{Client, Error, Responder};
+use ipc_framework::{ErrorCode, HandlerError, Json, Message, MessageType};
+use serde_json::{Value, json};
+
+use super::many_threads::{client_options, connect, value};
+use crate::support::{HANG, serve_echo};
+
+type Job = (Message, Responder);
+
+/// A worker that passes its requests to the test.
+fn deferred(worker: &Client, channel: &str, concurrency: usize) -> mpsc::Receiver<Job> {
+    let (sender, jobs) = mpsc::channel();
+    let pass_on = move |message, responder| sender.send((message, responder)).unwrap();
+    worker.serve_deferred(channel, concurrency, pass_on).unwrap();
+    jobs
+}
+
+/// Asks, and passes the answer to the test.
+fn ask(client: &Client, channel: &str, n: u64) -> mpsc::Receiver<Result<Message, Error>> {
+    let (sender, answers) = mpsc::channel();
+    // The test may have seen enough.
+    client.send_request_async(channel, &n, move |answer| drop(sender.send(answer))).unwrap();
+    answers
+}
+
+fn code(answer: Result<Message, Error>) -> ErrorCode {
+    match answer {
+        Err(Error::Answered { code, .. }) => code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn answers_come_later_in_any_order_and_no_more_are_out_than_may_be() {
+    let server = serve_echo();
+    let (worker, client) = (connect(&server), connect(&server));
+    let jobs = deferred(&worker, "later", 2);
+    let answers: Vec<_> = (0..5).map(|n| ask(&client, "later", n)).collect();
+    let next = || jobs.recv_timeout(HANG).unwrap();
+    let (first, second) = (next(), next());
+    // All five are with the worker once it has answered what came behind them.
+    client.flush().unwrap();
+    worker.flush().unwrap();
+    assert!(jobs.try_recv().is_err(), "a third is not handed out");
+    second.1.reply(&"second").unwrap();
+    assert_eq!(value(&answers[1].recv_timeout(HANG).unwrap().unwrap()), "second");
+    let third = next();
+    assert!(jobs.try_recv().is_err());
+    first.1.fail("no").unwrap();
+    assert_eq!(code(answers[0].recv_timeout(HANG).unwrap()), ErrorCode::HandlerFailed);
+    third.1.fail_with(ErrorCode::LimitExceeded, "too much of it; ask for less").unwrap();
+    assert_eq!(code(answers[2].recv_timeout(HANG).unwrap()), ErrorCode::LimitExceeded);
+    let raw = Json::parse(r#"{"n": 1e400}"#).unwrap();
+    next().1.reply(&raw).unwrap();
+    assert_eq!(answers[3].recv_timeout(HANG).unwrap().unwrap().payload, raw);
+    drop(next());
+    let dropped = answers[4].recv_timeout(HANG).unwrap().unwrap_err();
+    assert!(dropped.to_string().contains("dropped the request"), "{dropped}");
+}
+
+#[test]
+fn a_handler_that_answers_at_once_is_called_for_all() {
+    let server = serve_echo();
+    let (worker, client) = (connect(&server), connect(&server));
+    let handler = |request: Message, responder: Responder| {
+        responder.reply(&request.payload).unwrap();
+    };
+    worker.serve_deferred("at once", 1, handler).unwrap();
+    let answers: Vec<_> = (0..1000).map(|n| ask(&client, "at once", n)).collect();
+    for (n, answer) in answers.into_iter().enumerate() {
+        assert_eq!(value(&answer.recv_timeout(HANG).unwrap().unwrap()), n);
+    }
+    worker.close().unwrap();
+}
+
+#[test]
+fn a_deferred_handler_that_panics_and_an_answer_that_cannot_be_written_are_answered() {
+    let server = serve_echo();
+    let (worker, client) = (connect(&server), connect(&server));
+    worker
+        .serve_deferred("picky", 1, |request, responder| {
+            assert_ne!(value(&request), 0);
+            let no_json = std::collections::HashMap::from([((1, 2), 3)]);
+            assert!(matches!(responder.reply(&no_json), Err(Error::NotJson(_))));
+        })
+        .unwrap();
+    for (n, says) in [(0, "panicked"), (1, "JSON")] {
+        let error = client.request("picky", &n).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn notifications_come_to_workers_and_nothing_answers_them() {
+    let server = serve_echo();
+    let (worker, client) = (connect(&server), connect(&server));
+    let jobs = deferred(&worker, "notes", 1);
+    for n in 0..3 {
+        client.notify("notes", &n).unwrap();
+    }
+    for n in 0..3 {
+        let (message, responder) = jobs.recv_timeout(HANG).unwrap();
+        assert_eq!((value(&message), message.message_type), (json!(n), MessageType::Notification));
+        responder.reply(&"nobody asked").unwrap();
+    }
+    worker.close().unwrap();
+}
+
+#[test]
+fn closing_waits_for_deferred_answers() {
+    let server = serve_echo();
+    let (worker, client) = (connect(&server), connect(&server));
+    let jobs = deferred(&worker, "later", 1);
+    let answer = ask(&client, "later", 1);
+    let (_, responder) = jobs.recv_timeout(HANG).unwrap();
+    let closing = std::thread::spawn(move || worker.close());
+    // Once nobody serves the channel any more, closing has begun; until then a request waits.
+    let refused = loop {
+        match client.send_request("later", &2, Duration::from_millis(5)) {
+            Err(Error::Answered { code, .. }) => break code,
+            other => assert!(matches!(other, Err(Error::Deadline { .. })), "{other:?}"),
+        }
+    };
+    assert_eq!(refused, ErrorCode::NoHandler);
+    responder.reply(&"after all").unwrap();
+    assert_eq!(value(&answer.recv_timeout(HANG).unwrap().unwrap()), "after all");
+    for (_, responder) in jobs {
+        responder.reply(&"late").unwrap();
+    }
+    closing.join().unwrap().unwrap();
+}
+
+#[test]
+fn messages_of_any_type_go_out_as_they_are_and_what_nobody_takes_comes_to_the_default_handler() {
+    let server = serve_echo();
+    let (client, other) = (connect(&server), connect(&server));
+    let (sender, rest) = mpsc::channel();
+    client.on_message(move |message| sender.send(message).unwrap()).unwrap();
+    let next = || rest.recv_timeout(HANG).unwrap();
+    let payload = |value: Value| Json::parse(value.to_string()).unwrap();
+
+    // A request whose answer nobody waits for.
+    let mut request = Message::new(MessageType::Request, "", "echo", payload(json!(1)));
+    let id = client.send_message(&request).unwrap();
+    let answer = next();
+    assert_eq!((answer.reply_to.as_deref(), value(&answer)), (Some(&*id), json!(1)));
+    request.message_id = "my own".into();
+    assert_eq!(client.send_message(&request).unwrap(), "my own");
+    assert_eq!(next().reply_to.as_deref(), Some("my own"));
+
+    // A worker by hand, as programs for the published package are.
+    client.system(&json!({"action": "serve", "channel": "mine"})).unwrap();
+    let answer = ask(&other, "mine", 7);
+    let request = next();
+    assert_eq!((request.message_type, value(&request)), (MessageType::Request, json!(7)));
+    client.send_message(&request.create_response(payload(json!(49)))).unwrap();
+    assert_eq!(value(&answer.recv_timeout(HANG).unwrap().unwrap()), 49);
+
+    // A subscription by hand, and a publication with a reply_to of its own.
+    let connection_id = client.connection_info().connection_id;
+    let subscription = payload(json!({"connection_id": connection_id, "ack": true}));
+    let subscribe = Message::new(MessageType::Subscribe, "", "news", subscription);
+    client.send_message(&subscribe).unwrap();
+    assert_eq!(value(&next()), json!({"status": "subscribed"}));
+    let mut publish = Message::new(MessageType::Publish, "", "news", payload(json!("flash")));
+    publish.reply_to = Some("what was asked elsewhere".into());
+    other.send_message(&publish).unwrap();
+    let message = next();
+    assert_eq!(message.reply_to.as_deref(), Some("what was asked elsewhere"));
+    assert_eq!(message.message_type, MessageType::Publish);
+
+    // Who listens to the channel takes it instead.
+    let heard = client.subscribe("news").unwrap();
+    other.publish("news", &payload(json!(["raw"]))).unwrap();
+    assert_eq!(value(&heard.next_timeout(HANG).unwrap()), json!(["raw"]));
+    client.flush().unwrap();
+    assert!(rest.try_recv().is_err());
+}
+
+#[test]
+fn late_answers_come_to_the_default_handler_and_cancelled_ones_to_nobody_else() {
+    let server = serve_echo();
+    let (worker, client) = (connect(&server), connect(&server));
+    let jobs = deferred(&worker, "later", 2);
+    let (sender, rest) = mpsc::channel();
+    client.on_message(move |message| sender.send(message).unwrap()).unwrap();
+    let (tell, told) = mpsc::channel();
+    let timeout = Duration::from_millis(1);
+    let late = tell.clone();
+    client
+        .send_request_async_timeout("later", &1, timeout, move |answer| late.send(answer).unwrap())
+        .unwrap();
+    assert!(matches!(told.recv_timeout(HANG).unwrap(), Err(Error::Deadline { .. })));
+    let cancelled =
+        client.send_request_async("later", &2, move |answer| tell.send(answer).unwrap()).unwrap();
+    for _ in 0..2 {
+        let (message, responder) = jobs.recv_timeout(HANG).unwrap();
+        if value(&message) == 2 {
+            assert!(client.cancel(cancelled));
+            assert!(!client.cancel(cancelled));
+        }
+        responder.reply(&message.payload).unwrap();
+    }
+    let got: Vec<Value> = (0..2).map(|_| value(&rest.recv_timeout(HANG).unwrap())).collect();
+    assert_eq!(got, [1, 2]);
+    assert!(told.recv_timeout(HANG).is_err(), "the callback is dropped, not called");
+    drop(client.request_future_timeout("later", &3, HANG).unwrap());
+    assert_eq!(client.connection_info().pending_requests, 0);
+}
+
+#[test]
+fn answers_are_read_into_values_of_ones_own() {
+    let server = serve_echo();
+    let client = connect(&server);
+    let answer: (String, u8) = client.request_as("echo", &("tea", 3)).unwrap();
+    assert_eq!(answer, ("tea".to_owned(), 3));
+    let error = client.request_as::<u64, _>("echo", "tea").unwrap_err();
+    assert!(matches!(error, Error::BadAnswer(_)), "{error:?}");
+    let mut connection = client_options(&server).connection.connect().unwrap();
+    assert_eq!(connection.request_as::<u64, _>("echo", &3).unwrap(), 3);
+}
+
+#[test]
+fn a_handler_may_return_json_as_it_is() {
+    let server = serve_echo();
+    let worker = connect(&server);
+    let handler = |request: &Message| Ok::<_, HandlerError>(request.payload.clone());
+    worker.serve("same", 1, handler).unwrap();
+    let odd = Json::parse(r#"{"a":1,"a":1e999}"#).unwrap();
+    assert_eq!(worker.request("same", &odd).unwrap().payload, odd);
+}
