@@ -195,6 +195,17 @@ impl Client {
         }
     }
 
+    /// Whether there is a connection just now.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.shared().lock().link, Link::Up(_))
+    }
+
+    /// How many bytes wait to be sent; with [`ClientOptions::queue_bytes_max`] and more, sending
+    /// blocks or fails.
+    pub fn waiting_bytes(&self) -> usize {
+        self.shared().lock().outbox.waiting_bytes()
+    }
+
     /// The state of the connection.
     pub fn connection_info(&self) -> ClientInfo {
         let options = &self.shared().options.connection;

@@ -169,7 +169,7 @@ impl Client {
         let py = message.py();
         let sent = message;
         let message = message::from_python(sent)?;
-        if message.message_id.parse::<RequestId>().is_err() {
+        if RequestId::of_message_id(&message.message_id).is_none() {
             return self.send(sent);
         }
         let client = self.open().map_err(|error| raise(py, &error))?;
@@ -194,7 +194,7 @@ impl Client {
 
     /// Waits for an answer no more.
     fn forget(&self, py: Python<'_>, message_id: &str) {
-        if let (Ok(client), Ok(request)) = (self.open(), message_id.parse()) {
+        if let (Ok(client), Some(request)) = (self.open(), RequestId::of_message_id(message_id)) {
             py.detach(|| client.cancel(request));
         }
     }
@@ -261,10 +261,15 @@ impl Client {
             let _ = done.send(result.is_ok());
         };
         std::thread::Builder::new().name("ipc-close".into()).spawn(close)?;
+        // For `detach`, which wants what several threads may look at.
+        let closed = Mutex::new(closed);
+        let wait = |longest| {
+            closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(longest)
+        };
         let begin = Instant::now();
         loop {
             let left = seconds(timeout).saturating_sub(begin.elapsed());
-            if let Ok(is_done) = py.detach(|| closed.recv_timeout(left.min(SIGNALS))) {
+            if let Ok(is_done) = py.detach(|| wait(left.min(SIGNALS))) {
                 return Ok(is_done);
             }
             if left.is_zero() {
@@ -322,5 +327,5 @@ fn error_of<'py>(payload: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAn
     let known = ErrorCode::ALL.into_iter().find(|known| known.as_str() == code);
     let Some(code) = known.filter(|_| status == "error") else { return Ok(None) };
     let failure = Failure::from(&Error::Answered { code, text });
-    Ok(Some(failure.into_py(py).into_value(py).into_bound(py)))
+    Ok(Some(failure.into_py(py).into_value(py).into_bound(py).into_any()))
 }

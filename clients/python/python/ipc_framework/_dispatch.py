@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from . import _native
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ipc_framework.client")
 
-#: How many answers that nobody waited for are kept for a program that looks for them.
-UNCLAIMED_MAX = 1024
+#: For so many plain requests an answer is kept that the program may look for.
+UNCLAIMED_MAX = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +43,19 @@ class Dispatcher:
     def __init__(self, client: FrameworkClient) -> None:
         self.client = client
         self.answered = threading.Condition(threading.RLock())
-        self.unclaimed: Dict[str, Message] = OrderedDict()
+        #: Plain requests without an answer, and the answers of others: each bounded, the oldest goes first.
+        self.unanswered: Dict[str, None] = {}
+        self.unclaimed: Dict[str, Message] = {}
         self.callbacks: Dict[str, Callable[[Message], Any]] = {}
         self.failures: Dict[str, Callable[[IPCError], Any]] = {}
         self.listeners: List[Callable[[Event], Any]] = []
         self._waiting: Dict[str, List[_Waiting]] = {}
         self._thread: Optional[threading.Thread] = None
+        #: The program itself ends the connection, so it knows.
+        self.is_ending = False
 
     def start(self, native: _native.Client) -> threading.Thread:
+        self.is_ending = False
         name = f"ipc-client-{self.client.app_id}"
         # A daemon, so that a program can end without `disconnect`; what is open then is closed by `_lifetime`.
         self._thread = threading.Thread(target=self._run, args=(native,), name=name, daemon=True)
@@ -82,6 +86,12 @@ class Dispatcher:
     def forget(self, message_id: str) -> Tuple[Optional[Callable[[Message], Any]], Optional[Callable[[IPCError], Any]]]:
         with self.answered:
             return self.callbacks.pop(message_id, None), self.failures.pop(message_id, None)
+
+    def sent(self, message_id: str) -> None:
+        """Nobody waits for the answer to this; somebody may look for it."""
+        with self.answered:
+            self.unanswered[message_id] = None
+            _shorten(self.unanswered)
 
     def wait_unclaimed(self, message_id: str, timeout: float) -> Optional[Message]:
         with self.answered:
@@ -136,17 +146,20 @@ class Dispatcher:
     def _answer(self, message_id: str, message: Optional[Message], error: Optional[IPCError]) -> None:
         with self.answered:
             callback, on_error = self.forget(message_id)
-            if callback is None and message is not None:
+            # Another that comes so late that its time was over is nobody's.
+            is_wanted = message_id in self.unanswered
+            self.unanswered.pop(message_id, None)
+            if callback is None and message is not None and is_wanted:
                 self.unclaimed[message_id] = message
-                while len(self.unclaimed) > UNCLAIMED_MAX:
-                    del self.unclaimed[next(iter(self.unclaimed))]
+                _shorten(self.unclaimed)
                 self.answered.notify_all()
         if message is not None and callback is not None:
             callback(message)
         elif error is not None and on_error is not None:
             on_error(error)
         elif error is not None:
-            logger.warning("the request %s got no answer: %s", message_id, error)
+            level = logging.INFO if self.is_ending else logging.WARNING
+            logger.log(level, "the request %s got no answer: %s", message_id, error)
 
     def _job(self, message: Message, job: _native.Job) -> None:
         self.client._services.submit(message, job)
@@ -156,6 +169,11 @@ class Dispatcher:
         self.client._noted(event)
         for listener in list(self.listeners):
             listener(event)
+
+
+def _shorten(kept: Dict[str, Any]) -> None:
+    while len(kept) > UNCLAIMED_MAX:
+        del kept[next(iter(kept))]
 
 
 class _Waiting:

@@ -101,7 +101,7 @@ class FrameworkClient(IPCClient):
 
     @property
     def pending_responses(self) -> Dict[str, Message]:
-        """Answers that nobody waited for, by the request's id: the last 1,024."""
+        """Answers that nobody waited for, by the request's id: the last 16,384."""
         return self._dispatcher.unclaimed
 
     @property
@@ -169,6 +169,7 @@ class FrameworkClient(IPCClient):
             if native is None:
                 return True
             timeout = self.connection_timeout if timeout is None else timeout
+            self._dispatcher.is_ending = True
             is_done = native.close(timeout if native.is_connected else 0.0)
             self._forget()
         self._tell(logging.INFO, "Disconnected from IPC server")
@@ -207,8 +208,8 @@ class FrameworkClient(IPCClient):
         native = self._connection()
         kind = message.message_type
         if kind is MessageType.REQUEST:
-            # How this thread wants its request to be sent; a plain `request` does not wait for the answer.
-            send = self._asking.__dict__.pop("send", _native.Client.send)
+            # How this thread wants its request to be sent.
+            send = self._asking.__dict__.pop("send", self._send_plain)
             send(native, message)
         elif kind is MessageType.SUBSCRIBE and message.payload == {"connection_id": self.connection_id}:
             native.subscribe(message.channel_id)
@@ -217,6 +218,10 @@ class FrameworkClient(IPCClient):
         else:
             native.send(message)
         return message.message_id
+
+    def _send_plain(self, native: _native.Client, message: Message) -> None:
+        self._dispatcher.sent(message.message_id)
+        native.send(message)
 
     def send_request(self, channel_id: str, data: Any, timeout: float = 5.0) -> Optional[Message]:
         """Asks, and waits for the answer: a message, or None if there is none in time.
