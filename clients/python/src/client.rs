@@ -22,6 +22,7 @@ use ipc_framework::{ErrorCode, Token};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::detached::{begin_end, detached};
 use errors::{Failure, raise};
 use inbox::{Inbox, Item};
 use job::Job;
@@ -35,6 +36,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Client>()?;
     module.add_class::<Job>()?;
     module.add_class::<Waiter>()?;
+    module.add_function(wrap_pyfunction!(begin_end, module)?)?;
     module.add_function(wrap_pyfunction!(error_of, module)?)
 }
 
@@ -86,7 +88,7 @@ impl Client {
         options.queue_bytes_max = queue_bytes_max;
         let inbox = Arc::new(Inbox::new(rings)?);
         let link = Arc::new(Link::default());
-        let client = py.detach(|| options.connect()).map_err(|error| raise(py, &error))?;
+        let client = detached(py, || options.connect()).map_err(|error| raise(py, &error))?;
         let (put, seen) = (Arc::clone(&inbox), Arc::clone(&link));
         client.on_event(move |event: &Event| {
             seen.follow(event);
@@ -130,7 +132,7 @@ impl Client {
             if left.is_zero() || self.is_connected() || self.is_closed() {
                 return Ok(self.is_connected());
             }
-            py.detach(|| self.link.wait(left.min(SIGNALS)));
+            detached(py, || self.link.wait(left.min(SIGNALS)));
             py.check_signals()?;
         }
     }
@@ -139,7 +141,7 @@ impl Client {
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let told = PyDict::new(py);
         if let Ok(client) = self.open() {
-            let info = py.detach(|| client.connection_info());
+            let info = detached(py, || client.connection_info());
             told.set_item("connections", info.connections)?;
             told.set_item("pending_requests", info.pending_requests)?;
             told.set_item("waiting_bytes", info.waiting_bytes)?;
@@ -153,7 +155,7 @@ impl Client {
         let py = message.py();
         let message = message::from_python(message)?;
         let client = self.open().map_err(|error| raise(py, &error))?;
-        let sent = py.detach(|| client.send_message(&message));
+        let sent = detached(py, || client.send_message(&message));
         sent.map(|_id| ()).map_err(|error| raise(py, &error))
     }
 
@@ -183,7 +185,7 @@ impl Client {
                 None => inbox.put(Item::Answer { message_id, answer }),
             }
         };
-        let asked = py.detach(|| client.send_request_message(&message, seconds(timeout), told));
+        let asked = detached(py, || client.send_request_message(&message, seconds(timeout), told));
         let request = asked.map_err(|error| raise(py, &error))?;
         if let Some(waiter) = waiter {
             // A waiter is used once.
@@ -195,7 +197,7 @@ impl Client {
     /// Waits for an answer no more.
     fn forget(&self, py: Python<'_>, message_id: &str) {
         if let (Ok(client), Some(request)) = (self.open(), RequestId::of_message_id(message_id)) {
-            py.detach(|| client.cancel(request));
+            detached(py, || client.cancel(request));
         }
     }
 
@@ -226,18 +228,18 @@ impl Client {
         let client = self.open().map_err(|error| raise(py, &error))?;
         let inbox = Arc::clone(&self.inbox);
         let pass_on = move |message, responder| inbox.put(Item::Job(message, responder));
-        let served = py.detach(|| client.serve_deferred(channel_id, concurrency, pass_on));
+        let served = detached(py, || client.serve_deferred(channel_id, concurrency, pass_on));
         served.map_err(|error| raise(py, &error))
     }
 
     fn stop_serving(&self, py: Python<'_>, channel_id: &str) -> PyResult<()> {
         let client = self.open().map_err(|error| raise(py, &error))?;
-        py.detach(|| client.stop_serving(channel_id)).map_err(|error| raise(py, &error))
+        detached(py, || client.stop_serving(channel_id)).map_err(|error| raise(py, &error))
     }
 
     /// Blocks until something has come; None at the end.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
-        let Some(items) = py.detach(|| self.inbox.take()) else { return Ok(None) };
+        let Some(items) = detached(py, || self.inbox.take()) else { return Ok(None) };
         items.into_iter().map(|item| item.into_py(py)).collect::<PyResult<_>>().map(Some)
     }
 
@@ -269,7 +271,7 @@ impl Client {
         let begin = Instant::now();
         loop {
             let left = seconds(timeout).saturating_sub(begin.elapsed());
-            if let Ok(is_done) = py.detach(|| wait(left.min(SIGNALS))) {
+            if let Ok(is_done) = detached(py, || wait(left.min(SIGNALS))) {
                 return Ok(is_done);
             }
             if left.is_zero() {
@@ -282,7 +284,7 @@ impl Client {
     /// Ends at once: whoever waits is told, and `take` returns None.
     fn abort(&self, py: Python<'_>) {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| {
+        detached(py, || {
             drop(client);
             self.link.close();
             self.inbox.close();

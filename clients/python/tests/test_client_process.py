@@ -62,12 +62,14 @@ def ask():
         client.send_request("held", 0, 1000)
     except Exception as error:
         os.write(1, (error.code + "\\n").encode())
-for _ in range(10): threading.Thread(target=ask, daemon=True).start()
+for _ in range(200): threading.Thread(target=ask, daemon=True).start()
 time.sleep(0.2)
 """
-    ended = run(rust, code)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert set(ended.stdout.split()) <= {"lost"}
+    # Without care Python kills such threads in native code, and with them the process: in two of five runs.
+    for _ in range(10):
+        ended = run(rust, code)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert set(ended.stdout.split()) <= {"lost"}
 
 
 def test_what_was_published_last_arrives_after_the_end(rust):

@@ -7,6 +7,8 @@ import os
 import weakref
 from typing import Protocol
 
+from . import _native
+
 
 class Connected(Protocol):
     """A client, as far as its end is concerned."""
@@ -28,6 +30,7 @@ def keep(client: Connected) -> None:
 def _at_exit() -> None:
     for client in list(_clients):
         client._end_with_process()
+    _native.begin_end()
 
 
 def _after_fork() -> None:

@@ -64,3 +64,6 @@ class Job:
 
 def error_of(payload: Any) -> Optional[IPCError]:
     """The exception that an answer is, if its payload is an error of the protocol."""
+
+def begin_end() -> None:
+    """Threads that are in native code come back no more: the interpreter ends."""

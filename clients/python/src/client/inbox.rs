@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use super::errors::Failure;
 use super::job::Job;
 use super::message;
+use crate::detached::detached;
 
 /// How much may wait for slow handlers; the server has the same bounds for a worker.
 const MESSAGES_MAX: usize = 64 << 10;
@@ -186,7 +187,7 @@ impl Item {
                 Err(error) => {
                     let failure = Failure::of_payload(&error);
                     // It cannot be sent: the connection is gone, and the requester knows.
-                    let _ = py.detach(|| responder.fail(failure.text()));
+                    let _ = detached(py, || responder.fail(failure.text()));
                     event("undecodable", Some(failure), 0, 0, 0)
                 }
             },

@@ -6,6 +6,7 @@ use ipc_framework::client::Responder;
 use pyo3::prelude::*;
 
 use super::errors::raise;
+use crate::detached::detached;
 use crate::json;
 
 /// Answers one request, once; what comes later does nothing. Dropped without an answer it is
@@ -44,12 +45,12 @@ impl Job {
     fn answer(&self, py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<()> {
         let payload = json::from_python(payload)?;
         let Some(responder) = self.take() else { return Ok(()) };
-        py.detach(|| responder.reply(&payload)).map_err(|error| raise(py, &error))
+        detached(py, || responder.reply(&payload)).map_err(|error| raise(py, &error))
     }
 
     /// Answers as `handler_failed`.
     fn fail(&self, py: Python<'_>, text: &str) -> PyResult<()> {
         let Some(responder) = self.take() else { return Ok(()) };
-        py.detach(|| responder.fail(text)).map_err(|error| raise(py, &error))
+        detached(py, || responder.fail(text)).map_err(|error| raise(py, &error))
     }
 }

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use super::errors::Failure;
 use super::{SIGNALS, message};
+use crate::detached::detached;
 
 type Answer = Result<Message, Failure>;
 
@@ -57,7 +58,7 @@ impl Waiter {
     /// Blocks until the answer, or until there will be none: None if the time is over.
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
-            if let Some(answer) = py.detach(|| self.room.wait(SIGNALS)) {
+            if let Some(answer) = detached(py, || self.room.wait(SIGNALS)) {
                 return match answer {
                     Ok(message) => message::to_python(py, &message).map(Some).map_err(|error| {
                         Failure::of_payload(&error).into_py(py)
@@ -70,7 +71,7 @@ impl Waiter {
                 if let Some((client, request)) = self.asked.get()
                     && let Some(client) = client.upgrade()
                 {
-                    py.detach(|| client.cancel(*request));
+                    detached(py, || client.cancel(*request));
                 }
                 return Err(interrupt);
             }
