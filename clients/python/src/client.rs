@@ -22,7 +22,7 @@ use ipc_framework::{ErrorCode, Token};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::detached::{begin_end, detached};
+use crate::detached::{after_fork, begin_end, detached};
 use errors::{Failure, raise};
 use inbox::{Inbox, Item};
 use job::Job;
@@ -37,6 +37,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Job>()?;
     module.add_class::<Waiter>()?;
     module.add_function(wrap_pyfunction!(begin_end, module)?)?;
+    module.add_function(wrap_pyfunction!(after_fork, module)?)?;
     module.add_function(wrap_pyfunction!(error_of, module)?)
 }
 

@@ -51,3 +51,9 @@ pub(crate) fn begin_end(py: Python<'_>) {
         }
     });
 }
+
+/// In a forked child there is no thread but its own.
+#[pyfunction]
+pub(crate) fn after_fork() {
+    RETURNING.store(0, Ordering::SeqCst);
+}

@@ -1,6 +1,7 @@
 """The asyncio client against all three servers."""
 
 import asyncio
+import builtins
 import functools
 import gc
 import inspect
@@ -159,7 +160,7 @@ async def test_timeouts_and_cancellation_leave_nothing_pending(server):
             await client.request("silent", whom(client), timeout=0.05)
         assert late.value.code == "timeout" and late.value.may_be_executed
         # What other libraries raise for it, and so what callers catch.
-        assert isinstance(late.value, __builtins__["TimeoutError"])
+        assert isinstance(late.value, builtins.TimeoutError)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(client.request("silent", whom(client)), 0.05)
         if sys.version_info >= (3, 11):

@@ -34,6 +34,7 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
+    _native.after_fork()
     for client in list(_clients):
         client._left_behind()
 

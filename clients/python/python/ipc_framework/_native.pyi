@@ -67,3 +67,6 @@ def error_of(payload: Any) -> Optional[IPCError]:
 
 def begin_end() -> None:
     """Threads that are in native code come back no more: the interpreter ends."""
+
+def after_fork() -> None:
+    """In a forked child: what other threads did here, they do no more."""
