@@ -9,7 +9,7 @@ import time
 import uuid
 
 import pytest
-from peers import STEP_SECONDS_MAX, OwnServer, PublishedServer, RustServer, eventually
+from peers import BINARY, STEP_SECONDS_MAX, Process, OwnServer, PublishedServer, RustServer, eventually
 
 import ipc_framework
 from ipc_framework import FrameworkClient, Message, MessageType
@@ -286,21 +286,18 @@ def test_numbers_that_other_languages_cannot_hold(rust):
 
 
 def test_a_number_too_long_for_python_is_an_error_for_its_own_request_alone(rust):
+    # Above `sys.get_int_max_str_digits`, which the decoder obeys; no other client minds.
+    worker = Process(BINARY, "worker", "long", "--port", rust.port, "--app", "bench", "--", "printf", "9" * 5000)
     with connected(rust) as client:
-        # Above `sys.get_int_max_str_digits`, which the C decoder obeys.
-        client.serve("long", lambda message: Raw())
-        with pytest.raises(IPCError):
+        eventually("it serves", lambda: "long" in str(client.send_request("system", {"action": "list_services"})))
+        with pytest.raises(SerializationError) as refused:
             client.send_request("long", 0, timeout=STEP_SECONDS_MAX)
+        assert refused.value.code == "undecodable"
+        errors = []
+        client.send_request_async("long", 0, print, on_error=errors.append)
+        eventually("the callback's error is told", lambda: [error.code for error in errors] == ["undecodable"])
         assert client.send_request("echo", 1).payload == 1
-
-
-class Raw(int):
-    """Is written as a number of 5,000 digits."""
-
-    def __repr__(self):
-        return "9" * 5000
-
-    __str__ = __repr__
+    worker.kill()
 
 
 def test_eight_threads_on_one_client(rust):

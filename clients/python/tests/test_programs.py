@@ -203,7 +203,6 @@ module.main()
 """
 
 
-@pytest.mark.xdist_group("port 8888")
 class TestPublished:
     @pytest.fixture(scope="class")
     def own(self):

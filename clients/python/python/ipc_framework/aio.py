@@ -167,7 +167,8 @@ class Client:
         message = self._message(channel_id, MessageType.REQUEST, payload)
         message_id = message.message_id
         await self._room()
-        future = self._requests[message_id] = self._loop.create_future()
+        future: asyncio.Future[Message] = self._loop.create_future()
+        self._requests[message_id] = future
         try:
             self._native.ask(message, float("inf") if timeout is None else timeout, None)
             answer = await future

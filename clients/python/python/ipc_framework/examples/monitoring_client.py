@@ -16,7 +16,7 @@ from ._options import ask, connected, endpoint, parser
 def system_metrics() -> Dict[str, float]:
     """The machine's, with psutil; else made up."""
     try:
-        import psutil
+        import psutil  # type: ignore[import-untyped]
     except ImportError:
         return {
             "cpu_usage": random.uniform(10, 95),
