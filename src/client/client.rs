@@ -144,6 +144,8 @@ pub struct ClientInfo {
     pub is_connected: bool,
     /// How many connections there have been.
     pub connections: u64,
+    /// How often in a row no connection came about, or none that was of use.
+    pub failures: u32,
     /// Requests without an answer so far.
     pub pending_requests: usize,
     /// Bytes that wait to be sent.
@@ -217,6 +219,7 @@ impl Client {
             endpoint: options.endpoint.clone(),
             is_connected: matches!(state.link, Link::Up(_)),
             connections: state.generation,
+            failures: state.failures,
             pending_requests: state.requests(),
             waiting_bytes: state.outbox.waiting_bytes(),
             subscribed_channels: subscribed.map(|(channel_id, _)| channel_id.clone()).collect(),

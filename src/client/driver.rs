@@ -42,8 +42,6 @@ pub(super) struct Driver {
     link: Option<Open>,
     attempts: (Sender<Attempt>, Receiver<Attempt>),
     next_attempt: Option<Instant>,
-    /// Attempts in a row that brought no connection that was of use.
-    failures: u32,
     random: ChaCha8Rng,
     has_ended: bool,
 }
@@ -69,7 +67,6 @@ impl Driver {
             link: None,
             attempts: channel(),
             next_attempt: None,
-            failures: 0,
             random: ChaCha8Rng::from_seed(seed),
             has_ended: false,
         };
@@ -272,10 +269,12 @@ impl Driver {
         let held = self.link.as_ref().map_or(Duration::ZERO, |link| link.since.elapsed());
         let was_of_use =
             self.link.as_ref().is_some_and(Open::is_proven) || held >= self.reconnect().pause_max;
-        self.failures = if was_of_use { 0 } else { self.failures.saturating_add(1) };
         self.forget_link();
         let is_final = self.shared.options.reconnect.is_none() || is_for_good(&error);
-        let mut loss = self.shared.lock().link_down(is_final);
+        let mut state = self.shared.lock();
+        state.failures = if was_of_use { 0 } else { state.failures.saturating_add(1) };
+        let mut loss = state.link_down(is_final);
+        drop(state);
         self.shared.progress.notify_all();
         let unanswered = loss.unanswered();
         loss.tell();
@@ -303,7 +302,8 @@ impl Driver {
     }
 
     fn schedule(&mut self) {
-        let pause = self.reconnect().pause(self.failures, &mut self.random);
+        let failures = self.shared.lock().failures;
+        let pause = self.reconnect().pause(failures, &mut self.random);
         let now = Instant::now();
         // A pause that no clock can express is a very long one.
         self.next_attempt = Some(now.checked_add(pause).unwrap_or(now + LONG));
@@ -328,7 +328,9 @@ impl Driver {
         if self.is_closed() {
             return;
         }
-        self.failures = self.failures.saturating_add(1);
+        let mut state = self.shared.lock();
+        state.failures = state.failures.saturating_add(1);
+        drop(state);
         if error.fault() == Fault::Caller {
             self.close(Some(error));
             return;

@@ -36,6 +36,8 @@ pub(super) struct State {
     /// Counts the connections: what belongs to an older one is void.
     pub(super) generation: u64,
     pub(super) connection_id: String,
+    /// How often in a row the driver's attempts came to nothing.
+    pub(super) failures: u32,
     pub(super) outbox: Outbox,
     pub(super) pending: Pending,
     pub(super) routes: HashMap<String, Route>,
@@ -89,6 +91,7 @@ impl State {
             link: Link::Down,
             generation: 0,
             connection_id: String::new(),
+            failures: 0,
             outbox: Outbox::default(),
             pending: Pending::new(if moves_on { options.queue_bytes_max } else { 0 }),
             routes: HashMap::new(),

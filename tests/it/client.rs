@@ -1,6 +1,10 @@
 //! The clients against this server.
 
+mod bounds;
+mod closing;
 mod connection;
+mod liveness;
+mod losses;
 mod many_threads;
 mod overhead;
 mod pool;
@@ -8,4 +12,7 @@ mod proxy;
 mod published;
 #[cfg(feature = "cli")]
 mod reconnect;
+mod scripted;
+#[cfg(feature = "cli")]
+mod unix_socket;
 mod workers;

@@ -121,7 +121,7 @@ impl Peer {
         Ok(Self::over(OwnedFd::from(UnixStream::connect(path)?).into()))
     }
 
-    fn over(stream: TcpStream) -> Self {
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(HANG)).unwrap();
         stream.set_write_timeout(Some(HANG)).unwrap();
         Self { stream, app_id: String::new(), connection_id: String::new(), next_id: 0 }

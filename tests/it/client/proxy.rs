@@ -1,4 +1,4 @@
-//! A proxy between client and server that delays, cuts and corrupts what the server says.
+//! A proxy between client and server that delays, cuts and corrupts what either says.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,10 +10,12 @@ use ipc_framework::client::{Client, Endpoint, Error, Event, Execution, Reconnect
 use super::many_threads::{client_options, value};
 use crate::support::{HANG, TestServer, serve_echo};
 
-/// What happens to the server's bytes of one connection.
+/// What happens to the bytes of one connection that go one way.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     None,
+    /// In chunks of odd sizes, each a little later.
+    Delay,
     /// One byte at a time.
     Crumble,
     /// So many bytes pass, then the connection ends.
@@ -22,9 +24,16 @@ enum Harm {
     Corrupt(usize),
 }
 
+/// Whose bytes are harmed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    FromServer,
+    ToServer,
+}
+
 /// Passes connections on, one after another, each with the next harm; the last holds for all
 /// that follow.
-fn harm(server: SocketAddr, harms: Vec<Harm>) -> SocketAddr {
+fn harm(server: SocketAddr, way: Way, harms: Vec<Harm>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -35,8 +44,10 @@ fn harm(server: SocketAddr, harms: Vec<Harm>) -> SocketAddr {
             }
             let harm = harms.get(at).or(harms.last()).copied().unwrap();
             let (up, down) = (inward.try_clone().unwrap(), outward.try_clone().unwrap());
-            std::thread::spawn(move || pump(up, outward, Harm::None));
-            std::thread::spawn(move || pump(down, inward, harm));
+            let harm_if = |is_meant: bool| if is_meant { harm } else { Harm::None };
+            let (to, from) = (harm_if(way == Way::ToServer), harm_if(way == Way::FromServer));
+            std::thread::spawn(move || pump(up, outward, to));
+            std::thread::spawn(move || pump(down, inward, from));
         }
     });
     address
@@ -50,6 +61,10 @@ fn pump(mut from: TcpStream, mut to: TcpStream, harm: Harm) {
         let chunk = &mut buffer[..bytes];
         let written = match harm {
             Harm::Crumble => chunk.chunks(1).try_for_each(|byte| to.write_all(byte)),
+            Harm::Delay => chunk.chunks(777).try_for_each(|part| {
+                std::thread::sleep(Duration::from_millis(3));
+                to.write_all(part)
+            }),
             Harm::Cut(after) if passed + bytes >= after => {
                 let _ = to.write_all(&chunk[..after - passed]);
                 break;
@@ -72,8 +87,8 @@ fn pump(mut from: TcpStream, mut to: TcpStream, harm: Harm) {
     }
 }
 
-fn connect(server: &TestServer, harms: Vec<Harm>) -> Client {
-    let proxy = harm(server.address, harms);
+fn connect(server: &TestServer, way: Way, harms: Vec<Harm>) -> Client {
+    let proxy = harm(server.address, way, harms);
     let mut options = client_options(server);
     options.connection.endpoint = Endpoint::tcp(proxy.ip().to_string(), proxy.port());
     options.heartbeat = None;
@@ -82,24 +97,58 @@ fn connect(server: &TestServer, harms: Vec<Harm>) -> Client {
     options.connect().unwrap()
 }
 
-/// The welcome is some 230 bytes long: from here on harm is done to answers.
+/// The welcome and what asks for it are some 230 bytes long: from here on harm is done to requests
+/// and answers.
 const WELCOMED: usize = 400;
+const WAYS: [Way; 2] = [Way::FromServer, Way::ToServer];
 
 #[test]
 fn bytes_one_at_a_time_are_the_same_messages() {
     let server = serve_echo();
-    let client = connect(&server, vec![Harm::Crumble]);
-    for n in 0..50 {
-        assert_eq!(value(&client.request("echo", &n).unwrap()), n);
+    for way in WAYS {
+        let client = connect(&server, way, vec![Harm::Crumble]);
+        for n in 0..50 {
+            assert_eq!(value(&client.request("echo", &n).unwrap()), n);
+        }
+        assert_eq!(client.connection_info().connections, 1);
     }
-    assert_eq!(client.connection_info().connections, 1);
+}
+
+#[test]
+fn bytes_that_come_late_are_the_same_messages_in_the_same_order() {
+    let server = serve_echo();
+    for way in WAYS {
+        let client = connect(&server, way, vec![Harm::Delay]);
+        let news = client.subscribe("news").unwrap();
+        let (sender, answers) = channel();
+        for n in 0..20 {
+            let sender = sender.clone();
+            let large = (n, "x".repeat(1_000));
+            client.publish("news", &large).unwrap();
+            client
+                .send_request_async("echo", &large, move |answer| sender.send(answer).unwrap())
+                .unwrap();
+        }
+        for n in 0..20 {
+            let answer = answers.recv_timeout(HANG).unwrap().unwrap();
+            assert_eq!(value(&answer)[0], n);
+            assert_eq!(value(&news.next_timeout(HANG).unwrap())[0], n);
+        }
+        // One whose time is over is over although its answer is on its way.
+        let late = client.send_request("echo", &0, Duration::from_millis(1));
+        assert!(matches!(late, Err(Error::Deadline { .. })), "{late:?}");
+        assert_eq!(value(&client.request("echo", &1).unwrap()), 1);
+        assert_eq!(client.connection_info().connections, 1);
+        client.close().unwrap();
+    }
 }
 
 #[test]
 fn a_cut_fails_what_is_in_flight_and_nothing_else() {
     let server = serve_echo();
-    for after in [WELCOMED, WELCOMED + 1, WELCOMED + 3, WELCOMED + 77, 2000] {
-        let client = connect(&server, vec![Harm::Cut(after), Harm::None]);
+    let cuts = [WELCOMED, WELCOMED + 1, WELCOMED + 3, WELCOMED + 77, 2000];
+    for (way, after) in WAYS.into_iter().flat_map(|way| cuts.map(|after| (way, after))) {
+        let client = connect(&server, way, vec![Harm::Cut(after), Harm::None]);
         let (sender, losses) = channel();
         client.on_event(move |event| {
             if let Event::Disconnected { unanswered, .. } = event {
@@ -117,7 +166,7 @@ fn a_cut_fails_what_is_in_flight_and_nothing_else() {
                 }
             }
         }
-        assert_eq!(losses.recv_timeout(HANG).unwrap(), failed, "cut after {after}");
+        assert_eq!(losses.recv_timeout(HANG).unwrap(), failed, "{way:?} cut after {after}");
         assert!(failed <= 1, "one thread has one request in flight");
         assert_eq!(client.connection_info().connections, 2);
     }
@@ -127,7 +176,7 @@ fn a_cut_fails_what_is_in_flight_and_nothing_else() {
 fn corruption_is_told_from_messages_and_the_client_comes_back() {
     let server = serve_echo();
     for after in [WELCOMED, WELCOMED + 1, WELCOMED + 50, 2000] {
-        let client = connect(&server, vec![Harm::Corrupt(after), Harm::None]);
+        let client = connect(&server, Way::FromServer, vec![Harm::Corrupt(after), Harm::None]);
         let (sender, whys) = channel();
         client.on_event(move |event| {
             if let Event::Disconnected { error, .. } = event {
@@ -141,5 +190,38 @@ fn corruption_is_told_from_messages_and_the_client_comes_back() {
             }
         }
         assert!(whys.recv_timeout(HANG).unwrap(), "corrupted after {after}");
+    }
+}
+
+/// The server says what it could not read; where it cannot find the next message it closes.
+#[test]
+fn corruption_on_the_way_to_the_server_is_told_and_the_client_comes_back() {
+    let server = serve_echo();
+    for after in [WELCOMED, WELCOMED + 1, WELCOMED + 50, 2000] {
+        let client = connect(&server, Way::ToServer, vec![Harm::Corrupt(after), Harm::None]);
+        let (sender, told) = channel();
+        client.on_event(move |event| match event {
+            Event::Refused { error, .. } | Event::Disconnected { error, .. } => {
+                let _ = sender.send(error.to_string());
+            }
+            _ => {}
+        });
+        let mut failed = 0;
+        for n in 0..50 {
+            match client.send_request("echo", &n, Duration::from_secs(1)) {
+                Ok(answer) => assert_eq!(value(&answer), n),
+                Err(error) => {
+                    assert_eq!(error.execution(), Execution::Possible, "{error:?}");
+                    failed += 1;
+                }
+            }
+        }
+        assert!((1..=3).contains(&failed), "{failed} of 50, corrupted after {after}");
+        let mut words = String::new();
+        while !words.contains("frame_too_large") {
+            words += &told.recv_timeout(HANG).unwrap_or_else(|_| panic!("only {words}"));
+        }
+        assert_eq!(client.connection_info().connections, 2);
+        assert_eq!(value(&client.request("echo", &"well again").unwrap()), "well again");
     }
 }

@@ -1,0 +1,200 @@
+//! The end of a client, in good order and otherwise.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use ipc_framework::client::{Client, Error};
+use serde_json::{Value, json};
+
+use super::many_threads::connect;
+use super::scripted::{Scripted, Side, answer, publish_until_some_wait, read_all, refuse};
+use crate::support::{HANG, serve_echo};
+
+/// Has a client serve a channel, which the scripted server admits.
+fn serve_on(client: &Client, side: &mut Side) {
+    let serving = client.clone();
+    let served = std::thread::spawn(move || serving.serve_deferred("mine", 1, |_, _| ()));
+    let serve = side.receive();
+    answer(side, &serve, &json!({"status": "serving", "channel": "mine"}));
+    served.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_full_queue_is_drained_and_a_channel_given_up_all_the_same() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.queue_bytes_max = 500_000;
+    let (client, mut side) = script.connect_with(&options);
+    serve_on(&client, &mut side);
+    let sent = publish_until_some_wait(&client);
+    let closing = std::thread::spawn(move || client.close());
+    let mut published = 0;
+    loop {
+        let message = side.receive();
+        if message["message_type"] == "publish" {
+            published += 1;
+        } else {
+            let stop = json!({"action": "stop_serving", "channel": "mine"});
+            assert_eq!(message["payload"], stop);
+            answer(&mut side, &message, &json!({"status": "stopped"}));
+            break;
+        }
+    }
+    published += read_all(&mut side).len();
+    assert_eq!(published, sent);
+    drop(side);
+    closing.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_server_that_refuses_to_let_a_worker_go_is_told_of_and_the_rest_is_drained() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    serve_on(&client, &mut side);
+    let closing = client.clone();
+    let closed = std::thread::spawn(move || closing.close());
+    let stop = side.receive();
+    client.publish("news", &"still").unwrap();
+    refuse(&mut side, &stop, "limit_exceeded");
+    assert_eq!(side.receive()["payload"], "still");
+    side.expect_end();
+    drop(side);
+    let error = closed.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Answered { .. }), "{error:?}");
+    assert!(matches!(client.publish("news", &1), Err(Error::Closed)));
+}
+
+#[test]
+fn an_end_that_does_not_prove_all_was_processed_is_an_error() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    client.publish("news", &1).unwrap();
+    let closing = std::thread::spawn(move || client.close());
+    assert_eq!(read_all(&mut side).len(), 1);
+    // A reset instead of an end.
+    socket2::SockRef::from(&side.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(side);
+    let error = closing.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+}
+
+#[test]
+fn two_threads_that_close_both_return_after_the_end() {
+    let server = serve_echo();
+    let client = connect(&server);
+    client.publish("news", &1).unwrap();
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let client = client.clone();
+            std::thread::spawn(move || client.close())
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap().unwrap();
+    }
+    client.close().unwrap();
+    server.wait_until("the end", |stats| stats.total_connections == 0);
+}
+
+#[test]
+fn a_handler_of_a_served_channel_cannot_close_its_own_client() {
+    let server = serve_echo();
+    let client = connect(&server);
+    let inside = client.downgrade();
+    let by_thread = move |_: &ipc_framework::Message| {
+        let refused = matches!(inside.upgrade().unwrap().close(), Err(Error::OnClientThread));
+        Ok(refused)
+    };
+    client.serve("threads", 1, by_thread).unwrap();
+    let inside = client.downgrade();
+    client
+        .serve_deferred("deferred", 1, move |_, responder| {
+            let refused = matches!(inside.upgrade().unwrap().close(), Err(Error::OnClientThread));
+            responder.reply(&refused).unwrap();
+        })
+        .unwrap();
+    for channel in ["threads", "deferred"] {
+        assert!(client.request_as::<bool, _>(channel, &()).unwrap());
+    }
+    client.close().unwrap();
+}
+
+/// What lives as long as a handler does.
+fn guard() -> (Arc<()>, Weak<()>) {
+    let guard = Arc::new(());
+    let weak = Arc::downgrade(&guard);
+    (guard, weak)
+}
+
+#[test]
+fn closing_drops_all_handlers_and_joins_their_threads() {
+    let server = serve_echo();
+    let client = connect(&server);
+    let mut guards = Vec::new();
+    let mut owned = || {
+        let (guard, weak) = guard();
+        guards.push(weak);
+        // A clone of the client in its own handler goes with it.
+        (guard, client.clone())
+    };
+    let own = owned();
+    client.on_event(move |_| drop(Arc::clone(&own.0)));
+    let own = owned();
+    client.on_message(move |_| drop(Arc::clone(&own.0))).unwrap();
+    let own = owned();
+    client.subscribe_with("news", move |_| drop(Arc::clone(&own.0))).unwrap();
+    let own = owned();
+    client.serve("threads", 3, move |_| Ok(Arc::strong_count(&own.0))).unwrap();
+    let own = owned();
+    client
+        .serve_deferred("deferred", 3, move |_, responder| {
+            responder.reply(&Arc::strong_count(&own.0)).unwrap();
+        })
+        .unwrap();
+    for channel in ["threads", "deferred"] {
+        client.request(channel, &()).unwrap();
+    }
+    client.close().unwrap();
+    let alive: Vec<usize> = guards.iter().map(Weak::strong_count).collect();
+    assert_eq!(alive, [0; 5], "events, rest, subscription, threads, deferred");
+}
+
+#[test]
+fn a_handler_with_a_weak_client_does_not_keep_the_connection() {
+    let server = serve_echo();
+    let client = connect(&server);
+    let (sender, seen) = channel();
+    let weak = client.downgrade();
+    client
+        .subscribe_with("news", move |message| {
+            let client = weak.upgrade().unwrap();
+            client.publish("log", &message.payload).unwrap();
+            sender.send(()).unwrap();
+        })
+        .unwrap();
+    client.publish("news", &1).unwrap();
+    seen.recv_timeout(HANG).unwrap();
+    let weak = client.downgrade();
+    drop(client);
+    server.wait_until("the end", |stats| stats.total_connections == 0);
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
+fn what_is_published_by_many_before_the_end_all_arrives() {
+    let server = serve_echo();
+    let heard = connect(&server);
+    let mut news = heard.subscribe("news").unwrap();
+    heard.flush().unwrap();
+    for round in 0..20 {
+        let client = connect(&server);
+        for n in 0..50 {
+            client.publish("news", &json!([round, n])).unwrap();
+        }
+        client.close().unwrap();
+        let got: Vec<Value> =
+            news.by_ref().take(50).map(|message| super::many_threads::value(&message)).collect();
+        assert_eq!(got, (0..50).map(|n| json!([round, n])).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,178 @@
+//! Whether the server is alive, and how often it is asked for a connection.
+
+use std::io::Read;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{Error, Event, Reconnect};
+use serde_json::{Value, json};
+
+use super::scripted::{Scripted, Side, Told, answer, losses, next, publish_until_some_wait};
+use crate::support::HANG;
+
+fn is_ping(message: &Value) -> bool {
+    message["payload"] == json!({"action": "ping"})
+}
+
+fn pong(side: &mut Side, ping: &Value) {
+    assert!(is_ping(ping), "{ping}");
+    answer(side, ping, &json!({"status": "pong"}));
+}
+
+#[test]
+fn a_silent_server_is_found_dead_although_the_queue_to_it_is_full() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    // Long enough for the queue to be full before the silence is one.
+    options.heartbeat = Some(Duration::from_secs(1));
+    options.queue_bytes_max = 500_000;
+    // Nobody who publishes waits for room longer than this.
+    options.connection.timeout = Duration::from_millis(10);
+    let (client, mut side) = script.connect_with(&options);
+    let told = losses(&client);
+    let ping = side.receive();
+    pong(&mut side, &ping);
+    let filler = "x".repeat(60_000);
+    let error = loop {
+        if let Err(error) = client.publish("news", &filler) {
+            break error;
+        }
+    };
+    assert!(matches!(error, Error::QueueFull { .. }), "{error:?}");
+    let Told::Lost { unanswered: 0, waiting, .. } = next(&told) else { panic!("lost") };
+    assert!(waiting > 0);
+    let mut side = script.accept();
+    let came = (0..).map(|_| side.receive()).filter(|message| !is_ping(message));
+    assert_eq!(came.take(waiting).filter(|message| message["payload"] == filler).count(), waiting);
+}
+
+#[test]
+fn a_server_that_reads_slowly_and_says_nothing_is_not_taken_for_dead() {
+    const INTERVAL: Duration = Duration::from_millis(500);
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.heartbeat = Some(INTERVAL);
+    options.queue_bytes_max = 64 << 20;
+    let (client, mut side) = script.connect_with(&options);
+    let told = losses(&client);
+    let ping = side.receive();
+    pong(&mut side, &ping);
+    let filler = "x".repeat(1 << 20);
+    for _ in 0..30 {
+        client.publish("news", &filler).unwrap();
+    }
+    let begin = Instant::now();
+    let mut megabyte = vec![0; 1 << 20];
+    while begin.elapsed() < 5 * INTERVAL {
+        side.stream.read_exact(&mut megabyte).unwrap();
+        std::thread::sleep(INTERVAL / 5);
+    }
+    assert!(told.try_recv().is_err(), "the connection holds");
+    assert_eq!(client.connection_info().connections, 1);
+}
+
+#[test]
+fn a_heartbeat_of_no_time_is_no_flood() {
+    const PINGS: u32 = 20;
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.heartbeat = Some(Duration::ZERO);
+    let (_client, mut side) = script.connect_with(&options);
+    let begin = Instant::now();
+    for _ in 0..PINGS {
+        let ping = side.receive();
+        pong(&mut side, &ping);
+    }
+    // They are 10 ms apart at least, however slow the machine.
+    assert!(begin.elapsed() > Duration::from_millis(10) * (PINGS - 2), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_server_that_admits_and_closes_at_once_is_asked_ever_less_often() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    let (pause_min, pause_max) = (Duration::from_millis(2), Duration::from_secs(10));
+    options.reconnect = Some(Reconnect { pause_min, pause_max });
+    let (client, side) = script.connect_with(&options);
+    drop(side);
+    for failures in 1..6 {
+        drop(script.accept());
+        let begin = Instant::now();
+        while client.connection_info().failures <= failures {
+            assert!(begin.elapsed() < HANG, "{failures} failures and no more");
+            std::thread::yield_now();
+        }
+    }
+    // One that answers is of use, and its loss is the first again.
+    let mut side = script.accept();
+    let asking = client.clone();
+    let asked = std::thread::spawn(move || asking.request("work", &1));
+    let request = side.receive();
+    answer(&mut side, &request, &json!(2));
+    asked.join().unwrap().unwrap();
+    drop(side);
+    let _side = script.accept();
+    let begin = Instant::now();
+    while client.connection_info().connections < 8 {
+        assert!(begin.elapsed() < HANG);
+        std::thread::yield_now();
+    }
+    assert_eq!(client.connection_info().failures, 0);
+}
+
+#[test]
+fn a_server_replaced_by_one_that_knows_no_ping_is_kept() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.heartbeat = Some(Duration::from_millis(20));
+    let (client, mut side) = script.connect_with(&options);
+    let told = losses(&client);
+    let mut news = client.subscribe("news").unwrap();
+    // The first answers pings.
+    let begin = Instant::now();
+    for _ in 0..3 {
+        assert!(begin.elapsed() < HANG);
+        let message = side.receive();
+        if is_ping(&message) {
+            pong(&mut side, &message);
+        }
+    }
+    drop(side);
+    assert!(matches!(next(&told), Told::Lost { .. }));
+    // The second is silent for long enough to be dead, if it were the first.
+    let mut side = script.accept();
+    assert_eq!(next(&told), Told::Connected);
+    assert_eq!(side.receive()["message_type"], "subscribe");
+    let ping = side.receive();
+    assert!(is_ping(&ping));
+    while client.connection_info().pending_requests > 0 {
+        assert!(begin.elapsed() < HANG);
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    side.send("publish", "news", json!("still here"));
+    assert_eq!(news.next().unwrap().payload.as_str(), "\"still here\"");
+    assert!(told.try_recv().is_err());
+}
+
+#[test]
+fn a_listener_may_bring_another() {
+    let script = Scripted::new();
+    let (client, side) = script.connect();
+    let (sender, heard) = channel();
+    let weak = client.downgrade();
+    client.on_event(move |event| {
+        if let (Event::Disconnected { .. }, Some(client)) = (event, weak.upgrade()) {
+            let sender = sender.clone();
+            client.on_event(move |event| {
+                if let Event::Connected { .. } = event {
+                    sender.send(()).unwrap();
+                }
+            });
+        }
+    });
+    publish_until_some_wait(&client);
+    drop(side);
+    let _side = script.accept();
+    heard.recv_timeout(HANG).unwrap();
+}

@@ -1,0 +1,273 @@
+//! What a lost connection takes with it is told by the number; what can go by the next one does.
+
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use ipc_framework::ErrorCode;
+use ipc_framework::client::{Error, Event, Execution};
+use serde_json::{Value, json};
+
+use super::many_threads::{client_options, value};
+use super::scripted::{
+    Scripted, Told, answer, failure, losses, next, publish_until_some_wait, read_all, refuse,
+};
+use crate::support::{self, HANG};
+
+fn numbers(messages: &[Value]) -> Vec<u64> {
+    messages.iter().map(|message| message["payload"][0].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn what_an_answer_proves_is_not_counted_as_lost_and_all_else_is() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let told = losses(&client);
+    let ask = || {
+        let (sender, answers) = channel();
+        client.send_request_async("work", &1, move |answer| drop(sender.send(answer))).unwrap();
+        answers
+    };
+    for n in 0..3 {
+        client.publish("news", &n).unwrap();
+    }
+    let answers = ask();
+    client.publish("news", &3).unwrap();
+    client.notify("notes", &4).unwrap();
+    let messages: Vec<Value> = (0..6).map(|_| side.receive()).collect();
+    answer(&mut side, &messages[3], &json!("done"));
+    assert_eq!(value(&answers.recv_timeout(HANG).unwrap().unwrap()), "done");
+    let lost = ask();
+    side.receive();
+    drop(side);
+    assert_eq!(next(&told), Told::Lost { unanswered: 1, unconfirmed: 2, waiting: 0 });
+    let error = lost.recv_timeout(HANG).unwrap().unwrap_err();
+    assert_eq!(error.execution(), Execution::Possible);
+
+    // What waits for the second connection counts there, once it has left by it.
+    for n in 0..4 {
+        client.publish("news", &n).unwrap();
+    }
+    let mut side = script.accept();
+    assert_eq!(next(&told), Told::Connected);
+    for n in 0..4 {
+        assert_eq!(side.receive()["payload"], n);
+    }
+    drop(side);
+    assert_eq!(next(&told), Told::Lost { unanswered: 0, unconfirmed: 4, waiting: 0 });
+    script.accept();
+}
+
+#[test]
+fn what_has_not_left_goes_by_the_next_connection_and_nothing_goes_twice() {
+    let script = Scripted::new();
+    let (client, side) = script.connect();
+    let told = losses(&client);
+    let sent = publish_until_some_wait(&client);
+    drop(side);
+    let Told::Lost { unanswered: 0, unconfirmed, waiting } = next(&told) else { panic!("lost") };
+    assert!(waiting > 0);
+    assert_eq!(unconfirmed as usize + waiting, sent);
+    let mut side = script.accept();
+    assert_eq!(next(&told), Told::Connected);
+    let came: Vec<Value> = (0..waiting).map(|_| side.receive()).collect();
+    assert_eq!(numbers(&came), (unconfirmed..sent as u64).collect::<Vec<_>>());
+    client.publish("news", &[u64::MAX]).unwrap();
+    assert_eq!(side.receive()["payload"][0], u64::MAX);
+}
+
+#[test]
+fn the_last_clone_dropped_tells_what_was_not_sent_and_loses_nothing_that_was() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let told = losses(&client);
+    let sent = publish_until_some_wait(&client);
+    drop(client);
+    let received = read_all(&mut side).len();
+    drop(side);
+    let Told::Closed { unsent } = next(&told) else { panic!("closed") };
+    assert!(unsent > 0);
+    assert_eq!(received + unsent, sent);
+    assert!(told.recv_timeout(HANG).is_err(), "the listener is gone");
+}
+
+#[test]
+fn what_was_sent_before_the_last_clone_is_dropped_arrives_although_something_is_unread() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let (entered, enter) = channel();
+    let (release, released) = channel::<()>();
+    client
+        .subscribe_with("busy", move |_| {
+            entered.send(()).unwrap();
+            let _ = released.recv();
+        })
+        .unwrap();
+    assert_eq!(side.receive()["message_type"], "subscribe");
+    side.send("publish", "busy", json!(1));
+    enter.recv_timeout(HANG).unwrap();
+    // Unread at the client, whose thread is busy, when it ends.
+    side.send("publish", "other", json!("x".repeat(100_000)));
+    for n in 0..10 {
+        client.publish("news", &[n]).unwrap();
+    }
+    drop(client);
+    drop(release);
+    // Time for a client that ends in bad order to do so; one in good order waits for this side.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(numbers(&read_all(&mut side)), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_request_whose_time_is_over_in_the_queue_is_never_sent() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let sent = publish_until_some_wait(&client);
+    let error = client.send_request("work", &1, Duration::from_millis(1)).unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    assert_eq!(error.execution(), Execution::Never);
+    let (sender, answers) = channel();
+    let tell = move |answer: Result<_, Error>| sender.send(answer.map(|_| ())).unwrap();
+    let timeout = Duration::from_millis(1);
+    client.send_request_async_timeout("work", &2, timeout, tell).unwrap();
+    let error = answers.recv_timeout(HANG).unwrap().unwrap_err();
+    assert_eq!(error.execution(), Execution::Never);
+    drop(client.request_future("work", &3).unwrap());
+    client.publish("news", &[sent]).unwrap();
+    for n in 0..=sent {
+        let message = side.receive();
+        assert_eq!(
+            (&message["message_type"], &message["payload"][0]),
+            (&json!("publish"), &json!(n))
+        );
+    }
+}
+
+#[test]
+fn requests_whose_time_is_over_take_no_room_from_others() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.queue_bytes_max = 10_000;
+    let (client, side) = script.connect_with(&options);
+    let told = losses(&client);
+    drop(side);
+    assert!(matches!(next(&told), Told::Lost { .. }));
+    for _ in 0..100 {
+        let error = client.send_request("work", &1, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+        assert_eq!(error.execution(), Execution::Never);
+    }
+    client.publish("news", &"in time").unwrap();
+    assert_eq!(script.accept().receive()["payload"], "in time");
+}
+
+#[test]
+fn a_request_that_a_server_did_not_look_at_because_it_ends_goes_by_the_next_connection() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let told = losses(&client);
+    let (sender, answers) = channel();
+    let ask = |n: u64| {
+        let sender = sender.clone();
+        client.send_request_async("work", &n, move |answer| sender.send(answer).unwrap()).unwrap();
+    };
+    (0..3).for_each(ask);
+    let requests: Vec<Value> = (0..3).map(|_| side.receive()).collect();
+    // They crossed the server's notice.
+    side.send("response", "system", failure("shutting_down"));
+    assert_eq!(next(&told), Told::Leaving);
+    ask(3);
+    for request in &requests[..2] {
+        refuse(&mut side, request, "shutting_down");
+    }
+    // What was handed to a worker is cut off, and may have been done.
+    refuse(&mut side, &requests[2], "timeout");
+    let cut_off = answers.recv_timeout(HANG).unwrap().unwrap_err();
+    assert!(matches!(cut_off, Error::Answered { code: ErrorCode::Timeout, .. }), "{cut_off:?}");
+    assert_eq!(cut_off.execution(), Execution::Possible);
+    drop(side);
+    assert_eq!(next(&told), Told::Lost { unanswered: 0, unconfirmed: 0, waiting: 3 });
+    let mut side = script.accept();
+    for n in [0, 1, 3] {
+        let request = side.receive();
+        assert_eq!(request["payload"], n, "in the order in which they were sent");
+        answer(&mut side, &request, &json!(n * 10));
+        assert_eq!(value(&answers.recv_timeout(HANG).unwrap().unwrap()), n * 10);
+    }
+}
+
+#[test]
+fn without_a_connection_to_come_such_a_refusal_is_an_error_that_says_nothing_was_done() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.reconnect = None;
+    let (client, mut side) = script.connect_with(&options);
+    let asking = client.clone();
+    let asked = std::thread::spawn(move || asking.request("work", &1));
+    let request = side.receive();
+    side.send("response", "system", failure("shutting_down"));
+    refuse(&mut side, &request, "shutting_down");
+    let error = asked.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Answered { code: ErrorCode::ShuttingDown, .. }), "{error:?}");
+    assert_eq!(error.execution(), Execution::Never);
+}
+
+#[test]
+fn what_the_server_refuses_without_anybody_waiting_is_told() {
+    let mut config = ipc_framework::Config::default();
+    config.limits.subscriptions_per_connection_max = 1;
+    let server = support::serve(config, support::install_echo);
+    let client = client_options(&server).connect().unwrap();
+    let (sender, refusals) = channel();
+    client.on_event(move |event| {
+        if let Event::Refused { channel_id, message_id, error } = event {
+            let Error::Answered { code, .. } = error else { panic!("{error:?}") };
+            sender.send((channel_id.clone(), message_id.clone(), *code)).unwrap();
+        }
+    });
+    let _first = client.subscribe("first").unwrap();
+    let _second = client.subscribe("second").unwrap();
+    let (channel_id, message_id, code) = refusals.recv_timeout(HANG).unwrap();
+    assert_eq!((&*channel_id, code), ("second", ErrorCode::LimitExceeded));
+    assert!(message_id.is_some());
+    let payload = ipc_framework::Json::parse("1").unwrap();
+    let abroad = ipc_framework::Message::new(
+        ipc_framework::MessageType::Publish,
+        "another app",
+        "news",
+        payload,
+    );
+    let id = client.send_message(&abroad).unwrap();
+    let (channel_id, message_id, code) = refusals.recv_timeout(HANG).unwrap();
+    assert_eq!((&*channel_id, code), ("news", ErrorCode::Forbidden));
+    assert_eq!(message_id, Some(id));
+    // A late answer is no refusal.
+    client.send_request("nobody", &1, Duration::ZERO).unwrap_err();
+    client.flush().unwrap();
+    assert!(refusals.try_recv().is_err());
+}
+
+#[test]
+fn a_served_channel_that_cannot_be_taken_up_again_is_told() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let (sender, told) = channel();
+    client.on_event(move |event| {
+        if let Event::NotRestored { channel_id, error } = event {
+            sender.send((channel_id.clone(), error.to_string())).unwrap();
+        }
+    });
+    let serving = client.clone();
+    let served =
+        std::thread::spawn(move || serving.serve("mine", 1, |request| Ok(request.payload.clone())));
+    let serve = side.receive();
+    answer(&mut side, &serve, &json!({"status": "serving", "channel": "mine"}));
+    served.join().unwrap().unwrap();
+    drop(side);
+    let mut side = script.accept();
+    let serve = side.receive();
+    assert_eq!(serve["payload"], json!({"action": "serve", "channel": "mine"}));
+    refuse(&mut side, &serve, "limit_exceeded");
+    let (channel_id, error) = told.recv_timeout(HANG).unwrap();
+    assert_eq!(channel_id, "mine");
+    assert!(error.contains("limit_exceeded"), "{error}");
+}
