@@ -51,7 +51,7 @@ mod trace;
 pub use broker::{
     Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
     Counters, Delivery, HandlerError, LatencyOf, LatencySummary, Limits, Measure, Message, Reply,
-    Request, RequestResult, Responder, SendError, Stats, Token,
+    Request, RequestResult, Responder, SendError, Stats, Token, Verdict,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};
