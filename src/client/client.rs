@@ -1,6 +1,7 @@
 //! The client for many threads: one connection, kept up by a thread of its own.
 
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -200,6 +201,16 @@ impl Client {
     /// Whether there is a connection just now.
     pub fn is_connected(&self) -> bool {
         matches!(self.shared().lock().link, Link::Up(_))
+    }
+
+    /// A duplicate of the connection's socket, for looking at its addresses and options; none
+    /// without a connection. What is read from it is lost for the client, and what is written
+    /// to it ruins the connection.
+    pub fn duplicate_socket(&self) -> Option<std::io::Result<OwnedFd>> {
+        match &self.shared().lock().link {
+            Link::Up(socket) => Some(socket.as_fd().try_clone_to_owned()),
+            _ => None,
+        }
     }
 
     /// How many bytes wait to be sent; with [`ClientOptions::queue_bytes_max`] and more, sending

@@ -12,7 +12,9 @@ mod message;
 mod waiter;
 
 use std::collections::HashSet;
+use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,6 +52,8 @@ struct Client {
     link: Arc<Link>,
     subscribed: Mutex<HashSet<String>>,
     queue_bytes_max: usize,
+    /// This process is a forked child of the one that connected.
+    is_parents: AtomicBool,
 }
 
 #[pymethods]
@@ -100,7 +104,8 @@ impl Client {
             .on_message(move |message| put.put(Item::Message(message)))
             .map_err(|error| raise(py, &error))?;
         let (client, subscribed) = (Mutex::new(Some(client)), Mutex::default());
-        Ok(Self { client, inbox, link, subscribed, queue_bytes_max })
+        let is_parents = AtomicBool::new(false);
+        Ok(Self { client, inbox, link, subscribed, queue_bytes_max, is_parents })
     }
 
     #[getter]
@@ -123,6 +128,12 @@ impl Client {
     #[getter]
     fn missed(&self) -> u64 {
         self.inbox.missed()
+    }
+
+    /// A descriptor of the connection, for Python to own.
+    fn duplicate_socket(&self) -> PyResult<Option<i32>> {
+        let socket = self.open().ok().and_then(|client| client.duplicate_socket()).transpose()?;
+        Ok(socket.map(IntoRawFd::into_raw_fd))
     }
 
     /// Waits for a client that is on its way back. False if it does not arrive.
@@ -246,6 +257,9 @@ impl Client {
 
     /// What has come, for an event loop that was told by the descriptor.
     fn take_now<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        if self.is_parents.load(Ordering::SeqCst) {
+            return Ok(Vec::new());
+        }
         self.inbox.take_now().into_iter().map(|item| item.into_py(py)).collect()
     }
 
@@ -284,6 +298,9 @@ impl Client {
 
     /// Ends at once: whoever waits is told, and `take` returns None.
     fn abort(&self, py: Python<'_>) {
+        if self.is_parents.load(Ordering::SeqCst) {
+            return;
+        }
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
         detached(py, || {
             drop(client);
@@ -295,8 +312,11 @@ impl Client {
     /// In a forked child: nothing of this may run here, not even its end, for it would lock
     /// what threads of the parent held, and speak on the parent's connection.
     fn leave_to_parent(&self) {
-        let Ok(client) = self.client.try_lock() else { return };
-        std::mem::forget(client.clone());
+        self.is_parents.store(true, Ordering::SeqCst);
+        // Only ever locked with the GIL, which the forking thread had.
+        if let Ok(mut client) = self.client.try_lock() {
+            std::mem::forget(client.take());
+        }
         std::mem::forget(Arc::clone(&self.inbox));
     }
 }

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 import uuid
+import weakref
 
 import pytest
 from peers import BINARY, STEP_SECONDS_MAX, Process, OwnServer, PublishedServer, RustServer, eventually
@@ -225,6 +226,35 @@ def test_connecting(server, capsys):
     assert ask(client, "echo", number=1).payload["number"] == 1
     client.disconnect()
     assert capsys.readouterr().out == ""
+
+
+def test_its_socket_can_be_looked_at(rust):
+    client = FrameworkClient("bench", **rust.arguments)
+    assert client.socket is None
+    with client, client.socket as duplicate:
+        assert duplicate.getpeername() == ("127.0.0.1", rust.port)
+        assert client.send_request("echo", 1).payload == 1
+    assert client.socket is None
+
+
+def test_a_connection_keeps_its_client_alive_and_a_lost_one_does_not():
+    server = RustServer()
+    seen = []
+
+    def listen():
+        client = FrameworkClient("bench", **server.arguments)
+        assert client.connect()
+        client.subscribe("news", lambda message: seen.append(message.payload))
+        assert client.flush(STEP_SECONDS_MAX)
+        return weakref.ref(client)
+
+    forgotten = listen()
+    with connected(server) as publisher:
+        gc.collect()
+        publisher.publish("news", 1)
+        eventually("the forgotten one hears it", lambda: seen == [1])
+    server.kill()
+    eventually("it does not try to come back for ever", lambda: gc.collect() is None or forgotten() is None)
 
 
 def test_verbose_prints_what_the_published_client_prints(rust, capsys):

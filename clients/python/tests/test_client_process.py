@@ -22,7 +22,7 @@ def rust():
 def run(rust, code, **options):
     """Runs a program that has a connected `client`; it has to end by itself."""
     begin = f"""
-import os, signal, sys, threading, time
+import gc, os, signal, sys, threading, time
 from ipc_framework import FrameworkClient
 client = FrameworkClient("bench", port={rust.port})
 assert client.connect()
@@ -148,7 +148,9 @@ for thread in threads: thread.start()
 for _ in range(20):
     pid = os.fork()
     if pid == 0:
-        # The whole end of an interpreter, `atexit` included.
+        # The whole end of an interpreter, `atexit` included, and of the client.
+        del client
+        gc.collect()
         sys.exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 stop.set()

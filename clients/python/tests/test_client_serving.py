@@ -201,3 +201,19 @@ def test_a_model_in_python_answers_a_front_end_in_node(rust):
         node = subprocess.run(command, capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
         assert node.returncode == 0, node.stderr
         assert node.stdout.strip() == str([3 * x + 1 for x in range(50)]).replace(" ", "")
+
+
+def test_a_served_function_may_close_its_client(rust, request):
+    app = request.node.name
+    worker = FrameworkClient(app, **rust.arguments)
+    assert worker.connect()
+    with FrameworkClient(app, **rust.arguments) as client:
+
+        async def end_later(message):
+            return worker.close()
+
+        for end in (lambda message: worker.close(), end_later):
+            assert worker.connect()
+            worker.serve("end", end)
+            assert client.send_request("end", 0, timeout=STEP_SECONDS_MAX).payload is True
+            eventually("it is closed", lambda: not worker.connected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from . import _native
@@ -41,7 +42,9 @@ class Event:
 
 class Dispatcher:
     def __init__(self, client: FrameworkClient) -> None:
-        self.client = client
+        # A connection keeps its client alive, see `FrameworkClient._alive`, and not this thread.
+        self._client = weakref.ref(client)
+        self._name = f"ipc-client-{client.app_id}"
         self.answered = threading.Condition(threading.RLock())
         #: Plain requests without an answer, and the answers of others: each bounded, the oldest goes first.
         self.unanswered: Dict[str, None] = {}
@@ -56,9 +59,8 @@ class Dispatcher:
 
     def start(self, native: _native.Client) -> threading.Thread:
         self.is_ending = False
-        name = f"ipc-client-{self.client.app_id}"
         # A daemon, so that a program can end without `disconnect`; what is open then is closed by `_lifetime`.
-        self._thread = threading.Thread(target=self._run, args=(native,), name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(native,), name=self._name, daemon=True)
         self._thread.start()
         return self._thread
 
@@ -125,25 +127,31 @@ class Dispatcher:
             if items is None:
                 return
             for kind, *item in items:
+                client = self._client()
+                if client is None:
+                    return
                 try:
-                    getattr(self, f"_{kind}")(*item)
+                    getattr(self, f"_{kind}")(client, *item)
                 except Exception:
-                    logger.exception("a handler of %s failed", self.client.app_id)
+                    logger.exception("a handler of %s failed", client.app_id)
+                del client
                 if kind == "event" and item[0] == "closed":
                     return
 
-    def _message(self, message: Message) -> None:
+    def _message(self, client: FrameworkClient, message: Message) -> None:
         if message.reply_to:
-            self._answer(message.reply_to, message, None)
+            self._answer(client, message.reply_to, message, None)
             return
         with self.answered:
             waiting = self._waiting.pop(message.channel_id, [])
         for one in waiting:
             one.message = message
             one.arrived.set()
-        self.client.handle_message(message)
+        client.handle_message(message)
 
-    def _answer(self, message_id: str, message: Optional[Message], error: Optional[IPCError]) -> None:
+    def _answer(
+        self, client: FrameworkClient, message_id: str, message: Optional[Message], error: Optional[IPCError]
+    ) -> None:
         with self.answered:
             callback, on_error = self.forget(message_id)
             # Another that comes so late that its time was over is nobody's.
@@ -161,12 +169,12 @@ class Dispatcher:
             level = logging.INFO if self.is_ending else logging.WARNING
             logger.log(level, "the request %s got no answer: %s", message_id, error)
 
-    def _job(self, message: Message, job: _native.Job) -> None:
-        self.client._services.submit(message, job)
+    def _job(self, client: FrameworkClient, message: Message, job: _native.Job) -> None:
+        client._services.submit(message, job)
 
-    def _event(self, name: str, error: Optional[IPCError], unanswered: int, unconfirmed: int, waiting: int) -> None:
-        event = Event(name, error, unanswered, unconfirmed, waiting)
-        self.client._noted(event)
+    def _event(self, client: FrameworkClient, name: str, error: Optional[IPCError], *counts: int) -> None:
+        event = Event(name, error, *counts)
+        client._noted(event)
         for listener in list(self.listeners):
             listener(event)
 

@@ -25,10 +25,15 @@ class Services:
 
     def __init__(self) -> None:
         self._services: Dict[str, _Service] = {}
+        self._threads = threading.local()
+
+    def is_current(self) -> bool:
+        """Whether this thread answers a request just now."""
+        return getattr(self._threads, "serves", False)
 
     def add(self, channel_id: str, handler: Callable[[Message], Any], concurrency: int) -> None:
         older = self._services.get(channel_id)
-        self._services[channel_id] = _Service(channel_id, handler, concurrency)
+        self._services[channel_id] = _Service(channel_id, handler, concurrency, self._threads)
         if older is not None:
             older.close()
 
@@ -50,16 +55,30 @@ class Services:
 
 
 class _Service:
-    def __init__(self, channel_id: str, handler: Callable[[Message], Any], concurrency: int) -> None:
+    def __init__(
+        self, channel_id: str, handler: Callable[[Message], Any], concurrency: int, threads: threading.local
+    ) -> None:
         self.handler = handler
         self.loop: Optional[asyncio.AbstractEventLoop] = None
         self.threads: Optional[ThreadPoolExecutor] = None
         if inspect.iscoroutinefunction(handler):
             self.loop = asyncio.new_event_loop()
-            run = threading.Thread(target=self.loop.run_forever, name=f"ipc-serve-{channel_id}", daemon=True)
+            run = threading.Thread(
+                target=self._run, args=(self.loop, threads), name=f"ipc-serve-{channel_id}", daemon=True
+            )
             run.start()
         else:
-            self.threads = ThreadPoolExecutor(concurrency, thread_name_prefix=f"ipc-serve-{channel_id}")
+            self.threads = ThreadPoolExecutor(
+                concurrency, f"ipc-serve-{channel_id}", initializer=threads.__setattr__, initargs=("serves", True)
+            )
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop, threads: threading.local) -> None:
+        threads.serves = True
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
 
     def submit(self, message: Message, job: _native.Job) -> None:
         try:

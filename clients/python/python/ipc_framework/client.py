@@ -7,9 +7,11 @@ connection: answers, heartbeats and what other threads send go on.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import uuid
-from typing import Any, Callable, Dict, Optional, Tuple, TypeVar, Union, overload
+import weakref
+from typing import Any, Callable, Dict, Optional, Set, Tuple, TypeVar, Union, overload
 
 from . import _lifetime, _native
 from ._dispatch import Dispatcher, Event
@@ -21,6 +23,8 @@ logger = logging.getLogger("ipc_framework.client")
 
 Handler = Callable[[Message], Any]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
+#: Clients that have a connection: as with the published package, nobody else has to keep them.
+_alive: Set[FrameworkClient] = set()
 AnyClient = TypeVar("AnyClient", bound="FrameworkClient")
 
 #: Pauses in seconds before attempts to come back: the first one's bound, and the ceiling it doubles to.
@@ -100,6 +104,16 @@ class FrameworkClient(IPCClient):
         pass
 
     @property
+    def socket(self) -> Optional[socket.socket]:
+        """A duplicate of the connection's socket, for its addresses and options; None without a connection.
+
+        What is read from it is lost for the client.
+        """
+        native = self._native
+        descriptor = None if native is None else native.duplicate_socket()
+        return None if descriptor is None else socket.socket(fileno=descriptor)
+
+    @property
     def pending_responses(self) -> Dict[str, Message]:
         """Answers that nobody waited for, by the request's id: the last 16,384."""
         return self._dispatcher.unclaimed
@@ -135,6 +149,9 @@ class FrameworkClient(IPCClient):
             self.last_error = None
             self._ended = threading.Event()
             self._native = native
+            _alive.add(self)
+            # One that nobody refers to while there is no connection does not come back.
+            weakref.finalize(self, native.abort).atexit = False
             self.receive_thread = self._dispatcher.start(native)
             self._tell(logging.INFO, f"Connected to IPC server as {self.app_id}:{self.connection_id}")
             return True
@@ -163,7 +180,13 @@ class FrameworkClient(IPCClient):
         self.close()
 
     def close(self, timeout: Optional[float] = None) -> bool:
-        """As `disconnect`. False if that took longer than `timeout`, by default `connection_timeout`."""
+        """As `disconnect`. False if that took longer than `timeout`, by default `connection_timeout`.
+
+        In a function that serves a channel it returns at once, for it would wait for that function's answer.
+        """
+        if self._services.is_current():
+            threading.Thread(target=self.close, args=(timeout,), name="ipc-close").start()
+            return True
         with self._life:
             native = self._native
             if native is None:
@@ -177,6 +200,7 @@ class FrameworkClient(IPCClient):
 
     def _forget(self) -> None:
         native, self._native = self._native, None
+        _alive.discard(self)
         if native is not None:
             native.abort()
         self._dispatcher.join(self.receive_thread)
@@ -366,16 +390,21 @@ class FrameworkClient(IPCClient):
     def _noted(self, event: Event) -> None:
         text = f": {event.error}" if event.error else ""
         if event.name == "connected":
+            _alive.add(self)
             self._tell(logging.INFO, "Connection to server is back")
         elif event.name == "disconnected":
+            _alive.discard(self)
             self._tell(logging.WARNING, f"Connection to server lost{text}")
         elif event.name == "closed":
+            _alive.discard(self)
             if event.error is not None:
                 self.last_error = event.error
                 logger.error("the connection does not come back%s", text)
+            self._services.close()
             self._ended.set()
         else:
-            logger.info("%s%s", event.name, text)
+            level = logging.INFO if event.name in ("leaving", "unreachable") else logging.WARNING
+            logger.log(level, "%s%s", event.name, text)
 
     def _end_with_process(self) -> None:
         self.close(timeout=min(self.connection_timeout, EXIT_TIMEOUT))
@@ -384,6 +413,7 @@ class FrameworkClient(IPCClient):
         native = self._native
         if native is not None:
             native.leave_to_parent()
+        _alive.discard(self)
         # As the parent's it would take the parent's place at the server.
         self.connection_id = str(uuid.uuid4())
         self._start_afresh()
