@@ -24,7 +24,7 @@ use ipc_framework::{ErrorCode, Token};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::detached::{after_fork, begin_end, detached};
+use crate::inside::{Inside, after_fork, begin_end};
 use errors::{Failure, raise};
 use inbox::{Inbox, Item};
 use job::Job;
@@ -77,6 +77,7 @@ impl Client {
         frame_bytes_max: usize,
         rings: bool,
     ) -> PyResult<Self> {
+        let inside = Inside::enter(py);
         let mut options = ClientOptions::new(app_id);
         options.connection.endpoint = match unix {
             Some(path) => Endpoint::unix(path),
@@ -93,7 +94,7 @@ impl Client {
         options.queue_bytes_max = queue_bytes_max;
         let inbox = Arc::new(Inbox::new(rings)?);
         let link = Arc::new(Link::default());
-        let client = detached(py, || options.connect()).map_err(|error| raise(py, &error))?;
+        let client = inside.detached(|| options.connect()).map_err(|error| raise(py, &error))?;
         let (put, seen) = (Arc::clone(&inbox), Arc::clone(&link));
         client.on_event(move |event: &Event| {
             seen.follow(event);
@@ -138,22 +139,24 @@ impl Client {
 
     /// Waits for a client that is on its way back. False if it does not arrive.
     fn wait_connected(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let inside = Inside::enter(py);
         let begin = Instant::now();
         loop {
             let left = seconds(timeout).saturating_sub(begin.elapsed());
             if left.is_zero() || self.is_connected() || self.is_closed() {
                 return Ok(self.is_connected());
             }
-            detached(py, || self.link.wait(left.min(SIGNALS)));
+            inside.detached(|| self.link.wait(left.min(SIGNALS)));
             py.check_signals()?;
         }
     }
 
     /// What is known of the connection beyond what the published client tells.
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let inside = Inside::enter(py);
         let told = PyDict::new(py);
         if let Ok(client) = self.open() {
-            let info = detached(py, || client.connection_info());
+            let info = inside.detached(|| client.connection_info());
             told.set_item("connections", info.connections)?;
             told.set_item("pending_requests", info.pending_requests)?;
             told.set_item("waiting_bytes", info.waiting_bytes)?;
@@ -165,9 +168,10 @@ impl Client {
     /// Sends a message as it is. What answers it comes as a message.
     fn send(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = message.py();
+        let inside = Inside::enter(py);
         let message = message::from_python(message)?;
         let client = self.open().map_err(|error| raise(py, &error))?;
-        let sent = detached(py, || client.send_message(&message));
+        let sent = inside.detached(|| client.send_message(&message));
         sent.map(|_id| ()).map_err(|error| raise(py, &error))
     }
 
@@ -181,6 +185,7 @@ impl Client {
         waiter: Option<&Bound<'_, Waiter>>,
     ) -> PyResult<()> {
         let py = message.py();
+        let inside = Inside::enter(py);
         let sent = message;
         let message = message::from_python(sent)?;
         if RequestId::of_message_id(&message.message_id).is_none() {
@@ -197,7 +202,8 @@ impl Client {
                 None => inbox.put(Item::Answer { message_id, answer }),
             }
         };
-        let asked = detached(py, || client.send_request_message(&message, seconds(timeout), told));
+        let asked =
+            inside.detached(|| client.send_request_message(&message, seconds(timeout), told));
         let request = asked.map_err(|error| raise(py, &error))?;
         if let Some(waiter) = waiter {
             // A waiter is used once.
@@ -208,8 +214,9 @@ impl Client {
 
     /// Waits for an answer no more.
     fn forget(&self, py: Python<'_>, message_id: &str) {
+        let inside = Inside::enter(py);
         if let (Ok(client), Some(request)) = (self.open(), RequestId::of_message_id(message_id)) {
-            detached(py, || client.cancel(request));
+            inside.detached(|| client.cancel(request));
         }
     }
 
@@ -237,30 +244,34 @@ impl Client {
 
     /// Blocks until the server has agreed.
     fn serve(&self, py: Python<'_>, channel_id: &str, concurrency: usize) -> PyResult<()> {
+        let inside = Inside::enter(py);
         let client = self.open().map_err(|error| raise(py, &error))?;
         let inbox = Arc::clone(&self.inbox);
         let pass_on = move |message, responder| inbox.put(Item::Job(message, responder));
-        let served = detached(py, || client.serve_deferred(channel_id, concurrency, pass_on));
+        let served = inside.detached(|| client.serve_deferred(channel_id, concurrency, pass_on));
         served.map_err(|error| raise(py, &error))
     }
 
     fn stop_serving(&self, py: Python<'_>, channel_id: &str) -> PyResult<()> {
+        let inside = Inside::enter(py);
         let client = self.open().map_err(|error| raise(py, &error))?;
-        detached(py, || client.stop_serving(channel_id)).map_err(|error| raise(py, &error))
+        inside.detached(|| client.stop_serving(channel_id)).map_err(|error| raise(py, &error))
     }
 
     /// Blocks until something has come; None at the end.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
-        let Some(items) = detached(py, || self.inbox.take()) else { return Ok(None) };
-        items.into_iter().map(|item| item.into_py(py)).collect::<PyResult<_>>().map(Some)
+        let inside = Inside::enter(py);
+        let Some(items) = inside.detached(|| self.inbox.take()) else { return Ok(None) };
+        items.into_iter().map(|item| item.into_py(&inside)).collect::<PyResult<_>>().map(Some)
     }
 
     /// What has come, for an event loop that was told by the descriptor.
     fn take_now<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let inside = Inside::enter(py);
         if self.is_parents.load(Ordering::SeqCst) {
             return Ok(Vec::new());
         }
-        self.inbox.take_now().into_iter().map(|item| item.into_py(py)).collect()
+        self.inbox.take_now().into_iter().map(|item| item.into_py(&inside)).collect()
     }
 
     /// Becomes readable when something has come, if the client was made to ring.
@@ -270,6 +281,7 @@ impl Client {
 
     /// Drains and closes. False if that was not done in time; it goes on without us then.
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let inside = Inside::enter(py);
         let Ok(client) = self.open() else { return Ok(true) };
         let (done, closed) = channel();
         let close = move || {
@@ -280,13 +292,12 @@ impl Client {
         std::thread::Builder::new().name("ipc-close".into()).spawn(close)?;
         // For `detach`, which wants what several threads may look at.
         let closed = Mutex::new(closed);
-        let wait = |longest| {
-            closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(longest)
-        };
+        let wait =
+            |longest| closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(longest);
         let begin = Instant::now();
         loop {
             let left = seconds(timeout).saturating_sub(begin.elapsed());
-            if let Ok(is_done) = detached(py, || wait(left.min(SIGNALS))) {
+            if let Ok(is_done) = inside.detached(|| wait(left.min(SIGNALS))) {
                 return Ok(is_done);
             }
             if left.is_zero() {
@@ -298,11 +309,12 @@ impl Client {
 
     /// Ends at once: whoever waits is told, and `take` returns None.
     fn abort(&self, py: Python<'_>) {
+        let inside = Inside::enter(py);
         if self.is_parents.load(Ordering::SeqCst) {
             return;
         }
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
-        detached(py, || {
+        inside.detached(|| {
             drop(client);
             self.link.close();
             self.inbox.close();
@@ -343,7 +355,8 @@ fn error_of<'py>(payload: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAn
         let value = payload.get_item(name)?;
         Ok(value.and_then(|value| value.cast_into::<PyString>().ok()?.extract().ok()))
     };
-    let (Some(status), Some(code), Some(text)) = (field("status")?, field("code")?, field("error")?)
+    let (Some(status), Some(code), Some(text)) =
+        (field("status")?, field("code")?, field("error")?)
     else {
         return Ok(None);
     };

@@ -3,7 +3,7 @@
 //! bytes, keeps connections and tells messages apart is Rust, and holds no GIL while it does.
 
 mod client;
-mod detached;
+mod inside;
 mod json;
 mod server;
 

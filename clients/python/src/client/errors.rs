@@ -43,9 +43,7 @@ fn class_of(code: ErrorCode) -> &'static str {
         ErrorCode::Timeout => "TimeoutError",
         ErrorCode::HandlerFailed => "ApplicationError",
         ErrorCode::NoHandler | ErrorCode::WorkerLost => "RoutingError",
-        ErrorCode::ServerFull | ErrorCode::TakenOver | ErrorCode::ShuttingDown => {
-            "ConnectionError"
-        }
+        ErrorCode::ServerFull | ErrorCode::TakenOver | ErrorCode::ShuttingDown => "ConnectionError",
         _ => "IPCError",
     }
 }

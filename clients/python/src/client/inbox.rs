@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use super::errors::Failure;
 use super::job::Job;
 use super::message;
-use crate::detached::detached;
+use crate::inside::Inside;
 
 /// How much may wait for slow handlers; the server has the same bounds for a worker.
 const MESSAGES_MAX: usize = 64 << 10;
@@ -27,20 +27,29 @@ const BATCH_MAX: usize = 256;
 pub(super) enum Item {
     /// Answers nothing that is waited for.
     Message(Message),
-    Answer { message_id: String, answer: Result<Message, Failure> },
+    Answer {
+        message_id: String,
+        answer: Result<Message, Failure>,
+    },
     Job(Message, Responder),
-    Event { name: &'static str, error: Option<Failure>, unanswered: usize, unconfirmed: u64, waiting: usize },
+    Event {
+        name: &'static str,
+        error: Option<Failure>,
+        unanswered: usize,
+        unconfirmed: u64,
+        waiting: usize,
+    },
 }
 
 /// See the module. Rings a bell for event loops, which watch a descriptor.
 pub(super) struct Inbox {
-    inside: Mutex<Inside>,
+    waiting: Mutex<Waiting>,
     arrived: Condvar,
     bell: Option<(UnixStream, UnixStream)>,
 }
 
 #[derive(Default)]
-struct Inside {
+struct Waiting {
     items: VecDeque<Item>,
     bytes: usize,
     missed: u64,
@@ -54,40 +63,40 @@ impl Inbox {
             inner.set_nonblocking(true)?;
             outer.set_nonblocking(true)?;
         }
-        Ok(Self { inside: Mutex::default(), arrived: Condvar::new(), bell })
+        Ok(Self { waiting: Mutex::default(), arrived: Condvar::new(), bell })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Only messages are dropped when too much waits: answers and requests have bounds of their own.
     pub(super) fn put(&self, item: Item) {
-        let mut inside = self.lock();
+        let mut waiting = self.lock();
         let bytes = item.bytes();
-        let is_full = inside.items.len() >= MESSAGES_MAX || inside.bytes + bytes > BYTES_MAX;
-        if inside.is_closed {
+        let is_full = waiting.items.len() >= MESSAGES_MAX || waiting.bytes + bytes > BYTES_MAX;
+        if waiting.is_closed {
             return;
         }
         if is_full && matches!(item, Item::Message(_)) {
-            inside.missed += 1;
+            waiting.missed += 1;
             return;
         }
-        inside.bytes += bytes;
-        inside.items.push_back(item);
-        let is_first = inside.items.len() == 1;
-        drop(inside);
+        waiting.bytes += bytes;
+        waiting.items.push_back(item);
+        let is_first = waiting.items.len() == 1;
+        drop(waiting);
         if is_first {
             self.ring();
         }
     }
 
     pub(super) fn close(&self) {
-        let mut inside = self.lock();
-        inside.is_closed = true;
-        let dropped = std::mem::take(&mut inside.items);
-        inside.bytes = 0;
-        drop(inside);
+        let mut waiting = self.lock();
+        waiting.is_closed = true;
+        let dropped = std::mem::take(&mut waiting.items);
+        waiting.bytes = 0;
+        drop(waiting);
         // A request that is dropped is answered, by what locks this inbox or others.
         drop(dropped);
         self.ring();
@@ -111,14 +120,14 @@ impl Inbox {
 
     /// Waits for something to come. None at the end.
     pub(super) fn take(&self) -> Option<Vec<Item>> {
-        let mut inside = self.lock();
-        while inside.items.is_empty() {
-            if inside.is_closed {
+        let mut waiting = self.lock();
+        while waiting.items.is_empty() {
+            if waiting.is_closed {
                 return None;
             }
-            inside = self.arrived.wait(inside).unwrap_or_else(PoisonError::into_inner);
+            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        Some(inside.batch())
+        Some(waiting.batch())
     }
 
     /// What is there, for who was told by the bell.
@@ -127,10 +136,10 @@ impl Inbox {
             let mut rung = [0; 64];
             while { outer }.read(&mut rung).is_ok_and(|bytes| bytes == rung.len()) {}
         }
-        let mut inside = self.lock();
-        let batch = inside.batch();
-        let is_left = !inside.items.is_empty();
-        drop(inside);
+        let mut waiting = self.lock();
+        let batch = waiting.batch();
+        let is_left = !waiting.items.is_empty();
+        drop(waiting);
         if is_left {
             // In the loop's next turn: others want theirs as well.
             self.ring();
@@ -139,7 +148,7 @@ impl Inbox {
     }
 }
 
-impl Inside {
+impl Waiting {
     fn batch(&mut self) -> Vec<Item> {
         let count = self.items.len().min(BATCH_MAX);
         let batch: Vec<Item> = self.items.drain(..count).collect();
@@ -160,7 +169,8 @@ impl Item {
     }
 
     /// As a tuple: of which kind it is, and what belongs to it.
-    pub(super) fn into_py(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    pub(super) fn into_py<'py>(self, inside: &Inside<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let py = inside.py();
         let event = |name: &str, error: Option<Failure>, unanswered, unconfirmed, waiting| {
             let error = error.map(|error| error.into_py(py).into_value(py));
             ("event", name, error, unanswered, unconfirmed, waiting).into_bound_py_any(py)
@@ -187,7 +197,7 @@ impl Item {
                 Err(error) => {
                     let failure = Failure::of_payload(&error);
                     // It cannot be sent: the connection is gone, and the requester knows.
-                    let _ = detached(py, || responder.fail(failure.text()));
+                    let _ = inside.detached(|| responder.fail(failure.text()));
                     event("undecodable", Some(failure), 0, 0, 0)
                 }
             },
@@ -204,7 +214,12 @@ impl From<&Event> for Item {
         let (name, error) = match event {
             Event::Connected { .. } => ("connected", None),
             Event::Leaving => ("leaving", None),
-            Event::Disconnected { error, unanswered: requests, unconfirmed: sent, waiting: held } => {
+            Event::Disconnected {
+                error,
+                unanswered: requests,
+                unconfirmed: sent,
+                waiting: held,
+            } => {
                 (unanswered, unconfirmed, waiting) = (*requests, *sent, *held);
                 ("disconnected", Some(error))
             }

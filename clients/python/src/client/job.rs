@@ -6,7 +6,7 @@ use ipc_framework::client::Responder;
 use pyo3::prelude::*;
 
 use super::errors::raise;
-use crate::detached::detached;
+use crate::inside::Inside;
 use crate::json;
 
 /// Answers one request, once; what comes later does nothing. Dropped without an answer it is
@@ -43,14 +43,16 @@ impl Drop for Job {
 impl Job {
     /// Answers with a value. One that cannot be JSON is an exception, and the request is still open.
     fn answer(&self, py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<()> {
+        let inside = Inside::enter(py);
         let payload = json::from_python(payload)?;
         let Some(responder) = self.take() else { return Ok(()) };
-        detached(py, || responder.reply(&payload)).map_err(|error| raise(py, &error))
+        inside.detached(|| responder.reply(&payload)).map_err(|error| raise(py, &error))
     }
 
     /// Answers as `handler_failed`.
     fn fail(&self, py: Python<'_>, text: &str) -> PyResult<()> {
+        let inside = Inside::enter(py);
         let Some(responder) = self.take() else { return Ok(()) };
-        detached(py, || responder.fail(text)).map_err(|error| raise(py, &error))
+        inside.detached(|| responder.fail(text)).map_err(|error| raise(py, &error))
     }
 }

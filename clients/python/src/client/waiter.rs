@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use super::errors::Failure;
 use super::{SIGNALS, message};
-use crate::detached::detached;
+use crate::inside::Inside;
 
 type Answer = Result<Message, Failure>;
 
@@ -57,12 +57,13 @@ impl Waiter {
 
     /// Blocks until the answer, or until there will be none: None if the time is over.
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let inside = Inside::enter(py);
         loop {
-            if let Some(answer) = detached(py, || self.room.wait(SIGNALS)) {
+            if let Some(answer) = inside.detached(|| self.room.wait(SIGNALS)) {
                 return match answer {
-                    Ok(message) => message::to_python(py, &message).map(Some).map_err(|error| {
-                        Failure::of_payload(&error).into_py(py)
-                    }),
+                    Ok(message) => message::to_python(py, &message)
+                        .map(Some)
+                        .map_err(|error| Failure::of_payload(&error).into_py(py)),
                     Err(failure) if failure.is_deadline() => Ok(None),
                     Err(failure) => Err(failure.into_py(py)),
                 };
@@ -71,7 +72,7 @@ impl Waiter {
                 if let Some((client, request)) = self.asked.get()
                     && let Some(client) = client.upgrade()
                 {
-                    detached(py, || client.cancel(*request));
+                    inside.detached(|| client.cancel(*request));
                 }
                 return Err(interrupt);
             }
