@@ -307,7 +307,7 @@ impl Client {
         }
     }
 
-    /// Ends at once: whoever waits is told, and `take` returns None.
+    /// Ends at once: whoever waits is told, and `take` returns None after what has come.
     fn abort(&self, py: Python<'_>) {
         let inside = Inside::enter(py);
         if self.is_parents.load(Ordering::SeqCst) {
@@ -319,6 +319,11 @@ impl Client {
             self.link.close();
             self.inbox.close();
         });
+    }
+
+    /// What has come and was not taken is for nobody.
+    fn discard(&self) {
+        self.inbox.discard();
     }
 
     /// In a forked child: nothing of this may run here, not even its end, for it would lock

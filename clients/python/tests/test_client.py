@@ -392,5 +392,35 @@ def test_a_slow_handler_delays_no_answers(rust):
         released.set()
 
 
+def test_what_came_before_the_end_is_handled(rust):
+    seen = []
+    with connected(rust) as client:
+        client.subscribe("before", lambda message: seen.append(message.payload))
+        for number in range(1000):
+            client.publish("before", number)
+        client.flush(STEP_SECONDS_MAX)
+    assert seen == list(range(1000))
+
+
+def test_a_handler_that_disconnects_is_called_no_more(rust):
+    seen, published = [], threading.Event()
+    with connected(rust) as client:
+
+        def handler(message):
+            seen.append(message.payload)
+            if message.payload == 1:
+                client.disconnect()
+            assert published.wait(STEP_SECONDS_MAX)
+
+        client.subscribe("end", handler)
+        for number in range(100):
+            client.publish("end", number)
+        client.flush(STEP_SECONDS_MAX)
+        published.set()
+        eventually("it is closed", lambda: not client.connected)
+        client.receive_thread.join(STEP_SECONDS_MAX)
+    assert seen == [0, 1]
+
+
 def test_the_version_is_the_published_one():
     assert ipc_framework.__version__ == "1.1.2"

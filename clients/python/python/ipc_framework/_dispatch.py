@@ -56,9 +56,11 @@ class Dispatcher:
         self._thread: Optional[threading.Thread] = None
         #: The program itself ends the connection, so it knows.
         self.is_ending = False
+        #: A handler has ended the connection: the rest is for nobody.
+        self._is_cut_off = False
 
     def start(self, native: _native.Client) -> threading.Thread:
-        self.is_ending = False
+        self.is_ending = self._is_cut_off = False
         # A daemon, so that a program can end without `disconnect`; what is open then is closed by `_lifetime`.
         self._thread = threading.Thread(target=self._run, args=(native,), name=self._name, daemon=True)
         self._thread.start()
@@ -66,7 +68,9 @@ class Dispatcher:
 
     def join(self, thread: Optional[threading.Thread]) -> None:
         """Waits for the handler that runs, unless it is the one who asks. A stuck one is left behind."""
-        if thread is not None and thread is not threading.current_thread():
+        if thread is threading.current_thread():
+            self._is_cut_off = True
+        elif thread is not None:
             thread.join(timeout=1.0)
 
     def is_current(self) -> bool:
@@ -128,7 +132,7 @@ class Dispatcher:
                 return
             for kind, *item in items:
                 client = self._client()
-                if client is None:
+                if client is None or self._is_cut_off:
                     return
                 try:
                     getattr(self, f"_{kind}")(client, *item)

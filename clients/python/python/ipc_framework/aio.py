@@ -306,9 +306,11 @@ class Client:
 
     # What comes
 
-    def _take(self) -> None:
-        for kind, *item in self._native.take_now():
+    def _take(self) -> bool:
+        items = self._native.take_now()
+        for kind, *item in items:
             getattr(self, f"_on_{kind}")(*item)
+        return bool(items)
 
     def _on_message(self, message: Message) -> None:
         for queue in self._subscriptions.get(message.channel_id, ()):
@@ -352,7 +354,8 @@ class Client:
         False if that took longer than `timeout`; it is closed all the same.
         """
         is_done = await self._loop.run_in_executor(None, self._native.close, timeout)
-        self._take()
+        while self._take():
+            pass
         self._end()
         return is_done
 

@@ -203,7 +203,9 @@ class FrameworkClient(IPCClient):
         _alive.discard(self)
         if native is not None:
             native.abort()
-        self._dispatcher.join(self.receive_thread)
+            # Handlers get what has come before, if they are quick about it.
+            self._dispatcher.join(self.receive_thread)
+            native.discard()
         self._services.close()
         self._ended.set()
 

@@ -91,15 +91,24 @@ impl Inbox {
         }
     }
 
+    /// Nothing more comes. What has come may still be taken, but requests, which nobody could
+    /// answer any more.
     pub(super) fn close(&self) {
         let mut waiting = self.lock();
         waiting.is_closed = true;
-        let dropped = std::mem::take(&mut waiting.items);
-        waiting.bytes = 0;
+        let (void, kept) = std::mem::take(&mut waiting.items)
+            .into_iter()
+            .partition(|item| matches!(item, Item::Job(..)));
+        waiting.items = kept;
         drop(waiting);
-        // A request that is dropped is answered, by what locks this inbox or others.
-        drop(dropped);
+        drop::<VecDeque<Item>>(void);
         self.ring();
+    }
+
+    /// What has come and was not taken is for nobody.
+    pub(super) fn discard(&self) {
+        let dropped = std::mem::take(&mut self.lock().items);
+        drop(dropped);
     }
 
     fn ring(&self) {
