@@ -65,6 +65,7 @@ struct Reply {
     status: String,
     code: Option<String>,
     error: Option<String>,
+    server: Option<String>,
 }
 
 /// The error that a response is, if it is one. A code the protocol does not have is the
@@ -84,15 +85,15 @@ pub(super) fn error_of(envelope: &Envelope<'_>) -> Option<Error> {
     Some(Error::Answered { code, text: reply.error? })
 }
 
-/// Whether the first frame says that the connection is open.
-pub(super) fn check_connected(envelope: &Envelope<'_>) -> Result<(), Error> {
+/// What the first frame says of the server, if it says that the connection is open: whether it
+/// names itself, which those do that answer pings.
+pub(super) fn check_connected(envelope: &Envelope<'_>) -> Result<bool, Error> {
     if let Some(error) = error_of(envelope) {
         return Err(error);
     }
     let reply = envelope.payload().decode::<Reply>().ok();
-    if reply.is_some_and(|reply| reply.status == "connected") {
-        Ok(())
-    } else {
-        Err(Error::Protocol { what: "the first message is not 'connected'".into() })
+    match reply.filter(|reply| reply.status == "connected") {
+        Some(reply) => Ok(reply.server.is_some()),
+        None => Err(Error::Protocol { what: "the first message is not 'connected'".into() }),
     }
 }

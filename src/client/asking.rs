@@ -196,9 +196,13 @@ impl Client {
     /// # Errors
     /// As [`send_request`](Self::send_request).
     pub fn ping(&self) -> Result<Duration, Error> {
+        let generation = self.shared().lock().generation;
         let begin = Instant::now();
         self.system(&PING)?;
-        Ok(begin.elapsed())
+        let rtt = begin.elapsed();
+        let mut state = self.shared().lock();
+        state.answers_ping |= state.generation == generation;
+        Ok(rtt)
     }
 
     /// Returns when the server has processed all that was sent before. The published server

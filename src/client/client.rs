@@ -147,7 +147,7 @@ pub struct ClientInfo {
     pub connections: u64,
     /// How often in a row no connection came about, or none that was of use.
     pub failures: u32,
-    /// Requests without an answer so far.
+    /// Requests without an answer so far, heartbeats included.
     pub pending_requests: usize,
     /// Bytes that wait to be sent.
     pub waiting_bytes: usize,
@@ -231,7 +231,7 @@ impl Client {
             is_connected: matches!(state.link, Link::Up(_)),
             connections: state.generation,
             failures: state.failures,
-            pending_requests: state.requests(),
+            pending_requests: state.pending.len(),
             waiting_bytes: state.outbox.waiting_bytes(),
             subscribed_channels: subscribed.map(|(channel_id, _)| channel_id.clone()).collect(),
             served_channels: state.served.keys().cloned().collect(),

@@ -48,8 +48,8 @@ pub struct ClientOptions {
     /// counted as [`missed`](super::Subscription::missed), or answered as `limit_exceeded`.
     pub unread_bytes_max: usize,
     /// How often a silent server is asked whether it is alive, and how long it may take to say
-    /// so; 5 s by default, 10 ms at least, `None`: never. A server that has never answered a ping is not
-    /// expected to, as the published one does not.
+    /// so; 5 s by default, 10 ms at least, `None`: never. A server that neither names itself in its
+    /// welcome nor has answered a ping is not expected to, as the published one does not.
     pub heartbeat: Option<Duration>,
 }
 

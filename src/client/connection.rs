@@ -69,6 +69,8 @@ pub struct Connection {
     id: String,
     timeout: Duration,
     spin: bool,
+    /// It is known of the server, by its welcome.
+    answers_ping: bool,
     /// A frame left in part: what would follow it would be read as its rest.
     torn: bool,
 }
@@ -100,6 +102,7 @@ impl Connection {
             id: connection_id,
             timeout,
             spin: options.spin,
+            answers_ping: false,
             torn: false,
         };
         connection.introduce(options, deadline)?;
@@ -118,7 +121,8 @@ impl Connection {
         let (envelope, frame_bytes) = front(&self.buffer)?;
         let welcome = answer::check_connected(&envelope);
         self.buffer.consume(frame_bytes);
-        welcome
+        self.answers_ping = welcome?;
+        Ok(())
     }
 
     /// The id by which the server knows this connection.
@@ -367,6 +371,11 @@ impl Connection {
                 Err(error) => return Err(gone(error)),
             }
         }
+    }
+
+    /// Whether the server is known to answer pings.
+    pub(super) fn answers_ping(&self) -> bool {
+        self.answers_ping
     }
 
     /// For a client that drives the socket itself.

@@ -143,6 +143,7 @@ impl Driver {
 
     /// Makes a new connection the client's.
     fn adopt(&mut self, connection: Connection) -> Result<(), Error> {
+        let answers_ping = connection.answers_ping();
         let (socket, buffer, connection_id) = connection.into_parts();
         socket.set_nonblocking().map_err(Error::system("a non-blocking socket"))?;
         let heartbeat = self.shared.options.heartbeat;
@@ -157,6 +158,8 @@ impl Driver {
         if matches!(state.link, Link::Closed) {
             return Err(Error::Closed);
         }
+        // It may be another server than the one before.
+        state.answers_ping = answers_ping;
         for (id, channel_id) in state.link_up(Arc::clone(&socket), connection_id, &mut encoder) {
             let shared = Arc::downgrade(&self.shared);
             let tell = move |answer: Result<Message, Error>| {
@@ -198,7 +201,10 @@ impl Driver {
             link.buffer.consume(frame_bytes);
             match news {
                 News::Answer(waiter, answer) => {
-                    link.has_answered(&waiter);
+                    link.is_proven = true;
+                    if let Waiter::Heartbeat = waiter {
+                        self.shared.lock().answers_ping = true;
+                    }
                     waiter.tell(answer);
                 }
                 News::Unasked(sinks, message, refused) => self.unasked(sinks, message, refused),
@@ -267,8 +273,8 @@ impl Driver {
     fn lost(&mut self, error: Error) {
         // A server that admits and closes at once is not to be asked again at once.
         let held = self.link.as_ref().map_or(Duration::ZERO, |link| link.since.elapsed());
-        let was_of_use =
-            self.link.as_ref().is_some_and(Open::is_proven) || held >= self.reconnect().pause_max;
+        let was_of_use = self.link.as_ref().is_some_and(|link| link.is_proven)
+            || held >= self.reconnect().pause_max;
         self.forget_link();
         let is_final = self.shared.options.reconnect.is_none() || is_for_good(&error);
         let mut state = self.shared.lock();

@@ -23,6 +23,8 @@ pub(super) struct Encoder {
     app_id: String,
     body_bytes_max: usize,
     frame: Vec<u8>,
+    /// How large the last frame was, for the next one's room.
+    frame_bytes: usize,
     ids: ChaCha8Rng,
     timestamp: Timestamp,
 }
@@ -56,6 +58,7 @@ impl Encoder {
             app_id: escape(app_id),
             body_bytes_max,
             frame: Vec::new(),
+            frame_bytes: 0,
             ids: ChaCha8Rng::from_seed(seed),
             timestamp: Timestamp::default(),
         })
@@ -146,8 +149,12 @@ impl Encoder {
         if self.frame.capacity() > BYTES_KEPT {
             self.frame = Vec::new();
         }
+        if self.frame.capacity() == 0 {
+            self.frame.reserve(self.frame_bytes.min(BYTES_KEPT));
+        }
         encode_frame(&mut self.frame, &head, payload).map_err(Error::NotJson)?;
-        let body_bytes = self.frame.len() - HEADER_BYTES;
+        self.frame_bytes = self.frame.len();
+        let body_bytes = self.frame_bytes - HEADER_BYTES;
         if body_bytes > self.body_bytes_max {
             return Err(Error::TooLarge { body_bytes, body_bytes_max: self.body_bytes_max });
         }

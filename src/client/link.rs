@@ -19,15 +19,6 @@ use crate::proto::MessageType;
 /// Asking more often would keep both sides busy with nothing else.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 
-/// What the server has shown since its welcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Proof {
-    Nothing,
-    Answers,
-    /// It answers pings, so a silent one is a dead one.
-    Pings,
-}
-
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) socket: Arc<Socket>,
@@ -37,7 +28,8 @@ pub(super) struct Open {
     /// The end is behind what is still to be read, and is not announced a second time.
     pub(super) has_ended: bool,
     pub(super) since: Instant,
-    proof: Proof,
+    /// It has brought an answer beyond its welcome.
+    pub(super) is_proven: bool,
     last_read: Instant,
     /// Since when a ping waits, without the server having read or written anything.
     asked: Option<Instant>,
@@ -55,7 +47,7 @@ impl Open {
             is_readable: true,
             has_ended: false,
             since: now,
-            proof: Proof::Nothing,
+            is_proven: false,
             last_read: now,
             asked: None,
             next_heartbeat: has_heartbeat.then_some(now),
@@ -89,16 +81,6 @@ impl Open {
         self.asked = self.asked.map(|_| Instant::now());
     }
 
-    pub(super) fn has_answered(&mut self, waiter: &Waiter) {
-        let is_ping = matches!(waiter, Waiter::Heartbeat);
-        self.proof = self.proof.max(if is_ping { Proof::Pings } else { Proof::Answers });
-    }
-
-    /// It has brought an answer beyond its welcome.
-    pub(super) fn is_proven(&self) -> bool {
-        self.proof > Proof::Nothing
-    }
-
     pub(super) fn next_heartbeat(&self) -> Option<Instant> {
         self.next_heartbeat
     }
@@ -112,11 +94,14 @@ impl Open {
             return Ok(());
         }
         let interval = interval.max(HEARTBEAT_MIN);
+        let state = shared.lock();
+        let (answers_ping, unconfirmed) = (state.answers_ping, state.pending.unconfirmed());
+        drop(state);
         self.next_heartbeat = now.checked_add(interval);
         if let Some(asked) = self.asked
             && now.duration_since(asked) >= interval
         {
-            if self.proof == Proof::Pings {
+            if answers_ping {
                 let silent = std::io::Error::from(ErrorKind::TimedOut);
                 return Err(Error::lost(Execution::Possible, silent));
             }
@@ -124,8 +109,8 @@ impl Open {
             self.next_heartbeat = None;
             return Ok(());
         }
-        let is_known = self.proof == Proof::Pings && now.duration_since(self.last_read) < interval;
-        if self.asked.is_none() && !(is_known && shared.lock().pending.unconfirmed() == 0) {
+        let is_known = answers_ping && now.duration_since(self.last_read) < interval;
+        if self.asked.is_none() && !(is_known && unconfirmed == 0) {
             let heading = Heading::new(MessageType::Request, SYSTEM);
             // Until the server is known to answer, nobody may wait for it in vain forever.
             let deadline = now.checked_add(interval.saturating_mul(2));

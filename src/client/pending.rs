@@ -38,6 +38,8 @@ pub(super) struct Pending {
     kept_bytes: usize,
     /// Zero: none is kept.
     kept_bytes_max: usize,
+    /// Somebody gave up waiting for a request that has not left.
+    has_abandoned: bool,
 }
 
 impl Pending {
@@ -49,6 +51,7 @@ impl Pending {
             confirmed: 0,
             kept_bytes: 0,
             kept_bytes_max,
+            has_abandoned: false,
         }
     }
 
@@ -104,7 +107,9 @@ impl Pending {
             self.deadlines.remove(&(deadline, id));
         }
         self.kept_bytes -= request.kept.map_or(0, |(frame, _)| frame.len());
-        let execution = if request.left.is_some() { Execution::Possible } else { Execution::Never };
+        let has_left = request.left.is_some();
+        self.has_abandoned |= !has_left;
+        let execution = if has_left { Execution::Possible } else { Execution::Never };
         Some((request.waiter, execution))
     }
 
@@ -125,6 +130,11 @@ impl Pending {
         self.kept_bytes -= kept.0.len();
         self.confirmed = self.confirmed.max(before);
         Some(kept)
+    }
+
+    /// Whether some request on its way may be nobody's, since this was asked last.
+    pub(super) fn take_abandoned(&mut self) -> bool {
+        std::mem::take(&mut self.has_abandoned)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {

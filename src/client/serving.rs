@@ -20,7 +20,8 @@ use crate::proto::MessageType;
 impl Client {
     /// Becomes a worker of the channel: `threads` threads call `handler` for its requests, and
     /// send what it returns. An error or a panic is answered as `handler_failed`. For
-    /// notifications the result is dropped.
+    /// notifications the result is dropped. A handler that needs the client takes a
+    /// [`WeakClient`](super::WeakClient), for a clone would keep it alive.
     ///
     /// # Errors
     /// As [`send_request`](Self::send_request). The published server has no workers: there it

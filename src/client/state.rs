@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) ready: Vec<Arc<Worker>>,
     /// Requests that workers have and have not answered.
     pub(super) jobs: usize,
+    /// The server is known to answer pings, so a silent one is a dead one.
+    pub(super) answers_ping: bool,
     /// The last ping of the driver's own.
     pub(super) heartbeat: Option<Uuid>,
     /// The earliest moment for which the driver must wake up, as it knows.
@@ -99,6 +101,7 @@ impl State {
             served: HashMap::new(),
             ready: Vec::new(),
             jobs: 0,
+            answers_ping: false,
             heartbeat: None,
             alarm: None,
             next_key: 0,
@@ -140,7 +143,10 @@ impl State {
     /// What nobody waits for any more is not executed after all.
     pub(super) fn drop_expired(&mut self) {
         let Self { outbox, pending, .. } = self;
-        outbox.retain(|id| pending.contains(id));
+        // Looked for only where there is something to be found: the queue may be long.
+        if pending.take_abandoned() {
+            outbox.retain(|id| pending.contains(id));
+        }
     }
 
     /// Writes what is queued. Returns how much left, and whether the kernel takes more.

@@ -11,6 +11,7 @@ use super::error::Error;
 use super::payload::Payload;
 use super::responder::{Job, Responder};
 use super::shared::{Shared, shielded};
+use super::state::Link;
 use crate::HandlerError;
 use crate::broker::Message;
 use crate::proto::ErrorCode;
@@ -161,7 +162,10 @@ impl Worker {
 
     fn hand_out(self: &Arc<Self>, message: Message, generation: u64) {
         let job = Job::new(&message, generation);
-        let is_void = |shared: Arc<Shared>| shared.lock().generation != generation;
+        let is_void = |shared: Arc<Shared>| {
+            let state = shared.lock();
+            state.generation != generation || matches!(state.link, Link::Closed)
+        };
         // Its requester was told that the worker is lost, and may have asked again.
         if job.is_request() && self.shared.upgrade().is_none_or(is_void) {
             self.queue().running -= 1;
@@ -180,8 +184,12 @@ impl Worker {
         if is_next && (self.passes_on || shared.is_driver()) {
             self.start();
         } else if is_next {
-            shared.lock().ready.push(Arc::clone(self));
-            shared.wake();
+            let mut state = shared.lock();
+            // After the end nobody would take it out again.
+            if !matches!(state.link, Link::Closed) {
+                state.ready.push(Arc::clone(self));
+                shared.wake();
+            }
         }
     }
 

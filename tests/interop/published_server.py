@@ -1,4 +1,7 @@
-"""The published server, with the channels that the Rust client's tests use, until standard input ends."""
+"""The published server, with the channels that the Rust client's tests use, until standard input ends.
+
+A port may be given, for one that takes another's place.
+"""
 
 import socket
 import sys
@@ -20,9 +23,11 @@ def answering(server, application, result):
 
 
 def main():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     server = FrameworkServer("127.0.0.1", port)
     application = server.create_application("app", "The App")
     echo = application.create_channel("echo")

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ipc_framework::client::{ClientOptions, Endpoint, Error, Options};
+use ipc_framework::client::{ClientOptions, Endpoint, Error, Options, Pool, Reconnect};
+use ipc_framework::{Json, Message, MessageType};
 use serde_json::{Value, json};
 
 use super::many_threads::value;
+use super::scripted::{Told, losses, next};
 use crate::support::HANG;
 
 struct Published {
@@ -19,11 +21,16 @@ struct Published {
 
 impl Published {
     fn start() -> Self {
+        Self::start_at(0)
+    }
+
+    fn start_at(port: u16) -> Self {
         let python = std::env::var("IPC_PYTHON").expect("IPC_PYTHON: start tests/interop/run.py");
         let script =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/published_server.py");
         let mut child = Command::new(python)
             .arg(script)
+            .arg(port.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -40,6 +47,14 @@ impl Published {
             }
         };
         Self { child, port }
+    }
+
+    fn client_options(&self) -> ClientOptions {
+        let mut options = ClientOptions::new("app");
+        options.connection = self.options();
+        let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
+        options.reconnect = Some(Reconnect { pause_min, pause_max });
+        options
     }
 
     fn options(&self) -> Options {
@@ -125,4 +140,56 @@ fn a_client_takes_its_silence_for_what_it_is() {
     let info = client.connection_info();
     assert!(info.is_connected && info.connections == 1, "{info:?}");
     client.close().unwrap();
+}
+
+#[test]
+#[ignore = "needs the published package: tests/interop/run.py runs it"]
+fn a_client_comes_back_to_one_that_was_killed_and_nothing_comes_twice() {
+    let server = Published::start();
+    let client = server.client_options().connect().unwrap();
+    let told = losses(&client);
+    let mut news = client.subscribe("news").unwrap();
+    client.publish("news", &"before").unwrap();
+    assert_eq!(value(&news.next().unwrap()), "before");
+    // What it answers proves that it has all that went before.
+    client.request("echo", &1).unwrap();
+    let port = server.port;
+    drop(server);
+    assert_eq!(next(&told), Told::Lost { unanswered: 0, unconfirmed: 0, waiting: 0 });
+    for n in 0..50 {
+        client.publish("news", &n).unwrap();
+    }
+    let asking = client.clone();
+    let asked = std::thread::spawn(move || asking.request_as::<String, _>("echo", "patience"));
+    let _server = Published::start_at(port);
+    assert_eq!(next(&told), Told::Connected);
+    let got: Vec<Value> = news.by_ref().take(50).map(|message| value(&message)).collect();
+    assert_eq!(got, (0..50).map(Value::from).collect::<Vec<_>>());
+    assert_eq!(asked.join().unwrap().unwrap(), "patience");
+    assert!(news.next_timeout(Duration::ZERO).is_none());
+    client.close().unwrap();
+    assert_eq!(next(&told), Told::Closed { unsent: 0 });
+}
+
+#[test]
+#[ignore = "needs the published package: tests/interop/run.py runs it"]
+fn a_client_sends_messages_as_they_are_waits_for_some_and_drains() {
+    let server = Published::start();
+    let client = server.client_options().connect().unwrap();
+    let (sender, rest) = std::sync::mpsc::channel();
+    client.on_message(move |message| drop(sender.send(message))).unwrap();
+    let payload = Json::parse(r#"{"raw":  true}"#).unwrap();
+    let message = Message::new(MessageType::Request, "", "echo", payload);
+    let id = client.send_message(&message).unwrap();
+    let answer = rest.recv_timeout(HANG).unwrap();
+    assert_eq!(value(&answer), json!({"raw": true}));
+    assert_eq!(answer.reply_to, Some(id));
+    for n in 0..20 {
+        client.notify("notes", &n).unwrap();
+    }
+    client.close().unwrap();
+    let pool = Pool::connect(&server.client_options(), 2).unwrap();
+    let noted: Vec<u64> = pool.request_as("notes", &()).unwrap();
+    assert_eq!(noted, (0..20).collect::<Vec<_>>(), "all that was sent before the end");
+    pool.close().unwrap();
 }

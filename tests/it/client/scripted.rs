@@ -129,10 +129,10 @@ pub(crate) fn next(told: &Receiver<Told>) -> Told {
 /// Publishes numbered messages to a server that does not read until some wait. Returns how many.
 pub(crate) fn publish_until_some_wait(client: &Client) -> usize {
     let filler = "x".repeat(60_000);
-    (1..)
-        .find(|n| {
-            client.publish("news", &json!([n - 1, filler])).unwrap();
-            client.connection_info().waiting_bytes > 500_000
-        })
-        .unwrap()
+    let mut sent = 0;
+    while client.connection_info().waiting_bytes <= 500_000 {
+        client.publish("news", &json!([sent, filler])).unwrap();
+        sent += 1;
+    }
+    sent
 }

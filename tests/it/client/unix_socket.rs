@@ -1,6 +1,6 @@
 //! The clients over Unix sockets.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use super::scripted::{Told, losses, next};
 use crate::cli::{Running, Scratch, serve};
 use crate::support::HANG;
 
-fn start(path: &PathBuf) -> Running {
+fn start(path: &Path) -> Running {
     let path = path.to_str().unwrap();
     Running::start(serve(&["--demo", "--host", "127.0.0.1", "--port", "0", "--unix", path]))
 }
 
-fn options(path: &PathBuf) -> ClientOptions {
+fn options(path: &Path) -> ClientOptions {
     let mut options = ClientOptions::new("bench");
     options.connection.endpoint = Endpoint::unix(path);
     options.connection.timeout = HANG;

@@ -8,6 +8,7 @@ use ipc_framework::{ErrorCode, HandlerError, Json, Message, MessageType};
 use serde_json::{Value, json};
 
 use super::many_threads::{client_options, connect, value};
+use super::scripted::{Scripted, Told, answer, losses, next};
 use crate::support::{HANG, serve_echo};
 
 type Job = (Message, Responder);
@@ -233,4 +234,43 @@ fn a_handler_may_return_json_as_it_is() {
     worker.serve("same", 1, handler).unwrap();
     let odd = Json::parse(r#"{"a":1,"a":1e999}"#).unwrap();
     assert_eq!(worker.request("same", &odd).unwrap().payload, odd);
+}
+
+#[test]
+fn what_waited_for_a_worker_when_its_connection_was_lost_is_not_begun() {
+    let script = Scripted::new();
+    let (worker, mut side) = script.connect();
+    let told = losses(&worker);
+    let serving = worker.clone();
+    let (sender, jobs) = mpsc::channel();
+    let served = std::thread::spawn(move || {
+        let pass_on = move |message, responder| sender.send((message, responder)).unwrap();
+        serving.serve_deferred("work", 1, pass_on)
+    });
+    let serve = side.receive();
+    answer(&mut side, &serve, &json!({"status": "serving", "channel": "work"}));
+    served.join().unwrap().unwrap();
+    side.send("request", "work", json!("begun"));
+    side.send("request", "work", json!("its requester is told that the worker is lost"));
+    side.send("notification", "work", json!("nobody is told"));
+    let (message, begun): Job = jobs.recv_timeout(HANG).unwrap();
+    assert_eq!(value(&message), "begun");
+    worker.publish("news", &1).unwrap();
+    assert_eq!(side.receive()["message_type"], "publish");
+    drop(side);
+    assert!(matches!(next(&told), Told::Lost { .. }));
+    let mut side = script.accept();
+    assert_eq!(next(&told), Told::Connected);
+    let serve = side.receive();
+    answer(&mut side, &serve, &json!({"status": "serving", "channel": "work"}));
+    // An answer that is for nobody any more.
+    begun.reply(&"too late").unwrap();
+    let (message, noted) = jobs.recv_timeout(HANG).unwrap();
+    assert_eq!(value(&message), "nobody is told");
+    drop(noted);
+    side.send("request", "work", json!("new"));
+    let (message, responder) = jobs.recv_timeout(HANG).unwrap();
+    responder.reply(&message.payload).unwrap();
+    let came = side.receive();
+    assert_eq!((&came["message_type"], &came["payload"]), (&json!("response"), &json!("new")));
 }
