@@ -14,7 +14,7 @@ mod waiter;
 use std::collections::HashSet;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ struct Client {
     link: Arc<Link>,
     subscribed: Mutex<HashSet<String>>,
     queue_bytes_max: usize,
+    /// Requests that are waited for.
+    asked: Arc<AtomicUsize>,
     /// This process is a forked child of the one that connected.
     is_parents: AtomicBool,
 }
@@ -106,7 +108,8 @@ impl Client {
             .map_err(|error| raise(py, &error))?;
         let (client, subscribed) = (Mutex::new(Some(client)), Mutex::default());
         let is_parents = AtomicBool::new(false);
-        Ok(Self { client, inbox, link, subscribed, queue_bytes_max, is_parents })
+        let asked = Arc::default();
+        Ok(Self { client, inbox, link, subscribed, queue_bytes_max, asked, is_parents })
     }
 
     #[getter]
@@ -158,7 +161,7 @@ impl Client {
         if let Ok(client) = self.open() {
             let info = inside.detached(|| client.connection_info());
             told.set_item("connections", info.connections)?;
-            told.set_item("pending_requests", info.pending_requests)?;
+            told.set_item("pending_requests", self.asked.load(Ordering::SeqCst))?;
             told.set_item("waiting_bytes", info.waiting_bytes)?;
             told.set_item("served_channels", info.served_channels)?;
         }
@@ -195,7 +198,9 @@ impl Client {
         let message_id = message.message_id.clone();
         let room = waiter.map(|waiter| Arc::clone(&waiter.get().room));
         let inbox = Arc::clone(&self.inbox);
+        let asked = Asked::new(&self.asked);
         let told = move |answer: Result<ipc_framework::Message, Error>| {
+            drop(asked);
             let answer = answer.map_err(|error| Failure::from(&error));
             match room {
                 Some(room) => room.fill(answer),
@@ -342,6 +347,22 @@ impl Client {
     fn open(&self) -> Result<client::Client, Error> {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         client.clone().ok_or(Error::Closed)
+    }
+}
+
+/// Counts a request until it is answered or forgotten.
+struct Asked(Arc<AtomicUsize>);
+
+impl Asked {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
