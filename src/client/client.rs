@@ -105,9 +105,7 @@ pub(super) struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // The socket in it is the driver's too.
-        self.shared.lock().link = Link::Closed;
-        self.shared.wake();
+        self.shared.abort();
     }
 }
 
@@ -196,6 +194,13 @@ impl Client {
         if let Some(listeners) = &mut *listeners {
             listeners.push(Box::new(listener));
         }
+    }
+
+    /// Ends at once, as when the last clone is dropped: what waits is not sent, and requests
+    /// without an answer, here or served, fail. [`close`](Self::close) drains first, and may be
+    /// cut short by this.
+    pub fn abort(&self) {
+        self.shared().abort();
     }
 
     /// Whether there is a connection just now.

@@ -111,6 +111,13 @@ impl Shared {
         let _ = self.waker.wake();
     }
 
+    /// Has the driver end.
+    pub(super) fn abort(&self) {
+        // The socket in it is the driver's too.
+        self.lock().link = Link::Closed;
+        self.wake();
+    }
+
     pub(super) fn is_driver(&self) -> bool {
         self.driver.get() == Some(&std::thread::current().id())
     }

@@ -15,7 +15,6 @@ use std::collections::HashSet;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,15 +23,15 @@ use ipc_framework::{ErrorCode, Token};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::inside::{Inside, after_fork, begin_end};
+use crate::inside::{Inside, SIGNALS, after_fork, begin_end};
 use errors::{Failure, raise};
 use inbox::{Inbox, Item};
 use job::Job;
 use link::Link;
 use waiter::Waiter;
 
-/// How often a waiting thread looks whether a signal wants it.
-const SIGNALS: Duration = Duration::from_millis(100);
+/// Between looks at whether a full queue has room again.
+const ROOM_PAUSE: Duration = Duration::from_millis(2);
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Client>()?;
@@ -52,6 +51,7 @@ struct Client {
     link: Arc<Link>,
     subscribed: Mutex<HashSet<String>>,
     queue_bytes_max: usize,
+    timeout: Duration,
     /// Requests that are waited for.
     asked: Arc<AtomicUsize>,
     /// This process is a forked child of the one that connected.
@@ -96,7 +96,10 @@ impl Client {
         options.queue_bytes_max = queue_bytes_max;
         let inbox = Arc::new(Inbox::new(rings)?);
         let link = Arc::new(Link::default());
-        let client = inside.detached(|| options.connect()).map_err(|error| raise(py, &error))?;
+        let connect = move || options.connect();
+        // It has a limit of its own.
+        let client = inside.interruptible(Duration::MAX, connect)?.unwrap_or(Err(Error::Closed));
+        let client = client.map_err(|error| raise(py, &error))?;
         let (put, seen) = (Arc::clone(&inbox), Arc::clone(&link));
         client.on_event(move |event: &Event| {
             seen.follow(event);
@@ -108,8 +111,8 @@ impl Client {
             .map_err(|error| raise(py, &error))?;
         let (client, subscribed) = (Mutex::new(Some(client)), Mutex::default());
         let is_parents = AtomicBool::new(false);
-        let asked = Arc::default();
-        Ok(Self { client, inbox, link, subscribed, queue_bytes_max, asked, is_parents })
+        let (asked, timeout) = (Arc::default(), seconds(connect_timeout));
+        Ok(Self { client, inbox, link, subscribed, queue_bytes_max, timeout, asked, is_parents })
     }
 
     #[getter]
@@ -174,6 +177,7 @@ impl Client {
         let inside = Inside::enter(py);
         let message = message::from_python(message)?;
         let client = self.open().map_err(|error| raise(py, &error))?;
+        self.wait_for_room(&inside, &client)?;
         let sent = inside.detached(|| client.send_message(&message));
         sent.map(|_id| ()).map_err(|error| raise(py, &error))
     }
@@ -207,6 +211,7 @@ impl Client {
                 None => inbox.put(Item::Answer { message_id, answer }),
             }
         };
+        self.wait_for_room(&inside, &client)?;
         let asked =
             inside.detached(|| client.send_request_message(&message, seconds(timeout), told));
         let request = asked.map_err(|error| raise(py, &error))?;
@@ -248,19 +253,22 @@ impl Client {
     }
 
     /// Blocks until the server has agreed.
-    fn serve(&self, py: Python<'_>, channel_id: &str, concurrency: usize) -> PyResult<()> {
+    fn serve(&self, py: Python<'_>, channel_id: String, concurrency: usize) -> PyResult<()> {
         let inside = Inside::enter(py);
         let client = self.open().map_err(|error| raise(py, &error))?;
         let inbox = Arc::clone(&self.inbox);
         let pass_on = move |message, responder| inbox.put(Item::Job(message, responder));
-        let served = inside.detached(|| client.serve_deferred(channel_id, concurrency, pass_on));
+        let serve = move || client.serve_deferred(&channel_id, concurrency, pass_on);
+        let served = inside.interruptible(Duration::MAX, serve)?.unwrap_or(Err(Error::Closed));
         served.map_err(|error| raise(py, &error))
     }
 
-    fn stop_serving(&self, py: Python<'_>, channel_id: &str) -> PyResult<()> {
+    fn stop_serving(&self, py: Python<'_>, channel_id: String) -> PyResult<()> {
         let inside = Inside::enter(py);
         let client = self.open().map_err(|error| raise(py, &error))?;
-        inside.detached(|| client.stop_serving(channel_id)).map_err(|error| raise(py, &error))
+        let stop = move || client.stop_serving(&channel_id);
+        let stopped = inside.interruptible(Duration::MAX, stop)?.unwrap_or(Err(Error::Closed));
+        stopped.map_err(|error| raise(py, &error))
     }
 
     /// Blocks until something has come; None at the end.
@@ -284,32 +292,16 @@ impl Client {
         self.inbox.descriptor().unwrap_or(-1)
     }
 
-    /// Drains and closes. False if that was not done in time; it goes on without us then.
+    /// Drains and closes; ends at once if that was not done in time, which is False.
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         let inside = Inside::enter(py);
         let Ok(client) = self.open() else { return Ok(true) };
-        let (done, closed) = channel();
-        let close = move || {
-            let result = client.close();
-            // Whoever wanted to know may have gone.
-            let _ = done.send(result.is_ok());
-        };
-        std::thread::Builder::new().name("ipc-close".into()).spawn(close)?;
-        // For `detach`, which wants what several threads may look at.
-        let closed = Mutex::new(closed);
-        let wait =
-            |longest| closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(longest);
-        let begin = Instant::now();
-        loop {
-            let left = seconds(timeout).saturating_sub(begin.elapsed());
-            if let Ok(is_done) = inside.detached(|| wait(left.min(SIGNALS))) {
-                return Ok(is_done);
-            }
-            if left.is_zero() {
-                return Ok(false);
-            }
-            py.check_signals()?;
+        let closing = client.clone();
+        let closed = inside.interruptible(seconds(timeout), move || closing.close().is_ok());
+        if !matches!(closed, Ok(Some(true))) {
+            client.abort();
         }
+        closed.map(|closed| closed == Some(true))
     }
 
     /// Ends at once: whoever waits is told, and `take` returns None after what has come.
@@ -320,7 +312,9 @@ impl Client {
         }
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
         inside.detached(|| {
-            drop(client);
+            if let Some(client) = client {
+                client.abort();
+            }
             self.link.close();
             self.inbox.close();
         });
@@ -344,6 +338,20 @@ impl Client {
 }
 
 impl Client {
+    /// As long as sending would block, in a way that signals can end.
+    fn wait_for_room(&self, inside: &Inside<'_>, client: &client::Client) -> PyResult<()> {
+        let begin = Instant::now();
+        while client.waiting_bytes() >= self.queue_bytes_max && client.is_connected() {
+            if begin.elapsed() >= self.timeout {
+                let full = Error::QueueFull { bytes_max: self.queue_bytes_max };
+                return Err(raise(inside.py(), &full));
+            }
+            inside.detached(|| std::thread::sleep(ROOM_PAUSE));
+            inside.py().check_signals()?;
+        }
+        Ok(())
+    }
+
     fn open(&self) -> Result<client::Client, Error> {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         client.clone().ok_or(Error::Closed)

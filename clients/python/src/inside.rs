@@ -5,12 +5,16 @@
 //! thread may be on its way through here when the end goes on: whoever works without the GIL, or
 //! comes in later, sleeps until the process is gone, as Python 3.14 has them do.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+
+/// How often a waiting thread looks whether a signal wants it.
+pub(crate) const SIGNALS: Duration = Duration::from_millis(100);
 
 /// The thread that finalizes, which comes back all the same.
 static ENDING: OnceLock<ThreadId> = OnceLock::new();
@@ -51,6 +55,37 @@ impl<'py> Inside<'py> {
             }
             done
         })
+    }
+}
+
+impl Inside<'_> {
+    /// Runs what cannot be woken by a signal on a thread of its own, and waits for it, for no
+    /// longer than `limit`: then, as after a signal, it goes on for nobody.
+    pub(crate) fn interruptible<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> PyResult<Option<T>> {
+        let (tell, told) = channel();
+        let run = move || {
+            // Whoever wanted to know may have gone.
+            let _ = tell.send(work());
+        };
+        std::thread::Builder::new().name("ipc-work".into()).spawn(run)?;
+        // For `detached`, which wants what several threads may look at.
+        let told = Mutex::new(told);
+        let begin = Instant::now();
+        loop {
+            let left = limit.saturating_sub(begin.elapsed());
+            let done = self.detached(|| {
+                let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                told.recv_timeout(left.min(SIGNALS)).ok()
+            });
+            if done.is_some() || left.is_zero() {
+                return Ok(done);
+            }
+            self.py.check_signals()?;
+        }
     }
 }
 

@@ -112,6 +112,50 @@ with client:
     program.kill()
 
 
+@pytest.mark.parametrize("what", ["connect()", "publish('flood', 'x' * 100_000)", "serve('held', print)", "close()"])
+def test_ctrl_c_ends_what_a_server_that_stands_still_holds_up(what):
+    server = RustServer()
+    code = f"""
+from ipc_framework import FrameworkClient
+client = FrameworkClient("bench", port={server.port}, connection_timeout=1000, heartbeat=None, queue_bytes_max=100_000)
+if {what!r} != "connect()":
+    client.connect()
+print("ready", flush=True)
+input()
+try:
+    if {what!r} == "close()":
+        for _ in range(100): client.publish('flood', 'x' * 100_000)
+    while True:
+        print("begin", flush=True)
+        client.{what}
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+client.close(0.1)
+"""
+    program = Process(sys.executable, "-c", code)
+    program.expect("ready")
+    server.signal(signal.SIGSTOP)
+    program.type_line("")
+    if what == "close()":
+        # It is held up before already; both can be interrupted.
+        time.sleep(1.0)
+    else:
+        program.expect("begin")
+    eventually("it waits", lambda: asleep(program))
+    program.signal(signal.SIGINT)
+    program.expect("interrupted")
+    assert program.wait() == 0, program.output
+    program.kill()
+    server.kill()
+
+
+def asleep(program):
+    """Whether the program has made no progress for a while."""
+    before = program.output
+    time.sleep(0.5)
+    return program.output == before
+
+
 def test_a_forked_child_has_no_connection_and_leaves_the_parents_alone(rust):
     code = """
 client.subscribe("news", print)

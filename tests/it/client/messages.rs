@@ -75,6 +75,35 @@ fn it_is_waited_for_once_until_its_time_is_over_or_it_is_cancelled() {
     assert_eq!(RequestId::of_message_id(ID), Some(request));
     assert_eq!(client.connection_info().pending_requests, 0);
     assert!(client.is_connected() && client.waiting_bytes() == 0);
-    client.close().unwrap();
-    assert!(!client.is_connected());
+    assert!(client.duplicate_socket().is_some());
+}
+
+#[test]
+fn an_abort_cuts_a_close_short() {
+    let server = serve_echo();
+    let worker = connect(&server);
+    let (taken, begun) = mpsc::channel();
+    worker
+        .serve_deferred("silent", 1, move |_, responder| {
+            std::mem::forget(responder);
+            taken.send(()).unwrap();
+        })
+        .unwrap();
+    let client = connect(&server);
+    let (tell, told) = mpsc::channel();
+    let send = move |answer| tell.send(answer).unwrap();
+    client.send_request_message(&message("silent", ID), HANG, send).unwrap();
+    begun.recv_timeout(HANG).unwrap();
+    let closing = {
+        let worker = worker.clone();
+        std::thread::spawn(move || worker.close())
+    };
+    worker.abort();
+    assert!(!worker.is_connected() && worker.duplicate_socket().is_none());
+    // The requester is told at once, and not when its time is over.
+    let answer = told.recv_timeout(HANG).unwrap().unwrap();
+    assert_eq!(value(&answer)["code"], "worker_lost");
+    closing.join().unwrap().unwrap();
+    client.abort();
+    assert!(matches!(client.publish("echo", &1), Err(Error::Closed)));
 }

@@ -33,7 +33,7 @@ from ._dispatch import Event
 from ._serving import failure_text
 from .client import EXIT_TIMEOUT, RECONNECT_PAUSES
 from .core import Message, MessageType
-from .exceptions import ConnectionError, IPCError
+from .exceptions import ConnectionError, IPCError, TimeoutError
 
 __all__ = ["Client", "Event", "Subscription", "connect"]
 
@@ -166,7 +166,7 @@ class Client:
             timeout = self.request_timeout
         message = self._message(channel_id, MessageType.REQUEST, payload)
         message_id = message.message_id
-        await self._room()
+        await self._room(timeout)
         future: asyncio.Future[Message] = self._loop.create_future()
         self._requests[message_id] = future
         try:
@@ -184,12 +184,12 @@ class Client:
 
     async def publish(self, channel_id: str, payload: Any) -> None:
         """Sends a value to all subscribers of the channel."""
-        await self._room()
+        await self._room(self.request_timeout)
         self._native.send(self._message(channel_id, MessageType.PUBLISH, payload))
 
     async def notify(self, channel_id: str, payload: Any) -> None:
         """Sends a value to whoever serves the channel; nothing is answered."""
-        await self._room()
+        await self._room(self.request_timeout)
         self._native.send(self._message(channel_id, MessageType.NOTIFICATION, payload))
 
     async def ping(self, *, timeout: Optional[float] = -1.0) -> float:
@@ -205,10 +205,14 @@ class Client:
     def _message(self, channel_id: str, message_type: MessageType, payload: Any) -> Message:
         return Message("", self.app_id, channel_id, message_type, payload, 0)
 
-    async def _room(self) -> None:
+    async def _room(self, timeout: Optional[float]) -> None:
         """Waits until the queue takes another message: the native client would block the loop."""
-        pause = 0.001
+        begin, pause = time.monotonic(), 0.001
         while self._native.is_full:
+            if timeout is not None and time.monotonic() - begin >= timeout:
+                error = TimeoutError("the server takes nothing, and the queue is full; send less, or wait longer")
+                error.code = "queue_full"
+                raise error
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.05)
 

@@ -180,7 +180,7 @@ class FrameworkClient(IPCClient):
         self.close()
 
     def close(self, timeout: Optional[float] = None) -> bool:
-        """As `disconnect`. False if that took longer than `timeout`, by default `connection_timeout`.
+        """As `disconnect`. False if not all was done within `timeout`, by default `connection_timeout`.
 
         In a function that serves a channel it returns at once, for it would wait for that function's answer.
         """
@@ -193,7 +193,8 @@ class FrameworkClient(IPCClient):
                 return True
             timeout = self.connection_timeout if timeout is None else timeout
             self._dispatcher.is_ending = True
-            is_done = native.close(timeout if native.is_connected else 0.0)
+            # Without a connection nothing is waited for, and what waits for one is lost.
+            is_done = native.close(timeout) if native.is_connected else not native.info().get("waiting_bytes")
             self._forget()
         self._tell(logging.INFO, "Disconnected from IPC server")
         return is_done

@@ -8,8 +8,8 @@ use ipc_framework::client::{RequestId, WeakClient};
 use pyo3::prelude::*;
 
 use super::errors::Failure;
-use super::{SIGNALS, message};
-use crate::inside::Inside;
+use super::message;
+use crate::inside::{Inside, SIGNALS};
 
 type Answer = Result<Message, Failure>;
 
