@@ -293,6 +293,14 @@ def test_errors_are_answers(rust):
         assert client.pending_responses[message_id].payload["code"] == "no_handler"
 
 
+def test_a_subscription_that_asks_for_an_answer_gets_it(rust):
+    with connected(rust) as client:
+        payload = {"connection_id": client.connection_id, "ack": True}
+        message_id = client.send_message("acked", MessageType.SUBSCRIBE, payload)
+        eventually("it is answered", lambda: message_id in client.pending_responses)
+        assert client.pending_responses[message_id].payload == {"status": "subscribed"}
+
+
 def test_what_is_no_json_is_refused_and_nothing_is_sent(rust):
     @dataclasses.dataclass
     class Point:

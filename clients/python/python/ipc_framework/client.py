@@ -242,6 +242,9 @@ class FrameworkClient(IPCClient):
             native.subscribe(message.channel_id)
         elif kind is MessageType.UNSUBSCRIBE and message.payload == {"connection_id": self.connection_id}:
             native.unsubscribe(message.channel_id)
+        elif kind is MessageType.SUBSCRIBE or kind is MessageType.UNSUBSCRIBE:
+            # With a payload of the program's own, such as one that asks for an answer.
+            self._send_plain(native, message)
         else:
             native.send(message)
         return message.message_id
