@@ -86,7 +86,8 @@ def test_callbacks_are_called_once_with_their_own_answers(server):
     with connected(server) as client:
         for number in range(100):
             payload = {"number": number, "connection_id": client.connection_id}
-            message_id = client.send_request_async("echo", payload, lambda m: answers.setdefault(m.reply_to, []).append(m))
+            keep = lambda message: answers.setdefault(message.reply_to, []).append(message)
+            message_id = client.send_request_async("echo", payload, keep)
             answers.setdefault(message_id, []).append(number)
         eventually("all answers are there", lambda: all(len(pair) == 2 for pair in answers.values()))
         assert len(answers) == 100

@@ -33,4 +33,5 @@ def test_what_is_wrong_is_found(tmp_path):
         "    client.request('channel', 1).payload\n"
     )
     checked = mypy(wrong)
-    assert [int(line) for line in re.findall(r"wrong\.py:(\d+): error", checked.stdout)] == [2, 3, 4, 5, 7], checked.stdout
+    lines = re.findall(r"wrong\.py:(\d+): error", checked.stdout)
+    assert lines == ["2", "3", "4", "5", "7"], checked.stdout

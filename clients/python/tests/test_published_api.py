@@ -63,7 +63,8 @@ def test_every_name_signature_and_attribute():
         for member, parameters in published["members"].items():
             found = ours["members"].get(member)
             # What is added comes behind, and may be left out.
-            if found is None or found[: len(parameters)] != parameters or not all(d for _, d in found[len(parameters) :]):
+            count = len(parameters)
+            if found is None or found[:count] != parameters or not all(default for _, default in found[count:]):
                 missing.append((name, member, found, parameters))
     assert missing == []
     made = {"FrameworkClient": ipc_framework.FrameworkClient("app"), "FrameworkServer": ipc_framework.FrameworkServer()}
