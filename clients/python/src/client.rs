@@ -46,7 +46,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyclass(frozen, module = "ipc_framework._native")]
 struct Client {
     /// None once it is closed.
-    client: Mutex<Option<client::Client>>,
+    connection: Mutex<Option<client::Client>>,
     inbox: Arc<Inbox>,
     link: Arc<Link>,
     subscribed: Mutex<HashSet<String>>,
@@ -109,10 +109,19 @@ impl Client {
         client
             .on_message(move |message| put.put(Item::Message(message)))
             .map_err(|error| raise(py, &error))?;
-        let (client, subscribed) = (Mutex::new(Some(client)), Mutex::default());
+        let (connection, subscribed) = (Mutex::new(Some(client)), Mutex::default());
         let is_parents = AtomicBool::new(false);
         let (asked, timeout) = (Arc::default(), seconds(connect_timeout));
-        Ok(Self { client, inbox, link, subscribed, queue_bytes_max, timeout, asked, is_parents })
+        Ok(Self {
+            connection,
+            inbox,
+            link,
+            subscribed,
+            queue_bytes_max,
+            timeout,
+            asked,
+            is_parents,
+        })
     }
 
     #[getter]
@@ -310,7 +319,7 @@ impl Client {
         if self.is_parents.load(Ordering::SeqCst) {
             return;
         }
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let client = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
         inside.detached(|| {
             if let Some(client) = client {
                 client.abort();
@@ -330,7 +339,7 @@ impl Client {
     fn leave_to_parent(&self) {
         self.is_parents.store(true, Ordering::SeqCst);
         // Only ever locked with the GIL, which the forking thread had.
-        if let Ok(mut client) = self.client.try_lock() {
+        if let Ok(mut client) = self.connection.try_lock() {
             std::mem::forget(client.take());
         }
         std::mem::forget(Arc::clone(&self.inbox));
@@ -353,7 +362,7 @@ impl Client {
     }
 
     fn open(&self) -> Result<client::Client, Error> {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         client.clone().ok_or(Error::Closed)
     }
 }

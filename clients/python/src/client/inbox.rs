@@ -171,8 +171,9 @@ impl Item {
     fn bytes(&self) -> usize {
         let of = |message: &Message| message.payload.as_str().len() + MESSAGE_BYTES;
         match self {
-            Self::Message(message) | Self::Job(message, _) => of(message),
-            Self::Answer { answer: Ok(message), .. } => of(message),
+            Self::Message(message)
+            | Self::Job(message, _)
+            | Self::Answer { answer: Ok(message), .. } => of(message),
             Self::Answer { .. } | Self::Event { .. } => MESSAGE_BYTES,
         }
     }
