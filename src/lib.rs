@@ -25,6 +25,8 @@
 //! # What is here
 //! - [`Server`], [`Config`], [`Handle`]: a server inside your program; its handlers run on
 //!   the thread that runs the event loop.
+//! - `client`: the other end of the wire, blocking or for many threads, for this server and the
+//!   published one.
 //! - [`broker`]: the whole server as a state machine without input or output, and
 //!   [`proto`], the wire format, for those who bring their own loop, a simulator or a
 //!   fuzzer. They are all there is without the default feature `net`.

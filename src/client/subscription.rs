@@ -204,3 +204,24 @@ impl Drop for Subscription {
         self.shared.remove_listener(&self.channel_id, self.key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{Json, MessageType};
+
+    #[test]
+    fn however_small_messages_are_no_more_than_so_many_wait() {
+        let inbox = Inbox::new(usize::MAX);
+        let message = Message::new(MessageType::Publish, "app", "news", Json::default());
+        for _ in 0..WAITING_MAX + 3 {
+            inbox.put(message.clone());
+        }
+        assert_eq!(inbox.lock().missed, 3);
+        let now = Some(Instant::now());
+        assert_eq!(std::iter::from_fn(|| inbox.take(now)).count(), WAITING_MAX);
+        inbox.put(message);
+        assert!(inbox.take(now).is_some());
+        assert_eq!(inbox.lock().waiting_bytes, 0);
+    }
+}

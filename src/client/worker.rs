@@ -230,13 +230,13 @@ fn work<T: Payload>(
     loop {
         let job = taken.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((message, responder)) = job else { return };
-        let mut result = Err(HandlerError::new("the handler panicked; see the worker's output"));
-        shielded(|| result = handler(&message));
-        drop(message);
-        // What cannot be sent was answered with the reason, or its connection is gone.
-        let _ = match result {
-            Ok(payload) => responder.reply(&payload),
-            Err(error) => responder.fail(error.text()),
-        };
+        // A panic drops the responder, which answers that there was one.
+        shielded(|| {
+            // What cannot be sent was answered with the reason, or its connection is gone.
+            let _ = match handler(&message) {
+                Ok(payload) => responder.reply(&payload),
+                Err(error) => responder.fail(error.text()),
+            };
+        });
     }
 }

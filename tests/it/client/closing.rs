@@ -1,5 +1,6 @@
 //! The end of a client, in good order and otherwise.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -158,6 +159,31 @@ fn closing_drops_all_handlers_and_joins_their_threads() {
     client.close().unwrap();
     let alive: Vec<usize> = guards.iter().map(Weak::strong_count).collect();
     assert_eq!(alive, [0; 5], "events, rest, subscription, threads, deferred");
+}
+
+/// Takes its time to be dropped.
+struct Slow(Arc<AtomicBool>);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn the_threads_of_a_served_channel_have_ended_when_closing_returns() {
+    let server = serve_echo();
+    let client = connect(&server);
+    let is_dropped = Arc::new(AtomicBool::new(false));
+    let slow = Slow(Arc::clone(&is_dropped));
+    let handler = move |request: &ipc_framework::Message| {
+        let _ = &slow;
+        Ok(request.payload.clone())
+    };
+    client.serve("threads", 2, handler).unwrap();
+    client.close().unwrap();
+    assert!(is_dropped.load(Ordering::SeqCst));
 }
 
 #[test]

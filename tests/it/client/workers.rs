@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipc_framework::client::{Client, Error, Responder};
 use ipc_framework::{ErrorCode, HandlerError, Json, Message, MessageType};
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::many_threads::{client_options, connect, value};
@@ -273,4 +274,26 @@ fn what_waited_for_a_worker_when_its_connection_was_lost_is_not_begun() {
     responder.reply(&message.payload).unwrap();
     let came = side.receive();
     assert_eq!((&came["message_type"], &came["payload"]), (&json!("response"), &json!("new")));
+}
+
+/// Cannot be written.
+struct Explosive;
+
+impl Serialize for Explosive {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("not to be written");
+    }
+}
+
+#[test]
+fn an_answer_that_panics_while_it_is_written_is_answered_and_the_worker_goes_on() {
+    let server = serve_echo();
+    let (worker, client) = (connect(&server), connect(&server));
+    worker.serve("threads", 1, |_| Ok(Explosive)).unwrap();
+    worker.serve_deferred("deferred", 1, |_, responder| drop(responder.reply(&Explosive))).unwrap();
+    for channel in ["threads", "deferred", "threads", "deferred"] {
+        let error = client.request(channel, &1).unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{channel}: {error}");
+    }
+    worker.close().unwrap();
 }
