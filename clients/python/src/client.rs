@@ -351,7 +351,8 @@ impl Client {
     fn wait_for_room(&self, inside: &Inside<'_>, client: &client::Client) -> PyResult<()> {
         let begin = Instant::now();
         while client.waiting_bytes() >= self.queue_bytes_max && client.is_connected() {
-            if begin.elapsed() >= self.timeout {
+            // An event loop looks before it sends; it must not be blocked.
+            if self.inbox.descriptor().is_some() || begin.elapsed() >= self.timeout {
                 let full = Error::QueueFull { bytes_max: self.queue_bytes_max };
                 return Err(raise(inside.py(), &full));
             }

@@ -110,6 +110,11 @@ async def test_a_subscription(server):
                 break
         assert seen == list(range(500))
         assert news.missed == 0
+        # Who stops waiting takes nothing away.
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(news.__anext__(), 0.05)
+        await client.publish("news", "later")
+        assert (await news.__anext__()).payload == "later"
 
 
 @in_a_loop

@@ -317,6 +317,18 @@ def test_what_is_no_json_is_refused_and_nothing_is_sent(rust):
         assert client.send_request("echo", {"point": Point(3)}).payload == {"point": {"x": 3}}
 
 
+def test_large_payloads_and_too_large_ones(server):
+    large = {"text": "żółw" * 500_000}
+    with connected(server) as client:
+        assert ask(client, "echo", **large).payload["text"] == large["text"]
+    with connected(server, frame_bytes_max=1_000_000) as client:
+        for send in (client.send_request, client.publish):
+            with pytest.raises(SerializationError) as refused:
+                send("echo", large)
+            assert refused.value.code == "too_large"
+        assert ask(client, "echo", number=1).payload["number"] == 1
+
+
 def test_numbers_that_other_languages_cannot_hold(rust):
     with connected(rust) as client:
         big = 7**300
