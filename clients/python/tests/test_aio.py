@@ -391,6 +391,29 @@ asyncio.run(main())
     assert "panicked" not in ended.stderr and "Fatal" not in ended.stderr
 
 
+def test_a_forked_child_leaves_its_parents_connection_alone(rust):
+    code = f"""
+import asyncio, os
+from ipc_framework import aio
+async def main():
+    async with aio.connect("bench", port={rust.port}) as client:
+        pid = os.fork()
+        if pid == 0:
+            assert not client.connected
+            try:
+                await client.publish("news", 1)
+            except ConnectionError:
+                os._exit(7)
+            os._exit(1)
+        assert os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 7
+        for number in range(100):
+            assert (await client.request("echo", number)).payload == number
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_uvloop(rust):
     uvloop = pytest.importorskip("uvloop", reason="uvloop has no release for this Python")
 
