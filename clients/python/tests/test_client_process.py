@@ -239,3 +239,14 @@ def test_descriptors_and_threads_are_given_back(rust):
     for _ in range(20):
         once()
     eventually("all is given back", lambda: count() <= before)
+    # And by one that connects again and again.
+    again = FrameworkClient("bench", **rust.arguments)
+    for _ in range(20):
+        assert again.connect()
+        again.disconnect()
+    eventually("all is given back once more", lambda: count() <= before)
+    assert again.connect()
+    native = again._native
+    again.disconnect()
+    eventually("nothing else refers to the old connection", lambda: sys.getrefcount(native) == 2)
+    assert again.wait(0)

@@ -88,6 +88,7 @@ class FrameworkClient(IPCClient):
         self._dispatcher = Dispatcher(self)
         self._services = Services()
         self._ended = threading.Event()
+        self._ended.set()
         self.receive_thread: Optional[threading.Thread] = None
 
     # The connection
@@ -151,7 +152,8 @@ class FrameworkClient(IPCClient):
             self._native = native
             _alive.add(self)
             # One that nobody refers to while there is no connection does not come back.
-            weakref.finalize(self, native.abort).atexit = False
+            self._finalizer = weakref.finalize(self, native.abort)
+            self._finalizer.atexit = False
             self.receive_thread = self._dispatcher.start(native)
             self._tell(logging.INFO, f"Connected to IPC server as {self.app_id}:{self.connection_id}")
             return True
@@ -196,6 +198,8 @@ class FrameworkClient(IPCClient):
             # Without a connection nothing is waited for, and what waits for one is lost.
             is_done = native.close(timeout) if native.is_connected else not native.info().get("waiting_bytes")
             self._forget()
+        if not is_done:
+            logger.warning("not all that was to be sent or answered has been; it is lost")
         self._tell(logging.INFO, "Disconnected from IPC server")
         return is_done
 
@@ -203,6 +207,7 @@ class FrameworkClient(IPCClient):
         native, self._native = self._native, None
         _alive.discard(self)
         if native is not None:
+            self._finalizer.detach()
             native.abort()
             # Handlers get what has come before, if they are quick about it.
             self._dispatcher.join(self.receive_thread)
@@ -257,8 +262,8 @@ class FrameworkClient(IPCClient):
         """Asks, and waits for the answer: a message, or None if there is none in time.
 
         An error is an answer too: `payload["status"]` is then `"error"`, and `payload["code"]` says which.
-        Raises `ConnectionError` if the connection is lost meanwhile; its `executed` says whether the
-        request may have been carried out. May be called in handlers.
+        Raises `ConnectionError` if the connection is lost meanwhile; its `may_be_executed` says whether
+        the request may have been carried out. May be called in handlers.
         """
         waiter = _native.Waiter()
 
