@@ -8,7 +8,6 @@ mod errors;
 mod inbox;
 mod job;
 mod link;
-mod message;
 mod waiter;
 
 use std::collections::HashSet;
@@ -24,6 +23,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::inside::{Inside, SIGNALS, after_fork, begin_end};
+use crate::message;
 use errors::{Failure, raise};
 use inbox::{Inbox, Item};
 use job::Job;
@@ -184,7 +184,7 @@ impl Client {
     fn send(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = message.py();
         let inside = Inside::enter(py);
-        let message = message::from_python(message)?;
+        let message = from_python(message)?;
         let client = self.open().map_err(|error| raise(py, &error))?;
         self.wait_for_room(&inside, &client)?;
         let sent = inside.detached(|| client.send_message(&message));
@@ -203,7 +203,7 @@ impl Client {
         let py = message.py();
         let inside = Inside::enter(py);
         let sent = message;
-        let message = message::from_python(sent)?;
+        let message = from_python(sent)?;
         if RequestId::of_message_id(&message.message_id).is_none() {
             return self.send(sent);
         }
@@ -388,6 +388,15 @@ impl Drop for Asked {
 fn seconds(seconds: f64) -> Duration {
     let fallback = if seconds > 0.0 { Duration::MAX } else { Duration::ZERO };
     Duration::try_from_secs_f64(seconds).unwrap_or(fallback)
+}
+
+/// # Errors
+/// If it is no message; `SerializationError` if its payload is not JSON.
+fn from_python(message: &Bound<'_, PyAny>) -> PyResult<ipc_framework::Message> {
+    message::from_python(message).map_err(|error| {
+        let py = message.py();
+        Failure::of_value(&error).caused_by(py, error)
+    })
 }
 
 /// The exception that an answer is, if its payload is an error of the protocol.

@@ -3,14 +3,16 @@
 //! bytes, keeps connections and tells messages apart is Rust, and holds no GIL while it does.
 
 mod client;
+mod errors;
 mod inside;
 mod json;
+mod message;
 mod server;
 
 use pyo3::prelude::*;
 
 /// Free-threaded builds take the GIL for this module: its classes are shared by threads that
-/// count on it. Sub-interpreters are refused by PyO3, with an `ImportError` that says so.
+/// count on it. Sub-interpreters are refused by `PyO3`, with an `ImportError` that says so.
 #[pymodule(gil_used = true)]
 mod _native {
     use pyo3::prelude::*;

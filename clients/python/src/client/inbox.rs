@@ -13,8 +13,8 @@ use pyo3::prelude::*;
 
 use super::errors::Failure;
 use super::job::Job;
-use super::message;
 use crate::inside::Inside;
+use crate::message;
 
 /// How much may wait for slow handlers; the server has the same bounds for a worker.
 const MESSAGES_MAX: usize = 64 << 10;
@@ -186,13 +186,14 @@ impl Item {
             ("event", name, error, unanswered, unconfirmed, waiting).into_bound_py_any(py)
         };
         match self {
-            Self::Message(message) => match message::to_python(py, &message) {
+            Self::Message(message) => match message::to_python(py, &(&message).into()) {
                 Ok(message) => ("message", message).into_bound_py_any(py),
                 Err(error) => event("undecodable", Some(Failure::of_payload(&error)), 0, 0, 0),
             },
             Self::Answer { message_id, answer } => {
                 let answer = answer.and_then(|message| {
-                    message::to_python(py, &message).map_err(|error| Failure::of_payload(&error))
+                    message::to_python(py, &(&message).into())
+                        .map_err(|error| Failure::of_payload(&error))
                 });
                 match answer {
                     Ok(message) => ("answer", message_id, message, py.None()).into_bound_py_any(py),
@@ -202,7 +203,7 @@ impl Item {
                     }
                 }
             }
-            Self::Job(message, responder) => match message::to_python(py, &message) {
+            Self::Job(message, responder) => match message::to_python(py, &(&message).into()) {
                 Ok(message) => ("job", message, Job::new(responder)).into_bound_py_any(py),
                 Err(error) => {
                     let failure = Failure::of_payload(&error);

@@ -8,8 +8,8 @@ use ipc_framework::client::{RequestId, WeakClient};
 use pyo3::prelude::*;
 
 use super::errors::Failure;
-use super::message;
 use crate::inside::{Inside, SIGNALS};
+use crate::message;
 
 type Answer = Result<Message, Failure>;
 
@@ -61,7 +61,7 @@ impl Waiter {
         loop {
             if let Some(answer) = inside.detached(|| self.room.wait(SIGNALS)) {
                 return match answer {
-                    Ok(message) => message::to_python(py, &message)
+                    Ok(message) => message::to_python(py, &(&message).into())
                         .map(Some)
                         .map_err(|error| Failure::of_payload(&error).into_py(py)),
                     Err(failure) if failure.is_deadline() => Ok(None),
