@@ -4,6 +4,9 @@ import contextlib
 import dataclasses
 import gc
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -258,12 +261,20 @@ def test_a_connection_keeps_its_client_alive_and_a_lost_one_does_not():
     eventually("it does not try to come back for ever", lambda: gc.collect() is None or forgotten() is None)
 
 
-def test_verbose_prints_what_the_published_client_prints(rust, capsys):
-    client = FrameworkClient("bench", **rust.arguments, verbose=True)
-    client.connect()
-    client.disconnect()
-    printed = capsys.readouterr().out
-    assert printed == f"Connected to IPC server as bench:{client.connection_id}\nDisconnected from IPC server\n"
+def test_verbose_prints_what_the_published_client_prints(rust):
+    code = f"""
+from ipc_framework import FrameworkClient
+client = FrameworkClient("bench", port={rust.port}, connection_id="c")
+client.connect()
+client.disconnect()
+"""
+    printed = "Connected to IPC server as bench:c\nDisconnected from IPC server\n"
+    for told, code in (("", code), (printed, code.replace('"c"', '"c", verbose=True'))):
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (ended.stdout, ended.stderr) == (told, "")
+    variable = {**os.environ, "IPC_FRAMEWORK_VERBOSE": "1"}
+    ended = subprocess.run([sys.executable, "-c", code.replace(", verbose=True", "")], capture_output=True, env=variable)
+    assert ended.stdout.decode() == printed
 
 
 def test_where_nothing_listens_connect_is_false_and_says_why(caplog):

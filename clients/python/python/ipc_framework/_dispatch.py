@@ -83,11 +83,16 @@ class Dispatcher:
         message_id: str,
         callback: Callable[[Message], Any],
         on_error: Optional[Callable[[IPCError], Any]],
-    ) -> None:
+    ) -> Optional[Message]:
+        """Has the callback called with the answer, unless that is there already: then it is returned."""
         with self.answered:
+            early = self.unclaimed.pop(message_id, None)
+            if early is not None:
+                return early
             self.callbacks[message_id] = callback
             if on_error is not None:
                 self.failures[message_id] = on_error
+        return None
 
     def forget(self, message_id: str) -> Tuple[Optional[Callable[[Message], Any]], Optional[Callable[[IPCError], Any]]]:
         with self.answered:

@@ -18,6 +18,7 @@ from ._dispatch import Dispatcher, Event
 from ._serving import Services
 from .core import IPCClient, Message, MessageType
 from .exceptions import ConnectionError, IPCError
+from .server import _flag, _print_log
 
 logger = logging.getLogger("ipc_framework.client")
 
@@ -42,7 +43,8 @@ class FrameworkClient(IPCClient):
     port; `token` the application's secret; `connection_id` what the server knows the client by, random
     by default. A lost connection comes back by itself, with what was subscribed and served, unless
     `reconnect` is False; a pair of seconds sets its pauses. Meanwhile messages wait, up to
-    `queue_bytes_max`. `verbose` prints what the published client prints; otherwise it goes to `logging`.
+    `queue_bytes_max`. `verbose` prints what is logged, as the published client does; by default that is what the
+    variable `IPC_FRAMEWORK_VERBOSE` says.
     """
 
     def __init__(
@@ -72,7 +74,8 @@ class FrameworkClient(IPCClient):
         self.heartbeat = heartbeat
         self.queue_bytes_max = queue_bytes_max
         self.frame_bytes_max = frame_bytes_max
-        self.verbose = verbose
+        if _flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
+            _print_log()
         #: Why the last attempt to connect failed.
         self.last_error: Optional[IPCError] = None
         self._start_afresh()
@@ -145,7 +148,7 @@ class FrameworkClient(IPCClient):
                 native = self._open()
             except IPCError as error:
                 self.last_error = error
-                self._tell(logging.WARNING, f"Connection failed: {error}")
+                logger.log(logging.WARNING, f"Connection failed: {error}")
                 return False
             self.last_error = None
             self._ended = threading.Event()
@@ -155,7 +158,7 @@ class FrameworkClient(IPCClient):
             self._finalizer = weakref.finalize(self, native.abort)
             self._finalizer.atexit = False
             self.receive_thread = self._dispatcher.start(native)
-            self._tell(logging.INFO, f"Connected to IPC server as {self.app_id}:{self.connection_id}")
+            logger.log(logging.INFO, f"Connected to IPC server as {self.app_id}:{self.connection_id}")
             return True
 
     def _open(self) -> _native.Client:
@@ -200,7 +203,7 @@ class FrameworkClient(IPCClient):
             self._forget()
         if not is_done:
             logger.warning("not all that was to be sent or answered has been; it is lost")
-        self._tell(logging.INFO, "Disconnected from IPC server")
+        logger.log(logging.INFO, "Disconnected from IPC server")
         return is_done
 
     def _forget(self) -> None:
@@ -289,16 +292,25 @@ class FrameworkClient(IPCClient):
         If there is none, because the time is over or the connection lost, `on_error` is called, or it is logged.
         """
 
+        expected = []
+
         def send(native: _native.Client, message: Message) -> None:
             # Before the request leaves, or its answer might come first.
             self._dispatcher.expect(message.message_id, callback, on_error)
+            expected.append(message.message_id)
             try:
                 native.ask(message, timeout, None)
             except BaseException:
                 self._dispatcher.forget(message.message_id)
                 raise
 
-        return self._request_by(send, channel_id, data)
+        message_id = self._request_by(send, channel_id, data)
+        if message_id not in expected:
+            # A subclass sends requests in a way of its own.
+            early = self._dispatcher.expect(message_id, callback, on_error)
+            if early is not None:
+                callback(early)
+        return message_id
 
     def _request_by(self, send: Callable[[_native.Client, Message], None], channel_id: str, data: Any) -> str:
         self._asking.send = send
@@ -402,10 +414,10 @@ class FrameworkClient(IPCClient):
         text = f": {event.error}" if event.error else ""
         if event.name == "connected":
             _alive.add(self)
-            self._tell(logging.INFO, "Connection to server is back")
+            logger.log(logging.INFO, "Connection to server is back")
         elif event.name == "disconnected":
             _alive.discard(self)
-            self._tell(logging.WARNING, f"Connection to server lost{text}")
+            logger.log(logging.WARNING, f"Connection to server lost{text}")
         elif event.name == "closed":
             _alive.discard(self)
             if event.error is not None:
@@ -429,7 +441,3 @@ class FrameworkClient(IPCClient):
         self.connection_id = str(uuid.uuid4())
         self._start_afresh()
 
-    def _tell(self, level: int, text: str) -> None:
-        logger.log(level, text)
-        if self.verbose:
-            print(text, flush=True)
