@@ -203,25 +203,18 @@ module.main()
 """
 
 
-class TestPublished:
-    @pytest.fixture(scope="class")
-    def own(self):
-        started = OwnIpcServer(PUBLISHED_PORT)
-        yield started
-        started.stop()
+def published(name, *arguments):
+    assert PUBLISHED_PYTHON.exists(), f"{PUBLISHED_PYTHON} is missing: run `python3 tests/interop/run.py`"
+    return Process(PUBLISHED_BIN / name, *arguments, PYTHONPATH="", PYTHONNOUSERSITE="1")
 
-    @staticmethod
-    def published(name, *arguments):
-        assert PUBLISHED_PYTHON.exists(), f"{PUBLISHED_PYTHON} is missing: run `python3 tests/interop/run.py`"
-        return Process(PUBLISHED_BIN / name, *arguments, PYTHONPATH="", PYTHONNOUSERSITE="1")
 
-    def test_chat(self, own):
-        check_chat(lambda name: self.published("ipc-chat", name), own)
-
-    def test_simulations(self, own):
-        files, monitor = self.published("ipc-file", "sim"), self.published("ipc-monitor", "sim")
-        check_files(files)
-        check_monitor(monitor, own, seconds_max=120)
+def test_the_published_programs_talk_to_this_packages_server():
+    own = OwnIpcServer(PUBLISHED_PORT)
+    files, monitor = published("ipc-file", "sim"), published("ipc-monitor", "sim")
+    check_chat(lambda name: published("ipc-chat", name), own)
+    check_files(files)
+    check_monitor(monitor, own, seconds_max=120)
+    own.stop()
 
 
 def test_the_published_demo_runs_on_this_package():

@@ -12,6 +12,9 @@ import ipc_framework.exceptions
 
 #: Run by the published package's Python, and here.
 DESCRIBE = '''
+# What its documentation overrides or calls, although the names say otherwise.
+DOCUMENTED = {"__init__", "_handle_publish"}
+
 def describe():
     import enum, inspect, ipc_framework, ipc_framework.core, ipc_framework.exceptions
 
@@ -28,7 +31,9 @@ def describe():
             members = {}
             for member in dir(value):
                 found = getattr(value, member)
-                public = not member.startswith("_") or member in ("__init__", "_handle_publish", "_send_message")
+                public = not member.startswith("_") or member in DOCUMENTED
+                if name == "FrameworkClient":
+                    public = public or member == "_send_message"
                 if public and inspect.isroutine(found) and not issubclass(value, (enum.Enum, BaseException)):
                     members[member] = parameters(found)
             bases = [base.__name__ for base in value.__mro__ if base.__module__.startswith("ipc_framework")]
