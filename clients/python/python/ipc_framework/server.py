@@ -83,7 +83,7 @@ class FrameworkServer(IPCServer):
         self._manager: ConnectionManager = _Connections(self)
         super().__init__(host, port)  # type: ignore[arg-type]
         self.max_connections = max_connections
-        self.server_thread: Optional[threading.Thread] = None
+        self.server_thread: Optional[_Thread] = None
         self.server_socket: None = None
         self.daemon = daemon
         self._options: Dict[str, Any] = {
@@ -96,7 +96,7 @@ class FrameworkServer(IPCServer):
         }
         self._limits: Dict[str, Any] = dict(limits or {})
         self._workers = workers
-        self._threads: List[threading.Thread] = []
+        self._threads: List[_Thread] = []
         self._coroutines: Optional[_Coroutines] = None
         self._complained: Dict[int, Handler] = {}
         if _flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
@@ -127,13 +127,8 @@ class FrameworkServer(IPCServer):
             if self.host is not None:
                 self.port = native.port
             self._coroutines = _Coroutines()
-            self.server_thread = threading.Thread(
-                target=self._run, args=(native,), name="ipc-server", daemon=True
-            )
-            self._threads = [
-                threading.Thread(target=native.work, name=f"ipc-worker-{n}", daemon=True)
-                for n in range(self._workers)
-            ]
+            self.server_thread = _Thread("ipc-server", lambda: self._run(native))
+            self._threads = [_Thread(f"ipc-worker-{n}", native.work) for n in range(self._workers)]
             self._native = native
             self.running = True
             _running.keep(self)
@@ -167,7 +162,7 @@ class FrameworkServer(IPCServer):
             return
         for thread in threads:
             if thread is not None:
-                thread.join()
+                thread.ended.wait()
         if coroutines is not None:
             coroutines.stop()
         with self._lock:
@@ -181,8 +176,7 @@ class FrameworkServer(IPCServer):
         thread = self.server_thread
         if thread is None:
             return True
-        thread.join(timeout)
-        return not thread.is_alive()
+        return thread.ended.wait(timeout)
 
     def serve_forever(self) -> None:
         """Starts, and serves until Ctrl-C or :meth:`stop`."""
@@ -682,21 +676,35 @@ class _Connections(ConnectionManager):
         return list(self._server.client_sockets)
 
 
+class _Thread(threading.Thread):
+    """A thread that can be waited for in the main one: where Ctrl-C interrupts ``join``, older
+    Pythons take the thread for ended, and abort when it ends."""
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self.ended = threading.Event()
+        self._work = work
+
+    def run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.ended.set()
+
+
 class _Coroutines:
     """The asyncio loop of ``async def`` handlers, which begins with the first of them."""
 
     def __init__(self) -> None:
-        self.thread: Optional[threading.Thread] = None
+        self.thread: Optional[_Thread] = None
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._lock = threading.Lock()
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self.thread = threading.Thread(
-                    target=self._run, args=(self._loop,), name="ipc-asyncio", daemon=True
-                )
+                loop = self._loop = asyncio.new_event_loop()
+                self.thread = _Thread("ipc-asyncio", lambda: self._run(loop))
                 self.thread.start()
         asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
@@ -716,7 +724,7 @@ class _Coroutines:
         loop, thread = self._loop, self.thread
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+            thread.ended.wait()
 
 
 def _check_id(id: str) -> None:
