@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+import uvloop
 from peers import STEP_SECONDS_MAX, OwnServer, PublishedServer, RustServer, free_port
 
 from ipc_framework import FrameworkClient, Message, aio
@@ -415,8 +416,6 @@ asyncio.run(main())
 
 
 def test_uvloop(rust):
-    uvloop = pytest.importorskip("uvloop", reason="uvloop has no release for this Python")
-
     async def main():
         async with aio.connect("bench", **rust.arguments) as client:
             answers = await asyncio.gather(*(client.request("echo", number) for number in range(100)))
