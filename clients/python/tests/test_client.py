@@ -276,7 +276,8 @@ client.disconnect()
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert (ended.stdout, ended.stderr) == (told, "")
     variable = {**os.environ, "IPC_FRAMEWORK_VERBOSE": "1"}
-    ended = subprocess.run([sys.executable, "-c", code.replace(", verbose=True", "")], capture_output=True, env=variable)
+    code = code.replace(", verbose=True", "")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=variable)
     assert ended.stdout.decode() == printed
 
 
