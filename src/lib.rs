@@ -62,7 +62,7 @@ mod trace;
 pub use broker::{
     Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
     Counters, Delivery, HandlerError, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure,
-    Message, Reply, Request, RequestResult, Responder, SendError, Stats, Token, User,
+    Message, Reply, Request, RequestResult, Responder, SendError, Stats, Token, User, Verdict,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};

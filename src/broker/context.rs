@@ -11,7 +11,7 @@ use super::encoder::Encoded;
 use super::latency::{ChannelLatency, LatencyOf};
 use super::message::Message;
 use super::stats::{ApplicationInfo, ChannelInfo, Stats};
-use super::{ApplicationKey, ConnectionInfo, ConnectionKey};
+use super::{ApplicationKey, ChannelKey, ConnectionInfo, ConnectionKey};
 use crate::JsonError;
 use crate::proto::{Head, Json, MessageType, OutFrame, escape};
 
@@ -34,7 +34,7 @@ use crate::proto::{Head, Json, MessageType, OutFrame, escape};
 /// # }
 /// ```
 pub struct Context<'a> {
-    core: &'a mut Core,
+    pub(super) core: &'a mut Core,
 }
 
 impl<'a> Context<'a> {
@@ -69,10 +69,21 @@ impl<'a> Context<'a> {
     /// If it makes a frame over the limit.
     #[doc(alias = "_handle_publish")]
     pub fn publish_message(&mut self, message: &Message) -> Result<usize, SendError> {
-        let application = self.core.router.application(&message.app_id);
-        let channel = application
-            .and_then(|application| self.core.router.channel(application, &message.channel_id));
-        let Some(channel) = channel else { return Ok(0) };
+        self.publish_to(&message.app_id, &message.channel_id, message)
+    }
+
+    /// Sends a message to all subscribers of a channel, whatever channel the message itself
+    /// names. Returns how many took it.
+    ///
+    /// # Errors
+    /// If it makes a frame over the limit.
+    pub fn publish_to(
+        &mut self,
+        app_id: &str,
+        channel_id: &str,
+        message: &Message,
+    ) -> Result<usize, SendError> {
+        let Some(channel) = self.channel(app_id, channel_id) else { return Ok(0) };
         let encoded = self.encode(message)?;
         let reached = self.core.fan_out(channel, &encoded.frame());
         if reached > 0 {
@@ -169,19 +180,22 @@ impl<'a> Context<'a> {
         self.core.stats()
     }
 
-    #[cfg(feature = "net")]
-    pub(crate) fn has_application(&self, app_id: &str) -> bool {
+    /// Whether there is such an application.
+    pub fn has_application(&self, app_id: &str) -> bool {
         self.application(app_id).is_some()
     }
 
-    #[cfg(feature = "net")]
-    pub(crate) fn has_channel(&self, app_id: &str, channel_id: &str) -> bool {
-        let application = self.application(app_id);
-        application.is_some_and(|key| self.core.router.channel(key, channel_id).is_some())
+    /// Whether there is such a channel.
+    pub fn has_channel(&self, app_id: &str, channel_id: &str) -> bool {
+        self.channel(app_id, channel_id).is_some()
     }
 
-    fn application(&self, app_id: &str) -> Option<ApplicationKey> {
+    pub(super) fn application(&self, app_id: &str) -> Option<ApplicationKey> {
         self.core.router.application(app_id)
+    }
+
+    pub(super) fn channel(&self, app_id: &str, channel_id: &str) -> Option<ChannelKey> {
+        self.core.router.channel(self.application(app_id)?, channel_id)
     }
 
     fn encode(&mut self, message: &Message) -> Result<Encoded, SendError> {
@@ -272,7 +286,7 @@ impl fmt::Debug for Context<'_> {
 
 impl Core {
     /// Puts one frame into the queue of every subscriber. Returns how many took it.
-    pub(crate) fn fan_out(&mut self, channel: super::ChannelKey, frame: &OutFrame<'_>) -> usize {
+    pub(crate) fn fan_out(&mut self, channel: ChannelKey, frame: &OutFrame<'_>) -> usize {
         let Some(target) = self.router.channels.get_mut(channel) else { return 0 };
         // Sending changes no list of subscribers: who must go goes when this is over.
         let subscribers = std::mem::take(&mut target.subscribers);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::access::Access;
 use super::arena::Arena;
 use super::encoder::{Address, Encoded, Encoder};
-use super::handlers::Dealt;
+use super::handlers::{Dealt, HandlersKey};
 use super::latency::Recorder;
 use super::mailbox::Remote;
 use super::memory::{Budget, CONNECTION_BYTES};
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) dealt: Dealt,
     /// Connections to be closed once nobody iterates over them.
     pub(crate) doomed: Vec<ConnectionKey>,
+    /// Handlers of removed channels, to be dropped once none of them runs.
+    pub(crate) orphans: Vec<HandlersKey>,
     /// The drain took too long.
     pub(crate) is_cut_off: bool,
     /// Where the server listens, for `get_stats`.
@@ -118,6 +120,7 @@ impl Core {
             remote,
             dealt: Dealt::Not,
             doomed: Vec::new(),
+            orphans: Vec::new(),
             is_cut_off: false,
             host: String::new(),
             port: 0,

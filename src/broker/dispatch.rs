@@ -1,7 +1,7 @@
 //! One frame: read, held against the rules, and carried out.
 
 use super::core::{Core, Refusal, SYSTEM};
-use super::handlers::{Handlers, Parts};
+use super::handlers::{Handlers, Parts, Verdict};
 use super::memory::short_of_memory;
 use super::pressure::Obstacle;
 use super::session::State;
@@ -103,12 +103,14 @@ impl Core {
             }
         }
         let channel = self.resolve(from, application, envelope)?;
+        let parts = Parts { envelope: *envelope, from, channel };
         match message_type {
-            MessageType::Publish => self.publish(from, channel, body),
-            MessageType::Subscribe => Ok(self.subscribe(from, channel, envelope)?),
-            MessageType::Unsubscribe => Ok(self.unsubscribe(from, channel, envelope)?),
-            MessageType::Request => self.request(handlers, from, channel, envelope),
-            _ => self.notify(handlers, from, channel, envelope),
+            MessageType::Publish => self.publish(handlers, parts, body),
+            MessageType::Subscribe | MessageType::Unsubscribe => {
+                Ok(self.change_subscription(handlers, parts)?)
+            }
+            MessageType::Request => self.request(handlers, parts),
+            _ => self.notify(handlers, parts),
         }
     }
 
@@ -167,10 +169,11 @@ impl Core {
 
     fn publish(
         &mut self,
-        from: ConnectionKey,
-        channel: ChannelKey,
+        handlers: &mut Handlers,
+        parts: Parts<'_>,
         body: &[u8],
     ) -> Result<(), Stop> {
+        let Parts { from, channel, .. } = parts;
         if self.router.channels.get(channel).is_some_and(|channel| channel.congested > 0) {
             self.park(from, Obstacle::Subscriber(channel));
             return Err(Stop::Held);
@@ -179,6 +182,9 @@ impl Core {
             self.pause(from);
             return Err(Stop::Held);
         }
+        if handlers.admit(self, parts)? == Verdict::Drop {
+            return Ok(());
+        }
         let frame = OutFrame::relay(body, &mut self.pool);
         if self.fan_out(channel, &frame) > 0 {
             self.note_publication(channel, self.arrived);
@@ -186,19 +192,27 @@ impl Core {
         Ok(())
     }
 
-    fn request(
+    fn change_subscription(
         &mut self,
         handlers: &mut Handlers,
-        from: ConnectionKey,
-        channel: ChannelKey,
-        envelope: &Envelope<'_>,
-    ) -> Result<(), Stop> {
+        parts: Parts<'_>,
+    ) -> Result<(), Refusal> {
+        if handlers.admit(self, parts)? == Verdict::Drop {
+            return Ok(());
+        }
+        match parts.envelope.message_type() {
+            MessageType::Subscribe => self.subscribe(parts.from, parts.channel, &parts.envelope),
+            _ => self.unsubscribe(parts.from, parts.channel, &parts.envelope),
+        }
+    }
+
+    fn request(&mut self, handlers: &mut Handlers, parts: Parts<'_>) -> Result<(), Stop> {
         if self.is_draining() {
             return Err(shutting_down().into());
         }
-        if let Some(key) = self.router.channels.get(channel).and_then(|found| found.handlers)
-            && handlers.request(self, key, Parts { envelope: *envelope, from, channel })
-        {
+        let (envelope, from, channel) = (&parts.envelope, parts.from, parts.channel);
+        let own = self.router.channels.get(channel).and_then(|found| found.handlers);
+        if handlers.request(self, own, parts) {
             return Ok(());
         }
         match self.offer_to_workers(from, channel, envelope) {
@@ -217,16 +231,10 @@ impl Core {
         }
     }
 
-    fn notify(
-        &mut self,
-        handlers: &mut Handlers,
-        from: ConnectionKey,
-        channel: ChannelKey,
-        envelope: &Envelope<'_>,
-    ) -> Result<(), Stop> {
-        if let Some(key) = self.router.channels.get(channel).and_then(|found| found.handlers)
-            && handlers.deliver(self, key, Parts { envelope: *envelope, from, channel })
-        {
+    fn notify(&mut self, handlers: &mut Handlers, parts: Parts<'_>) -> Result<(), Stop> {
+        let (envelope, from, channel) = (&parts.envelope, parts.from, parts.channel);
+        let own = self.router.channels.get(channel).and_then(|found| found.handlers);
+        if handlers.deliver(self, own, parts) {
             return Ok(());
         }
         match self.offer_to_workers(from, channel, envelope) {
@@ -258,7 +266,7 @@ impl Core {
         let handled = channel.is_some_and(|channel| {
             let key = self.router.channels.get(channel).and_then(|found| found.handlers);
             let parts = Parts { envelope: *envelope, from, channel };
-            key.is_some_and(|key| handlers.deliver(self, key, parts))
+            handlers.deliver(self, key, parts)
         });
         if !handled {
             self.counters.responses_ignored += 1;

@@ -29,6 +29,8 @@ pub(crate) type DeliveryHandler =
     Box<dyn for<'a> FnMut(Delivery<'a>) -> Result<(), HandlerError> + Send + 'static>;
 pub(crate) type ConnectionHook =
     Box<dyn FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static>;
+pub(crate) type Filter =
+    Box<dyn FnMut(&mut Delivery<'_>) -> Result<Verdict, HandlerError> + Send + 'static>;
 
 pub(crate) type HandlersKey = Key<ChannelHandlers>;
 
@@ -38,6 +40,15 @@ pub(crate) struct ChannelHandlers {
     pub(crate) request: Option<RequestHandler>,
     pub(crate) notification: Option<DeliveryHandler>,
     pub(crate) response: Option<DeliveryHandler>,
+}
+
+impl ChannelHandlers {
+    fn of(&mut self, message_type: MessageType) -> Option<&mut DeliveryHandler> {
+        match message_type {
+            MessageType::Response => self.response.as_mut(),
+            _ => self.notification.as_mut(),
+        }
+    }
 }
 
 impl fmt::Debug for ChannelHandlers {
@@ -57,6 +68,30 @@ pub(crate) enum Dealt {
     Answered,
     /// It answers later, or never.
     Otherwise,
+    /// It leaves the message to whoever comes next.
+    PassedOn,
+}
+
+/// What a filter says to a publication or subscription, see
+/// [`Server::filter`](crate::Server::filter).
+///
+/// ```
+/// # use ipc_framework::{Config, Server, Verdict};
+/// # fn main() -> Result<(), ipc_framework::Error> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// server.filter(|delivery| match delivery.json().as_str().len() {
+///     0..=1_000 => Ok(Verdict::CarryOut),
+///     _ => Ok(Verdict::Drop),
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Carry it out.
+    CarryOut,
+    /// Leave it at that, in silence: the filter dealt with it.
+    Drop,
 }
 
 /// They stand apart from the rest of the broker, so that one can run while it holds
@@ -64,6 +99,9 @@ pub(crate) enum Dealt {
 #[derive(Default)]
 pub(crate) struct Handlers {
     pub(crate) channels: Arena<ChannelHandlers>,
+    /// Called where the channel has no handler of its own.
+    pub(crate) fallback: ChannelHandlers,
+    pub(crate) filter: Option<Filter>,
     pub(crate) connected: Option<ConnectionHook>,
     pub(crate) disconnected: Option<ConnectionHook>,
 }
@@ -75,74 +113,50 @@ impl fmt::Debug for Handlers {
 }
 
 impl Handlers {
-    /// Calls the channel's request handler. Returns whether there is one.
+    /// Calls the channel's request handler, or else the fallback. Returns whether one of them
+    /// dealt with the request.
     pub(crate) fn request(
         &mut self,
         core: &mut Core,
-        key: HandlersKey,
+        key: Option<HandlersKey>,
         delivery: Parts<'_>,
     ) -> bool {
-        let Some(handler) = self.channels.get_mut(key).and_then(|h| h.request.as_mut()) else {
-            return false;
-        };
-        core.dealt = Dealt::Not;
-        let arrived = core.arrived;
-        let began = core.latency.begin_handler(core.now.monotonic);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let request = Request { delivery: delivery.with(core) };
-            handler(request).map(|_reply| ())
-        }));
-        let failure: Cow<'static, str> = match result {
-            Ok(Ok(())) => "it returned without answering".into(),
-            Ok(Err(error)) => {
-                core.counters.handler_failures += 1;
-                crate::trace::handler_failed(&error.message);
-                error.message.into()
-            }
-            Err(panic) => panicked(core, &*panic).into(),
-        };
-        let ended = core.latency.end_handler(began);
-        if core.dealt == Dealt::Not {
-            let text = format!("the handler of this channel failed: {failure}");
-            let why = Refusal::new(ErrorCode::HandlerFailed, text);
-            core.refuse(delivery.from, &delivery.envelope, &why);
-        }
-        if core.dealt != Dealt::Otherwise {
-            core.note_answer(delivery.channel, arrived, began, ended);
-        }
-        true
+        let own = key.and_then(|key| self.channels.get_mut(key));
+        own.and_then(|own| own.request.as_mut()).is_some_and(|own| call(own, core, delivery))
+            || self.fallback.request.as_mut().is_some_and(|other| call(other, core, delivery))
     }
 
-    /// Calls the channel's handler of notifications or responses, if there is one.
+    /// Calls the channel's handler of notifications or responses, or else the fallback.
+    /// Returns whether one of them took it.
     pub(crate) fn deliver(
         &mut self,
         core: &mut Core,
-        key: HandlersKey,
+        key: Option<HandlersKey>,
         delivery: Parts<'_>,
     ) -> bool {
-        let Some(handlers) = self.channels.get_mut(key) else { return false };
-        let handler = match delivery.envelope.message_type() {
-            MessageType::Response => handlers.response.as_mut(),
-            _ => handlers.notification.as_mut(),
-        };
-        let Some(handler) = handler else { return false };
-        let result = catch_unwind(AssertUnwindSafe(|| handler(delivery.with(core))));
-        match result {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => crate::trace::handler_failed(&error.message),
-            Err(panic) => drop(panicked(core, &*panic)),
+        let message_type = delivery.envelope.message_type();
+        let own = key.and_then(|key| self.channels.get_mut(key));
+        own.and_then(|own| own.of(message_type)).is_some_and(|own| hand_over(own, core, delivery))
+            || self.fallback.of(message_type).is_some_and(|other| hand_over(other, core, delivery))
+    }
+
+    /// Asks the filter whether a message may be carried out.
+    pub(crate) fn admit(
+        &mut self,
+        core: &mut Core,
+        delivery: Parts<'_>,
+    ) -> Result<Verdict, Refusal> {
+        let Some(filter) = &mut self.filter else { return Ok(Verdict::CarryOut) };
+        let call = || filter(&mut delivery.with(core));
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(Ok(verdict)) => Ok(verdict),
+            Ok(Err(error)) => Err(Refusal::new(ErrorCode::Forbidden, error.message)),
+            Err(panic) => {
+                let failure = panicked(core, &*panic);
+                let text = format!("the server could not look at this message: {failure}");
+                Err(Refusal::new(ErrorCode::HandlerFailed, text))
+            }
         }
-        core.counters.handler_failures += 1;
-        // What has no answer has no error answer either, but for a notification the
-        // protocol knows one: the sender is told.
-        if delivery.envelope.message_type() == MessageType::Notification {
-            let why = Refusal::new(
-                ErrorCode::HandlerFailed,
-                "the handler of this channel failed on this notification",
-            );
-            core.refuse(delivery.from, &delivery.envelope, &why);
-        }
-        true
     }
 
     /// Tells the hooks who came and who went.
@@ -164,6 +178,61 @@ impl Handlers {
             }
         }
     }
+}
+
+/// Calls a request handler. Returns whether it dealt with the request.
+fn call(handler: &mut RequestHandler, core: &mut Core, delivery: Parts<'_>) -> bool {
+    core.dealt = Dealt::Not;
+    let arrived = core.arrived;
+    let began = core.latency.begin_handler(core.now.monotonic);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let request = Request { delivery: delivery.with(core) };
+        handler(request).map(|_reply| ())
+    }));
+    if core.dealt == Dealt::PassedOn {
+        return false;
+    }
+    let failure: Cow<'static, str> = match result {
+        Ok(Ok(())) => "it returned without answering".into(),
+        Ok(Err(error)) => {
+            core.counters.handler_failures += 1;
+            crate::trace::handler_failed(&error.message);
+            error.message.into()
+        }
+        Err(panic) => panicked(core, &*panic).into(),
+    };
+    let ended = core.latency.end_handler(began);
+    if core.dealt == Dealt::Not {
+        let text = format!("the handler of this channel failed: {failure}");
+        let why = Refusal::new(ErrorCode::HandlerFailed, text);
+        core.refuse(delivery.from, &delivery.envelope, &why);
+    }
+    if core.dealt != Dealt::Otherwise {
+        core.note_answer(delivery.channel, arrived, began, ended);
+    }
+    true
+}
+
+/// Calls a handler of notifications or responses. Returns whether it took the message.
+fn hand_over(handler: &mut DeliveryHandler, core: &mut Core, delivery: Parts<'_>) -> bool {
+    core.dealt = Dealt::Not;
+    let result = catch_unwind(AssertUnwindSafe(|| handler(delivery.with(core))));
+    match result {
+        Ok(Ok(())) => return core.dealt != Dealt::PassedOn,
+        Ok(Err(error)) => crate::trace::handler_failed(&error.message),
+        Err(panic) => drop(panicked(core, &*panic)),
+    }
+    core.counters.handler_failures += 1;
+    // What has no answer has no error answer either, but for a notification the
+    // protocol knows one: the sender is told.
+    if delivery.envelope.message_type() == MessageType::Notification {
+        let why = Refusal::new(
+            ErrorCode::HandlerFailed,
+            "the handler of this channel failed on this notification",
+        );
+        core.refuse(delivery.from, &delivery.envelope, &why);
+    }
+    true
 }
 
 /// What a panic said stays on this side; the peer learns only that there was one.
@@ -278,6 +347,16 @@ impl<'a> Delivery<'a> {
         &mut self.context
     }
 
+    /// Leaves the message to whoever comes next: after a channel's own handler the fallback,
+    /// see [`Server::fallback`](crate::Server::fallback), and after that the workers.
+    ///
+    /// # Errors
+    /// None: it is what a handler returns.
+    pub fn pass_on(self) -> Result<(), HandlerError> {
+        self.context.into_core().dealt = Dealt::PassedOn;
+        Ok(())
+    }
+
     /// An owned answer to this message, for [`Context::send_to_connection`].
     pub fn create_response(&self, payload: Json<'static>) -> Message {
         let envelope = &self.parts.envelope;
@@ -379,6 +458,21 @@ impl<'a> Request<'a> {
     /// handlers that answer by [`Context::send_to_connection`].
     pub fn leave_unanswered(self) -> Reply<'a> {
         self.delivery.context.into_core().dealt = Dealt::Otherwise;
+        Reply(PhantomData)
+    }
+
+    /// Says that it was answered by [`Context::send_to_connection`], with a message of the
+    /// handler's own making.
+    pub fn answered(self) -> Reply<'a> {
+        self.delivery.context.into_core().dealt = Dealt::Answered;
+        Reply(PhantomData)
+    }
+
+    /// Leaves the request to whoever comes next: after a channel's own handler the fallback,
+    /// see [`Server::fallback`](crate::Server::fallback), and after that the workers. Where
+    /// there is nobody it is answered `no_handler`.
+    pub fn pass_on(self) -> Reply<'a> {
+        self.delivery.context.into_core().dealt = Dealt::PassedOn;
         Reply(PhantomData)
     }
 

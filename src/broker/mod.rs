@@ -22,6 +22,7 @@ mod handlers;
 mod latency;
 mod limits;
 mod mailbox;
+mod manage;
 mod memory;
 mod message;
 mod pressure;
@@ -45,7 +46,7 @@ use std::time::Duration;
 pub use access::{Access, Token, User};
 pub use arena::Key;
 pub use context::{Context, SendError};
-pub use handlers::{Delivery, HandlerError, Reply, Request, RequestResult, Responder};
+pub use handlers::{Delivery, HandlerError, Reply, Request, RequestResult, Responder, Verdict};
 pub use latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
 pub use limits::Limits;
 pub use memory::MemoryPressure;
@@ -54,7 +55,7 @@ pub use stats::{ApplicationInfo, ChannelInfo, Counters, Stats};
 pub use timers::Now;
 
 #[cfg(feature = "net")]
-pub(crate) use handlers::{DeliveryHandler, RequestHandler};
+pub(crate) use handlers::ChannelHandlers;
 #[cfg(feature = "net")]
 pub(crate) use mailbox::Remote;
 #[cfg(feature = "net")]
@@ -414,6 +415,9 @@ impl Broker {
     /// Does what is due.
     pub fn advance(&mut self, now: Now) {
         self.core.now = now;
+        for handlers in self.core.orphans.drain(..) {
+            self.handlers.channels.remove(handlers);
+        }
         // What was done through a context between two turns.
         self.settle();
         while let Some(due) = self.core.timers.expire(now.monotonic) {

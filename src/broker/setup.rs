@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::core::Core;
-use super::handlers::{ChannelHandlers, ConnectionHook};
+use super::handlers::{ChannelHandlers, ConnectionHook, Filter};
 use super::mailbox::Remote;
 use super::{Broker, ChannelKey, Now};
 
@@ -36,13 +36,8 @@ impl Broker {
     }
 
     pub(crate) fn pin_application(&mut self, id: &str, name: Option<&str>, now: Now) {
-        let key = self.core.router.find_or_create_application(id, now.unix);
-        if let Some(application) = self.core.router.applications.get_mut(key) {
-            application.pinned = true;
-            if let Some(name) = name {
-                application.name = name.into();
-            }
-        }
+        self.core.now = now;
+        self.core.pin_application(id, name);
     }
 
     /// The handlers of a channel, which exists from now on whoever uses it.
@@ -52,14 +47,17 @@ impl Broker {
         channel_id: &str,
         now: Now,
     ) -> Option<ChannelKey> {
-        let router = &mut self.core.router;
-        let application = router.application(app_id)?;
-        let key = match router.channel(application, channel_id) {
-            Some(key) => key,
-            None => router.create_channel(application, channel_id, now.unix)?,
-        };
-        router.channels.get_mut(key)?.pinned = true;
-        Some(key)
+        self.core.now = now;
+        let application = self.core.router.application(app_id)?;
+        self.core.pin_channel(application, channel_id)
+    }
+
+    pub(crate) fn with_fallback(&mut self, set: impl FnOnce(&mut ChannelHandlers)) {
+        set(&mut self.handlers.fallback);
+    }
+
+    pub(crate) fn set_filter(&mut self, filter: Filter) {
+        self.handlers.filter = Some(filter);
     }
 
     pub(crate) fn with_handlers(

@@ -1,5 +1,7 @@
 //! Who hears what is published on a channel.
 
+use std::collections::btree_map::Entry;
+
 use simd_json::OwnedValue;
 use simd_json::prelude::*;
 
@@ -18,16 +20,9 @@ impl Core {
     ) -> Result<(), Refusal> {
         let payload = self.own_payload(from, envelope)?;
         let subscriptions_max = self.limits.subscriptions_per_connection_max;
-        let known = self.connections.get(from).and_then(|c| c.session());
-        let is_new = known.is_some_and(|session| !session.subscriptions.contains_key(&channel));
-        if is_new && self.refuses_for_memory() {
-            return Err(short_of_memory(ErrorCode::LimitExceeded));
-        }
-        let Some(connection) = self.connections.get_mut(from) else { return Ok(()) };
-        let congested = u32::from(connection.congested.is_some());
-        let Some(session) = connection.session_mut() else { return Ok(()) };
-        let Some(target) = self.router.channels.get_mut(channel) else { return Ok(()) };
-        if is_new {
+        let session = self.connections.get(from).and_then(|c| c.session());
+        let Some(session) = session else { return Ok(()) };
+        if !session.subscriptions.contains_key(&channel) {
             if session.subscriptions.len() >= subscriptions_max {
                 return Err(Refusal::new(
                     ErrorCode::LimitExceeded,
@@ -35,12 +30,11 @@ impl Core {
                      another connection",
                 ));
             }
-            session.subscriptions.insert(channel, target.subscribers.len() as u32);
-            target.subscribers.push(from);
-            target.congested += congested;
-            self.budget.tables_bytes += SUBSCRIPTION_BYTES;
-            self.router.retain(channel);
+            if self.refuses_for_memory() {
+                return Err(short_of_memory(ErrorCode::LimitExceeded));
+            }
         }
+        self.add_subscriber(from, channel);
         if payload.get_bool("ack") == Some(true) {
             self.acknowledge(from, envelope, "subscribed");
         }
@@ -54,23 +48,42 @@ impl Core {
         envelope: &Envelope<'_>,
     ) -> Result<(), Refusal> {
         let payload = self.own_payload(from, envelope)?;
-        if let Some(connection) = self.connections.get_mut(from) {
-            let congested = connection.congested.is_some();
-            let session = connection.session_mut();
-            let position = session.and_then(|session| session.subscriptions.remove(&channel));
-            if let Some(position) = position {
-                if congested && let Some(target) = self.router.channels.get_mut(channel) {
-                    target.congested -= 1;
-                    self.wake_parked(Obstacle::Subscriber(channel));
-                }
-                self.remove_subscriber(channel, position);
-                self.disown_unused(from, channel);
-            }
-        }
+        self.drop_subscription(from, channel);
         if payload.get_bool("ack") == Some(true) {
             self.acknowledge(from, envelope, "unsubscribed");
         }
         Ok(())
+    }
+
+    /// Puts a connection into a channel's list; a second time changes nothing.
+    pub(crate) fn add_subscriber(&mut self, key: ConnectionKey, channel: ChannelKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let congested = u32::from(connection.congested.is_some());
+        let Some(session) = connection.session_mut() else { return };
+        let Some(target) = self.router.channels.get_mut(channel) else { return };
+        if let Entry::Vacant(place) = session.subscriptions.entry(channel) {
+            place.insert(target.subscribers.len() as u32);
+            target.subscribers.push(key);
+            target.congested += congested;
+            self.budget.tables_bytes += SUBSCRIPTION_BYTES;
+            self.router.retain(channel);
+        }
+    }
+
+    /// Ends a connection's subscription. Returns whether it had one.
+    pub(crate) fn drop_subscription(&mut self, key: ConnectionKey, channel: ChannelKey) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        let congested = connection.congested.is_some();
+        let session = connection.session_mut();
+        let position = session.and_then(|session| session.subscriptions.remove(&channel));
+        let Some(position) = position else { return false };
+        if congested && let Some(target) = self.router.channels.get_mut(channel) {
+            target.congested -= 1;
+            self.wake_parked(Obstacle::Subscriber(channel));
+        }
+        self.remove_subscriber(channel, position);
+        self.disown_unused(key, channel);
+        true
     }
 
     /// Takes one entry out of a channel's list; the last one moves into its place.

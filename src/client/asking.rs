@@ -89,6 +89,26 @@ impl Client {
         self.shared().ask(heading, payload, Kind::Free, waiter, deadline, true).map(RequestId)
     }
 
+    /// Asks with a message as it is, and calls `callback` on the client's thread with its answer
+    /// as it came: one that is an error is a message too. For programs that make messages
+    /// themselves, such as bindings to other languages.
+    ///
+    /// # Errors
+    /// As [`send_request_async`](Self::send_request_async); [`Error::BadId`] if the
+    /// `message_id` is no [`RequestId`], or waited for already.
+    pub fn send_request_message(
+        &self,
+        message: &Message,
+        timeout: Duration,
+        callback: impl FnOnce(Result<Message, Error>) + Send + 'static,
+    ) -> Result<RequestId, Error> {
+        let RequestId(id) = RequestId::of_message_id(&message.message_id)
+            .ok_or(Error::BadId { field: "message_id" })?;
+        let waiter = Waiter::AsItCame(Box::new(callback));
+        let deadline = Instant::now().checked_add(timeout);
+        self.shared().ask_message(message, id, waiter, deadline).map(RequestId)
+    }
+
     /// Waits no more for the answer to a request: its callback is dropped without a call, and if
     /// it has not left it is never sent. False if it was answered already.
     pub fn cancel(&self, request: RequestId) -> bool {

@@ -1,6 +1,7 @@
 //! The client for many threads: one connection, kept up by a thread of its own.
 
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -104,9 +105,7 @@ pub(super) struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // The socket in it is the driver's too.
-        self.shared.lock().link = Link::Closed;
-        self.shared.wake();
+        self.shared.abort();
     }
 }
 
@@ -195,6 +194,34 @@ impl Client {
         if let Some(listeners) = &mut *listeners {
             listeners.push(Box::new(listener));
         }
+    }
+
+    /// Ends at once, as when the last clone is dropped: what waits is not sent, and requests
+    /// without an answer, here or served, fail. [`close`](Self::close) drains first, and may be
+    /// cut short by this.
+    pub fn abort(&self) {
+        self.shared().abort();
+    }
+
+    /// Whether there is a connection just now.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.shared().lock().link, Link::Up(_))
+    }
+
+    /// A duplicate of the connection's socket, for looking at its addresses and options; none
+    /// without a connection. What is read from it is lost for the client, and what is written
+    /// to it ruins the connection.
+    pub fn duplicate_socket(&self) -> Option<std::io::Result<OwnedFd>> {
+        match &self.shared().lock().link {
+            Link::Up(socket) => Some(socket.as_fd().try_clone_to_owned()),
+            _ => None,
+        }
+    }
+
+    /// How many bytes wait to be sent; with [`ClientOptions::queue_bytes_max`] and more, sending
+    /// blocks or fails.
+    pub fn waiting_bytes(&self) -> usize {
+        self.shared().lock().outbox.waiting_bytes()
     }
 
     /// The state of the connection.

@@ -103,6 +103,7 @@ fn answered(
         }
         if let Some(waiter) = state.pending.answered(id) {
             drop(state);
+            let error = error.filter(|_| !matches!(waiter, Waiter::AsItCame(_)));
             let answer = error.map_or_else(|| Ok(Message::from(envelope)), Err);
             return News::Answer(waiter, answer);
         }

@@ -111,6 +111,13 @@ impl Shared {
         let _ = self.waker.wake();
     }
 
+    /// Has the driver end.
+    pub(super) fn abort(&self) {
+        // The socket in it is the driver's too.
+        self.lock().link = Link::Closed;
+        self.wake();
+    }
+
     pub(super) fn is_driver(&self) -> bool {
         self.driver.get() == Some(&std::thread::current().id())
     }
@@ -152,9 +159,37 @@ impl Shared {
     ) -> Result<Uuid, Error> {
         let mut encoder = self.encoder()?;
         let id = encoder.value(heading, payload)?;
+        self.ask_encoded(&mut encoder, id, kind, waiter, deadline, is_watched)
+    }
+
+    /// Sends a request as it is, under its own id, which is a UUID. See [`ask`](Self::ask).
+    pub(super) fn ask_message(
+        &self,
+        message: &Message,
+        id: Uuid,
+        waiter: Waiter,
+        deadline: Option<Instant>,
+    ) -> Result<Uuid, Error> {
+        let mut encoder = self.encoder()?;
+        encoder.message(message)?;
+        self.ask_encoded(&mut encoder, id, Kind::Free, waiter, deadline, true)
+    }
+
+    fn ask_encoded(
+        &self,
+        encoder: &mut Encoder,
+        id: Uuid,
+        kind: Kind,
+        waiter: Waiter,
+        deadline: Option<Instant>,
+        is_watched: bool,
+    ) -> Result<Uuid, Error> {
         let mut state = self.room(kind)?;
+        if state.pending.contains(id) {
+            return Err(Error::BadId { field: "message_id" });
+        }
         state.pending.insert(id, waiter, deadline);
-        if let Err(error) = self.dispatch(&mut state, &mut encoder, kind, Some(id)) {
+        if let Err(error) = self.dispatch(&mut state, encoder, kind, Some(id)) {
             let unasked = state.pending.forget(id);
             drop(state);
             drop(unasked);

@@ -60,6 +60,8 @@ impl Slot {
 pub(super) enum Waiter {
     Slot(Arc<Slot>),
     Callback(Box<dyn FnOnce(Answer) + Send>),
+    /// As a callback, of one who wants answers that are errors as they came.
+    AsItCame(Box<dyn FnOnce(Answer) + Send>),
     /// The driver asked, to see whether the server is alive.
     Heartbeat,
 }
@@ -69,7 +71,9 @@ impl Waiter {
     pub(super) fn tell(self, answer: Answer) {
         match self {
             Self::Slot(slot) => slot.fill(answer),
-            Self::Callback(callback) => super::shared::shielded(|| callback(answer)),
+            Self::Callback(callback) | Self::AsItCame(callback) => {
+                super::shared::shielded(|| callback(answer));
+            }
             Self::Heartbeat => {}
         }
     }
@@ -80,6 +84,7 @@ impl fmt::Debug for Waiter {
         f.write_str(match self {
             Self::Slot(_) => "Slot",
             Self::Callback(_) => "Callback",
+            Self::AsItCame(_) => "AsItCame",
             Self::Heartbeat => "Heartbeat",
         })
     }
@@ -111,6 +116,19 @@ impl fmt::Debug for Waiter {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(pub(super) Uuid);
+
+impl RequestId {
+    /// The request that a message with this id is, if it can be one's name: a UUID.
+    ///
+    /// ```
+    /// # use ipc_framework::client::RequestId;
+    /// assert!(RequestId::of_message_id("67e55044-10b1-426f-9247-bb680e5fe0c8").is_some());
+    /// assert!(RequestId::of_message_id("job 7").is_none());
+    /// ```
+    pub fn of_message_id(message_id: &str) -> Option<Self> {
+        Uuid::try_parse(message_id).ok().map(Self)
+    }
+}
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,10 +1,7 @@
 //! Setting up applications, channels and their handlers.
 
 use super::Server;
-use crate::broker::{
-    ChannelKey, Delivery, DeliveryHandler, HandlerError, Request, RequestHandler, RequestResult,
-};
-use crate::proto::ID_BYTES_MAX;
+use crate::broker::{ChannelHandlers, ChannelKey, Delivery, HandlerError, Request, RequestResult};
 
 /// An application of the server, for setting up its channels.
 ///
@@ -29,7 +26,6 @@ pub struct Application<'a> {
 
 impl<'a> Application<'a> {
     pub(super) fn pin(server: &'a mut Server, id: &str, name: Option<&str>) -> Self {
-        assert_usable(id);
         let now = server.net.now();
         server.broker.pin_application(id, name, now);
         Self { server, id: id.to_owned() }
@@ -44,23 +40,14 @@ impl<'a> Application<'a> {
     /// server.
     ///
     /// # Panics
-    /// If the id is empty or longer than [`ID_BYTES_MAX`].
+    /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
     pub fn channel(&mut self, id: &str) -> Channel<'_> {
-        assert_usable(id);
         let now = self.server.net.now();
         let key = self.server.broker.pin_channel(&self.id, id, now);
         // The application was pinned when `self` was made.
         let key = key.unwrap_or_else(|| unreachable!("a pinned application has channels"));
-        Channel { server: self.server, key }
+        Channel { server: self.server, key: Some(key) }
     }
-}
-
-fn assert_usable(id: &str) {
-    assert!(
-        !id.is_empty() && id.len() <= ID_BYTES_MAX,
-        "an id has 1 to {ID_BYTES_MAX} bytes, this one has {}",
-        id.len()
-    );
 }
 
 /// A channel of the server, for setting its handlers. A later handler replaces an earlier
@@ -84,33 +71,40 @@ fn assert_usable(id: &str) {
 #[derive(Debug)]
 pub struct Channel<'a> {
     server: &'a mut Server,
-    key: ChannelKey,
+    /// `None`: all that have no handler of their own.
+    key: Option<ChannelKey>,
 }
 
-impl Channel<'_> {
+impl<'a> Channel<'a> {
+    pub(super) fn fallback(server: &'a mut Server) -> Self {
+        Self { server, key: None }
+    }
+
+    fn with_handlers(&mut self, set: impl FnOnce(&mut ChannelHandlers)) -> &mut Self {
+        match self.key {
+            Some(key) => self.server.broker.with_handlers(key, set),
+            None => self.server.broker.with_fallback(set),
+        }
+        self
+    }
+
     /// Answers the channel's requests. An error or a panic is answered `handler_failed`,
     /// and the server lives on.
     #[doc(alias = "set_handler")]
     pub fn on_request(
         &mut self,
-        handler: impl for<'a> FnMut(Request<'a>) -> RequestResult<'a> + Send + 'static,
+        handler: impl for<'h> FnMut(Request<'h>) -> RequestResult<'h> + Send + 'static,
     ) -> &mut Self {
-        let handler: RequestHandler = Box::new(handler);
-        self.server.broker.with_handlers(self.key, |handlers| handlers.request = Some(handler));
-        self
+        self.with_handlers(|handlers| handlers.request = Some(Box::new(handler)))
     }
 
     /// Takes the channel's notifications.
     #[doc(alias = "set_handler")]
     pub fn on_notification(
         &mut self,
-        handler: impl for<'a> FnMut(Delivery<'a>) -> Result<(), HandlerError> + Send + 'static,
+        handler: impl for<'h> FnMut(Delivery<'h>) -> Result<(), HandlerError> + Send + 'static,
     ) -> &mut Self {
-        let handler: DeliveryHandler = Box::new(handler);
-        self.server.broker.with_handlers(self.key, |handlers| {
-            handlers.notification = Some(handler);
-        });
-        self
+        self.with_handlers(|handlers| handlers.notification = Some(Box::new(handler)))
     }
 
     /// Takes the channel's responses, but for those that answer a request which the server
@@ -118,10 +112,8 @@ impl Channel<'_> {
     #[doc(alias = "set_handler")]
     pub fn on_response(
         &mut self,
-        handler: impl for<'a> FnMut(Delivery<'a>) -> Result<(), HandlerError> + Send + 'static,
+        handler: impl for<'h> FnMut(Delivery<'h>) -> Result<(), HandlerError> + Send + 'static,
     ) -> &mut Self {
-        let handler: DeliveryHandler = Box::new(handler);
-        self.server.broker.with_handlers(self.key, |handlers| handlers.response = Some(handler));
-        self
+        self.with_handlers(|handlers| handlers.response = Some(Box::new(handler)))
     }
 }

@@ -62,7 +62,24 @@ impl Handle {
         })
     }
 
-    /// Sends a message to all connections of an application, soon.
+    /// Sends a message to the subscribers of a channel, whatever channel the message itself
+    /// names, soon.
+    ///
+    /// # Errors
+    /// As [`Handle::publish`].
+    pub fn publish_to(
+        &self,
+        app_id: &str,
+        channel_id: &str,
+        message: Message,
+    ) -> Result<(), HandleError> {
+        let (app_id, channel_id) = (app_id.to_owned(), channel_id.to_owned());
+        self.post(message.payload.as_str().len(), move |context| {
+            note_unsent(context.publish_to(&app_id, &channel_id, &message).err());
+        })
+    }
+
+    /// Sends a message to all connections of its application, soon.
     ///
     /// # Errors
     /// As [`Handle::publish`].

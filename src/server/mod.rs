@@ -14,7 +14,7 @@ pub use handle::{Handle, HandleError};
 
 pub use crate::net::{Address, Inherited};
 
-use crate::broker::{Broker, ConnectionInfo, Context};
+use crate::broker::{Broker, ConnectionInfo, Context, Delivery, HandlerError, Verdict};
 use crate::net::{EventLoop, MioSystem};
 use crate::{Config, Error};
 
@@ -87,6 +87,53 @@ impl Server {
     /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
     pub fn application(&mut self, id: &str, name: &str) -> Application<'_> {
         Application::pin(self, id, Some(name))
+    }
+
+    /// Handlers for every channel that has none of its own, also for those that clients bring
+    /// into being. They see which one a message is for by its envelope, and may
+    /// [pass it on](crate::Request::pass_on) to the workers.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ipc_framework::Error> {
+    /// # use ipc_framework::{Config, Server};
+    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// server.fallback().on_request(|request| match request.message().channel_id().raw() {
+    ///     "echo" => {
+    ///         let payload = request.json();
+    ///         request.reply_json(&payload)
+    ///     }
+    ///     _ => Ok(request.pass_on()),
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fallback(&mut self) -> Channel<'_> {
+        Channel::fallback(self)
+    }
+
+    /// Asks `filter` about every publication, subscription and unsubscription before it is
+    /// carried out. An error of its is told the sender as `forbidden`, with its text. A later
+    /// filter replaces an earlier one.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ipc_framework::Error> {
+    /// # use ipc_framework::{Config, MessageType, Server, Verdict};
+    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// server.filter(|delivery| {
+    ///     let message = delivery.message();
+    ///     match (message.message_type(), message.channel_id().raw()) {
+    ///         (MessageType::Publish, "alerts") => Err("only the server raises alerts".into()),
+    ///         _ => Ok(Verdict::CarryOut),
+    ///     }
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn filter(
+        &mut self,
+        filter: impl FnMut(&mut Delivery<'_>) -> Result<Verdict, HandlerError> + Send + 'static,
+    ) {
+        self.broker.set_filter(Box::new(filter));
     }
 
     /// Calls `hook` whenever a connection has introduced itself. A later hook replaces an

@@ -6,6 +6,7 @@ mod connection;
 mod liveness;
 mod losses;
 mod many_threads;
+mod messages;
 mod overhead;
 mod pool;
 mod proxy;

@@ -12,8 +12,10 @@ mod commands;
 mod descriptors;
 mod drain;
 mod embedding;
+mod fallback;
 mod hooks;
 mod instruments;
+mod manage;
 mod memory;
 #[cfg(all(feature = "cli", target_os = "linux"))]
 mod memory_budget;

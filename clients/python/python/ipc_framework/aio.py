@@ -1,0 +1,448 @@
+"""The client for asyncio.
+
+    import asyncio
+    from ipc_framework import aio
+
+    async def main():
+        async with aio.connect("bench") as client:
+            answer = await client.request("echo", {"hello": "world"})
+            async for message in client.subscribe("news"):
+                print(message.payload)
+
+    asyncio.run(main())
+
+No thread of Python's stands behind it: the loop watches a descriptor, which becomes readable when
+something has come, and one wake-up brings all that has. A client belongs to the loop it was
+connected in, and is not for other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+import uuid
+from collections import deque
+from typing import Any, AsyncIterator, Callable, Deque, Dict, Generator, List, Optional, Set, Tuple, TypeVar, Union
+from typing import overload
+from weakref import finalize
+
+from . import _lifetime, _native
+from ._dispatch import Event
+from ._serving import failure_text
+from .client import EXIT_TIMEOUT, RECONNECT_PAUSES
+from .core import Message, MessageType
+from .exceptions import ConnectionError, IPCError, TimeoutError
+
+__all__ = ["Client", "Event", "Subscription", "connect"]
+
+logger = logging.getLogger("ipc_framework.aio")
+
+Handler = Callable[[Message], Any]
+AnyHandler = TypeVar("AnyHandler", bound=Handler)
+
+
+def connect(
+    app_id: str,
+    host: str = "localhost",
+    port: int = 8888,
+    *,
+    unix: Optional[str] = None,
+    token: Optional[str] = None,
+    connection_id: Optional[str] = None,
+    connect_timeout: float = 10.0,
+    request_timeout: Optional[float] = 10.0,
+    reconnect: Union[bool, Tuple[float, float]] = True,
+    heartbeat: Optional[float] = 5.0,
+    queue_bytes_max: int = 8 << 20,
+    frame_bytes_max: int = 16 << 20,
+) -> _Connecting:
+    """Connects: `async with connect(...) as client`, or `client = await connect(...)` and `await client.close()`.
+
+    `unix` is the path of a Unix socket in place of host and port, `token` the application's secret. A lost
+    connection comes back by itself, with what was subscribed and served, unless `reconnect` is False; a pair of
+    seconds sets its pauses. Meanwhile messages wait, up to `queue_bytes_max`.
+
+    Raises `ConnectionError` or `AuthenticationError` when awaited: the first attempt is not repeated.
+    """
+    connection_id = connection_id or str(uuid.uuid4())
+
+    def open_native() -> _native.Client:
+        return _native.Client(
+            app_id=app_id,
+            host=host,
+            port=port,
+            unix=unix,
+            token=token,
+            connection_id=connection_id,
+            connect_timeout=connect_timeout,
+            reconnect=RECONNECT_PAUSES if reconnect is True else reconnect or None,
+            heartbeat=heartbeat,
+            queue_bytes_max=queue_bytes_max,
+            frame_bytes_max=frame_bytes_max,
+            rings=True,
+        )
+
+    return _Connecting(open_native, lambda native: Client(native, app_id, connection_id, request_timeout))
+
+
+class _Connecting:
+    """What `connect` returns."""
+
+    def __init__(self, open_native: Callable[[], _native.Client], wrap: Callable[[_native.Client], Client]) -> None:
+        self._open_native = open_native
+        self._wrap = wrap
+        self._client: Optional[Client] = None
+
+    async def _connect(self) -> Client:
+        # It may resolve names, which blocks.
+        opening = asyncio.get_running_loop().run_in_executor(None, self._open_native)
+        try:
+            native = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_abandon)
+            raise
+        self._client = self._wrap(native)
+        return self._client
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> Client:
+        return await self._connect()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+def _abandon(opening: asyncio.Future[_native.Client]) -> None:
+    """Nobody waits for this connection any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().abort()
+
+
+class Client:
+    """A connection, as `connect` makes it."""
+
+    def __init__(
+        self, native: _native.Client, app_id: str, connection_id: str, request_timeout: Optional[float]
+    ) -> None:
+        self.app_id = app_id
+        self.connection_id = connection_id
+        self.request_timeout = request_timeout
+        self._native = native
+        self._loop = asyncio.get_running_loop()
+        self._requests: Dict[str, asyncio.Future[Message]] = {}
+        self._subscriptions: Dict[str, List[_Queue]] = {}
+        self._handlers: Dict[str, Handler] = {}
+        self._tasks: Set[asyncio.Task[None]] = set()
+        self._registrations: List[asyncio.Task[None]] = []
+        self._listeners: List[Callable[[Event], Any]] = []
+        self._ended = asyncio.Event()
+        self._loop.add_reader(native.fileno(), self._take)
+        _lifetime.keep(self)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection just now."""
+        return self._native.is_connected
+
+    def info(self) -> Dict[str, Any]:
+        """Counters of the connection."""
+        return self._native.info()
+
+    # Asking and telling
+
+    async def request(self, channel_id: str, payload: Any = None, *, timeout: Optional[float] = -1.0) -> Message:
+        """Asks whoever serves the channel. `timeout` is the client's `request_timeout` by default, None: forever.
+
+        Raises an `IPCError` with the protocol's `code` if the answer is an error, `TimeoutError` if there is none
+        in time, and `ConnectionError` if the connection is lost; `may_be_executed` says whether the request may
+        have been carried out. Cancelled, it is forgotten here; whoever serves it may carry it out all the same.
+        """
+        if timeout is not None and timeout < 0:
+            timeout = self.request_timeout
+        message = self._message(channel_id, MessageType.REQUEST, payload)
+        message_id = message.message_id
+        await self._room(timeout)
+        future: asyncio.Future[Message] = self._loop.create_future()
+        self._requests[message_id] = future
+        try:
+            self._native.ask(message, float("inf") if timeout is None else timeout, None)
+            answer = await future
+        except asyncio.CancelledError:
+            self._native.forget(message_id)
+            raise
+        finally:
+            self._requests.pop(message_id, None)
+        error = _native.error_of(answer.payload)
+        if error is not None:
+            raise error
+        return answer
+
+    async def publish(self, channel_id: str, payload: Any) -> None:
+        """Sends a value to all subscribers of the channel."""
+        await self._room(self.request_timeout)
+        self._native.send(self._message(channel_id, MessageType.PUBLISH, payload))
+
+    async def notify(self, channel_id: str, payload: Any) -> None:
+        """Sends a value to whoever serves the channel; nothing is answered."""
+        await self._room(self.request_timeout)
+        self._native.send(self._message(channel_id, MessageType.NOTIFICATION, payload))
+
+    async def ping(self, *, timeout: Optional[float] = -1.0) -> float:
+        """How many seconds the server takes to answer. The published one does not: `TimeoutError`."""
+        begin = time.monotonic()
+        await self.request("system", {"action": "ping"}, timeout=timeout)
+        return time.monotonic() - begin
+
+    async def flush(self, *, timeout: Optional[float] = -1.0) -> None:
+        """Returns when the server has processed all that was sent before."""
+        await self.ping(timeout=timeout)
+
+    def _message(self, channel_id: str, message_type: MessageType, payload: Any) -> Message:
+        return Message("", self.app_id, channel_id, message_type, payload, 0)
+
+    async def _room(self, timeout: Optional[float]) -> None:
+        """Waits until the queue takes another message: the native client would block the loop."""
+        begin, pause = time.monotonic(), 0.001
+        while self._native.is_full:
+            if timeout is not None and time.monotonic() - begin >= timeout:
+                error = TimeoutError("the server takes nothing, and the queue is full; send less, or wait longer")
+                error.code = "queue_full"
+                raise error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.05)
+
+    # Listening
+
+    def subscribe(self, channel_id: str, *, messages_max: int = 65_536) -> Subscription:
+        """Subscribes at once, and returns the channel's messages as an asynchronous iterator.
+
+        It unsubscribes when it is closed, at the end of its `async with`, or when nothing refers to it. At most
+        `messages_max` messages wait for a slow reader; the later ones are counted by `missed`.
+        """
+        queue = _Queue(messages_max)
+        queues = self._subscriptions.setdefault(channel_id, [])
+        queues.append(queue)
+        if len(queues) == 1:
+            try:
+                self._native.subscribe(channel_id)
+            except IPCError:
+                del self._subscriptions[channel_id]
+                raise
+        if self._ended.is_set():
+            queue.end()
+        return Subscription(self, channel_id, queue)
+
+    def _unsubscribe(self, channel_id: str, queue: _Queue) -> None:
+        queue.end()
+        queues = self._subscriptions.get(channel_id, [])
+        if queue in queues:
+            queues.remove(queue)
+            if not queues:
+                del self._subscriptions[channel_id]
+                self._native.unsubscribe(channel_id)
+
+    # Serving
+
+    @overload
+    def serve(self, channel_id: str, handler: AnyHandler, *, concurrency: int = 16) -> asyncio.Task[None]: ...
+    @overload
+    def serve(self, channel_id: str, *, concurrency: int = 16) -> Callable[[AnyHandler], AnyHandler]: ...
+    def serve(self, channel_id: str, handler: Any = None, *, concurrency: int = 16) -> Any:
+        """Becomes a worker of the channel: what `handler` returns is the answer to a request.
+
+        `await client.serve("square", square)` returns when the server has agreed. As a decorator,
+        `@client.serve("square")`, it begins at once; `await client.ready()` waits for that. At most `concurrency`
+        requests are handled at once; a handler that is no coroutine function is called by a thread. An exception is
+        logged and answered as `handler_failed`.
+        """
+        if handler is None:
+
+            def decorate(decorated: AnyHandler) -> AnyHandler:
+                self.serve(channel_id, decorated, concurrency=concurrency)
+                return decorated
+
+            return decorate
+        # Before the server knows: its first request may come with its answer.
+        self._handlers[channel_id] = handler
+        task = self._loop.create_task(self._register(channel_id, handler, concurrency))
+        self._registrations.append(task)
+        return task
+
+    async def _register(self, channel_id: str, handler: Handler, concurrency: int) -> None:
+        try:
+            await self._loop.run_in_executor(None, self._native.serve, channel_id, concurrency)
+        except BaseException:
+            if self._handlers.get(channel_id) is handler:
+                del self._handlers[channel_id]
+            raise
+
+    async def ready(self) -> None:
+        """Returns when all channels that are served so far are so at the server; raises what speaks against one."""
+        registrations, self._registrations = self._registrations, []
+        for task in registrations:
+            await task
+
+    async def stop_serving(self, channel_id: str) -> None:
+        """Is a worker of the channel no longer. What it has is still answered."""
+        await self._loop.run_in_executor(None, self._native.stop_serving, channel_id)
+        self._handlers.pop(channel_id, None)
+
+    async def _answer(self, message: Message, job: _native.Job) -> None:
+        handler = self._handlers.get(message.channel_id)
+        try:
+            if handler is None:
+                job.fail("this client serves the channel no longer; ask again")
+            elif inspect.iscoroutinefunction(handler):
+                job.answer(await handler(message))
+            else:
+                job.answer(await self._loop.run_in_executor(None, handler, message))
+        except asyncio.CancelledError:
+            job.fail("the handler was cancelled")
+            raise
+        except Exception as error:
+            logger.exception("the handler that serves %r failed", message.channel_id)
+            job.fail(failure_text(error))
+
+    # What comes
+
+    def _take(self) -> bool:
+        items = self._native.take_now()
+        for kind, *item in items:
+            getattr(self, f"_on_{kind}")(*item)
+        return bool(items)
+
+    def _on_message(self, message: Message) -> None:
+        for queue in self._subscriptions.get(message.channel_id, ()):
+            queue.put(message)
+
+    def _on_answer(self, message_id: str, message: Optional[Message], error: Optional[IPCError]) -> None:
+        future = self._requests.get(message_id)
+        if future is None or future.done():
+            return
+        if message is not None:
+            future.set_result(message)
+        elif error is not None:
+            future.set_exception(error)
+
+    def _on_job(self, message: Message, job: _native.Job) -> None:
+        task = self._loop.create_task(self._answer(message, job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _on_event(self, name: str, error: Optional[IPCError], unanswered: int, unconfirmed: int, waiting: int) -> None:
+        event = Event(name, error, unanswered, unconfirmed, waiting)
+        level = logging.ERROR if name == "closed" and error is not None else logging.INFO
+        logger.log(level, "%s%s", name, f": {error}" if error else "")
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("a listener failed")
+        if name == "closed":
+            self._end()
+
+    def on_event(self, listener: Callable[[Event], Any]) -> None:
+        """Has `listener` called with what happens to the connection."""
+        self._listeners.append(listener)
+
+    # The end
+
+    async def close(self, timeout: float = 10.0) -> bool:
+        """Takes no more requests to serve, answers those it has, sends what waits, and ends the connection.
+
+        False if that took longer than `timeout`; it is closed all the same.
+        """
+        is_done = await self._loop.run_in_executor(None, self._native.close, timeout)
+        while self._take():
+            pass
+        self._end()
+        return is_done
+
+    async def wait_closed(self) -> None:
+        """Returns when the client is closed, by `close` or by the server for good: for programs that only serve."""
+        await self._ended.wait()
+
+    def _end(self) -> None:
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        self._loop.remove_reader(self._native.fileno())
+        self._native.abort()
+        for future in self._requests.values():
+            if not future.done():
+                future.set_exception(ConnectionError("the client is closed"))
+        for queues in self._subscriptions.values():
+            for queue in queues:
+                queue.end()
+
+    def _end_with_process(self) -> None:
+        # The loop is gone; what it did not send is sent.
+        self._native.close(EXIT_TIMEOUT)
+        self._native.abort()
+
+    def _left_behind(self) -> None:
+        self._native.leave_to_parent()
+
+
+class _Queue:
+    """Messages on their way to one reader."""
+
+    def __init__(self, messages_max: int) -> None:
+        self.messages: Deque[Message] = deque()
+        self.messages_max = messages_max
+        self.missed = 0
+        self.arrived = asyncio.Event()
+        self.has_ended = False
+
+    def put(self, message: Message) -> None:
+        if len(self.messages) < self.messages_max:
+            self.messages.append(message)
+            self.arrived.set()
+        else:
+            self.missed += 1
+
+    def end(self) -> None:
+        self.has_ended = True
+        self.arrived.set()
+
+
+class Subscription(AsyncIterator[Message]):
+    """The messages of a channel, as `Client.subscribe` makes it. It ends with the client."""
+
+    def __init__(self, client: Client, channel_id: str, queue: _Queue) -> None:
+        self.channel_id = channel_id
+        self._queue = queue
+        self._close = finalize(self, client._unsubscribe, channel_id, queue)
+        self._close.atexit = False
+
+    @property
+    def missed(self) -> int:
+        """How many messages were dropped because too many waited."""
+        return self._queue.missed
+
+    def close(self) -> None:
+        """Unsubscribes, unless the client has another subscription to the channel."""
+        self._close()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Message:
+        queue = self._queue
+        while not queue.messages:
+            if queue.has_ended:
+                raise StopAsyncIteration
+            queue.arrived.clear()
+            await queue.arrived.wait()
+        return queue.messages.popleft()
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()

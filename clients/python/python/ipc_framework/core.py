@@ -1,0 +1,372 @@
+"""Messages, channels, applications, and the bases of servers and clients.
+
+Everything here is plain Python and works by itself. :class:`~ipc_framework.FrameworkServer` and
+:class:`~ipc_framework.FrameworkClient` join it with the Rust server and client.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, is_dataclass
+from enum import Enum
+from typing import Any, Callable, Dict, List, Optional
+
+logger = logging.getLogger("ipc_framework")
+
+Handler = Callable[["Message"], Any]
+
+
+class MessageType(Enum):
+    """What a message is."""
+
+    REQUEST = "request"
+    RESPONSE = "response"
+    NOTIFICATION = "notification"
+    SUBSCRIBE = "subscribe"
+    UNSUBSCRIBE = "unsubscribe"
+    PUBLISH = "publish"
+
+
+@dataclass
+class Message:
+    """One message. An empty id and a zero timestamp are filled in."""
+
+    message_id: str
+    app_id: str
+    channel_id: str
+    message_type: MessageType
+    payload: Any
+    timestamp: float
+    reply_to: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        if not self.message_id:
+            self.message_id = str(uuid.uuid4())
+        if not self.timestamp:
+            self.timestamp = time.time()
+
+    def create_response(self, payload: Any) -> Message:
+        """The answer to this message."""
+        response = Message(
+            message_id="",
+            app_id=self.app_id,
+            channel_id=self.channel_id,
+            message_type=MessageType.RESPONSE,
+            payload=payload,
+            timestamp=0,
+            reply_to=self.message_id,
+        )
+        # Whoever sends it need not say to whom.
+        origin = self.__dict__.get("_origin")
+        if origin is not None:
+            response.__dict__["_origin"] = origin
+        return response
+
+    def to_dict(self) -> Dict[str, Any]:
+        """The seven fields as they stand on the wire."""
+        data = asdict(self)
+        data["message_type"] = self.message_type.value
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Dict[str, Any]) -> Message:
+        """The message of such a dictionary."""
+        return cls(**{**data, "message_type": MessageType(data["message_type"])})
+
+    def to_json(self) -> str:
+        """The message as JSON text."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, json_str: str) -> Message:
+        """The message of such a text."""
+        return cls.from_dict(json.loads(json_str))
+
+
+def _plain(value: Any) -> Any:
+    """What ``json`` does not know: data classes are sent as objects, wherever they stand in a payload."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+class Channel:
+    """A channel of one application: who listens to it, and who handles what comes in."""
+
+    def __init__(self, channel_id: str, app_id: str) -> None:
+        self.channel_id = channel_id
+        self.app_id = app_id
+        self.subscribers: List[str] = []
+        self.handlers: Dict[MessageType, Handler] = {}
+        self.created_at = time.time()
+        self._lock = threading.RLock()
+
+    def add_subscriber(self, connection_id: str) -> None:
+        """Subscribes a connection; a second time changes nothing."""
+        with self._lock:
+            if connection_id not in self.subscribers:
+                self.subscribers.append(connection_id)
+
+    def remove_subscriber(self, connection_id: str) -> None:
+        """Unsubscribes a connection."""
+        with self._lock:
+            if connection_id in self.subscribers:
+                self.subscribers.remove(connection_id)
+
+    def set_handler(self, message_type: MessageType, handler: Handler) -> None:
+        """Sets who handles messages of one type; a later handler replaces an earlier one."""
+        with self._lock:
+            self.handlers[message_type] = handler
+
+    def get_handler(self, message_type: MessageType) -> Optional[Handler]:
+        """Who handles messages of this type, if anybody does."""
+        with self._lock:
+            return self.handlers.get(message_type)
+
+    def get_subscribers(self) -> List[str]:
+        """The ids of the connections that listen."""
+        with self._lock:
+            return self.subscribers.copy()
+
+
+class Application:
+    """A name space of channels."""
+
+    def __init__(self, app_id: str, name: Optional[str] = None) -> None:
+        self.app_id = app_id
+        self.name = name or app_id
+        self.channels: Dict[str, Channel] = {}
+        self.created_at = time.time()
+        self.last_activity = time.time()
+        self._lock = threading.RLock()
+
+    def create_channel(self, channel_id: str) -> Channel:
+        """Creates a channel, or finds the one with this id."""
+        with self._lock:
+            channel = self.channels.get(channel_id)
+            if channel is None:
+                channel = self.channels[channel_id] = Channel(channel_id, self.app_id)
+                self.update_activity()
+            return channel
+
+    def get_channel(self, channel_id: str) -> Optional[Channel]:
+        """The channel with this id, if there is one."""
+        with self._lock:
+            return self.channels.get(channel_id)
+
+    def remove_channel(self, channel_id: str) -> bool:
+        """Forgets a channel; returns whether there was one."""
+        with self._lock:
+            if self.channels.pop(channel_id, None) is None:
+                return False
+            self.update_activity()
+            return True
+
+    def list_channels(self) -> List[str]:
+        """The ids of all channels."""
+        with self._lock:
+            return list(self.channels)
+
+    def update_activity(self) -> None:
+        """Something happened here just now."""
+        self.last_activity = time.time()
+
+
+class ConnectionManager:
+    """Which connections there are, and to which application each belongs."""
+
+    def __init__(self) -> None:
+        self.connections: Dict[str, Any] = {}
+        self.connection_apps: Dict[str, str] = {}
+        self._lock = threading.RLock()
+
+    def add_connection(self, connection_id: str, connection_obj: Any, app_id: str) -> None:
+        """Remembers a connection."""
+        with self._lock:
+            self.connections[connection_id] = connection_obj
+            self.connection_apps[connection_id] = app_id
+
+    def remove_connection(self, connection_id: str) -> None:
+        """Forgets a connection."""
+        with self._lock:
+            self.connections.pop(connection_id, None)
+            self.connection_apps.pop(connection_id, None)
+
+    def get_connection(self, connection_id: str) -> Optional[Any]:
+        """The connection with this id, for ``send_to_connection``."""
+        with self._lock:
+            return self.connections.get(connection_id)
+
+    def get_connections_for_app(self, app_id: str) -> List[str]:
+        """The ids of an application's connections."""
+        with self._lock:
+            return [id for id, app in self.connection_apps.items() if app == app_id]
+
+    def list_connections(self) -> List[str]:
+        """The ids of all connections."""
+        with self._lock:
+            return list(self.connections)
+
+
+class IPCServer:
+    """What every server can do: keep applications, and bring messages to their handlers."""
+
+    def __init__(self, host: str = "localhost", port: int = 8888) -> None:
+        self.host = host
+        self.port = port
+        self.applications: Dict[str, Application] = {}
+        self.connection_manager: ConnectionManager = ConnectionManager()
+        self.running = False
+        self._lock = threading.RLock()
+
+    def create_application(self, app_id: str, name: Optional[str] = None) -> Application:
+        """Creates an application, or finds the one with this id."""
+        with self._lock:
+            application = self.applications.get(app_id)
+            if application is None:
+                application = self.applications[app_id] = Application(app_id, name)
+            return application
+
+    def get_application(self, app_id: str) -> Optional[Application]:
+        """The application with this id, if there is one."""
+        with self._lock:
+            return self.applications.get(app_id)
+
+    def route_message(self, message: Message) -> bool:
+        """Brings a message to where it should go; returns whether anybody took it."""
+        application = self.get_application(message.app_id)
+        channel = application.get_channel(message.channel_id) if application else None
+        if application is None or channel is None:
+            return False
+        application.update_activity()
+        if message.message_type is MessageType.PUBLISH:
+            return self._handle_publish(message, channel)
+        if message.message_type is MessageType.SUBSCRIBE:
+            return self._handle_subscribe(message, channel)
+        if message.message_type is MessageType.UNSUBSCRIBE:
+            return self._handle_unsubscribe(message, channel)
+        handler = channel.get_handler(message.message_type)
+        if handler is None:
+            return False
+        try:
+            handler(message)
+        except Exception:
+            logger.exception("the handler of %s/%s failed", message.app_id, message.channel_id)
+            return False
+        return True
+
+    def _handle_publish(self, message: Message, channel: Channel) -> bool:
+        """Sends a message to all subscribers of a channel."""
+        for connection_id in channel.get_subscribers():
+            connection = self.connection_manager.get_connection(connection_id)
+            if connection:
+                self.send_to_connection(connection, message)
+        return True
+
+    def _handle_subscribe(self, message: Message, channel: Channel) -> bool:
+        """Subscribes the connection that the payload names."""
+        connection_id = message.payload.get("connection_id")
+        if connection_id:
+            channel.add_subscriber(connection_id)
+        return bool(connection_id)
+
+    def _handle_unsubscribe(self, message: Message, channel: Channel) -> bool:
+        """Unsubscribes the connection that the payload names."""
+        connection_id = message.payload.get("connection_id")
+        if connection_id:
+            channel.remove_subscriber(connection_id)
+        return bool(connection_id)
+
+    def send_to_connection(self, connection: Any, message: Message) -> None:
+        """Sends a message to one connection."""
+        raise NotImplementedError("a subclass says how bytes leave, see FrameworkServer")
+
+    def start(self) -> None:
+        """Begins to listen."""
+        raise NotImplementedError("a subclass says where to listen, see FrameworkServer")
+
+    def stop(self) -> None:
+        """Ends."""
+        raise NotImplementedError("a subclass says what to end, see FrameworkServer")
+
+
+class IPCClient:
+    """What every client can do: build messages, and bring what comes to its handlers."""
+
+    def __init__(self, app_id: str, host: str = "localhost", port: int = 8888) -> None:
+        self.app_id = app_id
+        self.host = host
+        self.port = port
+        self.connection_id = str(uuid.uuid4())
+        self.connected = False
+        self.message_handlers: Dict[str, Handler] = {}
+        self._lock = threading.RLock()
+
+    def connect(self) -> bool:
+        """Connects to the server."""
+        raise NotImplementedError("a subclass says how to connect, see FrameworkClient")
+
+    def disconnect(self) -> None:
+        """Leaves the server."""
+        raise NotImplementedError("a subclass says how to leave, see FrameworkClient")
+
+    def send_message(
+        self,
+        channel_id: str,
+        message_type: MessageType,
+        payload: Any,
+        reply_to: Optional[str] = None,
+    ) -> str:
+        """Sends a message on a channel; returns its id."""
+        message = Message(
+            message_id="",
+            app_id=self.app_id,
+            channel_id=channel_id,
+            message_type=message_type,
+            payload=payload,
+            timestamp=0,
+            reply_to=reply_to,
+        )
+        return self._send_message(message)
+
+    def _send_message(self, message: Message) -> str:
+        raise NotImplementedError("a subclass says how bytes leave, see FrameworkClient")
+
+    def subscribe(self, channel_id: str, handler: Optional[Handler] = None) -> bool:
+        """Asks for what is published on a channel, and sets who handles it."""
+        if handler:
+            with self._lock:
+                self.message_handlers[channel_id] = handler
+        self.send_message(channel_id, MessageType.SUBSCRIBE, {"connection_id": self.connection_id})
+        return True
+
+    def unsubscribe(self, channel_id: str) -> bool:
+        """Asks for no more of it."""
+        with self._lock:
+            self.message_handlers.pop(channel_id, None)
+        payload = {"connection_id": self.connection_id}
+        self.send_message(channel_id, MessageType.UNSUBSCRIBE, payload)
+        return True
+
+    def publish(self, channel_id: str, data: Any) -> str:
+        """Publishes data to the subscribers of a channel."""
+        return self.send_message(channel_id, MessageType.PUBLISH, data)
+
+    def request(self, channel_id: str, data: Any) -> str:
+        """Sends a request without waiting; returns the id that its answer names."""
+        return self.send_message(channel_id, MessageType.REQUEST, data)
+
+    def handle_message(self, message: Message) -> None:
+        """Brings a message to the handler of its channel."""
+        with self._lock:
+            handler = self.message_handlers.get(message.channel_id)
+        if handler is None:
+            return
+        try:
+            handler(message)
+        except Exception:
+            logger.exception("the handler of %s/%s failed", message.app_id, message.channel_id)

@@ -1,0 +1,420 @@
+//! `FrameworkClient` and `ipc_framework.aio` over [`ipc_framework::client`].
+//!
+//! The client's thread never takes the GIL: answers, messages, requests to serve and events go
+//! into an [`Inbox`], which Python empties; an answer that a thread blocks for goes straight to
+//! that thread, by a [`Waiter`].
+
+mod errors;
+mod inbox;
+mod job;
+mod link;
+mod waiter;
+
+use std::collections::HashSet;
+use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{self, ClientOptions, Endpoint, Error, Event, Reconnect, RequestId};
+use ipc_framework::{ErrorCode, Token};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use crate::inside::{Inside, SIGNALS, after_fork, begin_end};
+use crate::message;
+use errors::{Failure, raise};
+use inbox::{Inbox, Item};
+use job::Job;
+use link::Link;
+use waiter::Waiter;
+
+/// Between looks at whether a full queue has room again.
+const ROOM_PAUSE: Duration = Duration::from_millis(2);
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Client>()?;
+    module.add_class::<Job>()?;
+    module.add_class::<Waiter>()?;
+    module.add_function(wrap_pyfunction!(begin_end, module)?)?;
+    module.add_function(wrap_pyfunction!(after_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(error_of, module)?)
+}
+
+/// A connection and all that comes of it.
+#[pyclass(frozen, module = "ipc_framework._native")]
+struct Client {
+    /// None once it is closed.
+    connection: Mutex<Option<client::Client>>,
+    inbox: Arc<Inbox>,
+    link: Arc<Link>,
+    subscribed: Mutex<HashSet<String>>,
+    queue_bytes_max: usize,
+    timeout: Duration,
+    /// Requests that are waited for.
+    asked: Arc<AtomicUsize>,
+    /// This process is a forked child of the one that connected.
+    is_parents: AtomicBool,
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    #[pyo3(signature = (*, app_id, host, port, unix, token, connection_id, connect_timeout,
+        reconnect, heartbeat, queue_bytes_max, frame_bytes_max, rings))]
+    #[expect(clippy::too_many_arguments, reason = "they have names where it is called")]
+    fn new(
+        py: Python<'_>,
+        app_id: String,
+        host: String,
+        port: u16,
+        unix: Option<PathBuf>,
+        token: Option<String>,
+        connection_id: String,
+        connect_timeout: f64,
+        reconnect: Option<(f64, f64)>,
+        heartbeat: Option<f64>,
+        queue_bytes_max: usize,
+        frame_bytes_max: usize,
+        rings: bool,
+    ) -> PyResult<Self> {
+        let inside = Inside::enter(py);
+        let mut options = ClientOptions::new(app_id);
+        options.connection.endpoint = match unix {
+            Some(path) => Endpoint::unix(path),
+            None => Endpoint::tcp(host, port),
+        };
+        options.connection.token = token.map(Token::new);
+        options.connection.connection_id = Some(connection_id);
+        options.connection.connect_timeout = seconds(connect_timeout);
+        options.connection.timeout = seconds(connect_timeout);
+        options.connection.frame_bytes_max = frame_bytes_max;
+        options.reconnect = reconnect
+            .map(|(min, max)| Reconnect { pause_min: seconds(min), pause_max: seconds(max) });
+        options.heartbeat = heartbeat.map(seconds);
+        options.queue_bytes_max = queue_bytes_max;
+        let inbox = Arc::new(Inbox::new(rings)?);
+        let link = Arc::new(Link::default());
+        let connect = move || options.connect();
+        // It has a limit of its own.
+        let client = inside.interruptible(Duration::MAX, connect)?.unwrap_or(Err(Error::Closed));
+        let client = client.map_err(|error| raise(py, &error))?;
+        let (put, seen) = (Arc::clone(&inbox), Arc::clone(&link));
+        client.on_event(move |event: &Event| {
+            seen.follow(event);
+            put.put(Item::from(event));
+        });
+        let put = Arc::clone(&inbox);
+        client
+            .on_message(move |message| put.put(Item::Message(message)))
+            .map_err(|error| raise(py, &error))?;
+        let (connection, subscribed) = (Mutex::new(Some(client)), Mutex::default());
+        let is_parents = AtomicBool::new(false);
+        let (asked, timeout) = (Arc::default(), seconds(connect_timeout));
+        Ok(Self {
+            connection,
+            inbox,
+            link,
+            subscribed,
+            queue_bytes_max,
+            timeout,
+            asked,
+            is_parents,
+        })
+    }
+
+    #[getter]
+    fn is_connected(&self) -> bool {
+        self.open().is_ok_and(|client| client.is_connected())
+    }
+
+    /// It does not come back.
+    #[getter]
+    fn is_closed(&self) -> bool {
+        self.link.is_closed()
+    }
+
+    /// Whether sending would block for room.
+    #[getter]
+    fn is_full(&self) -> bool {
+        self.open().is_ok_and(|client| client.waiting_bytes() >= self.queue_bytes_max)
+    }
+
+    #[getter]
+    fn missed(&self) -> u64 {
+        self.inbox.missed()
+    }
+
+    /// A descriptor of the connection, for Python to own.
+    fn duplicate_socket(&self) -> PyResult<Option<i32>> {
+        let socket = self.open().ok().and_then(|client| client.duplicate_socket()).transpose()?;
+        Ok(socket.map(IntoRawFd::into_raw_fd))
+    }
+
+    /// Waits for a client that is on its way back. False if it does not arrive.
+    fn wait_connected(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let inside = Inside::enter(py);
+        let begin = Instant::now();
+        loop {
+            let left = seconds(timeout).saturating_sub(begin.elapsed());
+            if left.is_zero() || self.is_connected() || self.is_closed() {
+                return Ok(self.is_connected());
+            }
+            inside.detached(|| self.link.wait(left.min(SIGNALS)));
+            py.check_signals()?;
+        }
+    }
+
+    /// What is known of the connection beyond what the published client tells.
+    fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let inside = Inside::enter(py);
+        let told = PyDict::new(py);
+        if let Ok(client) = self.open() {
+            let info = inside.detached(|| client.connection_info());
+            told.set_item("connections", info.connections)?;
+            told.set_item("pending_requests", self.asked.load(Ordering::SeqCst))?;
+            told.set_item("waiting_bytes", info.waiting_bytes)?;
+            told.set_item("served_channels", info.served_channels)?;
+        }
+        Ok(told)
+    }
+
+    /// Sends a message as it is. What answers it comes as a message.
+    fn send(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = message.py();
+        let inside = Inside::enter(py);
+        let message = from_python(message)?;
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        self.wait_for_room(&inside, &client)?;
+        let sent = inside.detached(|| client.send_message(&message));
+        sent.map(|_id| ()).map_err(|error| raise(py, &error))
+    }
+
+    /// Sends a request as it is. Its answer goes to the waiter, without one into the inbox. An
+    /// id that is no UUID cannot be waited for: its answer comes as a message.
+    #[pyo3(signature = (message, timeout, waiter))]
+    fn ask(
+        &self,
+        message: &Bound<'_, PyAny>,
+        timeout: f64,
+        waiter: Option<&Bound<'_, Waiter>>,
+    ) -> PyResult<()> {
+        let py = message.py();
+        let inside = Inside::enter(py);
+        let sent = message;
+        let message = from_python(sent)?;
+        if RequestId::of_message_id(&message.message_id).is_none() {
+            return self.send(sent);
+        }
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        let message_id = message.message_id.clone();
+        let room = waiter.map(|waiter| Arc::clone(&waiter.get().room));
+        let inbox = Arc::clone(&self.inbox);
+        let asked = Asked::new(&self.asked);
+        let told = move |answer: Result<ipc_framework::Message, Error>| {
+            drop(asked);
+            let answer = answer.map_err(|error| Failure::from(&error));
+            match room {
+                Some(room) => room.fill(answer),
+                None => inbox.put(Item::Answer { message_id, answer }),
+            }
+        };
+        self.wait_for_room(&inside, &client)?;
+        let asked =
+            inside.detached(|| client.send_request_message(&message, seconds(timeout), told));
+        let request = asked.map_err(|error| raise(py, &error))?;
+        if let Some(waiter) = waiter {
+            // A waiter is used once.
+            let _ = waiter.get().asked.set((client.downgrade(), request));
+        }
+        Ok(())
+    }
+
+    /// Waits for an answer no more.
+    fn forget(&self, py: Python<'_>, message_id: &str) {
+        let inside = Inside::enter(py);
+        if let (Ok(client), Some(request)) = (self.open(), RequestId::of_message_id(message_id)) {
+            inside.detached(|| client.cancel(request));
+        }
+    }
+
+    fn subscribe(&self, py: Python<'_>, channel_id: &str) -> PyResult<()> {
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        let mut subscribed = self.subscribed.lock().unwrap_or_else(PoisonError::into_inner);
+        if subscribed.contains(channel_id) {
+            return Ok(());
+        }
+        let put = Arc::clone(&self.inbox);
+        let listen = move |message| put.put(Item::Message(message));
+        client.subscribe_with(channel_id, listen).map_err(|error| raise(py, &error))?;
+        subscribed.insert(channel_id.to_owned());
+        Ok(())
+    }
+
+    fn unsubscribe(&self, channel_id: &str) {
+        let mut subscribed = self.subscribed.lock().unwrap_or_else(PoisonError::into_inner);
+        if subscribed.remove(channel_id)
+            && let Ok(client) = self.open()
+        {
+            client.unsubscribe(channel_id);
+        }
+    }
+
+    /// Blocks until the server has agreed.
+    fn serve(&self, py: Python<'_>, channel_id: String, concurrency: usize) -> PyResult<()> {
+        let inside = Inside::enter(py);
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        let inbox = Arc::clone(&self.inbox);
+        let pass_on = move |message, responder| inbox.put(Item::Job(message, responder));
+        let serve = move || client.serve_deferred(&channel_id, concurrency, pass_on);
+        let served = inside.interruptible(Duration::MAX, serve)?.unwrap_or(Err(Error::Closed));
+        served.map_err(|error| raise(py, &error))
+    }
+
+    fn stop_serving(&self, py: Python<'_>, channel_id: String) -> PyResult<()> {
+        let inside = Inside::enter(py);
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        let stop = move || client.stop_serving(&channel_id);
+        let stopped = inside.interruptible(Duration::MAX, stop)?.unwrap_or(Err(Error::Closed));
+        stopped.map_err(|error| raise(py, &error))
+    }
+
+    /// Blocks until something has come; None at the end.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
+        let inside = Inside::enter(py);
+        let Some(items) = inside.detached(|| self.inbox.take()) else { return Ok(None) };
+        items.into_iter().map(|item| item.into_py(&inside)).collect::<PyResult<_>>().map(Some)
+    }
+
+    /// What has come, for an event loop that was told by the descriptor.
+    fn take_now<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let inside = Inside::enter(py);
+        if self.is_parents.load(Ordering::SeqCst) {
+            return Ok(Vec::new());
+        }
+        self.inbox.take_now().into_iter().map(|item| item.into_py(&inside)).collect()
+    }
+
+    /// Becomes readable when something has come, if the client was made to ring.
+    fn fileno(&self) -> i32 {
+        self.inbox.descriptor().unwrap_or(-1)
+    }
+
+    /// Drains and closes; ends at once if that was not done in time, which is False.
+    fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let inside = Inside::enter(py);
+        let Ok(client) = self.open() else { return Ok(true) };
+        let closing = client.clone();
+        let closed = inside.interruptible(seconds(timeout), move || closing.close().is_ok());
+        if !matches!(closed, Ok(Some(true))) {
+            client.abort();
+        }
+        closed.map(|closed| closed == Some(true))
+    }
+
+    /// Ends at once: whoever waits is told, and `take` returns None after what has come.
+    fn abort(&self, py: Python<'_>) {
+        let inside = Inside::enter(py);
+        if self.is_parents.load(Ordering::SeqCst) {
+            return;
+        }
+        let client = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
+        inside.detached(|| {
+            if let Some(client) = client {
+                client.abort();
+            }
+            self.link.close();
+            self.inbox.close();
+        });
+    }
+
+    /// What has come and was not taken is for nobody.
+    fn discard(&self) {
+        self.inbox.discard();
+    }
+
+    /// In a forked child: nothing of this may run here, not even its end, for it would lock
+    /// what threads of the parent held, and speak on the parent's connection.
+    fn leave_to_parent(&self) {
+        self.is_parents.store(true, Ordering::SeqCst);
+        // Only ever locked with the GIL, which the forking thread had.
+        if let Ok(mut client) = self.connection.try_lock() {
+            std::mem::forget(client.take());
+        }
+        std::mem::forget(Arc::clone(&self.inbox));
+    }
+}
+
+impl Client {
+    /// As long as sending would block, in a way that signals can end.
+    fn wait_for_room(&self, inside: &Inside<'_>, client: &client::Client) -> PyResult<()> {
+        let begin = Instant::now();
+        while client.waiting_bytes() >= self.queue_bytes_max && client.is_connected() {
+            // An event loop looks before it sends; it must not be blocked.
+            if self.inbox.descriptor().is_some() || begin.elapsed() >= self.timeout {
+                let full = Error::QueueFull { bytes_max: self.queue_bytes_max };
+                return Err(raise(inside.py(), &full));
+            }
+            inside.detached(|| std::thread::sleep(ROOM_PAUSE));
+            inside.py().check_signals()?;
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Result<client::Client, Error> {
+        let client = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        client.clone().ok_or(Error::Closed)
+    }
+}
+
+/// Counts a request until it is answered or forgotten.
+struct Asked(Arc<AtomicUsize>);
+
+impl Asked {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A duration that Python gave as seconds; what is too long for one is forever.
+fn seconds(seconds: f64) -> Duration {
+    let fallback = if seconds > 0.0 { Duration::MAX } else { Duration::ZERO };
+    Duration::try_from_secs_f64(seconds).unwrap_or(fallback)
+}
+
+/// # Errors
+/// If it is no message; `SerializationError` if its payload is not JSON.
+fn from_python(message: &Bound<'_, PyAny>) -> PyResult<ipc_framework::Message> {
+    message::from_python(message).map_err(|error| {
+        let py = message.py();
+        Failure::of_value(&error).caused_by(py, error)
+    })
+}
+
+/// The exception that an answer is, if its payload is an error of the protocol.
+#[pyfunction]
+fn error_of<'py>(payload: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = payload.py();
+    let Ok(payload) = payload.cast::<PyDict>() else { return Ok(None) };
+    let field = |name: &str| -> PyResult<Option<String>> {
+        let value = payload.get_item(name)?;
+        Ok(value.and_then(|value| value.cast_into::<PyString>().ok()?.extract().ok()))
+    };
+    let (Some(status), Some(code), Some(text)) =
+        (field("status")?, field("code")?, field("error")?)
+    else {
+        return Ok(None);
+    };
+    let known = ErrorCode::ALL.into_iter().find(|known| known.as_str() == code);
+    let Some(code) = known.filter(|_| status == "error") else { return Ok(None) };
+    let failure = Failure::from(&Error::Answered { code, text });
+    Ok(Some(failure.into_py(py).into_value(py).into_bound(py).into_any()))
+}

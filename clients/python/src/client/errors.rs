@@ -1,0 +1,93 @@
+//! What a client's errors are in Python.
+
+use ipc_framework::ErrorCode;
+use ipc_framework::client::{Error, Execution};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+/// An error on its way to Python, which is told of it later and by another thread.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The class in `ipc_framework.exceptions`.
+    class: &'static str,
+    code: &'static str,
+    text: String,
+    may_be_executed: bool,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let (class, code) = match error {
+            Error::BadId { .. } => ("ChannelError", "bad_id"),
+            Error::NotJson(_) => ("SerializationError", "not_json"),
+            Error::TooLarge { .. } => ("SerializationError", "too_large"),
+            Error::Deadline { .. } => ("TimeoutError", "timeout"),
+            Error::Unreachable { .. } => ("ConnectionError", "unreachable"),
+            Error::Lost { .. } => ("ConnectionError", "lost"),
+            Error::Disconnected => ("ConnectionError", "disconnected"),
+            Error::QueueFull { .. } => ("ConnectionError", "queue_full"),
+            Error::Protocol { .. } => ("ConnectionError", "protocol"),
+            Error::Closed => ("ConnectionError", "closed"),
+            Error::Answered { code, .. } => (class_of(*code), code.as_str()),
+            _ => ("IPCError", "system"),
+        };
+        let may_be_executed = error.execution() == Execution::Possible;
+        Self { class, code, text: error.to_string(), may_be_executed }
+    }
+}
+
+/// The published classes, by what they are documented for.
+fn class_of(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::AuthFailed => "AuthenticationError",
+        ErrorCode::Timeout => "TimeoutError",
+        ErrorCode::HandlerFailed => "ApplicationError",
+        ErrorCode::NoHandler | ErrorCode::WorkerLost => "RoutingError",
+        ErrorCode::ServerFull | ErrorCode::TakenOver | ErrorCode::ShuttingDown => "ConnectionError",
+        _ => "IPCError",
+    }
+}
+
+impl Failure {
+    pub(super) fn of_payload(error: &PyErr) -> Self {
+        let text = format!("what came cannot be a Python object: {error}");
+        Self { class: "SerializationError", code: "undecodable", text, may_be_executed: true }
+    }
+
+    pub(super) fn of_value(error: &PyErr) -> Self {
+        let text = error.to_string();
+        Self { class: "SerializationError", code: "not_json", text, may_be_executed: false }
+    }
+
+    pub(super) fn caused_by(self, py: Python<'_>, cause: PyErr) -> PyErr {
+        let error = self.into_py(py);
+        error.set_cause(py, Some(cause));
+        error
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn is_deadline(&self) -> bool {
+        self.class == "TimeoutError"
+    }
+
+    pub(super) fn into_py(self, py: Python<'_>) -> PyErr {
+        static CLASSES: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+        let build = || {
+            let module = CLASSES
+                .get_or_try_init(py, || py.import("ipc_framework.exceptions").map(Bound::unbind))?;
+            let error = module.bind(py).getattr(self.class)?.call1((self.text,))?;
+            error.setattr("code", self.code)?;
+            error.setattr("may_be_executed", self.may_be_executed)?;
+            Ok(PyErr::from_value(error))
+        };
+        build().unwrap_or_else(|error| error)
+    }
+}
+
+/// The exception that an error is.
+pub(super) fn raise(py: Python<'_>, error: &Error) -> PyErr {
+    Failure::from(error).into_py(py)
+}

@@ -1,0 +1,248 @@
+//! What a connection brings, on its way from the client's thread to Python.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use ipc_framework::Message;
+use ipc_framework::client::{Event, Responder};
+use pyo3::IntoPyObjectExt;
+use pyo3::prelude::*;
+
+use super::errors::Failure;
+use super::job::Job;
+use crate::inside::Inside;
+use crate::message;
+
+/// How much may wait for slow handlers; the server has the same bounds for a worker.
+const MESSAGES_MAX: usize = 64 << 10;
+const BYTES_MAX: usize = 64 << 20;
+/// Beside its payload.
+const MESSAGE_BYTES: usize = 256;
+/// How many are taken at once: as long as they are turned into objects no other thread runs.
+const BATCH_MAX: usize = 256;
+
+pub(super) enum Item {
+    /// Answers nothing that is waited for.
+    Message(Message),
+    Answer {
+        message_id: String,
+        answer: Result<Message, Failure>,
+    },
+    Job(Message, Responder),
+    Event {
+        name: &'static str,
+        error: Option<Failure>,
+        unanswered: usize,
+        unconfirmed: u64,
+        waiting: usize,
+    },
+}
+
+/// See the module. Rings a bell for event loops, which watch a descriptor.
+pub(super) struct Inbox {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+    bell: Option<(UnixStream, UnixStream)>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    items: VecDeque<Item>,
+    bytes: usize,
+    missed: u64,
+    is_closed: bool,
+}
+
+impl Inbox {
+    pub(super) fn new(rings: bool) -> std::io::Result<Self> {
+        let bell = rings.then(UnixStream::pair).transpose()?;
+        if let Some((inner, outer)) = &bell {
+            inner.set_nonblocking(true)?;
+            outer.set_nonblocking(true)?;
+        }
+        Ok(Self { waiting: Mutex::default(), arrived: Condvar::new(), bell })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only messages are dropped when too much waits: answers and requests have bounds of their own.
+    pub(super) fn put(&self, item: Item) {
+        let mut waiting = self.lock();
+        let bytes = item.bytes();
+        let is_full = waiting.items.len() >= MESSAGES_MAX || waiting.bytes + bytes > BYTES_MAX;
+        if waiting.is_closed {
+            return;
+        }
+        if is_full && matches!(item, Item::Message(_)) {
+            waiting.missed += 1;
+            return;
+        }
+        waiting.bytes += bytes;
+        waiting.items.push_back(item);
+        let is_first = waiting.items.len() == 1;
+        drop(waiting);
+        if is_first {
+            self.ring();
+        }
+    }
+
+    /// Nothing more comes. What has come may still be taken, but requests, which nobody could
+    /// answer any more.
+    pub(super) fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.is_closed = true;
+        let (void, kept) = std::mem::take(&mut waiting.items)
+            .into_iter()
+            .partition(|item| matches!(item, Item::Job(..)));
+        waiting.items = kept;
+        drop(waiting);
+        drop::<VecDeque<Item>>(void);
+        self.ring();
+    }
+
+    /// What has come and was not taken is for nobody.
+    pub(super) fn discard(&self) {
+        let dropped = std::mem::take(&mut self.lock().items);
+        drop(dropped);
+    }
+
+    fn ring(&self) {
+        self.arrived.notify_one();
+        if let Some((inner, _)) = &self.bell {
+            // Full, it has been rung already.
+            let _ = { inner }.write(&[0]);
+        }
+    }
+
+    pub(super) fn descriptor(&self) -> Option<i32> {
+        self.bell.as_ref().map(|(_, outer)| outer.as_raw_fd())
+    }
+
+    pub(super) fn missed(&self) -> u64 {
+        self.lock().missed
+    }
+
+    /// Waits for something to come. None at the end.
+    pub(super) fn take(&self) -> Option<Vec<Item>> {
+        let mut waiting = self.lock();
+        while waiting.items.is_empty() {
+            if waiting.is_closed {
+                return None;
+            }
+            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        Some(waiting.batch())
+    }
+
+    /// What is there, for who was told by the bell.
+    pub(super) fn take_now(&self) -> Vec<Item> {
+        if let Some((_, outer)) = &self.bell {
+            let mut rung = [0; 64];
+            while { outer }.read(&mut rung).is_ok_and(|bytes| bytes == rung.len()) {}
+        }
+        let mut waiting = self.lock();
+        let batch = waiting.batch();
+        let is_left = !waiting.items.is_empty();
+        drop(waiting);
+        if is_left {
+            // In the loop's next turn: others want theirs as well.
+            self.ring();
+        }
+        batch
+    }
+}
+
+impl Waiting {
+    fn batch(&mut self) -> Vec<Item> {
+        let count = self.items.len().min(BATCH_MAX);
+        let batch: Vec<Item> = self.items.drain(..count).collect();
+        let bytes: usize = batch.iter().map(Item::bytes).sum();
+        self.bytes = self.bytes.saturating_sub(bytes);
+        batch
+    }
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        let of = |message: &Message| message.payload.as_str().len() + MESSAGE_BYTES;
+        match self {
+            Self::Message(message)
+            | Self::Job(message, _)
+            | Self::Answer { answer: Ok(message), .. } => of(message),
+            Self::Answer { .. } | Self::Event { .. } => MESSAGE_BYTES,
+        }
+    }
+
+    /// As a tuple: of which kind it is, and what belongs to it.
+    pub(super) fn into_py<'py>(self, inside: &Inside<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let py = inside.py();
+        let event = |name: &str, error: Option<Failure>, unanswered, unconfirmed, waiting| {
+            let error = error.map(|error| error.into_py(py).into_value(py));
+            ("event", name, error, unanswered, unconfirmed, waiting).into_bound_py_any(py)
+        };
+        match self {
+            Self::Message(message) => match message::to_python(py, &(&message).into()) {
+                Ok(message) => ("message", message).into_bound_py_any(py),
+                Err(error) => event("undecodable", Some(Failure::of_payload(&error)), 0, 0, 0),
+            },
+            Self::Answer { message_id, answer } => {
+                let answer = answer.and_then(|message| {
+                    message::to_python(py, &(&message).into())
+                        .map_err(|error| Failure::of_payload(&error))
+                });
+                match answer {
+                    Ok(message) => ("answer", message_id, message, py.None()).into_bound_py_any(py),
+                    Err(error) => {
+                        let error = error.into_py(py).into_value(py);
+                        ("answer", message_id, py.None(), error).into_bound_py_any(py)
+                    }
+                }
+            }
+            Self::Job(message, responder) => match message::to_python(py, &(&message).into()) {
+                Ok(message) => ("job", message, Job::new(responder)).into_bound_py_any(py),
+                Err(error) => {
+                    let failure = Failure::of_payload(&error);
+                    // It cannot be sent: the connection is gone, and the requester knows.
+                    let _ = inside.detached(|| responder.fail(failure.text()));
+                    event("undecodable", Some(failure), 0, 0, 0)
+                }
+            },
+            Self::Event { name, error, unanswered, unconfirmed, waiting } => {
+                event(name, error, unanswered, unconfirmed, waiting)
+            }
+        }
+    }
+}
+
+impl From<&Event> for Item {
+    fn from(event: &Event) -> Self {
+        let (mut unanswered, mut unconfirmed, mut waiting) = (0, 0, 0);
+        let (name, error) = match event {
+            Event::Connected { .. } => ("connected", None),
+            Event::Leaving => ("leaving", None),
+            Event::Disconnected {
+                error,
+                unanswered: requests,
+                unconfirmed: sent,
+                waiting: held,
+            } => {
+                (unanswered, unconfirmed, waiting) = (*requests, *sent, *held);
+                ("disconnected", Some(error))
+            }
+            Event::Unreachable { error, .. } => ("unreachable", Some(error)),
+            Event::Refused { error, .. } => ("refused", Some(error)),
+            Event::NotRestored { error, .. } => ("not_restored", Some(error)),
+            Event::Closed { error, unsent } => {
+                waiting = *unsent;
+                ("closed", error.as_ref())
+            }
+            _ => ("other", None),
+        };
+        Self::Event { name, error: error.map(Failure::from), unanswered, unconfirmed, waiting }
+    }
+}

@@ -1,0 +1,58 @@
+//! A request to serve, on its way through Python.
+
+use std::sync::{Mutex, PoisonError};
+
+use ipc_framework::client::Responder;
+use pyo3::prelude::*;
+
+use super::errors::raise;
+use crate::inside::Inside;
+use crate::json;
+
+/// Answers one request, once; what comes later does nothing. Dropped without an answer it is
+/// answered as `handler_failed`.
+#[pyclass(frozen, module = "ipc_framework._native")]
+pub(super) struct Job {
+    responder: Mutex<Option<Responder>>,
+    /// In a forked child it is the parent's to answer.
+    process_id: u32,
+}
+
+impl Job {
+    pub(super) fn new(responder: Responder) -> Self {
+        Self { responder: Mutex::new(Some(responder)), process_id: std::process::id() }
+    }
+
+    fn take(&self) -> Option<Responder> {
+        let taken = self.responder.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if self.process_id == std::process::id() {
+            return taken;
+        }
+        std::mem::forget(taken);
+        None
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+#[pymethods]
+impl Job {
+    /// Answers with a value. One that cannot be JSON is an exception, and the request is still open.
+    fn answer(&self, py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<()> {
+        let inside = Inside::enter(py);
+        let payload = json::from_python(payload)?;
+        let Some(responder) = self.take() else { return Ok(()) };
+        inside.detached(|| responder.reply(&payload)).map_err(|error| raise(py, &error))
+    }
+
+    /// Answers as `handler_failed`.
+    fn fail(&self, py: Python<'_>, text: &str) -> PyResult<()> {
+        let inside = Inside::enter(py);
+        let Some(responder) = self.take() else { return Ok(()) };
+        inside.detached(|| responder.fail(text)).map_err(|error| raise(py, &error))
+    }
+}

@@ -1,0 +1,125 @@
+//! Threads inside this module, and the end of the interpreter.
+//!
+//! A thread that wants the GIL from an interpreter that is being finalized is ended by Python
+//! there and then, by unwinding, and frames of this module in between abort the process. So no
+//! thread may be on its way through here when the end goes on: whoever works without the GIL, or
+//! comes in later, sleeps until the process is gone, as Python 3.14 has them do.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+/// How often a waiting thread looks whether a signal wants it.
+pub(crate) const SIGNALS: Duration = Duration::from_millis(100);
+
+/// The thread that finalizes, which comes back all the same.
+static ENDING: OnceLock<ThreadId> = OnceLock::new();
+/// Threads inside that have the GIL, or wait for it.
+static ACTIVE: AtomicUsize = AtomicUsize::new(0);
+/// So long the end waits for them. One in Python code that does not return stays behind.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// This thread is inside. Every function that calls Python code, or that may block, begins by
+/// entering.
+pub(crate) struct Inside<'py> {
+    py: Python<'py>,
+}
+
+impl<'py> Inside<'py> {
+    pub(crate) fn enter(py: Python<'py>) -> Self {
+        if is_over() {
+            py.detach(sleep);
+        }
+        ACTIVE.fetch_add(1, Ordering::SeqCst);
+        Self { py }
+    }
+
+    pub(crate) fn py(&self) -> Python<'py> {
+        self.py
+    }
+
+    /// Runs `work` without the GIL.
+    pub(crate) fn detached<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.py.detach(|| {
+            ACTIVE.fetch_sub(1, Ordering::SeqCst);
+            let done = work();
+            // In this order: either the end sees this thread, or this thread sees the end.
+            ACTIVE.fetch_add(1, Ordering::SeqCst);
+            if is_over() {
+                ACTIVE.fetch_sub(1, Ordering::SeqCst);
+                sleep();
+            }
+            done
+        })
+    }
+}
+
+impl Inside<'_> {
+    /// Runs what cannot be woken by a signal on a thread of its own, and waits for it, for no
+    /// longer than `limit`: then, as after a signal, it goes on for nobody.
+    pub(crate) fn interruptible<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> PyResult<Option<T>> {
+        let (tell, told) = channel();
+        let run = move || {
+            // Whoever wanted to know may have gone.
+            let _ = tell.send(work());
+        };
+        std::thread::Builder::new().name("ipc-work".into()).spawn(run)?;
+        // For `detached`, which wants what several threads may look at.
+        let told = Mutex::new(told);
+        let begin = Instant::now();
+        loop {
+            let left = limit.saturating_sub(begin.elapsed());
+            let done = self.detached(|| {
+                let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                told.recv_timeout(left.min(SIGNALS)).ok()
+            });
+            if done.is_some() || left.is_zero() {
+                return Ok(done);
+            }
+            self.py.check_signals()?;
+        }
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        ACTIVE.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn is_over() -> bool {
+    ENDING.get().is_some_and(|ending| *ending != std::thread::current().id())
+}
+
+fn sleep() {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// To be called by the thread that finalizes, when nothing of this module is needed any more.
+#[pyfunction]
+pub(crate) fn begin_end(py: Python<'_>) {
+    // A second call is by the same thread.
+    let _ = ENDING.set(std::thread::current().id());
+    py.detach(|| {
+        let begin = Instant::now();
+        while ACTIVE.load(Ordering::SeqCst) > 0 && begin.elapsed() < WAIT_MAX {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+/// In a forked child there is no thread but its own.
+#[pyfunction]
+pub(crate) fn after_fork() {
+    ACTIVE.store(0, Ordering::SeqCst);
+}

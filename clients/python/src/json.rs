@@ -1,0 +1,58 @@
+//! JSON text to Python objects and back, by the accelerated `json` of the standard library.
+//!
+//! It is called once for a payload, on the text as it came. What programs see is therefore what
+//! `json.loads` gives them: integers of any length, halves of surrogate pairs, the last of two
+//! equal keys.
+
+use ipc_framework::Json;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString};
+
+/// The object that a JSON document means.
+pub(crate) fn to_python<'py>(py: Python<'py>, json: &Json<'_>) -> PyResult<Bound<'py, PyAny>> {
+    static DECODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let decode = DECODE.get_or_try_init(py, || {
+        let decoder = py.import("json")?.getattr("JSONDecoder")?.call0()?;
+        // The scanner itself: the text is known to be one document without space around it.
+        Ok::<_, PyErr>(decoder.getattr("scan_once")?.unbind())
+    })?;
+    let text = PyString::new(py, json.as_str());
+    decode.bind(py).call1((text, 0))?.get_item(0)
+}
+
+/// The JSON document of an object.
+///
+/// # Errors
+/// `TypeError` and `ValueError` of `json.dumps`, and `ValueError` for NaN and infinities, which
+/// no other language's parser accepts, and for what nests too deep for the peers.
+pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
+    static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    let encode = ENCODE.get_or_try_init(py, || {
+        let options = PyDict::new(py);
+        options.set_item("allow_nan", false)?;
+        options.set_item("separators", (",", ":"))?;
+        options.set_item("default", py.import("ipc_framework.core")?.getattr("_plain")?)?;
+        let encoder = py.import("json")?.getattr("JSONEncoder")?.call((), Some(&options))?;
+        Ok::<_, PyErr>(encoder.getattr("encode")?.unbind())
+    })?;
+    let text = encode.bind(py).call1((value,)).map_err(|error| explain(py, error))?;
+    let text: String = text.extract()?;
+    Json::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// The standard library says what it met and not what to do.
+fn explain(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyValueError>(py) {
+        return error;
+    }
+    let told = PyValueError::new_err(format!(
+        "the payload cannot be sent as JSON ({}): JSON has no NaN and no infinity; send None, a \
+         string, or a large number instead",
+        error.value(py)
+    ));
+    told.set_cause(py, Some(error));
+    told
+}

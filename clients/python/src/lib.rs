@@ -1,0 +1,38 @@
+//! The native module behind the Python package: the server and the client of `ipc-framework`,
+//! driven from Python. The published classes are Python (`python/ipc_framework`); what moves
+//! bytes, keeps connections and tells messages apart is Rust, and holds no GIL while it does.
+
+mod client;
+mod errors;
+mod inside;
+mod json;
+mod message;
+mod server;
+
+use pyo3::prelude::*;
+
+/// Free-threaded builds take the GIL for this module: its classes are shared by threads that
+/// count on it. Only the first interpreter of a process has it: what is kept here is one.
+#[pymodule(gil_used = true)]
+mod _native {
+    use std::sync::OnceLock;
+
+    use pyo3::exceptions::PyImportError;
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        static FIRST: OnceLock<usize> = OnceLock::new();
+        // Each interpreter has a module `sys` of its own, as long as it lives.
+        let this = module.py().import("sys")?.as_ptr() as usize;
+        if *FIRST.get_or_init(|| this) != this {
+            return Err(PyImportError::new_err(
+                "ipc_framework works in one interpreter of a process, and another has it already; \
+                 import it in the main one only, or use a process for each",
+            ));
+        }
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        super::server::register(module)?;
+        super::client::register(module)
+    }
+}

@@ -1,0 +1,117 @@
+//! The Python class `Message` and the Rust type of that name.
+
+use std::borrow::Cow;
+
+use ipc_framework::{Envelope, Json, Message, MessageType};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyString;
+
+use crate::json;
+
+struct Classes {
+    message: Py<PyAny>,
+    /// In the order of [`MessageType::ALL`].
+    types: Vec<Py<PyAny>>,
+}
+
+fn classes(py: Python<'_>) -> PyResult<&'static Classes> {
+    static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
+    CLASSES.get_or_try_init(py, || {
+        let core = py.import("ipc_framework.core")?;
+        let of_type = core.getattr("MessageType")?;
+        let types = MessageType::ALL.iter();
+        let types = types.map(|one| Ok(of_type.call1((one.as_str(),))?.unbind()));
+        let types = types.collect::<PyResult<_>>()?;
+        Ok(Classes { message: core.getattr("Message")?.unbind(), types })
+    })
+}
+
+/// What a Python message is made of, borrowed from a frame or from a message that was kept.
+pub(crate) struct Fields<'a> {
+    message_id: Cow<'a, str>,
+    app_id: Cow<'a, str>,
+    channel_id: Cow<'a, str>,
+    message_type: MessageType,
+    payload: Json<'a>,
+    timestamp: f64,
+    reply_to: Option<Cow<'a, str>>,
+}
+
+impl<'a> From<&Envelope<'a>> for Fields<'a> {
+    fn from(envelope: &Envelope<'a>) -> Self {
+        Self {
+            message_id: envelope.message_id().decode(),
+            app_id: envelope.app_id().decode(),
+            channel_id: envelope.channel_id().decode(),
+            message_type: envelope.message_type(),
+            payload: envelope.payload(),
+            timestamp: envelope.timestamp(),
+            reply_to: envelope.reply_to().map(ipc_framework::JsonStr::decode),
+        }
+    }
+}
+
+impl<'a> From<&'a Message> for Fields<'a> {
+    fn from(message: &'a Message) -> Self {
+        Self {
+            message_id: (&*message.message_id).into(),
+            app_id: (&*message.app_id).into(),
+            channel_id: (&*message.channel_id).into(),
+            message_type: message.message_type,
+            payload: message.payload.borrowed(),
+            timestamp: message.timestamp,
+            reply_to: message.reply_to.as_deref().map(Cow::Borrowed),
+        }
+    }
+}
+
+/// An object of the Python class.
+///
+/// # Errors
+/// If the payload is more than Python's `json` takes: a number of more digits than
+/// `sys.set_int_max_str_digits` allows.
+pub(crate) fn to_python<'py>(py: Python<'py>, fields: &Fields<'_>) -> PyResult<Bound<'py, PyAny>> {
+    let classes = classes(py)?;
+    let of_type = MessageType::ALL.iter().position(|one| *one == fields.message_type);
+    classes.message.bind(py).call1((
+        PyString::new(py, &fields.message_id),
+        PyString::new(py, &fields.app_id),
+        PyString::new(py, &fields.channel_id),
+        &classes.types[of_type.unwrap_or_default()],
+        json::to_python(py, &fields.payload)?,
+        fields.timestamp,
+        fields.reply_to.as_deref(),
+    ))
+}
+
+/// The message that an object of the Python class means.
+///
+/// # Errors
+/// If it is no message, or its payload is not JSON.
+pub(crate) fn from_python(message: &Bound<'_, PyAny>) -> PyResult<Message> {
+    let py = message.py();
+    let text = |name: &str| -> PyResult<String> {
+        let value = message.getattr(name)?;
+        let text = value.cast::<PyString>().map_err(|_| {
+            PyTypeError::new_err(format!("{name} of a message is a string, not {value:?}"))
+        })?;
+        Ok(text.to_cow()?.into_owned())
+    };
+    let given = message.getattr("message_type")?;
+    let types = &classes(py)?.types;
+    let of_type = types.iter().position(|one| one.is(&given)).ok_or_else(|| {
+        PyValueError::new_err(format!("message_type is a MessageType, not {given:?}"))
+    })?;
+    let reply_to = message.getattr("reply_to")?;
+    Ok(Message {
+        message_id: text("message_id")?,
+        app_id: text("app_id")?,
+        channel_id: text("channel_id")?,
+        message_type: MessageType::ALL[of_type],
+        payload: json::from_python(&message.getattr("payload")?)?,
+        timestamp: message.getattr("timestamp")?.extract()?,
+        reply_to: if reply_to.is_none() { None } else { Some(text("reply_to")?) },
+    })
+}

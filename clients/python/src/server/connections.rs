@@ -1,0 +1,158 @@
+//! Who is connected, by `connection_id` alone, as the published `ConnectionManager` has it.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use ipc_framework::{ConnectionInfo, ConnectionKey};
+use pyo3::prelude::*;
+
+use super::shared::Shared;
+use super::turn;
+use crate::message;
+
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) key: ConnectionKey,
+    pub(super) app_id: Arc<str>,
+    pub(super) connection_id: Arc<str>,
+}
+
+#[derive(Default)]
+pub(super) struct Connections {
+    /// An id is its connection's own in one application only; the last that came is meant.
+    by_id: HashMap<Arc<str>, Vec<Known>>,
+    by_key: HashMap<ConnectionKey, Arc<str>>,
+    /// Subscriptions of connections that are not there yet: application and channel.
+    awaited: HashMap<String, Vec<(String, String)>>,
+}
+
+impl Connections {
+    pub(super) fn add(&mut self, info: &ConnectionInfo<'_>) -> Known {
+        let connection_id: Arc<str> = info.connection_id.into();
+        let known = Known {
+            key: info.key,
+            app_id: info.app_id.into(),
+            connection_id: connection_id.clone(),
+        };
+        self.by_id.entry(connection_id.clone()).or_default().push(known.clone());
+        self.by_key.insert(info.key, connection_id);
+        known
+    }
+
+    pub(super) fn remove(&mut self, info: &ConnectionInfo<'_>) {
+        self.by_key.remove(&info.key);
+        let Some(same_id) = self.by_id.get_mut(info.connection_id) else { return };
+        same_id.retain(|known| known.key != info.key);
+        if same_id.is_empty() {
+            self.by_id.remove(info.connection_id);
+        }
+    }
+
+    pub(super) fn find(&self, connection_id: &str) -> Option<Known> {
+        self.by_id.get(connection_id)?.last().cloned()
+    }
+
+    pub(super) fn find_in(&self, app_id: &str, connection_id: &str) -> Option<Known> {
+        self.by_id.get(connection_id)?.iter().rfind(|known| &*known.app_id == app_id).cloned()
+    }
+
+    pub(super) fn id_of(&self, key: ConnectionKey) -> Option<String> {
+        self.by_key.get(&key).map(ToString::to_string)
+    }
+
+    pub(super) fn all(&self) -> Vec<Known> {
+        self.by_id.values().filter_map(|same_id| same_id.last()).cloned().collect()
+    }
+
+    pub(super) fn of_application(&self, app_id: &str) -> Vec<Known> {
+        let all = self.by_id.values().flatten();
+        all.filter(|known| &*known.app_id == app_id).cloned().collect()
+    }
+
+    pub(super) fn await_connection(&mut self, id: String, app_id: String, channel_id: String) {
+        let awaited = self.awaited.entry(id).or_default();
+        let subscription = (app_id, channel_id);
+        if !awaited.contains(&subscription) {
+            awaited.push(subscription);
+        }
+    }
+
+    pub(super) fn forget_awaited(&mut self, id: &str, app_id: &str, channel_id: &str) {
+        let Some(awaited) = self.awaited.get_mut(id) else { return };
+        awaited.retain(|(app, channel)| app != app_id || channel != channel_id);
+        if awaited.is_empty() {
+            self.awaited.remove(id);
+        }
+    }
+
+    /// The ids of those that are to be subscribed once they come.
+    pub(super) fn awaited_by(&self, app_id: &str, channel_id: &str) -> Vec<String> {
+        let by = |subscriptions: &[(String, String)]| {
+            subscriptions.iter().any(|(app, channel)| app == app_id && channel == channel_id)
+        };
+        let awaited = self.awaited.iter().filter(|(_, subscriptions)| by(subscriptions));
+        awaited.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The channels a newcomer was awaited for. Those of other applications still wait.
+    pub(super) fn take_awaited(&mut self, known: &Known) -> Vec<String> {
+        let Some(awaited) = self.awaited.get_mut(&*known.connection_id) else { return Vec::new() };
+        let of_this = |(app, _): &mut (String, String)| **app == *known.app_id;
+        let channels = awaited.extract_if(.., of_this).map(|(_, channel)| channel).collect();
+        if awaited.is_empty() {
+            self.awaited.remove(&*known.connection_id);
+        }
+        channels
+    }
+}
+
+/// A connected client, for `send_to_connection`.
+#[pyclass(frozen, name = "Connection", module = "ipc_framework._native")]
+pub(crate) struct PyConnection {
+    pub(super) shared: Arc<Shared>,
+    pub(super) known: Known,
+}
+
+#[pymethods]
+impl PyConnection {
+    /// What the client calls itself.
+    #[getter]
+    fn connection_id(&self) -> &str {
+        &self.known.connection_id
+    }
+
+    /// The application it belongs to.
+    #[getter]
+    fn app_id(&self) -> &str {
+        &self.known.app_id
+    }
+
+    /// Sends a message, if the client is still there.
+    fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.shared.send(py, self.known.key, message::from_python(message)?)
+    }
+
+    /// Closes it after what was sent before.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let key = self.known.key;
+        turn::ask(py, &self.shared, move |context| context.close_connection(key)).map(|_| ())
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.cast::<Self>().is_ok_and(|other| {
+            let other = other.get();
+            other.known.key == self.known.key && Arc::ptr_eq(&other.shared, &self.shared)
+        })
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.known.key.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Connection {} of {}>", self.known.connection_id, self.known.app_id)
+    }
+}

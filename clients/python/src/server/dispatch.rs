@@ -1,0 +1,225 @@
+//! From the loop to Python: which messages go there, on which thread, and what comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ipc_framework::{
+    ConnectionInfo, Context, Delivery, HandlerError, Message, MessageType, Request, RequestResult,
+    Server, Verdict,
+};
+use pyo3::prelude::*;
+
+use super::connections::PyConnection;
+use super::jobs::{Job, Jobs};
+use super::origin::{Origin, State};
+use super::shared::{Call, Shared};
+use super::turn;
+use crate::message::Fields;
+
+/// Sets the server up to call Python.
+pub(super) fn install(server: &mut Server, shared: &Arc<Shared>, jobs: Option<Jobs>) {
+    let jobs = jobs.map(Arc::new);
+    let dispatch = Dispatch { shared: shared.clone(), jobs };
+    let (notes, responses) = (dispatch.clone(), dispatch.clone());
+    server
+        .fallback()
+        .on_request(move |request| dispatch.request(request))
+        .on_notification(move |note| notes.deliver(note))
+        .on_response(move |response| responses.deliver(response));
+    let subscribed = [MessageType::Publish, MessageType::Subscribe, MessageType::Unsubscribe];
+    if subscribed.iter().any(|one| shared.routed.contains(one)) {
+        let shared = shared.clone();
+        server.filter(move |delivery| filter(&shared, delivery));
+    }
+    let (come, gone) = (shared.clone(), shared.clone());
+    server.on_connect(move |info, context| {
+        let (known, channels) = {
+            let mut connections = come.connections();
+            let known = connections.add(info);
+            let channels = connections.take_awaited(&known);
+            (known, channels)
+        };
+        for channel in channels {
+            context.subscribe(known.key, &channel);
+        }
+        watch(&come, true, info, context);
+    });
+    server.on_disconnect(move |info, context| {
+        watch(&gone, false, info, context);
+        gone.connections().remove(info);
+    });
+}
+
+fn watch(
+    shared: &Arc<Shared>,
+    has_come: bool,
+    info: &ConnectionInfo<'_>,
+    context: &mut Context<'_>,
+) {
+    if !shared.is_watched.load(Ordering::Relaxed) {
+        return;
+    }
+    let known = shared.connections().find_in(info.app_id, info.connection_id);
+    let Some(known) = known else { return };
+    Python::attach(|py| {
+        let connection = PyConnection { shared: shared.clone(), known };
+        let told = turn::enter(shared, context, || {
+            shared.callbacks.watch.bind(py).call1((has_come, connection))
+        });
+        if let Err(error) = told {
+            error.write_unraisable(py, None);
+        }
+    });
+}
+
+#[derive(Clone)]
+struct Dispatch {
+    shared: Arc<Shared>,
+    jobs: Option<Arc<Jobs>>,
+}
+
+impl Dispatch {
+    fn request<'a>(&self, mut request: Request<'a>) -> RequestResult<'a> {
+        let shared = &self.shared;
+        let Some(call) = shared.call_for(request.message()) else {
+            return Ok(request.pass_on());
+        };
+        let origin = Origin::new(shared, request.from(), request.message());
+        if let Some(jobs) = &self.jobs {
+            let answered = queue(jobs, request, &origin, call);
+            if answered.is_err() {
+                shared.pending().remove(&origin);
+            }
+            return answered;
+        }
+        let fields = Fields::from(request.message());
+        run(shared, request.context(), &call, &fields, &origin);
+
+        let (mut request, mut deferred) = (Some(request), None);
+        let outcome = origin.conclude(|| match request.take().map(Request::defer) {
+            Some(Ok((reply, responder))) => {
+                deferred = Some(Ok(reply));
+                State::Deferred(responder)
+            }
+            Some(Err(error)) => {
+                deferred = Some(Err(error));
+                State::Settled
+            }
+            None => State::Settled,
+        });
+        let Some(request) = request else {
+            let mut pending = shared.pending();
+            return match deferred {
+                Some(Ok(reply)) => {
+                    pending.await_answer(&origin, shared.request_timeout);
+                    Ok(reply)
+                }
+                Some(Err(error)) => {
+                    pending.remove(&origin);
+                    Err(error)
+                }
+                None => unreachable!("a request that is gone was deferred"),
+            };
+        };
+        match outcome {
+            State::Replied(payload) => request.reply_json(&payload),
+            State::Failed(text) => Err(HandlerError::new(text)),
+            State::PassedOn => Ok(request.pass_on()),
+            State::Open | State::Deferred(_) | State::Settled => Ok(request.answered()),
+        }
+    }
+
+    /// A notification or a response.
+    fn deliver(&self, mut delivery: Delivery<'_>) -> Result<(), HandlerError> {
+        let shared = &self.shared;
+        let Some(call) = shared.call_for(delivery.message()) else { return delivery.pass_on() };
+        let origin = Origin::new(shared, delivery.from(), delivery.message());
+        if let Some(jobs) = &self.jobs {
+            let has_room = jobs.has_room(delivery.json().as_str().len());
+            let message = Message::from(delivery.message());
+            if !has_room || !jobs.push(Job { message, origin, call }) {
+                return Err(overloaded());
+            }
+            return Ok(());
+        }
+        let fields = Fields::from(delivery.message());
+        run(shared, delivery.context(), &call, &fields, &origin);
+        match origin.conclude(|| State::Settled) {
+            State::Failed(text) => Err(HandlerError::new(text)),
+            State::PassedOn => delivery.pass_on(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A request goes to the threads. It is deferred before they see it.
+fn queue<'a>(
+    jobs: &Jobs,
+    request: Request<'a>,
+    origin: &Arc<Origin>,
+    call: Call,
+) -> RequestResult<'a> {
+    if !jobs.has_room(request.json().as_str().len()) {
+        return Err(overloaded());
+    }
+    let message = Message::from(request.message());
+    let (reply, responder) = request.defer()?;
+    origin.defer(responder);
+    if !jobs.push(Job { message, origin: origin.clone(), call }) {
+        origin.refuse(OVERLOADED);
+    }
+    Ok(reply)
+}
+
+const OVERLOADED: &str =
+    "too many messages wait for the server's threads; send it again later, or start more of them";
+
+fn overloaded() -> HandlerError {
+    HandlerError::new(OVERLOADED)
+}
+
+/// On the loop's thread, which waits for it.
+fn run(
+    shared: &Shared,
+    context: &mut Context<'_>,
+    call: &Call,
+    fields: &Fields<'_>,
+    origin: &Arc<Origin>,
+) {
+    let called = Python::attach(|py| {
+        let called = turn::enter(shared, context, || shared.call(py, call, fields, origin));
+        called.map_err(|error| describe(py, &error))
+    });
+    if let Err(text) = called {
+        origin.refuse(&text);
+    }
+}
+
+/// On a thread of its own, while the loop goes on.
+pub(super) fn run_job(py: Python<'_>, shared: &Shared, job: &Job) {
+    let called = shared.call(py, &job.call, &Fields::from(&job.message), &job.origin);
+    if let Err(error) = called {
+        job.origin.refuse(&describe(py, &error));
+    } else if job.message.message_type == MessageType::Request && job.origin.is_pending() {
+        shared.pending().await_answer(&job.origin, shared.request_timeout);
+    }
+}
+
+/// What no handler saw: the payload is more than Python takes, or the interpreter is ending.
+fn describe(py: Python<'_>, error: &PyErr) -> String {
+    format!("the message could not be made a Python object: {}", error.value(py))
+}
+
+fn filter(shared: &Arc<Shared>, delivery: &mut Delivery<'_>) -> Result<Verdict, HandlerError> {
+    let message = *delivery.message();
+    if !shared.routed.contains(&message.message_type()) {
+        return Ok(Verdict::CarryOut);
+    }
+    let origin = Origin::new(shared, delivery.from(), &message);
+    run(shared, delivery.context(), &Call::Route, &Fields::from(&message), &origin);
+    match origin.conclude(|| State::Settled) {
+        State::Failed(text) => Err(HandlerError::new(text)),
+        State::PassedOn => Ok(Verdict::CarryOut),
+        _ => Ok(Verdict::Drop),
+    }
+}

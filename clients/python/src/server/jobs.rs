@@ -1,0 +1,70 @@
+//! The queue between the loop's thread and the threads that run slow handlers.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ipc_framework::Message;
+
+use super::origin::Origin;
+use super::shared::Call;
+
+/// Messages that may wait for a thread. Requests are bounded per connection as well; this is
+/// for notifications, which nobody waits for.
+const JOBS_MAX: usize = 65_536;
+/// Their payloads together.
+const JOB_BYTES_MAX: usize = 256 << 20;
+
+/// One message, and what is to be done with it.
+pub(super) struct Job {
+    pub(super) message: Message,
+    pub(super) origin: Arc<Origin>,
+    pub(super) call: Call,
+}
+
+/// The loop's end of it. Once it is dropped the threads run what is left, and end.
+pub(super) struct Jobs {
+    sender: SyncSender<Job>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+/// The threads' end of it.
+pub(super) struct Waiting {
+    receiver: Mutex<Receiver<Job>>,
+    bytes: Arc<AtomicUsize>,
+}
+
+pub(super) fn queue() -> (Jobs, Waiting) {
+    let (sender, receiver) = sync_channel(JOBS_MAX);
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    let waiting = Waiting { receiver: Mutex::new(receiver), bytes: waiting_bytes.clone() };
+    (Jobs { sender, waiting_bytes }, waiting)
+}
+
+impl Jobs {
+    /// Whether one more may wait.
+    pub(super) fn has_room(&self, payload_bytes: usize) -> bool {
+        self.waiting_bytes.load(Ordering::Relaxed) + payload_bytes <= JOB_BYTES_MAX
+    }
+
+    /// Returns whether the queue took it.
+    pub(super) fn push(&self, job: Job) -> bool {
+        let bytes = job.message.payload.as_str().len();
+        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let taken = self.sender.try_send(job).is_ok();
+        if !taken {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+}
+
+impl Waiting {
+    /// Waits for the next; `None` once the server has ended and all is done.
+    pub(super) fn next(&self) -> Option<Job> {
+        let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = receiver.recv().ok()?;
+        self.bytes.fetch_sub(job.message.payload.as_str().len(), Ordering::Relaxed);
+        Some(job)
+    }
+}

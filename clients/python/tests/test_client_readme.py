@@ -1,0 +1,31 @@
+"""What the README says of clients runs as it stands there, but for the port."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from peers import STEP_SECONDS_MAX, RustServer
+
+README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+CLIENTS = README.read_text().split("## Clients", 1)[1]
+EXAMPLES = re.findall(r"```python\n(.*?)```", CLIENTS, re.DOTALL)
+
+
+def test_there_are_two():
+    assert len(EXAMPLES) == 2
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["threads", "asyncio"])
+def test_an_example(example):
+    server = RustServer()
+    code = example.replace('("bench")', f'("bench", port={server.port})')
+    # A line that is an expression and says what it gives has to give that.
+    code = re.sub(r"(?m)^( +)(client\.send_request.*?\S) +# (.*)$", r"\1assert \2 == \3, \2", code)
+    assert code.count("assert ") == (3 if "FrameworkClient" in code else 0)
+    run = [sys.executable, "-c", code]
+    ended = subprocess.run(run, capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.strip() == ("it works" if "FrameworkClient" in code else "970299")
+    server.stop()

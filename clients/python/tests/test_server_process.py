@@ -1,0 +1,185 @@
+"""Servers and the life of their process: its end, Ctrl-C, fork, and other interpreters."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from typing import Any, Tuple
+
+import pytest
+
+from ipc_framework import FrameworkServer
+from wire import HANG, Peer, script
+
+SERVER = """
+    import os, sys, threading, time
+    from ipc_framework import FrameworkServer, Message, MessageType
+    server = FrameworkServer(port=0, **{options})
+    app = server.create_application("app")
+    app.create_channel("echo").serve(lambda request: request.payload)
+    server.start()
+    print(server.port, flush=True)
+"""
+
+
+class Remote(FrameworkServer):
+    """Only to say where another process listens."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port=port)
+
+
+def begin(rest: str = "", options: str = "{}") -> "Tuple[subprocess.Popen[str], FrameworkServer]":
+    process = script(SERVER.replace("{options}", options) + rest)
+    assert process.stdout is not None
+    return process, Remote(int(process.stdout.readline()))
+
+
+def end(process: "subprocess.Popen[str]") -> Tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=HANG)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def test_a_program_whose_last_line_starts_a_server_serves_until_ctrl_c() -> None:
+    process, there = begin()
+    peer = Peer(there)
+    assert peer.ask("echo", 1) == 1
+    assert process.stderr is not None
+    assert "still serves" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert peer.receive()["payload"]["code"] == "shutting_down"
+    peer.close()
+    code, _, err = end(process)
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "rest, options, expected",
+    [
+        ("\n    raise ValueError('a bug')", "{}", 1),
+        ("\n    pass", "{'daemon': True}", 0),
+        ("\n    os._exit(3)", "{}", 3),
+        ("\n    server.stop(); sys.exit(4)", "{'workers': 2}", 4),
+    ],
+)
+def test_a_program_that_is_to_end_ends(rest: str, options: str, expected: int) -> None:
+    process, _ = begin(rest, options)
+    code, _, err = end(process)
+    assert code == expected, err
+    assert "Fatal" not in err and "Exception ignored" not in err, err
+
+
+LOOPS = [
+    "\n    try:\n        while True: time.sleep(1)\n    except KeyboardInterrupt:\n        server.stop()\n        print('bye')",
+    "\n    server.serve_forever()\n    print('bye')",
+]
+
+
+@pytest.mark.parametrize("rest", LOOPS)
+def test_ctrl_c_ends_it_the_published_way_and_by_serve_forever(rest: str) -> None:
+    process, there = begin(rest)
+    peer = Peer(there)
+    assert peer.ask("echo", 1) == 1
+    peer.close()
+    process.send_signal(signal.SIGINT)
+    assert end(process) == (0, "bye\n", "")
+
+
+def test_the_interpreter_ends_while_handlers_run() -> None:
+    rest = """
+    import asyncio
+    app.create_channel("busy").serve(lambda request: time.sleep(0.02))
+    async def never(request): await asyncio.sleep(3600)
+    app.create_channel("never").set_handler(MessageType.REQUEST, never)
+    input()
+    """
+    process, there = begin(rest, "{'workers': 2, 'daemon': True, 'limits': {'drain_timeout': 0.2}}")
+    peer = Peer(there)
+    for _ in range(50):
+        peer.send("request", "busy", None)
+    peer.send("request", "never", None)
+    assert peer.receive()["payload"] is None
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    code, _, err = end(process)
+    assert code == 0 and "Fatal" not in err, err
+
+
+def test_a_forked_child_has_no_server_and_ends() -> None:
+    rest = """
+    import warnings; warnings.simplefilter("ignore")
+    def child():
+        assert not server.running and server.get_stats()["total_connections"] == 0
+        server.stop()
+        app.create_channel("more").add_subscriber("x")
+        assert server.connection_manager.get_connection("me") is None
+        own = FrameworkServer(port=0)
+        own.create_application("app").create_channel("echo").serve(lambda request: "child")
+        own.start()
+        own.stop()
+        server.port = 0
+        server.start()
+        print(server.port, flush=True)
+        input()
+        server.stop()
+    input()
+    pid = os.fork()
+    if pid == 0:
+        child()
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), server.running, flush=True)
+    server.stop()
+    """
+    process, there = begin(rest)
+    peer = Peer(there)
+    assert peer.ask("echo", 1) == 1
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    child = Peer(Remote(int(process.stdout.readline())))
+    assert child.ask("echo", "in the child") == "in the child", "what was set up starts anew"
+    assert peer.ask("echo", 2) == 2, "the parent still serves"
+    child.close()
+    peer.close()
+    process.stdin.write("\n")
+    code, out, err = end(process)
+    assert (code, out) == (0, "0 True\n"), err
+
+
+def test_another_interpreter_is_refused() -> None:
+    program = """
+    try:
+        import _interpreters as interpreters
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+    import ipc_framework
+    other = interpreters.create()
+    try:
+        failure = interpreters.run_string(other, "import ipc_framework")
+        if failure is not None: raise RuntimeError(failure.formatted)
+    except Exception as error:
+        print(error)
+    """
+    code, out, err = end(script(program))
+    assert code == 0 and "one interpreter of a process" in out, (out, err)
+
+
+def test_servers_of_one_process_ask_one_another(serve: Any) -> None:
+    front, back = serve(), serve()
+
+    @back.create_application("back").create_channel("double").serve  # type: ignore[untyped-decorator]
+    def double(request: Any) -> Any:
+        return front.get_stats()["total_connections"] + 2 * request.payload
+
+    @front.create_application("front").create_channel("api").serve  # type: ignore[untyped-decorator]
+    def api(request: Any) -> Any:
+        return [back.get_stats()["total_connections"], request.payload]
+
+    front.start()
+    back.start()
+    one, two = Peer(front, "front"), Peer(back, "back")
+    assert one.ask("api", 3) == [1, 3]
+    assert two.ask("double", 4) == 9

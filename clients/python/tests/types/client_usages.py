@@ -1,0 +1,86 @@
+"""What programs write with the clients; mypy has to accept it as it stands, and to know each type."""
+
+import asyncio
+from typing import Any, Dict, List, Optional
+
+from typing_extensions import assert_type
+
+from ipc_framework import FrameworkClient, Message, MessageType, aio
+from ipc_framework.exceptions import ConnectionError, IPCError, TimeoutError
+
+
+class Tracing(FrameworkClient):
+    def _send_message(self, message: Message) -> str:
+        print(message.to_dict())
+        return super()._send_message(message)
+
+    def handle_message(self, message: Message) -> None:
+        super().handle_message(message)
+
+
+def threads() -> None:
+    client = FrameworkClient("app", "localhost", 8888, 10.0)
+    assert_type(client.connect(), bool)
+    assert_type(client.connected, bool)
+    answer = client.send_request("channel", {"number": 1}, timeout=2.5)
+    assert_type(answer, Optional[Message])
+    if answer:
+        assert_type(answer.message_type, MessageType)
+    assert_type(client.send_request_async("channel", [1], lambda message: print(message.payload)), str)
+    assert_type(client.subscribe("channel", lambda message: print(message.payload)), bool)
+    assert_type(client.publish("channel", None), str)
+    assert_type(client.notify("channel", 1.5), str)
+    assert_type(client.send_message("channel", MessageType.RESPONSE, 1, reply_to="id"), str)
+    assert_type(client.wait_for_message("channel"), Optional[Message])
+    assert_type(client.ping(), bool)
+    assert_type(client.get_connection_info(), Dict[str, Any])
+    assert_type(client.pending_responses, Dict[str, Message])
+    assert_type(client.close(timeout=1.0), bool)
+    client.disconnect()
+    with Tracing("app", unix="/run/ipc.sock", token="secret", reconnect=(0.1, 2.0), verbose=True) as tracing:
+        assert_type(tracing, Tracing)
+        client.on_event(lambda event: print(event.name, event.error, event.unconfirmed))
+
+        @tracing.serve("square", concurrency=4)
+        def square(message: Message) -> int:
+            return int(message.payload) ** 2
+
+        assert_type(square(Message("", "app", "square", MessageType.REQUEST, 2, 0)), int)
+    try:
+        pass
+    except TimeoutError as error:
+        assert_type(error.may_be_executed, bool)
+    except (ConnectionError, IPCError) as failure:
+        assert_type(failure.code, Optional[str])
+
+
+async def loops() -> List[Any]:
+    payloads: List[Any] = []
+    async with aio.connect("app", port=8888, request_timeout=None) as client:
+        assert_type(client, aio.Client)
+        assert_type(await client.request("channel", {"number": 1}), Message)
+        await client.publish("channel", 1)
+        await client.notify("channel", 1)
+        assert_type(await client.ping(), float)
+
+        @client.serve("square")
+        async def square(message: Message) -> int:
+            return int(message.payload) ** 2
+
+        assert_type(await square(Message("", "app", "square", MessageType.REQUEST, 2, 0)), int)
+        await client.serve("other", square, concurrency=2)
+        await client.ready()
+        async for message in client.subscribe("news"):
+            assert_type(message, Message)
+            payloads.append(message.payload)
+        async with client.subscribe("news") as news:
+            assert_type(news, aio.Subscription)
+    other = await aio.connect("app")
+    assert_type(other, aio.Client)
+    assert_type(await other.close(), bool)
+    return payloads
+
+
+if __name__ == "__main__":
+    threads()
+    asyncio.run(loops())
