@@ -77,5 +77,6 @@ fn a_slow_subscriber_is_closed_after_its_grace_counted_and_logged() {
     let fields = &warning["fields"];
     assert_eq!(fields["message"], "closed a connection that reads too slowly");
     let queued: usize = fields["queued_bytes"].as_str().unwrap().parse().unwrap();
-    assert!((64 << 10..128 << 10).contains(&queued), "{warning}");
+    // It may have been read from since it was over the mark, but not down to half of it.
+    assert!((32 << 10..128 << 10).contains(&queued), "{warning}");
 }
