@@ -492,8 +492,7 @@ impl Model {
             self.drain_begin.is_some_and(|at| at + self.limits.drain_timeout <= outcome.now);
         self.requests.retain(|request| {
             let mut codes = Vec::new();
-            codes.extend((request.deadline <= outcome.now).then_some("timeout"));
-            codes.extend(is_cut_off.then_some("shutting_down"));
+            codes.extend((request.deadline <= outcome.now || is_cut_off).then_some("timeout"));
             let is_over = !codes.is_empty();
             if is_over {
                 // Its worker may have left in the same moment, a little before.
