@@ -11,9 +11,15 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("broker", crate::broker::fuzzing::broker),
     #[cfg(feature = "net")]
     ("client", crate::client::fuzzing::client),
-    #[cfg(feature = "net")]
-    ("simulation", crate::simulation::fuzz),
+    #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
+    ("simulation", simulation),
 ];
+
+/// The event loop on a simulated system: the bytes are what the kernel and the clients do.
+#[cfg(any(all(test, feature = "net"), feature = "simulation"))]
+fn simulation(input: &[u8]) {
+    assert_eq!(crate::simulation::run_bytes(input, false).violation, None);
+}
 
 /// Runs one target.
 ///

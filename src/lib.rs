@@ -53,7 +53,7 @@ pub mod proto;
 mod secret_file;
 #[cfg(feature = "net")]
 mod server;
-#[cfg(all(feature = "net", any(test, feature = "simulation", feature = "fuzzing")))]
+#[cfg(any(all(test, feature = "net"), feature = "simulation"))]
 pub mod simulation;
 #[cfg(feature = "tls")]
 mod tls;

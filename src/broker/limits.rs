@@ -53,7 +53,7 @@ pub struct Limits {
     /// All count among [`Limits::memory_bytes_max`].
     pub pending_max: usize,
     /// From the begin of a drain to the end, 10 s. What is unanswered then is told
-    /// `shutting_down`.
+    /// `timeout`.
     pub drain_timeout: Duration,
 }
 

@@ -66,14 +66,6 @@ pub fn run_bytes(bytes: &[u8], with_trace: bool) -> Outcome {
     run(Decisions::given(bytes), with_trace)
 }
 
-/// The body of the fuzz target: whatever the bytes decide, no promise is broken.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn fuzz(input: &[u8]) {
-    if let Some(violation) = run_bytes(input, false).violation {
-        panic!("{violation}");
-    }
-}
-
 fn run(decisions: Decisions, with_trace: bool) -> Outcome {
     const LISTENERS: usize = 2;
     let kernel = Kernel::new(decisions, Trace::new(with_trace), LISTENERS);

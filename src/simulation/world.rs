@@ -14,8 +14,9 @@ use super::wire;
 use crate::proto::{Json, MessageType};
 use crate::{ConnectionKey, Message};
 
-/// Turns for which a connection may stand there readable without being read.
-const UNSERVED_TURNS_MAX: u32 = 2;
+/// Turns for which a connection may stand there readable and be neither read nor written: whole
+/// publications of an earlier read may wait, and each may have to wait for a slow subscriber.
+const UNSERVED_TURNS_MAX: u32 = 10;
 /// Connections over the limit that may be there to be told so.
 const REFUSED_MAX: usize = 64;
 
