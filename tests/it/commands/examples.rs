@@ -37,7 +37,8 @@ fn adapted(example: &str, scratch: &Path) -> String {
     let scratch = scratch.to_str().unwrap();
     let own = example
         .replace("/run/ipc.sock", &format!("{scratch}/ipc.sock"))
-        .replace("/etc/ipc/token", &format!("{scratch}/token"));
+        .replace("/etc/ipc/token", &format!("{scratch}/token"))
+        .replace("/etc/ipc/ipc.toml", &format!("{scratch}/ipc.toml"));
     if own.starts_with("ipc serve") {
         let own = own.replace("ipc.sock", "served.sock").replace("--port 9000", "--port 0");
         let is_placed = own.contains("--port") || own.contains("--no-tcp");
@@ -54,6 +55,7 @@ fn adapted(example: &str, scratch: &Path) -> String {
 fn every_example_works() {
     let scratch = Scratch::new("examples");
     let token = scratch.file("token", 0o600, "a long secret\n");
+    fs::write(scratch.0.join("ipc.toml"), "max-connections = 100\n").unwrap();
     fs::write(scratch.0.join("order.json"), "{\"apples\": 3}").unwrap();
     fs::write(scratch.0.join("report.json"), "[1]").unwrap();
     for place in [".local/share/bash-completion/completions", ".zfunc", ".config/fish/completions"]
