@@ -26,12 +26,15 @@ use super::{Failure, demo_applications, logging};
 /// Run the server.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Durations are written 500ms, 5s or 2min, sizes 64KiB or 16MiB. The file given by --config is
-TOML with the same names, and a table [tokens] with tokens by application. IPC_TOKEN holds the
-token of all other applications, IPC_LOG the level of events: error, warn, info or debug.
-SIGTERM and SIGINT drain, a second one ends at once. SIGHUP reads the files again: limits, tokens,
-users and certificates change without a connection being closed. SIGUSR1 writes counters and latencies to
-standard error; SIGUSR2 does so and empties the latencies.
+Durations are written 500ms, 5s or 2min, sizes 64KiB or 16MiB. The file given by \
+--config is TOML with the same names, and a table [tokens] with tokens by \
+application. IPC_TOKEN holds the token of all other applications, IPC_LOG the level \
+of events: error, warn, info or debug.
+
+SIGTERM and SIGINT drain, a second one ends at once. SIGHUP reads the files again: \
+limits, tokens, users and certificates change without a connection being closed. \
+SIGUSR1 writes counters and latencies to standard error; SIGUSR2 does so and \
+empties the latencies.
 
 Examples:
   ipc serve --demo

@@ -106,6 +106,7 @@ fn every_example_works() {
 fn the_help_of_every_subcommand_tells_exit_codes_and_variables() {
     for name in subcommands() {
         let help = help(&[&name]);
+        assert_filled(&name, &help);
         if ["serve", "completions", "man", "demo"].contains(&name.as_str()) {
             continue;
         }
@@ -114,7 +115,6 @@ fn the_help_of_every_subcommand_tells_exit_codes_and_variables() {
         }
         let widest = help.lines().map(|line| line.chars().count()).max().unwrap_or_default();
         assert!(widest <= 80, "ipc {name} --help is {widest} wide");
-        assert_filled(&name, &help);
     }
 }
 
