@@ -8,6 +8,7 @@ use super::{Conn, ConnId, Kind, Model};
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What the kernel knows of a connection that has ended.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(in crate::simulation) struct Ending {
     pub(in crate::simulation) accepted_at: Option<Duration>,
     /// The kernel did not let the server use it.
