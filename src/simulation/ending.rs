@@ -148,7 +148,10 @@ impl World {
             kernel.faults.watch = 0;
             let is_reliable = |conn: usize| {
                 let peer = self.peers.iter().find(|peer| peer.conn == conn);
-                peer.is_some_and(|peer| !kernel.pipes[peer.pipe].was_failed)
+                peer.is_some_and(|peer| {
+                    let pipe = &kernel.pipes[peer.pipe];
+                    !pipe.was_failed && !pipe.server_closed
+                })
             };
             self.model.begin_drain(is_reliable);
         }

@@ -83,7 +83,7 @@ impl Pipe {
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
-        if !self.outbound.is_empty() {
+        if !self.outbound.is_empty() || self.lacks_room || self.is_ready {
             self.backlog_time += time;
         }
     }
@@ -135,6 +135,7 @@ impl Pipe {
         Ending {
             accepted_at: self.accepted_at,
             was_failed: self.was_failed,
+            was_shut_down: self.server_finished,
             was_shed: self.accepted_at.is_some() && self.token.is_none(),
             is_abrupt: self.reset_to_client,
             backlog_time: self.backlog_time,

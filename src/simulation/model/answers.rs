@@ -203,7 +203,7 @@ impl Model {
                 sent.kind == Kind::Serve(job) && sent.done_at.is_some_and(|done| done < step)
             });
             let stopped = conn.sent.iter().any(|sent| sent.kind == Kind::StopServing(job));
-            conn.app == app && began && !stopped && conn.is_prompt && self.is_sound(*id)
+            conn.app == app && began && !stopped && !self.may_be_closed(*id)
         })
     }
 

@@ -151,7 +151,6 @@ pub(super) struct Model {
     is_calm: bool,
     is_tight: bool,
     has_bursts: bool,
-    has_failing_watches: bool,
     has_few_descriptors: bool,
     drain: Option<Drain>,
     /// All that is under way has arrived, and was dealt with.
@@ -180,7 +179,6 @@ impl Model {
             is_calm: scenario.is_calm,
             is_tight: scenario.is_tight,
             has_bursts: scenario.has_bursts,
-            has_failing_watches: scenario.faults.watch > 0,
             has_few_descriptors: scenario.has_few_descriptors,
             drain: None,
             settled_at: None,
