@@ -33,7 +33,7 @@ def client_of(port, **options):
     return client
 
 
-def test_a_killed_server_that_comes_back_finds_everything_restored(port_and_servers):
+def test_a_killed_server_that_comes_back_finds_everything_restored(port_and_servers, caplog):
     port, start = port_and_servers
     server = start()
     seen, events = [], []
@@ -52,6 +52,7 @@ def test_a_killed_server_that_comes_back_finds_everything_restored(port_and_serv
         names = [event.name for event in events]
         assert names[0] == "disconnected" and names[-1] == "connected" and "closed" not in names
         assert events[0].error.code == "lost"
+        assert "Connection to server lost (0 requests" in caplog.text
 
 
 def test_what_is_served_is_served_again():

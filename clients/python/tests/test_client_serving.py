@@ -9,24 +9,24 @@ import threading
 import time
 
 import pytest
-from peers import REPO, STEP_SECONDS_MAX, PublishedServer, RustServer, eventually
+from peers import REPO, STEP_SECONDS_MAX, OwnServer, PublishedServer, RustServer, eventually
 
 from ipc_framework import FrameworkClient
 from ipc_framework.exceptions import ConnectionError, IPCError
 
 
-@pytest.fixture(scope="module")
-def rust():
-    started = RustServer()
+@pytest.fixture(scope="module", params=[RustServer, OwnServer])
+def server(request):
+    started = request.param()
     yield started
     started.stop()
 
 
 @pytest.fixture
-def pair(rust, request):
+def pair(server, request):
     """A worker and a requester, of an application of their own."""
     app = request.node.name
-    with FrameworkClient(app, **rust.arguments) as worker, FrameworkClient(app, **rust.arguments) as client:
+    with FrameworkClient(app, **server.arguments) as worker, FrameworkClient(app, **server.arguments) as client:
         yield worker, client
 
 
@@ -157,7 +157,7 @@ def test_serving_wants_a_connection():
         FrameworkClient("bench").serve("square", print)
 
 
-def test_a_dead_worker_is_told_to_its_requesters(rust, request):
+def test_a_dead_worker_is_told_to_its_requesters(server, request):
     from peers import Process
     import sys
 
@@ -165,13 +165,13 @@ def test_a_dead_worker_is_told_to_its_requesters(rust, request):
     code = f"""
 import time
 from ipc_framework import FrameworkClient
-worker = FrameworkClient({app!r}, port={rust.port})
+worker = FrameworkClient({app!r}, port={server.port})
 worker.connect()
 worker.serve("held", lambda message: (print("taken", flush=True), time.sleep(1000)))
 worker.wait()
 """
     program = Process(sys.executable, "-c", code)
-    with FrameworkClient(app, **rust.arguments) as client:
+    with FrameworkClient(app, **server.arguments) as client:
         eventually("it serves", lambda: client.send_request("system", {"action": "list_services"}).payload["services"])
         answers = []
         client.send_request_async("held", 0, lambda message: answers.append(message.payload["code"]))
@@ -193,21 +193,21 @@ const { IPCClient } = require(process.argv[1]);
 """
 
 
-def test_a_model_in_python_answers_a_front_end_in_node(rust):
+def test_a_model_in_python_answers_a_front_end_in_node(server):
     assert shutil.which("node"), "Node.js 18 or newer is needed: install it and run again"
-    with FrameworkClient("models", **rust.arguments) as worker:
+    with FrameworkClient("models", **server.arguments) as worker:
         worker.serve("predict", lambda message: {"y": 3 * message.payload["x"] + 1}, concurrency=4)
-        command = ["node", "-e", NODE, REPO / "clients" / "node", str(rust.port)]
+        command = ["node", "-e", NODE, REPO / "clients" / "node", str(server.port)]
         node = subprocess.run(command, capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
         assert node.returncode == 0, node.stderr
         assert node.stdout.strip() == str([3 * x + 1 for x in range(50)]).replace(" ", "")
 
 
-def test_a_served_function_may_close_its_client(rust, request):
+def test_a_served_function_may_close_its_client(server, request):
     app = request.node.name
-    worker = FrameworkClient(app, **rust.arguments)
+    worker = FrameworkClient(app, **server.arguments)
     assert worker.connect()
-    with FrameworkClient(app, **rust.arguments) as client:
+    with FrameworkClient(app, **server.arguments) as client:
 
         async def end_later(message):
             return worker.close()

@@ -148,7 +148,7 @@ class FrameworkClient(IPCClient):
                 native = self._open()
             except IPCError as error:
                 self.last_error = error
-                logger.log(logging.WARNING, f"Connection failed: {error}")
+                logger.warning(f"Connection failed: {error}")
                 return False
             self.last_error = None
             self._ended = threading.Event()
@@ -158,7 +158,7 @@ class FrameworkClient(IPCClient):
             self._finalizer = weakref.finalize(self, native.abort)
             self._finalizer.atexit = False
             self.receive_thread = self._dispatcher.start(native)
-            logger.log(logging.INFO, f"Connected to IPC server as {self.app_id}:{self.connection_id}")
+            logger.info(f"Connected to IPC server as {self.app_id}:{self.connection_id}")
             return True
 
     def _open(self) -> _native.Client:
@@ -203,7 +203,7 @@ class FrameworkClient(IPCClient):
             self._forget()
         if not is_done:
             logger.warning("not all that was to be sent or answered has been; it is lost")
-        logger.log(logging.INFO, "Disconnected from IPC server")
+        logger.info("Disconnected from IPC server")
         return is_done
 
     def _forget(self) -> None:
@@ -414,10 +414,16 @@ class FrameworkClient(IPCClient):
         text = f": {event.error}" if event.error else ""
         if event.name == "connected":
             _alive.add(self)
-            logger.log(logging.INFO, "Connection to server is back")
+            logger.info("Connection to server is back")
         elif event.name == "disconnected":
             _alive.discard(self)
-            logger.log(logging.WARNING, f"Connection to server lost{text}")
+            lost = event.error is None or event.error.code == "lost"
+            logger.warning(
+                "Connection to server lost%s (%d requests without an answer, at most %d messages)",
+                "" if lost else text,
+                event.unanswered,
+                event.unconfirmed,
+            )
         elif event.name == "closed":
             _alive.discard(self)
             if event.error is not None:
