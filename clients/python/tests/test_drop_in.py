@@ -5,13 +5,14 @@ from __future__ import annotations
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 from typing import Any
 
 import published
 from ipc_framework import Message, MessageType
-from wire import HANG, PUBLISHED_PYTHON, REPO, script
+from wire import HANG, PUBLISHED_PYTHON, REPO, script, until
 
 
 def test_the_published_tests_pass() -> None:
@@ -27,6 +28,14 @@ def test_the_published_tests_pass() -> None:
     assert run.returncode == 0 and re.search(r"Ran 7 tests", run.stderr), run.stderr
 
 
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("localhost", port), HANG).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_both_halves_of_the_first_example_work(tmp_path: pathlib.Path) -> None:
     modules = tmp_path / "node_modules" / "@ifesol"
     modules.mkdir(parents=True)
@@ -37,8 +46,7 @@ def test_both_halves_of_the_first_example_work(tmp_path: pathlib.Path) -> None:
         [sys.executable, "-u", "server.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        assert server.stderr is not None
-        assert "still serves" in server.stderr.readline(), "the port 8888 has to be free"
+        until("its start, for which the port 8888 has to be free", lambda: accepts(8888) or server.poll())
         client = subprocess.run(
             ["node", "client.js"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG, encoding="utf-8"
         )

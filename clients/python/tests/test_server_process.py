@@ -44,11 +44,20 @@ def end(process: "subprocess.Popen[str]") -> Tuple[int, str, str]:
 
 
 def test_a_program_whose_last_line_starts_a_server_serves_until_ctrl_c() -> None:
-    process, there = begin()
+    rest = """
+    server.stop()
+    server.port = 0
+    def begin():
+        print("listens soon", flush=True)
+        server.start()
+    threading.Timer(0.2, lambda: print(server.port, threading.main_thread().is_alive(), flush=True)).start()
+    begin()
+    """.rstrip()
+    process, _ = begin(rest)
+    assert process.stdout is not None and process.stdout.readline() == "listens soon\n"
+    there = Remote(int(process.stdout.readline().split()[0]))
     peer = Peer(there)
     assert peer.ask("echo", 1) == 1
-    assert process.stderr is not None
-    assert "still serves" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert peer.receive()["payload"]["code"] == "shutting_down"
     peer.close()
@@ -60,7 +69,10 @@ def test_a_program_whose_last_line_starts_a_server_serves_until_ctrl_c() -> None
     "rest, options, expected",
     [
         ("\n    raise ValueError('a bug')", "{}", 1),
-        ("\n    pass", "{'daemon': True}", 0),
+        ("\n    time.sleep(0)", "{}", 0),
+        ("\n    threading.Thread(target=server.start).start()", "{}", 0),
+        ("\n    server.stop(); server.port = 0; server.start()", "{'daemon': True}", 0),
+        ("\n    sys.exit(5)", "{}", 5),
         ("\n    os._exit(3)", "{}", 3),
         ("\n    server.stop(); sys.exit(4)", "{'workers': 2}", 4),
     ],
@@ -73,6 +85,7 @@ def test_a_program_that_is_to_end_ends(rest: str, options: str, expected: int) -
 
 
 LOOPS = [
+    "\n    try:\n        while True: time.sleep(1)\n    except KeyboardInterrupt:\n        print('bye')",
     "\n    try:\n        while True: time.sleep(1)\n    except KeyboardInterrupt:\n        server.stop()\n        print('bye')",
     "\n    server.serve_forever()\n    print('bye')",
 ]
@@ -94,15 +107,17 @@ def test_the_interpreter_ends_while_handlers_run() -> None:
     app.create_channel("busy").serve(lambda request: time.sleep(0.02))
     async def never(request): await asyncio.sleep(3600)
     app.create_channel("never").set_handler(MessageType.REQUEST, never)
+    print("ready", flush=True)
     input()
     """
     process, there = begin(rest, "{'workers': 2, 'daemon': True, 'limits': {'drain_timeout': 0.2}}")
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
     peer = Peer(there)
     for _ in range(50):
         peer.send("request", "busy", None)
     peer.send("request", "never", None)
     assert peer.receive()["payload"] is None
-    assert process.stdin is not None
     process.stdin.write("\n")
     code, _, err = end(process)
     assert code == 0 and "Fatal" not in err, err

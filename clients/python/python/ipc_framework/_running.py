@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # Its own end comes after ours, so that handlers may use it.
+import dis
 import logging
 import os
 import sys
 import threading
+import types
 import weakref
-from typing import TYPE_CHECKING, List, Set
+from typing import TYPE_CHECKING, List, Optional, Set
 
 if TYPE_CHECKING:
     from .server import FrameworkServer
@@ -37,18 +39,24 @@ def leak(*objects: object) -> None:
     _leaked.extend(objects)
 
 
+def is_last_line(frame: Optional[types.FrameType]) -> bool:
+    """Whether the main program does nothing more after the call that this frame is in."""
+    while frame is not None:
+        if frame.f_lineno < max(line for _, line in dis.findlinestarts(frame.f_code) if line):
+            return False
+        if frame.f_code.co_name == "<module>":
+            return frame.f_globals.get("__name__") == "__main__"
+        frame = frame.f_back
+    return False
+
+
 def _at_end() -> None:
-    """The main program has ended. A program whose last line starts a server wants it to serve;
-    one that failed, or an interactive one that is left, wants to end."""
-    failed = getattr(sys, "last_value", None) is not None or hasattr(sys, "ps1")
+    """The main program has ended. One whose last line starts a server wants it to serve."""
+    is_interactive = hasattr(sys, "ps1")
     for server in list(_servers):
         try:
-            if server.running and not server.daemon and not failed:
-                logger.warning(
-                    "the main program has ended and the server on port %s still serves; end it by "
-                    "Ctrl-C or stop(), or make it with daemon=True",
-                    server.port,
-                )
+            if server.running and server._holds_process and not is_interactive:
+                logger.info("the main program has ended; port %s is served until Ctrl-C", server.port)
                 server.wait()
         except KeyboardInterrupt:
             pass

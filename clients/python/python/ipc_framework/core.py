@@ -13,11 +13,12 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, TypeVar
 
 logger = logging.getLogger("ipc_framework")
 
 Handler = Callable[["Message"], Any]
+H = TypeVar("H", bound=Callable[["Message"], Any])
 
 
 class MessageType(Enum):
@@ -121,6 +122,18 @@ class Channel:
         """Sets who handles messages of one type; a later handler replaces an earlier one."""
         with self._lock:
             self.handlers[message_type] = handler
+
+    def serve(self, handler: H) -> H:
+        """Answers the channel's requests with what ``handler`` returns, which may be ``async``.
+        A decorator.
+
+        ::
+
+            @application.create_channel("square").serve
+            def square(request):
+                return request.payload ** 2
+        """
+        raise NotImplementedError("channels of a FrameworkServer serve requests")
 
     def get_handler(self, message_type: MessageType) -> Optional[Handler]:
         """Who handles messages of this type, if anybody does."""

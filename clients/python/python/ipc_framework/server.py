@@ -8,15 +8,13 @@ import os
 import sys
 import threading
 import types
-from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, TypedDict, TypeVar, Union
+from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, TypedDict, Union
 
 from . import _native, _running
-from .core import Application, Channel, ConnectionManager, Handler, IPCServer, Message, MessageType
+from .core import Application, Channel, ConnectionManager, H, Handler, IPCServer, Message, MessageType
 from .exceptions import ConnectionError
 
 logger = logging.getLogger("ipc_framework")
-
-H = TypeVar("H", bound=Handler)
 
 #: Types whose handlers :meth:`Channel.set_handler` sets. The others are carried out by the server.
 HANDLED = (MessageType.REQUEST, MessageType.NOTIFICATION, MessageType.RESPONSE)
@@ -62,7 +60,7 @@ class FrameworkServer(IPCServer):
         workers: int = 0,
         spin: Optional[float] = None,
         limits: Optional[Limits] = None,
-        daemon: bool = False,
+        daemon: Optional[bool] = None,
         verbose: Optional[bool] = None,
     ) -> None:
         """
@@ -74,7 +72,8 @@ class FrameworkServer(IPCServer):
             the variable ``IPC_FRAMEWORK_INSECURE`` says
         :param workers: threads for handlers; 0: the loop's own
         :param spin: seconds the loop stays awake after work; ``math.inf``: always; 0: never
-        :param daemon: the process may end while the server runs, as the published one's does
+        :param daemon: whether the process may end while the server runs. By default it may, as
+            with the published server, but for a program whose very last line is ``start()``
         :param verbose: log to standard output what the published server prints; by default what
             the variable ``IPC_FRAMEWORK_VERBOSE`` says
         """
@@ -85,7 +84,8 @@ class FrameworkServer(IPCServer):
         self.max_connections = max_connections
         self.server_thread: Optional[_Thread] = None
         self.server_socket: None = None
-        self.daemon = daemon
+        self._daemon = daemon
+        self._holds_process = False
         self._options: Dict[str, Any] = {
             "unix": None if unix is None else os.fspath(unix),
             "unix_mode": unix_mode,
@@ -131,6 +131,8 @@ class FrameworkServer(IPCServer):
             self._threads = [_Thread(f"ipc-worker-{n}", native.work) for n in range(self._workers)]
             self._native = native
             self.running = True
+            is_last = _running.is_last_line(sys._getframe(1))
+            self._holds_process = is_last if self._daemon is None else not self._daemon
             _running.keep(self)
             for thread in (self.server_thread, *self._threads):
                 thread.start()
@@ -584,13 +586,6 @@ class _Channel(Channel):
         self._put(message_type, handler)
 
     def serve(self, handler: H) -> H:
-        """Answers requests with what ``handler`` returns, which may be ``async``. A decorator.
-
-        >>> server = FrameworkServer()
-        >>> @server.create_application("math").create_channel("square").serve
-        ... def square(request):
-        ...     return request.payload ** 2
-        """
         self._serves = True
         self._put(MessageType.REQUEST, handler)
         return handler

@@ -1,0 +1,43 @@
+"""What the documents show works, and the type stubs say what is so."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+from typing import Any, Dict
+
+from wire import Peer
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+def test_the_first_example_of_the_readme() -> None:
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    (example, *_) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    names: Dict[str, Any] = {}
+    exec(example, names)
+    server = names["server"]
+    try:
+        peer = Peer(server, "math")
+        assert peer.ask("square", 7) == 49
+        assert peer.ask("slow", "it") == {"asked": "it"}
+        assert peer.ask("log") == "noted"
+    finally:
+        server.stop()
+
+
+def test_types() -> None:
+    # The usages against the installed package, as programs see it: `py.typed` has to be there.
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-incremental"]
+    for target in (PACKAGE / "tests" / "types" / "server_usages.py", PACKAGE / "python"):
+        checked = subprocess.run([*command, str(target)], capture_output=True, text=True, cwd="/")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_mistakes_are_type_errors() -> None:
+    wrong = "from ipc_framework import FrameworkServer\nFrameworkServer(port='8888')\nFrameworkServer(worker=1)\n"
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-incremental", "-c", wrong]
+    checked = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert checked.stdout.count("error:") == 2, checked.stdout
