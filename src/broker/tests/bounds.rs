@@ -221,3 +221,23 @@ fn another_idle_timeout_holds_for_those_who_are_there() {
     assert_eq!(world.closed, [half_open, key], "it has been idle for long");
     assert_eq!(world.broker.next_deadline(), None);
 }
+
+#[test]
+fn so_many_are_told_that_their_user_is_not_admitted_and_the_others_are_closed() {
+    let mut world = World::new(Limits::default());
+    let turned_away: Vec<_> = (0..=REFUSALS_MAX)
+        .map(|_| {
+            let key = world.accept();
+            world.broker.turn_away(key, world.now);
+            key
+        })
+        .collect();
+    world.act();
+    assert_eq!(world.closed, turned_away[REFUSALS_MAX..]);
+    world.expect_error(turned_away[0], "auth_failed", Value::Null);
+    world.hang_up(turned_away[0]);
+    let next = world.accept();
+    world.broker.turn_away(next, world.now);
+    world.act();
+    world.expect_error(next, "auth_failed", Value::Null);
+}
