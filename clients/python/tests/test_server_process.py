@@ -84,9 +84,10 @@ def test_a_program_that_is_to_end_ends(rest: str, options: str, expected: int) -
     assert "Fatal" not in err and "Exception ignored" not in err, err
 
 
+SLEEPS = "\n    try:\n        while True: time.sleep(1)\n    except KeyboardInterrupt:"
 LOOPS = [
-    "\n    try:\n        while True: time.sleep(1)\n    except KeyboardInterrupt:\n        print('bye')",
-    "\n    try:\n        while True: time.sleep(1)\n    except KeyboardInterrupt:\n        server.stop()\n        print('bye')",
+    SLEEPS + "\n        print('bye')",
+    SLEEPS + "\n        server.stop()\n        print('bye')",
     "\n    server.serve_forever()\n    print('bye')",
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
@@ -11,14 +10,12 @@ import types
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, TypedDict, Union
 
 from . import _native, _running
-from .core import Application, Channel, ConnectionManager, H, Handler, IPCServer, Message, MessageType
+from ._registry import ServerApplication, ServerChannel, ServerConnections, check_id
+from ._threads import Coroutines, Thread
+from .core import Application, Channel, ConnectionManager, Handler, IPCServer, Message, MessageType
 from .exceptions import ConnectionError
 
 logger = logging.getLogger("ipc_framework")
-
-#: Types whose handlers :meth:`Channel.set_handler` sets. The others are carried out by the server.
-HANDLED = (MessageType.REQUEST, MessageType.NOTIFICATION, MessageType.RESPONSE)
-
 
 class Limits(TypedDict, total=False):
     """What clients may use. Seconds and bytes; what is left out keeps its default."""
@@ -77,12 +74,12 @@ class FrameworkServer(IPCServer):
         :param verbose: log to standard output what the published server prints; by default what
             the variable ``IPC_FRAMEWORK_VERBOSE`` says
         """
-        self._apps: Dict[str, _Application] = {}
+        self._apps: Dict[str, ServerApplication] = {}
         self._native: Optional[_native.Server] = None
-        self._manager: ConnectionManager = _Connections(self)
+        self._manager: ConnectionManager = ServerConnections(self)
         super().__init__(host, port)  # type: ignore[arg-type]
         self.max_connections = max_connections
-        self.server_thread: Optional[_Thread] = None
+        self.server_thread: Optional[Thread] = None
         self.server_socket: None = None
         self._daemon = daemon
         self._holds_process = False
@@ -96,8 +93,8 @@ class FrameworkServer(IPCServer):
         }
         self._limits: Dict[str, Any] = dict(limits or {})
         self._workers = workers
-        self._threads: List[_Thread] = []
-        self._coroutines: Optional[_Coroutines] = None
+        self._threads: List[Thread] = []
+        self._coroutines: Optional[Coroutines] = None
         self._complained: Dict[int, Handler] = {}
         if _flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
             _print_log()
@@ -126,9 +123,9 @@ class FrameworkServer(IPCServer):
             )
             if self.host is not None:
                 self.port = native.port
-            self._coroutines = _Coroutines()
-            self.server_thread = _Thread("ipc-server", lambda: self._run(native))
-            self._threads = [_Thread(f"ipc-worker-{n}", native.work) for n in range(self._workers)]
+            self._coroutines = Coroutines()
+            self.server_thread = Thread("ipc-server", lambda: self._run(native))
+            self._threads = [Thread(f"ipc-worker-{n}", native.work) for n in range(self._workers)]
             self._native = native
             self.running = True
             is_last = _running.is_last_line(sys._getframe(1))
@@ -210,13 +207,13 @@ class FrameworkServer(IPCServer):
     # Applications
 
     @property
-    def applications(self) -> Dict[str, Application]:  # type: ignore[override]
+    def applications(self) -> Dict[str, Application]:  # type: ignore[override, unused-ignore]  # older mypy
         """All applications by id, those that clients brought into being too."""
         found: Dict[str, Application] = dict(self._apps)
         if self._native is not None:
             for app_id, told in self._native.list_applications().items():
                 if app_id not in found:
-                    found[app_id] = _Application(self, app_id, told["name"], told)
+                    found[app_id] = ServerApplication(self, app_id, told["name"], told)
         return found
 
     @applications.setter
@@ -224,11 +221,11 @@ class FrameworkServer(IPCServer):
         """The base class begins with none."""
 
     def create_application(self, app_id: str, name: Optional[str] = None) -> Application:
-        _check_id(app_id)
+        check_id(app_id)
         with self._lock:
             application = self._apps.get(app_id)
             if application is None:
-                application = self._apps[app_id] = _Application(self, app_id, name)
+                application = self._apps[app_id] = ServerApplication(self, app_id, name)
                 if self._native is not None:
                     self._native.create_application(app_id, application.name)
             return application
@@ -237,7 +234,7 @@ class FrameworkServer(IPCServer):
         application = self._apps.get(app_id)
         if application is None and self._native is not None:
             if self._native.has_application(app_id):
-                return _Application(self, app_id)
+                return ServerApplication(self, app_id)
         return application
 
     def list_applications(self) -> Dict[str, Dict[str, Any]]:
@@ -305,7 +302,7 @@ class FrameworkServer(IPCServer):
         return {connection: id for id, connection in self.client_sockets.items()}
 
     def _watch_if_wanted(self) -> None:
-        own = isinstance(self._manager, _Connections)
+        own = isinstance(self._manager, ServerConnections)
         if self._native is not None:
             self._native.set_watched(not own or logger.isEnabledFor(logging.INFO))
 
@@ -316,11 +313,11 @@ class FrameworkServer(IPCServer):
         try:
             if has_come:
                 logger.info("Client %s connected to application %s", id, app_id)
-                if not isinstance(manager, _Connections):
+                if not isinstance(manager, ServerConnections):
                     manager.add_connection(id, connection, app_id)
             else:
                 logger.info("Client %s disconnected", id)
-                if hasattr(manager, "remove_connection") and not isinstance(manager, _Connections):
+                if hasattr(manager, "remove_connection") and not isinstance(manager, ServerConnections):
                     manager.remove_connection(id)
         except Exception:
             logger.exception("the connection manager failed")
@@ -372,14 +369,14 @@ class FrameworkServer(IPCServer):
             if origin is not None:
                 origin.pass_on()
             return False
-        serves = isinstance(channel, _Channel) and channel._serves
+        serves = isinstance(channel, ServerChannel) and channel._serves
         return self._run_handler(handler, message, origin, serves)
 
     def _handle_publish(self, message: Message, channel: Channel) -> bool:
         native = self._native
         if native is None:
             return True
-        if not isinstance(channel, _Channel) or self._is_overridden("send_to_connection"):
+        if not isinstance(channel, ServerChannel) or self._is_overridden("send_to_connection"):
             for connection_id in channel.get_subscribers():
                 connection = native.connection_of(channel.app_id, connection_id)
                 if connection is not None:
@@ -480,252 +477,6 @@ class FrameworkServer(IPCServer):
                 "answer by send_to_connection; channel.serve sends what a handler returns",
                 handler,
             )
-
-
-class _Application(Application):
-    """An application of a server."""
-
-    def __init__(
-        self,
-        server: FrameworkServer,
-        app_id: str,
-        name: Optional[str] = None,
-        told: Optional[Dict[str, Any]] = None,
-    ) -> None:
-        self._server = server
-        #: The channels that the program asked for.
-        self._own: Dict[str, _Channel] = {}
-        super().__init__(app_id, name)
-        if told is not None:
-            self.created_at, self.last_activity = told["created_at"], told["last_activity"]
-
-    def _install(self) -> None:
-        """The server runs: it learns what was set up before."""
-        native = self._server._native
-        if native is not None:
-            native.create_application(self.app_id, self.name)
-            for channel in list(self._own.values()):
-                channel._install(native)
-
-    def _adopt(self, channel: _Channel) -> None:
-        """The program has set up a channel that a client brought into being."""
-        if self._server._apps.setdefault(self.app_id, self) is self:
-            self._own.setdefault(channel.channel_id, channel)
-
-    @property
-    def channels(self) -> Dict[str, Channel]:  # type: ignore[override]
-        """All channels by id, those that clients brought into being too."""
-        return {id: self._own.get(id) or _Channel(self, id) for id in self.list_channels()}
-
-    @channels.setter
-    def channels(self, _: Dict[str, Channel]) -> None:
-        """The base class begins with none."""
-
-    def create_channel(self, channel_id: str) -> Channel:
-        _check_id(channel_id)
-        with self._lock:
-            channel = self._own.get(channel_id)
-            if channel is None:
-                self._server._apps.setdefault(self.app_id, self)
-                channel = self._own[channel_id] = _Channel(self, channel_id)
-                self.update_activity()
-                if self._server._native is not None:
-                    self._server._native.create_channel(self.app_id, channel_id)
-            return channel
-
-    def get_channel(self, channel_id: str) -> Optional[Channel]:
-        channel = self._own.get(channel_id)
-        native = self._server._native
-        if channel is None and native is not None and native.has_channel(self.app_id, channel_id):
-            return _Channel(self, channel_id)
-        return channel
-
-    def remove_channel(self, channel_id: str) -> bool:
-        own = self._own.pop(channel_id, None)
-        native = self._server._native
-        known = native.remove_channel(self.app_id, channel_id) if native is not None else False
-        return known or own is not None
-
-    def list_channels(self) -> List[str]:
-        native = self._server._native
-        told = [] if native is None else native.list_channels(self.app_id)
-        return list(dict.fromkeys([*self._own, *told]))
-
-
-class _Channel(Channel):
-    """A channel of a server."""
-
-    def __init__(self, application: _Application, channel_id: str) -> None:
-        self._application = application
-        #: Subscribers that were named while the server did not run.
-        self._early: List[str] = []
-        self._serves = False
-        super().__init__(channel_id, application.app_id)
-
-    def _install(self, native: _native.Server) -> None:
-        native.create_channel(self.app_id, self.channel_id)
-        for message_type, handler in list(self.handlers.items()):
-            self._set(native, message_type, handler)
-        for connection_id in self._early:
-            native.subscribe(self.app_id, self.channel_id, connection_id)
-
-    def _set(self, native: _native.Server, message_type: MessageType, handler: Handler) -> None:
-        serves = self._serves and message_type is MessageType.REQUEST
-        if message_type in HANDLED:
-            native.set_handler(self.app_id, self.channel_id, message_type.value, handler, serves)
-
-    def set_handler(self, message_type: MessageType, handler: Handler) -> None:
-        if message_type not in HANDLED:
-            logger.warning(
-                "a handler for %s is never called, the server carries such messages out by itself; "
-                "override route_message to see them",
-                message_type,
-            )
-        if message_type is MessageType.REQUEST:
-            self._serves = False
-        self._put(message_type, handler)
-
-    def serve(self, handler: H) -> H:
-        self._serves = True
-        self._put(MessageType.REQUEST, handler)
-        return handler
-
-    def _put(self, message_type: MessageType, handler: Handler) -> None:
-        super().set_handler(message_type, handler)
-        self._application._adopt(self)
-        native = self._application._server._native
-        if native is not None:
-            native.create_channel(self.app_id, self.channel_id)
-            self._set(native, message_type, handler)
-
-    @property
-    def subscribers(self) -> List[str]:  # type: ignore[override]
-        """The ids of the connections that listen; a copy."""
-        native = self._application._server._native
-        if native is None:
-            return list(self._early)
-        return native.subscribers(self.app_id, self.channel_id)
-
-    @subscribers.setter
-    def subscribers(self, _: List[str]) -> None:
-        """The base class begins with none."""
-
-    def get_subscribers(self) -> List[str]:
-        return self.subscribers
-
-    def add_subscriber(self, connection_id: str) -> None:
-        native = self._application._server._native
-        if native is not None:
-            native.subscribe(self.app_id, self.channel_id, connection_id)
-        elif connection_id not in self._early:
-            self._early.append(connection_id)
-
-    def remove_subscriber(self, connection_id: str) -> None:
-        if connection_id in self._early:
-            self._early.remove(connection_id)
-        native = self._application._server._native
-        if native is not None:
-            native.unsubscribe(self.app_id, self.channel_id, connection_id)
-
-
-class _Connections(ConnectionManager):
-    """Who is connected to a server, as that knows it."""
-
-    def __init__(self, server: FrameworkServer) -> None:
-        self._server = server
-        super().__init__()
-
-    @property
-    def connections(self) -> Dict[str, Any]:  # type: ignore[override]
-        """All connections by their ids; a copy."""
-        return dict(self._server.client_sockets)
-
-    @connections.setter
-    def connections(self, _: Dict[str, Any]) -> None:
-        """The base class begins with none."""
-
-    @property
-    def connection_apps(self) -> Dict[str, str]:  # type: ignore[override]
-        """The application of each connection; a copy."""
-        return {id: connection.app_id for id, connection in self._server.client_sockets.items()}
-
-    @connection_apps.setter
-    def connection_apps(self, _: Dict[str, str]) -> None:
-        """The base class begins with none."""
-
-    def add_connection(self, connection_id: str, connection_obj: Any, app_id: str) -> None:
-        """The server does that by itself."""
-
-    def remove_connection(self, connection_id: str) -> None:
-        """The server does that by itself."""
-
-    def get_connection(self, connection_id: Optional[str]) -> Optional[Any]:
-        native = self._server._native
-        return native.connection(connection_id) if native and connection_id else None
-
-    def get_connections_for_app(self, app_id: str) -> List[str]:
-        native = self._server._native
-        return [one.connection_id for one in native.connections_of(app_id)] if native else []
-
-    def list_connections(self) -> List[str]:
-        return list(self._server.client_sockets)
-
-
-class _Thread(threading.Thread):
-    """A thread that can be waited for in the main one: where Ctrl-C interrupts ``join``, older
-    Pythons take the thread for ended, and abort when it ends."""
-
-    def __init__(self, name: str, work: Callable[[], None]) -> None:
-        super().__init__(name=name, daemon=True)
-        self.ended = threading.Event()
-        self._work = work
-
-    def run(self) -> None:
-        try:
-            self._work()
-        finally:
-            self.ended.set()
-
-
-class _Coroutines:
-    """The asyncio loop of ``async def`` handlers, which begins with the first of them."""
-
-    def __init__(self) -> None:
-        self.thread: Optional[_Thread] = None
-        self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._lock = threading.Lock()
-
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        with self._lock:
-            if self._loop is None:
-                loop = self._loop = asyncio.new_event_loop()
-                self.thread = _Thread("ipc-asyncio", lambda: self._run(loop))
-                self.thread.start()
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            loop.close()
-
-    def stop(self) -> None:
-        loop, thread = self._loop, self.thread
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.ended.wait()
-
-
-def _check_id(id: str) -> None:
-    length = len(id.encode())
-    if not 0 < length <= 256:
-        raise ValueError(f"an id has 1 to 256 bytes, this one has {length}")
 
 
 def _flag(name: str) -> bool:

@@ -1,0 +1,212 @@
+"""A server's applications, channels and connections, as the published package shows them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+from . import _native
+from .core import Application, Channel, ConnectionManager, H, Handler, MessageType
+
+if TYPE_CHECKING:
+    from .server import FrameworkServer
+
+logger = logging.getLogger("ipc_framework")
+
+#: Types whose handlers :meth:`Channel.set_handler` sets. The others are carried out by the server.
+HANDLED = (MessageType.REQUEST, MessageType.NOTIFICATION, MessageType.RESPONSE)
+
+
+class ServerApplication(Application):
+    """An application of a server."""
+
+    def __init__(
+        self,
+        server: FrameworkServer,
+        app_id: str,
+        name: Optional[str] = None,
+        told: Optional[Dict[str, Any]] = None,
+    ) -> None:
+        self._server = server
+        #: The channels that the program asked for.
+        self._own: Dict[str, ServerChannel] = {}
+        super().__init__(app_id, name)
+        if told is not None:
+            self.created_at, self.last_activity = told["created_at"], told["last_activity"]
+
+    def _install(self) -> None:
+        """The server runs: it learns what was set up before."""
+        native = self._server._native
+        if native is not None:
+            native.create_application(self.app_id, self.name)
+            for channel in list(self._own.values()):
+                channel._install(native)
+
+    def _adopt(self, channel: ServerChannel) -> None:
+        """The program has set up a channel that a client brought into being."""
+        if self._server._apps.setdefault(self.app_id, self) is self:
+            self._own.setdefault(channel.channel_id, channel)
+
+    @property
+    def channels(self) -> Dict[str, Channel]:  # type: ignore[override, unused-ignore]  # older mypy
+        """All channels by id, those that clients brought into being too."""
+        return {id: self._own.get(id) or ServerChannel(self, id) for id in self.list_channels()}
+
+    @channels.setter
+    def channels(self, _: Dict[str, Channel]) -> None:
+        """The base class begins with none."""
+
+    def create_channel(self, channel_id: str) -> Channel:
+        check_id(channel_id)
+        with self._lock:
+            channel = self._own.get(channel_id)
+            if channel is None:
+                self._server._apps.setdefault(self.app_id, self)
+                channel = self._own[channel_id] = ServerChannel(self, channel_id)
+                self.update_activity()
+                if self._server._native is not None:
+                    self._server._native.create_channel(self.app_id, channel_id)
+            return channel
+
+    def get_channel(self, channel_id: str) -> Optional[Channel]:
+        channel = self._own.get(channel_id)
+        native = self._server._native
+        if channel is None and native is not None and native.has_channel(self.app_id, channel_id):
+            return ServerChannel(self, channel_id)
+        return channel
+
+    def remove_channel(self, channel_id: str) -> bool:
+        own = self._own.pop(channel_id, None)
+        native = self._server._native
+        known = native.remove_channel(self.app_id, channel_id) if native is not None else False
+        return known or own is not None
+
+    def list_channels(self) -> List[str]:
+        native = self._server._native
+        told = [] if native is None else native.list_channels(self.app_id)
+        return list(dict.fromkeys([*self._own, *told]))
+
+
+class ServerChannel(Channel):
+    """A channel of a server."""
+
+    def __init__(self, application: ServerApplication, channel_id: str) -> None:
+        self._application = application
+        #: Subscribers that were named while the server did not run.
+        self._early: List[str] = []
+        self._serves = False
+        super().__init__(channel_id, application.app_id)
+
+    def _install(self, native: _native.Server) -> None:
+        native.create_channel(self.app_id, self.channel_id)
+        for message_type, handler in list(self.handlers.items()):
+            self._set(native, message_type, handler)
+        for connection_id in self._early:
+            native.subscribe(self.app_id, self.channel_id, connection_id)
+
+    def _set(self, native: _native.Server, message_type: MessageType, handler: Handler) -> None:
+        serves = self._serves and message_type is MessageType.REQUEST
+        if message_type in HANDLED:
+            native.set_handler(self.app_id, self.channel_id, message_type.value, handler, serves)
+
+    def set_handler(self, message_type: MessageType, handler: Handler) -> None:
+        if message_type not in HANDLED:
+            logger.warning(
+                "a handler for %s is never called, the server carries such messages out by itself; "
+                "override route_message to see them",
+                message_type,
+            )
+        if message_type is MessageType.REQUEST:
+            self._serves = False
+        self._put(message_type, handler)
+
+    def serve(self, handler: H) -> H:
+        self._serves = True
+        self._put(MessageType.REQUEST, handler)
+        return handler
+
+    def _put(self, message_type: MessageType, handler: Handler) -> None:
+        super().set_handler(message_type, handler)
+        self._application._adopt(self)
+        native = self._application._server._native
+        if native is not None:
+            native.create_channel(self.app_id, self.channel_id)
+            self._set(native, message_type, handler)
+
+    @property
+    def subscribers(self) -> List[str]:  # type: ignore[override, unused-ignore]  # older mypy
+        """The ids of the connections that listen; a copy."""
+        native = self._application._server._native
+        if native is None:
+            return list(self._early)
+        return native.subscribers(self.app_id, self.channel_id)
+
+    @subscribers.setter
+    def subscribers(self, _: List[str]) -> None:
+        """The base class begins with none."""
+
+    def get_subscribers(self) -> List[str]:
+        return self.subscribers
+
+    def add_subscriber(self, connection_id: str) -> None:
+        native = self._application._server._native
+        if native is not None:
+            native.subscribe(self.app_id, self.channel_id, connection_id)
+        elif connection_id not in self._early:
+            self._early.append(connection_id)
+
+    def remove_subscriber(self, connection_id: str) -> None:
+        if connection_id in self._early:
+            self._early.remove(connection_id)
+        native = self._application._server._native
+        if native is not None:
+            native.unsubscribe(self.app_id, self.channel_id, connection_id)
+
+
+class ServerConnections(ConnectionManager):
+    """Who is connected to a server, as that knows it."""
+
+    def __init__(self, server: FrameworkServer) -> None:
+        self._server = server
+        super().__init__()
+
+    @property
+    def connections(self) -> Dict[str, Any]:  # type: ignore[override, unused-ignore]  # older mypy
+        """All connections by their ids; a copy."""
+        return dict(self._server.client_sockets)
+
+    @connections.setter
+    def connections(self, _: Dict[str, Any]) -> None:
+        """The base class begins with none."""
+
+    @property
+    def connection_apps(self) -> Dict[str, str]:  # type: ignore[override, unused-ignore]  # older mypy
+        """The application of each connection; a copy."""
+        return {id: connection.app_id for id, connection in self._server.client_sockets.items()}
+
+    @connection_apps.setter
+    def connection_apps(self, _: Dict[str, str]) -> None:
+        """The base class begins with none."""
+
+    def add_connection(self, connection_id: str, connection_obj: Any, app_id: str) -> None:
+        """The server does that by itself."""
+
+    def remove_connection(self, connection_id: str) -> None:
+        """The server does that by itself."""
+
+    def get_connection(self, connection_id: Optional[str]) -> Optional[Any]:
+        native = self._server._native
+        return native.connection(connection_id) if native and connection_id else None
+
+    def get_connections_for_app(self, app_id: str) -> List[str]:
+        native = self._server._native
+        return [one.connection_id for one in native.connections_of(app_id)] if native else []
+
+    def list_connections(self) -> List[str]:
+        return list(self._server.client_sockets)
+
+
+def check_id(id: str) -> None:
+    length = len(id.encode())
+    if not 0 < length <= 256:
+        raise ValueError(f"an id has 1 to 256 bytes, this one has {length}")
