@@ -7,6 +7,7 @@ use super::embedded::PINNED_CHANNELS;
 use super::kernel::{Faults, LastPoll};
 use super::scenario::APPS;
 use super::world::World;
+use crate::MemoryPressure;
 
 /// Turns within which all that is under way is dealt with.
 const TURNS_MAX: usize = 3_000;
@@ -32,7 +33,9 @@ impl World {
             }
         }
         self.rest()?;
-        if all_read {
+        // Short of memory, the rest of unfinished messages waits until the grace is over.
+        let is_pausing = self.server.stats().memory_pressure == MemoryPressure::Pausing;
+        if all_read && !is_pausing {
             self.model.settle();
             self.model.check_answered_at_once()?;
         }
