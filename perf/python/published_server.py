@@ -1,10 +1,11 @@
-"""The published package's own server, answering `echo` as its documentation shows."""
+"""A server of the published package, or of the one that takes its place, answering `echo` as the
+documentation shows."""
 
 import threading
 
 from ipc_framework import FrameworkServer, MessageType
 
-server = FrameworkServer("127.0.0.1", 0)
+server = FrameworkServer("127.0.0.1", 0, max_connections=1000)
 bench = server.create_application("bench")
 channel = bench.create_channel("echo")
 bench.create_channel("news")
@@ -17,5 +18,7 @@ def echo(message):
 
 channel.set_handler(MessageType.REQUEST, echo)
 server.start()
-print(f"listening on 127.0.0.1:{server.server_socket.getsockname()[1]}", flush=True)
+# The published one keeps saying 0.
+port = server.port or server.server_socket.getsockname()[1]
+print(f"listening on 127.0.0.1:{port}", flush=True)
 threading.Event().wait()

@@ -62,6 +62,7 @@ const FAN_HUNDRED: &str = "fan-out to 100, 100 in flight";
 const MEGABYTE: &str = "1 MB payloads";
 const IDLE: &str = "10,000 idle connections and 10,000 channels beside the one client";
 const PYTHON: &str = "unmodified Python client, callback";
+const HANDLER: &str = "an echo handler in Python";
 const STEADY: &str = "steady state";
 
 const fn ratio(
@@ -135,6 +136,12 @@ const GOALS: &[Goal] = {
         value(IDLE, "bytes of memory per idle connection", BytesPerIdleConnection,
             Of("idle", "ipc-idle"), Below(1024.0)),
         value(PYTHON, "p50, µs", P50Us, Of("published-client", "ipc"), Below(300.0)),
+        value(HANDLER, "p50, µs", P50Us, Of("python-handler", "python"), Below(150.0)),
+        ratio(HANDLER, "throughput of 100 clients to the published server", PerSecond,
+            Of("python-handler-hundred", "python"), Of("python-handler-hundred", "published"),
+            AtLeast(20.0)),
+        ratio(HANDLER, "fan-out beside it to the server alone", PerSecond,
+            Of("python-fan-out", "python"), Of("python-fan-out", "ipc"), AtLeast(0.9)),
         value(STEADY, "polls per request, 1 client", PollsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "reads per request, 1 client", ReadsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "writes per request, 1 client", WritesPerRequest, CALLS_ONE, ONE_CALL),

@@ -105,10 +105,12 @@ const REDIS_UNIX: Entrant = unix("redis-unix", Peer::Redis);
 const NATS: Entrant = tcp("nats", Peer::Nats);
 const ZEROMQ: Entrant = tcp("zeromq", Peer::ZeroMq);
 const PUBLISHED: Entrant = tcp("published", Peer::Published);
+const PYTHON: Entrant = tcp("python", Peer::Python);
 
 /// All scenarios, in the order of the goals.
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = goals();
+    all.extend(python());
     all.extend(beside_the_goals());
     all
 }
@@ -205,6 +207,32 @@ fn goals() -> Vec<Scenario> {
             "System calls of the server for a request, 100 clients",
             Load::Syscalls { clients: 100 },
             &[IPC, BARE, REDIS],
+        ),
+    ]
+}
+
+/// Servers in Python.
+fn python() -> Vec<Scenario> {
+    let hundred = Load::Closed { clients: 100, window: 1 };
+    let fanout = Load::Fanout { subscribers: 100, window: 1 };
+    vec![
+        Scenario::new(
+            "python-handler",
+            "An echo handler in Python, 1 blocking client",
+            Load::OneClient,
+            &[PYTHON, PUBLISHED, IPC],
+        ),
+        Scenario::new(
+            "python-handler-hundred",
+            "An echo handler in Python, 100 clients, closed loop",
+            hundred,
+            &[PYTHON, PUBLISHED, IPC],
+        ),
+        Scenario::new(
+            "python-fan-out",
+            "A server in Python, fan-out to 100, one publication at a time",
+            fanout,
+            &[PYTHON, PUBLISHED, IPC],
         ),
     ]
 }

@@ -29,6 +29,8 @@ pub(crate) enum Peer {
     Nats,
     /// The published Python package's own server.
     Published,
+    /// The same program on the package that takes its place, `clients/python`.
+    Python,
     ZeroMq,
 }
 
@@ -54,6 +56,8 @@ pub(crate) struct Peers {
     strace: Result<PathBuf, String>,
     /// A Python with the published package.
     published: Result<PathBuf, String>,
+    /// A Python with `clients/python`.
+    python: Result<PathBuf, String>,
     /// A Python with pyzmq.
     zeromq: Result<PathBuf, String>,
 }
@@ -88,6 +92,8 @@ impl Peers {
         say("looking for the Python packages");
         let published = python::with_published_package(root, &state);
         let zeromq = python::with_zeromq(root, &state);
+        say("building the Python package");
+        let python = python::with_own_package(root, &state);
         Ok(Self {
             root: root.to_owned(),
             state,
@@ -98,6 +104,7 @@ impl Peers {
             nats,
             strace,
             published,
+            python,
             zeromq,
         })
     }
@@ -119,6 +126,7 @@ impl Peers {
             Peer::Redis => self.redis.clone().err(),
             Peer::Nats => self.nats.clone().err(),
             Peer::Published => self.published.clone().err(),
+            Peer::Python => self.python.clone().err(),
             Peer::ZeroMq => self.zeromq.clone().err(),
         }
     }
@@ -131,12 +139,15 @@ impl Peers {
         };
         let python = "import importlib.metadata as m, sys; print('ipc-framework', \
                       m.version('ipc-framework'), 'on Python', sys.version.split()[0])";
+        let own = python.replace("'ipc-framework'", "'ipc-framework-rs'");
+        let own = own.as_str();
         let zeromq = "import zmq; print('libzmq', zmq.zmq_version(), 'by pyzmq', zmq.__version__)";
         BTreeMap::from([
             ("ipc".to_owned(), first_line(&self.ipc, &["--version"])),
             ("redis".to_owned(), of(&self.redis, &["--version"])),
             ("nats".to_owned(), of(&self.nats, &["--version"])),
             ("published".to_owned(), of(&self.published, &["-c", python])),
+            ("python".to_owned(), of(&self.python, &["-c", own])),
             ("zeromq".to_owned(), of(&self.zeromq, &["-c", zeromq])),
         ])
     }
@@ -186,8 +197,10 @@ impl Peers {
                 signal = Signal::Accepts(Endpoint::Tcp(address));
                 command
             }
-            Peer::Published => {
-                let mut command = Command::new(self.published.as_ref()?);
+            Peer::Published | Peer::Python => {
+                let is_published = peer == Peer::Published;
+                let python = if is_published { &self.published } else { &self.python };
+                let mut command = Command::new(python.as_ref()?);
                 command.arg(python::script(&self.root, "published_server.py"));
                 command
             }
@@ -258,7 +271,7 @@ impl Peer {
         match self {
             Self::Ipc(_) => ipc(Dialect::Server),
             Self::Bare(_) => ipc(Dialect::Bare),
-            Self::Published => ipc(Dialect::Published),
+            Self::Published | Self::Python => ipc(Dialect::Published),
             Self::Redis => Box::new(Redis::new(work, payload_bytes)),
             Self::Nats => Box::new(Nats::new(work, payload_bytes)),
             Self::ZeroMq => Box::new(Zmtp::new(work, payload_bytes)),

@@ -10,6 +10,22 @@ pub(crate) fn with_published_package(root: &Path, state: &Path) -> Result<PathBu
     environment("published", &pinned, state)
 }
 
+/// A Python that has the package of this repository, built as users get it.
+pub(crate) fn with_own_package(root: &Path, state: &Path) -> Result<PathBuf, String> {
+    let home = state.join("python-own");
+    let python = home.join("bin/python");
+    if !python.exists() && !run(Command::new("python3").args(["-m", "venv"]).arg(&home)) {
+        return Err("`python3 -m venv` failed; is Python with venv installed?".into());
+    }
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet"]).arg(root.join("clients/python"));
+    if run(&mut pip) {
+        Ok(python)
+    } else {
+        Err("pip could not build clients/python; see `pip install clients/python`".into())
+    }
+}
+
 /// A Python that has pyzmq.
 pub(crate) fn with_zeromq(root: &Path, state: &Path) -> Result<PathBuf, String> {
     environment("zeromq", &script(root, "zeromq-requirements.txt"), state)
