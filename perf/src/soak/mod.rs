@@ -39,7 +39,7 @@ pub(crate) struct Soak {
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
-    /// Leave soak.json here
+    /// Leave soak.json and soak.md here
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
@@ -51,6 +51,29 @@ struct Outcome {
     machine: String,
     counts: BTreeMap<&'static str, usize>,
     samples: Vec<Sample>,
+}
+
+impl Outcome {
+    fn page(&self) -> String {
+        let head = format!(
+            "# A soak of {} s\n\n{}, seed {}. Every answer was as promised; nothing was lost.\n",
+            self.seconds, self.machine, self.seed
+        );
+        let rows = self.counts.iter().map(|(what, count)| format!("| {what} | {count} |\n"));
+        let tenths = self.samples.chunks(self.samples.len().div_ceil(10).max(1)).map(|part| {
+            let seconds = part[0].milliseconds / 1000;
+            let descriptors = part.iter().map(|sample| sample.descriptors).max().unwrap_or(0);
+            format!("| {seconds} s | {} | {descriptors} |\n", median(part) >> 10)
+        });
+        [head, "\n| what | count |\n|---|---|\n".to_owned()]
+            .into_iter()
+            .chain(rows)
+            .chain([
+                "\n| from | VmRSS in KiB, median | descriptors, most |\n|---|---|---|\n".to_owned()
+            ])
+            .chain(tenths)
+            .collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -102,6 +125,8 @@ const RELOAD_EVERY: usize = 8;
 /// a rarer mix fills later, far below what a leak of one message a round would be.
 const GROWTH_MAX: f64 = 1.15;
 const GROWTH_BYTES_MAX: u64 = 8 << 20;
+/// As many make a curve; all of a long soak would make a record that nobody opens.
+const SAMPLES_KEPT_MAX: usize = 500;
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 
 impl Soak {
@@ -110,9 +135,10 @@ impl Soak {
         let outcome = self.outcome(root).map_err(broken)?;
         let text = serde_json::to_string(&outcome).map_err(|error| error.to_string())?;
         if let Some(directory) = &self.output {
-            let path = directory.join("soak.json");
-            let written = fs::create_dir_all(directory).and_then(|()| fs::write(&path, &text));
-            written.map_err(|error| format!("{}: {error}", path.display()))?;
+            let written = fs::create_dir_all(directory)
+                .and_then(|()| fs::write(directory.join("soak.json"), &text))
+                .and_then(|()| fs::write(directory.join("soak.md"), outcome.page()));
+            written.map_err(|error| format!("{}: {error}", directory.display()))?;
         }
         if self.json {
             println!("{text}");
@@ -159,10 +185,12 @@ impl Soak {
         if let Some(what) = lock(&first_broken).take() {
             return Err(what);
         }
-        let samples = samples?;
+        let mut samples = samples?;
         check_growth(&samples)?;
         server.until_descriptors(idle.descriptors)?;
         server.end()?;
+        let stride = samples.len().div_ceil(SAMPLES_KEPT_MAX).max(1);
+        samples = samples.into_iter().step_by(stride).collect();
         let counts = std::mem::take(&mut lock(&total).0);
         let machine = Machine::look(root, Cpus::choose(None, None)?).slug();
         Ok(Outcome { seed: self.seed, seconds, machine, counts, samples })
