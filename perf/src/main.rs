@@ -13,6 +13,7 @@ mod proc;
 mod record;
 mod runner;
 mod scenario;
+mod soak;
 mod syscalls;
 mod wire;
 
@@ -40,6 +41,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(RunArguments),
+    Soak(soak::Soak),
     /// List the scenarios and who takes part in them
     List,
     /// Make summary.md and index.html anew from results.json
@@ -79,6 +81,7 @@ struct RunArguments {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(arguments) => run(arguments),
+        Command::Soak(soak) => repository().and_then(|root| soak.run(root)),
         Command::List => {
             list();
             Ok(())
@@ -100,7 +103,7 @@ fn run(arguments: RunArguments) -> Result<(), String> {
     let mut effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
     effort.repetitions = arguments.repetitions.unwrap_or(effort.repetitions).max(1);
     raise_descriptor_limit()?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("perf/ has no parent")?;
+    let root = repository()?;
     let cpus = Cpus::choose(arguments.server_cpu, arguments.generator_cpu)?;
     let peers = Peers::prepare(root, arguments.server, cpus, &|what| eprintln!("{what} …"))?;
     for (name, version) in peers.versions() {
@@ -115,6 +118,10 @@ fn run(arguments: RunArguments) -> Result<(), String> {
     record.save(&directory)?;
     print(&record, &directory);
     Ok(())
+}
+
+fn repository() -> Result<&'static Path, String> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or_else(|| "perf/ has no parent".to_owned())
 }
 
 fn choose(arguments: &RunArguments) -> Result<Vec<Scenario>, String> {
