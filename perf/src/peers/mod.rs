@@ -271,6 +271,8 @@ impl Peer {
         match self {
             Self::Ipc(_) => ipc(Dialect::Server),
             Self::Bare(_) => ipc(Dialect::Bare),
+            // Publications never enter Python.
+            Self::Python if work == Work::Fanout => ipc(Dialect::Server),
             Self::Published | Self::Python => ipc(Dialect::Published),
             Self::Redis => Box::new(Redis::new(work, payload_bytes)),
             Self::Nats => Box::new(Nats::new(work, payload_bytes)),
