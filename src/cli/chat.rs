@@ -124,7 +124,9 @@ fn lines_of_stdin() -> Result<Receiver<String>, Failure> {
     // Whoever types faster than the server takes it waits.
     let (sender, lines) = sync_channel(64);
     let read = move || {
-        for line in io::stdin().lock().lines().map_while(Result::ok) {
+        for line in io::stdin().lock().split(b'\n').map_while(Result::ok) {
+            // What is no text is shown as such, rather than ending the talk.
+            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
             if sender.send(line).is_err() {
                 return;
             }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use ipc_framework::client::{Connection, Endpoint, Options};
 use ipc_framework::{Message, MessageType, Token};
 use serde::Deserialize;
@@ -15,9 +17,12 @@ const PORT: u16 = 8888;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What every subcommand but `serve` is told about the server it asks.
+#[derive(Clone, Debug)]
+pub(super) struct Target(Flags);
+
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
-pub(super) struct Target {
+struct Flags {
     /// Application to be part of [default: `bench`; `chat_app` for `ipc chat`]
     #[arg(long, env = "IPC_APP", value_name = "APP", hide_env_values = true)]
     app: Option<String>,
@@ -45,16 +50,16 @@ const APP: &str = "bench";
 impl Target {
     /// Another application where none is named.
     pub(super) fn or_app(mut self, app: &str) -> Self {
-        self.app.get_or_insert_with(|| app.to_owned());
+        self.0.app.get_or_insert_with(|| app.to_owned());
         self
     }
 
     pub(super) fn app(&self) -> &str {
-        self.app.as_deref().unwrap_or(APP)
+        self.0.app.as_deref().unwrap_or(APP)
     }
 
     pub(super) fn timeout(&self) -> Duration {
-        self.timeout.unwrap_or(TIMEOUT)
+        self.0.timeout.unwrap_or(TIMEOUT)
     }
 
     /// A connection as the flags say.
@@ -79,14 +84,14 @@ impl Target {
     /// How a connection is made, for those that make several.
     pub(super) fn options(&self) -> Result<Options, Failure> {
         let mut options = Options::new(self.app());
-        options.endpoint = match &self.unix {
+        options.endpoint = match &self.0.unix {
             Some(path) => Endpoint::Unix(path.clone()),
             None => Endpoint::Tcp {
-                host: self.host.clone().unwrap_or_else(|| HOST.to_owned()),
-                port: self.port.unwrap_or(PORT),
+                host: self.0.host.clone().unwrap_or_else(|| HOST.to_owned()),
+                port: self.0.port.unwrap_or(PORT),
             },
         };
-        options.token = match &self.token_file {
+        options.token = match &self.0.token_file {
             Some(path) => Some(settings::read_token(path)?),
             None => {
                 settings::environment_token()?.filter(|token| !token.is_empty()).map(Token::new)
@@ -95,6 +100,38 @@ impl Target {
         options.connect_timeout = self.timeout();
         options.timeout = self.timeout();
         Ok(options)
+    }
+}
+
+impl Args for Target {
+    fn augment_args(command: Command) -> Command {
+        Flags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Flags::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Target {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let is_typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let is_tcp = is_typed("host") || is_typed("port");
+        if is_tcp && is_typed("unix") {
+            let text = "--unix takes the place of --host and --port; give one or the other\n";
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+        }
+        let mut flags = Flags::from_arg_matches(matches)?;
+        if is_tcp {
+            // What is typed goes before `IPC_UNIX`.
+            flags.unix = None;
+        }
+        Ok(Self(flags))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 

@@ -84,8 +84,9 @@ impl Live {
         signal(&self.child, name);
     }
 
-    fn say(&mut self, line: &str) {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    fn say(&mut self, line: impl AsRef<[u8]>) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        stdin.write_all(&[line.as_ref(), b"\n"].concat()).unwrap();
     }
 
     fn read_line(&mut self) -> String {

@@ -140,6 +140,10 @@ fn variables_stand_for_flags_and_flags_go_before_them() {
     let nowhere = scratch.0.join("no.sock");
     let nowhere = nowhere.to_str().unwrap();
     assert_fails(ask(&["ping"], &[("IPC_UNIX", nowhere)]), 3, nowhere);
+    let port = demo.0.address().port().to_string();
+    let typed = ask(&["request", "echo", "1", "--port", &port], &[("IPC_UNIX", nowhere)]).output();
+    assert_eq!(typed.unwrap().stdout, b"1\n", "what is typed goes before IPC_UNIX");
+    assert_fails(ask(&["ping", "--unix", nowhere, "--port", &port], &[]), 2, "one or the other");
     assert_fails(ask(&["ping"], &[("IPC_PORT", "many")]), 2, "--port");
     assert_fails(ask(&["ping"], &[("IPC_TIMEOUT", "soon")]), 2, "500ms");
 }

@@ -197,6 +197,8 @@ fn two_talk_in_a_chat() {
     assert!(ada.read_line().ends_with("Bob is here"));
     ada.say("hello Bob");
     assert!(bob.read_line().ends_with("Ada: hello Bob"));
+    ada.say(b"no \xff text");
+    assert!(bob.read_line().ends_with("Ada: no \u{fffd} text"));
     bob.say("hello Ada");
     assert!(ada.read_line().ends_with("Bob: hello Ada"), "nobody hears himself");
     // The form of the published chat program.
