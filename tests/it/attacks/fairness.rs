@@ -36,7 +36,8 @@ struct Chatty {
 }
 
 impl Chatty {
-    const IN_FLIGHT: usize = 64;
+    /// Many turns' worth, and no more than is answered without being read.
+    const IN_FLIGHT: usize = 2_048;
 
     fn beside(server: &TestServer) -> Self {
         let mut peer = server.connected("app", "chatty");
@@ -75,22 +76,24 @@ impl Chatty {
     }
 }
 
-/// Alone and beside the chatty one in turn, so that whatever else the machine does meets both
-/// alike. The median of the rounds' ratios is held against the bound; a machine that is busy all
-/// the time has a few tries.
+/// The chatty one talks to another server and to this one in turn, so that it takes as much of the
+/// processors in both, and whatever else the machine does meets both alike. The median of the
+/// rounds' ratios is held against the bound; a machine that is busy all the time has a few tries.
 #[test]
-#[ignore = "misses its bound on two cores, where the chatty one takes the quiet one's processor: 3.1 to 3.6"]
+#[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn a_quiet_client_is_answered_nearly_as_soon_beside_a_chatty_one() {
     let server = serve_echo();
     let mut quiet = server.connected("app", "quiet");
     let chatty = Chatty::beside(&server);
+    let elsewhere = serve_echo();
+    let chatty_elsewhere = Chatty::beside(&elsewhere);
     let payload = json!({"item": "tea"});
     p99(&mut quiet, &payload);
     let mut found = Vec::new();
     let is_fair = (0..TRIES).any(|_| {
         let mut ratios: Vec<f64> = (0..ROUNDS)
             .map(|_| {
-                let alone = p99(&mut quiet, &payload);
+                let (alone, _) = chatty_elsewhere.while_talking(|| p99(&mut quiet, &payload));
                 let (beside, said) = chatty.while_talking(|| p99(&mut quiet, &payload));
                 assert!(said > REQUESTS as u64, "it said {said} things: that is not chatty");
                 beside.as_secs_f64() / alone.as_secs_f64()
@@ -100,8 +103,10 @@ fn a_quiet_client_is_answered_nearly_as_soon_beside_a_chatty_one() {
         found.push(ratios[ROUNDS / 2]);
         ratios[ROUNDS / 2] <= RATIO_MAX
     });
-    println!("p99 of a quiet client beside a chatty one, to alone: {found:.2?}");
-    chatty.is_over.store(true, Ordering::Relaxed);
-    chatty.thread.join().unwrap();
+    println!("p99 of a quiet client beside a chatty one, to one that talks elsewhere: {found:.2?}");
+    for chatty in [chatty, chatty_elsewhere] {
+        chatty.is_over.store(true, Ordering::Relaxed);
+        chatty.thread.join().unwrap();
+    }
     assert!(is_fair, "p99 is {found:.2?} times as long");
 }
