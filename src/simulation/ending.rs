@@ -147,13 +147,15 @@ impl World {
         let all_read = self.below(2) == 0;
         self.peers.iter_mut().for_each(|peer| peer.is_stalled &= !all_read);
         {
+            let grace = self.scenario.limits.slow_consumer_grace;
             let mut kernel = self.kernel.borrow_mut();
             kernel.faults.watch = 0;
             let is_reliable = |conn: usize| {
                 let peer = self.peers.iter().find(|peer| peer.conn == conn);
                 peer.is_some_and(|peer| {
                     let pipe = &kernel.pipes[peer.pipe];
-                    !pipe.was_failed && !pipe.server_closed
+                    // Who has read too slowly may be closed for that first.
+                    !pipe.was_failed && !pipe.server_closed && pipe.backlog_time < grace
                 })
             };
             self.model.begin_drain(is_reliable);
