@@ -31,6 +31,8 @@ pub(super) const WAKER: Token = Token(0);
 const SOCKET: Token = Token(1);
 /// Reads in a row before the time is looked at again.
 const READS_MAX: usize = 16;
+/// So much of refusals may wait however small the queue is to be.
+const REFUSAL_BYTES_MIN: usize = 64 << 10;
 
 /// What a thread that connects brings back.
 type Attempt = Result<Connection, Error>;
@@ -217,8 +219,14 @@ impl Driver {
                 News::LastWords(error) => return Err(error),
                 News::Nothing => {}
             }
-            if self.is_closed() {
+            let state = self.shared.lock();
+            if matches!(state.link, Link::Closed) {
                 return Ok(());
+            }
+            let bytes_max = self.shared.options.queue_bytes_max.max(REFUSAL_BYTES_MIN);
+            if state.outbox.refusal_bytes() > bytes_max {
+                let text = "the server sends requests that are refused, and does not read that";
+                return Err(Error::lost(Execution::Possible, std::io::Error::other(text)));
             }
         }
     }
@@ -237,7 +245,7 @@ impl Driver {
         let text = "this client serves the channel no longer; ask again";
         let failure = Failure::new(ErrorCode::NoHandler, text);
         // If it cannot be sent the connection is gone, and the server says so itself.
-        let _ = self.shared.post(heading, &failure, Kind::Control);
+        let _ = self.shared.post(heading, &failure, Kind::Refusal);
     }
 
     /// The server is about to end: from here on messages wait for the next connection.
