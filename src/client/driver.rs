@@ -50,10 +50,15 @@ pub(super) struct Driver {
 
 const LONG: Duration = Duration::from_secs(365 * 24 * 3_600);
 
-/// Whether the server would close the next connection for the same reason. A frame that was
-/// too large is gone with the connection it was sent on.
+/// Whether the next attempt would end for the same reason. A frame that was too large, or was
+/// garbled on its way, is gone with the connection it was sent on.
 fn is_for_good(error: &Error) -> bool {
-    matches!(error, Error::Answered { code: ErrorCode::AuthFailed | ErrorCode::TakenOver, .. })
+    match error {
+        Error::Answered { code, .. } => {
+            matches!(code, ErrorCode::AuthFailed | ErrorCode::TakenOver)
+        }
+        error => error.fault() == Fault::Caller,
+    }
 }
 
 impl Driver {
@@ -345,7 +350,7 @@ impl Driver {
         let mut state = self.shared.lock();
         state.failures = state.failures.saturating_add(1);
         drop(state);
-        if error.fault() == Fault::Caller {
+        if is_for_good(&error) {
             self.close(Some(error));
             return;
         }

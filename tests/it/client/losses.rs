@@ -271,3 +271,25 @@ fn a_served_channel_that_cannot_be_taken_up_again_is_told() {
     assert_eq!(channel_id, "mine");
     assert!(error.contains("limit_exceeded"), "{error}");
 }
+
+#[test]
+fn a_connect_that_was_garbled_on_its_way_is_tried_again() {
+    let script = Scripted::new();
+    let (client, side) = script.connect();
+    let (sender, unreachable) = channel();
+    client.on_event(move |event| {
+        if let Event::Unreachable { error, .. } = event {
+            sender.send(error.to_string()).unwrap();
+        }
+    });
+    drop(side);
+    let mut side = script.accept_bare();
+    let connect = side.receive();
+    refuse(&mut side, &connect, "bad_message");
+    drop(side);
+    let error = unreachable.recv_timeout(HANG).expect("it has not given up");
+    assert!(error.contains("bad_message"), "{error}");
+    let mut side = script.accept();
+    client.publish("news", &1).unwrap();
+    assert_eq!(side.receive()["payload"], 1);
+}
