@@ -61,6 +61,12 @@ fn is_for_good(error: &Error) -> bool {
     }
 }
 
+/// Whether it says that there will be another connection, and not what the server thinks of what
+/// was asked.
+fn is_end_of_connection(error: &Error) -> bool {
+    matches!(error, Error::Lost { .. } | Error::Answered { code: ErrorCode::ShuttingDown, .. })
+}
+
 impl Driver {
     pub(super) fn new(
         shared: Arc<Shared>,
@@ -170,7 +176,8 @@ impl Driver {
         for (id, channel_id) in state.link_up(Arc::clone(&socket), connection_id, &mut encoder) {
             let shared = Arc::downgrade(&self.shared);
             let tell = move |answer: Result<Message, Error>| {
-                if let (Err(error), Some(shared)) = (answer, shared.upgrade()) {
+                let (Err(error), Some(shared)) = (answer, shared.upgrade()) else { return };
+                if !is_end_of_connection(&error) {
                     shared.emit(&Event::NotRestored { channel_id, error });
                 }
             };

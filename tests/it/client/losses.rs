@@ -293,3 +293,34 @@ fn a_connect_that_was_garbled_on_its_way_is_tried_again() {
     client.publish("news", &1).unwrap();
     assert_eq!(side.receive()["payload"], 1);
 }
+
+#[test]
+fn a_connection_that_ends_while_a_channel_is_taken_up_again_is_no_refusal() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let serving = client.clone();
+    let served = std::thread::spawn(move || serving.serve_deferred("mine", 1, |_, _| ()));
+    let serve = side.receive();
+    answer(&mut side, &serve, &json!({"status": "serving", "channel": "mine"}));
+    served.join().unwrap().unwrap();
+    let (sender, told) = channel();
+    client.on_event(move |event| {
+        if let Event::NotRestored { error, .. } = event {
+            sender.send(error.to_string()).unwrap();
+        }
+    });
+    drop(side);
+    let mut side = script.accept();
+    side.receive();
+    drop(side);
+    let mut side = script.accept();
+    let serve = side.receive();
+    refuse(&mut side, &serve, "shutting_down");
+    drop(side);
+    // Both are behind the third connection's answer.
+    let mut side = script.accept();
+    let serve = side.receive();
+    refuse(&mut side, &serve, "limit_exceeded");
+    let error = told.recv_timeout(HANG).unwrap();
+    assert!(error.contains("limit_exceeded"), "{error}");
+}
