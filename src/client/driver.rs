@@ -306,10 +306,16 @@ impl Driver {
         loss.tell();
         let Loss { unconfirmed, waiting, unsent, .. } = loss;
         if is_final {
-            let disconnected = std::io::Error::from(ErrorKind::NotConnected);
-            let why = Error::lost(Execution::Possible, disconnected);
+            let disconnected =
+                |execution| Error::lost(execution, std::io::Error::from(ErrorKind::NotConnected));
+            let why = disconnected(Execution::Possible);
             self.shared.emit(&Event::Disconnected { error: why, unanswered, unconfirmed, waiting });
-            self.end(Some(error), unsent, Ok(()));
+            let ended = match (unconfirmed, unsent) {
+                (0, 0) => Ok(()),
+                (0, _) => Err(disconnected(Execution::Never)),
+                _ => Err(disconnected(Execution::Possible)),
+            };
+            self.end(Some(error), unsent, ended);
             return;
         }
         self.shared.emit(&Event::Disconnected { error, unanswered, unconfirmed, waiting });

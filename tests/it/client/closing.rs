@@ -5,11 +5,13 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ipc_framework::client::{Client, Error};
+use ipc_framework::client::{Client, Error, Execution};
 use serde_json::{Value, json};
 
 use super::many_threads::connect;
-use super::scripted::{Scripted, Side, answer, publish_until_some_wait, read_all, refuse};
+use super::scripted::{
+    Scripted, Side, Told, answer, losses, next, publish_until_some_wait, read_all, refuse,
+};
 use crate::support::{HANG, serve_echo};
 
 /// Has a client serve a channel, which the scripted server admits.
@@ -223,4 +225,29 @@ fn what_is_published_by_many_before_the_end_all_arrives() {
             news.by_ref().take(50).map(|message| super::many_threads::value(&message)).collect();
         assert_eq!(got, (0..50).map(|n| json!([round, n])).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn closing_after_a_final_loss_tells_what_may_be_lost() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.reconnect = None;
+    let lose = |publications: usize| {
+        let (client, mut side) = script.connect_with(&options);
+        let told = losses(&client);
+        for n in 0..publications {
+            client.publish("news", &n).unwrap();
+            side.receive();
+        }
+        drop(side);
+        let unconfirmed = publications as u64;
+        assert_eq!(next(&told), Told::Lost { unanswered: 0, unconfirmed, waiting: 0 });
+        assert_eq!(next(&told), Told::Closed { unsent: 0 });
+        client.close()
+    };
+    let error = lose(3).unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+    assert_eq!(error.execution(), Execution::Possible);
+    // Where nothing was on its way, nothing can be lost.
+    lose(0).unwrap();
 }
