@@ -89,20 +89,25 @@ impl Client {
     /// it has.
     pub fn stop_serving(&self, channel_id: &str) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
-        let stopped = self.tell_stop(channel_id);
+        self.stop_since(channel_id, Instant::now())
+    }
+
+    /// As [`stop_serving`](Self::stop_serving), with what is left of the time that began then.
+    fn stop_since(&self, channel_id: &str, begin: Instant) -> Result<(), Error> {
+        let stopped = self.tell_stop(channel_id, begin);
         // Last, for requests may come until the answer does.
         let worker = self.shared().lock().served.remove(channel_id);
         drop(worker);
         stopped
     }
 
-    fn tell_stop(&self, channel_id: &str) -> Result<(), Error> {
+    fn tell_stop(&self, channel_id: &str, begin: Instant) -> Result<(), Error> {
         let shared = self.shared();
         loop {
             let heading = Heading::new(MessageType::Request, SYSTEM);
             let stop = Serve { action: "stop_serving", channel: channel_id };
             // It waits neither for room nor for a connection: the next would not serve at all.
-            let timeout = shared.options.connection.timeout;
+            let timeout = shared.options.connection.timeout.saturating_sub(begin.elapsed());
             let error = match shared.ask_and_wait(heading, &stop, Kind::Control, timeout) {
                 Ok(_stopped) => return Ok(()),
                 Err(error) => error,
@@ -136,7 +141,8 @@ impl Client {
             return Err(Error::OnClientThread);
         }
         let timeout = shared.options.connection.timeout;
-        let deadline = Instant::now().checked_add(timeout);
+        let begin = Instant::now();
+        let deadline = begin.checked_add(timeout);
         let is_over = || deadline.is_some_and(|deadline| deadline <= Instant::now());
         let served: Vec<(String, Arc<Worker>)> = {
             let state = shared.lock();
@@ -146,7 +152,7 @@ impl Client {
         let mut threads = Vec::new();
         for (channel_id, worker) in served {
             // The rest is drained all the same.
-            result = result.and(self.stop_serving(&channel_id));
+            result = result.and(self.stop_since(&channel_id, begin));
             threads.extend(worker.take_threads());
         }
         result = result.and(self.drain(deadline));

@@ -1,5 +1,6 @@
 //! The end of a client, in good order and otherwise.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
@@ -250,4 +251,49 @@ fn closing_after_a_final_loss_tells_what_may_be_lost() {
     assert_eq!(error.execution(), Execution::Possible);
     // Where nothing was on its way, nothing can be lost.
     lose(0).unwrap();
+}
+
+#[test]
+fn a_server_that_lets_no_worker_go_is_waited_for_once_and_not_for_every_channel() {
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.connection.timeout = TIMEOUT;
+    let (client, mut side) = script.connect_with(&options);
+    // One after another they would take longer than anything may.
+    let channels = 3 * HANG.as_millis() / TIMEOUT.as_millis();
+    for n in 0..channels {
+        let serving = client.clone();
+        let served =
+            std::thread::spawn(move || serving.serve_deferred(&format!("mine {n}"), 1, |_, _| ()));
+        let serve = side.receive();
+        answer(&mut side, &serve, &json!({"status": "serving"}));
+        // On a busy machine its time may be over, which is no matter here.
+        let _ = served.join().unwrap();
+    }
+    let (sender, closed) = channel();
+    std::thread::spawn(move || sender.send(client.close()));
+    let error = closed.recv_timeout(HANG).expect("the end").unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    // All the same every channel was given up.
+    let stops = read_all(&mut side).into_iter();
+    let stops = stops.filter(|message| message["payload"]["action"] == "stop_serving");
+    assert!(stops.count() as u128 > channels / 2);
+}
+
+#[test]
+fn a_server_that_never_stops_talking_does_not_keep_a_connection_from_closing() {
+    let script = Scripted::new();
+    let mut options = script.options().connection;
+    options.timeout = Duration::from_millis(300);
+    let connecting = std::thread::spawn(move || options.connect().unwrap());
+    let side = script.accept();
+    let connection = connecting.join().unwrap();
+    let mut stream = side.stream.try_clone().unwrap();
+    // For as long as anybody is there.
+    let many = vec![0; 65536];
+    std::thread::spawn(move || while stream.write_all(&many).is_ok() {});
+    let (sender, closed) = channel();
+    std::thread::spawn(move || sender.send(connection.close().is_err()));
+    assert!(closed.recv_timeout(HANG).expect("the end"));
 }
