@@ -297,3 +297,21 @@ fn a_server_that_never_stops_talking_does_not_keep_a_connection_from_closing() {
     std::thread::spawn(move || sender.send(connection.close().is_err()));
     assert!(closed.recv_timeout(HANG).expect("the end"));
 }
+
+#[test]
+fn all_threads_that_wait_for_a_message_see_the_end() {
+    let script = Scripted::new();
+    let (client, _side) = script.connect();
+    let news = Arc::new(client.subscribe("news").unwrap());
+    let (sender, ended) = channel();
+    for _ in 0..3 {
+        let (news, sender) = (Arc::clone(&news), sender.clone());
+        std::thread::spawn(move || sender.send(news.next_timeout(2 * HANG).is_none()));
+    }
+    // Nothing tells that they wait; one that does not yet sees the end as well.
+    std::thread::sleep(Duration::from_millis(300));
+    client.unsubscribe("news");
+    for _ in 0..3 {
+        assert!(ended.recv_timeout(HANG).expect("all see it"));
+    }
+}
