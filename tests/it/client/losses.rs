@@ -4,7 +4,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use ipc_framework::ErrorCode;
-use ipc_framework::client::{Error, Event, Execution};
+use ipc_framework::client::{Error, Event, Execution, Fault};
 use serde_json::{Value, json};
 
 use super::many_threads::{client_options, value};
@@ -270,6 +270,18 @@ fn a_served_channel_that_cannot_be_taken_up_again_is_told() {
     let (channel_id, error) = told.recv_timeout(HANG).unwrap();
     assert_eq!(channel_id, "mine");
     assert!(error.contains("limit_exceeded"), "{error}");
+}
+
+#[test]
+fn a_request_that_could_not_be_sent_in_time_is_no_fault_of_whom_it_was_for() {
+    let script = Scripted::new();
+    let (client, side) = script.connect();
+    let told = losses(&client);
+    drop((side, script));
+    assert!(matches!(next(&told), Told::Lost { .. }));
+    let error = client.send_request("work", &1, Duration::from_millis(1)).unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    assert_eq!((error.fault(), error.execution()), (Fault::Server, Execution::Never));
 }
 
 #[test]
