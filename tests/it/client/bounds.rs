@@ -77,6 +77,29 @@ fn what_waits_for_a_busy_worker_is_bounded_by_bytes_and_the_rest_is_told() {
 }
 
 #[test]
+fn notifications_that_a_busy_worker_has_no_room_for_are_counted() {
+    let server = serve_echo();
+    let mut options = client_options(&server);
+    options.unread_bytes_max = 10_000;
+    let (worker, client) = (options.connect().unwrap(), connect(&server));
+    let (sender, jobs) = channel();
+    worker.serve_deferred("work", 1, move |_, responder| sender.send(responder).unwrap()).unwrap();
+    let large = "x".repeat(1_000);
+    for _ in 0..30 {
+        client.notify("work", &large).unwrap();
+    }
+    client.flush().unwrap();
+    worker.flush().unwrap();
+    // One is at work and nine wait.
+    assert_eq!(worker.connection_info().missed_notifications, 20);
+    for _ in 0..10 {
+        drop(jobs.recv_timeout(HANG).unwrap());
+    }
+    worker.close().unwrap();
+    assert!(jobs.try_recv().is_err());
+}
+
+#[test]
 fn a_server_that_asks_on_and_reads_no_refusal_is_left() {
     const BYTES_MAX: usize = 1 << 20;
     for is_leaving in [false, true] {
