@@ -149,6 +149,9 @@ pub struct ClientInfo {
     pub pending_requests: usize,
     /// Bytes that wait to be sent.
     pub waiting_bytes: usize,
+    /// Notifications that were dropped because those that waited for a served channel's handler
+    /// were as many as [`ClientOptions::unread_bytes_max`] allows, or 4,096.
+    pub missed_notifications: u64,
     /// Channels subscribed to.
     pub subscribed_channels: BTreeSet<String>,
     /// Channels served.
@@ -238,6 +241,7 @@ impl Client {
             failures: state.failures,
             pending_requests: state.pending.len(),
             waiting_bytes: state.outbox.waiting_bytes(),
+            missed_notifications: state.missed_notifications,
             subscribed_channels: subscribed.map(|(channel_id, _)| channel_id.clone()).collect(),
             served_channels: state.served.keys().cloned().collect(),
         }

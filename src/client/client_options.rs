@@ -41,11 +41,13 @@ pub struct ClientOptions {
     pub reconnect: Option<Reconnect>,
     /// What becomes of messages that are sent in between; they wait by default.
     pub while_disconnected: WhileDisconnected,
-    /// How many bytes may wait to be sent, connected or not; 8 MiB by default.
+    /// How many bytes may wait to be sent, connected or not; 8 MiB by default. As much may wait of
+    /// refusals of what a server asks for; one that still does not read is left.
     pub queue_bytes_max: usize,
     /// How many bytes of messages may wait in one subscription that nobody reads, and of requests
     /// in one served channel whose handler is busy; 64 MiB by default. What comes beyond it is
-    /// counted as [`missed`](super::Subscription::missed), or answered as `limit_exceeded`.
+    /// counted as [`missed`](super::Subscription::missed), or answered as `limit_exceeded`, or, a
+    /// notification, counted as [`missed`](super::ClientInfo::missed_notifications) too.
     pub unread_bytes_max: usize,
     /// How often a silent server is asked whether it is alive, and how long it may take to say
     /// so; 5 s by default, 10 ms at least, `None`: never. A server that neither names itself in its

@@ -31,6 +31,8 @@ pub(super) const WAKER: Token = Token(0);
 const SOCKET: Token = Token(1);
 /// Reads in a row before the time is looked at again.
 const READS_MAX: usize = 16;
+/// So much of refusals may wait however small the queue is to be.
+const REFUSAL_BYTES_MIN: usize = 64 << 10;
 
 /// What a thread that connects brings back.
 type Attempt = Result<Connection, Error>;
@@ -48,10 +50,21 @@ pub(super) struct Driver {
 
 const LONG: Duration = Duration::from_secs(365 * 24 * 3_600);
 
-/// Whether the server would close the next connection for the same reason. A frame that was
-/// too large is gone with the connection it was sent on.
+/// Whether the next attempt would end for the same reason. A frame that was too large, or was
+/// garbled on its way, is gone with the connection it was sent on.
 fn is_for_good(error: &Error) -> bool {
-    matches!(error, Error::Answered { code: ErrorCode::AuthFailed | ErrorCode::TakenOver, .. })
+    match error {
+        Error::Answered { code, .. } => {
+            matches!(code, ErrorCode::AuthFailed | ErrorCode::TakenOver)
+        }
+        error => error.fault() == Fault::Caller,
+    }
+}
+
+/// Whether it says that there will be another connection, and not what the server thinks of what
+/// was asked.
+fn is_end_of_connection(error: &Error) -> bool {
+    matches!(error, Error::Lost { .. } | Error::Answered { code: ErrorCode::ShuttingDown, .. })
 }
 
 impl Driver {
@@ -163,7 +176,8 @@ impl Driver {
         for (id, channel_id) in state.link_up(Arc::clone(&socket), connection_id, &mut encoder) {
             let shared = Arc::downgrade(&self.shared);
             let tell = move |answer: Result<Message, Error>| {
-                if let (Err(error), Some(shared)) = (answer, shared.upgrade()) {
+                let (Err(error), Some(shared)) = (answer, shared.upgrade()) else { return };
+                if !is_end_of_connection(&error) {
                     shared.emit(&Event::NotRestored { channel_id, error });
                 }
             };
@@ -217,8 +231,14 @@ impl Driver {
                 News::LastWords(error) => return Err(error),
                 News::Nothing => {}
             }
-            if self.is_closed() {
+            let state = self.shared.lock();
+            if matches!(state.link, Link::Closed) {
                 return Ok(());
+            }
+            let bytes_max = self.shared.options.queue_bytes_max.max(REFUSAL_BYTES_MIN);
+            if state.outbox.refusal_bytes() > bytes_max {
+                let text = "the server sends requests that are refused, and does not read that";
+                return Err(Error::lost(Execution::Possible, std::io::Error::other(text)));
             }
         }
     }
@@ -237,7 +257,7 @@ impl Driver {
         let text = "this client serves the channel no longer; ask again";
         let failure = Failure::new(ErrorCode::NoHandler, text);
         // If it cannot be sent the connection is gone, and the server says so itself.
-        let _ = self.shared.post(heading, &failure, Kind::Control);
+        let _ = self.shared.post(heading, &failure, Kind::Refusal);
     }
 
     /// The server is about to end: from here on messages wait for the next connection.
@@ -286,10 +306,16 @@ impl Driver {
         loss.tell();
         let Loss { unconfirmed, waiting, unsent, .. } = loss;
         if is_final {
-            let disconnected = std::io::Error::from(ErrorKind::NotConnected);
-            let why = Error::lost(Execution::Possible, disconnected);
+            let disconnected =
+                |execution| Error::lost(execution, std::io::Error::from(ErrorKind::NotConnected));
+            let why = disconnected(Execution::Possible);
             self.shared.emit(&Event::Disconnected { error: why, unanswered, unconfirmed, waiting });
-            self.end(Some(error), unsent, Ok(()));
+            let ended = match (unconfirmed, unsent) {
+                (0, 0) => Ok(()),
+                (0, _) => Err(disconnected(Execution::Never)),
+                _ => Err(disconnected(Execution::Possible)),
+            };
+            self.end(Some(error), unsent, ended);
             return;
         }
         self.shared.emit(&Event::Disconnected { error, unanswered, unconfirmed, waiting });
@@ -337,7 +363,7 @@ impl Driver {
         let mut state = self.shared.lock();
         state.failures = state.failures.saturating_add(1);
         drop(state);
-        if error.fault() == Fault::Caller {
+        if is_for_good(&error) {
             self.close(Some(error));
             return;
         }

@@ -147,7 +147,8 @@ impl Error {
             | Self::Lost { .. }
             | Self::Protocol { .. }
             | Self::Disconnected
-            | Self::QueueFull { .. } => Fault::Server,
+            | Self::QueueFull { .. }
+            | Self::Deadline { execution: Execution::Never, .. } => Fault::Server,
             Self::Deadline { .. } | Self::BadAnswer(_) => Fault::Peer,
             Self::System { .. } => Fault::System,
             Self::Answered { code, .. } => match code {

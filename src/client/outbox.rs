@@ -13,6 +13,8 @@ pub(super) enum Kind {
     Bound,
     /// As bound, small and the client's own: it does not wait for room in the queue.
     Control,
+    /// As control, and as many as the server asks for: those that wait are counted.
+    Refusal,
 }
 
 #[derive(Debug)]
@@ -24,21 +26,33 @@ pub(super) struct Outgoing {
     pub(super) number: u64,
 }
 
-/// Invariant: `waiting_bytes` is what the frames in `queue` and `held` have together.
+/// Invariant: the byte counts are what the frames in `queue` and `held` have.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// For this connection. Of the first one, `head_sent` bytes are with the kernel.
     queue: VecDeque<Outgoing>,
     head_sent: usize,
+    queue_bytes: usize,
+    /// Of these, what refusals have.
+    refusal_bytes: usize,
     /// For the next connection, by their numbers.
     held: VecDeque<Outgoing>,
-    waiting_bytes: usize,
+    held_bytes: usize,
     next_number: u64,
 }
 
 impl Outbox {
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
+        self.queue_bytes + self.held_bytes
+    }
+
+    /// What waits for this connection.
+    pub(super) fn queue_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    pub(super) fn refusal_bytes(&self) -> usize {
+        self.refusal_bytes
     }
 
     pub(super) fn has_queued(&self) -> bool {
@@ -61,13 +75,15 @@ impl Outbox {
         if self.queue.is_empty() {
             self.head_sent = sent;
         }
-        self.waiting_bytes += outgoing.frame.len();
+        let frame_bytes = outgoing.frame.len();
+        self.queue_bytes += frame_bytes;
+        self.refusal_bytes += if outgoing.kind == Kind::Refusal { frame_bytes } else { 0 };
         self.queue.push_back(outgoing);
     }
 
     /// For the next connection, where its number has it.
     pub(super) fn hold(&mut self, outgoing: Outgoing) {
-        self.waiting_bytes += outgoing.frame.len();
+        self.held_bytes += outgoing.frame.len();
         let at = self.held.partition_point(|held| held.number < outgoing.number);
         self.held.insert(at, outgoing);
     }
@@ -89,7 +105,9 @@ impl Outbox {
     fn pop(&mut self) -> Option<Outgoing> {
         let head = self.queue.pop_front()?;
         self.head_sent = 0;
-        self.waiting_bytes -= head.frame.len();
+        let frame_bytes = head.frame.len();
+        self.queue_bytes -= frame_bytes;
+        self.refusal_bytes -= if head.kind == Kind::Refusal { frame_bytes } else { 0 };
         Some(head)
     }
 
@@ -111,26 +129,25 @@ impl Outbox {
     pub(super) fn retain(&mut self, is_wanted: impl Fn(Uuid) -> bool) {
         let begun = usize::from(self.head_sent > 0);
         let mut at = 0;
-        let mut gone = 0;
-        let mut keep = |outgoing: &Outgoing| {
+        let keep = |outgoing: &Outgoing, bytes: &mut usize| {
             let keeps = outgoing.request.is_none_or(&is_wanted);
-            gone += if keeps { 0 } else { outgoing.frame.len() };
+            *bytes -= if keeps { 0 } else { outgoing.frame.len() };
             keeps
         };
+        // No refusal is a request.
         self.queue.retain(|outgoing| {
             at += 1;
-            at <= begun || keep(outgoing)
+            at <= begun || keep(outgoing, &mut self.queue_bytes)
         });
-        self.held.retain(&mut keep);
-        self.waiting_bytes -= gone;
+        self.held.retain(|outgoing| keep(outgoing, &mut self.held_bytes));
     }
 
     /// The connection is gone: what is free waits for the next. Returns the requests that do not.
     pub(super) fn link_down(&mut self) -> Vec<Uuid> {
         self.head_sent = 0;
         let mut void = Vec::new();
+        (self.queue_bytes, self.refusal_bytes) = (0, 0);
         while let Some(outgoing) = self.queue.pop_back() {
-            self.waiting_bytes -= outgoing.frame.len();
             if outgoing.kind == Kind::Free {
                 self.hold(outgoing);
             } else {
@@ -143,13 +160,12 @@ impl Outbox {
     /// A new connection: what was held follows what is queued already.
     pub(super) fn release(&mut self) {
         self.queue.append(&mut self.held);
+        self.queue_bytes += std::mem::take(&mut self.held_bytes);
     }
 
     pub(super) fn clear(&mut self) {
-        self.queue.clear();
-        self.held.clear();
-        self.head_sent = 0;
-        self.waiting_bytes = 0;
+        let next_number = self.next_number;
+        *self = Self { next_number, ..Self::default() };
     }
 }
 

@@ -54,7 +54,7 @@ impl Job {
     pub(super) fn refuse(&self, shared: &Shared, code: ErrorCode, text: &str) {
         // So small an answer cannot fail but for want of random bytes; then the server says
         // when its time is over.
-        let _ = self.send(shared, &Failure::new(code, text), Kind::Control);
+        let _ = self.send(shared, &Failure::new(code, text), Kind::Refusal);
     }
 
     /// It is no longer among those that a drain waits for.

@@ -32,7 +32,7 @@ impl Client {
         F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
     {
         check_id("channel_id", channel_id)?;
-        self.serve_by(channel_id, Worker::threads(self.shared(), threads, handler)?)
+        self.serve_by(channel_id, &Worker::threads(self.shared(), threads, handler)?)
     }
 
     /// Becomes a worker of the channel that answers later: `handler` is called on the client's
@@ -49,23 +49,37 @@ impl Client {
     ) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
         let worker = Worker::deferred(self.shared(), concurrency, Box::new(handler));
-        self.serve_by(channel_id, worker)
+        self.serve_by(channel_id, &worker)
     }
 
-    fn serve_by(&self, channel_id: &str, worker: Arc<Worker>) -> Result<(), Error> {
+    fn serve_by(&self, channel_id: &str, worker: &Arc<Worker>) -> Result<(), Error> {
         // Before the server knows: its first request may come with its answer.
-        let older = self.shared().lock().served.insert(channel_id.to_owned(), worker);
-        drop(older);
+        let newer = Arc::clone(worker);
+        let older = self.shared().lock().served.insert(channel_id.to_owned(), newer);
         match self.system(&Serve { action: "serve", channel: channel_id }) {
             Ok(_serving) => Ok(()),
             // With the next connection it is taken up like all others.
             Err(Error::Lost { .. }) if self.shared().options.reconnect.is_some() => Ok(()),
             Err(error) => {
-                let worker = self.shared().lock().served.remove(channel_id);
-                drop(worker);
+                self.unserve(channel_id, worker, older);
                 Err(error)
             }
         }
+    }
+
+    /// Puts back what a worker replaced that the server does not admit.
+    fn unserve(&self, channel_id: &str, worker: &Arc<Worker>, older: Option<Arc<Worker>>) {
+        let mut state = self.shared().lock();
+        // Neither after the end nor where another thread has put its own there.
+        let unused = match state.served.get_mut(channel_id) {
+            Some(current) if Arc::ptr_eq(current, worker) => match older {
+                Some(older) => Some(std::mem::replace(current, older)),
+                None => state.served.remove(channel_id),
+            },
+            _ => older,
+        };
+        drop(state);
+        drop(unused);
     }
 
     /// Is a worker of the channel no longer. What it has is still answered.
@@ -75,20 +89,25 @@ impl Client {
     /// it has.
     pub fn stop_serving(&self, channel_id: &str) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
-        let stopped = self.tell_stop(channel_id);
+        self.stop_since(channel_id, Instant::now())
+    }
+
+    /// As [`stop_serving`](Self::stop_serving), with what is left of the time that began then.
+    fn stop_since(&self, channel_id: &str, begin: Instant) -> Result<(), Error> {
+        let stopped = self.tell_stop(channel_id, begin);
         // Last, for requests may come until the answer does.
         let worker = self.shared().lock().served.remove(channel_id);
         drop(worker);
         stopped
     }
 
-    fn tell_stop(&self, channel_id: &str) -> Result<(), Error> {
+    fn tell_stop(&self, channel_id: &str, begin: Instant) -> Result<(), Error> {
         let shared = self.shared();
         loop {
             let heading = Heading::new(MessageType::Request, SYSTEM);
             let stop = Serve { action: "stop_serving", channel: channel_id };
             // It waits neither for room nor for a connection: the next would not serve at all.
-            let timeout = shared.options.connection.timeout;
+            let timeout = shared.options.connection.timeout.saturating_sub(begin.elapsed());
             let error = match shared.ask_and_wait(heading, &stop, Kind::Control, timeout) {
                 Ok(_stopped) => return Ok(()),
                 Err(error) => error,
@@ -122,7 +141,8 @@ impl Client {
             return Err(Error::OnClientThread);
         }
         let timeout = shared.options.connection.timeout;
-        let deadline = Instant::now().checked_add(timeout);
+        let begin = Instant::now();
+        let deadline = begin.checked_add(timeout);
         let is_over = || deadline.is_some_and(|deadline| deadline <= Instant::now());
         let served: Vec<(String, Arc<Worker>)> = {
             let state = shared.lock();
@@ -132,7 +152,7 @@ impl Client {
         let mut threads = Vec::new();
         for (channel_id, worker) in served {
             // The rest is drained all the same.
-            result = result.and(self.stop_serving(&channel_id));
+            result = result.and(self.stop_since(&channel_id, begin));
             threads.extend(worker.take_threads());
         }
         result = result.and(self.drain(deadline));

@@ -260,14 +260,17 @@ impl Shared {
             if waits_for_next && self.options.while_disconnected == WhileDisconnected::Fail {
                 return Err(Error::Disconnected);
             }
-            // Answers are what a server that ends still waits for.
-            let is_exempt = kind == Kind::Control
-                || (kind == Kind::Bound && !matches!(state.link, Link::Up(_)));
-            if is_exempt || state.outbox.waiting_bytes() < queue_bytes_max {
+            let has_room = |state: &State| match kind {
+                Kind::Free => state.outbox.waiting_bytes() < queue_bytes_max,
+                // What is held does not leave before a server that ends has its answers.
+                Kind::Bound => state.outbox.queue_bytes() < queue_bytes_max,
+                Kind::Control | Kind::Refusal => true,
+            };
+            if has_room(&state) {
                 return Ok(state);
             }
             state.drop_expired();
-            if state.outbox.waiting_bytes() < queue_bytes_max {
+            if has_room(&state) {
                 return Ok(state);
             }
             let left = self.options.connection.timeout.saturating_sub(begin.elapsed());

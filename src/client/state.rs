@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) ready: Vec<Arc<Worker>>,
     /// Requests that workers have and have not answered.
     pub(super) jobs: usize,
+    /// What came for a worker that had no room for it, and is answered with nothing.
+    pub(super) missed_notifications: u64,
     /// The server is known to answer pings, so a silent one is a dead one.
     pub(super) answers_ping: bool,
     /// The last ping of the driver's own.
@@ -101,6 +103,7 @@ impl State {
             served: HashMap::new(),
             ready: Vec::new(),
             jobs: 0,
+            missed_notifications: 0,
             answers_ping: false,
             heartbeat: None,
             alarm: None,

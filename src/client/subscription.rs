@@ -72,6 +72,8 @@ impl Inbox {
 
     pub(super) fn close(&self) {
         self.change(|inside| inside.is_closed = true);
+        // A message is for one of those who wait, the end is for all.
+        self.arrived.notify_all();
     }
 
     fn change(&self, change: impl FnOnce(&mut Inside)) {

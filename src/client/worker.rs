@@ -116,7 +116,7 @@ impl Worker {
     }
 
     /// Takes a request or notification by the connection of this generation; too many are
-    /// refused.
+    /// refused, or, where nobody waits for an answer, counted.
     pub(super) fn take(self: &Arc<Self>, shared: &Shared, message: Message, generation: u64) {
         shared.lock().jobs += 1;
         let bytes = size(&message);
@@ -127,11 +127,12 @@ impl Worker {
         if is_full {
             drop(queue);
             let job = Job::new(&message, generation);
-            job.refuse(
-                shared,
-                ErrorCode::LimitExceeded,
-                "the worker has too much to do; try again",
-            );
+            if job.is_request() {
+                let text = "the worker has too much to do; try again";
+                job.refuse(shared, ErrorCode::LimitExceeded, text);
+            } else {
+                shared.lock().missed_notifications += 1;
+            }
             job.finish(shared);
             return;
         }

@@ -1,5 +1,6 @@
 //! Nothing grows without bound, and nothing of the caller's runs with a lock held.
 
+use std::io::Write;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -7,11 +8,13 @@ use std::task::{Context, Poll, Wake};
 
 use futures_core::Stream;
 use ipc_framework::ErrorCode;
-use ipc_framework::client::{Client, Error, WeakClient};
+use ipc_framework::client::{Client, Error, Event, WeakClient};
 use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use super::many_threads::{client_options, connect};
-use crate::support::{HANG, serve_echo};
+use super::scripted::{Scripted, answer, failure};
+use crate::support::{HANG, frame, serve_echo};
 
 #[test]
 fn what_nobody_reads_is_bounded_by_bytes_and_what_is_missed_is_counted() {
@@ -71,6 +74,83 @@ fn what_waits_for_a_busy_worker_is_bounded_by_bytes_and_the_rest_is_told() {
     for _ in 0..10 {
         next().unwrap();
     }
+}
+
+#[test]
+fn notifications_that_a_busy_worker_has_no_room_for_are_counted() {
+    let server = serve_echo();
+    let mut options = client_options(&server);
+    options.unread_bytes_max = 10_000;
+    let (worker, client) = (options.connect().unwrap(), connect(&server));
+    let (sender, jobs) = channel();
+    worker.serve_deferred("work", 1, move |_, responder| sender.send(responder).unwrap()).unwrap();
+    let large = "x".repeat(1_000);
+    for _ in 0..30 {
+        client.notify("work", &large).unwrap();
+    }
+    client.flush().unwrap();
+    worker.flush().unwrap();
+    // One is at work and nine wait.
+    assert_eq!(worker.connection_info().missed_notifications, 20);
+    for _ in 0..10 {
+        drop(jobs.recv_timeout(HANG).unwrap());
+    }
+    worker.close().unwrap();
+    assert!(jobs.try_recv().is_err());
+}
+
+#[test]
+fn a_server_that_asks_on_and_reads_no_refusal_is_left() {
+    const BYTES_MAX: usize = 1 << 20;
+    for is_leaving in [false, true] {
+        for channel in ["nobodys", "mine"] {
+            flood(BYTES_MAX, channel, is_leaving);
+        }
+    }
+}
+
+/// Asks for more than the client can send of answers, none of which is read.
+fn flood(bytes_max: usize, channel_id: &str, is_leaving: bool) {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.queue_bytes_max = bytes_max;
+    let (client, mut side) = script.connect_with(&options);
+    let serving = client.clone();
+    let served = std::thread::spawn(move || {
+        serving.serve_deferred("mine", 1, |request, responder| {
+            // Too much to wait is refused instead.
+            let _ = responder.reply(&request.payload);
+        })
+    });
+    let serve = side.receive();
+    answer(&mut side, &serve, &json!({"status": "serving"}));
+    served.join().unwrap().unwrap();
+    let (sender, told) = channel();
+    client.on_event(move |event| {
+        if let Event::Disconnected { error, .. } = event {
+            sender.send(error.to_string()).unwrap();
+        }
+    });
+    if is_leaving {
+        side.send("response", "system", failure("shutting_down"));
+    }
+    let request = json!({"message_id": "q", "app_id": "app", "channel_id": channel_id,
+        "message_type": "request", "payload": 1, "timestamp": 1.0, "reply_to": null});
+    let many = frame(request.to_string().as_bytes()).repeat(1_000);
+    let mut most = 0;
+    // Ten times what the kernel may take and the queue may hold.
+    for _ in 0..1_000 {
+        most = most.max(client.waiting_bytes());
+        if side.stream.write_all(&many).is_err() {
+            break;
+        }
+    }
+    let error = told.recv_timeout(HANG).expect("the server is left");
+    assert!(error.contains("does not read"), "{error}");
+    // The queue, as much of refusals, and the last answer.
+    assert!(most <= 3 * bytes_max, "{most} bytes wait");
+    drop(side);
+    script.accept();
 }
 
 /// Uses the client while it is written.

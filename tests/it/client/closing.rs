@@ -1,15 +1,18 @@
 //! The end of a client, in good order and otherwise.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ipc_framework::client::{Client, Error};
+use ipc_framework::client::{Client, Error, Execution};
 use serde_json::{Value, json};
 
 use super::many_threads::connect;
-use super::scripted::{Scripted, Side, answer, publish_until_some_wait, read_all, refuse};
+use super::scripted::{
+    Scripted, Side, Told, answer, losses, next, publish_until_some_wait, read_all, refuse,
+};
 use crate::support::{HANG, serve_echo};
 
 /// Has a client serve a channel, which the scripted server admits.
@@ -222,5 +225,93 @@ fn what_is_published_by_many_before_the_end_all_arrives() {
         let got: Vec<Value> =
             news.by_ref().take(50).map(|message| super::many_threads::value(&message)).collect();
         assert_eq!(got, (0..50).map(|n| json!([round, n])).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn closing_after_a_final_loss_tells_what_may_be_lost() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.reconnect = None;
+    let lose = |publications: usize| {
+        let (client, mut side) = script.connect_with(&options);
+        let told = losses(&client);
+        for n in 0..publications {
+            client.publish("news", &n).unwrap();
+            side.receive();
+        }
+        drop(side);
+        let unconfirmed = publications as u64;
+        assert_eq!(next(&told), Told::Lost { unanswered: 0, unconfirmed, waiting: 0 });
+        assert_eq!(next(&told), Told::Closed { unsent: 0 });
+        client.close()
+    };
+    let error = lose(3).unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+    assert_eq!(error.execution(), Execution::Possible);
+    // Where nothing was on its way, nothing can be lost.
+    lose(0).unwrap();
+}
+
+#[test]
+fn a_server_that_lets_no_worker_go_is_waited_for_once_and_not_for_every_channel() {
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.connection.timeout = TIMEOUT;
+    let (client, mut side) = script.connect_with(&options);
+    // One after another they would take longer than anything may.
+    let channels = 3 * HANG.as_millis() / TIMEOUT.as_millis();
+    for n in 0..channels {
+        let serving = client.clone();
+        let served =
+            std::thread::spawn(move || serving.serve_deferred(&format!("mine {n}"), 1, |_, _| ()));
+        let serve = side.receive();
+        answer(&mut side, &serve, &json!({"status": "serving"}));
+        // On a busy machine its time may be over, which is no matter here.
+        let _ = served.join().unwrap();
+    }
+    let (sender, closed) = channel();
+    std::thread::spawn(move || sender.send(client.close()));
+    let error = closed.recv_timeout(HANG).expect("the end").unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    // All the same every channel was given up.
+    let stops = read_all(&mut side).into_iter();
+    let stops = stops.filter(|message| message["payload"]["action"] == "stop_serving");
+    assert!(stops.count() as u128 > channels / 2);
+}
+
+#[test]
+fn a_server_that_never_stops_talking_does_not_keep_a_connection_from_closing() {
+    let script = Scripted::new();
+    let mut options = script.options().connection;
+    options.timeout = Duration::from_millis(300);
+    let connecting = std::thread::spawn(move || options.connect().unwrap());
+    let side = script.accept();
+    let connection = connecting.join().unwrap();
+    let mut stream = side.stream.try_clone().unwrap();
+    // For as long as anybody is there.
+    let many = vec![0; 65536];
+    std::thread::spawn(move || while stream.write_all(&many).is_ok() {});
+    let (sender, closed) = channel();
+    std::thread::spawn(move || sender.send(connection.close().is_err()));
+    assert!(closed.recv_timeout(HANG).expect("the end"));
+}
+
+#[test]
+fn all_threads_that_wait_for_a_message_see_the_end() {
+    let script = Scripted::new();
+    let (client, _side) = script.connect();
+    let news = Arc::new(client.subscribe("news").unwrap());
+    let (sender, ended) = channel();
+    for _ in 0..3 {
+        let (news, sender) = (Arc::clone(&news), sender.clone());
+        std::thread::spawn(move || sender.send(news.next_timeout(2 * HANG).is_none()));
+    }
+    // Nothing tells that they wait; one that does not yet sees the end as well.
+    std::thread::sleep(Duration::from_millis(300));
+    client.unsubscribe("news");
+    for _ in 0..3 {
+        assert!(ended.recv_timeout(HANG).expect("all see it"));
     }
 }

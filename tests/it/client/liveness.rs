@@ -4,6 +4,7 @@ use std::io::Read;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use ipc_framework::Json;
 use ipc_framework::client::{Error, Event, Reconnect};
 use serde_json::{Value, json};
 
@@ -58,7 +59,10 @@ fn a_server_that_reads_slowly_and_says_nothing_is_not_taken_for_dead() {
     let told = losses(&client);
     let ping = side.receive();
     pong(&mut side, &ping);
-    let filler = "x".repeat(1 << 20);
+    // Most of it shall wait here and not with the kernel, where no write tells of the reading.
+    socket2::SockRef::from(&side.stream).set_recv_buffer_size(1 << 18).unwrap();
+    // Encoded once: until all is queued nobody reads, which must not be long enough to be silence.
+    let filler = Json::from_serialize(&"x".repeat(1 << 20)).unwrap();
     for _ in 0..50 {
         client.publish("news", &filler).unwrap();
     }

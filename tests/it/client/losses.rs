@@ -4,7 +4,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use ipc_framework::ErrorCode;
-use ipc_framework::client::{Error, Event, Execution};
+use ipc_framework::client::{Error, Event, Execution, Fault};
 use serde_json::{Value, json};
 
 use super::many_threads::{client_options, value};
@@ -269,5 +269,70 @@ fn a_served_channel_that_cannot_be_taken_up_again_is_told() {
     refuse(&mut side, &serve, "limit_exceeded");
     let (channel_id, error) = told.recv_timeout(HANG).unwrap();
     assert_eq!(channel_id, "mine");
+    assert!(error.contains("limit_exceeded"), "{error}");
+}
+
+#[test]
+fn a_request_that_could_not_be_sent_in_time_is_no_fault_of_whom_it_was_for() {
+    let script = Scripted::new();
+    let (client, side) = script.connect();
+    let told = losses(&client);
+    drop((side, script));
+    assert!(matches!(next(&told), Told::Lost { .. }));
+    let error = client.send_request("work", &1, Duration::from_millis(1)).unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    assert_eq!((error.fault(), error.execution()), (Fault::Server, Execution::Never));
+}
+
+#[test]
+fn a_connect_that_was_garbled_on_its_way_is_tried_again() {
+    let script = Scripted::new();
+    let (client, side) = script.connect();
+    let (sender, unreachable) = channel();
+    client.on_event(move |event| {
+        if let Event::Unreachable { error, .. } = event {
+            sender.send(error.to_string()).unwrap();
+        }
+    });
+    drop(side);
+    let mut side = script.accept_bare();
+    let connect = side.receive();
+    refuse(&mut side, &connect, "bad_message");
+    drop(side);
+    let error = unreachable.recv_timeout(HANG).expect("it has not given up");
+    assert!(error.contains("bad_message"), "{error}");
+    let mut side = script.accept();
+    client.publish("news", &1).unwrap();
+    assert_eq!(side.receive()["payload"], 1);
+}
+
+#[test]
+fn a_connection_that_ends_while_a_channel_is_taken_up_again_is_no_refusal() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let serving = client.clone();
+    let served = std::thread::spawn(move || serving.serve_deferred("mine", 1, |_, _| ()));
+    let serve = side.receive();
+    answer(&mut side, &serve, &json!({"status": "serving", "channel": "mine"}));
+    served.join().unwrap().unwrap();
+    let (sender, told) = channel();
+    client.on_event(move |event| {
+        if let Event::NotRestored { error, .. } = event {
+            sender.send(error.to_string()).unwrap();
+        }
+    });
+    drop(side);
+    let mut side = script.accept();
+    side.receive();
+    drop(side);
+    let mut side = script.accept();
+    let serve = side.receive();
+    refuse(&mut side, &serve, "shutting_down");
+    drop(side);
+    // Both are behind the third connection's answer.
+    let mut side = script.accept();
+    let serve = side.receive();
+    refuse(&mut side, &serve, "limit_exceeded");
+    let error = told.recv_timeout(HANG).unwrap();
     assert!(error.contains("limit_exceeded"), "{error}");
 }

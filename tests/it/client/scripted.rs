@@ -51,8 +51,8 @@ impl Scripted {
         (connecting.join().unwrap(), side)
     }
 
-    /// The next connection, welcomed.
-    pub(crate) fn accept(&self) -> Side {
+    /// The next connection, not welcomed yet.
+    pub(crate) fn accept_bare(&self) -> Side {
         let begin = Instant::now();
         let stream = loop {
             match self.listener.accept() {
@@ -65,6 +65,12 @@ impl Scripted {
         stream.set_nonblocking(false).unwrap();
         let mut side = Peer::over(stream);
         side.app_id = "app".into();
+        side
+    }
+
+    /// The next connection, welcomed.
+    pub(crate) fn accept(&self) -> Side {
+        let mut side = self.accept_bare();
         let connect = side.receive();
         let id = connect["payload"]["connection_id"].as_str().unwrap().to_owned();
         side.connection_id = format!("server of {id}");

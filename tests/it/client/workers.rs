@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::many_threads::{client_options, connect, value};
-use super::scripted::{Scripted, Told, answer, losses, next};
+use super::scripted::{Scripted, Told, answer, losses, next, refuse};
 use crate::support::{HANG, serve_echo};
 
 type Job = (Message, Responder);
@@ -296,4 +296,24 @@ fn an_answer_that_panics_while_it_is_written_is_answered_and_the_worker_goes_on(
         assert!(error.to_string().contains("panicked"), "{channel}: {error}");
     }
     worker.close().unwrap();
+}
+
+#[test]
+fn a_worker_that_is_refused_takes_nothing_from_the_one_before() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let serve = |says: &'static str| {
+        let serving = client.clone();
+        std::thread::spawn(move || serving.serve("mine", 1, move |_| Ok(says)))
+    };
+    let first = serve("first");
+    let asked = side.receive();
+    answer(&mut side, &asked, &json!({"status": "serving"}));
+    first.join().unwrap().unwrap();
+    let second = serve("second");
+    let asked = side.receive();
+    refuse(&mut side, &asked, "limit_exceeded");
+    assert_eq!(code(second.join().unwrap().map(|()| unreachable!())), ErrorCode::LimitExceeded);
+    side.send("request", "mine", json!(1));
+    assert_eq!(side.receive()["payload"], "first");
 }
