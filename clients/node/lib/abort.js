@@ -27,4 +27,13 @@ function offAbort(signal, f) {
   signal.removeEventListener('abort', entry.listener);
 }
 
-module.exports = { onAbort, offAbort };
+/** A signal that a caller gave, or undefined. One of a polyfill is one. */
+function checkedSignal(signal) {
+  if (signal === undefined || signal === null) return undefined;
+  if (typeof signal.addEventListener !== 'function' || typeof signal.aborted !== 'boolean') {
+    throw new TypeError('signal must be an AbortSignal, such as the `signal` of an AbortController');
+  }
+  return signal;
+}
+
+module.exports = { onAbort, offAbort, checkedSignal };

@@ -399,11 +399,12 @@ class IPCClient extends Lifecycle {
     // Whatever else waits for this connection must not keep it from being what it was before.
     const how = { unbounded: true };
     for (const [channel, { subscriptions }] of [...this.subscriptions.channels]) {
+      const restored = [...subscriptions].filter((subscription) => subscription.isReady);
       const unconfirmed = [...subscriptions].filter((subscription) => !subscription.isReady);
       try {
         if (unconfirmed.length === 0) this.sendSubscribe(channel, how);
         for (const subscription of unconfirmed) this.confirm(subscription, how);
-        for (const subscription of subscriptions) if (!unconfirmed.includes(subscription)) subscription.onRestored?.();
+        for (const subscription of restored) subscription.onRestored?.();
       } catch (error) {
         this.report(error);
       }
@@ -456,7 +457,7 @@ class IPCClient extends Lifecycle {
     this.services.clear();
     const connection = this.disconnect();
     const socket = connection?.socket;
-    if (isCut) socket?.destroy();
+    if (isCut) connection?.abandon();
     if (socket && !socket.closed) await new Promise((resolve) => socket.once('close', resolve));
     clearTimeout(timer);
   }

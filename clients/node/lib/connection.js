@@ -78,6 +78,7 @@ class Connection {
       try {
         this.socket = net.connect({ ...address, noDelay: true, onread });
       } catch (error) {
+        this.isEnded = true;
         settle(error);
         return;
       }
@@ -89,7 +90,11 @@ class Connection {
         }
       });
       // It reads no more either: a server that is done closes both ways.
-      this.socket.on('end', () => { this.isOpen = false; });
+      this.socket.on('end', () => {
+        this.isOpen = false;
+        // Node ends this side too, but behind what is unsent, which may never go.
+        this.linger();
+      });
       this.socket.on('error', (error) => { this.fault ??= error; });
       this.socket.on('close', () => this.closed());
     });
@@ -229,9 +234,22 @@ class Connection {
       return;
     }
     this.socket.end();
+    this.linger();
+  }
+
+  /** Closes soon, whatever the server does. */
+  linger() {
     const timer = after(LINGER_MS, () => this.socket.destroy());
     timer.unref();
     this.socket.on('close', () => clearTimeout(timer));
+  }
+
+  /** Closes at once. What is unsent has been told of. */
+  abandon() {
+    this.batch = [];
+    this.batchBytes = 0;
+    this.writingBytes = 0;
+    this.destroy();
   }
 
   /** Closes at once. */

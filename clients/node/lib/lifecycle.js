@@ -177,9 +177,15 @@ class Lifecycle extends EventEmitter {
     this.giveUp(error, isFirst);
   }
 
-  /** The connection ended without having been asked to. */
+  /** The connection ended, asked to or not. */
   lost(connection, cause, unsentBytes) {
-    if (this.connection !== connection) return;
+    if (this.connection !== connection) {
+      if (unsentBytes > 0) {
+        this.report(new ConnectionLostError(`the connection ended after disconnect() with ${unsentBytes} bytes unsent: `
+          + 'the server does not have what was published or notified last; close() waits for it', { cause }));
+      }
+      return;
+    }
     this.connection = null;
     this.stopHeartbeat();
     this.state = 'reconnecting';

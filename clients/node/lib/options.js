@@ -1,6 +1,7 @@
 'use strict';
 
 const { checkedTimeout } = require('./timers.js');
+const { checkedSignal } = require('./abort.js');
 
 const MIB = 1024 * 1024;
 
@@ -53,7 +54,7 @@ function resolveOptions(given = {}) {
 function requestOptions(given, timeout) {
   if (given === undefined || given === null) return { timeout, signal: undefined };
   if (typeof given === 'number') return { timeout: checkedTimeout(given), signal: undefined };
-  return { timeout: checkedTimeout(given.timeout ?? timeout), signal: given.signal };
+  return { timeout: checkedTimeout(given.timeout ?? timeout), signal: checkedSignal(given.signal) };
 }
 
 module.exports = { DEFAULTS, resolveOptions, requestOptions };

@@ -7,7 +7,7 @@ const { NotConnectedError, isOfProgram, warn } = require('./errors.js');
 const { asyncDispose } = require('./dispose.js');
 
 const SIZE = 4;
-const FORWARDED = ['connected', 'disconnected', 'reconnecting', 'slow', 'drain', 'response', 'message'];
+const FORWARDED = ['connected', 'disconnected', 'reconnecting', 'slow', 'drain', 'response'];
 
 /**
  * Several connections of one application. A request takes the one with the fewest answers outstanding. What is
@@ -31,6 +31,7 @@ class IPCPool extends EventEmitter {
     this.lastError = null;
     for (const client of this.clients) {
       for (const event of FORWARDED) client.on(event, (...values) => this.emit(event, ...values, client));
+      forwardWhileHeard(client, this, 'message');
       client.on('connected', () => this.revive());
       client.on('error', (error) => this.report(error, client));
     }
@@ -213,6 +214,17 @@ class IPCPool extends EventEmitter {
     if (event === 'error') warn(error);
     else this.report(error, values.at(-1));
   }
+}
+
+/** A client refuses requests for nobody itself, so it must not seem that somebody listens. */
+function forwardWhileHeard(client, pool, event) {
+  const forward = (...values) => pool.emit(event, ...values, client);
+  pool.on('newListener', (name) => {
+    if (name === event && pool.listenerCount(event) === 0) client.on(event, forward);
+  });
+  pool.on('removeListener', (name) => {
+    if (name === event && pool.listenerCount(event) === 0) client.off(event, forward);
+  });
 }
 
 module.exports = { IPCPool };

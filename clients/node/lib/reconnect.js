@@ -3,6 +3,8 @@
 const { TIMER_MS_MAX } = require('./timers.js');
 
 const FACTOR = 2;
+// Enough for any maximum; infinity times a delay of 0 is no number.
+const DOUBLINGS_MAX = 1_000;
 
 /**
  * Delays between attempts: doubling from `delay` to `delayMax`, each between half and the whole of that, so that the
@@ -22,7 +24,7 @@ class Backoff {
   next() {
     if (this.made >= this.attempts) return null;
     // The next attempt does come: without one, who waits for the connection would wait for nothing.
-    const whole = Math.min(this.delay * FACTOR ** this.made, this.delayMax, TIMER_MS_MAX);
+    const whole = Math.min(this.delay * FACTOR ** Math.min(this.made, DOUBLINGS_MAX), this.delayMax, TIMER_MS_MAX);
     this.made += 1;
     return whole * (0.5 + this.random() / 2);
   }

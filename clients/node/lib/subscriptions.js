@@ -1,7 +1,7 @@
 'use strict';
 
 const { AbortedError, NotConnectedError } = require('./errors.js');
-const { onAbort, offAbort } = require('./abort.js');
+const { onAbort, offAbort, checkedSignal } = require('./abort.js');
 
 const BUFFER_MESSAGES = 1_024;
 const BUFFER_BYTES = 16 * 1024 * 1024;
@@ -13,7 +13,8 @@ const BUFFER_BYTES = 16 * 1024 * 1024;
  */
 class Subscription {
   constructor(channel, options) {
-    const { buffer = BUFFER_MESSAGES, bufferBytes = BUFFER_BYTES, signal, onMessage, onRestored } = options;
+    const { buffer = BUFFER_MESSAGES, bufferBytes = BUFFER_BYTES, onMessage, onRestored } = options;
+    const signal = checkedSignal(options.signal);
     const { onEnd, onDrop, onError } = options;
     if (!(buffer >= 1 && bufferBytes >= 0)) throw new TypeError('buffer must be 1 or more, bufferBytes 0 or more');
     this.channel = channel;

@@ -80,3 +80,16 @@ test('a signal that is asked for too late has fired', async (t) => {
   assert.equal(requests[0].signal.aborted, true);
   assert.equal(requests[0].signal.reason.code, 'CONNECTION_LOST');
 });
+
+test('what is no signal is a TypeError, and leaves no timer behind', async (t) => {
+  const { client } = await connected(t);
+  const timers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+  const before = timers();
+  for (const signal of [{}, 5, 'soon', new AbortController()]) {
+    await assert.rejects(client.sendRequest('echo', 1, { signal, timeout: 60_000 }),
+      { name: 'TypeError', message: /AbortSignal/ });
+    assert.throws(() => client.subscribe('x', { signal }), { name: 'TypeError', message: /AbortSignal/ });
+  }
+  assert.deepEqual([timers(), client.pending.size, client.getConnectionInfo().subscribedChannels], [before, 0, []]);
+  assert.equal((await client.sendRequest('echo', 1, { signal: null })).payload, 1);
+});

@@ -4,6 +4,7 @@ const { test, describe, before, after } = require('node:test');
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const http = require('node:http');
+const net = require('node:net');
 const path = require('node:path');
 const express = require('express');
 const { Process, startServer, eventually, once, temporaryDirectory } = require('./support.js');
@@ -140,7 +141,9 @@ test('the example in a real browser: a page shows live what it and others publis
   const example = path.resolve(__dirname, '../examples/notifications/server.js');
   const web = new Process(process.execPath, [example, String(ipc.port), '0']);
   t.after(() => web.kill());
-  const [, url] = await web.expect(/open (http:\S+)/);
+  const [, found] = await web.expect(/open http:\S+:(\d+)/);
+  const line = await breakable(t, Number(found));
+  const { url } = line;
   const profile = path.join(temporaryDirectory(t), 'profile');
   fs.mkdirSync(profile);
   const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
@@ -165,15 +168,63 @@ test('the example in a real browser: a page shows live what it and others publis
     return found.some(({ type }) => type === 'page') && found;
   });
   const page = targets.find(({ type, url: at }) => type === 'page' && at.startsWith(url));
-  const shown = await eventually('both on the page', async () => {
+  const show = (count) => eventually(`${count} on the page`, async () => {
     const text = await evaluate(page.webSocketDebuggerUrl,
       "JSON.stringify([...document.querySelectorAll('li')].map((item) => item.textContent).concat("
       + "document.getElementById('state').textContent))");
     const items = JSON.parse(text);
-    return items.length === 3 && items;
+    return items.length === count + 1 && items.at(-1) === 'live' && items;
   });
-  assert.deepEqual(shown, ['<b>from elsewhere</b>', 'HELLO', 'live']);
+  assert.deepEqual(await show(2), ['<b>from elsewhere</b>', 'HELLO', 'live']);
+
+  // What is published while the browser is away it gets by its Last-Event-ID.
+  line.cut();
+  publisher.publish('notifications', { text: 'missed' });
+  // In order: the example has what came before this answer's publication.
+  await publisher.sendRequest('shout', { body: { text: 'loud' } });
+  await eventually('back', () => line.refused > 0);
+  line.mend();
+  assert.deepEqual(await show(4), ['LOUD', 'missed', '<b>from elsewhere</b>', 'HELLO', 'live']);
 });
+
+/** A line to a port of this machine that can be cut and mended. */
+async function breakable(t, port) {
+  const sockets = new Set();
+  const line = {
+    refused: 0,
+    isCut: false,
+    cut() {
+      line.isCut = true;
+      for (const socket of sockets) socket.destroy();
+    },
+    mend() { line.isCut = false; },
+  };
+  const server = net.createServer((near) => {
+    near.on('error', () => {});
+    if (line.isCut) {
+      line.refused += 1;
+      near.destroy();
+      return;
+    }
+    const far = net.connect(port, '127.0.0.1');
+    far.on('error', () => {});
+    for (const [from, to] of [[near, far], [far, near]]) {
+      sockets.add(from);
+      from.pipe(to);
+      from.on('close', () => {
+        sockets.delete(from);
+        to.destroy();
+      });
+    }
+  }).listen(0, '127.0.0.1');
+  t.after(() => {
+    server.close();
+    line.cut();
+  });
+  await once(server, 'listening');
+  line.url = `http://127.0.0.1:${server.address().port}/`;
+  return line;
+}
 
 /** The value of an expression in a page, by the debugging protocol over the one WebSocket message it takes. */
 function evaluate(address, expression) {

@@ -2,7 +2,7 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
-const { startServer, startPublished, warnings, sleep, eventually, once } = require('./support.js');
+const { startServer, startPublished, connected, warnings, sleep, eventually, once } = require('./support.js');
 const { IPCPool } = require('../index.js');
 
 test('requests spread over the connections, publications keep their order', async (t) => {
@@ -164,4 +164,19 @@ test('a refusal for good is not asked for again and again', async (t) => {
   assert.equal(pool.clients[0].state, 'idle', 'no attempt is under way');
   await refused;
   assert.equal(pool.lastError.code, 'auth_failed');
+});
+
+test('a request that reaches a pool that serves no longer is refused at once, or is for who listens', async (t) => {
+  const { server, client } = await connected(t);
+  const pool = new IPCPool('bench', { port: server.port, size: 1 });
+  t.after(() => pool.disconnect());
+  await pool.connect();
+  // As after a serve() that was not confirmed in time.
+  await pool.clients[0].command({ action: 'serve', channel: 'lost' });
+  await assert.rejects(client.sendRequest('lost', 1), { code: 'no_handler' });
+  const answer = (message, from) => from.respond(message, 'by hand');
+  pool.on('message', answer);
+  assert.equal((await client.sendRequest('lost', 1)).payload, 'by hand');
+  pool.off('message', answer);
+  await assert.rejects(client.sendRequest('lost', 1), { code: 'no_handler' });
 });

@@ -1,0 +1,71 @@
+'use strict';
+
+// Servers that stand still, say half of a goodbye, or cannot even be dialled.
+
+const { test } = require('node:test');
+const assert = require('node:assert/strict');
+const net = require('node:net');
+const { connected, unconnected, eventually, once } = require('./support.js');
+const { MessageType } = require('../index.js');
+const { encodeBody, encodeFrames } = require('../lib/codec.js');
+const { Backoff } = require('../lib/reconnect.js');
+
+test('a server that says goodbye and reads no more is taken for gone', async (t) => {
+  const sockets = [];
+  const server = net.createServer({ allowHalfOpen: true }, (socket) => {
+    sockets.push(socket);
+    socket.on('error', () => {});
+    socket.once('data', () => {
+      socket.pause();
+      const payload = JSON.stringify({ status: 'connected', server: 'ipc-framework/0' });
+      const body = encodeBody('id', '"bench"', '"system"', MessageType.RESPONSE, payload);
+      socket.write(encodeFrames([body], Buffer.byteLength(body)));
+    });
+  }).listen(0, '127.0.0.1');
+  t.after(() => {
+    server.close();
+    for (const socket of sockets) socket.destroy();
+  });
+  await once(server, 'listening');
+  const client = unconnected(t, { port: server.address().port, reconnectAttempts: 0 });
+  assert.equal(await client.connect(), true, String(client.lastError));
+  const errors = [];
+  client.on('error', (error) => errors.push(error));
+  // More than the kernels hold: Node ends its own side only behind that.
+  client.publish('bulk', 'x'.repeat(12 << 20));
+  sockets[0].end();
+  await eventually('told', () => errors.length > 0);
+  const [{ code, message }] = errors;
+  assert.equal(code, 'CONNECTION_LOST');
+  assert.match(message, /lost with \d{6,} bytes unsent/);
+  assert.equal(client.connected, false);
+});
+
+test('disconnect() reports what the server has not taken', async (t) => {
+  const { server, client } = await connected(t, { heartbeatInterval: 0 });
+  server.child.kill('SIGSTOP');
+  client.publish('bulk', 'x'.repeat(12 << 20));
+  const errors = [];
+  client.on('error', (error) => errors.push(error));
+  client.disconnect();
+  await eventually('told', () => errors.length > 0);
+  const [{ code, message }] = errors;
+  assert.equal(code, 'CONNECTION_LOST');
+  assert.match(message, /after disconnect\(\) with \d{6,} bytes unsent/);
+  assert.equal(errors.length, 1);
+});
+
+test('disconnect() right after an address that is none', async (t) => {
+  const client = unconnected(t, { host: 5 });
+  const connecting = client.connect();
+  client.disconnect();
+  assert.equal(await connecting, false);
+  const path = unconnected(t, { path: 5 });
+  assert.equal(await path.connect(), false);
+  assert.equal(path.lastError.code, 'ERR_INVALID_ARG_TYPE');
+});
+
+test('attempts without a delay do not end by themselves', () => {
+  const backoff = new Backoff({ attempts: Infinity, delay: 0, delayMax: 1000 });
+  for (let n = 0; n < 1100; n += 1) assert.equal(backoff.next(), 0);
+});
