@@ -50,8 +50,20 @@ MUTANTS = [
     (
         "the end of a short write is never sent",
         "src/net/socket.rs",
-        "            if sent < wanted {\n                return self.want_writable(true,",
-        "            if sent < wanted {\n                return self.want_writable(false,",
+        "            if sent < wanted || self.holds {\n                return self.want_writable(true,",
+        "            if sent < wanted || self.holds {\n                return self.want_writable(false,",
+    ),
+    (
+        "who says no more is closed while its stream still keeps an answer",
+        "src/broker/mod.rs",
+        "        let unsent = is_queued || connection.transport_holds;",
+        "        let unsent = is_queued;",
+    ),
+    (
+        "what a stream keeps counts as sent when the last words are said",
+        "src/broker/mod.rs",
+        "c.send.is_empty() && !c.transport_holds",
+        "c.send.is_empty()",
     ),
     (
         "a short write counts as whole",
@@ -62,8 +74,8 @@ MUTANTS = [
     (
         "what a stream keeps to itself is not sent",
         "src/net/socket.rs",
-        "                    Ok(false) => self.want_writable(true, system, Flushed::Blocked),",
-        "                    Ok(false) => self.want_writable(false, system, Flushed::Blocked),",
+        "            let Ok(is_flushed) = self.stream.flush() else",
+        "            let Ok(is_flushed) = self.stream.flush().map(|_| true) else",
     ),
     (
         "an interrupted read ends the connection",

@@ -334,7 +334,9 @@ impl Broker {
         self.core.now = now;
         let Some(connection) = self.core.connections.get(key) else { return };
         // Who has shut its own side and has nothing left to read is done.
-        let unsent = !connection.send.is_empty() && !matches!(connection.state, State::Lingering);
+        let is_queued =
+            !connection.send.is_empty() && !matches!(connection.state, State::Lingering);
+        let unsent = is_queued || connection.transport_holds;
         match how {
             HangUp::EndOfStream if unsent => self.core.begin_close(key),
             _ => self.core.close_now(key),
@@ -368,15 +370,21 @@ impl Broker {
     /// The kernel took so many bytes of the output: all of it, or what fitted.
     pub fn transmitted(&mut self, key: ConnectionKey, bytes: usize) {
         self.core.relieve(key, bytes);
-        let done = self
-            .core
-            .connections
-            .get(key)
-            .is_some_and(|c| c.send.is_empty() && matches!(c.state, State::Closing));
-        if done {
+        let is_sent = |c: &session::Connection| {
+            matches!(c.state, State::Closing) && c.send.is_empty() && !c.transport_holds
+        };
+        if self.core.connections.get(key).is_some_and(is_sent) {
             self.core.begin_linger(key);
         }
         self.settle();
+    }
+
+    /// Whether the transport keeps some of what it took, as one that encrypts does: until it
+    /// does not, the connection is not at its end. Comes before what it took is reported.
+    pub(crate) fn note_transport(&mut self, key: ConnectionKey, holds: bool) {
+        if let Some(connection) = self.core.connections.get_mut(key) {
+            connection.transport_holds = holds;
+        }
     }
 
     /// What is to be done next; `None` when all is done for this turn.

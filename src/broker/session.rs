@@ -35,6 +35,8 @@ pub struct Connection {
     pub(crate) paused: bool,
     /// What its transport holds, which counts among the memory of the server.
     pub(crate) transport_bytes: u32,
+    /// It took bytes from the queue that the kernel has not taken yet.
+    pub(crate) transport_holds: bool,
     /// It was seen to write header and body apart, as the published clients do.
     pub(crate) splits_writes: bool,
     /// It was over the limit, and does not count against it.
@@ -107,6 +109,7 @@ impl Connection {
             yielded: false,
             paused: false,
             transport_bytes: 0,
+            transport_holds: false,
             splits_writes: false,
             refused: false,
             doomed: false,

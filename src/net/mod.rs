@@ -310,6 +310,8 @@ impl<S: System> EventLoop<S> {
                     if let Some(socket) = self.socket(key) {
                         socket.finish_write();
                     }
+                    // That takes room in the kernel, too, where it is said in words.
+                    self.flush(broker, key);
                     self.make_ready(key);
                 }
                 Action::Close(key) => {

@@ -24,6 +24,8 @@ pub(super) struct Socket<T> {
     /// The broker has kept bytes to look at again.
     resumed: bool,
     wants_writable: bool,
+    /// The stream has taken bytes that the kernel has not, and the broker knows it.
+    holds: bool,
     /// The peer writes header and body apart and waits for our ACK in between.
     splits_writes: bool,
 }
@@ -56,6 +58,7 @@ impl<T: Stream> Socket<T> {
             listed: false,
             resumed: false,
             wants_writable: false,
+            holds: false,
             splits_writes: false,
         })
     }
@@ -145,8 +148,13 @@ impl<T: Stream> Socket<T> {
                 Err(_) => return Flushed::Broken,
             };
             drop(slices);
+            let Ok(is_flushed) = self.stream.flush() else { return Flushed::Broken };
+            if self.holds == is_flushed {
+                self.holds = !is_flushed;
+                broker.note_transport(self.key, self.holds);
+            }
             broker.transmitted(self.key, sent);
-            if sent < wanted {
+            if sent < wanted || self.holds {
                 return self.want_writable(true, system, Flushed::Blocked);
             }
             if broker.output(self.key).next().is_none() {
@@ -154,11 +162,7 @@ impl<T: Stream> Socket<T> {
                     // Sending has switched the kernel back to delayed acknowledgements.
                     self.stream.acknowledge_at_once();
                 }
-                return match self.stream.flush() {
-                    Ok(true) => self.want_writable(false, system, Flushed::Done),
-                    Ok(false) => self.want_writable(true, system, Flushed::Blocked),
-                    Err(_) => Flushed::Broken,
-                };
+                return self.want_writable(false, system, Flushed::Done);
             }
         }
     }

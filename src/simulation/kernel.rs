@@ -323,6 +323,7 @@ impl Kernel {
         self.descriptors -= 1;
         let lost = self.decisions.below(self.pipes[id].outbound.len() + 1);
         self.pipes[id].close(lost);
+        self.pipes[id].is_cut_short = is_cut_short;
         self.pipes[id].reset_to_client |= is_cut_short;
         self.trace.note(format_args!("{id} is closed"));
     }

@@ -29,6 +29,8 @@ pub(super) struct Pipe {
     pub(super) server_closed: bool,
     /// What the client finds at the end is a reset.
     pub(super) reset_to_client: bool,
+    /// It was closed with bytes that only its stream had.
+    pub(super) is_cut_short: bool,
     pub(super) accepted_at: Option<Duration>,
     /// The kernel did not let the server use it.
     pub(super) was_failed: bool,
@@ -64,6 +66,7 @@ impl Pipe {
             server_finished: false,
             server_closed: false,
             reset_to_client: false,
+            is_cut_short: false,
             accepted_at: None,
             was_failed: false,
             token: None,
@@ -138,6 +141,7 @@ impl Pipe {
             was_shut_down: self.server_finished,
             was_shed: self.accepted_at.is_some() && self.token.is_none(),
             is_abrupt: self.reset_to_client,
+            is_cut_short: self.is_cut_short,
             backlog_time: self.backlog_time,
         }
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use self::certificates::Certificates;
 use self::peer::TlsPeer;
-use crate::support::{TestServer, code, install_echo, serve};
+use crate::support::{HANG, TestServer, code, install_echo, serve};
 
 fn serve_tls(tls: &Tls, limits: Limits) -> TestServer {
     let config = Config { tls: Some(tls.clone()), limits, ..Config::default() };
@@ -64,6 +64,34 @@ fn whoever_does_not_read_is_closed_and_the_others_get_everything() {
     let stats = server.wait_until("its end", |stats| stats.total_connections == 2);
     assert_eq!(stats.counters.slow_consumers, 1);
     drop((slow, publish.join().unwrap()));
+}
+
+#[test]
+fn who_says_no_more_gets_what_was_encrypted_already_however_late_it_reads() {
+    let certificates = Certificates::new("half");
+    let limits = Limits { slow_consumer_grace: HANG, ..Limits::default() };
+    let server = serve_tls(&certificates.tls(), limits);
+    let client = certificates.client();
+    // First the kernel has room for all of it, then the rest is with TLS alone, then some of
+    // it is still in the server's queue.
+    let sizes = (300..900).step_by(10).map(|kib| kib << 10);
+    let peers = sizes.map(|size| {
+        let mut peer = TlsPeer::narrow(server.address, &client);
+        peer.connect(&format!("half-{size}"));
+        let text = json!("h".repeat(size));
+        peer.send("request", "echo", text.clone());
+        peer.finish_write();
+        (peer, text)
+    });
+    let peers: Vec<_> = peers.collect();
+    let stats = server.wait_until("their ends", |stats| stats.total_connections == 0);
+    assert!(stats.buffered_bytes > 0, "the kernel took everything");
+    // Longer than whoever has been sent everything gets to read it.
+    std::thread::sleep(Duration::from_millis(1_500));
+    for (mut peer, text) in peers {
+        assert_eq!(peer.receive()["payload"], text, "{} B", text.to_string().len());
+        peer.expect_clean_end();
+    }
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub(in crate::simulation) struct Ending {
     pub(in crate::simulation) was_shed: bool,
     /// What was under way is lost.
     pub(in crate::simulation) is_abrupt: bool,
+    /// What the server had written and the kernel had not taken is lost.
+    pub(in crate::simulation) is_cut_short: bool,
     /// How long something stood in its send buffer.
     pub(in crate::simulation) backlog_time: Duration,
 }
@@ -30,6 +32,15 @@ impl Model {
         !self.is_calm || !self.is_sound(id) || self.conns[id].has_said_its_last()
     }
 
+    /// Whether a client that ends gets what was written to it, all of it: it reads, and its
+    /// server has not come to the end of its patience or its time.
+    fn is_owed_the_rest(&self, id: ConnId, ending: &Ending) -> bool {
+        let is_patient = ending.backlog_time < self.limits.slow_consumer_grace;
+        let is_cut_off =
+            ending.was_failed || self.is_tight || self.has_bursts || self.is_draining();
+        self.conns[id].left && is_patient && !is_cut_off
+    }
+
     /// The client found the end of a connection that it did not end itself.
     pub(in crate::simulation) fn ended(
         &mut self,
@@ -39,6 +50,9 @@ impl Model {
         let conn = &mut self.conns[id];
         conn.has_ended = true;
         let conn = &self.conns[id];
+        if ending.is_cut_short && self.is_owed_the_rest(id, ending) {
+            return Err(format!("connection {id} was cut short"));
+        }
         let is_told = conn.told.is_some() || conn.left || self.is_draining();
         let silent_for = |since: Duration, limit: Duration| self.now.saturating_sub(since) >= limit;
         let is_late = ending.accepted_at.is_none_or(|since| {

@@ -1,11 +1,12 @@
 //! A client made of rustls and a socket.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::support::{HANG, frame};
 
@@ -17,7 +18,18 @@ pub(super) struct TlsPeer {
 
 impl TlsPeer {
     pub(super) fn new(address: SocketAddr, config: &Arc<ClientConfig>) -> Self {
-        let socket = TcpStream::connect(address).unwrap();
+        Self::on(TcpStream::connect(address).unwrap(), config)
+    }
+
+    /// One for which the kernel keeps little that it has not read.
+    pub(super) fn narrow(address: SocketAddr, config: &Arc<ClientConfig>) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(32 << 10).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::on(socket.into(), config)
+    }
+
+    fn on(socket: TcpStream, config: &Arc<ClientConfig>) -> Self {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(HANG)).unwrap();
         socket.set_write_timeout(Some(HANG)).unwrap();
@@ -29,10 +41,14 @@ impl TlsPeer {
 
     pub(super) fn connected(address: SocketAddr, config: &Arc<ClientConfig>, id: &str) -> Self {
         let mut peer = Self::new(address, config);
-        id.clone_into(&mut peer.connection_id);
-        peer.send("request", "system", json!({"action": "connect", "connection_id": id}));
-        assert_eq!(peer.receive()["payload"]["status"], "connected");
+        peer.connect(id);
         peer
+    }
+
+    pub(super) fn connect(&mut self, id: &str) {
+        id.clone_into(&mut self.connection_id);
+        self.send("request", "system", json!({"action": "connect", "connection_id": id}));
+        assert_eq!(self.receive()["payload"]["status"], "connected");
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "calls read better with json!(…)")]
@@ -48,6 +64,13 @@ impl TlsPeer {
             "reply_to": null,
         });
         self.stream.write_all(&frame(message.to_string().as_bytes())).unwrap();
+    }
+
+    /// Says that it says no more, and goes on reading.
+    pub(super) fn finish_write(&mut self) {
+        self.stream.conn.send_close_notify();
+        self.stream.flush().unwrap();
+        self.stream.sock.shutdown(Shutdown::Write).unwrap();
     }
 
     fn try_receive(&mut self) -> io::Result<Value> {
