@@ -381,7 +381,7 @@ impl Broker {
 
     /// Whether the transport keeps some of what it took, as one that encrypts does: until it
     /// does not, the connection is not at its end. Comes before what it took is reported.
-    pub(crate) fn note_transport(&mut self, key: ConnectionKey, holds: bool) {
+    pub fn note_transport(&mut self, key: ConnectionKey, holds: bool) {
         if let Some(connection) = self.core.connections.get_mut(key) {
             connection.transport_holds = holds;
         }
