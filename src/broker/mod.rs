@@ -380,7 +380,9 @@ impl Broker {
     }
 
     /// Whether the transport keeps some of what it took, as one that encrypts does: until it
-    /// does not, the connection is not at its end. Comes before what it took is reported.
+    /// Whether the transport keeps some of what it took, as one that encrypts does: while it
+    /// does, the connection is not at its end. Said before [`Broker::transmitted`] is called for
+    /// what it took.
     pub fn note_transport(&mut self, key: ConnectionKey, holds: bool) {
         if let Some(connection) = self.core.connections.get_mut(key) {
             connection.transport_holds = holds;
