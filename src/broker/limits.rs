@@ -49,7 +49,7 @@ pub struct Limits {
     pub services_per_connection_max: usize,
     /// Unanswered forwarded or deferred requests of one connection, 1,024.
     pub pending_per_connection_max: usize,
-    /// The same of all connections, 262,144, which is some 50 MB with ids that are UUIDs.
+    /// The same of all connections, 262,144, which count as 126 MB with ids that are UUIDs.
     /// All count among [`Limits::memory_bytes_max`].
     pub pending_max: usize,
     /// From the begin of a drain to the end, 10 s. What is unanswered then is told

@@ -13,6 +13,11 @@ pub(crate) const COPY_BYTES_MAX: usize = 4 << 10;
 /// What is copied into a queue's tail lies in pieces of this size at most.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 
+/// What a frame that is shared takes in each queue: its place, which doubles as it grows.
+const PLACE_BYTES: usize = 2 * size_of::<Chunk>();
+/// Places that an empty queue keeps.
+const PLACES_KEPT_MAX: usize = 32;
+
 /// One encoded frame that many queues may hold. Its bytes are counted once.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedFrame(Arc<SharedBytes>);
@@ -102,7 +107,10 @@ impl Chunk {
     fn recycle(self, pool: &mut BufferPool) {
         match self {
             Self::Owned(buffer) => pool.give(buffer),
-            Self::Shared(frame) => frame.recycle(pool),
+            Self::Shared(frame) => {
+                pool.gauge().sub(PLACE_BYTES);
+                frame.recycle(pool);
+            }
         }
     }
 }
@@ -153,7 +161,10 @@ impl SendQueue {
                 tail.extend_from_slice(body);
             }
             OutFrame::Whole(bytes) => self.tail(bytes.len(), pool).extend_from_slice(bytes),
-            OutFrame::Shared(frame) => self.chunks.push_back(Chunk::Shared(frame.clone())),
+            OutFrame::Shared(frame) => {
+                pool.gauge().add(PLACE_BYTES);
+                self.chunks.push_back(Chunk::Shared(frame.clone()));
+            }
         }
         self.bytes += frame.len();
         self.check();
@@ -171,6 +182,9 @@ impl SendQueue {
             self.sent -= length;
             if let Some(chunk) = self.chunks.pop_front() {
                 chunk.recycle(pool);
+            }
+            if self.chunks.is_empty() {
+                self.chunks.shrink_to(PLACES_KEPT_MAX);
             }
         }
         self.check();
@@ -260,6 +274,16 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_was_long_does_not_stay_large() {
+        let mut pool = BufferPool::default();
+        let mut queue = SendQueue::default();
+        let frame = OutFrame::relay(&[0; COPY_BYTES_MAX + 1], &mut pool);
+        (0..1_000).for_each(|_| queue.push(&frame, &mut pool));
+        queue.advance(queue.len(), &mut pool);
+        assert!(queue.chunks.capacity() <= 2 * PLACES_KEPT_MAX, "{}", queue.chunks.capacity());
+    }
+
+    #[test]
     fn a_large_frame_is_held_once_by_many_queues() {
         let mut pool = BufferPool::default();
         let gauge = pool.gauge().clone();
@@ -270,7 +294,7 @@ mod tests {
             queue.push(&frame, &mut pool);
         }
         drop(frame);
-        assert_eq!(gauge.bytes(), 128 << 10);
+        assert_eq!(gauge.bytes(), (128 << 10) + 10 * PLACE_BYTES);
         for queue in &mut queues {
             queue.release(&mut pool);
         }

@@ -1,16 +1,22 @@
-//! In steady state nothing is allocated: not for a request, and not for a publication.
+//! In steady state nothing is allocated: not for a request, and not for a publication. What peers
+//! make the broker keep is in its budget.
 //!
 //! A binary of its own, for its allocator counts. It counts by thread, so that the tests
 //! do not disturb one another; server and clients share the thread of their test.
+
+mod budget;
+mod memory;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use allocation_counter::AllocationInfo;
-use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, Limits, Now};
+use ipc_framework::broker::ConnectionKey;
 use ipc_framework::client::{Endpoint, Options};
 use ipc_framework::{Config, Server};
+
+use self::memory::Memory;
 
 const ROUNDS: usize = 1_000;
 const SUBSCRIBERS: usize = 10;
@@ -19,9 +25,24 @@ const SUBSCRIBERS_MANY: usize = 300;
 const ID: &str = "5b0c7a52-1f5e-4f0a-9f5c-0d6c2f1c9a11";
 
 fn frame(message_type: &str, channel_id: &str, payload: &str, reply_to: &str) -> Vec<u8> {
+    frame_with_id(ID, "app", message_type, channel_id, payload, reply_to)
+}
+
+fn frame_of(app_id: &str, message_type: &str, channel_id: &str, payload: &str) -> Vec<u8> {
+    frame_with_id(ID, app_id, message_type, channel_id, payload, "null")
+}
+
+fn frame_with_id(
+    message_id: &str,
+    app_id: &str,
+    message_type: &str,
+    channel_id: &str,
+    payload: &str,
+    reply_to: &str,
+) -> Vec<u8> {
     let body = format!(
-        "{{\"message_id\":\"{ID}\",\"app_id\":\"app\",\"channel_id\":\"{channel_id}\",\
-         \"message_type\":\"{message_type}\",\"payload\":{payload},\
+        "{{\"message_id\":\"{message_id}\",\"app_id\":\"{app_id}\",\
+         \"channel_id\":\"{channel_id}\",\"message_type\":\"{message_type}\",\"payload\":{payload},\
          \"timestamp\":1700000000.25,\"reply_to\":{reply_to}}}"
     );
     let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
@@ -88,52 +109,6 @@ fn a_connection_allocates_the_message_it_returns_and_nothing_else() {
     }
     handle.stop();
     running.join().unwrap().unwrap();
-}
-
-/// The broker without sockets: what it sends goes into one buffer per connection.
-struct Memory {
-    broker: Broker,
-    now: Now,
-    /// What each connection was sent in this turn, by the index of its key.
-    sent: Vec<Vec<u8>>,
-}
-
-impl Memory {
-    fn new() -> Self {
-        let now = Now { monotonic: Duration::ZERO, unix: Duration::from_secs(1_700_000_000) };
-        let broker = Broker::new(Limits::default(), Access::default(), [7; 32], now);
-        Self { broker, now, sent: Vec::new() }
-    }
-
-    fn connected(&mut self, connection_id: &str) -> ConnectionKey {
-        let key = self.broker.accept(self.now).unwrap();
-        self.sent.resize_with(key.index() + 1, || Vec::with_capacity(64 << 10));
-        self.receive(key, &connect(connection_id));
-        assert!(contains(&self.sent[key.index()], b"connected"));
-        key
-    }
-
-    /// One turn of a loop in which `bytes` came from one connection.
-    fn receive(&mut self, from: ConnectionKey, bytes: &[u8]) {
-        self.sent.iter_mut().for_each(Vec::clear);
-        let step = Duration::from_micros(37);
-        self.now.monotonic += step;
-        self.now.unix += step;
-        self.broker.receive(from, bytes, self.now);
-        self.broker.advance(self.now);
-        while let Some(action) = self.broker.next_action() {
-            let Action::Flush(key) = action else { continue };
-            let mut bytes = 0;
-            for slice in self.broker.output(key) {
-                self.sent[key.index()].extend_from_slice(slice);
-                bytes += slice.len();
-            }
-            self.broker.transmitted(key, bytes);
-        }
-        if self.broker.wants_turn_time() {
-            self.broker.end_turn(self.now);
-        }
-    }
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {

@@ -1,0 +1,82 @@
+//! The broker without sockets, and its turns.
+
+use std::time::Duration;
+
+use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, Limits, Now};
+
+use super::{connect, contains};
+
+/// The broker and its time.
+pub(super) struct Turns {
+    pub(super) broker: Broker,
+    now: Now,
+}
+
+impl Turns {
+    pub(super) fn new(limits: Limits) -> Self {
+        let now = Now { monotonic: Duration::ZERO, unix: Duration::from_secs(1_700_000_000) };
+        Self { broker: Broker::new(limits, Access::default(), [7; 32], now), now }
+    }
+
+    pub(super) fn accept(&mut self) -> ConnectionKey {
+        self.broker.accept(self.now).unwrap()
+    }
+
+    /// One turn of a loop in which `bytes` came from one connection. What is to be sent goes
+    /// to `take`, which says whether the kernel would have room for it.
+    pub(super) fn receive(
+        &mut self,
+        from: ConnectionKey,
+        bytes: &[u8],
+        mut take: impl FnMut(ConnectionKey, &[u8]) -> bool,
+    ) {
+        let step = Duration::from_micros(37);
+        self.now.monotonic += step;
+        self.now.unix += step;
+        self.broker.receive(from, bytes, self.now);
+        self.broker.advance(self.now);
+        while let Some(action) = self.broker.next_action() {
+            let Action::Flush(key) = action else { continue };
+            let taken = self.broker.output(key).take_while(|slice| take(key, slice));
+            let bytes = taken.map(<[u8]>::len).sum();
+            self.broker.transmitted(key, bytes);
+        }
+        if self.broker.wants_turn_time() {
+            self.broker.end_turn(self.now);
+        }
+    }
+
+    pub(super) fn memory_bytes(&mut self) -> usize {
+        self.broker.context(self.now).stats().memory_bytes
+    }
+}
+
+/// What it sends goes into one buffer per connection.
+pub(super) struct Memory {
+    turns: Turns,
+    /// What each connection was sent in this turn, by the index of its key.
+    pub(super) sent: Vec<Vec<u8>>,
+}
+
+impl Memory {
+    pub(super) fn new() -> Self {
+        Self { turns: Turns::new(Limits::default()), sent: Vec::new() }
+    }
+
+    pub(super) fn connected(&mut self, connection_id: &str) -> ConnectionKey {
+        let key = self.turns.accept();
+        self.sent.resize_with(key.index() + 1, || Vec::with_capacity(64 << 10));
+        self.receive(key, &connect(connection_id));
+        assert!(contains(&self.sent[key.index()], b"connected"));
+        key
+    }
+
+    pub(super) fn receive(&mut self, from: ConnectionKey, bytes: &[u8]) {
+        let sent = &mut self.sent;
+        sent.iter_mut().for_each(Vec::clear);
+        self.turns.receive(from, bytes, |key, slice| {
+            sent[key.index()].extend_from_slice(slice);
+            true
+        });
+    }
+}
