@@ -9,6 +9,7 @@ use super::arena::Arena;
 use super::encoder::{Address, Encoded, Encoder};
 use super::handlers::{Dealt, HandlersKey};
 use super::latency::Recorder;
+use super::limits::{LINGER, STRANGER_PARTS, STRANGERS_EVICTED};
 use super::mailbox::Remote;
 use super::memory::{Budget, CONNECTION_BYTES};
 use super::router::Router;
@@ -31,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) refused: usize,
     /// Those whose id a newer one has, and that are not told yet.
     pub(crate) superseded: usize,
+    /// When there was last nobody to be found who had not introduced himself.
+    strangers_sought_at: Option<Duration>,
     pub(crate) router: Router,
     pub(crate) requests: Arena<PendingRequest>,
     pub(crate) timers: Timers,
@@ -106,6 +109,7 @@ impl Core {
             connections: Arena::default(),
             refused: 0,
             superseded: 0,
+            strangers_sought_at: None,
             router: Router::default(),
             requests: Arena::default(),
             timers: Timers::default(),
@@ -293,7 +297,7 @@ impl Core {
             self.timers.disarm(timer);
         }
         connection.state = State::Lingering;
-        let deadline = self.now.monotonic + super::limits::LINGER;
+        let deadline = self.now.monotonic + LINGER;
         connection.timer = Some(self.timers.arm(deadline, Due::Linger(key)));
         self.actions.push_back(Action::FinishWrite(key));
     }
@@ -348,7 +352,7 @@ impl Core {
     }
 
     /// Makes room for a newcomer, if need be at the cost of the superseded connection that
-    /// has been silent the longest. Returns whether there is none left to give up.
+    /// has been silent the longest, or of strangers. Returns whether there is none to give up.
     pub(crate) fn is_full(&mut self) -> bool {
         let connections_max = self.limits.connections_max;
         let present = self.connections.len() - self.refused;
@@ -365,7 +369,7 @@ impl Core {
             return false;
         }
         if self.superseded == 0 {
-            return true;
+            return !self.evict_strangers();
         }
         let superseded =
             self.connections.iter().filter(|(_, c)| matches!(c.state, State::Superseded));
@@ -374,6 +378,31 @@ impl Core {
             self.close_now(key);
         }
         false
+    }
+
+    /// Closes those who have had time to introduce themselves and did not, the oldest first, some
+    /// at once, for they are looked for among all. Returns whether there were any.
+    fn evict_strangers(&mut self) -> bool {
+        if self.strangers_sought_at == Some(self.now.monotonic) {
+            return false;
+        }
+        let spared = self.limits.handshake_timeout / STRANGER_PARTS * (STRANGER_PARTS - 1);
+        let due_before = self.deadline_in(spared);
+        let mut strangers: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| matches!(c.state, State::Handshake) && !c.refused)
+            .filter_map(|(key, connection)| connection.timer.map(|timer| (timer, key)))
+            .filter(|(timer, _)| timer.deadline() <= due_before)
+            .collect();
+        strangers.sort_unstable();
+        for (_, key) in strangers.iter().take(STRANGERS_EVICTED) {
+            self.close_now(*key);
+        }
+        if strangers.is_empty() {
+            self.strangers_sought_at = Some(self.now.monotonic);
+        }
+        !strangers.is_empty()
     }
 
     /// Takes a live connection out of everything it is part of.

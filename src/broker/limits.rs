@@ -12,7 +12,8 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time, 10,000. One more is told `server_full` and closed.
+    /// Connections at a time, 10,000. One more is told `server_full` and closed, or takes the place
+    /// of one that has not introduced itself within a twentieth of [`Limits::handshake_timeout`].
     pub connections_max: usize,
     /// Body of a frame in bytes, either way, 16 MiB. More from a peer is `frame_too_large` and
     /// closes; an answer that gets longer is replaced by an error.
@@ -95,6 +96,11 @@ pub(crate) const HANDSHAKE_QUEUE_BYTES_MAX: usize = 4 << 10;
 pub(crate) const FRAMES_PER_TURN_MAX: usize = 128;
 /// Connections over `connections_max` that are told so at one time; more are just closed.
 pub(crate) const REFUSALS_MAX: usize = 64;
+/// Where there is no place left, a connection gets such a part of the time for the handshake, 250 ms
+/// by default, before a newcomer takes its place.
+pub(crate) const STRANGER_PARTS: u32 = 20;
+/// Connections closed at once to make room: they are looked for among all.
+pub(crate) const STRANGERS_EVICTED: usize = 64;
 /// Time for a peer to read why it is closed. A close before it has read would reset the
 /// connection and take the reason with it.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);

@@ -1,7 +1,8 @@
 //! The memory budget: what is held in all, and what happens when that runs short.
 //!
 //! In this order, by parts of [`Limits::memory_bytes_max`](super::Limits):
-//! 1. over three quarters nothing new comes in: connections, channels, subscriptions;
+//! 1. over three quarters nothing new comes in: connections, channels, subscriptions; whose message
+//!    is unfinished for long is closed;
 //! 2. over seven eighths unfinished messages and publications wait, until it is below three
 //!    quarters again or the grace of slow consumers is over;
 //! 3. then, or at once over the whole, whoever holds the most is closed, and the next one.
@@ -27,6 +28,9 @@ pub(crate) const REQUEST_BYTES: usize = 480;
 /// Up to here an unfinished message does not wait: who writes header and body apart is not to
 /// be held up for a header.
 const SMALL_BYTES_MAX: usize = 4 << 10;
+
+/// An unfinished message may take so many graces while others are refused for want of memory.
+const UNFINISHED_GRACES_MAX: u32 = 6;
 
 /// Where memory is short again soon after others were closed for it, those who hold it are many:
 /// they get a part of the grace only.
@@ -113,15 +117,18 @@ impl Core {
         if after > before {
             crate::trace::memory_short(held_bytes, self.limits.memory_bytes_max);
         }
-        if after == MemoryPressure::Pausing {
+        if after != MemoryPressure::None && after > before {
             self.arm_memory_grace();
+        }
+        if after == MemoryPressure::Pausing {
             for key in self.connections.keys() {
-                self.pause_unfinished(key);
+                self.mind_unfinished(key);
             }
         } else if before == MemoryPressure::Pausing {
             for key in std::mem::take(&mut self.budget.paused) {
                 if let Some(connection) = self.connections.get_mut(key) {
                     connection.paused = false;
+                    connection.unfinished_since = self.now.monotonic;
                     self.actions.push_back(Action::Resume(key));
                 }
             }
@@ -141,26 +148,54 @@ impl Core {
     /// Those who wait have not helped it: room is made for them at the cost of the largest.
     pub(crate) fn end_memory_grace(&mut self) {
         self.budget.grace = None;
-        self.budget.grace_ended = Some(self.now.monotonic);
-        if self.budget.pressure != MemoryPressure::Pausing {
-            return;
+        match self.budget.pressure {
+            MemoryPressure::None => return,
+            MemoryPressure::Refusing => self.shed_unfinished(),
+            MemoryPressure::Pausing => {
+                self.budget.grace_ended = Some(self.now.monotonic);
+                self.shed_down_to(self.refuse_above_bytes());
+            }
         }
-        self.shed_down_to(self.refuse_above_bytes());
         self.apply_pressure();
-        if self.budget.pressure == MemoryPressure::Pausing {
+        let may_end = match self.budget.pressure {
+            MemoryPressure::None => false,
+            MemoryPressure::Refusing => self.connections.iter().any(|(_, c)| c.holds_unfinished()),
             // What is left is nobody's fault, and may be given back by itself.
+            MemoryPressure::Pausing => true,
+        };
+        if may_end && self.budget.grace.is_none() {
             self.arm_memory_grace();
         }
     }
 
-    /// While memory is short, the rest of an unfinished message stays with its sender. Who
-    /// has not introduced itself holds little, and not for long.
-    pub(crate) fn pause_unfinished(&mut self, key: ConnectionKey) {
-        let holds_much = |connection: &Connection| {
-            connection.session().is_some() && connection.recv.capacity() > SMALL_BYTES_MAX
-        };
-        if self.is_pausing() && self.connections.get(key).is_some_and(holds_much) {
+    /// Closes those whose message does not come to its end while others are refused for it.
+    fn shed_unfinished(&mut self) {
+        let patience = self.limits.slow_consumer_grace * UNFINISHED_GRACES_MAX;
+        let began_before = self.now.monotonic.checked_sub(patience);
+        for key in self.connections.keys() {
+            let Some(connection) = self.connections.get(key) else { continue };
+            let is_late = began_before.is_some_and(|before| connection.unfinished_since <= before);
+            // Whoever is held back cannot help it.
+            if is_late && connection.may_proceed() && connection.holds_unfinished() {
+                let held_bytes = connection.held_bytes();
+                self.shed(key, held_bytes, &unfinished(patience));
+            }
+        }
+    }
+
+    /// While memory is short, the rest of an unfinished message stays with its sender, or has to
+    /// come soon.
+    pub(crate) fn mind_unfinished(&mut self, key: ConnectionKey) {
+        let pressure = self.budget.pressure;
+        if pressure == MemoryPressure::None
+            || !self.connections.get(key).is_some_and(Connection::holds_unfinished)
+        {
+            return;
+        }
+        if pressure == MemoryPressure::Pausing {
             self.pause(key);
+        } else if self.budget.grace.is_none() {
+            self.arm_memory_grace();
         }
     }
 
@@ -203,18 +238,18 @@ impl Core {
                 if self.memory_bytes() <= bytes_max {
                     return;
                 }
-                self.shed(key, held_bytes);
+                self.shed(key, held_bytes, &out_of_memory());
                 self.pool.trim();
             }
         }
     }
 
-    fn shed(&mut self, key: ConnectionKey, held_bytes: usize) {
+    fn shed(&mut self, key: ConnectionKey, held_bytes: usize, why: &Refusal) {
         let Some(connection) = self.connections.get(key) else { return };
         crate::trace::out_of_memory(key.index(), held_bytes);
         if connection.takes_messages() && connection.send.is_empty() {
             self.counters.memory_sheds += 1;
-            self.report(key, &out_of_memory());
+            self.report(key, why);
             self.begin_close(key);
         } else {
             // It was told already, or what it holds is what it does not read.
@@ -225,6 +260,12 @@ impl Core {
 }
 
 impl Connection {
+    /// Whether it keeps room for a message that is not there yet. Who has not introduced itself
+    /// holds little, and not for long.
+    fn holds_unfinished(&self) -> bool {
+        self.session().is_some() && self.recv.capacity() > SMALL_BYTES_MAX
+    }
+
     /// What it binds of the budget beyond what every connection takes.
     fn held_bytes(&self) -> usize {
         let tables_bytes = self.session().map_or(0, |session| {
@@ -243,6 +284,15 @@ fn out_of_memory() -> Refusal {
         "the server has no memory left and this connection holds the most of it; connect again \
          later and send smaller messages, or raise the server's --max-memory",
     )
+}
+
+fn unfinished(patience: Duration) -> Refusal {
+    let text = format!(
+        "the server is short of memory, and this message has been unfinished for over {} s; send \
+         it again in one go or in smaller parts, or raise the server's --max-memory",
+        patience.as_secs()
+    );
+    Refusal::new(ErrorCode::LimitExceeded, text)
 }
 
 pub(crate) fn short_of_memory(code: ErrorCode) -> Refusal {

@@ -258,6 +258,8 @@ impl Broker {
         }
         // What was kept of before had come with the last bytes that were read.
         self.core.arrived = connection.last_read;
+        let had_part = !connection.recv.is_empty();
+        let frames_before = self.core.counters.frames_in;
         // Out of the table while its frames are processed, for they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
         self.process(key, &mut inbound);
@@ -265,8 +267,12 @@ impl Broker {
         match self.core.connections.get_mut(key).filter(|connection| connection.is_live()) {
             Some(connection) => {
                 connection.splits_writes |= kept.is_bare_header();
+                if !kept.is_empty() && (!had_part || self.core.counters.frames_in != frames_before)
+                {
+                    connection.unfinished_since = now.monotonic;
+                }
                 connection.recv = kept;
-                self.core.pause_unfinished(key);
+                self.core.mind_unfinished(key);
             }
             None => kept.release(&mut self.core.pool),
         }

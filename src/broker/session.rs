@@ -25,6 +25,8 @@ pub struct Connection {
     pub(crate) last_activity: Duration,
     /// When bytes of it were last read: what it had sent has waited since then.
     pub(crate) last_read: Duration,
+    /// When the message came of which it has a part.
+    pub(crate) unfinished_since: Duration,
     /// What its next frame waits for.
     pub(crate) parked: Option<Obstacle>,
     /// What it waited for until just now; when it had its turn, the next one is let go on.
@@ -104,6 +106,7 @@ impl Connection {
             congested: None,
             last_activity: now,
             last_read: now,
+            unfinished_since: now,
             parked: None,
             woken: None,
             yielded: false,

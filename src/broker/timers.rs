@@ -43,6 +43,12 @@ pub(crate) struct TimerKey {
     serial: u64,
 }
 
+impl TimerKey {
+    pub(crate) fn deadline(self) -> Duration {
+        self.deadline
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     queue: BTreeMap<TimerKey, Due>,

@@ -1,6 +1,7 @@
 //! What is bounded is refused in a sentence, and free again afterwards.
 
 use super::*;
+use crate::broker::limits::{STRANGER_PARTS, STRANGERS_EVICTED};
 
 #[test]
 fn an_unread_refusal_does_not_keep_a_place() {
@@ -197,6 +198,48 @@ fn a_place_is_free_in_the_turn_in_which_it_is_left() {
         world.hang_up(one_too_many);
     }
     assert_eq!(world.broker.core.connections.len(), 1);
+}
+
+#[test]
+fn strangers_make_room_for_newcomers_once_they_had_time_to_say_who_they_are() {
+    let mut world = World::new(Limits { connections_max: 100, ..Limits::default() });
+    let known = world.connected("app", "known");
+    let strangers: Vec<_> = (1..100).map(|_| world.accept()).collect();
+    let short = Limits::default().handshake_timeout / STRANGER_PARTS;
+    world.pass(short - Duration::from_millis(1));
+    let too_soon = world.accept();
+    world.act();
+    world.expect_error(too_soon, "server_full", Value::Null);
+    world.hang_up(too_soon);
+    assert_eq!(world.closed, [too_soon]);
+
+    // Saying something does not help, but to say who one is.
+    world.deliver(strangers[0], &[0, 0]);
+    let introduced = message(
+        "app",
+        "request",
+        "system",
+        "c",
+        &json!({"action": "connect", "connection_id": "late"}),
+    );
+    world.send(strangers[1], &introduced);
+    assert_eq!(world.take(strangers[1])[0]["payload"]["status"], "connected");
+    world.pass(Duration::from_millis(1));
+    for at in 0..100 {
+        world.connected("app", &format!("newcomer {at}"));
+        if at == 0 {
+            let evicted: Vec<_> = [&strangers[..1], &strangers[2..=STRANGERS_EVICTED]].concat();
+            assert_eq!(world.closed[1..], evicted, "the oldest first, some at once");
+        }
+        if world.broker.core.connections.len() == 100 && world.closed.len() == 99 {
+            break;
+        }
+    }
+    assert_eq!(world.closed.len(), 99, "all who had not introduced themselves");
+    assert!(!world.closed.contains(&known) && !world.closed.contains(&strangers[1]));
+    let one_too_many = world.accept();
+    world.act();
+    world.expect_error(one_too_many, "server_full", Value::Null);
 }
 
 #[test]

@@ -69,6 +69,35 @@ fn first_nothing_new_comes_in_and_everything_else_goes_on() {
 }
 
 #[test]
+fn a_message_that_does_not_end_makes_room_for_newcomers_and_one_that_does_is_left_alone() {
+    let mut world = short_world();
+    let hoarders = world.hoarders(13);
+    world.hoard(&hoarders[..11]);
+    let grace = Limits::default().slow_consumer_grace;
+    // Not short: as long as it takes.
+    world.pass(grace * 10);
+    world.hoard(&hoarders[11..12]);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Refusing);
+    world.deliver(hoarders[0], b" ");
+    world.pass(grace);
+    let stats = world.stats();
+    assert_eq!(stats.counters.memory_sheds, 11, "that a byte comes now and then is no help");
+    assert_eq!(stats.memory_pressure, MemoryPressure::None);
+    world.expect_error(hoarders[0], "limit_exceeded", Value::Null);
+
+    // Short from here on: each message has its time from its begin.
+    let more = world.hoarders(11);
+    world.hoard(&more);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Refusing);
+    world.pass(grace * 4);
+    assert_eq!(world.stats().counters.memory_sheds, 11);
+    world.pass(grace * 2);
+    assert_eq!(world.stats().counters.memory_sheds, 23);
+    world.pass(grace);
+    assert_eq!(world.broker.next_deadline(), None, "there is nothing left to wait for");
+}
+
+#[test]
 fn then_unfinished_messages_and_publications_wait_and_small_requests_do_not() {
     let mut world = short_world();
     let bystander = world.connected("app", "bystander");

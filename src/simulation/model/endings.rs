@@ -6,6 +6,8 @@ use super::{Conn, ConnId, Kind, Model};
 
 /// What a client has to read why it is closed.
 const LINGER: Duration = Duration::from_secs(1);
+/// Such a part of the time for the handshake is left to everybody.
+const STRANGER_PARTS: u32 = 20;
 
 /// What the kernel knows of a connection that has ended.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
@@ -55,8 +57,10 @@ impl Model {
         }
         let is_told = conn.told.is_some() || conn.left || self.is_draining();
         let silent_for = |since: Duration, limit: Duration| self.now.saturating_sub(since) >= limit;
+        // Where there is no place left, a newcomer gets that of one who says nothing.
+        let parts = if self.is_calm { 1 } else { STRANGER_PARTS };
         let is_late = ending.accepted_at.is_none_or(|since| {
-            conn.connected_at.is_none() && silent_for(since, self.limits.handshake_timeout)
+            conn.connected_at.is_none() && silent_for(since, self.limits.handshake_timeout / parts)
         });
         let is_idle = self.limits.idle_timeout.is_some_and(|limit| {
             // What came at the same moment as the end came too late.

@@ -1,9 +1,13 @@
 //! Those who come in numbers and do not introduce themselves.
 
 use std::io::Write;
-use std::time::Duration;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ipc_framework::{Config, Limits};
+use serde_json::json;
 
 use super::{peak_while, read_nothing_early, read_to_end};
 use crate::bad_input::Bystanders;
@@ -40,6 +44,51 @@ fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
     let stats = server.stats();
     assert_eq!((stats.total_connections, stats.buffered_bytes), (3, 0));
     bystanders.go_on();
+}
+
+/// All places are taken by strangers, and more of them come all the time. Whoever says who it is
+/// comes in all the same, long before the strangers' time is over.
+#[test]
+fn strangers_who_take_every_place_keep_nobody_out() {
+    const PLACES: usize = 100;
+    let handshake_timeout = Duration::from_secs(10);
+    let limits = Limits { connections_max: PLACES, handshake_timeout, ..Limits::default() };
+    let server = serve(Config { limits, ..Config::default() }, install_echo);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let ending = is_over.clone();
+    let address = server.address;
+    let mut strangers: Vec<_> = (0..PLACES).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let begin = Instant::now();
+    let strangers = std::thread::spawn(move || {
+        while !ending.load(Ordering::Relaxed) {
+            strangers.extend(TcpStream::connect(address));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        strangers.len()
+    });
+    server.wait_until("the flood", |stats| stats.counters.accepted >= PLACES as u64);
+    let mut tries = 0;
+    let mut known = Vec::new();
+    while known.len() < 10 {
+        tries += 1;
+        assert!(begin.elapsed() < handshake_timeout, "{} came in", known.len());
+        let mut peer = server.peer();
+        peer.app_id = "app".to_owned();
+        peer.connection_id = format!("known-{tries}");
+        let hello = json!({"action": "connect", "connection_id": peer.connection_id});
+        let hello = peer.message("request", "system", &hello).to_string();
+        let sent = peer.stream.write_all(&frame(hello.as_bytes()));
+        match sent.and_then(|()| peer.try_receive()) {
+            Ok(answer) if answer["payload"]["status"] == "connected" => known.push(peer),
+            // Full of those who came in this moment.
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    is_over.store(true, Ordering::Relaxed);
+    println!("10 came in among {} strangers with {tries} tries", strangers.join().unwrap());
+    for peer in &mut known {
+        assert_eq!(peer.request("echo", json!(1)), 1);
+    }
 }
 
 /// As large a frame as a stranger may send, over and over, and nothing read of the answers.
