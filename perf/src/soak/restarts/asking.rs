@@ -1,0 +1,202 @@
+//! Requests through restarts.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use ipc_framework::client::{Client, Error, Execution, Responder};
+use ipc_framework::{ErrorCode, Json};
+use serde::{Deserialize, Serialize};
+
+use super::super::account::kind;
+use super::Shared;
+
+const CHANNEL: &str = "work";
+/// The worker lets so many come together, and answers the last one first.
+const BATCH_MAX: usize = 3;
+const WORK: Duration = Duration::from_micros(500);
+/// Between two requests: enough for many to be under way when a server ends.
+const PAUSE: Duration = Duration::from_micros(500);
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Question {
+    asker: usize,
+    number: u64,
+    text: String,
+}
+
+/// What the worker has done. The askers ask one thing after the other.
+#[derive(Debug)]
+pub(super) struct Executed {
+    /// The last request of each asker.
+    last: Vec<AtomicU64>,
+    /// What an asker was told is not done, and never will be.
+    never: Mutex<HashSet<(usize, u64)>>,
+}
+
+impl Executed {
+    fn note(&self, question: &Question) -> Result<(), String> {
+        let Question { asker, number, .. } = *question;
+        if self.last[asker].swap(number, Ordering::SeqCst) >= number {
+            return Err(format!("request {number} of asker {asker} came twice, or too late"));
+        }
+        let never = self.never.lock().unwrap_or_else(PoisonError::into_inner);
+        if never.contains(&(asker, number)) {
+            return Err(format!("request {number} of asker {asker} came after all"));
+        }
+        Ok(())
+    }
+
+    fn is_last(&self, asker: usize, number: u64) -> bool {
+        self.last[asker].load(Ordering::SeqCst) == number
+    }
+}
+
+/// Makes the client a worker that answers a little later, out of order.
+pub(super) fn serve(
+    client: &Client,
+    shared: &Arc<Shared>,
+    askers: usize,
+) -> Result<Arc<Executed>, String> {
+    let last = (0..askers).map(|_| AtomicU64::new(0)).collect();
+    let executed = Arc::new(Executed { last, never: Mutex::default() });
+    let (held, work) = channel();
+    let (noted, of_handler) = (Arc::clone(&executed), Arc::clone(shared));
+    let handler = move |message: ipc_framework::Message, responder| {
+        let question = message.payload.decode().map_err(|error| error.to_string());
+        if let Err(what) = question.and_then(|question| noted.note(&question)) {
+            of_handler.raise(&what);
+        }
+        // The other end is there as long as this is.
+        let _ = held.send((message.payload, responder));
+    };
+    let served = client.serve_deferred(CHANNEL, 100, handler);
+    served.map_err(|error| format!("serve: {error}"))?;
+    thread::spawn(move || answer(&work));
+    Ok(executed)
+}
+
+/// Ends when the worker's client is gone.
+fn answer(work: &Receiver<(Json<'static>, Responder)>) {
+    while let Ok(first) = work.recv() {
+        thread::sleep(WORK);
+        let mut batch = vec![first];
+        batch.extend(work.try_iter().take(BATCH_MAX - 1));
+        for (payload, responder) in batch.into_iter().rev() {
+            // Without its connection there is nobody to answer: the requester is told.
+            let _ = responder.reply(&payload);
+        }
+    }
+}
+
+/// One thread that asks the handler and the worker in turn.
+#[derive(Debug)]
+pub(super) struct Asker {
+    index: usize,
+    pub(super) client: Client,
+    executed: Arc<Executed>,
+    shared: Arc<Shared>,
+    /// Answers of the handler and of the worker.
+    answered: [AtomicU64; 2],
+}
+
+impl Asker {
+    pub(super) fn new(
+        index: usize,
+        client: Client,
+        executed: Arc<Executed>,
+        shared: &Arc<Shared>,
+    ) -> Self {
+        Self { index, client, executed, shared: Arc::clone(shared), answered: Default::default() }
+    }
+
+    pub(super) fn progress(&self) -> impl Iterator<Item = u64> {
+        self.answered.iter().map(|count| count.load(Ordering::SeqCst))
+    }
+
+    /// Until the run ends, or something is wrong.
+    pub(super) fn ask(&self) {
+        let mut number = 0;
+        while !self.shared.is_ending() {
+            number += 1;
+            for (at, kind, channel) in
+                [(0, kind::CLIENT_HANDLER, "echo"), (1, kind::CLIENT_WORKER, CHANNEL)]
+            {
+                if let Err(what) = self.ask_one(number, at, kind, channel)
+                    && !self.shared.alarm.is_raised()
+                {
+                    self.shared.raise(&format!("asker {}, {channel}: {what}", self.index));
+                }
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn ask_one(
+        &self,
+        number: u64,
+        at: usize,
+        kind: &'static str,
+        channel: &str,
+    ) -> Result<(), String> {
+        let text = format!("{number} ").repeat((number % 100) as usize);
+        let question = Question { asker: self.index, number, text };
+        let epoch = self.shared.epoch();
+        self.shared.account().sent(kind, 1);
+        let error = match self.client.request(channel, &question) {
+            Ok(answer) => {
+                let answer: Question = answer.payload.decode().map_err(|e| e.to_string())?;
+                if (answer.asker, answer.number, &answer.text)
+                    != (question.asker, number, &question.text)
+                {
+                    return Err(format!("{question:?} was answered {answer:?}"));
+                }
+                if at == 1 && !self.executed.is_last(self.index, number) {
+                    return Err(format!("{number} was answered and not done"));
+                }
+                self.answered[at].fetch_add(1, Ordering::SeqCst);
+                self.shared.account().done(kind, 1);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if epoch == self.shared.epoch() && epoch.is_multiple_of(2) {
+            return Err(format!("{number} failed though nobody restarted the server: {error}"));
+        }
+        if at == 1 && error.execution() == Execution::Never {
+            let mut never =
+                self.executed.never.lock().unwrap_or_else(PoisonError::into_inner);
+            never.insert((self.index, number));
+            if self.executed.is_last(self.index, number) {
+                return Err(format!("{number} was done, and this is said of it: {error}"));
+            }
+        }
+        self.book(kind, &error)
+    }
+
+    /// An end that says what may have been done is an end.
+    fn book(&self, kind: &'static str, error: &Error) -> Result<(), String> {
+        let mut account = self.shared.account();
+        match error {
+            Error::Answered {
+                code:
+                    code @ (ErrorCode::NoHandler
+                    | ErrorCode::ShuttingDown
+                    | ErrorCode::Timeout
+                    | ErrorCode::WorkerLost),
+                ..
+            } => account.refused(kind, code.as_str()),
+            Error::Lost { execution: Execution::Possible, .. } => {
+                account.lost(kind, "told: lost, and may have been done", 1);
+            }
+            Error::Lost { execution: Execution::Never, .. } => {
+                account.lost(kind, "told: lost, and not done", 1);
+            }
+            other => return Err(format!("a request ended with: {other}")),
+        }
+        Ok(())
+    }
+}

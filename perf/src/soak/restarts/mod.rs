@@ -1,0 +1,228 @@
+//! A server of its own that is ended and started again, with the crate's own clients that come
+//! back to it. What they ask ends with an answer or with an error that says what may have been
+//! done; what they hear has gaps only where they were told of a lost connection.
+
+mod asking;
+mod hearing;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{Client, ClientOptions, Endpoint, Event, Reconnect};
+
+use self::asking::{Asker, serve};
+use self::hearing::{Hearer, publish};
+use super::account::Account;
+use super::alarm::Alarm;
+use super::peer::Target;
+use super::server::{Orders, Server};
+use super::stage::Random;
+
+const APPLICATION: &str = "bench";
+const ASKERS: usize = 4;
+const PUBLISHERS: usize = 2;
+const HEARERS: usize = 2;
+/// One restart in so many is a crash.
+const CRASH_EVERY: usize = 4;
+const CALM_MILLISECONDS: std::ops::Range<usize> = 800..2_000;
+/// After a restart everybody is back in less, however slow the machine.
+const BACK_MAX: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What the threads of this part share.
+#[derive(Debug, Default)]
+struct Shared {
+    alarm: Arc<Alarm>,
+    account: Mutex<Account>,
+    /// Odd while a restart is under way: only then may a request fail.
+    epoch: AtomicU64,
+    is_ending: AtomicBool,
+}
+
+impl Shared {
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// A new part of the run begins: a restart, or the calm after it.
+    fn turn(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed) || self.alarm.is_raised()
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn raise(&self, what: &str) {
+        self.alarm.raise(format!("restarts: {what}"));
+    }
+}
+
+/// A client that is back soon, and whose end nobody asked for is a broken promise.
+fn connect(target: &Target, shared: &Arc<Shared>) -> Result<Client, String> {
+    let mut options = ClientOptions::new(APPLICATION);
+    options.connection.endpoint = match target {
+        Target::Tcp(address) => Endpoint::tcp(address.ip().to_string(), address.port()),
+        Target::Unix(path) => Endpoint::unix(path),
+    };
+    options.connection.timeout = BACK_MAX;
+    options.heartbeat = Some(Duration::from_secs(30));
+    options.reconnect =
+        Some(Reconnect { pause_max: Duration::from_millis(500), ..Reconnect::default() });
+    let client = options.connect().map_err(|error| format!("a client: {error}"))?;
+    let shared = Arc::clone(shared);
+    client.on_event(move |event| match event {
+        Event::Closed { error: Some(error), .. } if !shared.is_ending() => {
+            shared.raise(&format!("a client gave up: {error}"));
+        }
+        Event::Disconnected { .. } => shared.account().fault("a client's connection lost"),
+        _ => {}
+    });
+    Ok(client)
+}
+
+/// All who talk to the server.
+struct Company {
+    askers: Vec<Asker>,
+    worker: Client,
+    publishers: Vec<Client>,
+    hearers: Vec<Hearer>,
+}
+
+impl Company {
+    fn gather(server: &Server, shared: &Arc<Shared>) -> Result<Self, String> {
+        let mut targets = server.targets.iter().cycle();
+        let mut client = || {
+            let target = targets.next().unwrap_or_else(|| unreachable!("two at least"));
+            connect(target, shared)
+        };
+        let worker = client()?;
+        let executed = serve(&worker, shared, ASKERS)?;
+        let mut company =
+            Self { askers: Vec::new(), worker, publishers: Vec::new(), hearers: Vec::new() };
+        for index in 0..ASKERS {
+            company.askers.push(Asker::new(index, client()?, Arc::clone(&executed), shared));
+        }
+        for _ in 0..PUBLISHERS {
+            company.publishers.push(client()?);
+        }
+        for _ in 0..HEARERS {
+            company.hearers.push(Hearer::listen(client()?, PUBLISHERS, shared)?);
+        }
+        Ok(company)
+    }
+
+    fn clients(&self) -> impl Iterator<Item = &Client> {
+        let others = self.askers.iter().map(|asker| &asker.client);
+        let hearers = self.hearers.iter().map(|hearer| &hearer.client);
+        std::iter::once(&self.worker).chain(others).chain(&self.publishers).chain(hearers)
+    }
+
+    /// Counts of what only goes on when all is well, for each of them.
+    fn progress(&self) -> Vec<u64> {
+        let asked = self.askers.iter().flat_map(Asker::progress);
+        asked.chain(self.hearers.iter().flat_map(Hearer::progress)).collect()
+    }
+
+    /// Everybody is served again: what began after the restart has come to its good end.
+    fn until_back(&self, shared: &Shared) -> Result<(), String> {
+        let begin = Instant::now();
+        let before = self.progress();
+        // The first after `before` may have begun earlier; the second has not.
+        let is_back = || self.progress().iter().zip(&before).all(|(now, before)| *now > before + 1);
+        while !is_back() {
+            if shared.is_ending() {
+                return Ok(());
+            }
+            if begin.elapsed() > BACK_MAX {
+                let (after, now) = (BACK_MAX.as_secs(), self.progress());
+                return Err(format!("not all are back after {after} s: {before:?}, {now:?}"));
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+}
+
+/// Restarts the server until the time is over, and returns what became of everything.
+pub(super) fn play(
+    mut orders: Orders,
+    mut random: Random,
+    alarm: &Arc<Alarm>,
+) -> Result<Account, String> {
+    let server = Server::start(&orders)?;
+    orders.port = server.port().ok_or("a server without a port")?;
+    let shared = Arc::new(Shared { alarm: Arc::clone(alarm), ..Shared::default() });
+    let company = Company::gather(&server, &shared)?;
+    let ended = thread::scope(|scope| {
+        for asker in &company.askers {
+            scope.spawn(|| asker.ask());
+        }
+        for (index, client) in company.publishers.iter().enumerate() {
+            let (shared, hearers) = (&shared, &company.hearers);
+            scope.spawn(move || publish(index, client, hearers, shared));
+        }
+        let ended = restart_again_and_again(server, &orders, &company, &shared, &mut random);
+        if let Err(what) = &ended {
+            shared.raise(what);
+        }
+        shared.is_ending.store(true, Ordering::Relaxed);
+        if shared.alarm.is_raised() {
+            // Nobody waits for what does not come any more.
+            company.clients().for_each(Client::abort);
+        }
+        ended
+    });
+    let server = ended?;
+    if alarm.is_raised() {
+        return Ok(Account::default());
+    }
+    for hearer in &company.hearers {
+        hearer.settle()?;
+    }
+    for client in company.clients() {
+        client.close().map_err(|error| format!("close: {error}"))?;
+    }
+    server.end()?;
+    Ok(std::mem::take(&mut shared.account()))
+}
+
+fn restart_again_and_again(
+    mut server: Server,
+    orders: &Orders,
+    company: &Company,
+    shared: &Shared,
+    random: &mut Random,
+) -> Result<Server, String> {
+    company.until_back(shared)?;
+    let mut restarts = 0;
+    loop {
+        let calm = CALM_MILLISECONDS.start + random.below(CALM_MILLISECONDS.len());
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(calm as u64) && !shared.alarm.is_over() {
+            thread::sleep(LOOK_INTERVAL);
+        }
+        server.sample(Duration::ZERO)?;
+        if shared.alarm.is_over() {
+            return Ok(server);
+        }
+        restarts += 1;
+        shared.turn();
+        if restarts % CRASH_EVERY == 0 {
+            server.kill();
+            shared.account().fault("the server killed and started again");
+        } else {
+            server.end()?;
+            shared.account().fault("the server drained and started again");
+        }
+        server = Server::start(orders)?;
+        company.until_back(shared)?;
+        shared.turn();
+    }
+}
