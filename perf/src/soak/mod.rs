@@ -246,7 +246,6 @@ fn rests(stats: &Value) -> Value {
         "total_channels",
         "pending_requests",
         "buffered_bytes",
-        "memory_bytes",
     ];
     names.iter().map(|name| ((*name).to_owned(), stats[name].clone())).collect()
 }
