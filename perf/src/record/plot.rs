@@ -195,8 +195,11 @@ pub(crate) fn over_time(points: &[(f64, f64)], what: &str) -> Markup {
             @for at in 0..=LINES {
                 @let (value, seconds) = (top * part(at), end * part(at));
                 line x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y(value)) y2=(y(value)) {}
-                text x=(LEFT - 8.0) y=(y(value) + 4.0) text-anchor="end" { (number(value)) }
-                text x=(x(seconds)) y=(HEIGHT - BOTTOM + 18.0) text-anchor="middle" {
+                text x=(LEFT - 8.0) y=(y(value) + 4.0) text-anchor="end" {
+                    (format!("{value:.0}"))
+                }
+                @let anchor = if at == LINES { "end" } else { "middle" };
+                text x=(x(seconds)) y=(HEIGHT - BOTTOM + 18.0) text-anchor=(anchor) {
                     (format!("{seconds:.0} s"))
                 }
             }

@@ -59,6 +59,8 @@ pub(crate) struct Soak {
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 /// Time for the server to notice that everybody has left.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// What the server keeps in free buffers, and a little for who asks.
+const KEPT_BYTES_MAX: u64 = (24 << 20) + (1 << 20);
 /// The application of the one who asks for the counters.
 const WITNESS: &str = "witness";
 /// The restarts' own choices are none of a role's.
@@ -262,6 +264,10 @@ fn settle(
     loop {
         let stats = witness.look()?;
         if rests(&stats) == rests(empty) {
+            let held_bytes = stats["memory_bytes"].as_u64().unwrap_or(u64::MAX);
+            if held_bytes > KEPT_BYTES_MAX {
+                return Err(format!("all have left, and {held_bytes} B are held for them"));
+            }
             // The answer that tells it was not counted when it was written.
             let own = own.take();
             account.merge(own);

@@ -142,7 +142,8 @@ impl Record {
         for part in self.samples.chunks(self.samples.len().div_ceil(10).max(1)) {
             let descriptors = part.iter().map(|sample| sample.descriptors).max().unwrap_or(0);
             let seconds = part[0].milliseconds / 1000;
-            let _ = writeln!(page, "| {seconds} s | {} | {descriptors} |", median_bytes(part) >> 10);
+            let _ =
+                writeln!(page, "| {seconds} s | {} | {descriptors} |", median_bytes(part) >> 10);
         }
         page
     }

@@ -74,15 +74,13 @@ impl Server {
             command.arg("--config").arg(settings);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child =
-            command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
+        let mut child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
         let output = child.stdout.take().ok_or("no output")?;
         let words = Arc::default();
         if let Some(errors) = child.stderr.take() {
             keep_last_words(errors, &words);
         }
-        let mut server =
-            Self { child, targets: Vec::new(), words, output: BufReader::new(output) };
+        let mut server = Self { child, targets: Vec::new(), words, output: BufReader::new(output) };
         while server.unix().is_none() {
             // The Unix socket is the last that it names.
             let mut line = String::new();

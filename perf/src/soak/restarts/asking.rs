@@ -167,8 +167,7 @@ impl Asker {
             return Err(format!("{number} failed though nobody restarted the server: {error}"));
         }
         if at == 1 && error.execution() == Execution::Never {
-            let mut never =
-                self.executed.never.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut never = self.executed.never.lock().unwrap_or_else(PoisonError::into_inner);
             never.insert((self.index, number));
             if self.executed.is_last(self.index, number) {
                 return Err(format!("{number} was done, and this is said of it: {error}"));
@@ -189,11 +188,14 @@ impl Asker {
                     | ErrorCode::WorkerLost),
                 ..
             } => account.refused(kind, code.as_str()),
-            Error::Lost { execution: Execution::Possible, .. } => {
-                account.lost(kind, "told: lost, and may have been done", 1);
-            }
-            Error::Lost { execution: Execution::Never, .. } => {
-                account.lost(kind, "told: lost, and not done", 1);
+            Error::Lost { execution, .. } => {
+                let is_crash = self.shared.is_crash.load(Ordering::SeqCst);
+                let when = if is_crash { "in a crash" } else { "in a drain" };
+                let what = match execution {
+                    Execution::Never => "not done",
+                    Execution::Possible => "may have been done",
+                };
+                account.lost(kind, &format!("told: lost {when}, {what}"), 1);
             }
             other => return Err(format!("a request ended with: {other}")),
         }

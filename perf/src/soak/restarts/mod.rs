@@ -38,6 +38,8 @@ struct Shared {
     account: Mutex<Account>,
     /// Odd while a restart is under way: only then may a request fail.
     epoch: AtomicU64,
+    /// The last restart was one without a word.
+    is_crash: AtomicBool,
     is_ending: AtomicBool,
 }
 
@@ -213,8 +215,10 @@ fn restart_again_and_again(
             return Ok(server);
         }
         restarts += 1;
+        let is_crash = restarts % CRASH_EVERY == 0;
+        shared.is_crash.store(is_crash, Ordering::SeqCst);
         shared.turn();
-        if restarts % CRASH_EVERY == 0 {
+        if is_crash {
             server.kill();
             shared.account().fault("the server killed and started again");
         } else {

@@ -95,12 +95,7 @@ fn introduction(id: &str, token: Option<&str>) -> Value {
 }
 
 /// The right token lets in, and nothing else does; the limit is the one of this state.
-fn probe(
-    stage: &Stage<'_>,
-    random: &mut Random,
-    state: State,
-    former: &str,
-) -> Result<(), String> {
+fn probe(stage: &Stage<'_>, random: &mut Random, state: State, former: &str) -> Result<(), String> {
     for wrong in [None, Some("no secret"), Some(former)] {
         let mut peer = Peer::raw(stage.target(random), GUARDED, &stage.account)?;
         peer.try_to_introduce(&introduction("probe", wrong))?;

@@ -76,6 +76,8 @@ impl<'a> Channel<'a> {
             let listed = self.healthy[0].system(&json!({"action": "list_channels"}))?;
             if listed[&self.stage.round]["subscribers"] == HEALTHY {
                 self.stage.expect("slow_consumers", 1);
+                // Once at least it had to wait for the slow one.
+                self.stage.expect("publishers_held", 1);
                 self.publish()?;
                 self.publisher.expect_nothing_else()?;
                 return self.healthy.iter_mut().try_for_each(Peer::expect_nothing_else);

@@ -57,7 +57,7 @@ pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String
             expect_lost(lost, &mut requesters)?;
             answer_some(&mut workers[0], &mut requesters, second, usize::MAX)?;
         }
-        2 => abandon(stage, &mut workers, requesters, [first, second], random)?,
+        2 => abandon(stage, &mut workers, &mut requesters, [first, second], random)?,
         3 => {
             meddle(stage, &mut workers, &first)?;
             answer_some(&mut workers[0], &mut requesters, first, usize::MAX)?;
@@ -66,17 +66,12 @@ pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String
         _ => {
             answer_some(&mut workers[1], &mut requesters, second, usize::MAX)?;
             answer_some(&mut workers[0], &mut requesters, first, usize::MAX)?;
-            requesters.iter_mut().try_for_each(Peer::expect_nothing_else)?;
         }
     }
-    workers.iter_mut().try_for_each(Peer::expect_nothing_else)
+    workers.iter_mut().chain(&mut requesters).try_for_each(Peer::expect_nothing_else)
 }
 
-fn ask(
-    channel: &str,
-    random: &mut Random,
-    requesters: &mut [Peer],
-) -> Result<Vec<Sent>, String> {
+fn ask(channel: &str, random: &mut Random, requesters: &mut [Peer]) -> Result<Vec<Sent>, String> {
     let mut sent = Vec::new();
     let mut room_bytes = UNREAD_BYTES_MAX;
     for number in 0..=random.below(10) {
@@ -147,7 +142,7 @@ fn expect_lost(mut lost: Vec<Held>, requesters: &mut [Peer]) -> Result<(), Strin
 fn abandon(
     stage: &Stage<'_>,
     workers: &mut [Peer],
-    mut requesters: Vec<Peer>,
+    requesters: &mut Vec<Peer>,
     held: [Vec<Held>; 2],
     random: &mut Random,
 ) -> Result<(), String> {
@@ -171,7 +166,7 @@ fn abandon(
             }
         }
     }
-    requesters[0].expect_nothing_else()
+    Ok(())
 }
 
 /// The second worker answers what the first one holds, and is ignored.
