@@ -10,6 +10,7 @@ use super::expected::Expected;
 pub(super) mod kind {
     pub(in super::super) const SYSTEM: &str = "requests to the server itself";
     pub(in super::super) const HANDLER: &str = "requests to a handler";
+    pub(in super::super) const FAILING: &str = "requests to a handler that fails";
     pub(in super::super) const WORKER: &str = "requests to a worker";
     pub(in super::super) const UNSERVED: &str = "requests nobody can serve";
     pub(in super::super) const PUBLICATION: &str = "publications";

@@ -23,14 +23,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use self::account::Account;
+use self::account::{Account, kind};
 use self::alarm::Alarm;
 use self::expected::Compared;
 use self::peer::{Peer, Target};
 use self::record::Record;
 use self::roles::{ROLES, Role};
 use self::samples::{Sample, check_growth};
-use self::server::{Orders, Scratch, Server};
+use self::server::{LastWords, Orders, Scratch, Server};
 use self::stage::{Random, Stage, Theatre};
 
 pub(crate) use self::roles::Reader;
@@ -61,8 +61,12 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// What the server keeps in free buffers, and a little for who asks.
 const KEPT_BYTES_MAX: u64 = (24 << 20) + (1 << 20);
-/// The application of the one who asks for the counters.
-const WITNESS: &str = "witness";
+/// What `get_latency` knows of the echo, among the counters.
+const ECHOES: &str = "latencies of the echo";
+/// The application of the one who asks what was counted, where the echo is.
+const WITNESS_APPLICATION: &str = "bench";
+/// How a report begins that is about the server that is restarted.
+const RESTARTS: &str = "restarts";
 /// The restarts' own choices are none of a role's.
 const RESTARTS_STREAM: u64 = 1 << 32;
 
@@ -93,25 +97,31 @@ impl Soak {
             port: 0,
             unix: scratch.path("ipc.sock"),
             settings: Some(settings.clone()),
+            words: LastWords::default(),
         };
         let restarted = Orders {
             host: "127.0.0.1",
             unix: scratch.path("restarted.sock"),
             settings: None,
+            words: LastWords::default(),
             ..orders.clone()
         };
+        let said = |what: String| {
+            let of_restarted = what.starts_with(RESTARTS);
+            let words = if of_restarted { &restarted.words } else { &orders.words };
+            format!("{what}\n{words}")
+        };
         let mut server = Server::start(&orders)?;
-        let ended = self.load(&mut server, &settings, restarted, seconds).and_then(|done| {
+        let ended = self.load(&mut server, &settings, &restarted, seconds).and_then(|done| {
             let Load { samples, mut account, empty, idle } = done;
             account.check()?;
-            let counters = settle(&mut server, &mut account, &empty)?;
+            let counters = settle(&server, &mut account, &empty)?;
             check_growth(&samples)?;
             until_descriptors(&mut server, idle.descriptors)?;
             Ok((samples, account, counters))
         });
-        let (samples, account, counters) =
-            ended.map_err(|what| format!("{what}\n{}", server.last_words()))?;
-        server.end()?;
+        let (samples, account, counters) = ended.map_err(said)?;
+        server.end().map_err(said)?;
         Ok(Record::new(root, self.seed, seconds, account, counters, &samples))
     }
 
@@ -125,7 +135,7 @@ impl Soak {
         &self,
         server: &mut Server,
         settings: &Path,
-        restarted: Orders,
+        restarted: &Orders,
         seconds: u64,
     ) -> Result<Load, String> {
         let idle = server.sample(Duration::ZERO)?;
@@ -152,9 +162,9 @@ impl Soak {
             }
             let random = Random::new(self.seed, RESTARTS_STREAM);
             let (total, alarm) = (&total, &alarm);
-            scope.spawn(move || match restarts::play(restarted, random, alarm) {
+            scope.spawn(move || match restarts::play(restarted.clone(), random, alarm) {
                 Ok(account) => lock(total).merge(account),
-                Err(what) => alarm.raise(format!("restarts: {what}")),
+                Err(what) => alarm.raise(format!("{RESTARTS}: {what}")),
             });
             let samples = watch(server, Duration::from_secs(seconds), alarm);
             alarm.end();
@@ -232,11 +242,17 @@ struct Witness(Peer);
 
 impl Witness {
     fn appear(target: &Target, account: &Rc<RefCell<Account>>) -> Result<Self, String> {
-        Peer::connect(target, WITNESS, WITNESS, account).map(Self)
+        Peer::connect(target, WITNESS_APPLICATION, "witness", account).map(Self)
     }
 
     fn look(&mut self) -> Result<Value, String> {
         self.0.system(&json!({"action": "get_stats"}))
+    }
+
+    /// How many echoes the server measured.
+    fn echoes(&mut self) -> Result<u64, String> {
+        let latencies = self.0.system(&json!({"action": "get_latency"}))?;
+        Ok(latencies["channels"]["echo"]["request"]["count"].as_u64().unwrap_or(0))
     }
 }
 
@@ -253,34 +269,35 @@ fn rests(stats: &Value) -> Value {
 }
 
 /// When all have left, nothing is left of them, and the server counted what they saw.
-fn settle(
-    server: &mut Server,
-    account: &mut Account,
-    empty: &Value,
-) -> Result<Vec<Compared>, String> {
+fn settle(server: &Server, account: &mut Account, empty: &Value) -> Result<Vec<Compared>, String> {
     let own = Rc::<RefCell<Account>>::default();
     let mut witness = Witness::appear(&server.targets[0], &own)?;
+    let echoes = witness.echoes()?;
     let begin = Instant::now();
-    loop {
+    let stats = loop {
         let stats = witness.look()?;
         if rests(&stats) == rests(empty) {
-            let held_bytes = stats["memory_bytes"].as_u64().unwrap_or(u64::MAX);
-            if held_bytes > KEPT_BYTES_MAX {
-                return Err(format!("all have left, and {held_bytes} B are held for them"));
-            }
-            // The answer that tells it was not counted when it was written.
-            let own = own.take();
-            account.merge(own);
-            account.expected.take_back("frames_out", 1);
-            account.expected.take_back("bytes_out", stats.to_string().len() as u64 * 2);
-            return account.expected.compare(&stats["counters"]);
+            break stats;
         }
         if begin.elapsed() > SETTLE_MAX {
             let (left, before) = (rests(&stats), rests(empty));
             return Err(format!("all have left, and this is left: {left}, before: {before}"));
         }
         thread::sleep(SAMPLE_INTERVAL);
+    };
+    let held_bytes = stats["memory_bytes"].as_u64().unwrap_or(u64::MAX);
+    if held_bytes > KEPT_BYTES_MAX {
+        return Err(format!("all have left, and {held_bytes} B are held for them"));
     }
+    account.merge(own.take());
+    // The answer that tells it was not counted when it was written.
+    account.expected.take_back("frames_out", 1);
+    account.expected.take_back("bytes_out", witness.0.last_frame_bytes);
+    let due = account.fates.get(kind::HANDLER).map_or(0, |fate| fate.done);
+    account.expected.add(ECHOES, due);
+    let mut counters = stats["counters"].clone();
+    counters[ECHOES] = echoes.into();
+    account.expected.compare(&counters)
 }
 
 fn until_descriptors(server: &mut Server, idle: usize) -> Result<(), String> {

@@ -65,6 +65,7 @@ pub(super) struct Peer {
     unread: Unread,
     /// What waits for an answer, by its id.
     outstanding: HashMap<u64, &'static str>,
+    pub(super) last_frame_bytes: u64,
     is_welcome: bool,
     is_worker: bool,
 }
@@ -85,6 +86,7 @@ impl Peer {
             sent: 0,
             unread: Unread::default(),
             outstanding: HashMap::new(),
+            last_frame_bytes: 0,
             is_welcome: false,
             is_worker: false,
         })
@@ -204,14 +206,15 @@ impl Peer {
         if self.is_welcome && message["app_id"] != self.application {
             return Err(format!("a message for another application: {}", excerpt(&message)));
         }
-        self.book(&message, 4 + length as u64)?;
+        self.last_frame_bytes = (header.len() + length) as u64;
+        self.book(&message)?;
         Ok(message)
     }
 
-    fn book(&mut self, message: &Value, bytes: u64) -> Result<(), String> {
+    fn book(&mut self, message: &Value) -> Result<(), String> {
         let account = &mut *self.account.borrow_mut();
         account.expected.add("frames_out", 1);
-        account.expected.add("bytes_out", bytes);
+        account.expected.add("bytes_out", self.last_frame_bytes);
         match message["message_type"].as_str() {
             // A handler's words to the subscribers of its channel are notifications.
             Some("publish" | "notification") if !self.is_worker => {

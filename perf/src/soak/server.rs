@@ -1,11 +1,12 @@
 //! The server under load: a child process, from its start to its end.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,13 +54,48 @@ pub(super) struct Orders {
     pub(super) port: u16,
     pub(super) unix: PathBuf,
     pub(super) settings: Option<PathBuf>,
+    /// Where its standard error goes.
+    pub(super) words: LastWords,
+}
+
+/// The end of what servers said on standard error, as part of a report.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastWords(Arc<Mutex<VecDeque<u8>>>);
+
+impl LastWords {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads on until the server ends.
+    fn listen(&self, mut errors: ChildStderr) {
+        let words = self.clone();
+        thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(count @ 1..) = errors.read(&mut chunk) {
+                let mut words = words.lock();
+                words.extend(&chunk[..count]);
+                let excess = words.len().saturating_sub(LAST_WORDS_BYTES_MAX);
+                words.drain(..excess);
+            }
+        });
+    }
+}
+
+impl fmt::Display for LastWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = self.lock();
+        if words.is_empty() {
+            return f.write_str("the server said nothing");
+        }
+        write!(f, "the server said last:\n{}", String::from_utf8_lossy(words.make_contiguous()))
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Server {
     child: Child,
     pub(super) targets: Vec<Target>,
-    words: Arc<Mutex<VecDeque<u8>>>,
     /// Kept open: it would be told that nobody reads what it prints.
     output: BufReader<ChildStdout>,
 }
@@ -76,16 +112,15 @@ impl Server {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
         let output = child.stdout.take().ok_or("no output")?;
-        let words = Arc::default();
         if let Some(errors) = child.stderr.take() {
-            keep_last_words(errors, &words);
+            orders.words.listen(errors);
         }
-        let mut server = Self { child, targets: Vec::new(), words, output: BufReader::new(output) };
+        let mut server = Self { child, targets: Vec::new(), output: BufReader::new(output) };
         while server.unix().is_none() {
             // The Unix socket is the last that it names.
             let mut line = String::new();
             if !matches!(server.output.read_line(&mut line), Ok(1..)) {
-                return Err(format!("{name} does not listen; {}", server.last_words()));
+                return Err(format!("{name} does not listen"));
             }
             let address = line.trim().strip_prefix("listening on ").unwrap_or_default();
             if let Some(path) = address.strip_prefix("unix:") {
@@ -115,17 +150,6 @@ impl Server {
         Pid::from_child(&self.child)
     }
 
-    /// The end of what it said on standard error, as part of a report.
-    pub(super) fn last_words(&self) -> String {
-        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(words.make_contiguous()).into_owned();
-        if text.is_empty() {
-            "the server said nothing".to_owned()
-        } else {
-            format!("the server said last:\n{text}")
-        }
-    }
-
     pub(super) fn sample(&mut self, at: Duration) -> Result<Sample, String> {
         if let Ok(Some(status)) = self.child.try_wait() {
             return Err(format!("the server ended by itself: {status}"));
@@ -145,13 +169,12 @@ impl Server {
             match self.child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
                 Ok(Some(status)) => {
-                    let words = self.last_words();
-                    return Err(format!("SIGTERM ended the server with {status}; {words}"));
+                    return Err(format!("SIGTERM ended the server with {status}"));
                 }
                 Ok(None) if begin.elapsed() < END_MAX => thread::sleep(LOOK_INTERVAL),
                 Ok(None) => {
-                    let (after, words) = (END_MAX.as_secs(), self.last_words());
-                    return Err(format!("SIGTERM does not end the server in {after} s; {words}"));
+                    let after = END_MAX.as_secs();
+                    return Err(format!("SIGTERM does not end the server in {after} s"));
                 }
                 Err(error) => return Err(format!("cannot wait for the server: {error}")),
             }
@@ -170,18 +193,4 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn keep_last_words(mut errors: ChildStderr, words: &Arc<Mutex<VecDeque<u8>>>) {
-    let words = Arc::clone(words);
-    // It ends with the server.
-    thread::spawn(move || {
-        let mut chunk = [0; 4096];
-        while let Ok(count @ 1..) = errors.read(&mut chunk) {
-            let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
-            words.extend(&chunk[..count]);
-            let excess = words.len().saturating_sub(LAST_WORDS_BYTES_MAX);
-            words.drain(..excess);
-        }
-    });
 }

@@ -21,6 +21,10 @@ const WORK: Duration = Duration::from_micros(500);
 /// Between two requests: enough for many to be under way when a server ends.
 const PAUSE: Duration = Duration::from_micros(500);
 
+const LOST_IN_A_CRASH: &str = "told: lost in a crash";
+/// It was on its way when the server closed the connection, having answered all it had.
+pub(super) const LOST_IN_A_DRAIN: &str = "told: lost on its way to a server that drained";
+
 #[derive(Debug, Deserialize, Serialize)]
 struct Question {
     asker: usize,
@@ -166,6 +170,11 @@ impl Asker {
         if epoch == self.shared.epoch() && epoch.is_multiple_of(2) {
             return Err(format!("{number} failed though nobody restarted the server: {error}"));
         }
+        let is_lost_in_a_drain =
+            matches!(error, Error::Lost { .. }) && !self.shared.is_crash.load(Ordering::SeqCst);
+        if at == 1 && is_lost_in_a_drain && self.executed.is_last(self.index, number) {
+            return Err(format!("{number} was with the worker, and the drain lost it: {error}"));
+        }
         if at == 1 && error.execution() == Execution::Never {
             let mut never = self.executed.never.lock().unwrap_or_else(PoisonError::into_inner);
             never.insert((self.index, number));
@@ -188,15 +197,10 @@ impl Asker {
                     | ErrorCode::WorkerLost),
                 ..
             } => account.refused(kind, code.as_str()),
-            Error::Lost { execution, .. } => {
-                let is_crash = self.shared.is_crash.load(Ordering::SeqCst);
-                let when = if is_crash { "in a crash" } else { "in a drain" };
-                let what = match execution {
-                    Execution::Never => "not done",
-                    Execution::Possible => "may have been done",
-                };
-                account.lost(kind, &format!("told: lost {when}, {what}"), 1);
+            Error::Lost { .. } if self.shared.is_crash.load(Ordering::SeqCst) => {
+                account.lost(kind, LOST_IN_A_CRASH, 1);
             }
+            Error::Lost { .. } => account.lost(kind, LOST_IN_A_DRAIN, 1),
             other => return Err(format!("a request ended with: {other}")),
         }
         Ok(())

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use ipc_framework::client::{Client, ClientOptions, Endpoint, Event, Reconnect};
 
-use self::asking::{Asker, serve};
+use self::asking::{Asker, LOST_IN_A_DRAIN, serve};
 use self::hearing::{Hearer, publish};
+use super::RESTARTS;
 use super::account::Account;
 use super::alarm::Alarm;
 use super::peer::Target;
@@ -24,6 +25,9 @@ const APPLICATION: &str = "bench";
 const ASKERS: usize = 4;
 const PUBLISHERS: usize = 2;
 const HEARERS: usize = 2;
+const DRAINED: &str = "the server drained and started again";
+/// So many may be lost in drains, however few there were.
+const LOST_MIN: u64 = 3;
 /// One restart in so many is a crash.
 const CRASH_EVERY: usize = 4;
 const CALM_MILLISECONDS: std::ops::Range<usize> = 800..2_000;
@@ -62,7 +66,7 @@ impl Shared {
     }
 
     fn raise(&self, what: &str) {
-        self.alarm.raise(format!("restarts: {what}"));
+        self.alarm.raise(format!("{RESTARTS}: {what}"));
     }
 }
 
@@ -192,7 +196,21 @@ pub(super) fn play(
         client.close().map_err(|error| format!("close: {error}"))?;
     }
     server.end()?;
-    Ok(std::mem::take(&mut shared.account()))
+    let account = std::mem::take(&mut *shared.account());
+    check_drains(&account)?;
+    Ok(account)
+}
+
+/// Few requests cross with the end of a connection; a server that does not wait for what it has
+/// loses one of each asker with every drain.
+fn check_drains(account: &Account) -> Result<(), String> {
+    let drains = account.faults.get(DRAINED).copied().unwrap_or(0);
+    let lost = account.fates.values().filter_map(|fate| fate.lost.get(LOST_IN_A_DRAIN));
+    let lost: u64 = lost.sum();
+    if lost <= drains.max(LOST_MIN) {
+        return Ok(());
+    }
+    Err(format!("{lost} requests were lost in {drains} drains"))
 }
 
 fn restart_again_and_again(
@@ -223,7 +241,7 @@ fn restart_again_and_again(
             shared.account().fault("the server killed and started again");
         } else {
             server.end()?;
-            shared.account().fault("the server drained and started again");
+            shared.account().fault(DRAINED);
         }
         server = Server::start(orders)?;
         company.until_back(shared)?;

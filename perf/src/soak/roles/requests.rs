@@ -32,7 +32,7 @@ pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String
 fn failing(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
     let id = format!("{}-{}", stage.application, stage.round);
     let mut peer = stage.connect_to(random, "file_share", &id)?;
-    let number = peer.ask(kind::HANDLER, "request", "upload", &json!("no object"))?;
+    let number = peer.ask(kind::FAILING, "request", "upload", &json!("no object"))?;
     let answer = peer.answer_to(number)?;
     if answer["code"] != "handler_failed" {
         return Err(format!("handler_failed was due, and this came: {}", excerpt(&answer)));
