@@ -290,7 +290,8 @@ fn settle(server: &Server, account: &mut Account, empty: &Value) -> Result<Vec<C
         return Err(format!("all have left, and {held_bytes} B are held for them"));
     }
     account.merge(own.take());
-    // The answer that tells it was not counted when it was written.
+    // What asks for it and the answer that tells it were not counted when it was written.
+    account.expected.take_back("frames_in", 1);
     account.expected.take_back("frames_out", 1);
     account.expected.take_back("bytes_out", witness.0.last_frame_bytes);
     let due = account.fates.get(kind::HANDLER).map_or(0, |fate| fate.done);

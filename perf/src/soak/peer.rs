@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -251,7 +252,7 @@ impl Peer {
     }
 
     /// All that was sent has been read by the server.
-    fn confirm(&mut self) {
+    pub(super) fn confirm(&mut self) {
         let Unread { frames, bytes, publications } = std::mem::take(&mut self.unread);
         let expected = &mut self.account.borrow_mut().expected;
         expected.add("frames_in", frames);
@@ -367,6 +368,17 @@ impl Peer {
             Ok(_) => Err("the server says more where it has to close".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
             Err(error) => Err(format!("the server does not close: {error}")),
+        }
+    }
+
+    /// An answer is there, and stays where it is. What asked for it was read.
+    pub(super) fn leave_answer_unread(&mut self) -> Result<(), String> {
+        let seen = self.socket.peek(&mut [MaybeUninit::uninit()]);
+        self.confirm();
+        match seen {
+            Ok(1..) => Ok(()),
+            Ok(_) => Err("an answer was due, and the server closed".to_owned()),
+            Err(error) => Err(format!("an answer was due: {error}")),
         }
     }
 

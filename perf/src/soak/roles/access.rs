@@ -127,6 +127,7 @@ fn until_admitted(stage: &Stage<'_>, random: &mut Random, token: &str) -> Result
             peer.is_let_in();
             return Ok(());
         }
+        peer.confirm();
         if answer["payload"]["code"] != "auth_failed" || begin.elapsed() > ANSWER_MAX {
             return Err(format!("a reload does not take effect: {}", excerpt(&answer)));
         }

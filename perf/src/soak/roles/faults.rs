@@ -53,7 +53,8 @@ pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String
         _ => {
             // Closed with an answer unread, a TCP connection is reset.
             peer.ask(kind::SYSTEM, "request", "system", &json!({"action": "get_stats"}))?;
-            stage.perhaps("frames_out", 1);
+            peer.leave_answer_unread()?;
+            stage.expect("frames_out", 1);
             stage.fault("gone with an answer unread");
             peer.hang_up(random.below(2) == 0)
         }
