@@ -189,13 +189,13 @@ impl Peer {
     /// The next message, whatever it is; nobody gets what is not meant for it.
     pub(super) fn receive(&mut self) -> Result<Value, String> {
         let mut header = [0; 4];
-        self.socket.read_exact(&mut header).map_err(|error| format!("receive: {error}"))?;
+        self.read_exact(&mut header)?;
         let length = u32::from_be_bytes(header) as usize;
         if length > FRAME_BYTES_MAX {
             return Err(format!("a frame of {length} B came"));
         }
         let mut body = vec![0; length];
-        self.socket.read_exact(&mut body).map_err(|error| format!("receive: {error}"))?;
+        self.read_exact(&mut body)?;
         let message: Value =
             serde_json::from_slice(&body).map_err(|error| format!("no JSON came: {error}"))?;
         let has_its_keys = |object: &serde_json::Map<String, Value>| {
@@ -210,6 +210,16 @@ impl Peer {
         self.last_frame_bytes = (header.len() + length) as u64;
         self.book(&message)?;
         Ok(message)
+    }
+
+    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), String> {
+        self.socket.read_exact(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                format!("the server closed {}'s connection", self.application)
+            }
+            io::ErrorKind::WouldBlock => "nothing came, and something is due".to_owned(),
+            _ => format!("receive: {error}"),
+        })
     }
 
     fn book(&mut self, message: &Value) -> Result<(), String> {
@@ -240,9 +250,10 @@ impl Peer {
         if let Some(code) = code {
             account.expected.add(&format!("errors.{code}"), 1);
         }
-        let Some(reply_to) = message["reply_to"].as_str() else { return Ok(()) };
-        let number = reply_to.parse().ok();
-        let kind = number.and_then(|number| self.outstanding.remove(&number));
+        if message["reply_to"].is_null() {
+            return Ok(());
+        }
+        let kind = answered(message).and_then(|number| self.outstanding.remove(&number));
         let kind = kind.ok_or_else(|| format!("nobody waits for this: {}", excerpt(message)))?;
         match code {
             Some(code) => account.refused(kind, code),
@@ -263,7 +274,7 @@ impl Peer {
     /// The next frame is the answer to the message of this id.
     pub(super) fn answer_to(&mut self, number: u64) -> Result<Value, String> {
         let mut answer = self.receive()?;
-        if answer["message_type"] != "response" || answer["reply_to"] != number.to_string() {
+        if answer["message_type"] != "response" || answered(&answer) != Some(number) {
             return Err(format!("not an answer to message {number}: {}", excerpt(&answer)));
         }
         Ok(answer["payload"].take())
@@ -367,7 +378,10 @@ impl Peer {
             Ok(0) => Ok(()),
             Ok(_) => Err("the server says more where it has to close".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
-            Err(error) => Err(format!("the server does not close: {error}")),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err("the server does not close".to_owned())
+            }
+            Err(error) => Err(format!("the server should close: {error}")),
         }
     }
 
@@ -403,6 +417,11 @@ impl Drop for Peer {
         expected.perhaps("bytes_in", bytes);
         expected.perhaps("publications", publications);
     }
+}
+
+/// Which message this answers, by its id.
+pub(super) fn answered(message: &Value) -> Option<u64> {
+    message["reply_to"].as_str()?.parse().ok()
 }
 
 pub(super) fn excerpt(value: &Value) -> String {

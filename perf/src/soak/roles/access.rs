@@ -95,8 +95,8 @@ fn introduction(id: &str, token: Option<&str>) -> Value {
 }
 
 /// The right token lets in, and nothing else does; the limit is the one of this state.
-fn probe(stage: &Stage<'_>, random: &mut Random, state: State, former: &str) -> Result<(), String> {
-    for wrong in [None, Some("no secret"), Some(former)] {
+fn probe(stage: &Stage<'_>, random: &mut Random, now: State, outdated: &str) -> Result<(), String> {
+    for wrong in [None, Some("no secret"), Some(outdated)] {
         let mut peer = Peer::raw(stage.target(random), GUARDED, &stage.account)?;
         peer.try_to_introduce(&introduction("probe", wrong))?;
         peer.expect_error("auth_failed")?;
@@ -104,10 +104,10 @@ fn probe(stage: &Stage<'_>, random: &mut Random, state: State, former: &str) -> 
         stage.fault("a wrong token, or none");
     }
     let mut peer = Peer::raw(stage.target(random), GUARDED, &stage.account)?;
-    peer.introduce(&introduction("probe", Some(state.token)))?;
+    peer.introduce(&introduction("probe", Some(now.token)))?;
     peer.expect_nothing_else()?;
     peer.send_bytes(&LARGE_FRAME_BYTES.to_be_bytes())?;
-    if state.is_too_large {
+    if now.is_too_large {
         peer.expect_error("frame_too_large")?;
         peer.expect_end()
     } else {

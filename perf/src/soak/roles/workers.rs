@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::account::kind;
-use super::super::peer::{Peer, excerpt};
+use super::super::peer::{Peer, answered, excerpt};
 use super::super::stage::{Random, Stage, UNREAD_BYTES_MAX};
 
 const REQUESTERS: usize = 2;
@@ -128,7 +128,7 @@ fn expect_lost(mut lost: Vec<Held>, requesters: &mut [Peer]) -> Result<(), Strin
         let index = sent.requester;
         let answer = requesters[index].receive()?;
         let at = lost.iter().position(|Held { sent, .. }| {
-            sent.requester == index && answer["reply_to"] == sent.number.to_string()
+            sent.requester == index && answered(&answer) == Some(sent.number)
         });
         let (Some(at), true) = (at, answer["payload"]["code"] == "worker_lost") else {
             return Err(format!("worker_lost was due, and this came: {}", excerpt(&answer)));
