@@ -45,6 +45,9 @@ pub(crate) struct Soak {
     /// The schedule of each role follows from it
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// These roles only, to find what is to blame; `restarts` is one
+    #[arg(long, value_name = "ROLE", num_args = 1..)]
+    only: Vec<String>,
     /// A built `ipc` [default: target/release/ipc, else target/debug/ipc]
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
@@ -72,6 +75,11 @@ const RESTARTS_STREAM: u64 = 1 << 32;
 
 impl Soak {
     pub(crate) fn run(&self, root: &Path) -> Result<(), String> {
+        let known = |name: &&String| *name == RESTARTS || ROLES.iter().any(|r| r.name == **name);
+        if let Some(name) = self.only.iter().find(|name| !known(name)) {
+            let names = ROLES.map(|role| role.name).join(", ");
+            return Err(format!("there is no role {name}; there are {names} and {RESTARTS}"));
+        }
         let outcome = self.play(root).map_err(|what| format!("soak --seed {}: {what}", self.seed));
         let record = outcome?;
         if let Some(directory) = &self.output {
@@ -131,6 +139,10 @@ impl Soak {
         found.ok_or_else(|| "no server is built: cargo build --features cli".to_owned())
     }
 
+    fn plays(&self, role: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == role)
+    }
+
     fn load(
         &self,
         server: &mut Server,
@@ -148,6 +160,7 @@ impl Soak {
             Theatre { targets: &targets, server: server.pid(), settings, stop: &alarm.stop };
         let samples = thread::scope(|scope| {
             let roles = ROLES.into_iter().filter(|role| role.seconds_min <= seconds);
+            let roles = roles.filter(|role| self.plays(role.name));
             let threads = roles.flat_map(|role| (0..role.threads).map(move |at| (role, at)));
             for (stream, (role, at)) in threads.enumerate() {
                 let random = Random::new(self.seed, stream as u64);
@@ -160,12 +173,14 @@ impl Soak {
                     }
                 });
             }
-            let random = Random::new(self.seed, RESTARTS_STREAM);
             let (total, alarm) = (&total, &alarm);
-            scope.spawn(move || match restarts::play(restarted.clone(), random, alarm) {
-                Ok(account) => lock(total).merge(account),
-                Err(what) => alarm.raise(format!("{RESTARTS}: {what}")),
-            });
+            if self.plays(RESTARTS) {
+                let random = Random::new(self.seed, RESTARTS_STREAM);
+                scope.spawn(move || match restarts::play(restarted.clone(), random, alarm) {
+                    Ok(account) => lock(total).merge(account),
+                    Err(what) => alarm.raise(format!("{RESTARTS}: {what}")),
+                });
+            }
             let samples = watch(server, Duration::from_secs(seconds), alarm);
             alarm.end();
             if alarm.is_raised() || samples.is_err() {
