@@ -139,13 +139,6 @@ impl Server {
         })
     }
 
-    pub(super) fn port(&self) -> Option<u16> {
-        self.targets.iter().find_map(|target| match target {
-            Target::Tcp(address) => Some(address.port()),
-            Target::Unix(_) => None,
-        })
-    }
-
     pub(super) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }

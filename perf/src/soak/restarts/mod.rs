@@ -5,6 +5,7 @@
 mod asking;
 mod hearing;
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -26,6 +27,8 @@ const ASKERS: usize = 4;
 const PUBLISHERS: usize = 2;
 const HEARERS: usize = 2;
 const DRAINED: &str = "the server drained and started again";
+/// Below those that systems give away.
+const PORTS: std::ops::Range<u16> = 12_000..28_000;
 /// So many may be lost in drains, however few there were.
 const LOST_MIN: u64 = 3;
 /// One restart in so many is a crash.
@@ -156,14 +159,23 @@ impl Company {
     }
 }
 
+/// One that nobody gets who asks for any: a connection that leaves from it while the server is
+/// away would keep the server from listening there again.
+fn free_port() -> Result<u16, String> {
+    let first = std::process::id() as usize % PORTS.len();
+    let mut ports = (0..PORTS.len()).map(|at| PORTS.start + ((first + at) % PORTS.len()) as u16);
+    let free = ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    free.ok_or_else(|| format!("no port of {PORTS:?} is free"))
+}
+
 /// Restarts the server until the time is over, and returns what became of everything.
 pub(super) fn play(
     mut orders: Orders,
     mut random: Random,
     alarm: &Arc<Alarm>,
 ) -> Result<Account, String> {
+    orders.port = free_port()?;
     let server = Server::start(&orders)?;
-    orders.port = server.port().ok_or("a server without a port")?;
     let shared = Arc::new(Shared { alarm: Arc::clone(alarm), ..Shared::default() });
     let company = Company::gather(&server, &shared)?;
     let ended = thread::scope(|scope| {
