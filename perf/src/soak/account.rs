@@ -25,7 +25,7 @@ pub(super) mod kind {
 
 /// What became of one kind. What was sent has to be the sum of the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Fate {
+pub(super) struct Outcomes {
     pub(super) sent: u64,
     /// Answered, or arrived where nothing is answered.
     pub(super) done: u64,
@@ -35,7 +35,7 @@ pub(super) struct Fate {
     pub(super) lost: BTreeMap<String, u64>,
 }
 
-impl Fate {
+impl Outcomes {
     fn ended(&self) -> u64 {
         self.done + self.refused.values().sum::<u64>() + self.lost.values().sum::<u64>()
     }
@@ -43,7 +43,7 @@ impl Fate {
 
 #[derive(Debug, Default)]
 pub(super) struct Account {
-    pub(super) fates: BTreeMap<&'static str, Fate>,
+    pub(super) outcomes: BTreeMap<&'static str, Outcomes>,
     /// What was done to the server, by kind.
     pub(super) faults: BTreeMap<&'static str, u64>,
     pub(super) expected: Expected,
@@ -51,21 +51,21 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn sent(&mut self, kind: &'static str, count: u64) {
-        self.fates.entry(kind).or_default().sent += count;
+        self.outcomes.entry(kind).or_default().sent += count;
     }
 
     pub(super) fn done(&mut self, kind: &'static str, count: u64) {
-        self.fates.entry(kind).or_default().done += count;
+        self.outcomes.entry(kind).or_default().done += count;
     }
 
     pub(super) fn refused(&mut self, kind: &'static str, code: &str) {
-        let refused = &mut self.fates.entry(kind).or_default().refused;
+        let refused = &mut self.outcomes.entry(kind).or_default().refused;
         *refused.entry(code.to_owned()).or_default() += 1;
     }
 
     pub(super) fn lost(&mut self, kind: &'static str, reason: &str, count: u64) {
         if count > 0 {
-            let lost = &mut self.fates.entry(kind).or_default().lost;
+            let lost = &mut self.outcomes.entry(kind).or_default().lost;
             *lost.entry(reason.to_owned()).or_default() += count;
         }
     }
@@ -75,15 +75,15 @@ impl Account {
     }
 
     pub(super) fn merge(&mut self, other: Self) {
-        for (kind, other) in other.fates {
-            let fate = self.fates.entry(kind).or_default();
-            fate.sent += other.sent;
-            fate.done += other.done;
+        for (kind, other) in other.outcomes {
+            let outcomes = self.outcomes.entry(kind).or_default();
+            outcomes.sent += other.sent;
+            outcomes.done += other.done;
             for (code, count) in other.refused {
-                *fate.refused.entry(code).or_default() += count;
+                *outcomes.refused.entry(code).or_default() += count;
             }
             for (reason, count) in other.lost {
-                *fate.lost.entry(reason).or_default() += count;
+                *outcomes.lost.entry(reason).or_default() += count;
             }
         }
         for (what, count) in other.faults {
@@ -94,9 +94,13 @@ impl Account {
 
     /// Whether all that was sent came to an end, once.
     pub(super) fn check(&self) -> Result<(), String> {
-        let open = self.fates.iter().find(|(_, fate)| fate.sent != fate.ended());
-        open.map_or(Ok(()), |(kind, fate)| {
-            Err(format!("{kind}: {} were sent, and {} ended: {fate:?}", fate.sent, fate.ended()))
+        let open = self.outcomes.iter().find(|(_, outcomes)| outcomes.sent != outcomes.ended());
+        open.map_or(Ok(()), |(kind, outcomes)| {
+            Err(format!(
+                "{kind}: {} were sent, and {} ended: {outcomes:?}",
+                outcomes.sent,
+                outcomes.ended()
+            ))
         })
     }
 }

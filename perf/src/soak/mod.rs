@@ -3,6 +3,8 @@
 
 mod account;
 mod alarm;
+mod context;
+mod ending;
 mod expected;
 mod peer;
 mod record;
@@ -10,7 +12,6 @@ mod restarts;
 mod roles;
 mod samples;
 mod server;
-mod stage;
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
@@ -21,17 +22,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use self::account::{Account, kind};
+use self::account::Account;
 use self::alarm::Alarm;
-use self::expected::Compared;
-use self::peer::{Peer, Target};
+use self::context::{Context, Harness, Random};
+use self::ending::{Witness, settle, until_descriptors};
 use self::record::Record;
 use self::roles::{ROLES, Role};
 use self::samples::{Sample, check_growth};
 use self::server::{LastWords, Orders, Scratch, Server};
-use self::stage::{Random, Stage, Theatre};
 
 pub(crate) use self::roles::Reader;
 
@@ -60,14 +60,6 @@ pub(crate) struct Soak {
 }
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
-/// Time for the server to notice that everybody has left.
-const SETTLE_MAX: Duration = Duration::from_secs(30);
-/// What the server keeps in free buffers, and a little for who asks.
-const KEPT_BYTES_MAX: u64 = (24 << 20) + (1 << 20);
-/// What `get_latency` knows of the echo, among the counters.
-const ECHOES: &str = "latencies of the echo";
-/// The application of the one who asks what was counted, where the echo is.
-const WITNESS_APPLICATION: &str = "bench";
 /// How a report begins that is about the server that is restarted.
 const RESTARTS: &str = "restarts";
 /// The restarts' own choices are none of a role's.
@@ -80,7 +72,8 @@ impl Soak {
             let names = ROLES.map(|role| role.name).join(", ");
             return Err(format!("there is no role {name}; there are {names} and {RESTARTS}"));
         }
-        let outcome = self.play(root).map_err(|what| format!("soak --seed {}: {what}", self.seed));
+        let outcome =
+            self.load_and_check(root).map_err(|what| format!("soak --seed {}: {what}", self.seed));
         let record = outcome?;
         if let Some(directory) = &self.output {
             record.save(directory)?;
@@ -93,7 +86,7 @@ impl Soak {
         Ok(())
     }
 
-    fn play(&self, root: &Path) -> Result<Record, String> {
+    fn load_and_check(&self, root: &Path) -> Result<Record, String> {
         let scratch = Scratch::new()?;
         let seconds = self.minutes.map_or(self.seconds, |minutes| minutes * 60);
         let program = self.program(root)?;
@@ -156,8 +149,8 @@ impl Soak {
         let total = Mutex::new(account.take());
         let alarm = Arc::new(Alarm::default());
         let targets = server.targets.clone();
-        let theatre =
-            Theatre { targets: &targets, server: server.pid(), settings, stop: &alarm.stop };
+        let harness =
+            Harness { targets: &targets, server: server.pid(), settings, stop: &alarm.stop };
         let samples = thread::scope(|scope| {
             let roles = ROLES.into_iter().filter(|role| role.seconds_min <= seconds);
             let roles = roles.filter(|role| self.plays(role.name));
@@ -167,7 +160,7 @@ impl Soak {
                 let (total, alarm) = (&total, &alarm);
                 scope.spawn(move || {
                     let name = format!("{}-{at}", role.name);
-                    match repeat(role, theatre, &name, random) {
+                    match repeat(role, harness, &name, random) {
                         Ok(account) => lock(total).merge(account),
                         Err(what) => alarm.raise(format!("{name}, {what}")),
                     }
@@ -176,7 +169,7 @@ impl Soak {
             let (total, alarm) = (&total, &alarm);
             if self.plays(RESTARTS) {
                 let random = Random::new(self.seed, RESTARTS_STREAM);
-                scope.spawn(move || match restarts::play(restarted.clone(), random, alarm) {
+                scope.spawn(move || match restarts::run(restarted.clone(), random, alarm) {
                     Ok(account) => lock(total).merge(account),
                     Err(what) => alarm.raise(format!("{RESTARTS}: {what}")),
                 });
@@ -213,24 +206,24 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// A role's rounds, until the time is over; what became of all that was sent in them.
 fn repeat(
     role: Role,
-    theatre: Theatre<'_>,
+    harness: Harness<'_>,
     name: &str,
     mut random: Random,
 ) -> Result<Account, String> {
-    let mut stage = Stage {
-        theatre,
+    let mut context = Context {
+        harness,
         application: name.to_owned(),
         round: String::new(),
         account: Rc::default(),
     };
     for round in 0.. {
-        if stage.is_over() {
+        if context.is_over() {
             break;
         }
-        stage.round = format!("round-{round}");
-        (role.script)(&stage, &mut random).map_err(|what| format!("round {round}: {what}"))?;
+        context.round = format!("round-{round}");
+        (role.script)(&context, &mut random).map_err(|what| format!("round {round}: {what}"))?;
     }
-    Ok(stage.account.take())
+    Ok(context.account.take())
 }
 
 fn watch(server: &mut Server, duration: Duration, alarm: &Alarm) -> Result<Vec<Sample>, String> {
@@ -250,82 +243,4 @@ fn watch(server: &mut Server, duration: Duration, alarm: &Alarm) -> Result<Vec<S
         }
     }
     Ok(samples)
-}
-
-/// Who asks the server what it counted, and is in its own way as little as can be.
-struct Witness(Peer);
-
-impl Witness {
-    fn appear(target: &Target, account: &Rc<RefCell<Account>>) -> Result<Self, String> {
-        Peer::connect(target, WITNESS_APPLICATION, "witness", account).map(Self)
-    }
-
-    fn look(&mut self) -> Result<Value, String> {
-        self.0.system(&json!({"action": "get_stats"}))
-    }
-
-    /// How many echoes the server measured.
-    fn echoes(&mut self) -> Result<u64, String> {
-        let latencies = self.0.system(&json!({"action": "get_latency"}))?;
-        Ok(latencies["channels"]["echo"]["request"]["count"].as_u64().unwrap_or(0))
-    }
-}
-
-/// What has to be as it was when nobody was there: a rest is a leak.
-fn rests(stats: &Value) -> Value {
-    let names = [
-        "total_applications",
-        "total_connections",
-        "total_channels",
-        "pending_requests",
-        "buffered_bytes",
-    ];
-    names.iter().map(|name| ((*name).to_owned(), stats[name].clone())).collect()
-}
-
-/// When all have left, nothing is left of them, and the server counted what they saw.
-fn settle(server: &Server, account: &mut Account, empty: &Value) -> Result<Vec<Compared>, String> {
-    let own = Rc::<RefCell<Account>>::default();
-    let mut witness = Witness::appear(&server.targets[0], &own)?;
-    let echoes = witness.echoes()?;
-    let begin = Instant::now();
-    let stats = loop {
-        let stats = witness.look()?;
-        if rests(&stats) == rests(empty) {
-            break stats;
-        }
-        if begin.elapsed() > SETTLE_MAX {
-            let (left, before) = (rests(&stats), rests(empty));
-            return Err(format!("all have left, and this is left: {left}, before: {before}"));
-        }
-        thread::sleep(SAMPLE_INTERVAL);
-    };
-    let held_bytes = stats["memory_bytes"].as_u64().unwrap_or(u64::MAX);
-    if held_bytes > KEPT_BYTES_MAX {
-        return Err(format!("all have left, and {held_bytes} B are held for them"));
-    }
-    account.merge(own.take());
-    // What asks for it and the answer that tells it were not counted when it was written.
-    account.expected.take_back("frames_in", 1);
-    account.expected.take_back("frames_out", 1);
-    account.expected.take_back("bytes_out", witness.0.last_frame_bytes);
-    let due = account.fates.get(kind::HANDLER).map_or(0, |fate| fate.done);
-    account.expected.add(ECHOES, due);
-    let mut counters = stats["counters"].clone();
-    counters[ECHOES] = echoes.into();
-    account.expected.compare(&counters)
-}
-
-fn until_descriptors(server: &mut Server, idle: usize) -> Result<(), String> {
-    let begin = Instant::now();
-    loop {
-        let now = server.sample(Duration::ZERO)?.descriptors;
-        if now <= idle {
-            return Ok(());
-        }
-        if begin.elapsed() > SETTLE_MAX {
-            return Err(format!("{now} descriptors are open after all left, {idle} before"));
-        }
-        thread::sleep(SAMPLE_INTERVAL);
-    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::account::{Account, Fate};
+use super::account::{Account, Outcomes};
 use super::expected::Compared;
 use super::samples::{Sample, median_bytes, thin_out};
 use crate::machine::Machine;
@@ -21,7 +21,7 @@ pub(super) struct Record {
     command: String,
     date: String,
     machine: Option<Machine>,
-    fates: BTreeMap<&'static str, Fate>,
+    outcomes: BTreeMap<&'static str, Outcomes>,
     faults: BTreeMap<&'static str, u64>,
     counters: Vec<Compared>,
     samples: Vec<Sample>,
@@ -45,7 +45,7 @@ impl Record {
             date: jiff::Zoned::now().date().to_string(),
             // A machine of one processor has nothing to pin, and soaks all the same.
             machine: Cpus::choose(None, None).ok().map(|cpus| Machine::look(root, cpus)),
-            fates: account.fates,
+            outcomes: account.outcomes,
             faults: account.faults,
             counters,
             samples: thin_out(samples),
@@ -70,15 +70,15 @@ impl Record {
     }
 
     fn messages(&self) -> u64 {
-        self.fates.values().map(|fate| fate.sent).sum()
+        self.outcomes.values().map(|outcomes| outcomes.sent).sum()
     }
 
     /// For a terminal.
     pub(super) fn summary(&self) -> String {
         let mut text = String::new();
         // Text takes whatever is written to it.
-        for (kind, fate) in &self.fates {
-            let _ = writeln!(text, "{:>10}  {kind}{}", fate.sent, ends(fate));
+        for (kind, outcomes) in &self.outcomes {
+            let _ = writeln!(text, "{:>10}  {kind}{}", outcomes.sent, ends(outcomes));
         }
         for (what, count) in &self.faults {
             let _ = writeln!(text, "{count:>10}  {what}");
@@ -118,7 +118,7 @@ impl Record {
         );
         page.push_str("| messages | sent | answered or arrived | refused | lost |\n");
         page.push_str("|---|---|---|---|---|\n");
-        for (kind, Fate { sent, done, refused, lost }) in &self.fates {
+        for (kind, Outcomes { sent, done, refused, lost }) in &self.outcomes {
             let _ = writeln!(
                 page,
                 "| {kind} | {sent} | {done} | {} | {} |",
@@ -167,8 +167,8 @@ fn listed<K: std::fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
 }
 
 /// How it ended, where that was not by an answer.
-fn ends(fate: &Fate) -> String {
-    let ends: Vec<String> = [("refused", &fate.refused), ("lost", &fate.lost)]
+fn ends(outcomes: &Outcomes) -> String {
+    let ends: Vec<String> = [("refused", &outcomes.refused), ("lost", &outcomes.lost)]
         .into_iter()
         .filter(|(_, counts)| !counts.is_empty())
         .map(|(how, counts)| format!("{how}: {}", listed(counts)))

@@ -2,8 +2,8 @@
 //! back to it. What they ask ends with an answer or with an error that says what may have been
 //! done; what they hear has gaps only where they were told of a lost connection.
 
-mod asking;
-mod hearing;
+mod publications;
+mod requests;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 
 use ipc_framework::client::{Client, ClientOptions, Endpoint, Event, Reconnect};
 
-use self::asking::{Asker, LOST_IN_A_DRAIN, serve};
-use self::hearing::{Hearer, publish};
+use self::publications::{Subscriber, publish};
+use self::requests::{LOST_IN_A_DRAIN, Requester, serve};
 use super::RESTARTS;
 use super::account::Account;
 use super::alarm::Alarm;
+use super::context::Random;
 use super::peer::Target;
 use super::server::{Orders, Server};
-use super::stage::Random;
 
 const APPLICATION: &str = "bench";
-const ASKERS: usize = 4;
+const REQUESTERS: usize = 4;
 const PUBLISHERS: usize = 2;
-const HEARERS: usize = 2;
+const SUBSCRIBERS: usize = 2;
 const DRAINED: &str = "the server drained and started again";
 /// Below those that systems give away.
 const PORTS: std::ops::Range<u16> = 12_000..28_000;
@@ -97,46 +97,51 @@ fn connect(target: &Target, shared: &Arc<Shared>) -> Result<Client, String> {
 }
 
 /// All who talk to the server.
-struct Company {
-    askers: Vec<Asker>,
+struct Clients {
+    requesters: Vec<Requester>,
     worker: Client,
     publishers: Vec<Client>,
-    hearers: Vec<Hearer>,
+    subscribers: Vec<Subscriber>,
 }
 
-impl Company {
-    fn gather(server: &Server, shared: &Arc<Shared>) -> Result<Self, String> {
+impl Clients {
+    fn connect(server: &Server, shared: &Arc<Shared>) -> Result<Self, String> {
         let mut targets = server.targets.iter().cycle();
         let mut client = || {
             let target = targets.next().unwrap_or_else(|| unreachable!("two at least"));
             connect(target, shared)
         };
         let worker = client()?;
-        let executed = serve(&worker, shared, ASKERS)?;
-        let mut company =
-            Self { askers: Vec::new(), worker, publishers: Vec::new(), hearers: Vec::new() };
-        for index in 0..ASKERS {
-            company.askers.push(Asker::new(index, client()?, Arc::clone(&executed), shared));
+        let executed = serve(&worker, shared, REQUESTERS)?;
+        let mut clients = Self {
+            requesters: Vec::new(),
+            worker,
+            publishers: Vec::new(),
+            subscribers: Vec::new(),
+        };
+        for index in 0..REQUESTERS {
+            let executed = Arc::clone(&executed);
+            clients.requesters.push(Requester::new(index, client()?, executed, shared));
         }
         for _ in 0..PUBLISHERS {
-            company.publishers.push(client()?);
+            clients.publishers.push(client()?);
         }
-        for _ in 0..HEARERS {
-            company.hearers.push(Hearer::listen(client()?, PUBLISHERS, shared)?);
+        for _ in 0..SUBSCRIBERS {
+            clients.subscribers.push(Subscriber::listen(client()?, PUBLISHERS, shared)?);
         }
-        Ok(company)
+        Ok(clients)
     }
 
     fn clients(&self) -> impl Iterator<Item = &Client> {
-        let others = self.askers.iter().map(|asker| &asker.client);
-        let hearers = self.hearers.iter().map(|hearer| &hearer.client);
-        std::iter::once(&self.worker).chain(others).chain(&self.publishers).chain(hearers)
+        let others = self.requesters.iter().map(|requester| &requester.client);
+        let subscribers = self.subscribers.iter().map(|subscriber| &subscriber.client);
+        std::iter::once(&self.worker).chain(others).chain(&self.publishers).chain(subscribers)
     }
 
     /// Counts of what only goes on when all is well, for each of them.
     fn progress(&self) -> Vec<u64> {
-        let asked = self.askers.iter().flat_map(Asker::progress);
-        asked.chain(self.hearers.iter().flat_map(Hearer::progress)).collect()
+        let asked = self.requesters.iter().flat_map(Requester::progress);
+        asked.chain(self.subscribers.iter().flat_map(Subscriber::progress)).collect()
     }
 
     /// Everybody is served again: what began after the restart has come to its good end.
@@ -169,7 +174,7 @@ fn free_port() -> Result<u16, String> {
 }
 
 /// Restarts the server until the time is over, and returns what became of everything.
-pub(super) fn play(
+pub(super) fn run(
     mut orders: Orders,
     mut random: Random,
     alarm: &Arc<Alarm>,
@@ -177,23 +182,23 @@ pub(super) fn play(
     orders.port = free_port()?;
     let server = Server::start(&orders)?;
     let shared = Arc::new(Shared { alarm: Arc::clone(alarm), ..Shared::default() });
-    let company = Company::gather(&server, &shared)?;
+    let clients = Clients::connect(&server, &shared)?;
     let ended = thread::scope(|scope| {
-        for asker in &company.askers {
-            scope.spawn(|| asker.ask());
+        for requester in &clients.requesters {
+            scope.spawn(|| requester.ask());
         }
-        for (index, client) in company.publishers.iter().enumerate() {
-            let (shared, hearers) = (&shared, &company.hearers);
-            scope.spawn(move || publish(index, client, hearers, shared));
+        for (index, client) in clients.publishers.iter().enumerate() {
+            let (shared, subscribers) = (&shared, &clients.subscribers);
+            scope.spawn(move || publish(index, client, subscribers, shared));
         }
-        let ended = restart_again_and_again(server, &orders, &company, &shared, &mut random);
+        let ended = restart_again_and_again(server, &orders, &clients, &shared, &mut random);
         if let Err(what) = &ended {
             shared.raise(what);
         }
         shared.is_ending.store(true, Ordering::Relaxed);
         if shared.alarm.is_raised() {
             // Nobody waits for what does not come any more.
-            company.clients().for_each(Client::abort);
+            clients.clients().for_each(Client::abort);
         }
         ended
     });
@@ -201,10 +206,10 @@ pub(super) fn play(
     if alarm.is_raised() {
         return Ok(Account::default());
     }
-    for hearer in &company.hearers {
-        hearer.settle()?;
+    for subscriber in &clients.subscribers {
+        subscriber.settle()?;
     }
-    for client in company.clients() {
+    for client in clients.clients() {
         client.close().map_err(|error| format!("close: {error}"))?;
     }
     server.end()?;
@@ -214,10 +219,10 @@ pub(super) fn play(
 }
 
 /// Few requests cross with the end of a connection; a server that does not wait for what it has
-/// loses one of each asker with every drain.
+/// loses one of each requester with every drain.
 fn check_drains(account: &Account) -> Result<(), String> {
     let drains = account.faults.get(DRAINED).copied().unwrap_or(0);
-    let lost = account.fates.values().filter_map(|fate| fate.lost.get(LOST_IN_A_DRAIN));
+    let lost = account.outcomes.values().filter_map(|outcomes| outcomes.lost.get(LOST_IN_A_DRAIN));
     let lost: u64 = lost.sum();
     if lost <= drains.max(LOST_MIN) {
         return Ok(());
@@ -228,11 +233,11 @@ fn check_drains(account: &Account) -> Result<(), String> {
 fn restart_again_and_again(
     mut server: Server,
     orders: &Orders,
-    company: &Company,
+    clients: &Clients,
     shared: &Shared,
     random: &mut Random,
 ) -> Result<Server, String> {
-    company.until_back(shared)?;
+    clients.until_back(shared)?;
     let mut restarts = 0;
     loop {
         let calm = CALM_MILLISECONDS.start + random.below(CALM_MILLISECONDS.len());
@@ -256,7 +261,7 @@ fn restart_again_and_again(
             shared.account().fault(DRAINED);
         }
         server = Server::start(orders)?;
-        company.until_back(shared)?;
+        clients.until_back(shared)?;
         shared.turn();
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::super::context::{Context, Random};
 use super::super::peer::{ANSWER_MAX, Peer, excerpt};
-use super::super::stage::{Random, Stage};
 
 /// The application that has a token.
 const GUARDED: &str = "guarded";
@@ -57,33 +57,38 @@ pub(in super::super) fn prepare(path: &Path) -> Result<(), String> {
     STATES[0].write(path)
 }
 
-pub(super) fn play(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
+pub(super) fn run(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
     let mut lasting = Vec::new();
-    for (index, target) in stage.theatre.targets.iter().enumerate() {
-        let mut peer = Peer::raw(target, GUARDED, &stage.account)?;
+    for (index, target) in context.harness.targets.iter().enumerate() {
+        let mut peer = Peer::raw(target, GUARDED, &context.account)?;
         let introduction = introduction(&format!("lasting-{index}"), Some(STATES[0].token));
         peer.introduce(&introduction)?;
         lasting.push(peer);
     }
     let mut now = 0;
-    while !stage.is_over() {
-        probe(stage, random, STATES[now], STATES[1 - now].token)?;
+    while !context.is_over() {
+        probe(context, random, STATES[now], STATES[1 - now].token)?;
         if random.below(4) == 0 {
-            write(stage.theatre.settings, "max-frame-bytes = \"a lot\"\n")?;
-            stage.reload()?;
-            stage.fault("a reload of broken settings");
-            probe(stage, random, STATES[now], STATES[1 - now].token)?;
+            write(context.harness.settings, "max-frame-bytes = \"a lot\"\n")?;
+            context.reload()?;
+            context.fault("a reload of broken settings");
+            probe(context, random, STATES[now], STATES[1 - now].token)?;
         }
         now = 1 - now;
-        STATES[now].write(stage.theatre.settings)?;
-        stage.reload()?;
-        stage.fault("a reload that changes token and limit");
-        until_admitted(stage, random, STATES[now].token)?;
-        probe(stage, random, STATES[now], STATES[1 - now].token)?;
+        STATES[now].write(context.harness.settings)?;
+        context.reload()?;
+        context.fault("a reload that changes token and limit");
+        until_admitted(context, random, STATES[now].token)?;
+        probe(context, random, STATES[now], STATES[1 - now].token)?;
         lasting.iter_mut().try_for_each(Peer::expect_nothing_else)?;
         thread::sleep(Duration::from_millis(random.below(PAUSE_MILLISECONDS) as u64));
     }
     Ok(())
+}
+
+/// An id that no one else has: the server may not know yet that the last one with it has left.
+fn fresh_introduction(random: &mut Random, token: Option<&str>) -> Value {
+    introduction(&format!("probe-{}", random.below(usize::MAX)), token)
 }
 
 fn introduction(id: &str, token: Option<&str>) -> Value {
@@ -95,16 +100,21 @@ fn introduction(id: &str, token: Option<&str>) -> Value {
 }
 
 /// The right token lets in, and nothing else does; the limit is the one of this state.
-fn probe(stage: &Stage<'_>, random: &mut Random, now: State, outdated: &str) -> Result<(), String> {
+fn probe(
+    context: &Context<'_>,
+    random: &mut Random,
+    now: State,
+    outdated: &str,
+) -> Result<(), String> {
     for wrong in [None, Some("no secret"), Some(outdated)] {
-        let mut peer = Peer::raw(stage.target(random), GUARDED, &stage.account)?;
-        peer.try_to_introduce(&introduction("probe", wrong))?;
+        let mut peer = Peer::raw(context.target(random), GUARDED, &context.account)?;
+        peer.try_to_introduce(&fresh_introduction(random, wrong))?;
         peer.expect_error("auth_failed")?;
         peer.expect_end()?;
-        stage.fault("a wrong token, or none");
+        context.fault("a wrong token, or none");
     }
-    let mut peer = Peer::raw(stage.target(random), GUARDED, &stage.account)?;
-    peer.introduce(&introduction("probe", Some(now.token)))?;
+    let mut peer = Peer::raw(context.target(random), GUARDED, &context.account)?;
+    peer.introduce(&fresh_introduction(random, Some(now.token)))?;
     peer.expect_nothing_else()?;
     peer.send_bytes(&LARGE_FRAME_BYTES.to_be_bytes())?;
     if now.is_too_large {
@@ -117,11 +127,11 @@ fn probe(stage: &Stage<'_>, random: &mut Random, now: State, outdated: &str) -> 
 }
 
 /// The reload is done soon, and this is how one sees that it is.
-fn until_admitted(stage: &Stage<'_>, random: &mut Random, token: &str) -> Result<(), String> {
+fn until_admitted(context: &Context<'_>, random: &mut Random, token: &str) -> Result<(), String> {
     let begin = Instant::now();
     loop {
-        let mut peer = Peer::raw(stage.target(random), GUARDED, &stage.account)?;
-        peer.try_to_introduce(&introduction("probe", Some(token)))?;
+        let mut peer = Peer::raw(context.target(random), GUARDED, &context.account)?;
+        peer.try_to_introduce(&fresh_introduction(random, Some(token)))?;
         let answer = peer.receive()?;
         if answer["payload"]["status"] == "connected" {
             peer.is_let_in();

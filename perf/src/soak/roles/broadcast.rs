@@ -4,27 +4,27 @@
 use serde_json::Value;
 
 use super::super::account::kind;
+use super::super::context::{Context, Random, UNREAD_BYTES_MAX};
 use super::super::peer::{Peer, excerpt};
-use super::super::stage::{Random, Stage, UNREAD_BYTES_MAX};
 
 const PARTS: usize = 10;
 
 /// Who listens at a time.
-struct Audience {
+struct Size {
     least: usize,
     most: usize,
     unread_bytes_max: usize,
 }
 
-pub(super) fn publications(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let audience = Audience { least: 2, most: 9, unread_bytes_max: UNREAD_BYTES_MAX };
-    round(stage, random, &audience)
+pub(super) fn publications(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let size = Size { least: 2, most: 9, unread_bytes_max: UNREAD_BYTES_MAX };
+    round(context, random, &size)
 }
 
 /// The same to many.
-pub(super) fn fan_out(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let audience = Audience { least: 50, most: 50, unread_bytes_max: UNREAD_BYTES_MAX / 20 };
-    round(stage, random, &audience)
+pub(super) fn fan_out(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let size = Size { least: 50, most: 50, unread_bytes_max: UNREAD_BYTES_MAX / 20 };
+    round(context, random, &size)
 }
 
 struct Subscriber {
@@ -32,27 +32,27 @@ struct Subscriber {
     id: String,
 }
 
-fn round(stage: &Stage<'_>, random: &mut Random, audience: &Audience) -> Result<(), String> {
-    let channel = &stage.round;
+fn round(context: &Context<'_>, random: &mut Random, size: &Size) -> Result<(), String> {
+    let channel = &context.round;
     let mut publishers = Vec::new();
     for index in 0..2 {
-        publishers.push(stage.connect(random, &format!("{channel}-publisher-{index}"))?);
+        publishers.push(context.connect(random, &format!("{channel}-publisher-{index}"))?);
     }
     publishers[0].publish(channel, &Value::Null)?;
     publishers[0].expect_nothing_else()?;
-    stage.account.borrow_mut().lost(kind::PUBLICATION, "nobody had subscribed", 1);
-    stage.expect("publications_unheard", 1);
+    context.account.borrow_mut().lost(kind::PUBLICATION, "nobody had subscribed", 1);
+    context.expect("publications_unheard", 1);
 
     let mut subscribers: Vec<Subscriber> = Vec::new();
     for part in 0..PARTS {
-        let wanted = audience.least + random.below(audience.most - audience.least + 1);
+        let wanted = size.least + random.below(size.most - size.least + 1);
         while subscribers.len() < wanted {
             let id = format!("{channel}-subscriber-{part}-{}", subscribers.len());
-            let mut peer = stage.connect(random, &id)?;
+            let mut peer = context.connect(random, &id)?;
             peer.subscribe(channel, &id)?;
             subscribers.push(Subscriber { peer, id });
         }
-        let mut room_bytes = audience.unread_bytes_max;
+        let mut room_bytes = size.unread_bytes_max;
         let mut sent: [Vec<Value>; 2] = [Vec::new(), Vec::new()];
         for number in 0..=random.below(10) {
             for (publisher, sent) in publishers.iter_mut().zip(&mut sent) {
@@ -62,11 +62,11 @@ fn round(stage: &Stage<'_>, random: &mut Random, audience: &Audience) -> Result<
             }
         }
         let count = sent[0].len() + sent[1].len();
-        stage.sent(kind::DELIVERY, count * subscribers.len());
+        context.sent(kind::DELIVERY, count * subscribers.len());
         hear(channel, &sent, &mut subscribers)?;
-        stage.done(kind::PUBLICATION, count);
+        context.done(kind::PUBLICATION, count);
         publishers.iter_mut().try_for_each(Peer::expect_nothing_else)?;
-        leave(stage, random, &mut subscribers, &mut publishers[0])?;
+        leave(context, random, &mut subscribers, &mut publishers[0])?;
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ fn hear(
 
 /// One goes: it says so, or hangs up, or is reset.
 fn leave(
-    stage: &Stage<'_>,
+    context: &Context<'_>,
     random: &mut Random,
     subscribers: &mut Vec<Subscriber>,
     witness: &mut Peer,
@@ -112,10 +112,10 @@ fn leave(
     let Subscriber { mut peer, id } = subscribers.swap_remove(random.below(subscribers.len()));
     let how = random.below(3);
     if how == 0 {
-        peer.unsubscribe(&stage.round, &id)?;
+        peer.unsubscribe(&context.round, &id)?;
     } else {
-        stage.fault("a subscriber gone");
+        context.fault("a subscriber gone");
         peer.hang_up(how == 1)?;
     }
-    witness.until_subscribers(&stage.round, subscribers.len() as u64)
+    witness.until_subscribers(&context.round, subscribers.len() as u64)
 }

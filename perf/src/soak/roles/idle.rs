@@ -1,21 +1,21 @@
 //! Hundreds that say nothing and stay, and some that never introduce themselves and go.
 
+use super::super::context::{Context, Random};
 use super::super::peer::Peer;
-use super::super::stage::{Random, Stage};
 
 const IDLE: usize = 200;
 const SILENT: usize = 4;
 
-pub(super) fn play(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
+pub(super) fn run(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
     let mut idle = Vec::new();
     for index in 0..IDLE {
-        idle.push(stage.connect(random, &format!("{}-{index}", stage.round))?);
+        idle.push(context.connect(random, &format!("{}-{index}", context.round))?);
     }
-    while !stage.is_over() {
+    while !context.is_over() {
         let mut silent = Vec::new();
         for index in 0..SILENT {
-            let target = stage.target(random);
-            let mut peer = Peer::raw(target, &stage.application, &stage.account)?;
+            let target = context.target(random);
+            let mut peer = Peer::raw(target, &context.application, &context.account)?;
             if index % 2 == 0 {
                 peer.send_bytes(b"\0\0\0\x40{\"message_id\"")?;
             }
@@ -24,7 +24,7 @@ pub(super) fn play(stage: &Stage<'_>, random: &mut Random) -> Result<(), String>
         // This takes as long as a handshake may take.
         for mut peer in silent {
             peer.expect_end()?;
-            stage.fault("silent instead of an introduction");
+            context.fault("silent instead of an introduction");
         }
         let some = random.below(idle.len());
         idle[some].expect_nothing_else()?;

@@ -3,16 +3,16 @@
 use serde_json::Value;
 
 use super::super::account::kind;
+use super::super::context::{Context, Random};
 use super::super::peer::{ANSWER_MAX, Peer};
-use super::super::stage::{Random, Stage};
 
 const REQUESTS: usize = 20;
 
-pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let channel = &stage.round;
-    let mut worker = stage.connect(random, &format!("{channel}-worker"))?;
+pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let channel = &context.round;
+    let mut worker = context.connect(random, &format!("{channel}-worker"))?;
     worker.serve(channel)?;
-    let mut requester = stage.connect(random, &format!("{channel}-requester"))?;
+    let mut requester = context.connect(random, &format!("{channel}-requester"))?;
     requester.wait_up_to(ANSWER_MAX * 2)?;
     for _ in 0..REQUESTS {
         requester.ask(kind::WORKER, "request", channel, &Value::Null)?;
@@ -27,7 +27,7 @@ pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String
     for request in &held {
         worker.respond(request, &Value::Null)?;
     }
-    stage.fault("a worker that answers too late");
-    stage.expect("responses_ignored", REQUESTS);
+    context.fault("a worker that answers too late");
+    context.expect("responses_ignored", REQUESTS);
     [&mut worker, &mut requester].into_iter().try_for_each(Peer::expect_nothing_else)
 }

@@ -12,9 +12,9 @@ mod workers;
 
 pub(super) use self::access::prepare;
 pub(crate) use self::slow::Reader;
-use super::stage::{Random, Stage};
+use super::context::{Context, Random};
 
-pub(super) type Script = fn(&Stage<'_>, &mut Random) -> Result<(), String>;
+pub(super) type Script = fn(&Context<'_>, &mut Random) -> Result<(), String>;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Role {
@@ -39,7 +39,7 @@ pub(super) const ROLES: [Role; 11] = [
     role("faults", 2, faults::round),
     role("slow-reader", 1, slow::never_reads),
     role("stopped-reader", 1, slow::is_stopped),
-    role("access", 1, access::play),
-    role("idle", 1, idle::play),
+    role("access", 1, access::run),
+    role("idle", 1, idle::run),
     Role { name: "late", script: late::round, threads: 1, seconds_min: 60 },
 ];

@@ -4,18 +4,18 @@
 use serde_json::{Value, json};
 
 use super::super::account::kind;
+use super::super::context::{Context, Random, UNREAD_BYTES_MAX};
 use super::super::peer::excerpt;
-use super::super::stage::{Random, Stage, UNREAD_BYTES_MAX};
 
-pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let channel = &stage.round;
-    let mut notifier = stage.connect(random, &format!("{channel}-notifier"))?;
+pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let channel = &context.round;
+    let mut notifier = context.connect(random, &format!("{channel}-notifier"))?;
     notifier.notify(channel, &json!("nobody serves this yet"))?;
     notifier.expect_nothing_else()?;
-    stage.account.borrow_mut().lost(kind::NOTIFICATION, "nobody served the channel", 1);
-    stage.expect("notifications_unhandled", 1);
+    context.account.borrow_mut().lost(kind::NOTIFICATION, "nobody served the channel", 1);
+    context.expect("notifications_unhandled", 1);
 
-    let mut worker = stage.connect(random, &format!("{channel}-worker"))?;
+    let mut worker = context.connect(random, &format!("{channel}-worker"))?;
     worker.serve(channel)?;
     let mut room_bytes = UNREAD_BYTES_MAX;
     let mut due: Vec<(Option<u64>, Value)> = Vec::new();
@@ -49,24 +49,24 @@ pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String
     notifier.expect_nothing_else()?;
     worker.expect_nothing_else()?;
     drop((notifier, worker));
-    chat(stage, random)
+    chat(context, random)
 }
 
 /// A handler inside the server that tells the subscribers of its channel.
-fn chat(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let id = format!("{}-chat", stage.round);
-    let mut peer = stage.connect_to(random, "chat_app", &id)?;
+fn chat(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let id = format!("{}-chat", context.round);
+    let mut peer = context.connect_to(random, "chat_app", &id)?;
     peer.subscribe("general", &id)?;
     for number in 0..random.below(4) {
         let name = format!("{id}-{number}");
-        stage.sent(kind::DELIVERY, 1);
+        context.sent(kind::DELIVERY, 1);
         peer.notify("general", &json!({"username": name}))?;
         let heard = peer.receive()?;
         if heard["payload"]["type"] != "user_joined" || heard["payload"]["username"] != name {
             return Err(format!("the chat says something else: {}", excerpt(&heard)));
         }
-        stage.done(kind::NOTIFICATION, 1);
-        stage.expect("publications", 1);
+        context.done(kind::NOTIFICATION, 1);
+        context.expect("publications", 1);
     }
     peer.unsubscribe("general", &id)
 }

@@ -3,12 +3,12 @@
 use serde_json::json;
 
 use super::super::account::kind;
+use super::super::context::{Context, Random, UNREAD_BYTES_MAX};
 use super::super::peer::excerpt;
-use super::super::stage::{Random, Stage, UNREAD_BYTES_MAX};
 
-pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let id = format!("{}-{}", stage.application, stage.round);
-    let mut peer = stage.connect_to(random, "bench", &id)?;
+pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let id = format!("{}-{}", context.application, context.round);
+    let mut peer = context.connect_to(random, "bench", &id)?;
     for _ in 0..20 {
         let mut due = Vec::new();
         let mut room_bytes = UNREAD_BYTES_MAX;
@@ -25,19 +25,19 @@ pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String
     }
     peer.expect_nothing_else()?;
     drop(peer);
-    failing(stage, random)
+    failing(context, random)
 }
 
 /// A payload that the handler cannot read.
-fn failing(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let id = format!("{}-{}", stage.application, stage.round);
-    let mut peer = stage.connect_to(random, "file_share", &id)?;
+fn failing(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let id = format!("{}-{}", context.application, context.round);
+    let mut peer = context.connect_to(random, "file_share", &id)?;
     let number = peer.ask(kind::FAILING, "request", "upload", &json!("no object"))?;
     let answer = peer.answer_to(number)?;
     if answer["code"] != "handler_failed" {
         return Err(format!("handler_failed was due, and this came: {}", excerpt(&answer)));
     }
-    stage.expect("handler_failures", 1);
+    context.expect("handler_failures", 1);
     peer.expect_nothing_else()
 }
 
@@ -53,8 +53,8 @@ mod tests {
     use rustix::process::getpid;
     use serde_json::Value;
 
+    use super::super::super::context::Harness;
     use super::super::super::peer::Target;
-    use super::super::super::stage::Theatre;
     use super::*;
 
     fn read(stream: &mut impl Read) -> Option<Value> {
@@ -92,19 +92,19 @@ mod tests {
             }
         });
         let stop = AtomicBool::new(false);
-        let theatre = Theatre {
+        let harness = Harness {
             targets: &[target],
             server: getpid(),
             settings: Path::new("none"),
             stop: &stop,
         };
-        let stage = Stage {
-            theatre,
+        let context = Context {
+            harness,
             application: "a".to_owned(),
             round: "0".to_owned(),
             account: Rc::default(),
         };
-        let said = round(&stage, &mut Random::new(1, 0));
+        let said = round(&context, &mut Random::new(1, 0));
         server.join().expect("the server ends");
         said.err().unwrap_or_default()
     }

@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::super::account::{Account, kind};
+use super::super::context::{Context, Random};
 use super::super::peer::{Peer, Target, excerpt};
-use super::super::stage::{Random, Stage};
 
 const HEALTHY: usize = 3;
 const TEXT_BYTES: usize = 64 << 10;
@@ -31,39 +31,39 @@ fn payload(number: u64) -> Value {
 
 /// Publishers, and those who listen; who is slow is somebody else.
 struct Channel<'a> {
-    stage: &'a Stage<'a>,
+    context: &'a Context<'a>,
     publisher: Peer,
     healthy: Vec<Peer>,
     published: u64,
 }
 
 impl<'a> Channel<'a> {
-    fn open(stage: &'a Stage<'a>, random: &mut Random) -> Result<Self, String> {
-        let name = &stage.round;
-        let publisher = stage.connect(random, &format!("{name}-publisher"))?;
+    fn open(context: &'a Context<'a>, random: &mut Random) -> Result<Self, String> {
+        let name = &context.round;
+        let publisher = context.connect(random, &format!("{name}-publisher"))?;
         let mut healthy = Vec::new();
         for index in 0..HEALTHY {
             let id = format!("{name}-healthy-{index}");
-            let mut peer = stage.connect(random, &id)?;
+            let mut peer = context.connect(random, &id)?;
             peer.subscribe(name, &id)?;
             healthy.push(peer);
         }
-        Ok(Self { stage, publisher, healthy, published: 0 })
+        Ok(Self { context, publisher, healthy, published: 0 })
     }
 
     /// Publishes one more. The healthy get it, if need be when the grace of the slow is over.
     fn publish(&mut self) -> Result<(), String> {
         let due = payload(self.published);
         self.published += 1;
-        self.publisher.publish(&self.stage.round, &due)?;
-        self.stage.sent(kind::DELIVERY, HEALTHY);
+        self.publisher.publish(&self.context.round, &due)?;
+        self.context.sent(kind::DELIVERY, HEALTHY);
         for peer in &mut self.healthy {
             let message = peer.receive()?;
             if message["payload"] != due {
                 return Err(format!("lost for a slow reader: {}", excerpt(&message)));
             }
         }
-        self.stage.done(kind::PUBLICATION, 1);
+        self.context.done(kind::PUBLICATION, 1);
         Ok(())
     }
 
@@ -74,10 +74,10 @@ impl<'a> Channel<'a> {
                 self.publish()?;
             }
             let listed = self.healthy[0].system(&json!({"action": "list_channels"}))?;
-            if listed[&self.stage.round]["subscribers"] == HEALTHY {
-                self.stage.expect("slow_consumers", 1);
+            if listed[&self.context.round]["subscribers"] == HEALTHY {
+                self.context.expect("slow_consumers", 1);
                 // Once at least it had to wait for the slow one.
-                self.stage.expect("publishers_held", 1);
+                self.context.expect("publishers_held", 1);
                 self.publish()?;
                 self.publisher.expect_nothing_else()?;
                 return self.healthy.iter_mut().try_for_each(Peer::expect_nothing_else);
@@ -89,18 +89,18 @@ impl<'a> Channel<'a> {
     /// The slow one got the first so many of them. What was under way to it is lost with it.
     fn settle(&self, received: u64) {
         let unread = (self.published - received) as usize;
-        self.stage.perhaps("deliveries", unread);
-        self.stage.perhaps("frames_out", unread);
+        self.context.perhaps("deliveries", unread);
+        self.context.perhaps("frames_out", unread);
     }
 }
 
-pub(super) fn never_reads(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let mut channel = Channel::open(stage, random)?;
-    let id = format!("{}-slow", stage.round);
-    let mut slow = stage.connect(random, &id)?;
-    slow.subscribe(&stage.round, &id)?;
+pub(super) fn never_reads(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let mut channel = Channel::open(context, random)?;
+    let id = format!("{}-slow", context.round);
+    let mut slow = context.connect(random, &id)?;
+    slow.subscribe(&context.round, &id)?;
     channel.until_it_goes()?;
-    stage.fault("a subscriber that does not read");
+    context.fault("a subscriber that does not read");
     let mut received = 0;
     while let Ok(message) = slow.receive() {
         if message["payload"] != payload(received) {
@@ -108,16 +108,16 @@ pub(super) fn never_reads(stage: &Stage<'_>, random: &mut Random) -> Result<(), 
         }
         received += 1;
     }
-    stage.sent(kind::DELIVERY, received as usize);
+    context.sent(kind::DELIVERY, received as usize);
     channel.settle(received);
     Ok(())
 }
 
 /// A process of its own that the system does not let run: for a short time, which it does not
 /// notice, then for longer than the server waits.
-pub(super) fn is_stopped(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let mut channel = Channel::open(stage, random)?;
-    let mut reader = ReaderProcess::start(stage, random)?;
+pub(super) fn is_stopped(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let mut channel = Channel::open(context, random)?;
+    let mut reader = ReaderProcess::start(context, random)?;
     reader.signal(Signal::STOP)?;
     for _ in 0..SHORT_STOP_PUBLICATIONS {
         channel.publish()?;
@@ -128,18 +128,18 @@ pub(super) fn is_stopped(stage: &Stage<'_>, random: &mut Random) -> Result<(), S
     }
     reader.signal(Signal::STOP)?;
     channel.until_it_goes()?;
-    stage.fault("a reader process stopped");
+    context.fault("a reader process stopped");
     reader.signal(Signal::CONT)?;
     let received = reader.rest(SHORT_STOP_PUBLICATIONS)?;
     // What its account would say.
     for (counter, count) in [("accepted", 1), ("frames_in", 2), ("frames_out", 2)] {
-        stage.expect(counter, count);
+        context.expect(counter, count);
     }
-    stage.perhaps("bytes_in", READER_BYTES_IN_MAX);
-    stage.expect("frames_out", received as usize);
-    stage.expect("deliveries", received as usize);
-    stage.sent(kind::DELIVERY, received as usize);
-    stage.done(kind::DELIVERY, received as usize);
+    context.perhaps("bytes_in", READER_BYTES_IN_MAX);
+    context.expect("frames_out", received as usize);
+    context.expect("deliveries", received as usize);
+    context.sent(kind::DELIVERY, received as usize);
+    context.done(kind::DELIVERY, received as usize);
     channel.settle(received);
     Ok(())
 }
@@ -193,12 +193,12 @@ struct ReaderProcess {
 }
 
 impl ReaderProcess {
-    fn start(stage: &Stage<'_>, random: &mut Random) -> Result<Self, String> {
+    fn start(context: &Context<'_>, random: &mut Random) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
-        command.args(["soak-reader", "--channel", &stage.round, "--application"]);
-        command.arg(&stage.application);
-        match stage.target(random) {
+        command.args(["soak-reader", "--channel", &context.round, "--application"]);
+        command.arg(&context.application);
+        match context.target(random) {
             Target::Tcp(address) => command.arg("--tcp").arg(address.to_string()),
             Target::Unix(path) => command.arg("--unix").arg(path),
         };

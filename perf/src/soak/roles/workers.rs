@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::account::kind;
+use super::super::context::{Context, Random, UNREAD_BYTES_MAX};
 use super::super::peer::{Peer, answered, excerpt};
-use super::super::stage::{Random, Stage, UNREAD_BYTES_MAX};
 
 const REQUESTERS: usize = 2;
 const LATE_MAX_MILLISECONDS: usize = 50;
@@ -26,17 +26,17 @@ struct Held {
     request: Value,
 }
 
-pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String> {
-    let channel = &stage.round;
+pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let channel = &context.round;
     let mut workers = Vec::new();
     for index in 0..2 {
-        let mut worker = stage.connect(random, &format!("{channel}-worker-{index}"))?;
+        let mut worker = context.connect(random, &format!("{channel}-worker-{index}"))?;
         worker.serve(channel)?;
         workers.push(worker);
     }
     let mut requesters = Vec::new();
     for index in 0..REQUESTERS {
-        requesters.push(stage.connect(random, &format!("{channel}-requester-{index}"))?);
+        requesters.push(context.connect(random, &format!("{channel}-requester-{index}"))?);
     }
     let sent = ask(channel, random, &mut requesters)?;
     let mut held = take(sent, &mut workers)?;
@@ -53,13 +53,13 @@ pub(super) fn round(stage: &Stage<'_>, random: &mut Random) -> Result<(), String
             let lost = answer_some(&mut workers[0], &mut requesters, first, kept)?;
             workers[0].expect_nothing_else()?;
             workers.remove(0).hang_up(random.below(2) == 0)?;
-            stage.fault("a worker gone with requests in its hands");
+            context.fault("a worker gone with requests in its hands");
             expect_lost(lost, &mut requesters)?;
             answer_some(&mut workers[0], &mut requesters, second, usize::MAX)?;
         }
-        2 => abandon(stage, &mut workers, &mut requesters, [first, second], random)?,
+        2 => abandon(context, &mut workers, &mut requesters, [first, second], random)?,
         3 => {
-            meddle(stage, &mut workers, &first)?;
+            meddle(context, &mut workers, &first)?;
             answer_some(&mut workers[0], &mut requesters, first, usize::MAX)?;
             answer_some(&mut workers[1], &mut requesters, second, usize::MAX)?;
         }
@@ -140,7 +140,7 @@ fn expect_lost(mut lost: Vec<Held>, requesters: &mut [Peer]) -> Result<(), Strin
 
 /// A requester leaves; what it asked for is answered to nobody.
 fn abandon(
-    stage: &Stage<'_>,
+    context: &Context<'_>,
     workers: &mut [Peer],
     requesters: &mut Vec<Peer>,
     held: [Vec<Held>; 2],
@@ -148,14 +148,14 @@ fn abandon(
 ) -> Result<(), String> {
     requesters[0].expect_nothing_else()?;
     requesters.remove(0).hang_up(random.below(2) == 0)?;
-    stage.fault("a requester gone with requests open");
+    context.fault("a requester gone with requests open");
     let left = workers.len() + requesters.len();
     requesters[0].until_connections(left as u64)?;
     for (worker, held) in workers.iter_mut().zip(held) {
         let (abandoned, open): (Vec<Held>, Vec<Held>) =
             held.into_iter().partition(|held| held.sent.requester == 0);
-        stage.expect("answers_undeliverable", abandoned.len());
-        stage.expect("responses_ignored", abandoned.len());
+        context.expect("answers_undeliverable", abandoned.len());
+        context.expect("responses_ignored", abandoned.len());
         for held in abandoned {
             worker.respond(&held.request, &Value::Null)?;
         }
@@ -170,11 +170,11 @@ fn abandon(
 }
 
 /// The second worker answers what the first one holds, and is ignored.
-fn meddle(stage: &Stage<'_>, workers: &mut [Peer], held: &[Held]) -> Result<(), String> {
+fn meddle(context: &Context<'_>, workers: &mut [Peer], held: &[Held]) -> Result<(), String> {
     for Held { request, .. } in held {
         workers[1].respond(request, &json!("not mine"))?;
-        stage.expect("responses_ignored", 1);
+        context.expect("responses_ignored", 1);
     }
-    stage.fault("answers to requests of another worker");
+    context.fault("answers to requests of another worker");
     workers[1].expect_nothing_else()
 }

@@ -27,35 +27,37 @@ pub(super) const LOST_IN_A_DRAIN: &str = "told: lost on its way to a server that
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Question {
-    asker: usize,
+    requester: usize,
     number: u64,
     text: String,
 }
 
-/// What the worker has done. The askers ask one thing after the other.
+/// What the worker has done. The requesters ask one thing after the other.
 #[derive(Debug)]
 pub(super) struct Executed {
-    /// The last request of each asker.
+    /// The last request of each requester.
     last: Vec<AtomicU64>,
-    /// What an asker was told is not done, and never will be.
+    /// What a requester was told is not done, and never will be.
     never: Mutex<HashSet<(usize, u64)>>,
 }
 
 impl Executed {
     fn note(&self, question: &Question) -> Result<(), String> {
-        let Question { asker, number, .. } = *question;
-        if self.last[asker].swap(number, Ordering::SeqCst) >= number {
-            return Err(format!("request {number} of asker {asker} came twice, or too late"));
+        let Question { requester, number, .. } = *question;
+        if self.last[requester].swap(number, Ordering::SeqCst) >= number {
+            return Err(format!(
+                "request {number} of requester {requester} came twice, or too late"
+            ));
         }
         let never = self.never.lock().unwrap_or_else(PoisonError::into_inner);
-        if never.contains(&(asker, number)) {
-            return Err(format!("request {number} of asker {asker} came after all"));
+        if never.contains(&(requester, number)) {
+            return Err(format!("request {number} of requester {requester} came after all"));
         }
         Ok(())
     }
 
-    fn is_last(&self, asker: usize, number: u64) -> bool {
-        self.last[asker].load(Ordering::SeqCst) == number
+    fn is_last(&self, requester: usize, number: u64) -> bool {
+        self.last[requester].load(Ordering::SeqCst) == number
     }
 }
 
@@ -63,9 +65,9 @@ impl Executed {
 pub(super) fn serve(
     client: &Client,
     shared: &Arc<Shared>,
-    askers: usize,
+    requesters: usize,
 ) -> Result<Arc<Executed>, String> {
-    let last = (0..askers).map(|_| AtomicU64::new(0)).collect();
+    let last = (0..requesters).map(|_| AtomicU64::new(0)).collect();
     let executed = Arc::new(Executed { last, never: Mutex::default() });
     let (held, work) = channel();
     let (noted, of_handler) = (Arc::clone(&executed), Arc::clone(shared));
@@ -98,7 +100,7 @@ fn answer(work: &Receiver<(Json<'static>, Responder)>) {
 
 /// One thread that asks the handler and the worker in turn.
 #[derive(Debug)]
-pub(super) struct Asker {
+pub(super) struct Requester {
     index: usize,
     pub(super) client: Client,
     executed: Arc<Executed>,
@@ -107,7 +109,7 @@ pub(super) struct Asker {
     answered: [AtomicU64; 2],
 }
 
-impl Asker {
+impl Requester {
     pub(super) fn new(
         index: usize,
         client: Client,
@@ -132,7 +134,7 @@ impl Asker {
                 if let Err(what) = self.ask_one(number, at, kind, channel)
                     && !self.shared.alarm.is_raised()
                 {
-                    self.shared.raise(&format!("asker {}, {channel}: {what}", self.index));
+                    self.shared.raise(&format!("requester {}, {channel}: {what}", self.index));
                 }
             }
             thread::sleep(PAUSE);
@@ -147,14 +149,14 @@ impl Asker {
         channel: &str,
     ) -> Result<(), String> {
         let text = format!("{number} ").repeat((number % 100) as usize);
-        let question = Question { asker: self.index, number, text };
+        let question = Question { requester: self.index, number, text };
         let epoch = self.shared.epoch();
         self.shared.account().sent(kind, 1);
         let error = match self.client.request(channel, &question) {
             Ok(answer) => {
                 let answer: Question = answer.payload.decode().map_err(|e| e.to_string())?;
-                if (answer.asker, answer.number, &answer.text)
-                    != (question.asker, number, &question.text)
+                if (answer.requester, answer.number, &answer.text)
+                    != (question.requester, number, &question.text)
                 {
                     return Err(format!("{question:?} was answered {answer:?}"));
                 }

@@ -59,7 +59,7 @@ impl Random {
 
 /// What the roles share: the server that lives as long as they play.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Theatre<'a> {
+pub(super) struct Harness<'a> {
     pub(super) targets: &'a [Target],
     pub(super) server: Pid,
     /// Where the server reads its settings at SIGHUP.
@@ -69,21 +69,21 @@ pub(super) struct Theatre<'a> {
 
 /// A role's own: no other role speaks in its application.
 #[derive(Debug)]
-pub(super) struct Stage<'a> {
-    pub(super) theatre: Theatre<'a>,
+pub(super) struct Context<'a> {
+    pub(super) harness: Harness<'a>,
     pub(super) application: String,
     /// What nothing else in this round has as a name; the same in other applications.
     pub(super) round: String,
     pub(super) account: Rc<RefCell<Account>>,
 }
 
-impl Stage<'_> {
+impl Context<'_> {
     pub(super) fn is_over(&self) -> bool {
-        self.theatre.stop.load(Ordering::Relaxed)
+        self.harness.stop.load(Ordering::Relaxed)
     }
 
     pub(super) fn target(&self, random: &mut Random) -> &Target {
-        self.theatre.targets.choose(&mut random.0).unwrap_or_else(|| unreachable!("two at least"))
+        self.harness.targets.choose(&mut random.0).unwrap_or_else(|| unreachable!("two at least"))
     }
 
     pub(super) fn connect(&self, random: &mut Random, id: &str) -> Result<Peer, String> {
@@ -122,7 +122,7 @@ impl Stage<'_> {
     }
 
     pub(super) fn reload(&self) -> Result<(), String> {
-        let sent = kill_process(self.theatre.server, Signal::HUP);
+        let sent = kill_process(self.harness.server, Signal::HUP);
         sent.map_err(|error| format!("cannot signal the server: {error}"))
     }
 }

@@ -25,7 +25,12 @@ fn text(number: u64) -> String {
 }
 
 /// Publishes until the run ends. Each subscriber is due each of them.
-pub(super) fn publish(publisher: usize, client: &Client, hearers: &[Hearer], shared: &Shared) {
+pub(super) fn publish(
+    publisher: usize,
+    client: &Client,
+    subscribers: &[Subscriber],
+    shared: &Shared,
+) {
     let mut number = 0;
     while !shared.is_ending() {
         number += 1;
@@ -33,9 +38,9 @@ pub(super) fn publish(publisher: usize, client: &Client, hearers: &[Hearer], sha
         if let Err(error) = client.publish(CHANNEL, &publication) {
             return shared.raise(&format!("a publication: {error}"));
         }
-        shared.account().sent(kind::CLIENT_PUBLICATION, hearers.len() as u64);
-        for hearer in hearers {
-            hearer.lock().of[publisher].sent = number;
+        shared.account().sent(kind::CLIENT_PUBLICATION, subscribers.len() as u64);
+        for subscriber in subscribers {
+            subscriber.lock().of[publisher].sent = number;
         }
         thread::sleep(PAUSE);
     }
@@ -43,7 +48,7 @@ pub(super) fn publish(publisher: usize, client: &Client, hearers: &[Hearer], sha
 
 /// A subscriber, called on its client's thread: there messages and events come in one order.
 #[derive(Debug)]
-pub(super) struct Hearer {
+pub(super) struct Subscriber {
     pub(super) client: Client,
     heard: Arc<Mutex<Heard>>,
     shared: Arc<Shared>,
@@ -78,7 +83,7 @@ impl Heard {
         if number <= of.last {
             return Err(format!("publication {number} of {publisher} came after {}", of.last));
         }
-        if number > of.last + 1 && of.losses == losses && of.last > 0 {
+        if number > of.last + 1 && of.losses == losses {
             return Err(format!("between {} and {number} of {publisher} some are lost", of.last));
         }
         (of.last, of.losses) = (number, losses);
@@ -87,7 +92,7 @@ impl Heard {
     }
 }
 
-impl Hearer {
+impl Subscriber {
     pub(super) fn listen(
         client: Client,
         publishers: usize,
@@ -95,14 +100,14 @@ impl Hearer {
     ) -> Result<Self, String> {
         let heard =
             Arc::new(Mutex::new(Heard { losses: 0, of: vec![FromOne::default(); publishers] }));
-        let hearer = Self { client, heard, shared: Arc::clone(shared) };
-        let heard = Arc::clone(&hearer.heard);
-        hearer.client.on_event(move |event| {
+        let subscriber = Self { client, heard, shared: Arc::clone(shared) };
+        let heard = Arc::clone(&subscriber.heard);
+        subscriber.client.on_event(move |event| {
             if let Event::Disconnected { .. } = event {
                 lock(&heard).losses += 1;
             }
         });
-        let (heard, of_handler) = (Arc::clone(&hearer.heard), Arc::clone(shared));
+        let (heard, of_handler) = (Arc::clone(&subscriber.heard), Arc::clone(shared));
         let handler = move |message: ipc_framework::Message| {
             let publication = message.payload.decode().map_err(|error| error.to_string());
             let noted = publication.and_then(|publication| lock(&heard).note(&publication));
@@ -110,10 +115,10 @@ impl Hearer {
                 of_handler.raise(&what);
             }
         };
-        let subscribed = hearer.client.subscribe_with(CHANNEL, handler);
+        let subscribed = subscriber.client.subscribe_with(CHANNEL, handler);
         subscribed.map_err(|error| format!("subscribe: {error}"))?;
-        hearer.client.flush().map_err(|error| format!("subscribe: {error}"))?;
-        Ok(hearer)
+        subscriber.client.flush().map_err(|error| format!("subscribe: {error}"))?;
+        Ok(subscriber)
     }
 
     fn lock(&self) -> MutexGuard<'_, Heard> {
