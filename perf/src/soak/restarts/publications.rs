@@ -115,8 +115,8 @@ impl Subscriber {
                 of_handler.raise(&what);
             }
         };
-        let subscribed = subscriber.client.subscribe_with(CHANNEL, handler);
-        subscribed.map_err(|error| format!("subscribe: {error}"))?;
+        let asked = subscriber.client.subscribe_with(CHANNEL, handler);
+        asked.map_err(|error| format!("subscribe: {error}"))?;
         subscriber.client.flush().map_err(|error| format!("subscribe: {error}"))?;
         Ok(subscriber)
     }
