@@ -151,3 +151,32 @@ impl Subscriber {
 fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
     heard.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication(number: u64) -> Publication {
+        Publication { publisher: 0, number, text: text(number) }
+    }
+
+    #[test]
+    fn a_gap_is_only_where_the_connection_was_lost() {
+        let mut heard = Heard { losses: 0, of: vec![FromOne::default()] };
+        assert!(heard.note(&publication(2)).is_err());
+        assert_eq!(heard.note(&publication(1)), Ok(()));
+        assert!(heard.note(&publication(3)).is_err());
+        heard.losses += 1;
+        assert_eq!(heard.note(&publication(3)), Ok(()));
+        assert!(heard.note(&publication(5)).is_err());
+        assert_eq!((heard.of[0].last, heard.of[0].received), (3, 2));
+    }
+
+    #[test]
+    fn what_comes_twice_or_altered_is_seen() {
+        let mut heard = Heard { losses: 0, of: vec![FromOne::default()] };
+        assert!(heard.note(&Publication { text: "another".to_owned(), ..publication(1) }).is_err());
+        assert_eq!(heard.note(&publication(1)), Ok(()));
+        assert!(heard.note(&publication(1)).is_err());
+    }
+}

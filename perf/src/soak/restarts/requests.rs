@@ -208,3 +208,20 @@ impl Requester {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_twice_or_after_all_is_seen() {
+        let executed = Executed { last: vec![AtomicU64::new(0)], never: Mutex::default() };
+        let question = |number| Question { requester: 0, number, text: String::new() };
+        assert_eq!(executed.note(&question(1)), Ok(()));
+        assert!(executed.note(&question(1)).is_err());
+        executed.never.lock().expect("nobody panicked").insert((0, 2));
+        assert!(executed.note(&question(2)).is_err());
+        assert_eq!(executed.note(&question(3)), Ok(()));
+        assert!(executed.is_last(0, 3));
+    }
+}
