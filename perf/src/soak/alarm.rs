@@ -1,7 +1,9 @@
 //! The first broken promise ends the run.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use super::lock;
 
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
@@ -12,7 +14,7 @@ pub(super) struct Alarm {
 
 impl Alarm {
     pub(super) fn raise(&self, what: String) {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+        lock(&self.first).get_or_insert(what);
         self.stop.store(true, Ordering::Relaxed);
     }
 
@@ -25,10 +27,10 @@ impl Alarm {
     }
 
     pub(super) fn is_raised(&self) -> bool {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        lock(&self.first).is_some()
     }
 
     pub(super) fn what(&self) -> Result<(), String> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+        lock(&self.first).take().map_or(Ok(()), Err)
     }
 }

@@ -6,12 +6,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::lock;
 use super::peer::Target;
 use super::samples::Sample;
 use crate::proc;
@@ -63,17 +64,13 @@ pub(super) struct Orders {
 pub(super) struct LastWords(Arc<Mutex<VecDeque<u8>>>);
 
 impl LastWords {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Reads on until the server ends.
     fn listen(&self, mut errors: ChildStderr) {
         let words = self.clone();
         thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(count @ 1..) = errors.read(&mut chunk) {
-                let mut words = words.lock();
+                let mut words = lock(&words.0);
                 words.extend(&chunk[..count]);
                 let excess = words.len().saturating_sub(LAST_WORDS_BYTES_MAX);
                 words.drain(..excess);
@@ -84,7 +81,7 @@ impl LastWords {
 
 impl fmt::Display for LastWords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut words = self.lock();
+        let mut words = lock(&self.0);
         if words.is_empty() {
             return f.write_str("the server said nothing");
         }

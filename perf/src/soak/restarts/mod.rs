@@ -7,7 +7,7 @@ mod requests;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::RESTARTS;
 use super::account::Account;
 use super::alarm::Alarm;
 use super::context::Random;
+use super::lock;
 use super::peer::Target;
 use super::server::{Orders, Server};
 
@@ -65,7 +66,7 @@ impl Shared {
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.account)
     }
 
     fn raise(&self, what: &str) {

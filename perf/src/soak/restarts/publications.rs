@@ -1,6 +1,6 @@
 //! Publications through restarts.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use ipc_framework::client::{Client, Event};
 use serde::{Deserialize, Serialize};
 
 use super::super::account::kind;
+use super::super::lock;
 use super::{BACK_MAX, LOOK_INTERVAL, Shared};
 
 const CHANNEL: &str = "news";
@@ -146,10 +147,6 @@ impl Subscriber {
         }
         Ok(())
     }
-}
-
-fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
-    heard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use ipc_framework::{ErrorCode, Json};
 use serde::{Deserialize, Serialize};
 
 use super::super::account::kind;
+use super::super::lock;
 use super::Shared;
 
 const CHANNEL: &str = "work";
@@ -49,7 +50,7 @@ impl Executed {
                 "request {number} of requester {requester} came twice, or too late"
             ));
         }
-        let never = self.never.lock().unwrap_or_else(PoisonError::into_inner);
+        let never = lock(&self.never);
         if never.contains(&(requester, number)) {
             return Err(format!("request {number} of requester {requester} came after all"));
         }
@@ -178,7 +179,7 @@ impl Requester {
             return Err(format!("{number} was with the worker, and the drain lost it: {error}"));
         }
         if at == 1 && error.execution() == Execution::Never {
-            let mut never = self.executed.never.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut never = lock(&self.executed.never);
             never.insert((self.index, number));
             if self.executed.is_last(self.index, number) {
                 return Err(format!("{number} was done, and this is said of it: {error}"));
@@ -219,7 +220,7 @@ mod tests {
         let question = |number| Question { requester: 0, number, text: String::new() };
         assert_eq!(executed.note(&question(1)), Ok(()));
         assert!(executed.note(&question(1)).is_err());
-        executed.never.lock().expect("nobody panicked").insert((0, 2));
+        lock(&executed.never).insert((0, 2));
         assert!(executed.note(&question(2)).is_err());
         assert_eq!(executed.note(&question(3)), Ok(()));
         assert!(executed.is_last(0, 3));
