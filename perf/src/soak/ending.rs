@@ -11,12 +11,13 @@ use super::SAMPLE_INTERVAL;
 use super::account::{Account, kind};
 use super::expected::Compared;
 use super::peer::{Peer, Target};
+use super::samples::FREE_BYTES_MAX;
 use super::server::Server;
 
 /// Time for the server to notice that everybody has left.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// What the server keeps in free buffers, and a little for who asks.
-const KEPT_BYTES_MAX: u64 = (24 << 20) + (1 << 20);
+const KEPT_BYTES_MAX: u64 = FREE_BYTES_MAX + (1 << 20);
 /// What `get_latency` knows of the echo, among the counters.
 const ECHOES: &str = "latencies of the echo";
 /// The application of the one who asks what was counted, where the echo is.

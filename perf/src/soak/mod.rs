@@ -117,7 +117,7 @@ impl Soak {
             let Load { samples, mut account, empty, idle } = done;
             account.check()?;
             let counters = settle(&server, &mut account, &empty)?;
-            check_growth(&samples)?;
+            check_growth(idle, &samples)?;
             until_descriptors(&mut server, idle.descriptors)?;
             Ok((samples, account, counters))
         });
