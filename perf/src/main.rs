@@ -50,6 +50,8 @@ enum Command {
     },
     #[command(hide = true)]
     Bare(bare::Bare),
+    #[command(hide = true)]
+    SoakReader(soak::Reader),
 }
 
 /// Measure, and leave a record
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
         }
         Command::Report { directory } => report(&directory),
         Command::Bare(bare) => bare.run(),
+        Command::SoakReader(reader) => reader.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

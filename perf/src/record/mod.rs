@@ -4,6 +4,8 @@ mod html;
 mod plot;
 mod summary;
 
+pub(crate) use self::plot::over_time;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

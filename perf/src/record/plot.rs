@@ -1,4 +1,4 @@
-//! The plots, as SVG that takes its colours from the page.
+//! The plots, as SVG that takes its colours from the page, or, as a file of its own, has them.
 
 use maud::{Markup, html};
 
@@ -174,6 +174,41 @@ fn legend(names: &[&str]) -> Markup {
     }
 }
 
+/// What a file of its own takes instead of a page's.
+const STYLE: &str = "text{font:12px sans-serif;fill:#777}line{stroke:#8885}\
+    polyline{fill:none;stroke:#3b7dd8;stroke-width:1.5}";
+const LINES: u32 = 5;
+
+/// A value over seconds, from zero, as a file of its own.
+pub(crate) fn over_time(points: &[(f64, f64)], what: &str) -> Markup {
+    let end = points.last().map_or(1.0, |(seconds, _)| seconds.max(1.0));
+    let top = round_up(points.iter().map(|(_, value)| *value).fold(1.0, f64::max));
+    let x = |seconds: f64| LEFT + seconds / end * (WIDTH - LEFT - RIGHT);
+    let y = |value: f64| TOP + (1.0 - value / top) * (HEIGHT - TOP - BOTTOM);
+    let line = points.iter().map(|(at, value)| format!("{:.1},{:.1}", x(*at), y(*value)));
+    let line = line.collect::<Vec<_>>().join(" ");
+    let part = |at: u32| f64::from(at) / f64::from(LINES);
+    html! {
+        svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {WIDTH} {HEIGHT}"))
+            role="img" aria-label=(what) {
+            style { (STYLE) }
+            @for at in 0..=LINES {
+                @let (value, seconds) = (top * part(at), end * part(at));
+                line x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y(value)) y2=(y(value)) {}
+                text x=(LEFT - 8.0) y=(y(value) + 4.0) text-anchor="end" {
+                    (format!("{value:.0}"))
+                }
+                @let anchor = if at == LINES { "end" } else { "middle" };
+                text x=(x(seconds)) y=(HEIGHT - BOTTOM + 18.0) text-anchor=(anchor) {
+                    (format!("{seconds:.0} s"))
+                }
+            }
+            text x=((LEFT + WIDTH - RIGHT) / 2.0) y=(HEIGHT - 6.0) text-anchor="middle" { (what) }
+            polyline points=(line) {}
+        }
+    }
+}
+
 /// Bars from zero, with a whisker from the least to the most.
 pub(super) fn bars(bars: &[Bar<'_>], unit: &str) -> Markup {
     let most = bars.iter().map(|bar| bar.value.max).fold(f64::MIN_POSITIVE, f64::max);
@@ -202,6 +237,13 @@ pub(super) fn bars(bars: &[Bar<'_>], unit: &str) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_over_time_lies_between_zero_and_a_round_one() {
+        let plot = over_time(&[(0.0, 0.0), (5.0, 45.0), (10.0, 90.0)], "MiB").into_string();
+        assert!(plot.contains(r#"points="64.0,276.0 406.0,157.2 748.0,38.4""#), "{plot}");
+        assert!(plot.contains(">100</text>"), "{plot}");
+    }
 
     #[test]
     fn a_nine_is_as_wide_as_the_one_before() {

@@ -1,0 +1,45 @@
+//! The first broken promise ends the run. What follows from it is told behind it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::lock;
+
+/// More than so many broken promises are one.
+const TOLD_MAX: usize = 5;
+
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    /// The time is over, or something is broken.
+    pub(super) stop: AtomicBool,
+    broken: Mutex<Vec<String>>,
+}
+
+impl Alarm {
+    pub(super) fn raise(&self, what: String) {
+        let mut broken = lock(&self.broken);
+        if broken.len() < TOLD_MAX {
+            broken.push(what);
+        }
+        drop(broken);
+        self.end();
+    }
+
+    pub(super) fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_raised(&self) -> bool {
+        !lock(&self.broken).is_empty()
+    }
+
+    /// All that was raised, the first first.
+    pub(super) fn what(&self) -> Result<(), String> {
+        let broken = std::mem::take(&mut *lock(&self.broken));
+        if broken.is_empty() { Ok(()) } else { Err(broken.join("\nthen ")) }
+    }
+}

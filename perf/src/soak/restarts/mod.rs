@@ -1,0 +1,268 @@
+//! A server of its own that is ended and started again, with the crate's own clients that come
+//! back to it. What they ask ends with an answer or with an error that says what may have been
+//! done; what they hear has gaps only where they were told of a lost connection.
+
+mod publications;
+mod requests;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{Client, ClientOptions, Endpoint, Event, Reconnect};
+
+use self::publications::{Subscriber, publish};
+use self::requests::{LOST_IN_A_DRAIN, Requester, serve};
+use super::RESTARTS;
+use super::account::Account;
+use super::alarm::Alarm;
+use super::context::Random;
+use super::lock;
+use super::peer::Target;
+use super::server::{Orders, Server};
+
+const APPLICATION: &str = "bench";
+const REQUESTERS: usize = 4;
+const PUBLISHERS: usize = 2;
+const SUBSCRIBERS: usize = 2;
+const DRAINED: &str = "the server drained and started again";
+/// Below those that systems give away.
+const PORTS: std::ops::Range<u16> = 12_000..28_000;
+/// So many may be lost in drains, however few there were.
+const LOST_MIN: u64 = 3;
+/// One restart in so many is a crash.
+const CRASH_EVERY: usize = 4;
+const CALM_MILLISECONDS: std::ops::Range<usize> = 800..2_000;
+/// After a restart everybody is back in less, however slow the machine.
+const BACK_MAX: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What the threads of this part share.
+#[derive(Debug, Default)]
+struct Shared {
+    alarm: Arc<Alarm>,
+    account: Mutex<Account>,
+    /// Odd while a restart is under way: only then may a request fail.
+    epoch: AtomicU64,
+    /// The last restart was one without a word.
+    is_crash: AtomicBool,
+    is_ending: AtomicBool,
+}
+
+impl Shared {
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// A new part of the run begins: a restart, or the calm after it.
+    fn turn(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed) || self.alarm.is_raised()
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        lock(&self.account)
+    }
+
+    fn raise(&self, what: &str) {
+        self.alarm.raise(format!("{RESTARTS}: {what}"));
+    }
+}
+
+/// A client that is back soon, and whose end nobody asked for is a broken promise.
+fn connect(target: &Target, shared: &Arc<Shared>) -> Result<Client, String> {
+    let mut options = ClientOptions::new(APPLICATION);
+    options.connection.endpoint = match target {
+        Target::Tcp(address) => Endpoint::tcp(address.ip().to_string(), address.port()),
+        Target::Unix(path) => Endpoint::unix(path),
+    };
+    options.connection.timeout = BACK_MAX;
+    options.heartbeat = Some(Duration::from_secs(30));
+    options.reconnect =
+        Some(Reconnect { pause_max: Duration::from_millis(500), ..Reconnect::default() });
+    let client = options.connect().map_err(|error| format!("a client: {error}"))?;
+    let shared = Arc::clone(shared);
+    client.on_event(move |event| match event {
+        Event::Closed { error: Some(error), .. } if !shared.is_ending() => {
+            shared.raise(&format!("a client gave up: {error}"));
+        }
+        Event::Disconnected { .. } => shared.account().fault("a client's connection lost"),
+        _ => {}
+    });
+    Ok(client)
+}
+
+/// All who talk to the server.
+struct Clients {
+    requesters: Vec<Requester>,
+    worker: Client,
+    publishers: Vec<Client>,
+    subscribers: Vec<Subscriber>,
+}
+
+impl Clients {
+    fn connect(server: &Server, shared: &Arc<Shared>) -> Result<Self, String> {
+        let mut targets = server.targets.iter().cycle();
+        let mut client = || {
+            let target = targets.next().unwrap_or_else(|| unreachable!("two at least"));
+            connect(target, shared)
+        };
+        let worker = client()?;
+        let executed = serve(&worker, shared, REQUESTERS)?;
+        let mut clients = Self {
+            requesters: Vec::new(),
+            worker,
+            publishers: Vec::new(),
+            subscribers: Vec::new(),
+        };
+        for index in 0..REQUESTERS {
+            let executed = Arc::clone(&executed);
+            clients.requesters.push(Requester::new(index, client()?, executed, shared));
+        }
+        for _ in 0..PUBLISHERS {
+            clients.publishers.push(client()?);
+        }
+        for _ in 0..SUBSCRIBERS {
+            clients.subscribers.push(Subscriber::listen(client()?, PUBLISHERS, shared)?);
+        }
+        Ok(clients)
+    }
+
+    fn clients(&self) -> impl Iterator<Item = &Client> {
+        let others = self.requesters.iter().map(|requester| &requester.client);
+        let subscribers = self.subscribers.iter().map(|subscriber| &subscriber.client);
+        std::iter::once(&self.worker).chain(others).chain(&self.publishers).chain(subscribers)
+    }
+
+    /// Counts of what only goes on when all is well, for each of them.
+    fn progress(&self) -> Vec<u64> {
+        let asked = self.requesters.iter().flat_map(Requester::progress);
+        asked.chain(self.subscribers.iter().flat_map(Subscriber::progress)).collect()
+    }
+
+    /// Everybody is served again: what began after the restart has come to its good end.
+    fn until_back(&self, shared: &Shared) -> Result<(), String> {
+        let begin = Instant::now();
+        let before = self.progress();
+        // The first after `before` may have begun earlier; the second has not.
+        let is_back = || self.progress().iter().zip(&before).all(|(now, before)| *now > before + 1);
+        while !is_back() {
+            if shared.is_ending() {
+                return Ok(());
+            }
+            if begin.elapsed() > BACK_MAX {
+                let (after, now) = (BACK_MAX.as_secs(), self.progress());
+                return Err(format!("not all are back after {after} s: {before:?}, {now:?}"));
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+}
+
+/// One that nobody gets who asks for any: a connection that leaves from it while the server is
+/// away would keep the server from listening there again.
+fn free_port() -> Result<u16, String> {
+    let first = std::process::id() as usize % PORTS.len();
+    let mut ports = (0..PORTS.len()).map(|at| PORTS.start + ((first + at) % PORTS.len()) as u16);
+    let free = ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    free.ok_or_else(|| format!("no port of {PORTS:?} is free"))
+}
+
+/// Restarts the server until the time is over, and returns what became of everything.
+pub(super) fn run(
+    mut orders: Orders,
+    mut random: Random,
+    alarm: &Arc<Alarm>,
+) -> Result<Account, String> {
+    orders.port = free_port()?;
+    let server = Server::start(&orders)?;
+    let shared = Arc::new(Shared { alarm: Arc::clone(alarm), ..Shared::default() });
+    let clients = Clients::connect(&server, &shared)?;
+    let ended = thread::scope(|scope| {
+        for requester in &clients.requesters {
+            scope.spawn(|| requester.ask());
+        }
+        for (index, client) in clients.publishers.iter().enumerate() {
+            let (shared, subscribers) = (&shared, &clients.subscribers);
+            scope.spawn(move || publish(index, client, subscribers, shared));
+        }
+        let ended = restart_again_and_again(server, &orders, &clients, &shared, &mut random);
+        if let Err(what) = &ended {
+            shared.raise(what);
+        }
+        shared.is_ending.store(true, Ordering::Relaxed);
+        if shared.alarm.is_raised() {
+            // Nobody waits for what does not come any more.
+            clients.clients().for_each(Client::abort);
+        }
+        ended
+    });
+    let server = ended?;
+    if alarm.is_raised() {
+        return Ok(Account::default());
+    }
+    for subscriber in &clients.subscribers {
+        subscriber.settle()?;
+    }
+    for client in clients.clients() {
+        client.close().map_err(|error| format!("close: {error}"))?;
+    }
+    server.end()?;
+    let account = std::mem::take(&mut *shared.account());
+    check_drains(&account)?;
+    Ok(account)
+}
+
+/// Few requests cross with the end of a connection; a server that does not wait for what it has
+/// loses one of each requester with every drain.
+fn check_drains(account: &Account) -> Result<(), String> {
+    let drains = account.faults.get(DRAINED).copied().unwrap_or(0);
+    let lost = account.outcomes.values().filter_map(|outcomes| outcomes.lost.get(LOST_IN_A_DRAIN));
+    let lost: u64 = lost.sum();
+    if lost <= drains.max(LOST_MIN) {
+        return Ok(());
+    }
+    Err(format!("{lost} requests were lost in {drains} drains"))
+}
+
+fn restart_again_and_again(
+    mut server: Server,
+    orders: &Orders,
+    clients: &Clients,
+    shared: &Shared,
+    random: &mut Random,
+) -> Result<Server, String> {
+    clients.until_back(shared)?;
+    let mut restarts = 0;
+    loop {
+        let calm = CALM_MILLISECONDS.start + random.below(CALM_MILLISECONDS.len());
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(calm as u64) && !shared.alarm.is_over() {
+            thread::sleep(LOOK_INTERVAL);
+        }
+        server.sample(Duration::ZERO)?;
+        if shared.alarm.is_over() {
+            return Ok(server);
+        }
+        restarts += 1;
+        let is_crash = restarts % CRASH_EVERY == 0;
+        shared.is_crash.store(is_crash, Ordering::SeqCst);
+        shared.turn();
+        if is_crash {
+            server.kill();
+            shared.account().fault("the server killed and started again");
+        } else {
+            server.end()?;
+            shared.account().fault(DRAINED);
+        }
+        server = Server::start(orders)?;
+        clients.until_back(shared)?;
+        shared.turn();
+    }
+}

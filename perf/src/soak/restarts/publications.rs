@@ -1,0 +1,179 @@
+//! Publications through restarts.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{Client, Event};
+use serde::{Deserialize, Serialize};
+
+use super::super::account::kind;
+use super::super::lock;
+use super::{BACK_MAX, LOOK_INTERVAL, Shared};
+
+const CHANNEL: &str = "news";
+const PAUSE: Duration = Duration::from_millis(1);
+
+#[derive(Deserialize, Serialize)]
+struct Publication {
+    publisher: usize,
+    number: u64,
+    text: String,
+}
+
+fn text(number: u64) -> String {
+    format!("{number} ").repeat((number % 50) as usize)
+}
+
+/// Publishes until the run ends. Each subscriber is due each of them.
+pub(super) fn publish(
+    publisher: usize,
+    client: &Client,
+    subscribers: &[Subscriber],
+    shared: &Shared,
+) {
+    let mut number = 0;
+    while !shared.is_ending() {
+        number += 1;
+        let publication = Publication { publisher, number, text: text(number) };
+        if let Err(error) = client.publish(CHANNEL, &publication) {
+            return shared.raise(&format!("a publication: {error}"));
+        }
+        shared.account().sent(kind::CLIENT_PUBLICATION, subscribers.len() as u64);
+        for subscriber in subscribers {
+            subscriber.lock().of[publisher].sent = number;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// A subscriber, called on its client's thread: there messages and events come in one order.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    pub(super) client: Client,
+    heard: Arc<Mutex<Heard>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// How often the connection was lost.
+    losses: u64,
+    /// By publisher.
+    of: Vec<FromOne>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct FromOne {
+    sent: u64,
+    last: u64,
+    received: u64,
+    /// Losses when the last one came.
+    losses: u64,
+}
+
+impl Heard {
+    /// In order, once, and with a gap only where this client knows that it was away.
+    fn note(&mut self, publication: &Publication) -> Result<(), String> {
+        let losses = self.losses;
+        let Publication { publisher, number, .. } = *publication;
+        let of = self.of.get_mut(publisher).ok_or("a publisher that nobody knows")?;
+        if publication.text != text(number) {
+            return Err(format!("publication {number} of {publisher} was altered"));
+        }
+        if number <= of.last {
+            return Err(format!("publication {number} of {publisher} came after {}", of.last));
+        }
+        if number > of.last + 1 && of.losses == losses {
+            return Err(format!("between {} and {number} of {publisher} some are lost", of.last));
+        }
+        (of.last, of.losses) = (number, losses);
+        of.received += 1;
+        Ok(())
+    }
+}
+
+impl Subscriber {
+    pub(super) fn listen(
+        client: Client,
+        publishers: usize,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, String> {
+        let heard =
+            Arc::new(Mutex::new(Heard { losses: 0, of: vec![FromOne::default(); publishers] }));
+        let subscriber = Self { client, heard, shared: Arc::clone(shared) };
+        let heard = Arc::clone(&subscriber.heard);
+        subscriber.client.on_event(move |event| {
+            if let Event::Disconnected { .. } = event {
+                lock(&heard).losses += 1;
+            }
+        });
+        let (heard, of_handler) = (Arc::clone(&subscriber.heard), Arc::clone(shared));
+        let handler = move |message: ipc_framework::Message| {
+            let publication = message.payload.decode().map_err(|error| error.to_string());
+            let noted = publication.and_then(|publication| lock(&heard).note(&publication));
+            if let Err(what) = noted {
+                of_handler.raise(&what);
+            }
+        };
+        let asked = subscriber.client.subscribe_with(CHANNEL, handler);
+        asked.map_err(|error| format!("subscribe: {error}"))?;
+        subscriber.client.flush().map_err(|error| format!("subscribe: {error}"))?;
+        Ok(subscriber)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        lock(&self.heard)
+    }
+
+    pub(super) fn progress(&self) -> Vec<u64> {
+        self.lock().of.iter().map(|of| of.received).collect()
+    }
+
+    /// The last publications come; what did not is what was told by a lost connection.
+    pub(super) fn settle(&self) -> Result<(), String> {
+        let begin = Instant::now();
+        while self.lock().of.iter().any(|of| of.last < of.sent) {
+            if begin.elapsed() > BACK_MAX {
+                return Err(format!("the last publications do not come: {:?}", self.lock()));
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+        let mut account = self.shared.account();
+        for of in &self.lock().of {
+            account.done(kind::CLIENT_PUBLICATION, of.received);
+            let missed = of.last - of.received;
+            account.lost(kind::CLIENT_PUBLICATION, "told: a connection lost meanwhile", missed);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication(number: u64) -> Publication {
+        Publication { publisher: 0, number, text: text(number) }
+    }
+
+    #[test]
+    fn a_gap_is_only_where_the_connection_was_lost() {
+        let mut heard = Heard { losses: 0, of: vec![FromOne::default()] };
+        assert!(heard.note(&publication(2)).is_err());
+        assert_eq!(heard.note(&publication(1)), Ok(()));
+        assert!(heard.note(&publication(3)).is_err());
+        heard.losses += 1;
+        assert_eq!(heard.note(&publication(3)), Ok(()));
+        assert!(heard.note(&publication(5)).is_err());
+        assert_eq!((heard.of[0].last, heard.of[0].received), (3, 2));
+    }
+
+    #[test]
+    fn what_comes_twice_or_altered_is_seen() {
+        let mut heard = Heard { losses: 0, of: vec![FromOne::default()] };
+        assert!(heard.note(&Publication { text: "another".to_owned(), ..publication(1) }).is_err());
+        assert_eq!(heard.note(&publication(1)), Ok(()));
+        assert!(heard.note(&publication(1)).is_err());
+    }
+}

@@ -1,0 +1,33 @@
+//! Hundreds that say nothing and stay, and some that never introduce themselves and go.
+
+use super::super::context::{Context, Random};
+use super::super::peer::Peer;
+
+const IDLE: usize = 200;
+const SILENT: usize = 4;
+
+pub(super) fn run(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
+    let mut idle = Vec::new();
+    for index in 0..IDLE {
+        idle.push(context.connect(random, &format!("{}-{index}", context.round))?);
+    }
+    while !context.is_over() {
+        let mut silent = Vec::new();
+        for index in 0..SILENT {
+            let target = context.target(random);
+            let mut peer = Peer::raw(target, &context.application, &context.account)?;
+            if index % 2 == 0 {
+                peer.send_bytes(b"\0\0\0\x40{\"message_id\"")?;
+            }
+            silent.push(peer);
+        }
+        // This takes as long as a handshake may take.
+        for mut peer in silent {
+            peer.expect_end()?;
+            context.fault("silent instead of an introduction");
+        }
+        let some = random.below(idle.len());
+        idle[some].expect_nothing_else()?;
+    }
+    idle.iter_mut().try_for_each(Peer::expect_nothing_else)
+}
