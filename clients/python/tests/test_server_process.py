@@ -124,6 +124,64 @@ def test_the_interpreter_ends_while_handlers_run() -> None:
     assert code == 0 and "Fatal" not in err, err
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_handler_that_does_not_return_does_not_hold_the_process(workers: int) -> None:
+    rest = """
+    def stuck(request):
+        print("stuck", flush=True)
+        while True: time.sleep(0.002)
+    app.create_channel("stuck").serve(stuck)
+    print("ready", flush=True)
+    input()
+    sys.exit(7)
+    """
+    options = {"workers": workers, "daemon": True, "limits": {"drain_timeout": 0.1}}
+    process, there = begin(rest, repr(options))
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    peer = Peer(there)
+    peer.send("request", "stuck", None)
+    assert process.stdout.readline() == "stuck\n"
+    process.stdin.write("\n")
+    process.stdin.flush()
+    code, _, err = end(process)
+    assert code == 7 and "left behind" in err and "Fatal" not in err, err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("ending, code", [("sys.exit(3)", 3), ("raise ValueError('a bug')", 1), ("return", 0)])
+def test_a_child_forked_by_a_handler_does_not_serve_in_its_parents_place(workers: int, ending: str, code: int) -> None:
+    rest = f"""
+    import warnings; warnings.simplefilter("ignore")
+    def fork():
+        pid = os.fork()
+        if pid == 0: {ending}
+        return pid
+    def handler(request):
+        pid = fork()
+        if pid: return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    app.create_channel("fork").serve(handler)
+    async def later(request): return handler(request)
+    app.create_channel("later").serve(later)
+    print("ready", flush=True)
+    input()
+    """
+    process, there = begin(rest, repr({"workers": workers, "daemon": True}))
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    peer = Peer(there)
+    assert peer.ask("fork") == code
+    assert peer.ask("later") == code
+    for n in range(20):
+        other = Peer(there, connection_id=f"other {n}")
+        assert other.ask("echo", n) == n
+        other.close()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    ended, _, err = end(process)
+    assert ended == 0 and ("a bug" in err) == ("a bug" in ending), err
+
+
 def test_a_forked_child_has_no_server_and_ends() -> None:
     rest = """
     import warnings; warnings.simplefilter("ignore")

@@ -21,6 +21,8 @@ logger = logging.getLogger("ipc_framework")
 _servers: Set[FrameworkServer] = set()
 _known: weakref.WeakSet[FrameworkServer] = weakref.WeakSet()
 _leaked: List[object] = []
+#: How often this process was forked off another: it is not the one that began what is older.
+forks = 0
 
 
 def keep(server: FrameworkServer) -> None:
@@ -37,6 +39,22 @@ def forget(server: FrameworkServer) -> None:
 def leak(*objects: object) -> None:
     """Keeps what may not be dropped in this process."""
     _leaked.extend(objects)
+
+
+def end_if_forked(since: int, error: Optional[BaseException] = None) -> None:
+    """Where a handler comes back to its server in a forked child, that ends, as the child of a thread
+    does: the loop below is the parent's, which waits for the same sockets."""
+    if forks == since:
+        return
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        logger.error("a forked child ends", exc_info=error)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
 
 
 def is_last_line(frame: Optional[types.FrameType]) -> bool:
@@ -60,10 +78,15 @@ def _at_end() -> None:
                 server.wait()
         except KeyboardInterrupt:
             pass
+        thread = server.server_thread
         server.stop()
+        if thread is not None:
+            thread.interrupt()
 
 
 def _after_fork() -> None:
+    global forks
+    forks += 1
     for server in list(_known):
         server._left_behind()
     _servers.clear()

@@ -31,7 +31,7 @@ from weakref import finalize
 from . import _lifetime, _native
 from ._dispatch import Event
 from ._serving import failure_text
-from .client import EXIT_TIMEOUT, RECONNECT_PAUSES
+from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
 from .core import Message, MessageType
 from .exceptions import ConnectionError, IPCError, TimeoutError
 
@@ -69,6 +69,7 @@ def connect(
     connection_id = connection_id or str(uuid.uuid4())
 
     def open_native() -> _native.Client:
+        check_address(host, port, unix)
         return _native.Client(
             app_id=app_id,
             host=host,

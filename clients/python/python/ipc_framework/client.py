@@ -36,6 +36,16 @@ ANSWER_TIMEOUT = 300.0
 EXIT_TIMEOUT = 2.0
 
 
+def check_address(host: Any, port: Any, unix: Optional[str]) -> None:
+    """Raises `ConnectionError`, as what the published client says of an address that is none."""
+    if unix is not None:
+        return
+    if not isinstance(host, str):
+        raise ConnectionError(f"host is a name or an address, not {host!r}")
+    if not isinstance(port, int) or not 0 < port < 1 << 16:
+        raise ConnectionError(f"port is a number from 1 to 65535, not {port!r}")
+
+
 class FrameworkClient(IPCClient):
     """A connection to a server, for any number of threads.
 
@@ -162,6 +172,7 @@ class FrameworkClient(IPCClient):
             return True
 
     def _open(self) -> _native.Client:
+        check_address(self.host, self.port, self.unix)
         return _native.Client(
             app_id=self.app_id,
             host=self.host,

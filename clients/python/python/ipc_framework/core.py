@@ -36,6 +36,9 @@ class MessageType(Enum):
 class Message:
     """One message. An empty id and a zero timestamp are filled in."""
 
+    # Where it came from, which is neither a field nor to be copied: see `_native.Origin`.
+    __slots__ = ("__dict__", "__weakref__", "_origin")
+
     message_id: str
     app_id: str
     channel_id: str
@@ -62,10 +65,13 @@ class Message:
             reply_to=self.message_id,
         )
         # Whoever sends it need not say to whom.
-        origin = self.__dict__.get("_origin")
+        origin = getattr(self, "_origin", None)
         if origin is not None:
-            response.__dict__["_origin"] = origin
+            setattr(response, "_origin", origin)
         return response
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return self.__dict__
 
     def to_dict(self) -> Dict[str, Any]:
         """The seven fields as they stand on the wire."""
