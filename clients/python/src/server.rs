@@ -101,7 +101,7 @@ impl Server {
         let waiting = self.waiting.as_ref()?;
         loop {
             let job = py.detach(|| waiting.next())?;
-            let taken = dispatch::take_job(py, &self.shared, &job);
+            let taken = dispatch::take_job(py, &job);
             if taken.is_some() {
                 return taken;
             }

@@ -380,7 +380,9 @@ class FrameworkClient(IPCClient):
     @overload
     def serve(self, channel_id: str, handler: AnyHandler, *, concurrency: int = 1) -> AnyHandler: ...
     @overload
-    def serve(self, channel_id: str, *, concurrency: int = 1) -> Callable[[AnyHandler], AnyHandler]: ...
+    def serve(
+        self, channel_id: str, handler: None = None, *, concurrency: int = 1
+    ) -> Callable[[AnyHandler], AnyHandler]: ...
     def serve(self, channel_id: str, handler: Any = None, *, concurrency: int = 1) -> Any:
         """Becomes a worker of the channel: what `handler` returns is the answer to a request. Also a decorator.
 

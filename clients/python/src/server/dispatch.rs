@@ -189,7 +189,7 @@ fn run(
 ) {
     let called = Python::attach(|py| {
         let called = turn::enter(shared, context, || {
-            let arguments = shared.arguments(py, call, fields, origin)?;
+            let arguments = call.arguments(py, fields, origin)?;
             shared.server(py)?.call_method1(intern!(py, "_run"), arguments)
         });
         called.map(drop).map_err(|error| describe(py, &error))
@@ -200,13 +200,9 @@ fn run(
 }
 
 /// For a thread of Python's, while the loop goes on.
-pub(super) fn take_job<'py>(
-    py: Python<'py>,
-    shared: &Shared,
-    job: &Job,
-) -> Option<Bound<'py, PyTuple>> {
+pub(super) fn take_job<'py>(py: Python<'py>, job: &Job) -> Option<Bound<'py, PyTuple>> {
     let fields = Fields::from(&job.message);
-    let arguments = shared.arguments(py, &job.call, &fields, &job.origin);
+    let arguments = job.call.arguments(py, &fields, &job.origin);
     arguments.map_err(|error| job.origin.refuse(&describe(py, &error))).ok()
 }
 

@@ -56,6 +56,26 @@ pub(super) enum Call {
     Route,
 }
 
+impl Call {
+    /// What `FrameworkServer._run` is called with to deal with a message. What comes of it stands
+    /// in the origin.
+    pub(super) fn arguments<'py>(
+        &self,
+        py: Python<'py>,
+        fields: &Fields<'_>,
+        origin: &Arc<Origin>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let message = message::to_python(py, fields)?;
+        let origin = Bound::new(py, PyOrigin(origin.clone()))?;
+        message.setattr("_origin", &origin)?;
+        let (handler, serves) = match self {
+            Call::Handler(handler) => (Some(&handler.function), handler.serves),
+            Call::Route => (None, false),
+        };
+        (handler, message, origin, serves).into_pyobject(py)
+    }
+}
+
 impl Shared {
     pub(super) fn new(
         handle: Handle,
@@ -142,25 +162,6 @@ impl Shared {
             return Err(PyRuntimeError::new_err("the server is gone"));
         }
         Ok(server)
-    }
-
-    /// What `FrameworkServer._run` is called with to deal with a message. What comes of it stands
-    /// in the origin.
-    pub(super) fn arguments<'py>(
-        &self,
-        py: Python<'py>,
-        call: &Call,
-        fields: &Fields<'_>,
-        origin: &Arc<Origin>,
-    ) -> PyResult<Bound<'py, PyTuple>> {
-        let message = message::to_python(py, fields)?;
-        let origin = Bound::new(py, PyOrigin(origin.clone()))?;
-        message.setattr("_origin", &origin)?;
-        let (handler, serves) = match call {
-            Call::Handler(handler) => (Some(&handler.function), handler.serves),
-            Call::Route => (None, false),
-        };
-        (handler, message, origin, serves).into_pyobject(py)
     }
 
     /// Sends a message to one connection: in a turn at once, from elsewhere soon. Not if the
