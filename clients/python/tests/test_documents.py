@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import pathlib
 import re
 import subprocess
@@ -26,6 +27,17 @@ def test_the_first_example_of_the_readme() -> None:
         assert peer.ask("log") == "noted"
     finally:
         server.stop()
+
+
+def test_what_is_installed() -> None:
+    files = {str(file) for file in importlib.metadata.files("ipc-framework-rs") or [] if "__pycache__" not in str(file)}
+    own = {file for file in files if file.startswith("ipc_framework/")}
+    source = PACKAGE / "python"
+    there = {str(file.relative_to(source)) for file in source.rglob("*") if file.suffix in (".py", ".pyi", ".typed")}
+    assert own == there | {"ipc_framework/_native.abi3.so"}, "one native module for all Pythons, and nothing else"
+    assert any(file.endswith("licenses/LICENSE") for file in files), files
+    wheel = importlib.metadata.distribution("ipc-framework-rs").read_text("WHEEL")
+    assert wheel is not None and "Tag: cp39-abi3-" in wheel
 
 
 def test_types() -> None:
