@@ -50,12 +50,15 @@ def test_a_program_whose_last_line_starts_a_server_serves_until_ctrl_c() -> None
     def begin():
         print("listens soon", flush=True)
         server.start()
-    threading.Timer(0.2, lambda: print(server.port, threading.main_thread().is_alive(), flush=True)).start()
+    def tell():
+        while not (server.running and server.port): time.sleep(0.01)
+        print(server.port, flush=True)
+    threading.Thread(target=tell).start()
     begin()
     """.rstrip()
     process, _ = begin(rest)
     assert process.stdout is not None and process.stdout.readline() == "listens soon\n"
-    there = Remote(int(process.stdout.readline().split()[0]))
+    there = Remote(int(process.stdout.readline()))
     peer = Peer(there)
     assert peer.ask("echo", 1) == 1
     process.send_signal(signal.SIGINT)
