@@ -31,12 +31,12 @@ def in_threads(*works: Callable[[], Any]) -> "List[threading.Thread]":
 def test_handlers_and_threads_create_applications_and_channels_at_once(serve: Serve) -> None:
     server = serve()
     app = server.create_application("app")
-    asking = threading.Event()
+    asking = threading.Semaphore(0)
 
     @app.create_channel("make").serve
     def make(request: Message) -> str:
         # The other thread is on its way to the loop, which runs this.
-        asking.set()
+        asking.release()
         time.sleep(0.05)
         app.create_channel(f"c{request.payload}")
         return server.create_application(f"a{request.payload}").app_id
@@ -46,11 +46,9 @@ def test_handlers_and_threads_create_applications_and_channels_at_once(serve: Se
 
     def others() -> None:
         for n in range(3):
-            assert asking.wait(HANG)
-            asking.clear()
+            assert asking.acquire(timeout=HANG)
             server.create_application(f"other{n}")
-            assert asking.wait(HANG)
-            asking.clear()
+            assert asking.acquire(timeout=HANG)
             app.create_channel(f"other{n}")
 
     (thread,) = in_threads(others)

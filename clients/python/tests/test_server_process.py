@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from typing import Any, Tuple
@@ -50,15 +51,14 @@ def test_a_program_whose_last_line_starts_a_server_serves_until_ctrl_c() -> None
     def begin():
         print("listens soon", flush=True)
         server.start()
-    def tell():
-        while not (server.running and server.port): time.sleep(0.01)
-        print(server.port, flush=True)
-    threading.Thread(target=tell).start()
+    import logging; logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
     begin()
     """.rstrip()
     process, _ = begin(rest)
     assert process.stdout is not None and process.stdout.readline() == "listens soon\n"
-    there = Remote(int(process.stdout.readline()))
+    told = re.search(r"has ended; port (\d+) is served", "".join(process.stdout.readline() for _ in range(2)))
+    assert told is not None
+    there = Remote(int(told[1]))
     peer = Peer(there)
     assert peer.ask("echo", 1) == 1
     process.send_signal(signal.SIGINT)
@@ -66,6 +66,20 @@ def test_a_program_whose_last_line_starts_a_server_serves_until_ctrl_c() -> None
     peer.close()
     code, _, err = end(process)
     assert (code, err) == (0, "")
+
+
+def test_ctrl_c_that_comes_while_the_last_line_is_done_is_not_lost() -> None:
+    rest = """
+    import signal
+    class Late(FrameworkServer):
+        def start(self):
+            super().start(), signal.raise_signal(signal.SIGINT)
+    late = Late(port=0)
+    late.start()
+    """.rstrip()
+    process, _ = begin(rest)
+    code, _, err = end(process)
+    assert code == -signal.SIGINT and "KeyboardInterrupt" in err
 
 
 @pytest.mark.parametrize(

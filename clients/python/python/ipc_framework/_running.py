@@ -70,10 +70,11 @@ def is_last_line(frame: Optional[types.FrameType]) -> bool:
 
 def _at_end() -> None:
     """The main program has ended. One whose last line starts a server wants it to serve."""
-    is_interactive = hasattr(sys, "ps1")
+    # With an exception that nobody caught, which is Ctrl-C where the last line has just been done, it is to end.
+    may_hold = not hasattr(sys, "ps1") and not hasattr(sys, "last_type")
     for server in list(_servers):
         try:
-            if server.running and server._holds_process and not is_interactive:
+            if server.running and server._holds_process and may_hold:
                 logger.info("the main program has ended; port %s is served until Ctrl-C", server.port)
                 server.wait()
         except KeyboardInterrupt:
