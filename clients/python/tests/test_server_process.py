@@ -101,10 +101,11 @@ def test_a_program_that_is_to_end_ends(rest: str, options: str, expected: int) -
     assert "Fatal" not in err and "Exception ignored" not in err, err
 
 
-SLEEPS = "\n    try:\n        while True: time.sleep(1)\n    except KeyboardInterrupt:"
+SLEEPS = "\n    try:\n        print('ready', flush=True)\n        while True: time.sleep(1)\n    except KeyboardInterrupt:"
 LOOPS = [
     SLEEPS + "\n        print('bye')",
     SLEEPS + "\n        server.stop()\n        print('bye')",
+    "\n    wait, server.wait = server.wait, lambda: (print('ready', flush=True), wait())[1]"
     "\n    server.serve_forever()\n    print('bye')",
 ]
 
@@ -115,6 +116,7 @@ def test_ctrl_c_ends_it_the_published_way_and_by_serve_forever(rest: str) -> Non
     peer = Peer(there)
     assert peer.ask("echo", 1) == 1
     peer.close()
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     assert end(process) == (0, "bye\n", "")
 

@@ -422,7 +422,7 @@ class Subscription(AsyncIterator[Message]):
         self.channel_id = channel_id
         self._queue = queue
         self._close = finalize(self, client._unsubscribe, channel_id, queue)
-        self._close.atexit = False
+        self._close.atexit = False  # type: ignore[misc, unused-ignore]  # some stubs have no such slot
 
     @property
     def missed(self) -> int:

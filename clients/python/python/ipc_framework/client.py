@@ -166,7 +166,7 @@ class FrameworkClient(IPCClient):
             _alive.add(self)
             # One that nobody refers to while there is no connection does not come back.
             self._finalizer = weakref.finalize(self, native.abort)
-            self._finalizer.atexit = False
+            self._finalizer.atexit = False  # type: ignore[misc, unused-ignore]  # some stubs have no such slot
             self.receive_thread = self._dispatcher.start(native)
             logger.info(f"Connected to IPC server as {self.app_id}:{self.connection_id}")
             return True

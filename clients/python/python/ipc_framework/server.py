@@ -195,8 +195,8 @@ class FrameworkServer(IPCServer):
 
     def serve_forever(self) -> None:
         """Starts, and serves until Ctrl-C or :meth:`stop`."""
-        self.start()
         try:
+            self.start()
             self.wait()
         except KeyboardInterrupt:
             pass
