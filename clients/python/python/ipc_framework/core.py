@@ -256,7 +256,8 @@ class IPCServer:
             return self.applications.get(app_id)
 
     def route_message(self, message: Message) -> bool:
-        """Brings a message to where it should go; returns whether anybody took it."""
+        """Brings a message to where it should go; returns whether anybody took it. A subclass of `FrameworkServer`
+        that overrides it sees every message first, but for those on ``system``."""
         application = self.get_application(message.app_id)
         channel = application.get_channel(message.channel_id) if application else None
         if application is None or channel is None:
@@ -268,6 +269,10 @@ class IPCServer:
             return self._handle_subscribe(message, channel)
         if message.message_type is MessageType.UNSUBSCRIBE:
             return self._handle_unsubscribe(message, channel)
+        return self._call_handler(message, channel)
+
+    def _call_handler(self, message: Message, channel: Channel) -> bool:
+        """Hands a message to the handler that the channel has for its type, if it has one."""
         handler = channel.get_handler(message.message_type)
         if handler is None:
             return False

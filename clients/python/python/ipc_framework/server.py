@@ -369,19 +369,7 @@ class FrameworkServer(IPCServer):
         else:
             native.broadcast(app_id, message)
 
-    def route_message(self, message: Message) -> bool:
-        """Brings a message to where it should go; returns whether anybody took it. A subclass
-        that overrides it sees every message first, but for those on ``system``."""
-        application = self.get_application(message.app_id)
-        channel = application.get_channel(message.channel_id) if application else None
-        if channel is None:
-            return False
-        if message.message_type is MessageType.PUBLISH:
-            return self._handle_publish(message, channel)
-        if message.message_type is MessageType.SUBSCRIBE:
-            return self._handle_subscribe(message, channel)
-        if message.message_type is MessageType.UNSUBSCRIBE:
-            return self._handle_unsubscribe(message, channel)
+    def _call_handler(self, message: Message, channel: Channel) -> bool:
         handler = channel.get_handler(message.message_type)
         origin = getattr(message, "_origin", None)
         if handler is None:
