@@ -89,6 +89,7 @@ def test_ctrl_c_that_comes_while_the_last_line_is_done_is_not_lost() -> None:
         ("\n    time.sleep(0)", "{}", 0),
         ("\n    threading.Thread(target=server.start).start()", "{}", 0),
         ("\n    server.stop(); server.port = 0; server.start()", "{'daemon': True}", 0),
+        ("\n    server.stop(); server.port = 0; sys.ps1 = 'a session'; server.start()", "{}", 0),
         ("\n    sys.exit(5)", "{}", 5),
         ("\n    os._exit(3)", "{}", 3),
         ("\n    server.stop(); sys.exit(4)", "{'workers': 2}", 4),
@@ -141,6 +142,19 @@ def test_the_interpreter_ends_while_handlers_run() -> None:
     process.stdin.write("\n")
     code, _, err = end(process)
     assert code == 0 and "Fatal" not in err, err
+
+
+def test_a_server_that_is_no_daemon_holds_the_process() -> None:
+    process, there = begin("\n    sys.exit(0)", "{'daemon': False}")
+    peer = Peer(there)
+    assert peer.ask("echo", 1) == 1
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    assert peer.ask("echo", 2) == 2
+    process.send_signal(signal.SIGINT)
+    assert peer.receive()["payload"]["code"] == "shutting_down"
+    peer.close()
+    assert end(process) == (0, "", "")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
