@@ -194,7 +194,7 @@ def flood():
         busy.flush()
 threads = [threading.Thread(target=flood) for _ in range(2)]
 for thread in threads: thread.start()
-for number in range(200):
+for number in range(60):
     pid = os.fork()
     if pid == 0:
         # Its end must not want what threads of the parent had locked just then.

@@ -62,12 +62,19 @@ def test_the_last_handler_counts_and_outlives_the_server(serve: Serve) -> None:
     channel.serve(lambda request: "served")
     assert peer.ask("c") == "served"
 
+    asked: List[Message] = []
+
     def by_hand(message: Message) -> str:
-        server.send_to_connection(None, message.create_response("by hand"))
+        asked.append(message)
         return "for nobody"
 
     channel.set_handler(MessageType.REQUEST, by_hand)
-    assert peer.ask("c") == "by hand"
+    id = peer.send("request", "c", None)
+    peer.fence()
+    server.send_to_connection(None, asked[0].create_response("by hand"))
+    answer = peer.receive()
+    assert (answer["reply_to"], answer["payload"]) == (id, "by hand")
+    channel.set_handler(MessageType.REQUEST, lambda m: server.send_to_connection(None, m.create_response("by hand")))
     peer.fence()
     peer.close()
     server.stop()

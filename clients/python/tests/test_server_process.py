@@ -271,7 +271,9 @@ def test_another_interpreter_is_refused() -> None:
         print(error)
     """
     code, out, err = end(script(program))
-    assert code == 0 and "one interpreter of a process" in out, (out, err)
+    # Newer Pythons know it before the module is asked.
+    refused = ("one interpreter of a process", "does not support loading in subinterpreters")
+    assert code == 0 and any(text in out for text in refused), (out, err)
 
 
 def test_servers_of_one_process_ask_one_another(serve: Any) -> None:
