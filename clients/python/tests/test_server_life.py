@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import logging
 import os
 import pickle
 import threading
@@ -174,6 +175,30 @@ def test_a_handler_that_does_not_return_is_left_behind(serve: Serve, caplog: pyt
         assert "ipc-worker-0 is left behind" in caplog.text
     finally:
         go_on.set()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_who_logs_a_failure_may_fail(serve: Serve, workers: int) -> None:
+    class Fails(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise OSError("the disk is full")
+
+    server = serve(workers=workers)
+
+    @server.create_application("app").create_channel("bad").serve
+    def bad(request: Message) -> None:
+        raise KeyError("not there")
+
+    server.start()
+    peer = Peer(server)
+    fails = Fails()
+    logging.getLogger("ipc_framework").addFilter(fails)
+    try:
+        for _ in range(3):
+            assert "the disk is full" in peer.ask("bad")["error"]
+    finally:
+        logging.getLogger("ipc_framework").removeFilter(fails)
+    assert "not there" in peer.ask("bad")["error"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

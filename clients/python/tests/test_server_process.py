@@ -144,8 +144,9 @@ def test_the_interpreter_ends_while_handlers_run() -> None:
     assert code == 0 and "Fatal" not in err, err
 
 
-def test_a_server_that_is_no_daemon_holds_the_process() -> None:
-    process, there = begin("\n    sys.exit(0)", "{'daemon': False}")
+@pytest.mark.parametrize("ending, expected", [("sys.exit(5)", 5), ("raise ValueError('a bug')", 1)])
+def test_a_server_that_is_no_daemon_holds_the_process(ending: str, expected: int) -> None:
+    process, there = begin(f"\n    {ending}", "{'daemon': False}")
     peer = Peer(there)
     assert peer.ask("echo", 1) == 1
     with pytest.raises(subprocess.TimeoutExpired):
@@ -154,7 +155,8 @@ def test_a_server_that_is_no_daemon_holds_the_process() -> None:
     process.send_signal(signal.SIGINT)
     assert peer.receive()["payload"]["code"] == "shutting_down"
     peer.close()
-    assert end(process) == (0, "", "")
+    code, _, err = end(process)
+    assert code == expected and ("a bug" in err) == ("a bug" in ending)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -70,8 +70,8 @@ def is_last_line(frame: Optional[types.FrameType]) -> bool:
 
 def _at_end() -> None:
     """The main program has ended. One whose last line starts a server wants it to serve."""
-    # With an exception that nobody caught, which is Ctrl-C where the last line has just been done, it is to end.
-    may_hold = not hasattr(sys, "ps1") and not hasattr(sys, "last_type")
+    # By Ctrl-C that came before this, it is to end.
+    may_hold = not hasattr(sys, "ps1") and getattr(sys, "last_type", None) is not KeyboardInterrupt
     for server in list(_servers):
         try:
             if server.running and server._holds_process and may_hold:

@@ -14,6 +14,16 @@ logger = logging.getLogger("ipc_framework")
 LINGER = 1.0
 
 
+def wait_for(event: threading.Event, timeout: Optional[float]) -> bool:
+    """Waits, in the main thread so that Ctrl-C is noticed: one that comes just when a wait without limit
+    begins is noticed when that ends."""
+    if timeout is not None:
+        return event.wait(timeout)
+    while not event.wait(1.0):
+        pass
+    return True
+
+
 class Thread(threading.Thread):
     """A thread that can be waited for in the main one: where Ctrl-C interrupts ``join``, older
     Pythons take the thread for ended, and abort when it ends."""
@@ -34,7 +44,7 @@ class Thread(threading.Thread):
 
     def leave(self, timeout: float = LINGER) -> bool:
         """Waits for its end, and goes on without: nothing can end a handler that does not return."""
-        has_ended = self.ended.wait(timeout)
+        has_ended = self.ended.wait(max(timeout, 0.0))
         if not has_ended:
             logger.warning("a handler does not return: the thread %s is left behind", self.name)
         return has_ended

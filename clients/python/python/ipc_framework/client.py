@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, Optional, Set, Tuple, TypeVar, Union, ov
 from . import _lifetime, _native
 from ._dispatch import Dispatcher, Event
 from ._serving import Services
+from ._threads import wait_for
 from .core import IPCClient, Message, MessageType
 from .exceptions import ConnectionError, IPCError
 from .server import _flag, _print_log
@@ -231,7 +232,7 @@ class FrameworkClient(IPCClient):
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Blocks until the client is closed, by `close` or by the server for good: for programs that only serve."""
-        return self._ended.wait(timeout)
+        return wait_for(self._ended, timeout)
 
     def __enter__(self: AnyClient) -> AnyClient:
         if not self.connect():

@@ -6,13 +6,14 @@ import logging
 import os
 import sys
 import threading
+import time
 import types
 import weakref
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, TypedDict, Union
 
 from . import _native, _running
 from ._registry import ServerApplication, ServerChannel, ServerConnections, check_id
-from ._threads import LINGER, Coroutines, Thread
+from ._threads import LINGER, Coroutines, Thread, wait_for
 from .core import Application, Channel, ConnectionManager, Handler, IPCServer, Message, MessageType
 from .exceptions import ConnectionError
 
@@ -146,8 +147,9 @@ class FrameworkServer(IPCServer):
         except Exception:
             logger.exception("the server's loop failed")
         finally:
+            deadline = time.monotonic() + LINGER
             for worker in workers:
-                worker.leave()
+                worker.leave(deadline - time.monotonic())
             coroutines.stop()
             self._ended(native)
 
@@ -156,9 +158,13 @@ class FrameworkServer(IPCServer):
             job = native.take()
             if job is None:
                 return
-            self._run(*job)
             _, _, origin, _ = job
-            origin.returned()
+            try:
+                self._run(*job)
+                origin.returned()
+            except BaseException as error:
+                # Not the handler's, which is caught: of whoever logs it, for one. The thread lives on.
+                origin.fail(f"{type(error).__name__}: {error}")
             # Not for as long as it waits for the next.
             del job, origin
 
@@ -191,7 +197,7 @@ class FrameworkServer(IPCServer):
         thread = self.server_thread
         if thread is None:
             return True
-        return thread.ended.wait(timeout)
+        return wait_for(thread.ended, timeout)
 
     def serve_forever(self) -> None:
         """Starts, and serves until Ctrl-C or :meth:`stop`."""
