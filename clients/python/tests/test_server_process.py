@@ -102,11 +102,12 @@ def test_a_program_that_is_to_end_ends(rest: str, options: str, expected: int) -
     assert "Fatal" not in err and "Exception ignored" not in err, err
 
 
-SLEEPS = "\n    try:\n        print('ready', flush=True)\n        while True: time.sleep(1)\n    except KeyboardInterrupt:"
+READY = "print('ready', flush=True)"
+SLEEPS = f"\n    try:\n        {READY}\n        while True: time.sleep(1)\n    except KeyboardInterrupt:"
 LOOPS = [
     SLEEPS + "\n        print('bye')",
     SLEEPS + "\n        server.stop()\n        print('bye')",
-    "\n    wait, server.wait = server.wait, lambda: (print('ready', flush=True), wait())[1]"
+    f"\n    wait, server.wait = server.wait, lambda: ({READY}, wait())[1]"
     "\n    server.serve_forever()\n    print('bye')",
 ]
 
