@@ -186,6 +186,11 @@ def test_one_id_in_two_applications(serve: Serve) -> None:
     assert left != server.connection_manager.get_connection("other") and left != "me"
     assert len({left, server.connection_manager.get_connection("me")}) == 1
     other.fence()
+    again = Peer(server, "one")
+    two.close()
+    until("the end of two", lambda: server.connection_manager.get_connections_for_app("two") == ["other"])
+    assert server.connection_manager.get_connection("me").app_id == "one", "the older one has gone"
+    again.fence()
 
 
 def test_whom_a_response_reaches(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -220,6 +225,26 @@ def test_whom_a_response_reaches(serve: Serve, caplog: pytest.LogCaptureFixture)
     assert a.receive()["payload"] == "the answer"
     for peer in peers:
         peer.fence()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_is_kept_of_a_request_over_the_limit(
+    serve: Serve, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve(workers=workers, limits={"pending_per_connection_max": 1})
+    asked: List[Message] = []
+    server.create_application("app").create_channel("later").set_handler(MessageType.REQUEST, asked.append)
+    server.start()
+    peer = Peer(server)
+    first = peer.send("request", "later", 1)
+    until("the request", lambda: len(asked) == 1)
+    second = peer.send("request", "later", 2)
+    refused = peer.receive()
+    assert (refused["reply_to"], refused["payload"]["code"]) == (second, "limit_exceeded")
+    server.send_to_connection(None, response(second, "too late"))
+    assert "no request that waits" in caplog.text
+    server.send_to_connection(None, response(first, "answered"))
+    assert peer.receive()["payload"] == "answered"
 
 
 def test_what_is_answered_stays_so_whatever_an_override_returns(serve: Serve) -> None:
