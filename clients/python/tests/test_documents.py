@@ -49,11 +49,11 @@ def test_types() -> None:
 
 
 def test_stubs_say_what_is_there() -> None:
-    modules = [f"ipc_framework.{name}" for name in ("_native", "aio", "client", "core", "exceptions", "server")]
     # A type checker that is old enough for an option not to be known has no use for it either.
     known = subprocess.run([sys.executable, "-m", "mypy.stubtest", "--help"], capture_output=True, text=True).stdout
     options = [one for one in ("--ignore-disjoint-bases",) if one in known]
-    command = [sys.executable, "-m", "mypy.stubtest", *options, *modules]
+    # The one module with a stub: what the others say of themselves mypy checks.
+    command = [sys.executable, "-m", "mypy.stubtest", *options, "ipc_framework._native"]
     checked = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
