@@ -5,7 +5,7 @@
 //! equal keys.
 
 use ipc_framework::Json;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRecursionError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -45,14 +45,17 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
 
 /// The standard library says what it met and not what to do.
 fn explain(py: Python<'_>, error: PyErr) -> PyErr {
-    if !error.is_instance_of::<PyValueError>(py) {
+    let what = error.value(py).to_string();
+    let hint = if error.is_instance_of::<PyRecursionError>(py) {
+        "; flatten it: peers take 127 levels"
+    } else if !error.is_instance_of::<PyValueError>(py) {
         return error;
-    }
-    let told = PyValueError::new_err(format!(
-        "the payload cannot be sent as JSON ({}): JSON has no NaN and no infinity; send None, a \
-         string, or a large number instead",
-        error.value(py)
-    ));
+    } else if what.starts_with("Out of range float values") {
+        ": JSON has no NaN and no infinity; send None, a string, or a large number instead"
+    } else {
+        ""
+    };
+    let told = PyValueError::new_err(format!("the payload cannot be sent as JSON ({what}){hint}"));
     told.set_cause(py, Some(error));
     told
 }

@@ -13,17 +13,17 @@ mod turn;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ipc_framework::{Address, Json, MessageType};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use self::connections::PyConnection;
 use self::jobs::Waiting;
-use self::options::Options;
 use self::origin::PyOrigin;
-use self::shared::{Callbacks, Shared};
+use self::shared::Shared;
 use crate::{errors, json, message};
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -40,42 +40,39 @@ struct Server {
     shared: Arc<Shared>,
     waiting: Option<Waiting>,
     port: u16,
+    drain_timeout: Duration,
 }
 
 #[pymethods]
 impl Server {
     #[new]
-    #[expect(clippy::too_many_arguments, reason = "one Python method calls it")]
-    #[pyo3(signature = (options, limits, routed, workers, run, route, watch))]
+    #[pyo3(signature = (options, limits, routed, server))]
     fn new(
         py: Python<'_>,
-        options: Options,
+        options: &Bound<'_, PyDict>,
         limits: &Bound<'_, PyDict>,
         routed: Vec<String>,
-        workers: usize,
-        run: Py<PyAny>,
-        route: Py<PyAny>,
-        watch: Py<PyAny>,
+        server: Py<PyAny>,
     ) -> PyResult<Self> {
-        let config = options.config(limits)?;
+        let (config, workers) = options::read(options, limits)?;
         let routed = routed.iter().map(|name| message_type(name)).collect::<PyResult<_>>()?;
         let limits = config.limits.clone();
-        let mut server = ipc_framework::Server::bind(config)
+        let mut native = ipc_framework::Server::bind(config)
             .map_err(|error| errors::connection(py, &format!("Failed to start server: {error}")))?;
-        let port = server.addresses().iter().find_map(|address| match address {
+        let port = native.addresses().iter().find_map(|address| match address {
             Address::Tcp(address) => Some(address.port()),
             Address::Unix(_) => None,
         });
-        let callbacks = Callbacks { run, route, watch };
-        let shared = Arc::new(Shared::new(server.handle(), &limits, routed, callbacks));
+        let shared = Arc::new(Shared::new(native.handle(), &limits, routed, server));
         let (jobs, waiting) = if workers == 0 {
             (None, None)
         } else {
             let (jobs, waiting) = jobs::queue();
             (Some(jobs), Some(waiting))
         };
-        dispatch::install(&mut server, &shared, jobs);
-        Ok(Self { idle: Mutex::new(Some(server)), shared, waiting, port: port.unwrap_or_default() })
+        dispatch::install(&mut native, &shared, jobs);
+        let (idle, port) = (Mutex::new(Some(native)), port.unwrap_or_default());
+        Ok(Self { idle, shared, waiting, port, drain_timeout: limits.drain_timeout })
     }
 
     /// The TCP port, 0 without one.
@@ -88,25 +85,38 @@ impl Server {
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         let server = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut server) = server else { return Ok(()) };
-        py.detach(move || {
+        let ended = py.detach(move || {
             let ended = server.run();
             drop(server);
             ended
-        })
-        .map_err(|error| PyRuntimeError::new_err(error.to_string()))
+        });
+        self.shared.drop_all_handlers();
+        ended.map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 
-    /// Runs handlers on the calling thread until the server has ended.
-    fn work(&self, py: Python<'_>) {
-        let Some(waiting) = &self.waiting else { return };
-        while let Some(job) = py.detach(|| waiting.next()) {
-            dispatch::run_job(py, &self.shared, &job);
+    /// Waits for a message for a thread of Python's, as `FrameworkServer._run` is called with it;
+    /// `None` once the server has ended and all is done. No frame of this module is below a
+    /// handler there: one that never returns may be left behind when the process ends.
+    fn take<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyTuple>> {
+        let waiting = self.waiting.as_ref()?;
+        loop {
+            let job = py.detach(|| waiting.next())?;
+            let taken = dispatch::take_job(py, &job);
+            if taken.is_some() {
+                return taken;
+            }
         }
+    }
+
+    /// Seconds that a drain may take.
+    #[getter]
+    fn drain_timeout(&self) -> f64 {
+        self.drain_timeout.as_secs_f64()
     }
 
     /// Begins to drain. What nobody is known to work on is not waited for.
     fn stop(&self) {
-        let abandoned = self.shared.pending().take_returned();
+        let abandoned = self.shared.pending().stop();
         for origin in abandoned {
             origin.abandon();
         }
@@ -280,27 +290,28 @@ impl Server {
         // The message keeps the application it names, whoever gets it.
         let app_id = app_id.to_owned();
         let sent = turn::ask(py, &self.shared, move |context| {
-            context.broadcast_to_application(&app_id, &message)
+            context.broadcast_to_application(&app_id, &message).err()
         })?;
-        sent.map(|_| ()).map_err(|error| PyValueError::new_err(error.to_string()))
+        sent.map_or(Ok(()), |error| Err(PyValueError::new_err(error.to_string())))
     }
 
     /// As `get_stats` on `system` answers it.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stats = turn::ask(py, &self.shared, |context| Json::from_serialize(&context.stats()))?;
-        listed(py, stats)
+        let stats =
+            |context: &mut ipc_framework::Context<'_>| Some(Json::from_serialize(&context.stats()));
+        listed(py, turn::ask(py, &self.shared, stats)?)
     }
 
     fn list_applications<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let list = |context: &mut ipc_framework::Context<'_>| {
-            Json::from_serialize(&context.list_applications())
+            Some(Json::from_serialize(&context.list_applications()))
         };
         listed(py, turn::ask(py, &self.shared, list)?)
     }
 
     fn list_channels<'py>(&self, py: Python<'py>, app_id: String) -> PyResult<Bound<'py, PyAny>> {
         let list = move |context: &mut ipc_framework::Context<'_>| {
-            Json::from_serialize(&context.list_channels(&app_id))
+            Some(Json::from_serialize(&context.list_channels(&app_id)))
         };
         listed(py, turn::ask(py, &self.shared, list)?)
     }
@@ -308,8 +319,9 @@ impl Server {
 
 fn listed<'py>(
     py: Python<'py>,
-    listing: Result<Json<'static>, ipc_framework::JsonError>,
+    listing: Option<Result<Json<'static>, ipc_framework::JsonError>>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let Some(listing) = listing else { return Ok(PyDict::new(py).into_any()) };
     json::to_python(py, &listing.map_err(|error| PyValueError::new_err(error.to_string()))?)
 }
 

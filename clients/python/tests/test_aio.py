@@ -236,6 +236,20 @@ async def test_serving(rust):
 
 
 @in_a_loop
+async def test_whatever_gives_a_coroutine_answers(rust):
+    class Later:
+        async def __call__(self, message):
+            return message.payload + 1
+
+    later = Later()
+    async with aio.connect("later", **rust.arguments) as client:
+        await client.serve("object", later)
+        await client.serve("lambda", lambda message: later(message))
+        assert (await client.request("object", 1)).payload == 2
+        assert (await client.request("lambda", 2)).payload == 3
+
+
+@in_a_loop
 async def test_closing_answers_what_is_being_served(rust):
     async with aio.connect("models", **rust.arguments) as client:
         taken = asyncio.Event()
@@ -265,6 +279,8 @@ async def test_what_cannot_be_served_is_told():
 
 @in_a_loop
 async def test_connecting_to_nothing():
+    with pytest.raises(ConnectionError, match="port is a number from 1 to 65535"):
+        await aio.connect("app", port=70_000)
     with pytest.raises(ConnectionError) as refused:
         await aio.connect("bench", port=1)
     assert refused.value.code == "unreachable"

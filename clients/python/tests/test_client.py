@@ -286,6 +286,10 @@ def test_where_nothing_listens_connect_is_false_and_says_why(caplog):
     assert client.connect() is False
     assert client.last_error.code == "unreachable" and "ipc serve" in str(client.last_error)
     assert "ipc serve" in caplog.text
+    for port in (70_000, 0, "8888"):
+        client.port = port
+        assert client.connect() is False
+        assert f"port is a number from 1 to 65535, not {port!r}" in str(client.last_error)
     with pytest.raises(ConnectionError), client:
         pass
 

@@ -5,6 +5,7 @@ import logging
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -59,6 +60,43 @@ def test_a_coroutine_function_answers(pair):
         client.send_request_async("slow", number, lambda message: answers.append(message.payload))
     eventually("all ten ran at once", lambda: len(answers) == 10)
     assert len(set(answers)) == 1, "one loop runs them"
+
+
+def test_whatever_gives_a_coroutine_answers(pair):
+    worker, client = pair
+
+    class Later:
+        async def __call__(self, message):
+            await asyncio.sleep(0)
+            return message.payload + 1
+
+    later = Later()
+    worker.serve("object", later)
+    worker.serve("lambda", lambda message: later(message))
+    assert client.send_request("object", 1).payload == 2
+    assert client.send_request("lambda", 2).payload == 3
+
+
+def test_a_handler_that_exits_ends_nothing_else(pair, caplog):
+    worker, client = pair
+
+    async def leaves(message):
+        sys.exit("in a coroutine")
+
+    worker.serve("exit", lambda message: sys.exit("in a thread"))
+    worker.serve("leave", leaves)
+    assert "SystemExit: in a thread" in client.send_request("exit", 1).payload["error"]
+    assert "SystemExit: in a coroutine" in client.send_request("leave", 1).payload["error"]
+    worker.serve("leave", lambda message: "served anew")
+    assert client.send_request("leave", 1).payload == "served anew"
+    heard = []
+    client.subscribe("bad", lambda message: sys.exit("in a handler"))
+    client.subscribe("good", lambda message: heard.append(message.payload))
+    assert client.flush()
+    client.publish("bad", 1)
+    client.publish("good", 2)
+    eventually("the next message", lambda: heard == [2])
+    assert "in a handler" in caplog.text
 
 
 def test_no_more_than_asked_for_run_at_once(pair):

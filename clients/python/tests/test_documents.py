@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import pathlib
 import re
 import subprocess
@@ -28,12 +29,33 @@ def test_the_first_example_of_the_readme() -> None:
         server.stop()
 
 
+def test_what_is_installed() -> None:
+    files = {str(file) for file in importlib.metadata.files("ipc-framework-rs") or [] if "__pycache__" not in str(file)}
+    own = {file for file in files if file.startswith("ipc_framework/")}
+    source = PACKAGE / "python"
+    there = {str(file.relative_to(source)) for file in source.rglob("*") if file.suffix in (".py", ".pyi", ".typed")}
+    assert own == there | {"ipc_framework/_native.abi3.so"}, "one native module for all Pythons, and nothing else"
+    assert any(file.endswith("licenses/LICENSE") for file in files), files
+    wheel = importlib.metadata.distribution("ipc-framework-rs").read_text("WHEEL")
+    assert wheel is not None and "Tag: cp39-abi3-" in wheel
+
+
 def test_types() -> None:
     # The usages against the installed package, as programs see it: `py.typed` has to be there.
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-incremental"]
     for target in (PACKAGE / "tests" / "types" / "server_usages.py", PACKAGE / "python"):
         checked = subprocess.run([*command, str(target)], capture_output=True, text=True, cwd="/")
         assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_stubs_say_what_is_there() -> None:
+    # A type checker that is old enough for an option not to be known has no use for it either.
+    known = subprocess.run([sys.executable, "-m", "mypy.stubtest", "--help"], capture_output=True, text=True).stdout
+    options = [one for one in ("--ignore-disjoint-bases",) if one in known]
+    # The one module with a stub: what the others say of themselves mypy checks.
+    command = [sys.executable, "-m", "mypy.stubtest", *options, "ipc_framework._native"]
+    checked = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_mistakes_are_type_errors() -> None:

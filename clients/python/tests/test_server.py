@@ -429,6 +429,42 @@ def test_why_it_cannot_start_is_said(serve: Serve, monkeypatch: pytest.MonkeyPat
         FrameworkServer(port=0, limits={"frames": 1}).start()  # type: ignore[typeddict-unknown-key]
     with pytest.raises(ValueError, match="from 0 on"):
         FrameworkServer(port=0, limits={"request_timeout": -1.0}).start()
+    wrong: Any
+    for wrong in (70_000, -1, "8888"):
+        with pytest.raises(ConnectionError, match="Failed to start server: port is a number from 0 to 65535"):
+            FrameworkServer(port=wrong).start()
+    monkeypatch.delenv("IPC_FRAMEWORK_INSECURE")
+    with pytest.raises(ConnectionError, match=r"0\.0\.0\.0.*token"):
+        FrameworkServer("", 0).start()
+    counts: List[Any] = [{"workers": -1}, {"max_connections": 0}, {"max_connections": "x"}]
+    for wrong in (*counts, {"limits": {"pending_max": -1}}):
+        with pytest.raises((TypeError, ValueError), match="is a number from [01] on, not"):
+            FrameworkServer(port=0, **wrong).start()
+    for options in ({"token": ""}, {"tokens": {"app": ""}}):
+        with pytest.raises(ValueError, match="the token is empty"):
+            FrameworkServer(port=0, **options).start()  # type: ignore[arg-type]
+    with pytest.raises(TypeError) as refused:
+        FrameworkServer(port=0, token=b"secret").start()  # type: ignore[arg-type]
+    assert "token is a string" in str(refused.value) and "secret" not in str(refused.value)
+    with pytest.raises(TypeError, match="an id is a string"):
+        FrameworkServer(port=0).create_application(None)  # type: ignore[arg-type]
+
+
+def test_why_a_payload_cannot_be_sent_is_said(serve: Serve) -> None:
+    server = serve()
+    server.start()
+    peer = Peer(server)
+    connection = server.connection_manager.get_connection("me")
+    circle: List[Any] = []
+    circle.append(circle)
+    deep: List[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    cases = ((float("inf"), "send None"), (circle, r"Circular reference detected\)$"), (deep, "flatten it"))
+    for payload, why in cases:
+        with pytest.raises(ValueError, match=why):
+            connection.send(Message("", "app", "c", MessageType.NOTIFICATION, payload, 0))
+    peer.fence()
 
 
 def test_tokens_limits_and_unix_sockets(serve: Serve, tmp_path: Any) -> None:

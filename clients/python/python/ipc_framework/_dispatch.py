@@ -141,7 +141,8 @@ class Dispatcher:
                     return
                 try:
                     getattr(self, f"_{kind}")(client, *item)
-                except Exception:
+                except BaseException:
+                    # `sys.exit` in a handler ends neither the program nor the client.
                     logger.exception("a handler of %s failed", client.app_id)
                 del client
                 if kind == "event" and item[0] == "closed":

@@ -1,15 +1,30 @@
-from typing import Any, Dict, List, Optional, Tuple
+import weakref
+from typing import Any, Dict, List, Optional, Tuple, final
 
 from .core import Handler, Message
 from .exceptions import IPCError
+from .server import FrameworkServer
 
 __version__: str
+__all__ = [
+    "__version__",
+    "Client",
+    "Waiter",
+    "Job",
+    "error_of",
+    "begin_end",
+    "after_fork",
+    "Server",
+    "Connection",
+    "Origin",
+]
 
+@final
 class Client:
     """A connection and all that comes of it."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         app_id: str,
         host: str,
@@ -23,7 +38,7 @@ class Client:
         queue_bytes_max: int,
         frame_bytes_max: int,
         rings: bool,
-    ) -> None: ...
+    ) -> Client: ...
     @property
     def is_connected(self) -> bool: ...
     @property
@@ -50,14 +65,16 @@ class Client:
     def discard(self) -> None: ...
     def leave_to_parent(self) -> None: ...
 
+@final
 class Waiter:
     """Room for the answer to one request."""
 
-    def __init__(self) -> None: ...
+    def __new__(cls) -> Waiter: ...
     @property
     def is_used(self) -> bool: ...
     def wait(self) -> Optional[Message]: ...
 
+@final
 class Job:
     """A request to serve: it is answered once."""
 
@@ -73,23 +90,23 @@ def begin_end() -> None:
 def after_fork() -> None:
     """In a forked child: what other threads did here, they do no more."""
 
+@final
 class Server:
     """A server that listens, from its start to its end."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         options: Dict[str, Any],
         limits: Dict[str, Any],
         routed: List[str],
-        workers: int,
-        run: Any,
-        route: Any,
-        watch: Any,
-    ) -> None: ...
+        server: weakref.ref[FrameworkServer],
+    ) -> Server: ...
     @property
     def port(self) -> int: ...
+    @property
+    def drain_timeout(self) -> float: ...
     def run(self) -> None: ...
-    def work(self) -> None: ...
+    def take(self) -> Optional[Tuple[Optional[Handler], Message, Origin, bool]]: ...
     def stop(self) -> None: ...
     def set_watched(self, is_watched: bool) -> None: ...
     def create_application(self, app_id: str, name: Optional[str] = None) -> None: ...
@@ -114,6 +131,7 @@ class Server:
     def list_applications(self) -> Dict[str, Dict[str, Any]]: ...
     def list_channels(self, app_id: str) -> Dict[str, Dict[str, Any]]: ...
 
+@final
 class Connection:
     """A connected client, for ``send_to_connection``."""
 
@@ -124,6 +142,7 @@ class Connection:
     def send(self, message: Message) -> None: ...
     def close(self) -> None: ...
 
+@final
 class Origin:
     """Where a message came from, and the way to answer it."""
 
@@ -134,3 +153,6 @@ class Origin:
     def reply(self, payload: Any) -> None: ...
     def fail(self, text: str) -> None: ...
     def pass_on(self) -> None: ...
+    def hold(self) -> None: ...
+    def release(self) -> None: ...
+    def returned(self) -> None: ...

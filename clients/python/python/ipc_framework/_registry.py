@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from . import _native
@@ -25,27 +26,48 @@ class ServerApplication(Application):
         server: FrameworkServer,
         app_id: str,
         name: Optional[str] = None,
-        told: Optional[Dict[str, Any]] = None,
     ) -> None:
         self._server = server
         #: The channels that the program asked for.
         self._own: Dict[str, ServerChannel] = {}
         super().__init__(app_id, name)
-        if told is not None:
-            self.created_at, self.last_activity = told["created_at"], told["last_activity"]
 
-    def _install(self) -> None:
-        """The server runs: it learns what was set up before."""
+    def _set_handlers(self, native: _native.Server) -> None:
+        """The server is about to run."""
+        for channel in list(self._own.values()):
+            channel._set_handlers(native)
+
+    def _install(self, native: _native.Server) -> None:
+        """The server runs: it learns what else was set up before."""
+        native.create_application(self.app_id, self.name)
+        for channel in list(self._own.values()):
+            channel._install(native)
+
+    def _told(self) -> Dict[str, Any]:
+        """What the server knows of it, while it runs."""
         native = self._server._native
-        if native is not None:
-            native.create_application(self.app_id, self.name)
-            for channel in list(self._own.values()):
-                channel._install(native)
+        return {} if native is None else native.list_applications().get(self.app_id, {})
+
+    @property
+    def created_at(self) -> float:  # type: ignore[override, unused-ignore]  # older mypy
+        return min(self._created_at, float(self._told().get("created_at", math.inf)))
+
+    @created_at.setter
+    def created_at(self, created_at: float) -> None:
+        self._created_at = created_at
+
+    @property
+    def last_activity(self) -> float:  # type: ignore[override, unused-ignore]  # older mypy
+        return max(self._last_activity, float(self._told().get("last_activity", 0.0)))
+
+    @last_activity.setter
+    def last_activity(self, last_activity: float) -> None:
+        self._last_activity = last_activity
 
     def _adopt(self, channel: ServerChannel) -> None:
         """The program has set up a channel that a client brought into being."""
-        if self._server._apps.setdefault(self.app_id, self) is self:
-            self._own.setdefault(channel.channel_id, channel)
+        owner = self._server._apps.setdefault(self.app_id, self)
+        owner._own.setdefault(channel.channel_id, channel)
 
     @property
     def channels(self) -> Dict[str, Channel]:  # type: ignore[override, unused-ignore]  # older mypy
@@ -58,15 +80,22 @@ class ServerApplication(Application):
 
     def create_channel(self, channel_id: str) -> Channel:
         check_id(channel_id)
+        # Of an application that a client brought into being there may be several of these: the
+        # first that is given a channel keeps them all.
+        owner = self._server._apps.setdefault(self.app_id, self)
+        if owner is not self:
+            return owner.create_channel(channel_id)
         with self._lock:
             channel = self._own.get(channel_id)
-            if channel is None:
-                self._server._apps.setdefault(self.app_id, self)
-                channel = self._own[channel_id] = ServerChannel(self, channel_id)
-                self.update_activity()
-                if self._server._native is not None:
-                    self._server._native.create_channel(self.app_id, channel_id)
-            return channel
+            if channel is not None:
+                return channel
+            channel = self._own[channel_id] = ServerChannel(self, channel_id)
+            self.update_activity()
+            native = self._server._native
+        # Without the lock, which a handler may wait for, and the loop for the handler.
+        if native is not None:
+            native.create_channel(self.app_id, channel_id)
+        return channel
 
     def get_channel(self, channel_id: str) -> Optional[Channel]:
         channel = self._own.get(channel_id)
@@ -97,10 +126,12 @@ class ServerChannel(Channel):
         self._serves = False
         super().__init__(channel_id, application.app_id)
 
-    def _install(self, native: _native.Server) -> None:
-        native.create_channel(self.app_id, self.channel_id)
+    def _set_handlers(self, native: _native.Server) -> None:
         for message_type, handler in list(self.handlers.items()):
             self._set(native, message_type, handler)
+
+    def _install(self, native: _native.Server) -> None:
+        native.create_channel(self.app_id, self.channel_id)
         for connection_id in self._early:
             native.subscribe(self.app_id, self.channel_id, connection_id)
 
@@ -207,6 +238,8 @@ class ServerConnections(ConnectionManager):
 
 
 def check_id(id: str) -> None:
+    if not isinstance(id, str):
+        raise TypeError(f"an id is a string, not {id!r}")
     length = len(id.encode())
     if not 0 < length <= 256:
         raise ValueError(f"an id has 1 to 256 bytes, this one has {length}")

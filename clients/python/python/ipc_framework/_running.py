@@ -21,6 +21,8 @@ logger = logging.getLogger("ipc_framework")
 _servers: Set[FrameworkServer] = set()
 _known: weakref.WeakSet[FrameworkServer] = weakref.WeakSet()
 _leaked: List[object] = []
+#: How often this process was forked off another: it is not the one that began what is older.
+forks = 0
 
 
 def keep(server: FrameworkServer) -> None:
@@ -39,6 +41,22 @@ def leak(*objects: object) -> None:
     _leaked.extend(objects)
 
 
+def end_if_forked(since: int, error: Optional[BaseException] = None) -> None:
+    """Where a handler comes back to its server in a forked child, that ends, as the child of a thread
+    does: the loop below is the parent's, which waits for the same sockets."""
+    if forks == since:
+        return
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        logger.error("a forked child ends", exc_info=error)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
+
+
 def is_last_line(frame: Optional[types.FrameType]) -> bool:
     """Whether the main program does nothing more after the call that this frame is in."""
     while frame is not None:
@@ -52,18 +70,24 @@ def is_last_line(frame: Optional[types.FrameType]) -> bool:
 
 def _at_end() -> None:
     """The main program has ended. One whose last line starts a server wants it to serve."""
-    is_interactive = hasattr(sys, "ps1")
+    # By Ctrl-C that came before this, it is to end.
+    may_hold = not hasattr(sys, "ps1") and getattr(sys, "last_type", None) is not KeyboardInterrupt
     for server in list(_servers):
         try:
-            if server.running and server._holds_process and not is_interactive:
+            if server.running and server._holds_process and may_hold:
                 logger.info("the main program has ended; port %s is served until Ctrl-C", server.port)
                 server.wait()
         except KeyboardInterrupt:
             pass
+        thread = server.server_thread
         server.stop()
+        if thread is not None:
+            thread.interrupt()
 
 
 def _after_fork() -> None:
+    global forks
+    forks += 1
     for server in list(_known):
         server._left_behind()
     _servers.clear()

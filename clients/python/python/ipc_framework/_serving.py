@@ -20,6 +20,11 @@ def failure_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def is_coroutine_function(handler: Callable[[Message], Any]) -> bool:
+    """Whether a call of it is to be awaited, which an object's `async def __call__` is as well."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
+
+
 class Services:
     """The channels that a client serves."""
 
@@ -61,7 +66,7 @@ class _Service:
         self.handler = handler
         self.loop: Optional[asyncio.AbstractEventLoop] = None
         self.threads: Optional[ThreadPoolExecutor] = None
-        if inspect.iscoroutinefunction(handler):
+        if is_coroutine_function(handler):
             self.loop = asyncio.new_event_loop()
             run = threading.Thread(
                 target=self._run, args=(self.loop, threads), name=f"ipc-serve-{channel_id}", daemon=True
@@ -92,18 +97,22 @@ class _Service:
 
     def _call(self, message: Message, job: _native.Job) -> None:
         try:
-            job.answer(self.handler(message))
-        except Exception as error:
+            result = self.handler(message)
+            if inspect.iscoroutine(result):
+                # Of a plain function, such as a lambda, that calls a coroutine function.
+                result = asyncio.run(result)
+            job.answer(result)
+        except BaseException as error:
             self._failed(message, job, error)
 
     async def _await(self, message: Message, job: _native.Job) -> None:
         try:
             job.answer(await self.handler(message))
-        except Exception as error:
+        except BaseException as error:
             self._failed(message, job, error)
 
     @staticmethod
-    def _failed(message: Message, job: _native.Job, error: Exception) -> None:
+    def _failed(message: Message, job: _native.Job, error: BaseException) -> None:
         logger.error("the handler that serves %r failed", message.channel_id, exc_info=error)
         job.fail(failure_text(error))
 

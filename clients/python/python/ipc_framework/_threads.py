@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import logging
 import threading
 from typing import Any, Callable, Coroutine, Optional
+
+logger = logging.getLogger("ipc_framework")
+
+#: How long the end waits for a handler that runs when all else has ended.
+LINGER = 1.0
+
+
+def wait_for(event: threading.Event, timeout: Optional[float]) -> bool:
+    """Waits, in the main thread so that Ctrl-C is noticed: one that comes just when a wait without limit
+    begins is noticed when that ends."""
+    if timeout is not None:
+        return event.wait(timeout)
+    while not event.wait(1.0):
+        pass
+    return True
 
 
 class Thread(threading.Thread):
@@ -14,13 +31,31 @@ class Thread(threading.Thread):
     def __init__(self, name: str, work: Callable[[], None]) -> None:
         super().__init__(name=name, daemon=True)
         self.ended = threading.Event()
-        self._work = work
+        self._work: Optional[Callable[[], None]] = work
 
     def run(self) -> None:
         try:
+            assert self._work is not None
             self._work()
         finally:
+            # It refers to the server, and that to its threads.
+            self._work = None
             self.ended.set()
+
+    def leave(self, timeout: float = LINGER) -> bool:
+        """Waits for its end, and goes on without: nothing can end a handler that does not return."""
+        has_ended = self.ended.wait(max(timeout, 0.0))
+        if not has_ended:
+            logger.warning("a handler does not return: the thread %s is left behind", self.name)
+        return has_ended
+
+
+    def interrupt(self) -> None:
+        """Ends a handler that does not return, if it runs any Python code: the interpreter is about to
+        end, and could not do so with this thread between Python and native code."""
+        if self.ident is not None and not self.ended.is_set():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(SystemExit))
+            self.ended.wait(LINGER)
 
 
 class Coroutines:
@@ -55,4 +90,4 @@ class Coroutines:
         loop, thread = self._loop, self.thread
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
-            thread.ended.wait()
+            thread.leave()

@@ -30,8 +30,8 @@ from weakref import finalize
 
 from . import _lifetime, _native
 from ._dispatch import Event
-from ._serving import failure_text
-from .client import EXIT_TIMEOUT, RECONNECT_PAUSES
+from ._serving import failure_text, is_coroutine_function
+from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
 from .core import Message, MessageType
 from .exceptions import ConnectionError, IPCError, TimeoutError
 
@@ -69,6 +69,7 @@ def connect(
     connection_id = connection_id or str(uuid.uuid4())
 
     def open_native() -> _native.Client:
+        check_address(host, port, unix)
         return _native.Client(
             app_id=app_id,
             host=host,
@@ -251,7 +252,9 @@ class Client:
     @overload
     def serve(self, channel_id: str, handler: AnyHandler, *, concurrency: int = 16) -> asyncio.Task[None]: ...
     @overload
-    def serve(self, channel_id: str, *, concurrency: int = 16) -> Callable[[AnyHandler], AnyHandler]: ...
+    def serve(
+        self, channel_id: str, handler: None = None, *, concurrency: int = 16
+    ) -> Callable[[AnyHandler], AnyHandler]: ...
     def serve(self, channel_id: str, handler: Any = None, *, concurrency: int = 16) -> Any:
         """Becomes a worker of the channel: what `handler` returns is the answer to a request.
 
@@ -297,10 +300,11 @@ class Client:
         try:
             if handler is None:
                 job.fail("this client serves the channel no longer; ask again")
-            elif inspect.iscoroutinefunction(handler):
+            elif is_coroutine_function(handler):
                 job.answer(await handler(message))
             else:
-                job.answer(await self._loop.run_in_executor(None, handler, message))
+                result = await self._loop.run_in_executor(None, handler, message)
+                job.answer(await result if inspect.iscoroutine(result) else result)
         except asyncio.CancelledError:
             job.fail("the handler was cancelled")
             raise
@@ -418,7 +422,7 @@ class Subscription(AsyncIterator[Message]):
         self.channel_id = channel_id
         self._queue = queue
         self._close = finalize(self, client._unsubscribe, channel_id, queue)
-        self._close.atexit = False
+        self._close.atexit = False  # type: ignore[misc, unused-ignore]  # some stubs have no such slot
 
     @property
     def missed(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, Optional, Set, Tuple, TypeVar, Union, ov
 from . import _lifetime, _native
 from ._dispatch import Dispatcher, Event
 from ._serving import Services
+from ._threads import wait_for
 from .core import IPCClient, Message, MessageType
 from .exceptions import ConnectionError, IPCError
 from .server import _flag, _print_log
@@ -34,6 +35,16 @@ RECONNECT_PAUSES = (0.05, 5.0)
 ANSWER_TIMEOUT = 300.0
 #: How long the end of the program may wait for what is to be sent or answered.
 EXIT_TIMEOUT = 2.0
+
+
+def check_address(host: Any, port: Any, unix: Optional[str]) -> None:
+    """Raises `ConnectionError`, as what the published client says of an address that is none."""
+    if unix is not None:
+        return
+    if not isinstance(host, str):
+        raise ConnectionError(f"host is a name or an address, not {host!r}")
+    if not isinstance(port, int) or not 0 < port < 1 << 16:
+        raise ConnectionError(f"port is a number from 1 to 65535, not {port!r}")
 
 
 class FrameworkClient(IPCClient):
@@ -156,12 +167,13 @@ class FrameworkClient(IPCClient):
             _alive.add(self)
             # One that nobody refers to while there is no connection does not come back.
             self._finalizer = weakref.finalize(self, native.abort)
-            self._finalizer.atexit = False
+            self._finalizer.atexit = False  # type: ignore[misc, unused-ignore]  # some stubs have no such slot
             self.receive_thread = self._dispatcher.start(native)
             logger.info(f"Connected to IPC server as {self.app_id}:{self.connection_id}")
             return True
 
     def _open(self) -> _native.Client:
+        check_address(self.host, self.port, self.unix)
         return _native.Client(
             app_id=self.app_id,
             host=self.host,
@@ -220,7 +232,7 @@ class FrameworkClient(IPCClient):
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Blocks until the client is closed, by `close` or by the server for good: for programs that only serve."""
-        return self._ended.wait(timeout)
+        return wait_for(self._ended, timeout)
 
     def __enter__(self: AnyClient) -> AnyClient:
         if not self.connect():
@@ -369,7 +381,9 @@ class FrameworkClient(IPCClient):
     @overload
     def serve(self, channel_id: str, handler: AnyHandler, *, concurrency: int = 1) -> AnyHandler: ...
     @overload
-    def serve(self, channel_id: str, *, concurrency: int = 1) -> Callable[[AnyHandler], AnyHandler]: ...
+    def serve(
+        self, channel_id: str, handler: None = None, *, concurrency: int = 1
+    ) -> Callable[[AnyHandler], AnyHandler]: ...
     def serve(self, channel_id: str, handler: Any = None, *, concurrency: int = 1) -> Any:
         """Becomes a worker of the channel: what `handler` returns is the answer to a request. Also a decorator.
 

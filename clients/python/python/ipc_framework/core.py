@@ -36,6 +36,9 @@ class MessageType(Enum):
 class Message:
     """One message. An empty id and a zero timestamp are filled in."""
 
+    # Where it came from, which is neither a field nor to be copied: see `_native.Origin`.
+    __slots__ = ("__dict__", "__weakref__", "_origin")
+
     message_id: str
     app_id: str
     channel_id: str
@@ -62,10 +65,13 @@ class Message:
             reply_to=self.message_id,
         )
         # Whoever sends it need not say to whom.
-        origin = self.__dict__.get("_origin")
+        origin = getattr(self, "_origin", None)
         if origin is not None:
-            response.__dict__["_origin"] = origin
+            setattr(response, "_origin", origin)
         return response
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return self.__dict__
 
     def to_dict(self) -> Dict[str, Any]:
         """The seven fields as they stand on the wire."""
@@ -250,7 +256,8 @@ class IPCServer:
             return self.applications.get(app_id)
 
     def route_message(self, message: Message) -> bool:
-        """Brings a message to where it should go; returns whether anybody took it."""
+        """Brings a message to where it should go; returns whether anybody took it. A subclass of `FrameworkServer`
+        that overrides it sees every message first, but for those on ``system``."""
         application = self.get_application(message.app_id)
         channel = application.get_channel(message.channel_id) if application else None
         if application is None or channel is None:
@@ -262,6 +269,10 @@ class IPCServer:
             return self._handle_subscribe(message, channel)
         if message.message_type is MessageType.UNSUBSCRIBE:
             return self._handle_unsubscribe(message, channel)
+        return self._call_handler(message, channel)
+
+    def _call_handler(self, message: Message, channel: Channel) -> bool:
+        """Hands a message to the handler that the channel has for its type, if it has one."""
         handler = channel.get_handler(message.message_type)
         if handler is None:
             return False

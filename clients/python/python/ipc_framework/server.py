@@ -6,12 +6,14 @@ import logging
 import os
 import sys
 import threading
+import time
 import types
+import weakref
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, TypedDict, Union
 
 from . import _native, _running
 from ._registry import ServerApplication, ServerChannel, ServerConnections, check_id
-from ._threads import Coroutines, Thread
+from ._threads import LINGER, Coroutines, Thread, wait_for
 from .core import Application, Channel, ConnectionManager, Handler, IPCServer, Message, MessageType
 from .exceptions import ConnectionError
 
@@ -94,6 +96,7 @@ class FrameworkServer(IPCServer):
         self._limits: Dict[str, Any] = dict(limits or {})
         self._workers = workers
         self._threads: List[Thread] = []
+        self._forks = _running.forks
         self._coroutines: Optional[Coroutines] = None
         self._complained: Dict[int, Handler] = {}
         if _flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
@@ -111,76 +114,95 @@ class FrameworkServer(IPCServer):
                 "host": self.host,
                 "port": self.port,
                 "max_connections": self.max_connections,
+                "workers": self._workers,
             }
-            native = _native.Server(
-                options,
-                self._limits,
-                self._routed(),
-                self._workers,
-                self._run_handler,
-                self._run_route,
-                self._watch,
-            )
+            native = _native.Server(options, self._limits, self._routed(), weakref.ref(self))
             if self.host is not None:
                 self.port = native.port
-            self._coroutines = Coroutines()
-            self.server_thread = Thread("ipc-server", lambda: self._run(native))
-            self._threads = [Thread(f"ipc-worker-{n}", native.work) for n in range(self._workers)]
+            # Before anybody can ask: clients that come back are there at once.
+            for application in self._apps.values():
+                application._set_handlers(native)
+            workers = [Thread(f"ipc-worker-{n}", lambda: self._work(native)) for n in range(self._workers)]
+            coroutines = Coroutines()
+            self._threads, self._coroutines = workers, coroutines
+            self.server_thread = Thread("ipc-server", lambda: self._serve(native, workers, coroutines))
             self._native = native
             self.running = True
+            self._forks = _running.forks
             is_last = _running.is_last_line(sys._getframe(1))
             self._holds_process = is_last if self._daemon is None else not self._daemon
             _running.keep(self)
-            for thread in (self.server_thread, *self._threads):
+            for thread in (self.server_thread, *workers):
                 thread.start()
-            self._watch_if_wanted()
-            for application in self._apps.values():
-                application._install()
+            applications = list(self._apps.values())
+        # Without the lock, which a handler may wait for, and the loop for the handler.
+        self._watch_if_wanted()
+        for application in applications:
+            application._install(native)
         logger.info("IPC Server started on %s:%s", self.host, self.port)
 
-    def _run(self, native: _native.Server) -> None:
+    def _serve(self, native: _native.Server, workers: List[Thread], coroutines: Coroutines) -> None:
         try:
             native.run()
         except Exception:
             logger.exception("the server's loop failed")
         finally:
-            if self._native is native:
-                self.running = False
-                self._native = None
+            deadline = time.monotonic() + LINGER
+            for worker in workers:
+                worker.leave(deadline - time.monotonic())
+            coroutines.stop()
+            self._ended(native)
+
+    def _work(self, native: _native.Server) -> None:
+        while True:
+            job = native.take()
+            if job is None:
+                return
+            _, _, origin, _ = job
+            try:
+                self._run(*job)
+                origin.returned()
+            except BaseException as error:
+                # Not the handler's, which is caught: of whoever logs it, for one. The thread lives on.
+                origin.fail(f"{type(error).__name__}: {error}")
+            # Not for as long as it waits for the next.
+            del job, origin
+
+    def _ended(self, native: _native.Server) -> None:
+        with self._lock:
+            if self._native is not native:
+                return
+            self.running, self._native = False, None
+        _running.forget(self)
+        logger.info("IPC Server stopped")
 
     def stop(self) -> None:
         """Drains and ends: what is in flight is answered, and everything sent. Called by a
-        handler it begins that and returns."""
-        native, threads = self._native, [self.server_thread, *self._threads]
-        if native is None:
+        handler it begins that and returns. A handler that does not return is left behind when
+        the limit `drain_timeout` is over."""
+        native, thread = self._native, self.server_thread
+        if native is None or thread is None:
             return
         native.stop()
-        coroutines = self._coroutines
-        here = threading.current_thread()
-        if here in threads or (coroutines is not None and here is coroutines.thread):
-            return
-        for thread in threads:
-            if thread is not None:
-                thread.ended.wait()
-        if coroutines is not None:
-            coroutines.stop()
-        with self._lock:
-            if self._native is native:
-                self.running, self._native = False, None
-        _running.forget(self)
-        logger.info("IPC Server stopped")
+        if not self._is_own_thread() and not thread.leave(native.drain_timeout + 3 * LINGER):
+            self._ended(native)
+
+    def _is_own_thread(self) -> bool:
+        """Whether this is a handler."""
+        coroutines = None if self._coroutines is None else self._coroutines.thread
+        return threading.current_thread() in (self.server_thread, *self._threads, coroutines)
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Waits until the server has ended; returns whether it has. Ctrl-C interrupts it."""
         thread = self.server_thread
         if thread is None:
             return True
-        return thread.ended.wait(timeout)
+        return wait_for(thread.ended, timeout)
 
     def serve_forever(self) -> None:
         """Starts, and serves until Ctrl-C or :meth:`stop`."""
-        self.start()
         try:
+            self.start()
             self.wait()
         except KeyboardInterrupt:
             pass
@@ -210,10 +232,11 @@ class FrameworkServer(IPCServer):
     def applications(self) -> Dict[str, Application]:  # type: ignore[override, unused-ignore]  # older mypy
         """All applications by id, those that clients brought into being too."""
         found: Dict[str, Application] = dict(self._apps)
-        if self._native is not None:
-            for app_id, told in self._native.list_applications().items():
+        native = self._native
+        if native is not None:
+            for app_id, told in native.list_applications().items():
                 if app_id not in found:
-                    found[app_id] = ServerApplication(self, app_id, told["name"], told)
+                    found[app_id] = ServerApplication(self, app_id, told["name"])
         return found
 
     @applications.setter
@@ -224,23 +247,25 @@ class FrameworkServer(IPCServer):
         check_id(app_id)
         with self._lock:
             application = self._apps.get(app_id)
-            if application is None:
-                application = self._apps[app_id] = ServerApplication(self, app_id, name)
-                if self._native is not None:
-                    self._native.create_application(app_id, application.name)
-            return application
+            if application is not None:
+                return application
+            application = self._apps[app_id] = ServerApplication(self, app_id, name)
+            native = self._native
+        if native is not None:
+            native.create_application(app_id, application.name)
+        return application
 
     def get_application(self, app_id: str) -> Optional[Application]:
-        application = self._apps.get(app_id)
-        if application is None and self._native is not None:
-            if self._native.has_application(app_id):
-                return ServerApplication(self, app_id)
+        application, native = self._apps.get(app_id), self._native
+        if application is None and native is not None and native.has_application(app_id):
+            return ServerApplication(self, app_id)
         return application
 
     def list_applications(self) -> Dict[str, Dict[str, Any]]:
         """What is known of all applications."""
-        if self._native is not None:
-            return self._native.list_applications()
+        native = self._native
+        if native is not None:
+            return native.list_applications()
         return {
             app_id: {
                 "name": application.name,
@@ -249,22 +274,23 @@ class FrameworkServer(IPCServer):
                 "created_at": application.created_at,
                 "last_activity": application.last_activity,
             }
-            for app_id, application in self._apps.items()
+            for app_id, application in list(self._apps.items())
         }
 
     def list_channels(self, app_id: str) -> Dict[str, Dict[str, Any]]:
         """What is known of an application's channels."""
-        if self._native is not None:
-            return self._native.list_channels(app_id)
-        application = self._apps.get(app_id)
+        native, application = self._native, self._apps.get(app_id)
+        if native is not None:
+            return native.list_channels(app_id)
         return {
             channel_id: {"subscribers": 0, "created_at": channel.created_at}
-            for channel_id, channel in (application._own if application else {}).items()
+            for channel_id, channel in (list(application._own.items()) if application else ())
         }
 
     def get_stats(self) -> Dict[str, Any]:
         """Totals, and while it runs all counters."""
-        told = {} if self._native is None else self._native.stats()
+        native = self._native
+        told = {} if native is None else native.stats()
         return {
             "total_connections": 0,
             **told,
@@ -292,9 +318,8 @@ class FrameworkServer(IPCServer):
     @property
     def client_sockets(self) -> Dict[str, _native.Connection]:
         """All connections by their ids."""
-        if self._native is None:
-            return {}
-        return {connection.connection_id: connection for connection in self._native.connections()}
+        native = self._native
+        return {} if native is None else {one.connection_id: one for one in native.connections()}
 
     @property
     def socket_to_connection_id(self) -> Dict[_native.Connection, str]:
@@ -302,9 +327,9 @@ class FrameworkServer(IPCServer):
         return {connection: id for id, connection in self.client_sockets.items()}
 
     def _watch_if_wanted(self) -> None:
-        own = isinstance(self._manager, ServerConnections)
-        if self._native is not None:
-            self._native.set_watched(not own or logger.isEnabledFor(logging.INFO))
+        own, native = isinstance(self._manager, ServerConnections), self._native
+        if native is not None:
+            native.set_watched(not own or logger.isEnabledFor(logging.INFO))
 
     def _watch(self, has_come: bool, connection: _native.Connection) -> None:
         """Somebody came or went; called on the loop's thread."""
@@ -350,21 +375,9 @@ class FrameworkServer(IPCServer):
         else:
             native.broadcast(app_id, message)
 
-    def route_message(self, message: Message) -> bool:
-        """Brings a message to where it should go; returns whether anybody took it. A subclass
-        that overrides it sees every message first, but for those on ``system``."""
-        application = self.get_application(message.app_id)
-        channel = application.get_channel(message.channel_id) if application else None
-        if channel is None:
-            return False
-        if message.message_type is MessageType.PUBLISH:
-            return self._handle_publish(message, channel)
-        if message.message_type is MessageType.SUBSCRIBE:
-            return self._handle_subscribe(message, channel)
-        if message.message_type is MessageType.UNSUBSCRIBE:
-            return self._handle_unsubscribe(message, channel)
+    def _call_handler(self, message: Message, channel: Channel) -> bool:
         handler = channel.get_handler(message.message_type)
-        origin = message.__dict__.get("_origin")
+        origin = getattr(message, "_origin", None)
         if handler is None:
             if origin is not None:
                 origin.pass_on()
@@ -395,7 +408,7 @@ class FrameworkServer(IPCServer):
         """A client's own is carried out at once, so that what an override sends next is heard,
         and then by the server itself, which judges and acknowledges it."""
         named = message.payload.get("connection_id") if isinstance(message.payload, dict) else None
-        origin = message.__dict__.get("_origin")
+        origin = getattr(message, "_origin", None)
         if origin is None or origin.connection_id == named:
             if not named:
                 return False
@@ -421,6 +434,20 @@ class FrameworkServer(IPCServer):
             routed.append(MessageType.UNSUBSCRIBE.value)
         return routed
 
+    def _run(self, handler: Optional[Handler], message: Message, origin: _native.Origin, serves: bool) -> None:
+        """Deals with a message on the loop's thread or on a worker: by its handler, or by
+        `route_message`, which a subclass has overridden."""
+        if handler is not None:
+            self._run_handler(handler, message, origin, serves)
+        else:
+            try:
+                # One that forgets to say so has taken it.
+                if self.route_message(message) is False:
+                    origin.fail("the server turned this message away")
+            except BaseException as error:
+                self._fail(error, message, origin)
+        _running.end_if_forked(self._forks)
+
     def _run_handler(
         self, handler: Handler, message: Message, origin: Optional[_native.Origin], serves: bool
     ) -> bool:
@@ -429,6 +456,8 @@ class FrameworkServer(IPCServer):
             result = handler(message)
             if type(result) is types.CoroutineType:
                 assert self._coroutines is not None
+                if origin is not None:
+                    origin.hold()
                 self._coroutines.start(self._finish(result, message, origin, serves))
             elif serves and origin is not None:
                 origin.reply(result)
@@ -451,17 +480,14 @@ class FrameworkServer(IPCServer):
                 origin.reply(result)
         except BaseException as error:
             self._fail(error, message, origin)
-
-    def _run_route(self, message: Message, origin: _native.Origin) -> None:
-        try:
-            if not self.route_message(message):
-                origin.fail("the server turned this message away")
-        except BaseException as error:
-            self._fail(error, message, origin)
+        _running.end_if_forked(self._forks)
+        if origin is not None:
+            origin.release()
 
     def _fail(
         self, error: BaseException, message: Message, origin: Optional[_native.Origin]
     ) -> bool:
+        _running.end_if_forked(self._forks, error)
         where = f"{message.app_id}/{message.channel_id}"
         logger.error("the handler of %s failed on a %s", where, message.message_type.value, exc_info=error)
         if origin is not None:

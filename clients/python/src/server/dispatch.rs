@@ -7,7 +7,9 @@ use ipc_framework::{
     ConnectionInfo, Context, Delivery, HandlerError, Message, MessageType, Request, RequestResult,
     Server, Verdict,
 };
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::connections::PyConnection;
 use super::jobs::{Job, Jobs};
@@ -64,7 +66,7 @@ fn watch(
     Python::attach(|py| {
         let connection = PyConnection { shared: shared.clone(), known };
         let told = turn::enter(shared, context, || {
-            shared.callbacks.watch.bind(py).call1((has_come, connection))
+            shared.server(py)?.call_method1(intern!(py, "_watch"), (has_come, connection))
         });
         if let Err(error) = told {
             error.write_unraisable(py, None);
@@ -108,14 +110,13 @@ impl Dispatch {
             None => State::Settled,
         });
         let Some(request) = request else {
-            let mut pending = shared.pending();
             return match deferred {
                 Some(Ok(reply)) => {
-                    pending.await_answer(&origin, shared.request_timeout);
+                    origin.returned();
                     Ok(reply)
                 }
                 Some(Err(error)) => {
-                    pending.remove(&origin);
+                    shared.pending().remove(&origin);
                     Err(error)
                 }
                 None => unreachable!("a request that is gone was deferred"),
@@ -187,22 +188,22 @@ fn run(
     origin: &Arc<Origin>,
 ) {
     let called = Python::attach(|py| {
-        let called = turn::enter(shared, context, || shared.call(py, call, fields, origin));
-        called.map_err(|error| describe(py, &error))
+        let called = turn::enter(shared, context, || {
+            let arguments = call.arguments(py, fields, origin)?;
+            shared.server(py)?.call_method1(intern!(py, "_run"), arguments)
+        });
+        called.map(drop).map_err(|error| describe(py, &error))
     });
     if let Err(text) = called {
         origin.refuse(&text);
     }
 }
 
-/// On a thread of its own, while the loop goes on.
-pub(super) fn run_job(py: Python<'_>, shared: &Shared, job: &Job) {
-    let called = shared.call(py, &job.call, &Fields::from(&job.message), &job.origin);
-    if let Err(error) = called {
-        job.origin.refuse(&describe(py, &error));
-    } else if job.message.message_type == MessageType::Request && job.origin.is_pending() {
-        shared.pending().await_answer(&job.origin, shared.request_timeout);
-    }
+/// For a thread of Python's, while the loop goes on.
+pub(super) fn take_job<'py>(py: Python<'py>, job: &Job) -> Option<Bound<'py, PyTuple>> {
+    let fields = Fields::from(&job.message);
+    let arguments = job.call.arguments(py, &fields, &job.origin);
+    arguments.map_err(|error| job.origin.refuse(&describe(py, &error))).ok()
 }
 
 /// What no handler saw: the payload is more than Python takes, or the interpreter is ending.

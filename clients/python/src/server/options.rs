@@ -1,5 +1,6 @@
 //! What a server is built from.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,47 +9,86 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// Keywords as `FrameworkServer` passes them on.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-pub(super) struct Options {
-    host: Option<String>,
-    port: u16,
-    unix: Option<PathBuf>,
-    unix_mode: u32,
-    token: Option<String>,
-    tokens: std::collections::HashMap<String, String>,
-    insecure: bool,
-    /// Seconds awake after work; infinite: always; `None`: the default of the machine.
-    spin: Option<f64>,
-    max_connections: usize,
+use crate::errors;
+
+/// From keywords as `FrameworkServer` passes them on: the server's, and how many threads it has.
+pub(super) fn read(
+    options: &Bound<'_, PyDict>,
+    limits: &Bound<'_, PyDict>,
+) -> PyResult<(Config, usize)> {
+    let py = options.py();
+    // The published server says so of an address that is none.
+    let cannot_start = |error: PyErr| {
+        errors::connection(py, &format!("Failed to start server: {}", error.value(py)))
+    };
+    let mut config = Config::default();
+    let host: Option<String> =
+        option(options, "host", "a name or an address").map_err(cannot_start)?;
+    // As sockets of Python's have it.
+    config.host = host.map(|host| if host.is_empty() { "0.0.0.0".to_owned() } else { host });
+    config.port = option(options, "port", "a number from 0 to 65535").map_err(cannot_start)?;
+    let mode = option(options, "unix_mode", "a file mode such as 0o600")?;
+    let unix: Option<PathBuf> = option(options, "unix", "a path")?;
+    config.unix = unix.map(|path| UnixSocket { path, mode });
+    let token: Option<String> = option(options, "token", "a string")?;
+    config.access.default = token.map(secret).transpose()?;
+    let tokens: HashMap<String, String> =
+        option(options, "tokens", "a dictionary of strings by application")?;
+    for (id, token) in tokens {
+        config.access.applications.insert(id, secret(token)?);
+    }
+    config.insecure = option(options, "insecure", "a bool")?;
+    config.spin = match option(options, "spin", SECONDS)? {
+        None => config.spin,
+        Some(f64::INFINITY) => Spin::Always,
+        Some(0.0) => Spin::Never,
+        Some(seconds) => Spin::AfterWork(duration("spin", seconds)?),
+    };
+    config.limits.connections_max = option(options, "max_connections", "a number from 1 on")?;
+    if config.limits.connections_max == 0 {
+        return Err(PyValueError::new_err("max_connections is a number from 1 on, not 0"));
+    }
+    for (name, value) in limits {
+        set_limit(&mut config.limits, &name.extract::<String>()?, &value)?;
+    }
+    Ok((config, option(options, "workers", COUNT)?))
 }
 
-impl Options {
-    pub(super) fn config(self, limits: &Bound<'_, PyDict>) -> PyResult<Config> {
-        let mut config = Config { host: self.host, port: self.port, ..Config::default() };
-        config.unix = self.unix.map(|path| UnixSocket { path, mode: self.unix_mode });
-        config.access.default = self.token.map(Token::new);
-        let tokens = self.tokens.into_iter();
-        config.access.applications = tokens.map(|(id, token)| (id, Token::new(token))).collect();
-        config.insecure = self.insecure;
-        config.spin = match self.spin {
-            None => config.spin,
-            Some(seconds) if seconds == f64::INFINITY => Spin::Always,
-            Some(0.0) => Spin::Never,
-            Some(seconds) => Spin::AfterWork(duration("spin", seconds)?),
-        };
-        config.limits.connections_max = self.max_connections;
-        for (name, value) in limits {
-            set_limit(&mut config.limits, &name.extract::<String>()?, &value)?;
-        }
-        Ok(config)
+const SECONDS: &str = "a number of seconds from 0 on";
+const COUNT: &str = "a number from 0 on";
+
+/// One that is empty, such as an environment variable that is not set, would keep nobody out.
+fn secret(token: String) -> PyResult<Token> {
+    if token.is_empty() {
+        return Err(PyValueError::new_err(
+            "the token is empty; give one, or None for a server that asks for none",
+        ));
     }
+    Ok(Token::new(token))
+}
+
+fn option<'py, T>(options: &Bound<'py, PyDict>, name: &str, what: &str) -> PyResult<T>
+where
+    T: for<'a> FromPyObject<'a, 'py>,
+{
+    extract(name, &options.as_any().get_item(name)?, what)
+}
+
+fn extract<'py, T>(name: &str, value: &Bound<'py, PyAny>, what: &str) -> PyResult<T>
+where
+    T: for<'a> FromPyObject<'a, 'py>,
+{
+    value.extract().map_err(|_| {
+        // Of a secret only what kind of thing it is.
+        let given =
+            if name.starts_with("token") { value.get_type().into_any() } else { value.clone() };
+        PyTypeError::new_err(format!("{name} is {what}, not {given:?}"))
+    })
 }
 
 fn set_limit(limits: &mut Limits, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    let seconds = || value.extract().and_then(|seconds| duration(name, seconds));
-    let count = || value.extract::<usize>();
+    let seconds = || extract(name, value, SECONDS).and_then(|seconds| duration(name, seconds));
+    let count = || extract::<usize>(name, value, COUNT);
     match name {
         "frame_bytes_max" => limits.frame_bytes_max = count()?,
         "handshake_timeout" => limits.handshake_timeout = seconds()?,
@@ -77,7 +117,6 @@ fn set_limit(limits: &mut Limits, name: &str, value: &Bound<'_, PyAny>) -> PyRes
 }
 
 fn duration(name: &str, seconds: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(seconds).map_err(|_| {
-        PyValueError::new_err(format!("{name} is a number of seconds from 0 on, not {seconds}"))
-    })
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| PyValueError::new_err(format!("{name} is {SECONDS}, not {seconds}")))
 }

@@ -1,5 +1,6 @@
 //! Where a message came from, and what became of it: what its handler answers by.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc_framework::{ConnectionKey, Json, Message, MessageType, Responder};
@@ -15,6 +16,9 @@ pub(super) struct Origin {
     pub(super) app_id: Box<str>,
     pub(super) message_id: Box<str>,
     state: Mutex<State>,
+    is_request: bool,
+    /// Whether a coroutine works on it.
+    is_held: AtomicBool,
 }
 
 /// What its handler has done with it so far.
@@ -43,8 +47,10 @@ impl Origin {
             app_id: message.app_id().decode().into(),
             message_id: message.message_id().decode().into(),
             state: Mutex::new(State::Open),
+            is_request: message.message_type() == MessageType::Request,
+            is_held: AtomicBool::new(false),
         });
-        if message.message_type() == MessageType::Request {
+        if origin.is_request {
             shared.pending().insert(&origin);
         }
         origin
@@ -76,8 +82,23 @@ impl Origin {
     }
 
     /// Whether it can still be answered.
-    pub(super) fn is_pending(&self) -> bool {
+    fn is_pending(&self) -> bool {
         matches!(*self.lock(), State::Open | State::Deferred(_))
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::SeqCst)
+    }
+
+    /// Its handler has returned, and the coroutine, if it is one, begun. It may be answered later.
+    pub(super) fn returned(self: &Arc<Self>) {
+        if !self.is_request || !self.is_pending() {
+            return;
+        }
+        let may_wait = self.shared.pending().await_answer(self, self.shared.request_timeout);
+        if !may_wait {
+            self.abandon();
+        }
     }
 
     /// Answers with a message of the program's own making; with one more than that, if it
@@ -148,6 +169,24 @@ impl PyOrigin {
     /// Answers `handler_failed`, unless it is answered.
     fn fail(&self, text: String) {
         self.0.settle(State::Failed(text));
+    }
+
+    /// A coroutine works on it from now on: a server that stops waits for it.
+    fn hold(&self) {
+        self.0.is_held.store(true, Ordering::SeqCst);
+    }
+
+    /// The coroutine has ended.
+    fn release(&self) {
+        self.0.is_held.store(false, Ordering::SeqCst);
+        if self.0.shared.pending().is_stopping() {
+            self.0.abandon();
+        }
+    }
+
+    /// Its handler has returned, on a thread of Python's.
+    fn returned(&self) {
+        self.0.returned();
     }
 
     /// Leaves it to the workers, or to what the server does by itself.

@@ -14,6 +14,7 @@ pub(super) struct Pending {
     by_id: HashMap<Box<str>, Vec<Arc<Origin>>>,
     /// Those whose handlers have returned, in the order in which their time is over.
     returned: VecDeque<(Instant, Weak<Origin>)>,
+    is_stopping: bool,
 }
 
 impl Pending {
@@ -22,8 +23,12 @@ impl Pending {
     }
 
     /// The handler has returned without an answer, which somebody else may give. After
-    /// `timeout` the requester was told that nobody did.
-    pub(super) fn await_answer(&mut self, origin: &Arc<Origin>, timeout: Duration) {
+    /// `timeout` the requester was told that nobody did. A server that stops waits for coroutines
+    /// only: then this is false.
+    pub(super) fn await_answer(&mut self, origin: &Arc<Origin>, timeout: Duration) -> bool {
+        if self.is_stopping {
+            return origin.is_held();
+        }
         let now = Instant::now();
         while let Some((deadline, oldest)) = self.returned.front()
             && (*deadline <= now || oldest.strong_count() == 0)
@@ -35,6 +40,7 @@ impl Pending {
             }
         }
         self.returned.push_back((now + timeout, Arc::downgrade(origin)));
+        true
     }
 
     pub(super) fn remove(&mut self, origin: &Origin) {
@@ -59,8 +65,14 @@ impl Pending {
         self.by_id.get(message_id)?.iter().find(is_meant).cloned()
     }
 
-    /// Those that nobody is known to work on.
-    pub(super) fn take_returned(&mut self) -> Vec<Arc<Origin>> {
-        self.returned.drain(..).filter_map(|(_, origin)| origin.upgrade()).collect()
+    /// Those that nobody is known to work on. From now on there are to be no more.
+    pub(super) fn stop(&mut self) -> Vec<Arc<Origin>> {
+        self.is_stopping = true;
+        let returned = self.returned.drain(..).filter_map(|(_, origin)| origin.upgrade());
+        returned.filter(|origin| !origin.is_held()).collect()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping
     }
 }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use ipc_framework::{ConnectionKey, Envelope, Handle, Message, MessageType};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::connections::Connections;
 use super::origin::{Origin, PyOrigin};
@@ -24,23 +25,15 @@ pub(super) struct Shared {
     pub(super) request_timeout: Duration,
     /// Types that go through `route_message`.
     pub(super) routed: Vec<MessageType>,
-    pub(super) callbacks: Callbacks,
+    /// A weak reference to the `FrameworkServer`: a message or a connection that a program keeps
+    /// leads here, and would keep the whole server for ever, out of the garbage collector's sight.
+    server: Py<PyAny>,
     /// Whether Python wants to hear of connections.
     pub(super) is_watched: AtomicBool,
     /// By application and channel.
     handlers: RwLock<HashMap<String, HashMap<String, ChannelHandlers>>>,
     connections: Mutex<Connections>,
     pending: Mutex<Pending>,
-}
-
-/// Methods of the `FrameworkServer`.
-pub(super) struct Callbacks {
-    /// `(handler, message, origin, serves)`
-    pub(super) run: Py<PyAny>,
-    /// `(message, origin)`
-    pub(super) route: Py<PyAny>,
-    /// `(has_come, connection)`
-    pub(super) watch: Py<PyAny>,
 }
 
 #[derive(Default)]
@@ -63,19 +56,39 @@ pub(super) enum Call {
     Route,
 }
 
+impl Call {
+    /// What `FrameworkServer._run` is called with to deal with a message. What comes of it stands
+    /// in the origin.
+    pub(super) fn arguments<'py>(
+        &self,
+        py: Python<'py>,
+        fields: &Fields<'_>,
+        origin: &Arc<Origin>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let message = message::to_python(py, fields)?;
+        let origin = Bound::new(py, PyOrigin(origin.clone()))?;
+        message.setattr("_origin", &origin)?;
+        let (handler, serves) = match self {
+            Call::Handler(handler) => (Some(&handler.function), handler.serves),
+            Call::Route => (None, false),
+        };
+        (handler, message, origin, serves).into_pyobject(py)
+    }
+}
+
 impl Shared {
     pub(super) fn new(
         handle: Handle,
         limits: &ipc_framework::Limits,
         routed: Vec<MessageType>,
-        callbacks: Callbacks,
+        server: Py<PyAny>,
     ) -> Self {
         Self {
             handle,
             frame_bytes_max: limits.frame_bytes_max,
             request_timeout: limits.request_timeout,
             routed,
-            callbacks,
+            server,
             is_watched: AtomicBool::new(false),
             handlers: RwLock::default(),
             connections: Mutex::default(),
@@ -135,37 +148,31 @@ impl Shared {
         }
     }
 
-    /// Has Python deal with a message. What comes of it stands in the origin.
-    pub(super) fn call(
-        &self,
-        py: Python<'_>,
-        call: &Call,
-        fields: &Fields<'_>,
-        origin: &Arc<Origin>,
-    ) -> PyResult<()> {
-        let message = message::to_python(py, fields)?;
-        let origin = Bound::new(py, PyOrigin(origin.clone()))?;
-        message.setattr("_origin", &origin)?;
-        match call {
-            Call::Handler(handler) => {
-                let arguments = (&handler.function, message, origin, handler.serves);
-                self.callbacks.run.bind(py).call1(arguments)?;
-            }
-            Call::Route => {
-                self.callbacks.route.bind(py).call1((message, origin))?;
-            }
-        }
-        Ok(())
+    /// The loop has ended. What handlers refer to may refer to the server.
+    pub(super) fn drop_all_handlers(&self) {
+        let all =
+            std::mem::take(&mut *self.handlers.write().unwrap_or_else(PoisonError::into_inner));
+        drop(all);
     }
 
-    /// Sends a message to one connection: in a turn at once, from elsewhere soon.
+    /// The `FrameworkServer`.
+    pub(super) fn server<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let server = self.server.bind(py).call0()?;
+        if server.is_none() {
+            return Err(PyRuntimeError::new_err("the server is gone"));
+        }
+        Ok(server)
+    }
+
+    /// Sends a message to one connection: in a turn at once, from elsewhere soon. Not if the
+    /// server has ended.
     pub(super) fn send(&self, py: Python<'_>, to: ConnectionKey, message: Message) -> PyResult<()> {
         self.check_size(&message)?;
         if let Ok(sent) = turn::try_now(self, |now| now.send_to_connection(to, &message)) {
             return sent.map(|_| ()).map_err(|error| PyValueError::new_err(error.to_string()));
         }
         let sent = self.handle.send_to_connection(to, message);
-        sent.map_err(|error| turn::of_handle(py, &error))
+        turn::unless_ended(py, sent).map(|_| ())
     }
 
     /// Sends a message to all subscribers of a channel: in a turn at once, from elsewhere soon.
@@ -181,7 +188,7 @@ impl Shared {
             return sent.map(|_| ()).map_err(|error| PyValueError::new_err(error.to_string()));
         }
         let sent = self.handle.publish_to(app_id, channel_id, message);
-        sent.map_err(|error| turn::of_handle(py, &error))
+        turn::unless_ended(py, sent).map(|_| ())
     }
 
     /// What goes to the loop is not there to be told that it is too large.

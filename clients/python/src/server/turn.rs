@@ -58,21 +58,30 @@ pub(super) fn try_now<R, F: FnOnce(&mut Context<'_>) -> R>(
     })
 }
 
-/// Runs `call` on the loop's thread and waits for what it returns, without the GIL.
+/// Runs `call` on the loop's thread and waits for what it returns, without the GIL. A server that
+/// has ended, which it may at any time, knows nothing any more: it gives what is empty.
 ///
 /// # Errors
-/// If the server has stopped.
-pub(super) fn ask<R: Send + 'static>(
+/// If too much waits for the loop.
+pub(super) fn ask<R: Default + Send + 'static>(
     py: Python<'_>,
     shared: &Arc<Shared>,
     call: impl FnOnce(&mut Context<'_>) -> R + Send + 'static,
 ) -> PyResult<R> {
     match try_now(shared, call) {
         Ok(result) => Ok(result),
-        Err(call) => py.detach(|| shared.handle.with(call)).map_err(|error| of_handle(py, &error)),
+        Err(call) => {
+            let asked = py.detach(|| shared.handle.with(call));
+            unless_ended(py, asked).map(Option::unwrap_or_default)
+        }
     }
 }
 
-pub(super) fn of_handle(py: Python<'_>, error: &HandleError) -> PyErr {
-    errors::connection(py, &error.to_string())
+/// `None` if the server has ended.
+pub(super) fn unless_ended<R>(py: Python<'_>, done: Result<R, HandleError>) -> PyResult<Option<R>> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(HandleError::Stopped) => Ok(None),
+        Err(error) => Err(errors::connection(py, &error.to_string())),
+    }
 }
