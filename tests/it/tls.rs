@@ -1,6 +1,8 @@
 //! TLS on TCP listeners, with certificates made on the spot.
 
 mod certificates;
+mod client;
+mod client_failures;
 mod hostile;
 mod peer;
 #[cfg(feature = "cli")]
