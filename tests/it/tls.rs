@@ -3,6 +3,8 @@
 mod certificates;
 mod client;
 mod client_failures;
+#[cfg(feature = "cli")]
+mod commands;
 mod hostile;
 mod peer;
 #[cfg(feature = "cli")]

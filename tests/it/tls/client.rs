@@ -11,6 +11,7 @@ use ipc_framework::client::{
 use ipc_framework::{Config, Limits, Server};
 use rustls::{ServerConnection, StreamOwned};
 use serde_json::{Value, json};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::certificates::Certificates;
 use super::serve_tls;
@@ -52,6 +53,12 @@ impl Side {
     }
 
     fn respond(&mut self, message: &Value, payload: &Value) {
+        self.write(message, payload);
+        self.0.flush().unwrap();
+    }
+
+    /// Leaves it to what follows to bring it on its way.
+    fn write(&mut self, message: &Value, payload: &Value) {
         let response = json!({
             "message_id": "of the server",
             "app_id": "app",
@@ -61,8 +68,8 @@ impl Side {
             "timestamp": 1.25,
             "reply_to": message["message_id"],
         });
-        self.0.write_all(&frame(response.to_string().as_bytes())).unwrap();
-        self.0.flush().unwrap();
+        let frame = frame(response.to_string().as_bytes());
+        self.0.conn.writer().write_all(&frame).unwrap();
     }
 
     /// None at the end that TLS announces.
@@ -86,7 +93,14 @@ impl Side {
 
 /// A client and the server's side of its connection.
 fn pair(certificates: &Certificates, options: impl FnOnce(SocketAddr) -> ClientOptions) -> Pair {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    pair_at(TcpListener::bind("127.0.0.1:0").unwrap(), certificates, options)
+}
+
+fn pair_at(
+    listener: TcpListener,
+    certificates: &Certificates,
+    options: impl FnOnce(SocketAddr) -> ClientOptions,
+) -> Pair {
     let options = options(listener.local_addr().unwrap());
     let connecting = std::thread::spawn(move || options.connect().unwrap());
     let side = Side::accept(&listener, certificates);
@@ -201,6 +215,55 @@ fn what_a_slow_server_has_no_room_for_follows_by_itself_whole_and_in_order() {
     closing.join().unwrap().unwrap();
 }
 
+/// A client whose kernel takes little at a time, and nobody reads it.
+fn stalled_pair(certificates: &Certificates) -> Pair {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.set_recv_buffer_size(8 << 10).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(1).unwrap();
+    let pair = pair_at(listener.into(), certificates, |address| {
+        let mut options = client_options(address, certificates.trust());
+        options.heartbeat = None;
+        options
+    });
+    let socket = pair.client.duplicate_socket().unwrap().unwrap();
+    SockRef::from(&socket).set_send_buffer_size(8 << 10).unwrap();
+    pair
+}
+
+/// Of every size there is one whose last record the kernel takes in part.
+#[test]
+fn the_end_of_a_message_follows_by_itself_when_nothing_else_is_sent() {
+    let certificates = Certificates::new("client, tail");
+    let Pair { client, mut side, .. } = stalled_pair(&certificates);
+    for size in (1_000..120_000).step_by(3_000) {
+        client.publish("news", &"x".repeat(size)).unwrap();
+        assert_eq!(side.receive().unwrap()["payload"].as_str().unwrap().len(), size);
+    }
+}
+
+#[test]
+fn a_message_that_is_told_to_be_unsent_does_not_arrive() {
+    let certificates = Certificates::new("client, half");
+    for size in (20_000..120_000).step_by(10_000) {
+        let Pair { client, mut side, .. } = stalled_pair(&certificates);
+        let (sender, told) = channel();
+        client.on_event(move |event| {
+            if let Event::Closed { unsent, .. } = event {
+                sender.send(*unsent).unwrap();
+            }
+        });
+        client.publish("news", &"x".repeat(size)).unwrap();
+        client.abort();
+        let mut arrived = Vec::new();
+        // It may be cut, and mostly is.
+        let _ = side.0.read_to_end(&mut arrived);
+        drop(side);
+        let unsent = told.recv_timeout(HANG).unwrap();
+        assert_eq!(unsent == 0, arrived.len() > size, "{unsent} unsent, {} bytes", arrived.len());
+    }
+}
+
 #[test]
 fn closing_sends_everything_however_slowly_it_is_read() {
     const COUNT: usize = 100;
@@ -281,6 +344,29 @@ fn an_end_that_tls_did_not_announce_proves_nothing() {
     let error = sending.join().unwrap().unwrap_err();
     assert!(matches!(error, Error::Lost { execution: Execution::Possible, .. }), "{error:?}");
     assert!(error.to_string().contains("cut"), "{error}");
+}
+
+/// The socket stays open: TLS alone says that nothing more comes.
+#[test]
+fn an_end_that_comes_with_the_last_message_is_seen() {
+    let certificates = Certificates::new("client, word");
+    let Pair { client, mut side, .. } = pair(&certificates, |address| {
+        let mut options = client_options(address, certificates.trust());
+        options.heartbeat = None;
+        options
+    });
+    let (sender, told) = channel();
+    client.on_event(move |event| {
+        if let Event::Disconnected { error, .. } = event {
+            sender.send(error.to_string()).unwrap();
+        }
+    });
+    let asked = client.request_future("any", &1).unwrap();
+    let request = side.receive().unwrap();
+    side.write(&request, &json!("the last"));
+    side.say_the_end();
+    told.recv_timeout(HANG).expect("the end");
+    drop(asked);
 }
 
 fn events(client: &Client) -> std::sync::mpsc::Receiver<String> {
