@@ -85,26 +85,18 @@ impl Session {
     }
 
     fn read_on(&mut self, socket: &Socket, room: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
-        let mut filled = self.decrypt(room)?;
-        if filled == 0 && !self.has_ended {
-            self.fill(socket, flags)?;
-            filled = self.decrypt(room)?;
-            if filled == 0 && !self.has_ended {
-                return Err(ErrorKind::Interrupted.into());
-            }
+        let filled = self.decrypt(room)?;
+        if filled > 0 || self.has_ended {
+            return Ok(filled);
         }
-        while filled < room.len() && !self.has_ended && !self.is_drained {
-            let more = self.fill(socket, RecvFlags::DONTWAIT);
-            match more.and_then(|()| self.decrypt(&mut room[filled..])) {
-                Ok(bytes @ 1..) => filled += bytes,
-                // An error comes again with the next read.
-                Ok(_) | Err(_) => break,
-            }
+        self.fill(socket, flags)?;
+        match self.decrypt(room)? {
+            0 if !self.has_ended => Err(ErrorKind::Interrupted.into()),
+            filled => Ok(filled),
         }
-        Ok(filled)
     }
 
-    /// Whether the next read brings something, or the end, whatever the socket holds.
+    /// Whether there may be more to read, or the end, that no event announces.
     pub(super) fn holds_more(&self) -> bool {
         self.has_ended || !self.is_drained || self.start < self.end
     }
