@@ -66,9 +66,12 @@ fn explain(error: &rustls::Error, options: &Options) -> Error {
 
 fn certificate(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "the server's certificate is signed by nobody whom \
+        // The latter is what an authority made anew under its old name comes to.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "the server's certificate is signed by nobody whom \
              this client trusts; give the authority that signed it"
-            .into(),
+                .into()
+        }
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "the server's certificate is not for {} but for {}; connect by a name that it has, \
              or say which one to expect (`server_name`, --tls-name)",

@@ -2,6 +2,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from .core import Handler, Message
 from .exceptions import IPCError
+from .tls import Tls
 
 __version__: str
 
@@ -16,6 +17,7 @@ class Client:
         port: int,
         unix: Optional[str],
         token: Optional[str],
+        tls: Optional[Tls],
         connection_id: str,
         connect_timeout: float,
         reconnect: Optional[Tuple[float, float]],
