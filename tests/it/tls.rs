@@ -9,6 +9,8 @@ mod hostile;
 mod peer;
 #[cfg(feature = "cli")]
 mod program;
+#[cfg(feature = "cli")]
+mod readme;
 
 use std::time::Duration;
 

@@ -21,8 +21,9 @@ class Certificates:
         self._sign("client", 30, "extendedKeyUsage=clientAuth")
 
     def _make(self, who, out, *arguments):
-        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-keyout", self.directory / f"{who}.key"]
-        openssl("req", "-config", "/dev/null", "-subj", f"/CN={who}", *key, "-out", out, *arguments)
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
+        files = ["-keyout", self.directory / f"{who}.key", "-out", out]
+        openssl("req", "-config", "/dev/null", "-subj", f"/CN={who}", *key, *files, *arguments)
 
     def _sign(self, who, days, extension):
         unsigned = self.directory / f"{who}.csr"

@@ -63,8 +63,9 @@ def connect(
     """Connects: `async with connect(...) as client`, or `client = await connect(...)` and `await client.close()`.
 
     `unix` is the path of a Unix socket in place of host and port, `token` the application's secret; `tls`
-    is True to speak TLS, or an `ipc_framework.tls.Tls`. A lost connection comes back by itself, with what was subscribed and served, unless `reconnect` is False; a pair of
-    seconds sets its pauses. Meanwhile messages wait, up to `queue_bytes_max`.
+    is True to speak TLS, or an `ipc_framework.tls.Tls`. A lost connection comes back by itself, with
+    what was subscribed and served, unless `reconnect` is False; a pair of seconds sets its pauses. Meanwhile messages
+    wait, up to `queue_bytes_max`.
 
     Raises `ConnectionError` or `AuthenticationError` when awaited: the first attempt is not repeated.
     """
