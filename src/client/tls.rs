@@ -18,6 +18,18 @@ use crate::tls::{not_together, read_identity, read_roots};
 /// The files are read again for every connection, so that a client which comes back uses what
 /// has been renewed; where they cannot be read by then, what they held before stays.
 ///
+/// ```no_run
+/// use ipc_framework::client::{ClientOptions, Tls};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut options = ClientOptions::new("app");
+/// let tls = Tls::with_ca("ca.pem")?.certificate("client.pem", "client.key")?;
+/// options.connection.tls = Some(tls);
+/// let client = options.connect()?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// ```
 /// use ipc_framework::client::Tls;
 ///

@@ -30,6 +30,7 @@ pub(crate) fn ipc() -> Command {
         "IPC_TLS_NAME",
         "IPC_TLS_CERT",
         "IPC_TLS_KEY",
+        "SSL_CERT_DIR",
     ] {
         command.env_remove(name);
     }

@@ -91,9 +91,16 @@ def test_a_server_that_asks_for_certificates_lets_in_whom_its_authority_knows(se
     assert error.code == "tls" and "does not accept this client's certificate" in str(error)
 
 
-def test_a_server_whose_certificate_is_of_others_old_or_unknown_is_not_talked_to(secure, certificates, tmp_path):
+def test_a_server_whose_certificate_is_of_others_old_or_unknown_is_not_talked_to(
+    secure, certificates, tmp_path, monkeypatch
+):
     server = secure(certificates)
     others = Certificates(tmp_path / "others")
+    # In place of the system's.
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+    connected(server, True).disconnect()
+    monkeypatch.setenv("SSL_CERT_FILE", str(others.ca))
     for tls in (Tls(ca=others.ca), True):
         error = refused(server.port, tls)
         assert error.code == "tls" and "signed by nobody whom this client trusts" in str(error)

@@ -48,8 +48,16 @@ fn flags_and_variables_turn_it_on_for_those_who_ask() {
 
     let no_name = [&flags[..], &["--host", "127.0.0.1"]].concat();
     assert_fails(ask(&no_name, &[]), 3, "not for 127.0.0.1 but for");
-    assert_fails(ask(&["--tls"], &[]), 3, "signed by nobody whom this client trusts");
-    assert_fails(ask(&[], &[("IPC_TLS", "1")]), 3, "signed by nobody whom this client trusts");
+    // What takes the place of the system's own.
+    let system = ("SSL_CERT_FILE", &*ca);
+    let mutual = ["--tls-cert", &certificate, "--tls-key", &key];
+    assert_prints(ask(&[&["--tls"], &mutual[..]].concat(), &[system]), "[1]\n");
+    assert_prints(ask(&mutual, &[("IPC_TLS", "1"), system]), "[1]\n");
+    let others = Certificates::new("commands, others");
+    let elsewhere = others.path("ca.pem");
+    let system = ("SSL_CERT_FILE", elsewhere.to_str().unwrap());
+    assert_fails(ask(&["--tls"], &[system]), 3, "signed by nobody whom this client trusts");
+    assert_fails(ask(&["--tls"], &[("SSL_CERT_FILE", &key)]), 2, "ca-certificates");
     assert_fails(ask(&["--tls-ca", &ca], &[]), 3, "asks for a certificate");
     assert_fails(ask(&[], &[]), 3, "this port speaks TLS");
     assert_fails(ask(&[], &[("IPC_TLS", "0")]), 3, "this port speaks TLS");

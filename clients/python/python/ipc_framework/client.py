@@ -44,8 +44,8 @@ class FrameworkClient(IPCClient):
     port; `token` the application's secret; `tls` is True to speak TLS, or an `ipc_framework.tls.Tls`;
     `connection_id` what the server knows the client by, random by default. A lost connection comes back by
     itself, with what was subscribed and served, unless `reconnect` is False; a pair of seconds sets its pauses.
-    Meanwhile messages wait, up to `queue_bytes_max`. `verbose` prints what is logged, as the published client does; by default that is what the
-    variable `IPC_FRAMEWORK_VERBOSE` says.
+    Meanwhile messages wait, up to `queue_bytes_max`. `verbose` prints what is logged, as the published
+    client does; by default that is what the variable `IPC_FRAMEWORK_VERBOSE` says.
     """
 
     def __init__(
