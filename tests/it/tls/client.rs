@@ -191,11 +191,7 @@ fn what_is_changed_on_its_way_ends_the_connection_and_is_asked_on_the_next() {
 #[test]
 fn what_a_slow_server_has_no_room_for_follows_by_itself_whole_and_in_order() {
     let certificates = Certificates::new("client, slow");
-    let Pair { client, mut side, .. } = pair(&certificates, |address| {
-        let mut options = client_options(address, certificates.trust());
-        options.heartbeat = None;
-        options
-    });
+    let Pair { client, mut side, .. } = stalled_pair(&certificates);
     for round in 0..20 {
         let mut sent = 0;
         // Of sizes that end at all places of a record.
