@@ -87,12 +87,7 @@ impl fmt::Debug for Tls {
 }
 
 fn read(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<ServerConfig, Error> {
-    let chain = read_certificates(certificate)?;
-    let text = secret_file::read(key, true)?;
-    // Its error would repeat what stands in the file.
-    let private_key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
-        Error::Config(format!("{} holds no private key in PEM; check its path", key.display()))
-    })?;
+    let (chain, private_key) = read_identity(certificate, key)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&version::TLS13])
@@ -100,29 +95,53 @@ fn read(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Serv
     let config = match client_ca {
         None => config.with_no_client_auth(),
         Some(path) => {
-            let unusable = |why: String| {
-                Error::Config(format!("{} cannot be used for clients: {why}", path.display()))
-            };
-            let mut roots = RootCertStore::empty();
-            for certificate in read_certificates(path)? {
-                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-            }
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            config.with_client_cert_verifier(verifier.map_err(|error| unusable(error.to_string()))?)
+            let roots = Arc::new(read_roots(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            config.with_client_cert_verifier(verifier.map_err(|error| unusable(path, &error))?)
         }
     };
-    let mut config = config.with_single_cert(chain, private_key).map_err(|error| {
-        Error::Config(format!(
-            "the certificate {} and the key {} do not work together: {error}",
-            certificate.display(),
-            key.display()
-        ))
-    })?;
+    let mut config = config
+        .with_single_cert(chain, private_key)
+        .map_err(|error| not_together(certificate, key, &error))?;
     // Connections last: to resume one would save little, and cost memory and tickets to all.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+/// Whose signatures count.
+pub(crate) fn read_roots(path: &Path) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|error| unusable(path, &error))?;
+    }
+    Ok(roots)
+}
+
+/// A certificate with the chain behind it, and its key.
+pub(crate) fn read_identity(
+    certificate: &Path,
+    key: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+    let chain = read_certificates(certificate)?;
+    let text = secret_file::read(key, true)?;
+    // Its error would repeat what stands in the file.
+    let private_key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
+        Error::Config(format!("{} holds no private key in PEM; check its path", key.display()))
+    })?;
+    Ok((chain, private_key))
+}
+
+pub(crate) fn not_together(certificate: &Path, key: &Path, error: &rustls::Error) -> Error {
+    let (certificate, key) = (certificate.display(), key.display());
+    Error::Config(format!(
+        "the certificate {certificate} and the key {key} do not work together: {error}"
+    ))
+}
+
+fn unusable(path: &Path, error: &dyn fmt::Display) -> Error {
+    let path = path.display();
+    Error::Config(format!("{path} cannot be used to check certificates: {error}"))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -1,6 +1,7 @@
 /// <reference types="node" />
 import { EventEmitter } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { ConnectionOptions } from 'node:tls';
 
 export type MessageTypeName = 'request' | 'response' | 'notification' | 'subscribe' | 'unsubscribe' | 'publish';
 
@@ -74,6 +75,11 @@ export interface ClientOptions {
   /** Of a Unix socket, in place of host and port. */
   path?: string | undefined;
   token?: string | undefined;
+  /**
+   * Speak TLS: `true` where Node trusts the server's certificate anyway, else what `tls.connect` takes, such as `ca`,
+   * `cert`, `key` and `servername`, or a function that returns it and is called for each connection.
+   */
+  tls?: boolean | ConnectionOptions | (() => true | ConnectionOptions) | undefined;
   /** Milliseconds until connected and introduced, 10,000. */
   connectionTimeout?: number | undefined;
   /** Milliseconds for an answer where the call does not say, 10,000. */
@@ -263,8 +269,8 @@ export type ServerCode =
   | 'handler_failed' | 'worker_lost' | 'timeout' | 'forbidden' | 'limit_exceeded' | 'taken_over' | 'shutting_down';
 
 export type ClientCode =
-  | 'TIMEOUT' | 'ABORTED' | 'NOT_CONNECTED' | 'CONNECTION_LOST' | 'QUEUE_FULL' | 'FRAME_TOO_LARGE' | 'BAD_FRAME'
-  | 'BAD_MESSAGE' | 'BAD_PAYLOAD' | 'ALREADY_SERVED' | 'UNSUPPORTED';
+  | 'TIMEOUT' | 'ABORTED' | 'NOT_CONNECTED' | 'CONNECTION_LOST' | 'TLS_FAILED' | 'QUEUE_FULL' | 'FRAME_TOO_LARGE'
+  | 'BAD_FRAME' | 'BAD_MESSAGE' | 'BAD_PAYLOAD' | 'ALREADY_SERVED' | 'UNSUPPORTED';
 
 export class IPCError extends Error {
   constructor(code: ServerCode | ClientCode, message: string, options?: { cause?: unknown });
@@ -286,7 +292,7 @@ export class AbortedError extends IPCError {
 }
 export class NotConnectedError extends IPCError {
   constructor(message: string, options?: { cause?: unknown });
-  readonly code: 'NOT_CONNECTED' | 'CONNECTION_LOST';
+  readonly code: 'NOT_CONNECTED' | 'CONNECTION_LOST' | 'TLS_FAILED';
 }
 export class ConnectionLostError extends NotConnectedError {
   readonly code: 'CONNECTION_LOST';
@@ -294,6 +300,9 @@ export class ConnectionLostError extends NotConnectedError {
 export class QueueFullError extends IPCError {
   constructor(message: string);
   readonly code: 'QUEUE_FULL';
+}
+export class TLSError extends NotConnectedError {
+  readonly code: 'TLS_FAILED';
 }
 export class FrameError extends IPCError {
   constructor(code: FrameError['code'], message: string, options?: { fatal?: boolean; cause?: unknown });

@@ -20,6 +20,7 @@ module.exports = {
   AbortedError: errors.AbortedError,
   NotConnectedError: errors.NotConnectedError,
   ConnectionLostError: errors.ConnectionLostError,
+  TLSError: errors.TLSError,
   QueueFullError: errors.QueueFullError,
   FrameError: errors.FrameError,
 };

@@ -3,6 +3,6 @@ import all from './index.js';
 
 export const {
   IPCClient, IPCPool, Message, MessageType, ipcProxy, ipcEvents, IPCError, ServerError, TimeoutError, AbortedError,
-  NotConnectedError, ConnectionLostError, QueueFullError, FrameError,
+  NotConnectedError, ConnectionLostError, TLSError, QueueFullError, FrameError,
 } = all;
 export default all;

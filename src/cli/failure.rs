@@ -92,6 +92,7 @@ impl From<&client::Error> for Failure {
             | client::Error::TooLarge { .. } => Self::Usage(text),
             client::Error::Unreachable { .. }
             | client::Error::Lost { .. }
+            | client::Error::Tls { .. }
             | client::Error::Protocol { .. } => Self::Unconnected(text),
             client::Error::Deadline { .. } => Self::Timeout(text),
             _ => Self::Runtime(text),

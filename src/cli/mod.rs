@@ -25,6 +25,7 @@ mod settings;
 mod stats;
 mod subscribe;
 mod target;
+mod tls;
 mod top;
 mod units;
 mod worker;

@@ -78,19 +78,13 @@ impl Serve {
         logging::init(settings.log_format.unwrap_or_default())?;
         crash::note_panics();
         raise_descriptor_limit(&mut config)?;
-        #[cfg(feature = "tls")]
         let tls = config.tls.clone();
         let mut server = Server::bind_with(config, inherited)?;
         if settings.demo {
             demo_applications::install(&mut server);
         }
-        let reload = Reload {
-            handle: server.handle(),
-            flags: self,
-            running: settings.clone(),
-            #[cfg(feature = "tls")]
-            tls,
-        };
+        let reload =
+            Reload { handle: server.handle(), flags: self, running: settings.clone(), tls };
         let cannot =
             |error: io::Error| Failure::runtime(format!("cannot watch for signals: {error}"));
         signals::watch(server.handle(), move || reload.run()).map_err(cannot)?;
@@ -184,7 +178,6 @@ struct Reload {
     flags: Serve,
     /// What the server was started with.
     running: Settings,
-    #[cfg(feature = "tls")]
     tls: Option<ipc_framework::Tls>,
 }
 
@@ -209,10 +202,8 @@ impl Reload {
         raise_descriptor_limit(&mut config).map_err(one)?;
         // Under the rules that it listens by.
         config.insecure = self.running.is_insecure();
-        #[cfg(feature = "tls")]
         config.tls.clone_from(&self.tls);
         self.handle.reload(&config).map_err(|error| one(error.into()))?;
-        #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             tls.reload().map_err(|error| one(error.into()))?;
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use ipc_framework::{Access, Config, Limits, Spin, Token, UnixSocket};
+use ipc_framework::{Access, Config, Limits, Spin, Tls, Token, UnixSocket};
 use serde::Deserialize;
 
 use super::logging::LogFormat;
@@ -252,12 +252,11 @@ impl Settings {
         access.gids.clone_from(&self.allow_gid);
     }
 
-    #[cfg(feature = "tls")]
     fn set_tls(&self, config: &mut Config) -> Result<(), Failure> {
         config.tls = match (&self.tls_cert, &self.tls_key) {
             (None, None) if self.tls_client_ca.is_none() => None,
             (Some(certificate), Some(key)) => {
-                Some(ipc_framework::Tls::from_files(certificate, key, self.tls_client_ca.clone())?)
+                Some(Tls::from_files(certificate, key, self.tls_client_ca.clone())?)
             }
             _ => {
                 return Err(Failure::usage(
@@ -266,16 +265,6 @@ impl Settings {
             }
         };
         Ok(())
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn set_tls(&self, _: &mut Config) -> Result<(), Failure> {
-        if self.tls_cert.is_none() && self.tls_key.is_none() && self.tls_client_ca.is_none() {
-            return Ok(());
-        }
-        Err(Failure::usage(
-            "this program was built without TLS; build it with `--features cli,tls`",
-        ))
     }
 
     /// What stands in these settings that a running server cannot take over from others.

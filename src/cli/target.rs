@@ -10,6 +10,7 @@ use ipc_framework::client::{Connection, Endpoint, Options};
 use ipc_framework::{Message, MessageType, Token};
 use serde::Deserialize;
 
+use super::tls::{self, TlsFlags};
 use super::{Failure, settings, units};
 
 const HOST: &str = "localhost";
@@ -35,6 +36,8 @@ struct Flags {
     /// Connect to this Unix socket instead of TCP
     #[arg(long, env = "IPC_UNIX", value_name = "PATH", hide_env_values = true)]
     unix: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsFlags,
     /// File with the token of the application; or set `IPC_TOKEN`
     #[arg(long, env = "IPC_TOKEN_FILE", value_name = "FILE", hide_env_values = true)]
     token_file: Option<PathBuf>,
@@ -91,6 +94,9 @@ impl Target {
                 port: self.0.port.unwrap_or(PORT),
             },
         };
+        if self.0.unix.is_none() {
+            options.tls = self.0.tls.read()?;
+        }
         options.token = match &self.0.token_file {
             Some(path) => Some(settings::read_token(path)?),
             None => {
@@ -116,13 +122,19 @@ impl Args for Target {
 impl FromArgMatches for Target {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let is_typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let is_tls = tls::NAMES.into_iter().any(is_typed);
         let is_tcp = is_typed("host") || is_typed("port");
+        let conflict = |text| Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
         if is_tcp && is_typed("unix") {
-            let text = "--unix takes the place of --host and --port; give one or the other\n";
-            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+            return conflict(
+                "--unix takes the place of --host and --port; give one or the other\n",
+            );
+        }
+        if is_tls && is_typed("unix") {
+            return conflict("a Unix socket takes no TLS; give --unix or the --tls flags\n");
         }
         let mut flags = Flags::from_arg_matches(matches)?;
-        if is_tcp {
+        if is_tcp || is_tls {
             // What is typed goes before `IPC_UNIX`.
             flags.unix = None;
         }

@@ -16,6 +16,8 @@ use super::options::Options;
 use super::payload::Payload;
 use super::read_buffer::ReadBuffer;
 use super::socket::Socket;
+#[cfg(feature = "tls")]
+use super::tls_failure;
 use super::wait::Wait;
 use crate::broker::Message;
 use crate::proto::frame::Frame;
@@ -87,7 +89,15 @@ impl Connection {
         // A timeout that no clock can express is none.
         let deadline = begin.checked_add(options.connect_timeout);
         let deadline = deadline.unwrap_or(begin + Duration::from_secs(u32::MAX.into()));
-        let socket = Socket::connect(&options.endpoint, deadline).map_err(unreachable)?;
+        #[cfg(feature = "tls")]
+        let session = options.tls.as_ref().map(|tls| tls.session(options)).transpose()?;
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "TLS changes it"))]
+        let mut socket = Socket::connect(&options.endpoint, deadline).map_err(unreachable)?;
+        #[cfg(feature = "tls")]
+        if let Some(session) = session {
+            let failed = |source: std::io::Error| tls_failure::of_handshake(&source, options);
+            socket.secure(session, deadline).map_err(failed)?;
+        }
         // Zero would mean forever.
         let timeout = options.timeout.max(Duration::from_micros(1));
         socket.set_write_timeout(timeout).map_err(Error::system("a write timeout"))?;
@@ -111,9 +121,16 @@ impl Connection {
     fn introduce(&mut self, options: &Options, deadline: Instant) -> Result<(), Error> {
         let heading = Heading::new(MessageType::Request, SYSTEM);
         self.encoder.value(heading, &Connect::new(options, &self.id))?;
-        self.send()?;
+        match self.send() {
+            // Who is refused may be cut off meanwhile, and be told why all the same.
+            Err(error) if !matches!(error, Error::Lost { .. }) => return Err(error),
+            _ => {}
+        }
         let left = deadline.saturating_duration_since(Instant::now());
-        if !self.await_frame(&mut Wait::at_most(left), Execution::Never)? {
+        let came = self.await_frame(&mut Wait::at_most(left), Execution::Never);
+        #[cfg(feature = "tls")]
+        let came = came.map_err(|error| tls_failure::of_welcome(error, options));
+        if !came? {
             let waited = options.connect_timeout;
             return Err(Error::deadline("the server's welcome", waited));
         }

@@ -57,6 +57,9 @@ fn is_for_good(error: &Error) -> bool {
         Error::Answered { code, .. } => {
             matches!(code, ErrorCode::AuthFailed | ErrorCode::TakenOver)
         }
+        // Certificates are renewed, here and there.
+        #[cfg(feature = "tls")]
+        Error::Tls { .. } => false,
         error => error.fault() == Fault::Caller,
     }
 }

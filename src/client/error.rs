@@ -48,6 +48,16 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// There is no TLS with the server: one of both does not trust the other, or does not speak it.
+    #[cfg(feature = "tls")]
+    Tls {
+        /// Where it was tried.
+        endpoint: Endpoint,
+        /// Who has to do something about it.
+        fault: Fault,
+        /// What is wrong, and what to do.
+        what: String,
+    },
     /// The answer is an error: of the server, or of the one who serves the channel.
     Answered {
         /// What it is.
@@ -151,6 +161,8 @@ impl Error {
             | Self::Deadline { execution: Execution::Never, .. } => Fault::Server,
             Self::Deadline { .. } | Self::BadAnswer(_) => Fault::Peer,
             Self::System { .. } => Fault::System,
+            #[cfg(feature = "tls")]
+            Self::Tls { fault, .. } => *fault,
             Self::Answered { code, .. } => match code {
                 ErrorCode::NoHandler
                 | ErrorCode::HandlerFailed
@@ -184,6 +196,8 @@ impl Error {
             | Self::Closed
             | Self::OnClientThread
             | Self::System { .. } => Execution::Never,
+            #[cfg(feature = "tls")]
+            Self::Tls { .. } => Execution::Never,
         }
     }
 
@@ -219,6 +233,8 @@ impl fmt::Display for Error {
                  receive more often, or use a connection of its own for subscriptions"
             ),
             Self::Unreachable { endpoint, source } => unreachable_text(f, endpoint, source),
+            #[cfg(feature = "tls")]
+            Self::Tls { endpoint, what, .. } => write!(f, "no TLS with {endpoint}: {what}"),
             Self::Answered { code, text } => write!(f, "{text} ({code})"),
             Self::Deadline { waiting_for, waited, execution: Execution::Possible } => write!(
                 f,

@@ -15,6 +15,11 @@ use crate::broker::Message;
 use crate::proto::frame::Frame;
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
+/// What a server of TLS says to those who speak none: a record's type, its version, of which the
+/// last byte differs, and half of its length.
+const TLS_ALERT: usize = 0x1503_0000;
+const TLS_ALERT_MASK: usize = 0xffff_00ff;
+
 /// The message at the buffer's front, and how many bytes it takes. What is not one stays there,
 /// so that every later attempt fails alike.
 pub(super) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
@@ -23,6 +28,10 @@ pub(super) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error>
             Ok(envelope) => Ok((envelope, frame_bytes)),
             Err(error) => Err(Error::Protocol { what: error.to_string() }),
         },
+        Frame::TooLarge { body_bytes } if body_bytes & TLS_ALERT_MASK == TLS_ALERT => {
+            let what = "this port speaks TLS; turn it on here, too (`tls`, --tls-ca)".into();
+            Err(Error::Protocol { what })
+        }
         Frame::TooLarge { body_bytes } => {
             Err(Error::Protocol { what: format!("a frame of {body_bytes} bytes is too large") })
         }

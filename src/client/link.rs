@@ -66,8 +66,14 @@ impl Open {
                 self.asked = None;
                 // A short read has emptied the socket: the next one would only say so.
                 self.is_readable = bytes == room_bytes || self.has_ended;
+                #[cfg(feature = "tls")]
+                {
+                    self.is_readable |= self.socket.holds_more();
+                }
                 Ok(true)
             }
+            // A word of TLS's own; what is behind it is asked for next.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(false),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.is_readable = false;
                 Ok(false)

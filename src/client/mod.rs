@@ -62,6 +62,12 @@ mod slot;
 mod socket;
 mod state;
 mod subscription;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "tls")]
+mod tls_failure;
+#[cfg(feature = "tls")]
+mod tls_session;
 mod wait;
 mod worker;
 
@@ -77,3 +83,5 @@ pub use reconnect::Reconnect;
 pub use responder::Responder;
 pub use slot::{RequestFuture, RequestId};
 pub use subscription::Subscription;
+#[cfg(feature = "tls")]
+pub use tls::Tls;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::error::Error;
+#[cfg(feature = "tls")]
+use super::tls::Tls;
 use crate::broker::Token;
 
 /// Where a server listens.
@@ -80,7 +82,10 @@ pub struct Options {
     pub connection_id: Option<String>,
     /// The application's secret, where the server asks for one.
     pub token: Option<Token>,
-    /// How long connecting may take, the handshake included; 5 s by default.
+    /// Speak TLS, by TCP alone; not by default.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Tls>,
+    /// How long connecting may take, all handshakes included; 5 s by default.
     pub connect_timeout: Duration,
     /// How long a request may take, and a write the server does not accept; 10 s by default.
     pub timeout: Duration,
@@ -102,6 +107,8 @@ impl Options {
             endpoint: Endpoint::default(),
             connection_id: None,
             token: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(10),
             spin: false,
@@ -115,7 +122,8 @@ impl Options {
     /// # Errors
     /// [`Error::Unreachable`] if nothing listens there, [`Error::Answered`] if the server
     /// refuses (a wrong token, no room), [`Error::Deadline`] if it does not answer,
-    /// [`Error::BadId`] for an empty or too long id.
+    /// [`Error::BadId`] for an empty or too long id; with TLS, `Error::Tls` if that does not come
+    /// about.
     pub fn connect(&self) -> Result<Connection, Error> {
         Connection::open(self)
     }

@@ -1,8 +1,14 @@
-//! A connected socket, TCP or Unix, read and written with one system call each.
+//! A connected socket, TCP or Unix, read and written with one system call each; with TLS, if that
+//! is asked for.
+//!
+//! TLS is one state for both directions: whoever reads or writes locks it, on a socket that does
+//! not block if there are several who do.
 
 use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+#[cfg(feature = "tls")]
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -10,12 +16,16 @@ use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
 use super::options::Endpoint;
+#[cfg(feature = "tls")]
+use super::tls_session::Session;
 
 #[derive(Debug)]
 pub(super) struct Socket {
     inner: Inner,
     /// What the kernel holds as the longest a read may block.
     read_timeout: Option<Duration>,
+    #[cfg(feature = "tls")]
+    session: Option<Box<Mutex<Session>>>,
 }
 
 impl Socket {
@@ -31,7 +41,48 @@ impl Socket {
                 socket
             }
         };
-        Ok(Self { inner, read_timeout: None })
+        Ok(Self {
+            inner,
+            read_timeout: None,
+            #[cfg(feature = "tls")]
+            session: None,
+        })
+    }
+
+    /// Speaks TLS from here on. The handshake ends before `deadline` or fails.
+    #[cfg(feature = "tls")]
+    pub(super) fn secure(
+        &mut self,
+        tls: rustls::ClientConnection,
+        deadline: Instant,
+    ) -> io::Result<()> {
+        let mut session = Session::new(tls);
+        loop {
+            let left = remaining(deadline)?;
+            self.set_write_timeout(left)?;
+            self.set_read_timeout(Some(left))?;
+            match session.shake_hands(&self.inner) {
+                Ok(true) => break,
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+        self.session = Some(Box::new(Mutex::new(session)));
+        Ok(())
+    }
+
+    #[cfg(feature = "tls")]
+    fn session(&self) -> Option<MutexGuard<'_, Session>> {
+        let lock = self.session.as_ref()?.lock();
+        Some(lock.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if self.read_timeout != timeout {
+            self.inner.set_read_timeout(timeout)?;
+            self.read_timeout = timeout;
+        }
+        Ok(())
     }
 
     pub(super) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
@@ -54,43 +105,70 @@ impl Socket {
 
     /// Reads what is there, waiting for it until the timeout; zero bytes are the end.
     pub(super) fn recv(&mut self, room: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
-        if self.read_timeout != timeout {
-            self.inner.set_read_timeout(timeout)?;
-            self.read_timeout = timeout;
+        self.set_read_timeout(timeout)?;
+        #[cfg(feature = "tls")]
+        if let Some(session) = &mut self.session {
+            let session = session.get_mut().unwrap_or_else(PoisonError::into_inner);
+            return session.read(&self.inner, room, RecvFlags::empty());
         }
         Ok(rustix::net::recv(&self.inner, room, RecvFlags::empty())?.0)
     }
 
-    /// Reads what is there without waiting; zero bytes are the end.
+    /// Reads what is there without waiting; zero bytes are the end. With TLS,
+    /// [`ErrorKind::Interrupted`] says that what came is not enough, and there may be more.
     pub(super) fn try_recv(&self, room: &mut [u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(mut session) = self.session() {
+            return session.read(&self.inner, room, RecvFlags::DONTWAIT);
+        }
         retry(|| Ok(rustix::net::recv(&self.inner, &mut *room, RecvFlags::DONTWAIT)?.0))
     }
 
-    /// Writes what the kernel takes. A peer that is gone is an error, never a signal.
+    /// Whether there is something to read that no event announces.
+    #[cfg(feature = "tls")]
+    pub(super) fn holds_more(&self) -> bool {
+        self.session().is_some_and(|session| session.holds_more())
+    }
+
+    /// Writes what the kernel takes. A peer that is gone is an error, never a signal. The bytes
+    /// behind those that it took are to be the next, whatever becomes of their sender.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(mut session) = self.session() {
+            return session.write(&self.inner, bytes);
+        }
         retry(|| rustix::net::send(&self.inner, bytes, SendFlags::NOSIGNAL))
     }
 
     /// Ends the connection once the server has read everything: what is unread here at that
     /// moment would otherwise have the kernel throw away what is unread there.
     pub(super) fn end(&self, timeout: Duration) -> io::Result<()> {
-        self.finish()?;
         self.inner.set_nonblocking(false)?;
+        self.finish()?;
         let mut scrap = vec![0; 64 << 10];
         // A timeout that no clock can express is none.
         let deadline = Instant::now().checked_add(timeout);
         loop {
-            self.inner.set_read_timeout(deadline.map(remaining).transpose()?)?;
-            let read =
-                retry(|| Ok(rustix::net::recv(&self.inner, &mut scrap[..], RecvFlags::empty())?.0));
-            if read? == 0 {
-                return Ok(());
+            let left = deadline.map(remaining).transpose()?;
+            match self.try_recv(&mut scrap) {
+                Ok(0) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.inner.set_read_timeout(left)?;
+                    // Waits without taking anything.
+                    retry(|| Ok(rustix::net::recv(&self.inner, &mut [0], RecvFlags::PEEK)?.0))?;
+                }
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
             }
         }
     }
 
     /// Says that nothing more comes; what was written is still delivered.
     pub(super) fn finish(&self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(mut session) = self.session() {
+            session.finish(&self.inner)?;
+        }
         self.inner.shutdown(std::net::Shutdown::Write)
     }
 }

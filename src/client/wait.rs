@@ -37,7 +37,13 @@ impl Wait {
     ) -> io::Result<usize> {
         loop {
             let timeout = match self {
-                Self::Not => return socket.try_recv(room),
+                Self::Not => {
+                    // TLS has words of its own, behind which there may be the server's.
+                    match socket.try_recv(room) {
+                        Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                        read => return read,
+                    }
+                }
                 Self::Forever => None,
                 Self::Until { whole, is_first, .. } if *is_first => {
                     *is_first = false;
@@ -46,7 +52,8 @@ impl Wait {
                 Self::Until { deadline, .. } => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
-                        return socket.try_recv(room);
+                        *self = Self::Not;
+                        continue;
                     }
                     Some(left)
                 }

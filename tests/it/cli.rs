@@ -25,6 +25,12 @@ pub(crate) fn ipc() -> Command {
         "IPC_PORT",
         "IPC_UNIX",
         "IPC_TIMEOUT",
+        "IPC_TLS",
+        "IPC_TLS_CA",
+        "IPC_TLS_NAME",
+        "IPC_TLS_CERT",
+        "IPC_TLS_KEY",
+        "SSL_CERT_DIR",
     ] {
         command.env_remove(name);
     }

@@ -5,11 +5,11 @@ mod closing;
 mod connection;
 mod liveness;
 mod losses;
-mod many_threads;
+pub(crate) mod many_threads;
 mod messages;
 mod overhead;
 mod pool;
-mod proxy;
+pub(crate) mod proxy;
 pub(crate) mod published;
 #[cfg(feature = "cli")]
 mod reconnect;

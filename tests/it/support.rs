@@ -23,7 +23,12 @@ pub(crate) struct TestServer {
 
 /// Starts a server on a free port.
 pub(crate) fn serve(config: Config, set_up: impl FnOnce(&mut Server)) -> TestServer {
-    let mut server = Server::bind(Config { port: 0, ..config }).expect("a free port");
+    serve_as_told(Config { port: 0, ..config }, set_up)
+}
+
+/// Starts a server on the port that the configuration names.
+pub(crate) fn serve_as_told(config: Config, set_up: impl FnOnce(&mut Server)) -> TestServer {
+    let mut server = Server::bind(config).expect("a free port");
     set_up(&mut server);
     let address = server
         .addresses()

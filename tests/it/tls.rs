@@ -1,10 +1,16 @@
 //! TLS on TCP listeners, with certificates made on the spot.
 
 mod certificates;
+mod client;
+mod client_failures;
+#[cfg(feature = "cli")]
+mod commands;
 mod hostile;
 mod peer;
 #[cfg(feature = "cli")]
 mod program;
+#[cfg(feature = "cli")]
+mod readme;
 
 use std::time::Duration;
 

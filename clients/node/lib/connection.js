@@ -1,10 +1,11 @@
 'use strict';
 
-const net = require('node:net');
 const { FrameReader, encodeFrames, decodeBody, tooLarge } = require('./codec.js');
 const {
-  NotConnectedError, ConnectionLostError, QueueFullError, ServerError, FrameError, TimeoutError, isServerError,
+  NotConnectedError, ConnectionLostError, TLSError, QueueFullError, ServerError, FrameError, TimeoutError,
+  isServerError,
 } = require('./errors.js');
+const { connectSocket, isAlert, explain } = require('./tls.js');
 const { after } = require('./timers.js');
 
 const READ_BYTES = 64 * 1024;
@@ -19,7 +20,7 @@ const SERVER_NAME = /^ipc-framework\//;
  */
 class Connection {
   /**
-   * @param {object} options host, port, path, maxFrameBytes, slowBytes, slowAfter, sendQueueBytes
+   * @param {object} options host, port, path, tls, maxFrameBytes, slowBytes, slowAfter, sendQueueBytes
    * @param {Record<'onOpen' | 'onMessage' | 'onFault' | 'onSlow' | 'onDrain' | 'onClose', Function>} hooks
    */
   constructor(options, hooks) {
@@ -60,8 +61,12 @@ class Connection {
    */
   open(connectBody, timeout) {
     return new Promise((resolve, reject) => {
+      const { host, port, path, tls } = this.options;
+      let isUp = false;
       const timer = after(timeout, () => {
-        this.destroy(new TimeoutError(`the server did not answer connect within ${timeout} ms`));
+        this.destroy(new TimeoutError(tls && !isUp
+          ? `there was no TLS handshake within ${timeout} ms; see that this port speaks TLS`
+          : `the server did not answer connect within ${timeout} ms`));
       });
       const settle = (error) => {
         if (this.handshake === null) return;
@@ -71,31 +76,35 @@ class Connection {
         else resolve();
       };
       this.handshake = settle;
-      const { host, port, path } = this.options;
-      const onread = { buffer: Buffer.allocUnsafeSlow(READ_BYTES), callback: (n, buffer) => this.read(n, buffer) };
-      // The published server listens on IPv4 alone, and `localhost` may be an IPv6 address first.
-      const address = path ? { path } : { host, port, autoSelectFamily: true };
-      try {
-        this.socket = net.connect({ ...address, noDelay: true, onread });
-      } catch (error) {
-        this.isEnded = true;
-        settle(error);
-        return;
-      }
-      this.socket.on('connect', () => {
+      const introduce = () => {
+        isUp = true;
         try {
           this.send(connectBody);
         } catch (error) {
           this.destroy(error);
         }
-      });
+      };
+      const onread = { buffer: Buffer.allocUnsafeSlow(READ_BYTES), callback: (n, buffer) => this.read(n, buffer) };
+      // The published server listens on IPv4 alone, and `localhost` may be an IPv6 address first.
+      const address = path ? { path } : { host, port, autoSelectFamily: true };
+      try {
+        const { socket, opened } = connectSocket({ ...address, noDelay: true, onread }, tls);
+        this.socket = socket;
+        socket.on(opened, introduce);
+      } catch (error) {
+        this.isEnded = true;
+        settle(tls ? explain(error) : error);
+        return;
+      }
       // It reads no more either: a server that is done closes both ways.
       this.socket.on('end', () => {
         this.isOpen = false;
         // Node ends this side too, but behind what is unsent, which may never go.
         this.linger();
       });
-      this.socket.on('error', (error) => { this.fault ??= error; });
+      this.socket.on('error', (error) => {
+        this.fault ??= tls ? explain(error) : error;
+      });
       this.socket.on('close', () => this.closed());
     });
   }
@@ -176,6 +185,10 @@ class Connection {
   read(n, buffer) {
     // After the end nobody wants it, but unread bytes would turn the close into a reset.
     if (this.isEnded) return true;
+    if (this.handshake !== null && !this.options.tls && isAlert(buffer.subarray(0, n))) {
+      this.destroy(new TLSError('this port speaks TLS; give the option tls'));
+      return true;
+    }
     try {
       this.reader.feed(buffer.subarray(0, n), this.onBody);
     } catch (error) {

@@ -51,6 +51,13 @@ class ConnectionLostError extends NotConnectedError {
   }
 }
 
+/** No connection came about, for the sake of TLS. `cause` is what Node says. */
+class TLSError extends NotConnectedError {
+  constructor(message, options) {
+    super(message, options, 'TLS_FAILED');
+  }
+}
+
 /** A bound was reached: the server does not read, or too much is waiting for a connection. */
 class QueueFullError extends IPCError {
   constructor(message) {
@@ -106,6 +113,6 @@ module.exports = {
   textOf,
   warn,
   isOfProgram,
-  IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, ConnectionLostError, QueueFullError,
-  FrameError, isServerError,
+  IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, ConnectionLostError, TLSError,
+  QueueFullError, FrameError, isServerError,
 };

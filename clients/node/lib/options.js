@@ -11,6 +11,7 @@ const DEFAULTS = Object.freeze({
   port: 8888,
   path: undefined,
   token: undefined,
+  tls: undefined,
   connectionTimeout: 10_000,
   requestTimeout: 10_000,
   closeTimeout: 5_000,
@@ -46,6 +47,10 @@ function resolveOptions(given = {}) {
     if (isNumber && !(typeof options[name] === 'number' && options[name] >= 0)) {
       throw new TypeError(`${name} must be a number that is not negative, not ${options[name]}`);
     }
+  }
+  if (options.tls && options.path) throw new TypeError('a Unix socket takes no TLS: give path or tls');
+  if (options.tls && !['boolean', 'object', 'function'].includes(typeof options.tls)) {
+    throw new TypeError('tls must be true, options of node:tls, or a function that returns them');
   }
   return options;
 }

@@ -2,7 +2,7 @@
 
 // The real servers as subprocesses, and what the tests need around them.
 
-const { spawn } = require('node:child_process');
+const { spawn, spawnSync } = require('node:child_process');
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const http = require('node:http');
@@ -161,7 +161,35 @@ function temporaryDirectory(t) {
   return directory;
 }
 
+/**
+ * An authority, a server's and a client's certificate of it, in PEM files; the paths by name. `days` and `name` are of
+ * the server's.
+ */
+function certificates(t, { days = 30, name = 'DNS:localhost' } = {}) {
+  const directory = temporaryDirectory(t);
+  const paths = {};
+  for (const file of ['ca.pem', 'ca.key', 'server.pem', 'server.key', 'client.pem', 'client.key']) {
+    paths[file] = path.join(directory, file);
+  }
+  const openssl = (...args) => {
+    const { status, error, stderr } = spawnSync('openssl', args);
+    if (status !== 0) throw new Error(`openssl, which makes certificates for tests: ${error ?? stderr}`);
+  };
+  const request = (who, out, ...args) => openssl('req', '-config', '/dev/null', '-newkey', 'ec', '-pkeyopt',
+    'ec_paramgen_curve:P-256', '-noenc', '-subj', `/CN=${who}`, '-keyout', paths[`${who}.key`], '-out', out, ...args);
+  const sign = (who, daysLeft, extension) => {
+    const unsigned = path.join(directory, `${who}.csr`);
+    request(who, unsigned, '-addext', extension);
+    openssl('x509', '-req', '-in', unsigned, '-CA', paths['ca.pem'], '-CAkey', paths['ca.key'], '-days',
+      String(daysLeft), '-copy_extensions', 'copy', '-out', paths[`${who}.pem`]);
+  };
+  request('ca', paths['ca.pem'], '-x509', '-addext', 'basicConstraints=critical,CA:TRUE');
+  sign('server', days, `subjectAltName=${name}`);
+  sign('client', 30, 'extendedKeyUsage=clientAuth');
+  return paths;
+}
+
 module.exports = {
   REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, connected, unconnected, web, warnings, sleep,
-  eventually, temporaryDirectory, once,
+  eventually, temporaryDirectory, once, certificates,
 };

@@ -42,6 +42,27 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(error_of, module)?)
 }
 
+/// `ipc_framework.tls.Tls`: the authority's file, the certificate's, its key's; the server's name.
+type Tls = (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>, Option<String>);
+
+fn tls_from_python((ca, cert, key, name): Tls) -> Result<client::Tls, ipc_framework::Error> {
+    let mut tls = match ca {
+        Some(path) => client::Tls::with_ca(path)?,
+        None => client::Tls::with_system_roots()?,
+    };
+    if let Some(name) = name {
+        tls = tls.server_name(&name)?;
+    }
+    match (cert, key) {
+        (None, None) => Ok(tls),
+        (Some(cert), Some(key)) => tls.certificate(cert, key),
+        _ => {
+            let text = "a certificate and its key belong together; give cert and key";
+            Err(ipc_framework::Error::Config(text.into()))
+        }
+    }
+}
+
 /// A connection and all that comes of it.
 #[pyclass(frozen, module = "ipc_framework._native")]
 struct Client {
@@ -61,7 +82,7 @@ struct Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (*, app_id, host, port, unix, token, connection_id, connect_timeout,
+    #[pyo3(signature = (*, app_id, host, port, unix, token, tls, connection_id, connect_timeout,
         reconnect, heartbeat, queue_bytes_max, frame_bytes_max, rings))]
     #[expect(clippy::too_many_arguments, reason = "they have names where it is called")]
     fn new(
@@ -71,6 +92,7 @@ impl Client {
         port: u16,
         unix: Option<PathBuf>,
         token: Option<String>,
+        tls: Option<Tls>,
         connection_id: String,
         connect_timeout: f64,
         reconnect: Option<(f64, f64)>,
@@ -86,6 +108,10 @@ impl Client {
             None => Endpoint::tcp(host, port),
         };
         options.connection.token = token.map(Token::new);
+        options.connection.tls = tls
+            .map(tls_from_python)
+            .transpose()
+            .map_err(|error| Failure::of_tls(&error).into_py(py))?;
         options.connection.connection_id = Some(connection_id);
         options.connection.connect_timeout = seconds(connect_timeout);
         options.connection.timeout = seconds(connect_timeout);

@@ -311,6 +311,25 @@ fn a_server_that_goes_away_in_the_middle_is_told_apart_from_an_error() {
     gone.join().unwrap();
 }
 
+/// The reset of the connection reaches the client while it still writes.
+#[test]
+fn who_is_refused_and_cut_off_before_all_is_sent_is_told_why() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut options = Options::new("app");
+    options.endpoint = Endpoint::tcp("127.0.0.1", listener.local_addr().unwrap().port());
+    options.token = Some(Token::new("x".repeat(15 << 20)));
+    let refusing = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let payload =
+            json!({"status": "error", "code": "server_full", "error": "there is no room"});
+        socket.write_all(&message("response", &Value::Null, &payload)).unwrap();
+        // It has come to wait for room when the socket is closed with much that is unread.
+        std::thread::sleep(Duration::from_millis(100));
+    });
+    assert_eq!(answered(&options.connect().unwrap_err()), ErrorCode::ServerFull);
+    refusing.join().unwrap();
+}
+
 #[test]
 fn what_is_not_the_protocol_stays_an_error() {
     let mut patient = Options::new("app");

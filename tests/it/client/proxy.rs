@@ -12,7 +12,7 @@ use crate::support::{HANG, TestServer, serve_echo};
 
 /// What happens to the bytes of one connection that go one way.
 #[derive(Clone, Copy, Debug)]
-enum Harm {
+pub(crate) enum Harm {
     None,
     /// In chunks of odd sizes, each a little later.
     Delay,
@@ -26,14 +26,14 @@ enum Harm {
 
 /// Whose bytes are harmed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+pub(crate) enum Way {
     FromServer,
     ToServer,
 }
 
 /// Passes connections on, one after another, each with the next harm; the last holds for all
 /// that follow.
-fn harm(server: SocketAddr, way: Way, harms: Vec<Harm>) -> SocketAddr {
+pub(crate) fn harm(server: SocketAddr, way: Way, harms: Vec<Harm>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

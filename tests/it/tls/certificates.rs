@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipc_framework::Tls;
+use ipc_framework::{Tls, client};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 pub(super) struct Certificates {
     directory: PathBuf,
@@ -21,6 +21,11 @@ pub(super) struct Certificates {
 
 impl Certificates {
     pub(super) fn new(name: &str) -> Self {
+        Self::with(name, |_| {})
+    }
+
+    /// With something else in the certificate of the server.
+    pub(super) fn with(name: &str, change: impl Fn(&mut CertificateParams)) -> Self {
         let name = format!("ipc-tls-{name}-{}", std::process::id()).replace(' ', "-");
         let directory = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&directory);
@@ -42,6 +47,9 @@ impl Certificates {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
             params.extended_key_usages = vec![purpose];
+            if name == "server" {
+                change(&mut params);
+            }
             let signed = params.signed_by(&key, &issuer).unwrap();
             made.private_file(&format!("{name}.pem"), &signed.pem());
             made.set_mode(&format!("{name}.pem"), 0o644);
@@ -71,6 +79,26 @@ impl Certificates {
     /// A piece of the server's private key.
     pub(super) fn secret(&self) -> &str {
         self.key.lines().nth(1).unwrap()
+    }
+
+    /// What a client of this crate needs to trust the server.
+    pub(super) fn trust(&self) -> client::Tls {
+        client::Tls::with_ca(self.path("ca.pem")).unwrap()
+    }
+
+    /// And what it shows for itself.
+    pub(super) fn trust_and_show(&self) -> client::Tls {
+        self.trust().certificate(self.path("client.pem"), self.path("client.key")).unwrap()
+    }
+
+    /// A server made of rustls alone.
+    pub(super) fn server(&self) -> Arc<ServerConfig> {
+        let certificate = CertificateDer::from_pem_file(self.path("server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(self.path("server.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        Arc::new(builder.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap())
     }
 
     pub(super) fn tls(&self) -> Tls {
@@ -109,7 +137,17 @@ impl Certificates {
 
     /// Puts the server's certificate and key of others into the files of this one.
     pub(super) fn replace_by(&self, others: &Self) {
-        for name in ["server.pem", "server.key"] {
+        self.copy(others, &["server.pem", "server.key"]);
+    }
+
+    /// Puts all that clients need of others into the files of this one, too.
+    pub(super) fn renew(&self, others: &Self) {
+        self.replace_by(others);
+        self.copy(others, &["ca.pem", "client.pem", "client.key"]);
+    }
+
+    fn copy(&self, others: &Self, names: &[&str]) {
+        for name in names {
             fs::copy(others.path(name), self.path(name)).unwrap();
         }
     }

@@ -64,6 +64,11 @@ async function modern(signal: AbortSignal): Promise<void> {
   client.on('conected', () => {});
   // @ts-expect-error a channel is a string
   client.publish(5, 'x');
+  new IPCClient('a', { tls: true });
+  new IPCClient('a', { tls: { ca: Buffer.from(''), cert: '', key: '', servername: 'ipc.internal' } });
+  new IPCClient('a', { tls: () => ({ ca: '' }) });
+  // @ts-expect-error a certificate is no number
+  new IPCClient('a', { tls: { ca: 5 } });
   // @ts-expect-error no such option
   new IPCClient('a', { hots: 'localhost' });
   // @ts-expect-error a signal is no string

@@ -4,6 +4,7 @@ from typing import Any, Dict, List, Optional, Tuple, final
 from .core import Handler, Message
 from .exceptions import IPCError
 from .server import FrameworkServer
+from .tls import Tls
 
 __version__: str
 __all__ = [
@@ -31,6 +32,7 @@ class Client:
         port: int,
         unix: Optional[str],
         token: Optional[str],
+        tls: Optional[Tls],
         connection_id: str,
         connect_timeout: float,
         reconnect: Optional[Tuple[float, float]],

@@ -34,6 +34,7 @@ from ._serving import failure_text, is_coroutine_function
 from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
 from .core import Message, MessageType
 from .exceptions import ConnectionError, IPCError, TimeoutError
+from .tls import Tls, given
 
 __all__ = ["Client", "Event", "Subscription", "connect"]
 
@@ -50,6 +51,7 @@ def connect(
     *,
     unix: Optional[str] = None,
     token: Optional[str] = None,
+    tls: Union[bool, Tls, None] = None,
     connection_id: Optional[str] = None,
     connect_timeout: float = 10.0,
     request_timeout: Optional[float] = 10.0,
@@ -60,9 +62,10 @@ def connect(
 ) -> _Connecting:
     """Connects: `async with connect(...) as client`, or `client = await connect(...)` and `await client.close()`.
 
-    `unix` is the path of a Unix socket in place of host and port, `token` the application's secret. A lost
-    connection comes back by itself, with what was subscribed and served, unless `reconnect` is False; a pair of
-    seconds sets its pauses. Meanwhile messages wait, up to `queue_bytes_max`.
+    `unix` is the path of a Unix socket in place of host and port, `token` the application's secret; `tls`
+    is True to speak TLS, or an `ipc_framework.tls.Tls`. A lost connection comes back by itself, with
+    what was subscribed and served, unless `reconnect` is False; a pair of seconds sets its pauses. Meanwhile messages
+    wait, up to `queue_bytes_max`.
 
     Raises `ConnectionError` or `AuthenticationError` when awaited: the first attempt is not repeated.
     """
@@ -76,6 +79,7 @@ def connect(
             port=port,
             unix=unix,
             token=token,
+            tls=given(tls),
             connection_id=connection_id,
             connect_timeout=connect_timeout,
             reconnect=RECONNECT_PAUSES if reconnect is True else reconnect or None,

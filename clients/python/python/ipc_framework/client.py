@@ -20,6 +20,7 @@ from ._threads import wait_for
 from .core import IPCClient, Message, MessageType
 from .exceptions import ConnectionError, IPCError
 from .server import _flag, _print_log
+from .tls import Tls, given
 
 logger = logging.getLogger("ipc_framework.client")
 
@@ -51,11 +52,11 @@ class FrameworkClient(IPCClient):
     """A connection to a server, for any number of threads.
 
     Beyond the published constructor: `unix` is the path of a Unix socket to use in place of host and
-    port; `token` the application's secret; `connection_id` what the server knows the client by, random
-    by default. A lost connection comes back by itself, with what was subscribed and served, unless
-    `reconnect` is False; a pair of seconds sets its pauses. Meanwhile messages wait, up to
-    `queue_bytes_max`. `verbose` prints what is logged, as the published client does; by default that is what the
-    variable `IPC_FRAMEWORK_VERBOSE` says.
+    port; `token` the application's secret; `tls` is True to speak TLS, or an `ipc_framework.tls.Tls`;
+    `connection_id` what the server knows the client by, random by default. A lost connection comes back by
+    itself, with what was subscribed and served, unless `reconnect` is False; a pair of seconds sets its pauses.
+    Meanwhile messages wait, up to `queue_bytes_max`. `verbose` prints what is logged, as the published
+    client does; by default that is what the variable `IPC_FRAMEWORK_VERBOSE` says.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class FrameworkClient(IPCClient):
         *,
         unix: Optional[str] = None,
         token: Optional[str] = None,
+        tls: Union[bool, Tls, None] = None,
         connection_id: Optional[str] = None,
         reconnect: Union[bool, Tuple[float, float]] = True,
         heartbeat: Optional[float] = 5.0,
@@ -79,6 +81,7 @@ class FrameworkClient(IPCClient):
         self.connection_timeout = connection_timeout
         self.unix = unix
         self.token = token
+        self.tls = tls
         if connection_id is not None:
             self.connection_id = connection_id
         self.reconnect = reconnect
@@ -180,6 +183,7 @@ class FrameworkClient(IPCClient):
             port=self.port,
             unix=self.unix,
             token=self.token,
+            tls=given(self.tls),
             connection_id=self.connection_id,
             connect_timeout=self.connection_timeout,
             reconnect=RECONNECT_PAUSES if self.reconnect is True else self.reconnect or None,

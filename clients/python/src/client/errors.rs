@@ -23,6 +23,7 @@ impl From<&Error> for Failure {
             Error::TooLarge { .. } => ("SerializationError", "too_large"),
             Error::Deadline { .. } => ("TimeoutError", "timeout"),
             Error::Unreachable { .. } => ("ConnectionError", "unreachable"),
+            Error::Tls { .. } => ("ConnectionError", "tls"),
             Error::Lost { .. } => ("ConnectionError", "lost"),
             Error::Disconnected => ("ConnectionError", "disconnected"),
             Error::QueueFull { .. } => ("ConnectionError", "queue_full"),
@@ -49,6 +50,12 @@ fn class_of(code: ErrorCode) -> &'static str {
 }
 
 impl Failure {
+    /// Of files that cannot be used.
+    pub(super) fn of_tls(error: &ipc_framework::Error) -> Self {
+        let text = error.to_string();
+        Self { class: "ConnectionError", code: "tls", text, may_be_executed: false }
+    }
+
     pub(super) fn of_payload(error: &PyErr) -> Self {
         let text = format!("what came cannot be a Python object: {error}");
         Self { class: "SerializationError", code: "undecodable", text, may_be_executed: true }

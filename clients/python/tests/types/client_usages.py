@@ -1,12 +1,14 @@
 """What programs write with the clients; mypy has to accept it as it stands, and to know each type."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from typing_extensions import assert_type
 
 from ipc_framework import FrameworkClient, Message, MessageType, aio
 from ipc_framework.exceptions import ConnectionError, IPCError, TimeoutError
+from ipc_framework.tls import Tls
 
 
 class Tracing(FrameworkClient):
@@ -37,6 +39,7 @@ def threads() -> None:
     assert_type(client.pending_responses, Dict[str, Message])
     assert_type(client.close(timeout=1.0), bool)
     client.disconnect()
+    FrameworkClient("app", tls=True)
     with Tracing("app", unix="/run/ipc.sock", token="secret", reconnect=(0.1, 2.0), verbose=True) as tracing:
         assert_type(tracing, Tracing)
         client.on_event(lambda event: print(event.name, event.error, event.unconfirmed))
@@ -75,7 +78,7 @@ async def loops() -> List[Any]:
             payloads.append(message.payload)
         async with client.subscribe("news") as news:
             assert_type(news, aio.Subscription)
-    other = await aio.connect("app")
+    other = await aio.connect("app", tls=Tls(ca="ca.pem", cert=Path("client.pem"), key="client.key", name="ipc"))
     assert_type(other, aio.Client)
     assert_type(await other.close(), bool)
     return payloads

@@ -1,0 +1,193 @@
+//! Whom a client takes for its server, and what it shows for itself.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, version};
+
+use super::error::Error;
+use super::options::{Endpoint, Options};
+use super::tls_failure;
+use crate::tls::{not_together, read_identity, read_roots};
+
+/// TLS 1.3 to a server, see [`Options::tls`].
+///
+/// The files are read again for every connection, so that a client which comes back uses what
+/// has been renewed; where they cannot be read by then, what they held before stays.
+///
+/// ```no_run
+/// use ipc_framework::client::{ClientOptions, Tls};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut options = ClientOptions::new("app");
+/// let tls = Tls::with_ca("ca.pem")?.certificate("client.pem", "client.key")?;
+/// options.connection.tls = Some(tls);
+/// let client = options.connect()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// ```
+/// use ipc_framework::client::Tls;
+///
+/// let error = Tls::with_ca("ca.pem").unwrap_err();
+/// assert!(error.to_string().contains("ca.pem"));
+/// ```
+#[derive(Clone)]
+pub struct Tls {
+    roots: Roots,
+    identity: Option<(PathBuf, PathBuf)>,
+    server_name: Option<ServerName<'static>>,
+    /// From when the files could last be read.
+    current: Arc<Mutex<Arc<ClientConfig>>>,
+}
+
+#[derive(Clone)]
+enum Roots {
+    File(PathBuf),
+    System(Arc<RootCertStore>),
+}
+
+impl Tls {
+    /// Trusts servers whose certificates one of those in this PEM file has signed, and no others:
+    /// the authority of your own is the usual one for a server of your own.
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) for a file that cannot be read,
+    /// [`Error::Config`](crate::Error::Config) for one that holds no certificate.
+    pub fn with_ca(path: impl Into<PathBuf>) -> Result<Self, crate::Error> {
+        Self::new(Roots::File(path.into()), None, None)
+    }
+
+    /// Trusts servers whose certificates the operating system trusts, for those with one that
+    /// a public authority has signed. `SSL_CERT_FILE` and `SSL_CERT_DIR` take the system's place.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) if the system has no certificates.
+    pub fn with_system_roots() -> Result<Self, crate::Error> {
+        let found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        // A system's store may hold some that nobody can read.
+        let (usable, _) = roots.add_parsable_certificates(found.certs);
+        if usable == 0 {
+            return Err(crate::Error::Config(
+                "this system has no certificates of authorities; install its package of them \
+                 (ca-certificates), or name the authority's file"
+                    .into(),
+            ));
+        }
+        Self::new(Roots::System(Arc::new(roots)), None, None)
+    }
+
+    /// Shows a certificate, with the chain behind it, to servers that ask for one (mutual TLS).
+    /// Both files are PEM.
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) for a file that cannot be read, or a key that
+    /// everybody on the machine may read; [`Error::Config`](crate::Error::Config) for files that
+    /// do not hold what they should, or do not belong together.
+    pub fn certificate(
+        self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Result<Self, crate::Error> {
+        Self::new(self.roots, Some((certificate.into(), key.into())), self.server_name)
+    }
+
+    /// Expects this name or address in the server's certificate, instead of the one that it is
+    /// connected to by.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for what is no name of a host.
+    pub fn server_name(mut self, name: &str) -> Result<Self, crate::Error> {
+        let parsed = ServerName::try_from(name.to_owned()).map_err(|_| {
+            crate::Error::Config(format!("{name:?} is no name or address of a host"))
+        })?;
+        self.server_name = Some(parsed);
+        Ok(self)
+    }
+
+    fn new(
+        roots: Roots,
+        identity: Option<(PathBuf, PathBuf)>,
+        server_name: Option<ServerName<'static>>,
+    ) -> Result<Self, crate::Error> {
+        let current = read(&roots, identity.as_ref())?;
+        Ok(Self { roots, identity, server_name, current: Arc::new(Mutex::new(Arc::new(current))) })
+    }
+
+    /// What the next connection is made with.
+    fn current(&self) -> Arc<ClientConfig> {
+        let read = read(&self.roots, self.identity.as_ref());
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(read) = read {
+            *current = Arc::new(read);
+        }
+        Arc::clone(&current)
+    }
+
+    /// The client's part of a connection, before its first byte.
+    pub(super) fn session(&self, options: &Options) -> Result<ClientConnection, Error> {
+        let wrong = |what: &str| tls_failure::of_caller(&options.endpoint, what);
+        let Endpoint::Tcp { host, .. } = &options.endpoint else {
+            return Err(wrong("a Unix socket needs none; leave TLS out"));
+        };
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host.clone())
+                .map_err(|_| wrong("that is no name which a certificate can have; give another"))?,
+        };
+        ClientConnection::new(self.current(), name).map_err(|error| wrong(&error.to_string()))
+    }
+}
+
+impl fmt::Display for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::System(_) => f.write_str("the system's authorities"),
+        }
+    }
+}
+
+/// The names of the files; never what is in them.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("roots", &format_args!("{}", self.roots))
+            .field("identity", &self.identity)
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read(
+    roots: &Roots,
+    identity: Option<&(PathBuf, PathBuf)>,
+) -> Result<ClientConfig, crate::Error> {
+    let roots = match roots {
+        Roots::File(path) => Arc::new(read_roots(path)?),
+        Roots::System(roots) => Arc::clone(roots),
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&version::TLS13])
+        .map_err(|error| crate::Error::Config(format!("TLS cannot be set up: {error}")))?
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let (certificate, key): (&Path, &Path) = (certificate, key);
+            let (chain, private_key) = read_identity(certificate, key)?;
+            config
+                .with_client_auth_cert(chain, private_key)
+                .map_err(|error| not_together(certificate, key, &error))?
+        }
+    };
+    // Connections last: to resume one would save little.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}

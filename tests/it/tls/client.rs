@@ -1,0 +1,436 @@
+//! The clients of this crate, over TLS.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{
+    Client, ClientOptions, Endpoint, Error, Event, Execution, Options, Reconnect, Tls,
+};
+use ipc_framework::{Config, Limits, Server};
+use rustls::{ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::certificates::Certificates;
+use super::serve_tls;
+use crate::client::many_threads::value;
+use crate::client::proxy::{Harm, Way, harm};
+use crate::support::{HANG, TestServer, frame, install_echo, serve, serve_as_told};
+
+pub(super) fn options(address: SocketAddr, tls: Tls) -> Options {
+    let mut options = Options::new("app");
+    options.endpoint = Endpoint::tcp("localhost", address.port());
+    options.connect_timeout = HANG;
+    options.timeout = HANG;
+    options.tls = Some(tls);
+    options
+}
+
+fn client_options(address: SocketAddr, tls: Tls) -> ClientOptions {
+    let mut client_options = ClientOptions::new("app");
+    client_options.connection = options(address, tls);
+    let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
+    client_options.reconnect = Some(Reconnect { pause_min, pause_max });
+    client_options
+}
+
+/// A server made of rustls, which reads and writes when the test wants it.
+struct Side(StreamOwned<ServerConnection, TcpStream>);
+
+impl Side {
+    /// Accepts and welcomes.
+    fn accept(listener: &TcpListener, certificates: &Certificates) -> Self {
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_read_timeout(Some(HANG)).unwrap();
+        let session = ServerConnection::new(certificates.server()).unwrap();
+        let mut side = Self(StreamOwned::new(session, socket));
+        let connect = side.receive().expect("a connection says who it is");
+        let id = connect["payload"]["connection_id"].clone();
+        side.respond(&connect, &json!({"status": "connected", "connection_id": id}));
+        side
+    }
+
+    fn respond(&mut self, message: &Value, payload: &Value) {
+        self.write(message, payload);
+        self.0.flush().unwrap();
+    }
+
+    /// Leaves it to what follows to bring it on its way.
+    fn write(&mut self, message: &Value, payload: &Value) {
+        let response = json!({
+            "message_id": "of the server",
+            "app_id": "app",
+            "channel_id": message["channel_id"],
+            "message_type": "response",
+            "payload": payload,
+            "timestamp": 1.25,
+            "reply_to": message["message_id"],
+        });
+        let frame = frame(response.to_string().as_bytes());
+        self.0.conn.writer().write_all(&frame).unwrap();
+    }
+
+    /// None at the end that TLS announces.
+    fn receive(&mut self) -> Option<Value> {
+        let mut header = [0; 4];
+        let begun = self.0.read(&mut header[..1]).expect("a message, or the word of the end");
+        if begun == 0 {
+            return None;
+        }
+        self.0.read_exact(&mut header[1..]).unwrap();
+        let mut body = vec![0; u32::from_be_bytes(header) as usize];
+        self.0.read_exact(&mut body).unwrap();
+        Some(serde_json::from_slice(&body).unwrap())
+    }
+
+    fn say_the_end(&mut self) {
+        self.0.conn.send_close_notify();
+        self.0.flush().unwrap();
+    }
+}
+
+/// A client and the server's side of its connection.
+fn pair(certificates: &Certificates, options: impl FnOnce(SocketAddr) -> ClientOptions) -> Pair {
+    pair_at(TcpListener::bind("127.0.0.1:0").unwrap(), certificates, options)
+}
+
+fn pair_at(
+    listener: TcpListener,
+    certificates: &Certificates,
+    options: impl FnOnce(SocketAddr) -> ClientOptions,
+) -> Pair {
+    let options = options(listener.local_addr().unwrap());
+    let connecting = std::thread::spawn(move || options.connect().unwrap());
+    let side = Side::accept(&listener, certificates);
+    Pair { client: connecting.join().unwrap(), side, _listener: listener }
+}
+
+struct Pair {
+    client: Client,
+    side: Side,
+    _listener: TcpListener,
+}
+
+#[test]
+fn what_goes_both_ways_arrives_whole_by_every_client() {
+    let certificates = Certificates::new("client, whole");
+    let server = serve_tls(&certificates.tls(), Limits::default());
+    let large = json!("x".repeat(1 << 20));
+    let mut spinning = options(server.address, certificates.trust());
+    spinning.spin = true;
+    for options in [options(server.address, certificates.trust()), spinning] {
+        let mut connection = options.connect().unwrap();
+        for payload in [&json!({"a": [1]}), &large, &json!(null)] {
+            assert_eq!(&value(&connection.request("echo", payload).unwrap()), payload);
+        }
+        connection.close().unwrap();
+    }
+    let client = client_options(server.address, certificates.trust()).connect().unwrap();
+    let threads: Vec<_> = (0..4)
+        .map(|thread| {
+            let (client, large) = (client.clone(), large.clone());
+            std::thread::spawn(move || {
+                for n in 0..50 {
+                    let payload = json!([thread, n, "y".repeat(n * 700)]);
+                    assert_eq!(value(&client.request("echo", &payload).unwrap()), payload);
+                }
+                assert_eq!(value(&client.request("echo", &large).unwrap()), large);
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!(client.connection_info().connections, 1);
+    client.close().unwrap();
+    server.wait_until("the ends", |stats| stats.total_connections == 0);
+}
+
+#[test]
+fn bytes_that_come_one_at_a_time_or_late_are_the_same_messages() {
+    let certificates = Certificates::new("client, crumbs");
+    let server = serve_tls(&certificates.tls(), Limits::default());
+    for way in [Way::FromServer, Way::ToServer] {
+        for how in [Harm::Crumble, Harm::Delay] {
+            let proxy = harm(server.address, way, vec![how]);
+            let mut client_options = client_options(proxy, certificates.trust());
+            client_options.heartbeat = None;
+            let client = client_options.connect().unwrap();
+            for n in 0..5 {
+                let payload = json!([n, "z".repeat(n * 1_000)]);
+                assert_eq!(value(&client.request("echo", &payload).unwrap()), payload);
+            }
+            assert_eq!(client.connection_info().connections, 1);
+            let mut connection = client_options.connection.connect().unwrap();
+            assert_eq!(value(&connection.request("echo", &1).unwrap()), 1);
+        }
+    }
+}
+
+#[test]
+fn what_is_changed_on_its_way_ends_the_connection_and_is_asked_on_the_next() {
+    let certificates = Certificates::new("client, corrupt");
+    let server = serve_tls(&certificates.tls(), Limits::default());
+    for way in [Way::FromServer, Way::ToServer] {
+        let proxy = harm(server.address, way, vec![Harm::Corrupt(3_000), Harm::None]);
+        let mut client_options = client_options(proxy, certificates.trust());
+        client_options.heartbeat = None;
+        let client = client_options.connect().unwrap();
+        let payload = json!("q".repeat(10_000));
+        let error = client.request("echo", &payload).unwrap_err();
+        assert!(matches!(error, Error::Lost { execution: Execution::Possible, .. }), "{error:?}");
+        assert_eq!(value(&client.request("echo", &payload).unwrap()), payload);
+        assert_eq!(client.connection_info().connections, 2);
+    }
+}
+
+/// The server does not read until everything is written that can be, and nothing is sent
+/// afterwards that would push the rest out.
+#[test]
+fn what_a_slow_server_has_no_room_for_follows_by_itself_whole_and_in_order() {
+    let certificates = Certificates::new("client, slow");
+    let Pair { client, mut side, .. } = stalled_pair(&certificates);
+    for round in 0..20 {
+        let mut sent = 0;
+        // Of sizes that end at all places of a record.
+        while client.waiting_bytes() == 0 {
+            client.publish("news", &json!([round, sent, "x".repeat(1_000 + 37 * round)])).unwrap();
+            sent += 1;
+        }
+        for n in 0..sent {
+            let payload = &side.receive().unwrap()["payload"];
+            assert_eq!((&payload[0], &payload[1]), (&json!(round), &json!(n)));
+        }
+        assert_eq!(client.waiting_bytes(), 0);
+    }
+    let closing = std::thread::spawn(move || client.close());
+    assert_eq!(side.receive(), None);
+    side.say_the_end();
+    closing.join().unwrap().unwrap();
+}
+
+/// A client whose kernel takes little at a time, and nobody reads it.
+fn stalled_pair(certificates: &Certificates) -> Pair {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.set_recv_buffer_size(8 << 10).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(1).unwrap();
+    let pair = pair_at(listener.into(), certificates, |address| {
+        let mut options = client_options(address, certificates.trust());
+        options.heartbeat = None;
+        options
+    });
+    let socket = pair.client.duplicate_socket().unwrap().unwrap();
+    SockRef::from(&socket).set_send_buffer_size(8 << 10).unwrap();
+    pair
+}
+
+/// Of every size there is one whose last record the kernel takes in part.
+#[test]
+fn the_end_of_a_message_follows_by_itself_when_nothing_else_is_sent() {
+    let certificates = Certificates::new("client, tail");
+    let Pair { client, mut side, .. } = stalled_pair(&certificates);
+    for size in (1_000..120_000).step_by(3_000) {
+        client.publish("news", &"x".repeat(size)).unwrap();
+        assert_eq!(side.receive().unwrap()["payload"].as_str().unwrap().len(), size);
+    }
+}
+
+#[test]
+fn a_message_that_is_told_to_be_unsent_does_not_arrive() {
+    let certificates = Certificates::new("client, half");
+    for size in (20_000..120_000).step_by(10_000) {
+        let Pair { client, mut side, .. } = stalled_pair(&certificates);
+        let (sender, told) = channel();
+        client.on_event(move |event| {
+            if let Event::Closed { unsent, .. } = event {
+                sender.send(*unsent).unwrap();
+            }
+        });
+        client.publish("news", &"x".repeat(size)).unwrap();
+        client.abort();
+        let mut arrived = Vec::new();
+        // It may be cut, and mostly is.
+        let _ = side.0.read_to_end(&mut arrived);
+        drop(side);
+        let unsent = told.recv_timeout(HANG).unwrap();
+        assert_eq!(unsent == 0, arrived.len() > size, "{unsent} unsent, {} bytes", arrived.len());
+    }
+}
+
+#[test]
+fn closing_sends_everything_however_slowly_it_is_read() {
+    const COUNT: usize = 100;
+    let certificates = Certificates::new("client, closing");
+    let payload = |n: usize| json!([n, "x".repeat(100_000)]);
+    let read_all = |side: &mut Side| {
+        for n in 0..COUNT {
+            assert_eq!(side.receive().unwrap()["payload"][0], n);
+        }
+        assert_eq!(side.receive(), None, "and TLS says that this is all");
+        side.say_the_end();
+    };
+    let Pair { client, mut side, .. } = pair(&certificates, |address| {
+        let mut options = client_options(address, certificates.trust());
+        options.queue_bytes_max = 64 << 20;
+        options.heartbeat = None;
+        options
+    });
+    for n in 0..COUNT {
+        client.publish("news", &payload(n)).unwrap();
+    }
+    let closing = std::thread::spawn(move || client.close());
+    read_all(&mut side);
+    closing.join().unwrap().unwrap();
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = options(listener.local_addr().unwrap(), certificates.trust());
+    let sending = std::thread::spawn(move || {
+        let mut connection = options.connect().unwrap();
+        for n in 0..COUNT {
+            connection.publish("news", &payload(n)).unwrap();
+        }
+        connection.close()
+    });
+    read_all(&mut Side::accept(&listener, &certificates));
+    sending.join().unwrap().unwrap();
+}
+
+/// Against this crate's server: all is processed when it returns.
+#[test]
+fn when_closing_has_returned_the_server_has_processed_everything() {
+    const COUNT: usize = 500;
+    let certificates = Certificates::new("client, processed");
+    let config = Config { tls: Some(certificates.tls()), ..Config::default() };
+    let (sender, taken) = channel();
+    let server = serve(config, |server: &mut Server| {
+        server.application("app", "The App").channel("log").on_notification(move |message| {
+            sender.send(message.json().as_str().len())?;
+            Ok(())
+        });
+    });
+    let client = client_options(server.address, certificates.trust()).connect().unwrap();
+    let mut connection = options(server.address, certificates.trust()).connect().unwrap();
+    let payload = "x".repeat(20_000);
+    for _ in 0..COUNT {
+        client.notify("log", &payload).unwrap();
+        connection.notify("log", &payload).unwrap();
+    }
+    client.close().unwrap();
+    connection.close().unwrap();
+    assert_eq!(taken.try_iter().count(), 2 * COUNT);
+}
+
+#[test]
+fn an_end_that_tls_did_not_announce_proves_nothing() {
+    let certificates = Certificates::new("client, cut");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = options(listener.local_addr().unwrap(), certificates.trust());
+    let sending = std::thread::spawn(move || {
+        let mut connection = options.connect().unwrap();
+        connection.publish("news", &1).unwrap();
+        connection.close()
+    });
+    let mut side = Side::accept(&listener, &certificates);
+    while side.receive().is_some() {}
+    // Whoever sits in between can end the TCP connection, and no more.
+    drop(side);
+    let error = sending.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Lost { execution: Execution::Possible, .. }), "{error:?}");
+    assert!(error.to_string().contains("cut"), "{error}");
+}
+
+/// The socket stays open: TLS alone says that nothing more comes.
+#[test]
+fn an_end_that_comes_with_the_last_message_is_seen() {
+    let certificates = Certificates::new("client, word");
+    let Pair { client, mut side, .. } = pair(&certificates, |address| {
+        let mut options = client_options(address, certificates.trust());
+        options.heartbeat = None;
+        options
+    });
+    let (sender, told) = channel();
+    client.on_event(move |event| {
+        if let Event::Disconnected { error, .. } = event {
+            sender.send(error.to_string()).unwrap();
+        }
+    });
+    let asked = client.request_future("any", &1).unwrap();
+    let request = side.receive().unwrap();
+    side.write(&request, &json!("the last"));
+    side.say_the_end();
+    told.recv_timeout(HANG).expect("the end");
+    drop(asked);
+}
+
+fn events(client: &Client) -> std::sync::mpsc::Receiver<String> {
+    let (sender, told) = channel();
+    client.on_event(move |event| {
+        let name = match event {
+            Event::Connected { .. } => "connected".to_owned(),
+            Event::Unreachable { error, .. } => error.to_string(),
+            _ => return,
+        };
+        // The test may have seen enough.
+        let _ = sender.send(name);
+    });
+    told
+}
+
+#[test]
+fn a_client_comes_back_over_tls_with_whatever_certificates_there_are_by_then() {
+    let certificates = Certificates::new("client, again");
+    let start = |port, tls| -> TestServer {
+        serve_as_told(Config { port, tls: Some(tls), ..Config::default() }, install_echo)
+    };
+    let first = start(0, certificates.mutual_tls());
+    let port = first.address.port();
+    let tls = certificates.trust_and_show();
+    let client = client_options(first.address, tls).connect().unwrap();
+    let told = events(&client);
+    let news = client.subscribe("news").unwrap();
+    client.flush().unwrap();
+    first.stop();
+    // One of a stranger takes its place: nobody is talked into it, and nobody gives up.
+    let strangers = Certificates::new("client, stranger");
+    let stranger = start(port, strangers.tls());
+    let trusts_nobody = |error: &str| error.contains("signed by nobody whom this client trusts");
+    let until = Instant::now() + HANG;
+    let mut told = std::iter::from_fn(|| {
+        told.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
+    });
+    told.find(|error| trusts_nobody(error)).expect("the stranger is told of");
+    assert_eq!(stranger.stats().total_connections, 0);
+    stranger.stop();
+    // Everything is renewed: the authority, the server's certificate, the client's.
+    certificates.renew(&Certificates::new("client, renewed"));
+    let second = start(port, certificates.mutual_tls());
+    told.find(|event| event == "connected").expect("it comes back");
+    client.flush().unwrap();
+    client.publish("news", &7).unwrap();
+    assert_eq!(value(&news.next_timeout(HANG).unwrap()), 7);
+    client.close().unwrap();
+    second.stop();
+}
+
+#[test]
+fn a_silent_server_is_found_dead_over_tls_as_well() {
+    let certificates = Certificates::new("client, silent");
+    let Pair { client, mut side, .. } = pair(&certificates, |address| {
+        let mut options = client_options(address, certificates.trust());
+        options.heartbeat = Some(Duration::from_millis(50));
+        options
+    });
+    let (sender, told) = channel();
+    client.on_event(move |event| {
+        if let Event::Disconnected { .. } = event {
+            sender.send(()).unwrap();
+        }
+    });
+    let ping = side.receive().unwrap();
+    assert_eq!(ping["payload"]["action"], "ping");
+    side.respond(&ping, &json!({"status": "pong"}));
+    told.recv_timeout(HANG).expect("it answers pings, and then no more");
+}

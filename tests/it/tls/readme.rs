@@ -1,0 +1,43 @@
+//! What the README says of TLS works as it stands there.
+
+use std::fs;
+use std::process::Command;
+
+use crate::cli::{Running, Scratch, assert_fails, ipc};
+
+/// The shell blocks of its section.
+fn blocks() -> Vec<String> {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let section = readme.split("\n## TLS\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let block = |text: &str| text.split("```").next().unwrap().to_owned();
+    section.split("```sh\n").skip(1).map(block).collect()
+}
+
+#[test]
+fn its_authority_its_server_and_its_client_fit_together() {
+    let scratch = Scratch::new("readme");
+    let directory = &scratch.0;
+    let blocks = blocks();
+    let made = Command::new("sh").args(["-ec", &blocks[0]]).current_dir(directory).output();
+    let made = made.expect("a shell");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let commands: Vec<Command> = blocks[1]
+        .lines()
+        .map(|line| {
+            let mut command = ipc();
+            command.args(line.strip_prefix("cargo ipc ").unwrap().split(' '));
+            command.current_dir(directory);
+            command
+        })
+        .collect();
+    let [mut server, mut request] = <[Command; 2]>::try_from(commands).unwrap();
+    server.args(["--port", "0"]);
+    let running = Running::start(server);
+    let port = running.address().port().to_string();
+    let output = request.env("IPC_PORT", &port).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n", "{stderr}");
+    let mut without = ipc();
+    without.args(["ping", "--port", &port, "--tls-ca", "ca.pem"]).current_dir(directory);
+    assert_fails(without, 3, "asks for a certificate");
+}
