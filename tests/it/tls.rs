@@ -1,6 +1,7 @@
 //! TLS on TCP listeners, with certificates made on the spot.
 
 mod certificates;
+mod floods;
 mod hostile;
 mod peer;
 #[cfg(feature = "cli")]
