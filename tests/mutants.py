@@ -25,7 +25,7 @@ MUTANTS = [
     (
         "a ready-list entry is dropped when the read budget is used up",
         "src/net/mod.rs",
-        "            if budget_bytes == 0 {\n                self.make_ready(key);\n",
+        "            if budget_bytes == 0 {\n                socket.enlist(&mut self.ready);\n",
         "            if budget_bytes == 0 {\n",
     ),
     (
@@ -98,18 +98,60 @@ MUTANTS = [
     (
         "a listener is forgotten after as many accepts as a turn takes",
         "src/net/accept.rs",
-        "                Ok(stream) => return Accepted::Stream(stream),",
+        "                Ok(stream) => Accepted::Stream(stream),",
         "                Ok(stream) => {\n"
         "                    watched.ready = false;\n"
-        "                    return Accepted::Stream(stream);\n"
+        "                    Accepted::Stream(stream)\n"
         "                }",
     ),
     (
         "accepting stops for good once there are no descriptors",
         "src/net/accept.rs",
         "            // Somebody else took the descriptor; descriptors come back as connections close.\n"
-        "            self.retry_at = Some(now + RETRY_AFTER);\n",
-        "            self.open.iter_mut().for_each(|watched| watched.ready = false);\n",
+        "            self.open.iter_mut().for_each(|each| each.retry_at = Some(now + RETRY_AFTER));\n",
+        "            self.open.iter_mut().for_each(|each| each.ready = false);\n",
+    ),
+    (
+        "listeners do not take turns",
+        "src/net/accept.rs",
+        "            self.next = at + 1;\n",
+        "",
+    ),
+    (
+        "an accept error of one listener puts off the others",
+        "src/net/accept.rs",
+        "                    watched.retry_at = Some(now + RETRY_AFTER);\n",
+        "                    self.open.iter_mut().for_each(|each| each.retry_at = Some(now + RETRY_AFTER));\n",
+    ),
+    (
+        "a handshake that is put off to the next turn is forgotten",
+        "src/net/mod.rs",
+        "            self.handshakes_wait = true;\n            socket.enlist(&mut self.ready);\n",
+        "            self.handshakes_wait = true;\n",
+    ),
+    (
+        "once a handshake was put off nobody is accepted who would begin one",
+        "src/net/mod.rs",
+        "        self.handshakes_wait = false;\n",
+        "",
+    ),
+    (
+        "what waited for the end of a handshake is not sent",
+        "src/net/mod.rs",
+        "        let wants_flush = socket.wants_flush();\n",
+        "        let wants_flush = false;\n",
+    ),
+    (
+        "a read is charged with what it brings, whatever it cost",
+        "src/net/mod.rs",
+        "saturating_sub(socket.read_cost_bytes(bytes));",
+        "saturating_sub(bytes);",
+    ),
+    (
+        "what a stream has decrypted and not brought yet is not asked for",
+        "src/net/socket.rs",
+        "bytes == buffer.len() || self.peer_finished || self.stream.holds_more();",
+        "bytes == buffer.len() || self.peer_finished;",
     ),
     (
         "whoever waits for a slow subscriber is not let go on",

@@ -11,10 +11,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Listeners<S: System> {
     open: Vec<Watched<S::Listener>>,
+    /// Behind the one that was used last, so that they take turns.
+    next: usize,
     /// A descriptor held back: when there are no others left, it is given up for as long as
     /// it takes to accept a connection and close it.
     spare: Option<S::Spare>,
-    retry_at: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -22,12 +23,16 @@ struct Watched<L> {
     listener: L,
     /// The kernel reported connections, and no accept has come to their end yet.
     ready: bool,
+    /// Accepting has failed, and is not tried again before.
+    retry_at: Option<Duration>,
 }
 
 pub(super) enum Accepted<T> {
     Stream(T),
     /// There was no descriptor for it, so it was closed.
     Shed,
+    /// It broke before it was accepted.
+    Failed,
     Nothing,
 }
 
@@ -36,9 +41,9 @@ impl<S: System> Listeners<S> {
         let mut open = Vec::new();
         for (at, mut listener) in listeners.into_iter().enumerate() {
             system.watch_listener(&mut listener, token(at))?;
-            open.push(Watched { listener, ready: false });
+            open.push(Watched { listener, ready: false, retry_at: None });
         }
-        Ok(Self { open, spare: system.spare(), retry_at: None })
+        Ok(Self { open, next: 0, spare: system.spare() })
     }
 
     /// Takes note of an event. Returns whether the token is a listener's.
@@ -52,54 +57,69 @@ impl<S: System> Listeners<S> {
 
     /// Whether somebody waits who could be accepted at once.
     pub(super) fn has_backlog(&self) -> bool {
-        self.retry_at.is_none() && self.open.iter().any(|watched| watched.ready)
+        self.open.iter().any(|watched| watched.ready && watched.retry_at.is_none())
     }
 
     /// When accepting is tried again after an error.
     pub(super) fn retry_at(&self) -> Option<Duration> {
-        self.retry_at
+        self.open
+            .iter()
+            .filter(|watched| watched.ready)
+            .filter_map(|watched| watched.retry_at)
+            .min()
     }
 
-    pub(super) fn accept(&mut self, system: &mut S, now: Duration) -> Accepted<S::Stream> {
-        if self.retry_at.is_some_and(|at| now < at) {
-            return Accepted::Nothing;
-        }
-        self.retry_at = None;
-        while let Some(watched) = self.open.iter_mut().find(|watched| watched.ready) {
-            match system.accept(&mut watched.listener) {
-                Ok(stream) => return Accepted::Stream(stream),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => watched.ready = false,
-                Err(error) if is_of_the_peer(&error) => {}
-                Err(error) if is_out_of_descriptors(&error) => return self.shed(system, now),
-                // Out of memory, or a firewall: it may pass.
-                Err(_) => {
-                    self.retry_at = Some(now + RETRY_AFTER);
-                    return Accepted::Nothing;
-                }
+    /// Accepts from the next listener where somebody waits; if `may_handshake` is false, not from
+    /// those whose connections begin with a handshake.
+    pub(super) fn accept(
+        &mut self,
+        system: &mut S,
+        now: Duration,
+        may_handshake: bool,
+    ) -> Accepted<S::Stream> {
+        for step in 0..self.open.len() {
+            let at = (self.next + step) % self.open.len();
+            let watched = &mut self.open[at];
+            watched.retry_at = watched.retry_at.filter(|at| now < *at);
+            let is_free = may_handshake || !S::has_handshakes(&watched.listener);
+            if !watched.ready || watched.retry_at.is_some() || !is_free {
+                continue;
             }
+            let accepted = match system.accept(&mut watched.listener) {
+                Ok(stream) => Accepted::Stream(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    watched.ready = false;
+                    continue;
+                }
+                Err(error) if is_of_the_peer(&error) => Accepted::Failed,
+                Err(error) if is_out_of_descriptors(&error) => self.shed(at, system, now),
+                // Out of memory, or a firewall: it may pass, and it is this one's alone.
+                Err(_) => {
+                    watched.retry_at = Some(now + RETRY_AFTER);
+                    continue;
+                }
+            };
+            self.next = at + 1;
+            return accepted;
         }
         Accepted::Nothing
     }
 
     /// Accepts one connection at the cost of the spare descriptor, and closes it.
-    fn shed(&mut self, system: &mut S, now: Duration) -> Accepted<S::Stream> {
+    fn shed(&mut self, at: usize, system: &mut S, now: Duration) -> Accepted<S::Stream> {
         drop(self.spare.take());
-        let ready = self.open.iter_mut().find(|watched| watched.ready);
-        let shed = ready.is_some_and(|watched| system.accept(&mut watched.listener).is_ok());
+        let shed = system.accept(&mut self.open[at].listener).is_ok();
         self.spare = system.spare();
-        if shed && self.spare.is_some() {
-            Accepted::Shed
-        } else {
+        if !shed || self.spare.is_none() {
             // Somebody else took the descriptor; descriptors come back as connections close.
-            self.retry_at = Some(now + RETRY_AFTER);
-            Accepted::Nothing
+            self.open.iter_mut().for_each(|each| each.retry_at = Some(now + RETRY_AFTER));
         }
+        if shed { Accepted::Shed } else { Accepted::Nothing }
     }
 
     /// Stops listening: the kernel refuses from here on, and a Unix socket's path is free.
     pub(super) fn close(&mut self) {
         self.open.clear();
-        self.retry_at = None;
     }
 }
 

@@ -254,6 +254,17 @@ impl Listener {
         }
     }
 
+    #[cfg(feature = "tls")]
+    pub(super) fn has_handshakes(&self) -> bool {
+        matches!(self, Self::Tcp { tls: Some(_), .. })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[expect(clippy::unused_self, reason = "with TLS it depends")]
+    pub(super) fn has_handshakes(&self) -> bool {
+        false
+    }
+
     pub(super) fn source(&mut self) -> &mut dyn Source {
         match self {
             Self::Tcp { listener, .. } => listener,

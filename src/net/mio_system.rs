@@ -79,6 +79,10 @@ impl System for MioSystem {
         listener.accept()
     }
 
+    fn has_handshakes(listener: &Listener) -> bool {
+        listener.has_handshakes()
+    }
+
     fn spare(&mut self) -> Option<File> {
         File::open("/dev/null").ok()
     }

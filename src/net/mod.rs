@@ -11,6 +11,8 @@ mod socket;
 mod stream;
 mod system;
 #[cfg(feature = "tls")]
+mod tls_records;
+#[cfg(feature = "tls")]
 mod tls_stream;
 mod unix_socket;
 mod waiting;
@@ -33,8 +35,6 @@ use crate::{Config, Error, Spin};
 
 /// What one connection may read in a turn, so that the others have theirs: so many buffers.
 const READS_PER_TURN_MAX: usize = 4;
-/// Steps of TLS handshakes in a turn: each is up to a millisecond that all others wait.
-const HANDSHAKES_PER_TURN_MAX: usize = 8;
 
 /// The token of whoever wakes the loop from another thread.
 pub(crate) const WAKER: usize = usize::MAX;
@@ -52,7 +52,9 @@ pub(crate) struct EventLoop<S: System> {
     /// Other threads posted more than one turn takes.
     mailbox_due: bool,
     /// Steps of handshakes in this turn.
-    handshakes: usize,
+    handshake_steps: usize,
+    /// Some are put off to the next turn, and nobody who would begin one is accepted in this.
+    handshakes_wait: bool,
     is_draining: bool,
     clock: Clock,
     waiting: Waiting,
@@ -97,7 +99,8 @@ impl<S: System> EventLoop<S> {
             ready: Vec::new(),
             read_buffer: vec![0; S::READ_BUFFER_BYTES].into(),
             mailbox_due: false,
-            handshakes: 0,
+            handshake_steps: 0,
+            handshakes_wait: false,
             is_draining: false,
             clock: Clock::new(&system),
             waiting: Waiting::new(spin),
@@ -133,7 +136,8 @@ impl<S: System> EventLoop<S> {
         let (wakeups, spins) = self.waiting.take_counts();
         broker.count_wakeups(wakeups, spins);
         let now = self.now();
-        self.handshakes = 0;
+        self.handshake_steps = 0;
+        self.handshakes_wait = false;
         self.take_events(broker);
         self.read_ready(broker, now);
         self.accept(broker, now);
@@ -192,10 +196,9 @@ impl<S: System> EventLoop<S> {
     }
 
     fn make_ready(&mut self, key: ConnectionKey) {
-        if let Some(socket) = self.socket(key)
-            && socket.enlist()
-        {
-            self.ready.push(key);
+        let socket = self.sockets.get_mut(key.index()).and_then(Option::as_mut);
+        if let Some(socket) = socket.filter(|socket| socket.key() == key) {
+            socket.enlist(&mut self.ready);
         }
     }
 
@@ -225,18 +228,17 @@ impl<S: System> EventLoop<S> {
         if socket.leave_list() {
             broker.receive(key, &[], now);
         }
-        if socket.is_handshaking() && socket.is_readable() {
-            if self.handshakes >= HANDSHAKES_PER_TURN_MAX {
-                self.make_ready(key);
-                return;
-            }
-            self.handshakes += 1;
+        let is_handshaking = socket.is_handshaking() && socket.is_readable();
+        if is_handshaking && self.handshake_steps >= S::HANDSHAKE_STEPS_PER_TURN_MAX {
+            self.handshakes_wait = true;
+            socket.enlist(&mut self.ready);
+            return;
         }
         let mut budget_bytes = READS_PER_TURN_MAX * S::READ_BUFFER_BYTES;
         while socket.is_readable() && broker.wants_read(key) {
             if budget_bytes == 0 {
-                self.make_ready(key);
-                return;
+                socket.enlist(&mut self.ready);
+                break;
             }
             match socket.receive(&mut self.read_buffer) {
                 Received::Bytes(bytes) => {
@@ -244,7 +246,7 @@ impl<S: System> EventLoop<S> {
                     if broker.holds_bare_header(key) {
                         socket.expect_split_writes();
                     }
-                    budget_bytes = budget_bytes.saturating_sub(bytes);
+                    budget_bytes = budget_bytes.saturating_sub(socket.read_cost_bytes(bytes));
                 }
                 // It may have taken as much all the same.
                 Received::Nothing => {
@@ -259,6 +261,9 @@ impl<S: System> EventLoop<S> {
                 }
             }
         }
+        if is_handshaking {
+            self.handshake_steps += socket.take_handshake_steps();
+        }
         let wants_flush = socket.wants_flush();
         if self.is_draining && !socket.is_readable() {
             broker.exhausted(key, now);
@@ -270,7 +275,8 @@ impl<S: System> EventLoop<S> {
 
     fn accept(&mut self, broker: &mut Broker, now: Now) {
         for _ in 0..S::ACCEPTS_PER_TURN_MAX {
-            match self.listeners.accept(&mut self.system, now.monotonic) {
+            let may_handshake = !self.handshakes_wait;
+            match self.listeners.accept(&mut self.system, now.monotonic, may_handshake) {
                 Accepted::Stream(stream) => {
                     let Some(key) = broker.accept(now) else { continue };
                     broker.add_transport_bytes(key, stream.held_bytes());
@@ -290,6 +296,7 @@ impl<S: System> EventLoop<S> {
                     // registration reports it.
                 }
                 Accepted::Shed => broker.count_shed(),
+                Accepted::Failed => {}
                 Accepted::Nothing => return,
             }
         }

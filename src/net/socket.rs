@@ -88,9 +88,19 @@ impl<T: Stream> Socket<T> {
         self.resumed = true;
     }
 
-    /// Returns whether it has to be put into the ready list.
-    pub(super) fn enlist(&mut self) -> bool {
-        !std::mem::replace(&mut self.listed, true)
+    pub(super) fn take_handshake_steps(&mut self) -> usize {
+        self.stream.take_handshake_steps()
+    }
+
+    pub(super) fn read_cost_bytes(&self, brought_bytes: usize) -> usize {
+        self.stream.read_cost_bytes(brought_bytes)
+    }
+
+    /// Puts it into the loop's ready list, unless it stands there.
+    pub(super) fn enlist(&mut self, ready: &mut Vec<ConnectionKey>) {
+        if !std::mem::replace(&mut self.listed, true) {
+            ready.push(self.key);
+        }
     }
 
     /// It was taken from the ready list. Returns whether the broker has kept something.

@@ -116,6 +116,15 @@ impl Stream for SocketStream {
     }
 
     #[cfg(feature = "tls")]
+    fn read_cost_bytes(&self, brought_bytes: usize) -> usize {
+        if let Self::Tls(stream) = self {
+            stream.read_cost_bytes(brought_bytes)
+        } else {
+            brought_bytes
+        }
+    }
+
+    #[cfg(feature = "tls")]
     fn wants_flush(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.wants_flush())
     }
@@ -123,6 +132,11 @@ impl Stream for SocketStream {
     #[cfg(feature = "tls")]
     fn is_handshaking(&self) -> bool {
         matches!(self, Self::Tls(stream) if stream.is_handshaking())
+    }
+
+    #[cfg(feature = "tls")]
+    fn take_handshake_steps(&mut self) -> usize {
+        if let Self::Tls(stream) = self { stream.take_handshake_steps() } else { 0 }
     }
 
     #[cfg(feature = "tls")]

@@ -20,6 +20,8 @@ pub(crate) trait System {
     const READ_BUFFER_BYTES: usize = 64 << 10;
     /// New connections accepted in a turn.
     const ACCEPTS_PER_TURN_MAX: usize = 64;
+    /// Steps of handshakes in a turn: each is up to a millisecond that all others wait.
+    const HANDSHAKE_STEPS_PER_TURN_MAX: usize = 8;
 
     /// Waits until something happens, at most for `timeout`, and appends what it was.
     ///
@@ -31,6 +33,9 @@ pub(crate) trait System {
     fn watch_listener(&mut self, listener: &mut Self::Listener, token: usize) -> io::Result<()>;
 
     fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<Self::Stream>;
+
+    /// Whether the listener's connections begin with a handshake.
+    fn has_handshakes(listener: &Self::Listener) -> bool;
 
     fn spare(&mut self) -> Option<Self::Spare>;
 
@@ -79,14 +84,25 @@ pub(crate) trait Stream: Debug {
         false
     }
 
-    /// Whether what could not be written before can be now, which no event reports.
+    /// What the last read cost, in bytes of one that only copies. It has brought so many.
+    fn read_cost_bytes(&self, brought_bytes: usize) -> usize {
+        brought_bytes
+    }
+
+    /// Whether what could not be written before can be now, which no event reports, or a read has
+    /// left something to be sent.
     fn wants_flush(&self) -> bool {
         false
     }
 
-    /// Whether the next read may cost as much as a hundred others.
+    /// Whether the next read may be a step of a handshake, and cost as much as a hundred others.
     fn is_handshaking(&self) -> bool {
         false
+    }
+
+    /// Steps of the handshake since the last call. Reading a part of a step is none.
+    fn take_handshake_steps(&mut self) -> usize {
+        0
     }
 
     /// What it holds beside what every connection takes.

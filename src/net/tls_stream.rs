@@ -1,30 +1,42 @@
 //! A TCP connection that TLS is spoken on.
 //!
-//! What either side holds is bounded: rustls takes one record at a time from the peer, and from
-//! us no more than [`UNSENT_BYTES_MAX`] beyond what the kernel takes.
+//! What either side holds is bounded: of a handshake [`HANDSHAKE_BYTES_MAX`], after that one record
+//! at a time from the peer, and from us no more than [`UNSENT_BYTES_MAX`] beyond what the kernel
+//! takes.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 
 use mio::net::TcpStream;
-use rustls::ServerConnection;
+use rustls::{ServerConfig, ServerConnection};
 use socket2::SockRef;
 
 use super::stream::set_quickack;
 use super::system::Stream;
+use super::tls_records::{Counted, Records};
 use crate::Tls;
 
 /// Encrypted bytes that wait for the kernel.
 const UNSENT_BYTES_MAX: usize = 64 << 10;
-/// Encrypted bytes taken for one read, which may bring nothing: records can be empty.
-const TAKEN_BYTES_MAX: usize = 256 << 10;
-/// What a connection holds: 8 KB while it is idle, measured, and a record that is not whole.
-const HELD_BYTES: usize = 24 << 10;
+/// Decrypting a record takes as long as it would with so many bytes more in it: one may hold a
+/// single byte, or none.
+const RECORD_COST_BYTES: usize = 512;
+/// What a peer may say before its handshake is through: chains of certificates take some of it.
+/// rustls would hold four times as much.
+const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
+/// What a connection holds at most, measured: 8 KB while it is idle, 27 KB with a record or a
+/// handshake that is not whole.
+const HELD_BYTES: usize = 32 << 10;
 
 #[derive(Debug)]
 pub(crate) struct TlsStream {
     pub(super) socket: TcpStream,
     session: ServerConnection,
+    records: Records,
+    read_cost_bytes: usize,
+    handshake_bytes: usize,
+    handshake_steps: usize,
     /// The next read brings something, or the end, whatever the socket holds.
     holds_more: bool,
     /// The handshake is through, and what waited for that can be sent.
@@ -35,22 +47,52 @@ pub(crate) struct TlsStream {
 
 impl TlsStream {
     pub(super) fn accept(socket: TcpStream, tls: &Tls) -> io::Result<Self> {
-        let mut session = ServerConnection::new(tls.current()).map_err(io::Error::other)?;
-        session.set_buffer_limit(Some(UNSENT_BYTES_MAX));
-        Ok(Self { socket, session, holds_more: false, opened: false, finishing: false })
+        Self::on(socket, tls.current())
     }
 
-    /// Takes bytes from the socket. Returns how many; 0 at the end.
-    fn take(&mut self) -> io::Result<usize> {
-        let taken = self.session.read_tls(&mut self.socket)?;
+    fn on(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
+        session.set_buffer_limit(Some(UNSENT_BYTES_MAX));
+        Ok(Self {
+            socket,
+            session,
+            records: Records::default(),
+            read_cost_bytes: 0,
+            handshake_bytes: 0,
+            handshake_steps: 0,
+            holds_more: false,
+            opened: false,
+            finishing: false,
+        })
+    }
+
+    /// Takes bytes from the socket, or the end.
+    fn take(&mut self) -> io::Result<()> {
+        let mut counted = Counted { stream: &mut self.socket, records: &mut self.records };
+        let taken = self.session.read_tls(&mut counted)?;
+        self.read_cost_bytes += taken + self.records.take_begun() * RECORD_COST_BYTES;
         let was_handshaking = self.session.is_handshaking();
         let processed = self.session.process_new_packets();
+        if was_handshaking {
+            self.count_handshake(taken);
+        }
         // An answer of the handshake, or the alert that says what is wrong.
         let sent = self.send_pending();
         processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         sent?;
-        self.opened |= was_handshaking && !self.session.is_handshaking();
-        Ok(taken)
+        if self.session.is_handshaking() && self.handshake_bytes > HANDSHAKE_BYTES_MAX {
+            let text = "its TLS handshake is longer than any should be";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(())
+    }
+
+    /// Takes note of what was processed in the handshake.
+    fn count_handshake(&mut self, taken: usize) {
+        self.handshake_bytes += taken;
+        self.opened |= !self.session.is_handshaking();
+        // What was not whole yet is only kept.
+        self.handshake_steps += usize::from(self.opened || self.session.wants_write());
     }
 
     /// Returns whether all of it is with the kernel.
@@ -83,7 +125,8 @@ impl Drop for TlsStream {
 impl Stream for TlsStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.holds_more = false;
-        let (mut filled, mut taken) = (0, 0);
+        self.read_cost_bytes = 0;
+        let mut filled = 0;
         while filled < buffer.len() {
             match self.session.reader().read(&mut buffer[filled..]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -97,7 +140,7 @@ impl Stream for TlsStream {
                     continue;
                 }
             }
-            if taken >= TAKEN_BYTES_MAX {
+            if self.read_cost_bytes >= buffer.len() {
                 self.holds_more = filled > 0;
                 return if filled > 0 {
                     Ok(filled)
@@ -106,7 +149,7 @@ impl Stream for TlsStream {
                 };
             }
             match self.take() {
-                Ok(bytes) => taken += bytes,
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && filled > 0 => break,
                 Err(error) => return Err(error),
@@ -157,15 +200,148 @@ impl Stream for TlsStream {
         self.holds_more
     }
 
+    fn read_cost_bytes(&self, brought_bytes: usize) -> usize {
+        // What was decrypted before was charged then.
+        self.read_cost_bytes.max(brought_bytes)
+    }
+
     fn wants_flush(&self) -> bool {
-        self.opened
+        self.opened || self.session.wants_write()
     }
 
     fn is_handshaking(&self) -> bool {
         self.session.is_handshaking()
     }
 
+    fn take_handshake_steps(&mut self) -> usize {
+        std::mem::take(&mut self.handshake_steps)
+    }
+
     fn held_bytes(&self) -> usize {
         HELD_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net;
+
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    use super::*;
+
+    const BUFFER_BYTES: usize = 64 << 10;
+
+    fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        server.send_tls13_tickets = 0;
+        (Arc::new(server), Arc::new(client))
+    }
+
+    /// A stream, and what its client does, on a thread of its own.
+    fn stream_with(
+        client: impl FnOnce(ClientConnection, net::TcpStream) + Send + 'static,
+    ) -> TlsStream {
+        let (server_config, client_config) = configs();
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        std::thread::spawn(move || {
+            let name = "localhost".try_into().unwrap();
+            client(ClientConnection::new(client_config, name).unwrap(), socket);
+        });
+        TlsStream::on(TcpStream::from_std(accepted), server_config).unwrap()
+    }
+
+    /// The next read that brings something, or nothing because its time was up.
+    fn next_read(stream: &mut TlsStream) -> io::Result<usize> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            match stream.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                read => return read,
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_is_charged_however_little_it_holds() {
+        const RECORDS: usize = 3_000;
+        /// More than the kernel hands over at once.
+        const TAKEN_BYTES_MAX: usize = 4 << 10;
+        let mut stream = stream_with(|mut session, mut socket| {
+            session.complete_io(&mut socket).unwrap();
+            let mut bytes = Vec::new();
+            for _ in 0..RECORDS {
+                session.writer().write_all(b" ").unwrap();
+                session.write_tls(&mut bytes).unwrap();
+            }
+            socket.write_all(&bytes).unwrap();
+        });
+        let (mut brought, mut cost, mut dearest) = (0, 0, 0);
+        while brought < RECORDS {
+            let bytes = next_read(&mut stream).expect("the end comes later");
+            brought += bytes;
+            cost += stream.read_cost_bytes(bytes);
+            dearest = dearest.max(stream.read_cost_bytes(bytes));
+        }
+        assert!(cost >= RECORDS * RECORD_COST_BYTES, "{cost} bytes for all");
+        let record_bytes = 23;
+        let over = TAKEN_BYTES_MAX + TAKEN_BYTES_MAX / record_bytes * RECORD_COST_BYTES;
+        assert!(dearest < BUFFER_BYTES + over + RECORD_COST_BYTES, "{dearest} bytes for one read");
+        assert!(next_read(&mut stream).is_ok_and(|bytes| bytes == 0));
+    }
+
+    #[test]
+    fn a_step_of_the_handshake_is_counted_when_it_is_whole() {
+        let (proceed, may_proceed) = std::sync::mpsc::channel();
+        let mut stream = stream_with(move |mut session, mut socket| {
+            let mut hello = Vec::new();
+            session.write_tls(&mut hello).unwrap();
+            let (begin, end) = hello.split_at(hello.len() - 1);
+            for byte in begin {
+                socket.write_all(&[*byte]).unwrap();
+            }
+            may_proceed.recv().unwrap();
+            socket.write_all(end).unwrap();
+            session.complete_io(&mut socket).unwrap();
+            session.writer().write_all(b"words").unwrap();
+            session.complete_io(&mut socket).unwrap();
+            may_proceed.recv().unwrap();
+        });
+        let mut buffer = vec![0; BUFFER_BYTES];
+        while stream.handshake_bytes < 100 {
+            assert_eq!(stream.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        assert_eq!((stream.take_handshake_steps(), stream.is_handshaking()), (0, true));
+        proceed.send(()).unwrap();
+        assert_eq!(next_read(&mut stream).unwrap(), 5);
+        assert!(stream.wants_flush(), "it may be written to now");
+        assert_eq!((stream.take_handshake_steps(), stream.is_handshaking()), (2, false));
+        assert_eq!((stream.take_handshake_steps(), stream.flush().unwrap()), (0, true));
+        assert!(!stream.wants_flush());
+        proceed.send(()).unwrap();
     }
 }

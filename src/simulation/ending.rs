@@ -17,6 +17,7 @@ const DEADLINES_MAX: usize = 500;
 impl World {
     pub(super) fn end(&mut self) -> Result<(), String> {
         self.kernel.borrow_mut().trace.note(format_args!("the end begins"));
+        self.scenario.rushed_listener = None;
         if self.scenario.ends_in_drain && self.below(2) == 1 {
             return self.drain();
         }
@@ -80,8 +81,7 @@ impl World {
                 self.answer_task(at);
             }
             if !self.peers[at].is_closed {
-                has_moved |= !self.peers[at].unsent.is_empty();
-                self.hand_over(at);
+                has_moved |= self.hand_over(at);
             }
             let under_way = self.kernel.borrow().pipes[self.peers[at].pipe].is_under_way();
             has_moved |= under_way;

@@ -46,7 +46,14 @@ pub(super) struct Backlog {
     /// A connection came since it was last reported.
     ready: bool,
     pub(super) is_open: bool,
+    /// Its connections begin with a handshake.
+    pub(super) has_handshakes: bool,
+    /// Accepting failed, and the server may wait until then.
+    put_off_until: Duration,
 }
+
+/// For how long the server may put off to accept after an error.
+const PUT_OFF: Duration = Duration::from_millis(50);
 
 /// What came of the last poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +75,7 @@ pub(super) struct Kernel {
     pub(super) descriptors: usize,
     pub(super) descriptors_max: usize,
     pub(super) accepted: u64,
+    /// What the loop was given of what came.
     pub(super) read_bytes: u64,
     now_nanos: Arc<AtomicU64>,
     wall_offset: Duration,
@@ -77,8 +85,14 @@ pub(super) struct Kernel {
 
 impl Kernel {
     pub(super) fn new(decisions: Decisions, trace: Trace, listeners: usize) -> Self {
-        let backlog =
-            || Backlog { token: None, waiting: VecDeque::new(), ready: false, is_open: true };
+        let backlog = || Backlog {
+            token: None,
+            waiting: VecDeque::new(),
+            ready: false,
+            is_open: true,
+            has_handshakes: false,
+            put_off_until: Duration::ZERO,
+        };
         Self {
             decisions,
             trace,
@@ -134,7 +148,8 @@ impl Kernel {
             return None;
         }
         let id = self.pipes.len();
-        self.pipes.push(Pipe::new(send_bytes_max));
+        let flights = if backlog.has_handshakes { 1 + self.decisions.below(3) } else { 0 };
+        self.pipes.push(Pipe::new(send_bytes_max, flights));
         backlog.waiting.push_back(id);
         backlog.ready = true;
         self.trace.note(format_args!("{id} connects"));
@@ -151,6 +166,29 @@ impl Kernel {
         for id in std::mem::take(&mut self.backlogs[at].waiting) {
             self.pipes[id].refuse();
         }
+    }
+
+    /// Strangers come, as many as may stand there, and are gone at once.
+    pub(super) fn rush(&mut self, listener: usize) {
+        const WAITING_MAX: usize = 4;
+        while self.backlogs[listener].waiting.len() < WAITING_MAX {
+            let Some(id) = self.connect(listener, 1_000) else { return };
+            self.pipes[id].reset_by_client(false);
+        }
+    }
+
+    /// A turn is over. Returns the longest time, in turns, that anybody has stood in a backlog
+    /// although the server could have accepted.
+    pub(super) fn count_waiting(&mut self) -> u32 {
+        let now = self.now();
+        let mut longest = 0;
+        for backlog in self.backlogs.iter().filter(|backlog| backlog.is_open && !backlog.ready) {
+            for id in backlog.waiting.iter().filter(|_| backlog.put_off_until <= now) {
+                self.pipes[*id].waiting_turns += 1;
+                longest = longest.max(self.pipes[*id].waiting_turns);
+            }
+        }
+        longest
     }
 
     /// Takes a descriptor, if one is left.
@@ -172,10 +210,17 @@ impl Kernel {
         if self.decisions.chance(self.faults.accept) {
             return Err(match self.decisions.below(2) {
                 0 => io::ErrorKind::ConnectionAborted.into(),
-                _ => io::Error::from_raw_os_error(ENOMEM),
+                _ => {
+                    self.backlogs[at].put_off_until = self.now() + PUT_OFF;
+                    io::Error::from_raw_os_error(ENOMEM)
+                }
             });
         }
-        self.open_descriptor()?;
+        if let Err(error) = self.open_descriptor() {
+            let until = self.now() + PUT_OFF;
+            self.backlogs.iter_mut().for_each(|backlog| backlog.put_off_until = until);
+            return Err(error);
+        }
         let Some(id) = self.backlogs[at].waiting.pop_front() else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
@@ -282,7 +327,6 @@ impl Kernel {
         self.arrive_by_chance(id);
         let read = self.pipes[id].read(buffer);
         let bytes = &buffer[..*read.as_ref().unwrap_or(&0)];
-        self.read_bytes += bytes.len() as u64;
         let failed = read.as_ref().err().map(io::Error::kind);
         self.trace.note_bytes(format_args!("{id} is read: {failed:?}"), bytes);
         self.arrive_by_chance(id);

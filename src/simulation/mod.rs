@@ -16,6 +16,7 @@ mod model;
 mod peer;
 mod pipe;
 mod scenario;
+mod stream;
 mod system;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,9 @@ use serde_json::json;
 
 use super::kernel::PipeId;
 use super::model::{ConnId, Kind};
+use super::pipe::Pipe;
 use super::scenario::{APPS, CLIENT_IDS, JOBS, TOPICS};
+use super::stream::{ANSWER_BYTES, FLIGHT_BYTES};
 use super::wire;
 use super::world::World;
 
@@ -18,6 +20,10 @@ pub(super) struct Peer {
     pub(super) inbox: Vec<u8>,
     /// Said, and not handed to the kernel yet: one write each.
     pub(super) unsent: VecDeque<Vec<u8>>,
+    /// Of the handshake, until it may speak.
+    pub(super) answers_due: usize,
+    /// Of the next of them, those that have come.
+    pub(super) answer_bytes: usize,
     pub(super) is_prompt: bool,
     /// Writes the header of each frame apart from its body, as published clients do.
     pub(super) splits_writes: bool,
@@ -92,6 +98,22 @@ const UNRULY: [(usize, Say); 8] = [
     (1, Say::TooLarge),
     (2, Say::PingFlood),
 ];
+
+impl Peer {
+    /// Takes out what belongs to the handshake, and goes on with that.
+    pub(super) fn shake_hands(&mut self, received: &mut Vec<u8>, pipe: &mut Pipe) {
+        while self.answers_due > 0 && !received.is_empty() {
+            let taken = received.len().min(ANSWER_BYTES - self.answer_bytes);
+            received.drain(..taken);
+            self.answer_bytes += taken;
+            if self.answer_bytes == ANSWER_BYTES {
+                self.answer_bytes = 0;
+                self.answers_due -= 1;
+                pipe.send(&[b'f'; FLIGHT_BYTES]);
+            }
+        }
+    }
+}
 
 impl World {
     /// A client says something, whatever it is.

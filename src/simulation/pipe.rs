@@ -17,6 +17,10 @@ pub(super) struct Pipe {
     /// In the server's send buffer, until the client reads.
     pub(super) outbound: Vec<u8>,
     send_bytes_max: usize,
+    /// What the client says before the first message, if its connection begins with a handshake.
+    pub(super) flights: usize,
+    /// Turns in which it stood in a backlog and could have been accepted.
+    pub(super) waiting_turns: u32,
     /// The client has shut its side behind what is in flight.
     pub(super) client_finished: bool,
     finish_arrived: bool,
@@ -45,18 +49,22 @@ pub(super) struct Pipe {
     pub(super) is_pressed: bool,
     was_served: bool,
     unserved_turns: u32,
+    /// What reading it has cost in this turn.
+    pub(super) turn_cost_bytes: usize,
     /// How long bytes stood in the send buffer, all together.
     pub(super) backlog_time: Duration,
 }
 
 impl Pipe {
-    pub(super) fn new(send_bytes_max: usize) -> Self {
+    pub(super) fn new(send_bytes_max: usize, flights: usize) -> Self {
         Self {
             in_flight: Vec::new(),
             arrived: Vec::new(),
             arrived_bytes: 0,
             outbound: Vec::new(),
             send_bytes_max,
+            flights,
+            waiting_turns: 0,
             client_finished: false,
             finish_arrived: false,
             end_was_read: false,
@@ -77,6 +85,7 @@ impl Pipe {
             is_pressed: false,
             was_served: false,
             unserved_turns: 0,
+            turn_cost_bytes: 0,
             backlog_time: Duration::ZERO,
         }
     }

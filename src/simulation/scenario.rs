@@ -21,6 +21,10 @@ pub(super) struct Scenario {
     /// Buffers may run out, and whoever holds the most is closed.
     pub(super) is_tight: bool,
     pub(super) has_few_descriptors: bool,
+    /// The connections of the second listener begin with a handshake.
+    pub(super) has_handshakes: bool,
+    /// Where strangers come and go all the time.
+    pub(super) rushed_listener: Option<usize>,
     /// The process publishes more at once than a queue takes.
     pub(super) has_bursts: bool,
     pub(super) steps: usize,
@@ -34,6 +38,9 @@ impl Scenario {
         let is_tight = !is_calm && decisions.below(8) == 7;
         let has_few_descriptors = !is_calm && decisions.below(6) == 5;
         let has_bursts = !is_calm && decisions.below(6) == 5;
+        let has_handshakes = decisions.below(2) == 1;
+        let rushed = decisions.below(12);
+        let rushed_listener = (!is_calm && rushed < 2).then_some(rushed);
         let limits = Limits {
             connections_max: if is_calm { 16 } else { [6, 3, 16][decisions.below(3)] },
             frame_bytes_max: 20_000,
@@ -62,6 +69,8 @@ impl Scenario {
             is_calm,
             is_tight,
             has_few_descriptors,
+            has_handshakes,
+            rushed_listener,
             has_bursts,
             steps: 60 + decisions.below(400),
             clients_max: 3 + decisions.below(5),

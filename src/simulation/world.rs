@@ -9,6 +9,7 @@ use super::model::{Model, Reaction};
 use super::peer::Peer;
 use super::pipe::Pipe;
 use super::scenario::{APPS, CLIENT_IDS, Scenario, TOPICS};
+use super::stream::{FLIGHT_BYTES, READ_COST_BYTES_MAX};
 use super::system::SharedKernel;
 use super::wire;
 use crate::proto::{Json, MessageType};
@@ -17,6 +18,11 @@ use crate::{ConnectionKey, Message};
 /// Turns for which a connection may stand there readable and be neither read nor written: whole
 /// publications of an earlier read may wait, and each may have to wait for a slow subscriber.
 const UNSERVED_TURNS_MAX: u32 = 10;
+/// What one connection may cost in a turn: four reads, and what the last of them took over that.
+const TURN_COST_BYTES_MAX: usize = 4 * 1_024 + READ_COST_BYTES_MAX;
+/// Turns for which somebody may stand in a backlog: there are others before them, whose turn it is
+/// only every second time if both listeners have somebody, and accepts fail.
+const BACKLOG_TURNS_MAX: u32 = 30;
 /// Connections over the limit that may be there to be told so.
 const REFUSED_MAX: usize = 64;
 
@@ -73,6 +79,7 @@ impl World {
     pub(super) fn new(mut kernel: Kernel) -> Result<Self, String> {
         let scenario = Scenario::choose(&mut kernel.decisions);
         kernel.faults = scenario.faults;
+        kernel.backlogs[1].has_handshakes = scenario.has_handshakes;
         let kernel = shared(kernel);
         let server =
             Embedded::new(&kernel, scenario.limits.clone()).map_err(|error| error.to_string())?;
@@ -204,11 +211,14 @@ impl World {
             return;
         };
         let conn = self.model.begin(app, id, is_prompt);
+        let flights = self.kernel.borrow().pipes[pipe].flights;
         self.peers.push(Peer {
             conn,
             pipe,
             inbox: Vec::new(),
             unsent: VecDeque::new(),
+            answers_due: flights.saturating_sub(1),
+            answer_bytes: 0,
             is_prompt,
             splits_writes,
             is_stalled: false,
@@ -216,6 +226,9 @@ impl World {
             is_closed: false,
             tasks: Vec::new(),
         });
+        if flights > 0 {
+            self.kernel.borrow_mut().pipes[pipe].send(&[b'f'; FLIGHT_BYTES]);
+        }
         self.say_hello(self.peers.len() - 1);
     }
 
@@ -234,24 +247,24 @@ impl World {
         self.arrive_bytes(at, bytes);
     }
 
-    /// The next write of a client. Who writes headers and bodies apart waits in between.
-    pub(super) fn hand_over(&mut self, at: usize) {
+    /// The next write of a client. Who writes headers and bodies apart waits in between. Returns
+    /// whether there was one.
+    pub(super) fn hand_over(&mut self, at: usize) -> bool {
         let mut kernel = self.kernel.borrow_mut();
         let peer = &mut self.peers[at];
         let pipe = &mut kernel.pipes[peer.pipe];
-        if (pipe.in_flight.is_empty() || !peer.splits_writes)
-            && let Some(bytes) = peer.unsent.pop_front()
-        {
-            pipe.send(&bytes);
-        }
+        let may_write = pipe.in_flight.is_empty() || !peer.splits_writes;
+        let bytes = (may_write && peer.answers_due == 0).then(|| peer.unsent.pop_front()).flatten();
+        bytes.inspect(|bytes| pipe.send(bytes)).is_some()
     }
 
     pub(super) fn arrive_bytes(&mut self, at: usize, bytes: usize) {
         let peer = &self.peers[at];
         let arrived = {
             let mut kernel = self.kernel.borrow_mut();
-            kernel.pipes[peer.pipe].arrive(bytes);
-            kernel.pipes[peer.pipe].arrived_bytes
+            let pipe = &mut kernel.pipes[peer.pipe];
+            pipe.arrive(bytes);
+            pipe.arrived_bytes.saturating_sub((pipe.flights * FLIGHT_BYTES) as u64)
         };
         self.model.arrived(peer.conn, arrived);
     }
@@ -267,10 +280,13 @@ impl World {
         if peer.is_closed {
             return Ok(false);
         }
+        let mut has_found = false;
         let (bytes, is_at_end, ending) = {
             let mut kernel = self.kernel.borrow_mut();
             let pipe = &mut kernel.pipes[peer.pipe];
-            let bytes = pipe.receive(bytes_max);
+            let mut bytes = pipe.receive(bytes_max);
+            has_found |= !bytes.is_empty();
+            peer.shake_hands(&mut bytes, pipe);
             (bytes, pipe.is_at_end(), pipe.ending())
         };
         peer.inbox.extend_from_slice(&bytes);
@@ -292,7 +308,7 @@ impl World {
             // A client that finds the end closes its side too.
             self.kernel.borrow_mut().pipes[peer.pipe].close_by_client();
         }
-        Ok(is_at_end || !bytes.is_empty())
+        Ok(is_at_end || has_found)
     }
 
     /// A client goes: orderly, by closing, or by breaking the connection.
@@ -311,7 +327,9 @@ impl World {
         match how {
             0 => {
                 // It goes on reading until the server ends.
-                peer.unsent.drain(..).for_each(|bytes| pipe.send(&bytes));
+                if peer.answers_due == 0 {
+                    peer.unsent.drain(..).for_each(|bytes| pipe.send(&bytes));
+                }
                 pipe.client_finished = true;
             }
             1 => {
@@ -382,6 +400,9 @@ impl World {
     /// The loop runs once, and what must always be true is looked at.
     pub(super) fn turn(&mut self) -> Result<(), String> {
         self.turns += 1;
+        if let Some(listener) = self.scenario.rushed_listener {
+            self.kernel.borrow_mut().rush(listener);
+        }
         self.server.turn()?;
         for at in 0..self.peers.len() {
             self.arrive_bytes(at, 0);
@@ -419,9 +440,17 @@ impl World {
             let Some(pipe) = pipe else {
                 return Err(format!("the socket of {key:?} is gone, and the connection is not"));
             };
+            let cost_bytes = std::mem::take(&mut pipe.turn_cost_bytes);
+            if cost_bytes > TURN_COST_BYTES_MAX {
+                return Err(format!("{key:?} took {cost_bytes} bytes' time of one turn"));
+            }
             if pipe.count_unserved(broker.wants_read(key)) > UNSERVED_TURNS_MAX {
                 return Err(format!("{key:?} has something to be read, and is not read"));
             }
+        }
+        let longest = kernel.count_waiting();
+        if longest > BACKLOG_TURNS_MAX {
+            return Err(format!("somebody stood in a backlog for {longest} turns"));
         }
         drop(kernel);
         self.check_hooks()

@@ -5,6 +5,7 @@ mod client;
 mod client_failures;
 #[cfg(feature = "cli")]
 mod commands;
+mod floods;
 mod hostile;
 mod peer;
 #[cfg(feature = "cli")]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ipc_framework::{Config, Limits};
+use ipc_framework::{Config, Limits, UnixSocket};
 use serde_json::json;
 
-use super::{peak_while, read_nothing_early, read_to_end};
+use super::{peak_while, read_nothing_early, read_to_end, reset_on_close};
 use crate::bad_input::Bystanders;
 use crate::support::{Peer, frame, install_echo, serve};
 
@@ -124,4 +124,38 @@ fn strangers_with_the_largest_frames_hold_a_read_and_a_few_errors_each() {
     );
     assert_eq!(stats.total_connections, 3);
     bystanders.go_on();
+}
+
+/// The flood never leaves the TCP listener empty, and those who come by the Unix socket have their
+/// turn all the same.
+#[test]
+fn a_flood_on_one_listener_does_not_keep_newcomers_from_another() {
+    const FLOODS: usize = 3;
+    const NEWCOMERS: usize = 20;
+    let path = std::env::temp_dir().join(format!("ipc-flood-{}.sock", std::process::id()));
+    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let server = serve(config, install_echo);
+    let address = server.address;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let floods: Vec<_> = (0..FLOODS)
+        .map(|_| {
+            let is_over = is_over.clone();
+            std::thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    let together: Vec<TcpStream> =
+                        (0..200).filter_map(|_| TcpStream::connect(address).ok()).collect();
+                    together.iter().for_each(reset_on_close);
+                }
+            })
+        })
+        .collect();
+    server.wait_until("the flood", |stats| stats.counters.accepted > 1_000);
+    for at in 0..NEWCOMERS {
+        let mut newcomer = Peer::over_unix(&path).unwrap();
+        newcomer.connect("app", &format!("newcomer-{at}"));
+        newcomer.fence();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    floods.into_iter().for_each(|flood| flood.join().unwrap());
+    server.wait_until("their ends", |stats| stats.total_connections == 0);
 }

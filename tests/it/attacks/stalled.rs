@@ -55,7 +55,9 @@ fn ten_thousand_unfinished_messages_cost_what_was_sent_of_them() {
 
 /// Subscribers that read nothing of what is large. A message is held once however many wait for
 /// it, so in the server a thousand cost hardly more than one; in the kernel each has its send
-/// buffer. Ten thousand would be ten times the kernel's part: 5 GB at most, 2.5 GB of bytes.
+/// buffer, 512 KiB at most with its book-keeping. More than these are not measured: together they
+/// have what `net.ipv4.tcp_mem` allows on a machine, a tenth of its memory, and ten thousand would
+/// take that away from everything else that runs there.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn a_thousand_subscribers_that_do_not_read_share_what_waits_for_them() {

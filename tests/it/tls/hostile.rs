@@ -59,6 +59,14 @@ fn garbage_is_closed_and_counted_and_nobody_else_notices() {
         vec![0xff; 1 << 20],
         // A record of the greatest length, and more of it than there may be.
         [&[22, 3, 1, 0xff, 0xff][..], &[1; 70_000]].concat(),
+        // A hello that is longer than any should be, though each of its records is well.
+        [22, 3, 1, 1, 0]
+            .iter()
+            .chain(&[1, 0, 0xf0, 0])
+            .chain(&[0; 252])
+            .copied()
+            .chain([&[22, 3, 1, 1, 0][..], &[0; 256]].concat().repeat(80))
+            .collect(),
         // Records without anything in them, for ever.
         [22, 3, 3, 0, 0].repeat(50_000),
         [23, 3, 3, 0, 0].repeat(50_000),

@@ -66,6 +66,17 @@ impl TlsPeer {
         self.stream.write_all(&frame(message.to_string().as_bytes())).unwrap();
     }
 
+    /// Sends so many bytes in one record, all of it but the last byte.
+    #[cfg(feature = "cli")]
+    pub(super) fn send_unfinished_record(&mut self, bytes: usize) {
+        let mut record = Vec::new();
+        self.stream.conn.writer().write_all(&vec![b' '; bytes]).unwrap();
+        self.stream.conn.write_tls(&mut record).unwrap();
+        assert!(!self.stream.conn.wants_write(), "it is one record");
+        record.pop();
+        self.stream.sock.write_all(&record).unwrap();
+    }
+
     /// Says that it says no more, and goes on reading.
     pub(super) fn finish_write(&mut self) {
         self.stream.conn.send_close_notify();

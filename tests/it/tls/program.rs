@@ -1,5 +1,8 @@
 //! `ipc serve` with TLS.
 
+use std::io::Write;
+use std::net::TcpStream;
+
 use serde_json::json;
 
 use super::certificates::Certificates;
@@ -38,26 +41,88 @@ fn flags_turn_it_on_and_sighup_brings_the_new_certificate() {
     assert_fails(alone, 2, "--tls-key");
 }
 
+/// Connections of one kind, and how many bytes each made the server hold, and count.
+struct Cost {
+    running: Running,
+    certificates: Certificates,
+    first: TlsPeer,
+}
+
+impl Cost {
+    const CONNECTIONS: usize = 300;
+
+    fn new(name: &str) -> Self {
+        let certificates = Certificates::new(name);
+        let running = Running::start(command(&certificates));
+        let first = TlsPeer::connected(running.address(), &certificates.client(), "first");
+        Self { running, certificates, first }
+    }
+
+    fn memory(&mut self) -> (usize, u64) {
+        let stats = self.first.request("system", json!({"action": "get_stats"}));
+        let counted = stats["memory_bytes"].as_u64().unwrap() as usize;
+        (counted, stats["counters"]["accepted"].as_u64().unwrap())
+    }
+
+    /// Returns what each of them holds, and what it is counted with.
+    fn of_each<T>(&mut self, what: &str, connect: impl Fn(&Self, usize) -> T) -> (usize, usize) {
+        let ((counted_before, accepted), before) =
+            (self.memory(), resident_bytes(self.running.id()));
+        let those: Vec<T> = (0..Self::CONNECTIONS).map(|at| connect(self, at)).collect();
+        while self.memory().1 < accepted + Self::CONNECTIONS as u64 {}
+        // What they have sent is read when it came before what is answered.
+        self.first.fence();
+        let counted = (self.memory().0 - counted_before) / Self::CONNECTIONS;
+        let held = resident_bytes(self.running.id()).saturating_sub(before) / Self::CONNECTIONS;
+        println!("{held} bytes for each {what}, {counted} counted");
+        drop(those);
+        (held, counted)
+    }
+}
+
 /// What the memory budget is charged for a connection, and no guess.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_idle_connection_costs_no_more_than_is_counted() {
-    const CONNECTIONS: usize = 300;
-    let certificates = Certificates::new("cost");
-    let running = Running::start(command(&certificates));
-    let client = certificates.client();
-    let mut first = TlsPeer::connected(running.address(), &client, "first");
-    let mut memory = || {
-        let stats = first.request("system", json!({"action": "get_stats"}));
-        stats["memory_bytes"].as_u64().unwrap() as usize
-    };
-    let (counted_before, before) = (memory(), resident_bytes(running.id()));
-    let idle: Vec<TlsPeer> = (0..CONNECTIONS)
-        .map(|at| TlsPeer::connected(running.address(), &client, &format!("{at}")))
+    let mut cost = Cost::new("idle cost");
+    let (held, counted) = cost.of_each("idle TLS connection", |cost, at| {
+        let client = cost.certificates.client();
+        TlsPeer::connected(cost.running.address(), &client, &format!("{at}"))
+    });
+    assert!(held <= counted, "{held} bytes, {counted} counted");
+}
+
+/// As large a record as there may be, without its end.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_unfinished_record_costs_no_more_than_is_counted() {
+    let mut cost = Cost::new("record cost");
+    let (held, counted) = cost.of_each("unfinished record", |cost, at| {
+        let client = cost.certificates.client();
+        let mut peer = TlsPeer::connected(cost.running.address(), &client, &format!("{at}"));
+        peer.send_unfinished_record(16 << 10);
+        peer
+    });
+    assert!(held > 16 << 10, "{held} bytes: they hold no record");
+    assert!(held <= counted, "{held} bytes, {counted} counted");
+}
+
+/// A hello that announces 60,000 bytes, as many of them as the server takes.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_unfinished_handshake_costs_no_more_than_is_counted() {
+    let mut hello = vec![1, 0, 0xea, 0x60, 3, 3];
+    hello.resize(16_000, 0);
+    let hello: Vec<u8> = hello
+        .chunks(8_000)
+        .flat_map(|part| [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat())
         .collect();
-    let counted = (memory() - counted_before) / CONNECTIONS;
-    let each = resident_bytes(running.id()).saturating_sub(before) / CONNECTIONS;
-    println!("{each} bytes for each idle TLS connection, {counted} counted");
-    assert!(each <= counted, "{each} bytes for each idle TLS connection, {counted} counted");
-    drop(idle);
+    let mut cost = Cost::new("handshake cost");
+    let (held, counted) = cost.of_each("unfinished handshake", |cost, _| {
+        let mut socket = TcpStream::connect(cost.running.address()).unwrap();
+        socket.write_all(&hello).unwrap();
+        socket
+    });
+    assert!(held > 16_000, "{held} bytes: they hold no hello");
+    assert!(held <= counted, "{held} bytes, {counted} counted");
 }
