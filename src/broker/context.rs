@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -44,6 +45,13 @@ impl<'a> Context<'a> {
 
     pub(crate) fn into_core(self) -> &'a mut Core {
         self.core
+    }
+
+    /// Runs what is not the server's own code: if it panics, that is counted and ends nothing.
+    pub(crate) fn call<T>(&mut self, ask: impl FnOnce(&mut Context<'_>) -> T) -> Option<T> {
+        let answer = catch_unwind(AssertUnwindSafe(|| ask(self))).ok();
+        self.core.counters.handler_panics += u64::from(answer.is_none());
+        answer
     }
 
     /// Publishes a value to all subscribers of a channel. Returns how many took it; an

@@ -463,7 +463,12 @@ impl Core {
     pub(crate) fn expire(&mut self, due: Due) {
         match due {
             // Nothing is owed to a peer that did not introduce itself in time.
-            Due::Handshake(key) | Due::Linger(key) => self.close_now(key),
+            Due::Handshake(key) => {
+                crate::trace::handshake_timeout(key.index());
+                self.counters.handshake_timeouts += 1;
+                self.close_now(key);
+            }
+            Due::Linger(key) => self.close_now(key),
             Due::Idle(key) => self.check_idle(key),
             Due::Grace(key) => {
                 let queued = self.connections.get(key).map_or(0, |c| c.send.len());
@@ -490,6 +495,8 @@ impl Core {
         if deadline > self.now.monotonic {
             connection.timer = Some(self.timers.arm(deadline, Due::Idle(key)));
         } else {
+            crate::trace::idle_closed(key.index());
+            self.counters.idle_closed += 1;
             self.close_now(key);
         }
     }
