@@ -28,6 +28,8 @@ events! {
     warn refused(connection: usize, code: &str) = "refused a connection";
     #[cfg(feature = "net")]
     warn garbled(connection: usize, reason: &str) = "closed a connection that does not speak TLS as it should";
+    #[cfg(feature = "net")]
+    warn not_accepted(reason: &str) = "a newcomer cannot be accepted now";
     warn handshake_timeout(connection: usize) = "closed a connection that did not introduce itself in time";
     warn shed() = "closed a newcomer, for no descriptor was left; raise `ulimit -n`, or lower --max-connections";
     warn memory_short(held_bytes: usize, max_bytes: usize) = "memory runs short";

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipc_framework::{Config, Error, Inherited, Limits, Server, UnixSocket};
@@ -169,6 +170,36 @@ fn what_strangers_bring_about_is_in_the_log_and_in_the_metrics() {
     }
     assert!(!text.contains("\nipc_handshake_timeouts_total 0"), "{text}");
     assert!(!text.contains("\nipc_connections_shed_total 0"), "{text}");
+}
+
+/// The kernel may have no memory for a socket; the connection waits until it has some.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_accepted_is_in_the_log_and_accepted_later() {
+    let running = Running::start(serve(&["--port", "0"]));
+    let mut tracer = Command::new("strace")
+        .args(["-qq", "-p", &running.id().to_string(), "-o", "/dev/null"])
+        .args(["-e", "trace=accept4", "-e", "inject=accept4:error=ENOBUFS:when=1"])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace; `apt-get install strace` brings it");
+    let status = format!("/proc/{}/status", running.id());
+    let is_traced = || {
+        let status = fs::read_to_string(&status).unwrap();
+        !status.lines().any(|line| line == "TracerPid:\t0")
+    };
+    let deadline = Instant::now() + HANG;
+    while !is_traced() {
+        assert!(Instant::now() < deadline, "strace never came to it");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut peer = running.peer();
+    peer.connect("app", "peer");
+    peer.fence();
+    let told = running.stderr_lines().next().unwrap();
+    let _ = tracer.kill();
+    let _ = tracer.wait();
+    assert!(told.contains("cannot be accepted") && told.contains("buffer space"), "{told}");
 }
 
 /// Like one of the loop's: nothing that it was to write is missing without a word.
