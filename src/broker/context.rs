@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -48,8 +47,10 @@ impl<'a> Context<'a> {
     }
 
     /// Runs what is not the server's own code: if it panics, that is counted and ends nothing.
+    #[cfg(feature = "net")]
     pub(crate) fn call<T>(&mut self, ask: impl FnOnce(&mut Context<'_>) -> T) -> Option<T> {
-        let answer = catch_unwind(AssertUnwindSafe(|| ask(self))).ok();
+        let ask = std::panic::AssertUnwindSafe(|| ask(self));
+        let answer = std::panic::catch_unwind(ask).ok();
         self.core.counters.handler_panics += u64::from(answer.is_none());
         answer
     }

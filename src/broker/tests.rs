@@ -263,6 +263,6 @@ fn a_turn_ends_after_a_bounded_number_of_frames() {
 #[should_panic(expected = "a bug of ours")]
 fn a_panic_of_the_server_itself_is_no_handlers() {
     let mut world = World::new(Limits::default());
-    world.broker.remote().post(|_| panic!("a bug of ours"));
+    world.broker.core.remote.post(|_| panic!("a bug of ours"));
     world.broker.run_mailbox(Now::default());
 }
