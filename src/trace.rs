@@ -28,10 +28,15 @@ events! {
     warn refused(connection: usize, code: &str) = "refused a connection";
     #[cfg(feature = "net")]
     warn garbled(connection: usize, reason: &str) = "closed a connection that does not speak TLS as it should";
+    #[cfg(feature = "net")]
+    warn not_accepted(reason: &str) = "a newcomer cannot be accepted now";
+    warn handshake_timeout(connection: usize) = "closed a connection that did not introduce itself in time";
+    warn shed() = "closed a newcomer, for no descriptor was left; raise `ulimit -n`, or lower --max-connections";
     warn memory_short(held_bytes: usize, max_bytes: usize) = "memory runs short";
     warn out_of_memory(connection: usize, held_bytes: usize) = "closed the connection that holds the most memory";
     debug connected(connection: usize, app_id: &str) = "connected";
     debug disconnected(connection: usize, app_id: &str) = "disconnected";
+    debug idle_closed(connection: usize) = "closed an idle connection";
     info draining(connections: usize, pending_requests: usize) = "draining";
     info drained(cut_off: usize) = "drained";
 }

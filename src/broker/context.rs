@@ -46,6 +46,15 @@ impl<'a> Context<'a> {
         self.core
     }
 
+    /// Runs what is not the server's own code: if it panics, that is counted and ends nothing.
+    #[cfg(feature = "net")]
+    pub(crate) fn call<T>(&mut self, ask: impl FnOnce(&mut Context<'_>) -> T) -> Option<T> {
+        let ask = std::panic::AssertUnwindSafe(|| ask(self));
+        let answer = std::panic::catch_unwind(ask).ok();
+        self.core.counters.handler_panics += u64::from(answer.is_none());
+        answer
+    }
+
     /// Publishes a value to all subscribers of a channel. Returns how many took it; an
     /// application or channel that does not exist has none.
     ///

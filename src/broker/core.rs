@@ -397,7 +397,7 @@ impl Core {
             .collect();
         strangers.sort_unstable();
         for (_, key) in strangers.iter().take(STRANGERS_EVICTED) {
-            self.close_now(*key);
+            self.time_out_handshake(*key);
         }
         if strangers.is_empty() {
             self.strangers_sought_at = Some(self.now.monotonic);
@@ -462,8 +462,8 @@ impl Core {
     /// Does one thing that is due.
     pub(crate) fn expire(&mut self, due: Due) {
         match due {
-            // Nothing is owed to a peer that did not introduce itself in time.
-            Due::Handshake(key) | Due::Linger(key) => self.close_now(key),
+            Due::Handshake(key) => self.time_out_handshake(key),
+            Due::Linger(key) => self.close_now(key),
             Due::Idle(key) => self.check_idle(key),
             Due::Grace(key) => {
                 let queued = self.connections.get(key).map_or(0, |c| c.send.len());
@@ -475,6 +475,13 @@ impl Core {
             Due::Memory => self.end_memory_grace(),
             Due::DrainDeadline => self.cut_off(),
         }
+    }
+
+    /// Nothing is owed to a peer that did not introduce itself in time.
+    fn time_out_handshake(&mut self, key: ConnectionKey) {
+        crate::trace::handshake_timeout(key.index());
+        self.counters.handshake_timeouts += 1;
+        self.close_now(key);
     }
 
     /// The timer runs from time to time rather than being moved with every message.
@@ -490,6 +497,8 @@ impl Core {
         if deadline > self.now.monotonic {
             connection.timer = Some(self.timers.arm(deadline, Due::Idle(key)));
         } else {
+            crate::trace::idle_closed(key.index());
+            self.counters.idle_closed += 1;
             self.close_now(key);
         }
     }

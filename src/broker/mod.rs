@@ -240,6 +240,7 @@ impl Broker {
     /// A connection could not even be accepted, for want of a descriptor.
     pub fn count_shed(&mut self) {
         self.core.counters.shed += 1;
+        crate::trace::shed();
     }
 
     /// Processes what a connection sent, and what it had kept of before.
@@ -450,10 +451,7 @@ impl Broker {
         self.mailbox.acknowledge();
         for _ in 0..COMMANDS_PER_TURN_MAX {
             let Some(command) = self.mailbox.next() else { return false };
-            let call = std::panic::AssertUnwindSafe(|| command(&mut self.core));
-            if std::panic::catch_unwind(call).is_err() {
-                self.core.counters.handler_panics += 1;
-            }
+            command(&mut self.core);
             self.settle();
         }
         true

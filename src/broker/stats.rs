@@ -110,6 +110,10 @@ pub struct Counters {
     pub publishers_held: u64,
     /// Connections closed because they read too slowly.
     pub slow_consumers: u64,
+    /// Connections closed because they did not introduce themselves in time.
+    pub handshake_timeouts: u64,
+    /// Connections closed because they said nothing for longer than they may.
+    pub idle_closed: u64,
     /// Connections, channels and subscriptions refused for want of memory.
     pub memory_refusals: u64,
     /// Times a connection was held back for want of memory.

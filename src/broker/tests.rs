@@ -257,3 +257,12 @@ fn a_turn_ends_after_a_bounded_number_of_frames() {
     assert_eq!(world.take(busy).len(), 300);
     assert!(world.broker.wants_read(busy));
 }
+
+/// What other threads ask for is the server's own code, but for what an embedder wrote.
+#[test]
+#[should_panic(expected = "a bug of ours")]
+fn a_panic_of_the_server_itself_is_no_handlers() {
+    let mut world = World::new(Limits::default());
+    world.broker.core.remote.post(|_| panic!("a bug of ours"));
+    world.broker.run_mailbox(Now::default());
+}

@@ -10,7 +10,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::Failure;
-use super::serve::{Kinds, RateLimit, or_abort};
+use super::serve::{Kinds, LogQueue, RateLimit, or_abort};
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -23,8 +23,8 @@ pub(super) enum LogFormat {
 /// Which events are shown: `error`, `warn`, `info` (the default), `debug` or `trace`.
 const LEVEL_VARIABLE: &str = "IPC_LOG";
 
-/// Writes events from here on, so many of a kind. Whoever logs for the last time has what was
-/// not written told by [`finish`].
+/// Writes events from here on, so many of a kind, without making anybody wait who has one to
+/// tell. To be followed by [`finish`], however the process ends.
 pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
     let level = match std::env::var(LEVEL_VARIABLE) {
         Err(_) => LevelFilter::INFO,
@@ -36,32 +36,33 @@ pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
     };
     let colours = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let cannot = |error| Failure::runtime(format!("cannot start the threads of the log: {error}"));
+    let queue = LogQueue::start().map_err(cannot)?;
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         // An event that cannot be written must not end the thread that has it to tell.
         .log_internal_errors(false)
         .with_ansi(colours)
-        .with_writer(std::io::stderr);
+        .with_writer(queue.clone());
     let (limit, reporter) = RateLimit::new(level);
     // It is set once: this is called once.
-    let _ = KINDS.set(reporter.kinds.clone());
+    let _ = LOG.set((reporter.kinds.clone(), queue));
     let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Text => registry.with(lines).with(limit).init(),
         LogFormat::Json => registry.with(lines.json()).with(limit).init(),
     }
     let named = std::thread::Builder::new().name("suppressed".to_owned());
-    named.spawn(|| or_abort(|| reporter.run())).map_err(|error| {
-        Failure::runtime(format!("cannot start the thread of the log: {error}"))
-    })?;
+    named.spawn(|| or_abort(|| reporter.run())).map_err(cannot)?;
     Ok(())
 }
 
-/// Tells what was kept back and not told of yet.
+/// Tells what was kept back and not told of yet, and waits a while until all is written.
 pub(super) fn finish() {
-    if let Some(kinds) = KINDS.get() {
+    if let Some((kinds, queue)) = LOG.get() {
         kinds.report();
+        queue.finish();
     }
 }
 
-static KINDS: OnceLock<Kinds> = OnceLock::new();
+static LOG: OnceLock<(Kinds, LogQueue)> = OnceLock::new();

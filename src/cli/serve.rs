@@ -3,6 +3,7 @@
 mod crash;
 mod histograms;
 mod latency_log;
+mod log_queue;
 mod metrics;
 mod rate_limit;
 mod service_manager;
@@ -13,12 +14,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::{Address, Config, Handle, Server};
+use ipc_framework::{Address, Config, Handle, Inherited, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 pub(super) use self::crash::or_abort;
 use self::latency_log::LatencyLog;
+pub(super) use self::log_queue::LogQueue;
 pub(super) use self::rate_limit::{Kinds, RateLimit};
 use super::settings::{self, Problems, Settings};
 use super::{Failure, demo_applications, logging};
@@ -77,6 +79,21 @@ impl Serve {
         }
         logging::init(settings.log_format.unwrap_or_default())?;
         crash::note_panics();
+        let served = self.serve(&settings, config, inherited);
+        logging::finish();
+        let Err(failure) = served else { return Ok(ExitCode::SUCCESS) };
+        if let Some(sentence) = failure.sentence() {
+            log_queue::last_words(&format!("ipc: {}\n", super::printable(sentence)));
+        }
+        Ok(failure.exit_code())
+    }
+
+    fn serve(
+        self,
+        settings: &Settings,
+        mut config: Config,
+        inherited: Vec<Inherited>,
+    ) -> Result<(), Failure> {
         raise_descriptor_limit(&mut config)?;
         let tls = config.tls.clone();
         let mut server = Server::bind_with(config, inherited)?;
@@ -113,8 +130,7 @@ impl Serve {
         if let Some(log) = latency_log {
             log.finish(&server.context())?;
         }
-        logging::finish();
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 
     /// What the flags and the file say together.
@@ -165,7 +181,7 @@ fn first(problems: Problems) -> Failure {
 }
 
 fn run_loop(server: &mut Server) -> Result<(), ipc_framework::Error> {
-    let panics = crash::is_wanted();
+    let panics = crash::is_wanted("loop");
     while server.poll_once(None)? {
         assert!(!panics, "a test wants this");
     }

@@ -94,7 +94,8 @@ impl<S: System> Listeners<S> {
                 Err(error) if is_of_the_peer(&error) => Accepted::Failed,
                 Err(error) if is_out_of_descriptors(&error) => self.shed(at, system, now),
                 // Out of memory, or a firewall: it may pass, and it is this one's alone.
-                Err(_) => {
+                Err(error) => {
+                    crate::trace::not_accepted(&error.to_string());
                     watched.retry_at = Some(now + RETRY_AFTER);
                     continue;
                 }

@@ -1,8 +1,12 @@
 //! Listening on TCP and Unix sockets at once.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use mio::event::Source;
@@ -79,6 +83,15 @@ pub enum Inherited {
     Unix(std::os::unix::net::UnixListener),
 }
 
+impl AsFd for Inherited {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp {
@@ -106,6 +119,7 @@ pub(super) fn bind(
     check_users(config, has_tcp, has_unix)?;
     let mut listeners = Vec::new();
     let mut addresses = Vec::new();
+    check_inherited(&inherited).map_err(unusable)?;
     for given in inherited {
         let (listener, address) = adopt(given, config)?;
         listeners.push(listener);
@@ -216,9 +230,28 @@ fn tcp(listener: std::net::TcpListener, config: &Config) -> Listener {
     }
 }
 
+fn unusable(source: io::Error) -> Error {
+    Error::Listen { address: "an inherited socket".to_owned(), source }
+}
+
+/// Each of them listens, and is there once: on any other nobody would ever be accepted.
+fn check_inherited(inherited: &[Inherited]) -> io::Result<()> {
+    let mut seen = HashSet::new();
+    for given in inherited {
+        #[cfg(target_os = "linux")]
+        if !SockRef::from(given).is_listener()? {
+            return Err(io::Error::other("it does not listen; pass sockets that do"));
+        }
+        let socket = File::from(given.as_fd().try_clone_to_owned()?).metadata()?;
+        if !seen.insert((socket.dev(), socket.ino())) {
+            return Err(io::Error::other("it was passed twice; pass each of them once"));
+        }
+    }
+    Ok(())
+}
+
 /// Takes over a socket that listens already.
 fn adopt(given: Inherited, config: &Config) -> Result<(Listener, Address), Error> {
-    let unusable = |source| Error::Listen { address: "an inherited socket".to_owned(), source };
     match given {
         Inherited::Tcp(listener) => {
             let address = listener.local_addr().map_err(unusable)?;

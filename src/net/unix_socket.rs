@@ -28,7 +28,7 @@ impl UnixSocketFile {
         let path = &config.path;
         // Two servers that start at once must not both find the same stale socket: the one
         // would then delete the other's. Locking the directory leaves no lock file behind.
-        let _lock = lock_directory(path)?;
+        let _lock = lock_directory(path);
         remove_stale(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
@@ -54,22 +54,20 @@ impl Drop for UnixSocketFile {
     }
 }
 
-fn lock_directory(path: &Path) -> io::Result<File> {
+/// Keeps others that start away, where that can be done: whoever may read the directory can hold
+/// the lock for ever, and that must not keep the server from starting. Without it a socket that
+/// is alive is not taken over either; only two that start in the same instant could collide.
+fn lock_directory(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+    let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match directory.try_lock() {
-            Ok(()) => return Ok(directory),
-            Err(TryLockError::Error(error)) => return Err(error),
+            Ok(()) => return Some(directory),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::other(
-                    "another process holds a lock on its directory; try again once that is done",
-                ));
-            }
+            Err(_) => return None,
         }
     }
 }

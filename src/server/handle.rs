@@ -120,8 +120,10 @@ impl Handle {
         }
         let (sender, receiver) = mpsc::sync_channel(1);
         self.post(0, move |context| {
-            // Who asked may have gone away; then nobody wants to know.
-            let _ = sender.send(ask(context));
+            if let Some(answer) = context.call(ask) {
+                // Who asked may have gone away; then nobody wants to know.
+                let _ = sender.send(answer);
+            }
         })?;
         receiver.recv().map_err(|_| HandleError::Stopped)
     }

@@ -24,6 +24,8 @@ mod operation;
 #[cfg(feature = "cli")]
 mod packaging;
 mod smoke;
+#[cfg(feature = "cli")]
+mod supervised;
 mod support;
 #[cfg(all(feature = "cli", target_os = "linux"))]
 mod syscalls;
@@ -31,6 +33,8 @@ mod tidy;
 #[cfg(feature = "tls")]
 mod tls;
 mod unix_socket;
+#[cfg(feature = "cli")]
+mod unread;
 #[cfg(target_os = "linux")]
 mod users;
 mod wire_errors;

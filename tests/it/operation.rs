@@ -296,7 +296,7 @@ fn suppressed_lines(stderr: &str) -> usize {
 #[test]
 fn a_panic_of_the_server_is_reported_and_aborts() {
     let mut command = serve(&["--port", "0"]);
-    command.env("IPC_TEST_PANIC", "1");
+    command.env("IPC_TEST_PANIC", "loop");
     let running = Running::start(command);
     // It may be gone before this is through.
     let _ = TcpStream::connect(running.address()).and_then(|mut stream| stream.read(&mut [0]));

@@ -63,3 +63,33 @@ fn the_settings_beside_it_are_settings() {
     let checked = serve(&["--check-config", "--config", &users]).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
+
+fn bytes(size: &str) -> u64 {
+    let digits = size.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &size[digits.len()..] {
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        other => panic!("{other} is no unit"),
+    };
+    digits.parse::<u64>().unwrap() * unit
+}
+
+/// With what SECURITY.md says that the kernel holds for a connection which does not read.
+#[test]
+fn the_unit_allows_the_memory_and_the_descriptors_that_its_settings_may_take() {
+    const PROGRAM_BYTES: u64 = 128 << 20;
+    const KERNEL_BYTES_PER_CONNECTION: u64 = 512 << 10;
+    let (unit, settings) = (installed("ipc.service"), installed("ipc.toml"));
+    let setting = |name: &str| {
+        let mut lines = settings.lines().filter_map(|line| line.split_once(" = "));
+        let (_, value) = lines.find(|(found, _)| *found == name).expect("it is set");
+        value.trim_matches('"').to_owned()
+    };
+    let connections: u64 = setting("max-connections").parse().unwrap();
+    let needed =
+        bytes(&setting("max-memory")) + connections * KERNEL_BYTES_PER_CONNECTION + PROGRAM_BYTES;
+    let allowed = bytes(values(&unit, "MemoryMax")[0]);
+    assert!(needed <= allowed, "{needed} bytes of {allowed}");
+    let descriptors: u64 = values(&unit, "LimitNOFILE")[0].parse().unwrap();
+    assert!(connections + 128 <= descriptors);
+}

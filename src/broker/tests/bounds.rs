@@ -237,6 +237,7 @@ fn strangers_make_room_for_newcomers_once_they_had_time_to_say_who_they_are() {
         }
     }
     assert_eq!(world.closed.len(), 99, "all who had not introduced themselves");
+    assert_eq!(world.broker.core.counters.handshake_timeouts, 98, "and they are counted");
     assert!(!world.closed.contains(&known) && !world.closed.contains(&strangers[1]));
     let one_too_many = world.accept();
     world.act();

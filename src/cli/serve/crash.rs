@@ -6,11 +6,11 @@
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::thread;
 
-use super::super::printable;
+use super::super::{logging, printable};
+use super::log_queue::last_words;
 
 thread_local! {
     /// Where the last panic of this thread was, and how it came there.
@@ -52,8 +52,8 @@ fn abort() -> ! {
         BacktraceStatus::Captured => report += &backtrace.to_string(),
         _ => report += "With RUST_BACKTRACE=1 there is more to report.\n",
     }
-    // There may be nobody who reads it.
-    let _ = std::io::stderr().write_all(report.as_bytes());
+    logging::finish();
+    last_words(&report);
     std::process::abort()
 }
 
@@ -67,10 +67,11 @@ fn text(payload: &(dyn Any + Send)) -> &str {
     owned.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a word")
 }
 
-/// What the tests of this program set to see the report. Other builds do not look at it.
+/// What the tests of this program set to a thread to see the report. Other builds do not look
+/// at it.
 const TEST_VARIABLE: &str = "IPC_TEST_PANIC";
 
-/// Whether a test wants the loop to panic.
-pub(super) fn is_wanted() -> bool {
-    cfg!(debug_assertions) && std::env::var_os(TEST_VARIABLE).is_some()
+/// Whether a test wants this thread to panic.
+pub(super) fn is_wanted(thread: &str) -> bool {
+    cfg!(debug_assertions) && std::env::var_os(TEST_VARIABLE).is_some_and(|name| name == thread)
 }

@@ -15,6 +15,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use ipc_framework::{Context, Handle};
 
 use super::super::Failure;
+use super::crash;
 use super::histograms::{self, Copied, Subject};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -47,8 +48,8 @@ impl LatencyLog {
             }
             written
         };
-        let thread = std::thread::Builder::new().name("latency-log".to_owned()).spawn(write);
-        let thread = thread.map_err(|error| {
+        let named = std::thread::Builder::new().name("latency-log".to_owned());
+        let thread = named.spawn(|| crash::or_abort(write)).map_err(|error| {
             Failure::runtime(format!("cannot start the thread of the latency log: {error}"))
         })?;
         Ok(Self { last, thread, path: path.to_owned() })
@@ -58,7 +59,7 @@ impl LatencyLog {
     pub(super) fn finish(self, context: &Context<'_>) -> Result<(), Failure> {
         // A thread that has failed already says so when it is joined.
         let _ = self.last.send(histograms::copy_all(context));
-        let written = self.thread.join().unwrap_or_else(|_| Err(io::Error::other("a bug of ours")));
+        let written = self.thread.join().unwrap_or_else(|_| unreachable!("a panic aborts"));
         written.map_err(|error| {
             let path = self.path.display();
             Failure::runtime(format!("the latency log {path} is not complete: {error}"))
@@ -67,6 +68,7 @@ impl LatencyLog {
 }
 
 fn write(file: File, handle: &Handle, ending: &Receiver<Vec<Copied>>) -> io::Result<()> {
+    assert!(!crash::is_wanted("latency-log"), "a test wants this");
     let start = SystemTime::now();
     let mut serializer = V2DeflateSerializer::new();
     let mut before = Before::default();

@@ -1,11 +1,12 @@
 //! `--metrics`: counters and latencies in the `OpenMetrics` text format, for Prometheus.
 //!
-//! Answered by a thread of its own, one scrape after the other and each within a deadline;
-//! each asks the loop for a few short copies.
+//! Each scrape has a thread and a deadline, and asks the loop for a few short copies. There are
+//! few places; who comes when all are taken gets that of the one who has been silent longest.
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -20,7 +21,9 @@ use super::crash;
 use super::histograms::{self, Copied};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// For a scraper to send its request and read the answer; the next one waits meanwhile.
+/// Scrapes at once. Each may hold an answer of some megabytes, where many channels are measured.
+const PLACES: usize = 4;
+/// For a scraper to send its request and read the answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// The head of a request: what Prometheus sends fits ten times.
 const HEAD_BYTES_MAX: usize = 8 << 10;
@@ -66,29 +69,88 @@ pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
     };
     let listener = TcpListener::bind(address).map_err(cannot)?;
     let bound = listener.local_addr().map_err(cannot)?.to_string();
+    let scrapes = Arc::new(Scrapes { handle, places: Mutex::default(), left: Condvar::new() });
     let serve = move || -> () {
         loop {
-            match listener.accept() {
-                // Who asked may have gone away, or be too slow: it asks again.
-                Ok((stream, _)) => drop(answer(&stream, &handle)),
-                Err(error) => {
-                    tracing::warn!(%error, "a scrape could not be accepted");
-                    std::thread::sleep(RETRY_AFTER);
-                }
+            if let Err(error) = listener.accept().and_then(|(stream, _)| scrapes.admit(stream)) {
+                tracing::warn!(%error, "a scrape could not be accepted");
+                std::thread::sleep(RETRY_AFTER);
             }
         }
     };
-    std::thread::Builder::new()
-        .name("metrics".to_owned())
-        .spawn(|| crash::or_abort(serve))
-        .map_err(cannot)?;
+    on_own_thread(serve).map_err(cannot)?;
     Ok(bound)
 }
 
-fn answer(mut stream: &TcpStream, handle: &Handle) -> io::Result<()> {
-    let deadline = Instant::now() + DEADLINE;
-    stream.set_write_timeout(Some(DEADLINE))?;
-    let (status, content_type, body) = match read_request(stream, deadline)?.as_deref() {
+fn on_own_thread(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let named = std::thread::Builder::new().name("metrics".to_owned());
+    named.spawn(|| crash::or_abort(run)).map(drop)
+}
+
+/// Those that are being answered.
+struct Scrapes {
+    handle: Handle,
+    /// In the order in which they came.
+    places: Mutex<Vec<Place>>,
+    left: Condvar,
+}
+
+struct Place {
+    stream: Arc<TcpStream>,
+    /// Whether its request is there.
+    asked: bool,
+}
+
+impl Scrapes {
+    fn places(&self) -> MutexGuard<'_, Vec<Place>> {
+        // A panic elsewhere ends the process.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers it, as soon as there is a place.
+    fn admit(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
+        let stream = Arc::new(stream);
+        let mut places = self.places();
+        while places.len() >= PLACES {
+            if let Some(silent) = places.iter().find(|place| !place.asked) {
+                // Its thread notices, and leaves.
+                let _ = silent.stream.shutdown(Shutdown::Both);
+            }
+            places = self.left.wait(places).unwrap_or_else(PoisonError::into_inner);
+        }
+        places.push(Place { stream: stream.clone(), asked: false });
+        drop(places);
+        let (scrapes, scrape) = (self.clone(), stream.clone());
+        let run = move || {
+            // Who asked may have gone away, or be too slow: it asks again.
+            let _ = scrapes.answer(&scrape);
+            scrapes.leave(&scrape);
+        };
+        on_own_thread(run).inspect_err(|_| self.leave(&stream))
+    }
+
+    fn leave(&self, stream: &Arc<TcpStream>) {
+        self.places().retain(|place| !Arc::ptr_eq(&place.stream, stream));
+        self.left.notify_one();
+    }
+
+    fn answer(&self, stream: &Arc<TcpStream>) -> io::Result<()> {
+        let deadline = Instant::now() + DEADLINE;
+        let asked = read_request(stream, deadline)?;
+        for place in self.places().iter_mut().filter(|place| Arc::ptr_eq(&place.stream, stream)) {
+            place.asked = true;
+        }
+        answer(stream, asked.as_deref(), &self.handle, deadline)
+    }
+}
+
+fn answer(
+    stream: &TcpStream,
+    asked: Option<&str>,
+    handle: &Handle,
+    deadline: Instant,
+) -> io::Result<()> {
+    let (status, content_type, body) = match asked {
         None => ("400 Bad Request", "text/plain", "this is no HTTP request\n".to_owned()),
         Some("/metrics") => match scrape(handle) {
             Ok(text) => ("200 OK", CONTENT_TYPE, text),
@@ -101,12 +163,17 @@ fn answer(mut stream: &TcpStream, handle: &Handle) -> io::Result<()> {
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
          Connection: close\r\n\r\n"
     );
-    let whole = [head.as_bytes(), body.as_bytes()].concat();
-    let mut rest = &whole[..];
+    write_all(stream, head.as_bytes(), deadline)?;
+    write_all(stream, body.as_bytes(), deadline)
+}
+
+fn write_all(mut stream: &TcpStream, mut rest: &[u8], deadline: Instant) -> io::Result<()> {
     while !rest.is_empty() {
-        if Instant::now() >= deadline {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
+        stream.set_write_timeout(Some(left))?;
         let written = stream.write(rest)?;
         rest = &rest[written..];
     }
@@ -198,6 +265,12 @@ impl Collector for Snapshot {
                 "Connections closed because they read too slowly",
                 counters.slow_consumers,
             ),
+            (
+                "handshake_timeouts",
+                "Connections closed because they did not introduce themselves in time",
+                counters.handshake_timeouts,
+            ),
+            ("idle_closed", "Connections closed because they said nothing", counters.idle_closed),
             (
                 "memory_refusals",
                 "Connections, channels and subscriptions refused for want of memory",

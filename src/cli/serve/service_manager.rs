@@ -1,6 +1,10 @@
 //! What systemd, or whoever else started the server, is told and gives.
 
+use std::env;
 use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::process;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipc_framework::{Handle, HandleError, Inherited};
@@ -10,8 +14,12 @@ use sd_notify::NotifyState;
 use super::super::Failure;
 use super::crash;
 
+/// How long the service manager may be busy with what others tell it.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The sockets this process was given (`LISTEN_FDS`). Called once, before there are threads.
 pub(super) fn inherited() -> Result<Vec<Inherited>, Failure> {
+    check_count()?;
     let mut given = ListenFd::from_env();
     let mut sockets = Vec::new();
     for at in 0..given.len() {
@@ -32,16 +40,48 @@ pub(super) fn inherited() -> Result<Vec<Inherited>, Failure> {
     Ok(sockets)
 }
 
+/// A number that cannot be read counts as none for `listenfd`, and the server would open ports
+/// that nobody meant.
+fn check_count() -> Result<(), Failure> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let Some(count) = variable("LISTEN_FDS") else { return Ok(()) };
+    let is_for_others =
+        variable("LISTEN_PID").is_some_and(|id| id != process::id().to_string().as_str());
+    if is_for_others || count.to_str().is_some_and(|count| count.parse::<u16>().is_ok()) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "LISTEN_FDS is {:?}; make it the number of sockets that are passed, or unset it",
+        count.to_string_lossy()
+    )))
+}
+
+/// Whether it was said that the server stops, after which it is neither ready nor reloading.
+static STOPS: Mutex<bool> = Mutex::new(false);
+
+fn stops() -> MutexGuard<'static, bool> {
+    STOPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub(super) fn ready() {
-    notify(&[NotifyState::Ready]);
+    let stops = stops();
+    if !*stops {
+        notify(&[NotifyState::Ready]);
+    }
 }
 
 pub(super) fn stopping() {
+    let mut stops = stops();
+    *stops = true;
     notify(&[NotifyState::Stopping]);
 }
 
 /// To be followed by [`ready`].
 pub(super) fn reloading() {
+    let stops = stops();
+    if *stops {
+        return;
+    }
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!(%error, "the service manager cannot be told of the reload"),
@@ -49,9 +89,20 @@ pub(super) fn reloading() {
 }
 
 fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+    if let Err(error) = send(state) {
         tracing::warn!(%error, "the service manager cannot be told how the server goes");
     }
+}
+
+/// What `sd_notify::notify` does, but that it would wait for as long as nobody reads.
+fn send(state: &[NotifyState<'_>]) -> io::Result<()> {
+    let Some(path) = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
+        return Ok(());
+    };
+    let lines: Vec<String> = state.iter().map(|state| format!("{state}\n")).collect();
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(NOTIFY_TIMEOUT))?;
+    socket.send_to(lines.concat().as_bytes(), path).map(drop)
 }
 
 /// Tells the service manager again and again that the loop turns, if it wants to know

@@ -8,6 +8,7 @@ use ipc_framework::{Context, Handle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::super::logging;
 use super::{crash, histograms, service_manager};
 
 /// The first SIGINT or SIGTERM drains, the second ends at once. SIGHUP calls `reload`. SIGUSR1
@@ -23,13 +24,17 @@ pub(super) fn watch(handle: Handle, mut reload: impl FnMut() + Send + 'static) -
         let mut draining = false;
         for signal in signals.forever() {
             match signal {
+                SIGHUP if draining => tracing::warn!("a server that ends reads no settings"),
                 SIGHUP => drop(reload.try_send(signal)),
                 SIGUSR1 | SIGUSR2 => drop(report.try_send(signal)),
-                _ if draining => std::process::exit(128 + signal),
+                _ if draining => {
+                    logging::finish();
+                    std::process::exit(128 + signal)
+                }
                 _ => {
                     draining = true;
-                    service_manager::stopping();
                     handle.stop();
+                    service_manager::stopping();
                 }
             }
         }

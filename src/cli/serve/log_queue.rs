@@ -1,0 +1,217 @@
+//! The way of the log to standard error: a bounded queue and a thread that writes. Whoever has
+//! something to tell never waits for whoever reads it, least of all the loop.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::crash;
+
+/// Lines that may wait: more than the limit of events lets through at once.
+const LINES_MAX: usize = 512;
+/// A line longer than this counts as one there was no room for.
+const LINE_BYTES_MAX: usize = 16 << 10;
+/// How long the end of the process waits for whoever reads standard error.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Whether this thread is the one that writes: its own words need no queue.
+    static WRITES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Takes lines for standard error, one a call.
+#[derive(Clone)]
+pub(in super::super) struct LogQueue(Arc<Shared>);
+
+struct Shared {
+    /// Gone once the log is at its end.
+    lines: Mutex<Option<SyncSender<Vec<u8>>>>,
+    lost: AtomicU64,
+    /// Closed when everything is written.
+    written: Mutex<Receiver<()>>,
+}
+
+impl LogQueue {
+    pub(in super::super) fn start() -> io::Result<Self> {
+        Self::over(io::stderr(), LINES_MAX, |lost| {
+            tracing::warn!(lost, "lines of the log were lost, for nobody read them in time");
+        })
+    }
+
+    /// A queue of so many lines that ends in `out`. What was lost is told once `out` has taken
+    /// all that waited.
+    fn over(
+        mut out: impl Write + Send + 'static,
+        lines_max: usize,
+        tell: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (sender, lines) = sync_channel::<Vec<u8>>(lines_max);
+        let (writing, written) = sync_channel(0);
+        let shared = Arc::new(Shared {
+            lines: Mutex::new(Some(sender)),
+            lost: AtomicU64::new(0),
+            written: Mutex::new(written),
+        });
+        let queue = Self(shared.clone());
+        let write = move || {
+            let _writing: SyncSender<()> = writing;
+            WRITES.set(true);
+            loop {
+                let next = lines.try_recv();
+                if next.is_err() {
+                    match shared.lost.swap(0, Ordering::Relaxed) {
+                        0 => {}
+                        lost => tell(lost),
+                    }
+                }
+                let line = match next {
+                    Err(TryRecvError::Empty) => lines.recv().ok(),
+                    next => next.ok(),
+                };
+                let Some(line) = line else { return };
+                // There is nobody to tell that the log cannot be written.
+                let _ = out.write_all(&line);
+            }
+        };
+        let named = thread::Builder::new().name("log".to_owned());
+        named.spawn(|| crash::or_abort(write))?;
+        Ok(queue)
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Option<SyncSender<Vec<u8>>>> {
+        // It is never left half done.
+        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, line: &[u8]) {
+        let fits = line.len() <= LINE_BYTES_MAX;
+        // After its end there is nobody left who could write it.
+        let Some(lines) = &*self.lines() else { return };
+        if !fits || lines.try_send(line.to_vec()).is_err() {
+            self.0.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes no more lines, and waits a while for those that it has.
+    pub(in super::super) fn finish(&self) {
+        drop(self.lines().take());
+        let written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
+        // It is closed, or time is up: either way this is the end.
+        let _ = written.recv_timeout(END_TIMEOUT);
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogQueue {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+/// A whole event is one call.
+impl Write for &LogQueue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if WRITES.get() {
+            io::stderr().write_all(line)?;
+        } else {
+            self.put(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes the last that the process has to say to standard error, and waits a while for whoever
+/// reads it.
+pub(in super::super) fn last_words(text: &str) {
+    // There may be nobody who reads it.
+    let write = |text: &str| drop(io::stderr().write_all(text.as_bytes()));
+    let (writing, written) = sync_channel::<()>(0);
+    let copy = text.to_owned();
+    let on_own_thread = move || {
+        write(&copy);
+        drop(writing);
+    };
+    if thread::Builder::new().spawn(on_own_thread).is_err() {
+        return write(text);
+    }
+    let _ = written.recv_timeout(END_TIMEOUT);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    /// Takes a write for each word that it is given.
+    struct Gate {
+        words: Receiver<()>,
+        taken: Sender<Vec<u8>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.words.recv().map_err(io::Error::other)?;
+            self.taken.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_told_behind_what_does() {
+        const LINES: usize = 4;
+        let (word, words) = channel();
+        let (taken, written) = channel();
+        let told = taken.clone();
+        let tell = move |lost: u64| told.send(format!("{lost} lost").into_bytes()).unwrap();
+        let queue = LogQueue::over(Gate { words, taken }, LINES, tell).unwrap();
+        for line in 0..10 {
+            queue.put(format!("line {line}").as_bytes());
+        }
+        queue.put(&vec![0; LINE_BYTES_MAX + 1]);
+        for _ in 0..10 {
+            word.send(()).unwrap();
+        }
+        let mut lines = 0;
+        let told = loop {
+            let text = String::from_utf8(written.recv().unwrap()).unwrap();
+            if text.ends_with("lost") {
+                break text;
+            }
+            assert_eq!(text, format!("line {lines}"));
+            lines += 1;
+        };
+        // The first may have been on its way already.
+        assert!((LINES..=LINES + 1).contains(&lines), "{lines}");
+        assert_eq!(told, format!("{} lost", 11 - lines));
+        queue.put(b"once more");
+        assert_eq!(written.recv().unwrap(), b"once more");
+        queue.finish();
+        queue.put(b"too late");
+        assert!(written.recv().is_err(), "its thread has ended");
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_ever() {
+        let (_word, words) = channel();
+        let (taken, _written) = channel();
+        let queue = LogQueue::over(Gate { words, taken }, 1, |_| {}).unwrap();
+        queue.put(b"stuck");
+        queue.finish();
+    }
+}

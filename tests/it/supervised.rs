@@ -1,0 +1,216 @@
+//! `ipc serve` under a service manager: the sockets it is given, what it says when, and what of
+//! it can be seen from outside.
+
+use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ipc_framework::{Config, Error, Inherited, Limits, Server, UnixSocket};
+use serde_json::json;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::cli::{Running, Scratch, assert_fails, serve};
+use crate::support::{self, HANG, Peer};
+
+fn refused(given: Vec<Inherited>) -> String {
+    let error = Server::bind_with(Config { host: None, ..Config::default() }, given).unwrap_err();
+    assert!(matches!(error, Error::Listen { .. }), "{error:?}");
+    error.to_string()
+}
+
+#[test]
+fn sockets_that_do_not_listen_and_those_given_twice_are_refused() {
+    let scratch = Scratch::new("given");
+    let tcp = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    tcp.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let unix = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    unix.bind(&SockAddr::unix(scratch.0.join("bound.sock")).unwrap()).unwrap();
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connected = TcpStream::connect(listening.local_addr().unwrap()).unwrap();
+    let connected = TcpListener::from(OwnedFd::from(connected));
+    for given in
+        [Inherited::Tcp(tcp.into()), Inherited::Unix(unix.into()), Inherited::Tcp(connected)]
+    {
+        let error = refused(vec![given]);
+        assert!(error.contains("does not listen"), "{error}");
+    }
+    let again = listening.try_clone().unwrap();
+    let error = refused(vec![Inherited::Tcp(listening), Inherited::Tcp(again)]);
+    assert!(error.contains("twice"), "{error}");
+    let listening = UnixListener::bind(scratch.0.join("listening.sock")).unwrap();
+    let again = listening.try_clone().unwrap();
+    let error = refused(vec![Inherited::Unix(listening), Inherited::Unix(again)]);
+    assert!(error.contains("twice"), "{error}");
+}
+
+/// Nor does it fall back to addresses that nobody meant.
+#[test]
+fn a_number_of_sockets_that_is_none_is_refused() {
+    for count in ["abc", "-1", "4294967296", "2147483647", "1 "] {
+        let mut command = serve(&["--port", "0"]);
+        command.env("LISTEN_FDS", count);
+        assert_fails(command, 2, "LISTEN_FDS");
+    }
+    // Those of another process are none of its business.
+    let mut command = serve(&["--port", "0"]);
+    command.env("LISTEN_FDS", "abc").env("LISTEN_PID", "1");
+    let running = Running::start(command);
+    running.signal("TERM");
+    assert_eq!(running.end().0.code(), Some(0));
+}
+
+#[test]
+fn once_it_has_said_that_it_stops_it_is_neither_ready_nor_reloading() {
+    let scratch = Scratch::new("drain-reload");
+    let path = scratch.0.join("notify.sock");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(HANG)).unwrap();
+    let mut command = serve(&["--port", "0", "--demo", "--drain-timeout", "2s"]);
+    command.env("NOTIFY_SOCKET", &path);
+    let running = Running::start(command);
+    let hear = || {
+        let mut bytes = [0; 1_024];
+        let length = socket.recv(&mut bytes).ok()?;
+        Some(String::from_utf8(bytes[..length].into()).unwrap())
+    };
+    assert_eq!(hear().as_deref(), Some("READY=1\n"));
+    let mut worker = running.peer();
+    worker.connect("bench", "works");
+    worker.serve("slow");
+    let mut asks = running.peer();
+    asks.connect("bench", "asks");
+    asks.send("request", "slow", json!(1));
+    worker.receive();
+    // It drains for as long as that request is unanswered.
+    running.signal("TERM");
+    assert_eq!(hear().as_deref(), Some("STOPPING=1\n"));
+    running.signal("HUP");
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    socket.set_nonblocking(true).unwrap();
+    assert_eq!(hear(), None);
+    assert!(!stderr.contains("read again"), "{stderr}");
+}
+
+/// Anybody who can read a directory can lock it, for as long as they like.
+#[test]
+fn whoever_locks_the_directory_does_not_keep_the_server_from_starting() {
+    let scratch = Scratch::new("locked");
+    let directory = fs::File::open(&scratch.0).unwrap();
+    directory.lock().unwrap();
+    let path = scratch.0.join("ipc.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    let unix = || Some(UnixSocket::at(&path));
+    let server = support::serve(Config { unix: unix(), ..Config::default() }, |_| {});
+    let mut peer = Peer::over_unix(&path).unwrap();
+    peer.connect("app", "peer");
+    peer.fence();
+    // What is alive is not taken over without the lock either.
+    Server::bind(Config { host: None, unix: unix(), ..Config::default() }).unwrap_err();
+    peer.fence();
+    drop(peer);
+    server.stop();
+}
+
+#[test]
+fn closed_for_silence_is_counted() {
+    let limits = Limits {
+        handshake_timeout: Duration::from_millis(50),
+        idle_timeout: Some(Duration::from_millis(300)),
+        ..Limits::default()
+    };
+    let server = support::serve(Config { limits, ..Config::default() }, |_| {});
+    let mut silent = server.peer();
+    silent.expect_end();
+    let counters = server.stats().counters;
+    assert_eq!((counters.handshake_timeouts, counters.idle_closed), (1, 0));
+    let mut idle = server.connected("app", "idle");
+    idle.expect_end();
+    let counters = server.stats().counters;
+    assert_eq!((counters.handshake_timeouts, counters.idle_closed), (1, 1));
+}
+
+#[test]
+fn what_strangers_bring_about_is_in_the_log_and_in_the_metrics() {
+    let arguments = ["--port", "0", "--handshake-timeout", "50ms", "--metrics", "127.0.0.1:0"];
+    let running = Running::start(serve(&arguments));
+    running.peer().expect_end();
+    let mut lines = running.stderr_lines();
+    assert!(lines.any(|line| line.contains("did not introduce itself")));
+
+    // It finds no descriptor for the next one.
+    let open = fs::read_dir(format!("/proc/{}/fd", running.id())).unwrap().count() as u64;
+    let few = rustix::process::Rlimit { current: Some(open), maximum: Some(open) };
+    let id = rustix::process::Pid::from_raw(running.id().cast_signed()).unwrap();
+    rustix::process::prlimit(Some(id), rustix::process::Resource::Nofile, few).unwrap();
+    let newcomers: Vec<TcpStream> =
+        (0..8).map(|_| TcpStream::connect(running.address()).unwrap()).collect();
+    assert!(lines.any(|line| line.contains("no descriptor was left")));
+    drop((newcomers, lines));
+    let deadline = Instant::now() + HANG;
+    let text = loop {
+        let address = running.banner.split_once("metrics at http://").unwrap().1;
+        let address = address.split_once("/metrics").unwrap().0;
+        let mut text = String::new();
+        let mut stream = TcpStream::connect(address).unwrap();
+        std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        // It may have been without a descriptor for this one, too.
+        if stream.read_to_string(&mut text).is_ok() && text.ends_with("# EOF\n") {
+            break text;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+    };
+    for name in ["handshake_timeouts", "idle_closed", "connections_shed"] {
+        assert!(text.contains(&format!("\nipc_{name}_total ")), "{name}: {text}");
+    }
+    assert!(!text.contains("\nipc_handshake_timeouts_total 0"), "{text}");
+    assert!(!text.contains("\nipc_connections_shed_total 0"), "{text}");
+}
+
+/// The kernel may have no memory for a socket; the connection waits until it has some.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_accepted_is_in_the_log_and_accepted_later() {
+    let running = Running::start(serve(&["--port", "0"]));
+    let mut tracer = Command::new("strace")
+        .args(["-qq", "-p", &running.id().to_string(), "-o", "/dev/null"])
+        .args(["-e", "trace=accept4", "-e", "inject=accept4:error=ENOBUFS:when=1"])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace; `apt-get install strace` brings it");
+    let status = format!("/proc/{}/status", running.id());
+    let is_traced = || {
+        let status = fs::read_to_string(&status).unwrap();
+        !status.lines().any(|line| line == "TracerPid:\t0")
+    };
+    let deadline = Instant::now() + HANG;
+    while !is_traced() {
+        assert!(Instant::now() < deadline, "strace never came to it");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut peer = running.peer();
+    peer.connect("app", "peer");
+    peer.fence();
+    let told = running.stderr_lines().next().unwrap();
+    let _ = tracer.kill();
+    let _ = tracer.wait();
+    assert!(told.contains("cannot be accepted") && told.contains("buffer space"), "{told}");
+}
+
+/// Like one of the loop's: nothing that it was to write is missing without a word.
+#[test]
+fn a_panic_of_the_thread_of_the_latency_log_ends_the_server() {
+    let scratch = Scratch::new("log-panic");
+    let log = scratch.0.join("latency.hlog");
+    let mut command = serve(&["--port", "0", "--latency-log", log.to_str().unwrap()]);
+    command.env("IPC_TEST_PANIC", "latency-log");
+    let running = Running::start(command);
+    let (status, stderr) = running.end();
+    assert_eq!(status.signal(), Some(6), "{stderr}");
+    assert!(stderr.contains("latency-log") && stderr.contains("a test wants this"), "{stderr}");
+}

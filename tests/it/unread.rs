@@ -1,0 +1,177 @@
+//! Somebody reads what `ipc serve` writes: its log, its reports, what it tells the service
+//! manager, its metrics. Whoever does not, or keeps others from it, holds up nobody else.
+
+use std::fs;
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::cli::{Running, Scratch, serve};
+use crate::support::{HANG, Peer, code};
+
+/// A pipe that takes nothing more until somebody reads.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    let full = loop {
+        if let Err(error) = writer.write(&[b'.'; 4_096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    (reader, writer)
+}
+
+fn log_in(running: &Running, at: usize, token: &str) -> Peer {
+    let mut peer = running.peer();
+    "app".clone_into(&mut peer.app_id);
+    let connect = json!({"action": "connect", "connection_id": at.to_string(), "token": token});
+    peer.send("request", "system", connect);
+    peer
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    let scratch = Scratch::new("unread-log");
+    let token = scratch.file("token", 0o600, "right\n");
+    let (mut reader, writer) = full_pipe();
+    let mut command = serve(&["--port", "0", "--token-file", &token]);
+    command.stderr(writer);
+    let running = Running::start_with_stderr(command);
+    for at in 0..40 {
+        assert_eq!(code(&log_in(&running, at, "wrong").receive()), "auth_failed");
+    }
+    let mut quiet = log_in(&running, 99, "right");
+    assert_eq!(quiet.receive()["payload"]["status"], "connected");
+    // One report waits for a reader, and so does whatever comes after it.
+    running.signal("USR1");
+    running.signal("HUP");
+    quiet.fence();
+
+    // Whoever begins to read has all that waited.
+    let mut log = Vec::new();
+    let deadline = Instant::now() + HANG;
+    while !["settings were read again", "refused a connection", "latency in"]
+        .iter()
+        .all(|text| String::from_utf8_lossy(&log).contains(text))
+    {
+        let mut chunk = [0; 4_096];
+        let length = reader.read(&mut chunk).unwrap();
+        log.extend_from_slice(&chunk[..length]);
+        assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&log));
+    }
+    running.signal("TERM");
+    drop(quiet);
+    assert_eq!(running.end().0.code(), Some(0));
+    reader.read_to_end(&mut log).unwrap();
+    let log = String::from_utf8(log).unwrap();
+    let log = log.trim_start_matches('.');
+    let refused = log.lines().filter(|line| line.contains("WARN refused a connection")).count();
+    assert_eq!(refused, 20, "{log}");
+    assert!(log.contains("draining") && log.contains("more suppressed"), "{log}");
+}
+
+#[test]
+fn a_server_whose_log_nobody_reads_ends_when_it_is_told() {
+    let (_reader, writer) = full_pipe();
+    let mut command = serve(&["--port", "0", "--latency-log", "/dev/full", "--demo"]);
+    command.stderr(writer);
+    let running = Running::start_with_stderr(command);
+    let mut peer = running.peer();
+    peer.connect("bench", "asks");
+    assert_eq!(peer.request("echo", json!(1)), 1);
+    running.signal("TERM");
+    assert_eq!(code(&peer.receive()), "shutting_down");
+    drop(peer);
+    // That the log of latencies is not complete is what it cannot tell.
+    assert_eq!(running.end().0.code(), Some(1));
+}
+
+#[test]
+fn a_server_whose_log_nobody_reads_ends_at_once_when_it_is_told_twice() {
+    let (_reader, writer) = full_pipe();
+    let mut command = serve(&["--port", "0", "--demo"]);
+    command.stderr(writer);
+    let running = Running::start_with_stderr(command);
+    let mut worker = running.peer();
+    worker.connect("bench", "works");
+    worker.serve("slow");
+    let mut asks = running.peer();
+    asks.connect("bench", "asks");
+    asks.send("request", "slow", json!(1));
+    worker.receive();
+    running.signal("TERM");
+    // It waits for the answer, for as long as a drain may take.
+    assert_eq!(code(&asks.receive()), "shutting_down");
+    running.signal("TERM");
+    assert_eq!(running.end().0.code(), Some(128 + 15));
+}
+
+#[test]
+fn a_panic_ends_a_server_whose_log_nobody_reads() {
+    let (_reader, writer) = full_pipe();
+    let mut command = serve(&["--port", "0"]);
+    command.env("IPC_TEST_PANIC", "loop").stderr(writer);
+    let running = Running::start_with_stderr(command);
+    // It may be gone before this is through.
+    let _ = TcpStream::connect(running.address()).and_then(|mut stream| stream.read(&mut [0]));
+    assert_eq!(running.end().0.signal(), Some(6));
+}
+
+#[test]
+fn a_service_manager_that_reads_nothing_holds_up_nobody() {
+    let scratch = Scratch::new("unread-notify");
+    let path = scratch.0.join("notify.sock");
+    let _unread = UnixDatagram::bind(&path).unwrap();
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"X=1", &path).is_ok() {}
+    let mut command = serve(&["--port", "0"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "20000");
+    let running = Running::start(command);
+    let mut peer = running.peer();
+    peer.connect("app", "peer");
+    running.signal("HUP");
+    peer.fence();
+    running.signal("TERM");
+    assert_eq!(code(&peer.receive()), "shutting_down");
+    drop(peer);
+    let (status, stderr) = running.end();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("service manager cannot be told"), "{stderr}");
+}
+
+fn metrics_address(running: &Running) -> String {
+    let address = running.banner.split_once("metrics at http://").unwrap().1;
+    address.split_once("/metrics").unwrap().0.to_owned()
+}
+
+fn scrape(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(HANG)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Each of them may be silent for two seconds: one after the other they would take minutes.
+#[test]
+fn silent_connections_do_not_keep_a_scraper_from_its_metrics() {
+    const SILENT: usize = 200;
+    let running = Running::start(serve(&["--port", "0", "--metrics", "127.0.0.1:0"]));
+    let address = metrics_address(&running);
+    let _silent: Vec<TcpStream> =
+        (0..SILENT).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    for _ in 0..3 {
+        let text = scrape(&address);
+        assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("# EOF\n"), "{text}");
+    }
+    let threads = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap().count();
+    assert!(threads < 20, "{threads} threads");
+}
