@@ -13,6 +13,7 @@ mod system;
 #[cfg(feature = "tls")]
 mod tls_stream;
 mod unix_socket;
+mod user_namespace;
 mod waiting;
 
 use std::io;

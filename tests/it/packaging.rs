@@ -63,3 +63,15 @@ fn the_settings_beside_it_are_settings() {
     let checked = serve(&["--check-config", "--config", &users]).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
+
+/// Which users connect is known in the namespace that all of them are in.
+#[test]
+fn the_unit_leaves_what_the_settings_need() {
+    let unit = installed("ipc.service");
+    assert!(values(&unit, "PrivateUsers").is_empty());
+    // Of the resources one is given back, behind them: `cpu` takes it.
+    let filters = values(&unit, "SystemCallFilter");
+    let taken = filters.iter().position(|names| names.contains("@resources"));
+    let given = filters.iter().position(|names| *names == "sched_setaffinity");
+    assert!(taken.is_some() && taken < given, "{filters:?}");
+}
