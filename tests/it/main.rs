@@ -23,6 +23,10 @@ mod memory_budget;
 mod operation;
 #[cfg(feature = "cli")]
 mod packaging;
+#[cfg(feature = "cli")]
+mod reload;
+#[cfg(feature = "cli")]
+mod settings;
 mod smoke;
 mod support;
 #[cfg(all(feature = "cli", target_os = "linux"))]
