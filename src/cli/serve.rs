@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::{Access, Address, Config, Handle, Limits, Server};
+use ipc_framework::{Access, Address, Config, Handle, Limits, Server, UnixSocket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -153,9 +153,10 @@ impl Serve {
         match config(&settings) {
             Ok(mut config) => {
                 let mut problems = problems_of_machine(&settings, &mut config.limits);
-                if !settings.names_addresses() {
-                    // They may be passed with a Unix socket, which only the start can tell.
-                    (config.access.uids, config.access.gids) = (Vec::new(), Vec::new());
+                if settings.names_users() && !settings.names_addresses() {
+                    // Sockets may be passed, which only the start can tell: at best this one.
+                    config.host = None;
+                    config.unix = Some(UnixSocket::at("/passed"));
                 }
                 problems.extend(config.problems().into_iter().map(Failure::from));
                 problems

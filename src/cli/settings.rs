@@ -276,6 +276,11 @@ impl Settings {
         self.insecure
     }
 
+    /// Whether it says whose processes may use the Unix socket.
+    pub(super) fn names_users(&self) -> bool {
+        !(self.allow_uid.is_empty() && self.allow_gid.is_empty())
+    }
+
     /// Whether it says where to listen.
     pub(super) fn names_addresses(&self) -> bool {
         self.host.is_some() || self.port.is_some() || self.unix.is_some() || self.no_tcp

@@ -1,13 +1,14 @@
-//! SIGHUP: what changes, and what stays as it was.
+//! Other settings for a server that runs: what changes, and what stays as it was.
 
 use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use ipc_framework::{Config, Limits, Server};
 use serde_json::{Value, json};
 
 use crate::cli::{Running, Scratch, serve};
-use crate::support::{HANG, Peer, code, frame};
+use crate::support::{self, HANG, Peer, code, frame};
 
 fn stats(peer: &mut Peer) -> Value {
     peer.request("system", json!({"action": "get_stats"}))
@@ -19,6 +20,26 @@ fn reload(running: &Running, config: &str, text: &str) {
     running.signal("HUP");
     let line = running.stderr_lines().find(|line| line.contains("settings")).unwrap();
     assert!(line.contains("were read again"), "{line}");
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused_from_the_start_and_later() {
+    let server = support::serve(Config::default(), support::install_echo);
+    let mut peer = server.connected("app", "there already");
+    for (limits, says) in [
+        (Limits { connections_max: 0, ..Limits::default() }, "at least one"),
+        (Limits { frame_bytes_max: 10, ..Limits::default() }, "between 1KiB and 1GiB"),
+        (Limits { memory_bytes_max: 16 << 20, ..Limits::default() }, "raise it to 67108864"),
+        (Limits { request_timeout: Duration::ZERO, ..Limits::default() }, "time to answer"),
+    ] {
+        let config = Config { port: 0, limits, ..Config::default() };
+        let problems = config.problems();
+        assert!(matches!(&problems[..], [one] if one.to_string().contains(says)), "{problems:?}");
+        let refused = server.handle.reload(&config).unwrap_err();
+        assert_eq!(refused.to_string(), problems[0].to_string());
+        assert_eq!(Server::bind(config).unwrap_err().to_string(), problems[0].to_string());
+    }
+    assert_eq!(stats(&mut peer)["max_connections"], Limits::default().connections_max);
 }
 
 #[test]
@@ -82,6 +103,9 @@ fn less_memory_begins_with_pausing_and_its_grace() {
     assert_eq!(stats(&mut watcher)["memory_pressure"], "none");
 }
 
+/// What the warning says of them.
+const OPEN: &str = "without a token";
+
 #[test]
 fn that_nobody_is_asked_for_a_token_any_more_is_said() {
     let scratch = Scratch::new("opened");
@@ -99,7 +123,6 @@ fn that_nobody_is_asked_for_a_token_any_more_is_said() {
         }
         said
     };
-    const OPEN: &str = "without a token";
     assert!(!reload(&closed).contains(OPEN));
     assert!(!reload(&format!("token-file = {token:?}\n")).contains(OPEN), "the common one is left");
     assert!(reload("[tokens]\nown = \"another\"\n").contains(OPEN), "all but one are open");

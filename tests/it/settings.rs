@@ -190,12 +190,12 @@ fn the_check_finds_what_keeps_the_server_from_starting() {
     let scratch = Scratch::new("facts");
     let path = |name: &str| scratch.0.join(name).to_str().unwrap().to_owned();
     scratch.file("file", 0o600, "keep me");
-    let long = path(&"x".repeat(108));
+    let too_long = path(&"x".repeat(108));
     let missing = path("missing/ipc.sock");
     for (arguments, says) in [
         (&["--cpu", "99999"][..], "cannot run on core 99999"),
         (&["--cpu", "1000"], "cannot run on core 1000"),
-        (&["--unix", &long], "too long"),
+        (&["--unix", &too_long], "too long"),
         (&["--unix", &missing], "directory does not exist"),
         (&["--unix", &path("file/ipc.sock")], "no directory"),
         (&["--unix", &path("file")], "no socket"),

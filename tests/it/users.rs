@@ -189,6 +189,9 @@ fn a_list_of_users_that_cannot_be_told_apart_is_refused() {
             says,
         );
     }
+    // With a socket that is passed, which the check cannot know, it is the same.
+    let checked = unshared(&["--check-config", "--allow-uid", "1000"]);
+    crate::cli::assert_fails(checked, 2, "the user 1000");
     let arguments = ["--no-tcp", "--unix", socket, "--allow-uid", "0"];
     let _running = crate::cli::Running::start(unshared(&arguments));
     let mut peer = Peer::over_unix(&path.0).unwrap();

@@ -155,7 +155,7 @@ fn less_memory_than_is_held_begins_with_pausing_and_its_grace() {
     world.reload(with_memory(2 << 20));
     assert_eq!(world.pressure(), (MemoryPressure::Pausing, 0));
     assert!(hoarders.iter().all(|key| !world.broker.wants_read(*key)));
-    world.pass(GRACE - Duration::from_millis(1));
+    world.pass(Duration::from_millis(4_999));
     assert_eq!(world.pressure(), (MemoryPressure::Pausing, 0));
     world.pass(Duration::from_millis(1));
     assert_eq!(world.pressure(), (MemoryPressure::None, 2), "the largest, until there is room");
