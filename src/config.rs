@@ -69,7 +69,13 @@ impl Config {
     /// assert!(silent.problems()[0].to_string().contains("nothing to listen on"));
     /// ```
     pub fn problems(&self) -> Vec<Error> {
-        crate::net::problems(self)
+        self.own_problems().chain(crate::net::problems(self)).collect()
+    }
+
+    /// What is wrong with the values themselves, wherever it is to listen.
+    pub(crate) fn own_problems(&self) -> impl Iterator<Item = Error> {
+        let texts = self.limits.problems().into_iter().chain(self.access.problems());
+        texts.map(Error::Config)
     }
 }
 

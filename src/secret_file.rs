@@ -1,9 +1,11 @@
 //! Secrets from files: small ones, and none that everybody may read.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use crate::{Error, Token};
 
@@ -16,8 +18,8 @@ impl Token {
     /// The token that a file holds, without the end of its line.
     ///
     /// # Errors
-    /// [`Error::File`] for a file that cannot be read, or that everybody on the machine may read
-    /// or write; [`Error::Config`] for one without a token.
+    /// [`Error::File`] for what cannot be read or is no regular file, or what everybody on the
+    /// machine may read or write; [`Error::Config`] for one without a token.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,7 +38,7 @@ impl Token {
         let path = path.as_ref();
         let text = read(path, true)?;
         let token = text.trim_end_matches(['\r', '\n']);
-        if token.is_empty() {
+        if token.trim().is_empty() {
             let path = path.display();
             let text = format!("the token file {path} is empty; write the token into it");
             return Err(Error::Config(text));
@@ -48,9 +50,15 @@ impl Token {
 /// Reads a small file, which must not be open to everybody if it is a secret.
 pub(crate) fn read(path: &Path, is_secret: bool) -> Result<String, Error> {
     let read = || {
-        let file = File::open(path)?;
+        // A pipe would be waited for, and who waits for a secret does not reload.
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
         // Of the file that is open: the path may mean another one by now.
-        let mode = file.metadata()?.permissions().mode();
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no regular file; put the text into one"));
+        }
+        let mode = metadata.permissions().mode();
         if is_secret && mode & OF_OTHERS != 0 {
             let path = path.display();
             return Err(io::Error::new(

@@ -63,6 +63,23 @@ impl Tls {
         Ok(())
     }
 
+    /// Shows from now on what `other` has read of the same files, which cannot fail: whoever
+    /// changes more than the certificate reads it first, see
+    /// [`Handle::reload`](crate::Handle::reload). Who is connected stays connected. Of other
+    /// files nothing is taken, and the answer is `false`.
+    pub fn take_over(&self, other: &Self) -> bool {
+        let (to, from) = (&*self.0, &*other.0);
+        let files = |shared: &Shared| {
+            (shared.certificate.clone(), shared.key.clone(), shared.client_ca.clone())
+        };
+        let are_the_same = files(to) == files(from);
+        if are_the_same {
+            let read = other.current();
+            *to.current.write().unwrap_or_else(PoisonError::into_inner) = read;
+        }
+        are_the_same
+    }
+
     /// Whether clients have to show a certificate.
     pub fn asks_for_certificates(&self) -> bool {
         self.0.client_ca.is_some()

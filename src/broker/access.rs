@@ -5,6 +5,8 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
+use crate::proto::ID_BYTES_MAX;
+
 /// A shared secret. It never shows in logs, errors or statistics.
 ///
 /// ```
@@ -25,6 +27,11 @@ impl Token {
     #[cfg(feature = "net")]
     pub(crate) fn secret(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_else(|_| unreachable!("it was made from text"))
+    }
+
+    /// Whether anybody would guess it: nothing, or nothing that can be seen.
+    fn is_blank(&self) -> bool {
+        self.0.trim_ascii().is_empty()
     }
 
     /// Compares without telling by its duration how much was right; only the length shows.
@@ -81,6 +88,35 @@ impl Access {
     /// Whether nobody is asked for a token.
     pub fn is_open(&self) -> bool {
         self.default.is_none() && self.applications.is_empty()
+    }
+
+    /// What of it makes no sense, each with what to change. A [`Server`](crate::Server) is not
+    /// built with such rules.
+    ///
+    /// ```
+    /// use ipc_framework::{Access, Token};
+    ///
+    /// let access = Access { default: Some(Token::new(" ")), ..Access::default() };
+    /// assert!(access.problems()[0].contains("is empty"));
+    /// ```
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.default.as_ref().is_some_and(Token::is_blank) {
+            problems.push("the token for all applications is empty; choose one".to_owned());
+        }
+        for (app_id, token) in &self.applications {
+            if app_id.is_empty() {
+                problems.push("a token is for an application without a name; name it".to_owned());
+            } else if app_id.len() > ID_BYTES_MAX {
+                problems.push(format!(
+                    "a token is for an application whose name is longer than {ID_BYTES_MAX} bytes, \
+                     which nobody can have; shorten it"
+                ));
+            } else if token.is_blank() {
+                problems.push(format!("the token of application {app_id:?} is empty; choose one"));
+            }
+        }
+        problems
     }
 
     /// Whether it matters who is at the other end of a Unix socket.

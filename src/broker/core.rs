@@ -23,6 +23,8 @@ use crate::proto::{BufferPool, Envelope, EnvelopeError, ErrorCode, MessageType, 
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) limits: Limits,
+    /// Unsent bytes at which a connection has no grace, see [`Limits::queue_bytes_max`].
+    pub(crate) queue_bytes_max: usize,
     pub(crate) access: Access,
     pub(crate) now: Now,
     pub(crate) started: Now,
@@ -101,6 +103,7 @@ impl Core {
         remote: Arc<Remote>,
     ) -> Self {
         Self {
+            queue_bytes_max: limits.queue_bytes_max(),
             limits,
             access,
             now,
@@ -142,7 +145,7 @@ impl Core {
         if !connection.takes_messages() {
             return false;
         }
-        if connection.send.len() + frame.len() > self.limits.queue_bytes_max() {
+        if connection.send.len() + frame.len() > self.queue_bytes_max {
             self.counters.slow_consumers += 1;
             connection.doomed = true;
             self.doomed.push(to);

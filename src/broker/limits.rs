@@ -80,7 +80,67 @@ impl Default for Limits {
     }
 }
 
+/// A frame below this fits no message, one above is no message.
+const FRAME_BYTES_SENSIBLE: std::ops::RangeInclusive<usize> = 1 << 10..=1 << 30;
+/// With less memory the largest message would be the end of whoever sends it.
+const FRAMES_IN_MEMORY_MIN: usize = 4;
+/// With less, a few connections with their channels would leave nothing for the next one.
+const MEMORY_BYTES_MIN: usize = 1 << 20;
+
 impl Limits {
+    /// What of them makes no sense, each with what to change. A [`Server`](crate::Server) is not
+    /// built with such limits.
+    ///
+    /// ```
+    /// use ipc_framework::Limits;
+    ///
+    /// assert!(Limits::default().problems().is_empty());
+    /// let tight = Limits { memory_bytes_max: 16 << 20, ..Limits::default() };
+    /// assert!(tight.problems()[0].contains("lower frame_bytes_max (--max-frame-bytes)"));
+    /// ```
+    pub fn problems(&self) -> Vec<String> {
+        let Self { frame_bytes_max, memory_bytes_max, .. } = *self;
+        let is_frame_sensible = FRAME_BYTES_SENSIBLE.contains(&frame_bytes_max);
+        let frames_bytes = frame_bytes_max.saturating_mul(FRAMES_IN_MEMORY_MIN);
+        let checks = [
+            (
+                self.connections_max == 0,
+                "connections_max (--max-connections) is 0; let at least one in".to_owned(),
+            ),
+            (
+                !is_frame_sensible,
+                "frame_bytes_max (--max-frame-bytes) is not between 1KiB and 1GiB; choose a size \
+                 in between"
+                    .to_owned(),
+            ),
+            (
+                is_frame_sensible && memory_bytes_max < frames_bytes,
+                format!(
+                    "memory_bytes_max (--max-memory) is {memory_bytes_max}, less than four \
+                     frames; raise it to {frames_bytes}, or lower frame_bytes_max \
+                     (--max-frame-bytes)"
+                ),
+            ),
+            (
+                memory_bytes_max >= frames_bytes && memory_bytes_max < MEMORY_BYTES_MIN,
+                format!(
+                    "memory_bytes_max (--max-memory) is {memory_bytes_max}, which a few \
+                     connections use up; raise it to 1MiB at least"
+                ),
+            ),
+            (
+                self.handshake_timeout.is_zero(),
+                "handshake_timeout (--handshake-timeout) is 0; give clients time to connect"
+                    .to_owned(),
+            ),
+            (
+                self.request_timeout.is_zero(),
+                "request_timeout is 0; give workers time to answer".to_owned(),
+            ),
+        ];
+        checks.into_iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, text)| text).collect()
+    }
+
     /// Unsent bytes at which a connection is closed without any grace: what is published
     /// from inside the process cannot be held back. One frame above the high-water mark.
     pub fn queue_bytes_max(&self) -> usize {

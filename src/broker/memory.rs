@@ -6,6 +6,8 @@
 //! 2. over seven eighths unfinished messages and publications wait, until it is below three
 //!    quarters again or the grace of slow consumers is over;
 //! 3. then, or at once over the whole, whoever holds the most is closed, and the next one.
+//!
+//! A whole that is lowered below what is held begins with the second, and with its grace.
 
 use std::time::Duration;
 
@@ -73,6 +75,8 @@ pub(crate) struct Budget {
     grace: Option<TimerKey>,
     /// When they last had.
     grace_ended: Option<Duration>,
+    /// What the whole was before it was lowered below what is held, until the grace is over.
+    former_bytes_max: Option<usize>,
 }
 
 impl Core {
@@ -98,8 +102,9 @@ impl Core {
     fn apply_pressure(&mut self) {
         // What is kept for speed goes first.
         self.pool.trim();
-        self.shed_down_to(self.limits.memory_bytes_max);
+        self.shed_down_to(self.whole_bytes());
         let held_bytes = self.memory_bytes();
+        self.budget.former_bytes_max.take_if(|_| held_bytes <= self.limits.memory_bytes_max);
         let pause_above_bytes = self.limits.memory_bytes_max / 8 * 7;
         let before = self.budget.pressure;
         let after = if held_bytes > pause_above_bytes {
@@ -135,6 +140,27 @@ impl Core {
         }
     }
 
+    /// Over this much there is no grace.
+    fn whole_bytes(&self) -> usize {
+        self.budget.former_bytes_max.unwrap_or(self.limits.memory_bytes_max)
+    }
+
+    /// The whole is not what it was. Where more is held than there may be now, that begins with
+    /// waiting, too, and with a grace of its own.
+    pub(crate) fn begin_memory_max(&mut self, before_bytes_max: usize) {
+        let now_bytes_max = self.limits.memory_bytes_max;
+        self.budget.former_bytes_max.take_if(|former| *former <= now_bytes_max);
+        self.pool.trim();
+        if before_bytes_max <= now_bytes_max || self.memory_bytes() <= now_bytes_max {
+            return;
+        }
+        self.budget.former_bytes_max.get_or_insert(before_bytes_max);
+        self.budget.grace_ended = None;
+        if self.is_pausing() {
+            self.arm_memory_grace();
+        }
+    }
+
     fn arm_memory_grace(&mut self) {
         let whole = self.limits.slow_consumer_grace;
         let ended = self.budget.grace_ended;
@@ -148,6 +174,7 @@ impl Core {
     /// Those who wait have not helped it: room is made for them at the cost of the largest.
     pub(crate) fn end_memory_grace(&mut self) {
         self.budget.grace = None;
+        self.budget.former_bytes_max = None;
         match self.budget.pressure {
             MemoryPressure::None => return,
             MemoryPressure::Refusing => self.shed_unfinished(),

@@ -26,7 +26,6 @@ mod manage;
 mod memory;
 mod message;
 mod pressure;
-#[cfg(feature = "net")]
 mod reload;
 mod router;
 mod session;
@@ -289,7 +288,8 @@ impl Broker {
             }
             let introduces = matches!(connection.state, State::Handshake);
             let is_superseded = matches!(connection.state, State::Superseded);
-            let mut body_bytes_max = self.core.limits.frame_bytes_max;
+            let began_before = connection.former.is_some();
+            let mut body_bytes_max = connection.frame_bytes_max(&self.core.limits);
             if introduces {
                 body_bytes_max = body_bytes_max.min(HANDSHAKE_FRAME_BYTES_MAX);
             }
@@ -331,6 +331,9 @@ impl Broker {
                     }
                     self.core.counters.frames_in += 1;
                     inbound.consume(frame_bytes, &mut self.core.pool);
+                    if began_before && let Some(connection) = self.core.connections.get_mut(key) {
+                        connection.consume_former(frame_bytes);
+                    }
                 }
             }
         }

@@ -10,6 +10,7 @@ use super::*;
 mod bounds;
 mod memory;
 mod pressure;
+mod reload;
 mod requests;
 mod take_over;
 

@@ -23,17 +23,22 @@ pub(super) enum LogFormat {
 /// Which events are shown: `error`, `warn`, `info` (the default), `debug` or `trace`.
 const LEVEL_VARIABLE: &str = "IPC_LOG";
 
-/// Writes events from here on, so many of a kind, without making anybody wait who has one to
-/// tell. To be followed by [`finish`], however the process ends.
-pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
-    let level = match std::env::var(LEVEL_VARIABLE) {
-        Err(_) => LevelFilter::INFO,
+/// Which events are wanted.
+pub(super) fn level() -> Result<LevelFilter, Failure> {
+    match std::env::var(LEVEL_VARIABLE) {
+        Err(_) => Ok(LevelFilter::INFO),
         Ok(level) => level.parse().map_err(|_| {
             Failure::usage(format!(
                 "{LEVEL_VARIABLE} is {level:?}; make it error, warn, info, debug or trace"
             ))
-        })?,
-    };
+        }),
+    }
+}
+
+/// Writes events from here on, so many of a kind, without making anybody wait who has one to
+/// tell. To be followed by [`finish`], however the process ends.
+pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
+    let level = level()?;
     let colours = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let cannot = |error| Failure::runtime(format!("cannot start the threads of the log: {error}"));

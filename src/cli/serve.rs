@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::{Address, Config, Handle, Inherited, Server};
+use ipc_framework::{Access, Address, Config, Handle, Inherited, Limits, Server, UnixSocket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -34,7 +34,9 @@ application. IPC_TOKEN holds the token of all other applications, IPC_LOG the le
 of events: error, warn, info or debug.
 
 SIGTERM and SIGINT drain, a second one ends at once. SIGHUP reads the files again: \
-limits, tokens, users and certificates change without a connection being closed. \
+limits, tokens, users and certificates change, all or none, and nobody is closed for \
+it: what had begun ends as it began, and where more memory is held than there may be \
+now, others wait for 5s before whoever holds the most is closed. \
 SIGUSR1 writes counters and latencies to standard error; SIGUSR2 does so and \
 empties the latencies.
 
@@ -52,7 +54,7 @@ pub(super) struct Serve {
     /// Read settings from a TOML file; flags go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Say all that is wrong with the settings and end, with 2 if anything is
+    /// Say all that keeps the server from starting and end, with 2 if anything does
     #[arg(long)]
     check_config: bool,
 }
@@ -94,14 +96,18 @@ impl Serve {
         mut config: Config,
         inherited: Vec<Inherited>,
     ) -> Result<(), Failure> {
-        raise_descriptor_limit(&mut config)?;
+        let problems = problems_of_machine(&settings, &mut config.limits);
+        if !problems.is_empty() {
+            return Err(first(problems));
+        }
         let tls = config.tls.clone();
+        let access = config.access.clone();
         let mut server = Server::bind_with(config, inherited)?;
         if settings.demo {
             demo_applications::install(&mut server);
         }
-        let reload =
-            Reload { handle: server.handle(), flags: self, running: settings.clone(), tls };
+        let mut reload =
+            Reload { handle: server.handle(), flags: self, running: settings.clone(), access, tls };
         let cannot =
             |error: io::Error| Failure::runtime(format!("cannot watch for signals: {error}"));
         signals::watch(server.handle(), move || reload.run()).map_err(cannot)?;
@@ -143,23 +149,36 @@ impl Serve {
 
     fn read(&self) -> Result<(Settings, Config), Problems> {
         let settings = self.settings()?;
-        let token = settings::environment_token().map_err(|failure| vec![failure])?;
-        let config = settings.config(token)?;
+        let config = config(&settings)?;
         Ok((settings, config))
     }
 
-    /// Says everything that is wrong with the configuration, without listening on anything.
-    fn check(&self) -> Result<ExitCode, Failure> {
-        let problems = match self.read() {
-            Ok((settings, mut config)) => {
-                if !settings.names_addresses() {
-                    // They may be passed with a Unix socket, which only the start can tell.
-                    (config.access.uids, config.access.gids) = (Vec::new(), Vec::new());
-                }
-                config.problems().into_iter().map(Failure::from).collect()
-            }
-            Err(problems) => problems,
+    /// Everything that is wrong with the configuration, without listening on anything.
+    fn problems(&self) -> Problems {
+        let settings = match self.settings() {
+            Ok(settings) => settings,
+            Err(problems) => return problems,
         };
+        match config(&settings) {
+            Ok(mut config) => {
+                let mut problems = problems_of_machine(&settings, &mut config.limits);
+                if settings.names_users() && !settings.names_addresses() {
+                    // Sockets may be passed, which only the start can tell: at best this one.
+                    config.host = None;
+                    config.unix = Some(UnixSocket::at("/passed"));
+                }
+                problems.extend(config.problems().into_iter().map(Failure::from));
+                problems
+            }
+            Err(mut problems) => {
+                problems.extend(problems_of_machine(&settings, &mut Limits::default()));
+                problems
+            }
+        }
+    }
+
+    fn check(&self) -> Result<ExitCode, Failure> {
+        let problems = self.problems();
         for problem in &problems {
             let sentence = problem.sentence().unwrap_or_default();
             // A closed stderr leaves nobody to tell.
@@ -172,6 +191,23 @@ impl Serve {
             .map_err(Failure::writing)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn config(settings: &Settings) -> Result<Config, Problems> {
+    let token = settings::environment_token().map_err(|failure| vec![failure])?;
+    settings.config(token)
+}
+
+/// What the settings ask for and this machine does not give. Lets fewer connections in where it
+/// gives fewer descriptors.
+fn problems_of_machine(settings: &Settings, limits: &mut Limits) -> Problems {
+    let checks = [
+        logging::level().map(drop),
+        raise_descriptor_limit(limits),
+        settings.latency_log.as_deref().map_or(Ok(()), latency_log::check),
+        settings.cpu.map_or(Ok(()), check_cpu),
+    ];
+    checks.into_iter().filter_map(Result::err).collect()
 }
 
 /// Where only one problem is told, it is the first.
@@ -194,11 +230,13 @@ struct Reload {
     flags: Serve,
     /// What the server was started with.
     running: Settings,
+    /// Who is asked for what at present.
+    access: Access,
     tls: Option<ipc_framework::Tls>,
 }
 
 impl Reload {
-    fn run(&self) {
+    fn run(&mut self) {
         service_manager::reloading();
         match self.apply() {
             Ok(()) => tracing::info!("the settings were read again"),
@@ -212,25 +250,53 @@ impl Reload {
         service_manager::ready();
     }
 
-    fn apply(&self) -> Result<(), Problems> {
+    /// Whatever can fail comes first, the certificates read among it; then all of it changes.
+    fn apply(&mut self) -> Result<(), Problems> {
         let (settings, mut config) = self.flags.read()?;
         let one = |failure| vec![failure];
-        raise_descriptor_limit(&mut config).map_err(one)?;
+        raise_descriptor_limit(&mut config.limits).map_err(one)?;
         // Under the rules that it listens by.
         config.insecure = self.running.is_insecure();
-        config.tls.clone_from(&self.tls);
+        let read = std::mem::replace(&mut config.tls, self.tls.clone());
         self.handle.reload(&config).map_err(|error| one(error.into()))?;
-        if let Some(tls) = &self.tls {
-            tls.reload().map_err(|error| one(error.into()))?;
+        if let (Some(tls), Some(read)) = (&self.tls, &read) {
+            // Those at other paths are for the next start.
+            tls.take_over(read);
         }
+        let before = std::mem::replace(&mut self.access, config.access);
+        self.warn_of_what_is_open(&before);
         for name in settings.fixed_differences(&self.running) {
             tracing::warn!(name, "this setting changes with the next start only");
         }
         Ok(())
     }
+
+    /// That nobody is asked any more may be what is wanted, or a line that was lost.
+    fn warn_of_what_is_open(&self, before: &Access) {
+        let now = &self.access;
+        let is_opened = |app_id| !now.applications.contains_key(app_id);
+        let asked_less = before.default.is_some() || before.applications.keys().any(is_opened);
+        if now.default.is_none() && asked_less {
+            let except = now.applications.len();
+            tracing::warn!(except, "from now on applications are open to clients without a token");
+        }
+        let asks_for_users = |access: &Access| !(access.uids.is_empty() && access.gids.is_empty());
+        if asks_for_users(before) && !asks_for_users(now) {
+            tracing::warn!("from now on no user is kept off the Unix socket but by its mode");
+        }
+    }
 }
 
-/// Keeps the loop's thread on one core.
+/// Whether the loop's thread can be kept on this core, tried on one that ends.
+fn check_cpu(cpu: usize) -> Result<(), Failure> {
+    let named = std::thread::Builder::new().name("cpu".to_owned());
+    let trying = named.spawn(move || pin(cpu)).map_err(|error| {
+        Failure::runtime(format!("cannot start a thread to try core {cpu}: {error}"))
+    })?;
+    trying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Keeps the calling thread on one core.
 fn pin(cpu: usize) -> Result<(), Failure> {
     let mut cores = CpuSet::new();
     if cpu < CpuSet::MAX_CPU {
@@ -271,8 +337,8 @@ fn greet(addresses: &[Address], metrics: Option<&str>, demo: bool) -> io::Result
 
 /// Asks for as many descriptors as the connections may need; where the system gives fewer,
 /// fewer connections are let in than were asked for.
-fn raise_descriptor_limit(config: &mut Config) -> Result<(), Failure> {
-    let asked = config.limits.connections_max;
+fn raise_descriptor_limit(limits: &mut Limits) -> Result<(), Failure> {
+    let asked = limits.connections_max;
     let needed = asked.saturating_add(OWN_DESCRIPTORS) as u64;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
@@ -297,7 +363,7 @@ fn raise_descriptor_limit(config: &mut Config) -> Result<(), Failure> {
             connections_max = fitting,
             "the system allows fewer open files; raise `ulimit -Hn`"
         );
-        config.limits.connections_max = fitting;
+        limits.connections_max = fitting;
     }
     Ok(())
 }

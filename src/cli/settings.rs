@@ -14,12 +14,6 @@ use serde::Deserialize;
 use super::logging::LogFormat;
 use super::{Failure, units};
 
-/// A frame below this fits no message, one above is no message.
-const FRAME_BYTES_SENSIBLE: std::ops::RangeInclusive<usize> = 1 << 10..=1 << 30;
-
-/// With less memory the largest message would be the end of whoever sends it.
-const FRAMES_IN_MEMORY_MIN: usize = 4;
-
 /// Everything that is wrong, in the order in which it was found.
 pub(super) type Problems = Vec<Failure>;
 
@@ -69,6 +63,7 @@ pub(super) struct Settings {
     drain_timeout: Option<Duration>,
     /// File with the token that clients must send; or set `IPC_TOKEN`
     #[arg(long, value_name = "PATH")]
+    #[serde(deserialize_with = "file::read_secret_path")]
     token_file: Option<PathBuf>,
     /// Let only this user connect to the Unix socket; may be given again
     #[arg(long, value_name = "UID")]
@@ -81,6 +76,7 @@ pub(super) struct Settings {
     tls_cert: Option<PathBuf>,
     /// Its private key in PEM
     #[arg(long, value_name = "PATH")]
+    #[serde(deserialize_with = "file::read_secret_path")]
     tls_key: Option<PathBuf>,
     /// Certificates in PEM; clients must show one that is signed by one of them
     #[arg(long, value_name = "PATH")]
@@ -114,7 +110,7 @@ pub(super) struct Settings {
     /// Tokens by application; in the file only.
     #[arg(skip)]
     #[serde(deserialize_with = "file::read_tokens")]
-    tokens: HashMap<String, String>,
+    tokens: HashMap<String, Token>,
 }
 
 impl Settings {
@@ -186,7 +182,8 @@ impl Settings {
         if let Some(address) = &self.metrics {
             problems.extend(self.refuse_public_metrics(address).err());
         }
-        self.set_limits(&mut config.limits, &mut problems);
+        self.set_limits(&mut config.limits);
+        problems.extend(config.limits.problems().into_iter().map(Failure::Usage));
         self.set_access(&mut config.access, environment_token, &mut problems);
         if let Err(problem) = self.set_tls(&mut config) {
             problems.push(problem);
@@ -194,33 +191,11 @@ impl Settings {
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    fn set_limits(&self, limits: &mut Limits, problems: &mut Problems) {
-        if let Some(connections_max) = self.max_connections {
-            if connections_max == 0 {
-                problems.push(Failure::usage("max-connections is 0; let at least one in"));
-            }
-            limits.connections_max = connections_max;
-        }
-        if let Some(frame_bytes_max) = self.max_frame_bytes {
-            if !FRAME_BYTES_SENSIBLE.contains(&frame_bytes_max) {
-                problems.push(Failure::usage("max-frame-bytes is not between 1KiB and 1GiB"));
-            }
-            limits.frame_bytes_max = frame_bytes_max;
-        }
+    fn set_limits(&self, limits: &mut Limits) {
+        limits.connections_max = self.max_connections.unwrap_or(limits.connections_max);
+        limits.frame_bytes_max = self.max_frame_bytes.unwrap_or(limits.frame_bytes_max);
         limits.memory_bytes_max = self.max_memory.unwrap_or(limits.memory_bytes_max);
-        if limits.memory_bytes_max / FRAMES_IN_MEMORY_MIN < limits.frame_bytes_max {
-            problems.push(Failure::usage(
-                "max-memory is less than four messages of max-frame-bytes; raise it, or lower \
-                 max-frame-bytes",
-            ));
-        }
-        if let Some(timeout) = self.handshake_timeout {
-            if timeout.is_zero() {
-                problems
-                    .push(Failure::usage("handshake-timeout is 0; give clients time to connect"));
-            }
-            limits.handshake_timeout = timeout;
-        }
+        limits.handshake_timeout = self.handshake_timeout.unwrap_or(limits.handshake_timeout);
         limits.idle_timeout = self.idle_timeout.filter(|timeout| !timeout.is_zero());
         limits.drain_timeout = self.drain_timeout.unwrap_or(limits.drain_timeout);
     }
@@ -231,25 +206,20 @@ impl Settings {
         environment_token: Option<String>,
         problems: &mut Problems,
     ) {
-        access.default = match &self.token_file {
-            Some(path) => match read_token(path) {
-                Ok(token) => Some(token),
-                Err(problem) => {
-                    problems.push(problem);
-                    None
-                }
-            },
-            None => environment_token.filter(|token| !token.is_empty()).map(Token::new),
-        };
-        for (app_id, token) in &self.tokens {
-            if token.is_empty() {
-                problems
-                    .push(Failure::usage(format!("the token of application {app_id:?} is empty")));
+        if environment_token.as_ref().is_some_and(|token| token.trim().is_empty()) {
+            problems.push(Failure::usage("IPC_TOKEN is empty; set it to a token, or unset it"));
+        } else if let Some(path) = &self.token_file {
+            match read_token(path) {
+                Ok(token) => access.default = Some(token),
+                Err(problem) => problems.push(problem),
             }
-            access.applications.insert(app_id.clone(), Token::new(token.as_str()));
+        } else {
+            access.default = environment_token.map(Token::new);
         }
+        access.applications.clone_from(&self.tokens);
         access.uids.clone_from(&self.allow_uid);
         access.gids.clone_from(&self.allow_gid);
+        problems.extend(access.problems().into_iter().map(Failure::Usage));
     }
 
     fn set_tls(&self, config: &mut Config) -> Result<(), Failure> {
@@ -293,6 +263,11 @@ impl Settings {
     /// Whether it listens on addresses that others can reach without asking for anything.
     pub(super) fn is_insecure(&self) -> bool {
         self.insecure
+    }
+
+    /// Whether it says whose processes may use the Unix socket.
+    pub(super) fn names_users(&self) -> bool {
+        !(self.allow_uid.is_empty() && self.allow_gid.is_empty())
     }
 
     /// Whether it says where to listen.

@@ -16,7 +16,8 @@ use socket2::{Domain, Protocol, SockRef, Type};
 use super::stream::{SocketStream, set_quickack};
 #[cfg(feature = "tls")]
 use super::tls_stream::TlsStream;
-use super::unix_socket::UnixSocketFile;
+use super::unix_socket::{self, UnixSocketFile};
+use super::user_namespace;
 #[cfg(feature = "tls")]
 use crate::Tls;
 use crate::{Config, Error};
@@ -164,6 +165,10 @@ pub(crate) fn problems(config: &Config) -> Vec<Error> {
     }
     problems.extend(check_users(config, config.host.is_some(), config.unix.is_some()).err());
     problems.extend(config.host.as_ref().and_then(|host| resolve(host, config).err()));
+    problems.extend(config.unix.as_ref().and_then(|unix| {
+        let source = unix_socket::check(&unix.path).err()?;
+        Some(Error::Listen { address: format!("unix:{}", unix.path.display()), source })
+    }));
     problems
 }
 
@@ -194,6 +199,7 @@ fn check_users(config: &Config, has_tcp: bool, has_unix: bool) -> Result<(), Err
     if cfg!(not(target_os = "linux")) {
         return Err(Error::Config("users can only be told apart on Linux".to_owned()));
     }
+    user_namespace::check(&config.access)?;
     if !has_unix {
         return Err(Error::Config(
             "users can only be told apart on a Unix socket; give one, or no list of users"

@@ -15,6 +15,7 @@ mod tls_records;
 #[cfg(feature = "tls")]
 mod tls_stream;
 mod unix_socket;
+mod user_namespace;
 mod waiting;
 
 use std::io;

@@ -26,12 +26,13 @@ pub(crate) struct UnixSocketFile {
 impl UnixSocketFile {
     pub(super) fn bind(config: &UnixSocket) -> io::Result<(UnixListener, Self)> {
         let path = &config.path;
+        check(path)?;
         // Two servers that start at once must not both find the same stale socket: the one
         // would then delete the other's. Locking the directory leaves no lock file behind.
         let _lock = lock_directory(path);
         remove_stale(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.bind(&SockAddr::unix(path)?)?;
+        socket.bind(&socket_address(path)?)?;
         // Nobody can connect to a socket that does not listen yet, so the permissions are
         // in place before the first one can.
         fs::set_permissions(path, Permissions::from_mode(config.mode))?;
@@ -54,12 +55,52 @@ impl Drop for UnixSocketFile {
     }
 }
 
+/// What can be known of a path without listening there.
+pub(super) fn check(path: &Path) -> io::Result<()> {
+    socket_address(path)?;
+    open_directory(path)?;
+    find_socket(path).map(drop)
+}
+
+fn socket_address(path: &Path) -> io::Result<SockAddr> {
+    SockAddr::unix(path).map_err(|_| {
+        let text = "the path is too long for a Unix socket, which may have some 100 bytes; choose \
+                    a shorter one";
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })
+}
+
+fn open_directory(path: &Path) -> io::Result<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let directory = File::open(parent).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::other("its directory does not exist; create it"),
+        _ => error,
+    })?;
+    if !directory.metadata()?.is_dir() {
+        let text = "what should be its directory is no directory; choose another path";
+        return Err(io::Error::other(text));
+    }
+    Ok(directory)
+}
+
+/// Whether there is a socket, of a server that runs or of one that is gone.
+fn find_socket(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(true),
+        Ok(_) => Err(io::Error::other(
+            "there is a file that is no socket; choose another path, or remove it yourself",
+        )),
+    }
+}
+
 /// Keeps others that start away, where that can be done: whoever may read the directory can hold
 /// the lock for ever, and that must not keep the server from starting. Without it a socket that
 /// is alive is not taken over either; only two that start in the same instant could collide.
 fn lock_directory(path: &Path) -> Option<File> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
+    let directory = open_directory(path).ok()?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match directory.try_lock() {
@@ -74,19 +115,13 @@ fn lock_directory(path: &Path) -> Option<File> {
 
 /// Removes what a server that is gone has left. What is alive, or is no socket, stays.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let metadata = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found?,
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::other(
-            "there is a file that is no socket; choose another path, or remove it yourself",
-        ));
+    if !find_socket(path)? {
+        return Ok(());
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A full backlog must not hold us up, and is a sign of life.
     probe.set_nonblocking(true)?;
-    match probe.connect(&SockAddr::unix(path)?) {
+    match probe.connect(&socket_address(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }

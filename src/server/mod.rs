@@ -39,9 +39,9 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Unprotected`] for an address other machines can reach without any token,
-    /// [`Error::Config`] for a host that has no address or nothing to listen on,
-    /// [`Error::Listen`] where it cannot listen, [`Error::System`] if the system gives no
-    /// event queue or no randomness.
+    /// [`Error::Config`] for limits or tokens that make no sense, users that cannot be told
+    /// apart, a host that has no address or nothing to listen on, [`Error::Listen`] where it
+    /// cannot listen, [`Error::System`] if the system gives no event queue or no randomness.
     ///
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -62,6 +62,9 @@ impl Server {
     /// As [`Server::bind`]; an inherited address that other machines can reach needs a token,
     /// too.
     pub fn bind_with(config: Config, inherited: Vec<Inherited>) -> Result<Self, Error> {
+        if let Some(problem) = config.own_problems().next() {
+            return Err(problem);
+        }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| {
             Error::system("randomness for message ids")(std::io::Error::other(error))

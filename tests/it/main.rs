@@ -23,6 +23,10 @@ mod memory_budget;
 mod operation;
 #[cfg(feature = "cli")]
 mod packaging;
+#[cfg(feature = "cli")]
+mod reload;
+#[cfg(feature = "cli")]
+mod settings;
 mod smoke;
 #[cfg(feature = "cli")]
 mod supervised;

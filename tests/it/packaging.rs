@@ -93,3 +93,15 @@ fn the_unit_allows_the_memory_and_the_descriptors_that_its_settings_may_take() {
     let descriptors: u64 = values(&unit, "LimitNOFILE")[0].parse().unwrap();
     assert!(connections + 128 <= descriptors);
 }
+
+/// Which users connect is known in the namespace that all of them are in.
+#[test]
+fn the_unit_leaves_what_the_settings_need() {
+    let unit = installed("ipc.service");
+    assert!(values(&unit, "PrivateUsers").is_empty());
+    // Of the resources one is given back, behind them: `cpu` takes it.
+    let filters = values(&unit, "SystemCallFilter");
+    let taken = filters.iter().position(|names| names.contains("@resources"));
+    let given = filters.iter().position(|names| *names == "sched_setaffinity");
+    assert!(taken.is_some() && taken < given, "{filters:?}");
+}

@@ -157,3 +157,43 @@ fn lists_without_a_socket_that_knows_users_are_refused() {
         Server::bind(config).unwrap();
     }
 }
+
+/// In a namespace that knows some users alone, all others are one and the same.
+#[test]
+#[cfg(feature = "cli")]
+fn a_list_of_users_that_cannot_be_told_apart_is_refused() {
+    let unshared = |arguments: &[&str]| {
+        let program = crate::cli::serve(arguments);
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user"]).arg(program.get_program());
+        command.args(program.get_args()).env_remove("IPC_TOKEN").env("NO_COLOR", "1");
+        command
+    };
+    let allowed = Command::new("unshare").args(["--user", "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        println!("no namespaces can be made here; what they map is tested beside the code");
+        return;
+    }
+    let path = Path::new("namespace");
+    let socket = path.0.to_str().unwrap();
+    for (list, says) in [
+        (["--allow-uid", "1000"], "the user 1000"),
+        (["--allow-uid", "65534"], "the user 65534"),
+        (["--allow-gid", "100"], "the group 100"),
+    ] {
+        let arguments = [&["--no-tcp", "--unix", socket], &list[..]].concat();
+        crate::cli::assert_fails(unshared(&arguments), 2, says);
+        crate::cli::assert_fails(
+            unshared(&[&["--check-config"], &arguments[..]].concat()),
+            2,
+            says,
+        );
+    }
+    // With a socket that is passed, which the check cannot know, it is the same.
+    let checked = unshared(&["--check-config", "--allow-uid", "1000"]);
+    crate::cli::assert_fails(checked, 2, "the user 1000");
+    let arguments = ["--no-tcp", "--unix", socket, "--allow-uid", "0"];
+    let _running = crate::cli::Running::start(unshared(&arguments));
+    let mut peer = Peer::over_unix(&path.0).unwrap();
+    peer.connect("app", "its root is who started it");
+}

@@ -255,9 +255,9 @@ fn connect_without_id() -> Provoked {
 }
 
 fn length_over_the_limit() -> Provoked {
-    let stage = Stage::limited(Limits { frame_bytes_max: 1_000, ..Limits::default() });
+    let stage = Stage::limited(Limits { frame_bytes_max: 1_024, ..Limits::default() });
     let mut culprit = stage.culprit();
-    culprit.stream.write_all(&1_001_u32.to_be_bytes()).unwrap();
+    culprit.stream.write_all(&1_025_u32.to_be_bytes()).unwrap();
     stage.provoked(culprit, "system", Value::Null)
 }
 

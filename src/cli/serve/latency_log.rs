@@ -2,7 +2,7 @@
 //! of `HdrHistogram` read. Values are nanoseconds; tags are `application/channel:measure`.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, LineWriter};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -31,14 +31,32 @@ pub(super) struct LatencyLog {
     path: PathBuf,
 }
 
+/// What can be known of a path without writing there.
+pub(super) fn check(path: &Path) -> Result<(), Failure> {
+    let checked = match fs::metadata(path) {
+        Ok(found) if found.is_file() => OpenOptions::new().append(true).open(path).map(drop),
+        Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        // Somebody reads at the other end, or will.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            fs::read_dir(parent.unwrap_or(Path::new("."))).map(drop)
+        }
+        Err(error) => Err(error),
+    };
+    checked.map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    let path = path.display();
+    Failure::runtime(format!(
+        "cannot write the latency log {path}: {error}; check its path and permissions"
+    ))
+}
+
 impl LatencyLog {
     pub(super) fn start(path: &Path, handle: Handle) -> Result<Self, Failure> {
-        let file = File::create(path).map_err(|error| {
-            let path = path.display();
-            Failure::runtime(format!(
-                "cannot write the latency log {path}: {error}; check its path and permissions"
-            ))
-        })?;
+        let file = File::create(path).map_err(|error| cannot_write(path, &error))?;
         let (last, ending) = channel();
         let write = move || {
             let written = write(file, &handle, &ending);

@@ -1,12 +1,14 @@
 //! The file of settings, read with all that is wrong in it.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize as _;
+use ipc_framework::Token;
+use rustix::fs::OFlags;
+use serde::{Deserialize as _, Deserializer, de};
 
 use super::super::Failure;
 use super::{Problems, Settings};
@@ -65,9 +67,15 @@ fn parse(path: &Path, mut text: String) -> (Settings, Problems) {
 /// Reads the file, and says whether everybody on the machine may do so too.
 fn read_text(path: &Path) -> Result<(String, bool), Failure> {
     let read = || {
-        let file = File::open(path)?;
+        // A pipe would be waited for.
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
         // Of the file that is open: the path may mean another one by now.
-        let is_public = file.metadata()?.permissions().mode() & 0o006 != 0;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let is_public = metadata.permissions().mode() & 0o006 != 0;
         let mut text = String::new();
         if file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {
             let why = format!("it is larger than {FILE_BYTES_MAX} bytes");
@@ -83,16 +91,29 @@ fn read_text(path: &Path) -> Result<(String, bool), Failure> {
     })
 }
 
-/// Reads the table without ever repeating a value of it in an error.
-pub(super) fn read_tokens<'de, D: serde::Deserializer<'de>>(
+/// Reads the table without ever repeating a value of it in an error, whatever it is: serde's own
+/// errors show the value that they did not expect.
+pub(super) fn read_tokens<'de, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<HashMap<String, String>, D::Error> {
-    let table = toml::Table::deserialize(deserializer)?;
+) -> Result<HashMap<String, Token>, D::Error> {
+    let toml::Value::Table(table) = toml::Value::deserialize(deserializer)? else {
+        return Err(de::Error::custom(
+            "tokens is no table; write [tokens], and below it a line for each application",
+        ));
+    };
     let tokens = table.into_iter().map(|(app_id, token)| match token {
-        toml::Value::String(token) => Ok((app_id, token)),
-        _ => {
-            Err(serde::de::Error::custom(format!("the token of {app_id:?} is not text in quotes")))
-        }
+        toml::Value::String(token) => Ok((app_id, Token::new(token))),
+        _ => Err(de::Error::custom(format!("the token of {app_id:?} is not text in quotes"))),
     });
     tokens.collect()
+}
+
+/// The path of a file with a secret. What stands there instead may be the secret itself.
+pub(super) fn read_secret_path<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<PathBuf>, D::Error> {
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::String(path) if !path.contains('\n') => Ok(Some(path.into())),
+        _ => Err(de::Error::custom("give the path of a file in quotes, not what is in it")),
+    }
 }
