@@ -189,8 +189,8 @@ MUTANTS = [
     (
         "unsubscribing has no effect",
         "src/broker/subscriptions.rs",
-        "                self.remove_subscriber(channel, position);\n"
-        "                self.disown_unused(from, channel);\n",
+        "        self.remove_subscriber(channel, position);\n"
+        "        self.disown_unused(key, channel);\n",
         "",
     ),
     (

@@ -208,13 +208,11 @@ impl Kernel {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if self.decisions.chance(self.faults.accept) {
-            return Err(match self.decisions.below(2) {
-                0 => io::ErrorKind::ConnectionAborted.into(),
-                _ => {
-                    self.backlogs[at].put_off_until = self.now() + PUT_OFF;
-                    io::Error::from_raw_os_error(ENOMEM)
-                }
-            });
+            if self.decisions.below(2) == 0 {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            self.backlogs[at].put_off_until = self.now() + PUT_OFF;
+            return Err(io::Error::from_raw_os_error(ENOMEM));
         }
         if let Err(error) = self.open_descriptor() {
             let until = self.now() + PUT_OFF;

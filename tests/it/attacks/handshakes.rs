@@ -156,6 +156,8 @@ fn a_flood_on_one_listener_does_not_keep_newcomers_from_another() {
         newcomer.fence();
     }
     is_over.store(true, Ordering::Relaxed);
-    floods.into_iter().for_each(|flood| flood.join().unwrap());
+    for flood in floods {
+        flood.join().unwrap();
+    }
     server.wait_until("their ends", |stats| stats.total_connections == 0);
 }
