@@ -379,7 +379,6 @@ impl Broker {
         self.settle();
     }
 
-    /// Whether the transport keeps some of what it took, as one that encrypts does: until it
     /// Whether the transport keeps some of what it took, as one that encrypts does: while it
     /// does, the connection is not at its end. Said before [`Broker::transmitted`] is called for
     /// what it took.
