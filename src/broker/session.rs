@@ -8,6 +8,7 @@ use super::latency::Distribution;
 use super::limits::HANDSHAKE_QUEUE_BYTES_MAX;
 use super::pressure::Obstacle;
 use super::timers::TimerKey;
+use super::work::Place;
 use super::{ApplicationKey, ChannelKey, Limits, RequestKey};
 use crate::proto::{RecvBuffer, SendQueue};
 
@@ -33,6 +34,8 @@ pub struct Connection {
     pub(crate) yielded: bool,
     /// Its next frame waits until there is memory again.
     pub(crate) paused: bool,
+    /// Its next frame is more than the turn could take on.
+    pub(crate) place: Place,
     /// What its transport holds, which counts among the memory of the server.
     pub(crate) transport_bytes: u32,
     /// It took bytes from the queue that the kernel has not taken yet.
@@ -108,6 +111,7 @@ impl Connection {
             woken: None,
             yielded: false,
             paused: false,
+            place: Place::Nowhere,
             transport_bytes: 0,
             transport_holds: false,
             splits_writes: false,
@@ -143,7 +147,11 @@ impl Connection {
 
     /// Whether its next frame may be processed now.
     pub(crate) fn may_proceed(&self) -> bool {
-        self.is_live() && self.parked.is_none() && self.congested.is_none() && !self.paused
+        self.is_live()
+            && self.parked.is_none()
+            && self.congested.is_none()
+            && !self.paused
+            && self.place != Place::Waiting
     }
 
     pub(crate) fn high_water_bytes(&self, limits: &Limits) -> usize {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::core::{Core, Refusal, SYSTEM};
+use super::dispatch::Stop;
+use super::listings::Listing;
 use super::session::{Session, State};
 use super::timers::Due;
 use super::{ApplicationKey, ConnectionEvent, ConnectionKey};
@@ -58,6 +60,7 @@ impl Core {
         }
         connection.timer = deadline.map(|deadline| self.timers.arm(deadline, Due::Idle(from)));
         connection.state = State::Open(Session::new(key, id.clone()));
+        self.sessions += 1;
         crate::trace::connected(from.index(), &app_id);
         if let Some(older) = older {
             self.supersede(older, from);
@@ -74,7 +77,7 @@ impl Core {
         &mut self,
         from: ConnectionKey,
         envelope: &Envelope<'_>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Stop> {
         let session = self.connections.get(from).and_then(|c| c.session());
         let Some(application) = session.map(|session| session.application) else { return Ok(()) };
         let found = members(envelope.payload_str(), ["action", "app_id", "channel"]);
@@ -83,7 +86,8 @@ impl Core {
             return Err(Refusal::new(
                 ErrorCode::BadMessage,
                 "a request on 'system' has a payload such as {\"action\": \"ping\"}",
-            ));
+            )
+            .into());
         };
         let answered = match &*action.beginning(ACTION_CHARS_MAX) {
             "ping" => self.respond(from, envelope, &Status { status: "pong" }),
@@ -94,30 +98,27 @@ impl Core {
             }
             "get_stats" => self.respond(from, envelope, &self.stats()),
             "list_applications" => {
-                let listed = self.list_applications(|key| self.may_see(application, key));
-                self.respond(from, envelope, &listed)
+                // With tokens in use, applications do not see one another.
+                let only = (!self.access.is_open()).then_some(application);
+                return self.list(from, envelope, Listing::Applications(only));
             }
             "list_channels" => {
                 let asked = self.asked_application(application, app_id)?;
-                self.respond(from, envelope, &self.list_channels(asked))
+                return self.list(from, envelope, Listing::Channels(asked));
             }
-            "get_latency" => {
-                let channels = self.list_latencies(application);
-                let workers = self.list_worker_latencies(application);
-                self.respond(from, envelope, &Latencies { channels, workers })
+            "get_latency" => return self.list(from, envelope, Listing::Latencies(application)),
+            "list_services" => return self.list(from, envelope, Listing::Services(application)),
+            "serve" => return Ok(self.begin_serving(from, application, envelope, channel)?),
+            "stop_serving" => {
+                return Ok(self.stop_serving(from, application, envelope, channel)?);
             }
-            "list_services" => {
-                let services = self.list_services(application);
-                self.respond(from, envelope, &Services { services })
-            }
-            "serve" => return self.begin_serving(from, application, envelope, channel),
-            "stop_serving" => return self.stop_serving(from, application, envelope, channel),
             "connect" => {
                 return Err(Refusal::new(
                     ErrorCode::Forbidden,
                     "this connection is connected already; open another one for another id or \
                      application",
-                ));
+                )
+                .into());
             }
             unknown => {
                 return Err(Refusal::new(
@@ -127,16 +128,12 @@ impl Core {
                          health_check, get_stats, list_applications, list_channels, get_latency, \
                          list_services, serve and stop_serving"
                     ),
-                ));
+                )
+                .into());
             }
         };
         debug_assert!(answered.is_ok(), "what the server says of itself is always JSON");
         Ok(())
-    }
-
-    /// With tokens in use, applications do not see one another.
-    fn may_see(&self, own: ApplicationKey, other: ApplicationKey) -> bool {
-        own == other || self.access.is_open()
     }
 
     fn asked_application(
@@ -148,7 +145,7 @@ impl Core {
             return Ok(own);
         }
         let asked = app_id.id().and_then(|app_id| self.router.application(&app_id));
-        asked.filter(|asked| self.may_see(own, *asked)).ok_or_else(|| {
+        asked.filter(|asked| *asked == own || self.access.is_open()).ok_or_else(|| {
             Refusal::new(
                 ErrorCode::Forbidden,
                 "there is no such application for this connection; leave app_id out to ask for \
@@ -268,15 +265,4 @@ struct Connected<'a> {
 struct Serving<'a> {
     status: &'static str,
     channel: &'a str,
-}
-
-#[derive(Serialize)]
-struct Services {
-    services: Vec<super::stats::Service>,
-}
-
-#[derive(Serialize)]
-struct Latencies {
-    channels: std::collections::BTreeMap<String, super::latency::ChannelLatency>,
-    workers: Vec<super::stats::WorkerLatency>,
 }
