@@ -14,7 +14,7 @@ pub(crate) mod fuzzing;
 mod json;
 mod members;
 #[cfg(any(test, feature = "fuzzing"))]
-mod oracle;
+pub(crate) mod oracle;
 mod recv_buffer;
 mod scanner;
 mod send_queue;
