@@ -1,6 +1,6 @@
 use super::*;
 
-/// Seeds that every run of the tests goes through.
+/// Seeds that every run of the tests goes through: half a minute of one processor in a debug build.
 const SEEDS: u64 = 3_000;
 
 #[test]

@@ -41,7 +41,7 @@ const IN_FLIGHT: usize = 2_048;
 
 impl Chatty {
     fn beside(server: &TestServer) -> Self {
-        let peer = server.connected("app", "chatty");
+        let mut peer = server.connected("app", "chatty");
         let request = peer.message("request", "echo", &json!("and another thing"));
         Self::asking(peer, &request, IN_FLIGHT)
     }
