@@ -11,6 +11,7 @@ use super::encoder::Encoded;
 use super::latency::{ChannelLatency, LatencyOf};
 use super::message::Message;
 use super::stats::{ApplicationInfo, ChannelInfo, Stats};
+use super::work::fan_out_work;
 use super::{ApplicationKey, ChannelKey, ConnectionInfo, ConnectionKey};
 use crate::JsonError;
 use crate::proto::{Head, Json, MessageType, OutFrame, escape};
@@ -115,6 +116,7 @@ impl<'a> Context<'a> {
         let encoded = self.encode(message)?;
         let frame = encoded.frame();
         let reached = connections.iter().filter(|key| self.core.enqueue(**key, &frame)).count();
+        self.core.work.done += fan_out_work(connections.len(), frame.len()) as u64;
         drop(frame);
         self.core.encoder.recycle(encoded);
         Ok(reached)
@@ -159,17 +161,22 @@ impl<'a> Context<'a> {
 
     /// All applications by id.
     pub fn list_applications(&self) -> BTreeMap<String, ApplicationInfo> {
-        self.core.list_applications(|_| true)
+        let listed = self.core.router.list_applications(None).into_iter();
+        listed.map(|(id, application)| (id.to_owned(), application.into())).collect()
     }
 
     /// The channels of an application by id; none if there is no such application.
     pub fn list_channels(&self, app_id: &str) -> BTreeMap<String, ChannelInfo> {
-        self.application(app_id).map_or_else(BTreeMap::new, |key| self.core.list_channels(key))
+        let application = self.application(app_id);
+        let listed = application.map(|key| self.core.router.list_channels(key));
+        listed.into_iter().flatten().map(|(id, info)| (id.to_owned(), info)).collect()
     }
 
     /// Percentiles per channel of an application, as `get_latency` answers them.
     pub fn list_latencies(&self, app_id: &str) -> BTreeMap<String, ChannelLatency> {
-        self.application(app_id).map_or_else(BTreeMap::new, |key| self.core.list_latencies(key))
+        let application = self.application(app_id);
+        let listed = application.map(|key| self.core.router.list_latencies(key));
+        listed.into_iter().flatten().map(|(id, latency)| (id.to_owned(), latency)).collect()
     }
 
     /// Shows every histogram that holds something, in nanoseconds, in no particular order.
@@ -300,11 +307,13 @@ impl Core {
         // Sending changes no list of subscribers: who must go goes when this is over.
         let subscribers = std::mem::take(&mut target.subscribers);
         let reached = subscribers.iter().filter(|key| self.enqueue(**key, frame)).count();
+        let work = fan_out_work(subscribers.len(), frame.len());
         if let Some(target) = self.router.channels.get_mut(channel) {
             target.subscribers = subscribers;
         }
         self.counters.publications += 1;
         self.counters.deliveries += reached as u64;
+        self.work.done += work as u64;
         if reached == 0 {
             self.counters.publications_unheard += 1;
         }

@@ -16,6 +16,7 @@ use super::router::Router;
 use super::session::{Connection, State};
 use super::stats::Counters;
 use super::timers::{Due, Now, Timers};
+use super::work::{Place, Work};
 use super::workers::PendingRequest;
 use super::{Action, ConnectionEvent, ConnectionKey, Limits};
 use crate::proto::{BufferPool, Envelope, EnvelopeError, ErrorCode, MessageType, OutFrame};
@@ -32,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) connections: Arena<Connection>,
     /// Those among them that were over the limit and are only told so.
     pub(crate) refused: usize,
+    /// Those that have introduced themselves.
+    pub(crate) sessions: usize,
     /// Those whose id a newer one has, and that are not told yet.
     pub(crate) superseded: usize,
     /// When there was last nobody to be found who had not introduced himself.
@@ -43,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) events: Vec<ConnectionEvent>,
     pub(crate) pool: BufferPool,
     pub(crate) budget: Budget,
+    pub(crate) work: Work,
     pub(crate) encoder: Encoder,
     pub(crate) counters: Counters,
     pub(crate) latency: Recorder,
@@ -111,6 +115,7 @@ impl Core {
             lifecycle: Lifecycle::Running,
             connections: Arena::default(),
             refused: 0,
+            sessions: 0,
             superseded: 0,
             strangers_sought_at: None,
             router: Router::default(),
@@ -120,6 +125,7 @@ impl Core {
             events: Vec::new(),
             pool: BufferPool::default(),
             budget: Budget::default(),
+            work: Work::default(),
             encoder: Encoder::new(seed),
             counters: Counters::default(),
             latency: Recorder::default(),
@@ -180,16 +186,23 @@ impl Core {
     ) -> Result<(), serde_json::Error> {
         let address = Address::of(envelope);
         let reply_to = Some(envelope.message_id().raw());
-        let message = self.encode(address, MessageType::Response, reply_to, payload)?;
-        if message.body_bytes() > self.limits.frame_bytes_max {
-            self.encoder.recycle(message);
-            let text = "the answer makes a larger frame than the server allows; ask for less, or \
-                        raise its --max-frame-bytes";
-            self.refuse(to, envelope, &Refusal::new(ErrorCode::LimitExceeded, text));
-        } else {
-            self.send(to, message);
-        }
+        let answer = self.encode(address, MessageType::Response, reply_to, payload)?;
+        self.send_answer(to, envelope, answer);
         Ok(())
+    }
+
+    pub(crate) fn send_answer(
+        &mut self,
+        to: ConnectionKey,
+        envelope: &Envelope<'_>,
+        answer: Encoded,
+    ) {
+        if answer.body_bytes() > self.limits.frame_bytes_max {
+            self.encoder.recycle(answer);
+            self.refuse(to, envelope, &super::listings::answer_too_large());
+        } else {
+            self.send(to, answer);
+        }
     }
 
     pub(crate) fn encode<T: serde::Serialize + ?Sized>(
@@ -416,6 +429,7 @@ impl Core {
         }
         self.unpark(key);
         self.uncongest(key);
+        self.give_up_place(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         if !matches!(next, State::Superseded) {
             connection.recv.release(&mut self.pool);
@@ -428,6 +442,7 @@ impl Core {
             self.superseded -= 1;
         }
         let State::Open(session) = state else { return };
+        self.sessions -= 1;
 
         for (&channel, &position) in &session.subscriptions {
             self.remove_subscriber(channel, position);
@@ -491,7 +506,9 @@ impl Core {
     fn check_idle(&mut self, key: ConnectionKey) {
         let Some(timeout) = self.limits.idle_timeout else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let held_back = connection.parked.or(connection.woken).is_some() || connection.paused;
+        let held_back = connection.parked.or(connection.woken).is_some()
+            || connection.paused
+            || connection.place != Place::Nowhere;
         if held_back || connection.congested.is_some() {
             // It is the server that does not read.
             connection.last_activity = self.now.monotonic;

@@ -5,6 +5,7 @@ use super::handlers::{Handlers, Parts, Verdict};
 use super::memory::short_of_memory;
 use super::pressure::Obstacle;
 use super::session::State;
+use super::work::fan_out_work;
 use super::workers::Offer;
 use super::{ApplicationKey, Broker, ChannelKey, ConnectionKey};
 use crate::proto::{Envelope, ErrorCode, MessageType, OutFrame};
@@ -17,7 +18,7 @@ pub(crate) enum Outcome {
 }
 
 /// Why a message could not be served, or that it must wait.
-enum Stop {
+pub(crate) enum Stop {
     Refused(Refusal),
     Held,
 }
@@ -96,7 +97,7 @@ impl Core {
         }
         if envelope.channel_id().matches(SYSTEM) {
             match message_type {
-                MessageType::Request => return Ok(self.system_request(from, envelope)?),
+                MessageType::Request => return self.system_request(from, envelope),
                 // A heartbeat.
                 MessageType::Notification => return Ok(()),
                 _ => {}
@@ -174,12 +175,18 @@ impl Core {
         body: &[u8],
     ) -> Result<(), Stop> {
         let Parts { from, channel, .. } = parts;
-        if self.router.channels.get(channel).is_some_and(|channel| channel.congested > 0) {
+        let target = self.router.channels.get(channel);
+        let (subscribers, congested) =
+            target.map_or((0, 0), |channel| (channel.subscribers.len(), channel.congested));
+        if congested > 0 {
             self.park(from, Obstacle::Subscriber(channel));
             return Err(Stop::Held);
         }
         if self.is_pausing() {
             self.pause(from);
+            return Err(Stop::Held);
+        }
+        if !self.takes_on(from, fan_out_work(subscribers, body.len())) {
             return Err(Stop::Held);
         }
         if handlers.admit(self, parts)? == Verdict::Drop {

@@ -154,6 +154,17 @@ pub(crate) const HANDSHAKE_FRAME_BYTES_MAX: usize = 16 << 10;
 pub(crate) const HANDSHAKE_QUEUE_BYTES_MAX: usize = 4 << 10;
 /// Frames of one connection that a turn processes: bounds what the others wait for it.
 pub(crate) const FRAMES_PER_TURN_MAX: usize = 128;
+/// Work of a turn, in deliveries: what so many publications to as many subscribers are. For light
+/// messages and again for heavy ones; what is more by itself has a turn of its own.
+pub(crate) const WORK_PER_TURN_MAX: usize = FRAMES_PER_TURN_MAX * FRAMES_PER_TURN_MAX;
+/// Up to here a message is light: who publishes to so few does not wait for who lists all channels.
+pub(crate) const LIGHT_WORK_MAX: usize = WORK_PER_TURN_MAX / 16;
+/// A delivery of so many bytes is as much as two: the kernel copies them.
+pub(crate) const DELIVERED_BYTES_PER_WORK: usize = 1 << 10;
+/// So many bytes of a listing take as long as a delivery.
+pub(crate) const LISTED_BYTES_PER_WORK: usize = 16;
+/// To sum up the histograms that a channel or connection may have.
+pub(crate) const LATENCY_WORK: usize = 64;
 /// Connections over `connections_max` that are told so at one time; more are just closed.
 pub(crate) const REFUSALS_MAX: usize = 64;
 /// Where there is no place left, a connection gets such a part of the time for the handshake, 250 ms

@@ -21,6 +21,7 @@ pub(crate) mod fuzzing;
 mod handlers;
 mod latency;
 mod limits;
+mod listings;
 mod mailbox;
 mod manage;
 mod memory;
@@ -37,6 +38,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod work;
 mod workers;
 
 use std::sync::Arc;
@@ -63,7 +65,9 @@ pub(crate) use setup::begin_drain;
 use self::core::{Core, Lifecycle, Refusal};
 use self::dispatch::Outcome;
 use self::handlers::Handlers;
-use self::limits::{FRAMES_PER_TURN_MAX, HANDSHAKE_FRAME_BYTES_MAX, REFUSALS_MAX};
+use self::limits::{
+    FRAMES_PER_TURN_MAX, HANDSHAKE_FRAME_BYTES_MAX, REFUSALS_MAX, WORK_PER_TURN_MAX,
+};
 use self::mailbox::Mailbox;
 use self::memory::{CONNECTION_BYTES, short_of_memory};
 use self::session::{Connection, State};
@@ -246,6 +250,7 @@ impl Broker {
     pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8], now: Now) {
         self.core.now = now;
         self.core.counters.bytes_in += chunk.len() as u64;
+        self.core.work.has_begun = true;
         let Some(connection) = self.core.connections.get_mut(key) else { return };
         if !connection.is_live() {
             return;
@@ -282,6 +287,7 @@ impl Broker {
 
     fn process(&mut self, key: ConnectionKey, inbound: &mut Inbound<'_>) {
         let mut frames = 0;
+        let work_max = self.core.work.done + WORK_PER_TURN_MAX as u64;
         while let Some(connection) = self.core.connections.get(key) {
             if !connection.may_proceed() {
                 return;
@@ -308,7 +314,9 @@ impl Broker {
                     self.core.report(key, &Refusal::new(ErrorCode::FrameTooLarge, text));
                     return;
                 }
-                Next::Frame { .. } if frames == FRAMES_PER_TURN_MAX => {
+                Next::Frame { .. }
+                    if frames == FRAMES_PER_TURN_MAX || self.core.work.done >= work_max =>
+                {
                     self.core.counters.yields += 1;
                     if let Some(connection) = self.core.connections.get_mut(key) {
                         connection.yielded = true;
@@ -389,7 +397,6 @@ impl Broker {
         self.settle();
     }
 
-    /// Whether the transport keeps some of what it took, as one that encrypts does: until it
     /// Whether the transport keeps some of what it took, as one that encrypts does: while it
     /// does, the connection is not at its end. Said before [`Broker::transmitted`] is called for
     /// what it took.
@@ -401,6 +408,9 @@ impl Broker {
 
     /// What is to be done next; `None` when all is done for this turn.
     pub fn next_action(&mut self) -> Option<Action> {
+        if self.core.actions.is_empty() {
+            self.core.end_turn_of_work();
+        }
         let action = self.core.actions.pop_front()?;
         match action {
             Action::Flush(key) => {
@@ -452,10 +462,14 @@ impl Broker {
         const COMMANDS_PER_TURN_MAX: usize = 1_024;
         self.core.now = now;
         self.mailbox.acknowledge();
+        let work_max = self.core.work.done + WORK_PER_TURN_MAX as u64;
         for _ in 0..COMMANDS_PER_TURN_MAX {
             let Some(command) = self.mailbox.next() else { return false };
             command(&mut self.core);
             self.settle();
+            if self.core.work.done >= work_max {
+                break;
+            }
         }
         true
     }

@@ -30,6 +30,8 @@ pub(crate) struct Application {
     /// By `connection_id`. Ordered, so that a broadcast has one order.
     pub(crate) connections: BTreeMap<Arc<str>, ConnectionKey>,
     pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
+    /// What their ids take in a listing.
+    pub(crate) names_bytes: usize,
 }
 
 /// A channel of one application.
@@ -66,6 +68,8 @@ pub(crate) struct Router {
     by_id: HashMap<Arc<str>, ApplicationKey>,
     /// What all of it takes.
     pub(crate) bytes: usize,
+    /// What the ids of all applications and channels take in a listing.
+    pub(crate) names_bytes: usize,
     pub(crate) departed: Departed,
 }
 
@@ -88,8 +92,10 @@ impl Router {
             last_activity: now,
             connections: BTreeMap::new(),
             channels: HashMap::new(),
+            names_bytes: 0,
         };
         self.bytes += application.bytes();
+        self.names_bytes += application.id_json.len();
         let key = self.applications.insert(application);
         self.by_id.insert(id, key);
         key
@@ -125,6 +131,8 @@ impl Router {
             latencies: ChannelLatencies::default(),
         };
         self.bytes += channel.bytes();
+        self.names_bytes += channel.id_json.len();
+        owner.names_bytes += channel.id_json.len();
         let key = self.channels.insert(channel);
         owner.channels.insert(id, key);
         owner.last_activity = now;
@@ -147,8 +155,10 @@ impl Router {
         }
         let Some(channel) = self.channels.remove(key) else { return };
         self.bytes -= channel.bytes();
+        self.names_bytes -= channel.id_json.len();
         if let Some(owner) = self.applications.get_mut(channel.application) {
             owner.channels.remove(&channel.id);
+            owner.names_bytes -= channel.id_json.len();
             self.departed.keep_channel(&owner.id, &channel.id, channel.latencies);
         }
         self.forget_if_unused(channel.application);
@@ -161,6 +171,7 @@ impl Router {
             || !application.channels.is_empty();
         if !used && let Some(application) = self.applications.remove(key) {
             self.bytes -= application.bytes();
+            self.names_bytes -= application.id_json.len();
             self.by_id.remove(&application.id);
         }
     }

@@ -9,6 +9,7 @@ use super::limits::HANDSHAKE_QUEUE_BYTES_MAX;
 use super::pressure::Obstacle;
 use super::reload::Former;
 use super::timers::TimerKey;
+use super::work::Place;
 use super::{ApplicationKey, ChannelKey, Limits, RequestKey};
 use crate::proto::{RecvBuffer, SendQueue};
 
@@ -38,6 +39,8 @@ pub struct Connection {
     pub(crate) yielded: bool,
     /// Its next frame waits until there is memory again.
     pub(crate) paused: bool,
+    /// Its next frame is more than the turn could take on.
+    pub(crate) place: Place,
     /// What its transport holds, which counts among the memory of the server.
     pub(crate) transport_bytes: u32,
     /// It took bytes from the queue that the kernel has not taken yet.
@@ -115,6 +118,7 @@ impl Connection {
             woken: None,
             yielded: false,
             paused: false,
+            place: Place::Nowhere,
             transport_bytes: 0,
             transport_holds: false,
             splits_writes: false,
@@ -150,7 +154,11 @@ impl Connection {
 
     /// Whether its next frame may be processed now.
     pub(crate) fn may_proceed(&self) -> bool {
-        self.is_live() && self.parked.is_none() && self.congested.is_none() && !self.paused
+        self.is_live()
+            && self.parked.is_none()
+            && self.congested.is_none()
+            && !self.paused
+            && self.place != Place::Waiting
     }
 
     pub(crate) fn high_water_bytes(&self, limits: &Limits) -> usize {

@@ -7,10 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::core::Core;
-use super::latency::{ChannelLatency, LatencySummary};
 use super::memory::MemoryPressure;
-use super::router::Channel;
-use super::{ApplicationKey, session};
 use crate::proto::ErrorCode;
 
 /// Totals and counters since the start. The first six fields are those of the published
@@ -191,31 +188,14 @@ pub struct ChannelInfo {
     pub has_handler: bool,
 }
 
-/// One worker's round trips, as `get_latency` answers them. Its id is its own business.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct WorkerLatency {
-    channels: Vec<String>,
-    round_trip: LatencySummary,
-}
-
-/// One channel that workers serve, as `list_services` answers it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Service {
-    name: String,
-    /// Whether at least one worker keeps up with reading.
-    healthy: bool,
-    workers: usize,
-}
-
 impl Core {
     pub(crate) fn stats(&self) -> Stats {
-        let sessions = self.connections.iter().filter(|(_, c)| c.session().is_some());
         Stats {
             running: !self.is_draining(),
             host: self.host.clone(),
             port: self.port,
             total_applications: self.router.applications.len(),
-            total_connections: sessions.count(),
+            total_connections: self.sessions,
             max_connections: self.limits.connections_max,
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.now.monotonic.saturating_sub(self.started.monotonic).as_secs_f64(),
@@ -227,83 +207,6 @@ impl Core {
             memory_pressure: self.budget.pressure,
             counters: self.counters.clone(),
         }
-    }
-
-    pub(crate) fn list_applications(
-        &self,
-        visible: impl Fn(ApplicationKey) -> bool,
-    ) -> BTreeMap<String, ApplicationInfo> {
-        let applications = self.router.applications.iter().filter(|(key, _)| visible(*key));
-        let described = applications.map(|(_, application)| {
-            let mut channels: Vec<String> =
-                application.channels.keys().map(ToString::to_string).collect();
-            channels.sort_unstable();
-            let info = ApplicationInfo {
-                name: application.name.to_string(),
-                channels,
-                connections: application.connections.len(),
-                created_at: application.created_at.as_secs_f64(),
-                last_activity: application.last_activity.as_secs_f64(),
-            };
-            (application.id.to_string(), info)
-        });
-        described.collect()
-    }
-
-    pub(crate) fn list_channels(&self, key: ApplicationKey) -> BTreeMap<String, ChannelInfo> {
-        let described = self.channels_of(key).map(|channel| {
-            let info = ChannelInfo {
-                subscribers: channel.subscribers.len(),
-                created_at: channel.created_at.as_secs_f64(),
-                workers: channel.workers.len(),
-                has_handler: channel.handlers.is_some(),
-            };
-            (channel.id.to_string(), info)
-        });
-        described.collect()
-    }
-
-    pub(crate) fn list_latencies(&self, key: ApplicationKey) -> BTreeMap<String, ChannelLatency> {
-        let measured = self
-            .channels_of(key)
-            .filter_map(|channel| Some((channel.id.to_string(), channel.latencies.report()?)));
-        measured.collect()
-    }
-
-    pub(crate) fn list_worker_latencies(&self, key: ApplicationKey) -> Vec<WorkerLatency> {
-        let application = self.router.applications.get(key);
-        let members = application.into_iter().flat_map(|found| found.connections.values());
-        let measured = members.filter_map(|member| {
-            let worker = self.connections.get(*member)?.session()?.worker.as_ref()?;
-            let channels = worker.channels.iter().filter_map(|key| self.router.channels.get(*key));
-            Some(WorkerLatency {
-                channels: channels.map(|channel| channel.id.to_string()).collect(),
-                round_trip: worker.round_trip.summary()?,
-            })
-        });
-        measured.collect()
-    }
-
-    pub(crate) fn list_services(&self, key: ApplicationKey) -> Vec<Service> {
-        let served = self.channels_of(key).filter(|channel| !channel.workers.is_empty());
-        let mut services: Vec<Service> = served
-            .map(|channel| Service {
-                name: channel.id.to_string(),
-                healthy: channel.workers.iter().any(|worker| {
-                    let worker = self.connections.get(*worker);
-                    worker.is_some_and(|worker: &session::Connection| worker.congested.is_none())
-                }),
-                workers: channel.workers.len(),
-            })
-            .collect();
-        services.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        services
-    }
-
-    fn channels_of(&self, key: ApplicationKey) -> impl Iterator<Item = &Channel> {
-        let application = self.router.applications.get(key);
-        let keys = application.into_iter().flat_map(|application| application.channels.values());
-        keys.filter_map(|key| self.router.channels.get(*key))
     }
 }
 

@@ -2,14 +2,11 @@
 
 use std::collections::btree_map::Entry;
 
-use simd_json::OwnedValue;
-use simd_json::prelude::*;
-
 use super::core::{Core, Refusal};
 use super::memory::{SUBSCRIPTION_BYTES, short_of_memory};
 use super::pressure::Obstacle;
 use super::{ChannelKey, ConnectionKey};
-use crate::proto::{Envelope, ErrorCode};
+use crate::proto::{Envelope, ErrorCode, Member, members};
 
 impl Core {
     pub(crate) fn subscribe(
@@ -18,7 +15,7 @@ impl Core {
         channel: ChannelKey,
         envelope: &Envelope<'_>,
     ) -> Result<(), Refusal> {
-        let payload = self.own_payload(from, envelope)?;
+        let wants_answer = self.own_payload(from, envelope)?;
         let subscriptions_max = self.limits.subscriptions_per_connection_max;
         let session = self.connections.get(from).and_then(|c| c.session());
         let Some(session) = session else { return Ok(()) };
@@ -35,7 +32,7 @@ impl Core {
             }
         }
         self.add_subscriber(from, channel);
-        if payload.get_bool("ack") == Some(true) {
+        if wants_answer {
             self.acknowledge(from, envelope, "subscribed");
         }
         Ok(())
@@ -47,9 +44,9 @@ impl Core {
         channel: ChannelKey,
         envelope: &Envelope<'_>,
     ) -> Result<(), Refusal> {
-        let payload = self.own_payload(from, envelope)?;
+        let wants_answer = self.own_payload(from, envelope)?;
         self.drop_subscription(from, channel);
-        if payload.get_bool("ack") == Some(true) {
+        if wants_answer {
             self.acknowledge(from, envelope, "unsubscribed");
         }
         Ok(())
@@ -123,28 +120,26 @@ impl Core {
         let _ = self.respond(to, envelope, &Payload { status });
     }
 
-    /// The payload of a subscribe or unsubscribe, which may only name its own connection.
-    fn own_payload(
-        &self,
-        from: ConnectionKey,
-        envelope: &Envelope<'_>,
-    ) -> Result<OwnedValue, Refusal> {
-        let expected = "the payload of a subscribe or unsubscribe is an object such as \
-                        {\"connection_id\": \"<your own>\"}";
-        let malformed = || Refusal::new(ErrorCode::BadMessage, expected);
-        let payload = envelope.payload().to_value().map_err(|_| malformed())?;
-        let object = payload.as_object().ok_or_else(malformed)?;
+    /// Reads the payload of a subscribe or unsubscribe, which may only name its own connection.
+    /// Returns whether it asks for an answer.
+    fn own_payload(&self, from: ConnectionKey, envelope: &Envelope<'_>) -> Result<bool, Refusal> {
         let own = self.connections.get(from).and_then(|c| c.session()).map(|s| &*s.id);
-        match object.get("connection_id") {
+        match members(envelope.payload_str(), ["connection_id", "ack"]) {
             // Leaving it out can mean no one else.
-            None => Ok(payload),
-            Some(id) if id.is_str() && id.as_str() == own => Ok(payload),
-            Some(id) if id.is_str() => Err(Refusal::new(
+            Some([Member::Absent, ack]) => Ok(ack == Member::True),
+            Some([Member::String(id), ack]) if own.is_some_and(|own| id.matches(own)) => {
+                Ok(ack == Member::True)
+            }
+            Some([Member::String(_), _]) => Err(Refusal::new(
                 ErrorCode::Forbidden,
                 "a connection can only subscribe and unsubscribe itself; send its own \
                  connection_id",
             )),
-            Some(_) => Err(malformed()),
+            _ => Err(Refusal::new(
+                ErrorCode::BadMessage,
+                "the payload of a subscribe or unsubscribe is an object such as \
+                 {\"connection_id\": \"<your own>\"}",
+            )),
         }
     }
 }

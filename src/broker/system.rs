@@ -1,16 +1,17 @@
 //! The `system` channel: introducing oneself, and questions about the server.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
-use simd_json::OwnedValue;
-use simd_json::prelude::*;
 
 use super::core::{Core, Refusal, SYSTEM};
+use super::dispatch::Stop;
+use super::listings::Listing;
 use super::session::{Session, State};
 use super::timers::Due;
 use super::{ApplicationKey, ConnectionEvent, ConnectionKey};
-use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX, MessageType};
+use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX, Member, MessageType, members};
 
 impl Core {
     /// The first message of a connection.
@@ -19,20 +20,21 @@ impl Core {
         from: ConnectionKey,
         envelope: &Envelope<'_>,
     ) -> Result<(), Refusal> {
-        let payload = connect_payload(envelope)?;
+        let [connection_id, token] = connect_payload(envelope)?;
         if self.is_draining() {
             self.begin_close_after(from, envelope, &super::dispatch::shutting_down());
             return Ok(());
         }
         let app_id = envelope.app_id().decode();
-        if !self.access.admits(&app_id, payload.get_str("token")) {
+        let token = token.string().map(crate::JsonStr::decode);
+        if !self.access.admits(&app_id, token.as_deref()) {
             return Err(Refusal::new(
                 ErrorCode::AuthFailed,
                 "the token is missing or wrong; connect again with the application's token in \
                  payload.token",
             ));
         }
-        let id: Arc<str> = own_id(&payload)?.into();
+        let id: Arc<str> = own_id(connection_id)?.into();
         let key = self.router.find_or_create_application(&app_id, self.now.unix);
         self.open(from, key, &id);
         // The published client reads this as its first frame, not as an answer.
@@ -58,6 +60,7 @@ impl Core {
         }
         connection.timer = deadline.map(|deadline| self.timers.arm(deadline, Due::Idle(from)));
         connection.state = State::Open(Session::new(key, id.clone()));
+        self.sessions += 1;
         crate::trace::connected(from.index(), &app_id);
         if let Some(older) = older {
             self.supersede(older, from);
@@ -74,17 +77,19 @@ impl Core {
         &mut self,
         from: ConnectionKey,
         envelope: &Envelope<'_>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Stop> {
         let session = self.connections.get(from).and_then(|c| c.session());
         let Some(application) = session.map(|session| session.application) else { return Ok(()) };
-        let payload = envelope.payload().to_value().unwrap_or_default();
-        let Some(action) = payload.get_str("action") else {
+        let found = members(envelope.payload_str(), ["action", "app_id", "channel"]);
+        let [action, app_id, channel] = found.unwrap_or_default();
+        let Some(action) = action.string() else {
             return Err(Refusal::new(
                 ErrorCode::BadMessage,
                 "a request on 'system' has a payload such as {\"action\": \"ping\"}",
-            ));
+            )
+            .into());
         };
-        let answered = match action {
+        let answered = match &*action.beginning(ACTION_CHARS_MAX) {
             "ping" => self.respond(from, envelope, &Status { status: "pong" }),
             "health_check" => self.respond(from, envelope, &Status { status: "healthy" }),
             "get_time" => {
@@ -93,60 +98,54 @@ impl Core {
             }
             "get_stats" => self.respond(from, envelope, &self.stats()),
             "list_applications" => {
-                let listed = self.list_applications(|key| self.may_see(application, key));
-                self.respond(from, envelope, &listed)
+                // With tokens in use, applications do not see one another.
+                let only = (!self.access.is_open()).then_some(application);
+                return self.list(from, envelope, Listing::Applications(only));
             }
             "list_channels" => {
-                let asked = self.asked_application(application, &payload)?;
-                self.respond(from, envelope, &self.list_channels(asked))
+                let asked = self.asked_application(application, app_id)?;
+                return self.list(from, envelope, Listing::Channels(asked));
             }
-            "get_latency" => {
-                let channels = self.list_latencies(application);
-                let workers = self.list_worker_latencies(application);
-                self.respond(from, envelope, &Latencies { channels, workers })
+            "get_latency" => return self.list(from, envelope, Listing::Latencies(application)),
+            "list_services" => return self.list(from, envelope, Listing::Services(application)),
+            "serve" => return Ok(self.begin_serving(from, application, envelope, channel)?),
+            "stop_serving" => {
+                return Ok(self.stop_serving(from, application, envelope, channel)?);
             }
-            "list_services" => {
-                let services = self.list_services(application);
-                self.respond(from, envelope, &Services { services })
-            }
-            "serve" => return self.begin_serving(from, application, envelope, &payload),
-            "stop_serving" => return self.stop_serving(from, application, envelope, &payload),
             "connect" => {
                 return Err(Refusal::new(
                     ErrorCode::Forbidden,
                     "this connection is connected already; open another one for another id or \
                      application",
-                ));
+                )
+                .into());
             }
             unknown => {
-                let shown: String = unknown.chars().take(64).collect();
                 return Err(Refusal::new(
                     ErrorCode::NoHandler,
                     format!(
-                        "the system channel knows no action {shown:?}; it knows ping, get_time, \
+                        "the system channel knows no action {unknown:?}; it knows ping, get_time, \
                          health_check, get_stats, list_applications, list_channels, get_latency, \
                          list_services, serve and stop_serving"
                     ),
-                ));
+                )
+                .into());
             }
         };
         debug_assert!(answered.is_ok(), "what the server says of itself is always JSON");
         Ok(())
     }
 
-    /// With tokens in use, applications do not see one another.
-    fn may_see(&self, own: ApplicationKey, other: ApplicationKey) -> bool {
-        own == other || self.access.is_open()
-    }
-
     fn asked_application(
         &self,
         own: ApplicationKey,
-        payload: &OwnedValue,
+        app_id: Member<'_>,
     ) -> Result<ApplicationKey, Refusal> {
-        let Some(app_id) = payload.get_str("app_id") else { return Ok(own) };
-        let asked = self.router.application(app_id);
-        asked.filter(|asked| self.may_see(own, *asked)).ok_or_else(|| {
+        if app_id.string().is_none() {
+            return Ok(own);
+        }
+        let asked = app_id.id().and_then(|app_id| self.router.application(&app_id));
+        asked.filter(|asked| *asked == own || self.access.is_open()).ok_or_else(|| {
             Refusal::new(
                 ErrorCode::Forbidden,
                 "there is no such application for this connection; leave app_id out to ask for \
@@ -160,9 +159,9 @@ impl Core {
         from: ConnectionKey,
         application: ApplicationKey,
         envelope: &Envelope<'_>,
-        payload: &OwnedValue,
+        channel: Member<'_>,
     ) -> Result<(), Refusal> {
-        let channel_id = served_channel(payload)?;
+        let channel_id = &*served_channel(channel)?;
         if channel_id == SYSTEM {
             return Err(Refusal::new(
                 ErrorCode::Forbidden,
@@ -183,9 +182,9 @@ impl Core {
         from: ConnectionKey,
         application: ApplicationKey,
         envelope: &Envelope<'_>,
-        payload: &OwnedValue,
+        channel: Member<'_>,
     ) -> Result<(), Refusal> {
-        let channel_id = served_channel(payload)?;
+        let channel_id = &*served_channel(channel)?;
         if let Some(channel) = self.router.channel(application, channel_id) {
             self.remove_worker(from, channel);
         }
@@ -195,24 +194,26 @@ impl Core {
     }
 }
 
-/// The payload of a message that asks to be connected.
-fn connect_payload(envelope: &Envelope<'_>) -> Result<OwnedValue, Refusal> {
+/// Who asks to be connected, and its token.
+fn connect_payload<'a>(envelope: &Envelope<'a>) -> Result<[Member<'a>; 2], Refusal> {
     let addressed =
         envelope.message_type() == MessageType::Request && envelope.channel_id().matches(SYSTEM);
-    let payload = if addressed { envelope.payload().to_value().ok() } else { None };
-    payload.filter(|payload| payload.get_str("action") == Some("connect")).ok_or_else(|| {
-        Refusal::new(
+    let names = ["action", "connection_id", "token"];
+    match members(envelope.payload_str(), names).filter(|_| addressed) {
+        Some([Member::String(action), connection_id, token]) if action.matches("connect") => {
+            Ok([connection_id, token])
+        }
+        _ => Err(Refusal::new(
             ErrorCode::NotConnected,
             "the first message of a connection is a request on channel 'system' with payload \
              {\"action\": \"connect\", \"connection_id\": \"<yours>\"}; connect again and send \
              that first",
-        )
-    })
+        )),
+    }
 }
 
-fn own_id(payload: &OwnedValue) -> Result<&str, Refusal> {
-    let id = payload.get_str("connection_id").filter(|id| is_usable_id(id));
-    id.ok_or_else(|| {
+fn own_id(connection_id: Member<'_>) -> Result<Cow<'_, str>, Refusal> {
+    connection_id.id().ok_or_else(|| {
         Refusal::new(
             ErrorCode::BadMessage,
             format!(
@@ -223,8 +224,8 @@ fn own_id(payload: &OwnedValue) -> Result<&str, Refusal> {
     })
 }
 
-fn served_channel(payload: &OwnedValue) -> Result<&str, Refusal> {
-    payload.get_str("channel").filter(|id| is_usable_id(id)).ok_or_else(|| {
+fn served_channel(channel: Member<'_>) -> Result<Cow<'_, str>, Refusal> {
+    channel.id().ok_or_else(|| {
         Refusal::new(
             ErrorCode::BadMessage,
             format!(
@@ -235,9 +236,8 @@ fn served_channel(payload: &OwnedValue) -> Result<&str, Refusal> {
     })
 }
 
-fn is_usable_id(id: &str) -> bool {
-    !id.is_empty() && id.len() <= ID_BYTES_MAX
-}
+/// What is looked at of an action, and shown of one that is unknown.
+const ACTION_CHARS_MAX: usize = 64;
 
 /// Name and version of this server, as other protocols announce theirs.
 const SERVER: &str = concat!("ipc-framework/", env!("CARGO_PKG_VERSION"));
@@ -265,15 +265,4 @@ struct Connected<'a> {
 struct Serving<'a> {
     status: &'static str,
     channel: &'a str,
-}
-
-#[derive(Serialize)]
-struct Services {
-    services: Vec<super::stats::Service>,
-}
-
-#[derive(Serialize)]
-struct Latencies {
-    channels: std::collections::BTreeMap<String, super::latency::ChannelLatency>,
-    workers: Vec<super::stats::WorkerLatency>,
 }

@@ -13,6 +13,7 @@ mod pressure;
 mod reload;
 mod requests;
 mod take_over;
+mod work;
 
 /// A broker and the bytes that each of its connections was sent.
 struct World {
@@ -106,21 +107,22 @@ impl World {
         assert_eq!((&last["payload"]["code"], &last["reply_to"]), (&json!(code), &reply_to.into()));
     }
 
+    /// Carries out what the broker decided, for this turn.
+    fn act_once(&mut self) {
+        while let Some(action) = self.broker.next_action() {
+            match action {
+                Action::Flush(key) if self.stalled.contains(&key) => {}
+                Action::Flush(key) => self.relieve(key),
+                Action::Resume(key) => self.resumed.push(key),
+                Action::FinishWrite(_) => {}
+                Action::Close(key) => self.closed.push(key),
+            }
+        }
+    }
+
     fn act(&mut self) {
         loop {
-            while let Some(action) = self.broker.next_action() {
-                match action {
-                    Action::Flush(key) if self.stalled.contains(&key) => {}
-                    Action::Flush(key) => {
-                        let bytes: Vec<u8> = self.broker.output(key).flatten().copied().collect();
-                        self.received.entry(key).or_default().extend_from_slice(&bytes);
-                        self.broker.transmitted(key, bytes.len());
-                    }
-                    Action::Resume(key) => self.resumed.push(key),
-                    Action::FinishWrite(_) => {}
-                    Action::Close(key) => self.closed.push(key),
-                }
-            }
+            self.act_once();
             let Some(key) = self.resumed.pop() else { break };
             self.broker.receive(key, &[], self.now);
             self.broker.exhausted(key, self.now);

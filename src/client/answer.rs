@@ -7,7 +7,7 @@ use super::options::Options;
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
 /// Longer than any error of the server; longer answers are not looked into.
-const ERROR_BYTES_MAX: usize = 4 << 10;
+pub(super) const ERROR_BYTES_MAX: usize = 4 << 10;
 
 #[derive(Serialize)]
 pub(super) struct Connect<'a> {

@@ -76,6 +76,11 @@ impl<'a> JsonStr<'a> {
         self.escaped
     }
 
+    /// The first characters of the string it means, for showing them.
+    pub(crate) fn beginning(self, chars_max: usize) -> String {
+        self.chars().flatten().take(chars_max).collect()
+    }
+
     /// How many bytes of UTF-8 it decodes to; `None` if it holds half of a surrogate pair.
     #[inline]
     pub(crate) fn decoded_len(self) -> Option<usize> {

@@ -12,8 +12,9 @@ pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod json;
+mod members;
 #[cfg(any(test, feature = "fuzzing"))]
-mod oracle;
+pub(crate) mod oracle;
 mod recv_buffer;
 mod scanner;
 mod send_queue;
@@ -28,6 +29,7 @@ pub use scanner::{DEPTH_MAX, PAYLOAD_DEPTH_MAX};
 pub use send_queue::SendQueue;
 
 pub(crate) use encode::{Head, escape, frame as encode_frame};
+pub(crate) use members::{Member, members};
 pub(crate) use recv_buffer::{Inbound, Next};
 pub(crate) use send_queue::{COPY_BYTES_MAX, OutFrame, SharedFrame};
 pub(crate) use timestamp::Timestamp;

@@ -14,13 +14,13 @@ const FIELDS: [&str; 7] =
 
 /// What `Envelope::parse` should make of a body.
 #[derive(Debug, PartialEq)]
-pub(super) struct Reading {
-    pub(super) code: Option<ErrorCode>,
-    message_id: Option<String>,
-    channel_id: Option<String>,
-    message_type: Option<String>,
+pub(crate) struct Reading {
+    pub(crate) code: Option<ErrorCode>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) channel_id: Option<String>,
+    pub(crate) message_type: Option<String>,
     /// `app_id`, payload, timestamp and `reply_to`, where the message is accepted.
-    rest: Option<(String, String, String, Option<String>)>,
+    pub(crate) rest: Option<(String, String, String, Option<String>)>,
 }
 
 impl Reading {
@@ -56,7 +56,7 @@ impl Reading {
         }
     }
 
-    pub(super) fn by_serde_json(body: &[u8]) -> Self {
+    pub(crate) fn by_serde_json(body: &[u8]) -> Self {
         let is_read = |text: &&str| serde_json_accepts(text) && depth(text) <= DEPTH_MAX;
         let Some(text) = std::str::from_utf8(body).ok().filter(is_read) else {
             return Self::BAD_FRAME;

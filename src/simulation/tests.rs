@@ -1,7 +1,7 @@
 use super::*;
 
-/// Seeds that every run of the tests goes through.
-const SEEDS: u64 = 1_000;
+/// Seeds that every run of the tests goes through: half a minute of one processor in a debug build.
+const SEEDS: u64 = 3_000;
 
 #[test]
 fn no_promise_is_broken() {

@@ -5,6 +5,7 @@
 //! do not disturb one another; server and clients share the thread of their test.
 
 mod budget;
+mod large_payloads;
 mod memory;
 
 use std::io::{ErrorKind, Read, Write};

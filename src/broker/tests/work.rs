@@ -1,0 +1,224 @@
+//! What much work one peer asks for is spread over turns, in which the others are served.
+
+use super::*;
+use crate::broker::limits::LIGHT_WORK_MAX;
+
+impl World {
+    /// The rest of a turn in which some was received: sends what came of it, and looks again at
+    /// those who were not done. Returns the work of it.
+    fn end_turn(&mut self, work_before: u64) -> usize {
+        let resumed = std::mem::take(&mut self.resumed);
+        for key in resumed {
+            self.broker.receive(key, &[], self.now);
+        }
+        self.act_once();
+        self.broker.end_turn(self.now);
+        (self.broker.core.work.done - work_before) as usize
+    }
+
+    fn subscribers(&mut self, channel: &str, count: usize) -> Vec<ConnectionKey> {
+        let connect = |at| {
+            let key = self.connected("app", &format!("{channel}-{at}"));
+            self.subscribe(key, "app", channel);
+            key
+        };
+        (0..count).map(connect).collect()
+    }
+
+    /// Makes channels with names of 40 bytes, and returns who named them.
+    fn owner_of(&mut self, channels: usize) -> ConnectionKey {
+        let owner = self.connected("app", "owner");
+        for at in 0..channels {
+            self.send(owner, &message("app", "publish", &format!("{at:040}"), "p", &json!(0)));
+        }
+        owner
+    }
+
+    fn ask(&mut self, from: ConnectionKey, action: &str) {
+        let payload = json!({"action": action});
+        self.send(from, &message("app", "request", "system", action, &payload));
+    }
+}
+
+fn of_each(messages: &[Value], who: &str) -> usize {
+    messages.iter().filter(|message| message["payload"] == who).count()
+}
+
+#[test]
+fn publications_to_many_are_spread_over_turns_and_nobody_waits_for_them() {
+    const MANY: usize = LIGHT_WORK_MAX + 1;
+    const FEW: usize = 10;
+    let mut world = World::new(Limits::default());
+    let crowd = world.subscribers("loud", MANY);
+    let few = world.subscribers("soft", FEW);
+    let [one, other] = ["one", "other"].map(|id| {
+        let key = world.connected("app", id);
+        (
+            key,
+            framed(&message("app", "publish", "loud", "p", &json!(id))).repeat(FRAMES_PER_TURN_MAX),
+        )
+    });
+    let soft = world.connected("app", "soft");
+    let whisper = framed(&message("app", "publish", "soft", "p", &json!("soft")));
+    let ping = framed(&message("app", "request", "system", "p", &json!({"action": "ping"})));
+
+    let mut heard = Vec::new();
+    let mut turns = 0;
+    while heard.len() < 2 * FRAMES_PER_TURN_MAX {
+        let before = world.broker.core.work.done;
+        if turns == 0 {
+            for (key, burst) in [&one, &other] {
+                world.broker.receive(*key, burst, world.now);
+            }
+        }
+        world.broker.receive(soft, &[&whisper[..], &ping].concat(), world.now);
+        let work = world.end_turn(before);
+        assert!(work <= WORK_PER_TURN_MAX + FEW, "{work} in turn {turns}");
+        heard.extend(world.take(crowd[MANY - 1]));
+        for key in &few {
+            assert_eq!(world.take(*key).len(), 1, "in turn {turns}");
+        }
+        assert_eq!(world.take(soft).len(), 1, "in turn {turns}");
+        let (of_one, of_other) = (of_each(&heard, "one"), of_each(&heard, "other"));
+        let a_turn = WORK_PER_TURN_MAX / MANY;
+        assert!(of_one.abs_diff(of_other) <= a_turn, "{of_one} and {of_other} in turn {turns}");
+        turns += 1;
+    }
+    assert_eq!(turns, (2 * FRAMES_PER_TURN_MAX).div_ceil(WORK_PER_TURN_MAX / MANY), "none is idle");
+    assert!(!world.broker.core.work.is_awaited());
+    assert_eq!(world.broker.core.counters.publications_unheard, 0);
+}
+
+/// What handlers publish ends the turn of the connection that called them.
+#[test]
+#[cfg(feature = "net")]
+fn what_a_handler_publishes_counts_for_who_called_it() {
+    const MANY: usize = 2_000;
+    let mut world = World::new(Limits::default());
+    world.subscribers("loud", MANY);
+    world.broker.with_fallback(|handlers| {
+        handlers.request = Some(Box::new(|mut request| {
+            request.context().publish("app", "loud", &1)?;
+            request.reply(&2)
+        }));
+    });
+    let asks = world.connected("app", "asks");
+    let burst = framed(&message("app", "request", "shout", "q", &json!(0))).repeat(64);
+    let before = world.broker.core.work.done;
+    world.broker.receive(asks, &burst, world.now);
+    let work = world.end_turn(before);
+    assert!((WORK_PER_TURN_MAX..WORK_PER_TURN_MAX + MANY).contains(&work), "{work}");
+    world.act();
+    assert_eq!(world.take(asks).len(), 64);
+}
+
+#[test]
+fn a_turn_makes_one_long_listing_and_answers_everybody_else() {
+    let mut world = World::new(Limits::default());
+    let owner = world.owner_of(4_000);
+    let quiet = world.connected("app", "quiet");
+    let ping = framed(&message("app", "request", "system", "p", &json!({"action": "ping"})));
+    for action in ["list_channels", "list_applications", "get_latency"] {
+        const TIMES: usize = 10;
+        let payload = json!({"action": action});
+        let burst = framed(&message("app", "request", "system", "l", &payload)).repeat(TIMES);
+        let mut answered = 0;
+        for turn in 0..TIMES {
+            let before = world.broker.core.work.done;
+            if turn == 0 {
+                world.broker.receive(owner, &burst, world.now);
+            }
+            world.broker.receive(quiet, &ping, world.now);
+            world.end_turn(before);
+            answered += world.take(owner).len();
+            assert_eq!((answered, world.take(quiet).len()), (turn + 1, 1), "{action}");
+        }
+    }
+    assert!(!world.broker.core.work.is_awaited());
+}
+
+#[test]
+fn a_listing_that_is_too_long_is_refused_before_anything_is_listed() {
+    let mut world = World::new(Limits { frame_bytes_max: 64 << 10, ..Limits::default() });
+    let owner = world.owner_of(2_000);
+    let before = world.broker.core.work.done;
+    for action in ["list_channels", "list_applications"] {
+        world.ask(owner, action);
+        world.expect_error(owner, "limit_exceeded", action);
+    }
+    assert_eq!(world.broker.core.work.done, before);
+}
+
+/// What is known of an answer's length before is never more than it takes.
+#[test]
+fn a_listing_that_just_fits_is_answered() {
+    let names = ["", "a", "\"", "\\\u{1}\n", "grün", "\u{1f600}"];
+    let populated = |frame_bytes_max| {
+        let mut world = World::new(Limits { frame_bytes_max, ..Limits::default() });
+        for at in 0..20 {
+            let app = format!("{}{at}", names[at % names.len()]);
+            // The shortest name that there is.
+            world.broker.context(world.now).create_application(&app, Some(""));
+            let key = world.connected(&app, "me");
+            for at in 0..at {
+                world.subscribe(key, &app, &format!("{at}{}", names[at % names.len()]));
+            }
+        }
+        world
+    };
+    for action in ["list_applications", "list_channels"] {
+        let asked = |frame_bytes_max| {
+            let mut world = populated(frame_bytes_max);
+            let key = world.connected("\\\u{1}\n15", "asks");
+            let list = message("\\\u{1}\n15", "request", "system", "l", &json!({"action": action}));
+            world.send(key, &list);
+            let body_bytes = world.received[&key].len() - 4;
+            (body_bytes, world.take(key).remove(0)["payload"]["code"].clone())
+        };
+        let (body_bytes, code) = asked(16 << 20);
+        assert_eq!(code, Value::Null);
+        assert_eq!(asked(body_bytes), (body_bytes, Value::Null), "{action}");
+        assert_eq!(asked(body_bytes - 1).1, "limit_exceeded", "{action}");
+    }
+}
+
+#[test]
+fn who_leaves_while_it_waits_makes_room_for_the_next() {
+    let mut world = World::new(Limits::default());
+    let owner = world.owner_of(4_000);
+    let list =
+        framed(&message("app", "request", "system", "l", &json!({"action": "list_channels"})));
+    let ids = ["first", "leaves", "taken over", "last"];
+    let asks = ids.map(|id| world.connected("app", id));
+    let before = world.broker.core.work.done;
+    world.broker.receive(owner, &list, world.now);
+    for key in asks {
+        world.broker.receive(key, &list, world.now);
+        assert!(!world.broker.wants_read(key));
+    }
+    world.end_turn(before);
+    // One is due, and leaves like the one behind it.
+    world.broker.hang_up(asks[0], HangUp::Reset, world.now);
+    world.broker.hang_up(asks[1], HangUp::Reset, world.now);
+    let newer = world.connected("app", ids[2]);
+    world.act();
+    assert_eq!(world.take(asks[3]).len(), 1);
+    world.expect_error(asks[2], "taken_over", Value::Null);
+    world.ask(newer, "ping");
+    assert_eq!(world.take(newer).len(), 1);
+    assert!(!world.broker.core.work.is_awaited());
+    assert!(world.broker.wants_read(asks[3]));
+}
+
+#[test]
+fn sessions_are_counted_as_they_come_and_go() {
+    let mut world = World::new(Limits::default());
+    world.accept();
+    let first = world.connected("app", "me");
+    let second = world.connected("other", "me");
+    world.connected("app", "me");
+    assert_eq!(world.broker.context(world.now).stats().total_connections, 2);
+    world.hang_up(second);
+    world.hang_up(first);
+    assert_eq!(world.broker.context(world.now).stats().total_connections, 1);
+}

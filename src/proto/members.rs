@@ -1,0 +1,168 @@
+//! A few members of an object, found in its text. Nothing is built of the rest, however large.
+
+use std::borrow::Cow;
+
+use super::ID_BYTES_MAX;
+use super::json::JsonStr;
+use super::scanner::{Scanner, Stop};
+
+/// What an object has under one name. Of a name that is there twice, the first counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Member<'a> {
+    #[default]
+    Absent,
+    /// One that is Unicode: half of a surrogate pair makes it another value.
+    String(JsonStr<'a>),
+    True,
+    Other,
+}
+
+impl<'a> Member<'a> {
+    pub(crate) fn string(self) -> Option<JsonStr<'a>> {
+        match self {
+            Self::String(string) => Some(string),
+            _ => None,
+        }
+    }
+
+    /// A string that may name something. A longer one is not even decoded.
+    pub(crate) fn id(self) -> Option<Cow<'a, str>> {
+        let id = self.string()?;
+        let is_usable = id.decoded_len().is_some_and(|len| (1..=ID_BYTES_MAX).contains(&len));
+        is_usable.then(|| id.decode())
+    }
+}
+
+/// Finds the members with these names. `None`: `text`, a valid document, is no object.
+pub(crate) fn members<'a, const N: usize>(
+    text: &'a str,
+    names: [&str; N],
+) -> Option<[Member<'a>; N]> {
+    let mut scanner = Scanner::new(text);
+    if scanner.peek() != Some(b'{') {
+        return None;
+    }
+    scanner.bump();
+    let mut found = [Member::Absent; N];
+    // Valid text ends with its closing brace, and there the search ends as well.
+    while let Ok(true) = next(&mut scanner, &names, &mut found) {}
+    Some(found)
+}
+
+/// Reads one member and what separates it from the next. Returns whether there is one.
+fn next<'a>(
+    scanner: &mut Scanner<'a>,
+    names: &[&str],
+    found: &mut [Member<'a>],
+) -> Result<bool, Stop> {
+    if scanner.peek() == Some(b'}') {
+        return Ok(false);
+    }
+    let key = scanner.key()?;
+    let value = match scanner.peek() {
+        Some(b'"') => {
+            let string = scanner.string()?;
+            let is_unicode = string.decoded_len().is_some();
+            if is_unicode { Member::String(string) } else { Member::Other }
+        }
+        _ if scanner.value(1)? == "true" => Member::True,
+        _ => Member::Other,
+    };
+    if let Some(at) = names.iter().position(|name| key.matches(name))
+        && found[at] == Member::Absent
+    {
+        found[at] = value;
+    }
+    let goes_on = scanner.peek() == Some(b',') && found.contains(&Member::Absent);
+    if goes_on {
+        scanner.bump();
+    }
+    Ok(goes_on)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn strings(text: &str) -> Option<[Option<String>; 2]> {
+        let found = members(text, ["action", "ack"])?;
+        Some(found.map(|member| member.string().map(|string| string.decode().into_owned())))
+    }
+
+    #[test]
+    fn members_are_found_by_what_their_keys_mean() {
+        let some = |text: &str| Some(text.to_owned());
+        for (text, expected) in [
+            ("{}", Some([None, None])),
+            ("{ \n}", Some([None, None])),
+            (r#"{"action":"ping"}"#, Some([some("ping"), None])),
+            (
+                r#" { "x" : [ { "action" : "no" } ] , "\u0061ction" : "a\nb" } "#,
+                Some([some("a\nb"), None]),
+            ),
+            (r#"{"action":"first","action":"second"}"#, Some([some("first"), None])),
+            (r#"{"action":1,"action":"second","ack":"x"}"#, Some([None, some("x")])),
+            (r#"{"ACTION":"x","action ":"y","":"z"}"#, Some([None, None])),
+            (r#"{"action":"\ud800","ack":"\ud83d\ude00"}"#, Some([None, some("\u{1f600}")])),
+            ("[]", None),
+            ("null", None),
+            (r#""action""#, None),
+        ] {
+            assert_eq!(strings(text), expected, "{text}");
+        }
+        let kinds = members(r#"{"a":true,"b":false,"d":1e400}"#, ["a", "b", "c", "d"]).unwrap();
+        assert_eq!(kinds, [Member::True, Member::Other, Member::Absent, Member::Other]);
+    }
+
+    #[test]
+    fn an_id_is_bounded() {
+        let id = |text: &str| {
+            let text = json!({"id": text}).to_string();
+            members(&text, ["id"]).unwrap()[0].id().map(Cow::into_owned)
+        };
+        assert_eq!(id("\n").as_deref(), Some("\n"));
+        assert_eq!(id(""), None);
+        assert!(id(&"\n".repeat(ID_BYTES_MAX)).is_some());
+        assert_eq!(id(&"\n".repeat(ID_BYTES_MAX + 1)), None);
+    }
+
+    fn some_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "[a-b\"\\\\\n]{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            let key = "[a-c\"\\\\]{1,2}";
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map(key, inner, 0..5)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_found_is_what_serde_json_finds(document in some_json(), is_pretty: bool) {
+            let pretty = serde_json::to_string_pretty(&document).unwrap();
+            let text = if is_pretty { pretty } else { document.to_string() };
+            let found = members(&text, ["a", "b", "\""]);
+            prop_assert_eq!(found.is_some(), document.is_object());
+            for (member, name) in found.into_iter().flatten().zip(["a", "b", "\""]) {
+                match document.get(name) {
+                    None => prop_assert_eq!(member, Member::Absent),
+                    Some(Value::Bool(true)) => prop_assert_eq!(member, Member::True),
+                    Some(Value::String(expected)) => {
+                        prop_assert_eq!(&*member.string().unwrap().decode(), expected);
+                    }
+                    Some(_) => prop_assert_eq!(member, Member::Other),
+                }
+            }
+        }
+    }
+}
