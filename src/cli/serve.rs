@@ -96,7 +96,7 @@ impl Serve {
         mut config: Config,
         inherited: Vec<Inherited>,
     ) -> Result<(), Failure> {
-        let problems = problems_of_machine(&settings, &mut config.limits);
+        let problems = problems_of_machine(settings, &mut config.limits);
         if !problems.is_empty() {
             return Err(first(problems));
         }
