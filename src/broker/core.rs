@@ -1,6 +1,6 @@
 //! The state that all parts of the broker share, and the ways in which bytes leave it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::latency::Recorder;
 use super::limits::{LINGER, STRANGER_PARTS, STRANGERS_EVICTED};
 use super::mailbox::Remote;
 use super::memory::{Budget, CONNECTION_BYTES};
+use super::reload::Former;
 use super::router::Router;
 use super::session::{Connection, State};
 use super::stats::Counters;
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     /// Unsent bytes at which a connection has no grace, see [`Limits::queue_bytes_max`].
     pub(crate) queue_bytes_max: usize,
+    /// Who had begun a frame when its limit was lowered.
+    pub(crate) former: BTreeMap<ConnectionKey, Former>,
     pub(crate) access: Access,
     pub(crate) now: Now,
     pub(crate) started: Now,
@@ -108,6 +111,7 @@ impl Core {
     ) -> Self {
         Self {
             queue_bytes_max: limits.queue_bytes_max(),
+            former: BTreeMap::new(),
             limits,
             access,
             now,
@@ -430,6 +434,7 @@ impl Core {
         self.unpark(key);
         self.uncongest(key);
         self.give_up_place(key);
+        self.former.remove(&key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         if !matches!(next, State::Superseded) {
             connection.recv.release(&mut self.pool);

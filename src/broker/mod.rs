@@ -294,8 +294,7 @@ impl Broker {
             }
             let introduces = matches!(connection.state, State::Handshake);
             let is_superseded = matches!(connection.state, State::Superseded);
-            let began_before = connection.former.is_some();
-            let mut body_bytes_max = connection.frame_bytes_max(&self.core.limits);
+            let mut body_bytes_max = self.core.frame_bytes_max(key);
             if introduces {
                 body_bytes_max = body_bytes_max.min(HANDSHAKE_FRAME_BYTES_MAX);
             }
@@ -339,9 +338,7 @@ impl Broker {
                     }
                     self.core.counters.frames_in += 1;
                     inbound.consume(frame_bytes, &mut self.core.pool);
-                    if began_before && let Some(connection) = self.core.connections.get_mut(key) {
-                        connection.consume_former(frame_bytes);
-                    }
+                    self.core.consume_former(key, frame_bytes);
                 }
             }
         }

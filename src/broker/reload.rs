@@ -7,7 +7,7 @@
 
 use super::access::Access;
 use super::core::Core;
-use super::session::{Connection, State};
+use super::session::State;
 use super::timers::Due;
 use super::{ConnectionKey, Limits};
 
@@ -51,28 +51,34 @@ impl Core {
     }
 
     fn keep_former(&mut self, key: ConnectionKey, before_bytes_max: usize) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
         // Lowered again before that has ended: what began first began under the first.
-        let former_bytes_max = connection.former.take().map(|former| former.frame_bytes_max);
+        let former_bytes_max = self.former.remove(&key).map(|former| former.frame_bytes_max);
         let frame_bytes_max = before_bytes_max.max(former_bytes_max.unwrap_or_default());
-        let received_bytes = connection.recv.len();
+        let received_bytes = self.connections.get(key).map_or(0, |c| c.recv.len());
         if received_bytes > 0 && frame_bytes_max > self.limits.frame_bytes_max {
-            connection.former = Some(Box::new(Former { received_bytes, frame_bytes_max }));
+            self.former.insert(key, Former { received_bytes, frame_bytes_max });
         }
     }
-}
 
-impl Connection {
-    /// What the body of its next frame may have.
-    pub(crate) fn frame_bytes_max(&self, limits: &Limits) -> usize {
-        self.former.as_ref().map_or(limits.frame_bytes_max, |former| former.frame_bytes_max)
+    /// What the body of a connection's next frame may have.
+    pub(crate) fn frame_bytes_max(&self, key: ConnectionKey) -> usize {
+        // There is hardly ever any.
+        if self.former.is_empty() {
+            return self.limits.frame_bytes_max;
+        }
+        let former = self.former.get(&key);
+        former.map_or(self.limits.frame_bytes_max, |former| former.frame_bytes_max)
     }
 
     /// A frame of so many bytes is processed.
-    pub(crate) fn consume_former(&mut self, frame_bytes: usize) {
-        self.former.take_if(|former| {
-            former.received_bytes = former.received_bytes.saturating_sub(frame_bytes);
-            former.received_bytes == 0
-        });
+    pub(crate) fn consume_former(&mut self, key: ConnectionKey, frame_bytes: usize) {
+        if self.former.is_empty() {
+            return;
+        }
+        let Some(former) = self.former.get_mut(&key) else { return };
+        former.received_bytes = former.received_bytes.saturating_sub(frame_bytes);
+        if former.received_bytes == 0 {
+            self.former.remove(&key);
+        }
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::latency::Distribution;
 use super::limits::HANDSHAKE_QUEUE_BYTES_MAX;
 use super::pressure::Obstacle;
-use super::reload::Former;
 use super::timers::TimerKey;
 use super::work::Place;
 use super::{ApplicationKey, ChannelKey, Limits, RequestKey};
@@ -24,8 +23,6 @@ pub struct Connection {
     pub(crate) timer: Option<TimerKey>,
     /// Set while the queue is over its high-water mark: the end of its grace.
     pub(crate) congested: Option<TimerKey>,
-    /// What holds on for what it had begun when limits were lowered.
-    pub(crate) former: Option<Box<Former>>,
     pub(crate) last_activity: Duration,
     /// When bytes of it were last read: what it had sent has waited since then.
     pub(crate) last_read: Duration,
@@ -110,7 +107,6 @@ impl Connection {
             send: SendQueue::default(),
             timer: None,
             congested: None,
-            former: None,
             last_activity: now,
             last_read: now,
             unfinished_since: now,

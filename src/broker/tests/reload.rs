@@ -47,11 +47,18 @@ fn a_frame_ends_under_the_limit_it_began_with() {
         world.reload(with_frames(1_500));
         world.deliver(sender, &large[begun..]);
         assert_eq!(world.take(listener).len(), 1, "after {begun} bytes");
-        assert!(world.connection(sender).former.is_none());
+        assert!(world.broker.core.former.is_empty());
         world.send(sender, &publication(1_000));
         assert_eq!(world.take(listener).len(), 1);
         world.deliver(sender, &large);
         world.expect_error(sender, "frame_too_large", Value::Null);
+        // Who leaves in the middle leaves nothing.
+        let other = world.connected("app", "other");
+        world.deliver(other, &large[..3]);
+        world.reload(with_frames(1_024));
+        assert!(!world.broker.core.former.is_empty());
+        world.hang_up(other);
+        assert!(world.broker.core.former.is_empty());
     }
 }
 
