@@ -196,9 +196,11 @@ fn what_cannot_be_accepted_is_in_the_log_and_accepted_later() {
     let mut peer = running.peer();
     peer.connect("app", "peer");
     peer.fence();
-    let told = running.stderr_lines().next().unwrap();
     let _ = tracer.kill();
     let _ = tracer.wait();
+    drop(peer);
+    running.signal("TERM");
+    let (_, told) = running.end();
     assert!(told.contains("cannot be accepted") && told.contains("buffer space"), "{told}");
 }
 
