@@ -263,6 +263,8 @@ impl Reload {
             // Those at other paths are for the next start.
             tls.take_over(read);
         }
+        // What is said of it is true when it is said. A server that has ended has no use for it.
+        let _ = self.handle.with(|_| ());
         let before = std::mem::replace(&mut self.access, config.access);
         self.warn_of_what_is_open(&before);
         for name in settings.fixed_differences(&self.running) {
