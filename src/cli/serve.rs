@@ -133,6 +133,8 @@ impl Serve {
         }
         service_manager::ready();
         crash::or_abort(|| run_loop(&mut server))?;
+        // The thread that was asked to end may be slower than the end.
+        service_manager::stopping();
         if let Some(log) = latency_log {
             log.finish(&server.context())?;
         }

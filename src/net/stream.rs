@@ -99,10 +99,7 @@ impl Stream for SocketStream {
     }
 
     fn user(&self) -> io::Result<Option<User>> {
-        match self {
-            Self::Unix(stream) => user_of(stream).map(Some),
-            _ => Ok(None),
-        }
+        if let Self::Unix(stream) = self { user_of(stream).map(Some) } else { Ok(None) }
     }
 
     #[cfg(feature = "tls")]

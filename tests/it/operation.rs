@@ -145,6 +145,24 @@ fn a_reload_does_not_open_what_others_can_reach() {
     assert_eq!(code(&connect(running.address(), "guess").1), "auth_failed");
 }
 
+/// As in containers and older systems, where the socket is no file.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_service_manager_that_listens_on_an_abstract_address_hears_it_too() {
+    use std::os::linux::net::SocketAddrExt as _;
+    let name = format!("ipc-framework-notify-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_read_timeout(Some(HANG)).unwrap();
+    let mut command = serve(&["--port", "0"]);
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let running = Running::start(command);
+    let mut bytes = [0; 1_024];
+    let length = socket.recv(&mut bytes).unwrap();
+    assert_eq!(&bytes[..length], b"READY=1\n");
+    drop(running);
+}
+
 #[test]
 fn the_service_manager_hears_that_it_is_ready_alive_reloading_and_stopping() {
     let scratch = Scratch::new("notify");

@@ -2,6 +2,12 @@
 
 use std::env;
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+#[cfg(target_os = "linux")]
+use std::os::unix::ffi::OsStrExt;
+#[cfg(target_os = "linux")]
+use std::os::unix::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::process;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -70,10 +76,12 @@ pub(super) fn ready() {
     }
 }
 
+/// Said once, by whoever comes first.
 pub(super) fn stopping() {
     let mut stops = stops();
-    *stops = true;
-    notify(&[NotifyState::Stopping]);
+    if !std::mem::replace(&mut *stops, true) {
+        notify(&[NotifyState::Stopping]);
+    }
 }
 
 /// To be followed by [`ready`].
@@ -102,7 +110,13 @@ fn send(state: &[NotifyState<'_>]) -> io::Result<()> {
     let lines: Vec<String> = state.iter().map(|state| format!("{state}\n")).collect();
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(NOTIFY_TIMEOUT))?;
-    socket.send_to(lines.concat().as_bytes(), path).map(drop)
+    let text = lines.concat();
+    #[cfg(target_os = "linux")]
+    if let Some(name) = path.as_bytes().strip_prefix(b"@") {
+        let address = SocketAddr::from_abstract_name(name)?;
+        return socket.send_to_addr(text.as_bytes(), &address).map(drop);
+    }
+    socket.send_to(text.as_bytes(), path).map(drop)
 }
 
 /// Tells the service manager again and again that the loop turns, if it wants to know
