@@ -159,6 +159,9 @@ pub(crate) const FRAMES_PER_TURN_MAX: usize = 128;
 pub(crate) const WORK_PER_TURN_MAX: usize = FRAMES_PER_TURN_MAX * FRAMES_PER_TURN_MAX;
 /// Up to here a message is light: who publishes to so few does not wait for who lists all channels.
 pub(crate) const LIGHT_WORK_MAX: usize = WORK_PER_TURN_MAX / 16;
+/// More subscribers count as so many: what a publication to them costs is the sends at the turn's
+/// end, some thirty times its deliveries, and eight publications share them.
+pub(crate) const CROWD_WORK_MAX: usize = WORK_PER_TURN_MAX / 8;
 /// A delivery of so many bytes is as much as two: the kernel copies them.
 pub(crate) const DELIVERED_BYTES_PER_WORK: usize = 1 << 10;
 /// So many bytes of a listing take as long as a delivery.

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::core::Core;
-use super::limits::{DELIVERED_BYTES_PER_WORK, LIGHT_WORK_MAX, WORK_PER_TURN_MAX};
+use super::limits::{CROWD_WORK_MAX, DELIVERED_BYTES_PER_WORK, LIGHT_WORK_MAX, WORK_PER_TURN_MAX};
 use super::{Action, ConnectionKey};
 
 /// Where a connection stands whose next message is more than its turn could take on.
@@ -53,7 +53,7 @@ impl Lane {
 /// What it is to put a frame of so many bytes into so many queues.
 #[inline]
 pub(crate) fn fan_out_work(subscribers: usize, frame_bytes: usize) -> usize {
-    subscribers * (1 + frame_bytes / DELIVERED_BYTES_PER_WORK)
+    subscribers.min(CROWD_WORK_MAX) * (1 + frame_bytes / DELIVERED_BYTES_PER_WORK)
 }
 
 impl Core {

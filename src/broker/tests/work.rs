@@ -1,7 +1,7 @@
 //! What much work one peer asks for is spread over turns, in which the others are served.
 
 use super::*;
-use crate::broker::limits::LIGHT_WORK_MAX;
+use crate::broker::limits::{CROWD_WORK_MAX, LIGHT_WORK_MAX};
 
 impl World {
     /// The rest of a turn in which some was received: sends what came of it, and looks again at
@@ -87,6 +87,22 @@ fn publications_to_many_are_spread_over_turns_and_nobody_waits_for_them() {
     assert_eq!(turns, (2 * FRAMES_PER_TURN_MAX).div_ceil(WORK_PER_TURN_MAX / MANY), "none is idle");
     assert!(!world.broker.core.work.is_awaited());
     assert_eq!(world.broker.core.counters.publications_unheard, 0);
+}
+
+#[test]
+fn eight_publications_to_a_crowd_share_a_turn() {
+    let mut world = World::new(Limits::default());
+    let crowd = world.subscribers("loud", 3 * CROWD_WORK_MAX / 2);
+    let publisher = world.connected("app", "publisher");
+    let burst = framed(&message("app", "publish", "loud", "p", &json!(0))).repeat(20);
+    for expected in [8, 8, 4] {
+        let before = world.broker.core.work.done;
+        if before == 0 {
+            world.broker.receive(publisher, &burst, world.now);
+        }
+        world.end_turn(before);
+        assert_eq!(world.take(crowd[0]).len(), expected);
+    }
 }
 
 /// What handlers publish ends the turn of the connection that called them.

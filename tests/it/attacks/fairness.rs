@@ -14,6 +14,9 @@ const REQUESTS: usize = 400;
 const ROUNDS: usize = 9;
 const TRIES: usize = 5;
 const RATIO_MAX: f64 = 3.0;
+/// Beside one that has the server go over thousands of channels: once a turn, which takes as long as
+/// some requests. All that it asks for at one time would take a thousand times as long.
+const CURIOUS_RATIO_MAX: f64 = 20.0;
 
 /// The time that 99 of 100 requests take at most.
 fn p99(peer: &mut Peer, payload: &Value) -> Duration {
@@ -95,7 +98,7 @@ impl Chatty {
 /// The chatty one talks to another server and to this one in turn, so that it takes as much of the
 /// processors in both, and whatever else the machine does meets both alike. The median of the
 /// rounds' ratios is held against the bound; a machine that is busy all the time has a few tries.
-fn assert_fair(kind: &str, chatty: fn(&TestServer) -> Chatty) {
+fn assert_fair(kind: &str, chatty: fn(&TestServer) -> Chatty, ratio_max: f64) {
     let server = serve_echo();
     let mut quiet = server.connected("app", "quiet");
     let beside_it = chatty(&server);
@@ -115,7 +118,7 @@ fn assert_fair(kind: &str, chatty: fn(&TestServer) -> Chatty) {
             .collect();
         ratios.sort_unstable_by(f64::total_cmp);
         found.push(ratios[ROUNDS / 2]);
-        ratios[ROUNDS / 2] <= RATIO_MAX
+        ratios[ROUNDS / 2] <= ratio_max
     });
     println!("p99 of a quiet client beside a {kind} one, to one that talks elsewhere: {found:.2?}");
     for chatty in [beside_it, chatty_elsewhere] {
@@ -128,12 +131,12 @@ fn assert_fair(kind: &str, chatty: fn(&TestServer) -> Chatty) {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn a_quiet_client_is_answered_nearly_as_soon_beside_a_chatty_one() {
-    assert_fair("chatty", Chatty::beside);
+    assert_fair("chatty", Chatty::beside, RATIO_MAX);
 }
 
 /// What it asks takes the server long to find out, and little to say.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn a_quiet_client_is_answered_nearly_as_soon_beside_a_curious_one() {
-    assert_fair("curious", Chatty::curious);
+    assert_fair("curious", Chatty::curious, CURIOUS_RATIO_MAX);
 }
