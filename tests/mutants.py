@@ -136,12 +136,6 @@ MUTANTS = [
         "",
     ),
     (
-        "what waited for the end of a handshake is not sent",
-        "src/net/mod.rs",
-        "        let wants_flush = socket.wants_flush();\n",
-        "        let wants_flush = false;\n",
-    ),
-    (
         "a read is charged with what it brings, whatever it cost",
         "src/net/mod.rs",
         "saturating_sub(socket.read_cost_bytes(bytes));",

@@ -80,9 +80,12 @@ impl<S: System> Listeners<S> {
         for step in 0..self.open.len() {
             let at = (self.next + step) % self.open.len();
             let watched = &mut self.open[at];
+            if !watched.ready {
+                continue;
+            }
             watched.retry_at = watched.retry_at.filter(|at| now < *at);
             let is_free = may_handshake || !S::has_handshakes(&watched.listener);
-            if !watched.ready || watched.retry_at.is_some() || !is_free {
+            if watched.retry_at.is_some() || !is_free {
                 continue;
             }
             let accepted = match system.accept(&mut watched.listener) {
