@@ -72,6 +72,7 @@ use self::mailbox::Mailbox;
 use self::memory::{CONNECTION_BYTES, short_of_memory};
 use self::session::{Connection, State};
 use self::timers::Due;
+use self::work::Place;
 use crate::proto::{ErrorCode, Inbound, Next};
 
 /// Names a connection. Once it is closed the key finds nothing, even if its place is reused.
@@ -250,7 +251,6 @@ impl Broker {
     pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8], now: Now) {
         self.core.now = now;
         self.core.counters.bytes_in += chunk.len() as u64;
-        self.core.work.has_begun = true;
         let Some(connection) = self.core.connections.get_mut(key) else { return };
         if !connection.is_live() {
             return;
@@ -258,6 +258,7 @@ impl Broker {
         // Without a chunk it is let go on: until now it could not say anything.
         connection.last_activity = now.monotonic;
         connection.yielded = false;
+        self.core.work.has_begun |= connection.place == Place::Due;
         if !chunk.is_empty() {
             connection.last_read = now.monotonic;
         }

@@ -25,7 +25,7 @@ pub(crate) struct Work {
     pub(crate) done: u64,
     /// Light and heavy apart: who asks for little does not stand behind those who ask for much.
     lanes: [Lane; 2],
-    /// Whether anything happened since the last turn's end.
+    /// Whether work was taken on since the last turn's end, or somebody who was due had its turn.
     pub(crate) has_begun: bool,
 }
 
@@ -67,6 +67,7 @@ impl Core {
         let lane = &mut self.work.lanes[usize::from(work > LIGHT_WORK_MAX)];
         if lane.waiting.is_empty() && lane.has_room(work) {
             lane.spent += work;
+            self.work.has_begun = true;
             return true;
         }
         lane.waiting.push_back((from, work));
