@@ -197,8 +197,8 @@ MUTANTS = [
     (
         "a publication is delivered twice",
         "src/broker/subscriptions.rs",
-        "            target.subscribers.push(from);\n",
-        "            target.subscribers.push(from);\n            target.subscribers.push(from);\n",
+        "            target.subscribers.push(key);\n",
+        "            target.subscribers.push(key);\n            target.subscribers.push(key);\n",
     ),
     (
         "a publisher's second frame overtakes the one that is held back",
@@ -305,8 +305,8 @@ MUTANTS = [
     (
         "a panicking handler leaves its request unanswered",
         "src/broker/handlers.rs",
-        "        if core.dealt == Dealt::Not {\n            let text",
-        "        if core.dealt == Dealt::Not && !failure.contains(\"panicked\") {\n            let text",
+        "    if core.dealt == Dealt::Not {\n        let text",
+        "    if core.dealt == Dealt::Not && !failure.contains(\"panicked\") {\n        let text",
     ),
     (
         "a wake-up from another thread is missed while the mailbox is looked at",
