@@ -268,8 +268,8 @@ MUTANTS = [
     (
         "a queue is not bounded",
         "src/broker/core.rs",
-        "        if connection.send.len() + frame.len() > self.limits.queue_bytes_max() {",
-        "        if connection.send.len() > self.limits.queue_bytes_max() * 8 {",
+        "        if connection.send.len() + frame.len() > self.queue_bytes_max {",
+        "        if connection.send.len() > self.queue_bytes_max * 8 {",
     ),
     (
         "the memory of a closed connection's queue is counted for good",
