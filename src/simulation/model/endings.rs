@@ -52,9 +52,6 @@ impl Model {
         let conn = &mut self.conns[id];
         conn.has_ended = true;
         let conn = &self.conns[id];
-        if ending.is_cut_short && self.is_owed_the_rest(id, ending) {
-            return Err(format!("connection {id} was cut short"));
-        }
         let is_told = conn.told.is_some() || conn.left || self.is_draining();
         let silent_for = |since: Duration, limit: Duration| self.now.saturating_sub(since) >= limit;
         // Where there is no place left, a newcomer gets that of one who says nothing.
@@ -62,6 +59,9 @@ impl Model {
         let is_late = ending.accepted_at.is_none_or(|since| {
             conn.connected_at.is_none() && silent_for(since, self.limits.handshake_timeout / parts)
         });
+        if ending.is_cut_short && !is_late && self.is_owed_the_rest(id, ending) {
+            return Err(format!("connection {id} was cut short"));
+        }
         let is_idle = self.limits.idle_timeout.is_some_and(|limit| {
             // What came at the same moment as the end came too late.
             silent_for(conn.arrived_at, limit) || conn.silence_max >= limit
