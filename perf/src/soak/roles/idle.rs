@@ -24,6 +24,7 @@ pub(super) fn run(context: &Context<'_>, random: &mut Random) -> Result<(), Stri
         // This takes as long as a handshake may take.
         for mut peer in silent {
             peer.expect_end()?;
+            context.expect("handshake_timeouts", 1);
             context.fault("silent instead of an introduction");
         }
         let some = random.below(idle.len());
