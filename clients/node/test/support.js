@@ -157,7 +157,8 @@ function once(emitter, event) {
 /** A directory of its own, removed after the test. */
 function temporaryDirectory(t) {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'ipc-node-'));
-  t.after(() => fs.rmSync(directory, { recursive: true, force: true }));
+  // A browser's other processes may still write for a moment.
+  t.after(() => fs.rmSync(directory, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
   return directory;
 }
 
