@@ -18,7 +18,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COPY = ROOT / "target" / "mutants" / "tree"
-SEEDS_MAX = 3_000
+SEEDS_MAX = 20_000
 
 # Name, file, what stands there, what stands there instead.
 MUTANTS = [
@@ -333,7 +333,7 @@ def copy_tree():
         if not target.is_file() or target.read_bytes() != source.read_bytes():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    for path in (COPY / "src").rglob("*.rs"):
+    for path in COPY.rglob("*.rs"):
         if str(path.relative_to(COPY)) not in wanted:
             path.unlink()
 
