@@ -1,14 +1,21 @@
 #!/usr/bin/env python3
-"""Breaks the server on purpose, one thing at a time, and sees whether the simulation notices.
+"""Breaks the server on purpose, one thing at a time, and checks that the simulation notices.
 
     python3 tests/mutants.py                  all of them
     python3 tests/mutants.py ready worker     those with one of these words in their names
+    python3 tests/mutants.py --find           only finds their places, and builds nothing
 
-Each mutant is built in a copy of the repository under target/mutants and run from seed 0 until a
-promise is broken. One that survives SEEDS_MAX seeds fails the run, and so does one whose place in
-the code is not found any more: then it has to be written anew.
+A place is named by its function and by a few words of code in it. The file does not matter, nor do
+line breaks and comments, so that code can move. A mutant whose place is not found, or found twice,
+fails the run: its entry below has to be changed then.
+
+Each mutant is built in a copy of the repository under target/mutants, and its simulation runs from
+seed 0 until a promise is broken, while the next one is built. A mutant that survives SEEDS_MAX seeds
+fails the run.
 """
 
+import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import re
@@ -18,303 +25,132 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COPY = ROOT / "target" / "mutants" / "tree"
+BUILT = COPY.parent / "target" / "debug" / "examples" / "simulate"
 SEEDS_MAX = 20_000
+# The simulation judges what these do. Mutants of the simulation itself would prove nothing.
+JUDGED = ("src/broker/", "src/net/", "src/proto/")
 
-# Name, file, what stands there, what stands there instead.
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One of `drop`, `twice` and `swap` is given: code that stands once in the function, or once
+    behind `after`. The whole statement that holds it is left out or repeated, or the code itself is
+    replaced by `by`."""
+
+    name: str
+    function: str
+    drop: str = ""
+    twice: str = ""
+    swap: str = ""
+    by: str = ""
+    after: str = ""
+
+
 MUTANTS = [
-    (
-        "a ready-list entry is dropped when the read budget is used up",
-        "src/net/mod.rs",
-        "            if budget_bytes == 0 {\n                socket.enlist(&mut self.ready);\n",
-        "            if budget_bytes == 0 {\n",
-    ),
-    (
-        "a resumed connection is not put into the ready list",
-        "src/net/mod.rs",
-        "                        socket.note_resumed();\n                    }\n"
-        "                    self.make_ready(key);\n",
-        "                        socket.note_resumed();\n                    }\n",
-    ),
-    (
-        "a key is found whatever its generation",
-        "src/broker/arena.rs",
-        "        (entry.generation == key.generation).then_some(&entry.value)",
-        "        Some(&entry.value)",
-    ),
-    (
-        "a worker's late answer is taken for that to a later request",
-        "src/broker/workers.rs",
-        "        if !holds || pending.id != id {",
-        "        if !holds {",
-    ),
-    (
-        "the end of a short write is never sent",
-        "src/net/socket.rs",
-        "            if sent < wanted || self.holds {\n                return self.want_writable(true,",
-        "            if sent < wanted || self.holds {\n                return self.want_writable(false,",
-    ),
-    (
-        "who says no more is closed while its stream still keeps an answer",
-        "src/broker/mod.rs",
-        "        let unsent = is_queued || connection.transport_holds;",
-        "        let unsent = is_queued;",
-    ),
-    (
-        "what a stream keeps counts as sent when the last words are said",
-        "src/broker/mod.rs",
-        "c.send.is_empty() && !c.transport_holds",
-        "c.send.is_empty()",
-    ),
-    (
-        "a short write counts as whole",
-        "src/net/socket.rs",
-        "            broker.transmitted(self.key, sent);",
-        "            broker.transmitted(self.key, if sent > 0 { wanted } else { 0 });",
-    ),
-    (
-        "what a stream keeps to itself is not sent",
-        "src/net/socket.rs",
-        "            let Ok(is_flushed) = self.stream.flush() else",
-        "            let Ok(is_flushed) = self.stream.flush().map(|_| true) else",
-    ),
-    (
-        "an interrupted read ends the connection",
-        "src/net/socket.rs",
-        "            Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::Nothing,\n",
-        "",
-    ),
-    (
-        "a full read buffer counts as an empty socket",
-        "src/net/socket.rs",
-        "bytes == buffer.len() || self.peer_finished || self.stream.holds_more();",
-        "self.peer_finished || self.stream.holds_more();",
-    ),
-    (
-        "the end behind the last bytes is not looked for",
-        "src/net/socket.rs",
-        "bytes == buffer.len() || self.peer_finished || self.stream.holds_more();",
-        "bytes == buffer.len() || self.stream.holds_more();",
-    ),
-    (
-        "a listener is forgotten after as many accepts as a turn takes",
-        "src/net/accept.rs",
-        "                Ok(stream) => Accepted::Stream(stream),",
-        "                Ok(stream) => {\n"
-        "                    watched.ready = false;\n"
-        "                    Accepted::Stream(stream)\n"
-        "                }",
-    ),
-    (
-        "accepting stops for good once there are no descriptors",
-        "src/net/accept.rs",
-        "            // Somebody else took the descriptor; descriptors come back as connections close.\n"
-        "            self.open.iter_mut().for_each(|each| each.retry_at = Some(now + RETRY_AFTER));\n",
-        "            self.open.iter_mut().for_each(|each| each.ready = false);\n",
-    ),
-    (
-        "listeners do not take turns",
-        "src/net/accept.rs",
-        "            self.next = at + 1;\n",
-        "",
-    ),
-    (
-        "an accept error of one listener puts off the others",
-        "src/net/accept.rs",
-        "                    watched.retry_at = Some(now + RETRY_AFTER);\n",
-        "                    self.open.iter_mut().for_each(|each| each.retry_at = Some(now + RETRY_AFTER));\n",
-    ),
-    (
-        "a handshake that is put off to the next turn is forgotten",
-        "src/net/mod.rs",
-        "            self.handshakes_wait = true;\n            socket.enlist(&mut self.ready);\n",
-        "            self.handshakes_wait = true;\n",
-    ),
-    (
-        "once a handshake was put off nobody is accepted who would begin one",
-        "src/net/mod.rs",
-        "        self.handshakes_wait = false;\n",
-        "",
-    ),
-    (
-        "a read is charged with what it brings, whatever it cost",
-        "src/net/mod.rs",
-        "saturating_sub(socket.read_cost_bytes(bytes));",
-        "saturating_sub(bytes);",
-    ),
-    (
-        "what a stream has decrypted and not brought yet is not asked for",
-        "src/net/socket.rs",
-        "bytes == buffer.len() || self.peer_finished || self.stream.holds_more();",
-        "bytes == buffer.len() || self.peer_finished;",
-    ),
-    (
-        "whoever waits for a slow subscriber is not let go on",
-        "src/broker/pressure.rs",
-        "            connection.woken = Some(obstacle);\n"
-        "            self.actions.push_back(Action::Resume(key));\n",
-        "            connection.woken = Some(obstacle);\n",
-    ),
-    (
-        "of those who wait only the first is let go on",
-        "src/broker/pressure.rs",
-        "        let Some(obstacle) = connection.woken.take() else { return };\n"
-        "        self.wake_parked(obstacle);\n",
-        "        let Some(obstacle) = connection.woken.take() else { return };\n",
-    ),
-    (
-        "a queue that drained stays congested",
-        "src/broker/pressure.rs",
-        "        if connection.congested.is_some() && connection.send.len() <= low_water_bytes {",
-        "        if connection.congested.is_some() && connection.send.len() > low_water_bytes {",
-    ),
-    (
-        "a slow reader goes on before those who waited for it",
-        "src/broker/pressure.rs",
-        "        self.timers.disarm(grace);\n",
-        "        self.timers.disarm(grace);\n        self.actions.push_back(Action::Resume(key));\n",
-    ),
-    (
-        "a closed connection stays subscribed",
-        "src/broker/core.rs",
-        "            self.remove_subscriber(channel, position);\n        }\n"
-        "        if let Some(worker)",
-        "            let _ = (channel, position);\n        }\n        if let Some(worker)",
-    ),
-    (
-        "unsubscribing has no effect",
-        "src/broker/subscriptions.rs",
-        "        self.remove_subscriber(channel, position);\n"
-        "        self.disown_unused(key, channel);\n",
-        "",
-    ),
-    (
-        "a moved subscriber is not told its new place",
-        "src/broker/subscriptions.rs",
-        "            session.subscriptions.insert(channel, position);\n        }\n"
-        "        self.router.release(channel);",
-        "            let _ = session;\n        }\n        self.router.release(channel);",
-    ),
-    (
-        "a publication is delivered twice",
-        "src/broker/subscriptions.rs",
-        "            target.subscribers.push(key);\n",
-        "            target.subscribers.push(key);\n            target.subscribers.push(key);\n",
-    ),
-    (
-        "a publisher's second frame overtakes the one that is held back",
-        "src/broker/mod.rs",
-        "                    if self.dispatch(key, body) == Outcome::Held {\n"
-        "                        return;\n                    }\n",
-        "                    let _ = self.dispatch(key, body) == Outcome::Held;\n",
-    ),
-    (
-        "an answer goes out with the worker's id instead of the requester's",
-        "src/broker/workers.rs",
-        "                timestamp,\n                reply_to: Some(text(&request.message_id)),",
-        "                timestamp,\n                reply_to: Some(message_id),",
-    ),
-    (
-        "any worker may answer any request",
-        "src/broker/workers.rs",
-        "matches!(pending.answerer, Answerer::Worker(worker, _) if worker == from);",
-        "matches!(pending.answerer, Answerer::Worker(_, _));",
-    ),
-    (
-        "nobody is told that a worker was lost",
-        "src/broker/workers.rs",
-        "        for request in worker.in_flight {\n            self.fail_request(request, &lost);\n",
-        "        for request in worker.in_flight {\n            let _ = (request, &lost);\n",
-    ),
-    (
-        "a worker that left is still asked",
-        "src/broker/workers.rs",
-        "            channel.workers.retain(|worker| *worker != key);\n",
-        "",
-    ),
-    (
-        "a request waits for its worker without end",
-        "src/broker/core.rs",
-        "            Due::Request(key) => self.expire_request(key),",
-        "            Due::Request(_) => {}",
-    ),
-    (
-        "a slow reader's grace never ends",
-        "src/broker/pressure.rs",
-        "        connection.congested = Some(self.timers.arm(deadline, Due::Grace(key)));",
-        "        connection.congested = Some(self.timers.arm(deadline * 1_000, Due::Grace(key)));",
-    ),
-    (
-        "the handshake's timer is not disarmed",
-        "src/broker/system.rs",
-        "        if let Some(timer) = connection.timer.take() {\n"
-        "            self.timers.disarm(timer);\n        }\n"
-        "        connection.timer = deadline",
-        "        connection.timer = deadline",
-    ),
-    (
-        "a connection is closed before its last words are sent",
-        "src/broker/core.rs",
-        "        self.leave(key, State::Closing);\n"
-        "        let deadline = self.deadline_in(self.limits.slow_consumer_grace);",
-        "        self.close_now(key);\n"
-        "        let deadline = self.deadline_in(self.limits.slow_consumer_grace);",
-    ),
-    (
-        "the older of two connections with one id is not told",
-        "src/broker/core.rs",
-        "            self.report(older, &taken_over());\n            return;\n",
-        "            return;\n",
-    ),
-    (
-        "a queue is not bounded",
-        "src/broker/core.rs",
-        "        if connection.send.len() + frame.len() > self.queue_bytes_max {",
-        "        if connection.send.len() > self.queue_bytes_max * 8 {",
-    ),
-    (
-        "the memory of a closed connection's queue is counted for good",
-        "src/broker/core.rs",
-        "        connection.send.release(&mut self.pool);\n",
-        "",
-    ),
-    (
-        "what is left of a turn's frames waits for the next bytes",
-        "src/broker/mod.rs",
-        "                    self.core.actions.push_back(Action::Resume(key));\n"
-        "                    return;\n",
-        "                    return;\n",
-    ),
-    (
-        "who has nothing in flight is not closed by a drain",
-        "src/net/mod.rs",
-        "        if self.is_draining && !socket.is_readable() {",
-        "        if self.is_draining && socket.is_readable() {",
-    ),
-    (
-        "a drain reads nobody once more",
-        "src/net/mod.rs",
-        "                socket.note_readable(false);\n",
-        "                let _ = socket;\n",
-    ),
-    (
-        "a deferred answer is lost",
-        "src/broker/workers.rs",
-        "                    self.deliver_answer(&request, \"\", \"\", payload.as_str());",
-        "                    let _ = (&request, payload.as_str());",
-    ),
-    (
-        "a panicking handler leaves its request unanswered",
-        "src/broker/handlers.rs",
-        "    if core.dealt == Dealt::Not {\n        let text",
-        "    if core.dealt == Dealt::Not && !failure.contains(\"panicked\") {\n        let text",
-    ),
-    (
-        "a wake-up from another thread is missed while the mailbox is looked at",
-        "src/broker/mailbox.rs",
-        "        self.remote.woken.store(false, Ordering::Release);",
-        "        let _ = &self.remote.woken;",
-    ),
+    Mutant("a ready-list entry is dropped when the read budget is used up",
+           "read", drop="socket.enlist(", after="if budget_bytes == 0"),
+    Mutant("a resumed connection is not put into the ready list",
+           "act", drop="make_ready(key)", after="note_resumed()"),
+    Mutant("a key is found whatever its generation",
+           "get", swap="(entry.generation == key.generation).then_some(&entry.value)", by="Some(&entry.value)"),
+    Mutant("a worker's late answer is taken for that to a later request",
+           "answer_forwarded", swap="|| pending.id != id", by=""),
+    Mutant("the end of a short write is never sent",
+           "flush", swap="want_writable(true", by="want_writable(false", after="if sent < wanted"),
+    Mutant("who says no more is closed while its stream still keeps an answer",
+           "hang_up", swap="|| connection.transport_holds", by=""),
+    Mutant("what a stream keeps counts as sent when the last words are said",
+           "transmitted", swap="&& !c.transport_holds", by=""),
+    Mutant("a short write counts as whole",
+           "flush", swap="transmitted(self.key, sent)", by="transmitted(self.key, if sent > 0 { wanted } else { 0 })"),
+    Mutant("what a stream keeps to itself is not sent",
+           "flush", swap="self.stream.flush()", by="self.stream.flush().map(|_| true)"),
+    Mutant("an interrupted read ends the connection",
+           "receive", swap="error.kind() == io::ErrorKind::Interrupted", by="false"),
+    Mutant("a full read buffer counts as an empty socket",
+           "receive", swap="bytes == buffer.len() ||", by=""),
+    Mutant("the end behind the last bytes is not looked for",
+           "receive", swap="|| self.peer_finished", by="", after="bytes == buffer.len()"),
+    Mutant("what a stream has decrypted and not brought yet is not asked for",
+           "receive", swap="|| self.stream.holds_more()", by=""),
+    Mutant("a listener is forgotten after as many accepts as a turn takes",
+           "accept", swap="=> Accepted::Stream(stream)",
+           by="=> { watched.ready = false; Accepted::Stream(stream) }"),
+    Mutant("accepting stops for good once there are no descriptors",
+           "shed", swap="each.retry_at = Some(now + RETRY_AFTER)", by="{ each.ready = false; let _ = now; }"),
+    Mutant("listeners do not take turns",
+           "accept", drop="self.next = at + 1"),
+    Mutant("an accept error of one listener puts off the others",
+           "accept", swap="watched.retry_at = Some(now + RETRY_AFTER)",
+           by="self.open.iter_mut().for_each(|each| each.retry_at = Some(now + RETRY_AFTER))"),
+    Mutant("a handshake that is put off to the next turn is forgotten",
+           "read", drop="socket.enlist(", after="self.handshakes_wait = true"),
+    Mutant("once a handshake was put off nobody is accepted who would begin one",
+           "turn", drop="self.handshakes_wait = false"),
+    Mutant("a read is charged with what it brings, whatever it cost",
+           "read", swap="socket.read_cost_bytes(bytes)", by="bytes"),
+    Mutant("whoever waits for a slow subscriber is not let go on",
+           "wake_parked", drop="Action::Resume("),
+    Mutant("of those who wait only the first is let go on",
+           "pass_on_wake", drop="wake_parked(obstacle)"),
+    Mutant("a queue that drained stays congested",
+           "relieve", swap="connection.send.len() <= low_water_bytes", by="connection.send.len() > low_water_bytes"),
+    Mutant("a slow reader goes on before those who waited for it",
+           "uncongest", swap="self.timers.disarm(grace);",
+           by="self.timers.disarm(grace); self.actions.push_back(Action::Resume(key));"),
+    Mutant("a closed connection stays subscribed",
+           "leave", swap="self.remove_subscriber(channel, position)", by="let _ = (channel, position)"),
+    Mutant("unsubscribing has no effect",
+           "drop_subscription", swap="self.remove_subscriber(channel, position); self.disown_unused(key, channel);",
+           by="let _ = position;"),
+    Mutant("a moved subscriber is not told its new place",
+           "remove_subscriber", swap="session.subscriptions.insert(channel, position)",
+           by="let _ = (session, position)"),
+    Mutant("a publication is delivered twice",
+           "add_subscriber", twice="subscribers.push(key)"),
+    Mutant("a publisher's second frame overtakes the one that is held back",
+           "process", swap="if self.dispatch(key, body) == Outcome::Held { return; }", by="self.dispatch(key, body);"),
+    Mutant("an answer goes out with the worker's id instead of the requester's",
+           "deliver_answer", swap="reply_to: Some(text(&request.message_id))", by="reply_to: Some(message_id)"),
+    Mutant("any worker may answer any request",
+           "answer_forwarded", swap="Answerer::Worker(worker, _) if worker == from", by="Answerer::Worker(_, _)"),
+    Mutant("nobody is told that a worker was lost",
+           "retire_worker", drop="fail_request(request, &lost)", after="for request in worker.in_flight"),
+    Mutant("a worker that left is still asked",
+           "detach_worker", drop="workers.retain("),
+    Mutant("a request waits for its worker without end",
+           "expire", swap="self.expire_request(key)", by="{ let _ = key; }"),
+    Mutant("a slow reader's grace never ends",
+           "congest", swap="arm(deadline,", by="arm(deadline * 1_000,"),
+    Mutant("the handshake's timer is not disarmed",
+           "open", drop="disarm(timer)"),
+    Mutant("a connection is closed before its last words are sent",
+           "begin_close", swap="self.leave(key, State::Closing)", by="self.close_now(key)"),
+    Mutant("the older of two connections with one id is not told",
+           "supersede", drop="report(older, &taken_over())"),
+    Mutant("a queue is not bounded",
+           "enqueue", swap="connection.send.len() + frame.len() > self.queue_bytes_max",
+           by="connection.send.len() > self.queue_bytes_max * 8"),
+    Mutant("the memory of a closed connection's queue is counted for good",
+           "close_now", drop="connection.send.release("),
+    Mutant("what is left of a turn's frames waits for the next bytes",
+           "process", drop="Action::Resume(key)"),
+    Mutant("who has nothing in flight is not closed by a drain",
+           "read", swap="self.is_draining && !socket.is_readable()", by="self.is_draining && socket.is_readable()"),
+    Mutant("a drain reads nobody once more",
+           "begin_drain", drop="note_readable(false)"),
+    Mutant("a deferred answer is lost",
+           "answer_deferred", swap="self.deliver_answer(&request, \"\", \"\", payload.as_str())",
+           by="let _ = (&request, payload.as_str())"),
+    Mutant("a panicking handler leaves its request unanswered",
+           "call", swap="core.dealt == Dealt::Not", by="core.dealt == Dealt::Not && !failure.contains(\"panicked\")"),
+    Mutant("a wake-up from another thread is missed while the mailbox is looked at",
+           "acknowledge", drop="woken.store(false"),
 ]
+
+
+class NoPlace(Exception):
+    """The entry has to be changed: the code has."""
 
 
 def sources():
@@ -323,6 +159,74 @@ def sources():
         cwd=ROOT, check=True, capture_output=True, text=True,
     )
     return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+COMMENT_OR_LITERAL = re.compile(r"""//[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'""", re.DOTALL)
+
+
+def blank(text, literals):
+    """The text with spaces in place of comments, and of literals if so wanted. Offsets stay."""
+    def spaces(found):
+        is_kept = not literals and not found[0].startswith("//")
+        return found[0] if is_kept else re.sub(r"[^\n]", " ", found[0])
+    return COMMENT_OR_LITERAL.sub(spaces, text)
+
+
+def pattern_of(code):
+    """Finds the same code, however it is broken into lines."""
+    return re.compile(r"\s*".join(map(re.escape, re.findall(r"\w+|[^\w\s]", code))))
+
+
+def depth_of(char):
+    return (char in "{([") - (char in "})]")
+
+
+def bodies(brackets, function):
+    """Where the bodies of the functions with this name begin and end."""
+    for found in re.finditer(rf"\bfn\s+{function}\b(?:\[[^\]]*\]|[^;{{\[])*{{", brackets):
+        end, depth = found.end(), 1
+        while depth:
+            depth += depth_of(brackets[end])
+            end += 1
+        yield found.end(), end
+
+
+def statement(brackets, at):
+    """Where the statement begins and ends that holds what stands at `at`."""
+    begin, depth = at, 0
+    while depth or brackets[begin - 1] not in "{;}":
+        begin -= 1
+        depth = max(0, depth - depth_of(brackets[begin]))
+    end, depth = at, 0
+    while depth or brackets[end] not in ";}":
+        depth = max(0, depth + depth_of(brackets[end]))
+        end += 1
+    return begin, end + (brackets[end] == ";")
+
+
+def mutations(mutant):
+    """The files in which the place is found, each with its text and the text to put there instead."""
+    wanted = pattern_of(mutant.drop or mutant.twice or mutant.swap)
+    for name in sources():
+        if not name.startswith(JUDGED) or not name.endswith(".rs") or "/tests" in name:
+            continue
+        text = (ROOT / name).read_text()
+        code, brackets = blank(text, literals=False), blank(text, literals=True)
+        for begin, body_end in bodies(brackets, mutant.function):
+            behind = pattern_of(mutant.after).search(code, begin, body_end)
+            found = list(wanted.finditer(code, behind.end(), body_end)) if behind else []
+            for match in found[:1] if mutant.after else found:
+                begin, end = match.span() if mutant.swap else statement(brackets, match.start())
+                instead = text[begin:end] * 2 if mutant.twice else mutant.by
+                yield name, text, text[:begin] + instead + text[end:]
+
+
+def mutate(mutant):
+    found = list(mutations(mutant))
+    if len(found) != 1:
+        where = ", ".join(name for name, *_ in found) or "nowhere"
+        raise NoPlace(f"should be found in one place of a function {mutant.function}, and is found {where}")
+    return found[0]
 
 
 def copy_tree():
@@ -338,41 +242,53 @@ def copy_tree():
             path.unlink()
 
 
-def run(command):
+def build(mutant, binary):
+    """Builds the simulation with the mutant in it."""
+    name, text, mutated = mutate(mutant)
+    (COPY / name).write_text(mutated)
     environment = dict(os.environ, CARGO_TARGET_DIR=str(COPY.parent / "target"))
-    return subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True)
-
-
-def try_mutant(file, before, after):
-    """Returns what the simulation made of it, and whether it noticed."""
-    original = (ROOT / file).read_text()
-    if original.count(before) != 1:
-        return f"stands {original.count(before)} times in {file}, and not once", False
-    (COPY / file).write_text(original.replace(before, after))
+    command = ["cargo", "build", "--quiet", "--features", "simulation", "--example", "simulate"]
     try:
-        build = run(["cargo", "build", "--quiet", "--features", "simulation", "--example", "simulate"])
-        if build.returncode != 0:
-            return "does not compile:\n" + build.stderr, False
-        binary = COPY.parent / "target" / "debug" / "examples" / "simulate"
-        result = run([binary, "--from", "0", "--seeds", str(SEEDS_MAX)])
+        built = subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True)
     finally:
-        (COPY / file).write_text(original)
+        (COPY / name).write_text(text)
+    if built.returncode != 0:
+        raise NoPlace("does not compile:\n" + built.stderr)
+    shutil.copy(BUILT, binary)
+
+
+def judge(mutant, binary):
+    """Whether the simulation notices. Prints the seed and what it says."""
+    result = subprocess.run([binary, "--from", "0", "--seeds", str(SEEDS_MAX)], capture_output=True, text=True)
+    binary.unlink()
     failed = re.search(r"^seed (\d+) fails: (.{0,90})", result.stdout, re.MULTILINE)
-    if failed is None:
-        return f"survives {SEEDS_MAX} seeds", False
-    return f"{int(failed[1]) + 1} | {failed[2]}", True
+    said = f"{int(failed[1]) + 1} | {failed[2]}" if failed else f"survives {SEEDS_MAX} seeds"
+    print(f"| {mutant.name} | {said} |", flush=True)
+    return failed is not None
 
 
 def main(words):
-    copy_tree()
-    survivors = 0
-    for name, file, before, after in MUTANTS:
-        if words and not any(word in name for word in words):
-            continue
-        said, is_noticed = try_mutant(file, before, after)
-        survivors += not is_noticed
-        print(f"| {name} | {said} |", flush=True)
-    return 1 if survivors else 0
+    builds = "--find" not in words
+    words = [word for word in words if word != "--find"]
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    judged = []
+    if builds:
+        copy_tree()
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        for number, mutant in enumerate(chosen):
+            binary = COPY.parent / f"simulate-{number}"
+            try:
+                if builds:
+                    build(mutant, binary)
+                    judged.append(pool.submit(judge, mutant, binary))
+                else:
+                    mutate(mutant)
+                    judged.append(None)
+            except NoPlace as why:
+                print(f"| {mutant.name} | {why} |", flush=True)
+    caught = sum(each is None or each.result() for each in judged)
+    print(f"{caught} of {len(chosen)} are {'caught' if builds else 'found'}")
+    return 0 if caught == len(chosen) else 1
 
 
 if __name__ == "__main__":
