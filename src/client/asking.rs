@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::answer::PING;
+use super::background::outbox::Kind;
+use super::background::shared::SYSTEM;
+use super::background::waiter::{RequestFuture, RequestId, Slot, Waiter};
 use super::client::Client;
-use super::encoder::Heading;
 use super::error::Error;
-use super::outbox::Kind;
 use super::payload::Payload;
-use super::shared::SYSTEM;
-use super::slot::{RequestFuture, RequestId, Slot, Waiter};
+use super::wire::answer::PING;
+use super::wire::encoder::Heading;
 use crate::broker::Message;
 use crate::proto::MessageType;
 

@@ -7,14 +7,14 @@ use std::thread::JoinHandle;
 
 use mio::{Poll, Waker};
 
+use super::background::driver::{Driver, WAKER};
+use super::background::shared::Shared;
+use super::background::state::Link;
 use super::client_options::ClientOptions;
-use super::driver::{Driver, WAKER};
-use super::encoder::Encoder;
 use super::error::Error;
 use super::event::Event;
 use super::options::Endpoint;
-use super::shared::Shared;
-use super::state::Link;
+use super::wire::encoder::Encoder;
 
 /// A client for any number of threads: clones share one connection, which a background thread
 /// keeps up. Lost, it comes back by itself with its subscriptions and served channels, see

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::answer::{self, Connect, Failure, PING, Serve, Subscription};
-use super::encoder::{Encoder, Heading, check_id};
 use super::error::{Error, Execution};
-use super::incoming::{front, last_words};
 use super::options::Options;
 use super::payload::Payload;
-use super::read_buffer::ReadBuffer;
-use super::socket::Socket;
+use super::wire::answer::{self, Connect, Failure, PING, Serve, Subscription};
+use super::wire::encoder::{Encoder, Heading, check_id};
+use super::wire::frames::{front, last_words};
+use super::wire::read_buffer::ReadBuffer;
+use super::wire::socket::Socket;
 #[cfg(feature = "tls")]
-use super::tls_failure;
-use super::wait::Wait;
+use super::wire::tls_failure;
+use super::wire::wait::Wait;
 use crate::broker::Message;
 use crate::proto::frame::Frame;
 use crate::proto::{ErrorCode, Json, MessageType};

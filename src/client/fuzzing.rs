@@ -4,10 +4,10 @@ use arbitrary::{Arbitrary, Unstructured};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer;
 use super::error::{Error, Fault};
-use super::incoming::front;
-use super::read_buffer::ReadBuffer;
+use super::wire::answer;
+use super::wire::frames::front;
+use super::wire::read_buffer::ReadBuffer;
 use crate::broker::Message;
 use crate::proto::frame::Frame;
 use crate::proto::oracle::Reading;

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::background::routes::{Handler, Sink};
+use super::background::state::Link;
 use super::client::Client;
 use super::error::Error;
-use super::routes::{Handler, Sink};
-use super::state::Link;
 use super::subscription::{Inbox, Subscription};
 use crate::broker::Message;
 

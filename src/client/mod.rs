@@ -32,45 +32,29 @@
 //! # }
 //! ```
 
-mod answer;
 mod asking;
+mod background;
 #[expect(clippy::module_inception, reason = "the file is found under the name of its type")]
 mod client;
 mod client_options;
 mod connection;
-mod driver;
-mod encoder;
 mod error;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-mod incoming;
-mod link;
 mod listening;
 mod options;
-mod outbox;
 mod payload;
-mod pending;
 mod pool;
-mod read_buffer;
 mod reconnect;
-mod responder;
-mod routes;
 mod serving;
-mod shared;
-mod slot;
-mod socket;
-mod state;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
-#[cfg(feature = "tls")]
-mod tls_failure;
-#[cfg(feature = "tls")]
-mod tls_session;
-mod wait;
-mod worker;
+mod wire;
 
+pub use background::responder::Responder;
+pub use background::waiter::{RequestFuture, RequestId};
 pub use client::{Client, ClientInfo, WeakClient};
 pub use client_options::{ClientOptions, WhileDisconnected};
 pub use connection::Connection;
@@ -80,8 +64,6 @@ pub use options::{Endpoint, Options};
 pub use payload::Payload;
 pub use pool::Pool;
 pub use reconnect::Reconnect;
-pub use responder::Responder;
-pub use slot::{RequestFuture, RequestId};
 pub use subscription::Subscription;
 #[cfg(feature = "tls")]
 pub use tls::Tls;

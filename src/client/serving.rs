@@ -3,16 +3,16 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::answer::Serve;
+use super::background::outbox::Kind;
+use super::background::responder::Responder;
+use super::background::shared::SYSTEM;
+use super::background::state::Link;
+use super::background::worker::Worker;
 use super::client::Client;
-use super::encoder::{Heading, check_id};
 use super::error::{Error, Execution};
-use super::outbox::Kind;
 use super::payload::Payload;
-use super::responder::Responder;
-use super::shared::SYSTEM;
-use super::state::Link;
-use super::worker::Worker;
+use super::wire::answer::Serve;
+use super::wire::encoder::{Heading, check_id};
 use crate::HandlerError;
 use crate::broker::Message;
 use crate::proto::MessageType;

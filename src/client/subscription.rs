@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-use super::shared::Shared;
+use super::background::shared::Shared;
 use crate::broker::Message;
 
 /// How many messages may wait in a subscription that nobody reads.
@@ -16,7 +16,7 @@ pub(super) const WAITING_MAX: usize = 64 << 10;
 
 /// Messages on their way from the driver to whoever reads them.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     inside: Mutex<Inside>,
     arrived: Condvar,
     waiting_bytes_max: usize,

@@ -10,7 +10,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, version};
 
 use super::error::Error;
 use super::options::{Endpoint, Options};
-use super::tls_failure;
+use super::wire::tls_failure;
 use crate::tls::{not_together, read_identity, read_roots};
 
 /// TLS 1.3 to a server, see [`Options::tls`].

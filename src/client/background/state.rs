@@ -8,21 +8,21 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::answer::{Serve, Subscription};
-use super::client_options::{ClientOptions, WhileDisconnected};
-use super::encoder::{Encoder, Heading};
-use super::error::{Error, Execution};
 use super::outbox::{Kind, Outbox, Outgoing};
 use super::pending::Pending;
 use super::routes::{Handler, Route, Sink};
 use super::shared::SYSTEM;
-use super::slot::Waiter;
-use super::socket::Socket;
+use super::waiter::Waiter;
 use super::worker::Worker;
+use crate::client::client_options::{ClientOptions, WhileDisconnected};
+use crate::client::error::{Error, Execution};
+use crate::client::wire::answer::{Serve, Subscription};
+use crate::client::wire::encoder::{Encoder, Heading};
+use crate::client::wire::socket::Socket;
 use crate::proto::MessageType;
 
 #[derive(Debug)]
-pub(super) enum Link {
+pub(crate) enum Link {
     Up(Arc<Socket>),
     /// The server asked us to leave: it answers what it has and takes no more.
     Leaving(Arc<Socket>),
@@ -31,56 +31,56 @@ pub(super) enum Link {
     Closed,
 }
 
-pub(super) struct State {
-    pub(super) link: Link,
+pub(crate) struct State {
+    pub(crate) link: Link,
     /// Counts the connections: what belongs to an older one is void.
-    pub(super) generation: u64,
-    pub(super) connection_id: String,
+    pub(crate) generation: u64,
+    pub(crate) connection_id: String,
     /// How often in a row the driver's attempts came to nothing.
-    pub(super) failures: u32,
-    pub(super) outbox: Outbox,
-    pub(super) pending: Pending,
-    pub(super) routes: HashMap<String, Route>,
+    pub(crate) failures: u32,
+    pub(crate) outbox: Outbox,
+    pub(crate) pending: Pending,
+    pub(crate) routes: HashMap<String, Route>,
     /// Who gets the messages that nobody else takes.
-    pub(super) rest: Option<Handler>,
-    pub(super) served: HashMap<String, Arc<Worker>>,
+    pub(crate) rest: Option<Handler>,
+    pub(crate) served: HashMap<String, Arc<Worker>>,
     /// Workers whose next request the driver has to hand out.
-    pub(super) ready: Vec<Arc<Worker>>,
+    pub(crate) ready: Vec<Arc<Worker>>,
     /// Requests that workers have and have not answered.
-    pub(super) jobs: usize,
+    pub(crate) jobs: usize,
     /// What came for a worker that had no room for it, and is answered with nothing.
-    pub(super) missed_notifications: u64,
+    pub(crate) missed_notifications: u64,
     /// The server is known to answer pings, so a silent one is a dead one.
-    pub(super) answers_ping: bool,
+    pub(crate) answers_ping: bool,
     /// The last ping of the driver's own.
-    pub(super) heartbeat: Option<Uuid>,
+    pub(crate) heartbeat: Option<Uuid>,
     /// The earliest moment for which the driver must wake up, as it knows.
-    pub(super) alarm: Option<Instant>,
-    pub(super) next_key: u64,
+    pub(crate) alarm: Option<Instant>,
+    pub(crate) next_key: u64,
     /// The driver has ended. What speaks against all having been processed by then.
-    pub(super) end: Option<Result<(), Error>>,
+    pub(crate) end: Option<Result<(), Error>>,
 }
 
 /// What a lost connection takes with it.
 #[derive(Debug)]
-pub(super) struct Loss {
+pub(crate) struct Loss {
     /// Whom to tell, with whether it may have been executed.
-    pub(super) told: Vec<(Waiter, Execution)>,
+    pub(crate) told: Vec<(Waiter, Execution)>,
     /// Messages without an answer that may be lost.
-    pub(super) unconfirmed: u64,
+    pub(crate) unconfirmed: u64,
     /// Messages that wait for the next connection.
-    pub(super) waiting: usize,
+    pub(crate) waiting: usize,
     /// Messages that waited and are given up.
-    pub(super) unsent: usize,
+    pub(crate) unsent: usize,
 }
 
 impl Loss {
     /// The caller's requests among those to be told.
-    pub(super) fn unanswered(&self) -> usize {
+    pub(crate) fn unanswered(&self) -> usize {
         self.told.iter().filter(|(waiter, _)| !matches!(waiter, Waiter::Heartbeat)).count()
     }
 
-    pub(super) fn tell(&mut self) {
+    pub(crate) fn tell(&mut self) {
         for (waiter, execution) in self.told.drain(..) {
             waiter.tell(Err(Error::lost(execution, None)));
         }
@@ -88,7 +88,7 @@ impl Loss {
 }
 
 impl State {
-    pub(super) fn new(options: &ClientOptions) -> Self {
+    pub(crate) fn new(options: &ClientOptions) -> Self {
         let moves_on =
             options.reconnect.is_some() && options.while_disconnected == WhileDisconnected::Wait;
         Self {
@@ -113,7 +113,7 @@ impl State {
     }
 
     /// Who listens to the channel, or else to what nobody takes.
-    pub(super) fn sinks(&self, channel_id: &str) -> Vec<Sink> {
+    pub(crate) fn sinks(&self, channel_id: &str) -> Vec<Sink> {
         match self.routes.get(channel_id) {
             Some(route) if !route.listeners.is_empty() => {
                 route.listeners.iter().map(|(_, sink)| sink.clone()).collect()
@@ -122,19 +122,19 @@ impl State {
         }
     }
 
-    pub(super) fn rest_sink(&self) -> Vec<Sink> {
+    pub(crate) fn rest_sink(&self) -> Vec<Sink> {
         self.rest.iter().map(|handler| Sink::Handler(Arc::clone(handler))).collect()
     }
 
     /// The caller's requests without an answer, which heartbeats are not.
-    pub(super) fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         let is_asked = self.heartbeat.is_some_and(|id| self.pending.contains(id));
         self.pending.len() - usize::from(is_asked)
     }
 
     /// The server refused to look at a request because it ends: whether it waits for the next
     /// connection instead.
-    pub(super) fn move_on(&mut self, id: Uuid) -> bool {
+    pub(crate) fn move_on(&mut self, id: Uuid) -> bool {
         if !matches!(self.link, Link::Leaving(_)) {
             return false;
         }
@@ -144,7 +144,7 @@ impl State {
     }
 
     /// What nobody waits for any more is not executed after all.
-    pub(super) fn drop_expired(&mut self) {
+    pub(crate) fn drop_expired(&mut self) {
         let Self { outbox, pending, .. } = self;
         // Looked for only where there is something to be found: the queue may be long.
         if pending.take_abandoned() {
@@ -153,7 +153,7 @@ impl State {
     }
 
     /// Writes what is queued. Returns how much left, and whether the kernel takes more.
-    pub(super) fn flush(&mut self) -> (usize, bool) {
+    pub(crate) fn flush(&mut self) -> (usize, bool) {
         let Self { link, outbox, pending, .. } = self;
         let (Link::Up(socket) | Link::Leaving(socket)) = link else { return (0, true) };
         let mut written = 0;
@@ -176,7 +176,7 @@ impl State {
 
     /// A new connection: what has to be restored goes first, then what was held. Returns the
     /// requests that take served channels up again.
-    pub(super) fn link_up(
+    pub(crate) fn link_up(
         &mut self,
         socket: Arc<Socket>,
         connection_id: String,
@@ -213,7 +213,7 @@ impl State {
     }
 
     /// The connection is gone.
-    pub(super) fn link_down(&mut self, is_final: bool) -> Loss {
+    pub(crate) fn link_down(&mut self, is_final: bool) -> Loss {
         self.link = if is_final { Link::Closed } else { Link::Down };
         self.jobs = 0;
         self.drop_expired();

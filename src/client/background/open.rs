@@ -6,30 +6,30 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 
-use super::answer::PING;
-use super::encoder::Heading;
-use super::error::{Error, Execution};
 use super::outbox::Kind;
-use super::read_buffer::ReadBuffer;
 use super::shared::{SYSTEM, Shared};
-use super::slot::Waiter;
-use super::socket::Socket;
+use super::waiter::Waiter;
+use crate::client::error::{Error, Execution};
+use crate::client::wire::answer::PING;
+use crate::client::wire::encoder::Heading;
+use crate::client::wire::read_buffer::ReadBuffer;
+use crate::client::wire::socket::Socket;
 use crate::proto::MessageType;
 
 /// Asking more often would keep both sides busy with nothing else.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
-pub(super) struct Open {
-    pub(super) socket: Arc<Socket>,
-    pub(super) buffer: ReadBuffer,
-    pub(super) interest: Interest,
-    pub(super) is_readable: bool,
+pub(crate) struct Open {
+    pub(crate) socket: Arc<Socket>,
+    pub(crate) buffer: ReadBuffer,
+    pub(crate) interest: Interest,
+    pub(crate) is_readable: bool,
     /// The end is behind what is still to be read, and is not announced a second time.
-    pub(super) has_ended: bool,
-    pub(super) since: Instant,
+    pub(crate) has_ended: bool,
+    pub(crate) since: Instant,
     /// It has brought an answer beyond its welcome.
-    pub(super) is_proven: bool,
+    pub(crate) is_proven: bool,
     last_read: Instant,
     /// Since when a ping waits, without the server having read or written anything.
     asked: Option<Instant>,
@@ -37,7 +37,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn new(socket: Arc<Socket>, buffer: ReadBuffer, has_heartbeat: bool) -> Self {
+    pub(crate) fn new(socket: Arc<Socket>, buffer: ReadBuffer, has_heartbeat: bool) -> Self {
         let now = Instant::now();
         Self {
             socket,
@@ -55,7 +55,7 @@ impl Open {
     }
 
     /// Reads what is there, and notes whether there is more. False if nothing came.
-    pub(super) fn read(&mut self) -> Result<bool, Error> {
+    pub(crate) fn read(&mut self) -> Result<bool, Error> {
         let room = self.buffer.room();
         let room_bytes = room.len();
         match self.socket.try_recv(room) {
@@ -83,16 +83,16 @@ impl Open {
     }
 
     /// The kernel took what it had refused: the server reads, if slowly.
-    pub(super) fn has_written(&mut self) {
+    pub(crate) fn has_written(&mut self) {
         self.asked = self.asked.map(|_| Instant::now());
     }
 
-    pub(super) fn next_heartbeat(&self) -> Option<Instant> {
+    pub(crate) fn next_heartbeat(&self) -> Option<Instant> {
         self.next_heartbeat
     }
 
     /// Asks a silent server whether it lives. The error says that it does not.
-    pub(super) fn heartbeat(&mut self, shared: &Shared, now: Instant) -> Result<(), Error> {
+    pub(crate) fn heartbeat(&mut self, shared: &Shared, now: Instant) -> Result<(), Error> {
         let (Some(interval), Some(at)) = (shared.options.heartbeat, self.next_heartbeat) else {
             return Ok(());
         };

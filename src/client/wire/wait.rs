@@ -7,7 +7,7 @@ use super::socket::Socket;
 
 /// How long to wait for bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Wait {
+pub(crate) enum Wait {
     Not,
     Forever,
     Until {
@@ -20,7 +20,7 @@ pub(super) enum Wait {
 }
 
 impl Wait {
-    pub(super) fn at_most(timeout: Duration) -> Self {
+    pub(crate) fn at_most(timeout: Duration) -> Self {
         match Instant::now().checked_add(timeout) {
             Some(_) if timeout.is_zero() => Self::Not,
             Some(deadline) => Self::Until { deadline, whole: timeout, is_first: true },
@@ -29,7 +29,7 @@ impl Wait {
     }
 
     /// Reads what is there; [`ErrorKind::WouldBlock`] if nothing comes in time.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         socket: &mut Socket,
         room: &mut [u8],

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::error::{Error, Execution};
 use super::outbox::Kind;
-use super::slot::Waiter;
+use super::waiter::Waiter;
+use crate::client::error::{Error, Execution};
 
 /// Requests up to here are kept until they are answered, so that one which the server refuses
 /// to look at can go by the next connection.
@@ -27,7 +27,7 @@ struct Request {
 
 /// Invariant: `confirmed <= posted`, `kept_bytes` is what the kept frames have together.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(crate) struct Pending {
     requests: HashMap<Uuid, Request>,
     /// Of those that the driver watches.
     deadlines: BTreeSet<(Instant, Uuid)>,
@@ -43,7 +43,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(kept_bytes_max: usize) -> Self {
+    pub(crate) fn new(kept_bytes_max: usize) -> Self {
         Self {
             requests: HashMap::new(),
             deadlines: BTreeSet::new(),
@@ -55,29 +55,29 @@ impl Pending {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.requests.len()
     }
 
-    pub(super) fn contains(&self, id: Uuid) -> bool {
+    pub(crate) fn contains(&self, id: Uuid) -> bool {
         self.requests.contains_key(&id)
     }
 
-    pub(super) fn insert(&mut self, id: Uuid, waiter: Waiter, deadline: Option<Instant>) {
+    pub(crate) fn insert(&mut self, id: Uuid, waiter: Waiter, deadline: Option<Instant>) {
         let begin = Instant::now();
         let request = Request { waiter, deadline, begin, left: None, kept: None };
         self.requests.insert(id, request);
     }
 
     /// Has the driver see to the deadline, which is returned.
-    pub(super) fn watch(&mut self, id: Uuid) -> Option<Instant> {
+    pub(crate) fn watch(&mut self, id: Uuid) -> Option<Instant> {
         let deadline = self.requests.get(&id)?.deadline?;
         self.deadlines.insert((deadline, id));
         Some(deadline)
     }
 
     /// A message is with the kernel.
-    pub(super) fn left(
+    pub(crate) fn left(
         &mut self,
         kind: Kind,
         request: Option<Uuid>,
@@ -101,7 +101,7 @@ impl Pending {
     }
 
     /// Nobody waits for this answer any more.
-    pub(super) fn forget(&mut self, id: Uuid) -> Option<(Waiter, Execution)> {
+    pub(crate) fn forget(&mut self, id: Uuid) -> Option<(Waiter, Execution)> {
         let request = self.requests.remove(&id)?;
         if let Some(deadline) = request.deadline {
             self.deadlines.remove(&(deadline, id));
@@ -114,7 +114,7 @@ impl Pending {
     }
 
     /// The answer is there: what left before its request has been processed too.
-    pub(super) fn answered(&mut self, id: Uuid) -> Option<Waiter> {
+    pub(crate) fn answered(&mut self, id: Uuid) -> Option<Waiter> {
         if let Some(before) = self.requests.get(&id)?.left {
             self.confirmed = self.confirmed.max(before);
         }
@@ -122,7 +122,7 @@ impl Pending {
     }
 
     /// The server did not look at the request: what is to be sent again, if it was kept.
-    pub(super) fn refused(&mut self, id: Uuid) -> Option<(Vec<u8>, u64)> {
+    pub(crate) fn refused(&mut self, id: Uuid) -> Option<(Vec<u8>, u64)> {
         let request = self.requests.get_mut(&id)?;
         let before = request.left?;
         let kept = request.kept.take()?;
@@ -133,16 +133,16 @@ impl Pending {
     }
 
     /// Whether some request on its way may be nobody's, since this was asked last.
-    pub(super) fn take_abandoned(&mut self) -> bool {
+    pub(crate) fn take_abandoned(&mut self) -> bool {
         std::mem::take(&mut self.has_abandoned)
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// Takes out who has waited too long. Of `torn` a part has left.
-    pub(super) fn expired(&mut self, now: Instant, torn: Option<Uuid>) -> Vec<(Waiter, Error)> {
+    pub(crate) fn expired(&mut self, now: Instant, torn: Option<Uuid>) -> Vec<(Waiter, Error)> {
         let mut expired = Vec::new();
         while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
@@ -160,19 +160,19 @@ impl Pending {
     }
 
     /// The connection is gone: takes out those that left by it, or all.
-    pub(super) fn lost(&mut self, all: bool) -> Vec<(Waiter, Execution)> {
+    pub(crate) fn lost(&mut self, all: bool) -> Vec<(Waiter, Execution)> {
         let gone = self.requests.iter().filter(|(_, request)| all || request.left.is_some());
         let gone: Vec<Uuid> = gone.map(|(id, _)| *id).collect();
         gone.into_iter().filter_map(|id| self.forget(id)).collect()
     }
 
     /// How many messages without an answer may not have been processed.
-    pub(super) fn unconfirmed(&self) -> u64 {
+    pub(crate) fn unconfirmed(&self) -> u64 {
         self.posted - self.confirmed
     }
 
     /// The count for a connection that is gone; the next one begins anew.
-    pub(super) fn take_unconfirmed(&mut self) -> u64 {
+    pub(crate) fn take_unconfirmed(&mut self) -> u64 {
         let unconfirmed = self.unconfirmed();
         (self.posted, self.confirmed) = (0, 0);
         unconfirmed

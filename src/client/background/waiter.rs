@@ -8,15 +8,15 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::error::Error;
 use super::shared::Shared;
 use crate::broker::Message;
+use crate::client::error::Error;
 
-pub(super) type Answer = Result<Message, Error>;
+pub(crate) type Answer = Result<Message, Error>;
 
 /// Room for one answer.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     inside: Mutex<Inside>,
     filled: Condvar,
 }
@@ -28,7 +28,7 @@ struct Inside {
 }
 
 impl Slot {
-    pub(super) fn fill(&self, answer: Answer) {
+    pub(crate) fn fill(&self, answer: Answer) {
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         inside.answer = Some(answer);
         let waker = inside.waker.take();
@@ -40,7 +40,7 @@ impl Slot {
     }
 
     /// Blocks until there is an answer, or until the deadline.
-    pub(super) fn wait(&self, deadline: Instant) -> Option<Answer> {
+    pub(crate) fn wait(&self, deadline: Instant) -> Option<Answer> {
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(answer) = inside.answer.take() {
@@ -57,7 +57,7 @@ impl Slot {
 }
 
 /// Who is told of an answer.
-pub(super) enum Waiter {
+pub(crate) enum Waiter {
     Slot(Arc<Slot>),
     Callback(Box<dyn FnOnce(Answer) + Send>),
     /// As a callback, of one who wants answers that are errors as they came.
@@ -68,7 +68,7 @@ pub(super) enum Waiter {
 
 impl Waiter {
     /// Not to be called with anything locked: a callback may do what it likes.
-    pub(super) fn tell(self, answer: Answer) {
+    pub(crate) fn tell(self, answer: Answer) {
         match self {
             Self::Slot(slot) => slot.fill(answer),
             Self::Callback(callback) | Self::AsItCame(callback) => {
@@ -90,7 +90,7 @@ impl fmt::Debug for Waiter {
     }
 }
 
-/// Names a request, to [`cancel`](super::Client::cancel) it. It is written as the request's
+/// Names a request, to [`cancel`](crate::client::Client::cancel) it. It is written as the request's
 /// `message_id`.
 ///
 /// ```
@@ -115,7 +115,7 @@ impl fmt::Debug for Waiter {
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(pub(super) Uuid);
+pub struct RequestId(pub(crate) Uuid);
 
 impl RequestId {
     /// The request that a message with this id is, if it can be one's name: a UUID.
@@ -180,7 +180,7 @@ pub struct RequestFuture {
 }
 
 impl RequestFuture {
-    pub(super) fn new(slot: Arc<Slot>, id: Uuid, shared: Weak<Shared>) -> Self {
+    pub(crate) fn new(slot: Arc<Slot>, id: Uuid, shared: Weak<Shared>) -> Self {
         Self { slot, id, shared }
     }
 

@@ -15,7 +15,7 @@ const RECEIVED_BYTES_MAX: usize = 32 << 10;
 const UNSENT_BYTES_MAX: usize = 64 << 10;
 
 /// Invariant: `start <= end <= received.len()`.
-pub(super) struct Session {
+pub(crate) struct Session {
     tls: ClientConnection,
     received: Box<[u8]>,
     start: usize,
@@ -31,7 +31,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(mut tls: ClientConnection) -> Self {
+    pub(crate) fn new(mut tls: ClientConnection) -> Self {
         tls.set_buffer_limit(Some(UNSENT_BYTES_MAX));
         Self {
             tls,
@@ -47,7 +47,7 @@ impl Session {
 
     /// One step of the handshake: says what is to be said, and reads unless that was all. True
     /// once it is through.
-    pub(super) fn shake_hands(&mut self, socket: &Socket) -> io::Result<bool> {
+    pub(crate) fn shake_hands(&mut self, socket: &Socket) -> io::Result<bool> {
         self.flush(socket, SendFlags::empty())?;
         if !self.tls.is_handshaking() {
             return Ok(true);
@@ -70,7 +70,7 @@ impl Session {
 
     /// Reads what is there; zero bytes are the end. [`ErrorKind::Interrupted`] if what came
     /// brought nothing: a part of a record, or one of TLS's own.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         socket: &Socket,
         room: &mut [u8],
@@ -97,7 +97,7 @@ impl Session {
     }
 
     /// Whether there may be more to read, or the end, that no event announces.
-    pub(super) fn holds_more(&self) -> bool {
+    pub(crate) fn holds_more(&self) -> bool {
         self.has_ended || !self.is_drained || self.start < self.end
     }
 
@@ -159,7 +159,7 @@ impl Session {
     /// is left for the next call, which has to bring it again. So whoever sends knows as with
     /// any socket what is still to be done, and that a message is not there before its last byte
     /// is.
-    pub(super) fn write(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn write(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
         self.flush(socket, SendFlags::empty())?;
         let mut sent = usize::from(std::mem::take(&mut self.owes_byte));
         while sent < bytes.len() {
@@ -177,7 +177,7 @@ impl Session {
     }
 
     /// Says that nothing more comes. Half of a message stays a half: its sender was told so.
-    pub(super) fn finish(&mut self, socket: &Socket) -> io::Result<()> {
+    pub(crate) fn finish(&mut self, socket: &Socket) -> io::Result<()> {
         if self.owes_byte {
             return Ok(());
         }

@@ -7,9 +7,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use uuid::Uuid;
 
-use super::error::Error;
-use super::payload::{Append, Payload};
 use crate::broker::Message;
+use crate::client::error::Error;
+use crate::client::payload::{Append, Payload};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{Head, ID_BYTES_MAX, JsonError, MessageType, Timestamp};
 use crate::proto::{encode_frame, escape};
@@ -18,7 +18,7 @@ use crate::proto::{encode_frame, escape};
 const BYTES_KEPT: usize = 1 << 20;
 
 #[derive(Debug)]
-pub(super) struct Encoder {
+pub(crate) struct Encoder {
     /// As JSON text without the quotes.
     app_id: String,
     body_bytes_max: usize,
@@ -31,25 +31,25 @@ pub(super) struct Encoder {
 
 /// What is written in a message beside its payload.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heading<'a> {
-    pub(super) message_type: MessageType,
-    pub(super) channel_id: &'a str,
-    pub(super) reply_to: Option<&'a str>,
+pub(crate) struct Heading<'a> {
+    pub(crate) message_type: MessageType,
+    pub(crate) channel_id: &'a str,
+    pub(crate) reply_to: Option<&'a str>,
 }
 
 impl<'a> Heading<'a> {
-    pub(super) fn new(message_type: MessageType, channel_id: &'a str) -> Self {
+    pub(crate) fn new(message_type: MessageType, channel_id: &'a str) -> Self {
         Self { message_type, channel_id, reply_to: None }
     }
 
-    pub(super) fn answer(channel_id: &'a str, reply_to: &'a str) -> Self {
+    pub(crate) fn answer(channel_id: &'a str, reply_to: &'a str) -> Self {
         let reply_to = Some(reply_to);
         Self { message_type: MessageType::Response, channel_id, reply_to }
     }
 }
 
 impl Encoder {
-    pub(super) fn new(app_id: &str, body_bytes_max: usize) -> Result<Self, Error> {
+    pub(crate) fn new(app_id: &str, body_bytes_max: usize) -> Result<Self, Error> {
         check_id("app_id", app_id)?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
@@ -64,24 +64,24 @@ impl Encoder {
         })
     }
 
-    pub(super) fn fresh_id(&mut self) -> Uuid {
+    pub(crate) fn fresh_id(&mut self) -> Uuid {
         let mut bytes = [0; 16];
         self.ids.fill_bytes(&mut bytes);
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 
     /// The frame that was encoded last.
-    pub(super) fn frame(&self) -> &[u8] {
+    pub(crate) fn frame(&self) -> &[u8] {
         &self.frame
     }
 
     /// The frame that was encoded last, for keeping.
-    pub(super) fn take_frame(&mut self) -> Vec<u8> {
+    pub(crate) fn take_frame(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.frame)
     }
 
     /// Encodes a value under a fresh id, which is returned.
-    pub(super) fn value<T: Payload + ?Sized>(
+    pub(crate) fn value<T: Payload + ?Sized>(
         &mut self,
         heading: Heading<'_>,
         payload: &T,
@@ -95,7 +95,7 @@ impl Encoder {
 
     /// Encodes a message as it is; what it leaves empty is filled in. Returns the id, if it is a
     /// fresh one.
-    pub(super) fn message(&mut self, message: &Message) -> Result<Option<Uuid>, Error> {
+    pub(crate) fn message(&mut self, message: &Message) -> Result<Option<Uuid>, Error> {
         let heading = Heading {
             message_type: message.message_type,
             channel_id: &message.channel_id,
@@ -162,7 +162,7 @@ impl Encoder {
     }
 }
 
-pub(super) fn check_id(field: &'static str, id: &str) -> Result<(), Error> {
+pub(crate) fn check_id(field: &'static str, id: &str) -> Result<(), Error> {
     if (1..=ID_BYTES_MAX).contains(&id.len()) { Ok(()) } else { Err(Error::BadId { field }) }
 }
 

@@ -4,16 +4,16 @@ use std::io::{self, ErrorKind};
 
 use rustls::{AlertDescription, CertificateError};
 
-use super::error::{Error, Fault};
-use super::options::{Endpoint, Options};
+use crate::client::error::{Error, Fault};
+use crate::client::options::{Endpoint, Options};
 
 /// Something about the options.
-pub(super) fn of_caller(endpoint: &Endpoint, what: &str) -> Error {
+pub(crate) fn of_caller(endpoint: &Endpoint, what: &str) -> Error {
     Error::Tls { endpoint: endpoint.clone(), fault: Fault::Caller, what: what.to_owned() }
 }
 
 /// Something that happened during the handshake.
-pub(super) fn of_handshake(source: &io::Error, options: &Options) -> Error {
+pub(crate) fn of_handshake(source: &io::Error, options: &Options) -> Error {
     let of_server = |what: String| failure(options, Fault::Server, what);
     match source.kind() {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Error::deadline(
@@ -32,7 +32,7 @@ pub(super) fn of_handshake(source: &io::Error, options: &Options) -> Error {
 }
 
 /// What the server thinks of the client's certificate comes behind the handshake only.
-pub(super) fn of_welcome(error: Error, options: &Options) -> Error {
+pub(crate) fn of_welcome(error: Error, options: &Options) -> Error {
     let explained = match &error {
         Error::Lost { source: Some(source), .. } => {
             of_rustls(source).map(|source| explain(source, options))

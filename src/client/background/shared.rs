@@ -13,32 +13,32 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::client_options::{ClientOptions, WhileDisconnected};
-use super::encoder::{Encoder, Heading};
-use super::error::{Error, Execution};
-use super::event::Event;
 use super::outbox::{Kind, Outgoing};
-use super::payload::Payload;
-use super::slot::{Slot, Waiter};
 use super::state::{Link, State};
+use super::waiter::{Slot, Waiter};
 use crate::broker::Message;
+use crate::client::client_options::{ClientOptions, WhileDisconnected};
+use crate::client::error::{Error, Execution};
+use crate::client::event::Event;
+use crate::client::payload::Payload;
+use crate::client::wire::encoder::{Encoder, Heading};
 
-pub(super) const SYSTEM: &str = "system";
+pub(crate) const SYSTEM: &str = "system";
 /// Encoders kept for threads that send at the same time.
 const ENCODERS_KEPT: usize = 16;
 
-pub(super) type Listener = Box<dyn FnMut(&Event) + Send>;
+pub(crate) type Listener = Box<dyn FnMut(&Event) + Send>;
 
 /// See the module.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     state: Mutex<State>,
     /// There is room in the queue, or nothing in it, or no job any more, or the end.
-    pub(super) progress: Condvar,
-    pub(super) waker: mio::Waker,
-    pub(super) options: ClientOptions,
-    pub(super) driver: std::sync::OnceLock<ThreadId>,
+    pub(crate) progress: Condvar,
+    pub(crate) waker: mio::Waker,
+    pub(crate) options: ClientOptions,
+    pub(crate) driver: std::sync::OnceLock<ThreadId>,
     /// None after the end.
-    pub(super) listeners: Mutex<Option<Vec<Listener>>>,
+    pub(crate) listeners: Mutex<Option<Vec<Listener>>>,
     encoders: Mutex<Vec<Encoder>>,
 }
 
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Shared {
 }
 
 /// An encoder of the calling thread's own, returned when it is dropped.
-pub(super) struct Lent<'a> {
+pub(crate) struct Lent<'a> {
     shared: &'a Shared,
     encoder: Option<Encoder>,
 }
@@ -78,7 +78,7 @@ impl Drop for Lent<'_> {
 }
 
 impl Shared {
-    pub(super) fn new(options: ClientOptions, encoder: Encoder, waker: mio::Waker) -> Self {
+    pub(crate) fn new(options: ClientOptions, encoder: Encoder, waker: mio::Waker) -> Self {
         Self {
             state: Mutex::new(State::new(&options)),
             progress: Condvar::new(),
@@ -90,11 +90,11 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn encoder(&self) -> Result<Lent<'_>, Error> {
+    pub(crate) fn encoder(&self) -> Result<Lent<'_>, Error> {
         let kept = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let encoder = if let Some(encoder) = kept {
             encoder
@@ -107,23 +107,23 @@ impl Shared {
 
     /// Has the driver look at the state. It cannot fail but by a lack of kernel memory, and
     /// then the driver wakes up for its next heartbeat.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let _ = self.waker.wake();
     }
 
     /// Has the driver end.
-    pub(super) fn abort(&self) {
+    pub(crate) fn abort(&self) {
         // The socket in it is the driver's too.
         self.lock().link = Link::Closed;
         self.wake();
     }
 
-    pub(super) fn is_driver(&self) -> bool {
+    pub(crate) fn is_driver(&self) -> bool {
         self.driver.get() == Some(&std::thread::current().id())
     }
 
     /// Sends a message that nothing answers.
-    pub(super) fn post<T: Payload + ?Sized>(
+    pub(crate) fn post<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
         payload: &T,
@@ -135,7 +135,7 @@ impl Shared {
     }
 
     /// Sends a message as it is. Returns its id, if that is a fresh one.
-    pub(super) fn post_message(
+    pub(crate) fn post_message(
         &self,
         message: &Message,
         kind: Kind,
@@ -148,7 +148,7 @@ impl Shared {
 
     /// Sends a message whose answer goes to `waiter`, whose deadline the driver watches unless
     /// the waiter does so itself.
-    pub(super) fn ask<T: Payload + ?Sized>(
+    pub(crate) fn ask<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
         payload: &T,
@@ -163,7 +163,7 @@ impl Shared {
     }
 
     /// Sends a request as it is, under its own id, which is a UUID. See [`ask`](Self::ask).
-    pub(super) fn ask_message(
+    pub(crate) fn ask_message(
         &self,
         message: &Message,
         id: Uuid,
@@ -208,7 +208,7 @@ impl Shared {
     }
 
     /// Sends a message and blocks until it is answered.
-    pub(super) fn ask_and_wait<T: Payload + ?Sized>(
+    pub(crate) fn ask_and_wait<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
         payload: &T,
@@ -241,7 +241,7 @@ impl Shared {
     }
 
     /// Waits no more for an answer. A request that has not left is then not sent.
-    pub(super) fn cancel(&self, id: Uuid) -> bool {
+    pub(crate) fn cancel(&self, id: Uuid) -> bool {
         let forgotten = self.lock().pending.forget(id);
         forgotten.is_some()
     }
@@ -283,7 +283,7 @@ impl Shared {
     }
 
     /// Writes the frame that was encoded last, or queues it.
-    pub(super) fn dispatch(
+    pub(crate) fn dispatch(
         &self,
         state: &mut State,
         encoder: &mut Encoder,
@@ -321,7 +321,7 @@ impl Shared {
     }
 
     /// Tells those who listen to events. Not to be called with the state locked.
-    pub(super) fn emit(&self, event: &Event) {
+    pub(crate) fn emit(&self, event: &Event) {
         let lock = || self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         // Not locked meanwhile: a listener may bring another one.
         let Some(mut listeners) = lock().as_mut().map(std::mem::take) else { return };
@@ -336,6 +336,6 @@ impl Shared {
 
 /// Runs what the caller gave us. A panic of its is its own affair, told by the panic hook; the
 /// client lives on.
-pub(super) fn shielded(run: impl FnOnce()) {
+pub(crate) fn shielded(run: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(run));
 }

@@ -15,12 +15,12 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
-use super::options::Endpoint;
 #[cfg(feature = "tls")]
 use super::tls_session::Session;
+use crate::client::options::Endpoint;
 
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     inner: Inner,
     /// What the kernel holds as the longest a read may block.
     read_timeout: Option<Duration>,
@@ -30,7 +30,7 @@ pub(super) struct Socket {
 
 impl Socket {
     /// A blocking socket, connected before `deadline` or not at all.
-    pub(super) fn connect(endpoint: &Endpoint, deadline: Instant) -> io::Result<Self> {
+    pub(crate) fn connect(endpoint: &Endpoint, deadline: Instant) -> io::Result<Self> {
         let inner = match endpoint {
             Endpoint::Tcp { host, port } => connect_tcp(host, *port, deadline)?,
             Endpoint::Unix(path) => {
@@ -51,7 +51,7 @@ impl Socket {
 
     /// Speaks TLS from here on. The handshake ends before `deadline` or fails.
     #[cfg(feature = "tls")]
-    pub(super) fn secure(
+    pub(crate) fn secure(
         &mut self,
         tls: rustls::ClientConnection,
         deadline: Instant,
@@ -85,16 +85,16 @@ impl Socket {
         Ok(())
     }
 
-    pub(super) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+    pub(crate) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.inner.set_write_timeout(Some(timeout))
     }
 
-    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         self.inner.set_nonblocking(true)
     }
 
     /// Has the kernel find a peer that is gone without a word. A Unix socket needs none.
-    pub(super) fn keep_alive(&self, interval: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn keep_alive(&self, interval: Option<Duration>) -> io::Result<()> {
         let is_tcp = self.inner.local_addr()?.as_socket().is_some();
         let Some(interval) = interval.filter(|_| is_tcp) else { return Ok(()) };
         // The kernel counts in seconds.
@@ -104,7 +104,7 @@ impl Socket {
     }
 
     /// Reads what is there, waiting for it until the timeout; zero bytes are the end.
-    pub(super) fn recv(&mut self, room: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
+    pub(crate) fn recv(&mut self, room: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
         self.set_read_timeout(timeout)?;
         #[cfg(feature = "tls")]
         if let Some(session) = &mut self.session {
@@ -116,7 +116,7 @@ impl Socket {
 
     /// Reads what is there without waiting; zero bytes are the end. With TLS,
     /// [`ErrorKind::Interrupted`] says that what came is not enough, and there may be more.
-    pub(super) fn try_recv(&self, room: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn try_recv(&self, room: &mut [u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(mut session) = self.session() {
             return session.read(&self.inner, room, RecvFlags::DONTWAIT);
@@ -126,13 +126,13 @@ impl Socket {
 
     /// Whether there is something to read that no event announces.
     #[cfg(feature = "tls")]
-    pub(super) fn holds_more(&self) -> bool {
+    pub(crate) fn holds_more(&self) -> bool {
         self.session().is_some_and(|session| session.holds_more())
     }
 
     /// Writes what the kernel takes. A peer that is gone is an error, never a signal. The bytes
     /// behind those that it took are to be the next, whatever becomes of their sender.
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(mut session) = self.session() {
             return session.write(&self.inner, bytes);
@@ -142,7 +142,7 @@ impl Socket {
 
     /// Ends the connection once the server has read everything: what is unread here at that
     /// moment would otherwise have the kernel throw away what is unread there.
-    pub(super) fn end(&self, timeout: Duration) -> io::Result<()> {
+    pub(crate) fn end(&self, timeout: Duration) -> io::Result<()> {
         self.inner.set_nonblocking(false)?;
         self.finish()?;
         let mut scrap = vec![0; 64 << 10];
@@ -164,7 +164,7 @@ impl Socket {
     }
 
     /// Says that nothing more comes; what was written is still delivered.
-    pub(super) fn finish(&self) -> io::Result<()> {
+    pub(crate) fn finish(&self) -> io::Result<()> {
         #[cfg(feature = "tls")]
         if let Some(mut session) = self.session() {
             session.finish(&self.inner)?;

@@ -11,23 +11,24 @@ use mio::{Events, Interest, Poll, Token};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::answer::Failure;
-use super::connection::Connection;
-use super::encoder::Heading;
-use super::error::{Error, Execution, Fault};
-use super::event::Event;
-use super::incoming::{News, deliver, front, news};
-use super::link::Open;
+use super::incoming::{News, deliver, news};
+use super::open::Open;
 use super::outbox::Kind;
-use super::reconnect::Reconnect;
 use super::shared::Shared;
-use super::slot::Waiter;
 use super::state::{Link, Loss};
+use super::waiter::Waiter;
 use crate::broker::Message;
+use crate::client::connection::Connection;
+use crate::client::error::{Error, Execution, Fault};
+use crate::client::event::Event;
+use crate::client::reconnect::Reconnect;
+use crate::client::wire::answer::Failure;
+use crate::client::wire::encoder::Heading;
+use crate::client::wire::frames::front;
 use crate::proto::ErrorCode;
 use crate::proto::frame::Frame;
 
-pub(super) const WAKER: Token = Token(0);
+pub(crate) const WAKER: Token = Token(0);
 const SOCKET: Token = Token(1);
 /// Reads in a row before the time is looked at again.
 const READS_MAX: usize = 16;
@@ -38,7 +39,7 @@ const REFUSAL_BYTES_MIN: usize = 64 << 10;
 type Attempt = Result<Connection, Error>;
 
 #[derive(Debug)]
-pub(super) struct Driver {
+pub(crate) struct Driver {
     shared: Arc<Shared>,
     poll: Poll,
     link: Option<Open>,
@@ -71,7 +72,7 @@ fn is_end_of_connection(error: &Error) -> bool {
 }
 
 impl Driver {
-    pub(super) fn new(
+    pub(crate) fn new(
         shared: Arc<Shared>,
         poll: Poll,
         connection: Connection,
@@ -90,7 +91,7 @@ impl Driver {
         Ok(driver)
     }
 
-    pub(super) fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(16);
         while self.turn(&mut events) {}
     }

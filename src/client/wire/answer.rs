@@ -2,15 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::error::Error;
-use super::options::Options;
+use crate::client::error::Error;
+use crate::client::options::Options;
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
 /// Longer than any error of the server; longer answers are not looked into.
-pub(super) const ERROR_BYTES_MAX: usize = 4 << 10;
+pub(crate) const ERROR_BYTES_MAX: usize = 4 << 10;
 
 #[derive(Serialize)]
-pub(super) struct Connect<'a> {
+pub(crate) struct Connect<'a> {
     action: &'static str,
     connection_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -18,7 +18,7 @@ pub(super) struct Connect<'a> {
 }
 
 impl<'a> Connect<'a> {
-    pub(super) fn new(options: &'a Options, connection_id: &'a str) -> Self {
+    pub(crate) fn new(options: &'a Options, connection_id: &'a str) -> Self {
         let token = options.token.as_ref().map(crate::Token::secret);
         Self { action: "connect", connection_id, token }
     }
@@ -26,35 +26,35 @@ impl<'a> Connect<'a> {
 
 /// Asks the server to be (or be no more) a worker of a channel.
 #[derive(Serialize)]
-pub(super) struct Serve<'a> {
-    pub(super) action: &'static str,
-    pub(super) channel: &'a str,
+pub(crate) struct Serve<'a> {
+    pub(crate) action: &'static str,
+    pub(crate) channel: &'a str,
 }
 
 #[derive(Serialize)]
-pub(super) struct Action {
-    pub(super) action: &'static str,
+pub(crate) struct Action {
+    pub(crate) action: &'static str,
 }
 
-pub(super) const PING: Action = Action { action: "ping" };
+pub(crate) const PING: Action = Action { action: "ping" };
 
 #[derive(Serialize)]
-pub(super) struct Subscription<'a> {
-    pub(super) connection_id: &'a str,
+pub(crate) struct Subscription<'a> {
+    pub(crate) connection_id: &'a str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(super) ack: bool,
+    pub(crate) ack: bool,
 }
 
 /// An error as the protocol has it.
 #[derive(Serialize)]
-pub(super) struct Failure<'a> {
+pub(crate) struct Failure<'a> {
     status: &'static str,
     code: &'static str,
     error: &'a str,
 }
 
 impl<'a> Failure<'a> {
-    pub(super) fn new(code: ErrorCode, error: &'a str) -> Self {
+    pub(crate) fn new(code: ErrorCode, error: &'a str) -> Self {
         Self { status: "error", code: code.as_str(), error }
     }
 }
@@ -74,7 +74,7 @@ struct Welcome {
 
 /// The error that a response is, if it is one. A code the protocol does not have is the
 /// payload of somebody's own.
-pub(super) fn error_of(envelope: &Envelope<'_>) -> Option<Error> {
+pub(crate) fn error_of(envelope: &Envelope<'_>) -> Option<Error> {
     let text = envelope.payload_str();
     let may_be = envelope.message_type() == MessageType::Response
         && text.len() <= ERROR_BYTES_MAX
@@ -91,7 +91,7 @@ pub(super) fn error_of(envelope: &Envelope<'_>) -> Option<Error> {
 
 /// What the server calls itself in the first frame, if that says that the connection is open. Those
 /// that name themselves answer pings.
-pub(super) fn check_connected(envelope: &Envelope<'_>) -> Result<Option<String>, Error> {
+pub(crate) fn check_connected(envelope: &Envelope<'_>) -> Result<Option<String>, Error> {
     if let Some(error) = error_of(envelope) {
         return Err(error);
     }

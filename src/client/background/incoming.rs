@@ -4,52 +4,17 @@ use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
 
-use super::answer;
-use super::error::Error;
-use super::read_buffer::ReadBuffer;
 use super::routes::Sink;
 use super::shared::{Shared, shielded};
-use super::slot::Waiter;
+use super::waiter::Waiter;
 use super::worker::Worker;
 use crate::broker::Message;
-use crate::proto::frame::Frame;
+use crate::client::error::Error;
+use crate::client::wire::answer;
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
-/// What a server of TLS says to those who speak none: a record's type, its version, of which the
-/// last byte differs, and half of its length.
-const TLS_ALERT: usize = 0x1503_0000;
-const TLS_ALERT_MASK: usize = 0xffff_00ff;
-
-/// The message at the buffer's front, and how many bytes it takes. What is not one stays there,
-/// so that every later attempt fails alike.
-pub(super) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
-    match buffer.peek() {
-        Frame::Complete { body, frame_bytes } => match Envelope::parse(body) {
-            Ok(envelope) => Ok((envelope, frame_bytes)),
-            Err(error) => Err(Error::Protocol { what: error.to_string() }),
-        },
-        Frame::TooLarge { body_bytes } if body_bytes & TLS_ALERT_MASK == TLS_ALERT => {
-            let what = "this port speaks TLS; turn it on here, too (`tls`, --tls-ca)".into();
-            Err(Error::Protocol { what })
-        }
-        Frame::TooLarge { body_bytes } => {
-            Err(Error::Protocol { what: format!("a frame of {body_bytes} bytes is too large") })
-        }
-        Frame::Partial { .. } => unreachable!("it was waited for"),
-    }
-}
-
-/// An error that answers no message of ours, and after which the server closes.
-pub(super) fn last_words(envelope: &Envelope<'_>) -> Option<Error> {
-    if envelope.reply_to().is_some() {
-        return None;
-    }
-    answer::error_of(envelope)
-        .filter(|error| matches!(error, Error::Answered { code, .. } if code.closes_connection()))
-}
-
 /// What a frame is to a client of many threads.
-pub(super) enum News {
+pub(crate) enum News {
     Answer(Waiter, Result<Message, Error>),
     /// An answer that no request waits for, and an error if it refuses what was sent.
     Unasked(Vec<Sink>, Message, Option<Error>),
@@ -62,7 +27,7 @@ pub(super) enum News {
     Nothing,
 }
 
-pub(super) fn news(shared: &Shared, envelope: &Envelope<'_>) -> News {
+pub(crate) fn news(shared: &Shared, envelope: &Envelope<'_>) -> News {
     let error = answer::error_of(envelope);
     if let Some(reply_to) = envelope.reply_to() {
         return answered(shared, envelope, &reply_to.decode(), error);
@@ -130,7 +95,7 @@ fn answered(
 }
 
 /// Most channels have one listener, which needs no copy.
-pub(super) fn deliver(mut sinks: Vec<Sink>, message: Message) {
+pub(crate) fn deliver(mut sinks: Vec<Sink>, message: Message) {
     let last = sinks.pop();
     for sink in &sinks {
         hand(sink, message.clone());

@@ -9,7 +9,7 @@ const BYTES_KEPT: usize = 1 << 20;
 
 /// Invariant: `start <= end <= bytes.len()`; the frames not taken yet are `bytes[start..end]`.
 #[derive(Debug)]
-pub(super) struct ReadBuffer {
+pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
@@ -17,23 +17,23 @@ pub(super) struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    pub(super) fn new(body_bytes_max: usize) -> Self {
+    pub(crate) fn new(body_bytes_max: usize) -> Self {
         Self { bytes: vec![0; BYTES_MIN], start: 0, end: 0, body_bytes_max }
     }
 
     /// The next frame, left in place: [`consume`](Self::consume) moves past it.
-    pub(super) fn peek(&self) -> Frame<'_> {
+    pub(crate) fn peek(&self) -> Frame<'_> {
         frame::decode(&self.bytes[self.start..self.end], self.body_bytes_max)
     }
 
-    pub(super) fn consume(&mut self, frame_bytes: usize) {
+    pub(crate) fn consume(&mut self, frame_bytes: usize) {
         self.start += frame_bytes;
         debug_assert!(self.start <= self.end);
     }
 
     /// Where the next bytes go; never empty. Grows with what has arrived, never with what a
     /// length prefix promises.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if self.bytes.len() > BYTES_KEPT {
@@ -50,7 +50,7 @@ impl ReadBuffer {
     }
 
     /// So many bytes came into the [`room`](Self::room).
-    pub(super) fn filled(&mut self, bytes: usize) {
+    pub(crate) fn filled(&mut self, bytes: usize) {
         self.end += bytes;
         debug_assert!(self.end <= self.bytes.len());
     }

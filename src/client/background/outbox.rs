@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 /// What a message is to the connection it was meant for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Waits for the next connection where it did not leave by this one.
     Free,
     /// Has no meaning on another connection: the answers of workers.
@@ -18,17 +18,17 @@ pub(super) enum Kind {
 }
 
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) frame: Vec<u8>,
-    pub(super) kind: Kind,
-    pub(super) request: Option<Uuid>,
+pub(crate) struct Outgoing {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) kind: Kind,
+    pub(crate) request: Option<Uuid>,
     /// The order in which messages were sent by those who sent them.
-    pub(super) number: u64,
+    pub(crate) number: u64,
 }
 
 /// Invariant: the byte counts are what the frames in `queue` and `held` have.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     /// For this connection. Of the first one, `head_sent` bytes are with the kernel.
     queue: VecDeque<Outgoing>,
     head_sent: usize,
@@ -42,35 +42,35 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn waiting_bytes(&self) -> usize {
+    pub(crate) fn waiting_bytes(&self) -> usize {
         self.queue_bytes + self.held_bytes
     }
 
     /// What waits for this connection.
-    pub(super) fn queue_bytes(&self) -> usize {
+    pub(crate) fn queue_bytes(&self) -> usize {
         self.queue_bytes
     }
 
-    pub(super) fn refusal_bytes(&self) -> usize {
+    pub(crate) fn refusal_bytes(&self) -> usize {
         self.refusal_bytes
     }
 
-    pub(super) fn has_queued(&self) -> bool {
+    pub(crate) fn has_queued(&self) -> bool {
         !self.queue.is_empty()
     }
 
     /// How many messages wait for the next connection.
-    pub(super) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.held.len()
     }
 
-    pub(super) fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
     }
 
     /// Behind all that is for this connection; `sent` bytes of it have left, if it is the first.
-    pub(super) fn queue(&mut self, outgoing: Outgoing, sent: usize) {
+    pub(crate) fn queue(&mut self, outgoing: Outgoing, sent: usize) {
         debug_assert!(sent == 0 || self.queue.is_empty());
         if self.queue.is_empty() {
             self.head_sent = sent;
@@ -82,19 +82,19 @@ impl Outbox {
     }
 
     /// For the next connection, where its number has it.
-    pub(super) fn hold(&mut self, outgoing: Outgoing) {
+    pub(crate) fn hold(&mut self, outgoing: Outgoing) {
         self.held_bytes += outgoing.frame.len();
         let at = self.held.partition_point(|held| held.number < outgoing.number);
         self.held.insert(at, outgoing);
     }
 
     /// What of the first message is still to be sent.
-    pub(super) fn rest(&self) -> Option<&[u8]> {
+    pub(crate) fn rest(&self) -> Option<&[u8]> {
         self.queue.front().map(|head| &head.frame[self.head_sent..])
     }
 
     /// So many bytes of the first message left. Returns it if that was all.
-    pub(super) fn advance(&mut self, bytes: usize) -> Option<Outgoing> {
+    pub(crate) fn advance(&mut self, bytes: usize) -> Option<Outgoing> {
         self.head_sent += bytes;
         if self.head_sent < self.queue.front()?.frame.len() {
             return None;
@@ -112,21 +112,21 @@ impl Outbox {
     }
 
     /// The first message is a request of which nothing has left.
-    pub(super) fn unbegun(&self) -> Option<Uuid> {
+    pub(crate) fn unbegun(&self) -> Option<Uuid> {
         self.queue.front().filter(|_| self.head_sent == 0)?.request
     }
 
     /// The first message is the request of which a part has left.
-    pub(super) fn begun(&self) -> Option<Uuid> {
+    pub(crate) fn begun(&self) -> Option<Uuid> {
         self.queue.front().filter(|_| self.head_sent > 0)?.request
     }
 
-    pub(super) fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         self.pop();
     }
 
     /// Takes out the requests that nobody waits for any more, and was told so.
-    pub(super) fn retain(&mut self, is_wanted: impl Fn(Uuid) -> bool) {
+    pub(crate) fn retain(&mut self, is_wanted: impl Fn(Uuid) -> bool) {
         let begun = usize::from(self.head_sent > 0);
         let mut at = 0;
         let keep = |outgoing: &Outgoing, bytes: &mut usize| {
@@ -143,7 +143,7 @@ impl Outbox {
     }
 
     /// The connection is gone: what is free waits for the next. Returns the requests that do not.
-    pub(super) fn link_down(&mut self) -> Vec<Uuid> {
+    pub(crate) fn link_down(&mut self) -> Vec<Uuid> {
         self.head_sent = 0;
         let mut void = Vec::new();
         (self.queue_bytes, self.refusal_bytes) = (0, 0);
@@ -158,12 +158,12 @@ impl Outbox {
     }
 
     /// A new connection: what was held follows what is queued already.
-    pub(super) fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.queue.append(&mut self.held);
         self.queue_bytes += std::mem::take(&mut self.held_bytes);
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         let next_number = self.next_number;
         *self = Self { next_number, ..Self::default() };
     }

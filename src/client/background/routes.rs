@@ -2,35 +2,35 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::answer::Subscription;
-use super::encoder::{Encoder, Heading, check_id};
-use super::error::Error;
 use super::outbox::Kind;
 use super::shared::Shared;
 use super::state::{Link, State};
-use super::subscription::Inbox;
 use crate::broker::Message;
+use crate::client::error::Error;
+use crate::client::subscription::Inbox;
+use crate::client::wire::answer::Subscription;
+use crate::client::wire::encoder::{Encoder, Heading, check_id};
 use crate::proto::MessageType;
 
-pub(super) type Handler = Arc<Mutex<dyn FnMut(Message) + Send>>;
+pub(crate) type Handler = Arc<Mutex<dyn FnMut(Message) + Send>>;
 
 #[derive(Clone)]
-pub(super) enum Sink {
+pub(crate) enum Sink {
     Handler(Handler),
     Inbox(Arc<Inbox>),
 }
 
 #[derive(Default)]
-pub(super) struct Route {
-    pub(super) listeners: Vec<(u64, Sink)>,
+pub(crate) struct Route {
+    pub(crate) listeners: Vec<(u64, Sink)>,
     /// Whether the server is to send the channel's publications.
-    pub(super) is_subscribed: bool,
+    pub(crate) is_subscribed: bool,
 }
 
 impl Route {
     /// Whoever reads its messages sees their end. Not to be called with the state locked, for a
     /// reader's waker and what a handler owns may do what they like.
-    pub(super) fn close(self) {
+    pub(crate) fn close(self) {
         for (_, sink) in self.listeners {
             if let Sink::Inbox(inbox) = sink {
                 inbox.close();
@@ -41,7 +41,7 @@ impl Route {
 
 impl Shared {
     /// Listens to a channel; a first subscriber tells the server.
-    pub(super) fn listen(
+    pub(crate) fn listen(
         &self,
         channel_id: &str,
         sink: Sink,
@@ -69,7 +69,7 @@ impl Shared {
         Ok(key)
     }
 
-    pub(super) fn remove_listener(&self, channel_id: &str, key: u64) {
+    pub(crate) fn remove_listener(&self, channel_id: &str, key: u64) {
         let mut state = self.lock();
         let Some(route) = state.routes.get_mut(channel_id) else { return };
         let Some(at) = route.listeners.iter().position(|(of, _)| *of == key) else { return };
@@ -84,7 +84,7 @@ impl Shared {
     }
 
     /// Ends all that listens to the channel.
-    pub(super) fn unsubscribe(&self, channel_id: &str) {
+    pub(crate) fn unsubscribe(&self, channel_id: &str) {
         self.remove_route(channel_id, |_| true);
     }
 

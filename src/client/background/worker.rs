@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::error::Error;
-use super::payload::Payload;
 use super::responder::{Job, Responder};
 use super::shared::{Shared, shielded};
 use super::state::Link;
 use crate::HandlerError;
 use crate::broker::Message;
+use crate::client::error::Error;
+use crate::client::payload::Payload;
 use crate::proto::ErrorCode;
 
 /// Requests that wait for their turn; the server's own bound for all workers is far above.
@@ -28,7 +28,7 @@ thread_local! {
 
 type Handler = Box<dyn Fn(Message, Responder) + Send + Sync>;
 
-pub(super) struct Worker {
+pub(crate) struct Worker {
     shared: Weak<Shared>,
     handler: Handler,
     /// The handler only passes the request on, so that whoever finishes one may hand out the
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Worker {
 }
 
 impl Worker {
-    pub(super) fn deferred(
+    pub(crate) fn deferred(
         shared: &Arc<Shared>,
         concurrency: usize,
         handler: Handler,
@@ -65,7 +65,7 @@ impl Worker {
     }
 
     /// Starts as many threads. They end when the worker is dropped.
-    pub(super) fn threads<T, F>(
+    pub(crate) fn threads<T, F>(
         shared: &Arc<Shared>,
         threads: usize,
         handler: F,
@@ -117,7 +117,7 @@ impl Worker {
 
     /// Takes a request or notification by the connection of this generation; too many are
     /// refused, or, where nobody waits for an answer, counted.
-    pub(super) fn take(self: &Arc<Self>, shared: &Shared, message: Message, generation: u64) {
+    pub(crate) fn take(self: &Arc<Self>, shared: &Shared, message: Message, generation: u64) {
         shared.lock().jobs += 1;
         let bytes = size(&message);
         let mut queue = self.queue();
@@ -143,7 +143,7 @@ impl Worker {
     }
 
     /// Hands out what waits, as long as there are not too many.
-    pub(super) fn start(self: &Arc<Self>) {
+    pub(crate) fn start(self: &Arc<Self>) {
         let mut queue = self.queue();
         // Whoever hands out already, perhaps further up on this very stack, looks again.
         if std::mem::replace(&mut queue.is_starting, true) {
@@ -177,7 +177,7 @@ impl Worker {
     }
 
     /// A request is answered, so that there is room for the next.
-    pub(super) fn finished(self: &Arc<Self>, shared: &Shared) {
+    pub(crate) fn finished(self: &Arc<Self>, shared: &Shared) {
         let mut queue = self.queue();
         queue.running -= 1;
         let is_next = !queue.waiting.is_empty() && !queue.is_starting;
@@ -195,12 +195,12 @@ impl Worker {
     }
 
     /// Whether the calling thread is one of a worker of this client.
-    pub(super) fn is_own_thread(shared: &Arc<Shared>) -> bool {
+    pub(crate) fn is_own_thread(shared: &Arc<Shared>) -> bool {
         SERVES.get() == Arc::as_ptr(shared) as usize
     }
 
     /// Waits for the threads of workers that have been dropped. False if that takes too long.
-    pub(super) fn join(threads: Vec<JoinHandle<()>>, is_over: impl Fn() -> bool) -> bool {
+    pub(crate) fn join(threads: Vec<JoinHandle<()>>, is_over: impl Fn() -> bool) -> bool {
         for thread in threads {
             while !thread.is_finished() {
                 if is_over() {
@@ -215,7 +215,7 @@ impl Worker {
     }
 
     /// The threads, for whoever drops the worker.
-    pub(super) fn take_threads(&self) -> Vec<JoinHandle<()>> {
+    pub(crate) fn take_threads(&self) -> Vec<JoinHandle<()>> {
         std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -2,19 +2,19 @@
 
 use std::sync::{Arc, Weak};
 
-use super::answer::Failure;
-use super::encoder::Heading;
-use super::error::Error;
 use super::outbox::Kind;
-use super::payload::Payload;
 use super::shared::Shared;
 use super::worker::Worker;
 use crate::broker::Message;
+use crate::client::error::Error;
+use crate::client::payload::Payload;
+use crate::client::wire::answer::Failure;
+use crate::client::wire::encoder::Heading;
 use crate::proto::{ErrorCode, MessageType};
 
 /// What is to be answered.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(crate) struct Job {
     channel_id: String,
     /// Of a request; a notification is answered with nothing.
     message_id: Option<String>,
@@ -23,13 +23,13 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(message: &Message, generation: u64) -> Self {
+    pub(crate) fn new(message: &Message, generation: u64) -> Self {
         let is_request = message.message_type == MessageType::Request;
         let message_id = is_request.then(|| message.message_id.clone());
         Self { channel_id: message.channel_id.clone(), message_id, generation }
     }
 
-    pub(super) fn is_request(&self) -> bool {
+    pub(crate) fn is_request(&self) -> bool {
         self.message_id.is_some()
     }
 
@@ -51,14 +51,14 @@ impl Job {
         }
     }
 
-    pub(super) fn refuse(&self, shared: &Shared, code: ErrorCode, text: &str) {
+    pub(crate) fn refuse(&self, shared: &Shared, code: ErrorCode, text: &str) {
         // So small an answer cannot fail but for want of random bytes; then the server says
         // when its time is over.
         let _ = self.send(shared, &Failure::new(code, text), Kind::Refusal);
     }
 
     /// It is no longer among those that a drain waits for.
-    pub(super) fn finish(&self, shared: &Shared) {
+    pub(crate) fn finish(&self, shared: &Shared) {
         let mut state = shared.lock();
         if state.generation == self.generation {
             state.jobs = state.jobs.saturating_sub(1);
@@ -68,7 +68,7 @@ impl Job {
     }
 }
 
-/// Answers one request of a channel that is [served](super::Client::serve_deferred), from any
+/// Answers one request of a channel that is [served](crate::client::Client::serve_deferred), from any
 /// thread. Dropped without an answer, it answers `handler_failed`. When the requester, or the
 /// connection by which the request came, is gone, it does nothing; nor does it for a
 /// notification, which counts until this is used or dropped.
@@ -107,7 +107,7 @@ pub struct Responder {
 }
 
 impl Responder {
-    pub(super) fn new(job: Job, worker: Arc<Worker>, shared: Weak<Shared>) -> Self {
+    pub(crate) fn new(job: Job, worker: Arc<Worker>, shared: Weak<Shared>) -> Self {
         Self { job: Some(job), worker, shared }
     }
 

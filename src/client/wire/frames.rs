@@ -1,0 +1,40 @@
+//! Frames as messages, and the errors after which a server closes.
+
+use super::answer;
+use super::read_buffer::ReadBuffer;
+use crate::client::error::Error;
+use crate::proto::Envelope;
+use crate::proto::frame::Frame;
+
+/// What a server of TLS says to those who speak none: a record's type, its version, of which the
+/// last byte differs, and half of its length.
+const TLS_ALERT: usize = 0x1503_0000;
+const TLS_ALERT_MASK: usize = 0xffff_00ff;
+
+/// The message at the buffer's front, and how many bytes it takes. What is not one stays there,
+/// so that every later attempt fails alike.
+pub(crate) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
+    match buffer.peek() {
+        Frame::Complete { body, frame_bytes } => match Envelope::parse(body) {
+            Ok(envelope) => Ok((envelope, frame_bytes)),
+            Err(error) => Err(Error::Protocol { what: error.to_string() }),
+        },
+        Frame::TooLarge { body_bytes } if body_bytes & TLS_ALERT_MASK == TLS_ALERT => {
+            let what = "this port speaks TLS; turn it on here, too (`tls`, --tls-ca)".into();
+            Err(Error::Protocol { what })
+        }
+        Frame::TooLarge { body_bytes } => {
+            Err(Error::Protocol { what: format!("a frame of {body_bytes} bytes is too large") })
+        }
+        Frame::Partial { .. } => unreachable!("it was waited for"),
+    }
+}
+
+/// An error that answers no message of ours, and after which the server closes.
+pub(crate) fn last_words(envelope: &Envelope<'_>) -> Option<Error> {
+    if envelope.reply_to().is_some() {
+        return None;
+    }
+    answer::error_of(envelope)
+        .filter(|error| matches!(error, Error::Answered { code, .. } if code.closes_connection()))
+}

@@ -1,0 +1,12 @@
+//! Bytes, frames and messages: everything between a client and its socket.
+
+pub(super) mod answer;
+pub(super) mod encoder;
+pub(super) mod frames;
+pub(super) mod read_buffer;
+pub(super) mod socket;
+#[cfg(feature = "tls")]
+pub(super) mod tls_failure;
+#[cfg(feature = "tls")]
+mod tls_session;
+pub(super) mod wait;
