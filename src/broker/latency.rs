@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::core::Core;
+use super::histogram::Durations;
 use super::{ChannelKey, ConnectionKey};
 
 /// What a latency is of. All are measured inside the server, so neither a peer's own time
@@ -140,11 +141,6 @@ pub struct ChannelLatency {
     pub publication: Option<LatencySummary>,
 }
 
-/// An hour: a deferred answer takes that long at the most sensible of timeouts.
-const NANOS_MAX: u64 = 3_600_000_000_000;
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
-/// Two significant digits: 1 % is below the noise of any machine.
-const SIGNIFICANT_DIGITS: u8 = 2;
 /// Histograms at a time, of 18 KiB each, beside those of channels that the embedder set up.
 /// What peers name beyond is served like everything else, and not measured.
 const HISTOGRAMS_MAX: usize = 1_024;
@@ -168,7 +164,7 @@ pub(crate) struct Distribution(Option<Box<Recorded>>);
 
 #[derive(Debug)]
 struct Recorded {
-    nanos: Histogram<u32>,
+    durations: Durations,
     serial: u64,
     /// One of [`HISTOGRAMS_MAX`], given back when this is dropped.
     _place: Option<Arc<()>>,
@@ -180,31 +176,31 @@ impl Distribution {
             if !is_pinned && Arc::strong_count(places) > HISTOGRAMS_MAX {
                 return;
             }
-            let nanos = Histogram::new_with_bounds(1, NANOS_MAX, SIGNIFICANT_DIGITS)
-                .unwrap_or_else(|_| unreachable!("the bounds are constants in range"));
             let place = (!is_pinned).then(|| places.clone());
-            self.0 = Some(Box::new(Recorded { nanos, serial: next_serial(), _place: place }));
+            self.0 = Some(Box::new(Recorded {
+                durations: Durations::default(),
+                serial: next_serial(),
+                _place: place,
+            }));
         }
         if let Some(recorded) = &mut self.0 {
-            let seconds = elapsed.as_secs().min(NANOS_MAX / NANOS_PER_SECOND);
-            let nanos = seconds * NANOS_PER_SECOND + u64::from(elapsed.subsec_nanos());
-            recorded.nanos.saturating_record(nanos);
+            recorded.durations.record(elapsed);
         }
     }
 
     fn histogram(&self) -> Option<&Recorded> {
-        self.0.as_deref().filter(|recorded| !recorded.nanos.is_empty())
+        self.0.as_deref().filter(|recorded| !recorded.durations.is_empty())
     }
 
     fn reset(&mut self) {
         if let Some(recorded) = &mut self.0 {
-            recorded.nanos.reset();
+            recorded.durations.reset();
             recorded.serial = next_serial();
         }
     }
 
     pub(crate) fn summary(&self) -> Option<LatencySummary> {
-        self.histogram().map(|recorded| summary(&recorded.nanos))
+        self.histogram().map(|recorded| summary(&recorded.durations.to_histogram()))
     }
 }
 
@@ -290,7 +286,8 @@ impl Departed {
         measure: Measure,
         distribution: Distribution,
     ) {
-        let Some(recorded) = distribution.0.filter(|recorded| !recorded.nanos.is_empty()) else {
+        let Some(recorded) = distribution.0.filter(|recorded| !recorded.durations.is_empty())
+        else {
             return;
         };
         if self.0.len() >= DEPARTED_MAX {
@@ -414,7 +411,7 @@ impl Core {
                 measure: gone.measure,
                 serial: gone.recorded.serial,
             };
-            visit(of, &gone.recorded.nanos);
+            visit(of, &gone.recorded.durations.to_histogram());
         }
         for (_, channel) in self.router.channels.iter() {
             let Some(application) = self.router.applications.get(channel.application) else {
@@ -430,7 +427,7 @@ impl Core {
                         measure,
                         serial: recorded.serial,
                     };
-                    visit(of, &recorded.nanos);
+                    visit(of, &recorded.durations.to_histogram());
                 }
             }
         }
@@ -448,7 +445,7 @@ impl Core {
                     measure: Measure::Worker,
                     serial: recorded.serial,
                 };
-                visit(of, &recorded.nanos);
+                visit(of, &recorded.durations.to_histogram());
             }
         }
     }
@@ -478,7 +475,7 @@ mod tests {
         for micros in 1..=2_000 {
             distribution.record(Duration::from_micros(micros * micros), &places, false);
         }
-        let nanos = &distribution.histogram().unwrap().nanos;
+        let nanos = distribution.histogram().unwrap().durations.to_histogram();
         let summary = distribution.summary().unwrap();
         let at = |quantile| nanos.value_at_quantile(quantile);
         let all = [summary.p50_us, summary.p90_us, summary.p99_us, summary.p999_us, summary.max_us];

@@ -19,6 +19,7 @@ mod encoder;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod handlers;
+mod histogram;
 mod latency;
 mod limits;
 mod listings;
