@@ -13,9 +13,14 @@ use serde_json::Value;
 
 use self::model::{Call, Model, Presence};
 use self::script::{App, Id, PEERS, Said, Script, Slot, Speech, Step};
-use super::pressure::Obstacle;
-use super::session::{Connection, State};
-use super::{Access, Action, Broker, ConnectionKey, HangUp, Limits, Now};
+use super::access::Access;
+use super::broker::{Broker, HangUp};
+use super::flow::queues::Obstacle;
+use super::limits::Limits;
+use super::state::connection::{Connection, State};
+use super::state::events::Action;
+use super::state::keys::ConnectionKey;
+use super::state::timers::Now;
 
 const FRAME_BYTES_MAX: usize = 2_048;
 

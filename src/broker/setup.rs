@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use super::core::Core;
-use super::handlers::{ChannelHandlers, ConnectionHook, Filter};
-use super::mailbox::Remote;
-use super::{Broker, ChannelKey, Now};
+use super::broker::Broker;
+use super::embed::handlers::{ChannelHandlers, ConnectionHook, Filter};
+use super::state::core::Core;
+use super::state::keys::ChannelKey;
+use super::state::mailbox::Remote;
+use super::state::timers::Now;
 
 impl Broker {
     pub(crate) fn remote(&self) -> &Arc<Remote> {

@@ -5,7 +5,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::access::Access;
+use super::broker::{Broker, HangUp};
+use super::flow::memory::CONNECTION_BYTES;
+use super::limits::{self, FRAMES_PER_TURN_MAX, Limits, REFUSALS_MAX, WORK_PER_TURN_MAX};
+use super::message::Message;
+use super::state::connection::{Connection, State};
+use super::state::events::Action;
+use super::state::keys::ConnectionKey;
+use super::state::stats::Stats;
+use super::state::timers::Now;
 
 mod bounds;
 mod memory;

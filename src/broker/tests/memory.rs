@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::MemoryPressure;
-use crate::broker::memory::{CHANNEL_BYTES, REQUEST_BYTES};
+use crate::broker::flow::memory::{CHANNEL_BYTES, REQUEST_BYTES};
 
 const BUDGET_BYTES: usize = 16 << 20;
 

@@ -7,7 +7,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::limits::SCRATCH_BYTES_KEPT;
+use crate::broker::limits::SCRATCH_BYTES_KEPT;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
     self, BufferPool, COPY_BYTES_MAX, Envelope, Head, MemoryGauge, MessageType, OutFrame,

@@ -4,22 +4,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::access::Access;
 use super::arena::Arena;
+use super::connection::{Connection, State};
 use super::encoder::{Address, Encoded, Encoder};
-use super::handlers::{Dealt, HandlersKey};
+use super::events::{Action, ConnectionEvent};
+use super::keys::{ConnectionKey, ConnectionKind, RequestKind};
 use super::latency::Recorder;
-use super::limits::{LINGER, STRANGER_PARTS, STRANGERS_EVICTED};
 use super::mailbox::Remote;
-use super::memory::{Budget, CONNECTION_BYTES};
-use super::reload::Former;
 use super::router::Router;
-use super::session::{Connection, State};
 use super::stats::Counters;
 use super::timers::{Due, Now, Timers};
-use super::work::{Place, Work};
-use super::workers::PendingRequest;
-use super::{Action, ConnectionEvent, ConnectionKey, Limits};
+use super::turn::{Place, Work};
+use crate::broker::access::Access;
+use crate::broker::embed::handlers::{Dealt, HandlersKey};
+use crate::broker::flow::memory::{Budget, CONNECTION_BYTES};
+use crate::broker::flow::reload::Former;
+use crate::broker::flow::workers::PendingRequest;
+use crate::broker::limits::{LINGER, Limits, STRANGER_PARTS, STRANGERS_EVICTED};
 use crate::proto::{BufferPool, Envelope, EnvelopeError, ErrorCode, MessageType, OutFrame};
 
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(crate) struct Core {
     pub(crate) now: Now,
     pub(crate) started: Now,
     pub(crate) lifecycle: Lifecycle,
-    pub(crate) connections: Arena<Connection>,
+    pub(crate) connections: Arena<ConnectionKind, Connection>,
     /// Those among them that were over the limit and are only told so.
     pub(crate) refused: usize,
     /// Those that have introduced themselves.
@@ -43,7 +44,7 @@ pub(crate) struct Core {
     /// When there was last nobody to be found who had not introduced himself.
     strangers_sought_at: Option<Duration>,
     pub(crate) router: Router,
-    pub(crate) requests: Arena<PendingRequest>,
+    pub(crate) requests: Arena<RequestKind, PendingRequest>,
     pub(crate) timers: Timers,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) events: Vec<ConnectionEvent>,
@@ -203,7 +204,7 @@ impl Core {
     ) {
         if answer.body_bytes() > self.limits.frame_bytes_max {
             self.encoder.recycle(answer);
-            self.refuse(to, envelope, &super::listings::answer_too_large());
+            self.refuse(to, envelope, &crate::broker::peer::listings::answer_too_large());
         } else {
             self.send(to, answer);
         }

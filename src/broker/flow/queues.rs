@@ -1,8 +1,9 @@
 //! Back-pressure: who produces for a slow reader waits, and the reader has a grace.
 
-use super::core::Core;
-use super::timers::Due;
-use super::{Action, ChannelKey, ConnectionKey};
+use crate::broker::state::core::Core;
+use crate::broker::state::events::Action;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
+use crate::broker::state::timers::Due;
 
 /// What a connection is held back for: whoever publishes waits for slow subscribers, whoever
 /// asks for slow workers, and neither for the other.

@@ -6,14 +6,15 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::core::Core;
-use super::encoder::Encoded;
-use super::latency::{ChannelLatency, LatencyOf};
-use super::message::Message;
-use super::stats::{ApplicationInfo, ChannelInfo, Stats};
-use super::work::fan_out_work;
-use super::{ApplicationKey, ChannelKey, ConnectionInfo, ConnectionKey};
 use crate::JsonError;
+use crate::broker::message::Message;
+use crate::broker::state::core::Core;
+use crate::broker::state::encoder::Encoded;
+use crate::broker::state::events::ConnectionInfo;
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
+use crate::broker::state::latency::{ChannelLatency, LatencyOf};
+use crate::broker::state::stats::{ApplicationInfo, ChannelInfo, Stats};
+use crate::broker::state::turn::fan_out_work;
 use crate::proto::{Head, Json, MessageType, OutFrame, escape};
 
 /// The server as its handlers and hooks see it.
@@ -35,7 +36,7 @@ use crate::proto::{Head, Json, MessageType, OutFrame, escape};
 /// # }
 /// ```
 pub struct Context<'a> {
-    pub(super) core: &'a mut Core,
+    pub(crate) core: &'a mut Core,
 }
 
 impl<'a> Context<'a> {
@@ -206,11 +207,11 @@ impl<'a> Context<'a> {
         self.channel(app_id, channel_id).is_some()
     }
 
-    pub(super) fn application(&self, app_id: &str) -> Option<ApplicationKey> {
+    pub(crate) fn application(&self, app_id: &str) -> Option<ApplicationKey> {
         self.core.router.application(app_id)
     }
 
-    pub(super) fn channel(&self, app_id: &str, channel_id: &str) -> Option<ChannelKey> {
+    pub(crate) fn channel(&self, app_id: &str, channel_id: &str) -> Option<ChannelKey> {
         self.core.router.channel(self.application(app_id)?, channel_id)
     }
 

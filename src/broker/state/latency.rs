@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::core::Core;
 use super::histogram::Durations;
-use super::{ChannelKey, ConnectionKey};
+use super::keys::{ChannelKey, ConnectionKey};
 
 /// What a latency is of. All are measured inside the server, so neither a peer's own time
 /// nor what the kernel does below a read or a write is in them.

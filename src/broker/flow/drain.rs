@@ -1,10 +1,11 @@
 //! The end: what is in flight is answered, everybody is told, and all is flushed.
 
-use super::core::{Core, Lifecycle, Refusal};
-use super::dispatch::shutting_down;
-use super::session::Connection;
-use super::timers::Due;
-use super::{Action, ConnectionKey};
+use crate::broker::peer::dispatch::shutting_down;
+use crate::broker::state::connection::Connection;
+use crate::broker::state::core::{Core, Lifecycle, Refusal};
+use crate::broker::state::events::Action;
+use crate::broker::state::keys::ConnectionKey;
+use crate::broker::state::timers::Due;
 use crate::proto::{Envelope, ErrorCode};
 
 impl Core {

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::keys::{ApplicationKey, ChannelKey, RequestKey};
 use super::latency::Distribution;
-use super::limits::HANDSHAKE_QUEUE_BYTES_MAX;
-use super::pressure::Obstacle;
 use super::timers::TimerKey;
-use super::work::Place;
-use super::{ApplicationKey, ChannelKey, Limits, RequestKey};
+use super::turn::Place;
+use crate::broker::flow::queues::Obstacle;
+use crate::broker::limits::{HANDSHAKE_QUEUE_BYTES_MAX, Limits};
 use crate::proto::{RecvBuffer, SendQueue};
 
 /// One connection as the broker sees it.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
-pub struct Connection {
+pub(crate) struct Connection {
     pub(crate) state: State,
     pub(crate) recv: RecvBuffer,
     pub(crate) send: SendQueue,

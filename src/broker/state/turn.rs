@@ -5,8 +5,11 @@
 use std::collections::VecDeque;
 
 use super::core::Core;
-use super::limits::{CROWD_WORK_MAX, DELIVERED_BYTES_PER_WORK, LIGHT_WORK_MAX, WORK_PER_TURN_MAX};
-use super::{Action, ConnectionKey};
+use super::events::Action;
+use super::keys::ConnectionKey;
+use crate::broker::limits::{
+    CROWD_WORK_MAX, DELIVERED_BYTES_PER_WORK, LIGHT_WORK_MAX, WORK_PER_TURN_MAX,
+};
 
 /// Where a connection stands whose next message is more than its turn could take on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

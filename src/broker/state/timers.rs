@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{ConnectionKey, RequestKey};
+use super::keys::{ConnectionKey, RequestKey};
 
 /// The time as the broker sees it, read once a turn by whoever drives it.
 ///

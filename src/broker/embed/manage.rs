@@ -2,8 +2,8 @@
 //! them. A peer may only do so for itself.
 
 use super::context::Context;
-use super::core::Core;
-use super::{ApplicationKey, ChannelKey, ConnectionKey};
+use crate::broker::state::core::Core;
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::proto::ID_BYTES_MAX;
 
 /// Applications, channels and connections, see also [`Server`](crate::Server)'s methods of the

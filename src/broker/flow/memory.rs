@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::core::{Core, Refusal};
-use super::session::Connection;
-use super::timers::{Due, TimerKey};
-use super::{Action, ConnectionKey};
+use crate::broker::state::connection::Connection;
+use crate::broker::state::core::{Core, Refusal};
+use crate::broker::state::events::Action;
+use crate::broker::state::keys::ConnectionKey;
+use crate::broker::state::timers::{Due, TimerKey};
 use crate::proto::ErrorCode;
 
 /// What an entry of each table takes at most beside its ids, when the table has just grown:

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::arena::{Arena, Key};
 use super::context::{Context, SendError};
-use super::core::{Core, Refusal};
-use super::encoder::Address;
-use super::mailbox::Remote;
-use super::message::Message;
-use super::{ChannelKey, ConnectionInfo, ConnectionKey, RequestKey};
+use crate::broker::message::Message;
+use crate::broker::state::arena::Arena;
+use crate::broker::state::core::{Core, Refusal};
+use crate::broker::state::encoder::Address;
+use crate::broker::state::events::ConnectionInfo;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey, Key, RequestKey};
+use crate::broker::state::mailbox::Remote;
 use crate::proto::{DecodeError, Envelope, ErrorCode, Head, Json, MessageType};
 
 /// What a request handler returns: the proof that it dealt with the request, or an error.
@@ -32,7 +33,9 @@ pub(crate) type ConnectionHook =
 pub(crate) type Filter =
     Box<dyn FnMut(&mut Delivery<'_>) -> Result<Verdict, HandlerError> + Send + 'static>;
 
-pub(crate) type HandlersKey = Key<ChannelHandlers>;
+pub(crate) type HandlersKey = Key<HandlersKind>;
+#[derive(Debug)]
+pub(crate) enum HandlersKind {}
 
 /// The handlers of one channel, by message type.
 #[derive(Default)]
@@ -98,7 +101,7 @@ pub enum Verdict {
 /// everything else.
 #[derive(Default)]
 pub(crate) struct Handlers {
-    pub(crate) channels: Arena<ChannelHandlers>,
+    pub(crate) channels: Arena<HandlersKind, ChannelHandlers>,
     /// Called where the channel has no handler of its own.
     pub(crate) fallback: ChannelHandlers,
     pub(crate) filter: Option<Filter>,
@@ -479,7 +482,7 @@ impl<'a> Request<'a> {
     fn finish(
         core: &mut Core,
         parts: Parts<'_>,
-        answer: super::encoder::Encoded,
+        answer: crate::broker::state::encoder::Encoded,
     ) -> RequestResult<'a> {
         let frame_bytes_max = core.limits.frame_bytes_max;
         if answer.body_bytes() > frame_bytes_max {

@@ -1,13 +1,14 @@
 //! One frame: read, held against the rules, and carried out.
 
-use super::core::{Core, Refusal, SYSTEM};
-use super::handlers::{Handlers, Parts, Verdict};
-use super::memory::short_of_memory;
-use super::pressure::Obstacle;
-use super::session::State;
-use super::work::fan_out_work;
-use super::workers::Offer;
-use super::{ApplicationKey, Broker, ChannelKey, ConnectionKey};
+use crate::broker::broker::Broker;
+use crate::broker::embed::handlers::{Handlers, Parts, Verdict};
+use crate::broker::flow::memory::short_of_memory;
+use crate::broker::flow::queues::Obstacle;
+use crate::broker::flow::workers::Offer;
+use crate::broker::state::connection::State;
+use crate::broker::state::core::{Core, Refusal, SYSTEM};
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
+use crate::broker::state::turn::fan_out_work;
 use crate::proto::{Envelope, ErrorCode, MessageType, OutFrame};
 
 /// Whether a frame is done with, or has to be looked at again later.
@@ -30,7 +31,7 @@ impl From<Refusal> for Stop {
 }
 
 impl Broker {
-    pub(super) fn dispatch(&mut self, from: ConnectionKey, body: &[u8]) -> Outcome {
+    pub(crate) fn dispatch(&mut self, from: ConnectionKey, body: &[u8]) -> Outcome {
         let Self { core, handlers, .. } = self;
         let envelope = match Envelope::parse(body) {
             Ok(envelope) => envelope,

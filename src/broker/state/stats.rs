@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::core::Core;
-use super::memory::MemoryPressure;
+use crate::broker::flow::memory::MemoryPressure;
 use crate::proto::ErrorCode;
 
 /// Totals and counters since the start. The first six fields are those of the published

@@ -8,11 +8,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::arena::Arena;
-use super::handlers::HandlersKey;
+use super::keys::{ApplicationKey, ApplicationKind, ChannelKey, ChannelKind, ConnectionKey};
 use super::latency::{ChannelLatencies, Departed};
-use super::memory::{APPLICATION_BYTES, CHANNEL_BYTES};
-use super::pressure::Obstacle;
-use super::{ApplicationKey, ChannelKey, ConnectionKey};
+use crate::broker::embed::handlers::HandlersKey;
+use crate::broker::flow::memory::{APPLICATION_BYTES, CHANNEL_BYTES};
+use crate::broker::flow::queues::Obstacle;
 use crate::proto;
 
 /// An application: a name space of channels and the connections that belong to it.
@@ -63,8 +63,8 @@ pub(crate) struct Channel {
 
 #[derive(Debug, Default)]
 pub(crate) struct Router {
-    pub(crate) applications: Arena<Application>,
-    pub(crate) channels: Arena<Channel>,
+    pub(crate) applications: Arena<ApplicationKind, Application>,
+    pub(crate) channels: Arena<ChannelKind, Channel>,
     by_id: HashMap<Arc<str>, ApplicationKey>,
     /// What all of it takes.
     pub(crate) bytes: usize,

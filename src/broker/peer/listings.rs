@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::arena::Arena;
-use super::core::{Core, Refusal};
 use super::dispatch::Stop;
-use super::encoder::Address;
-use super::latency::{ChannelLatency, LatencySummary};
-use super::limits::{LATENCY_WORK, LISTED_BYTES_PER_WORK};
-use super::router::{Application, Channel, Router};
-use super::session::Connection;
-use super::stats::{ApplicationInfo, ChannelInfo};
-use super::{ApplicationKey, ConnectionKey};
+use crate::broker::limits::{LATENCY_WORK, LISTED_BYTES_PER_WORK};
+use crate::broker::state::arena::Arena;
+use crate::broker::state::connection::Connection;
+use crate::broker::state::core::{Core, Refusal};
+use crate::broker::state::encoder::Address;
+use crate::broker::state::keys::{ApplicationKey, ConnectionKey, ConnectionKind};
+use crate::broker::state::latency::{ChannelLatency, LatencySummary};
+use crate::broker::state::router::{Application, Channel, Router};
+use crate::broker::state::stats::{ApplicationInfo, ChannelInfo};
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ const SERVICE_BYTES_MIN: usize = r#"{"name":"","healthy":true,"workers":1},"#.le
 const NAME_BYTES_MIN: usize = r#""","#.len();
 
 impl Core {
-    pub(super) fn list(
+    pub(crate) fn list(
         &mut self,
         from: ConnectionKey,
         envelope: &Envelope<'_>,
@@ -105,7 +105,7 @@ impl Core {
 }
 
 /// The same answer whether that is known before or found out.
-pub(super) fn answer_too_large() -> Refusal {
+pub(crate) fn answer_too_large() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,
         "the answer makes a larger frame than the server allows; ask for less, or raise its \
@@ -142,7 +142,7 @@ impl Router {
     /// `None` if it takes more than `bytes_max`, as soon as that is certain.
     fn list(
         &self,
-        connections: &Arena<Connection>,
+        connections: &Arena<ConnectionKind, Connection>,
         listing: Listing,
         bytes_max: usize,
     ) -> Option<Listed<'_>> {
@@ -165,7 +165,7 @@ impl Router {
         })
     }
 
-    pub(super) fn list_applications(
+    pub(crate) fn list_applications(
         &self,
         only: Option<ApplicationKey>,
     ) -> BTreeMap<&str, ListedApplication<'_>> {
@@ -175,12 +175,12 @@ impl Router {
         described.map(|application| (&*application.id, application.into())).collect()
     }
 
-    pub(super) fn list_channels(&self, key: ApplicationKey) -> BTreeMap<&str, ChannelInfo> {
+    pub(crate) fn list_channels(&self, key: ApplicationKey) -> BTreeMap<&str, ChannelInfo> {
         self.channels_of(key).map(|channel| (&*channel.id, channel.into())).collect()
     }
 
     /// In no order.
-    pub(super) fn list_latencies(
+    pub(crate) fn list_latencies(
         &self,
         key: ApplicationKey,
     ) -> impl Iterator<Item = (&str, ChannelLatency)> {
@@ -191,7 +191,7 @@ impl Router {
 
     fn list_workers<'a>(
         &'a self,
-        connections: &Arena<Connection>,
+        connections: &Arena<ConnectionKind, Connection>,
         key: ApplicationKey,
         room: &mut Room,
     ) -> Option<Vec<WorkerLatency<'a>>> {
@@ -215,7 +215,7 @@ impl Router {
 
     fn list_services<'a>(
         &'a self,
-        connections: &Arena<Connection>,
+        connections: &Arena<ConnectionKind, Connection>,
         key: ApplicationKey,
         room: &mut Room,
     ) -> Option<Vec<Service<'a>>> {

@@ -5,11 +5,12 @@
     allow(dead_code, reason = "they come through `Handle`, which is part of `net`")
 )]
 
-use super::access::Access;
-use super::core::Core;
-use super::session::State;
-use super::timers::Due;
-use super::{ConnectionKey, Limits};
+use crate::broker::access::Access;
+use crate::broker::limits::Limits;
+use crate::broker::state::connection::State;
+use crate::broker::state::core::Core;
+use crate::broker::state::keys::ConnectionKey;
+use crate::broker::state::timers::Due;
 
 /// The limit that still holds for what had begun when it was lowered.
 #[derive(Debug)]

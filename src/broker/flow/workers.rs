@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::core::{Core, Refusal};
-use super::encoder::Address;
 use super::memory::REQUEST_BYTES;
-use super::pressure::Obstacle;
-use super::session::Worker;
-use super::stats::micros;
-use super::timers::{Due, TimerKey};
-use super::{ApplicationKey, ChannelKey, ConnectionKey, RequestKey};
+use super::queues::Obstacle;
+use crate::broker::limits::WORKERS_PER_CHANNEL_MAX;
+use crate::broker::state::connection::Worker;
+use crate::broker::state::core::{Core, Refusal};
+use crate::broker::state::encoder::Address;
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, RequestKey};
+use crate::broker::state::stats::micros;
+use crate::broker::state::timers::{Due, TimerKey};
 use crate::proto::{Envelope, ErrorCode, Head, Json, MessageType};
 
 /// A request on its way: who asked, and who is to answer.
@@ -65,8 +66,7 @@ impl Core {
         if worker.channels.contains(&channel) {
             return Ok(());
         }
-        if worker.channels.len() >= services_max
-            || served.workers.len() >= super::limits::WORKERS_PER_CHANNEL_MAX
+        if worker.channels.len() >= services_max || served.workers.len() >= WORKERS_PER_CHANNEL_MAX
         {
             return Err(Refusal::new(
                 ErrorCode::LimitExceeded,
@@ -303,7 +303,7 @@ impl Core {
         let address = Address { app_id: &app_id, channel_id: &channel_id };
         let reply_to = text(&request.message_id);
         let requester = self.connections.get(request.requester);
-        if requester.is_some_and(super::session::Connection::takes_messages) {
+        if requester.is_some_and(crate::broker::state::connection::Connection::takes_messages) {
             self.send_error(request.requester, address, Some(reply_to), why);
             let (arrived, began) = (request.arrived, request.began);
             self.note_answer(request.channel, arrived, began, self.now.monotonic);

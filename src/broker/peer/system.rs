@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::core::{Core, Refusal, SYSTEM};
 use super::dispatch::Stop;
 use super::listings::Listing;
-use super::session::{Session, State};
-use super::timers::Due;
-use super::{ApplicationKey, ConnectionEvent, ConnectionKey};
+use crate::broker::state::connection::{Session, State};
+use crate::broker::state::core::{Core, Refusal, SYSTEM};
+use crate::broker::state::events::ConnectionEvent;
+use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
+use crate::broker::state::timers::Due;
 use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX, Member, MessageType, members};
 
 impl Core {
@@ -38,8 +39,10 @@ impl Core {
         let key = self.router.find_or_create_application(&app_id, self.now.unix);
         self.open(from, key, &id);
         // The published client reads this as its first frame, not as an answer.
-        let address =
-            super::encoder::Address { app_id: envelope.app_id().raw(), channel_id: SYSTEM };
+        let address = crate::broker::state::encoder::Address {
+            app_id: envelope.app_id().raw(),
+            channel_id: SYSTEM,
+        };
         let connected = Connected { status: "connected", connection_id: &id, server: SERVER };
         if let Ok(message) = self.encode(address, MessageType::Response, None, &connected) {
             self.send(from, message);

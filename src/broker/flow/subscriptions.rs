@@ -2,10 +2,10 @@
 
 use std::collections::btree_map::Entry;
 
-use super::core::{Core, Refusal};
 use super::memory::{SUBSCRIPTION_BYTES, short_of_memory};
-use super::pressure::Obstacle;
-use super::{ChannelKey, ConnectionKey};
+use super::queues::Obstacle;
+use crate::broker::state::core::{Core, Refusal};
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::proto::{Envelope, ErrorCode, Member, members};
 
 impl Core {

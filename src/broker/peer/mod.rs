@@ -1,0 +1,5 @@
+//! What peers may ask for.
+
+pub(crate) mod dispatch;
+pub(crate) mod listings;
+pub(crate) mod system;

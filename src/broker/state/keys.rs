@@ -1,0 +1,76 @@
+//! The keys of all tables. A key knows no table, so that any room may keep one.
+
+use std::marker::PhantomData;
+
+/// Names a connection. Once it is closed the key finds nothing, even if its place is reused.
+pub type ConnectionKey = Key<ConnectionKind>;
+pub(crate) type ApplicationKey = Key<ApplicationKind>;
+pub(crate) type ChannelKey = Key<ChannelKind>;
+pub(crate) type RequestKey = Key<RequestKind>;
+
+/// The kind of a [`ConnectionKey`].
+#[derive(Debug)]
+pub enum ConnectionKind {}
+#[derive(Debug)]
+pub(crate) enum ApplicationKind {}
+#[derive(Debug)]
+pub(crate) enum ChannelKind {}
+#[derive(Debug)]
+pub(crate) enum RequestKind {}
+
+/// Names an entry by index and generation. `K` keeps the keys of different tables apart.
+pub struct Key<K> {
+    index: u32,
+    generation: u32,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Key<K> {
+    pub(crate) fn new(index: usize, generation: u32) -> Self {
+        // Every table is bounded far below 2^32 entries.
+        Self { index: index as u32, generation, kind: PhantomData }
+    }
+
+    pub(crate) fn generation(self) -> u32 {
+        self.generation
+    }
+
+    /// The position in the table; reused once the entry is gone.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+// Derives would ask the same of `K`, which is never stored.
+impl<K> Clone for Key<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K> Copy for Key<K> {}
+impl<K> PartialEq for Key<K> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.index, self.generation) == (other.index, other.generation)
+    }
+}
+impl<K> Eq for Key<K> {}
+impl<K> PartialOrd for Key<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl<K> Ord for Key<K> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.index, self.generation).cmp(&(other.index, other.generation))
+    }
+}
+impl<K> std::hash::Hash for Key<K> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.index, self.generation).hash(state);
+    }
+}
+impl<K> std::fmt::Debug for Key<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}#{}", self.index, self.generation)
+    }
+}
