@@ -46,6 +46,7 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handler_error;
 #[cfg(feature = "net")]
 mod net;
 pub mod proto;
@@ -57,19 +58,22 @@ mod server;
 pub mod simulation;
 #[cfg(feature = "tls")]
 mod tls;
+mod token;
 mod trace;
 
 pub use broker::{
     Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
-    Counters, Delivery, HandlerError, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure,
-    Message, Reply, Request, RequestResult, Responder, SendError, Stats, Token, User, Verdict,
+    Counters, Delivery, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure, Reply, Request,
+    RequestResult, Responder, SendError, Stats, User, Verdict,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};
 #[cfg(feature = "net")]
 pub use error::Error;
-pub use proto::{DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, MessageType};
+pub use handler_error::HandlerError;
+pub use proto::{DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, Message, MessageType};
 #[cfg(feature = "net")]
 pub use server::{Address, Application, Channel, Handle, HandleError, Inherited, Server};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
+pub use token::Token;

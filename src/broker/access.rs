@@ -1,50 +1,9 @@
 //! Who may connect to which application.
 
 use std::collections::HashMap;
-use std::fmt;
-
-use subtle::ConstantTimeEq;
 
 use crate::proto::ID_BYTES_MAX;
-
-/// A shared secret. It never shows in logs, errors or statistics.
-///
-/// ```
-/// use ipc_framework::Token;
-///
-/// assert_eq!(format!("{:?}", Token::new("a long secret")), "Token(hidden)");
-/// ```
-#[derive(Clone)]
-pub struct Token(Box<[u8]>);
-
-impl Token {
-    /// Any text; surrounding white space is the caller's to strip.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into().into_bytes().into())
-    }
-
-    /// As a client sends it.
-    #[cfg(feature = "net")]
-    pub(crate) fn secret(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_else(|_| unreachable!("it was made from text"))
-    }
-
-    /// Whether anybody would guess it: nothing, or nothing that can be seen.
-    fn is_blank(&self) -> bool {
-        self.0.trim_ascii().is_empty()
-    }
-
-    /// Compares without telling by its duration how much was right; only the length shows.
-    fn matches(&self, offered: &str) -> bool {
-        self.0.ct_eq(offered.as_bytes()).into()
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(hidden)")
-    }
-}
+use crate::token::Token;
 
 /// What a server asks of those who connect.
 ///
@@ -167,10 +126,5 @@ mod tests {
         assert!(access(&[0], &[100]));
         assert!(!access(&[100], &[]), "a user is no group");
         assert!(!access(&[], &[1_000]));
-    }
-
-    #[test]
-    fn a_token_is_not_printed() {
-        assert!(!format!("{:?}", Token::new("secret")).contains("secret"));
     }
 }

@@ -19,7 +19,6 @@ mod flow;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod limits;
-mod message;
 mod peer;
 #[cfg(feature = "net")]
 mod setup;
@@ -27,15 +26,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Access, Token, User};
+pub use access::{Access, User};
 pub use broker::{Broker, HangUp};
 pub use embed::context::{Context, SendError};
-pub use embed::handlers::{
-    Delivery, HandlerError, Reply, Request, RequestResult, Responder, Verdict,
-};
+pub use embed::handlers::{Delivery, Reply, Request, RequestResult, Responder, Verdict};
 pub use flow::memory::MemoryPressure;
 pub use limits::Limits;
-pub use message::Message;
 pub use state::events::{Action, ConnectionInfo};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};

@@ -9,12 +9,12 @@ use super::access::Access;
 use super::broker::{Broker, HangUp};
 use super::flow::memory::CONNECTION_BYTES;
 use super::limits::{self, FRAMES_PER_TURN_MAX, Limits, REFUSALS_MAX, WORK_PER_TURN_MAX};
-use super::message::Message;
 use super::state::connection::{Connection, State};
 use super::state::events::Action;
 use super::state::keys::ConnectionKey;
 use super::state::stats::Stats;
 use super::state::timers::Now;
+use crate::Message;
 
 mod bounds;
 mod memory;

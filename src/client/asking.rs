@@ -6,15 +6,13 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::background::outbox::Kind;
-use super::background::shared::SYSTEM;
 use super::background::waiter::{RequestFuture, RequestId, Slot, Waiter};
 use super::client::Client;
 use super::error::Error;
 use super::payload::Payload;
-use super::wire::answer::PING;
 use super::wire::encoder::Heading;
-use crate::broker::Message;
-use crate::proto::MessageType;
+use crate::proto::system::{Action, SYSTEM};
+use crate::proto::{Message, MessageType};
 
 impl Client {
     /// [`send_request`](Self::send_request) with the timeout of the options.
@@ -198,7 +196,7 @@ impl Client {
     pub fn ping(&self) -> Result<Duration, Error> {
         let generation = self.shared().lock().generation;
         let begin = Instant::now();
-        self.system(&PING)?;
+        self.system(&Action::PING)?;
         let rtt = begin.elapsed();
         let mut state = self.shared().lock();
         state.answers_ping |= state.generation == generation;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::error::{Error, Execution};
 use super::options::Options;
 use super::payload::Payload;
-use super::wire::answer::{self, Connect, Failure, PING, Serve, Subscription};
+use super::wire::answer;
 use super::wire::encoder::{Encoder, Heading, check_id};
 use super::wire::frames::{front, last_words};
 use super::wire::read_buffer::ReadBuffer;
@@ -19,11 +19,10 @@ use super::wire::socket::Socket;
 #[cfg(feature = "tls")]
 use super::wire::tls_failure;
 use super::wire::wait::Wait;
-use crate::broker::Message;
 use crate::proto::frame::Frame;
-use crate::proto::{ErrorCode, Json, MessageType};
+use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve, Subscribe};
+use crate::proto::{ErrorCode, Json, Message, MessageType};
 
-const SYSTEM: &str = "system";
 /// What kept messages may hold together, however few they are.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
@@ -120,7 +119,8 @@ impl Connection {
 
     fn introduce(&mut self, options: &Options, deadline: Instant) -> Result<(), Error> {
         let heading = Heading::new(MessageType::Request, SYSTEM);
-        self.encoder.value(heading, &Connect::new(options, &self.id))?;
+        let token = options.token.as_ref().map(crate::Token::secret);
+        self.encoder.value(heading, &Connect::new(&self.id, token))?;
         match self.send() {
             // Who is refused may be cut off meanwhile, and be told why all the same.
             Err(error) if !matches!(error, Error::Lost { .. }) => return Err(error),
@@ -296,7 +296,7 @@ impl Connection {
         channel_id: &str,
         ack: bool,
     ) -> Result<Uuid, Error> {
-        let payload = Subscription { connection_id: &self.id, ack };
+        let payload = Subscribe::new(&self.id, ack);
         let id = self.encoder.value(Heading::new(message_type, channel_id), &payload)?;
         self.send()?;
         Ok(id)
@@ -310,7 +310,7 @@ impl Connection {
     /// As [`request`](Self::request).
     pub fn serve(&mut self, channel_id: &str) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
-        self.system(&Serve { action: "serve", channel: channel_id }).map(|_serving| ())
+        self.system(&Serve::start(channel_id)).map(|_serving| ())
     }
 
     /// Is a worker of the channel no longer. What it has is still to be answered.
@@ -319,7 +319,7 @@ impl Connection {
     /// As [`request`](Self::request).
     pub fn stop_serving(&mut self, channel_id: &str) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
-        self.system(&Serve { action: "stop_serving", channel: channel_id }).map(|_stopped| ())
+        self.system(&Serve::stop(channel_id)).map(|_stopped| ())
     }
 
     /// Answers a request that came by [`receive`](Self::receive).
@@ -364,7 +364,7 @@ impl Connection {
     /// As [`request`](Self::request).
     pub fn ping(&mut self) -> Result<Duration, Error> {
         let begin = Instant::now();
-        self.system(&PING)?;
+        self.system(&Action::PING)?;
         Ok(begin.elapsed())
     }
 

@@ -8,10 +8,9 @@ use super::error::{Error, Fault};
 use super::wire::answer;
 use super::wire::frames::front;
 use super::wire::read_buffer::ReadBuffer;
-use crate::broker::Message;
 use crate::proto::frame::Frame;
 use crate::proto::oracle::Reading;
-use crate::proto::{Envelope, ErrorCode, Json, MessageType};
+use crate::proto::{Envelope, ErrorCode, Json, Message, MessageType};
 
 /// What a server sends, and how it arrives.
 #[derive(Arbitrary, Debug)]

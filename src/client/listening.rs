@@ -8,7 +8,7 @@ use super::background::state::Link;
 use super::client::Client;
 use super::error::Error;
 use super::subscription::{Inbox, Subscription};
-use crate::broker::Message;
+use crate::proto::Message;
 
 impl Client {
     /// Subscribes to the channel: its messages as an iterator or a stream.

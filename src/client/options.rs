@@ -8,7 +8,7 @@ use super::connection::Connection;
 use super::error::Error;
 #[cfg(feature = "tls")]
 use super::tls::Tls;
-use crate::broker::Token;
+use crate::token::Token;
 
 /// Where a server listens.
 ///

@@ -31,8 +31,6 @@ pub trait Payload: sealed::Append {}
 
 impl<T: sealed::Append + ?Sized> Payload for T {}
 
-pub(super) use sealed::Append;
-
 mod sealed {
     use super::{Json, JsonError, Serialize};
 

@@ -9,7 +9,7 @@ use super::client::Client;
 use super::client_options::ClientOptions;
 use super::error::Error;
 use super::payload::Payload;
-use crate::broker::Message;
+use crate::proto::Message;
 
 /// A bounded set of [`Client`]s for a program whose requests would wait for each other on one
 /// connection. Clones share it.

@@ -5,17 +5,15 @@ use std::time::{Duration, Instant};
 
 use super::background::outbox::Kind;
 use super::background::responder::Responder;
-use super::background::shared::SYSTEM;
 use super::background::state::Link;
 use super::background::worker::Worker;
 use super::client::Client;
 use super::error::{Error, Execution};
 use super::payload::Payload;
-use super::wire::answer::Serve;
 use super::wire::encoder::{Heading, check_id};
 use crate::HandlerError;
-use crate::broker::Message;
-use crate::proto::MessageType;
+use crate::proto::system::{SYSTEM, Serve};
+use crate::proto::{Message, MessageType};
 
 impl Client {
     /// Becomes a worker of the channel: `threads` threads call `handler` for its requests, and
@@ -56,7 +54,7 @@ impl Client {
         // Before the server knows: its first request may come with its answer.
         let newer = Arc::clone(worker);
         let older = self.shared().lock().served.insert(channel_id.to_owned(), newer);
-        match self.system(&Serve { action: "serve", channel: channel_id }) {
+        match self.system(&Serve::start(channel_id)) {
             Ok(_serving) => Ok(()),
             // With the next connection it is taken up like all others.
             Err(Error::Lost { .. }) if self.shared().options.reconnect.is_some() => Ok(()),
@@ -105,7 +103,7 @@ impl Client {
         let shared = self.shared();
         loop {
             let heading = Heading::new(MessageType::Request, SYSTEM);
-            let stop = Serve { action: "stop_serving", channel: channel_id };
+            let stop = Serve::stop(channel_id);
             // It waits neither for room nor for a connection: the next would not serve at all.
             let timeout = shared.options.connection.timeout.saturating_sub(begin.elapsed());
             let error = match shared.ask_and_wait(heading, &stop, Kind::Control, timeout) {

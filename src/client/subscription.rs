@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_core::Stream;
 
 use super::background::shared::Shared;
-use crate::broker::Message;
+use crate::proto::Message;
 
 /// How many messages may wait in a subscription that nobody reads.
 pub(super) const WAITING_MAX: usize = 64 << 10;

@@ -1,7 +1,10 @@
 //! Messages of the server, encoded into frames with exactly the seven fields.
 
+use std::borrow::Cow;
+
 use super::envelope::MessageType;
 use super::frame::HEADER_BYTES;
+use super::message::Message;
 
 /// The fields of a message but its payload. Strings are JSON text without the quotes,
 /// so that what came escaped from a peer goes out as it came.
@@ -28,6 +31,56 @@ impl Head<'_> {
             + self.message_type.as_str().len()
             + self.timestamp.len()
             + self.reply_to.map_or(0, str::len)
+    }
+}
+
+/// What stands in the fields that a [`Message`] leaves empty, as JSON text without the quotes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Defaults<'a> {
+    pub(crate) message_id: &'a str,
+    pub(crate) app_id: &'a str,
+    pub(crate) timestamp: &'a str,
+}
+
+/// The head of an owned message, escaped where that is needed.
+#[derive(Debug)]
+pub(crate) struct MessageHead<'a> {
+    message_id: Cow<'a, str>,
+    app_id: Cow<'a, str>,
+    channel_id: Cow<'a, str>,
+    message_type: MessageType,
+    timestamp: Cow<'a, str>,
+    reply_to: Option<Cow<'a, str>>,
+}
+
+impl<'a> MessageHead<'a> {
+    pub(crate) fn new(message: &'a Message, defaults: Defaults<'a>) -> Self {
+        let or = |text: &'a str, default: &'a str| {
+            if text.is_empty() { Cow::Borrowed(default) } else { escaped(text) }
+        };
+        Self {
+            message_id: or(&message.message_id, defaults.message_id),
+            app_id: or(&message.app_id, defaults.app_id),
+            channel_id: escaped(&message.channel_id),
+            message_type: message.message_type,
+            // JSON has no infinity and no NaN: a message with such a time has none.
+            timestamp: match serde_json::Number::from_f64(message.timestamp) {
+                Some(number) if message.timestamp != 0.0 => number.to_string().into(),
+                _ => defaults.timestamp.into(),
+            },
+            reply_to: message.reply_to.as_deref().map(escaped),
+        }
+    }
+
+    pub(crate) fn borrowed(&self) -> Head<'_> {
+        Head {
+            message_id: &self.message_id,
+            app_id: &self.app_id,
+            channel_id: &self.channel_id,
+            message_type: self.message_type,
+            timestamp: &self.timestamp,
+            reply_to: self.reply_to.as_deref(),
+        }
     }
 }
 
@@ -72,6 +125,12 @@ pub(crate) fn frame<E>(
 pub(crate) fn escape(text: &str) -> String {
     let quoted = serde_json::to_string(text).unwrap_or_else(|_| unreachable!("a string is JSON"));
     quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// [`escape`] that allocates only where something has to be escaped.
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    let is_plain = text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
+    if is_plain { Cow::Borrowed(text) } else { Cow::Owned(escape(text)) }
 }
 
 #[cfg(test)]

@@ -2,22 +2,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::error_code::ErrorCode;
-use super::json::{Json, JsonStr};
+use super::fault::Fault;
+use super::json::Json;
+use super::json_str::JsonStr;
+use super::limits::{ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 use super::scanner::{Scanner, Stop};
 
-mod fault;
 #[cfg(test)]
 mod tests;
-
-pub use fault::Fault;
-
-/// How long `message_id`, `app_id`, `channel_id` and `reply_to` may be, in
-/// bytes of UTF-8 once escapes are resolved: a UUID several times over, and
-/// short enough to keep as the key of a table.
-pub const ID_BYTES_MAX: usize = 256;
-/// How long the text of a timestamp may be: twice what any language writes.
-pub(super) const TIMESTAMP_BYTES_MAX: usize = 64;
 
 /// One message, borrowed from its frame.
 ///

@@ -4,154 +4,13 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::envelope::Fault;
+use super::fault::Fault;
+use super::limits::PAYLOAD_DEPTH_MAX;
 use super::scanner;
 
 mod scratch;
 #[cfg(test)]
 mod tests;
-
-/// A JSON string as it stands on the wire, between its quotes, validated.
-///
-/// `==` compares the text as sent: `"a"` and `"\u0061"` differ. Use
-/// [`matches`](Self::matches) to compare what it means.
-///
-/// ```
-/// use ipc_framework::Envelope;
-///
-/// let body = br#"{"message_id":"\u0031","app_id":"a","channel_id":"c","message_type":"publish",
-///     "payload":null,"timestamp":0}"#;
-/// let id = Envelope::parse(body).unwrap().message_id();
-/// assert_eq!((id.raw(), &*id.decode()), ("\\u0031", "1"));
-/// assert!(id.matches("1"));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JsonStr<'a> {
-    raw: &'a str,
-    escaped: bool,
-}
-
-impl<'a> JsonStr<'a> {
-    /// `raw` has passed the scanner, and `escaped` says whether it holds a backslash.
-    #[inline]
-    pub(crate) fn new(raw: &'a str, escaped: bool) -> Self {
-        debug_assert_eq!(escaped, raw.contains('\\'));
-        Self { raw, escaped }
-    }
-
-    /// The text between the quotes, escapes as sent: it may stand between quotes again.
-    #[inline]
-    pub fn raw(self) -> &'a str {
-        self.raw
-    }
-
-    /// The string it means, borrowed unless it holds escapes.
-    ///
-    /// Half of a surrogate pair, which no field of an
-    /// [`Envelope`](super::Envelope) holds, becomes U+FFFD.
-    pub fn decode(self) -> Cow<'a, str> {
-        if self.escaped {
-            let replaced = |char: Option<char>| char.unwrap_or(char::REPLACEMENT_CHARACTER);
-            self.chars().map(replaced).collect()
-        } else {
-            Cow::Borrowed(self.raw)
-        }
-    }
-
-    /// Whether it means `plain`; allocates nothing.
-    #[inline]
-    pub fn matches(self, plain: &str) -> bool {
-        if self.escaped { self.chars().eq(plain.chars().map(Some)) } else { self.raw == plain }
-    }
-
-    /// Whether it is the empty string.
-    #[inline]
-    pub fn is_empty(self) -> bool {
-        self.raw.is_empty()
-    }
-
-    /// Whether it holds escapes, so that its text is not its meaning.
-    #[inline]
-    pub(super) fn is_escaped(self) -> bool {
-        self.escaped
-    }
-
-    /// The first characters of the string it means, for showing them.
-    pub(crate) fn beginning(self, chars_max: usize) -> String {
-        self.chars().flatten().take(chars_max).collect()
-    }
-
-    /// How many bytes of UTF-8 it decodes to; `None` if it holds half of a surrogate pair.
-    #[inline]
-    pub(crate) fn decoded_len(self) -> Option<usize> {
-        if self.escaped {
-            self.chars().map(|char| char.map(char::len_utf8)).sum()
-        } else {
-            Some(self.raw.len())
-        }
-    }
-
-    /// The characters it means, `None` for half of a surrogate pair.
-    fn chars(self) -> Unescaped<'a> {
-        Unescaped { rest: self.raw }
-    }
-}
-
-/// Resolves escapes, one character at a time.
-struct Unescaped<'a> {
-    rest: &'a str,
-}
-
-impl Iterator for Unescaped<'_> {
-    type Item = Option<char>;
-
-    fn next(&mut self) -> Option<Option<char>> {
-        let first = self.pop()?;
-        if first != '\\' {
-            return Some(Some(first));
-        }
-        let char = match self.pop()? {
-            'b' => '\u{8}',
-            'f' => '\u{c}',
-            'n' => '\n',
-            'r' => '\r',
-            't' => '\t',
-            'u' => return Some(self.unicode()),
-            char => char,
-        };
-        Some(Some(char))
-    }
-}
-
-impl Unescaped<'_> {
-    fn pop(&mut self) -> Option<char> {
-        let mut chars = self.rest.chars();
-        let char = chars.next()?;
-        self.rest = chars.as_str();
-        Some(char)
-    }
-
-    /// The character of an escape whose `\u` is read, and of the escape that completes it.
-    fn unicode(&mut self) -> Option<char> {
-        let (high, rest) = hex_unit(self.rest)?;
-        self.rest = rest;
-        if !(0xd800..0xdc00).contains(&high) {
-            return char::from_u32(high);
-        }
-        let (low, rest) = rest.strip_prefix("\\u").and_then(hex_unit)?;
-        if !(0xdc00..0xe000).contains(&low) {
-            return None;
-        }
-        self.rest = rest;
-        char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00))
-    }
-}
-
-/// Four hexadecimal digits, and what follows them.
-fn hex_unit(text: &str) -> Option<(u32, &str)> {
-    let (digits, rest) = text.split_at_checked(4)?;
-    Some((u32::from_str_radix(digits, 16).ok()?, rest))
-}
 
 /// JSON text known to be one valid document by RFC 8259, nested at most
 /// [`PAYLOAD_DEPTH_MAX`](super::PAYLOAD_DEPTH_MAX) deep.
@@ -248,7 +107,7 @@ impl Json<'static> {
         // What serde_json wrote is JSON, but may nest deeper than its readers can follow.
         // With so few brackets it cannot, and counting them is quicker than following them.
         let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
-        if brackets.count() > super::PAYLOAD_DEPTH_MAX {
+        if brackets.count() > PAYLOAD_DEPTH_MAX {
             return Self::parse(text);
         }
         Ok(Self { text: Cow::Owned(text) })
@@ -303,11 +162,7 @@ impl fmt::Display for JsonError {
                 "the text goes on behind its JSON value, at byte {at}: pass one value only"
             ),
             Flaw::Text(_) => {
-                write!(
-                    f,
-                    "the JSON nests deeper than {} levels: flatten it",
-                    super::PAYLOAD_DEPTH_MAX
-                )
+                write!(f, "the JSON nests deeper than {PAYLOAD_DEPTH_MAX} levels: flatten it")
             }
             Flaw::Value(error) => write!(
                 f,

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::ID_BYTES_MAX;
-use super::json::JsonStr;
+use super::json_str::JsonStr;
+use super::limits::ID_BYTES_MAX;
 use super::scanner::{Scanner, Stop};
 
 /// What an object has under one name. Of a name that is there twice, the first counts.

@@ -8,27 +8,37 @@ mod buffer_pool;
 mod encode;
 mod envelope;
 mod error_code;
+mod fault;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod json;
+mod json_str;
+mod limits;
 mod members;
+mod message;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod oracle;
 mod recv_buffer;
 mod scanner;
 mod send_queue;
+pub mod system;
 mod timestamp;
 
 pub use buffer_pool::{BufferPool, MemoryGauge};
-pub use envelope::{Envelope, EnvelopeError, Fault, ID_BYTES_MAX, MessageType};
+pub use envelope::{Envelope, EnvelopeError, MessageType};
 pub use error_code::ErrorCode;
-pub use json::{DecodeError, Json, JsonError, JsonStr};
+pub use fault::Fault;
+pub use json::{DecodeError, Json, JsonError};
+pub use json_str::JsonStr;
+pub use limits::{DEPTH_MAX, ID_BYTES_MAX, PAYLOAD_DEPTH_MAX};
+pub use message::Message;
 pub use recv_buffer::RecvBuffer;
-pub use scanner::{DEPTH_MAX, PAYLOAD_DEPTH_MAX};
 pub use send_queue::SendQueue;
 
-pub(crate) use encode::{Head, escape, frame as encode_frame};
+#[cfg(feature = "net")]
+pub(crate) use encode::escaped;
+pub(crate) use encode::{Defaults, Head, MessageHead, escape, frame as encode_frame};
 pub(crate) use members::{Member, members};
 pub(crate) use recv_buffer::{Inbound, Next};
 pub(crate) use send_queue::{COPY_BYTES_MAX, OutFrame, SharedFrame};

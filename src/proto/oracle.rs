@@ -6,8 +6,9 @@ use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::envelope::TIMESTAMP_BYTES_MAX;
-use super::{DEPTH_MAX, Envelope, ErrorCode, ID_BYTES_MAX, MessageType};
+use super::envelope::{Envelope, MessageType};
+use super::error_code::ErrorCode;
+use super::limits::{DEPTH_MAX, ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 
 const FIELDS: [&str; 7] =
     ["message_id", "app_id", "channel_id", "message_type", "payload", "timestamp", "reply_to"];

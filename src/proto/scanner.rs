@@ -5,20 +5,12 @@
 //! integers of 300 digits, `1e400`, half surrogate pairs, keys given twice.
 //! What it costs is linear in the length of the text, whatever the text.
 
-use super::envelope::Fault;
-use super::json::JsonStr;
+use super::fault::Fault;
+use super::json_str::JsonStr;
+use super::limits::{DEPTH_MAX, PAYLOAD_DEPTH_MAX};
 
 #[cfg(test)]
 pub(super) mod tests;
-
-/// How deep JSON may nest. In a message the message's own object is level 1.
-///
-/// As deep as `serde_json` reads by default, so that no peer on the other side
-/// runs out of stack; also the number of bits in the scanner's stack.
-pub const DEPTH_MAX: usize = u128::BITS as usize;
-
-/// How deep a payload may nest: the message around it is a level of its own.
-pub const PAYLOAD_DEPTH_MAX: usize = DEPTH_MAX - 1;
 
 /// Checks that `text` is one JSON value that fits into a message as its payload, with at
 /// most whitespace around it.

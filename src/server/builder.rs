@@ -1,7 +1,8 @@
 //! Setting up applications, channels and their handlers.
 
 use super::Server;
-use crate::broker::{ChannelHandlers, ChannelKey, Delivery, HandlerError, Request, RequestResult};
+use crate::HandlerError;
+use crate::broker::{ChannelHandlers, ChannelKey, Delivery, Request, RequestResult};
 
 /// An application of the server, for setting up its channels.
 ///

@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use serde::Serialize;
 
 use crate::Address;
-use crate::broker::{ConnectionKey, Context, Message, Remote, SendError, Stats};
-use crate::proto::{Json, MessageType};
+use crate::broker::{ConnectionKey, Context, Remote, SendError, Stats};
+use crate::proto::{Json, Message, MessageType};
 
 /// Publishes to, asks and stops a server from any thread.
 ///

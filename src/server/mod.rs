@@ -14,9 +14,9 @@ pub use handle::{Handle, HandleError};
 
 pub use crate::net::{Address, Inherited};
 
-use crate::broker::{Broker, ConnectionInfo, Context, Delivery, HandlerError, Verdict};
+use crate::broker::{Broker, ConnectionInfo, Context, Delivery, Verdict};
 use crate::net::{EventLoop, MioSystem};
-use crate::{Config, Error};
+use crate::{Config, Error, HandlerError};
 
 /// A server that runs on the thread that calls it.
 ///

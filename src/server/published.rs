@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{Application, Channel, Server};
-use crate::broker::{ApplicationInfo, ChannelInfo, ConnectionKey, Message, SendError, Stats};
+use crate::broker::{ApplicationInfo, ChannelInfo, ConnectionKey, SendError, Stats};
+use crate::proto::Message;
 
 impl Server {
     /// [`Server::application`], where the name may be left out.

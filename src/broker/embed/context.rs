@@ -6,8 +6,6 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::JsonError;
-use crate::broker::message::Message;
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Encoded;
 use crate::broker::state::events::ConnectionInfo;
@@ -15,7 +13,7 @@ use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::latency::{ChannelLatency, LatencyOf};
 use crate::broker::state::stats::{ApplicationInfo, ChannelInfo, Stats};
 use crate::broker::state::turn::fan_out_work;
-use crate::proto::{Head, Json, MessageType, OutFrame, escape};
+use crate::proto::{Json, JsonError, Message, MessageType, OutFrame};
 
 /// The server as its handlers and hooks see it.
 ///
@@ -216,25 +214,8 @@ impl<'a> Context<'a> {
     }
 
     fn encode(&mut self, message: &Message) -> Result<Encoded, SendError> {
-        let timestamp = match message.timestamp {
-            // JSON knows no infinity: such a time is none.
-            seconds if seconds == 0.0 || !seconds.is_finite() => String::new(),
-            seconds => seconds.to_string(),
-        };
-        let (app_id, channel_id) = (escape(&message.app_id), escape(&message.channel_id));
-        let (message_id, reply_to) =
-            (escape(&message.message_id), message.reply_to.as_deref().map(escape));
-        let head = Head {
-            message_id: &message_id,
-            app_id: &app_id,
-            channel_id: &channel_id,
-            message_type: message.message_type,
-            timestamp: &timestamp,
-            reply_to: reply_to.as_deref(),
-        };
         let unix = self.core.now.unix;
-        let pool = &mut self.core.pool;
-        let encoded = self.core.encoder.text(pool, unix, head, message.payload.as_str());
+        let encoded = self.core.encoder.message(&mut self.core.pool, unix, message);
         let (body_bytes, frame_bytes_max) =
             (encoded.body_bytes(), self.core.limits.frame_bytes_max);
         if body_bytes > frame_bytes_max {

@@ -12,14 +12,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::context::{Context, SendError};
-use crate::broker::message::Message;
 use crate::broker::state::arena::Arena;
 use crate::broker::state::core::{Core, Refusal};
 use crate::broker::state::encoder::Address;
 use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey, Key, RequestKey};
 use crate::broker::state::mailbox::Remote;
-use crate::proto::{DecodeError, Envelope, ErrorCode, Head, Json, MessageType};
+use crate::handler_error::HandlerError;
+use crate::proto::{DecodeError, Envelope, ErrorCode, Head, Json, JsonError, Message, MessageType};
 
 /// What a request handler returns: the proof that it dealt with the request, or an error.
 pub type RequestResult<'a> = Result<Reply<'a>, HandlerError>;
@@ -153,7 +153,7 @@ impl Handlers {
         let call = || filter(&mut delivery.with(core));
         match catch_unwind(AssertUnwindSafe(call)) {
             Ok(Ok(verdict)) => Ok(verdict),
-            Ok(Err(error)) => Err(Refusal::new(ErrorCode::Forbidden, error.message)),
+            Ok(Err(error)) => Err(Refusal::new(ErrorCode::Forbidden, error.into_text())),
             Err(panic) => {
                 let failure = panicked(core, &*panic);
                 let text = format!("the server could not look at this message: {failure}");
@@ -199,8 +199,8 @@ fn call(handler: &mut RequestHandler, core: &mut Core, delivery: Parts<'_>) -> b
         Ok(Ok(())) => "it returned without answering".into(),
         Ok(Err(error)) => {
             core.counters.handler_failures += 1;
-            crate::trace::handler_failed(&error.message);
-            error.message.into()
+            crate::trace::handler_failed(error.text());
+            error.into_text().into()
         }
         Err(panic) => panicked(core, &*panic).into(),
     };
@@ -222,7 +222,7 @@ fn hand_over(handler: &mut DeliveryHandler, core: &mut Core, delivery: Parts<'_>
     let result = catch_unwind(AssertUnwindSafe(|| handler(delivery.with(core))));
     match result {
         Ok(Ok(())) => return core.dealt != Dealt::PassedOn,
-        Ok(Err(error)) => crate::trace::handler_failed(&error.message),
+        Ok(Err(error)) => crate::trace::handler_failed(error.text()),
         Err(panic) => drop(panicked(core, &*panic)),
     }
     core.counters.handler_failures += 1;
@@ -521,45 +521,6 @@ impl fmt::Debug for Request<'_> {
 #[derive(Debug)]
 pub struct Reply<'a>(PhantomData<&'a ()>);
 
-/// Why a handler could not serve a message. The requester reads the text in the
-/// `handler_failed` answer, so it must say nothing that is not for it.
-///
-/// Any error turns into one by `?`, and so does text by `.into()` on [`HandlerError::new`].
-///
-/// ```
-/// use ipc_framework::HandlerError;
-///
-/// fn stock(item: &str) -> Result<u32, HandlerError> {
-///     match item {
-///         "tea" => Ok("12".parse()?),
-///         _ => Err(HandlerError::new(format!("there is no {item}"))),
-///     }
-/// }
-/// assert!(stock("tea").is_ok() && stock("coffee").is_err());
-/// ```
-#[derive(Debug)]
-pub struct HandlerError {
-    message: String,
-}
-
-impl HandlerError {
-    /// An error with a text for the requester.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
-    }
-
-    #[cfg(feature = "net")]
-    pub(crate) fn text(&self) -> &str {
-        &self.message
-    }
-}
-
-impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for HandlerError {
-    fn from(error: E) -> Self {
-        Self::new(error.into().to_string())
-    }
-}
-
 /// Answers one request from any thread. Dropped without an answer, it answers
 /// `handler_failed`; used after the request's timeout, or when the requester is gone, it
 /// does nothing.
@@ -589,7 +550,7 @@ impl Responder {
     ///
     /// # Errors
     /// If the value cannot be written as JSON; the requester then gets `handler_failed`.
-    pub fn reply<T: Serialize + ?Sized>(self, payload: &T) -> Result<(), crate::JsonError> {
+    pub fn reply<T: Serialize + ?Sized>(self, payload: &T) -> Result<(), JsonError> {
         let json = Json::from_serialize(payload)?;
         self.reply_json(json);
         Ok(())

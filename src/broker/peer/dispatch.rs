@@ -6,9 +6,10 @@ use crate::broker::flow::memory::short_of_memory;
 use crate::broker::flow::queues::Obstacle;
 use crate::broker::flow::workers::Offer;
 use crate::broker::state::connection::State;
-use crate::broker::state::core::{Core, Refusal, SYSTEM};
+use crate::broker::state::core::{Core, Refusal};
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::turn::fan_out_work;
+use crate::proto::system::SYSTEM;
 use crate::proto::{Envelope, ErrorCode, MessageType, OutFrame};
 
 /// Whether a frame is done with, or has to be looked at again later.

@@ -8,11 +8,12 @@ use serde::Serialize;
 use super::dispatch::Stop;
 use super::listings::Listing;
 use crate::broker::state::connection::{Session, State};
-use crate::broker::state::core::{Core, Refusal, SYSTEM};
+use crate::broker::state::core::{Core, Refusal};
 use crate::broker::state::events::ConnectionEvent;
 use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
 use crate::broker::state::timers::Due;
-use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX, Member, MessageType, members};
+use crate::proto::system::SYSTEM;
+use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX, JsonStr, Member, MessageType, members};
 
 impl Core {
     /// The first message of a connection.
@@ -27,7 +28,7 @@ impl Core {
             return Ok(());
         }
         let app_id = envelope.app_id().decode();
-        let token = token.string().map(crate::JsonStr::decode);
+        let token = token.string().map(JsonStr::decode);
         if !self.access.admits(&app_id, token.as_deref()) {
             return Err(Refusal::new(
                 ErrorCode::AuthFailed,

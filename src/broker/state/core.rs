@@ -21,7 +21,10 @@ use crate::broker::flow::memory::{Budget, CONNECTION_BYTES};
 use crate::broker::flow::reload::Former;
 use crate::broker::flow::workers::PendingRequest;
 use crate::broker::limits::{LINGER, Limits, STRANGER_PARTS, STRANGERS_EVICTED};
-use crate::proto::{BufferPool, Envelope, EnvelopeError, ErrorCode, MessageType, OutFrame};
+use crate::proto::system::{Failure, SYSTEM};
+use crate::proto::{
+    BufferPool, Envelope, EnvelopeError, ErrorCode, JsonStr, MessageType, OutFrame,
+};
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -98,9 +101,6 @@ pub(crate) fn taken_over() -> Refusal {
          connection an id of its own",
     )
 }
-
-/// `system`, where neither an application nor a channel could be read.
-pub(crate) const SYSTEM: &str = "system";
 
 impl Core {
     pub(crate) fn new(
@@ -242,7 +242,7 @@ impl Core {
         }
         let why = Refusal::new(error.fault.code(), error.fault.to_string());
         let channel_id = error.channel_id.map_or(SYSTEM, |id| id.raw());
-        let reply_to = error.message_id.map(crate::JsonStr::raw).filter(|id| !id.is_empty());
+        let reply_to = error.message_id.map(JsonStr::raw).filter(|id| !id.is_empty());
         self.send_own_error(to, channel_id, reply_to, &why);
     }
 
@@ -275,14 +275,8 @@ impl Core {
         reply_to: Option<&str>,
         why: &Refusal,
     ) {
-        #[derive(serde::Serialize)]
-        struct Payload<'a> {
-            status: &'static str,
-            code: &'static str,
-            error: &'a str,
-        }
         self.counters.count_error(why.code);
-        let payload = Payload { status: "error", code: why.code.as_str(), error: &why.text };
+        let payload = Failure::new(why.code, &why.text);
         // Three strings always serialize.
         if let Ok(message) = self.encode(address, MessageType::Response, reply_to, &payload) {
             self.send(to, message);

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use crate::broker::limits::SCRATCH_BYTES_KEPT;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
-    self, BufferPool, COPY_BYTES_MAX, Envelope, Head, MemoryGauge, MessageType, OutFrame,
-    SharedFrame, Timestamp,
+    self, BufferPool, COPY_BYTES_MAX, Defaults, Envelope, Head, MemoryGauge, Message, MessageHead,
+    MessageType, OutFrame, SharedFrame, Timestamp,
 };
 
 /// The application and channel of a message, as JSON text without the quotes.
@@ -125,6 +125,19 @@ impl Encoder {
         } else {
             Encoded::Small(out)
         }
+    }
+
+    /// A message of the embedder's. An id and a timestamp that it leaves empty are filled in.
+    pub(crate) fn message(
+        &mut self,
+        pool: &mut BufferPool,
+        unix: Duration,
+        message: &Message,
+    ) -> Encoded {
+        // `text` fills in what is empty.
+        let defaults = Defaults { message_id: "", app_id: "", timestamp: "" };
+        let head = MessageHead::new(message, defaults);
+        self.text(pool, unix, head.borrowed(), message.payload.as_str())
     }
 
     /// Takes the buffer back for the next message.

@@ -17,16 +17,15 @@ use super::outbox::Kind;
 use super::shared::Shared;
 use super::state::{Link, Loss};
 use super::waiter::Waiter;
-use crate::broker::Message;
 use crate::client::connection::Connection;
 use crate::client::error::{Error, Execution, Fault};
 use crate::client::event::Event;
 use crate::client::reconnect::Reconnect;
-use crate::client::wire::answer::Failure;
 use crate::client::wire::encoder::Heading;
 use crate::client::wire::frames::front;
-use crate::proto::ErrorCode;
 use crate::proto::frame::Frame;
+use crate::proto::system::Failure;
+use crate::proto::{ErrorCode, Message};
 
 pub(crate) const WAKER: Token = Token(0);
 const SOCKET: Token = Token(1);

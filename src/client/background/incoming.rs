@@ -8,10 +8,9 @@ use super::routes::Sink;
 use super::shared::{Shared, shielded};
 use super::waiter::Waiter;
 use super::worker::Worker;
-use crate::broker::Message;
 use crate::client::error::Error;
 use crate::client::wire::answer;
-use crate::proto::{Envelope, ErrorCode, MessageType};
+use crate::proto::{Envelope, ErrorCode, Message, MessageType};
 
 /// What a frame is to a client of many threads.
 pub(crate) enum News {

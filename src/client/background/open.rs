@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 
 use super::outbox::Kind;
-use super::shared::{SYSTEM, Shared};
+use super::shared::Shared;
 use super::waiter::Waiter;
 use crate::client::error::{Error, Execution};
-use crate::client::wire::answer::PING;
 use crate::client::wire::encoder::Heading;
 use crate::client::wire::read_buffer::ReadBuffer;
 use crate::client::wire::socket::Socket;
 use crate::proto::MessageType;
+use crate::proto::system::{Action, SYSTEM};
 
 /// Asking more often would keep both sides busy with nothing else.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
@@ -121,7 +121,7 @@ impl Open {
             // Until the server is known to answer, nobody may wait for it in vain forever.
             let deadline = now.checked_add(interval.saturating_mul(2));
             let waiter = Waiter::Heartbeat;
-            let asked = shared.ask(heading, &PING, Kind::Control, waiter, deadline, true);
+            let asked = shared.ask(heading, &Action::PING, Kind::Control, waiter, deadline, true);
             if let Ok(id) = asked {
                 shared.lock().heartbeat = Some(id);
                 self.asked = Some(now);

@@ -5,12 +5,11 @@ use std::sync::{Arc, Weak};
 use super::outbox::Kind;
 use super::shared::Shared;
 use super::worker::Worker;
-use crate::broker::Message;
 use crate::client::error::Error;
 use crate::client::payload::Payload;
-use crate::client::wire::answer::Failure;
 use crate::client::wire::encoder::Heading;
-use crate::proto::{ErrorCode, MessageType};
+use crate::proto::system::Failure;
+use crate::proto::{ErrorCode, Message, MessageType};
 
 /// What is to be answered.
 #[derive(Debug)]

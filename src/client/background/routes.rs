@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex};
 use super::outbox::Kind;
 use super::shared::Shared;
 use super::state::{Link, State};
-use crate::broker::Message;
 use crate::client::error::Error;
 use crate::client::subscription::Inbox;
-use crate::client::wire::answer::Subscription;
 use crate::client::wire::encoder::{Encoder, Heading, check_id};
-use crate::proto::MessageType;
+use crate::proto::system::Subscribe;
+use crate::proto::{Message, MessageType};
 
 pub(crate) type Handler = Arc<Mutex<dyn FnMut(Message) + Send>>;
 
@@ -121,7 +120,7 @@ impl Shared {
             return Ok(());
         }
         let heading = Heading::new(message_type, channel_id);
-        let payload = Subscription { connection_id: &state.connection_id, ack: false };
+        let payload = Subscribe::new(&state.connection_id, false);
         encoder.value(heading, &payload)?;
         self.dispatch(state, encoder, Kind::Control, None)
     }

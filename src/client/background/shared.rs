@@ -16,14 +16,13 @@ use uuid::Uuid;
 use super::outbox::{Kind, Outgoing};
 use super::state::{Link, State};
 use super::waiter::{Slot, Waiter};
-use crate::broker::Message;
 use crate::client::client_options::{ClientOptions, WhileDisconnected};
 use crate::client::error::{Error, Execution};
 use crate::client::event::Event;
 use crate::client::payload::Payload;
 use crate::client::wire::encoder::{Encoder, Heading};
+use crate::proto::Message;
 
-pub(crate) const SYSTEM: &str = "system";
 /// Encoders kept for threads that send at the same time.
 const ENCODERS_KEPT: usize = 16;
 

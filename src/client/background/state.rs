@@ -11,15 +11,14 @@ use uuid::Uuid;
 use super::outbox::{Kind, Outbox, Outgoing};
 use super::pending::Pending;
 use super::routes::{Handler, Route, Sink};
-use super::shared::SYSTEM;
 use super::waiter::Waiter;
 use super::worker::Worker;
 use crate::client::client_options::{ClientOptions, WhileDisconnected};
 use crate::client::error::{Error, Execution};
-use crate::client::wire::answer::{Serve, Subscription};
 use crate::client::wire::encoder::{Encoder, Heading};
 use crate::client::wire::socket::Socket;
 use crate::proto::MessageType;
+use crate::proto::system::{SYSTEM, Serve, Subscribe};
 
 #[derive(Debug)]
 pub(crate) enum Link {
@@ -193,7 +192,7 @@ impl State {
             let number = outbox.number();
             outbox.queue(Outgoing { frame, kind: Kind::Control, request, number }, 0);
         };
-        let subscription = Subscription { connection_id, ack: false };
+        let subscription = Subscribe::new(connection_id, false);
         for (channel_id, _) in routes.iter().filter(|(_, route)| route.is_subscribed) {
             let heading = Heading::new(MessageType::Subscribe, channel_id);
             if encoder.value(heading, &subscription).is_ok() {
@@ -203,7 +202,7 @@ impl State {
         let mut serves = Vec::new();
         for channel in served.keys() {
             let heading = Heading::new(MessageType::Request, SYSTEM);
-            if let Ok(id) = encoder.value(heading, &Serve { action: "serve", channel }) {
+            if let Ok(id) = encoder.value(heading, &Serve::start(channel)) {
                 push(encoder, Some(id));
                 serves.push((id, channel.clone()));
             }

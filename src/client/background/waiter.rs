@@ -9,8 +9,8 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::shared::Shared;
-use crate::broker::Message;
 use crate::client::error::Error;
+use crate::proto::Message;
 
 pub(crate) type Answer = Result<Message, Error>;
 

@@ -11,10 +11,9 @@ use super::responder::{Job, Responder};
 use super::shared::{Shared, shielded};
 use super::state::Link;
 use crate::HandlerError;
-use crate::broker::Message;
 use crate::client::error::Error;
 use crate::client::payload::Payload;
-use crate::proto::ErrorCode;
+use crate::proto::{ErrorCode, Message};
 
 /// Requests that wait for their turn; the server's own bound for all workers is far above.
 const WAITING_MAX: usize = 4096;

@@ -1,63 +1,12 @@
-//! Payloads with a meaning of their own: the handshake's, and errors.
+//! Answers with a meaning of their own: the welcome after a connect, and errors.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::client::error::Error;
-use crate::client::options::Options;
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
 /// Longer than any error of the server; longer answers are not looked into.
 pub(crate) const ERROR_BYTES_MAX: usize = 4 << 10;
-
-#[derive(Serialize)]
-pub(crate) struct Connect<'a> {
-    action: &'static str,
-    connection_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<&'a str>,
-}
-
-impl<'a> Connect<'a> {
-    pub(crate) fn new(options: &'a Options, connection_id: &'a str) -> Self {
-        let token = options.token.as_ref().map(crate::Token::secret);
-        Self { action: "connect", connection_id, token }
-    }
-}
-
-/// Asks the server to be (or be no more) a worker of a channel.
-#[derive(Serialize)]
-pub(crate) struct Serve<'a> {
-    pub(crate) action: &'static str,
-    pub(crate) channel: &'a str,
-}
-
-#[derive(Serialize)]
-pub(crate) struct Action {
-    pub(crate) action: &'static str,
-}
-
-pub(crate) const PING: Action = Action { action: "ping" };
-
-#[derive(Serialize)]
-pub(crate) struct Subscription<'a> {
-    pub(crate) connection_id: &'a str,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) ack: bool,
-}
-
-/// An error as the protocol has it.
-#[derive(Serialize)]
-pub(crate) struct Failure<'a> {
-    status: &'static str,
-    code: &'static str,
-    error: &'a str,
-}
-
-impl<'a> Failure<'a> {
-    pub(crate) fn new(code: ErrorCode, error: &'a str) -> Self {
-        Self { status: "error", code: code.as_str(), error }
-    }
-}
 
 /// The parts of an error, or of a welcome, that say which it is.
 #[derive(Deserialize)]

@@ -1,18 +1,18 @@
 //! The client's own messages as frames: fresh ids, the time, and a buffer that is reused.
 
-use std::borrow::Cow;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use uuid::Uuid;
 
-use crate::broker::Message;
 use crate::client::error::Error;
-use crate::client::payload::{Append, Payload};
+use crate::client::payload::Payload;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Head, ID_BYTES_MAX, JsonError, MessageType, Timestamp};
-use crate::proto::{encode_frame, escape};
+use crate::proto::{
+    Defaults, Head, ID_BYTES_MAX, Message, MessageHead, MessageType, Timestamp, encode_frame,
+    escape, escaped,
+};
 
 /// Up to here the buffer that a large message needed is kept for the next one.
 const BYTES_KEPT: usize = 1 << 20;
@@ -21,10 +21,7 @@ const BYTES_KEPT: usize = 1 << 20;
 pub(crate) struct Encoder {
     /// As JSON text without the quotes.
     app_id: String,
-    body_bytes_max: usize,
-    frame: Vec<u8>,
-    /// How large the last frame was, for the next one's room.
-    frame_bytes: usize,
+    buffer: Buffer,
     ids: ChaCha8Rng,
     timestamp: Timestamp,
 }
@@ -56,9 +53,7 @@ impl Encoder {
             .map_err(|error| Error::system("random bytes")(std::io::Error::other(error)))?;
         Ok(Self {
             app_id: escape(app_id),
-            body_bytes_max,
-            frame: Vec::new(),
-            frame_bytes: 0,
+            buffer: Buffer { body_bytes_max, frame: Vec::new(), frame_bytes: 0 },
             ids: ChaCha8Rng::from_seed(seed),
             timestamp: Timestamp::default(),
         })
@@ -72,12 +67,12 @@ impl Encoder {
 
     /// The frame that was encoded last.
     pub(crate) fn frame(&self) -> &[u8] {
-        &self.frame
+        &self.buffer.frame
     }
 
     /// The frame that was encoded last, for keeping.
     pub(crate) fn take_frame(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.frame)
+        std::mem::take(&mut self.buffer.frame)
     }
 
     /// Encodes a value under a fresh id, which is returned.
@@ -86,73 +81,62 @@ impl Encoder {
         heading: Heading<'_>,
         payload: &T,
     ) -> Result<Uuid, Error> {
+        check_id("channel_id", heading.channel_id)?;
+        check_optional_id("reply_to", heading.reply_to)?;
         let id = self.fresh_id();
+        let reply_to = heading.reply_to.map(escaped);
         let mut text = Uuid::encode_buffer();
-        let text: &str = id.hyphenated().encode_lower(&mut text);
-        self.encode(text, None, None, heading, |out| payload.append_to(out))?;
+        let head = Head {
+            message_id: id.hyphenated().encode_lower(&mut text),
+            app_id: &self.app_id,
+            channel_id: &escaped(heading.channel_id),
+            message_type: heading.message_type,
+            timestamp: self.timestamp.text(unix_time()),
+            reply_to: reply_to.as_deref(),
+        };
+        self.buffer.encode(&head, payload)?;
         Ok(id)
     }
 
     /// Encodes a message as it is; what it leaves empty is filled in. Returns the id, if it is a
     /// fresh one.
     pub(crate) fn message(&mut self, message: &Message) -> Result<Option<Uuid>, Error> {
-        let heading = Heading {
-            message_type: message.message_type,
-            channel_id: &message.channel_id,
-            reply_to: message.reply_to.as_deref(),
-        };
-        let app_id = Some(&*message.app_id).filter(|app_id| !app_id.is_empty());
-        let timestamp = serde_json::Number::from_f64(message.timestamp)
-            .filter(|_| message.timestamp != 0.0)
-            .map(|number| number.to_string());
+        check_id("channel_id", &message.channel_id)?;
+        check_optional_id("message_id", given(&message.message_id))?;
+        check_optional_id("app_id", given(&message.app_id))?;
+        check_optional_id("reply_to", message.reply_to.as_deref())?;
         let fresh = message.message_id.is_empty().then(|| self.fresh_id());
-        let mut text = Uuid::encode_buffer();
-        let id = match fresh {
-            Some(fresh) => fresh.hyphenated().encode_lower(&mut text),
-            None => &*message.message_id,
+        let mut id = Uuid::encode_buffer();
+        let defaults = Defaults {
+            message_id: fresh.map_or("", |fresh| fresh.hyphenated().encode_lower(&mut id)),
+            app_id: &self.app_id,
+            timestamp: self.timestamp.text(unix_time()),
         };
-        let payload = |out: &mut Vec<u8>| message.payload.append_to(out);
-        self.encode(id, app_id, timestamp.as_deref(), heading, payload)?;
+        let head = MessageHead::new(message, defaults);
+        self.buffer.encode(&head.borrowed(), &message.payload)?;
         Ok(fresh)
     }
+}
 
-    fn encode(
-        &mut self,
-        message_id: &str,
-        app_id: Option<&str>,
-        timestamp: Option<&str>,
-        heading: Heading<'_>,
-        payload: impl FnOnce(&mut Vec<u8>) -> Result<(), JsonError>,
-    ) -> Result<(), Error> {
-        check_id("channel_id", heading.channel_id)?;
-        check_id("message_id", message_id)?;
-        let app_id = match app_id {
-            Some(app_id) => check_id("app_id", app_id).map(|()| escaped(app_id))?,
-            None => Cow::Borrowed(&*self.app_id),
-        };
-        let reply_to = match heading.reply_to {
-            Some(id) => Some(check_id("reply_to", id).map(|()| escaped(id))?),
-            None => None,
-        };
-        let head = Head {
-            message_id: &escaped(message_id),
-            app_id: &app_id,
-            channel_id: &escaped(heading.channel_id),
-            message_type: heading.message_type,
-            timestamp: timestamp.unwrap_or_else(|| {
-                // A machine set before 1970 gets timestamps of 1970.
-                let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                self.timestamp.text(unix)
-            }),
-            reply_to: reply_to.as_deref(),
-        };
+/// The frame that was encoded last, in a buffer that is reused.
+#[derive(Debug)]
+struct Buffer {
+    body_bytes_max: usize,
+    frame: Vec<u8>,
+    /// The size of the last frame: room for the next one if the buffer was taken.
+    frame_bytes: usize,
+}
+
+impl Buffer {
+    fn encode<T: Payload + ?Sized>(&mut self, head: &Head<'_>, payload: &T) -> Result<(), Error> {
         if self.frame.capacity() > BYTES_KEPT {
             self.frame = Vec::new();
         }
         if self.frame.capacity() == 0 {
             self.frame.reserve(self.frame_bytes.min(BYTES_KEPT));
         }
-        encode_frame(&mut self.frame, &head, payload).map_err(Error::NotJson)?;
+        encode_frame(&mut self.frame, head, |out| payload.append_to(out))
+            .map_err(Error::NotJson)?;
         self.frame_bytes = self.frame.len();
         let body_bytes = self.frame_bytes - HEADER_BYTES;
         if body_bytes > self.body_bytes_max {
@@ -162,14 +146,22 @@ impl Encoder {
     }
 }
 
+/// The machine's clock. One that is set before 1970 gives timestamps of 1970.
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 pub(crate) fn check_id(field: &'static str, id: &str) -> Result<(), Error> {
     if (1..=ID_BYTES_MAX).contains(&id.len()) { Ok(()) } else { Err(Error::BadId { field }) }
 }
 
-/// As it stands between the quotes of a JSON string; allocates only where it has to.
-fn escaped(text: &str) -> Cow<'_, str> {
-    let is_plain = text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
-    if is_plain { Cow::Borrowed(text) } else { Cow::Owned(escape(text)) }
+fn check_optional_id(field: &'static str, id: Option<&str>) -> Result<(), Error> {
+    id.map_or(Ok(()), |id| check_id(field, id))
+}
+
+/// `None` for an id that is left to be filled in.
+fn given(id: &str) -> Option<&str> {
+    Some(id).filter(|id| !id.is_empty())
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use simd_json::prelude::*;
 
-use super::{Json, JsonStr};
-use crate::proto::PAYLOAD_DEPTH_MAX;
+use super::Json;
 use crate::proto::scanner::Scanner;
 use crate::proto::scanner::tests::{cases, json_text, string_text};
+use crate::proto::{JsonStr, PAYLOAD_DEPTH_MAX};
 
 fn string(text: &str) -> JsonStr<'_> {
     Scanner::new(text).string().expect(text)

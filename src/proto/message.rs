@@ -1,4 +1,5 @@
-use crate::proto::{Envelope, Json, MessageType};
+use super::envelope::{Envelope, MessageType};
+use super::json::Json;
 
 /// A message that owns its parts, for sending from inside the process.
 ///

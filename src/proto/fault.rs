@@ -1,7 +1,7 @@
 use std::fmt;
 
-use super::{ErrorCode, ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
-use crate::proto::scanner::DEPTH_MAX;
+use super::error_code::ErrorCode;
+use super::limits::{DEPTH_MAX, ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 
 /// What is wrong with a message, by the fault of its sender.
 ///

@@ -1,0 +1,17 @@
+//! Bounds of the wire format, the same for every peer.
+
+/// How deep JSON may nest. In a message the message's own object is level 1.
+///
+/// As deep as `serde_json` reads by default, so that no peer on the other side
+/// runs out of stack; and the number of bits in the stack of the scanner.
+pub const DEPTH_MAX: usize = u128::BITS as usize;
+
+/// How deep a payload may nest: the message around it is a level of its own.
+pub const PAYLOAD_DEPTH_MAX: usize = DEPTH_MAX - 1;
+
+/// The most bytes of UTF-8 in a `message_id`, `app_id`, `channel_id` or `reply_to` once escapes
+/// are resolved: a UUID several times over, and short enough for the key of a table.
+pub const ID_BYTES_MAX: usize = 256;
+
+/// The most bytes in the text of a timestamp: twice what any language writes.
+pub(super) const TIMESTAMP_BYTES_MAX: usize = 64;

@@ -1,0 +1,54 @@
+//! The secret that a client shows and a server asks for.
+
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+
+/// A shared secret. It never shows in logs, errors or statistics.
+///
+/// ```
+/// use ipc_framework::Token;
+///
+/// assert_eq!(format!("{:?}", Token::new("a long secret")), "Token(hidden)");
+/// ```
+#[derive(Clone)]
+pub struct Token(Box<[u8]>);
+
+impl Token {
+    /// A token of any text. Strip white space around it first: it would be part of the token.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into().into_bytes().into())
+    }
+
+    /// The text that a client sends.
+    #[cfg(feature = "net")]
+    pub(crate) fn secret(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_else(|_| unreachable!("it was made from text"))
+    }
+
+    /// Whether it is empty or only white space, so that anybody would guess it.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.0.trim_ascii().is_empty()
+    }
+
+    /// Compares in constant time: the duration tells how long the token is, and nothing else.
+    pub(crate) fn matches(&self, offered: &str) -> bool {
+        self.0.ct_eq(offered.as_bytes()).into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(hidden)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_not_printed() {
+        assert!(!format!("{:?}", Token::new("secret")).contains("secret"));
+    }
+}
