@@ -335,13 +335,21 @@ impl Core {
 
     /// A newer connection came with the id of this one.
     ///
-    /// It is told at once, unless it is a published client: one that called `disconnect`
-    /// and then `connect` has a thread left that still waits on the old connection, and
-    /// anything that wakes it makes it go on with the new connection's bytes. So such a
-    /// client is told when it next says something.
+    /// The older one is told at once, unless it is a published client: one that called
+    /// `disconnect` and then `connect` has a thread left that still waits on the old connection,
+    /// and anything that wakes it makes it go on with the new connection's bytes. So such a
+    /// client is told when it next sends something. Until then it may be closed to make room,
+    /// see [`Core::is_full`]; therefore a client that is still owed bytes is told at once, too:
+    /// those bytes wake its thread anyway, and reach it before the connection is closed.
     pub(crate) fn supersede(&mut self, older: ConnectionKey, newer: ConnectionKey) {
-        let Some(connection) = self.connections.get_mut(older) else { return };
-        if !connection.splits_writes || connection.congested.is_some() {
+        let Some(connection) = self.connections.get(older) else { return };
+        let splits_writes = connection.splits_writes;
+        let is_owed = !connection.send.is_empty() || connection.transport_holds;
+        // The same id is the same program, which has not changed its habits.
+        if let Some(newer) = self.connections.get_mut(newer) {
+            newer.splits_writes |= splits_writes;
+        }
+        if !splits_writes || is_owed {
             self.report(older, &taken_over());
             return;
         }
@@ -350,10 +358,6 @@ impl Core {
         let idle = self.limits.idle_timeout.map(|timeout| self.deadline_in(timeout));
         if let Some(connection) = self.connections.get_mut(older) {
             connection.timer = idle.map(|deadline| self.timers.arm(deadline, Due::Idle(older)));
-        }
-        // The same id is the same program, which has not changed its habits.
-        if let Some(newer) = self.connections.get_mut(newer) {
-            newer.splits_writes = true;
         }
     }
 

@@ -107,6 +107,46 @@ fn a_full_server_gives_the_place_of_a_superseded_connection_away() {
     }
 }
 
+/// A superseded connection may be closed without a word to make room, so a connection that is
+/// still owed answers does not become one, whether the broker holds them or the transport does.
+#[test]
+fn a_client_that_is_owed_answers_is_told_behind_them_and_keeps_its_place() {
+    for transport_holds in [false, true] {
+        let mut world = World::new(Limits { connections_max: 2, ..Limits::default() });
+        let older = world.connected_apart("app", "same");
+        world.stalled.push(older);
+        world.send_apart(
+            older,
+            &message("app", "request", "system", "p", &json!({"action": "ping"})),
+        );
+        if transport_holds {
+            world.broker.note_transport(older, true);
+            world.relieve(older);
+        }
+        let newer = world.connected_apart("app", "same");
+
+        let refused = world.accept();
+        world.act();
+        world.expect_error(refused, "server_full", Value::Null);
+        assert!(world.closed.is_empty(), "nobody is closed to make room: {transport_holds}");
+        // The peer has half-closed, and the server reads that only now.
+        world.broker.hang_up(older, HangUp::EndOfStream, world.now);
+        world.act();
+        world.broker.note_transport(older, false);
+        world.relieve(older);
+        let sent = world.take(older);
+        assert_eq!(sent[0]["payload"], json!({"status": "pong"}));
+        assert_eq!(sent[1]["payload"]["code"], "taken_over");
+        world.pass(limits::LINGER);
+        assert!(world.closed.contains(&older) && !world.closed.contains(&newer));
+
+        // The newer one belongs to the same program, which splits its writes.
+        world.connected_apart("app", "same");
+        assert!(world.take(newer).is_empty());
+        assert_eq!(world.broker.core.superseded, 1);
+    }
+}
+
 /// Several newcomers may come in one turn, before anything that is closed has its end.
 #[test]
 fn each_newcomer_of_a_turn_takes_one_place() {
