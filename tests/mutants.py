@@ -49,6 +49,8 @@ class Mutant:
 MUTANTS = [
     Mutant("a ready-list entry is dropped when the read budget is used up",
            "read", drop="socket.enlist(", after="if budget_bytes == 0"),
+    Mutant("events that a turn does not take are left to a report that never comes",
+           "has_work", swap="|| self.has_more_events", by=""),
     Mutant("a resumed connection is not put into the ready list",
            "act", drop="make_ready(key)", after="note_resumed()"),
     Mutant("a key is found whatever its generation",

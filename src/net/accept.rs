@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::system::System;
+use super::system::{System, WAKER};
 
 /// After an accept error that repeating cannot mend at once.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -129,7 +129,7 @@ impl<S: System> Listeners<S> {
 
 /// Below the waker's token, far above any connection's.
 fn token(at: usize) -> usize {
-    super::WAKER - 1 - at
+    WAKER - 1 - at
 }
 
 /// The connection broke before it was accepted: the next one may be well.

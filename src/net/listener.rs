@@ -13,17 +13,16 @@ use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use socket2::{Domain, Protocol, SockRef, Type};
 
-use super::stream::{SocketStream, set_quickack};
+use super::quickack::set_quickack;
+use super::stream::SocketStream;
 #[cfg(feature = "tls")]
 use super::tls_stream::TlsStream;
-use super::unix_socket::{self, UnixSocketFile};
+use super::unix_socket::{self, BACKLOG, UnixSocketFile};
 use super::user_namespace;
 #[cfg(feature = "tls")]
 use crate::Tls;
 use crate::{Config, Error};
 
-/// Connections the kernel keeps for us until we accept them. It cuts this to its own limit.
-pub(super) const BACKLOG: i32 = 4_096;
 /// Tries to find a port that is free for IPv4 and IPv6 alike.
 const FREE_PORT_TRIES: usize = 16;
 

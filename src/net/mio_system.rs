@@ -8,10 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::WAKER;
 use super::listener::Listener;
 use super::stream::SocketStream;
-use super::system::{Event, System};
+use super::system::{Event, System, WAKER};
 use crate::Error;
 
 /// Events taken from the kernel at once; the rest come with the next poll.
@@ -57,7 +56,8 @@ impl System for MioSystem {
     type Stream = SocketStream;
     type Spare = File;
 
-    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
+        let taken_before = events.len();
         self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(SLEEP_MAX)))?;
         events.extend(self.events.iter().map(|event| {
             let finished = event.is_read_closed() || event.is_error();
@@ -68,7 +68,7 @@ impl System for MioSystem {
                 finished,
             }
         }));
-        Ok(())
+        Ok(events.len() - taken_before >= self.events.capacity())
     }
 
     fn watch_listener(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {

@@ -7,6 +7,7 @@ use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use socket2::SockRef;
 
+use super::quickack::set_quickack;
 use super::system::Stream;
 #[cfg(feature = "tls")]
 use super::tls_stream::TlsStream;
@@ -152,15 +153,4 @@ fn user_of(stream: &UnixStream) -> io::Result<User> {
 #[cfg(not(target_os = "linux"))]
 fn user_of(_: &UnixStream) -> io::Result<User> {
     Err(io::ErrorKind::Unsupported.into())
-}
-
-/// Whether the kernel acknowledges at once, or waits for an answer to send along.
-///
-/// A connection starts without: who writes header and body apart then waits with the body
-/// of its very first message, and shows its habit. Others do not wait and see no difference.
-/// Only a hint: without it a peer is slow, not wrong.
-#[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "Linux alone has it"))]
-pub(super) fn set_quickack(socket: &SockRef<'_>, enabled: bool) {
-    #[cfg(target_os = "linux")]
-    let _ = socket.set_tcp_quickack(enabled);
 }

@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use crate::broker::User;
 
+/// The token of the waker, by which other threads interrupt a poll. Listeners have the tokens
+/// below it, connections count from zero.
+pub(crate) const WAKER: usize = usize::MAX;
+
 /// Event queue, listening sockets and clock.
 pub(crate) trait System {
     type Listener: Debug;
@@ -23,11 +27,12 @@ pub(crate) trait System {
     /// Steps of handshakes in a turn: each is up to a millisecond that all others wait.
     const HANDSHAKE_STEPS_PER_TURN_MAX: usize = 8;
 
-    /// Waits until something happens, at most for `timeout`, and appends what it was.
+    /// Waits until something happens, at most for `timeout`, and appends what it was. Returns
+    /// whether there may be more events, which the next call reports.
     ///
     /// Edge-triggered: what was reported once is reported again only after it has changed, or
     /// after the interest in it was changed. Reports of what is not so are allowed.
-    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool>;
 
     /// Reports connections that wait to be accepted.
     fn watch_listener(&mut self, listener: &mut Self::Listener, token: usize) -> io::Result<()>;

@@ -12,7 +12,7 @@ use mio::net::TcpStream;
 use rustls::{ServerConfig, ServerConnection};
 use socket2::SockRef;
 
-use super::stream::set_quickack;
+use super::quickack::set_quickack;
 use super::system::Stream;
 use super::tls_records::{Counted, Records};
 use crate::Tls;

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::listener::BACKLOG;
 use crate::UnixSocket;
 
+/// Connections that the kernel keeps until they are accepted, on TCP as well. It cuts this to its
+/// own limit.
+pub(super) const BACKLOG: i32 = 4_096;
 /// How long another server that starts in the same directory is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -29,34 +29,35 @@ impl Waiting {
         Self { spin_max, budget: spin_max, wakeups: 0, spins: 0 }
     }
 
-    /// Waits for events, at most for `timeout`.
+    /// Waits for events, at most for `timeout`. Returns whether the system may have more of them.
     pub(super) fn wait(
         &mut self,
         system: &mut impl System,
         events: &mut Vec<Event>,
         timeout: Option<Duration>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         if self.spin_max.is_zero() || timeout == Some(Duration::ZERO) {
-            system.poll(events, timeout)?;
+            let has_more = system.poll(events, timeout)?;
             self.wakeups += u64::from(timeout != Some(Duration::ZERO) && !events.is_empty());
-            return Ok(());
+            return Ok(has_more);
         }
         let began = system.monotonic();
         let spin = timeout.map_or(self.budget, |timeout| timeout.min(self.budget));
         let mut awake = Duration::ZERO;
         while awake < spin {
-            system.poll(events, Some(Duration::ZERO))?;
+            let has_more = system.poll(events, Some(Duration::ZERO))?;
             if !events.is_empty() {
                 self.budget = self.spin_max;
-                return Ok(());
+                return Ok(has_more);
             }
             self.spins += 1;
             std::hint::spin_loop();
             awake = system.monotonic().saturating_sub(began);
         }
         let rest = timeout.map(|timeout| timeout.saturating_sub(awake));
+        let mut has_more = false;
         if rest != Some(Duration::ZERO) {
-            system.poll(events, rest)?;
+            has_more = system.poll(events, rest)?;
             self.wakeups += u64::from(!events.is_empty());
         }
         let waited = system.monotonic().saturating_sub(began);
@@ -66,7 +67,7 @@ impl Waiting {
             let half = self.budget / 2;
             if half < self.spin_max / BUDGET_SHARE_MIN { Duration::ZERO } else { half }
         };
-        Ok(())
+        Ok(has_more)
     }
 
     /// Times it was woken from sleep, and polls in vain, since the last call.
@@ -77,7 +78,7 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use super::super::MioSystem;
+    use super::super::mio_system::MioSystem;
     use super::*;
 
     #[test]

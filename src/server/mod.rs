@@ -21,9 +21,20 @@ use crate::{Config, Error, HandlerError};
 /// A server that runs on the thread that calls it.
 ///
 /// There are three ways to run it: [`Server::run`] until it is stopped; one turn at a time
-/// by [`Server::poll_once`]; or inside a loop of your own, which waits for
-/// [`Server::as_raw_fd`](AsRawFd::as_raw_fd) to be readable, at most until
-/// [`Server::next_deadline`], and then calls `poll_once` with a zero timeout.
+/// by [`Server::poll_once`]; or inside an event loop of your own.
+///
+/// # Inside another event loop
+/// The outer loop waits until [`Server::as_raw_fd`](AsRawFd::as_raw_fd) is readable, at most until
+/// [`Server::next_deadline`], and then calls [`Server::poll_once`] with a zero timeout, whichever
+/// of the two ended the wait. It asks for the deadline again before each wait, because every turn
+/// may change it.
+///
+/// The descriptor may be watched by level or by edge (`EPOLLET`, and everything that mio
+/// watches). By edge it is reported once for what happened since the last turn. Whatever a turn
+/// leaves undone, also events that it did not take from the system's queue, makes the deadline a
+/// time gone by, so that the next turn follows at once. An outer loop that watches by edge and
+/// ignores the deadline would leave these connections unanswered. `examples/outer_loop.rs` is
+/// such a loop.
 ///
 /// Dropped, it closes every connection at once; [`Handle::stop`] lets them end well.
 #[derive(Debug)]
@@ -219,14 +230,15 @@ impl Server {
         Ok(goes_on)
     }
 
-    /// When [`Server::poll_once`] has to be called even if the descriptor stays quiet:
-    /// `None` for never, a time gone by for at once.
+    /// When [`Server::poll_once`] has to be called even if the descriptor is not reported:
+    /// `None` for never, a time gone by for at once. Every turn may change it.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.net.next_deadline(&self.broker).and_then(|deadline| self.net.instant(deadline))
     }
 }
 
-/// The event queue's descriptor. It is readable when [`Server::poll_once`] has work.
+/// The descriptor of the event queue. It is readable when something happened that
+/// [`Server::poll_once`] has to see; see [`Server`] on how to watch it.
 impl AsRawFd for Server {
     fn as_raw_fd(&self) -> RawFd {
         self.net.as_raw_fd()

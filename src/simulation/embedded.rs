@@ -66,6 +66,11 @@ impl Embedded {
         self.net.next_deadline(&self.broker)
     }
 
+    /// Whether the next turn would not wait.
+    pub(super) fn is_due(&self) -> bool {
+        self.next_deadline() == Some(Duration::ZERO)
+    }
+
     pub(super) fn stats(&mut self) -> Stats {
         let now = self.net.now();
         self.broker.context(now).stats()

@@ -81,6 +81,8 @@ pub(super) struct Kernel {
     wall_offset: Duration,
     woken: bool,
     pub(super) last_poll: LastPoll,
+    /// The last poll has passed over some, and said so.
+    pub(super) has_more_events: bool,
 }
 
 impl Kernel {
@@ -107,6 +109,7 @@ impl Kernel {
             wall_offset: EPOCH,
             woken: false,
             last_poll: LastPoll::Found,
+            has_more_events: false,
         }
     }
 
@@ -256,8 +259,9 @@ impl Kernel {
         &mut self,
         events: &mut Vec<Event>,
         timeout: Option<Duration>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         self.last_poll = LastPoll::Found;
+        self.has_more_events = false;
         if self.decisions.chance(self.faults.interrupted) {
             return Err(io::ErrorKind::Interrupted.into());
         }
@@ -277,10 +281,12 @@ impl Kernel {
             }
         }
         let few = self.decisions.chance(self.faults.few_events);
+        let mut has_more = false;
         for pipe in &mut self.pipes {
             // Whoever was passed over too often is not again: the kernel's list is in order.
             if few && pipe.is_ready && pipe.passed_over < 2 && self.decisions.below(2) == 0 {
                 pipe.passed_over += 1;
+                has_more = true;
                 continue;
             }
             pipe.passed_over = 0;
@@ -288,6 +294,7 @@ impl Kernel {
         }
         if found.is_empty() {
             // It does not sleep over one that it passed over.
+            has_more = false;
             found.extend(self.pipes.iter_mut().filter_map(Pipe::take_event));
         }
         if self.decisions.chance(self.faults.spurious) && !self.pipes.is_empty() {
@@ -304,7 +311,7 @@ impl Kernel {
         if found.is_empty() {
             let is_idle = timeout != Some(Duration::ZERO);
             self.last_poll = if is_idle { LastPoll::Slept } else { LastPoll::InVain };
-            return Ok(());
+            return Ok(false);
         }
         for at in (1..found.len()).rev() {
             let other = self.decisions.below(at + 1);
@@ -315,7 +322,8 @@ impl Kernel {
             self.trace.note(format_args!("event {what:?}"));
         }
         events.append(&mut found);
-        Ok(())
+        self.has_more_events = has_more;
+        Ok(has_more)
     }
 
     pub(super) fn read(&mut self, id: PipeId, buffer: &mut [u8]) -> io::Result<usize> {

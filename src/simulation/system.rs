@@ -41,7 +41,7 @@ impl System for SimulatedSystem {
     const ACCEPTS_PER_TURN_MAX: usize = 2;
     const HANDSHAKE_STEPS_PER_TURN_MAX: usize = 1;
 
-    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
         let mut kernel = self.kernel.borrow_mut();
         if self.woken.swap(false, Ordering::Relaxed) {
             kernel.wake();

@@ -424,6 +424,9 @@ impl World {
         if stats.counters.bytes_in != kernel.read_bytes {
             return Err(format!("{} bytes_in of {}", stats.counters.bytes_in, kernel.read_bytes));
         }
+        if kernel.has_more_events && !self.server.is_due() {
+            return Err("events are left in the queue, and the loop would sleep".to_owned());
+        }
         let broker = &self.server.broker;
         let keys = broker.connections();
         if keys.len() > limits.connections_max + REFUSED_MAX {

@@ -1,8 +1,7 @@
 //! The embedding API as a Rust program uses it.
 
-use std::os::fd::AsRawFd;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipc_framework::{Config, HandleError, Json, Limits, Message, MessageType, Responder, Server};
 use serde::{Deserialize, Serialize};
@@ -181,39 +180,6 @@ fn a_handle_refuses_more_than_the_loop_can_take() {
     let megabyte = "x".repeat(1 << 20);
     let full = (0..100).find_map(|_| handle.publish("app", "c", &megabyte).err());
     assert!(matches!(full, Some(HandleError::Full)), "{full:?}");
-}
-
-#[test]
-fn a_host_loop_of_ones_own_drives_it() {
-    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
-    crate::support::install_echo(&mut server);
-    let ipc_framework::Address::Tcp(address) = server.addresses()[0].clone() else {
-        panic!("TCP comes first");
-    };
-    let handle = server.handle();
-    let client = std::thread::spawn(move || {
-        let mut peer = Peer::new(address);
-        peer.connect("app", "guest");
-        for at in 0..100 {
-            assert_eq!(peer.request("echo", json!(at)), at);
-        }
-        handle.stop();
-    });
-    let mut host = mio::Poll::new().unwrap();
-    let mut events = mio::Events::with_capacity(8);
-    let descriptor = server.as_raw_fd();
-    host.registry()
-        .register(&mut mio::unix::SourceFd(&descriptor), mio::Token(0), mio::Interest::READABLE)
-        .unwrap();
-    loop {
-        let deadline = server.next_deadline();
-        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        host.poll(&mut events, timeout).unwrap();
-        if !server.poll_once(Some(Duration::ZERO)).unwrap() {
-            break;
-        }
-    }
-    client.join().unwrap();
 }
 
 #[test]
@@ -500,44 +466,4 @@ fn turns_may_be_taken_on_one_thread_after_another() {
     server.handle().stop();
     while server.poll_once(Some(HANG)).unwrap() {}
     assert!(!server.poll_once(None).unwrap(), "it never goes on, and does not wait");
-}
-
-#[test]
-fn a_host_loop_is_woken_by_deadlines_and_by_handles() {
-    let limits = Limits { request_timeout: Duration::from_millis(30), ..Limits::default() };
-    let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
-    assert_eq!(server.next_deadline(), None, "nothing is due of itself");
-    let (sender, kept) = mpsc::channel();
-    server.application("app", "").channel("never").on_request(move |request| {
-        let (reply, responder) = request.defer()?;
-        sender.send(responder)?;
-        Ok(reply)
-    });
-    let (handle, port) = (server.handle(), server.addresses()[0].port().unwrap());
-    let client = std::thread::spawn(move || {
-        let mut peer = Peer::new(([127, 0, 0, 1], port).into());
-        peer.connect("app", "peer");
-        peer.send("request", "never", json!(null));
-        assert_eq!(code(&peer.receive()), "timeout", "only the deadline wakes for this");
-        assert!(handle.stats().unwrap().running, "only the descriptor wakes for this");
-        handle.stop();
-        peer.expect_error("shutting_down", "system", Value::Null);
-        peer.expect_end();
-    });
-    let mut host = mio::Poll::new().unwrap();
-    let mut events = mio::Events::with_capacity(8);
-    let descriptor = server.as_raw_fd();
-    host.registry()
-        .register(&mut mio::unix::SourceFd(&descriptor), mio::Token(0), mio::Interest::READABLE)
-        .unwrap();
-    loop {
-        let deadline = server.next_deadline();
-        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        host.poll(&mut events, timeout).unwrap();
-        if !server.poll_once(Some(Duration::ZERO)).unwrap() {
-            break;
-        }
-    }
-    client.join().unwrap();
-    drop(kept);
 }

@@ -12,6 +12,7 @@ mod commands;
 mod descriptors;
 mod drain;
 mod embedding;
+mod examples;
 mod fallback;
 mod hooks;
 mod instruments;
@@ -21,6 +22,7 @@ mod memory;
 mod memory_budget;
 #[cfg(feature = "cli")]
 mod operation;
+mod outer_loop;
 #[cfg(feature = "cli")]
 mod packaging;
 #[cfg(feature = "cli")]
