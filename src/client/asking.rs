@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::background::outbox::Kind;
-use super::background::waiter::{RequestFuture, RequestId, Slot, Waiter};
+use super::background::waiter::{Slot, Waiter};
 use super::client::Client;
 use super::error::Error;
 use super::payload::Payload;
+use super::request_future::{RequestFuture, RequestId};
 use super::wire::encoder::Heading;
+use crate::proto::Message;
+use crate::proto::MessageType;
 use crate::proto::system::{Action, SYSTEM};
-use crate::proto::{Message, MessageType};
 
 impl Client {
     /// [`send_request`](Self::send_request) with the timeout of the options.
@@ -54,7 +56,7 @@ impl Client {
         timeout: Duration,
     ) -> Result<Message, Error> {
         let heading = Heading::new(MessageType::Request, channel_id);
-        self.shared().ask_and_wait(heading, payload, Kind::Free, timeout)
+        self.shared().ask_and_wait(heading, payload, Kind::AnyConnection, timeout)
     }
 
     /// Asks, and calls `callback` with the answer or the error on the client's thread.
@@ -84,7 +86,9 @@ impl Client {
         let heading = Heading::new(MessageType::Request, channel_id);
         let waiter = Waiter::Callback(Box::new(callback));
         let deadline = Instant::now().checked_add(timeout);
-        self.shared().ask(heading, payload, Kind::Free, waiter, deadline, true).map(RequestId)
+        self.shared()
+            .ask(heading, payload, Kind::AnyConnection, waiter, deadline, true)
+            .map(RequestId)
     }
 
     /// Asks with a message as it is, and calls `callback` on the client's thread with its answer
@@ -140,7 +144,7 @@ impl Client {
         let waiter = Waiter::Slot(Arc::clone(&slot));
         let deadline = Instant::now().checked_add(timeout);
         let shared = self.shared();
-        let id = shared.ask(heading, payload, Kind::Free, waiter, deadline, true)?;
+        let id = shared.ask(heading, payload, Kind::AnyConnection, waiter, deadline, true)?;
         Ok(RequestFuture::new(slot, id, Arc::downgrade(shared)))
     }
 
@@ -150,7 +154,7 @@ impl Client {
     /// If it cannot be sent, and cannot wait for a connection.
     pub fn publish<T: Payload + ?Sized>(&self, channel_id: &str, payload: &T) -> Result<(), Error> {
         let heading = Heading::new(MessageType::Publish, channel_id);
-        self.shared().post(heading, payload, Kind::Free)
+        self.shared().post(heading, payload, Kind::AnyConnection)
     }
 
     /// Sends a value to whoever serves the channel; nothing is answered.
@@ -159,7 +163,7 @@ impl Client {
     /// As [`publish`](Self::publish).
     pub fn notify<T: Payload + ?Sized>(&self, channel_id: &str, payload: &T) -> Result<(), Error> {
         let heading = Heading::new(MessageType::Notification, channel_id);
-        self.shared().post(heading, payload, Kind::Free)
+        self.shared().post(heading, payload, Kind::AnyConnection)
     }
 
     /// Sends a message of any type as it is, `reply_to` included, and returns its id. An empty id
@@ -173,8 +177,10 @@ impl Client {
     /// As [`publish`](Self::publish).
     pub fn send_message(&self, message: &Message) -> Result<String, Error> {
         let kind = match message.message_type {
-            MessageType::Request | MessageType::Publish | MessageType::Notification => Kind::Free,
-            _ => Kind::Bound,
+            MessageType::Request | MessageType::Publish | MessageType::Notification => {
+                Kind::AnyConnection
+            }
+            _ => Kind::ThisConnection,
         };
         let fresh = self.shared().post_message(message, kind)?;
         Ok(fresh.map_or_else(|| message.message_id.clone(), |id| id.to_string()))

@@ -11,9 +11,9 @@ use super::background::driver::{Driver, WAKER};
 use super::background::shared::Shared;
 use super::background::state::Link;
 use super::client_options::ClientOptions;
+use super::endpoint::Endpoint;
 use super::error::Error;
 use super::event::Event;
-use super::options::Endpoint;
 use super::wire::encoder::Encoder;
 
 /// A client for any number of threads: clones share one connection, which a background thread
@@ -158,8 +158,18 @@ pub struct ClientInfo {
     pub served_channels: BTreeSet<String>,
 }
 
+impl ClientOptions {
+    /// Connects, and starts the thread that drives the client.
+    ///
+    /// # Errors
+    /// As [`Options::connect`](super::Options::connect): the first attempt is not repeated.
+    pub fn connect(&self) -> Result<Client, Error> {
+        Client::open(self)
+    }
+}
+
 impl Client {
-    pub(super) fn open(options: &ClientOptions) -> Result<Self, Error> {
+    fn open(options: &ClientOptions) -> Result<Self, Error> {
         let connection = options.connection.connect()?;
         let poll = Poll::new().map_err(Error::system("an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(Error::system("a waker"))?;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::client::Client;
-use super::error::Error;
 use super::options::Options;
 use super::reconnect::Reconnect;
 
@@ -66,13 +64,5 @@ impl ClientOptions {
             unread_bytes_max: 64 << 20,
             heartbeat: Some(Duration::from_secs(5)),
         }
-    }
-
-    /// Connects, and starts the thread that drives the client.
-    ///
-    /// # Errors
-    /// As [`Options::connect`]: the first attempt is not repeated.
-    pub fn connect(&self) -> Result<Client, Error> {
-        Client::open(self)
     }
 }

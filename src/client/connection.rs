@@ -19,9 +19,11 @@ use super::wire::socket::Socket;
 #[cfg(feature = "tls")]
 use super::wire::tls_failure;
 use super::wire::wait::Wait;
+use crate::proto::Message;
 use crate::proto::frame::Frame;
 use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve, Subscribe};
-use crate::proto::{ErrorCode, Json, Message, MessageType};
+use crate::proto::{ErrorCode, Json, MessageType};
+use crate::token::Token;
 
 /// What kept messages may hold together, however few they are.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -75,8 +77,21 @@ pub struct Connection {
     torn: bool,
 }
 
+impl Options {
+    /// Connects and completes the handshake.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if nothing listens there, [`Error::Answered`] if the server
+    /// refuses (a wrong token, no room), [`Error::Deadline`] if it does not answer,
+    /// [`Error::BadId`] for an empty or too long id; with TLS, `Error::Tls` if the TLS handshake
+    /// fails.
+    pub fn connect(&self) -> Result<Connection, Error> {
+        Connection::open(self)
+    }
+}
+
 impl Connection {
-    pub(super) fn open(options: &Options) -> Result<Self, Error> {
+    fn open(options: &Options) -> Result<Self, Error> {
         let begin = Instant::now();
         let mut encoder = Encoder::new(&options.app_id, options.frame_bytes_max)?;
         let connection_id = match &options.connection_id {
@@ -89,7 +104,13 @@ impl Connection {
         let deadline = begin.checked_add(options.connect_timeout);
         let deadline = deadline.unwrap_or(begin + Duration::from_secs(u32::MAX.into()));
         #[cfg(feature = "tls")]
-        let session = options.tls.as_ref().map(|tls| tls.session(options)).transpose()?;
+        let session = match &options.tls {
+            Some(tls) => Some(
+                tls.session(&options.endpoint)
+                    .map_err(|what| tls_failure::of_caller(&options.endpoint, what))?,
+            ),
+            None => None,
+        };
         #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "TLS changes it"))]
         let mut socket = Socket::connect(&options.endpoint, deadline).map_err(unreachable)?;
         #[cfg(feature = "tls")]
@@ -119,7 +140,7 @@ impl Connection {
 
     fn introduce(&mut self, options: &Options, deadline: Instant) -> Result<(), Error> {
         let heading = Heading::new(MessageType::Request, SYSTEM);
-        let token = options.token.as_ref().map(crate::Token::secret);
+        let token = options.token.as_ref().map(Token::secret);
         self.encoder.value(heading, &Connect::new(&self.id, token))?;
         match self.send() {
             // Who is refused may be cut off meanwhile, and be told why all the same.

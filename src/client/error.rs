@@ -3,7 +3,7 @@
 use std::time::Duration;
 use std::{fmt, io};
 
-use super::options::Endpoint;
+use super::endpoint::Endpoint;
 use crate::proto::{DecodeError, ErrorCode, ID_BYTES_MAX, JsonError};
 
 /// Why a client could not do what it was asked. The text says what to do.

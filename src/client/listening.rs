@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::background::inbox::Inbox;
 use super::background::routes::{Handler, Sink};
 use super::background::state::Link;
 use super::client::Client;
 use super::error::Error;
-use super::subscription::{Inbox, Subscription};
+use super::subscription::Subscription;
 use crate::proto::Message;
 
 impl Client {

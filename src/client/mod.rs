@@ -38,6 +38,7 @@ mod background;
 mod client;
 mod client_options;
 mod connection;
+mod endpoint;
 mod error;
 mod event;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -47,23 +48,25 @@ mod options;
 mod payload;
 mod pool;
 mod reconnect;
+mod request_future;
 mod serving;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
 mod wire;
 
-pub use background::responder::Responder;
-pub use background::waiter::{RequestFuture, RequestId};
+pub use background::worker::Responder;
 pub use client::{Client, ClientInfo, WeakClient};
 pub use client_options::{ClientOptions, WhileDisconnected};
 pub use connection::Connection;
+pub use endpoint::Endpoint;
 pub use error::{Error, Execution, Fault};
 pub use event::Event;
-pub use options::{Endpoint, Options};
+pub use options::Options;
 pub use payload::Payload;
 pub use pool::Pool;
 pub use reconnect::Reconnect;
+pub use request_future::{RequestFuture, RequestId};
 pub use subscription::Subscription;
 #[cfg(feature = "tls")]
 pub use tls::Tls;

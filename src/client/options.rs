@@ -1,64 +1,11 @@
 //! Whom a client connects to, as whom, and how long it waits.
 
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::connection::Connection;
-use super::error::Error;
+use super::endpoint::Endpoint;
 #[cfg(feature = "tls")]
 use super::tls::Tls;
 use crate::token::Token;
-
-/// Where a server listens.
-///
-/// ```
-/// use ipc_framework::client::Endpoint;
-///
-/// assert_eq!(Endpoint::default().to_string(), "localhost:8888");
-/// assert_eq!(Endpoint::unix("/run/ipc.sock").to_string(), "/run/ipc.sock");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Endpoint {
-    /// By TCP.
-    Tcp {
-        /// A name or an address; a name is resolved for every attempt to connect.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-    /// The path of a Unix socket.
-    Unix(PathBuf),
-}
-
-impl Endpoint {
-    /// By TCP.
-    pub fn tcp(host: impl Into<String>, port: u16) -> Self {
-        Self::Tcp { host: host.into(), port }
-    }
-
-    /// By a Unix socket.
-    pub fn unix(path: impl Into<PathBuf>) -> Self {
-        Self::Unix(path.into())
-    }
-}
-
-/// `localhost:8888`.
-impl Default for Endpoint {
-    fn default() -> Self {
-        Self::tcp("localhost", 8888)
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
 
 /// What a [`Connection`] is made from.
 ///
@@ -115,16 +62,5 @@ impl Options {
             frame_bytes_max: 16 << 20,
             kept_messages_max: 1024,
         }
-    }
-
-    /// Connects and introduces itself.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`] if nothing listens there, [`Error::Answered`] if the server
-    /// refuses (a wrong token, no room), [`Error::Deadline`] if it does not answer,
-    /// [`Error::BadId`] for an empty or too long id; with TLS, `Error::Tls` if that does not come
-    /// about.
-    pub fn connect(&self) -> Result<Connection, Error> {
-        Connection::open(self)
     }
 }

@@ -1,11 +1,7 @@
 //! What can be sent: values of one's own, and JSON as it is.
 
-use serde::Serialize;
-
-use crate::proto::{Json, JsonError};
-
 /// What can stand as a message's payload: any value with serde's `Serialize`, and
-/// [`Json`], whose text is sent as it is.
+/// [`Json`](crate::Json), whose text is sent as it is.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -32,7 +28,9 @@ pub trait Payload: sealed::Append {}
 impl<T: sealed::Append + ?Sized> Payload for T {}
 
 mod sealed {
-    use super::{Json, JsonError, Serialize};
+    use serde::Serialize;
+
+    use crate::proto::{Json, JsonError};
 
     /// Sealed, for what is appended has to be one JSON document.
     pub trait Append {

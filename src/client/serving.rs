@@ -4,16 +4,16 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::background::outbox::Kind;
-use super::background::responder::Responder;
-use super::background::state::Link;
-use super::background::worker::Worker;
+use super::background::state::{Link, Service};
+use super::background::worker::{Responder, Worker};
 use super::client::Client;
 use super::error::{Error, Execution};
 use super::payload::Payload;
 use super::wire::encoder::{Heading, check_id};
-use crate::HandlerError;
+use crate::handler_error::HandlerError;
+use crate::proto::Message;
+use crate::proto::MessageType;
 use crate::proto::system::{SYSTEM, Serve};
-use crate::proto::{Message, MessageType};
 
 impl Client {
     /// Becomes a worker of the channel: `threads` threads call `handler` for its requests, and
@@ -30,7 +30,7 @@ impl Client {
         F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
     {
         check_id("channel_id", channel_id)?;
-        self.serve_by(channel_id, &Worker::threads(self.shared(), threads, handler)?)
+        self.serve_by(channel_id, Worker::threads(self.shared(), threads, handler)?)
     }
 
     /// Becomes a worker of the channel that answers later: `handler` is called on the client's
@@ -47,26 +47,31 @@ impl Client {
     ) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
         let worker = Worker::deferred(self.shared(), concurrency, Box::new(handler));
-        self.serve_by(channel_id, &worker)
+        self.serve_by(channel_id, worker)
     }
 
-    fn serve_by(&self, channel_id: &str, worker: &Arc<Worker>) -> Result<(), Error> {
-        // Before the server knows: its first request may come with its answer.
-        let newer = Arc::clone(worker);
+    fn serve_by(&self, channel_id: &str, worker: Arc<dyn Service>) -> Result<(), Error> {
+        // Inserted before the server is asked: the first request may come with the server's answer.
+        let newer = Arc::clone(&worker);
         let older = self.shared().lock().served.insert(channel_id.to_owned(), newer);
         match self.system(&Serve::start(channel_id)) {
             Ok(_serving) => Ok(()),
             // With the next connection it is taken up like all others.
             Err(Error::Lost { .. }) if self.shared().options.reconnect.is_some() => Ok(()),
             Err(error) => {
-                self.unserve(channel_id, worker, older);
+                self.unserve(channel_id, &worker, older);
                 Err(error)
             }
         }
     }
 
     /// Puts back what a worker replaced that the server does not admit.
-    fn unserve(&self, channel_id: &str, worker: &Arc<Worker>, older: Option<Arc<Worker>>) {
+    fn unserve(
+        &self,
+        channel_id: &str,
+        worker: &Arc<dyn Service>,
+        older: Option<Arc<dyn Service>>,
+    ) {
         let mut state = self.shared().lock();
         // Neither after the end nor where another thread has put its own there.
         let unused = match state.served.get_mut(channel_id) {
@@ -142,7 +147,7 @@ impl Client {
         let begin = Instant::now();
         let deadline = begin.checked_add(timeout);
         let is_over = || deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let served: Vec<(String, Arc<Worker>)> = {
+        let served: Vec<(String, Arc<dyn Service>)> = {
             let state = shared.lock();
             state.served.iter().map(|(id, worker)| (id.clone(), Arc::clone(worker))).collect()
         };

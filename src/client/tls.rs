@@ -8,9 +8,7 @@ use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, version};
 
-use super::error::Error;
-use super::options::{Endpoint, Options};
-use super::wire::tls_failure;
+use super::endpoint::Endpoint;
 use crate::tls::{not_together, read_identity, read_roots};
 
 /// TLS 1.3 to a server, see [`Options::tls`].
@@ -129,18 +127,17 @@ impl Tls {
         Arc::clone(&current)
     }
 
-    /// The client's part of a connection, before its first byte.
-    pub(super) fn session(&self, options: &Options) -> Result<ClientConnection, Error> {
-        let wrong = |what: &str| tls_failure::of_caller(&options.endpoint, what);
-        let Endpoint::Tcp { host, .. } = &options.endpoint else {
-            return Err(wrong("a Unix socket needs none; leave TLS out"));
+    /// The TLS side of a new connection, or why there can be none.
+    pub(super) fn session(&self, endpoint: &Endpoint) -> Result<ClientConnection, String> {
+        let Endpoint::Tcp { host, .. } = endpoint else {
+            return Err("a Unix socket needs none; leave TLS out".into());
         };
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.clone())
-                .map_err(|_| wrong("that is no name which a certificate can have; give another"))?,
+                .map_err(|_| "that is no name which a certificate can have; give another")?,
         };
-        ClientConnection::new(self.current(), name).map_err(|error| wrong(&error.to_string()))
+        ClientConnection::new(self.current(), name).map_err(|error| error.to_string())
     }
 }
 

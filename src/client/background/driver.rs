@@ -11,7 +11,7 @@ use mio::{Events, Interest, Poll, Token};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::incoming::{News, deliver, news};
+use super::incoming::{Incoming, classify, deliver};
 use super::open::Open;
 use super::outbox::Kind;
 use super::shared::Shared;
@@ -214,25 +214,25 @@ impl Driver {
                 return Ok(());
             }
             let (envelope, frame_bytes) = front(&link.buffer)?;
-            let news = news(&self.shared, &envelope);
+            let incoming = classify(&self.shared, &envelope);
             link.buffer.consume(frame_bytes);
-            match news {
-                News::Answer(waiter, answer) => {
+            match incoming {
+                Incoming::Answer(waiter, answer) => {
                     link.is_proven = true;
                     if let Waiter::Heartbeat = waiter {
                         self.shared.lock().answers_ping = true;
                     }
                     waiter.tell(answer);
                 }
-                News::Unasked(sinks, message, refused) => self.unasked(sinks, message, refused),
-                News::Message(sinks, message) => deliver(sinks, message),
-                News::Job(worker, message, generation) => {
-                    worker.take(&self.shared, message, generation);
+                Incoming::Unasked(sinks, message, refused) => self.unasked(sinks, message, refused),
+                Incoming::Message(sinks, message) => deliver(sinks, message),
+                Incoming::Job(worker, message, generation) => {
+                    worker.take(message, generation);
                 }
-                News::Unserved(request) => self.refuse(&request),
-                News::Leave => self.leave(),
-                News::LastWords(error) => return Err(error),
-                News::Nothing => {}
+                Incoming::Unserved(request) => self.refuse(&request),
+                Incoming::Leave => self.leave(),
+                Incoming::LastWords(error) => return Err(error),
+                Incoming::Nothing => {}
             }
             let state = self.shared.lock();
             if matches!(state.link, Link::Closed) {

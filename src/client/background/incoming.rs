@@ -5,20 +5,22 @@ use std::sync::{Arc, PoisonError};
 use uuid::Uuid;
 
 use super::routes::Sink;
-use super::shared::{Shared, shielded};
+use super::shared::Shared;
+use super::shield::shielded;
+use super::state::Service;
 use super::waiter::Waiter;
-use super::worker::Worker;
 use crate::client::error::Error;
 use crate::client::wire::answer;
-use crate::proto::{Envelope, ErrorCode, Message, MessageType};
+use crate::proto::Message;
+use crate::proto::{Envelope, ErrorCode, MessageType};
 
 /// What a frame is to a client of many threads.
-pub(crate) enum News {
+pub(crate) enum Incoming {
     Answer(Waiter, Result<Message, Error>),
     /// An answer that no request waits for, and an error if it refuses what was sent.
     Unasked(Vec<Sink>, Message, Option<Error>),
     Message(Vec<Sink>, Message),
-    Job(Arc<Worker>, Message, u64),
+    Job(Arc<dyn Service>, Message, u64),
     /// A request that none of ours is for.
     Unserved(Message),
     Leave,
@@ -26,19 +28,19 @@ pub(crate) enum News {
     Nothing,
 }
 
-pub(crate) fn news(shared: &Shared, envelope: &Envelope<'_>) -> News {
+pub(crate) fn classify(shared: &Shared, envelope: &Envelope<'_>) -> Incoming {
     let error = answer::error_of(envelope);
     if let Some(reply_to) = envelope.reply_to() {
         return answered(shared, envelope, &reply_to.decode(), error);
     }
     match error {
-        Some(Error::Answered { code: ErrorCode::ShuttingDown, .. }) => return News::Leave,
+        Some(Error::Answered { code: ErrorCode::ShuttingDown, .. }) => return Incoming::Leave,
         Some(error @ Error::Answered { code, .. }) if code.closes_connection() => {
-            return News::LastWords(error);
+            return Incoming::LastWords(error);
         }
         Some(error) => {
             let sinks = shared.lock().rest_sink();
-            return News::Unasked(sinks, Message::from(envelope), Some(error));
+            return Incoming::Unasked(sinks, Message::from(envelope), Some(error));
         }
         None => {}
     }
@@ -49,14 +51,14 @@ pub(crate) fn news(shared: &Shared, envelope: &Envelope<'_>) -> News {
     if is_job && let Some(worker) = state.served.get(&*channel_id) {
         let (worker, generation) = (Arc::clone(worker), state.generation);
         drop(state);
-        return News::Job(worker, Message::from(envelope), generation);
+        return Incoming::Job(worker, Message::from(envelope), generation);
     }
     let sinks = state.sinks(&channel_id);
     drop(state);
     match envelope.message_type() {
-        _ if !sinks.is_empty() => News::Message(sinks, Message::from(envelope)),
-        MessageType::Request => News::Unserved(Message::from(envelope)),
-        _ => News::Nothing,
+        _ if !sinks.is_empty() => Incoming::Message(sinks, Message::from(envelope)),
+        MessageType::Request => Incoming::Unserved(Message::from(envelope)),
+        _ => Incoming::Nothing,
     }
 }
 
@@ -65,20 +67,20 @@ fn answered(
     envelope: &Envelope<'_>,
     reply_to: &str,
     error: Option<Error>,
-) -> News {
+) -> Incoming {
     let mut state = shared.lock();
     if let Ok(id) = Uuid::try_parse(reply_to) {
         // Nothing was done, so it is no matter of the caller's.
         let is_unseen =
             matches!(error, Some(Error::Answered { code: ErrorCode::ShuttingDown, .. }));
         if is_unseen && state.move_on(id) {
-            return News::Nothing;
+            return Incoming::Nothing;
         }
         if let Some(waiter) = state.pending.answered(id) {
             drop(state);
             let error = error.filter(|_| !matches!(waiter, Waiter::AsItCame(_)));
             let answer = error.map_or_else(|| Ok(Message::from(envelope)), Err);
-            return News::Answer(waiter, answer);
+            return Incoming::Answer(waiter, answer);
         }
     }
     let sinks = state.rest_sink();
@@ -90,7 +92,7 @@ fn answered(
     };
     let refused =
         error.filter(|error| !matches!(error, Error::Answered { code, .. } if is_late(*code)));
-    News::Unasked(sinks, Message::from(envelope), refused)
+    Incoming::Unasked(sinks, Message::from(envelope), refused)
 }
 
 /// Most channels have one listener, which needs no copy.

@@ -8,9 +8,9 @@ use uuid::Uuid;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Waits for the next connection where it did not leave by this one.
-    Free,
+    AnyConnection,
     /// Has no meaning on another connection: the answers of workers.
-    Bound,
+    ThisConnection,
     /// As bound, small and the client's own: it does not wait for room in the queue.
     Control,
     /// As control, and as many as the server asks for: those that wait are counted.
@@ -148,7 +148,7 @@ impl Outbox {
         let mut void = Vec::new();
         (self.queue_bytes, self.refusal_bytes) = (0, 0);
         while let Some(outgoing) = self.queue.pop_back() {
-            if outgoing.kind == Kind::Free {
+            if outgoing.kind == Kind::AnyConnection {
                 self.hold(outgoing);
             } else {
                 void.extend(outgoing.request);
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     fn outgoing(outbox: &mut Outbox, request: Option<Uuid>) -> Outgoing {
-        Outgoing { frame: vec![0; 10], kind: Kind::Free, request, number: outbox.number() }
+        Outgoing { frame: vec![0; 10], kind: Kind::AnyConnection, request, number: outbox.number() }
     }
 
     #[test]

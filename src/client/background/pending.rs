@@ -77,7 +77,7 @@ impl Pending {
     }
 
     /// A message is with the kernel.
-    pub(crate) fn left(
+    pub(crate) fn note_sent(
         &mut self,
         kind: Kind,
         request: Option<Uuid>,
@@ -86,12 +86,12 @@ impl Pending {
         frame: impl FnOnce() -> Vec<u8>,
     ) {
         let Some(id) = request else {
-            self.posted += u64::from(kind == Kind::Free);
+            self.posted += u64::from(kind == Kind::AnyConnection);
             return;
         };
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.left = Some(self.posted);
-        let is_kept = kind == Kind::Free
+        let is_kept = kind == Kind::AnyConnection
             && frame_bytes <= KEPT_FRAME_BYTES_MAX
             && self.kept_bytes + frame_bytes <= self.kept_bytes_max;
         if is_kept {

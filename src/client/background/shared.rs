@@ -6,7 +6,6 @@
 //! never dropped, with the state locked.
 
 use std::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::outbox::{Kind, Outgoing};
+use super::shield::shielded;
 use super::state::{Link, State};
 use super::waiter::{Slot, Waiter};
 use crate::client::client_options::{ClientOptions, WhileDisconnected};
@@ -171,7 +171,7 @@ impl Shared {
     ) -> Result<Uuid, Error> {
         let mut encoder = self.encoder()?;
         encoder.message(message)?;
-        self.ask_encoded(&mut encoder, id, Kind::Free, waiter, deadline, true)
+        self.ask_encoded(&mut encoder, id, Kind::AnyConnection, waiter, deadline, true)
     }
 
     fn ask_encoded(
@@ -255,14 +255,14 @@ impl Shared {
                 return Err(Error::Closed);
             }
             let waits_for_next =
-                kind == Kind::Free && matches!(state.link, Link::Down | Link::Leaving(_));
+                kind == Kind::AnyConnection && matches!(state.link, Link::Down | Link::Leaving(_));
             if waits_for_next && self.options.while_disconnected == WhileDisconnected::Fail {
                 return Err(Error::Disconnected);
             }
             let has_room = |state: &State| match kind {
-                Kind::Free => state.outbox.waiting_bytes() < queue_bytes_max,
+                Kind::AnyConnection => state.outbox.waiting_bytes() < queue_bytes_max,
                 // What is held does not leave before a server that ends has its answers.
-                Kind::Bound => state.outbox.queue_bytes() < queue_bytes_max,
+                Kind::ThisConnection => state.outbox.queue_bytes() < queue_bytes_max,
                 Kind::Control | Kind::Refusal => true,
             };
             if has_room(&state) {
@@ -298,15 +298,15 @@ impl Shared {
                 }
                 true
             }
-            Link::Leaving(_) => kind != Kind::Free,
-            Link::Down if kind != Kind::Free => return Err(Error::Disconnected),
+            Link::Leaving(_) => kind != Kind::AnyConnection,
+            Link::Down if kind != Kind::AnyConnection => return Err(Error::Disconnected),
             Link::Down => false,
             Link::Closed => return Err(Error::Closed),
         };
         let frame_bytes = encoder.frame().len();
         let number = state.outbox.number();
         if sent == frame_bytes {
-            state.pending.left(kind, request, number, frame_bytes, || encoder.take_frame());
+            state.pending.note_sent(kind, request, number, frame_bytes, || encoder.take_frame());
             return Ok(());
         }
         let outgoing = Outgoing { frame: encoder.take_frame(), kind, request, number };
@@ -331,10 +331,4 @@ impl Shared {
             newer.splice(0..0, listeners);
         }
     }
-}
-
-/// Runs what the caller gave us. A panic of its is its own affair, told by the panic hook; the
-/// client lives on.
-pub(crate) fn shielded(run: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(run));
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use uuid::Uuid;
@@ -12,11 +13,11 @@ use super::outbox::{Kind, Outbox, Outgoing};
 use super::pending::Pending;
 use super::routes::{Handler, Route, Sink};
 use super::waiter::Waiter;
-use super::worker::Worker;
 use crate::client::client_options::{ClientOptions, WhileDisconnected};
 use crate::client::error::{Error, Execution};
 use crate::client::wire::encoder::{Encoder, Heading};
 use crate::client::wire::socket::Socket;
+use crate::proto::Message;
 use crate::proto::MessageType;
 use crate::proto::system::{SYSTEM, Serve, Subscribe};
 
@@ -42,9 +43,9 @@ pub(crate) struct State {
     pub(crate) routes: HashMap<String, Route>,
     /// Who gets the messages that nobody else takes.
     pub(crate) rest: Option<Handler>,
-    pub(crate) served: HashMap<String, Arc<Worker>>,
+    pub(crate) served: HashMap<String, Arc<dyn Service>>,
     /// Workers whose next request the driver has to hand out.
-    pub(crate) ready: Vec<Arc<Worker>>,
+    pub(crate) ready: Vec<Arc<dyn Service>>,
     /// Requests that workers have and have not answered.
     pub(crate) jobs: usize,
     /// What came for a worker that had no room for it, and is answered with nothing.
@@ -58,6 +59,19 @@ pub(crate) struct State {
     pub(crate) next_key: u64,
     /// The driver has ended. What speaks against all having been processed by then.
     pub(crate) end: Option<Result<(), Error>>,
+}
+
+/// A served channel: a queue of requests and the handler behind it.
+pub(crate) trait Service: Send + Sync {
+    /// Accepts a request or notification that came by the connection with this generation. Beyond
+    /// the limits a request is refused, and a notification dropped and counted.
+    fn take(self: Arc<Self>, message: Message, generation: u64);
+
+    /// Hands out requests that wait, as far as the concurrency allows.
+    fn start(self: Arc<Self>);
+
+    /// Removes the threads that run the handler, so that the caller can join them.
+    fn take_threads(&self) -> Vec<JoinHandle<()>>;
 }
 
 /// What a lost connection takes with it.
@@ -138,7 +152,7 @@ impl State {
             return false;
         }
         let Some((frame, number)) = self.pending.refused(id) else { return false };
-        self.outbox.hold(Outgoing { frame, kind: Kind::Free, request: Some(id), number });
+        self.outbox.hold(Outgoing { frame, kind: Kind::AnyConnection, request: Some(id), number });
         true
     }
 
@@ -167,7 +181,7 @@ impl State {
             };
             written += sent;
             if let Some(Outgoing { frame, kind, request, number }) = outbox.advance(sent) {
-                pending.left(kind, request, number, frame.len(), || frame);
+                pending.note_sent(kind, request, number, frame.len(), || frame);
             }
         }
         (written, true)

@@ -1,4 +1,4 @@
-//! Serving a channel: its requests, handed out so that no more than so many are unanswered.
+//! A served channel: requests wait, are handed to the handler, and are answered.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -7,21 +7,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::responder::{Job, Responder};
-use super::shared::{Shared, shielded};
-use super::state::Link;
-use crate::HandlerError;
+use super::outbox::Kind;
+use super::shared::Shared;
+use super::shield::shielded;
+use super::state::{Link, Service};
 use crate::client::error::Error;
 use crate::client::payload::Payload;
-use crate::proto::{ErrorCode, Message};
+use crate::client::wire::encoder::Heading;
+use crate::handler_error::HandlerError;
+use crate::proto::Message;
+use crate::proto::system::Failure;
+use crate::proto::{ErrorCode, MessageType};
 
-/// Requests that wait for their turn; the server's own bound for all workers is far above.
+/// Requests that may wait for the handler. The server's own limit for all workers of a channel is
+/// far higher.
 const WAITING_MAX: usize = 4096;
-/// Between looks at whether a thread has ended, which nothing announces.
+/// The pause between checks whether a thread has ended, because nothing announces that.
 const JOIN_PAUSE: Duration = Duration::from_millis(1);
+/// The error that a requester gets when the handler panicked.
+const PANICKED: &str = "the handler panicked; see the worker's output";
 
 thread_local! {
-    /// The client for which this thread runs handlers, by its address.
+    /// The address of the client whose handlers this thread runs.
     static SERVES: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -30,8 +37,8 @@ type Handler = Box<dyn Fn(Message, Responder) + Send + Sync>;
 pub(crate) struct Worker {
     shared: Weak<Shared>,
     handler: Handler,
-    /// The handler only passes the request on, so that whoever finishes one may hand out the
-    /// next; otherwise the driver does.
+    /// Set where the handler only passes requests on to threads. Then whoever answers a request
+    /// may hand out the next one; otherwise only the driver may.
     passes_on: bool,
     concurrency: usize,
     queue: Mutex<Queue>,
@@ -42,9 +49,9 @@ pub(crate) struct Worker {
 struct Queue {
     waiting: VecDeque<(Message, u64)>,
     waiting_bytes: usize,
-    /// Handed out and not answered.
+    /// Requests handed out and not answered yet.
     running: usize,
-    /// Some thread hands out.
+    /// A thread is handing out requests.
     is_starting: bool,
 }
 
@@ -63,7 +70,7 @@ impl Worker {
         Self::new(shared, concurrency, handler, false)
     }
 
-    /// Starts as many threads. They end when the worker is dropped.
+    /// Starts that many threads. They end when the worker is dropped.
     pub(crate) fn threads<T, F>(
         shared: &Arc<Shared>,
         threads: usize,
@@ -74,7 +81,7 @@ impl Worker {
         F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
     {
         let (jobs, taken) = channel();
-        // They live as long as the worker, which is what the sender belongs to.
+        // The threads end when the sender is dropped, which the worker owns.
         let pass_on = move |message, responder| drop(jobs.send((message, responder)));
         let worker = Self::new(shared, threads, Box::new(pass_on), true);
         let taken = Arc::new(Mutex::new(taken));
@@ -110,13 +117,68 @@ impl Worker {
         })
     }
 
+    /// Returns whether the calling thread belongs to a worker of this client.
+    pub(crate) fn is_own_thread(shared: &Arc<Shared>) -> bool {
+        SERVES.get() == Arc::as_ptr(shared) as usize
+    }
+
+    /// Waits for the threads of workers that have been dropped. False if `is_over` before that.
+    pub(crate) fn join(threads: Vec<JoinHandle<()>>, is_over: impl Fn() -> bool) -> bool {
+        for thread in threads {
+            while !thread.is_finished() {
+                if is_over() {
+                    return false;
+                }
+                std::thread::sleep(JOIN_PAUSE);
+            }
+            // A panic of a handler was caught in the thread.
+            let _ = thread.join();
+        }
+        true
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request or notification by the connection of this generation; too many are
-    /// refused, or, where nobody waits for an answer, counted.
-    pub(crate) fn take(self: &Arc<Self>, shared: &Shared, message: Message, generation: u64) {
+    fn hand_out(self: &Arc<Self>, message: Message, generation: u64) {
+        let job = Job::new(&message, generation);
+        let is_void = |shared: Arc<Shared>| {
+            let state = shared.lock();
+            state.generation != generation || matches!(state.link, Link::Closed)
+        };
+        // The server has told the requester of an older connection that the worker is lost, and
+        // the requester may have asked again.
+        if job.is_request() && self.shared.upgrade().is_none_or(is_void) {
+            self.queue().running -= 1;
+            return;
+        }
+        let responder = Responder { job: Some(job), worker: Arc::clone(self) };
+        shielded(|| (self.handler)(message, responder));
+    }
+
+    /// Makes room for the next request after one was answered.
+    fn finished(self: &Arc<Self>, shared: &Shared) {
+        let mut queue = self.queue();
+        queue.running -= 1;
+        let is_next = !queue.waiting.is_empty() && !queue.is_starting;
+        drop(queue);
+        if is_next && (self.passes_on || shared.is_driver()) {
+            Arc::clone(self).start();
+        } else if is_next {
+            let mut state = shared.lock();
+            // After the end no driver would take it out again.
+            if !matches!(state.link, Link::Closed) {
+                state.ready.push(Arc::clone(self) as Arc<dyn Service>);
+                shared.wake();
+            }
+        }
+    }
+}
+
+impl Service for Worker {
+    fn take(self: Arc<Self>, message: Message, generation: u64) {
+        let Some(shared) = self.shared.upgrade() else { return };
         shared.lock().jobs += 1;
         let bytes = size(&message);
         let mut queue = self.queue();
@@ -128,11 +190,11 @@ impl Worker {
             let job = Job::new(&message, generation);
             if job.is_request() {
                 let text = "the worker has too much to do; try again";
-                job.refuse(shared, ErrorCode::LimitExceeded, text);
+                job.refuse(&shared, ErrorCode::LimitExceeded, text);
             } else {
                 shared.lock().missed_notifications += 1;
             }
-            job.finish(shared);
+            job.finish(&shared);
             return;
         }
         queue.waiting_bytes += bytes;
@@ -141,10 +203,9 @@ impl Worker {
         self.start();
     }
 
-    /// Hands out what waits, as long as there are not too many.
-    pub(crate) fn start(self: &Arc<Self>) {
+    fn start(self: Arc<Self>) {
         let mut queue = self.queue();
-        // Whoever hands out already, perhaps further up on this very stack, looks again.
+        // The thread that is handing out, which may be further up on this very stack, looks again.
         if std::mem::replace(&mut queue.is_starting, true) {
             return;
         }
@@ -160,61 +221,7 @@ impl Worker {
         queue.is_starting = false;
     }
 
-    fn hand_out(self: &Arc<Self>, message: Message, generation: u64) {
-        let job = Job::new(&message, generation);
-        let is_void = |shared: Arc<Shared>| {
-            let state = shared.lock();
-            state.generation != generation || matches!(state.link, Link::Closed)
-        };
-        // Its requester was told that the worker is lost, and may have asked again.
-        if job.is_request() && self.shared.upgrade().is_none_or(is_void) {
-            self.queue().running -= 1;
-            return;
-        }
-        let responder = Responder::new(job, Arc::clone(self), Weak::clone(&self.shared));
-        shielded(|| (self.handler)(message, responder));
-    }
-
-    /// A request is answered, so that there is room for the next.
-    pub(crate) fn finished(self: &Arc<Self>, shared: &Shared) {
-        let mut queue = self.queue();
-        queue.running -= 1;
-        let is_next = !queue.waiting.is_empty() && !queue.is_starting;
-        drop(queue);
-        if is_next && (self.passes_on || shared.is_driver()) {
-            self.start();
-        } else if is_next {
-            let mut state = shared.lock();
-            // After the end nobody would take it out again.
-            if !matches!(state.link, Link::Closed) {
-                state.ready.push(Arc::clone(self));
-                shared.wake();
-            }
-        }
-    }
-
-    /// Whether the calling thread is one of a worker of this client.
-    pub(crate) fn is_own_thread(shared: &Arc<Shared>) -> bool {
-        SERVES.get() == Arc::as_ptr(shared) as usize
-    }
-
-    /// Waits for the threads of workers that have been dropped. False if that takes too long.
-    pub(crate) fn join(threads: Vec<JoinHandle<()>>, is_over: impl Fn() -> bool) -> bool {
-        for thread in threads {
-            while !thread.is_finished() {
-                if is_over() {
-                    return false;
-                }
-                std::thread::sleep(JOIN_PAUSE);
-            }
-            // It catches what handlers do.
-            let _ = thread.join();
-        }
-        true
-    }
-
-    /// The threads, for whoever drops the worker.
-    pub(crate) fn take_threads(&self) -> Vec<JoinHandle<()>> {
+    fn take_threads(&self) -> Vec<JoinHandle<()>> {
         std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -230,13 +237,187 @@ fn work<T: Payload>(
     loop {
         let job = taken.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((message, responder)) = job else { return };
-        // A panic drops the responder, which answers that there was one.
+        // A panic drops the responder, which reports it to the requester.
         shielded(|| {
-            // What cannot be sent was answered with the reason, or its connection is gone.
+            // An answer that cannot be sent was replaced by the reason, or its connection is gone.
             let _ = match handler(&message) {
                 Ok(payload) => responder.reply(&payload),
                 Err(error) => responder.fail(error.text()),
             };
         });
+    }
+}
+
+/// The part of a message that its answer needs.
+#[derive(Debug)]
+struct Job {
+    channel_id: String,
+    /// The id of a request. A notification has none, because it is never answered.
+    message_id: Option<String>,
+    /// The connection by which it came. An answer by another one would reach nobody.
+    generation: u64,
+}
+
+impl Job {
+    fn new(message: &Message, generation: u64) -> Self {
+        let is_request = message.message_type == MessageType::Request;
+        let message_id = is_request.then(|| message.message_id.clone());
+        Self { channel_id: message.channel_id.clone(), message_id, generation }
+    }
+
+    fn is_request(&self) -> bool {
+        self.message_id.is_some()
+    }
+
+    /// Sends the answer, unless its connection is gone: then the server has told the requester.
+    fn send<T: Payload + ?Sized>(
+        &self,
+        shared: &Shared,
+        payload: &T,
+        kind: Kind,
+    ) -> Result<(), Error> {
+        let Some(message_id) = &self.message_id else { return Ok(()) };
+        if shared.lock().generation != self.generation {
+            return Ok(());
+        }
+        let heading = Heading::answer(&self.channel_id, message_id);
+        match shared.post(heading, payload, kind) {
+            Err(Error::Closed | Error::Disconnected | Error::Lost { .. }) => Ok(()),
+            sent => sent,
+        }
+    }
+
+    fn refuse(&self, shared: &Shared, code: ErrorCode, text: &str) {
+        // So small an answer fails only for lack of random bytes. Then the requester's timeout at
+        // the server answers it.
+        let _ = self.send(shared, &Failure::new(code, text), Kind::Refusal);
+    }
+
+    /// Takes it from the number of jobs that a drain waits for.
+    fn finish(&self, shared: &Shared) {
+        let mut state = shared.lock();
+        if state.generation == self.generation {
+            state.jobs = state.jobs.saturating_sub(1);
+        }
+        drop(state);
+        shared.progress.notify_all();
+    }
+}
+
+/// Answers one request of a channel that is [served](crate::client::Client::serve_deferred), from any
+/// thread. Dropped without an answer, it answers `handler_failed`. When the requester, or the
+/// connection by which the request came, is gone, it does nothing; nor does it for a
+/// notification, which counts until this is used or dropped.
+///
+/// ```
+/// # use ipc_framework::client::{ClientOptions, Endpoint};
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # let port = server.addresses()[0].port().unwrap();
+/// # let handle = server.handle();
+/// # let running = std::thread::spawn(move || { let mut server = server; server.run() });
+/// # let mut options = ClientOptions::new("app");
+/// # options.connection.endpoint = Endpoint::tcp("localhost", port);
+/// let worker = options.connect()?;
+/// worker.serve_deferred("square", 100, |request, responder| {
+///     // On the client's own thread, so do not work here: let another thread, or a runtime, do.
+///     std::thread::spawn(move || match request.payload.decode::<u64>() {
+///         Ok(x) => responder.reply(&(x * x)),
+///         Err(error) => responder.fail(&error.to_string()),
+///     });
+/// })?;
+/// let square: u64 = worker.request_as("square", &12)?;
+/// assert_eq!(square, 144);
+/// # worker.close()?;
+/// # handle.stop();
+/// # running.join().unwrap()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Responder {
+    job: Option<Job>,
+    worker: Arc<Worker>,
+}
+
+impl Responder {
+    /// Answers with any value, or with [`Json`](crate::Json) as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotJson`], [`Error::TooLarge`], [`Error::QueueFull`] if it cannot be sent; the
+    /// requester then gets that as `handler_failed`.
+    pub fn reply<T: Payload + ?Sized>(mut self, payload: &T) -> Result<(), Error> {
+        self.answer(payload)
+    }
+
+    /// Answers `handler_failed` with a text for the requester.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub fn fail(self, text: &str) -> Result<(), Error> {
+        self.fail_with(ErrorCode::HandlerFailed, text)
+    }
+
+    /// Answers an error with a code of your choice.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub fn fail_with(mut self, code: ErrorCode, text: &str) -> Result<(), Error> {
+        self.answer(&Failure::new(code, text))
+    }
+
+    fn answer<T: Payload + ?Sized>(&mut self, payload: &T) -> Result<(), Error> {
+        let Some(job) = self.job.take() else { return Ok(()) };
+        let Some(shared) = self.worker.shared.upgrade() else { return Ok(()) };
+        // The payload is written by code of the caller, which may panic.
+        let done = Done { job, worker: &self.worker, shared: &shared, is_answered: false };
+        done.answer(payload)
+    }
+}
+
+/// Makes room for the next request when it is dropped, whatever happens before.
+struct Done<'a> {
+    job: Job,
+    worker: &'a Arc<Worker>,
+    shared: &'a Shared,
+    is_answered: bool,
+}
+
+impl Done<'_> {
+    fn answer<T: Payload + ?Sized>(mut self, payload: &T) -> Result<(), Error> {
+        let sent = self.job.send(self.shared, payload, Kind::ThisConnection);
+        if let Err(error) = &sent {
+            self.job.refuse(self.shared, ErrorCode::HandlerFailed, &error.to_string());
+        }
+        self.is_answered = true;
+        sent
+    }
+}
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.job.refuse(self.shared, ErrorCode::HandlerFailed, PANICKED);
+        }
+        self.job.finish(self.shared);
+        self.worker.finished(self.shared);
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        let (Some(job), Some(shared)) = (self.job.take(), self.worker.shared.upgrade()) else {
+            return;
+        };
+        let text = if std::thread::panicking() {
+            PANICKED
+        } else {
+            "the handler of this channel dropped the request unanswered"
+        };
+        let failure = Failure::new(ErrorCode::HandlerFailed, text);
+        let done = Done { job, worker: &self.worker, shared: &shared, is_answered: false };
+        // The requester is told; an error here has nobody to go to.
+        let _ = done.answer(&failure);
     }
 }

@@ -17,7 +17,7 @@ use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
 #[cfg(feature = "tls")]
 use super::tls_session::Session;
-use crate::client::options::Endpoint;
+use crate::client::endpoint::Endpoint;
 
 #[derive(Debug)]
 pub(crate) struct Socket {

@@ -4,12 +4,13 @@ use std::io::{self, ErrorKind};
 
 use rustls::{AlertDescription, CertificateError};
 
+use crate::client::endpoint::Endpoint;
 use crate::client::error::{Error, Fault};
-use crate::client::options::{Endpoint, Options};
+use crate::client::options::Options;
 
 /// Something about the options.
-pub(crate) fn of_caller(endpoint: &Endpoint, what: &str) -> Error {
-    Error::Tls { endpoint: endpoint.clone(), fault: Fault::Caller, what: what.to_owned() }
+pub(crate) fn of_caller(endpoint: &Endpoint, what: String) -> Error {
+    Error::Tls { endpoint: endpoint.clone(), fault: Fault::Caller, what }
 }
 
 /// Something that happened during the handshake.

@@ -1,0 +1,54 @@
+//! The address of a server, as a client names it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where a server listens.
+///
+/// ```
+/// use ipc_framework::client::Endpoint;
+///
+/// assert_eq!(Endpoint::default().to_string(), "localhost:8888");
+/// assert_eq!(Endpoint::unix("/run/ipc.sock").to_string(), "/run/ipc.sock");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// By TCP.
+    Tcp {
+        /// A name or an address; a name is resolved for every attempt to connect.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// By TCP.
+    pub fn tcp(host: impl Into<String>, port: u16) -> Self {
+        Self::Tcp { host: host.into(), port }
+    }
+
+    /// By a Unix socket.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        Self::Unix(path.into())
+    }
+}
+
+/// `localhost:8888`.
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self::tcp("localhost", 8888)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
