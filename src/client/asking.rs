@@ -1,4 +1,4 @@
-//! What a client sends: requests and how they are answered, publications, notifications.
+//! The methods that send: requests and the ways to get their answers, publications, notifications.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ impl Client {
         self.request(channel_id, payload)?.payload.decode().map_err(Error::BadAnswer)
     }
 
-    /// Asks whoever serves the channel, and waits for the answer.
+    /// Sends a request to whoever serves the channel, and waits for the answer.
     ///
     /// # Errors
     /// [`Error::Answered`] if the answer is an error, [`Error::Deadline`] if there is none in
@@ -59,10 +59,10 @@ impl Client {
         self.shared().ask_and_wait(heading, payload, Kind::AnyConnection, timeout)
     }
 
-    /// Asks, and calls `callback` with the answer or the error on the client's thread.
+    /// Sends a request, and calls `callback` with the answer or the error on the client's thread.
     ///
     /// # Errors
-    /// If it cannot be sent; then the callback is not called.
+    /// If the request cannot be sent; then the callback is not called.
     pub fn send_request_async<T: Payload + ?Sized>(
         &self,
         channel_id: &str,
@@ -91,13 +91,13 @@ impl Client {
             .map(RequestId)
     }
 
-    /// Asks with a message as it is, and calls `callback` on the client's thread with its answer
-    /// as it came: one that is an error is a message too. For programs that make messages
-    /// themselves, such as bindings to other languages.
+    /// Sends a message as a request without changing it, and calls `callback` on the client's
+    /// thread with the answer as it came: an answer that is an error is passed on as a message.
+    /// This is for programs that build messages themselves, such as bindings to other languages.
     ///
     /// # Errors
-    /// As [`send_request_async`](Self::send_request_async); [`Error::BadId`] if the
-    /// `message_id` is no [`RequestId`], or waited for already.
+    /// As [`send_request_async`](Self::send_request_async); [`Error::BadId`] if the `message_id` is
+    /// not a [`RequestId`], or a request with that id is already in flight.
     pub fn send_request_message(
         &self,
         message: &Message,
@@ -111,16 +111,16 @@ impl Client {
         self.shared().ask_message(message, id, waiter, deadline).map(RequestId)
     }
 
-    /// Waits no more for the answer to a request: its callback is dropped without a call, and if
-    /// it has not left it is never sent. False if it was answered already.
+    /// Stops waiting for the answer to a request. Its callback is dropped without a call, and a
+    /// request that has not left yet is never sent. Returns false if the answer has already come.
     pub fn cancel(&self, request: RequestId) -> bool {
         self.shared().cancel(request.0)
     }
 
-    /// Asks at once, and returns the answer as a future for any executor.
+    /// Sends a request at once, and returns its answer as a future for any executor.
     ///
     /// # Errors
-    /// If it cannot be sent.
+    /// If the request cannot be sent.
     pub fn request_future<T: Payload + ?Sized>(
         &self,
         channel_id: &str,
@@ -151,13 +151,13 @@ impl Client {
     /// Sends a value to all subscribers of the channel.
     ///
     /// # Errors
-    /// If it cannot be sent, and cannot wait for a connection.
+    /// If the message can neither be sent nor wait for a connection.
     pub fn publish<T: Payload + ?Sized>(&self, channel_id: &str, payload: &T) -> Result<(), Error> {
         let heading = Heading::new(MessageType::Publish, channel_id);
         self.shared().post(heading, payload, Kind::AnyConnection)
     }
 
-    /// Sends a value to whoever serves the channel; nothing is answered.
+    /// Sends a value to whoever serves the channel; there is no answer.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
@@ -166,12 +166,12 @@ impl Client {
         self.shared().post(heading, payload, Kind::AnyConnection)
     }
 
-    /// Sends a message of any type as it is, `reply_to` included, and returns its id. An empty id
-    /// or application and a time of zero are filled in. Whatever answers it comes to
+    /// Sends a message of any type without changing it, `reply_to` included, and returns its id. An
+    /// empty id or application and a time of zero are filled in. Answers to it go to
     /// [`on_message`](Self::on_message).
     ///
-    /// Responses, subscriptions and their ends belong to this very connection: without one they
-    /// are [`Error::Disconnected`], and no later connection restores them.
+    /// Responses, subscriptions and unsubscriptions belong to the current connection: without one
+    /// they fail with [`Error::Disconnected`], and later connections do not repeat them.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
@@ -186,7 +186,7 @@ impl Client {
         Ok(fresh.map_or_else(|| message.message_id.clone(), |id| id.to_string()))
     }
 
-    /// Asks the server itself, with a payload such as `{"action": "get_stats"}`.
+    /// Sends a request to the server itself, with a payload such as `{"action": "get_stats"}`.
     ///
     /// # Errors
     /// As [`send_request`](Self::send_request).
@@ -194,8 +194,8 @@ impl Client {
         self.request(SYSTEM, payload)
     }
 
-    /// How long the server takes to answer. The published one does not: there it is
-    /// [`Error::Deadline`].
+    /// Measures how long the server takes to answer. The published server does not answer a ping:
+    /// there this returns [`Error::Deadline`].
     ///
     /// # Errors
     /// As [`send_request`](Self::send_request).
@@ -209,8 +209,8 @@ impl Client {
         Ok(rtt)
     }
 
-    /// Returns when the server has processed all that was sent before. The published server
-    /// cannot say so: there it is [`Error::Deadline`].
+    /// Returns when the server has processed everything that was sent before. The published server
+    /// cannot confirm that: there this returns [`Error::Deadline`].
     ///
     /// # Errors
     /// As [`send_request`](Self::send_request).

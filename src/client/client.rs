@@ -1,4 +1,4 @@
-//! The client for many threads: one connection, kept up by a thread of its own.
+//! The client for many threads: one connection, kept up by a background thread.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,12 +16,12 @@ use super::error::Error;
 use super::event::Event;
 use super::wire::encoder::Encoder;
 
-/// A client for any number of threads: clones share one connection, which a background thread
-/// keeps up. Lost, it comes back by itself with its subscriptions and served channels, see
-/// [`ClientOptions`]; what happens is told to [`on_event`](Self::on_event).
+/// A client for any number of threads. Clones share one connection, which a background thread keeps
+/// up. If the connection is lost, the client reconnects and restores its subscriptions and served
+/// channels, see [`ClientOptions`]; [`on_event`](Self::on_event) reports such changes.
 ///
-/// What one thread sends arrives in that order. Delivery is at most once: nothing that may have
-/// been executed is sent again.
+/// Messages of one thread arrive in the order in which it sent them. Delivery is at most once:
+/// nothing that may have been executed is sent again.
 ///
 /// ```
 /// use ipc_framework::client::{ClientOptions, Endpoint};
@@ -51,15 +51,16 @@ use super::wire::encoder::Encoder;
 /// # }
 /// ```
 ///
-/// Dropped with its last clone it ends without a drain: what has left still arrives, what waits
-/// is told by [`Event::Closed`]. [`close`](Self::close) loses nothing.
+/// When the last clone is dropped, the client ends without a drain: messages that have left still
+/// arrive, and [`Event::Closed`] tells how many were waiting. [`close`](Self::close) loses nothing.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(super) owner: Arc<Owner>,
 }
 
-/// A client that it does not keep alive, for its own handlers and listeners: one that owns a
-/// [`Client`] would keep the connection open for as long as it is there itself.
+/// A reference to a client that does not keep the client alive. Handlers and listeners of the
+/// client itself use it: one that owned a [`Client`] would keep the connection open for as long as
+/// it exists.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -90,7 +91,7 @@ pub struct WeakClient {
 }
 
 impl WeakClient {
-    /// The client, if a clone of it is left.
+    /// Returns the client, if a clone of it is left.
     pub fn upgrade(&self) -> Option<Client> {
         self.owner.upgrade().map(|owner| Client { owner })
     }
@@ -109,7 +110,7 @@ impl Drop for Owner {
     }
 }
 
-/// A client's connection, as [`Client::connection_info`] tells it.
+/// The state of a client's connection, as [`Client::connection_info`] returns it.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -137,24 +138,26 @@ pub struct ClientInfo {
     pub app_id: String,
     /// The id of the current, or last, connection.
     pub connection_id: String,
-    /// Where the server is.
+    /// The address of the server.
     pub endpoint: Endpoint,
-    /// Whether messages go out.
+    /// True while messages are sent at once, which they are not without a connection, or on one
+    /// whose server is about to end.
     pub is_connected: bool,
-    /// How many connections there have been.
+    /// The number of connections so far, the current one included.
     pub connections: u64,
-    /// How often in a row no connection came about, or none that was of use.
+    /// The number of attempts in a row that brought no connection, or one that ended without being
+    /// of use.
     pub failures: u32,
     /// Requests without an answer so far, heartbeats included.
     pub pending_requests: usize,
-    /// Bytes that wait to be sent.
+    /// Bytes of messages that wait to be sent.
     pub waiting_bytes: usize,
-    /// Notifications that were dropped because those that waited for a served channel's handler
-    /// were as many as [`ClientOptions::unread_bytes_max`] allows, or 4,096.
+    /// Notifications that were dropped because the queue of a served channel was full: it holds
+    /// [`ClientOptions::unread_bytes_max`] bytes and 4,096 messages.
     pub missed_notifications: u64,
-    /// Channels subscribed to.
+    /// The channels that the client subscribes to.
     pub subscribed_channels: BTreeSet<String>,
-    /// Channels served.
+    /// The channels that the client serves.
     pub served_channels: BTreeSet<String>,
 }
 
@@ -181,7 +184,7 @@ impl Client {
         let driver = Driver::new(Arc::clone(&shared), poll, connection, seed)?;
         let of_driver = Arc::clone(&shared);
         let run = move || {
-            // Set once, here.
+            // This is the only place that sets it.
             let _ = of_driver.driver.set(std::thread::current().id());
             driver.run();
         };
@@ -194,14 +197,14 @@ impl Client {
         &self.owner.shared
     }
 
-    /// Itself, without keeping it alive.
+    /// Returns a reference that does not keep the client alive.
     pub fn downgrade(&self) -> WeakClient {
         WeakClient { owner: Arc::downgrade(&self.owner) }
     }
 
-    /// Calls `listener` on the client's thread with what happens to the connection,
-    /// [`Event::Closed`] last. It must not block; one that needs the client takes a
-    /// [`WeakClient`].
+    /// Calls `listener` on the client's thread with every change of the connection;
+    /// [`Event::Closed`] comes last. The listener must not block. If it needs the client it should
+    /// own a [`WeakClient`].
     pub fn on_event(&self, listener: impl FnMut(&Event) + Send + 'static) {
         let mut listeners = self.shared().listeners.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(listeners) = &mut *listeners {
@@ -209,21 +212,21 @@ impl Client {
         }
     }
 
-    /// Ends at once, as when the last clone is dropped: what waits is not sent, and requests
-    /// without an answer, here or served, fail. [`close`](Self::close) drains first, and may be
-    /// cut short by this.
+    /// Ends the client at once, as if the last clone were dropped: waiting messages are not sent,
+    /// and requests without an answer fail, both those sent and those being served.
+    /// [`close`](Self::close) drains first, and this may cut it short.
     pub fn abort(&self) {
         self.shared().abort();
     }
 
-    /// Whether there is a connection just now.
+    /// Returns whether there is a connection now.
     pub fn is_connected(&self) -> bool {
         matches!(self.shared().lock().link, Link::Up(_))
     }
 
-    /// A duplicate of the connection's socket, for looking at its addresses and options; none
-    /// without a connection. What is read from it is lost for the client, and what is written
-    /// to it ruins the connection.
+    /// Returns a duplicate of the connection's socket, for looking at its addresses and options, or
+    /// none without a connection. Bytes read from it are lost to the client, and bytes written to
+    /// it ruin the connection.
     pub fn duplicate_socket(&self) -> Option<std::io::Result<OwnedFd>> {
         match &self.shared().lock().link {
             Link::Up(socket) => Some(socket.as_fd().try_clone_to_owned()),
@@ -231,13 +234,13 @@ impl Client {
         }
     }
 
-    /// How many bytes wait to be sent; with [`ClientOptions::queue_bytes_max`] and more, sending
+    /// Returns how many bytes wait to be sent. From [`ClientOptions::queue_bytes_max`] on, sending
     /// blocks or fails.
     pub fn waiting_bytes(&self) -> usize {
         self.shared().lock().outbox.waiting_bytes()
     }
 
-    /// The state of the connection.
+    /// Returns the state of the connection.
     pub fn connection_info(&self) -> ClientInfo {
         let options = &self.shared().options.connection;
         let state = self.shared().lock();
@@ -257,14 +260,14 @@ impl Client {
         }
     }
 
-    /// What speaks against sending by this one: that it is not connected, and how many requests
-    /// it waits for.
+    /// Returns how unsuited this client is for the next message, for comparison with others:
+    /// whether it is disconnected, and how many requests it has in flight.
     pub(super) fn load(&self) -> (bool, usize) {
         let state = self.shared().lock();
         (!matches!(state.link, Link::Up(_)), state.requests())
     }
 
-    /// Whether it does not come back.
+    /// Returns whether the client has ended for good.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.shared().lock().link, Link::Closed)
     }

@@ -1,11 +1,11 @@
-//! What a client does by itself.
+//! Options of a [`Client`](super::Client).
 
 use std::time::Duration;
 
 use super::options::Options;
 use super::reconnect::Reconnect;
 
-/// What becomes of messages that are sent while there is no connection.
+/// The fate of messages that are sent while there is no connection.
 ///
 /// ```
 /// use ipc_framework::client::{ClientOptions, WhileDisconnected};
@@ -20,7 +20,7 @@ pub enum WhileDisconnected {
     Fail,
 }
 
-/// What a [`Client`] is made from.
+/// Options from which a [`Client`](super::Client) is made.
 ///
 /// ```
 /// use ipc_framework::client::ClientOptions;
@@ -31,30 +31,35 @@ pub enum WhileDisconnected {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Whom to connect to, as whom. `spin` and `kept_messages_max` have no meaning here.
+    /// The server to connect to, and the identity to use. `spin` and `kept_messages_max` have no
+    /// effect here.
     ///
-    /// Without a `connection_id` every connection gets a fresh one.
+    /// Without a `connection_id` every connection gets a fresh id.
     pub connection: Options,
-    /// How to come back; `None`: not at all.
+    /// The pauses between attempts to reconnect. With `None` the first lost connection ends the
+    /// client.
     pub reconnect: Option<Reconnect>,
-    /// What becomes of messages that are sent in between; they wait by default.
+    /// The fate of messages that are sent without a connection; they wait by default.
     pub while_disconnected: WhileDisconnected,
-    /// How many bytes may wait to be sent, connected or not; 8 MiB by default. As much may wait of
-    /// refusals of what a server asks for; one that still does not read is left.
+    /// Bytes of messages that may wait to be sent, with or without a connection; 8 MiB by default.
+    /// Refusals of requests that the server sends have a queue of the same size; if it is full the
+    /// server does not read, and the client leaves it.
     pub queue_bytes_max: usize,
-    /// How many bytes of messages may wait in one subscription that nobody reads, and of requests
-    /// in one served channel whose handler is busy; 64 MiB by default. What comes beyond it is
-    /// counted as [`missed`](super::Subscription::missed), or answered as `limit_exceeded`, or, a
-    /// notification, counted as [`missed`](super::ClientInfo::missed_notifications) too.
+    /// Bytes of messages that may wait in one subscription that nobody reads, and bytes of requests
+    /// that may wait for the busy handler of one served channel; 64 MiB by default. Beyond it a
+    /// publication is dropped and counted in [`missed`](super::Subscription::missed), a request is
+    /// answered with `limit_exceeded`, and a notification is dropped and counted in
+    /// [`missed_notifications`](super::ClientInfo::missed_notifications).
     pub unread_bytes_max: usize,
-    /// How often a silent server is asked whether it is alive, and how long it may take to say
-    /// so; 5 s by default, 10 ms at least, `None`: never. A server that neither names itself in its
-    /// welcome nor has answered a ping is not expected to, as the published one does not.
+    /// The time after which a silent server is sent a ping, and the time it has to answer; 5 s by
+    /// default, 10 ms at least, `None` for no pings. Servers that neither name themselves in their
+    /// welcome nor have answered a ping before, such as the published one, are not expected to
+    /// answer.
     pub heartbeat: Option<Duration>,
 }
 
 impl ClientOptions {
-    /// The defaults for an application.
+    /// Returns the defaults for an application.
     pub fn new(app_id: impl Into<String>) -> Self {
         Self {
             connection: Options::new(app_id),

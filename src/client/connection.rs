@@ -1,4 +1,4 @@
-//! The blocking client: everything happens on the caller's own thread.
+//! The blocking client: all its work happens on the caller's own thread.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -25,14 +25,15 @@ use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve, Subscribe};
 use crate::proto::{ErrorCode, Json, MessageType};
 use crate::token::Token;
 
-/// What kept messages may hold together, however few they are.
+/// Bytes that kept messages may hold together, even if they are few.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// A blocking connection for one thread: one write for a message that is sent, one read for one
-/// that is there, and no allocation but the [`Message`] that is returned.
+/// A blocking connection for one thread. Sending a message takes one write, receiving one that is
+/// there takes one read, and nothing is allocated but the [`Message`] that is returned.
 ///
-/// To use it inside a poll loop, wait for [`as_raw_fd`](AsRawFd::as_raw_fd) to be readable and call
-/// [`try_receive`](Self::try_receive) until it returns `None`: one read may bring many messages.
+/// To use it inside a poll loop, wait until [`as_raw_fd`](AsRawFd::as_raw_fd) is readable and call
+/// [`try_receive`](Self::try_receive) until it returns `None`, because one read may bring many
+/// messages.
 ///
 /// ```
 /// use ipc_framework::client::{Endpoint, Options};
@@ -65,7 +66,7 @@ pub struct Connection {
     socket: Socket,
     encoder: Encoder,
     buffer: ReadBuffer,
-    /// What came while a request waited, oldest first.
+    /// Messages that came while a request waited for its answer, oldest first.
     kept: VecDeque<Message>,
     kept_bytes: usize,
     kept_messages_max: usize,
@@ -73,7 +74,7 @@ pub struct Connection {
     server: Option<String>,
     timeout: Duration,
     spin: bool,
-    /// A frame left in part: what would follow it would be read as its rest.
+    /// Set after a part of a frame was sent. The next frame would be read as the rest of that one.
     torn: bool,
 }
 
@@ -100,7 +101,7 @@ impl Connection {
         };
         let unreachable =
             |source| Error::Unreachable { endpoint: options.endpoint.clone(), source };
-        // A timeout that no clock can express is none.
+        // A timeout that no clock can express means no timeout.
         let deadline = begin.checked_add(options.connect_timeout);
         let deadline = deadline.unwrap_or(begin + Duration::from_secs(u32::MAX.into()));
         #[cfg(feature = "tls")]
@@ -118,7 +119,7 @@ impl Connection {
             let failed = |source: std::io::Error| tls_failure::of_handshake(&source, options);
             socket.secure(session, deadline).map_err(failed)?;
         }
-        // Zero would mean forever.
+        // A timeout of zero would mean none.
         let timeout = options.timeout.max(Duration::from_micros(1));
         socket.set_write_timeout(timeout).map_err(Error::system("a write timeout"))?;
         let mut connection = Self {
@@ -143,7 +144,8 @@ impl Connection {
         let token = options.token.as_ref().map(Token::secret);
         self.encoder.value(heading, &Connect::new(&self.id, token))?;
         match self.send() {
-            // Who is refused may be cut off meanwhile, and be told why all the same.
+            // A server that refuses the connection may close it before all is sent. Its reason can
+            // still be read.
             Err(error) if !matches!(error, Error::Lost { .. }) => return Err(error),
             _ => {}
         }
@@ -162,15 +164,15 @@ impl Connection {
         Ok(())
     }
 
-    /// The id by which the server knows this connection.
+    /// Returns the id by which the server knows this connection.
     pub fn connection_id(&self) -> &str {
         &self.id
     }
 
-    /// What the server calls itself, such as `ipc-framework/0.1.0`. The published server says
-    /// nothing, and answers no [`ping`](Self::ping), [`serve`](Self::serve) or
-    /// [`subscribe_confirmed`](Self::subscribe_confirmed) either: who is to work with both asks
-    /// here first.
+    /// Returns the name that the server gave itself, such as `ipc-framework/0.1.0`. The published
+    /// server gives none, and answers no [`ping`](Self::ping), [`serve`](Self::serve) or
+    /// [`subscribe_confirmed`](Self::subscribe_confirmed); a program that works with both servers
+    /// checks this first.
     ///
     /// ```
     /// # use ipc_framework::client::{Endpoint, Options};
@@ -194,18 +196,18 @@ impl Connection {
         self.server.as_deref()
     }
 
-    /// How long a request waits for its answer.
+    /// Returns how long a request waits for its answer.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Changes how long the requests after this wait for their answers.
+    /// Changes how long later requests wait for their answers.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
 
-    /// Asks whoever serves the channel, and waits for the answer. Other messages that come in
-    /// between are kept for [`receive`](Self::receive).
+    /// Sends a request to whoever serves the channel, and waits for the answer. Other messages that
+    /// come meanwhile are kept for [`receive`](Self::receive).
     ///
     /// # Errors
     /// [`Error::Answered`] if the answer is an error, [`Error::Deadline`] if there is none in
@@ -236,7 +238,7 @@ impl Connection {
         self.request(channel_id, payload)?.payload.decode().map_err(Error::BadAnswer)
     }
 
-    /// As [`request`](Self::request), with a document that is JSON already.
+    /// As [`request`](Self::request), with a document that is already JSON.
     ///
     /// # Errors
     /// As [`request`](Self::request).
@@ -259,7 +261,7 @@ impl Connection {
         self.send()
     }
 
-    /// Sends a value to whoever serves the channel; nothing is answered.
+    /// Sends a value to whoever serves the channel; there is no answer.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
@@ -272,7 +274,8 @@ impl Connection {
         self.send()
     }
 
-    /// Sends a message as it is. An empty id or application and a time of zero are filled in.
+    /// Sends a message without changing it. An empty id or application and a time of zero are
+    /// filled in.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
@@ -281,8 +284,8 @@ impl Connection {
         self.send()
     }
 
-    /// Becomes a subscriber of the channel. Works with every server and waits for none: the
-    /// publications of other connections come from some moment after this.
+    /// Subscribes to the channel without waiting for a confirmation. This works with every server,
+    /// but the first publications of other connections may be missed.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
@@ -291,9 +294,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Becomes a subscriber of the channel, and returns once everything that is published from
-    /// now on will come. The published server does not answer this: there it is
-    /// [`Error::Deadline`].
+    /// Subscribes to the channel, and returns once every later publication will be received. The
+    /// published server does not confirm subscriptions: there this returns [`Error::Deadline`].
     ///
     /// # Errors
     /// As [`request`](Self::request).
@@ -302,7 +304,7 @@ impl Connection {
         self.answer(id).map(|_subscribed| ())
     }
 
-    /// Is a subscriber of the channel no longer. What is on its way still comes.
+    /// Unsubscribes from the channel. Publications that are on their way still come.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
@@ -323,9 +325,9 @@ impl Connection {
         Ok(id)
     }
 
-    /// Becomes a worker of the channel: its requests come by [`receive`](Self::receive), to be
-    /// answered by [`respond`](Self::respond). The published server has no workers: there it
-    /// is [`Error::Deadline`].
+    /// Becomes a worker of the channel: its requests are returned by [`receive`](Self::receive),
+    /// and answered with [`respond`](Self::respond). The published server has no workers: there
+    /// this returns [`Error::Deadline`].
     ///
     /// # Errors
     /// As [`request`](Self::request).
@@ -334,7 +336,8 @@ impl Connection {
         self.system(&Serve::start(channel_id)).map(|_serving| ())
     }
 
-    /// Is a worker of the channel no longer. What it has is still to be answered.
+    /// Ends being a worker of the channel. Requests that were received before are still to be
+    /// answered.
     ///
     /// # Errors
     /// As [`request`](Self::request).
@@ -343,7 +346,7 @@ impl Connection {
         self.system(&Serve::stop(channel_id)).map(|_stopped| ())
     }
 
-    /// Answers a request that came by [`receive`](Self::receive).
+    /// Answers a request that [`receive`](Self::receive) returned.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
@@ -357,7 +360,7 @@ impl Connection {
         self.send()
     }
 
-    /// Answers a request with an error: a sentence that tells the requester what to do.
+    /// Answers a request with an error. The text should tell the requester what to do.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
@@ -370,7 +373,7 @@ impl Connection {
         self.respond(request, &Failure::new(code, text))
     }
 
-    /// Asks the server itself, with a payload such as `{"action": "get_stats"}`.
+    /// Sends a request to the server itself, with a payload such as `{"action": "get_stats"}`.
     ///
     /// # Errors
     /// As [`request`](Self::request).
@@ -378,8 +381,9 @@ impl Connection {
         self.request(SYSTEM, payload)
     }
 
-    /// How long the server takes to answer. All that was sent before is then done. The
-    /// published server does not answer this: there it is [`Error::Deadline`].
+    /// Measures how long the server takes to answer. By then it has processed everything that was
+    /// sent before. The published server does not answer a ping: there this returns
+    /// [`Error::Deadline`].
     ///
     /// # Errors
     /// As [`request`](Self::request).
@@ -389,12 +393,14 @@ impl Connection {
         Ok(begin.elapsed())
     }
 
-    /// The next message, waited for as long as `timeout` (`None`: forever); `None` if none came.
+    /// Returns the next message, and waits for it as long as `timeout` (`None` waits forever).
+    /// Returns `None` if none came.
     ///
     /// # Errors
-    /// [`Error::Lost`] if the connection is gone, [`Error::Answered`] with what the server says
-    /// before it closes it, [`Error::Protocol`] if what comes is not the protocol. An error
-    /// that answers a message sent by [`send_message`](Self::send_message) is a message.
+    /// [`Error::Lost`] if the connection is gone, [`Error::Answered`] with the server's reason
+    /// before it closes the connection, [`Error::Protocol`] if the received bytes are not the
+    /// protocol. An error that answers a message sent by [`send_message`](Self::send_message) is
+    /// returned as a message.
     pub fn receive(&mut self, timeout: Option<Duration>) -> Result<Option<Message>, Error> {
         if !self.kept.is_empty() {
             return Ok(self.take_kept());
@@ -402,7 +408,7 @@ impl Connection {
         self.next(&mut timeout.map_or(Wait::Forever, Wait::at_most))
     }
 
-    /// The next message if it is here already; never blocks.
+    /// Returns the next message if it has already arrived; never blocks.
     ///
     /// # Errors
     /// As [`receive`](Self::receive).
@@ -413,9 +419,9 @@ impl Connection {
         self.next(&mut Wait::Not)
     }
 
-    /// Closes the connection in good order: the server has processed all that was sent when
-    /// this returns. What it sent and nobody received is dropped. Dropping a connection instead
-    /// may lose what was sent last.
+    /// Closes the connection in good order: when this returns, the server has processed everything
+    /// that was sent. Messages from the server that nobody received are dropped. Dropping a
+    /// connection instead of closing it may lose the last messages sent.
     ///
     /// # Errors
     /// [`Error::Lost`] if the connection broke instead, [`Error::Deadline`] if the server does
@@ -437,12 +443,12 @@ impl Connection {
         }
     }
 
-    /// Whether the server is known to answer pings.
+    /// Returns whether the server is known to answer pings.
     pub(super) fn answers_ping(&self) -> bool {
         self.server.is_some()
     }
 
-    /// For a client that drives the socket itself.
+    /// Takes the connection apart, for a client that drives the socket itself.
     pub(super) fn into_parts(self) -> (Socket, ReadBuffer, String) {
         (self.socket, self.buffer, self.id)
     }
@@ -494,7 +500,7 @@ impl Connection {
             let is_full = self.kept.len() >= self.kept_messages_max
                 || self.kept_bytes + frame_bytes > KEPT_BYTES_MAX;
             if is_full {
-                // The message stays in the buffer, and is the next that is received after these.
+                // The message stays in the buffer, and is received after those that were kept.
                 return Err(Error::Backlog { messages: self.kept.len() });
             }
             let message = Message::from(&envelope);
@@ -520,7 +526,7 @@ impl Connection {
         message.map(Some)
     }
 
-    /// Reads until a whole frame is at the buffer's front; false if none is there in time.
+    /// Reads until the buffer begins with a whole frame; false if none came in time.
     fn await_frame(&mut self, wait: &mut Wait, execution: Execution) -> Result<bool, Error> {
         while let Frame::Partial { .. } = self.buffer.peek() {
             match wait.read(&mut self.socket, self.buffer.room(), self.spin) {

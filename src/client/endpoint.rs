@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a server listens.
+/// The address at which a server listens.
 ///
 /// ```
 /// use ipc_framework::client::Endpoint;
@@ -13,9 +13,9 @@ use std::path::PathBuf;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// By TCP.
+    /// An address of TCP.
     Tcp {
-        /// A name or an address; a name is resolved for every attempt to connect.
+        /// A name or an IP address; a name is resolved for every attempt to connect.
         host: String,
         /// The port.
         port: u16,
@@ -25,12 +25,12 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// By TCP.
+    /// An address of TCP.
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
         Self::Tcp { host: host.into(), port }
     }
 
-    /// By a Unix socket.
+    /// Returns the address of a Unix socket.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         Self::Unix(path.into())
     }

@@ -1,4 +1,4 @@
-//! What can go wrong between a caller and the one who answers.
+//! Errors between a caller and whoever answers it.
 
 use std::time::Duration;
 use std::{fmt, io};
@@ -6,7 +6,7 @@ use std::{fmt, io};
 use super::endpoint::Endpoint;
 use crate::proto::{DecodeError, ErrorCode, ID_BYTES_MAX, JsonError};
 
-/// Why a client could not do what it was asked. The text says what to do.
+/// The reason why a client could not do what it was asked. Its text says what to do next.
 ///
 /// ```
 /// use ipc_framework::client::{Endpoint, Error, Fault, Options};
@@ -23,92 +23,94 @@ use crate::proto::{DecodeError, ErrorCode, ID_BYTES_MAX, JsonError};
 pub enum Error {
     /// An id is empty, or longer than 256 bytes.
     BadId {
-        /// Which one.
+        /// The name of the field.
         field: &'static str,
     },
     /// The value cannot be written as JSON.
     NotJson(JsonError),
     /// The message would be larger than [`Options::frame_bytes_max`](super::Options).
     TooLarge {
-        /// How large the frame's body would be.
+        /// Size of the frame's body.
         body_bytes: usize,
-        /// How large it may be.
+        /// Size that it may have.
         body_bytes_max: usize,
     },
-    /// More messages came while a request was waited for than are kept. None is lost: fetch
-    /// them, then go on. What became of the request is not known.
+    /// More messages came while a request waited for its answer than are kept. None is lost:
+    /// receive them, then go on. Nothing is known of the request.
     Backlog {
-        /// How many are kept.
+        /// Number of messages that are kept.
         messages: usize,
     },
-    /// No connection came about.
+    /// The client could not connect.
     Unreachable {
-        /// Where it was tried.
+        /// The address that was tried.
         endpoint: Endpoint,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// There is no TLS with the server: one of both does not trust the other, or does not speak it.
+    /// The TLS handshake with the server failed: one side does not trust the other, or does not
+    /// speak TLS.
     #[cfg(feature = "tls")]
     Tls {
-        /// Where it was tried.
+        /// The address that was tried.
         endpoint: Endpoint,
-        /// Who has to do something about it.
+        /// The side that has to change something.
         fault: Fault,
-        /// What is wrong, and what to do.
+        /// A sentence that says what is wrong and what to do.
         what: String,
     },
-    /// The answer is an error: of the server, or of the one who serves the channel.
+    /// The answer is an error, sent by the server or by whoever serves the channel.
     Answered {
-        /// What it is.
+        /// The kind of error.
         code: ErrorCode,
-        /// What the server says about it.
+        /// The sentence that came with it.
         text: String,
     },
-    /// It was not done in time. A request may have been executed all the same.
+    /// It did not happen in time. A request may have been executed all the same.
     Deadline {
-        /// What was waited for.
+        /// The thing that did not come.
         waiting_for: &'static str,
-        /// How long.
+        /// The time that was waited.
         waited: Duration,
-        /// Whether it may have been executed: not if it never left, waiting for a connection.
+        /// Tells whether the request may have been executed. It was not if it never left, because
+        /// it waited for a connection.
         execution: Execution,
     },
-    /// The connection is gone.
+    /// The connection was lost.
     Lost {
-        /// Whether what was asked for may have been done.
+        /// Tells whether the request may have been executed.
         execution: Execution,
-        /// What the system says; nothing if the server closed the connection in good order.
+        /// The error of the system; none if the server closed the connection in good order.
         source: Option<io::Error>,
     },
-    /// What came is not the protocol. The connection is of no use any more.
+    /// The received bytes are not the protocol. The connection cannot be used any more.
     Protocol {
-        /// What is wrong with it.
+        /// The violation that was found.
         what: String,
     },
-    /// The answer came and does not have the shape that was asked for.
+    /// The answer came, but does not have the expected shape.
     BadAnswer(DecodeError),
-    /// There is no connection just now, and messages do not wait for one, as configured.
+    /// There is no connection now, and the options say that messages do not wait for one.
     Disconnected,
-    /// So much waits to be sent already.
+    /// The queue of messages that wait to be sent is full.
     QueueFull {
-        /// How much may wait.
+        /// Bytes that may wait.
         bytes_max: usize,
     },
-    /// The client was closed, or does not come back.
+    /// The client was closed, or has given up reconnecting.
     Closed,
-    /// A handler cannot wait for what its own thread would have to do.
+    /// A handler cannot wait for its own thread.
     OnClientThread,
-    /// The system's fault.
+    /// A call of the operating system failed.
     System {
-        /// What was tried.
+        /// The thing that was attempted.
         doing: &'static str,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Whether a request that got no answer may have been executed.
+/// Says whether a request without an answer may have been executed.
 ///
 /// ```
 /// use ipc_framework::client::{Error, Execution};
@@ -118,13 +120,13 @@ pub enum Error {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Execution {
-    /// It never left, or was refused: asking again does nothing twice.
+    /// It never left, or was refused. Sending it again does not execute it twice.
     Never,
-    /// It left: asking again may do it twice.
+    /// It left. Sending it again may execute it twice.
     Possible,
 }
 
-/// Who has to do something about an [`Error`].
+/// The side that has to do something about an [`Error`].
 ///
 /// ```
 /// use ipc_framework::client::{Error, Fault};
@@ -133,18 +135,18 @@ pub enum Execution {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// The caller: what was asked for cannot be done like this.
+    /// The caller: the call cannot succeed as it is.
     Caller,
-    /// The one who serves the channel.
+    /// The program that serves the channel.
     Peer,
-    /// The server, or the way to it.
+    /// The server, or the network path to it.
     Server,
     /// The operating system.
     System,
 }
 
 impl Error {
-    /// Who has to do something about it.
+    /// The side that has to change something.
     pub fn fault(&self) -> Fault {
         match self {
             Self::BadId { .. }
@@ -174,7 +176,7 @@ impl Error {
         }
     }
 
-    /// Whether the request it answers may have been executed.
+    /// Returns whether the request may have been executed.
     pub fn execution(&self) -> Execution {
         match self {
             Self::Lost { execution, .. } | Self::Deadline { execution, .. } => *execution,
@@ -205,7 +207,7 @@ impl Error {
         move |source| Self::System { doing, source }
     }
 
-    /// Of what may have been executed.
+    /// An error of a wait for something that may have happened.
     pub(super) fn deadline(waiting_for: &'static str, waited: Duration) -> Self {
         Self::Deadline { waiting_for, waited, execution: Execution::Possible }
     }
@@ -229,8 +231,8 @@ impl fmt::Display for Error {
             ),
             Self::Backlog { messages } => write!(
                 f,
-                "{messages} messages came before the answer and nobody fetched them; call \
-                 receive more often, or use a connection of its own for subscriptions"
+                "{messages} messages came before the answer and were not received; call receive \
+                 more often, or use a separate connection for subscriptions"
             ),
             Self::Unreachable { endpoint, source } => unreachable_text(f, endpoint, source),
             #[cfg(feature = "tls")]
@@ -238,16 +240,16 @@ impl fmt::Display for Error {
             Self::Answered { code, text } => write!(f, "{text} ({code})"),
             Self::Deadline { waiting_for, waited, execution: Execution::Possible } => write!(
                 f,
-                "{waiting_for} did not come within {waited:?}; see whether the one who serves \
-                 it is alive, or wait longer"
+                "{waiting_for} did not come within {waited:?}; check that whoever serves it is \
+                 alive, or wait longer"
             ),
             Self::Deadline { waiting_for, waited, execution: Execution::Never } => write!(
                 f,
-                "{waiting_for} did not come within {waited:?}, for it could not be sent; see \
-                 whether the server is alive, and ask again"
+                "{waiting_for} did not come within {waited:?}, because the message could not be \
+                 sent; check that the server is alive, and try again"
             ),
             Self::BadAnswer(error) => {
-                write!(f, "the answer is not what was asked for: {error}")
+                write!(f, "the answer does not have the expected shape: {error}")
             }
             Self::Lost { execution, source } => {
                 f.write_str("the connection to the server is lost")?;
@@ -255,28 +257,28 @@ impl fmt::Display for Error {
                     write!(f, " ({source})")?;
                 }
                 f.write_str(match execution {
-                    Execution::Never => "; nothing was done, connect and ask again",
+                    Execution::Never => "; nothing was executed, connect again and repeat it",
                     Execution::Possible => {
-                        "; connect again, and ask again only if doing it twice is harmless"
+                        "; connect again, and repeat it only if executing it twice is harmless"
                     }
                 })
             }
             Self::Protocol { what } => write!(
                 f,
-                "the server's words are not the protocol ({what}); see that an ipc-framework \
+                "the server does not speak the protocol ({what}); check that an ipc-framework \
                  server listens there"
             ),
-            Self::Disconnected => f.write_str(
-                "there is no connection to the server just now; try again once it is back",
-            ),
+            Self::Disconnected => {
+                f.write_str("there is no connection to the server now; try again once it is back")
+            }
             Self::QueueFull { bytes_max } => write!(
                 f,
-                "{bytes_max} bytes wait to be sent already; send less, or raise queue_bytes_max"
+                "{bytes_max} bytes are already waiting to be sent; send less, or raise queue_bytes_max"
             ),
             Self::Closed => f.write_str("the client is closed; connect a new one"),
             Self::OnClientThread => f.write_str(
-                "a handler cannot wait for its own thread; ask with send_request_async there, \
-                 and close from another thread",
+                "a handler cannot wait for its own thread; use send_request_async there, and \
+                 close from another thread",
             ),
             Self::System { doing, source } => write!(f, "the system refused {doing}: {source}"),
         }
@@ -303,10 +305,10 @@ fn unreachable_text(
         ),
         (ErrorKind::TimedOut | ErrorKind::WouldBlock, _) => write!(
             f,
-            "{endpoint} does not answer; see that the address is right and nothing in between \
-             drops connections"
+            "{endpoint} does not answer; check the address, and that nothing in between drops \
+             connections"
         ),
-        _ => write!(f, "cannot connect to {endpoint}: {source}; see that the address is right"),
+        _ => write!(f, "cannot connect to {endpoint}: {source}; check the address"),
     }
 }
 

@@ -1,10 +1,10 @@
-//! What happens to a client's connection.
+//! Changes of a client's connection.
 
 use std::time::Duration;
 
 use super::error::Error;
 
-/// What [`Client::on_event`](super::Client::on_event) tells.
+/// A change that [`Client::on_event`](super::Client::on_event) reports.
 ///
 /// ```
 /// use ipc_framework::client::Event;
@@ -20,54 +20,54 @@ use super::error::Error;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// There is a connection again, and what was subscribed and served is so again.
+    /// The client is connected again, and its subscriptions and served channels are being restored.
     Connected {
-        /// Its id.
+        /// The id of the connection.
         connection_id: String,
     },
-    /// The server is about to end: nothing new is sent to it, and the client moves away.
+    /// The server is about to end. Nothing new is sent to it, and the client connects anew.
     Leaving,
-    /// The connection is gone.
+    /// The connection was lost.
     Disconnected {
-        /// Why.
+        /// The reason.
         error: Error,
-        /// Requests that failed for it.
+        /// Number of requests that failed because of it.
         unanswered: usize,
-        /// At most so many publications and notifications may be lost: they left after the
+        /// Upper bound of the publications and notifications that may be lost: they left after the
         /// server last proved that it had processed everything.
         unconfirmed: u64,
-        /// Messages that wait for the next connection.
+        /// Number of messages that wait for the next connection.
         waiting: usize,
     },
-    /// An attempt to come back failed.
+    /// An attempt to reconnect failed.
     Unreachable {
-        /// Why.
+        /// The reason.
         error: Error,
-        /// When the next one is made.
+        /// Time until the next attempt.
         pause: Duration,
     },
-    /// A served channel could not be taken up again. It is tried with the next connection.
+    /// A served channel could not be restored. The client tries again with its next connection.
     NotRestored {
-        /// Which.
+        /// The channel.
         channel_id: String,
-        /// Why.
+        /// The reason.
         error: Error,
     },
-    /// The server refused a publication, a notification, a subscription, or a message sent as it
-    /// is: nobody waits for its answer.
+    /// The server refused a publication, a notification, a subscription, or a message of
+    /// [`send_message`](super::Client::send_message), for whose answer nobody waits.
     Refused {
         /// The channel it was for.
         channel_id: String,
-        /// Its id, where the server could read it.
+        /// Its id, if the server could read it.
         message_id: Option<String>,
-        /// What the server says.
+        /// The error that the server sent.
         error: Error,
     },
-    /// The client does not come back.
+    /// The client has ended for good.
     Closed {
-        /// Why, unless it was asked to.
+        /// The reason, unless the program closed the client.
         error: Option<Error>,
-        /// Messages that waited and were never sent.
+        /// Number of messages that waited and were never sent.
         unsent: usize,
     },
 }

@@ -1,4 +1,4 @@
-//! What a fuzzer holds the client's reading against.
+//! The fuzz target for the client's decoder, which compares it with an independent reading.
 
 use arbitrary::{Arbitrary, Unstructured};
 use serde::Deserialize;
@@ -12,27 +12,27 @@ use crate::proto::frame::Frame;
 use crate::proto::oracle::Reading;
 use crate::proto::{Envelope, ErrorCode, Json, Message, MessageType};
 
-/// What a server sends, and how it arrives.
+/// Bytes that a server sends, and the sizes of the reads by which they arrive.
 #[derive(Arbitrary, Debug)]
 struct Arrival<'a> {
     body_bytes_max: u16,
-    /// The sizes of what each read brings, over and over. Zero is as much as there is room.
+    /// The sizes of the reads, repeated. Zero means as much as there is room for.
     reads: [u8; 4],
     stream: &'a [u8],
 }
 
-/// What a client takes one frame for.
+/// A frame as the client decodes it.
 #[derive(Debug)]
 enum Seen {
     Message(Box<Message>),
-    /// An error of the server's.
+    /// An error that the server sent.
     Refused(ErrorCode, String),
-    /// Not the protocol: the end.
+    /// A body that is not the protocol, which ends the connection.
     Unreadable,
     TooLarge(usize),
 }
 
-/// What a frame is to others.
+/// A frame as `serde_json` decodes it.
 #[derive(Debug)]
 enum Expected {
     Message(Box<Message>, Option<Refused>),
@@ -44,12 +44,12 @@ enum Expected {
 struct Refused {
     code: ErrorCode,
     text: String,
-    /// Whether the client has to find that out, too.
+    /// Set if the client must recognise the error too.
     is_plain: bool,
 }
 
-/// The client's decoder: whatever a server sends is messages, errors, or the end of it, as the
-/// definition of a frame and `serde_json` have it, in whatever pieces it arrives.
+/// Fuzzes the client's decoder: any bytes of a server are read as messages, errors or the end,
+/// exactly as the definition of a frame and `serde_json` read them, in whatever pieces they arrive.
 pub(crate) fn client(input: &[u8]) {
     let Ok(arrival) = Arrival::arbitrary_take_rest(Unstructured::new(input)) else { return };
     let expected = arrival.expected();
@@ -117,7 +117,7 @@ impl Refused {
     }
 }
 
-/// `simd-json`, which the client reads payloads with, has no value for all others.
+/// `simd-json`, with which the client reads payloads, cannot represent other numbers.
 fn has_small_numbers(value: &Value) -> bool {
     match value {
         Value::Number(number) => !number.is_f64(),
@@ -128,7 +128,7 @@ fn has_small_numbers(value: &Value) -> bool {
 }
 
 impl Arrival<'_> {
-    /// The frames as the definition has them.
+    /// Splits the stream into frames by their definition.
     fn expected(&self) -> Vec<Expected> {
         let mut expected = Vec::new();
         let mut rest = self.stream;
@@ -188,7 +188,7 @@ impl Arrival<'_> {
 }
 
 fn read(envelope: &Envelope<'_>) -> Seen {
-    // The first frame of a connection may be anything too.
+    // Any frame may be the first of a connection.
     if answer::check_connected(envelope).is_ok() {
         assert!(answer::error_of(envelope).is_none(), "a welcome is no error");
     }

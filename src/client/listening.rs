@@ -1,4 +1,4 @@
-//! What a client hears: the messages of channels, and those that nobody else takes.
+//! The methods that receive: subscriptions, and the handler for all other messages.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::subscription::Subscription;
 use crate::proto::Message;
 
 impl Client {
-    /// Subscribes to the channel: its messages as an iterator or a stream.
+    /// Subscribes to the channel, and returns its messages as an iterator and a stream.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::BadId`].
@@ -23,8 +23,9 @@ impl Client {
     }
 
     /// Subscribes to the channel, and calls `handler` on the client's thread for every message,
-    /// until [`unsubscribe`](Self::unsubscribe). The handler must not block; one that needs the
-    /// client takes a [`WeakClient`](super::WeakClient), for a clone would keep it alive.
+    /// until [`unsubscribe`](Self::unsubscribe). The handler must not block. If it needs the client
+    /// it should own a [`WeakClient`](super::WeakClient), because a clone would keep the client
+    /// alive.
     ///
     /// # Errors
     /// As [`subscribe`](Self::subscribe).
@@ -42,12 +43,12 @@ impl Client {
         self.shared().unsubscribe(channel_id);
     }
 
-    /// Calls `handler` on the client's thread, as of [`subscribe_with`](Self::subscribe_with),
-    /// with every message that nobody else takes: that answers no request which is waited for
-    /// (late answers, and those to what [`send_message`](Self::send_message) sent), and whose
-    /// channel is neither listened to nor served. Requests among them are then for the handler
-    /// to answer; without one they are answered as `no_handler`. A handler takes the place of
-    /// the one before.
+    /// Calls `handler` on the client's thread, as in [`subscribe_with`](Self::subscribe_with), with
+    /// every message that nothing else takes: those whose channel is neither subscribed to nor
+    /// served, and answers for which nobody waits (late ones, and those to
+    /// [`send_message`](Self::send_message)). Requests among them are the handler's to answer;
+    /// without a handler they are answered with `no_handler`. A new handler replaces the one
+    /// before.
     ///
     /// # Errors
     /// [`Error::Closed`].
@@ -63,8 +64,8 @@ impl Client {
         Ok(())
     }
 
-    /// The next message on the channel that answers nothing, if one comes in time. It does not
-    /// subscribe.
+    /// Returns the next message on the channel that is not an answer, or `None` if none comes in
+    /// time. This does not subscribe.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::BadId`], [`Error::OnClientThread`].

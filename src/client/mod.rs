@@ -1,10 +1,10 @@
-//! Clients of a server: this project's, or the published one.
+//! Clients of a server, either of this project or of the published package.
 //!
-//! - [`Connection`] is blocking and single-threaded, for those who count microseconds: what
-//!   it does it does on the caller's own thread, one system call a message.
-//! - [`Client`] is for many threads and for programs that run for long: a thread in the
-//!   background keeps its connection up.
-//! - [`Pool`] is a bounded set of clients for those whom one connection is too few.
+//! - [`Connection`] is blocking and single-threaded, for programs that count microseconds: all its
+//!   work happens on the caller's own thread, with one system call per message.
+//! - [`Client`] is for many threads and for programs that run for long: a background thread keeps
+//!   its connection up.
+//! - [`Pool`] is a bounded set of clients for programs that need more than one connection.
 //!
 //! ```
 //! use ipc_framework::client::{Endpoint, Options};

@@ -1,4 +1,4 @@
-//! Whom a client connects to, as whom, and how long it waits.
+//! Options of a connection: the server, the client's identity, and the limits.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::endpoint::Endpoint;
 use super::tls::Tls;
 use crate::token::Token;
 
-/// What a [`Connection`] is made from.
+/// Options from which a [`Connection`](super::Connection) is made.
 ///
 /// ```
 /// use ipc_framework::client::{Endpoint, Options};
@@ -22,32 +22,33 @@ use crate::token::Token;
 pub struct Options {
     /// The application; the server creates it if it does not exist.
     pub app_id: String,
-    /// Where the server listens; `localhost:8888` by default.
+    /// The address of the server; `localhost:8888` by default.
     pub endpoint: Endpoint,
-    /// What the server knows this connection by; a random UUID by default. A second connection
-    /// of the application with the same id takes the first one's place.
+    /// The id by which the server knows this connection; a random UUID by default. A second
+    /// connection of the application with the same id takes over from the first.
     pub connection_id: Option<String>,
-    /// The application's secret, where the server asks for one.
+    /// The application's secret, if the server asks for one.
     pub token: Option<Token>,
-    /// Speak TLS, by TCP alone; not by default.
+    /// Speak TLS with the server, over TCP only; off by default.
     #[cfg(feature = "tls")]
     pub tls: Option<Tls>,
-    /// How long connecting may take, all handshakes included; 5 s by default.
+    /// Time that connecting may take, handshakes included; 5 s by default.
     pub connect_timeout: Duration,
-    /// How long a request may take, and a write the server does not accept; 10 s by default.
+    /// Time that a request may take, and a write that the server does not accept; 10 s by default.
     pub timeout: Duration,
-    /// Never sleep while waiting: saves the 20 to 50 µs that the system takes to wake a thread,
-    /// and uses a core as long as something is waited for.
+    /// Never sleep while waiting. This saves the 20 to 50 µs that the system takes to wake a
+    /// thread, and uses a core while anything is waited for.
     pub spin: bool,
-    /// The largest body of a frame, either way; 16 MiB by default, as the server's.
+    /// Size that the body of a frame may have in either direction; 16 MiB by default, as in the
+    /// server.
     pub frame_bytes_max: usize,
-    /// How many messages that come while a request waits are kept for
-    /// [`receive`](Connection::receive); 1,024 by default.
+    /// Number of messages that are kept for [`receive`](super::Connection::receive) while a request
+    /// waits for its answer; 1,024 by default.
     pub kept_messages_max: usize,
 }
 
 impl Options {
-    /// The defaults for an application.
+    /// Returns the defaults for an application.
     pub fn new(app_id: impl Into<String>) -> Self {
         Self {
             app_id: app_id.into(),

@@ -1,7 +1,7 @@
-//! What can be sent: values of one's own, and JSON as it is.
+//! Payloads that can be sent: serializable values, and text that is already JSON.
 
-/// What can stand as a message's payload: any value with serde's `Serialize`, and
-/// [`Json`](crate::Json), whose text is sent as it is.
+/// A value that can be the payload of a message: any value with serde's `Serialize`, and
+/// [`Json`](crate::Json), whose text is sent unchanged.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -32,7 +32,7 @@ mod sealed {
 
     use crate::proto::{Json, JsonError};
 
-    /// Sealed, for what is appended has to be one JSON document.
+    /// Sealed, because an implementation must append exactly one JSON document.
     pub trait Append {
         fn append_to(&self, out: &mut Vec<u8>) -> Result<(), JsonError>;
     }

@@ -1,4 +1,4 @@
-//! Several connections as one.
+//! Several connections that are used as one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,18 +11,18 @@ use super::error::Error;
 use super::payload::Payload;
 use crate::proto::Message;
 
-/// A bounded set of [`Client`]s for a program whose requests would wait for each other on one
+/// A bounded set of [`Client`]s, for programs whose requests would wait for each other on a single
 /// connection. Clones share it.
 ///
-/// It begins with one connection, and adds another when all it has wait for answers, up to its
-/// bound. A message goes by the connection with the fewest requests in flight. Each comes back
-/// by itself and is checked by heartbeats, as [`ClientOptions`] say; meanwhile the others are
-/// preferred. One that has ended for good is replaced.
+/// The pool begins with one connection, and adds another when all of them wait for answers, up to
+/// its bound. A message is sent by the connection with the fewest requests in flight. Each
+/// connection reconnects by itself and is checked by heartbeats, as the [`ClientOptions`] say;
+/// meanwhile the others are preferred. A client that has ended for good is replaced.
 ///
 /// # Order
-/// Messages sent through the pool may overtake each other, even those of one thread, because
-/// they go by different connections. Who needs an order takes one [`client`](Self::client) and
-/// keeps it; subscriptions and served channels belong to such a client too.
+/// Messages sent through the pool may overtake each other, even those of one thread, because they
+/// use different connections. If the order matters, take one [`client`](Self::client) and keep it;
+/// subscriptions and served channels belong to such a client too.
 ///
 /// ```
 /// use ipc_framework::client::{ClientOptions, Endpoint, Pool};
@@ -63,16 +63,17 @@ struct Inside {
 #[derive(Debug)]
 struct Members {
     clients: Vec<Client>,
-    /// A caller makes a connection; until it is there, others use those that are.
+    /// A caller is connecting. Until that is done, others use the existing connections.
     is_growing: bool,
     is_closed: bool,
-    /// How many there have been, for ids of their own.
+    /// The number of clients made so far, from which ids are numbered.
     made: usize,
 }
 
 impl Pool {
-    /// Makes the first of at most `connections_max` connections. With a `connection_id` in the
-    /// options each appends its number to it, for an id belongs to one connection.
+    /// Makes the first of at most `connections_max` connections. If the options have a
+    /// `connection_id`, each connection appends its number to it, because an id belongs to one
+    /// connection.
     ///
     /// # Errors
     /// As [`ClientOptions::connect`].
@@ -89,12 +90,12 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The client to send by next: the one with the fewest requests in flight, or a new one if
-    /// all have some and there may be more. It may be kept.
+    /// Returns the client for the next message: the one with the fewest requests in flight, or a
+    /// new one if all are busy and the bound allows it. The caller may keep it.
     ///
     /// # Errors
-    /// [`Error::Closed`] after [`close`](Self::close); as [`ClientOptions::connect`] if no
-    /// connection is left and none comes about.
+    /// [`Error::Closed`] after [`close`](Self::close); as [`ClientOptions::connect`] if no client
+    /// is left and a new one cannot connect.
     pub fn client(&self) -> Result<Client, Error> {
         let mut members = self.members();
         if members.is_closed {
@@ -124,7 +125,7 @@ impl Pool {
                 members.clients.push(client.clone());
                 Ok(client)
             }
-            // What is there has to do.
+            // Without a new connection the existing ones have to do.
             Err(error) => best.ok_or(error),
         }
     }
@@ -182,7 +183,7 @@ impl Pool {
         self.client()?.notify(channel_id, payload)
     }
 
-    /// How many connections it has.
+    /// Returns the number of connections.
     pub fn connections(&self) -> usize {
         self.members().clients.len()
     }
@@ -190,7 +191,7 @@ impl Pool {
     /// Drains and closes all connections, see [`Client::close`].
     ///
     /// # Errors
-    /// The first error of [`Client::close`]; all are closed all the same.
+    /// The first error of [`Client::close`]; the others are closed all the same.
     pub fn close(&self) -> Result<(), Error> {
         let mut members = self.members();
         members.is_closed = true;

@@ -1,19 +1,19 @@
-//! When to try again.
+//! The pauses between attempts to reconnect.
 
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
-/// Less would be a loop that does nothing else.
+/// A shorter pause would make a busy loop.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 
-/// How a [`Client`](super::Client) comes back after its connection is lost.
+/// The pauses with which a [`Client`](super::Client) reconnects after its connection is lost.
 ///
-/// The pause before an attempt is random between nothing and a bound that doubles from
-/// `pause_min` with every attempt that fails, up to `pause_max`: clients that lost the same
-/// server do not come back all at once. A connection that ended before it brought an answer, or
-/// held for `pause_max`, counts as one that failed.
+/// The pause before an attempt is random between zero and a bound, so that clients which lost the
+/// same server do not reconnect all at once. The bound starts at `pause_min` and doubles with every
+/// failed attempt up to `pause_max`. A connection counts as failed too if it ended before it
+/// brought an answer and before it had lasted for `pause_max`.
 ///
 /// ```
 /// use ipc_framework::client::Reconnect;
@@ -37,13 +37,13 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    /// The bound of the pause after so many failures.
+    /// Returns the bound of the pause after this many failures.
     pub(super) fn bound(&self, failures: u32) -> Duration {
         let factor = 2u32.checked_pow(failures).unwrap_or(u32::MAX);
         self.pause_min.max(PAUSE_MIN).saturating_mul(factor).min(self.pause_max.max(PAUSE_MIN))
     }
 
-    /// A pause, uniform below its bound.
+    /// Returns a random pause, uniform below its bound.
     pub(super) fn pause(&self, failures: u32, random: &mut ChaCha8Rng) -> Duration {
         self.bound(failures).mul_f64(f64::from(random.next_u32()) / f64::from(u32::MAX))
     }

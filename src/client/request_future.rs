@@ -12,8 +12,8 @@ use super::background::waiter::Slot;
 use super::error::Error;
 use crate::proto::Message;
 
-/// Names a request, to [`cancel`](super::Client::cancel) it. It is written as the request's
-/// `message_id`.
+/// The name of a request, with which [`cancel`](super::Client::cancel) finds it. It is displayed as
+/// the request's `message_id`.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -40,7 +40,7 @@ use crate::proto::Message;
 pub struct RequestId(pub(super) Uuid);
 
 impl RequestId {
-    /// The request that a message with this id is, if it can be one's name: a UUID.
+    /// Returns the name of the request with this message id, if the id is a UUID.
     ///
     /// ```
     /// # use ipc_framework::client::RequestId;
@@ -58,8 +58,8 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The answer to a request, for any executor. Dropped, it is waited for no more: a request that
-/// has left is executed all the same, one that has not is never sent.
+/// The answer to a request, as a future for any executor. Dropping it cancels the request: if the
+/// request has left it is executed all the same, and otherwise it is never sent.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -106,7 +106,7 @@ impl RequestFuture {
         Self { slot, id, shared }
     }
 
-    /// The request's name.
+    /// Returns the name of the request.
     pub fn id(&self) -> RequestId {
         RequestId(self.id)
     }

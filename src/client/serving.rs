@@ -1,4 +1,4 @@
-//! What a client serves, and its end in good order.
+//! The methods that serve channels, and the one that closes the client in good order.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,26 +16,28 @@ use crate::proto::MessageType;
 use crate::proto::system::{SYSTEM, Serve};
 
 impl Client {
-    /// Becomes a worker of the channel: `threads` threads call `handler` for its requests, and
-    /// send what it returns. An error or a panic is answered as `handler_failed`. For
-    /// notifications the result is dropped. A handler that needs the client takes a
-    /// [`WeakClient`](super::WeakClient), for a clone would keep it alive.
+    /// Becomes a worker of the channel: `threads` threads call `handler` for its requests and send
+    /// the values that it returns. An error or a panic is answered with `handler_failed`. For
+    /// notifications the returned value is dropped. If the handler needs the client it should own a
+    /// [`WeakClient`](super::WeakClient), because a clone would keep the client alive.
     ///
     /// # Errors
-    /// As [`send_request`](Self::send_request). The published server has no workers: there it
-    /// is [`Error::Deadline`].
+    /// As [`send_request`](Self::send_request). The published server has no workers: there this
+    /// returns [`Error::Deadline`].
     pub fn serve<T, F>(&self, channel_id: &str, threads: usize, handler: F) -> Result<(), Error>
     where
         T: Payload,
         F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
     {
         check_id("channel_id", channel_id)?;
-        self.serve_by(channel_id, Worker::threads(self.shared(), threads, handler)?)
+        let worker: Arc<dyn Service> = Worker::threads(self.shared(), threads, handler)?;
+        self.serve_by(channel_id, &worker)
     }
 
-    /// Becomes a worker of the channel that answers later: `handler` is called on the client's
-    /// thread, must not block, and gives the [`Responder`] to whoever will answer, another thread
-    /// or a runtime. No more than `concurrency` requests are unanswered at a time; others wait.
+    /// Becomes a worker of the channel that answers later. `handler` is called on the client's
+    /// thread, must not block, and passes the [`Responder`] to whatever will answer, such as
+    /// another thread or an async runtime. At most `concurrency` requests are unanswered at a time;
+    /// others wait.
     ///
     /// # Errors
     /// As [`serve`](Self::serve).
@@ -46,26 +48,27 @@ impl Client {
         handler: impl Fn(Message, Responder) + Send + Sync + 'static,
     ) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
-        let worker = Worker::deferred(self.shared(), concurrency, Box::new(handler));
-        self.serve_by(channel_id, worker)
+        let worker: Arc<dyn Service> =
+            Worker::deferred(self.shared(), concurrency, Box::new(handler));
+        self.serve_by(channel_id, &worker)
     }
 
-    fn serve_by(&self, channel_id: &str, worker: Arc<dyn Service>) -> Result<(), Error> {
+    fn serve_by(&self, channel_id: &str, worker: &Arc<dyn Service>) -> Result<(), Error> {
         // Inserted before the server is asked: the first request may come with the server's answer.
-        let newer = Arc::clone(&worker);
+        let newer = Arc::clone(worker);
         let older = self.shared().lock().served.insert(channel_id.to_owned(), newer);
         match self.system(&Serve::start(channel_id)) {
             Ok(_serving) => Ok(()),
-            // With the next connection it is taken up like all others.
+            // The next connection restores it like all served channels.
             Err(Error::Lost { .. }) if self.shared().options.reconnect.is_some() => Ok(()),
             Err(error) => {
-                self.unserve(channel_id, &worker, older);
+                self.unserve(channel_id, worker, older);
                 Err(error)
             }
         }
     }
 
-    /// Puts back what a worker replaced that the server does not admit.
+    /// Restores the worker that was replaced by one that the server did not accept.
     fn unserve(
         &self,
         channel_id: &str,
@@ -73,7 +76,7 @@ impl Client {
         older: Option<Arc<dyn Service>>,
     ) {
         let mut state = self.shared().lock();
-        // Neither after the end nor where another thread has put its own there.
+        // Nothing is restored after the end, or if another thread has served the channel meanwhile.
         let unused = match state.served.get_mut(channel_id) {
             Some(current) if Arc::ptr_eq(current, worker) => match older {
                 Some(older) => Some(std::mem::replace(current, older)),
@@ -85,20 +88,19 @@ impl Client {
         drop(unused);
     }
 
-    /// Is a worker of the channel no longer. What it has is still answered.
+    /// Ends being a worker of the channel. Requests that have arrived are still answered.
     ///
     /// # Errors
-    /// As [`send_request`](Self::send_request); all the same this client answers none but those
-    /// it has.
+    /// As [`send_request`](Self::send_request); even then the client accepts no more requests.
     pub fn stop_serving(&self, channel_id: &str) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
         self.stop_since(channel_id, Instant::now())
     }
 
-    /// As [`stop_serving`](Self::stop_serving), with what is left of the time that began then.
+    /// As [`stop_serving`](Self::stop_serving), with the rest of a timeout that started at `begin`.
     fn stop_since(&self, channel_id: &str, begin: Instant) -> Result<(), Error> {
         let stopped = self.tell_stop(channel_id, begin);
-        // Last, for requests may come until the answer does.
+        // The worker is removed last, because requests may come until the answer does.
         let worker = self.shared().lock().served.remove(channel_id);
         drop(worker);
         stopped
@@ -109,7 +111,8 @@ impl Client {
         loop {
             let heading = Heading::new(MessageType::Request, SYSTEM);
             let stop = Serve::stop(channel_id);
-            // It waits neither for room nor for a connection: the next would not serve at all.
+            // This waits neither for room in the queue nor for a connection: on the next connection
+            // the channel would not be served at all.
             let timeout = shared.options.connection.timeout.saturating_sub(begin.elapsed());
             let error = match shared.ask_and_wait(heading, &stop, Kind::Control, timeout) {
                 Ok(_stopped) => return Ok(()),
@@ -128,15 +131,16 @@ impl Client {
         }
     }
 
-    /// Drains and closes: takes no more requests to serve, answers those it has, sends what
-    /// waits, and ends the connection and all threads. When it returns without an error, the
-    /// server has processed all that was sent. Requests of other threads that are without an
-    /// answer then fail with [`Error::Lost`]; on a closed client all else is [`Error::Closed`].
+    /// Drains and closes the client: it accepts no more requests to serve, answers those it has,
+    /// sends the messages that wait, and ends the connection and all threads. If this returns
+    /// without an error, the server has processed everything that was sent. Requests of other
+    /// threads that have no answer by then fail with [`Error::Lost`]; calls on a closed client fail
+    /// with [`Error::Closed`].
     ///
     /// # Errors
-    /// [`Error::Deadline`] if that took longer than a request may, or the first error on the way:
-    /// it is closed all the same. [`Error::OnClientThread`] in a handler, be it of a
-    /// subscription or of a served channel, which it would wait for: nothing is done then.
+    /// [`Error::Deadline`] if this takes longer than a request may, or the first error on the way;
+    /// the client is closed all the same. [`Error::OnClientThread`] in a handler of a subscription
+    /// or of a served channel, which would wait for itself; then nothing is done.
     #[doc(alias = "disconnect")]
     pub fn close(&self) -> Result<(), Error> {
         let shared = self.shared();
@@ -154,7 +158,7 @@ impl Client {
         let mut result = Ok(());
         let mut threads = Vec::new();
         for (channel_id, worker) in served {
-            // The rest is drained all the same.
+            // An error does not keep the other channels from being drained.
             result = result.and(self.stop_since(&channel_id, begin));
             threads.extend(worker.take_threads());
         }
@@ -163,7 +167,8 @@ impl Client {
         shared.wake();
         let thread = self.owner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // It catches what handlers do; a panic of its own was told by the panic hook.
+            // Panics of handlers are caught in the thread, and the panic hook has reported one of
+            // its own.
             let _ = thread.join();
         }
         let ended = self.wait_for_end(deadline);
@@ -189,8 +194,8 @@ impl Client {
             if left.is_zero() {
                 let (waiting_for, execution) = match state.link {
                     _ if state.jobs > 0 => ("the last answer", Execution::Possible),
-                    Link::Down => ("a connection for what waits", Execution::Never),
-                    _ => ("room at the server for what waits", Execution::Possible),
+                    Link::Down => ("a connection for the waiting messages", Execution::Never),
+                    _ => ("room at the server for the waiting messages", Execution::Possible),
                 };
                 return Err(Error::Deadline { waiting_for, waited, execution });
             }
@@ -199,7 +204,7 @@ impl Client {
         }
     }
 
-    /// Another thread may have closed it, and still be at it.
+    /// Waits for the driver, because another thread may be closing the client.
     fn wait_for_end(&self, deadline: Option<Instant>) -> Result<(), Error> {
         let shared = self.shared();
         let waited = shared.options.connection.timeout;

@@ -1,4 +1,4 @@
-//! The messages of a channel, one after another.
+//! The messages of a subscribed channel, one after another.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use super::background::inbox::Inbox;
 use super::background::shared::Shared;
 use crate::proto::Message;
 
-/// The messages of a channel: an iterator that blocks, and a [`Stream`] that does not. Both end
-/// when the client is closed or the channel unsubscribed. Dropped, it unsubscribes unless
-/// somebody else of this client listens to the channel.
+/// The messages of a subscribed channel, as an iterator that blocks and as a [`Stream`] that does
+/// not. Both end when the client is closed or the channel is unsubscribed. Dropping it
+/// unsubscribes, unless something else in this client listens to the channel.
 ///
-/// It lives through reconnects. Whether something was published in between, nobody can say:
-/// [`Event::Disconnected`](super::Event) and [`Event::Connected`](super::Event) tell of the gap.
+/// A subscription survives reconnects, but publications made in between are lost, and nobody knows
+/// whether there were any: [`Event::Disconnected`](super::Event) and
+/// [`Event::Connected`](super::Event) mark the gap.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -54,19 +55,19 @@ impl Subscription {
         Self { inbox, channel_id: channel_id.to_owned(), key, shared }
     }
 
-    /// The channel.
+    /// Returns the channel.
     pub fn channel_id(&self) -> &str {
         &self.channel_id
     }
 
-    /// The next message, waited for as long as `timeout`.
+    /// Returns the next message, or `None` if none comes before the timeout or the end.
     pub fn next_timeout(&self, timeout: Duration) -> Option<Message> {
-        // What no clock can express is forever.
+        // A timeout that no clock can express means no timeout.
         self.inbox.take(Instant::now().checked_add(timeout))
     }
 
-    /// How many messages were dropped because nobody read those that waited: 65,536, or as much as
-    /// [`ClientOptions::unread_bytes_max`](super::ClientOptions) allows.
+    /// Returns how many messages were dropped because the subscription was full: it holds 65,536
+    /// messages and [`ClientOptions::unread_bytes_max`](super::ClientOptions) bytes.
     pub fn missed(&self) -> u64 {
         self.inbox.missed()
     }

@@ -1,4 +1,4 @@
-//! Whom a client takes for its server, and what it shows for itself.
+//! The certificates that a client trusts, and the one that it shows.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, version};
 use super::endpoint::Endpoint;
 use crate::tls::{not_together, read_identity, read_roots};
 
-/// TLS 1.3 to a server, see [`Options::tls`].
+/// TLS 1.3 to a server, see [`Options::tls`](super::Options).
 ///
-/// The files are read again for every connection, so that a client which comes back uses what
-/// has been renewed; where they cannot be read by then, what they held before stays.
+/// The files are read again for every connection, so that a client which reconnects uses renewed
+/// certificates. If they cannot be read by then, those read before stay in use.
 ///
 /// ```no_run
 /// use ipc_framework::client::{ClientOptions, Tls};
@@ -39,7 +39,7 @@ pub struct Tls {
     roots: Roots,
     identity: Option<(PathBuf, PathBuf)>,
     server_name: Option<ServerName<'static>>,
-    /// From when the files could last be read.
+    /// Made from the files when they could last be read.
     current: Arc<Mutex<Arc<ClientConfig>>>,
 }
 
@@ -50,8 +50,8 @@ enum Roots {
 }
 
 impl Tls {
-    /// Trusts servers whose certificates one of those in this PEM file has signed, and no others:
-    /// the authority of your own is the usual one for a server of your own.
+    /// Trusts servers whose certificates were signed by one of the authorities in this PEM file,
+    /// and no others. A server of your own usually has an authority of your own.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) for a file that cannot be read,
@@ -60,15 +60,15 @@ impl Tls {
         Self::new(Roots::File(path.into()), None, None)
     }
 
-    /// Trusts servers whose certificates the operating system trusts, for those with one that
-    /// a public authority has signed. `SSL_CERT_FILE` and `SSL_CERT_DIR` take the system's place.
+    /// Trusts servers whose certificates the operating system trusts, which are those that a public
+    /// authority has signed. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the system's store.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) if the system has no certificates.
     pub fn with_system_roots() -> Result<Self, crate::Error> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
-        // A system's store may hold some that nobody can read.
+        // Certificates in the system's store that cannot be parsed are ignored.
         let (usable, _) = roots.add_parsable_certificates(found.certs);
         if usable == 0 {
             return Err(crate::Error::Config(
@@ -80,13 +80,13 @@ impl Tls {
         Self::new(Roots::System(Arc::new(roots)), None, None)
     }
 
-    /// Shows a certificate, with the chain behind it, to servers that ask for one (mutual TLS).
-    /// Both files are PEM.
+    /// Shows a certificate with its chain to servers that ask for one (mutual TLS). Both files are
+    /// PEM.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) for a file that cannot be read, or a key that
-    /// everybody on the machine may read; [`Error::Config`](crate::Error::Config) for files that
-    /// do not hold what they should, or do not belong together.
+    /// [`Error::File`](crate::Error::File) for a file that cannot be read, or a key that everybody
+    /// on the machine may read; [`Error::Config`](crate::Error::Config) for files that hold
+    /// something else, or do not belong together.
     pub fn certificate(
         self,
         certificate: impl Into<PathBuf>,
@@ -95,11 +95,11 @@ impl Tls {
         Self::new(self.roots, Some((certificate.into(), key.into())), self.server_name)
     }
 
-    /// Expects this name or address in the server's certificate, instead of the one that it is
-    /// connected to by.
+    /// Expects this name or address in the server's certificate, instead of the name or address
+    /// that the client connects to.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for what is no name of a host.
+    /// [`Error::Config`](crate::Error::Config) if it is not the name or address of a host.
     pub fn server_name(mut self, name: &str) -> Result<Self, crate::Error> {
         let parsed = ServerName::try_from(name.to_owned()).map_err(|_| {
             crate::Error::Config(format!("{name:?} is no name or address of a host"))
@@ -117,7 +117,7 @@ impl Tls {
         Ok(Self { roots, identity, server_name, current: Arc::new(Mutex::new(Arc::new(current))) })
     }
 
-    /// What the next connection is made with.
+    /// Returns the configuration for the next connection.
     fn current(&self) -> Arc<ClientConfig> {
         let read = read(&self.roots, self.identity.as_ref());
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +127,7 @@ impl Tls {
         Arc::clone(&current)
     }
 
-    /// The TLS side of a new connection, or why there can be none.
+    /// Returns the TLS side of a new connection, or a sentence that says why there can be none.
     pub(super) fn session(&self, endpoint: &Endpoint) -> Result<ClientConnection, String> {
         let Endpoint::Tcp { host, .. } = endpoint else {
             return Err("a Unix socket needs none; leave TLS out".into());
@@ -135,7 +135,7 @@ impl Tls {
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.clone())
-                .map_err(|_| "that is no name which a certificate can have; give another")?,
+                .map_err(|_| "no certificate can have that name; use another")?,
         };
         ClientConnection::new(self.current(), name).map_err(|error| error.to_string())
     }
@@ -150,7 +150,7 @@ impl fmt::Display for Roots {
     }
 }
 
-/// The names of the files; never what is in them.
+/// Shows the names of the files, never their content.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls")
@@ -184,7 +184,7 @@ fn read(
                 .map_err(|error| not_together(certificate, key, &error))?
         }
     };
-    // Connections last: to resume one would save little.
+    // Connections last for long, so resumption would save little.
     config.resumption = Resumption::disabled();
     Ok(config)
 }

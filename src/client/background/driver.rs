@@ -1,4 +1,4 @@
-//! The thread behind a client: reads, keeps the time, comes back after a loss.
+//! The thread behind a client: it reads, watches deadlines, and reconnects.
 
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
@@ -29,12 +29,12 @@ use crate::proto::{ErrorCode, Message};
 
 pub(crate) const WAKER: Token = Token(0);
 const SOCKET: Token = Token(1);
-/// Reads in a row before the time is looked at again.
+/// Reads in a row before deadlines are checked again.
 const READS_MAX: usize = 16;
-/// So much of refusals may wait however small the queue is to be.
+/// Bytes of refusals that may wait, even if the queue is smaller.
 const REFUSAL_BYTES_MIN: usize = 64 << 10;
 
-/// What a thread that connects brings back.
+/// The result of a thread that connects.
 type Attempt = Result<Connection, Error>;
 
 #[derive(Debug)]
@@ -50,22 +50,22 @@ pub(crate) struct Driver {
 
 const LONG: Duration = Duration::from_secs(365 * 24 * 3_600);
 
-/// Whether the next attempt would end for the same reason. A frame that was too large, or was
-/// garbled on its way, is gone with the connection it was sent on.
+/// Returns whether another attempt would fail for the same reason. A frame that was too large, or
+/// was garbled on its way, is gone with its connection.
 fn is_for_good(error: &Error) -> bool {
     match error {
         Error::Answered { code, .. } => {
             matches!(code, ErrorCode::AuthFailed | ErrorCode::TakenOver)
         }
-        // Certificates are renewed, here and there.
+        // Certificates on either side may be renewed.
         #[cfg(feature = "tls")]
         Error::Tls { .. } => false,
         error => error.fault() == Fault::Caller,
     }
 }
 
-/// Whether it says that there will be another connection, and not what the server thinks of what
-/// was asked.
+/// Returns whether the error announces another connection, and is not the server's answer to the
+/// request.
 fn is_end_of_connection(error: &Error) -> bool {
     matches!(error, Error::Lost { .. } | Error::Answered { code: ErrorCode::ShuttingDown, .. })
 }
@@ -95,7 +95,7 @@ impl Driver {
         while self.turn(&mut events) {}
     }
 
-    /// Waits for something to do and does it. False at the end.
+    /// Waits for events and handles them. Returns false at the end.
     fn turn(&mut self, events: &mut Events) -> bool {
         let timeout = self.timeout();
         match self.poll.poll(events, timeout) {
@@ -134,7 +134,8 @@ impl Driver {
             }
         }
         self.flush();
-        // What closed it from inside has told everybody; a caller's wish is seen next turn.
+        // A close by the driver itself has told all callers; one by a caller is handled in the next
+        // turn.
         !self.has_ended
     }
 
@@ -142,8 +143,8 @@ impl Driver {
         matches!(self.shared.lock().link, Link::Closed)
     }
 
-    /// Until when there is nothing to do but what comes; noted, so that callers know whether
-    /// they have to wake us for an earlier deadline.
+    /// Returns the time until the next deadline, and notes the deadline, so that callers know
+    /// whether they have to wake the driver for an earlier one.
     fn timeout(&self) -> Option<Duration> {
         let mut state = self.shared.lock();
         let heartbeat = self.link.as_ref().and_then(Open::next_heartbeat);
@@ -157,7 +158,7 @@ impl Driver {
         alarm.map(|alarm| alarm.saturating_duration_since(Instant::now()))
     }
 
-    /// Makes a new connection the client's.
+    /// Adopts a new connection.
     fn adopt(&mut self, connection: Connection) -> Result<(), Error> {
         let answers_ping = connection.answers_ping();
         let (socket, buffer, connection_id) = connection.into_parts();
@@ -174,7 +175,7 @@ impl Driver {
         if matches!(state.link, Link::Closed) {
             return Err(Error::Closed);
         }
-        // It may be another server than the one before.
+        // The server may not be the one from before.
         state.answers_ping = answers_ping;
         for (id, channel_id) in state.link_up(Arc::clone(&socket), connection_id, &mut encoder) {
             let shared = Arc::downgrade(&self.shared);
@@ -240,7 +241,8 @@ impl Driver {
             }
             let bytes_max = self.shared.options.queue_bytes_max.max(REFUSAL_BYTES_MIN);
             if state.outbox.refusal_bytes() > bytes_max {
-                let text = "the server sends requests that are refused, and does not read that";
+                let text =
+                    "the server sends requests that are refused, and does not read the refusals";
                 return Err(Error::lost(Execution::Possible, std::io::Error::other(text)));
             }
         }
@@ -254,16 +256,17 @@ impl Driver {
         deliver(sinks, message);
     }
 
-    /// The requester shall not wait for nothing.
+    /// Refuses a request, so that the requester does not wait in vain.
     fn refuse(&self, request: &Message) {
         let heading = Heading::answer(&request.channel_id, &request.message_id);
-        let text = "this client serves the channel no longer; ask again";
+        let text = "this client no longer serves the channel; ask again";
         let failure = Failure::new(ErrorCode::NoHandler, text);
-        // If it cannot be sent the connection is gone, and the server says so itself.
+        // If it cannot be sent the connection is gone, and the server tells the requester.
         let _ = self.shared.post(heading, &failure, Kind::Refusal);
     }
 
-    /// The server is about to end: from here on messages wait for the next connection.
+    /// Handles the server's notice that it is about to end: new messages wait for the next
+    /// connection.
     fn leave(&mut self) {
         let mut state = self.shared.lock();
         if let Link::Up(socket) = &state.link {
@@ -292,9 +295,10 @@ impl Driver {
         }
     }
 
-    /// The connection is gone.
+    /// Handles the loss of the connection.
     fn lost(&mut self, error: Error) {
-        // A server that admits and closes at once is not to be asked again at once.
+        // A server that accepts connections and closes them at once must not be asked again at
+        // once.
         let held = self.link.as_ref().map_or(Duration::ZERO, |link| link.since.elapsed());
         let was_of_use = self.link.as_ref().is_some_and(|link| link.is_proven)
             || held >= self.reconnect().pause_max;
@@ -331,7 +335,7 @@ impl Driver {
 
     fn forget_link(&mut self) {
         if let Some(link) = self.link.take() {
-            // It may be gone already; closing it is what counts.
+            // A socket that was not registered any more is closed all the same.
             let _ = self.poll.registry().deregister(&mut SourceFd(&link.socket.as_raw_fd()));
         }
     }
@@ -340,15 +344,15 @@ impl Driver {
         let failures = self.shared.lock().failures;
         let pause = self.reconnect().pause(failures, &mut self.random);
         let now = Instant::now();
-        // A pause that no clock can express is a very long one.
+        // A pause that no clock can express becomes a very long one.
         self.next_attempt = Some(now.checked_add(pause).unwrap_or(now + LONG));
     }
 
-    /// Connecting blocks, resolving names above all: a thread of its own does it.
+    /// Connects in a thread of its own, because connecting blocks, above all resolving names.
     fn attempt(&mut self) {
         let (sender, shared) = (self.attempts.0.clone(), Arc::clone(&self.shared));
         let attempt = move || {
-            // If the driver is gone, so is the need for a connection.
+            // If the driver has ended, no connection is needed.
             let _ = sender.send(shared.options.connection.connect());
             shared.wake();
         };
@@ -376,7 +380,7 @@ impl Driver {
         self.shared.emit(&Event::Unreachable { error, pause });
     }
 
-    /// Writes what is queued, and asks to be woken where the kernel takes no more.
+    /// Writes queued messages, and waits for writability if the kernel takes no more.
     fn flush(&mut self) {
         let Some(link) = &mut self.link else { return };
         let mut state = self.shared.lock();
@@ -394,12 +398,12 @@ impl Driver {
         if interest != link.interest {
             link.interest = interest;
             let fd = link.socket.as_raw_fd();
-            // Where it fails the next heartbeat finds the connection dead.
+            // If this fails, the next heartbeat finds the connection dead.
             let _ = self.poll.registry().reregister(&mut SourceFd(&fd), SOCKET, interest);
         }
     }
 
-    /// For good: whoever waits is told.
+    /// Closes the client for good, and tells all callers that wait.
     fn close(&mut self, error: Option<Error>) {
         let socket = self.link.as_ref().map(|link| Arc::clone(&link.socket));
         self.forget_link();
@@ -407,7 +411,7 @@ impl Driver {
         loss.tell();
         let timeout = self.shared.options.connection.timeout;
         let ended = socket.map_or(Ok(()), |socket| socket.end(timeout));
-        // Where nothing was on its way, nothing can be lost.
+        // If no message was on its way, none can be lost.
         let ended = match ended {
             Err(source) if loss.unconfirmed > 0 => Err(match source.kind() {
                 ErrorKind::TimedOut | ErrorKind::WouldBlock => {
@@ -434,7 +438,7 @@ impl Driver {
             route.close();
         }
         self.shared.emit(&Event::Closed { error, unsent });
-        // What they own may be the client itself.
+        // Listeners may own the client itself, so they are dropped without the lock.
         let lock = self.shared.listeners.lock();
         let listeners = lock.unwrap_or_else(PoisonError::into_inner).take();
         drop(listeners);

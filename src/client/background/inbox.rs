@@ -1,4 +1,4 @@
-//! The messages of one subscription that nobody has read yet.
+//! The unread messages of one subscription.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use crate::proto::Message;
 
-/// How many messages may wait in a subscription that nobody reads.
+/// Messages that may wait in a subscription that nobody reads.
 pub(crate) const WAITING_MAX: usize = 64 << 10;
 
-/// Messages on their way from the driver to whoever reads them.
+/// Messages on their way from the driver to a reader.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     inside: Mutex<Inside>,
@@ -35,7 +35,7 @@ impl Inside {
     }
 }
 
-/// What a message takes, or nearly.
+/// Returns roughly how much memory a message takes.
 fn size(message: &Message) -> usize {
     size_of::<Message>() + message.payload.as_str().len() + message.channel_id.len()
 }
@@ -53,7 +53,7 @@ impl Inbox {
         let bytes = size(&message);
         let bytes_max = self.waiting_bytes_max;
         self.change(|inside| {
-            // One is always taken, however large it is.
+            // An empty inbox accepts a message of any size.
             let has_room = inside.waiting.is_empty()
                 || (inside.waiting.len() < WAITING_MAX
                     && inside.waiting_bytes + bytes <= bytes_max);
@@ -68,7 +68,7 @@ impl Inbox {
 
     pub(crate) fn close(&self) {
         self.change(|inside| inside.is_closed = true);
-        // A message is for one of those who wait, the end is for all.
+        // A message is for one waiting reader, the end is for all of them.
         self.arrived.notify_all();
     }
 
@@ -83,7 +83,7 @@ impl Inbox {
         }
     }
 
-    /// The next message; none after the deadline or the end.
+    /// Returns the next message, or `None` after the deadline or the end.
     pub(crate) fn take(&self, deadline: Option<Instant>) -> Option<Message> {
         let mut inside = self.lock();
         loop {
@@ -124,7 +124,7 @@ impl Inbox {
         Poll::Pending
     }
 
-    /// How many messages were dropped because there was no room for them.
+    /// Returns how many messages were dropped because there was no room for them.
     pub(crate) fn missed(&self) -> u64 {
         self.lock().missed
     }

@@ -1,4 +1,4 @@
-//! What a frame is to a client.
+//! The meaning of a received frame, and its delivery.
 
 use std::sync::{Arc, PoisonError};
 
@@ -14,14 +14,14 @@ use crate::client::wire::answer;
 use crate::proto::Message;
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
-/// What a frame is to a client of many threads.
+/// A received frame, with the part of the client that it is for.
 pub(crate) enum Incoming {
     Answer(Waiter, Result<Message, Error>),
-    /// An answer that no request waits for, and an error if it refuses what was sent.
+    /// An answer for which no request waits, and its error if it refuses a message that we sent.
     Unasked(Vec<Sink>, Message, Option<Error>),
     Message(Vec<Sink>, Message),
     Job(Arc<dyn Service>, Message, u64),
-    /// A request that none of ours is for.
+    /// A request on a channel that this client does not serve.
     Unserved(Message),
     Leave,
     LastWords(Error),
@@ -70,7 +70,7 @@ fn answered(
 ) -> Incoming {
     let mut state = shared.lock();
     if let Ok(id) = Uuid::try_parse(reply_to) {
-        // Nothing was done, so it is no matter of the caller's.
+        // The server has not looked at the request, so the caller need not know.
         let is_unseen =
             matches!(error, Some(Error::Answered { code: ErrorCode::ShuttingDown, .. }));
         if is_unseen && state.move_on(id) {
@@ -85,7 +85,7 @@ fn answered(
     }
     let sinks = state.rest_sink();
     drop(state);
-    // Only a request gets these: its time was over here before.
+    // Only requests are answered with these, so the request's timeout has passed here already.
     let is_late = |code| {
         use ErrorCode::{HandlerFailed, NoHandler, Timeout, WorkerLost};
         matches!(code, NoHandler | HandlerFailed | WorkerLost | Timeout)
@@ -95,7 +95,7 @@ fn answered(
     Incoming::Unasked(sinks, Message::from(envelope), refused)
 }
 
-/// Most channels have one listener, which needs no copy.
+/// Hands a message to its listeners. Most channels have one, which needs no copy.
 pub(crate) fn deliver(mut sinks: Vec<Sink>, message: Message) {
     let last = sinks.pop();
     for sink in &sinks {

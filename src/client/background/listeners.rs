@@ -1,4 +1,4 @@
-//! The calls by which a program begins and ends to listen to channels.
+//! Adding and removing the listeners of channels.
 
 use super::outbox::Kind;
 use super::routes::{Route, Sink};
@@ -10,7 +10,7 @@ use crate::proto::MessageType;
 use crate::proto::system::Subscribe;
 
 impl Shared {
-    /// Listens to a channel; a first subscriber tells the server.
+    /// Adds a listener to a channel. The first that subscribes makes the client subscribe.
     pub(crate) fn listen(
         &self,
         channel_id: &str,
@@ -46,20 +46,22 @@ impl Shared {
         let listener = route.listeners.remove(at);
         let is_last = route.listeners.is_empty();
         drop(state);
-        // Not with the state locked: a handler may own what locks it when dropped.
+        // Dropped without the lock, because what a handler owns may take the lock when it is
+        // dropped.
         drop(listener);
         if is_last {
             self.remove_route(channel_id, |route| route.listeners.is_empty());
         }
     }
 
-    /// Ends all that listens to the channel.
+    /// Removes all listeners of the channel.
     pub(crate) fn unsubscribe(&self, channel_id: &str) {
         self.remove_route(channel_id, |_| true);
     }
 
     fn remove_route(&self, channel_id: &str, is_meant: impl Fn(&Route) -> bool) {
-        // Without one the server is told nothing, and what it then sends is for nobody.
+        // Without an encoder the client cannot unsubscribe. Publications that still come reach
+        // nobody.
         let encoder = self.encoder();
         let mut state = self.lock();
         if !state.routes.get(channel_id).is_some_and(is_meant) {
@@ -69,7 +71,7 @@ impl Shared {
         if let Ok(mut encoder) = encoder
             && route.as_ref().is_some_and(|route| route.is_subscribed)
         {
-            // Disconnected, there is nothing to be taken back.
+            // Without a connection there is no subscription to end.
             let _ =
                 self.subscription(&mut state, &mut encoder, MessageType::Unsubscribe, channel_id);
         }
@@ -87,7 +89,7 @@ impl Shared {
         channel_id: &str,
     ) -> Result<(), Error> {
         if !matches!(state.link, Link::Up(_)) {
-            // Restored with the next connection.
+            // The next connection restores it.
             return Ok(());
         }
         let heading = Heading::new(message_type, channel_id);

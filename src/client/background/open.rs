@@ -1,4 +1,5 @@
-//! A connection, as the driver knows it, and whether its server is alive.
+//! An open connection as the driver sees it, and the heartbeat that finds out whether its server is
+//! alive.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::client::wire::socket::Socket;
 use crate::proto::MessageType;
 use crate::proto::system::{Action, SYSTEM};
 
-/// Asking more often would keep both sides busy with nothing else.
+/// More frequent pings would keep both sides busy with nothing else.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
@@ -25,13 +26,14 @@ pub(crate) struct Open {
     pub(crate) buffer: ReadBuffer,
     pub(crate) interest: Interest,
     pub(crate) is_readable: bool,
-    /// The end is behind what is still to be read, and is not announced a second time.
+    /// The peer has closed. The end comes after bytes that are still to be read, and no second
+    /// event announces it.
     pub(crate) has_ended: bool,
     pub(crate) since: Instant,
-    /// It has brought an answer beyond its welcome.
+    /// It has brought an answer after the welcome.
     pub(crate) is_proven: bool,
     last_read: Instant,
-    /// Since when a ping waits, without the server having read or written anything.
+    /// The time of a ping that is not answered yet, or of the server's last sign of life after it.
     asked: Option<Instant>,
     next_heartbeat: Option<Instant>,
 }
@@ -43,7 +45,7 @@ impl Open {
             socket,
             buffer,
             interest: Interest::READABLE,
-            // What came with the welcome is in the buffer already.
+            // Bytes that came with the welcome are in the buffer already.
             is_readable: true,
             has_ended: false,
             since: now,
@@ -54,7 +56,7 @@ impl Open {
         }
     }
 
-    /// Reads what is there, and notes whether there is more. False if nothing came.
+    /// Reads available bytes, and notes whether there are more. Returns whether any came.
     pub(crate) fn read(&mut self) -> Result<bool, Error> {
         let room = self.buffer.room();
         let room_bytes = room.len();
@@ -64,7 +66,7 @@ impl Open {
                 self.buffer.filled(bytes);
                 self.last_read = Instant::now();
                 self.asked = None;
-                // A short read has emptied the socket: the next one would only say so.
+                // A short read has emptied the socket, so another read would bring nothing.
                 self.is_readable = bytes == room_bytes || self.has_ended;
                 #[cfg(feature = "tls")]
                 {
@@ -72,7 +74,7 @@ impl Open {
                 }
                 Ok(true)
             }
-            // A word of TLS's own; what is behind it is asked for next.
+            // That was a record of TLS itself; the next read brings what follows it.
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(false),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.is_readable = false;
@@ -82,7 +84,7 @@ impl Open {
         }
     }
 
-    /// The kernel took what it had refused: the server reads, if slowly.
+    /// The kernel took bytes again, so the server is reading, if slowly.
     pub(crate) fn has_written(&mut self) {
         self.asked = self.asked.map(|_| Instant::now());
     }
@@ -91,7 +93,7 @@ impl Open {
         self.next_heartbeat
     }
 
-    /// Asks a silent server whether it lives. The error says that it does not.
+    /// Sends a ping to a silent server. Returns an error if the server is dead.
     pub(crate) fn heartbeat(&mut self, shared: &Shared, now: Instant) -> Result<(), Error> {
         let (Some(interval), Some(at)) = (shared.options.heartbeat, self.next_heartbeat) else {
             return Ok(());
@@ -111,14 +113,16 @@ impl Open {
                 let silent = std::io::Error::from(ErrorKind::TimedOut);
                 return Err(Error::lost(Execution::Possible, silent));
             }
-            // Never answered: a server that knows no ping. Keep-alive has to do.
+            // The server has never answered a ping, so it does not know them. TCP keep-alive has to
+            // suffice.
             self.next_heartbeat = None;
             return Ok(());
         }
         let is_known = answers_ping && now.duration_since(self.last_read) < interval;
         if self.asked.is_none() && !(is_known && unconfirmed == 0) {
             let heading = Heading::new(MessageType::Request, SYSTEM);
-            // Until the server is known to answer, nobody may wait for it in vain forever.
+            // The deadline removes a ping that is never answered, because the server may not know
+            // pings.
             let deadline = now.checked_add(interval.saturating_mul(2));
             let waiter = Waiter::Heartbeat;
             let asked = shared.ask(heading, &Action::PING, Kind::Control, waiter, deadline, true);

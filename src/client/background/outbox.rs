@@ -1,19 +1,21 @@
-//! Messages on their way to the kernel: for this connection, and for the next one.
+//! Messages that wait to be sent, by this connection or by the next one.
 
 use std::collections::VecDeque;
 
 use uuid::Uuid;
 
-/// What a message is to the connection it was meant for.
+/// The connections by which a message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Waits for the next connection where it did not leave by this one.
+    /// Any connection: if the message has not left by this one, it waits for the next.
     AnyConnection,
-    /// Has no meaning on another connection: the answers of workers.
+    /// This connection only, as for the answers of workers.
     ThisConnection,
-    /// As bound, small and the client's own: it does not wait for room in the queue.
+    /// As `ThisConnection`, for small messages of the client itself, which do not wait for room in
+    /// the queue.
     Control,
-    /// As control, and as many as the server asks for: those that wait are counted.
+    /// As `Control`, for refusals of the server's requests. Since the server decides how many there
+    /// are, the bytes of those that wait are counted.
     Refusal,
 }
 
@@ -22,20 +24,20 @@ pub(crate) struct Outgoing {
     pub(crate) frame: Vec<u8>,
     pub(crate) kind: Kind,
     pub(crate) request: Option<Uuid>,
-    /// The order in which messages were sent by those who sent them.
+    /// The message's place in the order in which callers sent them.
     pub(crate) number: u64,
 }
 
-/// Invariant: the byte counts are what the frames in `queue` and `held` have.
+/// Invariant: the byte counts are the sizes of the frames in `queue` and `held`.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    /// For this connection. Of the first one, `head_sent` bytes are with the kernel.
+    /// Messages for this connection. `head_sent` bytes of the first one have been sent.
     queue: VecDeque<Outgoing>,
     head_sent: usize,
     queue_bytes: usize,
-    /// Of these, what refusals have.
+    /// The bytes of refusals among them.
     refusal_bytes: usize,
-    /// For the next connection, by their numbers.
+    /// Messages for the next connection, in the order of their numbers.
     held: VecDeque<Outgoing>,
     held_bytes: usize,
     next_number: u64,
@@ -46,7 +48,7 @@ impl Outbox {
         self.queue_bytes + self.held_bytes
     }
 
-    /// What waits for this connection.
+    /// Returns the bytes that wait for this connection.
     pub(crate) fn queue_bytes(&self) -> usize {
         self.queue_bytes
     }
@@ -59,7 +61,7 @@ impl Outbox {
         !self.queue.is_empty()
     }
 
-    /// How many messages wait for the next connection.
+    /// Returns how many messages wait for the next connection.
     pub(crate) fn held(&self) -> usize {
         self.held.len()
     }
@@ -69,7 +71,7 @@ impl Outbox {
         self.next_number
     }
 
-    /// Behind all that is for this connection; `sent` bytes of it have left, if it is the first.
+    /// Appends a message for this connection. `sent` bytes of it have left, if it is the first.
     pub(crate) fn queue(&mut self, outgoing: Outgoing, sent: usize) {
         debug_assert!(sent == 0 || self.queue.is_empty());
         if self.queue.is_empty() {
@@ -81,19 +83,20 @@ impl Outbox {
         self.queue.push_back(outgoing);
     }
 
-    /// For the next connection, where its number has it.
+    /// Keeps a message for the next connection, at the place that its number gives it.
     pub(crate) fn hold(&mut self, outgoing: Outgoing) {
         self.held_bytes += outgoing.frame.len();
         let at = self.held.partition_point(|held| held.number < outgoing.number);
         self.held.insert(at, outgoing);
     }
 
-    /// What of the first message is still to be sent.
+    /// Returns the unsent part of the first message.
     pub(crate) fn rest(&self) -> Option<&[u8]> {
         self.queue.front().map(|head| &head.frame[self.head_sent..])
     }
 
-    /// So many bytes of the first message left. Returns it if that was all.
+    /// Notes that this many more bytes of the first message have left. Returns the message if that
+    /// was its end.
     pub(crate) fn advance(&mut self, bytes: usize) -> Option<Outgoing> {
         self.head_sent += bytes;
         if self.head_sent < self.queue.front()?.frame.len() {
@@ -111,12 +114,12 @@ impl Outbox {
         Some(head)
     }
 
-    /// The first message is a request of which nothing has left.
+    /// Returns the first message's request, if nothing of it has left.
     pub(crate) fn unbegun(&self) -> Option<Uuid> {
         self.queue.front().filter(|_| self.head_sent == 0)?.request
     }
 
-    /// The first message is the request of which a part has left.
+    /// Returns the first message's request, if a part of it has left.
     pub(crate) fn begun(&self) -> Option<Uuid> {
         self.queue.front().filter(|_| self.head_sent > 0)?.request
     }
@@ -125,7 +128,7 @@ impl Outbox {
         self.pop();
     }
 
-    /// Takes out the requests that nobody waits for any more, and was told so.
+    /// Removes requests for which nobody waits any more.
     pub(crate) fn retain(&mut self, is_wanted: impl Fn(Uuid) -> bool) {
         let begun = usize::from(self.head_sent > 0);
         let mut at = 0;
@@ -134,7 +137,7 @@ impl Outbox {
             *bytes -= if keeps { 0 } else { outgoing.frame.len() };
             keeps
         };
-        // No refusal is a request.
+        // Refusals stay, because they are not requests.
         self.queue.retain(|outgoing| {
             at += 1;
             at <= begun || keep(outgoing, &mut self.queue_bytes)
@@ -142,7 +145,8 @@ impl Outbox {
         self.held.retain(|outgoing| keep(outgoing, &mut self.held_bytes));
     }
 
-    /// The connection is gone: what is free waits for the next. Returns the requests that do not.
+    /// Keeps messages for the next connection after this one was lost. Returns the requests that
+    /// cannot be sent by another.
     pub(crate) fn link_down(&mut self) -> Vec<Uuid> {
         self.head_sent = 0;
         let mut void = Vec::new();
@@ -157,7 +161,7 @@ impl Outbox {
         void
     }
 
-    /// A new connection: what was held follows what is queued already.
+    /// Queues the kept messages for a new connection, after those that are queued already.
     pub(crate) fn release(&mut self) {
         self.queue.append(&mut self.held);
         self.queue_bytes += std::mem::take(&mut self.held_bytes);

@@ -1,4 +1,5 @@
-//! Who waits for an answer, until when, and what answers prove of what was sent before.
+//! Requests in flight, their deadlines, and what answers prove about messages that were sent
+//! before.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -9,8 +10,8 @@ use super::outbox::Kind;
 use super::waiter::Waiter;
 use crate::client::error::{Error, Execution};
 
-/// Requests up to here are kept until they are answered, so that one which the server refuses
-/// to look at can go by the next connection.
+/// The size up to which a request is kept until its answer comes. If the server refuses to look at
+/// it, it can be sent by the next connection.
 const KEPT_FRAME_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -18,27 +19,28 @@ struct Request {
     waiter: Waiter,
     deadline: Option<Instant>,
     begin: Instant,
-    /// All of it is with the kernel, so it may be executed: how many messages without an answer
-    /// had left before it.
+    /// Set when all of the request has left, after which it may be executed: the number of messages
+    /// without an answer that had left before it.
     left: Option<u64>,
-    /// What left, and its number, if it may go again.
+    /// The frame and its number, if it may be sent again.
     kept: Option<(Vec<u8>, u64)>,
 }
 
-/// Invariant: `confirmed <= posted`, `kept_bytes` is what the kept frames have together.
+/// Invariants: `confirmed <= posted`; `kept_bytes` is the size of all kept frames.
 #[derive(Debug)]
 pub(crate) struct Pending {
     requests: HashMap<Uuid, Request>,
-    /// Of those that the driver watches.
+    /// The deadlines that the driver watches.
     deadlines: BTreeSet<(Instant, Uuid)>,
-    /// Messages without an answer that left by this connection, and how many of them the server
-    /// has proved to have processed: it answered a request that left after them.
+    /// The number of messages without an answer that left by this connection, and the number of
+    /// them that the server is known to have processed, because it answered a request that left
+    /// after them.
     posted: u64,
     confirmed: u64,
     kept_bytes: usize,
-    /// Zero: none is kept.
+    /// With zero no frame is kept.
     kept_bytes_max: usize,
-    /// Somebody gave up waiting for a request that has not left.
+    /// Set when a caller stops waiting for a request that has not left.
     has_abandoned: bool,
 }
 
@@ -69,14 +71,14 @@ impl Pending {
         self.requests.insert(id, request);
     }
 
-    /// Has the driver see to the deadline, which is returned.
+    /// Makes the driver watch the request's deadline, and returns it.
     pub(crate) fn watch(&mut self, id: Uuid) -> Option<Instant> {
         let deadline = self.requests.get(&id)?.deadline?;
         self.deadlines.insert((deadline, id));
         Some(deadline)
     }
 
-    /// A message is with the kernel.
+    /// Notes that all of a message has left.
     pub(crate) fn note_sent(
         &mut self,
         kind: Kind,
@@ -100,7 +102,7 @@ impl Pending {
         }
     }
 
-    /// Nobody waits for this answer any more.
+    /// Removes a request for whose answer nobody waits any more.
     pub(crate) fn forget(&mut self, id: Uuid) -> Option<(Waiter, Execution)> {
         let request = self.requests.remove(&id)?;
         if let Some(deadline) = request.deadline {
@@ -113,7 +115,7 @@ impl Pending {
         Some((request.waiter, execution))
     }
 
-    /// The answer is there: what left before its request has been processed too.
+    /// Removes a request whose answer has come. The server has then processed what left before it.
     pub(crate) fn answered(&mut self, id: Uuid) -> Option<Waiter> {
         if let Some(before) = self.requests.get(&id)?.left {
             self.confirmed = self.confirmed.max(before);
@@ -121,7 +123,8 @@ impl Pending {
         self.forget(id).map(|(waiter, _)| waiter)
     }
 
-    /// The server did not look at the request: what is to be sent again, if it was kept.
+    /// Handles the refusal of a request at which the server did not look. Returns its frame for
+    /// sending it again, if it was kept.
     pub(crate) fn refused(&mut self, id: Uuid) -> Option<(Vec<u8>, u64)> {
         let request = self.requests.get_mut(&id)?;
         let before = request.left?;
@@ -132,7 +135,7 @@ impl Pending {
         Some(kept)
     }
 
-    /// Whether some request on its way may be nobody's, since this was asked last.
+    /// Returns whether a caller has stopped waiting for an unsent request since the last call.
     pub(crate) fn take_abandoned(&mut self) -> bool {
         std::mem::take(&mut self.has_abandoned)
     }
@@ -141,7 +144,7 @@ impl Pending {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Takes out who has waited too long. Of `torn` a part has left.
+    /// Removes the requests whose deadline has passed. A part of the request `torn` has left.
     pub(crate) fn expired(&mut self, now: Instant, torn: Option<Uuid>) -> Vec<(Waiter, Error)> {
         let mut expired = Vec::new();
         while let Some(&(deadline, id)) = self.deadlines.first()
@@ -159,19 +162,19 @@ impl Pending {
         expired
     }
 
-    /// The connection is gone: takes out those that left by it, or all.
+    /// Removes the requests that left by a lost connection, or all requests.
     pub(crate) fn lost(&mut self, all: bool) -> Vec<(Waiter, Execution)> {
         let gone = self.requests.iter().filter(|(_, request)| all || request.left.is_some());
         let gone: Vec<Uuid> = gone.map(|(id, _)| *id).collect();
         gone.into_iter().filter_map(|id| self.forget(id)).collect()
     }
 
-    /// How many messages without an answer may not have been processed.
+    /// Returns how many messages without an answer may not have been processed.
     pub(crate) fn unconfirmed(&self) -> u64 {
         self.posted - self.confirmed
     }
 
-    /// The count for a connection that is gone; the next one begins anew.
+    /// Returns that number for a lost connection, and starts counting anew.
     pub(crate) fn take_unconfirmed(&mut self) -> u64 {
         let unconfirmed = self.unconfirmed();
         (self.posted, self.confirmed) = (0, 0);

@@ -1,4 +1,4 @@
-//! Who listens to which channel.
+//! The listeners of a channel.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,13 +16,13 @@ pub(crate) enum Sink {
 #[derive(Default)]
 pub(crate) struct Route {
     pub(crate) listeners: Vec<(u64, Sink)>,
-    /// Whether the server is to send the channel's publications.
+    /// Set if the server is to send the channel's publications.
     pub(crate) is_subscribed: bool,
 }
 
 impl Route {
-    /// Whoever reads its messages sees their end. Not to be called with the state locked, for a
-    /// reader's waker and what a handler owns may do what they like.
+    /// Ends the messages of its readers. Must not be called with the state locked, because a
+    /// reader's waker and what a handler owns may do anything.
     pub(crate) fn close(self) {
         for (_, sink) in self.listeners {
             if let Sink::Inbox(inbox) = sink {

@@ -1,9 +1,9 @@
-//! What the threads that call a client share with the thread that drives it.
+//! The state that callers of a client share with the thread that drives it.
 //!
-//! A caller writes to the socket itself where nothing is queued before it, so that a request
-//! costs one wake-up more than on the caller's own connection: that of the driver, which reads.
-//! What callers gave us (values to be written, handlers, callbacks, wakers) never runs, and is
-//! never dropped, with the state locked.
+//! A caller writes to the socket itself if nothing is queued before its message. So a request costs
+//! one wake-up more than on a blocking connection, that of the driver, which reads. Code of the
+//! caller (serializers, handlers, callbacks, wakers) never runs, and its values are never dropped,
+//! with the state locked.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,20 +23,20 @@ use crate::client::payload::Payload;
 use crate::client::wire::encoder::{Encoder, Heading};
 use crate::proto::Message;
 
-/// Encoders kept for threads that send at the same time.
+/// The number of encoders that are kept, for threads that send at the same time.
 const ENCODERS_KEPT: usize = 16;
 
 pub(crate) type Listener = Box<dyn FnMut(&Event) + Send>;
 
-/// See the module.
+/// The shared part of a client, see the module.
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// There is room in the queue, or nothing in it, or no job any more, or the end.
+    /// Notified when the queue has room or is empty, when the last job is done, and at the end.
     pub(crate) progress: Condvar,
     pub(crate) waker: mio::Waker,
     pub(crate) options: ClientOptions,
     pub(crate) driver: std::sync::OnceLock<ThreadId>,
-    /// None after the end.
+    /// `None` after the end.
     pub(crate) listeners: Mutex<Option<Vec<Listener>>>,
     encoders: Mutex<Vec<Encoder>>,
 }
@@ -47,7 +47,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// An encoder of the calling thread's own, returned when it is dropped.
+/// An encoder that the calling thread has borrowed, and returns when this is dropped.
 pub(crate) struct Lent<'a> {
     shared: &'a Shared,
     encoder: Option<Encoder>,
@@ -104,15 +104,15 @@ impl Shared {
         Ok(Lent { shared: self, encoder: Some(encoder) })
     }
 
-    /// Has the driver look at the state. It cannot fail but by a lack of kernel memory, and
-    /// then the driver wakes up for its next heartbeat.
+    /// Wakes the driver, so that it looks at the state. This fails only if the kernel lacks memory,
+    /// and then the driver wakes up for its next heartbeat.
     pub(crate) fn wake(&self) {
         let _ = self.waker.wake();
     }
 
-    /// Has the driver end.
+    /// Makes the driver end.
     pub(crate) fn abort(&self) {
-        // The socket in it is the driver's too.
+        // The driver owns the socket too, so it is not closed here.
         self.lock().link = Link::Closed;
         self.wake();
     }
@@ -121,7 +121,7 @@ impl Shared {
         self.driver.get() == Some(&std::thread::current().id())
     }
 
-    /// Sends a message that nothing answers.
+    /// Sends a message that has no answer.
     pub(crate) fn post<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
@@ -133,7 +133,7 @@ impl Shared {
         self.dispatch(&mut *self.room(kind)?, &mut encoder, kind, None)
     }
 
-    /// Sends a message as it is. Returns its id, if that is a fresh one.
+    /// Sends a message without changing it. Returns its id if that is a fresh one.
     pub(crate) fn post_message(
         &self,
         message: &Message,
@@ -145,8 +145,8 @@ impl Shared {
         Ok(fresh)
     }
 
-    /// Sends a message whose answer goes to `waiter`, whose deadline the driver watches unless
-    /// the waiter does so itself.
+    /// Sends a message whose answer goes to `waiter`. The driver watches the deadline if
+    /// `is_watched`, otherwise the waiter does.
     pub(crate) fn ask<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
@@ -161,7 +161,8 @@ impl Shared {
         self.ask_encoded(&mut encoder, id, kind, waiter, deadline, is_watched)
     }
 
-    /// Sends a request as it is, under its own id, which is a UUID. See [`ask`](Self::ask).
+    /// Sends a request without changing it, under its own id, which is a UUID. See
+    /// [`ask`](Self::ask).
     pub(crate) fn ask_message(
         &self,
         message: &Message,
@@ -206,7 +207,7 @@ impl Shared {
         Ok(id)
     }
 
-    /// Sends a message and blocks until it is answered.
+    /// Sends a message and blocks until its answer comes.
     pub(crate) fn ask_and_wait<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
@@ -222,7 +223,7 @@ impl Shared {
         let waiter = Waiter::Slot(Arc::clone(&slot));
         let deadline = begin.checked_add(timeout);
         let id = self.ask(heading, payload, kind, waiter, deadline, false)?;
-        // What no clock can express is forever.
+        // A timeout that no clock can express means no timeout.
         let deadline = deadline.unwrap_or(begin + Duration::from_secs(u32::MAX.into()));
         if let Some(answer) = slot.wait(deadline) {
             return answer;
@@ -234,18 +235,20 @@ impl Shared {
             return Err(Error::Deadline { waiting_for: "the answer", waited: timeout, execution });
         }
         drop(state);
-        // It came in this very moment, and whoever took it out is about to hand it over.
+        // The answer has come at this moment, and the thread that took the request out is about to
+        // hand it over.
         let soon = Instant::now() + Duration::from_secs(60);
         slot.wait(soon).unwrap_or(Err(Error::lost(Execution::Possible, None)))
     }
 
-    /// Waits no more for an answer. A request that has not left is then not sent.
+    /// Stops waiting for an answer. A request that has not left is then not sent.
     pub(crate) fn cancel(&self, id: Uuid) -> bool {
         let forgotten = self.lock().pending.forget(id);
         forgotten.is_some()
     }
 
-    /// The state once there is room for another message, or an error that says why not.
+    /// Waits for room for another message, and returns the state locked, or an error that says why
+    /// there is none.
     fn room(&self, kind: Kind) -> Result<MutexGuard<'_, State>, Error> {
         let mut state = self.lock();
         let queue_bytes_max = self.options.queue_bytes_max;
@@ -261,7 +264,8 @@ impl Shared {
             }
             let has_room = |state: &State| match kind {
                 Kind::AnyConnection => state.outbox.waiting_bytes() < queue_bytes_max,
-                // What is held does not leave before a server that ends has its answers.
+                // Messages for the next connection do not count, because they stay until a server
+                // that ends has its answers.
                 Kind::ThisConnection => state.outbox.queue_bytes() < queue_bytes_max,
                 Kind::Control | Kind::Refusal => true,
             };
@@ -281,7 +285,7 @@ impl Shared {
         }
     }
 
-    /// Writes the frame that was encoded last, or queues it.
+    /// Sends the frame that was encoded last, or queues it.
     pub(crate) fn dispatch(
         &self,
         state: &mut State,
@@ -293,7 +297,7 @@ impl Shared {
         let for_this_link = match &state.link {
             Link::Up(socket) => {
                 if !state.outbox.has_queued() {
-                    // A failure is seen by the driver too, which does what is to be done.
+                    // The driver notices a failed write too, and handles it.
                     sent = socket.send(encoder.frame()).unwrap_or_default();
                 }
                 true
@@ -319,10 +323,10 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells those who listen to events. Not to be called with the state locked.
+    /// Calls the event listeners. Must not be called with the state locked.
     pub(crate) fn emit(&self, event: &Event) {
         let lock = || self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not locked meanwhile: a listener may bring another one.
+        // The list is not locked during the calls, because a listener may add another one.
         let Some(mut listeners) = lock().as_mut().map(std::mem::take) else { return };
         for listener in &mut listeners {
             shielded(|| listener(event));

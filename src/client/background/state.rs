@@ -1,5 +1,5 @@
-//! A client's messages on their way, who waits for answers, and what is to be restored: all that
-//! is behind the one lock of [`Shared`](super::shared::Shared).
+//! Messages on their way, requests in flight, and what is to be restored: the state behind the lock
+//! of [`Shared`](super::shared::Shared).
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -24,40 +24,40 @@ use crate::proto::system::{SYSTEM, Serve, Subscribe};
 #[derive(Debug)]
 pub(crate) enum Link {
     Up(Arc<Socket>),
-    /// The server asked us to leave: it answers what it has and takes no more.
+    /// The server is about to end: it answers the requests that it has and accepts no more.
     Leaving(Arc<Socket>),
     Down,
-    /// For good.
+    /// Closed for good.
     Closed,
 }
 
 pub(crate) struct State {
     pub(crate) link: Link,
-    /// Counts the connections: what belongs to an older one is void.
+    /// The number of the current connection. Anything that belongs to an older one is void.
     pub(crate) generation: u64,
     pub(crate) connection_id: String,
-    /// How often in a row the driver's attempts came to nothing.
+    /// The number of attempts in a row that brought no connection of use.
     pub(crate) failures: u32,
     pub(crate) outbox: Outbox,
     pub(crate) pending: Pending,
     pub(crate) routes: HashMap<String, Route>,
-    /// Who gets the messages that nobody else takes.
+    /// The handler for messages that nothing else takes.
     pub(crate) rest: Option<Handler>,
     pub(crate) served: HashMap<String, Arc<dyn Service>>,
-    /// Workers whose next request the driver has to hand out.
+    /// Served channels whose next request the driver has to hand out.
     pub(crate) ready: Vec<Arc<dyn Service>>,
-    /// Requests that workers have and have not answered.
+    /// Requests that served channels have accepted and not answered.
     pub(crate) jobs: usize,
-    /// What came for a worker that had no room for it, and is answered with nothing.
+    /// Notifications that were dropped because a served channel had no room for them.
     pub(crate) missed_notifications: u64,
-    /// The server is known to answer pings, so a silent one is a dead one.
+    /// Set if the server is known to answer pings, so that a silent one counts as dead.
     pub(crate) answers_ping: bool,
-    /// The last ping of the driver's own.
+    /// The last ping that the driver sent.
     pub(crate) heartbeat: Option<Uuid>,
-    /// The earliest moment for which the driver must wake up, as it knows.
+    /// The earliest moment for which the driver is going to wake up.
     pub(crate) alarm: Option<Instant>,
     pub(crate) next_key: u64,
-    /// The driver has ended. What speaks against all having been processed by then.
+    /// Set when the driver has ended, to an error if not everything was processed by then.
     pub(crate) end: Option<Result<(), Error>>,
 }
 
@@ -74,21 +74,21 @@ pub(crate) trait Service: Send + Sync {
     fn take_threads(&self) -> Vec<JoinHandle<()>>;
 }
 
-/// What a lost connection takes with it.
+/// The losses that come with a lost connection.
 #[derive(Debug)]
 pub(crate) struct Loss {
-    /// Whom to tell, with whether it may have been executed.
+    /// The requests that fail, with whether they may have been executed.
     pub(crate) told: Vec<(Waiter, Execution)>,
-    /// Messages without an answer that may be lost.
+    /// Number of messages without an answer that may be lost.
     pub(crate) unconfirmed: u64,
-    /// Messages that wait for the next connection.
+    /// Number of messages that wait for the next connection.
     pub(crate) waiting: usize,
-    /// Messages that waited and are given up.
+    /// Number of waiting messages that are given up.
     pub(crate) unsent: usize,
 }
 
 impl Loss {
-    /// The caller's requests among those to be told.
+    /// Returns how many of the failed requests are the caller's.
     pub(crate) fn unanswered(&self) -> usize {
         self.told.iter().filter(|(waiter, _)| !matches!(waiter, Waiter::Heartbeat)).count()
     }
@@ -125,7 +125,7 @@ impl State {
         }
     }
 
-    /// Who listens to the channel, or else to what nobody takes.
+    /// Returns the listeners of the channel, or the handler for all other messages.
     pub(crate) fn sinks(&self, channel_id: &str) -> Vec<Sink> {
         match self.routes.get(channel_id) {
             Some(route) if !route.listeners.is_empty() => {
@@ -139,14 +139,14 @@ impl State {
         self.rest.iter().map(|handler| Sink::Handler(Arc::clone(handler))).collect()
     }
 
-    /// The caller's requests without an answer, which heartbeats are not.
+    /// Returns the number of the caller's requests in flight, which excludes a heartbeat.
     pub(crate) fn requests(&self) -> usize {
         let is_asked = self.heartbeat.is_some_and(|id| self.pending.contains(id));
         self.pending.len() - usize::from(is_asked)
     }
 
-    /// The server refused to look at a request because it ends: whether it waits for the next
-    /// connection instead.
+    /// Moves a request to the next connection, after the server refused to look at it because it is
+    /// about to end. Returns whether that is possible.
     pub(crate) fn move_on(&mut self, id: Uuid) -> bool {
         if !matches!(self.link, Link::Leaving(_)) {
             return false;
@@ -156,16 +156,16 @@ impl State {
         true
     }
 
-    /// What nobody waits for any more is not executed after all.
+    /// Removes unsent requests for which nobody waits any more, so that they are not executed.
     pub(crate) fn drop_expired(&mut self) {
         let Self { outbox, pending, .. } = self;
-        // Looked for only where there is something to be found: the queue may be long.
+        // The queue may be long, so it is searched only if there is something to find.
         if pending.take_abandoned() {
             outbox.retain(|id| pending.contains(id));
         }
     }
 
-    /// Writes what is queued. Returns how much left, and whether the kernel takes more.
+    /// Writes queued messages. Returns how many bytes left, and whether the kernel takes more.
     pub(crate) fn flush(&mut self) -> (usize, bool) {
         let Self { link, outbox, pending, .. } = self;
         let (Link::Up(socket) | Link::Leaving(socket)) = link else { return (0, true) };
@@ -187,8 +187,8 @@ impl State {
         (written, true)
     }
 
-    /// A new connection: what has to be restored goes first, then what was held. Returns the
-    /// requests that take served channels up again.
+    /// Adopts a new connection: queues what has to be restored, then the messages that waited.
+    /// Returns the requests that restore served channels.
     pub(crate) fn link_up(
         &mut self,
         socket: Arc<Socket>,
@@ -225,7 +225,7 @@ impl State {
         serves
     }
 
-    /// The connection is gone.
+    /// Handles the loss of the connection.
     pub(crate) fn link_down(&mut self, is_final: bool) -> Loss {
         self.link = if is_final { Link::Closed } else { Link::Down };
         self.jobs = 0;

@@ -1,4 +1,4 @@
-//! Where an answer is waited for: by a thread, by a future, or by a callback.
+//! The ways to wait for an answer: a thread, a future, or a callback.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use crate::proto::Message;
 
 pub(crate) type Answer = Result<Message, Error>;
 
-/// Room for one answer.
+/// A place for one answer.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
     inside: Mutex<Inside>,
@@ -71,14 +71,14 @@ impl Slot {
 pub(crate) enum Waiter {
     Slot(Arc<Slot>),
     Callback(Box<dyn FnOnce(Answer) + Send>),
-    /// As a callback, of one who wants answers that are errors as they came.
+    /// As `Callback`, for callers that want an answer as it came even if it is an error.
     AsItCame(Box<dyn FnOnce(Answer) + Send>),
-    /// The driver asked, to see whether the server is alive.
+    /// The driver sent it, to find out whether the server is alive.
     Heartbeat,
 }
 
 impl Waiter {
-    /// Not to be called with anything locked: a callback may do what it likes.
+    /// Must not be called with a lock held, because a callback may do anything.
     pub(crate) fn tell(self, answer: Answer) {
         match self {
             Self::Slot(slot) => slot.fill(answer),

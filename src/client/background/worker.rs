@@ -304,10 +304,10 @@ impl Job {
     }
 }
 
-/// Answers one request of a channel that is [served](crate::client::Client::serve_deferred), from any
-/// thread. Dropped without an answer, it answers `handler_failed`. When the requester, or the
-/// connection by which the request came, is gone, it does nothing; nor does it for a
-/// notification, which counts until this is used or dropped.
+/// Answers one request of a channel that is [served](crate::client::Client::serve_deferred), from
+/// any thread. Dropped without an answer, it answers `handler_failed`. It does nothing if the
+/// requester, or the connection by which the request came, is gone, or if the message was a
+/// notification; a notification counts towards the concurrency until this is used or dropped.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -345,8 +345,8 @@ impl Responder {
     /// Answers with any value, or with [`Json`](crate::Json) as it is.
     ///
     /// # Errors
-    /// [`Error::NotJson`], [`Error::TooLarge`], [`Error::QueueFull`] if it cannot be sent; the
-    /// requester then gets that as `handler_failed`.
+    /// [`Error::NotJson`], [`Error::TooLarge`], [`Error::QueueFull`] if the answer cannot be sent;
+    /// the requester then gets that error as `handler_failed`.
     pub fn reply<T: Payload + ?Sized>(mut self, payload: &T) -> Result<(), Error> {
         self.answer(payload)
     }

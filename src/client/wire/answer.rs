@@ -1,14 +1,14 @@
-//! Answers with a meaning of their own: the welcome after a connect, and errors.
+//! Answers that the protocol defines: the welcome after a connect, and errors.
 
 use serde::Deserialize;
 
 use crate::client::error::Error;
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
-/// Longer than any error of the server; longer answers are not looked into.
+/// No error of the server is longer. Longer answers are not searched for one.
 pub(crate) const ERROR_BYTES_MAX: usize = 4 << 10;
 
-/// The parts of an error, or of a welcome, that say which it is.
+/// The members by which errors and welcomes are recognised.
 #[derive(Deserialize)]
 struct Reply {
     status: String,
@@ -21,8 +21,8 @@ struct Welcome {
     server: String,
 }
 
-/// The error that a response is, if it is one. A code the protocol does not have is the
-/// payload of somebody's own.
+/// Returns the error that this message is, if it is one. A payload with a code that the protocol
+/// does not define belongs to the application.
 pub(crate) fn error_of(envelope: &Envelope<'_>) -> Option<Error> {
     let text = envelope.payload_str();
     let may_be = envelope.message_type() == MessageType::Response
@@ -38,8 +38,8 @@ pub(crate) fn error_of(envelope: &Envelope<'_>) -> Option<Error> {
     Some(Error::Answered { code, text: reply.error? })
 }
 
-/// What the server calls itself in the first frame, if that says that the connection is open. Those
-/// that name themselves answer pings.
+/// Checks that the first frame says that the connection is open, and returns the server's name if
+/// it gives one. Servers that do answer pings.
 pub(crate) fn check_connected(envelope: &Envelope<'_>) -> Result<Option<String>, Error> {
     if let Some(error) = error_of(envelope) {
         return Err(error);

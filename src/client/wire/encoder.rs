@@ -1,4 +1,5 @@
-//! The client's own messages as frames: fresh ids, the time, and a buffer that is reused.
+//! Encodes the client's messages into frames, with fresh ids, the time, and a buffer that is
+//! reused.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,19 +15,19 @@ use crate::proto::{
     escape, escaped,
 };
 
-/// Up to here the buffer that a large message needed is kept for the next one.
+/// A buffer up to this size is kept for the next message.
 const BYTES_KEPT: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    /// As JSON text without the quotes.
+    /// The application's id as JSON text without the quotes.
     app_id: String,
     buffer: Buffer,
     ids: ChaCha8Rng,
     timestamp: Timestamp,
 }
 
-/// What is written in a message beside its payload.
+/// The fields of a message that its caller chooses, besides the payload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heading<'a> {
     pub(crate) message_type: MessageType,
@@ -65,17 +66,17 @@ impl Encoder {
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 
-    /// The frame that was encoded last.
+    /// Returns the frame that was encoded last.
     pub(crate) fn frame(&self) -> &[u8] {
         &self.buffer.frame
     }
 
-    /// The frame that was encoded last, for keeping.
+    /// Takes the frame that was encoded last.
     pub(crate) fn take_frame(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer.frame)
     }
 
-    /// Encodes a value under a fresh id, which is returned.
+    /// Encodes a message with a value as its payload. Returns its id, which is a fresh one.
     pub(crate) fn value<T: Payload + ?Sized>(
         &mut self,
         heading: Heading<'_>,
@@ -98,8 +99,8 @@ impl Encoder {
         Ok(id)
     }
 
-    /// Encodes a message as it is; what it leaves empty is filled in. Returns the id, if it is a
-    /// fresh one.
+    /// Encodes a message without changing it, but fills in what it leaves empty. Returns the id if
+    /// it is a fresh one.
     pub(crate) fn message(&mut self, message: &Message) -> Result<Option<Uuid>, Error> {
         check_id("channel_id", &message.channel_id)?;
         check_optional_id("message_id", given(&message.message_id))?;
@@ -123,7 +124,7 @@ impl Encoder {
 struct Buffer {
     body_bytes_max: usize,
     frame: Vec<u8>,
-    /// The size of the last frame: room for the next one if the buffer was taken.
+    /// Size of the last frame, for which a new buffer reserves room.
     frame_bytes: usize,
 }
 
@@ -146,7 +147,7 @@ impl Buffer {
     }
 }
 
-/// The machine's clock. One that is set before 1970 gives timestamps of 1970.
+/// Reads the clock. One that is set to before 1970 gives timestamps of 1970.
 fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -159,7 +160,7 @@ fn check_optional_id(field: &'static str, id: Option<&str>) -> Result<(), Error>
     id.map_or(Ok(()), |id| check_id(field, id))
 }
 
-/// `None` for an id that is left to be filled in.
+/// Returns `None` for an id that is left to be filled in.
 fn given(id: &str) -> Option<&str> {
     Some(id).filter(|id| !id.is_empty())
 }

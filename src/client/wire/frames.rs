@@ -1,4 +1,4 @@
-//! Frames as messages, and the errors after which a server closes.
+//! Frames decoded as messages, and the errors after which a server closes.
 
 use super::answer;
 use super::read_buffer::ReadBuffer;
@@ -6,13 +6,14 @@ use crate::client::error::Error;
 use crate::proto::Envelope;
 use crate::proto::frame::Frame;
 
-/// What a server of TLS says to those who speak none: a record's type, its version, of which the
-/// last byte differs, and half of its length.
+/// The header of a TLS alert, read as the length of a frame: the record's type, its version, whose
+/// last byte varies, and half of its length. A TLS server sends it to clients that do not speak
+/// TLS.
 const TLS_ALERT: usize = 0x1503_0000;
 const TLS_ALERT_MASK: usize = 0xffff_00ff;
 
-/// The message at the buffer's front, and how many bytes it takes. What is not one stays there,
-/// so that every later attempt fails alike.
+/// Returns the message at the buffer's front, and the size of its frame. A frame that is not a
+/// message stays in the buffer, so that later calls fail alike.
 pub(crate) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
     match buffer.peek() {
         Frame::Complete { body, frame_bytes } => match Envelope::parse(body) {
@@ -30,7 +31,8 @@ pub(crate) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error>
     }
 }
 
-/// An error that answers no message of ours, and after which the server closes.
+/// Returns the error that this message is, if it answers none of our messages and the server closes
+/// the connection after it.
 pub(crate) fn last_words(envelope: &Envelope<'_>) -> Option<Error> {
     if envelope.reply_to().is_some() {
         return None;

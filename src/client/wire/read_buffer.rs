@@ -1,10 +1,10 @@
-//! Bytes as they arrive, and the frames in them.
+//! A buffer for received bytes, and the frames in them.
 
 use crate::proto::frame::{self, Frame};
 
-/// Room for many small frames in one read.
+/// Large enough for many small frames in one read.
 const BYTES_MIN: usize = 64 << 10;
-/// Up to here the room a large frame needed is kept for the next one.
+/// A buffer that has grown is kept up to this size.
 const BYTES_KEPT: usize = 1 << 20;
 
 /// Invariant: `start <= end <= bytes.len()`; the frames not taken yet are `bytes[start..end]`.
@@ -21,7 +21,7 @@ impl ReadBuffer {
         Self { bytes: vec![0; BYTES_MIN], start: 0, end: 0, body_bytes_max }
     }
 
-    /// The next frame, left in place: [`consume`](Self::consume) moves past it.
+    /// Returns the next frame and leaves it in place; [`consume`](Self::consume) moves past it.
     pub(crate) fn peek(&self) -> Frame<'_> {
         frame::decode(&self.bytes[self.start..self.end], self.body_bytes_max)
     }
@@ -31,8 +31,8 @@ impl ReadBuffer {
         debug_assert!(self.start <= self.end);
     }
 
-    /// Where the next bytes go; never empty. Grows with what has arrived, never with what a
-    /// length prefix promises.
+    /// Returns the room for the next bytes, which is never empty. The buffer grows with the bytes
+    /// that have arrived, never with the length that a header announces.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -49,7 +49,7 @@ impl ReadBuffer {
         &mut self.bytes[self.end..]
     }
 
-    /// So many bytes came into the [`room`](Self::room).
+    /// Notes that this many bytes were read into the [`room`](Self::room).
     pub(crate) fn filled(&mut self, bytes: usize) {
         self.end += bytes;
         debug_assert!(self.end <= self.bytes.len());

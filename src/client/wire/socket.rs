@@ -1,8 +1,8 @@
-//! A connected socket, TCP or Unix, read and written with one system call each; with TLS, if that
-//! is asked for.
+//! A connected TCP or Unix socket that is read and written with one system call each, with or
+//! without TLS.
 //!
-//! TLS is one state for both directions: whoever reads or writes locks it, on a socket that does
-//! not block if there are several who do.
+//! TLS has one state for both directions, so every read and write locks it. If several threads use
+//! the socket, it must not block.
 
 use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs;
@@ -22,20 +22,20 @@ use crate::client::endpoint::Endpoint;
 #[derive(Debug)]
 pub(crate) struct Socket {
     inner: Inner,
-    /// What the kernel holds as the longest a read may block.
+    /// The read timeout that is set in the kernel.
     read_timeout: Option<Duration>,
     #[cfg(feature = "tls")]
     session: Option<Box<Mutex<Session>>>,
 }
 
 impl Socket {
-    /// A blocking socket, connected before `deadline` or not at all.
+    /// Returns a blocking socket that was connected before `deadline`.
     pub(crate) fn connect(endpoint: &Endpoint, deadline: Instant) -> io::Result<Self> {
         let inner = match endpoint {
             Endpoint::Tcp { host, port } => connect_tcp(host, *port, deadline)?,
             Endpoint::Unix(path) => {
                 let socket = Inner::new(Domain::UNIX, Type::STREAM, None)?;
-                // Bounds connecting too, where the server's backlog is full.
+                // This bounds connecting too, which waits while the server's backlog is full.
                 socket.set_write_timeout(Some(remaining(deadline)?))?;
                 socket.connect(&SockAddr::unix(path)?)?;
                 socket
@@ -49,7 +49,7 @@ impl Socket {
         })
     }
 
-    /// Speaks TLS from here on. The handshake ends before `deadline` or fails.
+    /// Starts TLS. The handshake fails if it does not end before `deadline`.
     #[cfg(feature = "tls")]
     pub(crate) fn secure(
         &mut self,
@@ -93,17 +93,17 @@ impl Socket {
         self.inner.set_nonblocking(true)
     }
 
-    /// Has the kernel find a peer that is gone without a word. A Unix socket needs none.
+    /// Lets the kernel detect a peer that vanished without closing. A Unix socket does not need it.
     pub(crate) fn keep_alive(&self, interval: Option<Duration>) -> io::Result<()> {
         let is_tcp = self.inner.local_addr()?.as_socket().is_some();
         let Some(interval) = interval.filter(|_| is_tcp) else { return Ok(()) };
-        // The kernel counts in seconds.
+        // The kernel's unit is a second.
         let interval = interval.max(Duration::from_secs(1));
         let probes = TcpKeepalive::new().with_time(interval).with_interval(interval);
         self.inner.set_tcp_keepalive(&probes)
     }
 
-    /// Reads what is there, waiting for it until the timeout; zero bytes are the end.
+    /// Reads available bytes, and waits for them until the timeout; zero bytes are the end.
     pub(crate) fn recv(&mut self, room: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
         self.set_read_timeout(timeout)?;
         #[cfg(feature = "tls")]
@@ -114,8 +114,9 @@ impl Socket {
         Ok(rustix::net::recv(&self.inner, room, RecvFlags::empty())?.0)
     }
 
-    /// Reads what is there without waiting; zero bytes are the end. With TLS,
-    /// [`ErrorKind::Interrupted`] says that what came is not enough, and there may be more.
+    /// Reads available bytes without waiting; zero bytes are the end. With TLS,
+    /// [`ErrorKind::Interrupted`] means that the bytes that came do not suffice, and there may be
+    /// more.
     pub(crate) fn try_recv(&self, room: &mut [u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(mut session) = self.session() {
@@ -124,14 +125,14 @@ impl Socket {
         retry(|| Ok(rustix::net::recv(&self.inner, &mut *room, RecvFlags::DONTWAIT)?.0))
     }
 
-    /// Whether there is something to read that no event announces.
+    /// Returns whether there may be bytes to read that no event announces.
     #[cfg(feature = "tls")]
     pub(crate) fn holds_more(&self) -> bool {
         self.session().is_some_and(|session| session.holds_more())
     }
 
-    /// Writes what the kernel takes. A peer that is gone is an error, never a signal. The bytes
-    /// behind those that it took are to be the next, whatever becomes of their sender.
+    /// Writes as many bytes as the kernel takes. If the peer is gone that is an error, never a
+    /// signal. The rest of `bytes` must be written next, even if its sender has given up.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(mut session) = self.session() {
@@ -140,13 +141,13 @@ impl Socket {
         retry(|| rustix::net::send(&self.inner, bytes, SendFlags::NOSIGNAL))
     }
 
-    /// Ends the connection once the server has read everything: what is unread here at that
-    /// moment would otherwise have the kernel throw away what is unread there.
+    /// Ends the connection after the server has read everything. Closing a socket with unread bytes
+    /// in it would make the kernel discard what the server has not read yet.
     pub(crate) fn end(&self, timeout: Duration) -> io::Result<()> {
         self.inner.set_nonblocking(false)?;
         self.finish()?;
         let mut scrap = vec![0; 64 << 10];
-        // A timeout that no clock can express is none.
+        // A timeout that no clock can express means no timeout.
         let deadline = Instant::now().checked_add(timeout);
         loop {
             let left = deadline.map(remaining).transpose()?;
@@ -154,7 +155,7 @@ impl Socket {
                 Ok(0) => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.inner.set_read_timeout(left)?;
-                    // Waits without taking anything.
+                    // This waits, but leaves the byte in the socket.
                     retry(|| Ok(rustix::net::recv(&self.inner, &mut [0], RecvFlags::PEEK)?.0))?;
                 }
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
@@ -163,7 +164,7 @@ impl Socket {
         }
     }
 
-    /// Says that nothing more comes; what was written is still delivered.
+    /// Tells the peer that nothing more comes; bytes written before are still delivered.
     pub(crate) fn finish(&self) -> io::Result<()> {
         #[cfg(feature = "tls")]
         if let Some(mut session) = self.session() {
@@ -185,7 +186,7 @@ impl AsRawFd for Socket {
     }
 }
 
-/// Until it is not a signal that ends the call.
+/// Repeats the call while signals interrupt it.
 fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> io::Result<usize> {
     loop {
         match call() {
@@ -195,7 +196,7 @@ fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> io::Result<usize> {
     }
 }
 
-/// Tries the addresses in turn, as a name such as `localhost` has several.
+/// Tries all addresses of the host in turn; a name such as `localhost` has several.
 fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<Inner> {
     let mut failed = io::Error::from(ErrorKind::NotFound);
     for address in (host, port).to_socket_addrs()? {
@@ -205,7 +206,7 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<Inner> {
                 socket.set_tcp_nodelay(true)?;
                 return Ok(socket);
             }
-            // A refusal says more than that there is no route by IPv6.
+            // A refused connection tells more than a missing route over IPv6.
             Err(error) if failed.kind() != ErrorKind::ConnectionRefused => failed = error,
             Err(_) => {}
         }
@@ -213,7 +214,7 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<Inner> {
     Err(failed)
 }
 
-/// The time left, as the kernel takes it: never zero, which would mean forever.
+/// Returns the time left as the kernel accepts it: never zero, which would mean no timeout.
 fn remaining(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {

@@ -1,4 +1,4 @@
-//! Why there is no TLS between a client and its server, and who can change that.
+//! The reasons why a TLS handshake fails, and the side that can change that.
 
 use std::io::{self, ErrorKind};
 
@@ -8,12 +8,12 @@ use crate::client::endpoint::Endpoint;
 use crate::client::error::{Error, Fault};
 use crate::client::options::Options;
 
-/// Something about the options.
+/// An error of the options.
 pub(crate) fn of_caller(endpoint: &Endpoint, what: String) -> Error {
     Error::Tls { endpoint: endpoint.clone(), fault: Fault::Caller, what }
 }
 
-/// Something that happened during the handshake.
+/// An error during the handshake.
 pub(crate) fn of_handshake(source: &io::Error, options: &Options) -> Error {
     let of_server = |what: String| failure(options, Fault::Server, what);
     match source.kind() {
@@ -32,7 +32,8 @@ pub(crate) fn of_handshake(source: &io::Error, options: &Options) -> Error {
     }
 }
 
-/// What the server thinks of the client's certificate comes behind the handshake only.
+/// An error after the handshake: only then does the server report what it thinks of the client's
+/// certificate.
 pub(crate) fn of_welcome(error: Error, options: &Options) -> Error {
     let explained = match &error {
         Error::Lost { source: Some(source), .. } => {
@@ -67,7 +68,7 @@ fn explain(error: &rustls::Error, options: &Options) -> Error {
 
 fn certificate(error: &CertificateError) -> String {
     match error {
-        // The latter is what an authority made anew under its old name comes to.
+        // A new authority under the name of an old one shows as a bad signature.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the server's certificate is signed by nobody whom \
              this client trusts; give the authority that signed it"
@@ -86,7 +87,7 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "the server's certificate is not valid yet; see that this clock is right".into()
         }
-        // The type is that of a crate below rustls.
+        // The error's type belongs to a crate below rustls.
         CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
             "the server shows the certificate of an authority as its own; have the authority sign \
              another one for the server, and give that to it"
@@ -96,7 +97,7 @@ fn certificate(error: &CertificateError) -> String {
     }
 }
 
-/// What the server says about the client.
+/// Explains an alert, which is the server's opinion of the client.
 fn alert_text(alert: AlertDescription) -> (Fault, String) {
     match alert {
         AlertDescription::CertificateRequired => (

@@ -1,6 +1,6 @@
-//! TLS over a client's socket: messages on one side, encrypted bytes on the other.
+//! TLS over a client's socket: plain bytes on one side, encrypted bytes on the other.
 //!
-//! What it holds is bounded: one read's worth of what came, and one write's of what is to go.
+//! Its buffers are bounded: they hold the encrypted bytes of one read and of one write.
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -9,9 +9,9 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use rustls::ClientConnection;
 use socket2::Socket;
 
-/// Encrypted bytes taken from the kernel at once: two records.
+/// Encrypted bytes read at once: two records.
 const RECEIVED_BYTES_MAX: usize = 32 << 10;
-/// Encrypted bytes that wait for the kernel.
+/// Encrypted bytes that may wait to be written.
 const UNSENT_BYTES_MAX: usize = 64 << 10;
 
 /// Invariant: `start <= end <= received.len()`.
@@ -20,13 +20,13 @@ pub(crate) struct Session {
     received: Box<[u8]>,
     start: usize,
     end: usize,
-    /// The last read took all that the kernel had.
+    /// The last read took all bytes that the kernel had.
     is_drained: bool,
-    /// The server has said that it says no more.
+    /// The server has announced the end.
     has_ended: bool,
     failed: Option<rustls::Error>,
-    /// The last byte written is not counted as sent yet, since not all is with the kernel that it
-    /// was encrypted with.
+    /// The last byte written is not counted as sent yet, because the kernel has not taken all of
+    /// its record.
     owes_byte: bool,
 }
 
@@ -45,8 +45,8 @@ impl Session {
         }
     }
 
-    /// One step of the handshake: says what is to be said, and reads unless that was all. True
-    /// once it is through.
+    /// Makes one step of the handshake: writes, then reads unless the handshake is complete.
+    /// Returns whether it is.
     pub(crate) fn shake_hands(&mut self, socket: &Socket) -> io::Result<bool> {
         self.flush(socket, SendFlags::empty())?;
         if !self.tls.is_handshaking() {
@@ -60,7 +60,7 @@ impl Session {
         }
         while self.start < self.end && self.tls.is_handshaking() {
             if let Err(error) = self.take() {
-                // The server is told what is wrong, if it can be.
+                // This tries to send the server an alert.
                 let _ = self.flush(socket, SendFlags::DONTWAIT);
                 return Err(error);
             }
@@ -68,8 +68,8 @@ impl Session {
         Ok(false)
     }
 
-    /// Reads what is there; zero bytes are the end. [`ErrorKind::Interrupted`] if what came
-    /// brought nothing: a part of a record, or one of TLS's own.
+    /// Reads available bytes; zero bytes are the end. Returns [`ErrorKind::Interrupted`] if what
+    /// came contained no bytes for the caller: part of a record, or a record of TLS itself.
     pub(crate) fn read(
         &mut self,
         socket: &Socket,
@@ -77,7 +77,7 @@ impl Session {
         flags: RecvFlags,
     ) -> io::Result<usize> {
         let read = self.read_on(socket, room, flags);
-        // TLS may have something to say. Where a write is under way, that one brings it along.
+        // TLS may have something to send. If a write is under way, that one sends it.
         if !self.owes_byte && self.tls.wants_write() {
             let _ = self.flush(socket, SendFlags::DONTWAIT);
         }
@@ -96,12 +96,12 @@ impl Session {
         }
     }
 
-    /// Whether there may be more to read, or the end, that no event announces.
+    /// Returns whether there may be bytes, or the end, that no event announces.
     pub(crate) fn holds_more(&self) -> bool {
         self.has_ended || !self.is_drained || self.start < self.end
     }
 
-    /// Takes encrypted bytes from the kernel, when all that came before is used up.
+    /// Reads encrypted bytes, after all bytes read before have been used.
     fn fill(&mut self, socket: &Socket, flags: RecvFlags) -> io::Result<()> {
         debug_assert_eq!(self.start, self.end);
         self.is_drained = true;
@@ -123,7 +123,8 @@ impl Session {
         Ok(())
     }
 
-    /// What of the bytes that came can be read. An error is returned behind it, and again.
+    /// Decrypts bytes that came. An error is returned after the bytes before it, and again by later
+    /// calls.
     fn decrypt(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < room.len() {
@@ -142,7 +143,7 @@ impl Session {
                     None => self.take().err(),
                 },
                 Err(_) => {
-                    let text = "cut without TLS's word that this is the end";
+                    let text = "closed without the end that TLS announces";
                     Some(io::Error::new(ErrorKind::UnexpectedEof, text))
                 }
             };
@@ -155,10 +156,10 @@ impl Session {
         Ok(filled)
     }
 
-    /// Encrypts and writes. Counts what is with the kernel whole: of what is not, the last byte
-    /// is left for the next call, which has to bring it again. So whoever sends knows as with
-    /// any socket what is still to be done, and that a message is not there before its last byte
-    /// is.
+    /// Encrypts and writes, and returns how many bytes count as sent. If the kernel does not take
+    /// everything, the last byte does not count, and the next call must begin with it again. So the
+    /// sender knows, as with any socket, what is still to be done, and that a message has not left
+    /// before its last byte has.
     pub(crate) fn write(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
         self.flush(socket, SendFlags::empty())?;
         let mut sent = usize::from(std::mem::take(&mut self.owes_byte));
@@ -176,20 +177,20 @@ impl Session {
         Ok(sent)
     }
 
-    /// Says that nothing more comes. Half of a message stays a half: its sender was told so.
+    /// Announces the end. An unfinished message stays unfinished, because its sender was told so.
     pub(crate) fn finish(&mut self, socket: &Socket) -> io::Result<()> {
         if self.owes_byte {
             return Ok(());
         }
         self.tls.send_close_notify();
         match self.flush(socket, SendFlags::empty()) {
-            // The end of the socket has to do.
+            // Then closing the socket has to suffice.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             flushed => flushed,
         }
     }
 
-    /// An error unless all of it is with the kernel.
+    /// Writes all encrypted bytes; an error if the kernel does not take them.
     fn flush(&mut self, socket: &Socket, flags: SendFlags) -> io::Result<()> {
         let mut kernel = Kernel { socket, flags: flags | SendFlags::NOSIGNAL };
         while self.tls.wants_write() {
@@ -202,14 +203,14 @@ impl Session {
     }
 }
 
-/// Neither keys nor what was said.
+/// Shows neither keys nor messages.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("has_ended", &self.has_ended).finish_non_exhaustive()
     }
 }
 
-/// The socket as rustls writes to it: all records in one call, and no signal.
+/// The socket to which rustls writes: all records in one call, and without a signal.
 struct Kernel<'a> {
     socket: &'a Socket,
     flags: SendFlags,

@@ -1,19 +1,19 @@
-//! Waiting for bytes: not at all, until a deadline, or for ever.
+//! Waiting for bytes: not at all, until a deadline, or forever.
 
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use super::socket::Socket;
 
-/// How long to wait for bytes.
+/// The time to wait for bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wait {
     Not,
     Forever,
     Until {
         deadline: Instant,
-        /// The whole time, which is what the first read waits for: asked for again and again
-        /// it costs no system call to set.
+        /// The whole timeout, which the first read uses. Setting the same timeout again costs no
+        /// system call.
         whole: Duration,
         is_first: bool,
     },
@@ -28,7 +28,7 @@ impl Wait {
         }
     }
 
-    /// Reads what is there; [`ErrorKind::WouldBlock`] if nothing comes in time.
+    /// Reads available bytes; [`ErrorKind::WouldBlock`] if none come in time.
     pub(crate) fn read(
         &mut self,
         socket: &mut Socket,
@@ -38,7 +38,7 @@ impl Wait {
         loop {
             let timeout = match self {
                 Self::Not => {
-                    // TLS has words of its own, behind which there may be the server's.
+                    // A record of TLS itself may be followed by the server's bytes.
                     match socket.try_recv(room) {
                         Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                         read => return read,
