@@ -13,7 +13,7 @@ use super::callgrind;
 const TOLERANCE_PERCENT: u64 = 2;
 /// Nor is one of so few instructions, for the shortest scenarios.
 const TOLERANCE_INSTRUCTIONS: u64 = 10;
-const ACCEPT: &str = "cargo bench --bench instructions -- --accept";
+const ACCEPT: &str = "cargo bench --features tls --bench instructions -- --accept";
 
 /// What was counted, and with what.
 #[derive(Debug)]

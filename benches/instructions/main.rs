@@ -1,9 +1,9 @@
 //! How many instructions the parts take, counted by callgrind and held against a baseline:
 //!
 //! ```sh
-//! cargo bench --bench instructions               # compare; fails if something got dearer
-//! cargo bench --bench instructions -- fan_out    # only what has this in its name
-//! cargo bench --bench instructions -- --accept   # what is counted now is the new baseline
+//! cargo bench --features tls --bench instructions                # compares with the baseline
+//! cargo bench --features tls --bench instructions -- fan_out     # some, by a part of their names
+//! cargo bench --features tls --bench instructions -- --accept    # makes these the baseline
 //! ```
 //!
 //! A count does not move with a busy machine, so a small change shows that a clock would

@@ -2,6 +2,7 @@
 
 use super::memory::Memory;
 use super::messages::{framed, small, text};
+use super::sockets::Sockets;
 use super::{Scenario, Work};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -13,6 +14,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         // Over the size up to which a frame is copied into each queue.
         scenario("fan_out/16KiB_to_100", 100, text("publish", "news", 16 << 10)),
         pipelined("fan_out/32_of_192B_to_100", 100, 32),
+        over_unix_sockets("fan_out/192B_to_100_over_unix_sockets", 100),
+        Scenario::new("fan_out/from_a_handle_to_1", Work::Frames(1), from_a_handle),
     ]
 }
 
@@ -34,4 +37,43 @@ fn published(subscribers: usize, read: Vec<u8>) -> impl FnMut() {
     }
     let publisher = memory.connected("publisher");
     move || assert_eq!(memory.turn(publisher, &read), subscribers * read.len())
+}
+
+const ROUNDS_A_READ: usize = 20;
+
+/// The whole server, with a write for each subscriber.
+fn over_unix_sockets(name: &'static str, subscribers: usize) -> Scenario {
+    Scenario::new(name, Work::Frames(subscribers), move || {
+        let mut sockets = Sockets::new(|_server| {});
+        let mut peers: Vec<_> =
+            (0..subscribers).map(|at| sockets.subscriber(&at.to_string(), "news")).collect();
+        let mut publisher = sockets.connected("publisher");
+        let publication = framed(&small("publish", "news"));
+        let mut buffer = vec![0; 4 << 10];
+        let mut round = 0;
+        move || {
+            publisher.send(&publication);
+            sockets.turn();
+            // Each subscriber reads now and then what has come since, so that the server's part is
+            // what is counted.
+            for peer in peers.iter_mut().skip(round).step_by(ROUNDS_A_READ) {
+                let received = peer.receive(&mut buffer);
+                assert!(received >= publication.len() && received % publication.len() == 0);
+            }
+            round = (round + 1) % ROUNDS_A_READ;
+        }
+    })
+}
+
+/// What another thread of the process publishes, by the way that it takes into the loop.
+fn from_a_handle() -> impl FnMut() {
+    let mut sockets = Sockets::new(|_server| {});
+    let mut peer = sockets.subscriber("subscriber", "news");
+    let handle = sockets.server.handle();
+    let mut buffer = vec![0; 4 << 10];
+    move || {
+        handle.publish("app", "news", &"a short text").expect("the server runs");
+        sockets.turn();
+        assert_ne!(peer.receive(&mut buffer), 0);
+    }
 }

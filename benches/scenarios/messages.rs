@@ -1,5 +1,7 @@
 //! Messages as real peers send them, of exactly known sizes.
 
+use std::ops::Range;
+
 /// As long as every published client's ids are.
 pub(super) const ID: &str = "5b0c7a52-1f5e-4f0a-9f5c-0d6c2f1c9a11";
 
@@ -30,6 +32,20 @@ pub(super) fn body_in_reply(
 
 pub(super) fn frame(message_type: &str, channel_id: &str, payload: &str) -> Vec<u8> {
     framed(&body(message_type, channel_id, payload))
+}
+
+/// A worker's answer to a request that the server gave this id, and the place of that id in it.
+pub(super) fn answer_to(id: &str) -> (Vec<u8>, Range<usize>) {
+    let reply_to = format!("\"{id}\"");
+    let answer = framed(&body_in_reply("response", "work", "{\"n\":2}", &reply_to));
+    let end = answer.len() - "\"}".len();
+    (answer, end - id.len()..end)
+}
+
+/// The id of a message that the server encoded: its first field.
+pub(super) fn id_of(frame: &[u8]) -> &[u8] {
+    let start = b"....{\"message_id\":\"".len();
+    &frame[start..][..ID.len()]
 }
 
 /// About the smallest there is: a program that counts its messages sends one short value.

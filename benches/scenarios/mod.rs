@@ -11,6 +11,9 @@ mod messages;
 mod requests;
 mod router;
 mod scanner;
+mod sockets;
+#[cfg(feature = "tls")]
+mod tls;
 
 /// One operation, ready to be repeated.
 pub(crate) type Round = Box<dyn FnMut()>;

@@ -1,15 +1,13 @@
 //! A whole request, from the bytes that came to the bytes that leave.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
-use ipc_framework::{Config, Server, UnixSocket};
+use ipc_framework::Responder;
+use serde::{Deserialize, Serialize};
 
-use super::memory::{Memory, introduction};
-use super::messages::{ID, body_in_reply, frame, framed, small};
+use super::memory::Memory;
+use super::messages::{ID, answer_to, frame, framed, id_of, small};
+use super::sockets::{Peer, Sockets};
 use super::{Scenario, Work};
 
 const PIPELINED: usize = 32;
@@ -23,10 +21,24 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             move || assert_ne!(memory.turn(peer, &request), 0)
         }),
         Scenario::new("request/forwarded_and_answered", Work::Frames(4), forwarded),
-        Scenario::new("request/echo_over_unix_socket", Work::Frames(2), || echoed(1)),
-        Scenario::new("request/32_echoes_over_unix_socket", Work::Frames(2 * PIPELINED), || {
-            echoed(PIPELINED)
+        Scenario::new(
+            "request/forwarded_over_unix_sockets",
+            Work::Frames(4),
+            forwarded_over_sockets,
+        ),
+        Scenario::new("request/echo_over_unix_socket", Work::Frames(2), || {
+            echoed(1, Sockets::connected)
         }),
+        Scenario::new("request/32_echoes_over_unix_socket", Work::Frames(2 * PIPELINED), || {
+            echoed(PIPELINED, Sockets::connected)
+        }),
+        Scenario::new("request/echo_over_tcp", Work::Frames(2), || {
+            echoed(1, Sockets::connected_by_tcp)
+        }),
+        #[cfg(feature = "tls")]
+        Scenario::new("request/echo_over_tls", Work::Frames(2), super::tls::echoed),
+        Scenario::new("request/typed_over_unix_socket", Work::Frames(2), typed),
+        Scenario::new("request/deferred_over_unix_socket", Work::Frames(2), deferred),
     ]
 }
 
@@ -34,62 +46,112 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 fn forwarded() -> impl FnMut() {
     let mut memory = Memory::new();
     let worker = memory.connected("worker");
-    let serve = frame("request", "system", r#"{"action":"serve","channel":"work"}"#);
-    assert_ne!(memory.turn(worker, &serve), 0);
+    assert_ne!(memory.turn(worker, &serve()), 0);
     let requester = memory.connected("requester");
     let request = framed(&small("request", "work"));
-    let reply_to = format!("\"{ID}\"");
-    let mut answer = framed(&body_in_reply("response", "work", "{\"n\":2}", &reply_to));
-    let reply_to_at = answer.len() - "\"}".len() - ID.len();
+    let (mut answer, id_at) = answer_to(ID);
     memory.watch(worker);
     move || {
         memory.turn(requester, &request);
-        // The first field of what the server encodes is the id it gave.
-        let start = b"....{\"message_id\":\"".len();
-        answer[reply_to_at..][..ID.len()].copy_from_slice(&memory.seen[start..][..ID.len()]);
+        answer[id_at.clone()].copy_from_slice(id_of(&memory.seen));
         assert_ne!(memory.turn(worker, &answer), 0, "the requester gets the answer");
     }
 }
 
-/// The server as an embedder runs it, its handler included. Server and client are on one
-/// thread; of the kernel's work the instruction counter sees nothing.
-fn echoed(requests: usize) -> impl FnMut() {
-    let path = socket_path();
-    let mut server = Server::bind(Config {
-        host: None,
-        unix: Some(UnixSocket::at(path.clone())),
-        ..Config::default()
-    })
-    .expect("a place for a socket");
-    server.application("app", "The App").channel("echo").on_request(|request| {
-        let payload = request.json();
-        request.reply_json(&payload)
-    });
-    let mut client = UnixStream::connect(path).expect("the server listens");
-    // Ends a benchmark that would hang.
-    client.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout is set");
-    let mut answers = vec![0; 64 << 10];
-    client.write_all(&introduction("client")).expect("it is taken");
-    while client.set_nonblocking(true).is_ok() && client.read(&mut answers).is_err() {
-        assert!(server.poll_once(Some(Duration::from_millis(1))).expect("the loop runs"));
-    }
-    client.set_nonblocking(false).expect("it blocks again");
-    let request = framed(&small("request", "echo")).repeat(requests);
-    let mut exchange = move |expected: usize| {
-        client.write_all(&request).expect("it is taken");
-        server.poll_once(None).expect("the loop runs");
-        let received = client.read(&mut answers).expect("it is answered in that turn");
-        assert!(expected == 0 || received == expected, "{received} bytes");
-        received
-    };
-    let expected = exchange(0);
+/// The same in four reads and two turns of the server.
+fn forwarded_over_sockets() -> impl FnMut() {
+    let mut sockets = Sockets::new(|_server| {});
+    let mut worker = sockets.connected("worker");
+    sockets.ask(&mut worker, &serve());
+    let mut requester = sockets.connected("requester");
+    let request = framed(&small("request", "work"));
+    let (mut answer, id_at) = answer_to(ID);
+    let mut buffer = vec![0; 4 << 10];
     move || {
-        exchange(expected);
+        requester.send(&request);
+        sockets.turn();
+        let received = worker.receive(&mut buffer);
+        answer[id_at.clone()].copy_from_slice(id_of(&buffer[..received]));
+        worker.send(&answer);
+        sockets.turn();
+        assert_ne!(requester.receive(&mut buffer), 0);
     }
 }
 
-fn socket_path() -> PathBuf {
-    static SOCKETS: AtomicU32 = AtomicU32::new(0);
-    let serial = SOCKETS.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("ipc-bench-{}-{serial}.sock", std::process::id()))
+fn serve() -> Vec<u8> {
+    frame("request", "system", r#"{"action":"serve","channel":"work"}"#)
+}
+
+/// The server's answers by a handler inside of it, with the payload as it came.
+fn echoed(requests: usize, connect: fn(&mut Sockets, &str) -> Peer) -> impl FnMut() {
+    let mut sockets = Sockets::new(|server| {
+        server.application("app", "The App").channel("echo").on_request(|request| {
+            let payload = request.json();
+            request.reply_json(&payload)
+        });
+    });
+    let mut peer = connect(&mut sockets, "client");
+    let request = framed(&small("request", "echo")).repeat(requests);
+    let mut answers = vec![0; 64 << 10];
+    let mut exchange = move || {
+        peer.send(&request);
+        sockets.turn();
+        peer.receive(&mut answers)
+    };
+    let expected = exchange();
+    move || assert_eq!(exchange(), expected)
+}
+
+/// What a typical handler reads and writes.
+#[derive(Deserialize, Serialize)]
+struct Order {
+    item: String,
+    amount: u32,
+    price: f64,
+    tags: Vec<String>,
+}
+
+/// With a payload that becomes a value, and an answer that was one.
+fn typed() -> impl FnMut() {
+    let mut sockets = Sockets::new(|server| {
+        server.application("app", "The App").channel("orders").on_request(|request| {
+            let mut order: Order = request.payload()?;
+            order.amount += 1;
+            request.reply(&order)
+        });
+    });
+    let mut peer = sockets.connected("client");
+    let order = r#"{"item":"Darjeeling","amount":2,"price":7.25,"tags":["tea","black"]}"#;
+    let request = frame("request", "orders", order);
+    let expected = sockets.ask(&mut peer, &request);
+    let mut buffer = vec![0; 4 << 10];
+    move || {
+        peer.send(&request);
+        sockets.turn();
+        assert_eq!(peer.receive(&mut buffer), expected);
+    }
+}
+
+/// Answered in a later turn, by what another thread would do.
+fn deferred() -> impl FnMut() {
+    let waiting: Arc<Mutex<Option<Responder>>> = Arc::default();
+    let handed_over = waiting.clone();
+    let mut sockets = Sockets::new(move |server| {
+        server.application("app", "The App").channel("later").on_request(move |request| {
+            let (reply, responder) = request.defer()?;
+            *handed_over.lock().expect("nobody panics") = Some(responder);
+            Ok(reply)
+        });
+    });
+    let mut peer = sockets.connected("client");
+    let request = framed(&small("request", "later"));
+    let mut buffer = vec![0; 4 << 10];
+    move || {
+        peer.send(&request);
+        sockets.turn();
+        let responder = waiting.lock().expect("nobody panics").take().expect("it was asked");
+        responder.reply(&7).expect("a number is JSON");
+        sockets.turn();
+        assert_ne!(peer.receive(&mut buffer), 0);
+    }
 }

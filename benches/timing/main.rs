@@ -1,4 +1,4 @@
-//! How long the parts take, by the clock: `cargo bench --bench timing [-- FILTER]`.
+//! How long the parts take, by the clock: `cargo bench --features tls --bench timing [-- FILTER]`.
 //!
 //! For comparing two versions on one quiet machine. What CI holds on to are the instruction
 //! counts of the same scenarios, which a busy machine does not move.
