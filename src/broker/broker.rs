@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use crate::broker::access::{Access, User};
-use crate::broker::embed::context::Context;
-use crate::broker::embed::handlers::Handlers;
-use crate::broker::flow::memory::{CONNECTION_BYTES, short_of_memory};
-use crate::broker::limits::{
-    FRAMES_PER_TURN_MAX, HANDSHAKE_FRAME_BYTES_MAX, Limits, REFUSALS_MAX, WORK_PER_TURN_MAX,
-};
-use crate::broker::peer::dispatch::Outcome;
-use crate::broker::state::connection::{Connection, State};
-use crate::broker::state::core::{Core, Lifecycle, Refusal};
-use crate::broker::state::events::Action;
-use crate::broker::state::keys::ConnectionKey;
-use crate::broker::state::mailbox;
-use crate::broker::state::mailbox::Mailbox;
-use crate::broker::state::timers::{Due, Now};
-use crate::broker::state::turn::Place;
+use super::access::{Access, User};
+use super::embed::context::Context;
+use super::embed::handlers::Handlers;
+use super::flow::{closing, drain, measuring, memory, queues, upkeep};
+use super::limits::{HANDSHAKE_FRAME_BYTES_MAX, Limits, REFUSALS_MAX};
+use super::peer::dispatch::{self, Outcome};
+use super::state::budget::CONNECTION_BYTES;
+use super::state::connection::{Connection, Held, State};
+use super::state::core::Core;
+use super::state::events::Action;
+use super::state::keys::ConnectionKey;
+use super::state::mailbox::{Mailbox, Remote};
+use super::state::refusal;
+use super::state::timers::{Due, Now};
 use crate::proto::{ErrorCode, Inbound, Next};
 
 /// How a peer went away.
@@ -53,46 +51,44 @@ pub enum HangUp {
 pub struct Broker {
     pub(super) core: Core,
     pub(super) handlers: Handlers,
-    pub(super) mailbox: Mailbox,
+    pub(super) mailbox: Mailbox<Core>,
 }
 
 impl Broker {
     /// A broker without connections. The seed makes its ids unguessable: give it 32 bytes
     /// of the system's randomness, or in a test a number to repeat.
     pub fn new(limits: Limits, access: Access, seed: [u8; 32], now: Now) -> Self {
-        let (remote, mailbox) = mailbox::Remote::new();
-        let core = Core::new(limits, access, seed, now, remote);
-        Self { core, handlers: Handlers::default(), mailbox }
+        let (remote, mailbox) = Remote::new();
+        Self {
+            core: Core::new(limits, access, seed, now),
+            handlers: Handlers::new(remote),
+            mailbox,
+        }
     }
 
     /// Takes a new connection. `None`: there are too many even to be told so; drop it.
     pub fn accept(&mut self, now: Now) -> Option<ConnectionKey> {
-        self.core.now = now;
-        self.core.counters.accepted += 1;
-        let short = self.core.refuses_for_memory();
-        let full = short || self.core.is_full();
-        let limits = &self.core.limits;
-        if full && self.core.refused >= REFUSALS_MAX {
-            self.core.counters.count_error(ErrorCode::ServerFull);
+        let core = &mut self.core;
+        core.turn.now = now;
+        core.counters.accepted += 1;
+        let mut admitted = core.budget.take_on(ErrorCode::ServerFull, &mut core.counters);
+        if admitted.is_ok() && !closing::make_room(core) {
+            admitted = Err(refusal::server_full());
+        }
+        if admitted.is_err() && core.connections.refused() >= REFUSALS_MAX {
+            core.counters.count_error(ErrorCode::ServerFull);
             return None;
         }
-        let deadline = self.core.deadline_in(limits.handshake_timeout);
-        let key = self.core.connections.insert(Connection::new(now.monotonic));
-        if let Some(connection) = self.core.connections.get_mut(key) {
-            connection.timer = Some(self.core.timers.arm(deadline, Due::Handshake(key)));
-            connection.refused = full;
+        let deadline = core.turn.deadline_in(core.limits.handshake_timeout);
+        let connection = Connection::new(now.monotonic, core.limits.frame_bytes_max);
+        let key = core.connections.insert(connection);
+        if let Some(connection) = core.connections.get_mut(key) {
+            connection.timer = Some(core.timers.arm(deadline, Due::Handshake(key)));
         }
-        self.core.budget.tables_bytes += CONNECTION_BYTES;
-        if full {
-            self.core.refused += 1;
-            let text = "the server holds as many connections as it may; try again later, or raise \
-                        its --max-connections";
-            let why = if short {
-                short_of_memory(ErrorCode::ServerFull)
-            } else {
-                Refusal::new(ErrorCode::ServerFull, text)
-            };
-            self.core.report(key, &why);
+        core.budget.tables_bytes += CONNECTION_BYTES;
+        if let Err(why) = admitted {
+            core.connections.refuse(key);
+            closing::report(core, key, &why);
         }
         Some(key)
     }
@@ -109,18 +105,14 @@ impl Broker {
 
     /// Tells a connection that was just accepted that its user is not admitted, and closes it.
     pub fn turn_away(&mut self, key: ConnectionKey, now: Now) {
-        self.core.now = now;
-        let Some(connection) = self.core.connections.get_mut(key) else { return };
-        if !std::mem::replace(&mut connection.refused, true) {
-            self.core.refused += 1;
+        let core = &mut self.core;
+        core.turn.now = now;
+        core.connections.refuse(key);
+        if core.connections.refused() > REFUSALS_MAX {
+            closing::close_now(core, key);
+        } else {
+            closing::report(core, key, &refusal::user_not_admitted());
         }
-        if self.core.refused > REFUSALS_MAX {
-            self.core.close_now(key);
-            return;
-        }
-        let text = "this user is not admitted; connect as another one, or add it to the \
-                    server's --allow-uid or --allow-gid";
-        self.core.report(key, &Refusal::new(ErrorCode::AuthFailed, text));
     }
 
     /// What the transport of a connection holds beside what every connection takes counts
@@ -147,97 +139,96 @@ impl Broker {
 
     /// Processes what a connection sent, and what it had kept of before.
     pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8], now: Now) {
-        self.core.now = now;
-        self.core.counters.bytes_in += chunk.len() as u64;
-        let Some(connection) = self.core.connections.get_mut(key) else { return };
+        let core = &mut self.core;
+        core.turn.now = now;
+        core.counters.bytes_in += chunk.len() as u64;
+        let Some(connection) = core.connections.get_mut(key) else { return };
         if !connection.is_live() {
             return;
         }
         // Without a chunk it is let go on: until now it could not say anything.
         connection.last_activity = now.monotonic;
-        connection.yielded = false;
-        self.core.work.has_begun |= connection.place == Place::Due;
+        if connection.held == Held::NextTurn {
+            connection.held = Held::No;
+        }
+        if connection.is_due {
+            core.turn.note_due();
+        }
         if !chunk.is_empty() {
             connection.last_read = now.monotonic;
         }
-        // What was kept of before had come with the last bytes that were read.
-        self.core.arrived = connection.last_read;
+        // Bytes that were kept had come with the last bytes that were read.
+        core.turn.arrived = connection.last_read;
         let had_part = !connection.recv.is_empty();
-        let frames_before = self.core.counters.frames_in;
+        let frames_before = core.counters.frames_in;
         // Out of the table while its frames are processed, for they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
         self.process(key, &mut inbound);
-        let mut kept = inbound.finish(&mut self.core.pool);
-        match self.core.connections.get_mut(key).filter(|connection| connection.is_live()) {
+        let core = &mut self.core;
+        let mut kept = inbound.finish(&mut core.pool);
+        match core.connections.get_mut(key).filter(|connection| connection.is_live()) {
             Some(connection) => {
                 connection.splits_writes |= kept.is_bare_header();
-                if !kept.is_empty() && (!had_part || self.core.counters.frames_in != frames_before)
-                {
+                if !kept.is_empty() && (!had_part || core.counters.frames_in != frames_before) {
                     connection.unfinished_since = now.monotonic;
                 }
                 connection.recv = kept;
-                self.core.mind_unfinished(key);
+                memory::mind_unfinished(core, key);
             }
-            None => kept.release(&mut self.core.pool),
+            None => kept.release(&mut core.pool),
         }
-        self.core.pass_on_wake(key);
+        queues::pass_on_wake(core, key);
         self.settle();
     }
 
     fn process(&mut self, key: ConnectionKey, inbound: &mut Inbound<'_>) {
-        let mut frames = 0;
-        let work_max = self.core.work.done + WORK_PER_TURN_MAX as u64;
-        while let Some(connection) = self.core.connections.get(key) {
+        self.core.turn.begin_share();
+        loop {
+            let core = &mut self.core;
+            let Some(connection) = core.connections.get_mut(key) else { return };
             if !connection.may_proceed() {
                 return;
             }
-            let introduces = matches!(connection.state, State::Handshake);
-            let is_superseded = matches!(connection.state, State::Superseded);
-            let mut body_bytes_max = self.core.frame_bytes_max(key);
-            if introduces {
+            let is_handshake = matches!(connection.state(), State::Handshake);
+            let mut body_bytes_max = connection.frame_bytes_max as usize;
+            if is_handshake {
                 body_bytes_max = body_bytes_max.min(HANDSHAKE_FRAME_BYTES_MAX);
             }
-            match inbound.peek(body_bytes_max, &mut self.core.pool) {
+            match inbound.peek(body_bytes_max, &mut core.pool) {
                 Next::Nothing => return,
-                _ if is_superseded => {
-                    self.core.tell_taken_over(key);
-                    return;
+                _ if matches!(connection.state(), State::Superseded) => {
+                    return closing::tell_taken_over(core, key);
                 }
                 Next::TooLarge { body_bytes } => {
-                    let text = format!(
-                        "the length prefix says {body_bytes} bytes, over the limit of \
-                         {body_bytes_max}; send smaller messages, and check that the peer speaks \
-                         this protocol"
-                    );
-                    self.core.report(key, &Refusal::new(ErrorCode::FrameTooLarge, text));
-                    return;
+                    let why = refusal::frame_too_large(body_bytes, body_bytes_max);
+                    return closing::report(core, key, &why);
                 }
-                Next::Frame { .. }
-                    if frames == FRAMES_PER_TURN_MAX || self.core.work.done >= work_max =>
-                {
-                    self.core.counters.yields += 1;
-                    if let Some(connection) = self.core.connections.get_mut(key) {
-                        connection.yielded = true;
-                    }
-                    self.core.actions.push_back(Action::Resume(key));
-                    return;
+                Next::Frame { .. } if core.turn.is_share_spent() => {
+                    core.counters.yields += 1;
+                    connection.held = Held::NextTurn;
+                    return core.agenda.actions.push_back(Action::Resume(key));
                 }
                 Next::Frame { body, frame_bytes } => {
-                    frames += 1;
-                    if self.dispatch(key, body) == Outcome::Held {
+                    let is_first = core.turn.begin_frame();
+                    if dispatch::dispatch(core, &mut self.handlers, key, body) == Outcome::Held {
                         return;
                     }
-                    if frames == 1 {
-                        // What it was let go on for is done; with the next it queues again.
-                        self.core.pass_on_wake(key);
+                    if is_first {
+                        // It had its turn after it was woken; with the next frame it queues again.
+                        queues::pass_on_wake(core, key);
                     }
-                    if introduces {
+                    if is_handshake {
                         // Hooks hear of a connection before its handlers do.
                         self.settle();
                     }
-                    self.core.counters.frames_in += 1;
-                    inbound.consume(frame_bytes, &mut self.core.pool);
-                    self.core.consume_former(key, frame_bytes);
+                    let core = &mut self.core;
+                    core.counters.frames_in += 1;
+                    inbound.consume(frame_bytes, &mut core.pool);
+                    if let Some(connection) = core.connections.get_mut(key)
+                        && connection.begun_bytes > 0
+                    {
+                        connection.consume_begun(frame_bytes, core.limits.frame_bytes_max);
+                    }
                 }
             }
         }
@@ -245,15 +236,16 @@ impl Broker {
 
     /// The peer went away.
     pub fn hang_up(&mut self, key: ConnectionKey, how: HangUp, now: Now) {
-        self.core.now = now;
-        let Some(connection) = self.core.connections.get(key) else { return };
-        // Who has shut its own side and has nothing left to read is done.
+        let core = &mut self.core;
+        core.turn.now = now;
+        let Some(connection) = core.connections.get(key) else { return };
+        // A peer that has shut its own side and has nothing left to read is done.
         let is_queued =
-            !connection.send.is_empty() && !matches!(connection.state, State::Lingering);
+            !connection.send.is_empty() && !matches!(connection.state(), State::Lingering);
         let unsent = is_queued || connection.transport_holds;
         match how {
-            HangUp::EndOfStream if unsent => self.core.begin_close(key),
-            _ => self.core.close_now(key),
+            HangUp::EndOfStream if unsent => closing::begin(core, key),
+            _ => closing::close_now(core, key),
         }
         self.settle();
     }
@@ -261,10 +253,8 @@ impl Broker {
     /// Whether the driver should read from the connection now. If not, an
     /// [`Action::Resume`] says when.
     pub fn wants_read(&self, key: ConnectionKey) -> bool {
-        self.core.connections.get(key).is_some_and(|connection| match connection.state {
-            State::Handshake | State::Open(_) | State::Superseded => {
-                connection.may_proceed() && !connection.yielded
-            }
+        self.core.connections.get(key).is_some_and(|connection| match connection.state() {
+            State::Handshake | State::Open(_) | State::Superseded => connection.may_proceed(),
             State::Closing | State::Lingering => true,
             State::Closed => false,
         })
@@ -283,12 +273,12 @@ impl Broker {
 
     /// The kernel took so many bytes of the output: all of it, or what fitted.
     pub fn transmitted(&mut self, key: ConnectionKey, bytes: usize) {
-        self.core.relieve(key, bytes);
+        queues::note_sent(&mut self.core, key, bytes);
         let is_sent = |c: &Connection| {
-            matches!(c.state, State::Closing) && c.send.is_empty() && !c.transport_holds
+            matches!(c.state(), State::Closing) && c.send.is_empty() && !c.transport_holds
         };
         if self.core.connections.get(key).is_some_and(is_sent) {
-            self.core.begin_linger(key);
+            closing::linger(&mut self.core, key);
         }
         self.settle();
     }
@@ -304,20 +294,18 @@ impl Broker {
 
     /// What is to be done next; `None` when all is done for this turn.
     pub fn next_action(&mut self) -> Option<Action> {
-        if self.core.actions.is_empty() {
-            self.core.end_turn_of_work();
+        let core = &mut self.core;
+        if core.agenda.actions.is_empty() {
+            core.turn.end(&mut core.connections, &mut core.agenda);
         }
-        let action = self.core.actions.pop_front()?;
+        let action = core.agenda.actions.pop_front()?;
         match action {
             Action::Flush(key) => {
-                if let Some(connection) = self.core.connections.get_mut(key) {
+                if let Some(connection) = core.connections.get_mut(key) {
                     connection.flush_due = false;
                 }
             }
-            Action::Close(key) => {
-                let connection = self.core.connections.remove(key);
-                self.core.refused -= usize::from(connection.is_some_and(|c| c.refused));
-            }
+            Action::Close(key) => core.connections.remove(key),
             Action::Resume(_) | Action::FinishWrite(_) => {}
         }
         Some(action)
@@ -330,7 +318,7 @@ impl Broker {
 
     /// All of a turn's bytes are with the kernel.
     pub fn end_turn(&mut self, now: Now) {
-        self.core.record_latencies(now.monotonic);
+        measuring::record(&mut self.core, now.monotonic);
     }
 
     /// When [`Broker::advance`] has something to do, in [`Now::monotonic`].
@@ -340,14 +328,12 @@ impl Broker {
 
     /// Does what is due.
     pub fn advance(&mut self, now: Now) {
-        self.core.now = now;
-        for handlers in self.core.orphans.drain(..) {
-            self.handlers.channels.remove(handlers);
-        }
-        // What was done through a context between two turns.
+        self.core.turn.now = now;
+        self.handlers.forget_removed(&mut self.core);
+        // For everything that was done through a context between two turns.
         self.settle();
         while let Some(due) = self.core.timers.expire(now.monotonic) {
-            self.core.expire(due);
+            upkeep::expire(&mut self.core, due);
             self.settle();
         }
     }
@@ -356,14 +342,14 @@ impl Broker {
     /// may be more.
     pub fn run_mailbox(&mut self, now: Now) -> bool {
         const COMMANDS_PER_TURN_MAX: usize = 1_024;
-        self.core.now = now;
+        self.core.turn.now = now;
         self.mailbox.acknowledge();
-        let work_max = self.core.work.done + WORK_PER_TURN_MAX as u64;
+        self.core.turn.begin_share();
         for _ in 0..COMMANDS_PER_TURN_MAX {
             let Some(command) = self.mailbox.next() else { return false };
             command(&mut self.core);
             self.settle();
-            if self.core.work.done >= work_max {
+            if self.core.turn.is_share_spent() {
                 break;
             }
         }
@@ -373,16 +359,16 @@ impl Broker {
     /// Begins to drain, see [`Limits::drain_timeout`]. The driver stops accepting, reads what
     /// has arrived from every connection, and calls [`Broker::exhausted`] at its end.
     pub fn begin_drain(&mut self, now: Now) {
-        self.core.now = now;
-        self.core.begin_drain();
+        self.core.turn.now = now;
+        drain::begin(&mut self.core);
         self.settle();
     }
 
     /// The driver has read all that had arrived on this connection. While draining, that is
     /// the moment to close it if nothing of its is in flight.
     pub fn exhausted(&mut self, key: ConnectionKey, now: Now) {
-        self.core.now = now;
-        self.core.close_if_idle(key);
+        self.core.turn.now = now;
+        drain::close_if_idle(&mut self.core, key);
         self.settle();
     }
 
@@ -394,8 +380,7 @@ impl Broker {
     /// Whether the driver can end: all connections are closed, or the drain's time is up
     /// and the last flush was tried.
     pub fn is_drained(&self) -> bool {
-        self.core.lifecycle == Lifecycle::Draining
-            && (self.core.is_cut_off || self.core.connections.len() == 0)
+        drain::is_over(&self.core)
     }
 
     /// Every connection there is.
@@ -405,21 +390,21 @@ impl Broker {
 
     /// What a handler could do, from outside of one. It takes effect with the next turn.
     pub fn context(&mut self, now: Now) -> Context<'_> {
-        self.core.now = now;
+        self.core.turn.now = now;
         Context::new(&mut self.core)
     }
 
     /// Whether a turn has something to do although nothing happened outside.
     pub fn has_work(&self) -> bool {
-        let core = &self.core;
-        !core.actions.is_empty() || !core.doomed.is_empty() || !core.events.is_empty()
+        let agenda = &self.core.agenda;
+        !agenda.actions.is_empty() || !agenda.doomed.is_empty() || !agenda.events.is_empty()
     }
 
     /// Lets hooks run and closes what is to be closed, until neither makes more of it.
     fn settle(&mut self) {
         loop {
-            self.core.settle();
-            if self.core.events.is_empty() {
+            upkeep::settle(&mut self.core);
+            if self.core.agenda.events.is_empty() {
                 return;
             }
             self.handlers.announce(&mut self.core);

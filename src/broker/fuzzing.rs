@@ -15,9 +15,8 @@ use self::model::{Call, Model, Presence};
 use self::script::{App, Id, PEERS, Said, Script, Slot, Speech, Step};
 use super::access::Access;
 use super::broker::{Broker, HangUp};
-use super::flow::queues::Obstacle;
 use super::limits::Limits;
-use super::state::connection::{Connection, State};
+use super::state::connection::{Connection, Held, Obstacle, State};
 use super::state::events::Action;
 use super::state::keys::ConnectionKey;
 use super::state::timers::Now;
@@ -135,8 +134,8 @@ impl World {
         });
         self.model.arrive(at, self.now.monotonic);
         self.call(Call::Accept, |_, _| {});
-        let full = self.broker.core.connections.len() - self.broker.core.refused;
-        let is_refused = self.broker.core.connections.get(key).is_some_and(|c| c.refused);
+        let full = self.broker.core.connections.len() - self.broker.core.connections.refused();
+        let is_refused = self.broker.core.connections.get(key).is_some_and(Connection::is_refused);
         assert!(!is_refused || full == limits().connections_max, "refused with a place free");
     }
 
@@ -307,7 +306,7 @@ impl World {
     fn presence(&self) -> [Presence; PEERS] {
         self.peers.each_ref().map(|peer| {
             let peer = peer.as_ref().and_then(|peer| self.broker.core.connections.get(peer.key));
-            peer.map_or(Presence::Gone, |connection| match connection.state {
+            peer.map_or(Presence::Gone, |connection| match connection.state() {
                 State::Handshake => Presence::Handshake,
                 State::Open(_) => Presence::Open,
                 State::Superseded => Presence::Superseded,
@@ -323,7 +322,7 @@ impl World {
         for (peer, news) in self.peers.iter_mut().zip(&mut news) {
             let Some(peer) = peer else { continue };
             let Some(connection) = self.broker.core.connections.get(peer.key) else { continue };
-            if matches!(connection.state, State::Closed) {
+            if matches!(connection.state(), State::Closed) {
                 continue;
             }
             let queued = peer.sent + connection.send.len();
@@ -354,17 +353,24 @@ impl World {
         let limits = &core.limits;
         assert!(core.memory_bytes() <= limits.memory_bytes_max);
         assert_eq!(core.requests.len(), self.model.pending());
-        assert!(core.connections.len() - core.refused <= limits.connections_max);
+        assert!(core.connections.len() - core.connections.refused() <= limits.connections_max);
         for peer in self.peers.iter().flatten() {
             let connection = core.connections.get(peer.key).expect("it is not closed");
             assert!(connection.send.len() <= limits.queue_bytes_max());
-            assert!(connection.woken.is_none() && !connection.yielded, "it is let go on");
+            assert!(
+                connection.woken.is_none() && connection.held != Held::NextTurn,
+                "it is let go on"
+            );
             let Some(said) = peer.unprocessed.as_ref().filter(|_| connection.is_live()) else {
                 continue;
             };
-            let is_held = connection.congested.is_some() || connection.parked.is_some();
+            let obstacle = match connection.held {
+                Held::Behind(obstacle) => Some(obstacle),
+                _ => None,
+            };
+            let is_held = connection.congested.is_some() || obstacle.is_some();
             assert!(is_held, "nothing keeps {said:?} from being done");
-            let Some(obstacle) = connection.parked else { continue };
+            let Some(obstacle) = obstacle else { continue };
             let is_congested = |key: &ConnectionKey| {
                 core.connections.get(*key).is_some_and(|c| c.congested.is_some())
             };
@@ -403,7 +409,10 @@ impl World {
         let core = &self.broker.core;
         assert_eq!(core.connections.len(), 0);
         assert_eq!((core.router.channels.len(), core.router.applications.len()), (0, 0));
-        assert_eq!((core.requests.len(), core.refused, core.superseded), (0, 0, 0));
+        assert_eq!(
+            (core.requests.len(), core.connections.refused(), core.connections.superseded()),
+            (0, 0, 0)
+        );
         assert_eq!(core.pool.gauge().bytes(), 0);
         assert!(core.timers.next_deadline().is_none() || core.is_draining());
         assert!(!self.broker.has_work());

@@ -172,9 +172,9 @@ pub(crate) const LATENCY_WORK: usize = 64;
 pub(crate) const REFUSALS_MAX: usize = 64;
 /// Where there is no place left, a connection gets such a part of the time for the handshake, 250 ms
 /// by default, before a newcomer takes its place.
-pub(crate) const STRANGER_PARTS: u32 = 20;
+pub(crate) const HANDSHAKE_PARTS: u32 = 20;
 /// Connections closed at once to make room: they are looked for among all.
-pub(crate) const STRANGERS_EVICTED: usize = 64;
+pub(crate) const EVICTIONS_MAX: usize = 64;
 /// Time for a peer to read why it is closed. A close before it has read would reset the
 /// connection and take the reason with it.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);

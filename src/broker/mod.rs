@@ -29,20 +29,24 @@ mod tests;
 pub use access::{Access, User};
 pub use broker::{Broker, HangUp};
 pub use embed::context::{Context, SendError};
-pub use embed::handlers::{Delivery, Reply, Request, RequestResult, Responder, Verdict};
-pub use flow::memory::MemoryPressure;
+pub use embed::request::{Delivery, Reply, Request, RequestResult, Verdict};
+pub use embed::responder::Responder;
 pub use limits::Limits;
+pub use state::budget::MemoryPressure;
+pub use state::counters::Counters;
 pub use state::events::{Action, ConnectionInfo};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
-pub use state::stats::{ApplicationInfo, ChannelInfo, Counters, Stats};
+pub use state::stats::{ApplicationInfo, ChannelInfo, Stats};
 pub use state::timers::Now;
 
 #[cfg(feature = "net")]
 pub(crate) use embed::handlers::ChannelHandlers;
 #[cfg(feature = "net")]
-pub(crate) use setup::begin_drain;
+pub(crate) use embed::responder::Remote;
+#[cfg(feature = "net")]
+pub(crate) use flow::drain::begin as begin_drain;
+#[cfg(feature = "net")]
+pub(crate) use flow::reload::reconfigure;
 #[cfg(feature = "net")]
 pub(crate) use state::keys::ChannelKey;
-#[cfg(feature = "net")]
-pub(crate) use state::mailbox::Remote;

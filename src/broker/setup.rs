@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::broker::Broker;
 use super::embed::handlers::{ChannelHandlers, ConnectionHook, Filter};
-use super::state::core::Core;
+use super::embed::responder::Remote;
+use super::flow::channels;
 use super::state::keys::ChannelKey;
-use super::state::mailbox::Remote;
 use super::state::timers::Now;
 
 impl Broker {
     pub(crate) fn remote(&self) -> &Arc<Remote> {
-        &self.core.remote
+        &self.handlers.remote
     }
 
     /// The server has ended, and says so to all who wait for it.
@@ -20,8 +20,8 @@ impl Broker {
     }
 
     pub(crate) fn set_address(&mut self, host: &str, port: u16) {
-        host.clone_into(&mut self.core.host);
-        self.core.port = port;
+        host.clone_into(&mut self.core.server.host);
+        self.core.server.port = port;
     }
 
     /// What the time is while a handler runs.
@@ -38,8 +38,8 @@ impl Broker {
     }
 
     pub(crate) fn pin_application(&mut self, id: &str, name: Option<&str>, now: Now) {
-        self.core.now = now;
-        self.core.pin_application(id, name);
+        self.core.turn.now = now;
+        channels::pin_application(&mut self.core, id, name);
     }
 
     /// The handlers of a channel, which exists from now on whoever uses it.
@@ -49,9 +49,9 @@ impl Broker {
         channel_id: &str,
         now: Now,
     ) -> Option<ChannelKey> {
-        self.core.now = now;
+        self.core.turn.now = now;
         let application = self.core.router.application(app_id)?;
-        self.core.pin_channel(application, channel_id)
+        channels::pin_channel(&mut self.core, application, channel_id)
     }
 
     pub(crate) fn with_fallback(&mut self, set: impl FnOnce(&mut ChannelHandlers)) {
@@ -67,12 +67,10 @@ impl Broker {
         channel: ChannelKey,
         set: impl FnOnce(&mut ChannelHandlers),
     ) {
-        let Some(channel) = self.core.router.channels.get_mut(channel) else { return };
-        let arena = &mut self.handlers.channels;
-        let key = *channel.handlers.get_or_insert_with(|| arena.insert(ChannelHandlers::default()));
-        if let Some(handlers) = arena.get_mut(key) {
-            set(handlers);
-        }
+        self.handlers.forget_removed(&mut self.core);
+        let Some(found) = self.core.router.channels.get_mut(channel) else { return };
+        found.has_handler = true;
+        set(self.handlers.entry(channel));
     }
 
     pub(crate) fn set_hooks(
@@ -87,9 +85,4 @@ impl Broker {
             self.handlers.disconnected = disconnected;
         }
     }
-}
-
-/// What [`Handle::stop`](crate::Handle::stop) asks of the loop.
-pub(crate) fn begin_drain(core: &mut Core) {
-    core.begin_drain();
 }

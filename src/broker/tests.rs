@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::access::Access;
 use super::broker::{Broker, HangUp};
-use super::flow::memory::CONNECTION_BYTES;
+use super::flow;
 use super::limits::{self, FRAMES_PER_TURN_MAX, Limits, REFUSALS_MAX, WORK_PER_TURN_MAX};
-use super::state::connection::{Connection, State};
+use super::state::budget::CONNECTION_BYTES;
+use super::state::connection::{Connection, Held, State};
 use super::state::events::Action;
 use super::state::keys::ConnectionKey;
 use super::state::stats::Stats;
@@ -103,6 +104,11 @@ impl World {
         let bytes: Vec<u8> = self.broker.output(key).flatten().copied().collect();
         self.received.entry(key).or_default().extend_from_slice(&bytes);
         self.broker.transmitted(key, bytes.len());
+    }
+
+    /// Returns whether a connection waits for somebody who reads too slowly.
+    fn is_parked(&self, key: ConnectionKey) -> bool {
+        matches!(self.connection(key).held, Held::Behind(_))
     }
 
     fn connection(&self, key: ConnectionKey) -> &Connection {
@@ -275,6 +281,6 @@ fn a_turn_ends_after_a_bounded_number_of_frames() {
 #[should_panic(expected = "a bug of ours")]
 fn a_panic_of_the_server_itself_is_no_handlers() {
     let mut world = World::new(Limits::default());
-    world.broker.core.remote.post(|_| panic!("a bug of ours"));
+    world.broker.handlers.remote.post(|_| panic!("a bug of ours"));
     world.broker.run_mailbox(Now::default());
 }

@@ -47,7 +47,7 @@ impl Handle {
         }
         net::check_access(config, &self.addresses)?;
         let (limits, access) = (config.limits.clone(), config.access.clone());
-        self.remote.post(move |core| core.reconfigure(limits, access));
+        self.remote.post(move |core| crate::broker::reconfigure(core, limits, access));
         Ok(())
     }
 }

@@ -6,14 +6,15 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::broker::flow::{answers, measuring, queues, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Encoded;
 use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::latency::{ChannelLatency, LatencyOf};
-use crate::broker::state::stats::{ApplicationInfo, ChannelInfo, Stats};
+use crate::broker::state::stats::{self, ApplicationInfo, ChannelInfo, Stats};
 use crate::broker::state::turn::fan_out_work;
-use crate::proto::{Json, JsonError, Message, MessageType, OutFrame};
+use crate::proto::{Json, JsonError, Message, MessageType};
 
 /// The server as its handlers and hooks see it.
 ///
@@ -94,9 +95,9 @@ impl<'a> Context<'a> {
     ) -> Result<usize, SendError> {
         let Some(channel) = self.channel(app_id, channel_id) else { return Ok(0) };
         let encoded = self.encode(message)?;
-        let reached = self.core.fan_out(channel, &encoded.frame());
+        let reached = subscriptions::fan_out(self.core, channel, &encoded.frame());
         if reached > 0 {
-            self.core.note_publication(channel, self.core.now.monotonic);
+            measuring::note_publication(self.core, channel, self.core.turn.now.monotonic);
         }
         self.core.encoder.recycle(encoded);
         Ok(reached)
@@ -114,8 +115,9 @@ impl<'a> Context<'a> {
         let connections = self.connections_of(app_id);
         let encoded = self.encode(message)?;
         let frame = encoded.frame();
-        let reached = connections.iter().filter(|key| self.core.enqueue(**key, &frame)).count();
-        self.core.work.done += fan_out_work(connections.len(), frame.len()) as u64;
+        let queued = connections.iter().filter(|key| queues::push(self.core, **key, &frame));
+        let reached = queued.count();
+        self.core.turn.note_work(fan_out_work(connections.len(), frame.len()));
         drop(frame);
         self.core.encoder.recycle(encoded);
         Ok(reached)
@@ -131,7 +133,7 @@ impl<'a> Context<'a> {
         message: &Message,
     ) -> Result<bool, SendError> {
         let encoded = self.encode(message)?;
-        Ok(self.core.send(connection, encoded))
+        Ok(answers::send(self.core, connection, encoded))
     }
 
     /// The connection that calls itself `connection_id` in an application.
@@ -160,33 +162,33 @@ impl<'a> Context<'a> {
 
     /// All applications by id.
     pub fn list_applications(&self) -> BTreeMap<String, ApplicationInfo> {
-        let listed = self.core.router.list_applications(None).into_iter();
+        let listed = stats::list_applications(&self.core.router, None).into_iter();
         listed.map(|(id, application)| (id.to_owned(), application.into())).collect()
     }
 
     /// The channels of an application by id; none if there is no such application.
     pub fn list_channels(&self, app_id: &str) -> BTreeMap<String, ChannelInfo> {
         let application = self.application(app_id);
-        let listed = application.map(|key| self.core.router.list_channels(key));
+        let listed = application.map(|key| stats::list_channels(&self.core.router, key));
         listed.into_iter().flatten().map(|(id, info)| (id.to_owned(), info)).collect()
     }
 
     /// Percentiles per channel of an application, as `get_latency` answers them.
     pub fn list_latencies(&self, app_id: &str) -> BTreeMap<String, ChannelLatency> {
         let application = self.application(app_id);
-        let listed = application.map(|key| self.core.router.list_latencies(key));
+        let listed = application.map(|key| stats::list_latencies(&self.core.router, key));
         listed.into_iter().flatten().map(|(id, latency)| (id.to_owned(), latency)).collect()
     }
 
     /// Shows every histogram that holds something, in nanoseconds, in no particular order.
     /// Each covers the time since the start or the last reset.
     pub fn for_each_histogram(&self, visit: impl FnMut(LatencyOf<'_>, &Histogram<u32>)) {
-        self.core.for_each_histogram(visit);
+        measuring::for_each_histogram(self.core, visit);
     }
 
     /// Empties all histograms.
     pub fn reset_latencies(&mut self) {
-        self.core.reset_latencies();
+        measuring::reset(self.core);
     }
 
     /// Counters and totals.
@@ -214,7 +216,7 @@ impl<'a> Context<'a> {
     }
 
     fn encode(&mut self, message: &Message) -> Result<Encoded, SendError> {
-        let unix = self.core.now.unix;
+        let unix = self.core.turn.now.unix;
         let encoded = self.core.encoder.message(&mut self.core.pool, unix, message);
         let (body_bytes, frame_bytes_max) =
             (encoded.body_bytes(), self.core.limits.frame_bytes_max);
@@ -279,26 +281,5 @@ impl std::error::Error for SendError {
 impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").finish_non_exhaustive()
-    }
-}
-
-impl Core {
-    /// Puts one frame into the queue of every subscriber. Returns how many took it.
-    pub(crate) fn fan_out(&mut self, channel: ChannelKey, frame: &OutFrame<'_>) -> usize {
-        let Some(target) = self.router.channels.get_mut(channel) else { return 0 };
-        // Sending changes no list of subscribers: who must go goes when this is over.
-        let subscribers = std::mem::take(&mut target.subscribers);
-        let reached = subscribers.iter().filter(|key| self.enqueue(**key, frame)).count();
-        let work = fan_out_work(subscribers.len(), frame.len());
-        if let Some(target) = self.router.channels.get_mut(channel) {
-            target.subscribers = subscribers;
-        }
-        self.counters.publications += 1;
-        self.counters.deliveries += reached as u64;
-        self.work.done += work as u64;
-        if reached == 0 {
-            self.counters.publications_unheard += 1;
-        }
-        reached
     }
 }

@@ -1,5 +1,7 @@
-//! What the process around the broker may do.
+//! What the process around the broker may do: handlers, hooks, and what both are given.
 
 pub(crate) mod context;
 pub(crate) mod handlers;
 pub(crate) mod manage;
+pub(crate) mod request;
+pub(crate) mod responder;

@@ -1,8 +1,14 @@
-//! What happens to messages and connections.
+//! What happens to messages and connections. Each room's verbs take the state as an argument.
 
+pub(crate) mod answers;
+pub(crate) mod channels;
+pub(crate) mod closing;
 pub(crate) mod drain;
+pub(crate) mod measuring;
 pub(crate) mod memory;
 pub(crate) mod queues;
 pub(crate) mod reload;
+pub(crate) mod requests;
 pub(crate) mod subscriptions;
+pub(crate) mod upkeep;
 pub(crate) mod workers;

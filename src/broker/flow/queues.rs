@@ -1,129 +1,155 @@
-//! Back-pressure: who produces for a slow reader waits, and the reader has a grace.
+//! Into a queue and out of it, and backpressure: a sender waits for a slow reader, and the slow
+//! reader has a grace.
 
+use crate::broker::state::connection::{Connections, Held, Obstacle};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::Action;
-use crate::broker::state::keys::{ChannelKey, ConnectionKey};
+use crate::broker::state::keys::ConnectionKey;
 use crate::broker::state::timers::Due;
+use crate::proto::OutFrame;
 
-/// What a connection is held back for: whoever publishes waits for slow subscribers, whoever
-/// asks for slow workers, and neither for the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Obstacle {
-    Subscriber(ChannelKey),
-    Worker(ChannelKey),
+/// Puts a frame into a connection's queue; it is sent at the turn's end. Returns whether the
+/// connection still takes messages.
+pub(crate) fn push(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> bool {
+    let queue_bytes_max = core.connections.queue_bytes_max;
+    let Some(connection) = core.connections.get_mut(to) else { return false };
+    if !connection.takes_messages() {
+        return false;
+    }
+    if connection.send.len() + frame.len() > queue_bytes_max {
+        core.counters.slow_consumers += 1;
+        connection.doomed = true;
+        core.agenda.doomed.push(to);
+        return false;
+    }
+    connection.send.push(frame, &mut core.pool);
+    core.counters.frames_out += 1;
+    core.counters.bytes_out += frame.len() as u64;
+    if !connection.flush_due {
+        connection.flush_due = true;
+        core.agenda.actions.push_back(Action::Flush(to));
+    }
+    let high_water_bytes = connection.high_water_bytes(&core.limits);
+    if connection.congested.is_none() && connection.send.len() > high_water_bytes {
+        congest(core, to);
+    }
+    true
 }
 
-impl Obstacle {
-    fn channel(self) -> ChannelKey {
-        let (Self::Subscriber(channel) | Self::Worker(channel)) = self;
-        channel
+/// The kernel took `bytes` of a connection's queue.
+pub(crate) fn note_sent(core: &mut Core, key: ConnectionKey, bytes: usize) {
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    connection.send.advance(bytes, &mut core.pool);
+    if connection.congested.is_some()
+        && connection.send.len() <= connection.high_water_bytes(&core.limits) / 2
+    {
+        uncongest(core, key);
     }
 }
 
-impl Core {
-    /// A queue went over its high-water mark: whoever would add to it is held back from
-    /// now on, and the grace begins.
-    pub(crate) fn congest(&mut self, key: ConnectionKey) {
-        let deadline = self.deadline_in(self.limits.slow_consumer_grace);
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        debug_assert!(connection.congested.is_none());
-        connection.congested = Some(self.timers.arm(deadline, Due::Grace(key)));
-        let Some(session) = connection.session() else { return };
-        for channel in session.subscriptions.keys() {
-            if let Some(channel) = self.router.channels.get_mut(*channel) {
-                channel.congested += 1;
-            }
+/// A queue went over its high-water mark: whoever would add to it is held back from now on, and
+/// the grace begins.
+fn congest(core: &mut Core, key: ConnectionKey) {
+    let deadline = core.turn.deadline_in(core.limits.slow_consumer_grace);
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    debug_assert!(connection.congested.is_none());
+    connection.congested = Some(core.timers.arm(deadline, Due::Grace(key)));
+    let Some(session) = connection.session() else { return };
+    for channel in session.subscriptions.keys() {
+        if let Some(channel) = core.router.channels.get_mut(*channel) {
+            channel.congested += 1;
         }
     }
+}
 
-    /// The queue drained, or its connection leaves: all who waited for it go on.
-    pub(crate) fn uncongest(&mut self, key: ConnectionKey) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(grace) = connection.congested.take() else { return };
-        self.timers.disarm(grace);
-        self.wake_who_waited_for(key);
-        // After them: before them it would fill its queue anew with answers of its own, turn by
-        // turn, and they would never find it drained.
-        self.actions.push_back(Action::Resume(key));
-    }
+/// The queue drained, or its connection leaves: all who waited for it go on.
+pub(crate) fn uncongest(core: &mut Core, key: ConnectionKey) {
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    let Some(grace) = connection.congested.take() else { return };
+    core.timers.disarm(grace);
+    wake_all_behind(core, key);
+    // After them. Before them it would fill its queue anew with answers of its own, turn by turn,
+    // and they would never find it drained.
+    core.agenda.actions.push_back(Action::Resume(key));
+}
 
-    fn wake_who_waited_for(&mut self, key: ConnectionKey) {
-        let Some(session) = self.connections.get(key).and_then(|c| c.session()) else { return };
-        for channel in session.subscriptions.keys() {
-            if let Some(channel) = self.router.channels.get_mut(*channel) {
-                channel.congested -= 1;
-            }
-        }
-        let subscribed = session.subscriptions.keys().map(|key| Obstacle::Subscriber(*key));
-        let served = session.worker.iter().flat_map(|worker| &worker.channels);
-        let served = served.map(|key| Obstacle::Worker(*key));
-        // Both lists are bounded per connection, and this is no hot path.
-        let obstacles: Vec<Obstacle> = subscribed.chain(served).collect();
-        for obstacle in obstacles {
-            self.wake_parked(obstacle);
+fn wake_all_behind(core: &mut Core, key: ConnectionKey) {
+    let Some(session) = core.connections.session(key) else { return };
+    for channel in session.subscriptions.keys() {
+        if let Some(channel) = core.router.channels.get_mut(*channel) {
+            channel.congested -= 1;
         }
     }
+    let subscribed = session.subscriptions.keys().map(|key| Obstacle::Subscriber(*key));
+    let served = session.worker.iter().flat_map(|worker| &worker.channels);
+    let served = served.map(|key| Obstacle::Worker(*key));
+    // Both lists are bounded per connection, and this is no hot path.
+    let obstacles: Vec<Obstacle> = subscribed.chain(served).collect();
+    for obstacle in obstacles {
+        wake_first(core, obstacle);
+    }
+}
 
-    /// Holds a connection's next frame back until the obstacle is gone. Who had its turn
-    /// already and finds it there again keeps its place at the front.
-    pub(crate) fn park(&mut self, key: ConnectionKey, obstacle: Obstacle) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(channel) = self.router.channels.get_mut(obstacle.channel()) else { return };
-        connection.parked = Some(obstacle);
-        self.counters.publishers_held += 1;
-        if connection.woken == Some(obstacle) {
-            connection.woken = None;
-            channel.parked(obstacle).push_front(key);
-        } else {
-            // The channel stays as long as anybody waits for it.
-            channel.references += 1;
-            channel.parked(obstacle).push_back(key);
-        }
+/// Holds a connection's next message back until the obstacle is gone. A connection that was woken
+/// from this obstacle and finds it there again keeps its place at the front.
+pub(crate) fn park(core: &mut Core, key: ConnectionKey, obstacle: Obstacle) {
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    // A handler may have closed it before it passed the message on.
+    if !connection.is_live() {
+        return;
     }
+    let Some(line) = core.router.line(obstacle) else { return };
+    connection.held = Held::Behind(obstacle);
+    core.counters.publishers_held += 1;
+    if connection.woken == Some(obstacle) {
+        connection.woken = None;
+        line.push_front(key, ());
+    } else {
+        line.push_back(key, ());
+        // It stays in its table as long as anybody waits for it.
+        core.router.retain_obstacle(obstacle);
+    }
+}
 
-    /// Lets the first of those go on who wait here. The next one follows when that one had its
-    /// turn: all at once they would each be looked at for one to pass.
-    pub(crate) fn wake_parked(&mut self, obstacle: Obstacle) {
-        let Some(channel) = self.router.channels.get_mut(obstacle.channel()) else { return };
-        if matches!(obstacle, Obstacle::Subscriber(_)) && channel.congested > 0 {
-            return;
-        }
-        let Some(key) = channel.parked(obstacle).pop_front() else { return };
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.parked = None;
-            connection.woken = Some(obstacle);
-            self.actions.push_back(Action::Resume(key));
-        }
+/// Lets the first connection behind an obstacle go on. The next one follows when that one had its
+/// turn: if all were woken at once, each would be looked at for one to pass.
+pub(crate) fn wake_first(core: &mut Core, obstacle: Obstacle) {
+    if core.router.is_blocked(obstacle) {
+        return;
     }
+    let Some(line) = core.router.line(obstacle) else { return };
+    let first = line.first(|key| waits(&core.connections, key, obstacle));
+    let Some((key, ())) = first else { return };
+    line.pop_first();
+    if let Some(connection) = core.connections.get_mut(key) {
+        connection.held = Held::No;
+        connection.woken = Some(obstacle);
+        core.agenda.actions.push_back(Action::Resume(key));
+    }
+}
 
-    /// A connection that was let go on had its turn.
-    pub(crate) fn pass_on_wake(&mut self, key: ConnectionKey) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(obstacle) = connection.woken.take() else { return };
-        self.wake_parked(obstacle);
-        self.router.release(obstacle.channel());
-    }
+/// A connection that was woken had its turn.
+pub(crate) fn pass_on_wake(core: &mut Core, key: ConnectionKey) {
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    let Some(obstacle) = connection.woken.take() else { return };
+    wake_first(core, obstacle);
+    core.router.release_obstacle(obstacle);
+}
 
-    /// Takes a leaving connection out of the list it waits in.
-    pub(crate) fn unpark(&mut self, key: ConnectionKey) {
-        self.pass_on_wake(key);
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(obstacle) = connection.parked.take() else { return };
-        if let Some(channel) = self.router.channels.get_mut(obstacle.channel()) {
-            channel.parked(obstacle).retain(|parked| *parked != key);
-        }
-        // Its socket was not read meanwhile, and may have come to its end.
-        self.actions.push_back(Action::Resume(key));
-        self.router.release(obstacle.channel());
+/// Takes a connection that leaves out of the line that it waits in.
+pub(crate) fn unpark(core: &mut Core, key: ConnectionKey) {
+    pass_on_wake(core, key);
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    let Held::Behind(obstacle) = connection.held else { return };
+    connection.held = Held::No;
+    if let Some(line) = core.router.line(obstacle) {
+        line.leave(|key| waits(&core.connections, key, obstacle));
     }
+    // Its socket was not read meanwhile, and may have come to its end.
+    core.agenda.actions.push_back(Action::Resume(key));
+    core.router.release_obstacle(obstacle);
+}
 
-    /// The kernel took `bytes` of a connection's queue.
-    pub(crate) fn relieve(&mut self, key: ConnectionKey, bytes: usize) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.send.advance(bytes, &mut self.pool);
-        let low_water_bytes = connection.high_water_bytes(&self.limits) / 2;
-        if connection.congested.is_some() && connection.send.len() <= low_water_bytes {
-            self.uncongest(key);
-        }
-    }
+fn waits(connections: &Connections, key: ConnectionKey, obstacle: Obstacle) -> bool {
+    connections.get(key).is_some_and(|connection| connection.held == Held::Behind(obstacle))
 }

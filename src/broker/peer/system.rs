@@ -1,204 +1,167 @@
-//! The `system` channel: introducing oneself, and questions about the server.
+//! The `system` channel: the handshake, and questions about the server.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::dispatch::Stop;
-use super::listings::Listing;
+use super::listings::{self, Listing};
+use crate::broker::flow::{answers, channels, closing, workers};
 use crate::broker::state::connection::{Session, State};
-use crate::broker::state::core::{Core, Refusal};
+use crate::broker::state::core::Core;
+use crate::broker::state::encoder::Address;
 use crate::broker::state::events::ConnectionEvent;
 use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
+use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::timers::Due;
 use crate::proto::system::SYSTEM;
-use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX, JsonStr, Member, MessageType, members};
+use crate::proto::{Envelope, JsonStr, Member, MessageType, members};
 
-impl Core {
-    /// The first message of a connection.
-    pub(crate) fn connect(
-        &mut self,
-        from: ConnectionKey,
-        envelope: &Envelope<'_>,
-    ) -> Result<(), Refusal> {
-        let [connection_id, token] = connect_payload(envelope)?;
-        if self.is_draining() {
-            self.begin_close_after(from, envelope, &super::dispatch::shutting_down());
-            return Ok(());
-        }
-        let app_id = envelope.app_id().decode();
-        let token = token.string().map(JsonStr::decode);
-        if !self.access.admits(&app_id, token.as_deref()) {
-            return Err(Refusal::new(
-                ErrorCode::AuthFailed,
-                "the token is missing or wrong; connect again with the application's token in \
-                 payload.token",
-            ));
-        }
-        let id: Arc<str> = own_id(connection_id)?.into();
-        let key = self.router.find_or_create_application(&app_id, self.now.unix);
-        self.open(from, key, &id);
-        // The published client reads this as its first frame, not as an answer.
-        let address = crate::broker::state::encoder::Address {
-            app_id: envelope.app_id().raw(),
-            channel_id: SYSTEM,
-        };
-        let connected = Connected { status: "connected", connection_id: &id, server: SERVER };
-        if let Ok(message) = self.encode(address, MessageType::Response, None, &connected) {
-            self.send(from, message);
-        }
-        Ok(())
+/// The first message of a connection.
+pub(crate) fn connect(
+    core: &mut Core,
+    from: ConnectionKey,
+    envelope: &Envelope<'_>,
+) -> Result<(), Refusal> {
+    let [connection_id, token] = connect_payload(envelope)?;
+    if core.is_draining() {
+        closing::refuse_and_close(core, from, envelope, &refusal::shutting_down());
+        return Ok(());
     }
-
-    fn open(&mut self, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>) {
-        let Some(application) = self.router.applications.get_mut(key) else { return };
-        application.last_activity = self.now.unix;
-        let app_id = application.id.clone();
-        let older = application.connections.insert(id.clone(), from);
-        let idle = self.limits.idle_timeout;
-        let deadline = idle.map(|timeout| self.deadline_in(timeout));
-        let Some(connection) = self.connections.get_mut(from) else { return };
-        if let Some(timer) = connection.timer.take() {
-            self.timers.disarm(timer);
-        }
-        connection.timer = deadline.map(|deadline| self.timers.arm(deadline, Due::Idle(from)));
-        connection.state = State::Open(Session::new(key, id.clone()));
-        self.sessions += 1;
-        crate::trace::connected(from.index(), &app_id);
-        if let Some(older) = older {
-            self.supersede(older, from);
-        }
-        self.events.push(ConnectionEvent {
-            opened: true,
-            key: from,
-            app_id,
-            connection_id: id.clone(),
-        });
+    let app_id = envelope.app_id().decode();
+    let token = token.string().map(JsonStr::decode);
+    if !core.access.admits(&app_id, token.as_deref()) {
+        return Err(refusal::wrong_token());
     }
-
-    pub(crate) fn system_request(
-        &mut self,
-        from: ConnectionKey,
-        envelope: &Envelope<'_>,
-    ) -> Result<(), Stop> {
-        let session = self.connections.get(from).and_then(|c| c.session());
-        let Some(application) = session.map(|session| session.application) else { return Ok(()) };
-        let found = members(envelope.payload_str(), ["action", "app_id", "channel"]);
-        let [action, app_id, channel] = found.unwrap_or_default();
-        let Some(action) = action.string() else {
-            return Err(Refusal::new(
-                ErrorCode::BadMessage,
-                "a request on 'system' has a payload such as {\"action\": \"ping\"}",
-            )
-            .into());
-        };
-        let answered = match &*action.beginning(ACTION_CHARS_MAX) {
-            "ping" => self.respond(from, envelope, &Status { status: "pong" }),
-            "health_check" => self.respond(from, envelope, &Status { status: "healthy" }),
-            "get_time" => {
-                let timestamp = self.now.unix.as_secs_f64();
-                self.respond(from, envelope, &Time { timestamp })
-            }
-            "get_stats" => self.respond(from, envelope, &self.stats()),
-            "list_applications" => {
-                // With tokens in use, applications do not see one another.
-                let only = (!self.access.is_open()).then_some(application);
-                return self.list(from, envelope, Listing::Applications(only));
-            }
-            "list_channels" => {
-                let asked = self.asked_application(application, app_id)?;
-                return self.list(from, envelope, Listing::Channels(asked));
-            }
-            "get_latency" => return self.list(from, envelope, Listing::Latencies(application)),
-            "list_services" => return self.list(from, envelope, Listing::Services(application)),
-            "serve" => return Ok(self.begin_serving(from, application, envelope, channel)?),
-            "stop_serving" => {
-                return Ok(self.stop_serving(from, application, envelope, channel)?);
-            }
-            "connect" => {
-                return Err(Refusal::new(
-                    ErrorCode::Forbidden,
-                    "this connection is connected already; open another one for another id or \
-                     application",
-                )
-                .into());
-            }
-            unknown => {
-                return Err(Refusal::new(
-                    ErrorCode::NoHandler,
-                    format!(
-                        "the system channel knows no action {unknown:?}; it knows ping, get_time, \
-                         health_check, get_stats, list_applications, list_channels, get_latency, \
-                         list_services, serve and stop_serving"
-                    ),
-                )
-                .into());
-            }
-        };
-        debug_assert!(answered.is_ok(), "what the server says of itself is always JSON");
-        Ok(())
+    let id = connection_id.id().ok_or_else(refusal::connection_id_missing)?;
+    let id: Arc<str> = id.into();
+    let key = core.router.find_or_create_application(&app_id, core.turn.now.unix);
+    open(core, from, key, &id);
+    // The published client reads this as its first frame, not as an answer.
+    let address = Address { app_id: envelope.app_id().raw(), channel_id: SYSTEM };
+    let connected = Connected { status: "connected", connection_id: &id, server: SERVER };
+    let message = answers::encode(core, address, MessageType::Response, None, &connected);
+    if let Ok(message) = message {
+        answers::send(core, from, message);
     }
-
-    fn asked_application(
-        &self,
-        own: ApplicationKey,
-        app_id: Member<'_>,
-    ) -> Result<ApplicationKey, Refusal> {
-        if app_id.string().is_none() {
-            return Ok(own);
-        }
-        let asked = app_id.id().and_then(|app_id| self.router.application(&app_id));
-        asked.filter(|asked| *asked == own || self.access.is_open()).ok_or_else(|| {
-            Refusal::new(
-                ErrorCode::Forbidden,
-                "there is no such application for this connection; leave app_id out to ask for \
-                 its own",
-            )
-        })
-    }
-
-    fn begin_serving(
-        &mut self,
-        from: ConnectionKey,
-        application: ApplicationKey,
-        envelope: &Envelope<'_>,
-        channel: Member<'_>,
-    ) -> Result<(), Refusal> {
-        let channel_id = &*served_channel(channel)?;
-        if channel_id == SYSTEM {
-            return Err(Refusal::new(
-                ErrorCode::Forbidden,
-                "the server itself serves 'system'; serve a channel of another name",
-            ));
-        }
-        if self.is_draining() {
-            return Err(super::dispatch::shutting_down());
-        }
-        let channel = self.find_or_create_channel(from, application, channel_id)?;
-        self.add_worker(from, channel)?;
-        let _ = self.respond(from, envelope, &Serving { status: "serving", channel: channel_id });
-        Ok(())
-    }
-
-    fn stop_serving(
-        &mut self,
-        from: ConnectionKey,
-        application: ApplicationKey,
-        envelope: &Envelope<'_>,
-        channel: Member<'_>,
-    ) -> Result<(), Refusal> {
-        let channel_id = &*served_channel(channel)?;
-        if let Some(channel) = self.router.channel(application, channel_id) {
-            self.remove_worker(from, channel);
-        }
-        let stopped = Serving { status: "stopped", channel: channel_id };
-        let _ = self.respond(from, envelope, &stopped);
-        Ok(())
-    }
+    Ok(())
 }
 
-/// Who asks to be connected, and its token.
+fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>) {
+    let Some(application) = core.router.applications.get_mut(key) else { return };
+    application.last_activity = core.turn.now.unix;
+    let app_id = application.id.clone();
+    let older = application.connections.insert(id.clone(), from);
+    let idle = core.limits.idle_timeout;
+    let idle = idle.map(|timeout| (core.turn.deadline_in(timeout), Due::Idle(from)));
+    let Some(connection) = core.connections.get_mut(from) else { return };
+    core.timers.reset(&mut connection.timer, idle);
+    core.connections.enter(from, State::Open(Session::new(key, id.clone())));
+    crate::trace::connected(from.index(), &app_id);
+    // The older one leaves before the newer one is announced.
+    if let Some(older) = older {
+        closing::supersede(core, older, from);
+    }
+    let connection_id = id.clone();
+    core.agenda.events.push(ConnectionEvent { opened: true, key: from, app_id, connection_id });
+}
+
+/// A request on the `system` channel.
+pub(crate) fn request(
+    core: &mut Core,
+    from: ConnectionKey,
+    envelope: &Envelope<'_>,
+) -> Result<(), Stop> {
+    let Some(session) = core.connections.session(from) else { return Ok(()) };
+    let application = session.application;
+    let found = members(envelope.payload_str(), ["action", "app_id", "channel"]);
+    let [action, app_id, channel] = found.unwrap_or_default();
+    let Some(action) = action.string() else { return Err(refusal::action_missing().into()) };
+    match &*action.beginning(ACTION_CHARS_MAX) {
+        "ping" => answers::respond(core, from, envelope, &Status { status: "pong" }),
+        "health_check" => answers::respond(core, from, envelope, &Status { status: "healthy" }),
+        "get_time" => {
+            let timestamp = core.turn.now.unix.as_secs_f64();
+            answers::respond(core, from, envelope, &Time { timestamp });
+        }
+        "get_stats" => {
+            let stats = core.stats();
+            answers::respond(core, from, envelope, &stats);
+        }
+        "list_applications" => {
+            // With tokens in use, applications do not see one another.
+            let only = (!core.access.is_open()).then_some(application);
+            listings::answer(core, from, envelope, Listing::Applications(only))?;
+        }
+        "list_channels" => {
+            let asked = asked_application(core, application, app_id)?;
+            listings::answer(core, from, envelope, Listing::Channels(asked))?;
+        }
+        "get_latency" => {
+            listings::answer(core, from, envelope, Listing::Latencies(application))?;
+        }
+        "list_services" => {
+            listings::answer(core, from, envelope, Listing::Services(application))?;
+        }
+        "serve" => begin_serving(core, from, application, envelope, channel)?,
+        "stop_serving" => stop_serving(core, from, application, envelope, channel)?,
+        "connect" => return Err(refusal::connected_already().into()),
+        unknown => return Err(refusal::action_unknown(unknown).into()),
+    }
+    Ok(())
+}
+
+fn asked_application(
+    core: &Core,
+    own: ApplicationKey,
+    app_id: Member<'_>,
+) -> Result<ApplicationKey, Refusal> {
+    if app_id.string().is_none() {
+        return Ok(own);
+    }
+    let asked = app_id.id().and_then(|app_id| core.router.application(&app_id));
+    let visible = asked.filter(|asked| *asked == own || core.access.is_open());
+    visible.ok_or_else(refusal::application_not_visible)
+}
+
+fn begin_serving(
+    core: &mut Core,
+    from: ConnectionKey,
+    application: ApplicationKey,
+    envelope: &Envelope<'_>,
+    channel: Member<'_>,
+) -> Result<(), Refusal> {
+    let channel_id = &*served_channel(channel)?;
+    if channel_id == SYSTEM {
+        return Err(refusal::system_is_served());
+    }
+    if core.is_draining() {
+        return Err(refusal::shutting_down());
+    }
+    let channel = channels::find_or_claim(core, from, application, channel_id)?;
+    workers::add(core, from, channel)?;
+    let serving = Serving { status: "serving", channel: channel_id };
+    answers::respond(core, from, envelope, &serving);
+    Ok(())
+}
+
+fn stop_serving(
+    core: &mut Core,
+    from: ConnectionKey,
+    application: ApplicationKey,
+    envelope: &Envelope<'_>,
+    channel: Member<'_>,
+) -> Result<(), Refusal> {
+    let channel_id = &*served_channel(channel)?;
+    if let Some(channel) = core.router.channel(application, channel_id) {
+        workers::remove(core, from, channel);
+    }
+    let stopped = Serving { status: "stopped", channel: channel_id };
+    answers::respond(core, from, envelope, &stopped);
+    Ok(())
+}
+
+/// The id that a connection asks for, and its token.
 fn connect_payload<'a>(envelope: &Envelope<'a>) -> Result<[Member<'a>; 2], Refusal> {
     let addressed =
         envelope.message_type() == MessageType::Request && envelope.channel_id().matches(SYSTEM);
@@ -207,40 +170,15 @@ fn connect_payload<'a>(envelope: &Envelope<'a>) -> Result<[Member<'a>; 2], Refus
         Some([Member::String(action), connection_id, token]) if action.matches("connect") => {
             Ok([connection_id, token])
         }
-        _ => Err(Refusal::new(
-            ErrorCode::NotConnected,
-            "the first message of a connection is a request on channel 'system' with payload \
-             {\"action\": \"connect\", \"connection_id\": \"<yours>\"}; connect again and send \
-             that first",
-        )),
+        _ => Err(refusal::connect_first()),
     }
 }
 
-fn own_id(connection_id: Member<'_>) -> Result<Cow<'_, str>, Refusal> {
-    connection_id.id().ok_or_else(|| {
-        Refusal::new(
-            ErrorCode::BadMessage,
-            format!(
-                "connect needs a connection_id in its payload: a string of 1 to {ID_BYTES_MAX} \
-                 bytes that no other connection has, such as a UUID"
-            ),
-        )
-    })
-}
-
 fn served_channel(channel: Member<'_>) -> Result<Cow<'_, str>, Refusal> {
-    channel.id().ok_or_else(|| {
-        Refusal::new(
-            ErrorCode::BadMessage,
-            format!(
-                "serve and stop_serving need the channel in their payload: a string of 1 to \
-                 {ID_BYTES_MAX} bytes"
-            ),
-        )
-    })
+    channel.id().ok_or_else(refusal::service_channel_missing)
 }
 
-/// What is looked at of an action, and shown of one that is unknown.
+/// The part of an action that is looked at, and shown of one that is unknown.
 const ACTION_CHARS_MAX: usize = 64;
 
 /// Name and version of this server, as other protocols announce theirs.

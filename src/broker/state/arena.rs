@@ -1,6 +1,7 @@
 //! A slab whose keys carry a generation, so that a key that outlives its entry finds nothing.
 
 use std::marker::PhantomData;
+use std::num::NonZeroU32;
 
 use slab::Slab;
 
@@ -8,20 +9,20 @@ use super::keys::Key;
 
 #[derive(Debug)]
 struct Entry<V> {
-    generation: u32,
+    generation: NonZeroU32,
     value: V,
 }
 
 #[derive(Debug)]
 pub(crate) struct Arena<K, V> {
     entries: Slab<Entry<V>>,
-    generation: u32,
+    generation: NonZeroU32,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K, V> Default for Arena<K, V> {
     fn default() -> Self {
-        Self { entries: Slab::new(), generation: 0, kind: PhantomData }
+        Self { entries: Slab::new(), generation: NonZeroU32::MIN, kind: PhantomData }
     }
 }
 
@@ -36,7 +37,7 @@ impl<K, V> Arena<K, V> {
 
     /// Inserts an entry that knows its own key.
     pub(crate) fn insert_with(&mut self, value: impl FnOnce(Key<K>) -> V) -> Key<K> {
-        self.generation = self.generation.wrapping_add(1);
+        self.generation = self.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let vacant = self.entries.vacant_entry();
         let key = Key::new(vacant.key(), self.generation);
         vacant.insert(Entry { generation: self.generation, value: value(key) });

@@ -1,85 +1,129 @@
-//! The life of one connection.
+//! One connection and its life, and the table of all connections.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::keys::{ApplicationKey, ChannelKey, RequestKey};
+use super::arena::Arena;
+use super::keys::{ApplicationKey, ChannelKey, ConnectionKey, ConnectionKind, RequestKey};
 use super::latency::Distribution;
 use super::timers::TimerKey;
-use super::turn::Place;
-use crate::broker::flow::queues::Obstacle;
 use crate::broker::limits::{HANDSHAKE_QUEUE_BYTES_MAX, Limits};
 use crate::proto::{RecvBuffer, SendQueue};
+
+/// All connections, and how many of them are in which state.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    table: Arena<ConnectionKind, Connection>,
+    refused: usize,
+    sessions: usize,
+    superseded: usize,
+    /// Unsent bytes at which a connection has no grace, see [`Limits::queue_bytes_max`].
+    pub(crate) queue_bytes_max: usize,
+    /// When a search last found no connection to evict.
+    pub(crate) none_to_evict_at: Option<Duration>,
+}
 
 /// One connection as the broker sees it.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(crate) struct Connection {
-    pub(crate) state: State,
+    state: State,
     pub(crate) recv: RecvBuffer,
     pub(crate) send: SendQueue,
-    /// Handshake and lingering have a deadline, an open connection an idle timeout.
+    /// The deadline of a handshake, of lingering, or of an open connection's silence.
     pub(crate) timer: Option<TimerKey>,
-    /// Set while the queue is over its high-water mark: the end of its grace.
+    /// The end of the grace of a queue that is over its high-water mark.
     pub(crate) congested: Option<TimerKey>,
     pub(crate) last_activity: Duration,
-    /// When bytes of it were last read: what it had sent has waited since then.
+    /// When bytes were last read: the messages in the receive buffer have waited since then.
     pub(crate) last_read: Duration,
-    /// When the message came of which it has a part.
+    /// When the first part of an unfinished message came.
     pub(crate) unfinished_since: Duration,
-    /// What its next frame waits for.
-    pub(crate) parked: Option<Obstacle>,
-    /// What it waited for until just now; when it had its turn, the next one is let go on.
+    /// Why its next message is not processed.
+    pub(crate) held: Held,
+    /// The obstacle that it was woken from. Once it had its turn, the next in that line is woken.
     pub(crate) woken: Option<Obstacle>,
-    /// It gave up its turn with whole frames left; they come before anything else is read.
-    pub(crate) yielded: bool,
-    /// Its next frame waits until there is memory again.
-    pub(crate) paused: bool,
-    /// Its next frame is more than the turn could take on.
-    pub(crate) place: Place,
-    /// What its transport holds, which counts among the memory of the server.
+    /// Its next message waited for work, and this turn has set the work aside for it.
+    pub(crate) is_due: bool,
+    /// The limit for the body of its next frame.
+    pub(crate) frame_bytes_max: u32,
+    /// Bytes that it had sent when the limit was lowered. Frames that begin among them keep the
+    /// limit that they began with.
+    pub(crate) begun_bytes: u32,
+    /// Memory that its transport takes, which counts among the server's.
     pub(crate) transport_bytes: u32,
-    /// It took bytes from the queue that the kernel has not taken yet.
+    /// Its transport took bytes from the queue that the kernel has not taken yet.
     pub(crate) transport_holds: bool,
     /// It was seen to write header and body apart, as the published clients do.
     pub(crate) splits_writes: bool,
     /// It was over the limit, and does not count against it.
-    pub(crate) refused: bool,
+    refused: bool,
     /// It is closed as soon as nobody iterates over connections.
     pub(crate) doomed: bool,
     /// A flush is already in the list of actions.
     pub(crate) flush_due: bool,
 }
 
-/// Where a connection is in its life. It only ever moves down this list.
+/// Why the next message of a connection is not processed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Held {
+    #[default]
+    No,
+    /// It has used up its share of this turn.
+    NextTurn,
+    /// It waits in line for somebody who reads too slowly.
+    Behind(Obstacle),
+    /// It waits until there is memory again.
+    Memory,
+    /// It waits in a lane, because the message is more work than the turn has room for.
+    Work(Lane),
+}
+
+/// The slow readers that a message waits for. A publication waits for subscribers, a request for
+/// workers, and neither for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    Subscriber(ChannelKey),
+    Worker(ChannelKey),
+}
+
+/// Light and heavy messages wait apart, so that little work does not wait behind much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Light,
+    Heavy,
+}
+
+/// The stages of a connection's life. It only ever moves down this list, but for a superseded
+/// connection that is told so.
 #[derive(Debug)]
 pub(crate) enum State {
-    /// Nothing but a connect is accepted.
+    /// Only a connect message is accepted.
     Handshake,
     Open(Session),
     /// A newer connection has its id. It is told when it next sends something, and is sent
-    /// nothing before, see [`Core::supersede`](super::core::Core::supersede).
+    /// nothing before, see [`closing::supersede`](crate::broker::flow::closing::supersede).
     Superseded,
-    /// What is queued still goes out, nothing that comes in is looked at.
+    /// What is queued is still sent; nothing that it sends is processed.
     Closing,
     /// The write side is shut; the peer gets time to read the reason.
     Lingering,
-    /// Waits for the end of the turn.
+    /// It is dropped at the end of the turn.
     Closed,
 }
 
-/// What a connection owns once it has introduced itself.
+/// What a connection owns once its handshake is complete.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) application: ApplicationKey,
     pub(crate) id: Arc<str>,
     /// The last channels it named, so that the next message needs no look-up by string.
     pub(crate) recent: [Option<ChannelKey>; RECENT_CHANNELS],
-    pub(crate) recent_next: u8,
-    /// Requests it waits for that a worker or another thread answers.
+    recent_next: u8,
+    /// Its requests that a worker or another thread is to answer.
     pub(crate) requests: Vec<RequestKey>,
-    /// What the ids of those take that are no UUIDs.
+    /// Memory of the ids of those requests, as far as they are no UUIDs.
     pub(crate) message_id_bytes: usize,
     /// With the position in the channel's list, so that leaving is not a search.
     pub(crate) subscriptions: BTreeMap<ChannelKey, u32>,
@@ -91,7 +135,7 @@ pub(crate) struct Session {
 /// Channels remembered per connection: programs use one to three.
 const RECENT_CHANNELS: usize = 4;
 
-/// What a connection that serves requests has taken on.
+/// The duties of a connection that serves requests.
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
     pub(crate) channels: Vec<ChannelKey>,
@@ -99,8 +143,102 @@ pub(crate) struct Worker {
     pub(crate) round_trip: Distribution,
 }
 
+impl Connections {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            table: Arena::default(),
+            refused: 0,
+            sessions: 0,
+            superseded: 0,
+            queue_bytes_max: limits.queue_bytes_max(),
+            none_to_evict_at: None,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, connection: Connection) -> ConnectionKey {
+        self.table.insert(connection)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
+        self.table.get(key)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        self.table.get_mut(key)
+    }
+
+    pub(crate) fn session(&self, key: ConnectionKey) -> Option<&Session> {
+        self.table.get(key)?.session()
+    }
+
+    pub(crate) fn session_mut(&mut self, key: ConnectionKey) -> Option<&mut Session> {
+        self.table.get_mut(key)?.session_mut()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnectionKey, &Connection)> {
+        self.table.iter()
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+        self.table.values_mut()
+    }
+
+    pub(crate) fn keys(&self) -> Vec<ConnectionKey> {
+        self.table.keys()
+    }
+
+    /// All connections, the refused ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Connections over the limit that are only told so.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused
+    }
+
+    /// Connections that have completed their handshake.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions
+    }
+
+    /// Connections whose id a newer one has, and that are not told yet.
+    pub(crate) fn superseded(&self) -> usize {
+        self.superseded
+    }
+
+    /// Lets a connection not count against the limit any more.
+    pub(crate) fn refuse(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.table.get_mut(key)
+            && !std::mem::replace(&mut connection.refused, true)
+        {
+            self.refused += 1;
+        }
+    }
+
+    /// Moves a connection on in its life. Returns the state that it was in.
+    pub(crate) fn enter(&mut self, key: ConnectionKey, next: State) -> Option<State> {
+        let connection = self.table.get_mut(key)?;
+        self.sessions += usize::from(matches!(next, State::Open(_)));
+        self.superseded += usize::from(matches!(next, State::Superseded));
+        let before = std::mem::replace(&mut connection.state, next);
+        self.sessions -= usize::from(matches!(before, State::Open(_)));
+        self.superseded -= usize::from(matches!(before, State::Superseded));
+        Some(before)
+    }
+
+    /// Drops a closed connection. Its key finds nothing from now on.
+    pub(crate) fn remove(&mut self, key: ConnectionKey) {
+        let connection = self.table.remove(key);
+        debug_assert!(connection.as_ref().is_none_or(|c| matches!(c.state, State::Closed)));
+        self.refused -= usize::from(connection.is_some_and(|connection| connection.refused));
+    }
+}
+
 impl Connection {
-    pub(crate) fn new(now: Duration) -> Self {
+    pub(crate) fn new(now: Duration, frame_bytes_max: usize) -> Self {
         Self {
             state: State::Handshake,
             recv: RecvBuffer::default(),
@@ -110,11 +248,11 @@ impl Connection {
             last_activity: now,
             last_read: now,
             unfinished_since: now,
-            parked: None,
+            held: Held::No,
             woken: None,
-            yielded: false,
-            paused: false,
-            place: Place::Nowhere,
+            is_due: false,
+            frame_bytes_max: wire_length(frame_bytes_max),
+            begun_bytes: 0,
             transport_bytes: 0,
             transport_holds: false,
             splits_writes: false,
@@ -124,6 +262,15 @@ impl Connection {
         }
     }
 
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    #[inline]
     pub(crate) fn session(&self) -> Option<&Session> {
         match &self.state {
             State::Open(session) => Some(session),
@@ -131,6 +278,7 @@ impl Connection {
         }
     }
 
+    #[inline]
     pub(crate) fn session_mut(&mut self) -> Option<&mut Session> {
         match &mut self.state {
             State::Open(session) => Some(session),
@@ -138,23 +286,27 @@ impl Connection {
         }
     }
 
-    /// Whether frames are still looked at.
+    /// Returns whether frames of it are still looked at.
+    #[inline]
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.state, State::Handshake | State::Open(_) | State::Superseded)
     }
 
-    /// Whether anything may be put into its queue.
+    /// Returns whether anything may be put into its queue.
+    #[inline]
     pub(crate) fn takes_messages(&self) -> bool {
         !self.doomed && matches!(self.state, State::Handshake | State::Open(_))
     }
 
-    /// Whether its next frame may be processed now.
+    /// Returns whether its next message may be processed now.
+    #[inline]
     pub(crate) fn may_proceed(&self) -> bool {
-        self.is_live()
-            && self.parked.is_none()
-            && self.congested.is_none()
-            && !self.paused
-            && self.place != Place::Waiting
+        self.is_live() && self.held == Held::No && self.congested.is_none()
+    }
+
+    /// Returns whether the server keeps it from being served, so that its silence is not its own.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.held != Held::No || self.woken.is_some() || self.is_due || self.congested.is_some()
     }
 
     pub(crate) fn high_water_bytes(&self, limits: &Limits) -> usize {
@@ -163,6 +315,34 @@ impl Connection {
             _ => limits.queue_high_water_bytes,
         }
     }
+
+    /// The limit on frames is another one from now on. It is raised at once. Once lowered, it
+    /// holds for frames that begin after the bytes that have been received.
+    pub(crate) fn change_frame_limit(&mut self, frame_bytes_max: usize) {
+        let frame_bytes_max = wire_length(frame_bytes_max);
+        let received_bytes = wire_length(self.recv.len());
+        if frame_bytes_max >= self.frame_bytes_max || received_bytes == 0 {
+            self.frame_bytes_max = frame_bytes_max;
+            self.begun_bytes = 0;
+        } else {
+            self.begun_bytes = received_bytes;
+        }
+    }
+
+    /// A frame of so many bytes is processed, some of which had come before the limit was lowered
+    /// to `frame_bytes_max`.
+    #[cold]
+    pub(crate) fn consume_begun(&mut self, frame_bytes: usize, frame_bytes_max: usize) {
+        self.begun_bytes = self.begun_bytes.saturating_sub(wire_length(frame_bytes));
+        if self.begun_bytes == 0 {
+            self.frame_bytes_max = wire_length(frame_bytes_max);
+        }
+    }
+}
+
+/// Lengths on the wire have 32 bits, so that a larger limit is none.
+fn wire_length(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 impl Session {

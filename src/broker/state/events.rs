@@ -1,8 +1,9 @@
 //! What the broker tells its driver and its hooks.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::keys::ConnectionKey;
+use super::keys::{ChannelKey, ConnectionKey};
 
 /// A connection as its hooks and the listings show it.
 ///
@@ -43,4 +44,17 @@ pub enum Action {
     FinishWrite(ConnectionKey),
     /// Drop the socket. The key is free from now on.
     Close(ConnectionKey),
+}
+
+/// What is to be done once the current call, or the current loop over connections, is over.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda {
+    /// For the driver, in order.
+    pub(crate) actions: VecDeque<Action>,
+    /// For the hooks, in order.
+    pub(crate) events: Vec<ConnectionEvent>,
+    /// Connections to be closed once nobody iterates over them.
+    pub(crate) doomed: Vec<ConnectionKey>,
+    /// Removed channels, whose handlers are dropped once none of them runs.
+    pub(crate) removed: Vec<ChannelKey>,
 }

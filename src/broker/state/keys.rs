@@ -1,6 +1,7 @@
 //! The keys of all tables. A key knows no table, so that any room may keep one.
 
 use std::marker::PhantomData;
+use std::num::NonZeroU32;
 
 /// Names a connection. Once it is closed the key finds nothing, even if its place is reused.
 pub type ConnectionKey = Key<ConnectionKind>;
@@ -21,17 +22,18 @@ pub(crate) enum RequestKind {}
 /// Names an entry by index and generation. `K` keeps the keys of different tables apart.
 pub struct Key<K> {
     index: u32,
-    generation: u32,
+    /// Never zero, so that an `Option` of a key takes no more room than a key.
+    generation: NonZeroU32,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K> Key<K> {
-    pub(crate) fn new(index: usize, generation: u32) -> Self {
+    pub(crate) fn new(index: usize, generation: NonZeroU32) -> Self {
         // Every table is bounded far below 2^32 entries.
         Self { index: index as u32, generation, kind: PhantomData }
     }
 
-    pub(crate) fn generation(self) -> u32 {
+    pub(crate) fn generation(self) -> NonZeroU32 {
         self.generation
     }
 

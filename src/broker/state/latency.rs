@@ -9,7 +9,6 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::core::Core;
 use super::histogram::Durations;
 use super::keys::{ChannelKey, ConnectionKey};
 
@@ -163,15 +162,15 @@ fn next_serial() -> u64 {
 pub(crate) struct Distribution(Option<Box<Recorded>>);
 
 #[derive(Debug)]
-struct Recorded {
-    durations: Durations,
-    serial: u64,
+pub(crate) struct Recorded {
+    pub(crate) durations: Durations,
+    pub(crate) serial: u64,
     /// One of [`HISTOGRAMS_MAX`], given back when this is dropped.
     _place: Option<Arc<()>>,
 }
 
 impl Distribution {
-    fn record(&mut self, elapsed: Duration, places: &Arc<()>, is_pinned: bool) {
+    pub(crate) fn record(&mut self, elapsed: Duration, places: &Arc<()>, is_pinned: bool) {
         if self.0.is_none() {
             if !is_pinned && Arc::strong_count(places) > HISTOGRAMS_MAX {
                 return;
@@ -188,11 +187,11 @@ impl Distribution {
         }
     }
 
-    fn histogram(&self) -> Option<&Recorded> {
+    pub(crate) fn recorded(&self) -> Option<&Recorded> {
         self.0.as_deref().filter(|recorded| !recorded.durations.is_empty())
     }
 
-    fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         if let Some(recorded) = &mut self.0 {
             recorded.durations.reset();
             recorded.serial = next_serial();
@@ -200,7 +199,7 @@ impl Distribution {
     }
 
     pub(crate) fn summary(&self) -> Option<LatencySummary> {
-        self.histogram().map(|recorded| summary(&recorded.durations.to_histogram()))
+        self.recorded().map(|recorded| summary(&recorded.durations.to_histogram()))
     }
 }
 
@@ -233,8 +232,16 @@ fn summary(nanos: &Histogram<u32>) -> LatencySummary {
 pub(crate) struct ChannelLatencies([Distribution; 4]);
 
 impl ChannelLatencies {
-    fn of(&mut self, measure: Measure) -> &mut Distribution {
+    pub(crate) fn of(&mut self, measure: Measure) -> &mut Distribution {
         &mut self.0[measure as usize]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Measure, &Distribution)> {
+        Measure::OF_CHANNELS.into_iter().zip(&self.0)
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.0.iter_mut().for_each(Distribution::reset);
     }
 
     pub(crate) fn report(&self) -> Option<ChannelLatency> {
@@ -249,15 +256,19 @@ impl ChannelLatencies {
 pub(crate) struct Departed(VecDeque<DepartedHistogram>);
 
 #[derive(Debug)]
-struct DepartedHistogram {
-    app_id: Arc<str>,
-    channel_id: Arc<str>,
-    worker: Option<ConnectionKey>,
-    measure: Measure,
-    recorded: Box<Recorded>,
+pub(crate) struct DepartedHistogram {
+    pub(crate) app_id: Arc<str>,
+    pub(crate) channel_id: Arc<str>,
+    pub(crate) worker: Option<ConnectionKey>,
+    pub(crate) measure: Measure,
+    pub(crate) recorded: Box<Recorded>,
 }
 
 impl Departed {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &DepartedHistogram> {
+        self.0.iter()
+    }
+
     pub(crate) fn keep_channel(
         &mut self,
         app_id: &Arc<str>,
@@ -298,21 +309,21 @@ impl Departed {
     }
 }
 
-/// Something whose time ends with the turn.
+/// A latency that ends with the turn.
 #[derive(Debug)]
-enum Sample {
+pub(crate) enum Sample {
     Answer { channel: ChannelKey, arrived: Duration, began: Duration, answered: Duration },
     Publication { channel: ChannelKey, arrived: Duration },
 }
 
-/// What a turn's end records, and the clock that times handlers.
+/// Samples that wait for the turn's end, and the clock that times handlers.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     samples: Vec<Sample>,
     stopwatch: Stopwatch,
     /// When the last handler of this turn had ended.
     handled: Duration,
-    places: Arc<()>,
+    pub(crate) places: Arc<()>,
 }
 
 /// Reads the time while a handler runs; without one, as in a simulation, handlers take none.
@@ -335,132 +346,34 @@ impl Recorder {
         self.samples.is_empty()
     }
 
-    /// When a handler that is called now begins: one follows another, so that the end of
-    /// one needs the only look at the clock.
-    pub(crate) fn begin_handler(&self, now: Duration) -> Duration {
+    /// Returns whether the samples have to be recorded before another one is taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.samples.len() >= SAMPLES_MAX
+    }
+
+    pub(crate) fn take(&mut self, sample: Sample) {
+        self.samples.push(sample);
+    }
+
+    /// Hands out all samples, and the places that new histograms take.
+    pub(crate) fn drain(&mut self) -> (impl Iterator<Item = Sample>, &Arc<()>) {
+        (self.samples.drain(..), &self.places)
+    }
+
+    /// The time in the middle of a turn, as far as there is a clock.
+    pub(crate) fn time(&self) -> Option<Duration> {
+        self.stopwatch.0.as_ref().map(|read| read())
+    }
+
+    /// Returns when a handler that is called now begins: one follows another, so that only the
+    /// end of each takes a look at the clock.
+    pub(crate) fn begin(&self, now: Duration) -> Duration {
         self.handled.max(now)
     }
 
-    pub(crate) fn end_handler(&mut self, began: Duration) -> Duration {
-        self.handled = self.stopwatch.0.as_ref().map_or(began, |read| read());
+    pub(crate) fn end(&mut self, began: Duration) -> Duration {
+        self.handled = self.time().unwrap_or(began);
         self.handled
-    }
-}
-
-impl Core {
-    /// A request is answered, by a value or an error.
-    pub(crate) fn note_answer(
-        &mut self,
-        channel: ChannelKey,
-        arrived: Duration,
-        began: Duration,
-        answered: Duration,
-    ) {
-        self.note(Sample::Answer { channel, arrived, began, answered });
-    }
-
-    pub(crate) fn note_publication(&mut self, channel: ChannelKey, arrived: Duration) {
-        self.note(Sample::Publication { channel, arrived });
-    }
-
-    fn note(&mut self, sample: Sample) {
-        if self.latency.samples.len() >= SAMPLES_MAX {
-            let read = self.latency.stopwatch.0.as_ref();
-            self.record_latencies(read.map_or(self.now.monotonic, |read| read()));
-        }
-        self.latency.samples.push(sample);
-    }
-
-    /// Takes the times of what left in this turn, now that it is with the kernel.
-    pub(crate) fn record_latencies(&mut self, now: Duration) {
-        let places = &self.latency.places;
-        for sample in self.latency.samples.drain(..) {
-            let (Sample::Answer { channel, arrived, .. }
-            | Sample::Publication { channel, arrived }) = sample;
-            let Some(channel) = self.router.channels.get_mut(channel) else { continue };
-            let is_pinned = channel.pinned;
-            let mut record = |measure, from: Duration, to: Duration| {
-                let elapsed = to.saturating_sub(from);
-                channel.latencies.of(measure).record(elapsed, places, is_pinned);
-            };
-            if let Sample::Answer { began, answered, .. } = sample {
-                record(Measure::Request, arrived, now);
-                record(Measure::Queue, arrived, began);
-                record(Measure::Handler, began, answered);
-            } else {
-                record(Measure::Publication, arrived, now);
-            }
-        }
-    }
-
-    /// A worker has answered what it was given at `began`.
-    pub(crate) fn record_round_trip(&mut self, worker: ConnectionKey, began: Duration) {
-        let elapsed = self.now.monotonic.saturating_sub(began);
-        let session = self.connections.get_mut(worker).and_then(|c| c.session_mut());
-        if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
-            worker.round_trip.record(elapsed, &self.latency.places, false);
-        }
-    }
-
-    pub(crate) fn for_each_histogram(&self, mut visit: impl FnMut(LatencyOf<'_>, &Histogram<u32>)) {
-        for gone in &self.router.departed.0 {
-            let of = LatencyOf {
-                app_id: &gone.app_id,
-                channel_id: &gone.channel_id,
-                worker: gone.worker,
-                measure: gone.measure,
-                serial: gone.recorded.serial,
-            };
-            visit(of, &gone.recorded.durations.to_histogram());
-        }
-        for (_, channel) in self.router.channels.iter() {
-            let Some(application) = self.router.applications.get(channel.application) else {
-                continue;
-            };
-            let measured = Measure::OF_CHANNELS.into_iter().zip(&channel.latencies.0);
-            for (measure, distribution) in measured {
-                if let Some(recorded) = distribution.histogram() {
-                    let of = LatencyOf {
-                        app_id: &application.id,
-                        channel_id: &channel.id,
-                        worker: None,
-                        measure,
-                        serial: recorded.serial,
-                    };
-                    visit(of, &recorded.durations.to_histogram());
-                }
-            }
-        }
-        for (key, connection) in self.connections.iter() {
-            let Some(session) = connection.session() else { continue };
-            let Some(application) = self.router.applications.get(session.application) else {
-                continue;
-            };
-            let worker = session.worker.as_ref();
-            if let Some(recorded) = worker.and_then(|worker| worker.round_trip.histogram()) {
-                let of = LatencyOf {
-                    app_id: &application.id,
-                    channel_id: "",
-                    worker: Some(key),
-                    measure: Measure::Worker,
-                    serial: recorded.serial,
-                };
-                visit(of, &recorded.durations.to_histogram());
-            }
-        }
-    }
-
-    pub(crate) fn reset_latencies(&mut self) {
-        self.router.departed = Departed::default();
-        for channel in self.router.channels.values_mut() {
-            channel.latencies.0.iter_mut().for_each(Distribution::reset);
-        }
-        for connection in self.connections.values_mut() {
-            let session = connection.session_mut();
-            if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
-                worker.round_trip.reset();
-            }
-        }
     }
 }
 
@@ -475,7 +388,7 @@ mod tests {
         for micros in 1..=2_000 {
             distribution.record(Duration::from_micros(micros * micros), &places, false);
         }
-        let nanos = distribution.histogram().unwrap().durations.to_histogram();
+        let nanos = distribution.recorded().unwrap().durations.to_histogram();
         let summary = distribution.summary().unwrap();
         let at = |quantile| nanos.value_at_quantile(quantile);
         let all = [summary.p50_us, summary.p90_us, summary.p99_us, summary.p999_us, summary.max_us];

@@ -1,4 +1,4 @@
-//! The way into the loop from other threads: closures that run on the loop's thread.
+//! The way into the loop from other threads: closures over a `T` that run on the loop's thread.
 
 #![cfg_attr(
     not(feature = "net"),
@@ -10,29 +10,27 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 
-use super::core::Core;
-
 /// Payload bytes that other threads may have waiting here. More is refused, for nothing
 /// else holds back a thread that publishes faster than the loop can send.
 pub(crate) const MAILBOX_BYTES_MAX: usize = 64 << 20;
 /// Charged for each closure beside its payload.
 const COMMAND_BYTES: usize = 256;
 
-type Command = Box<dyn FnOnce(&mut Core) + Send>;
+type Command<T> = Box<dyn FnOnce(&mut T) + Send>;
 type Waker = Box<dyn Fn() + Send + Sync>;
 
 /// The side that other threads hold.
-pub(crate) struct Remote {
-    sender: Sender<(usize, Command)>,
+pub(crate) struct Remote<T> {
+    sender: Sender<(usize, Command<T>)>,
     waker: OnceLock<Waker>,
-    /// Whether the loop was woken and has not looked yet: one wake-up is enough.
+    /// The loop was woken and has not looked yet: one wake-up is enough.
     woken: AtomicBool,
     waiting_bytes: AtomicUsize,
     stopped: AtomicBool,
 }
 
-impl Remote {
-    pub(crate) fn new() -> (Arc<Self>, Mailbox) {
+impl<T> Remote<T> {
+    pub(crate) fn new() -> (Arc<Self>, Mailbox<T>) {
         let (sender, receiver) = channel();
         let remote = Arc::new(Self {
             sender,
@@ -54,20 +52,20 @@ impl Remote {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// Whether there is room for a command that carries `payload_bytes`.
+    /// Returns whether there is room for a command that carries `payload_bytes`.
     pub(crate) fn has_room(&self, payload_bytes: usize) -> bool {
         let waiting = self.waiting_bytes.load(Ordering::Relaxed);
         waiting + payload_bytes + COMMAND_BYTES <= MAILBOX_BYTES_MAX
     }
 
-    pub(crate) fn post(&self, command: impl FnOnce(&mut Core) + Send + 'static) {
+    pub(crate) fn post(&self, command: impl FnOnce(&mut T) + Send + 'static) {
         self.post_sized(0, command);
     }
 
     pub(crate) fn post_sized(
         &self,
         payload_bytes: usize,
-        command: impl FnOnce(&mut Core) + Send + 'static,
+        command: impl FnOnce(&mut T) + Send + 'static,
     ) {
         let bytes = payload_bytes + COMMAND_BYTES;
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -83,21 +81,21 @@ impl Remote {
     }
 }
 
-impl fmt::Debug for Remote {
+impl<T> fmt::Debug for Remote<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Remote").field("stopped", &self.is_stopped()).finish_non_exhaustive()
     }
 }
 
 /// The loop's side.
-pub(crate) struct Mailbox {
-    /// Gone once the server has ended: what still waits is dropped, and whoever waits for
-    /// its answer learns that there will be none.
-    receiver: Option<Receiver<(usize, Command)>>,
-    remote: Arc<Remote>,
+pub(crate) struct Mailbox<T> {
+    /// `None` once the server has ended: the closures that still wait are dropped, and threads
+    /// that wait for their answers learn that there will be none.
+    receiver: Option<Receiver<(usize, Command<T>)>>,
+    remote: Arc<Remote<T>>,
 }
 
-impl Mailbox {
+impl<T> Mailbox<T> {
     /// Forgets that it was woken; whatever is posted from here on wakes again.
     pub(crate) fn acknowledge(&self) {
         self.remote.woken.store(false, Ordering::Release);
@@ -109,14 +107,14 @@ impl Mailbox {
         self.receiver = None;
     }
 
-    pub(crate) fn next(&self) -> Option<Command> {
+    pub(crate) fn next(&self) -> Option<Command<T>> {
         let (bytes, command) = self.receiver.as_ref()?.try_recv().ok()?;
         self.remote.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         Some(command)
     }
 }
 
-impl fmt::Debug for Mailbox {
+impl<T> fmt::Debug for Mailbox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Mailbox")
     }

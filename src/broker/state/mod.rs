@@ -1,14 +1,19 @@
 //! The tables: each owns its data, and is handed what else it needs.
 
 pub(crate) mod arena;
+pub(crate) mod budget;
 pub(crate) mod connection;
 pub(crate) mod core;
+pub(crate) mod counters;
 pub(crate) mod encoder;
 pub(crate) mod events;
 pub(crate) mod histogram;
 pub(crate) mod keys;
 pub(crate) mod latency;
+pub(crate) mod line;
 pub(crate) mod mailbox;
+pub(crate) mod refusal;
+pub(crate) mod requests;
 pub(crate) mod router;
 pub(crate) mod stats;
 pub(crate) mod timers;

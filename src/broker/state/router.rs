@@ -1,18 +1,18 @@
 //! The flat channel table: an application's channel name leads to one index, and all that
 //! is known of a channel stands there.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::arena::Arena;
+use super::budget::{APPLICATION_BYTES, CHANNEL_BYTES};
+use super::connection::Obstacle;
 use super::keys::{ApplicationKey, ApplicationKind, ChannelKey, ChannelKind, ConnectionKey};
 use super::latency::{ChannelLatencies, Departed};
-use crate::broker::embed::handlers::HandlersKey;
-use crate::broker::flow::memory::{APPLICATION_BYTES, CHANNEL_BYTES};
-use crate::broker::flow::queues::Obstacle;
+use super::line::Line;
 use crate::proto;
 
 /// An application: a name space of channels and the connections that belong to it.
@@ -54,10 +54,11 @@ pub(crate) struct Channel {
     /// Subscribers whose queue is over its high-water mark.
     pub(crate) congested: u32,
     /// Connections held back because of a congested subscriber.
-    parked_publishers: VecDeque<ConnectionKey>,
+    publishers: Line,
     /// Connections held back because all workers are congested.
-    parked_requesters: VecDeque<ConnectionKey>,
-    pub(crate) handlers: Option<HandlersKey>,
+    requesters: Line,
+    /// Whether the process itself has handlers for it.
+    pub(crate) has_handler: bool,
     pub(crate) latencies: ChannelLatencies,
 }
 
@@ -125,9 +126,9 @@ impl Router {
             workers: SmallVec::new(),
             next_worker: 0,
             congested: 0,
-            parked_publishers: VecDeque::new(),
-            parked_requesters: VecDeque::new(),
-            handlers: None,
+            publishers: Line::default(),
+            requesters: Line::default(),
+            has_handler: false,
             latencies: ChannelLatencies::default(),
         };
         self.bytes += channel.bytes();
@@ -176,7 +177,44 @@ impl Router {
         }
     }
 
-    /// Puts the id of a channel and of its application side by side.
+    /// The channels of an application, in no order.
+    pub(crate) fn channels_of(&self, key: ApplicationKey) -> impl Iterator<Item = &Channel> {
+        let application = self.applications.get(key);
+        let keys = application.into_iter().flat_map(|application| application.channels.values());
+        keys.filter_map(|key| self.channels.get(*key))
+    }
+
+    /// The line of connections that wait for an obstacle.
+    pub(crate) fn line(&mut self, obstacle: Obstacle) -> Option<&mut Line> {
+        match obstacle {
+            Obstacle::Subscriber(channel) => Some(&mut self.channels.get_mut(channel)?.publishers),
+            Obstacle::Worker(channel) => Some(&mut self.channels.get_mut(channel)?.requesters),
+        }
+    }
+
+    /// Returns whether nobody that waits for the obstacle could get past it.
+    pub(crate) fn is_blocked(&self, obstacle: Obstacle) -> bool {
+        match obstacle {
+            Obstacle::Subscriber(channel) => {
+                self.channels.get(channel).is_some_and(|channel| channel.congested > 0)
+            }
+            // Any worker will do, and which of them keep up is looked up for each request.
+            Obstacle::Worker(_) => false,
+        }
+    }
+
+    /// Keeps the table entry of an obstacle as long as somebody waits for it.
+    pub(crate) fn retain_obstacle(&mut self, obstacle: Obstacle) {
+        let (Obstacle::Subscriber(channel) | Obstacle::Worker(channel)) = obstacle;
+        self.retain(channel);
+    }
+
+    pub(crate) fn release_obstacle(&mut self, obstacle: Obstacle) {
+        let (Obstacle::Subscriber(channel) | Obstacle::Worker(channel)) = obstacle;
+        self.release(channel);
+    }
+
+    /// A channel with its application.
     pub(crate) fn names(&self, channel: ChannelKey) -> Option<(&Application, &Channel)> {
         let channel = self.channels.get(channel)?;
         Some((self.applications.get(channel.application)?, channel))
@@ -193,13 +231,6 @@ impl Application {
 impl Channel {
     fn bytes(&self) -> usize {
         CHANNEL_BYTES + self.id.len() + self.id_json.len()
-    }
-
-    pub(crate) fn parked(&mut self, obstacle: Obstacle) -> &mut VecDeque<ConnectionKey> {
-        match obstacle {
-            Obstacle::Subscriber(_) => &mut self.parked_publishers,
-            Obstacle::Worker(_) => &mut self.parked_requesters,
-        }
     }
 }
 

@@ -1,14 +1,14 @@
-//! What the server tells about itself: the published shapes, and what this one knows
-//! beyond them.
+//! What the server tells about itself: the published shapes, and what this one knows beyond them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use super::core::Core;
-use crate::broker::flow::memory::MemoryPressure;
-use crate::proto::ErrorCode;
+use super::budget::MemoryPressure;
+use super::counters::Counters;
+use super::keys::ApplicationKey;
+use super::latency::ChannelLatency;
+use super::router::{Application, Channel, Router};
 
 /// Totals and counters since the start. The first six fields are those of the published
 /// server's `get_stats`.
@@ -56,83 +56,6 @@ pub struct Stats {
     pub memory_pressure: MemoryPressure,
     /// What was counted.
     pub counters: Counters,
-}
-
-/// Everything is a count since the start.
-///
-/// ```
-/// # use ipc_framework::{Config, Server};
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
-/// let counters = server.get_stats().counters;
-/// assert_eq!((counters.accepted, counters.slow_consumers), (0, 0));
-/// assert!(counters.errors.is_empty());
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Connections accepted, the refused ones included.
-    pub accepted: u64,
-    /// Connections closed before they were accepted, for want of descriptors.
-    pub shed: u64,
-    /// Whole frames received.
-    pub frames_in: u64,
-    /// Bytes received.
-    pub bytes_in: u64,
-    /// Frames put into queues.
-    pub frames_out: u64,
-    /// Bytes put into queues.
-    pub bytes_out: u64,
-    /// Publications, from peers and from inside.
-    pub publications: u64,
-    /// Publications that reached nobody.
-    pub publications_unheard: u64,
-    /// Publications times subscribers reached.
-    pub deliveries: u64,
-    /// Messages passed on to workers.
-    pub forwarded: u64,
-    /// Notifications nobody handles.
-    pub notifications_unhandled: u64,
-    /// Responses that answer no request their sender holds, and that no handler takes.
-    pub responses_ignored: u64,
-    /// Answers whose requester had left.
-    pub answers_undeliverable: u64,
-    /// Handlers that returned an error.
-    pub handler_failures: u64,
-    /// Handlers and hooks that panicked.
-    pub handler_panics: u64,
-    /// Times a message was held back for a slow reader.
-    pub publishers_held: u64,
-    /// Connections closed because they read too slowly.
-    pub slow_consumers: u64,
-    /// Connections closed because they did not introduce themselves in time.
-    pub handshake_timeouts: u64,
-    /// Connections closed because they said nothing for longer than they may.
-    pub idle_closed: u64,
-    /// Connections, channels and subscriptions refused for want of memory.
-    pub memory_refusals: u64,
-    /// Times a connection was held back for want of memory.
-    pub memory_pauses: u64,
-    /// Connections closed because they held the most memory when there was none left.
-    pub memory_sheds: u64,
-    /// Connections closed because what came was not the TLS that it should be.
-    pub transport_failures: u64,
-    /// Times the loop was woken from its sleep.
-    pub wakeups: u64,
-    /// Polls without sleep that found nothing, see [`Config::spin`](crate::Config).
-    pub spins: u64,
-    /// Turns a connection gave up with frames left, so that others have theirs.
-    pub yields: u64,
-    /// Error answers by code.
-    pub errors: BTreeMap<&'static str, u64>,
-}
-
-impl Counters {
-    pub(crate) fn count_error(&mut self, code: ErrorCode) {
-        *self.errors.entry(code.as_str()).or_default() += 1;
-    }
 }
 
 /// One application, in the shape of the published `list_applications`.
@@ -188,28 +111,74 @@ pub struct ChannelInfo {
     pub has_handler: bool,
 }
 
-impl Core {
-    pub(crate) fn stats(&self) -> Stats {
-        Stats {
-            running: !self.is_draining(),
-            host: self.host.clone(),
-            port: self.port,
-            total_applications: self.router.applications.len(),
-            total_connections: self.sessions,
-            max_connections: self.limits.connections_max,
-            version: env!("CARGO_PKG_VERSION"),
-            uptime_seconds: self.now.monotonic.saturating_sub(self.started.monotonic).as_secs_f64(),
-            total_channels: self.router.channels.len(),
-            pending_requests: self.requests.len(),
-            buffered_bytes: self.pool.gauge().bytes(),
-            memory_bytes: self.memory_bytes(),
-            max_memory: self.limits.memory_bytes_max,
-            memory_pressure: self.budget.pressure,
-            counters: self.counters.clone(),
+/// An application as it is listed, which borrows what [`ApplicationInfo`] owns.
+#[derive(Serialize)]
+pub(crate) struct ListedApplication<'a> {
+    name: &'a str,
+    channels: Vec<&'a str>,
+    connections: usize,
+    created_at: f64,
+    last_activity: f64,
+}
+
+/// All applications by id, or one.
+pub(crate) fn list_applications(
+    router: &Router,
+    only: Option<ApplicationKey>,
+) -> BTreeMap<&str, ListedApplication<'_>> {
+    let one = only.and_then(|key| router.applications.get(key));
+    let all = router.applications.iter().take_while(|_| only.is_none());
+    let listed = one.into_iter().chain(all.map(|(_, application)| application));
+    listed.map(|application| (&*application.id, application.into())).collect()
+}
+
+/// The channels of an application by id.
+pub(crate) fn list_channels(router: &Router, key: ApplicationKey) -> BTreeMap<&str, ChannelInfo> {
+    router.channels_of(key).map(|channel| (&*channel.id, channel.into())).collect()
+}
+
+/// The latencies of an application's channels by id, in no order.
+pub(crate) fn list_latencies(
+    router: &Router,
+    key: ApplicationKey,
+) -> impl Iterator<Item = (&str, ChannelLatency)> {
+    let channels = router.channels_of(key);
+    channels.filter_map(|channel| Some((&*channel.id, channel.latencies.report()?)))
+}
+
+impl<'a> From<&'a Application> for ListedApplication<'a> {
+    fn from(application: &'a Application) -> Self {
+        let mut channels: Vec<&str> = application.channels.keys().map(|id| &**id).collect();
+        channels.sort_unstable();
+        Self {
+            name: &application.name,
+            channels,
+            connections: application.connections.len(),
+            created_at: application.created_at.as_secs_f64(),
+            last_activity: application.last_activity.as_secs_f64(),
         }
     }
 }
 
-pub(crate) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+impl From<ListedApplication<'_>> for ApplicationInfo {
+    fn from(listed: ListedApplication<'_>) -> Self {
+        Self {
+            name: listed.name.to_owned(),
+            channels: listed.channels.into_iter().map(str::to_owned).collect(),
+            connections: listed.connections,
+            created_at: listed.created_at,
+            last_activity: listed.last_activity,
+        }
+    }
+}
+
+impl From<&Channel> for ChannelInfo {
+    fn from(channel: &Channel) -> Self {
+        Self {
+            subscribers: channel.subscribers.len(),
+            created_at: channel.created_at.as_secs_f64(),
+            workers: channel.workers.len(),
+            has_handler: channel.has_handler,
+        }
+    }
 }

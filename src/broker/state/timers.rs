@@ -67,6 +67,14 @@ impl Timers {
         self.queue.remove(&key);
     }
 
+    /// Puts another timer into a slot, or none.
+    pub(crate) fn reset(&mut self, slot: &mut Option<TimerKey>, next: Option<(Duration, Due)>) {
+        if let Some(timer) = slot.take() {
+            self.disarm(timer);
+        }
+        *slot = next.map(|(deadline, due)| self.arm(deadline, due));
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.queue.first_key_value().map(|(key, _)| key.deadline)
     }

@@ -1,125 +1,201 @@
-//! What a turn takes on. A message of few bytes may be much work: a publication to thousands, a
-//! list of all channels. Once a turn has done enough of it, the next who asks for more waits for
-//! a turn of later, in order of arrival, and meanwhile everybody else is served.
+//! The turn: its time, and the budget of work in it.
+//!
+//! A message of few bytes may be much work: a publication to thousands, a list of all channels.
+//! Once a turn has done enough of it, the next connection that asks for more waits for a later
+//! turn, in order of arrival, and meanwhile all others are served.
 
-use std::collections::VecDeque;
+use std::time::Duration;
 
-use super::core::Core;
-use super::events::Action;
+use super::connection::{Connection, Connections, Held, Lane};
+use super::counters::Counters;
+use super::events::{Action, Agenda};
 use super::keys::ConnectionKey;
+use super::line::Line;
+use super::timers::Now;
 use crate::broker::limits::{
-    CROWD_WORK_MAX, DELIVERED_BYTES_PER_WORK, LIGHT_WORK_MAX, WORK_PER_TURN_MAX,
+    CROWD_WORK_MAX, DELIVERED_BYTES_PER_WORK, FRAMES_PER_TURN_MAX, LIGHT_WORK_MAX,
+    WORK_PER_TURN_MAX,
 };
 
-/// Where a connection stands whose next message is more than its turn could take on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Place {
-    #[default]
-    Nowhere,
-    Waiting,
-    /// The turn that comes has room for it.
-    Due,
+/// The unit of work is a delivery: a small publication into the queue of one subscriber.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    pub(crate) now: Now,
+    /// When the last byte came of the message that is being processed.
+    pub(crate) arrived: Duration,
+    share: Share,
+    /// All work since the start.
+    work_done: u64,
+    light: Queue,
+    heavy: Queue,
+    /// Whether work was taken on since the last turn's end, or a due connection had its turn.
+    has_begun: bool,
 }
 
-/// The unit is a delivery: a small publication into the queue of one subscriber.
+/// The part of a turn that one connection may have, or all other threads together.
 #[derive(Debug, Default)]
-pub(crate) struct Work {
-    /// All that was ever done.
-    pub(crate) done: u64,
-    /// Light and heavy apart: who asks for little does not stand behind those who ask for much.
-    lanes: [Lane; 2],
-    /// Whether work was taken on since the last turn's end, or somebody who was due had its turn.
-    pub(crate) has_begun: bool,
+struct Share {
+    frames: usize,
+    /// The value of [`Turn::work_done`] at which it is used up.
+    work_end: u64,
 }
 
-impl Work {
-    #[cfg(test)]
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.lanes.iter().any(|lane| !lane.waiting.is_empty())
-    }
-}
-
+/// A lane: the work that this turn has taken on, and the connections that wait for another one.
 #[derive(Debug, Default)]
-struct Lane {
-    /// What this turn has taken on, and those who are due will.
+struct Queue {
+    /// Work that was charged in this turn, or set aside for connections that are due.
     spent: usize,
-    waiting: VecDeque<(ConnectionKey, usize)>,
+    waiting: Line<usize>,
 }
 
-impl Lane {
+impl Queue {
     /// However much the first one is, it is taken on: some turn has to.
     fn has_room(&self, work: usize) -> bool {
         self.spent == 0 || self.spent + work <= WORK_PER_TURN_MAX
     }
 }
 
-/// What it is to put a frame of so many bytes into so many queues.
+/// Returns the work of putting a frame of so many bytes into so many queues.
 #[inline]
 pub(crate) fn fan_out_work(subscribers: usize, frame_bytes: usize) -> usize {
     subscribers.min(CROWD_WORK_MAX) * (1 + frame_bytes / DELIVERED_BYTES_PER_WORK)
 }
 
-impl Core {
-    /// Whether a message of this connection may be so much work in this turn. If not, it is looked
-    /// at again when its turn has come.
-    pub(crate) fn takes_on(&mut self, from: ConnectionKey, work: usize) -> bool {
-        let Some(connection) = self.connections.get_mut(from) else { return true };
-        if std::mem::take(&mut connection.place) == Place::Due {
+impl Turn {
+    pub(crate) fn new(now: Now) -> Self {
+        Self {
+            now,
+            arrived: now.monotonic,
+            share: Share::default(),
+            work_done: 0,
+            light: Queue::default(),
+            heavy: Queue::default(),
+            has_begun: false,
+        }
+    }
+
+    pub(crate) fn deadline_in(&self, timeout: Duration) -> Duration {
+        self.now.monotonic.saturating_add(timeout)
+    }
+
+    /// A connection begins its share of the turn, or the threads that post to the broker do.
+    pub(crate) fn begin_share(&mut self) {
+        self.share = Share { frames: 0, work_end: self.work_done + WORK_PER_TURN_MAX as u64 };
+    }
+
+    pub(crate) fn is_share_spent(&self) -> bool {
+        self.share.frames >= FRAMES_PER_TURN_MAX || self.work_done >= self.share.work_end
+    }
+
+    /// Counts a frame of the share. Returns whether it is the first.
+    pub(crate) fn begin_frame(&mut self) -> bool {
+        self.share.frames += 1;
+        self.share.frames == 1
+    }
+
+    /// Counts work that is done.
+    pub(crate) fn note_work(&mut self, work: usize) {
+        self.work_done += work as u64;
+    }
+
+    /// All work since the start.
+    #[cfg(test)]
+    pub(crate) fn work_done(&self) -> u64 {
+        self.work_done
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.light.waiting.is_empty() || !self.heavy.waiting.is_empty()
+    }
+
+    /// Charges this turn with the work of a connection's next message and returns whether it has
+    /// room for it. If not, the connection waits in a lane, and is resumed when it is due.
+    pub(crate) fn charge_or_wait(
+        &mut self,
+        key: ConnectionKey,
+        connection: &mut Connection,
+        work: usize,
+        counters: &mut Counters,
+    ) -> bool {
+        if std::mem::take(&mut connection.is_due) {
             return true;
         }
-        let lane = &mut self.work.lanes[usize::from(work > LIGHT_WORK_MAX)];
-        if lane.waiting.is_empty() && lane.has_room(work) {
-            lane.spent += work;
-            self.work.has_begun = true;
+        let lane = if work > LIGHT_WORK_MAX { Lane::Heavy } else { Lane::Light };
+        let queue = self.queue(lane);
+        if queue.waiting.is_empty() && queue.has_room(work) {
+            queue.spent += work;
+            self.has_begun = true;
             return true;
         }
-        lane.waiting.push_back((from, work));
-        connection.place = Place::Waiting;
-        self.counters.yields += 1;
+        queue.waiting.push_back(key, work);
+        connection.held = Held::Work(lane);
+        counters.yields += 1;
         false
     }
 
-    /// A turn is over: those at the front go on in the next one, as many as it has room for.
-    pub(crate) fn end_turn_of_work(&mut self) {
-        if !std::mem::take(&mut self.work.has_begun) {
+    /// A connection that is due begins its share, and another one may follow it in the next turn.
+    pub(crate) fn note_due(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// Ends the turn: the connections at the front go on in the next one, as many as it has room
+    /// for.
+    pub(crate) fn end(&mut self, connections: &mut Connections, agenda: &mut Agenda) {
+        if !std::mem::take(&mut self.has_begun) {
             return;
         }
-        for lane in &mut self.work.lanes {
-            lane.spent = 0;
-            let first = self.actions.len();
-            while let Some(&(key, work)) = lane.waiting.front()
-                && lane.has_room(work)
+        for lane in [Lane::Light, Lane::Heavy] {
+            let queue = self.queue(lane);
+            queue.spent = 0;
+            let first_action = agenda.actions.len();
+            while let Some((key, work)) = queue.waiting.first(|key| waits(connections, key, lane))
+                && queue.has_room(work)
             {
-                lane.waiting.pop_front();
-                if let Some(connection) = self.connections.get_mut(key) {
-                    connection.place = Place::Due;
-                    lane.spent += work;
-                    self.actions.push_back(Action::Resume(key));
+                queue.waiting.pop_first();
+                if let Some(connection) = connections.get_mut(key) {
+                    connection.held = Held::No;
+                    connection.is_due = true;
+                    queue.spent += work;
+                    agenda.actions.push_back(Action::Resume(key));
                 }
             }
-            // Whoever comes first takes what room is left: another one each turn.
-            if self.actions.len() > first
-                && let Some(last) = self.actions.pop_back()
+            // The connection that comes first takes what room is left: another one each turn.
+            if agenda.actions.len() > first_action
+                && let Some(last) = agenda.actions.pop_back()
             {
-                self.actions.insert(first, last);
+                agenda.actions.insert(first_action, last);
             }
         }
     }
 
-    /// A connection that leaves waits for nothing, and whoever stands behind it moves up.
-    pub(crate) fn give_up_place(&mut self, key: ConnectionKey) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        match std::mem::take(&mut connection.place) {
-            Place::Nowhere => return,
-            Place::Waiting => {
-                for lane in &mut self.work.lanes {
-                    lane.waiting.retain(|(waiting, _)| *waiting != key);
-                }
-                // Its socket was not read meanwhile, and may have come to its end.
-                self.actions.push_back(Action::Resume(key));
-            }
-            Place::Due => {}
+    /// A connection leaves. It waits for no work any more, and the next in its lane moves up.
+    pub(crate) fn forget(
+        &mut self,
+        key: ConnectionKey,
+        connections: &mut Connections,
+        agenda: &mut Agenda,
+    ) {
+        let Some(connection) = connections.get_mut(key) else { return };
+        if let Held::Work(lane) = connection.held {
+            connection.held = Held::No;
+            self.queue(lane).waiting.leave(|key| waits(connections, key, lane));
+            // Its socket was not read meanwhile, and may have come to its end.
+            agenda.actions.push_back(Action::Resume(key));
+        } else if !std::mem::take(&mut connection.is_due) {
+            return;
         }
-        self.work.has_begun = true;
+        self.has_begun = true;
     }
+
+    fn queue(&mut self, lane: Lane) -> &mut Queue {
+        match lane {
+            Lane::Light => &mut self.light,
+            Lane::Heavy => &mut self.heavy,
+        }
+    }
+}
+
+fn waits(connections: &Connections, key: ConnectionKey, lane: Lane) -> bool {
+    connections.get(key).is_some_and(|connection| connection.held == Held::Work(lane))
 }

@@ -1,7 +1,7 @@
 //! What is bounded is refused in a sentence, and free again afterwards.
 
 use super::*;
-use crate::broker::limits::{STRANGER_PARTS, STRANGERS_EVICTED};
+use crate::broker::limits::{EVICTIONS_MAX, HANDSHAKE_PARTS};
 
 #[test]
 fn an_unread_refusal_does_not_keep_a_place() {
@@ -167,7 +167,7 @@ fn who_is_held_back_is_not_idle() {
         world.send(publisher, &message("app", "publish", "feed", "p", &text));
     }
     assert!(world.connection(slow).congested.is_some());
-    assert!(world.connection(publisher).parked.is_some());
+    assert!(world.is_parked(publisher));
     for _ in 0..20 {
         world.pass(Duration::from_secs(29));
     }
@@ -205,7 +205,7 @@ fn strangers_make_room_for_newcomers_once_they_had_time_to_say_who_they_are() {
     let mut world = World::new(Limits { connections_max: 100, ..Limits::default() });
     let known = world.connected("app", "known");
     let strangers: Vec<_> = (1..100).map(|_| world.accept()).collect();
-    let short = Limits::default().handshake_timeout / STRANGER_PARTS;
+    let short = Limits::default().handshake_timeout / HANDSHAKE_PARTS;
     let nearly = short.saturating_sub(Duration::from_millis(1));
     world.pass(nearly);
     let too_soon = world.accept();
@@ -229,7 +229,7 @@ fn strangers_make_room_for_newcomers_once_they_had_time_to_say_who_they_are() {
     for at in 0..100 {
         world.connected("app", &format!("newcomer {at}"));
         if at == 0 {
-            let evicted: Vec<_> = [&strangers[..1], &strangers[2..=STRANGERS_EVICTED]].concat();
+            let evicted: Vec<_> = [&strangers[..1], &strangers[2..=EVICTIONS_MAX]].concat();
             assert_eq!(world.closed[1..], evicted, "the oldest first, some at once");
         }
         if world.broker.core.connections.len() == 100 && world.closed.len() == 99 {
@@ -252,7 +252,7 @@ fn another_idle_timeout_holds_for_those_who_are_there() {
     let half_open = world.accept();
     let set = |world: &mut World, idle_timeout| {
         let limits = Limits { idle_timeout, ..Limits::default() };
-        world.broker.core.reconfigure(limits, Access::default());
+        flow::reload::reconfigure(&mut world.broker.core, limits, Access::default());
     };
     let timeout = Duration::from_secs(60);
     set(&mut world, Some(timeout));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::MemoryPressure;
-use crate::broker::flow::memory::{CHANNEL_BYTES, REQUEST_BYTES};
+use crate::broker::state::budget::{CHANNEL_BYTES, REQUEST_BYTES};
 
 const BUDGET_BYTES: usize = 16 << 20;
 
@@ -221,7 +221,7 @@ fn who_fills_the_tables_is_the_largest_holder_too() {
     world.deliver(bystander, &vec![b' '; 100 << 10]);
     assert_eq!(world.stats().counters.memory_sheds, 1);
     world.expect_error(greedy, "limit_exceeded", Value::Null);
-    assert!(matches!(world.connection(bystander).state, State::Open(_)));
+    assert!(matches!(world.connection(bystander).state(), State::Open(_)));
     assert_eq!(world.stats().memory_pressure, MemoryPressure::None);
 }
 
@@ -251,7 +251,7 @@ fn out_of_memory_the_largest_holder_is_closed_and_nobody_else() {
     let publisher = world.connected("app", "publisher");
     let text = "x".repeat(30 << 10);
     let mut sent = 0;
-    while !world.connection(publisher).paused {
+    while world.connection(publisher).held != Held::Memory {
         sent += 1;
         assert!(sent * text.len() < LIMIT_BYTES, "nobody is held back");
         world.send(publisher, &message("app", "publish", "news", "p", &json!(text)));

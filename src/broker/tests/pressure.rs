@@ -46,7 +46,7 @@ fn crowd(publishers: usize) -> (World, ConnectionKey, Vec<ConnectionKey>) {
         world.send(*publisher, &publication(at, 0));
     }
     assert!(world.connection(publishers[0]).may_proceed());
-    assert!(publishers[1..].iter().all(|key| world.connection(*key).parked.is_some()));
+    assert!(publishers[1..].iter().all(|key| world.is_parked(*key)));
     (world, slow, publishers)
 }
 
@@ -72,7 +72,7 @@ fn publishers_that_were_held_back_go_on_one_at_a_time() {
         world.relieve(slow);
         world.act();
         assert_eq!(origins(&world.take(slow)), [(at, 0)], "in the order in which they came");
-        let waiting = publishers.iter().filter(|key| world.connection(**key).parked.is_some());
+        let waiting = publishers.iter().filter(|key| world.is_parked(**key));
         assert_eq!(waiting.count(), (PUBLISHERS - 1).saturating_sub(at + 1));
     }
     assert_eq!(world.broker.core.counters.publishers_held, PUBLISHERS as u64 - 1);
@@ -237,7 +237,7 @@ fn a_slow_subscriber_holds_no_requests_back() {
         world.act();
         assert_eq!(origins(&world.take(worker)), [(at, 0)]);
     }
-    assert!(world.connection(publishers[1]).parked.is_some(), "who publishes still waits");
+    assert!(world.is_parked(publishers[1]), "who publishes still waits");
     world.pass(Limits::default().slow_consumer_grace);
     assert_eq!(world.closed, [slow]);
     assert!(world.broker.wants_read(publishers[1]));
@@ -253,7 +253,7 @@ fn a_held_back_connection_that_is_superseded_is_read_again() {
     let connect = framed(&message("app", "request", "system", "c", &connect));
     world.broker.receive(newer, &connect, world.now);
     let actions: Vec<Action> = std::iter::from_fn(|| world.broker.next_action()).collect();
-    assert!(matches!(world.connection(held).state, State::Superseded));
+    assert!(matches!(world.connection(held).state(), State::Superseded));
     // Its end may have come while nobody looked.
     assert!(actions.contains(&Action::Resume(held)), "{actions:?}");
     assert!(world.broker.wants_read(held));

@@ -33,7 +33,7 @@ fn a_superseded_connection_is_sent_nothing() {
     world.expect_error(older, "taken_over", Value::Null);
     world.pass(limits::LINGER);
     assert_eq!(world.closed, [newer, older]);
-    assert_eq!(world.broker.core.superseded, 0);
+    assert_eq!(world.broker.core.connections.superseded(), 0);
     assert_eq!(world.broker.core.counters.publications, 1, "what it said is not carried out");
 }
 
@@ -48,7 +48,7 @@ fn a_superseded_connection_is_told_whatever_it_says() {
         let newer = world.connected("app", "same");
         world.deliver(older, bytes);
         world.expect_error(older, "taken_over", Value::Null);
-        assert_eq!(world.broker.core.superseded, 0);
+        assert_eq!(world.broker.core.connections.superseded(), 0);
         world.hang_up(newer);
     }
 }
@@ -76,7 +76,7 @@ fn a_superseded_connection_keeps_its_idle_timeout() {
     world.pass(Duration::from_secs(59));
     assert_eq!(world.closed, [older]);
     assert!(world.take(older).is_empty());
-    assert_eq!(world.broker.core.superseded, 0);
+    assert_eq!(world.broker.core.connections.superseded(), 0);
     world.send_apart(newer, &heartbeat);
     assert!(world.broker.wants_read(newer));
 }
@@ -90,14 +90,14 @@ fn a_full_server_gives_the_place_of_a_superseded_connection_away() {
         world.pass(Duration::from_secs(1));
     }
     let bystander = world.connected("app", "bystander");
-    assert_eq!(world.broker.core.superseded, 2);
+    assert_eq!(world.broker.core.connections.superseded(), 2);
     // Who said something half a second ago is not the one that is silent the longest.
     world.deliver(same[0], &[0]);
     let newcomer = world.connected("app", "newcomer");
     assert_eq!(world.closed, [same[1]]);
     let other = world.connected("app", "other");
     assert_eq!(world.closed, [same[1], same[0]]);
-    assert_eq!(world.broker.core.superseded, 0);
+    assert_eq!(world.broker.core.connections.superseded(), 0);
 
     let refused = world.accept();
     world.act();
@@ -143,7 +143,7 @@ fn a_client_that_is_owed_answers_is_told_behind_them_and_keeps_its_place() {
         // The newer one belongs to the same program, which splits its writes.
         world.connected_apart("app", "same");
         assert!(world.take(newer).is_empty());
-        assert_eq!(world.broker.core.superseded, 1);
+        assert_eq!(world.broker.core.connections.superseded(), 1);
     }
 }
 
@@ -156,8 +156,8 @@ fn each_newcomer_of_a_turn_takes_one_place() {
     }
     let newcomers: Vec<_> = (0..4).map(|_| world.accept()).collect();
     world.act();
-    assert_eq!((world.closed.len(), world.broker.core.superseded), (3, 0));
-    assert_eq!(world.broker.core.refused, 1);
+    assert_eq!((world.closed.len(), world.broker.core.connections.superseded()), (3, 0));
+    assert_eq!(world.broker.core.connections.refused(), 1);
     world.expect_error(newcomers[3], "server_full", Value::Null);
 }
 
@@ -167,7 +167,7 @@ fn a_loop_of_take_overs_grows_nothing() {
     let mut world = World::new(Limits::default());
     let keys: Vec<_> = (0..ROUNDS).map(|_| world.connected_apart("app", "same")).collect();
     let core = &world.broker.core;
-    assert_eq!((core.connections.len(), core.superseded), (ROUNDS, ROUNDS - 1));
+    assert_eq!((core.connections.len(), core.connections.superseded()), (ROUNDS, ROUNDS - 1));
     assert_eq!(core.stats().total_connections, 1);
     assert_eq!(core.pool.gauge().bytes(), 0);
     assert_eq!(core.timers.next_deadline(), None, "no timer is left of any of them");
@@ -185,7 +185,10 @@ fn a_loop_of_take_overs_grows_nothing() {
     }
     world.pass(limits::LINGER);
     let core = &world.broker.core;
-    assert_eq!((core.connections.len(), core.superseded, core.refused), (0, 0, 0));
+    assert_eq!(
+        (core.connections.len(), core.connections.superseded(), core.connections.refused()),
+        (0, 0, 0)
+    );
     assert_eq!((core.router.applications.len(), core.router.channels.len()), (0, 0));
     assert_eq!(core.pool.gauge().bytes(), 0);
     assert_eq!(core.timers.next_deadline(), None);
@@ -201,5 +204,5 @@ fn a_drain_closes_superseded_connections_too() {
     world.act();
     world.pass(limits::LINGER);
     assert!(world.broker.is_drained());
-    assert_eq!(world.broker.core.superseded, 0);
+    assert_eq!(world.broker.core.connections.superseded(), 0);
 }

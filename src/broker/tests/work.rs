@@ -13,7 +13,7 @@ impl World {
         }
         self.act_once();
         self.broker.end_turn(self.now);
-        (self.broker.core.work.done - work_before) as usize
+        (self.broker.core.turn.work_done() - work_before) as usize
     }
 
     fn subscribers(&mut self, channel: &str, count: usize) -> Vec<ConnectionKey> {
@@ -65,7 +65,7 @@ fn publications_to_many_are_spread_over_turns_and_nobody_waits_for_them() {
     let mut heard = Vec::new();
     let mut turns = 0;
     while heard.len() < 2 * FRAMES_PER_TURN_MAX {
-        let before = world.broker.core.work.done;
+        let before = world.broker.core.turn.work_done();
         if turns == 0 {
             for (key, burst) in [&one, &other] {
                 world.broker.receive(*key, burst, world.now);
@@ -85,7 +85,7 @@ fn publications_to_many_are_spread_over_turns_and_nobody_waits_for_them() {
         turns += 1;
     }
     assert_eq!(turns, (2 * FRAMES_PER_TURN_MAX).div_ceil(WORK_PER_TURN_MAX / MANY), "none is idle");
-    assert!(!world.broker.core.work.is_awaited());
+    assert!(!world.broker.core.turn.is_awaited());
     assert_eq!(world.broker.core.counters.publications_unheard, 0);
 }
 
@@ -96,7 +96,7 @@ fn eight_publications_to_a_crowd_share_a_turn() {
     let publisher = world.connected("app", "publisher");
     let burst = framed(&message("app", "publish", "loud", "p", &json!(0))).repeat(20);
     for expected in [8, 8, 4] {
-        let before = world.broker.core.work.done;
+        let before = world.broker.core.turn.work_done();
         if before == 0 {
             world.broker.receive(publisher, &burst, world.now);
         }
@@ -120,7 +120,7 @@ fn what_a_handler_publishes_counts_for_who_called_it() {
     });
     let asks = world.connected("app", "asks");
     let burst = framed(&message("app", "request", "shout", "q", &json!(0))).repeat(64);
-    let before = world.broker.core.work.done;
+    let before = world.broker.core.turn.work_done();
     world.broker.receive(asks, &burst, world.now);
     let work = world.end_turn(before);
     assert!((WORK_PER_TURN_MAX..WORK_PER_TURN_MAX + MANY).contains(&work), "{work}");
@@ -140,7 +140,7 @@ fn a_turn_makes_one_long_listing_and_answers_everybody_else() {
         let burst = framed(&message("app", "request", "system", "l", &payload)).repeat(TIMES);
         let mut answered = 0;
         for turn in 0..TIMES {
-            let before = world.broker.core.work.done;
+            let before = world.broker.core.turn.work_done();
             if turn == 0 {
                 world.broker.receive(owner, &burst, world.now);
             }
@@ -150,19 +150,19 @@ fn a_turn_makes_one_long_listing_and_answers_everybody_else() {
             assert_eq!((answered, world.take(quiet).len()), (turn + 1, 1), "{action}");
         }
     }
-    assert!(!world.broker.core.work.is_awaited());
+    assert!(!world.broker.core.turn.is_awaited());
 }
 
 #[test]
 fn a_listing_that_is_too_long_is_refused_before_anything_is_listed() {
     let mut world = World::new(Limits { frame_bytes_max: 64 << 10, ..Limits::default() });
     let owner = world.owner_of(2_000);
-    let before = world.broker.core.work.done;
+    let before = world.broker.core.turn.work_done();
     for action in ["list_channels", "list_applications"] {
         world.ask(owner, action);
         world.expect_error(owner, "limit_exceeded", action);
     }
-    assert_eq!(world.broker.core.work.done, before);
+    assert_eq!(world.broker.core.turn.work_done(), before);
 }
 
 /// What is known of an answer's length before is never more than it takes.
@@ -206,7 +206,7 @@ fn who_leaves_while_it_waits_makes_room_for_the_next() {
         framed(&message("app", "request", "system", "l", &json!({"action": "list_channels"})));
     let ids = ["first", "leaves", "taken over", "last"];
     let asks = ids.map(|id| world.connected("app", id));
-    let before = world.broker.core.work.done;
+    let before = world.broker.core.turn.work_done();
     world.broker.receive(owner, &list, world.now);
     for key in asks {
         world.broker.receive(key, &list, world.now);
@@ -222,7 +222,7 @@ fn who_leaves_while_it_waits_makes_room_for_the_next() {
     world.expect_error(asks[2], "taken_over", Value::Null);
     world.ask(newer, "ping");
     assert_eq!(world.take(newer).len(), 1);
-    assert!(!world.broker.core.work.is_awaited());
+    assert!(!world.broker.core.turn.is_awaited());
     assert!(world.broker.wants_read(asks[3]));
 }
 

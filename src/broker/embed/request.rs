@@ -1,0 +1,338 @@
+//! A message as a handler gets it, and the ways in which a handler deals with it.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::context::{Context, SendError};
+use super::responder::{Remote, Responder};
+use crate::broker::flow::{answers, requests};
+use crate::broker::state::core::Core;
+use crate::broker::state::encoder::{Address, Encoded};
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
+use crate::broker::state::refusal;
+use crate::handler_error::HandlerError;
+use crate::proto::{DecodeError, Envelope, Head, Json, Message, MessageType};
+
+/// What a request handler returns: the proof that it dealt with the request, or an error.
+pub type RequestResult<'a> = Result<Reply<'a>, HandlerError>;
+
+/// What a handler did with its message. It is a local of the call that the handler's [`Delivery`]
+/// borrows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dealt {
+    Not,
+    Answered,
+    /// It answers later, or never.
+    Later,
+    /// It leaves the message to the next handler, or to the workers.
+    PassedOn,
+}
+
+/// What a filter says to a publication or subscription, see
+/// [`Server::filter`](crate::Server::filter).
+///
+/// ```
+/// # use ipc_framework::{Config, Server, Verdict};
+/// # fn main() -> Result<(), ipc_framework::Error> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// server.filter(|delivery| match delivery.json().as_str().len() {
+///     0..=1_000 => Ok(Verdict::CarryOut),
+///     _ => Ok(Verdict::Drop),
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Carry it out.
+    CarryOut,
+    /// Leave it at that, in silence: the filter dealt with it.
+    Drop,
+}
+
+/// A message and where it came from, before it is joined with the state.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    pub(crate) envelope: Envelope<'a>,
+    pub(crate) from: ConnectionKey,
+    pub(crate) channel: ChannelKey,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn with(
+        self,
+        core: &'a mut Core,
+        dealt: &'a mut Dealt,
+        remote: &'a Arc<Remote>,
+    ) -> Delivery<'a> {
+        Delivery { parts: self, context: Context::new(core), dealt, remote }
+    }
+}
+
+/// A notification or response for a handler: a borrowed message, and all that a handler
+/// may do.
+///
+/// ```
+/// # fn main() -> Result<(), ipc_framework::Error> {
+/// # let mut config = ipc_framework::Config::default();
+/// # config.port = 0;
+/// # let mut server = ipc_framework::Server::bind(config)?;
+/// server.application("monitoring", "Monitoring").channel("metrics").on_notification(|mut note| {
+///     let value: f64 = note.payload()?;
+///     if value > 80.0 {
+///         note.publish("alerts", &serde_json::json!({"high": value}))?;
+///     }
+///     Ok(())
+/// });
+/// # Ok(())
+/// # }
+/// ```
+pub struct Delivery<'a> {
+    parts: Parts<'a>,
+    context: Context<'a>,
+    dealt: &'a mut Dealt,
+    remote: &'a Arc<Remote>,
+}
+
+impl<'a> Delivery<'a> {
+    /// The message, borrowed from the frame in which it came.
+    pub fn message(&self) -> &Envelope<'a> {
+        &self.parts.envelope
+    }
+
+    /// The payload as a typed value.
+    ///
+    /// # Errors
+    /// If the payload does not have the shape of `T`.
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        self.json().decode()
+    }
+
+    /// The payload as it came.
+    pub fn json(&self) -> Json<'a> {
+        self.parts.envelope.payload()
+    }
+
+    /// The connection that sent the message.
+    pub fn from(&self) -> ConnectionKey {
+        self.parts.from
+    }
+
+    /// Publishes a value to a channel of the message's own application. Returns how many
+    /// subscribers it reached.
+    ///
+    /// # Errors
+    /// As [`Context::publish`].
+    pub fn publish<T: Serialize + ?Sized>(
+        &mut self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<usize, SendError> {
+        self.send_to_subscribers(MessageType::Publish, channel_id, payload)
+    }
+
+    /// [`Delivery::publish`] of a message of type `notification`.
+    ///
+    /// # Errors
+    /// As [`Context::publish`].
+    pub fn notify<T: Serialize + ?Sized>(
+        &mut self,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<usize, SendError> {
+        self.send_to_subscribers(MessageType::Notification, channel_id, payload)
+    }
+
+    fn send_to_subscribers<T: Serialize + ?Sized>(
+        &mut self,
+        message_type: MessageType,
+        channel_id: &str,
+        payload: &T,
+    ) -> Result<usize, SendError> {
+        let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
+        let app_id = self.parts.envelope.app_id().decode();
+        let message = Message::new(message_type, app_id, channel_id, payload);
+        self.context.publish_message(&message)
+    }
+
+    /// Everything else a handler may do: other applications, broadcasts, listings.
+    pub fn context(&mut self) -> &mut Context<'a> {
+        &mut self.context
+    }
+
+    /// Leaves the message to whoever comes next: after a channel's own handler the fallback,
+    /// see [`Server::fallback`](crate::Server::fallback), and after that the workers.
+    ///
+    /// # Errors
+    /// None: it is what a handler returns.
+    pub fn pass_on(self) -> Result<(), HandlerError> {
+        *self.dealt = Dealt::PassedOn;
+        Ok(())
+    }
+
+    /// An owned answer to this message, for [`Context::send_to_connection`].
+    pub fn create_response(&self, payload: Json<'static>) -> Message {
+        let envelope = &self.parts.envelope;
+        Message {
+            reply_to: Some(envelope.message_id().decode().into_owned()),
+            ..Message::new(
+                MessageType::Response,
+                envelope.app_id().decode(),
+                envelope.channel_id().decode(),
+                payload,
+            )
+        }
+    }
+}
+
+impl fmt::Debug for Delivery<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("message", self.message()).finish_non_exhaustive()
+    }
+}
+
+/// A request for a handler. It is answered once: each way of answering consumes it.
+///
+/// ```
+/// # fn main() -> Result<(), ipc_framework::Error> {
+/// # let mut config = ipc_framework::Config::default();
+/// # config.port = 0;
+/// # let mut server = ipc_framework::Server::bind(config)?;
+/// server.application("math", "Arithmetic").channel("square").on_request(|request| {
+///     let x: f64 = request.payload()?;
+///     if !x.is_finite() {
+///         return Err("give me a finite number".into());
+///     }
+///     request.reply(&(x * x))
+/// });
+/// # Ok(())
+/// # }
+/// ```
+pub struct Request<'a> {
+    delivery: Delivery<'a>,
+}
+
+impl<'a> From<Delivery<'a>> for Request<'a> {
+    fn from(delivery: Delivery<'a>) -> Self {
+        Self { delivery }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Answers with any value.
+    ///
+    /// # Errors
+    /// If the value cannot be written as JSON, or makes a frame over the limit.
+    pub fn reply<T: Serialize + ?Sized>(self, payload: &T) -> RequestResult<'a> {
+        let Delivery { parts, context, dealt, .. } = self.delivery;
+        let core = context.into_core();
+        let address = Address::of(&parts.envelope);
+        let reply_to = Some(parts.envelope.message_id().raw());
+        let answer = answers::encode(core, address, MessageType::Response, reply_to, payload)?;
+        finish(core, parts.from, dealt, answer)
+    }
+
+    /// Answers with JSON text, copied as it is.
+    ///
+    /// # Errors
+    /// If it makes a frame over the limit.
+    pub fn reply_json(self, payload: &Json<'_>) -> RequestResult<'a> {
+        let Delivery { parts, context, dealt, .. } = self.delivery;
+        let core = context.into_core();
+        let head = Head {
+            message_id: "",
+            app_id: parts.envelope.app_id().raw(),
+            channel_id: parts.envelope.channel_id().raw(),
+            message_type: MessageType::Response,
+            timestamp: "",
+            reply_to: Some(parts.envelope.message_id().raw()),
+        };
+        let unix = core.turn.now.unix;
+        let answer = core.encoder.text(&mut core.pool, unix, head, payload.as_str());
+        finish(core, parts.from, dealt, answer)
+    }
+
+    /// Answers later, from any thread. Other requests go on meanwhile, so that such an
+    /// answer may come after those of later requests.
+    ///
+    /// # Errors
+    /// If too many requests wait already; the requester is told.
+    pub fn defer(self) -> Result<(Reply<'a>, Responder), HandlerError> {
+        let Delivery { parts, context, dealt, remote } = self.delivery;
+        let core = context.into_core();
+        *dealt = Dealt::Later;
+        match requests::begin(core, parts.from, parts.channel, &parts.envelope, None) {
+            Ok(request) => Ok((Reply(PhantomData), Responder::new(request, remote.clone()))),
+            Err(why) => {
+                answers::refuse(core, parts.from, &parts.envelope, &why);
+                Err(HandlerError::new(why.text))
+            }
+        }
+    }
+
+    /// Leaves the request without an answer: its sender waits until its own timeout. For
+    /// handlers that answer by [`Context::send_to_connection`].
+    pub fn leave_unanswered(self) -> Reply<'a> {
+        *self.delivery.dealt = Dealt::Later;
+        Reply(PhantomData)
+    }
+
+    /// Says that it was answered by [`Context::send_to_connection`], with a message of the
+    /// handler's own making.
+    pub fn answered(self) -> Reply<'a> {
+        *self.delivery.dealt = Dealt::Answered;
+        Reply(PhantomData)
+    }
+
+    /// Leaves the request to whoever comes next: after a channel's own handler the fallback,
+    /// see [`Server::fallback`](crate::Server::fallback), and after that the workers. Where
+    /// there is nobody it is answered `no_handler`.
+    pub fn pass_on(self) -> Reply<'a> {
+        *self.delivery.dealt = Dealt::PassedOn;
+        Reply(PhantomData)
+    }
+}
+
+fn finish<'a>(
+    core: &mut Core,
+    to: ConnectionKey,
+    dealt: &mut Dealt,
+    answer: Encoded,
+) -> RequestResult<'a> {
+    if answer.body_bytes() > core.limits.frame_bytes_max {
+        core.encoder.recycle(answer);
+        return Err(HandlerError::new(refusal::answer_over_frame(core.limits.frame_bytes_max)));
+    }
+    *dealt = Dealt::Answered;
+    answers::send(core, to, answer);
+    Ok(Reply(PhantomData))
+}
+
+impl<'a> Deref for Request<'a> {
+    type Target = Delivery<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.delivery
+    }
+}
+
+impl DerefMut for Request<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.delivery
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("message", self.message()).finish_non_exhaustive()
+    }
+}
+
+/// The proof that a request was dealt with; only [`Request`]'s methods make one.
+#[derive(Debug)]
+pub struct Reply<'a>(PhantomData<&'a ()>);

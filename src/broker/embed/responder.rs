@@ -1,0 +1,77 @@
+//! The way back into the broker from other threads: for an answer that comes later.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::broker::flow::requests;
+use crate::broker::state::core::Core;
+use crate::broker::state::keys::RequestKey;
+use crate::broker::state::mailbox;
+use crate::broker::state::refusal::{self, Refusal};
+use crate::proto::{Json, JsonError};
+
+/// The side of the mailbox that other threads hold.
+pub(crate) type Remote = mailbox::Remote<Core>;
+
+/// Answers one request from any thread. Dropped without an answer, it answers
+/// `handler_failed`; used after the request's timeout, or when the requester is gone, it
+/// does nothing.
+///
+/// ```
+/// # fn main() -> Result<(), ipc_framework::Error> {
+/// # let mut config = ipc_framework::Config::default();
+/// # config.port = 0;
+/// # let mut server = ipc_framework::Server::bind(config)?;
+/// server.application("math", "Arithmetic").channel("slow_square").on_request(|request| {
+///     let x: f64 = request.payload()?;
+///     let (reply, responder) = request.defer()?;
+///     std::thread::spawn(move || responder.reply(&(x * x)));
+///     Ok(reply)
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Responder {
+    request: Option<RequestKey>,
+    remote: Arc<Remote>,
+}
+
+impl Responder {
+    pub(super) fn new(request: RequestKey, remote: Arc<Remote>) -> Self {
+        Self { request: Some(request), remote }
+    }
+
+    /// Answers with any value.
+    ///
+    /// # Errors
+    /// If the value cannot be written as JSON; the requester then gets `handler_failed`.
+    pub fn reply<T: Serialize + ?Sized>(self, payload: &T) -> Result<(), JsonError> {
+        let json = Json::from_serialize(payload)?;
+        self.reply_json(json);
+        Ok(())
+    }
+
+    /// Answers with JSON text.
+    pub fn reply_json(mut self, payload: Json<'static>) {
+        self.send(Ok(payload));
+    }
+
+    /// Answers `handler_failed` with a text for the requester.
+    pub fn fail(mut self, message: &str) {
+        self.send(Err(refusal::handler_failed(message)));
+    }
+
+    fn send(&mut self, answer: Result<Json<'static>, Refusal>) {
+        let Some(request) = self.request.take() else { return };
+        // There is one of these per pending request at most, so they need no other bound.
+        self.remote.post(move |core| requests::answer_deferred(core, request, answer));
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        self.send(Err(refusal::handler_dropped()));
+    }
+}

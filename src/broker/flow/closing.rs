@@ -1,0 +1,267 @@
+//! Every way in which a connection ends, and the errors that end one.
+
+use super::{answers, queues, requests, subscriptions, workers};
+use crate::broker::limits::{EVICTIONS_MAX, HANDSHAKE_PARTS, LINGER};
+use crate::broker::state::budget::CONNECTION_BYTES;
+use crate::broker::state::connection::{Connection, State};
+use crate::broker::state::core::Core;
+use crate::broker::state::encoder::Address;
+use crate::broker::state::events::{Action, ConnectionEvent};
+use crate::broker::state::keys::ConnectionKey;
+use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::timers::{Due, TimerKey};
+use crate::proto::system::SYSTEM;
+use crate::proto::{Envelope, ErrorCode, MessageType};
+
+/// Answers a message with an error, and closes the connection if the code says so.
+pub(crate) fn refuse(core: &mut Core, to: ConnectionKey, envelope: &Envelope<'_>, why: &Refusal) {
+    if !why.code.closes_connection() {
+        answers::refuse(core, to, envelope, why);
+        return;
+    }
+    if envelope.message_type() == MessageType::Response {
+        core.counters.responses_ignored += 1;
+    } else {
+        let reply_to = answers::reply_to(envelope);
+        answers::say_last(core, to, Address::of(envelope), reply_to, why);
+        trace_refused(to, why);
+    }
+    begin(core, to);
+}
+
+/// Answers a message with an error, and closes the connection whatever the code says.
+pub(crate) fn refuse_and_close(
+    core: &mut Core,
+    key: ConnectionKey,
+    envelope: &Envelope<'_>,
+    why: &Refusal,
+) {
+    refuse(core, key, envelope, why);
+    begin(core, key);
+}
+
+/// Tells a connection why it is closed, and closes it.
+pub(crate) fn report(core: &mut Core, to: ConnectionKey, why: &Refusal) {
+    if why.code.closes_connection() {
+        let application = answers::own_application(core, to);
+        let address = Address { app_id: &application, channel_id: SYSTEM };
+        answers::say_last(core, to, address, None, why);
+        trace_refused(to, why);
+    } else {
+        answers::report(core, to, why);
+    }
+    begin(core, to);
+}
+
+fn trace_refused(to: ConnectionKey, why: &Refusal) {
+    // A take-over is routine on reconnect: not logged.
+    if why.code != ErrorCode::TakenOver {
+        crate::trace::refused(to.index(), why.code.as_str());
+    }
+}
+
+/// Lets what is queued go out, then closes. Nothing more is read.
+pub(crate) fn begin(core: &mut Core, key: ConnectionKey) {
+    if !core.connections.get(key).is_some_and(Connection::is_live) {
+        return;
+    }
+    leave(core, key, State::Closing);
+    let deadline = core.turn.deadline_in(core.limits.slow_consumer_grace);
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    core.timers.reset(&mut connection.timer, Some((deadline, Due::Linger(key))));
+    if !connection.flush_due {
+        connection.flush_due = true;
+        core.agenda.actions.push_back(Action::Flush(key));
+    }
+}
+
+/// Everything is sent: shuts the write side and gives the peer time to read it.
+pub(crate) fn linger(core: &mut Core, key: ConnectionKey) {
+    let deadline = core.turn.deadline_in(LINGER);
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    core.timers.reset(&mut connection.timer, Some((deadline, Due::Linger(key))));
+    core.connections.enter(key, State::Lingering);
+    core.agenda.actions.push_back(Action::FinishWrite(key));
+}
+
+/// Closes without another word.
+pub(crate) fn close_now(core: &mut Core, key: ConnectionKey) {
+    leave(core, key, State::Closing);
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    if matches!(connection.state(), State::Closed) {
+        return;
+    }
+    core.budget.tables_bytes -= CONNECTION_BYTES + connection.transport_bytes as usize;
+    connection.send.release(&mut core.pool);
+    core.timers.reset(&mut connection.timer, None);
+    core.connections.enter(key, State::Closed);
+    core.agenda.actions.push_back(Action::Close(key));
+}
+
+/// A newer connection came with the id of this one.
+///
+/// The older one is told at once, unless it is a published client: one that called `disconnect`
+/// and then `connect` has a thread left that still waits on the old connection, and anything that
+/// wakes it makes it go on with the new connection's bytes. So such a client is told when it next
+/// sends something. Until then it may be closed to make room, see [`make_room`]; therefore a
+/// client that is still owed bytes is told at once, too: those bytes wake its thread anyway, and
+/// reach it before the connection is closed.
+pub(crate) fn supersede(core: &mut Core, older: ConnectionKey, newer: ConnectionKey) {
+    let Some(connection) = core.connections.get(older) else { return };
+    let splits_writes = connection.splits_writes;
+    let is_owed = !connection.send.is_empty() || connection.transport_holds;
+    // The same id is the same program, which has not changed its habits.
+    if let Some(newer) = core.connections.get_mut(newer) {
+        newer.splits_writes |= splits_writes;
+    }
+    if !splits_writes || is_owed {
+        report(core, older, &refusal::taken_over());
+        return;
+    }
+    leave(core, older, State::Superseded);
+    let idle = core.limits.idle_timeout.map(|timeout| core.turn.deadline_in(timeout));
+    if let Some(connection) = core.connections.get_mut(older) {
+        let idle = idle.map(|deadline| (deadline, Due::Idle(older)));
+        core.timers.reset(&mut connection.timer, idle);
+    }
+}
+
+/// A superseded connection sent something, so that there is nothing to spare it.
+pub(crate) fn tell_taken_over(core: &mut Core, key: ConnectionKey) {
+    // A superseded connection takes no messages, one in its handshake does.
+    core.connections.enter(key, State::Handshake);
+    report(core, key, &refusal::taken_over());
+}
+
+/// Makes room for a new connection, if need be at the cost of the superseded connection that has
+/// been silent the longest, or of connections that have not completed their handshake. Returns
+/// whether there is room.
+pub(crate) fn make_room(core: &mut Core) -> bool {
+    let connections_max = core.limits.connections_max;
+    let present = core.connections.len() - core.connections.refused();
+    if present < connections_max {
+        return true;
+    }
+    // Closed in this turn: still in the table, but the place is free. A peer that hangs up and
+    // comes again at once is not refused for it.
+    let closed = core.agenda.actions.iter().filter(|action| {
+        matches!(action, Action::Close(key)
+            if core.connections.get(*key).is_some_and(|connection| !connection.is_refused()))
+    });
+    if present - closed.count() < connections_max {
+        return true;
+    }
+    if core.connections.superseded() == 0 {
+        return evict(core);
+    }
+    let superseded =
+        core.connections.iter().filter(|(_, c)| matches!(c.state(), State::Superseded));
+    let oldest = superseded.min_by_key(|(_, connection)| connection.last_activity);
+    if let Some((key, _)) = oldest {
+        close_now(core, key);
+    }
+    true
+}
+
+/// Closes connections that had time to complete their handshake and did not, the oldest first,
+/// and several at once, for they are looked for among all. Returns whether there were any.
+fn evict(core: &mut Core) -> bool {
+    if core.connections.none_to_evict_at == Some(core.turn.now.monotonic) {
+        return false;
+    }
+    let spared = core.limits.handshake_timeout / HANDSHAKE_PARTS * (HANDSHAKE_PARTS - 1);
+    let due_before = core.turn.deadline_in(spared);
+    let mut late: Vec<(TimerKey, ConnectionKey)> = core
+        .connections
+        .iter()
+        .filter(|(_, c)| matches!(c.state(), State::Handshake) && !c.is_refused())
+        .filter_map(|(key, connection)| connection.timer.map(|timer| (timer, key)))
+        .filter(|(timer, _)| timer.deadline() <= due_before)
+        .collect();
+    if late.is_empty() {
+        core.connections.none_to_evict_at = Some(core.turn.now.monotonic);
+        return false;
+    }
+    if late.len() > EVICTIONS_MAX {
+        late.select_nth_unstable(EVICTIONS_MAX);
+        late.truncate(EVICTIONS_MAX);
+    }
+    late.sort_unstable();
+    for (_, key) in late {
+        time_out_handshake(core, key);
+    }
+    true
+}
+
+/// The peer did not complete its handshake in time, and is owed nothing.
+pub(crate) fn time_out_handshake(core: &mut Core, key: ConnectionKey) {
+    crate::trace::handshake_timeout(key.index());
+    core.counters.handshake_timeouts += 1;
+    close_now(core, key);
+}
+
+/// A queue was over its high-water mark for as long as it may.
+pub(crate) fn end_grace(core: &mut Core, key: ConnectionKey) {
+    let queued = core.connections.get(key).map_or(0, |connection| connection.send.len());
+    crate::trace::slow_consumer(key.index(), queued);
+    core.counters.slow_consumers += 1;
+    close_now(core, key);
+}
+
+/// Closes a connection that was silent for too long. The timer runs from time to time rather than
+/// being moved with every message.
+pub(crate) fn check_idle(core: &mut Core, key: ConnectionKey) {
+    let Some(timeout) = core.limits.idle_timeout else { return };
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    if connection.is_held_back() {
+        connection.last_activity = core.turn.now.monotonic;
+    }
+    let deadline = connection.last_activity.saturating_add(timeout);
+    if deadline > core.turn.now.monotonic {
+        connection.timer = Some(core.timers.arm(deadline, Due::Idle(key)));
+    } else {
+        crate::trace::idle_closed(key.index());
+        core.counters.idle_closed += 1;
+        close_now(core, key);
+    }
+}
+
+/// Takes a live connection out of everything that it is part of.
+fn leave(core: &mut Core, key: ConnectionKey, next: State) {
+    if !core.connections.get(key).is_some_and(Connection::is_live) {
+        return;
+    }
+    queues::unpark(core, key);
+    queues::uncongest(core, key);
+    core.turn.forget(key, &mut core.connections, &mut core.agenda);
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    if !matches!(next, State::Superseded) {
+        connection.recv.release(&mut core.pool);
+    }
+    core.timers.reset(&mut connection.timer, None);
+    let Some(State::Open(session)) = core.connections.enter(key, next) else { return };
+
+    for (&channel, &position) in &session.subscriptions {
+        subscriptions::remove(core, channel, position);
+    }
+    if let Some(worker) = session.worker {
+        workers::retire(core, key, session.application, *worker);
+    }
+    for request in session.requests {
+        requests::abandon(core, request);
+    }
+    for channel in session.created {
+        core.router.release(channel);
+    }
+    if let Some(application) = core.router.applications.get_mut(session.application) {
+        let app_id = application.id.clone();
+        // After a take-over the id belongs to the newer connection.
+        if application.connections.get(&session.id) == Some(&key) {
+            application.connections.remove(&session.id);
+        }
+        core.router.forget_if_unused(session.application);
+        crate::trace::disconnected(key.index(), &app_id);
+        let connection_id = session.id;
+        core.agenda.events.push(ConnectionEvent { opened: false, key, app_id, connection_id });
+    }
+}

@@ -1,0 +1,123 @@
+//! Latencies: taken when something is answered or published, recorded at the turn's end, when
+//! all of its bytes are with the kernel.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::broker::state::core::Core;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
+use crate::broker::state::latency::{Departed, LatencyOf, Measure, Sample};
+
+/// A request is answered, by a value or an error.
+pub(crate) fn note_answer(
+    core: &mut Core,
+    channel: ChannelKey,
+    arrived: Duration,
+    began: Duration,
+    answered: Duration,
+) {
+    note(core, Sample::Answer { channel, arrived, began, answered });
+}
+
+pub(crate) fn note_publication(core: &mut Core, channel: ChannelKey, arrived: Duration) {
+    note(core, Sample::Publication { channel, arrived });
+}
+
+fn note(core: &mut Core, sample: Sample) {
+    if core.latency.is_full() {
+        let now = core.latency.time().unwrap_or(core.turn.now.monotonic);
+        record(core, now);
+    }
+    core.latency.take(sample);
+}
+
+/// Records the latencies of everything that left in this turn, which ends now.
+pub(crate) fn record(core: &mut Core, now: Duration) {
+    let (samples, places) = core.latency.drain();
+    for sample in samples {
+        let (Sample::Answer { channel, arrived, .. } | Sample::Publication { channel, arrived }) =
+            sample;
+        let Some(channel) = core.router.channels.get_mut(channel) else { continue };
+        let is_pinned = channel.pinned;
+        let mut record = |measure, from: Duration, to: Duration| {
+            let elapsed = to.saturating_sub(from);
+            channel.latencies.of(measure).record(elapsed, places, is_pinned);
+        };
+        if let Sample::Answer { began, answered, .. } = sample {
+            record(Measure::Request, arrived, now);
+            record(Measure::Queue, arrived, began);
+            record(Measure::Handler, began, answered);
+        } else {
+            record(Measure::Publication, arrived, now);
+        }
+    }
+}
+
+/// A worker has answered a request that it was given at `began`.
+pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: Duration) {
+    let elapsed = core.turn.now.monotonic.saturating_sub(began);
+    let session = core.connections.session_mut(worker);
+    if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+        worker.round_trip.record(elapsed, &core.latency.places, false);
+    }
+}
+
+/// Shows every histogram that holds something.
+pub(crate) fn for_each_histogram(
+    core: &Core,
+    mut visit: impl FnMut(LatencyOf<'_>, &Histogram<u32>),
+) {
+    for gone in core.router.departed.iter() {
+        let of = LatencyOf {
+            app_id: &gone.app_id,
+            channel_id: &gone.channel_id,
+            worker: gone.worker,
+            measure: gone.measure,
+            serial: gone.recorded.serial,
+        };
+        visit(of, &gone.recorded.durations.to_histogram());
+    }
+    for (_, channel) in core.router.channels.iter() {
+        let Some(application) = core.router.applications.get(channel.application) else { continue };
+        for (measure, distribution) in channel.latencies.iter() {
+            let Some(recorded) = distribution.recorded() else { continue };
+            let of = LatencyOf {
+                app_id: &application.id,
+                channel_id: &channel.id,
+                worker: None,
+                measure,
+                serial: recorded.serial,
+            };
+            visit(of, &recorded.durations.to_histogram());
+        }
+    }
+    for (key, connection) in core.connections.iter() {
+        let Some(session) = connection.session() else { continue };
+        let Some(application) = core.router.applications.get(session.application) else { continue };
+        let worker = session.worker.as_ref();
+        let Some(recorded) = worker.and_then(|worker| worker.round_trip.recorded()) else {
+            continue;
+        };
+        let of = LatencyOf {
+            app_id: &application.id,
+            channel_id: "",
+            worker: Some(key),
+            measure: Measure::Worker,
+            serial: recorded.serial,
+        };
+        visit(of, &recorded.durations.to_histogram());
+    }
+}
+
+/// Empties all histograms.
+pub(crate) fn reset(core: &mut Core) {
+    core.router.departed = Departed::default();
+    core.router.channels.values_mut().for_each(|channel| channel.latencies.reset());
+    for connection in core.connections.values_mut() {
+        let session = connection.session_mut();
+        if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+            worker.round_trip.reset();
+        }
+    }
+}

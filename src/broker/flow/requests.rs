@@ -1,0 +1,138 @@
+//! A request that a worker or another thread answers: begun, answered, failed, timed out.
+
+use super::{answers, measuring};
+use crate::broker::state::connection::Connection;
+use crate::broker::state::core::Core;
+use crate::broker::state::encoder::Address;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
+use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::requests::{Answerer, NewRequest, PendingRequest};
+use crate::broker::state::timers::Due;
+use crate::proto::{Envelope, Head, Json, MessageType};
+
+/// Notes a request that is answered later: by `worker`, or by another thread.
+pub(crate) fn begin(
+    core: &mut Core,
+    from: ConnectionKey,
+    channel: ChannelKey,
+    envelope: &Envelope<'_>,
+    worker: Option<ConnectionKey>,
+) -> Result<RequestKey, Refusal> {
+    let Some(session) = core.connections.session(from) else {
+        return Err(refusal::too_many_requests());
+    };
+    if core.requests.len() >= core.limits.pending_max
+        || session.requests.len() >= core.limits.pending_per_connection_max
+    {
+        return Err(refusal::too_many_requests());
+    }
+    let deadline = core.turn.deadline_in(core.limits.request_timeout);
+    let new = NewRequest {
+        random_id: core.encoder.fresh_id(),
+        from,
+        message_id: envelope.message_id().raw(),
+        channel,
+        worker,
+        arrived: core.turn.arrived,
+        began: core.latency.begin(core.turn.now.monotonic),
+    };
+    let timers = &mut core.timers;
+    let arm = |key| timers.arm(deadline, Due::Request(key));
+    let (connections, router) = (&mut core.connections, &mut core.router);
+    let begun = core.requests.begin(&new, connections, router, &mut core.budget, arm);
+    begun.ok_or_else(refusal::too_many_requests)
+}
+
+/// Answers a deferred request. Too late is no fault: the requester was told already.
+pub(crate) fn answer_deferred(
+    core: &mut Core,
+    key: RequestKey,
+    answer: Result<Json<'static>, Refusal>,
+) {
+    match answer {
+        Ok(payload) => deliver(core, key, "", "", payload.as_str()),
+        Err(why) => fail(core, key, &why),
+    }
+}
+
+/// Answers a request with the payload that its worker or thread gave. An empty id or timestamp is
+/// filled in.
+pub(crate) fn deliver(
+    core: &mut Core,
+    key: RequestKey,
+    message_id: &str,
+    timestamp: &str,
+    payload: &str,
+) {
+    let Some(request) = core.requests.get(key) else { return };
+    // It keeps its channel, so that there are names.
+    let Some((application, channel)) = core.router.names(request.channel) else {
+        return abandon(core, key);
+    };
+    let head = Head {
+        message_id,
+        app_id: &application.id_json,
+        channel_id: &channel.id_json,
+        message_type: MessageType::Response,
+        timestamp,
+        reply_to: Some(request.message_id()),
+    };
+    let message = core.encoder.text(&mut core.pool, core.turn.now.unix, head, payload);
+    if message.body_bytes() > core.limits.frame_bytes_max {
+        core.encoder.recycle(message);
+        fail(core, key, &refusal::answer_too_large());
+        return;
+    }
+    let Some(request) = end(core, key) else { return };
+    if !answers::send(core, request.requester, message) {
+        core.counters.answers_undeliverable += 1;
+    }
+    note_answer(core, &request);
+}
+
+/// Answers a request with an error, if its requester is there.
+pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal) {
+    let Some(request) = core.requests.get(key) else { return };
+    let Some((application, channel)) = core.router.names(request.channel) else {
+        return abandon(core, key);
+    };
+    let (app_id, channel_id) = (application.id_json.clone(), channel.id_json.clone());
+    let Some(request) = end(core, key) else { return };
+    let requester = core.connections.get(request.requester);
+    if requester.is_some_and(Connection::takes_messages) {
+        let address = Address { app_id: &app_id, channel_id: &channel_id };
+        answers::say(core, request.requester, address, Some(request.message_id()), why);
+        note_answer(core, &request);
+    }
+}
+
+/// A request was not answered in time. Its worker's answer is ignored from now on.
+pub(crate) fn expire(core: &mut Core, key: RequestKey) {
+    let why = refusal::request_timed_out(core.limits.request_timeout);
+    fail(core, key, &why);
+}
+
+/// Nobody waits for the answer any more.
+pub(crate) fn abandon(core: &mut Core, key: RequestKey) {
+    if end(core, key).is_some() {
+        core.counters.answers_undeliverable += 1;
+    }
+}
+
+/// Takes a request off all books. Its worker and its requester may have been all that a drain
+/// waits for.
+pub(crate) fn end(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
+    let (connections, router) = (&mut core.connections, &mut core.router);
+    let (timers, budget) = (&mut core.timers, &mut core.budget);
+    let request = core.requests.end(key, connections, router, timers, budget)?;
+    if let Answerer::Worker(worker, _) = request.answerer {
+        core.look_again(worker);
+    }
+    core.look_again(request.requester);
+    Some(request)
+}
+
+fn note_answer(core: &mut Core, request: &PendingRequest) {
+    let answered = core.turn.now.monotonic;
+    measuring::note_answer(core, request.channel, request.arrived, request.began, answered);
+}

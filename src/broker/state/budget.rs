@@ -1,0 +1,91 @@
+//! The memory budget as numbers: the costs of table entries, and the shortage that there is.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::connection::{Connection, Held};
+use super::counters::Counters;
+use super::keys::ConnectionKey;
+use super::refusal::{self, Refusal};
+use super::timers::TimerKey;
+use crate::proto::ErrorCode;
+
+/// Memory of an entry of each table at most, beside its ids, when the table has just grown:
+/// tests/alloc/budget.rs holds it against the allocator.
+pub(crate) const CONNECTION_BYTES: usize = 1_536;
+pub(crate) const APPLICATION_BYTES: usize = 768;
+pub(crate) const CHANNEL_BYTES: usize = 768;
+pub(crate) const SUBSCRIPTION_BYTES: usize = 64;
+pub(crate) const REQUEST_BYTES: usize = 480;
+
+/// Measures of the server because its memory runs short, see
+/// [`Limits::memory_bytes_max`](crate::Limits::memory_bytes_max).
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use ipc_framework::MemoryPressure;
+///
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// assert_eq!(server.get_stats().memory_pressure, MemoryPressure::None);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryPressure {
+    /// Nothing: there is enough.
+    #[default]
+    None,
+    /// New connections, channels and subscriptions are refused.
+    Refusing,
+    /// Unfinished messages and publications wait, too.
+    Pausing,
+}
+
+/// The budget as it stands.
+#[derive(Debug, Default)]
+pub(crate) struct Budget {
+    pub(crate) pressure: MemoryPressure,
+    /// Memory of the entries of all tables, but for those of the router.
+    pub(crate) tables_bytes: usize,
+    /// Connections that wait for memory. The key of one that left meanwhile finds nothing.
+    pub(crate) paused: Vec<ConnectionKey>,
+    /// The end of the time that connections may wait.
+    pub(crate) grace: Option<TimerKey>,
+    /// When such a time last ended.
+    pub(crate) grace_ended: Option<Duration>,
+    /// The whole before it was lowered below what is held, until the grace is over.
+    pub(crate) former_bytes_max: Option<usize>,
+}
+
+impl Budget {
+    pub(crate) fn is_pausing(&self) -> bool {
+        self.pressure == MemoryPressure::Pausing
+    }
+
+    /// Refuses a new connection, channel or subscription while memory is short, and counts it.
+    pub(crate) fn take_on(&self, code: ErrorCode, counters: &mut Counters) -> Result<(), Refusal> {
+        if self.pressure == MemoryPressure::None {
+            return Ok(());
+        }
+        counters.memory_refusals += 1;
+        Err(refusal::short_of_memory(code))
+    }
+
+    /// Holds a connection back until there is memory again, unless something else does already:
+    /// it is looked at anew when that lets it go on.
+    pub(crate) fn pause(
+        &mut self,
+        key: ConnectionKey,
+        connection: &mut Connection,
+        counters: &mut Counters,
+    ) {
+        if matches!(connection.held, Held::No | Held::NextTurn) {
+            connection.held = Held::Memory;
+            self.paused.push(key);
+            counters.memory_pauses += 1;
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What the server counts.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::proto::ErrorCode;
+
+/// Everything is a count since the start.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let counters = server.get_stats().counters;
+/// assert_eq!((counters.accepted, counters.slow_consumers), (0, 0));
+/// assert!(counters.errors.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Connections accepted, the refused ones included.
+    pub accepted: u64,
+    /// Connections closed before they were accepted, for want of descriptors.
+    pub shed: u64,
+    /// Whole frames received.
+    pub frames_in: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Frames put into queues.
+    pub frames_out: u64,
+    /// Bytes put into queues.
+    pub bytes_out: u64,
+    /// Publications, from peers and from inside.
+    pub publications: u64,
+    /// Publications that reached nobody.
+    pub publications_unheard: u64,
+    /// Publications times subscribers reached.
+    pub deliveries: u64,
+    /// Messages passed on to workers.
+    pub forwarded: u64,
+    /// Notifications nobody handles.
+    pub notifications_unhandled: u64,
+    /// Responses that answer no request their sender holds, and that no handler takes.
+    pub responses_ignored: u64,
+    /// Answers whose requester had left.
+    pub answers_undeliverable: u64,
+    /// Handlers that returned an error.
+    pub handler_failures: u64,
+    /// Handlers and hooks that panicked.
+    pub handler_panics: u64,
+    /// Times a message was held back for a slow reader.
+    pub publishers_held: u64,
+    /// Connections closed because they read too slowly.
+    pub slow_consumers: u64,
+    /// Connections closed because they did not introduce themselves in time.
+    pub handshake_timeouts: u64,
+    /// Connections closed because they said nothing for longer than they may.
+    pub idle_closed: u64,
+    /// Connections, channels and subscriptions refused for want of memory.
+    pub memory_refusals: u64,
+    /// Times a connection was held back for want of memory.
+    pub memory_pauses: u64,
+    /// Connections closed because they held the most memory when there was none left.
+    pub memory_sheds: u64,
+    /// Connections closed because what came was not the TLS that it should be.
+    pub transport_failures: u64,
+    /// Times the loop was woken from its sleep.
+    pub wakeups: u64,
+    /// Polls without sleep that found nothing, see [`Config::spin`](crate::Config).
+    pub spins: u64,
+    /// Turns a connection gave up with frames left, so that others have theirs.
+    pub yields: u64,
+    /// Error answers by code.
+    pub errors: BTreeMap<&'static str, u64>,
+}
+
+impl Counters {
+    pub(crate) fn count_error(&mut self, code: ErrorCode) {
+        *self.errors.entry(code.as_str()).or_default() += 1;
+    }
+}

@@ -1,0 +1,101 @@
+//! Connections in line for something that is not there yet.
+
+use std::collections::VecDeque;
+
+use super::keys::ConnectionKey;
+
+/// A line of connections, each with what it waits with. One that leaves the line from its middle
+/// is not searched for: it is skipped when its turn comes.
+#[derive(Debug)]
+pub(crate) struct Line<T = ()> {
+    entries: VecDeque<(ConnectionKey, T)>,
+    /// Entries whose connection does not wait here any more.
+    left: usize,
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self { entries: VecDeque::new(), left: 0 }
+    }
+}
+
+impl<T: Copy> Line<T> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.len() == self.left
+    }
+
+    pub(crate) fn push_back(&mut self, key: ConnectionKey, with: T) {
+        self.entries.push_back((key, with));
+    }
+
+    /// For a connection that had its turn and could not use it.
+    pub(crate) fn push_front(&mut self, key: ConnectionKey, with: T) {
+        self.entries.push_front((key, with));
+    }
+
+    /// The first connection in line. `waits` says whether one still waits here.
+    pub(crate) fn first(
+        &mut self,
+        waits: impl Fn(ConnectionKey) -> bool,
+    ) -> Option<(ConnectionKey, T)> {
+        while let Some(&first) = self.entries.front() {
+            if waits(first.0) {
+                return Some(first);
+            }
+            self.entries.pop_front();
+            self.left = self.left.saturating_sub(1);
+        }
+        None
+    }
+
+    /// Takes the connection that [`Line::first`] has returned out of the line.
+    pub(crate) fn pop_first(&mut self) {
+        self.entries.pop_front();
+    }
+
+    /// A connection in the line does not wait any more. Its entry stays until it is at the front,
+    /// or until most entries are of this kind, so that leaving takes constant time on average and
+    /// the line is never more than twice as long as it has to be.
+    pub(crate) fn leave(&mut self, waits: impl Fn(ConnectionKey) -> bool) {
+        self.left += 1;
+        if self.left > self.entries.len() / 2 {
+            self.entries.retain(|(key, _)| waits(*key));
+            self.left = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn those_who_left_are_skipped_and_do_not_pile_up() {
+        const COUNT: usize = 10_000;
+        let key = |at: usize| ConnectionKey::new(at, NonZeroU32::MIN);
+        let mut line = Line::default();
+        let mut waiting = vec![true; COUNT];
+        (0..COUNT).for_each(|at| line.push_back(key(at), at));
+        let asked = Cell::new(0);
+        // All but the last one leave, from the front to the back.
+        for at in 0..COUNT - 1 {
+            waiting[at] = false;
+            line.leave(|key| {
+                asked.set(asked.get() + 1);
+                waiting[key.index()]
+            });
+            let waits = COUNT - 1 - at;
+            assert!(line.entries.len() <= 2 * waits + 1, "{} for {waits}", line.entries.len());
+            assert!(!line.is_empty());
+        }
+        assert!(asked.get() <= 3 * COUNT, "{} looks for {COUNT}", asked.get());
+        let waits = |key: ConnectionKey| waiting[key.index()];
+        assert_eq!(line.first(waits), Some((key(COUNT - 1), COUNT - 1)));
+        line.pop_first();
+        assert!(line.is_empty());
+        assert_eq!(line.first(waits), None);
+    }
+}

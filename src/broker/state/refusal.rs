@@ -1,0 +1,341 @@
+//! Every sentence with which the server refuses something: what happened, whose fault it is, and
+//! what to do next.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::proto::{ErrorCode, ID_BYTES_MAX};
+
+/// Why a message is not served: the code, and the sentence for its sender.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) code: ErrorCode,
+    pub(crate) text: Cow<'static, str>,
+}
+
+/// Why the processing of a message stops.
+pub(crate) enum Stop {
+    Refused(Refusal),
+    /// The message waits; it is processed again later.
+    Held,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Refusal {
+    pub(crate) fn new(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+// The connection.
+
+pub(crate) fn server_full() -> Refusal {
+    Refusal::new(
+        ErrorCode::ServerFull,
+        "the server holds as many connections as it may; try again later, or raise its \
+         --max-connections",
+    )
+}
+
+pub(crate) fn user_not_admitted() -> Refusal {
+    Refusal::new(
+        ErrorCode::AuthFailed,
+        "this user is not admitted; connect as another one, or add it to the server's --allow-uid \
+         or --allow-gid",
+    )
+}
+
+pub(crate) fn wrong_token() -> Refusal {
+    Refusal::new(
+        ErrorCode::AuthFailed,
+        "the token is missing or wrong; connect again with the application's token in \
+         payload.token",
+    )
+}
+
+pub(crate) fn taken_over() -> Refusal {
+    Refusal::new(
+        ErrorCode::TakenOver,
+        "a newer connection of this application came with the same connection_id; give every \
+         connection an id of its own",
+    )
+}
+
+pub(crate) fn connection_closing() -> Refusal {
+    Refusal::new(
+        ErrorCode::NotConnected,
+        "this connection is closing; connect again and send the message then",
+    )
+}
+
+pub(crate) fn shutting_down() -> Refusal {
+    Refusal::new(
+        ErrorCode::ShuttingDown,
+        "the server is shutting down and did not look at this; connect again and send it then",
+    )
+}
+
+pub(crate) fn frame_too_large(body_bytes: usize, body_bytes_max: usize) -> Refusal {
+    let text = format!(
+        "the length prefix says {body_bytes} bytes, over the limit of {body_bytes_max}; send \
+         smaller messages, and check that the peer speaks this protocol"
+    );
+    Refusal::new(ErrorCode::FrameTooLarge, text)
+}
+
+// The handshake.
+
+pub(crate) fn connect_first() -> Refusal {
+    Refusal::new(
+        ErrorCode::NotConnected,
+        "the first message of a connection is a request on channel 'system' with payload \
+         {\"action\": \"connect\", \"connection_id\": \"<yours>\"}; connect again and send that \
+         first",
+    )
+}
+
+pub(crate) fn connected_already() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "this connection is connected already; open another one for another id or application",
+    )
+}
+
+pub(crate) fn connection_id_missing() -> Refusal {
+    let text = format!(
+        "connect needs a connection_id in its payload: a string of 1 to {ID_BYTES_MAX} bytes that \
+         no other connection has, such as a UUID"
+    );
+    Refusal::new(ErrorCode::BadMessage, text)
+}
+
+// Any message.
+
+pub(crate) fn other_application() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "this connection belongs to another application; connect to the one you want to talk to",
+    )
+}
+
+pub(crate) fn message_id_empty() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadMessage,
+        "message_id is empty; give every message an id of its own, such as a UUID",
+    )
+}
+
+pub(crate) fn too_many_channels() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "too many channels; use fewer, or put what varies into the payload",
+    )
+}
+
+/// A filter said no, in its own words.
+pub(crate) fn filtered(text: String) -> Refusal {
+    Refusal::new(ErrorCode::Forbidden, text)
+}
+
+pub(crate) fn filter_failed(failure: &str) -> Refusal {
+    Refusal::new(
+        ErrorCode::HandlerFailed,
+        format!("the server could not look at this message: {failure}"),
+    )
+}
+
+// Subscriptions.
+
+pub(crate) fn too_many_subscriptions() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "too many subscriptions on this connection; unsubscribe from some, or open another \
+         connection",
+    )
+}
+
+pub(crate) fn subscribes_another() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "a connection can only subscribe and unsubscribe itself; send its own connection_id",
+    )
+}
+
+pub(crate) fn subscription_payload() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadMessage,
+        "the payload of a subscribe or unsubscribe is an object such as {\"connection_id\": \
+         \"<your own>\"}",
+    )
+}
+
+// Requests and their answers.
+
+pub(crate) fn no_handler() -> Refusal {
+    Refusal::new(
+        ErrorCode::NoHandler,
+        "nobody serves requests on this channel; check its name, or start the worker that serves \
+         it",
+    )
+}
+
+pub(crate) fn handler_failed(failure: &str) -> Refusal {
+    Refusal::new(ErrorCode::HandlerFailed, format!("the handler of this channel failed: {failure}"))
+}
+
+pub(crate) fn handler_dropped() -> Refusal {
+    Refusal::new(
+        ErrorCode::HandlerFailed,
+        "the handler of this channel dropped the request unanswered",
+    )
+}
+
+pub(crate) fn notification_failed() -> Refusal {
+    Refusal::new(
+        ErrorCode::HandlerFailed,
+        "the handler of this channel failed on this notification",
+    )
+}
+
+/// Completes [`handler_failed`], where the handler's answer is the failure.
+pub(crate) fn answer_over_frame(frame_bytes_max: usize) -> String {
+    format!("its answer is over the {frame_bytes_max} bytes of a frame")
+}
+
+/// The server's own answer, such as a listing.
+pub(crate) fn listing_too_large() -> Refusal {
+    Refusal::new(ErrorCode::LimitExceeded, ANSWER_TOO_LARGE)
+}
+
+/// The answer of a worker or of a [`Responder`](crate::Responder).
+pub(crate) fn answer_too_large() -> Refusal {
+    Refusal::new(ErrorCode::HandlerFailed, ANSWER_TOO_LARGE)
+}
+
+const ANSWER_TOO_LARGE: &str = "the answer makes a larger frame than the server allows; ask for \
+                                less, or raise its --max-frame-bytes";
+
+pub(crate) fn too_many_requests() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "too many requests are waiting for their answers; send the next when one has been answered",
+    )
+}
+
+pub(crate) fn request_timed_out(timeout: Duration) -> Refusal {
+    let after = if timeout.subsec_nanos() == 0 {
+        format!("{} s", timeout.as_secs())
+    } else {
+        format!("{} ms", timeout.as_millis())
+    };
+    let text = format!(
+        "nobody answered this request within {after}; send it again, or look at its worker"
+    );
+    Refusal::new(ErrorCode::Timeout, text)
+}
+
+/// Not [`shutting_down`], which says that nothing was done.
+pub(crate) fn cut_off() -> Refusal {
+    Refusal::new(
+        ErrorCode::Timeout,
+        "the server ends before this request was answered; it may or may not have been done, so \
+         send it again if it may be done twice",
+    )
+}
+
+// Workers.
+
+pub(crate) fn too_many_services() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "this connection serves too many channels, or the channel has too many workers; stop \
+         serving one first",
+    )
+}
+
+pub(crate) fn worker_lost() -> Refusal {
+    Refusal::new(
+        ErrorCode::WorkerLost,
+        "the worker disconnected before it answered and may or may not have done the work; send \
+         the request again if it may be done twice",
+    )
+}
+
+pub(crate) fn too_large_to_forward() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "in the form in which the worker gets it the frame is over the limit; send a little less",
+    )
+}
+
+// The system channel.
+
+pub(crate) fn action_missing() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadMessage,
+        "a request on 'system' has a payload such as {\"action\": \"ping\"}",
+    )
+}
+
+pub(crate) fn action_unknown(action: &str) -> Refusal {
+    let text = format!(
+        "the system channel knows no action {action:?}; it knows ping, get_time, health_check, \
+         get_stats, list_applications, list_channels, get_latency, list_services, serve and \
+         stop_serving"
+    );
+    Refusal::new(ErrorCode::NoHandler, text)
+}
+
+pub(crate) fn application_not_visible() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "there is no such application for this connection; leave app_id out to ask for its own",
+    )
+}
+
+pub(crate) fn system_is_served() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "the server itself serves 'system'; serve a channel of another name",
+    )
+}
+
+pub(crate) fn service_channel_missing() -> Refusal {
+    let text = format!(
+        "serve and stop_serving need the channel in their payload: a string of 1 to \
+         {ID_BYTES_MAX} bytes"
+    );
+    Refusal::new(ErrorCode::BadMessage, text)
+}
+
+// Memory.
+
+pub(crate) fn short_of_memory(code: ErrorCode) -> Refusal {
+    Refusal::new(
+        code,
+        "the server is short of memory and takes on nothing new; try again later, or raise its \
+         --max-memory",
+    )
+}
+
+pub(crate) fn holds_the_most() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "the server has no memory left and this connection holds the most of it; connect again \
+         later and send smaller messages, or raise the server's --max-memory",
+    )
+}
+
+pub(crate) fn message_unfinished(patience: Duration) -> Refusal {
+    let text = format!(
+        "the server is short of memory, and this message has been unfinished for over {} s; send \
+         it again in one go or in smaller parts, or raise the server's --max-memory",
+        patience.as_secs()
+    );
+    Refusal::new(ErrorCode::LimitExceeded, text)
+}

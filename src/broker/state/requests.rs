@@ -1,0 +1,186 @@
+//! Requests that a worker or another thread is to answer.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use uuid::Uuid;
+
+use super::arena::Arena;
+use super::budget::{Budget, REQUEST_BYTES};
+use super::connection::Connections;
+use super::keys::{ChannelKey, ConnectionKey, RequestKey, RequestKind};
+use super::router::Router;
+use super::timers::{TimerKey, Timers};
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    table: Arena<RequestKind, PendingRequest>,
+}
+
+/// A request on its way: who asked, and who is to answer.
+#[derive(Debug)]
+pub(crate) struct PendingRequest {
+    /// The worker sees it as `message_id`. Nobody else can guess it.
+    pub(crate) id: Uuid,
+    pub(crate) requester: ConnectionKey,
+    /// In the requester's list of requests.
+    position: u32,
+    /// The requester's own `message_id`, as JSON text; a UUID is kept inline.
+    message_id: SmallVec<[u8; 36]>,
+    pub(crate) channel: ChannelKey,
+    pub(crate) answerer: Answerer,
+    pub(crate) arrived: Duration,
+    /// When it was passed on, or its handler began.
+    pub(crate) began: Duration,
+    timer: TimerKey,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answerer {
+    /// With the position in the worker's list of requests.
+    Worker(ConnectionKey, u32),
+    Thread,
+}
+
+/// A request that begins.
+pub(crate) struct NewRequest<'a> {
+    pub(crate) random_id: Uuid,
+    pub(crate) from: ConnectionKey,
+    pub(crate) message_id: &'a str,
+    pub(crate) channel: ChannelKey,
+    /// `None` for another thread.
+    pub(crate) worker: Option<ConnectionKey>,
+    pub(crate) arrived: Duration,
+    pub(crate) began: Duration,
+}
+
+impl Requests {
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn get(&self, key: RequestKey) -> Option<&PendingRequest> {
+        self.table.get(key)
+    }
+
+    pub(crate) fn keys(&self) -> Vec<RequestKey> {
+        self.table.keys()
+    }
+
+    /// Enters a request into the books: its requester's, its worker's and its channel's. `arm`
+    /// starts its timeout.
+    pub(crate) fn begin(
+        &mut self,
+        new: &NewRequest<'_>,
+        connections: &mut Connections,
+        router: &mut Router,
+        budget: &mut Budget,
+        arm: impl FnOnce(RequestKey) -> TimerKey,
+    ) -> Option<RequestKey> {
+        let message_id = SmallVec::from_slice(new.message_id.as_bytes());
+        let message_id_bytes = spilled_bytes(&message_id);
+        let position = connections.session(new.from)?.requests.len() as u32;
+        let in_flight = new.worker.and_then(|worker| connections.session_mut(worker));
+        let in_flight =
+            in_flight.map(|session| &mut session.worker.get_or_insert_default().in_flight);
+        let request = self.table.insert_with(|key| PendingRequest {
+            id: with_index(new.random_id, key.index() as u32),
+            requester: new.from,
+            position,
+            message_id,
+            channel: new.channel,
+            answerer: match (new.worker, in_flight) {
+                (Some(worker), Some(in_flight)) => {
+                    in_flight.push(key);
+                    Answerer::Worker(worker, (in_flight.len() - 1) as u32)
+                }
+                _ => Answerer::Thread,
+            },
+            arrived: new.arrived,
+            began: new.began,
+            timer: arm(key),
+        });
+        if let Some(session) = connections.session_mut(new.from) {
+            session.requests.push(request);
+            session.message_id_bytes += message_id_bytes;
+        }
+        budget.tables_bytes += REQUEST_BYTES + message_id_bytes;
+        router.retain(new.channel);
+        Some(request)
+    }
+
+    /// The request that has this id.
+    pub(crate) fn find(&self, id: Uuid) -> Option<(RequestKey, &PendingRequest)> {
+        self.table.at(index_of(id)).filter(|(_, request)| request.id == id)
+    }
+
+    /// Takes a request off all books. Its channel may be forgotten by that.
+    pub(crate) fn end(
+        &mut self,
+        key: RequestKey,
+        connections: &mut Connections,
+        router: &mut Router,
+        timers: &mut Timers,
+        budget: &mut Budget,
+    ) -> Option<PendingRequest> {
+        let request = self.table.remove(key)?;
+        timers.disarm(request.timer);
+        budget.tables_bytes -= REQUEST_BYTES + spilled_bytes(&request.message_id);
+        self.take_from_worker(&request, connections);
+        self.take_from_requester(&request, connections);
+        router.release(request.channel);
+        Some(request)
+    }
+
+    fn take_from_worker(&mut self, request: &PendingRequest, connections: &mut Connections) {
+        let Answerer::Worker(worker, position) = request.answerer else { return };
+        let session = connections.session_mut(worker);
+        let Some(duties) = session.and_then(|session| session.worker.as_mut()) else { return };
+        duties.in_flight.swap_remove(position as usize);
+        let moved = duties.in_flight.get(position as usize).copied();
+        if let Some(moved) = moved.and_then(|key| self.table.get_mut(key)) {
+            moved.answerer = Answerer::Worker(worker, position);
+        }
+    }
+
+    fn take_from_requester(&mut self, request: &PendingRequest, connections: &mut Connections) {
+        let Some(session) = connections.session_mut(request.requester) else { return };
+        let position = request.position as usize;
+        session.requests.swap_remove(position);
+        session.message_id_bytes -= spilled_bytes(&request.message_id);
+        let moved = session.requests.get(position).copied();
+        if let Some(moved) = moved.and_then(|key| self.table.get_mut(key)) {
+            moved.position = request.position;
+        }
+    }
+}
+
+impl PendingRequest {
+    /// The requester's `message_id`, as JSON text without the quotes.
+    pub(crate) fn message_id(&self) -> &str {
+        // It was read as part of a valid document.
+        std::str::from_utf8(&self.message_id).unwrap_or_default()
+    }
+
+    pub(crate) fn is_with(&self, worker: ConnectionKey) -> bool {
+        matches!(self.answerer, Answerer::Worker(answerer, _) if answerer == worker)
+    }
+}
+
+/// Memory of an id that is no UUID, beside its request's.
+fn spilled_bytes(message_id: &SmallVec<[u8; 36]>) -> usize {
+    if message_id.spilled() { message_id.capacity() } else { 0 }
+}
+
+/// The last four bytes lead back to the request without a look-up; the rest stays random.
+fn with_index(random: Uuid, index: u32) -> Uuid {
+    let mut bytes = random.into_bytes();
+    bytes[12..].copy_from_slice(&index.to_be_bytes());
+    Uuid::from_bytes(bytes)
+}
+
+fn index_of(id: Uuid) -> usize {
+    let bytes = id.into_bytes();
+    u32::from_be_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]) as usize
+}
