@@ -12,7 +12,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use serde_json::Value;
 
 use self::model::{Call, Model, Presence};
-use self::script::{App, Id, PEERS, Said, Script, Slot, Speech, Step};
+use self::script::{App, FRAME_BYTES_MAX, Id, PEERS, Said, Script, Slot, Speech, Step};
 use super::access::Access;
 use super::broker::{Broker, HangUp};
 use super::limits::Limits;
@@ -20,8 +20,6 @@ use super::state::connection::{Connection, Held, Obstacle, State};
 use super::state::events::Action;
 use super::state::keys::ConnectionKey;
 use super::state::timers::Now;
-
-const FRAME_BYTES_MAX: usize = 2_048;
 
 fn limits() -> Limits {
     Limits {

@@ -1,5 +1,7 @@
 //! The repository tests its own tidiness.
 
+mod order;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

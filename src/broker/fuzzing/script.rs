@@ -3,10 +3,11 @@
 use arbitrary::{Arbitrary, Unstructured};
 use serde_json::{Value, json};
 
-use super::FRAME_BYTES_MAX;
 use crate::proto::{Envelope, EnvelopeError, MessageType};
 
 /// One more than the server takes.
+pub(super) const FRAME_BYTES_MAX: usize = 2_048;
+
 pub(super) const PEERS: usize = 6;
 
 #[derive(Arbitrary, Debug)]
