@@ -323,7 +323,7 @@ impl Broker {
 
     /// When [`Broker::advance`] has something to do, in [`Now::monotonic`].
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.core.timers.next_deadline()
+        upkeep::next_deadline(&self.core)
     }
 
     /// Does what is due.
@@ -332,8 +332,7 @@ impl Broker {
         self.handlers.forget_removed(&mut self.core);
         // For everything that was done through a context between two turns.
         self.settle();
-        while let Some(due) = self.core.timers.expire(now.monotonic) {
-            upkeep::expire(&mut self.core, due);
+        while upkeep::expire(&mut self.core) {
             self.settle();
         }
     }

@@ -7,7 +7,6 @@ use crate::broker::state::encoder::Address;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::requests::{Answerer, NewRequest, PendingRequest};
-use crate::broker::state::timers::Due;
 use crate::proto::{Envelope, Head, Json, MessageType};
 
 /// Notes a request that is answered later: by `worker`, or by another thread.
@@ -26,7 +25,6 @@ pub(crate) fn begin(
     {
         return Err(refusal::too_many_requests());
     }
-    let deadline = core.turn.deadline_in(core.limits.request_timeout);
     let new = NewRequest {
         random_id: core.encoder.fresh_id(),
         from,
@@ -35,11 +33,10 @@ pub(crate) fn begin(
         worker,
         arrived: core.turn.arrived,
         began: core.latency.begin(core.turn.now.monotonic),
+        deadline: core.turn.deadline_in(core.limits.request_timeout),
     };
-    let timers = &mut core.timers;
-    let arm = |key| timers.arm(deadline, Due::Request(key));
     let (connections, router) = (&mut core.connections, &mut core.router);
-    let begun = core.requests.begin(&new, connections, router, &mut core.budget, arm);
+    let begun = core.requests.begin(&new, connections, router, &mut core.budget);
     begun.ok_or_else(refusal::too_many_requests)
 }
 
@@ -123,8 +120,7 @@ pub(crate) fn abandon(core: &mut Core, key: RequestKey) {
 /// waits for.
 pub(crate) fn end(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
     let (connections, router) = (&mut core.connections, &mut core.router);
-    let (timers, budget) = (&mut core.timers, &mut core.budget);
-    let request = core.requests.end(key, connections, router, timers, budget)?;
+    let request = core.requests.end(key, connections, router, &mut core.budget)?;
     if let Answerer::Worker(worker, _) = request.answerer {
         core.look_again(worker);
     }

@@ -1,5 +1,7 @@
 //! The end of each call, and the passing of time.
 
+use std::time::Duration;
+
 use super::{closing, drain, memory, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::timers::Due;
@@ -13,15 +15,27 @@ pub(crate) fn settle(core: &mut Core) {
     memory::mind(core);
 }
 
-/// Does one thing that is due.
-pub(crate) fn expire(core: &mut Core, due: Due) {
+/// When [`expire`] has something to do.
+pub(crate) fn next_deadline(core: &Core) -> Option<Duration> {
+    core.timers.next_deadline().into_iter().chain(core.requests.next_deadline()).min()
+}
+
+/// Does one thing that is due, the earliest. Returns whether there was one.
+pub(crate) fn expire(core: &mut Core) -> bool {
+    let now = core.turn.now.monotonic;
+    let request = core.requests.overdue(now);
+    if let Some(key) = request.filter(|_| core.requests.next_deadline() == next_deadline(core)) {
+        requests::expire(core, key);
+        return true;
+    }
+    let Some(due) = core.timers.expire(now) else { return false };
     match due {
         Due::Handshake(key) => closing::time_out_handshake(core, key),
         Due::Linger(key) => closing::close_now(core, key),
         Due::Idle(key) => closing::check_idle(core, key),
         Due::Grace(key) => closing::end_grace(core, key),
-        Due::Request(key) => requests::expire(core, key),
         Due::Memory => memory::end_grace(core),
         Due::DrainDeadline => drain::cut_off(core),
     }
+    true
 }

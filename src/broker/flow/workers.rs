@@ -88,7 +88,7 @@ pub(crate) fn offer(
         Err(offer) => return offer,
     };
     let message_type = envelope.message_type();
-    let mut buffer = uuid::Uuid::encode_buffer();
+    let id;
     let mut request = None;
     let message_id = if message_type == MessageType::Request {
         let key = match requests::begin(core, from, channel, envelope, Some(worker)) {
@@ -97,7 +97,8 @@ pub(crate) fn offer(
         };
         request = Some(key);
         let Some(pending) = core.requests.get(key) else { return Offer::NoWorkers };
-        pending.id.hyphenated().encode_lower(&mut buffer)
+        id = pending.id;
+        id.as_str()
     } else {
         envelope.message_id().raw()
     };
@@ -147,8 +148,7 @@ fn least_loaded(core: &mut Core, key: ChannelKey) -> Result<ConnectionKey, Offer
 /// it answers.
 pub(crate) fn take_answer(core: &mut Core, from: ConnectionKey, response: &Envelope<'_>) -> bool {
     let Some(reply_to) = response.reply_to() else { return false };
-    let Ok(id) = uuid::Uuid::try_parse(reply_to.raw()) else { return false };
-    let Some((key, request)) = core.requests.find(id) else { return false };
+    let Some((key, request)) = core.requests.find(reply_to.raw()) else { return false };
     if !request.is_with(from) {
         return false;
     }

@@ -16,5 +16,6 @@ pub(crate) mod refusal;
 pub(crate) mod requests;
 pub(crate) mod router;
 pub(crate) mod stats;
+pub(crate) mod timeouts;
 pub(crate) mod timers;
 pub(crate) mod turn;

@@ -10,19 +10,20 @@ use super::budget::{Budget, REQUEST_BYTES};
 use super::connection::Connections;
 use super::keys::{ChannelKey, ConnectionKey, RequestKey, RequestKind};
 use super::router::Router;
-use super::timers::{TimerKey, Timers};
+use super::timeouts::Timeouts;
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     table: Arena<RequestKind, PendingRequest>,
+    timeouts: Timeouts<RequestKind>,
 }
 
 /// A request on its way: who asked, and who is to answer.
 #[derive(Debug)]
 pub(crate) struct PendingRequest {
     /// The worker sees it as `message_id`. Nobody else can guess it.
-    pub(crate) id: Uuid,
+    pub(crate) id: RequestId,
     pub(crate) requester: ConnectionKey,
     /// In the requester's list of requests.
     position: u32,
@@ -33,8 +34,11 @@ pub(crate) struct PendingRequest {
     pub(crate) arrived: Duration,
     /// When it was passed on, or its handler began.
     pub(crate) began: Duration,
-    timer: TimerKey,
 }
+
+/// A UUID of which the last digits lead back to the request without a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestId([u8; uuid::fmt::Hyphenated::LENGTH]);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answerer {
@@ -53,6 +57,7 @@ pub(crate) struct NewRequest<'a> {
     pub(crate) worker: Option<ConnectionKey>,
     pub(crate) arrived: Duration,
     pub(crate) began: Duration,
+    pub(crate) deadline: Duration,
 }
 
 impl Requests {
@@ -68,15 +73,13 @@ impl Requests {
         self.table.keys()
     }
 
-    /// Enters a request into the books: its requester's, its worker's and its channel's. `arm`
-    /// starts its timeout.
+    /// Enters a request into the books: its requester's, its worker's and its channel's.
     pub(crate) fn begin(
         &mut self,
         new: &NewRequest<'_>,
         connections: &mut Connections,
         router: &mut Router,
         budget: &mut Budget,
-        arm: impl FnOnce(RequestKey) -> TimerKey,
     ) -> Option<RequestKey> {
         let message_id = SmallVec::from_slice(new.message_id.as_bytes());
         let message_id_bytes = spilled_bytes(&message_id);
@@ -85,7 +88,7 @@ impl Requests {
         let in_flight =
             in_flight.map(|session| &mut session.worker.get_or_insert_default().in_flight);
         let request = self.table.insert_with(|key| PendingRequest {
-            id: with_index(new.random_id, key.index() as u32),
+            id: RequestId::new(new.random_id, key.index() as u32),
             requester: new.from,
             position,
             message_id,
@@ -99,8 +102,8 @@ impl Requests {
             },
             arrived: new.arrived,
             began: new.began,
-            timer: arm(key),
         });
+        self.timeouts.begin(new.deadline, request);
         if let Some(session) = connections.session_mut(new.from) {
             session.requests.push(request);
             session.message_id_bytes += message_id_bytes;
@@ -111,8 +114,19 @@ impl Requests {
     }
 
     /// The request that has this id.
-    pub(crate) fn find(&self, id: Uuid) -> Option<(RequestKey, &PendingRequest)> {
-        self.table.at(index_of(id)).filter(|(_, request)| request.id == id)
+    pub(crate) fn find(&self, id: &str) -> Option<(RequestKey, &PendingRequest)> {
+        let found = self.table.at(RequestId::index_of(id)?);
+        found.filter(|(_, request)| request.id.0 == *id.as_bytes())
+    }
+
+    /// When the next request times out.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.timeouts.next_deadline()
+    }
+
+    /// A request that was not answered in time.
+    pub(crate) fn overdue(&self, now: Duration) -> Option<RequestKey> {
+        self.timeouts.overdue(now)
     }
 
     /// Takes a request off all books. Its channel may be forgotten by that.
@@ -121,11 +135,10 @@ impl Requests {
         key: RequestKey,
         connections: &mut Connections,
         router: &mut Router,
-        timers: &mut Timers,
         budget: &mut Budget,
     ) -> Option<PendingRequest> {
         let request = self.table.remove(key)?;
-        timers.disarm(request.timer);
+        self.timeouts.note_end(self.table.len(), |key| self.table.get(key).is_some());
         budget.tables_bytes -= REQUEST_BYTES + spilled_bytes(&request.message_id);
         self.take_from_worker(&request, connections);
         self.take_from_requester(&request, connections);
@@ -168,19 +181,27 @@ impl PendingRequest {
     }
 }
 
+impl RequestId {
+    fn new(random: Uuid, index: u32) -> Self {
+        let mut bytes = random.into_bytes();
+        bytes[12..].copy_from_slice(&index.to_be_bytes());
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut text);
+        Self(text)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        // It has digits and hyphens alone.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    fn index_of(id: &str) -> Option<usize> {
+        let digits = id.get(uuid::fmt::Hyphenated::LENGTH - 8..)?;
+        u32::from_str_radix(digits, 16).ok().map(|index| index as usize)
+    }
+}
+
 /// Memory of an id that is no UUID, beside its request's.
 fn spilled_bytes(message_id: &SmallVec<[u8; 36]>) -> usize {
     if message_id.spilled() { message_id.capacity() } else { 0 }
-}
-
-/// The last four bytes lead back to the request without a look-up; the rest stays random.
-fn with_index(random: Uuid, index: u32) -> Uuid {
-    let mut bytes = random.into_bytes();
-    bytes[12..].copy_from_slice(&index.to_be_bytes());
-    Uuid::from_bytes(bytes)
-}
-
-fn index_of(id: Uuid) -> usize {
-    let bytes = id.into_bytes();
-    u32::from_be_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]) as usize
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::keys::{ConnectionKey, RequestKey};
+use super::keys::ConnectionKey;
 
 /// The time as the broker sees it, read once a turn by whoever drives it.
 ///
@@ -30,7 +30,6 @@ pub(crate) enum Due {
     Grace(ConnectionKey),
     /// A peer that was told why it is closed had time enough to read it.
     Linger(ConnectionKey),
-    Request(RequestKey),
     /// Connections were held back for want of memory long enough.
     Memory,
     DrainDeadline,

@@ -48,7 +48,7 @@ const ROOMS: &[Room] = &[
             // Tables: each owns its data and knows no other.
             "state/keys",
             "state/arena state/line state/mailbox state/encoder state/refusal",
-            "state/histogram state/counters state/timers state/events",
+            "state/histogram state/counters state/timeouts state/timers state/events",
             "state/latency",
             "state/connection",
             "state/budget state/patterns? state/history?",

@@ -1,0 +1,109 @@
+//! Deadlines that all lie the same time ahead, so that they expire in the order in which they
+//! begin: a queue is enough, where an ordered map would take a hundred instructions more.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::keys::Key;
+
+/// Places for timeouts that ended which are not worth tidying up.
+const ENDED_MAX: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct Timeouts<K> {
+    /// In the order of their deadlines. The first one has not ended; others may have.
+    queue: VecDeque<(Duration, Key<K>)>,
+}
+
+impl<K> Default for Timeouts<K> {
+    fn default() -> Self {
+        Self { queue: VecDeque::new() }
+    }
+}
+
+impl<K> Timeouts<K> {
+    pub(crate) fn begin(&mut self, deadline: Duration, key: Key<K>) {
+        if self.queue.back().is_none_or(|(last, _)| *last <= deadline) {
+            self.queue.push_back((deadline, key));
+        } else {
+            // The timeout was shortened since the last one began.
+            let at = self.queue.partition_point(|(other, _)| *other <= deadline);
+            self.queue.insert(at, (deadline, key));
+        }
+    }
+
+    /// A timeout ended before its deadline. `live` others did not, which `is_live` tells apart.
+    pub(crate) fn note_end(&mut self, live: usize, is_live: impl Fn(Key<K>) -> bool) {
+        while self.queue.front().is_some_and(|(_, key)| !is_live(*key)) {
+            self.queue.pop_front();
+        }
+        // One that lasts keeps those behind it in the queue: without this they would be all that
+        // begin within one timeout.
+        if self.queue.len() > 2 * live + ENDED_MAX {
+            self.queue.retain(|(_, key)| is_live(*key));
+            self.queue.shrink_to(2 * self.queue.len() + ENDED_MAX);
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.queue.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// The first key, if its deadline has passed. It stays until its end is noted.
+    pub(crate) fn overdue(&self, now: Duration) -> Option<Key<K>> {
+        self.queue.front().filter(|(deadline, _)| *deadline <= now).map(|(_, key)| *key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::super::arena::Arena;
+    use super::super::keys::RequestKind;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn timeouts_expire_in_the_order_of_their_deadlines() {
+        let mut live = Arena::<RequestKind, u64>::default();
+        let mut timeouts = Timeouts::default();
+        // The timeout is 9 s at first and then shortened.
+        for (began, length) in [(1, 9), (2, 9), (3, 2), (4, 2)] {
+            let deadline = began + length;
+            timeouts.begin(SECOND * deadline, live.insert(u64::from(deadline)));
+        }
+        assert_eq!(timeouts.overdue(SECOND * 4), None);
+        for expected in [5, 6, 10, 11] {
+            assert_eq!(timeouts.next_deadline(), Some(SECOND * expected));
+            let key = timeouts.overdue(SECOND * expected).unwrap();
+            assert_eq!(live.remove(key), Some(u64::from(expected)));
+            timeouts.note_end(live.len(), |key| live.get(key).is_some());
+        }
+        assert_eq!(timeouts.next_deadline(), None);
+    }
+
+    #[test]
+    fn those_that_ended_take_no_more_room_than_those_that_last() {
+        let mut live = Arena::<RequestKind, ()>::default();
+        let mut timeouts = Timeouts::default();
+        let mut in_flight = VecDeque::new();
+        let lasting = live.insert(());
+        timeouts.begin(SECOND, lasting);
+        for _ in 0..10_000 {
+            let key = live.insert(());
+            timeouts.begin(SECOND * 2, key);
+            in_flight.push_back(key);
+            if in_flight.len() > 10 {
+                live.remove(in_flight.pop_front().unwrap());
+                timeouts.note_end(live.len(), |key| live.get(key).is_some());
+            }
+            assert!(timeouts.queue.len() <= 2 * live.len() + ENDED_MAX + 1);
+        }
+        live.remove(lasting);
+        timeouts.note_end(live.len(), |key| live.get(key).is_some());
+        assert_eq!(timeouts.next_deadline(), Some(SECOND * 2));
+        assert_eq!(timeouts.queue.len(), 10, "the first of them had hidden those that ended");
+    }
+}
