@@ -7,7 +7,7 @@ use ipc_framework::client::Connection;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::Failure;
+use super::failure::Failure;
 
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Stats {

@@ -2,6 +2,7 @@
 
 mod fan_out;
 mod load;
+mod measure;
 mod open_loop;
 mod pace;
 
@@ -11,17 +12,18 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use self::load::{Plan, Tally};
+use self::measure::{Load, Plan, Tally};
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::interrupt::Interrupt;
 use super::latency::{self, Latency, shown_micros};
 use super::output::{Output, Style};
 use super::target::Target;
-use super::{Failure, units};
+use super::units;
 
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
@@ -81,25 +83,6 @@ pub(super) struct Bench {
     json: bool,
     #[command(flatten)]
     target: Target,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Load {
-    #[default]
-    Request,
-    Publish,
-    FanOut,
-}
-
-impl Load {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Publish => "publish",
-            Self::FanOut => "fan-out",
-        }
-    }
 }
 
 fn rate(text: &str) -> Result<f64, String> {

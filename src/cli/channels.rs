@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::Failure;
 use super::answers::{self, Channels as Answer, Latencies, Summary};
 use super::document;
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::latency::shown_micros;
 use super::output::{Output, printable, table};

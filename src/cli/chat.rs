@@ -10,12 +10,13 @@ use ipc_framework::Message;
 use ipc_framework::client::Connection;
 use serde::{Deserialize, Serialize};
 
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::interrupt::Interrupt;
 use super::output::{Output, Style, printable};
 use super::subscribe::time_of_day;
 use super::target::Target;
-use super::{Failure, document, target};
+use super::{document, target};
 
 /// The longest that a line which was typed waits.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

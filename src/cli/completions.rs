@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{Cli, Failure};
+use super::failure::Failure;
 
 /// Write what a shell needs to complete commands and flags.
 #[derive(Args, Debug)]
@@ -22,10 +22,11 @@ pub(super) struct Completions {
 }
 
 impl Completions {
-    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+    /// Writes the completions of `program`.
+    pub(super) fn run(&self, program: &mut Command) -> Result<ExitCode, Failure> {
         // Written at once: the generator takes no error from what it writes to.
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "ipc", &mut script);
+        clap_complete::generate(self.shell, program, "ipc", &mut script);
         std::io::stdout().write_all(&script).map_err(Failure::writing)?;
         Ok(ExitCode::SUCCESS)
     }

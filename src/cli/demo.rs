@@ -8,8 +8,8 @@ use clap::Args;
 use ipc_framework::client::{Endpoint, Options};
 use ipc_framework::{Config, Server};
 
-use super::Failure;
 use super::demo_applications;
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::output::{Output, Style};
 

@@ -2,7 +2,7 @@
 
 use ipc_framework::Message;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// The payload stays as it came, but for line breaks between its tokens.
 pub(super) fn of(message: &Message) -> Result<String, Failure> {

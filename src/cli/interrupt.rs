@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// How long a wait may go on before it looks whether it was interrupted.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);

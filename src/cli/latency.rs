@@ -10,8 +10,8 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use serde::Serialize;
 
-use super::Failure;
 use super::answers::Summary;
+use super::failure::Failure;
 
 /// Three digits are exact, whatever the magnitude.
 const SIGNIFICANT_DIGITS: u8 = 3;

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_mangen::Man;
 
-use super::{Cli, Failure};
+use super::failure::Failure;
 
 /// Write the manual page, of the program or of one subcommand.
 #[derive(Args, Debug)]
@@ -20,8 +20,8 @@ pub(super) struct Manual {
 }
 
 impl Manual {
-    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let mut program = Cli::command();
+    /// Writes the manual page of `program`, or of one of its subcommands.
+    pub(super) fn run(&self, mut program: Command) -> Result<ExitCode, Failure> {
         program.build();
         let command = match &self.subcommand {
             None => program,

@@ -11,7 +11,6 @@ mod document;
 mod failure;
 mod interrupt;
 mod latency;
-mod logging;
 mod man;
 mod notify;
 mod output;
@@ -21,11 +20,11 @@ mod publish;
 mod request;
 mod sending;
 mod serve;
-mod settings;
 mod stats;
 mod subscribe;
 mod target;
 mod tls;
+mod token;
 mod top;
 mod units;
 mod worker;
@@ -35,7 +34,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub(crate) use failure::Failure;
+use failure::Failure;
 pub(crate) use output::printable;
 
 /// Joins Python, Node.js and Rust processes as if they were one program.
@@ -111,7 +110,7 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
         Command::Bench(bench) => bench.run(),
         Command::Chat(chat) => chat.run(),
         Command::Demo(demo) => demo.run(),
-        Command::Completions(completions) => completions.run(),
-        Command::Man(manual) => manual.run(),
+        Command::Completions(completions) => completions.run(&mut Cli::command()),
+        Command::Man(manual) => manual.run(Cli::command()),
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use ipc_framework::MessageType;
 
-use super::Failure;
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::sending::Sending;
 

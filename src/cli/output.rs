@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 
-use super::{Failure, document};
+use super::document;
+use super::failure::Failure;
 
 const INDENT: &str = "  ";
 

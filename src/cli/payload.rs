@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 
 use ipc_framework::Json;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// What a server takes at most may be set higher than this; a payload on a command line is not.
 const BYTES_MAX: u64 = 64 << 20;

@@ -10,12 +10,13 @@ use ipc_framework::client::Connection;
 use ipc_framework::{Json, Message, MessageType};
 use serde::Serialize;
 
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::interrupt::{Interrupt, LOOK_EVERY};
 use super::latency::{self, Latency};
 use super::output::Output;
 use super::target::Target;
-use super::{Failure, units};
+use super::units;
 
 /// Measure the round trip to the server, until interrupted.
 #[derive(Args, Debug)]

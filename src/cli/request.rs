@@ -7,10 +7,11 @@ use clap::Args;
 use ipc_framework::Json;
 use ipc_framework::client::Connection;
 
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::output::Output;
+use super::payload;
 use super::target::Target;
-use super::{Failure, payload};
 
 /// Ask for an answer, and show it.
 #[derive(Args, Debug)]

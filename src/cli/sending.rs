@@ -8,9 +8,10 @@ use ipc_framework::client::Connection;
 use ipc_framework::{Json, Message, MessageType};
 use serde::Serialize;
 
+use super::failure::Failure;
 use super::output::Output;
 use super::target::Target;
-use super::{Failure, payload, target};
+use super::{payload, target};
 
 #[derive(Args, Debug)]
 pub(super) struct Sending {

@@ -4,9 +4,12 @@ mod crash;
 mod histograms;
 mod latency_log;
 mod log_queue;
+mod logging;
 mod metrics;
 mod rate_limit;
 mod service_manager;
+mod settings;
+mod settings_file;
 mod signals;
 
 use std::io::{self, Write};
@@ -18,12 +21,11 @@ use ipc_framework::{Access, Address, Config, Handle, Inherited, Limits, Server, 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-pub(super) use self::crash::or_abort;
 use self::latency_log::LatencyLog;
-pub(super) use self::log_queue::LogQueue;
-pub(super) use self::rate_limit::{Kinds, RateLimit};
-use super::settings::{self, Problems, Settings};
-use super::{Failure, demo_applications, logging};
+use self::settings::{Problems, Settings};
+use super::failure::Failure;
+use super::output::printable;
+use super::{demo_applications, token};
 
 /// Run the server.
 #[derive(Args, Debug)]
@@ -85,7 +87,7 @@ impl Serve {
         logging::finish();
         let Err(failure) = served else { return Ok(ExitCode::SUCCESS) };
         if let Some(sentence) = failure.sentence() {
-            log_queue::last_words(&format!("ipc: {}\n", super::printable(sentence)));
+            crash::last_words(&format!("ipc: {}\n", printable(sentence)));
         }
         Ok(failure.exit_code())
     }
@@ -144,7 +146,7 @@ impl Serve {
     /// What the flags and the file say together.
     fn settings(&self) -> Result<Settings, Problems> {
         match &self.config {
-            Some(path) => self.settings.clone().or_from_file(path),
+            Some(path) => Ok(self.settings.clone().or(settings_file::read(path)?)),
             None => Ok(self.settings.clone()),
         }
     }
@@ -184,7 +186,7 @@ impl Serve {
         for problem in &problems {
             let sentence = problem.sentence().unwrap_or_default();
             // A closed stderr leaves nobody to tell.
-            let _ = writeln!(io::stderr(), "ipc: {}", super::printable(sentence));
+            let _ = writeln!(io::stderr(), "ipc: {}", printable(sentence));
         }
         if !problems.is_empty() {
             return Ok(ExitCode::from(2));
@@ -196,7 +198,7 @@ impl Serve {
 }
 
 fn config(settings: &Settings) -> Result<Config, Problems> {
-    let token = settings::environment_token().map_err(|failure| vec![failure])?;
+    let token = token::from_environment().map_err(|failure| vec![failure])?;
     settings.config(token)
 }
 
@@ -244,7 +246,7 @@ impl Reload {
             Ok(()) => tracing::info!("the settings were read again"),
             Err(problems) => {
                 for problem in &problems {
-                    let reason = super::printable(problem.sentence().unwrap_or_default());
+                    let reason = printable(problem.sentence().unwrap_or_default());
                     tracing::error!(%reason, "the settings stay as they were");
                 }
             }

@@ -6,9 +6,9 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde_json::json;
 
-use super::Failure;
 use super::answers::Stats as Answer;
 use super::document;
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::output::{Output, Style};
 use super::target::Target;

@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::Args;
 use ipc_framework::Message;
 
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::interrupt::{Interrupt, LOOK_EVERY};
 use super::output::{Output, Style, printable};
 use super::target::Target;
-use super::{Failure, document, target};
+use super::{document, target};
 
 /// Show what is published on channels, until interrupted.
 #[derive(Args, Debug)]

@@ -10,8 +10,9 @@ use ipc_framework::client::{Connection, Endpoint, Options};
 use ipc_framework::{Message, MessageType, Token};
 use serde::Deserialize;
 
+use super::failure::Failure;
 use super::tls::{self, TlsFlags};
-use super::{Failure, settings, units};
+use super::{token, units};
 
 const HOST: &str = "localhost";
 const PORT: u16 = 8888;
@@ -98,10 +99,8 @@ impl Target {
             options.tls = self.0.tls.read()?;
         }
         options.token = match &self.0.token_file {
-            Some(path) => Some(settings::read_token(path)?),
-            None => {
-                settings::environment_token()?.filter(|token| !token.is_empty()).map(Token::new)
-            }
+            Some(path) => Some(token::from_file(path)?),
+            None => token::from_environment()?.filter(|token| !token.is_empty()).map(Token::new),
         };
         options.connect_timeout = self.timeout();
         options.timeout = self.timeout();

@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::FalseyValueParser;
 use ipc_framework::client::Tls;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// As the fields of [`TlsFlags`] are called.
 pub(super) const NAMES: [&str; 5] = ["tls", "tls_ca", "tls_name", "tls_cert", "tls_key"];

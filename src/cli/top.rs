@@ -8,18 +8,19 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ipc_framework::client::Connection;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use self::sample::{History, Sample};
 use self::sampler::Sampler;
-use self::screen::View;
+use self::screen::{Sort, View};
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::target::Target;
-use super::{Failure, units};
+use super::units;
 
 /// Watch a server: rates, connections, channels and their latencies.
 #[derive(Args, Debug)]
@@ -52,16 +53,6 @@ pub(super) struct Top {
     json: bool,
     #[command(flatten)]
     target: Target,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Sort {
-    Channel,
-    #[default]
-    Requests,
-    Publications,
-    P99,
-    Subscribers,
 }
 
 /// Short intervals would measure the measuring.

@@ -13,11 +13,12 @@ use ipc_framework::{HandlerError, Json, Message, MessageType};
 use serde::Serialize;
 
 use self::command::{Bounds, Command};
+use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::interrupt::{Interrupt, LOOK_EVERY};
 use super::output::{Output, printable};
 use super::target::Target;
-use super::{Failure, latency, units};
+use super::{latency, units};
 
 /// Serve a channel with a command, until interrupted.
 #[derive(Args, Debug)]

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use ipc_framework::client::{Connection, Options};
 use serde::Deserialize;
 
-use super::super::interrupt::LOOK_EVERY;
-use super::super::{latency, target};
-use super::Failure;
-use super::load::{Clock, Measured, Plan, Tally, late, sum_up};
+use super::measure::{Clock, Measured, Plan, Tally, late, sum_up};
 use super::pace::{self, Pace};
+use crate::cli::failure::Failure;
+use crate::cli::interrupt::LOOK_EVERY;
+use crate::cli::{latency, target};
 
 /// What publisher and subscribers tell one another.
 struct Progress {
@@ -79,7 +79,9 @@ fn publish(
         let due = pace.as_mut().map_or_else(Instant::now, Pace::next);
         pace::wait_until(due.min(clock.end));
         if clock.is_over() {
-            clock.note_unsent(pace.as_ref());
+            if let Some(pace) = &pace {
+                pace.note_unsent(clock);
+            }
             return Ok(latency::histogram());
         }
         let at = due.saturating_duration_since(clock.start).as_nanos() as u64;

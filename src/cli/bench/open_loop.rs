@@ -10,11 +10,11 @@ use ipc_framework::client::{Connection, Options};
 use ipc_framework::{Message, MessageType};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::super::interrupt::LOOK_EVERY;
-use super::super::{latency, target};
-use super::Failure;
-use super::load::{Clock, Measured, Plan};
+use super::measure::{Clock, Measured, Plan};
 use super::pace::{AWAKE, Pace};
+use crate::cli::failure::Failure;
+use crate::cli::interrupt::LOOK_EVERY;
+use crate::cli::{latency, target};
 
 /// What is under way may not hold each other up: from 1 MiB on a server stops reading what it has
 /// no room to answer, and nobody reads here while a message waits to be sent.
@@ -88,7 +88,7 @@ impl OpenLoop {
                 self.receive(if has_room { due.min(soon) } else { soon }, clock)?;
             }
         }
-        clock.note_unsent(Some(&self.pace));
+        self.pace.note_unsent(clock);
         // Those that are under way belong to it; only Ctrl-C waits for nothing.
         while !self.in_flight.is_empty() && !clock.is_stopped() {
             self.receive(Instant::now() + LOOK_EVERY, clock)?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::load::Clock;
+use super::measure::Clock;
 
 /// The system wakes a thread some 50 µs late; the last piece is waited for awake.
 pub(super) const AWAKE: Duration = Duration::from_micros(200);
@@ -46,8 +46,13 @@ impl Pace {
         self.sent += 1;
     }
 
+    /// Adds the messages that were due and have not been sent to the clock's count.
+    pub(super) fn note_unsent(&self, clock: &Clock) {
+        clock.note_unsent(self.unsent(clock.end.min(Instant::now())));
+    }
+
     /// How many were due before `end`, after the warm-up, and have not been sent.
-    pub(super) fn unsent(&self, end: Instant) -> u64 {
+    fn unsent(&self, end: Instant) -> u64 {
         if self.anew.is_some_and(|anew| anew >= end) {
             return 0;
         }

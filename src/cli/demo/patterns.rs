@@ -9,10 +9,10 @@ use ipc_framework::{ErrorCode, MessageType, Server};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::super::answers::{self, Latencies};
-use super::super::latency::{self, Latency, shown, shown_micros};
-use super::super::output::{Output, Style, table};
-use super::Failure;
+use crate::cli::answers::{self, Latencies};
+use crate::cli::failure::Failure;
+use crate::cli::latency::{self, Latency, shown, shown_micros};
+use crate::cli::output::{Output, Style, table};
 
 pub(super) const APP: &str = "shop";
 

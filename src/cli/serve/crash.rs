@@ -6,11 +6,17 @@
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
-use std::thread;
+use std::sync::OnceLock;
+use std::sync::mpsc::sync_channel;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use super::super::{logging, printable};
-use super::log_queue::last_words;
+use crate::cli::output::printable;
+
+/// Time that the end of the process waits for a slow reader of standard error.
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Where the last panic of this thread was, and how it came there.
@@ -23,9 +29,26 @@ pub(super) fn note_panics() {
     std::panic::set_hook(Box::new(|info| LAST.set(Some((describe(info), Backtrace::capture())))));
 }
 
+/// The call that finishes the log, once there is one.
+static FINISH_LOG: OnceLock<fn()> = OnceLock::new();
+
+/// Makes every abort call `finish` first, so that the log is complete before the report.
+pub(super) fn finish_log_with(finish: fn()) {
+    // This is called once.
+    let _ = FINISH_LOG.set(finish);
+}
+
+/// Starts a thread with this name, whose panic is reported and aborts the process.
+pub(super) fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    thread::Builder::new().name(name.to_owned()).spawn(|| or_abort(run))
+}
+
 /// Runs `run`; if it panics, reports that and aborts the process, so that there is a core dump
 /// where the system keeps such.
-pub(in super::super) fn or_abort<T>(run: impl FnOnce() -> T) -> T {
+pub(super) fn or_abort<T>(run: impl FnOnce() -> T) -> T {
     match std::panic::catch_unwind(AssertUnwindSafe(run)) {
         Ok(returned) => returned,
         Err(_) => abort(),
@@ -52,7 +75,9 @@ fn abort() -> ! {
         BacktraceStatus::Captured => report += &backtrace.to_string(),
         _ => report += "With RUST_BACKTRACE=1 there is more to report.\n",
     }
-    logging::finish();
+    if let Some(finish) = FINISH_LOG.get() {
+        finish();
+    }
     last_words(&report);
     std::process::abort()
 }
@@ -65,6 +90,23 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
 fn text(payload: &(dyn Any + Send)) -> &str {
     let owned = payload.downcast_ref::<String>().map(String::as_str);
     owned.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a word")
+}
+
+/// Writes the last that the process has to say to standard error, and waits a while for whoever
+/// reads it.
+pub(super) fn last_words(text: &str) {
+    // There may be nobody who reads it.
+    let write = |text: &str| drop(io::stderr().write_all(text.as_bytes()));
+    let (writing, written) = sync_channel::<()>(0);
+    let copy = text.to_owned();
+    let on_own_thread = move || {
+        write(&copy);
+        drop(writing);
+    };
+    if thread::Builder::new().spawn(on_own_thread).is_err() {
+        return write(text);
+    }
+    let _ = written.recv_timeout(END_TIMEOUT);
 }
 
 /// What the tests of this program set to a thread to see the report. Other builds do not look

@@ -14,9 +14,9 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use ipc_framework::{Context, Handle};
 
-use super::super::Failure;
 use super::crash;
 use super::histograms::{self, Copied, Subject};
+use crate::cli::failure::Failure;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The log's times are seconds since its start, its maxima milliseconds as the format's
@@ -66,8 +66,7 @@ impl LatencyLog {
             }
             written
         };
-        let named = std::thread::Builder::new().name("latency-log".to_owned());
-        let thread = named.spawn(|| crash::or_abort(write)).map_err(|error| {
+        let thread = crash::spawn("latency-log", write).map_err(|error| {
             Failure::runtime(format!("cannot start the thread of the latency log: {error}"))
         })?;
         Ok(Self { last, thread, path: path.to_owned() })

@@ -6,20 +6,15 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::crash;
+use super::crash::{self, END_TIMEOUT};
 
 /// Lines that may wait: more than the limit of events lets through at once.
 const LINES_MAX: usize = 512;
 /// A line longer than this counts as one there was no room for.
 const LINE_BYTES_MAX: usize = 16 << 10;
-/// How long the end of the process waits for whoever reads standard error.
-const END_TIMEOUT: Duration = Duration::from_secs(1);
-
 thread_local! {
     /// Whether this thread is the one that writes: its own words need no queue.
     static WRITES: Cell<bool> = const { Cell::new(false) };
@@ -27,7 +22,7 @@ thread_local! {
 
 /// Takes lines for standard error, one a call.
 #[derive(Clone)]
-pub(in super::super) struct LogQueue(Arc<Shared>);
+pub(super) struct LogQueue(Arc<Shared>);
 
 struct Shared {
     /// Gone once the log is at its end.
@@ -38,7 +33,7 @@ struct Shared {
 }
 
 impl LogQueue {
-    pub(in super::super) fn start() -> io::Result<Self> {
+    pub(super) fn start() -> io::Result<Self> {
         Self::over(io::stderr(), LINES_MAX, |lost| {
             tracing::warn!(lost, "lines of the log were lost, for nobody read them in time");
         })
@@ -79,8 +74,7 @@ impl LogQueue {
                 let _ = out.write_all(&line);
             }
         };
-        let named = thread::Builder::new().name("log".to_owned());
-        named.spawn(|| crash::or_abort(write))?;
+        crash::spawn("log", write)?;
         Ok(queue)
     }
 
@@ -99,7 +93,7 @@ impl LogQueue {
     }
 
     /// Takes no more lines, and waits a while for those that it has.
-    pub(in super::super) fn finish(&self) {
+    pub(super) fn finish(&self) {
         drop(self.lines().take());
         let written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
         // It is closed, or time is up: either way this is the end.
@@ -129,23 +123,6 @@ impl Write for &LogQueue {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Writes the last that the process has to say to standard error, and waits a while for whoever
-/// reads it.
-pub(in super::super) fn last_words(text: &str) {
-    // There may be nobody who reads it.
-    let write = |text: &str| drop(io::stderr().write_all(text.as_bytes()));
-    let (writing, written) = sync_channel::<()>(0);
-    let copy = text.to_owned();
-    let on_own_thread = move || {
-        write(&copy);
-        drop(writing);
-    };
-    if thread::Builder::new().spawn(on_own_thread).is_err() {
-        return write(text);
-    }
-    let _ = written.recv_timeout(END_TIMEOUT);
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::super::Failure;
 use super::crash;
 use super::histograms::{self, Copied};
+use crate::cli::failure::Failure;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Scrapes at once. Each may hold an answer of some megabytes, where many channels are measured.
@@ -78,13 +78,8 @@ pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
             }
         }
     };
-    on_own_thread(serve).map_err(cannot)?;
+    crash::spawn("metrics", serve).map_err(cannot)?;
     Ok(bound)
-}
-
-fn on_own_thread(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let named = std::thread::Builder::new().name("metrics".to_owned());
-    named.spawn(|| crash::or_abort(run)).map(drop)
 }
 
 /// Those that are being answered.
@@ -126,7 +121,7 @@ impl Scrapes {
             let _ = scrapes.answer(&scrape);
             scrapes.leave(&scrape);
         };
-        on_own_thread(run).inspect_err(|_| self.leave(&stream))
+        crash::spawn("metrics", run).map(drop).inspect_err(|_| self.leave(&stream))
     }
 
     fn leave(&self, stream: &Arc<TcpStream>) {

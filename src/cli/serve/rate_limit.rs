@@ -21,14 +21,14 @@ const WINDOW: Duration = Duration::from_secs(10);
 const SUMMARY: &str = "suppressed";
 
 /// Lets events pass by level and number. A kind is a place in the code that logs.
-pub(in super::super) struct RateLimit {
+pub(super) struct RateLimit {
     level: LevelFilter,
     kinds: Kinds,
     suppressed: SyncSender<()>,
 }
 
 #[derive(Clone, Default)]
-pub(in super::super) struct Kinds(Arc<Mutex<HashMap<Identifier, Kind>>>);
+pub(super) struct Kinds(Arc<Mutex<HashMap<Identifier, Kind>>>);
 
 struct Kind {
     name: String,
@@ -39,7 +39,7 @@ struct Kind {
 
 impl RateLimit {
     /// The filter, and what tells from time to time how much it has kept back.
-    pub(in super::super) fn new(level: LevelFilter) -> (Self, Reporter) {
+    pub(super) fn new(level: LevelFilter) -> (Self, Reporter) {
         // One note is enough: whoever takes it looks at all kinds.
         let (suppressed, noted) = sync_channel(1);
         let kinds = Kinds::default();
@@ -95,7 +95,7 @@ impl Kinds {
     }
 
     /// Tells how many events of each kind were not written since it last did.
-    pub(in super::super) fn report(&self) {
+    pub(super) fn report(&self) {
         let suppressed: Vec<(String, u64)> = self
             .lock()
             .values_mut()
@@ -109,13 +109,13 @@ impl Kinds {
 }
 
 /// Waits until something was kept back, and some more, and tells of it.
-pub(in super::super) struct Reporter {
-    pub(in super::super) kinds: Kinds,
+pub(super) struct Reporter {
+    pub(super) kinds: Kinds,
     noted: Receiver<()>,
 }
 
 impl Reporter {
-    pub(in super::super) fn run(self) {
+    pub(super) fn run(self) {
         while self.noted.recv().is_ok() {
             std::thread::sleep(WINDOW);
             self.kinds.report();

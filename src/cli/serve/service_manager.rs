@@ -17,8 +17,8 @@ use ipc_framework::{Handle, HandleError, Inherited};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
-use super::super::Failure;
 use super::crash;
+use crate::cli::failure::Failure;
 
 /// How long the service manager may be busy with what others tell it.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -137,6 +137,5 @@ pub(super) fn watch(handle: Handle) -> io::Result<()> {
             std::thread::sleep(interval);
         }
     };
-    let named = std::thread::Builder::new().name("watchdog".to_owned());
-    named.spawn(|| crash::or_abort(watch)).map(drop)
+    crash::spawn("watchdog", watch).map(drop)
 }

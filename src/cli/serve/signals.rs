@@ -8,8 +8,7 @@ use ipc_framework::{Context, Handle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::super::logging;
-use super::{crash, histograms, service_manager};
+use super::{crash, histograms, logging, service_manager};
 
 /// The first SIGINT or SIGTERM drains, the second ends at once. SIGHUP calls `reload`. SIGUSR1
 /// writes counters and latencies to standard error, SIGUSR2 does so and empties the latencies.
@@ -39,8 +38,7 @@ pub(super) fn watch(handle: Handle, mut reload: impl FnMut() + Send + 'static) -
             }
         }
     };
-    let named = std::thread::Builder::new().name("signals".to_owned());
-    named.spawn(|| crash::or_abort(watch)).map(drop)
+    crash::spawn("signals", watch).map(drop)
 }
 
 /// What takes a signal to a thread that does something about it. One may wait: what it asks for
@@ -51,8 +49,7 @@ fn on_own_thread(
 ) -> io::Result<SyncSender<i32>> {
     let (asked, signals) = mpsc::sync_channel(1);
     let run = move || signals.iter().for_each(&mut act);
-    let named = std::thread::Builder::new().name(name.to_owned());
-    named.spawn(|| crash::or_abort(run))?;
+    crash::spawn(name, run)?;
     Ok(asked)
 }
 

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use ipc_framework::client::Connection;
 use serde::Serialize;
 
-use super::super::answers::{self, Channels, Latencies, Stats, Summary, ask};
-use super::super::latency::{self, Latency};
-use super::Failure;
+use crate::cli::answers::{self, Channels, Latencies, Stats, Summary, ask};
+use crate::cli::failure::Failure;
+use crate::cli::latency::{self, Latency};
 
 /// As many as the widest screens show.
 const SAMPLES_KEPT: usize = 300;

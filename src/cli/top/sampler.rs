@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use ipc_framework::client::{Connection, Options};
 
-use super::Failure;
 use super::sample::Sample;
+use crate::cli::failure::Failure;
 
 type Taken = Result<Sample, Failure>;
 

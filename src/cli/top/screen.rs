@@ -4,17 +4,28 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::ValueEnum;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row as Cells, Sparkline, Table, TableState};
 
-use super::super::channels::served_by;
-use super::super::latency::{Latency, shown, shown_micros};
-use super::super::output::printable;
-use super::Sort;
 use super::sample::{History, Rates, Row, Trend};
+use crate::cli::channels::served_by;
+use crate::cli::latency::{Latency, shown, shown_micros};
+use crate::cli::output::printable;
+
+/// The column by which channels are sorted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Sort {
+    Channel,
+    #[default]
+    Requests,
+    Publications,
+    P99,
+    Subscribers,
+}
 
 /// Of the panels, by the height of the screen: on a low one the table goes before them.
 const PANEL_HEIGHTS: [(u16, u16); 3] = [(20, 6), (14, 4), (0, 0)];

@@ -1,18 +1,16 @@
 //! What `ipc serve` is told: by flags, by the environment and by a file, in this order.
 
-mod file;
-
 use std::collections::HashMap;
 use std::net::ToSocketAddrs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ipc_framework::{Access, Config, Limits, Spin, Tls, Token, UnixSocket};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
-use super::logging::LogFormat;
-use super::{Failure, units};
+use crate::cli::failure::Failure;
+use crate::cli::{token, units};
 
 /// Everything that is wrong, in the order in which it was found.
 pub(super) type Problems = Vec<Failure>;
@@ -24,10 +22,10 @@ pub(super) type Problems = Vec<Failure>;
 pub(super) struct Settings {
     /// Name or address to listen on; localhost means IPv4 and IPv6 [default: localhost]
     #[arg(long, value_name = "HOST")]
-    host: Option<String>,
+    pub(super) host: Option<String>,
     /// TCP port; 0 takes any free one [default: 8888]
     #[arg(long)]
-    port: Option<u16>,
+    pub(super) port: Option<u16>,
     /// Listen on a Unix socket too
     #[arg(long, value_name = "PATH")]
     unix: Option<PathBuf>,
@@ -37,7 +35,7 @@ pub(super) struct Settings {
     unix_mode: Option<u32>,
     /// Listen on the Unix socket only
     #[arg(long, conflicts_with_all = ["host", "port"])]
-    no_tcp: bool,
+    pub(super) no_tcp: bool,
     /// Connections at a time [default: 10000]
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
@@ -63,7 +61,7 @@ pub(super) struct Settings {
     drain_timeout: Option<Duration>,
     /// File with the token that clients must send; or set `IPC_TOKEN`
     #[arg(long, value_name = "PATH")]
-    #[serde(deserialize_with = "file::read_secret_path")]
+    #[serde(deserialize_with = "read_secret_path")]
     token_file: Option<PathBuf>,
     /// Let only this user connect to the Unix socket; may be given again
     #[arg(long, value_name = "UID")]
@@ -76,7 +74,7 @@ pub(super) struct Settings {
     tls_cert: Option<PathBuf>,
     /// Its private key in PEM
     #[arg(long, value_name = "PATH")]
-    #[serde(deserialize_with = "file::read_secret_path")]
+    #[serde(deserialize_with = "read_secret_path")]
     tls_key: Option<PathBuf>,
     /// Certificates in PEM; clients must show one that is signed by one of them
     #[arg(long, value_name = "PATH")]
@@ -109,16 +107,24 @@ pub(super) struct Settings {
     pub(super) demo: bool,
     /// Tokens by application; in the file only.
     #[arg(skip)]
-    #[serde(deserialize_with = "file::read_tokens")]
-    tokens: HashMap<String, Token>,
+    #[serde(deserialize_with = "read_tokens")]
+    pub(super) tokens: HashMap<String, Token>,
+}
+
+/// The format of the events on standard error.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 impl Settings {
-    /// Fills in from the file what the command line does not say.
-    pub(super) fn or_from_file(self, path: &Path) -> Result<Self, Problems> {
-        let file = file::read(path)?;
+    /// Fills in settings of the file that the command line does not contain.
+    pub(super) fn or(self, file: Self) -> Self {
         let asks_for_tcp = self.host.is_some() || self.port.is_some();
-        Ok(Self {
+        Self {
             host: self.host.or(file.host),
             port: self.port.or(file.port),
             unix: self.unix.or(file.unix),
@@ -145,7 +151,7 @@ impl Settings {
             metrics: self.metrics.or(file.metrics),
             demo: self.demo || file.demo,
             tokens: file.tokens,
-        })
+        }
     }
 
     /// `environment_token` is `IPC_TOKEN`; a token file that was named goes before it. Fails
@@ -209,7 +215,7 @@ impl Settings {
         if environment_token.as_ref().is_some_and(|token| token.trim().is_empty()) {
             problems.push(Failure::usage("IPC_TOKEN is empty; set it to a token, or unset it"));
         } else if let Some(path) = &self.token_file {
-            match read_token(path) {
+            match token::from_file(path) {
                 Ok(token) => access.default = Some(token),
                 Err(problem) => problems.push(problem),
             }
@@ -299,18 +305,29 @@ fn either(flags: Vec<u32>, file: Vec<u32>) -> Vec<u32> {
     if flags.is_empty() { file } else { flags }
 }
 
-/// A token that cannot be read must not turn into none.
-pub(super) fn environment_token() -> Result<Option<String>, Failure> {
-    match std::env::var("IPC_TOKEN") {
-        Ok(token) => Ok(Some(token)),
-        Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(Failure::usage("IPC_TOKEN is not UTF-8; set it to text, or unset it"))
-        }
-    }
+/// Reads the table without ever repeating a value of it in an error, whatever it is: serde's own
+/// errors show the value that they did not expect.
+fn read_tokens<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<HashMap<String, Token>, D::Error> {
+    let toml::Value::Table(table) = toml::Value::deserialize(deserializer)? else {
+        return Err(de::Error::custom(
+            "tokens is no table; write [tokens], and below it a line for each application",
+        ));
+    };
+    let tokens = table.into_iter().map(|(app_id, token)| match token {
+        toml::Value::String(token) => Ok((app_id, Token::new(token))),
+        _ => Err(de::Error::custom(format!("the token of {app_id:?} is not text in quotes"))),
+    });
+    tokens.collect()
 }
 
-/// The token a file holds; a file that everybody may read is refused.
-pub(super) fn read_token(path: &Path) -> Result<Token, Failure> {
-    Ok(Token::from_file(path)?)
+/// The path of a file with a secret. What stands there instead may be the secret itself.
+fn read_secret_path<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<PathBuf>, D::Error> {
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::String(path) if !path.contains('\n') => Ok(Some(path.into())),
+        _ => Err(de::Error::custom("give the path of a file in quotes, not what is in it")),
+    }
 }

@@ -1,17 +1,14 @@
 //! The file of settings, read with all that is wrong in it.
 
-use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use ipc_framework::Token;
 use rustix::fs::OFlags;
-use serde::{Deserialize as _, Deserializer, de};
 
-use super::super::Failure;
-use super::{Problems, Settings};
+use super::settings::{Problems, Settings};
+use crate::cli::failure::Failure;
 
 /// A file of settings is small; whatever is larger is another file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -89,31 +86,4 @@ fn read_text(path: &Path) -> Result<(String, bool), Failure> {
             path.display()
         ))
     })
-}
-
-/// Reads the table without ever repeating a value of it in an error, whatever it is: serde's own
-/// errors show the value that they did not expect.
-pub(super) fn read_tokens<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<HashMap<String, Token>, D::Error> {
-    let toml::Value::Table(table) = toml::Value::deserialize(deserializer)? else {
-        return Err(de::Error::custom(
-            "tokens is no table; write [tokens], and below it a line for each application",
-        ));
-    };
-    let tokens = table.into_iter().map(|(app_id, token)| match token {
-        toml::Value::String(token) => Ok((app_id, Token::new(token))),
-        _ => Err(de::Error::custom(format!("the token of {app_id:?} is not text in quotes"))),
-    });
-    tokens.collect()
-}
-
-/// The path of a file with a secret. What stands there instead may be the secret itself.
-pub(super) fn read_secret_path<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<PathBuf>, D::Error> {
-    match toml::Value::deserialize(deserializer)? {
-        toml::Value::String(path) if !path.contains('\n') => Ok(Some(path.into())),
-        _ => Err(de::Error::custom("give the path of a file in quotes, not what is in it")),
-    }
 }

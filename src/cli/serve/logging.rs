@@ -3,22 +3,15 @@
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
-use clap::ValueEnum;
-use serde::Deserialize;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::Failure;
-use super::serve::{Kinds, LogQueue, RateLimit, or_abort};
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
+use super::crash;
+use super::log_queue::LogQueue;
+use super::rate_limit::{Kinds, RateLimit};
+use super::settings::LogFormat;
+use crate::cli::failure::Failure;
 
 /// Which events are shown: `error`, `warn`, `info` (the default), `debug` or `trace`.
 const LEVEL_VARIABLE: &str = "IPC_LOG";
@@ -57,8 +50,8 @@ pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
         LogFormat::Text => registry.with(lines).with(limit).init(),
         LogFormat::Json => registry.with(lines.json()).with(limit).init(),
     }
-    let named = std::thread::Builder::new().name("suppressed".to_owned());
-    named.spawn(|| or_abort(|| reporter.run())).map_err(cannot)?;
+    crash::finish_log_with(finish);
+    crash::spawn("suppressed", || reporter.run()).map_err(cannot)?;
     Ok(())
 }
 
