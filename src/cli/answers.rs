@@ -1,4 +1,4 @@
-//! What the server answers about itself, as far as it is shown.
+//! The server's answers about itself, as far as they are shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(super) struct Stats {
 }
 
 impl Stats {
-    /// In whole seconds, as people want it.
+    /// Returns the uptime for people, in whole seconds.
     pub(super) fn uptime(&self) -> humantime::FormattedDuration {
         let uptime = Duration::try_from_secs_f64(self.uptime_seconds).unwrap_or_default();
         humantime::format_duration(Duration::from_secs(uptime.as_secs()))
@@ -74,7 +74,7 @@ pub(super) struct Summary {
     pub(super) max_us: f64,
 }
 
-/// Asks the server and reads its answer.
+/// Sends a request to the server itself and reads the answer.
 pub(super) fn ask<T: DeserializeOwned>(
     connection: &mut Connection,
     action: &str,

@@ -30,16 +30,16 @@ const REDRAW_EVERY: Duration = Duration::from_millis(100);
 /// Put load on a server, and measure its latency as clients see it.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-request: each connection asks `echo`, or the channel that is named.
+request: each connection sends requests to `echo`, or to the --channel.
 publish: each connection publishes to itself alone.
 fan-out: one connection publishes, the others subscribe; each delivery counts.
 
-Without --rate the next is sent when the last one is through (closed loop). With it they are \
-sent at fixed times, whatever is still outstanding (open loop), and latency counts from the time \
-at which each was due: a server that stalls cannot hide what it kept waiting. What was due and \
-found no room among the --in-flight messages of its connection (of 1 MiB together at most) is \
-told as unsent, what had no answer within --timeout as unanswered. Ctrl-C ends it with what was \
-measured.
+Without --rate each message is sent when the one before is done (closed loop). With --rate \
+messages are sent at fixed times, regardless of missing answers (open loop), and latency counts \
+from the time at which each was due, so that a server which stalls cannot hide the delay. \
+Messages that were due and found no room among the --in-flight messages of their connection (of \
+1 MiB together at most) are reported as unsent, those without an answer within --timeout as \
+unanswered. Ctrl-C ends the load and shows the results so far.
 
 Examples:
   ipc bench
@@ -53,22 +53,22 @@ pub(super) struct Bench {
     /// Channel to use [default: echo for requests, a fresh one otherwise]
     #[arg(long)]
     channel: Option<String>,
-    /// Connections that ask, publish or subscribe [default: 1; 10 for fan-out]
+    /// Connections that send requests, publish or subscribe [default: 1; 10 for fan-out]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     clients: Option<u32>,
     /// Bytes of each payload
     #[arg(long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
     size: usize,
-    /// How long to measure
+    /// Time to measure
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::timeout)]
     duration: Duration,
-    /// How long to run before that
+    /// Time to warm up before that
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = units::duration)]
     warmup: Duration,
     /// Messages a second, of all connections together
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
-    /// Messages of a connection that may be outstanding at a time in an open loop
+    /// Messages of each connection that may be in flight in an open loop
     #[arg(long, value_name = "N", default_value_t = 256, requires = "rate")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     in_flight: u16,
@@ -78,7 +78,7 @@ pub(super) struct Bench {
     /// Write all latencies to a file, as an `HdrHistogram` interval log in nanoseconds
     #[arg(long, value_name = "FILE")]
     hdr: Option<PathBuf>,
-    /// Show the result as a document of one line
+    /// Show the result as a JSON document of one line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -90,7 +90,7 @@ fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "give a number of messages a second, such as 5000 or 0.5".to_owned())
 }
 
-/// What came out. Every latency is in microseconds.
+/// The result. Every latency is in microseconds.
 #[derive(Debug, Serialize)]
 struct Report {
     load: Load,
@@ -99,14 +99,14 @@ struct Report {
     /// Absent in a closed loop.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<f64>,
-    /// What was due and not sent by the end, because too many were outstanding.
+    /// Messages that were due and not sent by the end, because too many were in flight.
     #[serde(skip_serializing_if = "Option::is_none")]
     unsent: Option<u64>,
-    /// What was sent and not answered in time: it is in no latency.
+    /// Messages that were sent and not answered in time. No latency contains them.
     #[serde(skip_serializing_if = "Option::is_none")]
     unanswered: Option<u64>,
     seconds: f64,
-    /// Requests, publications that came back, or deliveries.
+    /// Number of requests, publications that came back, or deliveries.
     count: u64,
     per_second: f64,
     latency_us: Option<Latency>,
@@ -130,7 +130,7 @@ impl Bench {
             duration: self.duration,
         };
         if let Some(path) = &self.hdr {
-            // Before the load and not after it.
+            // An unwritable path shows before the load, not after it.
             latency::create_log(path)?;
         }
         let bar = self.bar();
@@ -149,8 +149,8 @@ impl Bench {
         if nanos.is_empty() && unanswered > 0 {
             let timeout = humantime::format_duration(options.timeout);
             return Err(Failure::Timeout(format!(
-                "none of {unanswered} messages was answered within {timeout}; see whether the one \
-                 who serves the channel is alive, or give a longer --timeout"
+                "none of {unanswered} messages was answered within {timeout}; check that \
+                 whoever serves the channel is alive, or give a longer --timeout"
             )));
         }
         if let Some(path) = &self.hdr {
@@ -177,7 +177,8 @@ impl Bench {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// On a terminal alone, and on standard error: the result is what a pipe gets.
+    /// Shows the progress on terminals only, and on standard error, so that a pipe gets the result
+    /// alone.
     fn bar(&self) -> ProgressBar {
         if self.json || !io::stderr().is_terminal() {
             return ProgressBar::hidden();

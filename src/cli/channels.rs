@@ -24,7 +24,7 @@ Examples:
   ipc channels --app chat_app
   ipc channels --json"))]
 pub(super) struct Channels {
-    /// Show everything the server tells, as a document of one line
+    /// Show the server's whole answer, as a JSON document of one line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -74,7 +74,7 @@ impl Channels {
     }
 }
 
-/// Who answers a channel's requests.
+/// Returns what answers a channel's requests.
 pub(super) fn served_by(has_handler: bool, workers: u64) -> String {
     match (has_handler, workers) {
         (true, _) => "server".to_owned(),

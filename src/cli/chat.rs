@@ -18,7 +18,7 @@ use super::subscribe::time_of_day;
 use super::target::Target;
 use super::{document, target};
 
-/// The longest that a line which was typed waits.
+/// Time that a typed line may wait before it is sent.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Talk to others in a channel.
@@ -32,19 +32,19 @@ Examples:
   ipc chat Ada
   echo 'hello' | ipc chat Bob --channel random --json"))]
 pub(super) struct Chat {
-    /// What the others know you by
+    /// Name that the others see
     name: String,
     /// Channel to talk in
     #[arg(long, default_value = "general")]
     channel: String,
-    /// Show every message of the others as a document of one line
+    /// Show every message of the others as a JSON document of one line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     target: Target,
 }
 
-/// The form that the published chat program reads and writes.
+/// A message in the form that the published chat program reads and writes.
 #[derive(Debug, Deserialize, Serialize)]
 struct Said {
     #[serde(rename = "type")]
@@ -74,7 +74,8 @@ impl Chat {
                 Ok(line) if line.trim().is_empty() => {}
                 Ok(line) => {
                     self.say(&mut connection, "chat_message", line)?;
-                    // One's own words come back: whoever only talks would fill both sides.
+                    // Our own messages come back. A user who only talks would fill the buffers of
+                    // both sides.
                     while let Some(message) = connection.try_receive()? {
                         self.show(output, &message)?;
                     }
@@ -87,7 +88,7 @@ impl Chat {
                 }
             }
         }
-        // Everything said has arrived when this returns.
+        // When this returns, everything that was typed has arrived.
         connection.close()?;
         Ok(ExitCode::SUCCESS)
     }
@@ -99,7 +100,7 @@ impl Chat {
 
     fn show(&self, output: Output, message: &Message) -> Result<(), Failure> {
         let said = message.payload.decode::<Said>().ok();
-        // One's own words are on the screen already.
+        // Our own messages are on the screen already.
         if said.as_ref().is_some_and(|said| said.username == self.name) {
             return Ok(());
         }
@@ -108,7 +109,7 @@ impl Chat {
         }
         let time = output.paint(Style::Dim, time_of_day(message.timestamp));
         let Some(said) = said else {
-            // Somebody else's form: shown as it is.
+            // A message in another form is shown as it is.
             let payload = output.payload_line(message.payload.as_str());
             return output.line(format_args!("{time} {payload}"));
         };
@@ -120,13 +121,14 @@ impl Chat {
     }
 }
 
-/// Reading a terminal blocks, so that it has a thread of its own. It ends with the program.
+/// Reads the terminal in a thread of its own, because that blocks. The thread ends with the
+/// program.
 fn lines_of_stdin() -> Result<Receiver<String>, Failure> {
-    // Whoever types faster than the server takes it waits.
+    // A user who types faster than the server accepts it has to wait.
     let (sender, lines) = sync_channel(64);
     let read = move || {
         for line in io::stdin().lock().split(b'\n').map_while(Result::ok) {
-            // What is no text is shown as such, rather than ending the talk.
+            // Bytes that are not UTF-8 are replaced, and do not end the chat.
             let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
             if sender.send(line).is_err() {
                 return;

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use super::failure::Failure;
 
-/// Write what a shell needs to complete commands and flags.
+/// Write the script with which a shell completes commands and flags.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -24,7 +24,7 @@ pub(super) struct Completions {
 impl Completions {
     /// Writes the completions of `program`.
     pub(super) fn run(&self, program: &mut Command) -> Result<ExitCode, Failure> {
-        // Written at once: the generator takes no error from what it writes to.
+        // Written to a buffer first, because the generator panics on a write error.
         let mut script = Vec::new();
         clap_complete::generate(self.shell, program, "ipc", &mut script);
         std::io::stdout().write_all(&script).map_err(Failure::writing)?;

@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::output::{Output, Style};
 
-/// Show what it does: a server and its clients in this process, for a few seconds.
+/// Show every pattern with a server and clients in this process, in a few seconds.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
 It needs no server, listens on a free port of localhost and leaves nothing behind.
@@ -22,7 +22,7 @@ Examples:
   ipc demo
   ipc demo --json"))]
 pub(super) struct Demo {
-    /// Show every step, and every latency at the end, as a document of one line
+    /// Show every step, and every latency at the end, as a JSON document of one line
     #[arg(long)]
     json: bool,
 }

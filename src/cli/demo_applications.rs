@@ -1,6 +1,6 @@
 //! The applications of the published `ipc-server` program, and an echo for benchmarks.
 //!
-//! This is the example of how to write handlers: it uses nothing but the public API.
+//! This file is an example of handlers: it uses only the public API.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -132,7 +132,7 @@ fn install_monitoring(server: &mut Server) {
     });
 }
 
-/// Answers a request with its own payload, untouched.
+/// Answers a request with its own payload, unchanged.
 fn install_bench(server: &mut Server) {
     server.application("bench", "Benchmarks").channel("echo").on_request(|request| {
         let payload = request.json();
@@ -140,7 +140,7 @@ fn install_bench(server: &mut Server) {
     });
 }
 
-/// The published program answers such requests with nothing, which leaves a caller waiting.
+/// The published program does not answer such requests, so a caller of it waits in vain.
 #[derive(Serialize)]
 struct Accepted {
     status: &'static str,

@@ -4,7 +4,7 @@ use ipc_framework::Message;
 
 use super::failure::Failure;
 
-/// The payload stays as it came, but for line breaks between its tokens.
+/// The payload stays as it came, except for line breaks between its tokens.
 pub(super) fn of(message: &Message) -> Result<String, Failure> {
     let quoted = |text: &str| {
         serde_json::to_string(text)
@@ -20,7 +20,7 @@ pub(super) fn of(message: &Message) -> Result<String, Failure> {
     ))
 }
 
-/// JSON may have line breaks between its tokens, and nowhere else.
+/// JSON has line breaks between its tokens only, never inside one.
 pub(super) fn one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }

@@ -4,22 +4,22 @@ use std::process::ExitCode;
 
 use ipc_framework::client;
 
-/// Why the program ends early: one sentence, and whose fault it is.
+/// The reason why the program ends early: one sentence, and an exit code.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// What was asked for makes no sense: exit code 2.
+    /// The usage is wrong: exit code 2.
     Usage(String),
-    /// It made sense and did not work, or the server answered with an error: exit code 1.
+    /// Something failed, or the server answered with an error: exit code 1.
     Runtime(String),
     /// There is no connection, or it was lost: exit code 3.
     Unconnected(String),
     /// No answer came in time: exit code 4.
     Timeout(String),
-    /// Whoever read the output has seen enough: exit code 0, without a word.
+    /// The reader of the output closed it: exit code 0, and no message.
     UnreadOutput,
 }
 
-/// What the exit codes mean, for the help of every subcommand.
+/// Appends the meaning of the exit codes to the help of a subcommand.
 macro_rules! with_exit_codes {
     ($text:literal) => {
         concat!(
@@ -40,7 +40,7 @@ impl Failure {
         Self::Runtime(text.into())
     }
 
-    /// What became of writing to standard output.
+    /// The failure of a write to standard output.
     #[expect(clippy::needless_pass_by_value, reason = "it is the argument of map_err")]
     pub(super) fn writing(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
@@ -59,7 +59,7 @@ impl Failure {
         }
     }
 
-    /// The sentence to show, if there is anything to say.
+    /// Returns the sentence to show, if there is one.
     pub(crate) fn sentence(&self) -> Option<&str> {
         match self {
             Self::Usage(text)

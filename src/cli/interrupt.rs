@@ -1,4 +1,4 @@
-//! Ctrl-C, for subcommands that run until then and have something to say at the end.
+//! Ctrl-C, for subcommands that run until then and show something at the end.
 
 use std::io;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use signal_hook::iterator::Signals;
 
 use super::failure::Failure;
 
-/// How long a wait may go on before it looks whether it was interrupted.
+/// Time between checks for an interrupt during a wait.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Whether somebody asked for the end.
+/// Notes that a signal asked for the end.
 #[derive(Clone, Debug)]
 pub(super) struct Interrupt {
     noted: Arc<AtomicBool>,
@@ -22,11 +22,11 @@ pub(super) struct Interrupt {
 }
 
 impl Interrupt {
-    /// The first SIGINT or SIGTERM is noted, a second one ends the program at once.
+    /// Notes the first SIGINT or SIGTERM; a second one ends the program at once.
     pub(super) fn watch() -> Result<Self, Failure> {
         let noted: Arc<AtomicBool> = Arc::default();
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds nothing noted yet.
+            // The order matters: the first signal must find nothing noted.
             flag::register_conditional_shutdown(signal, 128 + signal, noted.clone())
                 .and_then(|_| flag::register(signal, noted.clone()))
                 .map_err(cannot_watch)?;
@@ -34,8 +34,7 @@ impl Interrupt {
         Ok(Self { noted, noted_again: Arc::default() })
     }
 
-    /// The first SIGINT or SIGTERM is noted, the second one too, and a third one ends the program
-    /// at once.
+    /// Notes the first and the second SIGINT or SIGTERM; a third one ends the program at once.
     pub(super) fn watch_twice() -> Result<Self, Failure> {
         let watched = Self { noted: Arc::default(), noted_again: Arc::default() };
         let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(cannot_watch)?;
@@ -56,12 +55,12 @@ impl Interrupt {
         self.noted.load(Ordering::Relaxed)
     }
 
-    /// Set by the second signal, where that does not end the program.
+    /// Set by the second signal, if that does not end the program.
     pub(super) fn again(&self) -> Arc<AtomicBool> {
         self.noted_again.clone()
     }
 
-    /// Sleeps, but not longer than until the interrupt.
+    /// Sleeps until the time is over or the interrupt comes.
     pub(super) fn sleep(&self, duration: Duration) {
         let begin = std::time::Instant::now();
         while let Some(left) = duration.checked_sub(begin.elapsed())

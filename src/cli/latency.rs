@@ -1,4 +1,4 @@
-//! Latencies as they are recorded, and as they are shown.
+//! Latencies, recorded and displayed.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -13,19 +13,19 @@ use serde::Serialize;
 use super::answers::Summary;
 use super::failure::Failure;
 
-/// Three digits are exact, whatever the magnitude.
+/// Three digits of every value are exact.
 const SIGNIFICANT_DIGITS: u8 = 3;
 const NANOS_PER_MILLISECOND: f64 = 1_000_000.0;
 
-/// Of nanoseconds; it grows with what is recorded.
+/// Returns a histogram of nanoseconds that grows with the values recorded.
 pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new(SIGNIFICANT_DIGITS).expect("three digits are among those allowed")
 }
 
 pub(super) fn record(histogram: &mut Histogram<u64>, latency: Duration) {
     let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-    // It grows with the value, and refuses only what no machine has the memory for. Zero is below
-    // what it tells apart.
+    // Records a duration. The histogram grows with the value, and refuses only values for which no
+    // machine has the memory. Zero is below its resolution.
     let _ = histogram.record(nanos.max(1));
 }
 
@@ -33,7 +33,7 @@ pub(super) fn micros(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e7).round() / 10.0
 }
 
-/// Microseconds below a millisecond, milliseconds above.
+/// Displays microseconds below a millisecond, milliseconds above.
 pub(super) fn shown(duration: Duration) -> String {
     shown_micros(duration.as_secs_f64() * 1e6)
 }
@@ -49,7 +49,7 @@ pub(super) fn shown_micros(micros: f64) -> String {
 /// A distribution in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Latency {
-    /// A server does not tell its own.
+    /// Absent for latencies that come from a server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) min: Option<f64>,
     pub(super) mean: f64,
@@ -75,7 +75,7 @@ impl Latency {
         }
     }
 
-    /// With the names they have on a screen.
+    /// Returns the values with the names that a screen shows.
     pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let min = self.min.map(|min| ("min", min));
         min.into_iter().chain([
@@ -103,12 +103,12 @@ impl From<&Summary> for Latency {
     }
 }
 
-/// Nanoseconds as microseconds with one decimal.
+/// Converts nanoseconds to microseconds with one decimal.
 fn rounded(nanos: f64) -> f64 {
     (nanos / 100.0).round() / 10.0
 }
 
-/// Creates the file of [`write_log`], so that a path that cannot be written shows at once.
+/// Creates the file of [`write_log`] early, so that an unwritable path shows at once.
 pub(super) fn create_log(path: &Path) -> Result<(), Failure> {
     File::create(path).map(drop).map_err(|error| unwritable(path, &error))
 }
@@ -118,7 +118,7 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::runtime(format!("cannot write {path}: {error}; check its path and permissions"))
 }
 
-/// An interval log of one interval, which the tools of `HdrHistogram` read.
+/// Writes an interval log of one interval, which the tools of `HdrHistogram` read.
 pub(super) fn write_log(
     path: &Path,
     tag: &str,

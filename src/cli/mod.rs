@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line, with one file for each subcommand.
 
 mod answers;
 mod bench;
@@ -73,7 +73,7 @@ fn is_a_fault(error: &clap::Error) -> bool {
     error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
-/// What clap says over several lines, as one sentence.
+/// Turns clap's error of several lines into one sentence.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
@@ -81,7 +81,7 @@ fn one_line(error: &clap::Error) -> String {
     let said = lines.take_while(|line| {
         !line.starts_with("Usage:") && !line.starts_with("For more information")
     });
-    // What a colon announces goes on behind it.
+    // A line that ends with a colon is joined with the next.
     let said = said.collect::<Vec<_>>().join("; ").replace(":; ", ": ");
     let known = Cli::command();
     let named = std::env::args().nth(1).filter(|name| known.find_subcommand(name).is_some());
@@ -93,7 +93,7 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if is_a_fault(&error) => return Err(Failure::usage(one_line(&error))),
-        // Help or the version, which clap prints by itself.
+        // This is help or the version, which clap prints itself.
         Err(shown) => shown.exit(),
     };
     match cli.command {

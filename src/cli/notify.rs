@@ -9,10 +9,10 @@ use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::sending::Sending;
 
-/// Tell whoever handles a channel something that needs no answer.
+/// Send something to whoever serves a channel, without an answer.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Ends when the server has it all. Whether anybody handles it is nothing it is told.
+Ends when the server has received everything. It does not report whether anything handled it.
 
 Examples:
   ipc notify metrics '{\"metric\": \"cpu_usage\", \"value\": 93}' --app monitoring

@@ -1,4 +1,4 @@
-//! What goes to standard output: for people on a terminal, for machines elsewhere.
+//! Standard output: for people on a terminal, for machines elsewhere.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -9,7 +9,7 @@ use super::failure::Failure;
 
 const INDENT: &str = "  ";
 
-/// How a piece of text is to stand out.
+/// A way to make a piece of text stand out.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Style {
     Dim,
@@ -33,7 +33,7 @@ impl Style {
     }
 }
 
-/// Standard output, and whether anybody looks at it.
+/// Standard output, and whether it is a terminal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     pub(super) json: bool,
@@ -48,26 +48,26 @@ impl Output {
         Self { json, is_terminal, colours: is_terminal && is_wanted && !json }
     }
 
-    /// One line, out at once: whoever reads a pipe waits for it.
+    /// Writes one line and flushes it, because the reader of a pipe waits for it.
     #[expect(clippy::unused_self, reason = "where to write is the output's business")]
     pub(super) fn line(self, text: impl fmt::Display) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::writing)
     }
 
-    /// A document of one line.
+    /// Writes a JSON document of one line.
     pub(super) fn document(self, value: &impl serde::Serialize) -> Result<(), Failure> {
         let text = serde_json::to_string(value)
             .map_err(|error| Failure::runtime(format!("cannot write JSON: {error}")))?;
         self.line(text)
     }
 
-    /// The text in a style, where there are colours.
+    /// Returns the text in a style, if there are colours.
     pub(super) fn paint(self, style: Style, text: impl fmt::Display) -> String {
         if self.colours { format!("{}{text}\x1b[0m", style.code()) } else { text.to_string() }
     }
 
-    /// A peer's JSON: as it came for machines, indented and coloured for people.
+    /// Returns a peer's JSON: unchanged for machines, indented and coloured for people.
     pub(super) fn payload(self, json: &str) -> String {
         if self.json {
             return document::one_line(json);
@@ -78,7 +78,7 @@ impl Output {
         self.indent(json)
     }
 
-    /// A peer's JSON on one line, coloured for people.
+    /// Returns a peer's JSON on one line, coloured for people.
     pub(super) fn payload_line(self, json: &str) -> String {
         if self.json || !self.is_terminal {
             return json.to_owned();
@@ -132,8 +132,8 @@ impl Output {
     }
 }
 
-/// The text of a peer, without what a terminal would take for a command. In JSON that changes
-/// nothing of its meaning: controls stand in strings alone.
+/// Returns a peer's text without characters that control a terminal. The meaning of JSON stays the
+/// same, because controls are in strings alone.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
@@ -141,7 +141,7 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
         if char.is_control() {
-            // Text takes whatever is written to it.
+            // Writing to a string cannot fail.
             let _ = write!(shown, "\\u{:04x}", u32::from(char));
         } else {
             shown.push(char);
@@ -155,8 +155,7 @@ struct Token<'a> {
     style: Option<Style>,
 }
 
-/// The tokens of valid JSON, whatever numbers and keys it has: values are never parsed, so that
-/// what is shown is what came.
+/// The tokens of valid JSON. Values are never parsed, so that the output is exactly what came.
 struct Tokens<'a>(&'a str);
 
 impl<'a> Iterator for Tokens<'a> {
@@ -197,7 +196,7 @@ fn string_end(text: &str) -> usize {
     text.len()
 }
 
-/// A table with its columns as wide as they need to be; the first is flush left.
+/// Returns a table whose columns are as wide as their cells; the first is flush left.
 pub(super) fn table(output: Output, header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());

@@ -1,4 +1,4 @@
-//! A payload as it is written on a command line: JSON, `@file` or `-`.
+//! Payloads on a command line: JSON, `@file` or `-`.
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
@@ -7,10 +7,10 @@ use ipc_framework::Json;
 
 use super::failure::Failure;
 
-/// What a server takes at most may be set higher than this; a payload on a command line is not.
+/// Limit of a payload on a command line. A server's own limit may be higher.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// Reads the payload that an argument stands for.
+/// Reads the payload to which an argument refers.
 pub(super) fn read(argument: &str) -> Result<Json<'static>, Failure> {
     let (text, origin) = match argument.strip_prefix('@') {
         Some(path) => {
@@ -27,7 +27,7 @@ pub(super) fn read(argument: &str) -> Result<Json<'static>, Failure> {
     parse(text, &origin)
 }
 
-/// Calls `each` with every line that is not empty, as soon as it is there.
+/// Calls `each` with every line that is not empty, as soon as it has been read.
 pub(super) fn each_line(
     mut source: impl BufRead,
     mut each: impl FnMut(Json<'static>) -> Result<(), Failure>,
@@ -49,7 +49,7 @@ pub(super) fn each_line(
     Ok(())
 }
 
-/// Whatever JSON allows is sent as it was written, but for the white space around it.
+/// Valid JSON is sent as it was written, without the white space around it.
 fn parse(text: String, origin: &str) -> Result<Json<'static>, Failure> {
     let trimmed = text.trim();
     let text = if trimmed.len() == text.len() { text } else { trimmed.to_owned() };

@@ -22,24 +22,24 @@ use super::units;
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
 With --json every answer is a document of one line, and so is the summary at the end. Ctrl-C \
-ends it with the summary.
+ends the program with the summary.
 
 Examples:
   ipc ping
   ipc ping -c 3 -i 100ms
   ipc ping --unix /run/ipc.sock -c 1000 -i 0 --quiet"))]
 pub(super) struct Ping {
-    /// Stop after this many
+    /// Stop after this many pings
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Time from one to the next
+    /// Time from one ping to the next
     #[arg(short, long, value_name = "DURATION", default_value = "1s")]
     #[arg(value_parser = units::duration)]
     interval: Duration,
-    /// Show the summary alone
+    /// Show only the summary
     #[arg(short, long)]
     quiet: bool,
-    /// Show everything as documents of one line
+    /// Show everything as JSON documents of one line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -73,7 +73,7 @@ impl Ping {
             let begin = Instant::now();
             sent += 1;
             match ping(&mut connection, sent, self.target.timeout(), &interrupt) {
-                // What was measured until now is still worth a word.
+                // The summary of the pings before is still useful.
                 Err(failure) => {
                     gone = Some(failure);
                     break;
@@ -84,7 +84,7 @@ impl Ping {
                         show(output, &name, sent, rtt)?;
                     }
                 }
-                // It is neither answered nor lost.
+                // An interrupted ping counts neither as answered nor as lost.
                 Ok(None) if interrupt.is_noted() => sent -= 1,
                 Ok(None) => tell_lost(&name, sent, self.target.timeout()),
             }
@@ -98,7 +98,7 @@ impl Ping {
         }
         if sent > 0 && nanos.is_empty() {
             let text = format!(
-                "{name} answered none of {sent} pings; see whether it is stuck, or wait longer by \
+                "{name} answered none of {sent} pings; check whether it is stuck, or wait longer by \
                  --timeout"
             );
             return Err(Failure::Timeout(text));
@@ -107,7 +107,7 @@ impl Ping {
     }
 }
 
-/// One round trip. It waits in short pieces, so that Ctrl-C ends a wait for a stuck server.
+/// Makes one round trip. It waits in short pieces, so that Ctrl-C ends the wait for a stuck server.
 fn ping(
     connection: &mut Connection,
     seq: u64,
@@ -120,7 +120,7 @@ fn ping(
     let begin = Instant::now();
     connection.send_message(&request)?;
     while begin.elapsed() < timeout && !interrupt.is_noted() {
-        // The answer to an earlier one is too late.
+        // An answer to an earlier ping came too late.
         if let Some(answer) = connection.receive(Some(LOOK_EVERY.min(timeout)))?
             && answer.reply_to.as_ref() == Some(&request.message_id)
         {
@@ -130,7 +130,7 @@ fn ping(
     Ok(None)
 }
 
-/// On standard error; a closed one leaves nobody to tell.
+/// Writes to standard error; if that is closed there is nobody to tell.
 fn tell_lost(name: &str, seq: u64, timeout: Duration) {
     let timeout = humantime::format_duration(timeout);
     let _ = writeln!(io::stderr(), "no answer from {name} within {timeout}: seq={seq}");

@@ -12,7 +12,7 @@ use super::sending::Sending;
 /// Send something to all subscribers of a channel.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Ends when the server has it all. Whether anybody subscribed is nothing it is told.
+Ends when the server has received everything. It does not report whether there are subscribers.
 
 Examples:
   ipc publish news '\"it works\"'

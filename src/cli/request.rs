@@ -13,11 +13,11 @@ use super::output::Output;
 use super::payload;
 use super::target::Target;
 
-/// Ask for an answer, and show it.
+/// Send a request, and show the answer.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-The answer's payload is shown: indented on a terminal, as it came elsewhere and with --json. With \
---lines every line that is read is answered before the next one is sent; an error ends it.
+The answer's payload is shown: indented on a terminal, unchanged elsewhere and with --json. With \
+--lines each line is answered before the next one is sent; the first error ends the program.
 
 Examples:
   ipc request echo '{\"a\": 1}' --app bench
@@ -26,12 +26,12 @@ Examples:
   seq 3 | ipc request echo --lines
   ipc request system '{\"action\": \"get_time\"}'"))]
 pub(super) struct Request {
-    /// Channel to ask on
+    /// Channel to send the request on
     channel: String,
     /// JSON; `@file` takes it from a file, `-` from standard input
     #[arg(value_name = "JSON", default_value = "null")]
     payload: String,
-    /// Send every line of standard input as a request of its own
+    /// Send every line of standard input as a separate request
     #[arg(short, long, conflicts_with = "payload")]
     lines: bool,
     /// Show the payload as it came, on one line
@@ -52,7 +52,7 @@ impl Request {
             let mut connection = self.target.connect()?;
             payload::each_line(io::stdin().lock(), |line| ask(&mut connection, &line))?;
         } else {
-            // A payload that is wrong needs no connection.
+            // The payload is checked before anything is connected.
             let payload = payload::read(&self.payload)?;
             ask(&mut self.target.connect()?, &payload)?;
         }

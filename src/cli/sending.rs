@@ -1,4 +1,4 @@
-//! Messages that nothing answers: what `ipc publish` and `ipc notify` have in common.
+//! Messages without an answer: the common part of `ipc publish` and `ipc notify`.
 
 use std::io;
 use std::process::ExitCode;
@@ -20,10 +20,10 @@ pub(super) struct Sending {
     /// JSON; `@file` takes it from a file, `-` from standard input
     #[arg(value_name = "JSON", required_unless_present = "lines", conflicts_with = "lines")]
     payload: Option<String>,
-    /// Send every line of standard input as a message of its own, as soon as it is there
+    /// Send every line of standard input as a separate message, as soon as it is read
     #[arg(short, long)]
     lines: bool,
-    /// Show how much was sent, and whether the server confirmed it, as a document of one line
+    /// Show how much was sent, and whether the server confirmed it, as a JSON document of one line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -36,7 +36,7 @@ struct Receipt<'a> {
     #[serde(rename = "type")]
     message_type: &'static str,
     sent: u64,
-    /// The published server confirms nothing.
+    /// Absent for the published server, which confirms nothing.
     confirmed: bool,
 }
 
@@ -49,7 +49,7 @@ impl Sending {
             let message = Message::new(message_type, "", self.channel.as_str(), payload);
             connection.send_message(&message)?;
             sent += 1;
-            // What was refused before ends it, and nothing that comes back piles up.
+            // A refusal of an earlier message ends the program, and answers do not pile up.
             while let Some(message) = connection.try_receive()? {
                 target::refusal(&message).map_or(Ok(()), Err)?;
             }
@@ -59,7 +59,7 @@ impl Sending {
             Some(payload) => post(&mut connection, payload),
             None => payload::each_line(io::stdin().lock(), |line| post(&mut connection, line)),
         };
-        // A line that is wrong takes nothing from those before it: they arrive all the same.
+        // A bad line does not affect the lines before it: they still arrive.
         let confirmed = match done {
             Err(failure @ Failure::Usage(_)) => target::finish(connection).and(Err(failure)),
             done => done.and_then(|()| target::finish(connection)),

@@ -30,17 +30,17 @@ use super::{demo_applications, token};
 /// Run the server.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Durations are written 500ms, 5s or 2min, sizes 64KiB or 16MiB. The file given by \
---config is TOML with the same names, and a table [tokens] with tokens by \
-application. IPC_TOKEN holds the token of all other applications, IPC_LOG the level \
-of events: error, warn, info or debug.
+Durations are written 500ms, 5s or 2min, sizes 64KiB or 16MiB. The --config file is \
+TOML with the same names, and a table [tokens] with tokens by application. IPC_TOKEN \
+holds the token of all other applications, IPC_LOG the level of events: error, warn, \
+info or debug.
 
 SIGTERM and SIGINT drain, a second one ends at once. SIGHUP reads the files again: \
-limits, tokens, users and certificates change, all or none, and nobody is closed for \
-it: what had begun ends as it began, and where more memory is held than there may be \
-now, others wait for 5s before whoever holds the most is closed. \
-SIGUSR1 writes counters and latencies to standard error; SIGUSR2 does so and \
-empties the latencies.
+limits, tokens, users and certificates change, all or none of them, and no connection \
+is closed by it: frames that have begun keep the limit with which they began, and if \
+more memory is in use than the new limit allows, senders wait for 5s before the \
+connection that holds the most is closed. SIGUSR1 writes counters and latencies to \
+standard error; SIGUSR2 does so and resets the latencies.
 
 Examples:
   ipc serve --demo
@@ -56,13 +56,14 @@ pub(super) struct Serve {
     /// Read settings from a TOML file; flags go before it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Say all that keeps the server from starting and end, with 2 if anything does
+    /// Report everything that keeps the server from starting, and end; with exit code 2 if there is
+    /// anything
     #[arg(long)]
     check_config: bool,
 }
 
-/// Descriptors the process needs beside its connections: listeners, the event queue, the
-/// standard streams, connections that are only told to go, and some to spare.
+/// Descriptors that the process needs besides its connections: listeners, the event queue, the
+/// standard streams, connections that are only told to leave, and some to spare.
 const OWN_DESCRIPTORS: usize = 128;
 
 impl Serve {
@@ -124,10 +125,10 @@ impl Serve {
         service_manager::watch(server.handle()).map_err(|error| {
             Failure::runtime(format!("cannot start the thread of the watchdog: {error}"))
         })?;
-        // The other threads are started, so that the loop has its core to itself.
+        // All other threads have been started by now, so the loop has the core to itself.
         settings.cpu.map_or(Ok(()), pin)?;
         match greet(server.addresses(), metrics.as_deref(), settings.demo) {
-            // Nobody reads it: the server is none the worse.
+            // A closed standard output does not affect the server.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 return Err(Failure::runtime(format!("cannot write to standard output: {error}")));
             }
@@ -135,7 +136,7 @@ impl Serve {
         }
         service_manager::ready();
         crash::or_abort(|| run_loop(&mut server))?;
-        // The thread that was asked to end may be slower than the end.
+        // The thread that handles signals may be slower than the end of the loop.
         service_manager::stopping();
         if let Some(log) = latency_log {
             log.finish(&server.context())?;
@@ -143,7 +144,7 @@ impl Serve {
         Ok(())
     }
 
-    /// What the flags and the file say together.
+    /// Combines the flags and the file.
     fn settings(&self) -> Result<Settings, Problems> {
         match &self.config {
             Some(path) => Ok(self.settings.clone().or(settings_file::read(path)?)),
@@ -157,7 +158,7 @@ impl Serve {
         Ok((settings, config))
     }
 
-    /// Everything that is wrong with the configuration, without listening on anything.
+    /// Returns everything that is wrong with the configuration, without listening on anything.
     fn problems(&self) -> Problems {
         let settings = match self.settings() {
             Ok(settings) => settings,
@@ -167,7 +168,8 @@ impl Serve {
             Ok(mut config) => {
                 let mut problems = problems_of_machine(&settings, &mut config.limits);
                 if settings.names_users() && !settings.names_addresses() {
-                    // Sockets may be passed, which only the start can tell: at best this one.
+                    // A service manager may pass sockets, which shows only at the start. The check
+                    // assumes a Unix socket, to which all rules apply.
                     config.host = None;
                     config.unix = Some(UnixSocket::at("/passed"));
                 }
@@ -185,7 +187,7 @@ impl Serve {
         let problems = self.problems();
         for problem in &problems {
             let sentence = problem.sentence().unwrap_or_default();
-            // A closed stderr leaves nobody to tell.
+            // If standard error is closed there is nobody to tell.
             let _ = writeln!(io::stderr(), "ipc: {}", printable(sentence));
         }
         if !problems.is_empty() {
@@ -202,8 +204,8 @@ fn config(settings: &Settings) -> Result<Config, Problems> {
     settings.config(token)
 }
 
-/// What the settings ask for and this machine does not give. Lets fewer connections in where it
-/// gives fewer descriptors.
+/// Returns the settings that this machine cannot fulfil. With fewer file descriptors than
+/// connections the limit on connections is lowered.
 fn problems_of_machine(settings: &Settings, limits: &mut Limits) -> Problems {
     let checks = [
         logging::level().map(drop),
@@ -214,7 +216,7 @@ fn problems_of_machine(settings: &Settings, limits: &mut Limits) -> Problems {
     checks.into_iter().filter_map(Result::err).collect()
 }
 
-/// Where only one problem is told, it is the first.
+/// Picks the problem to report if there can be only one.
 fn first(problems: Problems) -> Failure {
     let first = problems.into_iter().next();
     first.unwrap_or_else(|| unreachable!("there is at least one problem"))
@@ -228,13 +230,13 @@ fn run_loop(server: &mut Server) -> Result<(), ipc_framework::Error> {
     Ok(())
 }
 
-/// What SIGHUP does: reads the files again.
+/// Reads the files again on SIGHUP.
 struct Reload {
     handle: Handle,
     flags: Serve,
-    /// What the server was started with.
+    /// The settings with which the server was started.
     running: Settings,
-    /// Who is asked for what at present.
+    /// The access rules in force.
     access: Access,
     tls: Option<ipc_framework::Tls>,
 }
@@ -254,20 +256,22 @@ impl Reload {
         service_manager::ready();
     }
 
-    /// Whatever can fail comes first, the certificates read among it; then all of it changes.
+    /// Does everything that can fail first, reading certificates included; then applies all
+    /// changes.
     fn apply(&mut self) -> Result<(), Problems> {
         let (settings, mut config) = self.flags.read()?;
         let one = |failure| vec![failure];
         raise_descriptor_limit(&mut config.limits).map_err(one)?;
-        // Under the rules that it listens by.
+        // The server listens already, so its own rule about public addresses applies.
         config.insecure = self.running.is_insecure();
         let read = std::mem::replace(&mut config.tls, self.tls.clone());
         self.handle.reload(&config).map_err(|error| one(error.into()))?;
         if let (Some(tls), Some(read)) = (&self.tls, &read) {
-            // Those at other paths are for the next start.
+            // Certificates at other paths are for the next start.
             tls.take_over(read);
         }
-        // What is said of it is true when it is said. A server that has ended has no use for it.
+        // Waits until the loop has applied the changes, so that the log tells the truth. If the
+        // server has ended that does not matter.
         let _ = self.handle.with(|_| ());
         let before = std::mem::replace(&mut self.access, config.access);
         self.warn_of_what_is_open(&before);
@@ -277,7 +281,8 @@ impl Reload {
         Ok(())
     }
 
-    /// That nobody is asked any more may be what is wanted, or a line that was lost.
+    /// Warns if tokens or users are no longer checked, because a line of the file may have been
+    /// lost by mistake.
     fn warn_of_what_is_open(&self, before: &Access) {
         let now = &self.access;
         let is_opened = |app_id| !now.applications.contains_key(app_id);
@@ -293,7 +298,7 @@ impl Reload {
     }
 }
 
-/// Whether the loop's thread can be kept on this core, tried on one that ends.
+/// Checks whether a thread can be kept on this core, by trying it on a thread that ends.
 fn check_cpu(cpu: usize) -> Result<(), Failure> {
     let named = std::thread::Builder::new().name("cpu".to_owned());
     let trying = named.spawn(move || pin(cpu)).map_err(|error| {
@@ -302,7 +307,7 @@ fn check_cpu(cpu: usize) -> Result<(), Failure> {
     trying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Keeps the calling thread on one core.
+/// Pins the calling thread to one core.
 fn pin(cpu: usize) -> Result<(), Failure> {
     let mut cores = CpuSet::new();
     if cpu < CpuSet::MAX_CPU {
@@ -341,8 +346,8 @@ fn greet(addresses: &[Address], metrics: Option<&str>, demo: bool) -> io::Result
     out.flush()
 }
 
-/// Asks for as many descriptors as the connections may need; where the system gives fewer,
-/// fewer connections are let in than were asked for.
+/// Raises the limit on file descriptors to what the connections may need. If the system allows
+/// fewer, the limit on connections is lowered.
 fn raise_descriptor_limit(limits: &mut Limits) -> Result<(), Failure> {
     let asked = limits.connections_max;
     let needed = asked.saturating_add(OWN_DESCRIPTORS) as u64;

@@ -20,7 +20,7 @@ Examples:
   ipc stats
   ipc stats --json"))]
 pub(super) struct Stats {
-    /// Show everything the server tells, as a document of one line
+    /// Show the server's whole answer, as a JSON document of one line
     #[arg(long)]
     json: bool,
     #[command(flatten)]

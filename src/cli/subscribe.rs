@@ -13,24 +13,24 @@ use super::output::{Output, Style, printable};
 use super::target::Target;
 use super::{document, target};
 
-/// Show what is published on channels, until interrupted.
+/// Show the publications on channels, until interrupted.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
 Times are those of the senders, in UTC. With --json every message is a document of one line: \
-channel, type, payload, timestamp, message_id. Ctrl-C ends it with exit code 0.
+channel, type, payload, timestamp, message_id. Ctrl-C ends the program with exit code 0.
 
 Examples:
   ipc subscribe news
   ipc subscribe general tech_talk --app chat_app
   ipc subscribe news --json --count 1"))]
 pub(super) struct Subscribe {
-    /// Channels to listen to
+    /// Channels to subscribe to
     #[arg(value_name = "CHANNEL", required = true)]
     channels: Vec<String>,
     /// Stop after this many messages
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Show every message as a document of one line
+    /// Show every message as a JSON document of one line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -45,7 +45,8 @@ impl Subscribe {
         for channel in &self.channels {
             target::subscribe(&mut connection, channel)?;
         }
-        // On standard error, where it disturbs no reader; a closed one leaves nobody to tell.
+        // Writes to standard error, which no reader of the messages sees; if that is closed there
+        // is nobody to tell.
         let names = self.channels.join(", ");
         let _ = std::io::Write::write_fmt(
             &mut std::io::stderr(),
@@ -55,7 +56,7 @@ impl Subscribe {
         while left != Some(0) && !interrupt.is_noted() {
             let Some(message) = connection.receive(Some(LOOK_EVERY))? else { continue };
             if !self.channels.contains(&message.channel_id) {
-                // Such as the server's word that it shuts down.
+                // This may be the server's notice that it shuts down.
                 continue;
             }
             show(output, &message)?;
@@ -77,7 +78,7 @@ fn show(output: Output, message: &Message) -> Result<(), Failure> {
     ))
 }
 
-/// `12:03:04.567`, of any number a peer calls its time.
+/// Displays a timestamp as `12:03:04.567`. A peer may send any number.
 pub(super) fn time_of_day(unix_seconds: f64) -> String {
     const DAY: u64 = 86_400;
     let since_epoch = Duration::try_from_secs_f64(unix_seconds).unwrap_or_default();

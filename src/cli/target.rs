@@ -1,4 +1,4 @@
-//! Where a subcommand connects to: the flags that all of them share.
+//! The server to which a subcommand connects, and the flags for it that all subcommands share.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,14 +18,14 @@ const HOST: &str = "localhost";
 const PORT: u16 = 8888;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What every subcommand but `serve` is told about the server it asks.
+/// The connection flags of every subcommand except `serve`.
 #[derive(Clone, Debug)]
 pub(super) struct Target(Flags);
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 struct Flags {
-    /// Application to be part of [default: `bench`; `chat_app` for `ipc chat`]
+    /// Application to join [default: `bench`; `chat_app` for `ipc chat`]
     #[arg(long, env = "IPC_APP", value_name = "APP", hide_env_values = true)]
     app: Option<String>,
     /// Name or address of the server [default: localhost]
@@ -48,11 +48,11 @@ struct Flags {
     timeout: Option<Duration>,
 }
 
-/// The application that `ipc serve --demo` answers `echo` in.
+/// The application in which `ipc serve --demo` answers `echo`.
 const APP: &str = "bench";
 
 impl Target {
-    /// Another application where none is named.
+    /// Uses another application if none was named.
     pub(super) fn or_app(mut self, app: &str) -> Self {
         self.0.app.get_or_insert_with(|| app.to_owned());
         self
@@ -66,12 +66,12 @@ impl Target {
         self.0.timeout.unwrap_or(TIMEOUT)
     }
 
-    /// A connection as the flags say.
+    /// Connects as the flags say.
     pub(super) fn connect(&self) -> Result<Connection, Failure> {
         Ok(self.options()?.connect()?)
     }
 
-    /// A connection to a server that knows more than the published one, which would not answer.
+    /// Connects, and refuses the published server, which would not answer such requests.
     pub(super) fn connect_for(&self, what: &str) -> Result<Connection, Failure> {
         let options = self.options()?;
         let connection = options.connect()?;
@@ -85,7 +85,7 @@ impl Target {
         }
     }
 
-    /// How a connection is made, for those that make several.
+    /// Returns the options, for subcommands that make several connections.
     pub(super) fn options(&self) -> Result<Options, Failure> {
         let mut options = Options::new(self.app());
         options.endpoint = match &self.0.unix {
@@ -134,7 +134,7 @@ impl FromArgMatches for Target {
         }
         let mut flags = Flags::from_arg_matches(matches)?;
         if is_tcp || is_tls {
-            // What is typed goes before `IPC_UNIX`.
+            // Flags on the command line override `IPC_UNIX`.
             flags.unix = None;
         }
         Ok(Self(flags))
@@ -146,8 +146,8 @@ impl FromArgMatches for Target {
     }
 }
 
-/// Subscribes, and returns when publications come from now on. The published server confirms
-/// nothing: there it is some moment after.
+/// Subscribes, and returns once every later publication will be received. The published server does
+/// not confirm that, so there the first ones may be missed.
 pub(super) fn subscribe(connection: &mut Connection, channel: &str) -> Result<(), Failure> {
     match connection.server() {
         Some(_) => connection.subscribe_confirmed(channel)?,
@@ -156,8 +156,9 @@ pub(super) fn subscribe(connection: &mut Connection, channel: &str) -> Result<()
     Ok(())
 }
 
-/// Sends what was written and closes; true if the server confirmed that it has done all of it.
-/// The published server confirms nothing: that it has read all shows when it closes its end.
+/// Closes the connection after everything was sent. Returns whether the server confirmed that it
+/// processed all of it; the published server only shows that it has read everything, by closing its
+/// end.
 pub(super) fn finish(mut connection: Connection) -> Result<bool, Failure> {
     let confirms = connection.server().is_some();
     if confirms {
@@ -170,7 +171,7 @@ pub(super) fn finish(mut connection: Connection) -> Result<bool, Failure> {
     Ok(confirms)
 }
 
-/// Longer than any error of the server; longer answers are not looked into.
+/// No error of the server is longer. Longer answers are not searched for one.
 const REFUSAL_BYTES_MAX: usize = 4 << 10;
 
 #[derive(Deserialize)]
@@ -180,7 +181,7 @@ struct Refused {
     error: String,
 }
 
-/// The error that answers a message which was sent without waiting, if this is one.
+/// Returns the error that this message is, if it answers one that was sent without waiting.
 pub(super) fn refusal(message: &Message) -> Option<Failure> {
     let text = message.payload.as_str();
     let may_be = message.message_type == MessageType::Response

@@ -1,4 +1,4 @@
-//! How a subcommand is told to speak TLS to the server.
+//! The flags with which a subcommand speaks TLS.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use ipc_framework::client::Tls;
 
 use super::failure::Failure;
 
-/// As the fields of [`TlsFlags`] are called.
+/// The names of the fields of [`TlsFlags`].
 pub(super) const NAMES: [&str; 5] = ["tls", "tls_ca", "tls_name", "tls_cert", "tls_key"];
 
 #[derive(Args, Clone, Debug, Default)]
@@ -32,7 +32,7 @@ pub(super) struct TlsFlags {
 }
 
 impl TlsFlags {
-    /// What a connection takes; nothing where no flag asks for TLS.
+    /// Returns the TLS options, or none if no flag asks for TLS.
     pub(super) fn read(&self) -> Result<Option<Tls>, Failure> {
         let Self { tls, tls_ca, tls_name, tls_cert, tls_key } = self;
         let is_wanted = *tls

@@ -25,12 +25,12 @@ use super::units;
 /// Watch a server: rates, connections, channels and their latencies.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Rates are those since the last sample; percentiles are the server's, since its start, and the \
-column beside them draws the mean latency of each of the last samples, the newest at the right. \
-Channels are those of the application that --app names.
+Rates are those since the last sample. Percentiles are the server's, since its start; the column \
+beside them draws the mean latency of the last samples, with the newest at the right. Channels \
+are those of the application that --app names.
 
 Keys: c r p d n sort by channel, requests, publications, p99 or subscribers; the same key again \
-turns the order round. Arrow and page keys scroll, + and - change the interval, space pauses, \
+reverses the order. Arrow and page keys scroll, + and - change the interval, space pauses, \
 q ends.
 
 Examples:
@@ -42,27 +42,27 @@ pub(super) struct Top {
     #[arg(short, long, value_name = "DURATION", default_value = "1s")]
     #[arg(value_parser = units::timeout)]
     interval: Duration,
-    /// What channels are sorted by
+    /// Column to sort channels by
     #[arg(long, value_enum, default_value_t)]
     sort: Sort,
     /// Stop after this many samples
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Show every sample as a document of one line, which needs no terminal
+    /// Show every sample as a JSON document of one line, which needs no terminal
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     target: Target,
 }
 
-/// Short intervals would measure the measuring.
+/// Shorter intervals would mostly measure the sampling itself.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
-/// How long the server may take before that is told.
+/// Time that the server may take before the screen says so.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a key may wait.
+/// Time that a key may wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Rows that a page key scrolls.
+/// Rows by which a page key scrolls.
 const PAGE: isize = 10;
 
 impl Top {
@@ -113,7 +113,7 @@ fn documents(
     let output = Output::new(true);
     let mut history = History::default();
     let mut shown = 0;
-    // The first sample has nothing to be compared with: its rates are zero.
+    // The rates of the first sample are zero, because there is nothing to compare it with.
     while !interrupt.is_noted() && count != Some(shown) {
         if shown > 0 {
             interrupt.sleep(interval);
@@ -159,7 +159,7 @@ impl Watch {
                     .map_err(|error| cannot_draw(&error))?;
             }
             let soon = next.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
-            // A key, or another size of the screen.
+            // The event is a key, or a new size of the screen.
             is_changed = event::poll(soon).map_err(|error| cannot_draw(&error))?;
             if is_changed
                 && let Event::Key(key) = event::read().map_err(|error| cannot_draw(&error))?
@@ -171,7 +171,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether there is something new to show.
+    /// Looks for a new sample. Returns whether there is something new to show.
     fn look_at_sample(&mut self) -> bool {
         let waited = self.sampler.waited();
         let Some(taken) = self.sampler.taken() else {
@@ -193,14 +193,14 @@ impl Watch {
         true
     }
 
-    /// Whether to go on.
+    /// Handles a key. Returns whether to go on.
     fn press(&mut self, key: KeyEvent) -> bool {
         if key.kind == KeyEventKind::Release {
             return true;
         }
         let is_ctrl = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
-            // In raw mode Ctrl-C is a key like any other.
+            // In raw mode Ctrl-C arrives as a key.
             KeyCode::Char('c') if is_ctrl => return false,
             KeyCode::Char('q') | KeyCode::Esc => return false,
             KeyCode::Char('c') => self.view.sort_by(Sort::Channel),

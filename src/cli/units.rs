@@ -1,10 +1,10 @@
-//! Durations as `500ms`, sizes as `16MiB`, modes as `0660`.
+//! Parsers of durations such as `500ms`, sizes such as `16MiB`, and modes such as `0660`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
-/// A duration with its unit; `0` and `never` are none.
+/// Parses a duration with its unit; `0` and `never` mean zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text == "never" {
         return Ok(Duration::ZERO);
@@ -13,7 +13,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "give a number with its unit, such as 500ms, 5s or 2min".to_owned())
 }
 
-/// A wait that ends: `0` would give nothing time to happen.
+/// Parses a timeout, which must not be zero.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("give it some time, such as 500ms, 5s or 2min".to_owned()),
@@ -21,7 +21,7 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Bytes, with or without a unit.
+/// Parses a number of bytes, with or without a unit.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let parsed = text.parse::<bytesize::ByteSize>().ok();
     parsed
@@ -29,7 +29,7 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "give a number of bytes, such as 65536, 64KiB or 16MiB".to_owned())
 }
 
-/// Permission bits in octal.
+/// Parses permission bits in octal.
 pub(super) fn mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)
         .ok()
@@ -37,7 +37,7 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "give permission bits in octal, such as 0600 or 0660".to_owned())
 }
 
-/// A value in the file that is written as on the command line, or as a plain number.
+/// A value in the file, written as on the command line or as a plain number.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "give text in quotes, such as \"5s\" or \"16MiB\"")]
 enum Written {

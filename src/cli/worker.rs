@@ -23,14 +23,13 @@ use super::{latency, units};
 /// Serve a channel with a command, until interrupted.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Each request runs the command: its payload on standard input, the channel in IPC_CHANNEL. What \
-the command prints is the answer: JSON as it is, anything else as text. If it ends with another \
-code than 0, the answer is the error handler_failed with the last line of its standard error. \
-A command that takes or prints too much is killed with all that it started, and the answer says \
-so.
+Each request runs the command, with its payload on standard input and the channel in IPC_CHANNEL. \
+The command's output is the answer: JSON unchanged, anything else as text. If its exit code is \
+not 0, the answer is the error handler_failed with the last line of its standard error. A command \
+that takes too long or prints too much is killed with all its processes, and the answer says so.
 
-A server that goes away is waited for. Ctrl-C takes no more requests and ends with exit code 0 \
-once those it has are answered; a second one kills the commands.
+If the connection is lost, the worker reconnects. After Ctrl-C it accepts no more requests, and \
+ends with exit code 0 once those it has are answered; a second Ctrl-C kills the commands.
 
 Examples:
   ipc worker sort -- sort -n
@@ -39,51 +38,51 @@ Examples:
 pub(super) struct Worker {
     /// Channel to serve
     channel: String,
-    /// Command that answers, and its arguments
+    /// Command that answers requests, and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
-    /// Requests at a time; more wait their turn
+    /// Requests handled at a time; others wait
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
-    /// Longest a command may take; the server waits 30 s for an answer
+    /// Time that a command may take; the server waits 30 s for an answer
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = units::timeout)]
     command_timeout: Duration,
-    /// Most that a command may print
+    /// Bytes that a command may print
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size)]
     max_output_bytes: usize,
-    /// Show every request that was handled as a document of one line
+    /// Show every handled request as a JSON document of one line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     target: Target,
 }
 
-/// What `--json` shows of a request or notification.
+/// A handled request or notification, as `--json` shows it.
 #[derive(Serialize)]
 struct Handled<'a> {
     channel: &'a str,
     #[serde(rename = "type")]
     message_type: &'static str,
     took_us: f64,
-    /// Why there is no answer but an error.
+    /// The reason for an error instead of an answer.
     error: Option<&'a str>,
 }
 
-/// What the threads that run commands share.
+/// State shared by the threads that run commands.
 struct Work {
     channel: String,
     command: Command,
     bounds: Bounds,
     output: Output,
-    /// Why it cannot go on.
+    /// The reason why the worker cannot go on.
     broken: Mutex<Option<Failure>>,
 }
 
 impl Worker {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let interrupt = Interrupt::watch_twice()?;
-        // Tells the published server, which has no workers, from those that have.
+        // This detects the published server, which has no workers.
         drop(self.target.connect_for("workers")?);
         let options = self.client_options()?;
         let work = Arc::new(Work {
@@ -124,11 +123,11 @@ impl Worker {
     fn client_options(&self) -> Result<ClientOptions, Failure> {
         let mut options = ClientOptions::new(self.target.app());
         options.connection = self.target.options()?;
-        // Whoever waits for an answer while the server is away has lost it already.
+        // A requester who waits for an answer while the server is away has lost it already.
         options.while_disconnected = WhileDisconnected::Fail;
-        // It also bounds how long those that run are waited for at the end.
+        // This also bounds the wait for running commands at the end.
         options.connection.timeout = options.connection.timeout.max(self.command_timeout);
-        // As much as all commands together may print before the server takes it.
+        // Room for everything that all commands together may print before the server reads it.
         let printed = self.max_output_bytes.saturating_mul(usize::from(self.concurrency) + 1);
         options.queue_bytes_max = options.queue_bytes_max.max(printed);
         Ok(options)
@@ -136,7 +135,7 @@ impl Worker {
 }
 
 impl Work {
-    /// What the command says, or why there is nothing of it.
+    /// Returns the output of the command, or the reason why there is none.
     fn answer(&self, message: &Message) -> Result<Json<'static>, HandlerError> {
         let begin = Instant::now();
         let input = message.payload.as_str().as_bytes();
@@ -167,7 +166,7 @@ impl Work {
         } else if let Some(error) = error
             && message.message_type == MessageType::Notification
         {
-            // Nobody waits for it: it is told here.
+            // Nobody waits for an answer to a notification, so a failure is reported here.
             tell(error);
         }
     }
@@ -176,7 +175,7 @@ impl Work {
         match event {
             Event::Connected { .. } => tell("the server is there again, and so is its worker"),
             Event::Disconnected { .. } => tell("the server is gone; waiting for it"),
-            // A server that is there and refuses: that may need somebody to do something.
+            // The server refuses the channel, which may need somebody's attention.
             Event::Unreachable { error: error @ Error::Answered { .. }, .. } => {
                 tell(&format!("the server refuses: {error}"));
             }
@@ -188,7 +187,7 @@ impl Work {
         }
     }
 
-    /// The first reason is the one that is told.
+    /// Only the first reason is reported.
     fn breaks(&self, failure: Failure) {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
     }
@@ -207,7 +206,7 @@ fn json_or_text(printed: &[u8]) -> Json<'static> {
     })
 }
 
-/// On standard error; a closed one leaves nobody to tell.
+/// Writes to standard error; if that is closed there is nobody to tell.
 fn tell(text: &str) {
     let _ = writeln!(io::stderr(), "{}", printable(text));
 }

@@ -1,4 +1,4 @@
-//! One connection publishes, the others subscribe.
+//! The fan-out load: one connection publishes, the others subscribe.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
@@ -13,17 +13,17 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::LOOK_EVERY;
 use crate::cli::{latency, target};
 
-/// What publisher and subscribers tell one another.
+/// Progress that the publisher and the subscribers share.
 struct Progress {
     published: AtomicU64,
     delivered: AtomicU64,
-    /// Whether nothing is published any more.
+    /// Set when nothing more will be published.
     over: AtomicBool,
 }
 
 #[derive(Deserialize)]
 struct Timed {
-    /// Nanoseconds since the start.
+    /// Time of publication in nanoseconds since the start.
     at: u64,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn run(
                 received.inspect_err(|_| clock.stop())
             })
         });
-        // What went wrong with the publisher is why subscribers waited: it is told first.
+        // The publisher comes first, because its failure is the reason for those of subscribers.
         let mut threads = vec![publication];
         threads.extend(receiving);
         sum_up(clock, threads, watch)
@@ -129,7 +129,7 @@ fn receive(
         clock.count(&mut nanos, clock.start + Duration::from_nanos(at));
         heard += 1;
         let delivered = progress.delivered.fetch_add(1, Ordering::AcqRel) + 1;
-        // The last one lets the publisher go on.
+        // The last delivery wakes the publisher.
         if delivered.is_multiple_of(u64::from(plan.clients)) {
             publisher.unpark();
         }

@@ -1,4 +1,4 @@
-//! The clients that put load on a server: a thread each.
+//! The clients that put load on a server, with a thread each.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::cli::{latency, target};
 /// The channel that answers in `ipc serve --demo`.
 const ECHO: &str = "echo";
 
-/// Connects everybody, runs the load, and calls `watch` again and again meanwhile.
+/// Connects all clients, runs the load, and calls `watch` repeatedly meanwhile.
 pub(super) fn run(
     plan: &Plan,
     options: &Options,
@@ -45,14 +45,14 @@ pub(super) fn run(
     }
 }
 
-/// With JSON of as many bytes as the plan says.
+/// Returns a message whose payload has the size that the plan says.
 fn message(plan: &Plan, message_type: MessageType, channel: String) -> Result<Message, Failure> {
     let text = "x".repeat(plan.payload_bytes.saturating_sub("\"\"".len()));
     let payload = Json::from_serialize(&text).map_err(|error| Failure::usage(error.to_string()))?;
     Ok(Message::new(message_type, "", channel, payload))
 }
 
-/// Each connection has its message and a thread of its own.
+/// Runs each connection with its message in a thread of its own.
 fn run_loops(
     plan: &Plan,
     options: &Options,
@@ -73,7 +73,7 @@ fn run_loops(
                         OpenLoop::new(plan, options, connection, message.clone(), pace).run(clock)
                     }
                 };
-                // One that fails ends it for all.
+                // The first failure ends the load of all.
                 measured.inspect_err(|_| clock.stop())
             })
         });
@@ -82,7 +82,7 @@ fn run_loops(
     })
 }
 
-/// One after another.
+/// Sends one message after another.
 fn closed_loop(
     mut connection: Connection,
     message: &Message,

@@ -36,27 +36,27 @@ pub(super) struct Plan {
     pub(super) clients: u32,
     pub(super) payload_bytes: usize,
     pub(super) rate: Option<f64>,
-    /// Of each connection, in an open loop.
+    /// Messages of each connection that may be in flight in an open loop.
     pub(super) in_flight_max: usize,
     pub(super) warmup: Duration,
     pub(super) duration: Duration,
 }
 
-/// What all threads go by.
+/// The clock by which all threads measure.
 pub(super) struct Clock {
     pub(super) start: Instant,
     pub(super) measure_from: Instant,
     pub(super) end: Instant,
     stopped: AtomicBool,
-    /// For the progress bar: everything so far, the warm-up included.
+    /// Messages so far for the progress bar, those of the warm-up included.
     pub(super) done: AtomicU64,
-    /// In an open loop: what was due and could not be sent in time.
+    /// Messages of an open loop that were due and could not be sent in time.
     unsent: AtomicU64,
-    /// What was sent then, and not answered in time.
+    /// Messages of an open loop that were not answered in time.
     unanswered: AtomicU64,
 }
 
-/// What was measured, and for how long.
+/// The result of a measurement.
 pub(super) struct Tally {
     pub(super) nanos: Histogram<u64>,
     pub(super) took: Duration,
@@ -105,7 +105,7 @@ impl Clock {
         self.is_stopped() || Instant::now() >= self.end
     }
 
-    /// What was due then is through.
+    /// Counts a message that was due then and is done now.
     pub(super) fn count(&self, nanos: &mut Histogram<u64>, due: Instant) {
         self.done.fetch_add(1, Ordering::Relaxed);
         if due >= self.measure_from {

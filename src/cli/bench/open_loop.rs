@@ -1,4 +1,4 @@
-//! One connection that sends at fixed times, however many answers are outstanding.
+//! An open loop: one connection sends at fixed times, regardless of the answers that are missing.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -16,10 +16,10 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::LOOK_EVERY;
 use crate::cli::{latency, target};
 
-/// What is under way may not hold each other up: from 1 MiB on a server stops reading what it has
-/// no room to answer, and nobody reads here while a message waits to be sent.
+/// Bytes that may be in flight. From 1 MiB of unsent answers on, a server stops reading, and this
+/// loop does not read while a message waits to be sent, so both would wait for each other.
 const IN_FLIGHT_BYTES_MAX: usize = 1 << 20;
-/// What a frame has beside its payload, generously.
+/// Upper bound of a frame's size besides its payload.
 const ENVELOPE_BYTES: usize = 512;
 
 pub(super) struct OpenLoop {
@@ -27,20 +27,20 @@ pub(super) struct OpenLoop {
     message: Message,
     pace: Pace,
     timeout: Duration,
-    /// How long before something is due it is waited for awake.
+    /// Time before a message is due from which the thread stays awake.
     awake: Duration,
     in_flight_max: usize,
     in_flight: HashMap<u64, Sent>,
-    /// Numbers the messages: answers may come in another order.
+    /// Numbers the messages, because answers may come in another order.
     sequence: u64,
     looked_for_late: Instant,
     nanos: Histogram<u64>,
 }
 
 struct Sent {
-    /// When it was to be sent, from which its latency counts.
+    /// The time at which it was due, from which its latency counts.
     due: Instant,
-    /// When it was, from which its timeout counts.
+    /// The time at which it was sent, from which its timeout counts.
     at: Instant,
 }
 
@@ -52,7 +52,7 @@ impl OpenLoop {
         message: Message,
         pace: Pace,
     ) -> Self {
-        // More threads awake than there are cores would measure one another.
+        // With more waking threads than cores the threads would measure each other.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let is_alone = options.spin || (plan.clients as usize) < cores;
         let frame_bytes = message.payload.as_str().len() + ENVELOPE_BYTES;
@@ -75,7 +75,7 @@ impl OpenLoop {
     }
 
     pub(super) fn run(mut self, clock: &Clock) -> Measured {
-        // Otherwise the kernel may wake this thread 50 µs late. It is no harm if it will not.
+        // Otherwise the kernel may wake this thread 50 µs late. A failure does no harm.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         while !clock.is_over() {
             let due = self.pace.next();
@@ -83,13 +83,13 @@ impl OpenLoop {
             if has_room && due <= Instant::now() {
                 self.send(due)?;
             } else {
-                // Whatever is due later, it is looked now and then whether all is over.
+                // The wait is short, so that the end of the measurement is noticed.
                 let soon = (Instant::now() + LOOK_EVERY).min(clock.end);
                 self.receive(if has_room { due.min(soon) } else { soon }, clock)?;
             }
         }
         self.pace.note_unsent(clock);
-        // Those that are under way belong to it; only Ctrl-C waits for nothing.
+        // Messages in flight belong to the measurement; only Ctrl-C stops waiting for them.
         while !self.in_flight.is_empty() && !clock.is_stopped() {
             self.receive(Instant::now() + LOOK_EVERY, clock)?;
         }
@@ -98,7 +98,7 @@ impl OpenLoop {
 
     fn send(&mut self, due: Instant) -> Result<(), Failure> {
         self.message.message_id.clear();
-        // Text takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _ = write!(self.message.message_id, "{}", self.sequence);
         let at = Instant::now();
         self.connection.send_message(&self.message)?;
@@ -108,7 +108,7 @@ impl OpenLoop {
         Ok(())
     }
 
-    /// Takes the next message, if one comes before `until`.
+    /// Handles the next message, if one comes before `until`.
     fn receive(&mut self, until: Instant, clock: &Clock) -> Result<(), Failure> {
         if let Some(message) = self.wait(until)? {
             self.take(&message, clock)?;
@@ -138,11 +138,11 @@ impl OpenLoop {
             }
             match left.checked_sub(self.awake) {
                 None | Some(Duration::ZERO) => std::hint::spin_loop(),
-                // In nanoseconds, which a socket's own timeout is not.
+                // This timeout is in nanoseconds, unlike one of a socket.
                 Some(asleep) => {
                     let timeout = Timespec::try_from(asleep).ok();
                     let mut readable = [PollFd::new(&self.connection, PollFlags::IN)];
-                    // Too early is no harm: it is looked at everything anyway.
+                    // Waking too early does no harm, because everything is checked again.
                     let _ = poll(&mut readable, timeout.as_ref());
                 }
             }
@@ -158,7 +158,7 @@ impl OpenLoop {
             MessageType::Request => message.reply_to.as_deref(),
             _ => (message.channel_id == self.message.channel_id).then_some(&*message.message_id),
         };
-        // What is later than its timeout was counted as that.
+        // A message that comes after its timeout was counted as unanswered.
         let sent = id.and_then(|id| id.parse().ok()).and_then(|id| self.in_flight.remove(&id));
         if let Some(Sent { due, .. }) = sent {
             clock.count(&mut self.nanos, due);

@@ -1,10 +1,10 @@
-//! When to send: at fixed times, whatever became of what was sent before.
+//! The times at which to send, which do not depend on the answers.
 
 use std::time::{Duration, Instant};
 
 use super::measure::Clock;
 
-/// The system wakes a thread some 50 µs late; the last piece is waited for awake.
+/// The system wakes a thread some 50 µs late, so a thread stays awake for the last part of a wait.
 pub(super) const AWAKE: Duration = Duration::from_micros(200);
 
 /// The times at which one client is to send.
@@ -13,12 +13,13 @@ pub(super) struct Pace {
     start: Instant,
     every: Duration,
     sent: u64,
-    /// When it begins anew: what the warm-up left unsent is no burden of what is measured.
+    /// The time at which counting starts anew, so that messages the warm-up left unsent do not
+    /// count.
     anew: Option<Instant>,
 }
 
 impl Pace {
-    /// The share of a rate that is the client's who is `at` among `clients`; they take turns.
+    /// Returns the share of a rate for the client with index `at` of `clients`, which take turns.
     pub(super) fn new(clock: &Clock, rate: f64, at: u32, clients: u32) -> Self {
         Self::between(clock.start, clock.measure_from, rate, at, clients)
     }
@@ -29,7 +30,7 @@ impl Pace {
         Self { start: start + phase, every, sent: 0, anew: Some(anew + phase) }
     }
 
-    /// When the next is due, which is earlier than now for those that could not go in time.
+    /// Returns when the next message is due, which is in the past if it could not be sent in time.
     pub(super) fn next(&mut self) -> Instant {
         let due = self.start + self.every.mul_f64(self.sent as f64);
         let is_over = |anew: &mut Instant| due >= *anew || Instant::now() >= *anew;
@@ -51,7 +52,8 @@ impl Pace {
         clock.note_unsent(self.unsent(clock.end.min(Instant::now())));
     }
 
-    /// How many were due before `end`, after the warm-up, and have not been sent.
+    /// Returns how many messages were due after the warm-up and before `end`, and have not been
+    /// sent.
     fn unsent(&self, end: Instant) -> u64 {
         if self.anew.is_some_and(|anew| anew >= end) {
             return 0;
@@ -66,7 +68,7 @@ fn whole(number: f64) -> u64 {
     number as u64
 }
 
-/// To the microsecond, on a thread that has nothing else to do.
+/// Waits to the microsecond, on a thread that has nothing else to do.
 pub(super) fn wait_until(then: Instant) {
     let left = then.saturating_duration_since(Instant::now());
     std::thread::sleep(left.saturating_sub(AWAKE));

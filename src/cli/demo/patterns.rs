@@ -1,4 +1,4 @@
-//! Every way in which programs talk over a server, once.
+//! Every pattern of communication over a server, once.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REQUESTS: u32 = 2_000;
 const PUBLICATIONS: u32 = 2_000;
 
-/// A handler inside the server's own process.
+/// Adds a handler that runs in the server's process.
 pub(super) fn install(server: &mut Server) {
     let mut shop = server.application(APP, "The Shop");
     shop.channel("price").on_request(|request| {
@@ -50,11 +50,11 @@ pub(super) fn show_all(output: Output, options: &Options) -> Result<(), Failure>
 struct Show<'a> {
     output: Output,
     options: &'a Options,
-    /// What is shown just now.
+    /// The pattern being shown.
     pattern: &'static str,
 }
 
-/// What `--json` shows of a step.
+/// A step, as `--json` shows it.
 #[derive(Serialize)]
 struct Step<'a> {
     pattern: &'a str,
@@ -62,7 +62,7 @@ struct Step<'a> {
     what: String,
 }
 
-/// What `--json` shows at the end.
+/// The latencies that `--json` shows at the end.
 #[derive(Serialize)]
 struct Distribution<'a> {
     measured: &'a str,

@@ -1,7 +1,7 @@
-//! What a panic of the server itself leaves behind: a report that a person can pass on.
+//! The report that a panic of the server itself leaves behind, for a person to pass on.
 //!
-//! Handlers and hooks may panic; the server answers and goes on. Anything else that panics is a
-//! bug of ours, after which nothing of the state can be trusted.
+//! Handlers and hooks may panic: the server answers and goes on. Any other panic is a bug of the
+//! server, after which its state cannot be trusted.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -19,12 +19,12 @@ use crate::cli::output::printable;
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// Where the last panic of this thread was, and how it came there.
+    /// The place and the backtrace of this thread's last panic.
     static LAST: RefCell<Option<(String, Backtrace)>> = const { RefCell::new(None) };
 }
 
-/// Panics write nothing by themselves: those of handlers are events like others, which are
-/// limited in number, and all else is reported by [`or_abort`].
+/// Keeps panics from writing anything themselves. Those of handlers are events, whose number is
+/// limited, and all others are reported by [`or_abort`].
 pub(super) fn note_panics() {
     std::panic::set_hook(Box::new(|info| LAST.set(Some((describe(info), Backtrace::capture())))));
 }
@@ -46,8 +46,8 @@ pub(super) fn spawn<T: Send + 'static>(
     thread::Builder::new().name(name.to_owned()).spawn(|| or_abort(run))
 }
 
-/// Runs `run`; if it panics, reports that and aborts the process, so that there is a core dump
-/// where the system keeps such.
+/// Runs `run`. If it panics, reports that and aborts the process, so that the system can keep a
+/// core dump.
 pub(super) fn or_abort<T>(run: impl FnOnce() -> T) -> T {
     match std::panic::catch_unwind(AssertUnwindSafe(run)) {
         Ok(returned) => returned,
@@ -66,9 +66,9 @@ fn abort() -> ! {
          version: {version}, {os} {arch}\n  \
          thread:  {thread}\n  \
          panic:   {}\n\
-         Nothing that clients send may do this. Please report it, with these lines, how the \
-         server was started\nand what its clients did, where you have ipc-framework from; look \
-         first whether the line `panic` repeats\na message that is not to be shown.\n",
+         No client should be able to cause this. Please report it where you got ipc-framework, \
+         with these lines,\nhow the server was started and what its clients did. First check \
+         that the line `panic` does not repeat\na message that must stay secret.\n",
         printable(&what)
     );
     match backtrace.status() {
@@ -92,10 +92,9 @@ fn text(payload: &(dyn Any + Send)) -> &str {
     owned.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a word")
 }
 
-/// Writes the last that the process has to say to standard error, and waits a while for whoever
-/// reads it.
+/// Writes the last message of the process to standard error, and waits a while for its reader.
 pub(super) fn last_words(text: &str) {
-    // There may be nobody who reads it.
+    // Standard error may be closed.
     let write = |text: &str| drop(io::stderr().write_all(text.as_bytes()));
     let (writing, written) = sync_channel::<()>(0);
     let copy = text.to_owned();
@@ -109,11 +108,10 @@ pub(super) fn last_words(text: &str) {
     let _ = written.recv_timeout(END_TIMEOUT);
 }
 
-/// What the tests of this program set to a thread to see the report. Other builds do not look
-/// at it.
+/// The variable that tests set to the name of a thread that shall panic. Release builds ignore it.
 const TEST_VARIABLE: &str = "IPC_TEST_PANIC";
 
-/// Whether a test wants this thread to panic.
+/// Returns whether a test wants this thread to panic.
 pub(super) fn is_wanted(thread: &str) -> bool {
     cfg!(debug_assertions) && std::env::var_os(TEST_VARIABLE).is_some_and(|name| name == thread)
 }

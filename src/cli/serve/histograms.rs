@@ -1,12 +1,11 @@
-//! Copies of the server's histograms, taken a few at a time so that its loop never stops for
-//! long.
+//! Copies of the server's histograms, taken a few at a time, so that its loop never stops for long.
 
 use std::collections::{BTreeMap, HashMap};
 
 use hdrhistogram::Histogram;
 use ipc_framework::{Context, Handle, HandleError, LatencyOf, Measure};
 
-/// What a histogram is about; `channel` is the number of a worker for round trips.
+/// The subject of a histogram. For round trips `channel` is the number of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Subject {
     pub(super) application: String,
@@ -14,7 +13,7 @@ pub(super) struct Subject {
     pub(super) measure: Measure,
 }
 
-/// One histogram as it was at one moment.
+/// A copy of one histogram.
 #[derive(Clone, Debug)]
 pub(super) struct Copied {
     pub(super) subject: Subject,
@@ -23,7 +22,7 @@ pub(super) struct Copied {
     pub(super) nanos: Histogram<u32>,
 }
 
-/// Copied in one turn: 18 KiB each, some 2 µs.
+/// Histograms copied in one turn; each has 18 KiB and takes some 2 µs.
 const COPIES_PER_TURN_MAX: usize = 16;
 
 impl Subject {
@@ -37,10 +36,10 @@ impl Subject {
     }
 }
 
-/// Everything measured since the start or the last reset. What comes or goes meanwhile may be
-/// missing; it is there the next time.
+/// Copies everything measured since the start or the last reset. Histograms that appear or
+/// disappear meanwhile may be missing, and are there the next time.
 pub(super) fn copy(handle: &Handle) -> Result<Vec<Copied>, HandleError> {
-    // By serial: what was shown twice because others went is copied once.
+    // Keyed by serial, because a histogram may be seen twice if others disappear meanwhile.
     let mut copied = HashMap::new();
     for skipped in (0..).step_by(COPIES_PER_TURN_MAX) {
         let bite = handle.with(move |context| copy_some(context, skipped, COPIES_PER_TURN_MAX))?;
@@ -52,7 +51,7 @@ pub(super) fn copy(handle: &Handle) -> Result<Vec<Copied>, HandleError> {
     Ok(copied.into_values().collect())
 }
 
-/// The same at once, from the thread of a server that does nothing else any more.
+/// Copies everything at once, on the thread of a server that has ended.
 pub(super) fn copy_all(context: &Context<'_>) -> Vec<Copied> {
     copy_some(context, 0, usize::MAX)
 }
@@ -70,12 +69,12 @@ fn copy_some(context: &Context<'_>, skipped: usize, wanted: usize) -> Vec<Copied
     bite
 }
 
-/// One histogram for each subject: a channel that was forgotten and named again has several.
+/// Merges the histograms of each subject. A channel that was removed and created again has several.
 pub(super) fn by_subject(copied: &[Copied]) -> BTreeMap<&Subject, Histogram<u32>> {
     let mut together: BTreeMap<&Subject, Histogram<u32>> = BTreeMap::new();
     for Copied { subject, nanos, .. } in copied {
         match together.get_mut(subject) {
-            // All have the same bounds, so that nothing is left out.
+            // All histograms have the same bounds, so adding never fails.
             Some(sum) => drop(sum.add(nanos)),
             None => drop(together.insert(subject, nanos.clone())),
         }

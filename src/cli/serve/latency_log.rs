@@ -1,5 +1,5 @@
-//! `--latency-log`: what was measured, interval by interval, in the log format that the tools
-//! of `HdrHistogram` read. Values are nanoseconds; tags are `application/channel:measure`.
+//! `--latency-log`: the latencies of each interval, in the log format that the tools of
+//! `HdrHistogram` read. Values are nanoseconds; tags are `application/channel:measure`.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -19,11 +19,11 @@ use super::histograms::{self, Copied, Subject};
 use crate::cli::failure::Failure;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The log's times are seconds since its start, its maxima milliseconds as the format's
-/// tools expect, with everything else in nanoseconds.
+/// Divisor for the maxima, which the format's tools expect in milliseconds, while the other values
+/// are nanoseconds.
 const NANOS_PER_MILLISECOND: f64 = 1_000_000.0;
 
-/// A log that a thread of its own writes.
+/// A log with a thread that writes it.
 #[derive(Debug)]
 pub(super) struct LatencyLog {
     last: Sender<Vec<Copied>>,
@@ -31,12 +31,12 @@ pub(super) struct LatencyLog {
     path: PathBuf,
 }
 
-/// What can be known of a path without writing there.
+/// Checks a path as far as possible without writing there.
 pub(super) fn check(path: &Path) -> Result<(), Failure> {
     let checked = match fs::metadata(path) {
         Ok(found) if found.is_file() => OpenOptions::new().append(true).open(path).map(drop),
         Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-        // Somebody reads at the other end, or will.
+        // A pipe or a device is read at the other end, or will be.
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -61,7 +61,7 @@ impl LatencyLog {
         let write = move || {
             let written = write(file, &handle, &ending);
             if let Err(error) = &written {
-                // Now, and not only at the end: the log ends here.
+                // Reported now, not only at the end, because the log stops here.
                 tracing::error!(%error, "the latency log cannot be written any more");
             }
             written
@@ -72,9 +72,9 @@ impl LatencyLog {
         Ok(Self { last, thread, path: path.to_owned() })
     }
 
-    /// Writes what the last interval holds, and the file's end.
+    /// Writes the last interval and ends the file.
     pub(super) fn finish(self, context: &Context<'_>) -> Result<(), Failure> {
-        // A thread that has failed already says so when it is joined.
+        // If the thread has failed already, joining it returns the error.
         let _ = self.last.send(histograms::copy_all(context));
         let written = self.thread.join().unwrap_or_else(|_| unreachable!("a panic aborts"));
         written.map_err(|error| {
@@ -90,8 +90,7 @@ fn write(file: File, handle: &Handle, ending: &Receiver<Vec<Copied>>) -> io::Res
     let mut serializer = V2DeflateSerializer::new();
     let mut before = Before::default();
     let mut began = Duration::ZERO;
-    // What an interval holds is in the file when the interval is over, and a disk that is full
-    // shows then.
+    // Each interval is in the file as soon as it is over, so a full disk shows then.
     let mut out = LineWriter::new(file);
     let mut log = IntervalLogWriterBuilder::new()
         .add_comment("[Logged by ipc serve; values in nanoseconds]")
@@ -104,7 +103,7 @@ fn write(file: File, handle: &Handle, ending: &Receiver<Vec<Copied>>) -> io::Res
             Ok(last) => (last, true),
             Err(RecvTimeoutError::Timeout) => match histograms::copy(handle) {
                 Ok(now) => (now, false),
-                // It ends; what it had measured comes with that.
+                // The server is ending, and will send the last interval.
                 Err(_) => continue,
             },
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -125,22 +124,21 @@ fn write(file: File, handle: &Handle, ending: &Receiver<Vec<Copied>>) -> io::Res
     }
 }
 
-/// What the histograms held when they were last seen, by their serial.
+/// The last copy of each histogram, by its serial.
 #[derive(Default)]
 struct Before {
     seen: HashMap<u64, (Histogram<u32>, u8)>,
 }
 
-/// Intervals for which a histogram that is not shown is remembered: one may be missed where
-/// others come and go.
+/// Intervals for which an unseen histogram is remembered. A copy may miss it when others disappear.
 const UNSEEN_MAX: u8 = 3;
 
 impl Before {
-    /// What was recorded since it was last seen, if anything.
+    /// Returns the values recorded since it was last seen, if there are any.
     fn interval(&mut self, copied: Copied) -> Option<Histogram<u32>> {
         let mut interval = copied.nanos.clone();
         if let Some((before, _)) = self.seen.insert(copied.serial, (copied.nanos, 0)) {
-            // The same histogram only grows, so that this never fails.
+            // A histogram only grows, so this never fails.
             interval.subtract(before).ok()?;
         }
         (!interval.is_empty()).then_some(interval)
@@ -154,7 +152,7 @@ impl Before {
     }
 }
 
-/// Tags end at a comma, a space or a line's end.
+/// Returns the tag of a subject. A tag ends at a comma, a space or a line break.
 fn tag(subject: &Subject) -> String {
     let Subject { application, channel, measure } = subject;
     let tag = format!("{application}/{channel}:{}", measure.as_str());
@@ -180,7 +178,7 @@ mod tests {
         let mut before = Before::default();
         let mut count = |serial, now| before.interval(copied(serial, now)).map_or(0, |i| i.len());
         assert_eq!((count(1, 10), count(1, 15), count(1, 15)), (10, 5, 0));
-        // Emptied, or forgotten and named again, with more than it held before.
+        // After a reset, or if the channel was created anew, with more values than before.
         assert_eq!((count(2, 40), count(2, 41)), (40, 1));
         before.forget_the_unseen();
         assert_eq!(before.interval(copied(1, 16)).unwrap().len(), 1, "missed once");

@@ -1,5 +1,5 @@
-//! The way of the log to standard error: a bounded queue and a thread that writes. Whoever has
-//! something to tell never waits for whoever reads it, least of all the loop.
+//! The log's path to standard error: a bounded queue and a thread that writes. A thread with an
+//! event never waits for the reader of standard error, least of all the event loop.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -11,36 +11,36 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::crash::{self, END_TIMEOUT};
 
-/// Lines that may wait: more than the limit of events lets through at once.
+/// Lines that may wait, which are more than the rate limit lets through at once.
 const LINES_MAX: usize = 512;
-/// A line longer than this counts as one there was no room for.
+/// A longer line is counted as lost.
 const LINE_BYTES_MAX: usize = 16 << 10;
 thread_local! {
-    /// Whether this thread is the one that writes: its own words need no queue.
+    /// Set on the writing thread, whose own lines bypass the queue.
     static WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Takes lines for standard error, one a call.
+/// A queue of lines for standard error, one for each call.
 #[derive(Clone)]
 pub(super) struct LogQueue(Arc<Shared>);
 
 struct Shared {
-    /// Gone once the log is at its end.
+    /// `None` after the end of the log.
     lines: Mutex<Option<SyncSender<Vec<u8>>>>,
     lost: AtomicU64,
-    /// Closed when everything is written.
+    /// Closed when everything has been written.
     written: Mutex<Receiver<()>>,
 }
 
 impl LogQueue {
     pub(super) fn start() -> io::Result<Self> {
         Self::over(io::stderr(), LINES_MAX, |lost| {
-            tracing::warn!(lost, "lines of the log were lost, for nobody read them in time");
+            tracing::warn!(lost, "lines of the log were lost, because nobody read them in time");
         })
     }
 
-    /// A queue of so many lines that ends in `out`. What was lost is told once `out` has taken
-    /// all that waited.
+    /// Returns a queue of `lines_max` lines that is written to `out`. `tell` is called with the
+    /// number of lost lines once the waiting lines have been written.
     fn over(
         mut out: impl Write + Send + 'static,
         lines_max: usize,
@@ -70,7 +70,7 @@ impl LogQueue {
                     next => next.ok(),
                 };
                 let Some(line) = line else { return };
-                // There is nobody to tell that the log cannot be written.
+                // There is no place to report that the log cannot be written.
                 let _ = out.write_all(&line);
             }
         };
@@ -79,24 +79,24 @@ impl LogQueue {
     }
 
     fn lines(&self) -> MutexGuard<'_, Option<SyncSender<Vec<u8>>>> {
-        // It is never left half done.
+        // Changes to it are never left half done.
         self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn put(&self, line: &[u8]) {
         let fits = line.len() <= LINE_BYTES_MAX;
-        // After its end there is nobody left who could write it.
+        // After the end no thread is left to write it.
         let Some(lines) = &*self.lines() else { return };
         if !fits || lines.try_send(line.to_vec()).is_err() {
             self.0.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Takes no more lines, and waits a while for those that it has.
+    /// Ends the queue, and waits a while until its lines have been written.
     pub(super) fn finish(&self) {
         drop(self.lines().take());
         let written = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
-        // It is closed, or time is up: either way this is the end.
+        // This is the end, whether everything was written or the time is over.
         let _ = written.recv_timeout(END_TIMEOUT);
     }
 }
@@ -109,7 +109,7 @@ impl<'a> MakeWriter<'a> for LogQueue {
     }
 }
 
-/// A whole event is one call.
+/// The subscriber writes a whole event in one call.
 impl Write for &LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if WRITES.get() {
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a write for each word that it is given.
+    /// A writer that accepts one write for each message it is given.
     struct Gate {
         words: Receiver<()>,
         taken: Sender<Vec<u8>>,
@@ -173,7 +173,7 @@ mod tests {
             assert_eq!(text, format!("line {lines}"));
             lines += 1;
         };
-        // The first may have been on its way already.
+        // The first line may have left the queue already.
         assert!((LINES..=LINES + 1).contains(&lines), "{lines}");
         assert_eq!(told, format!("{} lost", 11 - lines));
         queue.put(b"once more");

@@ -13,10 +13,11 @@ use super::rate_limit::{Kinds, RateLimit};
 use super::settings::LogFormat;
 use crate::cli::failure::Failure;
 
-/// Which events are shown: `error`, `warn`, `info` (the default), `debug` or `trace`.
+/// The variable with the level of shown events: `error`, `warn`, `info` (the default), `debug` or
+/// `trace`.
 const LEVEL_VARIABLE: &str = "IPC_LOG";
 
-/// Which events are wanted.
+/// Returns the level of events that are shown.
 pub(super) fn level() -> Result<LevelFilter, Failure> {
     match std::env::var(LEVEL_VARIABLE) {
         Err(_) => Ok(LevelFilter::INFO),
@@ -28,8 +29,8 @@ pub(super) fn level() -> Result<LevelFilter, Failure> {
     }
 }
 
-/// Writes events from here on, so many of a kind, without making anybody wait who has one to
-/// tell. To be followed by [`finish`], however the process ends.
+/// Starts the log, which writes a limited number of events of each kind and never makes a thread
+/// with an event wait. Must be followed by [`finish`], however the process ends.
 pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
     let level = level()?;
     let colours = std::io::stderr().is_terminal()
@@ -38,12 +39,12 @@ pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
     let queue = LogQueue::start().map_err(cannot)?;
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
-        // An event that cannot be written must not end the thread that has it to tell.
+        // An event that cannot be written must not end its thread.
         .log_internal_errors(false)
         .with_ansi(colours)
         .with_writer(queue.clone());
     let (limit, reporter) = RateLimit::new(level);
-    // It is set once: this is called once.
+    // This function is called once, so the log is not set yet.
     let _ = LOG.set((reporter.kinds.clone(), queue));
     let registry = tracing_subscriber::registry();
     match format {
@@ -55,7 +56,8 @@ pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells what was kept back and not told of yet, and waits a while until all is written.
+/// Reports events that were suppressed since the last report, and waits a while until everything
+/// has been written.
 pub(super) fn finish() {
     if let Some((kinds, queue)) = LOG.get() {
         kinds.report();

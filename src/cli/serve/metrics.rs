@@ -1,7 +1,7 @@
 //! `--metrics`: counters and latencies in the `OpenMetrics` text format, for Prometheus.
 //!
-//! Each scrape has a thread and a deadline, and asks the loop for a few short copies. There are
-//! few places; who comes when all are taken gets that of the one who has been silent longest.
+//! Each scrape has a thread and a deadline, and asks the loop for a few short copies. At most 4
+//! scrapes are answered at a time; a fifth replaces the one that has been silent longest.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -21,16 +21,16 @@ use super::histograms::{self, Copied};
 use crate::cli::failure::Failure;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Scrapes at once. Each may hold an answer of some megabytes, where many channels are measured.
+/// Scrapes answered at a time. With many channels each answer may have several megabytes.
 const PLACES: usize = 4;
-/// For a scraper to send its request and read the answer.
+/// Time for a scraper to send its request and read the answer.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// The head of a request: what Prometheus sends fits ten times.
+/// Limit of a request's head, ten times what Prometheus sends.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 const HEADERS_MAX: usize = 64;
-/// After an accept error that repeating cannot mend at once.
+/// Pause after an accept error, which repeating at once would not mend.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// The labels of exemplars, of which there are none.
+/// The type of exemplars' labels; there are none.
 type NoLabels = [(&'static str, &'static str); 0];
 /// Upper bounds of the buckets in nanoseconds: 1, 2, 5 per decade from 1 µs to 10 s.
 const BUCKET_NANOS: [u64; 22] = [
@@ -82,33 +82,33 @@ pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
     Ok(bound)
 }
 
-/// Those that are being answered.
+/// The scrapes that are being answered.
 struct Scrapes {
     handle: Handle,
-    /// In the order in which they came.
+    /// Ordered by their arrival.
     places: Mutex<Vec<Place>>,
     left: Condvar,
 }
 
 struct Place {
     stream: Arc<TcpStream>,
-    /// Whether its request is there.
+    /// Set when its request has come.
     asked: bool,
 }
 
 impl Scrapes {
     fn places(&self) -> MutexGuard<'_, Vec<Place>> {
-        // A panic elsewhere ends the process.
+        // The lock is never poisoned, because a panic ends the process.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers it, as soon as there is a place.
+    /// Answers a scrape as soon as there is a place.
     fn admit(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
         let stream = Arc::new(stream);
         let mut places = self.places();
         while places.len() >= PLACES {
             if let Some(silent) = places.iter().find(|place| !place.asked) {
-                // Its thread notices, and leaves.
+                // Its thread notices that, and leaves its place.
                 let _ = silent.stream.shutdown(Shutdown::Both);
             }
             places = self.left.wait(places).unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +117,7 @@ impl Scrapes {
         drop(places);
         let (scrapes, scrape) = (self.clone(), stream.clone());
         let run = move || {
-            // Who asked may have gone away, or be too slow: it asks again.
+            // The scraper may have gone away or be too slow; it will ask again.
             let _ = scrapes.answer(&scrape);
             scrapes.leave(&scrape);
         };
@@ -175,7 +175,7 @@ fn write_all(mut stream: &TcpStream, mut rest: &[u8], deadline: Instant) -> io::
     Ok(())
 }
 
-/// The path that is asked for; `None` for what is no GET request.
+/// Reads the requested path; `None` if it is not a GET request.
 fn read_request(mut stream: &TcpStream, deadline: Instant) -> io::Result<Option<String>> {
     let mut head = Vec::new();
     let mut chunk = [0; 1_024];
@@ -228,7 +228,7 @@ impl Collector for Snapshot {
                 "Connections accepted, the refused ones included",
                 counters.accepted,
             ),
-            ("connections_shed", "Connections closed for want of descriptors", counters.shed),
+            ("connections_shed", "Connections closed for lack of descriptors", counters.shed),
             ("frames_received", "Whole frames received", counters.frames_in),
             ("received_bytes", "Bytes received", counters.bytes_in),
             ("frames_sent", "Frames put into queues", counters.frames_out),
@@ -236,14 +236,14 @@ impl Collector for Snapshot {
             ("publications", "Publications, from peers and from inside", counters.publications),
             (
                 "publications_unheard",
-                "Publications that reached nobody",
+                "Publications without a subscriber",
                 counters.publications_unheard,
             ),
             ("deliveries", "Publications times subscribers reached", counters.deliveries),
             ("forwarded", "Messages passed on to workers", counters.forwarded),
             (
                 "notifications_unhandled",
-                "Notifications nobody handles",
+                "Notifications that nothing handled",
                 counters.notifications_unhandled,
             ),
             ("responses_ignored", "Responses that answer nothing", counters.responses_ignored),
@@ -262,18 +262,18 @@ impl Collector for Snapshot {
             ),
             (
                 "handshake_timeouts",
-                "Connections closed because they did not introduce themselves in time",
+                "Connections closed because their handshake took too long",
                 counters.handshake_timeouts,
             ),
             ("idle_closed", "Connections closed because they said nothing", counters.idle_closed),
             (
                 "memory_refusals",
-                "Connections, channels and subscriptions refused for want of memory",
+                "Connections, channels and subscriptions refused for lack of memory",
                 counters.memory_refusals,
             ),
             (
                 "memory_pauses",
-                "Times a connection was held back for want of memory",
+                "Times a connection had to wait for lack of memory",
                 counters.memory_pauses,
             ),
             (
@@ -281,11 +281,7 @@ impl Collector for Snapshot {
                 "Connections closed because they held the most memory",
                 counters.memory_sheds,
             ),
-            (
-                "transport_failures",
-                "Connections that did not speak TLS as they should",
-                counters.transport_failures,
-            ),
+            ("transport_failures", "Connections whose TLS failed", counters.transport_failures),
             ("wakeups", "Times the loop was woken from sleep", counters.wakeups),
             ("spins", "Polls without sleep that found nothing", counters.spins),
             ("yields", "Turns a connection gave up with frames left", counters.yields),
@@ -311,7 +307,7 @@ impl Snapshot {
         for (name, help, value) in [
             (
                 "connections",
-                "Connections that have introduced themselves",
+                "Connections that have completed their handshake",
                 self.stats.total_connections,
             ),
             ("applications", "Applications known now", self.stats.total_applications),
@@ -322,11 +318,7 @@ impl Snapshot {
                 "Bytes held in queues and unfinished frames",
                 self.stats.buffered_bytes,
             ),
-            (
-                "memory_bytes",
-                "Everything that clients make the server hold",
-                self.stats.memory_bytes,
-            ),
+            ("memory_bytes", "Memory that clients make the server hold", self.stats.memory_bytes),
             ("memory_bytes_max", "The limit on that", self.stats.max_memory),
         ] {
             encoder
@@ -366,7 +358,7 @@ impl Snapshot {
     }
 }
 
-/// Counts between one bound and the next, the last one unbounded.
+/// Returns the counts between one bound and the next; the last one has no upper bound.
 fn buckets(nanos: &Histogram<u32>) -> Vec<(f64, u64)> {
     let mut counts = [0; BUCKET_NANOS.len() + 1];
     for step in nanos.iter_recorded() {

@@ -1,5 +1,5 @@
-//! So many events of a kind in a while, and then their number: whoever can make the server log
-//! something must not be able to fill the disk.
+//! A limit on the events of each kind in a window of time, after which only their number is
+//! reported: a peer that can make the server log something must not be able to fill the disk.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,13 +14,14 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-/// Events of a kind that are written within a window.
+/// Events of each kind that are written within a window.
 const EVENTS_MAX: u64 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
-/// The target of the events that tell of others, which are few.
+/// The target of summaries, which the limit does not apply to.
 const SUMMARY: &str = "suppressed";
 
-/// Lets events pass by level and number. A kind is a place in the code that logs.
+/// A filter of events by level and number. The kind of an event is the place in the code that logs
+/// it.
 pub(super) struct RateLimit {
     level: LevelFilter,
     kinds: Kinds,
@@ -38,17 +39,17 @@ struct Kind {
 }
 
 impl RateLimit {
-    /// The filter, and what tells from time to time how much it has kept back.
+    /// Returns the filter, and the reporter of suppressed events.
     pub(super) fn new(level: LevelFilter) -> (Self, Reporter) {
-        // One note is enough: whoever takes it looks at all kinds.
+        // One note is enough, because the reporter looks at all kinds.
         let (suppressed, noted) = sync_channel(1);
         let kinds = Kinds::default();
         (Self { level, kinds: kinds.clone(), suppressed }, Reporter { kinds, noted })
     }
 }
 
-// A layer of its own rather than a filter of another: those may not change their mind about
-// events whose place in the code they let pass before.
+// This is a layer and not a per-layer filter, because those cannot change their mind about a place
+// in the code.
 impl<S: Subscriber> Layer<S> for RateLimit {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         *metadata.level() <= self.level
@@ -61,7 +62,7 @@ impl<S: Subscriber> Layer<S> for RateLimit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let passes = event.metadata().target() == SUMMARY || self.kinds.pass(event, Instant::now());
         if !passes {
-            // There is a note already, or the server ends.
+            // If this fails there is a note already, or the server is ending.
             let _ = self.suppressed.try_send(());
         }
         passes
@@ -74,7 +75,7 @@ impl<S: Subscriber> Layer<S> for RateLimit {
 
 impl Kinds {
     fn lock(&self) -> MutexGuard<'_, HashMap<Identifier, Kind>> {
-        // Numbers are well, whoever panicked.
+        // The numbers are valid even if a thread panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -94,7 +95,7 @@ impl Kinds {
         passes
     }
 
-    /// Tells how many events of each kind were not written since it last did.
+    /// Reports how many events of each kind were suppressed since the last report.
     pub(super) fn report(&self) {
         let suppressed: Vec<(String, u64)> = self
             .lock()
@@ -108,7 +109,7 @@ impl Kinds {
     }
 }
 
-/// Waits until something was kept back, and some more, and tells of it.
+/// Waits until events were suppressed, and a window longer, and reports them.
 pub(super) struct Reporter {
     pub(super) kinds: Kinds,
     noted: Receiver<()>,
@@ -123,7 +124,7 @@ impl Reporter {
     }
 }
 
-/// What an event says, without what varies.
+/// The message of an event, without its fields.
 #[derive(Default)]
 struct Name(String);
 

@@ -1,4 +1,4 @@
-//! What systemd, or whoever else started the server, is told and gives.
+//! Communication with systemd, or another service manager that started the server.
 
 use std::env;
 use std::io;
@@ -20,10 +20,11 @@ use sd_notify::NotifyState;
 use super::crash;
 use crate::cli::failure::Failure;
 
-/// How long the service manager may be busy with what others tell it.
+/// Time that the service manager may take to accept a notification.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The sockets this process was given (`LISTEN_FDS`). Called once, before there are threads.
+/// Returns the sockets that were passed to this process (`LISTEN_FDS`). Called once, before there
+/// are threads.
 pub(super) fn inherited() -> Result<Vec<Inherited>, Failure> {
     check_count()?;
     let mut given = ListenFd::from_env();
@@ -46,8 +47,8 @@ pub(super) fn inherited() -> Result<Vec<Inherited>, Failure> {
     Ok(sockets)
 }
 
-/// A number that cannot be read counts as none for `listenfd`, and the server would open ports
-/// that nobody meant.
+/// Checks that `LISTEN_FDS` is a number. `listenfd` would ignore it otherwise, and the server would
+/// open ports that nobody wanted.
 fn check_count() -> Result<(), Failure> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
     let Some(count) = variable("LISTEN_FDS") else { return Ok(()) };
@@ -62,7 +63,7 @@ fn check_count() -> Result<(), Failure> {
     )))
 }
 
-/// Whether it was said that the server stops, after which it is neither ready nor reloading.
+/// Set when the server has announced that it stops, after which it is neither ready nor reloading.
 static STOPS: Mutex<bool> = Mutex::new(false);
 
 fn stops() -> MutexGuard<'static, bool> {
@@ -76,7 +77,7 @@ pub(super) fn ready() {
     }
 }
 
-/// Said once, by whoever comes first.
+/// Announces the stop, once.
 pub(super) fn stopping() {
     let mut stops = stops();
     if !std::mem::replace(&mut *stops, true) {
@@ -84,7 +85,7 @@ pub(super) fn stopping() {
     }
 }
 
-/// To be followed by [`ready`].
+/// Announces a reload. Must be followed by [`ready`].
 pub(super) fn reloading() {
     let stops = stops();
     if *stops {
@@ -102,7 +103,7 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// What `sd_notify::notify` does, but that it would wait for as long as nobody reads.
+/// Does the same as `sd_notify::notify`, but with a timeout, for a reader that does not read.
 fn send(state: &[NotifyState<'_>]) -> io::Result<()> {
     let Some(path) = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
         return Ok(());
@@ -119,7 +120,7 @@ fn send(state: &[NotifyState<'_>]) -> io::Result<()> {
     socket.send_to(text.as_bytes(), path).map(drop)
 }
 
-/// Tells the service manager again and again that the loop turns, if it wants to know
+/// Starts to tell the service manager regularly that the loop turns, if it wants to know
 /// (`WATCHDOG_USEC`).
 pub(super) fn watch(handle: Handle) -> io::Result<()> {
     let Some(timeout) = sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero()) else {
@@ -128,7 +129,7 @@ pub(super) fn watch(handle: Handle) -> io::Result<()> {
     let interval = (timeout / 2).max(Duration::from_millis(1));
     let watch = move || {
         loop {
-            // Answered by the loop itself: one that hangs says nothing.
+            // The loop itself answers this, so one that hangs is not reported as alive.
             match handle.with(|_| ()) {
                 Ok(()) => notify(&[NotifyState::Watchdog]),
                 Err(HandleError::Stopped) => return,

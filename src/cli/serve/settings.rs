@@ -1,4 +1,4 @@
-//! What `ipc serve` is told: by flags, by the environment and by a file, in this order.
+//! The settings of `ipc serve`, from flags, the environment and a file, in this order.
 
 use std::collections::HashMap;
 use std::net::ToSocketAddrs;
@@ -12,10 +12,10 @@ use serde::{Deserialize, Deserializer, de};
 use crate::cli::failure::Failure;
 use crate::cli::{token, units};
 
-/// Everything that is wrong, in the order in which it was found.
+/// All problems, in the order in which they were found.
 pub(super) type Problems = Vec<Failure>;
 
-/// The same names on the command line and in the file.
+/// The settings, which have the same names on the command line and in the file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -47,7 +47,7 @@ pub(super) struct Settings {
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     #[serde(deserialize_with = "units::read_size")]
     max_memory: Option<usize>,
-    /// Time for a new connection to introduce itself [default: 5s]
+    /// Time for a new connection to complete its handshake [default: 5s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     #[serde(deserialize_with = "units::read_duration")]
     handshake_timeout: Option<Duration>,
@@ -82,7 +82,7 @@ pub(super) struct Settings {
     /// Listen on addresses other machines can reach without asking for a token
     #[arg(long)]
     insecure: bool,
-    /// How events are written to standard error [default: text]
+    /// Format of events on standard error [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub(super) log_format: Option<LogFormat>,
     /// After work, look for more for this long before sleeping; 0 for never [default: 50us on
@@ -96,7 +96,7 @@ pub(super) struct Settings {
     /// Run the event loop on this core, counted from 0
     #[arg(long, value_name = "N")]
     pub(super) cpu: Option<usize>,
-    /// Write an `HdrHistogram` interval log of all latencies, a line a second and channel
+    /// Write an `HdrHistogram` interval log of all latencies, a line for each second and channel
     #[arg(long, value_name = "FILE")]
     pub(super) latency_log: Option<PathBuf>,
     /// Answer Prometheus at this address, under /metrics
@@ -154,8 +154,8 @@ impl Settings {
         }
     }
 
-    /// `environment_token` is `IPC_TOKEN`; a token file that was named goes before it. Fails
-    /// with everything that is wrong.
+    /// Returns the configuration, or all problems. `environment_token` is `IPC_TOKEN`, which a
+    /// token file overrides.
     pub(super) fn config(&self, environment_token: Option<String>) -> Result<Config, Problems> {
         let mut config = Config::default();
         let mut problems = Problems::new();
@@ -243,7 +243,7 @@ impl Settings {
         Ok(())
     }
 
-    /// What stands in these settings that a running server cannot take over from others.
+    /// Returns the names of settings that differ and that a running server cannot change.
     pub(super) fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
         let differences = [
             ("host", self.host != other.host),
@@ -266,22 +266,23 @@ impl Settings {
         differences.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()
     }
 
-    /// Whether it listens on addresses that others can reach without asking for anything.
+    /// Returns whether the server may listen on public addresses without asking for tokens.
     pub(super) fn is_insecure(&self) -> bool {
         self.insecure
     }
 
-    /// Whether it says whose processes may use the Unix socket.
+    /// Returns whether the settings say whose processes may use the Unix socket.
     pub(super) fn names_users(&self) -> bool {
         !(self.allow_uid.is_empty() && self.allow_gid.is_empty())
     }
 
-    /// Whether it says where to listen.
+    /// Returns whether the settings name an address to listen on.
     pub(super) fn names_addresses(&self) -> bool {
         self.host.is_some() || self.port.is_some() || self.unix.is_some() || self.no_tcp
     }
 
-    /// Metrics name applications and channels, and ask nobody for a token.
+    /// Refuses a public address for metrics, because they name applications and channels, and need
+    /// no token.
     fn refuse_public_metrics(&self, address: &str) -> Result<(), Failure> {
         let resolved = address.to_socket_addrs().map_err(|error| {
             Failure::usage(format!(
@@ -300,13 +301,12 @@ impl Settings {
     }
 }
 
-/// A list on the command line replaces the one in the file.
+/// Picks the list on the command line if there is one, and otherwise that of the file.
 fn either(flags: Vec<u32>, file: Vec<u32>) -> Vec<u32> {
     if flags.is_empty() { file } else { flags }
 }
 
-/// Reads the table without ever repeating a value of it in an error, whatever it is: serde's own
-/// errors show the value that they did not expect.
+/// Reads the table of tokens. No error repeats a value of it, as serde's own errors would.
 fn read_tokens<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<HashMap<String, Token>, D::Error> {
@@ -322,7 +322,8 @@ fn read_tokens<'de, D: Deserializer<'de>>(
     tokens.collect()
 }
 
-/// The path of a file with a secret. What stands there instead may be the secret itself.
+/// Reads the path of a file with a secret. No error repeats the value, which may be the secret
+/// itself.
 fn read_secret_path<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<PathBuf>, D::Error> {

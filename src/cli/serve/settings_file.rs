@@ -1,4 +1,4 @@
-//! The file of settings, read with all that is wrong in it.
+//! The settings file, and everything that is wrong with it.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -10,9 +10,9 @@ use rustix::fs::OFlags;
 use super::settings::{Problems, Settings};
 use crate::cli::failure::Failure;
 
-/// A file of settings is small; whatever is larger is another file.
+/// Limit of the file's size. A larger file is not a settings file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// A file with more wrong than this is no file of settings.
+/// Limit of problems. A file with more is not a settings file.
 const PROBLEMS_MAX: usize = 20;
 
 pub(super) fn read(path: &Path) -> Result<Settings, Problems> {
@@ -33,8 +33,8 @@ pub(super) fn read(path: &Path) -> Result<Settings, Problems> {
     if problems.is_empty() { Ok(settings) } else { Err(problems) }
 }
 
-/// What can be understood, and what cannot. A line that cannot is blanked out for the rest to
-/// be looked at, so that whoever corrects the file learns everything at once.
+/// Parses the file. A line with a problem is blanked out and the rest parsed again, so that all
+/// problems are reported at once.
 fn parse(path: &Path, mut text: String) -> (Settings, Problems) {
     let mut problems = Vec::new();
     let settings = loop {
@@ -50,7 +50,8 @@ fn parse(path: &Path, mut text: String) -> (Settings, Problems) {
         let problem = Failure::usage(format!("{}, line {line}: {message}", path.display()));
         problems.push((line, problem));
         let blamed = text[begin..end].trim();
-        // Of a blamed table's lines, and where the text as such is none, what follows is no news.
+        // If a whole table is blamed, or the text is not TOML, later problems would only follow
+        // from this one.
         let ends = blamed.is_empty() || blamed.starts_with('[');
         if ends || problems.len() >= PROBLEMS_MAX || toml::from_str::<toml::Table>(&text).is_err() {
             break Settings::default();
@@ -61,13 +62,13 @@ fn parse(path: &Path, mut text: String) -> (Settings, Problems) {
     (settings, problems.into_iter().map(|(_, problem)| problem).collect())
 }
 
-/// Reads the file, and says whether everybody on the machine may do so too.
+/// Reads the file, and returns whether everybody on the machine may read it.
 fn read_text(path: &Path) -> Result<(String, bool), Failure> {
     let read = || {
-        // A pipe would be waited for.
+        // Opening a pipe would wait for its other end.
         let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-        // Of the file that is open: the path may mean another one by now.
+        // These belong to the open file; the path may name another one by now.
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::other("it is no regular file"));

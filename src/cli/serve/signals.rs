@@ -1,4 +1,4 @@
-//! What signals ask of a running server.
+//! Signals to a running server.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -14,8 +14,8 @@ use super::{crash, histograms, logging, service_manager};
 /// writes counters and latencies to standard error, SIGUSR2 does so and empties the latencies.
 pub(super) fn watch(handle: Handle, mut reload: impl FnMut() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2])?;
-    // The loop may be busy, standard error may not be read, a disk may be slow: whoever waits
-    // for them must not be the one who ends the server.
+    // The thread that ends the server must not wait for a busy loop, for the reader of standard
+    // error, or for a disk.
     let reported = handle.clone();
     let report = on_own_thread("reports", move |signal| report(&reported, signal))?;
     let reload = on_own_thread("reload", move |_| reload())?;
@@ -41,8 +41,7 @@ pub(super) fn watch(handle: Handle, mut reload: impl FnMut() + Send + 'static) -
     crash::spawn("signals", watch).map(drop)
 }
 
-/// What takes a signal to a thread that does something about it. One may wait: what it asks for
-/// is done after what has come before.
+/// Starts a thread that handles signals of one kind. One signal may wait while another is handled.
 fn on_own_thread(
     name: &str,
     mut act: impl FnMut(i32) + Send + 'static,
@@ -54,15 +53,15 @@ fn on_own_thread(
 }
 
 fn report(handle: &Handle, signal: i32) {
-    // There is nobody to tell that nobody reads it.
+    // If standard error is closed there is nobody to tell.
     let _ = io::stderr().write_all(table(handle).as_bytes());
     if signal == SIGUSR2 {
-        // A server that has ended has nothing to empty.
+        // A server that has ended has no latencies to reset.
         let _ = handle.with(|context: &mut Context<'_>| context.reset_latencies());
     }
 }
 
-/// Counters and latencies as a table.
+/// Returns counters and latencies as a table.
 fn table(handle: &Handle) -> String {
     let asked = handle.stats().and_then(|stats| Ok((stats, histograms::copy(handle)?)));
     let (stats, histograms) = match asked {
@@ -80,7 +79,7 @@ fn table(handle: &Handle) -> String {
         stats.memory_bytes,
         stats.uptime_seconds
     );
-    // Plain counters always serialize, and text takes whatever is written to it.
+    // Counters always serialize, and writing to a string cannot fail.
     if let Ok(serde_json::Value::Object(counters)) = serde_json::to_value(&stats.counters) {
         for (name, value) in counters {
             let _ = writeln!(text, "{name:24} {value}");
@@ -92,7 +91,7 @@ fn table(handle: &Handle) -> String {
         "latency in µs", "", "count", "p50", "p99", "p99.9", "max"
     );
     for (subject, nanos) in histograms::by_subject(&histograms) {
-        // Ids are the peers' choice: shown escaped, so that they write no lines of their own.
+        // Peers choose the ids, so these are escaped and cannot forge lines.
         let name = format!("{}/{}", subject.application, subject.channel);
         let name = name.escape_debug();
         let micros = |nanos: u64| nanos as f64 / 1_000.0;

@@ -1,4 +1,4 @@
-//! What the server told, and how fast it changed.
+//! Samples of the server's statistics, and their rates of change.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -10,15 +10,15 @@ use crate::cli::answers::{self, Channels, Latencies, Stats, Summary, ask};
 use crate::cli::failure::Failure;
 use crate::cli::latency::{self, Latency};
 
-/// As many as the widest screens show.
+/// Samples for the widest screens.
 const SAMPLES_KEPT: usize = 300;
-/// As many as the widest column of latencies shows.
+/// Samples for the widest column of latencies.
 const TREND_SAMPLES_KEPT: usize = 40;
 
-/// One look at the server.
+/// One sample of the server's statistics.
 pub(super) struct Sample {
     at: Instant,
-    /// How long the server took to answer the first question.
+    /// Round trip of the first request.
     rtt: Duration,
     stats: Stats,
     channels: Channels,
@@ -38,14 +38,14 @@ impl Sample {
         })
     }
 
-    /// Of a channel's requests and of its publications.
+    /// Returns the latencies of a channel's requests and of its publications.
     fn summaries(&self, channel: &str) -> [Option<&Summary>; 2] {
         let latency = self.latencies.channels.get(channel);
         latency.map_or([None; 2], |of| [of.request.as_ref(), of.publication.as_ref()])
     }
 }
 
-/// Of the whole server, a second.
+/// Rates of the whole server per second.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Rates {
     pub(super) frames_in: f64,
@@ -65,16 +65,16 @@ pub(super) struct Row {
     pub(super) subscribers: u64,
     pub(super) workers: u64,
     pub(super) has_handler: bool,
-    /// Of requests where there were any, of publications otherwise; in microseconds.
+    /// Latencies of requests, or of publications if there were no requests, in microseconds.
     pub(super) latency_us: Option<Latency>,
-    /// Of those since the last sample.
+    /// Mean latency since the last sample.
     pub(super) recent_mean_us: Option<f64>,
 }
 
-/// The last means of a channel, oldest first; none where nothing happened.
+/// The last mean latencies of a channel, oldest first; `None` if nothing happened.
 pub(super) type Trend = VecDeque<Option<f64>>;
 
-/// What `--json` shows of a sample.
+/// A sample, as `--json` shows it.
 #[derive(Debug, Serialize)]
 pub(super) struct Document<'a> {
     connections: u64,
@@ -86,19 +86,19 @@ pub(super) struct Document<'a> {
     channels: &'a [Row],
 }
 
-/// The last sample, what it means beside the one before, and the rates until then.
+/// The last sample, its comparison with the one before, and the rates until then.
 #[derive(Default)]
 pub(super) struct History {
     last: Option<Sample>,
     pub(super) rates: VecDeque<Rates>,
     pub(super) rows: Vec<Row>,
-    /// Of the channels in which something happened lately.
+    /// The trends of channels in which something happened lately.
     trends: BTreeMap<String, Trend>,
 }
 
 impl History {
     pub(super) fn add(&mut self, sample: Sample) {
-        // A server that was started anew counts from zero: nothing to compare with.
+        // A restarted server counts from zero, so its samples cannot be compared with those before.
         let before = self
             .last
             .as_ref()
@@ -121,7 +121,7 @@ impl History {
             if trend.len() > TREND_SAMPLES_KEPT {
                 trend.pop_front();
             }
-            // Idle channels may be many, and have nothing to show.
+            // Idle channels may be many, and have no trend.
             if trend.iter().any(Option::is_some) {
                 self.trends.insert(row.channel.clone(), trend);
             }
@@ -158,7 +158,7 @@ impl History {
     }
 }
 
-/// How much was added in a second. Counters that were reset count as nothing.
+/// Returns how much was added per second. Counters that were reset count as zero.
 fn per_second(before: u64, now: u64, seconds: f64) -> f64 {
     let rate = now.saturating_sub(before) as f64 / seconds.max(1e-3);
     (rate * 10.0).round() / 10.0
@@ -178,10 +178,10 @@ fn rates(before: &Sample, now: &Sample) -> Rates {
     }
 }
 
-/// The mean of what came between the two.
+/// Returns the mean of the values between two summaries.
 fn recent_mean(old: Option<&Summary>, new: &Summary) -> Option<f64> {
     let (count, sum) = old.map_or((0, 0.0), |old| (old.count, old.mean_us * old.count as f64));
-    // Fewer than before: the latencies were emptied.
+    // With fewer values than before the latencies were reset.
     let added = new.count.checked_sub(count).filter(|added| *added > 0)?;
     let mean = (new.mean_us * new.count as f64 - sum) / added as f64;
     Some((mean.max(0.0) * 10.0).round() / 10.0)
@@ -190,7 +190,7 @@ fn recent_mean(old: Option<&Summary>, new: &Summary) -> Option<f64> {
 fn rows(before: Option<&Sample>, now: &Sample) -> Vec<Row> {
     let row = |(name, channel): (&String, &answers::Channel)| {
         let [request, publication] = now.summaries(name);
-        // A channel that was not there before has had no messages before.
+        // A channel that was not there before had no messages.
         let old = before.map_or([None; 2], |before| before.summaries(name));
         let count = |of: Option<&Summary>| of.map_or(0, |of| of.count);
         let rate = |old: Option<&Summary>, new: Option<&Summary>| {

@@ -1,4 +1,4 @@
-//! Asks the server on a thread of its own, so that one which is slow keeps no key waiting.
+//! Takes samples on a thread of its own, so that a slow server does not delay keys.
 
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ type Taken = Result<Sample, Failure>;
 pub(super) struct Sampler {
     wanted: SyncSender<()>,
     taken: Receiver<Taken>,
-    /// Since when a sample is waited for.
+    /// The time since which a sample has been awaited.
     since: Option<Instant>,
 }
 
@@ -36,14 +36,14 @@ impl Sampler {
         Ok(Self { wanted, taken, since: None })
     }
 
-    /// Wants a sample, unless one is waited for already.
+    /// Asks for a sample, unless one is awaited already.
     pub(super) fn want(&mut self) {
         if self.since.is_none() && self.wanted.try_send(()).is_ok() {
             self.since = Some(Instant::now());
         }
     }
 
-    /// The sample that was wanted, or why there is none, once that is known.
+    /// Returns the sample or its failure, once there is one.
     pub(super) fn taken(&mut self) -> Option<Taken> {
         let taken = match self.taken.try_recv() {
             Ok(taken) => taken,
@@ -59,7 +59,8 @@ impl Sampler {
     }
 }
 
-/// A server that goes away may come back: with the next sample it is tried.
+/// Takes a sample, and connects again if the last one failed, because a server that went away may
+/// come back.
 fn take(options: &Options, connection: &mut Option<Connection>) -> Taken {
     let mut current = match connection.take() {
         Some(current) => current,

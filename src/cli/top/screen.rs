@@ -27,25 +27,25 @@ pub(in crate::cli) enum Sort {
     Subscribers,
 }
 
-/// Of the panels, by the height of the screen: on a low one the table goes before them.
+/// Height of the panels by that of the screen, because on a low screen the table matters more.
 const PANEL_HEIGHTS: [(u16, u16); 3] = [(20, 6), (14, 4), (0, 0)];
 const KEYS: &str =
     "sort: c channel r req p publ d p99 n subs · ↑↓ · +- speed · space pause · q quit";
 const KEYS_WIDE: &str = " sort by c channel, r requests, p publications, d p99, n subscribers · \
     ↑↓ scroll · + - interval · space pause · q quit";
-/// How wide the column is in which latencies are drawn, and on screens from which width.
+/// Width of the column that draws latencies, and the width of the screen from which it is shown.
 const TREND_WIDTHS: [(u16, u16); 3] = [(140, 40), (110, 20), (80, 9)];
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// A title, what stands below, what the sparkline shows, and in which colour.
+/// A panel: its title, its text, the values of its sparkline, and its colour.
 type Panel = (String, String, fn(&Rates) -> f64, Color);
 
 struct Column {
     name: &'static str,
     width: u16,
-    /// Narrower screens do without it.
+    /// The width of the screen from which the column is shown.
     screen_width_min: u16,
-    /// None where it is not sorted by.
+    /// `None` if channels cannot be sorted by it.
     sort: Option<Sort>,
     is_text: bool,
     text: fn(&Row) -> String,
@@ -73,7 +73,8 @@ impl Column {
     }
 }
 
-/// Widths and spaces between them add up to the screens they are shown on.
+/// The columns. Their widths and the spaces between them add up to the screens on which they are
+/// shown.
 const COLUMNS: [Column; 9] = [
     Column::text("channel", 12, |row| printable(&row.channel).into_owned()).sorted(Sort::Channel),
     Column::number("req/s", 8, |row| shown_rate(row.requests_per_second)).sorted(Sort::Requests),
@@ -98,7 +99,7 @@ fn shown_latency(row: &Row, at: fn(&Latency) -> f64) -> String {
     row.latency_us.as_ref().map_or("-".to_owned(), |of| shown_micros(at(of)))
 }
 
-/// What the user chose to see, and what there is to tell beside the numbers.
+/// The user's choices, and the state that is shown besides the numbers.
 pub(super) struct View {
     endpoint: String,
     app: String,
@@ -108,7 +109,7 @@ pub(super) struct View {
     colours: bool,
     pub(super) interval: Duration,
     pub(super) is_paused: bool,
-    /// Why there are no new numbers.
+    /// The reason why there are no new numbers.
     pub(super) trouble: Option<String>,
 }
 
@@ -127,7 +128,7 @@ impl View {
         }
     }
 
-    /// The same again turns the order round.
+    /// Sorts by a column. The same column again reverses the order.
     pub(super) fn sort_by(&mut self, sort: Sort) {
         self.is_reversed = self.sort == sort && !self.is_reversed;
         self.sort = sort;
@@ -157,14 +158,15 @@ impl View {
 
     fn draw_head(&self, frame: &mut Frame<'_>, area: Rect, history: &History) {
         let (Some(stats), Some(rtt)) = (history.stats(), history.rtt()) else {
-            // Nothing was answered yet: who is asked, and what is wrong with it.
+            // Before the first answer the screen shows the server's address and the problem with
+            // it.
             let trouble = self.trouble.as_deref().unwrap_or("waiting for the first sample");
             let text = format!(" {}  {}", self.endpoint, printable(trouble));
             return frame.render_widget(Paragraph::new(text), area);
         };
         let up = stats.uptime();
         let every = humantime::format_duration(self.interval);
-        // What a narrow screen cuts off is what changes least.
+        // The values that change least come last, where a narrow screen cuts them off.
         let title = Line::from(vec![
             Span::styled(format!(" {}", self.endpoint), bold()),
             Span::styled(if self.is_paused { "  paused" } else { "" }, bold()),
@@ -204,7 +206,8 @@ impl View {
         let areas = Layout::horizontal([Constraint::Fill(1); 4]).split(area);
         for ((title, below, rate, colour), area) in panels.into_iter().zip(areas.iter()) {
             let width = usize::from(area.width.saturating_sub(2));
-            // The newest is at the right edge; tenths keep what is rarer than once a second.
+            // The newest value is at the right edge. Values are in tenths, so that rates below one
+            // per second show.
             let skipped = history.rates.len().saturating_sub(width);
             let missing = width.saturating_sub(history.rates.len());
             let shown = history.rates.iter().skip(skipped).map(|rates| whole(rate(rates) * 10.0));
@@ -221,7 +224,7 @@ impl View {
     fn draw_table(&mut self, frame: &mut Frame<'_>, area: Rect, history: &History) {
         let mut rows: Vec<&Row> = history.rows.iter().collect();
         rows.sort_by(|a, b| self.order(a, b));
-        // Scrolling stops where the last row is at the bottom.
+        // Scrolling stops when the last row is at the bottom.
         let visible = usize::from(area.height.saturating_sub(3));
         let last = rows.len().saturating_sub(visible);
         *self.table.offset_mut() = self.table.offset().min(last);
@@ -235,7 +238,7 @@ impl View {
             COLUMNS.iter().filter(|column| area.width >= column.screen_width_min).collect();
         let trend = TREND_WIDTHS.into_iter().find(|(screen, _)| area.width >= *screen);
         let trend = trend.map(|(_, width)| width);
-        // Names take what the others leave.
+        // The names get the width that the other columns leave.
         let widths = columns.iter().map(|column| match column.name {
             "channel" => Constraint::Min(column.width),
             _ => Constraint::Length(column.width),
@@ -254,7 +257,7 @@ impl View {
         let cells = columns.iter().map(|column| {
             let is_sorted = column.sort == Some(self.sort);
             let style = if is_sorted { bold().add_modifier(Modifier::UNDERLINED) } else { bold() };
-            // Names grow downwards, numbers upwards, unless turned round.
+            // Names increase downwards, numbers upwards, unless reversed.
             let is_growing = (self.sort == Sort::Channel) != self.is_reversed;
             let arrow = match (is_sorted, is_growing) {
                 (false, _) => "",
@@ -274,7 +277,7 @@ impl View {
         Cells::new(cells.chain([drawn])).style(style)
     }
 
-    /// Names from A to Z, numbers from the largest; equal ones by name.
+    /// Sorts names from A to Z and numbers from the largest, equal ones by name.
     fn order(&self, a: &Row, b: &Row) -> Ordering {
         let p99 = |row: &Row| row.latency_us.map_or(0.0, |of| of.p99);
         let order = match self.sort {
@@ -302,8 +305,8 @@ impl View {
     }
 }
 
-/// The newest samples as bars over zero, as high as the largest of them; where nothing happened
-/// there is a gap.
+/// Draws the newest samples as bars from zero, scaled to the largest of them, with a gap for
+/// samples in which nothing happened.
 fn drawn(trend: &Trend, width: usize) -> String {
     let skipped = trend.len().saturating_sub(width);
     let shown = || trend.iter().skip(skipped);
@@ -314,7 +317,7 @@ fn drawn(trend: &Trend, width: usize) -> String {
             BARS[(step as usize).min(BARS.len() - 1)]
         })
     };
-    // The newest is at the right edge.
+    // The newest sample is at the right edge.
     let gap = std::iter::repeat_n(' ', width.saturating_sub(trend.len()));
     gap.chain(shown().map(bar)).collect()
 }
@@ -328,7 +331,7 @@ fn bold() -> Style {
     Style::default().add_modifier(Modifier::BOLD)
 }
 
-/// `12`, `3.4k` or `1.2M`; a decimal only where it says something.
+/// Displays a rate as `12`, `3.4k` or `1.2M`, with a decimal only if it matters.
 fn count(rate: f64) -> String {
     match rate {
         rate if rate >= 1e6 => format!("{:.1}M", rate / 1e6),

@@ -1,4 +1,4 @@
-//! One run of a command: bounded in time and in what it prints, whatever it does.
+//! One run of a command, whose time and output are bounded.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -12,24 +12,23 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// How late it may be noticed that the process ended without closing its output, or is to be
-/// killed.
+/// Time until it is noticed that the process ended without closing its output, or is to be killed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How late it may be noticed that a process which closed its output has ended, too.
+/// Time until it is noticed that a process which closed its output has ended too.
 const LOOK_EVERY_AT_THE_END: Duration = Duration::from_millis(1);
-/// Whatever a command prints, and however fast, the bounds are looked at in between. What a pipe
-/// holds when its writer ends is less.
+/// Bytes read between checks of the limits, even if a command prints without pause. A pipe whose
+/// writer has ended holds less.
 const READS_AT_A_TIME: usize = 64;
-/// The end of standard error, where the reason stands.
+/// Bytes kept of the end of standard error, where the reason of a failure is.
 const STDERR_BYTES_KEPT: usize = 4 << 10;
-/// Of what stands there, no more than fits on a few lines is an answer.
+/// Bytes of the reason that are shown, which fit on a few lines.
 const REASON_CHARS_MAX: usize = 500;
 
 #[derive(Debug)]
 pub(super) struct Bounds {
     pub(super) time: Duration,
     pub(super) output_bytes: usize,
-    /// Whether whatever runs is to be killed.
+    /// Set if the running command is to be killed.
     pub(super) killed: Arc<AtomicBool>,
 }
 
@@ -40,7 +39,7 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// The first word is the program.
+    /// The first element is the program.
     pub(super) fn new(words: Vec<String>) -> Self {
         let mut words = words.into_iter();
         Self { program: words.next().unwrap_or_default(), arguments: words.collect() }
@@ -50,8 +49,8 @@ impl Command {
         &self.program
     }
 
-    /// What it prints for this input, or why that is no answer. The outer error is that it
-    /// cannot be run at all.
+    /// Runs the command. Returns its output, or the reason why there is no answer; the outer error
+    /// means that the command cannot be run at all.
     pub(super) fn run(
         &self,
         channel: &str,
@@ -60,10 +59,10 @@ impl Command {
     ) -> io::Result<Result<Vec<u8>, String>> {
         let mut command = process::Command::new(&self.program);
         command.args(&self.arguments).env("IPC_CHANNEL", channel);
-        // No secret of ours is any of its business.
+        // The command must not see the token.
         command.env_remove("IPC_TOKEN");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own can be killed as a whole, and hears nothing of our Ctrl-C.
+        // A process group of its own can be killed as a whole, and does not receive our Ctrl-C.
         command.process_group(0);
         let mut run = Run::start(command.spawn()?, input, bounds)?;
         let ended = run.until_it_ends();
@@ -78,10 +77,10 @@ impl Command {
     }
 }
 
-/// A process and the pipes to it, none of which is ever waited for alone.
+/// A process and the pipes to it, none of which is waited for alone.
 struct Run<'a> {
     child: Child,
-    /// None once it has everything, or wants no more of it.
+    /// `None` when the process has all its input, or has closed it.
     stdin: Option<ChildStdin>,
     unsent: &'a [u8],
     stdout: Option<process::ChildStdout>,
@@ -118,12 +117,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// How the process ended, or what it did too much of.
+    /// Waits for the end of the process, or until it exceeds a limit.
     fn until_it_ends(&mut self) -> Result<ExitStatus, String> {
         loop {
             let status = self.child.try_wait().map_err(|error| error.to_string())?;
-            // After looking whether it has ended: then this reads the last of it. What others
-            // that it started may still print is not waited for.
+            // This comes after the check for the end, so that it reads the last output. Output of
+            // other processes that the command started is not waited for.
             self.move_bytes();
             if self.printed.len() > self.bounds.output_bytes {
                 let most = ByteSize(self.bounds.output_bytes as u64);
@@ -150,7 +149,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Until a pipe is ready, or it is time to look at the rest.
+    /// Waits until a pipe is ready, or it is time for other checks.
     fn wait(&self, left: Duration) {
         let is_closed = self.stdout.is_none() && self.stderr.is_none();
         let longest = if is_closed { LOOK_EVERY_AT_THE_END } else { LOOK_EVERY };
@@ -159,18 +158,18 @@ impl<'a> Run<'a> {
         pipes.extend(self.stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         pipes.extend(self.stderr.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         let timeout = Timespec::try_from(left.min(longest)).ok();
-        // Too early is no harm: the loop looks at everything anyway.
+        // Waking too early does no harm, because the loop checks everything again.
         let _ = poll(&mut pipes, timeout.as_ref());
     }
 
     fn move_bytes(&mut self) {
         if let Some(stdin) = &mut self.stdin {
-            // One that reads nothing, or no more of it, is right to.
+            // The command may leave its input unread.
             if feed(stdin, &mut self.unsent) {
                 self.stdin = None;
             }
         }
-        // One byte more tells too much from just enough.
+        // One byte more shows that the output is too large.
         let room = self.bounds.output_bytes.saturating_add(1);
         if let Some(stdout) = &mut self.stdout
             && drain(stdout, |bytes| {
@@ -193,16 +192,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Kills it with all that it started. It was not waited for yet, so that nobody else has
-    /// got its number.
+    /// Kills it with all processes that it started. It has not been waited for yet, so its process
+    /// id has not been reused.
     fn kill(&mut self) {
-        // Whoever has left the group is out of reach, and holds none of our ends of the pipes.
+        // A process that has left the group cannot be reached, and holds none of our ends of the
+        // pipes.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.wait();
     }
 }
 
-/// Writes what fits; whether there is nothing more to write.
+/// Writes as much as fits. Returns whether everything has been written.
 fn feed(stdin: &mut ChildStdin, unsent: &mut &[u8]) -> bool {
     while !unsent.is_empty() {
         match stdin.write(unsent) {
@@ -214,7 +214,7 @@ fn feed(stdin: &mut ChildStdin, unsent: &mut &[u8]) -> bool {
     true
 }
 
-/// Reads what is there, as long as it is wanted; whether nothing more will come.
+/// Reads available bytes, up to the limit. Returns whether no more will come.
 fn drain(pipe: &mut impl Read, mut take: impl FnMut(&[u8]) -> bool) -> bool {
     let mut bytes = [0; 16 << 10];
     for _ in 0..READS_AT_A_TIME {
@@ -229,7 +229,7 @@ fn drain(pipe: &mut impl Read, mut take: impl FnMut(&[u8]) -> bool) -> bool {
     false
 }
 
-/// The last line of its standard error, or how it ended.
+/// Returns the last line of its standard error, or its exit status.
 fn reason(complained: &[u8], status: ExitStatus) -> String {
     let text = String::from_utf8_lossy(complained);
     let last = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
@@ -263,25 +263,25 @@ mod tests {
         let text = run("printf 123456", b"", 5, LONG).unwrap_err();
         assert!(text.contains("more than 5 B") && text.contains("--max-output-bytes"), "{text}");
         assert!(run("yes", b"", 1 << 20, LONG).is_err(), "it would go on for ever");
-        // What is wrong with it is at the end of as much as it likes.
+        // The reason comes after a lot of other output.
         let complaint = run("yes | head -c 1000000 >&2; echo why >&2; exit 1", b"", 5, LONG);
         assert_eq!(complaint.unwrap_err(), "why");
     }
 
     #[test]
     fn time_is_up_for_all_that_was_started() {
-        // The pipe stays open as long as one of them lives: the shell waits for the other.
+        // The pipe stays open as long as one of the processes lives: the shell waits for the other.
         let begin = Instant::now();
         let text = run("sleep 1000 | sleep 1000", b"", 5, SHORT).unwrap_err();
         assert!(text.contains("200ms") && text.contains("--command-timeout"), "{text}");
         assert!(begin.elapsed() >= SHORT);
-        // It complains faster than anybody reads.
+        // It writes errors without pause.
         let text = run("exec yes >&2", b"", 5, SHORT).unwrap_err();
         assert!(text.contains("was killed"), "{text}");
-        // It closed its output and goes on.
+        // It closes its output and goes on.
         let text = run("exec >&- 2>&-; sleep 1000", b"", 5, SHORT).unwrap_err();
         assert!(text.contains("was killed"), "{text}");
-        // It never reads what a pipe has no room for.
+        // It never reads input for which the pipe has no room.
         let text = run("sleep 1000", &vec![b'x'; 1 << 20], 5, SHORT).unwrap_err();
         assert!(text.contains("was killed"), "{text}");
     }
@@ -294,7 +294,7 @@ mod tests {
         let pid = std::fs::read_to_string(&file).unwrap();
         std::fs::remove_file(file).unwrap();
         let begin = Instant::now();
-        // Whoever inherits it may be late to notice that it is dead.
+        // The process that inherits it may be late to reap it.
         let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
         while state().is_ok_and(|state| !state.contains(") Z ")) {
             assert!(begin.elapsed() < LONG, "it lives on");
