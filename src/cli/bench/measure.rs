@@ -13,7 +13,7 @@ use crate::cli::latency;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(in crate::cli) enum Load {
+pub(super) enum Load {
     #[default]
     Request,
     Publish,

@@ -18,7 +18,7 @@ use crate::cli::output::printable;
 
 /// The column by which channels are sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(in crate::cli) enum Sort {
+pub(super) enum Sort {
     Channel,
     #[default]
     Requests,
