@@ -1,9 +1,10 @@
 //! The broker without sockets: bytes in, bytes out, and time that stands in the script.
 
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::time::Duration;
 
-use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, HangUp, Limits, Now};
+use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, HangUp, Limits, Now, Written};
 
 use super::messages::frame;
 
@@ -27,7 +28,7 @@ impl Memory {
 
     /// A connection that has introduced itself to the application `app`.
     pub(super) fn connected(&mut self, connection_id: &str) -> ConnectionKey {
-        let key = self.broker.accept(self.now).expect("there is room");
+        let key = self.broker.accept().expect("there is room");
         let sent = self.turn(key, &introduction(connection_id));
         assert_ne!(sent, 0, "a connect is answered");
         key
@@ -49,33 +50,39 @@ impl Memory {
     pub(super) fn turn(&mut self, from: ConnectionKey, bytes: &[u8]) -> usize {
         self.now.monotonic += TURN;
         self.now.unix += TURN;
-        self.broker.receive(from, black_box(bytes), self.now);
+        self.broker.begin_turn(self.now);
+        self.broker.receive(from, black_box(bytes));
         self.finish_turn()
     }
 
     /// A connection comes, introduces itself and goes.
     pub(super) fn visit(&mut self, introduction: &[u8]) -> usize {
-        let key = self.broker.accept(self.now).expect("there is room");
+        let key = self.broker.accept().expect("there is room");
         let sent = self.turn(key, introduction);
-        self.broker.hang_up(key, HangUp::EndOfStream, self.now);
+        self.broker.hang_up(key, HangUp::EndOfStream);
         sent + self.finish_turn()
     }
 
     fn finish_turn(&mut self) -> usize {
         self.seen.clear();
-        self.broker.advance(self.now);
+        self.broker.advance();
         let mut sent = 0;
         while let Some(action) = self.broker.next_action() {
             let Action::Flush(key) = action else { continue };
-            let mut bytes = 0;
-            for slice in self.broker.output(key) {
-                bytes += black_box(slice).len();
-                if self.watched == Some(key) {
-                    self.seen.extend_from_slice(slice);
+            let (watched, seen) = (self.watched == Some(key), &mut self.seen);
+            let flushed = self.broker.flush(key, |queue| {
+                let mut bytes = 0;
+                for slice in queue.slices() {
+                    bytes += black_box(slice).len();
+                    if watched {
+                        seen.extend_from_slice(slice);
+                    }
                 }
-            }
-            self.broker.transmitted(key, bytes);
-            sent += bytes;
+                sent += bytes;
+                Ok::<_, Infallible>(Written { bytes, holds: false })
+            });
+            let Ok(flushed) = flushed;
+            assert_eq!(flushed.unsent_bytes, 0);
         }
         if self.broker.wants_turn_time() {
             self.broker.end_turn(self.now);

@@ -8,44 +8,41 @@ use super::embed::handlers::Handlers;
 use super::flow::{closing, drain, measuring, memory, queues, upkeep};
 use super::limits::{HANDSHAKE_FRAME_BYTES_MAX, Limits, REFUSALS_MAX};
 use super::peer::dispatch::{self, Outcome};
-use super::state::budget::CONNECTION_BYTES;
+use super::state::budget::{CONNECTION_BYTES, MemoryPressure};
 use super::state::connection::{Connection, Held, State};
 use super::state::core::Core;
-use super::state::events::Action;
+use super::state::events::{Action, Flushed, HangUp, Received, Written};
 use super::state::keys::ConnectionKey;
 use super::state::mailbox::{Mailbox, Remote};
 use super::state::refusal;
 use super::state::timers::{Due, Now};
-use crate::proto::{ErrorCode, Inbound, Next};
-
-/// How a peer went away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HangUp {
-    /// It will send no more, and may still read.
-    EndOfStream,
-    /// The connection is broken.
-    Reset,
-}
+use crate::proto::{ErrorCode, Inbound, Next, SendQueue};
 
 /// The state machine.
 ///
 /// ```
-/// use ipc_framework::broker::{Action, Broker, Now};
+/// use ipc_framework::broker::{Action, Broker, Now, Written};
 /// use ipc_framework::{Access, Limits};
 ///
 /// let now = Now::default();
 /// let mut broker = Broker::new(Limits::default(), Access::default(), [7; 32], now);
-/// let peer = broker.accept(now).expect("there is room");
+/// broker.begin_turn(now);
+/// let peer = broker.accept().expect("there is room");
 /// let connect = br#"{"message_id":"1","app_id":"app","channel_id":"system",
 ///     "message_type":"request","payload":{"action":"connect","connection_id":"me"},
 ///     "timestamp":0}"#;
 /// let mut frame = (connect.len() as u32).to_be_bytes().to_vec();
 /// frame.extend_from_slice(connect);
-/// broker.receive(peer, &frame, now);
+/// assert!(broker.receive(peer, &frame).reads_on);
 /// assert_eq!(broker.next_action(), Some(Action::Flush(peer)));
-/// let answer: Vec<u8> = broker.output(peer).flatten().copied().collect();
+/// let mut answer = Vec::new();
+/// let flushed = broker.flush(peer, |queue| {
+///     // A real driver hands the slices to its socket, and may fail.
+///     queue.slices().for_each(|slice| answer.extend_from_slice(slice));
+///     Ok::<_, std::convert::Infallible>(Written { bytes: answer.len(), holds: false })
+/// });
+/// assert_eq!(flushed.unwrap().unsent_bytes, 0);
 /// assert!(String::from_utf8_lossy(&answer[4..]).contains("\"connected\""));
-/// broker.transmitted(peer, answer.len());
 /// ```
 #[derive(Debug)]
 pub struct Broker {
@@ -66,10 +63,14 @@ impl Broker {
         }
     }
 
+    /// Begins a turn. Everything that is done until the next one begins is done at this time.
+    pub fn begin_turn(&mut self, now: Now) {
+        self.core.turn.now = now;
+    }
+
     /// Takes a new connection. `None`: there are too many even to be told so; drop it.
-    pub fn accept(&mut self, now: Now) -> Option<ConnectionKey> {
+    pub fn accept(&mut self) -> Option<ConnectionKey> {
         let core = &mut self.core;
-        core.turn.now = now;
         core.counters.accepted += 1;
         let mut admitted = core.budget.take_on(ErrorCode::ServerFull, &mut core.counters);
         if admitted.is_ok() && !closing::make_room(core) {
@@ -80,7 +81,7 @@ impl Broker {
             return None;
         }
         let deadline = core.turn.deadline_in(core.limits.handshake_timeout);
-        let connection = Connection::new(now.monotonic, core.limits.frame_bytes_max);
+        let connection = Connection::new(core.turn.now.monotonic, core.limits.frame_bytes_max);
         let key = core.connections.insert(connection);
         if let Some(connection) = core.connections.get_mut(key) {
             connection.timer = Some(core.timers.arm(deadline, Due::Handshake(key)));
@@ -104,9 +105,8 @@ impl Broker {
     }
 
     /// Tells a connection that was just accepted that its user is not admitted, and closes it.
-    pub fn turn_away(&mut self, key: ConnectionKey, now: Now) {
+    pub fn turn_away(&mut self, key: ConnectionKey) {
         let core = &mut self.core;
-        core.turn.now = now;
         core.connections.refuse(key);
         if core.connections.refused() > REFUSALS_MAX {
             closing::close_now(core, key);
@@ -137,17 +137,18 @@ impl Broker {
         crate::trace::shed();
     }
 
-    /// Processes what a connection sent, and what it had kept of before.
-    pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8], now: Now) {
+    /// Processes the bytes that came from a connection, behind those that were kept. Without any
+    /// it goes on with those that were kept, see [`Action::Resume`].
+    pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8]) -> Received {
         let core = &mut self.core;
-        core.turn.now = now;
+        let now = core.turn.now.monotonic;
         core.counters.bytes_in += chunk.len() as u64;
-        let Some(connection) = core.connections.get_mut(key) else { return };
+        let Some(connection) = core.connections.get_mut(key) else { return Received::default() };
         if !connection.is_live() {
-            return;
+            return Received { reads_on: connection.wants_read(), bare_header: false };
         }
         // Without a chunk it is let go on: until now it could not say anything.
-        connection.last_activity = now.monotonic;
+        connection.last_activity = now;
         if connection.held == Held::NextTurn {
             connection.held = Held::No;
         }
@@ -155,33 +156,38 @@ impl Broker {
             core.turn.note_due();
         }
         if !chunk.is_empty() {
-            connection.last_read = now.monotonic;
+            connection.last_read = now;
         }
         // Bytes that were kept had come with the last bytes that were read.
         core.turn.arrived = connection.last_read;
         let had_part = !connection.recv.is_empty();
+        let is_woken = connection.woken.is_some();
         let frames_before = core.counters.frames_in;
         // Out of the table while its frames are processed, for they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
-        self.process(key, &mut inbound);
+        self.process(key, &mut inbound, is_woken);
         let core = &mut self.core;
         let mut kept = inbound.finish(&mut core.pool);
+        let bare_header = kept.is_bare_header();
         match core.connections.get_mut(key).filter(|connection| connection.is_live()) {
             Some(connection) => {
-                connection.splits_writes |= kept.is_bare_header();
+                connection.splits_writes |= bare_header;
                 if !kept.is_empty() && (!had_part || core.counters.frames_in != frames_before) {
-                    connection.unfinished_since = now.monotonic;
+                    connection.unfinished_since = now;
                 }
                 connection.recv = kept;
                 memory::mind_unfinished(core, key);
             }
             None => kept.release(&mut core.pool),
         }
-        queues::pass_on_wake(core, key);
+        if is_woken {
+            queues::pass_on_wake(core, key);
+        }
         self.settle();
+        Received { reads_on: self.wants_read(key), bare_header }
     }
 
-    fn process(&mut self, key: ConnectionKey, inbound: &mut Inbound<'_>) {
+    fn process(&mut self, key: ConnectionKey, inbound: &mut Inbound<'_>, mut is_woken: bool) {
         self.core.turn.begin_share();
         loop {
             let core = &mut self.core;
@@ -190,11 +196,12 @@ impl Broker {
                 return;
             }
             let is_handshake = matches!(connection.state(), State::Handshake);
+            let has_begun = connection.begun_bytes > 0;
             let mut body_bytes_max = connection.frame_bytes_max as usize;
             if is_handshake {
                 body_bytes_max = body_bytes_max.min(HANDSHAKE_FRAME_BYTES_MAX);
             }
-            match inbound.peek(body_bytes_max, &mut core.pool) {
+            let (body, frame_bytes) = match inbound.peek(body_bytes_max, &mut core.pool) {
                 Next::Nothing => return,
                 _ if matches!(connection.state(), State::Superseded) => {
                     return closing::tell_taken_over(core, key);
@@ -208,36 +215,32 @@ impl Broker {
                     connection.held = Held::NextTurn;
                     return core.agenda.actions.push_back(Action::Resume(key));
                 }
-                Next::Frame { body, frame_bytes } => {
-                    let is_first = core.turn.begin_frame();
-                    if dispatch::dispatch(core, &mut self.handlers, key, body) == Outcome::Held {
-                        return;
-                    }
-                    if is_first {
-                        // It had its turn after it was woken; with the next frame it queues again.
-                        queues::pass_on_wake(core, key);
-                    }
-                    if is_handshake {
-                        // Hooks hear of a connection before its handlers do.
-                        self.settle();
-                    }
-                    let core = &mut self.core;
-                    core.counters.frames_in += 1;
-                    inbound.consume(frame_bytes, &mut core.pool);
-                    if let Some(connection) = core.connections.get_mut(key)
-                        && connection.begun_bytes > 0
-                    {
-                        connection.consume_begun(frame_bytes, core.limits.frame_bytes_max);
-                    }
-                }
+                Next::Frame { body, frame_bytes } => (body, frame_bytes),
+            };
+            core.turn.note_frame();
+            if dispatch::dispatch(core, &mut self.handlers, key, body) == Outcome::Held {
+                return;
+            }
+            if std::mem::take(&mut is_woken) {
+                // It had its turn after it was woken; with the next frame it queues again.
+                queues::pass_on_wake(core, key);
+            }
+            if is_handshake {
+                // Hooks hear of a connection before its handlers do.
+                self.settle();
+            }
+            let core = &mut self.core;
+            core.counters.frames_in += 1;
+            inbound.consume(frame_bytes, &mut core.pool);
+            if has_begun && let Some(connection) = core.connections.get_mut(key) {
+                connection.consume_begun(frame_bytes, core.limits.frame_bytes_max);
             }
         }
     }
 
     /// The peer went away.
-    pub fn hang_up(&mut self, key: ConnectionKey, how: HangUp, now: Now) {
+    pub fn hang_up(&mut self, key: ConnectionKey, how: HangUp) {
         let core = &mut self.core;
-        core.turn.now = now;
         let Some(connection) = core.connections.get(key) else { return };
         // A peer that has shut its own side and has nothing left to read is done.
         let is_queued =
@@ -250,46 +253,47 @@ impl Broker {
         self.settle();
     }
 
-    /// Whether the driver should read from the connection now. If not, an
+    /// Returns whether the driver should read from the connection now. If not, an
     /// [`Action::Resume`] says when.
     pub fn wants_read(&self, key: ConnectionKey) -> bool {
-        self.core.connections.get(key).is_some_and(|connection| match connection.state() {
-            State::Handshake | State::Open(_) | State::Superseded => connection.may_proceed(),
-            State::Closing | State::Lingering => true,
-            State::Closed => false,
-        })
+        self.core.connections.get(key).is_some_and(Connection::wants_read)
     }
 
-    /// Whether what came last was a length prefix alone, see
-    /// [`RecvBuffer::is_bare_header`](crate::proto::RecvBuffer::is_bare_header).
-    pub fn holds_bare_header(&self, key: ConnectionKey) -> bool {
-        self.core.connections.get(key).is_some_and(|c| c.recv.is_bare_header())
+    /// Unsent bytes of a connection.
+    pub fn queued_bytes(&self, key: ConnectionKey) -> usize {
+        self.core.connections.get(key).map_or(0, |connection| connection.send.len())
     }
 
-    /// What is to be sent, in order.
-    pub fn output(&self, key: ConnectionKey) -> impl Iterator<Item = &[u8]> {
-        self.core.connections.get(key).into_iter().flat_map(|connection| connection.send.slices())
-    }
-
-    /// The kernel took so many bytes of the output: all of it, or what fitted.
-    pub fn transmitted(&mut self, key: ConnectionKey, bytes: usize) {
-        queues::note_sent(&mut self.core, key, bytes);
-        let is_sent = |c: &Connection| {
-            matches!(c.state(), State::Closing) && c.send.is_empty() && !c.transport_holds
+    /// Has `write` send the queue of a connection, all of it or what fits into the transport, and
+    /// returns what is left.
+    ///
+    /// # Errors
+    /// As `write`; the queue stays as it was.
+    pub fn flush<E>(
+        &mut self,
+        key: ConnectionKey,
+        write: impl FnOnce(&SendQueue) -> Result<Written, E>,
+    ) -> Result<Flushed, E> {
+        let core = &mut self.core;
+        let Some(connection) = core.connections.get_mut(key) else { return Ok(Flushed::default()) };
+        let written = write(&connection.send)?;
+        connection.transport_holds = written.holds;
+        let flushed = Flushed {
+            unsent_bytes: connection.send.len() - written.bytes,
+            splits_writes: connection.splits_writes,
         };
-        if self.core.connections.get(key).is_some_and(is_sent) {
-            closing::linger(&mut self.core, key);
+        let is_sent = flushed.unsent_bytes == 0
+            && !written.holds
+            && matches!(connection.state(), State::Closing);
+        queues::note_sent(core, key, written.bytes);
+        if is_sent {
+            closing::linger(core, key);
         }
-        self.settle();
-    }
-
-    /// Whether the transport keeps some of what it took, as one that encrypts does: while it
-    /// does, the connection is not at its end. Said before [`Broker::transmitted`] is called for
-    /// what it took.
-    pub fn note_transport(&mut self, key: ConnectionKey, holds: bool) {
-        if let Some(connection) = self.core.connections.get_mut(key) {
-            connection.transport_holds = holds;
+        // A queue that got shorter closes nobody and may only end a shortage.
+        if core.budget.pressure != MemoryPressure::None {
+            self.settle();
         }
+        Ok(flushed)
     }
 
     /// What is to be done next; `None` when all is done for this turn.
@@ -327,8 +331,7 @@ impl Broker {
     }
 
     /// Does what is due.
-    pub fn advance(&mut self, now: Now) {
-        self.core.turn.now = now;
+    pub fn advance(&mut self) {
         self.handlers.forget_removed(&mut self.core);
         // For everything that was done through a context between two turns.
         self.settle();
@@ -339,9 +342,8 @@ impl Broker {
 
     /// Runs what other threads asked for, a bounded number of times. Returns whether there
     /// may be more.
-    pub fn run_mailbox(&mut self, now: Now) -> bool {
+    pub fn run_mailbox(&mut self) -> bool {
         const COMMANDS_PER_TURN_MAX: usize = 1_024;
-        self.core.turn.now = now;
         self.mailbox.acknowledge();
         self.core.turn.begin_share();
         for _ in 0..COMMANDS_PER_TURN_MAX {
@@ -357,16 +359,14 @@ impl Broker {
 
     /// Begins to drain, see [`Limits::drain_timeout`]. The driver stops accepting, reads what
     /// has arrived from every connection, and calls [`Broker::exhausted`] at its end.
-    pub fn begin_drain(&mut self, now: Now) {
-        self.core.turn.now = now;
+    pub fn begin_drain(&mut self) {
         drain::begin(&mut self.core);
         self.settle();
     }
 
     /// The driver has read all that had arrived on this connection. While draining, that is
     /// the moment to close it if nothing of its is in flight.
-    pub fn exhausted(&mut self, key: ConnectionKey, now: Now) {
-        self.core.turn.now = now;
+    pub fn exhausted(&mut self, key: ConnectionKey) {
         drain::close_if_idle(&mut self.core, key);
         self.settle();
     }
@@ -388,8 +388,7 @@ impl Broker {
     }
 
     /// What a handler could do, from outside of one. It takes effect with the next turn.
-    pub fn context(&mut self, now: Now) -> Context<'_> {
-        self.core.turn.now = now;
+    pub fn context(&mut self) -> Context<'_> {
         Context::new(&mut self.core)
     }
 

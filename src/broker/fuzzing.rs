@@ -6,6 +6,7 @@ mod model;
 mod script;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -14,10 +15,10 @@ use serde_json::Value;
 use self::model::{Call, Model, Presence};
 use self::script::{App, FRAME_BYTES_MAX, Id, PEERS, Said, Script, Slot, Speech, Step};
 use super::access::Access;
-use super::broker::{Broker, HangUp};
+use super::broker::Broker;
 use super::limits::Limits;
 use super::state::connection::{Connection, Held, Obstacle, State};
-use super::state::events::Action;
+use super::state::events::{Action, HangUp, Written};
 use super::state::keys::ConnectionKey;
 use super::state::timers::Now;
 
@@ -103,10 +104,10 @@ impl World {
                 self.serial += 1;
                 let payload = script::payload(self.serial, bytes);
                 let published = (app, channel, payload.clone());
-                self.call(Call::Published(published), |broker, now| {
-                    let context = &mut broker.context(now);
+                self.call(Call::Published(published), |broker| {
+                    let context = &mut broker.context();
                     context.publish(app.name(), channel.name(), &payload).expect("it is small");
-                    broker.advance(now);
+                    broker.advance();
                 });
             }
             Step::Drain => {
@@ -120,7 +121,7 @@ impl World {
         if self.peers[at].is_some() || self.broker.is_draining() {
             return;
         }
-        let accepted = self.broker.accept(self.now);
+        let accepted = self.broker.accept();
         let key = accepted.expect("so few can all be told");
         self.peers[at] = Some(Peer {
             key,
@@ -131,7 +132,7 @@ impl World {
             sent: 0,
         });
         self.model.arrive(at, self.now.monotonic);
-        self.call(Call::Accept, |_, _| {});
+        self.call(Call::Accept, |_| {});
         let full = self.broker.core.connections.len() - self.broker.core.connections.refused();
         let is_refused = self.broker.core.connections.get(key).is_some_and(Connection::is_refused);
         assert!(!is_refused || full == limits().connections_max, "refused with a place free");
@@ -163,12 +164,13 @@ impl World {
     fn hang_up(&mut self, at: usize, how: bool) {
         let Some(peer) = &self.peers[at] else { return };
         let (key, how) = (peer.key, if how { HangUp::Reset } else { HangUp::EndOfStream });
-        self.call(Call::HangUp(at), |broker, now| broker.hang_up(key, how, now));
+        self.call(Call::HangUp(at), |broker| broker.hang_up(key, how));
     }
 
     fn pass(&mut self, time: Duration) {
         self.now.monotonic += time;
         self.now.unix += time;
+        self.broker.begin_turn(self.now);
         self.call(Call::Pass, Broker::advance);
     }
 
@@ -178,7 +180,11 @@ impl World {
         let bytes = bytes.min(queued);
         peer.sent += bytes;
         let key = peer.key;
-        self.call(Call::Transmitted, |broker, _| broker.transmitted(key, bytes));
+        self.call(Call::Transmitted, |broker| {
+            let written = Written { bytes, holds: false };
+            let flushed = broker.flush(key, |_| Ok::<_, Infallible>(written));
+            assert_eq!(flushed.map(|flushed| flushed.unsent_bytes), Ok(queued - bytes));
+        });
     }
 
     fn read_all(&mut self, at: usize) {
@@ -225,7 +231,7 @@ impl World {
                 self.receive(at, &[]);
                 let is_empty = self.peers[at].as_ref().is_some_and(|peer| peer.inbox.is_empty());
                 if self.broker.is_draining() && is_empty {
-                    self.call(Call::Exhausted, |broker, now| broker.exhausted(key, now));
+                    self.call(Call::Exhausted, |broker| broker.exhausted(key));
                 }
             }
             Action::FinishWrite(_) => {}
@@ -264,8 +270,9 @@ impl World {
         if !chunk.is_empty() {
             self.model.heard(at, self.now.monotonic);
         }
-        let is_done = self.call(Call::Received(at, said.as_ref()), |broker, now| {
-            broker.receive(key, chunk, now);
+        let is_done = self.call(Call::Received(at, said.as_ref()), |broker| {
+            let received = broker.receive(key, chunk);
+            assert_eq!(received.reads_on, broker.wants_read(key));
         });
         if let Some(peer) = &mut self.peers[at].as_mut().filter(|_| !is_done) {
             peer.unprocessed = said;
@@ -273,14 +280,14 @@ impl World {
     }
 
     /// One call, and what came of it. Returns whether a frame was done.
-    fn call(&mut self, call: Call<'_>, make: impl FnOnce(&mut Broker, Now)) -> bool {
+    fn call(&mut self, call: Call<'_>, make: impl FnOnce(&mut Broker)) -> bool {
         let frames = self.broker.core.counters.frames_in;
         let slow = self.broker.core.counters.slow_consumers;
         let congested = self.peers.each_ref().map(|peer| {
             let peer = peer.as_ref().and_then(|peer| self.broker.core.connections.get(peer.key));
             peer.is_some_and(|connection| connection.congested.is_some())
         });
-        make(&mut self.broker, self.now);
+        make(&mut self.broker);
         let frames = self.broker.core.counters.frames_in - frames;
         assert!(frames <= 1, "one frame was there, {frames} were done");
         let news = self.news();
@@ -327,7 +334,7 @@ impl World {
             if queued == peer.queued {
                 continue;
             }
-            let all: Vec<u8> = self.broker.output(peer.key).flatten().copied().collect();
+            let all: Vec<u8> = connection.send.slices().flatten().copied().collect();
             assert_eq!(all.len(), connection.send.len());
             let mut rest = &all[all.len() - (queued - peer.queued)..];
             peer.queued = queued;

@@ -3,11 +3,12 @@
 //! There is no socket, no clock and no random source in here. Whoever drives it, the
 //! event loop or a test under virtual time, calls it in turns:
 //!
-//! 1. [`Broker::accept`], [`Broker::receive`], [`Broker::hang_up`] as things happen, and
-//!    [`Broker::advance`] for the time that passed;
-//! 2. [`Broker::next_action`] until it is empty, which sends what [`Broker::output`] has;
-//! 3. [`Broker::end_turn`];
-//! 4. sleep until something happens, [`Broker::next_deadline`] at the latest.
+//! 1. [`Broker::begin_turn`] with the time;
+//! 2. [`Broker::accept`], [`Broker::receive`], [`Broker::hang_up`] as things happen;
+//! 3. [`Broker::next_action`] until it is empty, and [`Broker::flush`] where it says so; then
+//!    [`Broker::advance`] for the time that passed, and the actions that come of that;
+//! 4. [`Broker::end_turn`];
+//! 5. sleep until something happens, [`Broker::next_deadline`] at the latest.
 //!
 //! Its rooms stand on one another; a room imports only what stands below it.
 
@@ -27,14 +28,14 @@ mod state;
 mod tests;
 
 pub use access::{Access, User};
-pub use broker::{Broker, HangUp};
+pub use broker::Broker;
 pub use embed::context::{Context, SendError};
 pub use embed::request::{Delivery, Reply, Request, RequestResult, Verdict};
 pub use embed::responder::Responder;
 pub use limits::Limits;
 pub use state::budget::MemoryPressure;
 pub use state::counters::Counters;
-pub use state::events::{Action, ConnectionInfo};
+pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Received, Written};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
 pub use state::stats::{ApplicationInfo, ChannelInfo, Stats};

@@ -7,7 +7,6 @@ use super::embed::handlers::{ChannelHandlers, ConnectionHook, Filter};
 use super::embed::responder::Remote;
 use super::flow::channels;
 use super::state::keys::ChannelKey;
-use super::state::timers::Now;
 
 impl Broker {
     pub(crate) fn remote(&self) -> &Arc<Remote> {
@@ -37,19 +36,12 @@ impl Broker {
         self.core.counters.spins += spins;
     }
 
-    pub(crate) fn pin_application(&mut self, id: &str, name: Option<&str>, now: Now) {
-        self.core.turn.now = now;
+    pub(crate) fn pin_application(&mut self, id: &str, name: Option<&str>) {
         channels::pin_application(&mut self.core, id, name);
     }
 
     /// The handlers of a channel, which exists from now on whoever uses it.
-    pub(crate) fn pin_channel(
-        &mut self,
-        app_id: &str,
-        channel_id: &str,
-        now: Now,
-    ) -> Option<ChannelKey> {
-        self.core.turn.now = now;
+    pub(crate) fn pin_channel(&mut self, app_id: &str, channel_id: &str) -> Option<ChannelKey> {
         let application = self.core.router.application(app_id)?;
         channels::pin_channel(&mut self.core, application, channel_id)
     }

@@ -1,17 +1,18 @@
 //! Peers joined to the broker in memory, under virtual time: no socket, no clock.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::broker::{Broker, HangUp};
+use super::broker::Broker;
 use super::flow;
 use super::limits::{self, FRAMES_PER_TURN_MAX, Limits, REFUSALS_MAX, WORK_PER_TURN_MAX};
 use super::state::budget::CONNECTION_BYTES;
 use super::state::connection::{Connection, Held, State};
-use super::state::events::Action;
+use super::state::events::{Action, HangUp, Written};
 use super::state::keys::ConnectionKey;
 use super::state::stats::Stats;
 use super::state::timers::Now;
@@ -33,6 +34,8 @@ struct World {
     closed: Vec<ConnectionKey>,
     /// Connections whose kernel takes nothing more.
     stalled: Vec<ConnectionKey>,
+    /// Connections whose transport keeps bytes that it took.
+    holding: Vec<ConnectionKey>,
     /// Connections the broker wants to look at again.
     resumed: Vec<ConnectionKey>,
 }
@@ -45,12 +48,13 @@ impl World {
             received: BTreeMap::new(),
             closed: Vec::new(),
             stalled: Vec::new(),
+            holding: Vec::new(),
             resumed: Vec::new(),
         }
     }
 
     fn accept(&mut self) -> ConnectionKey {
-        self.broker.accept(self.now).expect("there is room")
+        self.broker.accept().expect("there is room")
     }
 
     fn connected(&mut self, app_id: &str, id: &str) -> ConnectionKey {
@@ -63,7 +67,7 @@ impl World {
 
     /// One turn in which `bytes` arrive.
     fn deliver(&mut self, key: ConnectionKey, bytes: &[u8]) {
-        self.broker.receive(key, bytes, self.now);
+        self.broker.receive(key, bytes);
         self.act();
     }
 
@@ -101,9 +105,14 @@ impl World {
 
     /// The kernel of a stalled connection takes all that waits for it.
     fn relieve(&mut self, key: ConnectionKey) {
-        let bytes: Vec<u8> = self.broker.output(key).flatten().copied().collect();
-        self.received.entry(key).or_default().extend_from_slice(&bytes);
-        self.broker.transmitted(key, bytes.len());
+        let holds = self.holding.contains(&key);
+        let received = self.received.entry(key).or_default();
+        let flushed = self.broker.flush(key, |queue| {
+            queue.slices().for_each(|slice| received.extend_from_slice(slice));
+            Ok::<_, Infallible>(Written { bytes: queue.len(), holds })
+        });
+        let Ok(flushed) = flushed;
+        assert_eq!(flushed.unsent_bytes, 0);
     }
 
     /// Returns whether a connection waits for somebody who reads too slowly.
@@ -139,8 +148,8 @@ impl World {
         loop {
             self.act_once();
             let Some(key) = self.resumed.pop() else { break };
-            self.broker.receive(key, &[], self.now);
-            self.broker.exhausted(key, self.now);
+            self.broker.receive(key, &[]);
+            self.broker.exhausted(key);
         }
         self.broker.end_turn(self.now);
     }
@@ -148,12 +157,13 @@ impl World {
     fn pass(&mut self, time: Duration) {
         self.now.monotonic += time;
         self.now.unix += time;
-        self.broker.advance(self.now);
+        self.broker.begin_turn(self.now);
+        self.broker.advance();
         self.act();
     }
 
     fn hang_up(&mut self, key: ConnectionKey) {
-        self.broker.hang_up(key, HangUp::Reset, self.now);
+        self.broker.hang_up(key, HangUp::Reset);
         self.act();
     }
 
@@ -268,7 +278,7 @@ fn a_turn_ends_after_a_bounded_number_of_frames() {
     let mut world = World::new(Limits::default());
     let busy = world.connected("app", "busy");
     let ping = framed(&message("app", "request", "system", "p", &json!({"action": "ping"})));
-    world.broker.receive(busy, &ping.repeat(300), world.now);
+    world.broker.receive(busy, &ping.repeat(300));
     assert_eq!(world.broker.core.counters.yields, 1);
     assert!(!world.broker.wants_read(busy), "what is kept comes first");
     world.act();
@@ -282,5 +292,5 @@ fn a_turn_ends_after_a_bounded_number_of_frames() {
 fn a_panic_of_the_server_itself_is_no_handlers() {
     let mut world = World::new(Limits::default());
     world.broker.handlers.remote.post(|_| panic!("a bug of ours"));
-    world.broker.run_mailbox(Now::default());
+    world.broker.run_mailbox();
 }

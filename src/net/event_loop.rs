@@ -11,7 +11,7 @@ use super::accept::{Accepted, Listeners};
 use super::clock::Clock;
 use super::listener::{self, Address, Inherited};
 use super::mio_system::MioSystem;
-use super::socket::{Flushed, Received, Socket};
+use super::socket::{Flush, Read, Socket};
 use super::system::{Event, Stream, System, WAKER};
 use super::waiting::Waiting;
 use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now};
@@ -121,20 +121,21 @@ impl<S: System> EventLoop<S> {
         let (wakeups, spins) = self.waiting.take_counts();
         broker.count_wakeups(wakeups, spins);
         let now = self.now();
+        broker.begin_turn(now);
         self.handshake_steps = 0;
         self.handshakes_wait = false;
         self.take_events(broker);
-        self.read_ready(broker, now);
+        self.read_ready(broker);
         self.accept(broker, now);
         if self.mailbox_due {
-            self.mailbox_due = broker.run_mailbox(now);
+            self.mailbox_due = broker.run_mailbox();
         }
         if broker.is_draining() && !self.is_draining {
             self.begin_drain(broker);
         }
         // Sent before the time is looked at: what leaves now is no backlog.
         self.act(broker);
-        broker.advance(now);
+        broker.advance();
         self.act(broker);
         if broker.wants_turn_time() {
             broker.end_turn(self.now());
@@ -195,27 +196,29 @@ impl<S: System> EventLoop<S> {
         (socket.key() == key).then_some(socket)
     }
 
-    fn read_ready(&mut self, broker: &mut Broker, now: Now) {
+    fn read_ready(&mut self, broker: &mut Broker) {
         // Stolen first: who is not done in this turn stands in the list of the next.
         let mut ready = std::mem::take(&mut self.ready);
         for key in ready.drain(..) {
-            self.read(broker, key, now);
+            self.read(broker, key);
         }
         if self.ready.is_empty() {
             self.ready = ready;
         }
     }
 
-    fn read(&mut self, broker: &mut Broker, key: ConnectionKey, now: Now) {
+    fn read(&mut self, broker: &mut Broker, key: ConnectionKey) {
         let Some(socket) = self.sockets.get_mut(key.index()).and_then(Option::as_mut) else {
             return;
         };
         if socket.key() != key {
             return;
         }
-        if socket.leave_list() {
-            broker.receive(key, &[], now);
-        }
+        let mut reads_on = if socket.leave_list() {
+            broker.receive(key, &[]).reads_on
+        } else {
+            broker.wants_read(key)
+        };
         let is_handshaking = socket.is_handshaking() && socket.is_readable();
         if is_handshaking && self.handshake_steps >= S::HANDSHAKE_STEPS_PER_TURN_MAX {
             self.handshakes_wait = true;
@@ -223,29 +226,30 @@ impl<S: System> EventLoop<S> {
             return;
         }
         let mut budget_bytes = READS_PER_TURN_MAX * S::READ_BUFFER_BYTES;
-        while socket.is_readable() && broker.wants_read(key) {
+        while socket.is_readable() && reads_on {
             if budget_bytes == 0 {
                 socket.enlist(&mut self.ready);
                 break;
             }
             match socket.receive(&mut self.read_buffer) {
-                Received::Bytes(bytes) => {
-                    broker.receive(key, &self.read_buffer[..bytes], now);
-                    if broker.holds_bare_header(key) {
-                        socket.expect_split_writes();
+                Read::Bytes(bytes) => {
+                    let received = broker.receive(key, &self.read_buffer[..bytes]);
+                    if received.bare_header {
+                        socket.acknowledge_at_once();
                     }
+                    reads_on = received.reads_on;
                     budget_bytes = budget_bytes.saturating_sub(socket.read_cost_bytes(bytes));
                 }
                 // It may have taken as much all the same.
-                Received::Nothing => {
+                Read::Nothing => {
                     budget_bytes = budget_bytes.saturating_sub(S::READ_BUFFER_BYTES);
                 }
-                Received::End => broker.hang_up(key, HangUp::EndOfStream, now),
-                Received::Broken(error) => {
+                Read::End => broker.hang_up(key, HangUp::EndOfStream),
+                Read::Broken(error) => {
                     if error.kind() == io::ErrorKind::InvalidData {
                         broker.count_garbled(key, &error);
                     }
-                    broker.hang_up(key, HangUp::Reset, now);
+                    broker.hang_up(key, HangUp::Reset);
                 }
             }
         }
@@ -254,7 +258,7 @@ impl<S: System> EventLoop<S> {
         }
         let wants_flush = socket.wants_flush();
         if self.is_draining && !socket.is_readable() {
-            broker.exhausted(key, now);
+            broker.exhausted(key);
         }
         if wants_flush {
             self.flush(broker, key);
@@ -266,13 +270,13 @@ impl<S: System> EventLoop<S> {
             let may_handshake = !self.handshakes_wait;
             match self.listeners.accept(&mut self.system, now.monotonic, may_handshake) {
                 Accepted::Stream(stream) => {
-                    let Some(key) = broker.accept(now) else { continue };
+                    let Some(key) = broker.accept() else { continue };
                     broker.add_transport_bytes(key, stream.held_bytes());
                     if broker.asks_for_users() && !admits(broker, &stream) {
-                        broker.turn_away(key, now);
+                        broker.turn_away(key);
                     }
                     let Ok(socket) = Socket::new(stream, key, &mut self.system) else {
-                        broker.hang_up(key, HangUp::Reset, now);
+                        broker.hang_up(key, HangUp::Reset);
                         continue;
                     };
                     let index = key.index();
@@ -326,10 +330,9 @@ impl<S: System> EventLoop<S> {
             return;
         }
         match socket.flush(broker, &mut self.system) {
-            Flushed::Done | Flushed::Blocked => {}
-            Flushed::Broken => {
-                let now = self.now();
-                broker.hang_up(key, HangUp::Reset, now);
+            Flush::Done | Flush::Blocked => {}
+            Flush::Broken => {
+                broker.hang_up(key, HangUp::Reset);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use smallvec::SmallVec;
 
 use super::system::{Stream, System};
-use crate::broker::{Broker, ConnectionKey};
+use crate::broker::{Broker, ConnectionKey, Written};
 
 /// Slices handed to one `writev`: with chunks of 64 KiB more than any send buffer takes.
 const SLICES_MAX: usize = 32;
@@ -24,20 +24,16 @@ pub(super) struct Socket<T> {
     /// The broker has kept bytes to look at again.
     resumed: bool,
     wants_writable: bool,
-    /// The stream has taken bytes that the kernel has not, and the broker knows it.
-    holds: bool,
-    /// The peer writes header and body apart and waits for our ACK in between.
-    splits_writes: bool,
 }
 
-pub(super) enum Received {
+pub(super) enum Read {
     Bytes(usize),
     Nothing,
     End,
     Broken(io::Error),
 }
 
-pub(super) enum Flushed {
+pub(super) enum Flush {
     Done,
     Blocked,
     Broken,
@@ -58,8 +54,6 @@ impl<T: Stream> Socket<T> {
             listed: false,
             resumed: false,
             wants_writable: false,
-            holds: false,
-            splits_writes: false,
         })
     }
 
@@ -109,34 +103,33 @@ impl<T: Stream> Socket<T> {
         std::mem::take(&mut self.resumed)
     }
 
-    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Received {
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Read {
         match self.stream.read(buffer) {
             Ok(0) => {
                 self.readable = false;
-                Received::End
+                Read::End
             }
             Ok(bytes) => {
                 // A short read has emptied the socket: the read that would say so is saved.
                 self.readable =
                     bytes == buffer.len() || self.peer_finished || self.stream.holds_more();
-                Received::Bytes(bytes)
+                Read::Bytes(bytes)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
-                Received::Nothing
+                Read::Nothing
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Read::Nothing,
             Err(error) => {
                 self.readable = false;
-                Received::Broken(error)
+                Read::Broken(error)
             }
         }
     }
 
     /// A length prefix came alone: its body follows once the prefix is acknowledged, which
     /// the kernel would put off for 40 ms.
-    pub(super) fn expect_split_writes(&mut self) {
-        self.splits_writes = true;
+    pub(super) fn acknowledge_at_once(&mut self) {
         self.stream.acknowledge_at_once();
     }
 
@@ -145,34 +138,28 @@ impl<T: Stream> Socket<T> {
         &mut self,
         broker: &mut Broker,
         system: &mut impl System<Stream = T>,
-    ) -> Flushed {
+    ) -> Flush {
         loop {
-            let mut slices: SmallVec<[IoSlice<'_>; SLICES_MAX]> = SmallVec::new();
-            slices.extend(broker.output(self.key).take(SLICES_MAX).map(IoSlice::new));
-            let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-            let sent = if wanted == 0 { Ok(0) } else { self.stream.write(&slices) };
-            let sent = match sent {
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Flushed::Broken,
-            };
-            drop(slices);
-            let Ok(is_flushed) = self.stream.flush() else { return Flushed::Broken };
-            if self.holds == is_flushed {
-                self.holds = !is_flushed;
-                broker.note_transport(self.key, self.holds);
+            let (stream, mut wanted, mut is_blocked) = (&mut self.stream, 0, false);
+            let flushed = broker.flush(self.key, |queue| {
+                let mut slices: SmallVec<[IoSlice<'_>; SLICES_MAX]> = SmallVec::new();
+                slices.extend(queue.slices().take(SLICES_MAX).map(IoSlice::new));
+                wanted = slices.iter().map(|slice| slice.len()).sum();
+                let bytes = if wanted == 0 { 0 } else { write(stream, &slices)? };
+                let holds = !stream.flush()?;
+                is_blocked = bytes < wanted || holds;
+                io::Result::Ok(Written { bytes, holds })
+            });
+            let Ok(flushed) = flushed else { return Flush::Broken };
+            if is_blocked {
+                return self.want_writable(true, system, Flush::Blocked);
             }
-            broker.transmitted(self.key, sent);
-            if sent < wanted || self.holds {
-                return self.want_writable(true, system, Flushed::Blocked);
-            }
-            if broker.output(self.key).next().is_none() {
-                if self.splits_writes && wanted > 0 {
+            if flushed.unsent_bytes == 0 {
+                if flushed.splits_writes && wanted > 0 {
                     // Sending has switched the kernel back to delayed acknowledgements.
                     self.stream.acknowledge_at_once();
                 }
-                return self.want_writable(false, system, Flushed::Done);
+                return self.want_writable(false, system, Flush::Done);
             }
         }
     }
@@ -183,8 +170,8 @@ impl<T: Stream> Socket<T> {
         &mut self,
         wants: bool,
         system: &mut impl System<Stream = T>,
-        flushed: Flushed,
-    ) -> Flushed {
+        flushed: Flush,
+    ) -> Flush {
         if wants == self.wants_writable {
             return flushed;
         }
@@ -193,7 +180,7 @@ impl<T: Stream> Socket<T> {
                 self.wants_writable = wants;
                 flushed
             }
-            Err(_) => Flushed::Broken,
+            Err(_) => Flush::Broken,
         }
     }
 
@@ -201,5 +188,16 @@ impl<T: Stream> Socket<T> {
     pub(super) fn finish_write(&mut self) {
         self.stream.shutdown_write();
         self.readable = true;
+    }
+}
+
+/// Returns how many bytes the stream took, which may be none.
+fn write(stream: &mut impl Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    loop {
+        match stream.write(slices) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }

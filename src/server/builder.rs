@@ -27,8 +27,8 @@ pub struct Application<'a> {
 
 impl<'a> Application<'a> {
     pub(super) fn pin(server: &'a mut Server, id: &str, name: Option<&str>) -> Self {
-        let now = server.net.now();
-        server.broker.pin_application(id, name, now);
+        server.broker.begin_turn(server.net.now());
+        server.broker.pin_application(id, name);
         Self { server, id: id.to_owned() }
     }
 
@@ -43,8 +43,8 @@ impl<'a> Application<'a> {
     /// # Panics
     /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
     pub fn channel(&mut self, id: &str) -> Channel<'_> {
-        let now = self.server.net.now();
-        let key = self.server.broker.pin_channel(&self.id, id, now);
+        self.server.broker.begin_turn(self.server.net.now());
+        let key = self.server.broker.pin_channel(&self.id, id);
         // The application was pinned when `self` was made.
         let key = key.unwrap_or_else(|| unreachable!("a pinned application has channels"));
         Channel { server: self.server, key: Some(key) }

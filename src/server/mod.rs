@@ -180,7 +180,8 @@ impl Server {
     /// # }
     /// ```
     pub fn context(&mut self) -> Context<'_> {
-        self.broker.context(self.net.now())
+        self.broker.begin_turn(self.net.now());
+        self.broker.context()
     }
 
     /// A way in for other threads.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::kernel::Kernel;
 use super::scenario::APPS;
 use super::system::{SharedKernel, SimulatedListener, SimulatedSystem};
-use crate::broker::{Broker, ConnectionKey, Responder};
+use crate::broker::{Broker, ConnectionKey, Context, Responder};
 use crate::net::EventLoop;
 use crate::server::Handle;
 use crate::{Access, Limits, Spin, Stats};
@@ -71,15 +71,18 @@ impl Embedded {
         self.next_deadline() == Some(Duration::ZERO)
     }
 
+    fn context(&mut self) -> Context<'_> {
+        self.broker.begin_turn(self.net.now());
+        self.broker.context()
+    }
+
     pub(super) fn stats(&mut self) -> Stats {
-        let now = self.net.now();
-        self.broker.context(now).stats()
+        self.context().stats()
     }
 
     /// Subscribers and workers of each channel that is no pinned one.
     pub(super) fn channels(&mut self, app: &str) -> Vec<(String, usize, usize)> {
-        let now = self.net.now();
-        let channels = self.broker.context(now).list_channels(app).into_iter();
+        let channels = self.context().list_channels(app).into_iter();
         channels
             .filter(|(_, info)| !info.has_handler)
             .map(|(id, info)| (id, info.subscribers, info.workers))
@@ -87,14 +90,12 @@ impl Embedded {
     }
 
     pub(super) fn connection(&mut self, app: &str, id: &str) -> Option<ConnectionKey> {
-        let now = self.net.now();
-        self.broker.context(now).get_connection(app, id)
+        self.context().get_connection(app, id)
     }
 
     /// Application and id of whoever is connected, in order.
     pub(super) fn sessions(&mut self) -> Vec<(String, String)> {
-        let now = self.net.now();
-        let context = self.broker.context(now);
+        let context = self.context();
         let sessions = context.list_connections().into_iter();
         let mut sessions: Vec<_> =
             sessions.map(|info| (info.app_id.to_owned(), info.connection_id.to_owned())).collect();
@@ -109,10 +110,10 @@ fn set_up(
     app: &str,
     inside: &Arc<Mutex<Inside>>,
 ) {
-    let now = net.now();
-    broker.pin_application(app, None, now);
+    broker.begin_turn(net.now());
+    broker.pin_application(app, None);
     let mut pin = |channel| {
-        let key = broker.pin_channel(app, channel, now);
+        let key = broker.pin_channel(app, channel);
         key.unwrap_or_else(|| unreachable!("the application is pinned"))
     };
     let [echo, fail, panic, later, note] = PINNED_CHANNELS.map(&mut pin);

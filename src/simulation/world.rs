@@ -433,7 +433,7 @@ impl World {
             return Err(format!("{} connections are there, over the limit", keys.len()));
         }
         for key in keys {
-            let queued: usize = broker.output(key).map(<[u8]>::len).sum();
+            let queued = broker.queued_bytes(key);
             if queued > limits.queue_bytes_max() {
                 return Err(format!("{queued} bytes wait for one connection, over the limit"));
             }

@@ -1,8 +1,9 @@
 //! The broker without sockets, and its turns.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, Limits, Now};
+use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, Limits, Now, Written};
 
 use super::{connect, contains};
 
@@ -19,7 +20,7 @@ impl Turns {
     }
 
     pub(super) fn accept(&mut self) -> ConnectionKey {
-        self.broker.accept(self.now).unwrap()
+        self.broker.accept().unwrap()
     }
 
     /// One turn of a loop in which `bytes` came from one connection. What is to be sent goes
@@ -33,13 +34,17 @@ impl Turns {
         let step = Duration::from_micros(37);
         self.now.monotonic += step;
         self.now.unix += step;
-        self.broker.receive(from, bytes, self.now);
-        self.broker.advance(self.now);
+        self.broker.begin_turn(self.now);
+        self.broker.receive(from, bytes);
+        self.broker.advance();
         while let Some(action) = self.broker.next_action() {
             let Action::Flush(key) = action else { continue };
-            let taken = self.broker.output(key).take_while(|slice| take(key, slice));
-            let bytes = taken.map(<[u8]>::len).sum();
-            self.broker.transmitted(key, bytes);
+            let flushed = self.broker.flush(key, |queue| {
+                let taken = queue.slices().take_while(|slice| take(key, slice));
+                let bytes = taken.map(<[u8]>::len).sum();
+                Ok::<_, Infallible>(Written { bytes, holds: false })
+            });
+            assert!(flushed.is_ok());
         }
         if self.broker.wants_turn_time() {
             self.broker.end_turn(self.now);
@@ -47,7 +52,7 @@ impl Turns {
     }
 
     pub(super) fn memory_bytes(&mut self) -> usize {
-        self.broker.context(self.now).stats().memory_bytes
+        self.broker.context().stats().memory_bytes
     }
 }
 

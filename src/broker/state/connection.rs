@@ -304,6 +304,16 @@ impl Connection {
         self.is_live() && self.held == Held::No && self.congested.is_none()
     }
 
+    /// Returns whether bytes of it should be read now.
+    pub(crate) fn wants_read(&self) -> bool {
+        match self.state {
+            State::Handshake | State::Open(_) | State::Superseded => self.may_proceed(),
+            // They are dropped.
+            State::Closing | State::Lingering => true,
+            State::Closed => false,
+        }
+    }
+
     /// Returns whether the server keeps it from being served, so that its silence is not its own.
     pub(crate) fn is_held_back(&self) -> bool {
         self.held != Held::No || self.woken.is_some() || self.is_due || self.congested.is_some()

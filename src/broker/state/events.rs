@@ -33,17 +33,57 @@ pub(crate) struct ConnectionEvent {
     pub(crate) connection_id: Arc<str>,
 }
 
-/// What the driver is to do with a connection.
+/// An order to the driver about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send what [`Broker::output`] has, and report it to [`Broker::transmitted`].
+    /// Send what is queued, by [`Broker::flush`](crate::broker::Broker::flush).
     Flush(ConnectionKey),
-    /// Call [`Broker::receive`] in the next turn, with nothing if nothing was read.
+    /// Call [`Broker::receive`](crate::broker::Broker::receive) in the next turn, with nothing if
+    /// nothing was read.
     Resume(ConnectionKey),
     /// Shut the write side, go on reading and dropping.
     FinishWrite(ConnectionKey),
     /// Drop the socket. The key is free from now on.
     Close(ConnectionKey),
+}
+
+/// How a peer went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HangUp {
+    /// It will send no more, and may still read.
+    EndOfStream,
+    /// The connection is broken.
+    Reset,
+}
+
+/// The state of a connection after bytes of it were received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// The driver should go on reading. If not, an [`Action::Resume`] says when.
+    pub reads_on: bool,
+    /// The last bytes are a length prefix alone, as of a peer that writes header and body apart.
+    /// Many kernels send the body only once the header is acknowledged, so a driver that can
+    /// should acknowledge it at once.
+    pub bare_header: bool,
+}
+
+/// The bytes that a transport took from a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// All of the queue, or what fitted.
+    pub bytes: usize,
+    /// The transport keeps some of them, as one that encrypts does. While it does, the connection
+    /// is not at its end.
+    pub holds: bool,
+}
+
+/// The state of a queue after it was flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Bytes that are left.
+    pub unsent_bytes: usize,
+    /// The peer writes header and body apart, see [`Received::bare_header`].
+    pub splits_writes: bool,
 }
 
 /// What is to be done once the current call, or the current loop over connections, is over.

@@ -87,10 +87,9 @@ impl Turn {
         self.share.frames >= FRAMES_PER_TURN_MAX || self.work_done >= self.share.work_end
     }
 
-    /// Counts a frame of the share. Returns whether it is the first.
-    pub(crate) fn begin_frame(&mut self) -> bool {
+    /// Counts a frame of the share.
+    pub(crate) fn note_frame(&mut self) {
         self.share.frames += 1;
-        self.share.frames == 1
     }
 
     /// Counts work that is done.

@@ -8,7 +8,7 @@ fn an_unread_refusal_does_not_keep_a_place() {
     let mut world = World::new(Limits { connections_max: 1, ..Limits::default() });
     let first = world.accept();
     let refused: Vec<_> = (0..REFUSALS_MAX).map(|_| world.accept()).collect();
-    assert_eq!(world.broker.accept(world.now), None, "too many to be told");
+    assert_eq!(world.broker.accept(), None, "too many to be told");
     world.stalled.extend(&refused);
     world.act();
     world.hang_up(first);
@@ -189,7 +189,7 @@ fn a_place_is_free_in_the_turn_in_which_it_is_left() {
     let mut world = World::new(Limits { connections_max: 1, ..Limits::default() });
     let mut present = world.connected("app", "me");
     for _ in 0..3 {
-        world.broker.hang_up(present, HangUp::EndOfStream, world.now);
+        world.broker.hang_up(present, HangUp::EndOfStream);
         present = world.accept();
         let one_too_many = world.accept();
         world.act();
@@ -273,7 +273,7 @@ fn so_many_are_told_that_their_user_is_not_admitted_and_the_others_are_closed() 
     let turned_away: Vec<_> = (0..=REFUSALS_MAX)
         .map(|_| {
             let key = world.accept();
-            world.broker.turn_away(key, world.now);
+            world.broker.turn_away(key);
             key
         })
         .collect();
@@ -282,7 +282,7 @@ fn so_many_are_told_that_their_user_is_not_admitted_and_the_others_are_closed() 
     world.expect_error(turned_away[0], "auth_failed", Value::Null);
     world.hang_up(turned_away[0]);
     let next = world.accept();
-    world.broker.turn_away(next, world.now);
+    world.broker.turn_away(next);
     world.act();
     world.expect_error(next, "auth_failed", Value::Null);
 }

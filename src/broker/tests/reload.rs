@@ -7,14 +7,13 @@ const GRACE: Duration = Duration::from_secs(5);
 
 impl World {
     fn reload(&mut self, limits: Limits) {
-        self.broker.core.turn.now = self.now;
         flow::reload::reconfigure(&mut self.broker.core, limits, Access::default());
         flow::upkeep::settle(&mut self.broker.core);
         self.act();
     }
 
     fn pressure(&mut self) -> (MemoryPressure, u64) {
-        let stats = self.broker.context(self.now).stats();
+        let stats = self.broker.context().stats();
         (stats.memory_pressure, stats.counters.memory_sheds)
     }
 }
@@ -107,7 +106,7 @@ fn a_queue_keeps_the_grace_it_began_with() {
     world.subscribe(slow, "app", "news");
     world.stalled.push(slow);
     let publish = |world: &mut World, bytes: usize| {
-        let mut context = world.broker.context(world.now);
+        let mut context = world.broker.context();
         context.publish("app", "news", &"x".repeat(bytes)).unwrap();
         world.pass(Duration::ZERO);
     };

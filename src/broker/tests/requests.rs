@@ -45,7 +45,7 @@ fn a_drain_waits_for_what_is_in_flight() {
     let idle = world.connected("app", "idle");
     world.send(asks, &message("app", "request", "work", "q", &json!(1)));
     let task = world.take(worker).pop().unwrap();
-    world.broker.begin_drain(world.now);
+    world.broker.begin_drain();
     world.act();
     assert_eq!(world.take(idle)[0]["payload"]["code"], "shutting_down");
     world.pass(limits::LINGER);
@@ -106,7 +106,7 @@ fn a_drain_does_not_wait_for_who_has_left() {
     let leaves = world.connected("app", "leaves");
     world.send(leaves, &message("app", "request", "work", "q", &json!(1)));
     world.hang_up(leaves);
-    world.broker.begin_drain(world.now);
+    world.broker.begin_drain();
     world.act();
     world.pass(limits::LINGER);
     assert!(world.broker.is_drained());
@@ -119,7 +119,7 @@ fn a_requester_that_leaves_during_the_drain_does_not_hold_it_up() {
     world.serve(worker, "app", "work");
     let leaves = world.connected("app", "leaves");
     world.send(leaves, &message("app", "request", "work", "q", &json!(1)));
-    world.broker.begin_drain(world.now);
+    world.broker.begin_drain();
     world.act();
     world.pass(limits::LINGER);
     assert!(!world.broker.is_drained(), "one is in flight");

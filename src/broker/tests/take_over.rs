@@ -21,9 +21,8 @@ fn a_superseded_connection_is_sent_nothing() {
     world.send(worker, &answer);
     world.pass(Duration::from_secs(31));
     let all = Message::new(crate::MessageType::Notification, "app", "all", crate::Json::null());
-    let now = world.now;
-    assert_eq!(world.broker.context(now).broadcast_to_application("app", &all).unwrap(), 2);
-    assert!(!world.broker.context(now).send_to_connection(older, &all).unwrap());
+    assert_eq!(world.broker.context().broadcast_to_application("app", &all).unwrap(), 2);
+    assert!(!world.broker.context().send_to_connection(older, &all).unwrap());
     world.act();
     world.hang_up(newer);
     assert!(world.take(older).is_empty(), "anything would wake the client's old thread");
@@ -120,7 +119,7 @@ fn a_client_that_is_owed_answers_is_told_behind_them_and_keeps_its_place() {
             &message("app", "request", "system", "p", &json!({"action": "ping"})),
         );
         if transport_holds {
-            world.broker.note_transport(older, true);
+            world.holding.push(older);
             world.relieve(older);
         }
         let newer = world.connected_apart("app", "same");
@@ -130,9 +129,9 @@ fn a_client_that_is_owed_answers_is_told_behind_them_and_keeps_its_place() {
         world.expect_error(refused, "server_full", Value::Null);
         assert!(world.closed.is_empty(), "nobody is closed to make room: {transport_holds}");
         // The peer has half-closed, and the server reads that only now.
-        world.broker.hang_up(older, HangUp::EndOfStream, world.now);
+        world.broker.hang_up(older, HangUp::EndOfStream);
         world.act();
-        world.broker.note_transport(older, false);
+        world.holding.clear();
         world.relieve(older);
         let sent = world.take(older);
         assert_eq!(sent[0]["payload"], json!({"status": "pong"}));
@@ -178,7 +177,7 @@ fn a_loop_of_take_overs_grows_nothing() {
             1 => world.send_apart(key, &message("app", "publish", "c", "p", &json!(0))),
             // Leaves at the end, as the others had.
             _ => {
-                world.broker.hang_up(key, HangUp::EndOfStream, world.now);
+                world.broker.hang_up(key, HangUp::EndOfStream);
                 world.act();
             }
         }
@@ -200,7 +199,7 @@ fn a_drain_closes_superseded_connections_too() {
     for _ in 0..3 {
         world.connected_apart("app", "same");
     }
-    world.broker.begin_drain(world.now);
+    world.broker.begin_drain();
     world.act();
     world.pass(limits::LINGER);
     assert!(world.broker.is_drained());

@@ -9,7 +9,7 @@ impl World {
     fn end_turn(&mut self, work_before: u64) -> usize {
         let resumed = std::mem::take(&mut self.resumed);
         for key in resumed {
-            self.broker.receive(key, &[], self.now);
+            self.broker.receive(key, &[]);
         }
         self.act_once();
         self.broker.end_turn(self.now);
@@ -68,10 +68,10 @@ fn publications_to_many_are_spread_over_turns_and_nobody_waits_for_them() {
         let before = world.broker.core.turn.work_done();
         if turns == 0 {
             for (key, burst) in [&one, &other] {
-                world.broker.receive(*key, burst, world.now);
+                world.broker.receive(*key, burst);
             }
         }
-        world.broker.receive(soft, &[&whisper[..], &ping].concat(), world.now);
+        world.broker.receive(soft, &[&whisper[..], &ping].concat());
         let work = world.end_turn(before);
         assert!(work <= WORK_PER_TURN_MAX + FEW, "{work} in turn {turns}");
         heard.extend(world.take(crowd[MANY - 1]));
@@ -98,7 +98,7 @@ fn eight_publications_to_a_crowd_share_a_turn() {
     for expected in [8, 8, 4] {
         let before = world.broker.core.turn.work_done();
         if before == 0 {
-            world.broker.receive(publisher, &burst, world.now);
+            world.broker.receive(publisher, &burst);
         }
         world.end_turn(before);
         assert_eq!(world.take(crowd[0]).len(), expected);
@@ -121,7 +121,7 @@ fn what_a_handler_publishes_counts_for_who_called_it() {
     let asks = world.connected("app", "asks");
     let burst = framed(&message("app", "request", "shout", "q", &json!(0))).repeat(64);
     let before = world.broker.core.turn.work_done();
-    world.broker.receive(asks, &burst, world.now);
+    world.broker.receive(asks, &burst);
     let work = world.end_turn(before);
     assert!((WORK_PER_TURN_MAX..WORK_PER_TURN_MAX + MANY).contains(&work), "{work}");
     world.act();
@@ -142,9 +142,9 @@ fn a_turn_makes_one_long_listing_and_answers_everybody_else() {
         for turn in 0..TIMES {
             let before = world.broker.core.turn.work_done();
             if turn == 0 {
-                world.broker.receive(owner, &burst, world.now);
+                world.broker.receive(owner, &burst);
             }
-            world.broker.receive(quiet, &ping, world.now);
+            world.broker.receive(quiet, &ping);
             world.end_turn(before);
             answered += world.take(owner).len();
             assert_eq!((answered, world.take(quiet).len()), (turn + 1, 1), "{action}");
@@ -174,7 +174,7 @@ fn a_listing_that_just_fits_is_answered() {
         for at in 0..20 {
             let app = format!("{}{at}", names[at % names.len()]);
             // The shortest name that there is.
-            world.broker.context(world.now).create_application(&app, Some(""));
+            world.broker.context().create_application(&app, Some(""));
             let key = world.connected(&app, "me");
             for at in 0..at {
                 world.subscribe(key, &app, &format!("{at}{}", names[at % names.len()]));
@@ -207,15 +207,15 @@ fn who_leaves_while_it_waits_makes_room_for_the_next() {
     let ids = ["first", "leaves", "taken over", "last"];
     let asks = ids.map(|id| world.connected("app", id));
     let before = world.broker.core.turn.work_done();
-    world.broker.receive(owner, &list, world.now);
+    world.broker.receive(owner, &list);
     for key in asks {
-        world.broker.receive(key, &list, world.now);
+        world.broker.receive(key, &list);
         assert!(!world.broker.wants_read(key));
     }
     world.end_turn(before);
     // One is due, and leaves like the one behind it.
-    world.broker.hang_up(asks[0], HangUp::Reset, world.now);
-    world.broker.hang_up(asks[1], HangUp::Reset, world.now);
+    world.broker.hang_up(asks[0], HangUp::Reset);
+    world.broker.hang_up(asks[1], HangUp::Reset);
     let newer = world.connected("app", ids[2]);
     world.act();
     assert_eq!(world.take(asks[3]).len(), 1);
@@ -233,8 +233,8 @@ fn sessions_are_counted_as_they_come_and_go() {
     let first = world.connected("app", "me");
     let second = world.connected("other", "me");
     world.connected("app", "me");
-    assert_eq!(world.broker.context(world.now).stats().total_connections, 2);
+    assert_eq!(world.broker.context().stats().total_connections, 2);
     world.hang_up(second);
     world.hang_up(first);
-    assert_eq!(world.broker.context(world.now).stats().total_connections, 1);
+    assert_eq!(world.broker.context().stats().total_connections, 1);
 }
