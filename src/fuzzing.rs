@@ -35,22 +35,22 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+
     use super::{TARGETS, run};
 
-    /// Runs every input that is kept of a target. Returns how many.
-    fn replay(name: &str) -> usize {
-        let mut inputs = 0;
-        for kept in ["corpus", "regressions"] {
-            let directory =
-                Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kept).join(name);
-            let Ok(files) = fs::read_dir(&directory) else { continue };
-            for file in files {
-                let path = file.unwrap().path();
-                // Shown if it fails.
-                println!("{}", path.display());
-                run(name, &fs::read(path).unwrap());
-                inputs += 1;
-            }
+    /// Every input that is kept of a target, with a name to show.
+    fn kept(name: &str) -> Vec<(String, Vec<u8>)> {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+        let corpus = fs::read_to_string(fuzz.join(format!("corpus/{name}.txt")));
+        let mut inputs: Vec<_> = corpus
+            .unwrap_or_default()
+            .lines()
+            .map(|line| (line.to_owned(), BASE64_STANDARD.decode(line).expect(line)))
+            .collect();
+        for file in fs::read_dir(fuzz.join("regressions").join(name)).into_iter().flatten() {
+            let path = file.unwrap().path();
+            inputs.push((path.display().to_string(), fs::read(path).unwrap()));
         }
         inputs
     }
@@ -63,8 +63,13 @@ mod tests {
             return;
         }
         for (name, _) in TARGETS {
-            let inputs = replay(name);
-            assert!(inputs >= 10, "{name} has {inputs} inputs");
+            let inputs = kept(name);
+            assert!(inputs.len() >= 10, "{name} has {} inputs", inputs.len());
+            for (shown, input) in inputs {
+                // The last line that is printed is the input that fails.
+                println!("{name}: {shown}");
+                run(name, &input);
+            }
         }
     }
 }
