@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::access::{Access, User};
 use super::embed::context::Context;
 use super::embed::handlers::Handlers;
+use super::flow::run::Run;
 use super::flow::{closing, drain, measuring, memory, queues, upkeep};
 use super::limits::{HANDSHAKE_FRAME_BYTES_MAX, Limits, REFUSALS_MAX};
 use super::peer::dispatch::{self, Outcome};
@@ -165,8 +166,10 @@ impl Broker {
         let frames_before = core.counters.frames_in;
         // Out of the table while its frames are processed, for they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
-        self.process(key, &mut inbound, is_woken);
+        let mut run = Run::new(chunk);
+        self.process(key, &mut inbound, &mut run, is_woken);
         let core = &mut self.core;
+        run.deliver(core);
         let mut kept = inbound.finish(&mut core.pool);
         let bare_header = kept.is_bare_header();
         match core.connections.get_mut(key).filter(|connection| connection.is_live()) {
@@ -187,7 +190,13 @@ impl Broker {
         Received { reads_on: self.wants_read(key), bare_header }
     }
 
-    fn process(&mut self, key: ConnectionKey, inbound: &mut Inbound<'_>, mut is_woken: bool) {
+    fn process(
+        &mut self,
+        key: ConnectionKey,
+        inbound: &mut Inbound<'_>,
+        run: &mut Run<'_>,
+        mut is_woken: bool,
+    ) {
         self.core.turn.begin_share();
         loop {
             let core = &mut self.core;
@@ -207,6 +216,7 @@ impl Broker {
                     return closing::tell_taken_over(core, key);
                 }
                 Next::TooLarge { body_bytes } => {
+                    run.deliver(core);
                     let why = refusal::frame_too_large(body_bytes, body_bytes_max);
                     return closing::report(core, key, &why);
                 }
@@ -218,7 +228,7 @@ impl Broker {
                 Next::Frame { body, frame_bytes } => (body, frame_bytes),
             };
             core.turn.note_frame();
-            if dispatch::dispatch(core, &mut self.handlers, key, body) == Outcome::Held {
+            if dispatch::dispatch(core, &mut self.handlers, key, body, run) == Outcome::Held {
                 return;
             }
             if std::mem::take(&mut is_woken) {

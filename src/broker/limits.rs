@@ -146,8 +146,17 @@ impl Limits {
     pub fn queue_bytes_max(&self) -> usize {
         self.queue_high_water_bytes + self.frame_bytes_max
     }
+
+    /// Bytes of publications that are delivered together: what a queue may be over its
+    /// high-water mark before its publishers wait is small beside the mark.
+    pub(crate) fn run_bytes_max(&self) -> usize {
+        RUN_BYTES_MAX.min(self.queue_high_water_bytes / 16).min(self.frame_bytes_max)
+    }
 }
 
+/// Bytes of publications that are delivered together: beyond these the cost of a delivery is the
+/// copy of its bytes, which the kernel makes.
+const RUN_BYTES_MAX: usize = 16 << 10;
 /// A frame before the handshake is done: a connect message with a token fits ten times.
 pub(crate) const HANDSHAKE_FRAME_BYTES_MAX: usize = 16 << 10;
 /// Unsent bytes of a connection that has not introduced itself: a few errors.

@@ -23,6 +23,7 @@ mod memory;
 mod pressure;
 mod reload;
 mod requests;
+mod run;
 mod take_over;
 mod work;
 

@@ -81,6 +81,16 @@ impl<'a> OutFrame<'a> {
         Self::Shared(SharedFrame::pooled(bytes, pool.gauge()))
     }
 
+    /// Whole frames as they were received, prefixes included, to be relayed together.
+    pub(crate) fn relay_framed(frames: &'a [u8], pool: &mut BufferPool) -> Self {
+        if frames.len() <= COPY_BYTES_MAX {
+            return Self::Whole(frames);
+        }
+        let mut bytes = pool.take(frames.len());
+        bytes.extend_from_slice(frames);
+        Self::Shared(SharedFrame::pooled(bytes, pool.gauge()))
+    }
+
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Whole(bytes) => bytes.len(),

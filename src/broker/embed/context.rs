@@ -95,9 +95,10 @@ impl<'a> Context<'a> {
     ) -> Result<usize, SendError> {
         let Some(channel) = self.channel(app_id, channel_id) else { return Ok(0) };
         let encoded = self.encode(message)?;
-        let reached = subscriptions::fan_out(self.core, channel, &encoded.frame());
+        let reached = subscriptions::fan_out(self.core, channel, &encoded.frame(), 1);
         if reached > 0 {
-            measuring::note_publication(self.core, channel, self.core.turn.now.monotonic);
+            let now = self.core.turn.now.monotonic;
+            measuring::note_publications(self.core, channel, now, 1);
         }
         self.core.encoder.recycle(encoded);
         Ok(reached)

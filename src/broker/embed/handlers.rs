@@ -138,6 +138,10 @@ impl Handlers {
                 .is_some_and(|other| hand_over(other, core, &self.remote, parts))
     }
 
+    pub(crate) fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
     /// Asks the filter whether a message may be carried out.
     pub(crate) fn filter(&mut self, core: &mut Core, parts: Parts<'_>) -> Result<Verdict, Refusal> {
         let Some(filter) = &mut self.filter else { return Ok(Verdict::CarryOut) };

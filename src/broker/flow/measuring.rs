@@ -20,8 +20,14 @@ pub(crate) fn note_answer(
     note(core, Sample::Answer { channel, arrived, began, answered });
 }
 
-pub(crate) fn note_publication(core: &mut Core, channel: ChannelKey, arrived: Duration) {
-    note(core, Sample::Publication { channel, arrived });
+/// So many publications to a channel are in the queues of its subscribers.
+pub(crate) fn note_publications(
+    core: &mut Core,
+    channel: ChannelKey,
+    arrived: Duration,
+    count: u32,
+) {
+    note(core, Sample::Publications { channel, arrived, count });
 }
 
 fn note(core: &mut Core, sample: Sample) {
@@ -36,20 +42,23 @@ fn note(core: &mut Core, sample: Sample) {
 pub(crate) fn record(core: &mut Core, now: Duration) {
     let (samples, places) = core.latency.drain();
     for sample in samples {
-        let (Sample::Answer { channel, arrived, .. } | Sample::Publication { channel, arrived }) =
-            sample;
+        let (Sample::Answer { channel, arrived, .. }
+        | Sample::Publications { channel, arrived, .. }) = sample;
         let Some(channel) = core.router.channels.get_mut(channel) else { continue };
         let is_pinned = channel.pinned;
-        let mut record = |measure, from: Duration, to: Duration| {
+        let mut record = |measure, from: Duration, to: Duration, count| {
             let elapsed = to.saturating_sub(from);
-            channel.latencies.of(measure).record(elapsed, places, is_pinned);
+            channel.latencies.of(measure).record(elapsed, count, places, is_pinned);
         };
-        if let Sample::Answer { began, answered, .. } = sample {
-            record(Measure::Request, arrived, now);
-            record(Measure::Queue, arrived, began);
-            record(Measure::Handler, began, answered);
-        } else {
-            record(Measure::Publication, arrived, now);
+        match sample {
+            Sample::Answer { began, answered, .. } => {
+                record(Measure::Request, arrived, now, 1);
+                record(Measure::Queue, arrived, began, 1);
+                record(Measure::Handler, began, answered, 1);
+            }
+            Sample::Publications { count, .. } => {
+                record(Measure::Publication, arrived, now, count);
+            }
         }
     }
 }
@@ -59,7 +68,7 @@ pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: D
     let elapsed = core.turn.now.monotonic.saturating_sub(began);
     let session = core.connections.session_mut(worker);
     if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
-        worker.round_trip.record(elapsed, &core.latency.places, false);
+        worker.round_trip.record(elapsed, 1, &core.latency.places, false);
     }
 }
 

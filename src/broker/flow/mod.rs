@@ -9,6 +9,7 @@ pub(crate) mod memory;
 pub(crate) mod queues;
 pub(crate) mod reload;
 pub(crate) mod requests;
+pub(crate) mod run;
 pub(crate) mod subscriptions;
 pub(crate) mod upkeep;
 pub(crate) mod workers;

@@ -11,6 +11,16 @@ use crate::proto::OutFrame;
 /// Puts a frame into a connection's queue; it is sent at the turn's end. Returns whether the
 /// connection still takes messages.
 pub(crate) fn push(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> bool {
+    let is_taken = put(core, to, frame);
+    if is_taken {
+        core.counters.frames_out += 1;
+        core.counters.bytes_out += frame.len() as u64;
+    }
+    is_taken
+}
+
+/// Does what [`push`] does, and leaves it to the caller to count what was taken.
+pub(crate) fn put(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> bool {
     let queue_bytes_max = core.connections.queue_bytes_max;
     let Some(connection) = core.connections.get_mut(to) else { return false };
     if !connection.takes_messages() {
@@ -23,8 +33,6 @@ pub(crate) fn push(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> 
         return false;
     }
     connection.send.push(frame, &mut core.pool);
-    core.counters.frames_out += 1;
-    core.counters.bytes_out += frame.len() as u64;
     if !connection.flush_due {
         connection.flush_due = true;
         core.agenda.actions.push_back(Action::Flush(to));

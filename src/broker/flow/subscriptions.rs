@@ -13,21 +13,30 @@ use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::turn::fan_out_work;
 use crate::proto::{Envelope, ErrorCode, Member, OutFrame, members};
 
-/// Puts one frame into the queue of every subscriber. Returns how many took it.
-pub(crate) fn fan_out(core: &mut Core, channel: ChannelKey, frame: &OutFrame<'_>) -> usize {
+/// Puts the frames of one publication or of several into the queue of every subscriber. Returns
+/// how many took them.
+pub(crate) fn fan_out(
+    core: &mut Core,
+    channel: ChannelKey,
+    frames: &OutFrame<'_>,
+    publications: u32,
+) -> usize {
     let Some(target) = core.router.channels.get_mut(channel) else { return 0 };
     // Sending changes no list of subscribers: a connection that must go is closed later.
     let subscribers = std::mem::take(&mut target.subscribers);
-    let reached = subscribers.iter().filter(|key| queues::push(core, **key, frame)).count();
-    let work = fan_out_work(subscribers.len(), frame.len());
+    let reached = subscribers.iter().filter(|key| queues::put(core, **key, frames)).count();
+    let work = fan_out_work(subscribers.len(), frames.len());
     if let Some(target) = core.router.channels.get_mut(channel) {
         target.subscribers = subscribers;
     }
-    core.counters.publications += 1;
-    core.counters.deliveries += reached as u64;
+    let deliveries = reached as u64 * u64::from(publications);
+    core.counters.publications += u64::from(publications);
+    core.counters.deliveries += deliveries;
+    core.counters.frames_out += deliveries;
+    core.counters.bytes_out += (reached * frames.len()) as u64;
     core.turn.note_work(work);
     if reached == 0 {
-        core.counters.publications_unheard += 1;
+        core.counters.publications_unheard += u64::from(publications);
     }
     reached
 }

@@ -3,15 +3,16 @@
 use super::system;
 use crate::broker::embed::handlers::Handlers;
 use crate::broker::embed::request::{Parts, Verdict};
+use crate::broker::flow::run::Run;
 use crate::broker::flow::workers::Offer;
-use crate::broker::flow::{answers, channels, closing, measuring, queues, subscriptions, workers};
+use crate::broker::flow::{answers, channels, closing, queues, subscriptions, workers};
 use crate::broker::state::connection::{Obstacle, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::turn::fan_out_work;
 use crate::proto::system::SYSTEM;
-use crate::proto::{Envelope, MessageType, OutFrame};
+use crate::proto::{Envelope, MessageType};
 
 /// Whether a frame is done with, or has to be looked at again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,20 +21,26 @@ pub(crate) enum Outcome {
     Held,
 }
 
-/// Carries out a frame of a connection.
+/// Carries out a frame of a connection. A publication joins the run, for which the caller cares in
+/// the end.
 pub(crate) fn dispatch(
     core: &mut Core,
     handlers: &mut Handlers,
     from: ConnectionKey,
     body: &[u8],
+    run: &mut Run<'_>,
 ) -> Outcome {
     let envelope = match Envelope::parse(body) {
         Ok(envelope) => envelope,
         Err(error) => {
+            run.deliver(core);
             answers::refuse_unread(core, from, &error);
             return Outcome::Consumed;
         }
     };
+    if envelope.message_type() != MessageType::Publish {
+        run.deliver(core);
+    }
     let Some(connection) = core.connections.get(from) else { return Outcome::Consumed };
     let served = match connection.state() {
         State::Handshake => system::connect(core, from, &envelope).map_err(Stop::Refused),
@@ -41,7 +48,7 @@ pub(crate) fn dispatch(
             let application = session.application;
             check(core, application, &envelope)
                 .map_err(Stop::Refused)
-                .and_then(|()| serve(core, handlers, from, application, &envelope, body))
+                .and_then(|()| serve(core, handlers, from, application, &envelope, body, run))
         }
         State::Superseded | State::Closing | State::Lingering | State::Closed => Ok(()),
     };
@@ -49,6 +56,7 @@ pub(crate) fn dispatch(
         Ok(()) => Outcome::Consumed,
         Err(Stop::Held) => Outcome::Held,
         Err(Stop::Refused(why)) => {
+            run.deliver(core);
             closing::refuse(core, from, &envelope, &why);
             Outcome::Consumed
         }
@@ -75,6 +83,7 @@ fn serve(
     application: ApplicationKey,
     envelope: &Envelope<'_>,
     body: &[u8],
+    run: &mut Run<'_>,
 ) -> Result<(), Stop> {
     let message_type = envelope.message_type();
     if message_type == MessageType::Response {
@@ -92,7 +101,7 @@ fn serve(
     let channel = channels::resolve(core, from, application, envelope)?;
     let parts = Parts { envelope: *envelope, from, channel };
     match message_type {
-        MessageType::Publish => publish(core, handlers, parts, body),
+        MessageType::Publish => publish(core, handlers, parts, body, run),
         MessageType::Subscribe | MessageType::Unsubscribe => {
             Ok(change_subscription(core, handlers, parts)?)
         }
@@ -106,6 +115,7 @@ fn publish(
     handlers: &mut Handlers,
     parts: Parts<'_>,
     body: &[u8],
+    run: &mut Run<'_>,
 ) -> Result<(), Stop> {
     let Parts { from, channel, .. } = parts;
     let target = core.router.channels.get(channel);
@@ -124,13 +134,14 @@ fn publish(
     if !core.turn.charge_or_wait(from, connection, work, &mut core.counters) {
         return Err(Stop::Held);
     }
-    if handlers.filter(core, parts)? == Verdict::Drop {
-        return Ok(());
+    if handlers.has_filter() {
+        // It may publish to the same channel.
+        run.deliver(core);
+        if handlers.filter(core, parts)? == Verdict::Drop {
+            return Ok(());
+        }
     }
-    let frame = OutFrame::relay(body, &mut core.pool);
-    if subscriptions::fan_out(core, channel, &frame) > 0 {
-        measuring::note_publication(core, channel, core.turn.arrived);
-    }
+    run.publish(core, channel, body);
     Ok(())
 }
 

@@ -26,11 +26,11 @@ pub(crate) struct Durations {
 }
 
 impl Durations {
-    pub(crate) fn record(&mut self, elapsed: Duration) {
+    pub(crate) fn record(&mut self, elapsed: Duration, count: u32) {
         let seconds = elapsed.as_secs().min(NANOS_MAX / NANOS_PER_SECOND);
         let nanos = seconds * NANOS_PER_SECOND + u64::from(elapsed.subsec_nanos());
-        let count = &mut self.counts[bucket_of(nanos.min(NANOS_MAX))];
-        *count = count.saturating_add(1);
+        let counted = &mut self.counts[bucket_of(nanos.min(NANOS_MAX))];
+        *counted = counted.saturating_add(count);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -110,10 +110,10 @@ mod tests {
         for step in 0..50_000_u64 {
             // Steps that grow, from nothing to beyond the hour.
             let nanos = step.pow(3) * (1 + step % 7);
-            durations.record(Duration::from_nanos(nanos));
+            durations.record(Duration::from_nanos(nanos), 1);
             library.saturating_record(nanos.min(NANOS_MAX));
         }
-        durations.record(Duration::MAX);
+        durations.record(Duration::MAX, 1);
         library.saturating_record(NANOS_MAX);
         let seen = durations.to_histogram();
         assert_eq!(seen.len(), library.len());

@@ -170,7 +170,13 @@ pub(crate) struct Recorded {
 }
 
 impl Distribution {
-    pub(crate) fn record(&mut self, elapsed: Duration, places: &Arc<()>, is_pinned: bool) {
+    pub(crate) fn record(
+        &mut self,
+        elapsed: Duration,
+        count: u32,
+        places: &Arc<()>,
+        is_pinned: bool,
+    ) {
         if self.0.is_none() {
             if !is_pinned && Arc::strong_count(places) > HISTOGRAMS_MAX {
                 return;
@@ -183,7 +189,7 @@ impl Distribution {
             }));
         }
         if let Some(recorded) = &mut self.0 {
-            recorded.durations.record(elapsed);
+            recorded.durations.record(elapsed, count);
         }
     }
 
@@ -313,7 +319,7 @@ impl Departed {
 #[derive(Debug)]
 pub(crate) enum Sample {
     Answer { channel: ChannelKey, arrived: Duration, began: Duration, answered: Duration },
-    Publication { channel: ChannelKey, arrived: Duration },
+    Publications { channel: ChannelKey, arrived: Duration, count: u32 },
 }
 
 /// Samples that wait for the turn's end, and the clock that times handlers.
@@ -386,7 +392,7 @@ mod tests {
         let mut distribution = Distribution::default();
         let places = Arc::new(());
         for micros in 1..=2_000 {
-            distribution.record(Duration::from_micros(micros * micros), &places, false);
+            distribution.record(Duration::from_micros(micros * micros), 1, &places, false);
         }
         let nanos = distribution.recorded().unwrap().durations.to_histogram();
         let summary = distribution.summary().unwrap();
@@ -406,11 +412,11 @@ mod tests {
         let mut distributions: Vec<Distribution> = Vec::new();
         distributions.resize_with(HISTOGRAMS_MAX + 1, Distribution::default);
         for distribution in &mut distributions {
-            distribution.record(Duration::from_micros(1), &places, false);
+            distribution.record(Duration::from_micros(1), 1, &places, false);
         }
         let last = distributions.last_mut().unwrap();
         assert_eq!(last.summary(), None);
-        last.record(Duration::from_micros(1), &places, true);
+        last.record(Duration::from_micros(1), 1, &places, true);
         assert!(last.summary().is_some(), "what the embedder set up is always measured");
         assert_eq!(Arc::strong_count(&places), HISTOGRAMS_MAX + 1, "and takes no place");
         distributions.truncate(1);

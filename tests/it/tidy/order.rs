@@ -58,6 +58,7 @@ const ROOMS: &[Room] = &[
             "flow/measuring flow/queues flow/channels",
             "flow/answers",
             "flow/subscriptions flow/requests",
+            "flow/run",
             "flow/workers flow/streams?",
             "flow/closing",
             "flow/memory flow/drain",
