@@ -59,20 +59,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Everything that is wrong with it, as far as that can be known without listening.
-    ///
-    /// ```
-    /// use ipc_framework::Config;
-    ///
-    /// assert!(Config::default().problems().is_empty());
-    /// let silent = Config { host: None, ..Config::default() };
-    /// assert!(silent.problems()[0].to_string().contains("nothing to listen on"));
-    /// ```
-    pub fn problems(&self) -> Vec<Error> {
-        self.own_problems().chain(crate::net::problems(self)).collect()
-    }
-
-    /// What is wrong with the values themselves, wherever it is to listen.
+    /// Faults of the values themselves, wherever the server is to listen.
     pub(crate) fn own_problems(&self) -> impl Iterator<Item = Error> {
         let texts = self.limits.problems().into_iter().chain(self.access.problems());
         texts.map(Error::Config)

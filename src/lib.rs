@@ -31,6 +31,11 @@
 //!   [`proto`], the wire format, for those who bring their own loop, a simulator or a
 //!   fuzzer. They are all there is without the default feature `net`.
 //!
+//! # Where it runs
+//! On Linux, where it is tested, and on macOS, for which it is compiled only. Linux alone tells who is
+//! at the other end of a Unix socket (`Access::uids`, [`User`]), acknowledges at once what clients
+//! write in pieces, and knows without accepting whether an inherited socket listens.
+//!
 //! # What is deliberately absent
 //! - Threads: one event loop on one thread, so that a message never waits for a lock.
 //! - Persistence and redelivery: delivery is at most once.

@@ -19,7 +19,6 @@ use std::process::ExitCode;
 use clap::Args;
 use ipc_framework::{Access, Address, Config, Handle, Inherited, Limits, Server, UnixSocket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use self::latency_log::LatencyLog;
 use self::settings::{Problems, Settings};
@@ -308,7 +307,10 @@ fn check_cpu(cpu: usize) -> Result<(), Failure> {
 }
 
 /// Pins the calling thread to one core.
+#[cfg(target_os = "linux")]
 fn pin(cpu: usize) -> Result<(), Failure> {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+
     let mut cores = CpuSet::new();
     if cpu < CpuSet::MAX_CPU {
         cores.set(cpu);
@@ -318,6 +320,11 @@ fn pin(cpu: usize) -> Result<(), Failure> {
             "cannot run on core {cpu}: {error}; cores are counted from 0, see `nproc` and `taskset -p $$`"
         ))
     })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pin(_cpu: usize) -> Result<(), Failure> {
+    Err(Failure::usage("--cpu works on Linux alone; leave it out"))
 }
 
 fn greet(addresses: &[Address], metrics: Option<&str>, demo: bool) -> io::Result<()> {

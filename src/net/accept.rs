@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::system::{System, WAKER};
 
 /// After an accept error that repeating cannot mend at once.
@@ -139,6 +141,6 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
-    // EMFILE and ENFILE have no kind of their own.
-    matches!(error.raw_os_error(), Some(23 | 24))
+    // These two have no kind of their own.
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

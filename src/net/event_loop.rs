@@ -8,8 +8,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::accept::{Accepted, Listeners};
+use super::address::{Address, Inherited};
 use super::clock::Clock;
-use super::listener::{self, Address, Inherited};
+use super::listener;
 use super::mio_system::MioSystem;
 use super::socket::{Flush, Read, Socket};
 use super::system::{Event, Stream, System, WAKER};

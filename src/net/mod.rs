@@ -1,25 +1,30 @@
 //! The thin shell: moves bytes between sockets and the broker, and keeps the time.
 
 mod accept;
+mod address;
 mod clock;
 mod event_loop;
 mod listener;
 mod mio_system;
+mod protection;
 mod quickack;
 mod socket;
 mod stream;
 mod system;
+mod tcp_socket;
 #[cfg(feature = "tls")]
 mod tls_records;
 #[cfg(feature = "tls")]
 mod tls_stream;
 mod unix_socket;
+#[cfg(target_os = "linux")]
 mod user_namespace;
 mod waiting;
 
+pub use address::{Address, Inherited};
 pub(crate) use event_loop::EventLoop;
-pub use listener::{Address, Inherited};
-pub(crate) use listener::{check_access, problems};
+pub(crate) use listener::problems;
 pub(crate) use mio_system::MioSystem;
+pub(crate) use protection::check_access;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use system::{Event, Stream, System, WAKER};

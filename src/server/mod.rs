@@ -2,6 +2,7 @@
 
 mod builder;
 mod handle;
+mod problems;
 mod published;
 mod reload;
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -75,8 +74,9 @@ impl OpenLoop {
     }
 
     pub(super) fn run(mut self, clock: &Clock) -> Measured {
-        // Otherwise the kernel may wake this thread 50 µs late. A failure does no harm.
-        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        // Otherwise Linux may wake this thread 50 µs late. A failure does no harm.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
         while !clock.is_over() {
             let due = self.pace.next();
             let has_room = self.in_flight.len() < self.in_flight_max;

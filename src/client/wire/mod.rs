@@ -3,6 +3,7 @@
 pub(super) mod answer;
 pub(super) mod encoder;
 pub(super) mod frames;
+mod no_signal;
 pub(super) mod read_buffer;
 pub(super) mod socket;
 #[cfg(feature = "tls")]

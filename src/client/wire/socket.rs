@@ -12,9 +12,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
+use super::no_signal::NO_SIGNAL;
 #[cfg(feature = "tls")]
 use super::tls_session::Session;
 use crate::client::endpoint::Endpoint;
@@ -138,7 +139,7 @@ impl Socket {
         if let Some(mut session) = self.session() {
             return session.write(&self.inner, bytes);
         }
-        retry(|| rustix::net::send(&self.inner, bytes, SendFlags::NOSIGNAL))
+        retry(|| rustix::net::send(&self.inner, bytes, NO_SIGNAL))
     }
 
     /// Ends the connection after the server has read everything. Closing a socket with unread bytes

@@ -9,6 +9,8 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use rustls::ClientConnection;
 use socket2::Socket;
 
+use super::no_signal::NO_SIGNAL;
+
 /// Encrypted bytes read at once: two records.
 const RECEIVED_BYTES_MAX: usize = 32 << 10;
 /// Encrypted bytes that may wait to be written.
@@ -192,7 +194,7 @@ impl Session {
 
     /// Writes all encrypted bytes; an error if the kernel does not take them.
     fn flush(&mut self, socket: &Socket, flags: SendFlags) -> io::Result<()> {
-        let mut kernel = Kernel { socket, flags: flags | SendFlags::NOSIGNAL };
+        let mut kernel = Kernel { socket, flags: flags | NO_SIGNAL };
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut kernel) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

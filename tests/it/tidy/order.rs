@@ -81,8 +81,8 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src/net",
         floors: &[
-            "quickack system tls_records unix_socket user_namespace",
-            "accept clock socket tls_stream waiting",
+            "address quickack system tls_records unix_socket user_namespace",
+            "accept clock protection socket tcp_socket tls_stream waiting",
             "stream",
             "listener",
             "mio_system",
@@ -90,11 +90,12 @@ const ROOMS: &[Room] = &[
             "mod",
         ],
     },
-    Room { folder: "src/server", floors: &["handle", "mod builder", "reload published"] },
+    Room { folder: "src/server", floors: &["handle", "mod builder", "problems reload published"] },
     Room {
         folder: "src/client",
         floors: &[
             "endpoint payload reconnect error options event client_options tls",
+            "wire/no_signal",
             "wire/read_buffer wire/tls_session wire/socket",
             "wire/answer wire/encoder wire/wait wire/frames wire/tls_failure",
             // The blocking client.
@@ -175,9 +176,6 @@ const CIRCLES: &[&str] = &[
     "clients/python/src/server/pending",
     "clients/python/src/server/shared",
     "clients/python/src/server/turn",
-    "src/config",
-    "src/net/listener",
-    "src/net/unix_socket",
     "src/server/builder",
     "src/server/mod",
     "src/simulation/embedded",

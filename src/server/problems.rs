@@ -1,0 +1,18 @@
+//! Faults of a configuration that show before anything is started.
+
+use crate::{Config, Error, net};
+
+impl Config {
+    /// Everything that is wrong with it, as far as that can be known without listening.
+    ///
+    /// ```
+    /// use ipc_framework::Config;
+    ///
+    /// assert!(Config::default().problems().is_empty());
+    /// let silent = Config { host: None, ..Config::default() };
+    /// assert!(silent.problems()[0].to_string().contains("nothing to listen on"));
+    /// ```
+    pub fn problems(&self) -> Vec<Error> {
+        self.own_problems().chain(net::problems(self)).collect()
+    }
+}
