@@ -1,11 +1,11 @@
-//! Who may connect to which application.
+//! The rules for connecting: tokens by application, users of Unix sockets.
 
 use std::collections::HashMap;
 
 use crate::proto::ID_BYTES_MAX;
 use crate::token::Token;
 
-/// What a server asks of those who connect.
+/// The credentials that a server asks of a connection.
 ///
 /// ```
 /// use ipc_framework::{Access, Token};
@@ -21,15 +21,15 @@ pub struct Access {
     pub default: Option<Token>,
     /// By application id.
     pub applications: HashMap<String, Token>,
-    /// User ids of those who may connect over a Unix socket. Where this and [`Access::gids`] are
-    /// empty, that is whoever its permission bits let in. Tokens are asked for all the same.
+    /// User ids that may connect over a Unix socket. If this and [`Access::gids`] are empty, every
+    /// user may whom its permission bits let in. Tokens are asked for all the same.
     pub uids: Vec<u32>,
-    /// Group ids of those who may, too: the group a process has when it connects, not the
+    /// Group ids that may connect, too: the group that a process has when it connects, not the
     /// others that its user is in.
     pub gids: Vec<u32>,
 }
 
-/// Who is at the other end of a Unix socket.
+/// The user at the other end of a Unix socket.
 ///
 /// ```
 /// let root = ipc_framework::User { uid: 0, gid: 0 };
@@ -44,12 +44,12 @@ pub struct User {
 }
 
 impl Access {
-    /// Whether nobody is asked for a token.
+    /// Returns whether no token is asked for.
     pub fn is_open(&self) -> bool {
         self.default.is_none() && self.applications.is_empty()
     }
 
-    /// What of it makes no sense, each with what to change. A [`Server`](crate::Server) is not
+    /// Returns the rules that make no sense, each with what to change. A [`Server`](crate::Server) is not
     /// built with such rules.
     ///
     /// ```
@@ -78,7 +78,7 @@ impl Access {
         problems
     }
 
-    /// Whether it matters who is at the other end of a Unix socket.
+    /// Returns whether users of Unix sockets are told apart.
     pub(crate) fn asks_for_users(&self) -> bool {
         !self.uids.is_empty() || !self.gids.is_empty()
     }

@@ -53,8 +53,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A broker without connections. The seed makes its ids unguessable: give it 32 bytes
-    /// of the system's randomness, or in a test a number to repeat.
+    /// A broker without connections. The seed makes its ids unguessable: use 32 bytes of the
+    /// system's randomness, or in a test the same bytes each time.
     pub fn new(limits: Limits, access: Access, seed: [u8; 32], now: Now) -> Self {
         let (remote, mailbox) = Remote::new();
         Self {
@@ -69,7 +69,7 @@ impl Broker {
         self.core.turn.now = now;
     }
 
-    /// Takes a new connection. `None`: there are too many even to be told so; drop it.
+    /// Takes a new connection. `None`: there are too many even to tell them so; drop it.
     pub fn accept(&mut self) -> Option<ConnectionKey> {
         let core = &mut self.core;
         core.counters.accepted += 1;
@@ -95,12 +95,12 @@ impl Broker {
         Some(key)
     }
 
-    /// Whether [`Broker::admits_user`] has to be asked about connections over Unix sockets.
+    /// Returns whether [`Broker::admits_user`] has to be asked about connections over Unix sockets.
     pub fn asks_for_users(&self) -> bool {
         self.core.access.asks_for_users()
     }
 
-    /// Whether this user may connect.
+    /// Returns whether this user may connect.
     pub fn admits_user(&self, user: User) -> bool {
         self.core.access.admits_user(user)
     }
@@ -116,8 +116,8 @@ impl Broker {
         }
     }
 
-    /// What the transport of a connection holds beside what every connection takes counts
-    /// among [`Limits::memory_bytes_max`].
+    /// Adds memory that the transport of a connection takes, beside that of every connection, to
+    /// the total that [`Limits::memory_bytes_max`] bounds.
     pub fn add_transport_bytes(&mut self, key: ConnectionKey, bytes: usize) {
         if let Some(connection) = self.core.connections.get_mut(key) {
             connection.transport_bytes += bytes as u32;
@@ -125,14 +125,14 @@ impl Broker {
         }
     }
 
-    /// What came on a connection is not what its transport speaks.
+    /// Counts a connection whose bytes are none of its transport's protocol.
     #[cfg(feature = "net")]
     pub(crate) fn count_garbled(&mut self, key: ConnectionKey, why: &dyn std::fmt::Display) {
         self.core.counters.transport_failures += 1;
         crate::trace::garbled(key.index(), &why.to_string());
     }
 
-    /// A connection could not even be accepted, for want of a descriptor.
+    /// Counts a connection that could not even be accepted, for want of a descriptor.
     pub fn count_shed(&mut self) {
         self.core.counters.shed += 1;
         crate::trace::shed();
@@ -148,7 +148,7 @@ impl Broker {
         if !connection.is_live() {
             return Received { reads_on: connection.wants_read(), bare_header: false };
         }
-        // Without a chunk it is let go on: until now it could not say anything.
+        // Without a chunk it goes on after it was held back, and could not send until now.
         connection.last_activity = now;
         if connection.held == Held::NextTurn {
             connection.held = Held::No;
@@ -159,7 +159,7 @@ impl Broker {
         if !chunk.is_empty() {
             connection.last_read = now;
         }
-        // Bytes that were kept had come with the last bytes that were read.
+        // The bytes that were kept came with the last read.
         core.turn.arrived = connection.last_read;
         let had_part = !connection.recv.is_empty();
         let is_woken = connection.woken.is_some();
@@ -306,7 +306,7 @@ impl Broker {
         Ok(flushed)
     }
 
-    /// What is to be done next; `None` when all is done for this turn.
+    /// Returns the next order for the driver; `None` when all is done for this turn.
     pub fn next_action(&mut self) -> Option<Action> {
         let core = &mut self.core;
         if core.agenda.actions.is_empty() {
@@ -325,22 +325,22 @@ impl Broker {
         Some(action)
     }
 
-    /// Whether this turn's end is worth a look at the clock.
+    /// Returns whether [`Broker::end_turn`] has something to do, which takes a look at the clock.
     pub fn wants_turn_time(&self) -> bool {
         !self.core.latency.is_empty()
     }
 
-    /// All of a turn's bytes are with the kernel.
+    /// Ends a turn, all of whose bytes are with the kernel.
     pub fn end_turn(&mut self, now: Now) {
         measuring::record(&mut self.core, now.monotonic);
     }
 
-    /// When [`Broker::advance`] has something to do, in [`Now::monotonic`].
+    /// Returns when [`Broker::advance`] has something to do, in [`Now::monotonic`].
     pub fn next_deadline(&self) -> Option<Duration> {
         upkeep::next_deadline(&self.core)
     }
 
-    /// Does what is due.
+    /// Does everything that is due at this turn's time.
     pub fn advance(&mut self) {
         self.handlers.forget_removed(&mut self.core);
         // For everything that was done through a context between two turns.
@@ -350,8 +350,8 @@ impl Broker {
         }
     }
 
-    /// Runs what other threads asked for, a bounded number of times. Returns whether there
-    /// may be more.
+    /// Runs a bounded number of the commands that other threads posted. Returns whether there may
+    /// be more.
     pub fn run_mailbox(&mut self) -> bool {
         const COMMANDS_PER_TURN_MAX: usize = 1_024;
         self.mailbox.acknowledge();
@@ -374,20 +374,20 @@ impl Broker {
         self.settle();
     }
 
-    /// The driver has read all that had arrived on this connection. While draining, that is
-    /// the moment to close it if nothing of its is in flight.
+    /// Tells that the driver has read everything that had arrived on this connection. While
+    /// draining, it is closed then if no request of its is in flight.
     pub fn exhausted(&mut self, key: ConnectionKey) {
         drain::close_if_idle(&mut self.core, key);
         self.settle();
     }
 
-    /// Whether new work is refused.
+    /// Returns whether new work is refused.
     pub fn is_draining(&self) -> bool {
         self.core.is_draining()
     }
 
-    /// Whether the driver can end: all connections are closed, or the drain's time is up
-    /// and the last flush was tried.
+    /// Returns whether the driver can end: all connections are closed, or the drain's time is up and
+    /// the last flush was tried.
     pub fn is_drained(&self) -> bool {
         drain::is_over(&self.core)
     }
@@ -397,18 +397,19 @@ impl Broker {
         self.core.connections.keys()
     }
 
-    /// What a handler could do, from outside of one. It takes effect with the next turn.
+    /// Everything that a handler can do, for code outside of handlers. It takes effect with the
+    /// next turn.
     pub fn context(&mut self) -> Context<'_> {
         Context::new(&mut self.core)
     }
 
-    /// Whether a turn has something to do although nothing happened outside.
+    /// Returns whether a turn has something to do although nothing happened outside.
     pub fn has_work(&self) -> bool {
         let agenda = &self.core.agenda;
         !agenda.actions.is_empty() || !agenda.doomed.is_empty() || !agenda.events.is_empty()
     }
 
-    /// Lets hooks run and closes what is to be closed, until neither makes more of it.
+    /// Runs hooks and closes doomed connections, until neither makes more of the other.
     fn settle(&mut self) {
         loop {
             upkeep::settle(&mut self.core);

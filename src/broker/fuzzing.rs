@@ -64,9 +64,9 @@ struct World {
 
 struct Peer {
     key: ConnectionKey,
-    /// What it wrote and the server has not read.
+    /// Frames that it wrote and the server has not read.
     inbox: VecDeque<Said>,
-    /// What the server has read and not done.
+    /// A frame that the server has read and not done.
     unprocessed: Option<Said>,
     /// Its kernel takes nothing.
     is_stalled: bool,
@@ -138,7 +138,7 @@ impl World {
         assert!(!is_refused || full == limits().connections_max, "refused with a place free");
     }
 
-    /// Who is not there comes for it, and introduces itself if that is not what it says.
+    /// A peer says something. If it is not there, it connects first.
     fn say(&mut self, Slot(at): Slot, speech: Speech<'_>, held_back: usize) {
         if self.peers[at].is_none() {
             self.accept(Slot(at));
@@ -352,7 +352,7 @@ impl World {
         news
     }
 
-    /// What is true after every step.
+    /// Checks the invariants after every step.
     fn check(&self) {
         let core = &self.broker.core;
         let limits = &core.limits;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What peers may use of the server. Units are last in the names.
+/// The bounds on what peers may use of the server. Units are last in the names.
 ///
 /// ```
 /// use ipc_framework::Limits;
@@ -13,36 +13,38 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at a time, 10,000. One more is told `server_full` and closed, or takes the place
-    /// of one that has not introduced itself within a twentieth of [`Limits::handshake_timeout`].
+    /// of one that has not completed its handshake within a twentieth of
+    /// [`Limits::handshake_timeout`].
     pub connections_max: usize,
-    /// Body of a frame in bytes, either way, 16 MiB. More from a peer is `frame_too_large` and
-    /// closes; an answer that gets longer is replaced by an error.
+    /// Body of a frame in bytes, either way, 16 MiB. A larger one from a peer is answered
+    /// `frame_too_large` and closes the connection; an answer that gets larger is replaced by an
+    /// error.
     pub frame_bytes_max: usize,
-    /// From accept to the connect message, 5 s, however many bytes trickle in.
+    /// Time from accept to the connect message, 5 s, however many bytes trickle in.
     pub handshake_timeout: Duration,
-    /// Without a byte from the peer, the connection is closed. `None`, the default: never,
-    /// for a published client that only subscribes never sends again.
+    /// Time without a byte from the peer after which its connection is closed. `None`, the default:
+    /// it never is, for a published client that only subscribes never sends again.
     pub idle_timeout: Option<Duration>,
-    /// From a request's arrival to the answer of its worker or of its
+    /// Time from a request's arrival to the answer of its worker or of its
     /// [`Responder`](crate::Responder), 30 s. Then it is answered `timeout`.
     pub request_timeout: Duration,
-    /// Unsent bytes of one connection from which on nothing more is read that would add to
-    /// them, 1 MiB. They can exceed it by one frame.
+    /// Unsent bytes of one connection above which the server reads nothing that would add to them,
+    /// 1 MiB. They can exceed it by one frame.
     pub queue_high_water_bytes: usize,
-    /// How long a queue may stay over its high-water mark before the connection is closed
-    /// as a slow consumer, 5 s.
+    /// Time that a queue may stay over its high-water mark before its connection is closed as a
+    /// slow consumer, 5 s.
     pub slow_consumer_grace: Duration,
     /// Everything that peers make the server hold, 1 GiB: connections, applications, channels,
     /// subscriptions, unanswered requests, queues and unfinished frames. Over three quarters of
     /// it new connections, channels and subscriptions are refused; over seven eighths
     /// unfinished messages and publications wait, for [`Limits::slow_consumer_grace`] at most;
-    /// after that, or over the whole, whoever holds the most of it is closed. What the kernel
-    /// holds for sockets, and some 20 MB of the process itself, are not in it.
+    /// after that, or over the whole, the connection that holds the most of it is closed. Memory
+    /// of the kernel for sockets, and some 20 MB of the process itself, are not in it.
     pub memory_bytes_max: usize,
-    /// Channels of all applications, 65,536. A channel is forgotten when nobody subscribes to
-    /// it or serves it and who first named it has left, or has unsubscribed from it.
+    /// Channels of all applications, 65,536. A channel is forgotten when nobody subscribes to it or
+    /// serves it and the connection that first named it has left, or has unsubscribed from it.
     pub channels_max: usize,
-    /// Channels that one connection may bring into being, 4,096.
+    /// Channels that one connection may create, 4,096.
     pub channels_per_connection_max: usize,
     /// Subscriptions of one connection, 4,096.
     pub subscriptions_per_connection_max: usize,
@@ -53,8 +55,8 @@ pub struct Limits {
     /// The same of all connections, 262,144, which count as 126 MB with ids that are UUIDs.
     /// All count among [`Limits::memory_bytes_max`].
     pub pending_max: usize,
-    /// From the begin of a drain to the end, 10 s. What is unanswered then is told
-    /// `timeout`.
+    /// Time from the begin of a drain to its end, 10 s. Requests that are unanswered then are
+    /// answered `timeout`.
     pub drain_timeout: Duration,
 }
 
@@ -80,15 +82,15 @@ impl Default for Limits {
     }
 }
 
-/// A frame below this fits no message, one above is no message.
+/// No message fits into a smaller frame, and no sensible message needs a larger one.
 const FRAME_BYTES_SENSIBLE: std::ops::RangeInclusive<usize> = 1 << 10..=1 << 30;
-/// With less memory the largest message would be the end of whoever sends it.
+/// With less memory a connection would be closed for sending the largest message.
 const FRAMES_IN_MEMORY_MIN: usize = 4;
-/// With less, a few connections with their channels would leave nothing for the next one.
+/// With less memory a few connections with their channels would leave none for the next one.
 const MEMORY_BYTES_MIN: usize = 1 << 20;
 
 impl Limits {
-    /// What of them makes no sense, each with what to change. A [`Server`](crate::Server) is not
+    /// Returns the limits that make no sense, each with what to change. A [`Server`](crate::Server) is not
     /// built with such limits.
     ///
     /// ```
@@ -141,8 +143,8 @@ impl Limits {
         checks.into_iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, text)| text).collect()
     }
 
-    /// Unsent bytes at which a connection is closed without any grace: what is published
-    /// from inside the process cannot be held back. One frame above the high-water mark.
+    /// Unsent bytes at which a connection is closed without any grace, for publications from inside
+    /// the process cannot be held back: one frame above the high-water mark.
     pub fn queue_bytes_max(&self) -> usize {
         self.queue_high_water_bytes + self.frame_bytes_max
     }
@@ -157,35 +159,38 @@ impl Limits {
 /// Bytes of publications that are delivered together: beyond these the cost of a delivery is the
 /// copy of its bytes, which the kernel makes.
 const RUN_BYTES_MAX: usize = 16 << 10;
-/// A frame before the handshake is done: a connect message with a token fits ten times.
+/// Body of a frame before the handshake is complete: a connect message with a token fits ten times.
 pub(crate) const HANDSHAKE_FRAME_BYTES_MAX: usize = 16 << 10;
-/// Unsent bytes of a connection that has not introduced itself: a few errors.
+/// Unsent bytes of a connection that has not completed its handshake: a few errors.
 pub(crate) const HANDSHAKE_QUEUE_BYTES_MAX: usize = 4 << 10;
-/// Frames of one connection that a turn processes: bounds what the others wait for it.
+/// Frames of one connection that a turn processes. This bounds the time that others wait for it.
 pub(crate) const FRAMES_PER_TURN_MAX: usize = 128;
-/// Work of a turn, in deliveries: what so many publications to as many subscribers are. For light
-/// messages and again for heavy ones; what is more by itself has a turn of its own.
+/// Work of a turn, in deliveries: as many publications as a turn has frames, to as many
+/// subscribers. Light messages have so much, and heavy ones have it again; a message that is more by
+/// itself has a turn of its own.
 pub(crate) const WORK_PER_TURN_MAX: usize = FRAMES_PER_TURN_MAX * FRAMES_PER_TURN_MAX;
-/// Up to here a message is light: who publishes to so few does not wait for who lists all channels.
+/// Work up to which a message is light: a publication to few does not wait for a list of all
+/// channels.
 pub(crate) const LIGHT_WORK_MAX: usize = WORK_PER_TURN_MAX / 16;
-/// More subscribers count as so many: what a publication to them costs is the sends at the turn's
-/// end, some thirty times its deliveries, and eight publications share them.
+/// More subscribers count as so many. Most of the cost of a publication to them is in the sends at
+/// the turn's end, which take thirty times as long as its deliveries, and which eight publications
+/// share.
 pub(crate) const CROWD_WORK_MAX: usize = WORK_PER_TURN_MAX / 8;
-/// A delivery of so many bytes is as much as two: the kernel copies them.
+/// So many more bytes of a delivery count as another delivery, because the kernel copies them.
 pub(crate) const DELIVERED_BYTES_PER_WORK: usize = 1 << 10;
 /// So many bytes of a listing take as long as a delivery.
 pub(crate) const LISTED_BYTES_PER_WORK: usize = 16;
-/// To sum up the histograms that a channel or connection may have.
+/// Work of summing up the histograms of a channel or connection.
 pub(crate) const LATENCY_WORK: usize = 64;
 /// Connections over `connections_max` that are told so at one time; more are just closed.
 pub(crate) const REFUSALS_MAX: usize = 64;
-/// Where there is no place left, a connection gets such a part of the time for the handshake, 250 ms
-/// by default, before a newcomer takes its place.
+/// In a full server a connection has this part of the time for the handshake, 250 ms by default,
+/// before a new connection may take its place.
 pub(crate) const HANDSHAKE_PARTS: u32 = 20;
-/// Connections closed at once to make room: they are looked for among all.
+/// Connections closed at once to make room, for they are looked for among all.
 pub(crate) const EVICTIONS_MAX: usize = 64;
-/// Time for a peer to read why it is closed. A close before it has read would reset the
-/// connection and take the reason with it.
+/// Time for a peer to read why it is closed. If the socket were closed before that, the kernel would
+/// reset the connection and drop the reason.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 /// Workers of one channel: each request looks at all of them.
 pub(crate) const WORKERS_PER_CHANNEL_MAX: usize = 1_024;

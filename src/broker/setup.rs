@@ -1,4 +1,4 @@
-//! What the embedding API sets up before the loop runs.
+//! The setup of the broker by the embedding API, before the loop runs.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ impl Broker {
         &self.handlers.remote
     }
 
-    /// The server has ended, and says so to all who wait for it.
+    /// Ends the mailbox: threads that wait for an answer learn that there will be none.
     pub(crate) fn close_mailbox(&mut self) {
         self.mailbox.close();
     }
@@ -23,7 +23,7 @@ impl Broker {
         self.core.server.port = port;
     }
 
-    /// What the time is while a handler runs.
+    /// Sets the clock that is read while handlers run.
     pub(crate) fn set_stopwatch(
         &mut self,
         read: impl Fn() -> std::time::Duration + Send + 'static,
@@ -40,7 +40,7 @@ impl Broker {
         channels::pin_application(&mut self.core, id, name);
     }
 
-    /// The handlers of a channel, which exists from now on whoever uses it.
+    /// Creates a channel or finds it, and keeps it for the life of the server.
     pub(crate) fn pin_channel(&mut self, app_id: &str, channel_id: &str) -> Option<ChannelKey> {
         let application = self.core.router.application(app_id)?;
         channels::pin_channel(&mut self.core, application, channel_id)

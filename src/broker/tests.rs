@@ -14,6 +14,7 @@ use super::state::budget::CONNECTION_BYTES;
 use super::state::connection::{Connection, Held, State};
 use super::state::events::{Action, HangUp, Written};
 use super::state::keys::ConnectionKey;
+use super::state::refusal;
 use super::state::stats::Stats;
 use super::state::timers::Now;
 use crate::Message;
@@ -287,11 +288,20 @@ fn a_turn_ends_after_a_bounded_number_of_frames() {
     assert!(world.broker.wants_read(busy));
 }
 
-/// What other threads ask for is the server's own code, but for what an embedder wrote.
+/// Commands of other threads are the server's own code, but for the closures of an embedder.
 #[test]
 #[should_panic(expected = "a bug of ours")]
 fn a_panic_of_the_server_itself_is_no_handlers() {
     let mut world = World::new(Limits::default());
     world.broker.handlers.remote.post(|_| panic!("a bug of ours"));
     world.broker.run_mailbox();
+}
+
+/// Below `closing` nobody closes a connection, so that no verb comes back to itself.
+#[test]
+#[should_panic(expected = "closes its connection")]
+fn an_error_that_closes_is_not_said_without_closing() {
+    let mut world = World::new(Limits::default());
+    let key = world.connected("app", "me");
+    flow::answers::report(&mut world.broker.core, key, &refusal::taken_over());
 }

@@ -1,4 +1,4 @@
-//! What can be done from inside the process: by a handler, a hook, or another thread.
+//! The context of handlers, hooks and other threads: publish, send, list, measure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,8 +18,8 @@ use crate::proto::{Json, JsonError, Message, MessageType};
 
 /// The server as its handlers and hooks see it.
 ///
-/// What is published here reaches the subscribers in the order of the calls. It cannot be
-/// held back as a peer's publication can: a subscriber whose queue is at its bound
+/// Publications from here reach the subscribers in the order of the calls. They cannot be held back
+/// as a peer's can: a subscriber whose queue is at its bound
 /// ([`Limits::queue_bytes_max`](crate::Limits::queue_bytes_max)) is closed.
 ///
 /// ```
@@ -47,7 +47,7 @@ impl<'a> Context<'a> {
         self.core
     }
 
-    /// Runs what is not the server's own code: if it panics, that is counted and ends nothing.
+    /// Runs code that is not the server's own: a panic of it is counted and ends nothing.
     #[cfg(feature = "net")]
     pub(crate) fn call<T>(&mut self, ask: impl FnOnce(&mut Context<'_>) -> T) -> Option<T> {
         let ask = std::panic::AssertUnwindSafe(|| ask(self));
@@ -137,7 +137,7 @@ impl<'a> Context<'a> {
         Ok(answers::send(self.core, connection, encoded))
     }
 
-    /// The connection that calls itself `connection_id` in an application.
+    /// The connection that has this id in an application.
     pub fn get_connection(&self, app_id: &str, connection_id: &str) -> Option<ConnectionKey> {
         let application = self.core.router.applications.get(self.application(app_id)?)?;
         application.connections.get(connection_id).copied()
@@ -151,7 +151,7 @@ impl<'a> Context<'a> {
         application.map_or_else(Vec::new, |found| found.connections.values().copied().collect())
     }
 
-    /// Every connection that has introduced itself, with its application and its id.
+    /// Every connection that has completed its handshake, with its application and its id.
     pub fn list_connections(&self) -> Vec<ConnectionInfo<'_>> {
         let sessions = self.core.connections.iter().filter_map(|(key, connection)| {
             let session = connection.session()?;
@@ -198,12 +198,12 @@ impl<'a> Context<'a> {
         self.core.stats()
     }
 
-    /// Whether there is such an application.
+    /// Returns whether there is such an application.
     pub fn has_application(&self, app_id: &str) -> bool {
         self.application(app_id).is_some()
     }
 
-    /// Whether there is such a channel.
+    /// Returns whether there is such a channel.
     pub fn has_channel(&self, app_id: &str, channel_id: &str) -> bool {
         self.channel(app_id, channel_id).is_some()
     }

@@ -14,7 +14,7 @@ use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
 /// server.on_connect(|info, context| {
-///     // Whoever comes hears the news without asking for them.
+///     // Every connection hears the news without asking for them.
 ///     context.create_channel(info.app_id, "news");
 ///     context.subscribe(info.key, "news");
 ///     if context.subscribers(info.app_id, "news").len() > 100 {
@@ -44,8 +44,9 @@ impl Context<'_> {
         channels::pin_channel(self.core, application, channel_id);
     }
 
-    /// Takes the channel from its subscribers, drops its handlers, and forgets it as soon as
-    /// no client serves it and who first named it has left. Returns whether there was one.
+    /// Takes the channel from its subscribers, drops its handlers, and forgets it as soon as no
+    /// client serves it and the connection that first named it has left. Returns whether there was
+    /// one.
     pub fn remove_channel(&mut self, app_id: &str, channel_id: &str) -> bool {
         let Some(key) = self.channel(app_id, channel_id) else { return false };
         remove_channel(self.core, key);
@@ -60,7 +61,7 @@ impl Context<'_> {
         channel.map_or_else(Vec::new, |channel| channel.subscribers.clone())
     }
 
-    /// The `connection_id` of a connection that has introduced itself.
+    /// The `connection_id` of a connection that has completed its handshake.
     pub fn connection_id(&self, connection: ConnectionKey) -> Option<&str> {
         Some(&self.core.connections.session(connection)?.id)
     }
@@ -85,8 +86,8 @@ impl Context<'_> {
         channel.is_some_and(|channel| subscriptions::drop_one(self.core, connection, channel))
     }
 
-    /// Closes a connection once what is queued for it has been sent. Nothing more of it is
-    /// read. Returns whether it was there.
+    /// Closes a connection once its queue has been sent. Nothing more of it is read. Returns whether
+    /// it was there.
     pub fn close_connection(&mut self, connection: ConnectionKey) -> bool {
         let is_open = application_of(self.core, connection).is_some();
         closing::begin(self.core, connection);

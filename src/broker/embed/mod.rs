@@ -1,4 +1,4 @@
-//! What the process around the broker may do: handlers, hooks, and what both are given.
+//! The part of the process around the broker: handlers, hooks, and what both are given.
 
 pub(crate) mod context;
 pub(crate) mod handlers;

@@ -18,11 +18,11 @@ use crate::broker::state::refusal;
 use crate::handler_error::HandlerError;
 use crate::proto::{DecodeError, Envelope, Head, Json, Message, MessageType};
 
-/// What a request handler returns: the proof that it dealt with the request, or an error.
+/// The result of a request handler: the proof that it dealt with the request, or an error.
 pub type RequestResult<'a> = Result<Reply<'a>, HandlerError>;
 
-/// What a handler did with its message. It is a local of the call that the handler's [`Delivery`]
-/// borrows.
+/// The way in which a handler dealt with its message. It is a local of the call that the handler's
+/// [`Delivery`] borrows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dealt {
     Not,
@@ -33,7 +33,7 @@ pub(crate) enum Dealt {
     PassedOn,
 }
 
-/// What a filter says to a publication or subscription, see
+/// The decision of a filter on a publication or subscription, see
 /// [`Server::filter`](crate::Server::filter).
 ///
 /// ```
@@ -51,11 +51,11 @@ pub(crate) enum Dealt {
 pub enum Verdict {
     /// Carry it out.
     CarryOut,
-    /// Leave it at that, in silence: the filter dealt with it.
+    /// Drop it in silence: the filter dealt with it.
     Drop,
 }
 
-/// A message and where it came from, before it is joined with the state.
+/// A message and its origin, before it is joined with the state.
 #[derive(Clone, Copy)]
 pub(crate) struct Parts<'a> {
     pub(crate) envelope: Envelope<'a>,
@@ -113,7 +113,7 @@ impl<'a> Delivery<'a> {
         self.json().decode()
     }
 
-    /// The payload as it came.
+    /// The payload as the sender wrote it.
     pub fn json(&self) -> Json<'a> {
         self.parts.envelope.payload()
     }
@@ -165,8 +165,8 @@ impl<'a> Delivery<'a> {
         &mut self.context
     }
 
-    /// Leaves the message to whoever comes next: after a channel's own handler the fallback,
-    /// see [`Server::fallback`](crate::Server::fallback), and after that the workers.
+    /// Leaves the message to the next in line: after a channel's own handler that is the fallback,
+    /// see [`Server::fallback`](crate::Server::fallback), and then the workers.
     ///
     /// # Errors
     /// None: it is what a handler returns.
@@ -261,7 +261,7 @@ impl<'a> Request<'a> {
     /// answer may come after those of later requests.
     ///
     /// # Errors
-    /// If too many requests wait already; the requester is told.
+    /// If too many requests are waiting for their answers; the requester is told.
     pub fn defer(self) -> Result<(Reply<'a>, Responder), HandlerError> {
         let Delivery { parts, context, dealt, remote } = self.delivery;
         let core = context.into_core();
@@ -289,9 +289,9 @@ impl<'a> Request<'a> {
         Reply(PhantomData)
     }
 
-    /// Leaves the request to whoever comes next: after a channel's own handler the fallback,
-    /// see [`Server::fallback`](crate::Server::fallback), and after that the workers. Where
-    /// there is nobody it is answered `no_handler`.
+    /// Leaves the request to the next in line: after a channel's own handler that is the fallback,
+    /// see [`Server::fallback`](crate::Server::fallback), and then the workers. If there is none,
+    /// it is answered `no_handler`.
     pub fn pass_on(self) -> Reply<'a> {
         *self.delivery.dealt = Dealt::PassedOn;
         Reply(PhantomData)

@@ -28,8 +28,8 @@ const SMALL_BYTES_MAX: usize = 4 << 10;
 /// An unfinished message may take so many graces while others are refused for want of memory.
 const UNFINISHED_GRACES_MAX: u32 = 6;
 
-/// Where memory is short again soon after connections were closed for it, those that hold it are
-/// many: they get a part of the grace only.
+/// If memory is short again soon after connections were closed for it, many connections hold it:
+/// they get only a part of the grace.
 const GRACE_PARTS: u32 = 10;
 
 /// Looks whether the budget still holds. Called after everything that may add to it.

@@ -1,4 +1,4 @@
-//! What happens to messages and connections. Each room's verbs take the state as an argument.
+//! The course of messages and connections. Each room's verbs take the state as an argument.
 
 pub(crate) mod answers;
 pub(crate) mod channels;

@@ -1,4 +1,4 @@
-//! What the protocol says should happen, in the simplest form that can be checked.
+//! The protocol in the simplest form that can be checked.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,7 +39,7 @@ struct Request {
     deadline: Duration,
 }
 
-/// What was asked of the broker.
+/// A call of the broker.
 #[derive(Clone)]
 pub(super) enum Call<'a> {
     Accept,
@@ -60,7 +60,7 @@ pub(super) struct Outcome<'a> {
     pub(super) is_done: bool,
     pub(super) now: Duration,
     pub(super) is_draining: bool,
-    /// Whose queue was over its mark before the call.
+    /// The peers whose queue was over its mark before the call.
     pub(super) congested: [bool; PEERS],
     /// Somebody was closed for want of memory or of reading.
     pub(super) had_to_shed: bool,
@@ -76,7 +76,7 @@ pub(super) enum Presence {
     Gone,
 }
 
-/// What a peer should be sent.
+/// A message that a peer should be sent.
 #[derive(Debug)]
 enum Expected {
     /// Exactly this, as the publisher wrote it.
@@ -126,7 +126,7 @@ impl Expected {
     }
 }
 
-/// What each peer should be sent after a call.
+/// The messages that each peer should be sent after a call.
 #[derive(Default)]
 struct Expectations([Vec<Expected>; PEERS]);
 
@@ -445,7 +445,7 @@ impl Model {
         }
     }
 
-    /// Who was a member and is none any more, and why that is so.
+    /// The peers that were members and are none any more, and why that is so.
     fn take_leave(&mut self, outcome: &Outcome<'_>, expected: &mut Expectations) {
         let left: Vec<usize> = (0..PEERS)
             .filter(|at| {
@@ -535,12 +535,13 @@ fn take_forwarded(
     })
 }
 
-/// Whether one of the workers was closed during the call, and what it had been sent with it.
+/// Returns whether one of the workers was closed during the call, together with what it had been
+/// sent.
 fn has_lost(workers: &[usize], outcome: &Outcome<'_>) -> bool {
     workers.iter().any(|at| outcome.presence[*at] == Presence::Gone)
 }
 
-/// Whether a message tells why a connection is closed.
+/// Returns whether a message tells why a connection is closed.
 fn is_farewell(message: &Value, presence: Presence) -> bool {
     const CODES: [&str; 5] =
         ["frame_too_large", "server_full", "limit_exceeded", "taken_over", "shutting_down"];

@@ -1,4 +1,4 @@
-//! What peers say and do.
+//! The peers' messages and deeds, made of a fuzzer's bytes.
 
 use arbitrary::{Arbitrary, Unstructured};
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ impl<'a> Arbitrary<'a> for Speech<'a> {
 }
 
 impl Speech<'_> {
-    /// Whether it is something to begin with. All else is said after a connect.
+    /// Returns whether a peer may begin with it. Everything else is said after a connect.
     pub(super) fn introduces(self) -> bool {
         matches!(self, Self::Connect(..) | Self::Raw(_) | Self::TooLarge | Self::Abroad(_))
     }
@@ -221,7 +221,7 @@ impl Said {
             Speech::Publish(channel, bytes) => {
                 (What::Publish(channel), MessageType::Publish, channel, numbered(bytes))
             }
-            // What is asked of the system channel is another speech.
+            // Requests on the system channel are another speech.
             Speech::Request(Channel(at), bytes) => {
                 let channel = Channel(at % 3);
                 (What::Request(channel), MessageType::Request, channel, numbered(bytes))

@@ -14,7 +14,7 @@ use crate::broker::state::turn::fan_out_work;
 use crate::proto::system::SYSTEM;
 use crate::proto::{Envelope, MessageType};
 
-/// Whether a frame is done with, or has to be looked at again later.
+/// The outcome of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Consumed,

@@ -46,7 +46,7 @@ struct WorkerLatency<'a> {
 #[derive(Serialize)]
 struct Service<'a> {
     name: &'a str,
-    /// Whether at least one worker keeps up with reading.
+    /// At least one worker keeps up with reading.
     healthy: bool,
     workers: usize,
 }
@@ -191,7 +191,7 @@ fn list_services<'a>(
     Some(services)
 }
 
-/// What is left of a frame.
+/// The room that is left in a frame.
 struct Room {
     bytes: usize,
 }

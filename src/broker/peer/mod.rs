@@ -1,4 +1,4 @@
-//! What peers may ask for.
+//! The part that peers see: their messages, and the questions that they may ask.
 
 pub(crate) mod dispatch;
 pub(crate) mod listings;

@@ -105,7 +105,7 @@ pub(crate) enum State {
     /// A newer connection has its id. It is told when it next sends something, and is sent
     /// nothing before, see [`closing::supersede`](crate::broker::flow::closing::supersede).
     Superseded,
-    /// What is queued is still sent; nothing that it sends is processed.
+    /// Its queue is still sent; nothing that it sends is processed.
     Closing,
     /// The write side is shut; the peer gets time to read the reason.
     Lingering,
@@ -113,7 +113,7 @@ pub(crate) enum State {
     Closed,
 }
 
-/// What a connection owns once its handshake is complete.
+/// The possessions of a connection whose handshake is complete.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) application: ApplicationKey,

@@ -39,7 +39,7 @@ pub(crate) struct Core {
 pub(crate) struct ServerState {
     started: Now,
     pub(crate) lifecycle: Lifecycle,
-    /// Where the server listens, for `get_stats`.
+    /// The address on which the server listens, for `get_stats`.
     pub(crate) host: String,
     pub(crate) port: u16,
 }

@@ -1,4 +1,4 @@
-//! What the server counts.
+//! Counts of everything that the server does.
 
 use std::collections::BTreeMap;
 
@@ -33,11 +33,11 @@ pub struct Counters {
     pub frames_out: u64,
     /// Bytes put into queues.
     pub bytes_out: u64,
-    /// Publications, from peers and from inside.
+    /// Publications, from peers and from inside the process.
     pub publications: u64,
     /// Publications that reached nobody.
     pub publications_unheard: u64,
-    /// Publications times subscribers reached.
+    /// Deliveries: each publication counts once for each subscriber that it reached.
     pub deliveries: u64,
     /// Messages passed on to workers.
     pub forwarded: u64,
@@ -51,13 +51,14 @@ pub struct Counters {
     pub handler_failures: u64,
     /// Handlers and hooks that panicked.
     pub handler_panics: u64,
-    /// Times a message was held back for a slow reader.
+    /// Times a message was held back for a slow reader: publications for subscribers, and requests
+    /// and notifications for workers.
     pub publishers_held: u64,
     /// Connections closed because they read too slowly.
     pub slow_consumers: u64,
-    /// Connections closed because they did not introduce themselves in time.
+    /// Connections closed because they did not complete their handshake in time.
     pub handshake_timeouts: u64,
-    /// Connections closed because they said nothing for longer than they may.
+    /// Connections closed because they sent nothing for longer than they may.
     pub idle_closed: u64,
     /// Connections, channels and subscriptions refused for want of memory.
     pub memory_refusals: u64,
@@ -65,13 +66,13 @@ pub struct Counters {
     pub memory_pauses: u64,
     /// Connections closed because they held the most memory when there was none left.
     pub memory_sheds: u64,
-    /// Connections closed because what came was not the TLS that it should be.
+    /// Connections closed because their bytes were no valid TLS.
     pub transport_failures: u64,
     /// Times the loop was woken from its sleep.
     pub wakeups: u64,
     /// Polls without sleep that found nothing, see [`Config::spin`](crate::Config).
     pub spins: u64,
-    /// Turns a connection gave up with frames left, so that others have theirs.
+    /// Times a connection gave up its turn with frames left, so that others have theirs.
     pub yields: u64,
     /// Error answers by code.
     pub errors: BTreeMap<&'static str, u64>,

@@ -1,4 +1,4 @@
-//! Messages in the server's own name: fresh ids, the time, and a buffer that is reused.
+//! Encodes messages in the server's own name: fresh ids, the time, and a buffer that is reused.
 
 use std::time::Duration;
 
@@ -127,14 +127,14 @@ impl Encoder {
         }
     }
 
-    /// A message of the embedder's. An id and a timestamp that it leaves empty are filled in.
+    /// A message that the embedder made. An id and a timestamp that it leaves empty are filled in.
     pub(crate) fn message(
         &mut self,
         pool: &mut BufferPool,
         unix: Duration,
         message: &Message,
     ) -> Encoded {
-        // `text` fills in what is empty.
+        // `text` fills in empty fields.
         let defaults = Defaults { message_id: "", app_id: "", timestamp: "" };
         let head = MessageHead::new(message, defaults);
         self.text(pool, unix, head.borrowed(), message.payload.as_str())

@@ -1,4 +1,4 @@
-//! What the broker tells its driver and its hooks.
+//! Orders to the driver and news for the hooks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use super::keys::{ChannelKey, ConnectionKey};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionInfo<'a> {
-    /// What to address it by.
+    /// The key that addresses it.
     pub key: ConnectionKey,
     /// The application it belongs to.
     pub app_id: &'a str,
-    /// What it calls itself. Peers are never shown one another's.
+    /// The id that it chose. Peers are never shown one another's.
     pub connection_id: &'a str,
 }
 
@@ -47,7 +47,7 @@ pub enum Action {
     Close(ConnectionKey),
 }
 
-/// How a peer went away.
+/// The way in which a peer went away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HangUp {
     /// It will send no more, and may still read.
@@ -86,7 +86,7 @@ pub struct Flushed {
     pub splits_writes: bool,
 }
 
-/// What is to be done once the current call, or the current loop over connections, is over.
+/// Things to be done once the current call, or the current loop over connections, is over.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
     /// For the driver, in order.

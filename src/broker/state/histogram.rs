@@ -70,7 +70,7 @@ impl std::fmt::Debug for Durations {
 }
 
 const fn bucket_of(nanos: u64) -> usize {
-    // How often the value must be halved to lie among the buckets of one nanosecond.
+    // The number of times that the value is halved until it lies among the buckets of one nanosecond.
     let power = u64::BITS - UNIT_BUCKETS_LOG2 - (nanos | (UNIT_BUCKETS - 1)).leading_zeros();
     (power as u64 * BUCKETS_PER_POWER + (nanos >> power)) as usize
 }

@@ -1,4 +1,4 @@
-//! Where time goes: recorded at a turn's end, when all of its bytes are with the kernel.
+//! Latencies, recorded at a turn's end, when all of its bytes are with the kernel.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::histogram::Durations;
 use super::keys::{ChannelKey, ConnectionKey};
 
-/// What a latency is of. All are measured inside the server, so neither a peer's own time
-/// nor what the kernel does below a read or a write is in them.
+/// The subject of a latency. All are measured inside the server, so that neither a peer's own time
+/// nor the kernel's below a read or a write is in them.
 ///
 /// ```
 /// use ipc_framework::Measure;
@@ -31,8 +31,8 @@ pub enum Measure {
     /// The second part: until the handler, the thread or the worker had answered.
     Handler,
     /// From the turn in which a publication's last byte was read to the end of the turn in
-    /// which it was offered to the kernel for its last subscriber. What a subscriber that
-    /// does not read delays further shows in
+    /// which it was offered to the kernel for its last subscriber. The further delay by a
+    /// subscriber that does not read shows in
     /// [`Counters::publishers_held`](crate::Counters::publishers_held).
     Publication,
     /// From passing a request on to a worker to reading its answer, by worker.
@@ -40,7 +40,7 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// Those that a channel has.
+    /// The measures of a channel.
     const OF_CHANNELS: [Self; 4] = [Self::Request, Self::Queue, Self::Handler, Self::Publication];
 
     /// Its name in logs and on the wire.
@@ -55,7 +55,7 @@ impl Measure {
     }
 }
 
-/// What one histogram is about.
+/// The subject of one histogram.
 ///
 /// ```
 /// # use ipc_framework::{Config, Measure, Server};
@@ -78,10 +78,10 @@ pub struct LatencyOf<'a> {
     pub channel_id: &'a str,
     /// The worker, for [`Measure::Worker`].
     pub worker: Option<ConnectionKey>,
-    /// What was measured.
+    /// The measure.
     pub measure: Measure,
-    /// Which of them it is: no two histograms have the same number, and one that is emptied
-    /// gets another. A channel that is forgotten and named again has two.
+    /// A number that no other histogram has; one that is emptied gets another. A channel that is
+    /// forgotten and named again has two.
     pub serial: u64,
 }
 
@@ -140,13 +140,13 @@ pub struct ChannelLatency {
     pub publication: Option<LatencySummary>,
 }
 
-/// Histograms at a time, of 18 KiB each, beside those of channels that the embedder set up.
-/// What peers name beyond is served like everything else, and not measured.
+/// Histograms at a time, of 18 KiB each, beside those of channels that the embedder set up. Further
+/// channels that peers name are served like all others, and not measured.
 const HISTOGRAMS_MAX: usize = 1_024;
-/// Histograms of channels and workers that are gone, kept for whoever reads them from time
+/// Histograms of channels and workers that are gone, kept for a program that reads them from time
 /// to time; the oldest make room.
 const DEPARTED_MAX: usize = 256;
-/// Samples that wait for the turn's end. In a turn with more, those before count as sent when
+/// Samples that wait for the turn's end. In a turn with more, the earlier ones count as sent when
 /// there is no more room.
 const SAMPLES_MAX: usize = 8_192;
 
@@ -209,7 +209,7 @@ impl Distribution {
     }
 }
 
-/// All quantiles in one pass: each look-up of its own would be one.
+/// Finds all quantiles in one pass; to look each up would take a pass each.
 fn summary(nanos: &Histogram<u32>) -> LatencySummary {
     const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
     let micros = |nanos: u64| nanos as f64 / 1_000.0;

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 
-/// Payload bytes that other threads may have waiting here. More is refused, for nothing
-/// else holds back a thread that publishes faster than the loop can send.
+/// Payload bytes of other threads that may wait here. More is refused, for nothing else holds back a
+/// thread that publishes faster than the loop can send.
 pub(crate) const MAILBOX_BYTES_MAX: usize = 64 << 20;
 /// Charged for each closure beside its payload.
 const COMMAND_BYTES: usize = 256;
@@ -42,7 +42,7 @@ impl<T> Remote<T> {
         (remote.clone(), Mailbox { receiver: Some(receiver), remote })
     }
 
-    /// How to interrupt the loop's sleep.
+    /// Sets the function that interrupts the loop's sleep.
     pub(crate) fn set_waker(&self, waker: impl Fn() + Send + Sync + 'static) {
         // A broker has one loop and sets it once.
         let _ = self.waker.set(Box::new(waker));

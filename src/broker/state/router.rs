@@ -1,5 +1,5 @@
-//! The flat channel table: an application's channel name leads to one index, and all that
-//! is known of a channel stands there.
+//! The flat channel table: an application's channel name leads to one index, and everything that is
+//! known of a channel stands there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::proto;
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) id: Arc<str>,
-    /// The id as it stands between the quotes of a JSON string.
+    /// The id as JSON text, without the quotes.
     pub(crate) id_json: Arc<str>,
     pub(crate) name: Box<str>,
     pub(crate) pinned: bool,
@@ -30,15 +30,15 @@ pub(crate) struct Application {
     /// By `connection_id`. Ordered, so that a broadcast has one order.
     pub(crate) connections: BTreeMap<Arc<str>, ConnectionKey>,
     pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
-    /// What their ids take in a listing.
+    /// Bytes of their ids in a listing.
     pub(crate) names_bytes: usize,
 }
 
 /// A channel of one application.
 ///
-/// It lives while the embedder pinned it or `references` is not zero: one for each
-/// subscriber, each worker, each unanswered request, each connection that is held back
-/// because of it, and for the connection that first named it.
+/// It lives while the embedder pinned it or `references` is not zero. There is one for each
+/// subscriber, each worker, each unanswered request, each connection that is held back because of
+/// it, and for the connection that first named it.
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) id: Arc<str>,
@@ -49,7 +49,8 @@ pub(crate) struct Channel {
     pub(crate) created_at: Duration,
     pub(crate) subscribers: Vec<ConnectionKey>,
     pub(crate) workers: SmallVec<[ConnectionKey; 2]>,
-    /// Where the search for the least loaded worker starts, so that equals take turns.
+    /// The position at which the search for the least loaded worker starts, so that equals take
+    /// turns.
     pub(crate) next_worker: usize,
     /// Subscribers whose queue is over its high-water mark.
     pub(crate) congested: u32,
@@ -57,7 +58,7 @@ pub(crate) struct Channel {
     publishers: Line,
     /// Connections held back because all workers are congested.
     requesters: Line,
-    /// Whether the process itself has handlers for it.
+    /// The process itself has handlers for it.
     pub(crate) has_handler: bool,
     pub(crate) latencies: ChannelLatencies,
 }
@@ -67,9 +68,9 @@ pub(crate) struct Router {
     pub(crate) applications: Arena<ApplicationKind, Application>,
     pub(crate) channels: Arena<ChannelKind, Channel>,
     by_id: HashMap<Arc<str>, ApplicationKey>,
-    /// What all of it takes.
+    /// Memory of all of it.
     pub(crate) bytes: usize,
-    /// What the ids of all applications and channels take in a listing.
+    /// Bytes of the ids of all applications and channels in a listing.
     pub(crate) names_bytes: usize,
     pub(crate) departed: Departed,
 }
@@ -146,7 +147,7 @@ impl Router {
         }
     }
 
-    /// Takes one reference back, and forgets what nobody uses any more.
+    /// Takes one reference back, and forgets the channel if nobody uses it any more.
     pub(crate) fn release(&mut self, key: ChannelKey) {
         let Some(channel) = self.channels.get_mut(key) else { return };
         debug_assert!(channel.references > 0);
@@ -222,7 +223,7 @@ impl Router {
 }
 
 impl Application {
-    /// What it takes of the memory budget, but for a name that the embedder gave it.
+    /// Its part of the memory budget, but for a name that the embedder gave it.
     fn bytes(&self) -> usize {
         APPLICATION_BYTES + 2 * self.id.len() + self.id_json.len()
     }
@@ -254,7 +255,7 @@ mod tests {
         assert_eq!((router.channels.len(), router.applications.len()), (0, 0));
     }
 
-    /// Peers choose the names. If they knew the hash they would choose names that meet in it.
+    /// Peers choose the names. If they knew the hash, they would choose names that collide.
     #[test]
     fn the_tables_of_names_are_keyed_at_random() {
         use std::hash::{BuildHasher, RandomState};

@@ -1,4 +1,4 @@
-//! What the server tells about itself: the published shapes, and what this one knows beyond them.
+//! Statistics and listings: the shapes of the published server, and fields of this one's own.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ use super::router::{Application, Channel, Router};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Whether new work is accepted: not while draining.
+    /// New work is accepted: not while draining.
     pub running: bool,
     /// The host as configured.
     pub host: String,
@@ -34,7 +34,7 @@ pub struct Stats {
     pub port: u16,
     /// Applications known now.
     pub total_applications: usize,
-    /// Connections that have introduced themselves.
+    /// Connections that have completed their handshake.
     pub total_connections: usize,
     /// The limit on connections.
     pub max_connections: usize,
@@ -52,9 +52,9 @@ pub struct Stats {
     pub memory_bytes: usize,
     /// The limit on that.
     pub max_memory: usize,
-    /// What is done because it runs short.
+    /// The measures that are taken because memory runs short.
     pub memory_pressure: MemoryPressure,
-    /// What was counted.
+    /// Counts since the start.
     pub counters: Counters,
 }
 
@@ -107,7 +107,7 @@ pub struct ChannelInfo {
     pub created_at: f64,
     /// Connections that serve its requests.
     pub workers: usize,
-    /// Whether the process itself has a handler for it.
+    /// The process itself has a handler for it.
     pub has_handler: bool,
 }
 

@@ -1,11 +1,11 @@
-//! What is due when. Time is an argument: nothing here reads a clock.
+//! Timers, by deadline. Time is an argument: nothing here reads a clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::keys::ConnectionKey;
 
-/// The time as the broker sees it, read once a turn by whoever drives it.
+/// The time as the broker sees it, read once a turn by its driver.
 ///
 /// ```
 /// use ipc_framework::broker::Now;
@@ -28,9 +28,9 @@ pub(crate) enum Due {
     Idle(ConnectionKey),
     /// A queue over its high-water mark has used up its grace.
     Grace(ConnectionKey),
-    /// A peer that was told why it is closed had time enough to read it.
+    /// A peer that was told why it is closed has had time to read it.
     Linger(ConnectionKey),
-    /// Connections were held back for want of memory long enough.
+    /// Connections have been held back for want of memory as long as they may.
     Memory,
     DrainDeadline,
 }

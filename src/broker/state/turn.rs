@@ -28,7 +28,7 @@ pub(crate) struct Turn {
     work_done: u64,
     light: Queue,
     heavy: Queue,
-    /// Whether work was taken on since the last turn's end, or a due connection had its turn.
+    /// Work was taken on since the last turn's end, or a due connection had its turn.
     has_begun: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What is bounded is refused in a sentence, and free again afterwards.
+//! Bounds: more is refused in a sentence, and there is room again afterwards.
 
 use super::*;
 use crate::broker::limits::{EVICTIONS_MAX, HANDSHAKE_PARTS};
@@ -183,7 +183,7 @@ fn who_is_held_back_is_not_idle() {
     assert_eq!(world.closed.len(), 2);
 }
 
-/// Who leaves and comes again does so within one turn of a busy server.
+/// A peer that leaves and comes again does so within one turn of a busy server.
 #[test]
 fn a_place_is_free_in_the_turn_in_which_it_is_left() {
     let mut world = World::new(Limits { connections_max: 1, ..Limits::default() });
@@ -214,7 +214,7 @@ fn strangers_make_room_for_newcomers_once_they_had_time_to_say_who_they_are() {
     world.hang_up(too_soon);
     assert_eq!(world.closed, [too_soon]);
 
-    // Saying something does not help, but to say who one is.
+    // Sending bytes does not help; only completing the handshake does.
     world.deliver(strangers[0], &[0, 0]);
     let introduced = message(
         "app",

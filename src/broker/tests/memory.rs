@@ -54,7 +54,7 @@ fn first_nothing_new_comes_in_and_everything_else_goes_on() {
     world.send(other, &message("app", "publish", "new", "p1", &json!(0)));
     world.expect_error(other, "limit_exceeded", "p1");
     assert_eq!(world.stats().total_channels, stats.total_channels, "nothing of it is left");
-    // What is there already goes on, and once more is no more.
+    // Existing subscriptions go on, and subscribing once more adds nothing.
     world.subscribe(bystander, "app", "news");
     world.send(other, &message("app", "publish", "news", "p", &json!(1)));
     assert_eq!(payloads(&world.take(bystander)), [json!(1)]);
@@ -153,7 +153,7 @@ fn last_whoever_holds_the_most_is_closed_until_there_is_room() {
     assert_eq!(payloads(&world.take(bystander)), [json!("on")]);
 }
 
-/// Whoever comes back with the same does not hold the others up as long again.
+/// A peer that comes back and does the same does not hold the others up as long again.
 #[test]
 fn the_second_grace_in_a_row_is_short() {
     let grace = Limits::default().slow_consumer_grace;
@@ -216,7 +216,7 @@ fn who_fills_the_tables_is_the_largest_holder_too() {
         world.subscribe(greedy, "app", &format!("{named}"));
     }
     assert!((500..1_500).contains(&named), "{named} channels");
-    // Whoever adds the last byte holds far less.
+    // The connection that adds the last byte holds far less.
     world.deliver(bystander, &(200_u32 << 10).to_be_bytes());
     world.deliver(bystander, &vec![b' '; 100 << 10]);
     assert_eq!(world.stats().counters.memory_sheds, 1);
@@ -247,7 +247,7 @@ fn out_of_memory_the_largest_holder_is_closed_and_nobody_else() {
     world.deliver(attacker, &body_bytes.to_be_bytes());
     world.deliver(attacker, &vec![b' '; 1_500 << 10]);
     assert!(world.closed.is_empty() && world.take(attacker).is_empty());
-    // The last straw is somebody else's.
+    // Another connection adds the last byte.
     let publisher = world.connected("app", "publisher");
     let text = "x".repeat(30 << 10);
     let mut sent = 0;
@@ -287,7 +287,7 @@ fn many_half_frames_are_bounded_together() {
         }
     }
     assert!(world.broker.core.counters.errors["limit_exceeded"] > 10);
-    // The small buffers of who does nothing wrong are never the largest.
+    // The small buffers of a peer that does nothing wrong are never the largest.
     world.deliver(bystander, &ping[4..]);
     assert_eq!(world.take(bystander)[0]["payload"]["status"], "pong");
 }

@@ -1,4 +1,4 @@
-//! Who produces for a slow reader waits, in turn, and nobody is forgotten.
+//! Backpressure: senders wait for a slow reader, take turns, and none is forgotten.
 
 use super::*;
 
@@ -79,7 +79,7 @@ fn publishers_that_were_held_back_go_on_one_at_a_time() {
     assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
 }
 
-/// Many publications of each: who has more to say gets no more turns than the others.
+/// Many publications of each: a publisher with more to say gets no more turns than the others.
 #[test]
 fn publishers_that_were_held_back_take_turns() {
     const PUBLISHERS: usize = 10;
@@ -254,7 +254,7 @@ fn a_held_back_connection_that_is_superseded_is_read_again() {
     world.broker.receive(newer, &connect);
     let actions: Vec<Action> = std::iter::from_fn(|| world.broker.next_action()).collect();
     assert!(matches!(world.connection(held).state(), State::Superseded));
-    // Its end may have come while nobody looked.
+    // Its socket was not read meanwhile, and may have come to its end.
     assert!(actions.contains(&Action::Resume(held)), "{actions:?}");
     assert!(world.broker.wants_read(held));
 }
@@ -298,4 +298,32 @@ fn who_waited_for_a_slow_reader_goes_on_before_it_does() {
     let resumed: Vec<_> = actions.filter(|action| matches!(action, Action::Resume(_))).collect();
     // The other way round its own requests could fill its queue anew in every turn.
     assert_eq!(resumed, [Action::Resume(publishers[1]), Action::Resume(slow)]);
+}
+
+/// A handler may close the sender of a message and pass the message on all the same.
+#[test]
+#[cfg(feature = "net")]
+fn a_message_whose_sender_was_closed_waits_for_nobody() {
+    let limits = Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() };
+    let mut world = World::new(limits);
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    world.subscribe(worker, "app", "feed");
+    world.stalled.push(worker);
+    let text = "x".repeat(HIGH_WATER_BYTES);
+    assert_eq!(world.broker.context().publish("app", "feed", &text).unwrap(), 1);
+    world.broker.with_fallback(|handlers| {
+        handlers.request = Some(Box::new(|mut request| {
+            let from = request.from();
+            request.context().close_connection(from);
+            Ok(request.pass_on())
+        }));
+    });
+    let asks = world.connected("app", "asks");
+    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
+    for key in [asks, worker] {
+        world.hang_up(key);
+    }
+    assert_eq!(world.broker.core.counters.publishers_held, 0);
+    assert_eq!(world.broker.core.router.channels.len(), 0, "nobody keeps the channel");
 }

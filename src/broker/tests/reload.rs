@@ -1,4 +1,4 @@
-//! Other limits while connections are in the middle of something.
+//! Limits that change while connections are in the middle of something.
 
 use super::*;
 use crate::MemoryPressure;
@@ -61,7 +61,7 @@ fn what_had_not_begun_does_not() {
     world.reload(with_frames(2_000));
     world.deliver(sender, &framed(&publication(10_000)));
     world.expect_error(sender, "frame_too_large", Value::Null);
-    // What was begun is not more than was allowed then.
+    // The frame that was begun keeps to the limit of that time.
     let sender = world.connected("app", "another");
     world.deliver(sender, &1_999_u32.to_be_bytes()[..2]);
     world.reload(with_frames(1_000));
@@ -96,7 +96,7 @@ fn frames_that_wait_are_taken_under_the_limit_they_came_with() {
     world.expect_error(sender, "frame_too_large", Value::Null);
 }
 
-/// A queue that was allowed to become long is not the fault of who is slow to read it.
+/// A queue that was allowed to become long is not its slow reader's fault.
 #[test]
 fn a_queue_keeps_the_grace_it_began_with() {
     let limits =

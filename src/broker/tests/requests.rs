@@ -1,4 +1,4 @@
-//! Requests that somebody else answers: they end with whoever asked, or answers.
+//! Requests that somebody else answers: they end with their requester or their worker.
 
 use super::*;
 
@@ -87,7 +87,7 @@ fn a_requester_that_leaves_takes_its_requests_along() {
     assert_eq!(payloads(&answers), [0, 1, 2].map(|at| json!(at)));
     assert_eq!(world.broker.core.requests.len(), 0);
 
-    // Who comes into the place of a request or connection is not given its answer.
+    // A request or connection in the place of an earlier one is not given its answer.
     let successor = world.connected("app", "leaves");
     world.send(successor, &message("app", "request", "work", "q0", &json!("mine")));
     answer_all(&mut world);

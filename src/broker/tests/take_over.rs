@@ -36,7 +36,7 @@ fn a_superseded_connection_is_sent_nothing() {
     assert_eq!(world.broker.core.counters.publications, 1, "what it said is not carried out");
 }
 
-/// Whatever it says: one that is not even a message is answered the same.
+/// Bytes that are not even a message are answered the same.
 #[test]
 fn a_superseded_connection_is_told_whatever_it_says() {
     let limits = Limits { frame_bytes_max: 4_096, ..Limits::default() };
@@ -90,7 +90,7 @@ fn a_full_server_gives_the_place_of_a_superseded_connection_away() {
     }
     let bystander = world.connected("app", "bystander");
     assert_eq!(world.broker.core.connections.superseded(), 2);
-    // Who said something half a second ago is not the one that is silent the longest.
+    // A connection that sent something half a second ago has not been silent the longest.
     world.deliver(same[0], &[0]);
     let newcomer = world.connected("app", "newcomer");
     assert_eq!(world.closed, [same[1]]);

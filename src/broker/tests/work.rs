@@ -1,4 +1,4 @@
-//! What much work one peer asks for is spread over turns, in which the others are served.
+//! Much work for one peer is spread over turns, in which the others are served.
 
 use super::*;
 use crate::broker::limits::{CROWD_WORK_MAX, LIGHT_WORK_MAX};
@@ -105,7 +105,7 @@ fn eight_publications_to_a_crowd_share_a_turn() {
     }
 }
 
-/// What handlers publish ends the turn of the connection that called them.
+/// Publications of a handler count for the connection that called it, and end its turn.
 #[test]
 #[cfg(feature = "net")]
 fn what_a_handler_publishes_counts_for_who_called_it() {
@@ -165,7 +165,7 @@ fn a_listing_that_is_too_long_is_refused_before_anything_is_listed() {
     assert_eq!(world.broker.core.turn.work_done(), before);
 }
 
-/// What is known of an answer's length before is never more than it takes.
+/// The length that is known of an answer before it is made is never more than it takes.
 #[test]
 fn a_listing_that_just_fits_is_answered() {
     let names = ["", "a", "\"", "\\\u{1}\n", "grün", "\u{1f600}"];

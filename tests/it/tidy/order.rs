@@ -43,7 +43,7 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src/broker",
         floors: &[
-            // What the operator says.
+            // Set by the operator.
             "limits access",
             // Tables: each owns its data and knows no other.
             "state/keys",
@@ -54,7 +54,7 @@ const ROOMS: &[Room] = &[
             "state/budget state/patterns? state/history?",
             "state/router state/requests state/turn state/stats",
             "state/core",
-            // What happens to messages and connections.
+            // The course of messages and connections.
             "flow/measuring flow/queues flow/channels",
             "flow/answers",
             "flow/subscriptions flow/requests",
@@ -63,11 +63,11 @@ const ROOMS: &[Room] = &[
             "flow/closing",
             "flow/memory flow/drain",
             "flow/reload flow/upkeep",
-            // What the process around it may do.
+            // The process around it.
             "embed/context embed/responder",
             "embed/manage embed/request",
             "embed/handlers",
-            // What peers may ask for.
+            // The peers.
             "peer/listings",
             "peer/system",
             "peer/dispatch",
@@ -208,7 +208,7 @@ struct Module {
     handed_on: Vec<(String, String)>,
 }
 
-/// Who imports whom, by file.
+/// The imports of each file.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
