@@ -86,15 +86,16 @@ pub(crate) fn linger(core: &mut Core, key: ConnectionKey) {
 
 /// Closes without another word.
 pub(crate) fn close_now(core: &mut Core, key: ConnectionKey) {
-    leave(core, key, State::Closing);
-    let Some(connection) = core.connections.get_mut(key) else { return };
-    if matches!(connection.state(), State::Closed) {
-        return;
+    let Some(connection) = core.connections.get(key) else { return };
+    match connection.state() {
+        State::Handshake | State::Open(_) | State::Superseded => leave(core, key, State::Closed),
+        State::Closing | State::Lingering => core.connections.enter(key, State::Closed),
+        State::Closed => return,
     }
+    let Some(connection) = core.connections.get_mut(key) else { return };
     core.budget.tables_bytes -= CONNECTION_BYTES + connection.transport_bytes as usize;
     connection.send.release(&mut core.pool);
     core.timers.reset(&mut connection.timer, None);
-    core.connections.enter(key, State::Closed);
     core.agenda.actions.push_back(Action::Close(key));
 }
 
@@ -239,8 +240,7 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
         connection.recv.release(&mut core.pool);
     }
     core.timers.reset(&mut connection.timer, None);
-    let Some(State::Open(session)) = core.connections.enter(key, next) else { return };
-
+    let Some(session) = core.connections.end_session(key, next) else { return };
     for (&channel, &position) in &session.subscriptions {
         subscriptions::remove(core, channel, position);
     }

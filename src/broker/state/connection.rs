@@ -218,8 +218,21 @@ impl Connections {
         }
     }
 
-    /// Moves a connection on in its life. Returns the state that it was in.
-    pub(crate) fn enter(&mut self, key: ConnectionKey, next: State) -> Option<State> {
+    /// Moves a connection on in its life.
+    pub(crate) fn enter(&mut self, key: ConnectionKey, next: State) {
+        self.replace(key, next);
+    }
+
+    /// Moves a connection on in its life, from wherever it is. Returns its session, if it had one.
+    pub(crate) fn end_session(&mut self, key: ConnectionKey, next: State) -> Option<Session> {
+        match self.replace(key, next) {
+            Some(State::Open(session)) => Some(session),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn replace(&mut self, key: ConnectionKey, next: State) -> Option<State> {
         let connection = self.table.get_mut(key)?;
         self.sessions += usize::from(matches!(next, State::Open(_)));
         self.superseded += usize::from(matches!(next, State::Superseded));
