@@ -118,7 +118,7 @@ fn run(arguments: RunArguments) -> Result<(), String> {
     let record = campaign::run(&peers, root, &scenarios, effort, command)?;
     let name = format!("{}-{}", record.date, record.machine.slug());
     let directory = arguments.output.unwrap_or_else(|| root.join("perf/record").join(name));
-    record.save(&directory)?;
+    record::save(&record, &directory)?;
     print(&record, &directory);
     Ok(())
 }
@@ -150,7 +150,7 @@ fn list() {
 fn report(directory: &Path) -> Result<(), String> {
     let mut record = Record::load(directory)?;
     record.judge();
-    record.save(directory)?;
+    record::save(&record, directory)?;
     print(&record, directory);
     Ok(())
 }

@@ -2,9 +2,10 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::plot::{self, Bar, Curve};
-use super::summary::{conditions, dirty, figures_of, found, number, tally, verdict};
-use super::{Record, ScenarioRecord};
+use super::number::number;
+use super::plot::{self, Curve};
+use super::results::{EntrantRecord, Record, ScenarioRecord};
+use super::summary::{conditions, dirty, figures_of, found, tally, verdict};
 use crate::figures::Figure;
 use crate::goals::Standing;
 
@@ -80,13 +81,13 @@ fn section(scenario: &ScenarioRecord) -> Markup {
         .entrants
         .iter()
         .filter(|entrant| !entrant.percentiles.is_empty())
-        .map(|entrant| Curve { name: &entrant.name, points: &entrant.percentiles })
+        .map(|entrant| (&*entrant.name, &*entrant.percentiles))
         .collect();
     html! {
         section {
             h3 id=(scenario.name) { (scenario.title) }
             @if !scenario.note.is_empty() { p { (scenario.note) } }
-            @if !curves.is_empty() { (plot::latency(&curves)) }
+            @if !curves.is_empty() { (PreEscaped(plot::latency(&curves))) }
             @match bar_figure(scenario) {
                 Some((figure, unit)) => { (bars(scenario, figure, unit)) }
                 None => {}
@@ -112,13 +113,10 @@ fn bar_figure(scenario: &ScenarioRecord) -> Option<(Figure, &'static str)> {
     .find(|(figure, _)| figures.contains(figure))
 }
 
-fn bars(scenario: &ScenarioRecord, figure: Figure, unit: &str) -> Markup {
-    let bars: Vec<Bar<'_>> = scenario
-        .entrants
-        .iter()
-        .filter_map(|entrant| Some(Bar { name: &entrant.name, value: entrant.summary(figure)? }))
-        .collect();
-    plot::bars(&bars, unit)
+fn bars<'a>(scenario: &'a ScenarioRecord, figure: Figure, unit: &str) -> Markup {
+    let bar = |entrant: &'a EntrantRecord| Some((&*entrant.name, entrant.summary(figure)?));
+    let bars: Vec<_> = scenario.entrants.iter().filter_map(bar).collect();
+    PreEscaped(plot::bars(&bars, unit))
 }
 
 fn table(scenario: &ScenarioRecord) -> Markup {

@@ -1,236 +1,176 @@
-//! The plots, as SVG that takes its colours from the page, or, as a file of its own, has them.
+//! The plots, as SVG.
 
-use maud::{Markup, html};
+use std::error::Error;
 
-use super::summary::number;
+use plotters::coord::Shift;
+use plotters::element::DashedPathElement;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::number::number;
 use crate::figures::Summary;
 
-/// A line of a plot: its name and its points, as quantile and microseconds.
-#[derive(Debug)]
-pub(super) struct Curve<'a> {
-    pub(super) name: &'a str,
-    pub(super) points: &'a [(f64, f64)],
-}
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A bar of a plot.
-#[derive(Debug)]
-pub(super) struct Bar<'a> {
-    pub(super) name: &'a str,
-    pub(super) value: Summary,
-}
+const WIDTH: u32 = 760;
+const HEIGHT: u32 = 320;
+const BAR_STEP: u32 = 30;
+const FONT: (&str, u32) = ("sans-serif", 12);
+const GRID: RGBAColor = RGBAColor(0, 0, 0, 0.15);
+/// Positions with a label: 0 %, 50 %, and up to five nines, beyond which a run has no samples.
+const NINES: [i32; 7] = [0, 301, 1_000, 2_000, 3_000, 4_000, 5_000];
 
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = 12.0;
-const TOP: f64 = 12.0;
-const BOTTOM: f64 = 44.0;
-/// Five nines: beyond them a run has no samples.
-const DECADES_MAX: f64 = 5.0;
+/// A line of latency by percentile: its name and its points, as quantile and microseconds.
+pub(super) type Curve<'a> = (&'a str, &'a [(f64, f64)]);
 
-const BAR_HEIGHT: f64 = 20.0;
-const BAR_STEP: f64 = 30.0;
-const BAR_LEFT: f64 = 120.0;
-const BAR_RIGHT: f64 = 190.0;
-
-/// The colours of the page by entrant; a Unix socket is drawn dashed in the same.
-fn class(name: &str) -> &'static str {
-    match name.split('-').next().unwrap_or_default() {
-        "ipc" if name == "ipc-idle" || name == "ipc-spin" => "other",
-        "ipc" => "ipc",
-        "bare" if name == "bare-read" || name == "bare-frames" => "floor",
-        "bare" => "bare",
-        "redis" => "redis",
-        "nats" => "nats",
-        "zeromq" => "zeromq",
-        _ => "published",
-    }
-}
-
-fn line_class(name: &str) -> String {
-    let dash = if name.ends_with("-unix") { " dashed" } else { "" };
-    format!("line {}{dash}", class(name))
-}
-
-/// Where a quantile lies: each nine is as wide as the one before.
-fn decades(quantile: f64) -> f64 {
-    (1.0 / (1.0 - quantile).max(1e-9)).log10()
-}
-
-/// Latency by percentile.
-pub(super) fn latency(curves: &[Curve<'_>]) -> Markup {
-    let curves: Vec<(&str, Vec<(f64, f64)>)> = curves
-        .iter()
-        .map(|curve| {
-            let points =
-                curve.points.iter().map(|(quantile, micros)| (decades(*quantile), *micros));
-            (curve.name, points.filter(|(x, y)| *x <= DECADES_MAX && *y > 0.0).collect())
-        })
-        .collect();
-    let all = || curves.iter().flat_map(|(_, points)| points.iter());
-    let x_max = all().map(|(x, _)| *x).fold(1.0, f64::max);
-    let low = all().map(|(_, y)| *y).fold(f64::INFINITY, f64::min);
-    let high = all().map(|(_, y)| *y).fold(0.0, f64::max);
-    let (bottom, top) = (round_down(low).log10(), round_up(high).log10());
-    let x = |decade: f64| LEFT + decade / x_max * (WIDTH - LEFT - RIGHT);
-    let y = |micros: f64| TOP + (top - micros.log10()) / (top - bottom) * (HEIGHT - TOP - BOTTOM);
-    let path = |points: &[(f64, f64)]| {
-        let points = points.iter().map(|(at, micros)| format!("{:.1},{:.1}", x(*at), y(*micros)));
-        points.collect::<Vec<_>>().join(" ")
+/// Latency by percentile, with a nine for each step to the right.
+pub(super) fn latency(curves: &[Curve<'_>]) -> String {
+    let points = |points: &[(f64, f64)]| -> Vec<(i32, f64)> {
+        let scaled = points.iter().map(|(quantile, micros)| (position(*quantile), *micros));
+        scaled.filter(|(x, y)| *x <= NINES[NINES.len() - 1] && *y > 0.0).collect()
     };
-    let view = format!("0 0 {WIDTH} {HEIGHT}");
-    let values = grid(low, high);
-    html! {
-        svg viewBox=(view) role="img" aria-label="latency by percentile" {
-            @for micros in values {
-                @let at = y(micros);
-                @let is_labelled = has_label(micros, top - bottom);
-                line class=(if is_labelled { "grid" } else { "fine" })
-                    x1=(LEFT) x2=(WIDTH - RIGHT) y1=(at) y2=(at) {}
-                @if is_labelled {
-                    text.tick x=(LEFT - 8.0) y=(at + 4.0) text-anchor="end" { (time(micros)) }
-                }
-            }
-            @for (quantile, label) in TICKS.iter().filter(|(q, _)| decades(*q) <= x_max + 0.01) {
-                @let at = x(decades(*quantile));
-                line.grid x1=(at) x2=(at) y1=(TOP) y2=(HEIGHT - BOTTOM) {}
-                text.tick x=(at) y=(HEIGHT - BOTTOM + 18.0) text-anchor="middle" { (label) }
-            }
-            text.axis x=((LEFT + WIDTH - RIGHT) / 2.0) y=(HEIGHT - 6.0) text-anchor="middle" {
-                "percentile of requests"
-            }
-            // The server under test is drawn last, on top.
-            @for (name, points) in curves.iter().rev() {
-                polyline class=(line_class(name)) points=(path(points)) {
-                    title { (name) }
-                }
-            }
+    let all = || curves.iter().flat_map(|(_, found)| points(found));
+    let right = all().map(|(x, _)| x).fold(NINES[2], i32::max);
+    let low = all().map(|(_, y)| y).fold(f64::INFINITY, f64::min);
+    let high = all().map(|(_, y)| y).fold(0.0, f64::max);
+    draw(HEIGHT, |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(8)
+            .x_label_area_size(40)
+            .y_label_area_size(64)
+            .build_cartesian_2d(
+                (0..right).with_key_points(NINES.into()),
+                (low * 0.9..high * 1.1).log_scale(),
+            )?;
+        chart
+            .configure_mesh()
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .x_desc("percentile of requests")
+            .x_label_formatter(&|position| percent(*position))
+            .y_label_formatter(&|micros| time(*micros))
+            .draw()?;
+        for (name, found) in curves {
+            let style = style(name);
+            // A Unix socket is dashed in the colour of its peer; other lines are one long dash.
+            let dash = if name.ends_with("-unix") { 6 } else { i32::MAX };
+            let line = DashedLineSeries::new(points(found), dash, 4, style);
+            let key = move |(x, y)| DashedPathElement::new([(x, y), (x + 20, y)], dash, 4, style);
+            chart.draw_series(line)?.label(*name).legend(key);
         }
-        (legend(&curves.iter().map(|(name, _)| *name).collect::<Vec<_>>()))
-    }
-}
-
-const TICKS: [(f64, &str); 7] = [
-    (0.0, "0 %"),
-    (0.5, "50 %"),
-    (0.9, "90 %"),
-    (0.99, "99 %"),
-    (0.999, "99.9 %"),
-    (0.9999, "99.99 %"),
-    (0.99999, "99.999 %"),
-];
-
-/// The largest of 1, 2 and 5 times a power of ten that is not over `value`.
-fn round_down(value: f64) -> f64 {
-    let power = 10_f64.powf(value.log10().floor());
-    [5.0, 2.0, 1.0].into_iter().map(|digit| digit * power).find(|v| *v <= value).unwrap_or(power)
-}
-
-/// The smallest of them that is over it.
-fn round_up(value: f64) -> f64 {
-    let power = 10_f64.powf(value.log10().floor());
-    let above = [1.0, 2.0, 5.0].into_iter().map(|digit| digit * power).find(|v| *v > value);
-    above.unwrap_or(10.0 * power)
-}
-
-/// Every digit times every power of ten between the two, rounded outwards.
-fn grid(low: f64, high: f64) -> Vec<f64> {
-    let (from, to) = (round_down(low), round_up(high));
-    let powers = from.log10().floor() as i32..=to.log10().floor() as i32;
-    let all = powers.flat_map(|power| (1..10).map(move |d| f64::from(d) * 10_f64.powi(power)));
-    // What is computed in two ways differs in its last bit.
-    all.filter(|value| *value >= from * 0.999 && *value <= to * 1.001).collect()
-}
-
-/// Powers of ten have a label, and where there are few of them, twos and fives have one.
-fn has_label(value: f64, decades: f64) -> bool {
-    const DECADES_WITHOUT: f64 = 3.0;
-    let digit = (value / 10_f64.powf((value * 1.001).log10().floor())).round();
-    digit <= 1.0 || (decades < DECADES_WITHOUT && [2.0, 5.0].contains(&digit))
-}
-
-fn time(micros: f64) -> String {
-    let (value, unit) = match micros {
-        micros if micros < 0.999 => (micros * 1e3, "ns"),
-        micros if micros < 999.0 => (micros, "µs"),
-        micros if micros < 999e3 => (micros / 1e3, "ms"),
-        micros => (micros / 1e6, "s"),
-    };
-    format!("{value:.0} {unit}")
-}
-
-fn legend(names: &[&str]) -> Markup {
-    html! {
-        p.legend {
-            @for name in names {
-                span {
-                    svg.key viewBox="0 0 28 10" aria-hidden="true" {
-                        line class=(line_class(name)) x1="1" x2="27" y1="5" y2="5" {}
-                    }
-                    (name)
-                }
-            }
-        }
-    }
-}
-
-/// What a file of its own takes instead of a page's.
-const STYLE: &str = "text{font:12px sans-serif;fill:#777}line{stroke:#8885}\
-    polyline{fill:none;stroke:#3b7dd8;stroke-width:1.5}";
-const LINES: u32 = 5;
-
-/// A value over seconds, from zero, as a file of its own.
-pub(crate) fn over_time(points: &[(f64, f64)], what: &str) -> Markup {
-    let end = points.last().map_or(1.0, |(seconds, _)| seconds.max(1.0));
-    let top = round_up(points.iter().map(|(_, value)| *value).fold(1.0, f64::max));
-    let x = |seconds: f64| LEFT + seconds / end * (WIDTH - LEFT - RIGHT);
-    let y = |value: f64| TOP + (1.0 - value / top) * (HEIGHT - TOP - BOTTOM);
-    let line = points.iter().map(|(at, value)| format!("{:.1},{:.1}", x(*at), y(*value)));
-    let line = line.collect::<Vec<_>>().join(" ");
-    let part = |at: u32| f64::from(at) / f64::from(LINES);
-    html! {
-        svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {WIDTH} {HEIGHT}"))
-            role="img" aria-label=(what) {
-            style { (STYLE) }
-            @for at in 0..=LINES {
-                @let (value, seconds) = (top * part(at), end * part(at));
-                line x1=(LEFT) x2=(WIDTH - RIGHT) y1=(y(value)) y2=(y(value)) {}
-                text x=(LEFT - 8.0) y=(y(value) + 4.0) text-anchor="end" {
-                    (format!("{value:.0}"))
-                }
-                @let anchor = if at == LINES { "end" } else { "middle" };
-                text x=(x(seconds)) y=(HEIGHT - BOTTOM + 18.0) text-anchor=(anchor) {
-                    (format!("{seconds:.0} s"))
-                }
-            }
-            text x=((LEFT + WIDTH - RIGHT) / 2.0) y=(HEIGHT - 6.0) text-anchor="middle" { (what) }
-            polyline points=(line) {}
-        }
-    }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
+        Ok(())
+    })
 }
 
 /// Bars from zero, with a whisker from the least to the most.
-pub(super) fn bars(bars: &[Bar<'_>], unit: &str) -> Markup {
-    let most = bars.iter().map(|bar| bar.value.max).fold(f64::MIN_POSITIVE, f64::max);
-    let scale = |value: f64| value / most * (WIDTH - BAR_LEFT - BAR_RIGHT);
-    let height = BAR_STEP * bars.len() as f64 + 4.0;
-    html! {
-        svg viewBox=(format!("0 0 {WIDTH} {height}")) role="img" aria-label=(unit) {
-            @for (at, bar) in bars.iter().enumerate() {
-                @let y = at as f64 * BAR_STEP + 4.0;
-                @let middle = y + BAR_HEIGHT / 2.0;
-                @let least = BAR_LEFT + scale(bar.value.min);
-                @let most = BAR_LEFT + scale(bar.value.max);
-                text.label x=(BAR_LEFT - 10.0) y=(middle + 4.0) text-anchor="end" { (bar.name) }
-                rect class=(format!("bar {}", class(bar.name))) x=(BAR_LEFT) y=(y)
-                    width=(format!("{:.1}", scale(bar.value.median))) height=(BAR_HEIGHT) rx="2" {}
-                line.whisker x1=(format!("{least:.1}")) x2=(format!("{most:.1}"))
-                    y1=(middle) y2=(middle) {}
-                text.value x=(format!("{:.1}", most + 8.0)) y=(middle + 4.0) {
-                    (number(bar.value.median)) " " (unit)
-                }
-            }
+pub(super) fn bars(bars: &[(&str, Summary)], unit: &str) -> String {
+    // The axis goes upwards, and the first bar is to stand on top.
+    let bars: Vec<&(&str, Summary)> = bars.iter().rev().collect();
+    let most = bars.iter().map(|(_, value)| value.max).fold(f64::MIN_POSITIVE, f64::max);
+    draw(BAR_STEP * bars.len() as u32 + 8, |area| {
+        let names = |at: &SegmentValue<usize>| match at {
+            SegmentValue::CenterOf(at) => bars.get(*at).map_or("", |(name, _)| name).to_owned(),
+            _ => String::new(),
+        };
+        // The labels of the bars stand to their right.
+        let mut chart = ChartBuilder::on(area)
+            .margin(4)
+            .y_label_area_size(116)
+            .build_cartesian_2d(0.0..most * 1.3, (0..bars.len()).into_segmented())?;
+        chart
+            .configure_mesh()
+            .disable_mesh()
+            .axis_style(TRANSPARENT)
+            .x_labels(0)
+            .y_labels(bars.len())
+            .y_label_formatter(&names)
+            .draw()?;
+        let beside = Pos::new(HPos::Left, VPos::Center);
+        let label = FONT.into_text_style(area).pos(beside);
+        for (at, (name, value)) in bars.iter().enumerate() {
+            let middle = SegmentValue::CenterOf(at);
+            let corners =
+                [(0.0, SegmentValue::Exact(at)), (value.median, SegmentValue::Exact(at + 1))];
+            let mut bar = Rectangle::new(corners, style(name).filled());
+            bar.set_margin(4, 4, 0, 0);
+            chart.draw_series([bar])?;
+            let whisker =
+                |key| ErrorBar::new_horizontal(key, value.min, value.median, value.max, BLACK, 6);
+            chart.draw_series([whisker(middle.clone())])?;
+            let text = format!("\u{2002}{} {unit}", number(value.median));
+            chart.draw_series([Text::new(text, (value.max, middle), label.clone())])?;
         }
+        Ok(())
+    })
+}
+
+/// A value over seconds, from zero.
+pub(crate) fn over_time(points: &[(f64, f64)], what: &str) -> String {
+    let end = points.last().map_or(1.0, |(seconds, _)| seconds.max(1.0));
+    let top = points.iter().map(|(_, value)| *value).fold(1.0, f64::max);
+    draw(HEIGHT, |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(8)
+            .x_label_area_size(40)
+            .y_label_area_size(64)
+            .build_cartesian_2d(0.0..end, 0.0..top * 1.1)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.bold_line_style(GRID).light_line_style(TRANSPARENT).x_desc("seconds").y_desc(what);
+        mesh.draw()?;
+        chart.draw_series(LineSeries::new(points.iter().copied(), &BLUE))?;
+        Ok(())
+    })
+}
+
+fn draw(height: u32, paint: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn Error>>) -> String {
+    let mut svg = String::new();
+    let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+    let painted = paint(&area).and_then(|()| Ok(area.present()?));
+    drop(area);
+    match painted {
+        Ok(()) => svg,
+        Err(error) => format!("<p>This plot cannot be drawn: {error}.</p>"),
+    }
+}
+
+/// The colour of an entrant, and this server's line thicker than the others.
+fn style(name: &str) -> ShapeStyle {
+    let colour = match name.split('-').next().unwrap_or_default() {
+        "ipc" if name == "ipc-idle" || name == "ipc-spin" => RGBColor(14, 165, 183),
+        "ipc" => RGBColor(11, 98, 214),
+        "bare" if name == "bare-read" || name == "bare-frames" => RGBColor(160, 168, 176),
+        "bare" => RGBColor(87, 96, 106),
+        "redis" => RGBColor(209, 36, 47),
+        "nats" => RGBColor(26, 127, 55),
+        "zeromq" => RGBColor(179, 89, 0),
+        _ => RGBColor(130, 80, 223),
+    };
+    colour.stroke_width(if name.starts_with("ipc") { 3 } else { 2 })
+}
+
+/// Where a quantile lies: a thousand steps for each nine.
+fn position(quantile: f64) -> i32 {
+    (-1_000.0 * (1.0 - quantile).max(1e-9).log10()).round() as i32
+}
+
+/// The quantile at a position.
+fn percent(position: i32) -> String {
+    let nines = f64::from(position) / 1_000.0;
+    let digits = (nines - 2.0).max(0.0) as usize;
+    format!("{:.digits$} %", 100.0 * (1.0 - 10_f64.powf(-nines)))
+}
+
+fn time(micros: f64) -> String {
+    match micros {
+        ..0.999 => format!("{:.0} ns", micros * 1e3),
+        ..999.0 => format!("{micros:.0} µs"),
+        ..999e3 => format!("{:.0} ms", micros / 1e3),
+        _ => format!("{:.0} s", micros / 1e6),
     }
 }
 
@@ -239,31 +179,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_over_time_lies_between_zero_and_a_round_one() {
-        let plot = over_time(&[(0.0, 0.0), (5.0, 45.0), (10.0, 90.0)], "MiB").into_string();
-        assert!(plot.contains(r#"points="64.0,276.0 406.0,157.2 748.0,38.4""#), "{plot}");
-        assert!(plot.contains(">100</text>"), "{plot}");
-    }
-
-    #[test]
     fn a_nine_is_as_wide_as_the_one_before() {
-        let nines = [0.0, 0.9, 0.99, 0.999].map(decades);
-        for (at, decade) in nines.into_iter().enumerate() {
-            assert!((decade - at as f64).abs() < 1e-9, "{decade}");
-        }
+        assert_eq!([0.0, 0.9, 0.99, 0.999].map(position), [0, 1_000, 2_000, 3_000]);
+        let texts = [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999].map(|at| percent(position(at)));
+        assert_eq!(texts, ["0 %", "50 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
     }
 
     #[test]
-    fn an_axis_ends_at_a_round_value() {
-        for (value, below, above) in [(7.0, 5.0, 10.0), (10.0, 10.0, 20.0), (450.0, 200.0, 500.0)] {
-            assert!((round_down(value) - below).abs() < 1e-9);
-            assert!((round_up(value) - above).abs() < 1e-9);
+    fn a_time_has_the_unit_that_makes_it_short() {
+        assert_eq!([0.5, 20.0, 1e3, 2e6].map(time), ["500 ns", "20 µs", "1 ms", "2 s"]);
+    }
+
+    #[test]
+    fn a_plot_shows_what_it_is_given() {
+        let points = [(0.0, 30.0), (0.5, 40.0), (0.99, 900.0)];
+        let plot = latency(&[("ipc", &points), ("bare-unix", &points)]);
+        for text in ["100 µs", "99 %", "ipc", "bare-unix", "percentile"] {
+            assert!(plot.contains(text), "{text} is missing in {plot}");
         }
-        let labelled =
-            |decades| grid(45.0, 1_100.0).into_iter().filter(move |v| has_label(*v, decades));
-        let texts: Vec<_> = labelled(1.0).map(time).collect();
-        assert_eq!(texts, ["20 µs", "50 µs", "100 µs", "200 µs", "500 µs", "1 ms", "2 ms"]);
-        let texts: Vec<_> = labelled(4.0).map(time).collect();
-        assert_eq!(texts, ["100 µs", "1 ms"]);
+        let plot = bars(&[("redis", Summary { median: 12.0, min: 11.0, max: 13.0 })], "MB/s");
+        assert!(plot.contains("redis") && plot.contains("12.0 MB/s"), "{plot}");
+        let plot = over_time(&[(0.0, 0.0), (5.0, 45.0), (10.0, 90.0)], "MiB");
+        assert!(plot.starts_with("<svg") && plot.contains("MiB"), "{plot}");
     }
 }

@@ -157,7 +157,7 @@ impl Record {
                 (sample.milliseconds as f64 / 1_000.0, mebibytes)
             })
             .collect();
-        over_time(&points, "VmRSS in MiB").into_string() + "\n"
+        over_time(&points, "VmRSS in MiB")
     }
 }
 
