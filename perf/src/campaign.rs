@@ -7,9 +7,10 @@ use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::figures::{Figure, Series};
-use crate::load::{Wait, new_histogram};
+use crate::load::new_histogram;
 use crate::machine::Machine;
 use crate::peers::{Peer, Peers, Socket};
+use crate::poller::Wait;
 use crate::record::{self, EntrantRecord, Record, ScenarioRecord};
 use crate::runner::{self, Run, Settings};
 use crate::scenario::{Entrant, Load, Scenario};
@@ -54,9 +55,7 @@ pub(crate) fn run(
     let takes_part = |entrant: &&Entrant| peers.left_out(entrant.peer).is_none();
     let runs: usize =
         scenarios.iter().map(|found| found.entrants.iter().filter(takes_part).count()).sum();
-    let progress = ProgressBar::new((runs * effort.repetitions) as u64);
-    let style = "{bar:30} {pos}/{len}, {eta} left  {msg}";
-    progress.set_style(ProgressStyle::with_template(style).map_err(|error| error.to_string())?);
+    let progress = progress_bar(runs * effort.repetitions)?;
     let mut records = Vec::new();
     for scenario in scenarios {
         if progress.is_hidden() {
@@ -79,6 +78,14 @@ pub(crate) fn run(
     };
     record.judge();
     Ok(record)
+}
+
+/// A bar that says how many runs are left, and for how long.
+pub(crate) fn progress_bar(runs: usize) -> Result<ProgressBar, String> {
+    let progress = ProgressBar::new(runs as u64);
+    let style = "{bar:30} {pos}/{len}, {eta} left  {msg}";
+    progress.set_style(ProgressStyle::with_template(style).map_err(|error| error.to_string())?);
+    Ok(progress)
 }
 
 /// What the repetitions of one entrant have yielded so far.

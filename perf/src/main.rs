@@ -3,12 +3,15 @@
 
 mod bare;
 mod campaign;
+mod compare;
+mod endpoint;
 mod figures;
 mod goals;
 mod load;
 mod machine;
 mod peers;
 mod pin;
+mod poller;
 mod proc;
 mod record;
 mod runner;
@@ -41,6 +44,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(RunArguments),
+    Compare(compare::Compare),
     Soak(soak::Soak),
     /// List the scenarios and who takes part in them
     List,
@@ -83,6 +87,7 @@ struct RunArguments {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(arguments) => run(arguments),
+        Command::Compare(compare) => repository().and_then(|root| compare.run(root)),
         Command::Soak(soak) => repository().and_then(|root| soak.run(root)),
         Command::List => {
             list();
@@ -108,7 +113,8 @@ fn run(arguments: RunArguments) -> Result<(), String> {
     raise_descriptor_limit()?;
     let root = repository()?;
     let cpus = Cpus::choose(arguments.server_cpu, arguments.generator_cpu)?;
-    let peers = Peers::prepare(root, arguments.server, cpus, &|what| eprintln!("{what} …"))?;
+    let programs = scenarios.iter().flat_map(Scenario::programs);
+    let peers = Peers::prepare(root, arguments.server, cpus, programs)?;
     for (name, version) in peers.versions() {
         eprintln!("  {name}: {version}");
     }
@@ -128,16 +134,11 @@ fn repository() -> Result<&'static Path, String> {
 }
 
 fn choose(arguments: &RunArguments) -> Result<Vec<Scenario>, String> {
-    let all = scenario::all();
-    if arguments.only.is_empty() {
-        let wanted = |scenario: &Scenario| scenario.is_goal || !arguments.quick;
-        return Ok(all.into_iter().filter(wanted).collect());
+    let mut chosen = scenario::choose(scenario::all(), &arguments.only)?;
+    if arguments.quick && arguments.only.is_empty() {
+        chosen.retain(|scenario| scenario.is_goal);
     }
-    if let Some(name) = arguments.only.iter().find(|name| all.iter().all(|s| s.name != **name)) {
-        return Err(format!("there is no scenario {name}; `list` names them all"));
-    }
-    let is_named = |scenario: &Scenario| arguments.only.iter().any(|name| name == scenario.name);
-    Ok(all.into_iter().filter(is_named).collect())
+    Ok(chosen)
 }
 
 fn list() {

@@ -6,15 +6,15 @@ use std::time::Duration;
 use rustix::param::clock_ticks_per_second;
 use rustix::process::Pid;
 
-/// The processor time of all threads of a process, to a hundredth of a second.
+/// The processor time of all threads that a process has, as the scheduler counts it: exact for
+/// a thread that sleeps, and of the last tick for one that runs.
 pub(crate) fn cpu_time(pid: Pid) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The name, in parentheses, may hold anything. utime and stime are the 14th and the
-    // 15th field, which are the 12th and the 13th behind the name.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(ticks(user + system))
+    let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).ok()?;
+    let nanos = threads.flatten().filter_map(|thread| {
+        let times = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        times.split(' ').next()?.parse::<u64>().ok()
+    });
+    nanos.reduce(|sum, more| sum + more).map(Duration::from_nanos)
 }
 
 /// The time in which any processor of the machine worked, or was taken away by its host.

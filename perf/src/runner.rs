@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::endpoint::Endpoint;
 use crate::figures::{Figure, Sample};
 use crate::load::{
-    Connection, Cpu, Endpoint, Outcome, Phases, Wait, closed_loop, connect, fanout, new_histogram,
+    Connection, Cpu, Outcome, Phases, closed_loop, connect, fanout, forwarded, new_histogram,
     one_client, open_loop,
 };
 use crate::peers::{Peer, Peers, Server};
+use crate::poller::Wait;
 use crate::proc;
 use crate::scenario::{Entrant, Load, Scenario};
 use crate::syscalls;
-use crate::wire::{Role, Wire};
+use crate::wire::{Ipc, Role, Wire};
 
 /// What one repetition found.
 #[derive(Debug)]
@@ -93,6 +95,12 @@ fn load(
             thread::sleep(SUBSCRIBED);
             let publisher = connect(&server.endpoint, wire, Role::Sender, 0)?;
             fanout(publisher, receivers, wire, wait, window, phases)?
+        }
+        Load::Forwarded => {
+            let wire = Ipc::forwarded(scenario.payload_bytes);
+            let mut worker = connect(&server.endpoint, &wire, Role::Worker, 1)?;
+            let mut client = connect(&server.endpoint, &wire, Role::Sender, 0)?;
+            forwarded(&mut client, &mut worker, &wire, phases)?
         }
         Load::PublishedClient => published_client(peers, &server.endpoint, settings)?,
         Load::Syscalls { clients } => {

@@ -1,8 +1,8 @@
 //! What is measured: every scenario, and who takes part in it.
 
 use crate::bare::BareKind;
-use crate::load::Wait;
-use crate::peers::{Peer, Socket};
+use crate::peers::{Peer, Program, Socket};
+use crate::poller::Wait;
 use crate::wire::Work;
 
 /// The shape of the load.
@@ -17,6 +17,8 @@ pub(crate) enum Load {
     OpenAtHalfPeak { clients: usize },
     /// Publications in flight to subscribers.
     Fanout { subscribers: usize, window: usize },
+    /// One client whose requests a worker answers, one request outstanding.
+    Forwarded,
     /// The published Python client, one request after the other.
     PublishedClient,
     /// Clients under which the server's system calls are counted.
@@ -54,6 +56,16 @@ impl Scenario {
         }
     }
 
+    /// What has to be installed for it.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = Program> {
+        let own = match self.load {
+            Load::Syscalls { .. } => Some(Program::Strace),
+            Load::PublishedClient => Some(Program::Published),
+            _ => None,
+        };
+        self.entrants.iter().filter_map(|entrant| entrant.peer.program()).chain(own)
+    }
+
     fn new(name: &'static str, title: &'static str, load: Load, entrants: &[Entrant]) -> Self {
         Self {
             name,
@@ -81,7 +93,10 @@ impl Scenario {
 
 /// A frame of this server is then about 300 bytes, one of Redis about 150.
 const PAYLOAD_BYTES: usize = 128;
+const HUNDRED_KB: usize = 100_000;
 const MEGABYTE: usize = 1 << 20;
+const ONE_CLOSED: Load = Load::Closed { clients: 1, window: 1 };
+const HUNDRED_CLOSED: Load = Load::Closed { clients: 100, window: 1 };
 /// Idle connections, and channels, of the scenario with many.
 pub(crate) const IDLE: usize = 10_000;
 
@@ -115,8 +130,37 @@ pub(crate) fn all() -> Vec<Scenario> {
     all
 }
 
+/// The loads under which two builds of this server are compared.
+pub(crate) fn guarded() -> Vec<Scenario> {
+    let fanout = |subscribers, window| Load::Fanout { subscribers, window };
+    let load = |name, title, load| Scenario::new(name, title, load, &[IPC]);
+    let unix = |name, title, load| Scenario::new(name, title, load, &[IPC_UNIX]);
+    vec![
+        load("one-tcp", "Requests of 1 blocking client, TCP", Load::OneClient),
+        unix("one-unix", "Requests of 1 blocking client, Unix socket", Load::OneClient),
+        load("hundred-tcp", "Requests of 100 clients, TCP", HUNDRED_CLOSED),
+        unix("hundred-unix", "Requests of 100 clients, Unix socket", HUNDRED_CLOSED),
+        load("100-kb", "Requests of 100 KB, 1 client", ONE_CLOSED).payload(HUNDRED_KB),
+        load("1-mb", "Requests of 1 MB, 1 client", ONE_CLOSED).payload(MEGABYTE),
+        load("fan-out-one", "Fan-out to 100, one publication at a time", fanout(100, 1)),
+        load("fan-out-hundred", "Fan-out to 100, 100 publications in flight", fanout(100, 100)),
+        load("forwarded", "Requests of 1 client that a worker answers", Load::Forwarded),
+        load("publication", "Publications to 1 subscriber", fanout(1, 1)),
+    ]
+}
+
+/// Those of `all` that are named, or all of them where none is.
+pub(crate) fn choose(all: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, String> {
+    if let Some(name) = names.iter().find(|name| all.iter().all(|s| s.name != **name)) {
+        let known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+        return Err(format!("there is no {name}; there are {}", known.join(", ")));
+    }
+    let is_chosen =
+        |scenario: &Scenario| names.is_empty() || names.iter().any(|name| name == scenario.name);
+    Ok(all.into_iter().filter(is_chosen).collect())
+}
+
 fn goals() -> Vec<Scenario> {
-    let hundred = Load::Closed { clients: 100, window: 1 };
     let fanout = |window| Load::Fanout { subscribers: 100, window };
     vec![
         Scenario::new(
@@ -156,7 +200,7 @@ fn goals() -> Vec<Scenario> {
         Scenario::new(
             "hundred-clients",
             "Request/response, 100 clients, closed loop",
-            hundred,
+            HUNDRED_CLOSED,
             &[IPC, BARE, REDIS, NATS, ZEROMQ, IPC_UNIX, BARE_UNIX],
         ),
         Scenario::new(
@@ -178,9 +222,16 @@ fn goals() -> Vec<Scenario> {
             &[IPC, RELAY, REDIS, NATS, ZEROMQ],
         ),
         Scenario::new(
+            "hundred-kb",
+            "100 KB payloads, 1 client",
+            ONE_CLOSED,
+            &[IPC, BARE, BARE_FRAMES, REDIS],
+        )
+        .payload(HUNDRED_KB),
+        Scenario::new(
             "megabyte",
             "1 MB payloads, 1 client",
-            Load::Closed { clients: 1, window: 1 },
+            ONE_CLOSED,
             &[IPC, BARE, BARE_FRAMES, REDIS],
         )
         .payload(MEGABYTE),
@@ -213,7 +264,6 @@ fn goals() -> Vec<Scenario> {
 
 /// Servers in Python.
 fn python() -> Vec<Scenario> {
-    let hundred = Load::Closed { clients: 100, window: 1 };
     let fanout = Load::Fanout { subscribers: 100, window: 1 };
     vec![
         Scenario::new(
@@ -225,7 +275,7 @@ fn python() -> Vec<Scenario> {
         Scenario::new(
             "python-handler-hundred",
             "An echo handler in Python, 100 clients, closed loop",
-            hundred,
+            HUNDRED_CLOSED,
             &[PYTHON, PUBLISHED, IPC],
         ),
         Scenario::new(

@@ -1,16 +1,19 @@
 //! Returns what it reads.
 
-use std::io;
+use std::io::{self, Read};
 
-use super::{Listener, Stream, whole_frames};
-use crate::load::{Interest, Poller, Wait};
+use socket2::Socket;
+
+use super::socket::{whole_frames, write};
+use crate::endpoint::Listener;
+use crate::poller::{Interest, Poller, Wait};
 
 const READ_BYTES: usize = 256 << 10;
 const LISTENER: usize = usize::MAX;
 
 #[derive(Debug)]
 struct Client {
-    stream: Stream,
+    socket: Socket,
     /// Read, and not a whole frame yet, or not taken by the kernel yet.
     kept: Vec<u8>,
     waits_for_room: bool,
@@ -26,10 +29,10 @@ pub(super) fn event_loop(listener: &Listener, wait: Wait, by_frame: bool) -> Res
         for at in 0..poller.wait_forever(wait)? {
             let ready = poller.ready(at);
             if ready.token == LISTENER {
-                let stream = listener.accept().map_err(|error| format!("accept: {error}"))?;
-                stream.set_nonblocking().map_err(|error| format!("accept: {error}"))?;
-                poller.add(&stream, clients.len())?;
-                let client = Client { stream, kept: Vec::new(), waits_for_room: false };
+                let socket = listener.accept().map_err(|error| format!("accept: {error}"))?;
+                socket.set_nonblocking(true).map_err(|error| format!("accept: {error}"))?;
+                poller.add(&socket, clients.len())?;
+                let client = Client { socket, kept: Vec::new(), waits_for_room: false };
                 clients.push(Some(client));
                 continue;
             }
@@ -42,7 +45,7 @@ pub(super) fn event_loop(listener: &Listener, wait: Wait, by_frame: bool) -> Res
             if waits_for_room != client.waits_for_room {
                 client.waits_for_room = waits_for_room;
                 let interest = if waits_for_room { Interest::Write } else { Interest::Read };
-                poller.set_interest(&client.stream, ready.token, interest)?;
+                poller.set_interest(&client.socket, ready.token, interest)?;
             }
         }
     }
@@ -54,7 +57,7 @@ impl Client {
         if self.waits_for_room {
             return self.flush(by_frame);
         }
-        let bytes = match self.stream.read(buffer) {
+        let bytes = match self.socket.read(buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -65,7 +68,7 @@ impl Client {
             self.kept.extend_from_slice(read);
             return self.flush(by_frame);
         }
-        let sent = self.stream.write(read)?;
+        let sent = write(&self.socket, read)?;
         self.kept.extend_from_slice(&read[sent..]);
         Ok(sent < bytes)
     }
@@ -73,7 +76,7 @@ impl Client {
     fn flush(&mut self, by_frame: bool) -> io::Result<bool> {
         let waits_for_more = by_frame && !self.waits_for_room;
         let due = if waits_for_more { whole_frames(&self.kept) } else { self.kept.len() };
-        let sent = self.stream.write(&self.kept[..due])?;
+        let sent = write(&self.socket, &self.kept[..due])?;
         self.kept.drain(..sent);
         Ok(sent < due)
     }
@@ -83,9 +86,9 @@ impl Client {
 pub(super) fn read_write(listener: &Listener) -> Result<(), String> {
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let mut stream = listener.accept().map_err(|error| format!("accept: {error}"))?;
-        while let Ok(bytes) = stream.read(&mut buffer) {
-            if bytes == 0 || stream.write(&buffer[..bytes]).is_err() {
+        let mut socket = listener.accept().map_err(|error| format!("accept: {error}"))?;
+        while let Ok(bytes) = socket.read(&mut buffer) {
+            if bytes == 0 || write(&socket, &buffer[..bytes]).is_err() {
                 break;
             }
         }

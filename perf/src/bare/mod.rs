@@ -2,17 +2,15 @@
 
 mod echo;
 mod relay;
+mod socket;
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::load::Wait;
+use crate::endpoint::{Endpoint, Listener};
+use crate::poller::Wait;
 
 /// What a bare server does.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
@@ -41,8 +39,9 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) fn run(self) -> Result<(), String> {
-        let listener = Listener::bind(self.unix.as_deref()).map_err(|e| format!("bind: {e}"))?;
-        println!("listening on {}", listener.address().map_err(|e| format!("bind: {e}"))?);
+        let endpoint = self.unix.map_or_else(Endpoint::any_port, Endpoint::Unix);
+        let listener = Listener::bind(&endpoint).map_err(|error| format!("bind: {error}"))?;
+        println!("listening on {}", listener.endpoint());
         serve(&listener, self.kind)
     }
 }
@@ -55,111 +54,4 @@ pub(crate) fn serve(listener: &Listener, kind: BareKind) -> Result<(), String> {
         BareKind::ReadWriteEcho => echo::read_write(listener),
         BareKind::Relay => relay::event_loop(listener),
     }
-}
-
-#[derive(Debug)]
-pub(crate) enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    pub(crate) fn bind(unix: Option<&Path>) -> io::Result<Self> {
-        Ok(match unix {
-            Some(path) => Self::Unix(UnixListener::bind(path)?),
-            None => Self::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?),
-        })
-    }
-
-    pub(crate) fn address(&self) -> io::Result<String> {
-        Ok(match self {
-            Self::Tcp(listener) => listener.local_addr()?.to_string(),
-            Self::Unix(listener) => {
-                let address = listener.local_addr()?;
-                address.as_pathname().unwrap_or(Path::new("")).display().to_string()
-            }
-        })
-    }
-
-    fn accept(&self) -> io::Result<Stream> {
-        Ok(match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nodelay(true)?;
-                Stream::Tcp(stream)
-            }
-            Self::Unix(listener) => Stream::Unix(listener.accept()?.0),
-        })
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener) => listener.as_fd(),
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    fn set_nonblocking(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_nonblocking(true),
-            Self::Unix(stream) => stream.set_nonblocking(true),
-        }
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-
-    /// Writes as much as the kernel takes.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut sent = 0;
-        while sent < bytes.len() {
-            let result = match self {
-                Self::Tcp(stream) => stream.write(&bytes[sent..]),
-                Self::Unix(stream) => stream.write(&bytes[sent..]),
-            };
-            match result {
-                Ok(more) => sent += more,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(sent)
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
-/// Bytes of the first complete frames in `bytes`.
-fn whole_frames(bytes: &[u8]) -> usize {
-    let mut end = 0;
-    while let Some(header) = bytes.get(end..end + 4) {
-        let header = [header[0], header[1], header[2], header[3]];
-        let next = end + 4 + u32::from_be_bytes(header) as usize;
-        if next > bytes.len() {
-            break;
-        }
-        end = next;
-    }
-    end
 }

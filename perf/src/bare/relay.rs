@@ -3,10 +3,13 @@
 //! The first byte of a connection says what it is, and is returned. All frames of one read
 //! leave in one `write` for each subscriber.
 
-use std::io;
+use std::io::{self, Read};
 
-use super::{Listener, Stream, whole_frames};
-use crate::load::{Interest, Poller, Wait};
+use socket2::Socket;
+
+use super::socket::{whole_frames, write};
+use crate::endpoint::Listener;
+use crate::poller::{Interest, Poller, Wait};
 
 const READ_BYTES: usize = 256 << 10;
 const LISTENER: usize = usize::MAX;
@@ -14,7 +17,7 @@ const SUBSCRIBER: u8 = b'S';
 
 #[derive(Debug)]
 struct Peer {
-    stream: Stream,
+    socket: Socket,
     is_subscriber: bool,
     unsent: Vec<u8>,
 }
@@ -30,22 +33,22 @@ pub(super) fn event_loop(listener: &Listener) -> Result<(), String> {
             let ready = poller.ready(at);
             if ready.token == LISTENER {
                 let peer = greet(listener).map_err(|error| format!("accept: {error}"))?;
-                poller.add(&peer.stream, peers.len())?;
+                poller.add(&peer.socket, peers.len())?;
                 peers.push(peer);
                 continue;
             }
             let peer = &mut peers[ready.token];
             if ready.writable && !peer.unsent.is_empty() {
-                let sent = peer.stream.write(&peer.unsent).map_err(gone)?;
+                let sent = write(&peer.socket, &peer.unsent).map_err(gone)?;
                 peer.unsent.drain(..sent);
                 if peer.unsent.is_empty() {
-                    poller.set_interest(&peer.stream, ready.token, Interest::Read)?;
+                    poller.set_interest(&peer.socket, ready.token, Interest::Read)?;
                 }
             }
             if !ready.readable {
                 continue;
             }
-            kept += match peer.stream.read(&mut buffer[kept..]) {
+            kept += match peer.socket.read(&mut buffer[kept..]) {
                 // A run is over when anybody leaves.
                 Ok(0) => return Ok(()),
                 Ok(bytes) => bytes,
@@ -63,12 +66,12 @@ pub(super) fn event_loop(listener: &Listener) -> Result<(), String> {
 }
 
 fn greet(listener: &Listener) -> io::Result<Peer> {
-    let mut stream = listener.accept()?;
+    let mut socket = listener.accept()?;
     let mut role = [0];
-    stream.read(&mut role)?;
-    stream.write(&role)?;
-    stream.set_nonblocking()?;
-    Ok(Peer { stream, is_subscriber: role[0] == SUBSCRIBER, unsent: Vec::new() })
+    socket.read_exact(&mut role)?;
+    write(&socket, &role)?;
+    socket.set_nonblocking(true)?;
+    Ok(Peer { socket, is_subscriber: role[0] == SUBSCRIBER, unsent: Vec::new() })
 }
 
 fn send_to_all(peers: &mut [Peer], frames: &[u8], poller: &Poller) -> Result<(), String> {
@@ -77,10 +80,10 @@ fn send_to_all(peers: &mut [Peer], frames: &[u8], poller: &Poller) -> Result<(),
             peer.unsent.extend_from_slice(frames);
             continue;
         }
-        let sent = peer.stream.write(frames).map_err(gone)?;
+        let sent = write(&peer.socket, frames).map_err(gone)?;
         if sent < frames.len() {
             peer.unsent.extend_from_slice(&frames[sent..]);
-            poller.set_interest(&peer.stream, token, Interest::Both)?;
+            poller.set_interest(&peer.socket, token, Interest::Both)?;
         }
     }
     Ok(())

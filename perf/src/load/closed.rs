@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::connection::Received;
-use super::poller::{Interest, Poller, Ready};
-use super::{Connection, Outcome, Phases, Recorder, SILENCE_MAX, Wait};
+use super::connection::{Connection, Received, mixed_up};
+use super::recorder::{Outcome, Phases, Recorder};
+use crate::poller::{Interest, Poller, Ready, SILENCE_MAX, Wait};
 use crate::wire::{self, Id, Template, Wire};
 
 /// A connection and what it waits for.
@@ -87,7 +87,7 @@ impl Clients {
                 return Err("the peer answered what was not asked".into());
             };
             if id != expected {
-                return Err(super::mixed_up(expected, id));
+                return Err(mixed_up(expected, id));
             }
             answered(recorder, begin, now);
             answers += 1;

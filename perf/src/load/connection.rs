@@ -1,75 +1,18 @@
 //! One connection of the generator: its stream, what it has received, what it has to send.
 
-use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
-use super::SILENCE_MAX;
-use crate::wire::{Exchange, Id, Role, Scan, Template, Wire};
+use socket2::Socket;
 
-/// Where a peer listens.
-#[derive(Clone, Debug)]
-pub(crate) enum Endpoint {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    fn connect(endpoint: &Endpoint) -> io::Result<Self> {
-        Ok(match endpoint {
-            Endpoint::Tcp(address) => {
-                let stream = TcpStream::connect(address)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(SILENCE_MAX))?;
-                stream.set_write_timeout(Some(SILENCE_MAX))?;
-                Self::Tcp(stream)
-            }
-            Endpoint::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(SILENCE_MAX))?;
-                stream.set_write_timeout(Some(SILENCE_MAX))?;
-                Self::Unix(stream)
-            }
-        })
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-}
+use crate::endpoint::Endpoint;
+use crate::poller::SILENCE_MAX;
+use crate::wire::{Exchange, Id, Ipc, Role, Scan, Template, Wire};
 
 /// A connection that has introduced itself.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Stream,
+    socket: Socket,
     inbox: Vec<u8>,
     taken: usize,
     filled: usize,
@@ -141,9 +84,9 @@ pub(crate) fn connect(
     index: usize,
 ) -> Result<Connection, String> {
     let cannot = |error| format!("cannot connect to {endpoint}: {error}");
-    let stream = Stream::connect(endpoint).map_err(cannot)?;
+    let socket = endpoint.connect(SILENCE_MAX).map_err(cannot)?;
     let mut connection =
-        Connection { stream, inbox: Vec::new(), taken: 0, filled: 0, outbox: Outbox::default() };
+        Connection { socket, inbox: Vec::new(), taken: 0, filled: 0, outbox: Outbox::default() };
     for step in wire.join(role, index) {
         connection.exchange(&step)?;
     }
@@ -166,11 +109,7 @@ impl Connection {
 
     /// What comes early stays for the next step, or for the work.
     fn exchange(&mut self, step: &Exchange) -> Result<(), String> {
-        let mut rest = &step.send[..];
-        while !rest.is_empty() {
-            let sent = self.stream.write(rest).map_err(broken)?;
-            rest = &rest[sent..];
-        }
+        self.socket.write_all(&step.send).map_err(broken)?;
         loop {
             if let Some(bytes) = step.until.met_by(&self.inbox[self.taken..self.filled])? {
                 self.taken += bytes;
@@ -183,11 +122,7 @@ impl Connection {
     }
 
     pub(super) fn set_nonblocking(&self) -> Result<(), String> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.set_nonblocking(true),
-            Stream::Unix(stream) => stream.set_nonblocking(true),
-        }
-        .map_err(broken)
+        self.socket.set_nonblocking(true).map_err(broken)
     }
 
     /// Reads once, into at least `room` bytes.
@@ -204,7 +139,7 @@ impl Connection {
                 self.inbox.resize(needed, 0);
             }
         }
-        match self.stream.read(&mut self.inbox[self.filled..]) {
+        match self.socket.read(&mut self.inbox[self.filled..]) {
             Ok(0) => Err("the peer closed the connection".into()),
             Ok(bytes) => {
                 self.filled += bytes;
@@ -238,6 +173,16 @@ impl Connection {
         }
     }
 
+    /// Answers the next whole request among what was received, and returns whether there was one.
+    pub(super) fn answer_as_worker(&mut self, wire: &Ipc) -> Result<bool, String> {
+        let Some((bytes, answer)) = wire.answer(&self.inbox[self.taken..self.filled])? else {
+            return Ok(false);
+        };
+        self.taken += bytes;
+        self.socket.write_all(&answer).map_err(broken)?;
+        Ok(true)
+    }
+
     /// Puts `message` with the number `id` behind what is to be sent.
     pub(super) fn queue(&mut self, message: &Template, id: Id) {
         self.outbox.push(message, id);
@@ -250,7 +195,7 @@ impl Connection {
     /// Writes once or more, until all is sent or the kernel takes no more.
     pub(super) fn send(&mut self) -> Result<(), String> {
         while !self.outbox.is_sent() {
-            match self.stream.write(self.outbox.unsent()) {
+            match self.socket.write(self.outbox.unsent()) {
                 Ok(bytes) => self.outbox.sent += bytes,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -263,11 +208,14 @@ impl Connection {
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Unix(stream) => stream.as_fd(),
-        }
+        self.socket.as_fd()
     }
+}
+
+/// The complaint about an answer that belongs to something else.
+pub(super) fn mixed_up(expected: Id, found: Id) -> String {
+    let text = |id: Id| String::from_utf8_lossy(&id).into_owned();
+    format!("the peer answered {} where {} was due", text(found), text(expected))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]

@@ -1,8 +1,8 @@
 //! One publisher, many subscribers, and a fixed number of publications in flight.
 
-use super::connection::{INBOX_BYTES_SUBSCRIBER, Received};
-use super::poller::{Interest, Poller, Ready};
-use super::{Connection, Outcome, Phases, Recorder, Wait};
+use super::connection::{Connection, INBOX_BYTES_SUBSCRIBER, Received, mixed_up};
+use super::recorder::{Outcome, Phases, Recorder};
+use crate::poller::{Interest, Poller, Ready, Wait};
 use crate::wire::{self, Id, Template, Wire};
 
 /// The publications that have not reached everybody.
@@ -123,7 +123,7 @@ fn take(
         }
         let flight = flights.slot(subscriber.expected);
         if id != flight.id {
-            return Err(super::mixed_up(flight.id, id));
+            return Err(mixed_up(flight.id, id));
         }
         subscriber.expected += 1;
         flight.missing -= 1;

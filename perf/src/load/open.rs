@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use super::closed::Clients;
-use super::poller::Ready;
-use super::{Connection, Outcome, Phases, Recorder, Wait};
+use super::connection::Connection;
+use super::recorder::{Outcome, Phases, Recorder};
+use crate::poller::{Ready, Wait};
 use crate::wire::Wire;
 
 /// When each request is due: evenly, beginning at once.

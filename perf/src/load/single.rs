@@ -1,8 +1,9 @@
 //! One client with one request outstanding: as little as a client can do.
 
-use super::connection::Received;
-use super::{Connection, Outcome, Phases, Recorder, SILENCE_MAX, Wait};
-use crate::wire::{self, Wire};
+use super::connection::{Connection, Received, mixed_up};
+use super::recorder::{Outcome, Phases, Recorder};
+use crate::poller::{SILENCE_MAX, Wait};
+use crate::wire::{self, Id, Ipc, Wire};
 
 /// Sends a request, waits for its answer, and again. A blocking client sleeps in `read`.
 pub(crate) fn one_client(
@@ -11,11 +12,37 @@ pub(crate) fn one_client(
     wait: Wait,
     phases: Phases,
 ) -> Result<Outcome, String> {
-    let message = wire.message(0);
     if wait == Wait::Spin {
         connection.set_nonblocking()?;
     }
-    let silence_max = SILENCE_MAX.as_nanos() as u64;
+    one_at_a_time(connection, wire, phases, |_| Ok(()))
+}
+
+/// Sends a request, answers it as its worker, waits for the answer, and again. Both connections
+/// sleep in `read` in turn.
+pub(crate) fn forwarded(
+    client: &mut Connection,
+    worker: &mut Connection,
+    wire: &Ipc,
+    phases: Phases,
+) -> Result<Outcome, String> {
+    let room = wire.message(0).bytes().len();
+    one_at_a_time(client, wire, phases, |patience| {
+        while !worker.answer_as_worker(wire)? {
+            patience.receive(worker, room)?;
+        }
+        Ok(())
+    })
+}
+
+/// `between` is called when a request was sent and before its answer is waited for.
+fn one_at_a_time(
+    connection: &mut Connection,
+    wire: &dyn Wire,
+    phases: Phases,
+    mut between: impl FnMut(Patience<'_>) -> Result<(), String>,
+) -> Result<Outcome, String> {
+    let message = wire.message(0);
     let mut recorder = Recorder::new(phases);
     let mut number = 0;
     let mut begin = recorder.now();
@@ -24,22 +51,47 @@ pub(crate) fn one_client(
         number = number.wrapping_add(1);
         connection.queue(&message, id);
         connection.send()?;
-        let answered = loop {
-            if let Some(answered) = connection.next(wire)? {
-                break answered;
-            }
-            if connection.receive(message.bytes().len())? == Received::Nothing
-                && recorder.now() - begin > silence_max
-            {
-                return Err(format!("no answer within {} s", SILENCE_MAX.as_secs()));
-            }
-        };
+        let patience = Patience { recorder: &recorder, begin };
+        between(patience)?;
+        let answered = patience.answer(connection, wire, message.bytes().len())?;
         let end = recorder.now();
         if answered != id {
-            return Err(super::mixed_up(id, answered));
+            return Err(mixed_up(id, answered));
         }
         recorder.record(begin, end);
         begin = end;
     }
     Ok(recorder.finish())
+}
+
+/// Waits for what follows from a request that was sent at `begin`.
+#[derive(Clone, Copy)]
+struct Patience<'a> {
+    recorder: &'a Recorder,
+    begin: u64,
+}
+
+impl Patience<'_> {
+    fn answer(
+        self,
+        connection: &mut Connection,
+        wire: &dyn Wire,
+        room: usize,
+    ) -> Result<Id, String> {
+        loop {
+            if let Some(answered) = connection.next(wire)? {
+                return Ok(answered);
+            }
+            self.receive(connection, room)?;
+        }
+    }
+
+    fn receive(self, connection: &mut Connection, room: usize) -> Result<(), String> {
+        if connection.receive(room)? == Received::Nothing
+            && self.recorder.now() - self.begin > SILENCE_MAX.as_nanos() as u64
+        {
+            return Err(format!("no answer within {} s", SILENCE_MAX.as_secs()));
+        }
+        Ok(())
+    }
 }

@@ -1,9 +1,12 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::*;
-use crate::bare::{self, BareKind, Listener};
+use crate::bare::{self, BareKind};
+use crate::endpoint::{Endpoint, Listener};
+use crate::poller::Wait;
 use crate::wire::{Dialect, Ipc, Role, Work};
 
 const PAYLOAD_BYTES: usize = 64;
@@ -14,10 +17,10 @@ fn phases() -> Phases {
 
 /// A bare server in this process. It goes with the test.
 fn serve(kind: BareKind) -> Endpoint {
-    let listener = Listener::bind(None).unwrap();
-    let address = listener.address().unwrap().parse().unwrap();
+    let listener = Listener::bind(&Endpoint::any_port()).unwrap();
+    let endpoint = listener.endpoint().clone();
     thread::spawn(move || bare::serve(&listener, kind));
-    Endpoint::Tcp(address)
+    endpoint
 }
 
 fn connections(endpoint: &Endpoint, wire: &Ipc, count: usize) -> Vec<Connection> {
@@ -25,7 +28,8 @@ fn connections(endpoint: &Endpoint, wire: &Ipc, count: usize) -> Vec<Connection>
 }
 
 fn check(outcome: &Outcome) {
-    assert!(outcome.completed > 0);
+    // On a busy machine all answers may come after the measured time.
+    assert!(outcome.answered > 0);
     assert_eq!(outcome.latency.len(), outcome.completed);
     assert_eq!(outcome.elapsed, phases().measure);
 }
@@ -107,10 +111,12 @@ fn a_stall_counts_for_every_request_that_was_due_in_it() {
 #[test]
 fn a_closed_loop_sees_a_stall_once() {
     let wire = Ipc::new(Dialect::Bare, Work::Echo, PAYLOAD_BYTES);
-    let pause = Duration::from_millis(100);
+    // Longer than a busy machine makes anybody wait.
+    let pause = Duration::from_millis(800);
     let endpoint = stalling_echo(Duration::from_millis(60), pause);
     let mut client = connect(&endpoint, &wire, Role::Sender, 0).unwrap();
-    let outcome = one_client(&mut client, &wire, Wait::Block, phases()).unwrap();
+    let phases = Phases { measure: 2 * pause, ..phases() };
+    let outcome = one_client(&mut client, &wire, Wait::Block, phases).unwrap();
     assert_eq!(outcome.latency.count_between(pause.as_nanos() as u64 / 2, u64::MAX), 1);
 }
 

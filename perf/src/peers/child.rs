@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-use crate::load::Endpoint;
+use crate::endpoint::Endpoint;
 use crate::pin::Cpus;
 
 /// A process that listens. It is killed when this goes.

@@ -4,7 +4,7 @@ mod child;
 mod install;
 mod python;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use clap::ValueEnum;
 
 use self::child::{Signal, free_port};
 use crate::bare::BareKind;
-use crate::load::Endpoint;
+use crate::endpoint::Endpoint;
 use crate::pin::Cpus;
 use crate::wire::{Dialect, Ipc, Nats, Redis, Wire, Work, Zmtp};
 
@@ -41,6 +41,20 @@ pub(crate) enum Socket {
     Unix,
 }
 
+/// What a peer or a measurement needs to be installed.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Program {
+    Redis,
+    Nats,
+    Strace,
+    /// A Python with the published package.
+    Published,
+    /// A Python with `clients/python`.
+    Python,
+    /// A Python with pyzmq.
+    ZeroMq,
+}
+
 /// What is there to be measured.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -51,66 +65,57 @@ pub(crate) struct Peers {
     cpus: Cpus,
     ipc: PathBuf,
     ipc_help: String,
-    redis: Result<PathBuf, String>,
-    nats: Result<PathBuf, String>,
-    strace: Result<PathBuf, String>,
-    /// A Python with the published package.
-    published: Result<PathBuf, String>,
-    /// A Python with `clients/python`.
-    python: Result<PathBuf, String>,
-    /// A Python with pyzmq.
-    zeromq: Result<PathBuf, String>,
+    programs: BTreeMap<Program, Result<PathBuf, String>>,
 }
 
 /// Connections that a server must let in.
 const CONNECTIONS_MAX: &str = "12000";
 
 impl Peers {
-    /// Builds the server, unless there is one, and sees that the peers are installed.
+    /// Builds the server, unless there is one, and sees that the programs are installed.
     pub(crate) fn prepare(
         root: &Path,
         server: Option<PathBuf>,
         cpus: Cpus,
-        say: &dyn Fn(&str),
+        programs: impl IntoIterator<Item = Program>,
     ) -> Result<Self, String> {
-        let own = std::env::current_exe().map_err(|error| format!("where am I: {error}"))?;
+        let own = own_path()?;
         let target = own.ancestors().nth(2).ok_or("this program is not in a target directory")?;
         let state = target.join("perf");
         fs::create_dir_all(&state).map_err(|e| format!("{}: {e}", state.display()))?;
         let ipc = if let Some(path) = server {
             path
         } else {
-            say("building the server");
+            eprintln!("building the server …");
             build(root, target)?
         };
         let help = Command::new(&ipc).args(["serve", "--help"]).output();
         let help = help.map_err(|error| format!("cannot start {}: {error}", ipc.display()))?;
-        say("looking for Redis, NATS and strace");
-        let redis = install::program("redis-server", "redis-server", &state);
-        let nats = install::program("nats-server", "nats-server", &state);
-        let strace = install::program("strace", "strace", &state);
-        say("looking for the Python packages");
-        let published = python::with_published_package(root, &state);
-        let zeromq = python::with_zeromq(root, &state);
-        say("building the Python package");
-        let python = python::with_own_package(root, &state);
+        if !help.status.success() {
+            return Err(format!("{} serve --help fails: is it the program `ipc`?", ipc.display()));
+        }
+        let programs: BTreeSet<Program> = programs.into_iter().collect();
+        let programs = programs.into_iter().map(|program| (program, program.find(root, &state)));
         Ok(Self {
-            root: root.to_owned(),
-            state,
             cpus,
             ipc,
             ipc_help: String::from_utf8_lossy(&help.stdout).into_owned(),
-            redis,
-            nats,
-            strace,
-            published,
-            python,
-            zeromq,
+            programs: programs.collect(),
+            root: root.to_owned(),
+            state,
         })
     }
 
     pub(crate) fn cpus(&self) -> Cpus {
         self.cpus
+    }
+
+    /// The program, or why it is not there.
+    fn program(&self, program: Program) -> Result<&Path, String> {
+        match self.programs.get(&program) {
+            Some(found) => Ok(found.as_ref()?),
+            None => Err(format!("nobody looked for {program:?}")),
+        }
     }
 
     /// Why a peer cannot take part.
@@ -122,34 +127,22 @@ impl Peers {
                     .find(|flag| flag.starts_with("--") && !self.ipc_help.contains(*flag))?;
                 Some(format!("this build of ipc serve has no {missing}"))
             }
-            Peer::Bare(_) => None,
-            Peer::Redis => self.redis.clone().err(),
-            Peer::Nats => self.nats.clone().err(),
-            Peer::Published => self.published.clone().err(),
-            Peer::Python => self.python.clone().err(),
-            Peer::ZeroMq => self.zeromq.clone().err(),
+            peer => self.program(peer.program()?).err(),
         }
     }
 
     /// The versions of those that are there, and why the others are not.
     pub(crate) fn versions(&self) -> BTreeMap<String, String> {
-        let of = |found: &Result<PathBuf, String>, arguments: &[&str]| match found {
-            Ok(program) => first_line(program, arguments),
-            Err(reason) => format!("left out: {reason}"),
+        let server = ("ipc".to_owned(), first_line(&self.ipc, &["--version"]));
+        let of = |(program, found): (&Program, &Result<PathBuf, String>)| {
+            let (name, arguments) = program.version()?;
+            let version = match found {
+                Ok(path) => first_line(path, arguments),
+                Err(reason) => format!("left out: {reason}"),
+            };
+            Some((name.to_owned(), version))
         };
-        let python = "import importlib.metadata as m, sys; print('ipc-framework', \
-                      m.version('ipc-framework'), 'on Python', sys.version.split()[0])";
-        let own = python.replace("'ipc-framework'", "'ipc-framework-rs'");
-        let own = own.as_str();
-        let zeromq = "import zmq; print('libzmq', zmq.zmq_version(), 'by pyzmq', zmq.__version__)";
-        BTreeMap::from([
-            ("ipc".to_owned(), first_line(&self.ipc, &["--version"])),
-            ("redis".to_owned(), of(&self.redis, &["--version"])),
-            ("nats".to_owned(), of(&self.nats, &["--version"])),
-            ("published".to_owned(), of(&self.published, &["-c", python])),
-            ("python".to_owned(), of(&self.python, &["-c", own])),
-            ("zeromq".to_owned(), of(&self.zeromq, &["-c", zeromq])),
-        ])
+        self.programs.iter().filter_map(of).chain([server]).collect()
     }
 
     /// The command that starts a peer, but for the port it is told.
@@ -167,8 +160,7 @@ impl Peers {
                 command
             }
             Peer::Bare(kind) => {
-                let own = std::env::current_exe().map_err(|e| format!("where am I: {e}"))?;
-                let mut command = Command::new(own);
+                let mut command = Command::new(own_path()?);
                 let kind = kind.to_possible_value().ok_or("a bare server has no name")?;
                 command.args(["bare", kind.get_name()]);
                 if let Some(path) = unix {
@@ -177,7 +169,7 @@ impl Peers {
                 command
             }
             Peer::Redis => {
-                let mut command = install::command(self.redis.as_ref()?, &self.state);
+                let mut command = install::command(self.program(Program::Redis)?, &self.state);
                 let address = free_port()?;
                 command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
                 command.args(["--save", "", "--appendonly", "no"]);
@@ -191,7 +183,7 @@ impl Peers {
                 command
             }
             Peer::Nats => {
-                let mut command = install::command(self.nats.as_ref()?, &self.state);
+                let mut command = install::command(self.program(Program::Nats)?, &self.state);
                 let address = free_port()?;
                 command.args(["--addr", "127.0.0.1", "--port", &address.port().to_string()]);
                 signal = Signal::Accepts(Endpoint::Tcp(address));
@@ -199,13 +191,13 @@ impl Peers {
             }
             Peer::Published | Peer::Python => {
                 let is_published = peer == Peer::Published;
-                let python = if is_published { &self.published } else { &self.python };
-                let mut command = Command::new(python.as_ref()?);
+                let python = if is_published { Program::Published } else { Program::Python };
+                let mut command = Command::new(self.program(python)?);
                 command.arg(python::script(&self.root, "published_server.py"));
                 command
             }
             Peer::ZeroMq => {
-                let mut command = Command::new(self.zeromq.as_ref()?);
+                let mut command = Command::new(self.program(Program::ZeroMq)?);
                 command.arg(python::script(&self.root, "zeromq_server.py"));
                 command.arg(if work == Work::Echo { "echo" } else { "relay" });
                 command
@@ -244,13 +236,13 @@ impl Peers {
 
     /// The Python that has the published client.
     pub(crate) fn published_client(&self) -> Result<Command, String> {
-        let mut command = Command::new(self.published.as_ref()?);
+        let mut command = Command::new(self.program(Program::Published)?);
         command.arg(python::script(&self.root, "published_client.py"));
         Ok(command)
     }
 
     pub(crate) fn strace(&self) -> Result<&Path, String> {
-        Ok(self.strace.as_ref()?)
+        self.program(Program::Strace)
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -264,7 +256,52 @@ struct Launch {
     signal: Signal,
 }
 
+impl Program {
+    /// Finds or installs it. The error says why it is left out.
+    fn find(self, root: &Path, state: &Path) -> Result<PathBuf, String> {
+        eprintln!("looking for {self:?} …");
+        match self {
+            Self::Redis => install::program("redis-server", "redis-server", state),
+            Self::Nats => install::program("nats-server", "nats-server", state),
+            Self::Strace => install::program("strace", "strace", state),
+            Self::Published => python::with_published_package(root, state),
+            Self::Python => python::with_own_package(root, state),
+            Self::ZeroMq => python::with_zeromq(root, state),
+        }
+    }
+
+    /// The peer it is for, and the arguments with which it says its version.
+    fn version(self) -> Option<(&'static str, &'static [&'static str])> {
+        const PUBLISHED: &str = "import importlib.metadata as m, sys; print('ipc-framework', \
+                                 m.version('ipc-framework'), 'on Python', sys.version.split()[0])";
+        const PYTHON: &str = "import importlib.metadata as m, sys; print('ipc-framework-rs', \
+                              m.version('ipc-framework-rs'), 'on Python', sys.version.split()[0])";
+        const ZEROMQ: &str =
+            "import zmq; print('libzmq', zmq.zmq_version(), 'by pyzmq', zmq.__version__)";
+        Some(match self {
+            Self::Redis => ("redis", &["--version"]),
+            Self::Nats => ("nats", &["--version"]),
+            Self::Strace => return None,
+            Self::Published => ("published", &["-c", PUBLISHED]),
+            Self::Python => ("python", &["-c", PYTHON]),
+            Self::ZeroMq => ("zeromq", &["-c", ZEROMQ]),
+        })
+    }
+}
+
 impl Peer {
+    /// What has to be installed for it.
+    pub(crate) fn program(self) -> Option<Program> {
+        match self {
+            Self::Ipc(_) | Self::Bare(_) => None,
+            Self::Redis => Some(Program::Redis),
+            Self::Nats => Some(Program::Nats),
+            Self::Published => Some(Program::Published),
+            Self::Python => Some(Program::Python),
+            Self::ZeroMq => Some(Program::ZeroMq),
+        }
+    }
+
     /// How it is spoken to.
     pub(crate) fn wire(self, work: Work, payload_bytes: usize) -> Box<dyn Wire> {
         let ipc = |dialect| Box::new(Ipc::new(dialect, work, payload_bytes));
@@ -279,6 +316,10 @@ impl Peer {
             Self::ZeroMq => Box::new(Zmtp::new(work, payload_bytes)),
         }
     }
+}
+
+fn own_path() -> Result<PathBuf, String> {
+    std::env::current_exe().map_err(|error| format!("this program does not find itself: {error}"))
 }
 
 fn build(root: &Path, target: &Path) -> Result<PathBuf, String> {

@@ -4,7 +4,10 @@ use std::cell::Cell;
 
 use memchr::memmem;
 
-use super::{Exchange, ID_BYTES, Id, Role, Scan, Template, Until, Wire, Work, excerpt, payload};
+use super::message::{
+    Exchange, HEADER_BYTES, ID_BYTES, Id, Role, Scan, Template, Until, Wire, Work, excerpt,
+    frame_bytes, id, payload,
+};
 
 /// Who answers frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +26,18 @@ pub(crate) struct Ipc {
     dialect: Dialect,
     work: Work,
     payload_bytes: usize,
+    /// Whom requests are for.
+    channel: &'static str,
     message_bytes: usize,
     /// Where the payload's number stood in the last message.
     id_offset: Cell<usize>,
 }
 
 const APPLICATION: &str = "bench";
-const HEADER_BYTES: usize = 4;
+/// The server itself answers here.
+const ECHO: &str = "echo";
+/// A worker answers here.
+const WORKED: &str = "worked";
 /// Ids are as long as the UUIDs that clients make; the last digits count.
 const ID_PREFIX: &str = "6f1e2d3c-4b5a-4678-9abc-0fed";
 /// Behind the id that an answer refers to.
@@ -37,17 +45,47 @@ const ANSWER_TAIL: &[u8] = b"\"}";
 /// The fields before the payload are shorter than this.
 const PAYLOAD_OFFSET_MAX: usize = 512;
 
-pub(super) fn body_bytes(received: &[u8]) -> Option<usize> {
-    let header: [u8; HEADER_BYTES] = received.get(..HEADER_BYTES)?.try_into().ok()?;
-    Some(u32::from_be_bytes(header) as usize)
-}
-
 impl Ipc {
     pub(crate) fn new(dialect: Dialect, work: Work, payload_bytes: usize) -> Self {
+        Self::to_channel(dialect, work, payload_bytes, ECHO)
+    }
+
+    /// Requests that this server forwards to a worker.
+    pub(crate) fn forwarded(payload_bytes: usize) -> Self {
+        Self::to_channel(Dialect::Server, Work::Echo, payload_bytes, WORKED)
+    }
+
+    fn to_channel(
+        dialect: Dialect,
+        work: Work,
+        payload_bytes: usize,
+        channel: &'static str,
+    ) -> Self {
         let id_offset = Cell::new(0);
-        let mut wire = Self { dialect, work, payload_bytes, message_bytes: 0, id_offset };
-        wire.message_bytes = wire.message(0).bytes.len();
+        let mut wire = Self { dialect, work, payload_bytes, channel, message_bytes: 0, id_offset };
+        wire.message_bytes = wire.message(0).bytes().len();
         wire
+    }
+
+    /// What a worker answers the request that `received` begins with, and the length of that,
+    /// once all of it is there.
+    pub(crate) fn answer(&self, received: &[u8]) -> Result<Option<(usize, Vec<u8>)>, String> {
+        const KEY: &[u8] = b"\"message_id\":\"";
+        let Some(bytes) = frame_bytes(received) else { return Ok(None) };
+        let Some(request) = received.get(..bytes) else { return Ok(None) };
+        let answer = || {
+            let start = memmem::find(request, KEY)? + KEY.len();
+            let end = start + memchr::memchr(b'"', &request[start..])?;
+            self.number_in_payload(request)?;
+            let payload = self.id_offset.get() - 1;
+            let payload = &request[payload..payload + self.payload_bytes];
+            let reply_to = format!("\"{}\"", String::from_utf8_lossy(&request[start..end]));
+            Some(frame("response", self.channel, payload, &reply_to))
+        };
+        match answer() {
+            Some(answer) => Ok(Some((bytes, answer))),
+            None => Err(format!("a worker was sent {}", excerpt(request))),
+        }
     }
 
     fn payload(&self, index: usize) -> Vec<u8> {
@@ -110,33 +148,38 @@ impl Wire for Ipc {
         let own_id = format!("{{\"connection_id\":\"{connection}\",\"ack\":true}}");
         let connect = format!("{{\"action\":\"connect\",\"connection_id\":\"{connection}\"}}");
         let mut steps = vec![Exchange {
-            send: frame("request", "system", connect.as_bytes()),
+            send: frame("request", "system", connect.as_bytes(), "null"),
             until: Until::FrameWith(b"connected"),
         }];
-        let channel = match role {
-            Role::Subscriber => "news".to_owned(),
-            Role::IdleSubscriber => format!("news-{index}"),
+        let subscribe = |channel: &str| frame("subscribe", channel, own_id.as_bytes(), "null");
+        let send = match role {
+            Role::Subscriber => subscribe("news"),
+            Role::IdleSubscriber => subscribe(&format!("news-{index}")),
+            Role::Worker => {
+                let serve = format!("{{\"action\":\"serve\",\"channel\":\"{}\"}}", self.channel);
+                frame("request", "system", serve.as_bytes(), "null")
+            }
             Role::Sender | Role::Idle => return steps,
         };
-        let until = match self.dialect {
-            Dialect::Published => Until::Bytes(0),
+        let until = match (self.dialect, role) {
+            (Dialect::Published, _) => Until::Bytes(0),
+            (_, Role::Worker) => Until::FrameWith(b"serving"),
             _ => Until::FrameWith(b"subscribed"),
         };
-        steps.push(Exchange { send: frame("subscribe", &channel, own_id.as_bytes()), until });
+        steps.push(Exchange { send, until });
         steps
     }
 
     fn message(&self, index: usize) -> Template {
         let (kind, channel) = match self.work {
-            Work::Echo => ("request", "echo"),
+            Work::Echo => ("request", self.channel),
             Work::Fanout => ("publish", "news"),
         };
-        Template::new(frame(kind, channel, &self.payload(index)))
+        Template::new(frame(kind, channel, &self.payload(index), "null"))
     }
 
     fn scan(&self, received: &[u8]) -> Result<Scan, String> {
-        let Some(body) = body_bytes(received) else { return Ok(Scan::Partial) };
-        let bytes = HEADER_BYTES + body;
+        let Some(bytes) = frame_bytes(received) else { return Ok(Scan::Partial) };
         let Some(frame) = received.get(..bytes) else { return Ok(Scan::Partial) };
         let id = match (self.dialect, self.work) {
             (Dialect::Bare, _) | (Dialect::Server, Work::Fanout) => self.scan_verbatim(frame),
@@ -159,8 +202,8 @@ fn connection_id(index: usize) -> String {
     format!("load-{index:06}")
 }
 
-fn frame(kind: &str, channel: &str, payload: &[u8]) -> Vec<u8> {
-    let number = String::from_utf8_lossy(&super::id(0)).into_owned();
+fn frame(kind: &str, channel: &str, payload: &[u8], reply_to: &str) -> Vec<u8> {
+    let number = String::from_utf8_lossy(&id(0)).into_owned();
     let mut bytes = vec![0; HEADER_BYTES];
     let head = format!(
         "{{\"message_id\":\"{ID_PREFIX}{number}\",\"app_id\":\"{APPLICATION}\",\
@@ -168,7 +211,8 @@ fn frame(kind: &str, channel: &str, payload: &[u8]) -> Vec<u8> {
     );
     bytes.extend_from_slice(head.as_bytes());
     bytes.extend_from_slice(payload);
-    bytes.extend_from_slice(b",\"timestamp\":1767225600.123456,\"reply_to\":null}");
+    let tail = format!(",\"timestamp\":1767225600.123456,\"reply_to\":{reply_to}}}");
+    bytes.extend_from_slice(tail.as_bytes());
     let body = (bytes.len() - HEADER_BYTES) as u32;
     bytes[..HEADER_BYTES].copy_from_slice(&body.to_be_bytes());
     bytes

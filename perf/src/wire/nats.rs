@@ -4,7 +4,8 @@
 //! to a subject it has subscribed to gets its own payload back after one hop, which is what
 //! the others are asked for.
 
-use super::{Exchange, FixedFrame, Role, Scan, Template, Until, Wire, Work, payload};
+use super::fixed_frame::FixedFrame;
+use super::message::{Exchange, Role, Scan, Template, Until, Wire, Work, payload};
 
 #[derive(Debug)]
 pub(crate) struct Nats {
@@ -41,7 +42,7 @@ impl Wire for Nats {
         let subject = match (role, self.work) {
             (Role::Sender, Work::Echo) | (Role::Subscriber, _) => Some(subject(self.work, index)),
             (Role::IdleSubscriber, _) => Some(format!("idle-{index:06}")),
-            (Role::Sender | Role::Idle, _) => None,
+            (Role::Sender | Role::Idle | Role::Worker, _) => None,
         };
         if let Some(subject) = subject {
             send.extend_from_slice(format!("SUB {subject} 1\r\n").as_bytes());

@@ -1,6 +1,7 @@
 //! Redis: `ECHO`, `PUBLISH` and `SUBSCRIBE` in RESP2.
 
-use super::{Exchange, FixedFrame, Role, Scan, Template, Until, Wire, Work, payload};
+use super::fixed_frame::FixedFrame;
+use super::message::{Exchange, Role, Scan, Template, Until, Wire, Work, payload};
 
 #[derive(Debug)]
 pub(crate) struct Redis {
@@ -27,7 +28,7 @@ impl Redis {
 impl Wire for Redis {
     fn join(&self, role: Role, index: usize) -> Vec<Exchange> {
         let channel = match role {
-            Role::Sender | Role::Idle => {
+            Role::Sender | Role::Idle | Role::Worker => {
                 let send = command(&[b"PING"]);
                 return vec![Exchange { send, until: Until::Text(b"+PONG\r\n") }];
             }

@@ -1,3 +1,4 @@
+use super::message::{Until, excerpt};
 use super::*;
 
 const PAYLOAD_BYTES: usize = 32;
@@ -84,6 +85,21 @@ fn the_published_server_finds_the_connection_in_the_payload() {
          \"reply_to\": \"6f1e2d3c-4b5a-4678-9abc-0fed00000009\"}",
     );
     check(&wire, &answer, 9);
+}
+
+#[test]
+fn a_worker_answers_the_request_that_it_was_given() {
+    let wire = Ipc::forwarded(12);
+    let request =
+        framed("{\"message_id\":\"w-5\",\"channel_id\":\"worked\",\"payload\":\"00000009xx\"}");
+    assert_eq!(wire.answer(&request[..20]), Ok(None));
+    let (bytes, answer) = wire.answer(&request).unwrap().unwrap();
+    assert_eq!(bytes, request.len());
+    let json: serde_json::Value = serde_json::from_slice(&answer[4..]).unwrap();
+    assert_eq!(json["message_type"], "response");
+    assert_eq!(json["reply_to"], "w-5");
+    assert_eq!(json["payload"], "00000009xx");
+    assert!(wire.answer(&framed("{\"message_id\":\"w-5\"}")).is_err());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! ZMTP 3.1, what `ZeroMQ` sockets speak: the mechanism NULL, messages of one part.
 
-use super::{Exchange, FixedFrame, Role, Scan, Template, Until, Wire, Work, payload};
+use super::fixed_frame::FixedFrame;
+use super::message::{Exchange, Role, Scan, Template, Until, Wire, Work, payload};
 
 #[derive(Debug)]
 pub(crate) struct Zmtp {

@@ -7,7 +7,17 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 
-use super::{SILENCE_MAX, Wait};
+/// How a thread waits for something to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// It sleeps in the kernel.
+    Block,
+    /// It asks again and again.
+    Spin,
+}
+
+/// A peer that is silent for so long has dropped something.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) struct Poller {
     epoll: OwnedFd,
@@ -57,8 +67,8 @@ impl Poller {
         epoll::modify(&self.epoll, fd, EventData::new_u64(token as u64), flags).map_err(cannot)
     }
 
-    /// Waits for events, and returns how many there are. None at all after
-    /// [`SILENCE_MAX`] is an error for who sleeps.
+    /// Waits for events, and returns how many there are. A wait that sleeps fails if none comes
+    /// within [`SILENCE_MAX`].
     pub(crate) fn wait(&mut self, wait: Wait) -> Result<usize, String> {
         let timeout = match wait {
             Wait::Block => SILENCE_MAX,
@@ -71,7 +81,7 @@ impl Poller {
         Ok(found)
     }
 
-    /// As a server waits: nothing to do is no fault.
+    /// Waits as a server does, for which having nothing to do is no fault.
     pub(crate) fn wait_forever(&mut self, wait: Wait) -> Result<usize, String> {
         self.wait_for((wait == Wait::Spin).then_some(Duration::ZERO))
     }

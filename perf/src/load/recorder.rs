@@ -1,0 +1,150 @@
+//! What a load is told and what it found.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use rustix::process::Pid;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::proc;
+
+/// How long a run takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Phases {
+    /// Nothing is recorded before this is over.
+    pub(crate) warm_up: Duration,
+    pub(crate) measure: Duration,
+    /// The process whose processor time is taken meanwhile.
+    pub(crate) server: Option<Pid>,
+}
+
+/// What a run found.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// In nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+    /// Answers, or publications that reached all subscribers.
+    pub(crate) completed: u64,
+    /// The same with what came before and after the measured time.
+    pub(crate) answered: u64,
+    pub(crate) elapsed: Duration,
+    /// Processor time that was used meanwhile.
+    pub(crate) cpu: Cpu,
+}
+
+/// A minute: whatever takes longer is an error.
+const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
+/// Three digits: 0.1 %, below the noise of any machine.
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+pub(crate) fn new_histogram() -> Histogram<u64> {
+    let histogram = Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, SIGNIFICANT_DIGITS);
+    histogram.unwrap_or_else(|_| unreachable!("the bounds are constants in range"))
+}
+
+/// Processor time of both sides, and of everybody.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cpu {
+    pub(crate) generator: Duration,
+    pub(crate) server: Duration,
+    /// Of the whole machine, these two included.
+    pub(crate) machine: Duration,
+}
+
+impl Cpu {
+    fn now(server: Option<Pid>) -> Self {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Self {
+            generator: Duration::new(time.tv_sec as u64, time.tv_nsec as u32),
+            server: server.and_then(proc::cpu_time).unwrap_or_default(),
+            machine: proc::busy_time().unwrap_or_default(),
+        }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            generator: self.generator.saturating_sub(before.generator),
+            server: self.server.saturating_sub(before.server),
+            machine: self.machine.saturating_sub(before.machine),
+        }
+    }
+}
+
+/// Tells the phases of a run apart and records the second one.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    epoch: Instant,
+    measure_from: u64,
+    measure_until: u64,
+    latency: Histogram<u64>,
+    completed: u64,
+    answered: u64,
+    server: Option<Pid>,
+    cpu_before: Option<Cpu>,
+    cpu_after: Option<Cpu>,
+}
+
+impl Recorder {
+    pub(super) fn new(phases: Phases) -> Self {
+        let measure_from = phases.warm_up.as_nanos() as u64;
+        Self {
+            epoch: Instant::now(),
+            measure_from,
+            measure_until: measure_from + phases.measure.as_nanos() as u64,
+            latency: new_histogram(),
+            completed: 0,
+            answered: 0,
+            server: phases.server,
+            cpu_before: None,
+            cpu_after: None,
+        }
+    }
+
+    /// Nanoseconds since the run began.
+    pub(super) fn now(&self) -> u64 {
+        self.epoch.elapsed().as_nanos() as u64
+    }
+
+    pub(super) fn is_over(&mut self, now: u64) -> bool {
+        if self.cpu_before.is_none() && now >= self.measure_from {
+            self.cpu_before = Some(Cpu::now(self.server));
+        }
+        if now < self.measure_until {
+            return false;
+        }
+        if self.cpu_after.is_none() {
+            self.cpu_after = Some(Cpu::now(self.server));
+        }
+        true
+    }
+
+    /// Something that was sent at `from` is done at `now`.
+    pub(super) fn record(&mut self, from: u64, now: u64) {
+        self.answered += 1;
+        if now >= self.measure_from && now < self.measure_until {
+            self.latency.saturating_record(now - from);
+            self.completed += 1;
+        }
+    }
+
+    /// Something that was due at `due` is done at `now`, however late that is.
+    pub(super) fn record_due(&mut self, due: u64, now: u64) {
+        self.answered += 1;
+        if due >= self.measure_from && due < self.measure_until {
+            self.latency.saturating_record(now.saturating_sub(due));
+            self.completed += 1;
+        }
+    }
+
+    pub(super) fn finish(self) -> Outcome {
+        let after = self.cpu_after.unwrap_or_default();
+        let before = self.cpu_before.unwrap_or(after);
+        Outcome {
+            latency: self.latency,
+            completed: self.completed,
+            answered: self.answered,
+            elapsed: Duration::from_nanos(self.measure_until - self.measure_from),
+            cpu: after.since(before),
+        }
+    }
+}

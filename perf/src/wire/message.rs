@@ -1,0 +1,157 @@
+//! Messages as the generator handles them, whichever peer they are for.
+
+/// The number of a message, as it stands in its payload.
+pub(crate) type Id = [u8; ID_BYTES];
+
+pub(crate) const ID_BYTES: usize = 8;
+
+/// A payload has quotes and a number.
+pub(crate) const PAYLOAD_BYTES_MIN: usize = ID_BYTES + 2;
+
+pub(crate) fn id(number: u32) -> Id {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    std::array::from_fn(|at| DIGITS[(number >> (28 - 4 * at) & 15) as usize])
+}
+
+/// The JSON string of `bytes` bytes that stands for the user's data.
+pub(crate) fn payload(bytes: usize) -> Vec<u8> {
+    assert!(bytes >= PAYLOAD_BYTES_MIN, "a payload of {bytes} bytes holds no number");
+    let mut text = vec![b'x'; bytes];
+    text[0] = b'"';
+    text[bytes - 1] = b'"';
+    text[1..=ID_BYTES].copy_from_slice(&id(0));
+    text
+}
+
+/// What connections are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Every message is answered with its own payload.
+    Echo,
+    /// Every message goes to all subscribers of one channel.
+    Fanout,
+}
+
+/// What a connection does in [`Work`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Sends the messages.
+    Sender,
+    /// Receives publications.
+    Subscriber,
+    /// Introduces itself and stays silent.
+    Idle,
+    /// Subscribes to a channel of its own and stays silent.
+    IdleSubscriber,
+    /// Answers forwarded requests, where the peer has workers.
+    Worker,
+}
+
+/// One step of the introduction: what to send, and what to wait for.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) send: Vec<u8>,
+    pub(crate) until: Until,
+}
+
+#[derive(Debug)]
+pub(crate) enum Until {
+    Bytes(usize),
+    Text(&'static [u8]),
+    /// A frame with a length prefix of four bytes, which holds this text.
+    FrameWith(&'static [u8]),
+    /// A ZMTP frame with a length of one byte.
+    ShortFrame,
+}
+
+impl Until {
+    /// How many bytes of `received` are the whole of it, once they are there; `Err` if they
+    /// can never be.
+    pub(crate) fn met_by(&self, received: &[u8]) -> Result<Option<usize>, String> {
+        match self {
+            Self::Bytes(bytes) => Ok((received.len() >= *bytes).then_some(*bytes)),
+            Self::Text(text) => Ok(memchr::memmem::find(received, text).map(|at| at + text.len())),
+            Self::FrameWith(text) => {
+                let Some(bytes) = frame_bytes(received) else { return Ok(None) };
+                let Some(body) = received.get(HEADER_BYTES..bytes) else { return Ok(None) };
+                match memchr::memmem::find(body, text) {
+                    Some(_) => Ok(Some(bytes)),
+                    None => Err(format!("the introduction was answered {}", excerpt(body))),
+                }
+            }
+            Self::ShortFrame => {
+                let length = received.get(1).map(|length| 2 + usize::from(*length));
+                Ok(length.filter(|length| received.len() >= *length))
+            }
+        }
+    }
+}
+
+/// An encoded message, and where its number stands in it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Template {
+    bytes: Vec<u8>,
+    id_offsets: Vec<usize>,
+}
+
+impl Template {
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        let zero = id(0);
+        let id_offsets = memchr::memmem::find_iter(&bytes, &zero).collect();
+        Self { bytes, id_offsets }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Writes the number into a copy of the message.
+    pub(crate) fn stamp(&self, copy: &mut [u8], id: Id) {
+        for offset in &self.id_offsets {
+            copy[*offset..offset + ID_BYTES].copy_from_slice(&id);
+        }
+    }
+}
+
+/// What stands at the begin of received bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Scan {
+    Partial,
+    /// What a peer says beside the work, such as asking whether the client lives.
+    Aside {
+        bytes: usize,
+    },
+    Message {
+        bytes: usize,
+        id: Id,
+    },
+}
+
+/// How one peer is spoken to.
+pub(crate) trait Wire {
+    /// How connection number `index` introduces itself.
+    fn join(&self, role: Role, index: usize) -> Vec<Exchange>;
+
+    /// A request or a publication of connection number `index`, with the number zero.
+    fn message(&self, index: usize) -> Template;
+
+    /// Finds the end of the answer or of the publication that `received` begins with, and
+    /// refuses what is neither.
+    fn scan(&self, received: &[u8]) -> Result<Scan, String>;
+}
+
+/// Of a frame with a length prefix.
+pub(super) const HEADER_BYTES: usize = 4;
+
+/// The length of the frame that `received` begins with, its header included, once that is there.
+pub(super) fn frame_bytes(received: &[u8]) -> Option<usize> {
+    let header: [u8; HEADER_BYTES] = received.get(..HEADER_BYTES)?.try_into().ok()?;
+    Some(HEADER_BYTES + u32::from_be_bytes(header) as usize)
+}
+
+/// What a complaint shows of a peer's bytes.
+pub(super) fn excerpt(bytes: &[u8]) -> String {
+    const SHOWN: usize = 200;
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]);
+    text.escape_debug().to_string()
+}
