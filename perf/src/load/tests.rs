@@ -145,7 +145,9 @@ fn a_wrong_answer_ends_the_run() {
     let fault = |with: fn(&mut Vec<u8>)| {
         let endpoint = faulty_echo(3, with);
         let mut client = connect(&endpoint, &wire, Role::Sender, 0).unwrap();
-        one_client(&mut client, &wire, Wait::Block, phases()).unwrap_err()
+        // It ends with the fault.
+        let phases = Phases { measure: Duration::from_secs(60), ..phases() };
+        one_client(&mut client, &wire, Wait::Block, phases).unwrap_err()
     };
     let wrong_number = fault(|frame| {
         let body = String::from_utf8(frame.split_off(4)).unwrap();
