@@ -155,6 +155,7 @@ impl Connections {
         }
     }
 
+    #[inline]
     pub(crate) fn insert(&mut self, connection: Connection) -> ConnectionKey {
         self.table.insert(connection)
     }
@@ -219,11 +220,13 @@ impl Connections {
     }
 
     /// Moves a connection on in its life.
+    #[inline]
     pub(crate) fn enter(&mut self, key: ConnectionKey, next: State) {
         self.replace(key, next);
     }
 
     /// Moves a connection on in its life, from wherever it is. Returns its session, if it had one.
+    #[inline]
     pub(crate) fn end_session(&mut self, key: ConnectionKey, next: State) -> Option<Session> {
         match self.replace(key, next) {
             Some(State::Open(session)) => Some(session),
@@ -251,6 +254,7 @@ impl Connections {
 }
 
 impl Connection {
+    #[inline]
     pub(crate) fn new(now: Duration, frame_bytes_max: usize) -> Self {
         Self {
             state: State::Handshake,
@@ -369,6 +373,7 @@ fn wire_length(bytes: usize) -> u32 {
 }
 
 impl Session {
+    #[inline]
     pub(crate) fn new(application: ApplicationKey, id: Arc<str>) -> Self {
         Self {
             application,
