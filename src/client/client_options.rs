@@ -16,7 +16,7 @@ use super::reconnect::Reconnect;
 pub enum WhileDisconnected {
     /// They wait for the next connection, up to [`ClientOptions::queue_bytes_max`].
     Wait,
-    /// They fail with [`Error::Disconnected`].
+    /// They fail with [`Error::Disconnected`](crate::client::Error::Disconnected).
     Fail,
 }
 
