@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, SharedKernel};
 use super::scenario::APPS;
-use super::system::{SharedKernel, SimulatedListener, SimulatedSystem};
+use super::system::{SimulatedListener, SimulatedSystem};
 use crate::broker::{Broker, ConnectionKey, Context, Responder};
 use crate::net::EventLoop;
 use crate::server::Handle;

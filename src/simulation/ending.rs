@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::embedded::PINNED_CHANNELS;
-use super::kernel::{Faults, LastPoll};
-use super::scenario::APPS;
+use super::kernel::LastPoll;
+use super::scenario::{APPS, Faults};
 use super::world::World;
 use crate::MemoryPressure;
 

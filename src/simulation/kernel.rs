@@ -4,41 +4,28 @@
 //! It does what Linux does, and as unkindly as Linux may: bytes arrive in pieces, readiness in
 //! any order, calls are interrupted, buffers are small, peers vanish.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::decisions::Decisions;
 use super::pipe::Pipe;
+use super::scenario::Faults;
 use super::trace::Trace;
 use crate::net::{Event, WAKER};
 
 pub(super) type PipeId = usize;
+/// The loop, its streams and the clients share one.
+pub(super) type SharedKernel = Rc<RefCell<Kernel>>;
 
 const EMFILE: i32 = 24;
 const ENOMEM: i32 = 12;
 /// The wall clock when a run begins.
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
-
-/// How often the kernel is unkind, of a thousand times.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Faults {
-    pub(super) interrupted: usize,
-    /// More bytes arrive in the middle of a turn.
-    pub(super) arrival: usize,
-    /// A write takes less than would fit.
-    pub(super) short_write: usize,
-    /// Readiness is reported that is none.
-    pub(super) spurious: usize,
-    /// Not all events there are fit into one poll.
-    pub(super) few_events: usize,
-    /// An accept fails although somebody waits.
-    pub(super) accept: usize,
-    /// A socket cannot be watched.
-    pub(super) watch: usize,
-}
 
 pub(super) struct Backlog {
     token: Option<usize>,

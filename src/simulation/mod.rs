@@ -16,6 +16,7 @@ mod model;
 mod peer;
 mod pipe;
 mod scenario;
+mod speech;
 mod stream;
 mod system;
 #[cfg(test)]

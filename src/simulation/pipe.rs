@@ -4,8 +4,25 @@
 use std::io;
 use std::time::Duration;
 
-use super::model::Ending;
 use crate::net::Event;
+
+/// What the kernel knows of a connection that has ended.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
+pub(super) struct Ending {
+    pub(super) accepted_at: Option<Duration>,
+    /// The kernel did not let the server use it.
+    pub(super) was_failed: bool,
+    /// The server said its last words.
+    pub(super) was_shut_down: bool,
+    /// The server accepted it only to close it.
+    pub(super) was_shed: bool,
+    /// What was under way is lost.
+    pub(super) is_abrupt: bool,
+    /// What the server had written and the kernel had not taken is lost.
+    pub(super) is_cut_short: bool,
+    /// How long something stood in its send buffer.
+    pub(super) backlog_time: Duration,
+}
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, as in the kernel")]
 pub(super) struct Pipe {

@@ -3,8 +3,25 @@
 use std::time::Duration;
 
 use super::decisions::Decisions;
-use super::kernel::Faults;
 use crate::Limits;
+
+/// How often the kernel is unkind, of a thousand times.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Faults {
+    pub(super) interrupted: usize,
+    /// More bytes arrive in the middle of a turn.
+    pub(super) arrival: usize,
+    /// A write takes less than would fit.
+    pub(super) short_write: usize,
+    /// Readiness is reported that is none.
+    pub(super) spurious: usize,
+    /// Not all events there are fit into one poll.
+    pub(super) few_events: usize,
+    /// An accept fails although somebody waits.
+    pub(super) accept: usize,
+    /// A socket cannot be watched.
+    pub(super) watch: usize,
+}
 
 pub(super) const APPS: [&str; 2] = ["red", "blue"];
 /// Channels for subscribers, and channels that workers serve.

@@ -3,8 +3,7 @@
 
 use std::io::{self, IoSlice};
 
-use super::kernel::PipeId;
-use super::system::SharedKernel;
+use super::kernel::{PipeId, SharedKernel};
 use crate::net::Stream;
 
 /// What a stream takes beyond what the kernel takes.

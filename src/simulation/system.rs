@@ -1,18 +1,14 @@
 //! The handles through which the event loop sees the simulated kernel.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::kernel::Kernel;
+use super::kernel::SharedKernel;
 use super::stream::SimulatedStream;
 use crate::net::{Event, System};
-
-pub(super) type SharedKernel = Rc<RefCell<Kernel>>;
 
 pub(super) struct SimulatedSystem {
     kernel: SharedKernel,

@@ -4,13 +4,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::embedded::{Embedded, locked, shared};
-use super::kernel::Kernel;
+use super::kernel::{Kernel, SharedKernel};
 use super::model::{Model, Reaction};
 use super::peer::Peer;
 use super::pipe::Pipe;
 use super::scenario::{APPS, CLIENT_IDS, Scenario, TOPICS};
 use super::stream::{FLIGHT_BYTES, READ_COST_BYTES_MAX};
-use super::system::SharedKernel;
 use super::wire;
 use crate::proto::{Json, MessageType};
 use crate::{ConnectionKey, Message};

@@ -1,13 +1,6 @@
 //! The end of the server: whoever is there is told, and what had arrived is answered.
 
-use super::{ConnId, Model, Step};
-
-#[derive(Debug)]
-pub(super) struct Drain {
-    began: Step,
-    /// Whoever reads what it is sent.
-    witnesses: Vec<ConnId>,
-}
+use super::{ConnId, Drain, Model};
 
 impl Model {
     /// Whether somebody keeps a request to himself, which may hold up the end.

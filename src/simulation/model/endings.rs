@@ -3,29 +3,12 @@
 use std::time::Duration;
 
 use super::{Conn, ConnId, Kind, Model};
+use crate::simulation::pipe::Ending;
 
 /// What a client has to read why it is closed.
 const LINGER: Duration = Duration::from_secs(1);
 /// Such a part of the time for the handshake is left to everybody.
 const STRANGER_PARTS: u32 = 20;
-
-/// What the kernel knows of a connection that has ended.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
-pub(in crate::simulation) struct Ending {
-    pub(in crate::simulation) accepted_at: Option<Duration>,
-    /// The kernel did not let the server use it.
-    pub(in crate::simulation) was_failed: bool,
-    /// The server said its last words.
-    pub(in crate::simulation) was_shut_down: bool,
-    /// The server accepted it only to close it.
-    pub(in crate::simulation) was_shed: bool,
-    /// What was under way is lost.
-    pub(in crate::simulation) is_abrupt: bool,
-    /// What the server had written and the kernel had not taken is lost.
-    pub(in crate::simulation) is_cut_short: bool,
-    /// How long something stood in its send buffer.
-    pub(in crate::simulation) backlog_time: Duration,
-}
 
 impl Model {
     /// Whether the server may have closed a connection, and its client not know it yet.

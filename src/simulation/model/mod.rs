@@ -16,9 +16,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use self::drain::Drain;
-pub(super) use self::endings::Ending;
-use self::publications::Publication;
 use super::scenario::{APPS, CLIENT_IDS};
 use super::wire::Received;
 use crate::Limits;
@@ -126,6 +123,24 @@ pub(super) struct Conn {
     pub(super) has_ended: bool,
     heard: BTreeMap<usize, Vec<usize>>,
     broadcasts: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Drain {
+    began: Step,
+    /// Whoever reads what it is sent.
+    witnesses: Vec<ConnId>,
+}
+
+#[derive(Debug)]
+struct Publication {
+    app: usize,
+    topic: usize,
+    /// The connection and which of its messages, or nobody if it came from inside.
+    from: Option<(ConnId, usize)>,
+    posted: Step,
+    first_heard: Option<Step>,
+    heard_by: BTreeSet<ConnId>,
 }
 
 /// What was posted from inside the process for all connections of an application, or for one.

@@ -2,20 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Broadcast, ConnId, Kind, Model, Step, number};
+use super::{Broadcast, ConnId, Kind, Model, Publication, Step, number};
 use crate::simulation::scenario::{APPS, CLIENT_IDS, TOPICS};
 use crate::simulation::wire::Received;
-
-#[derive(Debug)]
-pub(super) struct Publication {
-    app: usize,
-    topic: usize,
-    /// The connection and which of its messages, or nobody if it came from inside.
-    from: Option<(ConnId, usize)>,
-    posted: Step,
-    first_heard: Option<Step>,
-    heard_by: BTreeSet<ConnId>,
-}
 
 impl Model {
     /// A publication that a connection is about to send, or that comes from inside.
