@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::envelope::MessageType;
 use super::frame::HEADER_BYTES;
 use super::message::Message;
+use super::message_type::MessageType;
 
 /// The fields of a message but its payload. Strings are JSON text without the quotes,
 /// so that what came escaped from a peer goes out as it came.

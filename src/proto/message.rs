@@ -1,5 +1,6 @@
-use super::envelope::{Envelope, MessageType};
+use super::envelope::Envelope;
 use super::json::Json;
+use super::message_type::MessageType;
 
 /// A message that owns its parts, for sending from inside the process.
 ///

@@ -9,6 +9,7 @@ mod encode;
 mod envelope;
 mod error_code;
 mod fault;
+mod fields;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -17,8 +18,10 @@ mod json_str;
 mod limits;
 mod members;
 mod message;
+mod message_type;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod oracle;
+mod parse;
 mod recv_buffer;
 mod scanner;
 mod send_queue;
@@ -26,13 +29,14 @@ pub mod system;
 mod timestamp;
 
 pub use buffer_pool::{BufferPool, MemoryGauge};
-pub use envelope::{Envelope, EnvelopeError, MessageType};
+pub use envelope::{Envelope, EnvelopeError};
 pub use error_code::ErrorCode;
 pub use fault::Fault;
 pub use json::{DecodeError, Json, JsonError};
 pub use json_str::JsonStr;
 pub use limits::{DEPTH_MAX, ID_BYTES_MAX, PAYLOAD_DEPTH_MAX};
 pub use message::Message;
+pub use message_type::MessageType;
 pub use recv_buffer::RecvBuffer;
 pub use send_queue::SendQueue;
 

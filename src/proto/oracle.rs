@@ -6,9 +6,10 @@ use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::envelope::{Envelope, MessageType};
+use super::envelope::Envelope;
 use super::error_code::ErrorCode;
 use super::limits::{DEPTH_MAX, ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
+use super::message_type::MessageType;
 
 const FIELDS: [&str; 7] =
     ["message_id", "app_id", "channel_id", "message_type", "payload", "timestamp", "reply_to"];

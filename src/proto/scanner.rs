@@ -5,6 +5,8 @@
 //! integers of 300 digits, `1e400`, half surrogate pairs, keys given twice.
 //! What it costs is linear in the length of the text, whatever the text.
 
+use wide::u8x16;
+
 use super::fault::Fault;
 use super::json_str::JsonStr;
 use super::limits::{DEPTH_MAX, PAYLOAD_DEPTH_MAX};
@@ -21,6 +23,25 @@ pub(crate) fn validate(text: &str) -> Result<(), Fault> {
     }
     let read = scanner.value(DEPTH_MAX - PAYLOAD_DEPTH_MAX).and_then(|_text| scanner.finish());
     read.map_err(|stop| scanner.fault(stop))
+}
+
+/// Cuts off one value. `depth` containers are open around it. `None` where there is none.
+#[inline]
+pub(super) fn split_value(text: &str, depth: usize) -> Option<(&str, &str)> {
+    let mut scanner = Scanner::new(text);
+    let value = scanner.value(depth).ok()?;
+    Some((value, &text[scanner.at()..]))
+}
+
+/// Cuts off a number. `None` where there is none.
+#[inline]
+pub(super) fn split_number(text: &str) -> Option<(&str, &str)> {
+    if let Some(length) = seconds_bytes(text.as_bytes()) {
+        return Some(text.split_at(length));
+    }
+    let mut scanner = Scanner::new(text);
+    scanner.skip_number().ok()?;
+    Some(text.split_at(scanner.at()))
 }
 
 /// Why the scanner stopped, one byte for the way up; [`Scanner::fault`] says where.
@@ -42,51 +63,48 @@ pub(super) enum Stop {
 
 /// A cursor over JSON text.
 ///
-/// Tokens begin and end at ASCII characters, so between tokens `at` is on a
+/// Tokens begin and end at ASCII characters, so between tokens `rest` begins on a
 /// character boundary.
 #[derive(Clone, Copy)]
 pub(super) struct Scanner<'a> {
     text: &'a str,
-    at: usize,
+    rest: &'a [u8],
 }
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        Self { text, rest: text.as_bytes() }
     }
 
+    /// The place of the byte that comes next.
     #[inline]
     pub(super) fn at(&self) -> usize {
-        self.at
+        self.text.len() - self.rest.len()
     }
 
     /// Steps over whitespace and shows the byte that follows.
     #[inline]
     pub(super) fn peek(&mut self) -> Option<u8> {
-        loop {
-            let byte = self.byte()?;
-            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-                return Some(byte);
-            }
-            self.at += 1;
+        while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = self.rest {
+            self.rest = rest;
         }
+        self.byte()
     }
 
     /// Steps over the byte that `peek` has shown.
     #[inline]
     pub(super) fn bump(&mut self) {
-        self.at += 1;
+        if let [_, rest @ ..] = self.rest {
+            self.rest = rest;
+        }
     }
 
     /// Steps over `text` if it comes next.
     #[inline]
     pub(super) fn take(&mut self, text: &[u8]) -> bool {
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        let taken = rest.starts_with(text);
-        if taken {
-            self.at += text.len();
-        }
-        taken
+        let Some(rest) = self.rest.strip_prefix(text) else { return false };
+        self.rest = rest;
+        true
     }
 
     /// Nothing but whitespace may be left.
@@ -105,13 +123,17 @@ impl<'a> Scanner<'a> {
         Ok(key)
     }
 
-    #[inline]
+    /// Steps over the key that `peek` has shown, to the value behind the colon.
+    #[expect(clippy::inline_always, reason = "as in `skip_string`")]
+    #[inline(always)]
     fn skip_key(&mut self) -> Result<(), Stop> {
-        if self.peek() != Some(b'"') {
+        if self.byte() != Some(b'"') {
             return Err(Stop::Key);
         }
         self.skip_string()?;
-        self.colon()
+        self.colon()?;
+        self.peek();
+        Ok(())
     }
 
     #[inline]
@@ -126,32 +148,36 @@ impl<'a> Scanner<'a> {
     /// Reads the string whose opening quote `peek` has shown.
     #[inline]
     pub(super) fn string(&mut self) -> Result<JsonStr<'a>, Stop> {
-        let start = self.at + 1;
+        let start = self.at() + 1;
         let escaped = self.skip_string()?;
-        Ok(JsonStr::new(&self.text[start..self.at - 1], escaped))
+        Ok(JsonStr::new(&self.text[start..self.at() - 1], escaped))
     }
 
     /// Reads a number.
     #[inline]
     pub(super) fn number(&mut self) -> Result<&'a str, Stop> {
-        let start = self.at;
+        let start = self.at();
         self.skip_number()?;
-        Ok(&self.text[start..self.at])
+        Ok(&self.text[start..self.at()])
     }
 
     /// Steps over one value and returns its text. `depth` containers are open around it.
     #[inline]
     pub(super) fn value(&mut self, depth: usize) -> Result<&'a str, Stop> {
-        self.peek();
-        let start = self.at;
-        self.skip_value(depth)?;
-        Ok(&self.text[start..self.at])
+        let first = self.peek();
+        let start = self.at();
+        if first == Some(b'"') {
+            self.skip_string()?;
+        } else {
+            self.skip_value(depth)?;
+        }
+        Ok(&self.text[start..self.at()])
     }
 
     /// What is wrong here, as its sender is told.
     #[cold]
     pub(super) fn fault(&self, stop: Stop) -> Fault {
-        let at = self.at;
+        let at = self.at();
         let expected = match stop {
             Stop::Value => "a value (NaN and Infinity are none)",
             Stop::Key => "a key in double quotes",
@@ -169,23 +195,26 @@ impl<'a> Scanner<'a> {
         Fault::NotJson { at, expected }
     }
 
-    /// Steps over one value. The open containers are bits, 1 for an object: a
-    /// stack of fixed size instead of recursion.
+    /// Steps over the value that `peek` has shown.
     fn skip_value(&mut self, depth: usize) -> Result<(), Stop> {
         // A copy that nothing else points to stays in registers.
         let mut cursor = *self;
         let skipped = cursor.skip_nested(depth);
-        self.at = cursor.at;
+        self.rest = cursor.rest;
         skipped
     }
 
+    /// Steps over a value with all that is in it, without recursion.
     #[inline]
     fn skip_nested(&mut self, depth: usize) -> Result<(), Stop> {
+        let mut around = Around::default();
         let mut open = depth;
-        let mut objects = 0u128;
+        let mut in_object = false;
         loop {
-            let mut opened = false;
-            match self.peek() {
+            if in_object {
+                self.skip_key()?;
+            }
+            match self.byte() {
                 Some(b'"') => {
                     self.skip_string()?;
                 }
@@ -194,37 +223,37 @@ impl<'a> Scanner<'a> {
                     if open == DEPTH_MAX {
                         return Err(Stop::TooDeep);
                     }
-                    self.bump();
+                    around.push(in_object);
                     open += 1;
-                    objects = objects << 1 | u128::from(bracket == b'{');
-                    opened = true;
+                    in_object = bracket == b'{';
+                    self.bump();
+                    if self.peek() != Some(closing(in_object)) {
+                        continue;
+                    }
+                    self.bump();
+                    open -= 1;
+                    in_object = around.pop();
                 }
                 _ => self.skip_literal()?,
             }
-            // To where the next value begins.
+            // Behind a value: to where the next one begins.
             loop {
                 if open == depth {
                     return Ok(());
                 }
-                let in_object = objects & 1 == 1;
                 match self.peek() {
-                    Some(byte) if byte == if in_object { b'}' } else { b']' } => {
+                    Some(b',') => break,
+                    Some(byte) if byte == closing(in_object) => {
                         self.bump();
                         open -= 1;
-                        objects >>= 1;
-                        opened = false;
-                        continue;
+                        in_object = around.pop();
                     }
-                    _ if opened => {}
-                    Some(b',') => self.bump(),
                     _ if in_object => return Err(Stop::ObjectEnd),
                     _ => return Err(Stop::ArrayEnd),
                 }
-                if in_object {
-                    self.skip_key()?;
-                }
-                break;
             }
+            self.bump();
+            self.peek();
         }
     }
 
@@ -235,54 +264,34 @@ impl<'a> Scanner<'a> {
     )]
     #[inline(always)]
     fn skip_string(&mut self) -> Result<bool, Stop> {
-        self.at += 1;
+        self.bump();
         let mut escaped = false;
         loop {
-            self.skip_plain();
-            match self.byte() {
-                Some(b'"') => {
-                    self.at += 1;
+            self.rest = behind_plain(self.rest);
+            match self.rest {
+                [b'"', rest @ ..] => {
+                    self.rest = rest;
                     return Ok(escaped);
                 }
-                Some(b'\\') => {
+                [b'\\', ..] => {
                     escaped = true;
                     self.skip_escape()?;
                 }
-                Some(_) => return Err(Stop::Control),
-                None => return Err(Stop::StringEnd),
+                [_, ..] => return Err(Stop::Control),
+                [] => return Err(Stop::StringEnd),
             }
-        }
-    }
-
-    /// Steps over what stands for itself inside a string, eight bytes at a time.
-    #[inline]
-    fn skip_plain(&mut self) {
-        let bytes = self.text.as_bytes();
-        while let Some(word) = bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
-            let special = special_bytes(u64::from_le_bytes(*word));
-            if special != 0 {
-                self.at += special.trailing_zeros() as usize / 8;
-                return;
-            }
-            self.at += 8;
-        }
-        while let Some(byte) = self.byte()
-            && !matches!(byte, b'"' | b'\\' | 0..0x20)
-        {
-            self.at += 1;
         }
     }
 
     #[expect(clippy::inline_always, reason = "as in `skip_string`")]
     #[inline(always)]
     fn skip_escape(&mut self) -> Result<(), Stop> {
-        let rest = self.text.as_bytes().get(self.at + 1..).unwrap_or_default();
-        self.at += match rest {
-            [b'u', digits @ ..] => match digits.first_chunk::<4>() {
-                Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => 6,
+        self.rest = match self.rest {
+            [_, b'u', digits @ ..] => match digits.split_first_chunk::<4>() {
+                Some((digits, rest)) if digits.iter().all(u8::is_ascii_hexdigit) => rest,
                 _ => return Err(Stop::Hex),
             },
-            [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 2,
+            [_, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', rest @ ..] => rest,
             _ => return Err(Stop::Escape),
         };
         Ok(())
@@ -291,65 +300,147 @@ impl<'a> Scanner<'a> {
     /// Steps over a number: no leading zero, then a fraction, then an exponent.
     #[inline]
     fn skip_number(&mut self) -> Result<(), Stop> {
-        if self.byte() == Some(b'-') {
-            self.at += 1;
-        }
-        if self.byte() == Some(b'0') {
-            // A digit behind it is found by whoever looks for a comma.
-            self.at += 1;
-        } else {
+        self.skip_if(|byte| byte == b'-');
+        // A digit behind a zero is found by whoever looks for a comma.
+        if !self.skip_if(|byte| byte == b'0') {
             self.skip_digits()?;
         }
-        if self.byte() == Some(b'.') {
-            self.at += 1;
+        if self.skip_if(|byte| byte == b'.') {
             self.skip_digits()?;
         }
-        if let Some(b'e' | b'E') = self.byte() {
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.byte() {
-                self.at += 1;
-            }
+        if self.skip_if(|byte| matches!(byte, b'e' | b'E')) {
+            self.skip_if(|byte| matches!(byte, b'+' | b'-'));
             self.skip_digits()?;
         }
         Ok(())
     }
 
+    /// Steps over digits, one by one: most numbers are short.
     #[inline]
     fn skip_digits(&mut self) -> Result<(), Stop> {
-        let start = self.at;
-        while self.byte().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
-        }
-        if self.at == start {
-            return Err(Stop::Digit);
-        }
+        let [b'0'..=b'9', rest @ ..] = self.rest else { return Err(Stop::Digit) };
+        self.rest = rest;
+        while self.skip_if(|byte| byte.is_ascii_digit()) {}
         Ok(())
     }
 
     #[inline]
     fn skip_literal(&mut self) -> Result<(), Stop> {
-        if self.take(b"null") || self.take(b"true") || self.take(b"false") {
-            Ok(())
-        } else {
-            Err(Stop::Value)
+        let taken = match self.byte() {
+            Some(b'n') => self.take(b"null"),
+            Some(b't') => self.take(b"true"),
+            Some(b'f') => self.take(b"false"),
+            _ => false,
+        };
+        if taken { Ok(()) } else { Err(Stop::Value) }
+    }
+
+    #[inline]
+    fn skip_if(&mut self, is_wanted: impl FnOnce(u8) -> bool) -> bool {
+        match self.rest {
+            [byte, rest @ ..] if is_wanted(*byte) => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
         }
     }
 
     #[inline]
     fn byte(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.rest.first().copied()
     }
 }
 
-/// Marks the bytes that end a run of plain text: quotes, backslashes, control
-/// characters. The lowest mark is exact; above it a borrow may set false ones.
+/// Whether the containers around the innermost are objects: a stack of bits instead of
+/// recursion.
+#[derive(Default)]
+struct Around(u128);
+
+impl Around {
+    #[inline]
+    fn push(&mut self, in_object: bool) {
+        self.0 = self.0 << 1 | u128::from(in_object);
+    }
+
+    #[inline]
+    fn pop(&mut self) -> bool {
+        let in_object = self.0 & 1 == 1;
+        self.0 >>= 1;
+        in_object
+    }
+}
+
 #[inline]
-const fn special_bytes(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 0xff;
-    let quotes = word ^ (ONES * b'"' as u64);
-    let backslashes = word ^ (ONES * b'\\' as u64);
-    let below = quotes.wrapping_sub(ONES) & !quotes
-        | backslashes.wrapping_sub(ONES) & !backslashes
-        | word.wrapping_sub(ONES * 0x20) & !word;
-    below & (ONES * 0x80)
+fn closing(in_object: bool) -> u8 {
+    if in_object { b'}' } else { b']' }
+}
+
+/// The number of bytes that stand for themselves inside a string: up to a quote, a backslash or a
+/// control character.
+#[inline]
+pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
+    bytes.len() - behind_plain(bytes).len()
+}
+
+/// Steps over the bytes that stand for themselves inside a string, 16 at a time.
+#[inline]
+fn behind_plain(mut rest: &[u8]) -> &[u8] {
+    while let Some((block, behind)) = rest.split_first_chunk() {
+        let special = special_bytes(*block);
+        if special != 0 {
+            return &rest[special.trailing_zeros() as usize..];
+        }
+        rest = behind;
+    }
+    while let [byte, behind @ ..] = rest
+        && !matches!(byte, b'"' | b'\\' | 0..0x20)
+    {
+        rest = behind;
+    }
+    rest
+}
+
+/// A bit for each byte that ends a run of plain text: quotes, backslashes, control characters.
+#[inline]
+fn special_bytes(block: [u8; 16]) -> u32 {
+    let bytes = u8x16::new(block);
+    let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
+    let is_quote = bytes.simd_eq(u8x16::splat(b'"'));
+    let is_backslash = bytes.simd_eq(u8x16::splat(b'\\'));
+    (is_control | is_quote | is_backslash).to_bitmask()
+}
+
+/// The length of a number with ten digits, a point and a few more: what clocks say until 2286.
+/// `None` for others.
+#[inline]
+fn seconds_bytes(bytes: &[u8]) -> Option<usize> {
+    let (whole, rest) = bytes.split_first_chunk::<11>()?;
+    let [first @ .., ninth, tenth, b'.'] = whole else { return None };
+    let is_usual = first[0] != b'0'
+        && other_than_digits(u64::from_le_bytes(*first)) == 0
+        && ninth.is_ascii_digit()
+        && tenth.is_ascii_digit();
+    if !is_usual {
+        return None;
+    }
+    let digits = match rest.first_chunk() {
+        Some(word) => other_than_digits(u64::from_le_bytes(*word)).trailing_zeros() as usize / 8,
+        None => rest.iter().take_while(|byte| byte.is_ascii_digit()).count(),
+    };
+    // Eight digits may be more; `e` may follow.
+    let is_whole = (1..8).contains(&digits) && !matches!(rest.get(digits), Some(b'e' | b'E'));
+    is_whole.then_some(whole.len() + digits)
+}
+
+const ONES: u64 = u64::MAX / 0xff;
+const HIGH_BITS: u64 = ONES * 0x80;
+
+/// Marks the bytes that are no decimal digits, exactly.
+#[inline]
+const fn other_than_digits(word: u64) -> u64 {
+    // A digit is 0 to 9 now. Adding to the lower seven bits alone carries into no other byte.
+    let values = word ^ (ONES * b'0' as u64);
+    let above_nine = (values & !HIGH_BITS).wrapping_add(ONES * (0x80 - 10));
+    (above_nine | values) & HIGH_BITS
 }

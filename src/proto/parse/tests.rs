@@ -1,9 +1,11 @@
-use super::{
-    Envelope, EnvelopeError, Fault, Field, ID_BYTES_MAX, MessageType, TIMESTAMP_BYTES_MAX,
+use crate::proto::fields::Field;
+use crate::proto::limits::TIMESTAMP_BYTES_MAX;
+use crate::proto::{
+    DEPTH_MAX, Envelope, EnvelopeError, ErrorCode, Fault, ID_BYTES_MAX, MessageType,
 };
-use crate::proto::{DEPTH_MAX, ErrorCode};
 
 mod against_serde_json;
+mod layouts;
 
 /// The fields of a message that nothing is wrong with, as they stand in JSON.
 pub(super) const FIELDS: [(&str, &str); 7] = [
