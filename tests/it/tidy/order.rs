@@ -31,10 +31,12 @@ const ROOMS: &[Room] = &[
         folder: "src/proto",
         floors: &[
             "buffer_pool error_code frame json/scratch json_str limits timestamp",
-            "fault recv_buffer send_queue system",
+            "fault recv_buffer send_queue system message_type",
             "scanner",
             "json members",
             "envelope meta? attachments?",
+            "fields",
+            "parse",
             "message oracle",
             "encode",
             "mod fuzzing",
