@@ -6,13 +6,17 @@
 //! cargo simulate --from 0 --seeds 1000  these seeds
 //! cargo simulate --seed 17              this one, with a trace
 //! cargo simulate --keep-going           counts failures instead of ending at the first
+//! cargo simulate --threads 1            on one processor instead of all
 //! ```
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use ipc_framework::simulation::{Outcome, run_seed};
+use ipc_framework::simulation::run_seed;
 
 #[derive(Default)]
 struct Options {
@@ -20,6 +24,7 @@ struct Options {
     from: Option<u64>,
     seeds: Option<u64>,
     seconds: Option<u64>,
+    threads: Option<u64>,
     keep_going: bool,
 }
 
@@ -32,6 +37,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
             "--from" => &mut options.from,
             "--seeds" => &mut options.seeds,
             "--seconds" => &mut options.seconds,
+            "--threads" => &mut options.threads,
             "--keep-going" => {
                 options.keep_going = true;
                 continue;
@@ -75,27 +81,81 @@ fn simulate(options: &Options) -> ExitCode {
     let from = options.from.unwrap_or_else(|| RandomState::new().hash_one(0) >> 16);
     println!("from seed {from}");
     let began = Instant::now();
-    let time = Duration::from_secs(options.seconds.unwrap_or(u64::MAX));
-    let (mut seeds, mut turns, mut frames, mut failures) = (0, 0, 0, 0);
-    while seeds < options.seeds.unwrap_or(u64::MAX) && began.elapsed() < time {
-        let seed = from + seeds;
-        let outcome: Outcome = run_seed(seed, false);
-        seeds += 1;
-        turns += outcome.turns;
-        frames += outcome.frames;
-        if let Some(violation) = outcome.violation {
-            failures += 1;
-            println!("seed {seed} fails: {violation}");
-            println!("replay it with: cargo simulate --seed {seed}");
-            if !options.keep_going {
+    let processors = thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let run = Run {
+        next: AtomicU64::new(from),
+        end: from.saturating_add(options.seeds.unwrap_or(u64::MAX)),
+        until: options.seconds.map(|seconds| began + Duration::from_secs(seconds)),
+        is_over: AtomicBool::new(false),
+        keep_going: options.keep_going,
+    };
+    let mut tally = Tally::default();
+    thread::scope(|scope| {
+        let threads = options.threads.unwrap_or(processors).max(1);
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| run.work())).collect();
+        for thread in threads {
+            tally.add(thread.join().expect("a seed's panic is its violation"));
+        }
+    });
+    let Tally { seeds, turns, frames, failures } = tally;
+    for seed in failures.keys() {
+        println!("replay it with: cargo simulate --seed {seed}");
+    }
+    println!(
+        "{seeds} seeds, {turns} turns, {frames} frames received, {} failures; \
+         {:.0} seeds a second",
+        failures.len(),
+        seeds as f64 / began.elapsed().as_secs_f64()
+    );
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What the threads share: each takes the next seed until there are no more.
+struct Run {
+    next: AtomicU64,
+    end: u64,
+    until: Option<Instant>,
+    is_over: AtomicBool,
+    keep_going: bool,
+}
+
+#[derive(Default)]
+struct Tally {
+    seeds: u64,
+    turns: u64,
+    frames: u64,
+    failures: BTreeMap<u64, String>,
+}
+
+impl Run {
+    fn work(&self) -> Tally {
+        let mut tally = Tally::default();
+        while !self.is_over.load(Ordering::Relaxed)
+            && self.until.is_none_or(|until| Instant::now() < until)
+        {
+            let seed = self.next.fetch_add(1, Ordering::Relaxed);
+            if seed >= self.end {
                 break;
             }
+            let outcome = run_seed(seed, false);
+            tally.seeds += 1;
+            tally.turns += outcome.turns;
+            tally.frames += outcome.frames;
+            if let Some(violation) = outcome.violation {
+                println!("seed {seed} fails: {violation}");
+                tally.failures.insert(seed, violation);
+                self.is_over.fetch_or(!self.keep_going, Ordering::Relaxed);
+            }
         }
+        tally
     }
-    let per_second = seeds as f64 / began.elapsed().as_secs_f64();
-    println!(
-        "{seeds} seeds, {turns} turns, {frames} frames received, {failures} failures; \
-         {per_second:.0} seeds a second"
-    );
-    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Tally {
+    fn add(&mut self, mut other: Self) {
+        self.seeds += other.seeds;
+        self.turns += other.turns;
+        self.frames += other.frames;
+        self.failures.append(&mut other.failures);
+    }
 }

@@ -262,7 +262,9 @@ def build(mutant, binary):
 
 def judge(mutant, binary):
     """Whether the simulation notices. Prints the seed and what it says."""
-    result = subprocess.run([binary, "--from", "0", "--seeds", str(SEEDS_MAX)], capture_output=True, text=True)
+    # One thread, so that the first seed that fails is the lowest.
+    command = [binary, "--from", "0", "--seeds", str(SEEDS_MAX), "--threads", "1"]
+    result = subprocess.run(command, capture_output=True, text=True)
     binary.unlink()
     failed = re.search(r"^seed (\d+) fails: (.{0,90})", result.stdout, re.MULTILINE)
     said = f"{int(failed[1]) + 1} | {failed[2]}" if failed else f"survives {SEEDS_MAX} seeds"

@@ -1,5 +1,7 @@
 //! The repository tests its own tidiness.
 
+mod comments;
+mod commit_messages;
 mod order;
 
 use std::fs;

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any, Callable, Iterator, List
 
 import pytest
 
 from ipc_framework import FrameworkServer
+
+# A background job of a script and `nohup` ignore SIGINT, and every child inherits that. Programs of these tests are
+# interrupted as a user would interrupt them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
