@@ -110,7 +110,7 @@ fn simulate(options: &Options) -> ExitCode {
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What the threads share: each takes the next seed until there are no more.
+/// The state that the threads share. Each takes the next seed until there are no more.
 struct Run {
     next: AtomicU64,
     end: u64,
