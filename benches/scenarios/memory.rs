@@ -85,7 +85,7 @@ impl Memory {
             assert_eq!(flushed.unsent_bytes, 0);
         }
         if self.broker.wants_turn_time() {
-            self.broker.end_turn(self.now);
+            self.broker.end_turn(self.now.monotonic);
         }
         sent
     }

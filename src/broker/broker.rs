@@ -331,8 +331,9 @@ impl Broker {
     }
 
     /// Ends a turn, all of whose bytes are with the kernel.
-    pub fn end_turn(&mut self, now: Now) {
-        measuring::record(&mut self.core, now.monotonic);
+    /// The time is [`Now::monotonic`].
+    pub fn end_turn(&mut self, monotonic: Duration) {
+        measuring::record(&mut self.core, monotonic);
     }
 
     /// Returns when [`Broker::advance`] has something to do, in [`Now::monotonic`].

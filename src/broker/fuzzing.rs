@@ -210,7 +210,7 @@ impl World {
                 break;
             }
         }
-        self.broker.end_turn(self.now);
+        self.broker.end_turn(self.now.monotonic);
         self.check();
     }
 

@@ -153,7 +153,7 @@ impl World {
             self.broker.receive(key, &[]);
             self.broker.exhausted(key);
         }
-        self.broker.end_turn(self.now);
+        self.broker.end_turn(self.now.monotonic);
     }
 
     fn pass(&mut self, time: Duration) {

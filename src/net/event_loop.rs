@@ -139,7 +139,7 @@ impl<S: System> EventLoop<S> {
         broker.advance();
         self.act(broker);
         if broker.wants_turn_time() {
-            broker.end_turn(self.now());
+            broker.end_turn(self.system.monotonic());
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ impl Turns {
             assert!(flushed.is_ok());
         }
         if self.broker.wants_turn_time() {
-            self.broker.end_turn(self.now);
+            self.broker.end_turn(self.now.monotonic);
         }
     }
 

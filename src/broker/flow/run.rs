@@ -49,8 +49,14 @@ impl<'a> Run<'a> {
     }
 
     /// Puts the publications into the queues of their subscribers.
+    #[inline]
     pub(crate) fn deliver(&mut self, core: &mut Core) {
-        let Some(channel) = self.channel.take() else { return };
+        if let Some(channel) = self.channel.take() {
+            self.deliver_to(core, channel);
+        }
+    }
+
+    fn deliver_to(&self, core: &mut Core, channel: ChannelKey) {
         let frames = &self.chunk[self.start..self.end];
         let frame = OutFrame::relay_framed(frames, &mut core.pool);
         deliver(core, channel, &frame, self.frames);

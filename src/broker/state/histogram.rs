@@ -26,9 +26,10 @@ pub(crate) struct Durations {
 }
 
 impl Durations {
+    #[inline]
     pub(crate) fn record(&mut self, elapsed: Duration, count: u32) {
-        let seconds = elapsed.as_secs().min(NANOS_MAX / NANOS_PER_SECOND);
-        let nanos = seconds * NANOS_PER_SECOND + u64::from(elapsed.subsec_nanos());
+        let nanos = elapsed.as_secs().saturating_mul(NANOS_PER_SECOND);
+        let nanos = nanos.saturating_add(u64::from(elapsed.subsec_nanos()));
         let counted = &mut self.counts[bucket_of(nanos.min(NANOS_MAX))];
         *counted = counted.saturating_add(count);
     }

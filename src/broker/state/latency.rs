@@ -170,6 +170,7 @@ pub(crate) struct Recorded {
 }
 
 impl Distribution {
+    #[inline]
     pub(crate) fn record(
         &mut self,
         elapsed: Duration,
@@ -177,19 +178,13 @@ impl Distribution {
         places: &Arc<()>,
         is_pinned: bool,
     ) {
-        if self.0.is_none() {
-            if !is_pinned && Arc::strong_count(places) > HISTOGRAMS_MAX {
-                return;
-            }
-            let place = (!is_pinned).then(|| places.clone());
-            self.0 = Some(Box::new(Recorded {
-                durations: Durations::default(),
-                serial: next_serial(),
-                _place: place,
-            }));
-        }
         if let Some(recorded) = &mut self.0 {
             recorded.durations.record(elapsed, count);
+        } else if is_pinned || Arc::strong_count(places) <= HISTOGRAMS_MAX {
+            let place = (!is_pinned).then(|| places.clone());
+            let recorded =
+                Recorded { durations: Durations::default(), serial: next_serial(), _place: place };
+            self.0.insert(Box::new(recorded)).durations.record(elapsed, count);
         }
     }
 

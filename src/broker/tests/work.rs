@@ -12,7 +12,7 @@ impl World {
             self.broker.receive(key, &[]);
         }
         self.act_once();
-        self.broker.end_turn(self.now);
+        self.broker.end_turn(self.now.monotonic);
         (self.broker.core.turn.work_done() - work_before) as usize
     }
 
