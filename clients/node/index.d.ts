@@ -38,8 +38,8 @@ export interface IMessage<Payload = any> {
 }
 
 /**
- * A message as it goes over the wire, with its fields in both spellings. What a payload is, only its sender knows:
- * name its type, or look at it before use.
+ * A message as on the wire, with its fields in both spellings. Only the sender knows the payload's type: name it, or
+ * check the payload before use.
  */
 export class Message<Payload = any> implements MessageFields<Payload> {
   constructor(fields: Partial<MessageFields<Payload>> | Partial<IMessage<Payload>>);
@@ -60,7 +60,7 @@ export class Message<Payload = any> implements MessageFields<Payload> {
   isResponse(): boolean;
   createResponse<Answer = any>(payload: Answer): Message<Answer>;
   toObject(): MessageFields<Payload>;
-  /** JSON text; `JSON.stringify`, which gives a key, gets the object. */
+  /** Returns JSON text, or the object for `JSON.stringify`, which passes a key. */
   toJSON(): string;
   toJSON(key: string): MessageFields<Payload>;
   static fromJSON<Payload = any>(json: string | object): Message<Payload>;
@@ -72,40 +72,40 @@ export interface ClientOptions {
   host?: string | undefined;
   /** 8888 */
   port?: number | string | undefined;
-  /** Of a Unix socket, in place of host and port. */
+  /** Path of a Unix socket, instead of host and port. */
   path?: string | undefined;
   token?: string | undefined;
   /**
-   * Speak TLS: `true` where Node trusts the server's certificate anyway, else what `tls.connect` takes, such as `ca`,
-   * `cert`, `key` and `servername`, or a function that returns it and is called for each connection.
+   * Speak TLS: `true` if Node trusts the server's certificate anyway, otherwise the options of `tls.connect`, such as
+   * `ca`, `cert`, `key` and `servername`, or a function that returns them and is called for each connection.
    */
   tls?: boolean | ConnectionOptions | (() => true | ConnectionOptions) | undefined;
-  /** Milliseconds until connected and introduced, 10,000. */
+  /** Milliseconds for connecting, handshake included, 10,000. */
   connectionTimeout?: number | undefined;
-  /** Milliseconds for an answer where the call does not say, 10,000. */
+  /** Milliseconds for an answer, unless the call has its own, 10,000. */
   requestTimeout?: number | undefined;
-  /** Milliseconds that close() waits for what is under way, 5,000. */
+  /** Milliseconds that close() waits for work in progress, 5,000. */
   closeTimeout?: number | undefined;
   /** 5; `Infinity` never gives up, 0 never tries. */
   reconnectAttempts?: number | undefined;
-  /** Milliseconds before the first of them, 2,000; doubles with each. */
+  /** Milliseconds before the first attempt, 2,000; doubles with each. */
   reconnectDelay?: number | undefined;
   /** 30,000 */
   reconnectDelayMax?: number | undefined;
   /** Milliseconds, 30,000; 0 for none. */
   heartbeatInterval?: number | undefined;
-  /** Of the body of a frame, either way, 16 MiB. */
+  /** Bytes of a frame's body in either direction, 16 MiB. */
   maxFrameBytes?: number | undefined;
-  /** More unsent bytes for longer than `slowAfter` milliseconds are what `slow` tells of, 1 MiB and 250. */
+  /** Unsent bytes that are reported as `slow` after `slowAfter` milliseconds, 1 MiB and 250. */
   slowBytes?: number | undefined;
   slowAfter?: number | undefined;
-  /** Unsent bytes at which nothing more is taken, 64 MiB. */
+  /** Unsent bytes at which sending fails, 64 MiB. */
   sendQueueBytes?: number | undefined;
-  /** Messages that wait for a connection to come back, 1,000. */
+  /** Messages that may wait for the next connection, 1,000. */
   offlineQueueSize?: number | undefined;
-  /** Bytes of these, 16 MiB. */
+  /** Bytes of these messages, 16 MiB. */
   offlineQueueBytes?: number | undefined;
-  /** Requests without an answer, 65,536. */
+  /** Requests in flight, 65,536. */
   pendingMax?: number | undefined;
 }
 
@@ -117,20 +117,20 @@ export interface RequestOptions {
 
 export interface SubscribeOptions {
   signal?: AbortSignal | undefined;
-  /** Messages kept for a reader that is behind, 1,024. */
+  /** Messages kept for a slow reader, 1,024. */
   buffer?: number | undefined;
-  /** Bytes of these, as they came, 16 MiB. */
+  /** Bytes of these messages on the wire, 16 MiB. */
   bufferBytes?: number | undefined;
 }
 
 export interface ServeOptions {
   /** Requests handled at a time, 64. */
   concurrency?: number | undefined;
-  /** Requests that wait behind them, 1,024. */
+  /** Requests that may wait, 1,024. */
   queueMax?: number | undefined;
-  /** Bytes of these, as they came, 64 MiB. */
+  /** Bytes of these requests on the wire, 64 MiB. */
   queueBytes?: number | undefined;
-  /** Takes the channel's notifications; what it returns goes nowhere. */
+  /** Handles the channel's notifications; its return value is ignored. */
   onNotification?: ((notification: ServedRequest) => unknown) | undefined;
 }
 
@@ -141,7 +141,7 @@ export interface ConnectionInfo {
   host: string;
   port: number;
   path: string | undefined;
-  /** What the server calls itself; null for the published one. */
+  /** The name that the server gave itself; null for the published server. */
   server: string | null;
   subscribedChannels: string[];
 }
@@ -150,7 +150,7 @@ export type MessageHandler<Payload = any> = (message: Message<Payload>) => unkno
 
 export interface Subscription<Payload = any> extends AsyncIterableIterator<Message<Payload>> {
   readonly channel: string;
-  /** Messages lost because the reader was too far behind. */
+  /** Number of messages dropped because the reader was too slow. */
   readonly dropped: number;
   /** Resolves when the server has confirmed the subscription. */
   readonly ready: Promise<void>;
@@ -161,7 +161,7 @@ export interface Subscription<Payload = any> extends AsyncIterableIterator<Messa
 }
 
 export type ServedRequest<Payload = any> = Message<Payload> & {
-  /** Aborted when the connection that the request came over is gone. */
+  /** Aborted when the connection of the request is lost. */
   readonly signal: AbortSignal;
 };
 
@@ -169,14 +169,14 @@ export type ServeHandler<Payload = any> = (request: ServedRequest<Payload>) => u
 
 export interface Service {
   readonly channel: string;
-  /** Notifications lost because `queueMax` were waiting. */
+  /** Number of notifications dropped because `queueMax` were waiting. */
   readonly dropped: number;
-  /** Serves no longer; resolves when what had begun is answered. */
+  /** Stops serving. Resolves when the requests that had begun are answered. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** The events and what their listeners are given. */
+/** The events and the arguments of their listeners. */
 export interface ClientEvents {
   connected: [info: { isReconnect: boolean; server: string | null }];
   disconnected: [info: { cause: Error | undefined }];
@@ -185,23 +185,23 @@ export interface ClientEvents {
   slow: [info: { queuedBytes: number } | { channel: string; subscription: Subscription }
     | { channel: string; service: Service }];
   drain: [];
-  /** An answer nobody awaits, such as one to `request`. */
+  /** An answer for which nothing waits, such as one to `request`. */
   response: [message: Message];
-  /** Whatever else comes in. */
+  /** Any other message. */
   message: [message: Message];
 }
 
-/** What a client and a pool have in common. */
+/** The common methods of a client and a pool. */
 interface Messaging {
   readonly appId: string;
   readonly host: string;
   readonly port: number;
   readonly connected: boolean;
-  /** What the server calls itself; null for the published one. */
+  /** The name that the server gave itself; null for the published server. */
   readonly server: string | null;
   readonly lastError: Error | null;
   isConnected(): boolean;
-  /** False where it could not: `lastError` and the event `error` say why. */
+  /** Resolves with false if it failed; the reason is in `lastError` and the event `error`. */
   connect(how?: { retry?: boolean }): Promise<boolean>;
   disconnect(): void;
   close(options?: { timeout?: number }): Promise<void>;
@@ -240,12 +240,12 @@ export class IPCClient extends EventEmitter {
   getConnectionInfo(): ConnectionInfo;
 }
 
-/** `connected` where one of them is; the channels of all. */
+/** `connected` if one of the clients is; the channels of all. */
 export interface PoolInfo extends Omit<ConnectionInfo, 'connectionId'> {
   connections: ConnectionInfo[];
 }
 
-/** The pool's events give the client they come from behind the values of the client's. */
+/** The pool's events add the client as the last argument. */
 export type PoolEvents = {
   [Name in keyof ClientEvents]: [...values: ClientEvents[Name], client: IPCClient];
 };
@@ -307,32 +307,32 @@ export class TLSError extends NotConnectedError {
 export class FrameError extends IPCError {
   constructor(code: FrameError['code'], message: string, options?: { fatal?: boolean; cause?: unknown });
   readonly code: 'FRAME_TOO_LARGE' | 'BAD_FRAME' | 'BAD_MESSAGE' | 'BAD_PAYLOAD';
-  /** Whether the connection is closed over it. */
+  /** True if the connection is closed because of it. */
   readonly fatal: boolean;
 }
 
 export interface ProxyOptions<Request extends IncomingMessage = IncomingMessage> {
   timeout?: number;
-  /** Makes the payload; without it: method, path, query, params and body. */
+  /** Returns the payload; by default it has method, path, query, params and body. */
   payload?: (req: Request) => unknown;
-  /** The status of an error, where it is not to be the usual. */
+  /** Returns the status for an error, if the default does not fit. */
   status?: (error: IPCError) => number | undefined | Promise<number | undefined>;
-  /** Of a body that no parser has read, 1 MiB. */
+  /** Bytes of a body that no parser has read, 1 MiB. */
   bodyBytes?: number;
 }
 
 export interface EventsOptions<Request extends IncomingMessage = IncomingMessage> {
-  /** Name of the events; `message` without it. */
+  /** Name of the events; `message` by default. */
   event?: string;
   /** Milliseconds that a browser waits before it connects again. */
   retry?: number;
-  /** Answers at once: nothing is shown for a promise. */
+  /** Must answer at once: a promise shows nothing. */
   filter?: (message: Message, req: Request) => boolean;
-  /** Messages kept for browsers that come back, 256; 0 for none. */
+  /** Messages kept for browsers that reconnect, 256; 0 for none. */
   history?: number;
-  /** Bytes of these, 1 MiB. */
+  /** Bytes of these messages, 1 MiB. */
   historyBytes?: number;
-  /** Milliseconds that the subscription outlives the last browser, 30,000. */
+  /** Milliseconds for which the subscription outlives the last browser, 30,000. */
   linger?: number;
 }
 

@@ -6,7 +6,7 @@ const { Message, MessageType } = require('./lib/message.js');
 const { ipcProxy, ipcEvents } = require('./lib/express.js');
 const errors = require('./lib/errors.js');
 
-// Named one by one: that is how Node finds the names for `import` from a CommonJS module.
+// Exports are listed one by one, so that Node finds the names for `import` from a CommonJS module.
 module.exports = {
   IPCClient,
   IPCPool,

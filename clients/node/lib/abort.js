@@ -1,7 +1,7 @@
 'use strict';
 
-// One listener on a signal, however many wait for it: Node takes the eleventh for a leak and says so, and programs do
-// give one signal to all their requests. It goes when nobody waits any more.
+// Adds one listener to a signal for any number of waiters: Node reports the eleventh listener as a leak, and programs
+// do pass one signal to all their requests. The listener is removed with the last waiter.
 const waiting = new WeakMap();
 
 /** Calls `f` when the signal fires, until `offAbort`. */
@@ -27,7 +27,7 @@ function offAbort(signal, f) {
   signal.removeEventListener('abort', entry.listener);
 }
 
-/** A signal that a caller gave, or undefined. One of a polyfill is one. */
+/** Checks a signal that a caller passed, which may be undefined or of a polyfill. */
 function checkedSignal(signal) {
   if (signal === undefined || signal === null) return undefined;
   if (typeof signal.addEventListener !== 'function' || typeof signal.aborted !== 'boolean') {

@@ -14,18 +14,18 @@ const { IPCError, ServerError, AbortedError, NotConnectedError, isServerError } 
 
 const PING_TIMEOUT_MS = 2_000;
 const HEALTH_TIMEOUT_MS = 5_000;
-// What a client that is being closed takes no more of; answers to what it has in hand still go.
+// Message types that a client refuses while it is being closed. It still sends answers to the requests that it serves.
 const WORK = new Set([MessageType.REQUEST, MessageType.PUBLISH, MessageType.NOTIFICATION]);
-// What the sender's `connection_id` means something in.
+// Message types in whose payload the sender's `connection_id` has a meaning.
 const NAMES_SENDER = new Set([
   MessageType.REQUEST, MessageType.NOTIFICATION, MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE,
 ]);
-// After these the server closes the connection.
+// Codes after which the server closes the connection.
 const CLOSING_CODES = new Set([
   'frame_too_large', 'not_connected', 'auth_failed', 'server_full', 'taken_over', 'shutting_down',
 ]);
 
-/** A client of an application: requests, publish/subscribe, notifications, and channels it serves itself. */
+/** A client of an application: requests, publish/subscribe, notifications, and channels that it serves itself. */
 class IPCClient extends Lifecycle {
   constructor(appId, options = {}) {
     super(appId, options);
@@ -36,8 +36,8 @@ class IPCClient extends Lifecycle {
   // ---- requests
 
   /**
-   * Resolves with the answer's message; rejects with what the server refused (ServerError), TimeoutError,
-   * AbortedError, NotConnectedError, or ConnectionLostError.
+   * Resolves with the answer's message. Rejects with a ServerError if the server refuses, or with TimeoutError,
+   * AbortedError, NotConnectedError or ConnectionLostError.
    * @param {string} channelId
    * @param {unknown} data
    * @param {number | { timeout?: number, signal?: AbortSignal }} [options] milliseconds, or both
@@ -78,7 +78,9 @@ class IPCClient extends Lifecycle {
     return id;
   }
 
-  /** A request of the client's own, over the connection there is and past the bounds that are for the program's. */
+  /**
+   * Sends a request of the client itself by the current connection, exempt from the limits on the program's requests.
+   */
   command(payload, timeout) {
     return new Promise((resolve, reject) => {
       this.begin('system', payload, timeout, resolve, reject, { unbounded: true });
@@ -91,8 +93,8 @@ class IPCClient extends Lifecycle {
   }
 
   /**
-   * Sends a request, returns its id and calls back with the answer, however long it takes. What goes wrong comes as
-   * the event `error`.
+   * Sends a request, returns its id, and calls back with the answer without a timeout. Errors are reported as the event
+   * `error`.
    */
   sendRequestAsync(channelId, data, callback, options) {
     let isSending = true;
@@ -110,33 +112,33 @@ class IPCClient extends Lifecycle {
 
   // ---- one-way messages
 
-  /** Sends to all subscribers of the channel; returns the message's id. */
+  /** Sends a value to all subscribers of the channel. Returns the message's id. */
   publish(channelId, data) {
     const id = this.sendMessage(channelId, MessageType.PUBLISH, data);
     if (tracing.publish.hasSubscribers) tracing.publish.publish({ client: this, channel: channelId, messageId: id });
     return id;
   }
 
-  /** Sends to the channel's handler in the server, or to its worker; returns the message's id. */
+  /** Sends a value to the channel's handler in the server, or to a worker. Returns the message's id. */
   notify(channelId, data) {
     return this.sendMessage(channelId, MessageType.NOTIFICATION, data);
   }
 
-  /** Any message: the others are made of this. Returns its id. */
+  /** Sends any message, and returns its id. The other methods use this. */
   sendMessage(channelId, messageType, payload, replyTo = null, how = undefined) {
     const message = this.prepare(channelId, messageType, payload, replyTo);
     this.dispatch(message, how);
     return message.id;
   }
 
-  /** Sends a Message, such as `createResponse` makes. */
+  /** Sends a Message, such as one of `createResponse`. */
   send({ message_id: id, channel_id: channelId, message_type: type, payload, reply_to: replyTo }) {
     if (typeof id !== 'string' || id === '') throw new TypeError('message_id must be a string that is not empty');
     this.dispatch(this.prepare(channelId, type, payload, replyTo, id));
     return id;
   }
 
-  /** Answers a request that came to this client. */
+  /** Answers a request that this client received. */
   respond(request, payload) {
     return this.sendMessage(request.channel_id, MessageType.RESPONSE, payload, request.message_id);
   }
@@ -148,7 +150,7 @@ class IPCClient extends Lifecycle {
     return { id, channelJson, type, payloadJson: encodePayload(payload), replyTo };
   }
 
-  /** Sends now, or keeps the message for the connection that is being made. */
+  /** Sends a message now, or keeps it for the connection that is being made. */
   dispatch(message, how) {
     if (this.isClosing && WORK.has(message.type) && !how?.unbounded) {
       throw new NotConnectedError('the client is being closed, and its connection with it; the message was not sent');
@@ -156,7 +158,7 @@ class IPCClient extends Lifecycle {
     if (this.canSend) {
       this.transmit(message, how);
     } else if (how?.unbounded) {
-      // It concerns this connection alone.
+      // This message concerns the current connection only.
       throw new NotConnectedError('the connection is gone; the message was not sent');
     } else if (this.connected || this.state === 'connecting' || this.state === 'reconnecting') {
       this.offline.push(message);
@@ -178,8 +180,8 @@ class IPCClient extends Lifecycle {
   // ---- subscriptions
 
   /**
-   * With a handler: calls it with every message of the channel, in place of an earlier one, and returns true.
-   * Without: returns an async iterable of them. Either way it lasts over reconnections until it is unsubscribed.
+   * With a handler, calls it with every message of the channel, replaces an earlier handler, and returns true. Without
+   * one, returns an async iterable of the messages. Both survive reconnects until they are unsubscribed.
    * @param {string} channelId
    * @param {Function | { signal?: AbortSignal, buffer?: number, bufferBytes?: number }} [handler]
    * @returns {true | Subscription}
@@ -203,7 +205,7 @@ class IPCClient extends Lifecycle {
     return this.openSubscription(channelId, handler ?? {});
   }
 
-  /** `on…` are for the helpers of this package that need more than one handler for a channel. */
+  /** Subscribes with callbacks (`on…`), for helpers of this package that need more than one handler for a channel. */
   openSubscription(channelId, { onEnd, ...options }) {
     if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
     const subscription = new Subscription(channelId, {
@@ -226,7 +228,7 @@ class IPCClient extends Lifecycle {
     return subscription;
   }
 
-  /** Ends the handler and all iterations of the channel. */
+  /** Removes the handler of the channel and ends all its iterations. */
   unsubscribe(channelId) {
     const entry = this.subscriptions.get(channelId);
     if (entry === undefined) return false;
@@ -250,7 +252,7 @@ class IPCClient extends Lifecycle {
     }
   }
 
-  /** Subscribes and resolves `ready` when the server says so; the published one says nothing. */
+  /** Subscribes, and resolves `ready` when the server confirms. The published server confirms nothing. */
   confirm(subscription, how) {
     const { channel } = subscription;
     if (subscription.isReady || !this.connection.isOurs) {
@@ -261,7 +263,7 @@ class IPCClient extends Lifecycle {
     const payload = { connection_id: this.connectionId, ack: true };
     const message = this.prepare(channel, MessageType.SUBSCRIBE, payload);
     const refused = (error) => {
-      // Lost with the connection, it comes again with the next.
+      // A subscription that is lost with the connection is repeated on the next one.
       if (!(error instanceof NotConnectedError)) subscription.end(error);
     };
     const { requestTimeout: timeout } = this.options;
@@ -278,9 +280,9 @@ class IPCClient extends Lifecycle {
   // ---- serving
 
   /**
-   * Answers the requests of a channel with what `handler` returns. What it throws reaches the requester as
-   * `handler_failed`. Lasts over reconnections. Needs a server of this project. Notifications of the channel go to
-   * `onNotification` where there is one.
+   * Answers the requests of a channel with the return value of `handler`. An error that it throws reaches the requester
+   * as `handler_failed`. This survives reconnects, and needs a server of this project. Notifications of the channel go
+   * to `onNotification` if there is one.
    * @param {string} channelId
    * @param {(request: Message & { signal: AbortSignal }) => unknown} handler
    * @param {{ concurrency?: number, queueMax?: number, queueBytes?: number, onNotification?: Function }} [options]
@@ -293,7 +295,9 @@ class IPCClient extends Lifecycle {
 
   // ---- the server itself
 
-  /** Whether the server answers. The published one does so only where its program handles `system`. */
+  /**
+   * Resolves with whether the server answers a ping. The published server does only if its program handles `system`.
+   */
   async ping(timeout = PING_TIMEOUT_MS) {
     checkedTimeout(timeout);
     try {
@@ -304,7 +308,7 @@ class IPCClient extends Lifecycle {
     }
   }
 
-  /** Whether the connection works there and back. */
+  /** Resolves with whether the connection works in both directions. */
   async healthCheck(timeout = HEALTH_TIMEOUT_MS) {
     checkedTimeout(timeout);
     if (!this.connected) return false;
@@ -317,7 +321,7 @@ class IPCClient extends Lifecycle {
     }
   }
 
-  /** The published server answers no such request, but gives back what one publishes to oneself. */
+  /** The published server does not answer pings, but a client receives its own publications. */
   async echoes(timeout) {
     const signal = timeout <= TIMER_MS_MAX ? AbortSignal.timeout(timeout) : undefined;
     const channel = `ipc-framework.health.${this.connectionId}`;
@@ -346,7 +350,7 @@ class IPCClient extends Lifecycle {
 
   // ---- what comes in
 
-  /** `bytes` are those of the message on the wire. */
+  /** Handles a message. `bytes` is its size on the wire. */
   receive(message, bytes) {
     if (message.reply_to) {
       this.receiveAnswer(message);
@@ -378,7 +382,7 @@ class IPCClient extends Lifecycle {
     return this.connection !== null && this.connection.isOurs && isServerError(message.payload);
   }
 
-  /** A request that this client was a worker for, and is no longer. */
+  /** Refuses a request on a channel that this client no longer serves. */
   isForNobody(message) {
     return message.isRequest() && this.connection !== null && this.connection.isOurs
       && this.subscriptions.get(message.channel_id) === undefined && this.listenerCount('message') === 0;
@@ -396,7 +400,7 @@ class IPCClient extends Lifecycle {
   // ---- over the life of connections
 
   restore() {
-    // Whatever else waits for this connection must not keep it from being what it was before.
+    // Messages that wait for the connection must not delay the restoration of subscriptions and services.
     const how = { unbounded: true };
     for (const [channel, { subscriptions }] of [...this.subscriptions.channels]) {
       const restored = [...subscriptions].filter((subscription) => subscription.isReady);
@@ -416,7 +420,7 @@ class IPCClient extends Lifecycle {
     this.services.forgetConnection();
   }
 
-  /** Who iterates would wait for ever. Handlers and served channels wait for the next `connect`. */
+  /** Ends iterations, which would otherwise wait forever. Handlers and served channels wait for the next `connect`. */
   gaveUp(cause) {
     for (const subscription of this.subscriptions.iterations()) {
       subscription.end(this.isClosing ? null : new NotConnectedError(
@@ -432,7 +436,7 @@ class IPCClient extends Lifecycle {
   }
 
   /**
-   * Takes no more work, waits for what is under way (answers, served requests, unsent bytes), then closes.
+   * Accepts no more work, waits for answers, served requests and unsent bytes, then closes.
    * @param {{ timeout?: number }} [options] how long to wait at most
    */
   close({ timeout = this.options.closeTimeout } = {}) {
@@ -463,8 +467,8 @@ class IPCClient extends Lifecycle {
   }
 
   /**
-   * What is still here when the time is up goes no further. Requests without an answer are rejected, which is word
-   * enough. Returns whether bytes are among it.
+   * Drops what is left when the time is over. Requests without an answer are rejected, which tells their callers.
+   * Returns whether there were unsent bytes.
    */
   reportDropped() {
     this.connection?.flush();
@@ -493,7 +497,7 @@ class IPCClient extends Lifecycle {
   }
 }
 
-/** A channel's name that a caller gave. */
+/** Checks a channel's name that a caller passed. */
 function checkedChannel(channelId) {
   if (typeof channelId !== 'string' || channelId === '') {
     throw new TypeError('channelId must be a string that is not empty');

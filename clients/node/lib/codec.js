@@ -4,10 +4,10 @@ const { Message } = require('./message.js');
 const { FrameError, textOf } = require('./errors.js');
 
 const HEADER_BYTES = 4;
-// Whoever sends less than this gets it out of Node's shared pool.
+// Smaller buffers come from Node's shared pool.
 const POOLED_BYTES = 2048;
 
-/** JSON text of a payload; `undefined` is null. Throws a FrameError where JSON has no word for it. */
+/** Returns a payload as JSON text; `undefined` becomes null. Throws a FrameError if JSON cannot express the value. */
 function encodePayload(payload) {
   let text;
   try {
@@ -19,7 +19,7 @@ function encodePayload(payload) {
   return text === undefined ? 'null' : text;
 }
 
-/** The body of a frame. `appJson`, `channelJson` and `payloadJson` are JSON already. */
+/** Returns the body of a frame. `appJson`, `channelJson` and `payloadJson` are JSON already. */
 function encodeBody(id, appJson, channelJson, type, payloadJson, replyTo) {
   const end = replyTo ? `,"reply_to":${JSON.stringify(replyTo)}}` : '}';
   return `{"message_id":${JSON.stringify(id)},"app_id":${appJson},"channel_id":${channelJson},`
@@ -27,9 +27,9 @@ function encodeBody(id, appJson, channelJson, type, payloadJson, replyTo) {
 }
 
 /**
- * The payload as the published server's handlers want it, which look up in it whom to answer: what is an object has a
- * `connection_id` in `adds`, and one that `isFormer` becomes the present one. What was serialised decides: only that
- * is what the program said.
+ * Returns the payload with the `connection_id` in which handlers of the published server look up the requester: an
+ * object gets one if it is in `adds`, and a former id is replaced by the current one. The serialised text decides,
+ * because it is what the program sends.
  * @param {string} payloadJson as JSON.stringify wrote it, so that reading and writing it again changes nothing else
  * @param {string} connectionId
  * @param {{ adds: boolean, isFormer: (id: unknown) => boolean }} how
@@ -45,13 +45,15 @@ function addressed(payloadJson, connectionId, { adds, isFormer }) {
   return JSON.stringify(object);
 }
 
-/** Adds `connection_id` to the JSON text of an object that has none. */
+/** Adds `connection_id` to the JSON text of an object without one. */
 function withConnectionId(payloadJson, connectionId) {
   const rest = payloadJson === '{}' ? '}' : `,${payloadJson.slice(1)}`;
   return `{"connection_id":${JSON.stringify(connectionId)}${rest}`;
 }
 
-/** All frames in one buffer, for one write. `bodies` are texts, `bytes` the sum of their lengths in UTF-8. */
+/**
+ * Returns all frames in one buffer, for one write. `bodies` are texts, `bytes` is the sum of their lengths in UTF-8.
+ */
 function encodeFrames(bodies, bytes) {
   const frames = Buffer.allocUnsafe(bytes + HEADER_BYTES * bodies.length);
   let at = 0;
@@ -64,8 +66,8 @@ function encodeFrames(bodies, bytes) {
 }
 
 /**
- * Cuts a stream of bytes into frames. What comes whole is handed on where it lies; only a frame that is spread over
- * several chunks is copied, once, into a buffer of its own, which is allocated when its length is known and allowed.
+ * Cuts a stream of bytes into frames. A frame that arrives whole is passed on in place. A frame that is spread over
+ * several chunks is copied once, into a buffer that is allocated when its length is known and allowed.
  */
 class FrameReader {
   /** @param {number} frameBytesMax */
@@ -126,10 +128,10 @@ function tooLarge(who, length, max, fatal) {
     `${who} a frame of ${length} bytes, more than the ${max} of maxFrameBytes; ${fate}`, { fatal });
 }
 
-/** The message in a frame's body. Throws a FrameError, after which the next frame can be read all the same. */
+/** Returns the message in a frame's body. Throws a FrameError, after which the next frame can still be read. */
 function decodeBody(buffer, start, end) {
   const text = buffer.utf8Slice(start, end);
-  // Node replaces what is not UTF-8. Whoever sent that character itself is not to blame, so the bytes decide.
+  // Node replaces bytes that are not UTF-8 by a character that may also be in valid text, so the bytes decide.
   if (text.includes('\ufffd')) {
     try {
       new TextDecoder('utf-8', { fatal: true }).decode(buffer.subarray(start, end));

@@ -9,14 +9,14 @@ const { connectSocket, isAlert, explain } = require('./tls.js');
 const { after } = require('./timers.js');
 
 const READ_BYTES = 64 * 1024;
-// Enough for the server to take what is unsent; one that does not read must not keep the process alive.
+// Time for the server to read unsent bytes. A server that does not read must not keep the process alive.
 const LINGER_MS = 2000;
-// What a server of this project calls itself in its answer to connect. The published server says nothing there.
+// The name that servers of this project give themselves in the answer to connect. The published server gives none.
 const SERVER_NAME = /^ipc-framework\//;
 
 /**
- * One connection from its socket to its end; it never comes back. Whole messages go in and out. All that one tick
- * sends leaves in one write.
+ * One connection, from its socket to its end; it never reconnects. Whole messages go in and out, and all messages of
+ * one tick leave in one write.
  */
 class Connection {
   /**
@@ -44,18 +44,18 @@ class Connection {
     this.flush = this.flush.bind(this);
   }
 
-  /** Whether what is sent now can still leave; between a socket's death and its `close` it cannot. */
+  /** Whether a message that is sent now can still leave. Between the socket's failure and its `close` it cannot. */
   get isWritable() {
     return this.isOpen && this.socket.writable;
   }
 
-  /** Bytes that the kernel has not taken yet. */
+  /** Number of bytes that the kernel has not taken yet. */
   get queuedBytes() {
     return this.batchBytes + (this.socket === null ? 0 : this.socket.writableLength);
   }
 
   /**
-   * Connects the socket and introduces the client; rejects where either fails or takes longer than `timeout`.
+   * Connects the socket and completes the handshake. Rejects if either fails, or takes longer than `timeout`.
    * @param {string} connectBody
    * @param {number} timeout
    */
@@ -85,7 +85,7 @@ class Connection {
         }
       };
       const onread = { buffer: Buffer.allocUnsafeSlow(READ_BYTES), callback: (n, buffer) => this.read(n, buffer) };
-      // The published server listens on IPv4 alone, and `localhost` may be an IPv6 address first.
+      // The published server listens on IPv4 only, and `localhost` may resolve to an IPv6 address first.
       const address = path ? { path } : { host, port, autoSelectFamily: true };
       try {
         const { socket, opened } = connectSocket({ ...address, noDelay: true, onread }, tls);
@@ -96,10 +96,10 @@ class Connection {
         settle(tls ? explain(error) : error);
         return;
       }
-      // It reads no more either: a server that is done closes both ways.
+      // The server does not read any more either, because a server that ends closes both directions.
       this.socket.on('end', () => {
         this.isOpen = false;
-        // Node ends this side too, but behind what is unsent, which may never go.
+        // Node ends this side too, but only after the unsent bytes, which may never leave.
         this.linger();
       });
       this.socket.on('error', (error) => {
@@ -110,8 +110,8 @@ class Connection {
   }
 
   /**
-   * Queues the body of a frame; throws where the server has stopped reading and the bound is reached. Frames without
-   * which the connection is of no use are `unbounded`.
+   * Queues the body of a frame. Throws if the server has stopped reading and the limit is reached. Frames that the
+   * connection cannot do without are `unbounded`.
    */
   send(body, { unbounded = false } = {}) {
     const bytes = Buffer.byteLength(body);
@@ -127,7 +127,7 @@ class Connection {
 
   flush() {
     const { batch, batchBytes, socket } = this;
-    // What can leave no more is counted when the socket is closed.
+    // Messages that can no longer leave are counted when the socket is closed.
     if (batch.length === 0 || socket === null || !socket.writable) return;
     this.batch = [];
     this.batchBytes = 0;
@@ -135,7 +135,7 @@ class Connection {
     const { length } = frames;
     this.writingBytes += length;
     socket.write(frames, (error) => {
-      // Node says of what a destroyed socket had left that it was written.
+      // Node reports the unsent bytes of a destroyed socket as written.
       if (!error && !socket.destroyed) this.written(length);
     });
     if (socket.writableLength > this.options.slowBytes) this.watchBacklog();
@@ -153,7 +153,7 @@ class Connection {
     }
   }
 
-  /** Any server takes a moment for a large message; slow is one that leaves it lying. */
+  /** Starts the check for a slow server. Any server needs a moment for a large message; a slow one leaves it unread. */
   watchBacklog() {
     if (this.isSlow || this.slowTimer !== undefined) return;
     this.slowTimer = after(this.options.slowAfter, () => {
@@ -175,7 +175,7 @@ class Connection {
     for (const wake of waiting) wake();
   }
 
-  /** Resolves when the kernel has taken all there is, or never will. */
+  /** Resolves when the kernel has taken all bytes, or never will. */
   whenFlushed() {
     this.flush();
     if (this.isEnded || this.queuedBytes === 0) return Promise.resolve();
@@ -183,7 +183,7 @@ class Connection {
   }
 
   read(n, buffer) {
-    // After the end nobody wants it, but unread bytes would turn the close into a reset.
+    // Bytes after the end are dropped, but unread bytes would turn the close into a reset.
     if (this.isEnded) return true;
     if (this.handshake !== null && !this.options.tls && isAlert(buffer.subarray(0, n))) {
       this.destroy(new TLSError('this port speaks TLS; give the option tls'));
@@ -198,7 +198,7 @@ class Connection {
     return true;
   }
 
-  /** @returns {boolean} whether to read on */
+  /** @returns {boolean} true to read on */
   onBody(buffer, start, end) {
     let message;
     try {
@@ -212,7 +212,7 @@ class Connection {
       if (this.handshake === null) this.hooks.onMessage(message, end - start);
       else this.answered(message);
     } catch (error) {
-      // Not the reader's fault: what lies behind this message in the chunk is still wanted.
+      // The fault is not the reader's, and the messages after this one in the chunk are still wanted.
       this.hooks.onFault(error);
     }
     return !this.isEnded;
@@ -227,7 +227,7 @@ class Connection {
       this.isOurs = this.server !== null && SERVER_NAME.test(this.server);
       this.isOpen = true;
       this.handshake(null);
-      // At once, not when the promise's reader gets its turn: messages may lie behind this one.
+      // Handled at once, not in the promise's turn, because messages may follow in the same chunk.
       this.hooks.onOpen();
     } else {
       this.destroy(new FrameError('BAD_MESSAGE', 'the server answered connect with something else; the connection '
@@ -235,7 +235,7 @@ class Connection {
     }
   }
 
-  /** Sends what is queued, then closes. `onClose` comes when that is done. */
+  /** Sends queued messages, then closes. `onClose` is called when that is done. */
   end() {
     if (this.isEnded) return;
     this.flush();
@@ -250,14 +250,14 @@ class Connection {
     this.linger();
   }
 
-  /** Closes soon, whatever the server does. */
+  /** Closes within a bounded time, regardless of the server. */
   linger() {
     const timer = after(LINGER_MS, () => this.socket.destroy());
     timer.unref();
     this.socket.on('close', () => clearTimeout(timer));
   }
 
-  /** Closes at once. What is unsent has been told of. */
+  /** Closes at once. Unsent messages have been reported. */
   abandon() {
     this.batch = [];
     this.batchBytes = 0;

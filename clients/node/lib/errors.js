@@ -1,6 +1,6 @@
 'use strict';
 
-/** What all errors of this package are. `code` is for programs, `message` for people. */
+/** The base of all errors of this package. `code` is for programs, `message` for people. */
 class IPCError extends Error {
   /**
    * @param {string} code
@@ -14,7 +14,7 @@ class IPCError extends Error {
   }
 }
 
-/** The server refused a message or could not serve it; `code` is the server's, in lower case. */
+/** The server refused a message or could not serve it. `code` is the server's, in lower case. */
 class ServerError extends IPCError {
   /** @param {import('./message.js').Message} response */
   constructor(response) {
@@ -37,28 +37,28 @@ class AbortedError extends IPCError {
   }
 }
 
-/** There is no connection, and nothing is under way that would bring one. */
+/** There is no connection, and the client is not trying to make one. */
 class NotConnectedError extends IPCError {
   constructor(message, options, code = 'NOT_CONNECTED') {
     super(code, message, options);
   }
 }
 
-/** The connection went away while an answer was awaited: it may or may not have been carried out. */
+/** The connection was lost before the answer came. The request may or may not have been carried out. */
 class ConnectionLostError extends NotConnectedError {
   constructor(message, options) {
     super(message, options, 'CONNECTION_LOST');
   }
 }
 
-/** No connection came about, for the sake of TLS. `cause` is what Node says. */
+/** TLS kept the client from connecting. `cause` is Node's error. */
 class TLSError extends NotConnectedError {
   constructor(message, options) {
     super(message, options, 'TLS_FAILED');
   }
 }
 
-/** A bound was reached: the server does not read, or too much is waiting for a connection. */
+/** A limit was reached: the server does not read, or too many messages wait for a connection. */
 class QueueFullError extends IPCError {
   constructor(message) {
     super('QUEUE_FULL', message);
@@ -66,8 +66,8 @@ class QueueFullError extends IPCError {
 }
 
 /**
- * What the server sent, or what was to be sent, is no frame: `FRAME_TOO_LARGE`, `BAD_FRAME`, `BAD_MESSAGE`, or
- * `BAD_PAYLOAD` for a value that JSON cannot express. `fatal` says whether the connection is closed over it.
+ * A received or outgoing frame is invalid: `FRAME_TOO_LARGE`, `BAD_FRAME`, `BAD_MESSAGE`, or `BAD_PAYLOAD` for a value
+ * that JSON cannot express. `fatal` tells whether the connection is closed because of it.
  */
 class FrameError extends IPCError {
   constructor(code, message, { fatal = false, cause } = {}) {
@@ -82,15 +82,15 @@ const SERVER_CODES = new Set([
 ]);
 
 /**
- * Whether a payload is the server's own words. A handler's answer may well say `status: "error"`, so it has to have
- * the exact shape.
+ * Returns whether a payload is an error of the server. A handler's answer may also say `status: "error"`, so the shape
+ * must match exactly.
  */
 function isServerError(payload) {
   return payload !== null && typeof payload === 'object' && payload.status === 'error'
     && SERVER_CODES.has(payload.code) && typeof payload.error === 'string' && Object.keys(payload).length === 3;
 }
 
-/** What was thrown, in words. Programs may throw anything, even what has none. */
+/** Returns a thrown value as text. Programs may throw any value, even one that cannot be converted. */
 function textOf(thrown) {
   try {
     return String(thrown instanceof Error ? thrown.message : thrown);
@@ -99,12 +99,12 @@ function textOf(thrown) {
   }
 }
 
-/** A fault of the program's own callbacks, and no news of the server or the network. */
+/** An error in one of the program's own callbacks, and not an event of the server or the network. */
 function isOfProgram(error) {
   return !(error instanceof IPCError) && error?.syscall === undefined;
 }
 
-/** Tells of an error that nobody would hear of otherwise. */
+/** Reports an error that would otherwise be lost. */
 function warn(thrown) {
   process.emitWarning(thrown instanceof Error ? thrown : textOf(thrown));
 }

@@ -1,38 +1,38 @@
 'use strict';
 
-// Server-Sent Events, as the HTML standard has them.
+// Server-Sent Events, as in the HTML standard.
 
 const { IPCError, NotConnectedError } = require('./errors.js');
 const { sendJson } = require('./http_proxy.js');
 const { after } = require('./timers.js');
 
-// A browser that is this far behind is cut off; it connects again by itself.
+// Bytes by which a browser may be behind before it is cut off. It reconnects by itself.
 const BEHIND_BYTES_MAX = 1024 * 1024;
-// Proxies take a connection that is silent for a minute for a dead one.
+// Pause between comments, because proxies close a connection that is silent for a minute.
 const KEEP_ALIVE_MS = 15_000;
-// What a browser missed that comes back, and how long the subscription outlives the last one.
+// Limits of the events kept for browsers that reconnect, and the time for which the subscription outlives the last one.
 const HISTORY_MESSAGES = 256;
 const HISTORY_BYTES = 1024 * 1024;
 const LINGER_MS = 30_000;
-// Without an id, so that the browser goes on from the last message it has.
+// This event has no id, so that the browser resumes after the last message that it received.
 const GAP = 'event: gap\ndata: null\n\n';
 
 /**
- * Handler that shows the messages of a channel to browsers as Server-Sent Events: the payload as JSON in `data`. All
- * browsers share one subscription. One that comes back gets what it missed, or, where that is no longer known, an
- * event `gap`.
+ * Returns a handler that sends the messages of a channel to browsers as Server-Sent Events, with the payload as JSON in
+ * `data`. All browsers share one subscription. A browser that reconnects gets the messages that it missed, or an event
+ * `gap` if they are no longer known.
  * @param {import('./client.js').IPCClient} client or a pool
  * @param {string} channel
  * @param {{ event?: string, retry?: number, filter?: (message: object, req: object) => boolean, history?: number,
- *   historyBytes?: number, linger?: number }} [options] `event` names the events, `retry` is what the browser waits
- *   before it connects again, in milliseconds
+ * historyBytes?: number, linger?: number }} [options] `event` names the events, `retry` is what the browser waits
+ * before it connects again, in milliseconds
  */
 function ipcEvents(client, channel, options = {}) {
   const { retry, filter } = options;
   const stream = new EventStream(client, channel, options);
   const greeting = `${retry === undefined ? '' : `retry: ${Math.trunc(retry)}\n`}: subscribed\n\n`;
   return (req, res) => {
-    // Whoever left before it came to this would never be heard of again.
+    // A browser that has left by now would never be noticed again.
     if (res.destroyed) return;
     const browser = new Browser(req, res, filter, (error) => stream.report(error));
     try {
@@ -51,7 +51,7 @@ function ipcEvents(client, channel, options = {}) {
   };
 }
 
-/** A channel's subscription, what came over it last, and who looks on. */
+/** A channel's subscription, its last events, and its viewers. */
 class EventStream {
   constructor(client, channel, options) {
     const { event, filter, history = HISTORY_MESSAGES, historyBytes = HISTORY_BYTES, linger = LINGER_MS } = options;
@@ -66,7 +66,7 @@ class EventStream {
     this.lingering = undefined;
   }
 
-  /** Subscribes, where it is not done. */
+  /** Subscribes, unless that has been done. */
   open() {
     clearTimeout(this.lingering);
     if (this.subscription !== null) return;
@@ -87,7 +87,7 @@ class EventStream {
     (this.client.clientOf?.(this.channel) ?? this.client).report(error);
   }
 
-  /** What is published once the browser has read the greeting reaches it. */
+  /** Sends the greeting. Everything published after the browser has read it reaches the browser. */
   join(browser, greeting) {
     this.browsers.add(browser);
     const { subscription } = this;
@@ -100,7 +100,7 @@ class EventStream {
       browser.isLive = true;
     };
     if (subscription.isReady) begin();
-    // One that is refused ends all who wait for it.
+    // A refused subscription ends all viewers that wait for it.
     else subscription.ready.then(begin, () => {});
   }
 
@@ -118,12 +118,12 @@ class EventStream {
 
   show(message) {
     const id = oneLine(message.message_id);
-    // JSON has no line breaks of its own, so one `data` line holds it.
+    // JSON text has no line breaks, so one `data` line is enough.
     const text = Buffer.from(`id: ${id}\n${this.name}data: ${JSON.stringify(message.payload)}\n\n`);
     this.add({ id, text, message: this.keepsMessages ? message : undefined });
   }
 
-  /** The connection was away, and what was published meanwhile with it. */
+  /** The connection was interrupted, and publications in between are lost. */
   tellOfGap() {
     this.add({ id: null, text: Buffer.from(GAP), message: undefined });
   }
@@ -134,7 +134,7 @@ class EventStream {
   }
 }
 
-/** The last events, within bounds. */
+/** The last events, within limits. */
 class History {
   constructor(entriesMax, bytesMax) {
     this.entriesMax = entriesMax;
@@ -155,7 +155,7 @@ class History {
     }
   }
 
-  /** What came after the event with this id; nothing for who is new; null where that event is not known any more. */
+  /** Returns the events after the one with this id: none for a new viewer, null if that event is no longer known. */
   after(id) {
     if (id === '') return [];
     const at = this.entries.findLastIndex((entry) => entry.id === id);
@@ -163,7 +163,7 @@ class History {
   }
 }
 
-/** One who looks on, to the end of its response. */
+/** A viewer, until the end of its response. */
 class Browser {
   constructor(req, res, filter, report) {
     this.req = req;
@@ -172,7 +172,7 @@ class Browser {
     this.report = report;
     this.isLive = false;
     this.keepAlive = undefined;
-    // Node reads headers as Latin-1, browsers send UTF-8.
+    // Node decodes headers as Latin-1, but browsers send UTF-8.
     this.lastEventId = Buffer.from(String(req.headers['last-event-id'] ?? ''), 'latin1').toString();
   }
 
@@ -202,7 +202,7 @@ class Browser {
     try {
       const wanted = this.filter(message, this.req);
       if (typeof wanted?.then !== 'function') return Boolean(wanted);
-      // Every promise is truthy, so whoever keeps something back with one would show it to all.
+      // A promise is always truthy, so a filter that returns one would pass every message.
       wanted.then(undefined, (error) => this.report(error));
       this.report(new TypeError('the filter of ipcEvents has to answer at once; nothing is shown for a promise'));
     } catch (error) {
@@ -213,14 +213,14 @@ class Browser {
 
   write(text) {
     const { res } = this;
-    // Writing to what is destroyed would be an error nobody handles.
+    // Writing to a destroyed response would raise an error that nothing handles.
     if (res.destroyed || res.writableEnded) return;
     if (res.writableLength > BEHIND_BYTES_MAX) res.destroy();
     else res.write(text);
   }
 }
 
-/** Whoever could put a line break into an id or a name could put an event of their own behind it. */
+/** Removes line breaks, because one in an id or a name could forge another event. */
 function oneLine(text) {
   return String(text).replace(/[\r\n\0]/g, ' ');
 }

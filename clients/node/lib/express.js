@@ -1,6 +1,6 @@
 'use strict';
 
-// For Express and whatever else hands over Node's own request and response.
+// Handlers for Express, and for other frameworks that pass Node's own request and response.
 
 const { ipcProxy } = require('./http_proxy.js');
 const { ipcEvents } = require('./event_stream.js');

@@ -10,17 +10,17 @@ const STATUS = {
 };
 
 /**
- * Middleware that passes a request on to a channel and answers with the payload of what comes back, as JSON.
+ * Returns middleware that forwards a request to a channel and answers with the payload of the answer, as JSON.
  * @param {import('./client.js').IPCClient} client or a pool
  * @param {string} channel
  * @param {{ timeout?: number, payload?: (req: object) => unknown, status?: (error: Error) => number | undefined,
- *   bodyBytes?: number }} [options] `payload` makes the request's payload; without it, method, path, query, params
- *   and body. It and `status` may be asynchronous
+ * bodyBytes?: number }} [options] `payload` makes the request's payload; without it, method, path, query, params and
+ * body. It and `status` may be asynchronous
  */
 function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBytes = BODY_BYTES_MAX } = {}) {
   return async (req, res, next) => {
     const controller = new AbortController();
-    // Nobody waits for the answer any more.
+    // The browser has left, so the answer is dropped.
     const onClose = () => controller.abort();
     res.on('close', onClose);
     try {
@@ -42,7 +42,7 @@ function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBy
       if (fault instanceof BodyError) {
         sendJson(res, fault.status, { error: fault.message, code: 'BAD_REQUEST' });
       } else if (next !== undefined) {
-        // Without a fault it would mean that somebody else is to answer.
+        // Calling `next` without an error would mean that another handler is to answer.
         next(fault ?? new Error('a callback of ipcProxy threw nothing'));
       } else {
         sendJson(res, 500, { error: 'internal error', code: 'INTERNAL' });
@@ -53,7 +53,7 @@ function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBy
   };
 }
 
-/** What `status` says, where that is a status an answer can have. */
+/** Returns the result of `status`, if it is a status that an answer can have. */
 async function statusOf(error, status) {
   const given = await status?.(error);
   if (Number.isInteger(given) && given >= 200 && given <= 599) return given;
@@ -61,7 +61,7 @@ async function statusOf(error, status) {
 }
 
 function describe(req) {
-  // As it is: a parser of URLs would take `//name/path` for a host, which routers and their guards do not.
+  // The path stays as it is: a URL parser would read `//name/path` as a host, which routers and their guards do not.
   const url = req.originalUrl ?? req.url;
   const mark = url.indexOf('?');
   const [path, query] = mark === -1 ? [url, ''] : [url.slice(0, mark), url.slice(mark + 1)];
@@ -81,7 +81,7 @@ class BodyError extends Error {
   }
 }
 
-/** The JSON body of a request that no parser has read; undefined where there is none. */
+/** Returns the JSON body of a request that no parser has read, or undefined if there is none. */
 async function readBody(req, bytesMax) {
   const chunks = [];
   let bytes = 0;

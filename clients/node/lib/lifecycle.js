@@ -14,17 +14,17 @@ const { after, every } = require('./timers.js');
 const { NotConnectedError, ConnectionLostError, ServerError, TimeoutError, isOfProgram, warn } = require('./errors.js');
 
 const SYSTEM_JSON = '"system"';
-// Trying again would get the same answer, or start a fight over the id.
+// Another attempt would get the same answer, or start a fight over the id.
 const FINAL_CODES = new Set(['auth_failed', 'taken_over']);
 const HEARTBEAT_TIMEOUT_MS = 10_000;
 
 /**
- * The life of a client: connecting, losing the connection, getting it back, closing. What goes over the connection
- * is the business of the class that extends it, by `restore`, `forgetConnection`, `gaveUp` and `receive`.
+ * The life of a client: connecting, losing the connection, reconnecting, closing. The class that extends it handles the
+ * messages, by `restore`, `forgetConnection`, `gaveUp` and `receive`.
  */
 class Lifecycle extends EventEmitter {
   constructor(appId, options) {
-    // Of asynchronous listeners as well: see below.
+    // This catches rejections of asynchronous listeners too, see below.
     super({ captureRejections: true });
     if (typeof appId !== 'string' || appId === '') throw new TypeError('appId must be a string that is not empty');
     this.appId = appId;
@@ -38,10 +38,12 @@ class Lifecycle extends EventEmitter {
     this.closePromise = null;
     this.connection = null;
     this.wasConnected = false;
-    /** When the client gave up, in milliseconds; what it would be told again anyway is `isRefused`. */
+    /**
+     * The time at which the client gave up, in milliseconds; `isRefused` if another attempt would get the same answer.
+     */
     this.gaveUpAt = null;
     this.isRefused = false;
-    /** The last error that was reported, for whoever got `false` from `connect`. */
+    /** The last error that was reported, for callers that got `false` from `connect`. */
     this.lastError = null;
     this.handlers = { connected: null, disconnected: null, error: null };
     this.waiters = [];
@@ -64,7 +66,7 @@ class Lifecycle extends EventEmitter {
   get connected() { return this.state === 'connected'; }
   get canSend() { return this.connected && this.connection.isWritable; }
 
-  /** Whether it gave up, long enough ago for another try, and for a reason that may have gone. */
+  /** Whether it gave up long enough ago for another attempt, and for a reason that may have gone. */
   get mayTryAgain() {
     return this.state === 'idle' && !this.isRefused && this.gaveUpAt !== null
       && Date.now() - this.gaveUpAt >= this.options.reconnectDelay;
@@ -74,7 +76,7 @@ class Lifecycle extends EventEmitter {
     return this.connected;
   }
 
-  /** What the server called itself; null for the published one. */
+  /** The name that the server gave itself; null for the published server. */
   get server() {
     return this.connection?.server ?? null;
   }
@@ -84,8 +86,8 @@ class Lifecycle extends EventEmitter {
   onError(handler) { this.handlers.error = handler; }
 
   /**
-   * Resolves with true once connected, with false where it could not; why is in `lastError` and in the event `error`.
-   * One attempt is made, with `retry` as many as for a reconnection.
+   * Resolves with true once connected, and with false if that failed; the reason is in `lastError` and in the event
+   * `error`. It makes one attempt, or with `retry` as many as for a reconnect.
    * @param {{ retry?: boolean }} [how]
    * @returns {Promise<boolean>}
    */
@@ -110,7 +112,8 @@ class Lifecycle extends EventEmitter {
   attempt() {
     clearTimeout(this.retryTimer);
     this.retryTimer = null;
-    // A new id for each connection: the published server, told of the old one's end late, would close the new one.
+    // Each connection has a new id, because the published server may learn late of an old connection's end and would
+    // then close the new one.
     this.firstConnectionId ??= this.connectionId;
     if (this.wasConnected) this.connectionId = `${this.firstConnectionId}.${randomUUID()}`;
     const connection = new Connection(this.options, {
@@ -130,7 +133,7 @@ class Lifecycle extends EventEmitter {
     });
   }
 
-  /** Whether an id was this client's on an earlier connection. Programs keep the first one they were told. */
+  /** Returns whether this client had the id on an earlier connection. Programs may keep the first id that they got. */
   isFormerId(id) {
     return typeof id === 'string' && id !== this.connectionId
       && (id === this.firstConnectionId || id.startsWith(`${this.firstConnectionId}.`));
@@ -168,7 +171,7 @@ class Lifecycle extends EventEmitter {
     this.isRefused = error instanceof ServerError && FINAL_CODES.has(error.code);
     const isFirst = this.state === 'connecting';
     if (!isFirst && !this.isRefused) {
-      // One failed attempt is no news by itself: `reconnecting` tells of it, `error` when it was the last.
+      // A single failed attempt is reported as `reconnecting` only, and as `error` if it was the last one.
       this.lastError = error;
       this.retryLater(error);
       return;
@@ -177,7 +180,7 @@ class Lifecycle extends EventEmitter {
     this.giveUp(error, isFirst);
   }
 
-  /** The connection ended, asked to or not. */
+  /** Handles the end of the connection, whether it was requested or not. */
   lost(connection, cause, unsentBytes) {
     if (this.connection !== connection) {
       if (unsentBytes > 0) {
@@ -194,7 +197,7 @@ class Lifecycle extends EventEmitter {
       `the connection to the server was lost before the answer came${cause ? `: ${cause.message}` : ''}; the request `
       + 'may or may not have been carried out', { cause });
     this.forgetConnection(error);
-    // What came after the socket's death waits for the next one.
+    // Messages that were sent after the socket failed wait for the next connection.
     this.pending.rejectAll(() => error, (id) => !this.offline.has(id));
     if (tracing.disconnect.hasSubscribers) tracing.disconnect.publish({ client: this, cause });
     this.callUser(this.handlers.disconnected);
@@ -204,7 +207,7 @@ class Lifecycle extends EventEmitter {
         + 'not have what was published or notified last', { cause }));
     }
     if (cause !== undefined && cause !== this.lastError) this.report(cause);
-    // Whoever was told may have closed the client, or connected it again.
+    // A listener may have closed the client, or connected it again.
     if (this.state !== 'reconnecting' || this.connection !== null) return;
     if (this.isRefused || this.isClosing) {
       this.state = 'idle';
@@ -223,18 +226,18 @@ class Lifecycle extends EventEmitter {
         `gave up after ${attempts} attempts to connect again; connect() tries anew`, { cause: this.lastError }));
       return;
     }
-    // Not unref'd: a program that waits for its connection is not done.
+    // The timer keeps the process alive, because a program that waits for its connection is not done.
     this.retryTimer = after(delay, () => this.attempt());
     this.emitSafely('reconnecting', { attempt: this.backoff.made, delay, error });
   }
 
   /**
-   * There will be no connection until somebody calls `connect` again. Whose first attempt failed has that in hand and
-   * may well do so at once; whoever else waits would wait for ever.
+   * Gives up until `connect` is called again. A caller whose first attempt failed can do that at once; all others would
+   * wait forever, so they are told.
    */
   giveUp(error, isFirst = false) {
     this.gaveUpAt = Date.now();
-    // Requests among them are rejected, which is word enough.
+    // Requests among them are rejected, which tells their callers.
     const dropped = this.offline.takeAll().filter(({ id }) => !this.pending.has(id)).length;
     const reason = error ?? this.lastError;
     this.pending.rejectAll(() => new NotConnectedError(
@@ -255,8 +258,8 @@ class Lifecycle extends EventEmitter {
   }
 
   /**
-   * Closes: what was sent still arrives, what is awaited is rejected. Nothing of this client keeps the process alive
-   * afterwards.
+   * Closes: messages that were sent still arrive, requests in flight are rejected. After that nothing of this client
+   * keeps the process alive.
    */
   disconnect() {
     const { connection, connected: wasConnected } = this;
@@ -293,19 +296,19 @@ class Lifecycle extends EventEmitter {
     this.heartbeatTimer?.unref();
   }
 
-  /** A server of ours answers; the published one only gets a byte that finds a dead connection out. */
+  /** A server of this project answers. The published one only receives bytes, which reveal a dead connection. */
   beat(connection) {
     if (!connection.isOurs) {
       try {
         this.notify('system', { action: 'heartbeat' });
       } catch {
-        // A full queue says the same as a heartbeat would.
+        // A full queue shows the same as a heartbeat would.
       }
       return;
     }
     const timeout = Math.min(this.options.heartbeatInterval, HEARTBEAT_TIMEOUT_MS);
     this.command({ action: 'ping' }, timeout).catch((error) => {
-      // An error the server sent is a sign of life as well.
+      // An error from the server is a sign of life too.
       if (error instanceof TimeoutError) {
         connection.destroy(new TimeoutError(`the server was silent for ${timeout} ms after a heartbeat`));
       }
@@ -317,24 +320,24 @@ class Lifecycle extends EventEmitter {
     this.heartbeatTimer = null;
   }
 
-  /** Tells whoever listens of an error nobody awaits. An `error` nobody listens to must not end the process. */
+  /** Reports an error for which no caller waits. An `error` event without a listener must not end the process. */
   report(error) {
     this.lastError = error;
     if (typeof this.handlers.error === 'function') {
       try {
         const result = this.handlers.error(error);
-        // Not reported: the report would come to the same handler.
+        // This is not reported, because the report would reach the same handler.
         if (typeof result?.then === 'function') result.then(undefined, warn);
       } catch (thrown) {
         warn(thrown);
       }
     }
     if (this.listenerCount('error') > 0) this.emitSafely('error', error);
-    // It would vanish otherwise.
+    // It would be lost otherwise.
     else if (isOfProgram(error) && !this.handlers.error) warn(error);
   }
 
-  /** A listener's fault is the listener's: it must not stop what goes on here. */
+  /** An error of a listener must not stop the work of the client. */
   emitSafely(event, ...values) {
     try {
       this.emit(event, ...values);
@@ -344,9 +347,9 @@ class Lifecycle extends EventEmitter {
     }
   }
 
-  /** Node calls this where the promise of a listener is rejected. */
+  /** Node calls this when the promise of a listener is rejected. */
   [EventEmitter.captureRejectionSymbol](error, event) {
-    // Not reported: the report would come to the same listener.
+    // This is not reported, because the report would reach the same listener.
     if (event === 'error') warn(error);
     else this.report(error);
   }

@@ -18,7 +18,7 @@ function isMessageType(type) {
   return TYPES.has(type);
 }
 
-/** A message as it goes over the wire. Its fields can be read in both spellings, `message_id` and `messageId`. */
+/** A message as on the wire. Its fields can be read in both spellings, `message_id` and `messageId`. */
 class Message {
   /** @param {object} fields in either spelling; what is missing of id and timestamp is made up */
   constructor(fields) {
@@ -41,7 +41,7 @@ class Message {
   isNotification() { return this.message_type === MessageType.NOTIFICATION; }
   isResponse() { return this.message_type === MessageType.RESPONSE; }
 
-  /** The answer to this message, not sent yet: `client.send(message.createResponse(…))` does that. */
+  /** Returns the answer to this message, which `client.send(message.createResponse(…))` sends. */
   createResponse(payload) {
     return new Message({
       app_id: this.app_id,
@@ -52,15 +52,15 @@ class Message {
     });
   }
 
-  /** The seven fields of the wire in a plain object. */
+  /** Returns the seven fields of the wire as a plain object. */
   toObject() {
     const { message_id, app_id, channel_id, message_type, payload, timestamp, reply_to } = this;
     return { message_id, app_id, channel_id, message_type, payload, timestamp, reply_to };
   }
 
   /**
-   * The message as JSON text, as published. `JSON.stringify` calls this as well, always with a key, and would quote
-   * the text a second time: so with an argument it gives the object.
+   * Returns the message as JSON text, as the published package does. `JSON.stringify` calls this too, always with a
+   * key, and would quote the text a second time, so with an argument it returns the object.
    */
   toJSON(...key) {
     return key.length === 0 ? JSON.stringify(this.toObject()) : this.toObject();
@@ -71,10 +71,10 @@ class Message {
     return Message.fromObject(typeof json === 'string' ? JSON.parse(json) : json);
   }
 
-  /** Fields in either spelling; throws where one is missing or of the wrong type. */
+  /** Checks fields in either spelling. Throws if one is missing or of the wrong type. */
   static fromObject(object) {
     if (object === null || typeof object !== 'object') throw fault('is no object');
-    // Before the constructor makes one up.
+    // Checked before the constructor would generate one.
     if ((object.message_id ?? object.messageId) === undefined) throw fault('has no message_id');
     const message = new Message(object);
     for (const field of ['message_id', 'app_id', 'channel_id']) {

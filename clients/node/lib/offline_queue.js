@@ -2,7 +2,7 @@
 
 const { QueueFullError } = require('./errors.js');
 
-/** What is to be sent once there is a connection again, in order and within bounds. */
+/** Messages that wait for the next connection, in order and within limits. */
 class OfflineQueue {
   /** @param {{ messagesMax: number, bytesMax: number }} bounds */
   constructor({ messagesMax, bytesMax }) {
@@ -30,7 +30,7 @@ class OfflineQueue {
     return this.outgoing.has(id);
   }
 
-  /** Whoever waited for its answer has given up: it need not be sent. */
+  /** Removes a request whose caller has stopped waiting. */
   drop(id) {
     const queued = this.outgoing.get(id);
     if (queued === undefined) return;
@@ -38,7 +38,7 @@ class OfflineQueue {
     this.bytes -= queued.bytes;
   }
 
-  /** How many of them nobody awaits an answer to. */
+  /** Returns how many of them have no caller that waits for an answer. */
   messagesWithout(pending) {
     let count = 0;
     for (const id of this.outgoing.keys()) if (!pending.has(id)) count += 1;

@@ -5,7 +5,7 @@ const { checkedSignal } = require('./abort.js');
 
 const MIB = 1024 * 1024;
 
-// What every limit is where nobody says otherwise. Times are milliseconds.
+// The default options. Times are milliseconds.
 const DEFAULTS = Object.freeze({
   host: 'localhost',
   port: 8888,
@@ -19,25 +19,25 @@ const DEFAULTS = Object.freeze({
   reconnectDelay: 2_000,
   reconnectDelayMax: 30_000,
   heartbeatInterval: 30_000,
-  // As the server's own default.
+  // The same as the server's default.
   maxFrameBytes: 16 * MIB,
-  // More unsent bytes for longer than that are what `slow` tells of; from sendQueueBytes on nothing more is taken.
+  // More unsent bytes for longer than this are reported as `slow`. From sendQueueBytes on sending fails.
   slowBytes: MIB,
   slowAfter: 250,
   sendQueueBytes: 64 * MIB,
-  // What may wait for a connection to come back.
+  // Limits of messages that wait for the next connection.
   offlineQueueSize: 1_000,
   offlineQueueBytes: 16 * MIB,
   pendingMax: 65_536,
 });
 
-/** The given options over the defaults. Old programs pass `undefined` for what they do not set. */
+/** Returns the given options over the defaults. Old programs pass `undefined` for options that they do not set. */
 function resolveOptions(given = {}) {
   const options = { ...DEFAULTS };
   for (const [name, value] of Object.entries(given)) {
     if (value !== undefined && value !== null) options[name] = value;
   }
-  // Out of the environment it comes as a string.
+  // A port from the environment is a string.
   options.port = Number(options.port);
   if (!options.path && !(Number.isInteger(options.port) && options.port > 0 && options.port < 65_536)) {
     throw new TypeError(`port must be a whole number from 1 to 65535, not ${given.port}`);
@@ -55,7 +55,7 @@ function resolveOptions(given = {}) {
   return options;
 }
 
-/** The last argument of `sendRequest`: milliseconds, as published, or `{ timeout, signal }`. */
+/** Reads the last argument of `sendRequest`: milliseconds, as published, or `{ timeout, signal }`. */
 function requestOptions(given, timeout) {
   if (given === undefined || given === null) return { timeout, signal: undefined };
   if (typeof given === 'number') return { timeout: checkedTimeout(given), signal: undefined };

@@ -4,12 +4,12 @@ const { TimeoutError, AbortedError, QueueFullError } = require('./errors.js');
 const { after } = require('./timers.js');
 const { onAbort, offAbort } = require('./abort.js');
 
-// A late answer to one of the last requests that were given up is no news; the server's error for it neither.
+// Number of given up requests that are remembered, so that their late answers are not reported.
 const GIVEN_UP_KEPT = 1024;
 
 /**
- * Requests whose answers are awaited, by message id. Whichever way one ends, timer and listener go with it. None of
- * them holds what it sent, so their number bounds their memory.
+ * Requests in flight, by message id. However a request ends, its timer and its listener are removed. No entry holds
+ * what it sent, so their number bounds their memory.
  */
 class Pending {
   /** @param {number} max */
@@ -53,7 +53,7 @@ class Pending {
     return this.entries.has(id);
   }
 
-  /** The entry, which is pending no longer. */
+  /** Removes and returns an entry. */
   take(id) {
     const entry = this.entries.get(id);
     if (entry === undefined) return undefined;
@@ -64,14 +64,14 @@ class Pending {
     return entry;
   }
 
-  /** Ends all, or those that `which` names. */
+  /** Rejects all requests, or those for which `which` is true. */
   rejectAll(makeError, which = () => true) {
     for (const id of [...this.entries.keys()]) {
       if (which(id)) this.take(id)?.reject(makeError(id));
     }
   }
 
-  /** Resolves when nothing is pending. */
+  /** Resolves when no request is in flight. */
   whenIdle() {
     if (this.entries.size === 0) return Promise.resolve();
     return new Promise((resolve) => this.idle.push(resolve));

@@ -10,9 +10,9 @@ const SIZE = 4;
 const FORWARDED = ['connected', 'disconnected', 'reconnecting', 'slow', 'drain', 'response'];
 
 /**
- * Several connections of one application. A request takes the one with the fewest answers outstanding. What is
- * published keeps its order: a channel always takes the same connection. One that gave up is tried again as soon as
- * there is work, or another one has found the server.
+ * Several connections of one application. A request goes to the connection with the fewest requests in flight.
+ * Publications keep their order, because a channel always uses the same connection. A connection that gave up is tried
+ * again when there is work, or when another one has found the server.
  */
 class IPCPool extends EventEmitter {
   /**
@@ -41,31 +41,31 @@ class IPCPool extends EventEmitter {
   get host() { return this.clients[0].host; }
   get port() { return this.clients[0].port; }
 
-  /** What the server called itself; null for the published one. */
+  /** The name that the server gave itself; null for the published server. */
   get server() {
     return this.clients.find(({ server }) => server !== null)?.server ?? null;
   }
 
-  /** Whether at least one connection is up. */
+  /** True while at least one connection is open. */
   get connected() { return this.clients.some((client) => client.connected); }
 
   isConnected() {
     return this.connected;
   }
 
-  /** The handlers are given the client as well, behind what a client gives. */
+  /** Adds handlers for events of the clients, which get the client as their last argument. */
   onConnected(handler) { this.handle('connected', handler, (info, client) => [client]); }
   onDisconnected(handler) { this.handle('disconnected', handler, (info, client) => [client]); }
   onError(handler) { this.handle('error', handler, (error, client) => [error, client]); }
 
-  /** One handler for an event, in place of an earlier one. */
+  /** Sets the handler for an event, and replaces an earlier one. */
   handle(event, handler, valuesOf) {
     if (this.handlers[event]) this.off(event, this.handlers[event]);
     this.handlers[event] = handler ? (...values) => handler(...valuesOf(...values)) : null;
     if (handler) this.on(event, this.handlers[event]);
   }
 
-  /** True where all connections are up, false where one could not be made; those that are up stay. */
+  /** Resolves with true if all connections are open, and with false if one failed; the others stay open. */
   async connect(how) {
     this.isStarted = true;
     const results = await Promise.all(this.clients.map((client) => client.connect(how)));
@@ -77,7 +77,7 @@ class IPCPool extends EventEmitter {
     for (const client of this.clients) if (client.mayTryAgain) void client.connect({ retry: true });
   }
 
-  /** The connected client with the fewest answers outstanding; of equals, the one whose turn it is. */
+  /** Returns the connected client with the fewest requests in flight, and takes turns among equals. */
   pick() {
     this.revive();
     let best = null;
@@ -87,7 +87,7 @@ class IPCPool extends EventEmitter {
     }
     this.turn = (this.turn + 1) % this.clients.length;
     if (best !== null) return best;
-    // One that is on its way keeps the request for later.
+    // A client that is connecting keeps the request for later.
     const coming = this.clients.find(({ state }) => state !== 'idle' && state !== 'closed');
     if (coming === undefined) {
       throw new NotConnectedError('Not connected to server: there is no connection, call connect() first; the message '
@@ -96,7 +96,7 @@ class IPCPool extends EventEmitter {
     return coming;
   }
 
-  /** The client that a channel's messages take, in both directions. */
+  /** Returns the client for a channel's messages, in both directions. */
   clientOf(channelId) {
     this.revive();
     let hash = 0;
@@ -125,7 +125,7 @@ class IPCPool extends EventEmitter {
     return this.clientOf(channelId).notify(channelId, data);
   }
 
-  /** Any message but a response, which belongs on the connection that its request came over. */
+  /** Sends any message except a response, which belongs to the connection of its request. */
   sendMessage(channelId, messageType, payload, replyTo) {
     if (messageType === MessageType.RESPONSE) {
       throw new TypeError('answer with respond() of the client that the request came to: listeners are given it');
@@ -146,7 +146,7 @@ class IPCPool extends EventEmitter {
     return this.clientOf(channelId).openSubscription(channelId, options);
   }
 
-  /** Serves the channel on every connection; `concurrency` is that of each. */
+  /** Serves the channel on every connection, each with this `concurrency`. */
   async serve(channelId, handler, options) {
     const settled = await Promise.allSettled(this.clients.map((client) => client.serve(channelId, handler, options)));
     const services = settled.filter(({ status }) => status === 'fulfilled').map(({ value }) => value);
@@ -159,7 +159,7 @@ class IPCPool extends EventEmitter {
     return { channel: channelId, close, [asyncDispose]: close };
   }
 
-  /** Whether the server answers, on the connection that a request would take. */
+  /** Resolves with whether the server answers a ping, on the connection that a request would use. */
   async ping(timeout) {
     return this.ask((client) => client.ping(timeout));
   }
@@ -199,7 +199,9 @@ class IPCPool extends EventEmitter {
     await this.close();
   }
 
-  /** An `error` nobody listens to must not end the process; a fault of the program's own would vanish. */
+  /**
+   * An `error` event without a listener must not end the process, but an error of the program's own must not be lost.
+   */
   report(error, client = null) {
     this.lastError = error;
     try {
@@ -216,7 +218,7 @@ class IPCPool extends EventEmitter {
   }
 }
 
-/** A client refuses requests for nobody itself, so it must not seem that somebody listens. */
+/** A client refuses requests for which there is no listener, so it must not seem that there is one. */
 function forwardWhileHeard(client, pool, event) {
   const forward = (...values) => pool.emit(event, ...values, client);
   pool.on('newListener', (name) => {

@@ -3,12 +3,12 @@
 const { TIMER_MS_MAX } = require('./timers.js');
 
 const FACTOR = 2;
-// Enough for any maximum; infinity times a delay of 0 is no number.
+// Enough doublings for any maximum. Infinity times a delay of 0 would not be a number.
 const DOUBLINGS_MAX = 1_000;
 
 /**
- * Delays between attempts: doubling from `delay` to `delayMax`, each between half and the whole of that, so that the
- * clients of a server that came back do not all knock at once.
+ * Delays between attempts. They double from `delay` to `delayMax`, and each is random between half of that and the
+ * whole, so that the clients of a restarted server do not all reconnect at once.
  */
 class Backoff {
   /** @param {{ attempts: number, delay: number, delayMax: number, random?: () => number }} options */
@@ -20,10 +20,10 @@ class Backoff {
     this.made = 0;
   }
 
-  /** Milliseconds to wait before the next attempt, or null where all are used up. */
+  /** Returns the milliseconds before the next attempt, or null if there are no more. */
   next() {
     if (this.made >= this.attempts) return null;
-    // The next attempt does come: without one, who waits for the connection would wait for nothing.
+    // The timer keeps the process alive, because callers wait for the connection.
     const whole = Math.min(this.delay * FACTOR ** Math.min(this.made, DOUBLINGS_MAX), this.delayMax, TIMER_MS_MAX);
     this.made += 1;
     return whole * (0.5 + this.random() / 2);

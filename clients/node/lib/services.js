@@ -8,7 +8,10 @@ const CONCURRENCY = 64;
 const QUEUE_MAX = 1_024;
 const QUEUE_BYTES = 64 * 1024 * 1024;
 
-/** A message that a handler has in hand. Its signal is made when the handler asks for it, which most never do. */
+/**
+ * A message that a handler is working on. Its signal is made when the handler asks for it, which most handlers never
+ * do.
+ */
 class InHand {
   constructor() {
     this.controller = null;
@@ -29,7 +32,7 @@ class InHand {
   }
 }
 
-/** A channel whose requests this process answers, some at a time and the others in order behind them. */
+/** A channel whose requests this process answers. Some are handled at a time, and the others wait in order. */
 class Service {
   /**
    * @param {string} channel
@@ -45,7 +48,7 @@ class Service {
     this.queueMax = queueMax;
     this.queueBytesMax = queueBytes;
     this.hooks = hooks;
-    /** Notifications that were dropped because the queue was full; a request would have been told. */
+    /** Number of notifications that were dropped because the queue was full; requests are refused instead. */
     this.dropped = 0;
     this.inHand = new Set();
     this.queue = [];
@@ -61,7 +64,7 @@ class Service {
     return message.isRequest() || (this.onNotification !== undefined && message.isNotification());
   }
 
-  /** Serves no longer. What has begun is finished and answered. */
+  /** Stops serving. Requests that have begun are finished and answered. */
   close() {
     this.stopping ??= this.hooks.stop(this);
     return this.stopping;
@@ -71,7 +74,10 @@ class Service {
     await this.close();
   }
 
-  /** Answers to requests of a lost connection have nowhere to go: who waits is dropped, who runs is told. */
+  /**
+   * Handles a lost connection, whose requests cannot be answered: waiting ones are dropped, and the signals of running
+   * ones fire.
+   */
   forget() {
     this.queue = [];
     this.queueBytes = 0;
@@ -80,7 +86,7 @@ class Service {
     this.wakeIdle();
   }
 
-  /** `bytes` are those of the message on the wire. */
+  /** Accepts a message. `bytes` is its size on the wire. */
   take(message, bytes) {
     if (this.running < this.concurrency) {
       void this.run(message);
@@ -115,7 +121,7 @@ class Service {
     }
   }
 
-  /** @returns what the handler threw, or null */
+  /** @returns the error that the handler threw, or null */
   async answer(request, hand) {
     let payload;
     let error = null;
@@ -129,7 +135,7 @@ class Service {
     return error;
   }
 
-  /** Nobody is told of what becomes of a notification, so its error is this client's. */
+  /** A notification has no answer, so an error of its handler is reported by this client. */
   async notice(notification) {
     try {
       await this.onNotification(notification);
@@ -160,7 +166,7 @@ class Service {
   }
 }
 
-/** What a client serves, and what the server has to be told of it. */
+/** The channels that a client serves, and their registration at the server. */
 class Services {
   /** @param {import('./client.js').IPCClient} client */
   constructor(client) {
@@ -200,10 +206,10 @@ class Services {
     try {
       if (client.canSend) await this.announce(service);
     } catch (error) {
-      // With the connection gone it will be announced to the next, where one is to come.
+      // If the connection is lost, the channel is registered on the next one, if there will be one.
       if (error instanceof NotConnectedError && client.state !== 'closed') return service;
       this.forgetService(service);
-      // The server may get to it yet. It does all in order, so this undoes it whenever that is.
+      // The server may still process the registration. It processes messages in order, so this undoes it in any case.
       if (error instanceof TimeoutError) client.command({ action: 'stop_serving', channel }).catch(() => {});
       throw error;
     }
@@ -218,7 +224,7 @@ class Services {
     await this.client.command({ action: 'serve', channel });
   }
 
-  /** Announces all to a new connection. */
+  /** Registers all channels on a new connection. */
   restore() {
     for (const service of this.channels.values()) {
       if (service.isStopped) continue;
@@ -256,12 +262,12 @@ class Services {
       try {
         client.respond(request, failure('handler_failed', error));
       } catch {
-        // The queue is full; the server will answer the requester in this worker's place.
+        // The queue is full, and the server answers the requester instead of this worker.
       }
     }
   }
 
-  /** The server has not heard yet that the channel is served no longer, and the requester is not to wait for it. */
+  /** The server does not know yet that the channel is no longer served, and the requester must not wait in vain. */
   refuse(request) {
     this.respond(request, failure('no_handler', `this worker serves '${request.channel_id}' no longer`));
   }
@@ -270,7 +276,7 @@ class Services {
     for (const service of this.channels.values()) service.forget();
   }
 
-  /** How many messages handlers have in hand or before them. */
+  /** Returns the number of messages that handlers are working on or that wait for them. */
   get unfinished() {
     let count = 0;
     for (const { running, queue } of this.channels.values()) count += running + queue.length;
@@ -278,7 +284,7 @@ class Services {
   }
 }
 
-/** In the server's own words, so that the requester's client makes an error of it. */
+/** Returns an error in the server's format, so that the requester's client recognises it. */
 function failure(code, thrown) {
   return { status: 'error', code, error: textOf(thrown) || 'the handler failed without a word' };
 }

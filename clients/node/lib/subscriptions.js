@@ -7,9 +7,9 @@ const BUFFER_MESSAGES = 1_024;
 const BUFFER_BYTES = 16 * 1024 * 1024;
 
 /**
- * The messages of a channel as an async iterable: `for await (const message of client.subscribe('news'))`. It goes on
- * over reconnections. Leaving the loop, `unsubscribe()`, its signal or the client's `close()` end it; so does, with an
- * error, that the client gives up.
+ * The messages of a channel as an async iterable: `for await (const message of client.subscribe('news'))`. It survives
+ * reconnects. It ends when the loop is left, by `unsubscribe()`, by its signal or by the client's `close()`, and with
+ * an error if the client gives up.
  */
 class Subscription {
   constructor(channel, options) {
@@ -18,7 +18,7 @@ class Subscription {
     const { onEnd, onDrop, onError } = options;
     if (!(buffer >= 1 && bufferBytes >= 0)) throw new TypeError('buffer must be 1 or more, bufferBytes 0 or more');
     this.channel = channel;
-    /** Messages that were dropped because the reader was too far behind; the oldest go first. */
+    /** Number of messages that were dropped because the reader was too slow; the oldest go first. */
     this.dropped = 0;
     this.bufferMax = buffer;
     this.bufferBytesMax = bufferBytes;
@@ -34,12 +34,12 @@ class Subscription {
     this.isEnded = false;
     this.error = null;
     this.isReady = false;
-    /** Resolves when the server has confirmed: what is published from then on is received. */
+    /** Resolves when the server has confirmed. Everything published from then on is received. */
     this.ready = new Promise((resolve, reject) => {
       this.resolveReady = () => { this.isReady = true; resolve(); };
       this.rejectReady = reject;
     });
-    // Nobody has to wait for it.
+    // A program need not wait for it.
     this.ready.catch(() => {});
     if (signal) {
       this.signal = signal;
@@ -50,13 +50,13 @@ class Subscription {
     }
   }
 
-  /** `bytes` are those of the message on the wire. */
+  /** Accepts a message. `bytes` is its size on the wire. */
   deliver(message, bytes) {
     if (this.onMessage !== undefined) {
       try {
         this.onMessage(message);
       } catch (error) {
-        // Neither the other subscriptions of the channel nor the connection are to suffer for it.
+        // An error here must affect neither other subscriptions of the channel nor the connection.
         this.onError(error);
       }
       return;
@@ -76,13 +76,13 @@ class Subscription {
     if (dropped === 0 && this.dropped > 0) this.onDrop(this);
   }
 
-  /** The last message stays, however large it is. */
+  /** The newest message is kept, regardless of its size. */
   isOverfull() {
     const length = this.buffered.length - this.first;
     return length > 1 && (length > this.bufferMax || this.bufferedBytes > this.bufferBytesMax);
   }
 
-  // Without moving the others each time: a reader that is far behind would make that quadratic.
+  // Removes messages without moving the others each time, which would take quadratic time for a slow reader.
   shift() {
     const { message, bytes } = this.buffered[this.first];
     this.buffered[this.first] = undefined;
@@ -139,7 +139,7 @@ class Subscription {
   }
 }
 
-/** Who wants the messages of which channel: one handler, as published, and any number of subscriptions. */
+/** The subscribers of each channel: one handler, as published, and any number of subscriptions. */
 class Subscriptions {
   constructor() {
     this.channels = new Map();
@@ -158,7 +158,7 @@ class Subscriptions {
     return this.channels.get(channel);
   }
 
-  /** All that are no plain handlers. */
+  /** Returns all subscriptions, which are not plain handlers. */
   iterations() {
     return [...this.channels.values()].flatMap(({ subscriptions }) => [...subscriptions]);
   }
@@ -167,7 +167,7 @@ class Subscriptions {
     return [...this.channels.keys()];
   }
 
-  /** Forgets a channel nobody wants any more; returns whether it was the last. */
+  /** Forgets a channel without subscribers. Returns whether this was the last subscriber. */
   releaseUnused(channel) {
     const entry = this.channels.get(channel);
     if (entry === undefined || entry.handler !== null || entry.subscriptions.size > 0) return false;

@@ -1,19 +1,19 @@
 'use strict';
 
-// Node's timers fire at once for more.
+// Node fires a timer of more milliseconds at once.
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
-/** A timer, or undefined where `ms` is more than one can count: what is that far off does not happen. */
+/** Starts a timer. Returns undefined if `ms` is more than a timer can count, because that moment does not come. */
 function after(ms, f) {
   return ms <= TIMER_MS_MAX ? setTimeout(f, ms) : undefined;
 }
 
-/** The same for what happens again and again. */
+/** Starts a repeating timer in the same way. */
 function every(ms, f) {
   return ms <= TIMER_MS_MAX ? setInterval(f, ms) : undefined;
 }
 
-/** A timeout that a caller gave, as a number. */
+/** Checks a timeout that a caller passed, and returns it as a number. */
 function checkedTimeout(timeout) {
   if (typeof timeout !== 'number' || !(timeout >= 0)) {
     throw new TypeError(`timeout must be a number of milliseconds that is not negative, not ${String(timeout)}`);

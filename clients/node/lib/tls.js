@@ -4,25 +4,26 @@ const net = require('node:net');
 const tls = require('node:tls');
 const { TLSError } = require('./errors.js');
 
-// What a server of TLS says to those who speak none begins with it: the type of a record, and a version.
+// The first bytes of a TLS alert, which a TLS server sends to clients that do not speak TLS: the type of a record, and
+// a version.
 const ALERT = Buffer.from([0x15, 0x03]);
 
-/** A socket that connects, and the event that says that it can be written to. */
+/** Returns a connecting socket, and the event after which it can be written to. */
 function connectSocket(address, given) {
   if (!given) return { socket: net.connect(address), opened: 'connect' };
   const options = typeof given === 'function' ? given() : given;
   const socket = tls.connect({ ...(options === true ? {} : options), ...address });
-  // It does not take the option of this name.
+  // `tls.connect` does not accept the option of this name.
   socket.setNoDelay(true);
   return { socket, opened: 'secureConnect' };
 }
 
-/** Whether bytes are what TLS says to somebody who speaks none. */
+/** Returns whether bytes are a TLS alert to a client that does not speak TLS. */
 function isAlert(bytes) {
   return bytes.subarray(0, ALERT.length).equals(ALERT);
 }
 
-/** What became of a handshake, in words that say what to do about it. */
+/** Explains a failed handshake, and says what to do about it. */
 function explain(error) {
   const { code = '', message } = error;
   const because = (text) => new TLSError(text, { cause: error });
@@ -54,7 +55,7 @@ function explain(error) {
   if (code === 'ECONNRESET' && error.syscall === undefined) {
     return because('the server closed the connection in the TLS handshake; see that this port speaks TLS');
   }
-  // Nobody listens, or the connection broke: no matter of TLS.
+  // Nothing listens, or the connection broke, which has nothing to do with TLS.
   if (error.syscall !== undefined) return error;
   return because(`TLS failed: ${message}`);
 }

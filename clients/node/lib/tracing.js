@@ -2,7 +2,7 @@
 
 const diagnostics = require('node:diagnostics_channel');
 
-// Nothing is built for a channel that nobody listens to: ask `hasSubscribers` first.
+// Check `hasSubscribers` first, so that nothing is built for a channel without listeners.
 const tracing = {
   connect: diagnostics.channel('ipc-framework:connect'),
   disconnect: diagnostics.channel('ipc-framework:disconnect'),

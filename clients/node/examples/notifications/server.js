@@ -1,7 +1,7 @@
 'use strict';
 
-// A page that shows live notifications: `node examples/notifications/server.js [port of ipc] [port of http]`.
-// Then publish something: every open page shows it.
+// A page that shows live notifications: `node examples/notifications/server.js [port of ipc] [port of http]`. Publish a
+// message, and every open page shows it.
 
 const path = require('node:path');
 const express = require('express');
