@@ -34,9 +34,7 @@ pub(super) fn run(
     channel: &str,
     watch: &impl Fn(&Clock),
 ) -> Result<Tally, Failure> {
-    for subscriber in &mut subscribers {
-        target::subscribe(subscriber, channel)?;
-    }
+    subscribe_all(&mut subscribers, channel, options.timeout)?;
     let publisher = options.connect()?;
     let clock = Clock::start(plan);
     let progress = Progress {
@@ -64,6 +62,26 @@ pub(super) fn run(
         threads.extend(receiving);
         sum_up(clock, threads, watch)
     })
+}
+
+/// Subscribes all connections. Every later publication reaches each of them.
+fn subscribe_all(
+    subscribers: &mut [Connection],
+    channel: &str,
+    timeout: Duration,
+) -> Result<(), Failure> {
+    for at in 0..subscribers.len() {
+        target::subscribe(&mut subscribers[at], channel)?;
+        if subscribers[at].server().is_none() {
+            // The published server confirms no subscription, but takes the messages of a connection
+            // in order: its publication reaches itself, and those that have subscribed before it.
+            subscribers[at].publish(channel, &())?;
+            for subscriber in &mut subscribers[..=at] {
+                subscriber.receive(Some(timeout))?.ok_or_else(|| late(timeout))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn publish(
