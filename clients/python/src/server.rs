@@ -2,12 +2,12 @@
 //!
 //! The event loop has a thread of its own and takes the GIL for handlers alone.
 
+mod calls;
 mod connections;
 mod dispatch;
 mod jobs;
 mod options;
 mod origin;
-mod pending;
 mod shared;
 mod turn;
 
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ipc_framework::{Address, Json, MessageType};
+use ipc_framework::{Address, Context, Json, JsonError, MessageType};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -90,7 +90,7 @@ impl Server {
             drop(server);
             ended
         });
-        self.shared.drop_all_handlers();
+        self.shared.calls.clear();
         ended.map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 
@@ -116,11 +116,8 @@ impl Server {
 
     /// Begins to drain. What nobody is known to work on is not waited for.
     fn stop(&self) {
-        let abandoned = self.shared.pending().stop();
-        for origin in abandoned {
-            origin.abandon();
-        }
-        self.shared.handle.stop();
+        self.shared.origins.stop();
+        self.shared.door.stop();
     }
 
     /// Whether Python hears of connections that come and go.
@@ -135,26 +132,26 @@ impl Server {
         app_id: String,
         name: Option<String>,
     ) -> PyResult<()> {
-        turn::ask(py, &self.shared, move |context| {
+        self.shared.door.ask(py, move |context| {
             context.create_application(&app_id, name.as_deref());
         })
     }
 
     fn create_channel(&self, py: Python<'_>, app_id: String, channel_id: String) -> PyResult<()> {
-        turn::ask(py, &self.shared, move |context| context.create_channel(&app_id, &channel_id))
+        self.shared.door.ask(py, move |context| context.create_channel(&app_id, &channel_id))
     }
 
     fn remove_channel(&self, py: Python<'_>, app_id: String, channel_id: String) -> PyResult<bool> {
-        self.shared.drop_handlers(&app_id, &channel_id);
-        turn::ask(py, &self.shared, move |context| context.remove_channel(&app_id, &channel_id))
+        self.shared.calls.remove(&app_id, &channel_id);
+        self.shared.door.ask(py, move |context| context.remove_channel(&app_id, &channel_id))
     }
 
     fn has_application(&self, py: Python<'_>, app_id: String) -> PyResult<bool> {
-        turn::ask(py, &self.shared, move |context| context.has_application(&app_id))
+        self.shared.door.ask(py, move |context| context.has_application(&app_id))
     }
 
     fn has_channel(&self, py: Python<'_>, app_id: String, channel_id: String) -> PyResult<bool> {
-        turn::ask(py, &self.shared, move |context| context.has_channel(&app_id, &channel_id))
+        self.shared.door.ask(py, move |context| context.has_channel(&app_id, &channel_id))
     }
 
     fn set_handler(
@@ -166,41 +163,34 @@ impl Server {
         serves: bool,
     ) -> PyResult<()> {
         let of_type = message_type(of_type)?;
-        self.shared.set_handler(app_id, channel_id, of_type, handler, serves);
+        self.shared.calls.set(app_id, channel_id, of_type, handler, serves);
         Ok(())
     }
 
-    /// Subscribes a connection; one that is not there yet, once it comes.
-    fn subscribe(
+    /// Subscribes or unsubscribes a connection. One that is not connected yet is subscribed when it
+    /// connects.
+    fn set_subscribed(
         &self,
         py: Python<'_>,
         app_id: String,
         channel_id: String,
         connection_id: String,
+        is_subscribed: bool,
     ) -> PyResult<()> {
-        let shared = self.shared.clone();
-        turn::ask(py, &self.shared, move |context| {
-            let mut connections = shared.connections();
-            match connections.find_in(&app_id, &connection_id) {
-                Some(known) => drop(context.subscribe(known.key, &channel_id)),
-                None => connections.await_connection(connection_id, app_id, channel_id),
+        let table = self.shared.connections.clone();
+        self.shared.door.ask(py, move |context| {
+            let mut connections = table.lock();
+            let known = connections.find_in(&app_id, &connection_id);
+            if !is_subscribed {
+                connections.forget_awaited(&connection_id, &app_id, &channel_id);
             }
-        })
-    }
-
-    fn unsubscribe(
-        &self,
-        py: Python<'_>,
-        app_id: String,
-        channel_id: String,
-        connection_id: String,
-    ) -> PyResult<()> {
-        let shared = self.shared.clone();
-        turn::ask(py, &self.shared, move |context| {
-            let mut connections = shared.connections();
-            connections.forget_awaited(&connection_id, &app_id, &channel_id);
-            if let Some(known) = connections.find_in(&app_id, &connection_id) {
-                context.unsubscribe(known.key, &channel_id);
+            match known {
+                Some(known) if is_subscribed => drop(context.subscribe(known.key, &channel_id)),
+                Some(known) => drop(context.unsubscribe(known.key, &channel_id)),
+                None if is_subscribed => {
+                    connections.await_connection(connection_id, app_id, channel_id);
+                }
+                None => {}
             }
         })
     }
@@ -211,36 +201,36 @@ impl Server {
         app_id: String,
         channel_id: String,
     ) -> PyResult<Vec<String>> {
-        let shared = self.shared.clone();
-        turn::ask(py, &self.shared, move |context| {
+        let table = self.shared.connections.clone();
+        self.shared.door.ask(py, move |context| {
             let keys = context.subscribers(&app_id, &channel_id);
             let ids = keys.into_iter().filter_map(|key| context.connection_id(key));
             let mut ids: Vec<String> = ids.map(str::to_owned).collect();
-            ids.extend(shared.connections().awaited_by(&app_id, &channel_id));
+            ids.extend(table.lock().awaited_by(&app_id, &channel_id));
             ids
         })
     }
 
     /// The connection with this id; the last that came, where several applications have one.
     fn connection(&self, connection_id: &str) -> Option<PyConnection> {
-        let known = self.shared.connections().find(connection_id)?;
-        Some(PyConnection { shared: self.shared.clone(), known })
+        let known = self.shared.connections.lock().find(connection_id)?;
+        Some(self.shared.connection(known))
     }
 
     /// The same of one application.
     fn connection_of(&self, app_id: &str, connection_id: &str) -> Option<PyConnection> {
-        let known = self.shared.connections().find_in(app_id, connection_id)?;
-        Some(PyConnection { shared: self.shared.clone(), known })
+        let known = self.shared.connections.lock().find_in(app_id, connection_id)?;
+        Some(self.shared.connection(known))
     }
 
     fn connections(&self) -> Vec<PyConnection> {
-        let all = self.shared.connections().all().into_iter();
-        all.map(|known| PyConnection { shared: self.shared.clone(), known }).collect()
+        let all = self.shared.connections.lock().all();
+        all.into_iter().map(|known| self.shared.connection(known)).collect()
     }
 
     fn connections_of(&self, app_id: &str) -> Vec<PyConnection> {
-        let all = self.shared.connections().of_application(app_id).into_iter();
-        all.map(|known| PyConnection { shared: self.shared.clone(), known }).collect()
+        let all = self.shared.connections.lock().of_application(app_id);
+        all.into_iter().map(|known| self.shared.connection(known)).collect()
     }
 
     /// Sends a message to a connection, or to whoever asked what it answers. Returns whether
@@ -252,16 +242,13 @@ impl Server {
         response: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
         let message = message::from_python(response)?;
-        let to = connection.map(|connection| connection.get().known.key);
+        let to = connection.map(|connection| connection.get().key());
         if let Some(reply_to) = &message.reply_to {
-            let is_meant = |origin: &origin::Origin| {
-                *origin.message_id == **reply_to && to.is_none_or(|to| to == origin.from)
-            };
             let carried = response.getattr("_origin").ok();
             let carried = carried.as_ref().and_then(|carried| carried.cast::<PyOrigin>().ok());
             let origin = match carried.map(|carried| &carried.get().0) {
-                Some(origin) if is_meant(origin) => Some(origin.clone()),
-                _ => self.shared.pending().find(reply_to, &message.app_id, to),
+                Some(origin) if origin.is_answered_by(reply_to, to) => Some(origin.clone()),
+                _ => self.shared.origins.find(reply_to, &message.app_id, to),
             };
             if let Some(origin) = origin {
                 origin.answer(py, message)?;
@@ -269,7 +256,7 @@ impl Server {
             }
         }
         match to {
-            Some(to) => self.shared.send(py, to, message).map(|()| true),
+            Some(to) => self.shared.door.send(py, to, message).map(|()| true),
             None => Ok(false),
         }
     }
@@ -281,48 +268,41 @@ impl Server {
         channel_id: &str,
         message: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        self.shared.publish(py, app_id, channel_id, message::from_python(message)?)
+        self.shared.door.publish(py, app_id, channel_id, message::from_python(message)?)
     }
 
     fn broadcast(&self, py: Python<'_>, app_id: &str, message: &Bound<'_, PyAny>) -> PyResult<()> {
-        let message = message::from_python(message)?;
-        self.shared.check_size(&message)?;
-        // The message keeps the application it names, whoever gets it.
-        let app_id = app_id.to_owned();
-        let sent = turn::ask(py, &self.shared, move |context| {
-            context.broadcast_to_application(&app_id, &message).err()
-        })?;
-        sent.map_or(Ok(()), |error| Err(PyValueError::new_err(error.to_string())))
+        // The message keeps the application that it names, whatever connection gets it.
+        self.shared.door.broadcast(py, app_id.to_owned(), message::from_python(message)?)
     }
 
-    /// As `get_stats` on `system` answers it.
+    /// Returns the server's statistics, in the form in which `get_stats` on `system` has them.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stats =
-            |context: &mut ipc_framework::Context<'_>| Some(Json::from_serialize(&context.stats()));
-        listed(py, turn::ask(py, &self.shared, stats)?)
+        self.listing(py, |context| Json::from_serialize(&context.stats()))
     }
 
     fn list_applications<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let list = |context: &mut ipc_framework::Context<'_>| {
-            Some(Json::from_serialize(&context.list_applications()))
-        };
-        listed(py, turn::ask(py, &self.shared, list)?)
+        self.listing(py, |context| Json::from_serialize(&context.list_applications()))
     }
 
     fn list_channels<'py>(&self, py: Python<'py>, app_id: String) -> PyResult<Bound<'py, PyAny>> {
-        let list = move |context: &mut ipc_framework::Context<'_>| {
-            Some(Json::from_serialize(&context.list_channels(&app_id)))
-        };
-        listed(py, turn::ask(py, &self.shared, list)?)
+        self.listing(py, move |context| Json::from_serialize(&context.list_channels(&app_id)))
     }
 }
 
-fn listed<'py>(
-    py: Python<'py>,
-    listing: Option<Result<Json<'static>, ipc_framework::JsonError>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let Some(listing) = listing else { return Ok(PyDict::new(py).into_any()) };
-    json::to_python(py, &listing.map_err(|error| PyValueError::new_err(error.to_string()))?)
+impl Server {
+    /// Returns a listing of the loop as a dictionary, which is empty after the server has ended.
+    fn listing<'py>(
+        &self,
+        py: Python<'py>,
+        list: impl FnOnce(&mut Context<'_>) -> Result<Json<'static>, JsonError> + Send + 'static,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match self.shared.door.ask(py, |context| Some(list(context)))? {
+            None => Ok(PyDict::new(py).into_any()),
+            Some(Ok(listing)) => json::to_python(py, &listing),
+            Some(Err(error)) => Err(PyValueError::new_err(error.to_string())),
+        }
+    }
 }
 
 fn message_type(name: &str) -> PyResult<MessageType> {

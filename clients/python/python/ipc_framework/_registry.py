@@ -133,7 +133,7 @@ class ServerChannel(Channel):
     def _install(self, native: _native.Server) -> None:
         native.create_channel(self.app_id, self.channel_id)
         for connection_id in self._early:
-            native.subscribe(self.app_id, self.channel_id, connection_id)
+            native.set_subscribed(self.app_id, self.channel_id, connection_id, True)
 
     def _set(self, native: _native.Server, message_type: MessageType, handler: Handler) -> None:
         serves = self._serves and message_type is MessageType.REQUEST
@@ -182,7 +182,7 @@ class ServerChannel(Channel):
     def add_subscriber(self, connection_id: str) -> None:
         native = self._application._server._native
         if native is not None:
-            native.subscribe(self.app_id, self.channel_id, connection_id)
+            native.set_subscribed(self.app_id, self.channel_id, connection_id, True)
         elif connection_id not in self._early:
             self._early.append(connection_id)
 
@@ -191,7 +191,7 @@ class ServerChannel(Channel):
             self._early.remove(connection_id)
         native = self._application._server._native
         if native is not None:
-            native.unsubscribe(self.app_id, self.channel_id, connection_id)
+            native.set_subscribed(self.app_id, self.channel_id, connection_id, False)
 
 
 class ServerConnections(ConnectionManager):

@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc_framework::{ConnectionInfo, ConnectionKey};
 use pyo3::prelude::*;
 
-use super::shared::Shared;
-use super::turn;
+use super::turn::Door;
 use crate::message;
 
 #[derive(Clone)]
@@ -16,6 +15,16 @@ pub(super) struct Known {
     pub(super) key: ConnectionKey,
     pub(super) app_id: Arc<str>,
     pub(super) connection_id: Arc<str>,
+}
+
+/// The connections of one server, behind a lock.
+#[derive(Default)]
+pub(super) struct ConnectionTable(Mutex<Connections>);
+
+impl ConnectionTable {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
@@ -110,8 +119,18 @@ impl Connections {
 /// A connected client, for `send_to_connection`.
 #[pyclass(frozen, name = "Connection", module = "ipc_framework._native")]
 pub(crate) struct PyConnection {
-    pub(super) shared: Arc<Shared>,
-    pub(super) known: Known,
+    door: Arc<Door>,
+    known: Known,
+}
+
+impl PyConnection {
+    pub(super) fn new(door: Arc<Door>, known: Known) -> Self {
+        Self { door, known }
+    }
+
+    pub(super) fn key(&self) -> ConnectionKey {
+        self.known.key
+    }
 }
 
 #[pymethods]
@@ -130,19 +149,19 @@ impl PyConnection {
 
     /// Sends a message, if the client is still there.
     fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.shared.send(py, self.known.key, message::from_python(message)?)
+        self.door.send(py, self.known.key, message::from_python(message)?)
     }
 
     /// Closes it after what was sent before.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let key = self.known.key;
-        turn::ask(py, &self.shared, move |context| context.close_connection(key)).map(|_| ())
+        self.door.ask(py, move |context| context.close_connection(key)).map(|_| ())
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
         other.cast::<Self>().is_ok_and(|other| {
             let other = other.get();
-            other.known.key == self.known.key && Arc::ptr_eq(&other.shared, &self.shared)
+            other.known.key == self.known.key && Arc::ptr_eq(&other.door, &self.door)
         })
     }
 

@@ -11,11 +11,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::connections::PyConnection;
+use super::calls::Call;
 use super::jobs::{Job, Jobs};
 use super::origin::{Origin, State};
-use super::shared::{Call, Shared};
-use super::turn;
+use super::shared::Shared;
 use crate::message::Fields;
 
 /// Sets the server up to call Python.
@@ -29,14 +28,14 @@ pub(super) fn install(server: &mut Server, shared: &Arc<Shared>, jobs: Option<Jo
         .on_notification(move |note| notes.deliver(note))
         .on_response(move |response| responses.deliver(response));
     let subscribed = [MessageType::Publish, MessageType::Subscribe, MessageType::Unsubscribe];
-    if subscribed.iter().any(|one| shared.routed.contains(one)) {
+    if subscribed.into_iter().any(|one| shared.calls.routes(one)) {
         let shared = shared.clone();
         server.filter(move |delivery| filter(&shared, delivery));
     }
     let (come, gone) = (shared.clone(), shared.clone());
     server.on_connect(move |info, context| {
         let (known, channels) = {
-            let mut connections = come.connections();
+            let mut connections = come.connections.lock();
             let known = connections.add(info);
             let channels = connections.take_awaited(&known);
             (known, channels)
@@ -48,7 +47,7 @@ pub(super) fn install(server: &mut Server, shared: &Arc<Shared>, jobs: Option<Jo
     });
     server.on_disconnect(move |info, context| {
         watch(&gone, false, info, context);
-        gone.connections().remove(info);
+        gone.connections.lock().remove(info);
     });
 }
 
@@ -61,11 +60,11 @@ fn watch(
     if !shared.is_watched.load(Ordering::Relaxed) {
         return;
     }
-    let known = shared.connections().find_in(info.app_id, info.connection_id);
+    let known = shared.connections.lock().find_in(info.app_id, info.connection_id);
     let Some(known) = known else { return };
     Python::attach(|py| {
-        let connection = PyConnection { shared: shared.clone(), known };
-        let told = turn::enter(shared, context, || {
+        let connection = shared.connection(known);
+        let told = shared.door.enter(context, || {
             shared.server(py)?.call_method1(intern!(py, "_watch"), (has_come, connection))
         });
         if let Err(error) = told {
@@ -83,14 +82,14 @@ struct Dispatch {
 impl Dispatch {
     fn request<'a>(&self, mut request: Request<'a>) -> RequestResult<'a> {
         let shared = &self.shared;
-        let Some(call) = shared.call_for(request.message()) else {
+        let Some(call) = shared.calls.find(request.message()) else {
             return Ok(request.pass_on());
         };
-        let origin = Origin::new(shared, request.from(), request.message());
+        let origin = shared.origins.of(request.from(), request.message());
         if let Some(jobs) = &self.jobs {
             let answered = queue(jobs, request, &origin, call);
             if answered.is_err() {
-                shared.pending().remove(&origin);
+                shared.origins.remove(&origin);
             }
             return answered;
         }
@@ -116,7 +115,7 @@ impl Dispatch {
                     Ok(reply)
                 }
                 Some(Err(error)) => {
-                    shared.pending().remove(&origin);
+                    shared.origins.remove(&origin);
                     Err(error)
                 }
                 None => unreachable!("a request that is gone was deferred"),
@@ -133,8 +132,8 @@ impl Dispatch {
     /// A notification or a response.
     fn deliver(&self, mut delivery: Delivery<'_>) -> Result<(), HandlerError> {
         let shared = &self.shared;
-        let Some(call) = shared.call_for(delivery.message()) else { return delivery.pass_on() };
-        let origin = Origin::new(shared, delivery.from(), delivery.message());
+        let Some(call) = shared.calls.find(delivery.message()) else { return delivery.pass_on() };
+        let origin = shared.origins.of(delivery.from(), delivery.message());
         if let Some(jobs) = &self.jobs {
             let has_room = jobs.has_room(delivery.json().as_str().len());
             let message = Message::from(delivery.message());
@@ -188,7 +187,7 @@ fn run(
     origin: &Arc<Origin>,
 ) {
     let called = Python::attach(|py| {
-        let called = turn::enter(shared, context, || {
+        let called = shared.door.enter(context, || {
             let arguments = call.arguments(py, fields, origin)?;
             shared.server(py)?.call_method1(intern!(py, "_run"), arguments)
         });
@@ -213,10 +212,10 @@ fn describe(py: Python<'_>, error: &PyErr) -> String {
 
 fn filter(shared: &Arc<Shared>, delivery: &mut Delivery<'_>) -> Result<Verdict, HandlerError> {
     let message = *delivery.message();
-    if !shared.routed.contains(&message.message_type()) {
+    if !shared.calls.routes(message.message_type()) {
         return Ok(Verdict::CarryOut);
     }
-    let origin = Origin::new(shared, delivery.from(), &message);
+    let origin = shared.origins.of(delivery.from(), &message);
     run(shared, delivery.context(), &Call::Route, &Fields::from(&message), &origin);
     match origin.conclude(|| State::Settled) {
         State::Failed(text) => Err(HandlerError::new(text)),

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipc_framework::Message;
 
+use super::calls::Call;
 use super::origin::Origin;
-use super::shared::Call;
 
 /// Messages that may wait for a thread. Requests are bounded per connection as well; this is
 /// for notifications, which nobody waits for.

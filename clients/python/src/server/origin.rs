@@ -1,48 +1,79 @@
-//! Where a message came from, and what became of it: what its handler answers by.
+//! The origin of a message and its state, by which its handler answers; and the requests without
+//! an answer.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use ipc_framework::{ConnectionKey, Json, Message, MessageType, Responder};
+use ipc_framework::{ConnectionKey, Envelope, Json, Message, MessageType, Responder};
 use pyo3::prelude::*;
 
-use super::shared::Shared;
+use super::connections::ConnectionTable;
+use super::turn::Door;
 use crate::json;
 
-/// One message that a handler has in hand.
+/// The origins of one server: what they share, and the requests among them without an answer.
+pub(super) struct Origins {
+    door: Arc<Door>,
+    connections: Arc<ConnectionTable>,
+    request_timeout: Duration,
+    pending: Mutex<Pending>,
+}
+
+/// Requests without an answer, by their ids: a response that a program builds by hand says which
+/// one it answers, and nothing else.
+#[derive(Default)]
+struct Pending {
+    by_id: HashMap<Box<str>, Vec<Arc<Origin>>>,
+    /// The requests whose handlers have returned, in the order of their deadlines.
+    returned: VecDeque<(Instant, Weak<Origin>)>,
+    is_stopping: bool,
+}
+
+/// One message that a handler is working on.
 pub(super) struct Origin {
-    shared: Arc<Shared>,
-    pub(super) from: ConnectionKey,
-    pub(super) app_id: Box<str>,
-    pub(super) message_id: Box<str>,
+    origins: Arc<Origins>,
+    from: ConnectionKey,
+    app_id: Box<str>,
+    message_id: Box<str>,
     state: Mutex<State>,
     is_request: bool,
-    /// Whether a coroutine works on it.
+    /// Set while a coroutine works on it.
     is_held: AtomicBool,
 }
 
-/// What its handler has done with it so far.
+/// What the handler has done with the message so far.
 pub(super) enum State {
     /// Nothing, and the loop's thread waits for it.
     Open,
     /// Nothing yet, and the loop has gone on.
     Deferred(Responder),
-    /// It returned this, and the loop's thread is to send it.
+    /// It returned this value, which the loop's thread is to send.
     Replied(Json<'static>),
     Failed(String),
-    /// Whoever comes next is to have it.
+    /// It left the message to the next handler.
     PassedOn,
     Settled,
 }
 
-impl Origin {
+impl Origins {
     pub(super) fn new(
-        shared: &Arc<Shared>,
-        from: ConnectionKey,
-        message: &ipc_framework::Envelope<'_>,
+        door: Arc<Door>,
+        connections: Arc<ConnectionTable>,
+        request_timeout: Duration,
     ) -> Arc<Self> {
-        let origin = Arc::new(Self {
-            shared: shared.clone(),
+        Arc::new(Self { door, connections, request_timeout, pending: Mutex::default() })
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the origin of a message. Until a request is answered, [`find`](Self::find) finds it.
+    pub(super) fn of(self: &Arc<Self>, from: ConnectionKey, message: &Envelope<'_>) -> Arc<Origin> {
+        let origin = Arc::new(Origin {
+            origins: self.clone(),
             from,
             app_id: message.app_id().decode().into(),
             message_id: message.message_id().decode().into(),
@@ -51,17 +82,87 @@ impl Origin {
             is_held: AtomicBool::new(false),
         });
         if origin.is_request {
-            shared.pending().insert(&origin);
+            let mut pending = self.pending();
+            pending.by_id.entry(origin.message_id.clone()).or_default().push(origin.clone());
         }
         origin
+    }
+
+    /// Returns the request that a response answers. Several requesters may use the same id: the
+    /// connection tells them apart, and otherwise the oldest request is answered first.
+    pub(super) fn find(
+        &self,
+        message_id: &str,
+        app_id: &str,
+        from: Option<ConnectionKey>,
+    ) -> Option<Arc<Origin>> {
+        let is_meant = |origin: &&Arc<Origin>| {
+            &*origin.app_id == app_id && from.is_none_or(|from| origin.from == from)
+        };
+        self.pending().by_id.get(message_id)?.iter().find(is_meant).cloned()
+    }
+
+    /// Stops waiting for requests that nothing is known to work on, now and from now on.
+    pub(super) fn stop(&self) {
+        let mut pending = self.pending();
+        pending.is_stopping = true;
+        let returned = pending.returned.drain(..).filter_map(|(_, origin)| origin.upgrade());
+        let abandoned: Vec<_> = returned.filter(|origin| !origin.is_held()).collect();
+        drop(pending);
+        for origin in abandoned {
+            origin.abandon();
+        }
+    }
+
+    /// Forgets a request.
+    pub(super) fn remove(&self, origin: &Origin) {
+        self.pending().remove(origin);
+    }
+}
+
+impl Pending {
+    /// Keeps a request whose handler has returned without an answer, which something else may
+    /// give. After `timeout` the requester has been told that nothing did. A server that stops
+    /// waits for coroutines only, and then this returns false for others.
+    fn await_answer(&mut self, origin: &Arc<Origin>, timeout: Duration) -> bool {
+        if self.is_stopping {
+            return origin.is_held();
+        }
+        let now = Instant::now();
+        while let Some((deadline, oldest)) = self.returned.front()
+            && (*deadline <= now || oldest.strong_count() == 0)
+        {
+            let oldest = oldest.upgrade();
+            self.returned.pop_front();
+            if let Some(oldest) = oldest {
+                self.remove(&oldest);
+            }
+        }
+        self.returned.push_back((now + timeout, Arc::downgrade(origin)));
+        true
+    }
+
+    fn remove(&mut self, origin: &Origin) {
+        let Some(same_id) = self.by_id.get_mut(&origin.message_id) else { return };
+        same_id.retain(|other| !std::ptr::eq(Arc::as_ptr(other), origin));
+        if same_id.is_empty() {
+            self.by_id.remove(&origin.message_id);
+        }
+    }
+}
+
+impl Origin {
+    /// Returns whether a response with this id, to this connection if one is named, answers it.
+    pub(super) fn is_answered_by(&self, reply_to: &str, to: Option<ConnectionKey>) -> bool {
+        *self.message_id == *reply_to && to.is_none_or(|to| to == self.from)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the handler did, for the loop's thread after it returned. Where it did nothing,
-    /// `defer` says how it is answered later, and nobody answers meanwhile.
+    /// Takes what the handler did, on the loop's thread after it returned. If the handler did
+    /// nothing, `defer` prepares a later answer, and no answer can come meanwhile.
     pub(super) fn conclude(&self, defer: impl FnOnce() -> State) -> State {
         let mut state = self.lock();
         let done = std::mem::replace(&mut *state, State::Settled);
@@ -81,37 +182,39 @@ impl Origin {
         *self.lock() = State::Deferred(responder);
     }
 
-    /// Whether it can still be answered.
+    /// Returns whether it can still be answered.
     fn is_pending(&self) -> bool {
         matches!(*self.lock(), State::Open | State::Deferred(_))
     }
 
-    pub(super) fn is_held(&self) -> bool {
+    fn is_held(&self) -> bool {
         self.is_held.load(Ordering::SeqCst)
     }
 
-    /// Its handler has returned, and the coroutine, if it is one, begun. It may be answered later.
+    /// Notes that its handler has returned, or that its coroutine has begun. It may be answered
+    /// later.
     pub(super) fn returned(self: &Arc<Self>) {
         if !self.is_request || !self.is_pending() {
             return;
         }
-        let may_wait = self.shared.pending().await_answer(self, self.shared.request_timeout);
+        let timeout = self.origins.request_timeout;
+        let may_wait = self.origins.pending().await_answer(self, timeout);
         if !may_wait {
             self.abandon();
         }
     }
 
-    /// Answers with a message of the program's own making; with one more than that, if it
-    /// was answered already, as the published server does.
+    /// Answers with a message that the program built. If it was answered already the message is
+    /// sent all the same, as by the published server.
     pub(super) fn answer(&self, py: Python<'_>, message: Message) -> PyResult<()> {
         let before = std::mem::replace(&mut *self.lock(), State::Settled);
-        self.shared.pending().remove(self);
+        self.origins.remove(self);
         match before {
             State::Deferred(responder) => {
                 responder.reply_json(message.payload);
                 Ok(())
             }
-            _ => self.shared.send(py, self.from, message),
+            _ => self.origins.door.send(py, self.from, message),
         }
     }
 
@@ -127,7 +230,7 @@ impl Origin {
             done => *state = done,
         }
         drop(state);
-        self.shared.pending().remove(self);
+        self.origins.remove(self);
     }
 
     /// Answers `handler_failed`, unless it is answered.
@@ -135,14 +238,14 @@ impl Origin {
         self.settle(State::Failed(text.to_owned()));
     }
 
-    /// Ends the wait for an answer that nobody is known to work on.
-    pub(super) fn abandon(&self) {
+    /// Ends the wait for an answer on which nothing is known to work.
+    fn abandon(&self) {
         self.refuse("the server is stopping, and nobody has answered");
     }
 }
 
-/// Where a message came from. Messages carry it along as `_origin`, and so do the responses
-/// that are made of them.
+/// The origin of a message. Messages carry it as `_origin`, and so do the responses that are made
+/// from them.
 #[pyclass(frozen, name = "Origin", module = "ipc_framework._native")]
 pub(crate) struct PyOrigin(pub(super) Arc<Origin>);
 
@@ -154,10 +257,10 @@ impl PyOrigin {
         &self.0.message_id
     }
 
-    /// The id of the connection it came from, while that is there.
+    /// The id of the connection that sent it, while that is connected.
     #[getter]
     fn connection_id(&self) -> Option<String> {
-        self.0.shared.connections().id_of(self.0.from)
+        self.0.origins.connections.lock().id_of(self.0.from)
     }
 
     /// Answers, unless it is answered.
@@ -171,7 +274,7 @@ impl PyOrigin {
         self.0.settle(State::Failed(text));
     }
 
-    /// A coroutine works on it from now on: a server that stops waits for it.
+    /// A coroutine works on it from now on, and a server that stops waits for it.
     fn hold(&self) {
         self.0.is_held.store(true, Ordering::SeqCst);
     }
@@ -179,12 +282,13 @@ impl PyOrigin {
     /// The coroutine has ended.
     fn release(&self) {
         self.0.is_held.store(false, Ordering::SeqCst);
-        if self.0.shared.pending().is_stopping() {
+        let is_stopping = self.0.origins.pending().is_stopping;
+        if is_stopping {
             self.0.abandon();
         }
     }
 
-    /// Its handler has returned, on a thread of Python's.
+    /// Its handler has returned, on a thread of Python.
     fn returned(&self) {
         self.0.returned();
     }
