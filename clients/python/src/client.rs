@@ -1,8 +1,8 @@
 //! `FrameworkClient` and `ipc_framework.aio` over [`ipc_framework::client`].
 //!
-//! The client's thread never takes the GIL: answers, messages, requests to serve and events go
-//! into an [`Inbox`], which Python empties; an answer that a thread blocks for goes straight to
-//! that thread, by a [`Waiter`].
+//! The client's thread never takes the GIL: answers, messages, requests to serve and events go into
+//! an [`Inbox`], which Python empties. An answer for which a thread blocks goes straight to that
+//! thread, by a [`Waiter`].
 
 mod errors;
 mod inbox;
@@ -30,7 +30,7 @@ use job::Job;
 use link::Link;
 use waiter::Waiter;
 
-/// Between looks at whether a full queue has room again.
+/// Pause between checks whether a full queue has room again.
 const ROOM_PAUSE: Duration = Duration::from_millis(2);
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -42,7 +42,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(error_of, module)?)
 }
 
-/// `ipc_framework.tls.Tls`: the authority's file, the certificate's, its key's; the server's name.
+/// `ipc_framework.tls.Tls`: the files of the authority, the certificate and its key, and the
+/// server's name.
 type Tls = (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>, Option<String>);
 
 fn tls_from_python((ca, cert, key, name): Tls) -> Result<client::Tls, ipc_framework::Error> {
@@ -63,17 +64,17 @@ fn tls_from_python((ca, cert, key, name): Tls) -> Result<client::Tls, ipc_framew
     }
 }
 
-/// A connection and all that comes of it.
+/// A connection and everything that it receives.
 #[pyclass(frozen, module = "ipc_framework._native")]
 struct Client {
-    /// None once it is closed.
+    /// `None` once it is closed.
     connection: Mutex<Option<client::Client>>,
     inbox: Arc<Inbox>,
     link: Arc<Link>,
     subscribed: Mutex<HashSet<String>>,
     queue_bytes_max: usize,
     timeout: Duration,
-    /// Requests that are waited for.
+    /// Number of requests in flight.
     asked: Arc<AtomicUsize>,
     /// This process is a forked child of the one that connected.
     is_parents: AtomicBool,
@@ -123,7 +124,7 @@ impl Client {
         let inbox = Arc::new(Inbox::new(rings)?);
         let link = Arc::new(Link::default());
         let connect = move || options.connect();
-        // It has a limit of its own.
+        // The connection attempt has its own timeout.
         let client = inside.interruptible(Duration::MAX, connect)?.unwrap_or(Err(Error::Closed));
         let client = client.map_err(|error| raise(py, &error))?;
         let (put, seen) = (Arc::clone(&inbox), Arc::clone(&link));
@@ -155,13 +156,13 @@ impl Client {
         self.open().is_ok_and(|client| client.is_connected())
     }
 
-    /// It does not come back.
+    /// The client has ended for good.
     #[getter]
     fn is_closed(&self) -> bool {
         self.link.is_closed()
     }
 
-    /// Whether sending would block for room.
+    /// Returns whether sending would block because the queue is full.
     #[getter]
     fn is_full(&self) -> bool {
         self.open().is_ok_and(|client| client.waiting_bytes() >= self.queue_bytes_max)
@@ -172,13 +173,13 @@ impl Client {
         self.inbox.missed()
     }
 
-    /// A descriptor of the connection, for Python to own.
+    /// Returns a duplicate of the connection's descriptor, which Python owns.
     fn duplicate_socket(&self) -> PyResult<Option<i32>> {
         let socket = self.open().ok().and_then(|client| client.duplicate_socket()).transpose()?;
         Ok(socket.map(IntoRawFd::into_raw_fd))
     }
 
-    /// Waits for a client that is on its way back. False if it does not arrive.
+    /// Waits for a client that is reconnecting. Returns false if it does not connect in time.
     fn wait_connected(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         let inside = Inside::enter(py);
         let begin = Instant::now();
@@ -192,7 +193,7 @@ impl Client {
         }
     }
 
-    /// What is known of the connection beyond what the published client tells.
+    /// Returns information about the connection that the published client does not have.
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let inside = Inside::enter(py);
         let told = PyDict::new(py);
@@ -206,7 +207,7 @@ impl Client {
         Ok(told)
     }
 
-    /// Sends a message as it is. What answers it comes as a message.
+    /// Sends a message without changing it. An answer to it arrives as a message.
     fn send(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = message.py();
         let inside = Inside::enter(py);
@@ -217,8 +218,9 @@ impl Client {
         sent.map(|_id| ()).map_err(|error| raise(py, &error))
     }
 
-    /// Sends a request as it is. Its answer goes to the waiter, without one into the inbox. An
-    /// id that is no UUID cannot be waited for: its answer comes as a message.
+    /// Sends a request without changing it. Its answer goes to the waiter, or into the inbox if
+    /// there is none. If the id is not a UUID the client cannot wait for the answer, which then
+    /// arrives as a message.
     #[pyo3(signature = (message, timeout, waiter))]
     fn ask(
         &self,
@@ -257,7 +259,7 @@ impl Client {
         Ok(())
     }
 
-    /// Waits for an answer no more.
+    /// Stops waiting for an answer.
     fn forget(&self, py: Python<'_>, message_id: &str) {
         let inside = Inside::enter(py);
         if let (Ok(client), Some(request)) = (self.open(), RequestId::of_message_id(message_id)) {
@@ -287,7 +289,7 @@ impl Client {
         }
     }
 
-    /// Blocks until the server has agreed.
+    /// Blocks until the server has accepted.
     fn serve(&self, py: Python<'_>, channel_id: String, concurrency: usize) -> PyResult<()> {
         let inside = Inside::enter(py);
         let client = self.open().map_err(|error| raise(py, &error))?;
@@ -306,14 +308,14 @@ impl Client {
         stopped.map_err(|error| raise(py, &error))
     }
 
-    /// Blocks until something has come; None at the end.
+    /// Blocks until something arrives; None at the end.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
         let inside = Inside::enter(py);
         let Some(items) = inside.detached(|| self.inbox.take()) else { return Ok(None) };
         items.into_iter().map(|item| item.into_py(&inside)).collect::<PyResult<_>>().map(Some)
     }
 
-    /// What has come, for an event loop that was told by the descriptor.
+    /// Returns what has arrived, for an event loop whose descriptor became readable.
     fn take_now<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let inside = Inside::enter(py);
         if self.is_parents.load(Ordering::SeqCst) {
@@ -322,12 +324,13 @@ impl Client {
         self.inbox.take_now().into_iter().map(|item| item.into_py(&inside)).collect()
     }
 
-    /// Becomes readable when something has come, if the client was made to ring.
+    /// Returns a descriptor that becomes readable when something arrives, if the client was made
+    /// with one.
     fn fileno(&self) -> i32 {
         self.inbox.descriptor().unwrap_or(-1)
     }
 
-    /// Drains and closes; ends at once if that was not done in time, which is False.
+    /// Drains and closes. If that is not done in time, it ends at once and returns false.
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         let inside = Inside::enter(py);
         let Ok(client) = self.open() else { return Ok(true) };
@@ -339,7 +342,7 @@ impl Client {
         closed.map(|closed| closed == Some(true))
     }
 
-    /// Ends at once: whoever waits is told, and `take` returns None after what has come.
+    /// Ends at once. Requests in flight fail, and `take` returns None after what has arrived.
     fn abort(&self, py: Python<'_>) {
         let inside = Inside::enter(py);
         if self.is_parents.load(Ordering::SeqCst) {
@@ -355,16 +358,17 @@ impl Client {
         });
     }
 
-    /// What has come and was not taken is for nobody.
+    /// Drops what has arrived and was not taken.
     fn discard(&self) {
         self.inbox.discard();
     }
 
-    /// In a forked child: nothing of this may run here, not even its end, for it would lock
-    /// what threads of the parent held, and speak on the parent's connection.
+    /// Leaves everything to the parent, in a forked child. Nothing may run here, not even the
+    /// destructor, because it would take locks that threads of the parent held, and write to the
+    /// parent's connection.
     fn leave_to_parent(&self) {
         self.is_parents.store(true, Ordering::SeqCst);
-        // Only ever locked with the GIL, which the forking thread had.
+        // The lock is only taken with the GIL, which the forking thread had.
         if let Ok(mut client) = self.connection.try_lock() {
             std::mem::forget(client.take());
         }
@@ -373,11 +377,11 @@ impl Client {
 }
 
 impl Client {
-    /// As long as sending would block, in a way that signals can end.
+    /// Waits while sending would block, in a way that signals can interrupt.
     fn wait_for_room(&self, inside: &Inside<'_>, client: &client::Client) -> PyResult<()> {
         let begin = Instant::now();
         while client.waiting_bytes() >= self.queue_bytes_max && client.is_connected() {
-            // An event loop looks before it sends; it must not be blocked.
+            // An event loop checks for room before it sends, and must not be blocked.
             if self.inbox.descriptor().is_some() || begin.elapsed() >= self.timeout {
                 let full = Error::QueueFull { bytes_max: self.queue_bytes_max };
                 return Err(raise(inside.py(), &full));
@@ -410,14 +414,14 @@ impl Drop for Asked {
     }
 }
 
-/// A duration that Python gave as seconds; what is too long for one is forever.
+/// Converts seconds of Python to a duration. A value that is too large means forever.
 fn seconds(seconds: f64) -> Duration {
     let fallback = if seconds > 0.0 { Duration::MAX } else { Duration::ZERO };
     Duration::try_from_secs_f64(seconds).unwrap_or(fallback)
 }
 
 /// # Errors
-/// If it is no message; `SerializationError` if its payload is not JSON.
+/// If it is not a message; `SerializationError` if its payload is not JSON.
 fn from_python(message: &Bound<'_, PyAny>) -> PyResult<ipc_framework::Message> {
     message::from_python(message).map_err(|error| {
         let py = message.py();
@@ -425,7 +429,7 @@ fn from_python(message: &Bound<'_, PyAny>) -> PyResult<ipc_framework::Message> {
     })
 }
 
-/// The exception that an answer is, if its payload is an error of the protocol.
+/// Returns the exception for an answer, if its payload is an error of the protocol.
 #[pyfunction]
 fn error_of<'py>(payload: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = payload.py();

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-/// `ipc_framework.exceptions.ConnectionError`.
+/// Returns an `ipc_framework.exceptions.ConnectionError`.
 pub(crate) fn connection(py: Python<'_>, text: &str) -> PyErr {
     let class =
         py.import("ipc_framework.exceptions").and_then(|all| all.getattr("ConnectionError"));

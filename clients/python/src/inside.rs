@@ -1,9 +1,9 @@
 //! Threads inside this module, and the end of the interpreter.
 //!
-//! A thread that wants the GIL from an interpreter that is being finalized is ended by Python
-//! there and then, by unwinding, and frames of this module in between abort the process. So no
-//! thread may be on its way through here when the end goes on: whoever works without the GIL, or
-//! comes in later, sleeps until the process is gone, as Python 3.14 has them do.
+//! When a thread requests the GIL from an interpreter that is being finalized, Python ends the
+//! thread there by unwinding it, and frames of this module in between abort the process. So no
+//! thread may be on its way through this module when finalization goes on: threads that work
+//! without the GIL, or come in later, sleep until the process is gone, as Python 3.14 does it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -13,17 +13,18 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-/// How often a waiting thread looks whether a signal wants it.
+/// Time between checks for signals in a waiting thread.
 pub(crate) const SIGNALS: Duration = Duration::from_millis(100);
 
-/// The thread that finalizes, which comes back all the same.
+/// The thread that finalizes. It alone may still come in.
 static ENDING: OnceLock<ThreadId> = OnceLock::new();
-/// Threads inside that have the GIL, or wait for it.
+/// Number of threads inside that have the GIL, or wait for it.
 static ACTIVE: AtomicUsize = AtomicUsize::new(0);
-/// So long the end waits for them. One in Python code that does not return stays behind.
+/// Time that finalization waits for them. A thread in Python code that does not return is left
+/// behind.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// This thread is inside. Every function that calls Python code, or that may block, begins by
+/// Marks a thread as inside. Every function that calls Python code, or that may block, begins by
 /// entering.
 pub(crate) struct Inside<'py> {
     py: Python<'py>,
@@ -47,7 +48,8 @@ impl<'py> Inside<'py> {
         self.py.detach(|| {
             ACTIVE.fetch_sub(1, Ordering::SeqCst);
             let done = work();
-            // In this order: either the end sees this thread, or this thread sees the end.
+            // The order matters: either finalization sees this thread, or this thread sees
+            // finalization.
             ACTIVE.fetch_add(1, Ordering::SeqCst);
             if is_over() {
                 ACTIVE.fetch_sub(1, Ordering::SeqCst);
@@ -59,8 +61,8 @@ impl<'py> Inside<'py> {
 }
 
 impl Inside<'_> {
-    /// Runs what cannot be woken by a signal on a thread of its own, and waits for it, for no
-    /// longer than `limit`: then, as after a signal, it goes on for nobody.
+    /// Runs work that no signal can interrupt on a thread of its own, and waits for it at most for
+    /// `limit`. After that, or after a signal, the work goes on and its result is dropped.
     pub(crate) fn interruptible<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -68,11 +70,11 @@ impl Inside<'_> {
     ) -> PyResult<Option<T>> {
         let (tell, told) = channel();
         let run = move || {
-            // Whoever wanted to know may have gone.
+            // The waiting thread may have given up.
             let _ = tell.send(work());
         };
         std::thread::Builder::new().name("ipc-work".into()).spawn(run)?;
-        // For `detached`, which wants what several threads may look at.
+        // `detached` needs a value that threads may share.
         let told = Mutex::new(told);
         let begin = Instant::now();
         loop {
@@ -105,10 +107,11 @@ fn sleep() {
     }
 }
 
-/// To be called by the thread that finalizes, when nothing of this module is needed any more.
+/// Begins finalization. Called by the thread that finalizes, when nothing of this module is needed
+/// any more.
 #[pyfunction]
 pub(crate) fn begin_end(py: Python<'_>) {
-    // A second call is by the same thread.
+    // A second call comes from the same thread.
     let _ = ENDING.set(std::thread::current().id());
     py.detach(|| {
         let begin = Instant::now();
@@ -118,7 +121,7 @@ pub(crate) fn begin_end(py: Python<'_>) {
     });
 }
 
-/// In a forked child there is no thread but its own.
+/// Resets the state in a forked child, which has only its own thread.
 #[pyfunction]
 pub(crate) fn after_fork() {
     ACTIVE.store(0, Ordering::SeqCst);

@@ -1,8 +1,8 @@
 //! JSON text to Python objects and back, by the accelerated `json` of the standard library.
 //!
-//! It is called once for a payload, on the text as it came. What programs see is therefore what
-//! `json.loads` gives them: integers of any length, halves of surrogate pairs, the last of two
-//! equal keys.
+//! It is called once for each payload, on the text as it came. So programs see exactly what
+//! `json.loads` returns: integers of any length, halves of surrogate pairs, the last of two equal
+//! keys.
 
 use ipc_framework::Json;
 use pyo3::exceptions::{PyRecursionError, PyValueError};
@@ -10,23 +10,24 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
-/// The object that a JSON document means.
+/// Returns the Python object for a JSON document.
 pub(crate) fn to_python<'py>(py: Python<'py>, json: &Json<'_>) -> PyResult<Bound<'py, PyAny>> {
     static DECODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let decode = DECODE.get_or_try_init(py, || {
         let decoder = py.import("json")?.getattr("JSONDecoder")?.call0()?;
-        // The scanner itself: the text is known to be one document without space around it.
+        // This is the scanner of `json.loads` itself, because the text is known to be one document
+        // without space around it.
         Ok::<_, PyErr>(decoder.getattr("scan_once")?.unbind())
     })?;
     let text = PyString::new(py, json.as_str());
     decode.bind(py).call1((text, 0))?.get_item(0)
 }
 
-/// The JSON document of an object.
+/// Returns the JSON document for a Python object.
 ///
 /// # Errors
 /// `TypeError` and `ValueError` of `json.dumps`, and `ValueError` for NaN and infinities, which
-/// no other language's parser accepts, and for what nests too deep for the peers.
+/// parsers of other languages refuse, and for documents that nest too deep for the peers.
 pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
     static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = value.py();
@@ -43,7 +44,7 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
     Json::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
-/// The standard library says what it met and not what to do.
+/// The standard library says what it found, but not what to do.
 fn explain(py: Python<'_>, error: PyErr) -> PyErr {
     let what = error.value(py).to_string();
     let hint = if error.is_instance_of::<PyRecursionError>(py) {

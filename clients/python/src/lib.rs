@@ -1,6 +1,6 @@
 //! The native module behind the Python package: the server and the client of `ipc-framework`,
-//! driven from Python. The published classes are Python (`python/ipc_framework`); what moves
-//! bytes, keeps connections and tells messages apart is Rust, and holds no GIL while it does.
+//! driven from Python. The published classes are Python (`python/ipc_framework`); Rust moves bytes,
+//! keeps connections and tells messages apart, without the GIL.
 
 mod client;
 mod errors;
@@ -11,8 +11,9 @@ mod server;
 
 use pyo3::prelude::*;
 
-/// Free-threaded builds take the GIL for this module: its classes are shared by threads that
-/// count on it. Only the first interpreter of a process has it: what is kept here is one.
+/// Free-threaded builds take the GIL for this module, because its classes are shared by threads and
+/// rely on it. Only the first interpreter of a process may import it, because its state exists once
+/// per process.
 #[pymodule(gil_used = true)]
 mod _native {
     use std::sync::OnceLock;
@@ -23,7 +24,7 @@ mod _native {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         static FIRST: OnceLock<usize> = OnceLock::new();
-        // Each interpreter has a module `sys` of its own, as long as it lives.
+        // Each interpreter has its own module `sys`, which lives as long as the interpreter.
         let this = module.py().import("sys")?.as_ptr() as usize;
         if *FIRST.get_or_init(|| this) != this {
             return Err(PyImportError::new_err(

@@ -28,7 +28,7 @@ fn classes(py: Python<'_>) -> PyResult<&'static Classes> {
     })
 }
 
-/// What a Python message is made of, borrowed from a frame or from a message that was kept.
+/// The fields of a Python message, borrowed from a frame or from a kept message.
 pub(crate) struct Fields<'a> {
     message_id: Cow<'a, str>,
     app_id: Cow<'a, str>,
@@ -67,10 +67,10 @@ impl<'a> From<&'a Message> for Fields<'a> {
     }
 }
 
-/// An object of the Python class.
+/// Returns a message as an object of the Python class.
 ///
 /// # Errors
-/// If the payload is more than Python's `json` takes: a number of more digits than
+/// If Python's `json` does not accept the payload, which is so for a number with more digits than
 /// `sys.set_int_max_str_digits` allows.
 pub(crate) fn to_python<'py>(py: Python<'py>, fields: &Fields<'_>) -> PyResult<Bound<'py, PyAny>> {
     let classes = classes(py)?;
@@ -86,10 +86,10 @@ pub(crate) fn to_python<'py>(py: Python<'py>, fields: &Fields<'_>) -> PyResult<B
     ))
 }
 
-/// The message that an object of the Python class means.
+/// Returns the message for an object of the Python class.
 ///
 /// # Errors
-/// If it is no message, or its payload is not JSON.
+/// If it is not a message, or its payload is not JSON.
 pub(crate) fn from_python(message: &Bound<'_, PyAny>) -> PyResult<Message> {
     let py = message.py();
     let text = |name: &str| -> PyResult<String> {

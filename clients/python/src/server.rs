@@ -1,6 +1,6 @@
 //! `FrameworkServer` over [`ipc_framework::Server`].
 //!
-//! The event loop has a thread of its own and takes the GIL for handlers alone.
+//! The event loop has a thread of its own, and takes the GIL only for handlers.
 
 mod calls;
 mod connections;
@@ -35,7 +35,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// A server that listens, from its start to its end.
 #[pyclass(frozen, module = "ipc_framework._native")]
 struct Server {
-    /// Until its thread takes it.
+    /// `None` after its thread has taken it.
     idle: Mutex<Option<ipc_framework::Server>>,
     shared: Arc<Shared>,
     waiting: Option<Waiting>,
@@ -75,7 +75,7 @@ impl Server {
         Ok(Self { idle, shared, waiting, port, drain_timeout: limits.drain_timeout })
     }
 
-    /// The TCP port, 0 without one.
+    /// The TCP port, or 0 without TCP.
     #[getter]
     fn port(&self) -> u16 {
         self.port
@@ -94,9 +94,10 @@ impl Server {
         ended.map_err(|error| PyRuntimeError::new_err(error.to_string()))
     }
 
-    /// Waits for a message for a thread of Python's, as `FrameworkServer._run` is called with it;
-    /// `None` once the server has ended and all is done. No frame of this module is below a
-    /// handler there: one that never returns may be left behind when the process ends.
+    /// Waits for a message for a thread of Python. Returns the arguments of `FrameworkServer._run`,
+    /// or `None` once the server has ended and everything is done. No frame of this module is below
+    /// a handler on such a thread, so one that never returns can be left behind when the process
+    /// ends.
     fn take<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyTuple>> {
         let waiting = self.waiting.as_ref()?;
         loop {
@@ -114,13 +115,13 @@ impl Server {
         self.drain_timeout.as_secs_f64()
     }
 
-    /// Begins to drain. What nobody is known to work on is not waited for.
+    /// Begins to drain. Requests that nothing is known to work on are not waited for.
     fn stop(&self) {
         self.shared.origins.stop();
         self.shared.door.stop();
     }
 
-    /// Whether Python hears of connections that come and go.
+    /// Sets whether Python is told about new and closed connections.
     fn set_watched(&self, is_watched: bool) {
         self.shared.is_watched.store(is_watched, Ordering::Relaxed);
     }
@@ -211,13 +212,13 @@ impl Server {
         })
     }
 
-    /// The connection with this id; the last that came, where several applications have one.
+    /// Returns the connection with this id. If several applications have one, it is the newest.
     fn connection(&self, connection_id: &str) -> Option<PyConnection> {
         let known = self.shared.connections.lock().find(connection_id)?;
         Some(self.shared.connection(known))
     }
 
-    /// The same of one application.
+    /// Returns the connection with this id in one application.
     fn connection_of(&self, app_id: &str, connection_id: &str) -> Option<PyConnection> {
         let known = self.shared.connections.lock().find_in(app_id, connection_id)?;
         Some(self.shared.connection(known))
@@ -233,8 +234,8 @@ impl Server {
         all.into_iter().map(|known| self.shared.connection(known)).collect()
     }
 
-    /// Sends a message to a connection, or to whoever asked what it answers. Returns whether
-    /// there was anybody to send it to.
+    /// Sends a message to a connection, or to the requester that it answers. Returns whether there
+    /// was one.
     fn send(
         &self,
         py: Python<'_>,

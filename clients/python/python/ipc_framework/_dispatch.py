@@ -1,4 +1,4 @@
-"""The thread that calls a client's handlers with what its connection brings."""
+"""The thread that calls a client's handlers with the messages of its connection."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ipc_framework.client")
 
-#: For so many plain requests an answer is kept that the program may look for.
+#: Number of answers to plain requests that are kept for the program to look up.
 UNCLAIMED_MAX = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """What happened to a connection.
+    """A change of a connection.
 
-    `name` is one of `connected` (again, all restored), `leaving` (the server is about to end), `disconnected`,
-    `unreachable` (an attempt to come back failed), `refused` and `not_restored` (a subscription or a served
-    channel), `closed` (for good).
+    `name` is one of `connected` (again, with everything restored), `leaving` (the server is about to end),
+    `disconnected`, `unreachable` (an attempt to reconnect failed), `refused` and `not_restored` (a subscription or a
+    served channel), `closed` (for good).
     """
 
     name: str
     error: Optional[IPCError] = None
-    #: Requests that failed with the connection.
+    #: Number of requests that failed with the connection.
     unanswered: int = 0
-    #: At most so many publications and notifications are lost.
+    #: Upper bound of the publications and notifications that are lost.
     unconfirmed: int = 0
-    #: Messages that wait for the next connection, or, of `closed`, that were never sent.
+    #: Number of messages that wait for the next connection, or, for `closed`, that were never sent.
     waiting: int = 0
 
 
 class Dispatcher:
     def __init__(self, client: FrameworkClient) -> None:
-        # A connection keeps its client alive, see `FrameworkClient._alive`, and not this thread.
+        # The connection keeps its client alive, see `client._alive`; this thread does not.
         self._client = weakref.ref(client)
         self._name = f"ipc-client-{client.app_id}"
         self.answered = threading.Condition(threading.RLock())
-        #: Plain requests without an answer, and the answers of others: each bounded, the oldest goes first.
+        #: Plain requests without an answer, and answers to others. Both are bounded, and the oldest goes first.
         self.unanswered: Dict[str, None] = {}
         self.unclaimed: Dict[str, Message] = {}
         self.callbacks: Dict[str, Callable[[Message], Any]] = {}
@@ -54,20 +54,20 @@ class Dispatcher:
         self.listeners: List[Callable[[Event], Any]] = []
         self._waiting: Dict[str, List[_Waiting]] = {}
         self._thread: Optional[threading.Thread] = None
-        #: The program itself ends the connection, so it knows.
+        #: The program itself ends the connection, so it need not be told.
         self.is_ending = False
-        #: A handler has ended the connection: the rest is for nobody.
+        #: A handler has ended the connection, so the remaining items are dropped.
         self._is_cut_off = False
 
     def start(self, native: _native.Client) -> threading.Thread:
         self.is_ending = self._is_cut_off = False
-        # A daemon, so that a program can end without `disconnect`; what is open then is closed by `_lifetime`.
+        # A daemon thread, so that a program can end without `disconnect`; then `_lifetime` closes the connection.
         self._thread = threading.Thread(target=self._run, args=(native,), name=self._name, daemon=True)
         self._thread.start()
         return self._thread
 
     def join(self, thread: Optional[threading.Thread]) -> None:
-        """Waits for the handler that runs, unless it is the one who asks. A stuck one is left behind."""
+        """Waits for the running handler, unless this is called by it. A stuck handler is left behind."""
         if thread is threading.current_thread():
             self._is_cut_off = True
         elif thread is not None:
@@ -84,7 +84,7 @@ class Dispatcher:
         callback: Callable[[Message], Any],
         on_error: Optional[Callable[[IPCError], Any]],
     ) -> Optional[Message]:
-        """Has the callback called with the answer, unless that is there already: then it is returned."""
+        """Registers the callback for an answer. If the answer is there already it is returned instead."""
         with self.answered:
             early = self.unclaimed.pop(message_id, None)
             if early is not None:
@@ -99,7 +99,7 @@ class Dispatcher:
             return self.callbacks.pop(message_id, None), self.failures.pop(message_id, None)
 
     def sent(self, message_id: str) -> None:
-        """Nobody waits for the answer to this; somebody may look for it."""
+        """Notes a request for whose answer nothing waits, but which the program may look up."""
         with self.answered:
             self.unanswered[message_id] = None
             _shorten(self.unanswered)
@@ -113,7 +113,7 @@ class Dispatcher:
 
     def wait_for_message(self, channel_id: str, timeout: float) -> Optional[Message]:
         if self.is_current():
-            raise RuntimeError("a handler cannot wait for a message on the thread that would bring it")
+            raise RuntimeError("a handler cannot wait for a message on the thread that delivers it")
         waiting = _Waiting()
         with self.answered:
             self._waiting.setdefault(channel_id, []).append(waiting)
@@ -142,7 +142,7 @@ class Dispatcher:
                 try:
                     getattr(self, f"_{kind}")(client, *item)
                 except BaseException:
-                    # `sys.exit` in a handler ends neither the program nor the client.
+                    # Even `sys.exit` in a handler ends neither the program nor the client.
                     logger.exception("a handler of %s failed", client.app_id)
                 del client
                 if kind == "event" and item[0] == "closed":
@@ -164,7 +164,7 @@ class Dispatcher:
     ) -> None:
         with self.answered:
             callback, on_error = self.forget(message_id)
-            # Another that comes so late that its time was over is nobody's.
+            # An answer that came after its timeout is dropped.
             is_wanted = message_id in self.unanswered
             self.unanswered.pop(message_id, None)
             if callback is None and message is not None and is_wanted:

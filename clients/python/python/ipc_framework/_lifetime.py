@@ -1,4 +1,4 @@
-"""What becomes of open connections when the interpreter ends or the process forks."""
+"""Open connections when the interpreter ends or the process forks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from . import _native
 
 
 class Connected(Protocol):
-    """A client, as far as its end is concerned."""
+    """A client that is to be ended."""
 
     def _end_with_process(self) -> None:
-        """The interpreter ends: drain, briefly, and leave no thread in native code."""
+        """Drains briefly before the interpreter ends, and leaves no thread in native code."""
 
     def _left_behind(self) -> None:
-        """This is a forked child: the connection and its threads are the parent's."""
+        """Leaves the connection and its threads to the parent, in a forked child."""
 
 
 _clients: weakref.WeakSet[Connected] = weakref.WeakSet()

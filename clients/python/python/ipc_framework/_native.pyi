@@ -22,7 +22,7 @@ __all__ = [
 
 @final
 class Client:
-    """A connection and all that comes of it."""
+    """A connection and everything that it receives."""
 
     def __new__(
         cls,
@@ -69,7 +69,7 @@ class Client:
 
 @final
 class Waiter:
-    """Room for the answer to one request."""
+    """A place for the answer to one request."""
 
     def __new__(cls) -> Waiter: ...
     @property
@@ -78,19 +78,19 @@ class Waiter:
 
 @final
 class Job:
-    """A request to serve: it is answered once."""
+    """A request to serve, which is answered once."""
 
     def answer(self, payload: Any) -> None: ...
     def fail(self, text: str) -> None: ...
 
 def error_of(payload: Any) -> Optional[IPCError]:
-    """The exception that an answer is, if its payload is an error of the protocol."""
+    """Returns the exception for an answer, if its payload is an error of the protocol."""
 
 def begin_end() -> None:
-    """Threads that are in native code come back no more: the interpreter ends."""
+    """Keeps threads in native code from returning, because the interpreter ends."""
 
 def after_fork() -> None:
-    """In a forked child: what other threads did here, they do no more."""
+    """Resets the state of threads in a forked child."""
 
 @final
 class Server:
@@ -145,7 +145,7 @@ class Connection:
 
 @final
 class Origin:
-    """Where a message came from, and the way to answer it."""
+    """The origin of a message, and the way to answer it."""
 
     @property
     def message_id(self) -> str: ...

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ipc_framework")
 
-#: Types whose handlers :meth:`Channel.set_handler` sets. The others are carried out by the server.
+#: Types that handlers of :meth:`Channel.set_handler` get. The server handles the others itself.
 HANDLED = (MessageType.REQUEST, MessageType.NOTIFICATION, MessageType.RESPONSE)
 
 
@@ -28,23 +28,23 @@ class ServerApplication(Application):
         name: Optional[str] = None,
     ) -> None:
         self._server = server
-        #: The channels that the program asked for.
+        #: The channels that the program created.
         self._own: Dict[str, ServerChannel] = {}
         super().__init__(app_id, name)
 
     def _set_handlers(self, native: _native.Server) -> None:
-        """The server is about to run."""
+        """Sets the handlers, before the server runs."""
         for channel in list(self._own.values()):
             channel._set_handlers(native)
 
     def _install(self, native: _native.Server) -> None:
-        """The server runs: it learns what else was set up before."""
+        """Tells the running server what was set up before its start."""
         native.create_application(self.app_id, self.name)
         for channel in list(self._own.values()):
             channel._install(native)
 
     def _told(self) -> Dict[str, Any]:
-        """What the server knows of it, while it runs."""
+        """Returns what the server knows of it, while it runs."""
         native = self._server._native
         return {} if native is None else native.list_applications().get(self.app_id, {})
 
@@ -65,23 +65,23 @@ class ServerApplication(Application):
         self._last_activity = last_activity
 
     def _adopt(self, channel: ServerChannel) -> None:
-        """The program has set up a channel that a client brought into being."""
+        """Keeps a channel that a client created and the program sets up."""
         owner = self._server._apps.setdefault(self.app_id, self)
         owner._own.setdefault(channel.channel_id, channel)
 
     @property
     def channels(self) -> Dict[str, Channel]:  # type: ignore[override, unused-ignore]  # older mypy
-        """All channels by id, those that clients brought into being too."""
+        """All channels by id, including those that clients created."""
         return {id: self._own.get(id) or ServerChannel(self, id) for id in self.list_channels()}
 
     @channels.setter
     def channels(self, _: Dict[str, Channel]) -> None:
-        """The base class begins with none."""
+        """Ignores the empty value that the base class sets."""
 
     def create_channel(self, channel_id: str) -> Channel:
         check_id(channel_id)
-        # Of an application that a client brought into being there may be several of these: the
-        # first that is given a channel keeps them all.
+        # There may be several objects for an application that a client created: the first one that
+        # gets a channel keeps all of them.
         owner = self._server._apps.setdefault(self.app_id, self)
         if owner is not self:
             return owner.create_channel(channel_id)
@@ -92,7 +92,7 @@ class ServerApplication(Application):
             channel = self._own[channel_id] = ServerChannel(self, channel_id)
             self.update_activity()
             native = self._server._native
-        # Without the lock, which a handler may wait for, and the loop for the handler.
+        # Not under the lock: a handler may wait for the lock, and the loop waits for the handler.
         if native is not None:
             native.create_channel(self.app_id, channel_id)
         return channel
@@ -121,7 +121,7 @@ class ServerChannel(Channel):
 
     def __init__(self, application: ServerApplication, channel_id: str) -> None:
         self._application = application
-        #: Subscribers that were named while the server did not run.
+        #: Subscribers that were added while the server did not run.
         self._early: List[str] = []
         self._serves = False
         super().__init__(channel_id, application.app_id)
@@ -143,7 +143,7 @@ class ServerChannel(Channel):
     def set_handler(self, message_type: MessageType, handler: Handler) -> None:
         if message_type not in HANDLED:
             logger.warning(
-                "a handler for %s is never called, the server carries such messages out by itself; "
+                "a handler for %s is never called, because the server handles such messages itself; "
                 "override route_message to see them",
                 message_type,
             )
@@ -166,7 +166,7 @@ class ServerChannel(Channel):
 
     @property
     def subscribers(self) -> List[str]:  # type: ignore[override, unused-ignore]  # older mypy
-        """The ids of the connections that listen; a copy."""
+        """The ids of the subscribed connections, as a copy."""
         native = self._application._server._native
         if native is None:
             return list(self._early)
@@ -174,7 +174,7 @@ class ServerChannel(Channel):
 
     @subscribers.setter
     def subscribers(self, _: List[str]) -> None:
-        """The base class begins with none."""
+        """Ignores the empty value that the base class sets."""
 
     def get_subscribers(self) -> List[str]:
         return self.subscribers
@@ -195,7 +195,7 @@ class ServerChannel(Channel):
 
 
 class ServerConnections(ConnectionManager):
-    """Who is connected to a server, as that knows it."""
+    """The connections of a server, as the server knows them."""
 
     def __init__(self, server: FrameworkServer) -> None:
         self._server = server
@@ -203,27 +203,27 @@ class ServerConnections(ConnectionManager):
 
     @property
     def connections(self) -> Dict[str, Any]:  # type: ignore[override, unused-ignore]  # older mypy
-        """All connections by their ids; a copy."""
+        """All connections by their ids, as a copy."""
         return dict(self._server.client_sockets)
 
     @connections.setter
     def connections(self, _: Dict[str, Any]) -> None:
-        """The base class begins with none."""
+        """Ignores the empty value that the base class sets."""
 
     @property
     def connection_apps(self) -> Dict[str, str]:  # type: ignore[override, unused-ignore]  # older mypy
-        """The application of each connection; a copy."""
+        """The application of each connection, as a copy."""
         return {id: connection.app_id for id, connection in self._server.client_sockets.items()}
 
     @connection_apps.setter
     def connection_apps(self, _: Dict[str, str]) -> None:
-        """The base class begins with none."""
+        """Ignores the empty value that the base class sets."""
 
     def add_connection(self, connection_id: str, connection_obj: Any, app_id: str) -> None:
-        """The server does that by itself."""
+        """Does nothing, because the server does that itself."""
 
     def remove_connection(self, connection_id: str) -> None:
-        """The server does that by itself."""
+        """Does nothing, because the server does that itself."""
 
     def get_connection(self, connection_id: Optional[str]) -> Optional[Any]:
         native = self._server._native

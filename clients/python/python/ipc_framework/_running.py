@@ -1,4 +1,4 @@
-"""What becomes of servers when the main program ends or the process forks."""
+"""Running servers when the main program ends or the process forks."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ logger = logging.getLogger("ipc_framework")
 _servers: Set[FrameworkServer] = set()
 _known: weakref.WeakSet[FrameworkServer] = weakref.WeakSet()
 _leaked: List[object] = []
-#: How often this process was forked off another: it is not the one that began what is older.
+#: Number of forks between the first process and this one, which tells a handler whether it runs in a child.
 forks = 0
 
 
 def keep(server: FrameworkServer) -> None:
-    """A server runs: it lives until it is stopped."""
+    """Keeps a running server alive until it is stopped."""
     _servers.add(server)
     _known.add(server)
 
 
 def forget(server: FrameworkServer) -> None:
-    """A server has ended."""
+    """Releases a server that has ended."""
     _servers.discard(server)
 
 
 def leak(*objects: object) -> None:
-    """Keeps what may not be dropped in this process."""
+    """Keeps objects that must not be dropped in this process."""
     _leaked.extend(objects)
 
 
 def end_if_forked(since: int, error: Optional[BaseException] = None) -> None:
-    """Where a handler comes back to its server in a forked child, that ends, as the child of a thread
-    does: the loop below is the parent's, which waits for the same sockets."""
+    """Ends a forked child whose handler has returned to the server, as the child of a thread ends: the
+    loop below belongs to the parent, which waits for the same sockets."""
     if forks == since:
         return
     code = 0 if error is None else 1
@@ -58,7 +58,7 @@ def end_if_forked(since: int, error: Optional[BaseException] = None) -> None:
 
 
 def is_last_line(frame: Optional[types.FrameType]) -> bool:
-    """Whether the main program does nothing more after the call that this frame is in."""
+    """Returns whether the main program does nothing more after the call in this frame."""
     while frame is not None:
         if frame.f_lineno < max(line for _, line in dis.findlinestarts(frame.f_code) if line):
             return False
@@ -69,8 +69,8 @@ def is_last_line(frame: Optional[types.FrameType]) -> bool:
 
 
 def _at_end() -> None:
-    """The main program has ended. One whose last line starts a server wants it to serve."""
-    # By Ctrl-C that came before this, it is to end.
+    """Ends the servers after the main program. If its last line started a server, that goes on serving."""
+    # After an earlier Ctrl-C it must not go on.
     may_hold = not hasattr(sys, "ps1") and getattr(sys, "last_type", None) is not KeyboardInterrupt
     for server in list(_servers):
         try:
@@ -93,7 +93,6 @@ def _after_fork() -> None:
     _servers.clear()
 
 
-# The one of `threading` comes while threads may still be started; it is what
-# `concurrent.futures` uses.
+# The hook of `threading` runs while threads can still be started; `concurrent.futures` uses it too.
 getattr(threading, "_register_atexit", atexit.register)(_at_end)
 os.register_at_fork(after_in_child=_after_fork)

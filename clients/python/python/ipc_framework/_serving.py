@@ -14,14 +14,17 @@ from .core import Message
 
 logger = logging.getLogger("ipc_framework.client")
 
+#: The error of a request on a channel that was served before.
+NOT_SERVED = "this client no longer serves the channel; ask again"
+
 
 def failure_text(error: BaseException) -> str:
-    """What a requester is told of an exception."""
+    """Returns the text that a requester gets for an exception."""
     return f"{type(error).__name__}: {error}"
 
 
 def is_coroutine_function(handler: Callable[[Message], Any]) -> bool:
-    """Whether a call of it is to be awaited, which an object's `async def __call__` is as well."""
+    """Returns whether a call of it must be awaited, as for an object with an `async def __call__`."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
 
 
@@ -33,7 +36,7 @@ class Services:
         self._threads = threading.local()
 
     def is_current(self) -> bool:
-        """Whether this thread answers a request just now."""
+        """Returns whether this thread is answering a request."""
         return getattr(self._threads, "serves", False)
 
     def add(self, channel_id: str, handler: Callable[[Message], Any], concurrency: int) -> None:
@@ -54,7 +57,7 @@ class Services:
     def submit(self, message: Message, job: _native.Job) -> None:
         service = self._services.get(message.channel_id)
         if service is None:
-            job.fail("this client serves the channel no longer; ask again")
+            job.fail(NOT_SERVED)
         else:
             service.submit(message, job)
 
@@ -92,14 +95,14 @@ class _Service:
             elif self.threads is not None:
                 self.threads.submit(self._call, message, job)
         except RuntimeError as error:
-            # The interpreter is about to end, or the service has.
+            # The interpreter is about to end, or the service has ended.
             job.fail(failure_text(error))
 
     def _call(self, message: Message, job: _native.Job) -> None:
         try:
             result = self.handler(message)
             if inspect.iscoroutine(result):
-                # Of a plain function, such as a lambda, that calls a coroutine function.
+                # A plain function, such as a lambda, may return a coroutine.
                 result = asyncio.run(result)
             job.answer(result)
         except BaseException as error:

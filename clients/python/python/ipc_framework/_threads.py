@@ -10,13 +10,13 @@ from typing import Any, Callable, Coroutine, Optional
 
 logger = logging.getLogger("ipc_framework")
 
-#: How long the end waits for a handler that runs when all else has ended.
+#: Seconds for which the end waits for a running handler when everything else has ended.
 LINGER = 1.0
 
 
 def wait_for(event: threading.Event, timeout: Optional[float]) -> bool:
-    """Waits, in the main thread so that Ctrl-C is noticed: one that comes just when a wait without limit
-    begins is noticed when that ends."""
+    """Waits for an event, in steps if there is no timeout, so that Ctrl-C in the main thread is noticed even if it
+    comes just when a wait begins."""
     if timeout is not None:
         return event.wait(timeout)
     while not event.wait(1.0):
@@ -25,8 +25,8 @@ def wait_for(event: threading.Event, timeout: Optional[float]) -> bool:
 
 
 class Thread(threading.Thread):
-    """A thread that can be waited for in the main one: where Ctrl-C interrupts ``join``, older
-    Pythons take the thread for ended, and abort when it ends."""
+    """A thread for which the main thread can wait. After a Ctrl-C in ``join``, older Pythons regard the
+    thread as ended, and abort when it ends."""
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
         super().__init__(name=name, daemon=True)
@@ -38,12 +38,12 @@ class Thread(threading.Thread):
             assert self._work is not None
             self._work()
         finally:
-            # It refers to the server, and that to its threads.
+            # It refers to the server, which refers to its threads.
             self._work = None
             self.ended.set()
 
     def leave(self, timeout: float = LINGER) -> bool:
-        """Waits for its end, and goes on without: nothing can end a handler that does not return."""
+        """Waits for its end, and returns without it if that takes too long, because nothing can end a handler."""
         has_ended = self.ended.wait(max(timeout, 0.0))
         if not has_ended:
             logger.warning("a handler does not return: the thread %s is left behind", self.name)
@@ -51,15 +51,15 @@ class Thread(threading.Thread):
 
 
     def interrupt(self) -> None:
-        """Ends a handler that does not return, if it runs any Python code: the interpreter is about to
-        end, and could not do so with this thread between Python and native code."""
+        """Ends a handler that does not return, if it runs Python code. The interpreter is about to end, and
+        could not do so with this thread between Python and native code."""
         if self.ident is not None and not self.ended.is_set():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(SystemExit))
             self.ended.wait(LINGER)
 
 
 class Coroutines:
-    """The asyncio loop of ``async def`` handlers, which begins with the first of them."""
+    """The asyncio loop of ``async def`` handlers, which starts with the first of them."""
 
     def __init__(self) -> None:
         self.thread: Optional[Thread] = None

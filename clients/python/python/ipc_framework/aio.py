@@ -11,9 +11,9 @@
 
     asyncio.run(main())
 
-No thread of Python's stands behind it: the loop watches a descriptor, which becomes readable when
-something has come, and one wake-up brings all that has. A client belongs to the loop it was
-connected in, and is not for other threads.
+No Python thread is behind it: the loop watches a descriptor that becomes readable when something
+arrives, and one wake-up delivers everything that has arrived. A client belongs to the loop in which it
+was connected, and must not be used by other threads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from weakref import finalize
 
 from . import _lifetime, _native
 from ._dispatch import Event
-from ._serving import failure_text, is_coroutine_function
+from ._serving import NOT_SERVED, failure_text, is_coroutine_function
 from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
 from .core import Message, MessageType
 from .exceptions import ConnectionError, IPCError, TimeoutError
@@ -62,12 +62,12 @@ def connect(
 ) -> _Connecting:
     """Connects: `async with connect(...) as client`, or `client = await connect(...)` and `await client.close()`.
 
-    `unix` is the path of a Unix socket in place of host and port, `token` the application's secret; `tls`
-    is True to speak TLS, or an `ipc_framework.tls.Tls`. A lost connection comes back by itself, with
-    what was subscribed and served, unless `reconnect` is False; a pair of seconds sets its pauses. Meanwhile messages
-    wait, up to `queue_bytes_max`.
+    `unix` is the path of a Unix socket to use instead of host and port, `token` is the application's secret; `tls`
+    is True to speak TLS, or an `ipc_framework.tls.Tls`. After a lost connection the client reconnects and restores
+    its subscriptions and served channels, unless `reconnect` is False; a pair of seconds sets the pauses. Meanwhile
+    messages wait, up to `queue_bytes_max`.
 
-    Raises `ConnectionError` or `AuthenticationError` when awaited: the first attempt is not repeated.
+    Awaiting it raises `ConnectionError` or `AuthenticationError`: the first attempt is not repeated.
     """
     connection_id = connection_id or str(uuid.uuid4())
 
@@ -93,7 +93,7 @@ def connect(
 
 
 class _Connecting:
-    """What `connect` returns."""
+    """The result of `connect`, which can be awaited or entered."""
 
     def __init__(self, open_native: Callable[[], _native.Client], wrap: Callable[[_native.Client], Client]) -> None:
         self._open_native = open_native
@@ -101,7 +101,7 @@ class _Connecting:
         self._client: Optional[Client] = None
 
     async def _connect(self) -> Client:
-        # It may resolve names, which blocks.
+        # Connecting may resolve names, which blocks.
         opening = asyncio.get_running_loop().run_in_executor(None, self._open_native)
         try:
             native = await asyncio.shield(opening)
@@ -123,13 +123,13 @@ class _Connecting:
 
 
 def _abandon(opening: asyncio.Future[_native.Client]) -> None:
-    """Nobody waits for this connection any more."""
+    """Ends a connection for which nothing waits any more."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().abort()
 
 
 class Client:
-    """A connection, as `connect` makes it."""
+    """A connection, made by `connect`."""
 
     def __init__(
         self, native: _native.Client, app_id: str, connection_id: str, request_timeout: Optional[float]
@@ -151,21 +151,23 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection just now."""
+        """True while there is a connection."""
         return self._native.is_connected
 
     def info(self) -> Dict[str, Any]:
-        """Counters of the connection."""
+        """Returns the counters of the connection."""
         return self._native.info()
 
-    # Asking and telling
+    # Sending
 
     async def request(self, channel_id: str, payload: Any = None, *, timeout: Optional[float] = -1.0) -> Message:
-        """Asks whoever serves the channel. `timeout` is the client's `request_timeout` by default, None: forever.
+        """Sends a request to whoever serves the channel, and returns the answer.
+
+        `timeout` is the client's `request_timeout` by default; None waits forever.
 
         Raises an `IPCError` with the protocol's `code` if the answer is an error, `TimeoutError` if there is none
         in time, and `ConnectionError` if the connection is lost; `may_be_executed` says whether the request may
-        have been carried out. Cancelled, it is forgotten here; whoever serves it may carry it out all the same.
+        have been carried out. If this is cancelled the request may be carried out all the same.
         """
         if timeout is not None and timeout < 0:
             timeout = self.request_timeout
@@ -193,41 +195,41 @@ class Client:
         self._native.send(self._message(channel_id, MessageType.PUBLISH, payload))
 
     async def notify(self, channel_id: str, payload: Any) -> None:
-        """Sends a value to whoever serves the channel; nothing is answered."""
+        """Sends a value to whoever serves the channel; there is no answer."""
         await self._room(self.request_timeout)
         self._native.send(self._message(channel_id, MessageType.NOTIFICATION, payload))
 
     async def ping(self, *, timeout: Optional[float] = -1.0) -> float:
-        """How many seconds the server takes to answer. The published one does not: `TimeoutError`."""
+        """Returns how many seconds the server takes to answer. The published server does not answer: `TimeoutError`."""
         begin = time.monotonic()
         await self.request("system", {"action": "ping"}, timeout=timeout)
         return time.monotonic() - begin
 
     async def flush(self, *, timeout: Optional[float] = -1.0) -> None:
-        """Returns when the server has processed all that was sent before."""
+        """Returns when the server has processed everything that was sent before."""
         await self.ping(timeout=timeout)
 
     def _message(self, channel_id: str, message_type: MessageType, payload: Any) -> Message:
         return Message("", self.app_id, channel_id, message_type, payload, 0)
 
     async def _room(self, timeout: Optional[float]) -> None:
-        """Waits until the queue takes another message: the native client would block the loop."""
+        """Waits until the queue has room, because the native client would block the loop."""
         begin, pause = time.monotonic(), 0.001
         while self._native.is_full:
             if timeout is not None and time.monotonic() - begin >= timeout:
-                error = TimeoutError("the server takes nothing, and the queue is full; send less, or wait longer")
+                error = TimeoutError("the server does not read, and the queue is full; send less, or wait longer")
                 error.code = "queue_full"
                 raise error
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.05)
 
-    # Listening
+    # Receiving
 
     def subscribe(self, channel_id: str, *, messages_max: int = 65_536) -> Subscription:
         """Subscribes at once, and returns the channel's messages as an asynchronous iterator.
 
-        It unsubscribes when it is closed, at the end of its `async with`, or when nothing refers to it. At most
-        `messages_max` messages wait for a slow reader; the later ones are counted by `missed`.
+        The iterator unsubscribes when it is closed, at the end of its `async with`, or when nothing refers to it. At
+        most `messages_max` messages wait for a slow reader; later ones are dropped and counted by `missed`.
         """
         queue = _Queue(messages_max)
         queues = self._subscriptions.setdefault(channel_id, [])
@@ -260,12 +262,12 @@ class Client:
         self, channel_id: str, handler: None = None, *, concurrency: int = 16
     ) -> Callable[[AnyHandler], AnyHandler]: ...
     def serve(self, channel_id: str, handler: Any = None, *, concurrency: int = 16) -> Any:
-        """Becomes a worker of the channel: what `handler` returns is the answer to a request.
+        """Becomes a worker of the channel: the return value of `handler` answers a request.
 
-        `await client.serve("square", square)` returns when the server has agreed. As a decorator,
-        `@client.serve("square")`, it begins at once; `await client.ready()` waits for that. At most `concurrency`
-        requests are handled at once; a handler that is no coroutine function is called by a thread. An exception is
-        logged and answered as `handler_failed`.
+        `await client.serve("square", square)` returns when the server has accepted. The decorator
+        `@client.serve("square")` starts that, and `await client.ready()` waits for it. At most `concurrency` requests
+        are handled at once; a handler that is not a coroutine function is called by a thread. An exception is logged
+        and answered with `handler_failed`.
         """
         if handler is None:
 
@@ -274,7 +276,7 @@ class Client:
                 return decorated
 
             return decorate
-        # Before the server knows: its first request may come with its answer.
+        # Set before the server is asked: the first request may come with its answer.
         self._handlers[channel_id] = handler
         task = self._loop.create_task(self._register(channel_id, handler, concurrency))
         self._registrations.append(task)
@@ -289,13 +291,13 @@ class Client:
             raise
 
     async def ready(self) -> None:
-        """Returns when all channels that are served so far are so at the server; raises what speaks against one."""
+        """Returns when the server has accepted all served channels; raises the error of one that it refused."""
         registrations, self._registrations = self._registrations, []
         for task in registrations:
             await task
 
     async def stop_serving(self, channel_id: str) -> None:
-        """Is a worker of the channel no longer. What it has is still answered."""
+        """Ends being a worker of the channel. Requests that have arrived are still answered."""
         await self._loop.run_in_executor(None, self._native.stop_serving, channel_id)
         self._handlers.pop(channel_id, None)
 
@@ -303,7 +305,7 @@ class Client:
         handler = self._handlers.get(message.channel_id)
         try:
             if handler is None:
-                job.fail("this client serves the channel no longer; ask again")
+                job.fail(NOT_SERVED)
             elif is_coroutine_function(handler):
                 job.answer(await handler(message))
             else:
@@ -316,7 +318,7 @@ class Client:
             logger.exception("the handler that serves %r failed", message.channel_id)
             job.fail(failure_text(error))
 
-    # What comes
+    # Arrivals
 
     def _take(self) -> bool:
         items = self._native.take_now()
@@ -355,15 +357,15 @@ class Client:
             self._end()
 
     def on_event(self, listener: Callable[[Event], Any]) -> None:
-        """Has `listener` called with what happens to the connection."""
+        """Calls `listener` with every change of the connection."""
         self._listeners.append(listener)
 
     # The end
 
     async def close(self, timeout: float = 10.0) -> bool:
-        """Takes no more requests to serve, answers those it has, sends what waits, and ends the connection.
+        """Accepts no more requests to serve, answers those it has, sends waiting messages, and ends the connection.
 
-        False if that took longer than `timeout`; it is closed all the same.
+        Returns False if that took longer than `timeout`; it is closed all the same.
         """
         is_done = await self._loop.run_in_executor(None, self._native.close, timeout)
         while self._take():
@@ -389,7 +391,7 @@ class Client:
                 queue.end()
 
     def _end_with_process(self) -> None:
-        # The loop is gone; what it did not send is sent.
+        # The loop is gone, so waiting messages are sent here.
         self._native.close(EXIT_TIMEOUT)
         self._native.abort()
 
@@ -398,7 +400,7 @@ class Client:
 
 
 class _Queue:
-    """Messages on their way to one reader."""
+    """The messages that wait for one reader."""
 
     def __init__(self, messages_max: int) -> None:
         self.messages: Deque[Message] = deque()
@@ -420,7 +422,7 @@ class _Queue:
 
 
 class Subscription(AsyncIterator[Message]):
-    """The messages of a channel, as `Client.subscribe` makes it. It ends with the client."""
+    """The messages of a channel, made by `Client.subscribe`. It ends with the client."""
 
     def __init__(self, client: Client, channel_id: str, queue: _Queue) -> None:
         self.channel_id = channel_id
@@ -430,7 +432,7 @@ class Subscription(AsyncIterator[Message]):
 
     @property
     def missed(self) -> int:
-        """How many messages were dropped because too many waited."""
+        """The number of messages that were dropped because too many waited."""
         return self._queue.missed
 
     def close(self) -> None:

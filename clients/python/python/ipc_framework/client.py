@@ -1,7 +1,7 @@
 """The client: the published package's, with this project's Rust client inside.
 
-A thread of its own calls handlers with what arrives, so a slow one delays other handlers, never the
-connection: answers, heartbeats and what other threads send go on.
+A thread of its own calls the handlers. A slow handler delays other handlers, but never the
+connection: answers, heartbeats and messages of other threads go on.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ logger = logging.getLogger("ipc_framework.client")
 
 Handler = Callable[[Message], Any]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
-#: Clients that have a connection: as with the published package, nobody else has to keep them.
+#: Connected clients, which are kept alive as in the published package.
 _alive: Set[FrameworkClient] = set()
 AnyClient = TypeVar("AnyClient", bound="FrameworkClient")
 
-#: Pauses in seconds before attempts to come back: the first one's bound, and the ceiling it doubles to.
+#: Bounds of the pauses before attempts to reconnect in seconds: the first one, and the last one to which it doubles.
 RECONNECT_PAUSES = (0.05, 5.0)
-#: How long an answer to `send_request_async` is waited for where the caller does not say.
+#: Seconds for which an answer to `send_request_async` is awaited by default.
 ANSWER_TIMEOUT = 300.0
-#: How long the end of the program may wait for what is to be sent or answered.
+#: Seconds for which the end of the program may wait for messages to be sent and answered.
 EXIT_TIMEOUT = 2.0
 
 
 def check_address(host: Any, port: Any, unix: Optional[str]) -> None:
-    """Raises `ConnectionError`, as what the published client says of an address that is none."""
+    """Raises `ConnectionError` for a wrong address, as the published client does."""
     if unix is not None:
         return
     if not isinstance(host, str):
@@ -51,12 +51,12 @@ def check_address(host: Any, port: Any, unix: Optional[str]) -> None:
 class FrameworkClient(IPCClient):
     """A connection to a server, for any number of threads.
 
-    Beyond the published constructor: `unix` is the path of a Unix socket to use in place of host and
-    port; `token` the application's secret; `tls` is True to speak TLS, or an `ipc_framework.tls.Tls`;
-    `connection_id` what the server knows the client by, random by default. A lost connection comes back by
-    itself, with what was subscribed and served, unless `reconnect` is False; a pair of seconds sets its pauses.
-    Meanwhile messages wait, up to `queue_bytes_max`. `verbose` prints what is logged, as the published
-    client does; by default that is what the variable `IPC_FRAMEWORK_VERBOSE` says.
+    Parameters beyond the published constructor: `unix` is the path of a Unix socket to use instead of host and
+    port; `token` is the application's secret; `tls` is True to speak TLS, or an `ipc_framework.tls.Tls`;
+    `connection_id` is the id by which the server knows the client, random by default. After a lost connection
+    the client reconnects and restores its subscriptions and served channels, unless `reconnect` is False; a pair
+    of seconds sets the pauses. Meanwhile messages wait, up to `queue_bytes_max`. `verbose` prints the log, as the
+    published client does; its default comes from the variable `IPC_FRAMEWORK_VERBOSE`.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class FrameworkClient(IPCClient):
         self.frame_bytes_max = frame_bytes_max
         if _flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
             _print_log()
-        #: Why the last attempt to connect failed.
+        #: The reason why the last attempt to connect failed.
         self.last_error: Optional[IPCError] = None
         self._start_afresh()
         _lifetime.keep(self)
 
     def _start_afresh(self) -> None:
-        """As one without a connection: a new object, or one in a forked child, whose parent has it."""
+        """Sets up the state without a connection, for a new object or in a forked child."""
         self._native = None
         self._lock = threading.RLock()
         self._life = threading.RLock()
@@ -112,20 +112,20 @@ class FrameworkClient(IPCClient):
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection just now."""
+        """True while there is a connection."""
         native = self._native
         return native is not None and native.is_connected
 
     @connected.setter
     def connected(self, value: bool) -> None:
-        # The published classes assign it; what counts is the connection.
+        # The published classes assign it, but the state of the connection counts.
         pass
 
     @property
     def socket(self) -> Optional[socket.socket]:
         """A duplicate of the connection's socket, for its addresses and options; None without a connection.
 
-        What is read from it is lost for the client.
+        Bytes read from it are lost to the client.
         """
         native = self._native
         descriptor = None if native is None else native.duplicate_socket()
@@ -133,12 +133,12 @@ class FrameworkClient(IPCClient):
 
     @property
     def pending_responses(self) -> Dict[str, Message]:
-        """Answers that nobody waited for, by the request's id: the last 16,384."""
+        """The last 16,384 answers for which nothing waited, by the request's id."""
         return self._dispatcher.unclaimed
 
     @property
     def response_handlers(self) -> Dict[str, Handler]:
-        """Callbacks of `send_request_async` that were not called yet, by the request's id."""
+        """Callbacks of `send_request_async` that have not been called yet, by the request's id."""
         return self._dispatcher.callbacks
 
     @property
@@ -146,9 +146,9 @@ class FrameworkClient(IPCClient):
         return self._dispatcher.answered
 
     def connect(self) -> bool:
-        """Connects to the server. False if that fails; `last_error` and the log say why.
+        """Connects to the server. Returns False if that fails; `last_error` and the log say why.
 
-        A client that is on its way back after a loss is waited for.
+        If the client is reconnecting, this waits for it.
         """
         with self._life:
             native = self._native
@@ -168,7 +168,7 @@ class FrameworkClient(IPCClient):
             self._ended = threading.Event()
             self._native = native
             _alive.add(self)
-            # One that nobody refers to while there is no connection does not come back.
+            # A client to which nothing refers does not reconnect.
             self._finalizer = weakref.finalize(self, native.abort)
             self._finalizer.atexit = False  # type: ignore[misc, unused-ignore]  # some stubs have no such slot
             self.receive_thread = self._dispatcher.start(native)
@@ -194,16 +194,16 @@ class FrameworkClient(IPCClient):
         )
 
     def disconnect(self) -> None:
-        """Answers what is being served, sends what waits, and ends the connection.
+        """Answers the requests that it serves, sends waiting messages, and ends the connection.
 
-        With no connection nothing is waited for. The client can be connected again.
+        Without a connection this does not wait. The client can be connected again.
         """
         self.close()
 
     def close(self, timeout: Optional[float] = None) -> bool:
-        """As `disconnect`. False if not all was done within `timeout`, by default `connection_timeout`.
+        """As `disconnect`. Returns False if that took longer than `timeout`, by default `connection_timeout`.
 
-        In a function that serves a channel it returns at once, for it would wait for that function's answer.
+        In a function that serves a channel it returns at once, because it would wait for that function's answer.
         """
         if self._services.is_current():
             threading.Thread(target=self.close, args=(timeout,), name="ipc-close").start()
@@ -214,11 +214,11 @@ class FrameworkClient(IPCClient):
                 return True
             timeout = self.connection_timeout if timeout is None else timeout
             self._dispatcher.is_ending = True
-            # Without a connection nothing is waited for, and what waits for one is lost.
+            # Without a connection this does not wait, and messages that wait for a connection are lost.
             is_done = native.close(timeout) if native.is_connected else not native.info().get("waiting_bytes")
             self._forget()
         if not is_done:
-            logger.warning("not all that was to be sent or answered has been; it is lost")
+            logger.warning("some messages could not be sent or answered in time, and are lost")
         logger.info("Disconnected from IPC server")
         return is_done
 
@@ -228,14 +228,14 @@ class FrameworkClient(IPCClient):
         if native is not None:
             self._finalizer.detach()
             native.abort()
-            # Handlers get what has come before, if they are quick about it.
+            # Handlers get the messages that came before, if they are fast.
             self._dispatcher.join(self.receive_thread)
             native.discard()
         self._services.close()
         self._ended.set()
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """Blocks until the client is closed, by `close` or by the server for good: for programs that only serve."""
+        """Blocks until the client is closed by `close`, or by the server for good. For programs that only serve."""
         return wait_for(self._ended, timeout)
 
     def __enter__(self: AnyClient) -> AnyClient:
@@ -255,11 +255,11 @@ class FrameworkClient(IPCClient):
         return native
 
     def _send_message(self, message: Message) -> str:
-        """Sends a message as it is. All that this client sends goes through here, so that a subclass sees it."""
+        """Sends a message without changing it. All messages go through here, so that a subclass sees them."""
         native = self._connection()
         kind = message.message_type
         if kind is MessageType.REQUEST:
-            # How this thread wants its request to be sent.
+            # The way in which this thread sends its request.
             send = self._asking.__dict__.pop("send", self._send_plain)
             send(native, message)
         elif kind is MessageType.SUBSCRIBE and message.payload == {"connection_id": self.connection_id}:
@@ -267,7 +267,7 @@ class FrameworkClient(IPCClient):
         elif kind is MessageType.UNSUBSCRIBE and message.payload == {"connection_id": self.connection_id}:
             native.unsubscribe(message.channel_id)
         elif kind is MessageType.SUBSCRIBE or kind is MessageType.UNSUBSCRIBE:
-            # With a payload of the program's own, such as one that asks for an answer.
+            # The payload is the program's own, such as one that asks for a confirmation.
             self._send_plain(native, message)
         else:
             native.send(message)
@@ -278,9 +278,9 @@ class FrameworkClient(IPCClient):
         native.send(message)
 
     def send_request(self, channel_id: str, data: Any, timeout: float = 5.0) -> Optional[Message]:
-        """Asks, and waits for the answer: a message, or None if there is none in time.
+        """Sends a request and waits for the answer: a message, or None if none comes in time.
 
-        An error is an answer too: `payload["status"]` is then `"error"`, and `payload["code"]` says which.
+        An error is an answer too: `payload["status"]` is then `"error"`, and `payload["code"]` has its code.
         Raises `ConnectionError` if the connection is lost meanwhile; its `may_be_executed` says whether
         the request may have been carried out. May be called in handlers.
         """
@@ -292,7 +292,7 @@ class FrameworkClient(IPCClient):
         message_id = self._request_by(send, channel_id, data)
         if waiter.is_used:
             return waiter.wait()
-        # A subclass sends requests in a way of its own.
+        # A subclass sends requests in its own way.
         return self._dispatcher.wait_unclaimed(message_id, timeout)
 
     def send_request_async(
@@ -303,15 +303,15 @@ class FrameworkClient(IPCClient):
         timeout: float = ANSWER_TIMEOUT,
         on_error: Optional[Callable[[IPCError], Any]] = None,
     ) -> str:
-        """Asks, and calls `callback` with the answer. Returns the request's id.
+        """Sends a request, and calls `callback` with the answer. Returns the request's id.
 
-        If there is none, because the time is over or the connection lost, `on_error` is called, or it is logged.
+        Without an answer, after the timeout or a lost connection, `on_error` is called, or the error is logged.
         """
 
         expected = []
 
         def send(native: _native.Client, message: Message) -> None:
-            # Before the request leaves, or its answer might come first.
+            # Registered before the request leaves, because its answer may come at once.
             self._dispatcher.expect(message.message_id, callback, on_error)
             expected.append(message.message_id)
             try:
@@ -322,7 +322,7 @@ class FrameworkClient(IPCClient):
 
         message_id = self._request_by(send, channel_id, data)
         if message_id not in expected:
-            # A subclass sends requests in a way of its own.
+            # A subclass sends requests in its own way.
             early = self._dispatcher.expect(message_id, callback, on_error)
             if early is not None:
                 callback(early)
@@ -336,11 +336,11 @@ class FrameworkClient(IPCClient):
             self._asking.__dict__.pop("send", None)
 
     def notify(self, channel_id: str, data: Any) -> str:
-        """Sends a notification: nothing is answered."""
+        """Sends a notification, which has no answer."""
         return self.send_message(channel_id, MessageType.NOTIFICATION, data)
 
     def ping(self, timeout: float = 2.0) -> bool:
-        """Whether the server answers. The published server does not."""
+        """Returns whether the server answers a ping. The published server does not."""
         try:
             answer = self.send_request("system", {"action": "ping"}, timeout)
         except IPCError:
@@ -348,35 +348,35 @@ class FrameworkClient(IPCClient):
         return answer is not None and answer.payload.get("status") == "pong"
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Returns True once the server has processed all that was sent before."""
+        """Returns True once the server has processed everything that was sent before."""
         return self.ping(timeout)
 
     # Receiving
 
     def create_channel_handler(self, channel_id: str, handler: Handler) -> None:
-        """Has `handler` called with the channel's messages. It does not subscribe."""
+        """Sets the handler of the channel's messages. This does not subscribe."""
         with self._lock:
             self.message_handlers[channel_id] = handler
 
     def remove_channel_handler(self, channel_id: str) -> None:
-        """Has the channel's messages handled no more."""
+        """Removes the handler of the channel's messages."""
         with self._lock:
             self.message_handlers.pop(channel_id, None)
 
     def wait_for_message(self, channel_id: str, timeout: float = 5.0) -> Optional[Message]:
-        """The next message on the channel that answers nothing, if one comes in time. It does not subscribe.
+        """Returns the next message on the channel that is not an answer, or None if none comes in time.
 
-        The channel's handler is called with it all the same.
+        This does not subscribe. The channel's handler is called with the message all the same.
         """
         return self._dispatcher.wait_for_message(channel_id, timeout)
 
     def on_event(self, listener: Callable[[Event], Any]) -> None:
-        """Has `listener` called with what happens to the connection."""
+        """Calls `listener` with every change of the connection."""
         self._dispatcher.listeners.append(listener)
 
     @property
     def missed(self) -> int:
-        """How many messages were dropped because handlers were too slow for what came."""
+        """The number of messages that were dropped because handlers were too slow."""
         native = self._native
         return 0 if native is None else native.missed
 
@@ -389,11 +389,11 @@ class FrameworkClient(IPCClient):
         self, channel_id: str, handler: None = None, *, concurrency: int = 1
     ) -> Callable[[AnyHandler], AnyHandler]: ...
     def serve(self, channel_id: str, handler: Any = None, *, concurrency: int = 1) -> Any:
-        """Becomes a worker of the channel: what `handler` returns is the answer to a request. Also a decorator.
+        """Becomes a worker of the channel: the return value of `handler` answers a request. Also a decorator.
 
-        At most `concurrency` requests are handled at once, each by a thread; those of an `async def` handler
-        by one event loop. An exception is logged and answered as `handler_failed`. The result of a
-        notification is dropped. The published server has no workers: there it raises `TimeoutError`.
+        At most `concurrency` requests are handled at once, each by a thread, or by one event loop for an
+        `async def` handler. An exception is logged and answered with `handler_failed`. The result for a
+        notification is dropped. The published server has no workers: there this raises `TimeoutError`.
         """
         if handler is None:
             return lambda decorated: self.serve(channel_id, decorated, concurrency=concurrency)
@@ -407,14 +407,14 @@ class FrameworkClient(IPCClient):
         return handler
 
     def stop_serving(self, channel_id: str) -> None:
-        """Is a worker of the channel no longer. What it has is still answered."""
+        """Ends being a worker of the channel. Requests that have arrived are still answered."""
         self._connection().stop_serving(channel_id)
         self._services.remove(channel_id)
 
     # About itself
 
     def get_connection_info(self) -> Dict[str, Any]:
-        """What the published client tells, and the counters of this one."""
+        """Returns the information that the published client has, and the counters of this one."""
         native = self._native
         return {
             "app_id": self.app_id,
@@ -446,7 +446,7 @@ class FrameworkClient(IPCClient):
             _alive.discard(self)
             if event.error is not None:
                 self.last_error = event.error
-                logger.error("the connection does not come back%s", text)
+                logger.error("the client does not reconnect%s", text)
             self._services.close()
             self._ended.set()
         else:
@@ -461,7 +461,7 @@ class FrameworkClient(IPCClient):
         if native is not None:
             native.leave_to_parent()
         _alive.discard(self)
-        # As the parent's it would take the parent's place at the server.
+        # With the parent's id it would take over the parent's connection.
         self.connection_id = str(uuid.uuid4())
         self._start_afresh()
 

@@ -1,7 +1,8 @@
 """Messages, channels, applications, and the bases of servers and clients.
 
-Everything here is plain Python and works by itself. :class:`~ipc_framework.FrameworkServer` and
-:class:`~ipc_framework.FrameworkClient` join it with the Rust server and client.
+Everything here is plain Python and works without the native module.
+:class:`~ipc_framework.FrameworkServer` and :class:`~ipc_framework.FrameworkClient` connect it to
+the Rust server and client.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ H = TypeVar("H", bound=Callable[["Message"], Any])
 
 
 class MessageType(Enum):
-    """What a message is."""
+    """The type of a message."""
 
     REQUEST = "request"
     RESPONSE = "response"
@@ -36,7 +37,7 @@ class MessageType(Enum):
 class Message:
     """One message. An empty id and a zero timestamp are filled in."""
 
-    # Where it came from, which is neither a field nor to be copied: see `_native.Origin`.
+    # `_origin` is the sender, which is not a field and is not copied: see `_native.Origin`.
     __slots__ = ("__dict__", "__weakref__", "_origin")
 
     message_id: str
@@ -54,7 +55,7 @@ class Message:
             self.timestamp = time.time()
 
     def create_response(self, payload: Any) -> Message:
-        """The answer to this message."""
+        """Returns the answer to this message."""
         response = Message(
             message_id="",
             app_id=self.app_id,
@@ -64,7 +65,7 @@ class Message:
             timestamp=0,
             reply_to=self.message_id,
         )
-        # Whoever sends it need not say to whom.
+        # With the origin the answer can be sent without naming the connection.
         origin = getattr(self, "_origin", None)
         if origin is not None:
             setattr(response, "_origin", origin)
@@ -74,35 +75,35 @@ class Message:
         return self.__dict__
 
     def to_dict(self) -> Dict[str, Any]:
-        """The seven fields as they stand on the wire."""
+        """Returns the seven fields as on the wire."""
         data = asdict(self)
         data["message_type"] = self.message_type.value
         return data
 
     @classmethod
     def from_dict(cls, data: Dict[str, Any]) -> Message:
-        """The message of such a dictionary."""
+        """Returns the message with the fields of a dictionary."""
         return cls(**{**data, "message_type": MessageType(data["message_type"])})
 
     def to_json(self) -> str:
-        """The message as JSON text."""
+        """Returns the message as JSON text."""
         return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, json_str: str) -> Message:
-        """The message of such a text."""
+        """Returns the message of a JSON text."""
         return cls.from_dict(json.loads(json_str))
 
 
 def _plain(value: Any) -> Any:
-    """What ``json`` does not know: data classes are sent as objects, wherever they stand in a payload."""
+    """Converts values that ``json`` does not know: data classes anywhere in a payload become objects."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 class Channel:
-    """A channel of one application: who listens to it, and who handles what comes in."""
+    """A channel of one application, with its subscribers and its handlers."""
 
     def __init__(self, channel_id: str, app_id: str) -> None:
         self.channel_id = channel_id
@@ -113,7 +114,7 @@ class Channel:
         self._lock = threading.RLock()
 
     def add_subscriber(self, connection_id: str) -> None:
-        """Subscribes a connection; a second time changes nothing."""
+        """Subscribes a connection, unless it is subscribed already."""
         with self._lock:
             if connection_id not in self.subscribers:
                 self.subscribers.append(connection_id)
@@ -125,13 +126,13 @@ class Channel:
                 self.subscribers.remove(connection_id)
 
     def set_handler(self, message_type: MessageType, handler: Handler) -> None:
-        """Sets who handles messages of one type; a later handler replaces an earlier one."""
+        """Sets the handler of messages of one type. A later handler replaces an earlier one."""
         with self._lock:
             self.handlers[message_type] = handler
 
     def serve(self, handler: H) -> H:
-        """Answers the channel's requests with what ``handler`` returns, which may be ``async``.
-        A decorator.
+        """Answers the channel's requests with the return value of ``handler``, which may be
+        ``async``. Usable as a decorator.
 
         ::
 
@@ -142,18 +143,18 @@ class Channel:
         raise NotImplementedError("channels of a FrameworkServer serve requests")
 
     def get_handler(self, message_type: MessageType) -> Optional[Handler]:
-        """Who handles messages of this type, if anybody does."""
+        """Returns the handler of messages of this type, if there is one."""
         with self._lock:
             return self.handlers.get(message_type)
 
     def get_subscribers(self) -> List[str]:
-        """The ids of the connections that listen."""
+        """Returns the ids of the subscribed connections."""
         with self._lock:
             return self.subscribers.copy()
 
 
 class Application:
-    """A name space of channels."""
+    """An application, which is a name space of channels."""
 
     def __init__(self, app_id: str, name: Optional[str] = None) -> None:
         self.app_id = app_id
@@ -164,7 +165,7 @@ class Application:
         self._lock = threading.RLock()
 
     def create_channel(self, channel_id: str) -> Channel:
-        """Creates a channel, or finds the one with this id."""
+        """Returns the channel with this id, and creates it if there is none."""
         with self._lock:
             channel = self.channels.get(channel_id)
             if channel is None:
@@ -173,12 +174,12 @@ class Application:
             return channel
 
     def get_channel(self, channel_id: str) -> Optional[Channel]:
-        """The channel with this id, if there is one."""
+        """Returns the channel with this id, if there is one."""
         with self._lock:
             return self.channels.get(channel_id)
 
     def remove_channel(self, channel_id: str) -> bool:
-        """Forgets a channel; returns whether there was one."""
+        """Removes a channel. Returns whether there was one."""
         with self._lock:
             if self.channels.pop(channel_id, None) is None:
                 return False
@@ -186,17 +187,17 @@ class Application:
             return True
 
     def list_channels(self) -> List[str]:
-        """The ids of all channels."""
+        """Returns the ids of all channels."""
         with self._lock:
             return list(self.channels)
 
     def update_activity(self) -> None:
-        """Something happened here just now."""
+        """Notes that something happened in the application."""
         self.last_activity = time.time()
 
 
 class ConnectionManager:
-    """Which connections there are, and to which application each belongs."""
+    """The connections, and the application of each."""
 
     def __init__(self) -> None:
         self.connections: Dict[str, Any] = {}
@@ -204,35 +205,35 @@ class ConnectionManager:
         self._lock = threading.RLock()
 
     def add_connection(self, connection_id: str, connection_obj: Any, app_id: str) -> None:
-        """Remembers a connection."""
+        """Adds a connection."""
         with self._lock:
             self.connections[connection_id] = connection_obj
             self.connection_apps[connection_id] = app_id
 
     def remove_connection(self, connection_id: str) -> None:
-        """Forgets a connection."""
+        """Removes a connection."""
         with self._lock:
             self.connections.pop(connection_id, None)
             self.connection_apps.pop(connection_id, None)
 
     def get_connection(self, connection_id: str) -> Optional[Any]:
-        """The connection with this id, for ``send_to_connection``."""
+        """Returns the connection with this id, for ``send_to_connection``."""
         with self._lock:
             return self.connections.get(connection_id)
 
     def get_connections_for_app(self, app_id: str) -> List[str]:
-        """The ids of an application's connections."""
+        """Returns the ids of an application's connections."""
         with self._lock:
             return [id for id, app in self.connection_apps.items() if app == app_id]
 
     def list_connections(self) -> List[str]:
-        """The ids of all connections."""
+        """Returns the ids of all connections."""
         with self._lock:
             return list(self.connections)
 
 
 class IPCServer:
-    """What every server can do: keep applications, and bring messages to their handlers."""
+    """The base of servers: it keeps applications, and hands messages to their handlers."""
 
     def __init__(self, host: str = "localhost", port: int = 8888) -> None:
         self.host = host
@@ -243,7 +244,7 @@ class IPCServer:
         self._lock = threading.RLock()
 
     def create_application(self, app_id: str, name: Optional[str] = None) -> Application:
-        """Creates an application, or finds the one with this id."""
+        """Returns the application with this id, and creates it if there is none."""
         with self._lock:
             application = self.applications.get(app_id)
             if application is None:
@@ -251,13 +252,13 @@ class IPCServer:
             return application
 
     def get_application(self, app_id: str) -> Optional[Application]:
-        """The application with this id, if there is one."""
+        """Returns the application with this id, if there is one."""
         with self._lock:
             return self.applications.get(app_id)
 
     def route_message(self, message: Message) -> bool:
-        """Brings a message to where it should go; returns whether anybody took it. A subclass of `FrameworkServer`
-        that overrides it sees every message first, but for those on ``system``."""
+        """Hands a message to its handler. Returns whether there was one. A subclass of `FrameworkServer` that
+        overrides this sees every message first, except those on ``system``."""
         application = self.get_application(message.app_id)
         channel = application.get_channel(message.channel_id) if application else None
         if application is None or channel is None:
@@ -272,7 +273,7 @@ class IPCServer:
         return self._call_handler(message, channel)
 
     def _call_handler(self, message: Message, channel: Channel) -> bool:
-        """Hands a message to the handler that the channel has for its type, if it has one."""
+        """Hands a message to the channel's handler for its type, if there is one."""
         handler = channel.get_handler(message.message_type)
         if handler is None:
             return False
@@ -293,33 +294,34 @@ class IPCServer:
 
     def _handle_subscribe(self, message: Message, channel: Channel) -> bool:
         """Subscribes the connection that the payload names."""
-        connection_id = message.payload.get("connection_id")
-        if connection_id:
-            channel.add_subscriber(connection_id)
-        return bool(connection_id)
+        return self._change_subscription(message, channel.add_subscriber)
 
     def _handle_unsubscribe(self, message: Message, channel: Channel) -> bool:
         """Unsubscribes the connection that the payload names."""
+        return self._change_subscription(message, channel.remove_subscriber)
+
+    def _change_subscription(self, message: Message, change: Callable[[str], None]) -> bool:
+        """Calls ``change`` with the connection that the payload names. Returns whether it names one."""
         connection_id = message.payload.get("connection_id")
         if connection_id:
-            channel.remove_subscriber(connection_id)
+            change(connection_id)
         return bool(connection_id)
 
     def send_to_connection(self, connection: Any, message: Message) -> None:
         """Sends a message to one connection."""
-        raise NotImplementedError("a subclass says how bytes leave, see FrameworkServer")
+        raise NotImplementedError("a subclass sends messages, see FrameworkServer")
 
     def start(self) -> None:
-        """Begins to listen."""
-        raise NotImplementedError("a subclass says where to listen, see FrameworkServer")
+        """Starts to listen."""
+        raise NotImplementedError("a subclass starts the server, see FrameworkServer")
 
     def stop(self) -> None:
-        """Ends."""
-        raise NotImplementedError("a subclass says what to end, see FrameworkServer")
+        """Stops the server."""
+        raise NotImplementedError("a subclass stops the server, see FrameworkServer")
 
 
 class IPCClient:
-    """What every client can do: build messages, and bring what comes to its handlers."""
+    """The base of clients: it builds messages, and hands received ones to their handlers."""
 
     def __init__(self, app_id: str, host: str = "localhost", port: int = 8888) -> None:
         self.app_id = app_id
@@ -332,11 +334,11 @@ class IPCClient:
 
     def connect(self) -> bool:
         """Connects to the server."""
-        raise NotImplementedError("a subclass says how to connect, see FrameworkClient")
+        raise NotImplementedError("a subclass connects, see FrameworkClient")
 
     def disconnect(self) -> None:
-        """Leaves the server."""
-        raise NotImplementedError("a subclass says how to leave, see FrameworkClient")
+        """Disconnects from the server."""
+        raise NotImplementedError("a subclass disconnects, see FrameworkClient")
 
     def send_message(
         self,
@@ -345,7 +347,7 @@ class IPCClient:
         payload: Any,
         reply_to: Optional[str] = None,
     ) -> str:
-        """Sends a message on a channel; returns its id."""
+        """Sends a message on a channel. Returns its id."""
         message = Message(
             message_id="",
             app_id=self.app_id,
@@ -358,10 +360,10 @@ class IPCClient:
         return self._send_message(message)
 
     def _send_message(self, message: Message) -> str:
-        raise NotImplementedError("a subclass says how bytes leave, see FrameworkClient")
+        raise NotImplementedError("a subclass sends messages, see FrameworkClient")
 
     def subscribe(self, channel_id: str, handler: Optional[Handler] = None) -> bool:
-        """Asks for what is published on a channel, and sets who handles it."""
+        """Subscribes to a channel, and sets the handler of its messages."""
         if handler:
             with self._lock:
                 self.message_handlers[channel_id] = handler
@@ -369,7 +371,7 @@ class IPCClient:
         return True
 
     def unsubscribe(self, channel_id: str) -> bool:
-        """Asks for no more of it."""
+        """Unsubscribes from a channel, and removes its handler."""
         with self._lock:
             self.message_handlers.pop(channel_id, None)
         payload = {"connection_id": self.connection_id}
@@ -381,11 +383,11 @@ class IPCClient:
         return self.send_message(channel_id, MessageType.PUBLISH, data)
 
     def request(self, channel_id: str, data: Any) -> str:
-        """Sends a request without waiting; returns the id that its answer names."""
+        """Sends a request without waiting. Returns its id, which the answer names in ``reply_to``."""
         return self.send_message(channel_id, MessageType.REQUEST, data)
 
     def handle_message(self, message: Message) -> None:
-        """Brings a message to the handler of its channel."""
+        """Hands a message to the handler of its channel."""
         with self._lock:
             handler = self.message_handlers.get(message.channel_id)
         if handler is None:

@@ -13,7 +13,7 @@ STEP_SECONDS_MAX = 10.0
 
 
 class Shown:
-    """What handlers have shown, so that each step can wait for what it caused and no longer."""
+    """Counts what handlers have shown, so that each step waits exactly for its own messages."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -45,7 +45,7 @@ def set_up(server: FrameworkServer, shown: Shown) -> None:
 
     def on_upload(message: Message) -> None:
         shown.show(f"📁 [File] {message.payload['action']}: {message.payload['filename']}")
-        # Without a connection the answer goes to whoever asked.
+        # Without a connection the answer goes to the requester.
         server.send_to_connection(None, message.create_response({"stored": message.payload["filename"]}))
 
     def on_metric(message: Message) -> None:

@@ -1,4 +1,4 @@
-"""What this package raises. All of it is an :class:`IPCError`."""
+"""The exceptions of this package. All of them are an :class:`IPCError`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Optional
 class IPCError(Exception):
     """Any error of this package."""
 
-    #: Which error it is, for programs: a code of the protocol, such as ``no_handler``, or of this side, such as
+    #: The kind of error for programs: a code of the protocol, such as ``no_handler``, or of the client, such as
     #: ``lost``.
     code: Optional[str] = None
-    #: Whether the request that it ended may have been carried out all the same.
+    #: True if the failed request may have been carried out all the same.
     may_be_executed: bool = False
 
 
@@ -21,11 +21,11 @@ class ConnectionError(IPCError, builtins.ConnectionError):
 
 
 class RoutingError(IPCError):
-    """A message could not be brought to where it should go."""
+    """A message could not be delivered."""
 
 
 class AuthenticationError(IPCError):
-    """The server wants a token, or another one."""
+    """The server requires a token, or a different one."""
 
 
 class ChannelError(IPCError):

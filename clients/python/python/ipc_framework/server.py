@@ -20,7 +20,7 @@ from .exceptions import ConnectionError
 logger = logging.getLogger("ipc_framework")
 
 class Limits(TypedDict, total=False):
-    """What clients may use. Seconds and bytes; what is left out keeps its default."""
+    """Limits of what clients may use, in seconds and bytes. Omitted limits keep their defaults."""
 
     frame_bytes_max: int
     handshake_timeout: float
@@ -63,18 +63,19 @@ class FrameworkServer(IPCServer):
         verbose: Optional[bool] = None,
     ) -> None:
         """
-        :param host: name or address to listen on; ``None``: no TCP
-        :param port: 0 takes a free one, which ``port`` tells after :meth:`start`
-        :param unix: path of a Unix socket, beside TCP or instead of it
-        :param token: asked of every client; ``tokens`` asks by application
-        :param insecure: listen where other machines reach it, without a token; by default what
-            the variable ``IPC_FRAMEWORK_INSECURE`` says
-        :param workers: threads for handlers; 0: the loop's own
-        :param spin: seconds the loop stays awake after work; ``math.inf``: always; 0: never
-        :param daemon: whether the process may end while the server runs. By default it may, as
-            with the published server, but for a program whose very last line is ``start()``
-        :param verbose: log to standard output what the published server prints; by default what
-            the variable ``IPC_FRAMEWORK_VERBOSE`` says
+        :param host: name or address to listen on; ``None`` for no TCP
+        :param port: 0 takes a free port, which is in ``port`` after :meth:`start`
+        :param unix: path of a Unix socket, in addition to TCP or instead of it
+        :param token: secret that every client must send; ``tokens`` has one for each application
+        :param insecure: listen without a token on addresses that other machines can reach; by
+            default taken from the variable ``IPC_FRAMEWORK_INSECURE``
+        :param workers: threads for handlers; 0 runs them on the loop's thread
+        :param spin: seconds for which the loop stays awake after work; ``math.inf`` for always, 0
+            for never
+        :param daemon: let the process end while the server runs. By default it may end, as with
+            the published server, unless ``start()`` is the last line of the program
+        :param verbose: print what the published server prints; by default taken from the variable
+            ``IPC_FRAMEWORK_VERBOSE``
         """
         self._apps: Dict[str, ServerApplication] = {}
         self._native: Optional[_native.Server] = None
@@ -105,7 +106,7 @@ class FrameworkServer(IPCServer):
     # Life
 
     def start(self) -> None:
-        """Listens, and serves on threads of its own: it returns at once."""
+        """Starts to listen and to serve on threads of its own, and returns at once."""
         with self._lock:
             if self.running:
                 return
@@ -119,7 +120,7 @@ class FrameworkServer(IPCServer):
             native = _native.Server(options, self._limits, self._routed(), weakref.ref(self))
             if self.host is not None:
                 self.port = native.port
-            # Before anybody can ask: clients that come back are there at once.
+            # Set before the loop runs, because clients that reconnect send requests at once.
             for application in self._apps.values():
                 application._set_handlers(native)
             workers = [Thread(f"ipc-worker-{n}", lambda: self._work(native)) for n in range(self._workers)]
@@ -135,7 +136,7 @@ class FrameworkServer(IPCServer):
             for thread in (self.server_thread, *workers):
                 thread.start()
             applications = list(self._apps.values())
-        # Without the lock, which a handler may wait for, and the loop for the handler.
+        # Not under the lock: a handler may wait for the lock, and the loop waits for the handler.
         self._watch_if_wanted()
         for application in applications:
             application._install(native)
@@ -163,9 +164,9 @@ class FrameworkServer(IPCServer):
                 self._run(*job)
                 origin.returned()
             except BaseException as error:
-                # Not the handler's, which is caught: of whoever logs it, for one. The thread lives on.
+                # Errors of handlers are caught elsewhere; this one may come from logging. The thread goes on.
                 origin.fail(f"{type(error).__name__}: {error}")
-            # Not for as long as it waits for the next.
+            # Released now, not only when the next job comes.
             del job, origin
 
     def _ended(self, native: _native.Server) -> None:
@@ -177,9 +178,9 @@ class FrameworkServer(IPCServer):
         logger.info("IPC Server stopped")
 
     def stop(self) -> None:
-        """Drains and ends: what is in flight is answered, and everything sent. Called by a
-        handler it begins that and returns. A handler that does not return is left behind when
-        the limit `drain_timeout` is over."""
+        """Drains and ends: requests in flight are answered, and all messages sent. Called by a
+        handler it only starts that. A handler that does not return is left behind after the
+        limit `drain_timeout`."""
         native, thread = self._native, self.server_thread
         if native is None or thread is None:
             return
@@ -188,12 +189,12 @@ class FrameworkServer(IPCServer):
             self._ended(native)
 
     def _is_own_thread(self) -> bool:
-        """Whether this is a handler."""
+        """Returns whether this thread runs handlers."""
         coroutines = None if self._coroutines is None else self._coroutines.thread
         return threading.current_thread() in (self.server_thread, *self._threads, coroutines)
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """Waits until the server has ended; returns whether it has. Ctrl-C interrupts it."""
+        """Waits until the server has ended. Returns whether it has. Ctrl-C interrupts the wait."""
         thread = self.server_thread
         if thread is None:
             return True
@@ -217,10 +218,10 @@ class FrameworkServer(IPCServer):
         self.stop()
 
     def _left_behind(self) -> None:
-        """This is a forked child: the server and its threads are the parent's."""
+        """Leaves the server and its threads to the parent, in a forked child."""
         self._lock = threading.RLock()
         if self._native is not None:
-            # Dropped, it could wait for a lock that a thread of the parent's held.
+            # Dropping it could wait for a lock that a thread of the parent held.
             _running.leak(self._native, self._coroutines)
         self._native = self._coroutines = self.server_thread = None
         self._threads = []
@@ -230,7 +231,7 @@ class FrameworkServer(IPCServer):
 
     @property
     def applications(self) -> Dict[str, Application]:  # type: ignore[override, unused-ignore]  # older mypy
-        """All applications by id, those that clients brought into being too."""
+        """All applications by id, including those that clients created."""
         found: Dict[str, Application] = dict(self._apps)
         native = self._native
         if native is not None:
@@ -241,7 +242,7 @@ class FrameworkServer(IPCServer):
 
     @applications.setter
     def applications(self, _: Dict[str, Application]) -> None:
-        """The base class begins with none."""
+        """Ignores the empty value that the base class sets."""
 
     def create_application(self, app_id: str, name: Optional[str] = None) -> Application:
         check_id(app_id)
@@ -262,7 +263,7 @@ class FrameworkServer(IPCServer):
         return application
 
     def list_applications(self) -> Dict[str, Dict[str, Any]]:
-        """What is known of all applications."""
+        """Returns information about all applications."""
         native = self._native
         if native is not None:
             return native.list_applications()
@@ -278,7 +279,7 @@ class FrameworkServer(IPCServer):
         }
 
     def list_channels(self, app_id: str) -> Dict[str, Dict[str, Any]]:
-        """What is known of an application's channels."""
+        """Returns information about an application's channels."""
         native, application = self._native, self._apps.get(app_id)
         if native is not None:
             return native.list_channels(app_id)
@@ -288,7 +289,7 @@ class FrameworkServer(IPCServer):
         }
 
     def get_stats(self) -> Dict[str, Any]:
-        """Totals, and while it runs all counters."""
+        """Returns totals, and all counters while the server runs."""
         native = self._native
         told = {} if native is None else native.stats()
         return {
@@ -305,12 +306,12 @@ class FrameworkServer(IPCServer):
 
     @property
     def connection_manager(self) -> Any:
-        """Who is connected. One of your own is told who comes and who goes."""
+        """The connections. A manager of the program's own is told about new and closed connections."""
         return self._manager
 
     @connection_manager.setter
     def connection_manager(self, manager: Any) -> None:
-        # The base class begins with a plain one, which knows nobody.
+        # The base class sets a plain one, which would stay empty.
         if type(manager) is not ConnectionManager:
             self._manager = manager
             self._watch_if_wanted()
@@ -332,7 +333,7 @@ class FrameworkServer(IPCServer):
             native.set_watched(not own or logger.isEnabledFor(logging.INFO))
 
     def _watch(self, has_come: bool, connection: _native.Connection) -> None:
-        """Somebody came or went; called on the loop's thread."""
+        """Notes a new or closed connection. Called on the loop's thread."""
         id, app_id = connection.connection_id, connection.app_id
         manager = self._manager
         try:
@@ -350,8 +351,8 @@ class FrameworkServer(IPCServer):
     # Messages
 
     def send_to_connection(self, connection: Any, message: Message) -> None:
-        """Sends a message to a connection. Where that is ``None``, a response still reaches
-        whoever asked, by its ``reply_to``."""
+        """Sends a message to a connection. If that is ``None``, a response still reaches the
+        requester, by its ``reply_to``."""
         native = self._native
         if native is None:
             logger.warning("nothing is sent: the server does not run")
@@ -398,15 +399,9 @@ class FrameworkServer(IPCServer):
             native.publish(channel.app_id, channel.channel_id, message)
         return True
 
-    def _handle_subscribe(self, message: Message, channel: Channel) -> bool:
-        return self._change_subscription(message, channel.add_subscriber)
-
-    def _handle_unsubscribe(self, message: Message, channel: Channel) -> bool:
-        return self._change_subscription(message, channel.remove_subscriber)
-
     def _change_subscription(self, message: Message, change: Callable[[str], None]) -> bool:
-        """A client's own is carried out at once, so that what an override sends next is heard,
-        and then by the server itself, which judges and acknowledges it."""
+        """Changes the sender's own subscription at once, so that it receives what an override sends
+        next, and then lets the server itself check and acknowledge the message."""
         named = message.payload.get("connection_id") if isinstance(message.payload, dict) else None
         origin = getattr(message, "_origin", None)
         if origin is None or origin.connection_id == named:
@@ -422,7 +417,7 @@ class FrameworkServer(IPCServer):
         return getattr(method, "__func__", method) is not getattr(FrameworkServer, name)
 
     def _routed(self) -> List[str]:
-        """The types of messages that Python has to see because a subclass deals with them."""
+        """Returns the types of messages that Python must see because a subclass handles them."""
         if self._is_overridden("route_message"):
             return [one.value for one in MessageType]
         routed = []
@@ -435,13 +430,13 @@ class FrameworkServer(IPCServer):
         return routed
 
     def _run(self, handler: Optional[Handler], message: Message, origin: _native.Origin, serves: bool) -> None:
-        """Deals with a message on the loop's thread or on a worker: by its handler, or by
-        `route_message`, which a subclass has overridden."""
+        """Handles a message on the loop's thread or on a worker, by its handler or by an overridden
+        `route_message`."""
         if handler is not None:
             self._run_handler(handler, message, origin, serves)
         else:
             try:
-                # One that forgets to say so has taken it.
+                # An override that returns nothing has taken the message.
                 if self.route_message(message) is False:
                     origin.fail("the server turned this message away")
             except BaseException as error:
@@ -451,7 +446,7 @@ class FrameworkServer(IPCServer):
     def _run_handler(
         self, handler: Handler, message: Message, origin: Optional[_native.Origin], serves: bool
     ) -> bool:
-        """Calls a handler; what it does not answer by itself is answered by ``origin``."""
+        """Calls a handler. If the handler does not answer itself, ``origin`` answers for it."""
         try:
             result = handler(message)
             if type(result) is types.CoroutineType:
@@ -495,12 +490,12 @@ class FrameworkServer(IPCServer):
         return False
 
     def _complain(self, handler: Handler) -> None:
-        """Once per handler: its result may have been meant as the answer."""
+        """Warns once per handler that its return value is ignored, because it may be meant as the answer."""
         if id(handler) not in self._complained and len(self._complained) < 1_000:
             self._complained[id(handler)] = handler
             logger.debug(
-                "%r returned a value, which nobody gets: set_handler leaves it to the handler to "
-                "answer by send_to_connection; channel.serve sends what a handler returns",
+                "%r returned a value, which is ignored: with set_handler the handler itself answers by "
+                "send_to_connection; channel.serve sends what a handler returns",
                 handler,
             )
 
@@ -510,7 +505,7 @@ def _flag(name: str) -> bool:
 
 
 def _print_log() -> None:
-    """What the published server prints, where it prints it."""
+    """Prints the log to standard output, as the published server does."""
     if not any(isinstance(handler, _Printer) for handler in logger.handlers):
         logger.addHandler(_Printer())
         logger.setLevel(min(logger.level or logging.INFO, logging.INFO))

@@ -9,12 +9,14 @@ Path = Union[str, "os.PathLike[str]"]
 
 
 class Tls(NamedTuple):
-    """What a client trusts, and shows of itself; the files are PEM, and read again for every connection.
+    """The certificates that a client trusts, and the one that it shows.
 
-    `ca` names authorities: only servers whose certificates one of them has signed are trusted; without it those
-    are that the system trusts. `cert` and `key` are for servers that ask for a certificate (mutual TLS); nobody
-    else on the machine may read the key. `name` is what the server's certificate is to be for, by default the host
-    that is connected to.
+    The files are PEM, and read again for every connection.
+
+    `ca` has authorities: the client trusts servers whose certificates one of them has signed, and without it those
+    that the system trusts. `cert` and `key` are for servers that ask for a certificate (mutual TLS); other users of
+    the machine must not be able to read the key. `name` is the expected name in the server's certificate, by default
+    the host.
     """
 
     ca: Optional[Path] = None
@@ -24,5 +26,5 @@ class Tls(NamedTuple):
 
 
 def given(tls: Union[bool, Tls, None]) -> Optional[Tls]:
-    """What the parameter `tls` stands for."""
+    """Returns the certificates for the parameter `tls`."""
     return Tls() if tls is True else tls or None

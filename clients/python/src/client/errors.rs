@@ -1,11 +1,11 @@
-//! What a client's errors are in Python.
+//! The errors of a client as Python exceptions.
 
 use ipc_framework::ErrorCode;
 use ipc_framework::client::{Error, Execution};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-/// An error on its way to Python, which is told of it later and by another thread.
+/// An error on its way to Python, where another thread raises it later.
 #[derive(Debug)]
 pub(super) struct Failure {
     /// The class in `ipc_framework.exceptions`.
@@ -37,7 +37,7 @@ impl From<&Error> for Failure {
     }
 }
 
-/// The published classes, by what they are documented for.
+/// Picks the published class that is documented for the error.
 fn class_of(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::AuthFailed => "AuthenticationError",
@@ -50,7 +50,7 @@ fn class_of(code: ErrorCode) -> &'static str {
 }
 
 impl Failure {
-    /// Of files that cannot be used.
+    /// An error of files that cannot be used.
     pub(super) fn of_tls(error: &ipc_framework::Error) -> Self {
         let text = error.to_string();
         Self { class: "ConnectionError", code: "tls", text, may_be_executed: false }
@@ -94,7 +94,7 @@ impl Failure {
     }
 }
 
-/// The exception that an error is.
+/// Returns the exception for an error.
 pub(super) fn raise(py: Python<'_>, error: &Error) -> PyErr {
     Failure::from(error).into_py(py)
 }

@@ -1,4 +1,4 @@
-//! What a connection brings, on its way from the client's thread to Python.
+//! The items that a connection receives, on their way from the client's thread to Python.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -16,16 +16,16 @@ use super::job::Job;
 use crate::inside::Inside;
 use crate::message;
 
-/// How much may wait for slow handlers; the server has the same bounds for a worker.
+/// Limits of what may wait for slow handlers; the server has the same ones for a worker.
 const MESSAGES_MAX: usize = 64 << 10;
 const BYTES_MAX: usize = 64 << 20;
-/// Beside its payload.
+/// Memory of a message besides its payload.
 const MESSAGE_BYTES: usize = 256;
-/// How many are taken at once: as long as they are turned into objects no other thread runs.
+/// Items taken at once. No other Python thread runs while they are turned into objects.
 const BATCH_MAX: usize = 256;
 
 pub(super) enum Item {
-    /// Answers nothing that is waited for.
+    /// A message that is not an answer for which something waits.
     Message(Message),
     Answer {
         message_id: String,
@@ -41,7 +41,7 @@ pub(super) enum Item {
     },
 }
 
-/// See the module. Rings a bell for event loops, which watch a descriptor.
+/// The queue of items. For event loops it makes a descriptor readable.
 pub(super) struct Inbox {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
@@ -70,7 +70,8 @@ impl Inbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Only messages are dropped when too much waits: answers and requests have bounds of their own.
+    /// Adds an item. Only messages are dropped if too many items wait: answers and requests have
+    /// limits of their own.
     pub(super) fn put(&self, item: Item) {
         let mut waiting = self.lock();
         let bytes = item.bytes();
@@ -91,8 +92,8 @@ impl Inbox {
         }
     }
 
-    /// Nothing more comes. What has come may still be taken, but requests, which nobody could
-    /// answer any more.
+    /// Ends the queue. Items in it may still be taken, except requests, which nobody could answer
+    /// any more.
     pub(super) fn close(&self) {
         let mut waiting = self.lock();
         waiting.is_closed = true;
@@ -105,7 +106,7 @@ impl Inbox {
         self.ring();
     }
 
-    /// What has come and was not taken is for nobody.
+    /// Drops the items that were not taken.
     pub(super) fn discard(&self) {
         let dropped = std::mem::take(&mut self.lock().items);
         drop(dropped);
@@ -114,7 +115,7 @@ impl Inbox {
     fn ring(&self) {
         self.arrived.notify_one();
         if let Some((inner, _)) = &self.bell {
-            // Full, it has been rung already.
+            // If the pipe is full it is readable already.
             let _ = { inner }.write(&[0]);
         }
     }
@@ -127,7 +128,7 @@ impl Inbox {
         self.lock().missed
     }
 
-    /// Waits for something to come. None at the end.
+    /// Waits for items; `None` at the end.
     pub(super) fn take(&self) -> Option<Vec<Item>> {
         let mut waiting = self.lock();
         while waiting.items.is_empty() {
@@ -139,7 +140,7 @@ impl Inbox {
         Some(waiting.batch())
     }
 
-    /// What is there, for who was told by the bell.
+    /// Takes available items, for an event loop whose descriptor became readable.
     pub(super) fn take_now(&self) -> Vec<Item> {
         if let Some((_, outer)) = &self.bell {
             let mut rung = [0; 64];
@@ -150,7 +151,7 @@ impl Inbox {
         let is_left = !waiting.items.is_empty();
         drop(waiting);
         if is_left {
-            // In the loop's next turn: others want theirs as well.
+            // The rest comes in the loop's next turn, so that other tasks get theirs.
             self.ring();
         }
         batch
@@ -178,7 +179,7 @@ impl Item {
         }
     }
 
-    /// As a tuple: of which kind it is, and what belongs to it.
+    /// Returns the item as a tuple of its kind and its parts.
     pub(super) fn into_py<'py>(self, inside: &Inside<'py>) -> PyResult<Bound<'py, PyAny>> {
         let py = inside.py();
         let event = |name: &str, error: Option<Failure>, unanswered, unconfirmed, waiting| {
@@ -207,7 +208,7 @@ impl Item {
                 Ok(message) => ("job", message, Job::new(responder)).into_bound_py_any(py),
                 Err(error) => {
                     let failure = Failure::of_payload(&error);
-                    // It cannot be sent: the connection is gone, and the requester knows.
+                    // If it cannot be sent the connection is gone, and the requester knows.
                     let _ = inside.detached(|| responder.fail(failure.text()));
                     event("undecodable", Some(failure), 0, 0, 0)
                 }

@@ -9,12 +9,12 @@ use super::errors::raise;
 use crate::inside::Inside;
 use crate::json;
 
-/// Answers one request, once; what comes later does nothing. Dropped without an answer it is
-/// answered as `handler_failed`.
+/// Answers one request, once; later answers do nothing. Dropped without an answer, it answers
+/// `handler_failed`.
 #[pyclass(frozen, module = "ipc_framework._native")]
 pub(super) struct Job {
     responder: Mutex<Option<Responder>>,
-    /// In a forked child it is the parent's to answer.
+    /// The process that answers: in a forked child that is the parent.
     process_id: u32,
 }
 
@@ -41,7 +41,7 @@ impl Drop for Job {
 
 #[pymethods]
 impl Job {
-    /// Answers with a value. One that cannot be JSON is an exception, and the request is still open.
+    /// Answers with a value. If the value cannot be JSON this raises, and the request stays open.
     fn answer(&self, py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<()> {
         let inside = Inside::enter(py);
         let payload = json::from_python(payload)?;
@@ -49,7 +49,7 @@ impl Job {
         inside.detached(|| responder.reply(&payload)).map_err(|error| raise(py, &error))
     }
 
-    /// Answers as `handler_failed`.
+    /// Answers `handler_failed`.
     fn fail(&self, py: Python<'_>, text: &str) -> PyResult<()> {
         let inside = Inside::enter(py);
         let Some(responder) = self.take() else { return Ok(()) };

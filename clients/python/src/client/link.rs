@@ -1,4 +1,4 @@
-//! Whether there is a connection, as the client's events tell it.
+//! The state of the connection, as the client's events tell it.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,11 +10,11 @@ enum State {
     #[default]
     Up,
     Down,
-    /// For good.
+    /// Closed for good.
     Closed,
 }
 
-/// Begins as up: it is made for a client that is connected.
+/// Starts as `Up`, because it is made for a connected client.
 #[derive(Default)]
 pub(super) struct Link {
     state: Mutex<State>,
@@ -52,7 +52,7 @@ impl Link {
         *self.lock() == State::Closed
     }
 
-    /// Until there is a connection or never will be, or the time is over.
+    /// Waits until there is a connection, there will never be one, or the time is over.
     pub(super) fn wait(&self, longest: Duration) {
         let is_down = |state: &mut State| *state == State::Down;
         drop(self.changed.wait_timeout_while(self.lock(), longest, is_down));

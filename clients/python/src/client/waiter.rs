@@ -1,4 +1,4 @@
-//! A thread that blocks for an answer, which goes straight to it.
+//! A thread that blocks for an answer, which is handed to it directly.
 
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::message;
 
 type Answer = Result<Message, Failure>;
 
-/// Room for the answer to one request.
+/// A place for the answer to one request.
 #[derive(Default)]
 pub(super) struct Room {
     answer: Mutex<Option<Answer>>,
@@ -34,7 +34,7 @@ impl Room {
     }
 }
 
-/// Made before the request is sent; used by `Client.ask`.
+/// Waits for one answer. Made before the request is sent by `Client.ask`.
 #[pyclass(frozen, module = "ipc_framework._native")]
 #[derive(Default)]
 pub(super) struct Waiter {
@@ -49,13 +49,13 @@ impl Waiter {
         Self::default()
     }
 
-    /// Whether a request was sent with it.
+    /// Returns whether a request was sent with it.
     #[getter]
     fn is_used(&self) -> bool {
         self.asked.get().is_some()
     }
 
-    /// Blocks until the answer, or until there will be none: None if the time is over.
+    /// Blocks until the answer comes or cannot come any more; None if the time is over.
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let inside = Inside::enter(py);
         loop {

@@ -1,4 +1,4 @@
-//! Who is connected, by `connection_id` alone, as the published `ConnectionManager` has it.
+//! The connections of a server by `connection_id` alone, as in the published `ConnectionManager`.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -29,10 +29,10 @@ impl ConnectionTable {
 
 #[derive(Default)]
 pub(super) struct Connections {
-    /// An id is its connection's own in one application only; the last that came is meant.
+    /// An id is unique within one application only. Lookups return the newest connection.
     by_id: HashMap<Arc<str>, Vec<Known>>,
     by_key: HashMap<ConnectionKey, Arc<str>>,
-    /// Subscriptions of connections that are not there yet: application and channel.
+    /// Subscriptions of connections that have not come yet: application and channel.
     awaited: HashMap<String, Vec<(String, String)>>,
 }
 
@@ -95,7 +95,7 @@ impl Connections {
         }
     }
 
-    /// The ids of those that are to be subscribed once they come.
+    /// Returns the ids of connections that will be subscribed when they come.
     pub(super) fn awaited_by(&self, app_id: &str, channel_id: &str) -> Vec<String> {
         let by = |subscriptions: &[(String, String)]| {
             subscriptions.iter().any(|(app, channel)| app == app_id && channel == channel_id)
@@ -104,7 +104,8 @@ impl Connections {
         awaited.map(|(id, _)| id.clone()).collect()
     }
 
-    /// The channels a newcomer was awaited for. Those of other applications still wait.
+    /// Takes the channels to which a new connection is to be subscribed. Those of other
+    /// applications stay.
     pub(super) fn take_awaited(&mut self, known: &Known) -> Vec<String> {
         let Some(awaited) = self.awaited.get_mut(&*known.connection_id) else { return Vec::new() };
         let of_this = |(app, _): &mut (String, String)| **app == *known.app_id;
@@ -135,24 +136,24 @@ impl PyConnection {
 
 #[pymethods]
 impl PyConnection {
-    /// What the client calls itself.
+    /// The id that the client chose.
     #[getter]
     fn connection_id(&self) -> &str {
         &self.known.connection_id
     }
 
-    /// The application it belongs to.
+    /// The application to which it belongs.
     #[getter]
     fn app_id(&self) -> &str {
         &self.known.app_id
     }
 
-    /// Sends a message, if the client is still there.
+    /// Sends a message, if the client is still connected.
     fn send(&self, py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<()> {
         self.door.send(py, self.known.key, message::from_python(message)?)
     }
 
-    /// Closes it after what was sent before.
+    /// Closes it after sending what was sent before.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let key = self.known.key;
         self.door.ask(py, move |context| context.close_connection(key)).map(|_| ())

@@ -1,4 +1,4 @@
-//! From the loop to Python: which messages go there, on which thread, and what comes back.
+//! The path from the loop to Python: the messages that go there, their threads, and their results.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use super::origin::{Origin, State};
 use super::shared::Shared;
 use crate::message::Fields;
 
-/// Sets the server up to call Python.
+/// Sets up the server to call Python.
 pub(super) fn install(server: &mut Server, shared: &Arc<Shared>, jobs: Option<Jobs>) {
     let jobs = jobs.map(Arc::new);
     let dispatch = Dispatch { shared: shared.clone(), jobs };
@@ -129,7 +129,7 @@ impl Dispatch {
         }
     }
 
-    /// A notification or a response.
+    /// Handles a notification or a response.
     fn deliver(&self, mut delivery: Delivery<'_>) -> Result<(), HandlerError> {
         let shared = &self.shared;
         let Some(call) = shared.calls.find(delivery.message()) else { return delivery.pass_on() };
@@ -152,7 +152,7 @@ impl Dispatch {
     }
 }
 
-/// A request goes to the threads. It is deferred before they see it.
+/// Hands a request to the threads. It is deferred before they see it.
 fn queue<'a>(
     jobs: &Jobs,
     request: Request<'a>,
@@ -178,7 +178,7 @@ fn overloaded() -> HandlerError {
     HandlerError::new(OVERLOADED)
 }
 
-/// On the loop's thread, which waits for it.
+/// Calls Python on the loop's thread, which waits for the result.
 fn run(
     shared: &Shared,
     context: &mut Context<'_>,
@@ -198,14 +198,15 @@ fn run(
     }
 }
 
-/// For a thread of Python's, while the loop goes on.
+/// Returns the arguments for a thread of Python, while the loop goes on.
 pub(super) fn take_job<'py>(py: Python<'py>, job: &Job) -> Option<Bound<'py, PyTuple>> {
     let fields = Fields::from(&job.message);
     let arguments = job.call.arguments(py, &fields, &job.origin);
     arguments.map_err(|error| job.origin.refuse(&describe(py, &error))).ok()
 }
 
-/// What no handler saw: the payload is more than Python takes, or the interpreter is ending.
+/// Describes an error that no handler saw: Python did not accept the payload, or the interpreter is
+/// ending.
 fn describe(py: Python<'_>, error: &PyErr) -> String {
     format!("the message could not be made a Python object: {}", error.value(py))
 }

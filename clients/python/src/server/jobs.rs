@@ -9,26 +9,26 @@ use ipc_framework::Message;
 use super::calls::Call;
 use super::origin::Origin;
 
-/// Messages that may wait for a thread. Requests are bounded per connection as well; this is
-/// for notifications, which nobody waits for.
+/// Messages that may wait for a thread. Requests are bounded per connection as well; this limit is
+/// for notifications, for which nobody waits.
 const JOBS_MAX: usize = 65_536;
-/// Their payloads together.
+/// Bytes of their payloads together.
 const JOB_BYTES_MAX: usize = 256 << 20;
 
-/// One message, and what is to be done with it.
+/// One message and the call that handles it.
 pub(super) struct Job {
     pub(super) message: Message,
     pub(super) origin: Arc<Origin>,
     pub(super) call: Call,
 }
 
-/// The loop's end of it. Once it is dropped the threads run what is left, and end.
+/// The loop's end of the queue. When it is dropped the threads run what is left, and end.
 pub(super) struct Jobs {
     sender: SyncSender<Job>,
     waiting_bytes: Arc<AtomicUsize>,
 }
 
-/// The threads' end of it.
+/// The threads' end of the queue.
 pub(super) struct Waiting {
     receiver: Mutex<Receiver<Job>>,
     bytes: Arc<AtomicUsize>,
@@ -42,7 +42,7 @@ pub(super) fn queue() -> (Jobs, Waiting) {
 }
 
 impl Jobs {
-    /// Whether one more may wait.
+    /// Returns whether one more message may wait.
     pub(super) fn has_room(&self, payload_bytes: usize) -> bool {
         self.waiting_bytes.load(Ordering::Relaxed) + payload_bytes <= JOB_BYTES_MAX
     }
@@ -60,7 +60,7 @@ impl Jobs {
 }
 
 impl Waiting {
-    /// Waits for the next; `None` once the server has ended and all is done.
+    /// Waits for the next message; `None` once the server has ended and everything is done.
     pub(super) fn next(&self) -> Option<Job> {
         let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         let job = receiver.recv().ok()?;

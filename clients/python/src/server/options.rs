@@ -1,4 +1,4 @@
-//! What a server is built from.
+//! The options of a server.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,20 +11,20 @@ use pyo3::types::PyDict;
 
 use crate::errors;
 
-/// From keywords as `FrameworkServer` passes them on: the server's, and how many threads it has.
+/// Reads the keywords of `FrameworkServer`. Returns the configuration and the number of threads.
 pub(super) fn read(
     options: &Bound<'_, PyDict>,
     limits: &Bound<'_, PyDict>,
 ) -> PyResult<(Config, usize)> {
     let py = options.py();
-    // The published server says so of an address that is none.
+    // This is the published server's error for a wrong address.
     let cannot_start = |error: PyErr| {
         errors::connection(py, &format!("Failed to start server: {}", error.value(py)))
     };
     let mut config = Config::default();
     let host: Option<String> =
         option(options, "host", "a name or an address").map_err(cannot_start)?;
-    // As sockets of Python's have it.
+    // Sockets of Python treat an empty host like this.
     config.host = host.map(|host| if host.is_empty() { "0.0.0.0".to_owned() } else { host });
     config.port = option(options, "port", "a number from 0 to 65535").map_err(cannot_start)?;
     let mode = option(options, "unix_mode", "a file mode such as 0o600")?;
@@ -57,7 +57,7 @@ pub(super) fn read(
 const SECONDS: &str = "a number of seconds from 0 on";
 const COUNT: &str = "a number from 0 on";
 
-/// One that is empty, such as an environment variable that is not set, would keep nobody out.
+/// Refuses an empty token, such as an unset environment variable, because it would keep nobody out.
 fn secret(token: String) -> PyResult<Token> {
     if token.is_empty() {
         return Err(PyValueError::new_err(
@@ -79,7 +79,7 @@ where
     T: for<'a> FromPyObject<'a, 'py>,
 {
     value.extract().map_err(|_| {
-        // Of a secret only what kind of thing it is.
+        // For a secret the error shows only the type.
         let given =
             if name.starts_with("token") { value.get_type().into_any() } else { value.clone() };
         PyTypeError::new_err(format!("{name} is {what}, not {given:?}"))

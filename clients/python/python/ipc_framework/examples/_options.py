@@ -1,13 +1,22 @@
-"""What the programs have in common on their command lines."""
+"""The common parts of the programs: their command lines and their prompts."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
 
 from ..client import FrameworkClient
+
+
+class Console(Protocol):
+    """A program that a user drives by commands."""
+
+    name: str
+
+    def connect(self) -> bool: ...
+    def disconnect(self) -> None: ...
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -19,13 +28,13 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def endpoint(options: argparse.Namespace) -> Dict[str, Any]:
-    """As `FrameworkClient` takes it. A token comes from `IPC_TOKEN`: on the command line all users could read it."""
+    """Returns arguments for `FrameworkClient`. The token is in `IPC_TOKEN`, because all users can see command lines."""
     where = {"host": options.host, "port": options.port, "unix": options.unix}
     return {**where, "token": os.environ.get("IPC_TOKEN")}
 
 
 def connected(client: FrameworkClient) -> bool:
-    """Connects; if that fails says why."""
+    """Connects, and prints the reason if that fails."""
     if client.connect():
         return True
     print(f"Failed to connect to server: {client.last_error}", file=sys.stderr)
@@ -33,8 +42,34 @@ def connected(client: FrameworkClient) -> bool:
 
 
 def ask(prompt: str) -> Optional[str]:
-    """A line that somebody types; None at the end."""
+    """Returns a line that the user types; None at the end."""
     try:
         return input(prompt).strip()
     except (EOFError, KeyboardInterrupt):
         return None
+
+
+def interact(
+    console: Console, title: str, commands: List[Tuple[str, str]], obey: Callable[[str, List[str]], bool]
+) -> None:
+    """Connects, and passes the user's commands to `obey`, which returns False for a wrong one, until `quit`."""
+    if not console.connect():
+        sys.exit(1)
+    print(f"\n=== {title} ===")
+    print("Commands:")
+    commands = [*commands, ("quit", "Exit")]
+    width = max(len(usage) for usage, _ in commands)
+    for usage, meaning in commands:
+        print(f"  {usage:{width}}  - {meaning}")
+    try:
+        while (line := ask(f"\n[{console.name}] > ")) is not None:
+            command, *words = line.split() or [""]
+            if command == "quit":
+                break
+            try:
+                if command and not obey(command, words):
+                    print("Invalid command or missing arguments")
+            except ValueError:
+                print("Invalid value; use a number")
+    finally:
+        console.disconnect()

@@ -1,4 +1,4 @@
-"""`ipc-server`: a server with the applications that `ipc-chat`, `ipc-file` and `ipc-monitor` talk to."""
+"""`ipc-server`: a server with the applications of `ipc-chat`, `ipc-file` and `ipc-monitor`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def setup_file_sharing_application(server: FrameworkServer) -> None:
         print(f"[file_share:download] File download request: {filename}")
         url = f"http://example.com/files/{filename}"
         offer = {"filename": filename, "download_url": url, "expires_at": time.time() + 3600}
-        # Without a connection the answer goes to whoever asked.
+        # Without a connection the answer goes to the requester.
         server.send_to_connection(None, message.create_response(offer))
 
     application.create_channel("upload").set_handler(MessageType.REQUEST, on_upload)

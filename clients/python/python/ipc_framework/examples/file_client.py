@@ -1,4 +1,4 @@
-"""`ipc-file [sim]`: offers and fetches files by the application `file_share`; nothing is really moved."""
+"""`ipc-file [sim]`: uploads and downloads files with the application `file_share`; no file is really transferred."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from typing import List, Optional
 
 from .. import FrameworkClient, Message
-from ._options import ask, connected, endpoint, parser
+from ._options import ask, connected, endpoint, interact, parser
 
 SAMPLES = (
     ("document.pdf", 1_024_000),
@@ -45,7 +45,7 @@ class FileClient:
 
     def download(self, filename: str) -> bool:
         print(f"Requesting download: {filename}")
-        # Servers of the published package find out by the connection's id whom to answer.
+        # Servers of the published package find the requester by the connection's id.
         question = {"filename": filename, "client": self.name, "connection_id": self.client.connection_id}
         answer = self.client.send_request("download", question, timeout=5.0)
         if answer is None:
@@ -90,34 +90,29 @@ def simulate(clients: List[FileClient]) -> None:
         client.disconnect()
 
 
-def interact(client: FileClient) -> None:
-    if not client.connect():
-        sys.exit(1)
-    print("\n=== File Sharing Client ===")
-    print("Commands:")
-    print("  upload <filename> <size>  - Upload a file")
-    print("  download <filename>       - Download a file")
-    print("  list                      - List uploaded files")
-    print("  quit                      - Exit")
-    try:
-        while (line := ask(f"\n[{client.name}] > ")) is not None:
-            command, *words = line.split() or [""]
-            if command == "quit":
-                break
-            if command == "upload" and len(words) == 2 and words[1].isdigit():
-                client.upload(words[0], int(words[1]))
-            elif command == "download" and len(words) == 1:
-                client.download(words[0])
-            elif command == "list":
-                client.list_files()
-            elif command:
-                print("Invalid command or missing arguments")
-    finally:
-        client.disconnect()
+def obey(client: FileClient, command: str, words: List[str]) -> bool:
+    if command == "upload" and len(words) == 2 and words[1].isdigit():
+        client.upload(words[0], int(words[1]))
+    elif command == "download" and len(words) == 1:
+        client.download(words[0])
+    elif command == "list":
+        client.list_files()
+    else:
+        return False
+    return True
+
+
+def interact_with(client: FileClient) -> None:
+    commands = [
+        ("upload <filename> <size>", "Upload a file"),
+        ("download <filename>", "Download a file"),
+        ("list", "List uploaded files"),
+    ]
+    interact(client, "File Sharing Client", commands, lambda command, words: obey(client, command, words))
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
-    made = parser("ipc-file", "Offers and fetches files by the application file_share; nothing is really moved.")
+    made = parser("ipc-file", "Uploads and downloads files with the application file_share; none is really transferred.")
     made.add_argument("mode", nargs="?", choices=["sim"], help="three clients do it by themselves")
     options = made.parse_args(arguments)
 
@@ -127,7 +122,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     if options.mode == "sim":
         simulate([client(f"Client_{number}") for number in (1, 2, 3)])
     else:
-        interact(client(ask("Enter client name: ") or "InteractiveClient"))
+        interact_with(client(ask("Enter client name: ") or "InteractiveClient"))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from typing import Any, Dict, List, Optional
 
 from .. import FrameworkClient, Message
 from ..exceptions import IPCError
-from ._options import ask, connected, endpoint, parser
+from ._options import ask, connected, endpoint, interact, parser
 
 
 def system_metrics() -> Dict[str, float]:
-    """The machine's, with psutil; else made up."""
+    """Returns the machine's metrics, or random ones without psutil."""
     try:
         import psutil  # type: ignore[import-untyped]
     except ImportError:
@@ -115,30 +115,7 @@ def simulate(clients: List[MonitoringClient], seconds: float) -> None:
     print("\n=== Monitoring simulation completed ===")
 
 
-def interact(client: MonitoringClient) -> None:
-    if not client.connect():
-        sys.exit(1)
-    print("\n=== Monitoring Client ===")
-    print("Commands:")
-    print("  start [interval]     - Start automatic monitoring (default 5s)")
-    print("  stop                 - Stop automatic monitoring")
-    print("  metric <name> <val>  - Send custom metric")
-    print("  status               - Show current system metrics")
-    print("  quit                 - Exit")
-    try:
-        while (line := ask(f"\n[{client.name}] > ")) is not None:
-            command, *words = line.split() or [""]
-            if command == "quit":
-                break
-            try:
-                obey(client, command, words)
-            except ValueError:
-                print("Invalid value; use a number")
-    finally:
-        client.disconnect()
-
-
-def obey(client: MonitoringClient, command: str, words: List[str]) -> None:
+def obey(client: MonitoringClient, command: str, words: List[str]) -> bool:
     if command == "start" and client.running:
         print("Monitoring is already running. Use 'stop' first.")
     elif command == "start":
@@ -154,8 +131,19 @@ def obey(client: MonitoringClient, command: str, words: List[str]) -> None:
         print("Current system metrics:")
         for metric, value in system_metrics().items():
             print(f"  {metric}: {value:.1f}%")
-    elif command:
-        print("Invalid command or missing arguments")
+    else:
+        return False
+    return True
+
+
+def interact_with(client: MonitoringClient) -> None:
+    commands = [
+        ("start [interval]", "Start automatic monitoring (default 5s)"),
+        ("stop", "Stop automatic monitoring"),
+        ("metric <name> <val>", "Send custom metric"),
+        ("status", "Show current system metrics"),
+    ]
+    interact(client, "Monitoring Client", commands, lambda command, words: obey(client, command, words))
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
@@ -170,7 +158,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     if options.mode == "sim":
         simulate([client(name) for name in ("web-server-1", "db-server", "api-gateway")], options.seconds)
     else:
-        interact(client(ask("Enter monitoring client name: ") or "MonitoringClient"))
+        interact_with(client(ask("Enter monitoring client name: ") or "MonitoringClient"))
 
 
 if __name__ == "__main__":
