@@ -13,6 +13,7 @@ use super::reconnect::Reconnect;
 /// assert_eq!(ClientOptions::new("app").while_disconnected, WhileDisconnected::Wait);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WhileDisconnected {
     /// They wait for the next connection, up to [`ClientOptions::queue_bytes_max`].
     Wait,
@@ -30,6 +31,7 @@ pub enum WhileDisconnected {
 /// options.reconnect = None; // the first loss is the end
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ClientOptions {
     /// The server to connect to, and the identity to use. `spin` and `kept_messages_max` have no
     /// effect here.

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 /// assert_eq!(Endpoint::unix("/run/ipc.sock").to_string(), "/run/ipc.sock");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Endpoint {
     /// An address of TCP.
     Tcp {

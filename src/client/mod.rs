@@ -62,6 +62,8 @@ pub use connection::Connection;
 pub use endpoint::Endpoint;
 pub use error::{Error, Execution, Fault};
 pub use event::Event;
+/// The trait that a [`Subscription`] implements for executors.
+pub use futures_core::Stream;
 pub use options::Options;
 pub use payload::Payload;
 pub use pool::Pool;

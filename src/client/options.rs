@@ -19,6 +19,7 @@ use crate::token::Token;
 /// assert!(options.connection_id.is_none());
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// The application; the server creates it if it does not exist.
     pub app_id: String,

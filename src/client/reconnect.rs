@@ -19,10 +19,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// use ipc_framework::client::Reconnect;
 /// use std::time::Duration;
 ///
-/// let reconnect = Reconnect { pause_max: Duration::from_secs(1), ..Reconnect::default() };
-/// assert!(reconnect.pause_min < reconnect.pause_max);
+/// let reconnect = Reconnect::new(Duration::from_millis(50), Duration::from_secs(1));
+/// assert!(reconnect.pause_max < Reconnect::default().pause_max);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Reconnect {
     /// The bound of the first pause; 50 ms by default.
     pub pause_min: Duration,
@@ -32,11 +33,16 @@ pub struct Reconnect {
 
 impl Default for Reconnect {
     fn default() -> Self {
-        Self { pause_min: Duration::from_millis(50), pause_max: Duration::from_secs(5) }
+        Self::new(Duration::from_millis(50), Duration::from_secs(5))
     }
 }
 
 impl Reconnect {
+    /// Returns pauses whose bound starts at `pause_min` and doubles up to `pause_max`.
+    pub fn new(pause_min: Duration, pause_max: Duration) -> Self {
+        Self { pause_min, pause_max }
+    }
+
     /// Returns the bound of the pause after this many failures.
     pub(super) fn bound(&self, failures: u32) -> Duration {
         let factor = 2u32.checked_pow(failures).unwrap_or(u32::MAX);

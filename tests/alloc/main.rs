@@ -99,7 +99,8 @@ fn a_connection_allocates_the_message_it_returns_and_nothing_else() {
     let running = std::thread::spawn(move || server.run());
     for spin in [false, true] {
         let endpoint = Endpoint::tcp("localhost", port);
-        let options = Options { endpoint, spin, ..Options::new("app") };
+        let mut options = Options::new("app");
+        (options.endpoint, options.spin) = (endpoint, spin);
         let mut connection = options.connect().unwrap();
         assert_none(&allocations(|| connection.publish("news", &[1, 2, 3]).unwrap()));
         let info = allocations(|| drop(connection.request("echo", &"hello").unwrap()));

@@ -44,7 +44,7 @@ class Connection {
     this.flush = this.flush.bind(this);
   }
 
-  /** Whether a message that is sent now can still leave. Between the socket's failure and its `close` it cannot. */
+  /** True while a message that is sent now can still leave. Between the socket's failure and its `close` it cannot. */
   get isWritable() {
     return this.isOpen && this.socket.writable;
   }

@@ -66,7 +66,7 @@ class Lifecycle extends EventEmitter {
   get connected() { return this.state === 'connected'; }
   get canSend() { return this.connected && this.connection.isWritable; }
 
-  /** Whether it gave up long enough ago for another attempt, and for a reason that may have gone. */
+  /** True if it gave up long enough ago for another attempt, and for a reason that may have gone. */
   get mayTryAgain() {
     return this.state === 'idle' && !this.isRefused && this.gaveUpAt !== null
       && Date.now() - this.gaveUpAt >= this.options.reconnectDelay;

@@ -15,7 +15,7 @@ import numpy as np
 from ipc_framework import FrameworkServer, Message
 
 BATCH_MAX = 64
-#: How long the first of a batch waits for company.
+#: Seconds for which the first request of a batch waits for others.
 BATCH_SECONDS = 0.002
 
 

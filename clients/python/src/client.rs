@@ -117,8 +117,7 @@ impl Client {
         options.connection.connect_timeout = seconds(connect_timeout);
         options.connection.timeout = seconds(connect_timeout);
         options.connection.frame_bytes_max = frame_bytes_max;
-        options.reconnect = reconnect
-            .map(|(min, max)| Reconnect { pause_min: seconds(min), pause_max: seconds(max) });
+        options.reconnect = reconnect.map(|(min, max)| Reconnect::new(seconds(min), seconds(max)));
         options.heartbeat = heartbeat.map(seconds);
         options.queue_bytes_max = queue_bytes_max;
         let inbox = Arc::new(Inbox::new(rings)?);

@@ -99,7 +99,7 @@ def test_what_a_handler_returns_for_nobody_is_said_once(serve: Serve, caplog: py
     for _ in range(3):
         peer.send("notification", "c", 1)
     peer.fence()
-    assert caplog.text.count("returned a value, which nobody gets") == 1
+    assert caplog.text.count("returned a value, which is ignored") == 1
 
 
 def test_subscriptions_may_be_overridden_alone(serve: Serve) -> None:

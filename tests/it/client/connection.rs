@@ -45,7 +45,9 @@ fn answered(error: &Error) -> ErrorCode {
 fn requests_of_all_sizes_are_answered_spinning_or_not() {
     let server = serve_echo();
     for spin in [false, true] {
-        let mut connection = Options { spin, ..options(&server) }.connect().unwrap();
+        let mut options = options(&server);
+        options.spin = spin;
+        let mut connection = options.connect().unwrap();
         for bytes in [0, 1, 1000, 60_000, 70_000, 1 << 20, 5 << 20, 10] {
             let text = "x".repeat(bytes);
             let answer = connection.request("echo", &text).unwrap();
@@ -72,7 +74,8 @@ fn a_unix_socket_does_as_well() {
         assert_eq!(answer.payload.decode::<String>().unwrap(), text);
     }
     connection.close().unwrap();
-    let client = ClientOptions { connection: over_unix.clone(), ..ClientOptions::new("app") };
+    let mut client = ClientOptions::new("app");
+    client.connection = over_unix.clone();
     let client = client.connect().unwrap();
     assert_eq!(value(&client.request("echo", &1).unwrap()), 1);
     client.close().unwrap();
@@ -118,7 +121,9 @@ fn publications_between_request_and_answer_are_kept_in_order() {
 #[test]
 fn what_is_kept_is_bounded_and_nothing_is_lost_at_the_bound() {
     let server = serve_echo();
-    let mut connection = Options { kept_messages_max: 3, ..options(&server) }.connect().unwrap();
+    let mut options = options(&server);
+    options.kept_messages_max = 3;
+    let mut connection = options.connect().unwrap();
     connection.subscribe_confirmed("news").unwrap();
     for n in 0..5 {
         connection.publish("news", &n).unwrap();
@@ -178,15 +183,17 @@ fn a_token_is_sent_and_a_wrong_one_says_so() {
     let server = serve(Config { access, ..Config::default() }, install_echo);
     let error = options(&server).connect().unwrap_err();
     assert_eq!((answered(&error), error.fault()), (ErrorCode::AuthFailed, Fault::Caller));
-    let token = Some(Token::new("secret"));
-    let mut connection = Options { token, ..options(&server) }.connect().unwrap();
+    let mut with_token = options(&server);
+    with_token.token = Some(Token::new("secret"));
+    let mut connection = with_token.connect().unwrap();
     assert_eq!(value(&connection.request("echo", &1).unwrap()), 1);
 }
 
 #[test]
 fn whose_id_is_taken_over_is_told() {
     let server = serve_echo();
-    let named = Options { connection_id: Some("the same".into()), ..options(&server) };
+    let mut named = options(&server);
+    named.connection_id = Some("the same".into());
     let mut first = named.connect().unwrap();
     assert_eq!(first.connection_id(), "the same");
     let mut second = named.connect().unwrap();

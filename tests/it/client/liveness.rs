@@ -97,7 +97,7 @@ fn a_server_that_admits_and_closes_at_once_is_asked_ever_less_often() {
     let script = Scripted::new();
     let mut options = script.options();
     let (pause_min, pause_max) = (Duration::from_millis(2), Duration::from_secs(10));
-    options.reconnect = Some(Reconnect { pause_min, pause_max });
+    options.reconnect = Some(Reconnect::new(pause_min, pause_max));
     let (client, side) = script.connect_with(&options);
     drop(side);
     for failures in 1..6 {

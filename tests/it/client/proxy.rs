@@ -93,7 +93,7 @@ fn connect(server: &TestServer, way: Way, harms: Vec<Harm>) -> Client {
     options.connection.endpoint = Endpoint::tcp(proxy.ip().to_string(), proxy.port());
     options.heartbeat = None;
     let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(10));
-    options.reconnect = Some(Reconnect { pause_min, pause_max });
+    options.reconnect = Some(Reconnect::new(pause_min, pause_max));
     options.connect().unwrap()
 }
 

@@ -53,7 +53,7 @@ impl Published {
         let mut options = ClientOptions::new("app");
         options.connection = self.options();
         let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
-        options.reconnect = Some(Reconnect { pause_min, pause_max });
+        options.reconnect = Some(Reconnect::new(pause_min, pause_max));
         options
     }
 

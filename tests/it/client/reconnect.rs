@@ -41,7 +41,7 @@ impl Served {
         options.connection.endpoint = Endpoint::tcp("127.0.0.1", self.port);
         options.connection.timeout = HANG;
         let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
-        options.reconnect = Some(Reconnect { pause_min, pause_max });
+        options.reconnect = Some(Reconnect::new(pause_min, pause_max));
         options
     }
 

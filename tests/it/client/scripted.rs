@@ -36,7 +36,7 @@ impl Scripted {
         options.connection.connect_timeout = HANG;
         options.heartbeat = None;
         let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(10));
-        options.reconnect = Some(Reconnect { pause_min, pause_max });
+        options.reconnect = Some(Reconnect::new(pause_min, pause_max));
         options
     }
 

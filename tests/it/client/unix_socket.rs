@@ -22,7 +22,7 @@ fn options(path: &Path) -> ClientOptions {
     options.connection.endpoint = Endpoint::unix(path);
     options.connection.timeout = HANG;
     let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
-    options.reconnect = Some(Reconnect { pause_min, pause_max });
+    options.reconnect = Some(Reconnect::new(pause_min, pause_max));
     options
 }
 

@@ -32,7 +32,7 @@ fn client_options(address: SocketAddr, tls: Tls) -> ClientOptions {
     let mut client_options = ClientOptions::new("app");
     client_options.connection = options(address, tls);
     let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
-    client_options.reconnect = Some(Reconnect { pause_min, pause_max });
+    client_options.reconnect = Some(Reconnect::new(pause_min, pause_max));
     client_options
 }
 

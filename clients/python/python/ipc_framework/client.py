@@ -426,7 +426,7 @@ class FrameworkClient(IPCClient):
             **({} if native is None else native.info()),
         }
 
-    # What others of this package call
+    # Called by other parts of this package
 
     def _noted(self, event: Event) -> None:
         text = f": {event.error}" if event.error else ""

@@ -43,7 +43,7 @@ pub(super) struct Origin {
     is_held: AtomicBool,
 }
 
-/// What the handler has done with the message so far.
+/// The state of a message, as its handler has left it so far.
 pub(super) enum State {
     /// Nothing, and the loop's thread waits for it.
     Open,

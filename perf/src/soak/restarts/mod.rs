@@ -83,8 +83,7 @@ fn connect(target: &Target, shared: &Arc<Shared>) -> Result<Client, String> {
     };
     options.connection.timeout = BACK_MAX;
     options.heartbeat = Some(Duration::from_secs(30));
-    options.reconnect =
-        Some(Reconnect { pause_max: Duration::from_millis(500), ..Reconnect::default() });
+    options.reconnect = Some(Reconnect::new(Duration::from_millis(50), Duration::from_millis(500)));
     let client = options.connect().map_err(|error| format!("a client: {error}"))?;
     let shared = Arc::clone(shared);
     client.on_event(move |event| match event {

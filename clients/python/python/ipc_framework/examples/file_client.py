@@ -112,7 +112,7 @@ def interact_with(client: FileClient) -> None:
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
-    made = parser("ipc-file", "Uploads and downloads files with the application file_share; none is really transferred.")
+    made = parser("ipc-file", "Uploads and downloads files with the application file_share; none are transferred.")
     made.add_argument("mode", nargs="?", choices=["sim"], help="three clients do it by themselves")
     options = made.parse_args(arguments)
 
