@@ -1,9 +1,9 @@
-//! Where every choice of a run comes from: a seed, or the bytes of a fuzzer.
+//! The source of every choice in a run: a seed, or the bytes of a fuzzer.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// All that is left to chance in a simulated run.
+/// Everything that is left to chance in a simulated run.
 pub(super) enum Decisions {
     Seeded(Box<ChaCha8Rng>),
     Given { bytes: Vec<u8>, at: usize },
@@ -18,7 +18,7 @@ impl Decisions {
         Self::Given { bytes: bytes.to_vec(), at: 0 }
     }
 
-    /// Whether there are choices left to be made.
+    /// Returns whether there are choices left.
     pub(super) fn is_exhausted(&self) -> bool {
         match self {
             Self::Seeded(_) => false,
@@ -26,7 +26,7 @@ impl Decisions {
         }
     }
 
-    /// A number below `bound`, which is not zero. Given bytes that are used up are zeros.
+    /// Returns a number below `bound`, which is not zero. After the end of given bytes it is zero.
     pub(super) fn below(&mut self, bound: usize) -> usize {
         debug_assert!(bound > 0);
         match self {
@@ -43,13 +43,13 @@ impl Decisions {
         }
     }
 
-    /// Whether something happens that does so `per_mille` times of a thousand. What is not
-    /// decided does not happen.
+    /// Returns whether an event happens that has a chance of `per_mille` in a thousand. After the
+    /// end of given bytes it does not happen.
     pub(super) fn chance(&mut self, per_mille: usize) -> bool {
         per_mille > 0 && self.below(1_000) >= 1_000 - per_mille.min(1_000)
     }
 
-    /// One of several, as often as its weight says.
+    /// Picks one of several by weight.
     pub(super) fn weighted<T: Copy>(&mut self, choices: &[(usize, T)]) -> T {
         let total: usize = choices.iter().map(|(weight, _)| weight).sum();
         let mut at = self.below(total);

@@ -1,5 +1,5 @@
-//! The server under test: the real loop and broker on the simulated kernel, with handlers of
-//! every kind, as an embedder would set them up.
+//! The server under test: the real loop and broker on the simulated kernel, with handlers of every
+//! kind, set up as by an embedder.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,13 +14,13 @@ use crate::net::EventLoop;
 use crate::server::Handle;
 use crate::{Access, Limits, Spin, Stats};
 
-/// What the handlers leave behind for the simulated program around the server.
+/// State that the handlers leave for the simulated program around the server.
 #[derive(Default)]
 pub(super) struct Inside {
-    /// Requests to be answered later, with what they asked.
+    /// Requests to be answered later, with their nonces.
     pub(super) deferred: Vec<(u64, Responder)>,
     pub(super) noted: Vec<u64>,
-    /// Connections, and whether they came or went.
+    /// Connections, and whether each was opened or closed.
     pub(super) events: Vec<(ConnectionKey, bool)>,
 }
 
@@ -57,7 +57,7 @@ impl Embedded {
         Ok(Self { broker, net, handle, inside })
     }
 
-    /// One turn, which does not sleep: time is the simulation's to move.
+    /// Runs one turn without sleeping, because the simulation moves the time.
     pub(super) fn turn(&mut self) -> Result<(), String> {
         self.net.turn(&mut self.broker, None).map_err(|error| error.to_string())
     }
@@ -66,7 +66,7 @@ impl Embedded {
         self.net.next_deadline(&self.broker)
     }
 
-    /// Whether the next turn would not wait.
+    /// Returns whether the next turn would not wait.
     pub(super) fn is_due(&self) -> bool {
         self.next_deadline() == Some(Duration::ZERO)
     }
@@ -80,7 +80,7 @@ impl Embedded {
         self.context().stats()
     }
 
-    /// Subscribers and workers of each channel that is no pinned one.
+    /// Returns the subscribers and workers of each channel that is not pinned.
     pub(super) fn channels(&mut self, app: &str) -> Vec<(String, usize, usize)> {
         let channels = self.context().list_channels(app).into_iter();
         channels
@@ -93,7 +93,7 @@ impl Embedded {
         self.context().get_connection(app, id)
     }
 
-    /// Application and id of whoever is connected, in order.
+    /// Returns the application and id of each connection, in order.
     pub(super) fn sessions(&mut self) -> Vec<(String, String)> {
         let context = self.context();
         let sessions = context.list_connections().into_iter();
@@ -127,7 +127,7 @@ fn set_up(
         handlers.request = Some(Box::new(|_| Err("it always fails".into())));
     });
     broker.with_handlers(panic, |handlers| {
-        // Raised without the hook that would write about it.
+        // Raised without the panic hook, which would write to standard error.
         handlers.request = Some(Box::new(|_| std::panic::resume_unwind(Box::new("always"))));
     });
     let kept = inside.clone();
@@ -152,7 +152,7 @@ fn nonce(payload: &serde_json::Value) -> u64 {
     payload["nonce"].as_u64().unwrap_or_default()
 }
 
-/// Whatever panicked while it held the lock has been reported already.
+/// A panic while the lock was held has been reported already.
 pub(super) fn locked(inside: &Mutex<Inside>) -> std::sync::MutexGuard<'_, Inside> {
     inside.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

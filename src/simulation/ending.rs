@@ -1,5 +1,5 @@
-//! How a run ends: all comes to rest, the deadlines pass, everybody leaves or the server drains,
-//! and nothing is left.
+//! The end of a run: everything comes to rest, the deadlines pass, all clients leave or the server
+//! drains, and nothing is left.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use super::scenario::{APPS, Faults};
 use super::world::World;
 use crate::MemoryPressure;
 
-/// Turns within which all that is under way is dealt with.
+/// Turns within which everything under way must be handled.
 const TURNS_MAX: usize = 3_000;
-/// Deadlines that one after the other may pass at a run's end.
+/// Deadlines that may pass one after another at the end of a run.
 const DEADLINES_MAX: usize = 500;
 
 impl World {
@@ -34,7 +34,7 @@ impl World {
             }
         }
         self.rest()?;
-        // Short of memory, the rest of unfinished messages waits until the grace is over.
+        // Without memory, the rest of unfinished messages waits until the grace is over.
         let is_pausing = self.server.stats().memory_pressure == MemoryPressure::Pausing;
         if all_read && !is_pausing {
             self.model.settle();
@@ -54,8 +54,8 @@ impl World {
         if self.scenario.ends_in_drain { self.drain() } else { self.all_leave() }
     }
 
-    /// Goes on until nothing is under way and the loop wants to sleep. No time passes, but for
-    /// what a failed accept is put off.
+    /// Goes on until nothing is under way and the loop would sleep. No time passes, except for the
+    /// delay after a failed accept.
     fn rest(&mut self) -> Result<(), String> {
         for _ in 0..TURNS_MAX {
             if !self.move_everything()? {
@@ -72,7 +72,8 @@ impl World {
         Err("it does not come to rest".to_owned())
     }
 
-    /// Whatever is under way arrives, and the loop runs once. Returns whether anything was.
+    /// Lets everything under way arrive, and runs the loop once. Returns whether anything was under
+    /// way.
     fn move_everything(&mut self) -> Result<bool, String> {
         self.model.step += 1;
         let mut has_moved = false;
@@ -131,7 +132,7 @@ impl World {
             ("buffered bytes", stats.buffered_bytes, 0),
             ("applications", stats.total_applications, APPS.len()),
             ("channels", stats.total_channels, APPS.len() * PINNED_CHANNELS.len()),
-            // The spare one.
+            // The spare descriptor.
             ("descriptors", self.kernel.borrow().descriptors, 1),
         ];
         match left.iter().find(|(_, found, expected)| found != expected) {
@@ -142,7 +143,7 @@ impl World {
         }
     }
 
-    /// The server is stopped, and ends within its time.
+    /// Stops the server, which must end within its time.
     fn drain(&mut self) -> Result<(), String> {
         let all_read = self.below(2) == 0;
         self.peers.iter_mut().for_each(|peer| peer.is_stalled &= !all_read);
@@ -154,7 +155,7 @@ impl World {
                 let peer = self.peers.iter().find(|peer| peer.conn == conn);
                 peer.is_some_and(|peer| {
                     let pipe = &kernel.pipes[peer.pipe];
-                    // Who has read too slowly may be closed for that first.
+                    // A client that has read too slowly may be closed for that first.
                     !pipe.was_failed && !pipe.server_closed && pipe.backlog_time < grace
                 })
             };

@@ -1,8 +1,8 @@
 //! The operating system of a simulated run: sockets, an edge-triggered event queue,
 //! descriptors and the time.
 //!
-//! It does what Linux does, and as unkindly as Linux may: bytes arrive in pieces, readiness in
-//! any order, calls are interrupted, buffers are small, peers vanish.
+//! It behaves like Linux at its worst: bytes arrive in pieces, readiness in any order, calls are
+//! interrupted, buffers are small, peers vanish.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -19,37 +19,37 @@ use super::trace::Trace;
 use crate::net::{Event, WAKER};
 
 pub(super) type PipeId = usize;
-/// The loop, its streams and the clients share one.
+/// The kernel, shared by the loop, its streams and the clients.
 pub(super) type SharedKernel = Rc<RefCell<Kernel>>;
 
 const EMFILE: i32 = 24;
 const ENOMEM: i32 = 12;
-/// The wall clock when a run begins.
+/// The wall clock at the begin of a run.
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
 pub(super) struct Backlog {
     token: Option<usize>,
     waiting: VecDeque<PipeId>,
-    /// A connection came since it was last reported.
+    /// Set if a connection has come since the last report.
     ready: bool,
     pub(super) is_open: bool,
-    /// Its connections begin with a handshake.
+    /// Set if its connections begin with a handshake.
     pub(super) has_handshakes: bool,
-    /// Accepting failed, and the server may wait until then.
+    /// After a failed accept the server may wait until this time.
     put_off_until: Duration,
 }
 
-/// For how long the server may put off to accept after an error.
+/// Time for which the server may delay accepting after an error.
 const PUT_OFF: Duration = Duration::from_millis(50);
 
-/// What came of the last poll.
+/// The result of the last poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastPoll {
-    /// Events, or it was interrupted.
+    /// It returned events, or was interrupted.
     Found,
-    /// Nothing, and the loop did not wait for anything.
+    /// It returned nothing, and the loop did not want to wait.
     InVain,
-    /// Nothing: it would sleep.
+    /// It returned nothing, and the loop would have slept.
     Slept,
 }
 
@@ -62,13 +62,13 @@ pub(super) struct Kernel {
     pub(super) descriptors: usize,
     pub(super) descriptors_max: usize,
     pub(super) accepted: u64,
-    /// What the loop was given of what came.
+    /// Bytes that the loop has read.
     pub(super) read_bytes: u64,
     now_nanos: Arc<AtomicU64>,
     wall_offset: Duration,
     woken: bool,
     pub(super) last_poll: LastPoll,
-    /// The last poll has passed over some, and said so.
+    /// Set if the last poll has left events out, and reported that.
     pub(super) has_more_events: bool,
 }
 
@@ -122,7 +122,7 @@ impl Kernel {
         self.trace.note(format_args!("time passes: {time:?}"));
     }
 
-    /// Somebody sets the wall clock.
+    /// Sets the wall clock.
     pub(super) fn set_wall_clock(&mut self, offset: Duration) {
         self.wall_offset = EPOCH + offset;
     }
@@ -131,7 +131,7 @@ impl Kernel {
         self.woken = true;
     }
 
-    /// A client connects. It stands in the backlog until it is accepted.
+    /// Connects a client, which is in the backlog until it is accepted.
     pub(super) fn connect(&mut self, listener: usize, send_bytes_max: usize) -> Option<PipeId> {
         let backlog = &mut self.backlogs[listener];
         if !backlog.is_open {
@@ -158,7 +158,7 @@ impl Kernel {
         }
     }
 
-    /// Strangers come, as many as may stand there, and are gone at once.
+    /// Fills the backlog with connections that are closed at once.
     pub(super) fn rush(&mut self, listener: usize) {
         const WAITING_MAX: usize = 4;
         while self.backlogs[listener].waiting.len() < WAITING_MAX {
@@ -167,8 +167,8 @@ impl Kernel {
         }
     }
 
-    /// A turn is over. Returns the longest time, in turns, that anybody has stood in a backlog
-    /// although the server could have accepted.
+    /// Ends a turn. Returns the longest time, in turns, for which a connection has been in a
+    /// backlog although the server could have accepted it.
     pub(super) fn count_waiting(&mut self) -> u32 {
         let now = self.now();
         let mut longest = 0;
@@ -219,7 +219,7 @@ impl Kernel {
         Ok(id)
     }
 
-    /// Whether somebody waits to be accepted.
+    /// Returns whether a connection waits to be accepted.
     pub(super) fn has_waiting(&self) -> bool {
         self.backlogs.iter().any(|backlog| !backlog.waiting.is_empty())
     }
@@ -270,7 +270,8 @@ impl Kernel {
         let few = self.decisions.chance(self.faults.few_events);
         let mut has_more = false;
         for pipe in &mut self.pipes {
-            // Whoever was passed over too often is not again: the kernel's list is in order.
+            // An event that was left out too often is not left out again, because the kernel's list
+            // is in order.
             if few && pipe.is_ready && pipe.passed_over < 2 && self.decisions.below(2) == 0 {
                 pipe.passed_over += 1;
                 has_more = true;
@@ -280,7 +281,7 @@ impl Kernel {
             found.extend(pipe.take_event());
         }
         if found.is_empty() {
-            // It does not sleep over one that it passed over.
+            // It does not sleep if it has left out an event.
             has_more = false;
             found.extend(self.pipes.iter_mut().filter_map(Pipe::take_event));
         }
@@ -291,7 +292,7 @@ impl Kernel {
             let event = token.map(|token| Event { token, readable: true, ..Event::default() });
             found.extend(event.filter(|_| !is_found));
         }
-        // What comes now is reported the next time.
+        // Events from now on are reported by the next poll.
         for id in 0..self.pipes.len() {
             self.arrive_by_chance(id);
         }
@@ -326,7 +327,7 @@ impl Kernel {
         read
     }
 
-    /// The network does not wait for the end of a turn.
+    /// Bytes may arrive in the middle of a turn.
     fn arrive_by_chance(&mut self, id: PipeId) {
         let in_flight = self.pipes[id].in_flight.len();
         if in_flight > 0 && self.decisions.chance(self.faults.arrival) {
@@ -355,7 +356,7 @@ impl Kernel {
         self.pipes[id].server_finished = true;
     }
 
-    /// The server closes its end, perhaps with something unsent.
+    /// Closes the server's end, perhaps with unsent bytes.
     pub(super) fn close(&mut self, id: PipeId, is_cut_short: bool) {
         self.descriptors -= 1;
         let lost = self.decisions.below(self.pipes[id].outbound.len() + 1);

@@ -32,10 +32,10 @@ use self::kernel::Kernel;
 use self::trace::Trace;
 use self::world::World;
 
-/// What became of a run.
+/// The outcome of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Over everything that happened: equal runs have equal ones.
+    /// A hash of everything that happened: equal runs have equal hashes.
     pub hash: u64,
     /// Turns of the event loop.
     pub turns: u64,
@@ -43,11 +43,11 @@ pub struct Outcome {
     pub frames: u64,
     /// The promise that was broken.
     pub violation: Option<String>,
-    /// What happened, line by line, if it was asked for.
+    /// The events of the run, line by line, if they were asked for.
     pub trace: Vec<String>,
 }
 
-/// Runs what a seed stands for.
+/// Runs the run of a seed.
 ///
 /// ```
 /// let outcome = ipc_framework::simulation::run_seed(7, false);
@@ -58,7 +58,7 @@ pub fn run_seed(seed: u64, with_trace: bool) -> Outcome {
     run(Decisions::seeded(seed), with_trace)
 }
 
-/// Runs what a fuzzer's bytes stand for: each is a choice, and the run ends with them.
+/// Runs the run of a fuzzer's bytes: each byte is a choice, and the run ends with them.
 ///
 /// ```
 /// let outcome = ipc_framework::simulation::run_bytes(b"any bytes will do", false);

@@ -1,4 +1,4 @@
-//! A client as it stands.
+//! The state of a client.
 
 use std::collections::VecDeque;
 
@@ -11,28 +11,28 @@ use super::stream::{ANSWER_BYTES, FLIGHT_BYTES};
 pub(super) struct Peer {
     pub(super) conn: ConnId,
     pub(super) pipe: PipeId,
-    /// Received, and no whole frame yet.
+    /// Bytes received that are not a whole frame yet.
     pub(super) inbox: Vec<u8>,
-    /// Said, and not handed to the kernel yet: one write each.
+    /// Messages that are not written yet, one write each.
     pub(super) unsent: VecDeque<Vec<u8>>,
-    /// Of the handshake, until it may speak.
+    /// Answers of the handshake that are missing before it may speak.
     pub(super) answers_due: usize,
-    /// Of the next of them, those that have come.
+    /// Bytes of the next answer that have come.
     pub(super) answer_bytes: usize,
     pub(super) is_prompt: bool,
-    /// Writes the header of each frame apart from its body, as published clients do.
+    /// Set if it writes the header of each frame apart from its body, as published clients do.
     pub(super) splits_writes: bool,
     pub(super) is_stalled: bool,
-    /// It says nothing more.
+    /// Set when it sends nothing more.
     pub(super) is_done: bool,
-    /// It finds nothing more.
+    /// Set when it reads nothing more.
     pub(super) is_closed: bool,
-    /// Requests it has been given, by the server's id.
+    /// Requests that it was asked to serve, by the server's id.
     pub(super) tasks: Vec<(String, u64)>,
 }
 
 impl Peer {
-    /// Takes out what belongs to the handshake, and goes on with that.
+    /// Takes out the bytes of the handshake, and answers them.
     pub(super) fn shake_hands(&mut self, received: &mut Vec<u8>, pipe: &mut Pipe) {
         while self.answers_due > 0 && !received.is_empty() {
             let taken = received.len().min(ANSWER_BYTES - self.answer_bytes);

@@ -1,74 +1,74 @@
-//! One connection in the kernel: what is under way in both directions, and what the event queue
-//! knows of it.
+//! One connection in the kernel: the bytes under way in both directions, and the state that the
+//! event queue knows.
 
 use std::io;
 use std::time::Duration;
 
 use crate::net::Event;
 
-/// What the kernel knows of a connection that has ended.
+/// The facts that the kernel knows about an ended connection.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(super) struct Ending {
     pub(super) accepted_at: Option<Duration>,
     /// The kernel did not let the server use it.
     pub(super) was_failed: bool,
-    /// The server said its last words.
+    /// The server shut down its side.
     pub(super) was_shut_down: bool,
     /// The server accepted it only to close it.
     pub(super) was_shed: bool,
-    /// What was under way is lost.
+    /// Bytes under way are lost.
     pub(super) is_abrupt: bool,
-    /// What the server had written and the kernel had not taken is lost.
+    /// Bytes are lost that the server had written and the kernel had not taken.
     pub(super) is_cut_short: bool,
-    /// How long something stood in its send buffer.
+    /// Time for which bytes were in its send buffer.
     pub(super) backlog_time: Duration,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, as in the kernel")]
 pub(super) struct Pipe {
-    /// Sent by the client, still on its way.
+    /// Bytes sent by the client that are on their way.
     pub(super) in_flight: Vec<u8>,
-    /// In the server's receive buffer.
+    /// Bytes in the server's receive buffer.
     pub(super) arrived: Vec<u8>,
     pub(super) arrived_bytes: u64,
-    /// In the server's send buffer, until the client reads.
+    /// Bytes in the server's send buffer, until the client reads them.
     pub(super) outbound: Vec<u8>,
     send_bytes_max: usize,
-    /// What the client says before the first message, if its connection begins with a handshake.
+    /// Flights of the client before its first message, if its connection begins with a handshake.
     pub(super) flights: usize,
-    /// Turns in which it stood in a backlog and could have been accepted.
+    /// Turns in which it was in a backlog and could have been accepted.
     pub(super) waiting_turns: u32,
-    /// The client has shut its side behind what is in flight.
+    /// The client has shut its side after the bytes in flight.
     pub(super) client_finished: bool,
     finish_arrived: bool,
     end_was_read: bool,
-    /// The client has closed both sides: what is written to it resets the connection.
+    /// The client has closed both sides: writing to it resets the connection.
     pub(super) client_closed: bool,
     is_reset: bool,
     reset_was_read: bool,
     pub(super) server_finished: bool,
     pub(super) server_closed: bool,
-    /// What the client finds at the end is a reset.
+    /// Set if the client's read ends with a reset.
     pub(super) reset_to_client: bool,
-    /// It was closed with bytes that only its stream had.
+    /// Set if it was closed with bytes that only its stream had.
     pub(super) is_cut_short: bool,
     pub(super) accepted_at: Option<Duration>,
     /// The kernel did not let the server use it.
     pub(super) was_failed: bool,
     pub(super) token: Option<usize>,
     wants_writable: bool,
-    /// It stands in the event queue's list.
+    /// Set while it is in the event queue's list.
     pub(super) is_ready: bool,
     pub(super) passed_over: u32,
-    /// A write found too little room; there is an event once there is more.
+    /// Set after a write found too little room, until there is more.
     lacks_room: bool,
-    /// The kernel had no memory for more, for a moment.
+    /// Set while the kernel has no memory for more.
     pub(super) is_pressed: bool,
     was_served: bool,
     unserved_turns: u32,
-    /// What reading it has cost in this turn.
+    /// Cost of reading it in this turn, in bytes.
     pub(super) turn_cost_bytes: usize,
-    /// How long bytes stood in the send buffer, all together.
+    /// Total time for which bytes were in the send buffer.
     pub(super) backlog_time: Duration,
 }
 
@@ -117,7 +117,7 @@ impl Pipe {
         }
     }
 
-    // What the client does.
+    // The client's side.
 
     pub(super) fn send(&mut self, bytes: &[u8]) {
         if !self.client_finished && !self.is_reset {
@@ -125,7 +125,7 @@ impl Pipe {
         }
     }
 
-    /// Up to so many bytes come through, and behind the last of them the end.
+    /// Lets up to this many bytes arrive, and the end after the last of them.
     pub(super) fn arrive(&mut self, bytes: usize) {
         let bytes = bytes.min(self.in_flight.len());
         if self.server_closed {
@@ -143,7 +143,7 @@ impl Pipe {
         self.is_ready |= bytes > 0;
     }
 
-    /// Whether something is on its way to the server.
+    /// Returns whether anything is on its way to the server.
     pub(super) fn is_under_way(&self) -> bool {
         !self.server_closed
             && (!self.in_flight.is_empty() || (self.client_finished && !self.finish_arrived))
@@ -172,7 +172,7 @@ impl Pipe {
         }
     }
 
-    /// Whether the client finds the end behind what it has received.
+    /// Returns whether the client finds the end after the bytes that it has received.
     pub(super) fn is_at_end(&self) -> bool {
         self.outbound.is_empty() && (self.server_finished || self.server_closed)
     }
@@ -194,7 +194,7 @@ impl Pipe {
             self.client_finished = true;
             self.client_closed = true;
         } else {
-            // Who closes with something unread resets.
+            // Closing with unread bytes resets the connection.
             self.reset_by_client(true);
         }
     }
@@ -204,7 +204,7 @@ impl Pipe {
         self.reset_to_client = true;
     }
 
-    // What the event queue does.
+    // The event queue's side.
 
     pub(super) fn watch(&mut self, token: usize) {
         self.token = Some(token);
@@ -217,7 +217,7 @@ impl Pipe {
         self.lacks_room |= wanted && !self.has_much_room();
     }
 
-    /// Takes it out of the list, and shows how it stands now if that is worth an event.
+    /// Takes it out of the list, and returns its state if that is worth an event.
     pub(super) fn take_event(&mut self) -> Option<Event> {
         if !std::mem::take(&mut self.is_ready) || !self.is_open() {
             return None;
@@ -229,7 +229,7 @@ impl Pipe {
         (readable || writable).then_some(Event { token, readable, writable, finished })
     }
 
-    /// As Linux reports it: there is an event for room when it is a third.
+    /// Like Linux, it reports room when a third is free.
     fn has_much_room(&self) -> bool {
         let room = self.send_bytes_max.saturating_sub(self.outbound.len());
         !self.is_pressed && room * 3 >= self.send_bytes_max
@@ -240,7 +240,7 @@ impl Pipe {
         self.is_ready = true;
     }
 
-    // What the server does.
+    // The server's side.
 
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.was_served = true;
@@ -304,7 +304,8 @@ impl Pipe {
         self.server_closed = true;
         self.is_ready = false;
         if !self.arrived.is_empty() || !self.in_flight.is_empty() {
-            // Who closes with something unread resets, and what was not received yet may be lost.
+            // Closing with unread bytes resets the connection, and bytes that were not received yet
+            // may be lost.
             self.reset_to_client = true;
             self.outbound.truncate(self.outbound.len() - lost);
         }
@@ -312,8 +313,8 @@ impl Pipe {
         self.in_flight.clear();
     }
 
-    /// A turn is over. Returns for how many of them it was neither read nor written although
-    /// its readiness was reported and the server `wants` to read.
+    /// Ends a turn. Returns for how many turns it was neither read nor written, although its
+    /// readiness was reported and the server `wants` to read.
     pub(super) fn count_unserved(&mut self, wants: bool) -> u32 {
         let was_served = std::mem::take(&mut self.was_served);
         let has_end =

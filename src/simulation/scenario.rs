@@ -1,23 +1,24 @@
-//! What kind of run it is: limits of the server, manners of the peers, moods of the kernel.
+//! The kind of a run: the limits of the server, the manners of the clients, the faults of the
+//! kernel.
 
 use std::time::Duration;
 
 use super::decisions::Decisions;
 use crate::Limits;
 
-/// How often the kernel is unkind, of a thousand times.
+/// The chances of the kernel's faults, in a thousand.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Faults {
     pub(super) interrupted: usize,
     /// More bytes arrive in the middle of a turn.
     pub(super) arrival: usize,
-    /// A write takes less than would fit.
+    /// A write takes fewer bytes than would fit.
     pub(super) short_write: usize,
-    /// Readiness is reported that is none.
+    /// Readiness is reported falsely.
     pub(super) spurious: usize,
-    /// Not all events there are fit into one poll.
+    /// One poll does not return all events.
     pub(super) few_events: usize,
-    /// An accept fails although somebody waits.
+    /// An accept fails although a connection waits.
     pub(super) accept: usize,
     /// A socket cannot be watched.
     pub(super) watch: usize,
@@ -33,14 +34,14 @@ pub(super) const CLIENT_IDS: [&str; 5] = ["ann", "bob", "cat", "dan", "eve"];
 pub(super) struct Scenario {
     pub(super) limits: Limits,
     pub(super) faults: Faults,
-    /// Nobody leaves, stalls or misbehaves: nothing may be lost, and all is counted.
+    /// No client leaves, stalls or misbehaves: nothing may be lost, and everything is counted.
     pub(super) is_calm: bool,
-    /// Buffers may run out, and whoever holds the most is closed.
+    /// Memory may run out, and the connection that holds the most is closed.
     pub(super) is_tight: bool,
     pub(super) has_few_descriptors: bool,
     /// The connections of the second listener begin with a handshake.
     pub(super) has_handshakes: bool,
-    /// Where strangers come and go all the time.
+    /// The listener to which connections come all the time that are closed at once.
     pub(super) rushed_listener: Option<usize>,
     /// The process publishes more at once than a queue takes.
     pub(super) has_bursts: bool,

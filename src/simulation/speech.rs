@@ -7,7 +7,7 @@ use super::scenario::{APPS, CLIENT_IDS, JOBS, TOPICS};
 use super::wire;
 use super::world::World;
 
-/// What a client can say next.
+/// The messages that a client can send.
 #[derive(Clone, Copy)]
 enum Say {
     Ping,
@@ -38,7 +38,7 @@ enum Say {
     EmptyFlood,
 }
 
-/// What everybody says, by weight, and what only the unruly do.
+/// Messages of all clients, by weight, and those that only misbehaving clients send.
 const RULY: [(usize, Say); 18] = [
     (1, Say::EmptyFlood),
     (4, Say::Ping),
@@ -71,7 +71,7 @@ const UNRULY: [(usize, Say); 8] = [
 ];
 
 impl World {
-    /// A client says something, whatever it is.
+    /// Lets a client send any message.
     pub(super) fn say_something(&mut self, at: usize) {
         let is_calm = self.scenario.is_calm;
         let say = {
@@ -171,7 +171,7 @@ impl World {
         let conn = self.peers[at].conn;
         let id = CLIENT_IDS[self.model.conns[conn].id];
         if !self.scenario.is_calm && self.below(30) == 29 {
-            // It forgets to introduce itself.
+            // This client skips the handshake.
             let ping = json!({"action": "ping"});
             self.request(at, Kind::Broken("not_connected"), "system", ping);
             self.peers[at].is_done = true;
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// A worker answers what it was given, if it was given anything.
+    /// Lets a worker answer one of its requests, if it has any.
     pub(super) fn answer_task(&mut self, at: usize) {
         if self.peers[at].tasks.is_empty() {
             return;

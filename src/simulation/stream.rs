@@ -1,38 +1,38 @@
-//! A connection as the event loop sees it: as the kernel has it, or with something in between that
-//! keeps bytes to itself or begins with a handshake, as TLS does.
+//! A connection as the event loop sees it: the kernel's, or one with a layer that keeps bytes back
+//! or begins with a handshake, like TLS.
 
 use std::io::{self, IoSlice};
 
 use super::kernel::{PipeId, SharedKernel};
 use crate::net::Stream;
 
-/// What a stream takes beyond what the kernel takes.
+/// Bytes that a stream accepts beyond those that the kernel takes.
 const UNSENT_BYTES_MAX: usize = 600;
-/// What a client says in one step of a handshake, and what it is answered to all but the last.
+/// Sizes of a client's flight in a handshake, and of the answer to all flights but the last.
 pub(super) const FLIGHT_BYTES: usize = 37;
 pub(super) const ANSWER_BYTES: usize = 90;
-/// Taken from the kernel at once by a stream that decrypts, and what that costs beside.
+/// Bytes that a decrypting stream reads at once, and the cost of that besides.
 const TAKEN_BYTES_MAX: usize = 200;
 const TAKING_COST_BYTES: usize = 500;
-/// What one read may cost: a whole buffer, and what was taken over it.
+/// Cost of one read at most: a whole buffer, and the bytes read beyond it.
 pub(super) const READ_COST_BYTES_MAX: usize = 1_024 + TAKEN_BYTES_MAX + TAKING_COST_BYTES;
 
 pub(super) struct SimulatedStream {
     id: PipeId,
     kernel: SharedKernel,
-    /// Taken from the loop and not with the kernel yet, if it is one that keeps bytes, as one
-    /// that encrypts does.
+    /// Bytes that the loop has written and the kernel has not taken yet, in a stream that keeps
+    /// bytes, as an encrypting one does.
     unsent: Option<Vec<u8>>,
-    /// The write side is to be shut when everything is sent.
+    /// Set if the write side is to be shut when everything has been sent.
     is_finishing: bool,
     secured: Option<Secured>,
 }
 
-/// What stands between the kernel and the loop, where there is a handshake first.
+/// The layer between the kernel and the loop, if there is a handshake.
 struct Secured {
-    /// Still to come from the client.
+    /// Flights still to come from the client.
     flights: usize,
-    /// Of the next flight, those that have come.
+    /// Bytes of the next flight that have come.
     flight_bytes: usize,
     decrypted: Vec<u8>,
     holds_more: bool,
@@ -53,7 +53,7 @@ impl SimulatedStream {
         self.id
     }
 
-    /// Returns whether all of it is with the kernel.
+    /// Writes pending bytes. Returns whether the kernel has taken all of them.
     fn send_pending(&mut self) -> io::Result<bool> {
         let Some(unsent) = &mut self.unsent else { return Ok(true) };
         while !unsent.is_empty() {
@@ -121,7 +121,7 @@ impl Secured {
         }
     }
 
-    /// Hands out what was decrypted, or only `a_part` of it.
+    /// Hands out decrypted bytes, or only `a_part` of them.
     fn bring(&mut self, buffer: &mut [u8], a_part: bool) -> usize {
         let mut bytes = self.decrypted.len().min(buffer.len());
         if a_part && bytes > 1 {
@@ -133,7 +133,7 @@ impl Secured {
         bytes
     }
 
-    /// Returns how many bytes the answer has.
+    /// Processes received bytes. Returns the size of the answer.
     fn process(&mut self, mut bytes: &[u8]) -> usize {
         let mut answer_bytes = 0;
         self.read_cost_bytes += bytes.len() + TAKING_COST_BYTES;
@@ -201,7 +201,7 @@ impl Stream for SimulatedStream {
         if self.unsent.is_none() {
             self.kernel.borrow_mut().shutdown_write(self.id);
         } else {
-            // If the connection is broken, the next read says so.
+            // If the connection is broken, the next read reports it.
             let _ = self.send_pending();
         }
     }

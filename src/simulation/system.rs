@@ -12,7 +12,7 @@ use crate::net::{Event, System};
 
 pub(super) struct SimulatedSystem {
     kernel: SharedKernel,
-    /// Set by other threads, of which there are none but in name.
+    /// Set by handles, as other threads would.
     woken: Arc<AtomicBool>,
 }
 
@@ -32,7 +32,7 @@ impl System for SimulatedSystem {
     type Stream = SimulatedStream;
     type Spare = SpareDescriptor;
 
-    // Small, so that their edges are met all the time.
+    // Small sizes, so that their edges are met all the time.
     const READ_BUFFER_BYTES: usize = 1_024;
     const ACCEPTS_PER_TURN_MAX: usize = 2;
     const HANDSHAKE_STEPS_PER_TURN_MAX: usize = 1;

@@ -1,6 +1,7 @@
 use super::*;
 
-/// Seeds that every run of the tests goes through: half a minute of one processor in a debug build.
+/// Seeds that every run of the tests goes through, which takes half a minute of one processor in a
+/// debug build.
 const SEEDS: u64 = 3_000;
 
 /// Seeds that once found a fault, and the fault that they found. A change of the simulation gives

@@ -1,10 +1,10 @@
-//! What happened in a run: always as a hash, and as text for whoever wants to read it.
+//! The events of a run: always as a hash, and as text if it is wanted.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 
 pub(super) struct Trace {
-    /// Of fixed keys: the same events make the same hash in every process.
+    /// A hasher with fixed keys, so that the same events make the same hash in every process.
     hasher: DefaultHasher,
     lines: Option<Vec<String>>,
 }
@@ -21,7 +21,7 @@ impl Trace {
         }
     }
 
-    /// Bytes count for the hash whole; the text shows them if they are few.
+    /// All bytes count for the hash; the text shows them if they are few.
     pub(super) fn note_bytes(&mut self, what: fmt::Arguments<'_>, bytes: &[u8]) {
         const SHOWN_BYTES_MAX: usize = 400;
         let _ = fmt::write(&mut Hashed(&mut self.hasher), what);

@@ -1,4 +1,4 @@
-//! Frames as a peer writes and reads them, written from the protocol's description alone.
+//! Frames as a client writes and reads them, implemented from the protocol's description alone.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ pub(super) fn frame(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A message whose ids need no escaping and whose payload is JSON text.
+/// Returns the frame of a message whose ids need no escaping and whose payload is JSON text.
 pub(super) fn message(
     app: &str,
     channel: &str,
@@ -26,7 +26,7 @@ pub(super) fn message(
     frame(body.as_bytes())
 }
 
-/// Takes the next whole frame from the front of what was received.
+/// Takes the next whole frame from the front of the received bytes.
 pub(super) fn take_frame(received: &mut Vec<u8>) -> Option<Vec<u8>> {
     let header: [u8; 4] = received.get(..4)?.try_into().ok()?;
     let end = 4 + u32::from_be_bytes(header) as usize;
@@ -35,7 +35,7 @@ pub(super) fn take_frame(received: &mut Vec<u8>) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// A message as published peers accept it: these seven keys and no other.
+/// A message as published clients accept it: these seven keys and no others.
 pub(super) struct Received {
     pub(super) app: String,
     pub(super) channel: String,
@@ -74,7 +74,7 @@ impl Received {
         Ok(Self { app, channel, kind, id, payload, reply_to })
     }
 
-    /// The code of an error answer.
+    /// Returns the code of an error answer.
     pub(super) fn code(&self) -> Option<&str> {
         (self.payload["status"] == "error").then(|| self.payload["code"].as_str()).flatten()
     }

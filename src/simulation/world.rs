@@ -1,4 +1,4 @@
-//! A run: one thing after another happens, and after each the promises are looked at.
+//! A run: events happen one after another, and after each the promises are checked.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,15 +14,16 @@ use super::wire;
 use crate::proto::{Json, MessageType};
 use crate::{ConnectionKey, Message};
 
-/// Turns for which a connection may stand there readable and be neither read nor written: whole
-/// publications of an earlier read may wait, and each may have to wait for a slow subscriber.
+/// Turns for which a readable connection may be neither read nor written: whole publications of an
+/// earlier read may wait, and each may have to wait for a slow subscriber.
 const UNSERVED_TURNS_MAX: u32 = 10;
-/// What one connection may cost in a turn: four reads, and what the last of them took over that.
+/// Cost of one connection in a turn at most: four reads, and the bytes that the last of them read
+/// beyond its buffer.
 const TURN_COST_BYTES_MAX: usize = 4 * 1_024 + READ_COST_BYTES_MAX;
-/// Turns for which somebody may stand in a backlog: there are others before them, whose turn it is
-/// only every second time if both listeners have somebody, and accepts fail.
+/// Turns for which a connection may be in a backlog: others are before it, and its listener has its
+/// turn only every second time if both have connections, and accepts fail.
 const BACKLOG_TURNS_MAX: u32 = 30;
-/// Connections over the limit that may be there to be told so.
+/// Connections over the limit that may exist to be refused.
 const REFUSED_MAX: usize = 64;
 
 pub(super) struct World {
@@ -35,7 +36,7 @@ pub(super) struct World {
     present: Vec<ConnectionKey>,
 }
 
-/// What happens next.
+/// The events of a run.
 #[derive(Clone, Copy)]
 enum Happening {
     Turn,
@@ -156,7 +157,7 @@ impl World {
             (Happening::MuchTime, _) => {
                 let millis = [300, 1_000, 5_000, 31_000][self.below(4)];
                 self.pass(Duration::from_millis(millis));
-                // A program sets the wall clock, forth or back.
+                // The wall clock is set forward or back.
                 let offset = Duration::from_secs(self.below(100) as u64);
                 self.kernel.borrow_mut().set_wall_clock(offset);
             }
@@ -172,7 +173,7 @@ impl World {
         Ok(())
     }
 
-    /// The first client from this one on for which something is true.
+    /// Returns the first client from this one on for which something is true.
     fn next_peer(&self, from: usize, is_it: impl Fn(&Peer, &Pipe) -> bool) -> Option<usize> {
         let kernel = self.kernel.borrow();
         let mut all = (from..self.peers.len()).chain(0..from);
@@ -200,7 +201,7 @@ impl World {
         };
         let listener = self.below(2);
         let (app, id) = if is_calm {
-            // Nobody takes over from anybody.
+            // No client takes over from another.
             (self.peers.len() % 2, self.peers.len() / 2 % CLIENT_IDS.len())
         } else {
             (self.below(5) / 4, self.below(CLIENT_IDS.len()))
@@ -231,7 +232,7 @@ impl World {
         self.say_hello(self.peers.len() - 1);
     }
 
-    /// Some of what a client has said comes through.
+    /// Lets some of a client's bytes arrive.
     fn arrive(&mut self, at: usize) {
         if !self.peers[at].is_closed {
             for _ in 0..=self.below(3) {
@@ -246,8 +247,8 @@ impl World {
         self.arrive_bytes(at, bytes);
     }
 
-    /// The next write of a client. Who writes headers and bodies apart waits in between. Returns
-    /// whether there was one.
+    /// Makes the next write of a client. A client that writes headers and bodies apart waits in
+    /// between. Returns whether there was a write.
     pub(super) fn hand_over(&mut self, at: usize) -> bool {
         let mut kernel = self.kernel.borrow_mut();
         let peer = &mut self.peers[at];
@@ -273,7 +274,7 @@ impl World {
         self.receive_bytes(at, bytes_max).map(|_| ())
     }
 
-    /// A client reads. Returns whether it found anything.
+    /// Lets a client read. Returns whether it found anything.
     pub(super) fn receive_bytes(&mut self, at: usize, bytes_max: usize) -> Result<bool, String> {
         let peer = &mut self.peers[at];
         if peer.is_closed {
@@ -310,7 +311,7 @@ impl World {
         Ok(is_at_end || has_found)
     }
 
-    /// A client goes: orderly, by closing, or by breaking the connection.
+    /// Lets a client leave: in good order, by closing, or by a reset.
     pub(super) fn leave(&mut self, at: usize) {
         let how = self.below(3);
         let keeps_arrived = self.below(2) == 0;
@@ -325,7 +326,7 @@ impl World {
         self.model.conns[peer.conn].left = true;
         match how {
             0 => {
-                // It goes on reading until the server ends.
+                // It goes on reading until the server closes.
                 if peer.answers_due == 0 {
                     peer.unsent.drain(..).for_each(|bytes| pipe.send(&bytes));
                 }
@@ -342,7 +343,7 @@ impl World {
         }
     }
 
-    /// The program around the server does something, as from another thread.
+    /// Lets the program around the server do something, as from another thread.
     fn act_inside(&mut self) {
         let app = self.below(APPS.len());
         let topic = self.below(TOPICS.len());
@@ -355,7 +356,7 @@ impl World {
                     let publication = self.model.publication(app, topic, None);
                     let pad = "x".repeat(pad_bytes);
                     let payload = serde_json::json!({"publication": publication, "pad": pad});
-                    // The loop runs, and the mailbox holds more than this.
+                    // This cannot fail, because the loop runs and the mailbox holds more.
                     let _ = self.server.handle.publish(APPS[app], TOPICS[topic], &payload);
                 }
             }
@@ -390,13 +391,13 @@ impl World {
             1 => drop(responder),
             _ => {
                 let payload = serde_json::json!({"nonce": nonce, "later": true});
-                // It is JSON.
+                // This cannot fail, because the payload is JSON.
                 let _ = responder.reply(&payload);
             }
         }
     }
 
-    /// The loop runs once, and what must always be true is looked at.
+    /// Runs the loop once, and checks what must always be true.
     pub(super) fn turn(&mut self) -> Result<(), String> {
         self.turns += 1;
         if let Some(listener) = self.scenario.rushed_listener {

@@ -1,4 +1,4 @@
-//! Answers: each request is answered once, rightly, and to nobody but its requester.
+//! Answers: each request is answered once, correctly, and only to its requester.
 
 use super::{ConnId, Kind, Model, Step, number};
 use crate::simulation::scenario::CLIENT_IDS;
@@ -24,7 +24,7 @@ impl Model {
         self.take_answer(by, at, message)
     }
 
-    /// For want of memory anything may be refused, even what is not answered otherwise.
+    /// Without memory any message may be refused, even one that has no answer otherwise.
     fn refuse(&mut self, by: ConnId, reply_to: &str) -> Result<(), String> {
         let conn = &mut self.conns[by];
         let at = reply_to.strip_prefix('m').and_then(|at| at.parse::<usize>().ok());
@@ -65,7 +65,7 @@ impl Model {
         Ok(())
     }
 
-    /// What is no answer to a message: the welcome, and errors of the connection itself.
+    /// Handles messages that answer nothing: the welcome, and errors of the connection itself.
     fn unasked(&mut self, by: ConnId, message: &Received) -> Result<(), String> {
         let conn = &self.conns[by];
         let next = conn.in_order.front().copied();
@@ -195,7 +195,7 @@ impl Model {
         }
     }
 
-    /// A connection that certainly served the job before `step` and still does.
+    /// Returns a connection that certainly served the job before `step` and still does.
     fn surely_serving(&self, app: usize, job: usize, step: Step) -> Option<ConnId> {
         (0..self.conns.len()).find(|id| {
             let conn = &self.conns[*id];
@@ -209,7 +209,8 @@ impl Model {
 
     fn check_timeout(&self, by: ConnId, at: usize) -> Result<(), String> {
         let waited = self.conns[by].sent[at].arrived.map(|(_, time)| self.now.saturating_sub(time));
-        // What the end of a drain cuts off may have been done, as what took too long.
+        // A request that the end of a drain cuts off may have been executed, like one that took too
+        // long.
         if self.is_draining() || waited.is_some_and(|waited| waited >= self.limits.request_timeout)
         {
             Ok(())

@@ -1,4 +1,4 @@
-//! What has to be true once all has come to rest.
+//! The facts that must be true when everything has come to rest.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use crate::Stats;
 use crate::simulation::scenario::{APPS, JOBS, TOPICS};
 
 impl Model {
-    /// All that arrived has been dealt with, and so have all requests but those that somebody
-    /// keeps to himself.
+    /// Checks that everything that arrived has been handled, and all requests except those that a
+    /// worker ignores.
     pub(in crate::simulation) fn check_answered_at_once(&self) -> Result<(), String> {
         for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)) {
             let conn = &self.conns[id];
@@ -28,7 +28,7 @@ impl Model {
         Ok(())
     }
 
-    /// All deadlines have passed: nothing is left unanswered.
+    /// Checks, after all deadlines, that nothing is left unanswered.
     pub(in crate::simulation) fn check_answered(&self) -> Result<(), String> {
         for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)) {
             let conn = &self.conns[id];
@@ -40,7 +40,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whoever is still there has had all its messages processed.
+    /// Notes that all messages of the remaining connections have been processed.
     pub(in crate::simulation) fn settle(&mut self) {
         self.settled_at = Some(self.step);
         for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)).collect::<Vec<_>>() {
@@ -67,21 +67,21 @@ impl Model {
         self.check_counters(stats)
     }
 
-    /// Subscribers and workers of each channel are those that the ledger knows.
+    /// Checks that the subscribers and workers of each channel are those of the ledger.
     pub(in crate::simulation) fn check_channels(
         &self,
         app: usize,
         channels: &[(String, usize, usize)],
     ) -> Result<(), String> {
         if self.is_tight {
-            // Some were refused, and some who asked for no answer are not told.
+            // Some subscriptions were refused, and clients that asked for no answer do not know.
             return Ok(());
         }
         let known: BTreeMap<&str, (usize, usize)> = channels
             .iter()
             .map(|(channel, subscribers, workers)| (channel.as_str(), (*subscribers, *workers)))
             .collect();
-        // Whoever may or may not be there leaves nothing to be compared.
+        // A connection that may or may not exist leaves nothing to compare.
         let members: Vec<ConnId> = (0..self.conns.len())
             .filter(|id| self.conns[*id].app == app && !self.is_surely_gone(*id))
             .collect();
@@ -124,7 +124,7 @@ impl Model {
         Ok(())
     }
 
-    /// All has come to rest: who left or found its end is not there any more.
+    /// Checks, at rest, that connections which left or found their end are gone.
     fn is_surely_gone(&self, id: ConnId) -> bool {
         let conn = &self.conns[id];
         conn.left || conn.has_ended

@@ -1,9 +1,9 @@
-//! The end of the server: whoever is there is told, and what had arrived is answered.
+//! The end of the server: all connections are told, and everything that had arrived is answered.
 
 use super::{ConnId, Drain, Model};
 
 impl Model {
-    /// Whether somebody keeps a request to himself, which may hold up the end.
+    /// Returns whether a worker ignores a request, which may delay the end.
     pub(in crate::simulation) fn has_ignored(&self) -> bool {
         !self.ignored.is_empty()
     }
@@ -20,17 +20,17 @@ impl Model {
 
     pub(in crate::simulation) fn check_drained(&self) -> Result<(), String> {
         let Some(drain) = &self.drain else { return Ok(()) };
-        // Whoever came meanwhile may have taken over.
+        // A connection that came meanwhile may have taken over.
         for id in drain.witnesses.iter().filter(|id| !self.may_be_taken_over(**id)) {
             let conn = &self.conns[*id];
             match conn.told.as_deref() {
                 Some("shutting_down") => {}
                 None => return Err(format!("connection {id} was not told of the end")),
-                // It had its own end.
+                // It ended for another reason.
                 Some(_) => continue,
             }
             let unanswered = conn.outstanding.iter().find(|(_, at)| {
-                // In its first turn it reads everybody once more.
+                // In the first turn of the drain the server reads all connections once more.
                 conn.sent[**at].arrived.is_some_and(|(step, _)| step <= drain.began + 1)
             });
             if let Some((message, at)) = unanswered {

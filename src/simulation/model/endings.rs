@@ -1,24 +1,24 @@
-//! How connections end: never without a reason.
+//! The ends of connections, which always have a reason.
 
 use std::time::Duration;
 
 use super::{Conn, ConnId, Kind, Model};
 use crate::simulation::pipe::Ending;
 
-/// What a client has to read why it is closed.
+/// Time that a client has to read why it is closed.
 const LINGER: Duration = Duration::from_secs(1);
-/// Such a part of the time for the handshake is left to everybody.
+/// Every connection has at least this part of the time for its handshake.
 const STRANGER_PARTS: u32 = 20;
 
 impl Model {
-    /// Whether the server may have closed a connection, and its client not know it yet.
+    /// Returns whether the server may have closed a connection without its client knowing yet.
     pub(super) fn may_be_closed(&self, id: ConnId) -> bool {
-        // But for the calm runs there are too many ways to be sure of one.
+        // Except in calm runs there are too many ways to be sure of one.
         !self.is_calm || !self.is_sound(id) || self.conns[id].has_said_its_last()
     }
 
-    /// Whether a client that ends gets what was written to it, all of it: it reads, and its
-    /// server has not come to the end of its patience or its time.
+    /// Returns whether a client that ends must get everything that was written to it: it reads, and
+    /// neither the server's patience nor its time has ended.
     fn is_owed_the_rest(&self, id: ConnId, ending: &Ending) -> bool {
         let is_patient = ending.backlog_time < self.limits.slow_consumer_grace;
         let is_cut_off =
@@ -26,7 +26,7 @@ impl Model {
         self.conns[id].left && is_patient && !is_cut_off
     }
 
-    /// The client found the end of a connection that it did not end itself.
+    /// Handles the end of a connection that the client did not end itself.
     pub(in crate::simulation) fn ended(
         &mut self,
         id: ConnId,
@@ -37,7 +37,8 @@ impl Model {
         let conn = &self.conns[id];
         let is_told = conn.told.is_some() || conn.left || self.is_draining();
         let silent_for = |since: Duration, limit: Duration| self.now.saturating_sub(since) >= limit;
-        // Where there is no place left, a newcomer gets that of one who says nothing.
+        // If all places are taken, a new connection gets the place of one that has not completed
+        // its handshake.
         let parts = if self.is_calm { 1 } else { STRANGER_PARTS };
         let is_late = ending.accepted_at.is_none_or(|since| {
             conn.connected_at.is_none() && silent_for(since, self.limits.handshake_timeout / parts)
@@ -46,11 +47,11 @@ impl Model {
             return Err(format!("connection {id} was cut short"));
         }
         let is_idle = self.limits.idle_timeout.is_some_and(|limit| {
-            // What came at the same moment as the end came too late.
+            // A message that came at the same moment as the end came too late.
             silent_for(conn.arrived_at, limit) || conn.silence_max >= limit
         });
         let is_shed = ending.was_failed || (ending.was_shed && self.has_few_descriptors);
-        // It was told, and read too slowly to learn it; or its place was given to a newcomer.
+        // It was told, and read too slowly to notice; or its place was given to a new connection.
         let is_over = self.may_be_taken_over(id)
             || (ending.is_abrupt && ending.backlog_time >= LINGER)
             || conn.has_said_its_last();
@@ -70,7 +71,7 @@ impl Model {
 }
 
 impl Conn {
-    /// Whether it sent what no connection survives.
+    /// Returns whether it sent a message that always ends the connection.
     fn has_said_its_last(&self) -> bool {
         let mut kinds = self.sent.iter().map(|sent| sent.kind);
         kinds.any(|kind| matches!(kind, Kind::Broken("frame_too_large" | "not_connected")))

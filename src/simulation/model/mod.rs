@@ -1,9 +1,9 @@
-//! What the protocol promises, and a ledger of what was sent and received to hold against it.
+//! The promises of the protocol, and a ledger of sent and received messages to check them against.
 //!
-//! Naive on purpose, and written from the protocol's description alone: it knows nothing of how
-//! the server goes about it. It sees when the last byte of a message reached the server and
-//! when an answer was received; between the two lies the moment at which the message was
-//! processed, and whatever any such moment allows is right.
+//! It is naive on purpose, and written from the protocol's description alone: it knows nothing of
+//! how the server works. It sees when the last byte of a message reached the server and when an
+//! answer was received. The message was processed at some moment between the two, and everything
+//! that any such moment allows is right.
 
 mod answers;
 mod balance;
@@ -20,11 +20,11 @@ use super::scenario::{APPS, CLIENT_IDS};
 use super::wire::Received;
 use crate::Limits;
 
-/// Counts what happens in a run; there is one order of it all.
+/// The number of an event. All events of a run are in one order.
 pub(super) type Step = u64;
 pub(super) type ConnId = usize;
 
-/// What a frame means, by what is expected of it.
+/// The meaning of a frame, by the answer that is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Connect,
@@ -34,9 +34,9 @@ pub(super) enum Kind {
     Echo,
     Fail,
     Panic,
-    /// Answered by the process around the server, later.
+    /// Answered later, by the process around the server.
     Later,
-    /// For a worker, of the job with this number.
+    /// For a worker of the job with this number.
     Work(usize),
     Serve(usize),
     StopServing(usize),
@@ -50,21 +50,21 @@ pub(super) enum Kind {
     },
     /// Names another application, or another's connection.
     Forbidden,
-    /// Is no message, and is answered with this code.
+    /// Is not a message, and is answered with this code.
     Broken(&'static str),
     Publish(usize),
-    /// A notification for the process, for a worker or for nobody.
+    /// A notification for the process, for a worker, or for nothing.
     Note,
     WorkNote(usize),
     LostNote,
-    /// A worker's answer, the first and only one.
+    /// A worker's only answer.
     Answer,
-    /// A response that answers nothing its sender holds.
+    /// A response to a request that its sender does not have.
     Stray,
 }
 
 impl Kind {
-    /// Answered at once, and so in the order of the connection's messages.
+    /// Returns whether it is answered at once, and so in the order of the connection's messages.
     fn is_in_order(self) -> bool {
         !matches!(
             self,
@@ -90,12 +90,12 @@ impl Kind {
 pub(super) struct Sent {
     pub(super) kind: Kind,
     nonce: u64,
-    /// The last of its bytes, counted from the connection's begin.
+    /// Position of its last byte, counted from the begin of the connection.
     ends_at: u64,
     arrived: Option<(Step, Duration)>,
     done_at: Option<Step>,
     is_answered: bool,
-    /// For want of memory.
+    /// Set if it was refused for lack of memory.
     is_refused: bool,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Sent {
 pub(super) struct Conn {
     pub(super) app: usize,
     pub(super) id: usize,
-    /// It reads all there is whenever it looks, and looks often.
+    /// Set if it reads often, and everything each time.
     is_prompt: bool,
     sent: Vec<Sent>,
     sent_bytes: u64,
@@ -116,9 +116,9 @@ pub(super) struct Conn {
     outstanding: BTreeMap<String, usize>,
     in_order: VecDeque<usize>,
     pub(super) connected_at: Option<Step>,
-    /// The error that ends it.
+    /// The error that ended it.
     pub(super) told: Option<String>,
-    /// The client left, or sent what ends the conversation.
+    /// Set if the client left, or sent a message that ends the connection.
     pub(super) left: bool,
     pub(super) has_ended: bool,
     heard: BTreeMap<usize, Vec<usize>>,
@@ -128,7 +128,7 @@ pub(super) struct Conn {
 #[derive(Debug)]
 struct Drain {
     began: Step,
-    /// Whoever reads what it is sent.
+    /// The connections that read what they are sent.
     witnesses: Vec<ConnId>,
 }
 
@@ -136,14 +136,14 @@ struct Drain {
 struct Publication {
     app: usize,
     topic: usize,
-    /// The connection and which of its messages, or nobody if it came from inside.
+    /// The connection and the index of its message; none if it came from inside.
     from: Option<(ConnId, usize)>,
     posted: Step,
     first_heard: Option<Step>,
     heard_by: BTreeSet<ConnId>,
 }
 
-/// What was posted from inside the process for all connections of an application, or for one.
+/// A message from inside the process to all connections of an application, or to one.
 #[derive(Debug)]
 struct Broadcast {
     app: usize,
@@ -152,7 +152,7 @@ struct Broadcast {
     received: usize,
 }
 
-/// What a client does about what it received.
+/// The reaction of a client to a message.
 pub(super) enum Reaction {
     /// It is asked to work.
     Work { id: String, nonce: u64 },
@@ -168,20 +168,20 @@ pub(super) struct Model {
     has_bursts: bool,
     has_few_descriptors: bool,
     drain: Option<Drain>,
-    /// All that is under way has arrived, and was dealt with.
+    /// The step after which everything under way had arrived and was handled.
     settled_at: Option<Step>,
     pub(super) conns: Vec<Conn>,
     publications: Vec<Publication>,
     broadcasts: BTreeMap<u64, Broadcast>,
-    /// Who was given a request, by its nonce.
+    /// The workers that were given requests, by nonce.
     forwarded: BTreeMap<u64, ConnId>,
-    /// Requests that the worker has lost interest in.
+    /// Requests that their worker ignores.
     ignored: BTreeSet<u64>,
     notes_received: BTreeSet<u64>,
     nonce: u64,
     pub(super) frames_received: u64,
     codes: BTreeMap<String, u64>,
-    /// Closed without a word, as slow readers are.
+    /// Connections closed without an error, as slow readers are.
     silently_closed: u64,
 }
 
@@ -238,12 +238,12 @@ impl Model {
         self.conns.len() - 1
     }
 
-    /// The id that the connection's next message will have. Others use the same.
+    /// Returns the id of the connection's next message. Other connections use the same ids.
     pub(super) fn next_message_id(&self, conn: ConnId) -> String {
         format!("m{}", self.conns[conn].sent.len())
     }
 
-    /// A client sent a frame of so many bytes.
+    /// Notes that a client sent a frame of this many bytes.
     pub(super) fn sent(&mut self, from: ConnId, kind: Kind, nonce: u64, bytes: usize) {
         let id = self.next_message_id(from);
         let conn = &mut self.conns[from];
@@ -266,7 +266,7 @@ impl Model {
         }
     }
 
-    /// So many bytes of a connection have reached the server's kernel.
+    /// Notes how many bytes of a connection have reached the server's kernel.
     pub(super) fn arrived(&mut self, from: ConnId, bytes: u64) {
         let moment = (self.step, self.now);
         let conn = &mut self.conns[from];
@@ -280,12 +280,12 @@ impl Model {
         }
     }
 
-    /// A worker will not answer this.
+    /// Notes that a worker will not answer a request.
     pub(super) fn ignored(&mut self, nonce: u64) {
         self.ignored.insert(nonce);
     }
 
-    /// A client received a frame.
+    /// Checks a frame that a client received.
     pub(super) fn received(&mut self, by: ConnId, body: &[u8]) -> Result<Option<Reaction>, String> {
         let message = Received::parse(body)?;
         self.frames_received += 1;
@@ -305,7 +305,7 @@ impl Model {
         result.map_err(|what| format!("connection {by}: {what}: {}", String::from_utf8_lossy(body)))
     }
 
-    /// A message for a worker.
+    /// Checks a message for a worker.
     fn work(&mut self, by: ConnId, message: &Received) -> Result<Option<Reaction>, String> {
         let nonce = number(&message.payload, "nonce")?;
         let (from, at) = self.find(nonce)?;
@@ -342,7 +342,7 @@ impl Model {
         Ok(Some(Reaction::Work { id: message.id.clone(), nonce }))
     }
 
-    /// The message that bears a nonce.
+    /// Finds the message with a nonce.
     fn find(&self, nonce: u64) -> Result<(ConnId, usize), String> {
         let found = self.conns.iter().enumerate().find_map(|(id, conn)| {
             Some((id, conn.sent.iter().position(|sent| sent.nonce == nonce)?))
@@ -350,7 +350,7 @@ impl Model {
         found.ok_or_else(|| format!("nobody sent {nonce}"))
     }
 
-    /// The server has processed all of a connection's messages up to this one.
+    /// Notes that the server has processed all of a connection's messages up to this one.
     fn note_done(&mut self, from: ConnId, at: usize) {
         let step = self.step;
         let conn = &mut self.conns[from];
@@ -360,7 +360,7 @@ impl Model {
         }
     }
 
-    /// Whether nothing has happened to a connection that could cost it a message.
+    /// Returns whether nothing has happened to a connection that could cost it a message.
     pub(super) fn is_sound(&self, id: ConnId) -> bool {
         let conn = &self.conns[id];
         conn.connected_at.is_some()
@@ -370,14 +370,14 @@ impl Model {
             && !self.may_be_taken_over(id)
     }
 
-    /// Whether another connection came with the same id.
+    /// Returns whether another connection came with the same id.
     fn may_be_taken_over(&self, id: ConnId) -> bool {
         let own = &self.conns[id];
         self.conns.iter().enumerate().any(|(other, conn)| {
             other != id
                 && (conn.app, conn.id) == (own.app, own.id)
                 && conn.sent.first().is_some_and(|sent| {
-                    // Whoever was connected before this one even asked cannot have taken over.
+                    // A connection that was accepted before this one asked cannot have taken over.
                     let asked = own.sent.first().and_then(|sent| sent.arrived);
                     sent.kind == Kind::Connect
                         && sent.arrived.is_some()
@@ -388,7 +388,7 @@ impl Model {
         })
     }
 
-    /// Since when another connection certainly has the id of this one.
+    /// Returns the step since which another connection certainly has this id.
     fn surely_taken_over(&self, id: ConnId) -> Option<Step> {
         let own = &self.conns[id];
         let since = own.connected_at?;
@@ -404,7 +404,7 @@ fn number(payload: &Value, field: &str) -> Result<u64, String> {
     payload[field].as_u64().ok_or_else(|| format!("the payload has no {field}"))
 }
 
-/// How the server names a connection.
+/// Returns the names by which the server knows a connection.
 fn name(conn: &Conn) -> (String, String) {
     (APPS[conn.app].to_owned(), CLIENT_IDS[conn.id].to_owned())
 }

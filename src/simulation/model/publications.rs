@@ -1,4 +1,5 @@
-//! Publications: each live subscriber hears each once, all in one order, and nobody else does.
+//! Publications: each connected subscriber receives each once, all in one order, and no other
+//! connection does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +8,7 @@ use crate::simulation::scenario::{APPS, CLIENT_IDS, TOPICS};
 use crate::simulation::wire::Received;
 
 impl Model {
-    /// A publication that a connection is about to send, or that comes from inside.
+    /// Notes a publication that a connection is about to send, or that comes from inside.
     pub(in crate::simulation) fn publication(
         &mut self,
         app: usize,
@@ -25,7 +26,7 @@ impl Model {
         self.publications.len() - 1
     }
 
-    /// A message from inside to all connections of an application, or to one.
+    /// Notes a message from inside to all connections of an application, or to one.
     pub(in crate::simulation) fn broadcast(&mut self, app: usize, to: Option<usize>) -> u64 {
         let nonce = self.fresh_nonce();
         self.broadcasts.insert(nonce, Broadcast { app, to, posted: self.step, received: 0 });
@@ -88,7 +89,7 @@ impl Model {
         Ok(())
     }
 
-    /// The first and the last moment at which a publication may have been processed.
+    /// Returns the first and the last moment at which a publication may have been processed.
     fn moment(&self, publication: &Publication) -> (Option<Step>, Option<Step>) {
         let Some((from, at)) = publication.from else {
             let done = publication.first_heard.or(self.settled_at);
@@ -102,8 +103,8 @@ impl Model {
         (sent.arrived.map(|(step, _)| step), done)
     }
 
-    /// Whether a connection may hear a publication: whether some moment at which it could have
-    /// been processed is one at which the connection could have been subscribed.
+    /// Checks that a connection may receive a publication: at some moment at which it may have been
+    /// processed, the connection may have been subscribed.
     fn check_audible(&self, by: ConnId, at: usize) -> Result<(), String> {
         let publication = &self.publications[at];
         let (_, done) = self.moment(publication);
@@ -133,7 +134,7 @@ impl Model {
         Ok(())
     }
 
-    /// All has come to rest: whoever was to hear something has.
+    /// Checks, at rest, that every connection has received what it should have.
     pub(super) fn check_heard(&self) -> Result<(), String> {
         for (at, publication) in self.publications.iter().enumerate() {
             let (Some(arrived), Some(done)) = self.moment(publication) else { continue };
@@ -178,7 +179,7 @@ impl Model {
                         !sent.is_refused && sent.done_at.is_some_and(|done| done < from);
                 }
                 Kind::Unsubscribe { topic: other, .. } if other == topic => {
-                    // With an end that may lie in between nothing is sure.
+                    // If the subscription may have ended in between, nothing is certain.
                     is_subscribed &= sent.arrived.is_none_or(|(step, _)| step > to);
                 }
                 _ => {}
@@ -187,7 +188,8 @@ impl Model {
         is_subscribed
     }
 
-    /// There is one order of each channel's publications that all subscribers agree on.
+    /// Checks that there is one order of each channel's publications on which all subscribers
+    /// agree.
     fn check_order(&self) -> Result<(), String> {
         let mut after: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
         let mut before: BTreeMap<usize, usize> = BTreeMap::new();
@@ -224,12 +226,13 @@ impl Model {
         self.publications.iter().map(|publication| publication.heard_by.len() as u64).sum()
     }
 
-    /// Those that were surely processed, and those that may have been.
+    /// Returns the number of publications that were certainly processed, and of those that may have
+    /// been.
     pub(super) fn publication_counts(&self) -> (u64, u64) {
         let mut counts = (0, 0);
         for publication in &self.publications {
             let (arrived, done) = self.moment(publication);
-            // From inside, a channel that nobody knows is none.
+            // A publication from inside to a channel that does not exist is not counted.
             let is_sure = if publication.from.is_some() { done } else { publication.first_heard };
             counts.0 += u64::from(arrived.is_some() && is_sure.is_some());
             counts.1 += u64::from(arrived.is_some());
