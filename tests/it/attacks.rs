@@ -39,6 +39,20 @@ impl Held {
     }
 }
 
+/// Waits until a server process holds so many descriptors: those of closed connections are closed
+/// behind the answer that counts them no more.
+fn wait_for_descriptors(server: &ServerProcess, expected: usize) {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let Held { descriptors, .. } = Held::by(server);
+        if descriptors == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{descriptors} descriptors, and not {expected}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// A peer of a server process that has introduced itself.
 fn connected(server: &ServerProcess, connection_id: &str) -> Peer {
     let mut peer = Peer::new(server.address);

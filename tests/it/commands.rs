@@ -24,7 +24,12 @@ struct Demo(Running);
 
 impl Demo {
     fn start() -> Self {
-        Self(Running::start(serve(&["--demo", "--host", "127.0.0.1", "--port", "0"])))
+        Self::start_at(0)
+    }
+
+    fn start_at(port: u16) -> Self {
+        let port = port.to_string();
+        Self(Running::start(serve(&["--demo", "--host", "127.0.0.1", "--port", &port])))
     }
 
     /// A subcommand that is to ask this server.

@@ -9,13 +9,17 @@ use std::time::Duration;
 use ipc_framework::{Config, Limits, Responder, Server};
 use serde_json::{Value, json};
 
-use crate::support::{HANG, Peer, TestServer, code, frame, install_echo, serve};
+use crate::support::{
+    HANG, Peer, TestServer, code, frame, install_echo, reserved_port, serve_as_told,
+};
 
 /// With the channels `echo`, `large`, which answers 8 MiB, and `later`, whose requests are
 /// handed to the test.
 fn serve_all(limits: Limits) -> (TestServer, Receiver<Responder>) {
     let (sender, responders) = channel();
-    let server = serve(Config { limits, ..Config::default() }, |server| {
+    // One of the tests expects that nobody listens there afterwards.
+    let config = Config { limits, port: reserved_port(), ..Config::default() };
+    let server = serve_as_told(config, |server| {
         install_echo(server);
         let mut app = server.application("app", "The App");
         app.channel("large").on_request(|request| request.reply(&"x".repeat(LARGE_BYTES)));

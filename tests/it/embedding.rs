@@ -54,15 +54,7 @@ fn handlers_answer_by_value_raw_json_error_and_panic() {
 
 #[test]
 fn an_answer_may_come_later_from_any_thread() {
-    let limits = Limits { request_timeout: Duration::from_millis(200), ..Limits::default() };
-    let (hand_over, responders) = mpsc::channel();
-    let server = serve(Config { limits, ..Config::default() }, move |server| {
-        server.application("app", "").channel("later").on_request(move |request| {
-            let (reply, responder) = request.defer()?;
-            hand_over.send(responder)?;
-            Ok(reply)
-        });
-    });
+    let (server, responders) = serve_later(Limits::default());
     let mut peer = server.connected("app", "patient");
     let ask = |peer: &mut Peer| {
         let id = peer.send("request", "later", json!(null));
@@ -83,9 +75,13 @@ fn an_answer_may_come_later_from_any_thread() {
     assert_eq!(code(&peer.receive()), "handler_failed");
     ask(&mut peer).1.fail("no stock");
     assert!(peer.receive()["payload"]["error"].as_str().unwrap().contains("no stock"));
-    let (_, late) = ask(&mut peer);
+
+    let request_timeout = Duration::from_millis(200);
+    let (server, responders) = serve_later(Limits { request_timeout, ..Limits::default() });
+    let mut peer = server.connected("app", "impatient");
+    peer.send("request", "later", json!(null));
     assert_eq!(code(&peer.receive()), "timeout");
-    late.reply(&"too late").unwrap();
+    responders.recv_timeout(HANG).unwrap().reply(&"too late").unwrap();
     peer.fence();
 }
 

@@ -50,7 +50,7 @@ fn what_goes_both_ways_arrives_whole_however_large() {
 #[test]
 fn whoever_does_not_read_is_closed_and_the_others_get_everything() {
     let certificates = Certificates::new("stalled");
-    let limits = Limits { slow_consumer_grace: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { slow_consumer_grace: Duration::from_secs(3), ..Limits::default() };
     let server = serve_tls(&certificates.tls(), limits);
     let client = certificates.client();
     let mut slow = TlsPeer::connected(server.address, &client, "slow");

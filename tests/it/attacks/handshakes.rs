@@ -16,11 +16,11 @@ use crate::support::{Peer, frame, install_echo, serve};
 const STRANGERS: usize = 300;
 
 /// Silence, and one byte again and again: both have the handshake's time and no more, and hold a
-/// buffer of the smallest size at most. A second is scaled to 10 ms, and 5 s to half of one.
+/// buffer of the smallest size at most.
 #[test]
 fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
     const SMALLEST_BUFFER_BYTES: usize = 4 << 10;
-    let limits = Limits { handshake_timeout: Duration::from_millis(500), ..Limits::default() };
+    let limits = Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() };
     let server = serve(Config { limits, ..Config::default() }, install_echo);
     let mut bystanders = Bystanders::of(&server);
     let mut silent: Vec<Peer> = (0..STRANGERS).map(|_| server.peer()).collect();
@@ -51,7 +51,7 @@ fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
 #[test]
 fn strangers_who_take_every_place_keep_nobody_out() {
     const PLACES: usize = 100;
-    let handshake_timeout = Duration::from_secs(10);
+    let handshake_timeout = Duration::from_secs(60);
     let limits = Limits { connections_max: PLACES, handshake_timeout, ..Limits::default() };
     let server = serve(Config { limits, ..Config::default() }, install_echo);
     let is_over = Arc::new(AtomicBool::new(false));
@@ -99,7 +99,7 @@ fn strangers_with_the_largest_frames_hold_a_read_and_a_few_errors_each() {
     const READ_BYTES: usize = 64 << 10;
     /// What a stranger may leave unread, and the error that went over it.
     const ERRORS_BYTES: usize = 8 << 10;
-    let limits = Limits { handshake_timeout: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits { handshake_timeout: Duration::from_secs(3), ..Limits::default() };
     let server = serve(Config { limits, ..Config::default() }, install_echo);
     let mut bystanders = Bystanders::of(&server);
     let floods: Vec<_> = (0..STRANGERS)

@@ -172,10 +172,8 @@ fn the_limit_of_the_handshake_ends_with_the_connect_even_in_one_write() {
 
 #[test]
 fn trickling_bytes_do_not_prolong_the_handshake() {
-    let server = serve_limited(Limits {
-        handshake_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    });
+    let server =
+        serve_limited(Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() });
     let mut bystanders = Bystanders::of(&server);
     let mut peer = stranger(&server);
     let bytes = frame(&connect_of(&mut peer, 16 << 10));
@@ -201,10 +199,8 @@ fn is_closed(peer: &mut Peer) -> bool {
 
 #[test]
 fn silence_is_closed_after_the_handshakes_time() {
-    let server = serve_limited(Limits {
-        handshake_timeout: Duration::from_millis(100),
-        ..Limits::default()
-    });
+    let server =
+        serve_limited(Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() });
     let mut bystanders = Bystanders::of(&server);
     let mut silent: Vec<Peer> = (0..20).map(|_| server.peer()).collect();
     for peer in &mut silent {

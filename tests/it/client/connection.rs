@@ -11,7 +11,7 @@ use ipc_framework::client::{
 use ipc_framework::{Access, Config, ErrorCode, Json, Message, MessageType, Token, UnixSocket};
 use serde_json::{Value, json};
 
-use crate::support::{HANG, TestServer, frame, install_echo, serve, serve_echo};
+use crate::support::{HANG, TestServer, frame, install_echo, reserved_port, serve, serve_echo};
 
 pub(crate) fn options(server: &TestServer) -> Options {
     let mut options = Options::new("app");
@@ -206,9 +206,7 @@ fn whose_id_is_taken_over_is_told() {
 
 #[test]
 fn nothing_that_listens_is_told_with_what_to_do() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = reserved_port();
     let mut options = Options::new("app");
     options.endpoint = Endpoint::tcp("127.0.0.1", port);
     let error = options.connect().unwrap_err();

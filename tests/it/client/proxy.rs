@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipc_framework::client::{Client, Endpoint, Error, Event, Execution, Reconnect};
 
 use super::many_threads::{client_options, value};
-use crate::support::{HANG, TestServer, serve_echo};
+use crate::support::{HANG, TestServer, serve_echo, succeeds_once};
 
 /// What happens to the bytes of one connection that go one way.
 #[derive(Clone, Copy, Debug)]
@@ -198,30 +198,38 @@ fn corruption_is_told_from_messages_and_the_client_comes_back() {
 fn corruption_on_the_way_to_the_server_is_told_and_the_client_comes_back() {
     let server = serve_echo();
     for after in [WELCOMED, WELCOMED + 1, WELCOMED + 50, 2000] {
-        let client = connect(&server, Way::ToServer, vec![Harm::Corrupt(after), Harm::None]);
-        let (sender, told) = channel();
-        client.on_event(move |event| match event {
-            Event::Refused { error, .. } | Event::Disconnected { error, .. } => {
-                let _ = sender.send(error.to_string());
-            }
-            _ => {}
-        });
-        let mut failed = 0;
-        for n in 0..50 {
-            match client.send_request("echo", &n, Duration::from_secs(1)) {
-                Ok(answer) => assert_eq!(value(&answer), n),
-                Err(error) => {
-                    assert_eq!(error.execution(), Execution::Possible, "{error:?}");
-                    failed += 1;
-                }
-            }
-        }
-        assert!((1..=3).contains(&failed), "{failed} of 50, corrupted after {after}");
-        let mut words = String::new();
-        while !words.contains("frame_too_large") {
-            words += &told.recv_timeout(HANG).unwrap_or_else(|_| panic!("only {words}"));
-        }
-        assert_eq!(client.connection_info().connections, 2);
-        assert_eq!(value(&client.request("echo", &"well again").unwrap()), "well again");
+        // A busy machine lets more of them run out of time.
+        succeeds_once(|| corrupted_on_the_way_to(&server, after));
     }
+}
+
+fn corrupted_on_the_way_to(server: &TestServer, after: usize) -> Result<(), String> {
+    let client = connect(server, Way::ToServer, vec![Harm::Corrupt(after), Harm::None]);
+    let (sender, told) = channel();
+    client.on_event(move |event| match event {
+        Event::Refused { error, .. } | Event::Disconnected { error, .. } => {
+            let _ = sender.send(error.to_string());
+        }
+        _ => {}
+    });
+    let mut failed = 0;
+    for n in 0..50 {
+        match client.send_request("echo", &n, Duration::from_secs(1)) {
+            Ok(answer) => assert_eq!(value(&answer), n),
+            Err(error) => {
+                assert_eq!(error.execution(), Execution::Possible, "{error:?}");
+                failed += 1;
+            }
+        }
+    }
+    if !(1..=3).contains(&failed) {
+        return Err(format!("{failed} of 50 failed, corrupted after {after}"));
+    }
+    let mut words = String::new();
+    while !words.contains("frame_too_large") {
+        words += &told.recv_timeout(HANG).unwrap_or_else(|_| panic!("only {words}"));
+    }
+    assert_eq!(client.connection_info().connections, 2);
+    assert_eq!(value(&client.request("echo", &"well again").unwrap()), "well again");
+    Ok(())
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::many_threads::value;
 use super::scripted::{Told, losses, next};
-use crate::support::HANG;
+use crate::support::{HANG, reserved_port};
 
 pub(crate) struct Published {
     child: Child,
@@ -21,7 +21,7 @@ pub(crate) struct Published {
 
 impl Published {
     pub(crate) fn start() -> Self {
-        Self::start_at(0)
+        Self::start_at(reserved_port())
     }
 
     fn start_at(port: u16) -> Self {
@@ -110,7 +110,7 @@ fn a_client_takes_its_silence_for_what_it_is() {
     let server = Published::start();
     let mut options = ClientOptions::new("app");
     options.connection = server.options();
-    options.heartbeat = Some(Duration::from_millis(50));
+    options.heartbeat = Some(Duration::from_millis(500));
     let client = options.connect().unwrap();
     let mut news = client.subscribe("news").unwrap();
     // Until the heartbeat has been given up: nothing but it is pending.

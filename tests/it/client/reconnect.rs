@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::many_threads::value;
 use crate::cli::{Running, serve};
-use crate::support::HANG;
+use crate::support::{HANG, reserved_port};
 
 /// What is kept of an event.
 #[derive(Debug, PartialEq)]
@@ -31,9 +31,8 @@ struct Served {
 
 impl Served {
     fn new() -> Self {
-        let server = start(0);
-        let port = server.address().port();
-        Self { server: Some(server), port }
+        let port = reserved_port();
+        Self { server: Some(start(port)), port }
     }
 
     fn options(&self) -> ClientOptions {
@@ -211,7 +210,7 @@ fn without_reconnect_the_first_loss_is_the_end() {
 fn a_server_that_stands_still_is_found_dead_and_one_that_comes_back_is_found() {
     let served = Served::new();
     let mut options = served.options();
-    options.heartbeat = Some(Duration::from_millis(100));
+    options.heartbeat = Some(Duration::from_secs(1));
     let client = options.connect().unwrap();
     let events = watch(&client);
     // Known to answer, so that its silence means something.
@@ -322,7 +321,7 @@ fn what_is_delivered_under_restarts_is_delivered_once_and_in_order() {
 fn what_is_delivered_by_a_server_that_stood_still_is_delivered_once() {
     let served = Served::new();
     let mut options = served.options();
-    options.heartbeat = Some(Duration::from_millis(500));
+    options.heartbeat = Some(Duration::from_secs(1));
     let delivered = deliver_under(&options, |events| {
         served.running().signal("STOP");
         expect(events, &Told::Disconnected { unanswered: 0 });

@@ -11,12 +11,21 @@ use serde_json::{Value, json};
 
 use super::{Demo, Live};
 use crate::cli::{Scratch, assert_fails};
+use crate::support::succeeds_once;
 
+/// The report of a load, which lasts longer on a machine that is too busy to measure anything.
 fn measure(demo: &Demo, arguments: &[&str]) -> Value {
-    let short = ["--warmup", "20ms", "--duration", "200ms", "--json"];
-    let mut documents = demo.documents(&[&["bench"], arguments, &short].concat());
-    assert_eq!(documents.len(), 1, "{documents:?}");
-    documents.remove(0)
+    let mut report = Value::Null;
+    for duration in ["200ms", "2s", "20s"] {
+        let short = ["--warmup", "20ms", "--duration", duration, "--json"];
+        let mut documents = demo.documents(&[&["bench"], arguments, &short].concat());
+        assert_eq!(documents.len(), 1, "{documents:?}");
+        report = documents.remove(0);
+        if report["count"].as_u64() > Some(0) {
+            break;
+        }
+    }
+    report
 }
 
 #[test]
@@ -48,8 +57,9 @@ fn every_load_is_measured_in_both_loops() {
 fn an_open_loop_sends_no_more_than_its_rate() {
     let demo = Demo::start();
     let report = measure(&demo, &["--rate", "100", "--clients", "2"]);
-    // 0.2 s at 100 a second; slow machines may do fewer.
-    assert!((1..=20).contains(&report["count"].as_u64().unwrap()), "{report}");
+    let [count, seconds] = ["count", "seconds"].map(|name| report[name].as_f64().unwrap());
+    // Slow machines may do fewer.
+    assert!(count >= 1.0 && count <= (seconds * 100.0).ceil(), "{report}");
 }
 
 #[test]
@@ -72,12 +82,17 @@ fn a_stalled_server_hides_nothing_of_what_waited() {
     let few = [&["bench", "--in-flight", "4"], &arguments[..]].concat();
     let shown = demo.prints(&few);
     assert!(shown.contains("were due and not sent"), "{shown}");
-    let report = demo.documents(&[&few[..], &["--json"]].concat()).remove(0);
-    assert!(report["unsent"].as_u64() > Some(0), "what was never sent is told: {report}");
-    // One takes 50 ms and one is due every millisecond: the later, the longer it waited.
-    let [min, max] = ["min", "max"].map(|name| report["latency_us"][name].as_f64().unwrap());
-    assert!(report["count"].as_u64() >= Some(2), "{report}");
-    assert!(max - min > 40_000.0, "waiting for its turn counts: {report}");
+    succeeds_once(|| {
+        let report = demo.documents(&[&few[..], &["--json"]].concat()).remove(0);
+        assert!(report["unsent"].as_u64() > Some(0), "what was never sent is told: {report}");
+        if report["count"].as_u64() < Some(2) {
+            return Err(format!("{report}"));
+        }
+        // One takes 50 ms and one is due every millisecond: the later, the longer it waited.
+        let [min, max] = ["min", "max"].map(|name| report["latency_us"][name].as_f64().unwrap());
+        assert!(max - min > 40_000.0, "waiting for its turn counts: {report}");
+        Ok(())
+    });
     // With room for them all they are sent, and those without an answer are told too.
     drop(worker);
     for flags in [&[][..], &["--json"]] {
@@ -101,12 +116,15 @@ fn an_open_loop_sends_whatever_is_outstanding() {
     let slow = demo.command(&["worker", "slow", "-c", "100", "--", "sleep", "0.5"]);
     let worker = Live::start(slow);
     let rate = ["--rate", "100", "--warmup", "0", "--duration", "1s", "--timeout", "30s"];
-    let report = demo.documents(&[&["bench", "--json", "--channel", "slow"], &rate[..]].concat());
-    let report = &report[0];
-    let [count, unsent] = ["count", "unsent"].map(|name| report[name].as_u64().unwrap());
-    // A machine that is busy may come to the last ones too late.
-    assert!(count >= 50 && count + unsent >= 95, "{report}");
-    assert_eq!(report["unanswered"], 0, "{report}");
+    succeeds_once(|| {
+        let arguments = [&["bench", "--json", "--channel", "slow"], &rate[..]].concat();
+        let report = demo.documents(&arguments).remove(0);
+        let names = ["count", "unsent", "unanswered"];
+        let [count, unsent, unanswered] = names.map(|name| report[name].as_u64().unwrap());
+        // A machine that is busy may come to the last ones too late.
+        let is_all = count >= 50 && count + unsent >= 95 && unanswered == 0;
+        is_all.then_some(()).ok_or_else(|| report.to_string())
+    });
     drop(worker);
     let silent = demo.command(&["bench", "--channel", "slow", "--rate", "10", "--duration", "1s"]);
     assert_fails(silent, 1, "(no_handler)");
@@ -116,6 +134,11 @@ fn an_open_loop_sends_whatever_is_outstanding() {
 /// request would have been outstanding in a closed loop.
 #[test]
 fn a_pause_of_the_server_shows_in_all_that_was_due_meanwhile() {
+    // On a busy machine the pause may come when the load is nearly over.
+    succeeds_once(pause_the_server);
+}
+
+fn pause_the_server() -> Result<(), String> {
     let demo = Demo::start();
     let mut bench = demo.command(&["bench", "--json", "--rate", "100", "--warmup", "0"]);
     bench.args(["--duration", "2s"]).stdout(Stdio::piped());
@@ -133,8 +156,9 @@ fn a_pause_of_the_server_shows_in_all_that_was_due_meanwhile() {
     assert!(status.success());
     let report: Value = serde_json::from_slice(&stdout).unwrap();
     // Half of the time, so that the slowest quarter waited a quarter of a second and more.
-    assert!(report["latency_us"]["p90"].as_f64() > Some(250_000.0), "{report}");
-    assert_eq!((&report["unsent"], &report["unanswered"]), (&json!(0), &json!(0)), "{report}");
+    let is_seen = report["latency_us"]["p90"].as_f64() > Some(250_000.0);
+    let is_all = (&report["unsent"], &report["unanswered"]) == (&json!(0), &json!(0));
+    (is_seen && is_all).then_some(()).ok_or_else(|| report.to_string())
 }
 
 /// Nobody reads while a message waits to be sent: what is outstanding has to fit in between.
@@ -143,7 +167,7 @@ fn large_messages_of_an_open_loop_do_not_hold_each_other_up() {
     let demo = Demo::start();
     for load in ["request", "publish"] {
         let large = ["--rate", "500", "--size", "512KiB", "--in-flight", "64"];
-        let times = ["--warmup", "0", "--duration", "1s"];
+        let times = ["--warmup", "0", "--duration", "1s", "--timeout", "60s"];
         let arguments = [&["bench", load, "--json"], &large[..], &times].concat();
         let report = demo.documents(&arguments).remove(0);
         assert!(report["count"].as_u64() > Some(0), "{report}");

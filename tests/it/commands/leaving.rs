@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Demo, Live};
 use crate::cli::{Running, Scratch, assert_fails, serve};
+use crate::support::reserved_port;
 
 /// A server that ends says so to everybody; that is no message of any channel.
 #[test]
@@ -20,15 +21,14 @@ fn the_servers_last_word_is_no_work_and_no_news() {
 
 #[test]
 fn a_worker_waits_for_a_server_that_is_started_anew() {
-    let demo = Demo::start();
-    let port = demo.0.address().port().to_string();
+    let port = reserved_port();
+    let demo = Demo::start_at(port);
     let mut worker = Live::start(demo.command(&["worker", "held", "--json", "--", "cat"]));
     demo.0.signal("TERM");
     let (status, stderr) = demo.0.end();
     assert!(status.success(), "{stderr}");
     assert!(worker.read_error().contains("is gone"));
-    let anew = ["--demo", "--host", "127.0.0.1", "--port", &port];
-    let demo = Demo(Running::start(serve(&anew)));
+    let demo = Demo::start_at(port);
     assert!(worker.read_error().contains("is there again"));
     assert_eq!(demo.prints(&["request", "held", "[7]"]), "[7]\n");
     // The old server's last word was no work for the command.
@@ -44,8 +44,9 @@ fn a_worker_waits_for_a_server_that_is_started_anew() {
 
 #[test]
 fn a_worker_that_the_server_does_not_take_back_ends() {
-    let (demo, scratch) = (Demo::start(), Scratch::new("refused"));
-    let port = demo.0.address().port().to_string();
+    let port = reserved_port();
+    let (demo, scratch) = (Demo::start_at(port), Scratch::new("refused"));
+    let port = port.to_string();
     let mut worker = Live::start(demo.command(&["worker", "held", "--", "cat"]));
     drop(demo);
     assert!(worker.read_error().contains("is gone"));

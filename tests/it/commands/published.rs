@@ -55,7 +55,7 @@ fn what_it_never_confirms_is_not_waited_for() {
     assert_eq!(publisher.end().0, Some(0));
     prints(&["notify", "notes", "\"remember\""]);
     assert_eq!(prints(&["request", "notes"]), "[\"remember\"]\n");
-    let bench = ["bench", "--json", "--duration", "200ms", "--warmup", "0"];
+    let bench = ["bench", "--json", "--duration", "2s", "--warmup", "0"];
     for load in [&["publish"][..], &["fan-out"], &["--rate", "20"], &["publish", "--rate", "20"]] {
         let report = documents(&prints(&[&bench, load].concat())).remove(0);
         assert!(report["count"].as_u64() > Some(0), "{report}");

@@ -17,7 +17,7 @@ use super::certificates::Certificates;
 use super::serve_tls;
 use crate::client::many_threads::value;
 use crate::client::proxy::{Harm, Way, harm};
-use crate::support::{HANG, TestServer, frame, install_echo, serve, serve_as_told};
+use crate::support::{HANG, TestServer, frame, install_echo, reserved_port, serve, serve_as_told};
 
 pub(super) fn options(address: SocketAddr, tls: Tls) -> Options {
     let mut options = Options::new("app");
@@ -385,8 +385,8 @@ fn a_client_comes_back_over_tls_with_whatever_certificates_there_are_by_then() {
     let start = |port, tls| -> TestServer {
         serve_as_told(Config { port, tls: Some(tls), ..Config::default() }, install_echo)
     };
-    let first = start(0, certificates.mutual_tls());
-    let port = first.address.port();
+    let port = reserved_port();
+    let first = start(port, certificates.mutual_tls());
     let tls = certificates.trust_and_show();
     let client = client_options(first.address, tls).connect().unwrap();
     let told = events(&client);
@@ -420,7 +420,7 @@ fn a_silent_server_is_found_dead_over_tls_as_well() {
     let certificates = Certificates::new("client, silent");
     let Pair { client, mut side, .. } = pair(&certificates, |address| {
         let mut options = client_options(address, certificates.trust());
-        options.heartbeat = Some(Duration::from_millis(50));
+        options.heartbeat = Some(Duration::from_millis(500));
         options
     });
     let (sender, told) = channel();
