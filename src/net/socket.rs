@@ -142,10 +142,22 @@ impl<T: Stream> Socket<T> {
         loop {
             let (stream, mut wanted, mut is_blocked) = (&mut self.stream, 0, false);
             let flushed = broker.flush(self.key, |queue| {
-                let mut slices: SmallVec<[IoSlice<'_>; SLICES_MAX]> = SmallVec::new();
-                slices.extend(queue.slices().take(SLICES_MAX).map(IoSlice::new));
-                wanted = slices.iter().map(|slice| slice.len()).sum();
-                let bytes = if wanted == 0 { 0 } else { write(stream, &slices)? };
+                let mut pieces = queue.slices().map(IoSlice::new);
+                let bytes = match (pieces.next(), pieces.next()) {
+                    (None, _) => 0,
+                    // Most turns queue one answer.
+                    (Some(piece), None) => {
+                        wanted = piece.len();
+                        write(stream, &[piece])?
+                    }
+                    (Some(first), Some(second)) => {
+                        let mut slices = SmallVec::<[_; SLICES_MAX]>::new();
+                        slices.extend([first, second]);
+                        slices.extend(pieces.take(SLICES_MAX - 2));
+                        wanted = slices.iter().map(|slice| slice.len()).sum();
+                        write(stream, &slices)?
+                    }
+                };
                 let holds = !stream.flush()?;
                 is_blocked = bytes < wanted || holds;
                 io::Result::Ok(Written { bytes, holds })
@@ -166,6 +178,7 @@ impl<T: Stream> Socket<T> {
 
     /// Asks for writability after a short write only: on Unix sockets it would otherwise
     /// wake the loop for every message.
+    #[inline]
     fn want_writable(
         &mut self,
         wants: bool,
