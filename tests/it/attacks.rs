@@ -14,13 +14,13 @@ mod tables;
 
 use std::fs;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use socket2::SockRef;
 
 use crate::descriptors::ServerProcess;
-use crate::support::{HANG, Peer, TestServer};
+use crate::support::{HANG, Peer, TestServer, until_within};
 
 /// Long enough for the largest of these on a busy machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -42,42 +42,23 @@ impl Held {
 /// Waits until a server process holds so many descriptors: those of closed connections are closed
 /// behind the answer that counts them no more.
 fn wait_for_descriptors(server: &ServerProcess, expected: usize) {
-    let deadline = Instant::now() + LONG;
-    loop {
-        let Held { descriptors, .. } = Held::by(server);
-        if descriptors == expected {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{descriptors} descriptors, and not {expected}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let descriptors = || Held::by(server).descriptors;
+    until_within(LONG, "the close", descriptors, |descriptors| *descriptors == expected);
 }
 
 /// A peer of a server process that has introduced itself.
-fn connected(server: &ServerProcess, connection_id: &str) -> Peer {
+pub(crate) fn connected(server: &ServerProcess, connection_id: &str) -> Peer {
     let mut peer = Peer::new(server.address);
     peer.connect("app", connection_id);
     peer
 }
 
-fn stats(peer: &mut Peer) -> Value {
-    peer.request("system", json!({"action": "get_stats"}))
-}
-
 /// Asks until the statistics of a server process say so.
-fn wait_until(peer: &mut Peer, what: &str, says_so: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + LONG;
-    loop {
-        let stats = stats(peer);
-        if says_so(&stats) {
-            return stats;
-        }
-        assert!(Instant::now() < deadline, "{what} does not come: {stats}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+pub(crate) fn wait_until(peer: &mut Peer, what: &str, says_so: impl Fn(&Value) -> bool) -> Value {
+    until_within(LONG, what, || peer.stats(), says_so)
 }
 
-fn count(stats: &Value, name: &str) -> usize {
+pub(crate) fn count(stats: &Value, name: &str) -> usize {
     let figure = stats.get(name).unwrap_or(&stats["counters"][name]);
     usize::try_from(figure.as_u64().unwrap_or_else(|| panic!("{name} is missing: {stats}")))
         .unwrap()
@@ -100,11 +81,6 @@ fn kernel_bytes(port: u16) -> (usize, usize) {
         }
     }
     sum
-}
-
-/// The kernel would otherwise read megabytes in the place of one who does not.
-fn read_nothing_early(peer: &Peer) {
-    SockRef::from(&peer.stream).set_recv_buffer_size(4 << 10).unwrap();
 }
 
 /// Closing says so at once and leaves no port in its waiting time, of which there are only so

@@ -9,7 +9,7 @@ mod stream;
 
 use serde_json::json;
 
-use crate::support::{Peer, TestServer};
+use crate::support::{Peer, TestServer, serve_echo};
 
 /// A publisher, a subscriber and a requester that must not notice anything.
 pub(crate) struct Bystanders {
@@ -20,11 +20,17 @@ pub(crate) struct Bystanders {
 }
 
 impl Bystanders {
+    /// A server with an echo, and those who live there.
+    pub(crate) fn of_echo() -> (TestServer, Self) {
+        let server = serve_echo();
+        let bystanders = Self::of(&server);
+        (server, bystanders)
+    }
+
     /// They live in the application `app` and need its `echo`.
     pub(crate) fn of(server: &TestServer) -> Self {
         let publisher = server.connected("app", "publisher");
-        let mut subscriber = server.connected("app", "subscriber");
-        subscriber.subscribe("calm");
+        let subscriber = server.connected("app", "subscriber").subscribed("calm");
         let requester = server.connected("app", "requester");
         Self { publisher, subscriber, requester, round: 0 }
     }

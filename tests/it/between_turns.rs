@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ipc_framework::{Config, Limits, Server};
 use serde_json::Value;
 
-use crate::support::{HANG, Peer};
+use crate::support::{HANG, Peer, eventually, install_later};
 
 /// A server driven by the test, and a subscriber of `news` that tells what it receives.
 struct Driven {
@@ -128,12 +128,7 @@ fn the_longest_timeouts_are_none() {
         ..Limits::default()
     };
     let mut driven = Driven::new(limits);
-    let (keep, kept) = mpsc::channel();
-    driven.server.application("app", "The App").channel("later").on_request(move |request| {
-        let (reply, responder) = request.defer()?;
-        keep.send(responder)?;
-        Ok(reply)
-    });
+    let kept = install_later(&mut driven.server);
     let text = "x".repeat(1_000);
     assert_eq!(driven.publish(&text)["payload"], *text);
     let port = driven.server.addresses()[0].port().unwrap();
@@ -142,14 +137,10 @@ fn the_longest_timeouts_are_none() {
         peer.connect("app", "asks");
         assert_eq!(peer.request("later", Value::Null), "answered");
     });
-    let begin = Instant::now();
-    let responder = loop {
-        if let Ok(responder) = kept.try_recv() {
-            break responder;
-        }
-        assert!(begin.elapsed() < HANG);
+    let responder = eventually("the request", || {
         driven.turn(Duration::from_millis(1));
-    };
+        kept.try_recv().ok()
+    });
     responder.reply(&"answered").unwrap();
     while !asks.is_finished() {
         driven.turn(Duration::from_millis(1));

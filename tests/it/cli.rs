@@ -1,13 +1,13 @@
 //! The program, run as people run it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -79,6 +79,36 @@ impl Running {
         Peer::new(self.addresses[0])
     }
 
+    pub(crate) fn connected(&self, app_id: &str, connection_id: &str) -> Peer {
+        let mut peer = self.peer();
+        peer.connect(app_id, connection_id);
+        peer
+    }
+
+    /// A worker with a request that it does not answer: a drain waits for that. The other one asked.
+    pub(crate) fn unanswered(&self) -> (Peer, Peer) {
+        let mut worker = self.connected("bench", "works").serving("slow");
+        let mut asks = self.connected("bench", "asks");
+        asks.send("request", "slow", json!(1));
+        worker.receive();
+        (worker, asks)
+    }
+
+    /// What it tells whoever scrapes it, with the head of the answer.
+    pub(crate) fn scrape(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.metrics_address())?;
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    pub(crate) fn metrics_address(&self) -> &str {
+        let (_, address) = self.banner.split_once("metrics at http://").expect("it has metrics");
+        address.split_once("/metrics").unwrap().0
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -90,6 +120,19 @@ impl Running {
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Writes new settings, and waits until they have been read; returns what is said meanwhile.
+    pub(crate) fn reload(&self) -> String {
+        self.signal("HUP");
+        let mut said = String::new();
+        for line in self.stderr_lines() {
+            said += &line;
+            if ["were read again", "stay as they were"].iter().any(|end| line.contains(end)) {
+                return said;
+            }
+        }
+        panic!("it ended: {said}");
     }
 
     /// What it writes to standard error from here on; another call goes on where this one ended.
@@ -110,6 +153,19 @@ impl Running {
         }
         self.stdout.read_to_string(&mut self.banner).unwrap();
         (self.child.wait().unwrap(), stderr)
+    }
+
+    /// Waits for the end, which has to be a good one; returns what it wrote to standard error.
+    pub(crate) fn end_well(self) -> String {
+        let (status, stderr) = self.end();
+        assert_eq!(status.code(), Some(0), "{stderr}");
+        stderr
+    }
+
+    /// Lets it drain and end.
+    pub(crate) fn terminate(self) -> String {
+        self.signal("TERM");
+        self.end_well()
     }
 }
 
@@ -144,6 +200,22 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Runs it to its end, which must come.
+pub(crate) fn output(mut command: Command) -> Output {
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    let begin = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begin.elapsed() > HANG {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("it does not end: {command:?}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output().unwrap()
 }
 
 pub(crate) fn assert_fails(mut command: Command, exit_code: i32, says: &str) {
@@ -241,22 +313,17 @@ fn the_demo_answers_on_both_families_and_drains_on_a_signal() {
     let mut worker = Peer::new(running.addresses[1]);
     worker.connect("bench", "worker");
     worker.serve("held");
-    let mut peer = running.peer();
-    peer.connect("bench", "asks");
+    let mut peer = running.connected("bench", "asks");
     assert_eq!(peer.request("echo", json!({"a": [1]})), json!({"a": [1]}));
     let id = peer.send("request", "held", json!(1));
     let task = worker.receive();
     running.signal("TERM");
     assert_eq!(code(&peer.receive()), "shutting_down");
-    let mut answer = worker.message("response", "held", &json!("in flight"));
-    answer["reply_to"] = task["message_id"].clone();
-    worker.send_message(&answer);
-    let answer = peer.receive();
-    assert_eq!((&answer["reply_to"], &answer["payload"]), (&json!(id), &json!("in flight")));
+    worker.answer(&task, json!("in flight"));
+    peer.expect_answer(&id, "in flight");
     peer.expect_end();
     drop((peer, worker));
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    running.end_well();
 }
 
 #[test]
@@ -265,9 +332,7 @@ fn a_drain_ends_at_its_deadline_and_a_second_signal_at_once() {
         let timeout = if second { "1h" } else { "300ms" };
         let arguments = ["--demo", "--port", "0", "--drain-timeout", timeout];
         let running = Running::start(serve(&arguments));
-        let mut peer = running.peer();
-        peer.connect("bench", "never answers itself");
-        peer.serve("held");
+        let mut peer = running.connected("bench", "never answers itself").serving("held");
         peer.send("request", "held", json!(1));
         assert_eq!(peer.receive()["message_type"], "request");
         running.signal("INT");
@@ -289,21 +354,18 @@ fn flags_go_before_the_file_and_tokens_are_asked_for() {
     let mut command = serve(&["--config", &config, "--port", "0", "--max-connections", "9"]);
     command.env("IPC_TOKEN", "common");
     let running = Running::start(command);
-    let connect = |app_id: &str, token: Value| {
-        let mut peer = running.peer();
-        app_id.clone_into(&mut peer.app_id);
-        let payload = json!({"action": "connect", "connection_id": "c", "token": token});
-        peer.send("request", "system", payload);
-        let answer = peer.receive();
+    let connect = |app_id: &str, token: &str| {
+        let mut peer = running.peer().called(app_id, "c");
+        let answer = peer.introduce(Some(token)).unwrap();
         (peer, answer)
     };
     for (app_id, token) in [("billing", "common"), ("any", "own"), ("any", "")] {
-        assert_eq!(code(&connect(app_id, json!(token)).1), "auth_failed");
+        assert_eq!(code(&connect(app_id, token).1), "auth_failed");
     }
-    assert_eq!(connect("billing", json!("own")).1["payload"]["status"], "connected");
-    let (mut peer, answer) = connect("any", json!("common"));
+    assert_eq!(connect("billing", "own").1["payload"]["status"], "connected");
+    let (mut peer, answer) = connect("any", "common");
     assert_eq!(answer["payload"]["status"], "connected");
-    let stats = peer.request("system", json!({"action": "get_stats"}));
+    let stats = peer.stats();
     assert_eq!(stats["max_connections"], 9);
     let seen = peer.request("system", json!({"action": "list_applications"}));
     assert!(seen.get("billing").is_none(), "with tokens, others are not shown: {seen}");
@@ -322,9 +384,7 @@ fn a_unix_socket_alone_and_a_log_of_json_lines() {
     assert!(running.banner.contains(&format!("listening on unix:{path}")), "{}", running.banner);
     assert!(running.addresses.is_empty());
     assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o660);
-    running.signal("TERM");
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    let stderr = running.terminate();
     assert!(stderr.contains("draining"), "{stderr}");
     for line in stderr.lines() {
         serde_json::from_str::<Value>(line).expect("a JSON document a line");
@@ -334,11 +394,8 @@ fn a_unix_socket_alone_and_a_log_of_json_lines() {
 #[test]
 fn the_demo_has_the_published_applications() {
     let running = Running::start(serve(&["--demo", "--port", "0"]));
-    let mut bob = running.peer();
-    bob.connect("chat_app", "bob");
-    bob.subscribe("general");
-    let mut ada = running.peer();
-    ada.connect("chat_app", "ada");
+    let mut bob = running.connected("chat_app", "bob").subscribed("general");
+    let mut ada = running.connected("chat_app", "ada");
     let said = json!({"username": "Ada", "text": "hello"});
     assert_eq!(ada.request("general", said), json!({"status": "ok"}));
     let heard = bob.receive();
@@ -353,9 +410,7 @@ fn the_demo_has_the_published_applications() {
         (&json!("user_joined"), &json!("Anonymous"))
     );
 
-    let mut files = running.peer();
-    files.connect("file_share", "files");
-    files.subscribe("status");
+    let mut files = running.connected("file_share", "files").subscribed("status");
     files.send("request", "upload", json!({"filename": "a.txt", "size": 3}));
     let progress = json!({
         "type": "upload_progress", "filename": "a.txt", "progress": 100, "status": "completed",
@@ -366,9 +421,7 @@ fn the_demo_has_the_published_applications() {
     assert_eq!(download["download_url"], "http://example.com/files/a.txt");
     assert!(download["expires_at"].as_f64().unwrap() > 1e9);
 
-    let mut monitor = running.peer();
-    monitor.connect("monitoring", "monitor");
-    monitor.subscribe("alerts");
+    let mut monitor = running.connected("monitoring", "monitor").subscribed("alerts");
     monitor.send("notification", "metrics", json!({"metric": "cpu_usage", "value": 80}));
     monitor.send("notification", "metrics", json!({"metric": "cpu_usage", "value": 93.5}));
     assert_eq!(monitor.receive()["payload"]["value"], 93.5);
@@ -382,24 +435,20 @@ fn the_longest_timeouts_are_none() {
         arguments.extend([flag, age]);
     }
     let running = Running::start(serve(&arguments));
-    let mut peer = running.peer();
-    peer.connect("bench", "asks");
+    let mut peer = running.connected("bench", "asks");
     assert_eq!(peer.request("echo", json!(1)), 1);
     running.signal("TERM");
     assert_eq!(code(&peer.receive()), "shutting_down");
     peer.expect_end();
     drop(peer);
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    running.end_well();
 }
 
 #[test]
 fn a_server_nobody_is_connected_to_ends_at_once() {
     let running = Running::start(serve(&["--port", "0", "--drain-timeout", "1h"]));
     let begin = Instant::now();
-    running.signal("TERM");
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    running.terminate();
     assert!(begin.elapsed() < HANG, "it waited for nobody");
 }
 
@@ -421,17 +470,12 @@ fn a_low_soft_limit_on_descriptors_is_raised() {
     let arguments = ["--demo", "--port", "0", "--max-connections", "200"];
     let limit = format!("ulimit -Sn {SOFT_LIMIT}");
     let running = Running::start(limited(&limit, &arguments));
-    let mut peers: Vec<Peer> = (0..SOFT_LIMIT + 20)
-        .map(|at| {
-            let mut peer = running.peer();
-            peer.connect("bench", &format!("{at}"));
-            peer
-        })
-        .collect();
+    let mut peers: Vec<Peer> =
+        (0..SOFT_LIMIT + 20).map(|at| running.connected("bench", &format!("{at}"))).collect();
     for peer in &mut peers {
         peer.fence();
     }
-    let stats = peers[0].request("system", json!({"action": "get_stats"}));
+    let stats = peers[0].stats();
     assert_eq!((&stats["counters"]["shed"], &stats["max_connections"]), (&json!(0), &json!(200)));
     if cfg!(target_os = "linux") {
         let limits = fs::read_to_string(format!("/proc/{}/limits", running.child.id())).unwrap();
@@ -445,24 +489,16 @@ fn a_low_soft_limit_on_descriptors_is_raised() {
 fn a_hard_limit_on_descriptors_lets_fewer_in_or_none() {
     assert_fails(limited("ulimit -n 100", &["--port", "0"]), 1, "raise `ulimit -Hn`");
     let running = Running::start(limited("ulimit -n 140", &["--port", "0"]));
-    let mut peer = running.peer();
-    peer.connect("app", "one");
-    let allowed = peer.request("system", json!({"action": "get_stats"}))["max_connections"].clone();
+    let mut peer = running.connected("app", "one");
+    let allowed = peer.stats()["max_connections"].clone();
     let allowed = allowed.as_u64().unwrap();
     assert!((1..140).contains(&allowed), "{allowed}");
-    let others: Vec<Peer> = (1..allowed)
-        .map(|at| {
-            let mut other = running.peer();
-            other.connect("app", &format!("{at}"));
-            other
-        })
-        .collect();
+    let others: Vec<Peer> =
+        (1..allowed).map(|at| running.connected("app", &format!("{at}"))).collect();
     // Who is one too many is told so, for which there has to be a descriptor too.
     assert_eq!(code(&running.peer().receive()), "server_full");
     drop((peer, others));
-    running.signal("TERM");
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    let stderr = running.terminate();
     assert!(stderr.contains("fewer open files"), "{stderr}");
 }
 
@@ -474,14 +510,12 @@ fn the_file_says_what_flags_say() {
     let config = scratch.file("ipc.toml", 0o644, text);
     let running = Running::start(serve(&["--config", &config]));
     assert_eq!(running.addresses.len(), 1, "{}", running.banner);
-    let mut peer = running.peer();
-    peer.connect("bench", "asks");
+    let mut peer = running.connected("bench", "asks");
     assert_eq!(peer.request("echo", json!("demo")), "demo");
     running.signal("TERM");
     assert_eq!(code(&peer.receive()), "shutting_down");
     drop(peer);
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    let stderr = running.end_well();
     assert!(stderr.contains("draining"), "{stderr}");
     for line in stderr.lines() {
         serde_json::from_str::<Value>(line).expect("a JSON document a line");
@@ -496,8 +530,7 @@ fn an_ipv6_address_may_stand_in_brackets() {
     }
     let running = Running::start(serve(&["--host", "[::1]", "--port", "0"]));
     assert!(running.addresses.len() == 1 && running.addresses[0].is_ipv6(), "{}", running.banner);
-    let mut peer = running.peer();
-    peer.connect("app", "one");
+    let mut peer = running.connected("app", "one");
     peer.fence();
 }
 
@@ -506,13 +539,10 @@ fn what_a_peer_calls_itself_writes_no_lines_into_the_log() {
     let mut command = serve(&["--port", "0"]);
     command.env("IPC_LOG", "debug");
     let running = Running::start(command);
-    let mut peer = running.peer();
-    peer.connect("evil\n\u{1b}[31mERROR all is lost\r\u{9b}1m", "one");
+    let mut peer = running.connected("evil\n\u{1b}[31mERROR all is lost\r\u{9b}1m", "one");
     peer.fence();
     drop(peer);
-    running.signal("TERM");
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    let stderr = running.terminate();
     let shown = stderr.lines().find(|line| line.contains("all is lost"));
     let shown = shown.expect("it is shown");
     assert!(shown.contains("DEBUG") && shown.contains("evil"), "one line with both: {stderr}");

@@ -13,7 +13,7 @@ pub(crate) mod proxy;
 pub(crate) mod published;
 #[cfg(feature = "cli")]
 mod reconnect;
-mod scripted;
+pub(crate) mod scripted;
 #[cfg(feature = "cli")]
 mod unix_socket;
 mod workers;

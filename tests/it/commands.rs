@@ -12,12 +12,11 @@ mod working;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
-use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::cli::{Running, ipc, serve};
-use crate::support::HANG;
+use crate::support::until;
 
 /// A running `ipc serve --demo`.
 struct Demo(Running);
@@ -113,11 +112,7 @@ impl Live {
     /// The exit code, what else it printed, and what it said on standard error.
     fn end(mut self) -> (Option<i32>, String, String) {
         drop(self.child.stdin.take());
-        let begin = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(begin.elapsed() < HANG, "it does not end");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        until("its end", || self.child.try_wait().unwrap(), Option::is_some);
         let (mut out, mut err) = (String::new(), String::new());
         self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
         self.stderr.read_to_string(&mut err).unwrap();

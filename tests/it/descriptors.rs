@@ -4,12 +4,12 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipc_framework::{Address, Config, Limits, Server};
 use serde_json::json;
 
-use crate::support::{HANG, Peer, install_echo};
+use crate::support::{Peer, eventually, install_echo, until};
 
 const ROLE: &str = "IPC_TEST_SERVER_PROCESS";
 const LIMITS: &str = "IPC_TEST_SERVER_LIMITS";
@@ -119,8 +119,7 @@ fn server_process() {
 }
 
 fn shed(peer: &mut Peer) -> u64 {
-    let stats = peer.request("system", json!({"action": "get_stats"}));
-    stats["counters"]["shed"].as_u64().unwrap()
+    peer.stats()["counters"]["shed"].as_u64().unwrap()
 }
 
 /// Whether the server closed the connection rather than wait for its handshake.
@@ -133,15 +132,8 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 }
 
 fn try_connected(address: SocketAddr, connection_id: &str) -> Option<Peer> {
-    let mut peer = Peer::new(address);
-    let payload = json!({"action": "connect", "connection_id": connection_id});
-    let mut message = peer.message("request", "system", &payload);
-    message["app_id"] = json!("app");
-    // Written whole or not at all: one that is shed may be closed before.
-    peer.stream.write_all(&crate::support::frame(message.to_string().as_bytes())).ok()?;
-    "app".clone_into(&mut peer.app_id);
-    connection_id.clone_into(&mut peer.connection_id);
-    peer.try_receive().ok().map(|_| peer)
+    let mut peer = Peer::new(address).called("app", connection_id);
+    peer.introduce(None).ok().map(|_| peer)
 }
 
 #[test]
@@ -155,23 +147,16 @@ fn out_of_descriptors_it_sheds_and_recovers_by_itself() {
 
     let mut burst: Vec<TcpStream> =
         (0..BURST).map(|_| TcpStream::connect(server.address).unwrap()).collect();
-    let deadline = Instant::now() + HANG;
     // Everybody over the limit is shed, none is left waiting.
-    while (shed(&mut present[0]) as usize) < BURST + present.len() - DESCRIPTORS {
-        assert!(Instant::now() < deadline, "only {} were shed", shed(&mut present[0]));
-    }
+    let least = BURST + present.len() - DESCRIPTORS;
+    until("the end of the burst", || shed(&mut present[0]), |shed| *shed as usize >= least);
     for peer in &mut present {
         assert_eq!(peer.request("echo", json!("still here")), "still here");
     }
     assert!(burst.iter_mut().any(is_closed), "shed is closed");
 
     drop(burst);
-    let mut again = loop {
-        if let Some(peer) = try_connected(server.address, "again") {
-            break peer;
-        }
-        assert!(Instant::now() < deadline, "it never accepted again");
-    };
+    let mut again = eventually("a place", || try_connected(server.address, "again"));
     assert_eq!(again.request("echo", json!(1)), 1);
     let mut later = try_connected(server.address, "later").expect("there is room again");
     assert_eq!(later.request("echo", json!(2)), 2);
@@ -203,13 +188,7 @@ fn out_of_descriptors_each_newcomer_is_shed_by_itself() {
     }
     let leaving = present.pop();
     drop(leaving);
-    let deadline = Instant::now() + HANG;
-    let mut again = loop {
-        if let Some(peer) = try_connected(server.address, "again") {
-            break peer;
-        }
-        assert!(Instant::now() < deadline, "it never accepted again");
-    };
+    let mut again = eventually("a place", || try_connected(server.address, "again"));
     assert_eq!(again.request("echo", json!(1)), 1);
     for peer in &mut present {
         assert_eq!(peer.request("echo", json!("still here")), "still here");
@@ -246,6 +225,5 @@ fn a_server_process_ends_with_its_pipe() {
     let mut peer = try_connected(server.address, "peer").unwrap();
     peer.fence();
     server.stop();
-    peer.expect_error("shutting_down", "system", serde_json::Value::Null);
-    peer.expect_end();
+    peer.expect_closed("shutting_down");
 }

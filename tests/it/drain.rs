@@ -1,7 +1,7 @@
 //! The end of a server: what was begun is finished, everybody is told, nothing is lost unsaid.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -10,26 +10,22 @@ use ipc_framework::{Config, Limits, Responder, Server};
 use serde_json::{Value, json};
 
 use crate::support::{
-    HANG, Peer, TestServer, code, frame, install_echo, reserved_port, serve_as_told,
+    HANG, Peer, TestServer, code, install_echo, install_later, reserved_port, serve_as_told,
 };
 
 /// With the channels `echo`, `large`, which answers 8 MiB, and `later`, whose requests are
 /// handed to the test.
 fn serve_all(limits: Limits) -> (TestServer, Receiver<Responder>) {
-    let (sender, responders) = channel();
+    let mut responders = None;
     // One of the tests expects that nobody listens there afterwards.
     let config = Config { limits, port: reserved_port(), ..Config::default() };
     let server = serve_as_told(config, |server| {
         install_echo(server);
+        responders = Some(install_later(server));
         let mut app = server.application("app", "The App");
         app.channel("large").on_request(|request| request.reply(&"x".repeat(LARGE_BYTES)));
-        app.channel("later").on_request(move |request| {
-            let (reply, responder) = request.defer()?;
-            sender.send(responder)?;
-            Ok(reply)
-        });
     });
-    (server, responders)
+    (server, responders.unwrap())
 }
 
 const LARGE_BYTES: usize = 8 << 20;
@@ -95,8 +91,7 @@ fn a_server_that_never_ran_can_be_stopped() {
 #[test]
 fn a_worker_answers_during_the_drain_and_the_requester_gets_it() {
     let (server, _) = serve_all(patient());
-    let mut worker = server.connected("app", "worker");
-    worker.serve("work");
+    let mut worker = server.connected("app", "worker").serving("work");
     let mut requester = server.connected("app", "requester");
     let mut idle = server.connected("app", "idle");
     let ids = [1, 2].map(|number| requester.send("request", "work", json!(number)));
@@ -107,9 +102,7 @@ fn a_worker_answers_during_the_drain_and_the_requester_gets_it() {
     expect_notice(&mut requester);
     expect_notice(&mut worker);
     for (task, id) in tasks.iter().zip(&ids).rev() {
-        let mut answer = worker.message("response", "work", &json!({"of": task["payload"]}));
-        answer["reply_to"] = task["message_id"].clone();
-        worker.send_message(&answer);
+        worker.answer(task, json!({"of": task["payload"]}));
         let answer = requester.receive();
         assert_eq!(answer["reply_to"], id.as_str());
         assert_eq!(answer["payload"], json!({"of": task["payload"]}));
@@ -122,8 +115,7 @@ fn a_worker_answers_during_the_drain_and_the_requester_gets_it() {
 #[test]
 fn a_worker_that_leaves_during_the_drain_hands_its_requests_back() {
     let (server, _) = serve_all(patient());
-    let mut worker = server.connected("app", "worker");
-    worker.serve("work");
+    let mut worker = server.connected("app", "worker").serving("work");
     let mut requester = server.connected("app", "requester");
     let id = requester.send("request", "work", json!(1));
     worker.receive();
@@ -148,12 +140,14 @@ fn while_one_waits_new_work_is_refused_and_the_rest_goes_on() {
     assert!(!server.stats().running);
     let refused = TcpStream::connect(address).expect_err("nobody listens any more");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    let id = peer.send("request", "echo", json!(2));
-    peer.expect_error("shutting_down", "echo", id);
-    let id = peer.send("request", "later", json!(3));
-    peer.expect_error("shutting_down", "later", id);
-    let id = peer.send("request", "system", json!({"action": "serve", "channel": "late"}));
-    peer.expect_error("shutting_down", "system", id);
+    peer.expect_refusal("request", "echo", json!(2), "shutting_down");
+    peer.expect_refusal("request", "later", json!(3), "shutting_down");
+    peer.expect_refusal(
+        "request",
+        "system",
+        json!({"action": "serve", "channel": "late"}),
+        "shutting_down",
+    );
     peer.fence();
 
     responder.reply(&"in time").unwrap();
@@ -204,8 +198,7 @@ fn stop_behind(requests: usize, limits: Limits) {
     let mut peer = server.connected("app", "peer");
     let messages: Vec<Value> =
         (0..requests).map(|number| peer.message("request", "echo", &json!(number))).collect();
-    let bytes: Vec<u8> = messages.iter().flat_map(|m| frame(m.to_string().as_bytes())).collect();
-    peer.stream.write_all(&bytes).unwrap();
+    peer.send_all(&messages);
     server.handle.stop();
     let mut answers: HashMap<String, Value> = HashMap::new();
     let mut notices = 0;
@@ -249,8 +242,7 @@ fn requests_held_back_behind_their_unread_answers_are_too() {
 fn a_drain_does_not_wait_for_ever_for_a_silent_worker() {
     let limits = Limits { drain_timeout: Duration::from_millis(50), ..Limits::default() };
     let (server, _) = serve_all(limits);
-    let mut worker = server.connected("app", "worker");
-    worker.serve("work");
+    let mut worker = server.connected("app", "worker").serving("work");
     let mut requester = server.connected("app", "requester");
     let id = requester.send("request", "work", json!(1));
     worker.receive();

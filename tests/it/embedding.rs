@@ -7,7 +7,7 @@ use ipc_framework::{Config, HandleError, Json, Limits, Message, MessageType, Res
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::{HANG, Peer, TestServer, code, serve};
+use crate::support::{HANG, Peer, TestServer, code, install_later, serve};
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Order {
@@ -65,11 +65,7 @@ fn an_answer_may_come_later_from_any_thread() {
     two.reply(&"two").unwrap();
     one.reply(&"one").unwrap();
     for (id, payload) in [(second, "two"), (first, "one")] {
-        let answer = peer.receive();
-        assert_eq!(
-            (answer["reply_to"].as_str(), answer["payload"].as_str()),
-            (Some(&*id), Some(payload))
-        );
+        peer.expect_answer(&id, payload);
     }
     drop(ask(&mut peer).1);
     assert_eq!(code(&peer.receive()), "handler_failed");
@@ -107,8 +103,7 @@ fn handlers_and_other_threads_publish_and_broadcast() {
         });
         app.channel("broken").on_notification(|_note| Err("cannot".into()));
     });
-    let mut listener = server.connected("app", "listener");
-    listener.subscribe("out");
+    let mut listener = server.connected("app", "listener").subscribed("out");
     let mut other = server.connected("elsewhere", "other");
     let mut speaker = server.connected("app", "speaker");
     speaker.send("notification", "relay", json!({"n": 1}));
@@ -187,16 +182,12 @@ fn an_unusable_id_is_the_callers_bug() {
 
 /// The channel `later`, whose requests are handed to the test.
 fn serve_later(limits: Limits) -> (TestServer, mpsc::Receiver<Responder>) {
-    let (sender, responders) = mpsc::channel();
+    let mut responders = None;
     let server = serve(Config { limits, ..Config::default() }, |server| {
         crate::support::install_echo(server);
-        server.application("app", "The App").channel("later").on_request(move |request| {
-            let (reply, responder) = request.defer()?;
-            sender.send(responder)?;
-            Ok(reply)
-        });
+        responders = Some(install_later(server));
     });
-    (server, responders)
+    (server, responders.unwrap())
 }
 
 #[test]
@@ -247,9 +238,7 @@ fn answers_of_handlers_come_in_the_order_of_the_requests() {
     let mut peer = server.connected("app", "peer");
     let messages: Vec<Value> =
         (0..REQUESTS).map(|n| peer.message("request", "mixed", &json!(n))).collect();
-    let bytes: Vec<u8> =
-        messages.iter().flat_map(|m| crate::support::frame(m.to_string().as_bytes())).collect();
-    std::io::Write::write_all(&mut peer.stream, &bytes).unwrap();
+    peer.send_all(&messages);
     for (number, message) in messages.iter().enumerate() {
         let answer = peer.receive();
         assert_eq!(answer["reply_to"], message["message_id"]);
@@ -269,8 +258,7 @@ fn a_deferred_request_is_answered_once_whatever_becomes_of_it() {
 
     let id = peer.send("request", "later", json!(1));
     drop(next());
-    let answer = peer.receive();
-    assert_eq!((code(&answer), &answer["reply_to"]), ("handler_failed", &json!(id)));
+    peer.expect_error("handler_failed", "later", &*id);
 
     let id = peer.send("request", "later", json!(2));
     next().fail("the disk is full");
@@ -282,8 +270,7 @@ fn a_deferred_request_is_answered_once_whatever_becomes_of_it() {
     next()
         .reply(&std::collections::HashMap::from([((1, 2), 3)]))
         .expect_err("no JSON has such keys");
-    let answer = peer.receive();
-    assert_eq!((code(&answer), &answer["reply_to"]), ("handler_failed", &json!(id)));
+    peer.expect_error("handler_failed", "later", &*id);
 
     // Its requester goes away first.
     peer.send("request", "later", json!(4));
@@ -302,15 +289,12 @@ fn deferred_requests_are_bounded_and_one_that_fails_is_answered_once() {
     let mut peer = server.connected("app", "peer");
     let first = peer.send("request", "later", json!(1));
     let second = peer.send("request", "later", json!(2));
-    let answer = peer.receive();
-    assert_eq!((code(&answer), &answer["reply_to"]), ("limit_exceeded", &json!(second)));
+    peer.expect_error("limit_exceeded", "later", &*second);
     peer.fence();
     drop(responders); // whoever would answer is gone: sending the next to it fails
-    let answer = peer.receive();
-    assert_eq!((code(&answer), &answer["reply_to"]), ("handler_failed", &json!(first)));
+    peer.expect_error("handler_failed", "later", &*first);
     let third = peer.send("request", "later", json!(3));
-    let answer = peer.receive();
-    assert_eq!((code(&answer), &answer["reply_to"]), ("handler_failed", &json!(third)));
+    peer.expect_error("handler_failed", "later", &*third);
     server.handle.stats().unwrap();
     peer.fence();
 }

@@ -28,18 +28,13 @@ fn the_fallback_serves_what_nobody_else_does() {
     let mut elsewhere = server.connected("another app", "me");
     assert_eq!(elsewhere.request("any", json!(null)), "fallback for any");
     // What it passes on goes to the workers, and to nobody if there are none.
-    let id = peer.send("request", "work", json!(1));
-    peer.expect_error("no_handler", "work", id);
-    let mut worker = server.connected("app", "worker");
-    worker.serve("work");
+    peer.expect_refusal("request", "work", json!(1), "no_handler");
+    let mut worker = server.connected("app", "worker").serving("work");
     let id = peer.send("request", "work", json!(2));
     let request = worker.receive();
     assert_eq!(request["payload"], 2);
-    let mut answer = worker.message("response", "work", &json!(3));
-    answer["reply_to"] = request["message_id"].clone();
-    worker.send_message(&answer);
-    let answer = peer.receive();
-    assert_eq!((&answer["payload"], &answer["reply_to"]), (&json!(3), &json!(id)));
+    worker.answer(&request, json!(3));
+    peer.expect_answer(&id, 3);
     // What was passed on counts where it was answered, and there only.
     assert_eq!(server.stats().counters.handler_failures, 0);
 }
@@ -62,8 +57,7 @@ fn the_fallback_takes_notifications_and_responses() {
             Ok(())
         });
     });
-    let mut worker = server.connected("app", "worker");
-    worker.serve("work");
+    let mut worker = server.connected("app", "worker").serving("work");
     let mut peer = server.connected("app", "me");
     peer.send("notification", "work", json!("for the worker"));
     assert_eq!(worker.receive()["payload"], "for the worker");
@@ -119,12 +113,9 @@ fn the_filter_decides_about_publications_and_subscriptions() {
     for channel in ["readonly", "muted", "shouted", "open"] {
         peer.subscribe(channel);
     }
-    let id = peer.send("subscribe", "secret", json!({"connection_id": "me"}));
-    peer.expect_error("forbidden", "secret", id);
-    let id = peer.send("publish", "readonly", json!(1));
-    peer.expect_error("forbidden", "readonly", id);
-    let id = peer.send("publish", "broken", json!(1));
-    peer.expect_error("handler_failed", "broken", id);
+    peer.expect_refusal("subscribe", "secret", json!({"connection_id": "me"}), "forbidden");
+    peer.expect_refusal("publish", "readonly", json!(1), "forbidden");
+    peer.expect_refusal("publish", "broken", json!(1), "handler_failed");
     peer.send("publish", "muted", json!("unheard"));
     peer.send("publish", "shouted", json!("quiet"));
     let loud = peer.receive();

@@ -1,12 +1,11 @@
 //! Hooks: who comes and who goes, in which order.
 
-use std::io::Write;
 use std::sync::mpsc;
 
 use ipc_framework::{Config, Json, Message, MessageType};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{HANG, frame, serve};
+use crate::support::{HANG, serve};
 
 #[test]
 fn hooks_tell_who_comes_and_goes() {
@@ -49,8 +48,7 @@ fn a_take_over_is_one_coming_and_one_going() {
     assert_eq!(older.receive()["channel_id"], "hi", "after the answer to connect");
     let (_, older_key) = events.recv_timeout(HANG).unwrap();
     let mut newer = server.connected("app", "twin");
-    older.expect_error("taken_over", "system", Value::Null);
-    older.expect_end();
+    older.expect_closed("taken_over");
     // Who counts the present ones counts an id once at any time.
     assert_eq!(events.recv_timeout(HANG).unwrap(), ("went", older_key));
     let (came, newer_key) = events.recv_timeout(HANG).unwrap();
@@ -75,13 +73,11 @@ fn a_connection_is_announced_before_its_first_request_is_handled() {
             request.reply(&0)
         });
     });
-    let mut peer = server.peer();
-    "app".clone_into(&mut peer.app_id);
+    let mut peer = server.peer().called("app", "me");
     let connect = json!({"action": "connect", "connection_id": "me"});
     let messages =
         [peer.message("request", "system", &connect), peer.message("request", "ask", &json!(1))];
-    let bytes: Vec<u8> = messages.iter().flat_map(|m| frame(m.to_string().as_bytes())).collect();
-    peer.stream.write_all(&bytes).unwrap();
+    peer.send_all(&messages);
     assert_eq!(peer.receive()["payload"]["status"], "connected");
     assert_eq!(peer.receive()["payload"], 0);
     assert_eq!(events.recv_timeout(HANG).unwrap(), "+me");

@@ -1,9 +1,9 @@
 //! What the server tells of its latencies: over the wire, as a log, as metrics, on a signal.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
@@ -12,7 +12,7 @@ use ipc_framework::{Config, Measure, Spin};
 use serde_json::{Value, json};
 
 use crate::cli::{Running, Scratch, assert_fails, serve};
-use crate::support::{self, Peer};
+use crate::support::{self, Peer, until};
 
 const REQUESTS: usize = 50;
 
@@ -46,26 +46,18 @@ fn latency_is_told_by_its_parts() {
     });
     let mut peer = server.connected("app", "asks");
     // Two in one turn: the second waits while the first is handled.
-    let frames: Vec<u8> = (0..2)
-        .flat_map(|_| {
-            let message = peer.message("request", "slow", &json!(null));
-            support::frame(message.to_string().as_bytes())
-        })
-        .collect();
-    peer.stream.write_all(&frames).unwrap();
+    let messages = [(); 2].map(|()| peer.message("request", "slow", &json!(null)));
+    peer.send_all(&messages);
     peer.receive();
     peer.receive();
     assert_eq!(peer.request("later", json!(null)), 2);
     peer.send("request", "never", json!(null));
     peer.fence();
-    let mut worker = server.connected("app", "works");
-    worker.serve("shared");
+    let mut worker = server.connected("app", "works").serving("shared");
     peer.send("request", "shared", json!(3));
     let task = worker.receive();
     std::thread::sleep(Duration::from_millis(20));
-    let mut answer = worker.message("response", "shared", &json!("done"));
-    answer["reply_to"] = task["message_id"].clone();
-    worker.send_message(&answer);
+    worker.answer(&task, json!("done"));
     assert_eq!(peer.receive()["payload"], "done");
     peer.fence();
 
@@ -110,11 +102,7 @@ fn a_frame_that_had_to_wait_counts_from_its_last_byte() {
     });
     let mut peer = server.connected("app", "asks");
     // More than a turn processes: the rest waits for later turns.
-    let frames: Vec<u8> = (0..FRAMES)
-        .flat_map(|_| {
-            support::frame(peer.message("request", "slow", &json!(null)).to_string().as_bytes())
-        })
-        .collect();
+    let messages = [(); FRAMES].map(|()| peer.message("request", "slow", &json!(null)));
     // The loop is held up until all of them have arrived.
     let (release, released) = std::sync::mpsc::channel::<()>();
     let (stop, stopped) = std::sync::mpsc::channel();
@@ -126,7 +114,7 @@ fn a_frame_that_had_to_wait_counts_from_its_last_byte() {
         })
     });
     stopped.recv_timeout(support::HANG).unwrap();
-    peer.stream.write_all(&frames).unwrap();
+    peer.send_all(&messages);
     release.send(()).unwrap();
     holding.join().unwrap().unwrap().unwrap();
     for _ in 0..FRAMES {
@@ -151,13 +139,11 @@ fn the_log_is_what_hdr_histogram_reads_and_holds_everything() {
     // Over two intervals, with a channel that is forgotten and named again in each.
     for round in 1..=2 {
         converse(&mut running.peer());
-        wait_for(|| {
-            fs::read_to_string(path).unwrap().matches("bench/news:publication").count() == round
-        });
+        let has_it = |log: &String| log.matches("bench/news:publication").count() == round;
+        until("the interval", || fs::read_to_string(path).unwrap(), has_it);
     }
     converse(&mut running.peer());
-    running.signal("TERM");
-    assert_eq!(running.end().0.code(), Some(0));
+    running.terminate();
 
     let log = fs::read(path).unwrap();
     let (mut requests, mut publications) = (0, 0);
@@ -178,14 +164,6 @@ fn the_log_is_what_hdr_histogram_reads_and_holds_everything() {
         1,
         "cannot write the latency log",
     );
-}
-
-fn wait_for(is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + support::HANG;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "it never came");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]
@@ -216,15 +194,7 @@ fn prometheus_reads_counters_and_buckets() {
     converse(&mut peer);
     peer.send("request", "nobody", json!(null));
     assert_eq!(peer.receive()["payload"]["code"], "no_handler");
-    let address = running.banner.split_once("metrics at http://").unwrap().1;
-    let address = address.split_once("/metrics").unwrap().0;
-    let get = |path: &str| {
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    };
+    let get = |path: &str| running.scrape(path).unwrap();
     let text = get("/metrics");
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
     assert!(text.contains("application/openmetrics-text"), "{text}");
@@ -247,8 +217,8 @@ fn prometheus_reads_counters_and_buckets() {
     assert_eq!(line("ipc_deliveries_total", &[]), 1);
     assert!(get("/metrics?name=x").starts_with("HTTP/1.1 200"));
     // Whoever sends nothing, or garbage, does not keep others from asking.
-    let _silent = TcpStream::connect(address).unwrap();
-    let mut garbled = TcpStream::connect(address).unwrap();
+    let _silent = TcpStream::connect(running.metrics_address()).unwrap();
+    let mut garbled = TcpStream::connect(running.metrics_address()).unwrap();
     garbled.write_all(b"\0\0\x01\0{}").unwrap();
     assert!(get("/metrics").starts_with("HTTP/1.1 200"));
     assert!(text.trim_end().ends_with("# EOF"), "{text}");
@@ -270,9 +240,7 @@ fn a_signal_shows_what_was_measured_and_another_empties_it() {
             break;
         }
     }
-    running.signal("TERM");
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    let stderr = running.terminate();
     let words: Vec<Vec<&str>> =
         stderr.lines().map(|line| line.split_whitespace().collect()).collect();
     assert!(words.iter().any(|line| line.starts_with(&["publications", "1"])), "{stderr}");
@@ -304,8 +272,7 @@ fn a_spinning_server_answers_without_being_woken_and_an_idle_one_sleeps() {
             let allowed = proc.lines().find(|line| line.starts_with("Cpus_allowed_list"));
             assert_eq!(allowed.unwrap().split_whitespace().last(), Some("0"));
         }
-        running.signal("TERM");
-        assert_eq!(running.end().0.code(), Some(0));
+        running.terminate();
     }
     assert_fails(serve(&["--busy", "--spin", "50us"]), 2, "cannot be used with");
     assert_fails(serve(&["--port", "0", "--cpu", "100000"]), 1, "core 100000");

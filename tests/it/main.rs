@@ -17,9 +17,8 @@ mod fallback;
 mod hooks;
 mod instruments;
 mod manage;
+#[cfg(target_os = "linux")]
 mod memory;
-#[cfg(all(feature = "cli", target_os = "linux"))]
-mod memory_budget;
 #[cfg(feature = "cli")]
 mod operation;
 mod outer_loop;

@@ -56,8 +56,7 @@ fn channels_come_and_go_while_the_server_runs() {
     });
     assert_eq!(created.unwrap(), ("A New One".to_owned(), true));
 
-    let mut peer = server.connected("app", "me");
-    peer.subscribe("echo");
+    let mut peer = server.connected("app", "me").subscribed("echo");
     assert_eq!(peer.request("echo", json!(1)), 1);
     let removed = server.handle.with(|context| {
         let removed = context.remove_channel("app", "echo");
@@ -66,8 +65,7 @@ fn channels_come_and_go_while_the_server_runs() {
         (removed, context.has_channel("app", "echo"), context.remove_channel("app", "never"))
     });
     assert_eq!(removed.unwrap(), (true, false, false));
-    let id = peer.send("request", "echo", json!(2));
-    peer.expect_error("no_handler", "echo", id);
+    peer.expect_refusal("request", "echo", json!(2), "no_handler");
     peer.fence();
 }
 
@@ -81,8 +79,7 @@ fn a_handler_may_remove_its_own_channel() {
     });
     let mut peer = server.connected("app", "me");
     assert_eq!(peer.request("once", json!(null)), "for the last time");
-    let id = peer.send("request", "once", json!(null));
-    peer.expect_error("no_handler", "once", id);
+    peer.expect_refusal("request", "once", json!(null), "no_handler");
 }
 
 #[test]
@@ -107,8 +104,7 @@ fn a_connection_is_closed_from_inside_after_what_was_sent() {
 #[test]
 fn a_message_goes_to_the_subscribers_of_another_channel() {
     let server = serve(Config::default(), |_| {});
-    let mut peer = server.connected("app", "me");
-    peer.subscribe("lobby");
+    let mut peer = server.connected("app", "me").subscribed("lobby");
     let reached = server.handle.with(|context| {
         let note = Message::new(MessageType::Notification, "app", "status", Json::null());
         context.publish_to("app", "lobby", &note).unwrap()

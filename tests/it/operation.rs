@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::cli::{Running, Scratch, assert_fails, serve};
-use crate::support::{HANG, Peer, code};
+use crate::support::{HANG, Peer, code, eventually, until};
 
 #[test]
 fn a_check_says_everything_that_is_wrong_and_listens_on_nothing() {
@@ -66,12 +66,9 @@ static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// The answer to a connect with this token.
 fn connect(address: SocketAddr, token: &str) -> (Peer, Value) {
-    let mut peer = Peer::new(address);
-    "app".clone_into(&mut peer.app_id);
     let id = format!("c{}", CONNECTIONS.fetch_add(1, Ordering::Relaxed));
-    let payload = json!({"action": "connect", "connection_id": id, "token": token});
-    peer.send("request", "system", payload);
-    let answer = peer.receive();
+    let mut peer = Peer::new(address).called("app", &id);
+    let answer = peer.introduce(Some(token)).unwrap();
     (peer, answer)
 }
 
@@ -82,27 +79,22 @@ fn sighup_changes_tokens_and_limits_and_closes_nobody() {
     let config = scratch.file("ipc.toml", 0o600, "max-connections = 5\n");
     let arguments = ["--port", "0", "--config", &config, "--token-file", &token];
     let running = Running::start(serve(&arguments));
-    let mut lines = running.stderr_lines();
     let (mut before, answer) = connect(running.address(), "first");
     assert_eq!(answer["payload"]["status"], "connected");
 
     scratch.file("token", 0o600, "second\n");
     scratch.file("ipc.toml", 0o600, "max-connections = 2\nport = 1\n");
-    running.signal("HUP");
     // A flag goes before the file, now as well.
-    let read_again = lines.next().unwrap();
+    let read_again = running.reload();
     assert!(read_again.contains("settings were read again"), "{read_again}");
     assert_eq!(code(&connect(running.address(), "first").1), "auth_failed");
     // The place of the one that was refused is free when the server has seen that it left.
-    let deadline = Instant::now() + HANG;
-    let _after = loop {
+    let _after = eventually("a place", || {
         let (after, answer) = connect(running.address(), "second");
-        if answer["payload"]["status"] == "connected" {
-            break after;
-        }
-        assert_eq!(code(&answer), "server_full");
-        assert!(Instant::now() < deadline, "there is never a place");
-    };
+        let is_in = answer["payload"]["status"] == "connected";
+        assert!(is_in || code(&answer) == "server_full", "{answer}");
+        is_in.then_some(after)
+    });
     assert_eq!(code(&Peer::new(running.address()).receive()), "server_full");
     before.fence();
 
@@ -115,18 +107,17 @@ fn sighup_changes_tokens_and_limits_and_closes_nobody() {
     ] {
         let was = fs::read_to_string(scratch.0.join(name)).unwrap();
         scratch.file(name, mode, text);
-        running.signal("HUP");
-        let line = lines.find(|line| line.contains("stay as they were")).unwrap();
-        assert!(line.contains(says), "{line}");
+        let said = running.reload();
+        assert!(said.contains("stay as they were") && said.contains(says), "{said}");
         scratch.file(name, 0o600, &was);
     }
-    let stats = before.request("system", json!({"action": "get_stats"}));
+    let stats = before.stats();
     assert_eq!(stats["max_connections"], 2);
 
     scratch.file("ipc.toml", 0o600, "max-connections = 7\ndemo = true\n");
-    running.signal("HUP");
-    assert!(lines.any(|line| line.contains("next start only") && line.contains("demo")));
-    let stats = before.request("system", json!({"action": "get_stats"}));
+    let said = running.reload();
+    assert!(said.contains("next start only") && said.contains("demo"), "{said}");
+    let stats = before.stats();
     assert_eq!(stats["max_connections"], 7);
 }
 
@@ -139,10 +130,57 @@ fn a_reload_does_not_open_what_others_can_reach() {
     fs::write(&config, &own).unwrap();
     let running = Running::start(serve(&["--host", "0.0.0.0", "--port", "0", "--config", &config]));
     fs::write(&config, "insecure = true\n").unwrap();
-    running.signal("HUP");
-    let line = running.stderr_lines().next().unwrap();
-    assert!(line.contains("stay as they were") && line.contains("no token"), "{line}");
+    let said = running.reload();
+    assert!(said.contains("stay as they were") && said.contains("no token"), "{said}");
     assert_eq!(code(&connect(running.address(), "guess").1), "auth_failed");
+}
+
+/// A service manager that hears what a server tells it.
+pub(crate) struct Manager {
+    scratch: Scratch,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    pub(crate) fn new(name: &str) -> Self {
+        let scratch = Scratch::new(name);
+        let socket = UnixDatagram::bind(scratch.0.join("notify.sock")).unwrap();
+        socket.set_read_timeout(Some(HANG)).unwrap();
+        Self { scratch, socket }
+    }
+
+    /// Has it start a server.
+    pub(crate) fn start(&self, mut command: Command) -> Running {
+        command.env("NOTIFY_SOCKET", self.scratch.0.join("notify.sock"));
+        Running::start(command)
+    }
+
+    /// Nothing comes until its time is over.
+    pub(crate) fn hear_within(&self, time: Duration) -> Option<String> {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+        let mut bytes = [0; 1_024];
+        let length = self.socket.recv(&mut bytes).ok()?;
+        Some(String::from_utf8(bytes[..length].into()).unwrap())
+    }
+
+    /// What comes until the first line of it is this.
+    pub(crate) fn hear(&self, expected: &str) -> String {
+        let mut seen = Vec::new();
+        loop {
+            let text = self.hear_within(HANG).unwrap_or_else(|| panic!("only {seen:?}"));
+            if text.lines().next() == Some(expected) {
+                return text;
+            }
+            seen.push(text);
+        }
+    }
+
+    /// Takes nothing more until somebody reads.
+    pub(crate) fn fill(&self) {
+        let filler = UnixDatagram::unbound().unwrap();
+        filler.set_nonblocking(true).unwrap();
+        while filler.send_to(b"X=1", self.scratch.0.join("notify.sock")).is_ok() {}
+    }
 }
 
 /// As in containers and older systems, where the socket is no file.
@@ -165,72 +203,63 @@ fn a_service_manager_that_listens_on_an_abstract_address_hears_it_too() {
 
 #[test]
 fn the_service_manager_hears_that_it_is_ready_alive_reloading_and_stopping() {
-    let scratch = Scratch::new("notify");
-    let path = scratch.0.join("notify.sock");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(HANG)).unwrap();
+    let manager = Manager::new("notify");
     let mut command = serve(&["--port", "0"]);
-    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
-    let running = Running::start(command);
-    let heard = |expected: &str| {
-        let mut seen = Vec::new();
-        loop {
-            let mut bytes = [0; 1_024];
-            let length = socket.recv(&mut bytes).unwrap_or_else(|_| panic!("only {seen:?}"));
-            let text = String::from_utf8(bytes[..length].into()).unwrap();
-            if text.lines().next() == Some(expected) {
-                return text;
-            }
-            seen.push(text);
-        }
-    };
-    heard("READY=1");
+    command.env("WATCHDOG_USEC", "200000");
+    let running = manager.start(command);
+    manager.hear("READY=1");
     for _ in 0..3 {
-        heard("WATCHDOG=1");
+        manager.hear("WATCHDOG=1");
     }
     running.signal("HUP");
-    let reloading = heard("RELOADING=1");
+    let reloading = manager.hear("RELOADING=1");
     let since = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
     assert!(since.is_some_and(|time| time.parse::<u64>().unwrap() > 0), "{reloading}");
-    heard("READY=1");
+    manager.hear("READY=1");
     running.signal("TERM");
-    heard("STOPPING=1");
-    assert_eq!(running.end().0.code(), Some(0));
+    manager.hear("STOPPING=1");
+    running.end_well();
+}
+
+/// Has the kernel treat a system call of a server's main thread as `strace` is told.
+pub(crate) struct Tracer(Child);
+
+impl Tracer {
+    pub(crate) fn attach(running: &Running, call: &str, how: &str) -> Self {
+        let tracer = Command::new("strace")
+            .args(["-qq", "-o", "/dev/null", "-p", &running.id().to_string()])
+            .args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{how}")])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace; `apt-get install strace` brings it");
+        let status = format!("/proc/{}/status", running.id());
+        let is_traced = |status: &String| !status.lines().any(|line| line == "TracerPid:\t0");
+        until("strace", || fs::read_to_string(&status).unwrap(), is_traced);
+        Self(tracer)
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A loop that hangs is not alive, whatever its other threads do.
 #[test]
 fn a_loop_that_hangs_is_silent() {
-    let scratch = Scratch::new("watchdog");
-    let path = scratch.0.join("notify.sock");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(HANG)).unwrap();
+    let manager = Manager::new("watchdog");
     let mut command = serve(&["--port", "0"]);
-    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000");
-    let running = Running::start(command);
+    command.env("WATCHDOG_USEC", "100000");
+    let running = manager.start(command);
     // Its main thread alone, as a debugger would.
-    let tracer = Command::new("strace")
-        .args(["-qq", "-p", &running.id().to_string(), "-e", "inject=epoll_wait:delay_enter=3s"])
-        .args(["-e", "trace=epoll_wait", "-o", "/dev/null"])
-        .stderr(Stdio::null())
-        .spawn();
-    let mut tracer = tracer.expect("strace; `apt-get install strace` brings it");
-    let mut bytes = [0; 1_024];
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
-    let deadline = Instant::now() + HANG;
-    let silent = loop {
-        match socket.recv(&mut bytes) {
-            Err(_) => break true,
-            Ok(_) if Instant::now() > deadline => break false,
-            Ok(_) => {}
-        }
-    };
-    let _ = tracer.kill();
-    let _ = tracer.wait();
-    assert!(silent, "it said that it is alive all the time");
+    let tracer = Tracer::attach(&running, "epoll_wait", "delay_enter=3s");
+    let second = Duration::from_secs(1);
+    until("its silence", || manager.hear_within(second), Option::is_none);
+    drop(tracer);
     // Let go on, it is alive again.
-    socket.set_read_timeout(Some(HANG)).unwrap();
-    socket.recv(&mut bytes).unwrap();
+    manager.hear("WATCHDOG=1");
 }
 
 #[test]
@@ -267,15 +296,13 @@ fn it_listens_on_the_sockets_it_is_given_and_on_no_others() {
     let listening: Vec<&str> =
         running.banner.lines().filter(|line| line.starts_with("listening")).collect();
     assert_eq!(listening, expected);
-    let mut peer = running.peer();
-    peer.connect("bench", "tcp");
+    let mut peer = running.connected("bench", "tcp");
     assert_eq!(peer.request("echo", json!(1)), 1);
     let mut peer = Peer::over_unix(&path).unwrap();
     peer.connect("bench", "unix");
     assert_eq!(peer.request("echo", json!(2)), 2);
     drop(peer);
-    running.signal("TERM");
-    assert_eq!(running.end().0.code(), Some(0));
+    running.terminate();
     assert!(path.exists(), "whoever made it removes it");
 }
 
@@ -291,9 +318,7 @@ fn whoever_is_refused_again_and_again_does_not_fill_the_log() {
         assert_eq!(code(&answer), "auth_failed");
         peer.expect_end();
     }
-    running.signal("TERM");
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    let stderr = running.terminate();
     let shown = stderr.lines().filter(|line| line.contains("refused a connection")).count();
     // 20 lines and a summary in each 10 seconds, of which the refusals may meet one more at each end.
     let windows = begin.elapsed().as_secs() as usize / 10 + 2;
@@ -364,11 +389,7 @@ fn no_token_is_in_anything_that_the_server_says() {
         peer.send_body(body.as_bytes());
         said += &peer.receive().to_string();
     }
-    let address = running.banner.lines().find_map(|line| line.strip_prefix("metrics at http://"));
-    let mut scrape = TcpStream::connect(address.unwrap().trim_end_matches("/metrics")).unwrap();
-    scrape.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
-    let mut metrics = String::new();
-    scrape.read_to_string(&mut metrics).unwrap();
+    let metrics = running.scrape("/metrics").unwrap();
     assert!(metrics.contains("ipc_memory_bytes"), "{metrics}");
     said += &metrics;
     // Whatever a reload finds in the files is not repeated either.

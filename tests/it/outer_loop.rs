@@ -3,16 +3,15 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ipc_framework::{Address, Config, Limits, Server};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::descriptors::raise_limit;
-use crate::support::{HANG, Peer, code, install_echo};
+use crate::support::{HANG, Peer, code, install_echo, install_later};
 
 /// A loop that is told of changes alone, as mio does it for every descriptor.
 struct Host {
@@ -76,22 +75,16 @@ fn a_host_loop_is_woken_by_deadlines_and_by_handles() {
     let limits = Limits { request_timeout: Duration::from_millis(30), ..Limits::default() };
     let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
     assert_eq!(server.next_deadline(), None, "nothing is due of itself");
-    let (sender, kept) = mpsc::channel();
-    server.application("app", "").channel("never").on_request(move |request| {
-        let (reply, responder) = request.defer()?;
-        sender.send(responder)?;
-        Ok(reply)
-    });
+    let kept = install_later(&mut server);
     let (handle, port) = (server.handle(), server.addresses()[0].port().unwrap());
     let client = std::thread::spawn(move || {
         let mut peer = Peer::new(([127, 0, 0, 1], port).into());
         peer.connect("app", "peer");
-        peer.send("request", "never", json!(null));
+        peer.send("request", "later", json!(null));
         assert_eq!(code(&peer.receive()), "timeout", "only the deadline wakes for this");
         assert!(handle.stats().unwrap().running, "only the descriptor wakes for this");
         handle.stop();
-        peer.expect_error("shutting_down", "system", Value::Null);
-        peer.expect_end();
+        peer.expect_closed("shutting_down");
     });
     let mut host = Host::new(server);
     while host.turn() {}

@@ -5,21 +5,17 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use ipc_framework::{Config, Limits, Server};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::{Running, Scratch, serve};
-use crate::support::{self, HANG, Peer, code, frame};
-
-fn stats(peer: &mut Peer) -> Value {
-    peer.request("system", json!({"action": "get_stats"}))
-}
+use crate::support::{self, code, frame, until};
 
 /// Reads the settings again, which are these now.
-fn reload(running: &Running, config: &str, text: &str) {
+fn reload(running: &Running, config: &str, text: &str) -> String {
     fs::write(config, text).unwrap();
-    running.signal("HUP");
-    let line = running.stderr_lines().find(|line| line.contains("settings")).unwrap();
-    assert!(line.contains("were read again"), "{line}");
+    let said = running.reload();
+    assert!(said.contains("were read again"), "{said}");
+    said
 }
 
 #[test]
@@ -39,7 +35,7 @@ fn limits_that_make_no_sense_are_refused_from_the_start_and_later() {
         assert_eq!(refused.to_string(), problems[0].to_string());
         assert_eq!(Server::bind(config).unwrap_err().to_string(), problems[0].to_string());
     }
-    assert_eq!(stats(&mut peer)["max_connections"], Limits::default().connections_max);
+    assert_eq!(peer.stats()["max_connections"], Limits::default().connections_max);
 }
 
 #[test]
@@ -47,20 +43,14 @@ fn what_had_begun_ends_under_the_limit_it_began_with() {
     let scratch = Scratch::new("begun");
     let config = scratch.file("ipc.toml", 0o600, "max-frame-bytes = \"1MiB\"\n");
     let running = Running::start(serve(&["--port=0", "--demo", "--config", &config]));
-    let mut began = running.peer();
-    began.connect("bench", "began");
-    let mut listener = running.peer();
-    listener.connect("bench", "listener");
-    listener.subscribe("news");
+    let mut began = running.connected("bench", "began");
+    let mut listener = running.connected("bench", "listener").subscribed("news");
     let message = began.message("publish", "news", &json!("x".repeat(300_000)));
     let large = frame(message.to_string().as_bytes());
     began.stream.write_all(&large[..200_000]).unwrap();
     // The server has read it, and not only the kernel.
-    let deadline = Instant::now() + HANG;
-    while stats(&mut listener)["memory_bytes"].as_u64().unwrap() < 200_000 {
-        assert!(Instant::now() < deadline, "the frame does not begin");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let held = || listener.stats()["memory_bytes"].as_u64();
+    until("the begin of the frame", held, |held| *held >= Some(200_000));
     reload(&running, &config, "max-frame-bytes = \"64KiB\"\n");
     began.stream.write_all(&large[200_000..]).unwrap();
     assert_eq!(listener.receive()["payload"], message["payload"]);
@@ -76,19 +66,17 @@ fn less_memory_begins_with_pausing_and_its_grace() {
     let config =
         scratch.file("ipc.toml", 0o600, "max-memory = \"64MiB\"\nmax-frame-bytes = \"256KiB\"\n");
     let running = Running::start(serve(&["--port=0", "--demo", "--config", &config]));
-    let mut watcher = running.peer();
-    watcher.connect("bench", "watcher");
-    let mut holder = running.peer();
-    holder.connect("bench", "holder");
+    let mut watcher = running.connected("bench", "watcher");
+    let mut holder = running.connected("bench", "holder");
     for at in 0..4_000 {
         holder.send("subscribe", &format!("channel {at}"), json!({}));
     }
     holder.fence();
-    let held = stats(&mut watcher)["memory_bytes"].as_u64().unwrap();
+    let held = watcher.stats()["memory_bytes"].as_u64().unwrap();
     assert!(held > 2 << 20, "{held}");
     let began = Instant::now();
     reload(&running, &config, "max-memory = \"2MiB\"\nmax-frame-bytes = \"256KiB\"\n");
-    let now = stats(&mut watcher);
+    let now = watcher.stats();
     assert_eq!(now["max_memory"], 2 << 20);
     // Within the grace nobody is closed; on a machine that slept through it nothing is known.
     let grace = Duration::from_secs(5);
@@ -100,7 +88,7 @@ fn less_memory_begins_with_pausing_and_its_grace() {
     assert_eq!(code(&holder.receive()), "limit_exceeded");
     assert!(began.elapsed() >= grace, "closed after {:?}", began.elapsed());
     watcher.fence();
-    assert_eq!(stats(&mut watcher)["memory_pressure"], "none");
+    assert_eq!(watcher.stats()["memory_pressure"], "none");
 }
 
 /// What the warning says of them.
@@ -113,22 +101,12 @@ fn that_nobody_is_asked_for_a_token_any_more_is_said() {
     let closed = format!("token-file = {token:?}\n[tokens]\nown = \"another\"\n");
     let config = scratch.file("ipc.toml", 0o600, &closed);
     let running = Running::start(serve(&["--port=0", "--config", &config]));
-    let mut lines = running.stderr_lines();
-    let mut reload = |text: &str| {
-        fs::write(&config, text).unwrap();
-        running.signal("HUP");
-        let mut said = String::new();
-        while !said.contains("were read again") {
-            said += &lines.next().expect("it goes on");
-        }
-        said
-    };
+    let reload = |text: &str| reload(&running, &config, text);
     assert!(!reload(&closed).contains(OPEN));
     assert!(!reload(&format!("token-file = {token:?}\n")).contains(OPEN), "the common one is left");
     assert!(reload("[tokens]\nown = \"another\"\n").contains(OPEN), "all but one are open");
     assert!(!reload("[tokens]\nown = \"changed\"\n").contains(OPEN));
     assert!(reload("").contains(OPEN));
     assert!(!reload("").contains(OPEN), "that is no news");
-    let mut peer = running.peer();
-    peer.connect("own", "anybody");
+    let _peer = running.connected("own", "anybody");
 }

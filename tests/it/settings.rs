@@ -3,33 +3,16 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
 use serde_json::json;
 
-use crate::cli::{Running, Scratch, assert_fails, serve};
-use crate::support::{HANG, code};
+use crate::cli::{Running, Scratch, assert_fails, output, serve};
+use crate::support::code;
 
 /// As text and as a number: no process id or line number looks like it.
 const TEXT: &str = "s3cr3t";
 const NUMBER: &str = "9876543210";
-
-/// Runs it to its end, which must come.
-fn output(mut command: Command) -> Output {
-    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = piped.spawn().unwrap();
-    let deadline = Instant::now() + HANG;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("it does not end: {command:?}");
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.wait_with_output().unwrap()
-}
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -115,12 +98,11 @@ fn a_reload_does_not_write_a_secret_into_the_log_either() {
     let scratch = Scratch::new("shapes, again");
     let config = scratch.file("ipc.toml", 0o600, "[tokens]\napp = \"right\"\n");
     let running = Running::start(serve(&["--port", "0", "--config", &config]));
-    let mut lines = running.stderr_lines();
     for text in ["tokens = \"T\"", "tokens = N", "[tokens]\napp = [\"T\"]", "token-file = N"] {
         scratch.file("ipc.toml", 0o600, &text.replace('T', TEXT).replace('N', NUMBER));
-        running.signal("HUP");
-        let line = lines.find(|line| line.contains("stay as they were")).unwrap();
-        assert!(!line.contains(TEXT) && !line.contains(NUMBER), "{line}");
+        let said = running.reload();
+        assert!(said.contains("stay as they were"), "{said}");
+        assert!(!said.contains(TEXT) && !said.contains(NUMBER), "{said}");
     }
 }
 
@@ -146,17 +128,13 @@ fn a_secret_is_read_from_a_regular_file_alone() {
 
     let config = scratch.file("ipc.toml", 0o600, "");
     let running = Running::start(serve(&["--port", "0", "--config", &config]));
-    let mut lines = running.stderr_lines();
     scratch.file("ipc.toml", 0o600, &format!("token-file = {pipe:?}\n"));
-    running.signal("HUP");
-    let line = lines.next().unwrap();
-    assert!(line.contains("stay as they were") && line.contains("no regular file"), "{line}");
+    let said = running.reload();
+    assert!(said.contains("stay as they were") && said.contains("no regular file"), "{said}");
     scratch.file("ipc.toml", 0o600, "max-connections = 7\n");
-    running.signal("HUP");
-    assert!(lines.next().unwrap().contains("were read again"));
-    let mut peer = running.peer();
-    peer.connect("app", "one");
-    assert_eq!(peer.request("system", json!({"action": "get_stats"}))["max_connections"], 7);
+    assert!(running.reload().contains("were read again"));
+    let mut peer = running.connected("app", "one");
+    assert_eq!(peer.stats()["max_connections"], 7);
 }
 
 #[test]

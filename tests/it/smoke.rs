@@ -17,9 +17,7 @@ fn a_first_conversation() {
     let id = alice.send("request", "square", json!(7));
     let task = bob.receive();
     assert_ne!(task["message_id"], id.as_str());
-    let mut answer = bob.message("response", "square", &json!(49));
-    answer["reply_to"] = task["message_id"].clone();
-    bob.send_message(&answer);
+    bob.answer(&task, json!(49));
     let answer = alice.receive();
     assert_eq!((&answer["payload"], &answer["reply_to"]), (&json!(49), &json!(id)));
     alice.send("request", "nowhere", json!(null));

@@ -2,20 +2,18 @@
 //! it can be seen from outside.
 
 use std::fs;
-use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipc_framework::{Config, Error, Inherited, Limits, Server, UnixSocket};
-use serde_json::json;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::cli::{Running, Scratch, assert_fails, serve};
-use crate::support::{self, HANG, Peer};
+use crate::operation::{Manager, Tracer};
+use crate::support::{self, HANG, Peer, eventually};
 
 fn refused(given: Vec<Inherited>) -> String {
     let error = Server::bind_with(Config { host: None, ..Config::default() }, given).unwrap_err();
@@ -60,40 +58,21 @@ fn a_number_of_sockets_that_is_none_is_refused() {
     let mut command = serve(&["--port", "0"]);
     command.env("LISTEN_FDS", "abc").env("LISTEN_PID", "1");
     let running = Running::start(command);
-    running.signal("TERM");
-    assert_eq!(running.end().0.code(), Some(0));
+    running.terminate();
 }
 
 #[test]
 fn once_it_has_said_that_it_stops_it_is_neither_ready_nor_reloading() {
-    let scratch = Scratch::new("drain-reload");
-    let path = scratch.0.join("notify.sock");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(HANG)).unwrap();
-    let mut command = serve(&["--port", "0", "--demo", "--drain-timeout", "2s"]);
-    command.env("NOTIFY_SOCKET", &path);
-    let running = Running::start(command);
-    let hear = || {
-        let mut bytes = [0; 1_024];
-        let length = socket.recv(&mut bytes).ok()?;
-        Some(String::from_utf8(bytes[..length].into()).unwrap())
-    };
-    assert_eq!(hear().as_deref(), Some("READY=1\n"));
-    let mut worker = running.peer();
-    worker.connect("bench", "works");
-    worker.serve("slow");
-    let mut asks = running.peer();
-    asks.connect("bench", "asks");
-    asks.send("request", "slow", json!(1));
-    worker.receive();
+    let manager = Manager::new("drain-reload");
+    let running = manager.start(serve(&["--port", "0", "--demo", "--drain-timeout", "2s"]));
+    manager.hear("READY=1");
+    let _both = running.unanswered();
     // It drains for as long as that request is unanswered.
     running.signal("TERM");
-    assert_eq!(hear().as_deref(), Some("STOPPING=1\n"));
+    manager.hear("STOPPING=1");
     running.signal("HUP");
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
-    socket.set_nonblocking(true).unwrap();
-    assert_eq!(hear(), None);
+    let stderr = running.end_well();
+    assert_eq!(manager.hear_within(Duration::from_millis(1)), None);
     assert!(!stderr.contains("read again"), "{stderr}");
 }
 
@@ -150,19 +129,14 @@ fn what_strangers_bring_about_is_in_the_log_and_in_the_metrics() {
         (0..8).map(|_| TcpStream::connect(running.address()).unwrap()).collect();
     assert!(lines.any(|line| line.contains("no descriptor was left")));
     drop((newcomers, lines));
-    let deadline = Instant::now() + HANG;
-    let text = loop {
-        let address = running.banner.split_once("metrics at http://").unwrap().1;
-        let address = address.split_once("/metrics").unwrap().0;
-        let mut text = String::new();
-        let mut stream = TcpStream::connect(address).unwrap();
-        std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
-        // It may have been without a descriptor for this one, too.
-        if stream.read_to_string(&mut text).is_ok() && text.ends_with("# EOF\n") {
-            break text;
-        }
-        assert!(Instant::now() < deadline, "{text}");
+    // It may have been without a descriptor for this one, too.
+    let is_whole = |text: &String| {
+        text.ends_with(
+            "# EOF
+",
+        )
     };
+    let text = eventually("the metrics", || running.scrape("/metrics").ok().filter(is_whole));
     for name in ["handshake_timeouts", "idle_closed", "connections_shed"] {
         assert!(text.contains(&format!("\nipc_{name}_total ")), "{name}: {text}");
     }
@@ -175,43 +149,25 @@ fn what_strangers_bring_about_is_in_the_log_and_in_the_metrics() {
 #[test]
 fn what_cannot_be_accepted_is_in_the_log_and_accepted_later() {
     let running = Running::start(serve(&["--port", "0"]));
-    let mut tracer = Command::new("strace")
-        .args(["-qq", "-p", &running.id().to_string(), "-o", "/dev/null"])
-        .args(["-e", "trace=accept4", "-e", "inject=accept4:error=ENOBUFS:when=1"])
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("strace; `apt-get install strace` brings it");
-    let status = format!("/proc/{}/status", running.id());
-    let is_traced = || {
-        let status = fs::read_to_string(&status).unwrap();
-        !status.lines().any(|line| line == "TracerPid:\t0")
-    };
-    let deadline = Instant::now() + HANG;
-    while !is_traced() {
-        assert!(Instant::now() < deadline, "strace never came to it");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let tracer = Tracer::attach(&running, "accept4", "error=ENOBUFS:when=1");
     std::thread::scope(|scope| {
+        let begin = Instant::now();
         let mut lines = running.stderr_lines();
         let told = scope.spawn(move || lines.find(|line| line.contains("cannot be accepted")));
         // The first of them may be accepted before strace has come to its work.
         for at in 0.. {
-            let mut peer = running.peer();
-            peer.connect("app", &format!("peer-{at}"));
-            peer.fence();
+            running.connected("app", &format!("peer-{at}")).fence();
             std::thread::sleep(Duration::from_millis(10));
             if told.is_finished() {
                 break;
             }
-            assert!(Instant::now() < deadline, "nothing was injected");
+            assert!(begin.elapsed() < HANG, "nothing was injected");
         }
         let told = told.join().unwrap().unwrap();
         assert!(told.contains("buffer space"), "{told}");
     });
-    let _ = tracer.kill();
-    let _ = tracer.wait();
-    running.signal("TERM");
-    running.end();
+    drop(tracer);
+    running.terminate();
 }
 
 /// Like one of the loop's: nothing that it was to write is missing without a word.

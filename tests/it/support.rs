@@ -1,16 +1,20 @@
 //! A server on a thread of its own, and a peer that speaks the wire format by hand.
 
+use std::cell::RefCell;
+use std::fmt::Debug;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ipc_framework::{Address, Config, Error, Handle, Server, Stats};
+use ipc_framework::{Address, Config, Error, Handle, Limits, Responder, Server, Stats};
 use serde_json::{Value, json};
+use socket2::SockRef;
 
 /// Long enough to never end a test that works, even on a machine that is fully loaded, and short
 /// enough to end one that hangs.
@@ -58,6 +62,15 @@ pub(crate) fn serve(config: Config, set_up: impl FnOnce(&mut Server)) -> TestSer
 
 /// Starts a server on the port that the configuration names.
 pub(crate) fn serve_as_told(config: Config, set_up: impl FnOnce(&mut Server)) -> TestServer {
+    serve_by(config, set_up, |mut server| server.run())
+}
+
+/// Starts a server that is run like this.
+pub(crate) fn serve_by(
+    config: Config,
+    set_up: impl FnOnce(&mut Server),
+    run: impl FnOnce(Server) -> Result<(), Error> + Send + 'static,
+) -> TestServer {
     let mut server = Server::bind(config).expect("a free port");
     set_up(&mut server);
     let address = server
@@ -69,7 +82,7 @@ pub(crate) fn serve_as_told(config: Config, set_up: impl FnOnce(&mut Server)) ->
         })
         .expect("a TCP address");
     let handle = server.handle();
-    let thread = std::thread::spawn(move || server.run());
+    let thread = std::thread::spawn(move || run(server));
     TestServer { address, handle, thread: Some(thread) }
 }
 
@@ -78,11 +91,71 @@ pub(crate) fn serve_echo() -> TestServer {
     serve(Config::default(), install_echo)
 }
 
+/// The same with other limits.
+pub(crate) fn serve_limited(limits: Limits) -> TestServer {
+    serve(Config { limits, ..Config::default() }, install_echo)
+}
+
 pub(crate) fn install_echo(server: &mut Server) {
     server.application("app", "The App").channel("echo").on_request(|request| {
         let payload = request.json();
         request.reply_json(&payload)
     });
+}
+
+/// Installs a channel whose requests are handed to the test to be answered.
+pub(crate) fn install_later(server: &mut Server) -> Receiver<Responder> {
+    let (sender, responders) = channel();
+    server.application("app", "The App").channel("later").on_request(move |request| {
+        let (reply, responder) = request.defer()?;
+        sender.send(responder)?;
+        Ok(reply)
+    });
+    responders
+}
+
+/// Runs the same on several threads at a time.
+pub(crate) fn together(threads: usize, work: impl Fn(usize) + Sync) {
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let work = &work;
+            scope.spawn(move || work(thread));
+        }
+    });
+}
+
+/// Tries again and again until there is something.
+pub(crate) fn eventually<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+    let found = RefCell::new(None);
+    until(what, || *found.borrow_mut() = find(), |()| found.borrow().is_some());
+    found.into_inner().unwrap()
+}
+
+/// Looks again and again until it sees what it wants.
+pub(crate) fn until<T: Debug>(
+    what: &str,
+    look: impl FnMut() -> T,
+    is_so: impl FnMut(&T) -> bool,
+) -> T {
+    until_within(HANG, what, look, is_so)
+}
+
+pub(crate) fn until_within<T: Debug>(
+    longest: Duration,
+    what: &str,
+    mut look: impl FnMut() -> T,
+    mut is_so: impl FnMut(&T) -> bool,
+) -> T {
+    let begin = Instant::now();
+    loop {
+        let seen = look();
+        if is_so(&seen) {
+            return seen;
+        }
+        assert!(begin.elapsed() < longest, "{what} does not come: {seen:?}");
+        // Leaves the processor to the server; nothing is concluded from the time.
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 impl TestServer {
@@ -103,16 +176,7 @@ impl TestServer {
 
     /// Asks until the statistics say so.
     pub(crate) fn wait_until(&self, what: &str, says_so: impl Fn(&Stats) -> bool) -> Stats {
-        let begin = Instant::now();
-        loop {
-            let stats = self.stats();
-            if says_so(&stats) {
-                return stats;
-            }
-            assert!(begin.elapsed() < HANG, "{what} does not come: {stats:?}");
-            // Leaves the processor to the server; nothing is concluded from the time.
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        until(what, || self.stats(), says_so)
     }
 
     /// Drains and waits for the end.
@@ -136,9 +200,9 @@ impl Drop for TestServer {
     }
 }
 
-/// A client made of nothing but a socket.
-pub(crate) struct Peer {
-    pub(crate) stream: TcpStream,
+/// A client made of nothing but a socket, or of what encrypts on one.
+pub(crate) struct Peer<S = TcpStream> {
+    pub(crate) stream: S,
     pub(crate) app_id: String,
     pub(crate) connection_id: String,
     next_id: u64,
@@ -159,18 +223,50 @@ impl Peer {
     pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(HANG)).unwrap();
         stream.set_write_timeout(Some(HANG)).unwrap();
+        Self::speaking(stream)
+    }
+
+    /// Keeps the kernel from reading megabytes in the place of one who does not.
+    pub(crate) fn read_nothing_early(&self, kernel_bytes: usize) {
+        SockRef::from(&self.stream).set_recv_buffer_size(kernel_bytes).unwrap();
+    }
+
+    /// The same connection for another thread, to read while this one writes.
+    pub(crate) fn reader(&self) -> Self {
+        let next_id = 1 << 32;
+        let reader = Self { next_id, ..Self::speaking(self.stream.try_clone().unwrap()) };
+        reader.called(&self.app_id, &self.connection_id)
+    }
+}
+
+impl<S: Read + Write> Peer<S> {
+    pub(crate) fn speaking(stream: S) -> Self {
         Self { stream, app_id: String::new(), connection_id: String::new(), next_id: 0 }
+    }
+
+    /// Names what its messages carry from here on, and says nothing.
+    pub(crate) fn called(mut self, app_id: &str, connection_id: &str) -> Self {
+        app_id.clone_into(&mut self.app_id);
+        connection_id.clone_into(&mut self.connection_id);
+        self
+    }
+
+    /// Introduces itself, and returns what it is told.
+    pub(crate) fn introduce(&mut self, token: Option<&str>) -> io::Result<Value> {
+        let mut payload = json!({"action": "connect", "connection_id": self.connection_id});
+        if let Some(token) = token {
+            payload["token"] = json!(token);
+        }
+        let connect = self.message("request", "system", &payload);
+        // One that is turned away may be closed before it has said anything.
+        self.stream.write_all(&frames([&connect]))?;
+        self.try_receive()
     }
 
     pub(crate) fn connect(&mut self, app_id: &str, connection_id: &str) {
         app_id.clone_into(&mut self.app_id);
         connection_id.clone_into(&mut self.connection_id);
-        self.send(
-            "request",
-            "system",
-            json!({"action": "connect", "connection_id": connection_id}),
-        );
-        let answer = self.receive();
+        let answer = self.introduce(None).expect("an answer");
         let server = concat!("ipc-framework/", env!("CARGO_PKG_VERSION"));
         let connected =
             json!({"status": "connected", "connection_id": connection_id, "server": server});
@@ -210,6 +306,11 @@ impl Peer {
         self.send_body(message.to_string().as_bytes());
     }
 
+    /// Sends messages in one write.
+    pub(crate) fn send_all<'a>(&mut self, messages: impl IntoIterator<Item = &'a Value>) {
+        self.stream.write_all(&frames(messages)).expect("the server takes them");
+    }
+
     /// Sends a frame with whatever body.
     pub(crate) fn send_body(&mut self, body: &[u8]) {
         let bytes = frame(body);
@@ -235,16 +336,15 @@ impl Peer {
         let body = self.try_receive_body()?;
         let message: Value = serde_json::from_slice(&body).expect("every frame is JSON");
         let keys: Vec<&str> = message.as_object().unwrap().keys().map(String::as_str).collect();
-        let mut expected = [
-            "message_id",
+        let expected = [
             "app_id",
             "channel_id",
+            "message_id",
             "message_type",
             "payload",
-            "timestamp",
             "reply_to",
+            "timestamp",
         ];
-        expected.sort_unstable();
         assert_eq!(keys, expected, "a published peer survives exactly these keys");
         Ok(message)
     }
@@ -261,6 +361,45 @@ impl Peer {
         assert_eq!(error["message_type"], "response", "{error}");
         assert_eq!(error["channel_id"], channel_id, "{error}");
         assert_eq!(error["reply_to"], reply_to.into(), "{error}");
+    }
+
+    /// Sends this, and is refused for it.
+    pub(crate) fn expect_refusal(
+        &mut self,
+        message_type: &str,
+        channel_id: &str,
+        payload: Value,
+        expected: &str,
+    ) {
+        let id = self.send(message_type, channel_id, payload);
+        self.expect_error(expected, channel_id, id);
+    }
+
+    /// The server says why it closes, and closes.
+    pub(crate) fn expect_closed(&mut self, expected: &str) {
+        self.expect_error(expected, "system", Value::Null);
+        self.expect_end();
+    }
+
+    /// Answers a request that it was given as a worker.
+    pub(crate) fn answer(&mut self, task: &Value, payload: impl Into<Value>) {
+        let channel_id = task["channel_id"].as_str().expect("a request has a channel");
+        let mut answer = self.message("response", channel_id, &payload.into());
+        answer["reply_to"] = task["message_id"].clone();
+        self.send_message(&answer);
+    }
+
+    /// The next frame is this answer.
+    pub(crate) fn expect_answer(&mut self, reply_to: &str, payload: impl Into<Value>) {
+        let answer = self.receive();
+        assert_eq!(answer["message_type"], "response", "{answer}");
+        let said = (&answer["reply_to"], &answer["payload"]);
+        assert_eq!(said, (&json!(reply_to), &payload.into()), "{answer}");
+    }
+
+    /// Asks the server for its statistics.
+    pub(crate) fn stats(&mut self) -> Value {
+        self.request("system", json!({"action": "get_stats"}))
     }
 
     /// Sends a request and returns the payload of its answer.
@@ -287,20 +426,21 @@ impl Peer {
         assert_eq!(answer["payload"], json!({"status": "subscribed"}));
     }
 
-    /// Becomes a worker of a channel.
+    /// The same peer, subscribed to a channel.
+    pub(crate) fn subscribed(mut self, channel_id: &str) -> Self {
+        self.subscribe(channel_id);
+        self
+    }
+
+    /// The same peer as a worker of a channel.
+    pub(crate) fn serving(mut self, channel_id: &str) -> Self {
+        self.serve(channel_id);
+        self
+    }
+
     pub(crate) fn serve(&mut self, channel_id: &str) {
         let answer = self.request("system", json!({"action": "serve", "channel": channel_id}));
         assert_eq!(answer, json!({"status": "serving", "channel": channel_id}));
-    }
-
-    /// The same connection for another thread, to read while this one writes.
-    pub(crate) fn reader(&self) -> Self {
-        Self {
-            stream: self.stream.try_clone().unwrap(),
-            app_id: self.app_id.clone(),
-            connection_id: self.connection_id.clone(),
-            next_id: 1 << 32,
-        }
     }
 
     /// The server says no more and closes.
@@ -314,6 +454,11 @@ pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
     bytes.extend_from_slice(body);
     bytes
+}
+
+/// Messages as they are sent, one behind the other.
+pub(crate) fn frames<'a>(messages: impl IntoIterator<Item = &'a Value>) -> Vec<u8> {
+    messages.into_iter().flat_map(|message| frame(message.to_string().as_bytes())).collect()
 }
 
 /// The code of an error answer.

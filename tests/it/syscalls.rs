@@ -3,15 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{HANG, Peer, frame};
+use crate::support::{Peer, eventually};
 
 /// Rounds before anything is counted: buffers and tables grow to their size.
 const WARM_UP: usize = 20;
@@ -89,17 +88,12 @@ impl Traced {
         assert!(Command::new("kill").arg(&id).status().unwrap().success());
         assert!(self.child.wait().unwrap().success());
         // strace outlives the server by as long as it takes to write this down.
-        let begin = Instant::now();
-        loop {
+        eventually("the end of the trace", || {
             let trace = fs::read(self.directory.join("trace")).unwrap();
             let trace = String::from_utf8_lossy(&trace).into_owned();
             let is_last = |line: &str| line.starts_with(&id) && line.contains("+++ exited");
-            if trace.lines().any(is_last) {
-                return trace;
-            }
-            assert!(begin.elapsed() < HANG, "the trace has no end:\n{trace}");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+            trace.lines().any(is_last).then_some(trace)
+        })
     }
 }
 
@@ -225,10 +219,8 @@ fn requests_that_come_together_take_no_more_than_one() {
     let server = Traced::start("pipelined");
     let mut peer = server.over_tcp("client");
     repeat("32 requests", |payload| {
-        let requests: Vec<u8> = (0..TOGETHER)
-            .flat_map(|_| frame(peer.message("request", "echo", &payload).to_string().as_bytes()))
-            .collect();
-        peer.stream.write_all(&requests).unwrap();
+        let requests = [(); TOGETHER].map(|()| peer.message("request", "echo", &payload));
+        peer.send_all(&requests);
         for _ in 0..TOGETHER {
             assert_eq!(peer.receive()["payload"], payload);
         }
@@ -245,9 +237,7 @@ fn a_forwarded_request_takes_two_of_each() {
     repeat("forwarded", |payload| {
         client.send("request", "work", payload.clone());
         let task = worker.receive();
-        let mut answer = worker.message("response", "work", &payload);
-        answer["reply_to"] = task["message_id"].clone();
-        worker.send_message(&answer);
+        worker.answer(&task, payload.clone());
         assert_eq!(client.receive()["payload"], payload);
     });
     assert_a_round_takes(&server.end(), "forwarded", 2, 2, 2);

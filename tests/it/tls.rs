@@ -53,10 +53,8 @@ fn whoever_does_not_read_is_closed_and_the_others_get_everything() {
     let limits = Limits { slow_consumer_grace: Duration::from_secs(3), ..Limits::default() };
     let server = serve_tls(&certificates.tls(), limits);
     let client = certificates.client();
-    let mut slow = TlsPeer::connected(server.address, &client, "slow");
-    slow.subscribe("news");
-    let mut quick = TlsPeer::connected(server.address, &client, "quick");
-    quick.subscribe("news");
+    let slow = TlsPeer::connected(server.address, &client, "slow").subscribed("news");
+    let mut quick = TlsPeer::connected(server.address, &client, "quick").subscribed("news");
     let mut publisher = TlsPeer::connected(server.address, &client, "publisher");
     let text = "z".repeat(100 << 10);
     let publish = std::thread::spawn(move || {
@@ -84,7 +82,7 @@ fn who_says_no_more_gets_what_was_encrypted_already_however_late_it_reads() {
     let sizes = (300..900).step_by(10).map(|kib| kib << 10);
     let peers = sizes.map(|size| {
         let mut peer = TlsPeer::narrow(server.address, &client);
-        peer.connect(&format!("half-{size}"));
+        peer.connect("app", &format!("half-{size}"));
         let text = json!("h".repeat(size));
         peer.send("request", "echo", text.clone());
         peer.finish_write();
@@ -107,9 +105,9 @@ fn who_is_one_too_many_is_told_so_behind_the_handshake() {
     let limits = Limits { connections_max: 1, ..Limits::default() };
     let server = serve_tls(&certificates.tls(), limits);
     let first = TlsPeer::connected(server.address, &certificates.client(), "first");
-    let mut second = TlsPeer::new(server.address, &certificates.client());
+    let mut second = TlsPeer::over_tls(server.address, &certificates.client());
     assert_eq!(code(&second.receive()), "server_full");
-    second.expect_end();
+    second.expect_any_end();
     drop(first);
     server.wait_until("its end", |stats| stats.total_connections == 0);
     TlsPeer::connected(server.address, &certificates.client(), "third");
@@ -122,9 +120,9 @@ fn with_a_client_ca_only_those_come_in_whom_it_has_signed() {
     let server = serve_tls(&certificates.mutual_tls(), Limits::default());
     let mut known = TlsPeer::connected(server.address, &certificates.known_client(), "known");
     known.fence();
-    TlsPeer::new(server.address, &certificates.client()).expect_failure();
+    TlsPeer::over_tls(server.address, &certificates.client()).expect_failure();
     let stranger = certificates.client_with(&strangers);
-    TlsPeer::new(server.address, &stranger).expect_failure();
+    TlsPeer::over_tls(server.address, &stranger).expect_failure();
     let stats = server.wait_until("both ends", |stats| stats.counters.transport_failures == 2);
     assert_eq!(stats.total_connections, 1);
     known.fence();
@@ -140,7 +138,7 @@ fn another_certificate_is_shown_to_newcomers_and_nobody_is_closed_for_it() {
     certificates.replace_by(&others);
     tls.reload().unwrap();
     before.fence();
-    TlsPeer::new(server.address, &certificates.client()).expect_failure();
+    TlsPeer::over_tls(server.address, &certificates.client()).expect_failure();
     TlsPeer::connected(server.address, &others.client(), "after").fence();
 
     // What cannot be used leaves what there was.

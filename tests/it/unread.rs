@@ -4,13 +4,13 @@
 use std::fs;
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::TcpStream;
-use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{Running, Scratch, serve};
+use crate::operation::Manager;
 use crate::support::{HANG, Peer, code};
 
 /// A pipe that takes nothing more until somebody reads.
@@ -27,12 +27,10 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-fn log_in(running: &Running, at: usize, token: &str) -> Peer {
-    let mut peer = running.peer();
-    "app".clone_into(&mut peer.app_id);
-    let connect = json!({"action": "connect", "connection_id": at.to_string(), "token": token});
-    peer.send("request", "system", connect);
-    peer
+fn log_in(running: &Running, at: usize, token: &str) -> (Peer, Value) {
+    let mut peer = running.peer().called("app", &at.to_string());
+    let answer = peer.introduce(Some(token)).unwrap();
+    (peer, answer)
 }
 
 #[test]
@@ -45,10 +43,10 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     let running = Running::start_with_stderr(command);
     let begin = Instant::now();
     for at in 0..40 {
-        assert_eq!(code(&log_in(&running, at, "wrong").receive()), "auth_failed");
+        assert_eq!(code(&log_in(&running, at, "wrong").1), "auth_failed");
     }
-    let mut quiet = log_in(&running, 99, "right");
-    assert_eq!(quiet.receive()["payload"]["status"], "connected");
+    let (mut quiet, answer) = log_in(&running, 99, "right");
+    assert_eq!(answer["payload"]["status"], "connected");
     // One report waits for a reader, and so does whatever comes after it.
     running.signal("USR1");
     running.signal("HUP");
@@ -68,7 +66,7 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     }
     running.signal("TERM");
     drop(quiet);
-    assert_eq!(running.end().0.code(), Some(0));
+    running.end_well();
     reader.read_to_end(&mut log).unwrap();
     let log = String::from_utf8(log).unwrap();
     let log = log.trim_start_matches('.');
@@ -86,8 +84,7 @@ fn a_server_whose_log_nobody_reads_ends_when_it_is_told() {
     let mut command = serve(&["--port", "0", "--latency-log", "/dev/full", "--demo"]);
     command.stderr(writer);
     let running = Running::start_with_stderr(command);
-    let mut peer = running.peer();
-    peer.connect("bench", "asks");
+    let mut peer = running.connected("bench", "asks");
     assert_eq!(peer.request("echo", json!(1)), 1);
     running.signal("TERM");
     assert_eq!(code(&peer.receive()), "shutting_down");
@@ -102,13 +99,7 @@ fn a_server_whose_log_nobody_reads_ends_at_once_when_it_is_told_twice() {
     let mut command = serve(&["--port", "0", "--demo"]);
     command.stderr(writer);
     let running = Running::start_with_stderr(command);
-    let mut worker = running.peer();
-    worker.connect("bench", "works");
-    worker.serve("slow");
-    let mut asks = running.peer();
-    asks.connect("bench", "asks");
-    asks.send("request", "slow", json!(1));
-    worker.receive();
+    let (_worker, mut asks) = running.unanswered();
     running.signal("TERM");
     // It waits for the answer, for as long as a drain may take.
     assert_eq!(code(&asks.receive()), "shutting_down");
@@ -129,39 +120,19 @@ fn a_panic_ends_a_server_whose_log_nobody_reads() {
 
 #[test]
 fn a_service_manager_that_reads_nothing_holds_up_nobody() {
-    let scratch = Scratch::new("unread-notify");
-    let path = scratch.0.join("notify.sock");
-    let _unread = UnixDatagram::bind(&path).unwrap();
-    let filler = UnixDatagram::unbound().unwrap();
-    filler.set_nonblocking(true).unwrap();
-    while filler.send_to(b"X=1", &path).is_ok() {}
+    let manager = Manager::new("unread-notify");
+    manager.fill();
     let mut command = serve(&["--port", "0"]);
-    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "20000");
-    let running = Running::start(command);
-    let mut peer = running.peer();
-    peer.connect("app", "peer");
+    command.env("WATCHDOG_USEC", "20000");
+    let running = manager.start(command);
+    let mut peer = running.connected("app", "peer");
     running.signal("HUP");
     peer.fence();
     running.signal("TERM");
     assert_eq!(code(&peer.receive()), "shutting_down");
     drop(peer);
-    let (status, stderr) = running.end();
-    assert_eq!(status.code(), Some(0), "{stderr}");
+    let stderr = running.end_well();
     assert!(stderr.contains("service manager cannot be told"), "{stderr}");
-}
-
-fn metrics_address(running: &Running) -> String {
-    let address = running.banner.split_once("metrics at http://").unwrap().1;
-    address.split_once("/metrics").unwrap().0.to_owned()
-}
-
-fn scrape(address: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(HANG)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
 }
 
 /// Each of them may be silent for two seconds: one after the other they would take minutes.
@@ -169,11 +140,10 @@ fn scrape(address: &str) -> String {
 fn silent_connections_do_not_keep_a_scraper_from_its_metrics() {
     const SILENT: usize = 200;
     let running = Running::start(serve(&["--port", "0", "--metrics", "127.0.0.1:0"]));
-    let address = metrics_address(&running);
     let _silent: Vec<TcpStream> =
-        (0..SILENT).map(|_| TcpStream::connect(&address).unwrap()).collect();
+        (0..SILENT).map(|_| TcpStream::connect(running.metrics_address()).unwrap()).collect();
     for _ in 0..3 {
-        let text = scrape(&address);
+        let text = running.scrape("/metrics").unwrap();
         assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("# EOF\n"), "{text}");
     }
     let threads = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap().count();

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use ipc_framework::{Access, Config, Error, Server, Token, UnixSocket};
-use serde_json::json;
 
-use crate::support::{Peer, TestServer, install_echo, serve};
+use crate::support::{Peer, TestServer, code, install_echo, serve};
 
 struct Path(PathBuf);
 
@@ -29,11 +28,9 @@ fn own() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
-fn connect_with_token(peer: &mut Peer) -> serde_json::Value {
-    "app".clone_into(&mut peer.app_id);
-    let connect = json!({"action": "connect", "connection_id": "me", "token": "secret"});
-    peer.send("request", "system", connect);
-    peer.receive()
+fn assert_admitted(peer: Peer) {
+    let answer = peer.called("app", "me").introduce(Some("secret")).unwrap();
+    assert_eq!(answer["payload"]["status"], "connected");
 }
 
 #[test]
@@ -50,15 +47,13 @@ fn who_is_on_neither_list_is_told_so_before_it_says_anything() {
         let server = serve_users(&path, uids, gids);
         let mut peer = Peer::over_unix(&path.0).unwrap();
         if admitted {
-            assert_eq!(connect_with_token(&mut peer)["payload"]["status"], "connected");
+            assert_admitted(peer);
         } else {
-            peer.expect_error("auth_failed", "system", serde_json::Value::Null);
-            peer.expect_end();
+            peer.expect_closed("auth_failed");
             assert_eq!(server.stats().counters.errors["auth_failed"], 1);
         }
         // They say nothing of TCP, where a token is asked for.
-        let mut remote = server.peer();
-        assert_eq!(connect_with_token(&mut remote)["payload"]["status"], "connected");
+        assert_admitted(server.peer());
     }
 }
 
@@ -66,11 +61,8 @@ fn who_is_on_neither_list_is_told_so_before_it_says_anything() {
 fn a_token_is_asked_of_those_on_the_list_too() {
     let path = Path::new("token");
     let server = serve_users(&path, &[own().0], &[]);
-    let mut peer = Peer::over_unix(&path.0).unwrap();
-    "app".clone_into(&mut peer.app_id);
-    let connect = json!({"action": "connect", "connection_id": "me", "token": "guess"});
-    peer.send("request", "system", connect);
-    assert_eq!(crate::support::code(&peer.receive()), "auth_failed");
+    let mut peer = Peer::over_unix(&path.0).unwrap().called("app", "me");
+    assert_eq!(code(&peer.introduce(Some("guess")).unwrap()), "auth_failed");
     drop(server);
 }
 
@@ -86,8 +78,7 @@ fn those_who_are_turned_away_take_no_place_and_are_bounded() {
     }
     assert!((1..=200).contains(&told));
     server.wait_until("nobody", |stats| stats.counters.accepted == 200);
-    let mut remote = server.peer();
-    assert_eq!(connect_with_token(&mut remote)["payload"]["status"], "connected");
+    assert_admitted(server.peer());
 }
 
 const NOBODY: u32 = 65_534;

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
-use ipc_framework::{Access, Config, ErrorCode, Limits, Server, Token};
+use ipc_framework::{
+    Access, Config, ErrorCode, HandlerError, Limits, Reply, Request, Server, Token,
+};
 use serde_json::{Value, json};
 
 use crate::support::{Peer, TestServer, install_echo, serve};
@@ -132,8 +134,7 @@ impl Stage {
             install_echo(server);
             set_up(server);
         });
-        let mut bystander = server.connected("app", "bystander");
-        bystander.subscribe("calm");
+        let bystander = server.connected("app", "bystander").subscribed("calm");
         Self { bystander, others: Vec::new(), server }
     }
 
@@ -151,9 +152,7 @@ impl Stage {
 
     /// A worker of the channel `work`.
     fn worker(&self) -> Peer {
-        let mut worker = self.server.connected("app", "worker");
-        worker.serve("work");
-        worker
+        self.server.connected("app", "worker").serving("work")
     }
 
     fn goes_on(&mut self) {
@@ -194,7 +193,7 @@ impl Stage {
         worker.expect_error("shutting_down", "system", Value::Null);
         self.bystander.expect_error("shutting_down", "system", Value::Null);
         for task in tasks {
-            answer(&mut worker, &task);
+            worker.answer(&task, "done");
         }
         for peer in [&mut culprit, &mut self.bystander] {
             assert_eq!(peer.receive()["payload"], "done");
@@ -202,12 +201,6 @@ impl Stage {
         }
         worker.expect_end();
     }
-}
-
-fn answer(worker: &mut Peer, task: &Value) {
-    let mut response = worker.message("response", "work", &json!("done"));
-    response["reply_to"] = task["message_id"].clone();
-    worker.send_message(&response);
 }
 
 fn empty_frame() -> Provoked {
@@ -246,11 +239,9 @@ fn unreadable_ids() -> Provoked {
 
 fn connect_without_id() -> Provoked {
     let stage = Stage::plain();
-    let mut culprit = stage.server.peer();
-    let mut message = culprit.message("request", "system", &json!({"action": "connect"}));
-    message["app_id"] = json!("app");
-    let id = message["message_id"].clone();
-    culprit.send_message(&message);
+    let mut culprit = stage.server.peer().called("app", "");
+    let id = culprit.send("request", "system", json!({"action": "connect"}));
+    culprit.app_id.clear();
     stage.provoked(culprit, "system", id)
 }
 
@@ -263,8 +254,7 @@ fn length_over_the_limit() -> Provoked {
 
 fn request_before_connect() -> Provoked {
     let stage = Stage::plain();
-    let mut culprit = stage.server.peer();
-    "app".clone_into(&mut culprit.app_id);
+    let culprit = stage.server.peer().called("app", "");
     stage.provoked_by(culprit, "request", "echo", json!(1))
 }
 
@@ -280,8 +270,7 @@ fn refused_at_the_door(connect: Value) -> Provoked {
     let mut access = Access::default();
     access.applications.insert("vault".to_owned(), Token::new("sesame"));
     let stage = Stage::new(Config { access, ..Config::default() }, |_| {});
-    let mut culprit = stage.server.peer();
-    "vault".clone_into(&mut culprit.app_id);
+    let culprit = stage.server.peer().called("vault", "");
     stage.provoked_by(culprit, "request", "system", connect)
 }
 
@@ -292,39 +281,39 @@ fn one_connection_too_many() -> Provoked {
 }
 
 fn channel_nobody_serves() -> Provoked {
+    plainly("request", "nowhere", json!(1))
+}
+
+/// A culprit that nothing else is wrong with sends this.
+fn plainly(message_type: &str, channel_id: &'static str, payload: Value) -> Provoked {
     let stage = Stage::plain();
     let culprit = stage.culprit();
-    stage.provoked_by(culprit, "request", "nowhere", json!(1))
+    stage.provoked_by(culprit, message_type, channel_id, payload)
 }
 
 fn unknown_action() -> Provoked {
-    let stage = Stage::plain();
-    let culprit = stage.culprit();
-    stage.provoked_by(culprit, "request", "system", json!({"action": "dance"}))
+    plainly("request", "system", json!({"action": "dance"}))
 }
 
 fn handler_error() -> Provoked {
-    let stage = Stage::new(Config::default(), |server| {
-        let mut app = server.application("app", "The App");
-        app.channel("moody").on_request(|_request| Err("not today".into()));
-    });
-    let culprit = stage.culprit();
-    stage.provoked_by(culprit, "request", "moody", json!(1))
+    moody(Limits::default(), |_request| Err("not today".into()))
 }
 
 fn handler_panic() -> Provoked {
-    let stage = Stage::new(Config::default(), |server| {
-        let mut app = server.application("app", "The App");
-        app.channel("moody").on_request(|_request| panic!("provoked by a test"));
-    });
-    let culprit = stage.culprit();
-    stage.provoked_by(culprit, "request", "moody", json!(1))
+    moody(Limits::default(), |_request| panic!("provoked by a test"))
 }
 
 fn dropped_responder() -> Provoked {
-    let stage = Stage::new(Config::default(), |server| {
-        let mut app = server.application("app", "The App");
-        app.channel("moody").on_request(|request| Ok(request.defer()?.0));
+    moody(Limits::default(), |request| Ok(request.defer()?.0))
+}
+
+/// A request to a handler that does this.
+fn moody(
+    limits: Limits,
+    handler: impl FnMut(Request<'_>) -> Result<Reply, HandlerError> + Send + 'static,
+) -> Provoked {
+    let stage = Stage::new(Config { limits, ..Config::default() }, |server| {
+        server.application("app", "The App").channel("moody").on_request(handler);
     });
     let culprit = stage.culprit();
     stage.provoked_by(culprit, "request", "moody", json!(1))
@@ -353,17 +342,12 @@ fn worker_is_silent() -> Provoked {
 }
 
 fn responder_is_silent() -> Provoked {
-    let limits = Limits { request_timeout: SOON, ..Limits::default() };
-    let stage = Stage::new(Config { limits, ..Config::default() }, |server| {
-        let mut kept = Vec::new();
-        server.application("app", "The App").channel("moody").on_request(move |request| {
-            let (reply, responder) = request.defer()?;
-            kept.push(responder);
-            Ok(reply)
-        });
-    });
-    let culprit = stage.culprit();
-    stage.provoked_by(culprit, "request", "moody", json!(1))
+    let mut kept = Vec::new();
+    moody(Limits { request_timeout: SOON, ..Limits::default() }, move |request| {
+        let (reply, responder) = request.defer()?;
+        kept.push(responder);
+        Ok(reply)
+    })
 }
 
 fn another_application() -> Provoked {
@@ -377,16 +361,11 @@ fn another_application() -> Provoked {
 }
 
 fn anothers_subscription() -> Provoked {
-    let stage = Stage::plain();
-    let culprit = stage.culprit();
-    stage.provoked_by(culprit, "unsubscribe", "calm", json!({"connection_id": "bystander"}))
+    plainly("unsubscribe", "calm", json!({"connection_id": "bystander"}))
 }
 
 fn second_connect() -> Provoked {
-    let stage = Stage::plain();
-    let culprit = stage.culprit();
-    let connect = json!({"action": "connect", "connection_id": "another"});
-    stage.provoked_by(culprit, "request", "system", connect)
+    plainly("request", "system", json!({"action": "connect", "connection_id": "another"}))
 }
 
 fn too_many_channels() -> Provoked {

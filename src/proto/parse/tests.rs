@@ -164,6 +164,9 @@ fn refuses_frames_that_are_no_json_object() {
         "{\"message_id\" \"m\"}",
         "\u{feff}{}",
         "[NaN]",
+        "}",
+        "{},",
+        "{\"a\":1,}",
         "{} {",
         "'{}'",
     ];
@@ -278,7 +281,7 @@ fn a_frame_that_is_no_json_comes_before_a_bad_message() {
         assert_eq!(error.fault.code(), ErrorCode::BadFrame);
         assert_eq!(error.message_id, None);
     }
-    for value in ["NaN", "[1,]", "\"\\x\"", "01", "{\"a\":\"\n\"}"] {
+    for value in ["", "NaN", "1/**/", "[1,]", "\"\\x\"", "01", "{\"a\":\"\n\"}"] {
         assert_eq!(refused(&and("app_id", value)).fault.code(), ErrorCode::BadFrame);
         assert_eq!(refused(&and("unknown", value)).fault.code(), ErrorCode::BadFrame);
     }

@@ -5,10 +5,11 @@ use std::io::Write;
 use serde_json::json;
 
 use super::{
-    Held, connected, count, read_to_end, reset_on_close, stats, wait_for_descriptors, wait_until,
+    Held, connected, count, read_to_end, reset_on_close, wait_for_descriptors, wait_until,
 };
+use crate::bad_input::Bystanders;
 use crate::descriptors::ServerProcess;
-use crate::support::{Peer, frame};
+use crate::support::Peer;
 
 /// Memory of the server may be this much higher afterwards: a page or two of each kind of
 /// table. A byte lost with every cycle would be half of it.
@@ -43,13 +44,13 @@ fn a_hundred_thousand_who_come_and_go_leave_nothing() {
     const WARM_UP: usize = 5_000;
     let server = ServerProcess::start(None);
     let mut bystander = connected(&server, "bystander");
-    let unused = count(&stats(&mut bystander), "total_channels");
+    let unused = count(&bystander.stats(), "total_channels");
     let idle = Held::by(&server);
     let settled = |bystander: &mut Peer| {
         wait_until(bystander, "their end", |stats| {
             count(stats, "total_connections") == 1 && count(stats, "buffered_bytes") == 0
         });
-        let stats = stats(bystander);
+        let stats = bystander.stats();
         assert_eq!(count(&stats, "total_channels"), unused, "channels are left");
         assert_eq!(count(&stats, "total_applications"), 1, "applications are left");
         assert_eq!(count(&stats, "pending_requests"), 0, "requests are left");
@@ -68,7 +69,7 @@ fn a_hundred_thousand_who_come_and_go_leave_nothing() {
     });
     let after = settled(&mut bystander);
     println!("{CYCLES} cycles: {before:?} -> {after:?}");
-    assert!(count(&stats(&mut bystander), "accepted") > CYCLES);
+    assert!(count(&bystander.stats(), "accepted") > CYCLES);
     assert!(after.resident_bytes <= before.resident_bytes + SLACK_BYTES, "{before:?} {after:?}");
     assert_eq!(bystander.request("echo", json!("well")), "well");
     server.stop();
@@ -94,7 +95,7 @@ fn an_id_that_is_taken_over_again_and_again_belongs_to_the_last() {
             warm = Some(Held::by(&server));
         }
     }
-    let (before, mut count_of) = (warm.unwrap(), |name: &str| count(&stats(&mut bystander), name));
+    let (before, mut count_of) = (warm.unwrap(), |name: &str| count(&bystander.stats(), name));
     assert_eq!(count_of("total_connections"), 2);
     assert_eq!(count_of("buffered_bytes"), 0);
     assert_eq!(stats_errors(&mut holder, "taken_over"), ROUNDS);
@@ -111,7 +112,7 @@ fn an_id_that_is_taken_over_again_and_again_belongs_to_the_last() {
 }
 
 fn stats_errors(peer: &mut Peer, code: &str) -> usize {
-    usize::try_from(stats(peer)["counters"]["errors"][code].as_u64().unwrap()).unwrap()
+    usize::try_from(peer.stats()["counters"]["errors"][code].as_u64().unwrap()).unwrap()
 }
 
 /// Two that fight for one id at full speed do not lock others out, and one of them has it in the
@@ -119,22 +120,18 @@ fn stats_errors(peer: &mut Peer, code: &str) -> usize {
 #[test]
 fn two_that_fight_for_an_id_harm_nobody_else() {
     const ROUNDS: usize = 500;
-    let server = crate::support::serve_echo();
-    let mut bystanders = crate::bad_input::Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let fights: Vec<_> = (0..2)
         .map(|_| {
             let address = server.address;
             std::thread::spawn(move || {
                 let mut last = None;
                 for _ in 0..ROUNDS {
-                    let mut peer = Peer::new(address);
+                    let mut peer = Peer::new(address).called("app", "wanted");
                     reset_on_close(&peer.stream);
-                    let connect = json!({"action": "connect", "connection_id": "wanted"});
-                    "app".clone_into(&mut peer.app_id);
-                    let message = peer.message("request", "system", &connect);
                     // The other may have taken it over before its own answer is read.
-                    peer.stream.write_all(&frame(message.to_string().as_bytes())).unwrap();
-                    assert_eq!(peer.receive()["payload"]["status"], "connected");
+                    let answer = peer.introduce(None).unwrap();
+                    assert_eq!(answer["payload"]["status"], "connected");
                     last = Some(peer);
                 }
                 last

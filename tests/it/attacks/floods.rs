@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::peak_while;
 use crate::bad_input::Bystanders;
-use crate::support::{Peer, code, frame, serve_echo};
+use crate::support::{Peer, code, frame};
 
 /// Frames of four bytes, each of which is answered with an error of three hundred: read, they are
 /// answered one by one; unread, they stop being read. Neither costs the others more than turns.
@@ -24,8 +24,7 @@ fn a_flood_of_tiny_frames_is_answered_as_far_as_it_is_read() {
 
 fn flood(body: &'static [u8], expected: &'static str) {
     const FRAMES: usize = 20_000;
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let mut reading = server.connected("app", "reading");
     let mut answers = reading.reader();
     let writing = std::thread::spawn(move || {
@@ -41,7 +40,7 @@ fn flood(body: &'static [u8], expected: &'static str) {
     // One that reads nothing, and does not stop.
     let is_over = Arc::new(AtomicBool::new(false));
     let deaf = server.connected("app", "deaf");
-    super::read_nothing_early(&deaf);
+    deaf.read_nothing_early(4 << 10);
     let ending = is_over.clone();
     let flooding = std::thread::spawn(move || {
         deaf.stream.set_nonblocking(true).unwrap();

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use ipc_framework::{Config, Limits, UnixSocket};
 use serde_json::json;
 
-use super::{peak_while, read_nothing_early, read_to_end, reset_on_close};
+use super::{peak_while, read_to_end, reset_on_close};
 use crate::bad_input::Bystanders;
-use crate::support::{Peer, frame, install_echo, serve};
+use crate::support::{Peer, frame, install_echo, serve, serve_limited};
 
 const STRANGERS: usize = 300;
 
@@ -21,7 +21,7 @@ const STRANGERS: usize = 300;
 fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
     const SMALLEST_BUFFER_BYTES: usize = 4 << 10;
     let limits = Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() };
-    let server = serve(Config { limits, ..Config::default() }, install_echo);
+    let server = serve_limited(limits);
     let mut bystanders = Bystanders::of(&server);
     let mut silent: Vec<Peer> = (0..STRANGERS).map(|_| server.peer()).collect();
     let mut trickling: Vec<Peer> = (0..STRANGERS).map(|_| server.peer()).collect();
@@ -53,7 +53,7 @@ fn strangers_who_take_every_place_keep_nobody_out() {
     const PLACES: usize = 100;
     let handshake_timeout = Duration::from_secs(60);
     let limits = Limits { connections_max: PLACES, handshake_timeout, ..Limits::default() };
-    let server = serve(Config { limits, ..Config::default() }, install_echo);
+    let server = serve_limited(limits);
     let is_over = Arc::new(AtomicBool::new(false));
     let ending = is_over.clone();
     let address = server.address;
@@ -72,13 +72,8 @@ fn strangers_who_take_every_place_keep_nobody_out() {
     while known.len() < 10 {
         tries += 1;
         assert!(begin.elapsed() < handshake_timeout, "{} came in", known.len());
-        let mut peer = server.peer();
-        peer.app_id = "app".to_owned();
-        peer.connection_id = format!("known-{tries}");
-        let hello = json!({"action": "connect", "connection_id": peer.connection_id});
-        let hello = peer.message("request", "system", &hello).to_string();
-        let sent = peer.stream.write_all(&frame(hello.as_bytes()));
-        match sent.and_then(|()| peer.try_receive()) {
+        let mut peer = server.peer().called("app", &format!("known-{tries}"));
+        match peer.introduce(None) {
             Ok(answer) if answer["payload"]["status"] == "connected" => known.push(peer),
             // Full of those who came in this moment.
             _ => std::thread::sleep(Duration::from_millis(20)),
@@ -100,12 +95,12 @@ fn strangers_with_the_largest_frames_hold_a_read_and_a_few_errors_each() {
     /// What a stranger may leave unread, and the error that went over it.
     const ERRORS_BYTES: usize = 8 << 10;
     let limits = Limits { handshake_timeout: Duration::from_secs(3), ..Limits::default() };
-    let server = serve(Config { limits, ..Config::default() }, install_echo);
+    let server = serve_limited(limits);
     let mut bystanders = Bystanders::of(&server);
     let floods: Vec<_> = (0..STRANGERS)
         .map(|_| {
             let mut peer = server.peer();
-            read_nothing_early(&peer);
+            peer.read_nothing_early(4 << 10);
             std::thread::spawn(move || {
                 let bytes = frame(&vec![b'x'; 16 << 10]);
                 while peer.stream.write_all(&bytes).is_ok() {}

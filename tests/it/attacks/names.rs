@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Peer, frame, serve_echo};
+use crate::support::{Peer, frames, serve_echo};
 
 const NAMES: usize = 4_000;
 const ROUNDS: usize = 9;
@@ -36,8 +36,9 @@ struct Round {
 
 impl Round {
     fn of(mut peer: Peer, names: &[String]) -> Self {
-        let messages = names.iter().map(|name| peer.message("publish", name, &json!(null)));
-        let bytes = messages.flat_map(|message| frame(message.to_string().as_bytes())).collect();
+        let message = |name: &String| peer.message("publish", name, &json!(null));
+        let messages: Vec<Value> = names.iter().map(message).collect();
+        let bytes = frames(&messages);
         Self { peer, bytes }
     }
 

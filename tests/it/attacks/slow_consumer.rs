@@ -1,15 +1,14 @@
-//! The end of a slow subscriber, as whoever runs the server is told of it. What it means to the
-//! others is in `bad_input::pressure`.
+//! The end of a slow subscriber: what the others notice of it, and what whoever runs the server is told.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ipc_framework::{Address, Config, Limits, Server};
+use ipc_framework::{Config, Limits};
 use serde_json::{Value, json};
 
-use super::{count, read_nothing_early, stats};
-use crate::support::{Peer, install_echo};
+use crate::bad_input::Bystanders;
+use crate::support::{Peer, install_echo, serve_by};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -25,49 +24,61 @@ impl io::Write for Log {
 }
 
 #[test]
-fn a_slow_subscriber_is_closed_after_its_grace_counted_and_logged() {
-    const MESSAGES: usize = 500;
+fn a_slow_subscriber_is_closed_after_its_grace_and_nobody_else_loses_anything() {
+    const MESSAGES: usize = 5_000;
     let limits = Limits {
         queue_high_water_bytes: 64 << 10,
         slow_consumer_grace: Duration::from_secs(3),
         ..Limits::default()
     };
-    let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
-    install_echo(&mut server);
-    let Address::Tcp(address) = server.addresses()[0] else { panic!("TCP was asked for") };
-    let handle = server.handle();
     let log = Log::default();
     let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    let running =
-        std::thread::spawn(move || tracing::subscriber::with_default(subscriber, || server.run()));
-    let join = |connection_id: &str| {
-        let mut peer = Peer::new(address);
-        peer.connect("app", connection_id);
-        peer
-    };
-    let (mut slow, mut healthy, mut publisher) = (join("slow"), join("healthy"), join("fast"));
-    slow.subscribe("news");
-    read_nothing_early(&slow);
-    healthy.subscribe("news");
-    let reading = std::thread::spawn(move || {
-        for at in 0..MESSAGES {
-            assert_eq!(healthy.receive()["payload"]["at"], at, "one is lost");
-        }
-        healthy
+    let tracing = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let config = Config { limits, ..Config::default() };
+    let server = serve_by(config, install_echo, |mut server| {
+        tracing::subscriber::with_default(tracing, || server.run())
     });
-    let secret = "x".repeat(8_000);
-    for at in 0..MESSAGES {
-        publisher.send("publish", "news", json!({"at": at, "secret": secret}));
+    let mut bystanders = Bystanders::of(&server);
+    let mut slow = server.connected("app", "slow").subscribed("news");
+    slow.read_nothing_early(64 << 10);
+    let readers = [0, 1].map(|at| {
+        let mut healthy = server.connected("app", &format!("healthy-{at}")).subscribed("news");
+        std::thread::spawn(move || {
+            for at in 0..MESSAGES {
+                assert_eq!(healthy.receive()["payload"]["at"], at, "one is lost");
+            }
+            healthy.fence();
+        })
+    });
+    let mut publisher = server.connected("app", "fast");
+    let secret = "x".repeat(2_000);
+    let publishing = std::thread::spawn(move || {
+        for at in 0..MESSAGES {
+            publisher.send("publish", "news", json!({"at": at, "secret": secret}));
+        }
+        publisher.fence();
+        publisher
+    });
+    let held = server.wait_until("a publisher held", |stats| stats.counters.publishers_held > 0);
+    assert_eq!(held.counters.slow_consumers, 0, "the grace comes first");
+    bystanders.go_on();
+    let publisher: Peer = publishing.join().expect("the publisher is held back, not failed");
+    for reader in readers {
+        reader.join().expect("every message in order");
     }
-    publisher.fence();
-    let _healthy = reading.join().unwrap();
-    let stats = stats(&mut publisher);
-    assert!(count(&stats, "publishers_held") > 0, "{stats}");
-    assert_eq!(count(&stats, "slow_consumers"), 1);
-    assert_eq!(count(&stats, "total_connections"), 2);
-    handle.stop();
-    running.join().unwrap().unwrap();
+    let stats = server.stats();
+    assert_eq!(stats.counters.slow_consumers, 1);
+    assert_eq!(stats.total_connections, 4, "the bystanders and the publisher");
+    // It got the beginning, and then its end.
+    let mut received = 0;
+    while let Ok(message) = slow.try_receive() {
+        assert_eq!(message["payload"]["at"], received);
+        received += 1;
+    }
+    assert!(received < MESSAGES, "it got everything");
+    bystanders.go_on();
+    drop((publisher, bystanders));
+    server.stop();
 
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(!log.contains("xxx"), "a payload is in the log");

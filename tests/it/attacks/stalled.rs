@@ -4,10 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use super::{
-    Held, connected, count, kernel_bytes, read_nothing_early, stats, wait_for_descriptors,
-    wait_until,
-};
+use super::{Held, connected, count, kernel_bytes, wait_for_descriptors, wait_until};
 use crate::descriptors::ServerProcess;
 use crate::support::Peer;
 
@@ -39,7 +36,7 @@ fn ten_thousand_unfinished_messages_cost_what_was_sent_of_them() {
     let sent = CLIENTS * SENT_BYTES;
     wait_until(&mut bystander, "all that was sent", |stats| count(stats, "bytes_in") >= sent);
     let held = Held::by(&server);
-    let buffered = count(&stats(&mut bystander), "buffered_bytes");
+    let buffered = count(&bystander.stats(), "buffered_bytes");
     let grown = held.resident_bytes - before.resident_bytes;
     let (_, unread) = kernel_bytes(server.address.port());
     println!("{CLIENTS} stalled: {buffered} B buffered, {grown} B resident, {unread} B unread");
@@ -51,7 +48,7 @@ fn ten_thousand_unfinished_messages_cost_what_was_sent_of_them() {
     assert_eq!(bystander.request("echo", json!("well")), "well");
     drop(stalled);
     wait_until(&mut bystander, "their end", |stats| count(stats, "total_connections") == 1);
-    assert_eq!(count(&stats(&mut bystander), "buffered_bytes"), 0);
+    assert_eq!(count(&bystander.stats(), "buffered_bytes"), 0);
     wait_for_descriptors(&server, before.descriptors);
     server.stop();
 }
@@ -74,7 +71,7 @@ fn a_thousand_subscribers_that_do_not_read_share_what_waits_for_them() {
     let mut bystander = connected(&server, "bystander");
     let mut stalled = Vec::new();
     for mut peer in many(&server, CLIENTS, "stalled") {
-        read_nothing_early(&peer);
+        peer.read_nothing_early(4 << 10);
         peer.subscribe("news");
         stalled.push(peer);
     }
@@ -107,7 +104,7 @@ fn a_thousand_subscribers_that_do_not_read_share_what_waits_for_them() {
 
     let mut publisher = publishing.join().expect("held back, not failed");
     publisher.fence();
-    let after = stats(&mut bystander);
+    let after = bystander.stats();
     assert_eq!(count(&after, "slow_consumers"), CLIENTS);
     assert_eq!((count(&after, "total_connections"), count(&after, "buffered_bytes")), (2, 0));
     assert!(kernel_bytes(server.address.port()).0 <= (64 << 10), "the kernel still holds theirs");

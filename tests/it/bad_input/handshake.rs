@@ -3,28 +3,19 @@
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
-use ipc_framework::{Config, Limits};
+use ipc_framework::Limits;
 use serde_json::{Value, json};
-use socket2::SockRef;
 
 use super::Bystanders;
-use crate::support::{HANG, Peer, TestServer, frame, install_echo, serve, serve_echo};
-
-fn serve_limited(limits: Limits) -> TestServer {
-    serve(Config { limits, ..Config::default() }, install_echo)
-}
+use crate::support::{Peer, TestServer, code, eventually, frame, serve_echo, serve_limited};
 
 fn stranger(server: &TestServer) -> Peer {
-    let mut peer = server.peer();
-    "app".clone_into(&mut peer.app_id);
-    "stranger".clone_into(&mut peer.connection_id);
-    peer
+    server.peer().called("app", "stranger")
 }
 
 #[test]
 fn whoever_does_not_connect_first_is_told_and_closed() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let connect = json!({"action": "connect", "connection_id": "stranger"});
     let own = json!({"connection_id": "stranger", "ack": true});
     let firsts = [
@@ -53,8 +44,7 @@ fn whoever_does_not_connect_first_is_told_and_closed() {
 
 #[test]
 fn a_connect_without_a_usable_id_may_be_mended() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let mut peer = stranger(&server);
     let ids = [
         None,
@@ -69,8 +59,7 @@ fn a_connect_without_a_usable_id_may_be_mended() {
         if let Some(id) = id {
             connect["connection_id"] = id;
         }
-        let id = peer.send("request", "system", connect);
-        peer.expect_error("bad_message", "system", id);
+        peer.expect_refusal("request", "system", connect, "bad_message");
     }
     assert_eq!(server.stats().total_connections, 3);
     peer.connect("app", "stranger");
@@ -113,16 +102,14 @@ fn an_empty_message_id_is_allowed_in_a_connect_alone() {
 
 #[test]
 fn an_http_request_is_told_what_it_met() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     for size in [0, 1_000, 300_000] {
         let mut peer = server.peer();
         let head = format!("POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n");
         peer.stream.write_all(head.as_bytes()).unwrap();
         // Unread bytes would turn the close into a reset, and the reason would be lost.
         peer.stream.write_all(&vec![b'x'; size]).unwrap();
-        peer.expect_error("frame_too_large", "system", Value::Null);
-        peer.expect_end();
+        peer.expect_closed("frame_too_large");
         bystanders.go_on();
     }
 }
@@ -139,8 +126,7 @@ fn connect_of(peer: &mut Peer, bytes: usize) -> Vec<u8> {
 
 #[test]
 fn a_connect_has_16_kib_and_not_one_byte_more() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let mut peer = stranger(&server);
     let body = connect_of(&mut peer, 16 << 10);
     peer.send_body(&body);
@@ -152,8 +138,7 @@ fn a_connect_has_16_kib_and_not_one_byte_more() {
     let mut peer = stranger(&server);
     let body = connect_of(&mut peer, (16 << 10) + 1);
     peer.send_body(&body);
-    peer.expect_error("frame_too_large", "system", Value::Null);
-    peer.expect_end();
+    peer.expect_closed("frame_too_large");
     bystanders.go_on();
 }
 
@@ -215,7 +200,7 @@ fn what_a_stranger_leaves_unread_does_not_grow() {
         serve_limited(Limits { handshake_timeout: Duration::from_secs(1), ..Limits::default() });
     let mut bystanders = Bystanders::of(&server);
     let peer = server.peer();
-    SockRef::from(&peer.stream).set_recv_buffer_size(4 << 10).unwrap();
+    peer.read_nothing_early(4 << 10);
     let mut stream = peer.stream.try_clone().unwrap();
     let flood = std::thread::spawn(move || {
         // 20,000 errors of some 300 bytes a write, and no end of it but the server's.
@@ -237,22 +222,13 @@ fn what_a_stranger_leaves_unread_does_not_grow() {
 
 /// Connects until there is a place.
 fn connect_when_free(server: &TestServer, connection_id: &str) -> Peer {
-    let begin = std::time::Instant::now();
-    loop {
-        let mut peer = stranger(server);
-        let payload = json!({"action": "connect", "connection_id": connection_id});
-        let body = peer.message("request", "system", &payload).to_string();
-        // One that is refused may be closed before it has said anything.
-        if peer.stream.write_all(&frame(body.as_bytes())).is_ok()
-            && let Ok(answer) = peer.try_receive()
-        {
-            if answer["payload"]["status"] == "connected" {
-                return peer;
-            }
-            assert_eq!(answer["payload"]["code"], "server_full", "{answer}");
-        }
-        assert!(begin.elapsed() < HANG, "no place becomes free");
-    }
+    eventually("a free place", || {
+        let mut peer = server.peer().called("app", connection_id);
+        let answer = peer.introduce(None).ok()?;
+        let is_connected = answer["payload"]["status"] == "connected";
+        assert!(is_connected || code(&answer) == "server_full", "{answer}");
+        is_connected.then_some(peer)
+    })
 }
 
 #[test]
@@ -291,8 +267,7 @@ fn those_who_were_refused_take_nobodys_place() {
     // They have read that the server is full, and do not close.
     let mut refused: Vec<Peer> = (0..10).map(|_| server.peer()).collect();
     for peer in &mut refused {
-        peer.expect_error("server_full", "system", Value::Null);
-        peer.expect_end();
+        peer.expect_closed("server_full");
     }
     drop(leaving);
     server.wait_until("a free place", |stats| stats.total_connections == 3);
@@ -304,8 +279,7 @@ fn those_who_were_refused_take_nobodys_place() {
 #[test]
 fn a_response_instead_of_a_connect_is_not_answered_and_closed() {
     let server = serve_echo();
-    let mut peer = server.peer();
-    "app".clone_into(&mut peer.app_id);
+    let mut peer = stranger(&server);
     peer.send("response", "echo", json!(null));
     peer.expect_end();
 }

@@ -8,31 +8,12 @@ use ipc_framework::{Config, Limits};
 use serde_json::{Value, json};
 
 use super::Bystanders;
-use crate::support::{Peer, TestServer, code, frame, install_echo, serve, serve_echo};
-
-/// Answers what a worker was given.
-fn answer(worker: &mut Peer, task: &Value, payload: &str) {
-    let mut response = worker.message("response", "work", &json!(payload));
-    response["reply_to"] = task["message_id"].clone();
-    worker.send_message(&response);
-}
-
-fn expect_answer(requester: &mut Peer, id: &str, payload: &str) {
-    let answer = requester.receive();
-    assert_eq!(answer["message_type"], "response", "{answer}");
-    assert_eq!(
-        (&answer["reply_to"], &answer["payload"]),
-        (&json!(id), &json!(payload)),
-        "{answer}"
-    );
-}
+use crate::support::{Peer, TestServer, code, frame, serve_echo, serve_limited};
 
 #[test]
 fn a_requester_that_leaves_before_its_answer_takes_nothing_along() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
-    let mut worker = server.connected("app", "worker");
-    worker.serve("work");
+    let (server, mut bystanders) = Bystanders::of_echo();
+    let mut worker = server.connected("app", "worker").serving("work");
     let mut leaving = server.connected("app", "leaving");
     leaving.send("request", "work", json!("for nobody"));
     let task = worker.receive();
@@ -40,7 +21,7 @@ fn a_requester_that_leaves_before_its_answer_takes_nothing_along() {
     server.wait_until("its end", |stats| stats.total_connections == 4);
     // The next one gets its place in the table, and even its id.
     let mut next = server.connected("app", "leaving");
-    answer(&mut worker, &task, "not yours");
+    worker.answer(&task, "not yours");
     worker.fence();
     next.fence();
     let stats = server.stats();
@@ -48,15 +29,14 @@ fn a_requester_that_leaves_before_its_answer_takes_nothing_along() {
     let id = next.send("request", "work", json!("mine"));
     let task = worker.receive();
     assert_eq!(task["payload"], "mine");
-    answer(&mut worker, &task, "yours");
-    expect_answer(&mut next, &id, "yours");
+    worker.answer(&task, "yours");
+    next.expect_answer(&id, "yours");
     bystanders.go_on();
 }
 
 #[test]
 fn a_worker_that_dies_hands_back_all_it_held_and_nothing_else() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let mut dying = server.connected("app", "dying");
     let mut living = server.connected("app", "living");
     dying.serve("work");
@@ -79,25 +59,23 @@ fn a_worker_that_dies_hands_back_all_it_held_and_nothing_else() {
     requester.fence();
     assert_eq!(server.stats().pending_requests, 10);
     for task in &held {
-        answer(&mut living, task, "kept");
-        expect_answer(&mut requester, &of(&task["payload"]), "kept");
+        living.answer(task, "kept");
+        requester.expect_answer(&of(&task["payload"]), "kept");
     }
     // All goes to the one that is left, and without any to nobody.
     let id = requester.send("request", "work", json!("again"));
     let task = living.receive();
-    answer(&mut living, &task, "done");
-    expect_answer(&mut requester, &id, "done");
+    living.answer(&task, "done");
+    requester.expect_answer(&id, "done");
     drop(living);
     server.wait_until("its end", |stats| stats.total_connections == 4);
-    let id = requester.send("request", "work", json!("too late"));
-    requester.expect_error("no_handler", "work", id);
+    requester.expect_refusal("request", "work", json!("too late"), "no_handler");
     bystanders.go_on();
 }
 
 #[test]
 fn a_response_that_nobody_asked_for_is_ignored() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let mut peer = server.connected("app", "peer");
     let unasked = [
         Value::Null,
@@ -124,30 +102,26 @@ fn a_response_that_nobody_asked_for_is_ignored() {
 
 #[test]
 fn only_the_worker_that_holds_a_request_can_answer_it_and_only_once() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
-    let mut holder = server.connected("app", "holder");
-    holder.serve("work");
+    let (server, mut bystanders) = Bystanders::of_echo();
+    let mut holder = server.connected("app", "holder").serving("work");
     let mut requester = server.connected("app", "peer");
     let id = requester.send("request", "work", json!(1));
     let task = holder.receive();
     // A worker of the same channel, a connection that serves nothing, another application's,
     // and the requester itself.
-    let mut second = server.connected("app", "second");
-    second.serve("work");
+    let mut second = server.connected("app", "second").serving("work");
     let mut idle = server.connected("app", "idle");
-    let mut foreign = server.connected("other", "foreign");
-    foreign.serve("work");
+    let mut foreign = server.connected("other", "foreign").serving("work");
     for thief in [&mut second, &mut idle, &mut foreign, &mut requester] {
-        answer(thief, &task, "stolen");
+        thief.answer(&task, "stolen");
         thief.fence();
     }
     requester.fence();
     assert_eq!(server.stats().counters.responses_ignored, 4);
-    answer(&mut holder, &task, "right");
-    answer(&mut holder, &task, "twice");
+    holder.answer(&task, "right");
+    holder.answer(&task, "twice");
     holder.fence();
-    expect_answer(&mut requester, &id, "right");
+    requester.expect_answer(&id, "right");
     requester.fence();
     assert_eq!(server.stats().counters.responses_ignored, 5);
     bystanders.go_on();
@@ -156,15 +130,14 @@ fn only_the_worker_that_holds_a_request_can_answer_it_and_only_once() {
 #[test]
 fn an_answer_after_the_timeout_is_ignored() {
     let limits = Limits { request_timeout: Duration::from_millis(50), ..Limits::default() };
-    let server = serve(Config { limits, ..Config::default() }, install_echo);
+    let server = serve_limited(limits);
     let mut bystanders = Bystanders::of(&server);
-    let mut worker = server.connected("app", "worker");
-    worker.serve("work");
+    let mut worker = server.connected("app", "worker").serving("work");
     let mut requester = server.connected("app", "peer");
     let id = requester.send("request", "work", json!("slow"));
     let task = worker.receive();
     requester.expect_error("timeout", "work", id);
-    answer(&mut worker, &task, "late");
+    worker.answer(&task, "late");
     worker.fence();
     requester.fence();
     let stats = server.stats();
@@ -176,16 +149,15 @@ fn an_answer_after_the_timeout_is_ignored() {
     let id = requester.send("request", "work", json!("quick"));
     let task = worker.receive();
     assert_eq!(task["payload"], "quick");
-    answer(&mut worker, &task, "in time");
-    expect_answer(&mut requester, &id, "in time");
+    worker.answer(&task, "in time");
+    requester.expect_answer(&id, "in time");
     bystanders.go_on();
 }
 
 #[test]
 fn requesters_may_use_the_same_message_id() {
     let server = serve_echo();
-    let mut worker = server.connected("app", "worker");
-    worker.serve("work");
+    let mut worker = server.connected("app", "worker").serving("work");
     let mut requesters = [server.connected("app", "one"), server.connected("app", "two")];
     let mut tasks = Vec::new();
     // One of them even uses it twice.
@@ -198,24 +170,21 @@ fn requesters_may_use_the_same_message_id() {
         tasks.push(task);
     }
     for (at, payload) in [(2, "C"), (1, "B"), (0, "A")] {
-        answer(&mut worker, &tasks[at], payload);
+        worker.answer(&tasks[at], payload);
     }
     let [one, two] = &mut requesters;
-    expect_answer(one, "the same", "C");
-    expect_answer(two, "the same", "B");
-    expect_answer(one, "the same", "A");
+    one.expect_answer("the same", "C");
+    two.expect_answer("the same", "B");
+    one.expect_answer("the same", "A");
     one.fence();
     two.fence();
 }
 
 #[test]
 fn a_take_over_takes_the_id_and_nothing_else() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
-    let mut worker = server.connected("app", "worker");
-    worker.serve("work");
-    let mut older = server.connected("app", "same");
-    older.subscribe("news");
+    let (server, mut bystanders) = Bystanders::of_echo();
+    let mut worker = server.connected("app", "worker").serving("work");
+    let mut older = server.connected("app", "same").subscribed("news");
     older.serve("duty");
     older.send("request", "work", json!("of the older"));
     let task = worker.receive();
@@ -223,16 +192,14 @@ fn a_take_over_takes_the_id_and_nothing_else() {
     let mut namesake = server.connected("other", "same");
 
     let mut newer = server.connected("app", "same");
-    older.expect_error("taken_over", "system", Value::Null);
-    older.expect_end();
+    older.expect_closed("taken_over");
     namesake.fence();
     drop(older);
     // What the older one had asked for, subscribed to and served is not the newer one's.
-    answer(&mut worker, &task, "for the older");
+    worker.answer(&task, "for the older");
     worker.send("publish", "news", json!("for subscribers"));
     worker.fence();
-    let id = worker.send("request", "duty", json!(1));
-    worker.expect_error("no_handler", "duty", id);
+    worker.expect_refusal("request", "duty", json!(1), "no_handler");
     newer.fence();
     // The id stays its own when the older one is wholly gone.
     server.wait_until("the end of the older", |stats| stats.total_connections == 6);
@@ -258,8 +225,7 @@ fn send_apart(peer: &mut Peer, server: &TestServer, message: &Value) {
 /// not be woken: it is told when it next says something.
 #[test]
 fn a_published_client_that_is_taken_over_is_told_later() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     for _ in 0..2 {
         let mut older = server.connected("app", "same");
         let ping = older.message("request", "system", &json!({"action": "ping"}));
@@ -272,8 +238,7 @@ fn a_published_client_that_is_taken_over_is_told_later() {
         newer.fence();
         bystanders.publisher.send("publish", "news", json!("for nobody"));
         bystanders.publisher.fence();
-        let id = bystanders.requester.send("request", "duty", json!(1));
-        bystanders.requester.expect_error("no_handler", "duty", id);
+        bystanders.requester.expect_refusal("request", "duty", json!(1), "no_handler");
         assert_eq!(server.stats().total_connections, 4);
         older.stream.set_nonblocking(true).unwrap();
         let silence = older.stream.peek(&mut [0]).unwrap_err();
@@ -286,8 +251,7 @@ fn a_published_client_that_is_taken_over_is_told_later() {
         assert_eq!(silence.unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was woken");
 
         older.send("publish", "calm", json!("not by me"));
-        older.expect_error("taken_over", "system", Value::Null);
-        older.expect_end();
+        older.expect_closed("taken_over");
         bystanders.go_on();
         drop(older);
         server.wait_until("free places", |stats| stats.total_connections <= 4);

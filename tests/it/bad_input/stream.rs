@@ -11,8 +11,7 @@ use crate::support::{Peer, TestServer, frame, install_echo, serve, serve_echo};
 
 #[test]
 fn what_comes_before_a_fault_is_done_before_the_fault_is_reported() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let mut peer = server.connected("app", "peer");
     let mut bytes = Vec::new();
     let mut ids = Vec::new();
@@ -31,17 +30,14 @@ fn what_comes_before_a_fault_is_done_before_the_fault_is_reported() {
         assert_eq!((&answer["payload"], &answer["reply_to"]), (&json!(round), id));
         assert_eq!(bystanders.subscriber.receive()["payload"], round);
     }
-    peer.expect_error("frame_too_large", "system", Value::Null);
-    peer.expect_end();
+    peer.expect_closed("frame_too_large");
     bystanders.go_on();
 }
 
 #[test]
 fn the_handshake_and_a_fault_in_one_write() {
     let server = serve_echo();
-    let mut peer = server.peer();
-    "app".clone_into(&mut peer.app_id);
-    "peer".clone_into(&mut peer.connection_id);
+    let mut peer = server.peer().called("app", "peer");
     let connect = json!({"action": "connect", "connection_id": "peer"});
     let connect = peer.message("request", "system", &connect).to_string();
     let request = peer.message("request", "echo", &json!(1)).to_string();
@@ -51,14 +47,12 @@ fn the_handshake_and_a_fault_in_one_write() {
     peer.expect_error("bad_frame", "system", Value::Null);
     assert_eq!(peer.receive()["payload"]["status"], "connected");
     assert_eq!(peer.receive()["payload"], 1);
-    peer.expect_error("frame_too_large", "system", Value::Null);
-    peer.expect_end();
+    peer.expect_closed("frame_too_large");
 }
 
 #[test]
 fn a_thousand_good_frames_with_bad_ones_between_them_in_one_write() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let mut peer = server.connected("app", "peer");
     let mut bytes = Vec::new();
     let mut expected = Vec::new();
@@ -160,8 +154,7 @@ fn answers<'a>(server: &TestServer, writes: impl Iterator<Item = &'a [u8]>) -> V
 
 #[test]
 fn a_conversation_in_single_bytes_or_cut_anywhere_is_the_same_conversation() {
-    let server = serve_echo();
-    let mut bystanders = Bystanders::of(&server);
+    let (server, mut bystanders) = Bystanders::of_echo();
     let bytes = conversation();
     let whole = answers(&server, std::iter::once(bytes.as_slice()));
     assert_eq!(whole.len(), 10, "{whole:#?}");
@@ -199,6 +192,8 @@ fn odd_payloads() -> Vec<String> {
     .map(str::to_owned)
     .to_vec();
     payloads.push("7".repeat(300));
+    // As deep as it may be.
+    payloads.push("[".repeat(127) + &"]".repeat(127));
     payloads.push(format!("[-{}.{}e-{}]", "7".repeat(300), "3".repeat(300), "9".repeat(30)));
     // Over the size up to which frames are copied.
     payloads.push(format!("[{}1e400]", "\"\\ud800\", ".repeat(1_000)));

@@ -8,20 +8,26 @@ use std::task::{Context, Poll, Wake};
 
 use futures_core::Stream;
 use ipc_framework::ErrorCode;
-use ipc_framework::client::{Client, Error, Event, WeakClient};
+use ipc_framework::client::{Client, Error, WeakClient};
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::many_threads::{client_options, connect};
-use super::scripted::{Scripted, answer, failure};
-use crate::support::{HANG, frame, serve_echo};
+use super::scripted::{Scripted, admit, errors, failure};
+use super::workers::deferred;
+use crate::support::{HANG, TestServer, frames, serve_echo};
+
+/// A client that keeps little for whoever does not read it.
+fn small(server: &TestServer) -> Client {
+    let mut options = client_options(server);
+    options.unread_bytes_max = 10_000;
+    options.connect().unwrap()
+}
 
 #[test]
 fn what_nobody_reads_is_bounded_by_bytes_and_what_is_missed_is_counted() {
     let server = serve_echo();
-    let mut options = client_options(&server);
-    options.unread_bytes_max = 10_000;
-    let client = options.connect().unwrap();
+    let client = small(&server);
     let news = client.subscribe("news").unwrap();
     let large = "x".repeat(1_000);
     for _ in 0..100 {
@@ -44,11 +50,8 @@ fn what_nobody_reads_is_bounded_by_bytes_and_what_is_missed_is_counted() {
 #[test]
 fn what_waits_for_a_busy_worker_is_bounded_by_bytes_and_the_rest_is_told() {
     let server = serve_echo();
-    let mut options = client_options(&server);
-    options.unread_bytes_max = 10_000;
-    let (worker, client) = (options.connect().unwrap(), connect(&server));
-    let (sender, jobs) = channel();
-    worker.serve_deferred("work", 1, move |_, responder| sender.send(responder).unwrap()).unwrap();
+    let (worker, client) = (small(&server), connect(&server));
+    let jobs = deferred(&worker, "work", 1);
     let (tell, answers) = channel();
     let large = "x".repeat(1_000);
     for _ in 0..30 {
@@ -57,7 +60,7 @@ fn what_waits_for_a_busy_worker_is_bounded_by_bytes_and_the_rest_is_told() {
             .send_request_async("work", &large, move |answer| tell.send(answer).unwrap())
             .unwrap();
     }
-    let busy = jobs.recv_timeout(HANG).unwrap();
+    let (_, busy) = jobs.recv_timeout(HANG).unwrap();
     let next = || answers.recv_timeout(HANG).unwrap();
     // One is at work and nine wait.
     for _ in 0..20 {
@@ -69,7 +72,7 @@ fn what_waits_for_a_busy_worker_is_bounded_by_bytes_and_the_rest_is_told() {
     }
     busy.reply(&()).unwrap();
     for _ in 0..9 {
-        jobs.recv_timeout(HANG).unwrap().reply(&()).unwrap();
+        jobs.recv_timeout(HANG).unwrap().1.reply(&()).unwrap();
     }
     for _ in 0..10 {
         next().unwrap();
@@ -79,11 +82,8 @@ fn what_waits_for_a_busy_worker_is_bounded_by_bytes_and_the_rest_is_told() {
 #[test]
 fn notifications_that_a_busy_worker_has_no_room_for_are_counted() {
     let server = serve_echo();
-    let mut options = client_options(&server);
-    options.unread_bytes_max = 10_000;
-    let (worker, client) = (options.connect().unwrap(), connect(&server));
-    let (sender, jobs) = channel();
-    worker.serve_deferred("work", 1, move |_, responder| sender.send(responder).unwrap()).unwrap();
+    let (worker, client) = (small(&server), connect(&server));
+    let jobs = deferred(&worker, "work", 1);
     let large = "x".repeat(1_000);
     for _ in 0..30 {
         client.notify("work", &large).unwrap();
@@ -116,27 +116,18 @@ fn flood(bytes_max: usize, channel_id: &str, is_leaving: bool) {
     options.queue_bytes_max = bytes_max;
     let (client, mut side) = script.connect_with(&options);
     let serving = client.clone();
-    let served = std::thread::spawn(move || {
+    let served = admit(&mut side, move || {
         serving.serve_deferred("mine", 1, |request, responder| {
             // Too much to wait is refused instead.
             let _ = responder.reply(&request.payload);
         })
     });
-    let serve = side.receive();
-    answer(&mut side, &serve, &json!({"status": "serving"}));
-    served.join().unwrap().unwrap();
-    let (sender, told) = channel();
-    client.on_event(move |event| {
-        if let Event::Disconnected { error, .. } = event {
-            sender.send(error.to_string()).unwrap();
-        }
-    });
+    served.unwrap();
+    let told = errors(&client);
     if is_leaving {
         side.send("response", "system", failure("shutting_down"));
     }
-    let request = json!({"message_id": "q", "app_id": "app", "channel_id": channel_id,
-        "message_type": "request", "payload": 1, "timestamp": 1.0, "reply_to": null});
-    let many = frame(request.to_string().as_bytes()).repeat(1_000);
+    let many = frames([&side.message("request", channel_id, &json!(1))]).repeat(1_000);
     let mut most = 0;
     // Ten times what the kernel may take and the queue may hold.
     for _ in 0..1_000 {

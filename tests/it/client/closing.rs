@@ -11,17 +11,14 @@ use serde_json::{Value, json};
 
 use super::many_threads::connect;
 use super::scripted::{
-    Scripted, Side, Told, answer, losses, next, publish_until_some_wait, read_all, refuse,
+    Scripted, Side, Told, admit, losses, next, publish_until_some_wait, read_all, refuse,
 };
-use crate::support::{HANG, serve_echo};
+use crate::support::{HANG, serve_echo, together};
 
 /// Has a client serve a channel, which the scripted server admits.
-fn serve_on(client: &Client, side: &mut Side) {
-    let serving = client.clone();
-    let served = std::thread::spawn(move || serving.serve_deferred("mine", 1, |_, _| ()));
-    let serve = side.receive();
-    answer(side, &serve, &json!({"status": "serving", "channel": "mine"}));
-    served.join().unwrap().unwrap();
+fn serve_on(client: &Client, side: &mut Side, channel: &str) -> Result<(), Error> {
+    let (serving, channel) = (client.clone(), channel.to_owned());
+    admit(side, move || serving.serve_deferred(&channel, 1, |_, _| ()))
 }
 
 #[test]
@@ -30,7 +27,7 @@ fn a_full_queue_is_drained_and_a_channel_given_up_all_the_same() {
     let mut options = script.options();
     options.queue_bytes_max = 500_000;
     let (client, mut side) = script.connect_with(&options);
-    serve_on(&client, &mut side);
+    serve_on(&client, &mut side, "mine").unwrap();
     let sent = publish_until_some_wait(&client);
     let closing = std::thread::spawn(move || client.close());
     let mut published = 0;
@@ -41,7 +38,7 @@ fn a_full_queue_is_drained_and_a_channel_given_up_all_the_same() {
         } else {
             let stop = json!({"action": "stop_serving", "channel": "mine"});
             assert_eq!(message["payload"], stop);
-            answer(&mut side, &message, &json!({"status": "stopped"}));
+            side.answer(&message, json!({"status": "stopped"}));
             break;
         }
     }
@@ -55,7 +52,7 @@ fn a_full_queue_is_drained_and_a_channel_given_up_all_the_same() {
 fn a_server_that_refuses_to_let_a_worker_go_is_told_of_and_the_rest_is_drained() {
     let script = Scripted::new();
     let (client, mut side) = script.connect();
-    serve_on(&client, &mut side);
+    serve_on(&client, &mut side, "mine").unwrap();
     let closing = client.clone();
     let closed = std::thread::spawn(move || closing.close());
     let stop = side.receive();
@@ -88,15 +85,7 @@ fn two_threads_that_close_both_return_after_the_end() {
     let server = serve_echo();
     let client = connect(&server);
     client.publish("news", &1).unwrap();
-    let threads: Vec<_> = (0..2)
-        .map(|_| {
-            let client = client.clone();
-            std::thread::spawn(move || client.close())
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap().unwrap();
-    }
+    together(2, |_| client.close().unwrap());
     client.close().unwrap();
     server.wait_until("the end", |stats| stats.total_connections == 0);
 }
@@ -263,13 +252,8 @@ fn a_server_that_lets_no_worker_go_is_waited_for_once_and_not_for_every_channel(
     // One after another they would take longer than anything may.
     let channels = 3 * HANG.as_millis() / TIMEOUT.as_millis();
     for n in 0..channels {
-        let serving = client.clone();
-        let served =
-            std::thread::spawn(move || serving.serve_deferred(&format!("mine {n}"), 1, |_, _| ()));
-        let serve = side.receive();
-        answer(&mut side, &serve, &json!({"status": "serving"}));
         // On a busy machine its time may be over, which is no matter here.
-        let _ = served.join().unwrap();
+        let _ = serve_on(&client, &mut side, &format!("mine {n}"));
     }
     let (sender, closed) = channel();
     std::thread::spawn(move || sender.send(client.close()));

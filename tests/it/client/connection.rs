@@ -1,7 +1,6 @@
 //! What `Connection` does, against the real server and against one made of a socket.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -11,7 +10,11 @@ use ipc_framework::client::{
 use ipc_framework::{Access, Config, ErrorCode, Json, Message, MessageType, Token, UnixSocket};
 use serde_json::{Value, json};
 
-use crate::support::{HANG, TestServer, frame, install_echo, reserved_port, serve, serve_echo};
+use super::many_threads::value;
+use super::scripted::{Scripted, Side, failure};
+use crate::support::{
+    HANG, TestServer, frame, frames, install_echo, reserved_port, serve, serve_echo,
+};
 
 pub(crate) fn options(server: &TestServer) -> Options {
     let mut options = Options::new("app");
@@ -23,10 +26,6 @@ pub(crate) fn options(server: &TestServer) -> Options {
 
 fn connect(server: &TestServer) -> Connection {
     options(server).connect().expect("the server admits")
-}
-
-fn value(message: &Message) -> Value {
-    serde_json::from_str(message.payload.as_str()).unwrap()
 }
 
 /// The next message, which has to come.
@@ -236,65 +235,34 @@ fn a_poll_loop_of_ones_own_is_woken() {
     assert_eq!(value(&message), "flash");
 }
 
-/// A server made of a socket, which has welcomed the connection.
-fn welcomed(options: &mut Options) -> (Connection, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    options.endpoint = Endpoint::tcp("127.0.0.1", listener.local_addr().unwrap().port());
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let connect = read_message(&mut stream);
-        assert_eq!(connect["payload"]["action"], "connect");
-        let id = connect["payload"]["connection_id"].clone();
-        write_message(
-            &mut stream,
-            "response",
-            &Value::Null,
-            &json!({"status": "connected", "connection_id": id}),
-        );
-        stream
-    });
-    let connection = options.connect().unwrap();
-    (connection, server.join().unwrap())
-}
-
-fn read_message(stream: &mut TcpStream) -> Value {
-    let mut header = [0; 4];
-    stream.read_exact(&mut header).unwrap();
-    let mut body = vec![0; u32::from_be_bytes(header) as usize];
-    stream.read_exact(&mut body).unwrap();
-    serde_json::from_slice(&body).unwrap()
-}
-
-fn message(message_type: &str, reply_to: &Value, payload: &Value) -> Vec<u8> {
-    let message = json!({
-        "message_id": "m", "app_id": "app", "channel_id": "system", "message_type": message_type,
-        "payload": payload, "timestamp": 1.5, "reply_to": reply_to,
-    });
-    frame(message.to_string().as_bytes())
-}
-
-fn write_message(stream: &mut TcpStream, message_type: &str, reply_to: &Value, payload: &Value) {
-    stream.write_all(&message(message_type, reply_to, payload)).unwrap();
+/// A connection to a server made of a socket, and its side, which has welcomed it.
+fn welcomed(timeout: Duration) -> (Connection, Side) {
+    let script = Scripted::new();
+    let mut options = script.options().connection;
+    options.timeout = timeout;
+    let connecting = std::thread::spawn(move || options.connect().unwrap());
+    let side = script.accept();
+    (connecting.join().unwrap(), side)
 }
 
 #[test]
 fn no_answer_is_a_deadline_and_the_late_answer_is_not_taken_for_the_next() {
-    let mut short = Options::new("app");
-    short.timeout = Duration::from_millis(20);
-    let (mut connection, mut stream) = welcomed(&mut short);
+    let (mut connection, mut side) = welcomed(Duration::from_millis(20));
     let error = connection.request("slow", &1).unwrap_err();
     assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
     assert_eq!((error.fault(), error.execution()), (Fault::Peer, Execution::Possible));
-    let late = read_message(&mut stream)["message_id"].clone();
-    write_message(&mut stream, "response", &late, &json!("late"));
+    let request = side.receive();
+    side.answer(&request, json!("late"));
     connection.set_timeout(HANG);
     let answering = std::thread::spawn(move || {
-        let id = read_message(&mut stream)["message_id"].clone();
+        let request = side.receive();
+        let mut answer = side.message("response", "quick", &json!("in time"));
+        answer["reply_to"] = request["message_id"].clone();
         // Byte by byte: a frame comes in as many pieces as the kernel likes.
-        for byte in message("response", &id, &json!("in time")) {
-            stream.write_all(&[byte]).unwrap();
+        for byte in frames([&answer]) {
+            side.stream.write_all(&[byte]).unwrap();
         }
-        stream
+        side
     });
     assert_eq!(value(&connection.request("quick", &2).unwrap()), "in time");
     assert_eq!(value(&receive(&mut connection)), "late");
@@ -303,12 +271,10 @@ fn no_answer_is_a_deadline_and_the_late_answer_is_not_taken_for_the_next() {
 
 #[test]
 fn a_server_that_goes_away_in_the_middle_is_told_apart_from_an_error() {
-    let mut patient = Options::new("app");
-    patient.timeout = HANG;
-    let (mut connection, mut stream) = welcomed(&mut patient);
+    let (mut connection, mut side) = welcomed(HANG);
     let gone = std::thread::spawn(move || {
-        read_message(&mut stream);
-        stream.write_all(&[0, 0, 1]).unwrap();
+        side.receive();
+        side.stream.write_all(&[0, 0, 1]).unwrap();
     });
     let error = connection.request("any", &1).unwrap_err();
     assert!(matches!(error, Error::Lost { .. }), "{error:?}");
@@ -319,15 +285,12 @@ fn a_server_that_goes_away_in_the_middle_is_told_apart_from_an_error() {
 /// The reset of the connection reaches the client while it still writes.
 #[test]
 fn who_is_refused_and_cut_off_before_all_is_sent_is_told_why() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut options = Options::new("app");
-    options.endpoint = Endpoint::tcp("127.0.0.1", listener.local_addr().unwrap().port());
+    let script = Scripted::new();
+    let mut options = script.options().connection;
     options.token = Some(Token::new("x".repeat(15 << 20)));
     let refusing = std::thread::spawn(move || {
-        let (mut socket, _) = listener.accept().unwrap();
-        let payload =
-            json!({"status": "error", "code": "server_full", "error": "there is no room"});
-        socket.write_all(&message("response", &Value::Null, &payload)).unwrap();
+        let mut side = script.accept_bare();
+        side.send("response", "system", failure("server_full"));
         // It has come to wait for room when the socket is closed with much that is unread.
         std::thread::sleep(Duration::from_millis(100));
     });
@@ -337,11 +300,9 @@ fn who_is_refused_and_cut_off_before_all_is_sent_is_told_why() {
 
 #[test]
 fn what_is_not_the_protocol_stays_an_error() {
-    let mut patient = Options::new("app");
-    patient.timeout = HANG;
     for garbage in [frame(b"nonsense"), vec![0xff; 4], frame(b"{}")] {
-        let (mut connection, mut stream) = welcomed(&mut patient);
-        stream.write_all(&garbage).unwrap();
+        let (mut connection, mut side) = welcomed(HANG);
+        side.stream.write_all(&garbage).unwrap();
         for _ in 0..2 {
             let error = connection.receive(Some(HANG)).unwrap_err();
             assert!(matches!(error, Error::Protocol { .. }), "{error:?}");

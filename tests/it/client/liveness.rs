@@ -8,8 +8,8 @@ use ipc_framework::Json;
 use ipc_framework::client::{Error, Event, Reconnect};
 use serde_json::{Value, json};
 
-use super::scripted::{Scripted, Side, Told, answer, losses, next, publish_until_some_wait};
-use crate::support::HANG;
+use super::scripted::{Scripted, Side, Told, losses, next, publish_until_some_wait};
+use crate::support::{HANG, until};
 
 fn is_ping(message: &Value) -> bool {
     message["payload"] == json!({"action": "ping"})
@@ -17,7 +17,7 @@ fn is_ping(message: &Value) -> bool {
 
 fn pong(side: &mut Side, ping: &Value) {
     assert!(is_ping(ping), "{ping}");
-    answer(side, ping, &json!({"status": "pong"}));
+    side.answer(ping, json!({"status": "pong"}));
 }
 
 #[test]
@@ -102,26 +102,18 @@ fn a_server_that_admits_and_closes_at_once_is_asked_ever_less_often() {
     drop(side);
     for failures in 1..6 {
         drop(script.accept());
-        let begin = Instant::now();
-        while client.connection_info().failures <= failures {
-            assert!(begin.elapsed() < HANG, "{failures} failures and no more");
-            std::thread::yield_now();
-        }
+        until("a failure", || client.connection_info().failures, |seen| *seen > failures);
     }
     // One that answers is of use, and its loss is the first again.
     let mut side = script.accept();
     let asking = client.clone();
     let asked = std::thread::spawn(move || asking.request("work", &1));
     let request = side.receive();
-    answer(&mut side, &request, &json!(2));
+    side.answer(&request, json!(2));
     asked.join().unwrap().unwrap();
     drop(side);
     let _side = script.accept();
-    let begin = Instant::now();
-    while client.connection_info().connections < 8 {
-        assert!(begin.elapsed() < HANG);
-        std::thread::yield_now();
-    }
+    until("the eighth", || client.connection_info().connections, |seen| *seen >= 8);
     assert_eq!(client.connection_info().failures, 0);
 }
 
@@ -152,10 +144,7 @@ fn a_server_replaced_by_one_that_knows_no_ping_is_kept() {
     assert_eq!(side.receive()["message_type"], "subscribe");
     let ping = side.receive();
     assert!(is_ping(&ping));
-    while client.connection_info().pending_requests > 0 {
-        assert!(begin.elapsed() < HANG);
-        std::thread::yield_now();
-    }
+    until("the end of the ping", || client.connection_info().pending_requests, |seen| *seen == 0);
     std::thread::sleep(INTERVAL);
     side.send("publish", "news", json!("still here"));
     assert_eq!(news.next().unwrap().payload.as_str(), "\"still here\"");

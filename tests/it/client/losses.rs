@@ -1,15 +1,15 @@
 //! What a lost connection takes with it is told by the number; what can go by the next one does.
 
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use ipc_framework::ErrorCode;
-use ipc_framework::client::{Error, Event, Execution, Fault};
+use ipc_framework::client::{Client, Error, Event, Execution, Fault};
 use serde_json::{Value, json};
 
 use super::many_threads::{client_options, value};
 use super::scripted::{
-    Scripted, Told, answer, failure, losses, next, publish_until_some_wait, read_all, refuse,
+    Scripted, Told, admit, failure, losses, next, picked, publish_until_some_wait, read_all, refuse,
 };
 use crate::support::{self, HANG};
 
@@ -34,7 +34,7 @@ fn what_an_answer_proves_is_not_counted_as_lost_and_all_else_is() {
     client.publish("news", &3).unwrap();
     client.notify("notes", &4).unwrap();
     let messages: Vec<Value> = (0..6).map(|_| side.receive()).collect();
-    answer(&mut side, &messages[3], &json!("done"));
+    side.answer(&messages[3], json!("done"));
     assert_eq!(value(&answers.recv_timeout(HANG).unwrap().unwrap()), "done");
     let lost = ask();
     side.receive();
@@ -190,7 +190,7 @@ fn a_request_that_a_server_did_not_look_at_because_it_ends_goes_by_the_next_conn
     for n in [0, 1, 3] {
         let request = side.receive();
         assert_eq!(request["payload"], n, "in the order in which they were sent");
-        answer(&mut side, &request, &json!(n * 10));
+        side.answer(&request, json!(n * 10));
         assert_eq!(value(&answers.recv_timeout(HANG).unwrap().unwrap()), n * 10);
     }
 }
@@ -217,12 +217,12 @@ fn what_the_server_refuses_without_anybody_waiting_is_told() {
     config.limits.subscriptions_per_connection_max = 1;
     let server = support::serve(config, support::install_echo);
     let client = client_options(&server).connect().unwrap();
-    let (sender, refusals) = channel();
-    client.on_event(move |event| {
-        if let Event::Refused { channel_id, message_id, error } = event {
-            let Error::Answered { code, .. } = error else { panic!("{error:?}") };
-            sender.send((channel_id.clone(), message_id.clone(), *code)).unwrap();
+    let refusals = picked(&client, |event| match event {
+        Event::Refused { channel_id, message_id, error: Error::Answered { code, .. } } => {
+            Some((channel_id.clone(), message_id.clone(), *code))
         }
+        Event::Refused { error, .. } => panic!("{error:?}"),
+        _ => None,
     });
     let _first = client.subscribe("first").unwrap();
     let _second = client.subscribe("second").unwrap();
@@ -246,22 +246,22 @@ fn what_the_server_refuses_without_anybody_waiting_is_told() {
     assert!(refusals.try_recv().is_err());
 }
 
+/// Served channels that could not be taken up again, and why.
+fn not_restored(client: &Client) -> Receiver<(String, String)> {
+    picked(client, |event| match event {
+        Event::NotRestored { channel_id, error } => Some((channel_id.clone(), error.to_string())),
+        _ => None,
+    })
+}
+
 #[test]
 fn a_served_channel_that_cannot_be_taken_up_again_is_told() {
     let script = Scripted::new();
     let (client, mut side) = script.connect();
-    let (sender, told) = channel();
-    client.on_event(move |event| {
-        if let Event::NotRestored { channel_id, error } = event {
-            sender.send((channel_id.clone(), error.to_string())).unwrap();
-        }
-    });
+    let told = not_restored(&client);
     let serving = client.clone();
-    let served =
-        std::thread::spawn(move || serving.serve("mine", 1, |request| Ok(request.payload.clone())));
-    let serve = side.receive();
-    answer(&mut side, &serve, &json!({"status": "serving", "channel": "mine"}));
-    served.join().unwrap().unwrap();
+    let handler = |request: &ipc_framework::Message| Ok(request.payload.clone());
+    admit(&mut side, move || serving.serve("mine", 1, handler)).unwrap();
     drop(side);
     let mut side = script.accept();
     let serve = side.receive();
@@ -288,11 +288,9 @@ fn a_request_that_could_not_be_sent_in_time_is_no_fault_of_whom_it_was_for() {
 fn a_connect_that_was_garbled_on_its_way_is_tried_again() {
     let script = Scripted::new();
     let (client, side) = script.connect();
-    let (sender, unreachable) = channel();
-    client.on_event(move |event| {
-        if let Event::Unreachable { error, .. } = event {
-            sender.send(error.to_string()).unwrap();
-        }
+    let unreachable = picked(&client, |event| match event {
+        Event::Unreachable { error, .. } => Some(error.to_string()),
+        _ => None,
     });
     drop(side);
     let mut side = script.accept_bare();
@@ -311,16 +309,8 @@ fn a_connection_that_ends_while_a_channel_is_taken_up_again_is_no_refusal() {
     let script = Scripted::new();
     let (client, mut side) = script.connect();
     let serving = client.clone();
-    let served = std::thread::spawn(move || serving.serve_deferred("mine", 1, |_, _| ()));
-    let serve = side.receive();
-    answer(&mut side, &serve, &json!({"status": "serving", "channel": "mine"}));
-    served.join().unwrap().unwrap();
-    let (sender, told) = channel();
-    client.on_event(move |event| {
-        if let Event::NotRestored { error, .. } = event {
-            sender.send(error.to_string()).unwrap();
-        }
-    });
+    admit(&mut side, move || serving.serve_deferred("mine", 1, |_, _| ())).unwrap();
+    let told = not_restored(&client);
     drop(side);
     let mut side = script.accept();
     side.receive();
@@ -333,6 +323,6 @@ fn a_connection_that_ends_while_a_channel_is_taken_up_again_is_no_refusal() {
     let mut side = script.accept();
     let serve = side.receive();
     refuse(&mut side, &serve, "limit_exceeded");
-    let error = told.recv_timeout(HANG).unwrap();
+    let (_, error) = told.recv_timeout(HANG).unwrap();
     assert!(error.contains("limit_exceeded"), "{error}");
 }

@@ -13,7 +13,7 @@ use ipc_framework::{Config, ErrorCode, HandlerError, Message};
 use serde_json::{Value, json};
 
 use super::connection::options;
-use crate::support::{self, HANG, TestServer, serve_echo};
+use crate::support::{self, HANG, TestServer, serve_echo, together};
 
 pub(crate) fn client_options(server: &TestServer) -> ClientOptions {
     let mut client_options = ClientOptions::new("app");
@@ -53,20 +53,12 @@ fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
 fn every_thread_gets_its_own_answers() {
     let server = serve_echo();
     let client = connect(&server);
-    let threads: Vec<_> = (0..8)
-        .map(|thread| {
-            let client = client.clone();
-            std::thread::spawn(move || {
-                for n in 0..200 {
-                    let question = json!([thread, n, "x".repeat(n * 37)]);
-                    assert_eq!(value(&client.request("echo", &question).unwrap()), question);
-                }
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
-    }
+    together(8, |thread| {
+        for n in 0..200 {
+            let question = json!([thread, n, "x".repeat(n * 37)]);
+            assert_eq!(value(&client.request("echo", &question).unwrap()), question);
+        }
+    });
     assert_eq!(client.connection_info().pending_requests, 0);
     client.close().unwrap();
     server.wait_until("its end", |stats| stats.total_connections == 0);
@@ -95,8 +87,7 @@ fn a_callback_and_a_future_get_the_answer_or_the_error() {
 #[test]
 fn deadlines_are_kept_for_threads_callbacks_and_futures() {
     let server = serve_echo();
-    let mut silent = server.connected("app", "silent");
-    silent.serve("silence");
+    let _silent = server.connected("app", "silent").serving("silence");
     let mut options = client_options(&server);
     options.connection.timeout = Duration::from_millis(20);
     let client = options.connect().unwrap();

@@ -5,13 +5,12 @@ use std::sync::mpsc::channel;
 use ipc_framework::client::{Error, Pool};
 
 use super::many_threads::{client_options, value};
-use crate::support::{HANG, serve_echo};
+use crate::support::{HANG, serve_echo, together};
 
 #[test]
 fn it_grows_while_all_wait_and_not_beyond_its_bound() {
     let server = serve_echo();
-    let mut worker = server.connected("app", "worker");
-    worker.serve("slow");
+    let mut worker = server.connected("app", "worker").serving("slow");
     let mut options = client_options(&server);
     options.connection.connection_id = Some("pooled".into());
     options.heartbeat = None;
@@ -32,9 +31,7 @@ fn it_grows_while_all_wait_and_not_beyond_its_bound() {
     assert_eq!(next.pending_requests, 2, "{next:?}");
     for _ in 0..7 {
         let request = worker.receive();
-        let mut answer = worker.message("response", "slow", &request["payload"]);
-        answer["reply_to"] = request["message_id"].clone();
-        worker.send_message(&answer);
+        worker.answer(&request, request["payload"].clone());
     }
     let mut got: Vec<u64> = (0..7)
         .map(|_| answers.recv_timeout(HANG).unwrap().unwrap().payload.decode().unwrap())
@@ -61,20 +58,12 @@ fn a_member_that_ended_is_replaced() {
 fn many_threads_share_few_connections() {
     let server = serve_echo();
     let pool = Pool::connect(&client_options(&server), 4).unwrap();
-    let threads: Vec<_> = (0..16)
-        .map(|thread| {
-            let pool = pool.clone();
-            std::thread::spawn(move || {
-                for n in 0..100 {
-                    let question = thread * 1000 + n;
-                    assert_eq!(value(&pool.request("echo", &question).unwrap()), question);
-                }
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
-    }
+    together(16, |thread| {
+        for n in 0..100 {
+            let question = thread * 1000 + n;
+            assert_eq!(value(&pool.request("echo", &question).unwrap()), question);
+        }
+    });
     assert!(pool.connections() <= 4);
     assert!(server.stats().total_connections <= 4);
 }

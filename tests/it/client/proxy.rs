@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use ipc_framework::client::{Client, Endpoint, Error, Event, Execution, Reconnect};
+use ipc_framework::client::{Client, Endpoint, Error, Event, Execution};
 
 use super::many_threads::{client_options, value};
+use super::scripted::{picked, soon};
 use crate::support::{HANG, TestServer, serve_echo, succeeds_once};
 
 /// What happens to the bytes of one connection that go one way.
@@ -92,8 +93,7 @@ fn connect(server: &TestServer, way: Way, harms: Vec<Harm>) -> Client {
     let mut options = client_options(server);
     options.connection.endpoint = Endpoint::tcp(proxy.ip().to_string(), proxy.port());
     options.heartbeat = None;
-    let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(10));
-    options.reconnect = Some(Reconnect::new(pause_min, pause_max));
+    options.reconnect = Some(soon(10));
     options.connect().unwrap()
 }
 
@@ -149,11 +149,9 @@ fn a_cut_fails_what_is_in_flight_and_nothing_else() {
     let cuts = [WELCOMED, WELCOMED + 1, WELCOMED + 3, WELCOMED + 77, 2000];
     for (way, after) in WAYS.into_iter().flat_map(|way| cuts.map(|after| (way, after))) {
         let client = connect(&server, way, vec![Harm::Cut(after), Harm::None]);
-        let (sender, losses) = channel();
-        client.on_event(move |event| {
-            if let Event::Disconnected { unanswered, .. } = event {
-                let _ = sender.send(*unanswered);
-            }
+        let losses = picked(&client, |event| match event {
+            Event::Disconnected { unanswered, .. } => Some(*unanswered),
+            _ => None,
         });
         let mut failed = 0;
         for n in 0..50 {
@@ -177,11 +175,9 @@ fn corruption_is_told_from_messages_and_the_client_comes_back() {
     let server = serve_echo();
     for after in [WELCOMED, WELCOMED + 1, WELCOMED + 50, 2000] {
         let client = connect(&server, Way::FromServer, vec![Harm::Corrupt(after), Harm::None]);
-        let (sender, whys) = channel();
-        client.on_event(move |event| {
-            if let Event::Disconnected { error, .. } = event {
-                let _ = sender.send(matches!(error, Error::Protocol { .. }));
-            }
+        let whys = picked(&client, |event| match event {
+            Event::Disconnected { error, .. } => Some(matches!(error, Error::Protocol { .. })),
+            _ => None,
         });
         for n in 0..50 {
             match client.send_request("echo", &n, HANG) {
@@ -205,12 +201,9 @@ fn corruption_on_the_way_to_the_server_is_told_and_the_client_comes_back() {
 
 fn corrupted_on_the_way_to(server: &TestServer, after: usize) -> Result<(), String> {
     let client = connect(server, Way::ToServer, vec![Harm::Corrupt(after), Harm::None]);
-    let (sender, told) = channel();
-    client.on_event(move |event| match event {
-        Event::Refused { error, .. } | Event::Disconnected { error, .. } => {
-            let _ = sender.send(error.to_string());
-        }
-        _ => {}
+    let told = picked(&client, |event| match event {
+        Event::Refused { error, .. } | Event::Disconnected { error, .. } => Some(error.to_string()),
+        _ => None,
     });
     let mut failed = 0;
     for n in 0..50 {

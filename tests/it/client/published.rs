@@ -4,15 +4,15 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ipc_framework::client::{ClientOptions, Endpoint, Error, Options, Pool, Reconnect};
+use ipc_framework::client::{ClientOptions, Endpoint, Error, Options, Pool};
 use ipc_framework::{Json, Message, MessageType};
 use serde_json::{Value, json};
 
 use super::many_threads::value;
-use super::scripted::{Told, losses, next};
-use crate::support::{HANG, reserved_port};
+use super::scripted::{Told, losses, next, patient};
+use crate::support::{HANG, reserved_port, together, until};
 
 pub(crate) struct Published {
     child: Child,
@@ -50,11 +50,7 @@ impl Published {
     }
 
     fn client_options(&self) -> ClientOptions {
-        let mut options = ClientOptions::new("app");
-        options.connection = self.options();
-        let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
-        options.reconnect = Some(Reconnect::new(pause_min, pause_max));
-        options
+        patient("app", Endpoint::tcp("127.0.0.1", self.port))
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -62,10 +58,7 @@ impl Published {
     }
 
     fn options(&self) -> Options {
-        let mut options = Options::new("app");
-        options.endpoint = Endpoint::tcp("127.0.0.1", self.port);
-        options.timeout = HANG;
-        options
+        self.client_options().connection
     }
 }
 
@@ -108,37 +101,21 @@ fn a_connection_asks_publishes_and_notifies() {
 #[ignore = "needs the published package: tests/interop/run.py runs it"]
 fn a_client_takes_its_silence_for_what_it_is() {
     let server = Published::start();
-    let mut options = ClientOptions::new("app");
-    options.connection = server.options();
+    let mut options = server.client_options();
     options.heartbeat = Some(Duration::from_millis(500));
     let client = options.connect().unwrap();
     let mut news = client.subscribe("news").unwrap();
-    // Until the heartbeat has been given up: nothing but it is pending.
-    let begin = Instant::now();
-    let mut was_asked = false;
-    loop {
-        let is_asked = client.connection_info().pending_requests > 0;
-        if was_asked && !is_asked {
-            break;
+    // Nothing but the heartbeat is pending: it is tried, and given up.
+    for is_asked in [true, false] {
+        let pending = || client.connection_info().pending_requests;
+        until("the heartbeat", pending, |pending| (*pending > 0) == is_asked);
+    }
+    together(4, |thread| {
+        for n in 0..20 {
+            let question = json!([thread, n]);
+            assert_eq!(value(&client.request("echo", &question).unwrap()), question);
         }
-        was_asked |= is_asked;
-        assert!(begin.elapsed() < HANG, "the heartbeat is tried and given up");
-        std::thread::yield_now();
-    }
-    let threads: Vec<_> = (0..4)
-        .map(|thread| {
-            let client = client.clone();
-            std::thread::spawn(move || {
-                for n in 0..20 {
-                    let question = json!([thread, n]);
-                    assert_eq!(value(&client.request("echo", &question).unwrap()), question);
-                }
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
-    }
+    });
     client.publish("news", &"flash").unwrap();
     assert_eq!(value(&news.next().unwrap()), "flash");
     let info = client.connection_info();

@@ -4,25 +4,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use ipc_framework::Message;
-use ipc_framework::client::{
-    Client, ClientOptions, Endpoint, Error, Event, Execution, Reconnect, WhileDisconnected,
-};
+use ipc_framework::client::{ClientOptions, Endpoint, Error, Event, Execution, WhileDisconnected};
 use serde_json::Value;
 
 use super::many_threads::value;
+use super::scripted::{Told, losses, next, patient, picked};
 use crate::cli::{Running, serve};
 use crate::support::{HANG, reserved_port};
-
-/// What is kept of an event.
-#[derive(Debug, PartialEq)]
-enum Told {
-    Connected,
-    Leaving,
-    Disconnected { unanswered: usize },
-    Unreachable,
-    Closed { unsent: usize },
-    Other,
-}
 
 struct Served {
     server: Option<Running>,
@@ -36,12 +24,7 @@ impl Served {
     }
 
     fn options(&self) -> ClientOptions {
-        let mut options = ClientOptions::new("bench");
-        options.connection.endpoint = Endpoint::tcp("127.0.0.1", self.port);
-        options.connection.timeout = HANG;
-        let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
-        options.reconnect = Some(Reconnect::new(pause_min, pause_max));
-        options
+        patient("bench", Endpoint::tcp("127.0.0.1", self.port))
     }
 
     fn running(&self) -> &Running {
@@ -63,41 +46,17 @@ fn start(port: u16) -> Running {
     Running::start(serve(&["--demo", "--host", "127.0.0.1", "--port", &port.to_string()]))
 }
 
-fn watch(client: &Client) -> Receiver<Told> {
-    let (sender, events) = channel();
-    client.on_event(move |event| {
-        let told = match event {
-            Event::Connected { .. } => Told::Connected,
-            Event::Leaving => Told::Leaving,
-            Event::Disconnected { unanswered, .. } => {
-                Told::Disconnected { unanswered: *unanswered }
-            }
-            Event::Unreachable { .. } => Told::Unreachable,
-            Event::Closed { unsent, .. } => Told::Closed { unsent: *unsent },
-            _ => Told::Other,
-        };
-        // The test may have seen enough.
-        let _ = sender.send(told);
-    });
-    events
-}
-
-/// Waits for an event, over attempts that fail.
-fn expect(events: &Receiver<Told>, expected: &Told) {
-    loop {
-        let told = events.recv_timeout(HANG).unwrap_or_else(|_| panic!("no {expected:?}"));
-        if told == *expected {
-            return;
-        }
-        assert_eq!(told, Told::Unreachable, "before {expected:?}");
-    }
+/// The connection is lost with so many requests unanswered.
+fn expect_loss(told: &Receiver<Told>, expected: usize) {
+    let told = next(told);
+    assert!(matches!(told, Told::Lost { unanswered, .. } if unanswered == expected), "{told:?}");
 }
 
 #[test]
 fn subscriptions_and_served_channels_are_back_before_what_waited_is_sent() {
     let mut served = Served::new();
     let client = served.options().connect().unwrap();
-    let events = watch(&client);
+    let events = losses(&client);
     let mut news = client.subscribe("news").unwrap();
     client.serve("mine", 1, |request| Ok(value(request))).unwrap();
     client.publish("news", &"before").unwrap();
@@ -105,7 +64,7 @@ fn subscriptions_and_served_channels_are_back_before_what_waited_is_sent() {
     let first_id = client.connection_info().connection_id;
 
     served.kill();
-    expect(&events, &Told::Disconnected { unanswered: 0 });
+    expect_loss(&events, 0);
     // Sent with nobody there: it waits, behind what has to be restored.
     for n in 0..100 {
         client.publish("news", &n).unwrap();
@@ -113,7 +72,7 @@ fn subscriptions_and_served_channels_are_back_before_what_waited_is_sent() {
     let waiting = client.clone();
     let asked = std::thread::spawn(move || waiting.request("mine", &"own worker"));
     served.restart();
-    expect(&events, &Told::Connected);
+    assert_eq!(next(&events), Told::Connected);
     let got: Vec<Value> = (0..100).map(|_| value(&news.next().unwrap())).collect();
     assert_eq!(got, (0..100).map(Value::from).collect::<Vec<_>>());
     assert_eq!(value(&asked.join().unwrap().unwrap()), "own worker");
@@ -123,17 +82,15 @@ fn subscriptions_and_served_channels_are_back_before_what_waited_is_sent() {
     assert_eq!(info.connections, 2);
     assert_ne!(info.connection_id, first_id);
     client.close().unwrap();
-    expect(&events, &Told::Closed { unsent: 0 });
+    assert_eq!(next(&events), Told::Closed { unsent: 0 });
 }
 
 #[test]
 fn a_request_in_flight_fails_at_once_and_says_that_it_may_have_been_executed() {
     let mut served = Served::new();
     let client = served.options().connect().unwrap();
-    let events = watch(&client);
-    let mut silent = served.running().peer();
-    silent.connect("bench", "silent");
-    silent.serve("silence");
+    let events = losses(&client);
+    let mut silent = served.running().connected("bench", "silent").serving("silence");
     let asking = client.clone();
     let asked = std::thread::spawn(move || {
         asking.send_request("silence", &1, Duration::from_secs(1_000_000))
@@ -144,19 +101,19 @@ fn a_request_in_flight_fails_at_once_and_says_that_it_may_have_been_executed() {
     let error = asked.join().unwrap().unwrap_err();
     assert!(matches!(error, Error::Lost { .. }), "{error:?}");
     assert_eq!(error.execution(), Execution::Possible);
-    expect(&events, &Told::Disconnected { unanswered: 1 });
+    expect_loss(&events, 1);
 }
 
 #[test]
 fn a_request_whose_time_is_over_before_the_server_is_back_is_never_sent() {
     let mut served = Served::new();
     let client = served.options().connect().unwrap();
-    let events = watch(&client);
+    let events = losses(&client);
     let (report, seen) = channel();
     let handler = move |request: &Message| Ok(report.send(value(request))?);
     client.serve("mine", 1, handler).unwrap();
     served.kill();
-    expect(&events, &Told::Disconnected { unanswered: 0 });
+    expect_loss(&events, 0);
     let error = client.send_request("mine", &"late", Duration::from_millis(1)).unwrap_err();
     assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
     let asking = client.clone();
@@ -175,10 +132,10 @@ fn what_cannot_wait_fails_as_configured() {
     options.while_disconnected = WhileDisconnected::Wait;
     options.queue_bytes_max = 1000;
     let waiting = options.connect().unwrap();
-    let events = [watch(&failing), watch(&waiting)];
+    let events = [losses(&failing), losses(&waiting)];
     served.kill();
     for events in &events {
-        expect(events, &Told::Disconnected { unanswered: 0 });
+        expect_loss(events, 0);
     }
     let error = failing.request("echo", &1).unwrap_err();
     assert!(matches!(error, Error::Disconnected), "{error:?}");
@@ -188,7 +145,7 @@ fn what_cannot_wait_fails_as_configured() {
     assert!(matches!(error, Error::QueueFull { bytes_max: 1000 }), "{error:?}");
     assert!(accepted > 0);
     drop(waiting);
-    expect(&events[1], &Told::Closed { unsent: accepted });
+    assert_eq!(next(&events[1]), Told::Closed { unsent: accepted });
 }
 
 #[test]
@@ -197,11 +154,11 @@ fn without_reconnect_the_first_loss_is_the_end() {
     let mut options = served.options();
     options.reconnect = None;
     let client = options.connect().unwrap();
-    let events = watch(&client);
+    let events = losses(&client);
     let mut news = client.subscribe("news").unwrap();
     served.kill();
-    expect(&events, &Told::Disconnected { unanswered: 0 });
-    expect(&events, &Told::Closed { unsent: 0 });
+    expect_loss(&events, 0);
+    assert_eq!(next(&events), Told::Closed { unsent: 0 });
     assert!(news.next().is_none());
     assert!(matches!(client.request("echo", &1), Err(Error::Closed)));
 }
@@ -212,13 +169,13 @@ fn a_server_that_stands_still_is_found_dead_and_one_that_comes_back_is_found() {
     let mut options = served.options();
     options.heartbeat = Some(Duration::from_secs(1));
     let client = options.connect().unwrap();
-    let events = watch(&client);
+    let events = losses(&client);
     // Known to answer, so that its silence means something.
     client.ping().unwrap();
     served.running().signal("STOP");
-    expect(&events, &Told::Disconnected { unanswered: 0 });
+    expect_loss(&events, 0);
     served.running().signal("CONT");
-    expect(&events, &Told::Connected);
+    assert_eq!(next(&events), Told::Connected);
     assert_eq!(value(&client.request("echo", &"again").unwrap()), "again");
 }
 
@@ -226,19 +183,19 @@ fn a_server_that_stands_still_is_found_dead_and_one_that_comes_back_is_found() {
 fn a_server_that_ends_in_good_order_is_left_without_an_error_for_its_successor() {
     let mut served = Served::new();
     let client = served.options().connect().unwrap();
-    let events = watch(&client);
+    let events = losses(&client);
     let mut news = client.subscribe("news").unwrap();
     client.flush().unwrap();
     served.running().signal("TERM");
-    expect(&events, &Told::Leaving);
+    assert_eq!(next(&events), Told::Leaving);
     let (status, _) = served.server.take().unwrap().end();
     assert!(status.success());
     client.publish("news", &"for the next one").unwrap();
     let asking = client.clone();
     let asked = std::thread::spawn(move || asking.request("echo", &"patience"));
     served.restart();
-    expect(&events, &Told::Disconnected { unanswered: 0 });
-    expect(&events, &Told::Connected);
+    expect_loss(&events, 0);
+    assert_eq!(next(&events), Told::Connected);
     assert_eq!(value(&asked.join().unwrap().unwrap()), "patience");
     assert_eq!(value(&news.next().unwrap()), "for the next one");
 }
@@ -255,12 +212,10 @@ const ROUNDS: u64 = 3;
 
 fn deliver_under(options: &ClientOptions, mut disturb: impl FnMut(&Receiver<Told>)) -> Delivered {
     let client = options.connect().unwrap();
-    let events = watch(&client);
-    let (report, reports) = channel();
-    client.on_event(move |event| {
-        if let Event::Disconnected { unconfirmed, .. } = event {
-            let _ = report.send(*unconfirmed);
-        }
+    let events = losses(&client);
+    let reports = picked(&client, |event| match event {
+        Event::Disconnected { unconfirmed, .. } => Some(*unconfirmed),
+        _ => None,
     });
     let mut news = client.subscribe("news").unwrap();
     client.ping().unwrap();
@@ -306,9 +261,9 @@ fn what_is_delivered_under_restarts_is_delivered_once_and_in_order() {
     let options = served.options();
     let delivered = deliver_under(&options, |events| {
         served.kill();
-        expect(events, &Told::Disconnected { unanswered: 0 });
+        expect_loss(events, 0);
         served.restart();
-        expect(events, &Told::Connected);
+        assert_eq!(next(events), Told::Connected);
     });
     let in_order = delivered.got.windows(2).all(|pair| pair[0] < pair[1]);
     assert!(in_order, "each once, in order");
@@ -324,9 +279,9 @@ fn what_is_delivered_by_a_server_that_stood_still_is_delivered_once() {
     options.heartbeat = Some(Duration::from_secs(1));
     let delivered = deliver_under(&options, |events| {
         served.running().signal("STOP");
-        expect(events, &Told::Disconnected { unanswered: 0 });
+        expect_loss(events, 0);
         served.running().signal("CONT");
-        expect(events, &Told::Connected);
+        assert_eq!(next(events), Told::Connected);
     });
     let distinct: std::collections::HashSet<&u64> = delivered.got.iter().collect();
     assert_eq!(distinct.len(), delivered.got.len(), "each once");

@@ -1,14 +1,15 @@
-//! A server made of a socket, which does what the test wants at the moment it wants it.
+//! A server made of a socket, which does what the test wants at the moment it wants it, and what the
+//! tests of the clients share.
 
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipc_framework::client::{Client, ClientOptions, Endpoint, Event, Reconnect};
 use serde_json::{Value, json};
 
-use crate::support::{HANG, Peer};
+use crate::support::{HANG, Peer, eventually};
 
 pub(crate) struct Scripted {
     listener: TcpListener,
@@ -19,24 +20,19 @@ pub(crate) type Side = Peer;
 
 impl Scripted {
     pub(crate) fn new() -> Self {
-        Self::at(0)
-    }
-
-    pub(crate) fn at(port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         Self { listener }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
     pub(crate) fn options(&self) -> ClientOptions {
-        let mut options = ClientOptions::new("app");
-        let address = self.listener.local_addr().unwrap();
-        options.connection.endpoint = Endpoint::tcp("127.0.0.1", address.port());
-        options.connection.timeout = HANG;
-        options.connection.connect_timeout = HANG;
+        let mut options = patient("app", Endpoint::tcp("127.0.0.1", self.address().port()));
         options.heartbeat = None;
-        let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(10));
-        options.reconnect = Some(Reconnect::new(pause_min, pause_max));
+        options.reconnect = Some(soon(10));
         options
     }
 
@@ -53,19 +49,15 @@ impl Scripted {
 
     /// The next connection, not welcomed yet.
     pub(crate) fn accept_bare(&self) -> Side {
-        let begin = Instant::now();
-        let stream = loop {
-            match self.listener.accept() {
-                Ok((stream, _)) => break stream,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+        let stream = eventually("a client", || match self.listener.accept() {
+            Ok((stream, _)) => Some(stream),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                None
             }
-            assert!(begin.elapsed() < HANG, "nobody connects");
-            std::thread::sleep(Duration::from_millis(1));
-        };
+        });
         stream.set_nonblocking(false).unwrap();
-        let mut side = Peer::over(stream);
-        side.app_id = "app".into();
-        side
+        Peer::over(stream).called("app", "server")
     }
 
     /// The next connection, welcomed.
@@ -79,26 +71,67 @@ impl Scripted {
     }
 }
 
-/// Answers a message of the client.
-pub(crate) fn answer(side: &mut Side, message: &Value, payload: &Value) {
-    let channel = message["channel_id"].as_str().unwrap().to_owned();
-    let mut answer = side.message("response", &channel, payload);
-    answer["reply_to"] = message["message_id"].clone();
-    side.send_message(&answer);
+/// Options of a client that gives nothing up while a test runs, and comes back soon.
+pub(crate) fn patient(app_id: &str, endpoint: Endpoint) -> ClientOptions {
+    let mut options = ClientOptions::new(app_id);
+    options.connection.endpoint = endpoint;
+    options.connection.timeout = HANG;
+    options.connection.connect_timeout = HANG;
+    options.reconnect = Some(soon(50));
+    options
+}
+
+pub(crate) fn soon(pause_max_ms: u64) -> Reconnect {
+    Reconnect::new(Duration::from_millis(1), Duration::from_millis(pause_max_ms))
 }
 
 /// Refuses a message of the client.
 pub(crate) fn refuse(side: &mut Side, message: &Value, code: &str) {
-    answer(side, message, &failure(code));
+    side.answer(message, failure(code));
 }
 
 pub(crate) fn failure(code: &str) -> Value {
     json!({"status": "error", "code": code, "error": "the test wants it like this"})
 }
 
+/// Admits the client as a worker, which it asks to become meanwhile.
+pub(crate) fn admit<T: Send + 'static>(
+    side: &mut Side,
+    serve: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let served = std::thread::spawn(serve);
+    let asked = side.receive();
+    assert_eq!(asked["payload"]["action"], "serve", "{asked}");
+    side.answer(&asked, json!({"status": "serving", "channel": asked["payload"]["channel"]}));
+    served.join().unwrap()
+}
+
 /// What comes, up to the end of the connection or a part of a frame.
 pub(crate) fn read_all(side: &mut Side) -> Vec<Value> {
     std::iter::from_fn(|| side.try_receive().ok()).collect()
+}
+
+/// What is picked from the events of a client.
+pub(crate) fn picked<T: Send + 'static>(
+    client: &Client,
+    pick: impl Fn(&Event) -> Option<T> + Send + 'static,
+) -> Receiver<T> {
+    let (sender, told) = channel();
+    client.on_event(move |event| {
+        if let Some(picked) = pick(event) {
+            // The test may have seen enough.
+            let _ = sender.send(picked);
+        }
+    });
+    told
+}
+
+/// Why the connection was lost, each time.
+pub(crate) fn errors(client: &Client) -> Receiver<String> {
+    picked(client, |event| match event {
+        Event::Disconnected { error, .. } => Some(error.to_string()),
+        _ => None,
+    })
 }
 
 /// What is told of losses.
@@ -111,21 +144,15 @@ pub(crate) enum Told {
 }
 
 pub(crate) fn losses(client: &Client) -> Receiver<Told> {
-    let (sender, told) = channel();
-    client.on_event(move |event| {
-        let event = match *event {
-            Event::Disconnected { unanswered, unconfirmed, waiting, .. } => {
-                Told::Lost { unanswered, unconfirmed, waiting }
-            }
-            Event::Connected { .. } => Told::Connected,
-            Event::Leaving => Told::Leaving,
-            Event::Closed { unsent, .. } => Told::Closed { unsent },
-            _ => return,
-        };
-        // The test may have seen enough.
-        let _ = sender.send(event);
-    });
-    told
+    picked(client, |event| match *event {
+        Event::Disconnected { unanswered, unconfirmed, waiting, .. } => {
+            Some(Told::Lost { unanswered, unconfirmed, waiting })
+        }
+        Event::Connected { .. } => Some(Told::Connected),
+        Event::Leaving => Some(Told::Leaving),
+        Event::Closed { unsent, .. } => Some(Told::Closed { unsent }),
+        _ => None,
+    })
 }
 
 pub(crate) fn next(told: &Receiver<Told>) -> Told {

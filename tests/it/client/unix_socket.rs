@@ -2,15 +2,14 @@
 
 use std::path::Path;
 use std::sync::mpsc::channel;
-use std::time::Duration;
 
-use ipc_framework::client::{ClientOptions, Endpoint, Pool, Reconnect};
+use ipc_framework::client::{ClientOptions, Endpoint, Pool};
 use serde_json::Value;
 
 use super::many_threads::value;
-use super::scripted::{Told, losses, next};
+use super::scripted::{Told, losses, next, patient};
 use crate::cli::{Running, Scratch, serve};
-use crate::support::HANG;
+use crate::support::{HANG, together};
 
 fn start(path: &Path) -> Running {
     let path = path.to_str().unwrap();
@@ -18,12 +17,7 @@ fn start(path: &Path) -> Running {
 }
 
 fn options(path: &Path) -> ClientOptions {
-    let mut options = ClientOptions::new("bench");
-    options.connection.endpoint = Endpoint::unix(path);
-    options.connection.timeout = HANG;
-    let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
-    options.reconnect = Some(Reconnect::new(pause_min, pause_max));
-    options
+    patient("bench", Endpoint::unix(path))
 }
 
 #[test]
@@ -70,19 +64,11 @@ fn large_messages_and_a_pool() {
     let path = scratch.0.join("ipc.sock");
     let _server = start(&path);
     let pool = Pool::connect(&options(&path), 3).unwrap();
-    let threads: Vec<_> = (0..6)
-        .map(|thread| {
-            let pool = pool.clone();
-            std::thread::spawn(move || {
-                for n in 0..5 {
-                    let large = format!("{thread} {n} {}", "x".repeat(300_000));
-                    assert_eq!(pool.request_as::<String, _>("echo", &large).unwrap(), large);
-                }
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
-    }
+    together(6, |thread| {
+        for n in 0..5 {
+            let large = format!("{thread} {n} {}", "x".repeat(300_000));
+            assert_eq!(pool.request_as::<String, _>("echo", &large).unwrap(), large);
+        }
+    });
     pool.close().unwrap();
 }

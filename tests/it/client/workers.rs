@@ -9,13 +9,13 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::many_threads::{client_options, connect, value};
-use super::scripted::{Scripted, Told, answer, losses, next, refuse};
+use super::scripted::{Scripted, Told, admit, losses, next, refuse};
 use crate::support::{HANG, serve_echo};
 
-type Job = (Message, Responder);
+pub(crate) type Job = (Message, Responder);
 
 /// A worker that passes its requests to the test.
-fn deferred(worker: &Client, channel: &str, concurrency: usize) -> mpsc::Receiver<Job> {
+pub(crate) fn deferred(worker: &Client, channel: &str, concurrency: usize) -> mpsc::Receiver<Job> {
     let (sender, jobs) = mpsc::channel();
     let pass_on = move |message, responder| sender.send((message, responder)).unwrap();
     worker.serve_deferred(channel, concurrency, pass_on).unwrap();
@@ -243,14 +243,7 @@ fn what_waited_for_a_worker_when_its_connection_was_lost_is_not_begun() {
     let (worker, mut side) = script.connect();
     let told = losses(&worker);
     let serving = worker.clone();
-    let (sender, jobs) = mpsc::channel();
-    let served = std::thread::spawn(move || {
-        let pass_on = move |message, responder| sender.send((message, responder)).unwrap();
-        serving.serve_deferred("work", 1, pass_on)
-    });
-    let serve = side.receive();
-    answer(&mut side, &serve, &json!({"status": "serving", "channel": "work"}));
-    served.join().unwrap().unwrap();
+    let jobs = admit(&mut side, move || deferred(&serving, "work", 1));
     side.send("request", "work", json!("begun"));
     side.send("request", "work", json!("its requester is told that the worker is lost"));
     side.send("notification", "work", json!("nobody is told"));
@@ -263,7 +256,7 @@ fn what_waited_for_a_worker_when_its_connection_was_lost_is_not_begun() {
     let mut side = script.accept();
     assert_eq!(next(&told), Told::Connected);
     let serve = side.receive();
-    answer(&mut side, &serve, &json!({"status": "serving", "channel": "work"}));
+    side.answer(&serve, json!({"status": "serving", "channel": "work"}));
     // An answer that is for nobody any more.
     begun.reply(&"too late").unwrap();
     let (message, noted) = jobs.recv_timeout(HANG).unwrap();
@@ -304,13 +297,10 @@ fn a_worker_that_is_refused_takes_nothing_from_the_one_before() {
     let (client, mut side) = script.connect();
     let serve = |says: &'static str| {
         let serving = client.clone();
-        std::thread::spawn(move || serving.serve("mine", 1, move |_| Ok(says)))
+        move || serving.serve("mine", 1, move |_| Ok(says))
     };
-    let first = serve("first");
-    let asked = side.receive();
-    answer(&mut side, &asked, &json!({"status": "serving"}));
-    first.join().unwrap().unwrap();
-    let second = serve("second");
+    admit(&mut side, serve("first")).unwrap();
+    let second = std::thread::spawn(serve("second"));
     let asked = side.receive();
     refuse(&mut side, &asked, "limit_exceeded");
     assert_eq!(code(second.join().unwrap().map(|()| unreachable!())), ErrorCode::LimitExceeded);

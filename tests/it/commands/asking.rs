@@ -88,9 +88,7 @@ fn exit_codes_say_whose_fault_it_is() {
 #[test]
 fn who_does_not_answer_in_time_is_four() {
     let demo = Demo::start();
-    let mut worker = demo.0.peer();
-    worker.connect("bench", "sleeps");
-    worker.serve("slow");
+    let _worker = demo.0.connected("bench", "sleeps").serving("slow");
     // Enough for the connection, of which it is the timeout as well.
     let asks = ["request", "slow", "1", "--timeout", "3s"];
     assert_fails(demo.command(&asks), 4, "within 3s");
@@ -104,9 +102,7 @@ fn who_does_not_answer_in_time_is_four() {
 #[test]
 fn what_is_published_and_notified_arrives() {
     let demo = Demo::start();
-    let mut peer = demo.0.peer();
-    peer.connect("monitoring", "listens");
-    peer.subscribe("alerts");
+    let mut peer = demo.0.connected("monitoring", "listens").subscribed("alerts");
     peer.subscribe("news");
     assert_eq!(demo.prints(&["publish", "news", "\"now\"", "--app", "monitoring"]), "");
     assert_eq!(peer.receive()["payload"], "now");
@@ -126,9 +122,7 @@ fn what_is_published_and_notified_arrives() {
 #[test]
 fn variables_stand_for_flags_and_flags_go_before_them() {
     let (demo, scratch) = (Demo::start(), Scratch::new("variables"));
-    let mut worker = demo.0.peer();
-    worker.connect("other", "sleeps");
-    worker.serve("slow");
+    let _worker = demo.0.connected("other", "sleeps").serving("slow");
     let ask = |arguments: &[&str], variables: &[(&str, &str)]| {
         let mut command = demo.command(arguments);
         command.envs(variables.iter().copied());
@@ -152,9 +146,7 @@ fn variables_stand_for_flags_and_flags_go_before_them() {
 #[test]
 fn every_line_of_a_feed_is_a_message() {
     let demo = Demo::start();
-    let mut peer = demo.0.peer();
-    peer.connect("bench", "listens");
-    peer.subscribe("news");
+    let mut peer = demo.0.connected("bench", "listens").subscribed("news");
     peer.fence();
     let feed = |text: &str, flags: &[&str]| {
         let mut command = demo.command(&[&["publish", "news", "--lines"], flags].concat());
@@ -237,9 +229,7 @@ fn what_the_server_tells_is_for_people_or_for_machines() {
 #[test]
 fn names_of_peers_write_no_commands_to_a_terminal() {
     let demo = Demo::start();
-    let mut peer = demo.0.peer();
-    peer.connect("bench", "evil");
-    peer.subscribe("evil\u{1b}[31m\nname");
+    let mut peer = demo.0.connected("bench", "evil").subscribed("evil\u{1b}[31m\nname");
     peer.fence();
     let channels = demo.prints(&["channels"]);
     assert!(channels.contains("evil\\u001b[31m\\u000aname"), "{channels:?}");

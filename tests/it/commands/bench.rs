@@ -143,8 +143,7 @@ fn pause_the_server() -> Result<(), String> {
     let mut bench = demo.command(&["bench", "--json", "--rate", "100", "--warmup", "0"]);
     bench.args(["--duration", "2s"]).stdout(Stdio::piped());
     let bench = bench.spawn().unwrap();
-    let mut peer = demo.0.peer();
-    peer.connect("bench", "looks");
+    let mut peer = demo.0.connected("bench", "looks");
     // It has begun once the first requests are through.
     while peer.request("system", json!({"action": "get_latency"}))["channels"]["echo"].is_null() {
         std::thread::sleep(Duration::from_millis(5));

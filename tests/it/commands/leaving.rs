@@ -89,9 +89,7 @@ fn a_file_that_cannot_be_written_is_told_before_the_load() {
 fn a_chat_fed_by_a_program_gets_through() {
     const LINES: usize = 30_000;
     let demo = Demo::start();
-    let mut listens = demo.0.peer();
-    listens.connect("chat_app", "listens");
-    listens.subscribe("general");
+    let mut listens = demo.0.connected("chat_app", "listens").subscribed("general");
     let mut child = demo
         .command(&["chat", "Bob"])
         .stdin(Stdio::piped())

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Demo, Live, documents, signal};
 use crate::cli::{assert_fails, ipc};
-use crate::support::HANG;
+use crate::support::eventually;
 
 #[test]
 fn a_subscriber_shows_what_is_published_until_ctrl_c() {
@@ -158,8 +158,7 @@ fn a_reader_that_has_seen_enough_ends_it_in_silence() {
         let child = shell.spawn().unwrap();
         if arguments.starts_with("subscribe") {
             // Until it has subscribed and has had two: the second finds no reader.
-            let mut peer = demo.0.peer();
-            peer.connect("bench", "tells");
+            let mut peer = demo.0.connected("bench", "tells");
             let mut child = child;
             while child.try_wait().unwrap().is_none() {
                 peer.send("publish", "news", json!(1));
@@ -181,12 +180,8 @@ fn a_worker_whose_reader_has_seen_enough_ends_too() {
     let mut worker = Live::start(demo.command(&["worker", "echoes", "--json", "--", "cat"]));
     drop(worker.child.stdout.take());
     demo.prints(&["request", "echoes", "1"]);
-    let begin = std::time::Instant::now();
-    while worker.child.try_wait().unwrap().is_none() {
-        assert!(begin.elapsed() < HANG, "it goes on");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    assert_eq!(worker.child.wait().unwrap().code(), Some(0));
+    let ended = eventually("its end", || worker.child.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[test]
@@ -202,8 +197,7 @@ fn two_talk_in_a_chat() {
     bob.say("hello Ada");
     assert!(ada.read_line().ends_with("Bob: hello Ada"), "nobody hears himself");
     // The form of the published chat program.
-    let mut peer = demo.0.peer();
-    peer.connect("chat_app", "published");
+    let mut peer = demo.0.connected("chat_app", "published");
     let said = json!({"username": "Eve", "text": "\u{1b}[2Jhi"});
     assert_eq!(peer.request("general", said), json!({"status": "ok"}));
     assert!(ada.read_line().ends_with("Eve: \\u001b[2Jhi"));

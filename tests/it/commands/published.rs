@@ -1,15 +1,13 @@
 //! The command line against the server of the `PyPI` package, unmodified, which confirms nothing.
 //! Run by tests/interop/run.py, which installs the package and names its interpreter.
 
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::{Live, documents};
 use crate::cli::{assert_fails, ipc};
 use crate::client::published::Published;
-use crate::support::HANG;
 
 /// Whoever waited for what never comes would not be done before this is over.
 const NEVER: &str = "10min";
@@ -21,26 +19,12 @@ fn command(server: &Published, arguments: &[&str]) -> Command {
     command
 }
 
-/// Fails, and not only late, if it waits.
-fn run(mut command: Command) -> Output {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let begin = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if begin.elapsed() > HANG {
-            child.kill().unwrap();
-            panic!("it waits: {command:?}");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().unwrap()
-}
-
 #[test]
 #[ignore = "needs the published package: tests/interop/run.py runs it"]
 fn what_it_never_confirms_is_not_waited_for() {
     let server = Published::start();
     let prints = |arguments: &[&str]| {
-        let output = run(command(&server, arguments));
+        let output = crate::cli::output(command(&server, arguments));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };

@@ -55,9 +55,7 @@ fn position(screen: &str, channel: &str) -> Option<usize> {
 #[test]
 fn top_shows_rates_channels_and_latencies() {
     let demo = Demo::start();
-    let mut peer = demo.0.peer();
-    peer.connect("bench", "asks");
-    peer.subscribe("news");
+    let mut peer = demo.0.connected("bench", "asks").subscribed("news");
     peer.request("echo", json!(1));
     let mut top = Terminal::run(&demo.command(&["top", "--interval", "200ms"]));
     let first = top.wait_until("the table", |text| row(text, "echo").is_some());

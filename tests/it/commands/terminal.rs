@@ -1,12 +1,10 @@
 //! A pseudo-terminal with a program on it, and its screen in memory.
 
+use crate::support::until;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-use crate::support::HANG;
 
 /// The size of a terminal that nobody made larger, which is what the parser takes by default.
 const ROWS: u16 = 24;
@@ -69,15 +67,7 @@ impl Terminal {
 
     /// Waits until the screen is so, and returns its text.
     pub(super) fn wait_until(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
-        let begin = Instant::now();
-        loop {
-            let text = self.text();
-            if is_so(&text) {
-                return text;
-            }
-            assert!(begin.elapsed() < HANG, "{what} does not come:\n{text}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until(what, || self.text(), |text| is_so(text))
     }
 
     pub(super) fn press(&mut self, keys: &str) {

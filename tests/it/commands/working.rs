@@ -85,8 +85,7 @@ fn the_first_ctrl_c_lets_a_command_finish_and_the_second_kills_it() {
         }
         worker.signal("INT");
         // It is a worker no longer before the next signal, or the file, comes.
-        let mut peer = demo.0.peer();
-        peer.connect("bench", "looks");
+        let mut peer = demo.0.connected("bench", "looks");
         let is_served = |services: &Value| services.to_string().contains("\"job\"");
         while is_served(&peer.request("system", json!({"action": "list_services"}))) {
             std::thread::sleep(std::time::Duration::from_millis(5));

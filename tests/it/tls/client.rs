@@ -1,12 +1,12 @@
 //! The clients of this crate, over TLS.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use ipc_framework::client::{
-    Client, ClientOptions, Endpoint, Error, Event, Execution, Options, Reconnect, Tls,
+    Client, ClientOptions, Endpoint, Error, Event, Execution, Options, Tls,
 };
 use ipc_framework::{Config, Limits, Server};
 use rustls::{ServerConnection, StreamOwned};
@@ -17,7 +17,10 @@ use super::certificates::Certificates;
 use super::serve_tls;
 use crate::client::many_threads::value;
 use crate::client::proxy::{Harm, Way, harm};
-use crate::support::{HANG, TestServer, frame, install_echo, reserved_port, serve, serve_as_told};
+use crate::client::scripted::{errors, picked, soon};
+use crate::support::{
+    HANG, Peer, TestServer, frames, install_echo, reserved_port, serve, serve_as_told, together,
+};
 
 pub(super) fn options(address: SocketAddr, tls: Tls) -> Options {
     let mut options = Options::new("app");
@@ -31,13 +34,12 @@ pub(super) fn options(address: SocketAddr, tls: Tls) -> Options {
 fn client_options(address: SocketAddr, tls: Tls) -> ClientOptions {
     let mut client_options = ClientOptions::new("app");
     client_options.connection = options(address, tls);
-    let (pause_min, pause_max) = (Duration::from_millis(1), Duration::from_millis(50));
-    client_options.reconnect = Some(Reconnect::new(pause_min, pause_max));
+    client_options.reconnect = Some(soon(50));
     client_options
 }
 
 /// A server made of rustls, which reads and writes when the test wants it.
-struct Side(StreamOwned<ServerConnection, TcpStream>);
+struct Side(Peer<StreamOwned<ServerConnection, TcpStream>>);
 
 impl Side {
     /// Accepts and welcomes.
@@ -45,7 +47,8 @@ impl Side {
         let (socket, _) = listener.accept().unwrap();
         socket.set_read_timeout(Some(HANG)).unwrap();
         let session = ServerConnection::new(certificates.server()).unwrap();
-        let mut side = Self(StreamOwned::new(session, socket));
+        let peer = Peer::speaking(StreamOwned::new(session, socket));
+        let mut side = Self(peer.called("app", "server"));
         let connect = side.receive().expect("a connection says who it is");
         let id = connect["payload"]["connection_id"].clone();
         side.respond(&connect, &json!({"status": "connected", "connection_id": id}));
@@ -54,40 +57,27 @@ impl Side {
 
     fn respond(&mut self, message: &Value, payload: &Value) {
         self.write(message, payload);
-        self.0.flush().unwrap();
+        self.0.stream.flush().unwrap();
     }
 
     /// Leaves it to what follows to bring it on its way.
     fn write(&mut self, message: &Value, payload: &Value) {
-        let response = json!({
-            "message_id": "of the server",
-            "app_id": "app",
-            "channel_id": message["channel_id"],
-            "message_type": "response",
-            "payload": payload,
-            "timestamp": 1.25,
-            "reply_to": message["message_id"],
-        });
-        let frame = frame(response.to_string().as_bytes());
-        self.0.conn.writer().write_all(&frame).unwrap();
+        let channel_id = message["channel_id"].as_str().unwrap();
+        let mut response = self.0.message("response", channel_id, payload);
+        response["reply_to"] = message["message_id"].clone();
+        self.0.stream.conn.writer().write_all(&frames([&response])).unwrap();
     }
 
     /// None at the end that TLS announces.
     fn receive(&mut self) -> Option<Value> {
-        let mut header = [0; 4];
-        let begun = self.0.read(&mut header[..1]).expect("a message, or the word of the end");
-        if begun == 0 {
-            return None;
-        }
-        self.0.read_exact(&mut header[1..]).unwrap();
-        let mut body = vec![0; u32::from_be_bytes(header) as usize];
-        self.0.read_exact(&mut body).unwrap();
-        Some(serde_json::from_slice(&body).unwrap())
+        let is_end =
+            self.0.stream.fill_buf().expect("a message, or the word of the end").is_empty();
+        (!is_end).then(|| self.0.receive())
     }
 
     fn say_the_end(&mut self) {
-        self.0.conn.send_close_notify();
-        self.0.flush().unwrap();
+        self.0.stream.conn.send_close_notify();
+        self.0.stream.flush().unwrap();
     }
 }
 
@@ -128,21 +118,13 @@ fn what_goes_both_ways_arrives_whole_by_every_client() {
         connection.close().unwrap();
     }
     let client = client_options(server.address, certificates.trust()).connect().unwrap();
-    let threads: Vec<_> = (0..4)
-        .map(|thread| {
-            let (client, large) = (client.clone(), large.clone());
-            std::thread::spawn(move || {
-                for n in 0..50 {
-                    let payload = json!([thread, n, "y".repeat(n * 700)]);
-                    assert_eq!(value(&client.request("echo", &payload).unwrap()), payload);
-                }
-                assert_eq!(value(&client.request("echo", &large).unwrap()), large);
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
-    }
+    together(4, |thread| {
+        for n in 0..50 {
+            let payload = json!([thread, n, "y".repeat(n * 700)]);
+            assert_eq!(value(&client.request("echo", &payload).unwrap()), payload);
+        }
+        assert_eq!(value(&client.request("echo", &large).unwrap()), large);
+    });
     assert_eq!(client.connection_info().connections, 1);
     client.close().unwrap();
     server.wait_until("the ends", |stats| stats.total_connections == 0);
@@ -243,17 +225,15 @@ fn a_message_that_is_told_to_be_unsent_does_not_arrive() {
     let certificates = Certificates::new("client, half");
     for size in (20_000..120_000).step_by(10_000) {
         let Pair { client, mut side, .. } = stalled_pair(&certificates);
-        let (sender, told) = channel();
-        client.on_event(move |event| {
-            if let Event::Closed { unsent, .. } = event {
-                sender.send(*unsent).unwrap();
-            }
+        let told = picked(&client, |event| match event {
+            Event::Closed { unsent, .. } => Some(*unsent),
+            _ => None,
         });
         client.publish("news", &"x".repeat(size)).unwrap();
         client.abort();
         let mut arrived = Vec::new();
         // It may be cut, and mostly is.
-        let _ = side.0.read_to_end(&mut arrived);
+        let _ = side.0.stream.read_to_end(&mut arrived);
         drop(side);
         let unsent = told.recv_timeout(HANG).unwrap();
         assert_eq!(unsent == 0, arrived.len() > size, "{unsent} unsent, {} bytes", arrived.len());
@@ -351,12 +331,7 @@ fn an_end_that_comes_with_the_last_message_is_seen() {
         options.heartbeat = None;
         options
     });
-    let (sender, told) = channel();
-    client.on_event(move |event| {
-        if let Event::Disconnected { error, .. } = event {
-            sender.send(error.to_string()).unwrap();
-        }
-    });
+    let told = errors(&client);
     let asked = client.request_future("any", &1).unwrap();
     let request = side.receive().unwrap();
     side.write(&request, &json!("the last"));
@@ -365,18 +340,12 @@ fn an_end_that_comes_with_the_last_message_is_seen() {
     drop(asked);
 }
 
-fn events(client: &Client) -> std::sync::mpsc::Receiver<String> {
-    let (sender, told) = channel();
-    client.on_event(move |event| {
-        let name = match event {
-            Event::Connected { .. } => "connected".to_owned(),
-            Event::Unreachable { error, .. } => error.to_string(),
-            _ => return,
-        };
-        // The test may have seen enough.
-        let _ = sender.send(name);
-    });
-    told
+fn events(client: &Client) -> Receiver<String> {
+    picked(client, |event| match event {
+        Event::Connected { .. } => Some("connected".to_owned()),
+        Event::Unreachable { error, .. } => Some(error.to_string()),
+        _ => None,
+    })
 }
 
 #[test]
@@ -423,12 +392,7 @@ fn a_silent_server_is_found_dead_over_tls_as_well() {
         options.heartbeat = Some(Duration::from_millis(500));
         options
     });
-    let (sender, told) = channel();
-    client.on_event(move |event| {
-        if let Event::Disconnected { .. } = event {
-            sender.send(()).unwrap();
-        }
-    });
+    let told = errors(&client);
     let ping = side.receive().unwrap();
     assert_eq!(ping["payload"]["action"], "ping");
     side.respond(&ping, &json!({"status": "pong"}));

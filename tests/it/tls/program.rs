@@ -3,8 +3,6 @@
 use std::io::Write;
 use std::net::TcpStream;
 
-use serde_json::json;
-
 use super::certificates::Certificates;
 use super::peer::TlsPeer;
 use crate::cli::{Running, Scratch, assert_fails, serve};
@@ -28,13 +26,11 @@ fn flags_turn_it_on_and_sighup_brings_the_new_certificate() {
     let mut before = TlsPeer::connected(running.address(), &certificates.client(), "before");
     let others = Certificates::new("program, renewed");
     certificates.replace_by(&others);
-    running.signal("HUP");
-    let mut seen = running.stderr_lines();
-    assert!(seen.any(|line| line.contains("settings were read again")));
+    assert!(running.reload().contains("settings were read again"));
     TlsPeer::connected(running.address(), &others.client(), "after").fence();
     certificates.spoil();
-    running.signal("HUP");
-    assert!(seen.any(|line| line.contains("stay as they were") && line.contains("server.pem")));
+    let said = running.reload();
+    assert!(said.contains("stay as they were") && said.contains("server.pem"), "{said}");
     before.fence();
     let mut alone = serve(&["--port", "0", "--tls-cert"]);
     alone.arg(certificates.path("server.pem"));
@@ -57,30 +53,23 @@ fn a_reload_is_applied_as_a_whole_or_not_at_all() {
     };
     let config = scratch.file("ipc.toml", 0o600, &text(&old, 10));
     let running = Running::start(serve(&["--config", &config]));
-    let mut lines = running.stderr_lines();
     let mut peer = TlsPeer::connected(running.address(), &old.client(), "before");
-    let mut connections_max =
-        move || peer.request("system", json!({"action": "get_stats"}))["max_connections"].clone();
+    let mut connections_max = move || peer.stats()["max_connections"].clone();
 
     // The files at the old path are gone, as they may be once the new ones are named.
     for name in ["server.pem", "server.key"] {
         std::fs::remove_file(old.path(name)).unwrap();
     }
     scratch.file("ipc.toml", 0o600, &text(&new, 3));
-    running.signal("HUP");
-    let mut said = String::new();
-    while !said.contains("were read again") {
-        said += &lines.next().unwrap();
-        assert!(!said.contains("stay as they were"), "{said}");
-    }
+    let said = running.reload();
+    assert!(said.contains("were read again"), "{said}");
     assert!(said.contains("next start only") && said.contains("tls-cert"), "{said}");
     assert_eq!(connections_max(), 3);
     TlsPeer::connected(running.address(), &old.client(), "as before").fence();
 
     new.spoil();
     scratch.file("ipc.toml", 0o600, &text(&new, 7));
-    running.signal("HUP");
-    assert!(lines.next().unwrap().contains("stay as they were"));
+    assert!(running.reload().contains("stay as they were"));
     assert_eq!(connections_max(), 3);
 }
 
@@ -102,7 +91,7 @@ impl Cost {
     }
 
     fn memory(&mut self) -> (usize, u64) {
-        let stats = self.first.request("system", json!({"action": "get_stats"}));
+        let stats = self.first.stats();
         let counted = stats["memory_bytes"].as_u64().unwrap() as usize;
         (counted, stats["counters"]["accepted"].as_u64().unwrap())
     }
