@@ -142,21 +142,14 @@ impl<T: Stream> Socket<T> {
         loop {
             let (stream, mut wanted, mut is_blocked) = (&mut self.stream, 0, false);
             let flushed = broker.flush(self.key, |queue| {
-                let mut pieces = queue.slices().map(IoSlice::new);
-                let bytes = match (pieces.next(), pieces.next()) {
-                    (None, _) => 0,
-                    // Most turns queue one answer.
-                    (Some(piece), None) => {
-                        wanted = piece.len();
-                        write(stream, &[piece])?
-                    }
-                    (Some(first), Some(second)) => {
-                        let mut slices = SmallVec::<[_; SLICES_MAX]>::new();
-                        slices.extend([first, second]);
-                        slices.extend(pieces.take(SLICES_MAX - 2));
-                        wanted = slices.iter().map(|slice| slice.len()).sum();
-                        write(stream, &slices)?
-                    }
+                let bytes = if let Some(piece) = queue.only_slice() {
+                    wanted = piece.len();
+                    write(stream, &[IoSlice::new(piece)])?
+                } else {
+                    let mut slices = SmallVec::<[_; SLICES_MAX]>::new();
+                    slices.extend(queue.slices().take(SLICES_MAX).map(IoSlice::new));
+                    wanted = slices.iter().map(|slice| slice.len()).sum();
+                    if wanted == 0 { 0 } else { write(stream, &slices)? }
                 };
                 let holds = !stream.flush()?;
                 is_blocked = bytes < wanted || holds;

@@ -16,22 +16,32 @@ pub struct MemoryGauge(Arc<AtomicUsize>);
 
 impl MemoryGauge {
     /// Bytes held now.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.set(self.bytes() + bytes);
     }
 
+    #[inline]
     pub(crate) fn sub(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        self.set(self.bytes() - bytes);
+    }
+
+    /// The clones belong to one broker, which is on one thread at a time: nobody else writes
+    /// between a load and its store. It is an atomic so that a broker can move to another thread.
+    #[inline]
+    fn set(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
     }
 }
 
 /// Capacity of the smallest buffers, which hold a few small frames: most of what is ever
 /// unfinished. Capacities double from here.
-const SMALLEST_BYTES: usize = 4 << 10;
+pub(super) const SMALLEST_BYTES: usize = 4 << 10;
 /// Capacity of the largest buffers that are kept. Beyond, a buffer is as large as asked for.
 const LARGEST_BYTES: usize = 16 << 20;
 const CLASSES: usize = (LARGEST_BYTES / SMALLEST_BYTES).ilog2() as usize + 1;
@@ -69,6 +79,29 @@ impl BufferPool {
     pub(crate) fn trim(&mut self) {
         self.free = Default::default();
         (self.free_small_bytes, self.free_large_bytes) = (0, 0);
+    }
+
+    /// [`take`](Self::take) of a buffer of the smallest size.
+    #[inline]
+    pub(super) fn take_smallest(&mut self) -> Vec<u8> {
+        let Some(buffer) = self.free[0].pop() else { return self.take(SMALLEST_BYTES) };
+        self.free_small_bytes -= SMALLEST_BYTES;
+        self.gauge.add(SMALLEST_BYTES);
+        buffer
+    }
+
+    /// [`give`](Self::give) of a buffer that is probably of the smallest size.
+    #[inline]
+    pub(super) fn give_smallest(&mut self, mut buffer: Vec<u8>) {
+        let is_kept = buffer.capacity() == SMALLEST_BYTES
+            && self.free_small_bytes + SMALLEST_BYTES <= FREE_SMALL_BYTES_MAX;
+        if !is_kept {
+            return self.give(buffer);
+        }
+        self.gauge.sub(SMALLEST_BYTES);
+        buffer.clear();
+        self.free_small_bytes += SMALLEST_BYTES;
+        self.free[0].push(buffer);
     }
 
     /// An empty buffer with room for `bytes` at least, counted as held until given back.

@@ -1,4 +1,4 @@
-//! Messages of the server, encoded into frames with exactly the seven fields.
+//! Messages of this end, written into frames with exactly the seven fields.
 
 use std::borrow::Cow;
 
@@ -10,62 +10,146 @@ use super::message_type::MessageType;
 /// so that what came escaped from a peer goes out as it came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head<'a> {
-    pub(crate) message_id: &'a str,
+    pub(crate) message_id: &'a [u8],
     pub(crate) app_id: &'a str,
     pub(crate) channel_id: &'a str,
     pub(crate) message_type: MessageType,
-    pub(crate) timestamp: &'a str,
-    pub(crate) reply_to: Option<&'a str>,
+    pub(crate) timestamp: &'a [u8],
+    pub(crate) reply_to: Option<&'a [u8]>,
 }
 
-/// All that [`frame`] writes beside the fields' text.
-const PUNCTUATION_BYTES: usize = HEADER_BYTES + 104;
+/// The punctuation of a frame, and the keys.
+const MESSAGE_ID: &str = "{\"message_id\":\"";
+const APP_ID: &str = "\",\"app_id\":\"";
+const CHANNEL_ID: &str = "\",\"channel_id\":\"";
+const MESSAGE_TYPE: &str = "\",\"message_type\":\"";
+const PAYLOAD: &str = "\",\"payload\":";
+const TIMESTAMP: &str = ",\"timestamp\":";
+const REPLY_TO: &str = ",\"reply_to\":\"";
+const END: &str = "\"}";
+const NO_REPLY_TO: &str = ",\"reply_to\":null}";
+
+const PUNCTUATION_BYTES: usize = MESSAGE_ID.len()
+    + APP_ID.len()
+    + CHANNEL_ID.len()
+    + MESSAGE_TYPE.len()
+    + PAYLOAD.len()
+    + TIMESTAMP.len();
 
 impl Head<'_> {
-    /// An upper bound of what the frame takes beside its payload.
-    pub(crate) fn frame_bytes_max(&self) -> usize {
+    /// The length of the frame's body with a payload of so many bytes.
+    #[inline]
+    pub(crate) fn body_bytes(&self, payload_bytes: usize) -> usize {
+        let reply_to = self
+            .reply_to
+            .map_or(NO_REPLY_TO.len(), |reply_to| REPLY_TO.len() + reply_to.len() + END.len());
         PUNCTUATION_BYTES
             + self.message_id.len()
             + self.app_id.len()
             + self.channel_id.len()
             + self.message_type.as_str().len()
+            + payload_bytes
             + self.timestamp.len()
-            + self.reply_to.map_or(0, str::len)
+            + reply_to
+    }
+
+    #[inline]
+    fn begin(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(MESSAGE_ID.as_bytes());
+        out.extend_from_slice(self.message_id);
+        out.extend_from_slice(APP_ID.as_bytes());
+        out.extend_from_slice(self.app_id.as_bytes());
+        out.extend_from_slice(CHANNEL_ID.as_bytes());
+        out.extend_from_slice(self.channel_id.as_bytes());
+        out.extend_from_slice(MESSAGE_TYPE.as_bytes());
+        out.extend_from_slice(self.message_type.as_str().as_bytes());
+        out.extend_from_slice(PAYLOAD.as_bytes());
+    }
+
+    #[inline]
+    fn finish(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(TIMESTAMP.as_bytes());
+        out.extend_from_slice(self.timestamp);
+        match self.reply_to {
+            Some(id) => {
+                out.extend_from_slice(REPLY_TO.as_bytes());
+                out.extend_from_slice(id);
+                out.extend_from_slice(END.as_bytes());
+            }
+            None => out.extend_from_slice(NO_REPLY_TO.as_bytes()),
+        }
     }
 }
 
-/// What stands in the fields that a [`Message`] leaves empty, as JSON text without the quotes.
+/// Appends a frame whose payload is JSON text. `body_bytes` is what [`Head::body_bytes`] says.
+#[inline]
+pub(crate) fn text_frame(out: &mut Vec<u8>, head: &Head<'_>, payload: &[u8], body_bytes: usize) {
+    debug_assert_eq!(body_bytes, head.body_bytes(payload.len()));
+    out.extend_from_slice(&(body_bytes as u32).to_be_bytes());
+    head.begin(out);
+    out.extend_from_slice(payload);
+    head.finish(out);
+}
+
+/// Appends a frame whose payload is written by a function, which must append one JSON document.
+///
+/// # Errors
+/// What the function returns; `out` is then as it was.
+pub(crate) fn frame<E>(
+    out: &mut Vec<u8>,
+    head: &Head<'_>,
+    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    head.begin(out);
+    if let Err(error) = payload(out) {
+        out.truncate(start);
+        return Err(error);
+    }
+    head.finish(out);
+    let body = start + HEADER_BYTES;
+    let body_bytes = (out.len() - body) as u32;
+    out[start..body].copy_from_slice(&body_bytes.to_be_bytes());
+    Ok(())
+}
+
+/// Replacements for the fields that a [`Message`] leaves empty, as JSON text without the quotes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Defaults<'a> {
-    pub(crate) message_id: &'a str,
+    pub(crate) message_id: &'a [u8],
     pub(crate) app_id: &'a str,
-    pub(crate) timestamp: &'a str,
+    pub(crate) timestamp: &'a [u8],
 }
 
 /// The head of an owned message, escaped where that is needed.
 #[derive(Debug)]
 pub(crate) struct MessageHead<'a> {
-    message_id: Cow<'a, str>,
+    message_id: Cow<'a, [u8]>,
     app_id: Cow<'a, str>,
     channel_id: Cow<'a, str>,
     message_type: MessageType,
-    timestamp: Cow<'a, str>,
+    timestamp: Cow<'a, [u8]>,
     reply_to: Option<Cow<'a, str>>,
 }
 
 impl<'a> MessageHead<'a> {
     pub(crate) fn new(message: &'a Message, defaults: Defaults<'a>) -> Self {
-        let or = |text: &'a str, default: &'a str| {
-            if text.is_empty() { Cow::Borrowed(default) } else { escaped(text) }
-        };
         Self {
-            message_id: or(&message.message_id, defaults.message_id),
-            app_id: or(&message.app_id, defaults.app_id),
+            message_id: match escaped(&message.message_id) {
+                Cow::Borrowed("") => defaults.message_id.into(),
+                Cow::Borrowed(id) => id.as_bytes().into(),
+                Cow::Owned(id) => id.into_bytes().into(),
+            },
+            app_id: match escaped(&message.app_id) {
+                Cow::Borrowed("") => defaults.app_id.into(),
+                id => id,
+            },
             channel_id: escaped(&message.channel_id),
             message_type: message.message_type,
             // JSON has no infinity and no NaN: a message with such a time has none.
             timestamp: match serde_json::Number::from_f64(message.timestamp) {
-                Some(number) if message.timestamp != 0.0 => number.to_string().into(),
+                Some(number) if message.timestamp != 0.0 => number.to_string().into_bytes().into(),
                 _ => defaults.timestamp.into(),
             },
             reply_to: message.reply_to.as_deref().map(escaped),
@@ -79,46 +163,9 @@ impl<'a> MessageHead<'a> {
             channel_id: &self.channel_id,
             message_type: self.message_type,
             timestamp: &self.timestamp,
-            reply_to: self.reply_to.as_deref(),
+            reply_to: self.reply_to.as_deref().map(str::as_bytes),
         }
     }
-}
-
-/// Replaces what is in `out` with the frame. The payload must append one JSON document.
-///
-/// # Errors
-/// What the payload returns; `out` is then of no use.
-pub(crate) fn frame<E>(
-    out: &mut Vec<u8>,
-    head: &Head<'_>,
-    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-) -> Result<(), E> {
-    out.clear();
-    out.extend_from_slice(&[0; HEADER_BYTES]);
-    for (name, text) in [
-        ("{\"message_id\":\"", head.message_id),
-        ("\",\"app_id\":\"", head.app_id),
-        ("\",\"channel_id\":\"", head.channel_id),
-        ("\",\"message_type\":\"", head.message_type.as_str()),
-    ] {
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(text.as_bytes());
-    }
-    out.extend_from_slice(b"\",\"payload\":");
-    payload(out)?;
-    out.extend_from_slice(b",\"timestamp\":");
-    out.extend_from_slice(head.timestamp.as_bytes());
-    match head.reply_to {
-        Some(id) => {
-            out.extend_from_slice(b",\"reply_to\":\"");
-            out.extend_from_slice(id.as_bytes());
-            out.extend_from_slice(b"\"}");
-        }
-        None => out.extend_from_slice(b",\"reply_to\":null}"),
-    }
-    let body_bytes = (out.len() - HEADER_BYTES) as u32;
-    out[..HEADER_BYTES].copy_from_slice(&body_bytes.to_be_bytes());
-    Ok(())
 }
 
 /// `text` as it stands between the quotes of a JSON string.
@@ -136,30 +183,57 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::super::envelope::Envelope;
+    use super::super::json_str::JsonStr;
     use super::*;
 
     #[test]
     fn what_is_encoded_parses_back() {
-        let mut out = Vec::new();
+        for reply_to in [Some("r"), None] {
+            let app_id = escape("a\"pp\n");
+            let head = Head {
+                message_id: b"m",
+                app_id: &app_id,
+                channel_id: "c",
+                message_type: MessageType::Response,
+                timestamp: b"1.5",
+                reply_to: reply_to.map(str::as_bytes),
+            };
+            let mut out = b"before".to_vec();
+            frame(&mut out, &head, |out| {
+                out.extend_from_slice(b"[1,2]");
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+            let mut same = b"before".to_vec();
+            let body_bytes = head.body_bytes(b"[1,2]".len());
+            text_frame(&mut same, &head, b"[1,2]", body_bytes);
+            assert_eq!(out, same);
+
+            let body = &out[10..];
+            assert_eq!(out[6..10], (body.len() as u32).to_be_bytes());
+            assert_eq!(body.len(), body_bytes);
+            let envelope = Envelope::parse(body).unwrap();
+            assert_eq!(envelope.app_id().decode(), "a\"pp\n");
+            assert_eq!(envelope.payload_str(), "[1,2]");
+            assert_eq!(envelope.reply_to().map(JsonStr::raw), reply_to);
+        }
+    }
+
+    #[test]
+    fn a_payload_that_fails_leaves_what_was_before() {
         let head = Head {
-            message_id: "m",
-            app_id: &escape("a\"pp\n"),
+            message_id: b"m",
+            app_id: "a",
             channel_id: "c",
-            message_type: MessageType::Response,
-            timestamp: "1.5",
-            reply_to: Some("r"),
+            message_type: MessageType::Publish,
+            timestamp: b"1.5",
+            reply_to: None,
         };
-        frame(&mut out, &head, |out| {
-            out.extend_from_slice(b"[1,2]");
-            Ok::<(), ()>(())
-        })
-        .unwrap();
-        let bound = head.frame_bytes_max() + "[1,2]".len();
-        assert!((bound - 4..=bound).contains(&out.len()), "{} of {bound}", out.len());
-        assert_eq!(out[..4], ((out.len() - 4) as u32).to_be_bytes());
-        let envelope = Envelope::parse(&out[4..]).unwrap();
-        assert_eq!(envelope.app_id().decode(), "a\"pp\n");
-        assert_eq!(envelope.payload_str(), "[1,2]");
-        assert_eq!(envelope.reply_to().unwrap().raw(), "r");
+        let mut out = b"before".to_vec();
+        let failed = frame(&mut out, &head, |out| {
+            out.extend_from_slice(b"[1,");
+            Err("it is no JSON")
+        });
+        assert_eq!((failed, &*out), (Err("it is no JSON"), &b"before"[..]));
     }
 }

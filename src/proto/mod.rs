@@ -21,10 +21,13 @@ mod message;
 mod message_type;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod oracle;
+mod out_frame;
 mod parse;
 mod recv_buffer;
+mod relay;
 mod scanner;
 mod send_queue;
+mod stamp;
 pub mod system;
 mod timestamp;
 
@@ -44,6 +47,8 @@ pub use send_queue::SendQueue;
 pub(crate) use encode::escaped;
 pub(crate) use encode::{Defaults, Head, MessageHead, escape, frame as encode_frame};
 pub(crate) use members::{Member, members};
+pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame, SharedFrame};
 pub(crate) use recv_buffer::{Inbound, Next};
-pub(crate) use send_queue::{COPY_BYTES_MAX, OutFrame, SharedFrame};
+pub(crate) use stamp::{Stamp, Stamps};
+#[cfg(feature = "net")]
 pub(crate) use timestamp::Timestamp;

@@ -1,14 +1,9 @@
-//! What a connection is still to be sent.
+//! The bytes that a connection is still to be sent.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use super::buffer_pool::{BufferPool, MemoryGauge};
-use super::frame::HEADER_BYTES;
-
-/// Frames up to this size are copied into a queue's tail, larger ones are shared.
-/// A copy of a small frame costs 3 ns; a reference costs a slice of its own in `writev`.
-pub(crate) const COPY_BYTES_MAX: usize = 4 << 10;
+use super::buffer_pool::{BufferPool, SMALLEST_BYTES};
+use super::out_frame::{OutFrame, SharedFrame};
 
 /// What is copied into a queue's tail lies in pieces of this size at most.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
@@ -18,86 +13,27 @@ const PLACE_BYTES: usize = 2 * size_of::<Chunk>();
 /// Places that an empty queue keeps.
 const PLACES_KEPT_MAX: usize = 32;
 
-/// One encoded frame that many queues may hold. Its bytes are counted once.
-#[derive(Clone, Debug)]
-pub(crate) struct SharedFrame(Arc<SharedBytes>);
-
-#[derive(Debug)]
-struct SharedBytes {
-    bytes: Vec<u8>,
-    gauge: MemoryGauge,
-}
-
-impl Drop for SharedBytes {
-    fn drop(&mut self) {
-        self.gauge.sub(self.bytes.capacity());
-    }
-}
-
-impl SharedFrame {
-    pub(crate) fn new(bytes: Vec<u8>, gauge: &MemoryGauge) -> Self {
-        gauge.add(bytes.capacity());
-        Self::pooled(bytes, gauge)
-    }
-
-    /// A frame in a buffer of the pool, where it is counted already.
-    pub(crate) fn pooled(bytes: Vec<u8>, gauge: &MemoryGauge) -> Self {
-        Self(Arc::new(SharedBytes { bytes, gauge: gauge.clone() }))
-    }
-
-    /// Gives the buffer back if this was the last who held it.
-    fn recycle(self, pool: &mut BufferPool) {
-        if let Some(mut shared) = Arc::into_inner(self.0) {
-            pool.give(std::mem::take(&mut shared.bytes));
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.0.bytes
-    }
-}
-
-/// A frame on its way into one or many queues, encoded once.
-#[derive(Clone, Debug)]
-pub(crate) enum OutFrame<'a> {
-    /// Copied into each queue: the length prefix and the body behind it.
-    Small { header: [u8; HEADER_BYTES], body: &'a [u8] },
-    /// Copied into each queue, prefix and body in one piece.
-    Whole(&'a [u8]),
-    /// Referred to by each queue.
-    Shared(SharedFrame),
-}
-
-impl<'a> OutFrame<'a> {
-    /// A body as it was received, to be relayed.
-    pub(crate) fn relay(body: &'a [u8], pool: &mut BufferPool) -> Self {
-        let header = (body.len() as u32).to_be_bytes();
-        if body.len() <= COPY_BYTES_MAX {
-            return Self::Small { header, body };
-        }
-        let mut bytes = pool.take(HEADER_BYTES + body.len());
-        bytes.extend_from_slice(&header);
-        bytes.extend_from_slice(body);
-        Self::Shared(SharedFrame::pooled(bytes, pool.gauge()))
-    }
-
-    /// Whole frames as they were received, prefixes included, to be relayed together.
-    pub(crate) fn relay_framed(frames: &'a [u8], pool: &mut BufferPool) -> Self {
-        if frames.len() <= COPY_BYTES_MAX {
-            return Self::Whole(frames);
-        }
-        let mut bytes = pool.take(frames.len());
-        bytes.extend_from_slice(frames);
-        Self::Shared(SharedFrame::pooled(bytes, pool.gauge()))
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Whole(bytes) => bytes.len(),
-            Self::Small { body, .. } => HEADER_BYTES + body.len(),
-            Self::Shared(frame) => frame.bytes().len(),
-        }
-    }
+/// Encoded frames in the order in which they leave. Drained, it holds no buffer.
+///
+/// It does not bound itself: the broker holds [`SendQueue::len`] against the high-water
+/// mark, because what to do about a slow reader is the broker's to decide.
+///
+/// Invariant: `sent` is below the length of the first chunk (or both are zero), `first` is empty
+/// only if it has no memory, and `bytes` is the sum of all chunks less `sent`.
+///
+/// ```
+/// let queue = ipc_framework::proto::SendQueue::default();
+/// assert!(queue.is_empty() && queue.slices().next().is_none());
+/// ```
+#[derive(Debug, Default)]
+pub struct SendQueue {
+    /// A small buffer with the first frames: in most turns it holds all there is.
+    first: Vec<u8>,
+    /// Everything behind it.
+    #[expect(clippy::box_collection, reason = "most queues have none, and a word for it")]
+    more: Option<Box<VecDeque<Chunk>>>,
+    sent: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -125,116 +61,139 @@ impl Chunk {
     }
 }
 
-/// Encoded frames in the order in which they leave. Drained, it holds no buffer.
-///
-/// It does not bound itself: the broker holds [`SendQueue::len`] against the high-water
-/// mark, because what to do about a slow reader is the broker's to decide.
-///
-/// Invariant: `sent < first chunk's length` (or both zero), and `bytes` is the sum of
-/// all chunks less `sent`.
-///
-/// ```
-/// let queue = ipc_framework::proto::SendQueue::default();
-/// assert!(queue.is_empty() && queue.slices().next().is_none());
-/// ```
-#[derive(Debug, Default)]
-pub struct SendQueue {
-    chunks: VecDeque<Chunk>,
-    sent: usize,
-    bytes: usize,
-}
-
 impl SendQueue {
     /// Bytes still to be sent.
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes
     }
 
     /// Whether everything was sent.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
     /// The slices to hand to the kernel next, in order.
+    #[inline]
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        self.chunks.iter().enumerate().map(|(at, chunk)| {
-            let skip = if at == 0 { self.sent } else { 0 };
-            &chunk.bytes()[skip..]
-        })
+        let first = Some(&*self.first).filter(|first| !first.is_empty());
+        let mut skip = self.sent;
+        first
+            .into_iter()
+            .chain(self.chunks().map(Chunk::bytes))
+            .map(move |bytes| &bytes[std::mem::take(&mut skip)..])
     }
 
+    /// All bytes still to be sent, if they lie in one piece: as they do in most turns.
+    #[inline]
+    pub fn only_slice(&self) -> Option<&[u8]> {
+        let is_only = !self.first.is_empty() && self.chunks().len() == 0;
+        is_only.then(|| &self.first[self.sent..])
+    }
+
+    #[inline]
+    fn chunks(&self) -> std::collections::vec_deque::Iter<'_, Chunk> {
+        self.more.as_ref().map(|more| more.iter()).unwrap_or_default()
+    }
+
+    #[inline]
     pub(crate) fn push(&mut self, frame: &OutFrame<'_>, pool: &mut BufferPool) {
-        match frame {
-            OutFrame::Small { header, body } => {
-                let tail = self.tail(HEADER_BYTES + body.len(), pool);
-                tail.extend_from_slice(header);
-                tail.extend_from_slice(body);
+        let bytes = frame.len();
+        let has_room = self.first.capacity() - self.first.len() >= bytes;
+        let is_first = self.bytes == 0 && bytes <= SMALLEST_BYTES;
+        if matches!(frame, OutFrame::Shared(_)) || !(is_first || has_room && self.is_first_last()) {
+            self.push_behind(frame, pool);
+        } else {
+            if is_first {
+                self.first = pool.take_smallest();
             }
-            OutFrame::Whole(bytes) => self.tail(bytes.len(), pool).extend_from_slice(bytes),
-            OutFrame::Shared(frame) => {
-                pool.gauge().add(PLACE_BYTES);
-                self.chunks.push_back(Chunk::Shared(frame.clone()));
-            }
+            frame.append_to(&mut self.first);
         }
-        self.bytes += frame.len();
+        self.bytes += bytes;
         self.check();
+    }
+
+    /// Whether nothing is behind the first buffer.
+    #[inline]
+    fn is_first_last(&self) -> bool {
+        self.more.as_ref().is_none_or(|more| more.is_empty())
+    }
+
+    /// Puts a frame behind the first buffer.
+    fn push_behind(&mut self, frame: &OutFrame<'_>, pool: &mut BufferPool) {
+        let more = self.more.get_or_insert_default();
+        if let OutFrame::Shared(frame) = frame {
+            pool.gauge().add(PLACE_BYTES);
+            more.push_back(Chunk::Shared(frame.clone()));
+            return;
+        }
+        let bytes = frame.len();
+        if let Some(Chunk::Owned(tail)) = more.back_mut()
+            && tail.capacity() - tail.len() >= bytes
+        {
+            return frame.append_to(tail);
+        }
+        // A queue that goes on growing takes larger buffers, each as large as all before it, so
+        // that a stranger's few errors do not take a large one.
+        let mut tail = pool.take(bytes.max(self.bytes.min(CHUNK_BYTES_MAX)));
+        frame.append_to(&mut tail);
+        more.push_back(Chunk::Owned(tail));
     }
 
     /// The kernel took `bytes`.
+    #[inline]
     pub(crate) fn advance(&mut self, bytes: usize, pool: &mut BufferPool) {
         self.bytes -= bytes;
         self.sent += bytes;
-        while let Some(front) = self.chunks.front() {
-            let length = front.bytes().len();
-            if self.sent < length {
-                break;
-            }
-            self.sent -= length;
-            if let Some(chunk) = self.chunks.pop_front() {
-                chunk.recycle(pool);
-            }
-            if self.chunks.is_empty() {
-                self.chunks.shrink_to(PLACES_KEPT_MAX);
-            }
+        if !self.first.is_empty() && self.sent >= self.first.len() {
+            self.sent -= self.first.len();
+            pool.give_smallest(std::mem::take(&mut self.first));
+        }
+        if self.first.is_empty() && self.sent > 0 {
+            self.advance_behind(pool);
         }
         self.check();
+    }
+
+    fn advance_behind(&mut self, pool: &mut BufferPool) {
+        let Some(more) = &mut self.more else { return };
+        while let Some(length) = more.front().map(|chunk| chunk.bytes().len())
+            && self.sent >= length
+        {
+            self.sent -= length;
+            if let Some(chunk) = more.pop_front() {
+                chunk.recycle(pool);
+            }
+        }
+        if more.is_empty() {
+            more.shrink_to(PLACES_KEPT_MAX);
+        }
     }
 
     /// Drops everything.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
-        while let Some(chunk) = self.chunks.pop_front() {
+        if self.first.capacity() > 0 {
+            pool.give_smallest(std::mem::take(&mut self.first));
+        }
+        for chunk in self.more.take().into_iter().flat_map(|more| *more) {
             chunk.recycle(pool);
         }
         *self = Self::default();
     }
 
-    /// A buffer at the end with room for `bytes`. The first one is small, for most turns
-    /// answer with one frame; a queue that goes on growing takes larger ones, each as large as
-    /// all before it, so that a stranger's few errors do not take a large one.
-    fn tail(&mut self, bytes: usize, pool: &mut BufferPool) -> &mut Vec<u8> {
-        let fits = matches!(
-            self.chunks.back(),
-            Some(Chunk::Owned(tail)) if tail.capacity() - tail.len() >= bytes
-        );
-        if !fits {
-            let room = bytes.max(self.bytes.min(CHUNK_BYTES_MAX));
-            self.chunks.push_back(Chunk::Owned(pool.take(room)));
-        }
-        match self.chunks.back_mut() {
-            Some(Chunk::Owned(tail)) => tail,
-            _ => unreachable!("an owned chunk was just found or pushed"),
-        }
-    }
-
     fn check(&self) {
-        debug_assert!(self.chunks.front().is_none_or(|front| self.sent < front.bytes().len()));
-        debug_assert!(!self.chunks.is_empty() || (self.sent == 0 && self.bytes == 0));
+        debug_assert!(self.slices().next().is_none_or(|slice| !slice.is_empty()));
+        debug_assert_eq!(self.bytes, self.slices().map(<[u8]>::len).sum::<usize>());
+        debug_assert!(self.bytes > 0 || self.sent == 0);
+        debug_assert!(!self.first.is_empty() || self.first.capacity() == 0);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::out_frame::COPY_BYTES_MAX;
     use crate::proto::scanner::tests::cases;
     use proptest::prelude::*;
 
@@ -283,6 +242,10 @@ mod tests {
         assert!(queue.slices().count() < 16, "{} pieces", queue.slices().count());
     }
 
+    fn places(queue: &SendQueue) -> usize {
+        queue.more.as_ref().map_or(0, |more| more.capacity())
+    }
+
     #[test]
     fn a_queue_that_was_long_does_not_stay_large() {
         let mut pool = BufferPool::default();
@@ -290,7 +253,7 @@ mod tests {
         let frame = OutFrame::relay(&[0; COPY_BYTES_MAX + 1], &mut pool);
         (0..1_000).for_each(|_| queue.push(&frame, &mut pool));
         queue.advance(queue.len(), &mut pool);
-        assert!(queue.chunks.capacity() <= 2 * PLACES_KEPT_MAX, "{}", queue.chunks.capacity());
+        assert!(places(&queue) <= 2 * PLACES_KEPT_MAX, "{}", places(&queue));
     }
 
     #[test]

@@ -1,25 +1,56 @@
 use std::time::Duration;
 
-/// Seconds since the epoch as JSON text, written once for all messages of the same
-/// moment, such as those of a turn of the server's.
-#[derive(Debug, Default)]
+/// Writes seconds since the epoch as JSON text. Between two messages of the same second only the
+/// six digits behind the point are written anew, and nothing between two of the same turn.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Timestamp {
     of: Duration,
-    text: String,
+    text: TimeText,
+}
+
+/// Seconds with six digits behind the point.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TimeText {
+    bytes: [u8; TEXT_BYTES_MAX],
+    length: u8,
+}
+
+const SECONDS_BYTES_MAX: usize = 20;
+const TEXT_BYTES_MAX: usize = SECONDS_BYTES_MAX + 1 + MICROS_DIGITS;
+const MICROS_DIGITS: usize = 6;
+
+impl TimeText {
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
 }
 
 impl Timestamp {
-    pub(crate) fn text(&mut self, unix: Duration) -> &str {
-        if self.text.is_empty() || self.of != unix {
-            self.of = unix;
-            self.text.clear();
-            // Microseconds in six digits: those of a million more, without the one.
-            self.text.push_str(itoa::Buffer::new().format(unix.as_secs()));
-            self.text.push('.');
-            let micros = unix.subsec_micros() + 1_000_000;
-            self.text.push_str(&itoa::Buffer::new().format(micros)[1..]);
+    #[inline]
+    pub(crate) fn text(&mut self, unix: Duration) -> TimeText {
+        if self.of != unix || self.text.length == 0 {
+            self.write(unix);
         }
-        &self.text
+        self.text
+    }
+
+    fn write(&mut self, unix: Duration) {
+        if self.of.as_secs() != unix.as_secs() || self.text.length == 0 {
+            let mut seconds = itoa::Buffer::new();
+            let seconds = seconds.format(unix.as_secs()).as_bytes();
+            self.text.bytes[..seconds.len()].copy_from_slice(seconds);
+            self.text.bytes[seconds.len()] = b'.';
+            self.text.length = (seconds.len() + 1 + MICROS_DIGITS) as u8;
+        }
+        self.of = unix;
+        let end = usize::from(self.text.length);
+        let mut micros = unix.subsec_micros();
+        for pair in self.text.bytes[end - MICROS_DIGITS..end].rchunks_exact_mut(2) {
+            let digits = micros % 100;
+            micros /= 100;
+            pair.copy_from_slice(&[b'0' + (digits / 10) as u8, b'0' + (digits % 10) as u8]);
+        }
     }
 }
 
@@ -30,7 +61,18 @@ mod tests {
     #[test]
     fn a_timestamp_has_microseconds() {
         let mut timestamp = Timestamp::default();
-        assert_eq!(timestamp.text(Duration::from_millis(1_500)), "1.500000");
-        assert_eq!(timestamp.text(Duration::from_micros(1_000_007)), "1.000007");
+        for (unix, text) in [
+            (Duration::ZERO, "0.000000"),
+            (Duration::from_millis(1_500), "1.500000"),
+            (Duration::from_micros(1_000_007), "1.000007"),
+            (Duration::from_micros(1_999_999), "1.999999"),
+            (Duration::from_secs(10), "10.000000"),
+            (Duration::from_micros(9_123_456), "9.123456"),
+            (Duration::from_nanos(1_764_422_345_123_456_999), "1764422345.123456"),
+            (Duration::MAX, "18446744073709551615.999999"),
+        ] {
+            assert_eq!(timestamp.text(unix).as_bytes(), text.as_bytes());
+            assert_eq!(timestamp.text(unix).as_bytes(), text.as_bytes());
+        }
     }
 }

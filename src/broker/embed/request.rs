@@ -10,13 +10,14 @@ use serde::de::DeserializeOwned;
 
 use super::context::{Context, SendError};
 use super::responder::{Remote, Responder};
-use crate::broker::flow::{answers, requests};
+use crate::broker::flow::{answers, queues, requests};
 use crate::broker::state::core::Core;
-use crate::broker::state::encoder::{Address, Encoded};
+use crate::broker::state::encoder::Address;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal;
 use crate::handler_error::HandlerError;
-use crate::proto::{DecodeError, Envelope, Head, Json, Message, MessageType};
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{DecodeError, Envelope, Head, Json, Message, MessageType, OutFrame};
 
 /// The result of a request handler: the proof that it dealt with the request, or an error.
 pub type RequestResult<'a> = Result<Reply<'a>, HandlerError>;
@@ -232,9 +233,11 @@ impl<'a> Request<'a> {
         let Delivery { parts, context, dealt, .. } = self.delivery;
         let core = context.into_core();
         let address = Address::of(&parts.envelope);
-        let reply_to = Some(parts.envelope.message_id().raw());
+        let reply_to = Some(parts.envelope.message_id().raw().as_bytes());
         let answer = answers::encode(core, address, MessageType::Response, reply_to, payload)?;
-        finish(core, parts.from, dealt, answer)
+        let replied = finish(core, parts.from, dealt, &answer.frame());
+        core.encoder.recycle(answer);
+        replied
     }
 
     /// Answers with JSON text, copied as it is.
@@ -244,17 +247,17 @@ impl<'a> Request<'a> {
     pub fn reply_json(self, payload: &Json<'_>) -> RequestResult<'a> {
         let Delivery { parts, context, dealt, .. } = self.delivery;
         let core = context.into_core();
+        let stamp = core.encoder.stamp(core.turn.now.unix);
         let head = Head {
-            message_id: "",
+            message_id: stamp.id(),
             app_id: parts.envelope.app_id().raw(),
             channel_id: parts.envelope.channel_id().raw(),
             message_type: MessageType::Response,
-            timestamp: "",
-            reply_to: Some(parts.envelope.message_id().raw()),
+            timestamp: stamp.time(),
+            reply_to: Some(parts.envelope.message_id().raw().as_bytes()),
         };
-        let unix = core.turn.now.unix;
-        let answer = core.encoder.text(&mut core.pool, unix, head, payload.as_str());
-        finish(core, parts.from, dealt, answer)
+        let answer = OutFrame::own(head, payload.as_str().as_bytes(), &mut core.pool);
+        finish(core, parts.from, dealt, &answer)
     }
 
     /// Answers later, from any thread. Other requests go on meanwhile, so that such an
@@ -302,14 +305,13 @@ fn finish<'a>(
     core: &mut Core,
     to: ConnectionKey,
     dealt: &mut Dealt,
-    answer: Encoded,
+    answer: &OutFrame<'_>,
 ) -> RequestResult<'a> {
-    if answer.body_bytes() > core.limits.frame_bytes_max {
-        core.encoder.recycle(answer);
+    if answer.len() > HEADER_BYTES + core.limits.frame_bytes_max {
         return Err(HandlerError::new(refusal::answer_over_frame(core.limits.frame_bytes_max)));
     }
     *dealt = Dealt::Answered;
-    answers::send(core, to, answer);
+    queues::push(core, to, answer);
     Ok(Reply(PhantomData))
 }
 

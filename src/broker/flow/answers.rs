@@ -24,7 +24,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     core: &mut Core,
     address: Address<'_>,
     message_type: MessageType,
-    reply_to: Option<&str>,
+    reply_to: Option<&[u8]>,
     payload: &T,
 ) -> Result<Encoded, serde_json::Error> {
     let gauge = core.pool.gauge();
@@ -39,7 +39,7 @@ pub(crate) fn respond<T: Serialize + ?Sized>(
     payload: &T,
 ) {
     let address = Address::of(envelope);
-    let reply_to = Some(envelope.message_id().raw());
+    let reply_to = Some(envelope.message_id().raw().as_bytes());
     let answer = encode(core, address, MessageType::Response, reply_to, payload);
     debug_assert!(answer.is_ok(), "a value of the server's own is always JSON");
     if let Ok(answer) = answer {
@@ -81,7 +81,7 @@ pub(crate) fn refuse_unread(core: &mut Core, to: ConnectionKey, error: &Envelope
     let why = Refusal::new(error.fault.code(), error.fault.to_string());
     let application = own_application(core, to);
     let channel_id = error.channel_id.map_or(SYSTEM, JsonStr::raw);
-    let reply_to = error.message_id.map(JsonStr::raw).filter(|id| !id.is_empty());
+    let reply_to = error.message_id.map(|id| id.raw().as_bytes()).filter(|id| !id.is_empty());
     say(core, to, Address { app_id: &application, channel_id }, reply_to, &why);
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn say(
     core: &mut Core,
     to: ConnectionKey,
     address: Address<'_>,
-    reply_to: Option<&str>,
+    reply_to: Option<&[u8]>,
     why: &Refusal,
 ) {
     debug_assert!(!why.code.closes_connection(), "{:?} closes its connection", why.code);
@@ -108,7 +108,7 @@ pub(crate) fn say_last(
     core: &mut Core,
     to: ConnectionKey,
     address: Address<'_>,
-    reply_to: Option<&str>,
+    reply_to: Option<&[u8]>,
     why: &Refusal,
 ) {
     debug_assert!(why.code.closes_connection(), "{:?} leaves its connection open", why.code);
@@ -119,7 +119,7 @@ fn write(
     core: &mut Core,
     to: ConnectionKey,
     address: Address<'_>,
-    reply_to: Option<&str>,
+    reply_to: Option<&[u8]>,
     why: &Refusal,
 ) {
     core.counters.count_error(why.code);
@@ -131,8 +131,8 @@ fn write(
 }
 
 /// The id that an answer names, if its message has one.
-pub(crate) fn reply_to<'a>(envelope: &Envelope<'a>) -> Option<&'a str> {
-    Some(envelope.message_id().raw()).filter(|id| !id.is_empty())
+pub(crate) fn reply_to<'a>(envelope: &Envelope<'a>) -> Option<&'a [u8]> {
+    Some(envelope.message_id().raw().as_bytes()).filter(|id| !id.is_empty())
 }
 
 /// The application of a connection, as JSON text without the quotes.

@@ -1,13 +1,13 @@
 //! A request that a worker or another thread answers: begun, answered, failed, timed out.
 
-use super::{answers, measuring};
+use super::{answers, measuring, queues};
 use crate::broker::state::connection::Connection;
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::requests::{Answerer, NewRequest, PendingRequest};
-use crate::proto::{Envelope, Head, Json, MessageType};
+use crate::proto::{Envelope, Head, Json, MessageType, OutFrame};
 
 /// Notes a request that is answered later: by `worker`, or by another thread.
 pub(crate) fn begin(
@@ -26,7 +26,7 @@ pub(crate) fn begin(
         return Err(refusal::too_many_requests());
     }
     let new = NewRequest {
-        random_id: core.encoder.fresh_id(),
+        random_id: core.encoder.secret_id(),
         from,
         message_id: envelope.message_id().raw(),
         channel,
@@ -47,44 +47,66 @@ pub(crate) fn answer_deferred(
     answer: Result<Json<'static>, Refusal>,
 ) {
     match answer {
-        Ok(payload) => deliver(core, key, "", "", payload.as_str()),
+        Ok(payload) => deliver(core, key, None, payload.as_str()),
         Err(why) => fail(core, key, &why),
     }
 }
 
-/// Answers a request with the payload that its worker or thread gave. An empty id or timestamp is
-/// filled in.
-pub(crate) fn deliver(
-    core: &mut Core,
-    key: RequestKey,
-    message_id: &str,
-    timestamp: &str,
-    payload: &str,
-) {
+/// Answers a request with its worker's response.
+pub(crate) fn relay(core: &mut Core, key: RequestKey, response: &Envelope<'_>, body: &[u8]) {
     let Some(request) = core.requests.get(key) else { return };
     // It keeps its channel, so that there are names.
     let Some((application, channel)) = core.router.names(request.channel) else {
         return abandon(core, key);
     };
+    let can_be_relayed = response.app_id().raw() == &*application.id_json
+        && response.channel_id().raw() == &*channel.id_json
+        && !response.message_id().is_empty();
+    let Some([before, behind]) = response.around_reply_to(body).filter(|_| can_be_relayed) else {
+        return deliver(core, key, Some(response), response.payload_str());
+    };
+    if before.len() + request.message_id().len() + behind.len() > core.limits.frame_bytes_max {
+        return fail(core, key, &refusal::answer_too_large());
+    }
+    let Some(request) = end(core, key) else { return };
+    let pieces = [before, request.message_id(), behind];
+    let frame = OutFrame::relay_pieces(pieces, &mut core.pool);
+    finish(core, &request, &frame);
+}
+
+/// Answers a request with a payload, and with the id and the time of a worker's response if there
+/// is one.
+fn deliver(core: &mut Core, key: RequestKey, response: Option<&Envelope<'_>>, payload: &str) {
+    let Some(request) = core.requests.get(key) else { return };
+    let Some((application, channel)) = core.router.names(request.channel) else {
+        return abandon(core, key);
+    };
+    let stamp = core.encoder.stamp(core.turn.now.unix);
+    let id = response.map(Envelope::message_id).filter(|id| !id.is_empty());
     let head = Head {
-        message_id,
+        message_id: id.map_or(stamp.id(), |id| id.raw().as_bytes()),
         app_id: &application.id_json,
         channel_id: &channel.id_json,
         message_type: MessageType::Response,
-        timestamp,
+        timestamp: response.map_or(stamp.time(), |response| response.timestamp_str().as_bytes()),
         reply_to: Some(request.message_id()),
     };
-    let message = core.encoder.text(&mut core.pool, core.turn.now.unix, head, payload);
+    let message = core.encoder.text(&mut core.pool, head, payload);
     if message.body_bytes() > core.limits.frame_bytes_max {
         core.encoder.recycle(message);
         fail(core, key, &refusal::answer_too_large());
         return;
     }
     let Some(request) = end(core, key) else { return };
-    if !answers::send(core, request.requester, message) {
+    finish(core, &request, &message.frame());
+    core.encoder.recycle(message);
+}
+
+fn finish(core: &mut Core, request: &PendingRequest, answer: &OutFrame<'_>) {
+    if !queues::push(core, request.requester, answer) {
         core.counters.answers_undeliverable += 1;
     }
-    note_answer(core, &request);
+    note_answer(core, request);
 }
 
 /// Answers a request with an error, if its requester is there.

@@ -1,13 +1,14 @@
 //! Connections that serve requests: who serves a channel, who is offered a message, and who
 //! answers.
 
-use super::{answers, channels, measuring, queues, requests};
+use super::{channels, measuring, queues, requests};
 use crate::broker::limits::WORKERS_PER_CHANNEL_MAX;
 use crate::broker::state::connection::{Obstacle, Worker};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
-use crate::proto::{Envelope, Head, MessageType};
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{Envelope, Head, MessageType, OutFrame};
 
 /// The fate of a message that was offered to the workers of its channel.
 #[derive(Debug)]
@@ -82,6 +83,7 @@ pub(crate) fn offer(
     from: ConnectionKey,
     channel: ChannelKey,
     envelope: &Envelope<'_>,
+    body: &[u8],
 ) -> Offer {
     let worker = match least_loaded(core, channel) {
         Ok(worker) => worker,
@@ -98,28 +100,30 @@ pub(crate) fn offer(
         request = Some(key);
         let Some(pending) = core.requests.get(key) else { return Offer::NoWorkers };
         id = pending.id;
-        id.as_str()
+        id.as_bytes()
     } else {
-        envelope.message_id().raw()
+        envelope.message_id().raw().as_bytes()
     };
-    let head = Head {
-        message_id,
-        app_id: envelope.app_id().raw(),
-        channel_id: envelope.channel_id().raw(),
-        message_type,
-        timestamp: envelope.timestamp_str(),
-        // A worker would take a frame with one for an answer to a request of its own.
-        reply_to: None,
+    // A worker would take a frame with a `reply_to` for an answer to a request of its own.
+    let frame = if let Some([before, behind]) = envelope.around_message_id(body) {
+        OutFrame::relay_pieces([before, message_id, behind], &mut core.pool)
+    } else {
+        let head = Head {
+            message_id,
+            app_id: envelope.app_id().raw(),
+            channel_id: envelope.channel_id().raw(),
+            message_type,
+            timestamp: envelope.timestamp_str().as_bytes(),
+            reply_to: None,
+        };
+        OutFrame::own(head, envelope.payload_str().as_bytes(), &mut core.pool)
     };
-    let unix = core.turn.now.unix;
-    let message = core.encoder.text(&mut core.pool, unix, head, envelope.payload_str());
-    if message.body_bytes() > core.limits.frame_bytes_max {
-        core.encoder.recycle(message);
+    if frame.len() > HEADER_BYTES + core.limits.frame_bytes_max {
         request.and_then(|request| requests::end(core, request));
         return Offer::Refused(refusal::too_large_to_forward());
     }
     core.counters.forwarded += 1;
-    answers::send(core, worker, message);
+    queues::push(core, worker, &frame);
     Offer::Forwarded
 }
 
@@ -146,7 +150,12 @@ fn least_loaded(core: &mut Core, key: ChannelKey) -> Result<ConnectionKey, Offer
 
 /// Passes a worker's response on to the requester. Returns whether `from` held the request that
 /// it answers.
-pub(crate) fn take_answer(core: &mut Core, from: ConnectionKey, response: &Envelope<'_>) -> bool {
+pub(crate) fn take_answer(
+    core: &mut Core,
+    from: ConnectionKey,
+    response: &Envelope<'_>,
+    body: &[u8],
+) -> bool {
     let Some(reply_to) = response.reply_to() else { return false };
     let Some((key, request)) = core.requests.find(reply_to.raw()) else { return false };
     if !request.is_with(from) {
@@ -154,8 +163,6 @@ pub(crate) fn take_answer(core: &mut Core, from: ConnectionKey, response: &Envel
     }
     let began = request.began;
     measuring::record_round_trip(core, from, began);
-    let message_id = response.message_id().raw();
-    let (timestamp, payload) = (response.timestamp_str(), response.payload_str());
-    requests::deliver(core, key, message_id, timestamp, payload);
+    requests::relay(core, key, response, body);
     true
 }

@@ -87,7 +87,7 @@ fn serve(
 ) -> Result<(), Stop> {
     let message_type = envelope.message_type();
     if message_type == MessageType::Response {
-        take_response(core, handlers, from, application, envelope);
+        take_response(core, handlers, from, application, envelope, body);
         return Ok(());
     }
     if envelope.channel_id().matches(SYSTEM) {
@@ -105,8 +105,8 @@ fn serve(
         MessageType::Subscribe | MessageType::Unsubscribe => {
             Ok(change_subscription(core, handlers, parts)?)
         }
-        MessageType::Request => request(core, handlers, parts),
-        _ => notify(core, handlers, parts),
+        MessageType::Request => request(core, handlers, parts, body),
+        _ => notify(core, handlers, parts, body),
     }
 }
 
@@ -160,14 +160,19 @@ fn change_subscription(
     }
 }
 
-fn request(core: &mut Core, handlers: &mut Handlers, parts: Parts<'_>) -> Result<(), Stop> {
+fn request(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    parts: Parts<'_>,
+    body: &[u8],
+) -> Result<(), Stop> {
     if core.is_draining() {
         return Err(refusal::shutting_down().into());
     }
     if handlers.request(core, parts) {
         return Ok(());
     }
-    match workers::offer(core, parts.from, parts.channel, &parts.envelope) {
+    match workers::offer(core, parts.from, parts.channel, &parts.envelope, body) {
         Offer::Forwarded => Ok(()),
         Offer::Refused(why) => Err(why.into()),
         Offer::Congested => {
@@ -178,11 +183,16 @@ fn request(core: &mut Core, handlers: &mut Handlers, parts: Parts<'_>) -> Result
     }
 }
 
-fn notify(core: &mut Core, handlers: &mut Handlers, parts: Parts<'_>) -> Result<(), Stop> {
+fn notify(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    parts: Parts<'_>,
+    body: &[u8],
+) -> Result<(), Stop> {
     if handlers.deliver(core, parts) {
         return Ok(());
     }
-    match workers::offer(core, parts.from, parts.channel, &parts.envelope) {
+    match workers::offer(core, parts.from, parts.channel, &parts.envelope, body) {
         Offer::Congested => {
             queues::park(core, parts.from, Obstacle::Worker(parts.channel));
             return Err(Stop::Held);
@@ -203,8 +213,9 @@ fn take_response(
     from: ConnectionKey,
     application: ApplicationKey,
     envelope: &Envelope<'_>,
+    body: &[u8],
 ) {
-    if workers::take_answer(core, from, envelope) {
+    if workers::take_answer(core, from, envelope, body) {
         return;
     }
     let channel = core.router.channel(application, &envelope.channel_id().decode());

@@ -86,7 +86,7 @@ pub(crate) fn answer(
         core.turn.now.unix,
         Address::of(envelope),
         MessageType::Response,
-        Some(envelope.message_id().raw()),
+        Some(envelope.message_id().raw().as_bytes()),
         &listed,
     );
     debug_assert!(answer.is_ok(), "a value of the server's own is always JSON");

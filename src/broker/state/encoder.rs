@@ -11,7 +11,7 @@ use crate::broker::limits::SCRATCH_BYTES_KEPT;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
     self, BufferPool, COPY_BYTES_MAX, Defaults, Envelope, Head, MemoryGauge, Message, MessageHead,
-    MessageType, OutFrame, SharedFrame, Timestamp,
+    MessageType, OutFrame, SharedFrame, Stamp, Stamps,
 };
 
 /// The application and channel of a message, as JSON text without the quotes.
@@ -50,80 +50,69 @@ impl Encoded {
 #[derive(Debug)]
 pub(crate) struct Encoder {
     scratch: Vec<u8>,
-    ids: ChaCha8Rng,
-    timestamp: Timestamp,
+    stamps: Stamps,
+    secrets: ChaCha8Rng,
 }
 
 impl Encoder {
     pub(crate) fn new(seed: [u8; 32]) -> Self {
-        Self {
-            scratch: Vec::new(),
-            ids: ChaCha8Rng::from_seed(seed),
-            timestamp: Timestamp::default(),
-        }
+        let mut secrets = ChaCha8Rng::from_seed(seed);
+        let mut prefix = [0; 9];
+        secrets.fill_bytes(&mut prefix);
+        Self { scratch: Vec::new(), stamps: Stamps::new(prefix), secrets }
     }
 
     /// 122 random bits of a generator that nobody outside can predict.
-    pub(crate) fn fresh_id(&mut self) -> Uuid {
+    pub(crate) fn secret_id(&mut self) -> Uuid {
         let mut bytes = [0; 16];
-        self.ids.fill_bytes(&mut bytes);
+        self.secrets.fill_bytes(&mut bytes);
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 
+    /// The id and the time of a message in the server's own name. Such an id is no secret.
+    #[inline]
+    pub(crate) fn stamp(&mut self, unix: Duration) -> Stamp {
+        self.stamps.next(unix)
+    }
+
+    /// A message whose payload is a value.
     pub(crate) fn value<T: Serialize + ?Sized>(
         &mut self,
         gauge: &MemoryGauge,
         unix: Duration,
         address: Address<'_>,
         message_type: MessageType,
-        reply_to: Option<&str>,
+        reply_to: Option<&[u8]>,
         payload: &T,
     ) -> Result<Encoded, serde_json::Error> {
-        let mut id = Uuid::encode_buffer();
-        let message_id = self.fresh_id().hyphenated().encode_lower(&mut id);
+        let stamp = self.stamps.next(unix);
         let head = Head {
-            message_id,
+            message_id: stamp.id(),
             app_id: address.app_id,
             channel_id: address.channel_id,
             message_type,
-            timestamp: self.timestamp.text(unix),
+            timestamp: stamp.time(),
             reply_to,
         };
-        let mut out = std::mem::take(&mut self.scratch);
-        proto::encode_frame(&mut out, &head, |out| serde_json::to_writer(out, payload))?;
-        Ok(seal(out, gauge))
+        let mut out = self.take_scratch();
+        match proto::encode_frame(&mut out, &head, |out| serde_json::to_writer(out, payload)) {
+            Ok(()) => Ok(seal(out, gauge)),
+            Err(error) => {
+                self.recycle(Encoded::Small(out));
+                Err(error)
+            }
+        }
     }
 
-    /// A message whose payload is JSON text already. An empty id or timestamp is filled in.
-    pub(crate) fn text(
-        &mut self,
-        pool: &mut BufferPool,
-        unix: Duration,
-        head: Head<'_>,
-        payload: &str,
-    ) -> Encoded {
-        let mut id = Uuid::encode_buffer();
-        let message_id = match head.message_id {
-            "" => self.fresh_id().hyphenated().encode_lower(&mut id),
-            given => given,
-        };
-        let timestamp = match head.timestamp {
-            "" => self.timestamp.text(unix),
-            given => given,
-        };
-        let head = Head { message_id, timestamp, ..head };
-        let frame_bytes_max = head.frame_bytes_max() + payload.len();
-        let is_large = frame_bytes_max > COPY_BYTES_MAX;
-        let mut out =
-            if is_large { pool.take(frame_bytes_max) } else { std::mem::take(&mut self.scratch) };
-        let Ok(()) = proto::encode_frame::<std::convert::Infallible>(&mut out, &head, |out| {
-            out.extend_from_slice(payload.as_bytes());
-            Ok(())
-        });
-        if is_large {
-            Encoded::Shared(SharedFrame::pooled(out, pool.gauge()))
-        } else {
-            Encoded::Small(out)
+    /// A message whose payload is JSON text.
+    pub(crate) fn text(&mut self, pool: &mut BufferPool, head: Head<'_>, payload: &str) -> Encoded {
+        match OutFrame::own(head, payload.as_bytes(), pool) {
+            OutFrame::Shared(frame) => Encoded::Shared(frame),
+            small => {
+                let mut out = self.take_scratch();
+                small.append_to(&mut out);
+                Encoded::Small(out)
+            }
         }
     }
 
@@ -134,10 +123,16 @@ impl Encoder {
         unix: Duration,
         message: &Message,
     ) -> Encoded {
-        // `text` fills in empty fields.
-        let defaults = Defaults { message_id: "", app_id: "", timestamp: "" };
+        let stamp = self.stamps.next(unix);
+        let defaults = Defaults { message_id: stamp.id(), app_id: "", timestamp: stamp.time() };
         let head = MessageHead::new(message, defaults);
-        self.text(pool, unix, head.borrowed(), message.payload.as_str())
+        self.text(pool, head.borrowed(), message.payload.as_str())
+    }
+
+    fn take_scratch(&mut self) -> Vec<u8> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch
     }
 
     /// Takes the buffer back for the next message.
@@ -163,9 +158,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_differ_and_are_uuids() {
+    fn secret_ids_differ_and_are_uuids() {
         let mut encoder = Encoder::new([7; 32]);
-        let (first, second) = (encoder.fresh_id(), encoder.fresh_id());
+        let (first, second) = (encoder.secret_id(), encoder.secret_id());
         assert_ne!(first, second);
         assert_eq!(first.get_version_num(), 4);
     }

@@ -171,9 +171,8 @@ impl Requests {
 
 impl PendingRequest {
     /// The requester's `message_id`, as JSON text without the quotes.
-    pub(crate) fn message_id(&self) -> &str {
-        // It was read as part of a valid document.
-        std::str::from_utf8(&self.message_id).unwrap_or_default()
+    pub(crate) fn message_id(&self) -> &[u8] {
+        &self.message_id
     }
 
     pub(crate) fn is_with(&self, worker: ConnectionKey) -> bool {
@@ -190,9 +189,8 @@ impl RequestId {
         Self(text)
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        // It has digits and hyphens alone.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     fn index_of(id: &str) -> Option<usize> {

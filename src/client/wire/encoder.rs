@@ -87,13 +87,14 @@ impl Encoder {
         let id = self.fresh_id();
         let reply_to = heading.reply_to.map(escaped);
         let mut text = Uuid::encode_buffer();
+        let time = self.timestamp.text(unix_time());
         let head = Head {
-            message_id: id.hyphenated().encode_lower(&mut text),
+            message_id: id.hyphenated().encode_lower(&mut text).as_bytes(),
             app_id: &self.app_id,
             channel_id: &escaped(heading.channel_id),
             message_type: heading.message_type,
-            timestamp: self.timestamp.text(unix_time()),
-            reply_to: reply_to.as_deref(),
+            timestamp: time.as_bytes(),
+            reply_to: reply_to.as_deref().map(str::as_bytes),
         };
         self.buffer.encode(&head, payload)?;
         Ok(id)
@@ -108,10 +109,12 @@ impl Encoder {
         check_optional_id("reply_to", message.reply_to.as_deref())?;
         let fresh = message.message_id.is_empty().then(|| self.fresh_id());
         let mut id = Uuid::encode_buffer();
+        let time = self.timestamp.text(unix_time());
         let defaults = Defaults {
-            message_id: fresh.map_or("", |fresh| fresh.hyphenated().encode_lower(&mut id)),
+            message_id: fresh
+                .map_or(&[], |fresh| fresh.hyphenated().encode_lower(&mut id).as_bytes()),
             app_id: &self.app_id,
-            timestamp: self.timestamp.text(unix_time()),
+            timestamp: time.as_bytes(),
         };
         let head = MessageHead::new(message, defaults);
         self.buffer.encode(&head.borrowed(), &message.payload)?;
@@ -136,6 +139,7 @@ impl Buffer {
         if self.frame.capacity() == 0 {
             self.frame.reserve(self.frame_bytes.min(BYTES_KEPT));
         }
+        self.frame.clear();
         encode_frame(&mut self.frame, head, |out| payload.append_to(out))
             .map_err(Error::NotJson)?;
         self.frame_bytes = self.frame.len();

@@ -1,0 +1,71 @@
+//! Messages that are passed on as they came, but for one id: nothing of them is written anew.
+
+use super::envelope::Envelope;
+
+impl Envelope<'_> {
+    /// What is before and behind the `message_id`, if this message says that it answers nothing.
+    /// One that answers something, or leaves that open, has to be written anew for who must not
+    /// take it for an answer.
+    #[inline]
+    pub(crate) fn around_message_id<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
+        // A body that ends like this ends with the key itself: a longer key was refused.
+        let answers_nothing =
+            body.ends_with(b"\"reply_to\":null}") || body.ends_with(b"\"reply_to\": null}");
+        if answers_nothing { around(body, self.message_id.raw()) } else { None }
+    }
+
+    /// What is before and behind the `reply_to`, if this message answers something.
+    #[inline]
+    pub(crate) fn around_reply_to<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
+        around(body, self.reply_to?.raw())
+    }
+}
+
+/// What is before and behind a part that lies in the body.
+#[inline]
+fn around<'a>(body: &'a [u8], part: &str) -> Option<[&'a [u8]; 2]> {
+    let start = part.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+    let (before, rest) = body.split_at_checked(start)?;
+    Some([before, rest.get(part.len()..)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replaced(around: Option<[&[u8]; 2]>) -> Option<String> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        around.map(|[before, behind]| format!("{}longer{}", text(before), text(behind)))
+    }
+
+    fn body(reply_to: &str) -> String {
+        format!(
+            "{{\"message_id\":\"m\\u0031\",\"app_id\":\"a\",\"channel_id\":\"c\",\
+             \"message_type\":\"response\",\"payload\":\"m\\u0031\",\"timestamp\":1{reply_to}}}"
+        )
+    }
+
+    #[test]
+    fn the_id_is_replaced_and_nothing_else() {
+        for null in [",\"reply_to\":null", ", \"reply_to\": null"] {
+            let text = body(null);
+            let envelope = Envelope::parse(text.as_bytes()).unwrap();
+            let found = replaced(envelope.around_message_id(text.as_bytes()));
+            assert_eq!(found, Some(text.replacen("m\\u0031", "longer", 1)));
+            assert_eq!(envelope.around_reply_to(text.as_bytes()), None);
+        }
+        let text = body(",\"reply_to\":\"r\"");
+        let envelope = Envelope::parse(text.as_bytes()).unwrap();
+        let found = replaced(envelope.around_reply_to(text.as_bytes()));
+        assert_eq!(found, Some(text.replace("\"r\"", "\"longer\"")));
+    }
+
+    #[test]
+    fn what_says_nothing_of_an_answer_or_names_one_is_written_anew() {
+        let moved = body("").replace("{\"message", "{\"reply_to\":null,\"message");
+        for text in [body(""), body(",\"reply_to\":\"r\""), body(",\"reply_to\":\"\""), moved] {
+            let envelope = Envelope::parse(text.as_bytes()).unwrap();
+            assert_eq!(envelope.around_message_id(text.as_bytes()), None, "{text}");
+        }
+    }
+}
