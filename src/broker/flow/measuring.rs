@@ -40,18 +40,21 @@ fn note(core: &mut Core, sample: Sample) {
 
 /// Records the latencies of everything that left in this turn, which ends now.
 pub(crate) fn record(core: &mut Core, now: Duration) {
+    let now = nanos(now);
     let (samples, places) = core.latency.drain();
     for sample in samples {
         let (Sample::Answer { channel, arrived, .. }
         | Sample::Publications { channel, arrived, .. }) = sample;
         let Some(channel) = core.router.channels.get_mut(channel) else { continue };
         let is_pinned = channel.pinned;
-        let mut record = |measure, from: Duration, to: Duration, count| {
-            let elapsed = to.saturating_sub(from);
-            channel.latencies.of(measure).record(elapsed, count, places, is_pinned);
+        let mut record = |measure, from: u64, to: u64, count| {
+            let elapsed_nanos = to.saturating_sub(from);
+            channel.latencies.of(measure).record(elapsed_nanos, count, places, is_pinned);
         };
+        let arrived = nanos(arrived);
         match sample {
             Sample::Answer { began, answered, .. } => {
+                let (began, answered) = (nanos(began), nanos(answered));
                 record(Measure::Request, arrived, now, 1);
                 record(Measure::Queue, arrived, began, 1);
                 record(Measure::Handler, began, answered, 1);
@@ -63,12 +66,21 @@ pub(crate) fn record(core: &mut Core, now: Duration) {
     }
 }
 
+/// Converts a time since the start to nanoseconds; 64 bits hold five hundred years of them.
+#[inline]
+fn nanos(since_start: Duration) -> u64 {
+    since_start
+        .as_secs()
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(since_start.subsec_nanos().into())
+}
+
 /// A worker has answered a request that it was given at `began`.
 pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: Duration) {
     let elapsed = core.turn.now.monotonic.saturating_sub(began);
     let session = core.connections.session_mut(worker);
     if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
-        worker.round_trip.record(elapsed, 1, &core.latency.places, false);
+        worker.round_trip.record(nanos(elapsed), 1, &core.latency.places, false);
     }
 }
 
