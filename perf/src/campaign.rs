@@ -15,7 +15,7 @@ use crate::record::{self, EntrantRecord, Record, ScenarioRecord};
 use crate::runner::{self, Run, Settings};
 use crate::scenario::{Entrant, Load, Scenario};
 
-/// How much is measured.
+/// The number and the length of repetitions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     pub(crate) is_quick: bool,
@@ -88,7 +88,7 @@ pub(crate) fn progress_bar(runs: usize) -> Result<ProgressBar, String> {
     Ok(progress)
 }
 
-/// What the repetitions of one entrant have yielded so far.
+/// The figures of one entrant so far.
 #[derive(Debug)]
 struct Progress<'a> {
     entrant: &'a Entrant,

@@ -1,4 +1,4 @@
-//! Where a server listens, and sockets that are the same on TCP and Unix.
+//! Addresses and sockets that are handled in the same way for TCP and Unix.
 
 use std::fmt;
 use std::io;
@@ -74,7 +74,7 @@ impl Listener {
         Ok(Self { socket, endpoint })
     }
 
-    /// Where it listens, with the port that the kernel chose.
+    /// Its address, with the port that the kernel chose.
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }

@@ -61,10 +61,10 @@ impl Figure {
     }
 }
 
-/// What one run yields.
+/// The figures of one run.
 pub(crate) type Sample = BTreeMap<Figure, f64>;
 
-/// What all repetitions of one entrant yield: a value for each, in their order. A repetition
+/// The figures of all repetitions of one entrant: a value for each, in their order. A repetition
 /// that failed has none, which is `None`.
 pub(crate) type Series = BTreeMap<Figure, Vec<Option<f64>>>;
 

@@ -1,4 +1,4 @@
-//! What has to be reached, as data, and the verdicts.
+//! The goals, as data, and the verdicts on them.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::figures::{Figure, Series, Summary};
 #[derive(Clone, Copy, Debug)]
 struct Of(&'static str, &'static str);
 
-/// Where a figure or a ratio has to lie.
+/// The range that a figure or a ratio has to lie in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
     AtMost(f64),
@@ -30,7 +30,7 @@ struct Goal {
     bound: Bound,
 }
 
-/// How a goal stands.
+/// The result for one goal.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Standing {
@@ -49,7 +49,7 @@ pub(crate) struct Verdict {
     pub(crate) standing: Standing,
     /// By how much it is missed, or why it was not measured.
     pub(crate) remark: String,
-    /// What it lacks, as `scenario/entrant`.
+    /// The entrants without the figure, as `scenario/entrant`.
     pub(crate) missing: Vec<String>,
 }
 
@@ -166,7 +166,7 @@ const GOALS: &[Goal] = {
     ]
 };
 
-/// What was measured, by scenario and entrant.
+/// The figures that were measured, by scenario and entrant.
 pub(crate) type Measured<'a> = BTreeMap<(&'a str, &'a str), &'a Series>;
 
 /// Judges every goal.
@@ -235,7 +235,7 @@ impl Bound {
         format!("{sign} {}", self.value())
     }
 
-    /// How far `value` is on the wrong side.
+    /// The distance of `value` from the bound that it misses.
     fn distance(self, value: f64) -> String {
         let bound = self.value();
         if bound < 0.01 {

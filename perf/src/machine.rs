@@ -1,4 +1,4 @@
-//! What a record says about the machine and the build.
+//! The machine and the build, as a record names them.
 
 use std::fs;
 use std::path::Path;

@@ -73,7 +73,7 @@ struct RunArguments {
     /// A built `ipc` [default: built from this repository]
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
-    /// Where the record goes [default: perf/record/DATE-CPU]
+    /// The directory for the record [default: perf/record/DATE-CPU]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// The processor of the servers

@@ -7,12 +7,12 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 
-/// How a thread waits for something to happen.
+/// A way to wait for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// It sleeps in the kernel.
     Block,
-    /// It asks again and again.
+    /// It polls without sleeping.
     Spin,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Poller {
     events: Vec<Event>,
 }
 
-/// What a connection is watched for.
+/// The events that a connection is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
     Read,
@@ -32,7 +32,7 @@ pub(crate) enum Interest {
     Both,
 }
 
-/// What is ready: by which token, and for what.
+/// A connection that is ready, by its token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ready {
     pub(crate) token: usize,

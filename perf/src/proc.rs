@@ -1,4 +1,4 @@
-//! What the kernel says about a process.
+//! Processor time and memory of a process, as the kernel counts them.
 
 use std::fs;
 use std::time::Duration;

@@ -19,7 +19,7 @@ use crate::scenario::{Entrant, Load, Scenario};
 use crate::syscalls;
 use crate::wire::{Ipc, Role, Wire};
 
-/// What one repetition found.
+/// The figures of one repetition.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) figures: Sample,
@@ -27,7 +27,7 @@ pub(crate) struct Run {
     pub(crate) latency: Histogram<u64>,
 }
 
-/// What all repetitions have in common.
+/// Settings for all repetitions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) warm_up: Duration,
@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     pub(crate) open_per_second: f64,
 }
 
-/// How long subscribers have waited when the first publication comes. A socket that has just
+/// The time that subscribers have waited when the first publication comes. A socket that has just
 /// answered something puts its acknowledgements off, which the publisher's side then pays for,
 /// until its timer of 40 ms has run out once: without the wait a peer would be the faster the
 /// fewer words its introduction takes. Subscriptions that nothing confirms are in place by then.
@@ -149,7 +149,7 @@ fn hold_idle(
         let bytes = proc::resident_bytes(server.pid());
         bytes.map(|bytes| bytes as f64).ok_or("the server's memory cannot be read".into())
     };
-    // What serving a client takes in the first place is no cost of an idle one.
+    // Memory for the first client served is no cost of an idle one.
     let warm = Phases { warm_up: REST, measure: Duration::ZERO, server: None };
     one_client(client, wire, Wait::Block, warm)?;
     let alone = memory()?;

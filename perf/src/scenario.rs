@@ -1,4 +1,4 @@
-//! What is measured: every scenario, and who takes part in it.
+//! The scenarios, and the entrants of each.
 
 use crate::bare::BareKind;
 use crate::peers::{Peer, Program, Socket};
@@ -44,7 +44,7 @@ pub(crate) struct Scenario {
     pub(crate) wait: Wait,
     pub(crate) payload_bytes: usize,
     pub(crate) entrants: Vec<Entrant>,
-    /// Whether a goal speaks of it; the others are left out of a quick run.
+    /// A goal is judged by it. The others are left out of a quick run.
     pub(crate) is_goal: bool,
 }
 
@@ -56,7 +56,7 @@ impl Scenario {
         }
     }
 
-    /// What has to be installed for it.
+    /// The programs that it needs.
     pub(crate) fn programs(&self) -> impl Iterator<Item = Program> {
         let own = match self.load {
             Load::Syscalls { .. } => Some(Program::Strace),

@@ -1,4 +1,4 @@
-//! What a server asks of the kernel, counted by strace.
+//! System calls of a server, counted by strace.
 
 use std::collections::BTreeMap;
 use std::fs;

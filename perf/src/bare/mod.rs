@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::{Endpoint, Listener};
 use crate::poller::Wait;
 
-/// What a bare server does.
+/// A kind of bare server.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum BareKind {

@@ -1,4 +1,4 @@
-//! What the bare servers have in common.
+//! Writing, and the ends of frames, for the bare servers.
 
 use std::io::{self, Write};
 

@@ -39,7 +39,7 @@ pub(crate) struct Compare {
     /// These loads only, such as `hundred-tcp` [default: all]
     #[arg(long, value_name = "LOAD", num_args = 1..)]
     only: Vec<String>,
-    /// What each run measures after its warm-up, in seconds
+    /// Seconds that each run measures after its warm-up
     #[arg(long, value_name = "S", default_value_t = 1.5)]
     seconds: f64,
     /// The processor of the server
@@ -53,7 +53,7 @@ pub(crate) struct Compare {
 const WARM_UP: Duration = Duration::from_millis(200);
 /// A run takes about so long beside what it measures: a process is started, clients connect.
 const BESIDE: Duration = Duration::from_millis(150);
-/// What others may use of a processor before the figures mean little.
+/// Up to this share of a processor, the use by others does not disturb.
 const QUIET: f64 = 0.05;
 
 impl Compare {

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::figures::{Figure, Sample, Summary};
 use crate::goals::Bound;
 
-/// What is judged, and where the median of new/old has to lie.
+/// The figures that are judged, and the range for the median of new/old.
 const JUDGED: [(Figure, Bound); 3] = [
     (Figure::ServerCpuUs, Bound::AtMost(1.03)),
     (Figure::P50Us, Bound::AtMost(1.03)),
@@ -37,7 +37,7 @@ impl Row {
         Ok(())
     }
 
-    /// Whether the new build is worse by more than is allowed.
+    /// Says whether the new build is worse by more than is allowed.
     pub(super) fn is_beyond(&self) -> bool {
         self.ratio().is_some_and(|ratio| !self.bound.holds(ratio.median))
     }
@@ -47,7 +47,7 @@ impl Row {
         let bound = self.bound.text();
         let (from, to) = self.interval();
         let doubt = if (from..=to).contains(&1.0) {
-            ", but the pairs do not agree on the direction: a quieter machine may"
+            ", but the pairs do not agree on the direction: measure again on a quieter machine"
         } else {
             ""
         };
@@ -88,7 +88,7 @@ impl Row {
     }
 }
 
-/// How many of `count` values in order lie below the interval that holds the median of all there
+/// The number of `count` values in order that lie below the interval that holds the median of all there
 /// could be with 95 % confidence, and how many above it. Each value is below that median with one
 /// half, whatever the distribution. Fewer than six values allow no such interval: all are in it.
 fn outside_interval(count: usize) -> usize {

@@ -19,13 +19,12 @@ pub(crate) struct Connection {
     outbox: Outbox,
 }
 
-/// What is to be sent. A message that differs from the last one in its number alone is not
-/// copied again.
+/// Messages to be sent. One that differs from the last in its number alone is not copied again.
 #[derive(Debug, Default)]
 struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
-    /// How many messages `bytes` holds.
+    /// The number of messages in `bytes`.
     messages: usize,
 }
 
@@ -68,7 +67,7 @@ const INBOX_BYTES_MIN: usize = 4 << 10;
 /// Room that lets publications pile up, so that one read takes many.
 pub(super) const INBOX_BYTES_SUBSCRIBER: usize = 64 << 10;
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     Bytes,
@@ -107,7 +106,8 @@ impl Connection {
         wire.join(to, index)[done..].iter().try_for_each(|step| self.exchange(step))
     }
 
-    /// What comes early stays for the next step, or for the work.
+    /// Takes one step of the introduction. Bytes behind its answer stay for the next step, or for
+    /// the work.
     fn exchange(&mut self, step: &Exchange) -> Result<(), String> {
         self.socket.write_all(&step.send).map_err(broken)?;
         loop {

@@ -1,4 +1,4 @@
-//! What a load is told and what it found.
+//! The phases of a run, and the figures that its load finds.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::proc;
 
-/// How long a run takes.
+/// The length of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Phases {
     /// Nothing is recorded before this is over.
@@ -18,7 +18,7 @@ pub(crate) struct Phases {
     pub(crate) server: Option<Pid>,
 }
 
-/// What a run found.
+/// The figures of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// In nanoseconds.

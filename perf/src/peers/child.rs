@@ -17,14 +17,14 @@ use crate::pin::Cpus;
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
-    /// Where it was told to listen.
+    /// The address that it listens on.
     pub(crate) endpoint: Endpoint,
     log: PathBuf,
     /// Kept open: a server might mind that nobody reads what it prints.
     output: Option<BufReader<ChildStdout>>,
 }
 
-/// How a server says that it listens.
+/// The sign by which a server shows that it listens.
 #[derive(Debug)]
 pub(super) enum Signal {
     /// It prints `listening on ADDRESS` for each address.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Where programs are that are not on everybody's path.
+/// Directories with programs that may be missing in `PATH`.
 const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
 /// Finds `program`, or installs the Debian package it is in: with apt as root, unpacked

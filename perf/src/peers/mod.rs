@@ -19,7 +19,7 @@ use crate::wire::{Dialect, Ipc, Nats, Redis, Wire, Work, Zmtp};
 
 pub(crate) use child::Server;
 
-/// Who does the work.
+/// A server that can take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
     /// `ipc serve --demo` with further flags.
@@ -34,14 +34,14 @@ pub(crate) enum Peer {
     ZeroMq,
 }
 
-/// What a server listens on.
+/// The kind of socket that a server listens on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Socket {
     Tcp,
     Unix,
 }
 
-/// What a peer or a measurement needs to be installed.
+/// A program that a peer or a measurement needs.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Program {
     Redis,
@@ -55,12 +55,12 @@ pub(crate) enum Program {
     ZeroMq,
 }
 
-/// What is there to be measured.
+/// The servers that can be measured on this machine.
 #[derive(Debug)]
 pub(crate) struct Peers {
     /// The repository.
     root: PathBuf,
-    /// Where sockets, logs and installed peers go.
+    /// The directory for sockets, logs and installed peers.
     state: PathBuf,
     cpus: Cpus,
     ipc: PathBuf,
@@ -290,7 +290,7 @@ impl Program {
 }
 
 impl Peer {
-    /// What has to be installed for it.
+    /// The program that it needs, beside this server and the bare ones.
     pub(crate) fn program(self) -> Option<Program> {
         match self {
             Self::Ipc(_) | Self::Bare(_) => None,
@@ -302,7 +302,7 @@ impl Peer {
         }
     }
 
-    /// How it is spoken to.
+    /// The protocol that it speaks.
     pub(crate) fn wire(self, work: Work, payload_bytes: usize) -> Box<dyn Wire> {
         let ipc = |dialect| Box::new(Ipc::new(dialect, work, payload_bytes));
         match self {

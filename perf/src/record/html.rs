@@ -97,9 +97,9 @@ fn section(scenario: &ScenarioRecord) -> Markup {
     }
 }
 
-/// What the bars of a scenario show.
+/// The figure that the bars of a scenario show, and its unit.
 fn bar_figure(scenario: &ScenarioRecord) -> Option<(Figure, &'static str)> {
-    // Where the rate is given, all reach the same.
+    // At a given rate, all entrants have the same throughput.
     if !scenario.note.is_empty() {
         return None;
     }

@@ -1,4 +1,4 @@
-//! What a run leaves behind: results.json, and summary.md and index.html made from it.
+//! The record of a run: results.json, and summary.md and index.html made from it.
 
 mod html;
 mod number;

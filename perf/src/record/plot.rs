@@ -153,7 +153,7 @@ fn style(name: &str) -> ShapeStyle {
     colour.stroke_width(if name.starts_with("ipc") { 3 } else { 2 })
 }
 
-/// Where a quantile lies: a thousand steps for each nine.
+/// The place of a quantile on the axis: a thousand steps for each nine.
 fn position(quantile: f64) -> i32 {
     (-1_000.0 * (1.0 - quantile).max(1e-9).log10()).round() as i32
 }

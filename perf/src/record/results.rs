@@ -35,7 +35,7 @@ pub(crate) struct ScenarioRecord {
     pub(crate) title: String,
     pub(crate) payload_bytes: usize,
     pub(crate) is_goal: bool,
-    /// What differs from run to run, such as the rate of an open loop.
+    /// A condition that differs from run to run, such as the rate of an open loop.
     pub(crate) note: String,
     pub(crate) entrants: Vec<EntrantRecord>,
 }
@@ -46,7 +46,7 @@ pub(crate) struct EntrantRecord {
     pub(crate) command: String,
     /// Why it did not take part.
     pub(crate) left_out: Option<String>,
-    /// What went wrong in single repetitions.
+    /// Errors of single repetitions.
     pub(crate) failures: Vec<String>,
     pub(crate) figures: Series,
     /// All repetitions together, in nanoseconds: `HdrHistogram` V2, deflated, in base64.
@@ -102,7 +102,7 @@ impl Record {
         (count(Standing::Reached), count(Standing::Missed), count(Standing::NotMeasured))
     }
 
-    /// What others took of a processor while this was measured: the median of all runs.
+    /// The share of a processor that others used while this was measured: the median of all runs.
     pub(crate) fn others_busy(&self) -> Option<Summary> {
         let entrants = self.scenarios.iter().flat_map(|scenario| &scenario.entrants);
         let values = entrants.filter_map(|entrant| entrant.figures.get(&Figure::OthersBusy));

@@ -89,7 +89,7 @@ pub(super) fn figures_of(scenario: &ScenarioRecord) -> Vec<Figure> {
     figures
 }
 
-/// What others may use of a processor, in percent, without being mentioned as a fault.
+/// Up to this share of a processor, in percent, the use by others is not called too much.
 const QUIET_PERCENT: f64 = 5.0;
 
 pub(super) fn conditions(record: &Record) -> String {

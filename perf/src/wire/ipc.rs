@@ -9,7 +9,7 @@ use super::message::{
     frame_bytes, id, payload,
 };
 
-/// Who answers frames.
+/// The kind of server that answers frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// A server that speaks the protocol.
@@ -26,10 +26,10 @@ pub(crate) struct Ipc {
     dialect: Dialect,
     work: Work,
     payload_bytes: usize,
-    /// Whom requests are for.
+    /// The channel of requests.
     channel: &'static str,
     message_bytes: usize,
-    /// Where the payload's number stood in the last message.
+    /// The offset at which the payload's number stood in the last message.
     id_offset: Cell<usize>,
 }
 
@@ -67,7 +67,7 @@ impl Ipc {
         wire
     }
 
-    /// What a worker answers the request that `received` begins with, and the length of that,
+    /// A worker's answer to the request that `received` begins with, and the length of that request,
     /// once all of it is there.
     pub(crate) fn answer(&self, received: &[u8]) -> Result<Option<(usize, Vec<u8>)>, String> {
         const KEY: &[u8] = b"\"message_id\":\"";

@@ -23,7 +23,7 @@ pub(crate) fn payload(bytes: usize) -> Vec<u8> {
     text
 }
 
-/// What connections are for.
+/// The work that connections do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Every message is answered with its own payload.
@@ -32,7 +32,7 @@ pub(crate) enum Work {
     Fanout,
 }
 
-/// What a connection does in [`Work`].
+/// The part of a connection in [`Work`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Sends the messages.
@@ -65,7 +65,7 @@ pub(crate) enum Until {
 }
 
 impl Until {
-    /// How many bytes of `received` are the whole of it, once they are there; `Err` if they
+    /// The length of the answer that `received` begins with, once all of it is there. `Err` if that
     /// can never be.
     pub(crate) fn met_by(&self, received: &[u8]) -> Result<Option<usize>, String> {
         match self {
@@ -113,11 +113,11 @@ impl Template {
     }
 }
 
-/// What stands at the begin of received bytes.
+/// The beginning of received bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Scan {
     Partial,
-    /// What a peer says beside the work, such as asking whether the client lives.
+    /// A message beside the work, such as the question whether the client lives.
     Aside {
         bytes: usize,
     },
@@ -127,9 +127,9 @@ pub(crate) enum Scan {
     },
 }
 
-/// How one peer is spoken to.
+/// The protocol of one peer.
 pub(crate) trait Wire {
-    /// How connection number `index` introduces itself.
+    /// The steps in which connection number `index` introduces itself.
     fn join(&self, role: Role, index: usize) -> Vec<Exchange>;
 
     /// A request or a publication of connection number `index`, with the number zero.
@@ -149,7 +149,7 @@ pub(super) fn frame_bytes(received: &[u8]) -> Option<usize> {
     Some(HEADER_BYTES + u32::from_be_bytes(header) as usize)
 }
 
-/// What a complaint shows of a peer's bytes.
+/// The part of a peer's bytes that a complaint shows.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
     const SHOWN: usize = 200;
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]);

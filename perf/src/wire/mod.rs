@@ -1,4 +1,4 @@
-//! What one message looks like to each peer, so that one load generator drives them all.
+//! The protocols of the peers, so that one load generator drives them all.
 //!
 //! Every payload is the same JSON string for every peer. It begins with eight hexadecimal
 //! digits that number the message; they are patched in place and compared in every answer.

@@ -28,7 +28,7 @@ impl Nats {
     }
 }
 
-/// Where connection number `index` publishes.
+/// The subject that connection number `index` publishes to.
 fn subject(work: Work, index: usize) -> String {
     match work {
         Work::Echo => format!("echo-{index:06}"),
