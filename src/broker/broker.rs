@@ -166,7 +166,7 @@ impl Broker {
         let frames_before = core.counters.frames_in;
         // Out of the table while its frames are processed, for they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
-        let mut run = Run::new(chunk);
+        let mut run = Run::new(key, chunk);
         self.process(key, &mut inbound, &mut run, is_woken);
         let core = &mut self.core;
         run.deliver(core);
@@ -216,7 +216,9 @@ impl Broker {
                     return closing::tell_taken_over(core, key);
                 }
                 Next::TooLarge { body_bytes } => {
-                    run.deliver(core);
+                    if !run.deliver(core) {
+                        return;
+                    }
                     let why = refusal::frame_too_large(body_bytes, body_bytes_max);
                     return closing::report(core, key, &why);
                 }

@@ -5,8 +5,10 @@
 //! small frames become one large one that all queues share.
 
 use super::{measuring, subscriptions};
+use crate::broker::limits::Limits;
+use crate::broker::state::connection::Connection;
 use crate::broker::state::core::Core;
-use crate::broker::state::keys::ChannelKey;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::proto::OutFrame;
 use crate::proto::frame::HEADER_BYTES;
 
@@ -14,6 +16,7 @@ use crate::proto::frame::HEADER_BYTES;
 /// got yet. Whatever else may put a message into a queue delivers them first.
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
+    publisher: ConnectionKey,
     /// Everything that was read.
     chunk: &'a [u8],
     channel: Option<ChannelKey>,
@@ -23,43 +26,50 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(chunk: &'a [u8]) -> Self {
-        Self { chunk, channel: None, start: 0, end: 0, frames: 0 }
+    pub(crate) fn new(publisher: ConnectionKey, chunk: &'a [u8]) -> Self {
+        Self { publisher, chunk, channel: None, start: 0, end: 0, frames: 0 }
     }
 
-    /// Adds a publication whose frame has this body.
+    /// Returns whether a publication may join those that wait. If so, the queues of the
+    /// subscribers are looked at for all of them together, as if they were one frame: no run with
+    /// more than one publication is larger than the largest frame.
+    pub(crate) fn may_take(&self, limits: &Limits, channel: ChannelKey, body: &[u8]) -> bool {
+        self.channel == Some(channel)
+            && self.place_of(body).is_some_and(|(start, end)| {
+                start == self.end && end - self.start <= limits.run_bytes_max()
+            })
+    }
+
+    /// Adds a publication whose frame has this body. It may join those that wait, or none waits.
     pub(crate) fn publish(&mut self, core: &mut Core, channel: ChannelKey, body: &[u8]) {
+        debug_assert!(self.channel.is_none() || self.may_take(&core.limits, channel, body));
         let Some((start, end)) = self.place_of(body) else {
             // It did not arrive in one piece, and what came of it before was kept elsewhere.
-            self.deliver(core);
             let frame = OutFrame::relay(body, &mut core.pool);
             return deliver(core, channel, &frame, 1);
         };
-        let bytes_max = core.limits.run_bytes_max();
-        let follows = self.channel == Some(channel) && self.end == start;
-        if !follows || end - self.start > bytes_max {
-            self.deliver(core);
+        if self.channel.is_none() {
             (self.channel, self.start, self.frames) = (Some(channel), start, 0);
         }
         self.end = end;
         self.frames += 1;
-        if end - self.start > bytes_max {
-            self.deliver(core);
-        }
     }
 
-    /// Puts the publications into the queues of their subscribers.
+    /// Puts the publications into the queues of their subscribers. Returns whether their publisher
+    /// may go on; if it hears the channel itself, its own queue may hold it back now.
     #[inline]
-    pub(crate) fn deliver(&mut self, core: &mut Core) {
-        if let Some(channel) = self.channel.take() {
-            self.deliver_to(core, channel);
+    pub(crate) fn deliver(&mut self, core: &mut Core) -> bool {
+        match self.channel.take() {
+            Some(channel) => self.deliver_to(core, channel),
+            None => true,
         }
     }
 
-    fn deliver_to(&self, core: &mut Core, channel: ChannelKey) {
+    fn deliver_to(&self, core: &mut Core, channel: ChannelKey) -> bool {
         let frames = &self.chunk[self.start..self.end];
         let frame = OutFrame::relay_framed(frames, &mut core.pool);
         deliver(core, channel, &frame, self.frames);
+        core.connections.get(self.publisher).is_some_and(Connection::may_proceed)
     }
 
     /// The position in what was read of the frame with this body, length prefix included.

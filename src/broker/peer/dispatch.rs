@@ -33,13 +33,15 @@ pub(crate) fn dispatch(
     let envelope = match Envelope::parse(body) {
         Ok(envelope) => envelope,
         Err(error) => {
-            run.deliver(core);
+            if !run.deliver(core) {
+                return Outcome::Held;
+            }
             answers::refuse_unread(core, from, &error);
             return Outcome::Consumed;
         }
     };
-    if envelope.message_type() != MessageType::Publish {
-        run.deliver(core);
+    if envelope.message_type() != MessageType::Publish && !run.deliver(core) {
+        return Outcome::Held;
     }
     let Some(connection) = core.connections.get(from) else { return Outcome::Consumed };
     let served = match connection.state() {
@@ -56,7 +58,9 @@ pub(crate) fn dispatch(
         Ok(()) => Outcome::Consumed,
         Err(Stop::Held) => Outcome::Held,
         Err(Stop::Refused(why)) => {
-            run.deliver(core);
+            if !run.deliver(core) {
+                return Outcome::Held;
+            }
             closing::refuse(core, from, &envelope, &why);
             Outcome::Consumed
         }
@@ -118,6 +122,11 @@ fn publish(
     run: &mut Run<'_>,
 ) -> Result<(), Stop> {
     let Parts { from, channel, .. } = parts;
+    // A filter may publish to the same channel.
+    let may_join = !handlers.has_filter() && run.may_take(&core.limits, channel, body);
+    if !may_join && !run.deliver(core) {
+        return Err(Stop::Held);
+    }
     let target = core.router.channels.get(channel);
     let (subscribers, congested) =
         target.map_or((0, 0), |channel| (channel.subscribers.len(), channel.congested));
@@ -134,12 +143,8 @@ fn publish(
     if !core.turn.charge_or_wait(from, connection, work, &mut core.counters) {
         return Err(Stop::Held);
     }
-    if handlers.has_filter() {
-        // It may publish to the same channel.
-        run.deliver(core);
-        if handlers.filter(core, parts)? == Verdict::Drop {
-            return Ok(());
-        }
+    if handlers.filter(core, parts)? == Verdict::Drop {
+        return Ok(());
     }
     run.publish(core, channel, body);
     Ok(())

@@ -86,3 +86,70 @@ fn a_run_is_small_beside_the_high_water_mark() {
     let most = high_water_bytes + Limits::default().run_bytes_max() + 2 * publication.len();
     assert!((high_water_bytes..=most).contains(&queued), "{queued} of {most}");
 }
+
+/// A subscriber whose queue is just below its high-water mark, and does not drain.
+fn nearly_behind(limits: Limits) -> (World, ConnectionKey, ConnectionKey) {
+    let high_water_bytes = limits.queue_high_water_bytes;
+    let mut world = World::new(limits);
+    let slow = world.connected("app", "slow");
+    world.subscribe(slow, "app", "feed");
+    world.subscribe(slow, "app", "other");
+    world.stalled.push(slow);
+    let publisher = world.connected("app", "publisher");
+    let filler = publication("feed", 900);
+    while world.connection(slow).send.len() + filler.len() <= high_water_bytes {
+        world.deliver(publisher, &filler);
+    }
+    assert!(!world.is_parked(publisher));
+    (world, slow, publisher)
+}
+
+fn publication(channel: &str, payload_bytes: usize) -> Vec<u8> {
+    framed(&message("app", "publish", channel, "m", &json!("x".repeat(payload_bytes))))
+}
+
+/// However small the limit on frames is, a subscriber that falls behind has its grace: no run takes
+/// its queue from below the high-water mark to the bound at which it is closed.
+#[test]
+fn a_run_does_not_close_a_subscriber_that_its_publisher_could_wait_for() {
+    let limits = Limits { frame_bytes_max: 4 << 10, ..Limits::default() };
+    let (mut world, slow, publisher) = nearly_behind(limits);
+    let mut read = publication("feed", 900).repeat(4);
+    read.extend(publication("feed", 3_900));
+    world.deliver(publisher, &read);
+    assert!(world.closed.is_empty(), "closed without a grace");
+    assert!(world.connection(slow).congested.is_some());
+    assert!(world.is_parked(publisher), "the rest of the read waits");
+}
+
+/// A publication to another channel is held back by the publications before it.
+#[test]
+fn a_publication_waits_for_a_subscriber_that_the_run_before_it_put_behind() {
+    let (mut world, slow, publisher) = nearly_behind(Limits::default());
+    let published_before = world.broker.core.counters.publications;
+    let read = [publication("feed", 900), publication("other", 900)].concat();
+    world.deliver(publisher, &read);
+    assert!(world.connection(slow).congested.is_some());
+    assert!(world.is_parked(publisher));
+    assert_eq!(world.broker.core.counters.publications - published_before, 1);
+}
+
+/// A connection that hears its own publications is not answered while they put it behind.
+#[test]
+fn a_publisher_that_its_own_run_puts_behind_is_not_answered_before_it_reads() {
+    let ping = message("app", "request", "system", "ping", &json!({"action": "ping"}));
+    let foreign = message("other", "publish", "feed", "foreign", &json!(0));
+    for next in [framed(&ping), framed(&foreign), vec![0, 0, 0, 2, b'{', b'{'], vec![0xff; 4]] {
+        let (mut world, slow, _) = nearly_behind(Limits::default());
+        let own = publication("feed", 900);
+        let queued_before = world.connection(slow).send.len();
+        world.deliver(slow, &[&own[..], &next].concat());
+        assert_eq!(world.connection(slow).send.len(), queued_before + own.len());
+        world.stalled.clear();
+        world.relieve(slow);
+        world.act();
+        let messages = world.take(slow);
+        let last = messages.last().expect("it is answered once it has read");
+        assert_eq!(last["message_type"], "response", "{last}");
+    }
+}
