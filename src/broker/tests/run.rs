@@ -1,5 +1,7 @@
 //! Publications that one read brings are delivered together, and nobody can tell.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// Whether the read is whole or cut, the subscribers get the same messages, errors and answers in
@@ -151,5 +153,86 @@ fn a_publisher_that_its_own_run_puts_behind_is_not_answered_before_it_reads() {
         let messages = world.take(slow);
         let last = messages.last().expect("it is answered once it has read");
         assert_eq!(last["message_type"], "response", "{last}");
+    }
+}
+
+/// A message of the publisher.
+fn said() -> impl Strategy<Value = Vec<u8>> {
+    let published = (prop::sample::select(vec!["a", "b"]), 0_usize..800);
+    let subscription = (prop::sample::select(vec!["subscribe", "unsubscribe"]), any::<bool>());
+    let request = prop::sample::select(vec!["system", "work", "nobody"]);
+    prop_oneof![
+        12 => published.prop_map(|(channel, bytes)| publication(channel, bytes)),
+        1 => subscription.prop_map(|(kind, ack)| {
+            framed(&message("app", kind, "a", "s", &json!({"ack": ack})))
+        }),
+        2 => request.prop_map(|channel| {
+            framed(&message("app", "request", channel, "q", &json!({"action": "ping"})))
+        }),
+        1 => Just(framed(&message("other", "publish", "a", "foreign", &json!(0)))),
+        1 => Just(vec![0, 0, 0, 2, b'{', b'{']),
+    ]
+}
+
+/// Lets a publisher say everything, in reads of these lengths, to a subscriber and worker that
+/// reads now and then. Returns the messages that both got and the counters.
+fn outcome(said: &[Vec<u8>], cuts: &[usize], stalls: &[bool]) -> (Vec<Value>, Vec<Value>, String) {
+    let limits =
+        Limits { frame_bytes_max: 1 << 10, queue_high_water_bytes: 8 << 10, ..Limits::default() };
+    let mut world = World::new(limits);
+    let other = world.connected("app", "other");
+    world.subscribe(other, "app", "a");
+    world.subscribe(other, "app", "b");
+    world.serve(other, "app", "work");
+    let publisher = world.connected("app", "publisher");
+    let bytes = said.concat();
+    let (mut rest, mut turn) = (&bytes[..], 0);
+    while !rest.is_empty() {
+        let stalled =
+            |key: ConnectionKey, at: usize| stalls[(turn + at) % stalls.len()].then_some(key);
+        world.stalled = stalled(other, 0).into_iter().chain(stalled(publisher, 1)).collect();
+        for key in [other, publisher] {
+            if !world.stalled.contains(&key) {
+                world.relieve(key);
+            }
+        }
+        let (read, behind) = rest.split_at(cuts[turn % cuts.len()].min(rest.len()));
+        world.deliver(publisher, read);
+        (rest, turn) = (behind, turn + 1);
+    }
+    world.stalled.clear();
+    for _ in 0..said.len() {
+        world.relieve(other);
+        world.relieve(publisher);
+        world.act();
+    }
+    assert!(world.closed.is_empty(), "somebody was closed without a grace");
+    let mut streams = [publisher, other].map(|key| world.take(key));
+    for message in streams.iter_mut().flatten() {
+        if message["message_type"] != "publish" {
+            // The server's own words carry a fresh id and the time.
+            message["message_id"] = json!("");
+            message["timestamp"] = json!(0);
+        }
+    }
+    let mut counters = world.broker.core.counters.clone();
+    assert_eq!(counters.slow_consumers, 0);
+    (counters.publishers_held, counters.yields) = (0, 0);
+    let [own, others] = streams;
+    (own, others, format!("{counters:?}"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 100 }))]
+
+    /// Whatever is read at once, and whoever falls behind meanwhile, all get the same.
+    #[test]
+    fn reads_of_any_length_have_one_outcome(
+        said in prop::collection::vec(said(), 1..150),
+        cuts in prop::collection::vec(1_usize..20_000, 1..6),
+        stalls in prop::collection::vec(any::<bool>(), 1..8),
+    ) {
+        let one_by_one: Vec<usize> = said.iter().map(Vec::len).collect();
+        prop_assert_eq!(outcome(&said, &cuts, &stalls), outcome(&said, &one_by_one, &[false]));
     }
 }
