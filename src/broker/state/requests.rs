@@ -116,7 +116,7 @@ impl Requests {
     /// The request that has this id.
     pub(crate) fn find(&self, id: &str) -> Option<(RequestKey, &PendingRequest)> {
         let found = self.table.at(RequestId::index_of(id)?);
-        found.filter(|(_, request)| request.id.0 == *id.as_bytes())
+        found.filter(|(_, request)| request.id.means(id))
     }
 
     /// When the next request times out.
@@ -191,6 +191,12 @@ impl RequestId {
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Returns whether a worker answers the request with this id. A worker that keeps ids as UUIDs
+    /// may write them in upper case.
+    fn means(&self, id: &str) -> bool {
+        self.0 == *id.as_bytes() || self.0.eq_ignore_ascii_case(id.as_bytes())
     }
 
     fn index_of(id: &str) -> Option<usize> {

@@ -35,6 +35,24 @@ fn a_worker_that_leaves_hands_back_what_it_had() {
     assert_eq!(world.broker.core.requests.len(), 0);
 }
 
+/// Some languages keep ids as UUIDs, and write them in upper case.
+#[test]
+fn a_worker_may_write_the_id_of_a_request_in_upper_case() {
+    let mut world = World::new(Limits::default());
+    let worker = world.connected("app", "worker");
+    world.serve(worker, "app", "work");
+    let asks = world.connected("app", "asks");
+    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
+    let task = world.take(worker).pop().unwrap();
+    let id = task["message_id"].as_str().unwrap();
+    let mut answer = message("app", "response", "work", "r", &json!("done"));
+    for (reply_to, answers) in [(id.replace('-', ""), 0), (id.to_uppercase(), 1)] {
+        answer["reply_to"] = reply_to.into();
+        world.send(worker, &answer);
+        assert_eq!(world.take(asks).len(), answers, "{answer}");
+    }
+}
+
 #[test]
 fn a_drain_waits_for_what_is_in_flight() {
     let mut world = World::new(Limits::default());
