@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 COPY = ROOT / "target" / "mutants" / "tree"
 BUILT = COPY.parent / "target" / "debug" / "examples" / "simulate"
 SEEDS_MAX = 20_000
-# The simulation judges what these do. Mutants of the simulation itself would prove nothing.
+# The simulation judges these directories. Mutants of the simulation itself would prove nothing.
 JUDGED = ("src/broker/", "src/net/", "src/proto/")
 
 
@@ -153,7 +153,7 @@ MUTANTS = [
 
 
 class NoPlace(Exception):
-    """The entry has to be changed: the code has."""
+    """The code has changed, so the entry has to be changed, too."""
 
 
 def sources():
@@ -168,7 +168,7 @@ COMMENT_OR_LITERAL = re.compile(r"""//[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'"
 
 
 def blank(text, literals):
-    """The text with spaces in place of comments, and of literals if so wanted. Offsets stay."""
+    """Returns the text with spaces in place of comments, and of literals if wanted. Offsets stay the same."""
     def spaces(found):
         is_kept = not literals and not found[0].startswith("//")
         return found[0] if is_kept else re.sub(r"[^\n]", " ", found[0])
@@ -185,7 +185,7 @@ def depth_of(char):
 
 
 def bodies(brackets, function):
-    """Where the bodies of the functions with this name begin and end."""
+    """Returns where the bodies of the functions with this name begin and end."""
     for found in re.finditer(rf"\bfn\s+{function}\b(?:\[[^\]]*\]|[^;{{\[])*{{", brackets):
         end, depth = found.end(), 1
         while depth:
@@ -195,7 +195,7 @@ def bodies(brackets, function):
 
 
 def statement(brackets, at):
-    """Where the statement begins and ends that holds what stands at `at`."""
+    """Returns where the statement around `at` begins and ends."""
     begin, depth = at, 0
     while depth or brackets[begin - 1] not in "{;}":
         begin -= 1
@@ -208,7 +208,7 @@ def statement(brackets, at):
 
 
 def mutations(mutant):
-    """The files in which the place is found, each with its text and the text to put there instead."""
+    """Returns the files that contain the place, each with its text and its new text."""
     wanted = pattern_of(mutant.drop or mutant.twice or mutant.swap)
     for name in sources():
         if not name.startswith(JUDGED) or not name.endswith(".rs") or "/tests" in name:
@@ -233,7 +233,7 @@ def mutate(mutant):
 
 
 def copy_tree():
-    """Leaves the time stamps of what has not changed, so that little is built again."""
+    """Keeps the time stamps of unchanged files, so that little has to be built again."""
     wanted = sources()
     for name in wanted:
         source, target = ROOT / name, COPY / name
@@ -261,7 +261,7 @@ def build(mutant, binary):
 
 
 def judge(mutant, binary):
-    """Whether the simulation notices. Prints the seed and what it says."""
+    """Returns whether the simulation notices the mutant. Prints the seed and the violation."""
     # One thread, so that the first seed that fails is the lowest.
     command = [binary, "--from", "0", "--seeds", str(SEEDS_MAX), "--threads", "1"]
     result = subprocess.run(command, capture_output=True, text=True)

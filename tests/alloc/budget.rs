@@ -1,5 +1,5 @@
-//! Whatever peers make the broker keep counts among `Limits::memory_bytes_max` with at least what
-//! it takes: held against what the allocator gave.
+//! Everything that peers make the broker keep counts towards `Limits::memory_bytes_max`, with at
+//! least the bytes that the allocator gave.
 
 use std::collections::HashSet;
 
@@ -8,14 +8,14 @@ use ipc_framework::broker::{ConnectionKey, Limits};
 use super::memory::Turns;
 use super::{frame_of, frame_with_id};
 
-/// Names as long as programs give them.
+/// Names of a length that programs commonly use.
 const NAME_BYTES: usize = 40;
-/// What counts for more than this many times of what it takes would shut the server too early.
+/// If the budget counted more than so many times the real cost, it would shut the server too early.
 const EXCESS_MAX: usize = 5;
 
 struct Hoard {
     turns: Turns,
-    /// Who reads nothing.
+    /// Connections that read nothing.
     stalled: HashSet<ConnectionKey>,
     connections: usize,
 }
@@ -58,7 +58,8 @@ fn name(kind: &str, number: usize) -> String {
     format!("{kind}-{number:x>width$}", width = NAME_BYTES - kind.len() - 1)
 }
 
-/// Holds what `hoard` makes the broker keep against what the budget counts for it.
+/// Compares the memory that `hoard` makes the broker keep with the memory that the budget counts
+/// for it.
 fn assert_counted(
     what: &str,
     prepare: impl FnOnce(&mut Hoard) -> Vec<ConnectionKey>,

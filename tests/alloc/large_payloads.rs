@@ -1,5 +1,5 @@
-//! The server reads a few members of what is said to itself, and builds nothing of the rest: a
-//! payload of any size and kind takes no memory beside its frame.
+//! The server reads only a few members of payloads that are meant for itself, and builds nothing
+//! from the rest. A payload of any size and kind takes no memory beside its frame.
 
 use ipc_framework::broker::{ConnectionKey, Limits};
 
@@ -7,10 +7,10 @@ use super::memory::Turns;
 use super::{connect, frame};
 
 const PAYLOAD_BYTES: usize = 4 << 20;
-/// An error's text and the like.
+/// Enough for the text of an error and the like.
 const PEAK_BYTES_MAX: u64 = 16 << 10;
 
-/// `part` over and over, between brackets.
+/// Returns `part` over and over, between brackets.
 fn array_of(part: &str) -> String {
     let parts = vec![part; PAYLOAD_BYTES / (part.len() + 1)];
     format!("[{}]", parts.join(","))
@@ -23,7 +23,7 @@ fn connected() -> (Turns, ConnectionKey) {
     (turns, key)
 }
 
-/// What the message makes the broker allocate at most at one time, and what it answers.
+/// Returns the most that the message makes the broker allocate at one time, and the answer.
 #[track_caller]
 fn assert_small(message_type: &str, channel_id: &str, payload: &str, expected: &str) {
     let (mut turns, key) = connected();

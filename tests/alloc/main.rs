@@ -1,8 +1,8 @@
-//! In steady state nothing is allocated: not for a request, and not for a publication. What peers
-//! make the broker keep is in its budget.
+//! In steady state neither a request nor a publication allocates anything, and the memory that
+//! peers make the broker keep is counted in its budget.
 //!
-//! A binary of its own, for its allocator counts. It counts by thread, so that the tests
-//! do not disturb one another; server and clients share the thread of their test.
+//! This is a binary of its own because its allocator counts. It counts by thread, so that the tests
+//! do not affect each other, and server and clients share the thread of their test.
 
 mod budget;
 mod large_payloads;
@@ -21,7 +21,7 @@ use self::memory::Memory;
 
 const ROUNDS: usize = 1_000;
 const SUBSCRIBERS: usize = 10;
-/// More than have a buffer of the pool by chance.
+/// More than a pooled buffer has by chance.
 const SUBSCRIBERS_MANY: usize = 300;
 const ID: &str = "5b0c7a52-1f5e-4f0a-9f5c-0d6c2f1c9a11";
 
@@ -56,7 +56,7 @@ fn connect(connection_id: &str) -> Vec<u8> {
     frame("request", "system", &payload, "null")
 }
 
-/// Warms up, then counts what as many rounds again allocate.
+/// Warms up, then counts the allocations of as many rounds again.
 fn allocations(mut round: impl FnMut()) -> AllocationInfo {
     for _ in 0..ROUNDS {
         round();
@@ -85,7 +85,7 @@ fn an_allocation_would_be_counted() {
     assert!(growing.count_total > 1, "growing in place is counted too");
 }
 
-/// Of the client's own thread; the server has one of its own here.
+/// The client has its own thread here, and so has the server.
 #[test]
 fn a_connection_allocates_the_message_it_returns_and_nothing_else() {
     const STRINGS_OF_AN_ANSWER: u64 = 5;
@@ -154,7 +154,7 @@ fn large_frames_are_built_in_buffers_that_are_kept() {
     publish();
     publish();
     let info = allocation_counter::measure(publish);
-    // The count of who shares it, and the mock's own copies of what was sent.
+    // The reference count of shared frames, and the mock's own copies of sent bytes.
     assert!(info.count_total <= 4, "{info:?}");
 }
 
@@ -171,7 +171,7 @@ fn a_request_forwarded_in_memory_allocates_nothing() {
     let info = allocations(|| {
         memory.receive(requester, &request);
         let task = &memory.sent[worker.index()];
-        // The first field of what the server encodes is the id it gave.
+        // The id is the first field that the server encodes.
         let start = b"....{\"message_id\":\"".len();
         answer[reply_to_at..][..ID.len()].copy_from_slice(&task[start..][..ID.len()]);
         memory.receive(worker, &answer);
@@ -219,7 +219,7 @@ impl Loopback {
         assert_eq!(self.clients[client].write(bytes).unwrap(), bytes.len());
     }
 
-    /// Lets the server run until the client has a whole frame.
+    /// Runs the server until the client has a whole frame.
     fn receive(&mut self, client: usize) -> &[u8] {
         let mut filled = 0;
         loop {

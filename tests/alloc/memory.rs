@@ -1,4 +1,4 @@
-//! The broker without sockets, and its turns.
+//! The broker without sockets, driven turn by turn.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -23,8 +23,8 @@ impl Turns {
         self.broker.accept().unwrap()
     }
 
-    /// One turn of a loop in which `bytes` came from one connection. What is to be sent goes
-    /// to `take`, which says whether the kernel would have room for it.
+    /// Runs one turn of a loop in which `bytes` came from one connection. Output goes to `take`,
+    /// which returns whether the kernel would have room for it.
     pub(super) fn receive(
         &mut self,
         from: ConnectionKey,
@@ -56,10 +56,10 @@ impl Turns {
     }
 }
 
-/// What it sends goes into one buffer per connection.
+/// A broker whose output goes into one buffer for each connection.
 pub(super) struct Memory {
     turns: Turns,
-    /// What each connection was sent in this turn, by the index of its key.
+    /// The bytes that each connection was sent in this turn, by the index of its key.
     pub(super) sent: Vec<Vec<u8>>,
 }
 

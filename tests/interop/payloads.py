@@ -1,4 +1,4 @@
-"""Payloads that a server which looks into them, or rewrites them, would damage."""
+"""Payloads that a server would damage if it looked into them or rewrote them."""
 
 import json
 
@@ -38,5 +38,5 @@ PAYLOADS = {
 
 
 def same(one, other) -> bool:
-    """Equal as JSON: Python alone takes 1, 1.0 and True for one value, and objects for unordered."""
+    """Compares as JSON. Python would treat 1, 1.0 and True as equal, and ignore the order of keys."""
     return json.dumps(one) == json.dumps(other)

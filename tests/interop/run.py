@@ -17,7 +17,7 @@ VENV = REPO / "target" / "interop-venv"
 STAMP = VENV / "interop-stamp"
 PYTHON = VENV / "bin" / "python"
 
-# Run by the venv's own python: what is tested has to be the release that requirements.txt pins.
+# The venv's own python runs this check, because only the release that requirements.txt pins may be tested.
 CHECK = """
 import importlib.metadata, pathlib, sys
 import ipc_framework
@@ -32,7 +32,7 @@ def main() -> int:
     binary = pathlib.Path(os.environ.get("IPC_BIN") or REPO / "target" / "debug" / "ipc").resolve()
     if not os.access(binary, os.X_OK):
         return complain(f"{binary} is missing: run `cargo build --features cli`, or set IPC_BIN to a built `ipc`.")
-    # The path of the venv is part of the stamp: its scripts name it, so a moved checkout needs a new one.
+    # The stamp contains the path of the venv, because its scripts name it: a moved checkout needs a new one.
     wanted = f"{sys.version}\n{VENV}\n{REQUIREMENTS.read_text()}"
     if not STAMP.exists() or STAMP.read_text() != wanted:
         if not install():
@@ -41,13 +41,13 @@ def main() -> int:
                 "its package index, and run again."
             )
         STAMP.write_text(wanted)
-    # Without PYTHONPATH and the user's site-packages nothing but the venv can provide `ipc_framework`.
+    # Without PYTHONPATH and the user's site-packages only the venv can provide `ipc_framework`.
     environment = dict(os.environ, IPC_BIN=str(binary), PYTHONNOUSERSITE="1")
     environment.pop("PYTHONPATH", None)
     if subprocess.run([PYTHON, "-c", CHECK], env=environment).returncode != 0:
         return complain(f"{VENV} does not hold ipc-framework 1.1.2: remove that directory and run again.")
     arguments = sys.argv[1:] or ["discover", "-s", str(HERE)]
-    # Buffered, because the published client prints on every connect; a failing test shows what it printed.
+    # The output is buffered, because the published client prints on every connect. A failing test shows its output.
     command = [PYTHON, "-m", "unittest", *arguments, "-v", "-b"]
     return subprocess.run(command, env=environment, cwd=HERE).returncode
 

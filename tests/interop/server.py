@@ -13,11 +13,11 @@ import unittest
 
 from ipc_framework import FrameworkClient
 
-# Ceilings for hang detection, not expectations: they are far above what any step takes.
-STEP_SECONDS_MAX = 30
+# Deadlines for hang detection, far above what any step takes.
+STEP_SECONDS_MAX = 60
 PROGRAM_SECONDS_MAX = 120
 
-# The package's console programs connect to this port and cannot be told another.
+# The package's console programs connect to this port only.
 PROGRAMS_PORT = 8888
 
 
@@ -40,7 +40,7 @@ class Process:
         self._drain.start()
 
     def _collect(self):
-        # Incremental, because a read may end inside a character.
+        # The decoder is incremental, because a read may end inside a character.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         with self.process.stdout as pipe:
             for piece in iter(lambda: pipe.read1(65536), b""):
@@ -105,7 +105,7 @@ class Server(Process):
             require_free(port)
         super().__init__([binary, "serve", "--demo", "--host", "localhost", "--port", port])
         try:
-            # The published client speaks IPv4 only, so that is the address to wait for.
+            # The published client speaks only IPv4, so that is the address to wait for.
             (line, *_) = self.expect(r"listening on (127\.\d+\.\d+\.\d+):(\d+)\s")
         except AssertionError:
             self.kill()
@@ -125,7 +125,7 @@ class Server(Process):
 
 def require_free(port: int):
     with socket.socket() as probe:
-        # As servers do, so that connections which are only waiting out their last minutes are no obstacle.
+        # Servers set this option too, so connections in TIME_WAIT do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

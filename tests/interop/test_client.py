@@ -102,7 +102,7 @@ class Connecting(InteropTest):
         newer.connection_id = older.connection_id
         self.addCleanup(cut, newer)
         self.assertIs(newer.connect(), True)
-        # Whether it hears it at once or when it next sends something: it hears it, and is closed.
+        # The client hears it at once or when it next sends something, and is closed.
         ping = ""
         with contextlib.suppress(ipc_framework.ConnectionError):
             ping = older.request("system", {"action": "ping"})
@@ -203,7 +203,7 @@ class Publishing(InteropTest):
         client.publish("news", "before")
         self.fence(client)
         self.assertIs(client.unsubscribe("news"), True)
-        # The client has dropped its handler as well; with a new one it would show whatever the server still sends.
+        # The client has dropped its handler as well. A new one would show what the server still sends.
         client.create_channel_handler("news", messages.append)
         self.fence(client)
         other.publish("news", "after")

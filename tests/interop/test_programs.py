@@ -14,8 +14,9 @@ from server import PROGRAM_SECONDS_MAX, PROGRAMS_PORT, InteropTest, Process
 
 BIN = pathlib.Path(sys.executable).parent
 
-# The names that `ipc-file sim` makes up. Spelled out, and no pattern below ends in a line's end, because the programs
-# print from several threads: text and line end are written apart, so another thread's text may stand between them.
+# The names that `ipc-file sim` makes up. They are spelled out, and no pattern below ends at the end of a line, because
+# the programs print from several threads: text and line end are written apart, so another thread's text may stand
+# between them.
 FILE = r"(Client_\d_[a-z]+\.[a-z0-9]{3})"
 
 
@@ -50,11 +51,11 @@ class Programs(InteropTest):
         return program
 
     def test_alert(self):
-        # unittest goes by name, so this is the first test, and the monitor has most of its 30 seconds before it.
+        # unittest orders tests by name, so this is the first one, and the monitor still has most of its 30 seconds.
         self.monitor.expect("=== Started monitoring 3 systems ===")
         notifier = self.client("monitoring")
         self.eventually("all three watch for alerts", lambda: self.subscribers(notifier, "alerts") == 3)
-        # The program's own metrics are random, from 10 to 95; these values can only be the test's.
+        # The program's own metrics are random, from 10 to 95, so these values can only be the test's.
         for metric, value in (("memory_usage", 195.25), ("cpu_usage", 79.125), ("cpu_usage", 95.375)):
             notifier.notify("metrics", {"metric": metric, "value": value, "client": "test", "timestamp": 0})
         self.monitor.expect(r"Current: 95\.375%", count=3)
@@ -82,7 +83,7 @@ class Programs(InteropTest):
 
         alice.type_line("/join tech_talk")
         alice.expect("Switched to #tech_talk")
-        # Alice was there first, so this is the only time that she joins before bob's eyes.
+        # Alice was there first, so this is the only time that bob sees her join.
         bob.expect(r"\[tech_talk\] \*\*\* alice joined the channel \*\*\*")
         alice.type_line("over here")
         bob.expect(r"\[tech_talk\] alice: over here")
@@ -108,7 +109,7 @@ class Programs(InteropTest):
         self.assertIn("=== File operations completed ===", output)
         for fault in ("timed out", "N/A", "Connection to server lost", "handler error", "Failed to"):
             self.assertNotIn(fault, output)
-        # Each of three clients asks for one file of each other.
+        # Each of three clients asks for one file of each other client.
         self.assertEqual(output.count("Requesting download:"), 6)
         self.assertEqual(output.count("Download ready:"), 6)
         requested = re.findall(rf"Requesting download: {FILE}", output)

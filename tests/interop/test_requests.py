@@ -90,7 +90,7 @@ class Requests(InteropTest):
         client = self.client("bench")
 
         def ask(number):
-            # Of several sizes, so that frames which got mixed up could not parse.
+            # The sizes differ, so that mixed-up frames could not be parsed.
             payload = {"number": number, "filler": "x" * (number * 7 % 3000)}
             return same(self.ask(client, "echo", payload), payload)
 
@@ -114,7 +114,7 @@ class Requests(InteropTest):
 
 
 class SystemChannel(InteropTest):
-    """Where the published server has a method of the name, the answer has that method's shape."""
+    """If the published server has a method of the same name, the answer has the shape of that method's result."""
 
     def test_ping(self):
         self.assertEqual(self.system(self.client(), "ping"), {"status": "pong"})
@@ -122,7 +122,7 @@ class SystemChannel(InteropTest):
     def test_get_time_is_in_seconds(self):
         client, before = self.client(), time.time()
         timestamp = self.system(client, "get_time")["timestamp"]
-        # A second either way: the clock may be set while the test runs, the unit may not.
+        # A second of tolerance either way, because the clock may be set while the test runs.
         self.assertTrue(before - 1 <= timestamp <= time.time() + 1, timestamp)
 
     def test_health_check(self):
@@ -136,7 +136,7 @@ class SystemChannel(InteropTest):
         self.assertEqual(stats["port"], self.server.port)
         self.assertGreaterEqual(stats["total_applications"], 1)
         self.assertGreaterEqual(stats["max_connections"], stats["total_connections"])
-        # Connections of earlier tests may still be ending.
+        # Connections of earlier tests may still be closing.
         self.eventually(
             "three connections are counted",
             lambda: self.system(clients[0], "get_stats")["total_connections"] == 3,

@@ -62,7 +62,7 @@ class Serving(InteropTest):
         self.assertEqual((message.app_id, message.channel_id), (self.id(), "square"))
         self.assertEqual(message.payload, {"number": 12})
         self.assertIsNone(message.reply_to)
-        # The worker answers by an id of the server's, so that no two requesters can have the same.
+        # The worker answers under an id of the server's, so that no two requesters can have the same.
         self.assertNotIn(message.message_id, ("", message_id))
 
     def test_a_worker_asks_itself(self):
@@ -180,7 +180,7 @@ class Serving(InteropTest):
         requester = self.client()
         ids = [requester.request("square", number) for number in range(10)]
         self.eventually("all are forwarded", lambda: sum(len(held) for _, held in workers) == 10)
-        # Each goes to the worker with the fewest in flight, and none is answered yet.
+        # Each request goes to the worker with the fewest in flight, and none is answered yet.
         self.assertEqual([len(held) for _, held in workers], [5, 5])
         busy, idle = workers
         for message in list(idle[1]):
@@ -237,7 +237,7 @@ class Serving(InteropTest):
         self.assertEqual(self.workers(requester, "square"), 0)
 
     def workers(self, client, channel: str) -> int:
-        """How many workers a service has; one that has none may or may not be listed."""
+        """Returns the number of workers of a service. A service without workers may be missing from the list."""
         return sum(service["workers"] for service in self.services(client, channel))
 
     def test_a_worker_serves_its_own_application_only(self):
@@ -253,7 +253,7 @@ class Serving(InteropTest):
         seen = []
         worker = self.client("bench")
         worker.create_channel_handler("echo", seen.append)
-        # Whether that is refused or without effect: the demo's handler goes on serving.
+        # Refused or without effect: in either case the demo's handler goes on serving.
         worker.send_request("system", {"action": "serve", "channel": "echo"}, timeout=STEP_SECONDS_MAX)
         self.assertEqual(self.ask(self.client("bench"), "echo", "payload"), "payload")
         self.fence(worker)

@@ -1,6 +1,6 @@
-//! Attacks on what a server has only so much of: memory, descriptors, turns, names. Each test
-//! measures the bound it is about. The large ones are judged in an optimised build, in a step of
-//! their own of `tests/run`; what an input may do to the protocol is in `bad_input`.
+//! Attacks on resources that a server has only a limited amount of: memory, descriptors, turns,
+//! names. Each test measures its bound. The large ones are judged in an optimised build, in a step
+//! of their own of `tests/run`. The effects of bad input on the protocol are tested in `bad_input`.
 
 mod churn;
 mod fairness;
@@ -22,10 +22,10 @@ use socket2::SockRef;
 use crate::descriptors::ServerProcess;
 use crate::support::{HANG, Peer, TestServer, until_within};
 
-/// Long enough for the largest of these on a busy machine.
+/// Long enough for the largest of these tests on a busy machine.
 const LONG: Duration = Duration::from_secs(120);
 
-/// What a server process holds, as the kernel and itself tell.
+/// The resources of a server process, as the kernel and the process itself report them.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     resident_bytes: usize,
@@ -39,21 +39,21 @@ impl Held {
     }
 }
 
-/// Waits until a server process holds so many descriptors: those of closed connections are closed
-/// behind the answer that counts them no more.
+/// Waits until a server process holds so many descriptors. A connection is closed shortly after the
+/// first answer that no longer counts it.
 fn wait_for_descriptors(server: &ServerProcess, expected: usize) {
     let descriptors = || Held::by(server).descriptors;
     until_within(LONG, "the close", descriptors, |descriptors| *descriptors == expected);
 }
 
-/// A peer of a server process that has introduced itself.
+/// Connects to a server process and completes the handshake.
 pub(crate) fn connected(server: &ServerProcess, connection_id: &str) -> Peer {
     let mut peer = Peer::new(server.address);
     peer.connect("app", connection_id);
     peer
 }
 
-/// Asks until the statistics of a server process say so.
+/// Polls the statistics of a server process until they satisfy the condition.
 pub(crate) fn wait_until(peer: &mut Peer, what: &str, says_so: impl Fn(&Value) -> bool) -> Value {
     until_within(LONG, what, || peer.stats(), says_so)
 }
@@ -64,7 +64,7 @@ pub(crate) fn count(stats: &Value, name: &str) -> usize {
         .unwrap()
 }
 
-/// Bytes of a server's TCP connections that the kernel holds: to be sent, and to be read.
+/// Bytes of a server's TCP connections in the kernel: to be sent, and to be read.
 fn kernel_bytes(port: u16) -> (usize, usize) {
     const ESTABLISHED: &str = "01";
     let mut sum = (0, 0);
@@ -83,13 +83,12 @@ fn kernel_bytes(port: u16) -> (usize, usize) {
     sum
 }
 
-/// Closing says so at once and leaves no port in its waiting time, of which there are only so
-/// many.
+/// Makes closing send a reset. This leaves no port in `TIME_WAIT`, of which there are only so many.
 fn reset_on_close(stream: &TcpStream) {
     SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// Until the server ends the stream. What it says before that is dropped.
+/// Reads until the server ends the stream, and drops what it reads.
 fn read_to_end(peer: &mut Peer) {
     use std::io::{ErrorKind, Read};
     let mut scrap = [0; 4096];
@@ -97,14 +96,14 @@ fn read_to_end(peer: &mut Peer) {
         match peer.stream.read(&mut scrap) {
             Ok(0) => return,
             Ok(_) => {}
-            // What it had not read itself turns its close into a reset.
+            // The server resets a connection that it closes with unread bytes.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
             Err(error) => panic!("no end within {HANG:?}: {error}"),
         }
     }
 }
 
-/// The most that the server held in queues and unfinished frames while `is_over` was false.
+/// Returns the most that the server held in queues and unfinished frames while `is_over` was false.
 fn peak_while(
     server: &TestServer,
     is_over: impl Fn() -> bool,

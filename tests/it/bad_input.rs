@@ -1,4 +1,4 @@
-//! What no server should be sent, while others go on as if it had not been.
+//! Input that no server should get. Other connections must not notice it.
 
 mod fields;
 mod frames;
@@ -20,14 +20,14 @@ pub(crate) struct Bystanders {
 }
 
 impl Bystanders {
-    /// A server with an echo, and those who live there.
+    /// Starts a server with an echo, and connects the bystanders.
     pub(crate) fn of_echo() -> (TestServer, Self) {
         let server = serve_echo();
         let bystanders = Self::of(&server);
         (server, bystanders)
     }
 
-    /// They live in the application `app` and need its `echo`.
+    /// Connects them to the application `app`, whose channel `echo` they use.
     pub(crate) fn of(server: &TestServer) -> Self {
         let publisher = server.connected("app", "publisher");
         let subscriber = server.connected("app", "subscriber").subscribed("calm");
@@ -35,7 +35,7 @@ impl Bystanders {
         Self { publisher, subscriber, requester, round: 0 }
     }
 
-    /// They get what is theirs, in order, and nothing else.
+    /// Checks that each gets its own messages, in order, and nothing else.
     pub(crate) fn go_on(&mut self) {
         self.round += 1;
         let round = json!(self.round);

@@ -1,4 +1,4 @@
-//! What an embedder does between two turns, on the thread that drives the server.
+//! Things that an embedder does between two turns, on the thread that drives the server.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use crate::support::{HANG, Peer, eventually, install_later};
 
-/// A server driven by the test, and a subscriber of `news` that tells what it receives.
+/// A server driven by the test, and a subscriber of `news` that passes on what it receives.
 struct Driven {
     server: Server,
     heard: mpsc::Receiver<Value>,
     subscriber: JoinHandle<()>,
-    /// What the embedder does after it has published.
+    /// The embedder pauses for so long after it has published.
     pause_before_turn: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Driven {
         while driven.heard.try_recv().is_err() {
             driven.turn(Duration::from_millis(1));
         }
-        // Nothing is left to be done.
+        // Run turns until no work is left.
         while driven.server.next_deadline().is_some() {
             driven.turn(Duration::ZERO);
         }
@@ -48,14 +48,15 @@ impl Driven {
         assert!(self.server.poll_once(Some(timeout)).unwrap());
     }
 
-    /// Publishes between two turns; returns what the subscriber received of it.
+    /// Publishes between two turns, and returns the message that the subscriber received.
     fn publish(&mut self, payload: &str) -> Value {
         assert_eq!(self.server.context().publish("app", "news", payload).unwrap(), 1);
         let deadline = self.server.next_deadline().expect("there is something to be sent");
         let begin = Instant::now();
         assert!(deadline <= begin, "at once");
         std::thread::sleep(self.pause_before_turn);
-        // Nobody else says anything: only what was published keeps this from sleeping.
+        // No other connection sends anything, so only the publication can keep this turn from
+        // sleeping.
         self.turn(HANG * 3);
         assert!(begin.elapsed() < HANG * 2, "it slept over it");
         loop {
@@ -90,13 +91,13 @@ fn a_message_between_two_turns_has_the_time_of_its_publication() {
     let first = driven.publish("first")["timestamp"].as_f64().unwrap();
     std::thread::sleep(Duration::from_millis(100));
     let second = driven.publish("second")["timestamp"].as_f64().unwrap();
-    // The wall clock may be read again in between, and be a little off what it was.
+    // The wall clock may be read again in between, and deviate a little.
     assert!(second - first > 0.05, "{first} {second}");
     driven.stop();
 }
 
-/// The grace is counted from the publication, not from the turn before it, and what the
-/// kernel takes at once is no backlog.
+/// The grace period counts from the publication, not from the turn before it. Bytes that the kernel
+/// takes at once are no backlog.
 #[test]
 fn a_publication_after_a_quiet_time_does_not_close_who_reads() {
     let grace = Duration::from_millis(10);
@@ -114,7 +115,7 @@ fn a_publication_after_a_quiet_time_does_not_close_who_reads() {
     driven.stop();
 }
 
-/// A time too far away to be expressed is one that never comes.
+/// A timeout that no clock can express means no timeout.
 #[test]
 fn the_longest_timeouts_are_none() {
     let limits = Limits {
@@ -123,7 +124,7 @@ fn the_longest_timeouts_are_none() {
         request_timeout: Duration::MAX,
         slow_consumer_grace: Duration::MAX,
         drain_timeout: Duration::MAX,
-        // Every publication begins a grace.
+        // Every publication starts a grace period.
         queue_high_water_bytes: 100,
         ..Limits::default()
     };

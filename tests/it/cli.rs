@@ -1,4 +1,4 @@
-//! The program, run as people run it.
+//! The program, run as users run it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -43,7 +43,7 @@ pub(crate) fn serve(arguments: &[&str]) -> Command {
     command
 }
 
-/// A running `ipc serve`, killed if the test does not end it.
+/// A running `ipc serve`, which is killed if the test does not end it.
 pub(crate) struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -58,7 +58,7 @@ impl Running {
         Self::start_with_stderr(command)
     }
 
-    /// Its standard error goes where the command says.
+    /// Starts the server and leaves its standard error where the command puts it.
     pub(crate) fn start_with_stderr(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -85,7 +85,8 @@ impl Running {
         peer
     }
 
-    /// A worker with a request that it does not answer: a drain waits for that. The other one asked.
+    /// Connects a worker with a request that it does not answer, for which a drain waits, and the
+    /// requester.
     pub(crate) fn unanswered(&self) -> (Peer, Peer) {
         let mut worker = self.connected("bench", "works").serving("slow");
         let mut asks = self.connected("bench", "asks");
@@ -94,7 +95,7 @@ impl Running {
         (worker, asks)
     }
 
-    /// What it tells whoever scrapes it, with the head of the answer.
+    /// Scrapes its metrics. Returns the answer with its head.
     pub(crate) fn scrape(&self, path: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.metrics_address())?;
         stream.set_read_timeout(Some(HANG)).unwrap();
@@ -122,7 +123,8 @@ impl Running {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Writes new settings, and waits until they have been read; returns what is said meanwhile.
+    /// Writes new settings, and waits until they have been read. Returns the lines of the log
+    /// meanwhile.
     pub(crate) fn reload(&self) -> String {
         self.signal("HUP");
         let mut said = String::new();
@@ -135,7 +137,8 @@ impl Running {
         panic!("it ended: {said}");
     }
 
-    /// What it writes to standard error from here on; another call goes on where this one ended.
+    /// Returns the lines that the server writes to standard error from here on. Another call
+    /// continues where this one ended.
     pub(crate) fn stderr_lines(&self) -> impl Iterator<Item = String> + '_ {
         std::iter::from_fn(|| {
             let mut line = String::new();
@@ -145,7 +148,7 @@ impl Running {
         })
     }
 
-    /// Waits for the end; returns how it ended and what it wrote to standard error.
+    /// Waits for the end, and returns the exit status and the standard error.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let mut stderr = String::new();
         if let Some(pipe) = self.stderr.get_mut().unwrap() {
@@ -155,7 +158,7 @@ impl Running {
         (self.child.wait().unwrap(), stderr)
     }
 
-    /// Waits for the end, which has to be a good one; returns what it wrote to standard error.
+    /// Waits for the end, which has to be a success, and returns the standard error.
     pub(crate) fn end_well(self) -> String {
         let (status, stderr) = self.end();
         assert_eq!(status.code(), Some(0), "{stderr}");
@@ -202,7 +205,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Runs it to its end, which must come.
+/// Runs a command, which has to end by itself.
 pub(crate) fn output(mut command: Command) -> Output {
     let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
@@ -452,7 +455,7 @@ fn a_server_nobody_is_connected_to_ends_at_once() {
     assert!(begin.elapsed() < HANG, "it waited for nobody");
 }
 
-/// `ipc serve` from a shell that lowers a limit before.
+/// Starts `ipc serve` from a shell that lowers a limit first.
 fn limited(limit: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command
@@ -495,7 +498,7 @@ fn a_hard_limit_on_descriptors_lets_fewer_in_or_none() {
     assert!((1..140).contains(&allowed), "{allowed}");
     let others: Vec<Peer> =
         (1..allowed).map(|at| running.connected("app", &format!("{at}"))).collect();
-    // Who is one too many is told so, for which there has to be a descriptor too.
+    // The server needs a descriptor to tell one connection too many that it is full.
     assert_eq!(code(&running.peer().receive()), "server_full");
     drop((peer, others));
     let stderr = running.terminate();
@@ -524,7 +527,7 @@ fn the_file_says_what_flags_say() {
 
 #[test]
 fn an_ipv6_address_may_stand_in_brackets() {
-    // A machine may be without IPv6.
+    // Not every machine has IPv6.
     if TcpListener::bind("[::1]:0").is_err() {
         return;
     }

@@ -1,4 +1,4 @@
-//! The subcommands beside `ipc serve`, run as people run them against `ipc serve --demo`.
+//! The subcommands other than `ipc serve`, run as users run them against `ipc serve --demo`.
 
 mod asking;
 mod bench;
@@ -31,7 +31,7 @@ impl Demo {
         Self(Running::start(serve(&["--demo", "--host", "127.0.0.1", "--port", &port])))
     }
 
-    /// A subcommand that is to ask this server.
+    /// Builds a subcommand that connects to this server.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = ipc();
         command.args(arguments).env("IPC_HOST", "127.0.0.1");
@@ -43,14 +43,14 @@ impl Demo {
         self.command(arguments).output().unwrap()
     }
 
-    /// What it prints; it has to succeed.
+    /// Runs a subcommand, which has to succeed, and returns its standard output.
     fn prints(&self, arguments: &[&str]) -> String {
         let Output { status, stdout, stderr } = self.run(arguments);
         assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
         String::from_utf8(stdout).unwrap()
     }
 
-    /// Every line of what it prints, as JSON.
+    /// Runs a subcommand and returns each line of its standard output as JSON.
     fn documents(&self, arguments: &[&str]) -> Vec<Value> {
         documents(&self.prints(arguments))
     }
@@ -62,14 +62,14 @@ fn documents(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// A subcommand that runs until it is told to stop; killed if the test does not get there.
+/// A subcommand that runs until it is stopped. It is killed if the test does not stop it.
 struct Live {
     child: Child,
     stderr: BufReader<ChildStderr>,
 }
 
 impl Live {
-    /// Starts it and waits until it says that it is at work.
+    /// Starts it and waits until it says that it is ready.
     fn start(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
@@ -109,7 +109,8 @@ impl Live {
         line
     }
 
-    /// The exit code, what else it printed, and what it said on standard error.
+    /// Waits for the end, and returns the exit code, the rest of standard output, and standard
+    /// error.
     fn end(mut self) -> (Option<i32>, String, String) {
         drop(self.child.stdin.take());
         until("its end", || self.child.try_wait().unwrap(), Option::is_some);

@@ -1,4 +1,4 @@
-//! A server in a process of its own, for what concerns the whole process, and what it does
+//! A server in a process of its own, for tests that concern the whole process, and its behaviour
 //! when descriptors run out.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -15,22 +15,23 @@ const ROLE: &str = "IPC_TEST_SERVER_PROCESS";
 const LIMITS: &str = "IPC_TEST_SERVER_LIMITS";
 const SIGN: &str = "listening on ";
 
-/// A server in a process of its own. It ends with this value, and with this process.
+/// A server in a process of its own. It ends when this value is dropped, and when this process
+/// ends.
 pub(crate) struct ServerProcess {
     pub(crate) address: SocketAddr,
     child: Child,
-    /// Kept: writing to a closed pipe would end the other side.
+    /// Kept because a write to a closed pipe would end the other side.
     _stdout: BufReader<ChildStdout>,
 }
 
 impl ServerProcess {
     /// Starts this test binary again, as the program of [`server_process`], with at most
-    /// `descriptors_max` of them.
+    /// `descriptors_max` descriptors.
     pub(crate) fn start(descriptors_max: Option<usize>) -> Self {
         Self::limited(descriptors_max, "")
     }
 
-    /// The same with other limits than the usual ones, see [`limits_of`].
+    /// Does the same with other limits than the default ones, see [`limits_of`].
     pub(crate) fn limited(descriptors_max: Option<usize>, limits: &str) -> Self {
         let max = descriptors_max.map_or("$(ulimit -H -n)".to_owned(), |max| max.to_string());
         let limit = format!("ulimit -n {max} && ");
@@ -59,7 +60,7 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// Lets it drain and end, which it has to do without an error.
+    /// Lets it drain, and checks that it ends without an error.
     pub(crate) fn stop(mut self) {
         drop(self.child.stdin.take());
         assert!(self.child.wait().unwrap().success());
@@ -74,7 +75,7 @@ impl Drop for ServerProcess {
     }
 }
 
-/// Limits from a list such as `connections_max=10 slow_consumer_grace_ms=300`.
+/// Parses limits from a list such as `connections_max=10 slow_consumer_grace_ms=300`.
 fn limits_of(text: &str) -> Limits {
     let mut limits = Limits::default();
     for setting in text.split_whitespace() {
@@ -91,7 +92,7 @@ fn limits_of(text: &str) -> Limits {
     limits
 }
 
-/// As many descriptors for this process, which has the other ends, as it may have.
+/// Allows this process, which has the client ends, as many descriptors as it may have.
 pub(crate) fn raise_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
@@ -109,7 +110,7 @@ fn server_process() {
     install_echo(&mut server);
     let handle = server.handle();
     std::thread::spawn(move || {
-        // Until whoever started this process closes the pipe, or ends.
+        // Reads until the process that started this one closes the pipe, or ends.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         handle.stop();
     });
@@ -122,7 +123,7 @@ fn shed(peer: &mut Peer) -> u64 {
     peer.stats()["counters"]["shed"].as_u64().unwrap()
 }
 
-/// Whether the server closed the connection rather than wait for its handshake.
+/// Returns whether the server closed the connection instead of waiting for its handshake.
 fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     match stream.read(&mut [0]) {
@@ -147,7 +148,7 @@ fn out_of_descriptors_it_sheds_and_recovers_by_itself() {
 
     let mut burst: Vec<TcpStream> =
         (0..BURST).map(|_| TcpStream::connect(server.address).unwrap()).collect();
-    // Everybody over the limit is shed, none is left waiting.
+    // Every connection over the limit is shed, and none is left waiting.
     let least = BURST + present.len() - DESCRIPTORS;
     until("the end of the burst", || shed(&mut present[0]), |shed| *shed as usize >= least);
     for peer in &mut present {
@@ -167,8 +168,8 @@ fn out_of_descriptors_it_sheds_and_recovers_by_itself() {
     server.stop();
 }
 
-/// No burst that could hide it: each one alone finds nothing free, is shed at once, and the next
-/// is noticed as well. Who leaves makes room.
+/// A burst could hide an omission, so these come one by one: each finds no descriptor, is shed at
+/// once, and the next one is noticed as well. A connection that closes makes room.
 #[test]
 fn out_of_descriptors_each_newcomer_is_shed_by_itself() {
     const DESCRIPTORS: usize = 64;

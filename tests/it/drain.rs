@@ -1,4 +1,4 @@
-//! The end of a server: what was begun is finished, everybody is told, nothing is lost unsaid.
+//! The end of a server: it finishes its work, tells every connection, and loses nothing silently.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -13,11 +13,11 @@ use crate::support::{
     HANG, Peer, TestServer, code, install_echo, install_later, reserved_port, serve_as_told,
 };
 
-/// With the channels `echo`, `large`, which answers 8 MiB, and `later`, whose requests are
-/// handed to the test.
+/// Starts a server with the channels `echo`, `large`, which answers 8 MiB, and `later`, which hands
+/// its requests to the test.
 fn serve_all(limits: Limits) -> (TestServer, Receiver<Responder>) {
     let mut responders = None;
-    // One of the tests expects that nobody listens there afterwards.
+    // One of the tests expects that nothing listens on this port afterwards.
     let config = Config { limits, port: reserved_port(), ..Config::default() };
     let server = serve_as_told(config, |server| {
         install_echo(server);
@@ -35,7 +35,7 @@ fn patient() -> Limits {
     Limits { drain_timeout: HANG * 100, ..Limits::default() }
 }
 
-/// The notice that goes to everybody: no answer to anything.
+/// Expects the notice that every connection gets. It answers no request.
 fn expect_notice(peer: &mut Peer) {
     peer.expect_error("shutting_down", "system", Value::Null);
 }
@@ -192,7 +192,7 @@ fn what_is_queued_is_flushed() {
     expect_ok(server);
 }
 
-/// Writes requests, begins the drain at once, and counts what became of each.
+/// Writes requests, starts the drain at once, and counts the outcomes.
 fn stop_behind(requests: usize, limits: Limits) {
     let (server, _) = serve_all(limits);
     let mut peer = server.connected("app", "peer");
@@ -233,8 +233,8 @@ fn requests_that_were_written_before_are_answered_or_refused() {
 
 #[test]
 fn requests_held_back_behind_their_unread_answers_are_too() {
-    // The peer reads nothing before the drain begins, so that its answers fill its queue and
-    // the rest of what it wrote is not read any more.
+    // The peer reads nothing before the drain starts. Its answers fill its queue, so the server
+    // stops reading its requests.
     stop_behind(4_000, Limits { queue_high_water_bytes: 16 << 10, ..patient() });
 }
 
@@ -270,10 +270,10 @@ fn a_drain_does_not_wait_for_ever_for_a_reader_or_a_responder() {
     let handle = server.handle.clone();
     expect_ok(server);
     expect_notice(&mut patient);
-    // That it is `timeout` says that it may have been done.
+    // The code is `timeout` because the request may have been carried out.
     patient.expect_error("timeout", "later", id);
     patient.expect_end();
-    // Whoever answers after the end troubles nobody.
+    // A late answer has no effect.
     responder.reply(&"too late").unwrap();
     assert!(handle.stats().is_err());
     drop(reader);

@@ -165,7 +165,7 @@ fn a_handle_says_why_it_cannot() {
 
 #[test]
 fn a_handle_refuses_more_than_the_loop_can_take() {
-    // Nobody runs this server's loop, so what is posted stays.
+    // Nothing runs this server's loop, so posted messages stay in the mailbox.
     let server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
     let handle = server.handle();
     let megabyte = "x".repeat(1 << 20);
@@ -180,7 +180,7 @@ fn an_unusable_id_is_the_callers_bug() {
     server.application("", "nameless");
 }
 
-/// The channel `later`, whose requests are handed to the test.
+/// Serves the channel `later`, which hands its requests to the test.
 fn serve_later(limits: Limits) -> (TestServer, mpsc::Receiver<Responder>) {
     let mut responders = None;
     let server = serve(Config { limits, ..Config::default() }, |server| {
@@ -205,7 +205,7 @@ fn an_answer_may_fill_a_frame_to_its_limit() {
         peer.send("request", "fill", json!(length));
         peer.try_receive_body().unwrap()
     };
-    // All but the payload has one length, as long as the requests' ids have.
+    // Except for the payload the answer has a fixed length, because the ids of the requests do.
     let fits = BODY_BYTES_MAX - ask(0).len();
     assert_eq!(ask(fits).len(), BODY_BYTES_MAX, "the limit is one of bodies");
     let refused = String::from_utf8(ask(fits + 1)).unwrap();
@@ -272,7 +272,7 @@ fn a_deferred_request_is_answered_once_whatever_becomes_of_it() {
         .expect_err("no JSON has such keys");
     peer.expect_error("handler_failed", "later", &*id);
 
-    // Its requester goes away first.
+    // The requester disconnects first.
     peer.send("request", "later", json!(4));
     let responder = next();
     drop(peer);
@@ -362,25 +362,25 @@ fn a_message_to_a_connection_that_is_gone_goes_nowhere() {
 
 #[test]
 fn a_question_the_server_does_not_get_to_is_not_left_waiting() {
-    // Not every round asks at the moment that matters.
+    // Not every round asks at the critical moment.
     for _ in 0..20 {
         let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
         let handle = server.handle();
         handle.stop();
-        // More than the turns of the drain take out of the mailbox.
+        // These are more messages than the turns of the drain take out of the mailbox.
         for _ in 0..20_000 {
             handle.publish("app", "news", &0).unwrap();
         }
         let (told, events) = mpsc::channel();
         std::thread::spawn(move || {
             told.send("about to ask").unwrap();
-            // Whether it was in time to be answered is not the point.
+            // The result does not matter here, only that the call returns.
             let _ = handle.with(|_| ());
             let _ = told.send("went on");
         });
         assert_eq!(events.recv_timeout(HANG), Ok("about to ask"));
         server.run().unwrap();
-        // Who embeds a server may keep it after its end, and what is in its mailbox with it.
+        // An embedder may keep the server after its end, with the messages in its mailbox.
         assert_eq!(events.recv_timeout(HANG), Ok("went on"));
         drop(server);
     }

@@ -1,4 +1,4 @@
-//! The examples do what they say. Each is compiled in here, so that none is only ever built.
+//! The examples do what they say. Each is compiled in here, so that each is run and not only built.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,7 +11,7 @@ use crate::support::Peer;
 #[expect(dead_code, reason = "its `main` takes the default port")]
 mod outer_loop;
 
-/// Runs an example's server on a thread of its own while `use_it` talks to it, and stops it then.
+/// Runs an example's server on a thread of its own while `use_it` talks to it, and then stops it.
 fn with_server(
     run: impl FnOnce(Server) + Send + 'static,
     use_it: impl FnOnce(SocketAddr, &Handle),

@@ -1,4 +1,4 @@
-//! Handlers for any channel, and the filter before publications and subscriptions.
+//! Handlers for any channel, and the filter for publications and subscriptions.
 
 use std::sync::mpsc;
 
@@ -27,7 +27,7 @@ fn the_fallback_serves_what_nobody_else_does() {
     assert_eq!(peer.request("any", json!(null)), "fallback for any");
     let mut elsewhere = server.connected("another app", "me");
     assert_eq!(elsewhere.request("any", json!(null)), "fallback for any");
-    // What it passes on goes to the workers, and to nobody if there are none.
+    // Requests that it passes on go to the workers. Without workers they are refused.
     peer.expect_refusal("request", "work", json!(1), "no_handler");
     let mut worker = server.connected("app", "worker").serving("work");
     let id = peer.send("request", "work", json!(2));
@@ -35,7 +35,7 @@ fn the_fallback_serves_what_nobody_else_does() {
     assert_eq!(request["payload"], 2);
     worker.answer(&request, json!(3));
     peer.expect_answer(&id, 3);
-    // What was passed on counts where it was answered, and there only.
+    // A request that was passed on is counted only where it was answered.
     assert_eq!(server.stats().counters.handler_failures, 0);
 }
 

@@ -1,4 +1,4 @@
-//! Hooks: who comes and who goes, in which order.
+//! Hooks for connections that open and close, and the order of their calls.
 
 use std::sync::mpsc;
 
@@ -49,7 +49,7 @@ fn a_take_over_is_one_coming_and_one_going() {
     let (_, older_key) = events.recv_timeout(HANG).unwrap();
     let mut newer = server.connected("app", "twin");
     older.expect_closed("taken_over");
-    // Who counts the present ones counts an id once at any time.
+    // The older one leaves first, so a count of present connections never counts an id twice.
     assert_eq!(events.recv_timeout(HANG).unwrap(), ("went", older_key));
     let (came, newer_key) = events.recv_timeout(HANG).unwrap();
     assert_eq!(came, "came");

@@ -1,4 +1,4 @@
-//! What the server tells of its latencies: over the wire, as a log, as metrics, on a signal.
+//! The latencies that the server reports: over the wire, as a log, as metrics, on a signal.
 
 use std::fs;
 use std::io::Write;
@@ -45,7 +45,7 @@ fn latency_is_told_by_its_parts() {
         app.channel("never").on_request(|request| Ok(request.leave_unanswered()));
     });
     let mut peer = server.connected("app", "asks");
-    // Two in one turn: the second waits while the first is handled.
+    // Both come in one turn, so the second waits while the first is handled.
     let messages = [(); 2].map(|()| peer.message("request", "slow", &json!(null)));
     peer.send_all(&messages);
     peer.receive();
@@ -101,7 +101,7 @@ fn a_frame_that_had_to_wait_counts_from_its_last_byte() {
         });
     });
     let mut peer = server.connected("app", "asks");
-    // More than a turn processes: the rest waits for later turns.
+    // These are more frames than a turn processes, so the rest waits for later turns.
     let messages = [(); FRAMES].map(|()| peer.message("request", "slow", &json!(null)));
     // The loop is held up until all of them have arrived.
     let (release, released) = std::sync::mpsc::channel::<()>();
@@ -124,8 +124,8 @@ fn a_frame_that_had_to_wait_counts_from_its_last_byte() {
     let told = peer.request("system", json!({"action": "get_latency"}));
     let slow = &told["channels"]["slow"];
     assert_eq!(slow["request"]["count"], FRAMES);
-    // The last one waited for all before it, and not only for those of its own turn, which are 128
-    // at most.
+    // The last one waited for all others, and not only for those of its own turn, which are at most
+    // 128.
     let longest = slow["queue"]["max_us"].as_f64().unwrap();
     assert!(longest > 500.0 * 290.0, "{slow}");
 }
@@ -136,7 +136,7 @@ fn the_log_is_what_hdr_histogram_reads_and_holds_everything() {
     let path = scratch.0.join("latency.hlog");
     let path = path.to_str().unwrap();
     let running = Running::start(serve(&["--demo", "--port", "0", "--latency-log", path]));
-    // Over two intervals, with a channel that is forgotten and named again in each.
+    // The log covers two intervals. In each, the channel is forgotten and named again.
     for round in 1..=2 {
         converse(&mut running.peer());
         let has_it = |log: &String| log.matches("bench/news:publication").count() == round;
@@ -174,7 +174,8 @@ fn what_cannot_be_written_ends_nothing() {
     let mut peer = running.peer();
     converse(&mut peer);
     running.signal("USR1");
-    // The log's first line could not be written, which is an event nobody can write either.
+    // The first line of the log could not be written, and neither could the event that reports
+    // this.
     peer.fence();
     running.signal("TERM");
     assert_eq!(peer.receive()["payload"]["code"], "shutting_down");
@@ -216,7 +217,7 @@ fn prometheus_reads_counters_and_buckets() {
     assert!(sum > 0.0 && sum < support::HANG.as_secs_f64(), "{sum}");
     assert_eq!(line("ipc_deliveries_total", &[]), 1);
     assert!(get("/metrics?name=x").starts_with("HTTP/1.1 200"));
-    // Whoever sends nothing, or garbage, does not keep others from asking.
+    // Connections that send nothing, or garbage, do not block other scrapers.
     let _silent = TcpStream::connect(running.metrics_address()).unwrap();
     let mut garbled = TcpStream::connect(running.metrics_address()).unwrap();
     garbled.write_all(b"\0\0\x01\0{}").unwrap();
@@ -233,7 +234,7 @@ fn a_signal_shows_what_was_measured_and_another_empties_it() {
     let mut peer = running.peer();
     converse(&mut peer);
     running.signal("USR2");
-    // The reset is through when nothing is told any more.
+    // The reset is done when no channel is reported any more.
     loop {
         let told = peer.request("system", json!({"action": "get_latency"}));
         if told["channels"] == json!({}) {
@@ -267,7 +268,7 @@ fn a_spinning_server_answers_without_being_woken_and_an_idle_one_sleeps() {
         let running = Running::start(serve(&[&["--demo", "--port", "0"], flags].concat()));
         converse(&mut running.peer());
         if flags.contains(&"--cpu") {
-            // The loop's thread is the first one.
+            // The loop runs on the first thread.
             let proc = fs::read_to_string(format!("/proc/{}/status", running.id())).unwrap();
             let allowed = proc.lines().find(|line| line.starts_with("Cpus_allowed_list"));
             assert_eq!(allowed.unwrap().split_whitespace().last(), Some("0"));

@@ -1,4 +1,4 @@
-//! Everything that needs sockets, in one binary.
+//! All tests that need sockets, in one binary.
 
 #[cfg(target_os = "linux")]
 mod attacks;

@@ -1,4 +1,4 @@
-//! What a process arranges for others while its server runs.
+//! Things that a process arranges for its clients while its server runs.
 
 use ipc_framework::{Config, Context, Json, Message, MessageType};
 use serde_json::json;
@@ -34,13 +34,13 @@ fn a_connection_is_subscribed_from_inside() {
     speaker.send("publish", "news", json!(2));
     speaker.fence();
     listener.fence();
-    // Who leaves takes such subscriptions along.
+    // A connection that closes loses such subscriptions as well.
     assert!(change(true));
     drop(listener);
     server.wait_until("the listener's end", |stats| stats.total_connections == 1);
     let left = server.handle.with(|context| context.subscribers("app", "news").len()).unwrap();
     assert_eq!(left, 0);
-    // Who named the channel first keeps it, and leaves nothing behind.
+    // The connection that named the channel first keeps it, and leaves nothing behind.
     drop(speaker);
     server.wait_until("the speaker's end", |stats| stats.total_connections == 0);
     assert!(!server.handle.with(|context| context.has_channel("app", "news")).unwrap());

@@ -1,6 +1,6 @@
-//! What connections and requests cost a process, what the server counts of that, and what it does
-//! when memory runs short. What channels and subscriptions cost is in `attacks::tables`; that the
-//! count covers what the allocator gave is in `tests/alloc/budget.rs`.
+//! The memory of connections and requests, the part of it that the server counts, and the server's
+//! behaviour when memory runs short. The memory of channels and subscriptions is tested in
+//! `attacks::tables`, and that the count covers what the allocator gave in `tests/alloc/budget.rs`.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -13,10 +13,10 @@ use crate::cli::{Running, serve};
 use crate::descriptors::ServerProcess;
 use crate::support::{HANG, Peer, code};
 
-/// What a process takes at once for reasons of its own: tables that double, pages, pools.
+/// Memory that a process takes at once for reasons of its own: tables that double, pages, pools.
 pub(crate) const SLACK_BYTES: usize = 3 << 20;
 
-/// Bytes of memory that a process holds.
+/// Returns the resident memory of a process, in bytes.
 pub(crate) fn resident_bytes(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -28,12 +28,12 @@ pub(crate) fn resident_bytes(process: u32) -> usize {
 fn an_idle_connection_costs_less_than_a_kibibyte() {
     const CONNECTIONS: usize = 5_000;
     const BYTES_MAX: usize = 1 << 10;
-    // As long as a UUID, which is what most give themselves.
+    // The id is as long as a UUID, which most clients use.
     let connect = |server: &ServerProcess, at: usize| {
         connected(server, &format!("00000000-0000-4000-8000-{at:012}"))
     };
     let server = ServerProcess::start(None);
-    // What the first connection brings into being is not the price of the next.
+    // The first connection creates tables that the next ones do not have to create.
     let mut first = connect(&server, 0);
     assert_eq!(first.request("echo", json!(1)), 1);
     let before = resident_bytes(server.id());
@@ -80,7 +80,7 @@ fn unanswered_requests_are_counted() {
     drain.join().unwrap();
 }
 
-/// All stages one after the other, by clients that are as bad as they can be.
+/// Goes through all stages of memory pressure, with the worst clients possible.
 #[test]
 #[cfg(feature = "cli")]
 fn a_server_with_a_budget_keeps_it_and_keeps_serving() {
@@ -90,7 +90,7 @@ fn a_server_with_a_budget_keeps_it_and_keeps_serving() {
     let running = Running::start(serve(&arguments));
     let mut bystander = running.connected("bench", "bystander");
     let before = resident_bytes(running.id());
-    // Each begins a message of 4 MB, as many bytes of it as the server takes.
+    // Each begins a message of 4 MB and sends as many bytes of it as the server takes.
     let mut attackers: Vec<Option<Peer>> = (0..ATTACKERS)
         .map(|at| {
             let mut peer = running.connected("bench", &format!("{at}"));
@@ -107,7 +107,7 @@ fn a_server_with_a_budget_keeps_it_and_keeps_serving() {
         assert!(Instant::now() < deadline, "nobody is closed: {seen:?}");
         for (attacker, sent) in attackers.iter_mut().zip(&mut sent) {
             let Some(peer) = attacker else { continue };
-            // Never the last byte.
+            // The last byte is never sent.
             let left = (4 << 20) - 1 - *sent;
             match peer.stream.write(&piece[..piece.len().min(left)]) {
                 Ok(bytes) => *sent += bytes,
@@ -131,7 +131,7 @@ fn a_server_with_a_budget_keeps_it_and_keeps_serving() {
     assert!(seen.counted_bytes_max <= BUDGET_BYTES, "{seen:?}");
     assert!(seen.resident_bytes_max <= BUDGET_BYTES + BUDGET_BYTES / 4 + SLACK_BYTES, "{seen:?}");
     drop(attackers);
-    // All of it comes back.
+    // All of the memory is returned.
     wait_until(&mut bystander, "the memory", |stats| {
         count(stats, "memory_bytes") <= BUDGET_BYTES / 2
     });

@@ -1,4 +1,4 @@
-//! `ipc serve` as whoever operates it sees it: checks, signals, service manager, log.
+//! `ipc serve` from the operator's point of view: checks, signals, service manager, log.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,7 +35,8 @@ fn a_check_says_everything_that_is_wrong_and_listens_on_nothing() {
     }
     assert!(!stderr.contains("424242"), "{stderr}");
 
-    // With the file as such corrected, what its values say comes next, all of it.
+    // The syntax of this file is correct, so the check reports the values that make no sense, all
+    // at once.
     let text = format!(
         "max-connections = 0\nmax-memory = \"1MiB\"\ntoken-file = {open:?}\n\
          allow-uid = [1]\nhost = \"0.0.0.0\"\nmetrics = \"nowhere\"\n"
@@ -64,7 +65,7 @@ fn a_check_says_everything_that_is_wrong_and_listens_on_nothing() {
 /// Gives every connection an id of its own.
 static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// The answer to a connect with this token.
+/// Connects with this token, and returns the answer.
 fn connect(address: SocketAddr, token: &str) -> (Peer, Value) {
     let id = format!("c{}", CONNECTIONS.fetch_add(1, Ordering::Relaxed));
     let mut peer = Peer::new(address).called("app", &id);
@@ -84,11 +85,11 @@ fn sighup_changes_tokens_and_limits_and_closes_nobody() {
 
     scratch.file("token", 0o600, "second\n");
     scratch.file("ipc.toml", 0o600, "max-connections = 2\nport = 1\n");
-    // A flag goes before the file, now as well.
+    // A flag takes precedence over the file after a reload as well.
     let read_again = running.reload();
     assert!(read_again.contains("settings were read again"), "{read_again}");
     assert_eq!(code(&connect(running.address(), "first").1), "auth_failed");
-    // The place of the one that was refused is free when the server has seen that it left.
+    // The refused connection's place becomes free when the server has seen that it closed.
     let _after = eventually("a place", || {
         let (after, answer) = connect(running.address(), "second");
         let is_in = answer["payload"]["status"] == "connected";
@@ -98,7 +99,7 @@ fn sighup_changes_tokens_and_limits_and_closes_nobody() {
     assert_eq!(code(&Peer::new(running.address()).receive()), "server_full");
     before.fence();
 
-    // Whatever is broken leaves everything as it was, and says why.
+    // A broken setting leaves everything as it was, and is reported.
     for (name, mode, text, says) in [
         ("token", 0o644, "third\n", "chmod 600"),
         ("token", 0o600, "\n", "is empty"),
@@ -135,7 +136,7 @@ fn a_reload_does_not_open_what_others_can_reach() {
     assert_eq!(code(&connect(running.address(), "guess").1), "auth_failed");
 }
 
-/// A service manager that hears what a server tells it.
+/// A service manager that receives the notifications of a server.
 pub(crate) struct Manager {
     scratch: Scratch,
     socket: UnixDatagram,
@@ -149,13 +150,13 @@ impl Manager {
         Self { scratch, socket }
     }
 
-    /// Has it start a server.
+    /// Passes the socket to a server and starts it.
     pub(crate) fn start(&self, mut command: Command) -> Running {
         command.env("NOTIFY_SOCKET", self.scratch.0.join("notify.sock"));
         Running::start(command)
     }
 
-    /// Nothing comes until its time is over.
+    /// Expects that nothing comes within the time.
     pub(crate) fn hear_within(&self, time: Duration) -> Option<String> {
         self.socket.set_read_timeout(Some(time)).unwrap();
         let mut bytes = [0; 1_024];
@@ -163,7 +164,7 @@ impl Manager {
         Some(String::from_utf8(bytes[..length].into()).unwrap())
     }
 
-    /// What comes until the first line of it is this.
+    /// Receives notifications until the first line of one is this, and returns that one.
     pub(crate) fn hear(&self, expected: &str) -> String {
         let mut seen = Vec::new();
         loop {
@@ -175,7 +176,7 @@ impl Manager {
         }
     }
 
-    /// Takes nothing more until somebody reads.
+    /// Fills the socket, so that it takes nothing more until somebody reads.
     pub(crate) fn fill(&self) {
         let filler = UnixDatagram::unbound().unwrap();
         filler.set_nonblocking(true).unwrap();
@@ -183,7 +184,7 @@ impl Manager {
     }
 }
 
-/// As in containers and older systems, where the socket is no file.
+/// In containers and on older systems this socket is not a file.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_service_manager_that_listens_on_an_abstract_address_hears_it_too() {
@@ -221,7 +222,8 @@ fn the_service_manager_hears_that_it_is_ready_alive_reloading_and_stopping() {
     running.end_well();
 }
 
-/// Has the kernel treat a system call of a server's main thread as `strace` is told.
+/// Attaches `strace`, which makes the kernel treat a system call of the server's main thread as
+/// told.
 pub(crate) struct Tracer(Child);
 
 impl Tracer {
@@ -246,19 +248,19 @@ impl Drop for Tracer {
     }
 }
 
-/// A loop that hangs is not alive, whatever its other threads do.
+/// A loop that hangs is not alive, even if its other threads are.
 #[test]
 fn a_loop_that_hangs_is_silent() {
     let manager = Manager::new("watchdog");
     let mut command = serve(&["--port", "0"]);
     command.env("WATCHDOG_USEC", "100000");
     let running = manager.start(command);
-    // Its main thread alone, as a debugger would.
+    // Only the main thread is held up, as a debugger would do.
     let tracer = Tracer::attach(&running, "epoll_wait", "delay_enter=3s");
     let second = Duration::from_secs(1);
     until("its silence", || manager.hear_within(second), Option::is_none);
     drop(tracer);
-    // Let go on, it is alive again.
+    // When the loop goes on, it reports again that it is alive.
     manager.hear("WATCHDOG=1");
 }
 
@@ -268,7 +270,7 @@ fn it_listens_on_the_sockets_it_is_given_and_on_no_others() {
     let tcp = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let path = scratch.0.join("given.sock");
     let unix = UnixListener::bind(&path).unwrap();
-    // As the service manager does: descriptors from 3 on, and the number of the process.
+    // Passes sockets as the service manager does: descriptors from 3 on, and the process id.
     let given = |arguments: &str| {
         let (tcp, unix) = (tcp.as_raw_fd(), unix.as_raw_fd());
         let program = serve(&[]);
@@ -284,7 +286,7 @@ fn it_listens_on_the_sockets_it_is_given_and_on_no_others() {
         command.env("NO_COLOR", "1").env_remove("IPC_TOKEN");
         command
     };
-    // Made here they would not outlive an exec.
+    // Descriptors that Rust opens are closed by an exec.
     rustix::io::fcntl_setfd(&tcp, rustix::io::FdFlags::empty()).unwrap();
     rustix::io::fcntl_setfd(&unix, rustix::io::FdFlags::empty()).unwrap();
     assert_fails(given("--port 1"), 2, "sockets were passed");
@@ -320,10 +322,11 @@ fn whoever_is_refused_again_and_again_does_not_fill_the_log() {
     }
     let stderr = running.terminate();
     let shown = stderr.lines().filter(|line| line.contains("refused a connection")).count();
-    // 20 lines and a summary in each 10 seconds, of which the refusals may meet one more at each end.
+    // 20 lines and a summary fit into each window of 10 seconds, and the refusals may touch one
+    // window more at each end.
     let windows = begin.elapsed().as_secs() as usize / 10 + 2;
     assert!((1..=21 * windows).contains(&shown), "{shown} lines:\n{stderr}");
-    // None of them is forgotten.
+    // Every refusal is counted, in a line of its own or in a summary.
     let suppressed: usize = stderr
         .lines()
         .filter(|line| line.contains("more suppressed"))
@@ -333,7 +336,7 @@ fn whoever_is_refused_again_and_again_does_not_fill_the_log() {
     assert_eq!(suppressed, REFUSED, "{stderr}");
 }
 
-/// Those lines that name the event which they tell of.
+/// Counts the summaries that name the event.
 fn suppressed_lines(stderr: &str) -> usize {
     let named = |line: &&str| line.contains("more suppressed") && line.contains("refused a");
     stderr.lines().filter(named).count()
@@ -344,7 +347,7 @@ fn a_panic_of_the_server_is_reported_and_aborts() {
     let mut command = serve(&["--port", "0"]);
     command.env("IPC_TEST_PANIC", "loop");
     let running = Running::start(command);
-    // It may be gone before this is through.
+    // The server may have aborted before this is done.
     let _ = TcpStream::connect(running.address()).and_then(|mut stream| stream.read(&mut [0]));
     let (status, stderr) = running.end();
     assert_eq!(status.signal(), Some(6), "{stderr}");
@@ -354,7 +357,7 @@ fn a_panic_of_the_server_is_reported_and_aborts() {
     }
 }
 
-/// Everything that the server says of itself, to anybody, while tokens are used and misused.
+/// Collects all output of the server while tokens are used and misused.
 #[test]
 fn no_token_is_in_anything_that_the_server_says() {
     const TOKENS: [&str; 3] = ["the-common-secret", "the-own-secret", "a-wrong-guess"];
@@ -377,7 +380,7 @@ fn no_token_is_in_anything_that_the_server_says() {
             }
         }
     }
-    // A connect that is malformed beside its token, and one that is no message.
+    // The first is a malformed connect that has a token, the second is no message.
     for body in [
         json!({"message_id": "", "app_id": "app", "channel_id": "system",
             "message_type": "request", "timestamp": 1,
@@ -392,7 +395,7 @@ fn no_token_is_in_anything_that_the_server_says() {
     let metrics = running.scrape("/metrics").unwrap();
     assert!(metrics.contains("ipc_memory_bytes"), "{metrics}");
     said += &metrics;
-    // Whatever a reload finds in the files is not repeated either.
+    // A reload does not repeat the contents of the files either.
     scratch.file("ipc.toml", 0o600, "[tokens]\nown = [\"the-own-secret\"]\n");
     running.signal("HUP");
     running.signal("USR1");

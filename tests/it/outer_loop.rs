@@ -1,4 +1,4 @@
-//! A server inside somebody else's event loop, which watches its descriptor.
+//! A server inside another event loop, which watches its descriptor.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::descriptors::raise_limit;
 use crate::support::{HANG, Peer, code, install_echo, install_later};
 
-/// A loop that is told of changes alone, as mio does it for every descriptor.
+/// A loop that is told only of changes, as mio watches every descriptor.
 struct Host {
     server: Server,
     poll: Poll,
@@ -92,8 +92,8 @@ fn a_host_loop_is_woken_by_deadlines_and_by_handles() {
     drop(kept);
 }
 
-/// More than a turn takes from the system's queue: a loop that is told of changes alone hears of
-/// the others once, and never again.
+/// A turn does not take all events from the system's queue. A loop that is told only of changes
+/// hears of the others once, and never again.
 #[test]
 fn a_host_loop_that_hears_of_changes_alone_answers_everybody() {
     const CLIENTS: usize = 3_000;
@@ -113,7 +113,7 @@ fn a_host_loop_that_hears_of_changes_alone_answers_everybody() {
         assert_eq!(peer.receive()["payload"]["status"], "connected");
     }
     assert_eq!(host.server.next_deadline(), None, "no timer would wake it");
-    // All of them at once, while the host does something else.
+    // All of them send at once, while the host does something else.
     let ids: Vec<String> =
         peers.iter_mut().map(|peer| peer.send("request", "echo", json!(1))).collect();
     host.turn_until(|stats| stats.counters.frames_in == 2 * CLIENTS as u64);

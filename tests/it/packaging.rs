@@ -1,4 +1,4 @@
-//! What is installed beside the program fits the program.
+//! The files that are installed with the program match the program.
 
 use std::fs;
 use std::path::Path;
@@ -29,13 +29,13 @@ fn the_unit_starts_the_program_with_flags_that_it_has() {
             assert!(help.contains(flag), "{flag} is no flag of ipc serve");
         }
     }
-    // It tells the service manager of all three.
+    // The program reports all three to the service manager.
     assert_eq!(values(&unit, "Type"), ["notify"]);
     assert_eq!(values(&unit, "ExecReload"), ["/bin/kill -HUP $MAINPID"]);
     assert_eq!(values(&unit, "WatchdogSec"), ["30s"]);
 }
 
-/// As it is, and with every line of it that is commented out.
+/// Checks the settings as they are, and with every commented-out line.
 #[test]
 fn the_settings_beside_it_are_settings() {
     let scratch = Scratch::new("packaging");
@@ -53,12 +53,12 @@ fn the_settings_beside_it_are_settings() {
     let all = scratch.file("all.toml", 0o640, &all);
     let checked = serve(&["--check-config", "--config", &all]).output().unwrap();
     let stderr = String::from_utf8(checked.stderr).unwrap();
-    // The files that it names are not on this machine; nothing else is wrong.
+    // The files that the settings name are not on this machine. Nothing else is wrong.
     for line in stderr.lines() {
         assert!(line.contains("/etc/ipc/"), "{line}");
     }
     assert_eq!(stderr.lines().count(), 2, "{stderr}");
-    // The users it admits are known on the socket that ipc.socket brings.
+    // The users are known on the Unix socket that ipc.socket passes.
     let users = scratch.file("users.toml", 0o640, "allow-uid = [1000]\nallow-gid = [100]\n");
     let checked = serve(&["--check-config", "--config", &users]).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
@@ -74,7 +74,7 @@ fn bytes(size: &str) -> u64 {
     digits.parse::<u64>().unwrap() * unit
 }
 
-/// With what SECURITY.md says that the kernel holds for a connection which does not read.
+/// The kernel's memory for a connection that does not read is stated in SECURITY.md.
 #[test]
 fn the_unit_allows_the_memory_and_the_descriptors_that_its_settings_may_take() {
     const PROGRAM_BYTES: u64 = 128 << 20;
@@ -94,12 +94,13 @@ fn the_unit_allows_the_memory_and_the_descriptors_that_its_settings_may_take() {
     assert!(connections + 128 <= descriptors);
 }
 
-/// Which users connect is known in the namespace that all of them are in.
+/// The server has to share the user namespace of its clients, or it could not tell users apart.
 #[test]
 fn the_unit_leaves_what_the_settings_need() {
     let unit = installed("ipc.service");
     assert!(values(&unit, "PrivateUsers").is_empty());
-    // Of the resources one is given back, behind them: `cpu` takes it.
+    // The unit takes a group of system calls away and then allows one of them again, which `cpu`
+    // needs.
     let filters = values(&unit, "SystemCallFilter");
     let taken = filters.iter().position(|names| names.contains("@resources"));
     let given = filters.iter().position(|names| *names == "sched_setaffinity");

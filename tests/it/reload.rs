@@ -1,4 +1,4 @@
-//! Other settings for a server that runs: what changes, and what stays as it was.
+//! Reloading the settings of a running server: what changes, and what stays as it was.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::{Running, Scratch, serve};
 use crate::support::{self, code, frame, until};
 
-/// Reads the settings again, which are these now.
+/// Writes these settings and has the server read them.
 fn reload(running: &Running, config: &str, text: &str) -> String {
     fs::write(config, text).unwrap();
     let said = running.reload();
@@ -48,14 +48,14 @@ fn what_had_begun_ends_under_the_limit_it_began_with() {
     let message = began.message("publish", "news", &json!("x".repeat(300_000)));
     let large = frame(message.to_string().as_bytes());
     began.stream.write_all(&large[..200_000]).unwrap();
-    // The server has read it, and not only the kernel.
+    // The server itself has read it, and not only its kernel.
     let held = || listener.stats()["memory_bytes"].as_u64();
     until("the begin of the frame", held, |held| *held >= Some(200_000));
     reload(&running, &config, "max-frame-bytes = \"64KiB\"\n");
     began.stream.write_all(&large[200_000..]).unwrap();
     assert_eq!(listener.receive()["payload"], message["payload"]);
     began.fence();
-    // The next one begins under the new limit.
+    // The next frame begins under the new limit.
     began.stream.write_all(&large).unwrap();
     assert_eq!(code(&began.receive()), "frame_too_large");
 }
@@ -78,20 +78,21 @@ fn less_memory_begins_with_pausing_and_its_grace() {
     reload(&running, &config, "max-memory = \"2MiB\"\nmax-frame-bytes = \"256KiB\"\n");
     let now = watcher.stats();
     assert_eq!(now["max_memory"], 2 << 20);
-    // Within the grace nobody is closed; on a machine that slept through it nothing is known.
+    // No connection is closed within the grace period. If the machine was too slow to look within
+    // it, nothing can be concluded.
     let grace = Duration::from_secs(5);
     if began.elapsed() < grace {
         assert_eq!(now["memory_pressure"], "pausing", "{now}");
         assert_eq!(now["counters"]["memory_sheds"], 0, "{now}");
     }
-    // Then whoever holds the most is, as at any other time that memory is short.
+    // Then the largest holder is closed, as always when memory is short.
     assert_eq!(code(&holder.receive()), "limit_exceeded");
     assert!(began.elapsed() >= grace, "closed after {:?}", began.elapsed());
     watcher.fence();
     assert_eq!(watcher.stats()["memory_pressure"], "none");
 }
 
-/// What the warning says of them.
+/// A part of the warning.
 const OPEN: &str = "without a token";
 
 #[test]

@@ -1,5 +1,5 @@
-//! What `ipc serve` is told, where it makes no sense: found before anything listens, by the check
-//! and by the start alike, and without a secret in what is said about it.
+//! Settings of `ipc serve` that make no sense. Both the check and the start find them before
+//! anything listens, and the error shows no secret.
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::{Running, Scratch, assert_fails, output, serve};
 use crate::support::code;
 
-/// As text and as a number: no process id or line number looks like it.
+/// A secret as text and as a number. No process id or line number looks like it.
 const TEXT: &str = "s3cr3t";
 const NUMBER: &str = "9876543210";
 
@@ -18,7 +18,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Values as people write them, right and wrong.
+/// Values as users write them, right and wrong.
 fn values() -> Vec<String> {
     [
         r#""T""#,
@@ -208,7 +208,7 @@ fn the_check_finds_what_keeps_the_server_from_starting() {
         assert!(!ended.status.success());
     }
 
-    // What is there because a server runs is in nobody's way, and a check leaves nothing.
+    // The check does not mind files of a running server, and leaves no files itself.
     let _alive = UnixListener::bind(path("alive")).unwrap();
     let log = scratch.file("log", 0o600, "of before\n");
     for arguments in [
@@ -224,7 +224,7 @@ fn the_check_finds_what_keeps_the_server_from_starting() {
     assert!(!scratch.0.join("new log").exists());
 }
 
-/// All of it at once, whichever part of the settings it is in.
+/// Reports all problems at once, in whichever part of the settings they are.
 #[test]
 fn one_check_tells_of_the_settings_and_of_the_machine() {
     let scratch = Scratch::new("both");
@@ -238,7 +238,7 @@ fn one_check_tells_of_the_settings_and_of_the_machine() {
     assert_eq!(said.lines().count(), 5, "{said}");
 }
 
-/// The limit is what a client meets, and the error is what tells it.
+/// The client meets the limit, and gets the matching error.
 #[test]
 fn the_smallest_memory_is_enough_to_be_served() {
     let arguments = ["--port=0", "--demo", "--max-memory=1MiB", "--max-frame-bytes=1KiB"];

@@ -1,5 +1,5 @@
-//! `ipc serve` under a service manager: the sockets it is given, what it says when, and what of
-//! it can be seen from outside.
+//! `ipc serve` under a service manager: the sockets it is given, the notifications it sends, and
+//! the outside view of its counters.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -46,7 +46,7 @@ fn sockets_that_do_not_listen_and_those_given_twice_are_refused() {
     assert!(error.contains("twice"), "{error}");
 }
 
-/// Nor does it fall back to addresses that nobody meant.
+/// It does not fall back to default addresses either.
 #[test]
 fn a_number_of_sockets_that_is_none_is_refused() {
     for count in ["abc", "-1", "4294967296", "2147483647", "1 "] {
@@ -54,7 +54,7 @@ fn a_number_of_sockets_that_is_none_is_refused() {
         command.env("LISTEN_FDS", count);
         assert_fails(command, 2, "LISTEN_FDS");
     }
-    // Those of another process are none of its business.
+    // Sockets that are meant for another process are ignored.
     let mut command = serve(&["--port", "0"]);
     command.env("LISTEN_FDS", "abc").env("LISTEN_PID", "1");
     let running = Running::start(command);
@@ -67,7 +67,7 @@ fn once_it_has_said_that_it_stops_it_is_neither_ready_nor_reloading() {
     let running = manager.start(serve(&["--port", "0", "--demo", "--drain-timeout", "2s"]));
     manager.hear("READY=1");
     let _both = running.unanswered();
-    // It drains for as long as that request is unanswered.
+    // The drain lasts as long as that request is unanswered.
     running.signal("TERM");
     manager.hear("STOPPING=1");
     running.signal("HUP");
@@ -76,7 +76,7 @@ fn once_it_has_said_that_it_stops_it_is_neither_ready_nor_reloading() {
     assert!(!stderr.contains("read again"), "{stderr}");
 }
 
-/// Anybody who can read a directory can lock it, for as long as they like.
+/// Any user who can read a directory can lock it for any length of time.
 #[test]
 fn whoever_locks_the_directory_does_not_keep_the_server_from_starting() {
     let scratch = Scratch::new("locked");
@@ -89,7 +89,7 @@ fn whoever_locks_the_directory_does_not_keep_the_server_from_starting() {
     let mut peer = Peer::over_unix(&path).unwrap();
     peer.connect("app", "peer");
     peer.fence();
-    // What is alive is not taken over without the lock either.
+    // A live server's socket is not taken over, even without the lock.
     Server::bind(Config { host: None, unix: unix(), ..Config::default() }).unwrap_err();
     peer.fence();
     drop(peer);
@@ -98,7 +98,7 @@ fn whoever_locks_the_directory_does_not_keep_the_server_from_starting() {
 
 #[test]
 fn closed_for_silence_is_counted() {
-    // Each server closes one connection, so that no other has to be in time.
+    // Each server closes one connection, so that no other connection has to be in time.
     let serve = |limits| support::serve(Config { limits, ..Config::default() }, |_| {});
     let handshake_timeout = Duration::from_millis(50);
     let server = serve(Limits { handshake_timeout, ..Limits::default() });
@@ -120,7 +120,7 @@ fn what_strangers_bring_about_is_in_the_log_and_in_the_metrics() {
     let mut lines = running.stderr_lines();
     assert!(lines.any(|line| line.contains("did not introduce itself")));
 
-    // It finds no descriptor for the next one.
+    // The server has no descriptor for the next connection.
     let open = fs::read_dir(format!("/proc/{}/fd", running.id())).unwrap().count() as u64;
     let few = rustix::process::Rlimit { current: Some(open), maximum: Some(open) };
     let id = rustix::process::Pid::from_raw(running.id().cast_signed()).unwrap();
@@ -129,7 +129,7 @@ fn what_strangers_bring_about_is_in_the_log_and_in_the_metrics() {
         (0..8).map(|_| TcpStream::connect(running.address()).unwrap()).collect();
     assert!(lines.any(|line| line.contains("no descriptor was left")));
     drop((newcomers, lines));
-    // It may have been without a descriptor for this one, too.
+    // There may have been no descriptor for this connection either.
     let is_whole = |text: &String| {
         text.ends_with(
             "# EOF
@@ -144,7 +144,7 @@ fn what_strangers_bring_about_is_in_the_log_and_in_the_metrics() {
     assert!(!text.contains("\nipc_connections_shed_total 0"), "{text}");
 }
 
-/// The kernel may have no memory for a socket; the connection waits until it has some.
+/// The kernel may have no memory for a socket. The connection then waits until it has some.
 #[cfg(target_os = "linux")]
 #[test]
 fn what_cannot_be_accepted_is_in_the_log_and_accepted_later() {
@@ -154,7 +154,7 @@ fn what_cannot_be_accepted_is_in_the_log_and_accepted_later() {
         let begin = Instant::now();
         let mut lines = running.stderr_lines();
         let told = scope.spawn(move || lines.find(|line| line.contains("cannot be accepted")));
-        // The first of them may be accepted before strace has come to its work.
+        // The first ones may be accepted before strace is attached.
         for at in 0.. {
             running.connected("app", &format!("peer-{at}")).fence();
             std::thread::sleep(Duration::from_millis(10));
@@ -170,7 +170,7 @@ fn what_cannot_be_accepted_is_in_the_log_and_accepted_later() {
     running.terminate();
 }
 
-/// Like one of the loop's: nothing that it was to write is missing without a word.
+/// As with a panic of the loop, the server does not go on silently without the log.
 #[test]
 fn a_panic_of_the_thread_of_the_latency_log_ends_the_server() {
     let scratch = Scratch::new("log-panic");

@@ -20,7 +20,7 @@ use socket2::SockRef;
 /// enough to end one that hangs.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
 
-/// Repeats a test of a property that a busy machine can spoil, such as a ratio of two times: one
+/// Repeats a test of a property that a busy machine can spoil, such as a ratio of two times. One
 /// good round of several is enough.
 pub(crate) fn succeeds_once(mut round: impl FnMut() -> Result<(), String>) {
     const ROUNDS: usize = 5;
@@ -31,13 +31,14 @@ pub(crate) fn succeeds_once(mut round: impl FnMut() -> Result<(), String>) {
     }
 }
 
-/// A free port that stays free until the test uses it. The kernel gives none of these to outgoing
-/// connections or to those who ask for any port, and other tests make thousands of both.
+/// Returns a free port that stays free until the test uses it. The kernel hands none of these out,
+/// neither to outgoing connections nor to listeners that ask for any port, and other tests make
+/// thousands of both.
 pub(crate) fn reserved_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 10_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Another process that runs tests begins elsewhere.
+    // Other processes that run tests begin at other ports.
     let offset = (std::process::id() % u32::from(COUNT)) as u16;
     loop {
         let next = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(offset.wrapping_mul(37));
@@ -91,7 +92,7 @@ pub(crate) fn serve_echo() -> TestServer {
     serve(Config::default(), install_echo)
 }
 
-/// The same with other limits.
+/// Starts such a server with other limits.
 pub(crate) fn serve_limited(limits: Limits) -> TestServer {
     serve(Config { limits, ..Config::default() }, install_echo)
 }
@@ -103,7 +104,7 @@ pub(crate) fn install_echo(server: &mut Server) {
     });
 }
 
-/// Installs a channel whose requests are handed to the test to be answered.
+/// Installs a channel whose requests are handed to the test, which answers them.
 pub(crate) fn install_later(server: &mut Server) -> Receiver<Responder> {
     let (sender, responders) = channel();
     server.application("app", "The App").channel("later").on_request(move |request| {
@@ -114,7 +115,7 @@ pub(crate) fn install_later(server: &mut Server) -> Receiver<Responder> {
     responders
 }
 
-/// Runs the same on several threads at a time.
+/// Runs the same code on several threads at a time.
 pub(crate) fn together(threads: usize, work: impl Fn(usize) + Sync) {
     std::thread::scope(|scope| {
         for thread in 0..threads {
@@ -124,14 +125,14 @@ pub(crate) fn together(threads: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
-/// Tries again and again until there is something.
+/// Tries again and again until there is a value.
 pub(crate) fn eventually<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let found = RefCell::new(None);
     until(what, || *found.borrow_mut() = find(), |()| found.borrow().is_some());
     found.into_inner().unwrap()
 }
 
-/// Looks again and again until it sees what it wants.
+/// Checks again and again until the condition holds.
 pub(crate) fn until<T: Debug>(
     what: &str,
     look: impl FnMut() -> T,
@@ -153,7 +154,7 @@ pub(crate) fn until_within<T: Debug>(
             return seen;
         }
         assert!(begin.elapsed() < longest, "{what} does not come: {seen:?}");
-        // Leaves the processor to the server; nothing is concluded from the time.
+        // Yields the processor to the server. The test concludes nothing from the time.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -163,7 +164,7 @@ impl TestServer {
         Peer::new(self.address)
     }
 
-    /// A peer that has introduced itself.
+    /// Connects a peer that completes the handshake.
     pub(crate) fn connected(&self, app_id: &str, connection_id: &str) -> Peer {
         let mut peer = self.peer();
         peer.connect(app_id, connection_id);
@@ -174,12 +175,12 @@ impl TestServer {
         self.handle.stats().expect("the server runs")
     }
 
-    /// Asks until the statistics say so.
+    /// Polls the statistics until they satisfy the condition.
     pub(crate) fn wait_until(&self, what: &str, says_so: impl Fn(&Stats) -> bool) -> Stats {
         until(what, || self.stats(), says_so)
     }
 
-    /// Drains and waits for the end.
+    /// Drains the server and waits for its end.
     pub(crate) fn stop(mut self) {
         self.join();
     }
@@ -200,7 +201,7 @@ impl Drop for TestServer {
     }
 }
 
-/// A client made of nothing but a socket, or of what encrypts on one.
+/// A client that is only a socket, or a TLS session on one.
 pub(crate) struct Peer<S = TcpStream> {
     pub(crate) stream: S,
     pub(crate) app_id: String,
@@ -215,7 +216,7 @@ impl Peer {
         Self::over(stream)
     }
 
-    /// Over a Unix socket. The standard library's TCP stream reads and writes any socket.
+    /// Connects over a Unix socket. The standard library's TCP stream reads and writes any socket.
     pub(crate) fn over_unix(path: &Path) -> io::Result<Self> {
         Ok(Self::over(OwnedFd::from(UnixStream::connect(path)?).into()))
     }
@@ -226,12 +227,13 @@ impl Peer {
         Self::speaking(stream)
     }
 
-    /// Keeps the kernel from reading megabytes in the place of one who does not.
+    /// Makes the receive buffer small; otherwise the kernel would read megabytes for a peer that
+    /// does not read.
     pub(crate) fn read_nothing_early(&self, kernel_bytes: usize) {
         SockRef::from(&self.stream).set_recv_buffer_size(kernel_bytes).unwrap();
     }
 
-    /// The same connection for another thread, to read while this one writes.
+    /// Clones the connection for another thread, which reads while this one writes.
     pub(crate) fn reader(&self) -> Self {
         let next_id = 1 << 32;
         let reader = Self { next_id, ..Self::speaking(self.stream.try_clone().unwrap()) };
@@ -244,21 +246,21 @@ impl<S: Read + Write> Peer<S> {
         Self { stream, app_id: String::new(), connection_id: String::new(), next_id: 0 }
     }
 
-    /// Names what its messages carry from here on, and says nothing.
+    /// Sets the names that its messages carry from here on, and sends nothing.
     pub(crate) fn called(mut self, app_id: &str, connection_id: &str) -> Self {
         app_id.clone_into(&mut self.app_id);
         connection_id.clone_into(&mut self.connection_id);
         self
     }
 
-    /// Introduces itself, and returns what it is told.
+    /// Completes the handshake, and returns the answer.
     pub(crate) fn introduce(&mut self, token: Option<&str>) -> io::Result<Value> {
         let mut payload = json!({"action": "connect", "connection_id": self.connection_id});
         if let Some(token) = token {
             payload["token"] = json!(token);
         }
         let connect = self.message("request", "system", &payload);
-        // One that is turned away may be closed before it has said anything.
+        // A connection that is turned away may be closed before it has sent anything.
         self.stream.write_all(&frames([&connect]))?;
         self.try_receive()
     }
@@ -275,7 +277,7 @@ impl<S: Read + Write> Peer<S> {
         assert_eq!(answer["channel_id"], "system", "{answer}");
     }
 
-    /// Sends a message with the next id, which is returned.
+    /// Sends a message with the next id, and returns that id.
     #[expect(clippy::needless_pass_by_value, reason = "calls read better with json!(…)")]
     pub(crate) fn send(&mut self, message_type: &str, channel_id: &str, payload: Value) -> String {
         let message = self.message(message_type, channel_id, &payload);
@@ -311,18 +313,18 @@ impl<S: Read + Write> Peer<S> {
         self.stream.write_all(&frames(messages)).expect("the server takes them");
     }
 
-    /// Sends a frame with whatever body.
+    /// Sends a frame with any body.
     pub(crate) fn send_body(&mut self, body: &[u8]) {
         let bytes = frame(body);
         self.stream.write_all(&bytes).expect("the server takes a frame");
     }
 
-    /// The next frame, held against what a published peer survives.
+    /// Returns the next frame, and checks that a published peer would survive it.
     pub(crate) fn receive(&mut self) -> Value {
         self.try_receive().expect("a frame before the stream ends")
     }
 
-    /// The body of the next frame as it came, or the error that ended the stream.
+    /// Returns the body of the next frame as it came, or the error that ended the stream.
     pub(crate) fn try_receive_body(&mut self) -> io::Result<Vec<u8>> {
         let mut header = [0; 4];
         self.stream.read_exact(&mut header)?;
@@ -331,7 +333,7 @@ impl<S: Read + Write> Peer<S> {
         Ok(body)
     }
 
-    /// The next frame, or the error that ended the stream.
+    /// Returns the next frame, or the error that ended the stream.
     pub(crate) fn try_receive(&mut self) -> io::Result<Value> {
         let body = self.try_receive_body()?;
         let message: Value = serde_json::from_slice(&body).expect("every frame is JSON");
@@ -349,7 +351,7 @@ impl<S: Read + Write> Peer<S> {
         Ok(message)
     }
 
-    /// The next frame is an error with this code, for this channel and message.
+    /// Expects that the next frame is an error with this code, for this channel and message.
     pub(crate) fn expect_error(
         &mut self,
         expected: &str,
@@ -363,7 +365,7 @@ impl<S: Read + Write> Peer<S> {
         assert_eq!(error["reply_to"], reply_to.into(), "{error}");
     }
 
-    /// Sends this, and is refused for it.
+    /// Sends a message, and expects that it is refused.
     pub(crate) fn expect_refusal(
         &mut self,
         message_type: &str,
@@ -375,13 +377,13 @@ impl<S: Read + Write> Peer<S> {
         self.expect_error(expected, channel_id, id);
     }
 
-    /// The server says why it closes, and closes.
+    /// Expects the error that says why the server closes, and the end.
     pub(crate) fn expect_closed(&mut self, expected: &str) {
         self.expect_error(expected, "system", Value::Null);
         self.expect_end();
     }
 
-    /// Answers a request that it was given as a worker.
+    /// Answers a request that it received as a worker.
     pub(crate) fn answer(&mut self, task: &Value, payload: impl Into<Value>) {
         let channel_id = task["channel_id"].as_str().expect("a request has a channel");
         let mut answer = self.message("response", channel_id, &payload.into());
@@ -389,7 +391,7 @@ impl<S: Read + Write> Peer<S> {
         self.send_message(&answer);
     }
 
-    /// The next frame is this answer.
+    /// Expects that the next frame is this answer.
     pub(crate) fn expect_answer(&mut self, reply_to: &str, payload: impl Into<Value>) {
         let answer = self.receive();
         assert_eq!(answer["message_type"], "response", "{answer}");
@@ -397,7 +399,7 @@ impl<S: Read + Write> Peer<S> {
         assert_eq!(said, (&json!(reply_to), &payload.into()), "{answer}");
     }
 
-    /// Asks the server for its statistics.
+    /// Returns the server's statistics.
     pub(crate) fn stats(&mut self) -> Value {
         self.request("system", json!({"action": "get_stats"}))
     }
@@ -412,8 +414,8 @@ impl<S: Read + Write> Peer<S> {
         answer["payload"].clone()
     }
 
-    /// Everything on a connection is processed in order: an answered ping means that all
-    /// before it is done, and that nothing else was on its way.
+    /// Waits until everything that was sent before is done, and checks that nothing else was on its
+    /// way. A connection is processed in order, so an answered ping proves both.
     pub(crate) fn fence(&mut self) {
         assert_eq!(self.request("system", json!({"action": "ping"})), json!({"status": "pong"}));
     }
@@ -426,13 +428,13 @@ impl<S: Read + Write> Peer<S> {
         assert_eq!(answer["payload"], json!({"status": "subscribed"}));
     }
 
-    /// The same peer, subscribed to a channel.
+    /// Returns the same peer, subscribed to a channel.
     pub(crate) fn subscribed(mut self, channel_id: &str) -> Self {
         self.subscribe(channel_id);
         self
     }
 
-    /// The same peer as a worker of a channel.
+    /// Returns the same peer as a worker of a channel.
     pub(crate) fn serving(mut self, channel_id: &str) -> Self {
         self.serve(channel_id);
         self
@@ -443,7 +445,7 @@ impl<S: Read + Write> Peer<S> {
         assert_eq!(answer, json!({"status": "serving", "channel": channel_id}));
     }
 
-    /// The server says no more and closes.
+    /// Expects that the server closes without another message.
     pub(crate) fn expect_end(&mut self) {
         let end = self.try_receive().expect_err("the stream ends");
         assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{end}");
@@ -456,12 +458,12 @@ pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Messages as they are sent, one behind the other.
+/// Returns messages as they are sent, one behind the other.
 pub(crate) fn frames<'a>(messages: impl IntoIterator<Item = &'a Value>) -> Vec<u8> {
     messages.into_iter().flat_map(|message| frame(message.to_string().as_bytes())).collect()
 }
 
-/// The code of an error answer.
+/// Returns the code of an error answer.
 pub(crate) fn code(message: &Value) -> &str {
     assert_eq!(message["payload"]["status"], "error", "{message}");
     let text = message["payload"]["error"].as_str().expect("an error says what to do");

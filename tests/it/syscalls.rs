@@ -1,5 +1,5 @@
-//! What the server asks of the kernel in steady state, counted by strace on the program as
-//! people run it: one poll, one read and one write for what one turn does for a connection.
+//! System calls of the server in steady state, counted by strace on the program as users run it:
+//! one poll, one read and one write for what one turn does for a connection.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Peer, eventually};
 
-/// Rounds before anything is counted: buffers and tables grow to their size.
+/// Rounds before counting starts, in which buffers and tables grow to their size.
 const WARM_UP: usize = 20;
 const ROUNDS: usize = 100;
 const POLLS: [&str; 3] = ["epoll_wait", "epoll_pwait", "epoll_pwait2"];
@@ -22,7 +22,7 @@ const WRITES: [&str; 4] = ["write", "writev", "sendto", "sendmsg"];
 /// `ipc serve --demo` under strace.
 struct Traced {
     child: Child,
-    /// Kept: writing to a closed pipe would end the other side.
+    /// Kept because a write to a closed pipe would end the other side.
     _stdout: BufReader<ChildStdout>,
     tcp: SocketAddr,
     directory: PathBuf,
@@ -35,7 +35,8 @@ impl Traced {
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir(&directory).unwrap();
         let mut child = Command::new("strace")
-            // As a grandchild, so that the server is our own child and can be signalled.
+            // strace runs as a grandchild, so that the server is our own child and can be
+            // signalled.
             .args(["-D", "-f", "-q", "-s", "1024", "-o"])
             .arg(directory.join("trace"))
             .arg(env!("CARGO_BIN_EXE_ipc"))
@@ -82,12 +83,12 @@ impl Traced {
         peer
     }
 
-    /// Ends the server and returns what was traced of it.
+    /// Ends the server and returns its trace.
     fn end(mut self) -> String {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").arg(&id).status().unwrap().success());
         assert!(self.child.wait().unwrap().success());
-        // strace outlives the server by as long as it takes to write this down.
+        // strace ends a little later than the server, because it still writes the trace.
         eventually("the end of the trace", || {
             let trace = fs::read(self.directory.join("trace")).unwrap();
             let trace = String::from_utf8_lossy(&trace).into_owned();
@@ -106,8 +107,8 @@ impl Drop for Traced {
     }
 }
 
-/// Repeats a round, whose payload the server has to send to somebody. The first and the last
-/// of those counted bear marks, which [`calls`] finds in the trace.
+/// Repeats a round, in which the server has to send the payload to a peer. The first and the last
+/// of the counted rounds carry marks, which [`calls`] finds in the trace.
 fn repeat(mark: &str, mut round: impl FnMut(Value)) {
     for at in 0..WARM_UP {
         round(json!(at));
@@ -128,9 +129,9 @@ struct Calls {
     others: BTreeMap<String, usize>,
 }
 
-/// The calls after the last write that bears the one mark, up to the last with the other:
-/// [`ROUNDS`] whole rounds. Of other threads, one waits for signals, and may still be on its
-/// way to where it waits.
+/// Counts the calls after the last write with the first mark, up to the last one with the second
+/// mark. These are [`ROUNDS`] whole rounds. Calls of other threads are left out, because one of
+/// them waits for signals and may still be starting.
 fn calls(trace: &str, mark: &str) -> Calls {
     let lines: Vec<&str> = trace.lines().collect();
     let last_write = |mark: String| {
@@ -155,8 +156,8 @@ fn calls(trace: &str, mark: &str) -> Calls {
     calls
 }
 
-/// The call that begins on a line such as `42 read(3, …`; none where one goes on or a signal
-/// or an end is reported.
+/// Returns the call that begins on a line such as `42 read(3, …`. A line on which a call is
+/// resumed, or a signal or an end is reported, has none.
 fn name(line: &str) -> &str {
     let call = line.split_once(' ').map_or("", |(_, call)| call.trim_start());
     let name = call.split_once('(').map_or("", |(name, _)| name);
@@ -247,7 +248,7 @@ fn a_forwarded_request_takes_two_of_each() {
 fn a_publication_takes_one_write_for_each_subscriber() {
     const SUBSCRIBERS: usize = 10;
     let server = Traced::start("publication");
-    // They stay until the end, so that their leaving is no part of what comes next.
+    // The subscribers stay connected until the end, so that their closing is not counted.
     let mut present = Vec::new();
     let marks = [("to TCP", "tcp"), ("to Unix", "unix")];
     for (mark, channel_id) in marks {

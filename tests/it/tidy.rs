@@ -10,10 +10,10 @@ use std::process::Command;
 
 const LINES_MAX: usize = 700;
 const LINE_CHARS_MAX: usize = 120;
-/// What the sans-IO parts may not name.
+/// Names that the sans-IO parts may not use.
 const IMPURE: [&str; 8] =
     ["mio", "std::net", "std::io", "Instant::now", "SystemTime", "socket2", "getrandom", "std::os"];
-/// Written apart, so that this file does not hold them.
+/// Written in parts, so that this file does not contain them.
 const FORBIDDEN: [&str; 6] = [
     concat!("/", "work/"),
     concat!("/", "root/"),
@@ -22,14 +22,14 @@ const FORBIDDEN: [&str; 6] = [
     concat!("unimple", "mented!"),
     concat!("to", "do!"),
 ];
-/// Where the crates may come from.
+/// The registry of all crates.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file of the repository that is text, with its path from the root.
+/// Returns every text file of the repository, with its path from the root.
 fn files() -> Vec<(PathBuf, String)> {
     let listed = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -40,7 +40,7 @@ fn files() -> Vec<(PathBuf, String)> {
             let names = String::from_utf8(listed.stdout).unwrap();
             names.split_terminator('\0').map(PathBuf::from).collect()
         }
-        // A package as published is no repository.
+        // A published package is no repository.
         _ => walk(root()),
     };
     let text = |path: PathBuf| {
@@ -74,7 +74,7 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension().is_some_and(|found| extensions.iter().any(|extension| found == *extension))
 }
 
-/// Fails with all complaints at once, each as `path:line: what`.
+/// Fails with all complaints at once, each as `path:line: complaint`.
 fn check(complain: impl Fn(&Path, &str) -> Vec<(usize, String)>) {
     let mut complaints = Vec::new();
     for (path, text) in files() {
@@ -89,13 +89,13 @@ fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().map(|(at, line)| (at + 1, line))
 }
 
-/// The text without its `//` comments, as many lines as before.
+/// Returns the text without its `//` comments, with the same number of lines.
 fn without_comments(text: &str) -> String {
     let code = |line: &str| line.split_once("//").map_or(line, |(code, _)| code).to_owned();
     text.lines().map(code).collect::<Vec<_>>().join("\n")
 }
 
-/// The paths that a `use` names, written out: `std::{fs, io::{self, Read}}` names `std::io`.
+/// Returns the full paths that a `use` names: `std::{fs, io::{self, Read}}` names `std::io`.
 fn imports(tree: &str) -> Vec<String> {
     fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
         let Some((head, group)) = tree.split_once('{') else {
@@ -122,7 +122,7 @@ fn imports(tree: &str) -> Vec<String> {
     found
 }
 
-/// Whether `path` stands in the code as a whole: `mio` does not stand in `mious` or `simio`.
+/// Returns whether the code names `path` as a whole: `mious` and `simio` do not name `mio`.
 fn names(code: &str, path: &str) -> bool {
     let is_word = |char: char| char.is_alphanumeric() || char == '_';
     code.match_indices(path).any(|(at, _)| {
@@ -222,7 +222,7 @@ fn every_crate_comes_from_the_one_index() {
     });
 }
 
-/// The lines with a relaxed lint for which no reason is given.
+/// Returns the lines that relax a lint without a reason.
 fn unreasoned(text: &str) -> Vec<(usize, String)> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let relaxes = |line: &str| {

@@ -35,7 +35,7 @@ fn what_goes_both_ways_arrives_whole_however_large() {
     assert_eq!(peer.request("echo", json!({"a": [1]})), json!({"a": [1]}));
     let large = json!("x".repeat(3 << 20));
     assert_eq!(peer.request("echo", large.clone()), large);
-    // Many answers at once, which the other side reads only afterwards.
+    // Many answers are sent at once, and the peer reads them only afterwards.
     let small = json!("y".repeat(2_000));
     for _ in 0..2_000 {
         peer.send("request", "echo", small.clone());
@@ -77,8 +77,8 @@ fn who_says_no_more_gets_what_was_encrypted_already_however_late_it_reads() {
     let limits = Limits { slow_consumer_grace: HANG, ..Limits::default() };
     let server = serve_tls(&certificates.tls(), limits);
     let client = certificates.client();
-    // First the kernel has room for all of it, then the rest is with TLS alone, then some of
-    // it is still in the server's queue.
+    // With growing sizes the kernel has room for all of it, then TLS alone holds the rest, and then
+    // a part is still in the server's queue.
     let sizes = (300..900).step_by(10).map(|kib| kib << 10);
     let peers = sizes.map(|size| {
         let mut peer = TlsPeer::narrow(server.address, &client);
@@ -91,7 +91,7 @@ fn who_says_no_more_gets_what_was_encrypted_already_however_late_it_reads() {
     let peers: Vec<_> = peers.collect();
     let stats = server.wait_until("their ends", |stats| stats.total_connections == 0);
     assert!(stats.buffered_bytes > 0, "the kernel took everything");
-    // Longer than whoever has been sent everything gets to read it.
+    // This is longer than a connection lingers after everything was sent.
     std::thread::sleep(Duration::from_millis(1_500));
     for (mut peer, text) in peers {
         assert_eq!(peer.receive()["payload"], text, "{} B", text.to_string().len());
@@ -141,7 +141,7 @@ fn another_certificate_is_shown_to_newcomers_and_nobody_is_closed_for_it() {
     TlsPeer::over_tls(server.address, &certificates.client()).expect_failure();
     TlsPeer::connected(server.address, &others.client(), "after").fence();
 
-    // What cannot be used leaves what there was.
+    // A reload that fails leaves the certificate that was there.
     certificates.spoil();
     assert!(tls.reload().is_err());
     TlsPeer::connected(server.address, &others.client(), "still").fence();
@@ -181,7 +181,7 @@ fn files_that_do_not_fit_are_refused_without_showing_what_is_in_them() {
     assert!(refused(&certificate, &key, None).contains("chmod 600"));
 }
 
-/// A program that has never heard of Rust.
+/// Tests with a program that does not use Rust.
 #[test]
 fn python_speaks_to_it_with_the_tls_it_comes_with() {
     let certificates = Certificates::new("python");

@@ -1,4 +1,4 @@
-//! The file of a Unix socket, TCP beside it, and addresses that may not be listened on.
+//! The file of a Unix socket, TCP beside it, and addresses that need a token.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::{HANG, Peer, frame, serve};
 
-/// A directory of one test's own.
+/// A directory for one test.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -144,7 +144,7 @@ fn localhost_is_both_families() {
     let [v4, v6] = addresses[..] else { panic!("{addresses:?}") };
     assert!(v4.is_ipv4() && v6.is_ipv6());
     assert_eq!(v4.port(), v6.port());
-    // The kernel accepts before anybody runs the server.
+    // The kernel accepts connections before the server runs.
     drop((Peer::new(v4), Peer::new(v6)));
 }
 
@@ -170,7 +170,7 @@ fn a_port_in_use_is_said_to_be() {
 #[test]
 fn whoever_can_connect_finds_the_permissions_in_place() {
     let scratch = Scratch::new("early");
-    // What a bare bind would leave it with, whatever the umask is.
+    // A plain bind creates the file with this mode, which depends on the umask.
     let plain = scratch.0.join("plain");
     let _plain = UnixListener::bind(&plain).unwrap();
     let wanted = if mode(&plain) == 0o600 { 0o640 } else { 0o600 };
@@ -207,7 +207,7 @@ fn a_live_server_goes_on_when_a_second_one_is_refused() {
     }
     assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "the same socket");
     before.fence();
-    // What is said over one socket is heard over the other.
+    // A message from one socket reaches a subscriber on the other.
     let mut by_tcp = server.connected("app", "by-tcp");
     before.subscribe("news");
     by_tcp.send("publish", "news", json!("across"));

@@ -1,5 +1,6 @@
-//! Somebody reads what `ipc serve` writes: its log, its reports, what it tells the service
-//! manager, its metrics. Whoever does not, or keeps others from it, holds up nobody else.
+//! The outputs of `ipc serve` that another process reads: its log, its reports, its notifications
+//! to the service manager, its metrics. A reader that does not read, or that blocks other readers,
+//! holds up nothing else.
 
 use std::fs;
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
@@ -13,7 +14,7 @@ use crate::cli::{Running, Scratch, serve};
 use crate::operation::Manager;
 use crate::support::{HANG, Peer, code};
 
-/// A pipe that takes nothing more until somebody reads.
+/// Returns a pipe that takes nothing more until the reader reads.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
     rustix::io::ioctl_fionbio(&writer, true).unwrap();
@@ -47,12 +48,12 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     }
     let (mut quiet, answer) = log_in(&running, 99, "right");
     assert_eq!(answer["payload"]["status"], "connected");
-    // One report waits for a reader, and so does whatever comes after it.
+    // One report waits for a reader, and so does everything after it.
     running.signal("USR1");
     running.signal("HUP");
     quiet.fence();
 
-    // Whoever begins to read has all that waited.
+    // A reader that starts to read gets everything that waited.
     let mut log = Vec::new();
     let deadline = Instant::now() + HANG;
     while !["settings were read again", "refused a connection", "latency in"]
@@ -71,7 +72,7 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     let log = String::from_utf8(log).unwrap();
     let log = log.trim_start_matches('.');
     let refused = log.lines().filter(|line| line.contains("WARN refused a connection")).count();
-    // As many as a window of 10 seconds may have.
+    // A window of 10 seconds has at most so many.
     if begin.elapsed().as_secs() < 10 {
         assert_eq!(refused, 20, "{log}");
     }
@@ -89,7 +90,7 @@ fn a_server_whose_log_nobody_reads_ends_when_it_is_told() {
     running.signal("TERM");
     assert_eq!(code(&peer.receive()), "shutting_down");
     drop(peer);
-    // That the log of latencies is not complete is what it cannot tell.
+    // The server cannot report that the log of latencies is incomplete.
     assert_eq!(running.end().0.code(), Some(1));
 }
 
@@ -101,7 +102,7 @@ fn a_server_whose_log_nobody_reads_ends_at_once_when_it_is_told_twice() {
     let running = Running::start_with_stderr(command);
     let (_worker, mut asks) = running.unanswered();
     running.signal("TERM");
-    // It waits for the answer, for as long as a drain may take.
+    // The server waits for the answer as long as a drain may take.
     assert_eq!(code(&asks.receive()), "shutting_down");
     running.signal("TERM");
     assert_eq!(running.end().0.code(), Some(128 + 15));
@@ -113,7 +114,7 @@ fn a_panic_ends_a_server_whose_log_nobody_reads() {
     let mut command = serve(&["--port", "0"]);
     command.env("IPC_TEST_PANIC", "loop").stderr(writer);
     let running = Running::start_with_stderr(command);
-    // It may be gone before this is through.
+    // The server may have aborted before this is done.
     let _ = TcpStream::connect(running.address()).and_then(|mut stream| stream.read(&mut [0]));
     assert_eq!(running.end().0.signal(), Some(6));
 }
@@ -135,7 +136,7 @@ fn a_service_manager_that_reads_nothing_holds_up_nobody() {
     assert!(stderr.contains("service manager cannot be told"), "{stderr}");
 }
 
-/// Each of them may be silent for two seconds: one after the other they would take minutes.
+/// Each of them may be silent for two seconds. One after the other they would take minutes.
 #[test]
 fn silent_connections_do_not_keep_a_scraper_from_its_metrics() {
     const SILENT: usize = 200;

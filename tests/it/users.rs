@@ -1,4 +1,4 @@
-//! Who may connect to a Unix socket, by user and group.
+//! The users and groups that may connect to a Unix socket.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -15,7 +15,7 @@ impl Path {
     }
 }
 
-/// A server with a Unix socket that everybody may reach, and a token on TCP.
+/// Starts a server with a Unix socket that every user can reach, and a token on TCP.
 fn serve_users(path: &Path, uids: &[u32], gids: &[u32]) -> TestServer {
     let token = Some(Token::new("secret"));
     let access =
@@ -52,7 +52,7 @@ fn who_is_on_neither_list_is_told_so_before_it_says_anything() {
             peer.expect_closed("auth_failed");
             assert_eq!(server.stats().counters.errors["auth_failed"], 1);
         }
-        // They say nothing of TCP, where a token is asked for.
+        // The lists do not concern TCP, where the server asks for a token.
         assert_admitted(server.peer());
     }
 }
@@ -70,7 +70,7 @@ fn a_token_is_asked_of_those_on_the_list_too() {
 fn those_who_are_turned_away_take_no_place_and_are_bounded() {
     let path = Path::new("many");
     let server = serve_users(&path, &[own().0 + 1], &[]);
-    // More than are told so at a time; the others are just closed.
+    // The server tells only so many at a time, and just closes the others.
     let peers: Vec<Peer> = (0..200).map(|_| Peer::over_unix(&path.0).unwrap()).collect();
     let mut told = 0;
     for mut peer in peers {
@@ -83,7 +83,7 @@ fn those_who_are_turned_away_take_no_place_and_are_bounded() {
 
 const NOBODY: u32 = 65_534;
 
-/// Another user for real, where this test may become one.
+/// Connects as a different user, where the test may become one.
 #[test]
 fn another_user_is_another_user() {
     if own().0 != 0 {
@@ -136,7 +136,7 @@ fn lists_without_a_socket_that_knows_users_are_refused() {
     };
     let config = Config { port: 0, access: access(None), ..Config::default() };
     assert!(refused(config.clone()).contains("only be told apart on a Unix socket"));
-    // The door beside it stands open.
+    // The TCP port would still be open to every user.
     let config = Config { unix, ..config };
     assert!(refused(config.clone()).contains("TCP port"));
     for config in [
@@ -149,7 +149,7 @@ fn lists_without_a_socket_that_knows_users_are_refused() {
     }
 }
 
-/// In a namespace that knows some users alone, all others are one and the same.
+/// A user namespace maps only some users. All others look the same inside it.
 #[test]
 #[cfg(feature = "cli")]
 fn a_list_of_users_that_cannot_be_told_apart_is_refused() {
@@ -180,7 +180,7 @@ fn a_list_of_users_that_cannot_be_told_apart_is_refused() {
             says,
         );
     }
-    // With a socket that is passed, which the check cannot know, it is the same.
+    // The check cannot know a socket that is passed, but the result is the same.
     let checked = unshared(&["--check-config", "--allow-uid", "1000"]);
     crate::cli::assert_fails(checked, 2, "the user 1000");
     let arguments = ["--no-tcp", "--unix", socket, "--allow-uid", "0"];

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 
 use crate::support::{Peer, TestServer, install_echo, serve};
 
-/// What the protocol says of the connection behind an error.
+/// The state of the connection after an error, according to the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     StaysOpen,
     Closed,
-    /// Open until what is in flight is answered, then closed.
+    /// Open until the requests in flight are answered, then closed.
     AsTheDrainSays,
 }
 
@@ -27,7 +27,7 @@ struct Provocation {
     provoke: fn() -> Provoked,
 }
 
-/// What a provocation leaves behind: the error is on its way to the culprit.
+/// The result of a provocation, whose error is on its way to the culprit.
 struct Provoked {
     culprit: Peer,
     channel_id: &'static str,
@@ -37,10 +37,11 @@ struct Provoked {
 
 /// A server with a healthy connection that must not notice anything.
 ///
-/// The server is dropped last: it would give those who are still there time to leave.
+/// The server is dropped last, because it would otherwise wait for the connections that are still
+/// open.
 struct Stage {
     bystander: Peer,
-    /// Whoever else has to stay connected.
+    /// Other connections that have to stay open.
     others: Vec<Peer>,
     server: TestServer,
 }
@@ -98,7 +99,7 @@ fn every_code_is_provoked_and_none_is_unknown() {
 #[test]
 fn every_error_is_addressed_and_ends_as_the_protocol_says() {
     for Provocation { what, code, fate, provoke } in PROVOCATIONS {
-        // Shown if one of them fails.
+        // Shown if a provocation fails.
         println!("provoking {code} by {what}");
         let Provoked { mut culprit, channel_id, reply_to, mut stage } = provoke();
         culprit.expect_error(code.as_str(), channel_id, reply_to);
@@ -120,7 +121,7 @@ fn every_error_is_addressed_and_ends_as_the_protocol_says() {
     }
 }
 
-/// A culprit that was refused before or at its connect may still introduce itself.
+/// A culprit that was refused before or at its connect may still connect.
 fn stay_open(culprit: &mut Peer) {
     if culprit.app_id.is_empty() {
         culprit.connect("app", "culprit");
@@ -150,7 +151,7 @@ impl Stage {
         self.server.connected("app", "culprit")
     }
 
-    /// A worker of the channel `work`.
+    /// Connects a worker of the channel `work`.
     fn worker(&self) -> Peer {
         self.server.connected("app", "worker").serving("work")
     }
@@ -174,7 +175,7 @@ impl Stage {
         Provoked { culprit, channel_id, reply_to: reply_to.into(), stage: self }
     }
 
-    /// The culprit sends this and is refused for it.
+    /// Sends a message from the culprit, which is refused.
     fn provoked_by(
         self,
         mut culprit: Peer,
@@ -186,7 +187,7 @@ impl Stage {
         self.provoked(culprit, channel_id, id)
     }
 
-    /// The worker answers what the culprit and the bystander have in flight.
+    /// The worker answers the requests of the culprit and the bystander.
     fn see_the_drain_through(mut self, mut culprit: Peer) {
         let mut worker = self.others.remove(0);
         let tasks = [worker.receive(), worker.receive()];
@@ -284,7 +285,7 @@ fn channel_nobody_serves() -> Provoked {
     plainly("request", "nowhere", json!(1))
 }
 
-/// A culprit that nothing else is wrong with sends this.
+/// Sends a message from a culprit that is otherwise innocent.
 fn plainly(message_type: &str, channel_id: &'static str, payload: Value) -> Provoked {
     let stage = Stage::plain();
     let culprit = stage.culprit();
@@ -307,7 +308,7 @@ fn dropped_responder() -> Provoked {
     moody(Limits::default(), |request| Ok(request.defer()?.0))
 }
 
-/// A request to a handler that does this.
+/// Sends a request to a handler that does this.
 fn moody(
     limits: Limits,
     handler: impl FnMut(Request<'_>) -> Result<Reply, HandlerError> + Send + 'static,
@@ -376,7 +377,7 @@ fn too_many_channels() -> Provoked {
 }
 
 fn too_many_channels_in_all() -> Provoked {
-    // `echo` and `calm`.
+    // These are `echo` and `calm`.
     let stage = Stage::limited(Limits { channels_max: 2, ..Limits::default() });
     let culprit = stage.culprit();
     stage.provoked_by(culprit, "notification", "third", json!(3))
@@ -425,7 +426,7 @@ fn request_while_draining() -> Provoked {
     stage.provoked_by(culprit, "request", "echo", json!(1))
 }
 
-/// The first of the others is the worker that holds both.
+/// The worker that holds both requests is the first of the others.
 fn drain_with_two_requests_in_flight() -> (Stage, Peer) {
     let mut stage = Stage::plain();
     let mut culprit = stage.culprit();

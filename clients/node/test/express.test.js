@@ -25,7 +25,7 @@ describe('Express', () => {
       return request.payload;
     });
     const app = express();
-    app.get('/api/:id', ipcProxy(client, 'api', { timeout: 200 }));
+    app.get('/api/:id', ipcProxy(client, 'api', { timeout: 2_000 }));
     app.post('/api', ipcProxy(client, 'api', { bodyBytes: 1000 }));
     app.post('/parsed', express.json(), ipcProxy(client, 'api', { payload: (req) => ({ query: {}, mine: req.body }) }));
     const status = (error) => (error.code === 'no_handler' ? 404 : undefined);

@@ -5,7 +5,8 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const http = require('node:http');
-const { startServer, connected, unconnected, web, warnings, eventually, once, sleep } = require('./support.js');
+const { STEP_MS_MAX, startServer, connected, unconnected, web, warnings, eventually, once, sleep } =
+  require('./support.js');
 const { Message, ipcEvents, ipcProxy } = require('../index.js');
 const { Connection } = require('../lib/connection.js');
 const { Service } = require('../lib/services.js');
@@ -138,7 +139,7 @@ test('the headers come before the server has confirmed', async (t) => {
   const { server, client } = await connected(t);
   const base = await web(t, ipcEvents(client, 'ticks'));
   server.child.kill('SIGSTOP');
-  const response = await fetch(base, { signal: AbortSignal.timeout(3_000) });
+  const response = await fetch(base, { signal: AbortSignal.timeout(STEP_MS_MAX) });
   assert.equal(response.status, 200);
   server.child.kill('SIGCONT');
   await response.body.cancel();

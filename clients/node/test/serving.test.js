@@ -118,7 +118,7 @@ describe('serving', () => {
   });
 
   test('a serve that is not confirmed in time is undone', async (t) => {
-    const late = server.client('math', { requestTimeout: 100, heartbeatInterval: 0 });
+    const late = server.client('math', { requestTimeout: 1_000, heartbeatInterval: 0 });
     // In the server's words, not in those of a worker that has no such service.
     const unserved = ({ code, message }) => code === 'no_handler' && !/no longer/.test(message);
     t.after(() => late.disconnect());

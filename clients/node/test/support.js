@@ -6,6 +6,7 @@ const { spawn, spawnSync } = require('node:child_process');
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const http = require('node:http');
+const net = require('node:net');
 const os = require('node:os');
 const path = require('node:path');
 const { IPCClient } = require('../index.js');
@@ -14,7 +15,7 @@ const REPO = path.resolve(__dirname, '../../..');
 const BINARY = process.env.IPC_BIN ?? path.join(REPO, 'target/debug/ipc');
 const PYTHON = path.join(REPO, 'target/interop-venv/bin/python');
 // A ceiling to find what hangs, not an expectation.
-const STEP_MS_MAX = 30_000;
+const STEP_MS_MAX = 60_000;
 
 const running = new Set();
 // Whatever ends a test file early must not leave its servers behind.
@@ -71,12 +72,31 @@ class Process {
   }
 }
 
+// Another process that runs tests begins elsewhere.
+let nextPort = (process.pid * 37) % 10_000;
+
+/**
+ * A port that stays free, so that a server can be started there again. The kernel gives these to nobody who asks for
+ * any port; other tests make thousands of connections, which could take such a port in between.
+ */
+async function freePort() {
+  for (;;) {
+    const port = 20_000 + (nextPort % 10_000);
+    nextPort += 1;
+    const isFree = await new Promise((resolve) => {
+      const probe = net.createServer().once('error', () => resolve(false));
+      probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
+    });
+    if (isFree) return port;
+  }
+}
+
 /** `ipc serve --demo` of this repository. */
-async function startServer({ port = 0, args = [], env = {} } = {}) {
+async function startServer({ port, args = [], env = {} } = {}) {
   if (!fs.existsSync(BINARY)) {
     throw new Error(`${BINARY} is missing: run \`cargo build --features cli\`, or set IPC_BIN to a built \`ipc\``);
   }
-  const server = new Process(BINARY, ['serve', '--demo', '--port', String(port), ...args],
+  const server = new Process(BINARY, ['serve', '--demo', '--port', String(port ?? await freePort()), ...args],
     { env: { ...process.env, ...env } });
   const [, found] = await server.expect(/listening on 127\.\d+\.\d+\.\d+:(\d+)/);
   server.port = Number(found);
@@ -85,13 +105,14 @@ async function startServer({ port = 0, args = [], env = {} } = {}) {
 }
 
 /** The unmodified server of the PyPI package, with the handlers of pypi_server.py. */
-async function startPublished({ port = 0 } = {}) {
+async function startPublished({ port } = {}) {
   if (!fs.existsSync(PYTHON)) {
     throw new Error(`${PYTHON} is missing: run \`python3 tests/interop/run.py\`, which makes it`);
   }
   const env = { ...process.env, PYTHONNOUSERSITE: '1', PYTHONUNBUFFERED: '1' };
   delete env.PYTHONPATH;
-  const server = new Process(PYTHON, [path.join(__dirname, 'pypi_server.py'), String(port)], { env });
+  const server = new Process(PYTHON, [path.join(__dirname, 'pypi_server.py'), String(port ?? await freePort())],
+    { env });
   const [, found] = await server.expect(/serving on (\d+)/);
   server.port = Number(found);
   server.client = (app = 'my_app', options = {}) => new IPCClient(app, { port: server.port, ...options });

@@ -144,7 +144,7 @@ def test_wait_for_message_leaves_the_handler_alone(server):
         client.subscribe("waited")
         settled(client, server, "waited")
         client.create_channel_handler("waited", lambda message: handled.append(message.payload))
-        threading.Timer(0.2, lambda: client.publish("waited", "here")).start()
+        threading.Timer(1.0, lambda: client.publish("waited", "here")).start()
         assert client.wait_for_message("waited", timeout=STEP_SECONDS_MAX).payload == "here"
         assert client.wait_for_message("waited", timeout=0.05) is None
         eventually("the handler had it too", lambda: handled == ["here"])

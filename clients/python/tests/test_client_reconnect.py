@@ -132,7 +132,7 @@ def test_connect_waits_for_a_client_that_is_on_its_way_back():
 def test_what_waits_for_a_server_is_bounded():
     port = free_port()
     server = RustServer(port=port)
-    client = client_of(port, queue_bytes_max=100_000)
+    client = client_of(port, queue_bytes_max=100_000, connection_timeout=1000)
     server.kill()
     eventually("the loss is seen", lambda: not client.connected)
     with pytest.raises(ConnectionError) as refused:
@@ -142,16 +142,16 @@ def test_what_waits_for_a_server_is_bounded():
     assert 100_000 <= client.get_connection_info()["waiting_bytes"] < 110_000
     begin = time.monotonic()
     client.disconnect()
-    # No server, so nothing to wait for: far below the 10 s of `connection_timeout`.
-    assert time.monotonic() - begin < 8
+    # Without a server there is nothing to wait for, whatever `connection_timeout` is.
+    assert time.monotonic() - begin < STEP_SECONDS_MAX
 
 
 def test_a_server_that_stands_still_is_found_dead_and_left():
     server = RustServer()
-    with FrameworkClient("bench", **server.arguments, reconnect=QUICK, heartbeat=0.2) as client:
+    with FrameworkClient("bench", **server.arguments, reconnect=QUICK, heartbeat=1.0) as client:
         assert client.send_request("echo", 1).payload == 1
-        # Only of a server that has answered a heartbeat another answer is expected.
-        time.sleep(1.0)
+        # Only a server that has answered a heartbeat is expected to answer the next.
+        time.sleep(3.0)
         server.signal(signal.SIGSTOP)
         eventually("it is found dead", lambda: not client.connected)
         server.signal(signal.SIGCONT)

@@ -183,7 +183,7 @@ def test_a_worker_as_the_published_package_writes_it(pair):
 
 def test_the_published_server_has_no_workers():
     server = PublishedServer()
-    with FrameworkClient("bench", **server.arguments, connection_timeout=0.5) as client:
+    with FrameworkClient("bench", **server.arguments, connection_timeout=3.0) as client:
         with pytest.raises(IPCError) as refused:
             client.serve("square", print)
         assert refused.value.code == "timeout"

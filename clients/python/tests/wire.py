@@ -18,7 +18,7 @@ REPO = pathlib.Path(__file__).resolve().parents[3]
 #: Made by `tests/interop/run.py`, with the published package at its pinned version.
 PUBLISHED_PYTHON = REPO / "target" / "interop-venv" / "bin" / "python"
 #: Far more than anything here takes: it ends what hangs.
-HANG = 30.0
+HANG = 60.0
 
 
 class Peer:

@@ -1,4 +1,4 @@
-//! Those who come and go, and those who push one another out.
+//! Connections that open and close again, and connections that take over each other's ids.
 
 use std::io::Write;
 
@@ -11,11 +11,11 @@ use crate::bad_input::Bystanders;
 use crate::descriptors::ServerProcess;
 use crate::support::Peer;
 
-/// Memory of the server may be this much higher afterwards: a page or two of each kind of
-/// table. A byte lost with every cycle would be half of it.
+/// The server's memory may grow by so much: a page or two for each kind of table. A byte lost in
+/// every cycle would be half of it.
 const SLACK_BYTES: usize = 256 << 10;
 
-/// One connection, ended in whatever state it has come to.
+/// Opens one connection, and closes it in one of several states.
 fn cycle(server: &ServerProcess, at: usize) {
     let mut peer = Peer::new(server.address);
     reset_on_close(&peer.stream);
@@ -75,7 +75,7 @@ fn a_hundred_thousand_who_come_and_go_leave_nothing() {
     server.stop();
 }
 
-/// Each newcomer has the id of the one before, which is told and closed.
+/// Each newcomer takes over the id of the one before, which is told and closed.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn an_id_that_is_taken_over_again_and_again_belongs_to_the_last() {
@@ -101,10 +101,10 @@ fn an_id_that_is_taken_over_again_and_again_belongs_to_the_last() {
     assert_eq!(stats_errors(&mut holder, "taken_over"), ROUNDS);
     let after = Held::by(&server);
     println!("{ROUNDS} take-overs: {before:?} -> {after:?}");
-    // The last few linger until they have read why.
+    // The last few linger so that their clients can read the reason.
     assert!(after.descriptors <= before.descriptors + 64, "{before:?} {after:?}");
     assert!(after.resident_bytes <= before.resident_bytes + SLACK_BYTES, "{before:?} {after:?}");
-    // It is still the one that is addressed.
+    // Messages for this id still reach the last one.
     holder.subscribe("news");
     bystander.send("publish", "news", json!("for the last"));
     assert_eq!(holder.receive()["payload"], "for the last");
@@ -115,8 +115,8 @@ fn stats_errors(peer: &mut Peer, code: &str) -> usize {
     usize::try_from(peer.stats()["counters"]["errors"][code].as_u64().unwrap()).unwrap()
 }
 
-/// Two that fight for one id at full speed do not lock others out, and one of them has it in the
-/// end.
+/// Two clients that take one id from each other at full speed do not lock others out, and one of
+/// them has it in the end.
 #[test]
 fn two_that_fight_for_an_id_harm_nobody_else() {
     const ROUNDS: usize = 500;
@@ -129,7 +129,8 @@ fn two_that_fight_for_an_id_harm_nobody_else() {
                 for _ in 0..ROUNDS {
                     let mut peer = Peer::new(address).called("app", "wanted");
                     reset_on_close(&peer.stream);
-                    // The other may have taken it over before its own answer is read.
+                    // The other client may take over the id before this one has read its own
+                    // answer.
                     let answer = peer.introduce(None).unwrap();
                     assert_eq!(answer["payload"]["status"], "connected");
                     last = Some(peer);

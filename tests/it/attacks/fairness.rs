@@ -1,4 +1,4 @@
-//! One who asks without pause beside one who asks now and then.
+//! A client that sends without pause beside one that sends now and then.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ const REQUESTS: usize = 400;
 const ROUNDS: usize = 9;
 const TRIES: usize = 5;
 const RATIO_MAX: f64 = 3.0;
-/// Beside one that has the server go over thousands of channels: once a turn, which takes as long as
-/// some requests. All that it asks for at one time would take a thousand times as long.
+/// The bound beside a client that makes the server go over thousands of channels. That happens once
+/// a turn and takes as long as some requests. All of its requests at once would take a thousand
+/// times as long.
 const CURIOUS_RATIO_MAX: f64 = 20.0;
 
-/// The time that 99 of 100 requests take at most.
+/// Returns the time within which 99 of 100 requests are answered.
 fn p99(peer: &mut Peer, payload: &Value) -> Duration {
     let mut times: Vec<Duration> = (0..REQUESTS)
         .map(|_| {
@@ -31,7 +32,7 @@ fn p99(peer: &mut Peer, payload: &Value) -> Duration {
     times[REQUESTS * 99 / 100]
 }
 
-/// Has many requests on their way at any time while it may.
+/// A client that keeps many requests in flight while it is allowed to.
 struct Chatty {
     may_talk: Arc<AtomicBool>,
     is_over: Arc<AtomicBool>,
@@ -39,7 +40,7 @@ struct Chatty {
     thread: std::thread::JoinHandle<()>,
 }
 
-/// Many turns' worth, and no more than is answered without being read.
+/// Enough for many turns, and few enough to be answered before the client reads.
 const IN_FLIGHT: usize = 2_048;
 
 impl Chatty {
@@ -49,7 +50,7 @@ impl Chatty {
         Self::asking(peer, &request, IN_FLIGHT)
     }
 
-    /// One that asks how quick its channels are, as many as it may have.
+    /// A client that asks for the latencies of its channels, of which it has as many as it may.
     fn curious(server: &TestServer) -> Self {
         let mut peer = server.connected("app", "curious");
         for at in 0..Limits::default().channels_per_connection_max {
@@ -82,7 +83,7 @@ impl Chatty {
         chatty
     }
 
-    /// What the quiet one measures while this one talks, and how much was said meanwhile.
+    /// Measures while this client sends. Returns the result, and how many answers it got meanwhile.
     fn while_talking(&self, measure: impl FnOnce() -> Duration) -> (Duration, u64) {
         self.may_talk.store(true, Ordering::Relaxed);
         let before = self.answered.load(Ordering::Relaxed);
@@ -95,9 +96,10 @@ impl Chatty {
     }
 }
 
-/// The chatty one talks to another server and to this one in turn, so that it takes as much of the
-/// processors in both, and whatever else the machine does meets both alike. The median of the
-/// rounds' ratios is held against the bound; a machine that is busy all the time has a few tries.
+/// Checks that a quiet client is not slowed down. The chatty one talks to another server and to
+/// this one in turn, so that it takes as much of the processors in both, and other load on the
+/// machine affects both alike. The median of the rounds' ratios is compared with the bound, and a
+/// busy machine has several tries.
 fn assert_fair(kind: &str, chatty: fn(&TestServer) -> Chatty, ratio_max: f64) {
     let server = serve_echo();
     let mut quiet = server.connected("app", "quiet");
@@ -134,7 +136,7 @@ fn a_quiet_client_is_answered_nearly_as_soon_beside_a_chatty_one() {
     assert_fair("chatty", Chatty::beside, RATIO_MAX);
 }
 
-/// What it asks takes the server long to find out, and little to say.
+/// Its requests take the server long to answer, and the answers are short.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn a_quiet_client_is_answered_nearly_as_soon_beside_a_curious_one() {

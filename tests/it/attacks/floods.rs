@@ -9,14 +9,15 @@ use super::peak_while;
 use crate::bad_input::Bystanders;
 use crate::support::{Peer, code, frame};
 
-/// Frames of four bytes, each of which is answered with an error of three hundred: read, they are
-/// answered one by one; unread, they stop being read. Neither costs the others more than turns.
+/// Each frame of four bytes is answered with an error of three hundred. If the client reads the
+/// answers, all frames are answered; if not, the server stops reading. Either costs the others no
+/// more than turns.
 #[test]
 fn a_flood_of_empty_frames_is_answered_as_far_as_it_is_read() {
     flood(b"", "bad_frame");
 }
 
-/// The smallest that is JSON.
+/// This is the smallest object in JSON.
 #[test]
 fn a_flood_of_tiny_frames_is_answered_as_far_as_it_is_read() {
     flood(b"{}", "bad_message");
@@ -37,7 +38,7 @@ fn flood(body: &'static [u8], expected: &'static str) {
             assert_eq!(code(&error), expected);
         }
     });
-    // One that reads nothing, and does not stop.
+    // This client reads nothing and sends without end.
     let is_over = Arc::new(AtomicBool::new(false));
     let deaf = server.connected("app", "deaf");
     deaf.read_nothing_early(4 << 10);
@@ -47,7 +48,8 @@ fn flood(body: &'static [u8], expected: &'static str) {
         let bytes = frame(body).repeat(4_000);
         let mut written = 0_usize;
         while !ending.load(Ordering::Relaxed) {
-            // From a frame's begin: what was written of the last one is skipped.
+            // Skips the bytes of the last frame that were written, so that the stream stays in
+            // step.
             let from = written % bytes.len();
             match (&deaf.stream).write(&bytes[from..]) {
                 Ok(count) => written += count,
@@ -69,7 +71,7 @@ fn flood(body: &'static [u8], expected: &'static str) {
     is_over.store(true, Ordering::Relaxed);
     let mut reading: Peer = writing.join().unwrap();
     reading.fence();
-    // Two queues over their mark of 1 MiB by a turn's errors, with room to grow.
+    // Two queues are over their mark of 1 MiB by the errors of a turn, with room to grow.
     assert!(peak_bytes <= 2 * (1 << 20) + (512 << 10), "{peak_bytes} bytes");
     let deaf = flooding.join().unwrap();
     drop((deaf, reading));

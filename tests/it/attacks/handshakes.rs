@@ -1,4 +1,4 @@
-//! Those who come in numbers and do not introduce themselves.
+//! Many connections that do not complete their handshake.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -15,8 +15,8 @@ use crate::support::{Peer, frame, install_echo, serve, serve_limited};
 
 const STRANGERS: usize = 300;
 
-/// Silence, and one byte again and again: both have the handshake's time and no more, and hold a
-/// buffer of the smallest size at most.
+/// Silent connections, and connections that send a byte at a time, have the time of the handshake
+/// and no more. Each holds at most a buffer of the smallest size.
 #[test]
 fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
     const SMALLEST_BUFFER_BYTES: usize = 4 << 10;
@@ -26,7 +26,7 @@ fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
     let mut silent: Vec<Peer> = (0..STRANGERS).map(|_| server.peer()).collect();
     let mut trickling: Vec<Peer> = (0..STRANGERS).map(|_| server.peer()).collect();
     let trickle = std::thread::spawn(move || {
-        // A body that would take a minute and a half at this pace.
+        // At this pace the body would take a minute and a half.
         let bytes = frame(&vec![b' '; 9_000]);
         let mut given = 0;
         while !trickling.is_empty() {
@@ -46,8 +46,9 @@ fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
     bystanders.go_on();
 }
 
-/// All places are taken by strangers, and more of them come all the time. Whoever says who it is
-/// comes in all the same, long before the strangers' time is over.
+/// Connections that have not completed their handshake take all places, and more come all the time.
+/// A client that completes its handshake gets a place all the same, long before the others time
+/// out.
 #[test]
 fn strangers_who_take_every_place_keep_nobody_out() {
     const PLACES: usize = 100;
@@ -75,7 +76,7 @@ fn strangers_who_take_every_place_keep_nobody_out() {
         let mut peer = server.peer().called("app", &format!("known-{tries}"));
         match peer.introduce(None) {
             Ok(answer) if answer["payload"]["status"] == "connected" => known.push(peer),
-            // Full of those who came in this moment.
+            // All places were taken at that moment.
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
     }
@@ -86,13 +87,14 @@ fn strangers_who_take_every_place_keep_nobody_out() {
     }
 }
 
-/// As large a frame as a stranger may send, over and over, and nothing read of the answers.
+/// Clients send the largest frames that are allowed before the handshake, over and over, and do not
+/// read the answers.
 #[test]
 fn strangers_with_the_largest_frames_hold_a_read_and_a_few_errors_each() {
     const STRANGERS: usize = 50;
-    /// What one read brought, of which nothing is looked at while the errors are not read.
+    /// One read, of which nothing is processed while the errors are unread.
     const READ_BYTES: usize = 64 << 10;
-    /// What a stranger may leave unread, and the error that went over it.
+    /// The unread errors that are allowed before the handshake, and the error that exceeded them.
     const ERRORS_BYTES: usize = 8 << 10;
     let limits = Limits { handshake_timeout: Duration::from_secs(3), ..Limits::default() };
     let server = serve_limited(limits);
@@ -121,8 +123,8 @@ fn strangers_with_the_largest_frames_hold_a_read_and_a_few_errors_each() {
     bystanders.go_on();
 }
 
-/// The flood never leaves the TCP listener empty, and those who come by the Unix socket have their
-/// turn all the same.
+/// The flood keeps the TCP listener's backlog full. Clients of the Unix socket are accepted all the
+/// same.
 #[test]
 fn a_flood_on_one_listener_does_not_keep_newcomers_from_another() {
     const FLOODS: usize = 3;

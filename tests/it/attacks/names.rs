@@ -1,4 +1,4 @@
-//! Names that would meet in one place of a table whose hash an attacker knows.
+//! Names that would collide in a table whose hash function an attacker knows.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -12,23 +12,23 @@ const ROUNDS: usize = 9;
 const TRIES: usize = 5;
 const RATIO_MAX: f64 = 1.5;
 
-/// FNV-1a, which has no key: what meets in it meets in every server.
+/// FNV-1a has no key, so names that collide in it collide in every server.
 fn fnv(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// Names of one length; those that collide agree in the bits by which a table of this size
-/// chooses a place.
+/// Returns names of equal length. Those that collide agree in the bits that choose a place in a
+/// table of this size.
 fn names(collide: bool) -> Vec<String> {
     let all = (0_u64..).map(|at| format!("channel-{at:012}"));
     let bits = NAMES.next_power_of_two() as u64 - 1;
     all.filter(|name| !collide || fnv(name) & bits == 0).take(NAMES).collect()
 }
 
-/// Publishes once to each of the names, which nobody hears: the server looks each up, for no
-/// connection remembers so many.
+/// Publishes once to each of the names, without subscribers. The server looks up each of them,
+/// because a connection does not remember so many.
 struct Round {
     peer: Peer,
     bytes: Vec<u8>,
@@ -54,7 +54,7 @@ impl Round {
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn names_made_to_collide_are_looked_up_as_fast_as_others() {
     let server = serve_echo();
-    // Applications of their own, so that each has a table of its own.
+    // Each application has its own table.
     let mut chosen = Round::of(server.connected("chosen", "peer"), &names(true));
     let mut usual = Round::of(server.connected("usual", "peer"), &names(false));
     chosen.time();

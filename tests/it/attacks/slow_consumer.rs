@@ -1,4 +1,4 @@
-//! The end of a slow subscriber: what the others notice of it, and what whoever runs the server is told.
+//! The end of a slow subscriber: its effect on the others, and the report to the operator.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -69,7 +69,7 @@ fn a_slow_subscriber_is_closed_after_its_grace_and_nobody_else_loses_anything() 
     let stats = server.stats();
     assert_eq!(stats.counters.slow_consumers, 1);
     assert_eq!(stats.total_connections, 4, "the bystanders and the publisher");
-    // It got the beginning, and then its end.
+    // It received the beginning, and then the end of the stream.
     let mut received = 0;
     while let Ok(message) = slow.try_receive() {
         assert_eq!(message["payload"]["at"], received);
@@ -88,6 +88,6 @@ fn a_slow_subscriber_is_closed_after_its_grace_and_nobody_else_loses_anything() 
     let fields = &warning["fields"];
     assert_eq!(fields["message"], "closed a connection that reads too slowly");
     let queued: usize = fields["queued_bytes"].as_str().unwrap().parse().unwrap();
-    // It may have been read from since it was over the mark, but not down to half of it.
+    // The peer may have read since its queue exceeded the mark, but not down to half of it.
     assert!((32 << 10..128 << 10).contains(&queued), "{warning}");
 }

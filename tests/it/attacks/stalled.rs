@@ -1,4 +1,4 @@
-//! Thousands who stop in the middle: of what they send, or of what they should read.
+//! Thousands of clients that stop in the middle of sending, or stop reading.
 
 use std::io::Write;
 
@@ -12,15 +12,15 @@ fn many(server: &ServerProcess, count: usize, what: &str) -> Vec<Peer> {
     (0..count).map(|at| connected(server, &format!("{what}-{at}"))).collect()
 }
 
-/// Ten thousand that promise 16 MiB each, send the begin and no more. What they promise, 160
-/// GB, is not believed: each costs a buffer of twice what it has sent, rounded up.
+/// Ten thousand clients announce 16 MiB each and send only the beginning. The server does not
+/// reserve the announced 160 GB: each costs a buffer of twice the bytes it has sent, rounded up.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn ten_thousand_unfinished_messages_cost_what_was_sent_of_them() {
     const CLIENTS: usize = 10_000;
     const SENT_BYTES: usize = 5_000;
     const BUFFER_BYTES: usize = 16 << 10;
-    /// The part of it that was written to, in whole pages, and what an idle connection costs.
+    /// The written part of the buffer, in whole pages, and the cost of an idle connection.
     const RESIDENT_BYTES: usize = (8 << 10) + (2 << 10);
     crate::descriptors::raise_limit();
     let server = ServerProcess::limited(None, &format!("connections_max={}", CLIENTS + 10));
@@ -53,18 +53,18 @@ fn ten_thousand_unfinished_messages_cost_what_was_sent_of_them() {
     server.stop();
 }
 
-/// Subscribers that read nothing of what is large. A message is held once however many wait for
-/// it, so in the server a thousand cost hardly more than one; in the kernel each has its send
-/// buffer, 512 KiB at most with its book-keeping. More than these are not measured: together they
-/// have what `net.ipv4.tcp_mem` allows on a machine, a tenth of its memory, and ten thousand would
-/// take that away from everything else that runs there.
+/// Subscribers that do not read large messages. A message is held once, however many wait for it,
+/// so in the server a thousand cost hardly more than one. In the kernel each has its send buffer,
+/// at most 512 KiB with its book-keeping. More subscribers are not measured: together they may take
+/// what `net.ipv4.tcp_mem` allows on a machine, a tenth of its memory, and ten thousand would take
+/// that away from everything else that runs there.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn a_thousand_subscribers_that_do_not_read_share_what_waits_for_them() {
     const CLIENTS: usize = 1_000;
     const HIGH_WATER_BYTES: usize = 1 << 20;
     const MESSAGE_BYTES: usize = 64 << 10;
-    /// Doubled by the kernel, for its own book-keeping counts in it.
+    /// The kernel doubles the size, because it includes the book-keeping.
     const SEND_BUFFER_BYTES: usize = 2 * (256 << 10);
     crate::descriptors::raise_limit();
     let server = ServerProcess::limited(None, "slow_consumer_grace_ms=6000");
@@ -92,12 +92,12 @@ fn a_thousand_subscribers_that_do_not_read_share_what_waits_for_them() {
     let buffered = count(&held, "buffered_bytes");
     println!("{CLIENTS} deaf: {buffered} B buffered, {grown} B resident, {queued} B in the kernel");
     assert_eq!(count(&held, "slow_consumers"), 0, "the grace comes first");
-    // Shared, once: the mark, the message over it, what the kernel had taken of them meanwhile,
-    // and the buffers' rounding up to powers of two.
+    // Shared once: the mark, the message over it, what the kernel had taken meanwhile, and the
+    // buffers' rounding up to powers of two.
     let shared_bytes = 2 * (HIGH_WATER_BYTES + 2 * MESSAGE_BYTES + SEND_BUFFER_BYTES);
     assert!(buffered <= shared_bytes, "{buffered} bytes");
     assert!(grown <= shared_bytes + CLIENTS * (4 << 10), "{grown} bytes");
-    // The statistics that were just asked for may be among it.
+    // These bytes may include the answer with the statistics.
     assert!(queued <= CLIENTS * SEND_BUFFER_BYTES + (64 << 10), "{queued} bytes");
     assert!(queued >= CLIENTS * MESSAGE_BYTES, "{queued} bytes: they are not stalled");
     assert_eq!(bystander.request("echo", json!("well")), "well");

@@ -1,4 +1,5 @@
-//! Tables as full as they may be, what that costs, and that it is counted.
+//! Tables that are filled to their limit, the memory that they take, and the memory that is counted
+//! for them.
 
 use std::io::Write;
 
@@ -10,8 +11,8 @@ use crate::descriptors::ServerProcess;
 use crate::memory::SLACK_BYTES;
 use crate::support::{Peer, code, frames};
 
-/// A message to each of the channels, all of them written without waiting for any. Returns the
-/// errors among the answers when all of them are done.
+/// Sends a message to each of the channels, all written without waiting. Returns the errors among
+/// the answers when all messages are processed.
 fn send_each(peer: &mut Peer, kind: &str, channels: impl Iterator<Item = String>) -> Vec<Value> {
     let own = json!({"connection_id": peer.connection_id});
     let mut messages: Vec<Value> = channels.map(|name| peer.message(kind, &name, &own)).collect();
@@ -24,7 +25,7 @@ fn send_each(peer: &mut Peer, kind: &str, channels: impl Iterator<Item = String>
     errors
 }
 
-/// What a server process holds and counts from here on.
+/// The growth of a server process from here on, held and counted.
 struct Growth {
     held: Held,
     counted_bytes: usize,
@@ -36,7 +37,8 @@ impl Growth {
         Self { held: Held::by(server), counted_bytes }
     }
 
-    /// So many things cost so much at most each, and what is counted covers it.
+    /// Checks that each of so many things costs at most so much, and that the counted memory covers
+    /// all of it.
     fn end(
         &self,
         server: &ServerProcess,
@@ -53,15 +55,15 @@ impl Growth {
     }
 }
 
-/// One that wants them all gets its own share, and is told so of each of the others, while everybody
-/// else goes on; many together fill the table.
+/// A client that wants all channels gets its own share. It is told of every channel that is
+/// refused, and the others are not affected. Many clients together fill the table.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn sixty_thousand_channels_are_too_many_for_one_and_the_table_ends_where_it_says() {
     const WANTED: usize = 60_000;
     const OWNERS: usize = 14;
     const EACH: usize = 4_000;
-    /// The channel, its two names, its places in two tables and in its owner's list.
+    /// The channel, its two names, and its places in two tables and in its owner's list.
     const CHANNEL_BYTES: usize = 1 << 10;
     let Limits { channels_max, channels_per_connection_max: share, .. } = Limits::default();
     let server = ServerProcess::start(None);
@@ -79,12 +81,12 @@ fn sixty_thousand_channels_are_too_many_for_one_and_the_table_ends_where_it_says
     let (greedy, refused) = flood.join().unwrap();
     assert_eq!(refused.len(), WANTED - share);
     for (error, at) in refused.iter().zip(share..) {
-        // Ids are counted from 1, and the connect had the first.
+        // Ids count from 1, and the connect took the first.
         let id = format!("greedy-{}", at + 2);
         assert_eq!((code(error), &error["reply_to"]), ("limit_exceeded", &json!(id)));
         assert_eq!(error["channel_id"], format!("greedy-{at}"));
     }
-    // What it has it may use.
+    // It may use its own channels.
     let mut owners = vec![greedy.subscribed("greedy-0")];
     for at in 0..OWNERS {
         let mut owner = connected(&server, &format!("owner-{at}"));
@@ -96,7 +98,7 @@ fn sixty_thousand_channels_are_too_many_for_one_and_the_table_ends_where_it_says
     assert_eq!(channels, share + OWNERS * EACH);
     growth.end(&server, &mut bystander, "channels", channels, CHANNEL_BYTES);
 
-    // Two more owners: the table is full before they have their share.
+    // Two more owners fill the table before they reach their own share.
     let mut refused = 0;
     for at in 0..2 {
         let mut owner = connected(&server, &format!("late-{at}"));
@@ -129,7 +131,7 @@ fn a_million_subscriptions_cost_a_known_sum_and_leave_nothing() {
         assert_eq!(send_each(&mut peer, "subscribe", channels), Vec::<Value>::new());
         peer
     };
-    // The first brings the channels into being.
+    // The first subscriber creates the channels.
     let mut subscribers = vec![subscriber(0)];
     let growth = Growth::begin(&server, &mut bystander);
     subscribers.extend((1..SUBSCRIBERS).map(subscriber));
@@ -144,7 +146,7 @@ fn a_million_subscriptions_cost_a_known_sum_and_leave_nothing() {
     }
     assert_eq!(count(&bystander.stats(), "deliveries"), SUBSCRIBERS);
     drop(subscribers);
-    // The one that published is the only one left that uses a channel of theirs.
+    // Only the publisher still uses one of their channels.
     wait_until(&mut bystander, "their end", |stats| {
         count(stats, "total_channels") <= unused + 1 && count(stats, "total_connections") == 1
     });

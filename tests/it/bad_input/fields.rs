@@ -1,11 +1,11 @@
-//! JSON that is no message, and messages in somebody else's name.
+//! JSON that is no message, and messages in another connection's name.
 
 use serde_json::{Value, json};
 
 use super::Bystanders;
 use crate::support::{Peer, TestServer, serve_echo};
 
-/// A good request as (key, value) in JSON text.
+/// Returns the fields of a good request as (key, value) in JSON text.
 fn good() -> Vec<(String, String)> {
     [
         ("message_id", "\"m-1\""),
@@ -25,7 +25,7 @@ fn text(fields: &[(String, String)]) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
-/// The same key with its first letter as an escape.
+/// Writes the first letter of a key as an escape.
 fn escaped(key: &str) -> String {
     let first = key.as_bytes()[1];
     format!("\"\\u{:04x}{}", first, &key[2..])
@@ -41,9 +41,10 @@ fn with(key: &str, value: &str) -> Vec<(String, String)> {
     fields
 }
 
-/// A connection whose messages are refused, beside others whose are not.
+/// A connection whose messages are refused, beside others whose messages are not.
 ///
-/// The server is dropped last: it would give those who are still there time to leave.
+/// The server is dropped last, because it would otherwise wait for the connections that are still
+/// open.
 struct Trial {
     bystanders: Bystanders,
     peer: Peer,
@@ -58,7 +59,7 @@ impl Trial {
         Self { bystanders, peer, server }
     }
 
-    /// What is wrong with the field `at_fault` is the only thing wrong.
+    /// Expects that a message is refused, whose only fault is in the field `at_fault`.
     fn refused(&mut self, text: &str, at_fault: &str) {
         println!("{text}");
         let channel_id = if at_fault == "channel_id" { "system" } else { "echo" };
@@ -81,7 +82,7 @@ impl Trial {
     }
 }
 
-/// What is wrong with fields, in all its variety, is in `proto::envelope::tests`.
+/// All variants of wrong fields are tested in `proto::envelope::tests`.
 #[test]
 fn what_is_wrong_with_a_field_is_told_and_harms_nobody() {
     let mut trial = Trial::begin();
@@ -92,7 +93,7 @@ fn what_is_wrong_with_a_field_is_told_and_harms_nobody() {
         if field != "reply_to" {
             trial.refused(&text(&missing), field);
         }
-        // However it is spelled.
+        // The key may be spelled with escapes.
         for again in [key.clone(), escaped(&key)] {
             let twice = [good(), vec![(again, value.clone())]].concat();
             trial.refused(&text(&twice), field);
@@ -157,7 +158,7 @@ fn nobody_can_subscribe_or_unsubscribe_another() {
             let payload = json!({"connection_id": named, "ack": ack});
             trial.peer.expect_refusal(message_type, channel_id, payload, "forbidden");
         }
-        // The subscriber of `calm` still is one, and the victim hears nothing.
+        // The subscriber of `calm` is still subscribed, and the victim receives nothing.
         trial.bystanders.go_on();
         trial.peer.send("publish", "private", json!("psst"));
         trial.peer.fence();
@@ -213,7 +214,7 @@ fn the_system_channel_is_nobodys_and_shows_nobodys_id() {
     {
         let shown = trial.peer.request("system", json!({"action": action})).to_string();
         for id in ["publisher", "subscriber", "requester"] {
-            // `subscribers` is a count.
+            // The key `subscribers` is a count, so the id is searched with its quotes.
             assert!(!shown.contains(&format!("\"{id}\"")), "{action}: {shown}");
         }
     }

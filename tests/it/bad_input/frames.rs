@@ -1,4 +1,4 @@
-//! Lengths that lie, connections that break, bodies that are no messages.
+//! Wrong lengths, connections that break, and bodies that are no messages.
 
 use std::io::Write;
 use std::time::Duration;
@@ -53,7 +53,7 @@ fn the_largest_length_promises_nothing() {
 fn half_a_frame_then_a_reset_leaves_nothing_behind() {
     let (server, mut bystanders) = Bystanders::of_echo();
     let whole = frame(&with_payload(&format!("\"{}\"", "x".repeat(1_000))));
-    // Within the header, behind it, within the body, and all but the last byte.
+    // Cuts within the header, behind it, within the body, and before the last byte.
     for cut in [1, 3, 4, 5, 60, 1_000, whole.len() - 1] {
         let mut peer = server.connected("app", "peer");
         peer.stream.write_all(&whole[..cut]).unwrap();
@@ -78,7 +78,7 @@ fn half_a_frame_then_an_end_leaves_nothing_behind() {
     bystanders.go_on();
 }
 
-/// A request with this text for its payload.
+/// Returns a request with this text as its payload.
 fn with_payload(payload: &str) -> Vec<u8> {
     format!(
         r#"{{"message_id":"m","app_id":"app","channel_id":"echo","message_type":"request",
@@ -87,7 +87,8 @@ fn with_payload(payload: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What is no JSON, in all its variety, is in `proto::envelope::tests` and `proto::scanner::tests`.
+/// All variants of bodies that are not JSON are tested in `proto::envelope::tests` and
+/// `proto::scanner::tests`.
 #[test]
 fn what_is_not_one_json_object_is_a_bad_frame_and_nothing_of_it_is_believed() {
     let whole = with_payload("1");
@@ -104,7 +105,7 @@ fn what_is_not_one_json_object_is_a_bad_frame_and_nothing_of_it_is_believed() {
         vec![b'['; 100_000],
     ];
     bodies.extend(["", " \n", "null", "[{}]", "{", "{\"a\"}", "nonsense"].map(Vec::from));
-    // The message's own object is the first of 128 levels that there may be.
+    // The message's own object is the first of the 128 levels that are allowed.
     let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
     let objects = "{\"a\":".repeat(100_000) + "1" + &"}".repeat(100_000);
     let payloads =
@@ -130,7 +131,7 @@ fn the_largest_frame_goes_through_and_one_byte_more_closes() {
     let empty = with_payload("\"\"").len();
     let body = with_payload(&format!("\"{}\"", "x".repeat((16 << 20) - empty)));
     assert_eq!(body.len(), 16 << 20);
-    // The answer, with a longer id, would not fit: that is the handler's failure.
+    // The answer has a longer id and does not fit, so the handler fails.
     peer.send_body(&body);
     peer.expect_error("handler_failed", "echo", "m");
     let text = "x".repeat(15 << 20);

@@ -1,4 +1,4 @@
-//! Those who never introduce themselves, or badly, or too often.
+//! Connections that do not complete their handshake, that fail it, or that are too many.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -33,7 +33,7 @@ fn whoever_does_not_connect_first_is_told_and_closed() {
     for (message_type, channel_id, payload) in firsts {
         let mut peer = stranger(&server);
         let id = peer.send(message_type, channel_id, payload);
-        // What comes behind it is not looked at.
+        // The server ignores everything behind it.
         peer.send("request", "system", connect.clone());
         peer.expect_error("not_connected", channel_id, id);
         peer.expect_end();
@@ -114,7 +114,7 @@ fn an_http_request_is_told_what_it_met() {
     }
 }
 
-/// A connect whose body has so many bytes.
+/// Returns a connect whose body has so many bytes.
 fn connect_of(peer: &mut Peer, bytes: usize) -> Vec<u8> {
     let mut payload = json!({"action": "connect", "connection_id": "stranger", "padding": ""});
     let length = peer.message("request", "system", &payload.clone()).to_string().len();
@@ -131,7 +131,7 @@ fn a_connect_has_16_kib_and_not_one_byte_more() {
     let body = connect_of(&mut peer, 16 << 10);
     peer.send_body(&body);
     assert_eq!(peer.receive()["payload"]["status"], "connected");
-    // From here on it may send more.
+    // After the handshake, larger frames are allowed.
     let text = "x".repeat(100_000);
     assert_eq!(peer.request("echo", json!(text)), json!(text));
 
@@ -162,14 +162,14 @@ fn trickling_bytes_do_not_prolong_the_handshake() {
     let mut bystanders = Bystanders::of(&server);
     let mut peer = stranger(&server);
     let bytes = frame(&connect_of(&mut peer, 16 << 10));
-    // The pace of the trickle: it would take more than a minute.
+    // This is the pace of the trickle. All of it would take more than a minute.
     peer.stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
     let cut_short = bytes.iter().take(bytes.len() - 1).any(|byte| {
         let sent = peer.stream.write_all(std::slice::from_ref(byte));
         sent.is_err() || is_closed(&mut peer)
     });
     assert!(cut_short, "the server waited for all of it");
-    // Who did introduce itself is not affected.
+    // Connections that have completed their handshake are not affected.
     bystanders.go_on();
     let stats = server.stats();
     assert_eq!((stats.total_connections, stats.buffered_bytes), (3, 0));
@@ -203,7 +203,7 @@ fn what_a_stranger_leaves_unread_does_not_grow() {
     peer.read_nothing_early(4 << 10);
     let mut stream = peer.stream.try_clone().unwrap();
     let flood = std::thread::spawn(move || {
-        // 20,000 errors of some 300 bytes a write, and no end of it but the server's.
+        // Each write causes 20,000 errors of some 300 bytes. It ends only when the server closes.
         let bytes = frame(b"[]").repeat(20_000);
         while stream.write_all(&bytes).is_ok() {}
     });
@@ -220,7 +220,7 @@ fn what_a_stranger_leaves_unread_does_not_grow() {
     assert!(buffered_bytes <= 192 << 10, "{buffered_bytes} bytes for {errors} errors");
 }
 
-/// Connects until there is a place.
+/// Connects as soon as there is a place.
 fn connect_when_free(server: &TestServer, connection_id: &str) -> Peer {
     eventually("a free place", || {
         let mut peer = server.peer().called("app", connection_id);
@@ -240,7 +240,7 @@ fn a_flood_of_connections_is_refused_and_places_become_free_again() {
     let mut flood: Vec<Peer> = (0..300).map(|_| server.peer()).collect();
     let mut told = 0;
     for peer in &mut flood {
-        // More than 64 at a time are not even told.
+        // At most 64 at a time are told.
         if let Ok(answer) = peer.try_receive() {
             assert_eq!(answer["payload"]["code"], "server_full", "{answer}");
             peer.expect_end();
@@ -264,7 +264,7 @@ fn those_who_were_refused_take_nobodys_place() {
     let server = serve_limited(Limits { connections_max: 4, ..Limits::default() });
     let mut bystanders = Bystanders::of(&server);
     let leaving = server.connected("app", "leaving");
-    // They have read that the server is full, and do not close.
+    // They have read that the server is full, and stay open.
     let mut refused: Vec<Peer> = (0..10).map(|_| server.peer()).collect();
     for peer in &mut refused {
         peer.expect_closed("server_full");

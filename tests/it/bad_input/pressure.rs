@@ -1,5 +1,5 @@
-//! Peers that do not take what is theirs. That a subscriber which is slow for longer than its grace
-//! is closed, and nobody else loses anything, is in `attacks::slow_consumer`.
+//! Peers that do not read. That a subscriber which is slow for longer than its grace period is
+//! closed, and that nothing else is lost, is tested in `attacks::slow_consumer`.
 
 use std::io::Write;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::{TestServer, frame, serve_limited};
 fn serve_impatient() -> TestServer {
     let limits = Limits {
         queue_high_water_bytes: 64 << 10,
-        // Long beside what a busy machine keeps the healthy from reading.
+        // A busy machine keeps a healthy reader from reading for a much shorter time.
         slow_consumer_grace: Duration::from_secs(3),
         ..Limits::default()
     };
@@ -38,7 +38,7 @@ fn a_subscriber_that_is_slow_for_less_than_its_grace_loses_nothing() {
         publisher.fence();
     });
     server.wait_until("a publisher held", |stats| stats.counters.publishers_held > 0);
-    // One connection's pressure is not another's: a second publisher on another channel.
+    // The pressure does not affect a second publisher on another channel.
     bystanders.go_on();
     for at in 0..MESSAGES {
         assert_eq!(slow.receive()["payload"]["at"], at);
@@ -68,7 +68,8 @@ fn whoever_does_not_read_its_answers_is_bounded() {
     flood.join().unwrap();
     let stats = server.wait_until("its end", |stats| stats.total_connections == 3);
     assert_eq!((stats.counters.slow_consumers, stats.buffered_bytes), (1, 0));
-    // The high-water mark and a frame, and as much again of what was read and not answered.
+    // The high-water mark and a frame, and as much again of requests that were read and not
+    // answered.
     assert!(buffered_bytes > 32 << 10, "the mark was never near: {buffered_bytes} bytes");
     assert!(buffered_bytes <= 256 << 10, "{buffered_bytes} bytes");
     bystanders.go_on();

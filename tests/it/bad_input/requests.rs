@@ -1,4 +1,4 @@
-//! Requests and responses that have lost one another.
+//! Responses without a request, and requests whose requester or worker is gone.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -19,7 +19,7 @@ fn a_requester_that_leaves_before_its_answer_takes_nothing_along() {
     let task = worker.receive();
     drop(leaving);
     server.wait_until("its end", |stats| stats.total_connections == 4);
-    // The next one gets its place in the table, and even its id.
+    // The next connection gets its place in the table, and even its id.
     let mut next = server.connected("app", "leaving");
     worker.answer(&task, "not yours");
     worker.fence();
@@ -62,7 +62,7 @@ fn a_worker_that_dies_hands_back_all_it_held_and_nothing_else() {
         living.answer(task, "kept");
         requester.expect_answer(&of(&task["payload"]), "kept");
     }
-    // All goes to the one that is left, and without any to nobody.
+    // All requests go to the remaining worker. Without workers they are refused.
     let id = requester.send("request", "work", json!("again"));
     let task = living.receive();
     living.answer(&task, "done");
@@ -107,8 +107,8 @@ fn only_the_worker_that_holds_a_request_can_answer_it_and_only_once() {
     let mut requester = server.connected("app", "peer");
     let id = requester.send("request", "work", json!(1));
     let task = holder.receive();
-    // A worker of the same channel, a connection that serves nothing, another application's,
-    // and the requester itself.
+    // Another worker of the channel, a connection that serves nothing, a worker of another
+    // application, and the requester itself.
     let mut second = server.connected("app", "second").serving("work");
     let mut idle = server.connected("app", "idle");
     let mut foreign = server.connected("other", "foreign").serving("work");
@@ -142,8 +142,8 @@ fn an_answer_after_the_timeout_is_ignored() {
     requester.fence();
     let stats = server.stats();
     assert_eq!((stats.pending_requests, stats.counters.responses_ignored), (0, 1));
-    // The worker lost nothing but that one request. The next ones have the usual time, in which
-    // every machine answers.
+    // The worker lost only that one request. The next ones have the default timeout, in which every
+    // machine answers.
     server.handle.reload(&Config::default()).unwrap();
     requester.fence();
     let id = requester.send("request", "work", json!("quick"));
@@ -188,20 +188,21 @@ fn a_take_over_takes_the_id_and_nothing_else() {
     older.serve("duty");
     older.send("request", "work", json!("of the older"));
     let task = worker.receive();
-    // The id in another application is another id.
+    // In another application the same id is a different connection.
     let mut namesake = server.connected("other", "same");
 
     let mut newer = server.connected("app", "same");
     older.expect_closed("taken_over");
     namesake.fence();
     drop(older);
-    // What the older one had asked for, subscribed to and served is not the newer one's.
+    // The newer connection inherits neither the requests nor the subscriptions and channels of the
+    // older one.
     worker.answer(&task, "for the older");
     worker.send("publish", "news", json!("for subscribers"));
     worker.fence();
     worker.expect_refusal("request", "duty", json!(1), "no_handler");
     newer.fence();
-    // The id stays its own when the older one is wholly gone.
+    // The id still belongs to the newer connection when the older one is closed.
     server.wait_until("the end of the older", |stats| stats.total_connections == 6);
     let known = server.handle.with(|context| context.get_connection("app", "same").is_some());
     assert!(known.unwrap());
@@ -211,7 +212,7 @@ fn a_take_over_takes_the_id_and_nothing_else() {
     bystanders.go_on();
 }
 
-/// Sends header and body apart, as the published clients do.
+/// Sends header and body in two writes, as the published clients do.
 fn send_apart(peer: &mut Peer, server: &TestServer, message: &Value) {
     let bytes = frame(message.to_string().as_bytes());
     let received = server.stats().counters.bytes_in;
@@ -221,8 +222,8 @@ fn send_apart(peer: &mut Peer, server: &TestServer, message: &Value) {
     peer.stream.write_all(body).unwrap();
 }
 
-/// A published client that reconnects has a thread left on the old connection, which must
-/// not be woken: it is told when it next says something.
+/// A published client that reconnects has a thread that still waits on the old connection and must
+/// not be woken. So the old connection is told only when it next sends something.
 #[test]
 fn a_published_client_that_is_taken_over_is_told_later() {
     let (server, mut bystanders) = Bystanders::of_echo();

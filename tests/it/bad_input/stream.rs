@@ -1,4 +1,4 @@
-//! However the bytes are cut, what is said is the same; and payloads are not touched.
+//! A stream means the same however its bytes are cut, and payloads are not changed.
 
 use std::io::Write;
 
@@ -88,7 +88,7 @@ fn a_thousand_good_frames_with_bad_ones_between_them_in_one_write() {
     bystanders.go_on();
 }
 
-/// Everything that can be said, from the connect to a fault that closes.
+/// A conversation with every kind of message, from the connect to a fault that closes.
 fn conversation() -> Vec<u8> {
     let mut speaker = Speaker { bytes: Vec::new(), said: 0 };
     speaker.say("request", "system", json!({"action": "connect", "connection_id": "peer"}), None);
@@ -130,7 +130,7 @@ impl Speaker {
     }
 }
 
-/// What the server says to it, without what differs from one time to the next.
+/// Returns the server's messages, without the fields that differ from run to run.
 fn answers<'a>(server: &TestServer, writes: impl Iterator<Item = &'a [u8]>) -> Vec<Value> {
     let mut peer = server.peer();
     for write in writes {
@@ -170,7 +170,7 @@ fn a_conversation_in_single_bytes_or_cut_anywhere_is_the_same_conversation() {
     server.wait_until("empty buffers", |stats| stats.buffered_bytes == 0);
 }
 
-/// What RFC 8259 allows and parsers like to change.
+/// Payloads that RFC 8259 allows and that parsers often change.
 fn odd_payloads() -> Vec<String> {
     let mut payloads = [
         "1e400",
@@ -192,10 +192,10 @@ fn odd_payloads() -> Vec<String> {
     .map(str::to_owned)
     .to_vec();
     payloads.push("7".repeat(300));
-    // As deep as it may be.
+    // Nested as deeply as allowed.
     payloads.push("[".repeat(127) + &"]".repeat(127));
     payloads.push(format!("[-{}.{}e-{}]", "7".repeat(300), "3".repeat(300), "9".repeat(30)));
-    // Over the size up to which frames are copied.
+    // Longer than the frames that are copied.
     payloads.push(format!("[{}1e400]", "\"\\ud800\", ".repeat(1_000)));
     payloads
 }
@@ -234,17 +234,17 @@ fn a_payload_is_relayed_byte_for_byte() {
     worker.serve("work");
     for payload in odd_payloads() {
         println!("{payload}");
-        // A publication is the publisher's own frame.
+        // A publication is relayed as the publisher's own frame.
         let publication = message("publish", "talk", &payload, "null");
         peer.send_body(publication.as_bytes());
         assert_eq!(next_body(&mut subscriber), publication.as_bytes());
-        // By a handler inside the server.
+        // A handler inside the server answers.
         peer.send_body(message("request", "echo", &payload, "null").as_bytes());
         let body = next_body(&mut peer);
         let answer = raw(&body);
         assert_eq!(answer.payload.get(), payload);
         assert_eq!(answer.reply_to.as_deref(), Some("m-\"1\""));
-        // To a worker and back.
+        // A worker gets the request and answers it.
         peer.send_body(message("request", "work", &payload, "null").as_bytes());
         let body = next_body(&mut worker);
         let task = raw(&body);
@@ -256,7 +256,7 @@ fn a_payload_is_relayed_byte_for_byte() {
         let answer = raw(&body);
         assert_eq!(answer.payload.get(), payload);
         assert_eq!(answer.reply_to.as_deref(), Some("m-\"1\""));
-        // As a notification.
+        // A worker gets a notification.
         peer.send_body(message("notification", "work", &payload, "null").as_bytes());
         let body = next_body(&mut worker);
         let note = raw(&body);

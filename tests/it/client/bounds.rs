@@ -1,4 +1,4 @@
-//! Nothing grows without bound, and nothing of the caller's runs with a lock held.
+//! Nothing grows without bound, and no code of the caller runs while a lock is held.
 
 use std::io::Write;
 use std::pin::pin;
@@ -17,7 +17,7 @@ use super::scripted::{Scripted, admit, errors, failure};
 use super::workers::deferred;
 use crate::support::{HANG, TestServer, frames, serve_echo};
 
-/// A client that keeps little for whoever does not read it.
+/// Connects a client that keeps few unread bytes.
 fn small(server: &TestServer) -> Client {
     let mut options = client_options(server);
     options.unread_bytes_max = 10_000;
@@ -38,7 +38,7 @@ fn what_nobody_reads_is_bounded_by_bytes_and_what_is_missed_is_counted() {
     let read = std::iter::from_fn(|| news.next_timeout(std::time::Duration::ZERO)).count() as u64;
     assert_eq!(read + missed, 100);
     assert!((1..10).contains(&read), "{read} of 1,000 bytes each and more");
-    // One that is larger than the bound is not lost for that.
+    // A single message that is larger than the bound is delivered.
     client.publish("news", &"x".repeat(20_000)).unwrap();
     assert!(news.next_timeout(HANG).is_some());
     client.publish("news", &"x".repeat(5_000)).unwrap();
@@ -109,7 +109,7 @@ fn a_server_that_asks_on_and_reads_no_refusal_is_left() {
     }
 }
 
-/// Asks for more than the client can send of answers, none of which is read.
+/// Asks for more than the client can send in answers, and reads none of them.
 fn flood(bytes_max: usize, channel_id: &str, is_leaving: bool) {
     let script = Scripted::new();
     let mut options = script.options();
@@ -118,7 +118,7 @@ fn flood(bytes_max: usize, channel_id: &str, is_leaving: bool) {
     let serving = client.clone();
     let served = admit(&mut side, move || {
         serving.serve_deferred("mine", 1, |request, responder| {
-            // Too much to wait is refused instead.
+            // An answer that is too large to wait is refused.
             let _ = responder.reply(&request.payload);
         })
     });
@@ -129,7 +129,7 @@ fn flood(bytes_max: usize, channel_id: &str, is_leaving: bool) {
     }
     let many = frames([&side.message("request", channel_id, &json!(1))]).repeat(1_000);
     let mut most = 0;
-    // Ten times what the kernel may take and the queue may hold.
+    // This is ten times as much as the kernel and the queue can hold.
     for _ in 0..1_000 {
         most = most.max(client.waiting_bytes());
         if side.stream.write_all(&many).is_err() {
@@ -138,13 +138,13 @@ fn flood(bytes_max: usize, channel_id: &str, is_leaving: bool) {
     }
     let error = told.recv_timeout(HANG).expect("the server is left");
     assert!(error.contains("does not read"), "{error}");
-    // The queue, as much of refusals, and the last answer.
+    // The queue, as many bytes of refusals, and the last answer.
     assert!(most <= 3 * bytes_max, "{most} bytes wait");
     drop(side);
     script.accept();
 }
 
-/// Uses the client while it is written.
+/// Uses the client while it is serialized.
 struct Meddling(Client);
 
 impl Serialize for Meddling {
@@ -163,7 +163,7 @@ fn a_value_may_use_the_client_while_it_is_written() {
     assert!(inner.next_timeout(HANG).is_some());
 }
 
-/// Uses the client while it wakes.
+/// Uses the client while it is woken.
 struct Curious(WeakClient);
 
 impl Wake for Curious {
@@ -183,7 +183,7 @@ fn a_waker_may_use_the_client() {
     client.unsubscribe("news");
     assert!(matches!(news.as_mut().poll_next(&mut context), Poll::Ready(None)));
     let mut answer = pin!(client.request_future("echo", &1).unwrap());
-    // Woken on the client's thread, which then is there for the next.
+    // The waker runs on the client's thread, which can serve the next request afterwards.
     let _ = answer.as_mut().poll(&mut context);
     client.ping().unwrap();
 }

@@ -1,4 +1,4 @@
-//! The end of a client, in good order and otherwise.
+//! The end of a client, orderly and otherwise.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use super::scripted::{
 };
 use crate::support::{HANG, serve_echo, together};
 
-/// Has a client serve a channel, which the scripted server admits.
+/// Has a client serve a channel, which the scripted server confirms.
 fn serve_on(client: &Client, side: &mut Side, channel: &str) -> Result<(), Error> {
     let (serving, channel) = (client.clone(), channel.to_owned());
     admit(side, move || serving.serve_deferred(&channel, 1, |_, _| ()))
@@ -73,7 +73,7 @@ fn an_end_that_does_not_prove_all_was_processed_is_an_error() {
     client.publish("news", &1).unwrap();
     let closing = std::thread::spawn(move || client.close());
     assert_eq!(read_all(&mut side).len(), 1);
-    // A reset instead of an end.
+    // The connection ends with a reset.
     socket2::SockRef::from(&side.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(side);
     let error = closing.join().unwrap().unwrap_err();
@@ -113,7 +113,7 @@ fn a_handler_of_a_served_channel_cannot_close_its_own_client() {
     client.close().unwrap();
 }
 
-/// What lives as long as a handler does.
+/// Returns a value that a handler owns, and a weak reference that shows whether it still lives.
 fn guard() -> (Arc<()>, Weak<()>) {
     let guard = Arc::new(());
     let weak = Arc::downgrade(&guard);
@@ -128,7 +128,7 @@ fn closing_drops_all_handlers_and_joins_their_threads() {
     let mut owned = || {
         let (guard, weak) = guard();
         guards.push(weak);
-        // A clone of the client in its own handler goes with it.
+        // The handler also owns a clone of the client.
         (guard, client.clone())
     };
     let own = owned();
@@ -153,7 +153,7 @@ fn closing_drops_all_handlers_and_joins_their_threads() {
     assert_eq!(alive, [0; 5], "events, rest, subscription, threads, deferred");
 }
 
-/// Takes its time to be dropped.
+/// A value whose drop takes some time.
 struct Slow(Arc<AtomicBool>);
 
 impl Drop for Slow {
@@ -238,7 +238,7 @@ fn closing_after_a_final_loss_tells_what_may_be_lost() {
     let error = lose(3).unwrap_err();
     assert!(matches!(error, Error::Lost { .. }), "{error:?}");
     assert_eq!(error.execution(), Execution::Possible);
-    // Where nothing was on its way, nothing can be lost.
+    // Nothing was in flight, so nothing can be lost.
     lose(0).unwrap();
 }
 
@@ -249,17 +249,17 @@ fn a_server_that_lets_no_worker_go_is_waited_for_once_and_not_for_every_channel(
     let mut options = script.options();
     options.connection.timeout = TIMEOUT;
     let (client, mut side) = script.connect_with(&options);
-    // One after another they would take longer than anything may.
+    // One after another they would take longer than any step may.
     let channels = 3 * HANG.as_millis() / TIMEOUT.as_millis();
     for n in 0..channels {
-        // On a busy machine its time may be over, which is no matter here.
+        // A busy machine may exceed the timeout, which does not matter here.
         let _ = serve_on(&client, &mut side, &format!("mine {n}"));
     }
     let (sender, closed) = channel();
     std::thread::spawn(move || sender.send(client.close()));
     let error = closed.recv_timeout(HANG).expect("the end").unwrap_err();
     assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
-    // All the same every channel was given up.
+    // Nevertheless every channel was given up.
     let stops = read_all(&mut side).into_iter();
     let stops = stops.filter(|message| message["payload"]["action"] == "stop_serving");
     assert!(stops.count() as u128 > channels / 2);
@@ -274,7 +274,7 @@ fn a_server_that_never_stops_talking_does_not_keep_a_connection_from_closing() {
     let side = script.accept();
     let connection = connecting.join().unwrap();
     let mut stream = side.stream.try_clone().unwrap();
-    // For as long as anybody is there.
+    // Writes until the connection is closed.
     let many = vec![0; 65536];
     std::thread::spawn(move || while stream.write_all(&many).is_ok() {});
     let (sender, closed) = channel();
@@ -292,7 +292,7 @@ fn all_threads_that_wait_for_a_message_see_the_end() {
         let (news, sender) = (Arc::clone(&news), sender.clone());
         std::thread::spawn(move || sender.send(news.next_timeout(2 * HANG).is_none()));
     }
-    // Nothing tells that they wait; one that does not yet sees the end as well.
+    // No event tells that they wait. One that does not wait yet sees the end as well.
     std::thread::sleep(Duration::from_millis(300));
     client.unsubscribe("news");
     for _ in 0..3 {

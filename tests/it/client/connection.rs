@@ -1,4 +1,4 @@
-//! What `Connection` does, against the real server and against one made of a socket.
+//! `Connection` against the real server and against one made of a socket.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -28,7 +28,7 @@ fn connect(server: &TestServer) -> Connection {
     options(server).connect().expect("the server admits")
 }
 
-/// The next message, which has to come.
+/// Returns the next message, which has to come.
 fn receive(connection: &mut Connection) -> Message {
     connection.receive(Some(HANG)).unwrap().expect("a message comes")
 }
@@ -92,7 +92,7 @@ fn an_error_answer_is_an_error_with_its_code() {
     assert_eq!((error.fault(), error.execution()), (Fault::Peer, Execution::Never));
     let error = connection.system(&json!({"action": "dance"})).unwrap_err();
     assert_eq!(answered(&error), ErrorCode::NoHandler);
-    // What looks like an error and has no code of the protocol is somebody's payload.
+    // A payload that looks like an error but has no code of the protocol is an ordinary payload.
     let own = json!({"status": "error", "code": "out_of_tea", "error": "buy some"});
     assert_eq!(value(&connection.request("echo", &own).unwrap()), own);
     connection.ping().unwrap();
@@ -235,7 +235,7 @@ fn a_poll_loop_of_ones_own_is_woken() {
     assert_eq!(value(&message), "flash");
 }
 
-/// A connection to a server made of a socket, and its side, which has welcomed it.
+/// Connects to a server made of a socket, which has sent the welcome. Returns both sides.
 fn welcomed(timeout: Duration) -> (Connection, Side) {
     let script = Scripted::new();
     let mut options = script.options().connection;
@@ -258,7 +258,7 @@ fn no_answer_is_a_deadline_and_the_late_answer_is_not_taken_for_the_next() {
         let request = side.receive();
         let mut answer = side.message("response", "quick", &json!("in time"));
         answer["reply_to"] = request["message_id"].clone();
-        // Byte by byte: a frame comes in as many pieces as the kernel likes.
+        // The frame is sent byte by byte, because the kernel may deliver it in any pieces.
         for byte in frames([&answer]) {
             side.stream.write_all(&[byte]).unwrap();
         }
@@ -291,7 +291,7 @@ fn who_is_refused_and_cut_off_before_all_is_sent_is_told_why() {
     let refusing = std::thread::spawn(move || {
         let mut side = script.accept_bare();
         side.send("response", "system", failure("server_full"));
-        // It has come to wait for room when the socket is closed with much that is unread.
+        // The client waits for room when the socket is closed with many unread bytes.
         std::thread::sleep(Duration::from_millis(100));
     });
     assert_eq!(answered(&options.connect().unwrap_err()), ErrorCode::ServerFull);

@@ -1,4 +1,4 @@
-//! Whether the server is alive, and how often it is asked for a connection.
+//! Heartbeats that find a dead server, and the pauses between attempts to reconnect.
 
 use std::io::Read;
 use std::sync::mpsc::channel;
@@ -24,10 +24,10 @@ fn pong(side: &mut Side, ping: &Value) {
 fn a_silent_server_is_found_dead_although_the_queue_to_it_is_full() {
     let script = Scripted::new();
     let mut options = script.options();
-    // Long enough for the queue to be full before the silence is one.
+    // Long enough to fill the queue before the server counts as silent.
     options.heartbeat = Some(Duration::from_secs(2));
     options.queue_bytes_max = 500_000;
-    // Nobody who publishes waits for room longer than this.
+    // A publisher does not wait longer than this for room.
     options.connection.timeout = Duration::from_millis(10);
     let (client, mut side) = script.connect_with(&options);
     let told = losses(&client);
@@ -49,7 +49,7 @@ fn a_silent_server_is_found_dead_although_the_queue_to_it_is_full() {
 
 #[test]
 fn a_server_that_reads_slowly_and_says_nothing_is_not_taken_for_dead() {
-    // Long beside what a busy machine keeps the reader from reading.
+    // A busy machine keeps the reader from reading for a much shorter time.
     const INTERVAL: Duration = Duration::from_secs(3);
     let script = Scripted::new();
     let mut options = script.options();
@@ -59,9 +59,11 @@ fn a_server_that_reads_slowly_and_says_nothing_is_not_taken_for_dead() {
     let told = losses(&client);
     let ping = side.receive();
     pong(&mut side, &ping);
-    // Most of it shall wait here and not with the kernel, where no write tells of the reading.
+    // Most bytes have to wait here and not in the kernel, where no write shows that the server
+    // reads.
     socket2::SockRef::from(&side.stream).set_recv_buffer_size(1 << 18).unwrap();
-    // Encoded once: until all is queued nobody reads, which must not be long enough to be silence.
+    // The payload is encoded once. Nobody reads until all of it is queued, and that must not take
+    // long enough to count as silence.
     let filler = Json::from_serialize(&"x".repeat(1 << 20)).unwrap();
     for _ in 0..50 {
         client.publish("news", &filler).unwrap();
@@ -88,7 +90,7 @@ fn a_heartbeat_of_no_time_is_no_flood() {
         let ping = side.receive();
         pong(&mut side, &ping);
     }
-    // They are 10 ms apart at least, however slow the machine.
+    // They are at least 10 ms apart, however slow the machine is.
     assert!(begin.elapsed() > Duration::from_millis(10) * (PINGS - 2), "{:?}", begin.elapsed());
 }
 
@@ -104,7 +106,7 @@ fn a_server_that_admits_and_closes_at_once_is_asked_ever_less_often() {
         drop(script.accept());
         until("a failure", || client.connection_info().failures, |seen| *seen > failures);
     }
-    // One that answers is of use, and its loss is the first again.
+    // A connection that brought an answer was useful, so its loss counts as the first again.
     let mut side = script.accept();
     let asking = client.clone();
     let asked = std::thread::spawn(move || asking.request("work", &1));
@@ -119,7 +121,7 @@ fn a_server_that_admits_and_closes_at_once_is_asked_ever_less_often() {
 
 #[test]
 fn a_server_replaced_by_one_that_knows_no_ping_is_kept() {
-    // Long beside what a busy machine keeps the test from answering.
+    // A busy machine keeps the test from answering for a much shorter time.
     const INTERVAL: Duration = Duration::from_secs(1);
     let script = Scripted::new();
     let mut options = script.options();
@@ -127,7 +129,7 @@ fn a_server_replaced_by_one_that_knows_no_ping_is_kept() {
     let (client, mut side) = script.connect_with(&options);
     let told = losses(&client);
     let mut news = client.subscribe("news").unwrap();
-    // The first answers pings.
+    // The first server answers pings.
     let begin = Instant::now();
     for _ in 0..3 {
         assert!(begin.elapsed() < HANG);
@@ -138,7 +140,7 @@ fn a_server_replaced_by_one_that_knows_no_ping_is_kept() {
     }
     drop(side);
     assert!(matches!(next(&told), Told::Lost { .. }));
-    // The second is silent for long enough to be dead, if it were the first.
+    // The second one is silent for so long that the first one would count as dead.
     let mut side = script.accept();
     assert_eq!(next(&told), Told::Connected);
     assert_eq!(side.receive()["message_type"], "subscribe");

@@ -1,4 +1,5 @@
-//! What a lost connection takes with it is told by the number; what can go by the next one does.
+//! A lost connection reports how many messages it may have lost. Messages that had not left go by
+//! the next connection.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -43,7 +44,7 @@ fn what_an_answer_proves_is_not_counted_as_lost_and_all_else_is() {
     let error = lost.recv_timeout(HANG).unwrap().unwrap_err();
     assert_eq!(error.execution(), Execution::Possible);
 
-    // What waits for the second connection counts there, once it has left by it.
+    // Messages that wait for the second connection count there, once they have left by it.
     for n in 0..4 {
         client.publish("news", &n).unwrap();
     }
@@ -105,14 +106,14 @@ fn what_was_sent_before_the_last_clone_is_dropped_arrives_although_something_is_
     assert_eq!(side.receive()["message_type"], "subscribe");
     side.send("publish", "busy", json!(1));
     enter.recv_timeout(HANG).unwrap();
-    // Unread at the client, whose thread is busy, when it ends.
+    // The client, whose thread is busy, has not read this when it ends.
     side.send("publish", "other", json!("x".repeat(100_000)));
     for n in 0..10 {
         client.publish("news", &[n]).unwrap();
     }
     drop(client);
     drop(release);
-    // Time for a client that ends in bad order to do so; one in good order waits for this side.
+    // A client that ends without an orderly close would do so within this time.
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(numbers(&read_all(&mut side)), (0..10).collect::<Vec<_>>());
 }
@@ -179,7 +180,7 @@ fn a_request_that_a_server_did_not_look_at_because_it_ends_goes_by_the_next_conn
     for request in &requests[..2] {
         refuse(&mut side, request, "shutting_down");
     }
-    // What was handed to a worker is cut off, and may have been done.
+    // The request that a worker has is cut off, and may have been carried out.
     refuse(&mut side, &requests[2], "timeout");
     let cut_off = answers.recv_timeout(HANG).unwrap().unwrap_err();
     assert!(matches!(cut_off, Error::Answered { code: ErrorCode::Timeout, .. }), "{cut_off:?}");
@@ -246,7 +247,7 @@ fn what_the_server_refuses_without_anybody_waiting_is_told() {
     assert!(refusals.try_recv().is_err());
 }
 
-/// Served channels that could not be taken up again, and why.
+/// Collects the served channels that could not be restored, and the reasons.
 fn not_restored(client: &Client) -> Receiver<(String, String)> {
     picked(client, |event| match event {
         Event::NotRestored { channel_id, error } => Some((channel_id.clone(), error.to_string())),
@@ -319,7 +320,7 @@ fn a_connection_that_ends_while_a_channel_is_taken_up_again_is_no_refusal() {
     let serve = side.receive();
     refuse(&mut side, &serve, "shutting_down");
     drop(side);
-    // Both are behind the third connection's answer.
+    // Both precede the third connection's answer.
     let mut side = script.accept();
     let serve = side.receive();
     refuse(&mut side, &serve, "limit_exceeded");

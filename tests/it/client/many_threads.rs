@@ -1,4 +1,4 @@
-//! What `Client` does while its connection holds.
+//! `Client` while its connection holds.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,7 +37,7 @@ impl Wake for Unpark {
     }
 }
 
-/// The smallest executor there is.
+/// A minimal executor.
 fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     let waker = Arc::new(Unpark(std::thread::current())).into();
     let mut context = Context::from_waker(&waker);
@@ -164,7 +164,7 @@ fn a_message_is_waited_for_without_subscribing() {
     let waiting = client.clone();
     let _subscribed = client.subscribe("news").unwrap();
     let thread = std::thread::spawn(move || waiting.wait_for_message("news", HANG));
-    // Until somebody listens: what is published before is for nobody.
+    // Publishes until somebody listens, because earlier publications have no subscriber.
     while !thread.is_finished() {
         client.publish("news", &"here").unwrap();
         client.flush().unwrap();
@@ -266,7 +266,7 @@ fn closing_answers_what_is_served_and_sends_what_waits() {
     let mut future = pin!(client.request_future("slow", &7).unwrap());
     starts.recv_timeout(HANG).unwrap();
     let closing = std::thread::spawn(move || worker.close());
-    // The worker is no longer there for others, and still has this one.
+    // The worker gets no new requests, and still has this one.
     let refused = loop {
         match client.send_request("slow", &8, Duration::from_millis(5)) {
             Err(Error::Answered { code, .. }) => break code,
@@ -276,7 +276,7 @@ fn closing_answers_what_is_served_and_sends_what_waits() {
     assert_eq!(refused, ErrorCode::NoHandler);
     drop(release);
     let answer = block_on(|context| future.as_mut().poll(context));
-    // The handler's end of the channel is gone: that is an error, and it is answered.
+    // The handler's end of the channel is gone. That is an error, and it is answered.
     assert!(matches!(answer, Err(Error::Answered { code: ErrorCode::HandlerFailed, .. })));
     closing.join().unwrap().unwrap();
 }
@@ -288,9 +288,9 @@ fn one_message_too_large_costs_the_connection_and_not_the_client() {
     let server = support::serve(config, support::install_echo);
     let client = connect(&server);
     let mut heard = client.subscribe("news").unwrap();
-    // This client does not know how much the server takes.
+    // This client does not know the server's limit.
     client.publish("news", &"x".repeat(5_000)).unwrap();
-    // It may be in flight while the connection ends: then it is asked again.
+    // The request may be in flight when the connection ends, and is then repeated.
     let asks = || client.request("echo", &1);
     let answer = (0..100).find_map(|_| asks().ok()).expect("the client came back");
     assert_eq!(value(&answer), 1);

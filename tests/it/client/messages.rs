@@ -1,4 +1,4 @@
-//! Requests that are messages of the caller's own, and answers as they came.
+//! Requests as messages of the caller's own, and answers as they came.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -100,7 +100,7 @@ fn an_abort_cuts_a_close_short() {
     };
     worker.abort();
     assert!(!worker.is_connected() && worker.duplicate_socket().is_none());
-    // The requester is told at once, and not when its time is over.
+    // The requester is told at once, and not at its timeout.
     let answer = told.recv_timeout(HANG).unwrap().unwrap();
     assert_eq!(value(&answer)["code"], "worker_lost");
     closing.join().unwrap().unwrap();

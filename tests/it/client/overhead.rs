@@ -1,4 +1,4 @@
-//! What the client costs beside a bare socket that sends and receives the same bytes.
+//! The cost of the client beside a bare socket that sends and receives the same bytes.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,7 +14,8 @@ use crate::support::{frame, serve_echo, succeeds_once};
 const ROUNDS: usize = 40;
 const REQUESTS: usize = 200;
 
-/// A blocking socket with the least a client can do: one write, one read, nothing looked at.
+/// A blocking socket that does the least a client can do: one write and one read, without looking
+/// at the bytes.
 struct Bare {
     stream: TcpStream,
     question: Vec<u8>,
@@ -47,8 +48,8 @@ fn time(mut request: impl FnMut()) -> Duration {
     times[REQUESTS / 2]
 }
 
-/// Medians of short rounds in turn, so that whatever else the machine does meets both alike;
-/// the median of their ratios is held against the bound. Only an optimised build is judged.
+/// Measures medians of short rounds in turn, so that other load on the machine affects both alike,
+/// and compares the median of their ratios with the bound. The bound of a debug build is wide.
 #[test]
 fn a_connection_adds_at_most_a_tenth_to_a_bare_sockets_round_trip() {
     let server = serve_echo();
@@ -60,7 +61,7 @@ fn a_connection_adds_at_most_a_tenth_to_a_bare_sockets_round_trip() {
     let mut bare =
         Bare { stream: peer.stream.try_clone().unwrap(), question, buffer: vec![0; 65536] };
     bare.request();
-    // Without optimisation the client's own code is many times slower than what is shipped.
+    // Without optimisation the client's own code is many times slower than in a release build.
     let bound = if cfg!(debug_assertions) { 2.0 } else { 1.1 };
     succeeds_once(|| {
         let mut ratios: Vec<f64> = (0..ROUNDS)
@@ -78,7 +79,7 @@ fn a_connection_adds_at_most_a_tenth_to_a_bare_sockets_round_trip() {
     });
 }
 
-/// How often the thread that calls this has gone to sleep.
+/// Returns how often the calling thread has gone to sleep.
 #[cfg(target_os = "linux")]
 fn sleeps() -> u64 {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
@@ -86,8 +87,8 @@ fn sleeps() -> u64 {
     line.unwrap().trim().parse().unwrap()
 }
 
-/// A thread that is woken has slept: the caller once for its answer, as on a connection of its
-/// own, and the driver once for the bytes.
+/// A thread that is woken has slept: the caller once for its answer, as on a connection of its own,
+/// and the driver once for the bytes.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_request_of_a_client_wakes_one_thread_more_than_one_of_a_connection() {

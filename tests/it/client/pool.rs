@@ -1,4 +1,4 @@
-//! Several connections as one.
+//! Several connections that are used as one.
 
 use std::sync::mpsc::channel;
 
@@ -26,7 +26,7 @@ fn it_grows_while_all_wait_and_not_beyond_its_bound() {
         pool.client().unwrap().send_request_async("slow", &n, tell).unwrap();
     }
     assert_eq!(pool.connections(), 3);
-    // Least loaded: 7 requests are 3, 2 and 2.
+    // The least loaded connection gets a request: 7 are 3, 2 and 2.
     let next = pool.client().unwrap().connection_info();
     assert_eq!(next.pending_requests, 2, "{next:?}");
     for _ in 0..7 {

@@ -1,4 +1,4 @@
-//! A proxy between client and server that delays, cuts and corrupts what either says.
+//! A proxy between client and server that delays, cuts and corrupts the bytes of either side.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,28 +11,28 @@ use super::many_threads::{client_options, value};
 use super::scripted::{picked, soon};
 use crate::support::{HANG, TestServer, serve_echo, succeeds_once};
 
-/// What happens to the bytes of one connection that go one way.
+/// The damage to the bytes of one connection in one direction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Harm {
     None,
-    /// In chunks of odd sizes, each a little later.
+    /// Chunks of odd sizes arrive, each a little later.
     Delay,
-    /// One byte at a time.
+    /// One byte arrives at a time.
     Crumble,
-    /// So many bytes pass, then the connection ends.
+    /// The connection ends after so many bytes.
     Cut(usize),
-    /// After so many bytes nothing is as it was.
+    /// All bytes are changed after so many bytes.
     Corrupt(usize),
 }
 
-/// Whose bytes are harmed.
+/// The direction whose bytes are damaged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Way {
     FromServer,
     ToServer,
 }
 
-/// Passes connections on, one after another, each with the next harm; the last holds for all
+/// Forwards connections one after another, each with the next damage. The last one holds for all
 /// that follow.
 pub(crate) fn harm(server: SocketAddr, way: Way, harms: Vec<Harm>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -54,7 +54,7 @@ pub(crate) fn harm(server: SocketAddr, way: Way, harms: Vec<Harm>) -> SocketAddr
     address
 }
 
-/// Whoever is gone ends it; that is what it is there to show.
+/// Forwards bytes until either side closes.
 fn pump(mut from: TcpStream, mut to: TcpStream, harm: Harm) {
     let mut passed = 0;
     let mut buffer = [0; 4096];
@@ -97,8 +97,8 @@ fn connect(server: &TestServer, way: Way, harms: Vec<Harm>) -> Client {
     options.connect().unwrap()
 }
 
-/// The welcome and what asks for it are some 230 bytes long: from here on harm is done to requests
-/// and answers.
+/// The connect and the welcome are some 230 bytes long, so damage from here on hits requests and
+/// answers.
 const WELCOMED: usize = 400;
 const WAYS: [Way; 2] = [Way::FromServer, Way::ToServer];
 
@@ -134,7 +134,7 @@ fn bytes_that_come_late_are_the_same_messages_in_the_same_order() {
             assert_eq!(value(&answer)[0], n);
             assert_eq!(value(&news.next_timeout(HANG).unwrap())[0], n);
         }
-        // One whose time is over is over although its answer is on its way.
+        // A request whose time is over has failed, although its answer is under way.
         let late = client.send_request("echo", &0, Duration::from_millis(1));
         assert!(matches!(late, Err(Error::Deadline { .. })), "{late:?}");
         assert_eq!(value(&client.request("echo", &1).unwrap()), 1);
@@ -189,12 +189,12 @@ fn corruption_is_told_from_messages_and_the_client_comes_back() {
     }
 }
 
-/// The server says what it could not read; where it cannot find the next message it closes.
+/// The server reports messages that it cannot read. If it cannot find the next message, it closes.
 #[test]
 fn corruption_on_the_way_to_the_server_is_told_and_the_client_comes_back() {
     let server = serve_echo();
     for after in [WELCOMED, WELCOMED + 1, WELCOMED + 50, 2000] {
-        // A busy machine lets more of them run out of time.
+        // On a busy machine more requests run out of time.
         succeeds_once(|| corrupted_on_the_way_to(&server, after));
     }
 }

@@ -1,5 +1,5 @@
-//! The clients against the server of the `PyPI` package, unmodified. Run by tests/interop/run.py,
-//! which installs the package and names its interpreter.
+//! The clients against the unmodified server of the `PyPI` package. tests/interop/run.py runs these
+//! tests: it installs the package and names its interpreter.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -88,7 +88,7 @@ fn a_connection_asks_publishes_and_notifies() {
     assert_eq!(got, (0..10).map(Value::from).collect::<Vec<_>>());
     connection.unsubscribe("news").unwrap();
     connection.publish("news", &10).unwrap();
-    // In order on one connection: what the unsubscription did not stop would come before.
+    // The connection is processed in order, so a publication would come before this answer.
     connection.request("echo", &1).unwrap();
     assert!(connection.try_receive().unwrap().is_none());
     connection.set_timeout(Duration::from_millis(50));
@@ -105,7 +105,7 @@ fn a_client_takes_its_silence_for_what_it_is() {
     options.heartbeat = Some(Duration::from_millis(500));
     let client = options.connect().unwrap();
     let mut news = client.subscribe("news").unwrap();
-    // Nothing but the heartbeat is pending: it is tried, and given up.
+    // Only the heartbeat is pending. The client tries it and gives it up.
     for is_asked in [true, false] {
         let pending = || client.connection_info().pending_requests;
         until("the heartbeat", pending, |pending| (*pending > 0) == is_asked);
@@ -132,7 +132,7 @@ fn a_client_comes_back_to_one_that_was_killed_and_nothing_comes_twice() {
     let mut news = client.subscribe("news").unwrap();
     client.publish("news", &"before").unwrap();
     assert_eq!(value(&news.next().unwrap()), "before");
-    // What it answers proves that it has all that went before.
+    // The answer proves that the server has processed everything before it.
     client.request("echo", &1).unwrap();
     let port = server.port;
     drop(server);

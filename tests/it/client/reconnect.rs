@@ -31,7 +31,7 @@ impl Served {
         self.server.as_ref().unwrap()
     }
 
-    /// As if the machine had lost its power.
+    /// Ends the server as a power failure would.
     fn kill(&mut self) {
         self.running().signal("KILL");
         self.server = None;
@@ -65,7 +65,8 @@ fn subscriptions_and_served_channels_are_back_before_what_waited_is_sent() {
 
     served.kill();
     expect_loss(&events, 0);
-    // Sent with nobody there: it waits, behind what has to be restored.
+    // These are sent while the server is away. They wait behind the subscriptions that have to be
+    // restored.
     for n in 0..100 {
         client.publish("news", &n).unwrap();
     }
@@ -95,7 +96,7 @@ fn a_request_in_flight_fails_at_once_and_says_that_it_may_have_been_executed() {
     let asked = std::thread::spawn(move || {
         asking.send_request("silence", &1, Duration::from_secs(1_000_000))
     });
-    // Once the worker has it, it is in flight.
+    // The request is in flight once the worker has it.
     assert_eq!(silent.receive()["payload"], 1);
     served.kill();
     let error = asked.join().unwrap().unwrap_err();
@@ -170,7 +171,7 @@ fn a_server_that_stands_still_is_found_dead_and_one_that_comes_back_is_found() {
     options.heartbeat = Some(Duration::from_secs(1));
     let client = options.connect().unwrap();
     let events = losses(&client);
-    // Known to answer, so that its silence means something.
+    // The server has answered a ping, so its silence means that it is dead.
     client.ping().unwrap();
     served.running().signal("STOP");
     expect_loss(&events, 0);
@@ -200,8 +201,8 @@ fn a_server_that_ends_in_good_order_is_left_without_an_error_for_its_successor()
     assert_eq!(value(&news.next().unwrap()), "for the next one");
 }
 
-/// What came of numbered publications to a subscription of the client's own, while `disturb` did
-/// its worst to the server.
+/// The result of numbered publications to a subscription of the same client, while `disturb`
+/// disturbed the server.
 struct Delivered {
     got: Vec<u64>,
     sent: u64,
@@ -226,7 +227,7 @@ fn deliver_under(options: &ClientOptions, mut disturb: impl FnMut(&Receiver<Told
         while stopped.try_recv().is_err() && sent < 200_000 {
             match publishing.publish("news", &sent) {
                 Ok(()) => sent += 1,
-                // While nobody is there the queue fills up.
+                // The queue is full while the server is away.
                 Err(Error::QueueFull { .. }) => std::thread::yield_now(),
                 Err(error) => panic!("{error:?}"),
             }
@@ -270,8 +271,8 @@ fn what_is_delivered_under_restarts_is_delivered_once_and_in_order() {
     delivered.check_losses();
 }
 
-/// It still reads what it was sent by connections that were given up meanwhile, so that this
-/// may come after what was sent later.
+/// The server still reads messages from connections that were given up meanwhile, so these may
+/// arrive after messages that were sent later.
 #[test]
 fn what_is_delivered_by_a_server_that_stood_still_is_delivered_once() {
     let served = Served::new();

@@ -1,5 +1,5 @@
-//! A server made of a socket, which does what the test wants at the moment it wants it, and what the
-//! tests of the clients share.
+//! A server made of a socket, which does what the test wants at the moment the test wants it, and
+//! helpers that the tests of the clients share.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -15,7 +15,7 @@ pub(crate) struct Scripted {
     listener: TcpListener,
 }
 
-/// Its side of a connection; what it says is what a server says.
+/// The server's side of a connection, which sends messages as a server.
 pub(crate) type Side = Peer;
 
 impl Scripted {
@@ -47,7 +47,7 @@ impl Scripted {
         (connecting.join().unwrap(), side)
     }
 
-    /// The next connection, not welcomed yet.
+    /// Returns the next connection, without a welcome.
     pub(crate) fn accept_bare(&self) -> Side {
         let stream = eventually("a client", || match self.listener.accept() {
             Ok((stream, _)) => Some(stream),
@@ -60,7 +60,7 @@ impl Scripted {
         Peer::over(stream).called("app", "server")
     }
 
-    /// The next connection, welcomed.
+    /// Returns the next connection, with a welcome.
     pub(crate) fn accept(&self) -> Side {
         let mut side = self.accept_bare();
         let connect = side.receive();
@@ -71,7 +71,7 @@ impl Scripted {
     }
 }
 
-/// Options of a client that gives nothing up while a test runs, and comes back soon.
+/// Returns the options of a client that gives nothing up while a test runs, and reconnects soon.
 pub(crate) fn patient(app_id: &str, endpoint: Endpoint) -> ClientOptions {
     let mut options = ClientOptions::new(app_id);
     options.connection.endpoint = endpoint;
@@ -94,7 +94,7 @@ pub(crate) fn failure(code: &str) -> Value {
     json!({"status": "error", "code": code, "error": "the test wants it like this"})
 }
 
-/// Admits the client as a worker, which it asks to become meanwhile.
+/// Confirms the client as a worker.
 pub(crate) fn admit<T: Send + 'static>(
     side: &mut Side,
     serve: impl FnOnce() -> T + Send + 'static,
@@ -106,12 +106,12 @@ pub(crate) fn admit<T: Send + 'static>(
     served.join().unwrap()
 }
 
-/// What comes, up to the end of the connection or a part of a frame.
+/// Reads messages up to the end of the connection or an incomplete frame.
 pub(crate) fn read_all(side: &mut Side) -> Vec<Value> {
     std::iter::from_fn(|| side.try_receive().ok()).collect()
 }
 
-/// What is picked from the events of a client.
+/// Collects what `pick` takes from the events of a client.
 pub(crate) fn picked<T: Send + 'static>(
     client: &Client,
     pick: impl Fn(&Event) -> Option<T> + Send + 'static,
@@ -119,14 +119,14 @@ pub(crate) fn picked<T: Send + 'static>(
     let (sender, told) = channel();
     client.on_event(move |event| {
         if let Some(picked) = pick(event) {
-            // The test may have seen enough.
+            // The test may have ended.
             let _ = sender.send(picked);
         }
     });
     told
 }
 
-/// Why the connection was lost, each time.
+/// Collects the reasons for which the connection was lost.
 pub(crate) fn errors(client: &Client) -> Receiver<String> {
     picked(client, |event| match event {
         Event::Disconnected { error, .. } => Some(error.to_string()),
@@ -134,7 +134,7 @@ pub(crate) fn errors(client: &Client) -> Receiver<String> {
     })
 }
 
-/// What is told of losses.
+/// The events that concern losses.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Told {
     Lost { unanswered: usize, unconfirmed: u64, waiting: usize },
@@ -159,7 +159,8 @@ pub(crate) fn next(told: &Receiver<Told>) -> Told {
     told.recv_timeout(HANG).expect("an event")
 }
 
-/// Publishes numbered messages to a server that does not read until some wait. Returns how many.
+/// Publishes numbered messages to a server that does not read, until some of them wait. Returns how
+/// many.
 pub(crate) fn publish_until_some_wait(client: &Client) -> usize {
     let filler = "x".repeat(60_000);
     let mut sent = 0;

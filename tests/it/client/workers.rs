@@ -1,4 +1,4 @@
-//! Channels whose requests are answered later, by whoever and from wherever.
+//! Channels whose requests are answered later, from any thread.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::{HANG, serve_echo};
 
 pub(crate) type Job = (Message, Responder);
 
-/// A worker that passes its requests to the test.
+/// Serves a channel and passes its requests to the test.
 pub(crate) fn deferred(worker: &Client, channel: &str, concurrency: usize) -> mpsc::Receiver<Job> {
     let (sender, jobs) = mpsc::channel();
     let pass_on = move |message, responder| sender.send((message, responder)).unwrap();
@@ -22,10 +22,10 @@ pub(crate) fn deferred(worker: &Client, channel: &str, concurrency: usize) -> mp
     jobs
 }
 
-/// Asks, and passes the answer to the test.
+/// Sends a request and passes its answer to the test.
 fn ask(client: &Client, channel: &str, n: u64) -> mpsc::Receiver<Result<Message, Error>> {
     let (sender, answers) = mpsc::channel();
-    // The test may have seen enough.
+    // The test may have ended.
     client.send_request_async(channel, &n, move |answer| drop(sender.send(answer))).unwrap();
     answers
 }
@@ -45,7 +45,7 @@ fn answers_come_later_in_any_order_and_no_more_are_out_than_may_be() {
     let answers: Vec<_> = (0..5).map(|n| ask(&client, "later", n)).collect();
     let next = || jobs.recv_timeout(HANG).unwrap();
     let (first, second) = (next(), next());
-    // All five are with the worker once it has answered what came behind them.
+    // The worker has all five once it has answered the ping behind them.
     client.flush().unwrap();
     worker.flush().unwrap();
     assert!(jobs.try_recv().is_err(), "a third is not handed out");
@@ -121,7 +121,7 @@ fn closing_waits_for_deferred_answers() {
     let answer = ask(&client, "later", 1);
     let (_, responder) = jobs.recv_timeout(HANG).unwrap();
     let closing = std::thread::spawn(move || worker.close());
-    // Once nobody serves the channel any more, closing has begun; until then a request waits.
+    // Closing has begun once no worker serves the channel. Until then a request waits.
     let refused = loop {
         match client.send_request("later", &2, Duration::from_millis(5)) {
             Err(Error::Answered { code, .. }) => break code,
@@ -155,7 +155,7 @@ fn messages_of_any_type_go_out_as_they_are_and_what_nobody_takes_comes_to_the_de
     assert_eq!(client.send_message(&request).unwrap(), "my own");
     assert_eq!(next().reply_to.as_deref(), Some("my own"));
 
-    // A worker by hand, as programs for the published package are.
+    // A worker without `serve`, as programs for the published package are.
     client.system(&json!({"action": "serve", "channel": "mine"})).unwrap();
     let answer = ask(&other, "mine", 7);
     let request = next();
@@ -163,7 +163,7 @@ fn messages_of_any_type_go_out_as_they_are_and_what_nobody_takes_comes_to_the_de
     client.send_message(&request.create_response(payload(json!(49)))).unwrap();
     assert_eq!(value(&answer.recv_timeout(HANG).unwrap().unwrap()), 49);
 
-    // A subscription by hand, and a publication with a reply_to of its own.
+    // A subscription by a message, and a publication that has a `reply_to`.
     let connection_id = client.connection_info().connection_id;
     let subscription = payload(json!({"connection_id": connection_id, "ack": true}));
     let subscribe = Message::new(MessageType::Subscribe, "", "news", subscription);
@@ -176,7 +176,7 @@ fn messages_of_any_type_go_out_as_they_are_and_what_nobody_takes_comes_to_the_de
     assert_eq!(message.reply_to.as_deref(), Some("what was asked elsewhere"));
     assert_eq!(message.message_type, MessageType::Publish);
 
-    // Who listens to the channel takes it instead.
+    // A subscriber of the channel gets the message instead.
     let heard = client.subscribe("news").unwrap();
     other.publish("news", &payload(json!(["raw"]))).unwrap();
     assert_eq!(value(&heard.next_timeout(HANG).unwrap()), json!(["raw"]));
@@ -257,7 +257,7 @@ fn what_waited_for_a_worker_when_its_connection_was_lost_is_not_begun() {
     assert_eq!(next(&told), Told::Connected);
     let serve = side.receive();
     side.answer(&serve, json!({"status": "serving", "channel": "work"}));
-    // An answer that is for nobody any more.
+    // This answer has no requester any more.
     begun.reply(&"too late").unwrap();
     let (message, noted) = jobs.recv_timeout(HANG).unwrap();
     assert_eq!(value(&message), "nobody is told");
@@ -269,7 +269,7 @@ fn what_waited_for_a_worker_when_its_connection_was_lost_is_not_begun() {
     assert_eq!((&came["message_type"], &came["payload"]), (&json!("response"), &json!("new")));
 }
 
-/// Cannot be written.
+/// A value that cannot be serialized.
 struct Explosive;
 
 impl Serialize for Explosive {

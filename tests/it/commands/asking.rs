@@ -1,4 +1,4 @@
-//! One question, one answer, and how a failure is told.
+//! One request, one answer, and how failures are reported.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -89,10 +89,10 @@ fn exit_codes_say_whose_fault_it_is() {
 fn who_does_not_answer_in_time_is_four() {
     let demo = Demo::start();
     let _worker = demo.0.connected("bench", "sleeps").serving("slow");
-    // Enough for the connection, of which it is the timeout as well.
+    // The timeout includes connecting, so it is not too short for that.
     let asks = ["request", "slow", "1", "--timeout", "3s"];
     assert_fails(demo.command(&asks), 4, "within 3s");
-    // It takes connections, and says nothing.
+    // This listener takes connections and sends nothing.
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let mut command = demo.command(&["request", "echo", "1", "--timeout", "200ms"]);
     command.env("IPC_PORT", silent.local_addr().unwrap().port().to_string());
@@ -109,7 +109,7 @@ fn what_is_published_and_notified_arrives() {
     let metric = "{\"metric\": \"cpu_usage\", \"value\": 93}";
     assert_eq!(demo.prints(&["notify", "metrics", metric, "--app", "monitoring"]), "");
     assert_eq!(peer.receive()["payload"]["type"], "high_cpu_alert");
-    // What the server refuses is not lost in silence.
+    // A publication that the server refuses is reported.
     let narrow = Running::start(serve(&["--port", "0", "--max-frame-bytes", "1KiB"]));
     let large = format!("\"{}\"", "x".repeat(2_000));
     for command in ["publish", "notify"] {
@@ -167,7 +167,7 @@ fn every_line_of_a_feed_is_a_message() {
     for payload in [json!(1), json!({"a": 2}), json!("last")] {
         assert_eq!(peer.receive()["payload"], payload);
     }
-    // What came before a line that is wrong has arrived.
+    // The lines before a wrong one have arrived.
     let Output { status, stderr, .. } = feed("7\nwrong\n8\n", &[]);
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{stderr}");

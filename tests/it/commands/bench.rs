@@ -1,4 +1,4 @@
-//! `ipc bench` measures what it says, and writes what other tools read.
+//! `ipc bench` measures what it says, and writes files that other tools read.
 
 use std::fs;
 use std::process::{Output, Stdio};
@@ -13,7 +13,8 @@ use super::{Demo, Live};
 use crate::cli::{Scratch, assert_fails};
 use crate::support::succeeds_once;
 
-/// The report of a load, which lasts longer on a machine that is too busy to measure anything.
+/// Returns the report of a load, which runs longer on a machine that is too busy to measure
+/// anything.
 fn measure(demo: &Demo, arguments: &[&str]) -> Value {
     let mut report = Value::Null;
     for duration in ["200ms", "2s", "20s"] {
@@ -58,14 +59,14 @@ fn an_open_loop_sends_no_more_than_its_rate() {
     let demo = Demo::start();
     let report = measure(&demo, &["--rate", "100", "--clients", "2"]);
     let [count, seconds] = ["count", "seconds"].map(|name| report[name].as_f64().unwrap());
-    // Slow machines may do fewer.
+    // Slow machines may send fewer.
     assert!(count >= 1.0 && count <= (seconds * 100.0).ceil(), "{report}");
 }
 
 #[test]
 fn what_the_warm_up_could_not_send_is_not_measured() {
     let demo = Demo::start();
-    // No machine sends so many, so that in the end all that is sent was due long before.
+    // No machine sends so many, so at the end every message was due long before it was sent.
     let times = ["--warmup", "500ms", "--duration", "300ms"];
     let report = demo.documents(&[&["bench", "--json", "--rate", "1e7"], &times[..]].concat());
     let report = &report[0];
@@ -88,12 +89,13 @@ fn a_stalled_server_hides_nothing_of_what_waited() {
         if report["count"].as_u64() < Some(2) {
             return Err(format!("{report}"));
         }
-        // One takes 50 ms and one is due every millisecond: the later, the longer it waited.
+        // One takes 50 ms and one is due every millisecond, so the later ones wait longer.
         let [min, max] = ["min", "max"].map(|name| report["latency_us"][name].as_f64().unwrap());
         assert!(max - min > 40_000.0, "waiting for its turn counts: {report}");
         Ok(())
     });
-    // With room for them all they are sent, and those without an answer are told too.
+    // With room for all of them every request is sent, and those without an answer are reported
+    // too.
     drop(worker);
     for flags in [&[][..], &["--json"]] {
         let worker = Live::start(demo.command(&["worker", "slow", "--", "sleep", "0.05"]));
@@ -112,7 +114,7 @@ fn a_stalled_server_hides_nothing_of_what_waited() {
 #[test]
 fn an_open_loop_sends_whatever_is_outstanding() {
     let demo = Demo::start();
-    // A hundred sleep at a time: one after another they would be 20 in all.
+    // A hundred sleep at a time. One after another they would be 20 in all.
     let slow = demo.command(&["worker", "slow", "-c", "100", "--", "sleep", "0.5"]);
     let worker = Live::start(slow);
     let rate = ["--rate", "100", "--warmup", "0", "--duration", "1s", "--timeout", "30s"];
@@ -121,7 +123,7 @@ fn an_open_loop_sends_whatever_is_outstanding() {
         let report = demo.documents(&arguments).remove(0);
         let names = ["count", "unsent", "unanswered"];
         let [count, unsent, unanswered] = names.map(|name| report[name].as_u64().unwrap());
-        // A machine that is busy may come to the last ones too late.
+        // A busy machine may be too late for the last ones.
         let is_all = count >= 50 && count + unsent >= 95 && unanswered == 0;
         is_all.then_some(()).ok_or_else(|| report.to_string())
     });
@@ -130,8 +132,8 @@ fn an_open_loop_sends_whatever_is_outstanding() {
     assert_fails(silent, 1, "(no_handler)");
 }
 
-/// What was due while the server stood still waited as long as it did, though nothing but one
-/// request would have been outstanding in a closed loop.
+/// Requests that were due while the server was stopped count the whole wait, although a closed loop
+/// would have had only one request outstanding.
 #[test]
 fn a_pause_of_the_server_shows_in_all_that_was_due_meanwhile() {
     // On a busy machine the pause may come when the load is nearly over.
@@ -144,7 +146,7 @@ fn pause_the_server() -> Result<(), String> {
     bench.args(["--duration", "2s"]).stdout(Stdio::piped());
     let bench = bench.spawn().unwrap();
     let mut peer = demo.0.connected("bench", "looks");
-    // It has begun once the first requests are through.
+    // The load has begun once the first requests are answered.
     while peer.request("system", json!({"action": "get_latency"}))["channels"]["echo"].is_null() {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -154,13 +156,15 @@ fn pause_the_server() -> Result<(), String> {
     let Output { status, stdout, .. } = bench.wait_with_output().unwrap();
     assert!(status.success());
     let report: Value = serde_json::from_slice(&stdout).unwrap();
-    // Half of the time, so that the slowest quarter waited a quarter of a second and more.
+    // The pause takes half of the time, so the slowest quarter waited at least a quarter of a
+    // second.
     let is_seen = report["latency_us"]["p90"].as_f64() > Some(250_000.0);
     let is_all = (&report["unsent"], &report["unanswered"]) == (&json!(0), &json!(0));
     (is_seen && is_all).then_some(()).ok_or_else(|| report.to_string())
 }
 
-/// Nobody reads while a message waits to be sent: what is outstanding has to fit in between.
+/// The client does not read while a message waits to be sent, so the messages in flight have to fit
+/// into the buffers.
 #[test]
 fn large_messages_of_an_open_loop_do_not_hold_each_other_up() {
     let demo = Demo::start();

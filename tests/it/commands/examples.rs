@@ -1,4 +1,4 @@
-//! Every example in the help of a subcommand, run as it stands there.
+//! Every example in the help of a subcommand, run as it is written there.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn subcommands() -> Vec<String> {
     let help = help(&[]);
     let lines = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
     let named = lines.take_while(|line| !line.is_empty()).filter_map(|line| {
-        // Deeper ones go on with the line before.
+        // Continuation lines are indented further.
         let indent = line.len() - line.trim_start().len();
         (indent == 2).then(|| line.split_whitespace().next().unwrap().to_owned())
     });
@@ -33,7 +33,7 @@ fn examples(help: &str) -> Vec<String> {
     lines.take_while(|line| !line.is_empty()).map(|line| line.trim().to_owned()).collect()
 }
 
-/// The example with paths and ports of the test's own.
+/// Replaces paths and ports of an example by the test's own.
 fn adapted(example: &str, scratch: &Path) -> String {
     let scratch = scratch.to_str().unwrap();
     let own = example
@@ -45,7 +45,7 @@ fn adapted(example: &str, scratch: &Path) -> String {
         let is_placed = own.contains("--port") || own.contains("--no-tcp");
         return if is_placed { own } else { format!("{own} --port 0") };
     }
-    // Its screen needs keys, which its own test presses.
+    // The screen needs keys, which its own test presses.
     if own.starts_with("ipc top") && !own.contains("--json") {
         return format!("{own} --json --count 1");
     }
@@ -72,7 +72,7 @@ fn every_example_works() {
     assert!(names.len() >= 15, "{names:?}");
     let run = |example: &str| {
         let script = adapted(example, &scratch.0);
-        // What is alone on its line gets the signal itself.
+        // A command without a pipe gets the signal itself.
         let is_alone = !script.contains(['|', '>']);
         let script = if is_alone { format!("exec {script}") } else { script };
         let goes_on = FOR_EVER.iter().any(|name| example.contains(&format!("ipc {name}")));
@@ -124,7 +124,7 @@ fn the_help_of_every_subcommand_tells_exit_codes_and_variables() {
     }
 }
 
-/// No line of a paragraph has been broken where the next word would have had room.
+/// Checks that no line of a paragraph ends where the next word would still fit.
 fn assert_filled(name: &str, help: &str) {
     let lines: Vec<&str> = help.lines().collect();
     for pair in lines.windows(2) {

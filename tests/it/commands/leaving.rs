@@ -1,4 +1,4 @@
-//! What a subcommand does when its server goes, and when it is asked for too much.
+//! Subcommands whose server goes away, or that are asked for too much.
 
 use std::io::{Read, Write};
 use std::process::{Output, Stdio};
@@ -9,7 +9,7 @@ use super::{Demo, Live};
 use crate::cli::{Running, Scratch, assert_fails, serve};
 use crate::support::reserved_port;
 
-/// A server that ends says so to everybody; that is no message of any channel.
+/// A server that ends tells every connection. That notice is no message of a channel.
 #[test]
 fn the_servers_last_word_is_no_work_and_no_news() {
     let demo = Demo::start();
@@ -31,7 +31,7 @@ fn a_worker_waits_for_a_server_that_is_started_anew() {
     let demo = Demo::start_at(port);
     assert!(worker.read_error().contains("is there again"));
     assert_eq!(demo.prints(&["request", "held", "[7]"]), "[7]\n");
-    // The old server's last word was no work for the command.
+    // The command did not get the old server's notice as a request.
     let handled: Value = serde_json::from_str(&worker.read_line()).unwrap();
     assert_eq!((&handled["channel"], &handled["error"]), (&json!("held"), &Value::Null));
     assert!(handled["took_us"].as_f64() > Some(0.0), "{handled}");
@@ -84,7 +84,7 @@ fn a_file_that_cannot_be_written_is_told_before_the_load() {
     assert_fails(demo.command(&arguments), 1, "cannot write /does/not/exist/file");
 }
 
-/// Its own words come back to whoever only talks, and would fill both sides.
+/// A client that only talks receives its own messages, which would fill both directions.
 #[test]
 fn a_chat_fed_by_a_program_gets_through() {
     const LINES: usize = 30_000;

@@ -1,4 +1,4 @@
-//! What runs until it is told to stop.
+//! Subcommands that run until they are stopped.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
@@ -82,7 +82,7 @@ fn ctrl_c_ends_ping_with_its_summary() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It has measured once when the first document is there.
+    // The first document shows that it has measured once.
     let mut first = [0];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     signal(&child, "INT");
@@ -126,7 +126,7 @@ fn a_server_that_stands_still_is_no_server_in_time() {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let Output { status, stderr, .. } = child.wait_with_output().unwrap();
     demo.0.signal("CONT");
-    // The system takes connections for a server that stands still.
+    // The kernel accepts connections for a stopped server.
     assert_eq!(status.code(), Some(4), "{}", String::from_utf8_lossy(&stderr));
     demo.prints(&["publish", "news", "1"]);
     assert!(live.read_line().ends_with("news 1"));
@@ -157,7 +157,7 @@ fn a_reader_that_has_seen_enough_ends_it_in_silence() {
             .stderr(Stdio::piped());
         let child = shell.spawn().unwrap();
         if arguments.starts_with("subscribe") {
-            // Until it has subscribed and has had two: the second finds no reader.
+            // Publishes until it has received two messages. The second one finds no reader.
             let mut peer = demo.0.connected("bench", "tells");
             let mut child = child;
             while child.try_wait().unwrap().is_none() {
@@ -196,7 +196,7 @@ fn two_talk_in_a_chat() {
     assert!(bob.read_line().ends_with("Ada: no \u{fffd} text"));
     bob.say("hello Ada");
     assert!(ada.read_line().ends_with("Bob: hello Ada"), "nobody hears himself");
-    // The form of the published chat program.
+    // The message has the form of the published chat program.
     let mut peer = demo.0.connected("chat_app", "published");
     let said = json!({"username": "Eve", "text": "\u{1b}[2Jhi"});
     assert_eq!(peer.request("general", said), json!({"status": "ok"}));
@@ -209,7 +209,7 @@ fn two_talk_in_a_chat() {
         (&json!("general"), &json!("hello Robot"))
     );
     for chat in [ada, bob, robot] {
-        // The end of its standard input.
+        // Its standard input ends.
         assert_eq!(chat.end().0, Some(0));
     }
 }

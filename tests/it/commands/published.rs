@@ -1,5 +1,5 @@
-//! The command line against the server of the `PyPI` package, unmodified, which confirms nothing.
-//! Run by tests/interop/run.py, which installs the package and names its interpreter.
+//! The command line against the unmodified server of the `PyPI` package, which confirms nothing.
+//! tests/interop/run.py runs these tests: it installs the package and names its interpreter.
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +9,7 @@ use super::{Live, documents};
 use crate::cli::{assert_fails, ipc};
 use crate::client::published::Published;
 
-/// Whoever waited for what never comes would not be done before this is over.
+/// A command that waits for a confirmation would not end before this.
 const NEVER: &str = "10min";
 
 fn command(server: &Published, arguments: &[&str]) -> Command {
@@ -29,7 +29,7 @@ fn what_it_never_confirms_is_not_waited_for() {
         String::from_utf8(output.stdout).unwrap()
     };
     let mut subscriber = Live::start(command(&server, &["subscribe", "news", "--json"]));
-    // It says nothing of its subscription, and is one some moment later: published until it comes.
+    // The server does not confirm the subscription, so the test publishes until a message arrives.
     let told = prints(&["publish", "news", "1", "--json"]);
     let expected = json!({"channel": "news", "type": "publish", "sent": 1, "confirmed": false});
     assert_eq!(documents(&told), [expected]);

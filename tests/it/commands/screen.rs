@@ -1,4 +1,4 @@
-//! What is seen on a terminal: colours, indented JSON, and the screen of `ipc top`.
+//! The output on a terminal: colours, indented JSON, and the screen of `ipc top`.
 
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ fn bench_shows_how_far_it_is() {
     assert!(result.starts_with("request: 1 connection"), "the bar is gone:\n{result}");
 }
 
-/// The words of the line that starts so.
+/// Returns the words of the line that begins with this channel.
 fn row<'a>(screen: &'a str, channel: &str) -> Option<Vec<&'a str>> {
     let lines = screen.lines().map(|line| line.trim_matches([' ', '│']));
     let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -79,7 +79,7 @@ fn top_shows_rates_channels_and_latencies() {
     };
     let echo = row(&busy, "echo").unwrap();
     assert!(echo.contains(&"µs") || echo.contains(&"ms"), "its latency: {busy}");
-    // And drawn, in the column that the sparklines above do not reach.
+    // It is also drawn in the column that the sparklines above do not reach.
     loop {
         peer.request("echo", json!(1));
         let text = top.text();
@@ -88,7 +88,7 @@ fn top_shows_rates_channels_and_latencies() {
             break;
         }
     }
-    // By requests first echo, by name first echo as well, turned round news.
+    // By requests echo is first, by name echo is first as well, in reverse order news is first.
     top.press("c");
     let by_name =
         top.wait_until("echo first", |text| position(text, "echo") < position(text, "news"));
@@ -118,7 +118,7 @@ fn top_answers_keys_while_the_server_stands_still() {
     top.wait_until("the trouble", |text| text.contains("the server has not answered for"));
     top.press(" ");
     top.wait_until("the pause", |text| text.contains("paused"));
-    // Still before it was given up: that the server lost nothing shows in what it tells next.
+    // The client has not given the server up yet, so the next sample comes by the same connection.
     demo.0.signal("CONT");
     top.press(" ");
     top.wait_until("the next sample", |text| !text.contains("not answered"));

@@ -1,4 +1,4 @@
-//! A pseudo-terminal with a program on it, and its screen in memory.
+//! A pseudo-terminal that runs a program, with its screen in memory.
 
 use crate::support::until;
 use std::io::{Read, Write};
@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// The size of a terminal that nobody made larger, which is what the parser takes by default.
+/// The default size of a terminal, which the parser uses by default as well.
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 80;
 
-/// Python gives a program a controlling terminal, which takes `unsafe` here. It passes on
-/// what comes on its standard input and what the program writes, and ends as that does.
+/// Python gives the program a controlling terminal, which would take `unsafe` here. It forwards
+/// input and output, and ends with the program's exit code.
 const HOST: &str = "import os, pty, sys\n\
     status = pty.spawn(['sh', '-c', 'stty rows \"$ROWS\" cols \"$COLUMNS\"; exec \"$@\"', \
     'sh'] + sys.argv[1:])\n\
@@ -65,7 +65,7 @@ impl Terminal {
         shown.any(|cell| cell.fgcolor() != vt100::Color::Default)
     }
 
-    /// Waits until the screen is so, and returns its text.
+    /// Waits until the screen satisfies the condition, and returns its text.
     pub(super) fn wait_until(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
         until(what, || self.text(), |text| is_so(text))
     }
@@ -75,7 +75,7 @@ impl Terminal {
         stdin.write_all(keys.as_bytes()).and_then(|()| stdin.flush()).unwrap();
     }
 
-    /// Waits for the end; returns the exit code and what is left on the screen.
+    /// Waits for the end, and returns the exit code and the text that is left on the screen.
     pub(super) fn end(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();
         self.reading.take().unwrap().join().unwrap();
@@ -85,7 +85,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // It has ended already unless the test failed; closing the terminal ends what ran on it.
+        // It has ended already unless the test failed. Closing the terminal ends the program on it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! What answers with a command.
+//! `ipc worker`, which answers requests with a command.
 
 use std::process::{Output, Stdio};
 
@@ -27,13 +27,13 @@ fn a_worker_answers_with_what_its_command_prints() {
     assert_fails(demo.command(&["request", "fails", "1"]), 1, "why\\u001b[2J (handler_failed)");
     let silent = start(&["worker", "silent", "--", "false"]);
     assert_fails(demo.command(&["request", "silent", "1"]), 1, "exit status: 1");
-    // A command that prints more than a pipe holds before it has read anything.
+    // This command prints more than a pipe holds before it has read anything.
     let script = "yes | head -c 300000; cat >/dev/null; echo";
     let much = start(&["worker", "much", "--", "sh", "-c", script]);
     let large = format!("\"{}\"", "x".repeat(100_000));
     let answer: Value = serde_json::from_str(&demo.prints(&["request", "much", &large])).unwrap();
     assert_eq!(answer.as_str().unwrap().len(), 300_000);
-    // What takes too long or prints too much is killed, and the requester told so.
+    // A command that takes too long or prints too much is killed, and the requester is told.
     let sleeps = ["worker", "sleeps", "--command-timeout", "200ms", "--", "sleep", "1000"];
     let sleeps = start(&sleeps);
     assert_fails(demo.command(&["request", "sleeps"]), 1, "longer than 200ms and was killed");
@@ -84,7 +84,7 @@ fn the_first_ctrl_c_lets_a_command_finish_and_the_second_kills_it() {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         worker.signal("INT");
-        // It is a worker no longer before the next signal, or the file, comes.
+        // It no longer serves the channel when the next signal, or the file, comes.
         let mut peer = demo.0.connected("bench", "looks");
         let is_served = |services: &Value| services.to_string().contains("\"job\"");
         while is_served(&peer.request("system", json!({"action": "list_services"}))) {

@@ -30,7 +30,7 @@ fn machine_path(message: &str) -> Option<&'static str> {
     })
 }
 
-/// What git prints, or why it does not.
+/// Returns the output of git, or the reason why there is none.
 fn git(arguments: &[&str]) -> Result<String, String> {
     let run = Command::new("git").args(arguments).current_dir(root()).output();
     let output = run.map_err(|error| format!("git does not run: {error}"))?;
@@ -60,7 +60,7 @@ fn no_commit_message_names_a_path_of_one_machine() {
     let commits = match commits() {
         Ok(commits) => commits,
         Err(why) => {
-            // Past the test harness, which would keep it to itself.
+            // Written directly, because the test harness would capture it.
             let _ = writeln!(std::io::stderr(), "commit messages are not checked: {why}");
             return;
         }

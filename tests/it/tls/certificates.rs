@@ -1,4 +1,4 @@
-//! A certificate authority, a server and a client of it, in files of their own.
+//! A certificate authority and certificates for a server and a client, in files.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -24,7 +24,7 @@ impl Certificates {
         Self::with(name, |_| {})
     }
 
-    /// With something else in the certificate of the server.
+    /// Changes the server's certificate before it is signed.
     pub(super) fn with(name: &str, change: impl Fn(&mut CertificateParams)) -> Self {
         let name = format!("ipc-tls-{name}-{}", std::process::id()).replace(' ', "-");
         let directory = std::env::temp_dir().join(name);
@@ -76,22 +76,22 @@ impl Certificates {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// A piece of the server's private key.
+    /// Returns a piece of the server's private key.
     pub(super) fn secret(&self) -> &str {
         self.key.lines().nth(1).unwrap()
     }
 
-    /// What a client of this crate needs to trust the server.
+    /// Returns the settings by which a client of this crate trusts the server.
     pub(super) fn trust(&self) -> client::Tls {
         client::Tls::with_ca(self.path("ca.pem")).unwrap()
     }
 
-    /// And what it shows for itself.
+    /// Returns the same settings with the client's own certificate.
     pub(super) fn trust_and_show(&self) -> client::Tls {
         self.trust().certificate(self.path("client.pem"), self.path("client.key")).unwrap()
     }
 
-    /// A server made of rustls alone.
+    /// Returns the settings of a server that uses rustls alone.
     pub(super) fn server(&self) -> Arc<ServerConfig> {
         let certificate = CertificateDer::from_pem_file(self.path("server.pem")).unwrap();
         let key = PrivateKeyDer::from_pem_file(self.path("server.key")).unwrap();
@@ -110,17 +110,17 @@ impl Certificates {
         Tls::from_files(self.path("server.pem"), self.path("server.key"), ca).unwrap()
     }
 
-    /// A client that trusts this authority and shows no certificate.
+    /// Returns the settings of a client that trusts this authority and shows no certificate.
     pub(super) fn client(&self) -> Arc<ClientConfig> {
         Arc::new(self.trusting().with_no_client_auth())
     }
 
-    /// A client that shows its certificate, too.
+    /// Returns the settings of a client that shows its certificate, too.
     pub(super) fn known_client(&self) -> Arc<ClientConfig> {
         self.client_with(self)
     }
 
-    /// A client that shows the certificate of one of `others`.
+    /// Returns the settings of a client that shows the certificate of `others`.
     pub(super) fn client_with(&self, others: &Self) -> Arc<ClientConfig> {
         let certificate = CertificateDer::from_pem_file(others.path("client.pem")).unwrap();
         let key = PrivateKeyDer::from_pem_file(others.path("client.key")).unwrap();
@@ -135,12 +135,12 @@ impl Certificates {
         builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots)
     }
 
-    /// Puts the server's certificate and key of others into the files of this one.
+    /// Overwrites the server's certificate and key with those of others.
     pub(super) fn replace_by(&self, others: &Self) {
         self.copy(others, &["server.pem", "server.key"]);
     }
 
-    /// Puts all that clients need of others into the files of this one, too.
+    /// Overwrites the authority and the client's certificate and key as well.
     pub(super) fn renew(&self, others: &Self) {
         self.replace_by(others);
         self.copy(others, &["ca.pem", "client.pem", "client.key"]);

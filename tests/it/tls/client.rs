@@ -42,7 +42,7 @@ fn client_options(address: SocketAddr, tls: Tls) -> ClientOptions {
 struct Side(Peer<StreamOwned<ServerConnection, TcpStream>>);
 
 impl Side {
-    /// Accepts and welcomes.
+    /// Accepts a connection and sends the welcome.
     fn accept(listener: &TcpListener, certificates: &Certificates) -> Self {
         let (socket, _) = listener.accept().unwrap();
         socket.set_read_timeout(Some(HANG)).unwrap();
@@ -60,7 +60,7 @@ impl Side {
         self.0.stream.flush().unwrap();
     }
 
-    /// Leaves it to what follows to bring it on its way.
+    /// Queues the message. The next flush or write sends it.
     fn write(&mut self, message: &Value, payload: &Value) {
         let channel_id = message["channel_id"].as_str().unwrap();
         let mut response = self.0.message("response", channel_id, payload);
@@ -68,7 +68,7 @@ impl Side {
         self.0.stream.conn.writer().write_all(&frames([&response])).unwrap();
     }
 
-    /// None at the end that TLS announces.
+    /// Returns the next message, or `None` at an end that TLS announces.
     fn receive(&mut self) -> Option<Value> {
         let is_end =
             self.0.stream.fill_buf().expect("a message, or the word of the end").is_empty();
@@ -81,7 +81,7 @@ impl Side {
     }
 }
 
-/// A client and the server's side of its connection.
+/// Returns a client and the server's side of its connection.
 fn pair(certificates: &Certificates, options: impl FnOnce(SocketAddr) -> ClientOptions) -> Pair {
     pair_at(TcpListener::bind("127.0.0.1:0").unwrap(), certificates, options)
 }
@@ -168,15 +168,15 @@ fn what_is_changed_on_its_way_ends_the_connection_and_is_asked_on_the_next() {
     }
 }
 
-/// The server does not read until everything is written that can be, and nothing is sent
-/// afterwards that would push the rest out.
+/// The server does not read until the client cannot write any more. Nothing is sent afterwards that
+/// would push the rest out.
 #[test]
 fn what_a_slow_server_has_no_room_for_follows_by_itself_whole_and_in_order() {
     let certificates = Certificates::new("client, slow");
     let Pair { client, mut side, .. } = stalled_pair(&certificates);
     for round in 0..20 {
         let mut sent = 0;
-        // Of sizes that end at all places of a record.
+        // The messages end at all places of a record.
         while client.waiting_bytes() == 0 {
             client.publish("news", &json!([round, sent, "x".repeat(1_000 + 37 * round)])).unwrap();
             sent += 1;
@@ -193,7 +193,7 @@ fn what_a_slow_server_has_no_room_for_follows_by_itself_whole_and_in_order() {
     closing.join().unwrap().unwrap();
 }
 
-/// A client whose kernel takes little at a time, and nobody reads it.
+/// Returns a client whose kernel takes little at a time, with a server that does not read.
 fn stalled_pair(certificates: &Certificates) -> Pair {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.set_recv_buffer_size(8 << 10).unwrap();
@@ -209,7 +209,7 @@ fn stalled_pair(certificates: &Certificates) -> Pair {
     pair
 }
 
-/// Of every size there is one whose last record the kernel takes in part.
+/// Some sizes end in a record that the kernel takes only in part.
 #[test]
 fn the_end_of_a_message_follows_by_itself_when_nothing_else_is_sent() {
     let certificates = Certificates::new("client, tail");
@@ -232,7 +232,7 @@ fn a_message_that_is_told_to_be_unsent_does_not_arrive() {
         client.publish("news", &"x".repeat(size)).unwrap();
         client.abort();
         let mut arrived = Vec::new();
-        // It may be cut, and mostly is.
+        // The message may be cut, and mostly is.
         let _ = side.0.stream.read_to_end(&mut arrived);
         drop(side);
         let unsent = told.recv_timeout(HANG).unwrap();
@@ -278,7 +278,7 @@ fn closing_sends_everything_however_slowly_it_is_read() {
     sending.join().unwrap().unwrap();
 }
 
-/// Against this crate's server: all is processed when it returns.
+/// This crate's server has processed everything when `close` returns.
 #[test]
 fn when_closing_has_returned_the_server_has_processed_everything() {
     const COUNT: usize = 500;
@@ -315,14 +315,14 @@ fn an_end_that_tls_did_not_announce_proves_nothing() {
     });
     let mut side = Side::accept(&listener, &certificates);
     while side.receive().is_some() {}
-    // Whoever sits in between can end the TCP connection, and no more.
+    // An attacker on the path can end the TCP connection, but cannot announce it in TLS.
     drop(side);
     let error = sending.join().unwrap().unwrap_err();
     assert!(matches!(error, Error::Lost { execution: Execution::Possible, .. }), "{error:?}");
     assert!(error.to_string().contains("cut"), "{error}");
 }
 
-/// The socket stays open: TLS alone says that nothing more comes.
+/// The socket stays open. Only TLS announces that nothing more comes.
 #[test]
 fn an_end_that_comes_with_the_last_message_is_seen() {
     let certificates = Certificates::new("client, word");
@@ -362,7 +362,8 @@ fn a_client_comes_back_over_tls_with_whatever_certificates_there_are_by_then() {
     let news = client.subscribe("news").unwrap();
     client.flush().unwrap();
     first.stop();
-    // One of a stranger takes its place: nobody is talked into it, and nobody gives up.
+    // A server with a stranger's certificate takes its place. The client does not accept it, and
+    // does not give up.
     let strangers = Certificates::new("client, stranger");
     let stranger = start(port, strangers.tls());
     let trusts_nobody = |error: &str| error.contains("signed by nobody whom this client trusts");

@@ -1,4 +1,4 @@
-//! Why there is no TLS, in the words of this crate's clients.
+//! Failures of TLS, as the clients of this crate report them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -13,7 +13,7 @@ use super::client::options;
 use super::serve_tls;
 use crate::support::{HANG, serve_echo};
 
-/// The error of both clients, which is the same.
+/// Returns the error, which both clients report in the same words.
 fn refused(options: &Options) -> Error {
     let mut client_options = ipc_framework::client::ClientOptions::new("app");
     client_options.connection = options.clone();
@@ -84,7 +84,7 @@ fn certificates_of_the_past_and_of_the_future_are_no_good() {
     assert_tls(&refused(&options(server.address, early.trust())), Fault::Server, "not valid yet");
 }
 
-/// What `openssl req -x509` makes is an authority, and used as a server's own by many.
+/// `openssl req -x509` makes an authority, which many use as a server's own certificate.
 #[test]
 fn an_authority_as_a_server_is_called_so() {
     let certificates = Certificates::with("failures, selfsigned", |params| {
@@ -99,7 +99,7 @@ fn an_authority_as_a_server_is_called_so() {
 fn a_server_that_asks_for_certificates_says_what_it_misses() {
     let certificates = Certificates::new("failures, mutual");
     let server = serve_tls(&certificates.mutual_tls(), Limits::default());
-    // The reason comes behind the handshake, beside what the client says by then.
+    // The reason comes after the handshake, together with messages of the client.
     for _ in 0..20 {
         let error = refused(&options(server.address, certificates.trust()));
         assert_tls(&error, Fault::Caller, "asks for a certificate of the client's");
@@ -127,7 +127,8 @@ fn who_speaks_tls_to_those_who_do_not_is_told_so_and_the_other_way_round() {
     let error = refused(&options(server.address, certificates.trust()));
     assert_tls(&error, Fault::Server, "what answers there is not TLS");
 
-    // As a server does that waits for the rest of what it takes for a message.
+    // A server without TLS waits for the rest of a frame, as it takes the hello for the beginning
+    // of one.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut options = options(silent.local_addr().unwrap(), certificates.trust());
     options.connect_timeout = Duration::from_millis(200);
@@ -139,8 +140,8 @@ fn who_speaks_tls_to_those_who_do_not_is_told_so_and_the_other_way_round() {
     assert_tls(&refused(&options), Fault::Caller, "a Unix socket needs none");
 }
 
-/// A server that sends its part of a handshake, and something else once it gets there, byte by
-/// byte: as long as it goes on there is always something new to be read.
+/// The server sends its part of a handshake byte by byte and never ends, so there is always
+/// something new to read.
 #[test]
 fn a_handshake_that_trickles_ends_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -149,7 +150,7 @@ fn a_handshake_that_trickles_ends_in_time() {
         let (mut socket, _) = listener.accept().unwrap();
         let mut hello = [0; 1024];
         let _ = socket.read(&mut hello).unwrap();
-        // A record of the greatest length that never ends.
+        // The record has the greatest length and never ends.
         let record = [[22, 3, 3, 0x40, 0].to_vec(), vec![2; 1 << 14]].concat();
         let begin = Instant::now();
         for byte in record {

@@ -10,7 +10,7 @@ use super::serve_tls;
 use crate::cli::{Running, assert_fails, ipc, serve};
 use crate::support::{TestServer, serve_echo};
 
-/// A subcommand that asks this server.
+/// Builds a subcommand that connects to this server.
 fn command(server: &TestServer, arguments: &[&str]) -> Command {
     let mut command = ipc();
     command.args(arguments).env("IPC_APP", "app").stdin(Stdio::null());
@@ -40,7 +40,7 @@ fn flags_and_variables_turn_it_on_for_those_who_ask() {
     assert_prints(ask(&flags, &[]), "[1]\n");
     let variables = [("IPC_TLS_CA", &*ca), ("IPC_TLS_CERT", &certificate), ("IPC_TLS_KEY", &key)];
     assert_prints(ask(&[], &variables), "[1]\n");
-    // What is typed goes before what a variable says about another way to connect.
+    // Flags take precedence over variables that name another way to connect.
     let elsewhere = [("IPC_UNIX", "/nonexistent/ipc.sock")];
     assert_prints(ask(&flags, &elsewhere), "[1]\n");
     let by_address = [&flags[..], &["--host", "127.0.0.1", "--tls-name", "localhost"]].concat();
@@ -48,7 +48,7 @@ fn flags_and_variables_turn_it_on_for_those_who_ask() {
 
     let no_name = [&flags[..], &["--host", "127.0.0.1"]].concat();
     assert_fails(ask(&no_name, &[]), 3, "not for 127.0.0.1 but for");
-    // What takes the place of the system's own.
+    // This variable replaces the system's own certificates.
     let system = ("SSL_CERT_FILE", &*ca);
     let mutual = ["--tls-cert", &certificate, "--tls-key", &key];
     assert_prints(ask(&[&["--tls"], &mutual[..]].concat(), &[system]), "[1]\n");
@@ -85,13 +85,13 @@ fn flags_that_contradict_each_other_are_wrong_usage() {
     certificates.set_mode("client.key", 0o644);
     let open = ["--tls-ca", &ca, "--tls-cert", &certificate, "--tls-key", &key];
     assert_fails(ask(&open), 1, "chmod 600");
-    // A socket that is typed goes before the variables for TCP.
+    // A socket in a flag takes precedence over variables for TCP.
     let mut typed = ask(&["--unix", "/nonexistent/ipc.sock"]);
     typed.env("IPC_TLS_CA", &ca);
     assert_fails(typed, 3, "/nonexistent/ipc.sock");
 }
 
-/// Those that hold several connections, or threads of their own.
+/// Runs subcommands that hold several connections, or have threads of their own.
 #[test]
 fn load_workers_and_figures_go_over_tls_as_well() {
     let certificates = Certificates::new("commands, load");

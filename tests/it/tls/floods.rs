@@ -1,4 +1,4 @@
-//! Those who come to a TLS port in numbers.
+//! Many connections to a TLS port.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -12,13 +12,14 @@ use super::certificates::Certificates;
 use super::peer::TlsPeer;
 use super::serve_tls;
 
-/// Who is gone before the server has even looked costs no step of a handshake and keeps no place:
-/// with one place a turn, the dead would fill the table and newcomers find the server full.
+/// A connection that is reset before the server reads it costs no step of a handshake and keeps no
+/// place. If the server handled one such connection a turn, they would fill the table and newcomers
+/// would find the server full.
 #[test]
 fn connections_that_are_reset_at_once_do_not_fill_the_table() {
     const NEWCOMERS: usize = 5;
     const DEAD_MAX: usize = 500;
-    /// What each is counted with, at least.
+    /// The least that the server counts for a connection.
     const CONNECTION_BYTES: usize = 24 << 10;
     let certificates = Certificates::new("dead");
     let server = serve_tls(&certificates.tls(), Limits::default());
@@ -59,7 +60,7 @@ fn connections_that_are_reset_at_once_do_not_fill_the_table() {
     let most = most_bytes.saturating_sub(empty_bytes) / CONNECTION_BYTES;
     println!("{count} came and were gone, at most {most} were there at once");
     assert!(most < DEAD_MAX, "{most} of {count} were there at once");
-    // The application is still there.
+    // The application still exists.
     let left_bytes = empty_bytes + CONNECTION_BYTES;
     let stats = server.wait_until("their ends", |stats| stats.memory_bytes < left_bytes);
     assert_eq!(stats.counters.errors.get("server_full"), None);

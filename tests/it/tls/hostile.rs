@@ -1,4 +1,4 @@
-//! What comes to a TLS port and is no TLS, or not for long.
+//! Bytes on a TLS port that are not TLS, or do not remain so.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -20,17 +20,17 @@ fn socket(address: SocketAddr) -> TcpStream {
     socket
 }
 
-/// The server closes, whatever it says before.
+/// Expects that the server closes, whatever it sends before.
 fn expect_closed(socket: &mut TcpStream) {
     let mut said = Vec::new();
-    // Reset is an end as well: it had not read everything.
+    // The server resets a connection with unread bytes, which is an end as well.
     let _ = socket.read_to_end(&mut said);
     assert!(said.len() < 10_000, "{} bytes", said.len());
     socket.set_nonblocking(true).unwrap();
     assert!(!matches!(socket.read(&mut [0]), Ok(1..)));
 }
 
-/// What a client says first.
+/// Returns the first message of a client.
 fn client_hello(certificates: &Certificates) -> Vec<u8> {
     let name = "localhost".try_into().unwrap();
     let mut session = ClientConnection::new(certificates.client(), name).unwrap();
@@ -52,14 +52,14 @@ fn garbage_is_closed_and_counted_and_nobody_else_notices() {
     overlong[6..9].fill(0xff);
     let twice = [hello.clone(), hello.clone()].concat();
     let all: Vec<Vec<u8>> = vec![
-        // A client that knows nothing of TLS, and a browser.
+        // A client without TLS, and a browser.
         frame(connect.as_bytes()),
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
         vec![0; 1 << 20],
         vec![0xff; 1 << 20],
-        // A record of the greatest length, and more of it than there may be.
+        // A record of the greatest length, followed by more than it may have.
         [&[22, 3, 1, 0xff, 0xff][..], &[1; 70_000]].concat(),
-        // A hello that is longer than any should be, though each of its records is well.
+        // A hello that is too long, although each of its records is valid.
         [22, 3, 1, 1, 0]
             .iter()
             .chain(&[1, 0, 0xf0, 0])
@@ -67,7 +67,7 @@ fn garbage_is_closed_and_counted_and_nobody_else_notices() {
             .copied()
             .chain([&[22, 3, 1, 1, 0][..], &[0; 256]].concat().repeat(80))
             .collect(),
-        // Records without anything in them, for ever.
+        // Endless empty records.
         [22, 3, 3, 0, 0].repeat(50_000),
         [23, 3, 3, 0, 0].repeat(50_000),
         garbled,
@@ -77,7 +77,7 @@ fn garbage_is_closed_and_counted_and_nobody_else_notices() {
     let count = all.len() as u64;
     for bytes in all {
         let mut socket = socket(server.address);
-        // It may be closed before all of it is sent.
+        // The server may close before all of it is sent.
         let _ = socket.write_all(&bytes);
         expect_closed(&mut socket);
         bystander.fence();
@@ -97,14 +97,14 @@ fn a_handshake_that_does_not_end_is_ended_however_it_trickles() {
     let mut silent = socket(server.address);
     let mut half = socket(server.address);
     half.write_all(&hello[..hello.len() / 2]).unwrap();
-    // It has what the server says and does not go on.
+    // This client gets the server's part of the handshake and does not go on.
     let mut answered = socket(server.address);
     answered.write_all(&hello).unwrap();
     let mut trickling = socket(server.address);
     let trickle = {
         let (mut socket, hello) = (trickling.try_clone().unwrap(), hello.clone());
         std::thread::spawn(move || {
-            // Until the server has closed, or all is sent, which takes longer.
+            // Writes until the server has closed. All of it would take longer.
             for byte in &hello {
                 if socket.write_all(&[*byte]).is_err() {
                     return;
@@ -117,7 +117,7 @@ fn a_handshake_that_does_not_end_is_ended_however_it_trickles() {
         expect_closed(socket);
     }
     trickle.join().unwrap();
-    // Behind the handshake of TLS the server's own is still to come, in the same time.
+    // After the handshake of TLS, the server's own handshake has to be done within the same time.
     let mut mute = TlsPeer::over_tls(server.address, &certificates.client());
     mute.expect_any_end();
     let stats = server.wait_until("nobody", |stats| stats.memory_bytes == empty_bytes);
@@ -148,7 +148,7 @@ fn who_leaves_in_the_middle_leaves_nothing_behind() {
         socket.shutdown(Shutdown::Write).unwrap();
         expect_closed(&mut socket);
     }
-    // A socket that is just closed, without the word that TLS has for it.
+    // This socket is closed without the notice of TLS.
     drop(TlsPeer::connected(server.address, &certificates.client(), "one"));
     server
         .wait_until("nobody", |stats| stats.counters.accepted == 5 && stats.total_connections == 0);
@@ -166,7 +166,7 @@ fn many_handshakes_at_once_hold_nobody_up_for_good() {
         socket.write_all(&hello).unwrap();
     }
     quiet.fence();
-    // Each gets its answer, though few do so in a turn.
+    // Each handshake is answered, although few are in each turn.
     for socket in &mut stalled {
         let mut record = [0; 5];
         socket.read_exact(&mut record).unwrap();

@@ -16,7 +16,7 @@ impl TlsPeer {
         Self::on(TcpStream::connect(address).unwrap(), config)
     }
 
-    /// One for which the kernel keeps little that it has not read.
+    /// Connects with a small receive buffer, so that the kernel keeps few unread bytes.
     pub(super) fn narrow(address: SocketAddr, config: &Arc<ClientConfig>) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(32 << 10).unwrap();
@@ -39,7 +39,7 @@ impl TlsPeer {
         peer
     }
 
-    /// Sends so many bytes in one record, all of it but the last byte.
+    /// Sends so many bytes in one record, without the last byte of the record.
     #[cfg(feature = "cli")]
     pub(super) fn send_unfinished_record(&mut self, bytes: usize) {
         let mut record = Vec::new();
@@ -50,26 +50,26 @@ impl TlsPeer {
         self.stream.sock.write_all(&record).unwrap();
     }
 
-    /// Says that it says no more, and goes on reading.
+    /// Announces the end of its own side, and goes on reading.
     pub(super) fn finish_write(&mut self) {
         self.stream.conn.send_close_notify();
         self.stream.flush().unwrap();
         self.stream.sock.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// The server says no more, with or without the word that TLS has for it.
+    /// Expects that the server closes, with or without the notice of TLS.
     pub(super) fn expect_any_end(&mut self) {
         self.try_receive().expect_err("the stream ends");
     }
 
-    /// The server says that it says no more: nobody has cut the connection.
+    /// Expects that the server announces the end, so that it was not cut.
     pub(super) fn expect_clean_end(&mut self) {
         assert_eq!(self.stream.read(&mut [0]).expect("the end, not an error"), 0);
     }
 
-    /// One of both does not like the other's certificate.
+    /// Expects that one side rejects the other's certificate.
     pub(super) fn expect_failure(mut self) {
-        // The handshake is made by the first write; what is refused afterwards shows in a read.
+        // The first write makes the handshake. A later refusal shows in a read.
         let text = self.introduce(None).expect_err("no answer").to_string();
         assert!(text.contains("ertificate") || text.contains("UnknownCA"), "{text}");
     }

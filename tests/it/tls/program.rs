@@ -37,8 +37,8 @@ fn flags_turn_it_on_and_sighup_brings_the_new_certificate() {
     assert_fails(alone, 2, "--tls-key");
 }
 
-/// Certificates at other paths are for the next start; what else changes is not held up by that,
-/// and nothing changes while anything is broken.
+/// Certificates at other paths are used after the next start. Other changes take effect at once,
+/// and nothing changes if any setting is broken.
 #[test]
 fn a_reload_is_applied_as_a_whole_or_not_at_all() {
     let [old, new] = ["whole", "whole, moved"].map(Certificates::new);
@@ -56,7 +56,7 @@ fn a_reload_is_applied_as_a_whole_or_not_at_all() {
     let mut peer = TlsPeer::connected(running.address(), &old.client(), "before");
     let mut connections_max = move || peer.stats()["max_connections"].clone();
 
-    // The files at the old path are gone, as they may be once the new ones are named.
+    // The files at the old path are gone, as they may be once the new ones are configured.
     for name in ["server.pem", "server.key"] {
         std::fs::remove_file(old.path(name)).unwrap();
     }
@@ -73,7 +73,7 @@ fn a_reload_is_applied_as_a_whole_or_not_at_all() {
     assert_eq!(connections_max(), 3);
 }
 
-/// Connections of one kind, and how many bytes each made the server hold, and count.
+/// Connections of one kind, with the bytes that each makes the server hold, and count.
 struct Cost {
     running: Running,
     certificates: Certificates,
@@ -96,13 +96,13 @@ impl Cost {
         (counted, stats["counters"]["accepted"].as_u64().unwrap())
     }
 
-    /// Returns what each of them holds, and what it is counted with.
+    /// Returns the bytes that each connection holds, and the bytes that it is counted with.
     fn of_each<T>(&mut self, what: &str, connect: impl Fn(&Self, usize) -> T) -> (usize, usize) {
         let ((counted_before, accepted), before) =
             (self.memory(), resident_bytes(self.running.id()));
         let those: Vec<T> = (0..Self::CONNECTIONS).map(|at| connect(self, at)).collect();
         while self.memory().1 < accepted + Self::CONNECTIONS as u64 {}
-        // What they have sent is read when it came before what is answered.
+        // The server has read their bytes when it answers this, because they came before.
         self.first.fence();
         let counted = (self.memory().0 - counted_before) / Self::CONNECTIONS;
         let held = resident_bytes(self.running.id()).saturating_sub(before) / Self::CONNECTIONS;
@@ -112,7 +112,7 @@ impl Cost {
     }
 }
 
-/// What the memory budget is charged for a connection, and no guess.
+/// The memory budget counts the real cost of a connection.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_idle_connection_costs_no_more_than_is_counted() {
@@ -124,7 +124,7 @@ fn an_idle_connection_costs_no_more_than_is_counted() {
     assert!(held <= counted, "{held} bytes, {counted} counted");
 }
 
-/// As large a record as there may be, without its end.
+/// A record of the greatest length, without its end.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_unfinished_record_costs_no_more_than_is_counted() {
@@ -139,7 +139,7 @@ fn an_unfinished_record_costs_no_more_than_is_counted() {
     assert!(held <= counted, "{held} bytes, {counted} counted");
 }
 
-/// A hello that announces 60,000 bytes, as many of them as the server takes.
+/// A hello that announces 60,000 bytes, of which the server gets as many as it takes.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_unfinished_handshake_costs_no_more_than_is_counted() {

@@ -1,11 +1,11 @@
-//! What the README says of TLS works as it stands there.
+//! The commands of the README's section on TLS work as they are written.
 
 use std::fs;
 use std::process::Command;
 
 use crate::cli::{Running, Scratch, assert_fails, ipc};
 
-/// The shell blocks of its section.
+/// Returns the shell blocks of the section.
 fn blocks() -> Vec<String> {
     let readme = fs::read_to_string("README.md").unwrap();
     let section = readme.split("\n## TLS\n").nth(1).unwrap().split("\n## ").next().unwrap();
