@@ -105,7 +105,7 @@ fn load_workers_and_figures_go_over_tls_as_well() {
         command.env("IPC_PORT", running.address().port().to_string());
         command
     };
-    let bench = ["bench", "request", "--clients", "3", "--duration", "200ms", "--json"];
+    let bench = ["bench", "request", "--clients", "3", "--duration", "1s", "--json"];
     let output = ask(&bench).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
