@@ -69,7 +69,7 @@ mod trace;
 pub use broker::{
     Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
     Counters, Delivery, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure, Reply, Request,
-    RequestResult, Responder, SendError, Stats, User, Verdict,
+    RequestResult, Responder, SendError, Stats, TurnLimits, User, Verdict,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};
@@ -78,7 +78,7 @@ pub use error::Error;
 pub use handler_error::HandlerError;
 pub use proto::{DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, Message, MessageType};
 #[cfg(feature = "net")]
-pub use server::{Address, Application, Channel, Handle, HandleError, Inherited, Server};
+pub use server::{Address, Application, Budget, Channel, Handle, HandleError, Inherited, Server};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 pub use token::Token;

@@ -12,7 +12,7 @@ use super::peer::dispatch::{self, Outcome};
 use super::state::budget::{CONNECTION_BYTES, MemoryPressure};
 use super::state::connection::{Connection, Held, State};
 use super::state::core::Core;
-use super::state::events::{Action, Flushed, HangUp, Received, Written};
+use super::state::events::{Action, Flushed, HangUp, Progress, Received, Written};
 use super::state::keys::ConnectionKey;
 use super::state::mailbox::{Mailbox, Remote};
 use super::state::refusal;
@@ -66,7 +66,26 @@ impl Broker {
 
     /// Begins a turn. Everything that is done until the next one begins is done at this time.
     pub fn begin_turn(&mut self, now: Now) {
-        self.core.turn.now = now;
+        self.core.turn.begin(now);
+    }
+
+    /// Bounds what each later call of this turn does, for a driver whose turns have a budget:
+    /// [`Broker::receive`] processes no more messages, [`Broker::run_mailbox`] runs no more
+    /// commands and [`Broker::advance`] does no more things than `steps_max`. The rest is done in
+    /// the next turn, which begins without this bound. Such a driver may also leave actions to the
+    /// next turn; it then carries them out before it calls anything else.
+    pub fn limit_steps(&mut self, steps_max: usize) {
+        self.core.turn.limit_steps(steps_max);
+    }
+
+    /// Messages that [`Broker::receive`] has processed since the start.
+    pub fn messages_received(&self) -> u64 {
+        self.core.counters.frames_in
+    }
+
+    /// What peers may use. [`Handle::reload`](crate::broker::Handle) changes it.
+    pub fn limits(&self) -> &Limits {
+        &self.core.limits
     }
 
     /// Takes a new connection. `None`: there are too many even to tell them so; drop it.
@@ -167,6 +186,7 @@ impl Broker {
         // Out of the table while its frames are processed, for they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
         let mut run = Run::new(key, chunk);
+        core.turn.begin_share();
         self.process(key, &mut inbound, &mut run, is_woken);
         let core = &mut self.core;
         run.deliver(core);
@@ -197,7 +217,6 @@ impl Broker {
         run: &mut Run<'_>,
         mut is_woken: bool,
     ) {
-        self.core.turn.begin_share();
         loop {
             let core = &mut self.core;
             let Some(connection) = core.connections.get_mut(key) else { return };
@@ -344,30 +363,35 @@ impl Broker {
     }
 
     /// Does everything that is due at this turn's time.
-    pub fn advance(&mut self) {
+    pub fn advance(&mut self) -> Progress {
         self.handlers.forget_removed(&mut self.core);
         // For everything that was done through a context between two turns.
         self.settle();
-        while upkeep::expire(&mut self.core) {
+        for steps in 0..self.core.turn.steps_max {
+            if !upkeep::expire(&mut self.core) {
+                return Progress { steps, has_more: false };
+            }
             self.settle();
         }
+        Progress { steps: self.core.turn.steps_max, has_more: true }
     }
 
-    /// Runs a bounded number of the commands that other threads posted. Returns whether there may
-    /// be more.
-    pub fn run_mailbox(&mut self) -> bool {
-        const COMMANDS_PER_TURN_MAX: usize = 1_024;
+    /// Runs a bounded number of the commands that other threads posted.
+    pub fn run_mailbox(&mut self) -> Progress {
         self.mailbox.acknowledge();
         self.core.turn.begin_share();
-        for _ in 0..COMMANDS_PER_TURN_MAX {
-            let Some(command) = self.mailbox.next() else { return false };
+        let steps_max = self.core.limits.turn.commands_max.min(self.core.turn.steps_max);
+        for steps in 0..steps_max {
+            let Some(command) = self.mailbox.next() else {
+                return Progress { steps, has_more: false };
+            };
             command(&mut self.core);
             self.settle();
             if self.core.turn.is_share_spent() {
-                break;
+                return Progress { steps: steps + 1, has_more: true };
             }
         }
-        true
+        Progress { steps: steps_max, has_more: true }
     }
 
     /// Begins to drain, see [`Limits::drain_timeout`]. The driver stops accepting, reads what

@@ -171,7 +171,9 @@ impl World {
         self.now.monotonic += time;
         self.now.unix += time;
         self.broker.begin_turn(self.now);
-        self.call(Call::Pass, Broker::advance);
+        self.call(Call::Pass, |broker| {
+            let _ = broker.advance();
+        });
     }
 
     fn transmit(&mut self, at: usize, bytes: usize) {

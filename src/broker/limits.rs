@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::turn_limits::TurnLimits;
+
 /// The bounds on what peers may use of the server. Units are last in the names.
 ///
 /// ```
@@ -58,6 +60,8 @@ pub struct Limits {
     /// Time from the begin of a drain to its end, 10 s. Requests that are unanswered then are
     /// answered `timeout`.
     pub drain_timeout: Duration,
+    /// The bounds of one turn of the loop.
+    pub turn: TurnLimits,
 }
 
 impl Default for Limits {
@@ -78,6 +82,7 @@ impl Default for Limits {
             pending_per_connection_max: 1_024,
             pending_max: 262_144,
             drain_timeout: Duration::from_secs(10),
+            turn: TurnLimits::default(),
         }
     }
 }
@@ -140,7 +145,8 @@ impl Limits {
                 "request_timeout is 0; give workers time to answer".to_owned(),
             ),
         ];
-        checks.into_iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, text)| text).collect()
+        let wrong = checks.into_iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, text)| text);
+        wrong.chain(self.turn.problems()).collect()
     }
 
     /// Unsent bytes at which a connection is closed without any grace, for publications from inside
@@ -163,25 +169,6 @@ const RUN_BYTES_MAX: usize = 16 << 10;
 pub(crate) const HANDSHAKE_FRAME_BYTES_MAX: usize = 16 << 10;
 /// Unsent bytes of a connection that has not completed its handshake: a few errors.
 pub(crate) const HANDSHAKE_QUEUE_BYTES_MAX: usize = 4 << 10;
-/// Frames of one connection that a turn processes. This bounds the time that others wait for it.
-pub(crate) const FRAMES_PER_TURN_MAX: usize = 128;
-/// Work of a turn, in deliveries: as many publications as a turn has frames, to as many
-/// subscribers. Light messages have so much, and heavy ones have it again; a message that is more by
-/// itself has a turn of its own.
-pub(crate) const WORK_PER_TURN_MAX: usize = FRAMES_PER_TURN_MAX * FRAMES_PER_TURN_MAX;
-/// Work up to which a message is light: a publication to few does not wait for a list of all
-/// channels.
-pub(crate) const LIGHT_WORK_MAX: usize = WORK_PER_TURN_MAX / 16;
-/// More subscribers count as so many. Most of the cost of a publication to them is in the sends at
-/// the turn's end, which take thirty times as long as its deliveries, and which eight publications
-/// share.
-pub(crate) const CROWD_WORK_MAX: usize = WORK_PER_TURN_MAX / 8;
-/// So many more bytes of a delivery count as another delivery, because the kernel copies them.
-pub(crate) const DELIVERED_BYTES_PER_WORK: usize = 1 << 10;
-/// So many bytes of a listing take as long as a delivery.
-pub(crate) const LISTED_BYTES_PER_WORK: usize = 16;
-/// Work of summing up the histograms of a channel or connection.
-pub(crate) const LATENCY_WORK: usize = 64;
 /// Connections over `connections_max` that are told so at one time; more are just closed.
 pub(crate) const REFUSALS_MAX: usize = 64;
 /// In a full server a connection has this part of the time for the handshake, 250 ms by default,

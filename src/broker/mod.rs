@@ -26,6 +26,7 @@ mod setup;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turn_limits;
 
 pub use access::{Access, User};
 pub use broker::Broker;
@@ -35,11 +36,12 @@ pub use embed::responder::Responder;
 pub use limits::Limits;
 pub use state::budget::MemoryPressure;
 pub use state::counters::Counters;
-pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Received, Written};
+pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Progress, Received, Written};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
 pub use state::stats::{ApplicationInfo, ChannelInfo, Stats};
 pub use state::timers::Now;
+pub use turn_limits::TurnLimits;
 
 #[cfg(feature = "net")]
 pub(crate) use embed::handlers::ChannelHandlers;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::access::Access;
 use super::broker::Broker;
 use super::flow;
-use super::limits::{self, FRAMES_PER_TURN_MAX, Limits, REFUSALS_MAX, WORK_PER_TURN_MAX};
+use super::limits::{self, Limits, REFUSALS_MAX};
 use super::state::budget::CONNECTION_BYTES;
 use super::state::connection::{Connection, Held, State};
 use super::state::events::{Action, HangUp, Written};
@@ -27,6 +27,10 @@ mod requests;
 mod run;
 mod take_over;
 mod work;
+
+/// The defaults of [`Limits::turn`], which the tests of one turn are written for.
+const FRAMES_PER_TURN_MAX: usize = 128;
+const WORK_PER_TURN_MAX: usize = FRAMES_PER_TURN_MAX * FRAMES_PER_TURN_MAX;
 
 /// A broker and the bytes that each of its connections was sent.
 struct World {

@@ -2,6 +2,9 @@
 //!
 //! Events are edge-triggered: a connection that is not read until its socket is empty stays in
 //! the ready list, and the loop does not sleep while that list is not empty.
+//!
+//! A turn may have a budget. What it does not get to stays where it is, in the ready list, in the
+//! mailbox or among the broker's actions, and the next turn begins with it.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -9,17 +12,15 @@ use std::time::{Duration, Instant};
 
 use super::accept::{Accepted, Listeners};
 use super::address::{Address, Inherited};
+use super::budget::{Bounded, Budget, Meter, Unbounded};
 use super::clock::Clock;
 use super::listener;
 use super::mio_system::MioSystem;
 use super::socket::{Flush, Read, Socket};
 use super::system::{Event, Stream, System, WAKER};
 use super::waiting::Waiting;
-use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now};
+use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now, Progress, TurnLimits};
 use crate::{Config, Error, Spin};
-
-/// What one connection may read in a turn, so that the others have theirs: so many buffers.
-const READS_PER_TURN_MAX: usize = 4;
 
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
@@ -32,14 +33,20 @@ pub(crate) struct EventLoop<S: System> {
     listeners: Listeners<S>,
     /// By the index of the broker's key.
     sockets: Vec<Option<Socket<S::Stream>>>,
-    /// Who has bytes to be read or processed and was not at the end of them.
+    /// Connections that may have bytes to be read or processed, or can be written again.
     ready: Vec<ConnectionKey>,
+    /// The connection whose share of messages the last turn's budget has cut short, and the messages
+    /// of it that it has had. It goes on before all others.
+    interrupted: Option<(ConnectionKey, usize)>,
     read_buffer: Box<[u8]>,
     /// Other threads posted more than one turn takes.
     mailbox_due: bool,
+    /// The last turn ended before all actions were carried out, because its budget was spent.
+    is_behind: bool,
     /// Steps of handshakes in this turn.
     handshake_steps: usize,
-    /// Some are put off to the next turn, and nobody who would begin one is accepted in this.
+    /// Some of them wait for the next turn, so that no connection is accepted in this one that
+    /// would begin another.
     handshakes_wait: bool,
     is_draining: bool,
     clock: Clock,
@@ -52,20 +59,21 @@ impl EventLoop<MioSystem> {
         config: &Config,
         inherited: Vec<Inherited>,
     ) -> Result<(Self, Vec<Address>), Error> {
-        let system = MioSystem::new()?;
+        let limits = &config.limits.turn;
+        let system = MioSystem::new(limits.events_max)?;
         let (listeners, addresses) = listener::bind(config, inherited)?;
         let watching = Error::system("watching the listening sockets");
-        let net = Self::new(system, listeners, config.spin).map_err(watching)?;
+        let net = Self::new(system, listeners, limits, config.spin).map_err(watching)?;
         Ok((net, addresses))
     }
 
-    /// The loop's time, for whoever has to read it while the loop runs.
+    /// Returns what reads the loop's time while the loop runs.
     pub(crate) fn stopwatch(&self) -> impl Fn() -> Duration + Send + use<> {
         let start = self.system.start();
         move || start.elapsed()
     }
 
-    /// What interrupts the loop's sleep from another thread.
+    /// Returns what interrupts the loop's sleep from another thread.
     pub(crate) fn waker(&self) -> impl Fn() + Send + Sync + use<> {
         self.system.waker()
     }
@@ -77,15 +85,22 @@ impl EventLoop<MioSystem> {
 }
 
 impl<S: System> EventLoop<S> {
-    pub(crate) fn new(mut system: S, listeners: Vec<S::Listener>, spin: Spin) -> io::Result<Self> {
+    pub(crate) fn new(
+        mut system: S,
+        listeners: Vec<S::Listener>,
+        limits: &TurnLimits,
+        spin: Spin,
+    ) -> io::Result<Self> {
         Ok(Self {
             listeners: Listeners::new(listeners, &mut system)?,
             events: Vec::new(),
             has_more_events: false,
             sockets: Vec::new(),
             ready: Vec::new(),
-            read_buffer: vec![0; S::READ_BUFFER_BYTES].into(),
+            interrupted: None,
+            read_buffer: vec![0; limits.read_bytes_max].into(),
             mailbox_due: false,
+            is_behind: false,
             handshake_steps: 0,
             handshakes_wait: false,
             is_draining: false,
@@ -107,11 +122,12 @@ impl<S: System> EventLoop<S> {
         broker.next_deadline().into_iter().chain(self.listeners.retry_at()).min()
     }
 
-    /// One turn: sleep until something happens, take it all in, send what comes of it.
+    /// One turn: sleeps until something happens, takes in what came, and sends what comes of it.
     pub(crate) fn turn(
         &mut self,
         broker: &mut Broker,
         timeout: Option<Duration>,
+        budget: Option<Budget>,
     ) -> Result<(), Error> {
         let timeout = self.sleep_at_most(broker, timeout);
         match self.waiting.wait(&mut self.system, &mut self.events, timeout) {
@@ -123,25 +139,52 @@ impl<S: System> EventLoop<S> {
         broker.count_wakeups(wakeups, spins);
         let now = self.now();
         broker.begin_turn(now);
+        match budget {
+            None => self.work(broker, now, &mut Unbounded),
+            Some(budget) => self.work(broker, now, &mut Bounded::new(budget, now.monotonic)),
+        }
+        Ok(())
+    }
+
+    /// What a turn does once it has waited.
+    fn work(&mut self, broker: &mut Broker, now: Now, meter: &mut impl Meter) {
         self.handshake_steps = 0;
         self.handshakes_wait = false;
-        self.take_events(broker);
-        self.read_ready(broker);
-        self.accept(broker, now);
-        if self.mailbox_due {
-            self.mailbox_due = broker.run_mailbox();
+        self.take_events();
+        // Answers of the last turn first, and nothing else before all of them are sent: otherwise
+        // the loop would take in more and more than it sends.
+        if self.is_behind {
+            self.act(broker, meter);
         }
+        if !self.is_behind {
+            self.take_in(broker, now, meter);
+            // Flush before timers fire, so that a queue about to drain is not closed as slow.
+            self.act(broker, meter);
+        }
+        if !self.is_behind {
+            self.advance(broker, meter);
+            self.act(broker, meter);
+        }
+        if !self.is_behind && broker.wants_turn_time() {
+            broker.end_turn(self.system.monotonic());
+        }
+    }
+
+    /// Takes in what came from connections, from newcomers and from other threads.
+    fn take_in(&mut self, broker: &mut Broker, now: Now, meter: &mut impl Meter) {
+        // Half of a budget is for all of it, and each of the three has a part of its own.
+        meter.keep_eighths(5, &self.system);
+        self.serve_ready(broker, meter);
+        meter.keep_eighths(7, &self.system);
+        self.accept(broker, now, meter);
+        if self.mailbox_due {
+            meter.keep_eighths(7, &self.system);
+            self.run_mailbox(broker, meter);
+        }
+        meter.keep_eighths(0, &self.system);
         if broker.is_draining() && !self.is_draining {
             self.begin_drain(broker);
         }
-        // Sent before the time is looked at: what leaves now is no backlog.
-        self.act(broker);
-        broker.advance();
-        self.act(broker);
-        if broker.wants_turn_time() {
-            broker.end_turn(self.system.monotonic());
-        }
-        Ok(())
     }
 
     fn has_work(&self) -> bool {
@@ -158,79 +201,106 @@ impl<S: System> EventLoop<S> {
         timeout.into_iter().chain(until_due).min()
     }
 
-    fn take_events(&mut self, broker: &mut Broker) {
-        let mut events = std::mem::take(&mut self.events);
-        for event in events.drain(..) {
+    fn take_events(&mut self) {
+        for event in self.events.drain(..) {
             match event.token {
                 WAKER => self.mailbox_due = true,
                 token if self.listeners.note_ready(token) => {}
-                _ => self.take_event(broker, event),
+                token => {
+                    // An event may meet the successor of its connection, and is harmless there.
+                    if let Some(socket) = self.sockets.get_mut(token).and_then(Option::as_mut) {
+                        socket.note(&event);
+                        socket.enlist(&mut self.ready);
+                    }
+                }
             }
         }
-        self.events = events;
     }
 
-    fn take_event(&mut self, broker: &mut Broker, event: Event) {
-        // A socket is closed at a turn's end only, so an event never meets its successor.
-        let Some(socket) = self.sockets.get_mut(event.token).and_then(Option::as_mut) else {
-            return;
-        };
-        let key = socket.key();
-        if event.readable {
-            socket.note_readable(event.finished);
-            self.make_ready(key);
-        }
-        if event.writable {
-            self.flush(broker, key);
-        }
-    }
-
-    fn make_ready(&mut self, key: ConnectionKey) {
-        let socket = self.sockets.get_mut(key.index()).and_then(Option::as_mut);
-        if let Some(socket) = socket.filter(|socket| socket.key() == key) {
-            socket.enlist(&mut self.ready);
-        }
-    }
-
-    fn socket(&mut self, key: ConnectionKey) -> Option<&mut Socket<S::Stream>> {
-        let socket = self.sockets.get_mut(key.index())?.as_mut()?;
-        (socket.key() == key).then_some(socket)
-    }
-
-    fn read_ready(&mut self, broker: &mut Broker) {
-        // Stolen first: who is not done in this turn stands in the list of the next.
+    fn serve_ready<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) {
+        // Taken out first: a connection that is not done in this turn is listed for the next.
         let mut ready = std::mem::take(&mut self.ready);
+        if M::IS_BOUNDED {
+            let served = self.serve_some(&mut ready, broker, meter);
+            // The next turn begins with those that had no turn in this one.
+            ready.drain(..served);
+            ready.append(&mut self.ready);
+            self.ready = ready;
+            return;
+        }
+        let messages_max = broker.limits().turn.frames_per_connection_max;
         for key in ready.drain(..) {
-            self.read(broker, key);
+            self.serve(broker, key, messages_max);
         }
         if self.ready.is_empty() {
             self.ready = ready;
         }
     }
 
-    fn read(&mut self, broker: &mut Broker, key: ConnectionKey) {
-        let Some(socket) = self.sockets.get_mut(key.index()).and_then(Option::as_mut) else {
-            return;
-        };
-        if socket.key() != key {
-            return;
+    /// Serves connections until the budget is spent. Returns how many were served.
+    fn serve_some(
+        &mut self,
+        ready: &mut [ConnectionKey],
+        broker: &mut Broker,
+        meter: &mut impl Meter,
+    ) -> usize {
+        let interrupted = self.interrupted.take();
+        let mut had = 0;
+        if let Some((key, messages)) = interrupted
+            && let Some(at) = ready.iter().position(|ready| *ready == key)
+        {
+            ready[..=at].rotate_right(1);
+            had = messages;
         }
-        let mut reads_on = if socket.leave_list() {
-            broker.receive(key, &[]).reads_on
-        } else {
-            broker.wants_read(key)
-        };
+        let share_max = broker.limits().turn.frames_per_connection_max;
+        for (served, key) in ready.iter().enumerate() {
+            if served > 0 && meter.is_spent(&self.system) {
+                return served;
+            }
+            let steps_max = meter.steps().min(share_max.saturating_sub(had).max(1));
+            broker.limit_steps(steps_max);
+            let before = broker.messages_received();
+            self.serve(broker, *key, steps_max);
+            let messages = (broker.messages_received() - before) as usize;
+            meter.spend(messages.max(1));
+            had += messages;
+            if messages == steps_max && had < share_max && meter.is_spent(&self.system) {
+                self.interrupted = Some((*key, had));
+            }
+            had = 0;
+        }
+        ready.len()
+    }
+
+    /// Writes to a connection if its socket has room again, reads it and processes what came: so
+    /// many messages at most, which [`Broker::receive`] sees to for the first read.
+    fn serve(&mut self, broker: &mut Broker, key: ConnectionKey, messages_max: usize) {
+        let Some(socket) = find(&mut self.sockets, key) else { return };
+        let messages_before = broker.messages_received();
+        let (is_resumed, is_writable) = socket.leave_list();
+        if is_writable {
+            flush(socket, broker, &mut self.system);
+        }
+        let mut reads_on =
+            if is_resumed { broker.receive(key, &[]).reads_on } else { broker.wants_read(key) };
         let is_handshaking = socket.is_handshaking() && socket.is_readable();
-        if is_handshaking && self.handshake_steps >= S::HANDSHAKE_STEPS_PER_TURN_MAX {
+        if is_handshaking && self.handshake_steps >= broker.limits().turn.handshake_steps_max {
             self.handshakes_wait = true;
             socket.enlist(&mut self.ready);
             return;
         }
-        let mut budget_bytes = READS_PER_TURN_MAX * S::READ_BUFFER_BYTES;
+        let reads_max = broker.limits().turn.reads_per_connection_max;
+        let mut budget_bytes = reads_max * self.read_buffer.len();
+        let (mut is_first, mut is_limited) = (!is_resumed, false);
         while socket.is_readable() && reads_on {
-            if budget_bytes == 0 {
-                socket.enlist(&mut self.ready);
-                break;
+            if !std::mem::take(&mut is_first) {
+                let messages = (broker.messages_received() - messages_before) as usize;
+                if budget_bytes == 0 || messages >= messages_max {
+                    socket.enlist(&mut self.ready);
+                    break;
+                }
+                broker.limit_steps(messages_max - messages);
+                is_limited = true;
             }
             match socket.receive(&mut self.read_buffer) {
                 Read::Bytes(bytes) => {
@@ -241,9 +311,9 @@ impl<S: System> EventLoop<S> {
                     reads_on = received.reads_on;
                     budget_bytes = budget_bytes.saturating_sub(socket.read_cost_bytes(bytes));
                 }
-                // It may have taken as much all the same.
+                // It may have taken as much time all the same.
                 Read::Nothing => {
-                    budget_bytes = budget_bytes.saturating_sub(S::READ_BUFFER_BYTES);
+                    budget_bytes = budget_bytes.saturating_sub(self.read_buffer.len());
                 }
                 Read::End => broker.hang_up(key, HangUp::EndOfStream),
                 Read::Broken(error) => {
@@ -254,20 +324,26 @@ impl<S: System> EventLoop<S> {
                 }
             }
         }
+        if is_limited {
+            broker.limit_steps(usize::MAX);
+        }
         if is_handshaking {
             self.handshake_steps += socket.take_handshake_steps();
         }
-        let wants_flush = socket.wants_flush();
         if self.is_draining && !socket.is_readable() {
             broker.exhausted(key);
         }
-        if wants_flush {
-            self.flush(broker, key);
+        if socket.wants_flush() {
+            flush(socket, broker, &mut self.system);
         }
     }
 
-    fn accept(&mut self, broker: &mut Broker, now: Now) {
-        for _ in 0..S::ACCEPTS_PER_TURN_MAX {
+    fn accept(&mut self, broker: &mut Broker, now: Now, meter: &mut impl Meter) {
+        for accepts in 0..broker.limits().turn.accepts_max {
+            if accepts > 0 && meter.is_spent(&self.system) {
+                return;
+            }
+            meter.spend(1);
             let may_handshake = !self.handshakes_wait;
             match self.listeners.accept(&mut self.system, now.monotonic, may_handshake) {
                 Accepted::Stream(stream) => {
@@ -285,8 +361,7 @@ impl<S: System> EventLoop<S> {
                         self.sockets.resize_with(index + 1, || None);
                     }
                     self.sockets[index] = Some(socket);
-                    // What it has sent already is dealt with in the next turn: its
-                    // registration reports it.
+                    // Its registration reports what it has sent already, to the next turn.
                 }
                 Accepted::Shed => broker.count_shed(),
                 Accepted::Failed => {}
@@ -295,64 +370,100 @@ impl<S: System> EventLoop<S> {
         }
     }
 
-    /// Carries out what the broker decided. Flushing may decide more.
-    fn act(&mut self, broker: &mut Broker) {
-        while let Some(action) = broker.next_action() {
+    fn run_mailbox(&mut self, broker: &mut Broker, meter: &mut impl Meter) {
+        self.mailbox_due = Self::in_steps(&self.system, broker, meter, Broker::run_mailbox);
+    }
+
+    fn advance(&mut self, broker: &mut Broker, meter: &mut impl Meter) {
+        // What is left is due at once: the deadline that it has is over.
+        Self::in_steps(&self.system, broker, meter, Broker::advance);
+    }
+
+    /// Does something until nothing is left of it, or of the budget. Returns whether something is.
+    fn in_steps<M: Meter>(
+        system: &S,
+        broker: &mut Broker,
+        meter: &mut M,
+        work: impl Fn(&mut Broker) -> Progress,
+    ) -> bool {
+        if !M::IS_BOUNDED {
+            return work(broker).has_more;
+        }
+        loop {
+            broker.limit_steps(meter.steps());
+            let progress = work(broker);
+            meter.spend(progress.steps);
+            if !progress.has_more || meter.is_spent(system) {
+                return progress.has_more;
+            }
+        }
+    }
+
+    /// Carries out what the broker decided, in its order. Flushing may decide more.
+    fn act<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) {
+        self.is_behind = false;
+        let mut has_acted = false;
+        loop {
+            if M::IS_BOUNDED && has_acted && meter.is_spent(&self.system) && broker.has_work() {
+                self.is_behind = true;
+                return;
+            }
+            let Some(action) = broker.next_action() else { return };
+            has_acted = true;
+            if matches!(action, Action::Flush(_) | Action::FinishWrite(_)) {
+                meter.spend(1);
+            }
+            let (Action::Flush(key)
+            | Action::Resume(key)
+            | Action::FinishWrite(key)
+            | Action::Close(key)) = action;
+            let Some(socket) = find(&mut self.sockets, key) else { continue };
             match action {
-                Action::Flush(key) => self.flush(broker, key),
-                Action::Resume(key) => {
-                    if let Some(socket) = self.socket(key) {
-                        socket.note_resumed();
-                    }
-                    self.make_ready(key);
+                Action::Flush(_) => flush(socket, broker, &mut self.system),
+                Action::Resume(_) => {
+                    socket.note_resumed();
+                    socket.enlist(&mut self.ready);
                 }
-                Action::FinishWrite(key) => {
-                    if let Some(socket) = self.socket(key) {
-                        socket.finish_write();
-                    }
-                    // That takes room in the kernel, too, where it is said in words.
-                    self.flush(broker, key);
-                    self.make_ready(key);
+                Action::FinishWrite(_) => {
+                    socket.finish_write();
+                    // A transport that says it in words of its own has to send these.
+                    flush(socket, broker, &mut self.system);
+                    socket.enlist(&mut self.ready);
                 }
-                Action::Close(key) => {
-                    if self.socket(key).is_some() {
-                        self.sockets[key.index()] = None;
-                    }
-                }
+                Action::Close(_) => self.sockets[key.index()] = None,
             }
         }
     }
 
-    fn flush(&mut self, broker: &mut Broker, key: ConnectionKey) {
-        let Some(socket) = self.sockets.get_mut(key.index()).and_then(Option::as_mut) else {
-            return;
-        };
-        if socket.key() != key {
-            return;
-        }
-        match socket.flush(broker, &mut self.system) {
-            Flush::Done | Flush::Blocked => {}
-            Flush::Broken => {
-                broker.hang_up(key, HangUp::Reset);
-            }
-        }
-    }
-
-    /// A drain begins: nobody new comes in, and everybody is read once more, for what had
-    /// arrived was sent in good faith.
+    /// Begins a drain: nothing more is accepted, and every connection is read once more, because
+    /// what had arrived was sent in good faith.
     fn begin_drain(&mut self, broker: &Broker) {
         self.is_draining = true;
         self.listeners.close();
         for key in broker.connections() {
-            if let Some(socket) = self.socket(key) {
-                socket.note_readable(false);
+            if let Some(socket) = find(&mut self.sockets, key) {
+                socket.note_readable();
+                socket.enlist(&mut self.ready);
             }
-            self.make_ready(key);
         }
     }
 }
 
-/// Who cannot be asked for is not admitted.
+fn find<T: Stream>(
+    sockets: &mut [Option<Socket<T>>],
+    key: ConnectionKey,
+) -> Option<&mut Socket<T>> {
+    sockets.get_mut(key.index())?.as_mut().filter(|socket| socket.key() == key)
+}
+
+fn flush<S: System>(socket: &mut Socket<S::Stream>, broker: &mut Broker, system: &mut S) {
+    match socket.flush(broker, system) {
+        Flush::Done | Flush::Blocked => {}
+        Flush::Broken => broker.hang_up(socket.key(), HangUp::Reset),
+    }
+}
+
+/// Returns whether the user of a connection may connect. One that the system does not tell may not.
 fn admits(broker: &Broker, stream: &impl Stream) -> bool {
     stream.user().is_ok_and(|user| user.is_none_or(|user| broker.admits_user(user)))
 }

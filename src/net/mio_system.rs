@@ -13,8 +13,6 @@ use super::stream::SocketStream;
 use super::system::{Event, System, WAKER};
 use crate::Error;
 
-/// Events taken from the kernel at once; the rest come with the next poll.
-const EVENTS_MAX: usize = 1_024;
 /// mio counts in milliseconds and 32 bits.
 const SLEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -27,12 +25,12 @@ pub(crate) struct MioSystem {
 }
 
 impl MioSystem {
-    pub(super) fn new() -> Result<Self, Error> {
+    pub(super) fn new(events_max: usize) -> Result<Self, Error> {
         let poll = Poll::new().map_err(Error::system("an event queue"))?;
         let waker = Waker::new(poll.registry(), Token(WAKER)).map_err(Error::system("a waker"))?;
         Ok(Self {
             poll,
-            events: Events::with_capacity(EVENTS_MAX),
+            events: Events::with_capacity(events_max),
             waker: Arc::new(waker),
             start: Instant::now(),
         })

@@ -2,6 +2,7 @@
 
 mod accept;
 mod address;
+mod budget;
 mod clock;
 mod event_loop;
 mod listener;
@@ -22,6 +23,7 @@ mod user_namespace;
 mod waiting;
 
 pub use address::{Address, Inherited};
+pub use budget::Budget;
 pub(crate) use event_loop::EventLoop;
 pub(crate) use listener::problems;
 pub(crate) use mio_system::MioSystem;

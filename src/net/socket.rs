@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 
 use smallvec::SmallVec;
 
-use super::system::{Stream, System};
+use super::system::{Event, Stream, System};
 use crate::broker::{Broker, ConnectionKey, Written};
 
 /// Slices handed to one `writev`: with chunks of 64 KiB more than any send buffer takes.
@@ -23,6 +23,8 @@ pub(super) struct Socket<T> {
     listed: bool,
     /// The broker has kept bytes to look at again.
     resumed: bool,
+    /// The kernel reported room, and nothing was written since.
+    writable: bool,
     wants_writable: bool,
 }
 
@@ -53,6 +55,7 @@ impl<T: Stream> Socket<T> {
             peer_finished: false,
             listed: false,
             resumed: false,
+            writable: false,
             wants_writable: false,
         })
     }
@@ -65,9 +68,16 @@ impl<T: Stream> Socket<T> {
         self.readable
     }
 
-    pub(super) fn note_readable(&mut self, peer_finished: bool) {
+    /// Takes note of what the system reported.
+    pub(super) fn note(&mut self, event: &Event) {
+        self.readable |= event.readable;
+        self.writable |= event.writable;
+        self.peer_finished |= event.finished;
+    }
+
+    /// Has the socket read once more, whatever was reported.
+    pub(super) fn note_readable(&mut self) {
         self.readable = true;
-        self.peer_finished |= peer_finished;
     }
 
     pub(super) fn wants_flush(&self) -> bool {
@@ -97,10 +107,11 @@ impl<T: Stream> Socket<T> {
         }
     }
 
-    /// It was taken from the ready list. Returns whether the broker has kept something.
-    pub(super) fn leave_list(&mut self) -> bool {
+    /// Takes note that it was taken from the ready list. Returns whether the broker has kept bytes
+    /// of it to look at again, and whether there is room to write again.
+    pub(super) fn leave_list(&mut self) -> (bool, bool) {
         self.listed = false;
-        std::mem::take(&mut self.resumed)
+        (std::mem::take(&mut self.resumed), std::mem::take(&mut self.writable))
     }
 
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Read {

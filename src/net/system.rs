@@ -20,13 +20,6 @@ pub(crate) trait System {
     /// A descriptor held back for the time when there are no others.
     type Spare: Debug;
 
-    /// One buffer for all connections: what a read brings is processed before the next read.
-    const READ_BUFFER_BYTES: usize = 64 << 10;
-    /// New connections accepted in a turn.
-    const ACCEPTS_PER_TURN_MAX: usize = 64;
-    /// Steps of handshakes in a turn: each is up to a millisecond that all others wait.
-    const HANDSHAKE_STEPS_PER_TURN_MAX: usize = 8;
-
     /// Waits until something happens, at most for `timeout`, and appends what it was. Returns
     /// whether there may be more events, which the next call reports.
     ///

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn an_idle_loop_spins_less_and_less_and_then_not_at_all() {
-        let mut system = MioSystem::new().unwrap();
+        let mut system = MioSystem::new(16).unwrap();
         let mut events = Vec::new();
         let mut waiting = Waiting::new(Spin::AfterWork(Duration::from_micros(320)));
         let mut spun = Vec::new();
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_host_that_polls_more_often_than_the_spin_lasts_is_idle_too() {
-        let mut system = MioSystem::new().unwrap();
+        let mut system = MioSystem::new(16).unwrap();
         let mut events = Vec::new();
         let mut waiting = Waiting::new(Spin::AfterWork(Duration::from_millis(2)));
         for _ in 0..12 {
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_comes_soon_is_found_awake_and_makes_it_spin_again() {
-        let mut system = MioSystem::new().unwrap();
+        let mut system = MioSystem::new(16).unwrap();
         let mut events = Vec::new();
         let wake = system.waker();
         let mut waiting = Waiting::new(Spin::AfterWork(Duration::from_secs(5)));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub use builder::{Application, Channel};
 pub use handle::{Handle, HandleError};
 
-pub use crate::net::{Address, Inherited};
+pub use crate::net::{Address, Budget, Inherited};
 
 use crate::broker::{Broker, ConnectionInfo, Context, Delivery, Verdict};
 use crate::net::{EventLoop, MioSystem};
@@ -22,7 +22,7 @@ use crate::{Config, Error, HandlerError};
 /// A server that runs on the thread that calls it.
 ///
 /// There are three ways to run it: [`Server::run`] until it is stopped; one turn at a time
-/// by [`Server::poll_once`]; or inside an event loop of your own.
+/// by [`Server::poll_once`] or, with a bound, by [`Server::poll_once_within`]; or inside an event loop of your own.
 ///
 /// # Inside another event loop
 /// The outer loop waits until [`Server::as_raw_fd`](AsRawFd::as_raw_fd) is readable, at most until
@@ -220,11 +220,42 @@ impl Server {
     /// # }
     /// ```
     pub fn poll_once(&mut self, timeout: Option<Duration>) -> Result<bool, Error> {
+        self.turn(timeout, None)
+    }
+
+    /// [`Server::poll_once`] that ends when a budget is spent, for a thread that has other things to
+    /// do. What is left is work of the next call, in the same order; [`Server::next_deadline`] is a
+    /// time gone by then.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ipc_framework::Error> {
+    /// # use ipc_framework::{Budget, Config, Server};
+    /// # use std::time::Duration;
+    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// for _frame in 0..10 {
+    ///     // draw it, then give the server two of the sixteen milliseconds
+    ///     server.poll_once_within(Some(Duration::ZERO), Budget::time(Duration::from_millis(2)))?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn poll_once_within(
+        &mut self,
+        timeout: Option<Duration>,
+        budget: Budget,
+    ) -> Result<bool, Error> {
+        self.turn(timeout, Some(budget))
+    }
+
+    fn turn(&mut self, timeout: Option<Duration>, budget: Option<Budget>) -> Result<bool, Error> {
         if self.broker.is_drained() {
             return Ok(false);
         }
         let _inside = handle::enter(self.broker.remote());
-        self.net.turn(&mut self.broker, timeout)?;
+        self.net.turn(&mut self.broker, timeout, budget)?;
         let goes_on = !self.broker.is_drained();
         if !goes_on {
             self.broker.close_mailbox();

@@ -10,7 +10,7 @@ use super::kernel::{Kernel, SharedKernel};
 use super::scenario::APPS;
 use super::system::{SimulatedListener, SimulatedSystem};
 use crate::broker::{Broker, ConnectionKey, Context, Responder};
-use crate::net::EventLoop;
+use crate::net::{Budget, EventLoop};
 use crate::server::Handle;
 use crate::{Access, Limits, Spin, Stats};
 
@@ -40,7 +40,7 @@ impl Embedded {
         let listeners = listeners.map(|at| SimulatedListener::new(at, kernel.clone())).collect();
         let system = SimulatedSystem::new(kernel.clone());
         let waker = system.waker();
-        let net = EventLoop::new(system, listeners, Spin::Never)?;
+        let net = EventLoop::new(system, listeners, &limits.turn, Spin::Never)?;
         let mut broker = Broker::new(limits, Access::default(), [7; 32], net.now());
         broker.remote().set_waker(waker);
         broker.set_stopwatch(kernel.borrow().stopwatch());
@@ -58,8 +58,8 @@ impl Embedded {
     }
 
     /// Runs one turn without sleeping, because the simulation moves the time.
-    pub(super) fn turn(&mut self) -> Result<(), String> {
-        self.net.turn(&mut self.broker, None).map_err(|error| error.to_string())
+    pub(super) fn turn(&mut self, budget: Option<Budget>) -> Result<(), String> {
+        self.net.turn(&mut self.broker, None, budget).map_err(|error| error.to_string())
     }
 
     pub(super) fn next_deadline(&self) -> Option<Duration> {

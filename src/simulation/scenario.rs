@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::decisions::Decisions;
 use crate::Limits;
+use crate::broker::TurnLimits;
 
 /// The chances of the kernel's faults, in a thousand.
 #[derive(Clone, Copy, Default)]
@@ -30,6 +31,9 @@ pub(super) const TOPICS: [&str; 2] = ["news", "sport"];
 pub(super) const JOBS: [&str; 2] = ["square", "cube"];
 pub(super) const CLIENT_IDS: [&str; 5] = ["ann", "bob", "cat", "dan", "eve"];
 
+/// The bytes of the loop's buffer.
+pub(super) const READ_BYTES_MAX: usize = 1_024;
+
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(super) struct Scenario {
     pub(super) limits: Limits,
@@ -48,6 +52,8 @@ pub(super) struct Scenario {
     pub(super) steps: usize,
     pub(super) clients_max: usize,
     pub(super) ends_in_drain: bool,
+    /// The steps that a turn may take, where it has a budget.
+    pub(super) steps_max: Option<usize>,
 }
 
 impl Scenario {
@@ -59,7 +65,19 @@ impl Scenario {
         let has_handshakes = decisions.below(2) == 1;
         let rushed = decisions.below(12);
         let rushed_listener = (!is_calm && rushed < 2).then_some(rushed);
+        let steps_max = (decisions.below(4) == 3).then(|| 1 + decisions.below(12));
+        let frames_max = TurnLimits::default().frames_per_connection_max;
+        // Small, so that their edges are met all the time.
+        let turn = TurnLimits {
+            // A share that takes hundreds of turns would hide a connection that is passed over.
+            frames_per_connection_max: if steps_max.is_some() { 8 } else { frames_max },
+            read_bytes_max: READ_BYTES_MAX,
+            accepts_max: 2,
+            handshake_steps_max: 1,
+            ..TurnLimits::default()
+        };
         let limits = Limits {
+            turn,
             connections_max: if is_calm { 16 } else { [6, 3, 16][decisions.below(3)] },
             frame_bytes_max: 20_000,
             queue_high_water_bytes: if is_calm {
@@ -93,6 +111,7 @@ impl Scenario {
             steps: 60 + decisions.below(400),
             clients_max: 3 + decisions.below(5),
             ends_in_drain: decisions.below(3) == 2,
+            steps_max,
         }
     }
 }

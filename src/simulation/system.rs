@@ -32,11 +32,6 @@ impl System for SimulatedSystem {
     type Stream = SimulatedStream;
     type Spare = SpareDescriptor;
 
-    // Small sizes, so that their edges are met all the time.
-    const READ_BUFFER_BYTES: usize = 1_024;
-    const ACCEPTS_PER_TURN_MAX: usize = 2;
-    const HANDSHAKE_STEPS_PER_TURN_MAX: usize = 1;
-
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
         let mut kernel = self.kernel.borrow_mut();
         if self.woken.swap(false, Ordering::Relaxed) {

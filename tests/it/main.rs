@@ -4,6 +4,7 @@
 mod attacks;
 mod bad_input;
 mod between_turns;
+mod budget;
 #[cfg(feature = "cli")]
 mod cli;
 mod client;

@@ -13,7 +13,6 @@ use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::latency::{ChannelLatency, LatencyOf};
 use crate::broker::state::stats::{self, ApplicationInfo, ChannelInfo, Stats};
-use crate::broker::state::turn::fan_out_work;
 use crate::proto::{Json, JsonError, Message, MessageType};
 
 /// The server as its handlers and hooks see it.
@@ -118,7 +117,8 @@ impl<'a> Context<'a> {
         let frame = encoded.frame();
         let queued = connections.iter().filter(|key| queues::push(self.core, **key, &frame));
         let reached = queued.count();
-        self.core.turn.note_work(fan_out_work(connections.len(), frame.len()));
+        let work = self.core.turn.fan_out_work(connections.len(), frame.len());
+        self.core.turn.note_work(work);
         drop(frame);
         self.core.encoder.recycle(encoded);
         Ok(reached)

@@ -60,6 +60,7 @@ pub(crate) fn is_over(core: &Core) -> bool {
     match core.server.lifecycle {
         Lifecycle::Running => false,
         Lifecycle::Draining => core.connections.len() == 0,
-        Lifecycle::CutOff => true,
+        // Each connection had one more flush, for the bytes that fit into the kernel.
+        Lifecycle::CutOff => core.agenda.actions.is_empty(),
     }
 }

@@ -18,6 +18,7 @@ use crate::broker::state::timers::Due;
 pub(crate) fn reconfigure(core: &mut Core, limits: Limits, access: Access) {
     let before = std::mem::replace(&mut core.limits, limits);
     core.access = access;
+    core.turn.change_limits(&core.limits.turn);
     let connections = &mut core.connections;
     // Only ever raised: a queue over the lower one was allowed that, and has a grace.
     connections.queue_bytes_max = connections.queue_bytes_max.max(core.limits.queue_bytes_max());

@@ -10,7 +10,6 @@ use crate::broker::state::connection::Obstacle;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
-use crate::broker::state::turn::fan_out_work;
 use crate::proto::{Envelope, ErrorCode, Member, OutFrame, members};
 
 /// Puts the frames of one publication or of several into the queue of every subscriber. Returns
@@ -25,7 +24,7 @@ pub(crate) fn fan_out(
     // Sending changes no list of subscribers: a connection that must go is closed later.
     let subscribers = std::mem::take(&mut target.subscribers);
     let reached = subscribers.iter().filter(|key| queues::put(core, **key, frames)).count();
-    let work = fan_out_work(subscribers.len(), frames.len());
+    let work = core.turn.fan_out_work(subscribers.len(), frames.len());
     if let Some(target) = core.router.channels.get_mut(channel) {
         target.subscribers = subscribers;
     }

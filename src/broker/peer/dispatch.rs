@@ -10,7 +10,6 @@ use crate::broker::state::connection::{Obstacle, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
-use crate::broker::state::turn::fan_out_work;
 use crate::proto::system::SYSTEM;
 use crate::proto::{Envelope, MessageType};
 
@@ -139,7 +138,7 @@ fn publish(
         core.budget.pause(from, connection, &mut core.counters);
         return Err(Stop::Held);
     }
-    let work = fan_out_work(subscribers, body.len());
+    let work = core.turn.fan_out_work(subscribers, body.len());
     if !core.turn.charge_or_wait(from, connection, work, &mut core.counters) {
         return Err(Stop::Held);
     }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::broker::flow::answers;
-use crate::broker::limits::{LATENCY_WORK, LISTED_BYTES_PER_WORK};
 use crate::broker::state::connection::Connections;
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -14,6 +13,7 @@ use crate::broker::state::latency::{ChannelLatency, LatencySummary};
 use crate::broker::state::refusal::{self, Stop};
 use crate::broker::state::router::Router;
 use crate::broker::state::stats::{self, ChannelInfo, ListedApplication};
+use crate::broker::turn_limits::{LATENCY_WORK, LISTED_BYTES_PER_WORK};
 use crate::proto::{Envelope, MessageType};
 
 /// A question whose answer is a list.

@@ -63,7 +63,7 @@ impl Core {
                 host: String::new(),
                 port: 0,
             },
-            turn: Turn::new(now),
+            turn: Turn::new(now, &limits.turn),
             agenda: Agenda::default(),
             timers: Timers::default(),
             connections: Connections::new(&limits),

@@ -67,6 +67,15 @@ pub struct Received {
     pub bare_header: bool,
 }
 
+/// The part that was done of what other threads asked for, or of what was due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Things that were done.
+    pub steps: usize,
+    /// There may be more of them, for the next turn.
+    pub has_more: bool,
+}
+
 /// The bytes that a transport took from a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {

@@ -12,9 +12,8 @@ use super::events::{Action, Agenda};
 use super::keys::ConnectionKey;
 use super::line::Line;
 use super::timers::Now;
-use crate::broker::limits::{
-    CROWD_WORK_MAX, DELIVERED_BYTES_PER_WORK, FRAMES_PER_TURN_MAX, LIGHT_WORK_MAX,
-    WORK_PER_TURN_MAX,
+use crate::broker::turn_limits::{
+    CROWD_WORK_PARTS, DELIVERED_BYTES_PER_WORK, LIGHT_WORK_PARTS, TurnLimits,
 };
 
 /// The unit of work is a delivery: a small publication into the queue of one subscriber.
@@ -23,6 +22,15 @@ pub(crate) struct Turn {
     pub(crate) now: Now,
     /// When the last byte came of the message that is being processed.
     pub(crate) arrived: Duration,
+    /// See [`TurnLimits::work_max`].
+    work_max: usize,
+    /// See [`TurnLimits::frames_per_connection_max`].
+    frames_max: usize,
+    /// The frames that a share may have: as many as a connection may, and no more than
+    /// `steps_max`.
+    share_frames_max: usize,
+    /// See [`Turn::limit_steps`].
+    pub(crate) steps_max: usize,
     share: Share,
     /// All work since the start.
     work_done: u64,
@@ -35,7 +43,7 @@ pub(crate) struct Turn {
 /// The part of a turn that one connection may have, or all other threads together.
 #[derive(Debug, Default)]
 struct Share {
-    frames: usize,
+    frames_left: usize,
     /// The value of [`Turn::work_done`] at which it is used up.
     work_end: u64,
 }
@@ -50,22 +58,20 @@ struct Queue {
 
 impl Queue {
     /// However much the first one is, it is taken on: some turn has to.
-    fn has_room(&self, work: usize) -> bool {
-        self.spent == 0 || self.spent + work <= WORK_PER_TURN_MAX
+    fn has_room(&self, work: usize, work_max: usize) -> bool {
+        self.spent == 0 || self.spent + work <= work_max
     }
 }
 
-/// Returns the work of putting a frame of so many bytes into so many queues.
-#[inline]
-pub(crate) fn fan_out_work(subscribers: usize, frame_bytes: usize) -> usize {
-    subscribers.min(CROWD_WORK_MAX) * (1 + frame_bytes / DELIVERED_BYTES_PER_WORK)
-}
-
 impl Turn {
-    pub(crate) fn new(now: Now) -> Self {
+    pub(crate) fn new(now: Now, limits: &TurnLimits) -> Self {
         Self {
             now,
             arrived: now.monotonic,
+            work_max: limits.work_max,
+            frames_max: limits.frames_per_connection_max,
+            share_frames_max: limits.frames_per_connection_max,
+            steps_max: usize::MAX,
             share: Share::default(),
             work_done: 0,
             light: Queue::default(),
@@ -74,22 +80,46 @@ impl Turn {
         }
     }
 
+    pub(crate) fn change_limits(&mut self, limits: &TurnLimits) {
+        (self.work_max, self.frames_max) = (limits.work_max, limits.frames_per_connection_max);
+    }
+
+    pub(crate) fn begin(&mut self, now: Now) {
+        self.now = now;
+        self.limit_steps(usize::MAX);
+    }
+
+    /// So many steps are left of those that the whole turn may take.
+    pub(crate) fn limit_steps(&mut self, steps_max: usize) {
+        (self.steps_max, self.share_frames_max) = (steps_max, self.frames_max.min(steps_max));
+    }
+
     pub(crate) fn deadline_in(&self, timeout: Duration) -> Duration {
         self.now.monotonic.saturating_add(timeout)
     }
 
     /// A connection begins its share of the turn, or the threads that post to the broker do.
     pub(crate) fn begin_share(&mut self) {
-        self.share = Share { frames: 0, work_end: self.work_done + WORK_PER_TURN_MAX as u64 };
+        self.share = Share {
+            frames_left: self.share_frames_max,
+            work_end: self.work_done + self.work_max as u64,
+        };
     }
 
     pub(crate) fn is_share_spent(&self) -> bool {
-        self.share.frames >= FRAMES_PER_TURN_MAX || self.work_done >= self.share.work_end
+        self.share.frames_left == 0 || self.work_done >= self.share.work_end
     }
 
     /// Counts a frame of the share.
     pub(crate) fn note_frame(&mut self) {
-        self.share.frames += 1;
+        self.share.frames_left -= 1;
+    }
+
+    /// Returns the work of putting a frame of so many bytes into so many queues.
+    #[inline]
+    pub(crate) fn fan_out_work(&self, subscribers: usize, frame_bytes: usize) -> usize {
+        let crowd = subscribers.min(self.work_max / CROWD_WORK_PARTS);
+        crowd * (1 + frame_bytes / DELIVERED_BYTES_PER_WORK)
     }
 
     /// Counts work that is done.
@@ -120,9 +150,11 @@ impl Turn {
         if std::mem::take(&mut connection.is_due) {
             return true;
         }
-        let lane = if work > LIGHT_WORK_MAX { Lane::Heavy } else { Lane::Light };
+        let is_heavy = work > self.work_max / LIGHT_WORK_PARTS;
+        let lane = if is_heavy { Lane::Heavy } else { Lane::Light };
+        let work_max = self.work_max;
         let queue = self.queue(lane);
-        if queue.waiting.is_empty() && queue.has_room(work) {
+        if queue.waiting.is_empty() && queue.has_room(work, work_max) {
             queue.spent += work;
             self.has_begun = true;
             return true;
@@ -144,12 +176,13 @@ impl Turn {
         if !std::mem::take(&mut self.has_begun) {
             return;
         }
+        let work_max = self.work_max;
         for lane in [Lane::Light, Lane::Heavy] {
             let queue = self.queue(lane);
             queue.spent = 0;
             let first_action = agenda.actions.len();
             while let Some((key, work)) = queue.waiting.first(|key| waits(connections, key, lane))
-                && queue.has_room(work)
+                && queue.has_room(work, work_max)
             {
                 queue.waiting.pop_first();
                 if let Some(connection) = connections.get_mut(key) {

@@ -1,7 +1,10 @@
 //! Much work for one peer is spread over turns, in which the others are served.
 
 use super::*;
-use crate::broker::limits::{CROWD_WORK_MAX, LIGHT_WORK_MAX};
+use crate::broker::turn_limits::{CROWD_WORK_PARTS, LIGHT_WORK_PARTS};
+
+const LIGHT_WORK_MAX: usize = WORK_PER_TURN_MAX / LIGHT_WORK_PARTS;
+const CROWD_WORK_MAX: usize = WORK_PER_TURN_MAX / CROWD_WORK_PARTS;
 
 impl World {
     /// The rest of a turn in which some was received: sends what came of it, and looks again at

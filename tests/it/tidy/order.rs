@@ -48,6 +48,7 @@ const ROOMS: &[Room] = &[
         folder: "src/broker",
         floors: &[
             // Set by the operator.
+            "turn_limits",
             "limits access",
             // Tables: each owns its data and knows no other.
             "state/keys",
@@ -86,7 +87,7 @@ const ROOMS: &[Room] = &[
         folder: "src/net",
         floors: &[
             "address quickack system tls_records unix_socket user_namespace",
-            "accept clock protection socket tcp_socket tls_stream waiting",
+            "accept budget clock protection socket tcp_socket tls_stream waiting",
             "stream",
             "listener",
             "mio_system",
