@@ -41,7 +41,7 @@ impl MemoryGauge {
 
 /// Capacity of the smallest buffers, which hold a few small frames: most of what is ever
 /// unfinished. Capacities double from here.
-pub(super) const SMALLEST_BYTES: usize = 4 << 10;
+const SMALLEST_BYTES: usize = 4 << 10;
 /// Capacity of the largest buffers that are kept. Beyond, a buffer is as large as asked for.
 const LARGEST_BYTES: usize = 16 << 20;
 const CLASSES: usize = (LARGEST_BYTES / SMALLEST_BYTES).ilog2() as usize + 1;
@@ -81,18 +81,21 @@ impl BufferPool {
         (self.free_small_bytes, self.free_large_bytes) = (0, 0);
     }
 
-    /// [`take`](Self::take) of a buffer of the smallest size.
+    /// Does what [`take`](Self::take) does, quicker where the smallest size will do.
     #[inline]
-    pub(super) fn take_smallest(&mut self) -> Vec<u8> {
-        let Some(buffer) = self.free[0].pop() else { return self.take(SMALLEST_BYTES) };
+    pub(super) fn take_small(&mut self, bytes: usize) -> Vec<u8> {
+        if bytes > SMALLEST_BYTES {
+            return self.take(bytes);
+        }
+        let Some(buffer) = self.free[0].pop() else { return self.take(bytes) };
         self.free_small_bytes -= SMALLEST_BYTES;
         self.gauge.add(SMALLEST_BYTES);
         buffer
     }
 
-    /// [`give`](Self::give) of a buffer that is probably of the smallest size.
+    /// Does what [`give`](Self::give) does, quicker for a buffer of the smallest size.
     #[inline]
-    pub(super) fn give_smallest(&mut self, mut buffer: Vec<u8>) {
+    pub(super) fn give_small(&mut self, mut buffer: Vec<u8>) {
         let is_kept = buffer.capacity() == SMALLEST_BYTES
             && self.free_small_bytes + SMALLEST_BYTES <= FREE_SMALL_BYTES_MAX;
         if !is_kept {

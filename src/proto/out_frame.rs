@@ -12,11 +12,18 @@ pub(crate) const COPY_BYTES_MAX: usize = 4 << 10;
 
 /// A frame on its way into one or many queues, encoded once.
 #[derive(Clone, Debug)]
-pub(crate) enum OutFrame<'a> {
-    /// Copied into each queue: a length prefix, and these pieces of its body.
-    Relayed { body_bytes: usize, pieces: [&'a [u8]; 3] },
+pub(crate) struct OutFrame<'a> {
+    /// The length with its prefix.
+    bytes: usize,
+    kind: Kind<'a>,
+}
+
+#[derive(Clone, Debug)]
+enum Kind<'a> {
+    /// Copied into each queue: the prefix, and these pieces of the body.
+    Relayed([&'a [u8]; 3]),
     /// Written straight into the queue: a message of this end.
-    Own { body_bytes: usize, head: Head<'a>, payload: &'a [u8] },
+    Own { head: Head<'a>, payload: &'a [u8] },
     /// Copied into each queue, prefixes included.
     Whole(&'a [u8]),
     /// Referred to by each queue.
@@ -31,60 +38,89 @@ impl<'a> OutFrame<'a> {
 
     /// A body as it was received but for one piece.
     pub(crate) fn relay_pieces(pieces: [&'a [u8]; 3], pool: &mut BufferPool) -> Self {
-        let body_bytes = pieces.iter().map(|piece| piece.len()).sum();
-        Self::Relayed { body_bytes, pieces }.shared_if_large(pool)
+        let body_bytes = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        Self::new(HEADER_BYTES + body_bytes, Kind::Relayed(pieces), pool)
     }
 
     /// Whole frames as they were received, prefixes included, to be relayed together.
     pub(crate) fn relay_framed(frames: &'a [u8], pool: &mut BufferPool) -> Self {
-        Self::Whole(frames).shared_if_large(pool)
+        Self::new(frames.len(), Kind::Whole(frames), pool)
     }
 
     /// A message of this end, whose payload is JSON text.
     #[inline]
     pub(crate) fn own(head: Head<'a>, payload: &'a [u8], pool: &mut BufferPool) -> Self {
         let body_bytes = head.body_bytes(payload.len());
-        Self::Own { body_bytes, head, payload }.shared_if_large(pool)
+        Self::new(HEADER_BYTES + body_bytes, Kind::Own { head, payload }, pool)
+    }
+
+    /// A small frame that is encoded already.
+    pub(crate) fn whole(frame: &'a [u8]) -> Self {
+        Self { bytes: frame.len(), kind: Kind::Whole(frame) }
+    }
+
+    /// A frame that many queues may hold.
+    pub(crate) fn shared(frame: SharedFrame) -> Self {
+        Self { bytes: frame.bytes().len(), kind: Kind::Shared(frame) }
     }
 
     #[inline]
-    fn shared_if_large(self, pool: &mut BufferPool) -> Self {
-        if self.len() <= COPY_BYTES_MAX { self } else { self.shared(pool) }
+    fn new(bytes: usize, kind: Kind<'a>, pool: &mut BufferPool) -> Self {
+        let frame = Self { bytes, kind };
+        if bytes <= COPY_BYTES_MAX { frame } else { frame.into_shared(pool) }
     }
 
     #[cold]
-    fn shared(self, pool: &mut BufferPool) -> Self {
-        let mut bytes = pool.take(self.len());
-        self.append_to(&mut bytes);
-        Self::Shared(SharedFrame::pooled(bytes, pool.gauge()))
+    fn into_shared(self, pool: &mut BufferPool) -> Self {
+        let mut buffer = pool.take(self.bytes);
+        self.append_to(&mut buffer);
+        Self::shared(SharedFrame::pooled(buffer, pool.gauge()))
     }
 
     /// The length with its prefix.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Relayed { body_bytes, .. } | Self::Own { body_bytes, .. } => {
-                HEADER_BYTES + body_bytes
-            }
-            Self::Whole(bytes) => bytes.len(),
-            Self::Shared(frame) => frame.bytes().len(),
+        self.bytes
+    }
+
+    /// The frame that each queue refers to, if it is not to be copied.
+    #[inline]
+    pub(super) fn as_shared(&self) -> Option<&SharedFrame> {
+        match &self.kind {
+            Kind::Shared(frame) => Some(frame),
+            _ => None,
+        }
+    }
+
+    /// The same frame for keeping, unless it is to be copied.
+    pub(crate) fn into_shared_frame(self) -> Result<SharedFrame, Self> {
+        match self.kind {
+            Kind::Shared(frame) => Ok(frame),
+            kind => Err(Self { kind, ..self }),
         }
     }
 
     /// Copies the frame to the end of a buffer.
     #[inline]
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        match &self.kind {
+            Kind::Whole(bytes) => out.extend_from_slice(bytes),
+            kind => kind.write_to(out, self.bytes - HEADER_BYTES),
+        }
+    }
+}
+
+impl Kind<'_> {
+    fn write_to(&self, out: &mut Vec<u8>, body_bytes: usize) {
         match self {
-            Self::Relayed { body_bytes, pieces: [first, rest @ ..] } => {
-                out.extend_from_slice(&(*body_bytes as u32).to_be_bytes());
+            Self::Relayed([first, rest @ ..]) => {
+                out.extend_from_slice(&(body_bytes as u32).to_be_bytes());
                 out.extend_from_slice(first);
                 for piece in rest.iter().filter(|piece| !piece.is_empty()) {
                     out.extend_from_slice(piece);
                 }
             }
-            Self::Own { body_bytes, head, payload } => {
-                encode::text_frame(out, head, payload, *body_bytes);
-            }
+            Self::Own { head, payload } => encode::text_frame(out, head, payload, body_bytes),
             Self::Whole(bytes) => out.extend_from_slice(bytes),
             Self::Shared(frame) => out.extend_from_slice(frame.bytes()),
         }

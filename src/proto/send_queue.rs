@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::buffer_pool::{BufferPool, SMALLEST_BYTES};
+use super::buffer_pool::BufferPool;
 use super::out_frame::{OutFrame, SharedFrame};
 
 /// What is copied into a queue's tail lies in pieces of this size at most.
@@ -18,8 +18,8 @@ const PLACES_KEPT_MAX: usize = 32;
 /// It does not bound itself: the broker holds [`SendQueue::len`] against the high-water
 /// mark, because what to do about a slow reader is the broker's to decide.
 ///
-/// Invariant: `sent` is below the length of the first chunk (or both are zero), `first` is empty
-/// only if it has no memory, and `bytes` is the sum of all chunks less `sent`.
+/// Invariant: no chunk is empty, `sent` is below the length of `front` (or zero without one),
+/// `more` is empty without one, and `bytes` is the sum of all chunks less `sent`.
 ///
 /// ```
 /// let queue = ipc_framework::proto::SendQueue::default();
@@ -27,8 +27,8 @@ const PLACES_KEPT_MAX: usize = 32;
 /// ```
 #[derive(Debug, Default)]
 pub struct SendQueue {
-    /// A small buffer with the first frames: in most turns it holds all there is.
-    first: Vec<u8>,
+    /// The first chunk: in most turns it is all there is.
+    front: Option<Chunk>,
     /// Everything behind it.
     #[expect(clippy::box_collection, reason = "most queues have none, and a word for it")]
     more: Option<Box<VecDeque<Chunk>>>,
@@ -43,6 +43,7 @@ enum Chunk {
 }
 
 impl Chunk {
+    #[inline]
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Owned(bytes) => bytes,
@@ -50,9 +51,10 @@ impl Chunk {
         }
     }
 
+    #[inline]
     fn recycle(self, pool: &mut BufferPool) {
         match self {
-            Self::Owned(buffer) => pool.give(buffer),
+            Self::Owned(buffer) => pool.give_small(buffer),
             Self::Shared(frame) => {
                 pool.gauge().sub(PLACE_BYTES);
                 frame.recycle(pool);
@@ -77,116 +79,113 @@ impl SendQueue {
     /// The slices to hand to the kernel next, in order.
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let first = Some(&*self.first).filter(|first| !first.is_empty());
-        let mut skip = self.sent;
-        first
-            .into_iter()
-            .chain(self.chunks().map(Chunk::bytes))
-            .map(move |bytes| &bytes[std::mem::take(&mut skip)..])
+        let front = self.front.as_ref().map(|front| &front.bytes()[self.sent..]);
+        let more = self.more.as_ref().map(|more| more.iter()).unwrap_or_default();
+        front.into_iter().chain(more.map(Chunk::bytes))
     }
 
     /// All bytes still to be sent, if they lie in one piece: as they do in most turns.
     #[inline]
     pub fn only_slice(&self) -> Option<&[u8]> {
-        let is_only = !self.first.is_empty() && self.chunks().len() == 0;
-        is_only.then(|| &self.first[self.sent..])
-    }
-
-    #[inline]
-    fn chunks(&self) -> std::collections::vec_deque::Iter<'_, Chunk> {
-        self.more.as_ref().map(|more| more.iter()).unwrap_or_default()
+        let front = self.front.as_ref()?;
+        self.is_front_last().then(|| &front.bytes()[self.sent..])
     }
 
     #[inline]
     pub(crate) fn push(&mut self, frame: &OutFrame<'_>, pool: &mut BufferPool) {
         let bytes = frame.len();
-        let has_room = self.first.capacity() - self.first.len() >= bytes;
-        let is_first = self.bytes == 0 && bytes <= SMALLEST_BYTES;
-        if matches!(frame, OutFrame::Shared(_)) || !(is_first || has_room && self.is_first_last()) {
-            self.push_behind(frame, pool);
+        if self.front.is_none() && frame.as_shared().is_none() {
+            let mut buffer = pool.take_small(bytes);
+            frame.append_to(&mut buffer);
+            self.front = Some(Chunk::Owned(buffer));
         } else {
-            if is_first {
-                self.first = pool.take_smallest();
-            }
-            frame.append_to(&mut self.first);
+            self.push_behind(frame, pool);
         }
         self.bytes += bytes;
         self.check();
     }
 
-    /// Whether nothing is behind the first buffer.
-    #[inline]
-    fn is_first_last(&self) -> bool {
-        self.more.as_ref().is_none_or(|more| more.is_empty())
-    }
-
-    /// Puts a frame behind the first buffer.
+    /// Puts a frame behind everything else.
     fn push_behind(&mut self, frame: &OutFrame<'_>, pool: &mut BufferPool) {
-        let more = self.more.get_or_insert_default();
-        if let OutFrame::Shared(frame) = frame {
+        if let Some(frame) = frame.as_shared() {
             pool.gauge().add(PLACE_BYTES);
-            more.push_back(Chunk::Shared(frame.clone()));
-            return;
+            return self.push_chunk(Chunk::Shared(frame.clone()));
         }
         let bytes = frame.len();
-        if let Some(Chunk::Owned(tail)) = more.back_mut()
+        let back = self.more.as_mut().and_then(|more| more.back_mut()).or(self.front.as_mut());
+        if let Some(Chunk::Owned(tail)) = back
             && tail.capacity() - tail.len() >= bytes
         {
             return frame.append_to(tail);
         }
         // A queue that goes on growing takes larger buffers, each as large as all before it, so
         // that a stranger's few errors do not take a large one.
-        let mut tail = pool.take(bytes.max(self.bytes.min(CHUNK_BYTES_MAX)));
-        frame.append_to(&mut tail);
-        more.push_back(Chunk::Owned(tail));
+        let mut buffer = pool.take(bytes.max(self.bytes.min(CHUNK_BYTES_MAX)));
+        frame.append_to(&mut buffer);
+        self.push_chunk(Chunk::Owned(buffer));
+    }
+
+    #[inline]
+    fn push_chunk(&mut self, chunk: Chunk) {
+        if self.front.is_none() {
+            self.front = Some(chunk);
+        } else {
+            self.more.get_or_insert_default().push_back(chunk);
+        }
     }
 
     /// The kernel took `bytes`.
     #[inline]
     pub(crate) fn advance(&mut self, bytes: usize, pool: &mut BufferPool) {
         self.bytes -= bytes;
-        self.sent += bytes;
-        if !self.first.is_empty() && self.sent >= self.first.len() {
-            self.sent -= self.first.len();
-            pool.give_smallest(std::mem::take(&mut self.first));
-        }
-        if self.first.is_empty() && self.sent > 0 {
-            self.advance_behind(pool);
+        if self.bytes > 0 || !self.is_front_last() {
+            self.sent += bytes;
+            self.drop_sent(pool);
+        } else {
+            self.sent = 0;
+            match self.front.take() {
+                Some(Chunk::Owned(buffer)) => pool.give_small(buffer),
+                Some(shared) => shared.recycle(pool),
+                None => {}
+            }
         }
         self.check();
     }
 
-    fn advance_behind(&mut self, pool: &mut BufferPool) {
-        let Some(more) = &mut self.more else { return };
-        while let Some(length) = more.front().map(|chunk| chunk.bytes().len())
+    /// Drops the chunks that are sent.
+    fn drop_sent(&mut self, pool: &mut BufferPool) {
+        while let Some(length) = self.front.as_ref().map(|front| front.bytes().len())
             && self.sent >= length
         {
             self.sent -= length;
-            if let Some(chunk) = more.pop_front() {
-                chunk.recycle(pool);
+            if let Some(front) = self.front.take() {
+                front.recycle(pool);
             }
+            self.front = self.more.as_mut().and_then(|more| more.pop_front());
         }
-        if more.is_empty() {
+        if let (None, Some(more)) = (&self.front, &mut self.more) {
             more.shrink_to(PLACES_KEPT_MAX);
         }
     }
 
     /// Drops everything.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
-        if self.first.capacity() > 0 {
-            pool.give_smallest(std::mem::take(&mut self.first));
-        }
-        for chunk in self.more.take().into_iter().flat_map(|more| *more) {
+        let Self { front, more, .. } = std::mem::take(self);
+        for chunk in front.into_iter().chain(more.into_iter().flat_map(|more| *more)) {
             chunk.recycle(pool);
         }
-        *self = Self::default();
+    }
+
+    #[inline]
+    fn is_front_last(&self) -> bool {
+        self.more.as_ref().is_none_or(|more| more.is_empty())
     }
 
     fn check(&self) {
-        debug_assert!(self.slices().next().is_none_or(|slice| !slice.is_empty()));
+        debug_assert!(self.front.is_some() || self.is_front_last());
+        debug_assert!(self.slices().all(|slice| !slice.is_empty()));
         debug_assert_eq!(self.bytes, self.slices().map(<[u8]>::len).sum::<usize>());
         debug_assert!(self.bytes > 0 || self.sent == 0);
-        debug_assert!(!self.first.is_empty() || self.first.capacity() == 0);
     }
 }
 
@@ -232,7 +231,7 @@ mod tests {
         let mut pool = BufferPool::default();
         let mut queue = SendQueue::default();
         for _ in 0..2_000 {
-            queue.push(&OutFrame::Whole(&[b'x'; 300]), &mut pool);
+            queue.push(&OutFrame::whole(&[b'x'; 300]), &mut pool);
             let held = pool.gauge().bytes();
             // Each piece is as large as what was there, rounded up to a power of two.
             let fair = (8 << 10).max(3 * queue.len()).min(queue.len() + CHUNK_BYTES_MAX + 4_000);

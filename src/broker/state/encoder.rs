@@ -41,8 +41,8 @@ impl Encoded {
 
     pub(crate) fn frame(&self) -> OutFrame<'_> {
         match self {
-            Self::Small(bytes) => OutFrame::Whole(bytes),
-            Self::Shared(frame) => OutFrame::Shared(frame.clone()),
+            Self::Small(bytes) => OutFrame::whole(bytes),
+            Self::Shared(frame) => OutFrame::shared(frame.clone()),
         }
     }
 }
@@ -106,9 +106,9 @@ impl Encoder {
 
     /// A message whose payload is JSON text.
     pub(crate) fn text(&mut self, pool: &mut BufferPool, head: Head<'_>, payload: &str) -> Encoded {
-        match OutFrame::own(head, payload.as_bytes(), pool) {
-            OutFrame::Shared(frame) => Encoded::Shared(frame),
-            small => {
+        match OutFrame::own(head, payload.as_bytes(), pool).into_shared_frame() {
+            Ok(frame) => Encoded::Shared(frame),
+            Err(small) => {
                 let mut out = self.take_scratch();
                 small.append_to(&mut out);
                 Encoded::Small(out)
