@@ -27,9 +27,11 @@
 //!   the thread that runs the event loop.
 //! - `client`: the other end of the wire, blocking or for many threads, for this server and the
 //!   published one.
-//! - [`broker`]: the whole server as a state machine without input or output, and
-//!   [`proto`], the wire format, for those who bring their own loop, a simulator or a
-//!   fuzzer. They are all there is without the default feature `net`.
+//! - [`broker`]: the whole server as a state machine without input or output, for those who bring
+//!   their own loop, a simulator or a fuzzer. With the feature `broker` it is there without the
+//!   default feature `net`.
+//! - [`proto`]: the wire format, with an encoder and a decoder of streams. It is all there is
+//!   without any feature.
 //!
 //! # Where it runs
 //! On Linux, where it is tested, and on macOS, for which it is compiled only. Linux alone tells who is
@@ -41,6 +43,12 @@
 //! - Persistence and redelivery: delivery is at most once.
 //! - An async runtime: nothing here needs one, and [`Server::poll_once`] fits into any.
 
+#![cfg_attr(
+    not(feature = "tls"),
+    allow(rustdoc::broken_intra_doc_links, reason = "the docs name items of all features")
+)]
+
+#[cfg(feature = "broker")]
 pub mod broker;
 #[cfg(feature = "net")]
 pub mod client;
@@ -51,6 +59,7 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "broker")]
 mod handler_error;
 #[cfg(feature = "net")]
 mod net;
@@ -63,9 +72,12 @@ mod server;
 pub mod simulation;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "broker")]
 mod token;
+#[cfg(feature = "broker")]
 mod trace;
 
+#[cfg(feature = "broker")]
 pub use broker::{
     Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
     Counters, Delivery, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure, Reply, Request,
@@ -75,10 +87,12 @@ pub use broker::{
 pub use config::{Config, Spin, UnixSocket};
 #[cfg(feature = "net")]
 pub use error::Error;
+#[cfg(feature = "broker")]
 pub use handler_error::HandlerError;
 pub use proto::{DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, Message, MessageType};
 #[cfg(feature = "net")]
 pub use server::{Address, Application, Budget, Channel, Handle, HandleError, Inherited, Server};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
+#[cfg(feature = "broker")]
 pub use token::Token;

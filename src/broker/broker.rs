@@ -83,7 +83,7 @@ impl Broker {
         self.core.counters.frames_in
     }
 
-    /// What peers may use. [`Handle::reload`](crate::broker::Handle) changes it.
+    /// What peers may use. [`Handle::reload`](crate::Handle) changes it.
     pub fn limits(&self) -> &Limits {
         &self.core.limits
     }

@@ -29,7 +29,7 @@ pub struct TurnLimits {
     /// over a sixteenth of it, have as much each. Listings count by their bytes. One message that
     /// is more has a turn of its own.
     pub work_max: usize,
-    /// Things that other threads asked for by a [`Handle`](crate::broker::Handle), 1,024.
+    /// Things that other threads asked for by a [`Handle`](crate::Handle), 1,024.
     pub commands_max: usize,
     /// New connections, 64: who is connected comes before a flood of newcomers.
     pub accepts_max: usize,

@@ -17,6 +17,13 @@ use super::limits::{DEPTH_MAX, ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 pub enum Fault {
     /// The frame holds nothing, or only whitespace.
     Empty,
+    /// The frame is longer than its receiver reads.
+    TooLarge {
+        /// What its length prefix says.
+        body_bytes: usize,
+        /// The limit.
+        body_bytes_max: usize,
+    },
     /// The frame is not UTF-8.
     NotUtf8 {
         /// The byte where it stops being UTF-8.
@@ -88,6 +95,7 @@ impl Fault {
     /// The code that the sender is answered with.
     pub const fn code(self) -> ErrorCode {
         match self {
+            Self::TooLarge { .. } => ErrorCode::FrameTooLarge,
             Self::Empty
             | Self::NotUtf8 { .. }
             | Self::NotJson { .. }
@@ -111,6 +119,11 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Empty => f.write_str("the frame is empty: send one JSON object"),
+            Self::TooLarge { body_bytes, body_bytes_max } => write!(
+                f,
+                "the frame has {body_bytes} bytes, over the limit of {body_bytes_max}: send \
+                 smaller messages"
+            ),
             Self::NotUtf8 { at } => {
                 write!(f, "the frame is not UTF-8 at byte {at}: send JSON encoded in UTF-8")
             }

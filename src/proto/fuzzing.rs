@@ -4,7 +4,8 @@ use arbitrary::{Arbitrary, Unstructured};
 
 use super::frame::{self, Frame};
 use super::oracle::Reading;
-use super::{BufferPool, Inbound, Next, RecvBuffer, fields, parse};
+use super::recv_buffer::{Inbound, Next};
+use super::{BufferPool, RecvBuffer, fields, parse};
 
 /// A stream, and how it arrives.
 #[derive(Arbitrary, Debug)]

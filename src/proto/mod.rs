@@ -3,9 +3,23 @@
 //! Nothing here reads a socket, a clock or a random source: what this module
 //! knows is the wire format alone, so it can be fuzzed and tested as a set of
 //! functions.
+//!
+//! # By itself
+//! With `default-features = false` this module is all of the crate. [`Decoder`] finds the messages
+//! in a stream of bytes, and [`Encoder`] writes messages into frames; [`system`] has the payloads
+//! of the messages that a client and a server arrange things with. `examples/frames.rs` uses them.
+//!
+//! # What will stand here
+//! An eighth key of messages, `meta`, gets a file of that name: it is read by [`Envelope::parse`]
+//! for connections that negotiated it, and written by the encoders. Attachments, which stand
+//! behind the JSON of a frame, get `attachments`.
 
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod buffer_pool;
+mod decoder;
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod encode;
+mod encoder;
 mod envelope;
 mod error_code;
 mod fault;
@@ -14,24 +28,32 @@ pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod json;
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod json_str;
 mod limits;
+#[cfg(feature = "broker")]
 mod members;
 mod message;
 mod message_type;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod oracle;
+#[cfg(feature = "broker")]
 mod out_frame;
 mod parse;
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod recv_buffer;
+#[cfg(feature = "broker")]
 mod relay;
 mod scanner;
+#[cfg(feature = "broker")]
 mod send_queue;
 mod stamp;
 pub mod system;
 mod timestamp;
 
 pub use buffer_pool::{BufferPool, MemoryGauge};
+pub use decoder::{Decoder, Messages};
+pub use encoder::{EncodeError, Encoder};
 pub use envelope::{Envelope, EnvelopeError};
 pub use error_code::ErrorCode;
 pub use fault::Fault;
@@ -41,14 +63,20 @@ pub use limits::{DEPTH_MAX, ID_BYTES_MAX, PAYLOAD_DEPTH_MAX};
 pub use message::Message;
 pub use message_type::MessageType;
 pub use recv_buffer::RecvBuffer;
+#[cfg(feature = "broker")]
 pub use send_queue::SendQueue;
 
 #[cfg(feature = "net")]
 pub(crate) use encode::escaped;
+#[cfg(feature = "broker")]
 pub(crate) use encode::{Defaults, Head, MessageHead, escape, frame as encode_frame};
+#[cfg(feature = "broker")]
 pub(crate) use members::{Member, members};
+#[cfg(feature = "broker")]
 pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame, SharedFrame};
+#[cfg(feature = "broker")]
 pub(crate) use recv_buffer::{Inbound, Next};
+#[cfg(feature = "broker")]
 pub(crate) use stamp::{Stamp, Stamps};
 #[cfg(feature = "net")]
 pub(crate) use timestamp::Timestamp;
