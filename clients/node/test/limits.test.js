@@ -3,7 +3,9 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const path = require('node:path');
-const { Process, startServer, startPublished, eventually, temporaryDirectory, BINARY } = require('./support.js');
+const {
+  Process, startServer, startPublished, eventually, temporaryDirectory, BINARY, STEP_MS_MAX,
+} = require('./support.js');
 const { IPCClient } = require('../index.js');
 
 test('a server that stops reading costs bounded memory', async (t) => {
@@ -152,7 +154,7 @@ test('close() waits for answers, served requests and unsent bytes', async (t) =>
   const answer = client.sendRequest('slow', 'finished');
   await eventually('begun', () => worker.services.get('slow').running === 1);
   client.publish('bulk', 'x'.repeat(4 << 20));
-  await Promise.all([worker.close(), client.close()]);
+  await Promise.all([worker.close({ timeout: STEP_MS_MAX }), client.close({ timeout: STEP_MS_MAX })]);
   assert.equal((await answer).payload, 'finished');
   assert.equal((await subscription.next()).value.payload.length, 4 << 20);
   assert.deepEqual([worker.state, client.state], ['closed', 'closed']);
