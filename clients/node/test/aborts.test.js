@@ -5,13 +5,11 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const { getEventListeners } = require('node:events');
-const { connected, warnings, eventually } = require('./support.js');
+const { connected, warnings, eventually, joined } = require('./support.js');
 
 test('a signal shared by many has one listener, and none when they are done', async (t) => {
   const { server, client } = await connected(t);
-  const other = server.client();
-  t.after(() => other.disconnect());
-  await other.connect();
+  const other = await joined(t, server.client());
   const warned = warnings(t);
   const controller = new AbortController();
   const { signal } = controller;
@@ -39,9 +37,7 @@ test('a signal shared by many has one listener, and none when they are done', as
 
 test('each served request has a signal of its own', async (t) => {
   const { server, client } = await connected(t);
-  const worker = server.client();
-  t.after(() => worker.disconnect());
-  await worker.connect();
+  const worker = await joined(t, server.client());
   const warned = warnings(t);
   const signals = new Set();
   const told = [];
@@ -66,9 +62,7 @@ test('each served request has a signal of its own', async (t) => {
 
 test('a signal that is asked for too late has fired', async (t) => {
   const { server, client } = await connected(t);
-  const worker = server.client();
-  t.after(() => worker.disconnect());
-  await worker.connect();
+  const worker = await joined(t, server.client());
   const requests = [];
   await worker.serve('late', (request) => {
     requests.push(request);

@@ -5,24 +5,21 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const path = require('node:path');
-const { Process, startServer, connected, unconnected, eventually, once } = require('./support.js');
+const { Process, connected, unconnected, eventually, once, joined, served, collected } = require('./support.js');
 
 const MIB = 1 << 20;
 const INDEX = JSON.stringify(path.resolve(__dirname, '../index.js'));
 
 test('a large message is not slow, a server that leaves it lying is', async (t) => {
   const { server, client } = await connected(t, { heartbeatInterval: 0, slowAfter: 20_000 });
-  const slow = [];
-  client.on('slow', (told) => slow.push(told));
+  const slow = collected(client, 'slow');
   for (let n = 0; n < 3; n += 1) {
     client.publish('nobody', 'x'.repeat(12 * MIB));
     assert.equal(await client.ping(30_000), true);
   }
   assert.deepEqual(slow, []);
 
-  const hasty = server.client('bench', { heartbeatInterval: 0, slowAfter: 100 });
-  t.after(() => hasty.disconnect());
-  await hasty.connect();
+  const hasty = await joined(t, server.client('bench', { heartbeatInterval: 0, slowAfter: 100 }));
   server.child.kill('SIGSTOP');
   hasty.publish('nobody', 'x'.repeat(12 * MIB));
   const [{ queuedBytes }] = await once(hasty, 'slow');
@@ -46,8 +43,7 @@ test('a backlog that goes in time is forgotten, and does not count for the next'
 
 test('an iteration keeps no more bytes than bufferBytes, and the last message in any case', async (t) => {
   const { client } = await connected(t);
-  const slow = [];
-  client.on('slow', (told) => slow.push(told));
+  const slow = collected(client, 'slow');
   const subscription = client.subscribe('big', { bufferBytes: MIB });
   await subscription.ready;
   for (let n = 0; n < 10; n += 1) client.publish('big', { n, text: 'x'.repeat(400_000) });
@@ -69,9 +65,7 @@ test('an iteration keeps no more bytes than bufferBytes, and the last message in
 
 test('what waits for a worker\'s handler is bounded in bytes', async (t) => {
   const { server, client } = await connected(t);
-  const worker = server.client();
-  t.after(() => worker.disconnect());
-  await worker.connect();
+  const worker = await joined(t, server.client());
   const finish = [];
   await worker.serve('heavy', () => new Promise((resolve) => { finish.push(resolve); }),
     { concurrency: 1, queueBytes: MIB });
@@ -129,8 +123,7 @@ test('requests that wait for their answers do not hold what they sent', async (t
 });
 
 test('the process does not grow while a server that stands still is sent to', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const { child, grew } = await growth(server, `
     const text = 'x'.repeat(100_000);
     console.log('READY');

@@ -5,7 +5,7 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const http = require('node:http');
-const { connected, web, warnings, eventually } = require('./support.js');
+const { connected, web, warnings, eventually, closed } = require('./support.js');
 const { IPCPool, ipcEvents, ipcProxy } = require('../index.js');
 
 test('a listener that rejects is reported, and one of `error` is a warning', async (t) => {
@@ -26,8 +26,7 @@ test('a listener that rejects is reported, and one of `error` is a warning', asy
 test('a listener of a pool that rejects is the pool\'s error', async (t) => {
   const { server } = await connected(t);
   const warned = warnings(t);
-  const pool = new IPCPool('bench', { size: 1, port: server.port });
-  t.after(() => pool.disconnect());
+  const pool = closed(t, new IPCPool('bench', { size: 1, port: server.port }));
   pool.on('connected', async () => { throw new Error('rejected'); });
   await pool.connect();
   await eventually('a warning where nobody listens', () => warned.length === 1);

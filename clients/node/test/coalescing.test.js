@@ -7,7 +7,7 @@ const assert = require('node:assert/strict');
 const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
-const { Process, startServer, temporaryDirectory } = require('./support.js');
+const { Process, temporaryDirectory, served } = require('./support.js');
 
 /** What a program wrote to its TCP socket, write by write in bytes, between its calls of `mark('a')` and `mark('b')`. */
 async function writes(t, server, program) {
@@ -37,8 +37,7 @@ async function writes(t, server, program) {
 }
 
 test('all that one tick sends leaves in one write, and a message alone in one', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const turn = 'await new Promise(setImmediate);';
   const one = await writes(t, server, `client.publish('nobody', 1); ${turn}`);
   assert.equal(one.length, 1);

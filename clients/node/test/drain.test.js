@@ -4,17 +4,14 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
-const { startServer, connected, eventually, once } = require('./support.js');
+const { connected, eventually, once, joined, served, collected } = require('./support.js');
 
 const QUICK = { reconnectDelay: 20, reconnectDelayMax: 100, reconnectAttempts: 500 };
 
 test('what is in flight at SIGTERM is answered, what comes later refused, and both come back', async (t) => {
   const { server, client } = await connected(t, QUICK);
-  const worker = server.client('bench', QUICK);
-  t.after(() => worker.disconnect());
-  await worker.connect();
-  const errors = [];
-  client.on('error', (error) => errors.push(error));
+  const worker = await joined(t, server.client('bench', QUICK));
+  const errors = collected(client, 'error');
   let finish;
   await worker.serve('slow', ({ payload }) => (payload === 'later' ? payload
     : new Promise((resolve) => { finish = () => resolve('finished'); })));
@@ -31,8 +28,7 @@ test('what is in flight at SIGTERM is answered, what comes later refused, and bo
   const [{ cause }] = await lost;
   assert.equal(cause.code, 'shutting_down');
   assert.deepEqual(await server.wait(), { code: 0, signal: null });
-  const again = await startServer({ port: server.port });
-  t.after(() => again.kill());
+  const again = await served(t, { port: server.port });
   await eventually('served again', () => client.sendRequest('slow', 'later', 5_000)
     .then(({ payload }) => payload === 'later', () => false));
   assert.ok(errors.every(({ code }) => code === 'shutting_down' || code === 'no_handler'), errors.join('\n'));

@@ -5,7 +5,7 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const http = require('node:http');
-const { startServer, connected, web, eventually, once } = require('./support.js');
+const { connected, web, eventually, once, served } = require('./support.js');
 const { ipcEvents } = require('../index.js');
 
 /** A page's EventSource, as far as these tests need one. */
@@ -152,8 +152,7 @@ test('a lost connection to the server is a gap for all who look on', async (t) =
   await first.has(1);
   await server.kill();
   const back = once(client, 'connected');
-  const again = await startServer({ port: server.port });
-  t.after(() => again.kill());
+  const again = await served(t, { port: server.port });
   await back;
   client.publish('ticks', 2);
   await first.has(1, null, 2);
@@ -171,8 +170,7 @@ test('browsers are let go when the client gives up, and wait for its next connec
   await server.kill();
   await eventually('ended', () => first.ended);
   const waiting = open(t, base);
-  const again = await startServer({ port: server.port });
-  t.after(() => again.kill());
+  const again = await served(t, { port: server.port });
   assert.equal(await client.connect(), true);
   await waiting.begun();
   client.publish('ticks', 1);

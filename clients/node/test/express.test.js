@@ -7,7 +7,7 @@ const http = require('node:http');
 const net = require('node:net');
 const path = require('node:path');
 const express = require('express');
-const { Process, startServer, eventually, once, temporaryDirectory } = require('./support.js');
+const { Process, startServer, eventually, once, temporaryDirectory, joined, served } = require('./support.js');
 const { ipcProxy, ipcEvents } = require('../index.js');
 
 describe('Express', () => {
@@ -136,8 +136,7 @@ test('the example in a real browser: a page shows live what it and others publis
     .flatMap((name) => process.env.PATH.split(':').map((directory) => path.join(directory, name)))
     .find((file) => fs.existsSync(file));
   assert.ok(chromium, 'no Chromium on this machine: install one, `apt-get install chromium` on Debian');
-  const ipc = await startServer();
-  t.after(() => ipc.kill());
+  const ipc = await served(t);
   const example = path.resolve(__dirname, '../examples/notifications/server.js');
   const web = new Process(process.execPath, [example, String(ipc.port), '0']);
   t.after(() => web.kill());
@@ -150,9 +149,7 @@ test('the example in a real browser: a page shows live what it and others publis
     '--disable-background-networking', '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage',
     `--user-data-dir=${profile}`];
   // The page shouts on its own account; a second publisher is heard while the page is open.
-  const publisher = ipc.client('web');
-  t.after(() => publisher.disconnect());
-  await publisher.connect();
+  const publisher = await joined(t, ipc.client('web'));
   const shouted = publisher.subscribe('notifications');
   await shouted.ready;
   const browser = new Process(chromium, [...flags, '--remote-debugging-port=0', `${url}?say=hello`]);

@@ -5,8 +5,9 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const http = require('node:http');
-const { STEP_MS_MAX, startServer, connected, unconnected, web, warnings, eventually, once, sleep } =
-  require('./support.js');
+const {
+  STEP_MS_MAX, connected, unconnected, web, warnings, eventually, once, sleep, joined, closed, served, collected,
+} = require('./support.js');
 const { Message, ipcEvents, ipcProxy } = require('../index.js');
 const { Connection } = require('../lib/connection.js');
 const { Service } = require('../lib/services.js');
@@ -14,8 +15,7 @@ const { encodeBody, encodeFrames } = require('../lib/codec.js');
 
 test('a filter that throws is reported, and the other listeners go on', async (t) => {
   const { client } = await connected(t);
-  const errors = [];
-  client.on('error', (error) => errors.push(error));
+  const errors = collected(client, 'error');
   const base = await web(t, ipcEvents(client, 'ticks', { filter: ({ payload }) => payload.wanted }));
   const controller = new AbortController();
   const response = await fetch(base, { signal: controller.signal });
@@ -52,12 +52,9 @@ test('what a message starts does not keep the rest of its chunk from being read'
 });
 
 test('subscriptions and services are restored however full everything is', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
-  const client = server.client('bench', { sendQueueBytes: 1, pendingMax: 1, offlineQueueSize: 10 });
-  t.after(() => client.disconnect());
-  const errors = [];
-  client.on('error', (error) => errors.push(error));
+  const server = await served(t);
+  const client = closed(t, server.client('bench', { sendQueueBytes: 1, pendingMax: 1, offlineQueueSize: 10 }));
+  const errors = collected(client, 'error');
   const handled = [];
   client.subscribe('handled', ({ payload }) => handled.push(payload));
   const subscriptions = ['a', 'b', 'c'].map((channel) => client.subscribe(channel));
@@ -69,9 +66,7 @@ test('subscriptions and services are restored however full everything is', async
   assert.equal(await connecting, true);
   await Promise.all(subscriptions.map(({ ready }) => ready));
   await eventually('nothing pending', () => client.pending.size === 0);
-  const other = server.client('bench');
-  t.after(() => other.disconnect());
-  await other.connect();
+  const other = await joined(t, server.client('bench'));
   assert.equal((await other.sendRequest('square', 7)).payload, 49);
   for (const channel of ['a', 'b', 'c', 'handled']) other.publish(channel, channel);
   for (const subscription of subscriptions) {
@@ -82,10 +77,8 @@ test('subscriptions and services are restored however full everything is', async
 });
 
 test('whoever waits for the connection is told of it, whatever goes wrong in restoring', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
-  const client = server.client('bench');
-  t.after(() => client.disconnect());
+  const server = await served(t);
+  const client = closed(t, server.client('bench'));
   const errors = [];
   client.on('error', (error) => errors.push(error.message));
   client.restore = () => { throw new Error('not restored'); };
@@ -207,9 +200,7 @@ test('an onError that fails is a warning', async (t) => {
 
 test('whatever a handler throws is an error at the requester, and its place is free again', async (t) => {
   const { server, client } = await connected(t);
-  const worker = server.client('bench');
-  t.after(() => worker.disconnect());
-  await worker.connect();
+  const worker = await joined(t, server.client('bench'));
   const number = new Error('');
   number.message = 42;
   const getter = Object.defineProperty(new Error(''), 'message', { get: () => { throw new Error('no message'); } });
@@ -248,9 +239,7 @@ test('a status that is none, or that throws, is no crash', async (t) => {
 
 test('a client that is being closed takes no more work, but finishes what it has', async (t) => {
   const { server, client } = await connected(t);
-  const worker = server.client('bench');
-  t.after(() => worker.disconnect());
-  await worker.connect();
+  const worker = await joined(t, server.client('bench'));
   let finish;
   await worker.serve('slow', () => new Promise((resolve) => { finish = resolve; }));
   const answer = client.sendRequest('slow', 1);
@@ -272,15 +261,12 @@ test('a client that is being closed takes no more work, but finishes what it has
 
 test('close() waits until the server has read everything', async (t) => {
   const { server, client } = await connected(t, { heartbeatInterval: 0 });
-  const listener = server.client('bench');
-  t.after(() => listener.disconnect());
-  await listener.connect();
+  const listener = await joined(t, server.client('bench'));
   const subscription = listener.subscribe('bulk');
   await subscription.ready;
   server.child.kill('SIGSTOP');
   client.publish('bulk', 'x'.repeat(12 << 20));
-  const errors = [];
-  client.on('error', (error) => errors.push(error));
+  const errors = collected(client, 'error');
   const closing = client.close({ timeout: 20_000 });
   // Longer than the time a connection lingers that is closed at once.
   await sleep(2_500);
@@ -306,8 +292,7 @@ test('close() reports what it drops when its time is up, and takes no longer', a
   const lingered = once(lingering.connection.socket, 'close').then(() => 'lingered');
   lingering.disconnect();
   for (const [closed, dropped] of [[client, /dropped: [1-9]\d* unsent bytes/], [waiting, /, 1 messages that waited/]]) {
-    const errors = [];
-    closed.on('error', (error) => errors.push(error));
+    const errors = collected(closed, 'error');
     assert.equal(await Promise.race([closed.close({ timeout: 100 }).then(() => 'cut'), lingered]), 'cut');
     assert.equal(errors.length, 1);
     assert.match(errors[0].message, dropped);

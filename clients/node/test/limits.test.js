@@ -4,16 +4,13 @@ const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const path = require('node:path');
 const {
-  Process, startServer, startPublished, eventually, temporaryDirectory, BINARY, STEP_MS_MAX,
+  Process, startServer, startPublished, eventually, temporaryDirectory, BINARY, STEP_MS_MAX, joined, closed, served,
 } = require('./support.js');
 const { IPCClient } = require('../index.js');
 
 test('a server that stops reading costs bounded memory', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
-  const client = server.client('bench', { sendQueueBytes: 8 << 20, heartbeatInterval: 0 });
-  t.after(() => client.disconnect());
-  await client.connect();
+  const server = await served(t);
+  const client = await joined(t, server.client('bench', { sendQueueBytes: 8 << 20, heartbeatInterval: 0 }));
   const slow = [];
   let drained = 0;
   client.on('slow', (told) => slow.push(told.queuedBytes));
@@ -49,8 +46,7 @@ test('a server that stops reading costs bounded memory', async (t) => {
 });
 
 test('100,000 requests leave nothing behind', { timeout: 120_000 }, async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const program = `
     const { IPCClient } = require(${JSON.stringify(path.resolve(__dirname, '../index.js'))});
     const client = new IPCClient('bench', { port: ${server.port} });
@@ -123,11 +119,8 @@ for (const [what, statements] of Object.entries(EXITS)) {
 }
 
 test('what was published just before disconnect() arrives', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
-  const listener = server.client('shop');
-  t.after(() => listener.disconnect());
-  await listener.connect();
+  const server = await served(t);
+  const listener = await joined(t, server.client('shop'));
   const subscription = listener.subscribe('last words');
   await subscription.ready;
   for (const size of [1, 3 << 20]) {
@@ -140,8 +133,7 @@ test('what was published just before disconnect() arrives', async (t) => {
 });
 
 test('close() waits for answers, served requests and unsent bytes', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const [worker, client, listener] = [server.client('math'), server.client('math'), server.client('math')];
   t.after(() => listener.disconnect());
   await Promise.all([worker.connect(), client.connect(), listener.connect()]);
@@ -162,8 +154,7 @@ test('close() waits for answers, served requests and unsent bytes', async (t) =>
 });
 
 test('await using closes', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const client = server.client();
   await client.connect();
   const dispose = Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose');
@@ -178,18 +169,14 @@ test('a Unix socket', async (t) => {
   const server = new Process(BINARY, ['serve', '--demo', '--port', '0', '--unix', file]);
   t.after(() => server.kill());
   await eventually('the socket', () => require('node:fs').existsSync(file));
-  const client = new IPCClient('bench', { path: file });
-  t.after(() => client.disconnect());
-  assert.equal(await client.connect(), true, String(client.lastError));
+  const client = await joined(t, new IPCClient('bench', { path: file }));
   assert.equal((await client.sendRequest('echo', 'unix')).payload, 'unix');
   assert.equal(client.getConnectionInfo().path, file);
 });
 
 test('a listener that throws does no harm', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
-  const client = server.client();
-  t.after(() => client.disconnect());
+  const server = await served(t);
+  const client = closed(t, server.client());
   const errors = [];
   client.on('connected', () => { throw new Error('thrown by a listener'); });
   client.onConnected(() => { throw new Error('thrown by a handler'); });

@@ -4,7 +4,9 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
-const { startServer, startPublished, connected, eventually, once } = require('./support.js');
+const {
+  startServer, startPublished, connected, eventually, once, joined, closed, served, collected,
+} = require('./support.js');
 
 const QUICK = { reconnectDelay: 20, reconnectDelayMax: 100, reconnectAttempts: 500 };
 
@@ -12,15 +14,12 @@ for (const start of [startServer, startPublished]) {
   test(`what is sent between the socket's death and its close is sent later, ${start.name}`, async (t) => {
     const server = await start();
     t.after(() => server.kill());
-    const client = server.client('shop', QUICK);
-    t.after(() => client.disconnect());
-    await client.connect();
+    const client = await joined(t, server.client('shop', QUICK));
     const handled = [];
     client.subscribe('handled', ({ payload }) => handled.push(payload));
     await client.healthCheck();
     await new Promise(setImmediate);
-    const errors = [];
-    client.on('error', (error) => errors.push(error));
+    const errors = collected(client, 'error');
     const back = once(client, 'connected');
     client.connection.socket.destroy();
     assert.equal(client.connected, true, 'nobody has been told');
@@ -50,16 +49,14 @@ test('what is sent when the server has said its last word is sent later', async 
   });
   await server.kill('SIGTERM');
   await eventually('sent', () => isSent);
-  const again = await startServer({ port });
-  t.after(() => again.kill());
+  const again = await served(t, { port });
   await eventually('handled', () => handled.length === 1);
   assert.deepEqual(handled, [true], 'nobody had been told');
 });
 
 test('a subscription made between the socket\'s death and its close is made later', async (t) => {
   const { client } = await connected(t, QUICK);
-  const errors = [];
-  client.on('error', (error) => errors.push(error));
+  const errors = collected(client, 'error');
   const back = once(client, 'connected');
   client.connection.socket.destroy();
   const handled = [];
@@ -79,8 +76,7 @@ test('a subscription made between the socket\'s death and its close is made late
 
 test('bytes that the server never took are reported', async (t) => {
   const { server, client } = await connected(t, { ...QUICK, heartbeatInterval: 0 });
-  const errors = [];
-  client.on('error', (error) => errors.push(error));
+  const errors = collected(client, 'error');
   server.child.kill('SIGSTOP');
   client.publish('bulk', 'x'.repeat(12 << 20));
   await new Promise(setImmediate);
@@ -110,8 +106,7 @@ for (const [how, options] of [['after its attempts', { ...QUICK, reconnectAttemp
     await all;
     assert.equal(client.state, 'idle');
     // A handler waits for the next connect.
-    const again = await startServer({ port });
-    t.after(() => again.kill());
+    const again = await served(t, { port });
     assert.equal(await client.connect(), true);
     client.publish('handled', 'there again');
     await eventually('handled', () => handled.length === 1);
@@ -122,12 +117,10 @@ test('a first attempt that fails ends no iteration: whoever made it may make ano
   const first = await startServer();
   const { port } = first;
   await first.kill();
-  const client = first.client('bench', QUICK);
-  t.after(() => client.disconnect());
+  const client = closed(t, first.client('bench', QUICK));
   const subscription = client.subscribe('iterated');
   assert.equal(await client.connect(), false);
-  const server = await startServer({ port });
-  t.after(() => server.kill());
+  const server = await served(t, { port });
   assert.equal(await client.connect(), true);
   await subscription.ready;
   client.publish('iterated', 1);
@@ -135,8 +128,7 @@ test('a first attempt that fails ends no iteration: whoever made it may make ano
 });
 
 test('a final refusal ends iterations', async (t) => {
-  const server = await startServer({ env: { IPC_TOKEN: 'a long secret' } });
-  t.after(() => server.kill());
+  const server = await served(t, { env: { IPC_TOKEN: 'a long secret' } });
   const stranger = server.client('bench', QUICK);
   const subscription = stranger.subscribe('iterated');
   assert.equal(await stranger.connect({ retry: true }), false);
@@ -147,9 +139,7 @@ test('an id of an earlier connection in a payload becomes that of this one', asy
   let server = await startPublished();
   const { port } = server;
   t.after(() => server.kill());
-  const client = server.client('my_app', QUICK);
-  t.after(() => client.disconnect());
-  await client.connect();
+  const client = await joined(t, server.client('my_app', QUICK));
   const first = client.connectionId;
   const lost = once(client, 'disconnected');
   await server.kill();

@@ -4,13 +4,12 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
-const { startServer, connected, eventually, once, sleep } = require('./support.js');
+const { connected, eventually, once, sleep, joined, closed, served } = require('./support.js');
 
 test('connectionTimeout and requestTimeout: a server that says nothing', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
-  const client = server.client('bench', { connectionTimeout: 500, requestTimeout: 60, heartbeatInterval: 0 });
-  t.after(() => client.disconnect());
+  const server = await served(t);
+  const slow = { connectionTimeout: 500, requestTimeout: 60, heartbeatInterval: 0 };
+  const client = closed(t, server.client('bench', slow));
   server.child.kill('SIGSTOP');
   assert.equal(await client.connect(), false);
   assert.deepEqual([client.lastError.code, client.state], ['TIMEOUT', 'idle']);
@@ -38,9 +37,7 @@ test('closeTimeout: work that does not end', async (t) => {
 
 test('slowBytes: how much may lie', async (t) => {
   const { server, client } = await connected(t, { heartbeatInterval: 0, slowAfter: 20, slowBytes: 32 << 20 });
-  const strict = server.client('bench', { heartbeatInterval: 0, slowAfter: 20, slowBytes: 1_000 });
-  t.after(() => strict.disconnect());
-  await strict.connect();
+  const strict = await joined(t, server.client('bench', { heartbeatInterval: 0, slowAfter: 20, slowBytes: 1_000 }));
   server.child.kill('SIGSTOP');
   client.on('slow', () => assert.fail('less than slowBytes'));
   const slow = once(strict, 'slow');

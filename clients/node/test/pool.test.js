@@ -2,12 +2,13 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
-const { startServer, startPublished, connected, warnings, sleep, eventually, once } = require('./support.js');
+const {
+  startServer, connected, warnings, sleep, eventually, once, joined, closed, served, servedPublished,
+} = require('./support.js');
 const { IPCPool } = require('../index.js');
 
 test('requests spread over the connections, publications keep their order', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const pool = new IPCPool('bench', { size: 3, port: server.port });
   assert.equal(pool.size, 3);
   assert.equal(pool.connected, false);
@@ -39,8 +40,7 @@ test('requests spread over the connections, publications keep their order', asyn
 });
 
 test('a pool lives on while one of its connections is gone', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const pool = new IPCPool('bench', { size: 2, port: server.port, reconnectDelay: 20 });
   t.after(() => pool.close());
   await pool.connect();
@@ -53,23 +53,17 @@ test('a pool lives on while one of its connections is gone', async (t) => {
 });
 
 test('a pool against the published server, and wrong sizes', async (t) => {
-  const server = await startPublished();
-  t.after(() => server.kill());
-  const pool = new IPCPool('my_app', { size: 2, port: server.port });
-  t.after(() => pool.disconnect());
-  await pool.connect();
+  const server = await servedPublished(t);
+  const pool = await joined(t, new IPCPool('my_app', { size: 2, port: server.port }));
   assert.equal((await pool.sendRequest('api', { action: 'x' })).payload.action, 'x');
   await assert.rejects(pool.serve('x', () => 1), { code: 'UNSUPPORTED' });
   assert.throws(() => new IPCPool('a', { size: 0 }), TypeError);
 });
 
 test('a handler that fails is not swallowed', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const warned = warnings(t);
-  const pool = new IPCPool('bench', { size: 2, port: server.port });
-  t.after(() => pool.disconnect());
-  await pool.connect();
+  const pool = await joined(t, new IPCPool('bench', { size: 2, port: server.port }));
   pool.subscribe('a', () => { throw new Error('thrown'); });
   pool.subscribe('b', async () => { throw new Error('rejected'); });
   for (const channel of ['a', 'b']) pool.publish(channel, 1);
@@ -89,10 +83,8 @@ test('a handler that fails is not swallowed', async (t) => {
 });
 
 test('a pool has what a client has, where that makes sense', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
-  const pool = new IPCPool('bench', { size: 2, port: server.port });
-  t.after(() => pool.disconnect());
+  const server = await served(t);
+  const pool = closed(t, new IPCPool('bench', { size: 2, port: server.port }));
   const seen = [];
   pool.onConnected((client) => seen.push(['connected', pool.clients.includes(client)]));
   pool.onDisconnected((client) => seen.push(['disconnected', pool.clients.includes(client)]));
@@ -127,9 +119,7 @@ test('a connection that gave up comes back with the work', async (t) => {
   let server = await startServer();
   const { port } = server;
   t.after(() => server.kill());
-  const pool = new IPCPool('bench', { size: 2, port, reconnectAttempts: 0, reconnectDelay: 20 });
-  t.after(() => pool.disconnect());
-  await pool.connect();
+  const pool = await joined(t, new IPCPool('bench', { size: 2, port, reconnectAttempts: 0, reconnectDelay: 20 }));
   const given = () => pool.clients.filter(({ state }) => state === 'idle').length;
   const handled = [];
   for (const channel of ['a', 'b']) pool.subscribe(channel, ({ payload }) => handled.push(payload));
@@ -154,10 +144,8 @@ test('a connection that gave up comes back with the work', async (t) => {
 });
 
 test('a refusal for good is not asked for again and again', async (t) => {
-  const server = await startServer({ env: { IPC_TOKEN: 'a long secret' } });
-  t.after(() => server.kill());
-  const pool = new IPCPool('bench', { size: 1, port: server.port, reconnectDelay: 1 });
-  t.after(() => pool.disconnect());
+  const server = await served(t, { env: { IPC_TOKEN: 'a long secret' } });
+  const pool = closed(t, new IPCPool('bench', { size: 1, port: server.port, reconnectDelay: 1 }));
   assert.equal(await pool.connect(), false);
   await sleep(20);
   const refused = assert.rejects(pool.sendRequest('echo', 1), { code: 'NOT_CONNECTED' });
@@ -168,9 +156,7 @@ test('a refusal for good is not asked for again and again', async (t) => {
 
 test('a request that reaches a pool that serves no longer is refused at once, or is for who listens', async (t) => {
   const { server, client } = await connected(t);
-  const pool = new IPCPool('bench', { port: server.port, size: 1 });
-  t.after(() => pool.disconnect());
-  await pool.connect();
+  const pool = await joined(t, new IPCPool('bench', { port: server.port, size: 1 }));
   // As after a serve() that was not confirmed in time.
   await pool.clients[0].command({ action: 'serve', channel: 'lost' });
   await assert.rejects(client.sendRequest('lost', 1), { code: 'no_handler' });

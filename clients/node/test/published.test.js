@@ -7,7 +7,9 @@ const assert = require('node:assert/strict');
 const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
-const { Process, startServer, startPublished, temporaryDirectory, eventually, PYTHON } = require('./support.js');
+const {
+  Process, startServer, startPublished, temporaryDirectory, eventually, PYTHON, joined, collected,
+} = require('./support.js');
 
 // Serves `api` of `my_app` for the runs against the server of this project, which has no such handler of its own.
 const WORKER = `
@@ -129,9 +131,7 @@ describe('old programs', () => {
   }
 
   test('a connection_id of the program\'s own stays, and what is no object is left alone', async (t) => {
-    const client = published.client();
-    t.after(() => client.disconnect());
-    await client.connect();
+    const client = await joined(t, published.client());
     const { payload } = await client.sendRequest('api', { connection_id: client.connectionId, x: 1 });
     assert.deepEqual(payload.echo, { connection_id: client.connectionId, x: 1 });
     await assert.rejects(client.sendRequest('silent', [1], 50), { code: 'TIMEOUT', message: /timeout/i });
@@ -147,8 +147,7 @@ describe('old programs', () => {
   test('a connection that fails is false, and tells why', async () => {
     const { IPCClient } = require('../index.js');
     const client = new IPCClient('my_app', { port: 1 });
-    const errors = [];
-    client.onError((error) => errors.push(error));
+    const errors = collected(client, 'error');
     assert.equal(await client.connect(), false);
     await eventually('an error', () => errors.length > 0);
     assert.equal(errors[0].code, 'ECONNREFUSED');

@@ -6,11 +6,10 @@ const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { Process, startServer } = require('./support.js');
+const { Process, served } = require('./support.js');
 
 test('the quick start of the README', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const readme = fs.readFileSync(path.resolve(__dirname, '../README.md'), 'utf8');
   const [, program] = /```js\n([^]*?)```/.exec(readme);
   const expected = [...program.matchAll(/console\.log\(.*\/\/ (.*)$/gm)].map(([, output]) => output);

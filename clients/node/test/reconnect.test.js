@@ -2,7 +2,9 @@
 
 const { test, describe } = require('node:test');
 const assert = require('node:assert/strict');
-const { startServer, startPublished, sleep, eventually, once } = require('./support.js');
+const {
+  startServer, startPublished, sleep, eventually, once, joined, closed, served, servedPublished, collected,
+} = require('./support.js');
 const { Backoff } = require('../lib/reconnect.js');
 
 const QUICK = { reconnectDelay: 20, reconnectDelayMax: 100, reconnectAttempts: 500 };
@@ -12,8 +14,7 @@ for (const [name, start] of [['this project\'s server', startServer], ['the publ
     let server = await start();
     const { port } = server;
     t.after(() => server.kill());
-    const client = server.client('shop', QUICK);
-    t.after(() => client.disconnect());
+    const client = closed(t, server.client('shop', QUICK));
     const events = [];
     for (const event of ['connected', 'disconnected', 'reconnecting']) client.on(event, () => events.push(event));
     await client.connect();
@@ -85,9 +86,7 @@ describe('reconnecting', () => {
   test('gives up after reconnectAttempts, and can be connected again by hand', async (t) => {
     let server = await startServer();
     const { port } = server;
-    const client = server.client('bench', { ...QUICK, reconnectAttempts: 3 });
-    t.after(() => client.disconnect());
-    await client.connect();
+    const client = await joined(t, server.client('bench', { ...QUICK, reconnectAttempts: 3 }));
     const errors = [];
     const attempts = [];
     client.on('error', (error) => errors.push(error));
@@ -113,23 +112,19 @@ describe('reconnecting', () => {
     const first = await startServer();
     const { port } = first;
     await first.kill();
-    const client = first.client('bench', QUICK);
-    t.after(() => client.disconnect());
+    const client = closed(t, first.client('bench', QUICK));
     assert.equal(await client.connect(), false);
     const connecting = client.connect({ retry: true });
     await once(client, 'reconnecting');
     const queued = client.sendRequest('echo', 'early', 10_000);
-    const server = await startServer({ port });
-    t.after(() => server.kill());
+    const server = await served(t, { port });
     assert.equal(await connecting, true);
     assert.equal((await queued).payload, 'early');
   });
 
   test('the offline queue is bounded by number and by bytes', async (t) => {
     const server = await startServer();
-    const client = server.client('bench', { ...QUICK, offlineQueueSize: 3, offlineQueueBytes: 1000 });
-    t.after(() => client.disconnect());
-    await client.connect();
+    const client = await joined(t, server.client('bench', { ...QUICK, offlineQueueSize: 3, offlineQueueBytes: 1000 }));
     const lost = once(client, 'disconnected');
     await server.kill();
     await lost;
@@ -150,13 +145,10 @@ describe('reconnecting', () => {
   });
 
   test('a connection that says nothing is found out by heartbeats', async (t) => {
-    const server = await startServer();
-    t.after(() => server.kill());
-    const client = server.client('bench', { ...QUICK, heartbeatInterval: 1_000, connectionTimeout: 1_000 });
-    t.after(() => client.disconnect());
-    await client.connect();
-    const errors = [];
-    client.on('error', (error) => errors.push(error));
+    const server = await served(t);
+    const beating = { ...QUICK, heartbeatInterval: 1_000, connectionTimeout: 1_000 };
+    const client = await joined(t, server.client('bench', beating));
+    const errors = collected(client, 'error');
     await sleep(3_000);
     assert.equal(client.connected, true, 'a server that answers keeps it');
     assert.equal(server.child.kill('SIGSTOP'), true);
@@ -167,28 +159,21 @@ describe('reconnecting', () => {
   });
 
   test('heartbeats to the published server do no harm', async (t) => {
-    const server = await startPublished();
-    t.after(() => server.kill());
-    const client = server.client('my_app', { heartbeatInterval: 20 });
-    t.after(() => client.disconnect());
-    await client.connect();
+    const server = await servedPublished(t);
+    const client = await joined(t, server.client('my_app', { heartbeatInterval: 20 }));
     await sleep(200);
     assert.equal((await client.sendRequest('api', { action: 'x' })).payload.action, 'x');
   });
 
   test('a wrong token and a taken id are final', async (t) => {
-    const server = await startServer({ env: { IPC_TOKEN: 'a long secret' } });
-    t.after(() => server.kill());
+    const server = await served(t, { env: { IPC_TOKEN: 'a long secret' } });
     const stranger = server.client('bench', QUICK);
     assert.equal(await stranger.connect(), false);
     assert.equal(stranger.lastError.code, 'auth_failed');
     assert.equal(await stranger.connect({ retry: true }), false, 'another attempt would get the same answer');
 
-    const friend = server.client('bench', { ...QUICK, token: 'a long secret' });
-    t.after(() => friend.disconnect());
-    assert.equal(await friend.connect(), true);
-    const thief = server.client('bench', { ...QUICK, token: 'a long secret' });
-    t.after(() => thief.disconnect());
+    const friend = await joined(t, server.client('bench', { ...QUICK, token: 'a long secret' }));
+    const thief = closed(t, server.client('bench', { ...QUICK, token: 'a long secret' }));
     thief.connectionId = friend.connectionId;
     const errors = [];
     friend.on('error', (error) => errors.push(error.code));
@@ -202,13 +187,9 @@ describe('reconnecting', () => {
   });
 
   test('a server that is full or drains is tried again', async (t) => {
-    const server = await startServer({ args: ['--max-connections', '1'] });
-    t.after(() => server.kill());
-    const first = server.client('bench', QUICK);
-    t.after(() => first.disconnect());
-    await first.connect();
-    const second = server.client('bench', QUICK);
-    t.after(() => second.disconnect());
+    const server = await served(t, { args: ['--max-connections', '1'] });
+    const first = await joined(t, server.client('bench', QUICK));
+    const second = closed(t, server.client('bench', QUICK));
     assert.equal(await second.connect(), false);
     assert.equal(second.lastError.code, 'server_full');
     const connecting = second.connect({ retry: true });

@@ -3,7 +3,7 @@
 const { test, describe, before, after } = require('node:test');
 const assert = require('node:assert/strict');
 const net = require('node:net');
-const { startServer, startPublished, sleep, eventually, once } = require('./support.js');
+const { startServer, sleep, eventually, once, joined, servedPublished, collected } = require('./support.js');
 const {
   IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, QueueFullError, Message,
 } = require('../index.js');
@@ -249,11 +249,8 @@ describe('requests', () => {
 });
 
 test('the published server answers out of order', async (t) => {
-  const server = await startPublished();
-  t.after(() => server.kill());
-  const client = server.client();
-  t.after(() => client.disconnect());
-  await client.connect();
+  const server = await servedPublished(t);
+  const client = await joined(t, server.client());
   assert.equal(client.server, null);
   const count = 1000;
   const order = [];
@@ -273,13 +270,9 @@ test('the published server answers out of order', async (t) => {
 });
 
 test('what the server sends and is no message: reported, and the connection goes on', async (t) => {
-  const server = await startPublished();
-  t.after(() => server.kill());
-  const client = server.client('raw_app', { reconnectDelay: 20, reconnectAttempts: 100 });
-  t.after(() => client.disconnect());
-  await client.connect();
-  const errors = [];
-  client.on('error', (error) => errors.push(error));
+  const server = await servedPublished(t);
+  const client = await joined(t, server.client('raw_app', { reconnectDelay: 20, reconnectAttempts: 100 }));
+  const errors = collected(client, 'error');
   const raw = (body, length = body.length) => {
     const header = Buffer.alloc(4);
     header.writeUInt32BE(length);

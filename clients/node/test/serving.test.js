@@ -2,7 +2,7 @@
 
 const { test, describe, before, after } = require('node:test');
 const assert = require('node:assert/strict');
-const { Process, startServer, sleep, eventually, PYTHON } = require('./support.js');
+const { Process, startServer, sleep, eventually, PYTHON, joined, collected } = require('./support.js');
 
 describe('serving', () => {
   let server;
@@ -92,8 +92,7 @@ describe('serving', () => {
     await eventually('reported', () => errors.length === 1);
     assert.deepEqual([noticed, errors], [['fails'], ['not noticed']]);
 
-    const slow = [];
-    worker.on('slow', (told) => slow.push(told));
+    const slow = collected(worker, 'slow');
     client.notify('noticed', 'stays');
     for (let n = 0; n < 5; n += 1) client.notify('noticed', n);
     await eventually('dropped', () => service.dropped === 3);
@@ -150,9 +149,7 @@ describe('serving', () => {
   });
 
   test('a request that reaches who serves no longer is refused at once', async (t) => {
-    const former = server.client('math');
-    t.after(() => former.disconnect());
-    await former.connect();
+    const former = await joined(t, server.client('math'));
     await former.command({ action: 'serve', channel: 'formerly' });
     await assert.rejects(client.sendRequest('formerly', 1, 20_000),
       { code: 'no_handler', message: /serves 'formerly' no longer/ });

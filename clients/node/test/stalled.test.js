@@ -5,7 +5,7 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const net = require('node:net');
-const { connected, unconnected, eventually, once } = require('./support.js');
+const { connected, unconnected, eventually, once, collected } = require('./support.js');
 const { MessageType } = require('../index.js');
 const { encodeBody, encodeFrames } = require('../lib/codec.js');
 const { Backoff } = require('../lib/reconnect.js');
@@ -29,8 +29,7 @@ test('a server that says goodbye and reads no more is taken for gone', async (t)
   await once(server, 'listening');
   const client = unconnected(t, { port: server.address().port, reconnectAttempts: 0 });
   assert.equal(await client.connect(), true, String(client.lastError));
-  const errors = [];
-  client.on('error', (error) => errors.push(error));
+  const errors = collected(client, 'error');
   // More than the kernels hold: Node ends its own side only behind that.
   client.publish('bulk', 'x'.repeat(12 << 20));
   sockets[0].end();
@@ -45,8 +44,7 @@ test('disconnect() reports what the server has not taken', async (t) => {
   const { server, client } = await connected(t, { heartbeatInterval: 0 });
   server.child.kill('SIGSTOP');
   client.publish('bulk', 'x'.repeat(12 << 20));
-  const errors = [];
-  client.on('error', (error) => errors.push(error));
+  const errors = collected(client, 'error');
   client.disconnect();
   await eventually('told', () => errors.length > 0);
   const [{ code, message }] = errors;

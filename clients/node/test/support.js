@@ -119,21 +119,49 @@ async function startPublished({ port } = {}) {
   return server;
 }
 
+/** A server of this project, killed after the test. */
+async function served(t, options) {
+  const server = await startServer(options);
+  t.after(() => server.kill());
+  return server;
+}
+
+/** The server of the PyPI package, killed after the test. */
+async function servedPublished(t, options) {
+  const server = await startPublished(options);
+  t.after(() => server.kill());
+  return server;
+}
+
+/** The client or pool, disconnected after the test. */
+function closed(t, client) {
+  t.after(() => client.disconnect());
+  return client;
+}
+
+/** The client or pool, connected, and disconnected after the test. */
+async function joined(t, client) {
+  closed(t, client);
+  assert.equal(await client.connect(), true, String(client.lastError));
+  return client;
+}
+
 /** A server of this project and a connected client of it, both gone after the test. */
 async function connected(t, options) {
-  const server = await startServer();
-  t.after(() => server.kill());
-  const client = server.client('bench', options);
-  t.after(() => client.disconnect());
-  assert.equal(await client.connect(), true);
-  return { server, client };
+  const server = await served(t);
+  return { server, client: await joined(t, server.client('bench', options)) };
 }
 
 /** A client that nobody serves. */
 function unconnected(t, options) {
-  const client = new IPCClient('bench', options);
-  t.after(() => client.disconnect());
-  return client;
+  return closed(t, new IPCClient('bench', options));
+}
+
+/** What comes with each event of this name. */
+function collected(emitter, event) {
+  const values = [];
+  emitter.on(event, (value) => values.push(value));
+  return values;
 }
 
 /** The address of a web server with this handler. */
@@ -212,6 +240,6 @@ function certificates(t, { days = 30, name = 'DNS:localhost' } = {}) {
 }
 
 module.exports = {
-  REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, connected, unconnected, web, warnings, sleep,
-  eventually, temporaryDirectory, once, certificates,
+  REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, served, servedPublished, closed, joined,
+  connected, unconnected, collected, web, warnings, sleep, eventually, temporaryDirectory, once, certificates,
 };

@@ -7,21 +7,19 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const net = require('node:net');
 const { IPCClient, IPCPool, TLSError, NotConnectedError, TimeoutError } = require('../index.js');
-const { STEP_MS_MAX, startServer, certificates, unconnected, eventually, once } = require('./support.js');
+const { STEP_MS_MAX, certificates, unconnected, eventually, once, joined, closed, served } = require('./support.js');
 
 const read = (file) => fs.readFileSync(file);
 
 async function secureServer(t, files, { mutual = false, port = 0 } = {}) {
   const args = ['--tls-cert', files['server.pem'], '--tls-key', files['server.key']];
   if (mutual) args.push('--tls-client-ca', files['ca.pem']);
-  const server = await startServer({ port, args });
-  t.after(() => server.kill());
+  const server = await served(t, { port, args });
   return server;
 }
 
 function secureClient(t, port, tls, options = {}) {
-  const client = new IPCClient('bench', { port, tls, ...options });
-  t.after(() => client.disconnect());
+  const client = closed(t, new IPCClient('bench', { port, tls, ...options }));
   return client;
 }
 
@@ -127,8 +125,7 @@ test('who speaks TLS to those who do not is told so, and the other way round', a
   const files = certificates(t);
   const { port } = await secureServer(t, files);
   await assertTlsError(unconnected(t, { port }), /this port speaks TLS; give the option tls/);
-  const plain = await startServer();
-  t.after(() => plain.kill());
+  const plain = await served(t);
   await assertTlsError(secureClient(t, plain.port, trust(files)), /is not TLS; leave out the option tls/);
 
   const silent = net.createServer((socket) => socket.on('error', () => {})).listen(0, '127.0.0.1');
@@ -187,9 +184,7 @@ test('a client comes back over TLS, with what its function says by then', async 
 test('a pool has TLS on all its connections', async (t) => {
   const files = certificates(t);
   const { port } = await secureServer(t, files);
-  const pool = new IPCPool('bench', { size: 3, port, tls: trust(files) });
-  t.after(() => pool.disconnect());
-  assert.equal(await pool.connect(), true);
+  const pool = await joined(t, new IPCPool('bench', { size: 3, port, tls: trust(files) }));
   const answers = await Promise.all([1, 2, 3, 4].map((data) => pool.sendRequest('echo', data)));
   assert.deepEqual(answers.map(({ payload }) => payload), [1, 2, 3, 4]);
   await pool.close();

@@ -3,11 +3,10 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const diagnostics = require('node:diagnostics_channel');
-const { startServer } = require('./support.js');
+const { served } = require('./support.js');
 
 test('diagnostics_channel tells of connections, requests, publications and served requests', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const seen = [];
   for (const name of ['connect', 'disconnect', 'request:start', 'request:end', 'request:error', 'serve:start',
     'serve:end', 'publish']) {
@@ -36,8 +35,7 @@ test('diagnostics_channel tells of connections, requests, publications and serve
 });
 
 test('every start has an end or an error, whichever way it goes', async (t) => {
-  const server = await startServer();
-  t.after(() => server.kill());
+  const server = await served(t);
   const started = new Map();
   const ended = [];
   for (const name of ['request:start', 'request:end', 'request:error']) {
