@@ -1,45 +1,79 @@
-"""The published server, with the channels that the Rust client's tests use, until standard input ends.
+"""The published server, with handlers written as its documentation says: `published_server.py PORT APPLICATION…`.
 
-A port may be given, for one that takes another's place.
+It is run by the published package, and by the one that takes its place, until standard input ends. With port 0 it
+takes a free one. Each application has these channels; whoever asks is found by the `connection_id` in the payload, and
+without one the answer goes to the whole application, as in the package's own examples.
+
+echo    answers with the payload
+api     answers `{"echo": <payload>, "action": ...}`
+batch   collects requests until one says `{"flush": true}`, then answers all in reverse order
+raw     writes the bytes that `{"hex": ...}` gives to the connection, whether they are a frame or not
+late    answers after `{"seconds": ...}`
+notes   keeps notifications, and answers with all of them
+silent  answers nothing
 """
 
-import socket
 import sys
+import threading
+import time
 
 from ipc_framework import FrameworkServer, MessageType
 
-
-def answering(server, application, result):
-    """A request handler as the package's own examples have them: the answer goes to the whole application."""
-
-    def handler(request):
-        answer = request.create_response(result(request.payload))
-        for connection_id in server.connection_manager.get_connections_for_app(application.app_id):
-            connection = server.connection_manager.get_connection(connection_id)
-            if connection:
-                server.send_to_connection(connection, answer)
-
-    return handler
+server = FrameworkServer("127.0.0.1", int(sys.argv[1]))
+waiting, noted = [], []
 
 
-def main():
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    if not port:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-    server = FrameworkServer("127.0.0.1", port)
-    application = server.create_application("app", "The App")
-    echo = application.create_channel("echo")
-    echo.set_handler(MessageType.REQUEST, answering(server, application, lambda payload: payload))
-    noted = []
-    notes = application.create_channel("notes")
-    notes.set_handler(MessageType.NOTIFICATION, lambda message: noted.append(message.payload))
-    notes.set_handler(MessageType.REQUEST, answering(server, application, lambda _: list(noted)))
-    server.start()
-    print(f"listening on 127.0.0.1:{port}", file=sys.stderr, flush=True)
-    sys.stdin.read()
-    server.stop()
+def connections_of(message):
+    named = isinstance(message.payload, dict) and message.payload.get("connection_id")
+    ids = [named] if named else server.connection_manager.get_connections_for_app(message.app_id)
+    return filter(None, map(server.connection_manager.get_connection, ids))
 
 
-main()
+def answer(message, payload):
+    for connection in connections_of(message):
+        server.send_to_connection(connection, message.create_response(payload))
+
+
+def on_batch(message):
+    waiting.append(message)
+    if message.payload.get("flush"):
+        for held in reversed(waiting):
+            answer(held, {"n": held.payload["n"]})
+        waiting.clear()
+
+
+def on_raw(message):
+    for connection in connections_of(message):
+        connection.sendall(bytes.fromhex(message.payload["hex"]))
+
+
+def on_late(message):
+    def later():
+        time.sleep(message.payload["seconds"])
+        answer(message, {"late": True})
+
+    threading.Thread(target=later, daemon=True).start()
+
+
+HANDLERS = {
+    "echo": lambda message: answer(message, message.payload),
+    "api": lambda message: answer(message, {"echo": message.payload, "action": message.payload.get("action")}),
+    "batch": on_batch,
+    "raw": on_raw,
+    "late": on_late,
+    "notes": lambda message: answer(message, list(noted)),
+    "silent": lambda message: None,
+}
+
+for app_id in sys.argv[2:]:
+    application = server.create_application(app_id)
+    for channel_id, handler in HANDLERS.items():
+        application.create_channel(channel_id).set_handler(MessageType.REQUEST, handler)
+    application.get_channel("notes").set_handler(MessageType.NOTIFICATION, lambda message: noted.append(message.payload))
+
+server.start()
+# The published one keeps saying 0 where it took a free port.
+port = server.port or server.server_socket.getsockname()[1]
+print(f"listening on 127.0.0.1:{port} ", file=sys.stderr, flush=True)
+sys.stdin.read()
+server.stop()

@@ -1,126 +1,16 @@
-"""The server under test as a subprocess, and what every interop test needs around it."""
+"""What every interop test needs around the server under test."""
 
-import codecs
-import os
-import re
-import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
 import unittest
 
+import processes
 from ipc_framework import FrameworkClient
-
-# Deadlines for hang detection, far above what any step takes.
-STEP_SECONDS_MAX = 60
-PROGRAM_SECONDS_MAX = 120
+from processes import STEP_SECONDS_MAX, RustServer
 
 # The package's console programs connect to this port only.
 PROGRAMS_PORT = 8888
-
-
-class Process:
-    """A subprocess whose output is collected by a thread, so that it never blocks on a full pipe."""
-
-    def __init__(self, command, **environment):
-        self.command = [str(part) for part in command]
-        self.process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-        )
-        self._changed = threading.Condition()
-        self._output = ""
-        self._ended = False
-        self._drain = threading.Thread(target=self._collect, daemon=True)
-        self._drain.start()
-
-    def _collect(self):
-        # The decoder is incremental, because a read may end inside a character.
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        with self.process.stdout as pipe:
-            for piece in iter(lambda: pipe.read1(65536), b""):
-                with self._changed:
-                    self._output += decoder.decode(piece)
-                    self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    @property
-    def output(self) -> str:
-        with self._changed:
-            return self._output
-
-    def type_line(self, line: str):
-        self.process.stdin.write(f"{line}\n".encode())
-        self.process.stdin.flush()
-
-    def expect(self, pattern: str, count: int = 1, seconds_max: float = STEP_SECONDS_MAX):
-        """Waits until `pattern` stands in the output `count` times; returns the matches."""
-        matches = []
-
-        def found():
-            matches[:] = re.finditer(pattern, self._output)
-            return len(matches) >= count or self._ended
-
-        with self._changed:
-            self._changed.wait_for(found, seconds_max)
-            if len(matches) < count:
-                state = "ended" if self._ended else f"still ran after {seconds_max} s"
-                raise AssertionError(
-                    f"{' '.join(self.command)} {state}, with {len(matches)} of {count} times {pattern!r} "
-                    f"in its output:\n{self._output}"
-                )
-        return matches
-
-    def wait(self, seconds_max: float = PROGRAM_SECONDS_MAX) -> int:
-        """Waits for the end of the process and of its output; returns the exit code."""
-        try:
-            code = self.process.wait(seconds_max)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"{' '.join(self.command)} did not end:\n{self.output}") from None
-        self._drain.join(STEP_SECONDS_MAX)
-        return code
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait(STEP_SECONDS_MAX)
-        self.process.stdin.close()
-        self._drain.join(STEP_SECONDS_MAX)
-
-
-class Server(Process):
-    """`ipc serve --demo`, listening once the constructor returns."""
-
-    def __init__(self, port: int = 0):
-        binary = os.environ.get("IPC_BIN")
-        if not binary:
-            raise AssertionError("IPC_BIN is not set: set it to a built `ipc`, or start tests/interop/run.py instead.")
-        if port:
-            require_free(port)
-        super().__init__([binary, "serve", "--demo", "--host", "localhost", "--port", port])
-        try:
-            # The published client speaks only IPv4, so that is the address to wait for.
-            (line, *_) = self.expect(r"listening on (127\.\d+\.\d+\.\d+):(\d+)\s")
-        except AssertionError:
-            self.kill()
-            raise
-        self.port = int(line[2])
-
-    def stop(self):
-        """Asks the server to end, and asserts that it ended well and never panicked."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            code = self.wait(STEP_SECONDS_MAX)
-        finally:
-            self.kill()
-        if code != 0 or "panicked" in self.output:
-            raise AssertionError(f"the server ended with exit code {code} after SIGTERM:\n{self.output}")
 
 
 def require_free(port: int):
@@ -143,7 +33,9 @@ class InteropTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server(cls.port)
+        if cls.port:
+            require_free(cls.port)
+        cls.server = RustServer(port=cls.port)
         cls.addClassCleanup(cls.server.stop)
 
     def run(self, result=None):
@@ -188,12 +80,7 @@ class InteropTest(unittest.TestCase):
         self.assertEqual(set(payload), {"status", "code", "error"})
 
     def eventually(self, what: str, condition):
-        """Waits for something that another connection or process brings about; returns what `condition` gave."""
-        deadline = time.monotonic() + STEP_SECONDS_MAX
-        while not (value := condition()):
-            self.assertLess(time.monotonic(), deadline, f"never happened: {what}")
-            time.sleep(0.01)
-        return value
+        return processes.eventually(what, condition)
 
 
 def send_async(client: FrameworkClient, channel: str, payload, callback) -> str:

@@ -11,38 +11,23 @@ import time
 
 from ipc_framework import FrameworkClient
 
-from server import STEP_SECONDS_MAX, InteropTest, Process, cut, send_async
+from processes import STEP_SECONDS_MAX, PublishedServer
+from server import InteropTest, cut, send_async
 
 REQUESTS = 200
 # A busy machine can spoil a round; one good one is enough.
 ROUNDS_MAX = 5
 
-# The package's own server, which answers as its documentation shows.
-PUBLISHED_SERVER = """
-import time
-from ipc_framework import FrameworkServer, MessageType
-server = FrameworkServer("localhost", 0)
-channel = server.create_application("bench").create_channel("echo")
-def echo(message):
-    connection = server.connection_manager.get_connection(message.payload["connection_id"])
-    server.send_to_connection(connection, message.create_response(message.payload))
-channel.set_handler(MessageType.REQUEST, echo)
-server.start()
-print("port:", server.server_socket.getsockname()[1])
-time.sleep(3600)
-"""
-
 
 class Latency(InteropTest):
     def test_round_trips_take_less_than_a_tenth_of_the_published_servers(self):
-        theirs = Process([sys.executable, "-c", PUBLISHED_SERVER], PYTHONUNBUFFERED="1")
-        self.addCleanup(theirs.kill)
-        (line,) = theirs.expect(r"port: (\d+)\n")
+        theirs = PublishedServer()
+        self.addCleanup(theirs.stop)
         texts = []
         for _ in range(ROUNDS_MAX):
             figures = {
                 "ipc serve": self.round_trip_median(self.server.port),
-                "published server": self.round_trip_median(int(line[1])),
+                "published server": self.round_trip_median(theirs.port),
             }
             texts.append(", ".join(f"{name} {seconds * 1000:.3f} ms" for name, seconds in figures.items()))
             print(f"\nmedian of {REQUESTS} round trips: {texts[-1]}", file=sys.__stderr__, flush=True)

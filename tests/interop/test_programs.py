@@ -10,7 +10,8 @@ import sys
 
 from ipc_framework import FrameworkClient
 
-from server import PROGRAM_SECONDS_MAX, PROGRAMS_PORT, InteropTest, Process
+from processes import Process
+from server import PROGRAMS_PORT, InteropTest
 
 BIN = pathlib.Path(sys.executable).parent
 
@@ -31,7 +32,7 @@ class Programs(InteropTest):
 
     @classmethod
     def start(cls, name: str, *arguments: str) -> Process:
-        program = Process([BIN / name, *arguments], PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
+        program = Process(BIN / name, *arguments)
         cls.addClassCleanup(program.kill)
         return program
 
@@ -127,7 +128,7 @@ class Programs(InteropTest):
             self.assertEqual(output.count(status), 3 * uploads.count(name), output)
 
     def test_monitor(self):
-        self.assertEqual(self.monitor.wait(PROGRAM_SECONDS_MAX), 0, self.monitor.output)
+        self.assertEqual(self.monitor.wait(), 0, self.monitor.output)
         output = self.monitor.output
         self.assertIn("=== Monitoring simulation completed ===", output)
         for fault in ("Error in monitoring loop", "Connection to server lost", "handler error", "Failed to"):

@@ -8,7 +8,8 @@ import time
 from ipc_framework import MessageType
 
 from payloads import PAYLOADS, same
-from server import STEP_SECONDS_MAX, InteropTest, send_async
+from processes import STEP_SECONDS_MAX
+from server import InteropTest, send_async
 
 
 class Requests(InteropTest):

@@ -7,7 +7,8 @@ import time
 from ipc_framework import Message, MessageType
 
 from payloads import PAYLOADS, same
-from server import STEP_SECONDS_MAX, InteropTest, Process, cut
+from processes import STEP_SECONDS_MAX, Process
+from server import InteropTest, cut
 
 # A worker that takes requests and never answers, as a process that can be killed.
 SILENT_WORKER = """
@@ -134,10 +135,7 @@ class Serving(InteropTest):
         self.assertEqual(answer.payload, "late")
 
     def test_a_killed_worker_hands_its_requests_back(self):
-        process = Process(
-            [sys.executable, "-c", SILENT_WORKER, self.id(), self.server.port],
-            PYTHONUNBUFFERED="1",
-        )
+        process = Process(sys.executable, "-c", SILENT_WORKER, self.id(), self.server.port)
         self.addCleanup(process.kill)
         process.expect("worker: {'status': 'serving', 'channel': 'square'}")
         requester = self.client()

@@ -143,6 +143,9 @@ test('the example in a real browser: a page shows live what it and others publis
   const [, found] = await web.expect(/open http:\S+:(\d+)/);
   const line = await breakable(t, Number(found));
   const { url } = line;
+  let browser;
+  // Before its directory is removed: hooks run in the order in which they are registered.
+  t.after(() => browser?.kill());
   const profile = path.join(temporaryDirectory(t), 'profile');
   fs.mkdirSync(profile);
   const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
@@ -152,8 +155,7 @@ test('the example in a real browser: a page shows live what it and others publis
   const publisher = await joined(t, ipc.client('web'));
   const shouted = publisher.subscribe('notifications');
   await shouted.ready;
-  const browser = new Process(chromium, [...flags, '--remote-debugging-port=0', `${url}?say=hello`]);
-  t.after(() => browser.kill());
+  browser = new Process(chromium, [...flags, '--remote-debugging-port=0', `${url}?say=hello`]);
   const [, debugging] = await browser.expect(/DevTools listening on ws:\/\/(\S+?)\//, 60_000);
   const { value } = await shouted.next();
   assert.deepEqual(value.payload, { text: 'HELLO' });

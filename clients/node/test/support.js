@@ -104,16 +104,16 @@ async function startServer({ port, args = [], env = {} } = {}) {
   return server;
 }
 
-/** The unmodified server of the PyPI package, with the handlers of pypi_server.py. */
+/** The unmodified server of the PyPI package, with the handlers of tests/interop/published_server.py. */
 async function startPublished({ port } = {}) {
   if (!fs.existsSync(PYTHON)) {
     throw new Error(`${PYTHON} is missing: run \`python3 tests/interop/run.py\`, which makes it`);
   }
   const env = { ...process.env, PYTHONNOUSERSITE: '1', PYTHONUNBUFFERED: '1' };
   delete env.PYTHONPATH;
-  const server = new Process(PYTHON, [path.join(__dirname, 'pypi_server.py'), String(port ?? await freePort())],
-    { env });
-  const [, found] = await server.expect(/serving on (\d+)/);
+  const program = path.join(REPO, 'tests/interop/published_server.py');
+  const server = new Process(PYTHON, [program, String(port ?? await freePort()), 'my_app', 'shop', 'raw_app'], { env });
+  const [, found] = await server.expect(/listening on 127\.0\.0\.1:(\d+)/);
   server.port = Number(found);
   server.client = (app = 'my_app', options = {}) => new IPCClient(app, { port: server.port, ...options });
   return server;

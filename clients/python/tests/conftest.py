@@ -8,10 +8,18 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from ipc_framework import FrameworkServer
+from peers import RustServer
 
 # A background job of a script and `nohup` ignore SIGINT, and every child inherits that. Programs of these tests are
 # interrupted as a user would interrupt them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def rust() -> Iterator[RustServer]:
+    started = RustServer()
+    yield started
+    started.stop()
 
 
 @pytest.fixture

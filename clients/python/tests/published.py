@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 
-from wire import REPO
+from peers import REPO
 
 REQUIREMENTS = REPO / "tests" / "interop" / "requirements.txt"
 HOME = REPO / "target" / "published-source"

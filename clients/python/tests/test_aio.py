@@ -5,23 +5,20 @@ import builtins
 import functools
 import gc
 import inspect
-import logging
 import signal
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
 import uvloop
-from peers import STEP_SECONDS_MAX, OwnServer, PublishedServer, RustServer, free_port
+from peers import OwnServer, PublishedServer, RustServer, STEP_SECONDS_MAX, free_port, run_program
 
 from ipc_framework import FrameworkClient, Message, aio
 from ipc_framework.exceptions import (
     ApplicationError,
     AuthenticationError,
     ConnectionError,
-    IPCError,
     RoutingError,
     SerializationError,
     TimeoutError,
@@ -46,13 +43,6 @@ def in_a_loop(test):
 @pytest.fixture(scope="module", params=[RustServer, PublishedServer, OwnServer])
 def server(request):
     started = request.param()
-    yield started
-    started.stop()
-
-
-@pytest.fixture(scope="module")
-def rust():
-    started = RustServer()
     yield started
     started.stop()
 
@@ -403,7 +393,7 @@ async def main():
     {end}
 asyncio.run(main())
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
+    ended = run_program(code)
     assert ended.returncode == 0, ended.stderr
     assert "panicked" not in ended.stderr and "Fatal" not in ended.stderr
 
@@ -427,7 +417,7 @@ async def main():
             assert (await client.request("echo", number)).payload == number
 asyncio.run(main())
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
+    ended = run_program(code)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -1,23 +1,22 @@
 """`FrameworkClient` as programs of the published package use it, against all three servers."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import gc
 import logging
 import os
-import subprocess
-import sys
 import threading
 import time
 import uuid
 import weakref
 
 import pytest
-from peers import BINARY, STEP_SECONDS_MAX, Process, OwnServer, PublishedServer, RustServer, eventually
+from peers import BINARY, OwnServer, Process, PublishedServer, RustServer, STEP_SECONDS_MAX, eventually, run_program
 
 import ipc_framework
 from ipc_framework import FrameworkClient, Message, MessageType
-from ipc_framework.exceptions import ConnectionError, IPCError, SerializationError
+from ipc_framework.exceptions import ConnectionError, SerializationError
 
 SERVERS = {"rust": RustServer, "published": PublishedServer, "own": OwnServer}
 
@@ -25,13 +24,6 @@ SERVERS = {"rust": RustServer, "published": PublishedServer, "own": OwnServer}
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request):
     started = SERVERS[request.param]()
-    yield started
-    started.stop()
-
-
-@pytest.fixture(scope="module")
-def rust():
-    started = RustServer()
     yield started
     started.stop()
 
@@ -273,12 +265,11 @@ client.disconnect()
 """
     printed = "Connected to IPC server as bench:c\nDisconnected from IPC server\n"
     for told, code in (("", code), (printed, code.replace('"c"', '"c", verbose=True'))):
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        ended = run_program(code)
         assert (ended.stdout, ended.stderr) == (told, "")
     variable = {**os.environ, "IPC_FRAMEWORK_VERBOSE": "1"}
     code = code.replace(", verbose=True", "")
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=variable)
-    assert ended.stdout.decode() == printed
+    assert run_program(code, env=variable).stdout == printed
 
 
 def test_where_nothing_listens_connect_is_false_and_says_why(caplog):
@@ -380,11 +371,8 @@ def test_eight_threads_on_one_client(rust):
                 faults.append((name, number, answer))
 
     with connected(rust) as client:
-        threads = [threading.Thread(target=run, args=(client, name)) for name in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(120)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: run(client, name), range(8)))
         assert faults == []
         assert client.get_connection_info()["pending_requests"] == 0
 

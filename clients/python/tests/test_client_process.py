@@ -2,21 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
-from peers import STEP_SECONDS_MAX, Process, RustServer, eventually
+from peers import Process, RustServer, STEP_SECONDS_MAX, eventually, run_program
 
 from ipc_framework import FrameworkClient
-
-
-@pytest.fixture(scope="module")
-def rust():
-    started = RustServer()
-    yield started
-    started.stop()
 
 
 def run(rust, code, **options):
@@ -27,8 +19,7 @@ from ipc_framework import FrameworkClient
 client = FrameworkClient("bench", port={rust.port})
 assert client.connect()
 """
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", begin + code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=STEP_SECONDS_MAX, **options)
+    return run_program(begin + code, **options)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from peers import STEP_SECONDS_MAX, RustServer
+from peers import RustServer, STEP_SECONDS_MAX
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 CLIENTS = README.read_text().split("## Clients", 1)[1]

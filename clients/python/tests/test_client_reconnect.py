@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from peers import STEP_SECONDS_MAX, PublishedServer, RustServer, eventually, free_port
+from peers import PublishedServer, RustServer, STEP_SECONDS_MAX, eventually, free_port
 
 from ipc_framework import FrameworkClient
 from ipc_framework.exceptions import AuthenticationError, ConnectionError

@@ -1,7 +1,6 @@
 """Python functions that serve channels."""
 
 import asyncio
-import logging
 import shutil
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import threading
 import time
 
 import pytest
-from peers import REPO, STEP_SECONDS_MAX, OwnServer, PublishedServer, RustServer, eventually
+from peers import OwnServer, Process, PublishedServer, REPO, RustServer, STEP_SECONDS_MAX, eventually
 
 from ipc_framework import FrameworkClient
 from ipc_framework.exceptions import ConnectionError, IPCError
@@ -196,7 +195,6 @@ def test_serving_wants_a_connection():
 
 
 def test_a_dead_worker_is_told_to_its_requesters(server, request):
-    from peers import Process
     import sys
 
     app = request.node.name

@@ -12,7 +12,8 @@ from typing import Any
 
 import published
 from ipc_framework import Message, MessageType
-from wire import HANG, PUBLISHED_PYTHON, REPO, script, until
+from peers import PUBLISHED_PYTHON, REPO, STEP_SECONDS_MAX, eventually
+from wire import script
 
 
 def test_the_published_tests_pass() -> None:
@@ -23,14 +24,14 @@ def test_the_published_tests_pass() -> None:
         capture_output=True,
         text=True,
         cwd="/",
-        timeout=HANG * 2,
+        timeout=STEP_SECONDS_MAX * 2,
     )
     assert run.returncode == 0 and re.search(r"Ran 7 tests", run.stderr), run.stderr
 
 
 def accepts(port: int) -> bool:
     try:
-        socket.create_connection(("localhost", port), HANG).close()
+        socket.create_connection(("localhost", port), STEP_SECONDS_MAX).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -46,14 +47,14 @@ def test_both_halves_of_the_first_example_work(tmp_path: pathlib.Path) -> None:
         [sys.executable, "-u", "server.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        until("its start, for which the port 8888 has to be free", lambda: accepts(8888) or server.poll())
+        eventually("its start, for which the port 8888 has to be free", lambda: accepts(8888) or server.poll())
         client = subprocess.run(
-            ["node", "client.js"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG, encoding="utf-8"
+            ["node", "client.js"], cwd=tmp_path, capture_output=True, timeout=STEP_SECONDS_MAX, encoding="utf-8"
         )
         assert client.returncode == 0 and client.stderr == "", client.stderr
         assert "Response from Python:" in client.stdout and "Hello from Python!" in client.stdout, client.stdout
         server.send_signal(signal.SIGINT)
-        assert server.wait(HANG) == 0
+        assert server.wait(STEP_SECONDS_MAX) == 0
     finally:
         server.kill()
         server.communicate()
@@ -99,7 +100,7 @@ def test_the_published_client_with_this_server(serve: Any) -> None:
     app.create_channel("start").set_handler(MessageType.NOTIFICATION, begin)
     server.start()
     client = script(PUBLISHED_CLIENT, server.port, python=PUBLISHED_PYTHON)
-    out, err = client.communicate(timeout=HANG)
+    out, err = client.communicate(timeout=STEP_SECONDS_MAX)
     assert client.returncode == 0, err
     said = [line for line in out.splitlines() if "onnected" not in line]
     assert said == ["{'double': 40}", "no_handler", "from a client", "from the server"]

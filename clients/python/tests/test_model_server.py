@@ -11,7 +11,7 @@ from typing import Iterator
 
 import pytest
 
-from wire import HANG, REPO
+from peers import REPO, STEP_SECONDS_MAX
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "model_server.py"
 IPC = REPO / "target" / "debug" / "ipc"
@@ -37,7 +37,7 @@ def port() -> Iterator[int]:
         assert server.stdout is not None
         yield int(server.stdout.readline().rsplit(" ", 1)[1])
         server.send_signal(signal.SIGINT)
-        assert server.wait(HANG) == 0
+        assert server.wait(STEP_SECONDS_MAX) == 0
     finally:
         server.kill()
         server.communicate()
@@ -45,7 +45,7 @@ def port() -> Iterator[int]:
 
 def test_a_front_end_in_node_asks_and_the_answers_are_batched(port: int) -> None:
     command = ["node", "-e", FRONT_END, str(REPO / "clients" / "node"), str(port)]
-    asked = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
     assert asked.returncode == 0, asked.stderr
     told = json.loads(asked.stdout)
     assert all(abs(sum(scores) - 1) < 1e-5 for scores in told["scores"])
@@ -59,7 +59,7 @@ def test_rust_asks_and_is_told_what_is_wrong(port: int) -> None:
 
     def ask(payload: str) -> "subprocess.CompletedProcess[str]":
         command = [str(IPC), "request", "score", payload, "--app", "model", "--port", str(port)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=HANG)
+        return subprocess.run(command, capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
 
     scored = ask("[0.5, 1.5, 0, 2]")
     assert scored.returncode == 0 and len(json.loads(scored.stdout)) == 3, scored.stderr

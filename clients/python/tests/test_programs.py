@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from peers import PUBLISHED_PYTHON, STEP_SECONDS_MAX, Process, RustServer, eventually, free_port
+from peers import PUBLISHED_PYTHON, Process, RustServer, STEP_SECONDS_MAX, eventually, free_port
 
 from ipc_framework import FrameworkClient
 

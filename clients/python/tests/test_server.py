@@ -12,7 +12,8 @@ import pytest
 
 from ipc_framework import FrameworkServer, Message, MessageType
 from ipc_framework.exceptions import ConnectionError
-from wire import HANG, Peer, until
+from peers import STEP_SECONDS_MAX, eventually
+from wire import Peer, first_peer
 
 Serve = Callable[..., FrameworkServer]
 
@@ -50,8 +51,7 @@ def test_the_response_is_the_one_the_handler_made(serve: Serve) -> None:
         server.send_to_connection(None, made[0])
 
     server.create_application("app").create_channel("api").set_handler(MessageType.REQUEST, handler)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     id = peer.send("request", "api", None)
     answer = peer.receive()
     assert answer == {**made[0].to_dict(), "reply_to": id}
@@ -65,7 +65,7 @@ def test_a_response_built_by_hand_is_told_by_its_reply_to(serve: Serve, workers:
     server.start()
     peer, other = Peer(server), Peer(server, connection_id="other")
     ids = [peer.send("request", "later", n) for n in range(3)]
-    until("the requests", lambda: len(asked) == 3)
+    eventually("the requests", lambda: len(asked) == 3)
     peer.fence()
     for message in sorted(asked, key=lambda message: -message.payload):
         response = Message("", "app", "later", MessageType.RESPONSE, message.payload, 0, message.message_id)
@@ -84,7 +84,7 @@ def test_two_requesters_may_use_one_id(serve: Serve) -> None:
     for peer in peers:
         body = Message("same", "app", "later", MessageType.REQUEST, peer.connection_id, 1).to_json().encode()
         peer.socket.sendall(len(body).to_bytes(4, "big") + body)
-    until("the requests", lambda: len(asked) == 2)
+    eventually("the requests", lambda: len(asked) == 2)
     for message in reversed(asked):
         server.send_to_connection(None, message.create_response(message.payload))
     for peer in peers:
@@ -110,8 +110,7 @@ def test_serve_answers_with_what_is_returned(serve: Serve, workers: int) -> None
     def none(request: Message) -> None:
         pass
 
-    server.start()
-    peer = Peer(server, "math")
+    peer = first_peer(server, "math")
     assert peer.ask("square", 2**70) == 2**140
     assert peer.ask("slow", "x") == ["x", None]
     assert peer.ask("none") is None
@@ -137,8 +136,7 @@ def test_what_a_handler_raises_is_logged_and_told(
 
     for name, handler in (("sync", fails), ("async", fails_later), ("nan", not_json)):
         app.create_channel(name).set_handler(MessageType.REQUEST, handler)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     told = {name: peer.ask(name, {}) for name in ("sync", "async", "nan")}
     assert {answer["code"] for answer in told.values()} == {"handler_failed"}
     assert "KeyError: 'no such thing'" in told["sync"]["error"]
@@ -165,8 +163,7 @@ def test_who_is_not_served_gets_an_answer_and_workers_still_work(serve: Serve) -
 
 def test_handlers_come_and_go_while_it_runs(serve: Serve) -> None:
     server = serve()
-    server.start()
-    peer = Peer(server, "dynamic")
+    peer = first_peer(server, "dynamic")
     assert peer.ask("c")["code"] == "no_handler"
     application = server.get_application("dynamic")
     assert application is not None and application.list_channels() == ["c"]
@@ -188,8 +185,7 @@ def test_notifications_and_responses_have_handlers_too(serve: Serve) -> None:
     channel = server.create_application("app").create_channel("c")
     channel.set_handler(MessageType.NOTIFICATION, lambda message: heard.append(message.payload))
     channel.set_handler(MessageType.RESPONSE, lambda message: heard.append(message.reply_to))
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     peer.send("notification", "c", "note")
     peer.send("response", "c", None, "x")
     peer.fence()
@@ -217,7 +213,7 @@ def test_publications_are_fanned_out_by_hand_and_by_clients(serve: Serve) -> Non
     channel.remove_subscriber("bob")
     bob.fence()
     later.close()
-    until("the end of a dead subscriber", lambda: channel.get_subscribers() == ["ada"])
+    eventually("the end of a dead subscriber", lambda: channel.get_subscribers() == ["ada"])
     server.broadcast_to_application("chat", note)
     assert ada.receive()["payload"] == bob.receive()["payload"] == "by hand"
 
@@ -237,8 +233,7 @@ def test_a_handler_speaks_with_its_own_server(serve: Serve) -> None:
         server._handle_publish(Message("", "app", "new", MessageType.PUBLISH, 2, 0), channel)
 
     app.create_channel("api").set_handler(MessageType.REQUEST, handler)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     assert peer.ask("api") == 1
     assert peer.receive()["payload"] == 2, "after the answer, as it was sent"
     assert seen["stats"]["total_connections"] == seen["applications"]["app"]["connections"] == 1
@@ -295,8 +290,7 @@ def test_send_to_connection_may_be_overridden(serve: Serve) -> None:
             super().send_to_connection(connection, message)
 
     server = serve(Logged)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     peer.subscribe("news")
     peer.send("publish", "news", 1)
     assert peer.receive()["payload"] == 1
@@ -316,13 +310,12 @@ def test_a_connection_manager_of_ones_own_is_told(serve: Serve) -> None:
 
     server = serve()
     server.connection_manager = manager = Manager()
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     peer.fence()
     server.send_to_connection(manager.connections["me"], Message("", "app", "c", MessageType.NOTIFICATION, 1, 0))
     assert peer.receive()["payload"] == 1
     peer.close()
-    until("its end", lambda: not manager.connections)
+    eventually("its end", lambda: not manager.connections)
 
 
 def test_the_published_attributes_are_there(serve: Serve) -> None:
@@ -356,7 +349,7 @@ def test_it_stops_drained_and_starts_again(serve: Serve) -> None:
 
     def slow(message: Message) -> None:
         answering.set()
-        assert go_on.wait(HANG)
+        assert go_on.wait(STEP_SECONDS_MAX)
         server.send_to_connection(None, message.create_response("done"))
 
     channel = server.create_application("app").create_channel("slow")
@@ -371,14 +364,14 @@ def test_it_stops_drained_and_starts_again(serve: Serve) -> None:
     assert early.receive()["payload"] == "heard", "subscribed before the start"
     peer = Peer(server)
     id = peer.send("request", "slow", None)
-    assert answering.wait(HANG)
+    assert answering.wait(STEP_SECONDS_MAX)
     stopping = threading.Thread(target=server.stop)
     stopping.start()
     assert peer.receive()["payload"]["code"] == "shutting_down", "the notice to all"
     go_on.set()
     answer = peer.receive()
     assert (answer["reply_to"], answer["payload"]) == (id, "done")
-    stopping.join(HANG)
+    stopping.join(STEP_SECONDS_MAX)
     assert not server.running and server.wait(0) and server.server_thread is not None
     server.stop()
     server.start()
@@ -389,8 +382,7 @@ def test_it_stops_drained_and_starts_again(serve: Serve) -> None:
 def test_stop_does_not_wait_for_answers_nobody_works_on(serve: Serve) -> None:
     server = serve()
     server.create_application("app").create_channel("void").set_handler(MessageType.REQUEST, lambda message: None)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     id = peer.send("request", "void", None)
     peer.fence()
     # With the drain's own timeout of 10 s the notice to all would come first.
@@ -400,8 +392,8 @@ def test_stop_does_not_wait_for_answers_nobody_works_on(serve: Serve) -> None:
     answers = [peer.receive() for _ in range(2)]
     assert {answer["reply_to"] for answer in answers} == {id, None}
     peer.close()
-    stopping.join(HANG)
-    assert not server.running and time.monotonic() - begin < HANG
+    stopping.join(STEP_SECONDS_MAX)
+    assert not server.running and time.monotonic() - begin < STEP_SECONDS_MAX
 
 
 def test_a_handler_may_stop_its_server(serve: Serve) -> None:
@@ -411,7 +403,7 @@ def test_a_handler_may_stop_its_server(serve: Serve) -> None:
     )
     server.start()
     Peer(server).send("request", "stop", None)
-    assert server.wait(HANG) and not server.running
+    assert server.wait(STEP_SECONDS_MAX) and not server.running
 
 
 def test_why_it_cannot_start_is_said(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,8 +444,7 @@ def test_why_it_cannot_start_is_said(serve: Serve, monkeypatch: pytest.MonkeyPat
 
 def test_why_a_payload_cannot_be_sent_is_said(serve: Serve) -> None:
     server = serve()
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     connection = server.connection_manager.get_connection("me")
     circle: List[Any] = []
     circle.append(circle)
@@ -494,8 +485,7 @@ def test_payloads_are_what_json_makes_of_them(serve: Serve) -> None:
     def back(request: Message) -> Any:
         return request.payload
 
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     texts = ("\ud800 half", "é\x00\U0001f40d", "x" * 70_000)
     for payload in (None, True, 0, -1.5, 10**300, {"a": {"b": [[], {}]}}, *texts):
         assert peer.ask("echo", payload) == payload
@@ -524,7 +514,7 @@ def test_what_the_published_server_prints_can_be_had(
         peer = Peer(loud)
         peer.fence()
         peer.close()
-        until("its end", lambda: not loud.client_sockets)
+        eventually("its end", lambda: not loud.client_sockets)
         loud.stop()
         assert capsys.readouterr().out.splitlines() == [
             f"IPC Server started on localhost:{loud.port}",
@@ -538,15 +528,14 @@ def test_what_the_published_server_prints_can_be_had(
 
 def test_slow_handlers_run_beside_one_another(serve: Serve) -> None:
     server = serve(workers=2)
-    together = threading.Barrier(2, timeout=HANG)
+    together = threading.Barrier(2, timeout=STEP_SECONDS_MAX)
 
     @server.create_application("app").create_channel("meet").serve
     def meet(request: Message) -> str:
         together.wait()
         return threading.current_thread().name
 
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     ids = [peer.send("request", "meet", None) for _ in range(2)]
     peer.fence()
     answers = [peer.receive() for _ in ids]

@@ -16,7 +16,8 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 from ipc_framework import FrameworkServer, Message, MessageType, _running
-from wire import HANG, Peer, until
+from peers import STEP_SECONDS_MAX, eventually
+from wire import Peer, first_peer
 
 Serve = Callable[..., FrameworkServer]
 
@@ -42,20 +43,19 @@ def test_handlers_and_threads_create_applications_and_channels_at_once(serve: Se
         app.create_channel(f"c{request.payload}")
         return server.create_application(f"a{request.payload}").app_id
 
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
 
     def others() -> None:
         for n in range(3):
-            assert asking.acquire(timeout=HANG)
+            assert asking.acquire(timeout=STEP_SECONDS_MAX)
             server.create_application(f"other{n}")
-            assert asking.acquire(timeout=HANG)
+            assert asking.acquire(timeout=STEP_SECONDS_MAX)
             app.create_channel(f"other{n}")
 
     (thread,) = in_threads(others)
     for n in range(6):
         assert peer.ask("make", n) == f"a{n}"
-    thread.join(HANG)
+    thread.join(STEP_SECONDS_MAX)
     assert not thread.is_alive()
 
 
@@ -84,9 +84,9 @@ def test_a_handler_may_create_while_the_server_starts(serve: Serve) -> None:
     for _ in range(10):
         server.stop()
         server.start()
-    until("the answers", lambda: len(answers) >= 200)
+    eventually("the answers", lambda: len(answers) >= 200)
     for thread in threads:
-        thread.join(HANG)
+        thread.join(STEP_SECONDS_MAX)
         assert not thread.is_alive()
     assert set(map(str, answers)) == {"new", "299"}, "whoever is answered is answered by the handlers"
     assert server.port == port
@@ -109,11 +109,10 @@ def test_coroutines_in_flight_are_drained(serve: Serve, workers: int) -> None:
         await served(request)
 
     app.create_channel("forgotten").set_handler(MessageType.REQUEST, forgetful)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     ids = [peer.send("request", "served", "done"), peer.send("request", "forgotten", None)]
     peer.fence()
-    assert begun.wait(HANG)
+    assert begun.wait(STEP_SECONDS_MAX)
     (stopping,) = in_threads(server.stop)
     notice = peer.receive()
     assert (notice["reply_to"], notice["payload"]["code"]) == (None, "shutting_down")
@@ -125,13 +124,13 @@ def test_coroutines_in_flight_are_drained(serve: Serve, workers: int) -> None:
     assert answers[ids[0]] == "done"
     assert "nobody has answered" in answers[ids[1]]["error"], "and nobody waits for one that is over"
     peer.close()
-    stopping.join(HANG)
+    stopping.join(STEP_SECONDS_MAX)
     assert not stopping.is_alive() and not server.running
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_server_that_its_handler_stops_ends_whole(serve: Serve, workers: int) -> None:
-    server = serve(workers=workers, limits={"drain_timeout": HANG})
+    server = serve(workers=workers, limits={"drain_timeout": STEP_SECONDS_MAX})
     app = server.create_application("app")
 
     @app.create_channel("later").serve
@@ -142,15 +141,14 @@ def test_a_server_that_its_handler_stops_ends_whole(serve: Serve, workers: int) 
     app.create_channel("stop").set_handler(MessageType.REQUEST, lambda message: server.stop())
     for _ in range(3):
         server.port = 0
-        server.start()
-        peer = Peer(server)
+        peer = first_peer(server)
         assert peer.ask("later") == "later"
         id = peer.send("request", "stop", None)
         answers = {one["reply_to"]: one["payload"]["code"] for one in (peer.receive(), peer.receive())}
         assert answers == {None: "shutting_down", id: "handler_failed"}
         peer.close()
-        until("its end", lambda: not server.running)
-        assert server.wait(HANG)
+        eventually("its end", lambda: not server.running)
+        assert server.wait(STEP_SECONDS_MAX)
         left = [thread.name for thread in threading.enumerate() if thread.name.startswith("ipc-")]
         assert left == [] and server not in _running._servers
 
@@ -164,12 +162,11 @@ def test_a_handler_that_does_not_return_is_left_behind(serve: Serve, caplog: pyt
         begun.set()
         go_on.wait()
 
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     peer.send("request", "stuck", None)
-    assert begun.wait(HANG)
+    assert begun.wait(STEP_SECONDS_MAX)
     (stopping,) = in_threads(server.stop)
-    stopping.join(HANG)
+    stopping.join(STEP_SECONDS_MAX)
     try:
         assert not stopping.is_alive() and not server.running
         assert "ipc-worker-0 is left behind" in caplog.text
@@ -189,8 +186,7 @@ def test_who_logs_a_failure_may_fail(serve: Serve, workers: int) -> None:
     def bad(request: Message) -> None:
         raise KeyError("not there")
 
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     fails = Fails()
     logging.getLogger("ipc_framework").addFilter(fails)
     try:
@@ -217,8 +213,7 @@ def test_nothing_is_left_of_a_server_that_has_ended(workers: int) -> None:
             server.send_to_connection(None, message.create_response(1))
 
         server.create_application("app").create_channel("c").set_handler(MessageType.REQUEST, handler)
-        server.start()
-        peer = Peer(server)
+        peer = first_peer(server)
         assert peer.ask("c") == 1
         peer.close()
         server.stop()
@@ -238,8 +233,7 @@ def test_a_server_may_end_at_any_time(serve: Serve) -> None:
     app = server.create_application("app")
     channel = app.create_channel("c")
     note = Message("", "app", "c", MessageType.NOTIFICATION, 1, 0)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     connection = server.connection_manager.get_connection("me")
     peer.close()
     failed: List[Exception] = []
@@ -279,7 +273,7 @@ def test_a_server_may_end_at_any_time(serve: Serve) -> None:
         server.start()
     is_over = True
     for thread in threads:
-        thread.join(HANG)
+        thread.join(STEP_SECONDS_MAX)
         assert not thread.is_alive()
     assert failed == []
 
@@ -288,8 +282,7 @@ def test_what_handlers_get_can_be_copied_and_kept(serve: Serve) -> None:
     server = serve()
     asked: List[Message] = []
     server.create_application("app").create_channel("c").set_handler(MessageType.REQUEST, asked.append)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     id = peer.send("request", "c", {"a": [1]})
     peer.fence()
     (message,) = asked
@@ -304,8 +297,7 @@ def test_what_handlers_get_can_be_copied_and_kept(serve: Serve) -> None:
 
 def test_an_application_of_clients_is_one(serve: Serve) -> None:
     server = serve()
-    server.start()
-    peer = Peer(server, "dynamic")
+    peer = first_peer(server, "dynamic")
     first, second = server.get_application("dynamic"), server.get_application("dynamic")
     assert first is not None and second is not None
     assert first.created_at == second.created_at
@@ -315,8 +307,7 @@ def test_an_application_of_clients_is_one(serve: Serve) -> None:
     assert peer.ask("x") == "x" and first.last_activity > before
     peer.close()
     server.stop()
-    server.start()
-    peer = Peer(server, "dynamic")
+    peer = first_peer(server, "dynamic")
     assert (peer.ask("x"), peer.ask("y")) == ("x", "y")
 
 
@@ -329,8 +320,7 @@ def test_an_override_may_forget_what_it_returns(serve: Serve) -> None:
     server = serve(Forgetful)
     asked: List[Message] = []
     server.create_application("app").create_channel("later").set_handler(MessageType.REQUEST, asked.append)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     peer.subscribe("news")
     peer.send("publish", "news", 1)
     assert peer.receive()["payload"] == 1

@@ -10,7 +10,8 @@ from typing import Any, Callable, List
 import pytest
 
 from ipc_framework import Channel, FrameworkServer, Message, MessageType
-from wire import HANG, Peer, until
+from peers import STEP_SECONDS_MAX, eventually
+from wire import Peer, first_peer
 
 Serve = Callable[..., FrameworkServer]
 
@@ -52,8 +53,7 @@ def test_subscribers_named_before_the_start(serve: Serve) -> None:
 
 def test_the_last_handler_counts_and_outlives_the_server(serve: Serve) -> None:
     server = serve()
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     peer.subscribe("c")
     application = server.get_application("app")
     assert application is not None
@@ -94,8 +94,7 @@ def test_what_a_handler_returns_for_nobody_is_said_once(serve: Serve, caplog: py
     app.create_channel("c").set_handler(MessageType.NOTIFICATION, lambda message: "an answer?")
     app.create_channel("d").set_handler(MessageType.PUBLISH, lambda message: None)
     assert "is never called" in caplog.text
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     for _ in range(3):
         peer.send("notification", "c", 1)
     peer.fence()
@@ -117,8 +116,7 @@ def test_subscriptions_may_be_overridden_alone(serve: Serve) -> None:
             return super()._handle_unsubscribe(message, channel)
 
     server = serve(Noted)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     peer.subscribe("news")
     peer.send("unsubscribe", "news", {"connection_id": "me"})
     peer.fence()
@@ -170,15 +168,15 @@ def test_one_id_in_two_applications(serve: Serve) -> None:
     assert two.receive()["payload"] == "second"
     raw_request(one, "same")
     raw_request(two, "same")
-    until("the requests", lambda: len(asked) == 2)
+    eventually("the requests", lambda: len(asked) == 2)
     server.send_to_connection(None, response("same", "for two", "two"))
     assert two.receive()["payload"] == "for two"
     server.send_to_connection(None, response("same", "for one", "one"))
     assert one.receive()["payload"] == "for one"
     gone = asked[[message.app_id for message in asked].index("one")]
     one.close()
-    until("the end of one", lambda: server.connection_manager.list_connections() == ["me"])
-    until("the end of one", lambda: server.connection_manager.get_connections_for_app("one") == [])
+    eventually("the end of one", lambda: server.connection_manager.list_connections() == ["me"])
+    eventually("the end of one", lambda: server.connection_manager.get_connections_for_app("one") == [])
     left = server.connection_manager.get_connection("me")
     assert left.app_id == "two" and left == server.connection_manager.get_connection("me")
     assert gone._origin.connection_id is None  # type: ignore[attr-defined]
@@ -188,7 +186,7 @@ def test_one_id_in_two_applications(serve: Serve) -> None:
     other.fence()
     again = Peer(server, "one")
     two.close()
-    until("the end of two", lambda: server.connection_manager.get_connections_for_app("two") == ["other"])
+    eventually("the end of two", lambda: server.connection_manager.get_connections_for_app("two") == ["other"])
     assert server.connection_manager.get_connection("me").app_id == "one", "the older one has gone"
     again.fence()
 
@@ -202,7 +200,7 @@ def test_whom_a_response_reaches(serve: Serve, caplog: pytest.LogCaptureFixture)
     a, b = peers
     for peer in peers:
         raw_request(peer, "same")
-    until("the requests", lambda: len(asked) == 2)
+    eventually("the requests", lambda: len(asked) == 2)
     connections = {id: server.connection_manager.get_connection(id) for id in ("a", "b")}
     server.send_to_connection(connections["b"], response("same", "b's"))
     assert b.receive()["payload"] == "b's"
@@ -213,7 +211,7 @@ def test_whom_a_response_reaches(serve: Serve, caplog: pytest.LogCaptureFixture)
     assert "no request that waits" in caplog.text
     asked.clear()
     ids = [a.send("request", "later", 1), b.send("request", "later", 2)]
-    until("the requests", lambda: len(asked) == 2)
+    eventually("the requests", lambda: len(asked) == 2)
     of_a = next(message for message in asked if message.message_id == ids[0])
     turned = of_a.create_response("turned")
     turned.reply_to = ids[1]
@@ -234,10 +232,9 @@ def test_nothing_is_kept_of_a_request_over_the_limit(
     server = serve(workers=workers, limits={"pending_per_connection_max": 1})
     asked: List[Message] = []
     server.create_application("app").create_channel("later").set_handler(MessageType.REQUEST, asked.append)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     first = peer.send("request", "later", 1)
-    until("the request", lambda: len(asked) == 1)
+    eventually("the request", lambda: len(asked) == 1)
     second = peer.send("request", "later", 2)
     refused = peer.receive()
     assert (refused["reply_to"], refused["payload"]["code"]) == (second, "limit_exceeded")
@@ -255,8 +252,7 @@ def test_what_is_answered_stays_so_whatever_an_override_returns(serve: Serve) ->
 
     server = serve(Refuses)
     server.create_application("app").create_channel("c").serve(lambda request: "served")
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     assert peer.ask("c") == "served"
     assert peer.ask("nobody")["code"] == "no_handler"
 
@@ -273,10 +269,9 @@ def test_coroutines_that_never_end_are_cancelled(serve: Serve) -> None:
         finally:
             cancelled.set()
 
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     peer.send("request", "c", None)
-    assert begun.wait(HANG)
+    assert begun.wait(STEP_SECONDS_MAX)
     server.stop()
     assert cancelled.is_set()
 
@@ -288,19 +283,18 @@ def test_more_notifications_than_threads_can_take_are_refused(serve: Serve) -> N
 
     def slow(message: Message) -> None:
         begun.set()
-        assert go_on.wait(HANG)
+        assert go_on.wait(STEP_SECONDS_MAX)
         count[0] += 1
 
     server.create_application("app").create_channel("c").set_handler(MessageType.NOTIFICATION, slow)
-    server.start()
-    peer = Peer(server)
+    peer = first_peer(server)
     body = note(None).to_json().encode()
     frame = len(body).to_bytes(4, "big") + body
     peer.socket.sendall(frame)
-    assert begun.wait(HANG)
+    assert begun.wait(STEP_SECONDS_MAX)
     peer.socket.sendall(frame * 65_536)
     peer.fence()
     peer.socket.sendall(frame)
     assert peer.receive()["payload"]["code"] == "handler_failed"
     go_on.set()
-    until("those that waited", lambda: count[0] == 65_537)
+    eventually("those that waited", lambda: count[0] == 65_537)

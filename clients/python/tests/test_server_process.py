@@ -10,7 +10,8 @@ from typing import Any, Tuple
 import pytest
 
 from ipc_framework import FrameworkServer
-from wire import HANG, Peer, script
+from peers import STEP_SECONDS_MAX
+from wire import Peer, script
 
 SERVER = """
     import os, sys, threading, time
@@ -38,7 +39,7 @@ def begin(rest: str = "", options: str = "{}") -> "Tuple[subprocess.Popen[str], 
 
 def end(process: "subprocess.Popen[str]") -> Tuple[int, str, str]:
     try:
-        out, err = process.communicate(timeout=HANG)
+        out, err = process.communicate(timeout=STEP_SECONDS_MAX)
     finally:
         process.kill()
     return process.returncode, out, err

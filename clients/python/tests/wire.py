@@ -1,31 +1,24 @@
-"""A client made of nothing but a socket, and the published package in an environment of its own."""
+"""A client made of nothing but a socket."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import pathlib
 import socket
 import subprocess
 import sys
 import textwrap
-import time
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from ipc_framework import FrameworkServer
-
-REPO = pathlib.Path(__file__).resolve().parents[3]
-#: Made by `tests/interop/run.py`, with the published package at its pinned version.
-PUBLISHED_PYTHON = REPO / "target" / "interop-venv" / "bin" / "python"
-#: Far more than anything here takes: it ends what hangs.
-HANG = 60.0
+from peers import STEP_SECONDS_MAX
 
 
 class Peer:
     """One connection."""
 
     def __init__(self, server: FrameworkServer, app_id: str = "app", connection_id: str = "me", **connect: Any):
-        self.socket = socket.create_connection(("localhost", server.port), timeout=HANG)
+        self.socket = socket.create_connection(("localhost", server.port), timeout=STEP_SECONDS_MAX)
         self.app_id, self.connection_id = app_id, connection_id
         self._ids = itertools.count()
         self.send("request", "system", {"action": "connect", "connection_id": connection_id, **connect})
@@ -80,11 +73,10 @@ class Peer:
         self.socket.close()
 
 
-def until(what: str, holds: Callable[[], bool]) -> None:
-    begin = time.monotonic()
-    while not holds():
-        assert time.monotonic() - begin < HANG, f"{what} does not come"
-        time.sleep(0.002)
+def first_peer(server: FrameworkServer, app_id: str = "app", **connect: Any) -> Peer:
+    """Starts the server and connects to it."""
+    server.start()
+    return Peer(server, app_id, **connect)
 
 
 def script(program: str, *arguments: object, python: Any = sys.executable) -> "subprocess.Popen[str]":

@@ -30,7 +30,7 @@ impl Published {
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/published_server.py");
         let mut child = Command::new(python)
             .arg(script)
-            .arg(port.to_string())
+            .args([&port.to_string(), "app"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
