@@ -69,7 +69,8 @@ for app_id in sys.argv[2:]:
     application = server.create_application(app_id)
     for channel_id, handler in HANDLERS.items():
         application.create_channel(channel_id).set_handler(MessageType.REQUEST, handler)
-    application.get_channel("notes").set_handler(MessageType.NOTIFICATION, lambda message: noted.append(message.payload))
+    notes = application.get_channel("notes")
+    notes.set_handler(MessageType.NOTIFICATION, lambda message: noted.append(message.payload))
 
 server.start()
 # The published one keeps saying 0 where it took a free port.

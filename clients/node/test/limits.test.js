@@ -4,7 +4,8 @@ const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const path = require('node:path');
 const {
-  Process, startServer, startPublished, eventually, temporaryDirectory, BINARY, STEP_MS_MAX, joined, closed, served,
+  Process, startServer, startPublished, eventually, temporaryDirectory, joined, closed, served, BINARY,
+  STEP_MS_MAX,
 } = require('./support.js');
 const { IPCClient } = require('../index.js');
 
