@@ -3,7 +3,10 @@
 use ipc_framework::{Config, Server};
 
 fn main() -> Result<(), ipc_framework::Error> {
-    let mut server = Server::bind(Config::default())?;
+    run(Server::bind(Config::default())?)
+}
+
+pub(crate) fn run(mut server: Server) -> Result<(), ipc_framework::Error> {
     server.application("math", "Arithmetic").channel("square").on_request(|mut request| {
         let x: f64 = request.payload()?;
         request.publish("log", &format!("squared {x}"))?;

@@ -49,6 +49,8 @@
 )]
 
 #[cfg(feature = "broker")]
+mod address;
+#[cfg(feature = "broker")]
 pub mod broker;
 #[cfg(feature = "net")]
 pub mod client;
@@ -78,10 +80,13 @@ mod token;
 mod trace;
 
 #[cfg(feature = "broker")]
+pub use address::Address;
+#[cfg(feature = "broker")]
 pub use broker::{
-    Access, ApplicationInfo, ChannelInfo, ChannelLatency, ConnectionInfo, ConnectionKey, Context,
-    Counters, Delivery, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure, Reply, Request,
-    RequestResult, Responder, SendError, Stats, TurnLimits, User, Verdict,
+    Access, Application, ApplicationInfo, Channel, ChannelInfo, ChannelLatency, ConnectionInfo,
+    ConnectionKey, Context, Counters, Delivery, Handle, HandleError, LatencyOf, LatencySummary,
+    Limits, Measure, MemoryPressure, Peer, Publisher, Reply, Request, RequestResult, Responder,
+    SendError, Stats, TurnLimits, User, Verdict,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};
@@ -91,7 +96,7 @@ pub use error::Error;
 pub use handler_error::HandlerError;
 pub use proto::{DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, Message, MessageType};
 #[cfg(feature = "net")]
-pub use server::{Address, Application, Budget, Channel, Handle, HandleError, Inherited, Server};
+pub use server::{Budget, Inherited, Server};
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 #[cfg(feature = "broker")]

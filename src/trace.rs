@@ -22,7 +22,6 @@ macro_rules! events {
 
 events! {
     warn handler_failed(reason: &str) = "a handler failed";
-    #[cfg(feature = "net")]
     warn unsent(reason: &str) = "a message from another thread was not sent";
     warn slow_consumer(connection: usize, queued_bytes: usize) = "closed a connection that reads too slowly";
     warn refused(connection: usize, code: &str) = "refused a connection";

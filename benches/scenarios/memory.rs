@@ -89,9 +89,8 @@ impl Memory {
             let Ok(flushed) = flushed;
             assert_eq!(flushed.unsent_bytes, 0);
         }
-        if self.broker.wants_turn_time() {
-            self.broker.end_turn(self.now.monotonic);
-        }
+        let now = self.now.monotonic;
+        self.broker.end_turn(|| now);
         sent
     }
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::access::{Access, User};
+use super::access::Access;
 use super::embed::context::Context;
+use super::embed::handle::{self, Outer, note_unsent};
 use super::embed::handlers::Handlers;
+use super::embed::publication::Publication;
 use super::flow::run::Run;
 use super::flow::{closing, drain, measuring, memory, queues, upkeep};
 use super::limits::{HANDSHAKE_FRAME_BYTES_MAX, Limits, REFUSALS_MAX};
@@ -14,7 +16,8 @@ use super::state::connection::{Connection, Held, State};
 use super::state::core::Core;
 use super::state::events::{Action, Flushed, HangUp, Progress, Received, Written};
 use super::state::keys::ConnectionKey;
-use super::state::mailbox::{Mailbox, Remote};
+use super::state::mailbox::{Letter, Mailbox, Remote};
+use super::state::peer::Peer;
 use super::state::refusal;
 use super::state::timers::{Due, Now};
 use crate::proto::{ErrorCode, Inbound, Next, SendQueue};
@@ -49,7 +52,9 @@ use crate::proto::{ErrorCode, Inbound, Next, SendQueue};
 pub struct Broker {
     pub(super) core: Core,
     pub(super) handlers: Handlers,
-    pub(super) mailbox: Mailbox<Core>,
+    pub(super) mailbox: Mailbox<Core, Publication>,
+    /// The mark that this thread had before this turn began.
+    outer: Option<Outer>,
 }
 
 impl Broker {
@@ -61,12 +66,16 @@ impl Broker {
             core: Core::new(limits, access, seed, now),
             handlers: Handlers::new(remote),
             mailbox,
+            outer: None,
         }
     }
 
     /// Begins a turn. Everything that is done until the next one begins is done at this time.
     pub fn begin_turn(&mut self, now: Now) {
         self.core.turn.begin(now);
+        if let Some(outer) = handle::enter(&self.handlers.remote) {
+            self.outer = Some(outer);
+        }
     }
 
     /// Bounds what each later call of this turn does, for a driver whose turns have a budget:
@@ -114,25 +123,27 @@ impl Broker {
         Some(key)
     }
 
-    /// Returns whether [`Broker::admits_user`] has to be asked about connections over Unix sockets.
-    pub fn asks_for_users(&self) -> bool {
-        self.core.access.asks_for_users()
-    }
-
-    /// Returns whether this user may connect.
-    pub fn admits_user(&self, user: User) -> bool {
-        self.core.access.admits_user(user)
-    }
-
-    /// Tells a connection that was just accepted that its user is not admitted, and closes it.
-    pub fn turn_away(&mut self, key: ConnectionKey) {
+    /// [`Broker::accept`] of a connection whose other end is known. A process whose user is not
+    /// admitted ([`Access::uids`]), or not known although users are asked for, is told so and
+    /// closed.
+    pub fn accept_from(&mut self, peer: Peer) -> Option<ConnectionKey> {
+        let key = self.accept()?;
         let core = &mut self.core;
-        core.connections.refuse(key);
-        if core.connections.refused() > REFUSALS_MAX {
-            closing::close_now(core, key);
-        } else {
-            closing::report(core, key, &refusal::user_not_admitted());
+        if let Some(connection) = core.connections.get_mut(key) {
+            connection.peer = peer.into();
         }
+        if let Peer::Unix { user, .. } = peer
+            && core.access.asks_for_users()
+            && !user.is_some_and(|user| core.access.admits_user(user))
+        {
+            core.connections.refuse(key);
+            if core.connections.refused() > REFUSALS_MAX {
+                closing::close_now(core, key);
+            } else {
+                closing::report(core, key, &refusal::user_not_admitted());
+            }
+        }
+        Some(key)
     }
 
     /// Adds memory that the transport of a connection takes, beside that of every connection, to
@@ -168,7 +179,7 @@ impl Broker {
             return Received { reads_on: connection.wants_read(), bare_header: false };
         }
         // Without a chunk it goes on after it was held back, and could not send until now.
-        connection.last_activity = now;
+        connection.last_activity = now.into();
         if connection.held == Held::NextTurn {
             connection.held = Held::No;
         }
@@ -196,7 +207,7 @@ impl Broker {
             Some(connection) => {
                 connection.splits_writes |= bare_header;
                 if !kept.is_empty() && (!had_part || core.counters.frames_in != frames_before) {
-                    connection.unfinished_since = now;
+                    connection.unfinished_since = now.into();
                 }
                 connection.recv = kept;
                 memory::mind_unfinished(core, key);
@@ -346,15 +357,15 @@ impl Broker {
         Some(action)
     }
 
-    /// Returns whether [`Broker::end_turn`] has something to do, which takes a look at the clock.
-    pub fn wants_turn_time(&self) -> bool {
-        !self.core.latency.is_empty()
-    }
-
-    /// Ends a turn, all of whose bytes are with the kernel.
-    /// The time is [`Now::monotonic`].
-    pub fn end_turn(&mut self, monotonic: Duration) {
-        measuring::record(&mut self.core, monotonic);
+    /// Ends the turn. If all of its actions were carried out, all of its bytes are with the kernel,
+    /// and latencies are taken: `clock`, which reads [`Now::monotonic`], is called for them alone.
+    pub fn end_turn(&mut self, clock: impl FnOnce() -> Duration) {
+        if !self.core.latency.is_empty() && self.core.agenda.actions.is_empty() {
+            measuring::record(&mut self.core, clock());
+        }
+        if let Some(outer) = self.outer.take() {
+            handle::leave(&outer);
+        }
     }
 
     /// Returns when [`Broker::advance`] has something to do, in [`Now::monotonic`].
@@ -364,7 +375,6 @@ impl Broker {
 
     /// Does everything that is due at this turn's time.
     pub fn advance(&mut self) -> Progress {
-        self.handlers.forget_removed(&mut self.core);
         // For everything that was done through a context between two turns.
         self.settle();
         for steps in 0..self.core.turn.steps_max {
@@ -382,10 +392,15 @@ impl Broker {
         self.core.turn.begin_share();
         let steps_max = self.core.limits.turn.commands_max.min(self.core.turn.steps_max);
         for steps in 0..steps_max {
-            let Some(command) = self.mailbox.next() else {
+            let Some(letter) = self.mailbox.next() else {
                 return Progress { steps, has_more: false };
             };
-            command(&mut self.core);
+            match letter {
+                Letter::Command(command) => command(&mut self.core),
+                Letter::Publication(publication) => {
+                    note_unsent(publication.deliver(&mut self.core).err());
+                }
+            }
             self.settle();
             if self.core.turn.is_share_spent() {
                 return Progress { steps: steps + 1, has_more: true };

@@ -212,7 +212,8 @@ impl World {
                 break;
             }
         }
-        self.broker.end_turn(self.now.monotonic);
+        let now = self.now.monotonic;
+        self.broker.end_turn(|| now);
         self.check();
     }
 

@@ -21,7 +21,6 @@ mod flow;
 pub(crate) mod fuzzing;
 mod limits;
 mod peer;
-#[cfg(feature = "net")]
 mod setup;
 mod state;
 #[cfg(test)]
@@ -31,25 +30,20 @@ mod turn_limits;
 pub use access::{Access, User};
 pub use broker::Broker;
 pub use embed::context::{Context, SendError};
+pub use embed::handle::{Handle, HandleError, Publisher};
 pub use embed::request::{Delivery, Reply, Request, RequestResult, Verdict};
 pub use embed::responder::Responder;
+pub use embed::setup::{Application, Channel};
 pub use limits::Limits;
 pub use state::budget::MemoryPressure;
 pub use state::counters::Counters;
 pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Progress, Received, Written};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
+pub use state::peer::Peer;
 pub use state::stats::{ApplicationInfo, ChannelInfo, Stats};
 pub use state::timers::Now;
 pub use turn_limits::TurnLimits;
 
 #[cfg(feature = "net")]
-pub(crate) use embed::handlers::ChannelHandlers;
-#[cfg(feature = "net")]
-pub(crate) use embed::responder::Remote;
-#[cfg(feature = "net")]
-pub(crate) use flow::drain::begin as begin_drain;
-#[cfg(feature = "net")]
 pub(crate) use flow::reload::reconfigure;
-#[cfg(feature = "net")]
-pub(crate) use state::keys::ChannelKey;

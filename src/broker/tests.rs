@@ -20,6 +20,7 @@ use super::state::timers::Now;
 use crate::Message;
 
 mod bounds;
+mod embedding;
 mod memory;
 mod pressure;
 mod reload;
@@ -157,7 +158,8 @@ impl World {
             self.broker.receive(key, &[]);
             self.broker.exhausted(key);
         }
-        self.broker.end_turn(self.now.monotonic);
+        let now = self.now.monotonic;
+        self.broker.end_turn(|| now);
     }
 
     fn pass(&mut self, time: Duration) {

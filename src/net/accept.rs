@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::system::{System, WAKER};
+use crate::broker::Peer;
 
 /// After an accept error that repeating cannot mend at once.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -30,7 +31,7 @@ struct Watched<L> {
 }
 
 pub(super) enum Accepted<T> {
-    Stream(T),
+    Stream(T, Peer),
     /// There was no descriptor for it, so it was closed.
     Shed,
     /// It broke before it was accepted.
@@ -91,7 +92,7 @@ impl<S: System> Listeners<S> {
                 continue;
             }
             let accepted = match system.accept(&mut watched.listener) {
-                Ok(stream) => Accepted::Stream(stream),
+                Ok((stream, peer)) => Accepted::Stream(stream, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     watched.ready = false;
                     continue;

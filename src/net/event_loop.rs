@@ -11,14 +11,15 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::accept::{Accepted, Listeners};
-use super::address::{Address, Inherited};
 use super::budget::{Bounded, Budget, Meter, Unbounded};
 use super::clock::Clock;
+use super::inherited::Inherited;
 use super::listener;
 use super::mio_system::MioSystem;
 use super::socket::{Flush, Read, Socket};
 use super::system::{Event, Stream, System, WAKER};
 use super::waiting::Waiting;
+use crate::address::Address;
 use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now, Progress, TurnLimits};
 use crate::{Config, Error, Spin};
 
@@ -165,9 +166,7 @@ impl<S: System> EventLoop<S> {
             self.advance(broker, meter);
             self.act(broker, meter);
         }
-        if !self.is_behind && broker.wants_turn_time() {
-            broker.end_turn(self.system.monotonic());
-        }
+        broker.end_turn(|| self.system.monotonic());
     }
 
     /// Takes in what came from connections, from newcomers and from other threads.
@@ -346,12 +345,9 @@ impl<S: System> EventLoop<S> {
             meter.spend(1);
             let may_handshake = !self.handshakes_wait;
             match self.listeners.accept(&mut self.system, now.monotonic, may_handshake) {
-                Accepted::Stream(stream) => {
-                    let Some(key) = broker.accept() else { continue };
+                Accepted::Stream(stream, peer) => {
+                    let Some(key) = broker.accept_from(peer) else { continue };
                     broker.add_transport_bytes(key, stream.held_bytes());
-                    if broker.asks_for_users() && !admits(broker, &stream) {
-                        broker.turn_away(key);
-                    }
                     let Ok(socket) = Socket::new(stream, key, &mut self.system) else {
                         broker.hang_up(key, HangUp::Reset);
                         continue;
@@ -461,11 +457,6 @@ fn flush<S: System>(socket: &mut Socket<S::Stream>, broker: &mut Broker, system:
         Flush::Done | Flush::Blocked => {}
         Flush::Broken => broker.hang_up(socket.key(), HangUp::Reset),
     }
-}
-
-/// Returns whether the user of a connection may connect. One that the system does not tell may not.
-fn admits(broker: &Broker, stream: &impl Stream) -> bool {
-    stream.user().is_ok_and(|user| user.is_none_or(|user| broker.admits_user(user)))
 }
 
 impl AsRawFd for EventLoop<MioSystem> {

@@ -4,15 +4,17 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+#[cfg(target_os = "linux")]
+use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use mio::event::Source;
-use mio::net::{TcpListener, UnixListener};
+use mio::net::{TcpListener, UnixListener, UnixStream};
 use socket2::SockRef;
 
-use super::address::{Address, Inherited};
+use super::inherited::Inherited;
 use super::protection::{check_exposure, check_users};
 use super::quickack::set_quickack;
 use super::stream::SocketStream;
@@ -22,6 +24,10 @@ use super::tls_stream::TlsStream;
 use super::unix_socket::{self, UnixSocketFile};
 #[cfg(feature = "tls")]
 use crate::Tls;
+use crate::address::Address;
+use crate::broker::Peer;
+#[cfg(target_os = "linux")]
+use crate::broker::User;
 use crate::{Config, Error};
 
 #[derive(Debug)]
@@ -160,18 +166,23 @@ fn adopt(given: Inherited, config: &Config) -> Result<(Listener, Address), Error
 }
 
 impl Listener {
-    pub(super) fn accept(&self) -> io::Result<SocketStream> {
+    /// The next connection, and its other end.
+    pub(super) fn accept(&self) -> io::Result<(SocketStream, Peer)> {
         match self {
             #[cfg(feature = "tls")]
             Self::Tcp { listener, tls: Some(tls) } => {
-                let (stream, _) = listener.accept()?;
-                Ok(SocketStream::Tls(Box::new(TlsStream::accept(stream, tls)?)))
+                let (stream, address) = listener.accept()?;
+                let stream = SocketStream::Tls(Box::new(TlsStream::accept(stream, tls)?));
+                Ok((stream, Peer::Tcp(address)))
             }
             Self::Tcp { listener, .. } => {
-                listener.accept().map(|(stream, _)| SocketStream::Tcp(stream))
+                let (stream, address) = listener.accept()?;
+                Ok((SocketStream::Tcp(stream), Peer::Tcp(address)))
             }
             Self::Unix { listener, .. } => {
-                listener.accept().map(|(stream, _)| SocketStream::Unix(stream))
+                let (stream, _) = listener.accept()?;
+                let peer = process_of(&stream);
+                Ok((SocketStream::Unix(stream), peer))
             }
         }
     }
@@ -193,4 +204,21 @@ impl Listener {
             Self::Unix { listener, .. } => listener,
         }
     }
+}
+
+/// The process that connected, as the kernel noted it then.
+#[cfg(target_os = "linux")]
+fn process_of(stream: &UnixStream) -> Peer {
+    let Ok(found) = rustix::net::sockopt::socket_peercred(stream) else {
+        return Peer::Unix { user: None, pid: None };
+    };
+    let user = User { uid: found.uid.as_raw(), gid: found.gid.as_raw() };
+    // Zero for a process in a namespace that cannot be seen from here.
+    let pid = found.pid.as_raw_nonzero().get().try_into().ok().and_then(NonZeroU32::new);
+    Peer::Unix { user: Some(user), pid }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn process_of(_: &UnixStream) -> Peer {
+    Peer::Unix { user: None, pid: None }
 }

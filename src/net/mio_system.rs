@@ -12,6 +12,7 @@ use super::listener::Listener;
 use super::stream::SocketStream;
 use super::system::{Event, System, WAKER};
 use crate::Error;
+use crate::broker::Peer;
 
 /// mio counts in milliseconds and 32 bits.
 const SLEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -73,7 +74,7 @@ impl System for MioSystem {
         self.poll.registry().register(listener.source(), Token(token), Interest::READABLE)
     }
 
-    fn accept(&mut self, listener: &mut Listener) -> io::Result<SocketStream> {
+    fn accept(&mut self, listener: &mut Listener) -> io::Result<(SocketStream, Peer)> {
         listener.accept()
     }
 

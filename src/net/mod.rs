@@ -1,10 +1,10 @@
 //! The thin shell: moves bytes between sockets and the broker, and keeps the time.
 
 mod accept;
-mod address;
 mod budget;
 mod clock;
 mod event_loop;
+mod inherited;
 mod listener;
 mod mio_system;
 mod protection;
@@ -22,9 +22,9 @@ mod unix_socket;
 mod user_namespace;
 mod waiting;
 
-pub use address::{Address, Inherited};
 pub use budget::Budget;
 pub(crate) use event_loop::EventLoop;
+pub use inherited::Inherited;
 pub(crate) use listener::problems;
 pub(crate) use mio_system::MioSystem;
 pub(crate) use protection::check_access;

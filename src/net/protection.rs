@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::address::Address;
 #[cfg(feature = "tls")]
 use crate::Tls;
+use crate::address::Address;
 use crate::{Config, Error};
 
 /// Refuses access rules that a server on these addresses may not have.

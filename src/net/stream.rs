@@ -11,7 +11,6 @@ use super::quickack::set_quickack;
 use super::system::Stream;
 #[cfg(feature = "tls")]
 use super::tls_stream::TlsStream;
-use crate::broker::User;
 
 /// Kernel memory a stalled peer can bind on our side: TCP would take 4 MB by itself.
 const TCP_SEND_BUFFER_BYTES: usize = 256 << 10;
@@ -99,10 +98,6 @@ impl Stream for SocketStream {
         }
     }
 
-    fn user(&self) -> io::Result<Option<User>> {
-        if let Self::Unix(stream) = self { user_of(stream).map(Some) } else { Ok(None) }
-    }
-
     #[cfg(feature = "tls")]
     fn flush(&mut self) -> io::Result<bool> {
         if let Self::Tls(stream) = self { stream.flush() } else { Ok(true) }
@@ -141,16 +136,4 @@ impl Stream for SocketStream {
     fn held_bytes(&self) -> usize {
         if let Self::Tls(stream) = self { stream.held_bytes() } else { 0 }
     }
-}
-
-/// Who connected, as the kernel noted it then.
-#[cfg(target_os = "linux")]
-fn user_of(stream: &UnixStream) -> io::Result<User> {
-    let credentials = rustix::net::sockopt::socket_peercred(stream)?;
-    Ok(User { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw() })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn user_of(_: &UnixStream) -> io::Result<User> {
-    Err(io::ErrorKind::Unsupported.into())
 }

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
-use crate::broker::User;
+use crate::broker::Peer;
 
 /// The token of the waker, by which other threads interrupt a poll. Listeners have the tokens
 /// below it, connections count from zero.
@@ -30,7 +30,8 @@ pub(crate) trait System {
     /// Reports connections that wait to be accepted.
     fn watch_listener(&mut self, listener: &mut Self::Listener, token: usize) -> io::Result<()>;
 
-    fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<Self::Stream>;
+    /// The next connection, and its other end.
+    fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<(Self::Stream, Peer)>;
 
     /// Whether the listener's connections begin with a handshake.
     fn has_handshakes(listener: &Self::Listener) -> bool;
@@ -106,11 +107,6 @@ pub(crate) trait Stream: Debug {
     /// What it holds beside what every connection takes.
     fn held_bytes(&self) -> usize {
         0
-    }
-
-    /// The user at the other end, for one on this machine.
-    fn user(&self) -> io::Result<Option<User>> {
-        Ok(None)
     }
 }
 

@@ -66,10 +66,8 @@ pub use recv_buffer::RecvBuffer;
 #[cfg(feature = "broker")]
 pub use send_queue::SendQueue;
 
-#[cfg(feature = "net")]
-pub(crate) use encode::escaped;
 #[cfg(feature = "broker")]
-pub(crate) use encode::{Defaults, Head, MessageHead, escape, frame as encode_frame};
+pub(crate) use encode::{Defaults, Head, MessageHead, escape, escaped, frame as encode_frame};
 #[cfg(feature = "broker")]
 pub(crate) use members::{Member, members};
 #[cfg(feature = "broker")]

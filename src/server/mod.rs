@@ -1,7 +1,5 @@
 //! The embedding API: a server inside a Rust program.
 
-mod builder;
-mod handle;
 mod problems;
 mod published;
 mod reload;
@@ -10,12 +8,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use builder::{Application, Channel};
-pub use handle::{Handle, HandleError};
+pub use crate::net::{Budget, Inherited};
 
-pub use crate::net::{Address, Budget, Inherited};
-
-use crate::broker::{Broker, ConnectionInfo, Context, Delivery, Verdict};
+use crate::address::Address;
+use crate::broker::{
+    Application, Broker, Channel, ConnectionInfo, Context, Delivery, Handle, Verdict,
+};
 use crate::net::{EventLoop, MioSystem};
 use crate::{Config, Error, HandlerError};
 
@@ -85,7 +83,7 @@ impl Server {
         let mut broker = Broker::new(config.limits, config.access, seed, net.now());
         let port = addresses.iter().find_map(Address::port).unwrap_or_default();
         broker.set_address(config.host.as_deref().unwrap_or_default(), port);
-        broker.remote().set_waker(net.waker());
+        broker.set_waker(net.waker());
         broker.set_stopwatch(net.stopwatch());
         Ok(Self { broker, net, addresses: addresses.into() })
     }
@@ -101,7 +99,7 @@ impl Server {
     /// # Panics
     /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
     pub fn application(&mut self, id: &str, name: &str) -> Application<'_> {
-        Application::pin(self, id, Some(name))
+        self.broker_now().application(id, name)
     }
 
     /// Handlers for every channel that has none of its own, also for those that clients bring
@@ -123,7 +121,7 @@ impl Server {
     /// # }
     /// ```
     pub fn fallback(&mut self) -> Channel<'_> {
-        Channel::fallback(self)
+        self.broker.fallback()
     }
 
     /// Asks `filter` about every publication, subscription and unsubscription before it is
@@ -148,7 +146,7 @@ impl Server {
         &mut self,
         filter: impl FnMut(&mut Delivery<'_>) -> Result<Verdict, HandlerError> + Send + 'static,
     ) {
-        self.broker.set_filter(Box::new(filter));
+        self.broker.filter(filter);
     }
 
     /// Calls `hook` whenever a connection has introduced itself. A later hook replaces an
@@ -157,7 +155,7 @@ impl Server {
         &mut self,
         hook: impl FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static,
     ) {
-        self.broker.set_hooks(Some(Box::new(hook)), None);
+        self.broker.on_connect(hook);
     }
 
     /// Calls `hook` whenever such a connection is gone.
@@ -165,7 +163,7 @@ impl Server {
         &mut self,
         hook: impl FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static,
     ) {
-        self.broker.set_hooks(None, Some(Box::new(hook)));
+        self.broker.on_disconnect(hook);
     }
 
     /// Publishing, listings and statistics, between two turns.
@@ -181,13 +179,12 @@ impl Server {
     /// # }
     /// ```
     pub fn context(&mut self) -> Context<'_> {
-        self.broker.begin_turn(self.net.now());
-        self.broker.context()
+        self.broker_now().context()
     }
 
     /// A way in for other threads.
     pub fn handle(&self) -> Handle {
-        Handle::new(self.broker.remote().clone(), self.addresses.clone())
+        self.broker.handle_with(self.addresses.clone())
     }
 
     /// Runs until [`Handle::stop`] and the drain that follows it are through.
@@ -250,11 +247,16 @@ impl Server {
         self.turn(timeout, Some(budget))
     }
 
+    /// The broker between two turns, at the time that it is now.
+    fn broker_now(&mut self) -> &mut Broker {
+        self.broker.set_time(self.net.now());
+        &mut self.broker
+    }
+
     fn turn(&mut self, timeout: Option<Duration>, budget: Option<Budget>) -> Result<bool, Error> {
         if self.broker.is_drained() {
             return Ok(false);
         }
-        let _inside = handle::enter(self.broker.remote());
         self.net.turn(&mut self.broker, timeout, budget)?;
         let goes_on = !self.broker.is_drained();
         if !goes_on {
@@ -275,11 +277,5 @@ impl Server {
 impl AsRawFd for Server {
     fn as_raw_fd(&self) -> RawFd {
         self.net.as_raw_fd()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.broker.close_mailbox();
     }
 }

@@ -3,20 +3,23 @@
 
 use std::collections::BTreeMap;
 
-use super::{Application, Channel, Server};
-use crate::broker::{ApplicationInfo, ChannelInfo, ConnectionKey, SendError, Stats};
+use super::Server;
+use crate::broker::{
+    Application, ApplicationInfo, Channel, ChannelInfo, ConnectionKey, SendError, Stats,
+};
 use crate::proto::Message;
 
 impl Server {
     /// [`Server::application`], where the name may be left out.
     pub fn create_application(&mut self, id: &str, name: Option<&str>) -> Application<'_> {
-        Application::pin(self, id, name)
+        self.broker_now().create_application(id, name)
     }
 
     /// The application with this id, if there is one. It stays for the life of the server
     /// from now on, as if it had been created here.
     pub fn get_application(&mut self, id: &str) -> Option<Application<'_>> {
-        self.context().has_application(id).then(|| Application::pin(self, id, None))
+        let has_application = self.context().has_application(id);
+        has_application.then(|| self.create_application(id, None))
     }
 
     /// See [`Context::list_applications`](crate::Context::list_applications).
@@ -73,11 +76,14 @@ impl Application<'_> {
     /// The channel with this id, if there is one. It stays for the life of the server from
     /// now on, as if it had been created here.
     pub fn get_channel(&mut self, id: &str) -> Option<Channel<'_>> {
-        self.server.context().has_channel(&self.id, id).then(|| self.channel(id))
+        let app_id = self.id().to_owned();
+        let has_channel = self.context().has_channel(&app_id, id);
+        has_channel.then(|| self.channel(id))
     }
 
     /// Ids of the application's channels, sorted.
     pub fn list_channels(&mut self) -> Vec<String> {
-        self.server.list_channels(&self.id).into_keys().collect()
+        let app_id = self.id().to_owned();
+        self.context().list_channels(&app_id).into_keys().collect()
     }
 }

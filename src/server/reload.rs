@@ -1,6 +1,6 @@
 //! Other limits and tokens for a server that runs.
 
-use super::Handle;
+use crate::broker::Handle;
 use crate::{Config, Error, net};
 
 impl Handle {

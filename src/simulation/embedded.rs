@@ -11,8 +11,7 @@ use super::scenario::APPS;
 use super::system::{SimulatedListener, SimulatedSystem};
 use crate::broker::{Broker, ConnectionKey, Context, Responder};
 use crate::net::{Budget, EventLoop};
-use crate::server::Handle;
-use crate::{Access, Limits, Spin, Stats};
+use crate::{Access, Handle, Limits, Spin, Stats};
 
 /// State that the handlers leave for the simulated program around the server.
 #[derive(Default)]
@@ -42,18 +41,16 @@ impl Embedded {
         let waker = system.waker();
         let net = EventLoop::new(system, listeners, &limits.turn, Spin::Never)?;
         let mut broker = Broker::new(limits, Access::default(), [7; 32], net.now());
-        broker.remote().set_waker(waker);
+        broker.set_waker(waker);
         broker.set_stopwatch(kernel.borrow().stopwatch());
         let inside = Arc::new(Mutex::new(Inside::default()));
         for app in APPS {
-            set_up(&mut broker, &net, app, &inside);
+            set_up(&mut broker, app, &inside);
         }
         let (came, went) = (inside.clone(), inside.clone());
-        broker.set_hooks(
-            Some(Box::new(move |info, _| locked(&came).events.push((info.key, true)))),
-            Some(Box::new(move |info, _| locked(&went).events.push((info.key, false)))),
-        );
-        let handle = Handle::new(broker.remote().clone(), Arc::default());
+        broker.on_connect(move |info, _| locked(&came).events.push((info.key, true)));
+        broker.on_disconnect(move |info, _| locked(&went).events.push((info.key, false)));
+        let handle = broker.handle();
         Ok(Self { broker, net, handle, inside })
     }
 
@@ -72,7 +69,7 @@ impl Embedded {
     }
 
     fn context(&mut self) -> Context<'_> {
-        self.broker.begin_turn(self.net.now());
+        self.broker.set_time(self.net.now());
         self.broker.context()
     }
 
@@ -104,47 +101,27 @@ impl Embedded {
     }
 }
 
-fn set_up(
-    broker: &mut Broker,
-    net: &EventLoop<SimulatedSystem>,
-    app: &str,
-    inside: &Arc<Mutex<Inside>>,
-) {
-    broker.begin_turn(net.now());
-    broker.pin_application(app, None);
-    let mut pin = |channel| {
-        let key = broker.pin_channel(app, channel);
-        key.unwrap_or_else(|| unreachable!("the application is pinned"))
-    };
-    let [echo, fail, panic, later, note] = PINNED_CHANNELS.map(&mut pin);
-    broker.with_handlers(echo, |handlers| {
-        handlers.request = Some(Box::new(|request| {
-            let json = request.json();
-            request.reply_json(&json)
-        }));
+fn set_up(broker: &mut Broker, app: &str, inside: &Arc<Mutex<Inside>>) {
+    let mut app = broker.application(app, app);
+    let [echo, fail, panic, later, note] = PINNED_CHANNELS;
+    app.channel(echo).on_request(|request| {
+        let json = request.json();
+        request.reply_json(&json)
     });
-    broker.with_handlers(fail, |handlers| {
-        handlers.request = Some(Box::new(|_| Err("it always fails".into())));
-    });
-    broker.with_handlers(panic, |handlers| {
-        // Raised without the panic hook, which would write to standard error.
-        handlers.request = Some(Box::new(|_| std::panic::resume_unwind(Box::new("always"))));
+    app.channel(fail).on_request(|_| Err("it always fails".into()));
+    // Raised without the hook that would write about it.
+    app.channel(panic).on_request(|_| std::panic::resume_unwind(Box::new("always")));
+    let kept = inside.clone();
+    app.channel(later).on_request(move |request| {
+        let nonce = nonce(&request.payload()?);
+        let (reply, responder) = request.defer()?;
+        locked(&kept).deferred.push((nonce, responder));
+        Ok(reply)
     });
     let kept = inside.clone();
-    broker.with_handlers(later, |handlers| {
-        handlers.request = Some(Box::new(move |request| {
-            let nonce = nonce(&request.payload()?);
-            let (reply, responder) = request.defer()?;
-            locked(&kept).deferred.push((nonce, responder));
-            Ok(reply)
-        }));
-    });
-    let kept = inside.clone();
-    broker.with_handlers(note, |handlers| {
-        handlers.notification = Some(Box::new(move |note| {
-            locked(&kept).noted.push(nonce(&note.payload()?));
-            Ok(())
-        }));
+    app.channel(note).on_notification(move |note| {
+        locked(&kept).noted.push(nonce(&note.payload()?));
+        Ok(())
     });
 }
 

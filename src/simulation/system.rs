@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::kernel::SharedKernel;
 use super::stream::SimulatedStream;
+use crate::broker::Peer;
 use crate::net::{Event, System};
 
 pub(super) struct SimulatedSystem {
@@ -45,9 +46,9 @@ impl System for SimulatedSystem {
         Ok(())
     }
 
-    fn accept(&mut self, listener: &mut SimulatedListener) -> io::Result<SimulatedStream> {
+    fn accept(&mut self, listener: &mut SimulatedListener) -> io::Result<(SimulatedStream, Peer)> {
         let id = self.kernel.borrow_mut().accept(listener.at)?;
-        Ok(SimulatedStream::new(id, self.kernel.clone()))
+        Ok((SimulatedStream::new(id, self.kernel.clone()), Peer::Unknown))
     }
 
     fn has_handshakes(listener: &SimulatedListener) -> bool {

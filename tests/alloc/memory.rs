@@ -46,9 +46,8 @@ impl Turns {
             });
             assert!(flushed.is_ok());
         }
-        if self.broker.wants_turn_time() {
-            self.broker.end_turn(self.now.monotonic);
-        }
+        let now = self.now.monotonic;
+        self.broker.end_turn(|| now);
     }
 
     pub(super) fn memory_bytes(&mut self) -> usize {

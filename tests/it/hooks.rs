@@ -2,10 +2,10 @@
 
 use std::sync::mpsc;
 
-use ipc_framework::{Config, Json, Message, MessageType};
+use ipc_framework::{Config, Json, Message, MessageType, Peer as OtherEnd, UnixSocket};
 use serde_json::json;
 
-use crate::support::{HANG, serve};
+use crate::support::{HANG, Peer, serve};
 
 #[test]
 fn hooks_tell_who_comes_and_goes() {
@@ -82,4 +82,36 @@ fn a_connection_is_announced_before_its_first_request_is_handled() {
     assert_eq!(peer.receive()["payload"], 0);
     assert_eq!(events.recv_timeout(HANG).unwrap(), "+me");
     assert_eq!(events.recv_timeout(HANG).unwrap(), "asked");
+}
+
+#[test]
+fn hooks_are_told_who_is_at_the_other_end() {
+    let path = std::env::temp_dir().join(format!("ipc-hooks-{}.sock", std::process::id()));
+    let (told, events) = mpsc::channel();
+    let (came, went) = (told.clone(), told);
+    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let server = serve(config, move |server| {
+        server.on_connect(move |info, context| {
+            let listed = context.list_connections();
+            assert!(listed.iter().any(|one| (one.key, one.peer) == (info.key, info.peer)));
+            came.send(info.peer).unwrap();
+        });
+        server.on_disconnect(move |info, _| went.send(info.peer).unwrap());
+    });
+    let peer = server.connected("app", "over TCP");
+    let address = OtherEnd::Tcp(peer.stream.local_addr().unwrap());
+    assert_eq!(events.recv_timeout(HANG).unwrap(), address);
+    drop(peer);
+    assert_eq!(events.recv_timeout(HANG).unwrap(), address);
+    let mut peer = Peer::over_unix(&path).unwrap();
+    peer.connect("app", "over a Unix socket");
+    let OtherEnd::Unix { user, pid } = events.recv_timeout(HANG).unwrap() else {
+        panic!("it is over a Unix socket");
+    };
+    if cfg!(target_os = "linux") {
+        let (user, pid) = (user.unwrap(), pid.unwrap());
+        assert_eq!(user.uid, rustix::process::geteuid().as_raw());
+        assert_eq!(user.gid, rustix::process::getegid().as_raw());
+        assert_eq!(pid.get(), std::process::id());
+    }
 }

@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::broker::flow::{answers, measuring, queues, subscriptions};
 use crate::broker::state::core::Core;
-use crate::broker::state::encoder::Encoded;
+use crate::broker::state::encoder::{Address, Encoded};
 use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::latency::{ChannelLatency, LatencyOf};
 use crate::broker::state::stats::{self, ApplicationInfo, ChannelInfo, Stats};
-use crate::proto::{Json, JsonError, Message, MessageType};
+use crate::proto::{Head, Json, JsonError, Message, MessageType, escaped};
 
 /// The server as its handlers and hooks see it.
 ///
@@ -47,7 +47,6 @@ impl<'a> Context<'a> {
     }
 
     /// Runs code that is not the server's own: a panic of it is counted and ends nothing.
-    #[cfg(feature = "net")]
     pub(crate) fn call<T>(&mut self, ask: impl FnOnce(&mut Context<'_>) -> T) -> Option<T> {
         let ask = std::panic::AssertUnwindSafe(|| ask(self));
         let answer = std::panic::catch_unwind(ask).ok();
@@ -67,8 +66,10 @@ impl<'a> Context<'a> {
         payload: &T,
     ) -> Result<usize, SendError> {
         let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
-        let message = Message::new(MessageType::Publish, app_id, channel_id, payload);
-        self.publish_message(&message)
+        let Some(channel) = self.find_channel(app_id, channel_id) else { return Ok(0) };
+        let (app_id, channel_id) = (escaped(app_id), escaped(channel_id));
+        let address = Address { app_id: &app_id, channel_id: &channel_id };
+        publish(self.core, channel, address, MessageType::Publish, &payload)
     }
 
     /// Sends a message, of whatever type, to all subscribers of its channel. Returns how
@@ -92,15 +93,9 @@ impl<'a> Context<'a> {
         channel_id: &str,
         message: &Message,
     ) -> Result<usize, SendError> {
-        let Some(channel) = self.channel(app_id, channel_id) else { return Ok(0) };
+        let Some(channel) = self.find_channel(app_id, channel_id) else { return Ok(0) };
         let encoded = self.encode(message)?;
-        let reached = subscriptions::fan_out(self.core, channel, &encoded.frame(), 1);
-        if reached > 0 {
-            let now = self.core.turn.now.monotonic;
-            measuring::note_publications(self.core, channel, now, 1);
-        }
-        self.core.encoder.recycle(encoded);
-        Ok(reached)
+        Ok(fan_out(self.core, channel, encoded))
     }
 
     /// Sends a message to every connection of an application. Returns how many took it.
@@ -139,14 +134,14 @@ impl<'a> Context<'a> {
 
     /// The connection that has this id in an application.
     pub fn get_connection(&self, app_id: &str, connection_id: &str) -> Option<ConnectionKey> {
-        let application = self.core.router.applications.get(self.application(app_id)?)?;
+        let application = self.core.router.applications.get(self.find_application(app_id)?)?;
         application.connections.get(connection_id).copied()
     }
 
     /// All connections of an application.
     #[doc(alias = "get_connections_for_app")]
     pub fn connections_of(&self, app_id: &str) -> Vec<ConnectionKey> {
-        let application = self.application(app_id);
+        let application = self.find_application(app_id);
         let application = application.and_then(|key| self.core.router.applications.get(key));
         application.map_or_else(Vec::new, |found| found.connections.values().copied().collect())
     }
@@ -156,7 +151,8 @@ impl<'a> Context<'a> {
         let sessions = self.core.connections.iter().filter_map(|(key, connection)| {
             let session = connection.session()?;
             let app_id = &self.core.router.applications.get(session.application)?.id;
-            Some(ConnectionInfo { key, app_id, connection_id: &session.id })
+            let peer = connection.peer.into();
+            Some(ConnectionInfo { key, app_id, connection_id: &session.id, peer })
         });
         sessions.collect()
     }
@@ -169,14 +165,14 @@ impl<'a> Context<'a> {
 
     /// The channels of an application by id; none if there is no such application.
     pub fn list_channels(&self, app_id: &str) -> BTreeMap<String, ChannelInfo> {
-        let application = self.application(app_id);
+        let application = self.find_application(app_id);
         let listed = application.map(|key| stats::list_channels(&self.core.router, key));
         listed.into_iter().flatten().map(|(id, info)| (id.to_owned(), info)).collect()
     }
 
     /// Percentiles per channel of an application, as `get_latency` answers them.
     pub fn list_latencies(&self, app_id: &str) -> BTreeMap<String, ChannelLatency> {
-        let application = self.application(app_id);
+        let application = self.find_application(app_id);
         let listed = application.map(|key| stats::list_latencies(&self.core.router, key));
         listed.into_iter().flatten().map(|(id, latency)| (id.to_owned(), latency)).collect()
     }
@@ -200,33 +196,67 @@ impl<'a> Context<'a> {
 
     /// Returns whether there is such an application.
     pub fn has_application(&self, app_id: &str) -> bool {
-        self.application(app_id).is_some()
+        self.find_application(app_id).is_some()
     }
 
     /// Returns whether there is such a channel.
     pub fn has_channel(&self, app_id: &str, channel_id: &str) -> bool {
-        self.channel(app_id, channel_id).is_some()
+        self.find_channel(app_id, channel_id).is_some()
     }
 
-    pub(crate) fn application(&self, app_id: &str) -> Option<ApplicationKey> {
+    pub(crate) fn find_application(&self, app_id: &str) -> Option<ApplicationKey> {
         self.core.router.application(app_id)
     }
 
-    pub(crate) fn channel(&self, app_id: &str, channel_id: &str) -> Option<ChannelKey> {
-        self.core.router.channel(self.application(app_id)?, channel_id)
+    pub(crate) fn find_channel(&self, app_id: &str, channel_id: &str) -> Option<ChannelKey> {
+        self.core.router.channel(self.find_application(app_id)?, channel_id)
     }
 
     fn encode(&mut self, message: &Message) -> Result<Encoded, SendError> {
         let unix = self.core.turn.now.unix;
         let encoded = self.core.encoder.message(&mut self.core.pool, unix, message);
-        let (body_bytes, frame_bytes_max) =
-            (encoded.body_bytes(), self.core.limits.frame_bytes_max);
-        if body_bytes > frame_bytes_max {
-            self.core.encoder.recycle(encoded);
-            return Err(SendError::TooLarge { body_bytes, frame_bytes_max });
-        }
-        Ok(encoded)
+        check_size(self.core, encoded)
     }
+}
+
+/// Sends a payload to all subscribers of a channel. Returns how many took it.
+pub(crate) fn publish(
+    core: &mut Core,
+    channel: ChannelKey,
+    address: Address<'_>,
+    message_type: MessageType,
+    payload: &Json<'_>,
+) -> Result<usize, SendError> {
+    let stamp = core.encoder.stamp(core.turn.now.unix);
+    let head = Head {
+        message_id: stamp.id(),
+        app_id: address.app_id,
+        channel_id: address.channel_id,
+        message_type,
+        timestamp: stamp.time(),
+        reply_to: None,
+    };
+    let encoded = core.encoder.text(&mut core.pool, head, payload.as_str());
+    let encoded = check_size(core, encoded)?;
+    Ok(fan_out(core, channel, encoded))
+}
+
+fn check_size(core: &mut Core, encoded: Encoded) -> Result<Encoded, SendError> {
+    let (body_bytes, frame_bytes_max) = (encoded.body_bytes(), core.limits.frame_bytes_max);
+    if body_bytes > frame_bytes_max {
+        core.encoder.recycle(encoded);
+        return Err(SendError::TooLarge { body_bytes, frame_bytes_max });
+    }
+    Ok(encoded)
+}
+
+fn fan_out(core: &mut Core, channel: ChannelKey, encoded: Encoded) -> usize {
+    let reached = subscriptions::fan_out(core, channel, &encoded.frame(), 1);
+    if reached > 0 {
+        measuring::note_publications(core, channel, core.turn.now.monotonic, 1);
+    }
+    core.encoder.recycle(encoded);
+    reached
 }
 
 /// Why a message from inside the process was not sent. The caller's fault.

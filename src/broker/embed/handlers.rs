@@ -6,32 +6,23 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::changes::{self, Change, ConnectionHook, DeliveryHandler, Filter, RequestHandler};
 use super::context::Context;
-use super::request::{Dealt, Delivery, Parts, Request, RequestResult, Verdict};
+use super::request::{Dealt, Parts, Request, Verdict};
 use super::responder::Remote;
 use crate::broker::flow::{answers, measuring};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::keys::ChannelKey;
 use crate::broker::state::refusal::{self, Refusal};
-use crate::handler_error::HandlerError;
 use crate::proto::MessageType;
-
-pub(crate) type RequestHandler =
-    Box<dyn for<'a> FnMut(Request<'a>) -> RequestResult<'a> + Send + 'static>;
-pub(crate) type DeliveryHandler =
-    Box<dyn for<'a> FnMut(Delivery<'a>) -> Result<(), HandlerError> + Send + 'static>;
-pub(crate) type ConnectionHook =
-    Box<dyn FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static>;
-pub(crate) type Filter =
-    Box<dyn FnMut(&mut Delivery<'_>) -> Result<Verdict, HandlerError> + Send + 'static>;
 
 /// The handlers of one channel, by message type.
 #[derive(Default)]
-pub(crate) struct ChannelHandlers {
-    pub(crate) request: Option<RequestHandler>,
-    pub(crate) notification: Option<DeliveryHandler>,
-    pub(crate) response: Option<DeliveryHandler>,
+struct ChannelHandlers {
+    request: Option<RequestHandler>,
+    notification: Option<DeliveryHandler>,
+    response: Option<DeliveryHandler>,
 }
 
 impl ChannelHandlers {
@@ -58,10 +49,10 @@ pub(crate) struct Handlers {
     /// By the index of the channel's key. Only channels with handlers have a place of their own.
     channels: Vec<Option<(ChannelKey, ChannelHandlers)>>,
     /// Called where the channel has no handler of its own.
-    pub(crate) fallback: ChannelHandlers,
-    pub(crate) filter: Option<Filter>,
-    pub(crate) connected: Option<ConnectionHook>,
-    pub(crate) disconnected: Option<ConnectionHook>,
+    fallback: ChannelHandlers,
+    filter: Option<Filter>,
+    connected: Option<ConnectionHook>,
+    disconnected: Option<ConnectionHook>,
     /// The way in for answers that come later.
     pub(crate) remote: Arc<Remote>,
 }
@@ -84,9 +75,35 @@ impl Handlers {
         }
     }
 
-    /// The handlers of a channel, which has some from now on.
-    #[cfg(feature = "net")]
-    pub(crate) fn entry(&mut self, key: ChannelKey) -> &mut ChannelHandlers {
+    /// Makes the changes that were asked for since a handler last ran.
+    #[inline]
+    fn catch_up(&mut self, core: &mut Core) {
+        if !core.agenda.handler_changes.is_empty() {
+            changes::take(core).for_each(|change| self.make(change));
+        }
+    }
+
+    fn make(&mut self, change: Change) {
+        match change {
+            Change::Request(channel, handler) => self.entry(channel).request = Some(handler),
+            Change::Notification(channel, handler) => {
+                self.entry(channel).notification = Some(handler);
+            }
+            Change::Response(channel, handler) => self.entry(channel).response = Some(handler),
+            Change::Filter(filter) => self.filter = Some(filter),
+            Change::Connected(hook) => self.connected = Some(hook),
+            Change::Disconnected(hook) => self.disconnected = Some(hook),
+            Change::Removed(key) => {
+                if let Some(slot) = self.channels.get_mut(key.index()) {
+                    slot.take_if(|(channel, _)| *channel == key);
+                }
+            }
+        }
+    }
+
+    /// The handlers of a channel, which has some from now on, or the fallback's.
+    fn entry(&mut self, key: Option<ChannelKey>) -> &mut ChannelHandlers {
+        let Some(key) = key else { return &mut self.fallback };
         let index = key.index();
         if self.channels.len() <= index {
             self.channels.resize_with(index + 1, || None);
@@ -99,21 +116,10 @@ impl Handlers {
         &mut slot.get_or_insert_with(|| (key, ChannelHandlers::default())).1
     }
 
-    /// Drops the handlers of removed channels. None of them runs now.
-    pub(crate) fn forget_removed(&mut self, core: &mut Core) {
-        for key in core.agenda.removed.drain(..) {
-            if let Some(slot) = self.channels.get_mut(key.index()) {
-                slot.take_if(|(channel, _)| *channel == key);
-            }
-        }
-    }
-
     /// Calls the channel's request handler, or else the fallback. Returns whether one of them
     /// dealt with the request.
     pub(crate) fn request(&mut self, core: &mut Core, parts: Parts<'_>) -> bool {
-        if !core.agenda.removed.is_empty() {
-            self.forget_removed(core);
-        }
+        self.catch_up(core);
         let own = find(&mut self.channels, parts.channel).and_then(|own| own.request.as_mut());
         own.is_some_and(|own| call(own, core, &self.remote, parts))
             || self
@@ -126,9 +132,7 @@ impl Handlers {
     /// Calls the channel's handler of notifications or responses, or else the fallback. Returns
     /// whether one of them took the message.
     pub(crate) fn deliver(&mut self, core: &mut Core, parts: Parts<'_>) -> bool {
-        if !core.agenda.removed.is_empty() {
-            self.forget_removed(core);
-        }
+        self.catch_up(core);
         let message_type = parts.envelope.message_type();
         let own = find(&mut self.channels, parts.channel).and_then(|own| own.of(message_type));
         own.is_some_and(|own| hand_over(own, core, &self.remote, parts))
@@ -138,12 +142,14 @@ impl Handlers {
                 .is_some_and(|other| hand_over(other, core, &self.remote, parts))
     }
 
-    pub(crate) fn has_filter(&self) -> bool {
+    pub(crate) fn has_filter(&mut self, core: &mut Core) -> bool {
+        self.catch_up(core);
         self.filter.is_some()
     }
 
     /// Asks the filter whether a message may be carried out.
     pub(crate) fn filter(&mut self, core: &mut Core, parts: Parts<'_>) -> Result<Verdict, Refusal> {
+        self.catch_up(core);
         let Some(filter) = &mut self.filter else { return Ok(Verdict::CarryOut) };
         let (mut dealt, remote) = (Dealt::Not, &self.remote);
         let call = || filter(&mut parts.with(core, &mut dealt, remote));
@@ -159,12 +165,14 @@ impl Handlers {
         // A hook may close connections, which makes further events.
         while !core.agenda.events.is_empty() {
             for event in std::mem::take(&mut core.agenda.events) {
+                self.catch_up(core);
                 let hook = if event.opened { &mut self.connected } else { &mut self.disconnected };
                 let Some(hook) = hook else { continue };
                 let info = ConnectionInfo {
                     key: event.key,
                     app_id: &event.app_id,
                     connection_id: &event.connection_id,
+                    peer: event.peer.into(),
                 };
                 let call = || hook(&info, &mut Context::new(core));
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {

@@ -1,6 +1,7 @@
 //! Applications, channels and their subscribers, arranged by the process while the server runs. A
 //! peer may only do so for itself.
 
+use super::changes::{self, Change};
 use super::context::Context;
 use crate::broker::flow::{channels, closing, subscriptions};
 use crate::broker::state::core::Core;
@@ -48,7 +49,7 @@ impl Context<'_> {
     /// client serves it and the connection that first named it has left. Returns whether there was
     /// one.
     pub fn remove_channel(&mut self, app_id: &str, channel_id: &str) -> bool {
-        let Some(key) = self.channel(app_id, channel_id) else { return false };
+        let Some(key) = self.find_channel(app_id, channel_id) else { return false };
         remove_channel(self.core, key);
         true
     }
@@ -56,7 +57,7 @@ impl Context<'_> {
     /// The connections that subscribed to a channel.
     #[doc(alias = "get_subscribers")]
     pub fn subscribers(&self, app_id: &str, channel_id: &str) -> Vec<ConnectionKey> {
-        let channel = self.channel(app_id, channel_id);
+        let channel = self.find_channel(app_id, channel_id);
         let channel = channel.and_then(|channel| self.core.router.channels.get(channel));
         channel.map_or_else(Vec::new, |channel| channel.subscribers.clone())
     }
@@ -111,7 +112,7 @@ fn remove_channel(core: &mut Core, key: ChannelKey) {
         channel.pinned = false;
         if std::mem::take(&mut channel.has_handler) {
             // One of its handlers may be running.
-            core.agenda.removed.push(key);
+            changes::ask(core, Change::Removed(key));
         }
     }
     core.router.release(key);

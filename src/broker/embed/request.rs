@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::context::{Context, SendError};
+use super::context::{self, Context, SendError};
 use super::responder::{Remote, Responder};
 use crate::broker::flow::{answers, queues, requests};
 use crate::broker::state::core::Core;
@@ -17,7 +17,7 @@ use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal;
 use crate::handler_error::HandlerError;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{DecodeError, Envelope, Head, Json, Message, MessageType, OutFrame};
+use crate::proto::{DecodeError, Envelope, Head, Json, Message, MessageType, OutFrame, escaped};
 
 /// The result of a request handler: the proof that it dealt with the request, or an error.
 pub type RequestResult<'a> = Result<Reply<'a>, HandlerError>;
@@ -156,9 +156,11 @@ impl<'a> Delivery<'a> {
         payload: &T,
     ) -> Result<usize, SendError> {
         let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
-        let app_id = self.parts.envelope.app_id().decode();
-        let message = Message::new(message_type, app_id, channel_id, payload);
-        self.context.publish_message(&message)
+        let app_id = self.parts.envelope.app_id();
+        let found = self.context.find_channel(&app_id.decode(), channel_id);
+        let Some(channel) = found else { return Ok(0) };
+        let address = Address { app_id: app_id.raw(), channel_id: &escaped(channel_id) };
+        context::publish(self.context.core, channel, address, message_type, &payload)
     }
 
     /// Everything else a handler may do: other applications, broadcasts, listings.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::publication::Publication;
 use crate::broker::flow::requests;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::RequestKey;
@@ -12,7 +13,7 @@ use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::{Json, JsonError};
 
 /// The side of the mailbox that other threads hold.
-pub(crate) type Remote = mailbox::Remote<Core>;
+pub(crate) type Remote = mailbox::Remote<Core, Publication>;
 
 /// Answers one request from any thread. Dropped without an answer, it answers
 /// `handler_failed`; used after the request's timeout, or when the requester is gone, it

@@ -1,5 +1,7 @@
 //! Every way in which a connection ends, and the errors that end one.
 
+use std::time::Duration;
+
 use super::{answers, queues, requests, subscriptions, workers};
 use crate::broker::limits::{EVICTIONS_MAX, HANDSHAKE_PARTS, LINGER};
 use crate::broker::state::budget::CONNECTION_BYTES;
@@ -215,9 +217,9 @@ pub(crate) fn check_idle(core: &mut Core, key: ConnectionKey) {
     let Some(timeout) = core.limits.idle_timeout else { return };
     let Some(connection) = core.connections.get_mut(key) else { return };
     if connection.is_held_back() {
-        connection.last_activity = core.turn.now.monotonic;
+        connection.last_activity = core.turn.now.monotonic.into();
     }
-    let deadline = connection.last_activity.saturating_add(timeout);
+    let deadline = Duration::from(connection.last_activity).saturating_add(timeout);
     if deadline > core.turn.now.monotonic {
         connection.timer = Some(core.timers.arm(deadline, Due::Idle(key)));
     } else {
@@ -236,6 +238,7 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     queues::uncongest(core, key);
     core.turn.forget(key, &mut core.connections, &mut core.agenda);
     let Some(connection) = core.connections.get_mut(key) else { return };
+    let peer = connection.peer;
     if !matches!(next, State::Superseded) {
         connection.recv.release(&mut core.pool);
     }
@@ -262,6 +265,7 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
         core.router.forget_if_unused(session.application);
         crate::trace::disconnected(key.index(), &app_id);
         let connection_id = session.id;
-        core.agenda.events.push(ConnectionEvent { opened: false, key, app_id, connection_id });
+        let event = ConnectionEvent { opened: false, key, app_id, connection_id, peer };
+        core.agenda.events.push(event);
     }
 }

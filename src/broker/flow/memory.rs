@@ -85,7 +85,7 @@ fn resume_paused(core: &mut Core) {
         let Some(connection) = core.connections.get_mut(key) else { continue };
         if connection.held == Held::Memory {
             connection.held = Held::No;
-            connection.unfinished_since = core.turn.now.monotonic;
+            connection.unfinished_since = core.turn.now.monotonic.into();
             core.agenda.actions.push_back(Action::Resume(key));
         }
     }
@@ -146,7 +146,8 @@ fn shed_unfinished(core: &mut Core) {
     let began_before = core.turn.now.monotonic.checked_sub(patience);
     for key in core.connections.keys() {
         let Some(connection) = core.connections.get(key) else { continue };
-        let is_late = began_before.is_some_and(|before| connection.unfinished_since <= before);
+        let is_late =
+            began_before.is_some_and(|before| connection.unfinished_since <= before.into());
         // A connection that is held back cannot help it.
         if is_late && connection.may_proceed() && holds_unfinished(connection) {
             let held_bytes = held_bytes(connection);

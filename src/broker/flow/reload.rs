@@ -1,10 +1,5 @@
 //! Other limits and tokens for a server that runs.
 
-#![cfg_attr(
-    not(feature = "net"),
-    allow(dead_code, reason = "they come through `Handle`, which is part of `net`")
-)]
-
 use super::memory;
 use crate::broker::access::Access;
 use crate::broker::limits::Limits;

@@ -122,7 +122,7 @@ fn publish(
 ) -> Result<(), Stop> {
     let Parts { from, channel, .. } = parts;
     // A filter may publish to the same channel.
-    let may_join = !handlers.has_filter() && run.may_take(&core.limits, channel, body);
+    let may_join = !handlers.has_filter(core) && run.may_take(&core.limits, channel, body);
     if !may_join && !run.deliver(core) {
         return Err(Stop::Held);
     }

@@ -56,6 +56,7 @@ fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>
     let idle = idle.map(|timeout| (core.turn.deadline_in(timeout), Due::Idle(from)));
     let Some(connection) = core.connections.get_mut(from) else { return };
     core.timers.reset(&mut connection.timer, idle);
+    let peer = connection.peer;
     core.connections.enter(from, State::Open(Session::new(key, id.clone())));
     crate::trace::connected(from.index(), &app_id);
     // The older one leaves before the newer one is announced.
@@ -63,7 +64,8 @@ fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>
         closing::supersede(core, older, from);
     }
     let connection_id = id.clone();
-    core.agenda.events.push(ConnectionEvent { opened: true, key: from, app_id, connection_id });
+    let event = ConnectionEvent { opened: true, key: from, app_id, connection_id, peer };
+    core.agenda.events.push(event);
 }
 
 /// A request on the `system` channel.

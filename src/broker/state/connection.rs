@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::arena::Arena;
 use super::keys::{ApplicationKey, ChannelKey, ConnectionKey, ConnectionKind, RequestKey};
 use super::latency::Distribution;
-use super::timers::TimerKey;
+use super::peer::PackedPeer;
+use super::timers::{Moment, TimerKey};
 use crate::broker::limits::{HANDSHAKE_QUEUE_BYTES_MAX, Limits};
 use crate::proto::{RecvBuffer, SendQueue};
 
@@ -35,11 +36,13 @@ pub(crate) struct Connection {
     pub(crate) timer: Option<TimerKey>,
     /// The end of the grace of a queue that is over its high-water mark.
     pub(crate) congested: Option<TimerKey>,
-    pub(crate) last_activity: Duration,
+    pub(crate) last_activity: Moment,
     /// When bytes were last read: the messages in the receive buffer have waited since then.
     pub(crate) last_read: Duration,
     /// When the first part of an unfinished message came.
-    pub(crate) unfinished_since: Duration,
+    pub(crate) unfinished_since: Moment,
+    /// The other end.
+    pub(crate) peer: PackedPeer,
     /// Why its next message is not processed.
     pub(crate) held: Held,
     /// The obstacle that it was woken from. Once it had its turn, the next in that line is woken.
@@ -262,9 +265,10 @@ impl Connection {
             send: SendQueue::default(),
             timer: None,
             congested: None,
-            last_activity: now,
+            last_activity: now.into(),
             last_read: now,
-            unfinished_since: now,
+            unfinished_since: now.into(),
+            peer: PackedPeer::Unknown,
             held: Held::No,
             woken: None,
             is_due: false,

@@ -1,9 +1,11 @@
 //! Orders to the driver and news for the hooks.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::keys::{ChannelKey, ConnectionKey};
+use super::keys::ConnectionKey;
+use super::peer::{PackedPeer, Peer};
 
 /// A connection as its hooks and the listings show it.
 ///
@@ -16,6 +18,7 @@ use super::keys::{ChannelKey, ConnectionKey};
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConnectionInfo<'a> {
     /// The key that addresses it.
     pub key: ConnectionKey,
@@ -23,6 +26,8 @@ pub struct ConnectionInfo<'a> {
     pub app_id: &'a str,
     /// The id that it chose. Peers are never shown one another's.
     pub connection_id: &'a str,
+    /// The other end, as the operating system knows it.
+    pub peer: Peer,
 }
 
 #[derive(Debug)]
@@ -31,6 +36,7 @@ pub(crate) struct ConnectionEvent {
     pub(crate) key: ConnectionKey,
     pub(crate) app_id: Arc<str>,
     pub(crate) connection_id: Arc<str>,
+    pub(crate) peer: PackedPeer,
 }
 
 /// An order to the driver about a connection.
@@ -104,6 +110,7 @@ pub(crate) struct Agenda {
     pub(crate) events: Vec<ConnectionEvent>,
     /// Connections to be closed once nobody iterates over them.
     pub(crate) doomed: Vec<ConnectionKey>,
-    /// Removed channels, whose handlers are dropped once none of them runs.
-    pub(crate) removed: Vec<ChannelKey>,
+    /// Changes to the handlers, to be made once none of them runs. Their type stands above this
+    /// room.
+    pub(crate) handler_changes: Vec<Box<dyn Any + Send>>,
 }

@@ -37,6 +37,17 @@ impl<K> Key<K> {
         self.generation
     }
 
+    /// The key as a number, which is never zero.
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.generation.get()) << 32 | u64::from(self.index)
+    }
+
+    /// The key that this is the number of.
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        let generation = NonZeroU32::new((bits >> 32) as u32)?;
+        Some(Self { index: bits as u32, generation, kind: PhantomData })
+    }
+
     /// The position in the table; reused once the entry is gone.
     pub fn index(self) -> usize {
         self.index as usize

@@ -338,7 +338,6 @@ impl fmt::Debug for Stopwatch {
 }
 
 impl Recorder {
-    #[cfg(feature = "net")]
     pub(crate) fn set_stopwatch(&mut self, read: impl Fn() -> Duration + Send + 'static) {
         self.stopwatch = Stopwatch(Some(Box::new(read)));
     }

@@ -1,9 +1,4 @@
-//! The way into the loop from other threads: closures over a `T` that run on the loop's thread.
-
-#![cfg_attr(
-    not(feature = "net"),
-    allow(dead_code, reason = "other threads come in through `Handle`, which is part of `net`")
-)]
+//! The way into the loop from other threads: letters that are dealt with on the loop's thread.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,15 +8,21 @@ use std::sync::{Arc, OnceLock};
 /// Payload bytes of other threads that may wait here. More is refused, for nothing else holds back a
 /// thread that publishes faster than the loop can send.
 pub(crate) const MAILBOX_BYTES_MAX: usize = 64 << 20;
-/// Charged for each closure beside its payload.
-const COMMAND_BYTES: usize = 256;
+/// Charged for each letter beside its payload.
+const LETTER_BYTES: usize = 256;
 
-type Command<T> = Box<dyn FnOnce(&mut T) + Send>;
+/// Something for the loop to do.
+pub(crate) enum Letter<T, P> {
+    Command(Box<dyn FnOnce(&mut T) + Send>),
+    /// The frequent one, which needs no closure of its own.
+    Publication(P),
+}
+
 type Waker = Box<dyn Fn() + Send + Sync>;
 
 /// The side that other threads hold.
-pub(crate) struct Remote<T> {
-    sender: Sender<(usize, Command<T>)>,
+pub(crate) struct Remote<T, P> {
+    sender: Sender<(usize, Letter<T, P>)>,
     waker: OnceLock<Waker>,
     /// The loop was woken and has not looked yet: one wake-up is enough.
     woken: AtomicBool,
@@ -29,8 +30,8 @@ pub(crate) struct Remote<T> {
     stopped: AtomicBool,
 }
 
-impl<T> Remote<T> {
-    pub(crate) fn new() -> (Arc<Self>, Mailbox<T>) {
+impl<T, P> Remote<T, P> {
+    pub(crate) fn new() -> (Arc<Self>, Mailbox<T, P>) {
         let (sender, receiver) = channel();
         let remote = Arc::new(Self {
             sender,
@@ -55,22 +56,18 @@ impl<T> Remote<T> {
     /// Returns whether there is room for a command that carries `payload_bytes`.
     pub(crate) fn has_room(&self, payload_bytes: usize) -> bool {
         let waiting = self.waiting_bytes.load(Ordering::Relaxed);
-        waiting + payload_bytes + COMMAND_BYTES <= MAILBOX_BYTES_MAX
+        waiting + payload_bytes + LETTER_BYTES <= MAILBOX_BYTES_MAX
     }
 
     pub(crate) fn post(&self, command: impl FnOnce(&mut T) + Send + 'static) {
-        self.post_sized(0, command);
+        self.send(0, Letter::Command(Box::new(command)));
     }
 
-    pub(crate) fn post_sized(
-        &self,
-        payload_bytes: usize,
-        command: impl FnOnce(&mut T) + Send + 'static,
-    ) {
-        let bytes = payload_bytes + COMMAND_BYTES;
+    pub(crate) fn send(&self, payload_bytes: usize, letter: Letter<T, P>) {
+        let bytes = payload_bytes + LETTER_BYTES;
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         // The loop is gone: there is nobody left to answer.
-        if self.sender.send((bytes, Box::new(command))).is_err() {
+        if self.sender.send((bytes, letter)).is_err() {
             return;
         }
         if !self.woken.swap(true, Ordering::AcqRel)
@@ -81,21 +78,21 @@ impl<T> Remote<T> {
     }
 }
 
-impl<T> fmt::Debug for Remote<T> {
+impl<T, P> fmt::Debug for Remote<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Remote").field("stopped", &self.is_stopped()).finish_non_exhaustive()
     }
 }
 
 /// The loop's side.
-pub(crate) struct Mailbox<T> {
-    /// `None` once the server has ended: the closures that still wait are dropped, and threads
+pub(crate) struct Mailbox<T, P> {
+    /// `None` once the server has ended: the letters that still wait are dropped, and threads
     /// that wait for their answers learn that there will be none.
-    receiver: Option<Receiver<(usize, Command<T>)>>,
-    remote: Arc<Remote<T>>,
+    receiver: Option<Receiver<(usize, Letter<T, P>)>>,
+    remote: Arc<Remote<T, P>>,
 }
 
-impl<T> Mailbox<T> {
+impl<T, P> Mailbox<T, P> {
     /// Forgets that it was woken; whatever is posted from here on wakes again.
     pub(crate) fn acknowledge(&self) {
         self.remote.woken.store(false, Ordering::Release);
@@ -107,14 +104,26 @@ impl<T> Mailbox<T> {
         self.receiver = None;
     }
 
-    pub(crate) fn next(&self) -> Option<Command<T>> {
-        let (bytes, command) = self.receiver.as_ref()?.try_recv().ok()?;
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.remote.waiting_bytes.load(Ordering::Relaxed) == 0
+    }
+
+    pub(crate) fn next(&self) -> Option<Letter<T, P>> {
+        let (bytes, letter) = self.receiver.as_ref()?.try_recv().ok()?;
         self.remote.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        Some(command)
+        Some(letter)
     }
 }
 
-impl<T> fmt::Debug for Mailbox<T> {
+/// A server that is dropped has ended.
+impl<T, P> Drop for Mailbox<T, P> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl<T, P> fmt::Debug for Mailbox<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Mailbox")
     }

@@ -12,6 +12,7 @@ pub(crate) mod keys;
 pub(crate) mod latency;
 pub(crate) mod line;
 pub(crate) mod mailbox;
+pub(crate) mod peer;
 pub(crate) mod refusal;
 pub(crate) mod requests;
 pub(crate) mod router;

@@ -22,6 +22,24 @@ pub struct Now {
     pub unix: Duration,
 }
 
+/// A [`Now::monotonic`] in half the room, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(u64);
+
+impl From<Duration> for Moment {
+    #[inline]
+    fn from(monotonic: Duration) -> Self {
+        // It counts to six hundred years.
+        Self(monotonic.as_secs() * 1_000_000_000 + u64::from(monotonic.subsec_nanos()))
+    }
+}
+
+impl From<Moment> for Duration {
+    fn from(moment: Moment) -> Self {
+        Self::from_nanos(moment.0)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     Handshake(ConnectionKey),

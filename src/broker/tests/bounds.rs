@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::broker::limits::{EVICTIONS_MAX, HANDSHAKE_PARTS};
+use crate::{Peer, User};
 
 #[test]
 fn an_unread_refusal_does_not_keep_a_place() {
@@ -245,7 +246,6 @@ fn strangers_make_room_for_newcomers_once_they_had_time_to_say_who_they_are() {
 }
 
 #[test]
-#[cfg(feature = "net")]
 fn another_idle_timeout_holds_for_those_who_are_there() {
     let mut world = World::new(Limits::default());
     let key = world.connected("app", "me");
@@ -270,19 +270,22 @@ fn another_idle_timeout_holds_for_those_who_are_there() {
 #[test]
 fn so_many_are_told_that_their_user_is_not_admitted_and_the_others_are_closed() {
     let mut world = World::new(Limits::default());
-    let turned_away: Vec<_> = (0..=REFUSALS_MAX)
-        .map(|_| {
-            let key = world.accept();
-            world.broker.turn_away(key);
-            key
-        })
-        .collect();
+    let access = Access { uids: vec![7], ..Access::default() };
+    world.broker.reconfigure(Limits::default(), access);
+    let of = |uid| Peer::Unix { user: Some(User { uid, gid: 7 }), pid: None };
+    let turned_away: Vec<_> =
+        (0..=REFUSALS_MAX).map(|_| world.broker.accept_from(of(8)).unwrap()).collect();
     world.act();
     assert_eq!(world.closed, turned_away[REFUSALS_MAX..]);
     world.expect_error(turned_away[0], "auth_failed", Value::Null);
     world.hang_up(turned_away[0]);
-    let next = world.accept();
-    world.broker.turn_away(next);
+    let nobody = Peer::Unix { user: None, pid: None };
+    let next = world.broker.accept_from(nobody).unwrap();
     world.act();
     world.expect_error(next, "auth_failed", Value::Null);
+    for admitted in [of(7), Peer::Tcp(([127, 0, 0, 1], 1).into()), Peer::Unknown] {
+        let key = world.broker.accept_from(admitted).unwrap();
+        world.act();
+        assert!(world.take(key).is_empty(), "{admitted:?}");
+    }
 }

@@ -302,7 +302,6 @@ fn who_waited_for_a_slow_reader_goes_on_before_it_does() {
 
 /// A handler may close the sender of a message and pass the message on all the same.
 #[test]
-#[cfg(feature = "net")]
 fn a_message_whose_sender_was_closed_waits_for_nobody() {
     let limits = Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() };
     let mut world = World::new(limits);
@@ -312,12 +311,10 @@ fn a_message_whose_sender_was_closed_waits_for_nobody() {
     world.stalled.push(worker);
     let text = "x".repeat(HIGH_WATER_BYTES);
     assert_eq!(world.broker.context().publish("app", "feed", &text).unwrap(), 1);
-    world.broker.with_fallback(|handlers| {
-        handlers.request = Some(Box::new(|mut request| {
-            let from = request.from();
-            request.context().close_connection(from);
-            Ok(request.pass_on())
-        }));
+    world.broker.fallback().on_request(|mut request| {
+        let from = request.from();
+        request.context().close_connection(from);
+        Ok(request.pass_on())
     });
     let asks = world.connected("app", "asks");
     world.send(asks, &message("app", "request", "work", "q", &json!(1)));

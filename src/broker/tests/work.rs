@@ -15,7 +15,8 @@ impl World {
             self.broker.receive(key, &[]);
         }
         self.act_once();
-        self.broker.end_turn(self.now.monotonic);
+        let now = self.now.monotonic;
+        self.broker.end_turn(|| now);
         (self.broker.core.turn.work_done() - work_before) as usize
     }
 
@@ -110,16 +111,13 @@ fn eight_publications_to_a_crowd_share_a_turn() {
 
 /// Publications of a handler count for the connection that called it, and end its turn.
 #[test]
-#[cfg(feature = "net")]
 fn what_a_handler_publishes_counts_for_who_called_it() {
     const MANY: usize = 2_000;
     let mut world = World::new(Limits::default());
     world.subscribers("loud", MANY);
-    world.broker.with_fallback(|handlers| {
-        handlers.request = Some(Box::new(|mut request| {
-            request.context().publish("app", "loud", &1)?;
-            request.reply(&2)
-        }));
+    world.broker.fallback().on_request(|mut request| {
+        request.context().publish("app", "loud", &1)?;
+        request.reply(&2)
     });
     let asks = world.connected("app", "asks");
     let burst = framed(&message("app", "request", "shout", "q", &json!(0))).repeat(64);

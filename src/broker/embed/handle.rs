@@ -7,13 +7,20 @@ use std::sync::mpsc;
 
 use serde::Serialize;
 
-use crate::Address;
-use crate::broker::{ConnectionKey, Context, Remote, SendError, Stats};
-use crate::proto::{Json, Message, MessageType};
+use super::context::{Context, SendError};
+use super::publication::{Publication, Topic};
+use super::responder::Remote;
+use crate::address::Address;
+use crate::broker::flow::drain;
+use crate::broker::state::keys::ConnectionKey;
+use crate::broker::state::mailbox::Letter;
+use crate::broker::state::stats::Stats;
+use crate::proto::{Json, JsonError, Message};
 
 /// Publishes to, asks and stops a server from any thread.
 ///
-/// What one thread does through handles happens in the order in which it does it.
+/// The calls of one thread take effect in their order. None of them waits for the loop, but
+/// [`Handle::with`] and what is made of it.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,8 +41,10 @@ use crate::proto::{Json, Message, MessageType};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Handle {
-    pub(super) remote: Arc<Remote>,
-    pub(super) addresses: Arc<[Address]>,
+    pub(crate) remote: Arc<Remote>,
+    /// The addresses that the server listens on.
+    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "a broker alone listens on none"))]
+    pub(crate) addresses: Arc<[Address]>,
 }
 
 impl Handle {
@@ -43,7 +52,8 @@ impl Handle {
         Self { remote, addresses }
     }
 
-    /// Publishes a value to the subscribers of a channel, soon: it does not wait for that.
+    /// Publishes a value to the subscribers of a channel, soon: it does not wait for that. Of many
+    /// publications to one channel each costs less by [`Handle::publisher`].
     ///
     /// # Errors
     /// [`HandleError::Stopped`] after the server's end, [`HandleError::Full`] while more
@@ -56,9 +66,40 @@ impl Handle {
         payload: &T,
     ) -> Result<(), HandleError> {
         let payload = Json::from_serialize(payload).map_err(HandleError::NotJson)?;
-        let message = Message::new(MessageType::Publish, app_id, channel_id, payload);
-        self.post(message.payload.as_str().len(), move |context| {
-            note_unsent(context.publish_message(&message).err());
+        send(&self.remote, Publication::named(app_id, channel_id, payload))
+    }
+
+    /// Publishes to one channel again and again. The channel need not exist yet, and is found once
+    /// and not for each publication.
+    pub fn publisher(&self, app_id: &str, channel_id: &str) -> Publisher {
+        Publisher { topic: Topic::new(app_id, channel_id), remote: self.remote.clone() }
+    }
+
+    /// Runs `run` on the loop's thread, soon, and does not wait for it. It may do whatever a handler
+    /// may, and set handlers. A panic of it is counted and ends nothing.
+    ///
+    /// # Errors
+    /// [`HandleError::Stopped`] after the server's end, [`HandleError::Full`] while too much waits
+    /// for the loop.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use ipc_framework::{Config, Server};
+    /// # let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// # let handle = server.handle();
+    /// handle.post(|context| {
+    ///     let mut app = context.application("shop", "The Shop");
+    ///     app.channel("price").on_request(|request| request.reply(&9.5));
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn post(
+        &self,
+        run: impl FnOnce(&mut Context<'_>) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        self.command(0, move |context| {
+            context.call(run);
         })
     }
 
@@ -74,7 +115,7 @@ impl Handle {
         message: Message,
     ) -> Result<(), HandleError> {
         let (app_id, channel_id) = (app_id.to_owned(), channel_id.to_owned());
-        self.post(message.payload.as_str().len(), move |context| {
+        self.command(message.payload.as_str().len(), move |context| {
             note_unsent(context.publish_to(&app_id, &channel_id, &message).err());
         })
     }
@@ -84,7 +125,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::publish`].
     pub fn broadcast_to_application(&self, message: Message) -> Result<(), HandleError> {
-        self.post(message.payload.as_str().len(), move |context| {
+        self.command(message.payload.as_str().len(), move |context| {
             note_unsent(context.broadcast_to_application(&message.app_id, &message).err());
         })
     }
@@ -98,7 +139,7 @@ impl Handle {
         connection: ConnectionKey,
         message: Message,
     ) -> Result<(), HandleError> {
-        self.post(message.payload.as_str().len(), move |context| {
+        self.command(message.payload.as_str().len(), move |context| {
             note_unsent(context.send_to_connection(connection, &message).err());
         })
     }
@@ -119,9 +160,9 @@ impl Handle {
             return Err(HandleError::OnLoopThread);
         }
         let (sender, receiver) = mpsc::sync_channel(1);
-        self.post(0, move |context| {
+        self.command(0, move |context| {
             if let Some(answer) = context.call(ask) {
-                // Who asked may have gone away; then nobody wants to know.
+                // The thread that asked may have gone away; then nobody wants to know.
                 let _ = sender.send(answer);
             }
         })?;
@@ -142,27 +183,91 @@ impl Handle {
     /// [`Limits::drain_timeout`](crate::Limits::drain_timeout) at the latest. A second call
     /// changes nothing.
     pub fn stop(&self) {
-        self.remote.post(crate::broker::begin_drain);
+        self.remote.post(drain::begin);
     }
 
-    fn post(
+    fn command(
         &self,
         payload_bytes: usize,
         run: impl FnOnce(&mut Context<'_>) + Send + 'static,
     ) -> Result<(), HandleError> {
-        if self.remote.is_stopped() {
-            return Err(HandleError::Stopped);
-        }
-        if !self.remote.has_room(payload_bytes) {
-            return Err(HandleError::Full);
-        }
-        self.remote.post_sized(payload_bytes, |core| run(&mut Context::new(core)));
+        check_room(&self.remote, payload_bytes)?;
+        let command = Letter::Command(Box::new(|core: &mut _| run(&mut Context::new(core))));
+        self.remote.send(payload_bytes, command);
         Ok(())
     }
 }
 
-/// Whoever posted the message is not there to be told.
-fn note_unsent(error: Option<SendError>) {
+/// Publishes to one channel from any thread, made by [`Handle::publisher`]. What its clones and the
+/// handle publish on the same thread arrives in the same order.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use ipc_framework::{Config, Server};
+/// let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let prices = server.handle().publisher("shop", "prices");
+/// std::thread::spawn(move || {
+///     for price in 0..100 {
+///         prices.publish(&price)?;
+///     }
+///     Ok::<_, ipc_framework::HandleError>(())
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    topic: Arc<Topic>,
+    remote: Arc<Remote>,
+}
+
+impl Publisher {
+    /// Publishes a value to the subscribers of the channel, soon.
+    ///
+    /// # Errors
+    /// As [`Handle::publish`].
+    pub fn publish<T: Serialize + ?Sized>(&self, payload: &T) -> Result<(), HandleError> {
+        self.publish_json(Json::from_serialize(payload).map_err(HandleError::NotJson)?)
+    }
+
+    /// Publishes JSON text as it is.
+    ///
+    /// # Errors
+    /// As [`Handle::publish`].
+    pub fn publish_json(&self, payload: Json<'static>) -> Result<(), HandleError> {
+        send(&self.remote, Publication::to(self.topic.clone(), payload))
+    }
+
+    /// The application of the channel.
+    pub fn app_id(&self) -> &str {
+        self.topic.app_id()
+    }
+
+    /// The channel.
+    pub fn channel_id(&self) -> &str {
+        self.topic.channel_id()
+    }
+}
+
+fn send(remote: &Remote, publication: Publication) -> Result<(), HandleError> {
+    let payload_bytes = publication.payload_bytes();
+    check_room(remote, payload_bytes)?;
+    remote.send(payload_bytes, Letter::Publication(publication));
+    Ok(())
+}
+
+fn check_room(remote: &Remote, payload_bytes: usize) -> Result<(), HandleError> {
+    if remote.is_stopped() {
+        return Err(HandleError::Stopped);
+    }
+    if !remote.has_room(payload_bytes) {
+        return Err(HandleError::Full);
+    }
+    Ok(())
+}
+
+/// Logs why a message was not sent: the thread that posted it does not wait to be told.
+pub(crate) fn note_unsent(error: Option<SendError>) {
     if let Some(error) = error {
         crate::trace::unsent(&error.to_string());
     }
@@ -191,7 +296,7 @@ pub enum HandleError {
     /// The loop cannot wait for itself. Use the handler's own context.
     OnLoopThread,
     /// The value cannot be written as JSON. The caller's fault.
-    NotJson(crate::JsonError),
+    NotJson(JsonError),
 }
 
 impl fmt::Display for HandleError {
@@ -223,15 +328,20 @@ thread_local! {
     static RUNNING: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Marks this thread as the loop's until the guard is dropped.
-pub(super) fn enter(remote: &Arc<Remote>) -> impl Drop + use<> {
-    struct Leave(usize);
-    impl Drop for Leave {
-        fn drop(&mut self) {
-            RUNNING.set(self.0);
-        }
-    }
-    Leave(RUNNING.replace(Arc::as_ptr(remote) as usize))
+/// The server whose turn was interrupted by another one's, if any.
+#[derive(Debug)]
+pub(crate) struct Outer(usize);
+
+/// Marks this thread as the loop's. Returns what it was marked as before, unless it is this loop's
+/// already.
+pub(crate) fn enter(remote: &Arc<Remote>) -> Option<Outer> {
+    let own = Arc::as_ptr(remote) as usize;
+    let outer = RUNNING.replace(own);
+    (outer != own).then_some(Outer(outer))
+}
+
+pub(crate) fn leave(outer: &Outer) {
+    RUNNING.set(outer.0);
 }
 
 fn is_inside(remote: &Arc<Remote>) -> bool {

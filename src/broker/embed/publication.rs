@@ -1,0 +1,106 @@
+//! Publications of other threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::context::{self, SendError};
+use crate::broker::state::core::Core;
+use crate::broker::state::encoder::Address;
+use crate::broker::state::keys::{ChannelKey, Key};
+use crate::proto::{Json, MessageType, escaped};
+
+/// A payload on its way to the subscribers of a channel.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    to: Destination,
+    payload: Json<'static>,
+}
+
+#[derive(Debug)]
+enum Destination {
+    /// Both ids in one text, and the length of the first.
+    Named(Box<str>, usize),
+    Topic(Arc<Topic>),
+}
+
+/// A channel that many publications go to, found once. If it is forgotten, the next publication
+/// finds the one that has its name by then.
+#[derive(Debug)]
+pub(super) struct Topic {
+    app_id: Box<str>,
+    channel_id: Box<str>,
+    /// The ids as JSON text without the quotes.
+    app_json: Box<str>,
+    channel_json: Box<str>,
+    /// The key of the channel when it was last looked for, which the loop alone reads and writes;
+    /// zero is none.
+    key: AtomicU64,
+}
+
+impl Topic {
+    pub(super) fn new(app_id: &str, channel_id: &str) -> Arc<Self> {
+        Arc::new(Self {
+            app_id: app_id.into(),
+            channel_id: channel_id.into(),
+            app_json: escaped(app_id).into(),
+            channel_json: escaped(channel_id).into(),
+            key: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn app_id(&self) -> &str {
+        &self.app_id
+    }
+
+    pub(super) fn channel_id(&self) -> &str {
+        &self.channel_id
+    }
+
+    fn find(&self, core: &Core) -> Option<ChannelKey> {
+        let known = Key::from_bits(self.key.load(Ordering::Relaxed));
+        known.filter(|key| core.router.channels.get(*key).is_some()).or_else(|| {
+            let found = find(core, &self.app_id, &self.channel_id)?;
+            self.key.store(found.to_bits(), Ordering::Relaxed);
+            Some(found)
+        })
+    }
+}
+
+impl Publication {
+    pub(super) fn named(app_id: &str, channel_id: &str, payload: Json<'static>) -> Self {
+        let ids = [app_id, channel_id].concat().into();
+        Self { to: Destination::Named(ids, app_id.len()), payload }
+    }
+
+    pub(super) fn to(topic: Arc<Topic>, payload: Json<'static>) -> Self {
+        Self { to: Destination::Topic(topic), payload }
+    }
+
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.payload.as_str().len()
+    }
+
+    /// Puts it into the queues of the channel's subscribers, of which a channel that does not exist
+    /// has none.
+    pub(crate) fn deliver(self, core: &mut Core) -> Result<usize, SendError> {
+        let publish = |core: &mut Core, channel: Option<_>, app_id: &str, channel_id: &str| {
+            let Some(channel) = channel else { return Ok(0) };
+            let address = Address { app_id, channel_id };
+            context::publish(core, channel, address, MessageType::Publish, &self.payload)
+        };
+        match &self.to {
+            Destination::Topic(topic) => {
+                publish(core, topic.find(core), &topic.app_json, &topic.channel_json)
+            }
+            Destination::Named(ids, app_id_bytes) => {
+                let (app_id, channel_id) = ids.split_at(*app_id_bytes);
+                let channel = find(core, app_id, channel_id);
+                publish(core, channel, &escaped(app_id), &escaped(channel_id))
+            }
+        }
+    }
+}
+
+fn find(core: &Core, app_id: &str, channel_id: &str) -> Option<ChannelKey> {
+    core.router.channel(core.router.application(app_id)?, channel_id)
+}

@@ -1,0 +1,210 @@
+//! Handlers, filters, hooks and other threads, of a broker without any loop around it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+use super::*;
+use crate::{HandleError, Json, MessageType, Verdict};
+
+impl World {
+    fn answer_to(&mut self, key: ConnectionKey, channel: &str, payload: &Value) -> Value {
+        self.send(key, &message("app", "request", channel, "q", payload));
+        let answers = self.take(key);
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        answers[0]["payload"].clone()
+    }
+
+    fn run_mailbox(&mut self) {
+        self.broker.begin_turn(self.now);
+        self.broker.run_mailbox();
+        self.act();
+    }
+}
+
+#[test]
+fn handlers_a_filter_and_hooks_need_no_loop() {
+    let mut world = World::new(Limits::default());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (came, went) = (seen.clone(), seen.clone());
+    world.broker.on_connect(move |info, context| {
+        came.lock().unwrap().push(format!("{} came", info.connection_id));
+        context.subscribe(info.key, "news");
+    });
+    world.broker.on_disconnect(move |info, _| {
+        went.lock().unwrap().push(format!("{} went", info.connection_id));
+    });
+    world.broker.filter(|delivery| match delivery.json().as_str() {
+        "\"secret\"" => Err("not this".into()),
+        _ => Ok(Verdict::CarryOut),
+    });
+    let mut app = world.broker.application("app", "The App");
+    app.channel("double").on_request(|request| {
+        let x: f64 = request.payload()?;
+        request.reply(&(2.0 * x))
+    });
+    app.channel("news").on_notification(|mut note| {
+        let payload: Value = note.payload()?;
+        note.publish("news", &payload)?;
+        Ok(())
+    });
+    world.broker.fallback().on_request(|request| request.reply(&"anything"));
+    let key = world.connected("app", "ann");
+    assert_eq!(world.answer_to(key, "double", &json!(21)), 42.0);
+    assert_eq!(world.answer_to(key, "else", &json!(1)), "anything");
+    world.send(key, &message("app", "notification", "news", "n", &json!("it works")));
+    assert_eq!(payloads(&world.take(key)), [json!("it works")]);
+    world.send(key, &message("app", "publish", "news", "p", &json!("secret")));
+    world.expect_error(key, "forbidden", "p");
+    world.broker.hang_up(key, HangUp::EndOfStream);
+    world.act();
+    assert_eq!(*seen.lock().unwrap(), ["ann came", "ann went"]);
+}
+
+#[test]
+fn a_handler_may_be_set_while_any_of_them_runs() {
+    let mut world = World::new(Limits::default());
+    world.broker.on_connect(|info, context| {
+        let mut app = context.application(info.app_id, "The App");
+        app.channel("grow").on_request(|mut request| {
+            let id: String = request.payload()?;
+            let context = request.context();
+            let mut app = context.application("app", "The App");
+            // It replaces itself, and another one.
+            app.channel("grow").on_request(|request| request.reply(&"grown"));
+            app.channel(&id).on_request(|request| request.reply(&"new"));
+            context.fallback().on_request(|request| request.reply(&"fallback"));
+            request.reply(&"growing")
+        });
+    });
+    let key = world.connected("app", "ann");
+    // The messages that use what the first one sets are in the same read.
+    let ask = |channel: &str, payload: Value| {
+        framed(&message("app", "request", channel, channel, &payload))
+    };
+    let bytes = [
+        ask("grow", json!("branch")),
+        ask("branch", json!(0)),
+        ask("grow", json!(0)),
+        ask("other", json!(0)),
+    ];
+    world.deliver(key, &bytes.concat());
+    let answers = payloads(&world.take(key));
+    assert_eq!(answers, [json!("growing"), json!("new"), json!("grown"), json!("fallback")]);
+    // A removed channel takes its handlers along, in the order in which things were asked for.
+    let mut context = world.broker.context();
+    context.remove_channel("app", "branch");
+    context.application("app", "The App").channel("leaf").on_request(|_| Err("gone".into()));
+    assert!(context.remove_channel("app", "leaf"));
+    let mut app = context.application("app", "The App");
+    app.channel("leaf").on_request(|request| request.reply(&"leaf"));
+    assert_eq!(world.answer_to(key, "branch", &json!(0)), "fallback");
+    assert_eq!(world.answer_to(key, "leaf", &json!(0)), "leaf");
+}
+
+#[test]
+fn other_threads_publish_ask_and_set_handlers() {
+    let mut world = World::new(Limits::default());
+    let woken = Arc::new(AtomicUsize::new(0));
+    let count = woken.clone();
+    world.broker.set_waker(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let key = world.connected("app", "ann");
+    world.subscribe(key, "app", "news");
+    world.take(key);
+    let handle = world.broker.handle();
+    let publisher = handle.publisher("app", "news");
+    assert_eq!((publisher.app_id(), publisher.channel_id()), ("app", "news"));
+    let asking = std::thread::spawn(move || {
+        handle.publish("app", "news", &1).unwrap();
+        publisher.publish(&2).unwrap();
+        publisher.clone().publish_json(Json::parse("[3]").unwrap()).unwrap();
+        handle.publish("app", "nobody listens", &4).unwrap();
+        handle
+            .post(|context| {
+                let mut app = context.application("app", "The App");
+                app.channel("late").on_request(|request| request.reply(&"in time"));
+            })
+            .unwrap();
+        handle.post(|_| panic!("caught")).unwrap();
+        handle.with(|context| context.connections_of("app").len()).unwrap()
+    });
+    while !asking.is_finished() {
+        world.run_mailbox();
+    }
+    assert_eq!(asking.join().unwrap(), 1);
+    assert_eq!(payloads(&world.take(key)), [json!(1), json!(2), json!([3])]);
+    assert_eq!(world.answer_to(key, "late", &json!(0)), "in time");
+    assert_eq!(world.broker.core.counters.handler_panics, 1);
+    assert!((1..=7).contains(&woken.load(Ordering::Relaxed)), "{woken:?}");
+}
+
+#[test]
+fn a_publisher_finds_the_channel_that_has_the_name_now() {
+    let mut world = World::new(Limits::default());
+    let key = world.connected("app", "ann");
+    let publisher = world.broker.handle().publisher("app", "a \"name\"");
+    let mut heard = Vec::new();
+    for round in 0..4 {
+        publisher.publish(&round).unwrap();
+        world.run_mailbox();
+        heard.extend(payloads(&world.take(key)));
+        let kind = if round % 2 == 0 { "subscribe" } else { "unsubscribe" };
+        world.send(key, &message("app", kind, "a \"name\"", "s", &json!({})));
+        world.take(key);
+        if round == 1 {
+            // Another one takes the place of the channel that was forgotten.
+            world.subscribe(key, "app", "other");
+        }
+    }
+    assert_eq!(heard, [json!(1), json!(3)]);
+    let message = Json::parse("5").unwrap();
+    world.subscribe(key, "app", "a \"name\"");
+    publisher.publish_json(message).unwrap();
+    world.run_mailbox();
+    let sent = world.take(key);
+    assert_eq!((&sent[0]["channel_id"], &sent[0]["payload"]), (&json!("a \"name\""), &json!(5)));
+    assert_eq!(sent[0]["message_type"], MessageType::Publish.as_str());
+}
+
+#[test]
+fn a_handler_that_waits_for_its_own_loop_is_told_so() {
+    let mut world = World::new(Limits::default());
+    let handle = world.broker.handle();
+    let (sender, errors) = mpsc::channel();
+    let inner = handle.clone();
+    world.broker.fallback().on_request(move |request| {
+        sender.send(inner.stats().map(drop)).unwrap();
+        request.reply(&0)
+    });
+    let key = world.connected("app", "ann");
+    world.broker.begin_turn(world.now);
+    world.answer_to(key, "any", &json!(0));
+    assert!(matches!(errors.recv().unwrap(), Err(HandleError::OnLoopThread)));
+    // Whoever asks between two turns on another thread is answered.
+    let asking = std::thread::spawn(move || handle.stats().map(drop));
+    while !asking.is_finished() {
+        world.run_mailbox();
+    }
+    asking.join().unwrap().unwrap();
+}
+
+#[test]
+fn who_waits_for_a_broker_that_ends_is_told_so() {
+    for closes in [true, false] {
+        let mut world = World::new(Limits::default());
+        let handle = world.broker.handle();
+        let publisher = handle.publisher("app", "news");
+        let waiting = std::thread::spawn(move || handle.with(|_| ()));
+        while world.broker.mailbox.is_empty() {
+            std::thread::yield_now();
+        }
+        if closes {
+            world.broker.close_mailbox();
+        } else {
+            drop(world);
+        }
+        assert!(matches!(waiting.join().unwrap(), Err(HandleError::Stopped)));
+        assert!(matches!(publisher.publish(&1), Err(HandleError::Stopped)));
+    }
+}

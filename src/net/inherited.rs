@@ -1,0 +1,33 @@
+//! Listening sockets that the process was given.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// A listening socket that the process was given, by a service manager for example.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use ipc_framework::{Config, Inherited, Server};
+///
+/// let given = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let config = Config { host: None, ..Config::default() };
+/// let server = Server::bind_with(config, vec![Inherited::Tcp(given)])?;
+/// assert_eq!(server.addresses().len(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub enum Inherited {
+    /// A TCP socket.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket. Its path and permissions are those of whoever made it, who removes it.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl AsFd for Inherited {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
