@@ -25,12 +25,18 @@ pub(crate) fn validate(text: &str) -> Result<(), Fault> {
     read.map_err(|stop| scanner.fault(stop))
 }
 
-/// Cuts off one value. `depth` containers are open around it. `None` where there is none.
+/// Cuts off the value that `text` begins with. `depth` containers are open around it. `None` if it
+/// begins with none.
 #[inline]
 pub(super) fn split_value(text: &str, depth: usize) -> Option<(&str, &str)> {
+    if let [b'"', string @ ..] = text.as_bytes()
+        && let [b'"', rest @ ..] = behind_plain(string)
+    {
+        return text.split_at_checked(text.len() - rest.len());
+    }
     let mut scanner = Scanner::new(text);
-    let value = scanner.value(depth).ok()?;
-    Some((value, &text[scanner.at()..]))
+    scanner.skip_value(depth).ok()?;
+    text.split_at_checked(scanner.at())
 }
 
 /// Cuts off a number. `None` where there is none.
@@ -131,9 +137,43 @@ impl<'a> Scanner<'a> {
             return Err(Stop::Key);
         }
         self.skip_string()?;
+        // Most writers put the value, or one blank and the value, right behind the colon.
+        match self.rest {
+            [b':', first, ..] if *first > b' ' => self.rest = &self.rest[1..],
+            [b':', b' ', first, ..] if *first > b' ' => self.rest = &self.rest[2..],
+            _ => return self.with(Self::skip_colon),
+        }
+        Ok(())
+    }
+
+    /// Steps over a colon and the whitespace around it.
+    fn skip_colon(&mut self) -> Result<(), Stop> {
         self.colon()?;
         self.peek();
         Ok(())
+    }
+
+    /// Steps over the comma that `peek` has shown, and over the whitespace behind it.
+    #[inline]
+    fn skip_comma(&mut self) {
+        match self.rest {
+            [_, first, ..] if *first > b' ' => self.rest = &self.rest[1..],
+            [_, b' ', first, ..] if *first > b' ' => self.rest = &self.rest[2..],
+            _ => {
+                self.bump();
+                self.peek();
+            }
+        }
+    }
+
+    /// Does what is rare with a copy of the cursor, so that the cursor itself stays in registers.
+    #[expect(clippy::inline_always, reason = "as in `skip_string`")]
+    #[inline(always)]
+    fn with<T>(&mut self, rare: fn(&mut Self) -> Result<T, Stop>) -> Result<T, Stop> {
+        let mut copy = *self;
+        let result = rare(&mut copy);
+        *self = copy;
+        result
     }
 
     #[inline]
@@ -208,7 +248,7 @@ impl<'a> Scanner<'a> {
     #[inline]
     fn skip_nested(&mut self, depth: usize) -> Result<(), Stop> {
         let mut around = Around::default();
-        let mut open = depth;
+        let mut open = 0;
         let mut in_object = false;
         loop {
             if in_object {
@@ -220,7 +260,7 @@ impl<'a> Scanner<'a> {
                 }
                 Some(b'-' | b'0'..=b'9') => self.skip_number()?,
                 Some(bracket @ (b'{' | b'[')) => {
-                    if open == DEPTH_MAX {
+                    if depth + open == DEPTH_MAX {
                         return Err(Stop::TooDeep);
                     }
                     around.push(in_object);
@@ -238,22 +278,22 @@ impl<'a> Scanner<'a> {
             }
             // Behind a value: to where the next one begins.
             loop {
-                if open == depth {
+                if open == 0 {
                     return Ok(());
                 }
-                match self.peek() {
-                    Some(b',') => break,
-                    Some(byte) if byte == closing(in_object) => {
-                        self.bump();
+                match self.rest {
+                    [b',', ..] => break,
+                    [byte, rest @ ..] if *byte == closing(in_object) => {
+                        self.rest = rest;
                         open -= 1;
                         in_object = around.pop();
                     }
+                    [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] => self.rest = rest,
                     _ if in_object => return Err(Stop::ObjectEnd),
                     _ => return Err(Stop::ArrayEnd),
                 }
             }
-            self.bump();
-            self.peek();
+            self.skip_comma();
         }
     }
 
@@ -264,6 +304,21 @@ impl<'a> Scanner<'a> {
     )]
     #[inline(always)]
     fn skip_string(&mut self) -> Result<bool, Stop> {
+        // Most strings are short and have no escapes.
+        if let [_, rest @ ..] = self.rest
+            && let Some(block) = rest.first_chunk()
+            && let special = special_bytes(*block).to_bitmask()
+            && special != 0
+            && let [b'"', rest @ ..] = &rest[special.trailing_zeros() as usize..]
+        {
+            self.rest = rest;
+            return Ok(false);
+        }
+        self.with(Self::skip_any_string)
+    }
+
+    #[inline(never)]
+    fn skip_any_string(&mut self) -> Result<bool, Stop> {
         self.bump();
         let mut escaped = false;
         loop {
@@ -283,8 +338,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    #[expect(clippy::inline_always, reason = "as in `skip_string`")]
-    #[inline(always)]
+    #[inline]
     fn skip_escape(&mut self) -> Result<(), Stop> {
         self.rest = match self.rest {
             [_, b'u', digits @ ..] => match digits.split_first_chunk::<4>() {
@@ -383,11 +437,32 @@ pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
     bytes.len() - behind_plain(bytes).len()
 }
 
-/// Steps over the bytes that stand for themselves inside a string, 16 at a time.
+/// Steps over the bytes that stand for themselves inside a string.
 #[inline]
 fn behind_plain(mut rest: &[u8]) -> &[u8] {
+    for _ in 0..4 {
+        let Some((block, behind)) = rest.split_first_chunk() else { break };
+        let special = special_bytes(*block).to_bitmask();
+        if special != 0 {
+            return &rest[special.trailing_zeros() as usize..];
+        }
+        rest = behind;
+    }
+    behind_long(rest)
+}
+
+/// Steps over the rest of a long string, 64 bytes at a time, or of a string at the text's end.
+fn behind_long(mut rest: &[u8]) -> &[u8] {
+    while let Some((block, behind)) = rest.split_first_chunk::<64>() {
+        let (quarters, _) = block.as_chunks();
+        let special = quarters.iter().fold(u8x16::ZERO, |all, each| all | special_bytes(*each));
+        if special.to_bitmask() != 0 {
+            break;
+        }
+        rest = behind;
+    }
     while let Some((block, behind)) = rest.split_first_chunk() {
-        let special = special_bytes(*block);
+        let special = special_bytes(*block).to_bitmask();
         if special != 0 {
             return &rest[special.trailing_zeros() as usize..];
         }
@@ -401,14 +476,14 @@ fn behind_plain(mut rest: &[u8]) -> &[u8] {
     rest
 }
 
-/// A bit for each byte that ends a run of plain text: quotes, backslashes, control characters.
+/// Marks the bytes that end a run of plain text: quotes, backslashes, control characters.
 #[inline]
-fn special_bytes(block: [u8; 16]) -> u32 {
+fn special_bytes(block: [u8; 16]) -> u8x16 {
     let bytes = u8x16::new(block);
     let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
     let is_quote = bytes.simd_eq(u8x16::splat(b'"'));
     let is_backslash = bytes.simd_eq(u8x16::splat(b'\\'));
-    (is_control | is_quote | is_backslash).to_bitmask()
+    is_control | is_quote | is_backslash
 }
 
 /// The length of a number with ten digits, a point and a few more: what clocks say until 2286.

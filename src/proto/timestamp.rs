@@ -45,13 +45,19 @@ impl Timestamp {
         }
         self.of = unix;
         let end = usize::from(self.text.length);
-        let mut micros = unix.subsec_micros();
-        for pair in self.text.bytes[end - MICROS_DIGITS..end].rchunks_exact_mut(2) {
-            let digits = micros % 100;
-            micros /= 100;
-            pair.copy_from_slice(&[b'0' + (digits / 10) as u8, b'0' + (digits % 10) as u8]);
+        if let Some(digits) = self.text.bytes[..end].last_chunk_mut() {
+            *digits = micros_digits(unix.subsec_micros());
         }
     }
+}
+
+/// The six digits of a number of microseconds below a second.
+#[inline]
+fn micros_digits(micros: u32) -> [u8; MICROS_DIGITS] {
+    let pair = |number: u32| [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+    let (first, second, third) =
+        (pair(micros / 10_000), pair(micros / 100 % 100), pair(micros % 100));
+    [first[0], first[1], second[0], second[1], third[0], third[1]]
 }
 
 #[cfg(test)]
