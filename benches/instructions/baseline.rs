@@ -1,4 +1,4 @@
-//! The counts that were accepted, and what is said when they change.
+//! The accepted counts, and the comparison with new ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,24 +9,24 @@ use serde_json::{Value, json};
 
 use super::callgrind;
 
-/// A change below this is none: it may come from a hash seed, or from where memory lies.
+/// Changes up to this are ignored: hash seeds and addresses of memory make as much difference.
 const TOLERANCE_PERCENT: u64 = 2;
-/// Nor is one of so few instructions, for the shortest scenarios.
+/// Changes of so few instructions are ignored, too, which matters for the shortest scenarios.
 const TOLERANCE_INSTRUCTIONS: u64 = 10;
 const ACCEPT: &str = "cargo bench --features tls --bench instructions -- --accept";
 
-/// What was counted, and with what.
+/// Counts, and the tools that they were taken with.
 #[derive(Debug)]
 pub(super) struct Baseline {
-    /// Tool by tool its version. The compiler makes the code, the C library copies memory,
-    /// and valgrind decides what processor both see.
+    /// The version of each tool. The compiler makes the code, the C library copies memory, and
+    /// valgrind decides which processor both see.
     taken_with: BTreeMap<String, String>,
     /// Instructions of one round, by scenario.
     counts: BTreeMap<String, u64>,
 }
 
 impl Baseline {
-    /// These counts, as counted here and now.
+    /// Wraps counts that were just taken on this machine.
     pub(super) fn of(counts: impl Iterator<Item = (String, u64)>) -> Result<Self, String> {
         let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
         let taken_with = [
@@ -39,7 +39,7 @@ impl Baseline {
         Ok(Self { taken_with: taken_with.collect(), counts: counts.collect() })
     }
 
-    /// The accepted one.
+    /// Reads the accepted counts.
     pub(super) fn load() -> Result<Self, String> {
         let path = path();
         let complain = |what: &dyn std::fmt::Display| {
@@ -63,8 +63,8 @@ impl Baseline {
             .map_err(|error| format!("{}: {error}", path().display()))
     }
 
-    /// Makes these counts the accepted ones. A part of them joins those of the rest, which
-    /// must be counted with the same tools.
+    /// Makes these counts the accepted ones. If they are not all, the others stay; those must have
+    /// been counted with the same tools.
     pub(super) fn accept(mut self, is_whole: bool) -> Result<ExitCode, String> {
         if !is_whole {
             let mut all = Self::load()?;
@@ -79,8 +79,8 @@ impl Baseline {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Says what has changed since `self` was accepted. What got dearer fails, and so does a
-    /// scenario that has no counterpart; what got cheaper is only reported.
+    /// Prints what has changed since `self` was accepted. A scenario fails if it got dearer or has no
+    /// counterpart; one that got cheaper is only reported.
     pub(super) fn compare(&self, now: &Self, is_whole: bool) -> ExitCode {
         let tools_differ = self.taken_with != now.taken_with;
         let (mut failures, mut cheaper) = (0, 0);
@@ -133,8 +133,8 @@ impl Baseline {
         ExitCode::SUCCESS
     }
 
-    /// Counts of two compilers cannot be held against each other. Whoever has another one
-    /// can still build and test all else; in CI nobody would read the word, so it fails.
+    /// Counts of two compilers cannot be compared. On a developer's machine that is only said; in CI
+    /// nobody would read it, so it fails there.
     fn judge_other_tools(&self, now: &Self) -> ExitCode {
         println!("NOT JUDGED: the baseline was taken with other tools.");
         for (tool, found) in &now.taken_with {

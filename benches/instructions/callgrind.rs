@@ -1,4 +1,4 @@
-//! Runs this very program once more, under callgrind.
+//! Runs this program once more, under callgrind.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -7,10 +7,10 @@ use std::process::Command;
 
 use super::scenarios::Scenario;
 
-/// Tells this program that it is the one under callgrind.
+/// The argument of the program that runs under callgrind.
 pub(super) const COUNTED: &str = "--counted";
-/// The function whose inside is counted, as callgrind writes it. No pattern: two options
-/// with the same pattern do not both take effect.
+/// The name of the function whose inside is counted, as callgrind writes it. It is no pattern,
+/// because two options with the same pattern do not both take effect.
 const FUNCTION: &str = "instructions::counted_rounds";
 
 /// The instructions of each scenario, all its rounds together.
@@ -19,13 +19,13 @@ const FUNCTION: &str = "instructions::counted_rounds";
 /// profile whenever that function returns.
 pub(super) fn totals(filters: &[String], scenarios: &[Scenario]) -> Result<Vec<u64>, String> {
     let directory = profiles();
-    // A profile of an earlier run must not be taken for one of this.
+    // A profile of an earlier run must not be taken for one of this run.
     let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let out = directory.join("out");
     let this = std::env::current_exe().map_err(|error| format!("who am I? {error}"))?;
     let status = Command::new("valgrind")
-        // A name abbreviated in one profile would be written out in an earlier one only.
+        // Otherwise a profile abbreviates names that only an earlier profile writes out.
         .args(["--tool=callgrind", "--quiet", "--compress-strings=no"])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(format!("--toggle-collect={FUNCTION}"))
@@ -33,7 +33,7 @@ pub(super) fn totals(filters: &[String], scenarios: &[Scenario]) -> Result<Vec<u
         .arg(this)
         .arg(COUNTED)
         .args(filters)
-        // The environment lies at the stack's start: what is in it must not move the rest.
+        // The environment lies at the start of the stack, and its size would move the rest.
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .status()
@@ -47,7 +47,7 @@ pub(super) fn totals(filters: &[String], scenarios: &[Scenario]) -> Result<Vec<u
     scenarios.iter().enumerate().map(|(at, scenario)| total(&directory, at + 1, scenario)).collect()
 }
 
-/// What the profile with this number counts. It is kept under the scenario's name.
+/// The count of the profile with this number. The profile is kept under the scenario's name.
 fn total(directory: &Path, number: usize, scenario: &Scenario) -> Result<u64, String> {
     let numbered = directory.join(format!("out.{number}"));
     let named = directory.join(format!("{}.out", scenario.name.replace('/', "-")));
@@ -60,14 +60,14 @@ fn total(directory: &Path, number: usize, scenario: &Scenario) -> Result<u64, St
     total.ok_or_else(|| format!("{} counts nothing", named.display()))
 }
 
-/// Whoever stood on the stack when the profile was written is in it as having made no call
-/// and borne the cost of all. `callgrind_annotate` takes that for a cost of its own.
+/// Removes the functions that were on the stack when the profile was written. They are in it with no
+/// calls and the cost of everything, which `callgrind_annotate` takes for a cost of their own.
 fn without_callers(profile: &str) -> String {
     let mut kept = String::with_capacity(profile.len());
     let mut lines = profile.lines();
     while let Some(line) = lines.next() {
         if line.starts_with("calls=0 ") {
-            // The line behind a call has its cost.
+            // The next line has the cost of the call.
             lines.next();
             continue;
         }
@@ -77,7 +77,7 @@ fn without_callers(profile: &str) -> String {
     kept
 }
 
-/// Where the profiles lie, for `callgrind_annotate`.
+/// The directory of the profiles, for `callgrind_annotate`.
 pub(super) fn profiles() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("instructions")
 }

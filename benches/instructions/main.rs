@@ -1,4 +1,4 @@
-//! How many instructions the parts take, counted by callgrind and held against a baseline:
+//! Counts the instructions of the parts with callgrind, and compares them with a baseline:
 //!
 //! ```sh
 //! cargo bench --features tls --bench instructions                # compares with the baseline
@@ -6,8 +6,8 @@
 //! cargo bench --features tls --bench instructions -- --accept    # makes these the baseline
 //! ```
 //!
-//! A count does not move with a busy machine, so a small change shows that a clock would
-//! not. It is no time: what the kernel does, cache misses and mispredictions are not in it.
+//! A busy machine does not change a count, so that a count shows small changes that a clock does not
+//! show. It is no time: the work of the kernel, cache misses and mispredictions are not in it.
 
 mod baseline;
 mod callgrind;
@@ -20,9 +20,9 @@ use std::process::ExitCode;
 use baseline::Baseline;
 use scenarios::{Round, Scenario, Work};
 
-/// What one count is spread over: enough that what happens now and then evens out.
+/// Rounds that one count is the mean of: enough to even out what happens now and then.
 const ROUNDS: usize = 500;
-/// Frames or bytes after which a scenario with much in each round has shown enough.
+/// Frames or bytes after which a scenario with large rounds ends.
 const FRAMES_MAX: usize = 10_000;
 const BYTES_MAX: usize = 4 << 20;
 
@@ -59,7 +59,7 @@ fn run(mut arguments: Vec<String>) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     if !is_bench {
-        // `cargo test --benches` wants to know whether they still run.
+        // `cargo test --benches` checks that all scenarios still run.
         for scenario in &wanted {
             scenario.set_up()();
         }
@@ -76,7 +76,7 @@ fn run(mut arguments: Vec<String>) -> Result<ExitCode, String> {
     if accept { now.accept(is_whole) } else { Ok(Baseline::load()?.compare(&now, is_whole)) }
 }
 
-/// Under callgrind: everything but the inside of [`counted_rounds`] is left out.
+/// Runs a scenario under callgrind, which counts the inside of [`counted_rounds`] only.
 fn count(scenario: &Scenario) {
     let mut round = scenario.set_up();
     let rounds = rounds(scenario);

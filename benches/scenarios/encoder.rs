@@ -12,7 +12,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             let mut memory = Memory::new();
             let payload = Json::parse(r#"{"n":1,"text":"hello"}"#).expect("it is JSON");
             let message = Message::new(MessageType::Notification, "app", "news", payload);
-            // An application without connections: it is encoded, and that is all.
+            // The application has no connections, so that the message is encoded and not sent.
             move || {
                 let reached = memory.broker.context().broadcast_to_application("none", &message);
                 assert_eq!(reached.unwrap(), 0);

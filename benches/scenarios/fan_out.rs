@@ -11,7 +11,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario("fan_out/192B_to_10", 10, small("publish", "news")),
         scenario("fan_out/192B_to_100", 100, small("publish", "news")),
         scenario("fan_out/192B_to_1000", 1_000, small("publish", "news")),
-        // Over the size up to which a frame is copied into each queue.
+        // Larger than the frames that are copied into each queue.
         scenario("fan_out/16KiB_to_100", 100, text("publish", "news", 16 << 10)),
         pipelined("fan_out/32_of_192B_to_100", 100, 32),
         over_unix_sockets("fan_out/192B_to_100_over_unix_sockets", 100),
@@ -23,7 +23,7 @@ fn scenario(name: &'static str, subscribers: usize, body: String) -> Scenario {
     Scenario::new(name, Work::Frames(subscribers), move || published(subscribers, framed(&body)))
 }
 
-/// Many publications in one read, so that each subscriber's leave as one piece.
+/// Many publications in one read, so that those for a subscriber are sent as one piece.
 fn pipelined(name: &'static str, subscribers: usize, publications: usize) -> Scenario {
     Scenario::new(name, Work::Frames(subscribers * publications), move || {
         published(subscribers, framed(&small("publish", "news")).repeat(publications))
@@ -54,8 +54,8 @@ fn over_unix_sockets(name: &'static str, subscribers: usize) -> Scenario {
         move || {
             publisher.send(&publication);
             sockets.turn();
-            // Each subscriber reads now and then what has come since, so that the server's part is
-            // what is counted.
+            // Each subscriber reads only now and then, so that nearly all that is counted is the
+            // server's part.
             for peer in peers.iter_mut().skip(round).step_by(ROUNDS_A_READ) {
                 let received = peer.receive(&mut buffer);
                 assert!(received >= publication.len() && received % publication.len() == 0);
@@ -65,7 +65,7 @@ fn over_unix_sockets(name: &'static str, subscribers: usize) -> Scenario {
     })
 }
 
-/// What another thread of the process publishes, by the way that it takes into the loop.
+/// A publication by another thread of the process, through the mailbox of the loop.
 fn from_a_handle() -> impl FnMut() {
     let mut sockets = Sockets::new(|_server| {});
     let mut peer = sockets.subscriber("subscriber", "news");

@@ -1,7 +1,7 @@
 //! From chunks of bytes to frames: the same heartbeats, cut in the ways a stream cuts them.
 //!
-//! A heartbeat is read, validated, admitted, and nothing more, so that what differs between
-//! these numbers is the receive buffer.
+//! A heartbeat is read, validated and checked, and nothing more, so that the numbers differ by the
+//! receive buffer alone.
 
 use std::hint::black_box;
 
@@ -42,7 +42,7 @@ fn cut(bytes: &[u8], every: usize) -> Vec<Vec<u8>> {
     bytes.chunks(every).map(<[u8]>::to_vec).collect()
 }
 
-/// As the published clients write.
+/// The reads that the published clients cause.
 fn split_after_header(frame: &[u8]) -> Vec<Vec<u8>> {
     let (header, body) = frame.split_at(frame::HEADER_BYTES);
     vec![header.to_vec(), body.to_vec()]

@@ -1,4 +1,4 @@
-//! The broker without sockets: bytes in, bytes out, and time that stands in the script.
+//! The broker without sockets: bytes in, bytes out, and a time that the scenario sets.
 
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -14,7 +14,7 @@ const TURN: Duration = Duration::from_micros(37);
 pub(super) struct Memory {
     pub(super) broker: Broker,
     now: Now,
-    /// The one connection whose output is kept; copying everybody's would be counted too.
+    /// The one connection whose output is kept. Copies of all output would be counted, too.
     watched: Option<ConnectionKey>,
     pub(super) seen: Vec<u8>,
 }
@@ -41,7 +41,7 @@ impl Memory {
         key
     }
 
-    /// Keeps in [`Memory::seen`] what this connection is sent in each turn.
+    /// Keeps the bytes that this connection is sent in each turn in [`Memory::seen`].
     pub(super) fn watch(&mut self, key: ConnectionKey) {
         self.watched = Some(key);
     }
@@ -55,7 +55,7 @@ impl Memory {
         self.finish_turn()
     }
 
-    /// A connection comes, introduces itself and goes.
+    /// A connection that is opened, introduces itself and is closed.
     pub(super) fn visit(&mut self, introduction: &[u8]) -> usize {
         let key = self.broker.accept().expect("there is room");
         let sent = self.turn(key, introduction);
@@ -95,7 +95,7 @@ impl Memory {
     }
 }
 
-/// What a connection says first.
+/// The first frame of a connection.
 pub(super) fn introduction(connection_id: &str) -> Vec<u8> {
     let payload = format!(r#"{{"action":"connect","connection_id":"{connection_id}"}}"#);
     frame("request", "system", &payload)

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-/// As long as every published client's ids are.
+/// An id of the length that the ids of all published clients have.
 pub(super) const ID: &str = "5b0c7a52-1f5e-4f0a-9f5c-0d6c2f1c9a11";
 
-/// The length prefix before a body.
+/// Returns a body with its length prefix.
 pub(super) fn framed(body: &str) -> Vec<u8> {
     let mut bytes = u32::try_from(body.len()).expect("a frame").to_be_bytes().to_vec();
     bytes.extend_from_slice(body.as_bytes());
@@ -48,14 +48,14 @@ pub(super) fn id_of(frame: &[u8]) -> &[u8] {
     &frame[start..][..ID.len()]
 }
 
-/// About the smallest there is: a program that counts its messages sends one short value.
+/// A very small message: a program that counts its messages sends one short value.
 pub(super) fn smallest() -> String {
     padded(152, |pad| {
         body("request", "echo", &format!("\"{pad}\"")).replace(ID, "5b0c7a521f5e4f0a")
     })
 }
 
-/// What most programs send: an id that is a UUID, and one short value.
+/// A message such as most programs send: an id that is a UUID, and one short value.
 pub(super) fn small(message_type: &str, channel_id: &str) -> String {
     padded(192, |pad| body(message_type, channel_id, &format!("\"{pad}\"")))
 }
@@ -74,7 +74,7 @@ pub(super) fn python_chat() -> String {
     })
 }
 
-/// Readings of many sensors: small objects with numbers, which is what takes longest to scan.
+/// Readings of many sensors: small objects with numbers, which take longest to scan.
 pub(super) fn records(bytes: usize) -> String {
     let record = r#"{"sensor":"cpu-07","value":-12.625,"ok":true,"at":1700000000},"#;
     let count = (bytes - 300) / record.len();
@@ -87,7 +87,7 @@ pub(super) fn text(message_type: &str, channel_id: &str, bytes: usize) -> String
     padded(bytes, |pad| body(message_type, channel_id, &format!("\"{pad}\"")))
 }
 
-/// Fills up to exactly so many bytes.
+/// Fills a message up to exactly this many bytes.
 fn padded(bytes: usize, make: impl Fn(&str) -> String) -> String {
     let bare = make("").len();
     let padded = make(&"QmFzZTY0".repeat((bytes - bare).div_ceil(8))[..bytes - bare]);

@@ -1,7 +1,7 @@
-//! What is measured, once for the clock and once for the instruction counter.
+//! The scenarios, which the clock and the instruction counter share.
 //!
-//! All of it goes through the public names of the crate, so that the insides can change
-//! without a benchmark being rewritten.
+//! They use the public names of the crate alone, so that internals can change and no benchmark has
+//! to be rewritten.
 
 mod encoder;
 mod fan_out;
@@ -18,7 +18,7 @@ mod tls;
 /// One operation, ready to be repeated.
 pub(crate) type Round = Box<dyn FnMut()>;
 
-/// An operation that is worth a number of its own.
+/// An operation with a number of its own.
 pub(crate) struct Scenario {
     /// `group/name`.
     pub(crate) name: &'static str,
@@ -26,7 +26,7 @@ pub(crate) struct Scenario {
     set_up: Box<dyn Fn() -> Round>,
 }
 
-/// What one round gets done.
+/// The amount of work in one round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Bytes looked at.
@@ -44,7 +44,7 @@ impl Scenario {
         Self { name, work, set_up: Box::new(move || Box::new(set_up())) }
     }
 
-    /// Makes all that a round needs and is not part of it.
+    /// Makes everything that a round needs and that is not measured.
     pub(crate) fn set_up(&self) -> Round {
         (self.set_up)()
     }

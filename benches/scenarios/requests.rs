@@ -42,7 +42,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// To a worker in another process, and back.
+/// A request that goes to a worker in another process, and its answer.
 fn forwarded() -> impl FnMut() {
     let mut memory = Memory::new();
     let worker = memory.connected("worker");
@@ -58,7 +58,7 @@ fn forwarded() -> impl FnMut() {
     }
 }
 
-/// The same in four reads and two turns of the server.
+/// A forwarded request over sockets: four reads and two turns of the server.
 fn forwarded_over_sockets() -> impl FnMut() {
     let mut sockets = Sockets::new(|_server| {});
     let mut worker = sockets.connected("worker");
@@ -82,7 +82,7 @@ fn serve() -> Vec<u8> {
     frame("request", "system", r#"{"action":"serve","channel":"work"}"#)
 }
 
-/// The server's answers by a handler inside of it, with the payload as it came.
+/// Requests that a handler inside the server answers with their payloads.
 fn echoed(requests: usize, connect: fn(&mut Sockets, &str) -> Peer) -> impl FnMut() {
     let mut sockets = Sockets::new(|server| {
         server.application("app", "The App").channel("echo").on_request(|request| {
@@ -102,7 +102,7 @@ fn echoed(requests: usize, connect: fn(&mut Sockets, &str) -> Peer) -> impl FnMu
     move || assert_eq!(exchange(), expected)
 }
 
-/// What a typical handler reads and writes.
+/// A value such as a typical handler reads and writes.
 #[derive(Deserialize, Serialize)]
 struct Order {
     item: String,
@@ -111,7 +111,7 @@ struct Order {
     tags: Vec<String>,
 }
 
-/// With a payload that becomes a value, and an answer that was one.
+/// A request whose handler decodes the payload to a value and answers with one.
 fn typed() -> impl FnMut() {
     let mut sockets = Sockets::new(|server| {
         server.application("app", "The App").channel("orders").on_request(|request| {
@@ -132,7 +132,7 @@ fn typed() -> impl FnMut() {
     }
 }
 
-/// Answered in a later turn, by what another thread would do.
+/// A request that is answered in a later turn, as another thread answers it.
 fn deferred() -> impl FnMut() {
     let waiting: Arc<Mutex<Option<Responder>>> = Arc::default();
     let handed_over = waiting.clone();

@@ -1,10 +1,10 @@
-//! Finding a channel by its name, and the lists of who listens on it.
+//! Finding a channel by its name, and the list of its subscribers.
 
 use super::memory::{Memory, introduction};
 use super::messages::{frame, framed, small};
 use super::{Scenario, Work};
 
-/// Enough that the cost of one look-up does not depend on the luck of one table.
+/// Enough channels for the mean of a look-up not to depend on chance.
 const CHANNELS: usize = 1_000;
 const SUBSCRIBERS: usize = 100;
 

@@ -1,7 +1,7 @@
 //! The whole server, as an embedder runs it, and peers that are bare sockets.
 //!
 //! Server and peers are on one thread, so that a round is the same sequence of turns every time.
-//! The instruction counter sees nothing of the kernel's work, and of a peer's little more than its
+//! The instruction counter does not see the work of the kernel, and a peer does little more than its
 //! system calls.
 
 use std::io::{Read, Write};
@@ -25,7 +25,7 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// A server on a Unix socket and a free TCP port, and what it does with messages.
+    /// A server on a Unix socket and a free TCP port, with the handlers that `install` adds.
     pub(super) fn new(install: impl FnOnce(&mut Server)) -> Self {
         let path = socket_path();
         let mut config = config();
@@ -35,7 +35,7 @@ impl Sockets {
         Self { server, path }
     }
 
-    /// A turn of the loop, as soon as there is something to do.
+    /// Runs a turn of the loop as soon as there is something to do.
     pub(super) fn turn(&mut self) {
         self.server.poll_once(None).expect("the loop runs");
     }
@@ -47,7 +47,7 @@ impl Sockets {
         self.introduced(stream, connection_id)
     }
 
-    /// One over TCP.
+    /// A connection over TCP that has introduced itself.
     pub(super) fn connected_by_tcp(&mut self, connection_id: &str) -> Peer {
         let port = self.server.addresses().iter().find_map(ipc_framework::Address::port);
         let stream = TcpStream::connect(("127.0.0.1", port.expect("a port"))).expect("it listens");
@@ -62,7 +62,7 @@ impl Sockets {
         peer
     }
 
-    /// Sends one message and waits for its answer. Returns how many bytes that had.
+    /// Sends one message and waits for its answer. Returns the length of the answer.
     pub(super) fn ask(&mut self, peer: &mut Peer, request: &[u8]) -> usize {
         peer.send(request);
         self.turn();
@@ -95,13 +95,13 @@ impl Peer {
         self.0.write_all(bytes).expect("it is taken");
     }
 
-    /// What is there, which is all that a turn sent. Returns how many bytes.
+    /// Reads everything that a turn sent. Returns the number of bytes.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> usize {
         self.0.read(buffer).expect("it is sent in that turn")
     }
 }
 
-/// What a server of a benchmark is built from, without a Unix socket.
+/// The configuration of a server of a benchmark, without a Unix socket.
 pub(super) fn config() -> Config {
     Config {
         host: Some("127.0.0.1".to_owned()),

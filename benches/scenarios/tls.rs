@@ -30,7 +30,7 @@ pub(super) fn echoed() -> impl FnMut() {
     let mut options = Options::new("app");
     options.endpoint = Endpoint::tcp("localhost", port);
     options.tls = Some(client::Tls::with_ca(&files.certificate).expect("an authority"));
-    // Ends when the server is gone.
+    // It ends when the server is gone.
     std::thread::spawn(move || {
         let payload = Json::from_serialize(&"x".repeat(45)).expect("text is JSON");
         let mut client = options.connect().expect("the server answers");
@@ -42,7 +42,7 @@ pub(super) fn echoed() -> impl FnMut() {
             server.poll_once(None).expect("the loop runs");
         }
     };
-    // The handshake is none of it.
+    // The handshake is not measured.
     round();
     round
 }

@@ -1,7 +1,7 @@
-//! How long the parts take, by the clock: `cargo bench --features tls --bench timing [-- FILTER]`.
+//! Measures the parts by the clock: `cargo bench --features tls --bench timing [-- FILTER]`.
 //!
-//! For comparing two versions on one quiet machine. What CI holds on to are the instruction
-//! counts of the same scenarios, which a busy machine does not move.
+//! This compares two versions on one quiet machine. CI checks the instruction counts of the same
+//! scenarios, which a busy machine does not change.
 
 #[path = "../scenarios/mod.rs"]
 mod scenarios;

@@ -1,12 +1,11 @@
-//! Buffers that connections borrow while they have something unfinished.
+//! Buffers that connections borrow while they have unfinished frames or unsent bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts the bytes that all queues and unfinished frames of a server hold together.
 ///
-/// Shared payloads are counted once, however many queues they stand in. Clones
-/// count into the same sum.
+/// A frame that many queues share is counted once. Clones count into the same sum.
 ///
 /// ```
 /// assert_eq!(ipc_framework::proto::MemoryGauge::default().bytes(), 0);
@@ -39,24 +38,24 @@ impl MemoryGauge {
     }
 }
 
-/// Capacity of the smallest buffers, which hold a few small frames: most of what is ever
-/// unfinished. Capacities double from here.
+/// Capacity of the smallest buffers. They hold a few small frames, which is all that most
+/// connections need. Capacities double from here.
 const SMALLEST_BYTES: usize = 4 << 10;
-/// Capacity of the largest buffers that are kept. Beyond, a buffer is as large as asked for.
+/// Capacity of the largest buffers that are kept. A larger buffer has just the size asked for.
 const LARGEST_BYTES: usize = 16 << 20;
 const CLASSES: usize = (LARGEST_BYTES / SMALLEST_BYTES).ilog2() as usize + 1;
-/// Up to here a buffer is small.
+/// Capacity up to which a buffer counts as small.
 const SMALL_BYTES_MAX: usize = 64 << 10;
-/// Free bytes kept in small buffers: a turn that sends to 2,000 connections.
+/// Free bytes kept in small buffers: enough for a turn that sends to 2,000 connections.
 const FREE_SMALL_BYTES_MAX: usize = 8 << 20;
-/// Free bytes kept in buffers beyond. The system would map and clear them anew each time,
-/// which costs more than the frame itself.
+/// Free bytes kept in larger buffers. Without them the system would map and clear such memory for
+/// each large frame, which costs more than the frame itself.
 const FREE_LARGE_BYTES_MAX: usize = 16 << 20;
 
 /// Keeps freed buffers so that steady traffic allocates nothing.
 ///
-/// Invariant: every buffer inside is empty, its capacity is exactly its class's, and the sums
-/// of the capacities, small and large, are what is noted and within their bounds.
+/// Invariant: every buffer in the pool is empty and has exactly the capacity of its class, and the
+/// two sums of capacities are right and within their bounds.
 #[derive(Debug, Default)]
 pub struct BufferPool {
     free: [Vec<Vec<u8>>; CLASSES],
@@ -70,7 +69,7 @@ impl BufferPool {
         &self.gauge
     }
 
-    /// What is kept in free buffers.
+    /// The bytes of memory in free buffers.
     pub(crate) fn free_bytes(&self) -> usize {
         self.free_small_bytes + self.free_large_bytes
     }
@@ -81,7 +80,7 @@ impl BufferPool {
         (self.free_small_bytes, self.free_large_bytes) = (0, 0);
     }
 
-    /// Does what [`take`](Self::take) does, quicker where the smallest size will do.
+    /// Does what [`take`](Self::take) does, and is quicker if the smallest size will do.
     #[inline]
     pub(super) fn take_small(&mut self, bytes: usize) -> Vec<u8> {
         if bytes > SMALLEST_BYTES {
@@ -93,7 +92,7 @@ impl BufferPool {
         buffer
     }
 
-    /// Does what [`give`](Self::give) does, quicker for a buffer of the smallest size.
+    /// Does what [`give`](Self::give) does, and is quicker for a buffer of the smallest size.
     #[inline]
     pub(super) fn give_small(&mut self, mut buffer: Vec<u8>) {
         let is_kept = buffer.capacity() == SMALLEST_BYTES
@@ -107,7 +106,8 @@ impl BufferPool {
         self.free[0].push(buffer);
     }
 
-    /// An empty buffer with room for `bytes` at least, counted as held until given back.
+    /// Returns an empty buffer with room for at least `bytes`. It counts as held until it is given
+    /// back.
     pub(crate) fn take(&mut self, bytes: usize) -> Vec<u8> {
         let capacity = match bytes {
             0..=LARGEST_BYTES => bytes.max(SMALLEST_BYTES).next_power_of_two(),
@@ -135,8 +135,8 @@ impl BufferPool {
         }
     }
 
-    /// The free buffers of exactly this capacity, the bytes kept in them and their like, and
-    /// how many that may be.
+    /// The free buffers of exactly this capacity, the bytes kept in buffers of their kind (small or
+    /// large), and the bound of those bytes.
     fn class(&mut self, capacity: usize) -> Option<(&mut Vec<Vec<u8>>, &mut usize, usize)> {
         if !capacity.is_power_of_two() || capacity < SMALLEST_BYTES {
             return None;

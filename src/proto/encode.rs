@@ -6,8 +6,8 @@ use super::frame::HEADER_BYTES;
 use super::message::Message;
 use super::message_type::MessageType;
 
-/// The fields of a message but its payload. Strings are JSON text without the quotes,
-/// so that what came escaped from a peer goes out as it came.
+/// The fields of a message without its payload. Strings are JSON text without the quotes, so that
+/// escapes of a peer are relayed as they came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head<'a> {
     pub(crate) message_id: &'a [u8],
@@ -37,7 +37,7 @@ const PUNCTUATION_BYTES: usize = MESSAGE_ID.len()
     + TIMESTAMP.len();
 
 impl Head<'_> {
-    /// The length of the frame's body with a payload of so many bytes.
+    /// The length of the frame's body with a payload of `payload_bytes`.
     #[inline]
     pub(crate) fn body_bytes(&self, payload_bytes: usize) -> usize {
         let reply_to = self
@@ -81,7 +81,7 @@ impl Head<'_> {
     }
 }
 
-/// Appends a frame whose payload is JSON text. `body_bytes` is what [`Head::body_bytes`] says.
+/// Appends a frame whose payload is JSON text. `body_bytes` is the result of [`Head::body_bytes`].
 #[inline]
 pub(crate) fn text_frame(out: &mut Vec<u8>, head: &Head<'_>, payload: &[u8], body_bytes: usize) {
     debug_assert_eq!(body_bytes, head.body_bytes(payload.len()));
@@ -94,7 +94,7 @@ pub(crate) fn text_frame(out: &mut Vec<u8>, head: &Head<'_>, payload: &[u8], bod
 /// Appends a frame whose payload is written by a function, which must append one JSON document.
 ///
 /// # Errors
-/// What the function returns; `out` is then as it was.
+/// Those of the function. `out` is then unchanged.
 pub(crate) fn frame<E>(
     out: &mut Vec<u8>,
     head: &Head<'_>,
@@ -122,7 +122,7 @@ pub(crate) struct Defaults<'a> {
     pub(crate) timestamp: &'a [u8],
 }
 
-/// The head of an owned message, escaped where that is needed.
+/// The head of an owned message. Its strings are escaped if they need it.
 #[derive(Debug)]
 pub(crate) struct MessageHead<'a> {
     message_id: Cow<'a, [u8]>,
@@ -147,7 +147,7 @@ impl<'a> MessageHead<'a> {
             },
             channel_id: escaped(&message.channel_id),
             message_type: message.message_type,
-            // JSON has no infinity and no NaN: a message with such a time has none.
+            // JSON has no infinity and no NaN: such a time counts as none.
             timestamp: match serde_json::Number::from_f64(message.timestamp) {
                 Some(number) if message.timestamp != 0.0 => number.to_string().into_bytes().into(),
                 _ => defaults.timestamp.into(),
@@ -168,13 +168,13 @@ impl<'a> MessageHead<'a> {
     }
 }
 
-/// `text` as it stands between the quotes of a JSON string.
+/// Returns `text` as it stands between the quotes of a JSON string.
 pub(crate) fn escape(text: &str) -> String {
     let quoted = serde_json::to_string(text).unwrap_or_else(|_| unreachable!("a string is JSON"));
     quoted[1..quoted.len() - 1].to_owned()
 }
 
-/// [`escape`] that allocates only where something has to be escaped.
+/// Does what [`escape`] does, and allocates only if something has to be escaped.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     let is_plain = text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
     if is_plain { Cow::Borrowed(text) } else { Cow::Owned(escape(text)) }

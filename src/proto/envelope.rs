@@ -7,7 +7,7 @@ use super::message_type::MessageType;
 
 /// One message, borrowed from its frame.
 ///
-/// The frame is wholly validated; the payload stays text until it is asked for.
+/// The whole frame is validated. The payload stays text until it is decoded.
 ///
 /// ```
 /// use ipc_framework::{Envelope, MessageType};

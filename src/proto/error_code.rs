@@ -1,8 +1,8 @@
 use std::fmt;
 
-/// Why a message was not served, as the peer reads it in `payload.code`.
+/// The reason for which a message was not served, as the peer reads it in `payload.code`.
 ///
-/// Every code has one meaning for the connection, see [`ErrorCode::closes_connection`].
+/// A code also says whether the connection is closed, see [`ErrorCode::closes_connection`].
 ///
 /// ```
 /// use ipc_framework::ErrorCode;
@@ -83,7 +83,7 @@ impl ErrorCode {
         }
     }
 
-    /// Whether the server closes the connection once this error is sent.
+    /// Returns whether the server closes the connection once this error is sent.
     pub const fn closes_connection(self) -> bool {
         matches!(
             self,

@@ -3,9 +3,9 @@ use std::fmt;
 use super::error_code::ErrorCode;
 use super::limits::{DEPTH_MAX, ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 
-/// What is wrong with a message, by the fault of its sender.
+/// A fault of a message. Its sender made it.
 ///
-/// Displayed as one sentence that tells the sender what to do.
+/// It is displayed as one sentence that tells the sender what to do.
 ///
 /// ```
 /// use ipc_framework::{Envelope, proto::Fault};
@@ -17,9 +17,9 @@ use super::limits::{DEPTH_MAX, ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 pub enum Fault {
     /// The frame holds nothing, or only whitespace.
     Empty,
-    /// The frame is longer than its receiver reads.
+    /// The frame is longer than its receiver allows.
     TooLarge {
-        /// What its length prefix says.
+        /// The length that its prefix gives.
         body_bytes: usize,
         /// The limit.
         body_bytes_max: usize,
@@ -33,17 +33,17 @@ pub enum Fault {
     NotJson {
         /// The byte where it stops being JSON.
         at: usize,
-        /// What JSON has there.
+        /// The text that JSON requires there.
         expected: &'static str,
     },
     /// The frame is JSON, but not an object.
     NotAnObject,
     /// The frame nests deeper than [`DEPTH_MAX`].
     TooDeep {
-        /// The bracket that is too much.
+        /// The byte of the bracket that is one too many.
         at: usize,
     },
-    /// The frame goes on behind its JSON document.
+    /// The frame continues after its JSON document.
     Trailing {
         /// The byte where it should have ended.
         at: usize,
@@ -67,7 +67,7 @@ pub enum Fault {
     WrongType {
         /// The field's name.
         field: &'static str,
-        /// What it must be.
+        /// The right type.
         expected: &'static str,
     },
     /// The `message_type` is none of [`MessageType::ALL`](super::MessageType::ALL).
@@ -87,12 +87,12 @@ pub enum Fault {
         /// The field's name.
         field: &'static str,
     },
-    /// The timestamp has more digits than any clock.
+    /// The timestamp has more digits than any clock gives.
     TimestampTooLong,
 }
 
 impl Fault {
-    /// The code that the sender is answered with.
+    /// The code of the error that the sender gets.
     pub const fn code(self) -> ErrorCode {
         match self {
             Self::TooLarge { .. } => ErrorCode::FrameTooLarge,

@@ -31,7 +31,7 @@ struct Fields<'a> {
     reply_to: Option<JsonStr<'a>>,
     /// One bit per [`Field`] that was given.
     seen: u8,
-    /// The first thing that keeps the object from being a message.
+    /// The first fault of the message.
     fault: Option<Fault>,
 }
 
@@ -279,7 +279,7 @@ impl Field {
         }
     }
 
-    /// A key is compared by what it means: `"\u0061pp_id"` is `app_id`.
+    /// Compares the decoded key: `"\u0061pp_id"` is `app_id`.
     #[inline]
     fn from_key(key: JsonStr<'_>) -> Option<Self> {
         if key.is_escaped() {

@@ -3,9 +3,9 @@
 /// Bytes of the length prefix.
 pub const HEADER_BYTES: usize = 4;
 
-/// What the bytes received so far begin with.
+/// The front of the bytes received so far.
 ///
-/// Incomplete is a value, not an error: a frame arrives in as many pieces as the
+/// An incomplete frame is a value and not an error: a frame arrives in as many pieces as the
 /// kernel likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
@@ -16,20 +16,20 @@ pub enum Frame<'a> {
         /// Header and body together.
         frame_bytes: usize,
     },
-    /// More bytes are wanted before anything can be said.
+    /// More bytes are needed.
     Partial {
-        /// How long the whole frame is, or [`HEADER_BYTES`] while the header is not there.
+        /// The length of the whole frame, or [`HEADER_BYTES`] while the header is incomplete.
         frame_bytes: usize,
     },
-    /// The length prefix is over the limit. The stream cannot be followed from here.
+    /// The length prefix is over the limit. The stream cannot be read any further.
     TooLarge {
-        /// What the prefix says.
+        /// The length that the prefix gives.
         body_bytes: usize,
     },
 }
 
-/// Looks at the front of `bytes`. The length is held against `body_bytes_max` as soon
-/// as its four bytes are there, before anything is grown for it.
+/// Looks at the front of `bytes`. The length is checked against `body_bytes_max` as soon as its
+/// four bytes are there, before any memory is taken for the body.
 ///
 /// ```
 /// use ipc_framework::proto::frame::{Frame, decode};

@@ -1,4 +1,4 @@
-//! What a fuzzer holds the parsers against.
+//! Properties of the parsers, checked with the inputs of a fuzzer.
 
 use arbitrary::{Arbitrary, Unstructured};
 
@@ -7,20 +7,20 @@ use super::oracle::Reading;
 use super::recv_buffer::{Inbound, Next};
 use super::{BufferPool, RecvBuffer, fields, parse};
 
-/// A stream, and how it arrives.
+/// A stream and the way in which it arrives.
 #[derive(Arbitrary, Debug)]
 struct Arrival<'a> {
     body_bytes_max: u16,
-    /// The sizes of what each read brings, over and over. Zero is one.
+    /// The sizes of the reads, repeated over and over. Zero counts as one.
     reads: [u8; 4],
-    /// How many times as much it is.
+    /// A factor for these sizes. Zero counts as one.
     scale: u8,
-    /// Frames that a turn takes. Zero is one.
+    /// Frames that a turn takes. Zero counts as one.
     frames_per_turn: u8,
     stream: &'a [u8],
 }
 
-/// What a stream is taken for.
+/// The frames that are found in a stream.
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     bodies: Vec<Vec<u8>>,
@@ -28,7 +28,7 @@ struct Outcome {
     left_over: usize,
 }
 
-/// The frame decoder: a stream that comes whole, in pieces, or byte by byte is the same frames.
+/// The frame decoder finds the same frames in a stream that comes whole, in pieces, or byte by byte.
 pub(crate) fn frames(input: &[u8]) {
     let Ok(arrival) = Arrival::arbitrary_take_rest(Unstructured::new(input)) else { return };
     let expected = arrival.expected();
@@ -40,7 +40,7 @@ pub(crate) fn frames(input: &[u8]) {
 }
 
 impl Arrival<'_> {
-    /// The frames as the definition has them.
+    /// The frames by their definition.
     fn expected(&self) -> Outcome {
         let mut outcome = Outcome::default();
         let mut rest = self.stream;
@@ -58,7 +58,7 @@ impl Arrival<'_> {
         outcome
     }
 
-    /// The frames as the server takes them, a bounded number a turn.
+    /// The frames that the server finds, with a bounded number of them in each turn.
     fn received(&self, sizes: [usize; 4]) -> Outcome {
         let mut outcome = Outcome::default();
         let mut pool = BufferPool::default();
@@ -84,7 +84,7 @@ impl Arrival<'_> {
         outcome
     }
 
-    /// Turn by turn, until one has frames to spare.
+    /// Takes turns until one of them finds less than it may take.
     fn turns(
         &self,
         mut kept: RecvBuffer,
@@ -115,7 +115,7 @@ impl Arrival<'_> {
         }
     }
 
-    /// What is kept follows what has arrived, not what a length prefix promises.
+    /// Checks that memory follows the bytes that have arrived, and not a length prefix.
     fn check_memory(&self, kept: &RecvBuffer, pool: &BufferPool) {
         let earned = (4 << 10) + 4 * kept.len();
         assert!(kept.capacity() <= earned, "{} for {} bytes", kept.capacity(), kept.len());
@@ -124,8 +124,8 @@ impl Arrival<'_> {
     }
 }
 
-/// The envelope scanner: it and `serde_json` accept the same messages, and read the same fields.
-/// The quick way to read a message reads what the general way does.
+/// The envelope scanner and `serde_json` accept the same messages and read the same fields. The quick
+/// way to read a message reads what the general way does.
 pub(crate) fn envelope(body: &[u8]) {
     let text = std::str::from_utf8(body).unwrap_or_default();
     if let Some(envelope) = parse::usual(text) {

@@ -15,8 +15,8 @@ mod tests;
 /// JSON text known to be one valid document by RFC 8259, nested at most
 /// [`PAYLOAD_DEPTH_MAX`](super::PAYLOAD_DEPTH_MAX) deep.
 ///
-/// It is kept as it was written, since it belongs to whoever wrote it: a
-/// number of 300 digits stays one. `==` compares the text.
+/// The text is kept as its author wrote it: a number of 300 digits stays one. `==` compares the
+/// text.
 ///
 /// ```
 /// use ipc_framework::Json;
@@ -60,7 +60,7 @@ impl<'a> Json<'a> {
         &self.text
     }
 
-    /// The same document without a borrow, for keeping.
+    /// The same document without a borrow.
     pub fn into_owned(self) -> Json<'static> {
         Json { text: Cow::Owned(self.text.into_owned()) }
     }
@@ -71,7 +71,7 @@ impl<'a> Json<'a> {
         Json { text: Cow::Borrowed(&self.text) }
     }
 
-    /// Reads the document into a value of your own type.
+    /// Reads the document into a value of any type.
     ///
     /// # Errors
     /// If the document does not have the shape of `T`, or holds what
@@ -85,7 +85,7 @@ impl<'a> Json<'a> {
 
     /// Reads the document into a tree of values.
     ///
-    /// A key that an object gives twice is there twice, and looking it up finds the first.
+    /// If an object gives a key twice, the tree has it twice, and a look-up finds the first.
     ///
     /// # Errors
     /// If the document holds what `simd-json` has no value for, see [`decode`](Self::decode).
@@ -104,8 +104,8 @@ impl Json<'static> {
     /// or an error of its own), or nests deeper than [`PAYLOAD_DEPTH_MAX`](super::PAYLOAD_DEPTH_MAX).
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self, JsonError> {
         let text = serde_json::to_string(value).map_err(|error| JsonError(Flaw::Value(error)))?;
-        // What serde_json wrote is JSON, but may nest deeper than its readers can follow.
-        // With so few brackets it cannot, and counting them is quicker than following them.
+        // The text is JSON, but it may nest deeper than its readers can follow. A text with few
+        // brackets cannot, and to count brackets is quicker than to follow them.
         let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
         if brackets.count() > PAYLOAD_DEPTH_MAX {
             return Self::parse(text);
@@ -133,7 +133,7 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// Why a text or a value of this program's own could not become [`Json`].
+/// The reason for which a text or a value of this program could not become [`Json`].
 ///
 /// ```
 /// let error = ipc_framework::Json::parse("{} {}").unwrap_err();
@@ -188,7 +188,7 @@ impl JsonError {
     }
 }
 
-/// Why a document that is valid JSON could not be read into a value.
+/// The reason for which a valid document could not be read into a value.
 ///
 /// ```
 /// let text = ipc_framework::Json::parse("\"seven\"").unwrap();
@@ -213,7 +213,7 @@ impl std::error::Error for DecodeError {
     }
 }
 
-/// `text` without the whitespace of RFC 8259 around it.
+/// Returns `text` without the whitespace of RFC 8259 around it.
 fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\n', '\r', '\t'])
 }

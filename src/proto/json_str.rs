@@ -1,9 +1,9 @@
 use std::borrow::Cow;
 
-/// A JSON string as it stands on the wire, between its quotes, validated.
+/// A validated JSON string as it stands on the wire, without its quotes.
 ///
-/// `==` compares the text as sent: `"a"` and `"\u0061"` differ. Use
-/// [`matches`](Self::matches) to compare what it means.
+/// `==` compares the text as sent: `"a"` and `"\u0061"` differ. [`matches`](Self::matches) compares
+/// the meaning.
 ///
 /// ```
 /// use ipc_framework::Envelope;
@@ -21,20 +21,20 @@ pub struct JsonStr<'a> {
 }
 
 impl<'a> JsonStr<'a> {
-    /// `raw` has passed the scanner, and `escaped` says whether it holds a backslash.
+    /// Wraps text that has passed the scanner. `escaped` says whether it holds a backslash.
     #[inline]
     pub(crate) fn new(raw: &'a str, escaped: bool) -> Self {
         debug_assert_eq!(escaped, raw.contains('\\'));
         Self { raw, escaped }
     }
 
-    /// The text between the quotes, escapes as sent: it may stand between quotes again.
+    /// The text between the quotes, with escapes as sent, so that it can be put between quotes again.
     #[inline]
     pub fn raw(self) -> &'a str {
         self.raw
     }
 
-    /// The string it means, borrowed unless it holds escapes.
+    /// The decoded string. It is borrowed unless it holds escapes.
     ///
     /// Half of a surrogate pair, which no field of an
     /// [`Envelope`](super::Envelope) holds, becomes U+FFFD.
@@ -47,30 +47,31 @@ impl<'a> JsonStr<'a> {
         }
     }
 
-    /// Whether it means `plain`; allocates nothing.
+    /// Returns whether the decoded string is `plain`. It allocates nothing.
     #[inline]
     pub fn matches(self, plain: &str) -> bool {
         if self.escaped { self.chars().eq(plain.chars().map(Some)) } else { self.raw == plain }
     }
 
-    /// Whether it is the empty string.
+    /// Returns whether it is the empty string.
     #[inline]
     pub fn is_empty(self) -> bool {
         self.raw.is_empty()
     }
 
-    /// Whether it holds escapes, so that its text is not its meaning.
+    /// Returns whether it holds escapes.
     #[inline]
     pub(super) fn is_escaped(self) -> bool {
         self.escaped
     }
 
-    /// The first characters of the string it means, for showing them.
+    /// The first characters of the decoded string, for an error text.
     pub(crate) fn beginning(self, chars_max: usize) -> String {
         self.chars().flatten().take(chars_max).collect()
     }
 
-    /// How many bytes of UTF-8 it decodes to; `None` if it holds half of a surrogate pair.
+    /// The length of the decoded string in bytes of UTF-8; `None` if it holds half of a surrogate
+    /// pair.
     #[inline]
     pub(crate) fn decoded_len(self) -> Option<usize> {
         if self.escaped {
@@ -80,7 +81,7 @@ impl<'a> JsonStr<'a> {
         }
     }
 
-    /// The characters it means, `None` for half of a surrogate pair.
+    /// The characters of the decoded string; `None` stands for half of a surrogate pair.
     fn chars(self) -> Unescaped<'a> {
         Unescaped { rest: self.raw }
     }
@@ -120,7 +121,7 @@ impl Unescaped<'_> {
         Some(char)
     }
 
-    /// The character of an escape whose `\u` is read, and of the escape that completes it.
+    /// Reads the rest of an escape behind its `\u`, and the second escape of a surrogate pair.
     fn unicode(&mut self) -> Option<char> {
         let (high, rest) = hex_unit(self.rest)?;
         self.rest = rest;
@@ -136,7 +137,7 @@ impl Unescaped<'_> {
     }
 }
 
-/// Four hexadecimal digits, and what follows them.
+/// Splits off four hexadecimal digits.
 fn hex_unit(text: &str) -> Option<(u32, &str)> {
     let (digits, rest) = text.split_at_checked(4)?;
     Some((u32::from_str_radix(digits, 16).ok()?, rest))

@@ -1,12 +1,12 @@
 //! Bounds of the wire format, the same for every peer.
 
-/// How deep JSON may nest. In a message the message's own object is level 1.
+/// The depth to which JSON may nest. The object of the message itself is level 1.
 ///
-/// As deep as `serde_json` reads by default, so that no peer on the other side
-/// runs out of stack; and the number of bits in the stack of the scanner.
+/// It is the depth that `serde_json` reads by default, so that no peer runs out of stack, and the
+/// number of bits in the stack of the scanner.
 pub const DEPTH_MAX: usize = u128::BITS as usize;
 
-/// How deep a payload may nest: the message around it is a level of its own.
+/// The depth to which a payload may nest: one level less, for the message around it.
 pub const PAYLOAD_DEPTH_MAX: usize = DEPTH_MAX - 1;
 
 /// The most bytes of UTF-8 in a `message_id`, `app_id`, `channel_id` or `reply_to` once escapes

@@ -1,4 +1,4 @@
-//! A few members of an object, found in its text. Nothing is built of the rest, however large.
+//! Finds a few members of an object in its text. The rest is skipped, however large it is.
 
 use std::borrow::Cow;
 
@@ -6,12 +6,12 @@ use super::json_str::JsonStr;
 use super::limits::ID_BYTES_MAX;
 use super::scanner::{Scanner, Stop};
 
-/// What an object has under one name. Of a name that is there twice, the first counts.
+/// The value of an object's member. If a name is given twice, the first value counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Member<'a> {
     #[default]
     Absent,
-    /// One that is Unicode: half of a surrogate pair makes it another value.
+    /// A string of whole characters. One with half of a surrogate pair is `Other`.
     String(JsonStr<'a>),
     True,
     Other,
@@ -25,7 +25,7 @@ impl<'a> Member<'a> {
         }
     }
 
-    /// A string that may name something. A longer one is not even decoded.
+    /// The string, if its length is that of an id. A longer one is not decoded.
     pub(crate) fn id(self) -> Option<Cow<'a, str>> {
         let id = self.string()?;
         let is_usable = id.decoded_len().is_some_and(|len| (1..=ID_BYTES_MAX).contains(&len));
@@ -33,7 +33,7 @@ impl<'a> Member<'a> {
     }
 }
 
-/// Finds the members with these names. `None`: `text`, a valid document, is no object.
+/// Finds the members with these names in a valid document. Returns `None` if it is no object.
 pub(crate) fn members<'a, const N: usize>(
     text: &'a str,
     names: [&str; N],
@@ -44,12 +44,12 @@ pub(crate) fn members<'a, const N: usize>(
     }
     scanner.bump();
     let mut found = [Member::Absent; N];
-    // Valid text ends with its closing brace, and there the search ends as well.
+    // The text is valid, so that the search ends with the closing brace at the latest.
     while let Ok(true) = next(&mut scanner, &names, &mut found) {}
     Some(found)
 }
 
-/// Reads one member and what separates it from the next. Returns whether there is one.
+/// Reads one member and the comma behind it. Returns whether the search goes on.
 fn next<'a>(
     scanner: &mut Scanner<'a>,
     names: &[&str],

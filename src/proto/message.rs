@@ -2,7 +2,7 @@ use super::envelope::Envelope;
 use super::json::Json;
 use super::message_type::MessageType;
 
-/// A message that owns its parts, for sending from inside the process.
+/// A message that owns its parts.
 ///
 /// ```
 /// use ipc_framework::{Json, Message, MessageType};
@@ -14,24 +14,24 @@ use super::message_type::MessageType;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// Unique per message. Empty: the server gives it a fresh UUID when it is sent.
+    /// Unique per message. If it is empty, the sender fills in a fresh id.
     pub message_id: String,
     /// The application.
     pub app_id: String,
     /// The channel inside the application.
     pub channel_id: String,
-    /// What the message is.
+    /// The kind of message.
     pub message_type: MessageType,
     /// Any JSON value.
     pub payload: Json<'static>,
-    /// Seconds since the Unix epoch. Zero: the server sets the time at which it is sent.
+    /// Seconds since the Unix epoch. If it is zero, the sender fills in its time.
     pub timestamp: f64,
     /// The `message_id` that a response answers.
     pub reply_to: Option<String>,
 }
 
 impl Message {
-    /// A message without id and time, which the server fills in when it is sent.
+    /// A message without id and time, which are filled in when it is sent.
     pub fn new(
         message_type: MessageType,
         app_id: impl Into<String>,

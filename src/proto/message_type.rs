@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::json_str::JsonStr;
 
-/// What a message asks for.
+/// The type of a message: the reaction that it asks for.
 ///
 /// ```
 /// use ipc_framework::MessageType;
@@ -52,7 +52,7 @@ impl MessageType {
         }
     }
 
-    /// The type that a field says; `None` if it says something else.
+    /// The type that the text of the field names, if it names one.
     #[inline]
     pub(super) fn from_wire(text: JsonStr<'_>) -> Option<Self> {
         if text.is_escaped() {

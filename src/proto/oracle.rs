@@ -1,4 +1,5 @@
-//! What messages are to others: `serde_json` reads them, and the words of the protocol judge.
+//! A second reading of messages: `serde_json` reads them, and the rules of the protocol are applied
+//! to its result.
 
 use std::fmt;
 
@@ -14,14 +15,14 @@ use super::message_type::MessageType;
 const FIELDS: [&str; 7] =
     ["message_id", "app_id", "channel_id", "message_type", "payload", "timestamp", "reply_to"];
 
-/// What `Envelope::parse` should make of a body.
+/// The result that `Envelope::parse` should have for a body.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Reading {
     pub(crate) code: Option<ErrorCode>,
     pub(crate) message_id: Option<String>,
     pub(crate) channel_id: Option<String>,
     pub(crate) message_type: Option<String>,
-    /// `app_id`, payload, timestamp and `reply_to`, where the message is accepted.
+    /// `app_id`, payload, timestamp and `reply_to`, if the message is accepted.
     pub(crate) rest: Option<(String, String, String, Option<String>)>,
 }
 
@@ -107,7 +108,7 @@ impl Reading {
     }
 }
 
-/// Reads an object as its keys and values, in order and as often as they come.
+/// Reads the keys and values of an object in their order, repeated ones included.
 struct Members;
 
 impl<'de> Visitor<'de> for Members {
@@ -132,7 +133,7 @@ pub(super) fn serde_json_accepts(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// How deep a valid document is nested.
+/// The depth to which a valid document is nested.
 fn depth(text: &str) -> usize {
     let (mut open, mut deepest, mut in_string, mut is_escaped) = (0_usize, 0, false, false);
     for byte in text.bytes() {

@@ -6,8 +6,8 @@ use super::buffer_pool::{BufferPool, MemoryGauge};
 use super::encode::{self, Head};
 use super::frame::HEADER_BYTES;
 
-/// Frames up to this size are copied into a queue's tail, larger ones are shared.
-/// A copy of a small frame costs 3 ns; a reference costs a slice of its own in `writev`.
+/// Frames up to this size are copied into each queue, larger ones are shared. A copy of a small
+/// frame costs 3 ns; a shared frame costs a slice of its own in `writev`.
 pub(crate) const COPY_BYTES_MAX: usize = 4 << 10;
 
 /// A frame on its way into one or many queues, encoded once.
@@ -20,13 +20,13 @@ pub(crate) struct OutFrame<'a> {
 
 #[derive(Clone, Debug)]
 enum Kind<'a> {
-    /// Copied into each queue: the prefix, and these pieces of the body.
+    /// A body in pieces that is copied into each queue behind its prefix.
     Relayed([&'a [u8]; 3]),
-    /// Written straight into the queue: a message of this end.
+    /// A message of this end, which is written straight into the queue.
     Own { head: Head<'a>, payload: &'a [u8] },
-    /// Copied into each queue, prefixes included.
+    /// Frames with their prefixes, which are copied into each queue.
     Whole(&'a [u8]),
-    /// Referred to by each queue.
+    /// A frame that each queue refers to.
     Shared(SharedFrame),
 }
 
@@ -83,7 +83,7 @@ impl<'a> OutFrame<'a> {
         self.bytes
     }
 
-    /// The frame that each queue refers to, if it is not to be copied.
+    /// The shared frame, if this one is not to be copied.
     #[inline]
     pub(super) fn as_shared(&self) -> Option<&SharedFrame> {
         match &self.kind {
@@ -92,7 +92,7 @@ impl<'a> OutFrame<'a> {
         }
     }
 
-    /// The same frame for keeping, unless it is to be copied.
+    /// Returns the shared frame, or this one again if it is to be copied.
     pub(crate) fn into_shared_frame(self) -> Result<SharedFrame, Self> {
         match self.kind {
             Kind::Shared(frame) => Ok(frame),

@@ -32,7 +32,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The fast check does not say where the fault is.
+/// Looks for the place of the fault, which the fast check does not give.
 #[cold]
 fn not_utf8(body: &[u8]) -> EnvelopeError<'_> {
     let at = std::str::from_utf8(body).err().map_or(0, |error| error.valid_up_to());

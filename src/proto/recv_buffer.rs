@@ -4,12 +4,12 @@
 use super::buffer_pool::BufferPool;
 use super::frame::{self, Frame};
 
-/// Who has sent this much of a frame gets this much room at once, so that the usual large
-/// frame is copied once and not with every doubling.
+/// A connection that has sent this much of a frame gets `GRANT_BYTES` of room at once, so that a
+/// frame of usual large size is copied once and not at every doubling.
 const MUCH_BYTES: usize = 60 << 10;
 const GRANT_BYTES: usize = 1 << 20;
 
-/// What a connection received and has not processed yet. Empty, it holds no memory.
+/// Bytes that a connection received and that are not processed yet. An empty buffer holds no memory.
 ///
 /// Invariant: `start <= bytes.len()`, and `start == bytes.len()` only while both are zero.
 ///
@@ -29,7 +29,7 @@ impl RecvBuffer {
         self.bytes.len() - self.start
     }
 
-    /// Whether nothing is kept.
+    /// Returns whether nothing is kept.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -39,8 +39,8 @@ impl RecvBuffer {
         self.bytes.capacity()
     }
 
-    /// Whether exactly a length prefix is here and none of its body: the mark of a peer
-    /// that writes header and body apart.
+    /// Returns whether exactly a length prefix is here and none of its body, which is the mark of a
+    /// peer that writes header and body apart.
     pub fn is_bare_header(&self) -> bool {
         self.len() == frame::HEADER_BYTES
             && matches!(
@@ -49,7 +49,7 @@ impl RecvBuffer {
             )
     }
 
-    /// Gives the memory back. What was unfinished is lost.
+    /// Gives the memory back, and drops the bytes in it.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         if self.bytes.capacity() > 0 {
             pool.give(std::mem::take(&mut self.bytes));
@@ -69,8 +69,9 @@ impl RecvBuffer {
         }
     }
 
-    /// Keeps `chunk` behind what is here; `expected` is how long all of it may become.
-    /// Grows with what has arrived, never with what a length prefix promises.
+    /// Keeps `chunk` behind the bytes that are here. `expected` is the length that all of them may
+    /// reach. The buffer grows with the bytes that have arrived, never with what a length prefix
+    /// promises.
     fn append(&mut self, chunk: &[u8], expected: usize, pool: &mut BufferPool) {
         let kept = self.len();
         let needed = kept + chunk.len();
@@ -91,7 +92,7 @@ impl RecvBuffer {
     }
 }
 
-/// What comes next on a connection.
+/// The next item of a connection's stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<'a> {
     Frame { body: &'a [u8], frame_bytes: usize },
@@ -99,7 +100,7 @@ pub(crate) enum Next<'a> {
     Nothing,
 }
 
-/// The bytes of one turn: first what the connection had kept, then what was just read.
+/// The bytes of one turn: first those that the connection had kept, then those just read.
 #[derive(Debug)]
 pub(crate) struct Inbound<'a> {
     kept: RecvBuffer,
@@ -113,7 +114,7 @@ impl<'a> Inbound<'a> {
 
     /// The next frame, left in place: [`Inbound::consume`] moves past it.
     pub(crate) fn peek(&mut self, body_bytes_max: usize, pool: &mut BufferPool) -> Next<'_> {
-        // Completing what is kept takes its header first, then its body: two rounds.
+        // The frame whose beginning is kept gets its header first and then its body: two rounds.
         while !self.kept.is_empty() {
             let Frame::Partial { frame_bytes } = frame::decode(self.kept.unread(), body_bytes_max)
             else {
@@ -143,7 +144,7 @@ impl<'a> Inbound<'a> {
         }
     }
 
-    /// What is not processed, to be kept for the next turn.
+    /// Returns the bytes that are not processed, to be kept for the next turn.
     pub(crate) fn finish(mut self, pool: &mut BufferPool) -> RecvBuffer {
         if !self.chunk.is_empty() {
             let expected = match frame::decode(self.chunk, usize::MAX) {
@@ -152,7 +153,7 @@ impl<'a> Inbound<'a> {
             };
             self.kept.append(self.chunk, expected, pool);
         } else if self.kept.start > 0 {
-            // A short rest must not hold on to the large buffer it came in.
+            // A short rest must not keep the large buffer in which it arrived.
             self.kept.append(&[], 0, pool);
         }
         self.kept

@@ -3,9 +3,8 @@
 use super::envelope::Envelope;
 
 impl Envelope<'_> {
-    /// What is before and behind the `message_id`, if this message says that it answers nothing.
-    /// One that answers something, or leaves that open, has to be written anew for who must not
-    /// take it for an answer.
+    /// The bytes before and after the `message_id`, if this message says that it answers nothing. One
+    /// that answers something, or leaves `reply_to` out, has to be encoded anew for a worker.
     #[inline]
     pub(crate) fn around_message_id<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
         // A body that ends like this ends with the key itself: a longer key was refused.
@@ -14,14 +13,14 @@ impl Envelope<'_> {
         if answers_nothing { around(body, self.message_id.raw()) } else { None }
     }
 
-    /// What is before and behind the `reply_to`, if this message answers something.
+    /// The bytes before and after the `reply_to`, if this message answers something.
     #[inline]
     pub(crate) fn around_reply_to<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
         around(body, self.reply_to?.raw())
     }
 }
 
-/// What is before and behind a part that lies in the body.
+/// The bytes before and after a part that lies in the body.
 #[inline]
 fn around<'a>(body: &'a [u8], part: &str) -> Option<[&'a [u8]; 2]> {
     let start = part.as_ptr().addr().checked_sub(body.as_ptr().addr())?;

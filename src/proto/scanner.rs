@@ -3,7 +3,7 @@
 //! The scanner validates and finds boundaries; it builds nothing. Numbers are
 //! not converted and escapes not resolved, so whatever the RFC allows passes:
 //! integers of 300 digits, `1e400`, half surrogate pairs, keys given twice.
-//! What it costs is linear in the length of the text, whatever the text.
+//! The cost is linear in the length of any text.
 
 use wide::u8x16;
 
@@ -39,7 +39,7 @@ pub(super) fn split_value(text: &str, depth: usize) -> Option<(&str, &str)> {
     text.split_at_checked(scanner.at())
 }
 
-/// Cuts off a number. `None` where there is none.
+/// Cuts off the number that `text` begins with. `None` if it begins with none.
 #[inline]
 pub(super) fn split_number(text: &str) -> Option<(&str, &str)> {
     if let Some(length) = seconds_bytes(text.as_bytes()) {
@@ -50,7 +50,7 @@ pub(super) fn split_number(text: &str) -> Option<(&str, &str)> {
     Some(text.split_at(scanner.at()))
 }
 
-/// Why the scanner stopped, one byte for the way up; [`Scanner::fault`] says where.
+/// The reason for which the scanner stopped. [`Scanner::fault`] adds the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
     Value,
@@ -113,7 +113,7 @@ impl<'a> Scanner<'a> {
         true
     }
 
-    /// Nothing but whitespace may be left.
+    /// Checks that nothing but whitespace is left.
     pub(super) fn finish(&mut self) -> Result<(), Stop> {
         self.peek().map_or(Ok(()), |_byte| Err(Stop::Trailing))
     }
@@ -137,7 +137,7 @@ impl<'a> Scanner<'a> {
             return Err(Stop::Key);
         }
         self.skip_string()?;
-        // Most writers put the value, or one blank and the value, right behind the colon.
+        // Most writers put the value right behind the colon, or after one blank.
         match self.rest {
             [b':', first, ..] if *first > b' ' => self.rest = &self.rest[1..],
             [b':', b' ', first, ..] if *first > b' ' => self.rest = &self.rest[2..],
@@ -166,7 +166,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Does what is rare with a copy of the cursor, so that the cursor itself stays in registers.
+    /// Calls a function for a rare case with a copy of the cursor, so that the cursor itself stays in
+    /// registers.
     #[expect(clippy::inline_always, reason = "as in `skip_string`")]
     #[inline(always)]
     fn with<T>(&mut self, rare: fn(&mut Self) -> Result<T, Stop>) -> Result<T, Stop> {
@@ -214,7 +215,7 @@ impl<'a> Scanner<'a> {
         Ok(&self.text[start..self.at()])
     }
 
-    /// What is wrong here, as its sender is told.
+    /// The fault at this place.
     #[cold]
     pub(super) fn fault(&self, stop: Stop) -> Fault {
         let at = self.at();
@@ -237,7 +238,7 @@ impl<'a> Scanner<'a> {
 
     /// Steps over the value that `peek` has shown.
     fn skip_value(&mut self, depth: usize) -> Result<(), Stop> {
-        // A copy that nothing else points to stays in registers.
+        // The copy stays in registers, because nothing points to it.
         let mut cursor = *self;
         let skipped = cursor.skip_nested(depth);
         self.rest = cursor.rest;
@@ -276,7 +277,7 @@ impl<'a> Scanner<'a> {
                 }
                 _ => self.skip_literal()?,
             }
-            // Behind a value: to where the next one begins.
+            // A value ends here: go to the beginning of the next one.
             loop {
                 if open == 0 {
                     return Ok(());
@@ -355,7 +356,7 @@ impl<'a> Scanner<'a> {
     #[inline]
     fn skip_number(&mut self) -> Result<(), Stop> {
         self.skip_if(|byte| byte == b'-');
-        // A digit behind a zero is found by whoever looks for a comma.
+        // A digit after a leading zero is a fault that the caller finds, who expects a comma.
         if !self.skip_if(|byte| byte == b'0') {
             self.skip_digits()?;
         }
@@ -406,8 +407,8 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Whether the containers around the innermost are objects: a stack of bits instead of
-/// recursion.
+/// A stack of bits in place of recursion. A bit says whether a container around the innermost one is
+/// an object.
 #[derive(Default)]
 struct Around(u128);
 
@@ -451,7 +452,7 @@ fn behind_plain(mut rest: &[u8]) -> &[u8] {
     behind_long(rest)
 }
 
-/// Steps over the rest of a long string, 64 bytes at a time, or of a string at the text's end.
+/// Steps over the rest of a long string, 64 bytes at a time, or of a string at the end of the text.
 fn behind_long(mut rest: &[u8]) -> &[u8] {
     while let Some((block, behind)) = rest.split_first_chunk::<64>() {
         let (quarters, _) = block.as_chunks();
@@ -486,8 +487,8 @@ fn special_bytes(block: [u8; 16]) -> u8x16 {
     is_control | is_quote | is_backslash
 }
 
-/// The length of a number with ten digits, a point and a few more: what clocks say until 2286.
-/// `None` for others.
+/// The length of a number of ten digits, a point and up to seven more, such as clocks give until
+/// 2286. `None` for other numbers.
 #[inline]
 fn seconds_bytes(bytes: &[u8]) -> Option<usize> {
     let (whole, rest) = bytes.split_first_chunk::<11>()?;
@@ -503,7 +504,7 @@ fn seconds_bytes(bytes: &[u8]) -> Option<usize> {
         Some(word) => other_than_digits(u64::from_le_bytes(*word)).trailing_zeros() as usize / 8,
         None => rest.iter().take_while(|byte| byte.is_ascii_digit()).count(),
     };
-    // Eight digits may be more; `e` may follow.
+    // After eight digits there may be more, and an exponent may follow.
     let is_whole = (1..8).contains(&digits) && !matches!(rest.get(digits), Some(b'e' | b'E'));
     is_whole.then_some(whole.len() + digits)
 }
@@ -514,7 +515,7 @@ const HIGH_BITS: u64 = ONES * 0x80;
 /// Marks the bytes that are no decimal digits, exactly.
 #[inline]
 const fn other_than_digits(word: u64) -> u64 {
-    // A digit is 0 to 9 now. Adding to the lower seven bits alone carries into no other byte.
+    // A digit is 0 to 9 now. The sum of the lower seven bits carries into no other byte.
     let values = word ^ (ONES * b'0' as u64);
     let above_nine = (values & !HIGH_BITS).wrapping_add(ONES * (0x80 - 10));
     (above_nine | values) & HIGH_BITS

@@ -5,18 +5,18 @@ use std::collections::VecDeque;
 use super::buffer_pool::BufferPool;
 use super::out_frame::{OutFrame, SharedFrame};
 
-/// What is copied into a queue's tail lies in pieces of this size at most.
+/// The largest buffer that a queue takes for frames that are copied into it.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// What a frame that is shared takes in each queue: its place, which doubles as it grows.
+/// Memory that a shared frame takes in each queue: a place in a list that doubles as it grows.
 const PLACE_BYTES: usize = 2 * size_of::<Chunk>();
-/// Places that an empty queue keeps.
+/// Places that an empty queue keeps at most.
 const PLACES_KEPT_MAX: usize = 32;
 
-/// Encoded frames in the order in which they leave. Drained, it holds no buffer.
+/// Encoded frames in the order in which they are sent. A drained queue holds no buffer.
 ///
-/// It does not bound itself: the broker holds [`SendQueue::len`] against the high-water
-/// mark, because what to do about a slow reader is the broker's to decide.
+/// The queue does not bound itself. The broker compares [`SendQueue::len`] with the high-water mark,
+/// because the broker decides about slow consumers.
 ///
 /// Invariant: no chunk is empty, `sent` is below the length of `front` (or zero without one),
 /// `more` is empty without one, and `bytes` is the sum of all chunks less `sent`.
@@ -27,10 +27,10 @@ const PLACES_KEPT_MAX: usize = 32;
 /// ```
 #[derive(Debug, Default)]
 pub struct SendQueue {
-    /// The first chunk: in most turns it is all there is.
+    /// The first chunk. In most turns there is no other.
     front: Option<Chunk>,
-    /// Everything behind it.
-    #[expect(clippy::box_collection, reason = "most queues have none, and a word for it")]
+    /// The chunks behind the first one.
+    #[expect(clippy::box_collection, reason = "most queues need one word for it")]
     more: Option<Box<VecDeque<Chunk>>>,
     sent: usize,
     bytes: usize,
@@ -70,7 +70,7 @@ impl SendQueue {
         self.bytes
     }
 
-    /// Whether everything was sent.
+    /// Returns whether everything was sent.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
@@ -84,7 +84,7 @@ impl SendQueue {
         front.into_iter().chain(more.map(Chunk::bytes))
     }
 
-    /// All bytes still to be sent, if they lie in one piece: as they do in most turns.
+    /// All bytes still to be sent, if they lie in one piece, as they do in most turns.
     #[inline]
     pub fn only_slice(&self) -> Option<&[u8]> {
         let front = self.front.as_ref()?;
@@ -105,7 +105,7 @@ impl SendQueue {
         self.check();
     }
 
-    /// Puts a frame behind everything else.
+    /// Adds a frame behind the others.
     fn push_behind(&mut self, frame: &OutFrame<'_>, pool: &mut BufferPool) {
         if let Some(frame) = frame.as_shared() {
             pool.gauge().add(PLACE_BYTES);
@@ -118,8 +118,8 @@ impl SendQueue {
         {
             return frame.append_to(tail);
         }
-        // A queue that goes on growing takes larger buffers, each as large as all before it, so
-        // that a stranger's few errors do not take a large one.
+        // A queue that keeps growing takes larger buffers, each as large as all before it, so that
+        // a few errors to a connection before its handshake do not take a large one.
         let mut buffer = pool.take(bytes.max(self.bytes.min(CHUNK_BYTES_MAX)));
         frame.append_to(&mut buffer);
         self.push_chunk(Chunk::Owned(buffer));
@@ -134,7 +134,7 @@ impl SendQueue {
         }
     }
 
-    /// The kernel took `bytes`.
+    /// Removes `bytes` from the front: the kernel took them.
     #[inline]
     pub(crate) fn advance(&mut self, bytes: usize, pool: &mut BufferPool) {
         self.bytes -= bytes;
@@ -152,7 +152,7 @@ impl SendQueue {
         self.check();
     }
 
-    /// Drops the chunks that are sent.
+    /// Removes the chunks that were sent.
     fn drop_sent(&mut self, pool: &mut BufferPool) {
         while let Some(length) = self.front.as_ref().map(|front| front.bytes().len())
             && self.sent >= length
@@ -233,11 +233,11 @@ mod tests {
         for _ in 0..2_000 {
             queue.push(&OutFrame::whole(&[b'x'; 300]), &mut pool);
             let held = pool.gauge().bytes();
-            // Each piece is as large as what was there, rounded up to a power of two.
+            // Each buffer is as large as all bytes before it, rounded up to a power of two.
             let fair = (8 << 10).max(3 * queue.len()).min(queue.len() + CHUNK_BYTES_MAX + 4_000);
             assert!(held <= fair, "{held} for {} bytes", queue.len());
         }
-        // Pieces that are large once the queue is.
+        // Later buffers are large.
         assert!(queue.slices().count() < 16, "{} pieces", queue.slices().count());
     }
 

@@ -1,4 +1,4 @@
-//! What this end adds to every message of its own: an id and the time.
+//! The id and the time that this end gives each of its own messages.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ impl Stamp {
 /// Gives every message an id that no other message has, and the time.
 ///
 /// The ids have the form of random UUIDs. They share their first digits and count up in the last
-/// twelve, so that making one costs next to nothing. Who has seen one can guess the next: where an
-/// id must be a secret, a random one has to be used.
+/// twelve, so that making one costs next to nothing. A peer that has seen one can guess the next: an
+/// id that must be a secret has to be a random one.
 #[derive(Clone, Debug)]
 pub(crate) struct Stamps {
     last_id: [u8; ID_BYTES],

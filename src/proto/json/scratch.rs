@@ -1,9 +1,9 @@
-//! What `simd-json` needs to read a document, kept by each thread from one to the next.
+//! Buffers in which `simd-json` reads a document. Each thread keeps its own for the next one.
 
 use std::cell::Cell;
 
-/// From here on a document's buffers are not kept: far above a common payload,
-/// and little enough for a thread to hold on to.
+/// The largest document whose buffers are kept: far larger than a usual payload, and small enough
+/// for every thread to keep.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
 thread_local! {
@@ -16,7 +16,7 @@ struct Scratch {
     buffers: simd_json::Buffers,
 }
 
-/// Has `read` work on a copy of `text`, for `simd-json` resolves escapes in place.
+/// Calls `read` with a copy of `text`, because `simd-json` resolves escapes in place.
 pub(super) fn with_copy<R>(
     text: &str,
     read: impl FnOnce(&mut [u8], &mut simd_json::Buffers) -> R,
@@ -29,7 +29,7 @@ pub(super) fn with_copy<R>(
     if text.len() > KEPT_BYTES_MAX {
         return fill_and_read(&mut Scratch::default());
     }
-    // None where a `Deserialize` decodes within a decode, and where a thread is ending.
+    // There is none if a `Deserialize` decodes another document, or if the thread is ending.
     let kept = SCRATCH.try_with(Cell::take).ok().flatten();
     let mut scratch = kept.unwrap_or_default();
     let result = fill_and_read(&mut scratch);

@@ -7,7 +7,7 @@ use crate::proto::{
 mod against_serde_json;
 mod layouts;
 
-/// The fields of a message that nothing is wrong with, as they stand in JSON.
+/// The fields of a message without faults, as JSON text.
 pub(super) const FIELDS: [(&str, &str); 7] = [
     ("message_id", "\"m-1\""),
     ("app_id", "\"app\""),
@@ -304,7 +304,7 @@ fn a_refusal_keeps_what_could_be_read() {
     let id = || Some("m-1".to_owned());
     let channel = || Some("chan".to_owned());
     let request = Some(MessageType::Request);
-    // Whatever comes after the fault still counts.
+    // Fields after the fault are still read.
     assert_eq!(kept(&without("payload")), (id(), channel(), request));
     assert_eq!(kept(&with("app_id", "7")), (id(), channel(), request));
     assert_eq!(kept(&and("x", "7")), (id(), channel(), request));
@@ -315,7 +315,7 @@ fn a_refusal_keeps_what_could_be_read() {
         assert_eq!(kept(&with("channel_id", unusable)), (id(), None, request));
     }
     assert_eq!(kept(&with("channel_id", "\"\"")), (id(), None, request));
-    // What is given twice could mean either.
+    // Neither value of a field that is given twice is believed.
     for value in ["\"m-1\"", "7"] {
         assert_eq!(kept(&and("message_id", value)), (None, channel(), request));
         assert_eq!(kept(&and("channel_id", value)), (id(), None, request));

@@ -151,7 +151,7 @@ proptest! {
     }
 }
 
-/// How many cases to try: Miri takes a thousand times as long for each.
+/// The number of cases to try. Miri takes a thousand times as long for each.
 pub(in crate::proto) fn cases(count: u32) -> u32 {
     if cfg!(miri) { 4 } else { count }
 }

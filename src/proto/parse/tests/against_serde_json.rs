@@ -1,4 +1,4 @@
-//! The same messages, read by `serde_json` and judged by the words of the protocol.
+//! Messages are read as `serde_json` and the rules of the protocol read them.
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};

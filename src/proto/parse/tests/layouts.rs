@@ -1,4 +1,4 @@
-//! The usual layouts: they are read in the quick way, and as the general way reads them.
+//! Messages in the usual layouts are read in the quick way, with the result of the general way.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -9,7 +9,7 @@ use crate::proto::{Envelope, fields};
 
 const UUID: &str = "5b0c7a52-1f5e-4f0a-9f5c-0d6c2f1c9a11";
 
-/// Messages as the clients write them, with and without an answered id.
+/// Messages as the clients write them, with and without a `reply_to`.
 fn written_by_clients() -> Vec<String> {
     let payloads = [r#"{"text":"hi"}"#, r#"{"text": "hi", "n": [1, 2]}"#, "null", "7", "\"é\\n\""];
     let mut messages = Vec::new();
@@ -27,7 +27,7 @@ fn written_by_clients() -> Vec<String> {
                  \"message_type\":\"response\",\"payload\":{payload},\
                  \"timestamp\":1764422345.123456,\"reply_to\":{reply_to}}}"
             ));
-            // Node.js leaves out what it has not.
+            // Node.js leaves out a `reply_to` that it does not have.
             let end = if reply_to == "null" {
                 String::new()
             } else {
@@ -42,7 +42,7 @@ fn written_by_clients() -> Vec<String> {
     messages
 }
 
-/// Both ways agree, where the quick one takes a message at all.
+/// Checks that both ways agree if the quick one takes a message. Returns whether it does.
 fn check(body: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(body) else { return false };
     let quick = usual(text);
@@ -60,7 +60,7 @@ fn what_clients_write_is_read_in_the_quick_way() {
     }
 }
 
-/// Each byte left out, given twice, and replaced by each that means something.
+/// Leaves each byte out, doubles it, and replaces it by each byte that means something to JSON.
 #[test]
 #[cfg_attr(miri, ignore = "250,000 documents; the cases of the other tests are of the same kind")]
 fn both_ways_agree_on_every_change_of_a_byte() {
@@ -80,7 +80,7 @@ fn both_ways_agree_on_every_change_of_a_byte() {
             }
         }
     }
-    // Most of an id may change, and nothing of the punctuation.
+    // Most bytes of an id may change, and none of the punctuation.
     assert!((1_000..40_000).contains(&taken), "{taken}");
 }
 
