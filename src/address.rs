@@ -14,6 +14,7 @@ use std::path::PathBuf;
 /// assert_eq!(Address::Unix("/run/ipc.sock".into()).to_string(), "unix:/run/ipc.sock");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Address {
     /// A TCP address and port.
     Tcp(SocketAddr),
@@ -22,12 +23,17 @@ pub enum Address {
 }
 
 impl Address {
-    /// The TCP port.
-    pub fn port(&self) -> Option<u16> {
+    /// The TCP address and port.
+    pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(address) => Some(address.port()),
+            Self::Tcp(address) => Some(*address),
             Self::Unix(_) => None,
         }
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> Option<u16> {
+        self.tcp().map(|address| address.port())
     }
 }
 

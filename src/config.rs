@@ -7,19 +7,21 @@ use crate::Error;
 #[cfg(feature = "tls")]
 use crate::Tls;
 use crate::broker::{Access, Limits};
+use crate::setters::setters;
 
 /// Everything a [`Server`](crate::Server) is built from.
 ///
 /// ```
 /// use ipc_framework::{Config, UnixSocket};
 ///
-/// let mut config = Config::default();
+/// let config = Config::default();
 /// assert_eq!((config.host.as_deref(), config.port), (Some("localhost"), 8888));
-/// config.port = 0; // any free port, see `Server::addresses`
-/// config.unix = Some(UnixSocket::at("/run/ipc.sock"));
+/// // Any free port, see `Server::addresses`.
+/// let mut config = config.port(0).unix(UnixSocket::at("/run/ipc.sock"));
 /// config.limits.connections_max = 100;
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// Name or address to listen on by TCP, `localhost` by default, which means IPv4 and
     /// IPv6. `None`: no TCP.
@@ -40,6 +42,19 @@ pub struct Config {
     pub limits: Limits,
     /// Whether the loop stays awake for a while before it sleeps.
     pub spin: Spin,
+}
+
+setters! {
+    Config {
+        into [host: Option<String>]
+        [port: u16]
+        into [unix: Option<UnixSocket>]
+        [access: Access]
+        #[cfg(feature = "tls")] into [tls: Option<Tls>]
+        [insecure: bool]
+        [limits: Limits]
+        [spin: Spin]
+    }
 }
 
 impl Default for Config {
@@ -73,10 +88,11 @@ impl Config {
 /// use ipc_framework::{Config, Spin};
 /// use std::time::Duration;
 ///
-/// let config = Config { spin: Spin::AfterWork(Duration::from_micros(50)), ..Config::default() };
+/// let config = Config::default().spin(Spin::AfterWork(Duration::from_micros(50)));
 /// assert_ne!(config.spin, Spin::Never);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Spin {
     /// Sleep at once.
     Never,
@@ -100,15 +116,23 @@ impl Default for Spin {
 /// A Unix socket in the file system.
 ///
 /// ```
-/// let socket = ipc_framework::UnixSocket { mode: 0o660, ..ipc_framework::UnixSocket::at("/run/a") };
+/// let socket = ipc_framework::UnixSocket::at("/run/a").mode(0o660);
 /// assert_eq!(socket.mode, 0o660);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnixSocket {
     /// Where it is created. A stale one is replaced, a live one never.
     pub path: PathBuf,
     /// Its permission bits, 0600 by default: only the same user connects.
     pub mode: u32,
+}
+
+setters! {
+    UnixSocket {
+        into [path: PathBuf]
+        [mode: u32]
+    }
 }
 
 impl UnixSocket {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// ```
 /// use ipc_framework::{Config, Error, Server};
 ///
-/// let public = Config { host: Some("0.0.0.0".into()), port: 0, ..Config::default() };
+/// let public = Config::default().host("0.0.0.0".to_owned()).port(0);
 /// let error = Server::bind(public).unwrap_err();
 /// assert!(matches!(error, Error::Unprotected { .. }));
 /// assert!(error.to_string().contains("set a token"));

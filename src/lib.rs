@@ -23,11 +23,11 @@
 //! ```
 //!
 //! # What is here
-//! - [`Server`], [`Config`], [`Handle`]: a server inside your program; its handlers run on
+//! - `Server`, `Config`, `Handle`: a server inside your program; its handlers run on
 //!   the thread that runs the event loop.
 //! - `client`: the other end of the wire, blocking or for many threads, for this server and the
 //!   published one.
-//! - [`broker`]: the whole server as a state machine without input or output, for those who bring
+//! - `broker`: the whole server as a state machine without input or output, for those who bring
 //!   their own loop, a simulator or a fuzzer. With the feature `broker` it is there without the
 //!   default feature `net`.
 //! - [`proto`]: the wire format, with an encoder and a decoder of streams. It is all there is
@@ -35,18 +35,13 @@
 //!
 //! # Where it runs
 //! On Linux, where it is tested, and on macOS, for which it is compiled only. Linux alone tells who is
-//! at the other end of a Unix socket (`Access::uids`, [`User`]), acknowledges at once what clients
+//! at the other end of a Unix socket (`Access::uids`, `User`), acknowledges at once what clients
 //! write in pieces, and knows without accepting whether an inherited socket listens.
 //!
 //! # What is deliberately absent
 //! - Threads: one event loop on one thread, so that a message never waits for a lock.
 //! - Persistence and redelivery: delivery is at most once.
-//! - An async runtime: nothing here needs one, and [`Server::poll_once`] fits into any.
-
-#![cfg_attr(
-    not(feature = "tls"),
-    allow(rustdoc::broken_intra_doc_links, reason = "the docs name items of all features")
-)]
+//! - An async runtime: nothing here needs one, and `Server::poll_once` fits into any.
 
 #[cfg(feature = "broker")]
 mod address;
@@ -70,6 +65,8 @@ pub mod proto;
 mod secret_file;
 #[cfg(feature = "net")]
 mod server;
+#[cfg(feature = "broker")]
+mod setters;
 #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
 pub mod simulation;
 #[cfg(feature = "tls")]
@@ -78,6 +75,12 @@ mod tls;
 mod token;
 #[cfg(feature = "broker")]
 mod trace;
+
+/// The crate of the histograms that [`Context::for_each_histogram`] shows.
+#[cfg(feature = "broker")]
+pub use hdrhistogram;
+/// The crate of the trees that [`Json::to_value`] makes.
+pub use simd_json;
 
 #[cfg(feature = "broker")]
 pub use address::Address;

@@ -103,13 +103,11 @@ impl Peer {
 
 /// The configuration of a server of a benchmark, without a Unix socket.
 pub(super) fn config() -> Config {
-    Config {
-        host: Some("127.0.0.1".to_owned()),
-        port: 0,
+    Config::default()
+        .host("127.0.0.1".to_owned())
+        .port(0)
         // The default depends on the machine, and spinning would be counted.
-        spin: Spin::Never,
-        ..Config::default()
-    }
+        .spin(Spin::Never)
 }
 
 fn socket_path() -> PathBuf {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::proto::ID_BYTES_MAX;
+use crate::setters::setters;
 use crate::token::Token;
 
 /// The credentials that a server asks of a connection.
@@ -16,6 +17,7 @@ use crate::token::Token;
 /// assert!(!access.is_open());
 /// ```
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Access {
     /// Asked of every application that has no token of its own.
     pub default: Option<Token>,
@@ -43,19 +45,39 @@ pub struct User {
     pub gid: u32,
 }
 
+setters! {
+    Access {
+        into [uids: Vec<u32>]
+        into [gids: Vec<u32>]
+    }
+}
+
 impl Access {
+    /// Sets the token of all applications that have none of their own, see
+    /// [`Access::default`](field@Access::default).
+    pub fn token(mut self, token: impl Into<Option<Token>>) -> Self {
+        self.default = token.into();
+        self
+    }
+
+    /// Sets the token of an application, see [`Access::applications`].
+    pub fn application(mut self, app_id: impl Into<String>, token: Token) -> Self {
+        self.applications.insert(app_id.into(), token);
+        self
+    }
+
     /// Returns whether no token is asked for.
     pub fn is_open(&self) -> bool {
         self.default.is_none() && self.applications.is_empty()
     }
 
-    /// Returns the rules that make no sense, each with what to change. A [`Server`](crate::Server) is not
+    /// Returns the rules that make no sense, each with what to change. A `Server` is not
     /// built with such rules.
     ///
     /// ```
     /// use ipc_framework::{Access, Token};
     ///
-    /// let access = Access { default: Some(Token::new(" ")), ..Access::default() };
+    /// let access = Access::default().token(Token::new(" "));
     /// assert!(access.problems()[0].contains("is empty"));
     /// ```
     pub fn problems(&self) -> Vec<String> {

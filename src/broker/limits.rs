@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use super::turn_limits::TurnLimits;
+use crate::setters::setters;
 
 /// The bounds on what peers may use of the server. Units are last in the names.
 ///
 /// ```
 /// use ipc_framework::Limits;
 ///
-/// let limits = Limits { connections_max: 100, ..Limits::default() };
+/// let limits = Limits::default().connections_max(100);
 /// assert_eq!(limits.frame_bytes_max, 16 << 20);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Connections at a time, 10,000. One more is told `server_full` and closed, or takes the place
     /// of one that has not completed its handshake within a twentieth of
@@ -64,6 +66,27 @@ pub struct Limits {
     pub turn: TurnLimits,
 }
 
+setters! {
+    Limits {
+        [connections_max: usize]
+        [frame_bytes_max: usize]
+        [handshake_timeout: Duration]
+        into [idle_timeout: Option<Duration>]
+        [request_timeout: Duration]
+        [queue_high_water_bytes: usize]
+        [slow_consumer_grace: Duration]
+        [memory_bytes_max: usize]
+        [channels_max: usize]
+        [channels_per_connection_max: usize]
+        [subscriptions_per_connection_max: usize]
+        [services_per_connection_max: usize]
+        [pending_per_connection_max: usize]
+        [pending_max: usize]
+        [drain_timeout: Duration]
+        [turn: TurnLimits]
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -95,14 +118,14 @@ const FRAMES_IN_MEMORY_MIN: usize = 4;
 const MEMORY_BYTES_MIN: usize = 1 << 20;
 
 impl Limits {
-    /// Returns the limits that make no sense, each with what to change. A [`Server`](crate::Server) is not
+    /// Returns the limits that make no sense, each with what to change. A `Server` is not
     /// built with such limits.
     ///
     /// ```
     /// use ipc_framework::Limits;
     ///
     /// assert!(Limits::default().problems().is_empty());
-    /// let tight = Limits { memory_bytes_max: 16 << 20, ..Limits::default() };
+    /// let tight = Limits::default().memory_bytes_max(16 << 20);
     /// assert!(tight.problems()[0].contains("lower frame_bytes_max (--max-frame-bytes)"));
     /// ```
     pub fn problems(&self) -> Vec<String> {

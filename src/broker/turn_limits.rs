@@ -1,15 +1,16 @@
 //! The bounds of one turn of the loop: how long everybody else waits for one connection.
 
+use crate::setters::setters;
+
 /// The bounds on what one turn takes on, whoever asks for it. Everything beyond them waits for the
 /// next turn, in order; nothing is lost. Lower them where a turn has to be short, as inside another
-/// loop, and see [`Budget`](../ipc_framework/struct.Budget.html) for a bound on the whole turn.
+/// loop, and see `Budget` for a bound on the whole turn.
 ///
 /// ```
-/// use ipc_framework::Limits;
+/// use ipc_framework::{Limits, TurnLimits};
 ///
-/// let mut limits = Limits::default();
-/// limits.turn.frames_per_connection_max = 16;
-/// assert!(limits.problems().is_empty());
+/// let turn = TurnLimits::default().frames_per_connection_max(16);
+/// assert!(Limits::default().turn(turn).problems().is_empty());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -51,6 +52,19 @@ pub(crate) const DELIVERED_BYTES_PER_WORK: usize = 1 << 10;
 pub(crate) const LISTED_BYTES_PER_WORK: usize = 16;
 /// Work of summing up the histograms of a channel or connection.
 pub(crate) const LATENCY_WORK: usize = 64;
+
+setters! {
+    TurnLimits {
+        [events_max: usize]
+        [read_bytes_max: usize]
+        [reads_per_connection_max: usize]
+        [frames_per_connection_max: usize]
+        [work_max: usize]
+        [commands_max: usize]
+        [accepts_max: usize]
+        [handshake_steps_max: usize]
+    }
+}
 
 impl Default for TurnLimits {
     fn default() -> Self {

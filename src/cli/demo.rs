@@ -30,7 +30,7 @@ pub(super) struct Demo {
 impl Demo {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
         let output = Output::new(self.json);
-        let config = Config { host: Some("127.0.0.1".to_owned()), port: 0, ..Config::default() };
+        let config = Config::default().host("127.0.0.1".to_owned()).port(0);
         let mut server = Server::bind(config)?;
         demo_applications::install(&mut server);
         patterns::install(&mut server);

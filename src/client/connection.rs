@@ -40,7 +40,7 @@ const KEPT_BYTES_MAX: usize = 64 << 20;
 /// use ipc_framework::{Config, Server};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # let server = Server::bind(Config::default().port(0))?;
 /// # let port = server.addresses()[0].port().unwrap();
 /// # let handle = server.handle();
 /// # let running = std::thread::spawn(move || { let mut server = server; server.run() });
@@ -178,7 +178,7 @@ impl Connection {
     /// # use ipc_framework::client::{Endpoint, Options};
     /// # use ipc_framework::{Config, Server};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// # let server = Server::bind(Config::default().port(0))?;
     /// # let port = server.addresses()[0].port().unwrap();
     /// # let handle = server.handle();
     /// # let running = std::thread::spawn(move || { let mut server = server; server.run() });

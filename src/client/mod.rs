@@ -11,7 +11,7 @@
 //! use ipc_framework::{Config, Server};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+//! let mut server = Server::bind(Config::default().port(0))?;
 //! server.application("math", "Arithmetic").channel("double").on_request(|mut request| {
 //!     let x: u64 = request.payload()?;
 //!     request.reply(&(2 * x))

@@ -7,7 +7,7 @@
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
 /// # use ipc_framework::{Config, Json, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # let server = Server::bind(Config::default().port(0))?;
 /// # let port = server.addresses()[0].port().unwrap();
 /// # let handle = server.handle();
 /// # let running = std::thread::spawn(move || { let mut server = server; server.run() });

@@ -29,7 +29,7 @@ use crate::proto::Message;
 /// use ipc_framework::{Config, Server};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// # let mut server = Server::bind(Config::default().port(0))?;
 /// # server.application("app", "App").channel("echo").on_request(|request| {
 /// #     let payload = request.json();
 /// #     request.reply_json(&payload)

@@ -9,13 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// use ipc_framework::{Config, Inherited, Server};
 ///
 /// let given = std::net::TcpListener::bind("127.0.0.1:0")?;
-/// let config = Config { host: None, ..Config::default() };
+/// let config = Config::default().host(None);
 /// let server = Server::bind_with(config, vec![Inherited::Tcp(given)])?;
 /// assert_eq!(server.addresses().len(), 1);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Inherited {
     /// A TCP socket.
     Tcp(std::net::TcpListener),

@@ -57,7 +57,7 @@ impl Server {
     /// # fn main() -> Result<(), ipc_framework::Error> {
     /// use ipc_framework::{Address, Config, Server};
     ///
-    /// let server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// let server = Server::bind(Config::default().port(0))?;
     /// assert!(matches!(server.addresses()[0], Address::Tcp(address) if address.port() != 0));
     /// # Ok(())
     /// # }
@@ -109,7 +109,7 @@ impl Server {
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
     /// # use ipc_framework::{Config, Server};
-    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// let mut server = Server::bind(Config::default().port(0))?;
     /// server.fallback().on_request(|request| match request.message().channel_id().raw() {
     ///     "echo" => {
     ///         let payload = request.json();
@@ -131,7 +131,7 @@ impl Server {
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
     /// # use ipc_framework::{Config, MessageType, Server, Verdict};
-    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// let mut server = Server::bind(Config::default().port(0))?;
     /// server.filter(|delivery| {
     ///     let message = delivery.message();
     ///     match (message.message_type(), message.channel_id().raw()) {
@@ -171,7 +171,7 @@ impl Server {
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
     /// # use ipc_framework::{Config, Server};
-    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// let mut server = Server::bind(Config::default().port(0))?;
     /// server.application("news", "News").channel("flash");
     /// let reached = server.context().publish("news", "flash", &"nobody listens yet").unwrap();
     /// assert_eq!(reached, 0);
@@ -207,7 +207,7 @@ impl Server {
     /// # fn main() -> Result<(), ipc_framework::Error> {
     /// # use ipc_framework::{Config, Server};
     /// # use std::time::Duration;
-    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// let mut server = Server::bind(Config::default().port(0))?;
     /// assert!(server.poll_once(Some(Duration::ZERO))?);
     /// server.handle().stop();
     /// while server.poll_once(Some(Duration::from_millis(10)))? {
@@ -231,7 +231,7 @@ impl Server {
     /// # fn main() -> Result<(), ipc_framework::Error> {
     /// # use ipc_framework::{Budget, Config, Server};
     /// # use std::time::Duration;
-    /// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// let mut server = Server::bind(Config::default().port(0))?;
     /// for _frame in 0..10 {
     ///     // draw it, then give the server two of the sixteen milliseconds
     ///     server.poll_once_within(Some(Duration::ZERO), Budget::time(Duration::from_millis(2)))?;

@@ -9,7 +9,7 @@ impl Config {
     /// use ipc_framework::Config;
     ///
     /// assert!(Config::default().problems().is_empty());
-    /// let silent = Config { host: None, ..Config::default() };
+    /// let silent = Config::default().host(None);
     /// assert!(silent.problems()[0].to_string().contains("nothing to listen on"));
     /// ```
     pub fn problems(&self) -> Vec<Error> {

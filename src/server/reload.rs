@@ -25,7 +25,7 @@ impl Handle {
     ///   holds the most, who is closed. Until then what was allowed before is the most there may
     ///   be.
     ///
-    /// Certificates have [`Tls::reload`](crate::Tls), which needs no handle.
+    /// Certificates have `Tls::reload`, which needs no handle.
     ///
     /// # Errors
     /// [`Error::Unprotected`] and [`Error::Config`] for what [`Server::bind`](crate::Server::bind)
@@ -34,7 +34,7 @@ impl Handle {
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
     /// # use ipc_framework::{Config, Server, Token};
-    /// let mut config = Config { port: 0, ..Config::default() };
+    /// let mut config = Config::default().port(0);
     /// let server = Server::bind(config.clone())?;
     /// config.access.default = Some(Token::new("a long secret"));
     /// server.handle().reload(&config)?;

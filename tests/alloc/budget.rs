@@ -22,7 +22,7 @@ struct Hoard {
 
 impl Hoard {
     fn new() -> Self {
-        let limits = Limits { connections_max: 100_000, ..Limits::default() };
+        let limits = Limits::default().connections_max(100_000);
         Self { turns: Turns::new(limits), stalled: HashSet::new(), connections: 0 }
     }
 

@@ -89,7 +89,7 @@ fn an_allocation_would_be_counted() {
 #[test]
 fn a_connection_allocates_the_message_it_returns_and_nothing_else() {
     const STRINGS_OF_AN_ANSWER: u64 = 5;
-    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let mut server = Server::bind(Config::default().port(0)).unwrap();
     server.application("app", "The App").channel("echo").on_request(|request| {
         let payload = request.json();
         request.reply_json(&payload)
@@ -189,7 +189,7 @@ struct Loopback {
 
 impl Loopback {
     fn new() -> Self {
-        let config = Config { host: Some("127.0.0.1".to_owned()), port: 0, ..Config::default() };
+        let config = Config::default().host("127.0.0.1".to_owned()).port(0);
         let mut server = Server::bind(config).unwrap();
         let mut app = server.application("app", "The App");
         app.channel("echo").on_request(|request| {

@@ -20,7 +20,7 @@ struct Driven {
 
 impl Driven {
     fn new(limits: Limits) -> Self {
-        let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
+        let mut server = Server::bind(Config::default().port(0).limits(limits)).unwrap();
         server.application("app", "The App").channel("news");
         let port = server.addresses()[0].port().unwrap();
         let (told, heard) = mpsc::channel();
@@ -101,8 +101,7 @@ fn a_message_between_two_turns_has_the_time_of_its_publication() {
 #[test]
 fn a_publication_after_a_quiet_time_does_not_close_who_reads() {
     let grace = Duration::from_millis(10);
-    let limits =
-        Limits { slow_consumer_grace: grace, queue_high_water_bytes: 1_000, ..Limits::default() };
+    let limits = Limits::default().slow_consumer_grace(grace).queue_high_water_bytes(1_000);
     let mut driven = Driven::new(limits);
     let text = "x".repeat(20_000);
     for pause_before_turn in [Duration::ZERO, grace * 5] {
@@ -118,16 +117,14 @@ fn a_publication_after_a_quiet_time_does_not_close_who_reads() {
 /// A timeout that no clock can express means no timeout.
 #[test]
 fn the_longest_timeouts_are_none() {
-    let limits = Limits {
-        handshake_timeout: Duration::MAX,
-        idle_timeout: Some(Duration::MAX),
-        request_timeout: Duration::MAX,
-        slow_consumer_grace: Duration::MAX,
-        drain_timeout: Duration::MAX,
+    let limits = Limits::default()
+        .handshake_timeout(Duration::MAX)
+        .idle_timeout(Duration::MAX)
+        .request_timeout(Duration::MAX)
+        .slow_consumer_grace(Duration::MAX)
+        .drain_timeout(Duration::MAX)
         // Every publication starts a grace period.
-        queue_high_water_bytes: 100,
-        ..Limits::default()
-    };
+        .queue_high_water_bytes(100);
     let mut driven = Driven::new(limits);
     let kept = install_later(&mut driven.server);
     let text = "x".repeat(1_000);

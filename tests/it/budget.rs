@@ -19,7 +19,7 @@ struct Loaded {
 
 impl Loaded {
     fn new(clients: usize, limits: Limits) -> Self {
-        let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
+        let mut server = Server::bind(Config::default().port(0).limits(limits)).unwrap();
         install_echo(&mut server);
         let address: SocketAddr =
             (Ipv4Addr::LOCALHOST, server.addresses()[0].port().unwrap()).into();

@@ -106,7 +106,7 @@ fn server_process() {
         return;
     }
     let limits = limits_of(&std::env::var(LIMITS).unwrap_or_default());
-    let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
+    let mut server = Server::bind(Config::default().port(0).limits(limits)).unwrap();
     install_echo(&mut server);
     let handle = server.handle();
     std::thread::spawn(move || {
@@ -200,7 +200,7 @@ fn out_of_descriptors_each_newcomer_is_shed_by_itself() {
 
 #[test]
 fn localhost_serves_both_families() {
-    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let mut server = Server::bind(Config::default().port(0)).unwrap();
     install_echo(&mut server);
     let addresses = server.addresses().to_vec();
     let handle = server.handle();

@@ -18,7 +18,7 @@ use crate::support::{
 fn serve_all(limits: Limits) -> (TestServer, Receiver<Responder>) {
     let mut responders = None;
     // One of the tests expects that nothing listens on this port afterwards.
-    let config = Config { limits, port: reserved_port(), ..Config::default() };
+    let config = Config::default().limits(limits).port(reserved_port());
     let server = serve_as_told(config, |server| {
         install_echo(server);
         responders = Some(install_later(server));
@@ -32,7 +32,7 @@ const LARGE_BYTES: usize = 8 << 20;
 
 /// A drain that waits for its deadline does not end within the test.
 fn patient() -> Limits {
-    Limits { drain_timeout: HANG * 100, ..Limits::default() }
+    Limits::default().drain_timeout(HANG * 100)
 }
 
 /// Expects the notice that every connection gets. It answers no request.
@@ -80,7 +80,7 @@ fn without_connections_the_end_comes_at_once() {
 
 #[test]
 fn a_server_that_never_ran_can_be_stopped() {
-    let config = Config { port: 0, limits: patient(), ..Config::default() };
+    let config = Config::default().port(0).limits(patient());
     let mut server = Server::bind(config).unwrap();
     server.handle().stop();
     let (sender, ended) = channel();
@@ -235,12 +235,12 @@ fn requests_that_were_written_before_are_answered_or_refused() {
 fn requests_held_back_behind_their_unread_answers_are_too() {
     // The peer reads nothing before the drain starts. Its answers fill its queue, so the server
     // stops reading its requests.
-    stop_behind(4_000, Limits { queue_high_water_bytes: 16 << 10, ..patient() });
+    stop_behind(4_000, patient().queue_high_water_bytes(16 << 10));
 }
 
 #[test]
 fn a_drain_does_not_wait_for_ever_for_a_silent_worker() {
-    let limits = Limits { drain_timeout: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits::default().drain_timeout(Duration::from_millis(50));
     let (server, _) = serve_all(limits);
     let mut worker = server.connected("app", "worker").serving("work");
     let mut requester = server.connected("app", "requester");
@@ -259,7 +259,7 @@ fn a_drain_does_not_wait_for_ever_for_a_silent_worker() {
 
 #[test]
 fn a_drain_does_not_wait_for_ever_for_a_reader_or_a_responder() {
-    let limits = Limits { drain_timeout: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits::default().drain_timeout(Duration::from_millis(50));
     let (server, responders) = serve_all(limits);
     let mut reader = server.connected("app", "reader");
     reader.send("request", "large", json!(null));

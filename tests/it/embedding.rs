@@ -73,7 +73,7 @@ fn an_answer_may_come_later_from_any_thread() {
     assert!(peer.receive()["payload"]["error"].as_str().unwrap().contains("no stock"));
 
     let request_timeout = Duration::from_millis(200);
-    let (server, responders) = serve_later(Limits { request_timeout, ..Limits::default() });
+    let (server, responders) = serve_later(Limits::default().request_timeout(request_timeout));
     let mut peer = server.connected("app", "impatient");
     peer.send("request", "later", json!(null));
     assert_eq!(code(&peer.receive()), "timeout");
@@ -128,7 +128,7 @@ fn handlers_and_other_threads_publish_and_broadcast() {
 
 #[test]
 fn the_published_names_are_there() {
-    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let mut server = Server::bind(Config::default().port(0)).unwrap();
     let mut app = server.create_application("app", Some("Its Name"));
     app.create_channel("one");
     app.create_channel("two");
@@ -166,7 +166,7 @@ fn a_handle_says_why_it_cannot() {
 #[test]
 fn a_handle_refuses_more_than_the_loop_can_take() {
     // Nothing runs this server's loop, so posted messages stay in the mailbox.
-    let server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let server = Server::bind(Config::default().port(0)).unwrap();
     let handle = server.handle();
     let megabyte = "x".repeat(1 << 20);
     let full = (0..100).find_map(|_| handle.publish("app", "c", &megabyte).err());
@@ -176,14 +176,14 @@ fn a_handle_refuses_more_than_the_loop_can_take() {
 #[test]
 #[should_panic(expected = "1 to 256 bytes")]
 fn an_unusable_id_is_the_callers_bug() {
-    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let mut server = Server::bind(Config::default().port(0)).unwrap();
     server.application("", "nameless");
 }
 
 /// Serves the channel `later`, which hands its requests to the test.
 fn serve_later(limits: Limits) -> (TestServer, mpsc::Receiver<Responder>) {
     let mut responders = None;
-    let server = serve(Config { limits, ..Config::default() }, |server| {
+    let server = serve(Config::default().limits(limits), |server| {
         crate::support::install_echo(server);
         responders = Some(install_later(server));
     });
@@ -193,8 +193,8 @@ fn serve_later(limits: Limits) -> (TestServer, mpsc::Receiver<Responder>) {
 #[test]
 fn an_answer_may_fill_a_frame_to_its_limit() {
     const BODY_BYTES_MAX: usize = 4096;
-    let limits = Limits { frame_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
-    let server = serve(Config { limits, ..Config::default() }, |server| {
+    let limits = Limits::default().frame_bytes_max(BODY_BYTES_MAX);
+    let server = serve(Config::default().limits(limits), |server| {
         server.application("app", "The App").channel("fill").on_request(|request| {
             let length: usize = request.payload()?;
             request.reply(&"x".repeat(length))
@@ -214,7 +214,7 @@ fn an_answer_may_fill_a_frame_to_its_limit() {
 
 #[test]
 fn a_deferred_answer_over_the_frame_limit_fails_too() {
-    let (server, responders) = serve_later(Limits { frame_bytes_max: 4096, ..Limits::default() });
+    let (server, responders) = serve_later(Limits::default().frame_bytes_max(4096));
     let mut peer = server.connected("app", "peer");
     let id = peer.send("request", "later", json!(1));
     responders.recv_timeout(HANG).unwrap().reply(&"x".repeat(5000)).unwrap();
@@ -284,8 +284,7 @@ fn a_deferred_request_is_answered_once_whatever_becomes_of_it() {
 
 #[test]
 fn deferred_requests_are_bounded_and_one_that_fails_is_answered_once() {
-    let (server, responders) =
-        serve_later(Limits { pending_per_connection_max: 1, ..Limits::default() });
+    let (server, responders) = serve_later(Limits::default().pending_per_connection_max(1));
     let mut peer = server.connected("app", "peer");
     let first = peer.send("request", "later", json!(1));
     let second = peer.send("request", "later", json!(2));
@@ -364,7 +363,7 @@ fn a_message_to_a_connection_that_is_gone_goes_nowhere() {
 fn a_question_the_server_does_not_get_to_is_not_left_waiting() {
     // Not every round asks at the critical moment.
     for _ in 0..20 {
-        let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+        let mut server = Server::bind(Config::default().port(0)).unwrap();
         let handle = server.handle();
         handle.stop();
         // These are more messages than the turns of the drain take out of the mailbox.
@@ -388,7 +387,7 @@ fn a_question_the_server_does_not_get_to_is_not_left_waiting() {
 
 #[test]
 fn a_handle_of_a_server_that_never_ran_says_so_too() {
-    let server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let server = Server::bind(Config::default().port(0)).unwrap();
     let handle = server.handle();
     drop(server);
     let message = Message::new(MessageType::Notification, "app", "news", Json::null());
@@ -400,7 +399,7 @@ fn a_handle_of_a_server_that_never_ran_says_so_too() {
 
 #[test]
 fn the_loop_makes_room_for_what_was_refused() {
-    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let mut server = Server::bind(Config::default().port(0)).unwrap();
     let handle = server.handle();
     let megabyte = "x".repeat(1 << 20);
     let taken = (0..1000).take_while(|_| handle.publish("app", "c", &megabyte).is_ok()).count();
@@ -423,7 +422,7 @@ fn a_question_that_panics_harms_nobody() {
 #[test]
 fn turns_may_be_taken_on_one_thread_after_another() {
     fn is_sent_and_shared<T: Send + Sync>(_: &T) {}
-    let mut server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let mut server = Server::bind(Config::default().port(0)).unwrap();
     crate::support::install_echo(&mut server);
     is_sent_and_shared(&server.handle());
     assert!(server.poll_once(Some(Duration::ZERO)).unwrap());

@@ -33,7 +33,7 @@ fn with_server<T: Send + 'static>(
     run: impl FnOnce(Server) -> Result<T, ipc_framework::Error> + Send + 'static,
     use_it: impl FnOnce(SocketAddr),
 ) -> T {
-    let server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let server = Server::bind(Config::default().port(0)).unwrap();
     let port = server.addresses()[0].port().expect("TCP comes first");
     let handle = server.handle();
     let running = std::thread::spawn(move || run(server).unwrap());

@@ -89,7 +89,7 @@ fn hooks_are_told_who_is_at_the_other_end() {
     let path = std::env::temp_dir().join(format!("ipc-hooks-{}.sock", std::process::id()));
     let (told, events) = mpsc::channel();
     let (came, went) = (told.clone(), told);
-    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let config = Config::default().unix(UnixSocket::at(&path));
     let server = serve(config, move |server| {
         server.on_connect(move |info, context| {
             let listed = context.list_connections();

@@ -253,7 +253,7 @@ fn a_signal_shows_what_was_measured_and_another_empties_it() {
 #[test]
 fn a_spinning_server_answers_without_being_woken_and_an_idle_one_sleeps() {
     let spin = Spin::AfterWork(support::HANG);
-    let server = support::serve(Config { spin, ..Config::default() }, support::install_echo);
+    let server = support::serve(Config::default().spin(spin), support::install_echo);
     let mut peer = server.connected("app", "asks");
     peer.fence();
     let before = server.stats().counters.wakeups;

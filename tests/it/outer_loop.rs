@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use ipc_framework::{Address, Config, Limits, Server};
+use ipc_framework::{Config, Limits, Server};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use serde_json::json;
@@ -30,11 +30,7 @@ impl Host {
     }
 
     fn address(&self) -> SocketAddr {
-        let is_tcp = |address: &Address| match address {
-            Address::Tcp(address) => Some(*address),
-            Address::Unix(_) => None,
-        };
-        self.server.addresses().iter().find_map(is_tcp).expect("TCP comes first")
+        self.server.addresses()[0].tcp().expect("TCP comes first")
     }
 
     /// Waits as the documentation says, and runs one turn. Returns whether the server goes on.
@@ -56,7 +52,7 @@ impl Host {
 
 #[test]
 fn a_host_loop_of_ones_own_drives_it() {
-    let mut host = Host::new(Server::bind(Config { port: 0, ..Config::default() }).unwrap());
+    let mut host = Host::new(Server::bind(Config::default().port(0)).unwrap());
     let (address, handle) = (host.address(), host.server.handle());
     let client = std::thread::spawn(move || {
         let mut peer = Peer::new(address);
@@ -72,8 +68,8 @@ fn a_host_loop_of_ones_own_drives_it() {
 
 #[test]
 fn a_host_loop_is_woken_by_deadlines_and_by_handles() {
-    let limits = Limits { request_timeout: Duration::from_millis(30), ..Limits::default() };
-    let mut server = Server::bind(Config { port: 0, limits, ..Config::default() }).unwrap();
+    let limits = Limits::default().request_timeout(Duration::from_millis(30));
+    let mut server = Server::bind(Config::default().port(0).limits(limits)).unwrap();
     assert_eq!(server.next_deadline(), None, "nothing is due of itself");
     let kept = install_later(&mut server);
     let (handle, port) = (server.handle(), server.addresses()[0].port().unwrap());
@@ -98,7 +94,7 @@ fn a_host_loop_is_woken_by_deadlines_and_by_handles() {
 fn a_host_loop_that_hears_of_changes_alone_answers_everybody() {
     const CLIENTS: usize = 3_000;
     raise_limit();
-    let config = Config { host: Some("127.0.0.1".to_owned()), port: 0, ..Config::default() };
+    let config = Config::default().host("127.0.0.1".to_owned()).port(0);
     let mut host = Host::new(Server::bind(config).unwrap());
     let address = host.address();
     let mut peers: Vec<Peer> = (0..CLIENTS).map(|_| Peer::new(address)).collect();

@@ -23,12 +23,12 @@ fn limits_that_make_no_sense_are_refused_from_the_start_and_later() {
     let server = support::serve(Config::default(), support::install_echo);
     let mut peer = server.connected("app", "there already");
     for (limits, says) in [
-        (Limits { connections_max: 0, ..Limits::default() }, "at least one"),
-        (Limits { frame_bytes_max: 10, ..Limits::default() }, "between 1KiB and 1GiB"),
-        (Limits { memory_bytes_max: 16 << 20, ..Limits::default() }, "raise it to 67108864"),
-        (Limits { request_timeout: Duration::ZERO, ..Limits::default() }, "time to answer"),
+        (Limits::default().connections_max(0), "at least one"),
+        (Limits::default().frame_bytes_max(10), "between 1KiB and 1GiB"),
+        (Limits::default().memory_bytes_max(16 << 20), "raise it to 67108864"),
+        (Limits::default().request_timeout(Duration::ZERO), "time to answer"),
     ] {
-        let config = Config { port: 0, limits, ..Config::default() };
+        let config = Config::default().port(0).limits(limits);
         let problems = config.problems();
         assert!(matches!(&problems[..], [one] if one.to_string().contains(says)), "{problems:?}");
         let refused = server.handle.reload(&config).unwrap_err();

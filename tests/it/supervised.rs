@@ -16,7 +16,7 @@ use crate::operation::{Manager, Tracer};
 use crate::support::{self, HANG, Peer, eventually};
 
 fn refused(given: Vec<Inherited>) -> String {
-    let error = Server::bind_with(Config { host: None, ..Config::default() }, given).unwrap_err();
+    let error = Server::bind_with(Config::default().host(None), given).unwrap_err();
     assert!(matches!(error, Error::Listen { .. }), "{error:?}");
     error.to_string()
 }
@@ -85,12 +85,12 @@ fn whoever_locks_the_directory_does_not_keep_the_server_from_starting() {
     let path = scratch.0.join("ipc.sock");
     drop(UnixListener::bind(&path).unwrap());
     let unix = || Some(UnixSocket::at(&path));
-    let server = support::serve(Config { unix: unix(), ..Config::default() }, |_| {});
+    let server = support::serve(Config::default().unix(unix()), |_| {});
     let mut peer = Peer::over_unix(&path).unwrap();
     peer.connect("app", "peer");
     peer.fence();
     // A live server's socket is not taken over, even without the lock.
-    Server::bind(Config { host: None, unix: unix(), ..Config::default() }).unwrap_err();
+    Server::bind(Config::default().host(None).unix(unix())).unwrap_err();
     peer.fence();
     drop(peer);
     server.stop();
@@ -99,14 +99,14 @@ fn whoever_locks_the_directory_does_not_keep_the_server_from_starting() {
 #[test]
 fn closed_for_silence_is_counted() {
     // Each server closes one connection, so that no other connection has to be in time.
-    let serve = |limits| support::serve(Config { limits, ..Config::default() }, |_| {});
+    let serve = |limits| support::serve(Config::default().limits(limits), |_| {});
     let handshake_timeout = Duration::from_millis(50);
-    let server = serve(Limits { handshake_timeout, ..Limits::default() });
+    let server = serve(Limits::default().handshake_timeout(handshake_timeout));
     server.peer().expect_end();
     let counters = server.stats().counters;
     assert_eq!((counters.handshake_timeouts, counters.idle_closed), (1, 0));
     let idle_timeout = Some(Duration::from_millis(300));
-    let server = serve(Limits { idle_timeout, ..Limits::default() });
+    let server = serve(Limits::default().idle_timeout(idle_timeout));
     server.connected("app", "idle").expect_end();
     let counters = server.stats().counters;
     assert_eq!((counters.handshake_timeouts, counters.idle_closed), (0, 1));

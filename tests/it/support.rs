@@ -58,7 +58,7 @@ pub(crate) struct TestServer {
 
 /// Starts a server on a free port.
 pub(crate) fn serve(config: Config, set_up: impl FnOnce(&mut Server)) -> TestServer {
-    serve_as_told(Config { port: 0, ..config }, set_up)
+    serve_as_told(config.port(0), set_up)
 }
 
 /// Starts a server on the port that the configuration names.
@@ -74,14 +74,7 @@ pub(crate) fn serve_by(
 ) -> TestServer {
     let mut server = Server::bind(config).expect("a free port");
     set_up(&mut server);
-    let address = server
-        .addresses()
-        .iter()
-        .find_map(|address| match address {
-            Address::Tcp(address) => Some(*address),
-            Address::Unix(_) => None,
-        })
-        .expect("a TCP address");
+    let address = server.addresses().iter().find_map(Address::tcp).expect("a TCP address");
     let handle = server.handle();
     let thread = std::thread::spawn(move || run(server));
     TestServer { address, handle, thread: Some(thread) }
@@ -94,7 +87,7 @@ pub(crate) fn serve_echo() -> TestServer {
 
 /// Starts such a server with other limits.
 pub(crate) fn serve_limited(limits: Limits) -> TestServer {
-    serve(Config { limits, ..Config::default() }, install_echo)
+    serve(Config::default().limits(limits), install_echo)
 }
 
 pub(crate) fn install_echo(server: &mut Server) {

@@ -23,7 +23,7 @@ use self::peer::TlsPeer;
 use crate::support::{HANG, TestServer, code, install_echo, serve};
 
 fn serve_tls(tls: &Tls, limits: Limits) -> TestServer {
-    let config = Config { tls: Some(tls.clone()), limits, ..Config::default() };
+    let config = Config::default().tls(tls.clone()).limits(limits);
     serve(config, install_echo)
 }
 
@@ -50,7 +50,7 @@ fn what_goes_both_ways_arrives_whole_however_large() {
 #[test]
 fn whoever_does_not_read_is_closed_and_the_others_get_everything() {
     let certificates = Certificates::new("stalled");
-    let limits = Limits { slow_consumer_grace: Duration::from_secs(3), ..Limits::default() };
+    let limits = Limits::default().slow_consumer_grace(Duration::from_secs(3));
     let server = serve_tls(&certificates.tls(), limits);
     let client = certificates.client();
     let slow = TlsPeer::connected(server.address, &client, "slow").subscribed("news");
@@ -74,7 +74,7 @@ fn whoever_does_not_read_is_closed_and_the_others_get_everything() {
 #[test]
 fn who_says_no_more_gets_what_was_encrypted_already_however_late_it_reads() {
     let certificates = Certificates::new("half");
-    let limits = Limits { slow_consumer_grace: HANG, ..Limits::default() };
+    let limits = Limits::default().slow_consumer_grace(HANG);
     let server = serve_tls(&certificates.tls(), limits);
     let client = certificates.client();
     // With growing sizes the kernel has room for all of it, then TLS alone holds the rest, and then
@@ -102,7 +102,7 @@ fn who_says_no_more_gets_what_was_encrypted_already_however_late_it_reads() {
 #[test]
 fn who_is_one_too_many_is_told_so_behind_the_handshake() {
     let certificates = Certificates::new("full");
-    let limits = Limits { connections_max: 1, ..Limits::default() };
+    let limits = Limits::default().connections_max(1);
     let server = serve_tls(&certificates.tls(), limits);
     let first = TlsPeer::connected(server.address, &certificates.client(), "first");
     let mut second = TlsPeer::over_tls(server.address, &certificates.client());
@@ -151,7 +151,7 @@ fn another_certificate_is_shown_to_newcomers_and_nobody_is_closed_for_it() {
 #[test]
 fn encryption_alone_does_not_open_a_public_address_and_certificates_of_clients_do() {
     let certificates = Certificates::new("public");
-    let public = |tls| Config { host: Some("0.0.0.0".into()), port: 0, tls, ..Config::default() };
+    let public = |tls| Config::default().host("0.0.0.0".to_owned()).port(0).tls(tls);
     let config = public(Some(certificates.tls()));
     assert!(matches!(config.problems()[..], [Error::Unprotected { .. }]));
     assert!(matches!(Server::bind(config).unwrap_err(), Error::Unprotected { .. }));

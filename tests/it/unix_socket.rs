@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use ipc_framework::{Access, Address, Config, Error, Server, Token, UnixSocket};
+use ipc_framework::{Access, Config, Error, Server, Token, UnixSocket};
 use serde_json::json;
 
 use crate::support::{HANG, Peer, frame, serve};
@@ -34,7 +34,7 @@ impl Drop for Scratch {
 }
 
 fn only_unix(path: &Path) -> Config {
-    Config { host: None, unix: Some(UnixSocket::at(path)), ..Config::default() }
+    Config::default().host(None).unix(UnixSocket::at(path))
 }
 
 fn mode(path: &Path) -> u32 {
@@ -59,7 +59,7 @@ fn assert_serves(path: &Path) {
 fn tcp_and_unix_at_once_and_the_path_is_free_afterwards() {
     let scratch = Scratch::new("both");
     let path = scratch.socket();
-    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let config = Config::default().unix(UnixSocket::at(&path));
     let server = serve(config, |_| {});
     assert_eq!(mode(&path), 0o600);
     assert_serves(&path);
@@ -71,8 +71,8 @@ fn tcp_and_unix_at_once_and_the_path_is_free_afterwards() {
 #[test]
 fn the_mode_can_be_set() {
     let scratch = Scratch::new("mode");
-    let unix = UnixSocket { path: scratch.socket(), mode: 0o660 };
-    let config = Config { host: None, unix: Some(unix), ..Config::default() };
+    let unix = UnixSocket::at(scratch.socket()).mode(0o660);
+    let config = Config::default().host(None).unix(unix);
     let _server = Server::bind(config).unwrap();
     assert_eq!(mode(&scratch.socket()), 0o660);
 }
@@ -132,15 +132,9 @@ fn of_many_that_start_at_once_one_wins_and_serves() {
 
 #[test]
 fn localhost_is_both_families() {
-    let server = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
-    let addresses: Vec<_> = server
-        .addresses()
-        .iter()
-        .map(|address| match address {
-            Address::Tcp(address) => *address,
-            Address::Unix(_) => panic!("none was asked for"),
-        })
-        .collect();
+    let server = Server::bind(Config::default().port(0)).unwrap();
+    let addresses: Vec<_> =
+        server.addresses().iter().map(|address| address.tcp().expect("no other")).collect();
     let [v4, v6] = addresses[..] else { panic!("{addresses:?}") };
     assert!(v4.is_ipv4() && v6.is_ipv6());
     assert_eq!(v4.port(), v6.port());
@@ -150,20 +144,20 @@ fn localhost_is_both_families() {
 
 #[test]
 fn public_addresses_want_a_token() {
-    let public = || Config { host: Some("0.0.0.0".to_owned()), port: 0, ..Config::default() };
+    let public = || Config::default().host("0.0.0.0".to_owned()).port(0);
     let refused = Server::bind(public()).unwrap_err();
     assert!(matches!(refused, Error::Unprotected { .. }), "{refused:?}");
     assert!(refused.to_string().contains("token"), "{refused}");
-    let access = Access { default: Some(Token::new("secret")), ..Access::default() };
-    Server::bind(Config { access, ..public() }).unwrap();
-    Server::bind(Config { insecure: true, ..public() }).unwrap();
+    let access = Access::default().token(Token::new("secret"));
+    Server::bind(public().access(access)).unwrap();
+    Server::bind(public().insecure(true)).unwrap();
 }
 
 #[test]
 fn a_port_in_use_is_said_to_be() {
-    let first = Server::bind(Config { port: 0, ..Config::default() }).unwrap();
+    let first = Server::bind(Config::default().port(0)).unwrap();
     let port = first.addresses()[0].port().unwrap();
-    let refused = Server::bind(Config { port, ..Config::default() }).unwrap_err();
+    let refused = Server::bind(Config::default().port(port)).unwrap_err();
     assert!(refused.to_string().contains("listens there already"), "{refused}");
 }
 
@@ -183,8 +177,8 @@ fn whoever_can_connect_finds_the_permissions_in_place() {
             }
             mode(&there)
         });
-        let unix = UnixSocket { path, mode: wanted };
-        let config = Config { host: None, unix: Some(unix), ..Config::default() };
+        let unix = UnixSocket::at(path).mode(wanted);
+        let config = Config::default().host(None).unix(unix);
         let _server = Server::bind(config).unwrap();
         assert_eq!(watcher.join().unwrap(), wanted, "round {round}");
     }
@@ -194,7 +188,7 @@ fn whoever_can_connect_finds_the_permissions_in_place() {
 fn a_live_server_goes_on_when_a_second_one_is_refused() {
     let scratch = Scratch::new("live");
     let path = scratch.socket();
-    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let config = Config::default().unix(UnixSocket::at(&path));
     let server = serve(config, |_| {});
     let inode = fs::metadata(&path).unwrap().ino();
     let mut before = Peer::over_unix(&path).unwrap();
@@ -262,7 +256,7 @@ fn what_is_no_socket_is_left_alone() {
 fn the_path_is_free_as_soon_as_nobody_is_accepted_any_more() {
     let scratch = Scratch::new("successor");
     let path = scratch.socket();
-    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let config = Config::default().unix(UnixSocket::at(&path));
     let server = serve(config, |_| {});
     let mut peer = Peer::over_unix(&path).unwrap();
     peer.connect("app", "peer");

@@ -18,10 +18,9 @@ impl Path {
 /// Starts a server with a Unix socket that every user can reach, and a token on TCP.
 fn serve_users(path: &Path, uids: &[u32], gids: &[u32]) -> TestServer {
     let token = Some(Token::new("secret"));
-    let access =
-        Access { default: token, uids: uids.into(), gids: gids.into(), ..Access::default() };
-    let unix = Some(UnixSocket { mode: 0o666, ..UnixSocket::at(&path.0) });
-    serve(Config { unix, access, ..Config::default() }, install_echo)
+    let access = Access::default().token(token).uids(uids).gids(gids);
+    let unix = Some(UnixSocket::at(&path.0).mode(0o666));
+    serve(Config::default().unix(unix).access(access), install_echo)
 }
 
 fn own() -> (u32, u32) {
@@ -126,7 +125,7 @@ print(stream.recv(4096))
 
 #[test]
 fn lists_without_a_socket_that_knows_users_are_refused() {
-    let access = |default| Access { default, uids: vec![1], ..Access::default() };
+    let access = |default| Access::default().token(default).uids(vec![1]);
     let path = Path::new("config");
     let unix = Some(UnixSocket::at(&path.0));
     let refused = |config: Config| {
@@ -134,15 +133,15 @@ fn lists_without_a_socket_that_knows_users_are_refused() {
         assert!(matches!(problems[..], [Error::Config(_)]), "{problems:?}");
         Server::bind(config).unwrap_err().to_string()
     };
-    let config = Config { port: 0, access: access(None), ..Config::default() };
+    let config = Config::default().port(0).access(access(None));
     assert!(refused(config.clone()).contains("only be told apart on a Unix socket"));
     // The TCP port would still be open to every user.
-    let config = Config { unix, ..config };
+    let config = config.unix(unix);
     assert!(refused(config.clone()).contains("TCP port"));
     for config in [
-        Config { host: None, ..config.clone() },
-        Config { access: access(Some(Token::new("secret"))), ..config.clone() },
-        Config { insecure: true, ..config },
+        config.clone().host(None),
+        config.clone().access(access(Some(Token::new("secret")))),
+        config.insecure(true),
     ] {
         assert!(config.problems().is_empty());
         Server::bind(config).unwrap();

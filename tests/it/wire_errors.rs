@@ -144,7 +144,7 @@ impl Stage {
     }
 
     fn limited(limits: Limits) -> Self {
-        Self::new(Config { limits, ..Config::default() }, |_| {})
+        Self::new(Config::default().limits(limits), |_| {})
     }
 
     fn culprit(&self) -> Peer {
@@ -247,7 +247,7 @@ fn connect_without_id() -> Provoked {
 }
 
 fn length_over_the_limit() -> Provoked {
-    let stage = Stage::limited(Limits { frame_bytes_max: 1_024, ..Limits::default() });
+    let stage = Stage::limited(Limits::default().frame_bytes_max(1_024));
     let mut culprit = stage.culprit();
     culprit.stream.write_all(&1_025_u32.to_be_bytes()).unwrap();
     stage.provoked(culprit, "system", Value::Null)
@@ -270,13 +270,13 @@ fn no_token() -> Provoked {
 fn refused_at_the_door(connect: Value) -> Provoked {
     let mut access = Access::default();
     access.applications.insert("vault".to_owned(), Token::new("sesame"));
-    let stage = Stage::new(Config { access, ..Config::default() }, |_| {});
+    let stage = Stage::new(Config::default().access(access), |_| {});
     let culprit = stage.server.peer().called("vault", "");
     stage.provoked_by(culprit, "request", "system", connect)
 }
 
 fn one_connection_too_many() -> Provoked {
-    let stage = Stage::limited(Limits { connections_max: 1, ..Limits::default() });
+    let stage = Stage::limited(Limits::default().connections_max(1));
     let culprit = stage.server.peer();
     stage.provoked(culprit, "system", Value::Null)
 }
@@ -313,7 +313,7 @@ fn moody(
     limits: Limits,
     handler: impl FnMut(Request<'_>) -> Result<Reply, HandlerError> + Send + 'static,
 ) -> Provoked {
-    let stage = Stage::new(Config { limits, ..Config::default() }, |server| {
+    let stage = Stage::new(Config::default().limits(limits), |server| {
         server.application("app", "The App").channel("moody").on_request(handler);
     });
     let culprit = stage.culprit();
@@ -333,7 +333,7 @@ fn worker_dies() -> Provoked {
 const SOON: Duration = Duration::from_millis(50);
 
 fn worker_is_silent() -> Provoked {
-    let mut stage = Stage::limited(Limits { request_timeout: SOON, ..Limits::default() });
+    let mut stage = Stage::limited(Limits::default().request_timeout(SOON));
     let mut worker = stage.worker();
     let mut culprit = stage.culprit();
     let id = culprit.send("request", "work", json!(1));
@@ -344,7 +344,7 @@ fn worker_is_silent() -> Provoked {
 
 fn responder_is_silent() -> Provoked {
     let mut kept = Vec::new();
-    moody(Limits { request_timeout: SOON, ..Limits::default() }, move |request| {
+    moody(Limits::default().request_timeout(SOON), move |request| {
         let (reply, responder) = request.defer()?;
         kept.push(responder);
         Ok(reply)
@@ -370,7 +370,7 @@ fn second_connect() -> Provoked {
 }
 
 fn too_many_channels() -> Provoked {
-    let stage = Stage::limited(Limits { channels_per_connection_max: 1, ..Limits::default() });
+    let stage = Stage::limited(Limits::default().channels_per_connection_max(1));
     let mut culprit = stage.culprit();
     culprit.send("publish", "one", json!(1));
     stage.provoked_by(culprit, "publish", "two", json!(2))
@@ -378,13 +378,13 @@ fn too_many_channels() -> Provoked {
 
 fn too_many_channels_in_all() -> Provoked {
     // These are `echo` and `calm`.
-    let stage = Stage::limited(Limits { channels_max: 2, ..Limits::default() });
+    let stage = Stage::limited(Limits::default().channels_max(2));
     let culprit = stage.culprit();
     stage.provoked_by(culprit, "notification", "third", json!(3))
 }
 
 fn too_many_subscriptions() -> Provoked {
-    let limits = Limits { subscriptions_per_connection_max: 1, ..Limits::default() };
+    let limits = Limits::default().subscriptions_per_connection_max(1);
     let stage = Stage::limited(limits);
     let mut culprit = stage.culprit();
     culprit.subscribe("one");
@@ -392,7 +392,7 @@ fn too_many_subscriptions() -> Provoked {
 }
 
 fn too_many_pending() -> Provoked {
-    let mut stage = Stage::limited(Limits { pending_per_connection_max: 1, ..Limits::default() });
+    let mut stage = Stage::limited(Limits::default().pending_per_connection_max(1));
     let mut worker = stage.worker();
     let mut culprit = stage.culprit();
     culprit.send("request", "work", json!(1));
@@ -402,7 +402,7 @@ fn too_many_pending() -> Provoked {
 }
 
 fn too_many_services() -> Provoked {
-    let stage = Stage::limited(Limits { services_per_connection_max: 1, ..Limits::default() });
+    let stage = Stage::limited(Limits::default().services_per_connection_max(1));
     let mut culprit = stage.culprit();
     culprit.serve("one");
     stage.provoked_by(culprit, "request", "system", json!({"action": "serve", "channel": "two"}))

@@ -59,10 +59,7 @@ impl Server {
         let limits = config.limits.clone();
         let mut native = ipc_framework::Server::bind(config)
             .map_err(|error| errors::connection(py, &format!("Failed to start server: {error}")))?;
-        let port = native.addresses().iter().find_map(|address| match address {
-            Address::Tcp(address) => Some(address.port()),
-            Address::Unix(_) => None,
-        });
+        let port = native.addresses().iter().find_map(Address::port);
         let shared = Arc::new(Shared::new(native.handle(), &limits, routed, server));
         let (jobs, waiting) = if workers == 0 {
             (None, None)

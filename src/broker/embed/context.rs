@@ -24,7 +24,7 @@ use crate::proto::{Head, Json, JsonError, Message, MessageType, escaped};
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// server.on_connect(|info, context| {
 ///     let others = context.connections_of(info.app_id).len() - 1;
 ///     context.publish(info.app_id, "arrivals", &others).expect("a number is JSON");
@@ -264,7 +264,7 @@ fn fan_out(core: &mut Core, channel: ChannelKey, encoded: Encoded) -> usize {
 /// ```
 /// # use ipc_framework::{Config, SendError, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut config = Config { port: 0, ..Config::default() };
+/// let mut config = Config::default().port(0);
 /// config.limits.frame_bytes_max = 1024;
 /// let mut server = Server::bind(config)?;
 /// server.application("news", "News").channel("flash");

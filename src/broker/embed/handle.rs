@@ -26,7 +26,7 @@ use crate::proto::{Json, JsonError, Message};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use ipc_framework::{Config, Server};
 ///
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// let handle = server.handle();
 /// let running = std::thread::spawn(move || server.run());
 ///
@@ -85,7 +85,7 @@ impl Handle {
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # use ipc_framework::{Config, Server};
-    /// # let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+    /// # let mut server = Server::bind(Config::default().port(0))?;
     /// # let handle = server.handle();
     /// handle.post(|context| {
     ///     let mut app = context.application("shop", "The Shop");
@@ -150,8 +150,8 @@ impl Handle {
     /// [`HandleError::OnLoopThread`] from inside a handler, which has a [`Context`]
     /// already; [`HandleError::Stopped`] if the server ends before, or `ask` panics.
     ///
-    /// Between two turns, the thread that calls [`Server::poll_once`](crate::Server::poll_once)
-    /// would wait here for itself: it has [`Server::context`](crate::Server::context).
+    /// Between two turns, the thread that runs them would wait here for itself: it has
+    /// `Server::context`, or [`Broker::context`](crate::broker::Broker::context).
     pub fn with<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&mut Context<'_>) -> T + Send + 'static,
@@ -179,7 +179,7 @@ impl Handle {
     }
 
     /// Begins to drain: no new connections, no new requests; what is in flight is answered,
-    /// everything is flushed, then [`Server::run`](crate::Server::run) returns, after
+    /// everything is flushed, then `Server::run` returns, after
     /// [`Limits::drain_timeout`](crate::Limits::drain_timeout) at the latest. A second call
     /// changes nothing.
     pub fn stop(&self) {
@@ -204,7 +204,7 @@ impl Handle {
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use ipc_framework::{Config, Server};
-/// let server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let server = Server::bind(Config::default().port(0))?;
 /// let prices = server.handle().publisher("shop", "prices");
 /// std::thread::spawn(move || {
 ///     for price in 0..100 {
@@ -278,7 +278,7 @@ pub(crate) fn note_unsent(error: Option<SendError>) {
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// let handle = server.handle();
 /// handle.stop();
 /// server.run()?;

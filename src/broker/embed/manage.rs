@@ -7,13 +7,13 @@ use crate::broker::flow::{channels, closing, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 
-/// Applications, channels and connections, see also [`Server`](crate::Server)'s methods of the
+/// Applications, channels and connections, see also `Server`'s methods of the
 /// same names for before it runs.
 ///
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// server.on_connect(|info, context| {
 ///     // Every connection hears the news without asking for them.
 ///     context.create_channel(info.app_id, "news");

@@ -35,12 +35,12 @@ pub(crate) enum Dealt {
 }
 
 /// The decision of a filter on a publication or subscription, see
-/// [`Server::filter`](crate::Server::filter).
+/// [`Broker::filter`](crate::broker::Broker::filter).
 ///
 /// ```
 /// # use ipc_framework::{Config, Server, Verdict};
 /// # fn main() -> Result<(), ipc_framework::Error> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// server.filter(|delivery| match delivery.json().as_str().len() {
 ///     0..=1_000 => Ok(Verdict::CarryOut),
 ///     _ => Ok(Verdict::Drop),
@@ -169,7 +169,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Leaves the message to the next in line: after a channel's own handler that is the fallback,
-    /// see [`Server::fallback`](crate::Server::fallback), and then the workers.
+    /// see [`Broker::fallback`](crate::broker::Broker::fallback), and then the workers.
     ///
     /// # Errors
     /// None: it is what a handler returns.
@@ -295,7 +295,7 @@ impl<'a> Request<'a> {
     }
 
     /// Leaves the request to the next in line: after a channel's own handler that is the fallback,
-    /// see [`Server::fallback`](crate::Server::fallback), and then the workers. If there is none,
+    /// see [`Broker::fallback`](crate::broker::Broker::fallback), and then the workers. If there is none,
     /// it is answered `no_handler`.
     pub fn pass_on(self) -> Reply<'a> {
         *self.delivery.dealt = Dealt::PassedOn;

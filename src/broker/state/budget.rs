@@ -27,7 +27,7 @@ pub(crate) const REQUEST_BYTES: usize = 480;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use ipc_framework::MemoryPressure;
 ///
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// assert_eq!(server.get_stats().memory_pressure, MemoryPressure::None);
 /// # Ok(())
 /// # }

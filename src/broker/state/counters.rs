@@ -11,7 +11,7 @@ use crate::proto::ErrorCode;
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// let counters = server.get_stats().counters;
 /// assert_eq!((counters.accepted, counters.slow_consumers), (0, 0));
 /// assert!(counters.errors.is_empty());
@@ -70,7 +70,7 @@ pub struct Counters {
     pub transport_failures: u64,
     /// Times the loop was woken from its sleep.
     pub wakeups: u64,
-    /// Polls without sleep that found nothing, see [`Config::spin`](crate::Config).
+    /// Polls without sleep that found nothing, see `Config::spin`.
     pub spins: u64,
     /// Times a connection gave up its turn with frames left, so that others have theirs.
     pub yields: u64,

@@ -12,7 +12,7 @@ use super::peer::{PackedPeer, Peer};
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// server.on_connect(|info, _| println!("{} of {} is here", info.connection_id, info.app_id));
 /// # Ok(())
 /// # }

@@ -60,7 +60,7 @@ impl Measure {
 /// ```
 /// # use ipc_framework::{Config, Measure, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// server.context().for_each_histogram(|of, histogram| {
 ///     if of.measure == Measure::Request {
 ///         println!("{}/{}: {} ns", of.app_id, of.channel_id, histogram.value_at_quantile(0.99));
@@ -90,7 +90,7 @@ pub struct LatencyOf<'a> {
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// for (channel_id, latency) in server.context().list_latencies("shop") {
 ///     if let Some(request) = latency.request {
 ///         println!("{channel_id}: p99 {} us of {}", request.p99_us, request.count);
@@ -117,7 +117,7 @@ pub struct LatencySummary {
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// // Channels appear once something of theirs was measured.
 /// assert!(server.context().list_latencies("shop").is_empty());
 /// # Ok(())

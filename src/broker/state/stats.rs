@@ -16,7 +16,7 @@ use super::router::{Application, Channel, Router};
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// let stats = server.get_stats();
 /// assert!(stats.running);
 /// assert_eq!((stats.total_connections, stats.max_connections), (0, 10_000));
@@ -63,7 +63,7 @@ pub struct Stats {
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// server.application("shop", "The Shop").channel("price");
 /// let shop = &server.list_applications()["shop"];
 /// assert_eq!((shop.name.as_str(), shop.connections), ("The Shop", 0));
@@ -91,7 +91,7 @@ pub struct ApplicationInfo {
 /// ```
 /// # use ipc_framework::{Config, Server};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut server = Server::bind(Config { port: 0, ..Config::default() })?;
+/// let mut server = Server::bind(Config::default().port(0))?;
 /// server.application("shop", "The Shop").channel("price").on_request(|r| r.reply(&9.5));
 /// let price = &server.list_channels("shop")["price"];
 /// assert_eq!((price.subscribers, price.workers, price.has_handler), (0, 0, true));

@@ -177,7 +177,7 @@ impl Settings {
         config.unix = self
             .unix
             .as_ref()
-            .map(|path| UnixSocket { mode: self.unix_mode.unwrap_or(0o600), path: path.clone() });
+            .map(|path| UnixSocket::at(path.clone()).mode(self.unix_mode.unwrap_or(0o600)));
         config.insecure = self.insecure;
         config.spin = match self.spin {
             _ if self.busy => Spin::Always,

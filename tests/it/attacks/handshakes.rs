@@ -20,7 +20,7 @@ const STRANGERS: usize = 300;
 #[test]
 fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
     const SMALLEST_BUFFER_BYTES: usize = 4 << 10;
-    let limits = Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() };
+    let limits = Limits::default().handshake_timeout(Duration::from_secs(2));
     let server = serve_limited(limits);
     let mut bystanders = Bystanders::of(&server);
     let mut silent: Vec<Peer> = (0..STRANGERS).map(|_| server.peer()).collect();
@@ -53,7 +53,7 @@ fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
 fn strangers_who_take_every_place_keep_nobody_out() {
     const PLACES: usize = 100;
     let handshake_timeout = Duration::from_secs(60);
-    let limits = Limits { connections_max: PLACES, handshake_timeout, ..Limits::default() };
+    let limits = Limits::default().connections_max(PLACES).handshake_timeout(handshake_timeout);
     let server = serve_limited(limits);
     let is_over = Arc::new(AtomicBool::new(false));
     let ending = is_over.clone();
@@ -96,7 +96,7 @@ fn strangers_with_the_largest_frames_hold_a_read_and_a_few_errors_each() {
     const READ_BYTES: usize = 64 << 10;
     /// The unread errors that are allowed before the handshake, and the error that exceeded them.
     const ERRORS_BYTES: usize = 8 << 10;
-    let limits = Limits { handshake_timeout: Duration::from_secs(3), ..Limits::default() };
+    let limits = Limits::default().handshake_timeout(Duration::from_secs(3));
     let server = serve_limited(limits);
     let mut bystanders = Bystanders::of(&server);
     let floods: Vec<_> = (0..STRANGERS)
@@ -130,7 +130,7 @@ fn a_flood_on_one_listener_does_not_keep_newcomers_from_another() {
     const FLOODS: usize = 3;
     const NEWCOMERS: usize = 20;
     let path = std::env::temp_dir().join(format!("ipc-flood-{}.sock", std::process::id()));
-    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let config = Config::default().unix(UnixSocket::at(&path));
     let server = serve(config, install_echo);
     let address = server.address;
     let is_over = Arc::new(AtomicBool::new(false));

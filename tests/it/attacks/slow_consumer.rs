@@ -26,15 +26,13 @@ impl io::Write for Log {
 #[test]
 fn a_slow_subscriber_is_closed_after_its_grace_and_nobody_else_loses_anything() {
     const MESSAGES: usize = 5_000;
-    let limits = Limits {
-        queue_high_water_bytes: 64 << 10,
-        slow_consumer_grace: Duration::from_secs(3),
-        ..Limits::default()
-    };
+    let limits = Limits::default()
+        .queue_high_water_bytes(64 << 10)
+        .slow_consumer_grace(Duration::from_secs(3));
     let log = Log::default();
     let writer = log.clone();
     let tracing = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    let config = Config { limits, ..Config::default() };
+    let config = Config::default().limits(limits);
     let server = serve_by(config, install_echo, |mut server| {
         tracing::subscriber::with_default(tracing, || server.run())
     });

@@ -157,8 +157,7 @@ fn the_limit_of_the_handshake_ends_with_the_connect_even_in_one_write() {
 
 #[test]
 fn trickling_bytes_do_not_prolong_the_handshake() {
-    let server =
-        serve_limited(Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() });
+    let server = serve_limited(Limits::default().handshake_timeout(Duration::from_secs(2)));
     let mut bystanders = Bystanders::of(&server);
     let mut peer = stranger(&server);
     let bytes = frame(&connect_of(&mut peer, 16 << 10));
@@ -184,8 +183,7 @@ fn is_closed(peer: &mut Peer) -> bool {
 
 #[test]
 fn silence_is_closed_after_the_handshakes_time() {
-    let server =
-        serve_limited(Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() });
+    let server = serve_limited(Limits::default().handshake_timeout(Duration::from_secs(2)));
     let mut bystanders = Bystanders::of(&server);
     let mut silent: Vec<Peer> = (0..20).map(|_| server.peer()).collect();
     for peer in &mut silent {
@@ -196,8 +194,7 @@ fn silence_is_closed_after_the_handshakes_time() {
 
 #[test]
 fn what_a_stranger_leaves_unread_does_not_grow() {
-    let server =
-        serve_limited(Limits { handshake_timeout: Duration::from_secs(1), ..Limits::default() });
+    let server = serve_limited(Limits::default().handshake_timeout(Duration::from_secs(1)));
     let mut bystanders = Bystanders::of(&server);
     let peer = server.peer();
     peer.read_nothing_early(4 << 10);
@@ -233,7 +230,7 @@ fn connect_when_free(server: &TestServer, connection_id: &str) -> Peer {
 
 #[test]
 fn a_flood_of_connections_is_refused_and_places_become_free_again() {
-    let server = serve_limited(Limits { connections_max: 8, ..Limits::default() });
+    let server = serve_limited(Limits::default().connections_max(8));
     let mut bystanders = Bystanders::of(&server);
     let mut admitted: Vec<Peer> =
         (0..5).map(|at| server.connected("app", &format!("peer-{at}"))).collect();
@@ -261,7 +258,7 @@ fn a_flood_of_connections_is_refused_and_places_become_free_again() {
 
 #[test]
 fn those_who_were_refused_take_nobodys_place() {
-    let server = serve_limited(Limits { connections_max: 4, ..Limits::default() });
+    let server = serve_limited(Limits::default().connections_max(4));
     let mut bystanders = Bystanders::of(&server);
     let leaving = server.connected("app", "leaving");
     // They have read that the server is full, and stay open.

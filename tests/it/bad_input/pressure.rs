@@ -11,20 +11,18 @@ use super::Bystanders;
 use crate::support::{TestServer, frame, serve_limited};
 
 fn serve_impatient() -> TestServer {
-    let limits = Limits {
-        queue_high_water_bytes: 64 << 10,
+    let limits = Limits::default()
+        .queue_high_water_bytes(64 << 10)
         // A busy machine keeps a healthy reader from reading for a much shorter time.
-        slow_consumer_grace: Duration::from_secs(3),
-        ..Limits::default()
-    };
+        .slow_consumer_grace(Duration::from_secs(3));
     serve_limited(limits)
 }
 
 #[test]
 fn a_subscriber_that_is_slow_for_less_than_its_grace_loses_nothing() {
     const MESSAGES: usize = 1_500;
-    let limits = Limits { queue_high_water_bytes: 64 << 10, ..Limits::default() };
-    let limits = Limits { slow_consumer_grace: crate::support::HANG, ..limits };
+    let limits = Limits::default().queue_high_water_bytes(64 << 10);
+    let limits = limits.slow_consumer_grace(crate::support::HANG);
     let server = serve_limited(limits);
     let mut bystanders = Bystanders::of(&server);
     let mut slow = server.connected("app", "slow").subscribed("news");

@@ -129,7 +129,7 @@ fn only_the_worker_that_holds_a_request_can_answer_it_and_only_once() {
 
 #[test]
 fn an_answer_after_the_timeout_is_ignored() {
-    let limits = Limits { request_timeout: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits::default().request_timeout(Duration::from_millis(50));
     let server = serve_limited(limits);
     let mut bystanders = Bystanders::of(&server);
     let mut worker = server.connected("app", "worker").serving("work");

@@ -63,7 +63,7 @@ fn requests_of_all_sizes_are_answered_spinning_or_not() {
 #[test]
 fn a_unix_socket_does_as_well() {
     let path = std::env::temp_dir().join(format!("ipc-client-{}.sock", std::process::id()));
-    let config = Config { unix: Some(UnixSocket::at(&path)), ..Config::default() };
+    let config = Config::default().unix(UnixSocket::at(&path));
     let server = serve(config, install_echo);
     let mut over_unix = options(&server);
     over_unix.endpoint = Endpoint::unix(&path);
@@ -178,8 +178,8 @@ fn a_message_sent_as_it_is_keeps_its_id() {
 
 #[test]
 fn a_token_is_sent_and_a_wrong_one_says_so() {
-    let access = Access { default: Some(Token::new("secret")), ..Access::default() };
-    let server = serve(Config { access, ..Config::default() }, install_echo);
+    let access = Access::default().token(Token::new("secret"));
+    let server = serve(Config::default().access(access), install_echo);
     let error = options(&server).connect().unwrap_err();
     assert_eq!((answered(&error), error.fault()), (ErrorCode::AuthFailed, Fault::Caller));
     let mut with_token = options(&server);

@@ -19,7 +19,7 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src",
         floors: &[
-            "address trace token handler_error proto",
+            "address trace token handler_error setters proto",
             "broker",
             "error secret_file tls config net",
             "server client",

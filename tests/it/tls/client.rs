@@ -283,7 +283,7 @@ fn closing_sends_everything_however_slowly_it_is_read() {
 fn when_closing_has_returned_the_server_has_processed_everything() {
     const COUNT: usize = 500;
     let certificates = Certificates::new("client, processed");
-    let config = Config { tls: Some(certificates.tls()), ..Config::default() };
+    let config = Config::default().tls(certificates.tls());
     let (sender, taken) = channel();
     let server = serve(config, |server: &mut Server| {
         server.application("app", "The App").channel("log").on_notification(move |message| {
@@ -352,7 +352,7 @@ fn events(client: &Client) -> Receiver<String> {
 fn a_client_comes_back_over_tls_with_whatever_certificates_there_are_by_then() {
     let certificates = Certificates::new("client, again");
     let start = |port, tls| -> TestServer {
-        serve_as_told(Config { port, tls: Some(tls), ..Config::default() }, install_echo)
+        serve_as_told(Config::default().port(port).tls(tls), install_echo)
     };
     let port = reserved_port();
     let first = start(port, certificates.mutual_tls());

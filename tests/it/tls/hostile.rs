@@ -90,7 +90,7 @@ fn garbage_is_closed_and_counted_and_nobody_else_notices() {
 #[test]
 fn a_handshake_that_does_not_end_is_ended_however_it_trickles() {
     let certificates = Certificates::new("slow");
-    let limits = Limits { handshake_timeout: Duration::from_millis(500), ..Limits::default() };
+    let limits = Limits::default().handshake_timeout(Duration::from_millis(500));
     let server = serve_tls(&certificates.tls(), limits);
     let empty_bytes = server.stats().memory_bytes;
     let hello = client_hello(&certificates);

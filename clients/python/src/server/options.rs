@@ -29,7 +29,7 @@ pub(super) fn read(
     config.port = option(options, "port", "a number from 0 to 65535").map_err(cannot_start)?;
     let mode = option(options, "unix_mode", "a file mode such as 0o600")?;
     let unix: Option<PathBuf> = option(options, "unix", "a path")?;
-    config.unix = unix.map(|path| UnixSocket { path, mode });
+    config.unix = unix.map(|path| UnixSocket::at(path).mode(mode));
     let token: Option<String> = option(options, "token", "a string")?;
     config.access.default = token.map(secret).transpose()?;
     let tokens: HashMap<String, String> =
