@@ -1,4 +1,4 @@
-//! Accepting from all listeners, without ever giving up.
+//! Accepts connections from all listeners in turn. No error stops it for good.
 
 use std::io;
 use std::time::Duration;
@@ -8,33 +8,34 @@ use rustix::io::Errno;
 use super::system::{System, WAKER};
 use crate::broker::Peer;
 
-/// After an accept error that repeating cannot mend at once.
+/// The pause after an accept error that an immediate retry would only repeat.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(super) struct Listeners<S: System> {
     open: Vec<Watched<S::Listener>>,
-    /// Behind the one that was used last, so that they take turns.
+    /// The listener that is asked first: the one after the last that accepted, so that they take
+    /// turns.
     next: usize,
-    /// A descriptor held back: when there are no others left, it is given up for as long as
-    /// it takes to accept a connection and close it.
+    /// A reserve descriptor. When the process has no other left, it is closed for as long as it
+    /// takes to accept a connection and close it.
     spare: Option<S::Spare>,
 }
 
 #[derive(Debug)]
 struct Watched<L> {
     listener: L,
-    /// The kernel reported connections, and no accept has come to their end yet.
+    /// The kernel reported connections, and no accept has returned `WouldBlock` since.
     ready: bool,
-    /// Accepting has failed, and is not tried again before.
+    /// An accept has failed, and the next one waits until then.
     retry_at: Option<Duration>,
 }
 
 pub(super) enum Accepted<T> {
     Stream(T, Peer),
-    /// There was no descriptor for it, so it was closed.
+    /// The process had no descriptor for the connection, so the connection was closed.
     Shed,
-    /// It broke before it was accepted.
+    /// The connection broke before it was accepted.
     Failed,
     Nothing,
 }
@@ -49,7 +50,7 @@ impl<S: System> Listeners<S> {
         Ok(Self { open, next: 0, spare: system.spare() })
     }
 
-    /// Takes note of an event. Returns whether the token is a listener's.
+    /// Records an event. Returns whether the token is a listener's.
     pub(super) fn note_ready(&mut self, event: usize) -> bool {
         let at = (0..self.open.len()).find(|at| token(*at) == event);
         if let Some(at) = at {
@@ -58,12 +59,12 @@ impl<S: System> Listeners<S> {
         at.is_some()
     }
 
-    /// Whether somebody waits who could be accepted at once.
+    /// Returns whether a connection waits that can be accepted at once.
     pub(super) fn has_backlog(&self) -> bool {
         self.open.iter().any(|watched| watched.ready && watched.retry_at.is_none())
     }
 
-    /// When accepting is tried again after an error.
+    /// Returns the time of the next retry after an accept error.
     pub(super) fn retry_at(&self) -> Option<Duration> {
         self.open
             .iter()
@@ -72,8 +73,8 @@ impl<S: System> Listeners<S> {
             .min()
     }
 
-    /// Accepts from the next listener where somebody waits; if `may_handshake` is false, not from
-    /// those whose connections begin with a handshake.
+    /// Accepts from the next listener that has a connection waiting. If `may_handshake` is false,
+    /// it passes over listeners whose connections begin with a TLS handshake.
     pub(super) fn accept(
         &mut self,
         system: &mut S,
@@ -99,7 +100,8 @@ impl<S: System> Listeners<S> {
                 }
                 Err(error) if is_of_the_peer(&error) => Accepted::Failed,
                 Err(error) if is_out_of_descriptors(&error) => self.shed(at, system, now),
-                // Out of memory, or a firewall: it may pass, and it is this one's alone.
+                // Memory is short, or a firewall refused: such errors may pass, and they concern
+                // this listener alone.
                 Err(error) => {
                     crate::trace::not_accepted(&error.to_string());
                     watched.retry_at = Some(now + RETRY_AFTER);
@@ -118,30 +120,32 @@ impl<S: System> Listeners<S> {
         let shed = system.accept(&mut self.open[at].listener).is_ok();
         self.spare = system.spare();
         if !shed || self.spare.is_none() {
-            // Somebody else took the descriptor; descriptors come back as connections close.
+            // Another thread took the descriptor. Descriptors come back as connections close.
             self.open.iter_mut().for_each(|each| each.retry_at = Some(now + RETRY_AFTER));
         }
         if shed { Accepted::Shed } else { Accepted::Nothing }
     }
 
-    /// Stops listening: the kernel refuses from here on, and a Unix socket's path is free.
+    /// Stops listening. The kernel refuses connections from here on, and the path of a Unix socket
+    /// is removed.
     pub(super) fn close(&mut self) {
         self.open.clear();
     }
 }
 
-/// Below the waker's token, far above any connection's.
+/// Returns the token of a listener, which is below the waker's and far above any connection's.
 fn token(at: usize) -> usize {
     WAKER - 1 - at
 }
 
-/// The connection broke before it was accepted: the next one may be well.
+/// Returns whether the error concerns one connection, which broke before it was accepted, so that
+/// the next accept may succeed.
 fn is_of_the_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
-    // These two have no kind of their own.
+    // `io::ErrorKind` has no variants for these two.
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

@@ -1,23 +1,23 @@
-//! The bound on one call of `poll_once_within`, and how it is spent.
+//! The bound on the work of one call of `poll_once_within`.
 
 use std::time::Duration;
 
 use super::system::System;
 
-/// The most that one call of [`Server::poll_once_within`](crate::Server::poll_once_within) does.
-/// The rest is work of the next call, in the same order.
+/// The most work that one call of [`Server::poll_once_within`](crate::Server::poll_once_within)
+/// does. The next call does the rest, in the same order.
 ///
 /// A budget is counted in steps, in time, or in both:
 ///
-/// - A step is a message that comes in, a connection that is read or accepted, something that
-///   another thread asked for, a timer, or a queue that is sent. So a call has as many messages
-///   and system calls as steps at most, whoever asks for how much.
-/// - The clock is read after 32 steps at most. A step costs some microseconds, and whatever the
-///   handler takes that it calls; one publication to many subscribers is a single step.
+/// - A step is one received message, one connection that is read or accepted, one command of
+///   another thread, one timer, or one queue that is sent. The number of steps therefore bounds the
+///   messages and the system calls of a call, whatever the peers ask for.
+/// - The clock is read at least once in 32 steps. A step takes a few microseconds, plus the time of
+///   the handler that it calls. One publication to many subscribers is a single step.
 ///
-/// About half of it goes into what comes in, so that answers leave with the same call. If a call
-/// ends before all of them are sent, the next one sends the others before it does anything else.
-/// Every call does at least one thing of each kind, so that even the smallest budget gets on.
+/// About half of the budget is for input, so that answers leave with the same call. If a call ends
+/// before all of them are sent, the next one sends the others before it does anything else. Every
+/// call does at least one step of each kind, so that even the smallest budget makes progress.
 ///
 /// ```
 /// use ipc_framework::Budget;
@@ -33,34 +33,34 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// At most so many steps.
+    /// A budget of at most so many steps.
     pub const fn steps(steps: usize) -> Self {
         Self { steps, time: None }
     }
 
-    /// About so much time, which begins when the call has waited for events.
+    /// A budget of about so much time, which begins once the call has waited for events.
     pub const fn time(time: Duration) -> Self {
         Self { steps: usize::MAX, time: Some(time) }
     }
 
-    /// The same, and at most so many steps.
+    /// Adds a limit on the number of steps.
     pub const fn and_steps(self, steps: usize) -> Self {
         Self { steps, ..self }
     }
 }
 
-/// Steps between two looks at the clock: some fifty microseconds and what handlers take.
+/// Steps between two readings of the clock: about fifty microseconds, plus the time of handlers.
 const STEPS_AT_ONCE_MAX: usize = 32;
 
-/// The rest of a turn's budget.
+/// The remaining budget of a turn.
 pub(super) trait Meter {
-    /// A turn without a budget is compiled without looking at one.
+    /// False for a turn without a budget, which is then compiled without any checks of one.
     const IS_BOUNDED: bool;
 
-    /// Begins a part of the turn that leaves so many eighths of what is left to later parts.
+    /// Begins a part of the turn that reserves so many eighths of the rest for later parts.
     fn keep_eighths(&mut self, eighths: u32, system: &impl System);
 
-    /// Steps that may be taken before [`Meter::is_spent`] is asked again: one at least.
+    /// Returns the steps that may be taken before [`Meter::is_spent`] is asked again: at least one.
     fn steps(&self) -> usize;
 
     fn spend(&mut self, steps: usize);
@@ -69,7 +69,7 @@ pub(super) trait Meter {
     fn is_spent(&self, system: &impl System) -> bool;
 }
 
-/// No bound but [`Limits::turn`](crate::Limits).
+/// The meter of a turn that is bounded by [`Limits::turn`](crate::Limits) alone.
 pub(super) struct Unbounded;
 
 impl Meter for Unbounded {
@@ -90,9 +90,9 @@ impl Meter for Unbounded {
 
 pub(super) struct Bounded {
     steps_left: usize,
-    /// Steps that are kept for later parts of the turn.
+    /// Steps that are reserved for later parts of the turn.
     steps_kept: usize,
-    /// When the current part of the turn ends, in the system's monotonic time.
+    /// The end of the current part of the turn, in the system's monotonic time.
     part_end: Option<Duration>,
     end: Option<Duration>,
 }

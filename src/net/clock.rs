@@ -1,4 +1,4 @@
-//! The time as the broker sees it.
+//! The clock that the broker is given the time from.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::system::System;
 use crate::broker::Now;
 
-/// How long the wall clock is extrapolated: it may be set, but not often.
+/// The time for which a reading of the wall clock is extrapolated. The administrator may set the
+/// clock, but that is rare.
 const WALL_CLOCK_AGE_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// The wall clock, and when it was read.
+    /// The last reading of the wall clock, and the monotonic time of that reading.
     wall: Cell<(Duration, Duration)>,
 }
 

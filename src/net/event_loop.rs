@@ -1,9 +1,9 @@
-//! The event loop: what one turn does, in which order.
+//! The event loop: the steps of one turn, in their order.
 //!
 //! Events are edge-triggered: a connection that is not read until its socket is empty stays in
 //! the ready list, and the loop does not sleep while that list is not empty.
 //!
-//! A turn may have a budget. What it does not get to stays where it is, in the ready list, in the
+//! A turn may have a budget. Work that exceeds it stays where it is, in the ready list, in the
 //! mailbox or among the broker's actions, and the next turn begins with it.
 
 use std::io;
@@ -28,26 +28,26 @@ use crate::{Config, Error, Spin};
 pub(crate) struct EventLoop<S: System> {
     system: S,
     events: Vec<Event>,
-    /// The system has more events than one turn takes. It will not report them to a loop around
-    /// this one a second time, so the next turn must not wait for that.
+    /// The system has more events than one turn takes. An outer loop that watches by edge is not
+    /// told of them again, so the next turn must not wait for an event.
     has_more_events: bool,
     listeners: Listeners<S>,
-    /// By the index of the broker's key.
+    /// The sockets, by the index of the broker's key.
     sockets: Vec<Option<Socket<S::Stream>>>,
     /// Connections that may have bytes to be read or processed, or can be written again.
     ready: Vec<ConnectionKey>,
-    /// The connection whose share of messages the last turn's budget has cut short, and the messages
-    /// of it that it has had. It goes on before all others.
+    /// The connection whose share of messages was cut short by the last turn's budget, and the
+    /// messages of that share that were processed. The next turn serves it before all others.
     interrupted: Option<(ConnectionKey, usize)>,
     read_buffer: Box<[u8]>,
-    /// Other threads posted more than one turn takes.
+    /// The mailbox has commands of other threads that no turn has carried out yet.
     mailbox_due: bool,
-    /// The last turn ended before all actions were carried out, because its budget was spent.
+    /// The last turn spent its budget before all actions were carried out.
     is_behind: bool,
-    /// Steps of handshakes in this turn.
+    /// Steps of TLS handshakes in this turn.
     handshake_steps: usize,
-    /// Some of them wait for the next turn, so that no connection is accepted in this one that
-    /// would begin another.
+    /// Some handshakes wait for the next turn. Until then, no connection is accepted that would
+    /// begin another one.
     handshakes_wait: bool,
     is_draining: bool,
     clock: Clock,
@@ -55,7 +55,7 @@ pub(crate) struct EventLoop<S: System> {
 }
 
 impl EventLoop<MioSystem> {
-    /// Listens on what the configuration says. Returns the addresses as well.
+    /// Listens on all addresses of the configuration. Returns them as well.
     pub(crate) fn bind(
         config: &Config,
         inherited: Vec<Inherited>,
@@ -68,18 +68,18 @@ impl EventLoop<MioSystem> {
         Ok((net, addresses))
     }
 
-    /// Returns what reads the loop's time while the loop runs.
+    /// Returns a function that reads the loop's time while the loop runs.
     pub(crate) fn stopwatch(&self) -> impl Fn() -> Duration + Send + use<> {
         let start = self.system.start();
         move || start.elapsed()
     }
 
-    /// Returns what interrupts the loop's sleep from another thread.
+    /// Returns a function that interrupts the loop's sleep from another thread.
     pub(crate) fn waker(&self) -> impl Fn() + Send + Sync + use<> {
         self.system.waker()
     }
 
-    /// `None` for a time so far away that it never comes.
+    /// Converts a time of the loop. Returns `None` for one beyond the range of `Instant`.
     pub(crate) fn instant(&self, monotonic: Duration) -> Option<Instant> {
         self.system.start().checked_add(monotonic)
     }
@@ -115,7 +115,8 @@ impl<S: System> EventLoop<S> {
         self.clock.now(&self.system)
     }
 
-    /// When the next turn is due even if nothing happens, in [`Now::monotonic`].
+    /// Returns the time at which the next turn is due even if nothing happens, in
+    /// [`Now::monotonic`].
     pub(crate) fn next_deadline(&self, broker: &Broker) -> Option<Duration> {
         if self.has_work() || broker.has_work() {
             return Some(Duration::ZERO);
@@ -123,7 +124,7 @@ impl<S: System> EventLoop<S> {
         broker.next_deadline().into_iter().chain(self.listeners.retry_at()).min()
     }
 
-    /// One turn: sleeps until something happens, takes in what came, and sends what comes of it.
+    /// Runs one turn: sleeps until something happens, processes all input, and sends the results.
     pub(crate) fn turn(
         &mut self,
         broker: &mut Broker,
@@ -147,13 +148,13 @@ impl<S: System> EventLoop<S> {
         Ok(())
     }
 
-    /// What a turn does once it has waited.
+    /// Does the work of a turn that has waited.
     fn work(&mut self, broker: &mut Broker, now: Now, meter: &mut impl Meter) {
         self.handshake_steps = 0;
         self.handshakes_wait = false;
         self.take_events();
-        // Answers of the last turn first, and nothing else before all of them are sent: otherwise
-        // the loop would take in more and more than it sends.
+        // Send all answers of the last turn before anything else: otherwise the loop would read
+        // more than it sends, without bound.
         if self.is_behind {
             self.act(broker, meter);
         }
@@ -169,9 +170,9 @@ impl<S: System> EventLoop<S> {
         broker.end_turn(|| self.system.monotonic());
     }
 
-    /// Takes in what came from connections, from newcomers and from other threads.
+    /// Reads connections, accepts new ones, and carries out the commands of other threads.
     fn take_in(&mut self, broker: &mut Broker, now: Now, meter: &mut impl Meter) {
-        // Half of a budget is for all of it, and each of the three has a part of its own.
+        // Half of a budget is for input, and each of its three sources has a part of its own.
         meter.keep_eighths(5, &self.system);
         self.serve_ready(broker, meter);
         meter.keep_eighths(7, &self.system);
@@ -206,7 +207,8 @@ impl<S: System> EventLoop<S> {
                 WAKER => self.mailbox_due = true,
                 token if self.listeners.note_ready(token) => {}
                 token => {
-                    // An event may meet the successor of its connection, and is harmless there.
+                    // The token may have passed to a later connection, for which the event is
+                    // harmless.
                     if let Some(socket) = self.sockets.get_mut(token).and_then(Option::as_mut) {
                         socket.note(&event);
                         socket.enlist(&mut self.ready);
@@ -217,11 +219,11 @@ impl<S: System> EventLoop<S> {
     }
 
     fn serve_ready<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) {
-        // Taken out first: a connection that is not done in this turn is listed for the next.
+        // The list is taken out, so that connections that need another turn join a new one.
         let mut ready = std::mem::take(&mut self.ready);
         if M::IS_BOUNDED {
             let served = self.serve_some(&mut ready, broker, meter);
-            // The next turn begins with those that had no turn in this one.
+            // The next turn begins with the connections that were not served in this one.
             ready.drain(..served);
             ready.append(&mut self.ready);
             self.ready = ready;
@@ -271,8 +273,8 @@ impl<S: System> EventLoop<S> {
         ready.len()
     }
 
-    /// Writes to a connection if its socket has room again, reads it and processes what came: so
-    /// many messages at most, which [`Broker::receive`] sees to for the first read.
+    /// Writes to a connection if its socket has room again, then reads it and processes at most
+    /// `messages_max` messages. For the first read, [`Broker::receive`] enforces that limit.
     fn serve(&mut self, broker: &mut Broker, key: ConnectionKey, messages_max: usize) {
         let Some(socket) = find(&mut self.sockets, key) else { return };
         let messages_before = broker.messages_received();
@@ -310,7 +312,7 @@ impl<S: System> EventLoop<S> {
                     reads_on = received.reads_on;
                     budget_bytes = budget_bytes.saturating_sub(socket.read_cost_bytes(bytes));
                 }
-                // It may have taken as much time all the same.
+                // A read that brings nothing may take as much time, with TLS for example.
                 Read::Nothing => {
                     budget_bytes = budget_bytes.saturating_sub(self.read_buffer.len());
                 }
@@ -357,7 +359,7 @@ impl<S: System> EventLoop<S> {
                         self.sockets.resize_with(index + 1, || None);
                     }
                     self.sockets[index] = Some(socket);
-                    // Its registration reports what it has sent already, to the next turn.
+                    // Its registration reports bytes that have already arrived, to the next turn.
                 }
                 Accepted::Shed => broker.count_shed(),
                 Accepted::Failed => {}
@@ -371,11 +373,11 @@ impl<S: System> EventLoop<S> {
     }
 
     fn advance(&mut self, broker: &mut Broker, meter: &mut impl Meter) {
-        // What is left is due at once: the deadline that it has is over.
+        // Timers that are left over make the next turn due at once, because they have expired.
         Self::in_steps(&self.system, broker, meter, Broker::advance);
     }
 
-    /// Does something until nothing is left of it, or of the budget. Returns whether something is.
+    /// Repeats `work` until all of it is done or the budget is spent. Returns whether some is left.
     fn in_steps<M: Meter>(
         system: &S,
         broker: &mut Broker,
@@ -395,7 +397,7 @@ impl<S: System> EventLoop<S> {
         }
     }
 
-    /// Carries out what the broker decided, in its order. Flushing may decide more.
+    /// Carries out the broker's actions in their order. A flush may add more of them.
     fn act<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) {
         self.is_behind = false;
         let mut has_acted = false;
@@ -422,7 +424,7 @@ impl<S: System> EventLoop<S> {
                 }
                 Action::FinishWrite(_) => {
                     socket.finish_write();
-                    // A transport that says it in words of its own has to send these.
+                    // TLS ends its write side with an alert, which has to be sent.
                     flush(socket, broker, &mut self.system);
                     socket.enlist(&mut self.ready);
                 }
@@ -431,8 +433,8 @@ impl<S: System> EventLoop<S> {
         }
     }
 
-    /// Begins a drain: nothing more is accepted, and every connection is read once more, because
-    /// what had arrived was sent in good faith.
+    /// Begins a drain: the loop accepts no more connections and reads each of them once more,
+    /// because messages that had arrived before the drain are still answered.
     fn begin_drain(&mut self, broker: &Broker) {
         self.is_draining = true;
         self.listeners.close();

@@ -1,8 +1,8 @@
-//! Listening sockets that the process was given.
+//! Listening sockets that the process inherits.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A listening socket that the process was given, by a service manager for example.
+/// A listening socket that the process inherits, from a service manager for example.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 pub enum Inherited {
     /// A TCP socket.
     Tcp(std::net::TcpListener),
-    /// A Unix socket. Its path and permissions are those of whoever made it, who removes it.
+    /// A Unix socket. The program that created it chose its path and permissions, and removes it.
     Unix(std::os::unix::net::UnixListener),
 }
 

@@ -1,4 +1,4 @@
-//! Listening on TCP and Unix sockets at once.
+//! Listens on TCP and Unix sockets at once.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -38,15 +38,15 @@ pub(crate) enum Listener {
         tls: Option<Tls>,
     },
     Unix {
-        /// Removes the socket's path when it is dropped, which is before the listener is:
-        /// a path that nobody listens on could be taken over, and then be removed.
+        /// Removes the socket's path when it is dropped. That happens before the listener is
+        /// dropped: otherwise another server could take over the path in between, and lose it.
         _file: Option<UnixSocketFile>,
         listener: UnixListener,
     },
 }
 
-/// Listens on all that the configuration names. Returns the addresses as well, with the port
-/// that the system chose.
+/// Listens on all addresses that the configuration names and on the inherited sockets. Returns the
+/// addresses as well, with the port that the system chose.
 pub(super) fn bind(
     config: &Config,
     inherited: Vec<Inherited>,
@@ -90,11 +90,11 @@ pub(super) fn bind(
 }
 
 fn nothing_to_listen_on() -> Error {
-    let text = "there is nothing to listen on; give a host, a Unix socket, or both";
+    let text = "there is nothing to listen on; configure a host, a Unix socket, or both";
     Error::Config(text.to_owned())
 }
 
-/// What is wrong with the addresses of a configuration, without listening on them.
+/// Returns the faults of the addresses of a configuration, without listening on them.
 pub(crate) fn problems(config: &Config) -> Vec<Error> {
     let mut problems = Vec::new();
     if config.host.is_none() && config.unix.is_none() {
@@ -129,7 +129,8 @@ fn unusable(source: io::Error) -> Error {
     Error::Listen { address: "an inherited socket".to_owned(), source }
 }
 
-/// Each of them listens, and is there once: on any other nobody would ever be accepted.
+/// Checks that each socket listens and was passed once. On any other, no connection would ever be
+/// accepted.
 fn check_inherited(inherited: &[Inherited]) -> io::Result<()> {
     let mut seen = HashSet::new();
     for given in inherited {
@@ -145,7 +146,7 @@ fn check_inherited(inherited: &[Inherited]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes over a socket that listens already.
+/// Takes over a socket that already listens.
 fn adopt(given: Inherited, config: &Config) -> Result<(Listener, Address), Error> {
     match given {
         Inherited::Tcp(listener) => {
@@ -166,7 +167,7 @@ fn adopt(given: Inherited, config: &Config) -> Result<(Listener, Address), Error
 }
 
 impl Listener {
-    /// The next connection, and its other end.
+    /// Accepts the next connection. Returns its peer as well.
     pub(super) fn accept(&self) -> io::Result<(SocketStream, Peer)> {
         match self {
             #[cfg(feature = "tls")]
@@ -193,7 +194,7 @@ impl Listener {
     }
 
     #[cfg(not(feature = "tls"))]
-    #[expect(clippy::unused_self, reason = "with TLS it depends")]
+    #[expect(clippy::unused_self, reason = "with TLS the answer depends on the listener")]
     pub(super) fn has_handshakes(&self) -> bool {
         false
     }
@@ -206,14 +207,14 @@ impl Listener {
     }
 }
 
-/// The process that connected, as the kernel noted it then.
+/// Returns the process that connected, as the kernel recorded it at that time.
 #[cfg(target_os = "linux")]
 fn process_of(stream: &UnixStream) -> Peer {
     let Ok(found) = rustix::net::sockopt::socket_peercred(stream) else {
         return Peer::Unix { user: None, pid: None };
     };
     let user = User { uid: found.uid.as_raw(), gid: found.gid.as_raw() };
-    // Zero for a process in a namespace that cannot be seen from here.
+    // The kernel reports zero for a process of a PID namespace that is not visible here.
     let pid = found.pid.as_raw_nonzero().get().try_into().ok().and_then(NonZeroU32::new);
     Peer::Unix { user: Some(user), pid }
 }

@@ -1,4 +1,4 @@
-//! The operating system as mio shows it.
+//! The real operating system, by way of mio.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use super::system::{Event, System, WAKER};
 use crate::Error;
 use crate::broker::Peer;
 
-/// mio counts in milliseconds and 32 bits.
+/// The longest sleep: mio passes timeouts on as 32-bit milliseconds.
 const SLEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug)]
@@ -37,15 +37,15 @@ impl MioSystem {
         })
     }
 
-    /// What [`System::monotonic`] counts from.
+    /// Returns the start of the time that [`System::monotonic`] reports.
     pub(super) fn start(&self) -> Instant {
         self.start
     }
 
-    /// What interrupts a poll from another thread.
+    /// Returns a function that interrupts a poll from another thread.
     pub(super) fn waker(&self) -> impl Fn() + Send + Sync + use<> {
         let waker = self.waker.clone();
-        // It fails only if the queue's own descriptor is gone, and the loop with it.
+        // A wake-up fails only if the descriptor of the event queue is closed, and the loop gone.
         move || drop(waker.wake())
     }
 }
@@ -107,7 +107,7 @@ impl System for MioSystem {
     }
 
     fn wall_clock(&self) -> Duration {
-        // A machine set before 1970 gets timestamps of 1970.
+        // A machine whose clock is set before 1970 gets timestamps of 1970.
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }

@@ -1,4 +1,5 @@
-//! The thin shell: moves bytes between sockets and the broker, and keeps the time.
+//! The input and output of the server: moves bytes between sockets and the broker, and reads the
+//! clocks.
 
 mod accept;
 mod budget;

@@ -1,4 +1,4 @@
-//! Addresses and access rules that do not fit together: what is open to more than it should be.
+//! Refuses combinations of addresses and access rules that let in more clients than intended.
 
 use std::net::IpAddr;
 
@@ -26,8 +26,8 @@ pub(super) fn check_exposure(ip: IpAddr, config: &Config) -> Result<(), Error> {
     Err(Error::Unprotected { address: ip })
 }
 
-/// Refuses lists of users that could be evaded: the kernel knows users on Unix sockets alone, so
-/// others must not come in by TCP.
+/// Refuses lists of users that a client could evade: the kernel tells the user of a Unix socket's
+/// peer only, so a list does not keep anybody off TCP.
 pub(super) fn check_users(config: &Config, has_tcp: bool, has_unix: bool) -> Result<(), Error> {
     if !config.access.asks_for_users() {
         return Ok(());
@@ -35,7 +35,8 @@ pub(super) fn check_users(config: &Config, has_tcp: bool, has_unix: bool) -> Res
     can_tell_users_apart(config)?;
     if !has_unix {
         return Err(Error::Config(
-            "users can only be told apart on a Unix socket; give one, or no list of users"
+            "users can only be told apart on a Unix socket; configure one, or remove the list of \
+             users"
                 .to_owned(),
         ));
     }
@@ -49,13 +50,14 @@ pub(super) fn check_users(config: &Config, has_tcp: bool, has_unix: bool) -> Res
     Ok(())
 }
 
-/// Returns whether a client needs more than a route to a TCP address to be let in.
+/// Returns whether a client that can reach a TCP address also needs a token or a certificate, or
+/// the operator has waived both.
 fn is_protected(config: &Config) -> bool {
     #[cfg(feature = "tls")]
     let asks_for_certificates = config.tls.as_ref().is_some_and(Tls::asks_for_certificates);
     #[cfg(not(feature = "tls"))]
     let asks_for_certificates = false;
-    // A token for some applications leaves all others open.
+    // Tokens for some applications do not count: they leave all others open.
     config.access.default.is_some() || config.insecure || asks_for_certificates
 }
 
@@ -66,5 +68,5 @@ fn can_tell_users_apart(config: &Config) -> Result<(), Error> {
 
 #[cfg(not(target_os = "linux"))]
 fn can_tell_users_apart(_: &Config) -> Result<(), Error> {
-    Err(Error::Config("users can only be told apart on Linux; give no list of them".to_owned()))
+    Err(Error::Config("users can only be told apart on Linux; remove the list of users".to_owned()))
 }

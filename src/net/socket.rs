@@ -1,4 +1,4 @@
-//! One connected socket: reads, writes, and what the loop remembers of it.
+//! One connected socket: its reads, its writes, and the loop's notes about it.
 
 use std::io::{self, IoSlice};
 
@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::system::{Event, Stream, System};
 use crate::broker::{Broker, ConnectionKey, Written};
 
-/// Slices handed to one `writev`: with chunks of 64 KiB more than any send buffer takes.
+/// The most slices of one `writev`. With chunks of 64 KiB, that is more than any send buffer takes.
 const SLICES_MAX: usize = 32;
 
 #[derive(Debug)]
@@ -15,15 +15,15 @@ const SLICES_MAX: usize = 32;
 pub(super) struct Socket<T> {
     stream: T,
     key: ConnectionKey,
-    /// The kernel reported bytes, and no read has come to their end yet.
+    /// The kernel reported bytes, and no read has emptied the socket since.
     readable: bool,
-    /// The peer has shut its side: only a read of nothing is the end.
+    /// The peer has shut its write side, so that reads go on until one returns zero bytes.
     peer_finished: bool,
-    /// It stands in the loop's ready list.
+    /// The socket is in the loop's ready list.
     listed: bool,
-    /// The broker has kept bytes to look at again.
+    /// The broker holds received bytes that it can process now.
     resumed: bool,
-    /// The kernel reported room, and nothing was written since.
+    /// The kernel reported room, and the socket has not been served since.
     writable: bool,
     wants_writable: bool,
 }
@@ -68,14 +68,14 @@ impl<T: Stream> Socket<T> {
         self.readable
     }
 
-    /// Takes note of what the system reported.
+    /// Records an event of the system.
     pub(super) fn note(&mut self, event: &Event) {
         self.readable |= event.readable;
         self.writable |= event.writable;
         self.peer_finished |= event.finished;
     }
 
-    /// Has the socket read once more, whatever was reported.
+    /// Has the socket read once more, whether the system reports bytes or not.
     pub(super) fn note_readable(&mut self) {
         self.readable = true;
     }
@@ -100,15 +100,15 @@ impl<T: Stream> Socket<T> {
         self.stream.read_cost_bytes(brought_bytes)
     }
 
-    /// Puts it into the loop's ready list, unless it stands there.
+    /// Adds the socket to the loop's ready list, unless it is there already.
     pub(super) fn enlist(&mut self, ready: &mut Vec<ConnectionKey>) {
         if !std::mem::replace(&mut self.listed, true) {
             ready.push(self.key);
         }
     }
 
-    /// Takes note that it was taken from the ready list. Returns whether the broker has kept bytes
-    /// of it to look at again, and whether there is room to write again.
+    /// Records that the socket has left the ready list. Returns whether the broker holds received
+    /// bytes that it can process now, and whether the kernel has room to write again.
     pub(super) fn leave_list(&mut self) -> (bool, bool) {
         self.listed = false;
         (std::mem::take(&mut self.resumed), std::mem::take(&mut self.writable))
@@ -121,7 +121,7 @@ impl<T: Stream> Socket<T> {
                 Read::End
             }
             Ok(bytes) => {
-                // A short read has emptied the socket: the read that would say so is saved.
+                // A short read has emptied the socket, so no further read is needed to find out.
                 self.readable =
                     bytes == buffer.len() || self.peer_finished || self.stream.holds_more();
                 Read::Bytes(bytes)
@@ -138,13 +138,13 @@ impl<T: Stream> Socket<T> {
         }
     }
 
-    /// A length prefix came alone: its body follows once the prefix is acknowledged, which
-    /// the kernel would put off for 40 ms.
+    /// Acknowledges a length prefix that came alone. Its body follows once the prefix is
+    /// acknowledged, which the kernel would otherwise delay by 40 ms.
     pub(super) fn acknowledge_at_once(&mut self) {
         self.stream.acknowledge_at_once();
     }
 
-    /// Sends what the broker has for this connection, in one `writev` where it fits.
+    /// Sends the connection's queue, in one `writev` where it fits.
     pub(super) fn flush(
         &mut self,
         broker: &mut Broker,
@@ -172,7 +172,7 @@ impl<T: Stream> Socket<T> {
             }
             if flushed.unsent_bytes == 0 {
                 if flushed.splits_writes && wanted > 0 {
-                    // Sending has switched the kernel back to delayed acknowledgements.
+                    // A send switches the kernel back to delayed acknowledgements.
                     self.stream.acknowledge_at_once();
                 }
                 return self.want_writable(false, system, Flush::Done);
@@ -180,8 +180,8 @@ impl<T: Stream> Socket<T> {
         }
     }
 
-    /// Asks for writability after a short write only: on Unix sockets it would otherwise
-    /// wake the loop for every message.
+    /// Watches for writability only after a short write: a Unix socket would otherwise wake the
+    /// loop for every message.
     #[inline]
     fn want_writable(
         &mut self,
@@ -201,14 +201,14 @@ impl<T: Stream> Socket<T> {
         }
     }
 
-    /// Shuts the write side. What still comes in is read and dropped until the peer ends.
+    /// Shuts the write side. Bytes that still arrive are read and dropped until the peer closes.
     pub(super) fn finish_write(&mut self) {
         self.stream.shutdown_write();
         self.readable = true;
     }
 }
 
-/// Returns how many bytes the stream took, which may be none.
+/// Returns the number of bytes that the stream took, which may be zero.
 fn write(stream: &mut impl Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     loop {
         match stream.write(slices) {

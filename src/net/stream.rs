@@ -12,9 +12,10 @@ use super::system::Stream;
 #[cfg(feature = "tls")]
 use super::tls_stream::TlsStream;
 
-/// Kernel memory a stalled peer can bind on our side: TCP would take 4 MB by itself.
+/// The kernel memory that a peer which does not read can take. By default, TCP would grow it to
+/// 4 MB.
 const TCP_SEND_BUFFER_BYTES: usize = 256 << 10;
-/// A Unix socket's own 42 KB would cost a wake-up for every few large frames.
+/// With the default of 42 KB, a Unix socket would wake the loop for every few large frames.
 const UNIX_SEND_BUFFER_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Stream for SocketStream {
     }
 
     fn shutdown_write(&mut self) {
-        // If it is shut already, the next read says so.
+        // If the socket is shut already, the next read reports that.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),

@@ -1,7 +1,7 @@
-//! What the event loop asks of the operating system, so that the same loop runs on the real
-//! one and on a simulated one.
+//! The event loop's interface to the operating system. Through it the same loop runs on the real
+//! system and on a simulated one.
 //!
-//! All of it is called statically: the trait costs nothing at run time.
+//! All calls are dispatched statically, so the traits cost nothing at run time.
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -13,35 +13,37 @@ use crate::broker::Peer;
 /// below it, connections count from zero.
 pub(crate) const WAKER: usize = usize::MAX;
 
-/// Event queue, listening sockets and clock.
+/// An event queue, listening sockets and clocks.
 pub(crate) trait System {
     type Listener: Debug;
     type Stream: Stream;
-    /// A descriptor held back for the time when there are no others.
+    /// A reserve descriptor for the time when the process has no other left.
     type Spare: Debug;
 
-    /// Waits until something happens, at most for `timeout`, and appends what it was. Returns
-    /// whether there may be more events, which the next call reports.
+    /// Waits until something happens, at most for `timeout`, and appends the events. Returns
+    /// whether there may be more of them, which the next call reports.
     ///
-    /// Edge-triggered: what was reported once is reported again only after it has changed, or
-    /// after the interest in it was changed. Reports of what is not so are allowed.
+    /// Events are edge-triggered: a state is reported once, and again only after it has changed or
+    /// the interest in it has. Spurious events are allowed.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool>;
 
-    /// Reports connections that wait to be accepted.
+    /// Reports connections that wait to be accepted from now on.
     fn watch_listener(&mut self, listener: &mut Self::Listener, token: usize) -> io::Result<()>;
 
-    /// The next connection, and its other end.
+    /// Accepts the next connection. Returns its peer as well.
     fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<(Self::Stream, Peer)>;
 
-    /// Whether the listener's connections begin with a handshake.
+    /// Returns whether the listener's connections begin with a TLS handshake.
     fn has_handshakes(listener: &Self::Listener) -> bool;
 
+    /// Opens a reserve descriptor, if there is one left.
     fn spare(&mut self) -> Option<Self::Spare>;
 
-    /// Prepares a stream for its use here, and reports when it can be read.
+    /// Sets the stream's options and reports from now on when it can be read.
     fn watch(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
 
-    /// Reports writability as well, or no longer. If it is writable already, that is reported.
+    /// Begins or ends to report writability. If it begins, a stream that is writable already is
+    /// reported too.
     fn watch_writable(
         &mut self,
         stream: &mut Self::Stream,
@@ -49,74 +51,78 @@ pub(crate) trait System {
         wanted: bool,
     ) -> io::Result<()>;
 
-    /// Since the system was made; never goes back.
+    /// Returns the time since the system was created, which never goes back.
     fn monotonic(&self) -> Duration;
 
-    /// Since the Unix epoch; may jump.
+    /// Returns the time since the Unix epoch, which may jump.
     fn wall_clock(&self) -> Duration;
 }
 
-/// A connected socket, or what stands for one: whatever encrypts is a stream of its own.
-/// Dropped, it is closed and watched no more.
+/// A connected socket, with or without TLS, or a simulated one. When it is dropped, it is closed
+/// and no longer watched.
 pub(crate) trait Stream: Debug {
-    /// Reads what has arrived. Fewer bytes than have room mean that nothing is left: more, or
-    /// the end, is reported as an event.
+    /// Reads bytes that have arrived. If they do not fill the buffer, none are left, and an event
+    /// reports further bytes or the end.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what fits, from at least one slice. Less than all is written only where no more
-    /// fits: once it does, that is reported as an event.
+    /// Writes as much of the slices as the stream has room for. After a short write, an event
+    /// reports that it has room again.
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
     fn shutdown_write(&mut self);
 
-    /// Has the peer's bytes acknowledged now, rather than together with an answer.
+    /// Acknowledges the peer's bytes now, rather than together with an answer.
     fn acknowledge_at_once(&mut self);
 
-    /// Sends what it took and keeps itself. Returns whether the system has all of it now.
+    /// Sends bytes that `write` took and the stream has kept. Returns whether all of them have been
+    /// handed to the system.
     fn flush(&mut self) -> io::Result<bool> {
         Ok(true)
     }
 
-    /// Whether the next read brings something, or the end, although the last one brought less
-    /// than had room.
+    /// Returns whether the next read returns bytes or the end, although the last one did not fill
+    /// the buffer.
     fn holds_more(&self) -> bool {
         false
     }
 
-    /// What the last read cost, in bytes of one that only copies. It has brought so many.
+    /// Returns the cost of the last read, which returned `brought_bytes`, as the number of bytes
+    /// that a plain copy reads in the same time.
     fn read_cost_bytes(&self, brought_bytes: usize) -> usize {
         brought_bytes
     }
 
-    /// Whether what could not be written before can be now, which no event reports, or a read has
-    /// left something to be sent.
+    /// Returns whether a flush is due that no event reports: because a read has produced bytes to
+    /// send, or has made room for bytes that could not be written before.
     fn wants_flush(&self) -> bool {
         false
     }
 
-    /// Whether the next read may be a step of a handshake, and cost as much as a hundred others.
+    /// Returns whether the next read may be a step of a TLS handshake, which takes as long as a
+    /// hundred other reads.
     fn is_handshaking(&self) -> bool {
         false
     }
 
-    /// Steps of the handshake since the last call. Reading a part of a step is none.
+    /// Returns the steps of the handshake since the last call. A step that is not complete does not
+    /// count.
     fn take_handshake_steps(&mut self) -> usize {
         0
     }
 
-    /// What it holds beside what every connection takes.
+    /// Returns the memory that the stream needs in addition to that of every connection.
     fn held_bytes(&self) -> usize {
         0
     }
 }
 
-/// What happened to a listener or a stream.
+/// An event of a listener or a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// As it was given to `watch`.
+    /// The token that was given to `watch`.
     pub(crate) token: usize,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The peer has shut its side or the connection is broken; reading tells which.
+    /// The peer has shut its write side or the connection is broken. A read tells which.
     pub(crate) finished: bool,
 }

@@ -1,4 +1,4 @@
-//! Listening TCP sockets, on all addresses of a host.
+//! Listening TCP sockets on all addresses of a host.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
@@ -10,15 +10,15 @@ use super::quickack::set_quickack;
 use super::unix_socket::BACKLOG;
 use crate::Error;
 
-/// Tries to find a port that is free for IPv4 and IPv6 alike.
+/// The number of attempts to find a port that is free for IPv4 and IPv6 alike.
 const FREE_PORT_TRIES: usize = 16;
 
-/// The addresses that a host name stands for, each once.
+/// Returns the addresses of a host name, each once.
 pub(super) fn resolve(host: &str, port: u16) -> Result<Vec<IpAddr>, Error> {
-    // As IPv6 addresses are written beside a port.
+    // An IPv6 address may be written in brackets, as it is in front of a port.
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if host.eq_ignore_ascii_case("localhost") {
-        // Both, whatever the hosts file says: programs connect to either.
+        // This means both addresses, whatever the hosts file says: programs connect to either.
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
     let resolved = (host, port).to_socket_addrs().map_err(|error| {
@@ -30,11 +30,11 @@ pub(super) fn resolve(host: &str, port: u16) -> Result<Vec<IpAddr>, Error> {
     Ok(addresses)
 }
 
-/// Listens on all of these addresses, on the same port.
+/// Listens on all of these addresses with the same port.
 pub(super) fn bind(addresses: &[IpAddr], host: &str, port: u16) -> Result<Vec<TcpListener>, Error> {
     for _ in 0..FREE_PORT_TRIES {
         match try_bind(addresses, port) {
-            // With port 0 the second family may find taken what the first was given.
+            // With port 0, the port that the first family was given may be taken for the second.
             Err((_, error)) if port == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
             Err((address, source)) => {
                 return Err(Error::Listen { address: address.to_string(), source });
@@ -57,7 +57,7 @@ fn try_bind(addresses: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, (Socket
                 port = listener.local_addr().map_err(|error| (address, error))?.port();
                 listeners.push(listener);
             }
-            // A machine without IPv6 still has a localhost.
+            // On a machine without IPv6, `localhost` is the IPv4 address alone.
             Err(error) if addresses.len() > 1 && is_family_missing(&error) => {
                 missing = Some((address, error));
             }
@@ -78,16 +78,18 @@ fn is_family_missing(error: &io::Error) -> bool {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the connections of the last run to be forgotten.
+    // Without this, a restart would have to wait for the connections of the last run to leave
+    // TIME-WAIT.
     socket.set_reuse_address(true)?;
     if let SocketAddr::V6(v6) = address {
-        // `::` means both families, as people expect; ::1 stands beside 127.0.0.1.
+        // `::` means both families, as people expect, whereas ::1 has its own socket beside
+        // 127.0.0.1.
         socket.set_only_v6(!v6.ip().is_unspecified())?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    // Inherited by what is accepted, where the first bytes may come before the accept.
-    // Listening resets it, so it comes after.
+    // Accepted sockets inherit this option, which matters because their first bytes may arrive
+    // before the accept. `listen` resets it, so it is set afterwards.
     set_quickack(&SockRef::from(&socket), false);
     socket.set_nonblocking(true)?;
     Ok(socket.into())

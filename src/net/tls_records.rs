@@ -1,22 +1,22 @@
-//! Counts TLS records as they come by. Each costs the same however little it holds, and only the
-//! whole of a record shows in what is decrypted.
+//! Counts the TLS records of a stream. Each record has a fixed cost, however few bytes it holds,
+//! and the decrypted bytes do not show how many records they came in.
 
 use std::io::{self, Read};
 
-/// Where the records of a stream begin, and how many were seen to.
+/// A counter of records, with its position in the stream.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    /// Bytes of the header that have come.
+    /// Bytes of the current header that have arrived.
     header_bytes: u8,
-    /// The last two of them, which are the length.
+    /// The last two bytes of the header, which are the length of the body.
     length: u16,
-    /// Bytes of the body that are still to come.
+    /// Bytes of the current body that are still to arrive.
     body_bytes: usize,
     begun: usize,
 }
 
 impl Records {
-    /// Records whose header was complete since the last call.
+    /// Returns the number of headers that were completed since the last call.
     pub(super) fn take_begun(&mut self) -> usize {
         std::mem::take(&mut self.begun)
     }
@@ -42,7 +42,7 @@ impl Records {
     }
 }
 
-/// Reads from a stream and counts.
+/// A reader that counts the records it reads.
 pub(super) struct Counted<'a, R> {
     pub(super) stream: &'a mut R,
     pub(super) records: &'a mut Records,
@@ -66,7 +66,7 @@ mod tests {
         for length in [0_u16, 1, 300, 0, 16_384, 0xffff, 2] {
             stream.extend_from_slice(&[23, 3, 3]);
             stream.extend_from_slice(&length.to_be_bytes());
-            // Bodies that look like headers.
+            // The bodies look like headers.
             stream.extend(std::iter::repeat_n(0, length.into()));
         }
         for piece in [1, 2, 3, 5, 7, 1_000, stream.len()] {

@@ -1,8 +1,8 @@
-//! A TCP connection that TLS is spoken on.
+//! A TCP connection with TLS.
 //!
-//! What either side holds is bounded: of a handshake [`HANDSHAKE_BYTES_MAX`], after that one record
-//! at a time from the peer, and from us no more than [`UNSENT_BYTES_MAX`] beyond what the kernel
-//! takes.
+//! Its buffers are bounded: a handshake takes at most [`HANDSHAKE_BYTES_MAX`]; after it, the stream
+//! holds one incoming record at a time, and at most [`UNSENT_BYTES_MAX`] encrypted bytes that the
+//! kernel has no room for.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -17,16 +17,16 @@ use super::system::Stream;
 use super::tls_records::{Counted, Records};
 use crate::Tls;
 
-/// Encrypted bytes that wait for the kernel.
+/// The most encrypted bytes that wait for room in the kernel.
 const UNSENT_BYTES_MAX: usize = 64 << 10;
-/// Decrypting a record takes as long as it would with so many bytes more in it: one may hold a
-/// single byte, or none.
+/// The fixed cost of a record, as the number of bytes that are decrypted in the same time. A peer
+/// may send records of a single byte, or of none.
 const RECORD_COST_BYTES: usize = 512;
-/// What a peer may say before its handshake is through: chains of certificates take some of it.
-/// rustls would hold four times as much.
+/// The most bytes that a peer may send before its handshake is complete, which include a chain of
+/// certificates. rustls would hold four times as many.
 const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
-/// What a connection holds at most, measured: 8 KB while it is idle, 27 KB with a record or a
-/// handshake that is not whole.
+/// The memory that a connection is charged for. Measured were 8 KB while it is idle, and 27 KB with
+/// an incomplete record or handshake.
 const HELD_BYTES: usize = 32 << 10;
 
 #[derive(Debug)]
@@ -37,11 +37,11 @@ pub(crate) struct TlsStream {
     read_cost_bytes: usize,
     handshake_bytes: usize,
     handshake_steps: usize,
-    /// The next read brings something, or the end, whatever the socket holds.
+    /// The next read returns bytes or the end, even if the socket is empty.
     holds_more: bool,
-    /// The handshake is through, and what waited for that can be sent.
+    /// The handshake is complete, and nothing has been flushed since.
     opened: bool,
-    /// The write side is to be shut when everything is sent.
+    /// The write side is shut as soon as everything is sent.
     finishing: bool,
 }
 
@@ -66,7 +66,7 @@ impl TlsStream {
         })
     }
 
-    /// Takes bytes from the socket, or the end.
+    /// Reads the socket once and processes the records that this completes.
     fn take(&mut self) -> io::Result<()> {
         let mut counted = Counted { stream: &mut self.socket, records: &mut self.records };
         let taken = self.session.read_tls(&mut counted)?;
@@ -76,26 +76,26 @@ impl TlsStream {
         if was_handshaking {
             self.count_handshake(taken);
         }
-        // An answer of the handshake, or the alert that says what is wrong.
+        // Pending bytes are an answer of the handshake, or the alert that names the peer's fault.
         let sent = self.send_pending();
         processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         sent?;
         if self.session.is_handshaking() && self.handshake_bytes > HANDSHAKE_BYTES_MAX {
-            let text = "its TLS handshake is longer than any should be";
+            let text = "its TLS handshake is longer than 16 KiB";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         Ok(())
     }
 
-    /// Takes note of what was processed in the handshake.
+    /// Counts the bytes of the handshake and its complete steps.
     fn count_handshake(&mut self, taken: usize) {
         self.handshake_bytes += taken;
         self.opened |= !self.session.is_handshaking();
-        // What was not whole yet is only kept.
+        // An incomplete step is only buffered, which is cheap.
         self.handshake_steps += usize::from(self.opened || self.session.wants_write());
     }
 
-    /// Returns whether all of it is with the kernel.
+    /// Sends all encrypted bytes. Returns whether the kernel took all of them.
     fn send_pending(&mut self) -> io::Result<bool> {
         while self.session.wants_write() {
             match self.session.write_tls(&mut self.socket) {
@@ -106,7 +106,7 @@ impl TlsStream {
             }
         }
         if std::mem::take(&mut self.finishing) {
-            // If it is shut already, the next read says so.
+            // If the socket is shut already, the next read reports that.
             let _ = self.socket.shutdown(Shutdown::Write);
         }
         Ok(true)
@@ -114,10 +114,11 @@ impl TlsStream {
 }
 
 impl Drop for TlsStream {
-    /// Who waits for the end is told that it is one, and that nobody has cut it short.
+    /// Sends `close_notify`, which tells the peer that the stream ends here and was not truncated
+    /// by an attacker.
     fn drop(&mut self) {
         self.session.send_close_notify();
-        // What the kernel does not take now is lost with the connection.
+        // Bytes that the kernel has no room for now are lost with the connection.
         let _ = self.send_pending();
     }
 }
@@ -130,7 +131,8 @@ impl Stream for TlsStream {
         while filled < buffer.len() {
             match self.session.reader().read(&mut buffer[filled..]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Many close without a word. Where a frame ends its length says.
+                // Many peers close without `close_notify`. That is accepted, because the length of
+                // a frame shows whether it is complete.
                 Ok(0) | Err(_) => {
                     self.holds_more = filled > 0;
                     return Ok(filled);
@@ -159,7 +161,8 @@ impl Stream for TlsStream {
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        // Nothing leaves before the handshake is through, and then it is asked for again.
+        // Nothing is sent before the handshake is complete. `wants_flush` asks for another write
+        // then.
         if self.session.is_handshaking() || !self.send_pending()? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -170,7 +173,7 @@ impl Stream for TlsStream {
                 let bytes = self.session.writer().write(rest)?;
                 written += bytes;
                 rest = &rest[bytes..];
-                // It takes less than all when it is full.
+                // The session takes only a part when its buffer is full.
                 if !rest.is_empty() && !self.send_pending()? {
                     return Ok(written);
                 }
@@ -188,7 +191,7 @@ impl Stream for TlsStream {
     fn shutdown_write(&mut self) {
         self.session.send_close_notify();
         self.finishing = true;
-        // If the connection is broken, the next read says so.
+        // If the connection is broken, the next read reports that.
         let _ = self.send_pending();
     }
 
@@ -201,7 +204,7 @@ impl Stream for TlsStream {
     }
 
     fn read_cost_bytes(&self, brought_bytes: usize) -> usize {
-        // What was decrypted before was charged then.
+        // Bytes that an earlier read decrypted were charged to that one.
         self.read_cost_bytes.max(brought_bytes)
     }
 
@@ -257,7 +260,7 @@ mod tests {
         (Arc::new(server), Arc::new(client))
     }
 
-    /// A stream, and what its client does, on a thread of its own.
+    /// Returns a stream whose client runs on a thread of its own.
     fn stream_with(
         client: impl FnOnce(ClientConnection, net::TcpStream) + Send + 'static,
     ) -> TlsStream {
@@ -273,7 +276,7 @@ mod tests {
         TlsStream::on(TcpStream::from_std(accepted), server_config).unwrap()
     }
 
-    /// The next read that brings something, or nothing because its time was up.
+    /// Repeats the read until it returns anything but `WouldBlock`.
     fn next_read(stream: &mut TlsStream) -> io::Result<usize> {
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
@@ -289,7 +292,7 @@ mod tests {
     #[test]
     fn a_record_is_charged_however_little_it_holds() {
         const RECORDS: usize = 3_000;
-        /// More than the kernel hands over at once.
+        /// The most bytes that rustls reads at once.
         const TAKEN_BYTES_MAX: usize = 4 << 10;
         let mut stream = stream_with(|mut session, mut socket| {
             session.complete_io(&mut socket).unwrap();

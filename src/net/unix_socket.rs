@@ -1,4 +1,5 @@
-//! The file of a Unix socket: never open to more than it should be, never stolen.
+//! The file of a Unix socket. It never has wider permissions than configured, not even for a
+//! moment, and a running server never loses it to another one.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
@@ -11,13 +12,14 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::UnixSocket;
 
-/// Connections that the kernel keeps until they are accepted, on TCP as well. It cuts this to its
-/// own limit.
+/// The most connections that the kernel keeps until they are accepted, on TCP as well. The kernel
+/// lowers this to its own limit.
 pub(super) const BACKLOG: i32 = 4_096;
-/// How long another server that starts in the same directory is waited for.
+/// The longest wait for another server that starts in the same directory.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A socket's file, removed with this value if it is still the one that was made.
+/// The file of a socket. When this is dropped, it removes the file if that is still the one that it
+/// created.
 #[derive(Debug)]
 pub(crate) struct UnixSocketFile {
     path: PathBuf,
@@ -29,14 +31,13 @@ impl UnixSocketFile {
     pub(super) fn bind(config: &UnixSocket) -> io::Result<(UnixListener, Self)> {
         let path = &config.path;
         check(path)?;
-        // Two servers that start at once must not both find the same stale socket: the one
-        // would then delete the other's. Locking the directory leaves no lock file behind.
+        // Two servers that start at once must not both find the same stale socket, because one of
+        // them would then delete the other's. A lock on the directory leaves no lock file behind.
         let _lock = lock_directory(path);
         remove_stale(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&socket_address(path)?)?;
-        // Nobody can connect to a socket that does not listen yet, so the permissions are
-        // in place before the first one can.
+        // No client can connect before the socket listens, and by then the permissions are set.
         fs::set_permissions(path, Permissions::from_mode(config.mode))?;
         let metadata = fs::symlink_metadata(path)?;
         let file = Self { path: path.clone(), device: metadata.dev(), inode: metadata.ino() };
@@ -51,13 +52,13 @@ impl Drop for UnixSocketFile {
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
         if is_ours {
-            // If it cannot be removed, the next server will find it stale.
+            // If the file cannot be removed, the next server finds it stale.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// What can be known of a path without listening there.
+/// Checks a path as far as that is possible without listening there.
 pub(super) fn check(path: &Path) -> io::Result<()> {
     socket_address(path)?;
     open_directory(path)?;
@@ -66,8 +67,8 @@ pub(super) fn check(path: &Path) -> io::Result<()> {
 
 fn socket_address(path: &Path) -> io::Result<SockAddr> {
     SockAddr::unix(path).map_err(|_| {
-        let text = "the path is too long for a Unix socket, which may have some 100 bytes; choose \
-                    a shorter one";
+        let text = "the path is too long for a Unix socket, which takes about 100 bytes; choose a \
+                    shorter one";
         io::Error::new(io::ErrorKind::InvalidInput, text)
     })
 }
@@ -80,27 +81,28 @@ fn open_directory(path: &Path) -> io::Result<File> {
         _ => error,
     })?;
     if !directory.metadata()?.is_dir() {
-        let text = "what should be its directory is no directory; choose another path";
+        let text = "its parent is not a directory; choose another path";
         return Err(io::Error::other(text));
     }
     Ok(directory)
 }
 
-/// Whether there is a socket, of a server that runs or of one that is gone.
+/// Returns whether there is a socket, of a running server or of one that is gone.
 fn find_socket(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
         Ok(metadata) if metadata.file_type().is_socket() => Ok(true),
         Ok(_) => Err(io::Error::other(
-            "there is a file that is no socket; choose another path, or remove it yourself",
+            "a file that is not a socket exists there; choose another path, or remove it yourself",
         )),
     }
 }
 
-/// Keeps others that start away, where that can be done: whoever may read the directory can hold
-/// the lock for ever, and that must not keep the server from starting. Without it a socket that
-/// is alive is not taken over either; only two that start in the same instant could collide.
+/// Locks the directory against other servers that start, where that is possible. Every process that
+/// may read the directory can hold the lock for ever, and must not keep the server from starting.
+/// Without the lock, the socket of a running server is safe as well: only two servers that start in
+/// the same instant could collide.
 fn lock_directory(path: &Path) -> Option<File> {
     let directory = open_directory(path).ok()?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
@@ -115,13 +117,14 @@ fn lock_directory(path: &Path) -> Option<File> {
     }
 }
 
-/// Removes what a server that is gone has left. What is alive, or is no socket, stays.
+/// Removes the socket of a server that is gone. One that a running server listens on stays, and so
+/// does any other file.
 fn remove_stale(path: &Path) -> io::Result<()> {
     if !find_socket(path)? {
         return Ok(());
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A full backlog must not hold us up, and is a sign of life.
+    // The probe must not wait for a full backlog, which shows that a server is running.
     probe.set_nonblocking(true)?;
     match probe.connect(&socket_address(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),

@@ -1,4 +1,4 @@
-//! How the loop waits for events: asleep, or awake for a while first.
+//! Waits for events: asleep, or spinning for a while first.
 
 use std::io;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::system::{Event, System};
 use crate::Spin;
 
-/// A spin shorter than this part of what is allowed is not worth its polls.
+/// A spin that is shorter than this fraction of the allowed time is not worth its polls.
 const BUDGET_SHARE_MIN: u32 = 32;
 
 #[derive(Debug)]
 pub(super) struct Waiting {
     spin_max: Duration,
-    /// How long the next wait spins. It is halved with every spin in vain, down to nothing,
-    /// and whole again once the allowed one would have been long enough.
+    /// The time that the next wait spins. Every spin in vain halves it, down to zero. It is reset
+    /// once an event comes so soon that a full spin would have found it.
     budget: Duration,
     wakeups: u64,
     spins: u64,
@@ -29,7 +29,8 @@ impl Waiting {
         Self { spin_max, budget: spin_max, wakeups: 0, spins: 0 }
     }
 
-    /// Waits for events, at most for `timeout`. Returns whether the system may have more of them.
+    /// Waits for events, at most for `timeout`, and appends them. Returns whether the system may
+    /// have more of them.
     pub(super) fn wait(
         &mut self,
         system: &mut impl System,
@@ -70,7 +71,8 @@ impl Waiting {
         Ok(has_more)
     }
 
-    /// Times it was woken from sleep, and polls in vain, since the last call.
+    /// Returns how often the loop was woken from sleep and how often it polled in vain, since the
+    /// last call.
     pub(super) fn take_counts(&mut self) -> (u64, u64) {
         (std::mem::take(&mut self.wakeups), std::mem::take(&mut self.spins))
     }
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_soon_is_found_awake_and_makes_it_spin_again() {
+    fn an_event_that_comes_soon_makes_the_loop_spin_again() {
         let mut system = MioSystem::new(16).unwrap();
         let mut events = Vec::new();
         let wake = system.waker();
@@ -117,7 +119,7 @@ mod tests {
         waiting.budget = Duration::ZERO;
         wake();
         waiting.wait(&mut system, &mut events, None).unwrap();
-        assert_eq!(waiting.take_counts(), (1, 0), "no budget: it slept");
+        assert_eq!(waiting.take_counts(), (1, 0), "without a budget, it slept");
         events.clear();
         wake();
         waiting.wait(&mut system, &mut events, None).unwrap();
