@@ -1,4 +1,4 @@
-//! Where a server listens, whom it admits and what it allows.
+//! The configuration of a server: its addresses, access rules and limits.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::Tls;
 use crate::broker::{Access, Limits};
 use crate::setters::setters;
 
-/// Everything a [`Server`](crate::Server) is built from.
+/// The configuration of a [`Server`](crate::Server).
 ///
 /// ```
 /// use ipc_framework::{Config, UnixSocket};
@@ -23,22 +23,23 @@ use crate::setters::setters;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// Name or address to listen on by TCP, `localhost` by default, which means IPv4 and
-    /// IPv6. `None`: no TCP.
+    /// The host name or address to listen on by TCP. The default is `localhost`, which means IPv4
+    /// and IPv6. With `None`, the server does not listen on TCP.
     pub host: Option<String>,
-    /// TCP port, 8888 by default; 0 takes any free one.
+    /// The TCP port, 8888 by default. With 0, the system chooses a free one.
     pub port: u16,
-    /// A Unix socket to listen on, beside TCP or instead of it.
+    /// A Unix socket to listen on, in addition to TCP or instead of it.
     pub unix: Option<UnixSocket>,
-    /// Tokens asked of clients; none by default.
+    /// The tokens and users that are let in. By default, no token is required and every user is let
+    /// in.
     pub access: Access,
-    /// Encrypts what goes over TCP, on all addresses; not on Unix sockets, which never leave the
-    /// machine. None by default.
+    /// TLS for all TCP connections; none by default. Unix sockets are never encrypted, because
+    /// their bytes do not leave the machine.
     #[cfg(feature = "tls")]
     pub tls: Option<Tls>,
-    /// Listen on addresses that other machines can reach although no token is asked for.
+    /// Allows addresses that other machines can reach even if no token is required.
     pub insecure: bool,
-    /// What peers may use.
+    /// The limits on resources that peers may use.
     pub limits: Limits,
     /// Whether the loop stays awake for a while before it sleeps.
     pub spin: Spin,
@@ -74,15 +75,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Faults of the values themselves, wherever the server is to listen.
+    /// Returns the faults of the values alone, without regard to the addresses.
     pub(crate) fn own_problems(&self) -> impl Iterator<Item = Error> {
         let texts = self.limits.problems().into_iter().chain(self.access.problems());
         texts.map(Error::Config)
     }
 }
 
-/// Whether the loop stays awake before it sleeps. To wake a sleeping thread takes the system
-/// 20 to 50 µs, which is most of a round trip; awake, it takes a core.
+/// The time that the loop stays awake before it sleeps. The system takes 20 to 50 µs to wake a
+/// sleeping thread, which is most of a round trip. A loop that stays awake occupies a core.
 ///
 /// ```
 /// use ipc_framework::{Config, Spin};
@@ -96,10 +97,10 @@ impl Config {
 pub enum Spin {
     /// Sleep at once.
     Never,
-    /// After work, look for more for up to this long, and sleep then. Where that is in vain
-    /// again and again it is tried less and less, so that an idle server uses no core.
+    /// Look for more work for up to this time before sleeping. Each attempt that finds none halves
+    /// the next one, so that an idle server occupies no core.
     AfterWork(Duration),
-    /// Never sleep: for a server that has a core to itself.
+    /// Never sleep. This is for a server that has a core to itself.
     Always,
 }
 
@@ -122,9 +123,10 @@ impl Default for Spin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnixSocket {
-    /// Where it is created. A stale one is replaced, a live one never.
+    /// The path of the socket. A stale socket there is replaced; one that another server listens on
+    /// is not.
     pub path: PathBuf,
-    /// Its permission bits, 0600 by default: only the same user connects.
+    /// The permission bits. With the default of 0600, only the same user can connect.
     pub mode: u32,
 }
 
@@ -136,7 +138,7 @@ setters! {
 }
 
 impl UnixSocket {
-    /// A socket that only the same user can connect to.
+    /// Returns a socket at this path that only the same user can connect to.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), mode: 0o600 }
     }

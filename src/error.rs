@@ -1,11 +1,11 @@
-//! What goes wrong outside the protocol: the caller's faults and the system's. A peer's
-//! faults are [`ErrorCode`](crate::ErrorCode)s and never end up here.
+//! Errors outside the protocol, which are faults of the caller or of the system. A peer's faults are
+//! [`ErrorCode`](crate::ErrorCode)s and never appear here.
 
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// Why a server could not be built or cannot go on. The text says what to do.
+/// An error that keeps a server from starting or running. Its text says what to do.
 ///
 /// ```
 /// use ipc_framework::{Config, Error, Server};
@@ -20,32 +20,32 @@ use std::path::PathBuf;
 pub enum Error {
     /// The caller's fault: the configuration contradicts itself or is unsafe.
     Config(String),
-    /// The caller's fault: other machines can reach the address, and no token is asked of
-    /// every application. Set [`Access::default`](crate::Access), listen on localhost, or
-    /// set [`Config::insecure`](crate::Config).
+    /// The caller's fault: other machines can reach the address, and not every application requires
+    /// a token. Set [`Access::default`](crate::Access), listen on localhost, or set
+    /// [`Config::insecure`](crate::Config).
     Unprotected {
         /// The address that other machines can reach.
         address: IpAddr,
     },
-    /// A file with a secret or a certificate cannot be read, or others may read it too.
+    /// A file with a secret or a certificate cannot be read, or other users may read it too.
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system says, or what is wrong with it.
+        /// The error of the system, or a description of the fault.
         source: io::Error,
     },
-    /// An address cannot be listened on.
+    /// The server cannot listen on an address.
     Listen {
         /// The address as configured.
         address: String,
-        /// What the system says, or what was found there.
+        /// The error of the system, or a description of the fault.
         source: io::Error,
     },
-    /// The system's fault: the event loop cannot do its work.
+    /// The system's fault: the event loop cannot work.
     System {
-        /// What was tried.
+        /// The operation that failed.
         doing: &'static str,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -62,7 +62,7 @@ impl std::fmt::Display for Error {
             Self::Config(text) => f.write_str(text),
             Self::Unprotected { address } => write!(
                 f,
-                "{address} can be reached from other machines, and no token is asked for; set a \
+                "{address} can be reached from other machines, and no token is required; set a \
                  token for all applications, listen on localhost, or say that it shall be insecure"
             ),
             Self::File { path, source } => {
@@ -71,7 +71,7 @@ impl std::fmt::Display for Error {
             Self::Listen { address, source } => match source.kind() {
                 io::ErrorKind::AddrInUse => write!(
                     f,
-                    "cannot listen on {address}: something else listens there already; stop it \
+                    "cannot listen on {address}: another process listens there already; stop it \
                      or choose another address"
                 ),
                 io::ErrorKind::PermissionDenied => write!(
@@ -81,8 +81,8 @@ impl std::fmt::Display for Error {
                 ),
                 io::ErrorKind::AddrNotAvailable => write!(
                     f,
-                    "cannot listen on {address}: it is no address of this machine; use one that \
-                     is, or localhost"
+                    "cannot listen on {address}: this machine does not have that address; use one \
+                     that it has, or localhost"
                 ),
                 _ => write!(f, "cannot listen on {address}: {source}"),
             },

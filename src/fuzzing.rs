@@ -1,7 +1,7 @@
-//! The fuzz targets by name. Each body stands beside what it tests, `fuzz/` only calls it, and
-//! the tests here go over all inputs that are kept.
+//! The fuzz targets by name. Each body is beside the code that it tests, `fuzz/` only calls it, and
+//! the tests here run all kept inputs.
 
-/// What a target makes of an input. It panics if anything is not as it should be.
+/// The body of a target, which panics if it finds a fault with an input.
 pub type Body = fn(&[u8]);
 
 /// Every target, by its name in `fuzz/`.
@@ -16,7 +16,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("simulation", simulation),
 ];
 
-/// The event loop on a simulated system: the bytes are what the kernel and the clients do.
+/// Runs the event loop on a simulated system. The bytes decide how the kernel and the clients act.
 #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
 fn simulation(input: &[u8]) {
     assert_eq!(crate::simulation::run_bytes(input, false).violation, None);
@@ -40,7 +40,7 @@ mod tests {
 
     use super::{TARGETS, run};
 
-    /// Every input that is kept of a target, with a name to show.
+    /// Returns all kept inputs of a target, each with a name to print.
     fn kept(name: &str) -> Vec<(String, Vec<u8>)> {
         let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
         let corpus = fs::read_to_string(fuzz.join(format!("corpus/{name}.txt")));
@@ -60,14 +60,14 @@ mod tests {
     #[cfg_attr(miri, ignore = "reads files; the other tests go over the same code")]
     fn every_input_that_is_kept_still_passes() {
         if !Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").exists() {
-            // A package as published has none of them.
+            // The published package does not contain them.
             return;
         }
         for (name, _) in TARGETS {
             let inputs = kept(name);
             assert!(inputs.len() >= 10, "{name} has {} inputs", inputs.len());
             for (shown, input) in inputs {
-                // The last line that is printed is the input that fails.
+                // When a test fails, the last line printed is the input that made it fail.
                 println!("{name}: {shown}");
                 run(name, &input);
             }

@@ -1,9 +1,10 @@
-//! What a handler returns when it cannot serve a message, in a server and in a client.
+//! The error of a handler that cannot serve a message, in a server and in a client.
 
-/// Why a handler could not serve a message. The requester reads the text in the
-/// `handler_failed` answer, so it must say nothing that is not for it.
+/// The error of a handler that could not serve a message. The requester receives the text in a
+/// `handler_failed` answer, so the text must not contain anything secret.
 ///
-/// Any error turns into one by `?`, and so does text by `.into()` on [`HandlerError::new`].
+/// The operator `?` converts any error into this one, and `.into()` converts a text as well, as
+/// [`HandlerError::new`] does.
 ///
 /// ```
 /// use ipc_framework::HandlerError;
@@ -22,7 +23,7 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
-    /// An error with a text for the requester.
+    /// Makes an error with a text for the requester.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into() }
     }

@@ -2,8 +2,8 @@
 //! applications with channels, request/response, publish/subscribe and notifications, over
 //! length-prefixed JSON on TCP and Unix sockets.
 //!
-//! It speaks the protocol of the Python package `ipc-framework` 1.1.2, so programs written
-//! for that run unchanged.
+//! It speaks the protocol of the Python package `ipc-framework` 1.1.2, so that programs written for
+//! that package run unchanged.
 //!
 //! ```
 //! use ipc_framework::{Config, Server};
@@ -27,16 +27,16 @@
 //!   the thread that runs the event loop.
 //! - `client`: the other end of the wire, blocking or for many threads, for this server and the
 //!   published one.
-//! - `broker`: the whole server as a state machine without input or output, for those who bring
-//!   their own loop, a simulator or a fuzzer. With the feature `broker` it is there without the
-//!   default feature `net`.
-//! - [`proto`]: the wire format, with an encoder and a decoder of streams. It is all there is
-//!   without any feature.
+//! - `broker`: the whole server as a state machine without input or output, for programs that have
+//!   an event loop of their own, a simulator or a fuzzer. The feature `broker` provides it without
+//!   the default feature `net`.
+//! - [`proto`]: the wire format, with an encoder and a decoder of streams. Without any feature, the
+//!   crate is this module alone.
 //!
 //! # Where it runs
-//! On Linux, where it is tested, and on macOS, for which it is compiled only. Linux alone tells who is
-//! at the other end of a Unix socket (`Access::uids`, `User`), acknowledges at once what clients
-//! write in pieces, and knows without accepting whether an inherited socket listens.
+//! It is tested on Linux, and compiled but not tested for macOS. Three things work on Linux alone:
+//! the user of a Unix socket's peer is known (`Access::uids`, `User`), messages that a client writes
+//! in pieces are acknowledged at once, and an inherited socket is checked for whether it listens.
 //!
 //! # What is deliberately absent
 //! - Threads: one event loop on one thread, so that a message never waits for a lock.
@@ -76,10 +76,10 @@ mod token;
 #[cfg(feature = "broker")]
 mod trace;
 
-/// The crate of the histograms that [`Context::for_each_histogram`] shows.
+/// The crate of the histograms that [`Context::for_each_histogram`] passes to its callback.
 #[cfg(feature = "broker")]
 pub use hdrhistogram;
-/// The crate of the trees that [`Json::to_value`] makes.
+/// The crate of the trees that [`Json::to_value`] returns.
 pub use simd_json;
 
 #[cfg(feature = "broker")]

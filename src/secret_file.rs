@@ -1,4 +1,4 @@
-//! Secrets from files: small ones, and none that everybody may read.
+//! Reads secrets from files, which must be small and not open to every user.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -9,17 +9,18 @@ use rustix::fs::OFlags;
 
 use crate::{Error, Token};
 
-/// A token or a key is small; whatever is larger is another file.
+/// Tokens and keys are far smaller; a larger file was named by mistake.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// What others may do with a file that is no secret: read it, or put another one in its place.
+/// The permission bits that a secret must not have: every user may read or write the file.
 const OF_OTHERS: u32 = 0o006;
 
 impl Token {
-    /// The token that a file holds, without the end of its line.
+    /// Reads a token from a file, without the end of the line.
     ///
     /// # Errors
-    /// [`Error::File`] for what cannot be read or is no regular file, or what everybody on the
-    /// machine may read or write; [`Error::Config`] for one without a token.
+    /// - [`Error::File`]: the file cannot be read, is not a regular file, or every user of the
+    ///   machine may read or write it.
+    /// - [`Error::Config`]: the file is empty.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -50,13 +51,13 @@ impl Token {
 /// Reads a small file, which must not be open to everybody if it is a secret.
 pub(crate) fn read(path: &Path, is_secret: bool) -> Result<String, Error> {
     let read = || {
-        // A pipe would be waited for, and who waits for a secret does not reload.
+        // Without this, opening a pipe could block, and a reload would block the server.
         let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
-        // Of the file that is open: the path may mean another one by now.
+        // The permissions are read from the open file, because the path may lead to another by now.
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::other("it is no regular file; put the text into one"));
+            return Err(io::Error::other("it is not a regular file; put the text into one"));
         }
         let mode = metadata.permissions().mode();
         if is_secret && mode & OF_OTHERS != 0 {

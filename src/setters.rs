@@ -1,8 +1,9 @@
-//! Setters for the structs of settings, which nobody outside this crate can write as a literal: a
-//! field that is added must not break a program, nor one that another crate's features add.
+//! Setters for the structs of settings. These are `non_exhaustive`, so that a program does not break
+//! when a field is added, by a new version or by a feature that another crate enables. In return,
+//! other crates cannot build them as literals.
 
-/// Makes a setter of each field's name, which takes the struct by value and gives it back. Behind
-/// `into` it takes everything that converts into the field's type.
+/// Makes a setter named after each field, which takes the struct by value and returns it. A setter
+/// that is marked `into` accepts everything that converts into the field's type.
 macro_rules! setters {
     ($name:ident { $($(#[$attribute:meta])* $($into:ident)? [$field:ident: $type:ty])* }) => {
         impl $name {

@@ -1,4 +1,4 @@
-//! The certificate that a server shows, and whose certificates it asks for.
+//! The certificate that a server presents, and the authorities of the clients' certificates.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use crate::{Error, secret_file};
 
 /// TLS 1.3 for the TCP listeners of a server, see [`Config::tls`](crate::Config).
 ///
-/// Clones share what was read: [`Tls::reload`] on one changes what all of them show to those who
-/// connect from then on.
+/// Clones share the certificates: [`Tls::reload`] on one of them changes the certificate that all of
+/// them present to connections made from then on.
 ///
 /// ```
 /// use ipc_framework::Tls;
@@ -33,14 +33,13 @@ struct Shared {
 }
 
 impl Tls {
-    /// Reads a certificate with the chain behind it, and its private key, both in PEM. With
-    /// `client_ca` clients have to show a certificate that one of those in it has signed
-    /// (mutual TLS); which of them is connected makes no difference then.
+    /// Reads a certificate, followed by its chain, and its private key, both in PEM. With
+    /// `client_ca`, a client has to present a certificate that is signed by one of the authorities
+    /// in that file (mutual TLS). The certificate only lets it connect; it does not identify it.
     ///
     /// # Errors
-    /// [`Error::File`] for a file that cannot be read, or a key that everybody on the machine
-    /// may read; [`Error::Config`] for files that do not hold what they should, or do not belong
-    /// together.
+    /// - [`Error::File`]: a file cannot be read, or every user of the machine may read the key.
+    /// - [`Error::Config`]: a file holds no certificate or key, or the two do not belong together.
     pub fn from_files(
         certificate: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
@@ -52,10 +51,10 @@ impl Tls {
         Ok(Self(Arc::new(Shared { certificate, key, client_ca, current })))
     }
 
-    /// Reads the files again. Who is connected stays connected.
+    /// Reads the files again. Existing connections stay open.
     ///
     /// # Errors
-    /// As [`Tls::from_files`]; what was read before stays then.
+    /// The same as [`Tls::from_files`]. The certificates stay as they were then.
     pub fn reload(&self) -> Result<(), Error> {
         let Shared { certificate, key, client_ca, current } = &*self.0;
         let read = read(certificate, key, client_ca.as_deref())?;
@@ -63,10 +62,11 @@ impl Tls {
         Ok(())
     }
 
-    /// Shows from now on what `other` has read of the same files, which cannot fail: whoever
-    /// changes more than the certificate reads it first, see
-    /// [`Handle::reload`](crate::Handle::reload). Who is connected stays connected. Of other
-    /// files nothing is taken, and the answer is `false`.
+    /// Takes over the certificates that `other` has read from the same files. This cannot fail, so
+    /// that a program can read the certificates first, then change other settings (see
+    /// [`Handle::reload`](crate::Handle::reload)), and apply the certificates only if that succeeds.
+    /// Existing connections stay open. If `other` was read from different files, nothing changes and
+    /// the result is `false`.
     pub fn take_over(&self, other: &Self) -> bool {
         let (to, from) = (&*self.0, &*other.0);
         let files = |shared: &Shared| {
@@ -80,18 +80,18 @@ impl Tls {
         are_the_same
     }
 
-    /// Whether clients have to show a certificate.
+    /// Returns whether clients have to present a certificate.
     pub fn asks_for_certificates(&self) -> bool {
         self.0.client_ca.is_some()
     }
 
-    /// What the next connection is to be served with.
+    /// Returns the configuration for the next connection.
     pub(crate) fn current(&self) -> Arc<ServerConfig> {
         self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// The names of the files; never what is in them.
+/// Shows the names of the files, and never their contents.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared { certificate, key, client_ca, .. } = &*self.0;
@@ -120,13 +120,14 @@ fn read(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Serv
     let mut config = config
         .with_single_cert(chain, private_key)
         .map_err(|error| not_together(certificate, key, &error))?;
-    // Connections last: to resume one would save little, and cost memory and tickets to all.
+    // Connections are long-lived, so resumption would save little, and it would cost memory and
+    // tickets for every connection.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
 }
 
-/// Whose signatures count.
+/// Reads the authorities whose signatures are accepted.
 pub(crate) fn read_roots(path: &Path) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(path)? {
@@ -135,14 +136,14 @@ pub(crate) fn read_roots(path: &Path) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// A certificate with the chain behind it, and its key.
+/// Reads a certificate, followed by its chain, and its private key.
 pub(crate) fn read_identity(
     certificate: &Path,
     key: &Path,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
     let chain = read_certificates(certificate)?;
     let text = secret_file::read(key, true)?;
-    // Its error would repeat what stands in the file.
+    // The parser's error is dropped, because it could show parts of the file.
     let private_key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| {
         Error::Config(format!("{} holds no private key in PEM; check its path", key.display()))
     })?;

@@ -1,10 +1,10 @@
-//! The secret that a client shows and a server asks for.
+//! The secret that a server requires and a client sends.
 
 use std::fmt;
 
 use subtle::ConstantTimeEq;
 
-/// A shared secret. It never shows in logs, errors or statistics.
+/// A shared secret. It never appears in logs, errors or statistics.
 ///
 /// ```
 /// use ipc_framework::Token;
@@ -15,23 +15,25 @@ use subtle::ConstantTimeEq;
 pub struct Token(Box<[u8]>);
 
 impl Token {
-    /// A token of any text. Strip white space around it first: it would be part of the token.
+    /// Makes a token of any text. White space around the text is part of the token, so strip it
+    /// first.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into().into_bytes().into())
     }
 
-    /// The text that a client sends.
+    /// Returns the text that a client sends.
     #[cfg(feature = "net")]
     pub(crate) fn secret(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_else(|_| unreachable!("it was made from text"))
     }
 
-    /// Whether it is empty or only white space, so that anybody would guess it.
+    /// Returns whether the token is empty or white space alone, which anybody would guess.
     pub(crate) fn is_blank(&self) -> bool {
         self.0.trim_ascii().is_empty()
     }
 
-    /// Compares in constant time: the duration tells how long the token is, and nothing else.
+    /// Compares in constant time: the duration depends on the length of the token, and on nothing
+    /// else.
     pub(crate) fn matches(&self, offered: &str) -> bool {
         self.0.ct_eq(offered.as_bytes()).into()
     }

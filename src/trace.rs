@@ -1,5 +1,5 @@
-//! Events for whoever runs the server under a `tracing` subscriber; nothing without the
-//! feature. No event carries a payload, a token or a connection's id.
+//! Events for a `tracing` subscriber. Without the feature they compile to nothing. No event contains
+//! a payload, a token or a connection's id.
 
 macro_rules! events {
     ($($(#[$doc:meta])* $level:ident $name:ident($($field:ident: $type:ty),*) = $text:literal;)*) => {
@@ -7,7 +7,7 @@ macro_rules! events {
             $(#[$doc])*
             #[cfg(feature = "tracing")]
             pub(crate) fn $name($($field: $type),*) {
-                // What a peer chose is shown escaped, so that it cannot write lines of its own.
+                // Texts chosen by a peer are shown escaped, so that they cannot forge log lines.
                 tracing::$level!($($field = ?$field,)* $text);
             }
 

@@ -105,7 +105,7 @@ impl From<ipc_framework::Error> for Failure {
         match error {
             ipc_framework::Error::Config(text) => Self::Usage(text),
             ipc_framework::Error::Unprotected { address } => Self::Usage(format!(
-                "{address} can be reached from other machines, and no token is asked for; give \
+                "{address} can be reached from other machines, and no token is required; give \
                  --token-file or IPC_TOKEN, listen on localhost, or say --insecure"
             )),
             other => Self::Runtime(other.to_string()),

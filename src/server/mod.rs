@@ -19,8 +19,9 @@ use crate::{Config, Error, HandlerError};
 
 /// A server that runs on the thread that calls it.
 ///
-/// There are three ways to run it: [`Server::run`] until it is stopped; one turn at a time
-/// by [`Server::poll_once`] or, with a bound, by [`Server::poll_once_within`]; or inside an event loop of your own.
+/// There are three ways to run it: until it is stopped, with [`Server::run`]; one turn at a time,
+/// with [`Server::poll_once`] or, within a budget, [`Server::poll_once_within`]; or inside an event
+/// loop of your own.
 ///
 /// # Inside another event loop
 /// The outer loop waits until [`Server::as_raw_fd`](AsRawFd::as_raw_fd) is readable, at most until
@@ -29,13 +30,12 @@ use crate::{Config, Error, HandlerError};
 /// may change it.
 ///
 /// The descriptor may be watched by level or by edge (`EPOLLET`, and everything that mio
-/// watches). By edge it is reported once for what happened since the last turn. Whatever a turn
-/// leaves undone, also events that it did not take from the system's queue, makes the deadline a
-/// time gone by, so that the next turn follows at once. An outer loop that watches by edge and
-/// ignores the deadline would leave these connections unanswered. `examples/outer_loop.rs` is
-/// such a loop.
+/// watches). By edge, it is reported once for all events since the last turn. If a turn leaves work
+/// undone, including events that it did not take from the system's queue, the deadline is in the
+/// past, so that the next turn follows at once. An outer loop that watches by edge and ignores the
+/// deadline would leave these connections unanswered. `examples/outer_loop.rs` is such a loop.
 ///
-/// Dropped, it closes every connection at once; [`Handle::stop`] lets them end well.
+/// Dropping the server closes every connection at once. [`Handle::stop`] drains them first.
 #[derive(Debug)]
 pub struct Server {
     broker: Broker,
@@ -44,14 +44,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on what the configuration says. Connections queue in the kernel until the
+    /// Listens on all addresses of the configuration. Connections queue in the kernel until the
     /// server runs.
     ///
     /// # Errors
-    /// [`Error::Unprotected`] for an address other machines can reach without any token,
-    /// [`Error::Config`] for limits or tokens that make no sense, users that cannot be told
-    /// apart, a host that has no address or nothing to listen on, [`Error::Listen`] where it
-    /// cannot listen, [`Error::System`] if the system gives no event queue or no randomness.
+    /// - [`Error::Unprotected`]: other machines can reach an address, and neither a token nor a
+    ///   certificate is required.
+    /// - [`Error::Config`]: limits or tokens are invalid, users cannot be told apart, the host has
+    ///   no address, or there is nothing to listen on.
+    /// - [`Error::Listen`]: it cannot listen on an address.
+    /// - [`Error::System`]: the system provides no event queue or no randomness.
     ///
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -66,11 +68,11 @@ impl Server {
         Self::bind_with(config, Vec::new())
     }
 
-    /// Listens on sockets that the process was given, beside what the configuration says.
+    /// Listens on sockets that the process inherits, and on all addresses of the configuration.
     ///
     /// # Errors
-    /// As [`Server::bind`]; an inherited address that other machines can reach needs a token,
-    /// too.
+    /// The same as [`Server::bind`]. An inherited address that other machines can reach needs a
+    /// token, too.
     pub fn bind_with(config: Config, inherited: Vec<Inherited>) -> Result<Self, Error> {
         if let Some(problem) = config.own_problems().next() {
             return Err(problem);
@@ -88,13 +90,13 @@ impl Server {
         Ok(Self { broker, net, addresses: addresses.into() })
     }
 
-    /// Where it listens, with the port the system chose where the configuration says 0.
+    /// Returns the addresses that it listens on. A port that is configured as 0 is the one that the
+    /// system chose.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// Creates an application, or finds the one with this id and gives it the name. It
-    /// stays for the life of the server.
+    /// Creates an application, or renames the one with this id. It exists until the server ends.
     ///
     /// # Panics
     /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
@@ -102,9 +104,9 @@ impl Server {
         self.broker_now().application(id, name)
     }
 
-    /// Handlers for every channel that has none of its own, also for those that clients bring
-    /// into being. They see which one a message is for by its envelope, and may
-    /// [pass it on](crate::Request::pass_on) to the workers.
+    /// Returns the fallback, whose handlers serve every channel that has none of its own, including
+    /// channels that clients create. The envelope tells them which channel a message is for, and
+    /// they may [pass a request on](crate::Request::pass_on) to the channel's workers.
     ///
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -124,9 +126,9 @@ impl Server {
         self.broker.fallback()
     }
 
-    /// Asks `filter` about every publication, subscription and unsubscription before it is
-    /// carried out. An error of its is told the sender as `forbidden`, with its text. A later
-    /// filter replaces an earlier one.
+    /// Calls `filter` with every publication, subscription and unsubscription before it is carried
+    /// out. If it returns an error, the sender gets that error's text with the code `forbidden`. A
+    /// later filter replaces an earlier one.
     ///
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -149,7 +151,7 @@ impl Server {
         self.broker.filter(filter);
     }
 
-    /// Calls `hook` whenever a connection has introduced itself. A later hook replaces an
+    /// Calls `hook` whenever a connection has completed its handshake. A later hook replaces an
     /// earlier one.
     pub fn on_connect(
         &mut self,
@@ -158,7 +160,7 @@ impl Server {
         self.broker.on_connect(hook);
     }
 
-    /// Calls `hook` whenever such a connection is gone.
+    /// Calls `hook` whenever a connection that had completed its handshake is closed.
     pub fn on_disconnect(
         &mut self,
         hook: impl FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static,
@@ -166,7 +168,7 @@ impl Server {
         self.broker.on_disconnect(hook);
     }
 
-    /// Publishing, listings and statistics, between two turns.
+    /// Returns the context, which publishes, lists and counts between two turns.
     ///
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -182,12 +184,12 @@ impl Server {
         self.broker_now().context()
     }
 
-    /// A way in for other threads.
+    /// Returns a handle by which other threads reach the server.
     pub fn handle(&self) -> Handle {
         self.broker.handle_with(self.addresses.clone())
     }
 
-    /// Runs until [`Handle::stop`] and the drain that follows it are through.
+    /// Runs until [`Handle::stop`] is called and the drain that follows has ended.
     ///
     /// # Errors
     /// [`Error::System`] if the event queue fails; no peer can cause that.
@@ -196,12 +198,12 @@ impl Server {
         Ok(())
     }
 
-    /// Runs one turn: waits until something happens or `timeout` is over, deals with it and
-    /// sends what comes of it. Returns whether the server goes on; once it is stopped and
-    /// drained it never does.
+    /// Runs one turn: waits until something happens or `timeout` is over, processes it and sends
+    /// the results. Returns whether the server goes on, which is false for ever once it is stopped
+    /// and drained.
     ///
     /// # Errors
-    /// As [`Server::run`].
+    /// The same as [`Server::run`].
     ///
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -220,12 +222,12 @@ impl Server {
         self.turn(timeout, None)
     }
 
-    /// [`Server::poll_once`] that ends when a budget is spent, for a thread that has other things to
-    /// do. What is left is work of the next call, in the same order; [`Server::next_deadline`] is a
-    /// time gone by then.
+    /// Runs one turn as [`Server::poll_once`] does, but ends it when the budget is spent, for a
+    /// thread that has other things to do. The next call does the rest, in the same order; until
+    /// then, [`Server::next_deadline`] is in the past.
     ///
     /// # Errors
-    /// As [`Server::run`].
+    /// The same as [`Server::run`].
     ///
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -247,7 +249,7 @@ impl Server {
         self.turn(timeout, Some(budget))
     }
 
-    /// The broker between two turns, at the time that it is now.
+    /// Returns the broker between two turns, after setting its clock.
     fn broker_now(&mut self) -> &mut Broker {
         self.broker.set_time(self.net.now());
         &mut self.broker
@@ -265,15 +267,15 @@ impl Server {
         Ok(goes_on)
     }
 
-    /// When [`Server::poll_once`] has to be called even if the descriptor is not reported:
-    /// `None` for never, a time gone by for at once. Every turn may change it.
+    /// Returns the time at which [`Server::poll_once`] has to be called even if the descriptor is
+    /// not reported: `None` for never, a time in the past for at once. Every turn may change it.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.net.next_deadline(&self.broker).and_then(|deadline| self.net.instant(deadline))
     }
 }
 
-/// The descriptor of the event queue. It is readable when something happened that
-/// [`Server::poll_once`] has to see; see [`Server`] on how to watch it.
+/// The descriptor of the event queue. It is readable when there are events for
+/// [`Server::poll_once`]. [`Server`] says how to watch it.
 impl AsRawFd for Server {
     fn as_raw_fd(&self) -> RawFd {
         self.net.as_raw_fd()

@@ -1,9 +1,9 @@
-//! Faults of a configuration that show before anything is started.
+//! Faults of a configuration that are found before anything is started.
 
 use crate::{Config, Error, net};
 
 impl Config {
-    /// Everything that is wrong with it, as far as that can be known without listening.
+    /// Returns all faults of the configuration that can be found without listening.
     ///
     /// ```
     /// use ipc_framework::Config;

@@ -1,5 +1,5 @@
-//! The names of the published Python package, for readers of its documentation. Each does
-//! what its documentation says by the means of this crate.
+//! The methods of the published Python package under their names there, for readers of its
+//! documentation.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use crate::broker::{
 use crate::proto::Message;
 
 impl Server {
-    /// [`Server::application`], where the name may be left out.
+    /// Creates an application as [`Server::application`] does. The name may be left out.
     pub fn create_application(&mut self, id: &str, name: Option<&str>) -> Application<'_> {
         self.broker_now().create_application(id, name)
     }
 
-    /// The application with this id, if there is one. It stays for the life of the server
-    /// from now on, as if it had been created here.
+    /// Returns the application with this id, if there is one. From now on it exists until the
+    /// server ends, as if it had been created here.
     pub fn get_application(&mut self, id: &str) -> Option<Application<'_>> {
         let has_application = self.context().has_application(id);
         has_application.then(|| self.create_application(id, None))
@@ -68,20 +68,20 @@ impl Server {
 }
 
 impl Application<'_> {
-    /// [`Application::channel`].
+    /// Creates a channel as [`Application::channel`] does.
     pub fn create_channel(&mut self, id: &str) -> Channel<'_> {
         self.channel(id)
     }
 
-    /// The channel with this id, if there is one. It stays for the life of the server from
-    /// now on, as if it had been created here.
+    /// Returns the channel with this id, if there is one. From now on it exists until the server
+    /// ends, as if it had been created here.
     pub fn get_channel(&mut self, id: &str) -> Option<Channel<'_>> {
         let app_id = self.id().to_owned();
         let has_channel = self.context().has_channel(&app_id, id);
         has_channel.then(|| self.channel(id))
     }
 
-    /// Ids of the application's channels, sorted.
+    /// Returns the ids of the application's channels, sorted.
     pub fn list_channels(&mut self) -> Vec<String> {
         let app_id = self.id().to_owned();
         self.context().list_channels(&app_id).into_keys().collect()

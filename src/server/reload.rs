@@ -1,35 +1,35 @@
-//! Other limits and tokens for a server that runs.
+//! Changes the limits and access rules of a running server.
 
 use crate::broker::Handle;
 use crate::{Config, Error, net};
 
 impl Handle {
-    /// Gives a running server the limits and the access rules of `config`, soon; what else
-    /// stands in there cannot be changed and is not looked at.
+    /// Gives a running server the limits and the access rules of `config`, in its next turn. The
+    /// other fields cannot be changed while it runs, and are ignored.
     ///
-    /// Nobody is closed by it:
+    /// The change itself closes no connection:
     ///
-    /// - Tokens and users are asked of those who connect from then on.
-    /// - Timeouts hold for what begins from then on. The idle timeout holds for all, and silence
-    ///   counts from then on.
-    /// - Over a limit that was lowered nothing more is let in, and what there is stays.
-    /// - A frame of which the server has read any byte is taken under the limit it began with.
-    ///   What is still in the kernel then, or comes later, and what it is answered, keeps to the
-    ///   new limit.
+    /// - Tokens and lists of users apply to connections that are made from then on.
+    /// - Timeouts apply to waits that begin from then on. The idle timeout applies to all
+    ///   connections, and counts from then on.
+    /// - If a limit is lowered below the present number, everything that exists stays, and nothing
+    ///   is added.
+    /// - A frame of which the server has read at least one byte keeps the limit under which it
+    ///   began. Frames that are still in the kernel or arrive later, and all answers, are subject to
+    ///   the new limit.
     /// - The length at which a queue has no grace
-    ///   ([`Limits::queue_bytes_max`](crate::Limits::queue_bytes_max)) is raised at once and
-    ///   lowered with the next start only.
-    /// - More memory held than there may be now is as if it was short: publications and
-    ///   unfinished messages wait. What is not given back within
-    ///   [`Limits::slow_consumer_grace`](crate::Limits::slow_consumer_grace) is taken from whoever
-    ///   holds the most, who is closed. Until then what was allowed before is the most there may
-    ///   be.
+    ///   ([`Limits::queue_bytes_max`](crate::Limits::queue_bytes_max)) can be raised at once, but
+    ///   lowered only by a restart.
+    /// - If the server holds more memory than the new limit, publications and unfinished messages
+    ///   wait. If it still does after
+    ///   [`Limits::slow_consumer_grace`](crate::Limits::slow_consumer_grace), the connections that
+    ///   hold the most are closed. Until then, the former limit is the upper bound.
     ///
-    /// Certificates have `Tls::reload`, which needs no handle.
+    /// `Tls::reload` reads certificates again, without a handle.
     ///
     /// # Errors
-    /// [`Error::Unprotected`] and [`Error::Config`] for what [`Server::bind`](crate::Server::bind)
-    /// would refuse for the addresses it listens on; everything stays as it was then.
+    /// [`Error::Unprotected`] and [`Error::Config`] if [`Server::bind`](crate::Server::bind) would
+    /// refuse `config` for the present addresses. The server is not changed then.
     ///
     /// ```
     /// # fn main() -> Result<(), ipc_framework::Error> {

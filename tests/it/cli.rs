@@ -235,8 +235,8 @@ fn what_makes_no_sense_is_usage_and_the_rest_is_one() {
     let scratch = Scratch::new("failures");
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    assert_fails(serve(&["--port", &port]), 1, "something else listens there already");
-    for way_out in ["no token is asked for", "--token-file", "--insecure"] {
+    assert_fails(serve(&["--port", &port]), 1, "another process listens there already");
+    for way_out in ["no token is required", "--token-file", "--insecure"] {
         assert_fails(serve(&["--host", "0.0.0.0", "--port", "0"]), 2, way_out);
     }
     assert_fails(serve(&["--no-tcp"]), 2, "--unix");

@@ -122,7 +122,7 @@ fn a_secret_is_read_from_a_regular_file_alone() {
             ["--port=0", "--config", path],
         ] {
             let ended = output(serve(&arguments));
-            assert!(stderr(&ended).contains("no regular file"), "{arguments:?}: {ended:?}");
+            assert!(stderr(&ended).contains("not a regular file"), "{arguments:?}: {ended:?}");
         }
     }
 
@@ -130,7 +130,7 @@ fn a_secret_is_read_from_a_regular_file_alone() {
     let running = Running::start(serve(&["--port", "0", "--config", &config]));
     scratch.file("ipc.toml", 0o600, &format!("token-file = {pipe:?}\n"));
     let said = running.reload();
-    assert!(said.contains("stay as they were") && said.contains("no regular file"), "{said}");
+    assert!(said.contains("stay as they were") && said.contains("not a regular file"), "{said}");
     scratch.file("ipc.toml", 0o600, "max-connections = 7\n");
     assert!(running.reload().contains("were read again"));
     let mut peer = running.connected("app", "one");

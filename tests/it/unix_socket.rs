@@ -87,7 +87,7 @@ fn a_stale_socket_is_replaced_a_live_one_and_a_file_are_not() {
 
     let refused = Server::bind(only_unix(&path)).unwrap_err();
     assert!(matches!(refused, Error::Listen { .. }), "{refused:?}");
-    assert!(refused.to_string().contains("something else listens there"), "{refused}");
+    assert!(refused.to_string().contains("another process listens there"), "{refused}");
     let handle = server.handle();
     let running = std::thread::spawn(move || server.run());
     assert_serves(&path);

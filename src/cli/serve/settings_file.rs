@@ -71,7 +71,7 @@ fn read_text(path: &Path) -> Result<(String, bool), Failure> {
         // These belong to the open file; the path may name another one by now.
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
         let is_public = metadata.permissions().mode() & 0o006 != 0;
         let mut text = String::new();
