@@ -68,7 +68,7 @@ const roles = {
     const id = '01234567-89ab-cdef-0123-456789abcdef';
     const body = codec.encodeBody(id, '"bench"', '"echo"', 'request', JSON.stringify(PAYLOAD));
     const frame = codec.encodeFrames([body], Buffer.byteLength(body));
-    // How long an answer is, is learnt from the first one's header.
+    // The header of the first answer tells the length of all.
     const answerBytes = await new Promise((resolve) => {
       socket.once('data', (bytes) => resolve(bytes.readUInt32BE(0) + 4));
       socket.write(frame);

@@ -59,7 +59,7 @@ pub(crate) fn run(
     let mut records = Vec::new();
     for scenario in scenarios {
         if progress.is_hidden() {
-            // No terminal: a line for each scenario takes the place of the bar.
+            // Without a terminal, a line for each scenario replaces the bar.
             eprintln!("{}", scenario.name);
         }
         records.push(measure(peers, scenario, effort, &progress)?);
@@ -125,7 +125,8 @@ fn measure(
     let mut entrants: Vec<Progress<'_>> = scenario.entrants.iter().map(start).collect();
     let count = entrants.len();
     for repetition in 0..effort.repetitions {
-        // Interleaved, and each goes first once: what drifts, drifts for all.
+        // The entrants are interleaved and take turns at being first, so that a drift of the
+        // machine affects all alike.
         for turn in 0..count {
             let one = &mut entrants[(repetition + turn) % count];
             if one.left_out.is_some() {
@@ -178,7 +179,7 @@ impl Progress<'_> {
     }
 }
 
-/// Half of the rate that the slower of this server and Redis reaches, in whole thousands.
+/// Returns half of the rate that the slower of this server and Redis reaches, in whole thousands.
 fn half_peak(
     peers: &Peers,
     scenario: &Scenario,

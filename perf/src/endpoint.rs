@@ -16,7 +16,7 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// A TCP port of this machine that the kernel chooses.
+    /// Returns a TCP address of this machine, with a port that the kernel chooses.
     pub(crate) fn any_port() -> Self {
         Self::Tcp((Ipv4Addr::LOCALHOST, 0).into())
     }
@@ -74,7 +74,7 @@ impl Listener {
         Ok(Self { socket, endpoint })
     }
 
-    /// Its address, with the port that the kernel chose.
+    /// Returns the address, with the port that the kernel chose.
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }

@@ -1,4 +1,4 @@
-//! The names of what is measured, and the arithmetic over repetitions.
+//! The names of the figures, and the arithmetic over repetitions.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,15 @@ pub(crate) enum Figure {
     MaxUs,
     /// Answers, or deliveries to subscribers.
     PerSecond,
-    /// Of payload, there and back.
+    /// Megabytes of payload, counted there and back.
     MegabytesPerSecond,
     /// Processor time of the server for an answer or a publication.
     ServerCpuUs,
-    /// Share of the time in which the server's processor worked for it.
+    /// Share of the time in which the server ran on its processor.
     ServerBusy,
     GeneratorBusy,
-    /// Share of one processor that somebody else used meanwhile, on either: it has to be near
-    /// zero for the other figures to mean much.
+    /// Share of one processor that other processes used meanwhile, on both processors together. It
+    /// has to be near zero for the other figures to be reliable.
     OthersBusy,
     /// Growth of the server's resident memory.
     BytesPerIdleConnection,
@@ -64,11 +64,11 @@ impl Figure {
 /// The figures of one run.
 pub(crate) type Sample = BTreeMap<Figure, f64>;
 
-/// The figures of all repetitions of one entrant: a value for each, in their order. A repetition
-/// that failed has none, which is `None`.
+/// The figures of all repetitions of one entrant, in their order. A repetition that failed has
+/// `None`.
 pub(crate) type Series = BTreeMap<Figure, Vec<Option<f64>>>;
 
-/// The middle of some values and what they lie between.
+/// The median of some values, with the least and the greatest.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
@@ -89,7 +89,7 @@ impl Summary {
         Some(Self { median, min: values[0], max: values[values.len() - 1] })
     }
 
-    /// Of the ratios of what was measured in the same round.
+    /// Summarizes the ratios of figures that were measured in the same round.
     pub(crate) fn of_ratios(over: &[Option<f64>], under: &[Option<f64>]) -> Option<Self> {
         let pairs = over.iter().zip(under);
         Self::of(pairs.filter_map(|(over, under)| Some((*over)? / (*under)?)))

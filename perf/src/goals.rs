@@ -19,7 +19,7 @@ pub(crate) enum Bound {
     Above(f64),
 }
 
-/// A figure, or the ratio of two, and where it has to lie.
+/// A figure, or the ratio of two, and the range that it has to lie in.
 #[derive(Clone, Copy, Debug)]
 struct Goal {
     work: &'static str,
@@ -39,7 +39,7 @@ pub(crate) enum Standing {
     NotMeasured,
 }
 
-/// A goal with what was found.
+/// A goal with its result.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Verdict {
     pub(crate) work: String,
@@ -47,7 +47,7 @@ pub(crate) struct Verdict {
     pub(crate) bound: String,
     pub(crate) found: Option<Summary>,
     pub(crate) standing: Standing,
-    /// By how much it is missed, or why it was not measured.
+    /// The distance by which the goal is missed, or the reason why it was not measured.
     pub(crate) remark: String,
     /// The entrants without the figure, as `scenario/entrant`.
     pub(crate) missing: Vec<String>,
@@ -88,7 +88,7 @@ const fn value(
     Goal { work, what, figure, of, over: None, bound }
 }
 
-/// A count over many requests: a stray call of a timer is no call per request.
+/// One call per request, counted over many requests. The rest is for a stray call of a timer.
 const ONE_CALL: Bound = Bound::AtMost(1.005);
 const NO_CALL: Bound = Bound::AtMost(0.005);
 
@@ -235,7 +235,7 @@ impl Bound {
         format!("{sign} {}", self.value())
     }
 
-    /// The distance of `value` from the bound that it misses.
+    /// Returns the distance of `value` from the bound that it misses.
     fn distance(self, value: f64) -> String {
         let bound = self.value();
         if bound < 0.01 {

@@ -50,7 +50,7 @@ impl Machine {
         }
     }
 
-    /// The processor as it stands in the name of a directory.
+    /// Returns the processor's name in a form that suits a directory.
     pub(crate) fn slug(&self) -> String {
         let lower = self.cpu.to_lowercase();
         let words = lower.split(|char: char| !char.is_ascii_alphanumeric());

@@ -157,7 +157,7 @@ fn report(directory: &Path) -> Result<(), String> {
 }
 
 fn print(record: &Record, directory: &Path) {
-    // A goal whose scenarios were not asked for is no news.
+    // Goals whose scenarios were not selected are not reported as missing.
     let ran = |missing: &String| {
         let name = missing.split('/').next();
         record.scenarios.iter().any(|ran| Some(&*ran.name) == name)
@@ -177,7 +177,7 @@ fn print(record: &Record, directory: &Path) {
     println!("{}", directory.join("index.html").display());
 }
 
-/// The scenarios with 10,000 connections need as many descriptors on either side.
+/// Raises the limit on descriptors, because 10,000 connections need as many on either side.
 fn raise_descriptor_limit() -> Result<(), String> {
     const NEEDED: u64 = 10_500;
     let limit = getrlimit(Resource::Nofile);

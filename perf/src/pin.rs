@@ -1,4 +1,4 @@
-//! Which processor runs what.
+//! Pins the server and the generator to processors.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -10,7 +10,7 @@ pub(crate) struct Cpus {
 }
 
 impl Cpus {
-    /// The first two processors this process may run on, unless told otherwise.
+    /// Chooses the first two processors that this process may run on, unless others are given.
     pub(crate) fn choose(server: Option<usize>, generator: Option<usize>) -> Result<Self, String> {
         let allowed = sched_getaffinity(None).map_err(|error| format!("affinity: {error}"))?;
         let mut free = (0..CpuSet::MAX_CPU)
@@ -31,8 +31,8 @@ impl Cpus {
         pin(self.generator)
     }
 
-    /// Runs `start` pinned to the server's processor: what it starts inherits that, with
-    /// all its threads.
+    /// Runs `start` pinned to the server's processor. Processes and threads that it starts inherit
+    /// this.
     pub(crate) fn on_server<T>(self, start: impl FnOnce() -> T) -> Result<T, String> {
         pin(self.server)?;
         let started = start();

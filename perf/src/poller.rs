@@ -16,7 +16,7 @@ pub(crate) enum Wait {
     Spin,
 }
 
-/// A peer that is silent for so long has dropped something.
+/// The longest silence of a peer. After it, the peer must have lost a message.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) struct Poller {
@@ -81,7 +81,7 @@ impl Poller {
         Ok(found)
     }
 
-    /// Waits as a server does, for which having nothing to do is no fault.
+    /// Waits without a limit, as a server does.
     pub(crate) fn wait_forever(&mut self, wait: Wait) -> Result<usize, String> {
         self.wait_for((wait == Wait::Spin).then_some(Duration::ZERO))
     }
@@ -102,7 +102,7 @@ impl Poller {
         let Event { flags, data } = self.events[at];
         Ready {
             token: data.u64() as usize,
-            // An error or an end shows itself in the next read.
+            // The next read reports an error or the end.
             readable: flags.intersects(EventFlags::IN | EventFlags::ERR | EventFlags::HUP),
             writable: flags.contains(EventFlags::OUT),
         }

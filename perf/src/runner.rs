@@ -23,7 +23,7 @@ use crate::wire::{Ipc, Role, Wire};
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) figures: Sample,
-    /// In nanoseconds; empty where nothing was timed.
+    /// The latencies in nanoseconds; empty if none were measured.
     pub(crate) latency: Histogram<u64>,
 }
 
@@ -32,19 +32,19 @@ pub(crate) struct Run {
 pub(crate) struct Settings {
     pub(crate) warm_up: Duration,
     pub(crate) measure: Duration,
-    /// Of the open loop, for all clients together.
+    /// The rate of the open loop, of all clients together.
     pub(crate) open_per_second: f64,
 }
 
-/// The time that subscribers have waited when the first publication comes. A socket that has just
-/// answered something puts its acknowledgements off, which the publisher's side then pays for,
-/// until its timer of 40 ms has run out once: without the wait a peer would be the faster the
-/// fewer words its introduction takes. Subscriptions that nothing confirms are in place by then.
+/// The pause between the subscriptions and the first publication. A socket that has just answered
+/// delays its acknowledgements, at the publisher's cost, until its timer of 40 ms has expired once.
+/// Without the pause, a peer would be faster the fewer messages its handshake has. Subscriptions
+/// that are not acknowledged are in place by then, too.
 const SUBSCRIBED: Duration = Duration::from_millis(150);
-/// Memory is looked at when the server has had time to come to rest.
+/// The pause before memory is measured, in which the server comes to rest.
 const REST: Duration = Duration::from_millis(100);
 
-/// Starts the entrant's server, loads it, and ends it.
+/// Starts the entrant's server, puts load on it, and ends it.
 pub(crate) fn run(
     peers: &Peers,
     scenario: &Scenario,
@@ -121,7 +121,7 @@ fn senders(endpoint: &Endpoint, wire: &dyn Wire, count: usize) -> Result<Vec<Con
     (0..count).map(|index| connect(endpoint, wire, Role::Sender, index)).collect()
 }
 
-/// Subscribers of `ZeroMQ` have a socket of their own.
+/// Returns the address for subscribers, which `ZeroMQ` has a separate socket for.
 fn subscriber_endpoint(peer: Peer, endpoint: &Endpoint) -> Endpoint {
     match endpoint {
         Endpoint::Tcp(address) if peer == Peer::ZeroMq => {
@@ -133,7 +133,7 @@ fn subscriber_endpoint(peer: Peer, endpoint: &Endpoint) -> Endpoint {
     }
 }
 
-/// Opens `count` connections and gives each a channel of its own, and notes what that costs.
+/// Opens `count` connections, gives each a channel of its own, and records the memory of both.
 fn hold_idle(
     server: &Server,
     wire: &dyn Wire,
@@ -149,7 +149,7 @@ fn hold_idle(
         let bytes = proc::resident_bytes(server.pid());
         bytes.map(|bytes| bytes as f64).ok_or("the server's memory cannot be read".into())
     };
-    // Memory for the first client served is no cost of an idle one.
+    // The memory that the first served client takes is not part of an idle connection's.
     let warm = Phases { warm_up: REST, measure: Duration::ZERO, server: None };
     one_client(client, wire, Wait::Block, warm)?;
     let alone = memory()?;
@@ -187,7 +187,7 @@ fn figures(scenario: &Scenario, outcome: &Outcome) -> Sample {
         return figures;
     }
     if scenario.payload_bytes >= 1 << 14 {
-        // There and back.
+        // The payload goes there and back.
         let bytes = 2.0 * scenario.payload_bytes as f64;
         figures.insert(Figure::MegabytesPerSecond, per_second * bytes / 1e6);
     }
@@ -215,7 +215,7 @@ fn published_client(
     command.arg(address.port().to_string()).arg(seconds.to_string()).stdin(Stdio::null());
     let output = command.output().map_err(|error| format!("cannot start Python: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // The published client talks about itself before that.
+    // The published client prints other lines before this one.
     let samples = text.split_once("samples:").map(|(_, samples)| samples);
     let (true, Some(samples)) = (output.status.success(), samples) else {
         let words = String::from_utf8_lossy(&output.stderr).into_owned();

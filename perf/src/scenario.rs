@@ -8,20 +8,20 @@ use crate::wire::Work;
 /// The shape of the load.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Load {
-    /// One client, one request outstanding, as little as a client can do.
+    /// One client with one request in flight, which does as little as possible.
     OneClient,
     /// Clients with a window of requests each.
     Closed { clients: usize, window: usize },
     /// Clients that send at half of the rate that the slower of this server and Redis
     /// reaches in a closed loop.
     OpenAtHalfPeak { clients: usize },
-    /// Publications in flight to subscribers.
+    /// A window of publications in flight to all subscribers.
     Fanout { subscribers: usize, window: usize },
-    /// One client whose requests a worker answers, one request outstanding.
+    /// One client with one request in flight, which a worker answers.
     Forwarded,
     /// The published Python client, one request after the other.
     PublishedClient,
-    /// Clients under which the server's system calls are counted.
+    /// Clients whose load causes the system calls that are counted.
     Syscalls { clients: usize },
 }
 
@@ -31,11 +31,11 @@ pub(crate) struct Entrant {
     pub(crate) name: &'static str,
     pub(crate) peer: Peer,
     pub(crate) socket: Socket,
-    /// Idle connections beside the work, each with a channel of its own.
+    /// Idle connections in addition to the working ones, each with a channel of its own.
     pub(crate) idle: usize,
 }
 
-/// Entrants that do the same work, and are compared.
+/// Entrants that do the same work and are compared.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
@@ -44,7 +44,7 @@ pub(crate) struct Scenario {
     pub(crate) wait: Wait,
     pub(crate) payload_bytes: usize,
     pub(crate) entrants: Vec<Entrant>,
-    /// A goal is judged by it. The others are left out of a quick run.
+    /// A goal depends on it. A quick run leaves out the others.
     pub(crate) is_goal: bool,
 }
 
@@ -56,7 +56,7 @@ impl Scenario {
         }
     }
 
-    /// The programs that it needs.
+    /// Returns the programs that its peers need.
     pub(crate) fn programs(&self) -> impl Iterator<Item = Program> {
         let own = match self.load {
             Load::Syscalls { .. } => Some(Program::Strace),
@@ -91,7 +91,8 @@ impl Scenario {
     }
 }
 
-/// A frame of this server is then about 300 bytes, one of Redis about 150.
+/// The length of a payload, with which a frame of this server has about 300 bytes, and one of Redis
+/// about 150.
 const PAYLOAD_BYTES: usize = 128;
 const HUNDRED_KB: usize = 100_000;
 const MEGABYTE: usize = 1 << 20;
@@ -122,7 +123,7 @@ const ZEROMQ: Entrant = tcp("zeromq", Peer::ZeroMq);
 const PUBLISHED: Entrant = tcp("published", Peer::Published);
 const PYTHON: Entrant = tcp("python", Peer::Python);
 
-/// All scenarios, in the order of the goals.
+/// Returns all scenarios, in the order of the goals.
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = goals();
     all.extend(python());
@@ -130,7 +131,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all
 }
 
-/// The loads under which two builds of this server are compared.
+/// Returns the loads under which two builds of this server are compared.
 pub(crate) fn guarded() -> Vec<Scenario> {
     let fanout = |subscribers, window| Load::Fanout { subscribers, window };
     let load = |name, title, load| Scenario::new(name, title, load, &[IPC]);
@@ -149,7 +150,7 @@ pub(crate) fn guarded() -> Vec<Scenario> {
     ]
 }
 
-/// Those of `all` that are named, or all of them where none is.
+/// Returns the named scenarios, or all of them if none is named.
 pub(crate) fn choose(all: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, String> {
     if let Some(name) = names.iter().find(|name| all.iter().all(|s| s.name != **name)) {
         let known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
@@ -262,7 +263,7 @@ fn goals() -> Vec<Scenario> {
     ]
 }
 
-/// Servers in Python.
+/// Returns the scenarios with servers in Python.
 fn python() -> Vec<Scenario> {
     let fanout = Load::Fanout { subscribers: 100, window: 1 };
     vec![

@@ -15,7 +15,7 @@ const POLLS: [&str; 5] = ["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "
 const READS: [&str; 4] = ["read", "readv", "recvfrom", "recvmsg"];
 const WRITES: [&str; 4] = ["write", "writev", "sendto", "sendmsg"];
 
-/// Counts the calls of a process while `work` lasts, for each request it answers.
+/// Counts the calls of a process during `work`, per request that it answers.
 pub(crate) fn count(
     strace: &Path,
     pid: Pid,
@@ -29,10 +29,10 @@ pub(crate) fn count(
     let mut child = command.spawn().map_err(|error| format!("cannot start strace: {error}"))?;
     let mut words = BufReader::new(child.stderr.take().ok_or("strace has no output")?);
     let mut line = String::new();
-    // It says `Process N attached`, with the threads in the same line.
+    // strace prints `Process N attached`, with the threads in the same line.
     let is_attached = words.read_line(&mut line).is_ok() && line.contains("attached");
     let outcome = if is_attached { Some(work()) } else { None };
-    // It writes its counts when it is interrupted.
+    // strace writes its counts when it is interrupted.
     let stopped = kill_process(Pid::from_child(&child), Signal::INT);
     let _ = words.read_to_string(&mut line);
     let ended = child.wait();
@@ -45,10 +45,10 @@ pub(crate) fn count(
     Ok(per_request(&parse(&table), outcome?.answered))
 }
 
-/// The calls by name.
+/// Parses the table of counts. Returns the calls by name.
 fn parse(table: &str) -> BTreeMap<&str, u64> {
     let row = |line| {
-        // Share, seconds, microseconds a call, calls, errors where there are any, name.
+        // The columns are share, seconds, microseconds per call, calls, errors if any, and name.
         let columns: Vec<&str> = str::split_whitespace(line).collect();
         let name = *columns.last()?;
         let calls = columns.get(3)?.parse().ok()?;

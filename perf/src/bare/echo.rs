@@ -14,12 +14,13 @@ const LISTENER: usize = usize::MAX;
 #[derive(Debug)]
 struct Client {
     socket: Socket,
-    /// Read, and not a whole frame yet, or not taken by the kernel yet.
+    /// Bytes that were read and are not a whole frame yet, or that the kernel has no room for.
     kept: Vec<u8>,
     waits_for_room: bool,
 }
 
-/// One read and one write for every event. `by_frame` keeps a frame until all of it is there.
+/// Makes one read and one write for every event. With `by_frame`, it keeps a frame until all of it
+/// has arrived.
 pub(super) fn event_loop(listener: &Listener, wait: Wait, by_frame: bool) -> Result<(), String> {
     let mut poller = Poller::new()?;
     poller.add(listener, LISTENER)?;
@@ -37,7 +38,7 @@ pub(super) fn event_loop(listener: &Listener, wait: Wait, by_frame: bool) -> Res
                 continue;
             }
             let Some(client) = &mut clients[ready.token] else { continue };
-            // Whoever goes is forgotten, and nobody else.
+            // A client that leaves is removed, and the others stay.
             let Ok(waits_for_room) = client.turn(&mut buffer, by_frame) else {
                 clients[ready.token] = None;
                 continue;
@@ -82,7 +83,7 @@ impl Client {
     }
 }
 
-/// The least there is: one thread that sleeps in `read`.
+/// The minimum: one thread that sleeps in `read`.
 pub(super) fn read_write(listener: &Listener) -> Result<(), String> {
     let mut buffer = vec![0; READ_BYTES];
     loop {

@@ -1,4 +1,4 @@
-//! The floors: what a server costs that does nothing but move the bytes.
+//! The floors: servers that only move bytes.
 
 mod echo;
 mod relay;
@@ -20,7 +20,7 @@ pub(crate) enum BareKind {
     Echo,
     /// Returns bytes as they come; asks epoll again and again.
     SpinningEcho,
-    /// Returns bytes as they come; one client, which it sleeps for in `read`.
+    /// Returns bytes as they come to a single client; sleeps in `read`.
     ReadWriteEcho,
     /// Returns a frame once all of it has come; sleeps in epoll.
     FrameEcho,

@@ -1,7 +1,7 @@
 //! Sends every frame it reads to all subscribers.
 //!
-//! The first byte of a connection says what it is, and is returned. All frames of one read
-//! leave in one `write` for each subscriber.
+//! The first byte of a connection says whether it publishes or subscribes, and is returned. All
+//! frames of one read are sent in one `write` to each subscriber.
 
 use std::io::{self, Read};
 
@@ -49,7 +49,7 @@ pub(super) fn event_loop(listener: &Listener) -> Result<(), String> {
                 continue;
             }
             kept += match peer.socket.read(&mut buffer[kept..]) {
-                // A run is over when anybody leaves.
+                // A run ends when any connection does.
                 Ok(0) => return Ok(()),
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

@@ -1,4 +1,4 @@
-//! Writing, and the ends of frames, for the bare servers.
+//! Writes, and the ends of frames, for the bare servers.
 
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ pub(super) fn write(mut socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
     Ok(sent)
 }
 
-/// Bytes of the first complete frames in `bytes`.
+/// Returns the length of the complete frames at the beginning of `bytes`.
 pub(super) fn whole_frames(bytes: &[u8]) -> usize {
     let mut end = 0;
     while let Some(header) = bytes.get(end..end + 4) {

@@ -29,9 +29,9 @@ use crate::scenario::{self, Scenario};
 /// All loads with 15 pairs take some ten minutes. Leave the machine alone meanwhile.
 #[derive(Args, Debug)]
 pub(crate) struct Compare {
-    /// The program `ipc` as it was, built with `--release --features cli`
+    /// The old program `ipc`, built with `--release --features cli`
     old: PathBuf,
-    /// The program `ipc` as it is to be [default: built from this repository]
+    /// The new program `ipc` [default: built from this repository]
     new: Option<PathBuf>,
     /// Pairs of runs for each load
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
@@ -51,9 +51,9 @@ pub(crate) struct Compare {
 }
 
 const WARM_UP: Duration = Duration::from_millis(200);
-/// A run takes about so long beside what it measures: a process is started, clients connect.
+/// The time that a run takes in addition to its measurement, to start a process and connect.
 const BESIDE: Duration = Duration::from_millis(150);
-/// Up to this share of a processor, the use by others does not disturb.
+/// The share of a processor that other processes may use without disturbing a measurement.
 const QUIET: f64 = 0.05;
 
 impl Compare {
@@ -98,7 +98,7 @@ struct Builds {
     settings: Settings,
 }
 
-/// One load and what was measured under it.
+/// A load and the figures that were measured under it.
 #[derive(Debug)]
 struct Table {
     load: Scenario,
@@ -113,8 +113,8 @@ impl Table {
 }
 
 impl Builds {
-    /// Measures pair by pair, every load in each: what disturbs the machine for a while disturbs
-    /// few pairs of each load and not all pairs of one.
+    /// Measures pair by pair, with every load in each: a temporary disturbance affects a few pairs of
+    /// each load, and not all pairs of one.
     fn measure(&self, mut tables: Vec<&mut Table>, pairs: usize) -> Result<(), String> {
         let runs = 2 * pairs * tables.len();
         let each = self.settings.warm_up + self.settings.measure + BESIDE;

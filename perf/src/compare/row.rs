@@ -16,7 +16,7 @@ const JUDGED: [(Figure, Bound); 3] = [
 pub(super) struct Row {
     figure: Figure,
     bound: Bound,
-    /// Old and new of each pair.
+    /// The old and the new value of each pair.
     pairs: Vec<(f64, f64)>,
 }
 
@@ -37,7 +37,7 @@ impl Row {
         Ok(())
     }
 
-    /// Says whether the new build is worse by more than is allowed.
+    /// Returns whether the new build is worse by more than is allowed.
     pub(super) fn is_beyond(&self) -> bool {
         self.ratio().is_some_and(|ratio| !self.bound.holds(ratio.median))
     }
@@ -58,7 +58,7 @@ impl Row {
         self.figure.label()
     }
 
-    /// In ascending order.
+    /// Returns the ratios in ascending order.
     fn ratios(&self) -> Vec<f64> {
         let mut ratios: Vec<f64> = self.pairs.iter().map(|(old, new)| new / old).collect();
         ratios.sort_by(f64::total_cmp);
@@ -88,12 +88,12 @@ impl Row {
     }
 }
 
-/// The number of `count` values in order that lie below the interval that holds the median of all there
-/// could be with 95 % confidence, and how many above it. Each value is below that median with one
-/// half, whatever the distribution. Fewer than six values allow no such interval: all are in it.
+/// Returns how many of `count` sorted values lie below the 95 % confidence interval of the median;
+/// as many lie above it. Each value is below the true median with probability one half, whatever
+/// the distribution. With fewer than six values, the interval contains all of them.
 fn outside_interval(count: usize) -> usize {
     let mut outside = 0;
-    // The binomial distribution of how many are below.
+    // The number of values below the median has a binomial distribution.
     let mut probability = 0.5_f64.powf(count as f64);
     let mut below = probability;
     while below <= 0.025 {
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_interval_leaves_out_what_is_too_far_out() {
-        // From tables of the sign test.
+        // These values are from tables of the sign test.
         for (count, outside) in [(1, 0), (5, 0), (6, 0), (9, 1), (15, 3), (30, 9)] {
             assert_eq!(outside_interval(count), outside, "{count} pairs");
         }

@@ -7,12 +7,12 @@ use super::recorder::{Outcome, Phases, Recorder};
 use crate::poller::{Interest, Poller, Ready, SILENCE_MAX, Wait};
 use crate::wire::{self, Id, Template, Wire};
 
-/// A connection and what it waits for.
+/// A connection and the answers that it waits for.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) connection: Connection,
     message: Template,
-    /// Numbers and begins of the requests that are not answered, oldest first.
+    /// The numbers and start times of the requests in flight, oldest first.
     pending: VecDeque<(Id, u64)>,
     waits_for_room: bool,
 }
@@ -43,7 +43,7 @@ impl Clients {
         Ok(Self { poller, all: clients, number: 0, outstanding: 0, heard: 0 })
     }
 
-    /// Puts one more request of a client in line, as begun at `begin`.
+    /// Queues one more request of a client, which counts as begun at `begin`.
     pub(super) fn queue(&mut self, index: usize, begin: u64) {
         let id = wire::id(self.number);
         self.number = self.number.wrapping_add(1);
@@ -53,7 +53,7 @@ impl Clients {
         self.outstanding += 1;
     }
 
-    /// Sends what is in line, and asks for room where there is none.
+    /// Sends the queued requests, and watches for room if the kernel has none.
     pub(super) fn send(&mut self, index: usize) -> Result<(), String> {
         let client = &mut self.all[index];
         client.connection.send()?;
@@ -66,8 +66,8 @@ impl Clients {
         Ok(())
     }
 
-    /// Reads what a client was reported for, and returns how many answers `answered` saw:
-    /// it is given the begin of each request and the time of the read.
+    /// Reads a client that is ready. Calls `answered` with the start time of each request that was
+    /// answered and the time of the read, and returns the number of these calls.
     pub(super) fn receive(
         &mut self,
         index: usize,
@@ -96,7 +96,7 @@ impl Clients {
         Ok((answers, now))
     }
 
-    /// Complains if nothing has come for too long although something is due.
+    /// Fails if no answer has come for too long although some are due.
     pub(super) fn check_silence(&self, now: u64) -> Result<(), String> {
         if self.outstanding > 0 && now.saturating_sub(self.heard) > SILENCE_MAX.as_nanos() as u64 {
             return Err(format!(
@@ -109,8 +109,7 @@ impl Clients {
     }
 }
 
-/// Keeps `window` requests of every connection outstanding. At the end every answer that is
-/// due has to come.
+/// Keeps `window` requests of every connection in flight. At the end, it waits for all answers.
 pub(crate) fn closed_loop(
     connections: Vec<Connection>,
     wire: &dyn Wire,

@@ -1,4 +1,4 @@
-//! One connection of the generator: its stream, what it has received, what it has to send.
+//! One connection of the generator: its stream, its received bytes and its unsent ones.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,7 +9,7 @@ use crate::endpoint::Endpoint;
 use crate::poller::SILENCE_MAX;
 use crate::wire::{Exchange, Id, Ipc, Role, Scan, Template, Wire};
 
-/// A connection that has introduced itself.
+/// A connection that has completed its handshake.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: Socket,
@@ -19,7 +19,7 @@ pub(crate) struct Connection {
     outbox: Outbox,
 }
 
-/// Messages to be sent. One that differs from the last in its number alone is not copied again.
+/// Messages to be sent. One that differs from the last only in its number is not copied again.
 #[derive(Debug, Default)]
 struct Outbox {
     bytes: Vec<u8>,
@@ -28,7 +28,7 @@ struct Outbox {
     messages: usize,
 }
 
-/// Sent bytes in front of unsent ones that are worth moving the rest.
+/// The number of sent bytes at the front that makes it worth moving the unsent ones forward.
 const OUTBOX_BYTES_MOVED: usize = 1 << 20;
 
 impl Outbox {
@@ -62,20 +62,20 @@ impl Outbox {
     }
 }
 
-/// Room for a read, before any answer has shown how long answers are.
+/// The room for a read before the length of answers is known.
 const INBOX_BYTES_MIN: usize = 4 << 10;
-/// Room that lets publications pile up, so that one read takes many.
+/// The room for a read of a subscriber, so large that one read takes many publications.
 pub(super) const INBOX_BYTES_SUBSCRIBER: usize = 64 << 10;
 
 /// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     Bytes,
-    /// Nothing is there yet.
+    /// No bytes have arrived yet.
     Nothing,
 }
 
-/// Connects to `endpoint` and goes through the introduction of `wire`.
+/// Connects to `endpoint` and goes through the handshake of `wire`.
 pub(crate) fn connect(
     endpoint: &Endpoint,
     wire: &dyn Wire,
@@ -93,8 +93,7 @@ pub(crate) fn connect(
 }
 
 impl Connection {
-    /// Becomes `to` after it has introduced itself as `from`, whose introduction is the
-    /// begin of the other.
+    /// Completes the handshake of `to`, of which it has already done that of `from`.
     pub(crate) fn join_further(
         &mut self,
         wire: &dyn Wire,
@@ -106,7 +105,7 @@ impl Connection {
         wire.join(to, index)[done..].iter().try_for_each(|step| self.exchange(step))
     }
 
-    /// Takes one step of the introduction. Bytes behind its answer stay for the next step, or for
+    /// Takes one step of the handshake. Bytes after its answer are kept for the next step, or for
     /// the work.
     fn exchange(&mut self, step: &Exchange) -> Result<(), String> {
         self.socket.write_all(&step.send).map_err(broken)?;
@@ -151,12 +150,12 @@ impl Connection {
         }
     }
 
-    /// Forgets what came, for a connection whose answers nobody waits for.
+    /// Drops the received bytes of a connection whose answers are not used.
     pub(super) fn discard(&mut self) {
         (self.taken, self.filled) = (0, 0);
     }
 
-    /// The number of the next whole message among what was received.
+    /// Takes the next whole message from the received bytes. Returns its number.
     pub(super) fn next(&mut self, wire: &dyn Wire) -> Result<Option<Id>, String> {
         loop {
             if self.taken == self.filled {
@@ -173,7 +172,7 @@ impl Connection {
         }
     }
 
-    /// Answers the next whole request among what was received, and returns whether there was one.
+    /// Answers the next whole request in the received bytes. Returns whether there was one.
     pub(super) fn answer_as_worker(&mut self, wire: &Ipc) -> Result<bool, String> {
         let Some((bytes, answer)) = wire.answer(&self.inbox[self.taken..self.filled])? else {
             return Ok(false);
@@ -183,7 +182,7 @@ impl Connection {
         Ok(true)
     }
 
-    /// Puts `message` with the number `id` behind what is to be sent.
+    /// Queues `message` with the number `id`.
     pub(super) fn queue(&mut self, message: &Template, id: Id) {
         self.outbox.push(message, id);
     }
@@ -192,7 +191,7 @@ impl Connection {
         self.outbox.is_sent()
     }
 
-    /// Writes once or more, until all is sent or the kernel takes no more.
+    /// Writes until everything is sent or the kernel has no more room.
     pub(super) fn send(&mut self) -> Result<(), String> {
         while !self.outbox.is_sent() {
             match self.socket.write(self.outbox.unsent()) {
@@ -212,7 +211,7 @@ impl AsFd for Connection {
     }
 }
 
-/// The complaint about an answer that belongs to something else.
+/// Returns the error for an answer that belongs to another message.
 pub(super) fn mixed_up(expected: Id, found: Id) -> String {
     let text = |id: Id| String::from_utf8_lossy(&id).into_owned();
     format!("the peer answered {} where {} was due", text(found), text(expected))

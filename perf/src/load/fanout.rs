@@ -5,7 +5,7 @@ use super::recorder::{Outcome, Phases, Recorder};
 use crate::poller::{Interest, Poller, Ready, Wait};
 use crate::wire::{self, Id, Template, Wire};
 
-/// The publications that have not reached everybody.
+/// The publications that have not reached all subscribers.
 #[derive(Debug)]
 struct Flights {
     slots: Vec<Flight>,
@@ -33,8 +33,8 @@ struct Subscriber {
     expected: u32,
 }
 
-/// Keeps `window` publications in flight. One is done when the last subscriber has it, and
-/// every subscriber has to get every one, in order.
+/// Keeps `window` publications in flight. One is complete when the last subscriber has it. Every
+/// subscriber has to get all of them in order.
 pub(crate) fn fanout(
     mut publisher: Connection,
     subscribers: Vec<Connection>,
@@ -79,7 +79,7 @@ pub(crate) fn fanout(
             if let Some(subscriber) = receivers.get_mut(token) {
                 take(subscriber, wire, &mut flights, &mut recorder)?;
             } else {
-                // Redis says how many it reached.
+                // Redis answers with the number of subscribers.
                 publisher.receive(0)?;
                 publisher.discard();
             }
@@ -89,7 +89,7 @@ pub(crate) fn fanout(
     }
 }
 
-/// Fills the window.
+/// Publishes until the window is full.
 fn publish(
     publisher: &mut Connection,
     message: &Template,
@@ -106,7 +106,7 @@ fn publish(
     }
 }
 
-/// Takes what one subscriber was sent.
+/// Takes the publications that one subscriber was sent.
 fn take(
     subscriber: &mut Subscriber,
     wire: &dyn Wire,
@@ -129,7 +129,7 @@ fn take(
         flight.missing -= 1;
         if flight.missing == 0 {
             recorder.record(flight.begin, now);
-            // In order, for every subscriber gets them in order.
+            // Publications complete in order, because every subscriber gets them in order.
             flights.finished += 1;
         }
     }

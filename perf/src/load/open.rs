@@ -1,7 +1,7 @@
 //! Requests that come at a given rate, whether or not the earlier ones are answered.
 //!
-//! A latency counts from the moment the request was due. That corrects coordinated omission
-//! once and for all: the histogram must not correct it again.
+//! A latency counts from the moment at which the request was due. This corrects coordinated
+//! omission, so the histogram must not correct it again.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::recorder::{Outcome, Phases, Recorder};
 use crate::poller::{Ready, Wait};
 use crate::wire::Wire;
 
-/// When each request is due: evenly, beginning at once.
+/// The times at which requests are due: at equal intervals, beginning at once.
 #[derive(Clone, Copy, Debug)]
 struct Schedule {
     interval_nanos: f64,
@@ -29,8 +29,8 @@ impl Schedule {
     }
 }
 
-/// Sends `per_second` requests, spread over the connections in turn. The generator never
-/// sleeps, for it would oversleep.
+/// Sends `per_second` requests, over the connections in turn. The generator never sleeps, because
+/// it would wake up late.
 pub(crate) fn open_loop(
     connections: Vec<Connection>,
     wire: &dyn Wire,

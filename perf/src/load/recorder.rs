@@ -1,4 +1,4 @@
-//! The phases of a run, and the figures that its load finds.
+//! The phases of a run, and the figures of its load.
 
 use std::time::{Duration, Instant};
 
@@ -14,25 +14,25 @@ pub(crate) struct Phases {
     /// Nothing is recorded before this is over.
     pub(crate) warm_up: Duration,
     pub(crate) measure: Duration,
-    /// The process whose processor time is taken meanwhile.
+    /// The process whose processor time is measured.
     pub(crate) server: Option<Pid>,
 }
 
 /// The figures of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// In nanoseconds.
+    /// The latencies in nanoseconds.
     pub(crate) latency: Histogram<u64>,
-    /// Answers, or publications that reached all subscribers.
+    /// Answers, or publications that reached all subscribers, in the measured time.
     pub(crate) completed: u64,
-    /// The same with what came before and after the measured time.
+    /// The same, including those before and after the measured time.
     pub(crate) answered: u64,
     pub(crate) elapsed: Duration,
     /// Processor time that was used meanwhile.
     pub(crate) cpu: Cpu,
 }
 
-/// A minute: whatever takes longer is an error.
+/// A minute. A longer latency is an error.
 const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 /// Three digits: 0.1 %, below the noise of any machine.
 const SIGNIFICANT_DIGITS: u8 = 3;
@@ -42,12 +42,12 @@ pub(crate) fn new_histogram() -> Histogram<u64> {
     histogram.unwrap_or_else(|_| unreachable!("the bounds are constants in range"))
 }
 
-/// Processor time of both sides, and of everybody.
+/// Processor time of both sides and of the whole machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cpu {
     pub(crate) generator: Duration,
     pub(crate) server: Duration,
-    /// Of the whole machine, these two included.
+    /// Processor time of the whole machine, including these two.
     pub(crate) machine: Duration,
 }
 
@@ -70,7 +70,7 @@ impl Cpu {
     }
 }
 
-/// Tells the phases of a run apart and records the second one.
+/// Tracks the phases of a run and records the second one.
 #[derive(Debug)]
 pub(super) struct Recorder {
     epoch: Instant,
@@ -100,7 +100,7 @@ impl Recorder {
         }
     }
 
-    /// Nanoseconds since the run began.
+    /// Returns the nanoseconds since the run began.
     pub(super) fn now(&self) -> u64 {
         self.epoch.elapsed().as_nanos() as u64
     }
@@ -118,7 +118,7 @@ impl Recorder {
         true
     }
 
-    /// Something that was sent at `from` is done at `now`.
+    /// Records a request that was sent at `from` and answered at `now`.
     pub(super) fn record(&mut self, from: u64, now: u64) {
         self.answered += 1;
         if now >= self.measure_from && now < self.measure_until {
@@ -127,7 +127,7 @@ impl Recorder {
         }
     }
 
-    /// Something that was due at `due` is done at `now`, however late that is.
+    /// Records a request that was due at `due` and answered at `now`, however late that is.
     pub(super) fn record_due(&mut self, due: u64, now: u64) {
         self.answered += 1;
         if due >= self.measure_from && due < self.measure_until {

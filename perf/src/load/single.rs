@@ -1,11 +1,12 @@
-//! One client with one request outstanding: as little as a client can do.
+//! One client with one request in flight, which does as little as possible.
 
 use super::connection::{Connection, Received, mixed_up};
 use super::recorder::{Outcome, Phases, Recorder};
 use crate::poller::{SILENCE_MAX, Wait};
 use crate::wire::{self, Id, Ipc, Wire};
 
-/// Sends a request, waits for its answer, and again. A blocking client sleeps in `read`.
+/// Sends requests one after the other, each when the last one is answered. A blocking client sleeps
+/// in `read`.
 pub(crate) fn one_client(
     connection: &mut Connection,
     wire: &dyn Wire,
@@ -18,7 +19,7 @@ pub(crate) fn one_client(
     one_at_a_time(connection, wire, phases, |_| Ok(()))
 }
 
-/// Sends a request, answers it as its worker, waits for the answer, and again. Both connections
+/// Does the same with requests that `worker`, another connection of this thread, answers. The two
 /// sleep in `read` in turn.
 pub(crate) fn forwarded(
     client: &mut Connection,
@@ -35,7 +36,7 @@ pub(crate) fn forwarded(
     })
 }
 
-/// `between` is called when a request was sent and before its answer is waited for.
+/// Calls `between` after each request, before it waits for the answer.
 fn one_at_a_time(
     connection: &mut Connection,
     wire: &dyn Wire,
@@ -64,7 +65,7 @@ fn one_at_a_time(
     Ok(recorder.finish())
 }
 
-/// Waits for what follows from a request that was sent at `begin`.
+/// The way to wait for an answer.
 #[derive(Clone, Copy)]
 struct Patience<'a> {
     recorder: &'a Recorder,

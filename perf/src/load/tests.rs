@@ -15,7 +15,7 @@ fn phases() -> Phases {
     Phases { warm_up: Duration::from_millis(20), measure: Duration::from_millis(200), server: None }
 }
 
-/// A bare server in this process. It goes with the test.
+/// Starts a bare server in this process, which ends with the test.
 fn serve(kind: BareKind) -> Endpoint {
     let listener = Listener::bind(&Endpoint::any_port()).unwrap();
     let endpoint = listener.endpoint().clone();
@@ -97,21 +97,21 @@ fn a_stall_counts_for_every_request_that_was_due_in_it() {
     let endpoint = stalling_echo(Duration::from_millis(60), pause);
     let per_second = 2_000.0;
     let outcome = open_loop(connections(&endpoint, &wire, 1), &wire, per_second, phases()).unwrap();
-    // As many as were due in the first half of the pause waited for more than the second
-    // half. A closed loop would have seen a single one.
+    // All requests that were due in the first half of the pause waited for longer than the second
+    // half. A closed loop would have recorded a single one.
     let half = pause / 2;
     let late = outcome.latency.count_between(half.as_nanos() as u64, u64::MAX);
     let due_in_half = half.as_secs_f64() * per_second;
     assert!(late as f64 >= 0.9 * due_in_half, "{late} were late, {due_in_half} were due");
     assert!(outcome.latency.max() >= pause.as_nanos() as u64 * 9 / 10);
-    // Nothing is counted twice: every request that was due is there once.
+    // Every request that was due is counted once.
     assert_eq!(outcome.completed, (phases().measure.as_secs_f64() * per_second) as u64);
 }
 
 #[test]
 fn a_closed_loop_sees_a_stall_once() {
     let wire = Ipc::new(Dialect::Bare, Work::Echo, PAYLOAD_BYTES);
-    // Longer than a busy machine makes anybody wait.
+    // The pause is longer than any wait that is due to a busy machine.
     let pause = Duration::from_millis(800);
     let endpoint = stalling_echo(Duration::from_millis(60), pause);
     let mut client = connect(&endpoint, &wire, Role::Sender, 0).unwrap();
@@ -145,7 +145,7 @@ fn a_wrong_answer_ends_the_run() {
     let fault = |with: fn(&mut Vec<u8>)| {
         let endpoint = faulty_echo(3, with);
         let mut client = connect(&endpoint, &wire, Role::Sender, 0).unwrap();
-        // It ends with the fault.
+        // The run ends with the fault, long before this time.
         let phases = Phases { measure: Duration::from_secs(60), ..phases() };
         one_client(&mut client, &wire, Wait::Block, phases).unwrap_err()
     };

@@ -1,4 +1,4 @@
-//! A server process, from its start to its end.
+//! A server process, from start to end.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -13,14 +13,14 @@ use rustix::process::Pid;
 use crate::endpoint::Endpoint;
 use crate::pin::Cpus;
 
-/// A process that listens. It is killed when this goes.
+/// A process that listens. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
     /// The address that it listens on.
     pub(crate) endpoint: Endpoint,
     log: PathBuf,
-    /// Kept open: a server might mind that nobody reads what it prints.
+    /// Standard output, which is kept open, because a server may fail when it is closed.
     output: Option<BufReader<ChildStdout>>,
 }
 
@@ -29,11 +29,11 @@ pub(crate) struct Server {
 pub(super) enum Signal {
     /// It prints `listening on ADDRESS` for each address.
     Line,
-    /// It was told an address; it takes connections there.
+    /// It accepts connections at the address that it was given.
     Accepts(Endpoint),
 }
 
-/// A server that does not listen after so long has failed.
+/// The longest start. A server that does not listen by then has failed.
 const START_MAX: Duration = Duration::from_secs(20);
 
 impl Server {
@@ -81,7 +81,7 @@ impl Server {
         Pid::from_child(&self.child)
     }
 
-    /// The end of what it wrote to its log.
+    /// Returns the end of its log.
     pub(crate) fn last_words(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(3).collect();
@@ -106,7 +106,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Endpoint::Unix(path) = &self.endpoint {
@@ -115,7 +115,7 @@ impl Drop for Server {
     }
 }
 
-/// The first address on IPv4, or the Unix socket where that is asked for.
+/// Returns the first IPv4 address, or the Unix socket if one is wanted.
 fn read_address(output: &mut impl BufRead, unix: Option<&Path>) -> Option<Endpoint> {
     let mut line = String::new();
     while output.read_line(&mut line).ok()? > 0 {
@@ -131,7 +131,7 @@ fn read_address(output: &mut impl BufRead, unix: Option<&Path>) -> Option<Endpoi
     None
 }
 
-/// A port that nobody listens on at the moment.
+/// Returns a port that is free at the moment.
 pub(super) fn free_port() -> Result<SocketAddr, String> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())

@@ -1,15 +1,15 @@
-//! Peers that Debian packages: used where they are, installed where they are not.
+//! Peers that are Debian packages. They are installed if the machine does not have them.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Directories with programs that may be missing in `PATH`.
+/// Directories with programs that may be missing from `PATH`.
 const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
-/// Finds `program`, or installs the Debian package it is in: with apt as root, unpacked
-/// below `state` otherwise. The error says why it is left out.
+/// Finds `program`, or installs its Debian package: with apt if this runs as root, and unpacked
+/// below `state` otherwise. The error says why the peer is left out.
 pub(crate) fn program(program: &str, package: &str, state: &Path) -> Result<PathBuf, String> {
     let unpacked = state.join("debian");
     let find = || find(program, &unpacked);
@@ -46,7 +46,7 @@ fn apt() -> Command {
     command
 }
 
-/// Downloads a package with what it depends on, and unpacks all of it.
+/// Downloads a package with its dependencies, and unpacks all of them.
 fn unpack(package: &str, into: &Path) -> bool {
     let simulated =
         apt().args(["install", "--simulate", "--no-install-recommends", package]).output();
@@ -74,7 +74,7 @@ fn run(command: &mut Command) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// A command for a program that may be unpacked and not installed.
+/// Returns a command for a program that may be unpacked and not installed.
 pub(crate) fn command(program: &Path, state: &Path) -> Command {
     let mut command = Command::new(program);
     if program.starts_with(state) {

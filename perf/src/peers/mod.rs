@@ -68,11 +68,11 @@ pub(crate) struct Peers {
     programs: BTreeMap<Program, Result<PathBuf, String>>,
 }
 
-/// Connections that a server must let in.
+/// The number of connections that a server must accept.
 const CONNECTIONS_MAX: &str = "12000";
 
 impl Peers {
-    /// Builds the server, unless there is one, and sees that the programs are installed.
+    /// Builds the server, unless one is given, and installs the programs that are missing.
     pub(crate) fn prepare(
         root: &Path,
         server: Option<PathBuf>,
@@ -110,7 +110,7 @@ impl Peers {
         self.cpus
     }
 
-    /// The program, or why it is not there.
+    /// Returns the path of a program, or the reason why it is missing.
     fn program(&self, program: Program) -> Result<&Path, String> {
         match self.programs.get(&program) {
             Some(found) => Ok(found.as_ref()?),
@@ -118,7 +118,7 @@ impl Peers {
         }
     }
 
-    /// Why a peer cannot take part.
+    /// Returns the reason why a peer cannot take part, if there is one.
     pub(crate) fn left_out(&self, peer: Peer) -> Option<String> {
         match peer {
             Peer::Ipc(flags) => {
@@ -131,7 +131,7 @@ impl Peers {
         }
     }
 
-    /// The versions of those that are there, and why the others are not.
+    /// Returns the versions of the programs, or the reasons why they are missing.
     pub(crate) fn versions(&self) -> BTreeMap<String, String> {
         let server = ("ipc".to_owned(), first_line(&self.ipc, &["--version"]));
         let of = |(program, found): (&Program, &Result<PathBuf, String>)| {
@@ -145,7 +145,7 @@ impl Peers {
         self.programs.iter().filter_map(of).chain([server]).collect()
     }
 
-    /// The command that starts a peer, but for the port it is told.
+    /// Returns the command that starts a peer, without its port.
     fn command(&self, peer: Peer, work: Work, unix: Option<&Path>) -> Result<Launch, String> {
         let mut signal = Signal::Line;
         let command = match peer {
@@ -217,7 +217,7 @@ impl Peers {
         Server::start(command, signal, unix, &self.state.join("peer.log"), self.cpus)
     }
 
-    /// The command as it stands in the record.
+    /// Returns the command in the form that the record shows.
     pub(crate) fn describe(&self, peer: Peer, socket: Socket, work: Work) -> String {
         let unix = (socket == Socket::Unix).then_some(Path::new("SOCKET"));
         let Ok(Launch { command, .. }) = self.command(peer, work, unix) else {
@@ -226,7 +226,7 @@ impl Peers {
         let program = Path::new(command.get_program()).file_name().unwrap_or_default();
         let mut words = vec![program.to_string_lossy().into_owned()];
         for argument in command.get_args() {
-            // A path of this machine says nothing to others.
+            // Absolute paths of this machine mean nothing elsewhere.
             let path = Path::new(argument).strip_prefix(&self.root).unwrap_or(argument.as_ref());
             let text = path.to_string_lossy().into_owned();
             words.push(if text.is_empty() { "''".to_owned() } else { text });
@@ -234,7 +234,7 @@ impl Peers {
         format!("taskset -c {} {}", self.cpus.server, words.join(" "))
     }
 
-    /// The Python that has the published client.
+    /// Returns a command for the Python with the published client.
     pub(crate) fn published_client(&self) -> Result<Command, String> {
         let mut command = Command::new(self.program(Program::Published)?);
         command.arg(python::script(&self.root, "published_client.py"));
@@ -257,7 +257,7 @@ struct Launch {
 }
 
 impl Program {
-    /// Finds or installs it. The error says why it is left out.
+    /// Finds or installs the program. The error says why it is left out.
     fn find(self, root: &Path, state: &Path) -> Result<PathBuf, String> {
         eprintln!("looking for {self:?} …");
         match self {
@@ -270,7 +270,7 @@ impl Program {
         }
     }
 
-    /// The peer it is for, and the arguments with which it says its version.
+    /// Returns the peer's name, and the arguments that make the program print its version.
     fn version(self) -> Option<(&'static str, &'static [&'static str])> {
         const PUBLISHED: &str = "import importlib.metadata as m, sys; print('ipc-framework', \
                                  m.version('ipc-framework'), 'on Python', sys.version.split()[0])";
@@ -290,7 +290,7 @@ impl Program {
 }
 
 impl Peer {
-    /// The program that it needs, beside this server and the bare ones.
+    /// Returns the program that the peer needs, unless it is this server or a bare one.
     pub(crate) fn program(self) -> Option<Program> {
         match self {
             Self::Ipc(_) | Self::Bare(_) => None,
@@ -302,13 +302,13 @@ impl Peer {
         }
     }
 
-    /// The protocol that it speaks.
+    /// Returns the protocol that the peer speaks.
     pub(crate) fn wire(self, work: Work, payload_bytes: usize) -> Box<dyn Wire> {
         let ipc = |dialect| Box::new(Ipc::new(dialect, work, payload_bytes));
         match self {
             Self::Ipc(_) => ipc(Dialect::Server),
             Self::Bare(_) => ipc(Dialect::Bare),
-            // Publications never enter Python.
+            // Publications are handled without Python.
             Self::Python if work == Work::Fanout => ipc(Dialect::Server),
             Self::Published | Self::Python => ipc(Dialect::Published),
             Self::Redis => Box::new(Redis::new(work, payload_bytes)),

@@ -1,16 +1,16 @@
-//! Peers that Python packages, in a virtual environment below the target directory.
+//! Peers that are Python packages, in a virtual environment below the target directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A Python that has the published package, of the version the interop tests pin.
+/// Returns a Python with the published package, in the version that the interop tests pin.
 pub(crate) fn with_published_package(root: &Path, state: &Path) -> Result<PathBuf, String> {
     let pinned = root.join("tests/interop/requirements.txt");
     environment("published", &pinned, state)
 }
 
-/// A Python that has the package of this repository, built as users get it.
+/// Returns a Python with the package of this repository, built as users get it.
 pub(crate) fn with_own_package(root: &Path, state: &Path) -> Result<PathBuf, String> {
     let home = state.join("python-own");
     let python = home.join("bin/python");
@@ -26,12 +26,12 @@ pub(crate) fn with_own_package(root: &Path, state: &Path) -> Result<PathBuf, Str
     }
 }
 
-/// A Python that has pyzmq.
+/// Returns a Python with pyzmq.
 pub(crate) fn with_zeromq(root: &Path, state: &Path) -> Result<PathBuf, String> {
     environment("zeromq", &script(root, "zeromq-requirements.txt"), state)
 }
 
-/// A file of `perf/python`.
+/// Returns the path of a file in `perf/python`.
 pub(crate) fn script(root: &Path, name: &str) -> PathBuf {
     root.join("perf/python").join(name)
 }

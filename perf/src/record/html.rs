@@ -97,7 +97,7 @@ fn section(scenario: &ScenarioRecord) -> Markup {
     }
 }
 
-/// The figure that the bars of a scenario show, and its unit.
+/// Returns the figure that the bars of a scenario show, and its unit.
 fn bar_figure(scenario: &ScenarioRecord) -> Option<(Figure, &'static str)> {
     // At a given rate, all entrants have the same throughput.
     if !scenario.note.is_empty() {

@@ -1,6 +1,6 @@
 //! Numbers as the tables and plots show them.
 
-/// With three digits or more.
+/// Formats a number with three digits or more.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 10_000.0 => grouped(value),

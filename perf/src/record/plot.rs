@@ -52,7 +52,8 @@ pub(super) fn latency(curves: &[Curve<'_>]) -> String {
             .draw()?;
         for (name, found) in curves {
             let style = style(name);
-            // A Unix socket is dashed in the colour of its peer; other lines are one long dash.
+            // The line of a Unix socket is dashed, in the colour of its peer. All others are solid,
+            // which means one very long dash.
             let dash = if name.ends_with("-unix") { 6 } else { i32::MAX };
             let line = DashedLineSeries::new(points(found), dash, 4, style);
             let key = move |(x, y)| DashedPathElement::new([(x, y), (x + 20, y)], dash, 4, style);
@@ -77,7 +78,7 @@ pub(super) fn bars(bars: &[(&str, Summary)], unit: &str) -> String {
             SegmentValue::CenterOf(at) => bars.get(*at).map_or("", |(name, _)| name).to_owned(),
             _ => String::new(),
         };
-        // The labels of the bars stand to their right.
+        // The labels are to the right of the bars.
         let mut chart = ChartBuilder::on(area)
             .margin(4)
             .y_label_area_size(116)
@@ -153,12 +154,12 @@ fn style(name: &str) -> ShapeStyle {
     colour.stroke_width(if name.starts_with("ipc") { 3 } else { 2 })
 }
 
-/// The place of a quantile on the axis: a thousand steps for each nine.
+/// Returns the position of a quantile on the axis: a thousand steps for each nine.
 fn position(quantile: f64) -> i32 {
     (-1_000.0 * (1.0 - quantile).max(1e-9).log10()).round() as i32
 }
 
-/// The quantile at a position.
+/// Formats the quantile at a position.
 fn percent(position: i32) -> String {
     let nines = f64::from(position) / 1_000.0;
     let digits = (nines - 2.0).max(0.0) as usize;

@@ -1,4 +1,4 @@
-//! results.json: what was measured, and the verdicts.
+//! results.json: the figures and the verdicts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ pub(crate) struct Record {
     pub(crate) repetitions: usize,
     pub(crate) seconds_each: f64,
     pub(crate) machine: Machine,
-    /// By peer, or why it was left out.
+    /// The versions by peer, or the reasons why it was left out.
     pub(crate) versions: BTreeMap<String, String>,
     pub(crate) goals: Vec<Verdict>,
     pub(crate) scenarios: Vec<ScenarioRecord>,
@@ -44,14 +44,14 @@ pub(crate) struct ScenarioRecord {
 pub(crate) struct EntrantRecord {
     pub(crate) name: String,
     pub(crate) command: String,
-    /// Why it did not take part.
+    /// The reason why the entrant did not take part.
     pub(crate) left_out: Option<String>,
     /// Errors of single repetitions.
     pub(crate) failures: Vec<String>,
     pub(crate) figures: Series,
-    /// All repetitions together, in nanoseconds: `HdrHistogram` V2, deflated, in base64.
+    /// The latencies of all repetitions in nanoseconds: `HdrHistogram` V2, deflated, in base64.
     pub(crate) histogram: Option<String>,
-    /// The same as quantiles and microseconds, for the plot.
+    /// The same latencies as quantiles and microseconds, for the plot.
     pub(crate) percentiles: Vec<(f64, f64)>,
 }
 
@@ -62,7 +62,7 @@ impl EntrantRecord {
 }
 
 impl Record {
-    /// Judges the goals by what is in the record.
+    /// Judges the goals by the figures of this record.
     pub(crate) fn judge(&mut self) {
         let mut measured = Measured::new();
         for scenario in &self.scenarios {
@@ -77,7 +77,7 @@ impl Record {
         self.goals = verdicts;
     }
 
-    /// Says why the first entrant that is missing is missing.
+    /// Adds the reason why the first missing entrant is missing.
     fn explain(&self, verdict: &mut Verdict) {
         for name in &verdict.missing {
             let Some((scenario, entrant)) = name.split_once('/') else { continue };
@@ -102,7 +102,7 @@ impl Record {
         (count(Standing::Reached), count(Standing::Missed), count(Standing::NotMeasured))
     }
 
-    /// The share of a processor that others used while this was measured: the median of all runs.
+    /// Returns the share of a processor that other processes used during the runs, as a median.
     pub(crate) fn others_busy(&self) -> Option<Summary> {
         let entrants = self.scenarios.iter().flat_map(|scenario| &scenario.entrants);
         let values = entrants.filter_map(|entrant| entrant.figures.get(&Figure::OthersBusy));
@@ -116,14 +116,14 @@ impl Record {
     }
 }
 
-/// A histogram as text that the standard tools read.
+/// Encodes a histogram as text that the standard tools read.
 pub(crate) fn encode(latency: &Histogram<u64>) -> Option<String> {
     let mut bytes = Vec::new();
     V2DeflateSerializer::new().serialize(latency, &mut bytes).ok()?;
     Some(STANDARD.encode(bytes))
 }
 
-/// Points of the curve of latency by percentile, closer together towards its end.
+/// Returns points of the curve of latency by percentile, which are closer together towards its end.
 pub(crate) fn percentiles(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
     const TICKS_PER_HALF: u32 = 5;
     let mut points: Vec<(f64, f64)> = latency

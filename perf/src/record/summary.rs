@@ -80,7 +80,7 @@ fn write_scenario(out: &mut String, scenario: &ScenarioRecord) -> std::fmt::Resu
     Ok(())
 }
 
-/// The figures that any entrant has, in their order.
+/// Returns the figures that at least one entrant has, in their order.
 pub(super) fn figures_of(scenario: &ScenarioRecord) -> Vec<Figure> {
     let mut figures: Vec<Figure> =
         scenario.entrants.iter().flat_map(|entrant| entrant.figures.keys().copied()).collect();
@@ -89,7 +89,7 @@ pub(super) fn figures_of(scenario: &ScenarioRecord) -> Vec<Figure> {
     figures
 }
 
-/// Up to this share of a processor, in percent, the use by others is not called too much.
+/// The share of a processor, in percent, above which the use by other processes is reported.
 const QUIET_PERCENT: f64 = 5.0;
 
 pub(super) fn conditions(record: &Record) -> String {
@@ -137,7 +137,7 @@ pub(super) fn verdict(goal: &Verdict) -> String {
     }
 }
 
-/// A median and its spread.
+/// Formats a median and its spread.
 pub(super) fn found(found: Option<Summary>) -> (String, String) {
     match found {
         None => ("–".to_owned(), "–".to_owned()),

@@ -1,4 +1,4 @@
-//! What became of everything that was sent. Nothing may be left without an end.
+//! The outcomes of all messages that were sent. Every message must have exactly one.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::expected::Expected;
 
-/// Kinds of what is sent, as they stand in the record.
+/// The kinds of messages, by their names in the record.
 pub(super) mod kind {
     pub(in super::super) const SYSTEM: &str = "requests to the server itself";
     pub(in super::super) const HANDLER: &str = "requests to a handler";
@@ -23,15 +23,15 @@ pub(super) mod kind {
     pub(in super::super) const CLIENT_PUBLICATION: &str = "through restarts: publications";
 }
 
-/// What became of one kind. What was sent has to be the sum of the others.
+/// The outcomes of one kind of messages. The number sent has to be the sum of all others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Outcomes {
     pub(super) sent: u64,
-    /// Answered, or arrived where nothing is answered.
+    /// Messages that were answered, or that arrived if their kind has no answer.
     pub(super) done: u64,
-    /// By the code of the error.
+    /// Refused messages, by the code of the error.
     pub(super) refused: BTreeMap<String, u64>,
-    /// By the reason, which the harness knows or was told.
+    /// Lost messages, by the reason, which the harness caused or was told.
     pub(super) lost: BTreeMap<String, u64>,
 }
 
@@ -44,7 +44,7 @@ impl Outcomes {
 #[derive(Debug, Default)]
 pub(super) struct Account {
     pub(super) outcomes: BTreeMap<&'static str, Outcomes>,
-    /// What was done to the server, by kind.
+    /// Faults that were injected, by kind.
     pub(super) faults: BTreeMap<&'static str, u64>,
     pub(super) expected: Expected,
 }
@@ -92,7 +92,7 @@ impl Account {
         self.expected.merge(other.expected);
     }
 
-    /// Whether all that was sent came to an end, once.
+    /// Checks that every message that was sent has one outcome.
     pub(super) fn check(&self) -> Result<(), String> {
         let open = self.outcomes.iter().find(|(_, outcomes)| outcomes.sent != outcomes.ended());
         open.map_or(Ok(()), |(kind, outcomes)| {

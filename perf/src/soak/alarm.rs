@@ -1,16 +1,16 @@
-//! The first broken promise ends the run. What follows from it is told behind it.
+//! The first broken promise ends the run. Those that follow from it are reported after it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::lock;
 
-/// More than so many broken promises are one.
+/// The most broken promises that are reported; more are consequences of the first.
 const TOLD_MAX: usize = 5;
 
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
-    /// The time is over, or something is broken.
+    /// The time is over, or a promise is broken.
     pub(super) stop: AtomicBool,
     broken: Mutex<Vec<String>>,
 }
@@ -37,7 +37,7 @@ impl Alarm {
         !lock(&self.broken).is_empty()
     }
 
-    /// All that was raised, the first first.
+    /// Returns all broken promises in the order in which they were raised.
     pub(super) fn what(&self) -> Result<(), String> {
         let broken = std::mem::take(&mut *lock(&self.broken));
         if broken.is_empty() { Ok(()) } else { Err(broken.join("\nthen ")) }

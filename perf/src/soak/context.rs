@@ -1,4 +1,4 @@
-//! What a role has to act with.
+//! The means of a role: its connections, its random choices and its account.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -16,16 +16,17 @@ use super::account::Account;
 use super::peer::{Peer, Target};
 
 const LARGE_BYTES_MAX: usize = 1_000_000;
-/// What a script sends before anybody reads. With the envelopes it stays below the high-water
-/// mark of a queue (1 MiB): past that the server rightly closes the reader as too slow.
+/// The most bytes that a script sends before anybody reads. Together with the envelopes they stay
+/// below the high-water mark of a queue (1 MiB), above which the server would be right to close the
+/// reader as a slow consumer.
 pub(super) const UNREAD_BYTES_MAX: usize = 1_000_000;
 
-/// Every choice of a role: the same seed makes the same ones.
+/// The random choices of a role, which are the same for the same seed.
 #[derive(Debug)]
 pub(super) struct Random(ChaCha8Rng);
 
 impl Random {
-    /// The `stream`s of a seed have nothing to do with one another.
+    /// Begins one of the streams of a seed. Different streams are independent.
     pub(super) fn new(seed: u64, stream: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(stream);
@@ -40,7 +41,8 @@ impl Random {
         all.shuffle(&mut self.0);
     }
 
-    /// Unlike any other: what is altered or mixed up does not compare equal.
+    /// Returns a payload that differs from all others, so that one that is altered or mixed up does
+    /// not compare equal.
     pub(super) fn payload(&mut self, number: usize, room_bytes: &mut usize) -> Value {
         let bytes = match self.below(100) {
             0 => self.below(LARGE_BYTES_MAX),
@@ -57,22 +59,22 @@ impl Random {
     }
 }
 
-/// What the roles share: the server that lives as long as they play.
+/// The server that all roles share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Harness<'a> {
     pub(super) targets: &'a [Target],
     pub(super) server: Pid,
-    /// Where the server reads its settings at SIGHUP.
+    /// The file from which the server reads its settings at SIGHUP.
     pub(super) settings: &'a Path,
     pub(super) stop: &'a AtomicBool,
 }
 
-/// A role's own: no other role speaks in its application.
+/// The context of one role, which has an application of its own.
 #[derive(Debug)]
 pub(super) struct Context<'a> {
     pub(super) harness: Harness<'a>,
     pub(super) application: String,
-    /// What nothing else in this round has as a name; the same in other applications.
+    /// A name that is unique in this application. Roles in other applications use it, too.
     pub(super) round: String,
     pub(super) account: Rc<RefCell<Account>>,
 }
@@ -90,7 +92,7 @@ impl Context<'_> {
         Peer::connect(self.target(random), &self.application, id, &self.account)
     }
 
-    /// Into an application that others are in, too.
+    /// Connects to an application that other roles use, too.
     pub(super) fn connect_to(
         &self,
         random: &mut Random,
@@ -112,7 +114,7 @@ impl Context<'_> {
         self.account.borrow_mut().done(kind, count as u64);
     }
 
-    /// The server counts so many more.
+    /// Expects the server to count so many more.
     pub(super) fn expect(&self, counter: &str, count: usize) {
         self.account.borrow_mut().expected.add(counter, count as u64);
     }

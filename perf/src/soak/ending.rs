@@ -1,4 +1,4 @@
-//! The end of a run: nothing is left of those who came, and the server counted what they saw.
+//! The end of a run: the server has released everything, and its counters agree with the peers.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,16 +14,16 @@ use super::peer::{Peer, Target};
 use super::samples::FREE_BYTES_MAX;
 use super::server::Server;
 
-/// Time for the server to notice that everybody has left.
+/// The longest time in which the server notices that all peers have left.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
-/// What the server keeps in free buffers, and a little for who asks.
+/// The memory that the server keeps in free buffers, and a little for the witness.
 const KEPT_BYTES_MAX: u64 = FREE_BYTES_MAX + (1 << 20);
-/// What `get_latency` knows of the echo, among the counters.
+/// The name among the counters for the requests that `get_latency` has measured on the echo channel.
 const ECHOES: &str = "latencies of the echo";
-/// The application of the one who asks what was counted, where the echo is.
+/// The application of the witness, which has the echo channel.
 const WITNESS_APPLICATION: &str = "bench";
 
-/// Who asks the server what it counted, and is in its own way as little as can be.
+/// A peer that asks the server for its counters, and changes them as little as possible itself.
 pub(super) struct Witness(Peer);
 
 impl Witness {
@@ -35,14 +35,15 @@ impl Witness {
         self.0.system(&json!({"action": "get_stats"}))
     }
 
-    /// How many echoes the server measured.
+    /// Returns the number of echo requests that the server measured.
     fn echoes(&mut self) -> Result<u64, String> {
         let latencies = self.0.system(&json!({"action": "get_latency"}))?;
         Ok(latencies["channels"]["echo"]["request"]["count"].as_u64().unwrap_or(0))
     }
 }
 
-/// What has to be as it was when nobody was there: a rest is a leak.
+/// Returns the statistics that must be the same as before the first peer connected. A difference is
+/// a leak.
 fn rests(stats: &Value) -> Value {
     let names = [
         "total_applications",
@@ -54,7 +55,7 @@ fn rests(stats: &Value) -> Value {
     names.iter().map(|name| ((*name).to_owned(), stats[name].clone())).collect()
 }
 
-/// When all have left, nothing is left of them, and the server counted what they saw.
+/// Waits until the server has released everything, and checks its counters.
 pub(super) fn settle(
     server: &Server,
     account: &mut Account,
@@ -80,7 +81,7 @@ pub(super) fn settle(
         return Err(format!("all have left, and {held_bytes} B are held for them"));
     }
     account.merge(own.take());
-    // What asks for it and the answer that tells it were not counted when it was written.
+    // The answer was written before the request for it and the answer itself were counted.
     account.expected.take_back("frames_in", 1);
     account.expected.take_back("frames_out", 1);
     account.expected.take_back("bytes_out", witness.0.last_frame_bytes);

@@ -1,14 +1,14 @@
-//! What the server must have counted, from what its peers saw.
+//! The expected values of the server's counters, as they follow from what its peers saw.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Counters that nothing bounds from above by what peers see: bytes that were queued for peers
-/// that left, and how often somebody had to wait.
+/// Counters for which the peers' view gives a lower bound only: bytes that were queued for peers that
+/// left, and the number of waits.
 const OPEN_ABOVE: [&str; 2] = ["bytes_out", "publishers_held"];
-/// How the loop fared, which is nobody's due.
+/// Counters of the event loop, which depend on its timing.
 const NOT_COMPARED: [&str; 3] = ["wakeups", "spins", "yields"];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,16 +17,16 @@ struct Range {
     most: u64,
 }
 
-/// By the names of `get_stats`; errors are `errors.` and their code.
+/// The expected ranges by the names of `get_stats`. The name of an error is `errors.` and its code.
 #[derive(Debug, Default)]
 pub(super) struct Expected(BTreeMap<String, Range>);
 
-/// One counter beside what it has to be.
+/// A counter with its expected range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Compared {
     pub(super) counter: String,
     pub(super) least: u64,
-    /// None: nothing is known.
+    /// The upper bound, or `None` if there is none.
     pub(super) most: Option<u64>,
     pub(super) seen: u64,
 }
@@ -46,17 +46,17 @@ impl Compared {
 }
 
 impl Expected {
-    /// It was counted so often more.
+    /// Expects `count` more.
     pub(super) fn add(&mut self, counter: &str, count: u64) {
         self.change(counter, count, count);
     }
 
-    /// Nobody can tell whether the server came to count it.
+    /// Expects up to `count` more, because the peers cannot know whether the server counted them.
     pub(super) fn perhaps(&mut self, counter: &str, count: u64) {
         self.change(counter, 0, count);
     }
 
-    /// What was booked was not counted yet.
+    /// Expects `count` less, because the server had not counted them yet.
     pub(super) fn take_back(&mut self, counter: &str, count: u64) {
         if let Some(range) = self.0.get_mut(counter) {
             range.least = range.least.saturating_sub(count);
@@ -79,8 +79,8 @@ impl Expected {
         }
     }
 
-    /// Every counter that the server has, or that is expected, with what was seen. What is not
-    /// expected has to be 0.
+    /// Compares all counters that the server has or that are expected. One without an expectation
+    /// has to be 0.
     pub(super) fn compare(&self, counters: &Value) -> Result<Vec<Compared>, String> {
         let seen = flatten(counters)?;
         let names: BTreeSet<&String> = seen.keys().chain(self.0.keys()).collect();

@@ -1,5 +1,5 @@
-//! Mixed load and faults against the built server for a given time; every answer is checked, and
-//! nothing may be left without an end.
+//! Puts mixed load and faults on the built server for a given time. Every answer is checked, and
+//! every message must have an outcome.
 
 mod account;
 mod alarm;
@@ -60,9 +60,9 @@ pub(crate) struct Soak {
 }
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
-/// How a report begins that is about the server that is restarted.
+/// The beginning of reports about the server that is restarted.
 const RESTARTS: &str = "restarts";
-/// The restarts' own choices are none of a role's.
+/// The random stream of the restarts, which no role uses.
 const RESTARTS_STREAM: u64 = 1 << 32;
 
 impl Soak {
@@ -177,12 +177,12 @@ impl Soak {
             let samples = watch(server, Duration::from_secs(seconds), alarm);
             alarm.end();
             if alarm.is_raised() || samples.is_err() {
-                // Whoever still waits is told at once.
+                // Peers that still wait for an answer fail at once.
                 server.kill();
             }
             samples
         });
-        // That it is gone says more than what a peer saw of that.
+        // If the server is gone, that is reported before the errors of its peers.
         let samples = samples?;
         alarm.what()?;
         let account = total.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -190,21 +190,21 @@ impl Soak {
     }
 }
 
-/// What the load leaves behind, to be looked into.
+/// The results of the load, before they are checked.
 struct Load {
     samples: Vec<Sample>,
     account: Account,
-    /// What the server said of itself before anybody came.
+    /// The server's statistics before any peer connected.
     empty: Value,
     idle: Sample,
 }
 
-/// Whoever panicked with it locked has ended the run.
+/// Locks a mutex. A thread that panicked while it held the lock has already ended the run.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A role's rounds, until the time is over; what became of all that was sent in them.
+/// Repeats a role's rounds until the time is over. Returns the outcomes of all its messages.
 fn repeat(
     role: Role,
     harness: Harness<'_>,

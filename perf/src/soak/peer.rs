@@ -1,5 +1,5 @@
-//! A client of a few lines, so that nothing of the project's own clients hides a fault. It keeps
-//! the account of what it sends and gets.
+//! A minimal client, so that no code of the project's own clients can hide a fault. It keeps an
+//! account of all messages that it sends and receives.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,12 +16,12 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::account::{Account, kind};
 
-/// Nobody waits longer than this for anything: an answer that takes so long is lost.
+/// The longest wait for anything. An answer that takes longer counts as lost.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// Between two looks at something that comes about without a word.
+/// The interval for polling a state that the server does not announce.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 const FRAME_BYTES_MAX: usize = 16 << 20;
-/// A frame has these and no others: the published client ends at any other.
+/// The members of a message. There must be no others, because the published client fails at them.
 const KEYS: [&str; 7] =
     ["app_id", "channel_id", "message_id", "message_type", "payload", "reply_to", "timestamp"];
 
@@ -48,7 +48,7 @@ impl Target {
     }
 }
 
-/// What the server cannot be said to have read yet: nothing behind it was answered.
+/// The messages that the server may not have read yet, because no later one was answered.
 #[derive(Debug, Default)]
 struct Unread {
     frames: u64,
@@ -61,10 +61,10 @@ pub(super) struct Peer {
     socket: Socket,
     application: String,
     account: Rc<RefCell<Account>>,
-    /// Messages sent. Each has its number as its id.
+    /// The number of messages sent. Each has its number as its id.
     sent: u64,
     unread: Unread,
-    /// What waits for an answer, by its id.
+    /// The kinds of messages that wait for an answer, by their ids.
     outstanding: HashMap<u64, &'static str>,
     pub(super) last_frame_bytes: u64,
     is_welcome: bool,
@@ -72,7 +72,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// A connection that has said nothing yet.
+    /// Connects without a handshake.
     pub(super) fn raw(
         target: &Target,
         application: &str,
@@ -104,7 +104,7 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Says who it is, and is let in.
+    /// Completes the handshake.
     pub(super) fn introduce(&mut self, introduction: &Value) -> Result<(), String> {
         self.try_to_introduce(introduction)?;
         let answer = self.receive()?;
@@ -122,7 +122,7 @@ impl Peer {
         self.ask(kind::SYSTEM, "request", "system", introduction).map(drop)
     }
 
-    /// The answer to the introduction, which names no message, came.
+    /// Records that the handshake was accepted. Its answer names no message.
     pub(super) fn is_let_in(&mut self) {
         self.outstanding.clear();
         self.account.borrow_mut().done(kind::SYSTEM, 1);
@@ -130,7 +130,7 @@ impl Peer {
         self.confirm();
     }
 
-    /// Sends what is to be answered, and returns its id.
+    /// Sends a message that has an answer. Returns the message's id.
     pub(super) fn ask(
         &mut self,
         kind: &'static str,
@@ -186,7 +186,7 @@ impl Peer {
         self.socket.write_all(bytes).map_err(|error| format!("send: {error}"))
     }
 
-    /// The next message, whatever it is; nobody gets what is not meant for it.
+    /// Receives the next message of any type. Fails if it belongs to another peer.
     pub(super) fn receive(&mut self) -> Result<Value, String> {
         let mut header = [0; 4];
         self.read_exact(&mut header)?;
@@ -227,7 +227,7 @@ impl Peer {
         account.expected.add("frames_out", 1);
         account.expected.add("bytes_out", self.last_frame_bytes);
         match message["message_type"].as_str() {
-            // A handler's words to the subscribers of its channel are notifications.
+            // A handler sends notifications to the subscribers of its channel.
             Some("publish" | "notification") if !self.is_worker => {
                 account.expected.add("deliveries", 1);
                 account.done(kind::DELIVERY, 1);
@@ -262,7 +262,7 @@ impl Peer {
         Ok(())
     }
 
-    /// All that was sent has been read by the server.
+    /// Records that the server has read all messages sent so far.
     pub(super) fn confirm(&mut self) {
         let Unread { frames, bytes, publications } = std::mem::take(&mut self.unread);
         let expected = &mut self.account.borrow_mut().expected;
@@ -271,7 +271,7 @@ impl Peer {
         expected.add("publications", publications);
     }
 
-    /// The next frame is the answer to the message of this id.
+    /// Receives the next message, which must be the answer to the message with this id.
     pub(super) fn answer_to(&mut self, number: u64) -> Result<Value, String> {
         let mut answer = self.receive()?;
         if answer["message_type"] != "response" || answered(&answer) != Some(number) {
@@ -280,13 +280,13 @@ impl Peer {
         Ok(answer["payload"].take())
     }
 
-    /// For what takes its time.
+    /// Extends the longest wait for the next message.
     pub(super) fn wait_up_to(&mut self, duration: Duration) -> Result<(), String> {
         let set = self.socket.set_read_timeout(Some(duration));
         set.map_err(|error| format!("a timeout: {error}"))
     }
 
-    /// Asks the server itself. When it has answered, all before is done.
+    /// Sends a request to the `system` channel. Its answer confirms all earlier messages.
     pub(super) fn system(&mut self, question: &Value) -> Result<Value, String> {
         let number = self.ask(kind::SYSTEM, "request", "system", question)?;
         let answer = self.answer_to(number)?;
@@ -322,14 +322,14 @@ impl Peer {
         if answer["status"] == "serving" { Ok(()) } else { Err(format!("serve: {answer}")) }
     }
 
-    /// The server knows that so many subscribe to the channel and no more.
+    /// Waits until the server lists exactly so many subscribers of the channel.
     pub(super) fn until_subscribers(&mut self, channel: &str, count: u64) -> Result<(), String> {
         self.until(&json!({"action": "list_channels"}), |listed| {
             listed[channel]["subscribers"].as_u64().unwrap_or(0) == count
         })
     }
 
-    /// The server knows that so many connections of this application are left.
+    /// Waits until the server lists exactly so many connections of this application.
     pub(super) fn until_connections(&mut self, count: u64) -> Result<(), String> {
         let application = self.application.clone();
         self.until(&json!({"action": "list_applications"}), |listed| {
@@ -337,7 +337,7 @@ impl Peer {
         })
     }
 
-    /// Asks again and again until the answer is as it has to become.
+    /// Repeats a request until its answer meets the condition.
     pub(super) fn until(
         &mut self,
         question: &Value,
@@ -356,14 +356,13 @@ impl Peer {
         }
     }
 
-    /// All before has been done, and nothing is under way that is not due: the next frame is
-    /// the answer.
+    /// Checks that the server sends nothing unexpected: the next message is the answer to a ping.
     pub(super) fn expect_nothing_else(&mut self) -> Result<(), String> {
         let answer = self.system(&json!({"action": "ping"}))?;
         if answer["status"] == "pong" { Ok(()) } else { Err(format!("ping: {answer}")) }
     }
 
-    /// What was sent last is refused.
+    /// Receives the next message, which must be an error with this code.
     pub(super) fn expect_error(&mut self, code: &str) -> Result<(), String> {
         let answer = self.receive()?;
         if answer["payload"]["code"] != code {
@@ -385,7 +384,7 @@ impl Peer {
         }
     }
 
-    /// An answer is there, and stays where it is. What asked for it was read.
+    /// Waits for an answer and leaves it in the kernel. It confirms all earlier messages.
     pub(super) fn leave_answer_unread(&mut self) -> Result<(), String> {
         let seen = self.socket.peek(&mut [MaybeUninit::uninit()]);
         self.confirm();
@@ -396,7 +395,7 @@ impl Peer {
         }
     }
 
-    /// Leaves with questions open, on purpose; `by_reset`: without a goodbye on TCP.
+    /// Closes the connection while requests are in flight. With `by_reset`, TCP resets it.
     pub(super) fn hang_up(mut self, by_reset: bool) -> Result<(), String> {
         for kind in std::mem::take(&mut self.outstanding).into_values() {
             self.account.borrow_mut().lost(kind, "the requester hung up", 1);
@@ -419,7 +418,7 @@ impl Drop for Peer {
     }
 }
 
-/// Which message this answers, by its id.
+/// Returns the id of the message that this one answers.
 pub(super) fn answered(message: &Value) -> Option<u64> {
     message["reply_to"].as_str()?.parse().ok()
 }

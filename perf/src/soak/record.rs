@@ -1,4 +1,4 @@
-//! What a soak leaves behind: soak.json, and soak.md and memory.svg made from it.
+//! The record of a soak: soak.json, and soak.md and memory.svg made from it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -43,7 +43,7 @@ impl Record {
             seconds,
             command: format!("cargo run {profile}-p perf -- {}", words.join(" ")),
             date: jiff::Zoned::now().date().to_string(),
-            // A machine of one processor has nothing to pin, and soaks all the same.
+            // A machine with one processor can run a soak as well, without pinning.
             machine: Cpus::choose(None, None).ok().map(|cpus| Machine::look(root, cpus)),
             outcomes: account.outcomes,
             faults: account.faults,
@@ -73,10 +73,10 @@ impl Record {
         self.outcomes.values().map(|outcomes| outcomes.sent).sum()
     }
 
-    /// For a terminal.
+    /// Returns a summary for a terminal.
     pub(super) fn summary(&self) -> String {
         let mut text = String::new();
-        // Text takes whatever is written to it.
+        // Writing to a string does not fail.
         for (kind, outcomes) in &self.outcomes {
             let _ = writeln!(text, "{:>10}  {kind}{}", outcomes.sent, ends(outcomes));
         }
@@ -166,7 +166,7 @@ fn listed<K: std::fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
-/// How it ended, where that was not by an answer.
+/// Lists the refused and lost messages by their reasons.
 fn ends(outcomes: &Outcomes) -> String {
     let ends: Vec<String> = [("refused", &outcomes.refused), ("lost", &outcomes.lost)]
         .into_iter()

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-/// What the median of the last quarter may be above that of the second: room for buffers that
-/// a rarer mix fills later, far below what a leak of one message a round would be.
+/// The greatest ratio of the last quarter's median to that of the second quarter. It leaves room
+/// for buffers that rare combinations fill later, and is far below a leak of one message a round.
 const GROWTH_MAX: f64 = 1.15;
 const GROWTH_BYTES_MAX: u64 = 8 << 20;
-/// What the server keeps in free buffers.
+/// The memory that the server keeps in free buffers.
 pub(super) const FREE_BYTES_MAX: u64 = 24 << 20;
-/// As many make a curve; all of a long soak would make a record that nobody opens.
+/// The number of samples that a curve needs. All samples of a long soak would make a huge record.
 const KEPT_MAX: usize = 400;
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -24,8 +24,8 @@ pub(super) fn median_bytes(samples: &[Sample]) -> u64 {
     all.get(all.len() / 2).copied().unwrap_or(0)
 }
 
-/// On a slow machine the free buffers that the server keeps fill to the end of a short run. Up to
-/// there it grows by right.
+/// Checks that memory does not grow. Up to the size of the free buffers it may: on a slow machine,
+/// these are still filling at the end of a short run.
 pub(super) fn check_growth(idle: Sample, samples: &[Sample]) -> Result<(), String> {
     let quarter = samples.len() / 4;
     let warm_bytes = idle.resident_bytes + FREE_BYTES_MAX;
@@ -38,7 +38,7 @@ pub(super) fn check_growth(idle: Sample, samples: &[Sample]) -> Result<(), Strin
     Err(format!("memory grows: {before} B at most in the second quarter, {after} B in the last"))
 }
 
-/// Every so many, so that few enough are left.
+/// Drops samples at regular intervals, so that at most [`KEPT_MAX`] are left.
 pub(super) fn thin_out(samples: &[Sample]) -> Vec<Sample> {
     let stride = samples.len().div_ceil(KEPT_MAX).max(1);
     samples.iter().step_by(stride).copied().collect()

@@ -17,13 +17,13 @@ use super::peer::Target;
 use super::samples::Sample;
 use crate::proc;
 
-/// The end of its standard error, for a report.
+/// The most bytes of its standard error that a report shows.
 const LAST_WORDS_BYTES_MAX: usize = 4 << 10;
-/// It drains for 10 s at most.
+/// The longest time until the server has ended. It drains for 10 s at most.
 const END_MAX: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Files of a run, gone with it.
+/// The directory for the files of a run, which is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Scratch(PathBuf);
 
@@ -41,25 +41,25 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What is left behind is a directory in the system's own for such things.
+        // If this fails, a directory is left in the system's directory for temporary files.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// What a server is told.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub(super) struct Orders {
     pub(super) program: PathBuf,
     pub(super) host: &'static str,
-    /// 0 for any.
+    /// The port, or 0 for any.
     pub(super) port: u16,
     pub(super) unix: PathBuf,
     pub(super) settings: Option<PathBuf>,
-    /// Where its standard error goes.
+    /// The buffer that its standard error goes to.
     pub(super) words: LastWords,
 }
 
-/// The end of what servers said on standard error, as part of a report.
+/// The last lines that servers wrote to standard error, as part of a report.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastWords(Arc<Mutex<VecDeque<u8>>>);
 
@@ -93,7 +93,7 @@ impl fmt::Display for LastWords {
 pub(super) struct Server {
     child: Child,
     pub(super) targets: Vec<Target>,
-    /// Kept open: it would be told that nobody reads what it prints.
+    /// Standard output, which is kept open: otherwise the server's writes to it would fail.
     output: BufReader<ChildStdout>,
 }
 
@@ -114,7 +114,7 @@ impl Server {
         }
         let mut server = Self { child, targets: Vec::new(), output: BufReader::new(output) };
         while server.unix().is_none() {
-            // The Unix socket is the last that it names.
+            // The Unix socket is the last address that the server prints.
             let mut line = String::new();
             if !matches!(server.output.read_line(&mut line), Ok(1..)) {
                 return Err(format!("{name} does not listen"));
@@ -150,7 +150,7 @@ impl Server {
         Ok(Sample { milliseconds: at.as_millis() as u64, resident_bytes, descriptors })
     }
 
-    /// Asks it to drain; it ends by itself, with success.
+    /// Asks the server to drain, and checks that it ends by itself and successfully.
     pub(super) fn end(mut self) -> Result<(), String> {
         let sent = kill_process(self.pid(), Signal::TERM);
         sent.map_err(|error| format!("cannot signal the server: {error}"))?;
@@ -171,9 +171,9 @@ impl Server {
         }
     }
 
-    /// Ends it without a word.
+    /// Kills the server without a drain.
     pub(super) fn kill(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,15 +1,14 @@
-//! Messages that vary in nothing but the payload.
+//! Messages in which only the payload varies.
 
 use std::ops::Range;
 
 use super::message::{ID_BYTES, Scan, excerpt};
 
-/// A message that is a fixed prefix, the payload and a fixed suffix, as it is received from
-/// peers whose messages vary in nothing but the payload.
+/// A message that consists of a fixed prefix, the payload and a fixed suffix.
 #[derive(Clone, Debug)]
 pub(super) struct FixedFrame {
     prefix: Vec<u8>,
-    /// The part of the prefix that differs from connection to connection.
+    /// The part of the prefix that differs between connections.
     pub(super) varying: Range<usize>,
     payload_bytes: usize,
     suffix: &'static [u8],

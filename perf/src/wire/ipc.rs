@@ -14,10 +14,10 @@ use super::message::{
 pub(crate) enum Dialect {
     /// A server that speaks the protocol.
     Server,
-    /// The published server, which finds the connection to answer in the payload only, and
-    /// does not acknowledge a subscription.
+    /// The published server, which finds the connection to answer only in the payload, and does not
+    /// acknowledge a subscription.
     Published,
-    /// A loop that returns or relays the bytes and knows no protocol.
+    /// A bare loop that returns or relays bytes without any protocol.
     Bare,
 }
 
@@ -29,20 +29,20 @@ pub(crate) struct Ipc {
     /// The channel of requests.
     channel: &'static str,
     message_bytes: usize,
-    /// The offset at which the payload's number stood in the last message.
+    /// The offset of the payload's number in the last message.
     id_offset: Cell<usize>,
 }
 
 const APPLICATION: &str = "bench";
-/// The server itself answers here.
+/// The channel that the server itself answers.
 const ECHO: &str = "echo";
-/// A worker answers here.
+/// The channel that a worker answers.
 const WORKED: &str = "worked";
-/// Ids are as long as the UUIDs that clients make; the last digits count.
+/// The beginning of ids, which are as long as the UUIDs of clients and end with a counter.
 const ID_PREFIX: &str = "6f1e2d3c-4b5a-4678-9abc-0fed";
-/// Behind the id that an answer refers to.
+/// The end of an answer, after the id that it refers to.
 const ANSWER_TAIL: &[u8] = b"\"}";
-/// The fields before the payload are shorter than this.
+/// The greatest length of the fields before the payload.
 const PAYLOAD_OFFSET_MAX: usize = 512;
 
 impl Ipc {
@@ -50,7 +50,7 @@ impl Ipc {
         Self::to_channel(dialect, work, payload_bytes, ECHO)
     }
 
-    /// Requests that this server forwards to a worker.
+    /// Makes requests that this server forwards to a worker.
     pub(crate) fn forwarded(payload_bytes: usize) -> Self {
         Self::to_channel(Dialect::Server, Work::Echo, payload_bytes, WORKED)
     }
@@ -67,8 +67,8 @@ impl Ipc {
         wire
     }
 
-    /// A worker's answer to the request that `received` begins with, and the length of that request,
-    /// once all of it is there.
+    /// Returns a worker's answer to the request that `received` begins with, and the length of that
+    /// request, once all of it has arrived.
     pub(crate) fn answer(&self, received: &[u8]) -> Result<Option<(usize, Vec<u8>)>, String> {
         const KEY: &[u8] = b"\"message_id\":\"";
         let Some(bytes) = frame_bytes(received) else { return Ok(None) };
@@ -97,12 +97,12 @@ impl Ipc {
         format!("{{\"connection_id\":\"{}\",\"text\":{text}}}", connection_id(index)).into_bytes()
     }
 
-    /// A publication, or what a bare echo returns: the bytes that were sent.
+    /// Reads a publication or the answer of a bare echo, which are the bytes that were sent.
     fn scan_verbatim(&self, frame: &[u8]) -> Option<Id> {
         (frame.len() == self.message_bytes).then(|| self.number_in_payload(frame))?
     }
 
-    /// An answer: the number stands in its payload and in what it refers to.
+    /// Reads an answer, which has the number in its payload and in the id that it refers to.
     fn scan_answer(&self, frame: &[u8]) -> Option<Id> {
         let head = frame.strip_suffix(ANSWER_TAIL)?;
         let answered = &head[head.len().checked_sub(ID_BYTES)?..];
@@ -111,7 +111,7 @@ impl Ipc {
     }
 
     fn number_in_payload(&self, frame: &[u8]) -> Option<Id> {
-        // The fields before the payload hardly ever change their length.
+        // The fields before the payload rarely change their length.
         self.number_at(frame, self.id_offset.get()).or_else(|| {
             let key: &[u8] = match self.dialect {
                 Dialect::Published if self.work == Work::Echo => b"\"text\":",
@@ -119,14 +119,14 @@ impl Ipc {
             };
             let head = &frame[..frame.len().min(PAYLOAD_OFFSET_MAX)];
             let mut offset = memmem::find(head, key)? + key.len();
-            // The published server writes a space behind a colon.
+            // The published server writes a space after a colon.
             offset += usize::from(frame.get(offset) == Some(&b' ')) + 1;
             self.id_offset.set(offset);
             self.number_at(frame, offset)
         })
     }
 
-    /// The number at `offset`, if a payload of the right length stands there.
+    /// Returns the number at `offset`, if a payload of the right length is there.
     fn number_at(&self, frame: &[u8], offset: usize) -> Option<Id> {
         let start = offset.checked_sub(1)?;
         let text = frame.get(start..start + self.payload_bytes)?;
@@ -183,7 +183,7 @@ impl Wire for Ipc {
         let Some(frame) = received.get(..bytes) else { return Ok(Scan::Partial) };
         let id = match (self.dialect, self.work) {
             (Dialect::Bare, _) | (Dialect::Server, Work::Fanout) => self.scan_verbatim(frame),
-            // It encodes a publication anew.
+            // The published server encodes a publication again.
             (Dialect::Published, Work::Fanout) => self.number_in_payload(frame),
             (_, Work::Echo) => self.scan_answer(frame),
         };

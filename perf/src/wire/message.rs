@@ -1,11 +1,11 @@
-//! Messages as the generator handles them, whichever peer they are for.
+//! The generator's messages, which are the same for all peers.
 
-/// The number of a message, as it stands in its payload.
+/// The number of a message, in the form in which its payload contains it.
 pub(crate) type Id = [u8; ID_BYTES];
 
 pub(crate) const ID_BYTES: usize = 8;
 
-/// A payload has quotes and a number.
+/// The shortest payload: quotes and a number.
 pub(crate) const PAYLOAD_BYTES_MIN: usize = ID_BYTES + 2;
 
 pub(crate) fn id(number: u32) -> Id {
@@ -13,7 +13,7 @@ pub(crate) fn id(number: u32) -> Id {
     std::array::from_fn(|at| DIGITS[(number >> (28 - 4 * at) & 15) as usize])
 }
 
-/// The JSON string of `bytes` bytes that stands for the user's data.
+/// Returns a JSON string of `bytes` bytes in place of the user's data.
 pub(crate) fn payload(bytes: usize) -> Vec<u8> {
     assert!(bytes >= PAYLOAD_BYTES_MIN, "a payload of {bytes} bytes holds no number");
     let mut text = vec![b'x'; bytes];
@@ -32,14 +32,14 @@ pub(crate) enum Work {
     Fanout,
 }
 
-/// The part of a connection in [`Work`].
+/// The role of a connection in [`Work`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Sends the messages.
     Sender,
     /// Receives publications.
     Subscriber,
-    /// Introduces itself and stays silent.
+    /// Completes its handshake and stays silent.
     Idle,
     /// Subscribes to a channel of its own and stays silent.
     IdleSubscriber,
@@ -47,7 +47,7 @@ pub(crate) enum Role {
     Worker,
 }
 
-/// One step of the introduction: what to send, and what to wait for.
+/// One step of a handshake: the bytes to send, and the answer to wait for.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) send: Vec<u8>,
@@ -58,15 +58,15 @@ pub(crate) struct Exchange {
 pub(crate) enum Until {
     Bytes(usize),
     Text(&'static [u8]),
-    /// A frame with a length prefix of four bytes, which holds this text.
+    /// A frame with a length prefix of four bytes that contains this text.
     FrameWith(&'static [u8]),
     /// A ZMTP frame with a length of one byte.
     ShortFrame,
 }
 
 impl Until {
-    /// The length of the answer that `received` begins with, once all of it is there. `Err` if that
-    /// can never be.
+    /// Returns the length of the answer that `received` begins with, once all of it has arrived, or
+    /// `Err` if it begins with another answer.
     pub(crate) fn met_by(&self, received: &[u8]) -> Result<Option<usize>, String> {
         match self {
             Self::Bytes(bytes) => Ok((received.len() >= *bytes).then_some(*bytes)),
@@ -87,7 +87,7 @@ impl Until {
     }
 }
 
-/// An encoded message, and where its number stands in it.
+/// An encoded message, and the positions of its number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Template {
     bytes: Vec<u8>,
@@ -117,7 +117,7 @@ impl Template {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Scan {
     Partial,
-    /// A message beside the work, such as the question whether the client lives.
+    /// A message that is not part of the work, such as a heartbeat.
     Aside {
         bytes: usize,
     },
@@ -129,27 +129,28 @@ pub(crate) enum Scan {
 
 /// The protocol of one peer.
 pub(crate) trait Wire {
-    /// The steps in which connection number `index` introduces itself.
+    /// Returns the steps of the handshake of connection number `index`.
     fn join(&self, role: Role, index: usize) -> Vec<Exchange>;
 
-    /// A request or a publication of connection number `index`, with the number zero.
+    /// Returns a request or a publication of connection number `index`, with the number zero.
     fn message(&self, index: usize) -> Template;
 
-    /// Finds the end of the answer or of the publication that `received` begins with, and
-    /// refuses what is neither.
+    /// Finds the end of the answer or publication that `received` begins with. Fails if it begins
+    /// with neither.
     fn scan(&self, received: &[u8]) -> Result<Scan, String>;
 }
 
-/// Of a frame with a length prefix.
+/// The length of a frame's length prefix.
 pub(super) const HEADER_BYTES: usize = 4;
 
-/// The length of the frame that `received` begins with, its header included, once that is there.
+/// Returns the length of the frame that `received` begins with, including its header, once the
+/// header has arrived.
 pub(super) fn frame_bytes(received: &[u8]) -> Option<usize> {
     let header: [u8; HEADER_BYTES] = received.get(..HEADER_BYTES)?.try_into().ok()?;
     Some(HEADER_BYTES + u32::from_be_bytes(header) as usize)
 }
 
-/// The part of a peer's bytes that a complaint shows.
+/// Returns the part of a peer's bytes that an error shows.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
     const SHOWN: usize = 200;
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]);

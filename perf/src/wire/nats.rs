@@ -1,8 +1,8 @@
-//! NATS: a publication, to others or to oneself.
+//! NATS: publications to other clients or to the sender itself.
 //!
-//! NATS answers no request itself: that would take a second client. A client that publishes
-//! to a subject it has subscribed to gets its own payload back after one hop, which is what
-//! the others are asked for.
+//! NATS does not answer requests itself; that would take a second client. A client that publishes
+//! to a subject to which it has subscribed gets its own payload back after one hop, which is the
+//! work that the other peers do.
 
 use super::fixed_frame::FixedFrame;
 use super::message::{Exchange, Role, Scan, Template, Until, Wire, Work, payload};
@@ -28,7 +28,7 @@ impl Nats {
     }
 }
 
-/// The subject that connection number `index` publishes to.
+/// Returns the subject that connection number `index` publishes to.
 fn subject(work: Work, index: usize) -> String {
     match work {
         Work::Echo => format!("echo-{index:06}"),
@@ -60,7 +60,8 @@ impl Wire for Nats {
     }
 
     fn scan(&self, received: &[u8]) -> Result<Scan, String> {
-        // It asks once, early in the life of a connection, and is patient about the answer.
+        // The server pings once, soon after the connection begins, and does not need the answer
+        // soon.
         if received.starts_with(PING) {
             return Ok(Scan::Aside { bytes: PING.len() });
         }

@@ -1,4 +1,4 @@
-//! ZMTP 3.1, what `ZeroMQ` sockets speak: the mechanism NULL, messages of one part.
+//! ZMTP 3.1, the protocol of `ZeroMQ` sockets: the mechanism NULL, and messages of one part.
 
 use super::fixed_frame::FixedFrame;
 use super::message::{Exchange, Role, Scan, Template, Until, Wire, Work, payload};
@@ -36,7 +36,7 @@ impl Wire for Zmtp {
             Exchange { send: ready(self.socket_type(role)), until: Until::ShortFrame },
         ];
         if self.socket_type(role) == "SUB" {
-            // To everything. Nothing confirms it.
+            // This subscribes to everything, and is not acknowledged.
             steps.push(Exchange { send: vec![0, 1, 1], until: Until::Bytes(0) });
         }
         steps

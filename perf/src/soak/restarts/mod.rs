@@ -1,6 +1,6 @@
-//! A server of its own that is ended and started again, with the crate's own clients that come
-//! back to it. What they ask ends with an answer or with an error that says what may have been
-//! done; what they hear has gaps only where they were told of a lost connection.
+//! Ends and starts a separate server again and again, while the crate's own clients reconnect to it.
+//! Every request ends with an answer, or with an error that says whether it may have been executed.
+//! Subscriptions have gaps only where the client reported a lost connection.
 
 mod publications;
 mod requests;
@@ -28,25 +28,25 @@ const REQUESTERS: usize = 4;
 const PUBLISHERS: usize = 2;
 const SUBSCRIBERS: usize = 2;
 const DRAINED: &str = "the server drained and started again";
-/// Below those that systems give away.
+/// Ports below those that systems choose by themselves.
 const PORTS: std::ops::Range<u16> = 12_000..28_000;
-/// So many may be lost in drains, however few there were.
+/// Requests that may be lost in drains, however few drains there were.
 const LOST_MIN: u64 = 3;
-/// One restart in so many is a crash.
+/// Every so many restarts, one is a crash.
 const CRASH_EVERY: usize = 4;
 const CALM_MILLISECONDS: std::ops::Range<usize> = 800..2_000;
-/// After a restart everybody is back in less, however slow the machine.
+/// The longest time until all clients are served again after a restart, even on a slow machine.
 const BACK_MAX: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What the threads of this part share.
+/// The state that all threads of this part share.
 #[derive(Debug, Default)]
 struct Shared {
     alarm: Arc<Alarm>,
     account: Mutex<Account>,
     /// Odd while a restart is under way: only then may a request fail.
     epoch: AtomicU64,
-    /// The last restart was one without a word.
+    /// The last restart was a crash.
     is_crash: AtomicBool,
     is_ending: AtomicBool,
 }
@@ -56,7 +56,7 @@ impl Shared {
         self.epoch.load(Ordering::SeqCst)
     }
 
-    /// A new part of the run begins: a restart, or the calm after it.
+    /// Begins a new epoch: a restart, or the calm after it.
     fn turn(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
@@ -74,7 +74,7 @@ impl Shared {
     }
 }
 
-/// A client that is back soon, and whose end nobody asked for is a broken promise.
+/// Connects a client that reconnects quickly. If it gives up by itself, a promise is broken.
 fn connect(target: &Target, shared: &Arc<Shared>) -> Result<Client, String> {
     let mut options = ClientOptions::new(APPLICATION);
     options.connection.endpoint = match target {
@@ -96,7 +96,7 @@ fn connect(target: &Target, shared: &Arc<Shared>) -> Result<Client, String> {
     Ok(client)
 }
 
-/// All who talk to the server.
+/// All clients of the server.
 struct Clients {
     requesters: Vec<Requester>,
     worker: Client,
@@ -138,17 +138,17 @@ impl Clients {
         std::iter::once(&self.worker).chain(others).chain(&self.publishers).chain(subscribers)
     }
 
-    /// Counts of what only goes on when all is well, for each of them.
+    /// Returns counters of each client that increase only while it is served.
     fn progress(&self) -> Vec<u64> {
         let asked = self.requesters.iter().flat_map(Requester::progress);
         asked.chain(self.subscribers.iter().flat_map(Subscriber::progress)).collect()
     }
 
-    /// Everybody is served again: what began after the restart has come to its good end.
+    /// Waits until all clients are served again: work that began after the restart has succeeded.
     fn until_back(&self, shared: &Shared) -> Result<(), String> {
         let begin = Instant::now();
         let before = self.progress();
-        // The first after `before` may have begun earlier; the second has not.
+        // The first success after `before` may be of work that began earlier; the second is not.
         let is_back = || self.progress().iter().zip(&before).all(|(now, before)| *now > before + 1);
         while !is_back() {
             if shared.is_ending() {
@@ -164,8 +164,8 @@ impl Clients {
     }
 }
 
-/// One that nobody gets who asks for any: a connection that leaves from it while the server is
-/// away would keep the server from listening there again.
+/// Finds a free port outside the range of ephemeral ones. If the server's port were ephemeral, an
+/// outgoing connection could take it while the server is away, which could not listen again then.
 fn free_port() -> Result<u16, String> {
     let first = std::process::id() as usize % PORTS.len();
     let mut ports = (0..PORTS.len()).map(|at| PORTS.start + ((first + at) % PORTS.len()) as u16);
@@ -173,7 +173,7 @@ fn free_port() -> Result<u16, String> {
     free.ok_or_else(|| format!("no port of {PORTS:?} is free"))
 }
 
-/// Restarts the server until the time is over, and returns what became of everything.
+/// Restarts the server until the time is over. Returns the outcomes of all messages.
 pub(super) fn run(
     mut orders: Orders,
     mut random: Random,
@@ -197,7 +197,7 @@ pub(super) fn run(
         }
         shared.is_ending.store(true, Ordering::Relaxed);
         if shared.alarm.is_raised() {
-            // Nobody waits for what does not come any more.
+            // No thread may wait for answers that no longer come.
             clients.clients().for_each(Client::abort);
         }
         ended
@@ -218,8 +218,8 @@ pub(super) fn run(
     Ok(account)
 }
 
-/// Few requests cross with the end of a connection; a server that does not wait for what it has
-/// loses one of each requester with every drain.
+/// Checks that drains lose few requests. Few are in the network when a connection ends, whereas a
+/// server that does not answer what it has received loses one of each requester with every drain.
 fn check_drains(account: &Account) -> Result<(), String> {
     let drains = account.faults.get(DRAINED).copied().unwrap_or(0);
     let lost = account.outcomes.values().filter_map(|outcomes| outcomes.lost.get(LOST_IN_A_DRAIN));

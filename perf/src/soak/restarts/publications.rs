@@ -1,4 +1,4 @@
-//! Publications through restarts.
+//! Publications while the server restarts.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -25,7 +25,7 @@ fn text(number: u64) -> String {
     format!("{number} ").repeat((number % 50) as usize)
 }
 
-/// Publishes until the run ends. Each subscriber is due each of them.
+/// Publishes until the run ends. Every subscriber must get all publications.
 pub(super) fn publish(
     publisher: usize,
     client: &Client,
@@ -47,7 +47,7 @@ pub(super) fn publish(
     }
 }
 
-/// A subscriber, called on its client's thread: there messages and events come in one order.
+/// A subscriber. Its callbacks run on the client's thread, where messages and events are ordered.
 #[derive(Debug)]
 pub(super) struct Subscriber {
     pub(super) client: Client,
@@ -57,9 +57,9 @@ pub(super) struct Subscriber {
 
 #[derive(Debug, Default)]
 struct Heard {
-    /// How often the connection was lost.
+    /// The number of times that the connection was lost.
     losses: u64,
-    /// By publisher.
+    /// The publications of each publisher.
     of: Vec<FromOne>,
 }
 
@@ -68,12 +68,12 @@ struct FromOne {
     sent: u64,
     last: u64,
     received: u64,
-    /// Losses when the last one came.
+    /// The number of losses at the time of the last publication.
     losses: u64,
 }
 
 impl Heard {
-    /// In order, once, and with a gap only where this client knows that it was away.
+    /// Checks that publications come in order and once, with gaps only where the connection was lost.
     fn note(&mut self, publication: &Publication) -> Result<(), String> {
         let losses = self.losses;
         let Publication { publisher, number, .. } = *publication;
@@ -130,7 +130,7 @@ impl Subscriber {
         self.lock().of.iter().map(|of| of.received).collect()
     }
 
-    /// The last publications come; what did not is what was told by a lost connection.
+    /// Waits for the last publications. Those that did not come were lost with a connection.
     pub(super) fn settle(&self) -> Result<(), String> {
         let begin = Instant::now();
         while self.lock().of.iter().any(|of| of.last < of.sent) {

@@ -1,4 +1,4 @@
-//! Requests through restarts.
+//! Requests while the server restarts.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,14 +16,14 @@ use super::super::lock;
 use super::Shared;
 
 const CHANNEL: &str = "work";
-/// The worker lets so many come together, and answers the last one first.
+/// The most requests that the worker collects before it answers them, the last one first.
 const BATCH_MAX: usize = 3;
 const WORK: Duration = Duration::from_micros(500);
-/// Between two requests: enough for many to be under way when a server ends.
+/// The pause between two requests, so short that some are in flight whenever the server ends.
 const PAUSE: Duration = Duration::from_micros(500);
 
 const LOST_IN_A_CRASH: &str = "told: lost in a crash";
-/// It was on its way when the server closed the connection, having answered all it had.
+/// The request was in the network when the server closed the connection after answering all others.
 pub(super) const LOST_IN_A_DRAIN: &str = "told: lost on its way to a server that drained";
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -33,12 +33,12 @@ struct Question {
     text: String,
 }
 
-/// What the worker has done. The requesters ask one thing after the other.
+/// The requests that the worker has executed. Each requester has one in flight at a time.
 #[derive(Debug)]
 pub(super) struct Executed {
-    /// The last request of each requester.
+    /// The number of each requester's last request.
     last: Vec<AtomicU64>,
-    /// What a requester was told is not done, and never will be.
+    /// Requests that must never be executed, because the requester was told that they were not.
     never: Mutex<HashSet<(usize, u64)>>,
 }
 
@@ -62,7 +62,7 @@ impl Executed {
     }
 }
 
-/// Makes the client a worker that answers a little later, out of order.
+/// Makes the client a worker that answers later and out of order.
 pub(super) fn serve(
     client: &Client,
     shared: &Arc<Shared>,
@@ -77,7 +77,7 @@ pub(super) fn serve(
         if let Err(what) = question.and_then(|question| noted.note(&question)) {
             of_handler.raise(&what);
         }
-        // The other end is there as long as this is.
+        // The receiver exists as long as this sender.
         let _ = held.send((message.payload, responder));
     };
     let served = client.serve_deferred(CHANNEL, 100, handler);
@@ -86,20 +86,20 @@ pub(super) fn serve(
     Ok(executed)
 }
 
-/// Ends when the worker's client is gone.
+/// Answers requests until the worker's client is gone.
 fn answer(work: &Receiver<(Json<'static>, Responder)>) {
     while let Ok(first) = work.recv() {
         thread::sleep(WORK);
         let mut batch = vec![first];
         batch.extend(work.try_iter().take(BATCH_MAX - 1));
         for (payload, responder) in batch.into_iter().rev() {
-            // Without its connection there is nobody to answer: the requester is told.
+            // If the connection is lost, the reply fails, and the requester gets an error.
             let _ = responder.reply(&payload);
         }
     }
 }
 
-/// One thread that asks the handler and the worker in turn.
+/// A thread that sends requests to the handler and to the worker in turn.
 #[derive(Debug)]
 pub(super) struct Requester {
     index: usize,
@@ -124,7 +124,7 @@ impl Requester {
         self.answered.iter().map(|count| count.load(Ordering::SeqCst))
     }
 
-    /// Until the run ends, or something is wrong.
+    /// Sends requests until the run ends or a promise is broken.
     pub(super) fn ask(&self) {
         let mut number = 0;
         while !self.shared.is_ending() {
@@ -188,7 +188,7 @@ impl Requester {
         self.book(kind, &error)
     }
 
-    /// An end that says what may have been done is an end.
+    /// Records an error as an outcome, if it says whether the request may have been executed.
     fn book(&self, kind: &'static str, error: &Error) -> Result<(), String> {
         let mut account = self.shared.account();
         match error {

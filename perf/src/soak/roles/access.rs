@@ -1,4 +1,4 @@
-//! Tokens and limits that change while connections last. This is the one role that reloads.
+//! Tokens and limits that change while connections are open. Only this role reloads the settings.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -17,25 +17,25 @@ const GUARDED: &str = "guarded";
 const PAUSE_MILLISECONDS: usize = 200;
 const LARGE_FRAME_BYTES: u32 = 9 << 20;
 
-/// What the file says.
+/// A state of the settings file.
 #[derive(Clone, Copy, Debug)]
 struct State {
     token: &'static str,
     frame_bytes_max: &'static str,
-    /// What a frame of [`LARGE_FRAME_BYTES`] is then.
+    /// A frame of [`LARGE_FRAME_BYTES`] exceeds the limit in this state.
     is_too_large: bool,
 }
 
-/// A server starts with the first.
+/// The states. A server starts with the first one.
 const STATES: [State; 2] = [
     State { token: "first secret", frame_bytes_max: "16MiB", is_too_large: false },
     State { token: "second secret", frame_bytes_max: "8MiB", is_too_large: true },
 ];
 
-/// Puts the file into one of its states, at one go: the server reads all of it or none.
+/// Replaces the file in one step, so that the server never reads a part of it.
 fn write(path: &Path, text: &str) -> Result<(), String> {
     let new = path.with_extension("new");
-    // A file that holds a token and that everybody may read is refused.
+    // The server refuses a file with a token that everybody may read.
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
     written
@@ -52,7 +52,7 @@ impl State {
     }
 }
 
-/// What the server is started with.
+/// Writes the settings that the server starts with.
 pub(in super::super) fn prepare(path: &Path) -> Result<(), String> {
     STATES[0].write(path)
 }
@@ -86,7 +86,7 @@ pub(super) fn run(context: &Context<'_>, random: &mut Random) -> Result<(), Stri
     Ok(())
 }
 
-/// An id that no one else has: the server may not know yet that the last one with it has left.
+/// Returns a handshake with a new id, because the server may not know yet that the last peer left.
 fn fresh_introduction(random: &mut Random, token: Option<&str>) -> Value {
     introduction(&format!("probe-{}", random.below(usize::MAX)), token)
 }
@@ -99,7 +99,7 @@ fn introduction(id: &str, token: Option<&str>) -> Value {
     introduction
 }
 
-/// The right token lets in, and nothing else does; the limit is the one of this state.
+/// Checks that the right token is accepted, that no other is, and that this state's limit applies.
 fn probe(
     context: &Context<'_>,
     random: &mut Random,
@@ -121,12 +121,12 @@ fn probe(
         peer.expect_error("frame_too_large")?;
         peer.expect_end()
     } else {
-        // The rest would be waited for.
+        // The frame is incomplete, so the server would wait for the rest.
         peer.hang_up(false)
     }
 }
 
-/// The reload is done soon, and this is how one sees that it is.
+/// Waits until the reload is done, which is when the token is accepted.
 fn until_admitted(context: &Context<'_>, random: &mut Random, token: &str) -> Result<(), String> {
     let begin = Instant::now();
     loop {

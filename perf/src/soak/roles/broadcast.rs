@@ -1,5 +1,5 @@
-//! Two publishers, and subscribers that come and go: each gets everything from its acknowledgement
-//! on, once, and all in the same order.
+//! Two publishers, and subscribers that come and go. From the acknowledgement of its subscription
+//! on, each subscriber gets every publication once, and all get them in the same order.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::super::peer::{Peer, excerpt};
 
 const PARTS: usize = 10;
 
-/// Who listens at a time.
+/// The number of subscribers at a time, and the bytes for each.
 struct Size {
     least: usize,
     most: usize,
@@ -21,7 +21,7 @@ pub(super) fn publications(context: &Context<'_>, random: &mut Random) -> Result
     round(context, random, &size)
 }
 
-/// The same to many.
+/// Runs the same round with many subscribers.
 pub(super) fn fan_out(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
     let size = Size { least: 50, most: 50, unread_bytes_max: UNREAD_BYTES_MAX / 20 };
     round(context, random, &size)
@@ -71,7 +71,7 @@ fn round(context: &Context<'_>, random: &mut Random, size: &Size) -> Result<(), 
     Ok(())
 }
 
-/// All subscribers see one order, in which each publisher's own is kept.
+/// Checks that all subscribers see the same order, and that it keeps each publisher's own.
 fn hear(
     channel: &str,
     sent: &[Vec<Value>; 2],
@@ -102,7 +102,7 @@ fn hear(
     subscribers.iter_mut().try_for_each(|subscriber| subscriber.peer.expect_nothing_else())
 }
 
-/// One goes: it says so, or hangs up, or is reset.
+/// Lets one subscriber leave: it unsubscribes, closes its connection, or resets it.
 fn leave(
     context: &Context<'_>,
     random: &mut Random,

@@ -1,4 +1,5 @@
-//! What a broken or hostile peer does; it is told so, and the others never notice.
+//! Faults of a broken or hostile peer. It gets an error for each, and the other peers are not
+//! affected.
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), St
     let mut peer = context.connect(random, id)?;
     match random.below(9) {
         0 => told_and_kept(context, peer, "bad_frame", "garbage in a frame", |peer| {
-            // Nothing that it could be an answer to.
+            // This is not a message, so the error names none that it answers.
             peer.send_frame(b"{\"garbage\": NaN")
         }),
         1 => told_and_kept(context, peer, "bad_message", "a message of no type", |peer| {
@@ -51,7 +52,7 @@ pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), St
             peer.expect_end()
         }
         _ => {
-            // Closed with an answer unread, a TCP connection is reset.
+            // TCP resets a connection that is closed while an answer is unread.
             peer.ask(kind::SYSTEM, "request", "system", &json!({"action": "get_stats"}))?;
             peer.leave_answer_unread()?;
             context.expect("frames_out", 1);
@@ -61,7 +62,7 @@ pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), St
     }
 }
 
-/// The fault is answered with this code, and the connection goes on.
+/// Checks that a fault is answered with this code and the connection stays open.
 fn told_and_kept(
     context: &Context<'_>,
     mut peer: Peer,
@@ -82,7 +83,7 @@ fn not_introduced(context: &Context<'_>, random: &mut Random) -> Result<(), Stri
         peer.expect_error("not_connected")?;
         context.fault("a question instead of an introduction");
     } else {
-        // An HTTP request: its first four bytes are a length far over the limit.
+        // The first four bytes of an HTTP request are a length far over the limit.
         peer.send_bytes(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
         peer.expect_error("frame_too_large")?;
         context.fault("another protocol");

@@ -1,4 +1,4 @@
-//! Hundreds that say nothing and stay, and some that never introduce themselves and go.
+//! Hundreds of idle connections that stay, and some that never complete their handshake and leave.
 
 use super::super::context::{Context, Random};
 use super::super::peer::Peer;
@@ -21,7 +21,7 @@ pub(super) fn run(context: &Context<'_>, random: &mut Random) -> Result<(), Stri
             }
             silent.push(peer);
         }
-        // This takes as long as a handshake may take.
+        // The server closes them when the time for a handshake is over.
         for mut peer in silent {
             peer.expect_end()?;
             context.expect("handshake_timeouts", 1);

@@ -1,4 +1,5 @@
-//! A worker that answers when the time for it is over: the requester was told, and hears no more.
+//! A worker that answers after the deadline. The requester has got an error by then, and gets
+//! nothing more.
 
 use serde_json::Value;
 

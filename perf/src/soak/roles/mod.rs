@@ -1,4 +1,5 @@
-//! What goes on at the same time. Each round of each role is a script whose every answer is known.
+//! The roles, which run at the same time. Each round of a role is a script whose answers are all
+//! known in advance.
 
 mod access;
 mod broadcast;
@@ -20,9 +21,9 @@ pub(super) type Script = fn(&Context<'_>, &mut Random) -> Result<(), String>;
 pub(super) struct Role {
     pub(super) name: &'static str,
     pub(super) script: Script,
-    /// Their peers share the server, not their scripts.
+    /// The number of threads that play this role, each with peers of its own.
     pub(super) threads: usize,
-    /// A shorter run has no time for a round of it.
+    /// The shortest run that has time for a round of this role.
     pub(super) seconds_min: u64,
 }
 

@@ -1,5 +1,5 @@
-//! Notifications: they arrive in order and unaltered at the one who serves the channel, and
-//! nothing comes back.
+//! Notifications. They arrive in order and unaltered at the worker of the channel, and have no
+//! answer.
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), St
     chat(context, random)
 }
 
-/// A handler inside the server that tells the subscribers of its channel.
+/// Uses a handler inside the server that notifies the subscribers of its channel.
 fn chat(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
     let id = format!("{}-chat", context.round);
     let mut peer = context.connect_to(random, "chat_app", &id)?;

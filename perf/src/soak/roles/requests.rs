@@ -1,4 +1,5 @@
-//! Requests to a handler inside the server, several under way: answered in order, unaltered.
+//! Requests to a handler inside the server, several in flight. They are answered in order and
+//! unaltered.
 
 use serde_json::json;
 
@@ -28,7 +29,7 @@ pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), St
     failing(context, random)
 }
 
-/// A payload that the handler cannot read.
+/// Sends a payload that the handler cannot read.
 fn failing(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
     let id = format!("{}-{}", context.application, context.round);
     let mut peer = context.connect_to(random, "file_share", &id)?;
@@ -65,7 +66,7 @@ mod tests {
         serde_json::from_slice(&body).ok()
     }
 
-    /// What is said of a server whose first echo went through `alter`.
+    /// Returns the error of a round against a server that alters its first echo.
     fn said_of(alter: fn(&mut Value)) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let target = Target::Tcp(listener.local_addr().expect("an address"));

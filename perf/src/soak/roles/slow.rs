@@ -1,4 +1,4 @@
-//! A subscriber that does not read: it alone goes, and the others lose nothing.
+//! A subscriber that does not read. The server closes it alone, and the others lose nothing.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -15,21 +15,21 @@ use super::super::peer::{Peer, Target, excerpt};
 
 const HEALTHY: usize = 3;
 const TEXT_BYTES: usize = 64 << 10;
-/// Far more than what the sockets of a stalled reader and its queue hold.
+/// Far more publications than the sockets and the queue of a stalled reader hold.
 const PUBLICATIONS_MAX: u64 = 400;
-/// Fits into its queue and more.
+/// Publications that fit into its queue.
 const SHORT_STOP_PUBLICATIONS: u64 = 8;
-/// Publications between two looks at who is left.
+/// The number of publications after which the remaining subscribers are counted.
 const LOOK_EVERY: u64 = 8;
 
-/// It can be made anew from its number, by another process too.
+/// Returns the payload of a publication, which follows from its number in any process.
 fn payload(number: u64) -> Value {
     let digits = format!("{number} ");
     let text = digits.repeat(TEXT_BYTES / digits.len());
     json!({"number": number, "text": text})
 }
 
-/// Publishers, and those who listen; who is slow is somebody else.
+/// A publisher and its healthy subscribers. The slow one is separate.
 struct Channel<'a> {
     context: &'a Context<'a>,
     publisher: Peer,
@@ -51,7 +51,7 @@ impl<'a> Channel<'a> {
         Ok(Self { context, publisher, healthy, published: 0 })
     }
 
-    /// Publishes one more. The healthy get it, if need be when the grace of the slow is over.
+    /// Publishes once more. The healthy subscribers get it, at the latest after the slow one's grace.
     fn publish(&mut self) -> Result<(), String> {
         let due = payload(self.published);
         self.published += 1;
@@ -67,7 +67,7 @@ impl<'a> Channel<'a> {
         Ok(())
     }
 
-    /// Publishes until the slow one is closed, and once more.
+    /// Publishes until the slow subscriber is closed, and once more.
     fn until_it_goes(&mut self) -> Result<(), String> {
         while self.published < PUBLICATIONS_MAX {
             for _ in 0..LOOK_EVERY {
@@ -76,7 +76,7 @@ impl<'a> Channel<'a> {
             let listed = self.healthy[0].system(&json!({"action": "list_channels"}))?;
             if listed[&self.context.round]["subscribers"] == HEALTHY {
                 self.context.expect("slow_consumers", 1);
-                // Once at least it had to wait for the slow one.
+                // The publisher had to wait for the slow subscriber at least once.
                 self.context.expect("publishers_held", 1);
                 self.publish()?;
                 self.publisher.expect_nothing_else()?;
@@ -86,7 +86,8 @@ impl<'a> Channel<'a> {
         Err(format!("a reader that does not read is kept through {PUBLICATIONS_MAX} messages"))
     }
 
-    /// The slow one got the first so many of them. What was under way to it is lost with it.
+    /// Accounts for the slow subscriber, which got the first `received` publications. Those that
+    /// were queued for it are lost.
     fn settle(&self, received: u64) {
         let unread = (self.published - received) as usize;
         self.context.perhaps("deliveries", unread);
@@ -113,8 +114,8 @@ pub(super) fn never_reads(context: &Context<'_>, random: &mut Random) -> Result<
     Ok(())
 }
 
-/// A process of its own that the system does not let run: for a short time, which it does not
-/// notice, then for longer than the server waits.
+/// Stops a reader process: first for a short time, after which it loses nothing, then for longer
+/// than the server waits.
 pub(super) fn is_stopped(context: &Context<'_>, random: &mut Random) -> Result<(), String> {
     let mut channel = Channel::open(context, random)?;
     let mut reader = ReaderProcess::start(context, random)?;
@@ -131,7 +132,7 @@ pub(super) fn is_stopped(context: &Context<'_>, random: &mut Random) -> Result<(
     context.fault("a reader process stopped");
     reader.signal(Signal::CONT)?;
     let received = reader.rest(SHORT_STOP_PUBLICATIONS)?;
-    // What its account would say.
+    // The reader process has an account of its own, so its share is added here.
     for (counter, count) in [("accepted", 1), ("frames_in", 2), ("frames_out", 2)] {
         context.expect(counter, count);
     }
@@ -144,10 +145,10 @@ pub(super) fn is_stopped(context: &Context<'_>, random: &mut Random) -> Result<(
     Ok(())
 }
 
-/// An introduction and a subscription.
+/// The most bytes of a handshake and a subscription.
 const READER_BYTES_IN_MAX: usize = 2_000;
 
-/// Reads a channel and says so, line by line; for the soak alone
+/// Reads a channel and prints a line for each publication; for the soak alone
 #[derive(Args, Debug)]
 pub(crate) struct Reader {
     #[arg(long)]
@@ -186,7 +187,7 @@ impl Reader {
     }
 }
 
-/// It is killed when this goes.
+/// A reader process, which is killed when this is dropped.
 struct ReaderProcess {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -226,7 +227,7 @@ impl ReaderProcess {
         if line == due { Ok(()) } else { Err(format!("a reader says {line:?}, not {due:?}")) }
     }
 
-    /// It reads on to the end; returns how many it got in all.
+    /// Lets it read to the end. Returns the number of publications that it got in all.
     fn rest(&mut self, mut received: u64) -> Result<u64, String> {
         loop {
             let line = self.line()?;
@@ -243,7 +244,7 @@ impl ReaderProcess {
 
 impl Drop for ReaderProcess {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,5 @@
-//! Two workers of a channel answer late and out of order, and one sometimes goes with requests in
-//! its hands: these are handed back as `worker_lost`, and no others. Requesters use the same ids.
+//! Two workers of a channel answer late and out of order. One sometimes leaves with requests in
+//! flight: exactly these fail with `worker_lost`. All requesters use the same ids.
 
 use std::thread;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use super::super::peer::{Peer, answered, excerpt};
 const REQUESTERS: usize = 2;
 const LATE_MAX_MILLISECONDS: usize = 50;
 
-/// Where a request stands: who sent it, under which id, and what it says.
+/// A request that was sent: its requester, its id and its payload.
 struct Sent {
     requester: usize,
     number: u64,
     payload: Value,
 }
 
-/// A request in a worker's hands.
+/// A request that a worker has received and not answered.
 struct Held {
     sent: Sent,
     request: Value,
@@ -84,12 +84,12 @@ fn ask(channel: &str, random: &mut Random, requesters: &mut [Peer]) -> Result<Ve
     Ok(sent)
 }
 
-/// The workers get each request once between them, and as evenly as requests can be dealt out.
+/// Receives all requests. Each must arrive at one worker, and they must be dealt out evenly.
 fn take(mut sent: Vec<Sent>, workers: &mut [Peer]) -> Result<[Vec<Held>; 2], String> {
     let mut held = [Vec::new(), Vec::new()];
     let count = sent.len();
     for (worker, held) in workers.iter_mut().zip(&mut held) {
-        // None was answered meanwhile, so the one with fewer got the next.
+        // None was answered meanwhile, so the worker with fewer requests got the next one.
         for _ in 0..count / 2 {
             let request = worker.receive()?;
             let at = sent.iter().position(|sent| sent.payload == request["payload"]);
@@ -102,7 +102,7 @@ fn take(mut sent: Vec<Sent>, workers: &mut [Peer]) -> Result<[Vec<Held>; 2], Str
     Ok(held)
 }
 
-/// Answers all but those that come after the first `count`, which it gives back.
+/// Answers the first `count` requests. Returns the others.
 fn answer_some(
     worker: &mut Peer,
     requesters: &mut [Peer],
@@ -122,7 +122,7 @@ fn answer_some(
     Ok(rest)
 }
 
-/// They come back in no promised order.
+/// Receives `worker_lost` for all of these requests, in any order.
 fn expect_lost(mut lost: Vec<Held>, requesters: &mut [Peer]) -> Result<(), String> {
     while let Some(Held { sent, .. }) = lost.first() {
         let index = sent.requester;
@@ -138,7 +138,7 @@ fn expect_lost(mut lost: Vec<Held>, requesters: &mut [Peer]) -> Result<(), Strin
     Ok(())
 }
 
-/// A requester leaves; what it asked for is answered to nobody.
+/// Lets a requester leave, and the workers answer its requests nevertheless.
 fn abandon(
     context: &Context<'_>,
     workers: &mut [Peer],
@@ -169,7 +169,7 @@ fn abandon(
     Ok(())
 }
 
-/// The second worker answers what the first one holds, and is ignored.
+/// Lets the second worker answer requests of the first one, which the server ignores.
 fn meddle(context: &Context<'_>, workers: &mut [Peer], held: &[Held]) -> Result<(), String> {
     for Held { request, .. } in held {
         workers[1].respond(request, &json!("not mine"))?;
