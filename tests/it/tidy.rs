@@ -2,6 +2,7 @@
 
 mod comments;
 mod commit_messages;
+mod map;
 mod order;
 
 use std::fs;
