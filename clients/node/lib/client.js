@@ -9,7 +9,7 @@ const { Service, Services } = require('./services.js');
 const { requestOptions } = require('./options.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
-const { TIMER_MS_MAX, after, checkedTimeout } = require('./timers.js');
+const { after, afterReading, checkedTimeout } = require('./timers.js');
 const { IPCError, ServerError, AbortedError, NotConnectedError, isServerError } = require('./errors.js');
 
 const PING_TIMEOUT_MS = 2_000;
@@ -323,14 +323,15 @@ class IPCClient extends Lifecycle {
 
   /** The published server does not answer pings, but a client receives its own publications. */
   async echoes(timeout) {
-    const signal = timeout <= TIMER_MS_MAX ? AbortSignal.timeout(timeout) : undefined;
     const channel = `ipc-framework.health.${this.connectionId}`;
-    const subscription = this.openSubscription(channel, { signal });
+    const subscription = this.openSubscription(channel, {});
+    const timer = after(timeout, () => afterReading(() => this.bytesRead, () => subscription.end(null)));
     try {
       this.publish(channel, null);
       const { done } = await subscription.next();
       return !done;
     } finally {
+      clearTimeout(timer);
       subscription.unsubscribe();
     }
   }
@@ -455,7 +456,9 @@ class IPCClient extends Lifecycle {
   async drainAndClose(timeout) {
     this.isClosing = true;
     let timer;
-    const deadline = new Promise((resolve) => { timer = after(timeout, resolve); });
+    const deadline = new Promise((resolve) => {
+      timer = after(timeout, () => afterReading(() => this.bytesRead, resolve));
+    });
     if (this.state !== 'closed') await Promise.race([deadline, this.drainAll()]);
     const isCut = this.reportDropped();
     this.services.clear();

@@ -6,11 +6,13 @@ const {
   isServerError,
 } = require('./errors.js');
 const { connectSocket, isAlert, explain } = require('./tls.js');
-const { after } = require('./timers.js');
+const { after, afterReading } = require('./timers.js');
 
 const READ_BYTES = 64 * 1024;
 // Time for the server to read unsent bytes. A server that does not read must not keep the process alive.
 const LINGER_MS = 2000;
+// A timer that is this late was held up by the process itself.
+const LATE_MS = 100;
 // The name that servers of this project give themselves in the answer to connect. The published server gives none.
 const SERVER_NAME = /^ipc-framework\//;
 
@@ -41,12 +43,17 @@ class Connection {
     this.fault = null;
     this.flushWaiters = [];
     this.onBody = this.onBody.bind(this);
+    this.bytesReadNow = () => this.bytesRead;
     this.flush = this.flush.bind(this);
   }
 
   /** True while a message that is sent now can still leave. Between the socket's failure and its `close` it cannot. */
   get isWritable() {
     return this.isOpen && this.socket.writable;
+  }
+
+  get bytesRead() {
+    return this.socket?.bytesRead ?? 0;
   }
 
   /** Number of bytes that the kernel has not taken yet. */
@@ -63,15 +70,13 @@ class Connection {
     return new Promise((resolve, reject) => {
       const { host, port, path, tls } = this.options;
       let isUp = false;
-      const timer = after(timeout, () => {
-        this.destroy(new TimeoutError(tls && !isUp
-          ? `there was no TLS handshake within ${timeout} ms; see that this port speaks TLS`
-          : `the server did not answer connect within ${timeout} ms`));
-      });
+      const stop = this.expire(timeout, () => new TimeoutError(tls && !isUp
+        ? `there was no TLS handshake within ${timeout} ms; see that this port speaks TLS`
+        : `the server did not answer connect within ${timeout} ms`));
       const settle = (error) => {
         if (this.handshake === null) return;
         this.handshake = null;
-        clearTimeout(timer);
+        stop();
         if (error) reject(error);
         else resolve();
       };
@@ -107,6 +112,32 @@ class Connection {
       });
       this.socket.on('close', () => this.closed());
     });
+  }
+
+  /**
+   * Ends the handshake with an error when its time is up. While the loop is busy with something else, the client cannot
+   * take its own steps either: it gets that time back, once. Returns a function that stops the timer.
+   */
+  expire(timeout, makeError) {
+    let isExtended = false;
+    let timer;
+    const start = (ms) => {
+      const due = performance.now() + ms;
+      timer = after(ms, () => {
+        const late = performance.now() - due;
+        afterReading(this.bytesReadNow, () => {
+          if (this.handshake === null) return;
+          if (late < LATE_MS || isExtended) {
+            this.destroy(makeError());
+            return;
+          }
+          isExtended = true;
+          start(Math.min(late, timeout));
+        });
+      });
+    };
+    start(timeout);
+    return () => clearTimeout(timer);
   }
 
   /**
@@ -156,12 +187,14 @@ class Connection {
   /** Starts the check for a slow server. Any server needs a moment for a large message; a slow one leaves it unread. */
   watchBacklog() {
     if (this.isSlow || this.slowTimer !== undefined) return;
-    this.slowTimer = after(this.options.slowAfter, () => {
+    const timer = after(this.options.slowAfter, () => afterReading(this.bytesReadNow, () => {
+      if (this.slowTimer !== timer) return;
       this.slowTimer = undefined;
       this.isSlow = true;
       this.hooks.onSlow(this.queuedBytes);
-    });
-    this.slowTimer?.unref();
+    }));
+    timer?.unref();
+    this.slowTimer = timer;
   }
 
   unwatchBacklog() {
@@ -252,7 +285,7 @@ class Connection {
 
   /** Closes within a bounded time, regardless of the server. */
   linger() {
-    const timer = after(LINGER_MS, () => this.socket.destroy());
+    const timer = after(LINGER_MS, () => afterReading(this.bytesReadNow, () => this.socket.destroy()));
     timer.unref();
     this.socket.on('close', () => clearTimeout(timer));
   }

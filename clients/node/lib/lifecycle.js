@@ -47,7 +47,7 @@ class Lifecycle extends EventEmitter {
     this.lastError = null;
     this.handlers = { connected: null, disconnected: null, error: null };
     this.waiters = [];
-    this.pending = new Pending(this.options.pendingMax);
+    this.pending = new Pending(this.options.pendingMax, () => this.bytesRead);
     this.offline = new OfflineQueue({
       messagesMax: this.options.offlineQueueSize,
       bytesMax: this.options.offlineQueueBytes,
@@ -65,6 +65,7 @@ class Lifecycle extends EventEmitter {
   get port() { return this.options.port; }
   get connected() { return this.state === 'connected'; }
   get canSend() { return this.connected && this.connection.isWritable; }
+  get bytesRead() { return this.connection?.bytesRead ?? 0; }
 
   /** True if it gave up long enough ago for another attempt, and for a reason that may have gone. */
   get mayTryAgain() {
@@ -289,8 +290,8 @@ class Lifecycle extends EventEmitter {
     this.heartbeatTimer = every(heartbeatInterval, () => {
       const { connection } = this;
       if (connection === null || !connection.isOpen) return;
-      const isQuiet = connection.socket.bytesRead === bytesRead;
-      bytesRead = connection.socket.bytesRead;
+      const isQuiet = connection.bytesRead === bytesRead;
+      bytesRead = connection.bytesRead;
       if (isQuiet) this.beat(connection);
     });
     this.heartbeatTimer?.unref();
@@ -307,9 +308,10 @@ class Lifecycle extends EventEmitter {
       return;
     }
     const timeout = Math.min(this.options.heartbeatInterval, HEARTBEAT_TIMEOUT_MS);
+    const { bytesRead } = connection;
     this.command({ action: 'ping' }, timeout).catch((error) => {
-      // An error from the server is a sign of life too.
-      if (error instanceof TimeoutError) {
+      // An error from the server is a sign of life too, and so is anything else that has arrived since.
+      if (error instanceof TimeoutError && connection.bytesRead === bytesRead) {
         connection.destroy(new TimeoutError(`the server was silent for ${timeout} ms after a heartbeat`));
       }
     });

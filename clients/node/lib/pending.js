@@ -1,7 +1,7 @@
 'use strict';
 
 const { TimeoutError, AbortedError, QueueFullError } = require('./errors.js');
-const { after } = require('./timers.js');
+const { after, afterReading } = require('./timers.js');
 const { onAbort, offAbort } = require('./abort.js');
 
 // Number of given up requests that are remembered, so that their late answers are not reported.
@@ -12,9 +12,13 @@ const GIVEN_UP_KEPT = 1024;
  * what it sent, so their number bounds their memory.
  */
 class Pending {
-  /** @param {number} max */
-  constructor(max) {
+  /**
+   * @param {number} max
+   * @param {() => number} bytesRead the number of bytes that the connection has read so far
+   */
+  constructor(max, bytesRead) {
     this.max = max;
+    this.bytesRead = bytesRead;
     this.entries = new Map();
     this.givenUp = new Set();
     this.idle = [];
@@ -40,8 +44,8 @@ class Pending {
       onGivenUp?.();
       reject(error);
     };
-    entry.timer = after(timeout, () => giveUp(new TimeoutError(
-      `Request timeout: no answer to ${what} within ${timeout} ms`)));
+    entry.timer = after(timeout, () => afterReading(this.bytesRead, () => giveUp(new TimeoutError(
+      `Request timeout: no answer to ${what} within ${timeout} ms`))));
     if (signal) {
       entry.onAbort = () => giveUp(new AbortedError(`${what} was aborted`, { cause: signal.reason }));
       onAbort(signal, entry.onAbort);
