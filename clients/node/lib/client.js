@@ -360,6 +360,7 @@ class IPCClient extends Lifecycle {
       if (CLOSING_CODES.has(error.code)) this.connection.fault ??= error;
       this.report(error);
     } else {
+      this.prove();
       const service = this.services.get(message.channel_id);
       if (service?.takes(message)) service.take(message, bytes);
       else if (this.isForNobody(message)) this.services.refuse(message);
@@ -371,11 +372,19 @@ class IPCClient extends Lifecycle {
     const refusal = this.isRefusal(message) ? new ServerError(message) : null;
     const entry = this.pending.take(message.reply_to);
     if (entry !== undefined) {
-      if (refusal === null) entry.resolve(message);
-      else entry.reject(refusal);
+      if (refusal === null) {
+        if (!entry.isOwn) this.prove();
+        entry.resolve(message);
+      } else {
+        entry.reject(refusal);
+      }
     } else if (!this.pending.givenUp.delete(message.reply_to)) {
-      if (refusal === null) this.emitSafely('response', message);
-      else this.report(refusal);
+      if (refusal === null) {
+        this.prove();
+        this.emitSafely('response', message);
+      } else {
+        this.report(refusal);
+      }
     }
   }
 

@@ -17,6 +17,8 @@ const SYSTEM_JSON = '"system"';
 // Another attempt would get the same answer, or start a fight over the id.
 const FINAL_CODES = new Set(['auth_failed', 'taken_over']);
 const HEARTBEAT_TIMEOUT_MS = 10_000;
+// A connection that stood for this long, or for the longest delay, has served its purpose without a message.
+const PROVEN_MS = 30_000;
 
 /**
  * The life of a client: connecting, losing the connection, reconnecting, closing. The class that extends it handles the
@@ -39,10 +41,16 @@ class Lifecycle extends EventEmitter {
     this.connection = null;
     this.wasConnected = false;
     /**
-     * The time at which the client gave up, in milliseconds; `isRefused` if another attempt would get the same answer.
+     * The time at which the client gave up, by the monotonic clock. `isRefused` if another attempt would get the same
+     * answer.
      */
     this.gaveUpAt = null;
     this.isRefused = false;
+    this.openedAt = 0;
+    /** True if the current connection has served something: an answer, a publication or a request to serve. */
+    this.isProven = false;
+    /** Called when a connection is proven, for a pool. */
+    this.onProven = null;
     /** The last error that was reported, for callers that got `false` from `connect`. */
     this.lastError = null;
     this.handlers = { connected: null, disconnected: null, error: null };
@@ -70,7 +78,7 @@ class Lifecycle extends EventEmitter {
   /** True if it gave up long enough ago for another attempt, and for a reason that may have gone. */
   get mayTryAgain() {
     return this.state === 'idle' && !this.isRefused && this.gaveUpAt !== null
-      && Date.now() - this.gaveUpAt >= this.options.reconnectDelay;
+      && performance.now() - this.gaveUpAt >= this.backoff.restMs;
   }
 
   isConnected() {
@@ -102,7 +110,7 @@ class Lifecycle extends EventEmitter {
         if (this.retryTimer !== null) this.attempt();
         return;
       }
-      this.backoff.reset();
+      this.backoff.restart();
       this.gaveUpAt = null;
       this.isRefused = false;
       this.state = retry ? 'reconnecting' : 'connecting';
@@ -145,7 +153,8 @@ class Lifecycle extends EventEmitter {
     const isReconnect = this.wasConnected;
     this.state = 'connected';
     this.wasConnected = true;
-    this.backoff.reset();
+    this.openedAt = performance.now();
+    this.isProven = false;
     this.startHeartbeat();
     try {
       this.restore();
@@ -165,6 +174,14 @@ class Lifecycle extends EventEmitter {
     }
     this.callUser(this.handlers.connected);
     this.emitSafely('connected', { isReconnect, server: connection.server });
+  }
+
+  /** Notes that the connection has served something, so that the next attempts begin anew. */
+  prove() {
+    if (this.isProven) return;
+    this.isProven = true;
+    this.backoff.reset();
+    this.onProven?.();
   }
 
   failed(error) {
@@ -193,6 +210,7 @@ class Lifecycle extends EventEmitter {
     this.connection = null;
     this.stopHeartbeat();
     this.state = 'reconnecting';
+    if (performance.now() - this.openedAt >= Math.min(this.options.reconnectDelayMax, PROVEN_MS)) this.prove();
     this.isRefused = cause instanceof ServerError && FINAL_CODES.has(cause.code);
     const error = new ConnectionLostError(
       `the connection to the server was lost before the answer came${cause ? `: ${cause.message}` : ''}; the request `
@@ -237,7 +255,8 @@ class Lifecycle extends EventEmitter {
    * wait forever, so they are told.
    */
   giveUp(error, isFirst = false) {
-    this.gaveUpAt = Date.now();
+    this.gaveUpAt = performance.now();
+    this.backoff.rest();
     // Requests among them are rejected, which tells their callers.
     const dropped = this.offline.takeAll().filter(({ id }) => !this.pending.has(id)).length;
     const reason = error ?? this.lastError;

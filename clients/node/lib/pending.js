@@ -29,7 +29,8 @@ class Pending {
   /**
    * @param {string} id
    * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: () => void,
-   *   unbounded?: boolean }} options without a timeout it waits for as long as the connection lives
+   *   unbounded?: boolean }} options requests of the client itself are `unbounded`; one without a timeout waits for as
+   *   long as the connection lives
    * @param {(message: import('./message.js').Message) => void} resolve
    * @param {(error: Error) => void} reject
    */
@@ -37,7 +38,7 @@ class Pending {
     if (!unbounded && this.entries.size >= this.max) {
       throw new QueueFullError(`${this.max} requests are waiting for their answers; wait for some before the next`);
     }
-    const entry = { resolve, reject, timer: undefined, signal, onAbort: null };
+    const entry = { resolve, reject, timer: undefined, signal, onAbort: null, isOwn: unbounded };
     const giveUp = (error) => {
       if (this.take(id) === undefined) return;
       this.remember(id);

@@ -33,6 +33,7 @@ class IPCPool extends EventEmitter {
       for (const event of FORWARDED) client.on(event, (...values) => this.emit(event, ...values, client));
       forwardWhileHeard(client, this, 'message');
       client.on('connected', () => this.revive());
+      client.onProven = () => this.proved(client);
       client.on('error', (error) => this.report(error, client));
     }
   }
@@ -75,6 +76,12 @@ class IPCPool extends EventEmitter {
   revive() {
     if (!this.isStarted) return;
     for (const client of this.clients) if (client.mayTryAgain) void client.connect({ retry: true });
+  }
+
+  /** One connection has served something, so the others need not rest any longer. */
+  proved(client) {
+    for (const other of this.clients) if (other !== client) other.backoff.reset();
+    this.revive();
   }
 
   /** Returns the connected client with the fewest requests in flight, and takes turns among equals. */

@@ -10,6 +10,7 @@ const net = require('node:net');
 const os = require('node:os');
 const path = require('node:path');
 const { IPCClient } = require('../index.js');
+const { FrameReader, decodeBody, encodeBody, encodeFrames, encodePayload } = require('../lib/codec.js');
 
 const REPO = path.resolve(__dirname, '../../..');
 const BINARY = process.env.IPC_BIN ?? path.join(REPO, 'target/debug/ipc');
@@ -175,6 +176,44 @@ async function web(t, handler) {
   return `http://127.0.0.1:${server.address().port}`;
 }
 
+/**
+ * A peer that welcomes every connection in the name of this project's server, for what the real one never does. `onOpen`
+ * gets the peer's side of each, and `onMessage` the messages after connect. Returns the port, and all sides so far.
+ */
+async function peer(t, { onOpen = () => {}, onMessage = () => {} } = {}) {
+  const sides = [];
+  const server = net.createServer((socket) => {
+    socket.on('error', () => {});
+    const reader = new FrameReader(64 << 20);
+    const side = {
+      socket,
+      send(type, channel, payload, replyTo = null) {
+        const body = encodeBody(`peer-${sides.length}`, '"bench"', JSON.stringify(channel), type, encodePayload(payload), replyTo);
+        socket.write(encodeFrames([body], Buffer.byteLength(body)));
+      },
+    };
+    sides.push(side);
+    let isOpen = false;
+    socket.on('data', (chunk) => reader.feed(chunk, (buffer, start, end) => {
+      const message = decodeBody(buffer, start, end);
+      if (isOpen) {
+        onMessage(message, side);
+        return true;
+      }
+      isOpen = true;
+      side.send('response', 'system', { status: 'connected', server: 'ipc-framework/0' });
+      onOpen(side);
+      return true;
+    }));
+  }).listen(0, '127.0.0.1');
+  t.after(() => {
+    server.close();
+    for (const { socket } of sides) socket.destroy();
+  });
+  await once(server, 'listening');
+  return { port: server.address().port, sides };
+}
+
 /** What the process warns of during a test. */
 function warnings(t) {
   const warned = [];
@@ -241,5 +280,5 @@ function certificates(t, { days = 30, name = 'DNS:localhost' } = {}) {
 
 module.exports = {
   REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, served, servedPublished, closed, joined,
-  connected, unconnected, collected, web, warnings, sleep, eventually, temporaryDirectory, once, certificates,
+  connected, unconnected, peer, collected, web, warnings, sleep, eventually, temporaryDirectory, once, certificates,
 };
