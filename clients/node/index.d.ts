@@ -80,6 +80,13 @@ export interface ClientOptions {
    * `ca`, `cert`, `key` and `servername`, or a function that returns them and is called for each connection.
    */
   tls?: boolean | ConnectionOptions | (() => true | ConnectionOptions) | undefined;
+  /**
+   * Reads the JSON of a message in place of `JSON.parse`, such as integers beyond 2^53. It is given the text of the whole
+   * message, whose `payload` the program sees.
+   */
+  parse?: ((text: string) => any) | undefined;
+  /** Writes the JSON of a payload in place of `JSON.stringify`. It alone decides what can be sent. */
+  stringify?: ((payload: any) => string | undefined) | undefined;
   /** Milliseconds for connecting, handshake included, 10,000. */
   connectionTimeout?: number | undefined;
   /** Milliseconds for an answer, unless the call has its own, 10,000. */

@@ -2,7 +2,8 @@
 
 const { randomUUID } = require('node:crypto');
 const { Lifecycle } = require('./lifecycle.js');
-const { encodePayload, encodeBody, addressed } = require('./codec.js');
+const { encodeBody, addressed } = require('./codec.js');
+const { encodePayload } = require('./payload.js');
 const { Message, MessageType, isMessageType } = require('./message.js');
 const { Subscription, Subscriptions } = require('./subscriptions.js');
 const { Service, Services } = require('./services.js');
@@ -147,7 +148,7 @@ class IPCClient extends Lifecycle {
     const channelJson = JSON.stringify(checkedChannel(channelId));
     if (!isMessageType(type)) throw new TypeError(`messageType must be one of MessageType, not ${String(type)}`);
     if (replyTo !== null && typeof replyTo !== 'string') throw new TypeError('replyTo must be a string or null');
-    return { id, channelJson, type, payloadJson: encodePayload(payload), replyTo };
+    return { id, channelJson, type, payloadJson: encodePayload(payload, this.options.stringify), replyTo };
   }
 
   /** Sends a message now, or keeps it for the connection that is being made. */
@@ -172,7 +173,9 @@ class IPCClient extends Lifecycle {
     let payload = payloadJson;
     if (!this.connection.isOurs && NAMES_SENDER.has(type)) {
       const adds = type === MessageType.REQUEST;
-      payload = addressed(payloadJson, this.connectionId, { adds, isFormer: (given) => this.isFormerId(given) });
+      const { parse, stringify } = this.options;
+      const isFormer = (given) => this.isFormerId(given);
+      payload = addressed(payloadJson, this.connectionId, { adds, isFormer, parse, stringify });
     }
     this.connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo), how);
   }

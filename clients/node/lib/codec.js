@@ -1,23 +1,11 @@
 'use strict';
 
 const { Message } = require('./message.js');
-const { FrameError, textOf } = require('./errors.js');
+const { FrameError } = require('./errors.js');
 
 const HEADER_BYTES = 4;
 // Smaller buffers come from Node's shared pool.
 const POOLED_BYTES = 2048;
-
-/** Returns a payload as JSON text; `undefined` becomes null. Throws a FrameError if JSON cannot express the value. */
-function encodePayload(payload) {
-  let text;
-  try {
-    text = JSON.stringify(payload);
-  } catch (cause) {
-    throw new FrameError('BAD_PAYLOAD', `the payload cannot be sent as JSON: ${textOf(cause)}; nothing was sent`,
-      { cause });
-  }
-  return text === undefined ? 'null' : text;
-}
 
 /** Returns the body of a frame. `appJson`, `channelJson` and `payloadJson` are JSON already. */
 function encodeBody(id, appJson, channelJson, type, payloadJson, replyTo) {
@@ -32,17 +20,17 @@ function encodeBody(id, appJson, channelJson, type, payloadJson, replyTo) {
  * because it is what the program sends.
  * @param {string} payloadJson as JSON.stringify wrote it, so that reading and writing it again changes nothing else
  * @param {string} connectionId
- * @param {{ adds: boolean, isFormer: (id: unknown) => boolean }} how
+ * @param {{ adds: boolean, isFormer: (id: unknown) => boolean, parse?: Function, stringify?: Function }} how
  */
-function addressed(payloadJson, connectionId, { adds, isFormer }) {
+function addressed(payloadJson, connectionId, { adds, isFormer, parse = JSON.parse, stringify = JSON.stringify }) {
   if (payloadJson.charCodeAt(0) !== 0x7b) return payloadJson;
-  const object = payloadJson.includes('"connection_id":') ? JSON.parse(payloadJson) : null;
+  const object = payloadJson.includes('"connection_id":') ? parse(payloadJson) : null;
   if (object === null || !Object.hasOwn(object, 'connection_id')) {
     return adds ? withConnectionId(payloadJson, connectionId) : payloadJson;
   }
   if (!isFormer(object.connection_id)) return payloadJson;
   object.connection_id = connectionId;
-  return JSON.stringify(object);
+  return stringify(object);
 }
 
 /** Adds `connection_id` to the JSON text of an object without one. */
@@ -128,8 +116,11 @@ function tooLarge(who, length, max, fatal) {
     `${who} a frame of ${length} bytes, more than the ${max} of maxFrameBytes; ${fate}`, { fatal });
 }
 
-/** Returns the message in a frame's body. Throws a FrameError, after which the next frame can still be read. */
-function decodeBody(buffer, start, end) {
+/**
+ * Returns the message in a frame's body. Throws a FrameError, after which the next frame can still be read. `parse` is
+ * the program's own reader of JSON.
+ */
+function decodeBody(buffer, start, end, parse = undefined) {
   const text = buffer.utf8Slice(start, end);
   // Node replaces bytes that are not UTF-8 by a character that may also be in valid text, so the bytes decide.
   if (text.includes('\ufffd')) {
@@ -141,11 +132,19 @@ function decodeBody(buffer, start, end) {
   }
   let object;
   try {
-    object = JSON.parse(text);
+    object = parse === undefined ? JSON.parse(text) : readEnvelope(parse(text));
   } catch (cause) {
     throw badFrame('not JSON', cause);
   }
   return Message.fromObject(object);
+}
+
+/** A program's own parser may make objects of all numbers, but the time of a message is a number. */
+function readEnvelope(object) {
+  if (typeof object?.timestamp === 'bigint' || typeof object?.timestamp === 'object') {
+    object.timestamp = Number(object.timestamp);
+  }
+  return object;
 }
 
 function badFrame(what, cause) {
@@ -153,4 +152,4 @@ function badFrame(what, cause) {
     + 'stays open', { cause });
 }
 
-module.exports = { FrameReader, encodePayload, encodeBody, encodeFrames, decodeBody, addressed, tooLarge };
+module.exports = { FrameReader, encodeBody, encodeFrames, decodeBody, addressed, tooLarge };

@@ -235,7 +235,7 @@ class Connection {
   onBody(buffer, start, end) {
     let message;
     try {
-      message = decodeBody(buffer, start, end);
+      message = decodeBody(buffer, start, end, this.options.parse);
     } catch (error) {
       if (this.handshake !== null) this.destroy(error);
       else this.hooks.onFault(error);

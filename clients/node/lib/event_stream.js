@@ -119,7 +119,8 @@ class EventStream {
   show(message) {
     const id = oneLine(message.message_id);
     // JSON text has no line breaks, so one `data` line is enough.
-    const text = Buffer.from(`id: ${id}\n${this.name}data: ${JSON.stringify(message.payload)}\n\n`);
+    const { stringify = JSON.stringify } = this.client.options;
+    const text = Buffer.from(`id: ${id}\n${this.name}data: ${stringify(message.payload)}\n\n`);
     this.add({ id, text, message: this.keepsMessages ? message : undefined });
   }
 

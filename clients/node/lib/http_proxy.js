@@ -24,10 +24,10 @@ function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBy
     const onClose = () => controller.abort();
     res.on('close', onClose);
     try {
-      if (req.body === undefined && !req.readableEnded) req.body = await readBody(req, bodyBytes);
+      if (req.body === undefined && !req.readableEnded) req.body = await readBody(req, bodyBytes, client.options.parse);
       const body = await payload(req);
       const answer = await client.sendRequest(channel, body, { timeout, signal: controller.signal });
-      sendJson(res, 200, answer.payload);
+      sendJson(res, 200, answer.payload, client.options.stringify);
     } catch (error) {
       if (controller.signal.aborted) return;
       let fault = error;
@@ -82,7 +82,7 @@ class BodyError extends Error {
 }
 
 /** Returns the JSON body of a request that no parser has read, or undefined if there is none. */
-async function readBody(req, bytesMax) {
+async function readBody(req, bytesMax, parse = JSON.parse) {
   const chunks = [];
   let bytes = 0;
   for await (const chunk of req) {
@@ -92,15 +92,15 @@ async function readBody(req, bytesMax) {
   if (bytes > bytesMax) throw new BodyError(413, `the body has ${bytes} bytes, more than the ${bytesMax} allowed`);
   if (bytes === 0) return undefined;
   try {
-    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
+    return parse(Buffer.concat(chunks).toString('utf8'));
   } catch {
     throw new BodyError(400, 'the body is not JSON');
   }
 }
 
-function sendJson(res, status, body) {
+function sendJson(res, status, body, stringify = JSON.stringify) {
   if (res.destroyed || res.headersSent) return;
-  const text = JSON.stringify(body);
+  const text = stringify(body);
   res.statusCode = status;
   res.setHeader('Content-Type', 'application/json; charset=utf-8');
   res.end(text);

@@ -12,6 +12,8 @@ const DEFAULTS = Object.freeze({
   path: undefined,
   token: undefined,
   tls: undefined,
+  parse: undefined,
+  stringify: undefined,
   connectionTimeout: 10_000,
   requestTimeout: 10_000,
   closeTimeout: 5_000,
@@ -46,6 +48,11 @@ function resolveOptions(given = {}) {
     const isNumber = typeof DEFAULTS[name] === 'number';
     if (isNumber && !(typeof options[name] === 'number' && options[name] >= 0)) {
       throw new TypeError(`${name} must be a number that is not negative, not ${options[name]}`);
+    }
+  }
+  for (const name of ['parse', 'stringify']) {
+    if (options[name] !== undefined && typeof options[name] !== 'function') {
+      throw new TypeError(`${name} must be a function, such as JSON.${name}`);
     }
   }
   if (options.tls && options.path) throw new TypeError('a Unix socket takes no TLS: give path or tls');

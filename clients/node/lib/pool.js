@@ -41,6 +41,7 @@ class IPCPool extends EventEmitter {
   get size() { return this.clients.length; }
   get host() { return this.clients[0].host; }
   get port() { return this.clients[0].port; }
+  get options() { return this.clients[0].options; }
 
   /** The name that the server gave itself; null for the published server. */
   get server() {

@@ -10,7 +10,7 @@ const net = require('node:net');
 const os = require('node:os');
 const path = require('node:path');
 const { IPCClient } = require('../index.js');
-const { FrameReader, decodeBody, encodeBody, encodeFrames, encodePayload } = require('../lib/codec.js');
+const { FrameReader, decodeBody, encodeBody, encodeFrames } = require('../lib/codec.js');
 
 const REPO = path.resolve(__dirname, '../../..');
 const BINARY = process.env.IPC_BIN ?? path.join(REPO, 'target/debug/ipc');
@@ -188,7 +188,7 @@ async function peer(t, { onOpen = () => {}, onMessage = () => {} } = {}) {
     const side = {
       socket,
       send(type, channel, payload, replyTo = null) {
-        const body = encodeBody(`peer-${sides.length}`, '"bench"', JSON.stringify(channel), type, encodePayload(payload), replyTo);
+        const body = encodeBody(`peer-${sides.length}`, '"bench"', JSON.stringify(channel), type, JSON.stringify(payload), replyTo);
         socket.write(encodeFrames([body], Buffer.byteLength(body)));
       },
     };
