@@ -8,6 +8,7 @@ const { Message, MessageType, isMessageType } = require('./message.js');
 const { Subscription, Subscriptions } = require('./subscriptions.js');
 const { Service, Services } = require('./services.js');
 const { requestOptions } = require('./options.js');
+const { bound } = require('./context.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
 const { after, afterReading, checkedTimeout } = require('./timers.js');
@@ -60,14 +61,14 @@ class IPCClient extends Lifecycle {
       || tracing.requestError.hasSubscribers) {
       const context = { client: this, channel: channelId, messageId: id };
       tracing.requestStart.publish(context);
-      done = (response) => {
+      done = bound((response) => {
         tracing.requestEnd.publish({ ...context, response });
         resolve(response);
-      };
-      fail = (error) => {
+      });
+      fail = bound((error) => {
         tracing.requestError.publish({ ...context, error });
         reject(error);
-      };
+      });
     }
     try {
       this.pending.add(id, { ...how, timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
@@ -104,8 +105,9 @@ class IPCClient extends Lifecycle {
       if (isSending) refused = error;
       else this.report(error);
     };
+    const answered = bound(callback);
     const given = { timeout: Infinity, ...(typeof options === 'number' ? { timeout: options } : options) };
-    const id = this.begin(channelId, data, given, (response) => this.callUser(callback, response), fail);
+    const id = this.begin(channelId, data, given, (response) => this.callUser(answered, response), fail);
     isSending = false;
     if (refused !== null) throw refused;
     return id;
@@ -195,7 +197,7 @@ class IPCClient extends Lifecycle {
     if (typeof handler === 'function') {
       const entry = this.subscriptions.entry(channelId);
       const earlier = entry.handler;
-      entry.handler = handler;
+      entry.handler = bound(handler);
       try {
         if (this.canSend) this.sendSubscribe(channelId);
       } catch (error) {

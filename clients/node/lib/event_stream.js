@@ -4,6 +4,7 @@
 
 const { IPCError, NotConnectedError } = require('./errors.js');
 const { sendJson } = require('./http_proxy.js');
+const { bound } = require('./context.js');
 const { after } = require('./timers.js');
 
 // Bytes by which a browser may be behind before it is cut off. It reconnects by itself.
@@ -169,7 +170,8 @@ class Browser {
   constructor(req, res, filter, report) {
     this.req = req;
     this.res = res;
-    this.filter = filter;
+    // It runs as the request that it filters for, and not as whoever made the connection or published.
+    this.filter = bound(filter);
     this.report = report;
     this.isLive = false;
     this.keepAlive = undefined;

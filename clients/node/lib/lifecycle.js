@@ -3,6 +3,7 @@
 const { EventEmitter } = require('node:events');
 const { randomUUID } = require('node:crypto');
 const { Connection } = require('./connection.js');
+const { ContextEmitter, bound, runOutside } = require('./context.js');
 const { Backoff } = require('./reconnect.js');
 const { OfflineQueue } = require('./offline_queue.js');
 const { Pending } = require('./pending.js');
@@ -24,13 +25,14 @@ const PROVEN_MS = 30_000;
  * The life of a client: connecting, losing the connection, reconnecting, closing. The class that extends it handles the
  * messages, by `restore`, `forgetConnection`, `gaveUp` and `receive`.
  */
-class Lifecycle extends EventEmitter {
+class Lifecycle extends ContextEmitter {
   constructor(appId, options) {
     // This catches rejections of asynchronous listeners too, see below.
     super({ captureRejections: true });
     if (typeof appId !== 'string' || appId === '') throw new TypeError('appId must be a string that is not empty');
     this.appId = appId;
     this.options = resolveOptions(options);
+    this.options.tls = bound(this.options.tls);
     this.appJson = JSON.stringify(appId);
     this.connectionId = randomUUID();
     this.firstConnectionId = null;
@@ -90,9 +92,9 @@ class Lifecycle extends EventEmitter {
     return this.connection?.server ?? null;
   }
 
-  onConnected(handler) { this.handlers.connected = handler; }
-  onDisconnected(handler) { this.handlers.disconnected = handler; }
-  onError(handler) { this.handlers.error = handler; }
+  onConnected(handler) { this.handlers.connected = bound(handler); }
+  onDisconnected(handler) { this.handlers.disconnected = bound(handler); }
+  onError(handler) { this.handlers.error = bound(handler); }
 
   /**
    * Resolves with true once connected, and with false if that failed; the reason is in `lastError` and in the event
@@ -137,7 +139,7 @@ class Lifecycle extends EventEmitter {
     const { token, connectionTimeout } = this.options;
     const payload = { action: 'connect', connection_id: this.connectionId, ...(token === undefined ? {} : { token }) };
     const body = encodeBody(randomUUID(), this.appJson, SYSTEM_JSON, MessageType.REQUEST, JSON.stringify(payload));
-    connection.open(body, connectionTimeout).catch((error) => {
+    runOutside(() => connection.open(body, connectionTimeout)).catch((error) => {
       if (this.connection === connection) this.failed(error);
     });
   }

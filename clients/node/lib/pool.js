@@ -2,6 +2,7 @@
 
 const { EventEmitter } = require('node:events');
 const { IPCClient } = require('./client.js');
+const { ContextEmitter } = require('./context.js');
 const { MessageType } = require('./message.js');
 const { NotConnectedError, isOfProgram, warn } = require('./errors.js');
 const { asyncDispose } = require('./dispose.js');
@@ -14,7 +15,7 @@ const FORWARDED = ['connected', 'disconnected', 'reconnecting', 'slow', 'drain',
  * Publications keep their order, because a channel always uses the same connection. A connection that gave up is tried
  * again when there is work, or when another one has found the server.
  */
-class IPCPool extends EventEmitter {
+class IPCPool extends ContextEmitter {
   /**
    * @param {string} appId
    * @param {object} [options] those of IPCClient, and `size`

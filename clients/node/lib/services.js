@@ -1,6 +1,7 @@
 'use strict';
 
 const { IPCError, NotConnectedError, QueueFullError, TimeoutError, textOf } = require('./errors.js');
+const { Context } = require('./context.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
 
@@ -13,7 +14,9 @@ const QUEUE_BYTES = 64 * 1024 * 1024;
  * do.
  */
 class InHand {
-  constructor() {
+  /** @param {import('node:async_hooks').AsyncResource} resource the async context of this call of the handler */
+  constructor(resource) {
+    this.resource = resource;
     this.controller = null;
     this.lost = null;
   }
@@ -28,7 +31,12 @@ class InHand {
 
   lose(reason) {
     this.lost = reason;
-    this.controller?.abort(reason);
+    if (this.controller !== null) this.resource.runInAsyncScope(() => this.controller.abort(reason));
+  }
+
+  /** Traces in the context of the handler, so that what a tracer sets there is seen by the handler. */
+  trace(channel, event) {
+    this.resource.runInAsyncScope(() => channel.publish(event));
   }
 }
 
@@ -48,6 +56,7 @@ class Service {
     this.queueMax = queueMax;
     this.queueBytesMax = queueBytes;
     this.hooks = hooks;
+    this.context = new Context();
     /** Number of notifications that were dropped because the queue was full; requests are refused instead. */
     this.dropped = 0;
     this.inHand = new Set();
@@ -103,17 +112,16 @@ class Service {
   }
 
   async run(message) {
-    const hand = new InHand();
+    const hand = new InHand(this.context.resource());
     this.inHand.add(hand);
     Object.defineProperty(message, 'signal', { get: () => hand.signal });
-    if (tracing.serveStart.hasSubscribers) tracing.serveStart.publish({ channel: this.channel, request: message });
+    if (tracing.serveStart.hasSubscribers) hand.trace(tracing.serveStart, { channel: this.channel, request: message });
     let error = null;
     try {
-      if (message.isRequest()) error = await this.answer(message, hand);
-      else error = await this.notice(message);
+      error = message.isRequest() ? await this.answer(message, hand) : await this.notice(message, hand);
     } finally {
       if (tracing.serveEnd.hasSubscribers) {
-        tracing.serveEnd.publish({ channel: this.channel, request: message, error });
+        hand.trace(tracing.serveEnd, { channel: this.channel, request: message, error });
       }
       this.inHand.delete(hand);
       this.next();
@@ -126,7 +134,7 @@ class Service {
     let payload;
     let error = null;
     try {
-      payload = await this.handler(request);
+      payload = await hand.resource.runInAsyncScope(this.handler, undefined, request);
     } catch (thrown) {
       error = thrown;
       payload = failure('handler_failed', thrown);
@@ -136,9 +144,9 @@ class Service {
   }
 
   /** A notification has no answer, so an error of its handler is reported by this client. */
-  async notice(notification) {
+  async notice(notification, hand) {
     try {
-      await this.onNotification(notification);
+      await hand.resource.runInAsyncScope(this.onNotification, undefined, notification);
       return null;
     } catch (thrown) {
       this.hooks.report(thrown);
