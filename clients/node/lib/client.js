@@ -7,13 +7,16 @@ const { encodePayload } = require('./payload.js');
 const { Message, MessageType, isMessageType } = require('./message.js');
 const { Subscription, Subscriptions } = require('./subscriptions.js');
 const { Service, Services } = require('./services.js');
-const { requestOptions } = require('./options.js');
+const { requestOptions, checkedOptions } = require('./options.js');
+const { kind } = require('./kinds.js');
 const { bound } = require('./context.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
 const { after, afterReading, checkedTimeout } = require('./timers.js');
 const { IPCError, ServerError, AbortedError, NotConnectedError, isServerError } = require('./errors.js');
 
+const SUBSCRIBE_OPTIONS = ['signal', 'buffer', 'bufferBytes'];
+const CLOSE_OPTIONS = ['timeout'];
 const PING_TIMEOUT_MS = 2_000;
 const HEALTH_TIMEOUT_MS = 5_000;
 // Message types that a client refuses while it is being closed. It still sends answers to the requests that it serves.
@@ -207,7 +210,7 @@ class IPCClient extends Lifecycle {
       }
       return true;
     }
-    return this.openSubscription(channelId, handler ?? {});
+    return this.openSubscription(channelId, checkedOptions(handler ?? {}, SUBSCRIBE_OPTIONS, 'subscribe'));
   }
 
   /** Subscribes with callbacks (`on…`), for helpers of this package that need more than one handler for a channel. */
@@ -454,9 +457,10 @@ class IPCClient extends Lifecycle {
    * Accepts no more work, waits for answers, served requests and unsent bytes, then closes.
    * @param {{ timeout?: number }} [options] how long to wait at most
    */
-  close({ timeout = this.options.closeTimeout } = {}) {
+  close(options = {}) {
+    let timeout;
     try {
-      checkedTimeout(timeout);
+      timeout = checkedTimeout(checkedOptions(options, CLOSE_OPTIONS, 'close').timeout ?? this.options.closeTimeout);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -513,6 +517,8 @@ class IPCClient extends Lifecycle {
     await this.close();
   }
 }
+
+kind(IPCClient, 'IPCClient');
 
 /** Checks a channel's name that a caller passed. */
 function checkedChannel(channelId) {

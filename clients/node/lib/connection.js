@@ -5,14 +5,17 @@ const {
   NotConnectedError, ConnectionLostError, TLSError, QueueFullError, ServerError, FrameError, TimeoutError,
   isServerError,
 } = require('./errors.js');
-const { connectSocket, isAlert, explain } = require('./tls.js');
+const { Dial } = require('./dial.js');
+const { broken, placeOf } = require('./failures.js');
 const { after, afterReading } = require('./timers.js');
 
-const READ_BYTES = 64 * 1024;
 // Time for the server to read unsent bytes. A server that does not read must not keep the process alive.
 const LINGER_MS = 2000;
 // A timer that is this late was held up by the process itself.
 const LATE_MS = 100;
+// The first bytes of a TLS alert, which a TLS server sends to clients that do not speak TLS: the type of a record, and
+// a version.
+const ALERT = Buffer.from([0x15, 0x03]);
 // The name that servers of this project give themselves in the answer to connect. The published server gives none.
 const SERVER_NAME = /^ipc-framework\//;
 
@@ -29,7 +32,9 @@ class Connection {
     this.options = options;
     this.hooks = hooks;
     this.reader = new FrameReader(options.maxFrameBytes);
+    this.dial = null;
     this.socket = null;
+    this.isUp = false;
     this.isOpen = false;
     this.isEnded = false;
     this.isOurs = false;
@@ -68,50 +73,57 @@ class Connection {
    */
   open(connectBody, timeout) {
     return new Promise((resolve, reject) => {
-      const { host, port, path, tls } = this.options;
-      let isUp = false;
-      const stop = this.expire(timeout, () => new TimeoutError(tls && !isUp
-        ? `there was no TLS handshake within ${timeout} ms; see that this port speaks TLS`
-        : `the server did not answer connect within ${timeout} ms`));
-      const settle = (error) => {
-        if (this.handshake === null) return;
+      const stop = this.expire(timeout, () => this.lateness(timeout));
+      this.handshake = (error) => {
         this.handshake = null;
         stop();
         if (error) reject(error);
         else resolve();
       };
-      this.handshake = settle;
-      const introduce = () => {
-        isUp = true;
-        try {
-          this.send(connectBody);
-        } catch (error) {
-          this.destroy(error);
-        }
-      };
-      const onread = { buffer: Buffer.allocUnsafeSlow(READ_BYTES), callback: (n, buffer) => this.read(n, buffer) };
-      // The published server listens on IPv4 only, and `localhost` may resolve to an IPv6 address first.
-      const address = path ? { path } : { host, port, autoSelectFamily: true };
-      try {
-        const { socket, opened } = connectSocket({ ...address, noDelay: true, onread }, tls);
-        this.socket = socket;
-        socket.on(opened, introduce);
-      } catch (error) {
-        this.isEnded = true;
-        settle(tls ? explain(error) : error);
-        return;
-      }
-      // The server does not read any more either, because a server that ends closes both directions.
-      this.socket.on('end', () => {
-        this.isOpen = false;
-        // Node ends this side too, but only after the unsent bytes, which may never leave.
-        this.linger();
+      this.dial = new Dial(this.options, (n, buffer) => this.read(n, buffer), {
+        onConnected: (socket) => this.attach(socket, connectBody),
+        onFailed: (error) => this.destroy(error),
       });
-      this.socket.on('error', (error) => {
-        this.fault ??= tls ? explain(error) : error;
-      });
-      this.socket.on('close', () => this.closed());
+      this.dial.start();
     });
+  }
+
+  /** Takes over the socket that was connected. */
+  attach(socket, connectBody) {
+    this.socket = socket;
+    const introduce = () => {
+      this.isUp = true;
+      try {
+        this.send(connectBody);
+      } catch (error) {
+        this.destroy(error);
+      }
+    };
+    // The server does not read any more either, because a server that ends closes both directions.
+    socket.on('end', () => {
+      this.isOpen = false;
+      // Node ends this side too, but only after the unsent bytes, which may never leave.
+      this.linger();
+    });
+    socket.on('error', (error) => {
+      this.fault ??= broken(error, this.options, this.handshake === null);
+    });
+    socket.on('close', () => this.closed());
+    if (this.options.tls) socket.once('secureConnect', introduce);
+    else introduce();
+  }
+
+  /** Returns the error for a handshake that takes too long, by the step at which it stands. */
+  lateness(timeout) {
+    const place = placeOf(this.options);
+    if (this.socket === null) {
+      const why = this.dial.isBusy ? 'its queue of waiting connections is full; see whether it is stopped or overloaded'
+        : 'check the address, the network and firewalls';
+      return new TimeoutError(`${place} accepted no connection within ${timeout} ms; ${why}`);
+    }
+    return new TimeoutError(this.options.tls && !this.isUp
+      ? `there was no TLS handshake within ${timeout} ms; see that this port speaks TLS`
+      : `the server did not answer connect within ${timeout} ms`);
   }
 
   /**
@@ -218,7 +230,7 @@ class Connection {
   read(n, buffer) {
     // Bytes after the end are dropped, but unread bytes would turn the close into a reset.
     if (this.isEnded) return true;
-    if (this.handshake !== null && !this.options.tls && isAlert(buffer.subarray(0, n))) {
+    if (this.handshake !== null && !this.options.tls && buffer.subarray(0, Math.min(n, ALERT.length)).equals(ALERT)) {
       this.destroy(new TLSError('this port speaks TLS; give the option tls'));
       return true;
     }
@@ -303,7 +315,12 @@ class Connection {
     this.fault ??= error;
     this.isEnded = true;
     this.isOpen = false;
-    if (this.socket !== null) this.socket.destroy();
+    if (this.socket !== null) {
+      this.socket.destroy();
+    } else if (this.dial !== null) {
+      this.dial.stop();
+      this.closed();
+    }
   }
 
   closed() {
@@ -315,6 +332,7 @@ class Connection {
     this.batchBytes = 0;
     this.wakeFlushed();
     const cause = this.fault ?? undefined;
+    this.dial = null;
     if (this.handshake !== null) {
       this.handshake(cause ?? new ConnectionLostError('the server closed the connection before it answered connect'));
       return;

@@ -1,5 +1,7 @@
 'use strict';
 
+const { errorKind } = require('./kinds.js');
+
 /** The base of all errors of this package. `code` is for programs, `message` for people. */
 class IPCError extends Error {
   /**
@@ -9,7 +11,6 @@ class IPCError extends Error {
    */
   constructor(code, message, options) {
     super(message, options);
-    this.name = new.target.name;
     this.code = code;
   }
 }
@@ -37,7 +38,7 @@ class AbortedError extends IPCError {
   }
 }
 
-/** There is no connection, and the client is not trying to make one. */
+/** There is no connection. `cause` is the error of the network, if it says why. */
 class NotConnectedError extends IPCError {
   constructor(message, options, code = 'NOT_CONNECTED') {
     super(code, message, options);
@@ -76,6 +77,16 @@ class FrameError extends IPCError {
   }
 }
 
+errorKind(IPCError, 'IPCError');
+errorKind(ServerError, 'ServerError');
+errorKind(TimeoutError, 'TimeoutError');
+errorKind(AbortedError, 'AbortedError');
+errorKind(NotConnectedError, 'NotConnectedError');
+errorKind(ConnectionLostError, 'ConnectionLostError');
+errorKind(TLSError, 'TLSError');
+errorKind(QueueFullError, 'QueueFullError');
+errorKind(FrameError, 'FrameError');
+
 const SERVER_CODES = new Set([
   'bad_frame', 'bad_message', 'frame_too_large', 'not_connected', 'auth_failed', 'server_full', 'no_handler',
   'handler_failed', 'worker_lost', 'timeout', 'forbidden', 'limit_exceeded', 'taken_over', 'shutting_down',
@@ -101,7 +112,7 @@ function textOf(thrown) {
 
 /** An error in one of the program's own callbacks, and not an event of the server or the network. */
 function isOfProgram(error) {
-  return !(error instanceof IPCError) && error?.syscall === undefined;
+  return !(error instanceof IPCError);
 }
 
 /** Reports an error that would otherwise be lost. */

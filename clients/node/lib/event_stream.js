@@ -4,9 +4,11 @@
 
 const { IPCError, NotConnectedError } = require('./errors.js');
 const { sendJson } = require('./http_proxy.js');
+const { checkedOptions } = require('./options.js');
 const { bound } = require('./context.js');
 const { after } = require('./timers.js');
 
+const OPTIONS = ['event', 'retry', 'filter', 'history', 'historyBytes', 'linger'];
 // Bytes by which a browser may be behind before it is cut off. It reconnects by itself.
 const BEHIND_BYTES_MAX = 1024 * 1024;
 // Pause between comments, because proxies close a connection that is silent for a minute.
@@ -29,7 +31,7 @@ const GAP = 'event: gap\ndata: null\n\n';
  * before it connects again, in milliseconds
  */
 function ipcEvents(client, channel, options = {}) {
-  const { retry, filter } = options;
+  const { retry, filter } = checkedOptions(options, OPTIONS, 'ipcEvents');
   const stream = new EventStream(client, channel, options);
   const greeting = `${retry === undefined ? '' : `retry: ${Math.trunc(retry)}\n`}: subscribed\n\n`;
   return (req, res) => {

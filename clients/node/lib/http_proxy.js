@@ -1,7 +1,9 @@
 'use strict';
 
 const { IPCError } = require('./errors.js');
+const { checkedOptions } = require('./options.js');
 
+const OPTIONS = ['timeout', 'payload', 'status', 'bodyBytes'];
 const BODY_BYTES_MAX = 1024 * 1024;
 
 const STATUS = {
@@ -17,7 +19,9 @@ const STATUS = {
  * bodyBytes?: number }} [options] `payload` makes the request's payload; without it, method, path, query, params and
  * body. It and `status` may be asynchronous
  */
-function ipcProxy(client, channel, { timeout, payload = describe, status, bodyBytes = BODY_BYTES_MAX } = {}) {
+function ipcProxy(client, channel, options = {}) {
+  const { timeout, payload = describe, status, bodyBytes = BODY_BYTES_MAX } =
+    checkedOptions(options, OPTIONS, 'ipcProxy');
   return async (req, res, next) => {
     const controller = new AbortController();
     // The browser has left, so the answer is dropped.

@@ -7,13 +7,14 @@ const { ContextEmitter, bound, runOutside } = require('./context.js');
 const { Backoff } = require('./reconnect.js');
 const { OfflineQueue } = require('./offline_queue.js');
 const { Pending } = require('./pending.js');
-const { resolveOptions } = require('./options.js');
+const { resolveOptions, checkedOptions } = require('./options.js');
 const { encodeBody } = require('./codec.js');
 const { MessageType } = require('./message.js');
 const { tracing } = require('./tracing.js');
 const { after, every } = require('./timers.js');
 const { NotConnectedError, ConnectionLostError, ServerError, TimeoutError, isOfProgram, warn } = require('./errors.js');
 
+const CONNECT_OPTIONS = ['retry'];
 const SYSTEM_JSON = '"system"';
 // Another attempt would get the same answer, or start a fight over the id.
 const FINAL_CODES = new Set(['auth_failed', 'taken_over']);
@@ -102,7 +103,13 @@ class Lifecycle extends ContextEmitter {
    * @param {{ retry?: boolean }} [how]
    * @returns {Promise<boolean>}
    */
-  connect({ retry = false } = {}) {
+  connect(options = {}) {
+    let retry;
+    try {
+      ({ retry = false } = checkedOptions(options, CONNECT_OPTIONS, 'connect'));
+    } catch (error) {
+      return Promise.reject(error);
+    }
     if (this.isClosing) return Promise.resolve(false);
     if (this.connected) return Promise.resolve(true);
     return new Promise((resolve) => {

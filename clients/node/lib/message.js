@@ -2,6 +2,7 @@
 
 const { randomUUID } = require('node:crypto');
 const { FrameError } = require('./errors.js');
+const { kind } = require('./kinds.js');
 
 const MessageType = Object.freeze({
   REQUEST: 'request',
@@ -86,6 +87,8 @@ class Message {
     return message;
   }
 }
+
+kind(Message, 'Message');
 
 function fault(what) {
   return new FrameError('BAD_MESSAGE', `a message ${what}; it was ignored and the connection stays open`);

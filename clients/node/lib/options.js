@@ -3,6 +3,7 @@
 const { checkedTimeout } = require('./timers.js');
 const { checkedSignal } = require('./abort.js');
 
+const REQUEST_OPTIONS = ['timeout', 'signal'];
 const MIB = 1024 * 1024;
 
 // The default options. Times are milliseconds.
@@ -33,10 +34,49 @@ const DEFAULTS = Object.freeze({
   pendingMax: 65_536,
 });
 
+/**
+ * Returns the given options, or throws a TypeError for a name that is not known: a mistyped option would otherwise be
+ * ignored.
+ * @template Options
+ * @param {Options} given
+ * @param {readonly string[]} known
+ * @param {string} what takes the options
+ * @returns {Options}
+ */
+function checkedOptions(given, known, what) {
+  if (given === null || typeof given !== 'object') {
+    throw new TypeError(`the options of ${what} must be an object, not ${given === null ? 'null' : typeof given}`);
+  }
+  for (const name of Object.keys(given)) {
+    if (known.includes(name)) continue;
+    const [closest] = known.map((other) => [edits(name.toLowerCase(), other.toLowerCase()), other])
+      .filter(([distance, other]) => distance <= Math.min(2, other.length / 2)).sort(([a], [b]) => a - b);
+    throw new TypeError(`${what} has no option '${name}'; ${closest === undefined ? `it has ${known.join(', ')}`
+      : `did you mean '${closest[1]}'?`}`);
+  }
+  return given;
+}
+
+/** Returns the number of letters to add, remove, replace or swap between two words (optimal string alignment). */
+function edits(a, b) {
+  let before = [];
+  let last = Array.from({ length: b.length + 1 }, (_, at) => at);
+  for (let i = 1; i <= a.length; i += 1) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j += 1) {
+      row[j] = Math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1));
+      const isSwapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      if (isSwapped) row[j] = Math.min(row[j], before[j - 2] + 1);
+    }
+    [before, last] = [last, row];
+  }
+  return last[b.length];
+}
+
 /** Returns the given options over the defaults. Old programs pass `undefined` for options that they do not set. */
 function resolveOptions(given = {}) {
   const options = { ...DEFAULTS };
-  for (const [name, value] of Object.entries(given)) {
+  for (const [name, value] of Object.entries(checkedOptions(given, Object.keys(DEFAULTS), 'IPCClient'))) {
     if (value !== undefined && value !== null) options[name] = value;
   }
   // A port from the environment is a string.
@@ -44,6 +84,12 @@ function resolveOptions(given = {}) {
   if (!options.path && !(Number.isInteger(options.port) && options.port > 0 && options.port < 65_536)) {
     throw new TypeError(`port must be a whole number from 1 to 65535, not ${given.port}`);
   }
+  for (const name of ['host', 'path', 'token']) {
+    if (options[name] !== undefined && typeof options[name] !== 'string') {
+      throw new TypeError(`${name} must be a string, not ${String(options[name])}`);
+    }
+  }
+  if (options.host === '') throw new TypeError('host must not be empty');
   for (const name of Object.keys(DEFAULTS)) {
     const isNumber = typeof DEFAULTS[name] === 'number';
     if (isNumber && !(typeof options[name] === 'number' && options[name] >= 0)) {
@@ -66,7 +112,8 @@ function resolveOptions(given = {}) {
 function requestOptions(given, timeout) {
   if (given === undefined || given === null) return { timeout, signal: undefined };
   if (typeof given === 'number') return { timeout: checkedTimeout(given), signal: undefined };
+  checkedOptions(given, REQUEST_OPTIONS, 'a request');
   return { timeout: checkedTimeout(given.timeout ?? timeout), signal: checkedSignal(given.signal) };
 }
 
-module.exports = { DEFAULTS, resolveOptions, requestOptions };
+module.exports = { DEFAULTS, resolveOptions, checkedOptions, requestOptions };

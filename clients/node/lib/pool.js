@@ -3,7 +3,9 @@
 const { EventEmitter } = require('node:events');
 const { IPCClient } = require('./client.js');
 const { ContextEmitter } = require('./context.js');
+const { kind } = require('./kinds.js');
 const { MessageType } = require('./message.js');
+const { DEFAULTS, checkedOptions } = require('./options.js');
 const { NotConnectedError, isOfProgram, warn } = require('./errors.js');
 const { asyncDispose } = require('./dispose.js');
 
@@ -20,8 +22,9 @@ class IPCPool extends ContextEmitter {
    * @param {string} appId
    * @param {object} [options] those of IPCClient, and `size`
    */
-  constructor(appId, { size = SIZE, ...options } = {}) {
+  constructor(appId, given = {}) {
     super({ captureRejections: true });
+    const { size = SIZE, ...options } = checkedOptions(given, ['size', ...Object.keys(DEFAULTS)], 'IPCPool');
     if (!Number.isInteger(size) || size < 1) throw new TypeError(`size must be a whole number from 1, not ${size}`);
     this.appId = appId;
     this.clients = Array.from({ length: size }, () => new IPCClient(appId, options));
@@ -226,6 +229,8 @@ class IPCPool extends ContextEmitter {
     else this.report(error, values.at(-1));
   }
 }
+
+kind(IPCPool, 'IPCPool');
 
 /** A client refuses requests for which there is no listener, so it must not seem that there is one. */
 function forwardWhileHeard(client, pool, event) {

@@ -2,9 +2,11 @@
 
 const { IPCError, NotConnectedError, QueueFullError, TimeoutError, textOf } = require('./errors.js');
 const { Context } = require('./context.js');
+const { checkedOptions } = require('./options.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
 
+const OPTIONS = ['concurrency', 'queueMax', 'queueBytes', 'onNotification'];
 const CONCURRENCY = 64;
 const QUEUE_MAX = 1_024;
 const QUEUE_BYTES = 64 * 1024 * 1024;
@@ -195,7 +197,8 @@ class Services {
   }
 
   async serve(channel, handler, options = {}) {
-    const { concurrency = CONCURRENCY, queueMax = QUEUE_MAX, queueBytes = QUEUE_BYTES, onNotification } = options;
+    const { concurrency = CONCURRENCY, queueMax = QUEUE_MAX, queueBytes = QUEUE_BYTES, onNotification } =
+      checkedOptions(options, OPTIONS, 'serve');
     if (typeof handler !== 'function') throw new TypeError('serve needs a function that answers');
     if (!(concurrency >= 1)) throw new TypeError('concurrency must be 1 or more');
     if (!(queueMax >= 0 && queueBytes >= 0)) throw new TypeError('queueMax and queueBytes must be 0 or more');
