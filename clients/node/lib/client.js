@@ -10,6 +10,7 @@ const { Service, Services } = require('./services.js');
 const { requestOptions, checkedOptions } = require('./options.js');
 const { kind } = require('./kinds.js');
 const { bound } = require('./context.js');
+const { Closing } = require('./closing.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
 const { after, afterReading, checkedTimeout } = require('./timers.js');
@@ -19,7 +20,8 @@ const SUBSCRIBE_OPTIONS = ['signal', 'buffer', 'bufferBytes'];
 const CLOSE_OPTIONS = ['timeout'];
 const PING_TIMEOUT_MS = 2_000;
 const HEALTH_TIMEOUT_MS = 5_000;
-// Message types that a client refuses while it is being closed. It still sends answers to the requests that it serves.
+// Message types that a client refuses while it is being closed, once its handlers have finished: until then they may
+// ask and publish. Their answers are sent in any case.
 const WORK = new Set([MessageType.REQUEST, MessageType.PUBLISH, MessageType.NOTIFICATION]);
 // Message types in whose payload the sender's `connection_id` has a meaning.
 const NAMES_SENDER = new Set([
@@ -36,6 +38,7 @@ class IPCClient extends Lifecycle {
     super(appId, options);
     this.subscriptions = new Subscriptions();
     this.services = new Services(this);
+    this.closing = new Closing(this);
   }
 
   // ---- requests
@@ -158,7 +161,7 @@ class IPCClient extends Lifecycle {
 
   /** Sends a message now, or keeps it for the connection that is being made. */
   dispatch(message, how) {
-    if (this.isClosing && WORK.has(message.type) && !how?.unbounded) {
+    if (this.isClosing && WORK.has(message.type) && !how?.unbounded && this.services.unfinished === 0) {
       throw new NotConnectedError('the client is being closed, and its connection with it; the message was not sent');
     }
     if (this.canSend) {
@@ -454,7 +457,8 @@ class IPCClient extends Lifecycle {
   }
 
   /**
-   * Accepts no more work, waits for answers, served requests and unsent bytes, then closes.
+   * Accepts no more work, waits for answers, served requests and unsent bytes, then closes. While a close is under way,
+   * another one can only shorten its time.
    * @param {{ timeout?: number }} [options] how long to wait at most
    */
   close(options = {}) {
@@ -464,53 +468,7 @@ class IPCClient extends Lifecycle {
     } catch (error) {
       return Promise.reject(error);
     }
-    this.closePromise ??= this.drainAndClose(timeout).finally(() => {
-      this.isClosing = false;
-      this.closePromise = null;
-    });
-    return this.closePromise;
-  }
-
-  async drainAndClose(timeout) {
-    this.isClosing = true;
-    let timer;
-    const deadline = new Promise((resolve) => {
-      timer = after(timeout, () => afterReading(() => this.bytesRead, resolve));
-    });
-    if (this.state !== 'closed') await Promise.race([deadline, this.drainAll()]);
-    const isCut = this.reportDropped();
-    this.services.clear();
-    const connection = this.disconnect();
-    const socket = connection?.socket;
-    if (isCut) connection?.abandon();
-    if (socket && !socket.closed) await new Promise((resolve) => socket.once('close', resolve));
-    clearTimeout(timer);
-  }
-
-  /**
-   * Drops what is left when the time is over. Requests without an answer are rejected, which tells their callers.
-   * Returns whether there were unsent bytes.
-   */
-  reportDropped() {
-    this.connection?.flush();
-    const bytes = this.connection?.queuedBytes ?? 0;
-    const waiting = this.offline.messagesWithout(this.pending);
-    const unanswered = this.connected ? this.services.unfinished : 0;
-    if (bytes > 0 || waiting > 0 || unanswered > 0) {
-      this.report(new NotConnectedError('the client was closed before its work was done, and its connection with it; '
-        + `dropped: ${bytes} unsent bytes, ${waiting} messages that waited for a connection, ${unanswered} requests `
-        + 'that were being served'));
-    }
-    return bytes > 0;
-  }
-
-  async drainAll() {
-    if (this.state === 'connecting' || (this.state === 'reconnecting' && this.offline.size > 0)) {
-      await new Promise((resolve) => this.waiters.push(resolve));
-    }
-    await Promise.all(this.services.values().map((service) => service.close().catch(() => {})));
-    await this.pending.whenIdle();
-    await this.connection?.whenFlushed();
+    return this.closing.close(timeout);
   }
 
   async [asyncDispose]() {

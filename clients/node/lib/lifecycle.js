@@ -40,7 +40,6 @@ class Lifecycle extends ContextEmitter {
     /** @type {'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closed'} */
     this.state = 'idle';
     this.isClosing = false;
-    this.closePromise = null;
     this.connection = null;
     this.wasConnected = false;
     /**

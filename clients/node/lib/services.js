@@ -182,6 +182,8 @@ class Services {
   constructor(client) {
     this.client = client;
     this.channels = new Map();
+    /** Services that finish what they have while another one serves their channel already. */
+    this.retiring = new Set();
   }
 
   get(channel) {
@@ -189,11 +191,12 @@ class Services {
   }
 
   values() {
-    return [...this.channels.values()];
+    return [...this.channels.values(), ...this.retiring];
   }
 
   clear() {
     this.channels.clear();
+    this.retiring.clear();
   }
 
   async serve(channel, handler, options = {}) {
@@ -205,7 +208,11 @@ class Services {
     if (onNotification !== undefined && typeof onNotification !== 'function') {
       throw new TypeError('onNotification must be a function');
     }
-    if (this.channels.has(channel)) throw new IPCError('ALREADY_SERVED', `'${channel}' is served already`);
+    const former = this.channels.get(channel);
+    if (former !== undefined && !former.isStopped) {
+      throw new IPCError('ALREADY_SERVED', `'${channel}' is served already; close that service first`);
+    }
+    if (former !== undefined) this.retiring.add(former);
     const { client } = this;
     const service = new Service(channel, handler, { concurrency, queueMax, queueBytes, onNotification }, {
       respond: (request, payload) => this.respond(request, payload),
@@ -261,6 +268,7 @@ class Services {
 
   forgetService(service) {
     if (this.channels.get(service.channel) === service) this.channels.delete(service.channel);
+    this.retiring.delete(service);
   }
 
   respond(request, payload) {
@@ -284,13 +292,13 @@ class Services {
   }
 
   forgetConnection() {
-    for (const service of this.channels.values()) service.forget();
+    for (const service of this.values()) service.forget();
   }
 
   /** Returns the number of messages that handlers are working on or that wait for them. */
   get unfinished() {
     let count = 0;
-    for (const { running, queue } of this.channels.values()) count += running + queue.length;
+    for (const { running, queue } of this.values()) count += running + queue.length;
     return count;
   }
 }

@@ -241,8 +241,9 @@ test('a client that is being closed takes no more work, but finishes what it has
   const { server, client } = await connected(t);
   const worker = await joined(t, server.client('bench'));
   let finish;
-  await worker.serve('slow', () => new Promise((resolve) => { finish = resolve; }));
-  const answer = client.sendRequest('slow', 1);
+  await client.serve('slow', () => new Promise((resolve) => { finish = resolve; }));
+  await worker.serve('idle', () => 1);
+  const answer = worker.sendRequest('slow', 1);
   await eventually('begun', () => finish !== undefined);
   const closing = worker.close();
   const code = { code: 'NOT_CONNECTED', message: /connection/ };
@@ -252,7 +253,7 @@ test('a client that is being closed takes no more work, but finishes what it has
   assert.throws(() => worker.request('x', 1), code);
   assert.throws(() => worker.sendRequestAsync('x', 1, () => {}), code);
   assert.equal(worker.connected, true, 'it is not closed yet');
-  await eventually('stopped', () => client.sendRequest('slow', 2, 100).then(() => false,
+  await eventually('stopped', () => client.sendRequest('idle', 2).then(() => false,
     (error) => error.code === 'no_handler'));
   finish('finished');
   assert.equal((await answer).payload, 'finished');

@@ -2,6 +2,8 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const path = require('node:path');
 const {
   startServer, connected, warnings, sleep, eventually, once, joined, closed, served, servedPublished,
 } = require('./support.js');
@@ -141,6 +143,28 @@ test('a connection that gave up comes back with the work', async (t) => {
   });
   for (const channel of ['a', 'b']) pool.publish(channel, channel);
   await eventually('handled', () => handled.length === 2);
+});
+
+test('a clock that is set back keeps no connection from coming back', async (t) => {
+  const server = await served(t);
+  const options = { size: 1, port: server.port, reconnectAttempts: 0, reconnectDelay: 20 };
+  const pool = await joined(t, new IPCPool('bench', options));
+  const { now } = Date;
+  t.after(() => { Date.now = now; });
+  pool.clients[0].connection.socket.destroy();
+  await eventually('gave up', () => pool.clients[0].state === 'idle');
+  Date.now = () => now() - 3_600_000;
+  await eventually('and is back', () => pool.sendRequest('echo', 1).then(({ payload }) => payload === 1, () => false), 10_000);
+});
+
+test('durations are taken from the monotonic clock: only timestamps of messages read the wall clock', () => {
+  const lib = path.resolve(__dirname, '../lib');
+  for (const file of fs.readdirSync(lib)) {
+    const source = fs.readFileSync(path.join(lib, file), 'utf8');
+    for (const line of source.split('\n').filter((text) => /Date\.now|new Date/.test(text))) {
+      assert.match(line, /timestamp/, `${file}: ${line}`);
+    }
+  }
 });
 
 test('a refusal for good is not asked for again and again', async (t) => {

@@ -47,11 +47,11 @@ class Process {
   async expect(pattern, ms = STEP_MS_MAX) {
     let ended = false;
     void this.exited.then(() => { ended = true; });
-    const deadline = Date.now() + ms;
+    const deadline = performance.now() + ms;
     for (;;) {
       const match = pattern.exec(this.output);
       if (match !== null) return match;
-      if (ended || Date.now() > deadline) {
+      if (ended || performance.now() > deadline) {
         throw new Error(`${ended ? 'ended' : 'waited'} without ${pattern} in the output:\n${this.output}`);
       }
       await sleep(10);
@@ -228,11 +228,11 @@ function sleep(ms) {
 }
 
 async function eventually(what, condition, ms = STEP_MS_MAX) {
-  const deadline = Date.now() + ms;
+  const deadline = performance.now() + ms;
   for (;;) {
     const value = await condition();
     if (value) return value;
-    if (Date.now() > deadline) throw new Error(`never happened: ${what}`);
+    if (performance.now() > deadline) throw new Error(`never happened: ${what}`);
     await sleep(10);
   }
 }
