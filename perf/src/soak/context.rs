@@ -13,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::account::Account;
-use super::peer::{Peer, Target};
+use super::peer::Peer;
+use crate::endpoint::Endpoint;
 
 const LARGE_BYTES_MAX: usize = 1_000_000;
 /// The most bytes that a script sends before anybody reads. Together with the envelopes they stay
@@ -62,7 +63,7 @@ impl Random {
 /// The server that all roles share.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Harness<'a> {
-    pub(super) targets: &'a [Target],
+    pub(super) targets: &'a [Endpoint],
     pub(super) server: Pid,
     /// The file from which the server reads its settings at SIGHUP.
     pub(super) settings: &'a Path,
@@ -84,7 +85,7 @@ impl Context<'_> {
         self.harness.stop.load(Ordering::Relaxed)
     }
 
-    pub(super) fn target(&self, random: &mut Random) -> &Target {
+    pub(super) fn target(&self, random: &mut Random) -> &Endpoint {
         self.harness.targets.choose(&mut random.0).unwrap_or_else(|| unreachable!("two at least"))
     }
 

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use super::SAMPLE_INTERVAL;
 use super::account::{Account, kind};
 use super::expected::Compared;
-use super::peer::{Peer, Target};
+use super::peer::Peer;
 use super::samples::FREE_BYTES_MAX;
 use super::server::Server;
+use crate::endpoint::Endpoint;
 
 /// The longest time in which the server notices that all peers have left.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
@@ -27,7 +28,10 @@ const WITNESS_APPLICATION: &str = "bench";
 pub(super) struct Witness(Peer);
 
 impl Witness {
-    pub(super) fn appear(target: &Target, account: &Rc<RefCell<Account>>) -> Result<Self, String> {
+    pub(super) fn appear(
+        target: &Endpoint,
+        account: &Rc<RefCell<Account>>,
+    ) -> Result<Self, String> {
         Peer::connect(target, WITNESS_APPLICATION, "witness", account).map(Self)
     }
 

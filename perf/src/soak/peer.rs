@@ -5,16 +5,15 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::Socket;
 
 use super::account::{Account, kind};
+use crate::endpoint::Endpoint;
 
 /// The longest wait for anything. An answer that takes longer counts as lost.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -24,29 +23,6 @@ const FRAME_BYTES_MAX: usize = 16 << 20;
 /// The members of a message. There must be no others, because the published client fails at them.
 const KEYS: [&str; 7] =
     ["app_id", "channel_id", "message_id", "message_type", "payload", "reply_to", "timestamp"];
-
-#[derive(Clone, Debug)]
-pub(super) enum Target {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl Target {
-    fn connect(&self) -> io::Result<Socket> {
-        let (domain, address) = match self {
-            Self::Tcp(address) => (Domain::for_address(*address), (*address).into()),
-            Self::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
-        };
-        let socket = Socket::new(domain, Type::STREAM, None)?;
-        socket.connect(&address)?;
-        if matches!(self, Self::Tcp(_)) {
-            socket.set_tcp_nodelay(true)?;
-        }
-        socket.set_read_timeout(Some(ANSWER_MAX))?;
-        socket.set_write_timeout(Some(ANSWER_MAX))?;
-        Ok(socket)
-    }
-}
 
 /// The messages that the server may not have read yet, because no later one was answered.
 #[derive(Debug, Default)]
@@ -74,11 +50,11 @@ pub(super) struct Peer {
 impl Peer {
     /// Connects without a handshake.
     pub(super) fn raw(
-        target: &Target,
+        target: &Endpoint,
         application: &str,
         account: &Rc<RefCell<Account>>,
     ) -> Result<Self, String> {
-        let socket = target.connect().map_err(|error| format!("connect: {error}"))?;
+        let socket = target.connect(ANSWER_MAX).map_err(|error| format!("connect: {error}"))?;
         account.borrow_mut().expected.add("accepted", 1);
         Ok(Self {
             socket,
@@ -94,7 +70,7 @@ impl Peer {
     }
 
     pub(super) fn connect(
-        target: &Target,
+        target: &Endpoint,
         application: &str,
         id: &str,
         account: &Rc<RefCell<Account>>,

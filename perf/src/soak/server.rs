@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::lock;
-use super::peer::Target;
 use super::samples::Sample;
+use crate::endpoint::Endpoint;
 use crate::proc;
 
 /// The most bytes of its standard error that a report shows.
@@ -92,7 +92,7 @@ impl fmt::Display for LastWords {
 #[derive(Debug)]
 pub(super) struct Server {
     child: Child,
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: Vec<Endpoint>,
     /// Standard output, which is kept open: otherwise the server's writes to it would fail.
     output: BufReader<ChildStdout>,
 }
@@ -121,9 +121,9 @@ impl Server {
             }
             let address = line.trim().strip_prefix("listening on ").unwrap_or_default();
             if let Some(path) = address.strip_prefix("unix:") {
-                server.targets.push(Target::Unix(path.into()));
+                server.targets.push(Endpoint::Unix(path.into()));
             } else if let Ok(address) = address.parse() {
-                server.targets.push(Target::Tcp(address));
+                server.targets.push(Endpoint::Tcp(address));
             }
         }
         Ok(server)
@@ -131,8 +131,8 @@ impl Server {
 
     fn unix(&self) -> Option<&Path> {
         self.targets.iter().find_map(|target| match target {
-            Target::Unix(path) => Some(path.as_path()),
-            Target::Tcp(_) => None,
+            Endpoint::Unix(path) => Some(path.as_path()),
+            Endpoint::Tcp(_) => None,
         })
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipc_framework::client::{Client, ClientOptions, Endpoint, Event, Reconnect};
+use ipc_framework::client::{self, Client, ClientOptions, Event, Reconnect};
 
 use self::publications::{Subscriber, publish};
 use self::requests::{LOST_IN_A_DRAIN, Requester, serve};
@@ -20,8 +20,8 @@ use super::account::Account;
 use super::alarm::Alarm;
 use super::context::Random;
 use super::lock;
-use super::peer::Target;
 use super::server::{Orders, Server};
+use crate::endpoint::Endpoint;
 
 const APPLICATION: &str = "bench";
 const REQUESTERS: usize = 4;
@@ -75,11 +75,11 @@ impl Shared {
 }
 
 /// Connects a client that reconnects quickly. If it gives up by itself, a promise is broken.
-fn connect(target: &Target, shared: &Arc<Shared>) -> Result<Client, String> {
+fn connect(target: &Endpoint, shared: &Arc<Shared>) -> Result<Client, String> {
     let mut options = ClientOptions::new(APPLICATION);
     options.connection.endpoint = match target {
-        Target::Tcp(address) => Endpoint::tcp(address.ip().to_string(), address.port()),
-        Target::Unix(path) => Endpoint::unix(path),
+        Endpoint::Tcp(address) => client::Endpoint::tcp(address.ip().to_string(), address.port()),
+        Endpoint::Unix(path) => client::Endpoint::unix(path),
     };
     options.connection.timeout = BACK_MAX;
     options.heartbeat = Some(Duration::from_secs(30));

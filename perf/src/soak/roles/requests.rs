@@ -55,8 +55,8 @@ mod tests {
     use serde_json::Value;
 
     use super::super::super::context::Harness;
-    use super::super::super::peer::Target;
     use super::*;
+    use crate::endpoint::Endpoint;
 
     fn read(stream: &mut impl Read) -> Option<Value> {
         let mut header = [0; 4];
@@ -69,7 +69,7 @@ mod tests {
     /// Returns the error of a round against a server that alters its first echo.
     fn said_of(alter: fn(&mut Value)) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let target = Target::Tcp(listener.local_addr().expect("an address"));
+        let target = Endpoint::Tcp(listener.local_addr().expect("an address"));
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
             let mut number = 0;

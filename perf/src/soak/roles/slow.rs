@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::super::account::{Account, kind};
 use super::super::context::{Context, Random};
-use super::super::peer::{Peer, Target, excerpt};
+use super::super::peer::{Peer, excerpt};
+use crate::endpoint::Endpoint;
 
 const HEALTHY: usize = 3;
 const TEXT_BYTES: usize = 64 << 10;
@@ -164,8 +165,8 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn run(self) -> Result<(), String> {
         let target = match (self.tcp, self.unix) {
-            (Some(address), None) => Target::Tcp(address),
-            (None, Some(path)) => Target::Unix(path),
+            (Some(address), None) => Endpoint::Tcp(address),
+            (None, Some(path)) => Endpoint::Unix(path),
             _ => return Err("either --tcp or --unix".to_owned()),
         };
         let id = format!("{}-process", self.channel);
@@ -200,8 +201,8 @@ impl ReaderProcess {
         command.args(["soak-reader", "--channel", &context.round, "--application"]);
         command.arg(&context.application);
         match context.target(random) {
-            Target::Tcp(address) => command.arg("--tcp").arg(address.to_string()),
-            Target::Unix(path) => command.arg("--unix").arg(path),
+            Endpoint::Tcp(address) => command.arg("--tcp").arg(address.to_string()),
+            Endpoint::Unix(path) => command.arg("--unix").arg(path),
         };
         let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut child = started.map_err(|error| format!("a reader process: {error}"))?;
