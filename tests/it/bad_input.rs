@@ -7,6 +7,8 @@ mod pressure;
 mod requests;
 mod stream;
 
+use std::io::Write;
+
 use serde_json::json;
 
 use crate::support::{Peer, TestServer, serve_echo};
@@ -44,5 +46,19 @@ impl Bystanders {
         assert_eq!(self.subscriber.receive()["payload"], round);
         self.subscriber.fence();
         assert_eq!(self.requester.request("echo", round.clone()), round);
+    }
+
+    /// Writes `bytes` again and again until the server closes the peer, while these go on. Returns
+    /// the most that the server held in its buffers meanwhile.
+    fn peak_of_a_flood(&mut self, server: &TestServer, peer: &Peer, bytes: Vec<u8>) -> usize {
+        let mut stream = peer.stream.try_clone().unwrap();
+        let flood = std::thread::spawn(move || while stream.write_all(&bytes).is_ok() {});
+        let mut peak_bytes = 0;
+        while !flood.is_finished() {
+            peak_bytes = peak_bytes.max(server.stats().buffered_bytes);
+            self.go_on();
+        }
+        flood.join().unwrap();
+        peak_bytes
     }
 }

@@ -70,13 +70,8 @@ struct Live {
 
 impl Live {
     /// Starts it and waits until it says that it is ready.
-    fn start(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    fn start(command: Command) -> Self {
+        let mut child = spawn(command);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
         stderr.read_line(&mut said).unwrap();
@@ -127,6 +122,26 @@ impl Drop for Live {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Starts a command with pipes to its standard streams.
+fn spawn(mut command: Command) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Runs a command with this standard input.
+fn feed(command: Command, input: &str) -> Output {
+    let mut child = spawn(command);
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Starts a ping every 20 ms, and waits until the first one is answered.
+fn ping(demo: &Demo, arguments: &[&str]) -> Child {
+    let mut child = spawn(demo.command(&[&["ping", "-i", "20ms"], arguments].concat()));
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    child
 }
 
 fn signal(child: &Child, name: &str) {

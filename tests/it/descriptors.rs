@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use ipc_framework::{Address, Config, Limits, Server};
+use ipc_framework::{Config, Limits, Server};
 use serde_json::json;
 
 use crate::support::{Peer, eventually, install_echo, until};
@@ -202,20 +202,21 @@ fn out_of_descriptors_each_newcomer_is_shed_by_itself() {
 fn localhost_serves_both_families() {
     let mut server = Server::bind(Config::default().port(0)).unwrap();
     install_echo(&mut server);
-    let addresses = server.addresses().to_vec();
-    let handle = server.handle();
-    let running = std::thread::spawn(move || server.run());
-    let mut families = Vec::new();
-    for address in &addresses {
-        let Address::Tcp(address) = address else { panic!("{address} was not asked for") };
-        let mut peer = Peer::new(*address);
-        peer.connect("app", "peer");
-        assert_eq!(peer.request("echo", json!(1)), 1);
-        families.push(address.is_ipv6());
-    }
+    let addresses: Vec<_> =
+        server.addresses().iter().map(|address| address.tcp().expect("no other")).collect();
     // A machine without IPv6 still has a localhost.
     let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    let families: Vec<bool> = addresses.iter().map(SocketAddr::is_ipv6).collect();
     assert_eq!(families, if has_ipv6 { vec![false, true] } else { vec![false] });
+    assert!(addresses.iter().all(|address| address.port() == addresses[0].port()));
+    // The kernel accepts connections before the server runs.
+    let peers: Vec<Peer> = addresses.into_iter().map(Peer::new).collect();
+    let handle = server.handle();
+    let running = std::thread::spawn(move || server.run());
+    for mut peer in peers {
+        peer.connect("app", "peer");
+        assert_eq!(peer.request("echo", json!(1)), 1);
+    }
     handle.stop();
     running.join().unwrap().unwrap();
 }

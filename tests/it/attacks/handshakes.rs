@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ipc_framework::{Config, Limits, UnixSocket};
 use serde_json::json;
 
-use super::{peak_while, read_to_end, reset_on_close};
+use super::{peak_while, reset_on_close};
 use crate::bad_input::Bystanders;
 use crate::support::{Peer, frame, install_echo, serve, serve_limited};
 
@@ -38,7 +38,7 @@ fn many_who_are_silent_and_many_who_trickle_are_closed_together() {
     });
     let peak_bytes = peak_while(&server, || trickle.is_finished(), || bystanders.go_on());
     let given = trickle.join().unwrap();
-    silent.iter_mut().for_each(read_to_end);
+    silent.iter_mut().for_each(Peer::expect_end);
     assert!(given < 9_000, "all of it was waited for");
     assert!(peak_bytes <= STRANGERS * SMALLEST_BUFFER_BYTES + (64 << 10), "{peak_bytes} bytes");
     let stats = server.stats();

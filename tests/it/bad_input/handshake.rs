@@ -1,6 +1,7 @@
-//! Connections that do not complete their handshake, that fail it, or that are too many.
+//! Connections that fail their handshake, or that are too many. Those that do not complete it in time
+//! are tested in `attacks::handshakes`.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use ipc_framework::Limits;
@@ -156,60 +157,14 @@ fn the_limit_of_the_handshake_ends_with_the_connect_even_in_one_write() {
 }
 
 #[test]
-fn trickling_bytes_do_not_prolong_the_handshake() {
-    let server = serve_limited(Limits::default().handshake_timeout(Duration::from_secs(2)));
-    let mut bystanders = Bystanders::of(&server);
-    let mut peer = stranger(&server);
-    let bytes = frame(&connect_of(&mut peer, 16 << 10));
-    // This is the pace of the trickle. All of it would take more than a minute.
-    peer.stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
-    let cut_short = bytes.iter().take(bytes.len() - 1).any(|byte| {
-        let sent = peer.stream.write_all(std::slice::from_ref(byte));
-        sent.is_err() || is_closed(&mut peer)
-    });
-    assert!(cut_short, "the server waited for all of it");
-    // Connections that have completed their handshake are not affected.
-    bystanders.go_on();
-    let stats = server.stats();
-    assert_eq!((stats.total_connections, stats.buffered_bytes), (3, 0));
-}
-
-fn is_closed(peer: &mut Peer) -> bool {
-    match peer.stream.read(&mut [0; 64]) {
-        Ok(bytes) => bytes == 0,
-        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
-    }
-}
-
-#[test]
-fn silence_is_closed_after_the_handshakes_time() {
-    let server = serve_limited(Limits::default().handshake_timeout(Duration::from_secs(2)));
-    let mut bystanders = Bystanders::of(&server);
-    let mut silent: Vec<Peer> = (0..20).map(|_| server.peer()).collect();
-    for peer in &mut silent {
-        peer.expect_end();
-    }
-    bystanders.go_on();
-}
-
-#[test]
 fn what_a_stranger_leaves_unread_does_not_grow() {
     let server = serve_limited(Limits::default().handshake_timeout(Duration::from_secs(1)));
     let mut bystanders = Bystanders::of(&server);
     let peer = server.peer();
     peer.read_nothing_early(4 << 10);
-    let mut stream = peer.stream.try_clone().unwrap();
-    let flood = std::thread::spawn(move || {
-        // Each write causes 20,000 errors of some 300 bytes. It ends only when the server closes.
-        let bytes = frame(b"[]").repeat(20_000);
-        while stream.write_all(&bytes).is_ok() {}
-    });
-    let mut buffered_bytes = 0;
-    while !flood.is_finished() {
-        buffered_bytes = buffered_bytes.max(server.stats().buffered_bytes);
-        bystanders.go_on();
-    }
-    flood.join().unwrap();
+    // Each write causes 20,000 errors of about 300 bytes.
+    let bytes = frame(b"[]").repeat(20_000);
+    let buffered_bytes = bystanders.peak_of_a_flood(&server, &peer, bytes);
     let stats = server.wait_until("empty buffers", |stats| stats.buffered_bytes == 0);
     let errors = stats.counters.errors["bad_frame"];
     assert!(errors > 1_000, "only {errors} bad frames were read");

@@ -1,7 +1,6 @@
 //! Peers that do not read. That a subscriber which is slow for longer than its grace period is
 //! closed, and that nothing else is lost, is tested in `attacks::slow_consumer`.
 
-use std::io::Write;
 use std::time::Duration;
 
 use ipc_framework::Limits;
@@ -53,17 +52,8 @@ fn whoever_does_not_read_its_answers_is_bounded() {
     let mut deaf = server.connected("app", "deaf");
     deaf.read_nothing_early(64 << 10);
     let request = deaf.message("request", "echo", &json!("x".repeat(10_000)));
-    let mut stream = deaf.stream.try_clone().unwrap();
-    let flood = std::thread::spawn(move || {
-        let bytes = frame(request.to_string().as_bytes()).repeat(100);
-        while stream.write_all(&bytes).is_ok() {}
-    });
-    let mut buffered_bytes = 0;
-    while !flood.is_finished() {
-        buffered_bytes = buffered_bytes.max(server.stats().buffered_bytes);
-        bystanders.go_on();
-    }
-    flood.join().unwrap();
+    let bytes = frame(request.to_string().as_bytes()).repeat(100);
+    let buffered_bytes = bystanders.peak_of_a_flood(&server, &deaf, bytes);
     let stats = server.wait_until("its end", |stats| stats.total_connections == 3);
     assert_eq!((stats.counters.slow_consumers, stats.buffered_bytes), (1, 0));
     // The high-water mark and a frame, and as much again of requests that were read and not

@@ -2,11 +2,11 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use serde_json::{Value, json};
 
-use super::Demo;
+use super::{Demo, feed, spawn};
 use crate::cli::{Running, Scratch, assert_fails, ipc, serve};
 use crate::support::reserved_port;
 
@@ -26,15 +26,11 @@ fn a_payload_comes_from_a_file_or_standard_input() {
     let (demo, scratch) = (Demo::start(), Scratch::new("payloads"));
     let file = scratch.file("order.json", 0o600, "{\"apples\": 3}\n");
     assert_eq!(demo.prints(&["request", "echo", &format!("@{file}")]), "{\"apples\": 3}\n");
-    let mut piped = demo.command(&["request", "echo", "-"]);
-    let mut child = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b" [7]\n").unwrap();
-    let Output { status, stdout, .. } = child.wait_with_output().unwrap();
+    let Output { status, stdout, .. } = feed(demo.command(&["request", "echo", "-"]), " [7]\n");
     assert!(status.success());
     assert_eq!(stdout, b"[7]\n");
     assert_fails(demo.command(&["request", "echo", "@/does/not/exist"]), 2, "cannot read");
-    let mut lines = demo.command(&["request", "echo", "--lines"]);
-    let mut child = lines.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = spawn(demo.command(&["request", "echo", "--lines"]));
     let mut stdin = child.stdin.take().unwrap();
     let mut answers = BufReader::new(child.stdout.take().unwrap());
     for line in ["[1]", "{\"a\":  2}"] {
@@ -148,18 +144,8 @@ fn every_line_of_a_feed_is_a_message() {
     let demo = Demo::start();
     let mut peer = demo.0.connected("bench", "listens").subscribed("news");
     peer.fence();
-    let feed = |text: &str, flags: &[&str]| {
-        let mut command = demo.command(&[&["publish", "news", "--lines"], flags].concat());
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    };
-    let Output { status, stdout, .. } = feed("1\n\n {\"a\": 2} \n\"last\"", &["--json"]);
+    let lines = ["publish", "news", "--lines", "--json"];
+    let Output { status, stdout, .. } = feed(demo.command(&lines), "1\n\n {\"a\": 2} \n\"last\"");
     assert!(status.success());
     let told: Value = serde_json::from_slice(&stdout).unwrap();
     let expected = json!({"channel": "news", "type": "publish", "sent": 3, "confirmed": true});
@@ -168,7 +154,7 @@ fn every_line_of_a_feed_is_a_message() {
         assert_eq!(peer.receive()["payload"], payload);
     }
     // The lines before a wrong one have arrived.
-    let Output { status, stderr, .. } = feed("7\nwrong\n8\n", &[]);
+    let Output { status, stderr, .. } = feed(demo.command(&lines[..3]), "7\nwrong\n8\n");
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("line 2 of standard input is not JSON"), "{stderr}");

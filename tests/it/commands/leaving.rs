@@ -1,11 +1,11 @@
 //! Subcommands whose server goes away, or that are asked for too much.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{Demo, Live};
+use super::{Demo, Live, ping};
 use crate::cli::{Running, Scratch, assert_fails, serve};
 use crate::support::reserved_port;
 
@@ -62,14 +62,7 @@ fn a_worker_that_the_server_does_not_take_back_ends() {
 #[test]
 fn ping_sums_up_when_the_server_goes() {
     let demo = Demo::start();
-    let mut child = demo
-        .command(&["ping", "-i", "20ms"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut first = [0];
-    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let child = ping(&demo, &[]);
     drop(demo);
     let Output { status, stdout, .. } = child.wait_with_output().unwrap();
     let stdout = String::from_utf8(stdout).unwrap();

@@ -1,11 +1,11 @@
 //! Subcommands that run until they are stopped.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use super::{Demo, Live, documents, signal};
+use super::{Demo, Live, documents, feed, ping, signal, spawn};
 use crate::cli::{assert_fails, ipc};
 use crate::support::eventually;
 
@@ -76,15 +76,7 @@ fn ping_measures_as_often_as_it_was_told() {
 #[test]
 fn ctrl_c_ends_ping_with_its_summary() {
     let demo = Demo::start();
-    let mut child = demo
-        .command(&["ping", "-i", "20ms", "--json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The first document shows that it has measured once.
-    let mut first = [0];
-    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let child = ping(&demo, &["--json"]);
     signal(&child, "INT");
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
@@ -97,14 +89,7 @@ fn ctrl_c_ends_ping_with_its_summary() {
 #[test]
 fn pings_that_are_not_answered_are_counted() {
     let demo = Demo::start();
-    let mut child = demo
-        .command(&["ping", "-i", "20ms", "--timeout", "300ms"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut first = [0];
-    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let mut child = ping(&demo, &["--timeout", "300ms"]);
     demo.0.signal("STOP");
     let mut told = String::new();
     BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut told).unwrap();
@@ -120,11 +105,10 @@ fn pings_that_are_not_answered_are_counted() {
 #[test]
 fn a_server_that_stands_still_is_no_server_in_time() {
     let demo = Demo::start();
-    let mut command = demo.command(&["ping", "-c", "2", "-i", "0", "--timeout", "2s", "--json"]);
+    let command = demo.command(&["ping", "-c", "2", "-i", "0", "--timeout", "2s", "--json"]);
     let mut live = Live::start(demo.command(&["subscribe", "news"]));
     demo.0.signal("STOP");
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    let Output { status, stderr, .. } = feed(command, "");
     demo.0.signal("CONT");
     // The kernel accepts connections for a stopped server.
     assert_eq!(status.code(), Some(4), "{}", String::from_utf8_lossy(&stderr));
@@ -151,11 +135,8 @@ fn a_reader_that_has_seen_enough_ends_it_in_silence() {
             .args([program, arguments])
             .env("IPC_HOST", "127.0.0.1")
             .env("IPC_PORT", demo.0.address().port().to_string())
-            .env_remove("IPC_TOKEN")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let child = shell.spawn().unwrap();
+            .env_remove("IPC_TOKEN");
+        let child = spawn(shell);
         if arguments.starts_with("subscribe") {
             // Publishes until it has received two messages. The second one finds no reader.
             let mut peer = demo.0.connected("bench", "tells");

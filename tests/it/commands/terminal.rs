@@ -1,8 +1,9 @@
 //! A pseudo-terminal that runs a program, with its screen in memory.
 
+use super::spawn;
 use crate::support::until;
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -36,12 +37,7 @@ impl Terminal {
         }
         host.env("TERM", "xterm-256color");
         host.env("ROWS", ROWS.to_string()).env("COLUMNS", COLUMNS.to_string());
-        let mut child = host
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("Python runs");
+        let mut child = spawn(host);
         let mut output = child.stdout.take().unwrap();
         let screen = Arc::new(Mutex::new(vt100::Parser::default()));
         let written = screen.clone();

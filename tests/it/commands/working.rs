@@ -1,10 +1,10 @@
 //! `ipc worker`, which answers requests with a command.
 
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use serde_json::{Value, json};
 
-use super::{Demo, Live};
+use super::{Demo, Live, spawn};
 use crate::cli::{Scratch, assert_fails};
 
 #[test]
@@ -60,10 +60,8 @@ fn a_worker_runs_as_many_commands_at_a_time_as_it_is_told() {
     let mut command = demo.command(&["worker", "met", "-c", "2", "--", "sh", "-c", script]);
     command.current_dir(&scratch.0);
     let worker = Live::start(command);
-    let asks = ["1", "2"].map(|me| {
-        let mut asks = demo.command(&["request", "met", me, "--timeout", "30s"]);
-        asks.stdout(Stdio::piped()).spawn().unwrap()
-    });
+    let asks =
+        ["1", "2"].map(|me| spawn(demo.command(&["request", "met", me, "--timeout", "30s"])));
     let answers = asks.map(|asks| asks.wait_with_output().unwrap().stdout);
     assert_eq!(answers, [b"2\n", b"1\n"]);
     drop(worker);
@@ -77,8 +75,7 @@ fn the_first_ctrl_c_lets_a_command_finish_and_the_second_kills_it() {
         let mut command = demo.command(&["worker", "job", "--", "sh", "-c", script]);
         command.current_dir(&scratch.0);
         let worker = Live::start(command);
-        let mut asks = demo.command(&["request", "job", "--timeout", "30s"]);
-        let asks = asks.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let asks = spawn(demo.command(&["request", "job", "--timeout", "30s"]));
         let started = scratch.0.join("started");
         while !started.exists() {
             std::thread::sleep(std::time::Duration::from_millis(5));
