@@ -110,6 +110,25 @@ impl World {
         assert_eq!(self.take(key)[0]["payload"]["status"], "serving");
     }
 
+    /// Connects a worker of a channel of the application `app`.
+    fn worker(&mut self, channel: &str) -> ConnectionKey {
+        let key = self.connected("app", "worker");
+        self.serve(key, "app", channel);
+        key
+    }
+
+    /// Sends a request to the workers of `work`.
+    fn request(&mut self, from: ConnectionKey, id: &str, payload: &Value) {
+        self.send(from, &message("app", "request", "work", id, payload));
+    }
+
+    /// Answers a request as its worker.
+    fn answer(&mut self, worker: ConnectionKey, request: &Value, payload: &Value) {
+        let mut answer = message("app", "response", "work", "r", payload);
+        answer["reply_to"] = request["message_id"].clone();
+        self.send(worker, &answer);
+    }
+
     /// The kernel of a stalled connection takes all that waits for it.
     fn relieve(&mut self, key: ConnectionKey) {
         let holds = self.holding.contains(&key);
@@ -257,11 +276,9 @@ fn timeouts_pass_in_virtual_time() {
     world.pass(Duration::from_millis(1));
     assert_eq!(world.closed, [silent]);
 
-    let worker = world.connected("app", "worker");
-    let serve = json!({"action": "serve", "channel": "work"});
-    world.send(worker, &message("app", "request", "system", "s", &serve));
+    let worker = world.worker("work");
     let asks = world.connected("app", "asks");
-    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
+    world.request(asks, "q", &json!(1));
     assert_eq!(world.broker.core.requests.len(), 1);
     world.pass(Duration::from_secs(30));
     let answers = world.take(asks);

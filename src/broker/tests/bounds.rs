@@ -22,12 +22,9 @@ fn an_unread_refusal_does_not_keep_a_place() {
 fn pending_requests_are_bounded_by_connection_and_in_all() {
     let limits = Limits { pending_max: 3, pending_per_connection_max: 2, ..Limits::default() };
     let mut world = World::new(limits);
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    let worker = world.worker("work");
     let [one, two] = ["one", "two"].map(|id| world.connected("app", id));
-    let ask = |world: &mut World, from, id: &str| {
-        world.send(from, &message("app", "request", "work", id, &json!(id)));
-    };
+    let ask = |world: &mut World, from, id: &str| world.request(from, id, &json!(id));
     for id in ["1a", "1b"] {
         ask(&mut world, one, id);
         assert!(world.take(one).is_empty());
@@ -41,9 +38,7 @@ fn pending_requests_are_bounded_by_connection_and_in_all() {
     let tasks = world.take(worker);
     assert_eq!(payloads(&tasks), ["1a", "1b", "2a"].map(|id| json!(id)));
 
-    let mut answer = message("app", "response", "work", "r", &json!("done"));
-    answer["reply_to"] = tasks[0]["message_id"].clone();
-    world.send(worker, &answer);
+    world.answer(worker, &tasks[0], &json!("done"));
     assert_eq!(world.take(one)[0]["reply_to"], "1a");
     ask(&mut world, two, "2c");
     assert!(world.take(two).is_empty(), "there is room again");
@@ -113,8 +108,7 @@ fn a_request_that_fits_only_with_its_own_id_is_refused() {
     let frame_bytes_max = 1_024;
     let fits = frame_bytes_max - request("").to_string().len();
     let mut world = World::new(Limits { frame_bytes_max, ..Limits::default() });
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    let worker = world.worker("work");
     let asks = world.connected("app", "asks");
     world.send(asks, &request(&"x".repeat(fits)));
     world.expect_error(asks, "limit_exceeded", "q");
@@ -139,8 +133,7 @@ fn a_notification_that_grows_over_the_limit_is_not_lost_in_silence() {
     };
     let fits = frame_bytes_max - notification("").to_string().len();
     let mut world = World::new(Limits { frame_bytes_max, ..Limits::default() });
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    let worker = world.worker("work");
     let tells = world.connected("app", "tells");
     world.send(tells, &notification(&"x".repeat(fits)));
     world.expect_error(tells, "limit_exceeded", "n");

@@ -190,11 +190,10 @@ fn what_the_tables_hold_is_counted_and_given_back() {
     }
     let subscribed = world.stats().memory_bytes;
     assert!(subscribed - before >= 100 * (400 + CHANNEL_BYTES + 64), "{subscribed}");
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    let worker = world.worker("work");
     let before = world.stats().memory_bytes;
     for at in 0..50 {
-        world.send(key, &message("app", "request", "work", &format!("{long_id}{at}"), &json!(1)));
+        world.request(key, &format!("{long_id}{at}"), &json!(1));
     }
     let asked = world.stats().memory_bytes;
     assert!(asked - before >= 50 * (200 + REQUEST_BYTES), "{asked}");

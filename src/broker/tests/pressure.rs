@@ -35,8 +35,7 @@ fn a_publisher_waits_for_a_slow_subscriber_and_goes_on_in_order() {
 /// A stalled subscriber of `feed` whose queue one publication overfills, and publishers
 /// that have published one each, of which all but the first are held back.
 fn crowd(publishers: usize) -> (World, ConnectionKey, Vec<ConnectionKey>) {
-    let mut world =
-        World::new(Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() });
+    let mut world = small_queues();
     let slow = world.connected("app", "slow");
     world.subscribe(slow, "app", "feed");
     world.stalled.push(slow);
@@ -52,13 +51,25 @@ fn crowd(publishers: usize) -> (World, ConnectionKey, Vec<ConnectionKey>) {
 
 const HIGH_WATER_BYTES: usize = 4_000;
 
-/// One that overfills a queue.
+/// Returns a broker whose queues are over their high-water mark with one publication.
+fn small_queues() -> World {
+    World::new(Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() })
+}
+
+/// Returns a publication that overfills a queue.
 fn publication(publisher: usize, number: usize) -> Value {
     let text = "x".repeat(HIGH_WATER_BYTES);
     message("app", "publish", "feed", "p", &json!([publisher, number, text]))
 }
 
-/// Which publications a subscriber was sent, as publisher and number.
+/// Returns a request that does the same.
+fn request(requester: usize) -> Value {
+    let mut request = publication(requester, 0);
+    request["message_type"] = json!("request");
+    request
+}
+
+/// Returns the publisher and the number of each publication that a subscriber was sent.
 fn origins(messages: &[Value]) -> Vec<(usize, usize)> {
     let number = |value: &Value| value.as_u64().unwrap() as usize;
     messages.iter().map(|m| (number(&m["payload"][0]), number(&m["payload"][1]))).collect()
@@ -84,8 +95,7 @@ fn publishers_that_were_held_back_go_on_one_at_a_time() {
 fn publishers_that_were_held_back_take_turns() {
     const PUBLISHERS: usize = 10;
     const PUBLICATIONS: usize = 20;
-    let mut world =
-        World::new(Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() });
+    let mut world = small_queues();
     let slow = world.connected("app", "slow");
     world.subscribe(slow, "app", "feed");
     world.stalled.push(slow);
@@ -171,17 +181,13 @@ fn who_waits_and_leaves_is_not_waited_for() {
 #[test]
 fn requesters_that_were_held_back_take_turns_too() {
     const REQUESTERS: usize = 10;
-    let limits = Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() };
-    let mut world = World::new(limits);
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "feed");
+    let mut world = small_queues();
+    let worker = world.worker("feed");
     world.stalled.push(worker);
     let requesters: Vec<_> =
         (0..REQUESTERS).map(|at| world.connected("app", &format!("{at}"))).collect();
     for (at, requester) in requesters.iter().enumerate() {
-        let mut request = publication(at, 0);
-        request["message_type"] = json!("request");
-        world.send(*requester, &request);
+        world.send(*requester, &request(at));
     }
     assert_eq!(world.broker.core.requests.len(), 1);
     world.relieve(worker);
@@ -201,16 +207,12 @@ fn requesters_that_were_held_back_take_turns_too() {
 
 #[test]
 fn the_last_worker_leaves_and_all_requesters_are_told() {
-    let limits = Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() };
-    let mut world = World::new(limits);
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "feed");
+    let mut world = small_queues();
+    let worker = world.worker("feed");
     world.stalled.push(worker);
     let requesters: Vec<_> = (0..5).map(|at| world.connected("app", &format!("{at}"))).collect();
     for (at, requester) in requesters.iter().enumerate() {
-        let mut request = publication(at, 0);
-        request["message_type"] = json!("request");
-        world.send(*requester, &request);
+        world.send(*requester, &request(at));
     }
     world.hang_up(worker);
     world.expect_error(requesters[0], "worker_lost", "p");
@@ -223,14 +225,11 @@ fn the_last_worker_leaves_and_all_requesters_are_told() {
 fn a_slow_subscriber_holds_no_requests_back() {
     const REQUESTERS: usize = 4;
     let (mut world, slow, publishers) = crowd(2);
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "feed");
+    let worker = world.worker("feed");
     world.stalled.push(worker);
     for at in 0..REQUESTERS {
         let requester = world.connected("app", &format!("asks {at}"));
-        let mut request = publication(at, 0);
-        request["message_type"] = json!("request");
-        world.send(requester, &request);
+        world.send(requester, &request(at));
     }
     for at in 0..REQUESTERS {
         world.relieve(worker);
@@ -303,10 +302,8 @@ fn who_waited_for_a_slow_reader_goes_on_before_it_does() {
 /// A handler may close the sender of a message and pass the message on all the same.
 #[test]
 fn a_message_whose_sender_was_closed_waits_for_nobody() {
-    let limits = Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() };
-    let mut world = World::new(limits);
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    let mut world = small_queues();
+    let worker = world.worker("work");
     world.subscribe(worker, "app", "feed");
     world.stalled.push(worker);
     let text = "x".repeat(HIGH_WATER_BYTES);
@@ -317,7 +314,7 @@ fn a_message_whose_sender_was_closed_waits_for_nobody() {
         Ok(request.pass_on())
     });
     let asks = world.connected("app", "asks");
-    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
+    world.request(asks, "q", &json!(1));
     for key in [asks, worker] {
         world.hang_up(key);
     }

@@ -5,25 +5,21 @@ use super::*;
 #[test]
 fn a_worker_that_leaves_hands_back_what_it_had() {
     let mut world = World::new(Limits::default());
-    let worker = world.connected("app", "worker");
-    let serve = json!({"action": "serve", "channel": "work"});
-    world.send(worker, &message("app", "request", "system", "s", &serve));
+    let worker = world.worker("work");
     let asks = world.connected("app", "asks");
     let gone = world.connected("app", "gone");
     for at in 0..5 {
-        world.send(asks, &message("app", "request", "work", &format!("q{at}"), &json!(at)));
-        world.send(gone, &message("app", "request", "work", "q", &json!(at)));
+        world.request(asks, &format!("q{at}"), &json!(at));
+        world.request(gone, "q", &json!(at));
     }
     world.hang_up(gone);
     // Out of order, so that the worker's list is taken apart from the middle.
-    let tasks: Vec<Value> =
-        world.take(worker).into_iter().filter(|m| m["message_type"] == "request").collect();
+    let tasks = world.take(worker);
     for task in [&tasks[6], &tasks[0]] {
-        let mut answer = message("app", "response", "work", "r", &task["payload"]);
-        answer["reply_to"] = task["message_id"].clone();
-        world.send(worker, &answer);
         // A second answer to the same request is ignored.
-        world.send(worker, &answer);
+        for _ in 0..2 {
+            world.answer(worker, task, &task["payload"]);
+        }
     }
     world.hang_up(worker);
     let answers = world.take(asks);
@@ -39,10 +35,9 @@ fn a_worker_that_leaves_hands_back_what_it_had() {
 #[test]
 fn a_worker_may_write_the_id_of_a_request_in_upper_case() {
     let mut world = World::new(Limits::default());
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    let worker = world.worker("work");
     let asks = world.connected("app", "asks");
-    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
+    world.request(asks, "q", &json!(1));
     let task = world.take(worker).pop().unwrap();
     let id = task["message_id"].as_str().unwrap();
     let mut answer = message("app", "response", "work", "r", &json!("done"));
@@ -56,21 +51,17 @@ fn a_worker_may_write_the_id_of_a_request_in_upper_case() {
 #[test]
 fn a_drain_waits_for_what_is_in_flight() {
     let mut world = World::new(Limits::default());
-    let worker = world.connected("app", "worker");
-    let serve = json!({"action": "serve", "channel": "work"});
-    world.send(worker, &message("app", "request", "system", "s", &serve));
+    let worker = world.worker("work");
     let asks = world.connected("app", "asks");
     let idle = world.connected("app", "idle");
-    world.send(asks, &message("app", "request", "work", "q", &json!(1)));
+    world.request(asks, "q", &json!(1));
     let task = world.take(worker).pop().unwrap();
     world.broker.begin_drain();
     world.act();
     assert_eq!(world.take(idle)[0]["payload"]["code"], "shutting_down");
     world.pass(limits::LINGER);
     assert_eq!(world.closed, [idle]);
-    let mut answer = message("app", "response", "work", "r", &json!("done"));
-    answer["reply_to"] = task["message_id"].clone();
-    world.send(worker, &answer);
+    world.answer(worker, &task, &json!("done"));
     assert_eq!(world.take(asks).last().unwrap()["payload"], "done");
     world.pass(limits::LINGER);
     assert!(world.broker.is_drained());
@@ -79,13 +70,12 @@ fn a_drain_waits_for_what_is_in_flight() {
 #[test]
 fn a_requester_that_leaves_takes_its_requests_along() {
     let mut world = World::new(Limits::default());
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    let worker = world.worker("work");
     let stays = world.connected("app", "stays");
     let leaves = world.connected("app", "leaves");
     for at in 0..3 {
         for asks in [leaves, stays] {
-            world.send(asks, &message("app", "request", "work", &format!("q{at}"), &json!(at)));
+            world.request(asks, &format!("q{at}"), &json!(at));
         }
     }
     let tasks = world.take(worker);
@@ -94,9 +84,7 @@ fn a_requester_that_leaves_takes_its_requests_along() {
     assert_eq!(world.broker.core.counters.answers_undeliverable, 3);
     let answer_all = |world: &mut World| {
         for task in &tasks {
-            let mut answer = message("app", "response", "work", "r", &task["payload"]);
-            answer["reply_to"] = task["message_id"].clone();
-            world.send(worker, &answer);
+            world.answer(worker, task, &task["payload"]);
         }
     };
     answer_all(&mut world);
@@ -107,7 +95,7 @@ fn a_requester_that_leaves_takes_its_requests_along() {
 
     // A request or connection in the place of an earlier one is not given its answer.
     let successor = world.connected("app", "leaves");
-    world.send(successor, &message("app", "request", "work", "q0", &json!("mine")));
+    world.request(successor, "q0", &json!("mine"));
     answer_all(&mut world);
     assert!(world.take(successor).is_empty());
     assert_eq!(world.broker.core.requests.len(), 1);
@@ -119,10 +107,9 @@ fn a_requester_that_leaves_takes_its_requests_along() {
 #[test]
 fn a_drain_does_not_wait_for_who_has_left() {
     let mut world = World::new(Limits::default());
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    world.worker("work");
     let leaves = world.connected("app", "leaves");
-    world.send(leaves, &message("app", "request", "work", "q", &json!(1)));
+    world.request(leaves, "q", &json!(1));
     world.hang_up(leaves);
     world.broker.begin_drain();
     world.act();
@@ -133,10 +120,9 @@ fn a_drain_does_not_wait_for_who_has_left() {
 #[test]
 fn a_requester_that_leaves_during_the_drain_does_not_hold_it_up() {
     let mut world = World::new(Limits::default());
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    world.worker("work");
     let leaves = world.connected("app", "leaves");
-    world.send(leaves, &message("app", "request", "work", "q", &json!(1)));
+    world.request(leaves, "q", &json!(1));
     world.broker.begin_drain();
     world.act();
     world.pass(limits::LINGER);
@@ -153,7 +139,7 @@ fn who_serves_itself_leaves_nothing_behind() {
     let both = world.connected("app", "both");
     world.serve(both, "app", "work");
     for at in 0..5 {
-        world.send(both, &message("app", "request", "work", &format!("q{at}"), &json!(at)));
+        world.request(both, &format!("q{at}"), &json!(at));
     }
     assert_eq!(world.take(both).len(), 5, "its own requests");
     world.hang_up(both);

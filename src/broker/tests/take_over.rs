@@ -5,8 +5,7 @@ use super::*;
 #[test]
 fn a_superseded_connection_is_sent_nothing() {
     let mut world = World::new(Limits::default());
-    let worker = world.connected("app", "worker");
-    world.serve(worker, "app", "work");
+    let worker = world.worker("work");
     let older = world.connected_apart("app", "same");
     world.subscribe(older, "app", "news");
     for id in ["answered late", "never answered"] {
@@ -16,9 +15,7 @@ fn a_superseded_connection_is_sent_nothing() {
 
     let newer = world.connected("app", "same");
     world.send(newer, &message("app", "publish", "news", "p", &json!("for subscribers")));
-    let mut answer = message("app", "response", "work", "r", &json!("late"));
-    answer["reply_to"] = task["message_id"].clone();
-    world.send(worker, &answer);
+    world.answer(worker, &task, &json!("late"));
     world.pass(Duration::from_secs(31));
     let all = Message::new(crate::MessageType::Notification, "app", "all", crate::Json::null());
     assert_eq!(world.broker.context().broadcast_to_application("app", &all).unwrap(), 2);
