@@ -4,13 +4,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::scratch::Scratch;
 use crate::support::{HANG, Peer, code};
 
 pub(crate) fn ipc() -> Command {
@@ -177,31 +177,6 @@ impl Drop for Running {
         // It has ended already unless the test failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-pub(crate) struct Scratch(pub(crate) PathBuf);
-
-impl Scratch {
-    pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("ipc-cli-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// Writes a file with these permissions and returns its path.
-    pub(crate) fn file(&self, name: &str, mode: u32, text: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -379,7 +354,7 @@ fn flags_go_before_the_file_and_tokens_are_asked_for() {
 #[test]
 fn a_unix_socket_alone_and_a_log_of_json_lines() {
     let scratch = Scratch::new("unix");
-    let path = scratch.0.join("ipc.sock");
+    let path = scratch.socket();
     let path = path.to_str().unwrap();
     let arguments =
         ["--no-tcp", "--unix", path, "--unix-mode", "0660", "--log-format", "json", "--demo"];

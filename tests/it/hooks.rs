@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use ipc_framework::{Config, Json, Message, MessageType, Peer as OtherEnd, UnixSocket};
 use serde_json::json;
 
+use crate::scratch::Scratch;
 use crate::support::{HANG, Peer, serve};
 
 #[test]
@@ -86,7 +87,8 @@ fn a_connection_is_announced_before_its_first_request_is_handled() {
 
 #[test]
 fn hooks_are_told_who_is_at_the_other_end() {
-    let path = std::env::temp_dir().join(format!("ipc-hooks-{}.sock", std::process::id()));
+    let scratch = Scratch::new("hooks");
+    let path = scratch.socket();
     let (told, events) = mpsc::channel();
     let (came, went) = (told.clone(), told);
     let config = Config::default().unix(UnixSocket::at(&path));

@@ -11,7 +11,8 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use ipc_framework::{Config, Measure, Spin};
 use serde_json::{Value, json};
 
-use crate::cli::{Running, Scratch, assert_fails, serve};
+use crate::cli::{Running, assert_fails, serve};
+use crate::scratch::Scratch;
 use crate::support::{self, Peer, until};
 
 const REQUESTS: usize = 50;

@@ -27,6 +27,7 @@ mod outer_loop;
 mod packaging;
 #[cfg(feature = "cli")]
 mod reload;
+mod scratch;
 #[cfg(feature = "cli")]
 mod settings;
 mod smoke;

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cli::{Running, Scratch, assert_fails, serve};
+use crate::cli::{Running, assert_fails, serve};
+use crate::scratch::Scratch;
 use crate::support::{HANG, Peer, code, eventually, until};
 
 #[test]

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::cli::{Scratch, serve};
+use crate::cli::serve;
+use crate::scratch::Scratch;
 
 fn installed(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd").join(name);

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use ipc_framework::{Config, Limits, Server};
 use serde_json::json;
 
-use crate::cli::{Running, Scratch, serve};
+use crate::cli::{Running, serve};
+use crate::scratch::Scratch;
 use crate::support::{self, code, frame, until};
 
 /// Writes these settings and has the server read them.

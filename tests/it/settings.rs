@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 
 use serde_json::json;
 
-use crate::cli::{Running, Scratch, assert_fails, output, serve};
+use crate::cli::{Running, assert_fails, output, serve};
+use crate::scratch::Scratch;
 use crate::support::code;
 
 /// A secret as text and as a number. No process id or line number looks like it.

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use ipc_framework::{Config, Error, Inherited, Limits, Server, UnixSocket};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::cli::{Running, Scratch, assert_fails, serve};
+use crate::cli::{Running, assert_fails, serve};
 use crate::operation::{Manager, Tracer};
+use crate::scratch::Scratch;
 use crate::support::{self, HANG, Peer, eventually};
 
 fn refused(given: Vec<Inherited>) -> String {
@@ -82,7 +83,7 @@ fn whoever_locks_the_directory_does_not_keep_the_server_from_starting() {
     let scratch = Scratch::new("locked");
     let directory = fs::File::open(&scratch.0).unwrap();
     directory.lock().unwrap();
-    let path = scratch.0.join("ipc.sock");
+    let path = scratch.socket();
     drop(UnixListener::bind(&path).unwrap());
     let unix = || Some(UnixSocket::at(&path));
     let server = support::serve(Config::default().unix(unix()), |_| {});

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::scratch::Scratch;
 use crate::support::{Peer, eventually};
 
 /// Rounds before counting starts, in which buffers and tables grow to their size.
@@ -25,23 +25,20 @@ struct Traced {
     /// Kept because a write to a closed pipe would end the other side.
     _stdout: BufReader<ChildStdout>,
     tcp: SocketAddr,
-    directory: PathBuf,
+    scratch: Scratch,
 }
 
 impl Traced {
     fn start(name: &str) -> Self {
-        let directory =
-            std::env::temp_dir().join(format!("ipc-syscalls-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        fs::create_dir(&directory).unwrap();
+        let scratch = Scratch::new(&format!("syscalls-{name}"));
         let mut child = Command::new("strace")
             // strace runs as a grandchild, so that the server is our own child and can be
             // signalled.
             .args(["-D", "-f", "-q", "-s", "1024", "-o"])
-            .arg(directory.join("trace"))
+            .arg(scratch.0.join("trace"))
             .arg(env!("CARGO_BIN_EXE_ipc"))
             .args(["serve", "--demo", "--host", "127.0.0.1", "--port", "0", "--unix"])
-            .arg(directory.join("ipc.sock"))
+            .arg(scratch.socket())
             .env_remove("IPC_TOKEN")
             .env_remove("IPC_LOG")
             .stdout(Stdio::piped())
@@ -68,7 +65,7 @@ impl Traced {
                 break;
             }
         }
-        Self { child, _stdout: stdout, tcp: tcp.expect("a TCP address"), directory }
+        Self { child, _stdout: stdout, tcp: tcp.expect("a TCP address"), scratch }
     }
 
     fn over_tcp(&self, connection_id: &str) -> Peer {
@@ -78,7 +75,7 @@ impl Traced {
     }
 
     fn over_unix(&self, connection_id: &str) -> Peer {
-        let mut peer = Peer::over_unix(&self.directory.join("ipc.sock")).unwrap();
+        let mut peer = Peer::over_unix(&self.scratch.socket()).unwrap();
         peer.connect("bench", connection_id);
         peer
     }
@@ -90,7 +87,7 @@ impl Traced {
         assert!(self.child.wait().unwrap().success());
         // strace ends a little later than the server, because it still writes the trace.
         eventually("the end of the trace", || {
-            let trace = fs::read(self.directory.join("trace")).unwrap();
+            let trace = fs::read(self.scratch.0.join("trace")).unwrap();
             let trace = String::from_utf8_lossy(&trace).into_owned();
             let is_last = |line: &str| line.starts_with(&id) && line.contains("+++ exited");
             trace.lines().any(is_last).then_some(trace)
@@ -103,7 +100,6 @@ impl Drop for Traced {
         // It has ended already unless the test failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -4,34 +4,13 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ipc_framework::{Access, Config, Error, Server, Token, UnixSocket};
 use serde_json::json;
 
+use crate::scratch::Scratch;
 use crate::support::{HANG, Peer, frame, serve};
-
-/// A directory for one test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("ipc-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("ipc.sock")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn only_unix(path: &Path) -> Config {
     Config::default().host(None).unix(UnixSocket::at(path))
@@ -57,7 +36,7 @@ fn assert_serves(path: &Path) {
 
 #[test]
 fn tcp_and_unix_at_once_and_the_path_is_free_afterwards() {
-    let scratch = Scratch::new("both");
+    let scratch = Scratch::new("tcp-and-unix");
     let path = scratch.socket();
     let config = Config::default().unix(UnixSocket::at(&path));
     let server = serve(config, |_| {});

@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::cli::{Running, Scratch, serve};
+use crate::cli::{Running, serve};
 use crate::operation::Manager;
+use crate::scratch::Scratch;
 use crate::support::{HANG, Peer, code};
 
 /// Returns a pipe that takes nothing more until the reader reads.

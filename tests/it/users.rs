@@ -1,25 +1,17 @@
 //! The users and groups that may connect to a Unix socket.
 
-use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use ipc_framework::{Access, Config, Error, Server, Token, UnixSocket};
 
+use crate::scratch::Scratch;
 use crate::support::{Peer, TestServer, code, install_echo, serve};
 
-struct Path(PathBuf);
-
-impl Path {
-    fn new(name: &str) -> Self {
-        Self(std::env::temp_dir().join(format!("ipc-users-{name}-{}.sock", std::process::id())))
-    }
-}
-
 /// Starts a server with a Unix socket that every user can reach, and a token on TCP.
-fn serve_users(path: &Path, uids: &[u32], gids: &[u32]) -> TestServer {
+fn serve_users(scratch: &Scratch, uids: &[u32], gids: &[u32]) -> TestServer {
     let token = Some(Token::new("secret"));
     let access = Access::default().token(token).uids(uids).gids(gids);
-    let unix = Some(UnixSocket::at(&path.0).mode(0o666));
+    let unix = Some(UnixSocket::at(scratch.socket()).mode(0o666));
     serve(Config::default().unix(unix).access(access), install_echo)
 }
 
@@ -35,7 +27,7 @@ fn assert_admitted(peer: Peer) {
 #[test]
 fn who_is_on_neither_list_is_told_so_before_it_says_anything() {
     let (uid, gid) = own();
-    let path = Path::new("lists");
+    let scratch = Scratch::new("users-lists");
     for (uids, gids, admitted) in [
         (&[uid][..], &[][..], true),
         (&[uid + 1], &[gid], true),
@@ -43,8 +35,8 @@ fn who_is_on_neither_list_is_told_so_before_it_says_anything() {
         (&[], &[gid + 1], false),
         (&[uid + 1], &[gid + 1], false),
     ] {
-        let server = serve_users(&path, uids, gids);
-        let mut peer = Peer::over_unix(&path.0).unwrap();
+        let server = serve_users(&scratch, uids, gids);
+        let mut peer = Peer::over_unix(&scratch.socket()).unwrap();
         if admitted {
             assert_admitted(peer);
         } else {
@@ -58,19 +50,19 @@ fn who_is_on_neither_list_is_told_so_before_it_says_anything() {
 
 #[test]
 fn a_token_is_asked_of_those_on_the_list_too() {
-    let path = Path::new("token");
-    let server = serve_users(&path, &[own().0], &[]);
-    let mut peer = Peer::over_unix(&path.0).unwrap().called("app", "me");
+    let scratch = Scratch::new("users-token");
+    let server = serve_users(&scratch, &[own().0], &[]);
+    let mut peer = Peer::over_unix(&scratch.socket()).unwrap().called("app", "me");
     assert_eq!(code(&peer.introduce(Some("guess")).unwrap()), "auth_failed");
     drop(server);
 }
 
 #[test]
 fn those_who_are_turned_away_take_no_place_and_are_bounded() {
-    let path = Path::new("many");
-    let server = serve_users(&path, &[own().0 + 1], &[]);
+    let scratch = Scratch::new("users-many");
+    let server = serve_users(&scratch, &[own().0 + 1], &[]);
     // The server tells only so many at a time, and just closes the others.
-    let peers: Vec<Peer> = (0..200).map(|_| Peer::over_unix(&path.0).unwrap()).collect();
+    let peers: Vec<Peer> = (0..200).map(|_| Peer::over_unix(&scratch.socket()).unwrap()).collect();
     let mut told = 0;
     for mut peer in peers {
         told += usize::from(peer.try_receive().is_ok());
@@ -89,7 +81,7 @@ fn another_user_is_another_user() {
         println!("only root can become somebody else; the lists are tested by the others");
         return;
     }
-    let path = Path::new("nobody");
+    let scratch = Scratch::new("users-nobody");
     let script = r#"
 import socket, struct, sys
 stream = socket.socket(socket.AF_UNIX)
@@ -106,7 +98,7 @@ print(stream.recv(4096))
         let output = Command::new("setpriv")
             .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
             .args(["/usr/bin/python3", "-c", script])
-            .arg(&path.0)
+            .arg(scratch.socket())
             .output()
             .expect("setpriv and python3");
         let Output { stdout, stderr, .. } = output;
@@ -117,7 +109,7 @@ print(stream.recv(4096))
         (&[0, NOBODY], &[], "connected"),
         (&[0], &[NOBODY], "connected"),
     ] {
-        let _server = serve_users(&path, uids, gids);
+        let _server = serve_users(&scratch, uids, gids);
         let said = as_nobody();
         assert!(said.contains(says), "{said}");
     }
@@ -126,8 +118,8 @@ print(stream.recv(4096))
 #[test]
 fn lists_without_a_socket_that_knows_users_are_refused() {
     let access = |default| Access::default().token(default).uids(vec![1]);
-    let path = Path::new("config");
-    let unix = Some(UnixSocket::at(&path.0));
+    let scratch = Scratch::new("users-config");
+    let unix = Some(UnixSocket::at(scratch.socket()));
     let refused = |config: Config| {
         let problems = config.problems();
         assert!(matches!(problems[..], [Error::Config(_)]), "{problems:?}");
@@ -164,8 +156,9 @@ fn a_list_of_users_that_cannot_be_told_apart_is_refused() {
         println!("no namespaces can be made here; what they map is tested beside the code");
         return;
     }
-    let path = Path::new("namespace");
-    let socket = path.0.to_str().unwrap();
+    let scratch = Scratch::new("users-namespace");
+    let socket = scratch.socket();
+    let socket = socket.to_str().unwrap();
     for (list, says) in [
         (["--allow-uid", "1000"], "the user 1000"),
         (["--allow-uid", "65534"], "the user 65534"),
@@ -184,6 +177,6 @@ fn a_list_of_users_that_cannot_be_told_apart_is_refused() {
     crate::cli::assert_fails(checked, 2, "the user 1000");
     let arguments = ["--no-tcp", "--unix", socket, "--allow-uid", "0"];
     let _running = crate::cli::Running::start(unshared(&arguments));
-    let mut peer = Peer::over_unix(&path.0).unwrap();
+    let mut peer = Peer::over_unix(&scratch.socket()).unwrap();
     peer.connect("app", "its root is who started it");
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{peak_while, reset_on_close};
 use crate::bad_input::Bystanders;
+use crate::scratch::Scratch;
 use crate::support::{Peer, frame, install_echo, serve, serve_limited};
 
 const STRANGERS: usize = 300;
@@ -129,7 +130,8 @@ fn strangers_with_the_largest_frames_hold_a_read_and_a_few_errors_each() {
 fn a_flood_on_one_listener_does_not_keep_newcomers_from_another() {
     const FLOODS: usize = 3;
     const NEWCOMERS: usize = 20;
-    let path = std::env::temp_dir().join(format!("ipc-flood-{}.sock", std::process::id()));
+    let scratch = Scratch::new("flood");
+    let path = scratch.socket();
     let config = Config::default().unix(UnixSocket::at(&path));
     let server = serve(config, install_echo);
     let address = server.address;

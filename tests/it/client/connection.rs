@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::many_threads::value;
 use super::scripted::{Scripted, Side, failure};
+use crate::scratch::Scratch;
 use crate::support::{
     HANG, TestServer, frame, frames, install_echo, reserved_port, serve, serve_echo,
 };
@@ -62,7 +63,8 @@ fn requests_of_all_sizes_are_answered_spinning_or_not() {
 
 #[test]
 fn a_unix_socket_does_as_well() {
-    let path = std::env::temp_dir().join(format!("ipc-client-{}.sock", std::process::id()));
+    let scratch = Scratch::new("connection");
+    let path = scratch.socket();
     let config = Config::default().unix(UnixSocket::at(&path));
     let server = serve(config, install_echo);
     let mut over_unix = options(&server);

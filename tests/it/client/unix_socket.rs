@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::many_threads::value;
 use super::scripted::{Told, losses, next, patient};
-use crate::cli::{Running, Scratch, serve};
+use crate::cli::{Running, serve};
+use crate::scratch::Scratch;
 use crate::support::{HANG, together};
 
 fn start(path: &Path) -> Running {
@@ -23,7 +24,7 @@ fn options(path: &Path) -> ClientOptions {
 #[test]
 fn all_that_a_client_does_and_a_server_that_is_killed_and_comes_back() {
     let scratch = Scratch::new("client-unix");
-    let path = scratch.0.join("ipc.sock");
+    let path = scratch.socket();
     let server = start(&path);
     let client = options(&path).connect().unwrap();
     let told = losses(&client);
@@ -61,7 +62,7 @@ fn all_that_a_client_does_and_a_server_that_is_killed_and_comes_back() {
 #[test]
 fn large_messages_and_a_pool() {
     let scratch = Scratch::new("client-unix-pool");
-    let path = scratch.0.join("ipc.sock");
+    let path = scratch.socket();
     let _server = start(&path);
     let pool = Pool::connect(&options(&path), 3).unwrap();
     together(6, |thread| {

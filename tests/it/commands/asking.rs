@@ -7,7 +7,8 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use super::{Demo, feed, spawn};
-use crate::cli::{Running, Scratch, assert_fails, ipc, serve};
+use crate::cli::{Running, assert_fails, ipc, serve};
+use crate::scratch::Scratch;
 use crate::support::reserved_port;
 
 #[test]
@@ -169,7 +170,7 @@ fn every_line_of_a_feed_is_a_message() {
 fn tokens_come_from_a_file_or_the_environment() {
     let scratch = Scratch::new("command-tokens");
     let token = scratch.file("token", 0o600, "a long secret\n");
-    let socket = scratch.0.join("ipc.sock");
+    let socket = scratch.socket();
     let socket = socket.to_str().unwrap();
     let arguments = ["--no-tcp", "--unix", socket, "--token-file", &token, "--demo"];
     let running = Running::start(serve(&arguments));

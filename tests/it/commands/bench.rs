@@ -10,7 +10,8 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use serde_json::{Value, json};
 
 use super::{Demo, Live};
-use crate::cli::{Scratch, assert_fails};
+use crate::cli::assert_fails;
+use crate::scratch::Scratch;
 use crate::support::succeeds_once;
 
 /// Returns the report of a load, which runs longer on a machine that is too busy to measure

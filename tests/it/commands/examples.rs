@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::cli::{Running, Scratch, ipc, serve};
+use crate::cli::{Running, ipc, serve};
+use crate::scratch::Scratch;
 
 /// Examples that run for ever are interrupted after so many seconds. On a busy machine that may be
 /// before they are ready for it, so they have more time if they fail.
@@ -63,7 +64,7 @@ fn every_example_works() {
     {
         fs::create_dir_all(scratch.0.join(place)).unwrap();
     }
-    let socket = scratch.0.join("ipc.sock");
+    let socket = scratch.socket();
     let socket = socket.to_str().unwrap();
     let running = Running::start(serve(&["--demo", "--port", "0", "--unix", socket]));
     let program = Path::new(env!("CARGO_BIN_EXE_ipc")).parent().unwrap();

@@ -6,7 +6,8 @@ use std::process::{Output, Stdio};
 use serde_json::{Value, json};
 
 use super::{Demo, Live, ping};
-use crate::cli::{Running, Scratch, assert_fails, serve};
+use crate::cli::{Running, assert_fails, serve};
+use crate::scratch::Scratch;
 use crate::support::reserved_port;
 
 /// A server that ends tells every connection. That notice is no message of a channel.

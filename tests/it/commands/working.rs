@@ -5,7 +5,8 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use super::{Demo, Live, spawn};
-use crate::cli::{Scratch, assert_fails};
+use crate::cli::assert_fails;
+use crate::scratch::Scratch;
 
 #[test]
 fn a_worker_answers_with_what_its_command_prints() {

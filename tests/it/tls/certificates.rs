@@ -13,8 +13,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use crate::scratch::Scratch;
+
 pub(super) struct Certificates {
-    directory: PathBuf,
+    scratch: Scratch,
     /// The server's private key.
     pub(super) key: String,
 }
@@ -26,16 +28,13 @@ impl Certificates {
 
     /// Changes the server's certificate before it is signed.
     pub(super) fn with(name: &str, change: impl Fn(&mut CertificateParams)) -> Self {
-        let name = format!("ipc-tls-{name}-{}", std::process::id()).replace(' ', "-");
-        let directory = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&directory);
-        fs::create_dir(&directory).unwrap();
-        let mut made = Self { directory, key: String::new() };
+        let scratch = Scratch::new(&format!("tls-{name}").replace(' ', "-"));
+        let mut made = Self { scratch, key: String::new() };
 
         let ca_key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, made.directory.to_str().unwrap());
+        params.distinguished_name.push(DnType::CommonName, made.scratch.0.to_str().unwrap());
         let ca = params.self_signed(&ca_key).unwrap();
         made.private_file("ca.pem", &ca.pem());
         made.set_mode("ca.pem", 0o644);
@@ -62,7 +61,7 @@ impl Certificates {
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.scratch.0.join(name)
     }
 
     pub(super) fn private_file(&self, name: &str, text: &str) -> PathBuf {
@@ -155,11 +154,5 @@ impl Certificates {
     /// Makes the server's certificate unusable.
     pub(super) fn spoil(&self) {
         fs::write(self.path("server.pem"), "-----BEGIN CERTIFICATE-----\nnone").unwrap();
-    }
-}
-
-impl Drop for Certificates {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -5,8 +5,9 @@ use std::net::TcpStream;
 
 use super::certificates::Certificates;
 use super::peer::TlsPeer;
-use crate::cli::{Running, Scratch, assert_fails, serve};
+use crate::cli::{Running, assert_fails, serve};
 use crate::memory::resident_bytes;
+use crate::scratch::Scratch;
 
 fn arguments(certificates: &Certificates) -> Vec<String> {
     let path = |name| certificates.path(name).to_str().unwrap().to_owned();

@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use crate::cli::{Running, Scratch, assert_fails, ipc};
+use crate::cli::{Running, assert_fails, ipc};
+use crate::scratch::Scratch;
 
 /// Returns the shell blocks of the section.
 fn blocks() -> Vec<String> {
