@@ -25,6 +25,10 @@ use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve, Subscribe};
 use crate::proto::{ErrorCode, Json, MessageType};
 use crate::token::Token;
 
+/// Time that the server has for its welcome, however long connecting took.
+const WELCOME_TIME_MIN: Duration = Duration::from_millis(100);
+/// Time to wait for the reason of a server that closed the connection.
+const REASON_TIME: Duration = Duration::from_millis(100);
 /// Bytes that kept messages may hold together, even if they are few.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
@@ -149,7 +153,9 @@ impl Connection {
             Err(error) if !matches!(error, Error::Lost { .. }) => return Err(error),
             _ => {}
         }
-        let left = deadline.saturating_duration_since(Instant::now());
+        // If the process was stopped until after the deadline, the server is not to blame, and gets
+        // a moment for its welcome.
+        let left = deadline.saturating_duration_since(Instant::now()).max(WELCOME_TIME_MIN);
         let came = self.await_frame(&mut Wait::at_most(left), Execution::Never);
         #[cfg(feature = "tls")]
         let came = came.map_err(|error| tls_failure::of_welcome(error, options));
@@ -469,12 +475,31 @@ impl Connection {
                         let waiting_for = "room at the server, which does not read,";
                         Error::deadline(waiting_for, self.timeout)
                     } else {
-                        Error::lost(Execution::Never, error)
+                        self.reason().unwrap_or_else(|| Error::lost(Execution::Never, error))
                     });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Returns the reason for which the server closed the connection, if it sent one before this
+    /// side noticed. Other messages are kept, as far as there is room.
+    fn reason(&mut self) -> Option<Error> {
+        let mut wait = Wait::at_most(REASON_TIME);
+        while self.await_frame(&mut wait, Execution::Never).ok()? {
+            let (envelope, frame_bytes) = front(&self.buffer).ok()?;
+            let last_words = last_words(&envelope);
+            let message = Message::from(&envelope);
+            if last_words.is_some() {
+                self.buffer.consume(frame_bytes);
+                return last_words;
+            }
+            if !self.keep(message, frame_bytes) {
+                return None;
+            }
+        }
+        None
     }
 
     /// Waits for the answer to the message with this id.
@@ -497,17 +522,25 @@ impl Connection {
                 self.buffer.consume(frame_bytes);
                 return Err(last_words);
             }
-            let is_full = self.kept.len() >= self.kept_messages_max
-                || self.kept_bytes + frame_bytes > KEPT_BYTES_MAX;
-            if is_full {
-                // The message stays in the buffer, and is received after those that were kept.
+            let message = Message::from(&envelope);
+            if !self.keep(message, frame_bytes) {
                 return Err(Error::Backlog { messages: self.kept.len() });
             }
-            let message = Message::from(&envelope);
-            self.kept_bytes += message.payload.as_str().len();
-            self.kept.push_back(message);
-            self.buffer.consume(frame_bytes);
         }
+    }
+
+    /// Keeps the message at the buffer's front, or returns false if there is no room. Then it stays
+    /// in the buffer, and is received after those that were kept.
+    fn keep(&mut self, message: Message, frame_bytes: usize) -> bool {
+        if self.kept.len() >= self.kept_messages_max
+            || self.kept_bytes + frame_bytes > KEPT_BYTES_MAX
+        {
+            return false;
+        }
+        self.kept_bytes += message.payload.as_str().len();
+        self.kept.push_back(message);
+        self.buffer.consume(frame_bytes);
+        true
     }
 
     fn take_kept(&mut self) -> Option<Message> {

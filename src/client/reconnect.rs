@@ -13,7 +13,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// The pause before an attempt is random between zero and a bound, so that clients which lost the
 /// same server do not reconnect all at once. The bound starts at `pause_min` and doubles with every
 /// failed attempt up to `pause_max`. A connection counts as failed too if it ended before it
-/// brought an answer and before it had lasted for `pause_max`.
+/// brought an answer to a request of the program, a publication or a request to serve, and before
+/// it had lasted for `pause_max`.
 ///
 /// ```
 /// use ipc_framework::client::Reconnect;

@@ -63,7 +63,14 @@ impl Subscription {
     /// Returns the next message, or `None` if none comes before the timeout or the end.
     pub fn next_timeout(&self, timeout: Duration) -> Option<Message> {
         // A timeout that no clock can express means no timeout.
-        self.inbox.take(Instant::now().checked_add(timeout))
+        let deadline = Instant::now().checked_add(timeout);
+        let taken = self.inbox.take(deadline);
+        if taken.is_some() || timeout.is_zero() || deadline.is_none() {
+            return taken;
+        }
+        // It may have arrived while the process was stopped or busy.
+        self.shared.catch_up();
+        self.inbox.take(deadline)
     }
 
     /// Returns how many messages were dropped because the subscription was full: it holds 65,536

@@ -8,12 +8,14 @@ mod losses;
 pub(crate) mod many_threads;
 mod messages;
 mod overhead;
+mod paused;
 mod pool;
 pub(crate) mod proxy;
 pub(crate) mod published;
 #[cfg(feature = "cli")]
 mod reconnect;
 pub(crate) mod scripted;
+mod too_large;
 #[cfg(feature = "cli")]
 mod unix_socket;
 mod workers;

@@ -98,31 +98,48 @@ impl Driver {
     /// Waits for events and handles them. Returns false at the end.
     fn turn(&mut self, events: &mut Events) -> bool {
         let timeout = self.timeout();
-        match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() != ErrorKind::Interrupted => {
+        let is_interrupted = match self.poll.poll(events, timeout) {
+            Ok(()) => false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            Err(error) => {
                 self.close(Some(Error::System { doing: "waiting for events", source: error }));
                 return false;
             }
-            _ => {}
-        }
+        };
+        // The clock is read first, then the socket, and only then is anybody late: a process that
+        // was stopped, or was busy, finds the answers that came in time.
+        let now = Instant::now();
+        let state = self.shared.lock();
+        let is_closed = matches!(state.link, Link::Closed);
+        let is_due = state.alarm.is_some_and(|alarm| alarm <= now);
+        let catch_ups = state.catch_ups.asked;
+        let is_waited_for = catch_ups != state.catch_ups.done;
+        drop(state);
         if let Some(link) = &mut self.link {
+            link.is_readable |= is_interrupted || is_due || is_waited_for;
             for event in events.iter().filter(|event| event.token() == SOCKET) {
                 link.has_ended |= event.is_read_closed() || event.is_error();
                 link.is_readable |= event.is_readable() || link.has_ended;
             }
         }
-        if self.is_closed() {
+        if is_closed {
             self.close(None);
             return false;
         }
         if let Err(error) = self.read() {
             self.lost(error);
         }
+        if is_due || is_waited_for {
+            let read_up_to = self.link.as_mut().map_or(Some(now), |link| link.read_up_to(now));
+            if let Some(now) = read_up_to {
+                self.keep_time(now);
+                self.caught_up(catch_ups);
+            }
+        }
         let ready = std::mem::take(&mut self.shared.lock().ready);
         for worker in ready {
             worker.start();
         }
-        self.keep_time();
         while let Ok(attempt) = self.attempts.1.try_recv() {
             let adopted = attempt.and_then(|connection| self.adopt(connection));
             match adopted {
@@ -185,7 +202,7 @@ impl Driver {
                     shared.emit(&Event::NotRestored { channel_id, error });
                 }
             };
-            state.pending.insert(id, Waiter::Callback(Box::new(tell)), None);
+            state.pending.insert(id, Waiter::Restored(Box::new(tell)), None);
         }
         drop(state);
         drop(encoder);
@@ -219,15 +236,19 @@ impl Driver {
             link.buffer.consume(frame_bytes);
             match incoming {
                 Incoming::Answer(waiter, answer) => {
-                    link.is_proven = true;
+                    link.is_proven |= !waiter.is_own();
                     if let Waiter::Heartbeat = waiter {
                         self.shared.lock().answers_ping = true;
                     }
                     waiter.tell(answer);
                 }
                 Incoming::Unasked(sinks, message, refused) => self.unasked(sinks, message, refused),
-                Incoming::Message(sinks, message) => deliver(sinks, message),
+                Incoming::Message(sinks, message) => {
+                    link.is_proven = true;
+                    deliver(sinks, message);
+                }
                 Incoming::Job(worker, message, generation) => {
+                    link.is_proven = true;
                     worker.take(message, generation);
                 }
                 Incoming::Unserved(request) => self.refuse(&request),
@@ -276,8 +297,8 @@ impl Driver {
         }
     }
 
-    fn keep_time(&mut self) {
-        let now = Instant::now();
+    /// Handles everything that is due at `now`, up to which the socket has been read.
+    fn keep_time(&mut self, now: Instant) {
         let mut state = self.shared.lock();
         let begun = state.outbox.begun();
         let expired = state.pending.expired(now, begun);
@@ -295,6 +316,16 @@ impl Driver {
         }
     }
 
+    /// Tells the callers that wait in [`Shared::catch_up`].
+    fn caught_up(&self, asked: u64) {
+        let mut state = self.shared.lock();
+        if state.catch_ups.done < asked {
+            state.catch_ups.done = asked;
+            drop(state);
+            self.shared.progress.notify_all();
+        }
+    }
+
     /// Handles the loss of the connection.
     fn lost(&mut self, error: Error) {
         // A server that accepts connections and closes them at once must not be asked again at
@@ -306,7 +337,7 @@ impl Driver {
         let is_final = self.shared.options.reconnect.is_none() || is_for_good(&error);
         let mut state = self.shared.lock();
         state.failures = if was_of_use { 0 } else { state.failures.saturating_add(1) };
-        let mut loss = state.link_down(is_final);
+        let mut loss = state.link_down(is_final, Some(&error));
         drop(state);
         self.shared.progress.notify_all();
         let unanswered = loss.unanswered();
@@ -407,7 +438,7 @@ impl Driver {
     fn close(&mut self, error: Option<Error>) {
         let socket = self.link.as_ref().map(|link| Arc::clone(&link.socket));
         self.forget_link();
-        let mut loss = self.shared.lock().link_down(true);
+        let mut loss = self.shared.lock().link_down(true, None);
         loss.tell();
         let timeout = self.shared.options.connection.timeout;
         let ended = socket.map_or(Ok(()), |socket| socket.end(timeout));

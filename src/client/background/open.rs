@@ -20,6 +20,13 @@ use crate::proto::system::{Action, SYSTEM};
 /// More frequent pings would keep both sides busy with nothing else.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 
+/// Bytes that had arrived at a moment, as far as nobody has read them yet.
+#[derive(Debug)]
+struct Backlog {
+    at: Instant,
+    bytes: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Open {
     pub(crate) socket: Arc<Socket>,
@@ -30,8 +37,11 @@ pub(crate) struct Open {
     /// event announces it.
     pub(crate) has_ended: bool,
     pub(crate) since: Instant,
-    /// It has brought an answer after the welcome.
+    /// It has served a caller: it brought an answer, a publication or a request. Answers to messages
+    /// of the driver itself prove nothing, because a server that welcomes everybody and closes may
+    /// send them too.
     pub(crate) is_proven: bool,
+    backlog: Option<Backlog>,
     last_read: Instant,
     /// The time of a ping that is not answered yet, or of the server's last sign of life after it.
     asked: Option<Instant>,
@@ -50,6 +60,7 @@ impl Open {
             has_ended: false,
             since: now,
             is_proven: false,
+            backlog: None,
             last_read: now,
             asked: None,
             next_heartbeat: has_heartbeat.then_some(now),
@@ -66,6 +77,9 @@ impl Open {
                 self.buffer.filled(bytes);
                 self.last_read = Instant::now();
                 self.asked = None;
+                if let Some(backlog) = &mut self.backlog {
+                    backlog.bytes = backlog.bytes.saturating_sub(bytes as u64);
+                }
                 // A short read has emptied the socket, so another read would bring nothing.
                 self.is_readable = bytes == room_bytes || self.has_ended;
                 #[cfg(feature = "tls")]
@@ -84,6 +98,24 @@ impl Open {
         }
     }
 
+    /// Returns the moment up to which everything that arrived has been read, given that the socket
+    /// was read after `now`. It is unknown while a server sends more than the driver can read.
+    pub(crate) fn read_up_to(&mut self, now: Instant) -> Option<Instant> {
+        if !self.is_readable {
+            self.backlog = None;
+            return Some(now);
+        }
+        match &self.backlog {
+            Some(backlog) if backlog.bytes > 0 => None,
+            Some(_) => self.backlog.take().map(|backlog| backlog.at),
+            None => {
+                let at = Instant::now();
+                self.backlog = Some(Backlog { at, bytes: self.socket.unread_bytes() });
+                None
+            }
+        }
+    }
+
     /// The kernel took bytes again, so the server is reading, if slowly.
     pub(crate) fn has_written(&mut self) {
         self.asked = self.asked.map(|_| Instant::now());
@@ -93,7 +125,8 @@ impl Open {
         self.next_heartbeat
     }
 
-    /// Sends a ping to a silent server. Returns an error if the server is dead.
+    /// Sends a ping to a silent server. Returns an error if the server is dead: if it had not
+    /// answered by `now`, and everything that arrived until then has been read.
     pub(crate) fn heartbeat(&mut self, shared: &Shared, now: Instant) -> Result<(), Error> {
         let (Some(interval), Some(at)) = (shared.options.heartbeat, self.next_heartbeat) else {
             return Ok(());

@@ -124,6 +124,12 @@ impl Outbox {
         self.queue.front().filter(|_| self.head_sent > 0)?.request
     }
 
+    /// Removes the first message, if a part of it has left and its frame has this size.
+    pub(crate) fn take_begun(&mut self, frame_bytes: usize) -> Option<Outgoing> {
+        let is_it = self.head_sent > 0 && self.queue.front()?.frame.len() == frame_bytes;
+        if is_it { self.pop() } else { None }
+    }
+
     pub(crate) fn skip(&mut self) {
         self.pop();
     }

@@ -1,7 +1,7 @@
 //! Requests in flight, their deadlines, and what answers prove about messages that were sent
 //! before.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use uuid::Uuid;
@@ -9,21 +9,48 @@ use uuid::Uuid;
 use super::outbox::Kind;
 use super::waiter::Waiter;
 use crate::client::error::{Error, Execution};
+use crate::proto::ErrorCode;
+use crate::proto::frame::HEADER_BYTES;
 
 /// The size up to which a request is kept until its answer comes. If the server refuses to look at
 /// it, it can be sent by the next connection.
 const KEPT_FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// The size from which messages without an answer are remembered, and the number of those that are:
+/// one of them may be too large for the server.
+const LARGE_BYTES_MIN: usize = 64 << 10;
+const LARGE_MAX: usize = 64;
 
 #[derive(Debug)]
 struct Request {
     waiter: Waiter,
     deadline: Option<Instant>,
     begin: Instant,
-    /// Set when all of the request has left, after which it may be executed: the number of messages
-    /// without an answer that had left before it.
-    left: Option<u64>,
+    /// Set when all of the request has left, after which it may be executed.
+    left: Option<Left>,
     /// The frame and its number, if it may be sent again.
     kept: Option<(Vec<u8>, u64)>,
+}
+
+/// A request that has left.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    /// The number of messages without an answer that had left before it.
+    posted_before: u64,
+    /// Its place in the order in which callers sent messages.
+    number: u64,
+    body_bytes: usize,
+}
+
+/// The message for which a server closes a connection because it is over the limit. The server has
+/// not looked at it, nor at any message after it.
+#[derive(Debug)]
+pub(crate) struct TooLarge {
+    text: String,
+    pub(crate) body_bytes: usize,
+    body_bytes_max: usize,
+    /// Its place in the order, if it is known.
+    pub(crate) number: Option<u64>,
 }
 
 /// Invariants: `confirmed <= posted`; `kept_bytes` is the size of all kept frames.
@@ -42,6 +69,8 @@ pub(crate) struct Pending {
     kept_bytes_max: usize,
     /// Set when a caller stops waiting for a request that has not left.
     has_abandoned: bool,
+    /// Large messages without an answer that left by this connection: their numbers and sizes.
+    large: VecDeque<(u64, usize)>,
 }
 
 impl Pending {
@@ -54,6 +83,7 @@ impl Pending {
             kept_bytes: 0,
             kept_bytes_max,
             has_abandoned: false,
+            large: VecDeque::new(),
         }
     }
 
@@ -87,12 +117,17 @@ impl Pending {
         frame_bytes: usize,
         frame: impl FnOnce() -> Vec<u8>,
     ) {
+        let body_bytes = frame_bytes - HEADER_BYTES;
         let Some(id) = request else {
             self.posted += u64::from(kind == Kind::AnyConnection);
+            if body_bytes >= LARGE_BYTES_MIN {
+                self.large.truncate(LARGE_MAX - 1);
+                self.large.push_front((number, body_bytes));
+            }
             return;
         };
         let Some(request) = self.requests.get_mut(&id) else { return };
-        request.left = Some(self.posted);
+        request.left = Some(Left { posted_before: self.posted, number, body_bytes });
         let is_kept = kind == Kind::AnyConnection
             && frame_bytes <= KEPT_FRAME_BYTES_MAX
             && self.kept_bytes + frame_bytes <= self.kept_bytes_max;
@@ -117,8 +152,8 @@ impl Pending {
 
     /// Removes a request whose answer has come. The server has then processed what left before it.
     pub(crate) fn answered(&mut self, id: Uuid) -> Option<Waiter> {
-        if let Some(before) = self.requests.get(&id)?.left {
-            self.confirmed = self.confirmed.max(before);
+        if let Some(left) = self.requests.get(&id)?.left {
+            self.confirmed = self.confirmed.max(left.posted_before);
         }
         self.forget(id).map(|(waiter, _)| waiter)
     }
@@ -127,7 +162,7 @@ impl Pending {
     /// sending it again, if it was kept.
     pub(crate) fn refused(&mut self, id: Uuid) -> Option<(Vec<u8>, u64)> {
         let request = self.requests.get_mut(&id)?;
-        let before = request.left?;
+        let before = request.left?.posted_before;
         let kept = request.kept.take()?;
         request.left = None;
         self.kept_bytes -= kept.0.len();
@@ -162,11 +197,35 @@ impl Pending {
         expired
     }
 
-    /// Removes the requests that left by a lost connection, or all requests.
-    pub(crate) fn lost(&mut self, all: bool) -> Vec<(Waiter, Execution)> {
+    /// Finds the message of which the server said that it is too large.
+    pub(crate) fn too_large(&self, error: &Error) -> Option<TooLarge> {
+        let Error::Answered { code: ErrorCode::FrameTooLarge, text } = error else { return None };
+        let mut numbers = text
+            .split(|char: char| !char.is_ascii_digit())
+            .filter_map(|digits| digits.parse().ok());
+        let (body_bytes, body_bytes_max) = (numbers.next()?, numbers.next()?);
+        let requests = self.requests.values().filter_map(|request| request.left);
+        let requests = requests.map(|left| (left.number, left.body_bytes));
+        let all = requests.chain(self.large.iter().copied());
+        let number = all.filter(|(_, bytes)| *bytes == body_bytes).map(|(number, _)| number).min();
+        Some(TooLarge { text: text.clone(), body_bytes, body_bytes_max, number })
+    }
+
+    /// Removes the requests that left by a lost connection, or all requests, and returns their
+    /// errors.
+    pub(crate) fn lost(&mut self, all: bool, too_large: Option<&TooLarge>) -> Vec<(Waiter, Error)> {
         let gone = self.requests.iter().filter(|(_, request)| all || request.left.is_some());
-        let gone: Vec<Uuid> = gone.map(|(id, _)| *id).collect();
-        gone.into_iter().filter_map(|id| self.forget(id)).collect()
+        let gone: Vec<(Uuid, Option<Left>)> =
+            gone.map(|(id, request)| (*id, request.left)).collect();
+        let end = |(id, left): (Uuid, Option<Left>)| {
+            let (waiter, execution) = self.forget(id)?;
+            let error = match (too_large, left) {
+                (Some(too_large), Some(left)) => too_large.error_of(left),
+                _ => Error::lost(execution, None),
+            };
+            Some((waiter, error))
+        };
+        gone.into_iter().filter_map(end).collect()
     }
 
     /// Returns how many messages without an answer may not have been processed.
@@ -178,6 +237,29 @@ impl Pending {
     pub(crate) fn take_unconfirmed(&mut self) -> u64 {
         let unconfirmed = self.unconfirmed();
         (self.posted, self.confirmed) = (0, 0);
+        self.large.clear();
         unconfirmed
+    }
+}
+
+impl TooLarge {
+    /// Returns the error of the message itself.
+    pub(crate) fn own_error(&self) -> Error {
+        Error::Answered { code: ErrorCode::FrameTooLarge, text: self.text.clone() }
+    }
+
+    /// Returns the error of a request that had left by the same connection.
+    fn error_of(&self, left: Left) -> Error {
+        let Self { body_bytes, body_bytes_max, number, .. } = self;
+        let execution = match *number {
+            Some(number) if number == left.number => return self.own_error(),
+            Some(number) if number < left.number => Execution::Never,
+            _ => Execution::Possible,
+        };
+        let text = format!(
+            "the server closed it because another message has {body_bytes} bytes, over its limit \
+             of {body_bytes_max}; raise its --max-frame-bytes, or send that message in parts"
+        );
+        Error::lost(execution, std::io::Error::other(text))
     }
 }

@@ -26,6 +26,10 @@ use crate::proto::Message;
 /// The number of encoders that are kept, for threads that send at the same time.
 const ENCODERS_KEPT: usize = 16;
 
+/// The longest wait for a driver that does not read, in steps.
+const CATCH_UP_STEP: Duration = Duration::from_millis(50);
+const CATCH_UP_STEPS: u32 = 100;
+
 pub(crate) type Listener = Box<dyn FnMut(&Event) + Send>;
 
 /// The shared part of a client, see the module.
@@ -228,6 +232,7 @@ impl Shared {
         if let Some(answer) = slot.wait(deadline) {
             return answer;
         }
+        self.catch_up();
         let mut state = self.lock();
         let is_begun = state.outbox.begun() == Some(id);
         if let Some((_, execution)) = state.pending.forget(id) {
@@ -239,6 +244,30 @@ impl Shared {
         // hand it over.
         let soon = Instant::now() + Duration::from_secs(60);
         slot.wait(soon).unwrap_or(Err(Error::lost(Execution::Possible, None)))
+    }
+
+    /// Returns once the driver has read everything that has arrived. A caller whose deadline passed
+    /// looks again after this, because the process may have been stopped or busy, with the answer in
+    /// the socket. Does not wait for a driver that is kept from reading, by a handler that blocks.
+    pub(crate) fn catch_up(&self) {
+        if self.is_driver() {
+            return;
+        }
+        let mut state = self.lock();
+        state.catch_ups.asked += 1;
+        let asked = state.catch_ups.asked;
+        self.wake();
+        let mut steps_left = CATCH_UP_STEPS;
+        // Steps and not a deadline: they do not pass while the process is stopped.
+        while steps_left > 0
+            && state.catch_ups.done < asked
+            && matches!(state.link, Link::Up(_) | Link::Leaving(_))
+        {
+            let woken = self.progress.wait_timeout(state, CATCH_UP_STEP);
+            let (locked, woken) = woken.unwrap_or_else(PoisonError::into_inner);
+            state = locked;
+            steps_left -= u32::from(woken.timed_out());
+        }
     }
 
     /// Stops waiting for an answer. A request that has not left is then not sent.

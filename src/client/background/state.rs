@@ -14,11 +14,12 @@ use super::pending::Pending;
 use super::routes::{Handler, Route, Sink};
 use super::waiter::Waiter;
 use crate::client::client_options::{ClientOptions, WhileDisconnected};
-use crate::client::error::{Error, Execution};
+use crate::client::error::Error;
 use crate::client::wire::encoder::{Encoder, Heading};
 use crate::client::wire::socket::Socket;
 use crate::proto::Message;
 use crate::proto::MessageType;
+use crate::proto::frame::HEADER_BYTES;
 use crate::proto::system::{SYSTEM, Serve, Subscribe};
 
 #[derive(Debug)]
@@ -56,9 +57,18 @@ pub(crate) struct State {
     pub(crate) heartbeat: Option<Uuid>,
     /// The earliest moment for which the driver is going to wake up.
     pub(crate) alarm: Option<Instant>,
+    pub(crate) catch_ups: CatchUps,
     pub(crate) next_key: u64,
     /// Set when the driver has ended, to an error if not everything was processed by then.
     pub(crate) end: Option<Result<(), Error>>,
+}
+
+/// The times that callers asked the driver to read what has arrived, and those of them that it has
+/// done.
+#[derive(Debug, Default)]
+pub(crate) struct CatchUps {
+    pub(crate) asked: u64,
+    pub(crate) done: u64,
 }
 
 /// A served channel: a queue of requests and the handler behind it.
@@ -77,8 +87,8 @@ pub(crate) trait Service: Send + Sync {
 /// The losses that come with a lost connection.
 #[derive(Debug)]
 pub(crate) struct Loss {
-    /// The requests that fail, with whether they may have been executed.
-    pub(crate) told: Vec<(Waiter, Execution)>,
+    /// The requests that fail, with their errors.
+    pub(crate) told: Vec<(Waiter, Error)>,
     /// Number of messages without an answer that may be lost.
     pub(crate) unconfirmed: u64,
     /// Number of messages that wait for the next connection.
@@ -90,12 +100,12 @@ pub(crate) struct Loss {
 impl Loss {
     /// Returns how many of the failed requests are the caller's.
     pub(crate) fn unanswered(&self) -> usize {
-        self.told.iter().filter(|(waiter, _)| !matches!(waiter, Waiter::Heartbeat)).count()
+        self.told.iter().filter(|(waiter, _)| !waiter.is_own()).count()
     }
 
     pub(crate) fn tell(&mut self) {
-        for (waiter, execution) in self.told.drain(..) {
-            waiter.tell(Err(Error::lost(execution, None)));
+        for (waiter, error) in self.told.drain(..) {
+            waiter.tell(Err(error));
         }
     }
 }
@@ -120,6 +130,7 @@ impl State {
             answers_ping: false,
             heartbeat: None,
             alarm: None,
+            catch_ups: CatchUps::default(),
             next_key: 0,
             end: None,
         }
@@ -225,21 +236,36 @@ impl State {
         serves
     }
 
-    /// Handles the loss of the connection.
-    pub(crate) fn link_down(&mut self, is_final: bool) -> Loss {
+    /// Handles the loss of the connection, which ended with the error `cause`.
+    pub(crate) fn link_down(&mut self, is_final: bool, cause: Option<&Error>) -> Loss {
         self.link = if is_final { Link::Closed } else { Link::Down };
         self.jobs = 0;
         self.drop_expired();
         let mut told = Vec::new();
+        let mut too_large = cause.and_then(|cause| self.pending.too_large(cause));
+        let mut dropped = 0;
+        if let Some(too_large) = &mut too_large
+            && let Some(begun) = self.outbox.take_begun(too_large.body_bytes + HEADER_BYTES)
+        {
+            // The next connection would be closed because of it as well.
+            too_large.number = Some(begun.number);
+            match begun.request.and_then(|id| self.pending.forget(id)) {
+                Some((waiter, _)) => told.push((waiter, too_large.own_error())),
+                None => dropped = 1,
+            }
+        }
         for id in self.outbox.link_down() {
-            told.extend(self.pending.forget(id));
+            let forgotten = self.pending.forget(id);
+            told.extend(
+                forgotten.map(|(waiter, execution)| (waiter, Error::lost(execution, None))),
+            );
         }
         let waiting = self.outbox.held();
-        told.extend(self.pending.lost(is_final));
+        told.extend(self.pending.lost(is_final, too_large.as_ref()));
         if is_final {
             self.outbox.clear();
         }
-        let unconfirmed = self.pending.take_unconfirmed();
+        let unconfirmed = self.pending.take_unconfirmed() + dropped;
         let (waiting, unsent) = if is_final { (0, waiting) } else { (waiting, 0) };
         Loss { told, unconfirmed, waiting, unsent }
     }

@@ -73,6 +73,8 @@ pub(crate) enum Waiter {
     Callback(Box<dyn FnOnce(Answer) + Send>),
     /// As `Callback`, for callers that want an answer as it came even if it is an error.
     AsItCame(Box<dyn FnOnce(Answer) + Send>),
+    /// As `Callback`, for a request with which the driver restores something.
+    Restored(Box<dyn FnOnce(Answer) + Send>),
     /// The driver sent it, to find out whether the server is alive.
     Heartbeat,
 }
@@ -82,11 +84,16 @@ impl Waiter {
     pub(crate) fn tell(self, answer: Answer) {
         match self {
             Self::Slot(slot) => slot.fill(answer),
-            Self::Callback(callback) | Self::AsItCame(callback) => {
+            Self::Callback(callback) | Self::AsItCame(callback) | Self::Restored(callback) => {
                 shielded(|| callback(answer));
             }
             Self::Heartbeat => {}
         }
+    }
+
+    /// Returns whether the driver itself waits, and no caller.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self, Self::Restored(_) | Self::Heartbeat)
     }
 }
 
@@ -96,6 +103,7 @@ impl fmt::Debug for Waiter {
             Self::Slot(_) => "Slot",
             Self::Callback(_) => "Callback",
             Self::AsItCame(_) => "AsItCame",
+            Self::Restored(_) => "Restored",
             Self::Heartbeat => "Heartbeat",
         })
     }

@@ -1,5 +1,6 @@
 //! Bytes, frames and messages: everything between a client and its socket.
 
+mod addresses;
 pub(super) mod answer;
 pub(super) mod encoder;
 pub(super) mod frames;

@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind};
 use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
 #[cfg(feature = "tls")]
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
+use super::addresses;
 use super::no_signal::NO_SIGNAL;
 #[cfg(feature = "tls")]
 use super::tls_session::Session;
@@ -33,14 +35,10 @@ impl Socket {
     /// Returns a blocking socket that was connected before `deadline`.
     pub(crate) fn connect(endpoint: &Endpoint, deadline: Instant) -> io::Result<Self> {
         let inner = match endpoint {
-            Endpoint::Tcp { host, port } => connect_tcp(host, *port, deadline)?,
-            Endpoint::Unix(path) => {
-                let socket = Inner::new(Domain::UNIX, Type::STREAM, None)?;
-                // This bounds connecting too, which waits while the server's backlog is full.
-                socket.set_write_timeout(Some(remaining(deadline)?))?;
-                socket.connect(&SockAddr::unix(path)?)?;
-                socket
+            Endpoint::Tcp { host, port } => {
+                addresses::connect((host.as_str(), *port).to_socket_addrs()?, deadline)?
             }
+            Endpoint::Unix(path) => connect_unix(path, deadline)?,
         };
         Ok(Self {
             inner,
@@ -58,8 +56,14 @@ impl Socket {
         deadline: Instant,
     ) -> io::Result<()> {
         let mut session = Session::new(tls);
+        let mut late_steps = 0;
         loop {
-            let left = remaining(deadline)?;
+            let left = left_until(deadline);
+            // A process that was stopped until after the deadline still takes what came in time.
+            late_steps += u32::from(left == LEFT_MIN);
+            if late_steps > LATE_STEPS_MAX {
+                return Err(ErrorKind::TimedOut.into());
+            }
             self.set_write_timeout(left)?;
             self.set_read_timeout(Some(left))?;
             match session.shake_hands(&self.inner) {
@@ -126,6 +130,11 @@ impl Socket {
         retry(|| Ok(rustix::net::recv(&self.inner, &mut *room, RecvFlags::DONTWAIT)?.0))
     }
 
+    /// Returns how many bytes have arrived that nobody has read; with TLS these are encrypted.
+    pub(crate) fn unread_bytes(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.inner).unwrap_or_default()
+    }
+
     /// Returns whether there may be bytes to read that no event announces.
     #[cfg(feature = "tls")]
     pub(crate) fn holds_more(&self) -> bool {
@@ -151,10 +160,14 @@ impl Socket {
         // A timeout that no clock can express means no timeout.
         let deadline = Instant::now().checked_add(timeout);
         loop {
-            let left = deadline.map(remaining).transpose()?;
+            // The clock is read before the socket is, which may hold the end that came in time.
+            let left = deadline.map(left_until);
             match self.try_recv(&mut scrap) {
                 Ok(0) => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if left == Some(LEFT_MIN) {
+                        return Err(ErrorKind::TimedOut.into());
+                    }
                     self.inner.set_read_timeout(left)?;
                     // This waits, but leaves the byte in the socket.
                     retry(|| Ok(rustix::net::recv(&self.inner, &mut [0], RecvFlags::PEEK)?.0))?;
@@ -197,29 +210,27 @@ fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> io::Result<usize> {
     }
 }
 
-/// Tries all addresses of the host in turn; a name such as `localhost` has several.
-fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<Inner> {
-    let mut failed = io::Error::from(ErrorKind::NotFound);
-    for address in (host, port).to_socket_addrs()? {
-        let socket = Inner::new(Domain::for_address(address), Type::STREAM, None)?;
-        match socket.connect_timeout(&address.into(), remaining(deadline)?) {
-            Ok(()) => {
-                socket.set_tcp_nodelay(true)?;
-                return Ok(socket);
-            }
-            // A refused connection tells more than a missing route over IPv6.
-            Err(error) if failed.kind() != ErrorKind::ConnectionRefused => failed = error,
-            Err(_) => {}
+/// Connects to a Unix socket, which waits while the server's backlog is full.
+fn connect_unix(path: &Path, deadline: Instant) -> io::Result<Inner> {
+    let address = SockAddr::unix(path)?;
+    loop {
+        let socket = Inner::new(Domain::UNIX, Type::STREAM, None)?;
+        // This bounds connecting too.
+        socket.set_write_timeout(Some(left_until(deadline)))?;
+        match socket.connect(&address) {
+            // The process was stopped and goes on.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            connected => return connected.map(|()| socket),
         }
     }
-    Err(failed)
 }
 
-/// Returns the time left as the kernel accepts it: never zero, which would mean no timeout.
-fn remaining(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(ErrorKind::TimedOut.into());
-    }
-    Ok(left.max(Duration::from_micros(1)))
+/// The shortest timeout that the kernel knows: zero would mean none.
+const LEFT_MIN: Duration = Duration::from_micros(1);
+/// Steps of a TLS handshake after its deadline, each of which takes bytes that have arrived.
+const LATE_STEPS_MAX: u32 = 16;
+
+/// Returns the time left, as the kernel accepts it.
+fn left_until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(LEFT_MIN)
 }

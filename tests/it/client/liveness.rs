@@ -8,7 +8,7 @@ use ipc_framework::Json;
 use ipc_framework::client::{Error, Event, Reconnect};
 use serde_json::{Value, json};
 
-use super::scripted::{Scripted, Side, Told, losses, next, publish_until_some_wait};
+use super::scripted::{Scripted, Side, Told, admit, losses, next, publish_until_some_wait};
 use crate::support::{HANG, until};
 
 fn is_ping(message: &Value) -> bool {
@@ -117,6 +117,34 @@ fn a_server_that_admits_and_closes_at_once_is_asked_ever_less_often() {
     let _side = script.accept();
     until("the eighth", || client.connection_info().connections, |seen| *seen >= 8);
     assert_eq!(client.connection_info().failures, 0);
+}
+
+/// Restored channels and heartbeats are answered before the server closes.
+#[test]
+fn answers_to_the_client_itself_do_not_prove_a_connection() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.reconnect = Some(Reconnect::new(Duration::from_millis(2), Duration::from_secs(10)));
+    let (client, mut side) = script.connect_with(&options);
+    let serving = client.clone();
+    admit(&mut side, move || serving.serve("work", 1, |_| Ok(1)).unwrap());
+    drop(side);
+    // The first connection was of use, for the caller's own request was answered.
+    for failures in 0..6 {
+        let mut side = script.accept();
+        until("the count", || client.connection_info().failures, |seen| *seen == failures);
+        let restoring = side.receive();
+        side.answer(&restoring, json!({"status": "serving", "channel": "work"}));
+        drop(side);
+    }
+    let mut side = script.accept();
+    side.receive();
+    // A request to serve is work, so the loss counts as the first again.
+    side.send("request", "work", json!(1));
+    assert_eq!(side.receive()["payload"], 1);
+    drop(side);
+    let _side = script.accept();
+    until("the count", || client.connection_info().failures, |seen| *seen == 0);
 }
 
 #[test]

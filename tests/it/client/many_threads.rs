@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use futures_core::Stream;
-use ipc_framework::client::{Client, ClientOptions, Error, Execution};
+use ipc_framework::client::{Client, ClientOptions, Error, Execution, RequestFuture};
 use ipc_framework::{Config, ErrorCode, HandlerError, Message};
 use serde_json::{Value, json};
 
@@ -47,6 +47,12 @@ fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
             Poll::Pending => std::thread::park(),
         }
     }
+}
+
+/// Blocks until the answer comes.
+pub(crate) fn wait(future: RequestFuture) -> Result<Message, Error> {
+    let mut future = pin!(future);
+    block_on(|context| future.as_mut().poll(context))
 }
 
 #[test]

@@ -107,7 +107,7 @@ const ROOMS: &[Room] = &[
             "options event",
             "client_options",
             // Bytes, frames and messages.
-            "wire/answer wire/no_signal wire/read_buffer",
+            "wire/addresses wire/answer wire/no_signal wire/read_buffer",
             "wire/tls_session",
             "wire/encoder wire/frames wire/socket wire/tls_failure",
             "wire/wait",
