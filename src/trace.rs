@@ -25,6 +25,7 @@ events! {
     warn unsent(reason: &str) = "a message from another thread was not sent";
     warn slow_consumer(connection: usize, queued_bytes: usize) = "closed a connection that reads too slowly";
     warn refused(connection: usize, code: &str) = "refused a connection";
+    warn closed_for(connection: usize, code: &str, reason: &str) = "closed a connection because of what it sent";
     #[cfg(feature = "net")]
     warn garbled(connection: usize, reason: &str) = "closed a connection that does not speak TLS as it should";
     #[cfg(feature = "net")]

@@ -26,7 +26,7 @@ pub(crate) fn refuse(core: &mut Core, to: ConnectionKey, envelope: &Envelope<'_>
     } else {
         let reply_to = answers::reply_to(envelope);
         answers::say_last(core, to, Address::of(envelope), reply_to, why);
-        trace_refused(to, why);
+        trace_refused(core, to, why);
     }
     begin(core, to);
 }
@@ -48,16 +48,19 @@ pub(crate) fn report(core: &mut Core, to: ConnectionKey, why: &Refusal) {
         let application = answers::own_application(core, to);
         let address = Address { app_id: &application, channel_id: SYSTEM };
         answers::say_last(core, to, address, None, why);
-        trace_refused(to, why);
+        trace_refused(core, to, why);
     } else {
         answers::report(core, to, why);
     }
     begin(core, to);
 }
 
-fn trace_refused(to: ConnectionKey, why: &Refusal) {
-    // A take-over is routine on reconnect: not logged.
-    if why.code != ErrorCode::TakenOver {
+fn trace_refused(core: &Core, to: ConnectionKey, why: &Refusal) {
+    if why.code == ErrorCode::TakenOver {
+        // A take-over is routine on reconnect: not logged.
+    } else if core.connections.session(to).is_some() {
+        crate::trace::closed_for(to.index(), why.code.as_str(), &why.text);
+    } else {
         crate::trace::refused(to.index(), why.code.as_str());
     }
 }

@@ -83,7 +83,8 @@ pub(crate) fn shutting_down() -> Refusal {
 pub(crate) fn frame_too_large(body_bytes: usize, body_bytes_max: usize) -> Refusal {
     let text = format!(
         "the length prefix says {body_bytes} bytes, over the limit of {body_bytes_max}; send \
-         smaller messages, and check that the peer speaks this protocol"
+         smaller messages, or raise the server's --max-frame-bytes, and check that the peer speaks \
+         this protocol"
     );
     Refusal::new(ErrorCode::FrameTooLarge, text)
 }
