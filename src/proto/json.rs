@@ -73,26 +73,38 @@ impl<'a> Json<'a> {
 
     /// Reads the document into a value of any type.
     ///
+    /// An integer of any size is read as an `f64` where `T` has one, because JavaScript writes
+    /// large floats as integers. Members that `T` does not ask for may be anything.
+    ///
     /// # Errors
-    /// If the document does not have the shape of `T`, or holds what
-    /// `simd-json` has no value for: a number outside `f64`, an integer
-    /// outside `u64` and `i64`, half of a surrogate pair.
+    /// If the document does not have the shape of `T`, or `T` asks for a member whose value it
+    /// cannot hold, such as `1e400` for an `f64` or half of a surrogate pair for a `String`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
-        scratch::with_copy(&self.text, |copy, buffers| {
-            simd_json::serde::from_slice_with_buffers(copy, buffers).map_err(DecodeError)
-        })
+        let decoded = scratch::with_copy(&self.text, |copy, buffers| {
+            simd_json::serde::from_slice_with_buffers(copy, buffers)
+        });
+        decoded.or_else(|_: simd_json::Error| self.decode_slowly())
     }
 
-    /// Reads the document into a tree of values.
+    /// Reads the document into a tree of values. An integer that no 64 bits hold becomes a float.
     ///
-    /// If an object gives a key twice, the tree has it twice, and a look-up finds the first.
+    /// If an object of at most 32 members gives a key twice, the tree has it twice, and a look-up
+    /// finds the first; in a larger object the last one replaces those before it.
     ///
     /// # Errors
-    /// If the document holds what `simd-json` has no value for, see [`decode`](Self::decode).
+    /// If the document holds a number outside of `f64`, or half of a surrogate pair.
     pub fn to_value(&self) -> Result<simd_json::OwnedValue, DecodeError> {
-        scratch::with_copy(&self.text, |copy, buffers| {
-            simd_json::value::owned::to_value_with_buffers(copy, buffers).map_err(DecodeError)
-        })
+        let value = scratch::with_copy(&self.text, |copy, buffers| {
+            simd_json::value::owned::to_value_with_buffers(copy, buffers)
+        });
+        value.or_else(|_: simd_json::Error| self.decode_slowly())
+    }
+
+    /// Reads the document with a parser that looks at what `T` asks for and at nothing else. The
+    /// quick one refuses a whole document for a number or a string that it has no value for.
+    #[cold]
+    fn decode_slowly<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        serde_json::from_str(&self.text).map_err(DecodeError)
     }
 }
 
@@ -195,7 +207,7 @@ impl JsonError {
 /// assert!(text.decode::<u32>().is_err());
 /// ```
 #[derive(Debug)]
-pub struct DecodeError(simd_json::Error);
+pub struct DecodeError(serde_json::Error);
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

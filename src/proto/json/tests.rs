@@ -129,12 +129,55 @@ fn decode_reads_the_shape_that_is_asked_for() {
     assert!(error.source().is_some());
 }
 
+/// JavaScript writes floats up to 1e21 as digits, and Python every integer.
+#[test]
+fn integers_beyond_64_bits_are_read_as_floats() {
+    let digits = "9".repeat(300);
+    for text in [&digits, "20000000000000000000", "18446744073709552000", "-9223372036854775809"] {
+        let json = Json::parse(text).unwrap();
+        let float: f64 = text.parse().unwrap();
+        assert_eq!(json.decode::<f64>().unwrap().to_bits(), float.to_bits(), "{text}");
+        assert_eq!(json.to_value().unwrap().as_f64().unwrap().to_bits(), float.to_bits());
+        assert!(json.decode::<u64>().is_err(), "no integer is rounded: {text}");
+    }
+    for large in [i128::MAX, i128::MIN] {
+        assert_eq!(Json::from_serialize(&large).unwrap().decode::<i128>().unwrap(), large);
+    }
+    let map: BTreeMap<String, f64> =
+        Json::parse(r#"{"a":1,"b":20000000000000000000}"#).unwrap().decode().unwrap();
+    assert_eq!(map.values().sum::<f64>().to_bits(), 2e19_f64.to_bits());
+}
+
+#[test]
+fn what_nobody_asks_for_may_be_anything() {
+    #[derive(Deserialize)]
+    struct Asked {
+        x: i64,
+    }
+    let digits = "9".repeat(400);
+    for other in [&digits, "20000000000000000000", "1e400", r#""\ud800""#, r#"{"\udfff":[-1e999]}"#]
+    {
+        let json = Json::parse(format!(r#"{{"x":1,"other":{other}}}"#)).unwrap();
+        assert_eq!(json.decode::<Asked>().unwrap().x, 1, "{other}");
+    }
+}
+
+#[test]
+fn a_key_given_twice_is_found_as_documented() {
+    for (others, expected) in [(30, 1), (31, 2)] {
+        let others: Vec<String> = (0..others).map(|n| format!(r#""{n}":0,"#)).collect();
+        let json = Json::parse(format!(r#"{{{}"k":1,"k":2}}"#, others.concat())).unwrap();
+        assert_eq!(json.to_value().unwrap()["k"], expected);
+    }
+}
+
 #[test]
 fn decode_refuses_what_has_no_value_and_goes_on() {
-    let digits = "9".repeat(300);
-    for text in [digits.as_str(), "1e400", "18446744073709551616", r#""\ud800""#] {
+    let digits = "9".repeat(400);
+    for text in [&digits, "1e400", r#""\ud800""#] {
         let json = Json::parse(text).unwrap();
         assert!(json.to_value().is_err(), "{text}");
+        assert!(json.decode::<f64>().is_err(), "{text}");
         assert!(json.decode::<String>().is_err(), "{text}");
         assert_eq!(Json::parse("[1]").unwrap().decode::<[u8; 1]>().unwrap(), [1]);
     }
