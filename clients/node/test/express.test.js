@@ -131,6 +131,13 @@ describe('Express', () => {
   });
 });
 
+test('the example needs nothing but a clone', () => {
+  const example = fs.readFileSync(path.resolve(__dirname, '../examples/notifications/server.js'), 'utf8');
+  const needed = [...example.matchAll(/require\('([^']+)'\)/g)].map(([, name]) => name);
+  assert.ok(needed.length > 0);
+  for (const name of needed) assert.match(name, /^(node:.*|\.\.\/\.\.)$/);
+});
+
 test('the example in a real browser: a page shows live what it and others publish', { timeout: 120_000 }, async (t) => {
   const chromium = ['chromium', 'chromium-browser', 'google-chrome']
     .flatMap((name) => process.env.PATH.split(':').map((directory) => path.join(directory, name)))

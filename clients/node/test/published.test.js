@@ -137,13 +137,6 @@ describe('old programs', () => {
     await assert.rejects(client.sendRequest('silent', [1], 50), { code: 'TIMEOUT', message: /timeout/i });
   });
 
-  test('require and import give the same classes', async () => {
-    const required = require('../index.js');
-    const imported = await import('../index.mjs');
-    for (const name of Object.keys(required)) assert.equal(imported[name], required[name], name);
-    assert.equal(imported.default, required);
-  });
-
   test('a connection that fails is false, and tells why', async () => {
     const { IPCClient } = require('../index.js');
     const client = new IPCClient('my_app', { port: 1 });

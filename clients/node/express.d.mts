@@ -1,0 +1,1 @@
+export { ipcProxy, ipcEvents, ProxyOptions, EventsOptions } from './index.mjs';
