@@ -154,7 +154,7 @@ impl Bench {
             )));
         }
         if let Some(path) = &self.hdr {
-            latency::write_log(path, self.load.as_str(), &nanos, took)?;
+            latency::write_log(path, &nanos, took)?;
         }
         let seconds = took.as_secs_f64();
         let report = Report {

@@ -2,7 +2,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use ipc_framework::client;
+use ipc_framework::{ErrorCode, client};
 
 /// The reason why the program ends early: one sentence, and an exit code.
 #[derive(Debug)]
@@ -85,7 +85,18 @@ impl From<client::Error> for Failure {
 
 impl From<&client::Error> for Failure {
     fn from(error: &client::Error) -> Self {
-        let text = error.to_string();
+        let text = match error {
+            // The server speaks of the wire. It also refuses users, and says that as it is.
+            client::Error::Answered { code: code @ ErrorCode::AuthFailed, text }
+                if text.starts_with("the token") =>
+            {
+                format!(
+                    "the server asks for a token, and this one is missing or wrong; give the one \
+                     of the application with --token-file FILE or in IPC_TOKEN ({code})"
+                )
+            }
+            error => error.to_string(),
+        };
         match error {
             client::Error::BadId { .. }
             | client::Error::NotJson(_)

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use serde::Serialize;
 
 use super::answers::Summary;
@@ -118,10 +118,10 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::runtime(format!("cannot write {path}: {error}; check its path and permissions"))
 }
 
-/// Writes an interval log of one interval, which the tools of `HdrHistogram` read.
+/// Writes an interval log of one interval, which the tools of `HdrHistogram` read. It has no tag,
+/// because these tools show intervals with a tag only to those who name it.
 pub(super) fn write_log(
     path: &Path,
-    tag: &str,
     nanos: &Histogram<u64>,
     took: Duration,
 ) -> Result<(), Failure> {
@@ -135,7 +135,7 @@ pub(super) fn write_log(
             .with_base_time(start)
             .with_max_value_divisor(NANOS_PER_MILLISECOND)
             .begin_log_with(&mut out, &mut serializer)?;
-        log.write_histogram(nanos, Duration::ZERO, took, Tag::new(tag))
+        log.write_histogram(nanos, Duration::ZERO, took, None)
             .map_err(|error| io::Error::other(format!("{error:?}")))?;
         out.flush()
     };

@@ -9,6 +9,11 @@ use super::failure::Failure;
 
 const INDENT: &str = "  ";
 
+/// Writes to standard error; if that is closed there is nobody to tell.
+pub(super) fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", printable(text));
+}
+
 /// A way to make a piece of text stand out.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Style {

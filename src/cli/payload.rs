@@ -1,7 +1,7 @@
 //! Payloads on a command line: JSON, `@file` or `-`.
 
 use std::fs::File;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use ipc_framework::Json;
 
@@ -9,6 +9,8 @@ use super::failure::Failure;
 
 /// Limit of a payload on a command line. A server's own limit may be higher.
 const BYTES_MAX: u64 = 64 << 20;
+/// Bytes of a feed that are read at once.
+const READ_BYTES: usize = 64 << 10;
 
 /// Reads the payload to which an argument refers.
 pub(super) fn read(argument: &str) -> Result<Json<'static>, Failure> {
@@ -27,12 +29,17 @@ pub(super) fn read(argument: &str) -> Result<Json<'static>, Failure> {
     parse(text, &origin)
 }
 
-/// Calls `each` with every line that is not empty, as soon as it has been read.
+/// Calls `each` with every line that is not empty, as soon as it has been read, and with `None`
+/// before each wait for more.
 pub(super) fn each_line(
-    mut source: impl BufRead,
-    mut each: impl FnMut(Json<'static>) -> Result<(), Failure>,
+    source: impl Read,
+    mut each: impl FnMut(Option<Json<'static>>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    let mut source = BufReader::with_capacity(READ_BYTES, source);
     for number in 1_u64.. {
+        if !source.buffer().contains(&b'\n') {
+            each(None)?;
+        }
         let mut line = Vec::new();
         let name = format!("line {number} of standard input");
         let read = source.by_ref().take(BYTES_MAX + 1).read_until(b'\n', &mut line);
@@ -43,7 +50,7 @@ pub(super) fn each_line(
         }
         let line = read_all(&line[..], &name)?;
         if !line.trim().is_empty() {
-            each(parse(line, &name)?)?;
+            each(Some(parse(line, &name)?))?;
         }
     }
     Ok(())

@@ -14,6 +14,10 @@ use super::sending::Sending;
 #[command(after_help = with_exit_codes!("\
 Ends when the server has received everything. It does not report whether there are subscribers.
 
+With --lines it waits for a server that goes away and comes back. Lines that were sent and not \
+confirmed by then may be lost: they are named on standard error and not sent again, and the exit \
+code is 1. With --json each line gets a receipt once its fate is known.
+
 Examples:
   ipc publish news '\"it works\"'
   ipc publish news @report.json --app bench

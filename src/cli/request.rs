@@ -50,7 +50,9 @@ impl Request {
         };
         if self.lines {
             let mut connection = self.target.connect()?;
-            payload::each_line(io::stdin().lock(), |line| ask(&mut connection, &line))?;
+            payload::each_line(io::stdin().lock(), |line| {
+                line.map_or(Ok(()), |line| ask(&mut connection, &line))
+            })?;
         } else {
             // The payload is checked before anything is connected.
             let payload = payload::read(&self.payload)?;

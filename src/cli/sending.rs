@@ -4,11 +4,11 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::client::Connection;
 use ipc_framework::{Json, Message, MessageType};
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::feed::Feed;
 use super::output::Output;
 use super::target::Target;
 use super::{payload, target};
@@ -23,7 +23,8 @@ pub(super) struct Sending {
     /// Send every line of standard input as a separate message, as soon as it is read
     #[arg(short, long)]
     lines: bool,
-    /// Show how much was sent, and whether the server confirmed it, as a JSON document of one line
+    /// Show a receipt of each message as a JSON document of one line: whether the server confirmed
+    /// it
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -42,38 +43,36 @@ struct Receipt<'a> {
 
 impl Sending {
     pub(super) fn run(self, message_type: MessageType) -> Result<ExitCode, Failure> {
-        let payload = self.payload.as_deref().map(payload::read).transpose()?;
+        match self.payload.as_deref().map(payload::read).transpose()? {
+            Some(payload) => self.send(message_type, payload),
+            None => self.send_lines(message_type),
+        }
+    }
+
+    fn send(self, message_type: MessageType, payload: Json<'static>) -> Result<ExitCode, Failure> {
         let mut connection = self.target.connect()?;
-        let mut sent = 0;
-        let mut post = |connection: &mut Connection, payload: Json<'static>| {
-            let message = Message::new(message_type, "", self.channel.as_str(), payload);
-            connection.send_message(&message)?;
-            sent += 1;
-            // A refusal of an earlier message ends the program, and answers do not pile up.
-            while let Some(message) = connection.try_receive()? {
-                target::refusal(&message).map_or(Ok(()), Err)?;
-            }
-            Ok(())
-        };
-        let done = match payload {
-            Some(payload) => post(&mut connection, payload),
-            None => payload::each_line(io::stdin().lock(), |line| post(&mut connection, line)),
-        };
-        // A bad line does not affect the lines before it: they still arrive.
-        let confirmed = match done {
-            Err(failure @ Failure::Usage(_)) => target::finish(connection).and(Err(failure)),
-            done => done.and_then(|()| target::finish(connection)),
-        }?;
-        let output = Output::new(self.json);
+        let message = Message::new(message_type, "", self.channel.as_str(), payload);
+        connection.send_message(&message)?;
+        let confirmed = target::finish(connection)?;
         if self.json {
             let channel = &self.channel;
-            output.document(&Receipt {
-                channel,
-                message_type: message_type.as_str(),
-                sent,
-                confirmed,
-            })?;
+            let message_type = message_type.as_str();
+            Output::new(true).document(&Receipt { channel, message_type, sent: 1, confirmed })?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn send_lines(self, message_type: MessageType) -> Result<ExitCode, Failure> {
+        let output = self.json.then(|| Output::new(true));
+        let mut feed = Feed::connect(&self.target, &self.channel, message_type, output)?;
+        let read = payload::each_line(io::stdin().lock(), |line| match line {
+            Some(line) => feed.send(line),
+            None => feed.confirm(),
+        });
+        // A bad line does not affect the lines before it: they still arrive.
+        if let Err(failure @ Failure::Usage(_)) = read {
+            return feed.confirm().and(Err(failure));
+        }
+        read.and_then(|()| feed.finish()).map(|()| ExitCode::SUCCESS)
     }
 }

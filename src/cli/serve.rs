@@ -1,6 +1,7 @@
 //! `ipc serve`
 
 mod crash;
+mod exposition;
 mod histograms;
 mod latency_log;
 mod log_queue;

@@ -1,15 +1,17 @@
 //! `ipc subscribe`
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use ipc_framework::Message;
+use ipc_framework::client::Connection;
 
+use super::comeback::{Comeback, is_temporary, shown_since};
 use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::interrupt::{Interrupt, LOOK_EVERY};
-use super::output::{Output, Style, printable};
+use super::output::{Output, Style, printable, tell};
 use super::target::Target;
 use super::{document, target};
 
@@ -17,7 +19,9 @@ use super::{document, target};
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
 Times are those of the senders, in UTC. With --json every message is a document of one line: \
-channel, type, payload, timestamp, message_id. Ctrl-C ends the program with exit code 0.
+channel, type, payload, timestamp, message_id. If the connection is lost, it subscribes again as \
+soon as the server is back, and says for how long publications were missed. Ctrl-C ends the \
+program with exit code 0.
 
 Examples:
   ipc subscribe news
@@ -41,20 +45,31 @@ impl Subscribe {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let interrupt = Interrupt::watch()?;
         let output = Output::new(self.json);
+        let mut comeback = Comeback::new(&self.target, Some(&interrupt));
+        let subscribe = |connection: &mut Connection| {
+            self.channels.iter().try_for_each(|channel| target::subscribe(connection, channel))
+        };
         let mut connection = self.target.connect()?;
-        for channel in &self.channels {
-            target::subscribe(&mut connection, channel)?;
-        }
-        // Writes to standard error, which no reader of the messages sees; if that is closed there
-        // is nobody to tell.
-        let names = self.channels.join(", ");
-        let _ = std::io::Write::write_fmt(
-            &mut std::io::stderr(),
-            format_args!("subscribed to {}; stop with Ctrl-C\n", printable(&names)),
-        );
+        subscribe(&mut connection)?;
+        // Standard error, which no reader of the messages sees.
+        tell(&format!("subscribed to {}; stop with Ctrl-C", self.channels.join(", ")));
         let mut left = self.count;
         while left != Some(0) && !interrupt.is_noted() {
-            let Some(message) = connection.receive(Some(LOOK_EVERY))? else { continue };
+            let message = match connection.receive(Some(LOOK_EVERY)) {
+                Ok(Some(message)) => message,
+                Ok(None) => continue,
+                Err(error) if is_temporary(&error) => {
+                    let begin = Instant::now();
+                    tell("the server is gone; waiting for it");
+                    let Some(another) = comeback.connect(subscribe)? else { break };
+                    connection = another;
+                    let missed = shown_since(begin);
+                    tell(&format!("subscribed again; what was published in {missed} is missed"));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            comeback.note_use();
             if !self.channels.contains(&message.channel_id) {
                 // This may be the server's notice that it shuts down.
                 continue;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use ipc_framework::client::{Connection, Endpoint, Options};
+use ipc_framework::client::{Connection, Endpoint, Error, Options};
 use ipc_framework::{Message, MessageType, Token};
 use serde::Deserialize;
 
@@ -148,12 +148,11 @@ impl FromArgMatches for Target {
 
 /// Subscribes, and returns once every later publication will be received. The published server does
 /// not confirm that, so there the first ones may be missed.
-pub(super) fn subscribe(connection: &mut Connection, channel: &str) -> Result<(), Failure> {
+pub(super) fn subscribe(connection: &mut Connection, channel: &str) -> Result<(), Error> {
     match connection.server() {
-        Some(_) => connection.subscribe_confirmed(channel)?,
-        None => connection.subscribe(channel)?,
+        Some(_) => connection.subscribe_confirmed(channel),
+        None => connection.subscribe(channel),
     }
-    Ok(())
 }
 
 /// Closes the connection after everything was sent. Returns whether the server confirmed that it
@@ -175,20 +174,25 @@ pub(super) fn finish(mut connection: Connection) -> Result<bool, Failure> {
 const REFUSAL_BYTES_MAX: usize = 4 << 10;
 
 #[derive(Deserialize)]
-struct Refused {
+pub(super) struct Refused {
     status: String,
-    code: String,
-    error: String,
+    pub(super) code: String,
+    pub(super) error: String,
 }
 
-/// Returns the error that this message is, if it answers one that was sent without waiting.
+/// Returns the failure that this message is, if it answers one that was sent without waiting.
 pub(super) fn refusal(message: &Message) -> Option<Failure> {
+    let Refused { code, error, .. } = refused(message)?;
+    Some(Failure::runtime(format!("{error} ({code})")))
+}
+
+/// Returns the error that this message is.
+pub(super) fn refused(message: &Message) -> Option<Refused> {
     let text = message.payload.as_str();
     let may_be = message.message_type == MessageType::Response
         && text.len() <= REFUSAL_BYTES_MAX
         && text.starts_with('{')
         && text.contains("\"error\"");
-    let Refused { status, code, error } =
-        if may_be { message.payload.decode().ok()? } else { return None };
-    (status == "error").then(|| Failure::runtime(format!("{error} ({code})")))
+    let refused: Refused = if may_be { message.payload.decode().ok()? } else { return None };
+    (refused.status == "error").then_some(refused)
 }

@@ -25,7 +25,8 @@ use super::units;
 /// Watch a server: rates, connections, channels and their latencies.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Rates are those since the last sample. Percentiles are the server's, since its start; the column \
+Rates are those since the last sample; the first one has none, which is null with --json. \
+Percentiles are the server's, since its start; the column \
 beside them draws the mean latency of the last samples, with the newest at the right. Channels \
 are those of the application that --app names.
 
@@ -113,7 +114,7 @@ fn documents(
     let output = Output::new(true);
     let mut history = History::default();
     let mut shown = 0;
-    // The rates of the first sample are zero, because there is nothing to compare it with.
+    // The rates of the first sample are unknown, because there is nothing to compare it with.
     while !interrupt.is_noted() && count != Some(shown) {
         if shown > 0 {
             interrupt.sleep(interval);

@@ -2,7 +2,7 @@
 
 mod command;
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use self::command::{Bounds, Command};
 use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::interrupt::{Interrupt, LOOK_EVERY};
-use super::output::{Output, printable};
+use super::output::{Output, tell};
 use super::target::Target;
 use super::{latency, units};
 
@@ -82,12 +82,14 @@ struct Work {
 impl Worker {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let interrupt = Interrupt::watch_twice()?;
+        let command = Command::new(self.command.clone());
+        command.check().map_err(|error| cannot_run(command.program(), &error))?;
         // This detects the published server, which has no workers.
         drop(self.target.connect_for("workers")?);
         let options = self.client_options()?;
         let work = Arc::new(Work {
             channel: self.channel.clone(),
-            command: Command::new(self.command),
+            command,
             bounds: Bounds {
                 time: self.command_timeout,
                 output_bytes: self.max_output_bytes,
@@ -143,11 +145,8 @@ impl Work {
             Ok(answer) => answer.map(|printed| json_or_text(&printed)),
             Err(error) => {
                 let program = self.command.program();
-                let text = format!("cannot run {program}: {error}");
-                self.breaks(Failure::runtime(format!(
-                    "{text}; see that it is there and may be run"
-                )));
-                Err(text)
+                self.breaks(cannot_run(program, &error));
+                Err(format!("cannot run {program}: {error}"))
             }
         };
         self.show(message, begin.elapsed(), answer.as_ref().err());
@@ -197,6 +196,10 @@ impl Work {
     }
 }
 
+fn cannot_run(program: &str, error: &io::Error) -> Failure {
+    Failure::runtime(format!("cannot run {program}: {error}; see that it is there and may be run"))
+}
+
 fn json_or_text(printed: &[u8]) -> Json<'static> {
     let text = String::from_utf8_lossy(printed);
     let trimmed = text.trim();
@@ -204,11 +207,6 @@ fn json_or_text(printed: &[u8]) -> Json<'static> {
         let line = text.strip_suffix('\n').unwrap_or(&text);
         Json::from_serialize(line).unwrap_or_default()
     })
-}
-
-/// Writes to standard error; if that is closed there is nobody to tell.
-fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "{}", printable(text));
 }
 
 #[cfg(test)]

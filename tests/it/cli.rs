@@ -97,9 +97,15 @@ impl Running {
 
     /// Scrapes its metrics. Returns the answer with its head.
     pub(crate) fn scrape(&self, path: &str) -> std::io::Result<String> {
+        self.scrape_with(path, "application/openmetrics-text")
+    }
+
+    /// As [`scrape`](Self::scrape), and accepts this format.
+    pub(crate) fn scrape_with(&self, path: &str, accept: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.metrics_address())?;
         stream.set_read_timeout(Some(HANG)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let headers = format!("Host: x\r\nAccept: {accept}\r\nConnection: close");
+        write!(stream, "GET {path} HTTP/1.1\r\n{headers}\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)

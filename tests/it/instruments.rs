@@ -1,9 +1,11 @@
 //! The latencies that the server reports: over the wire, as a log, as metrics, on a signal.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
@@ -167,6 +169,66 @@ fn the_log_is_what_hdr_histogram_reads_and_holds_everything() {
     );
 }
 
+/// Stands between a program and the C library, and adds the seconds in a file to the clock of the
+/// machine, as somebody who sets it.
+const SET_CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(clock, now);
+    FILE *file = clock == CLOCK_REALTIME ? fopen(getenv("IPC_TEST_CLOCK"), "r") : NULL;
+    long seconds = 0;
+    if (file && fscanf(file, "%ld", &seconds) == 1) now->tv_sec += seconds;
+    if (file) fclose(file);
+    return result;
+}
+"#;
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_clock_that_is_set_changes_no_interval_of_the_log() {
+    let scratch = Scratch::new("set-clock");
+    let source = scratch.file("clock.c", 0o600, SET_CLOCK);
+    let library = scratch.0.join("clock.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).args([&source, "-ldl"]);
+    assert!(compiler.status().unwrap().success(), "a C compiler is needed, see README.md");
+    let offset = scratch.file("offset", 0o600, "0");
+    let log = scratch.0.join("latency.hlog");
+    let mut command = serve(&["--demo", "--port", "0", "--latency-log", log.to_str().unwrap()]);
+    command.env("LD_PRELOAD", &library).env("IPC_TEST_CLOCK", &offset);
+    let running = Running::start(command);
+    let mut peer = running.peer();
+    peer.connect("bench", "asks");
+    // Each interval has a request, and before each the clock is set.
+    for (count, seconds) in [0, -3_600, 3_600].into_iter().enumerate() {
+        scratch.file("offset", 0o600, &seconds.to_string());
+        let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let time = || peer.request("system", json!({"action": "get_time"}));
+        until("a clock that is set", time, |time| {
+            (time["timestamp"].as_f64().unwrap() - real - f64::from(seconds)).abs() < 600.0
+        });
+        peer.request("echo", json!(1));
+        let intervals = |log: &String| log.matches("bench/echo:request").count() == count + 1;
+        until("the interval", || fs::read_to_string(&log).unwrap_or_default(), intervals);
+    }
+    running.terminate();
+    let log = fs::read(&log).unwrap();
+    let mut end = Duration::ZERO;
+    for entry in IntervalLogIterator::new(&log) {
+        let LogEntry::Interval(interval) = entry.unwrap() else { continue };
+        let (start, length) = (interval.start_timestamp(), interval.duration());
+        assert!(length > Duration::from_millis(900) && length < support::HANG, "{length:?}");
+        assert!(start < support::HANG && start + length >= end, "{start:?} {length:?}");
+        end = start + length;
+    }
+}
+
 #[test]
 fn what_cannot_be_written_ends_nothing() {
     let mut command = serve(&["--demo", "--port", "0", "--latency-log", "/dev/full"]);
@@ -227,6 +289,91 @@ fn prometheus_reads_counters_and_buckets() {
     assert!(get("/").starts_with("HTTP/1.1 404"));
     assert_fails(serve(&["--port", "0", "--metrics", "0.0.0.0:0"]), 2, "--insecure");
     assert_fails(serve(&["--port", "0", "--metrics", "here"]), 2, "127.0.0.1:9090");
+}
+
+/// The samples of a text in the format 0.0.4, by their names with labels. Fails on everything that
+/// the format or `promtool check metrics` objects to.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let is_name = |name: &str| {
+        let mut chars = name.chars();
+        chars.next().is_some_and(|char| char.is_ascii_lowercase())
+            && chars.all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '_')
+    };
+    let mut types: BTreeMap<String, String> = BTreeMap::new();
+    let mut helped: Vec<String> = Vec::new();
+    let mut family = String::new();
+    let mut samples = BTreeMap::new();
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, help) = help.split_once(' ').expect(line);
+            assert!(!help.is_empty() && !helped.contains(&name.to_owned()), "{line}");
+            helped.push(name.to_owned());
+            continue;
+        }
+        if let Some(described) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = described.split_once(' ').expect(line);
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert_eq!(helped.last().map(String::as_str), Some(name), "{line}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            assert!(is_name(name), "{line}");
+            assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}");
+            name.clone_into(&mut family);
+            continue;
+        }
+        assert!(!line.starts_with('#') && !line.is_empty(), "{line}");
+        let (name, value) = line.rsplit_once(' ').expect(line);
+        let bare = name.split_once('{').map_or(name, |(bare, _)| bare);
+        let ending = bare.strip_prefix(family.as_str()).unwrap_or_else(|| panic!("{line}"));
+        let is_histogram = types[&family] == "histogram";
+        let endings: &[&str] = if is_histogram { &["_bucket", "_sum", "_count"] } else { &[""] };
+        assert!(endings.contains(&ending), "{line}");
+        let value: f64 = value.parse().expect(line);
+        assert!(samples.insert(name.to_owned(), value).is_none(), "{line}");
+    }
+    samples
+}
+
+#[test]
+fn whoever_asks_for_plain_text_gets_what_promtool_accepts() {
+    let running = Running::start(serve(&["--demo", "--port", "0", "--metrics", "127.0.0.1:0"]));
+    let mut peer = running.peer();
+    converse(&mut peer);
+    // What a peer chose cannot leave its label.
+    let evil = "evil\"} 1\nipc_made_up 7\\";
+    peer.subscribe(evil);
+    peer.send("publish", evil, json!(1));
+    peer.receive();
+    for accept in ["text/plain; version=0.0.4", "*/*"] {
+        let answer = running.scrape_with("/metrics", accept).unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+        let samples = samples(text);
+        assert!((samples["ipc_publications_total"] - 2.0).abs() < 0.5, "{text}");
+        assert!(!samples.contains_key("ipc_made_up"), "{text}");
+        let buckets = |channel: &str| -> Vec<f64> {
+            let is_of = |name: &&String| {
+                name.starts_with("ipc_latency_seconds_bucket{")
+                    && name.contains(&format!("channel=\"{channel}\",measure=\"request\""))
+            };
+            let mut buckets: Vec<(f64, f64)> = samples
+                .keys()
+                .filter(is_of)
+                .map(|name| {
+                    let (_, le) = name.split_once("le=\"").expect(name);
+                    (le.split_once('"').unwrap().0.parse().unwrap(), samples[name])
+                })
+                .collect();
+            buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+            buckets.into_iter().map(|(_, count)| count).collect()
+        };
+        let echo = buckets("echo");
+        assert!(echo.is_sorted() && echo.len() > 10, "{echo:?}");
+        assert!((echo.last().unwrap() - REQUESTS as f64).abs() < 0.5, "{echo:?}");
+    }
+    let preferring = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3,*/*;q=0.1";
+    let answer = running.scrape_with("/metrics", preferring).unwrap();
+    assert!(answer.contains("application/openmetrics-text; version=1.0.0"), "{answer}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::io::{self, LineWriter};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
@@ -86,7 +86,9 @@ impl LatencyLog {
 
 fn write(file: File, handle: &Handle, ending: &Receiver<Vec<Copied>>) -> io::Result<()> {
     assert!(!crash::is_wanted("latency-log"), "a test wants this");
+    // The clock of the machine may be set, so it names the start and measures nothing.
     let start = SystemTime::now();
+    let clock = Instant::now();
     let mut serializer = V2DeflateSerializer::new();
     let mut before = Before::default();
     let mut began = Duration::ZERO;
@@ -108,7 +110,7 @@ fn write(file: File, handle: &Handle, ending: &Receiver<Vec<Copied>>) -> io::Res
             },
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        let ended = start.elapsed().unwrap_or_default();
+        let ended = clock.elapsed();
         for copied in now {
             let tag = tag(&copied.subject);
             if let Some(interval) = before.interval(copied) {

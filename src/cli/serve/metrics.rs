@@ -1,4 +1,4 @@
-//! `--metrics`: counters and latencies in the `OpenMetrics` text format, for Prometheus.
+//! `--metrics`: counters and latencies for Prometheus, in the text format that a scrape asks for.
 //!
 //! Each scrape has a thread and a deadline, and asks the loop for a few short copies. At most 4
 //! scrapes are answered at a time; a fifth replaces the one that has been silent longest.
@@ -17,10 +17,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::crash;
+use super::exposition::Format;
 use super::histograms::{self, Copied};
 use crate::cli::failure::Failure;
 
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Scrapes answered at a time. With many channels each answer may have several megabytes.
 const PLACES: usize = 4;
 /// Time for a scraper to send its request and read the answer.
@@ -135,20 +135,26 @@ impl Scrapes {
         for place in self.places().iter_mut().filter(|place| Arc::ptr_eq(&place.stream, stream)) {
             place.asked = true;
         }
-        answer(stream, asked.as_deref(), &self.handle, deadline)
+        answer(stream, asked.as_ref(), &self.handle, deadline)
     }
+}
+
+/// A request of a scraper.
+struct Asked {
+    path: String,
+    format: Format,
 }
 
 fn answer(
     stream: &TcpStream,
-    asked: Option<&str>,
+    asked: Option<&Asked>,
     handle: &Handle,
     deadline: Instant,
 ) -> io::Result<()> {
     let (status, content_type, body) = match asked {
         None => ("400 Bad Request", "text/plain", "this is no HTTP request\n".to_owned()),
-        Some("/metrics") => match scrape(handle) {
-            Ok(text) => ("200 OK", CONTENT_TYPE, text),
+        Some(Asked { path, format }) if path == "/metrics" => match scrape(handle) {
+            Ok(text) => ("200 OK", format.content_type(), format.of(text)),
             Err(error) => ("503 Service Unavailable", "text/plain", format!("{error}\n")),
         },
         Some(_) => ("404 Not Found", "text/plain", "metrics are at /metrics\n".to_owned()),
@@ -175,8 +181,8 @@ fn write_all(mut stream: &TcpStream, mut rest: &[u8], deadline: Instant) -> io::
     Ok(())
 }
 
-/// Reads the requested path; `None` if it is not a GET request.
-fn read_request(mut stream: &TcpStream, deadline: Instant) -> io::Result<Option<String>> {
+/// Reads a request; `None` if it is not a GET request.
+fn read_request(mut stream: &TcpStream, deadline: Instant) -> io::Result<Option<Asked>> {
     let mut head = Vec::new();
     let mut chunk = [0; 1_024];
     loop {
@@ -186,7 +192,15 @@ fn read_request(mut stream: &TcpStream, deadline: Instant) -> io::Result<Option<
             Ok(httparse::Status::Complete(_)) => {
                 let path = request.path.unwrap_or_default();
                 let path = path.split_once('?').map_or(path, |(path, _)| path);
-                return Ok((request.method == Some("GET")).then(|| path.to_owned()));
+                let is_accept =
+                    |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("accept");
+                // Several headers of that name are one list.
+                let accepts = request.headers.iter().filter(is_accept);
+                let accepts: Vec<_> =
+                    accepts.map(|header| String::from_utf8_lossy(header.value)).collect();
+                let format = Format::accepted(&accepts.join(","));
+                return Ok((request.method == Some("GET"))
+                    .then(|| Asked { path: path.to_owned(), format }));
             }
             Ok(httparse::Status::Partial) if head.len() < HEAD_BYTES_MAX => {}
             _ => return Ok(None),

@@ -60,8 +60,9 @@ pub(super) struct Rates {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
     pub(super) channel: String,
-    pub(super) requests_per_second: f64,
-    pub(super) publications_per_second: f64,
+    /// As `publications_per_second`, `None` if there is nothing to compare with.
+    pub(super) requests_per_second: Option<f64>,
+    pub(super) publications_per_second: Option<f64>,
     pub(super) subscribers: u64,
     pub(super) workers: u64,
     pub(super) has_handler: bool,
@@ -82,7 +83,8 @@ pub(super) struct Document<'a> {
     buffered_bytes: u64,
     uptime_seconds: f64,
     rtt_us: f64,
-    per_second: Rates,
+    /// Absent (null) in a sample that has none before it with which it could be compared.
+    per_second: Option<Rates>,
     channels: &'a [Row],
 }
 
@@ -90,7 +92,8 @@ pub(super) struct Document<'a> {
 #[derive(Default)]
 pub(super) struct History {
     last: Option<Sample>,
-    pub(super) rates: VecDeque<Rates>,
+    /// The rates until each sample, as far as they are known.
+    pub(super) rates: VecDeque<Option<Rates>>,
     pub(super) rows: Vec<Row>,
     /// The trends of channels in which something happened lately.
     trends: BTreeMap<String, Trend>,
@@ -103,7 +106,7 @@ impl History {
             .last
             .as_ref()
             .filter(|before| before.stats.uptime_seconds <= sample.stats.uptime_seconds);
-        let rates = before.map_or_else(Rates::default, |before| rates(before, &sample));
+        let rates = before.map(|before| rates(before, &sample));
         self.rows = rows(before, &sample);
         self.note_trends();
         self.rates.push_back(rates);
@@ -140,8 +143,8 @@ impl History {
         self.last.as_ref().map(|sample| &sample.stats)
     }
 
-    pub(super) fn latest(&self) -> Rates {
-        self.rates.back().copied().unwrap_or_default()
+    pub(super) fn latest(&self) -> Option<Rates> {
+        self.rates.back().copied().flatten()
     }
 
     pub(super) fn document(&self) -> Document<'_> {
@@ -194,10 +197,9 @@ fn rows(before: Option<&Sample>, now: &Sample) -> Vec<Row> {
         let old = before.map_or([None; 2], |before| before.summaries(name));
         let count = |of: Option<&Summary>| of.map_or(0, |of| of.count);
         let rate = |old: Option<&Summary>, new: Option<&Summary>| {
-            before.map_or(0.0, |before| {
-                let seconds = now.at.duration_since(before.at).as_secs_f64();
-                per_second(count(old), count(new), seconds)
-            })
+            let before = before?;
+            let seconds = now.at.duration_since(before.at).as_secs_f64();
+            Some(per_second(count(old), count(new), seconds))
         };
         Row {
             channel: name.clone(),

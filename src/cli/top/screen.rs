@@ -91,8 +91,8 @@ const COLUMNS: [Column; 9] = [
     Column::number("max", 9, |row| shown_latency(row, |of| of.max)).on_screens_from(100),
 ];
 
-fn shown_rate(rate: f64) -> String {
-    if rate > 0.0 { count(rate) } else { "-".to_owned() }
+fn shown_rate(rate: Option<f64>) -> String {
+    rate.filter(|rate| *rate > 0.0).map_or_else(|| "-".to_owned(), count)
 }
 
 fn shown_latency(row: &Row, at: fn(&Latency) -> f64) -> String {
@@ -192,7 +192,7 @@ impl View {
     }
 
     fn draw_panels(&self, frame: &mut Frame<'_>, area: Rect, history: &History) {
-        let now = history.latest();
+        let now = history.latest().unwrap_or_default();
         let bytes = |rate: f64| format!("{}/s", ByteSize(whole(rate)));
         let panel = |name: &str, rate: f64, below: String, of: fn(&Rates) -> f64, colour| {
             (format!("{name} {}/s", count(rate)), below, of, colour)
@@ -210,7 +210,8 @@ impl View {
             // per second show.
             let skipped = history.rates.len().saturating_sub(width);
             let missing = width.saturating_sub(history.rates.len());
-            let shown = history.rates.iter().skip(skipped).map(|rates| whole(rate(rates) * 10.0));
+            let known = history.rates.iter().skip(skipped).map(|rates| rates.unwrap_or_default());
+            let shown = known.map(|rates| whole(rate(&rates) * 10.0));
             let data: Vec<u64> = std::iter::repeat_n(0, missing).chain(shown).collect();
             let sparkline = Sparkline::default().data(data).style(self.coloured(colour));
             let mut block = self.block(&title);
@@ -270,7 +271,8 @@ impl View {
     }
 
     fn cells(&self, columns: &[&Column], row: &Row, drawn: String) -> Cells<'static> {
-        let is_idle = row.requests_per_second <= 0.0 && row.publications_per_second <= 0.0;
+        let rates = [row.requests_per_second, row.publications_per_second];
+        let is_idle = rates.into_iter().flatten().all(|rate| rate <= 0.0);
         let style = if is_idle { self.dim() } else { Style::default() };
         let cells = columns.iter().map(|column| column.aligned(Line::raw((column.text)(row))));
         let drawn = Cell::from(Line::styled(drawn, self.coloured(Color::Yellow)));
@@ -280,10 +282,13 @@ impl View {
     /// Sorts names from A to Z and numbers from the largest, equal ones by name.
     fn order(&self, a: &Row, b: &Row) -> Ordering {
         let p99 = |row: &Row| row.latency_us.map_or(0.0, |of| of.p99);
+        let rate = Option::unwrap_or_default;
         let order = match self.sort {
             Sort::Channel => a.channel.cmp(&b.channel),
-            Sort::Requests => b.requests_per_second.total_cmp(&a.requests_per_second),
-            Sort::Publications => b.publications_per_second.total_cmp(&a.publications_per_second),
+            Sort::Requests => rate(b.requests_per_second).total_cmp(&rate(a.requests_per_second)),
+            Sort::Publications => {
+                rate(b.publications_per_second).total_cmp(&rate(a.publications_per_second))
+            }
             Sort::P99 => p99(b).total_cmp(&p99(a)),
             Sort::Subscribers => b.subscribers.cmp(&a.subscribers),
         };

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{self, Child, ChildStdin, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::Access;
 use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -43,6 +45,32 @@ impl Command {
     pub(super) fn new(words: Vec<String>) -> Self {
         let mut words = words.into_iter();
         Self { program: words.next().unwrap_or_default(), arguments: words.collect() }
+    }
+
+    /// Checks whether the program is there and may be run, without running it: by its path, or in
+    /// the directories of PATH.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let may_run = |path: &Path| {
+            if path.metadata()?.is_dir() {
+                return Err(ErrorKind::IsADirectory.into());
+            }
+            Ok(rustix::fs::access(path, Access::EXEC_OK)?)
+        };
+        if self.program.contains('/') {
+            return may_run(Path::new(&self.program));
+        }
+        // Without the variable the system looks in places of its own.
+        let Some(directories) = std::env::var_os("PATH") else { return Ok(()) };
+        let mut found = Err(ErrorKind::NotFound.into());
+        for directory in std::env::split_paths(&directories) {
+            match may_run(&directory.join(&self.program)) {
+                Ok(()) => return Ok(()),
+                // One that may not be run tells more than one that is not there.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => found = Err(error),
+                Err(_) => {}
+            }
+        }
+        found
     }
 
     pub(super) fn program(&self) -> &str {

@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::Output;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Demo, feed, spawn};
+use super::{Demo, documents, feed, spawn};
 use crate::cli::{Running, assert_fails, ipc, serve};
 use crate::scratch::Scratch;
 use crate::support::reserved_port;
@@ -148,9 +148,10 @@ fn every_line_of_a_feed_is_a_message() {
     let lines = ["publish", "news", "--lines", "--json"];
     let Output { status, stdout, .. } = feed(demo.command(&lines), "1\n\n {\"a\": 2} \n\"last\"");
     assert!(status.success());
-    let told: Value = serde_json::from_slice(&stdout).unwrap();
-    let expected = json!({"channel": "news", "type": "publish", "sent": 3, "confirmed": true});
-    assert_eq!(told, expected);
+    let told = documents(&String::from_utf8(stdout).unwrap());
+    let receipt =
+        |line| json!({"channel": "news", "type": "publish", "line": line, "confirmed": true});
+    assert_eq!(told, [1, 2, 3].map(receipt));
     for payload in [json!(1), json!({"a": 2}), json!("last")] {
         assert_eq!(peer.receive()["payload"], payload);
     }
@@ -180,8 +181,12 @@ fn tokens_come_from_a_file_or_the_environment() {
         command.envs(environment.iter().copied());
         command
     };
-    assert_fails(ask(&[], &[]), 1, "(auth_failed)");
-    assert_fails(ask(&[], &[("IPC_TOKEN", "wrong")]), 1, "(auth_failed)");
+    let says = "--token-file FILE or in IPC_TOKEN (auth_failed)";
+    assert_fails(ask(&[], &[]), 1, says);
+    assert_fails(ask(&[], &[("IPC_TOKEN", "wrong")]), 1, says);
+    let mut worker = ipc();
+    worker.args(["worker", "w", "--unix", socket, "--", "cat"]);
+    assert_fails(worker, 1, says);
     for (flags, environment) in [
         (&["--token-file", &token][..], &[][..]),
         (&[], &[("IPC_TOKEN", "a long secret")]),

@@ -46,16 +46,6 @@ fn a_subscriber_stops_after_as_many_as_it_was_told() {
 }
 
 #[test]
-fn a_server_that_goes_away_is_told() {
-    let demo = Demo::start();
-    let subscriber = Live::start(demo.command(&["subscribe", "news"]));
-    drop(demo);
-    let (code, _, stderr) = subscriber.end();
-    assert_eq!(code, Some(3), "{stderr}");
-    assert!(stderr.starts_with("ipc: ") && stderr.contains("lost"), "{stderr}");
-}
-
-#[test]
 fn ping_measures_as_often_as_it_was_told() {
     let demo = Demo::start();
     let shown = demo.prints(&["ping", "-c", "3", "-i", "0"]);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Demo;
 use super::terminal::Terminal;
@@ -144,7 +144,11 @@ fn top_is_a_document_a_sample_for_machines() {
     let demo = Demo::start();
     demo.prints(&["request", "echo", "1"]);
     let documents = demo.documents(&["top", "--json", "-n", "2", "-i", "100ms"]);
-    let [_, second] = &documents[..] else { panic!("{documents:?}") };
+    let [first, second] = &documents[..] else { panic!("{documents:?}") };
+    // There is nothing before the first sample with which it could be compared.
+    assert_eq!((&first["per_second"], &first["connections"]), (&Value::Null, &json!(1)));
+    assert_eq!(first["channels"][0]["requests_per_second"], Value::Null);
+    assert_eq!(second["channels"][0]["requests_per_second"], 0.0);
     assert_eq!(second["connections"], 1);
     assert!(second["per_second"]["frames_in"].as_f64() > Some(0.0), "it asks itself: {second}");
     assert_eq!(second["channels"][0]["channel"], "echo");

@@ -45,11 +45,29 @@ fn a_worker_answers_with_what_its_command_prints() {
         let (code, _, stderr) = worker.end();
         assert_eq!(code, Some(0), "{stderr}");
     }
-    let missing = start(&["worker", "missing", "--", "/does/not/exist"]);
-    assert_fails(demo.command(&["request", "missing", "1"]), 1, "cannot run /does/not/exist");
-    let (code, _, stderr) = missing.end();
+}
+
+#[test]
+fn a_command_that_cannot_be_run_is_not_served() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("no-commands"));
+    let text = scratch.file("text", 0o644, "no program");
+    let folder = scratch.0.to_str().unwrap();
+    for command in ["/does/not/exist", "nosuchcmd", &text, folder] {
+        let worker = demo.command(&["worker", "missing", "--", command]);
+        // One sentence, and not the one that says that it serves.
+        assert_fails(worker, 1, &format!("cannot run {command}: "));
+    }
+    // A program that goes away later ends its worker.
+    let program = scratch.0.join("program");
+    std::os::unix::fs::symlink("/bin/cat", &program).unwrap();
+    let name = program.to_str().unwrap();
+    let worker = Live::start(demo.command(&["worker", "gone", "--", name]));
+    assert_eq!(demo.prints(&["request", "gone", "1"]), "1\n");
+    std::fs::remove_file(&program).unwrap();
+    assert_fails(demo.command(&["request", "gone", "1"]), 1, &format!("cannot run {name}"));
+    let (code, _, stderr) = worker.end();
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("cannot run /does/not/exist"), "{stderr}");
+    assert!(stderr.contains(&format!("cannot run {name}")), "{stderr}");
 }
 
 /// Each of the two commands waits for the other.

@@ -152,9 +152,11 @@ const ROOMS: &[Room] = &[
             "failure units demo_applications",
             "answers document interrupt payload tls token",
             "latency output target",
+            "comeback",
+            "feed",
             "sending",
             // The subcommands, with the parts of the larger ones before them.
-            "serve/histograms serve/rate_limit serve/settings",
+            "serve/exposition serve/histograms serve/rate_limit serve/settings",
             "serve/crash serve/settings_file",
             "serve/latency_log serve/log_queue serve/metrics serve/service_manager",
             "serve/logging",

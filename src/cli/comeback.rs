@@ -1,0 +1,91 @@
+//! Connecting again after the server went away, for subcommands that run until they are stopped.
+
+use std::time::{Duration, Instant};
+
+use ipc_framework::client::{Connection, Error, Fault};
+
+use super::failure::Failure;
+use super::interrupt::Interrupt;
+use super::output::tell;
+use super::target::Target;
+
+/// Bounds of the pause between two attempts, which doubles with each attempt that fails.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Connects again after losses, with pauses that grow until a connection has been of use.
+pub(super) struct Comeback {
+    target: Target,
+    /// `None` if an interrupt ends the program by itself.
+    interrupt: Option<Interrupt>,
+    /// Attempts in a row that brought no connection of use.
+    failures: u32,
+}
+
+/// Returns whether a later connection may fare better: the server is gone, full or about to end.
+pub(super) fn is_temporary(error: &Error) -> bool {
+    matches!(error, Error::Deadline { .. } | Error::Tls { .. }) || error.fault() == Fault::Server
+}
+
+impl Comeback {
+    pub(super) fn new(target: &Target, interrupt: Option<&Interrupt>) -> Self {
+        Self { target: target.clone(), interrupt: interrupt.cloned(), failures: 0 }
+    }
+
+    /// Notes that the connection has served something, so that its loss is no failed attempt.
+    pub(super) fn note_use(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Waits for the server, and returns a connection on which `prepare` has succeeded; `None` if
+    /// an interrupt came first.
+    pub(super) fn connect(
+        &mut self,
+        mut prepare: impl FnMut(&mut Connection) -> Result<(), Error>,
+    ) -> Result<Option<Connection>, Failure> {
+        let mut refused = None;
+        loop {
+            self.pause();
+            if self.is_interrupted() {
+                return Ok(None);
+            }
+            // Files with tokens and certificates may have been renewed.
+            let connected = self.target.options()?.connect().and_then(|mut connection| {
+                prepare(&mut connection)?;
+                Ok(connection)
+            });
+            match connected {
+                Ok(connection) => return Ok(Some(connection)),
+                Err(error) if !is_temporary(&error) => return Err(error.into()),
+                // A server that refuses may need somebody's attention.
+                Err(Error::Answered { code, text }) if refused != Some(code) => {
+                    refused = Some(code);
+                    tell(&format!("the server refuses: {text} ({code})"));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Pauses for a random time, so that clients that lost the same server do not return at once.
+    fn pause(&mut self) {
+        let bound = PAUSE_MIN.saturating_mul(2u32.saturating_pow(self.failures)).min(PAUSE_MAX);
+        self.failures = self.failures.saturating_add(1);
+        let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
+        let pause = bound.mul_f64(share);
+        match &self.interrupt {
+            Some(interrupt) => interrupt.sleep(pause),
+            None => std::thread::sleep(pause),
+        }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupt.as_ref().is_some_and(Interrupt::is_noted)
+    }
+}
+
+/// Returns the time since `begin` as people read it.
+pub(super) fn shown_since(begin: Instant) -> String {
+    let millis = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(millis)).to_string()
+}
