@@ -355,6 +355,13 @@ fn flags_go_before_the_file_and_tokens_are_asked_for() {
     assert!(seen.get("billing").is_none(), "with tokens, others are not shown: {seen}");
     peer.send("request", "x", json!("y".repeat(65 << 10)));
     assert_eq!(code(&peer.receive()), "frame_too_large");
+    let stderr = running.terminate();
+    let line = stderr.lines().find(|line| line.contains("frame_too_large")).expect(&stderr);
+    assert!(line.contains("closed a connection because of what it sent"), "{line}");
+    assert!(line.contains("over the limit of 65536; send smaller messages, or raise"), "{line}");
+    let refused = stderr.lines().filter(|line| line.contains("refused a connection"));
+    assert!(refused.clone().count() > 0, "{stderr}");
+    assert!(refused.into_iter().all(|line| line.contains("auth_failed")), "{stderr}");
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! The files that are installed with the program match the program.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
+use std::process::Command;
 
-use crate::cli::serve;
+use crate::cli::{ipc, serve};
 use crate::scratch::Scratch;
 
 fn installed(name: &str) -> String {
@@ -34,6 +36,36 @@ fn the_unit_starts_the_program_with_flags_that_it_has() {
     assert_eq!(values(&unit, "Type"), ["notify"]);
     assert_eq!(values(&unit, "ExecReload"), ["/bin/kill -HUP $MAINPID"]);
     assert_eq!(values(&unit, "WatchdogSec"), ["30s"]);
+}
+
+/// The program and its manual are where the head of the unit has them installed.
+#[test]
+#[cfg(target_os = "linux")]
+fn systemd_finds_no_fault_with_the_units() {
+    let scratch = Scratch::new("units");
+    let manuals = scratch.0.join("man");
+    fs::create_dir_all(manuals.join("man1")).unwrap();
+    let manual = ipc().arg("man").output().unwrap().stdout;
+    fs::write(manuals.join("man1/ipc.1"), manual).unwrap();
+    let unit = installed("ipc.service").replace("/usr/bin/ipc", env!("CARGO_BIN_EXE_ipc"));
+    let units = [
+        scratch.file("ipc.service", 0o644, &unit),
+        scratch.file("ipc.socket", 0o644, &installed("ipc.socket")),
+    ];
+    let mut verify = Command::new("systemd-analyze");
+    verify.arg("verify").args(units).env("MANPATH", &manuals);
+    match verify.output() {
+        Ok(verified) => {
+            let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+            assert!(verified.status.success() && said.is_empty(), "{said}");
+        }
+        // Written directly, because the test harness would capture it.
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "the units are not verified: systemd-analyze: {error}");
+        }
+    }
+    let head = installed("ipc.service");
+    assert!(head.contains("#   ipc man > /usr/share/man/man1/ipc.1\n"), "{head}");
 }
 
 /// Checks the settings as they are, and with every commented-out line.
