@@ -27,6 +27,8 @@ const WORK = new Set([MessageType.REQUEST, MessageType.PUBLISH, MessageType.NOTI
 const NAMES_SENDER = new Set([
   MessageType.REQUEST, MessageType.NOTIFICATION, MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE,
 ]);
+// Message types for whose fate no request waits.
+const ONE_WAY = new Set([MessageType.PUBLISH, MessageType.NOTIFICATION, MessageType.RESPONSE]);
 // Codes after which the server closes the connection.
 const CLOSING_CODES = new Set([
   'frame_too_large', 'not_connected', 'auth_failed', 'server_full', 'taken_over', 'shutting_down',
@@ -185,7 +187,12 @@ class IPCClient extends Lifecycle {
       const isFormer = (given) => this.isFormerId(given);
       payload = addressed(payloadJson, this.connectionId, { adds, isFormer, parse, stringify });
     }
-    this.connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo), how);
+    const { connection } = this;
+    const bytes = connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo), how);
+    if (ONE_WAY.has(type)) connection.oneWay += 1;
+    if (bytes > connection.largest.bytes) {
+      connection.largest.add({ bytes, id, type, channelJson, begun: this.pending.begun, oneWay: connection.oneWay });
+    }
   }
 
   // ---- subscriptions
@@ -367,8 +374,10 @@ class IPCClient extends Lifecycle {
     if (message.reply_to) {
       this.receiveAnswer(message);
     } else if (message.isResponse() && this.isRefusal(message)) {
-      const error = new ServerError(message);
-      if (CLOSING_CODES.has(error.code)) this.connection.fault ??= error;
+      const refusal = new ServerError(message);
+      const isTooLarge = refusal.code === 'frame_too_large';
+      const error = isTooLarge ? this.connection.largest.explain(refusal) : refusal;
+      if (CLOSING_CODES.has(refusal.code)) this.connection.fault ??= error;
       this.report(error);
     } else {
       this.prove();

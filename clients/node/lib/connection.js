@@ -7,6 +7,7 @@ const {
 } = require('./errors.js');
 const { Dial } = require('./dial.js');
 const { broken, placeOf } = require('./failures.js');
+const { Largest } = require('./oversize.js');
 const { after, afterReading } = require('./timers.js');
 
 // Time for the server to read unsent bytes. A server that does not read must not keep the process alive.
@@ -44,6 +45,9 @@ class Connection {
     this.batch = [];
     this.batchBytes = 0;
     this.writingBytes = 0;
+    this.largest = new Largest();
+    /** Number of messages sent for which no request waits. */
+    this.oneWay = 0;
     this.handshake = null;
     this.fault = null;
     this.flushWaiters = [];
@@ -153,8 +157,8 @@ class Connection {
   }
 
   /**
-   * Queues the body of a frame. Throws if the server has stopped reading and the limit is reached. Frames that the
-   * connection cannot do without are `unbounded`.
+   * Queues the body of a frame, and returns its bytes. Throws if the server has stopped reading and the limit is
+   * reached. Frames that the connection cannot do without are `unbounded`.
    */
   send(body, { unbounded = false } = {}) {
     const bytes = Buffer.byteLength(body);
@@ -166,6 +170,7 @@ class Connection {
     if (this.batch.length === 0) process.nextTick(this.flush);
     this.batch.push(body);
     this.batchBytes += bytes;
+    return bytes;
   }
 
   flush() {

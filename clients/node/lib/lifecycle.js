@@ -10,6 +10,7 @@ const { Pending } = require('./pending.js');
 const { resolveOptions, checkedOptions } = require('./options.js');
 const { encodeBody } = require('./codec.js');
 const { MessageType } = require('./message.js');
+const { TooLargeError } = require('./oversize.js');
 const { tracing } = require('./tracing.js');
 const { after, every } = require('./timers.js');
 const { NotConnectedError, ConnectionLostError, ServerError, TimeoutError, isOfProgram, warn } = require('./errors.js');
@@ -225,15 +226,19 @@ class Lifecycle extends ContextEmitter {
       + 'may or may not have been carried out', { cause });
     this.forgetConnection(error);
     // Messages that were sent after the socket failed wait for the next connection.
-    this.pending.rejectAll(() => error, (id) => !this.offline.has(id));
+    const isTooLarge = cause instanceof TooLargeError;
+    this.pending.rejectAll((id, number) => (isTooLarge ? cause.errorFor(id, number) : error),
+      (id) => !this.offline.has(id));
     if (tracing.disconnect.hasSubscribers) tracing.disconnect.publish({ client: this, cause });
     this.callUser(this.handlers.disconnected);
     this.emitSafely('disconnected', { cause });
-    if (unsentBytes > 0) {
+    if (isTooLarge && connection.oneWay > cause.record.oneWay) {
+      this.report(cause.errorForOthers(connection.oneWay));
+    } else if (unsentBytes > 0) {
       this.report(new ConnectionLostError(`the connection was lost with ${unsentBytes} bytes unsent: the server does `
         + 'not have what was published or notified last', { cause }));
     }
-    if (cause !== undefined && cause !== this.lastError) this.report(cause);
+    if (cause !== undefined && !isTooLarge && cause !== this.lastError) this.report(cause);
     // A listener may have closed the client, or connected it again.
     if (this.state !== 'reconnecting' || this.connection !== null) return;
     if (this.isRefused || this.isClosing) {

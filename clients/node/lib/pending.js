@@ -20,6 +20,8 @@ class Pending {
     this.max = max;
     this.bytesRead = bytesRead;
     this.entries = new Map();
+    /** Number of requests so far. */
+    this.begun = 0;
     this.givenUp = new Set();
     this.idle = [];
   }
@@ -38,7 +40,8 @@ class Pending {
     if (!unbounded && this.entries.size >= this.max) {
       throw new QueueFullError(`${this.max} requests are waiting for their answers; wait for some before the next`);
     }
-    const entry = { resolve, reject, timer: undefined, signal, onAbort: null, isOwn: unbounded };
+    this.begun += 1;
+    const entry = { resolve, reject, timer: undefined, signal, onAbort: null, isOwn: unbounded, number: this.begun };
     const giveUp = (error) => {
       if (this.take(id) === undefined) return;
       this.remember(id);
@@ -69,10 +72,15 @@ class Pending {
     return entry;
   }
 
-  /** Rejects all requests, or those for which `which` is true. */
+  /**
+   * Rejects all requests, or those for which `which` is true.
+   * @param {(id: string, number: number) => Error} makeError is given the request's place in the order of all
+   * @param {(id: string) => boolean} [which]
+   */
   rejectAll(makeError, which = () => true) {
     for (const id of [...this.entries.keys()]) {
-      if (which(id)) this.take(id)?.reject(makeError(id));
+      const entry = which(id) ? this.take(id) : undefined;
+      if (entry !== undefined) entry.reject(makeError(id, entry.number));
     }
   }
 

@@ -101,7 +101,7 @@ class Service {
   take(message, bytes) {
     if (this.running < this.concurrency) {
       void this.run(message);
-    } else if (this.queue.length < this.queueMax && this.queueBytes + bytes <= this.queueBytesMax) {
+    } else if (this.hasRoom(bytes)) {
       this.queue.push({ message, bytes });
       this.queueBytes += bytes;
     } else if (message.isRequest()) {
@@ -111,6 +111,12 @@ class Service {
       this.dropped += 1;
       if (this.dropped === 1) this.hooks.onDrop(this);
     }
+  }
+
+  /** A message that is larger than all the room may wait alone, as in the other clients. */
+  hasRoom(bytes) {
+    const { length } = this.queue;
+    return length < this.queueMax && (length === 0 || this.queueBytes + bytes <= this.queueBytesMax);
   }
 
   async run(message) {
