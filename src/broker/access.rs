@@ -6,7 +6,7 @@ use crate::proto::ID_BYTES_MAX;
 use crate::setters::setters;
 use crate::token::Token;
 
-/// The credentials that a server asks of a connection.
+/// The credentials that a server requires of a connection.
 ///
 /// ```
 /// use ipc_framework::{Access, Token};
@@ -19,19 +19,19 @@ use crate::token::Token;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Access {
-    /// Asked of every application that has no token of its own.
+    /// The token of every application that has none of its own.
     pub default: Option<Token>,
-    /// By application id.
+    /// The tokens of single applications, by application id.
     pub applications: HashMap<String, Token>,
-    /// User ids that may connect over a Unix socket. If this and [`Access::gids`] are empty, every
-    /// user may whom its permission bits let in. Tokens are asked for all the same.
+    /// The ids of users that may connect over a Unix socket. If this and [`Access::gids`] are empty,
+    /// every user may connect whom the permission bits let in. Tokens are required nevertheless.
     pub uids: Vec<u32>,
-    /// Group ids that may connect, too: the group that a process has when it connects, not the
-    /// others that its user is in.
+    /// The ids of groups that may connect as well. Only the primary group of a process at the time
+    /// when it connects counts, not its supplementary groups.
     pub gids: Vec<u32>,
 }
 
-/// The user at the other end of a Unix socket.
+/// The user of a Unix socket's peer.
 ///
 /// ```
 /// let root = ipc_framework::User { uid: 0, gid: 0 };
@@ -66,13 +66,12 @@ impl Access {
         self
     }
 
-    /// Returns whether no token is asked for.
+    /// Returns whether no token is required.
     pub fn is_open(&self) -> bool {
         self.default.is_none() && self.applications.is_empty()
     }
 
-    /// Returns the rules that make no sense, each with what to change. A `Server` is not
-    /// built with such rules.
+    /// Returns the invalid rules, each with advice. A server refuses to start with such rules.
     ///
     /// ```
     /// use ipc_framework::{Access, Token};
@@ -100,7 +99,7 @@ impl Access {
         problems
     }
 
-    /// Returns whether users of Unix sockets are told apart.
+    /// Returns whether there is a list of users or groups.
     pub(crate) fn asks_for_users(&self) -> bool {
         !self.uids.is_empty() || !self.gids.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Every bound of the broker, by name, with its reason.
+//! All bounds of the broker, by name, with their reasons.
 
 use std::time::Duration;
 
@@ -20,33 +20,32 @@ pub struct Limits {
     /// of one that has not completed its handshake within a twentieth of
     /// [`Limits::handshake_timeout`].
     pub connections_max: usize,
-    /// Body of a frame in bytes, either way, 16 MiB. A larger one from a peer is answered
-    /// `frame_too_large` and closes the connection; an answer that gets larger is replaced by an
-    /// error.
+    /// Bytes of a frame's body in either direction, 16 MiB. A larger frame from a peer is answered
+    /// `frame_too_large` and closes its connection; an answer that is larger is replaced by an error.
     pub frame_bytes_max: usize,
-    /// Time from accept to the connect message, 5 s, however many bytes trickle in.
+    /// Time from the accept to the end of the connect message, 5 s, however slowly it arrives.
     pub handshake_timeout: Duration,
-    /// Time without a byte from the peer after which its connection is closed. `None`, the default:
-    /// it never is, for a published client that only subscribes never sends again.
+    /// Time without a byte from the peer after which its connection is closed. With `None`, the
+    /// default, it never is: a published client that only subscribes never sends again.
     pub idle_timeout: Option<Duration>,
     /// Time from a request's arrival to the answer of its worker or of its
     /// [`Responder`](crate::Responder), 30 s. Then it is answered `timeout`.
     pub request_timeout: Duration,
-    /// Unsent bytes of one connection above which the server reads nothing that would add to them,
-    /// 1 MiB. They can exceed it by one frame.
+    /// Unsent bytes of one connection above which the server processes nothing that would add to
+    /// them, 1 MiB. They can exceed it by one frame.
     pub queue_high_water_bytes: usize,
     /// Time that a queue may stay over its high-water mark before its connection is closed as a
     /// slow consumer, 5 s.
     pub slow_consumer_grace: Duration,
-    /// Everything that peers make the server hold, 1 GiB: connections, applications, channels,
-    /// subscriptions, unanswered requests, queues and unfinished frames. Over three quarters of
-    /// it new connections, channels and subscriptions are refused; over seven eighths
-    /// unfinished messages and publications wait, for [`Limits::slow_consumer_grace`] at most;
-    /// after that, or over the whole, the connection that holds the most of it is closed. Memory
-    /// of the kernel for sockets, and some 20 MB of the process itself, are not in it.
+    /// Memory that the server holds for peers, 1 GiB: connections, applications, channels,
+    /// subscriptions, unanswered requests, queues and unfinished frames. Above three quarters of
+    /// it, new connections, channels and subscriptions are refused. Above seven eighths, unfinished
+    /// messages and publications wait, for [`Limits::slow_consumer_grace`] at most. After that, or
+    /// above the whole, the connection that holds the most is closed. It does not include the
+    /// kernel's memory for sockets, and about 20 MB of the process itself.
     pub memory_bytes_max: usize,
-    /// Channels of all applications, 65,536. A channel is forgotten when nobody subscribes to it or
-    /// serves it and the connection that first named it has left, or has unsubscribed from it.
+    /// Channels of all applications, 65,536. A channel is removed when it has no subscriber and no
+    /// worker, and the connection that first named it has left or has unsubscribed from it.
     pub channels_max: usize,
     /// Channels that one connection may create, 4,096.
     pub channels_per_connection_max: usize,
@@ -56,11 +55,10 @@ pub struct Limits {
     pub services_per_connection_max: usize,
     /// Unanswered forwarded or deferred requests of one connection, 1,024.
     pub pending_per_connection_max: usize,
-    /// The same of all connections, 262,144, which count as 126 MB with ids that are UUIDs.
-    /// All count among [`Limits::memory_bytes_max`].
+    /// Such requests of all connections, 262,144. If their ids are UUIDs, they count as 126 MB of
+    /// [`Limits::memory_bytes_max`].
     pub pending_max: usize,
-    /// Time from the begin of a drain to its end, 10 s. Requests that are unanswered then are
-    /// answered `timeout`.
+    /// Time for a drain, 10 s. Requests that are still unanswered at its end are answered `timeout`.
     pub drain_timeout: Duration,
     /// The bounds of one turn of the loop.
     pub turn: TurnLimits,
@@ -110,16 +108,16 @@ impl Default for Limits {
     }
 }
 
-/// No message fits into a smaller frame, and no sensible message needs a larger one.
+/// The valid range: no message fits into a smaller frame, and none should need a larger one.
 const FRAME_BYTES_SENSIBLE: std::ops::RangeInclusive<usize> = 1 << 10..=1 << 30;
-/// With less memory a connection would be closed for sending the largest message.
+/// The least memory, in frames: with less, a connection would be closed for sending the largest
+/// message.
 const FRAMES_IN_MEMORY_MIN: usize = 4;
-/// With less memory a few connections with their channels would leave none for the next one.
+/// The least memory: with less, a few connections and their channels would use all of it.
 const MEMORY_BYTES_MIN: usize = 1 << 20;
 
 impl Limits {
-    /// Returns the limits that make no sense, each with what to change. A `Server` is not
-    /// built with such limits.
+    /// Returns the invalid limits, each with advice. A server refuses to start with such limits.
     ///
     /// ```
     /// use ipc_framework::Limits;
@@ -178,7 +176,7 @@ impl Limits {
         self.queue_high_water_bytes + self.frame_bytes_max
     }
 
-    /// Bytes of publications that are delivered together: what a queue may be over its
+    /// Bytes of publications that are delivered together: the bytes that a queue may be over its
     /// high-water mark before its publishers wait is small beside the mark.
     pub(crate) fn run_bytes_max(&self) -> usize {
         RUN_BYTES_MAX.min(self.queue_high_water_bytes / 16).min(self.frame_bytes_max)
@@ -192,7 +190,7 @@ const RUN_BYTES_MAX: usize = 16 << 10;
 pub(crate) const HANDSHAKE_FRAME_BYTES_MAX: usize = 16 << 10;
 /// Unsent bytes of a connection that has not completed its handshake: a few errors.
 pub(crate) const HANDSHAKE_QUEUE_BYTES_MAX: usize = 4 << 10;
-/// Connections over `connections_max` that are told so at one time; more are just closed.
+/// Connections over `connections_max` that get an error at one time. More are closed without one.
 pub(crate) const REFUSALS_MAX: usize = 64;
 /// In a full server a connection has this part of the time for the handshake, 250 ms by default,
 /// before a new connection may take its place.

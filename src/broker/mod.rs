@@ -1,16 +1,16 @@
 //! The whole server as one state machine: bytes and time in, bytes and actions out.
 //!
-//! There is no socket, no clock and no random source in here. Whoever drives it, the
-//! event loop or a test under virtual time, calls it in turns:
+//! It uses no socket, no clock and no random source. Its driver, which is the event loop or a test
+//! under virtual time, calls it in turns:
 //!
 //! 1. [`Broker::begin_turn`] with the time;
 //! 2. [`Broker::accept`], [`Broker::receive`], [`Broker::hang_up`] as things happen;
-//! 3. [`Broker::next_action`] until it is empty, and [`Broker::flush`] where it says so; then
-//!    [`Broker::advance`] for the time that passed, and the actions that come of that;
+//! 3. [`Broker::next_action`] until there is none, and [`Broker::flush`] for those that say so; then
+//!    [`Broker::advance`] for the time that passed, and the actions that follow from it;
 //! 4. [`Broker::end_turn`];
 //! 5. sleep until something happens, [`Broker::next_deadline`] at the latest.
 //!
-//! Its rooms stand on one another; a room imports only what stands below it.
+//! Its modules are layered: each imports only from the layers below it.
 
 mod access;
 #[expect(clippy::module_inception, reason = "the state machine itself, above all its parts")]

@@ -1,10 +1,10 @@
-//! The bounds of one turn of the loop: how long everybody else waits for one connection.
+//! The bounds of one turn of the loop, which limit how long other connections wait for one of them.
 
 use crate::setters::setters;
 
-/// The bounds on what one turn takes on, whoever asks for it. Everything beyond them waits for the
-/// next turn, in order; nothing is lost. Lower them where a turn has to be short, as inside another
-/// loop, and see `Budget` for a bound on the whole turn.
+/// The bounds on the work of one turn. Work beyond them waits for the next turn, in order, and
+/// nothing is lost. Lower them if a turn has to be short, as inside another event loop. `Budget`
+/// bounds the whole turn.
 ///
 /// ```
 /// use ipc_framework::{Limits, TurnLimits};
@@ -15,42 +15,43 @@ use crate::setters::setters;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TurnLimits {
-    /// Events taken from the system's queue at once, 1,024: more connections than this that have
-    /// something at the same time are looked at in the next turn. Fixed when the server is built.
+    /// Events taken from the system's queue at once, 1,024. If more connections are ready at the same
+    /// time, the others have their turn later. Fixed when the server is built.
     pub events_max: usize,
     /// Bytes of one read, 64 KiB. All connections share one buffer, so that an idle connection
     /// holds none. Fixed when the server is built.
     pub read_bytes_max: usize,
-    /// Reads of one connection, 4: at most 256 KiB, so that a bulk sender does not hold up others.
+    /// Reads of one connection, 4: at most 256 KiB, so that a bulk sender does not delay others.
     pub reads_per_connection_max: usize,
-    /// Messages of one connection, 128: small messages cost by their number and not by their bytes.
+    /// Messages of one connection, 128. The cost of small messages depends on their number, not on
+    /// their bytes.
     pub frames_per_connection_max: usize,
     /// Deliveries of publications, 16,384, which is the work of 128 publications to 128
-    /// subscribers: a message of few bytes may be much work. Light messages and heavy ones, those
-    /// over a sixteenth of it, have as much each. Listings count by their bytes. One message that
-    /// is more has a turn of its own.
+    /// subscribers. It bounds messages of few bytes that cause much work. Heavy messages, those over
+    /// a sixteenth of it, and light ones have this much each. Listings count by their bytes. A
+    /// single message that exceeds it has a turn of its own.
     pub work_max: usize,
-    /// Things that other threads asked for by a [`Handle`](crate::Handle), 1,024.
+    /// Commands of other threads that use a [`Handle`](crate::Handle), 1,024.
     pub commands_max: usize,
-    /// New connections, 64: who is connected comes before a flood of newcomers.
+    /// New connections, 64, so that a flood of them does not starve the existing ones.
     pub accepts_max: usize,
-    /// Steps of TLS handshakes, 8: each is up to a millisecond that everybody else waits. While
-    /// some of them wait, no connection is accepted that would begin another one.
+    /// Steps of TLS handshakes, 8, because each may delay all other connections by a millisecond.
+    /// While handshakes wait, no connection is accepted that would begin another one.
     pub handshake_steps_max: usize,
 }
 
-/// A message is light up to this part of [`TurnLimits::work_max`]: a publication to few does not
-/// wait for a list of all channels.
+/// A message is light up to this fraction of [`TurnLimits::work_max`], so that a publication to few
+/// subscribers does not wait for a list of all channels.
 pub(crate) const LIGHT_WORK_PARTS: usize = 16;
-/// A publication counts as this part of [`TurnLimits::work_max`] at most. Most of the cost of one to
-/// very many subscribers is in the sends at the turn's end, which take thirty times as long as its
-/// deliveries, and which eight publications share.
+/// A publication counts as this fraction of [`TurnLimits::work_max`] at most. With very many
+/// subscribers, most of its cost is in the sends at the turn's end, which take thirty times as long
+/// as the deliveries, and which eight publications share.
 pub(crate) const CROWD_WORK_PARTS: usize = 8;
-/// So many more bytes of a delivery count as another delivery, because the kernel copies them.
+/// The bytes of a delivery that count as one more delivery, because the kernel copies them.
 pub(crate) const DELIVERED_BYTES_PER_WORK: usize = 1 << 10;
-/// So many bytes of a listing take as long as a delivery.
+/// The bytes of a listing that take as long as a delivery.
 pub(crate) const LISTED_BYTES_PER_WORK: usize = 16;
-/// Work of summing up the histograms of a channel or connection.
+/// The work of summing up the histograms of a channel or connection.
 pub(crate) const LATENCY_WORK: usize = 64;
 
 setters! {
@@ -81,13 +82,14 @@ impl Default for TurnLimits {
     }
 }
 
-/// What the operating system takes at once, and the memory that is set aside for it.
+/// The largest valid number of events, for which the loop allocates memory in advance.
 const EVENTS_SENSIBLE_MAX: usize = 1 << 16;
-/// Less would be a system call for every small message, more is a buffer that no cache holds.
+/// The valid range: less would take a system call for every small message, and a larger buffer does
+/// not fit into a cache.
 const READ_BYTES_SENSIBLE: std::ops::RangeInclusive<usize> = 1 << 10..=16 << 20;
 
 impl TurnLimits {
-    /// What of them makes no sense.
+    /// Returns the invalid bounds, each with advice.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let Self { events_max, read_bytes_max, .. } = *self;
         let counts = [

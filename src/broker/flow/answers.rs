@@ -1,5 +1,5 @@
-//! Messages in the server's own name: encoded, sent, and errors said. Nobody is closed here; an
-//! error whose code closes its connection is said by [`closing`](super::closing).
+//! Encodes and sends messages of the server itself, including errors. This module closes no
+//! connection: [`closing`](super::closing) sends the errors that close one.
 
 use serde::Serialize;
 
@@ -72,7 +72,7 @@ pub(crate) fn refuse(core: &mut Core, to: ConnectionKey, envelope: &Envelope<'_>
     say(core, to, Address::of(envelope), reply_to(envelope), why);
 }
 
-/// Answers a message that could not be read.
+/// Answers a message that could not be parsed.
 pub(crate) fn refuse_unread(core: &mut Core, to: ConnectionKey, error: &EnvelopeError<'_>) {
     if error.message_type == Some(MessageType::Response) {
         core.counters.responses_ignored += 1;
@@ -85,13 +85,13 @@ pub(crate) fn refuse_unread(core: &mut Core, to: ConnectionKey, error: &Envelope
     say(core, to, Address { app_id: &application, channel_id }, reply_to, &why);
 }
 
-/// Tells a connection what is wrong with it rather than with one of its messages.
+/// Sends an error that concerns the connection and not one of its messages.
 pub(crate) fn report(core: &mut Core, to: ConnectionKey, why: &Refusal) {
     let application = own_application(core, to);
     say(core, to, Address { app_id: &application, channel_id: SYSTEM }, None, why);
 }
 
-/// Says an error after which the connection stays open.
+/// Sends an error after which the connection stays open.
 pub(crate) fn say(
     core: &mut Core,
     to: ConnectionKey,
@@ -103,7 +103,7 @@ pub(crate) fn say(
     write(core, to, address, reply_to, why);
 }
 
-/// Says an error after which the caller closes the connection.
+/// Sends an error after which the caller closes the connection.
 pub(crate) fn say_last(
     core: &mut Core,
     to: ConnectionKey,
@@ -130,12 +130,12 @@ fn write(
     }
 }
 
-/// The id that an answer names, if its message has one.
+/// Returns the id that an answer refers to, if the message has one.
 pub(crate) fn reply_to<'a>(envelope: &Envelope<'a>) -> Option<&'a [u8]> {
     Some(envelope.message_id().raw().as_bytes()).filter(|id| !id.is_empty())
 }
 
-/// The application of a connection, as JSON text without the quotes.
+/// Returns the application of a connection, as JSON text without the quotes.
 pub(crate) fn own_application(core: &Core, key: ConnectionKey) -> Box<str> {
     let session = core.connections.get(key).and_then(Connection::session);
     let application = session.and_then(|found| core.router.applications.get(found.application));

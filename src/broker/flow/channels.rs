@@ -1,11 +1,11 @@
-//! Channels and applications: found, created, pinned, owned, given up.
+//! Finds, creates, pins and removes channels and applications.
 
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX};
 
-/// The channel that a message names, created if need be.
+/// Returns the channel that a message names, and creates it if there is none.
 pub(crate) fn resolve(
     core: &mut Core,
     from: ConnectionKey,
@@ -16,7 +16,7 @@ pub(crate) fn resolve(
     let session = core.connections.session(from);
     let recent = session.into_iter().flat_map(|session| session.recent.iter().flatten());
     for &key in recent {
-        // A channel that was forgotten has a stale key; its name may mean a new one.
+        // The key of a removed channel is stale, and its name may belong to a new one.
         if core.router.channels.get(key).is_some_and(|channel| id.matches(&channel.id)) {
             return Ok(key);
         }
@@ -24,7 +24,7 @@ pub(crate) fn resolve(
     find_or_claim(core, from, application, &id.decode())
 }
 
-/// The channel with this id. If there is none, it is created and belongs to the connection.
+/// Returns the channel with this id. If there is none, it creates one that belongs to the connection.
 pub(crate) fn find_or_claim(
     core: &mut Core,
     from: ConnectionKey,
@@ -55,8 +55,8 @@ pub(crate) fn find_or_claim(
     Ok(key)
 }
 
-/// A connection has no more use for a channel. If it was the first to name it, and nobody else
-/// uses it, the channel is forgotten, so that names can come and go.
+/// Ends a connection's use of a channel. If the connection was the first to name it and nobody else
+/// uses it, the channel is removed, so that a connection can use ever new names.
 pub(crate) fn disown_unused(core: &mut Core, from: ConnectionKey, channel: ChannelKey) {
     if core.router.channels.get(channel).is_none_or(|channel| channel.references > 1) {
         return;

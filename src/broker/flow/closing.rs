@@ -1,4 +1,4 @@
-//! Every way in which a connection ends, and the errors that end one.
+//! All ways in which a connection ends, and the errors that end one.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(crate) fn refuse_and_close(
     begin(core, key);
 }
 
-/// Tells a connection why it is closed, and closes it.
+/// Sends a connection the reason why it is closed, and closes it.
 pub(crate) fn report(core: &mut Core, to: ConnectionKey, why: &Refusal) {
     if why.code.closes_connection() {
         let application = answers::own_application(core, to);
@@ -65,7 +65,7 @@ fn trace_refused(core: &Core, to: ConnectionKey, why: &Refusal) {
     }
 }
 
-/// Lets what is queued go out, then closes. Nothing more is read.
+/// Closes a connection after its queue is sent. Nothing more is read.
 pub(crate) fn begin(core: &mut Core, key: ConnectionKey) {
     if !core.connections.get(key).is_some_and(Connection::is_live) {
         return;
@@ -80,7 +80,7 @@ pub(crate) fn begin(core: &mut Core, key: ConnectionKey) {
     }
 }
 
-/// Everything is sent: shuts the write side and gives the peer time to read it.
+/// Shuts the write side once everything is sent, and gives the peer time to read it.
 pub(crate) fn linger(core: &mut Core, key: ConnectionKey) {
     let deadline = core.turn.deadline_in(LINGER);
     let Some(connection) = core.connections.get_mut(key) else { return };
@@ -89,7 +89,7 @@ pub(crate) fn linger(core: &mut Core, key: ConnectionKey) {
     core.agenda.actions.push_back(Action::FinishWrite(key));
 }
 
-/// Closes without another word.
+/// Closes a connection at once.
 pub(crate) fn close_now(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get(key) else { return };
     match connection.state() {
@@ -104,19 +104,19 @@ pub(crate) fn close_now(core: &mut Core, key: ConnectionKey) {
     core.agenda.actions.push_back(Action::Close(key));
 }
 
-/// A newer connection came with the id of this one.
+/// Handles a newer connection that has the id of an older one.
 ///
-/// The older one is told at once, unless it is a published client: one that called `disconnect`
-/// and then `connect` has a thread left that still waits on the old connection, and anything that
-/// wakes it makes it go on with the new connection's bytes. So such a client is told when it next
-/// sends something. Until then it may be closed to make room, see [`make_room`]; therefore a
-/// client that is still owed bytes is told at once, too: those bytes wake its thread anyway, and
-/// reach it before the connection is closed.
+/// The older one gets `taken_over` at once, unless it is a published client. One that called
+/// `disconnect` and then `connect` has a thread left that still waits on the old connection, and
+/// if anything wakes it, it reads the new connection's bytes. Such a client therefore gets the error
+/// when it next sends something. Until then it may be closed to make room, see [`make_room`]. For
+/// that reason, a client that is still owed bytes gets the error at once as well: those bytes wake
+/// its thread anyway, and they reach it before the connection is closed.
 pub(crate) fn supersede(core: &mut Core, older: ConnectionKey, newer: ConnectionKey) {
     let Some(connection) = core.connections.get(older) else { return };
     let splits_writes = connection.splits_writes;
     let is_owed = !connection.send.is_empty() || connection.transport_holds;
-    // The same id is the same program, which has not changed its habits.
+    // The same id means the same program, which writes in the same way.
     if let Some(newer) = core.connections.get_mut(newer) {
         newer.splits_writes |= splits_writes;
     }
@@ -132,24 +132,24 @@ pub(crate) fn supersede(core: &mut Core, older: ConnectionKey, newer: Connection
     }
 }
 
-/// A superseded connection sent something, so that there is nothing to spare it.
+/// Sends `taken_over` to a superseded connection that sent something, so that its thread is awake.
 pub(crate) fn tell_taken_over(core: &mut Core, key: ConnectionKey) {
-    // A superseded connection takes no messages, one in its handshake does.
+    // A superseded connection takes no messages, whereas one in its handshake does.
     core.connections.enter(key, State::Handshake);
     report(core, key, &refusal::taken_over());
 }
 
-/// Makes room for a new connection, if need be at the cost of the superseded connection that has
-/// been silent the longest, or of connections that have not completed their handshake. Returns
-/// whether there is room.
+/// Makes room for a new connection. If necessary, it closes the superseded connection that has been
+/// silent the longest, or connections that have not completed their handshake. Returns whether there
+/// is room.
 pub(crate) fn make_room(core: &mut Core) -> bool {
     let connections_max = core.limits.connections_max;
     let present = core.connections.len() - core.connections.refused();
     if present < connections_max {
         return true;
     }
-    // Closed in this turn: still in the table, but the place is free. A peer that hangs up and
-    // comes again at once is not refused for it.
+    // Connections closed in this turn are still in the table, but no longer count. A peer that
+    // reconnects at once is therefore not refused.
     let closed = core.agenda.actions.iter().filter(|action| {
         matches!(action, Action::Close(key)
             if core.connections.get(*key).is_some_and(|connection| !connection.is_refused()))
@@ -169,8 +169,9 @@ pub(crate) fn make_room(core: &mut Core) -> bool {
     true
 }
 
-/// Closes connections that had time to complete their handshake and did not, the oldest first,
-/// and several at once, for they are looked for among all. Returns whether there were any.
+/// Closes connections that had time to complete their handshake and did not, the oldest first. It
+/// closes several at once, because finding them takes a search of all. Returns whether there were
+/// any.
 fn evict(core: &mut Core) -> bool {
     if core.connections.none_to_evict_at == Some(core.turn.now.monotonic) {
         return false;
@@ -199,14 +200,14 @@ fn evict(core: &mut Core) -> bool {
     true
 }
 
-/// The peer did not complete its handshake in time, and is owed nothing.
+/// Closes a connection that did not complete its handshake in time, without an error.
 pub(crate) fn time_out_handshake(core: &mut Core, key: ConnectionKey) {
     crate::trace::handshake_timeout(key.index());
     core.counters.handshake_timeouts += 1;
     close_now(core, key);
 }
 
-/// A queue was over its high-water mark for as long as it may.
+/// Closes a slow consumer, whose queue was over its high-water mark for the whole grace.
 pub(crate) fn end_grace(core: &mut Core, key: ConnectionKey) {
     let queued = core.connections.get(key).map_or(0, |connection| connection.send.len());
     crate::trace::slow_consumer(key.index(), queued);
@@ -214,8 +215,8 @@ pub(crate) fn end_grace(core: &mut Core, key: ConnectionKey) {
     close_now(core, key);
 }
 
-/// Closes a connection that was silent for too long. The timer runs from time to time rather than
-/// being moved with every message.
+/// Closes a connection that was silent for too long. The timer is checked when it expires, instead of
+/// being reset by every message.
 pub(crate) fn check_idle(core: &mut Core, key: ConnectionKey) {
     let Some(timeout) = core.limits.idle_timeout else { return };
     let Some(connection) = core.connections.get_mut(key) else { return };
@@ -232,7 +233,7 @@ pub(crate) fn check_idle(core: &mut Core, key: ConnectionKey) {
     }
 }
 
-/// Takes a live connection out of everything that it is part of.
+/// Removes a live connection from all tables and lists.
 fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     if !core.connections.get(key).is_some_and(Connection::is_live) {
         return;

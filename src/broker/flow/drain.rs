@@ -1,4 +1,5 @@
-//! The end of the server: requests in flight are answered, everybody is told, and all is flushed.
+//! The end of the server: it answers the requests in flight, notifies all peers, and sends their
+//! queues.
 
 use super::{answers, closing, requests};
 use crate::broker::state::connection::Connection;
@@ -7,9 +8,9 @@ use crate::broker::state::keys::ConnectionKey;
 use crate::broker::state::refusal;
 use crate::broker::state::timers::Due;
 
-/// From here on new requests are refused, and everybody is told. What has arrived is still read
-/// and answered: each connection is closed when it is at the end of that and no request of its is
-/// in flight, see [`close_if_idle`].
+/// Begins to drain: new requests are refused, and all peers are notified. Messages that have arrived
+/// are still processed. Each connection is closed after them, once it has no request in flight, see
+/// [`close_if_idle`].
 pub(crate) fn begin(core: &mut Core) {
     if core.is_draining() {
         return;
@@ -26,8 +27,8 @@ pub(crate) fn begin(core: &mut Core) {
     }
 }
 
-/// Nothing more of this connection can be read: closes it if the server drains and it neither
-/// waits nor is waited for.
+/// Closes a connection of which nothing more can be read, if the server drains and no request of the
+/// connection or for it is in flight.
 pub(crate) fn close_if_idle(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get(key) else { return };
     if !core.is_draining() || !connection.may_proceed() {
@@ -41,8 +42,8 @@ pub(crate) fn close_if_idle(core: &mut Core, key: ConnectionKey) {
     }
 }
 
-/// The drain took too long: requesters that still wait are told, and all that does not fit into
-/// the kernel at once is lost.
+/// Ends a drain that took too long: requesters that still wait get an error, and bytes that do not
+/// fit into the kernel at once are lost.
 pub(crate) fn cut_off(core: &mut Core) {
     let pending = core.requests.keys();
     crate::trace::drained(pending.len());

@@ -1,5 +1,5 @@
-//! Latencies: taken when something is answered or published, recorded at the turn's end, when
-//! all of its bytes are with the kernel.
+//! Latencies: taken when a message is answered or published, and recorded at the turn's end, when
+//! the kernel has all of its bytes.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::latency::{Departed, LatencyOf, Measure, Sample};
 
-/// A request is answered, by a value or an error.
+/// Takes the latency of a request that is answered with a value or an error.
 pub(crate) fn note_answer(
     core: &mut Core,
     channel: ChannelKey,
@@ -20,7 +20,7 @@ pub(crate) fn note_answer(
     note(core, Sample::Answer { channel, arrived, began, answered });
 }
 
-/// So many publications to a channel are in the queues of its subscribers.
+/// Takes the latency of publications that are in the queues of their subscribers.
 pub(crate) fn note_publications(
     core: &mut Core,
     channel: ChannelKey,
@@ -75,7 +75,7 @@ fn nanos(since_start: Duration) -> u64 {
         .wrapping_add(since_start.subsec_nanos().into())
 }
 
-/// A worker has answered a request that it was given at `began`.
+/// Records the round trip of a worker that has answered a request which it got at `began`.
 pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: Duration) {
     let elapsed = core.turn.now.monotonic.saturating_sub(began);
     let session = core.connections.session_mut(worker);
@@ -84,7 +84,7 @@ pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: D
     }
 }
 
-/// Shows every histogram that holds something.
+/// Passes every histogram that is not empty to `visit`.
 pub(crate) fn for_each_histogram(
     core: &Core,
     mut visit: impl FnMut(LatencyOf<'_>, &Histogram<u32>),

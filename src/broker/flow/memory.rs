@@ -1,14 +1,14 @@
-//! The memory budget: what happens when memory runs short.
+//! The memory budget, and the measures of the server when memory runs short.
 //!
-//! In this order, by parts of [`Limits::memory_bytes_max`](crate::Limits):
-//! 1. over three quarters nothing new comes in: connections, channels, subscriptions. A connection
-//!    whose message is unfinished for long is closed;
-//! 2. over seven eighths unfinished messages and publications wait, until it is below three
-//!    quarters again or the grace of slow consumers is over;
-//! 3. then, or at once over the whole, the connection that holds the most is closed, and the next
-//!    one.
+//! They follow one another by fractions of [`Limits::memory_bytes_max`](crate::Limits), the whole:
+//! 1. above three quarters, new connections, channels and subscriptions are refused, and a
+//!    connection whose message stays unfinished for long is closed;
+//! 2. above seven eighths, unfinished messages and publications wait, until less than three quarters
+//!    is held again or the grace of slow consumers is over;
+//! 3. then, or at once above the whole, the connections that hold the most are closed, one after the
+//!    other.
 //!
-//! A whole that is lowered below what is held begins with the second stage, and with its grace.
+//! If the whole is lowered below the memory that is held, the second stage begins with its grace.
 
 use super::closing;
 use crate::broker::state::budget::{
@@ -21,18 +21,18 @@ use crate::broker::state::keys::ConnectionKey;
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::timers::Due;
 
-/// An unfinished message up to this size does not wait: a peer that writes header and body apart
-/// is not to be held up for a header.
+/// An unfinished message up to this size does not wait, so that a peer that writes header and body
+/// separately is not held back because of a header.
 const SMALL_BYTES_MAX: usize = 4 << 10;
 
-/// An unfinished message may take so many graces while others are refused for want of memory.
+/// The time for an unfinished message while others are refused for lack of memory, in graces.
 const UNFINISHED_GRACES_MAX: u32 = 6;
 
-/// If memory is short again soon after connections were closed for it, many connections hold it:
-/// they get only a part of the grace.
+/// The fraction of the grace that is left if memory is short again soon after connections were
+/// closed. In that case many connections hold it.
 const GRACE_PARTS: u32 = 10;
 
-/// Looks whether the budget still holds. Called after everything that may add to it.
+/// Checks the budget. It is called after everything that may add to it.
 pub(crate) fn mind(core: &mut Core) {
     let is_ample = core.memory_bytes() <= refuse_above_bytes(core);
     if !is_ample || core.budget.pressure != MemoryPressure::None {
@@ -46,9 +46,9 @@ fn refuse_above_bytes(core: &Core) -> usize {
 
 #[cold]
 fn apply_pressure(core: &mut Core) {
-    // Memory that is kept for speed goes first.
+    // Free buffers, which are kept for speed, are released first.
     core.pool.trim();
-    // Over the whole there is no grace.
+    // Above the whole, there is no grace.
     let whole_bytes = core.budget.former_bytes_max.unwrap_or(core.limits.memory_bytes_max);
     shed_down_to(core, whole_bytes);
     let held_bytes = core.memory_bytes();
@@ -60,7 +60,7 @@ fn apply_pressure(core: &mut Core) {
     } else if held_bytes <= refuse_above_bytes(core) {
         MemoryPressure::None
     } else {
-        // Connections that wait go on only when there is room for more than the next read.
+        // Connections that wait go on only once there is room for more than the next read.
         before.max(MemoryPressure::Refusing)
     };
     if before == after {
@@ -91,8 +91,8 @@ fn resume_paused(core: &mut Core) {
     }
 }
 
-/// The whole is another one from now on. Where more is held than there may be now, that begins
-/// with waiting, too, and with a grace of its own.
+/// Applies a changed whole. If more than that is held, connections wait first, with a grace of their
+/// own.
 pub(crate) fn begin_whole(core: &mut Core, before_bytes_max: usize) {
     let now_bytes_max = core.limits.memory_bytes_max;
     core.budget.former_bytes_max.take_if(|former| *former <= now_bytes_max);
@@ -115,7 +115,7 @@ fn arm_grace(core: &mut Core) {
     core.timers.reset(&mut core.budget.grace, Some((deadline, Due::Memory)));
 }
 
-/// Waiting has not helped: room is made for those that wait, at the cost of the largest.
+/// Ends the grace: closes the connections that hold the most, to make room for those that wait.
 pub(crate) fn end_grace(core: &mut Core) {
     core.budget.grace = None;
     core.budget.former_bytes_max = None;
@@ -132,7 +132,7 @@ pub(crate) fn end_grace(core: &mut Core) {
     let may_end = match core.budget.pressure {
         MemoryPressure::None => false,
         MemoryPressure::Refusing => core.connections.iter().any(|(_, c)| holds_unfinished(c)),
-        // The rest is nobody's fault, and may be given back by itself.
+        // The rest is held by no connection in particular, and may be released by itself.
         MemoryPressure::Pausing => true,
     };
     if may_end && core.budget.grace.is_none() {
@@ -140,7 +140,7 @@ pub(crate) fn end_grace(core: &mut Core) {
     }
 }
 
-/// Closes connections whose message does not come to its end while others are refused for it.
+/// Closes connections whose message stays unfinished while others are refused for lack of memory.
 fn shed_unfinished(core: &mut Core) {
     let patience = core.limits.slow_consumer_grace * UNFINISHED_GRACES_MAX;
     let began_before = core.turn.now.monotonic.checked_sub(patience);
@@ -148,7 +148,7 @@ fn shed_unfinished(core: &mut Core) {
         let Some(connection) = core.connections.get(key) else { continue };
         let is_late =
             began_before.is_some_and(|before| connection.unfinished_since <= before.into());
-        // A connection that is held back cannot help it.
+        // A connection that is held back could not send the rest.
         if is_late && connection.may_proceed() && holds_unfinished(connection) {
             let held_bytes = held_bytes(connection);
             shed(core, key, held_bytes, &refusal::message_unfinished(patience));
@@ -156,8 +156,7 @@ fn shed_unfinished(core: &mut Core) {
     }
 }
 
-/// While memory is short, the rest of an unfinished message stays with its sender, or has to come
-/// soon.
+/// While memory is short, limits the time for the rest of an unfinished message, or stops reading it.
 pub(crate) fn mind_unfinished(core: &mut Core, key: ConnectionKey) {
     if core.budget.pressure == MemoryPressure::None {
         return;
@@ -173,8 +172,8 @@ pub(crate) fn mind_unfinished(core: &mut Core, key: ConnectionKey) {
     }
 }
 
-/// Closes the connection that holds the most, which is not the one that happened to add the last
-/// byte, and the next one, until no more than this is held or nobody holds anything.
+/// Closes the connections that hold the most, which need not include the one that added the last
+/// byte, until no more than `bytes_max` is held or no connection holds anything.
 fn shed_down_to(core: &mut Core, bytes_max: usize) {
     while core.memory_bytes() > bytes_max {
         let connections = core.connections.iter();
@@ -203,19 +202,19 @@ fn shed(core: &mut Core, key: ConnectionKey, held_bytes: usize, why: &Refusal) {
         core.counters.memory_sheds += 1;
         closing::report(core, key, why);
     } else {
-        // It was told already, or it holds what it does not read.
+        // It gets no error: it got one before, or it does not read its queue.
         core.counters.memory_sheds += u64::from(connection.is_live());
         closing::close_now(core, key);
     }
 }
 
-/// Returns whether a connection keeps room for a message that is not there yet. One that has not
-/// completed its handshake holds little, and not for long.
+/// Returns whether a connection has a buffer for an unfinished message. One that has not completed
+/// its handshake does not count, because it holds little, and not for long.
 fn holds_unfinished(connection: &Connection) -> bool {
     connection.session().is_some() && connection.recv.capacity() > SMALL_BYTES_MAX
 }
 
-/// The part of the budget that a connection binds beyond what every connection takes.
+/// Returns the memory of a connection in addition to that of every connection.
 fn held_bytes(connection: &Connection) -> usize {
     let tables_bytes = connection.session().map_or(0, |session| {
         session.created.len() * CHANNEL_BYTES

@@ -1,4 +1,4 @@
-//! The course of messages and connections. Each room's verbs take the state as an argument.
+//! The paths of messages and connections. All functions take the state as an argument.
 
 pub(crate) mod answers;
 pub(crate) mod channels;

@@ -1,5 +1,4 @@
-//! Into a queue and out of it, and backpressure: a sender waits for a slow reader, and the slow
-//! reader has a grace.
+//! Queues and backpressure: a sender waits for a slow reader, and the slow reader has a grace.
 
 use crate::broker::state::connection::{Connections, Held, Obstacle};
 use crate::broker::state::core::Core;
@@ -19,7 +18,7 @@ pub(crate) fn push(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> 
     is_taken
 }
 
-/// Does what [`push`] does, and leaves it to the caller to count what was taken.
+/// Does the same as [`push`], but leaves it to the caller to count the frame.
 pub(crate) fn put(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> bool {
     let queue_bytes_max = core.connections.queue_bytes_max;
     let Some(connection) = core.connections.get_mut(to) else { return false };
@@ -44,7 +43,7 @@ pub(crate) fn put(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> b
     true
 }
 
-/// The kernel took `bytes` of a connection's queue.
+/// Removes `bytes` from a connection's queue, which the kernel took.
 pub(crate) fn note_sent(core: &mut Core, key: ConnectionKey, bytes: usize) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     connection.send.advance(bytes, &mut core.pool);
@@ -55,8 +54,8 @@ pub(crate) fn note_sent(core: &mut Core, key: ConnectionKey, bytes: usize) {
     }
 }
 
-/// A queue went over its high-water mark: whoever would add to it is held back from now on, and
-/// the grace begins.
+/// Begins the grace of a queue that went over its high-water mark. From now on, senders that would
+/// add to it are held back.
 fn congest(core: &mut Core, key: ConnectionKey) {
     let deadline = core.turn.deadline_in(core.limits.slow_consumer_grace);
     let Some(connection) = core.connections.get_mut(key) else { return };
@@ -70,14 +69,14 @@ fn congest(core: &mut Core, key: ConnectionKey) {
     }
 }
 
-/// The queue drained, or its connection leaves: all who waited for it go on.
+/// Lets all senders go on that waited for a queue, because it drained or its connection leaves.
 pub(crate) fn uncongest(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     let Some(grace) = connection.congested.take() else { return };
     core.timers.disarm(grace);
     wake_all_behind(core, key);
-    // After them. Before them it would fill its queue anew with answers of its own, turn by turn,
-    // and they would never find it drained.
+    // The slow reader itself goes on after them. Before them, it would fill its queue with its own
+    // answers again in every turn, and they would never find it drained.
     core.agenda.actions.push_back(Action::Resume(key));
 }
 
@@ -91,7 +90,7 @@ fn wake_all_behind(core: &mut Core, key: ConnectionKey) {
     let subscribed = session.subscriptions.keys().map(|key| Obstacle::Subscriber(*key));
     let served = session.worker.iter().flat_map(|worker| &worker.channels);
     let served = served.map(|key| Obstacle::Worker(*key));
-    // Both lists are bounded per connection, and this is no hot path.
+    // Both lists are bounded per connection, and this is not a hot path.
     let obstacles: Vec<Obstacle> = subscribed.chain(served).collect();
     for obstacle in obstacles {
         wake_first(core, obstacle);
@@ -102,7 +101,7 @@ fn wake_all_behind(core: &mut Core, key: ConnectionKey) {
 /// from this obstacle and finds it there again keeps its place at the front.
 pub(crate) fn park(core: &mut Core, key: ConnectionKey, obstacle: Obstacle) {
     let Some(connection) = core.connections.get_mut(key) else { return };
-    // A handler may have closed it before it passed the message on.
+    // A handler may have closed the connection before it passed the message on.
     if !connection.is_live() {
         return;
     }
@@ -114,13 +113,13 @@ pub(crate) fn park(core: &mut Core, key: ConnectionKey, obstacle: Obstacle) {
         line.push_front(key, ());
     } else {
         line.push_back(key, ());
-        // It stays in its table as long as anybody waits for it.
+        // The obstacle stays in its table as long as a connection waits for it.
         core.router.retain_obstacle(obstacle);
     }
 }
 
-/// Lets the first connection behind an obstacle go on. The next one follows when that one had its
-/// turn: if all were woken at once, each would be looked at for one to pass.
+/// Lets the first connection behind an obstacle go on. The next one follows after its turn. If all
+/// were woken at once, all would be processed again for a single one that can pass.
 pub(crate) fn wake_first(core: &mut Core, obstacle: Obstacle) {
     if core.router.is_blocked(obstacle) {
         return;
@@ -136,7 +135,7 @@ pub(crate) fn wake_first(core: &mut Core, obstacle: Obstacle) {
     }
 }
 
-/// A connection that was woken had its turn.
+/// Lets the next connection go on after a woken one had its turn.
 pub(crate) fn pass_on_wake(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     let Some(obstacle) = connection.woken.take() else { return };
@@ -144,7 +143,7 @@ pub(crate) fn pass_on_wake(core: &mut Core, key: ConnectionKey) {
     core.router.release_obstacle(obstacle);
 }
 
-/// Takes a connection that leaves out of the line that it waits in.
+/// Removes a connection that leaves from the line in which it waits.
 pub(crate) fn unpark(core: &mut Core, key: ConnectionKey) {
     pass_on_wake(core, key);
     let Some(connection) = core.connections.get_mut(key) else { return };
@@ -153,7 +152,7 @@ pub(crate) fn unpark(core: &mut Core, key: ConnectionKey) {
     if let Some(line) = core.router.line(obstacle) {
         line.leave(|key| waits(&core.connections, key, obstacle));
     }
-    // Its socket was not read meanwhile, and may have come to its end.
+    // Its socket was not read meanwhile, so an end of the stream may not have been noticed.
     core.agenda.actions.push_back(Action::Resume(key));
     core.router.release_obstacle(obstacle);
 }

@@ -1,4 +1,4 @@
-//! Other limits and tokens for a server that runs.
+//! Changes the limits and access rules of a running server.
 
 use super::memory;
 use crate::broker::access::Access;
@@ -8,14 +8,14 @@ use crate::broker::state::core::Core;
 use crate::broker::state::keys::ConnectionKey;
 use crate::broker::state::timers::Due;
 
-/// Replaces limits and tokens. Nobody is closed for it: timers that run, and what is over a limit
-/// that was lowered, stay until they end by themselves.
+/// Replaces limits and access rules. No connection is closed: timers that run keep their deadline,
+/// and whatever exceeds a lowered limit stays until it ends by itself.
 pub(crate) fn reconfigure(core: &mut Core, limits: Limits, access: Access) {
     let before = std::mem::replace(&mut core.limits, limits);
     core.access = access;
     core.turn.change_limits(&core.limits.turn);
     let connections = &mut core.connections;
-    // Only ever raised: a queue over the lower one was allowed that, and has a grace.
+    // This bound is only ever raised: a queue above the lower one had been allowed, and has a grace.
     connections.queue_bytes_max = connections.queue_bytes_max.max(core.limits.queue_bytes_max());
     for connection in connections.values_mut() {
         connection.change_frame_limit(core.limits.frame_bytes_max);
@@ -29,7 +29,7 @@ pub(crate) fn reconfigure(core: &mut Core, limits: Limits, access: Access) {
     memory::mind(core);
 }
 
-/// Silence counts from now on: a connection that was silent before did not know.
+/// Restarts the idle timeout, because a connection that was silent before did not know of it.
 fn arm_idle(core: &mut Core, key: ConnectionKey) {
     let deadline = core.limits.idle_timeout.map(|timeout| core.turn.deadline_in(timeout));
     let Some(connection) = core.connections.get_mut(key) else { return };

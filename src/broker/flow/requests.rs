@@ -1,4 +1,4 @@
-//! A request that a worker or another thread answers: begun, answered, failed, timed out.
+//! Requests that a worker or another thread answers, from their begin to their answer or failure.
 
 use super::{answers, measuring, queues};
 use crate::broker::state::connection::Connection;
@@ -9,7 +9,7 @@ use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::requests::{Answerer, NewRequest, PendingRequest};
 use crate::proto::{Envelope, Head, Json, MessageType, OutFrame};
 
-/// Notes a request that is answered later: by `worker`, or by another thread.
+/// Records a request that is answered later, by `worker` or by another thread.
 pub(crate) fn begin(
     core: &mut Core,
     from: ConnectionKey,
@@ -40,7 +40,7 @@ pub(crate) fn begin(
     begun.ok_or_else(refusal::too_many_requests)
 }
 
-/// Answers a deferred request. Too late is no fault: the requester was told already.
+/// Answers a deferred request. After its timeout this does nothing: the requester got an error.
 pub(crate) fn answer_deferred(
     core: &mut Core,
     key: RequestKey,
@@ -55,7 +55,7 @@ pub(crate) fn answer_deferred(
 /// Answers a request with its worker's response.
 pub(crate) fn relay(core: &mut Core, key: RequestKey, response: &Envelope<'_>, body: &[u8]) {
     let Some(request) = core.requests.get(key) else { return };
-    // It keeps its channel, so that there are names.
+    // The request keeps its channel alive, so the names exist.
     let Some((application, channel)) = core.router.names(request.channel) else {
         return abandon(core, key);
     };
@@ -109,7 +109,7 @@ fn finish(core: &mut Core, request: &PendingRequest, answer: &OutFrame<'_>) {
     note_answer(core, request);
 }
 
-/// Answers a request with an error, if its requester is there.
+/// Answers a request with an error, if its requester is still connected.
 pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal) {
     let Some(request) = core.requests.get(key) else { return };
     let Some((application, channel)) = core.router.names(request.channel) else {
@@ -125,21 +125,21 @@ pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal) {
     }
 }
 
-/// A request was not answered in time. Its worker's answer is ignored from now on.
+/// Answers a request that has timed out with an error. From now on its worker's answer is ignored.
 pub(crate) fn expire(core: &mut Core, key: RequestKey) {
     let why = refusal::request_timed_out(core.limits.request_timeout);
     fail(core, key, &why);
 }
 
-/// Nobody waits for the answer any more.
+/// Drops a request whose requester has left.
 pub(crate) fn abandon(core: &mut Core, key: RequestKey) {
     if end(core, key).is_some() {
         core.counters.answers_undeliverable += 1;
     }
 }
 
-/// Takes a request off all books. Its worker and its requester may have been all that a drain
-/// waits for.
+/// Removes a request from all tables. A drain may have waited for it, and for nothing else of its
+/// worker and its requester.
 pub(crate) fn end(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
     let (connections, router) = (&mut core.connections, &mut core.router);
     let request = core.requests.end(key, connections, router, &mut core.budget)?;

@@ -1,8 +1,8 @@
-//! Publications that follow one another in one read, delivered together.
+//! A run: publications that follow one another in one read and are delivered together.
 //!
-//! They are relayed as they came, so the bytes that were read are the bytes that are to be sent,
-//! length prefixes included: each subscriber's queue is looked up once for all of them, and many
-//! small frames become one large one that all queues share.
+//! Publications are relayed unchanged, so the bytes that were read are the bytes to send, including
+//! the length prefixes. Each subscriber's queue is looked up once for the whole run, and many small
+//! frames become one large one that all queues share.
 
 use super::{measuring, subscriptions};
 use crate::broker::limits::Limits;
@@ -12,12 +12,12 @@ use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::proto::OutFrame;
 use crate::proto::frame::HEADER_BYTES;
 
-/// The publications to one channel that the current read has brought and that no subscriber has
-/// got yet. Whatever else may put a message into a queue delivers them first.
+/// The publications to one channel that came with the current read and are not delivered yet.
+/// Everything else that puts a message into a queue delivers them first.
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
     publisher: ConnectionKey,
-    /// Everything that was read.
+    /// All bytes of the read.
     chunk: &'a [u8],
     channel: Option<ChannelKey>,
     start: usize,
@@ -30,9 +30,9 @@ impl<'a> Run<'a> {
         Self { publisher, chunk, channel: None, start: 0, end: 0, frames: 0 }
     }
 
-    /// Returns whether a publication may join those that wait. If so, the queues of the
-    /// subscribers are looked at for all of them together, as if they were one frame: no run with
-    /// more than one publication is larger than the largest frame.
+    /// Returns whether a publication may join the run. The subscribers' queues are then checked for
+    /// the run as a whole, as if it were one frame. A run of more than one publication is therefore
+    /// never larger than the largest frame.
     pub(crate) fn may_take(&self, limits: &Limits, channel: ChannelKey, body: &[u8]) -> bool {
         self.channel == Some(channel)
             && self.place_of(body).is_some_and(|(start, end)| {
@@ -40,11 +40,11 @@ impl<'a> Run<'a> {
             })
     }
 
-    /// Adds a publication whose frame has this body. It may join those that wait, or none waits.
+    /// Adds a publication whose frame has this body. Either it may join the run, or the run is empty.
     pub(crate) fn publish(&mut self, core: &mut Core, channel: ChannelKey, body: &[u8]) {
         debug_assert!(self.channel.is_none() || self.may_take(&core.limits, channel, body));
         let Some((start, end)) = self.place_of(body) else {
-            // It did not arrive in one piece, and what came of it before was kept elsewhere.
+            // The frame began in an earlier read, and is in the receive buffer.
             let frame = OutFrame::relay(body, &mut core.pool);
             return deliver(core, channel, &frame, 1);
         };
@@ -56,7 +56,7 @@ impl<'a> Run<'a> {
     }
 
     /// Puts the publications into the queues of their subscribers. Returns whether their publisher
-    /// may go on; if it hears the channel itself, its own queue may hold it back now.
+    /// may go on. If it subscribes to the channel itself, its own queue may hold it back now.
     #[inline]
     pub(crate) fn deliver(&mut self, core: &mut Core) -> bool {
         match self.channel.take() {
@@ -72,7 +72,7 @@ impl<'a> Run<'a> {
         core.connections.get(self.publisher).is_some_and(Connection::may_proceed)
     }
 
-    /// The position in what was read of the frame with this body, length prefix included.
+    /// Returns the position in the read of the frame with this body, including its length prefix.
     fn place_of(&self, body: &[u8]) -> Option<(usize, usize)> {
         let offset = body.as_ptr().addr().checked_sub(self.chunk.as_ptr().addr())?;
         let start = offset.checked_sub(HEADER_BYTES)?;

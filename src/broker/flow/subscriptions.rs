@@ -1,4 +1,4 @@
-//! The subscribers of a channel, and what is published to them.
+//! The subscribers of a channel, and deliveries to them.
 
 use std::collections::btree_map::Entry;
 
@@ -21,7 +21,8 @@ pub(crate) fn fan_out(
     publications: u32,
 ) -> usize {
     let Some(target) = core.router.channels.get_mut(channel) else { return 0 };
-    // Sending changes no list of subscribers: a connection that must go is closed later.
+    // Sending does not change the list of subscribers: a connection that has to be closed is closed
+    // later.
     let subscribers = std::mem::take(&mut target.subscribers);
     let reached = subscribers.iter().filter(|key| queues::put(core, **key, frames)).count();
     let work = core.turn.fan_out_work(subscribers.len(), frames.len());
@@ -40,7 +41,7 @@ pub(crate) fn fan_out(
     reached
 }
 
-/// A peer subscribes itself.
+/// Subscribes a peer that asks for it.
 pub(crate) fn subscribe(
     core: &mut Core,
     from: ConnectionKey,
@@ -62,7 +63,7 @@ pub(crate) fn subscribe(
     Ok(())
 }
 
-/// A peer unsubscribes itself.
+/// Unsubscribes a peer that asks for it.
 pub(crate) fn unsubscribe(
     core: &mut Core,
     from: ConnectionKey,
@@ -77,7 +78,7 @@ pub(crate) fn unsubscribe(
     Ok(())
 }
 
-/// Puts a connection into a channel's list; a second time changes nothing.
+/// Adds a connection to a channel's list, if it is not there yet.
 pub(crate) fn add(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     let congested = u32::from(connection.congested.is_some());
@@ -108,7 +109,7 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
     true
 }
 
-/// Takes one entry out of a channel's list; the last one moves into its place.
+/// Removes one entry from a channel's list. The last entry moves into its place.
 pub(crate) fn remove(core: &mut Core, channel: ChannelKey, position: u32) {
     let Some(target) = core.router.channels.get_mut(channel) else { return };
     target.subscribers.swap_remove(position as usize);
@@ -135,7 +136,7 @@ fn read_own_payload(
 ) -> Result<bool, Refusal> {
     let own = core.connections.session(from).map(|session| &*session.id);
     match members(envelope.payload_str(), ["connection_id", "ack"]) {
-        // Without an id it can mean nobody else.
+        // Without an id, the message means its own connection.
         Some([Member::Absent, ack]) => Ok(ack == Member::True),
         Some([Member::String(id), ack]) if own.is_some_and(|own| id.matches(own)) => {
             Ok(ack == Member::True)

@@ -6,8 +6,8 @@ use super::{closing, drain, memory, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::timers::Due;
 
-/// Closes connections that could not be closed while they were iterated over, and looks at the
-/// memory.
+/// Closes connections that could not be closed while they were iterated over, and checks the memory
+/// budget.
 pub(crate) fn settle(core: &mut Core) {
     while let Some(key) = core.agenda.doomed.pop() {
         closing::close_now(core, key);
@@ -15,12 +15,12 @@ pub(crate) fn settle(core: &mut Core) {
     memory::mind(core);
 }
 
-/// When [`expire`] has something to do.
+/// Returns the time at which [`expire`] has something to do.
 pub(crate) fn next_deadline(core: &Core) -> Option<Duration> {
     core.timers.next_deadline().into_iter().chain(core.requests.next_deadline()).min()
 }
 
-/// Does one thing that is due, the earliest. Returns whether there was one.
+/// Carries out the earliest timer that is due. Returns whether there was one.
 pub(crate) fn expire(core: &mut Core) -> bool {
     let now = core.turn.now.monotonic;
     let request = core.requests.overdue(now);

@@ -1,5 +1,5 @@
-//! Connections that serve requests: who serves a channel, who is offered a message, and who
-//! answers.
+//! Workers, which are connections that serve requests: their channels, the choice of a worker for a
+//! message, and their answers.
 
 use super::{channels, measuring, queues, requests};
 use crate::broker::limits::WORKERS_PER_CHANNEL_MAX;
@@ -10,17 +10,17 @@ use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{Envelope, Head, MessageType, OutFrame};
 
-/// The fate of a message that was offered to the workers of its channel.
+/// The outcome of an attempt to pass a message to the workers of its channel.
 #[derive(Debug)]
 pub(crate) enum Offer {
     Forwarded,
     NoWorkers,
-    /// All of them are behind with reading; the message must wait.
+    /// All of them are slow readers, so the message has to wait.
     Congested,
     Refused(Refusal),
 }
 
-/// Makes a connection a worker of the channel. A second time changes nothing.
+/// Makes a connection a worker of the channel, if it is not one yet.
 pub(crate) fn add(core: &mut Core, key: ConnectionKey, channel: ChannelKey) -> Result<(), Refusal> {
     let Some(session) = core.connections.session_mut(key) else { return Ok(()) };
     let Some(served) = core.router.channels.get_mut(channel) else { return Ok(()) };
@@ -40,7 +40,7 @@ pub(crate) fn add(core: &mut Core, key: ConnectionKey, channel: ChannelKey) -> R
     Ok(())
 }
 
-/// The connection serves the channel no longer. The requests that it holds it may still answer.
+/// Ends a connection's service of a channel. It may still answer the requests that it has.
 pub(crate) fn remove(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
     let session = core.connections.session_mut(key);
     let Some(worker) = session.and_then(|session| session.worker.as_mut()) else { return };
@@ -50,7 +50,7 @@ pub(crate) fn remove(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
     channels::disown_unused(core, key, channel);
 }
 
-/// The worker went away: the requests that it holds fail.
+/// Fails the requests of a worker that went away.
 pub(crate) fn retire(
     core: &mut Core,
     key: ConnectionKey,
@@ -141,15 +141,16 @@ fn least_loaded(core: &mut Core, key: ChannelKey) -> Result<ConnectionKey, Offer
             let session = connection.session().filter(|_| connection.congested.is_none())?;
             Some((session.requests_in_flight(), at, key))
         })
-        // The first of equals wins, and the next search starts behind it.
+        // Of equally loaded workers, the first one gets the request, and the next search starts
+        // behind it.
         .min_by_key(|(in_flight, _, _)| *in_flight);
     let (_, at, worker) = chosen.ok_or(Offer::Congested)?;
     channel.next_worker = at + 1;
     Ok(worker)
 }
 
-/// Passes a worker's response on to the requester. Returns whether `from` held the request that
-/// it answers.
+/// Passes a worker's response on to the requester. Returns whether `from` was the worker of that
+/// request.
 pub(crate) fn take_answer(
     core: &mut Core,
     from: ConnectionKey,
