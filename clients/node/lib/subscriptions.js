@@ -1,148 +1,103 @@
 'use strict';
 
-const { AbortedError, NotConnectedError } = require('./errors.js');
-const { onAbort, offAbort, checkedSignal } = require('./abort.js');
-
-const BUFFER_MESSAGES = 1_024;
-const BUFFER_BYTES = 16 * 1024 * 1024;
-
-/**
- * The messages of a channel as an async iterable: `for await (const message of client.subscribe('news'))`. It survives
- * reconnects. It ends when the loop is left, by `unsubscribe()`, by its signal or by the client's `close()`, and with
- * an error if the client gives up.
- */
-class Subscription {
-  constructor(channel, options) {
-    const { buffer = BUFFER_MESSAGES, bufferBytes = BUFFER_BYTES, onMessage, onRestored } = options;
-    const signal = checkedSignal(options.signal);
-    const { onEnd, onDrop, onError } = options;
-    if (!(buffer >= 1 && bufferBytes >= 0)) throw new TypeError('buffer must be 1 or more, bufferBytes 0 or more');
-    this.channel = channel;
-    /** Number of messages that were dropped because the reader was too slow; the oldest go first. */
-    this.dropped = 0;
-    this.bufferMax = buffer;
-    this.bufferBytesMax = bufferBytes;
-    this.onRestored = onRestored;
-    this.onMessage = onMessage;
-    this.onEnd = onEnd;
-    this.onDrop = onDrop;
-    this.onError = onError;
-    this.buffered = [];
-    this.bufferedBytes = 0;
-    this.first = 0;
-    this.waiting = [];
-    this.isEnded = false;
-    this.error = null;
-    this.isReady = false;
-    /** Resolves when the server has confirmed. Everything published from then on is received. */
-    this.ready = new Promise((resolve, reject) => {
-      this.resolveReady = () => { this.isReady = true; resolve(); };
-      this.rejectReady = reject;
-    });
-    // A program need not wait for it.
-    this.ready.catch(() => {});
-    if (signal) {
-      this.signal = signal;
-      this.onAbort = () => this.end(
-        new AbortedError(`the subscription of '${channel}' was aborted`, { cause: signal.reason }));
-      if (signal.aborted) queueMicrotask(this.onAbort);
-      else onAbort(signal, this.onAbort);
-    }
-  }
-
-  /** Accepts a message. `bytes` is its size on the wire. */
-  deliver(message, bytes) {
-    if (this.onMessage !== undefined) {
-      try {
-        this.onMessage(message);
-      } catch (error) {
-        // An error here must affect neither other subscriptions of the channel nor the connection.
-        this.onError(error);
-      }
-      return;
-    }
-    const reader = this.waiting.shift();
-    if (reader !== undefined) {
-      reader.resolve({ done: false, value: message });
-      return;
-    }
-    this.buffered.push({ message, bytes });
-    this.bufferedBytes += bytes;
-    const { dropped } = this;
-    while (this.isOverfull()) {
-      this.shift();
-      this.dropped += 1;
-    }
-    if (dropped === 0 && this.dropped > 0) this.onDrop(this);
-  }
-
-  /** The newest message is kept, regardless of its size. */
-  isOverfull() {
-    const length = this.buffered.length - this.first;
-    return length > 1 && (length > this.bufferMax || this.bufferedBytes > this.bufferBytesMax);
-  }
-
-  // Removes messages without moving the others each time, which would take quadratic time for a slow reader.
-  shift() {
-    const { message, bytes } = this.buffered[this.first];
-    this.buffered[this.first] = undefined;
-    this.bufferedBytes -= bytes;
-    this.first += 1;
-    if (this.first * 2 > this.buffered.length) {
-      this.buffered = this.buffered.slice(this.first);
-      this.first = 0;
-    }
-    return message;
-  }
-
-  next() {
-    if (this.first < this.buffered.length) return Promise.resolve({ done: false, value: this.shift() });
-    if (this.isEnded) {
-      const { error } = this;
-      this.error = null;
-      return error === null ? Promise.resolve({ done: true, value: undefined }) : Promise.reject(error);
-    }
-    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));
-  }
-
-  return() {
-    this.buffered = [];
-    this.bufferedBytes = 0;
-    this.first = 0;
-    this.end(null);
-    return Promise.resolve({ done: true, value: undefined });
-  }
-
-  unsubscribe() {
-    this.end(null);
-  }
-
-  end(error) {
-    if (this.isEnded) return;
-    this.isEnded = true;
-    if (this.signal) offAbort(this.signal, this.onAbort);
-    if (!this.isReady) {
-      this.rejectReady(error ?? new NotConnectedError(
-        `the subscription of '${this.channel}' ended before a connection confirmed it`));
-    }
-    const [first, ...others] = this.waiting;
-    this.waiting = [];
-    if (first === undefined) this.error = error;
-    else if (error === null) first.resolve({ done: true, value: undefined });
-    else first.reject(error);
-    for (const reader of others) reader.resolve({ done: true, value: undefined });
-    this.onEnd(this);
-  }
-
-  [Symbol.asyncIterator]() {
-    return this;
-  }
-}
+const { bound } = require('./context.js');
+const { NotConnectedError } = require('./errors.js');
+const { MessageType } = require('./message.js');
+const { Subscription } = require('./subscription.js');
 
 /** The subscribers of each channel: one handler, as published, and any number of subscriptions. */
 class Subscriptions {
-  constructor() {
+  /** @param {import('./client.js').IPCClient} client */
+  constructor(client) {
+    this.client = client;
     this.channels = new Map();
+  }
+
+  get(channel) {
+    return this.channels.get(channel);
+  }
+
+  names() {
+    return [...this.channels.keys()];
+  }
+
+  /** Calls the handler with every message of the channel, in place of an earlier one. */
+  handle(channel, handler) {
+    const entry = this.entry(channel);
+    const earlier = entry.handler;
+    entry.handler = bound(handler);
+    try {
+      if (this.client.canSend) this.sendSubscribe(channel);
+    } catch (error) {
+      entry.handler = earlier;
+      this.releaseUnused(channel);
+      throw error;
+    }
+  }
+
+  /** @returns {Subscription} one more of the channel's */
+  open(channel, { onEnd, ...options }) {
+    const { client } = this;
+    const subscription = new Subscription(channel, {
+      ...options,
+      onEnd: (ended) => {
+        this.get(channel)?.subscriptions.delete(ended);
+        if (this.releaseUnused(channel)) this.sendUnsubscribe(channel);
+        onEnd?.();
+      },
+      onDrop: () => client.emitSafely('slow', { channel, subscription }),
+      onError: (error) => client.report(error),
+    });
+    this.entry(channel).subscriptions.add(subscription);
+    try {
+      if (client.canSend) this.confirm(subscription);
+    } catch (error) {
+      subscription.end(error);
+      throw error;
+    }
+    return subscription;
+  }
+
+  /** Removes the handler of the channel and ends all its iterations. Returns whether there were any. */
+  end(channel) {
+    const entry = this.get(channel);
+    if (entry === undefined) return false;
+    entry.handler = null;
+    for (const subscription of [...entry.subscriptions]) subscription.end(null);
+    if (this.releaseUnused(channel)) this.sendUnsubscribe(channel);
+    return true;
+  }
+
+  /** Ends all iterations. Handlers wait for the next connection. */
+  endIterations(makeError) {
+    for (const { subscriptions } of [...this.channels.values()]) {
+      for (const subscription of [...subscriptions]) subscription.end(makeError(subscription));
+    }
+  }
+
+  /** Subscribes to all channels on a new connection. */
+  restore() {
+    // Messages that wait for the connection must not delay this.
+    const how = { unbounded: true };
+    for (const [channel, { subscriptions }] of [...this.channels]) {
+      const restored = [...subscriptions].filter((subscription) => subscription.isReady);
+      const unconfirmed = [...subscriptions].filter((subscription) => !subscription.isReady);
+      try {
+        if (unconfirmed.length === 0) this.sendSubscribe(channel, how);
+        for (const subscription of unconfirmed) this.confirm(subscription, how);
+        for (const subscription of restored) subscription.onRestored?.();
+      } catch (error) {
+        this.client.report(error);
+      }
+    }
+  }
+
+  /** Hands a message to the channel's subscribers. */
+  deliver(message, bytes) {
+    const entry = this.get(message.channel_id);
+    if (entry === undefined) return;
+    if (entry.handler !== null) this.client.callUser(entry.handler, message);
+    for (const subscription of entry.subscriptions) subscription.deliver(message, bytes);
   }
 
   entry(channel) {
@@ -154,25 +109,53 @@ class Subscriptions {
     return entry;
   }
 
-  get(channel) {
-    return this.channels.get(channel);
-  }
-
-  /** Returns all subscriptions, which are not plain handlers. */
-  iterations() {
-    return [...this.channels.values()].flatMap(({ subscriptions }) => [...subscriptions]);
-  }
-
-  names() {
-    return [...this.channels.keys()];
-  }
-
   /** Forgets a channel without subscribers. Returns whether this was the last subscriber. */
   releaseUnused(channel) {
     const entry = this.channels.get(channel);
     if (entry === undefined || entry.handler !== null || entry.subscriptions.size > 0) return false;
     return this.channels.delete(channel);
   }
+
+  /** Subscribes, and resolves `ready` when the server confirms. The published server confirms nothing. */
+  confirm(subscription, how) {
+    const { client } = this;
+    const { channel } = subscription;
+    if (subscription.isReady || !client.connection.isOurs) {
+      this.sendSubscribe(channel, how);
+      if (!subscription.isReady) subscription.resolveReady();
+      return;
+    }
+    const payload = { connection_id: client.connectionId, ack: true };
+    const message = client.prepare(channel, MessageType.SUBSCRIBE, payload);
+    const refused = (error) => {
+      // A subscription that is lost with the connection is repeated on the next one.
+      if (!(error instanceof NotConnectedError)) subscription.end(error);
+    };
+    const { requestTimeout: timeout } = client.options;
+    client.pending.add(message.id, { ...how, timeout, what: `the subscription of '${channel}'` },
+      () => subscription.resolveReady(), refused);
+    try {
+      client.transmit(message, how);
+    } catch (error) {
+      client.pending.take(message.id);
+      throw error;
+    }
+  }
+
+  sendSubscribe(channel, how) {
+    const { client } = this;
+    client.sendMessage(channel, MessageType.SUBSCRIBE, { connection_id: client.connectionId }, null, how);
+  }
+
+  sendUnsubscribe(channel) {
+    const { client } = this;
+    if (!client.canSend) return;
+    try {
+      client.sendMessage(channel, MessageType.UNSUBSCRIBE, { connection_id: client.connectionId });
+    } catch (error) {
+      client.report(error);
+    }
+  }
 }
 
-module.exports = { Subscription, Subscriptions };
+module.exports = { Subscriptions };

@@ -10,7 +10,7 @@ const {
 } = require('./support.js');
 const { Message, ipcEvents, ipcProxy } = require('../index.js');
 const { Connection } = require('../lib/connection.js');
-const { Service } = require('../lib/services.js');
+const { Service } = require('../lib/service.js');
 const { encodeBody, encodeFrames } = require('../lib/codec.js');
 
 test('a filter that throws is reported, and the other listeners go on', async (t) => {

@@ -1,0 +1,77 @@
+'use strict';
+
+const { ServerError, isServerError } = require('./errors.js');
+
+// Codes after which the server closes the connection.
+const CLOSING_CODES = new Set([
+  'frame_too_large', 'not_connected', 'auth_failed', 'server_full', 'taken_over', 'shutting_down',
+]);
+
+/** All that a client receives: answers for its requests, work for its services, messages for its subscriptions. */
+class Incoming {
+  /** @param {import('./client.js').IPCClient} client */
+  constructor(client) {
+    this.client = client;
+  }
+
+  /** Handles a message. `bytes` is its size on the wire. */
+  receive(message, bytes) {
+    const { client } = this;
+    if (message.reply_to) {
+      this.receiveAnswer(message);
+    } else if (message.isResponse() && this.isRefusal(message)) {
+      const refusal = new ServerError(message);
+      const isTooLarge = refusal.code === 'frame_too_large';
+      const error = isTooLarge ? client.connection.largest.explain(refusal) : refusal;
+      if (CLOSING_CODES.has(refusal.code)) client.connection.fault ??= error;
+      client.report(error);
+    } else {
+      client.prove();
+      const service = client.services.get(message.channel_id);
+      if (service?.takes(message)) service.take(message, bytes);
+      else if (this.isForNobody(message)) client.services.refuse(message);
+      else this.deliver(message, bytes);
+    }
+  }
+
+  receiveAnswer(message) {
+    const { client } = this;
+    const refusal = this.isRefusal(message) ? new ServerError(message) : null;
+    const entry = client.pending.take(message.reply_to);
+    if (entry !== undefined) {
+      if (refusal === null) {
+        if (!entry.isOwn) client.prove();
+        entry.resolve(message);
+      } else {
+        entry.reject(refusal);
+      }
+    } else if (!client.pending.givenUp.delete(message.reply_to)) {
+      if (refusal === null) {
+        client.prove();
+        client.emitSafely('response', message);
+      } else {
+        client.report(refusal);
+      }
+    }
+  }
+
+  isRefusal(message) {
+    const { client } = this;
+    return client.connection !== null && client.connection.isOurs && isServerError(message.payload);
+  }
+
+  /** Refuses a request on a channel that this client no longer serves. */
+  isForNobody(message) {
+    const { client } = this;
+    return message.isRequest() && client.connection !== null && client.connection.isOurs
+      && client.subscriptions.get(message.channel_id) === undefined && client.listenerCount('message') === 0;
+  }
+
+  deliver(message, bytes) {
+    const { client } = this;
+    client.subscriptions.deliver(message, bytes);
+    if (client.listenerCount('message') > 0) client.emitSafely('message', message);
+  }
+}
+
+module.exports = { Incoming };

@@ -1,0 +1,123 @@
+'use strict';
+
+const { randomUUID } = require('node:crypto');
+const { Lifecycle } = require('./lifecycle.js');
+const { encodeBody, addressed } = require('./codec.js');
+const { encodePayload } = require('./payload.js');
+const { MessageType, isMessageType } = require('./message.js');
+const { requestOptions } = require('./options.js');
+const { bound } = require('./context.js');
+const { tracing } = require('./tracing.js');
+const { AbortedError, NotConnectedError } = require('./errors.js');
+
+// Message types that a client refuses while it is being closed, once its handlers have finished: until then they may
+// ask and publish. Their answers are sent in any case.
+const WORK = new Set([MessageType.REQUEST, MessageType.PUBLISH, MessageType.NOTIFICATION]);
+// Message types in whose payload the sender's `connection_id` has a meaning.
+const NAMES_SENDER = new Set([
+  MessageType.REQUEST, MessageType.NOTIFICATION, MessageType.SUBSCRIBE, MessageType.UNSUBSCRIBE,
+]);
+// Message types for whose fate no request waits.
+const ONE_WAY = new Set([MessageType.PUBLISH, MessageType.NOTIFICATION, MessageType.RESPONSE]);
+
+/** All that a client sends: a message is prepared, then sent or kept for the next connection; a request also waits. */
+class Messenger extends Lifecycle {
+  /** Sends any message, and returns its id. The other methods use this. */
+  sendMessage(channelId, messageType, payload, replyTo = null, how = undefined) {
+    const message = this.prepare(channelId, messageType, payload, replyTo);
+    this.dispatch(message, how);
+    return message.id;
+  }
+
+  prepare(channelId, type, payload, replyTo = null, id = randomUUID()) {
+    const channelJson = JSON.stringify(checkedChannel(channelId));
+    if (!isMessageType(type)) throw new TypeError(`messageType must be one of MessageType, not ${String(type)}`);
+    if (replyTo !== null && typeof replyTo !== 'string') throw new TypeError('replyTo must be a string or null');
+    return { id, channelJson, type, payloadJson: encodePayload(payload, this.options.stringify), replyTo };
+  }
+
+  /** Sends a message now, or keeps it for the connection that is being made. */
+  dispatch(message, how) {
+    if (this.isClosing && WORK.has(message.type) && !how?.unbounded && this.services.unfinished === 0) {
+      throw new NotConnectedError('the client is being closed, and its connection with it; the message was not sent');
+    }
+    if (this.canSend) {
+      this.transmit(message, how);
+    } else if (how?.unbounded) {
+      // This message concerns the current connection only.
+      throw new NotConnectedError('the connection is gone; the message was not sent');
+    } else if (this.connected || this.state === 'connecting' || this.state === 'reconnecting') {
+      this.offline.push(message);
+    } else {
+      throw new NotConnectedError('Not connected to server: there is no connection, call connect() first; the message '
+        + 'was not sent');
+    }
+  }
+
+  transmit({ id, channelJson, type, payloadJson, replyTo }, how) {
+    let payload = payloadJson;
+    if (!this.connection.isOurs && NAMES_SENDER.has(type)) {
+      const adds = type === MessageType.REQUEST;
+      const { parse, stringify } = this.options;
+      const isFormer = (given) => this.isFormerId(given);
+      payload = addressed(payloadJson, this.connectionId, { adds, isFormer, parse, stringify });
+    }
+    const { connection } = this;
+    const bytes = connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo), how);
+    if (ONE_WAY.has(type)) connection.oneWay += 1;
+    if (bytes > connection.largest.bytes) {
+      connection.largest.add({ bytes, id, type, channelJson, begun: this.pending.begun, oneWay: connection.oneWay });
+    }
+  }
+
+  /** Sends a request, and calls back with its answer or its error. Returns its id. */
+  begin(channelId, data, options, resolve, reject, how) {
+    const { timeout, signal } = requestOptions(options, this.options.requestTimeout);
+    const what = `the request on '${channelId}'`;
+    if (signal?.aborted) throw new AbortedError(`${what} was aborted before it was sent`, { cause: signal.reason });
+    const message = this.prepare(channelId, MessageType.REQUEST, data);
+    const { id } = message;
+    let done = resolve;
+    let fail = reject;
+    if (tracing.requestStart.hasSubscribers || tracing.requestEnd.hasSubscribers
+      || tracing.requestError.hasSubscribers) {
+      const context = { client: this, channel: channelId, messageId: id };
+      tracing.requestStart.publish(context);
+      done = bound((response) => {
+        tracing.requestEnd.publish({ ...context, response });
+        resolve(response);
+      });
+      fail = bound((error) => {
+        tracing.requestError.publish({ ...context, error });
+        reject(error);
+      });
+    }
+    try {
+      this.pending.add(id, { ...how, timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
+      this.dispatch(message, how);
+    } catch (error) {
+      this.pending.take(id);
+      fail(error);
+    }
+    return id;
+  }
+
+  /**
+   * Sends a request of the client itself by the current connection, exempt from the limits on the program's requests.
+   */
+  command(payload, timeout) {
+    return new Promise((resolve, reject) => {
+      this.begin('system', payload, timeout, resolve, reject, { unbounded: true });
+    });
+  }
+}
+
+/** Checks a channel's name that a caller passed. */
+function checkedChannel(channelId) {
+  if (typeof channelId !== 'string' || channelId === '') {
+    throw new TypeError('channelId must be a string that is not empty');
+  }
+  return channelId;
+}
+
+module.exports = { Messenger, checkedChannel };

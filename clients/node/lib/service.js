@@ -1,0 +1,184 @@
+'use strict';
+
+const { IPCError, QueueFullError, textOf } = require('./errors.js');
+const { Context } = require('./context.js');
+const { asyncDispose } = require('./dispose.js');
+const { tracing } = require('./tracing.js');
+
+/**
+ * A message that a handler is working on. Its signal is made when the handler asks for it, which most handlers never
+ * do.
+ */
+class InHand {
+  /** @param {import('node:async_hooks').AsyncResource} resource the async context of this call of the handler */
+  constructor(resource) {
+    this.resource = resource;
+    this.controller = null;
+    this.lost = null;
+  }
+
+  get signal() {
+    if (this.controller === null) {
+      this.controller = new AbortController();
+      if (this.lost !== null) this.controller.abort(this.lost);
+    }
+    return this.controller.signal;
+  }
+
+  lose(reason) {
+    this.lost = reason;
+    if (this.controller !== null) this.resource.runInAsyncScope(() => this.controller.abort(reason));
+  }
+
+  /** Traces in the context of the handler, so that what a tracer sets there is seen by the handler. */
+  trace(channel, event) {
+    this.resource.runInAsyncScope(() => channel.publish(event));
+  }
+}
+
+/** A channel whose requests this process answers. Some are handled at a time, and the others wait in order. */
+class Service {
+  /**
+   * @param {string} channel
+   * @param {(request: object) => unknown} handler
+   * @param {{ concurrency: number, queueMax: number, queueBytes: number, onNotification?: Function }} options
+   * @param {{ respond: Function, stop: Function, report: Function, onDrop: Function }} hooks
+   */
+  constructor(channel, handler, { concurrency, queueMax, queueBytes, onNotification }, hooks) {
+    this.channel = channel;
+    this.handler = handler;
+    this.onNotification = onNotification;
+    this.concurrency = concurrency;
+    this.queueMax = queueMax;
+    this.queueBytesMax = queueBytes;
+    this.hooks = hooks;
+    this.context = new Context();
+    /** Number of notifications that were dropped because the queue was full; requests are refused instead. */
+    this.dropped = 0;
+    this.inHand = new Set();
+    this.queue = [];
+    this.queueBytes = 0;
+    this.idle = [];
+    this.stopping = null;
+  }
+
+  get running() { return this.inHand.size; }
+  get isStopped() { return this.stopping !== null; }
+
+  takes(message) {
+    return message.isRequest() || (this.onNotification !== undefined && message.isNotification());
+  }
+
+  /** Stops serving. Requests that have begun are finished and answered. */
+  close() {
+    this.stopping ??= this.hooks.stop(this);
+    return this.stopping;
+  }
+
+  async [asyncDispose]() {
+    await this.close();
+  }
+
+  /**
+   * Handles a lost connection, whose requests cannot be answered: waiting ones are dropped, and the signals of running
+   * ones fire.
+   */
+  forget() {
+    this.queue = [];
+    this.queueBytes = 0;
+    const reason = new IPCError('CONNECTION_LOST', 'the connection this request came over is gone');
+    for (const one of this.inHand) one.lose(reason);
+    this.wakeIdle();
+  }
+
+  /** Accepts a message. `bytes` is its size on the wire. */
+  take(message, bytes) {
+    if (this.running < this.concurrency) {
+      void this.run(message);
+    } else if (this.hasRoom(bytes)) {
+      this.queue.push({ message, bytes });
+      this.queueBytes += bytes;
+    } else if (message.isRequest()) {
+      this.hooks.respond(message, failure('limit_exceeded',
+        new QueueFullError(`${this.queue.length} requests are waiting for this worker; send it again later`)));
+    } else {
+      this.dropped += 1;
+      if (this.dropped === 1) this.hooks.onDrop(this);
+    }
+  }
+
+  /** A message that is larger than all the room may wait alone, as in the other clients. */
+  hasRoom(bytes) {
+    const { length } = this.queue;
+    return length < this.queueMax && (length === 0 || this.queueBytes + bytes <= this.queueBytesMax);
+  }
+
+  async run(message) {
+    const hand = new InHand(this.context.resource());
+    this.inHand.add(hand);
+    Object.defineProperty(message, 'signal', { get: () => hand.signal });
+    if (tracing.serveStart.hasSubscribers) hand.trace(tracing.serveStart, { channel: this.channel, request: message });
+    let error = null;
+    try {
+      error = message.isRequest() ? await this.answer(message, hand) : await this.notice(message, hand);
+    } finally {
+      if (tracing.serveEnd.hasSubscribers) {
+        hand.trace(tracing.serveEnd, { channel: this.channel, request: message, error });
+      }
+      this.inHand.delete(hand);
+      this.next();
+      this.wakeIdle();
+    }
+  }
+
+  /** @returns the error that the handler threw, or null */
+  async answer(request, hand) {
+    let payload;
+    let error = null;
+    try {
+      payload = await hand.resource.runInAsyncScope(this.handler, undefined, request);
+    } catch (thrown) {
+      error = thrown;
+      payload = failure('handler_failed', thrown);
+    }
+    if (hand.lost === null) this.hooks.respond(request, payload);
+    return error;
+  }
+
+  /** A notification has no answer, so an error of its handler is reported by this client. */
+  async notice(notification, hand) {
+    try {
+      await hand.resource.runInAsyncScope(this.onNotification, undefined, notification);
+      return null;
+    } catch (thrown) {
+      this.hooks.report(thrown);
+      return thrown;
+    }
+  }
+
+  next() {
+    const waiting = this.queue.shift();
+    if (waiting === undefined) return;
+    this.queueBytes -= waiting.bytes;
+    this.take(waiting.message, waiting.bytes);
+  }
+
+  wakeIdle() {
+    if (this.running > 0 || this.queue.length > 0) return;
+    const waiting = this.idle;
+    this.idle = [];
+    for (const wake of waiting) wake();
+  }
+
+  whenIdle() {
+    if (this.running === 0 && this.queue.length === 0) return Promise.resolve();
+    return new Promise((resolve) => this.idle.push(resolve));
+  }
+}
+
+/** Returns an error in the server's format, so that the requester's client recognises it. */
+function failure(code, thrown) {
+  return { status: 'error', code, error: textOf(thrown) || 'the handler failed without a word' };
+}
+
+module.exports = { Service, failure };
