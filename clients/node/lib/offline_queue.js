@@ -30,12 +30,13 @@ class OfflineQueue {
     return this.outgoing.has(id);
   }
 
-  /** Removes a request whose caller has stopped waiting. */
+  /** Removes a request whose caller has stopped waiting. Returns whether it was still here. */
   drop(id) {
     const queued = this.outgoing.get(id);
-    if (queued === undefined) return;
+    if (queued === undefined) return false;
     this.outgoing.delete(id);
     this.bytes -= queued.bytes;
+    return true;
   }
 
   /** Returns how many of them have no caller that waits for an answer. */

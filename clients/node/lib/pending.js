@@ -30,9 +30,9 @@ class Pending {
 
   /**
    * @param {string} id
-   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: () => void,
-   *   unbounded?: boolean }} options requests of the client itself are `unbounded`; one without a timeout waits for as
-   *   long as the connection lives
+   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: () => boolean,
+   *   unbounded?: boolean }} options requests of the client itself are `unbounded`; `onGivenUp` returns true if the
+   *   request had not been sent; one without a timeout waits for as long as the connection lives
    * @param {(message: import('./message.js').Message) => void} resolve
    * @param {(error: Error) => void} reject
    */
@@ -42,16 +42,23 @@ class Pending {
     }
     this.begun += 1;
     const entry = { resolve, reject, timer: undefined, signal, onAbort: null, isOwn: unbounded, number: this.begun };
-    const giveUp = (error) => {
+    const giveUp = (ErrorClass, why, cause) => {
       if (this.take(id) === undefined) return;
       this.remember(id);
-      onGivenUp?.();
-      reject(error);
+      const wasSent = onGivenUp?.() !== true;
+      const fate = wasSent ? '' : '; it waited for a connection and was not sent';
+      reject(new ErrorClass(`${why}${fate}`, { cause }));
     };
-    entry.timer = after(timeout, () => afterReading(this.bytesRead, () => giveUp(new TimeoutError(
-      `Request timeout: no answer to ${what} within ${timeout} ms`))));
+    entry.timer = after(timeout, () => afterReading(this.bytesRead, () => giveUp(TimeoutError,
+      `Request timeout: no answer to ${what} within ${timeout} ms`)));
     if (signal) {
-      entry.onAbort = () => giveUp(new AbortedError(`${what} was aborted`, { cause: signal.reason }));
+      entry.onAbort = () => {
+        const { reason } = signal;
+        const abort = () => giveUp(AbortedError, `${what} was aborted`, reason);
+        // AbortSignal.timeout() is a timer too, and fires as late as any other.
+        if (reason?.name === 'TimeoutError') afterReading(this.bytesRead, abort);
+        else abort();
+      };
       onAbort(signal, entry.onAbort);
     }
     this.entries.set(id, entry);

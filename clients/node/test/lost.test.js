@@ -4,6 +4,7 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
+const { IPCClient } = require('../index.js');
 const {
   startServer, startPublished, connected, eventually, once, joined, closed, served, collected,
 } = require('./support.js');
@@ -33,6 +34,19 @@ for (const start of [startServer, startPublished]) {
     assert.deepEqual(errors, []);
   });
 }
+
+test('a request that is given up while it waits for a connection says that it was not sent', async (t) => {
+  const client = closed(t, new IPCClient('bench', { port: 1, ...QUICK, reconnectDelay: 10_000 }));
+  void client.connect({ retry: true });
+  const message = /waited for a connection and was not sent/;
+  await assert.rejects(client.sendRequest('echo', 1, 20), { code: 'TIMEOUT', message });
+  await assert.rejects(client.sendRequest('echo', 1, { signal: AbortSignal.timeout(20) }), { code: 'ABORTED', message });
+  const controller = new AbortController();
+  const aborted = client.sendRequest('echo', 1, { signal: controller.signal });
+  controller.abort();
+  await assert.rejects(aborted, { code: 'ABORTED', message });
+  assert.equal(client.offline.size, 0);
+});
 
 test('what is sent when the server has said its last word is sent later', async (t) => {
   const { server, client } = await connected(t, QUICK);

@@ -41,10 +41,12 @@ test('a request whose answer lies in the socket is answered, however busy the lo
   const called = new Promise((resolve) => { client.sendRequestAsync('slow', 1, resolve, 200); });
   const pinged = client.ping(200);
   const healthy = client.healthCheck(200);
+  const signalled = client.sendRequest('slow', 1, { signal: AbortSignal.timeout(200) });
   await turn();
   busy(500);
-  assert.deepEqual([(await asked).payload, (await called).payload, await pinged, await healthy],
-    ['in time', 'in time', true, true]);
+  assert.deepEqual(
+    [(await asked).payload, (await called).payload, await pinged, await healthy, (await signalled).payload],
+    ['in time', 'in time', true, true, 'in time']);
 });
 
 test('what takes several turns to read is read first, but an endless flow ends', async () => {
