@@ -152,7 +152,7 @@ MUTANTS = [
     Mutant("a panicking handler leaves its request unanswered",
            "call", swap="dealt == Dealt::Not", by="dealt == Dealt::Not && !failure.contains(\"panicked\")"),
     Mutant("a wake-up from another thread is missed while the mailbox is looked at",
-           "acknowledge", drop="woken.store(false"),
+           "acknowledge", drop="woken.swap(false"),
 ]
 
 

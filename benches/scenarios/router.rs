@@ -13,6 +13,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new("router/same_channel_again", Work::Frames(1), || {
             let mut memory = Memory::new();
             let peer = memory.connected("peer");
+            memory.turn(peer, &frame("request", "system", &serve("nobody_listens")));
             let publication = framed(&small("publish", "nobody_listens"));
             move || assert_eq!(memory.turn(peer, &publication), 0)
         }),
@@ -22,8 +23,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             let publications: Vec<Vec<u8>> = (0..CHANNELS)
                 .map(|at| framed(&small("publish", &format!("channel_{at:06}"))))
                 .collect();
-            for publication in &publications {
-                memory.turn(peer, publication);
+            // Workers keep a channel that has no subscribers, and a connection serves few.
+            for at in 0..CHANNELS {
+                let worker = memory.connected(&format!("worker-{at}"));
+                let channel = format!("channel_{at:06}");
+                memory.turn(worker, &frame("request", "system", &serve(&channel)));
             }
             let mut at = 0;
             move || {
@@ -51,4 +55,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             move || assert_ne!(memory.visit(&introduction), 0)
         }),
     ]
+}
+
+fn serve(channel: &str) -> String {
+    format!(r#"{{"action":"serve","channel":"{channel}"}}"#)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::access::Access;
 use super::embed::context::Context;
-use super::embed::handle::{self, Outer, note_unsent};
+use super::embed::handle::{self, Inside, note_unsent};
 use super::embed::handlers::Handlers;
 use super::embed::publication::Publication;
 use super::flow::run::Run;
@@ -18,7 +18,7 @@ use super::state::events::{Action, Flushed, HangUp, Progress, Received, Written}
 use super::state::keys::ConnectionKey;
 use super::state::mailbox::{Letter, Mailbox, Remote};
 use super::state::peer::Peer;
-use super::state::refusal;
+use super::state::refusal::{self, Refusal};
 use super::state::timers::{Due, Now};
 use crate::proto::{ErrorCode, Inbound, Next, SendQueue};
 
@@ -53,8 +53,8 @@ pub struct Broker {
     pub(super) core: Core,
     pub(super) handlers: Handlers,
     pub(super) mailbox: Mailbox<Core, Publication>,
-    /// The mark that this thread had before this turn began.
-    outer: Option<Outer>,
+    /// The mark of this thread, while it runs a turn.
+    inside: Option<Inside>,
 }
 
 impl Broker {
@@ -66,15 +66,15 @@ impl Broker {
             core: Core::new(limits, access, seed, now),
             handlers: Handlers::new(remote),
             mailbox,
-            outer: None,
+            inside: None,
         }
     }
 
     /// Begins a turn. Everything that is done until the next one begins is done at this time.
     pub fn begin_turn(&mut self, now: Now) {
         self.core.turn.begin(now);
-        if let Some(outer) = handle::enter(&self.handlers.remote) {
-            self.outer = Some(outer);
+        if let Some(inside) = handle::enter(&self.handlers.remote) {
+            self.inside = Some(inside);
         }
     }
 
@@ -97,20 +97,28 @@ impl Broker {
         &self.core.limits
     }
 
-    /// Takes a new connection. `None`: there are too many even to tell them so; drop it.
+    /// Takes a new connection, of which nothing is known. `None`: there are too many even to tell
+    /// them so; drop it.
     pub fn accept(&mut self) -> Option<ConnectionKey> {
+        self.accept_from(Peer::Unknown)
+    }
+
+    /// [`Broker::accept`] of a connection whose other end is known. A process whose user is not
+    /// admitted ([`Access::uids`]), or not known although users are asked for, is told so and
+    /// closed.
+    pub fn accept_from(&mut self, peer: Peer) -> Option<ConnectionKey> {
         let core = &mut self.core;
         core.counters.accepted += 1;
-        let mut admitted = core.budget.take_on(ErrorCode::ServerFull, &mut core.counters);
-        if admitted.is_ok() && !closing::make_room(core) {
-            admitted = Err(refusal::server_full());
-        }
-        if admitted.is_err() && core.connections.refused() >= REFUSALS_MAX {
-            core.counters.count_error(ErrorCode::ServerFull);
+        let admitted = admit(core, peer);
+        if let Err(why) = &admitted
+            && core.connections.refused() >= REFUSALS_MAX
+        {
+            core.counters.count_error(why.code);
             return None;
         }
         let deadline = core.turn.deadline_in(core.limits.handshake_timeout);
-        let connection = Connection::new(core.turn.now.monotonic, core.limits.frame_bytes_max);
+        let mut connection = Connection::new(core.turn.now.monotonic, core.limits.frame_bytes_max);
+        connection.peer = peer.into();
         let key = core.connections.insert(connection);
         if let Some(connection) = core.connections.get_mut(key) {
             connection.timer = Some(core.timers.arm(deadline, Due::Handshake(key)));
@@ -119,29 +127,6 @@ impl Broker {
         if let Err(why) = admitted {
             core.connections.refuse(key);
             closing::report(core, key, &why);
-        }
-        Some(key)
-    }
-
-    /// [`Broker::accept`] of a connection whose other end is known. A process whose user is not
-    /// admitted ([`Access::uids`]), or not known although users are asked for, is told so and
-    /// closed.
-    pub fn accept_from(&mut self, peer: Peer) -> Option<ConnectionKey> {
-        let key = self.accept()?;
-        let core = &mut self.core;
-        if let Some(connection) = core.connections.get_mut(key) {
-            connection.peer = peer.into();
-        }
-        if let Peer::Unix { user, .. } = peer
-            && core.access.asks_for_users()
-            && !user.is_some_and(|user| core.access.admits_user(user))
-        {
-            core.connections.refuse(key);
-            if core.connections.refused() > REFUSALS_MAX {
-                closing::close_now(core, key);
-            } else {
-                closing::report(core, key, &refusal::user_not_admitted());
-            }
         }
         Some(key)
     }
@@ -183,7 +168,8 @@ impl Broker {
         if connection.held == Held::NextTurn {
             connection.held = Held::No;
         }
-        if connection.is_due {
+        let was_due = connection.is_due;
+        if was_due {
             core.turn.note_due();
         }
         if !chunk.is_empty() {
@@ -210,6 +196,10 @@ impl Broker {
                     connection.unfinished_since = now.into();
                 }
                 connection.recv = kept;
+                if was_due && matches!(connection.held, Held::No | Held::NextTurn) {
+                    // Its message was done without the work that was set aside for it.
+                    connection.is_due = false;
+                }
                 memory::mind_unfinished(core, key);
             }
             None => kept.release(&mut core.pool),
@@ -363,9 +353,7 @@ impl Broker {
         if !self.core.latency.is_empty() && self.core.agenda.actions.is_empty() {
             measuring::record(&mut self.core, clock());
         }
-        if let Some(outer) = self.outer.take() {
-            handle::leave(&outer);
-        }
+        self.inside = None;
     }
 
     /// Returns when [`Broker::advance`] has something to do, in [`Now::monotonic`].
@@ -373,10 +361,11 @@ impl Broker {
         upkeep::next_deadline(&self.core)
     }
 
-    /// Does everything that is due at this turn's time.
+    /// Does everything that is due at this turn's time. Before that, a driver reads once more what
+    /// lies in its sockets: it may have been stopped, so that a deadline passed while the answer was
+    /// there, and no peer is closed for a silence that was the driver's.
     pub fn advance(&mut self) -> Progress {
-        // For everything that was done through a context between two turns.
-        self.settle();
+        self.catch_up();
         for steps in 0..self.core.turn.steps_max {
             if !upkeep::expire(&mut self.core) {
                 return Progress { steps, has_more: false };
@@ -384,6 +373,19 @@ impl Broker {
             self.settle();
         }
         Progress { steps: self.core.turn.steps_max, has_more: true }
+    }
+
+    /// Returns whether anything is due at this turn's time, for a driver that has to do something
+    /// before [`Broker::advance`].
+    pub fn has_due(&mut self) -> bool {
+        self.catch_up();
+        upkeep::next_deadline(&self.core).is_some_and(|due| due <= self.core.turn.now.monotonic)
+    }
+
+    /// Does what was asked for through a context between two turns.
+    fn catch_up(&mut self) {
+        self.handlers.catch_up(&mut self.core);
+        self.settle();
     }
 
     /// Runs a bounded number of the commands that other threads posted.
@@ -461,4 +463,16 @@ impl Broker {
             self.handlers.announce(&mut self.core);
         }
     }
+}
+
+/// Returns whether a new connection may stay. Nobody makes room for a user who is not admitted.
+fn admit(core: &mut Core, peer: Peer) -> Result<(), Refusal> {
+    if let Peer::Unix { user, .. } = peer
+        && core.access.asks_for_users()
+        && !user.is_some_and(|user| core.access.admits_user(user))
+    {
+        return Err(refusal::user_not_admitted());
+    }
+    core.budget.take_on(ErrorCode::ServerFull, &mut core.counters)?;
+    if closing::make_room(core) { Ok(()) } else { Err(refusal::server_full()) }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::turn_limits::TurnLimits;
+use crate::proto::frame::HEADER_BYTES;
 use crate::setters::setters;
 
 /// The bounds on what peers may use of the server. Units are last in the names.
@@ -44,8 +45,9 @@ pub struct Limits {
     /// above the whole, the connection that holds the most is closed. It does not include the
     /// kernel's memory for sockets, and about 20 MB of the process itself.
     pub memory_bytes_max: usize,
-    /// Channels of all applications, 65,536. A channel is removed when it has no subscriber and no
-    /// worker, and the connection that first named it has left or has unsubscribed from it.
+    /// Channels of all applications, 65,536. A channel is created by the first subscription to it,
+    /// the first worker for it, or a message to it that the fallback handles. It is removed when
+    /// nobody uses it any more and its creator has left or unsubscribed, or when its place is needed.
     pub channels_max: usize,
     /// Channels that one connection may create, 4,096.
     pub channels_per_connection_max: usize,
@@ -171,9 +173,12 @@ impl Limits {
     }
 
     /// Unsent bytes at which a connection is closed without any grace, for publications from inside
-    /// the process cannot be held back: one frame above the high-water mark.
+    /// the process cannot be held back: one frame above the high-water mark, its length prefix
+    /// included.
     pub fn queue_bytes_max(&self) -> usize {
-        self.queue_high_water_bytes + self.frame_bytes_max
+        self.queue_high_water_bytes
+            .saturating_add(HEADER_BYTES)
+            .saturating_add(self.frame_bytes_max)
     }
 
     /// Bytes of publications that are delivered together: the bytes that a queue may be over its
@@ -195,11 +200,11 @@ pub(crate) const REFUSALS_MAX: usize = 64;
 /// In a full server a connection has this part of the time for the handshake, 250 ms by default,
 /// before a new connection may take its place.
 pub(crate) const HANDSHAKE_PARTS: u32 = 20;
-/// Connections closed at once to make room, for they are looked for among all.
-pub(crate) const EVICTIONS_MAX: usize = 64;
 /// Time for a peer to read why it is closed. If the socket were closed before that, the kernel would
 /// reset the connection and drop the reason.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
+/// If the server finds that a deadline is over for longer than this, it did not run when it came.
+pub(crate) const AWAY_MIN: Duration = Duration::from_millis(100);
 /// Workers of one channel: each request looks at all of them.
 pub(crate) const WORKERS_PER_CHANNEL_MAX: usize = 1_024;
 /// Capacity of the encoding buffer that is kept from message to message.

@@ -6,7 +6,8 @@
 //! 1. [`Broker::begin_turn`] with the time;
 //! 2. [`Broker::accept`], [`Broker::receive`], [`Broker::hang_up`] as things happen;
 //! 3. [`Broker::next_action`] until there is none, and [`Broker::flush`] for those that say so; then
-//!    [`Broker::advance`] for the time that passed, and the actions that follow from it;
+//!    [`Broker::advance`] for the time that passed, before which all sockets are read once more if
+//!    [`Broker::has_due`] says so, and the actions that follow from it;
 //! 4. [`Broker::end_turn`];
 //! 5. sleep until something happens, [`Broker::next_deadline`] at the latest.
 //!

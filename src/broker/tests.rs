@@ -39,6 +39,8 @@ struct World {
     now: Now,
     received: BTreeMap<ConnectionKey, Vec<u8>>,
     closed: Vec<ConnectionKey>,
+    /// Connections whose write side was shut.
+    shut: Vec<ConnectionKey>,
     /// Connections whose kernel takes nothing more.
     stalled: Vec<ConnectionKey>,
     /// Connections whose transport keeps bytes that it took.
@@ -54,6 +56,7 @@ impl World {
             now: Now::default(),
             received: BTreeMap::new(),
             closed: Vec::new(),
+            shut: Vec::new(),
             stalled: Vec::new(),
             holding: Vec::new(),
             resumed: Vec::new(),
@@ -164,7 +167,7 @@ impl World {
                 Action::Flush(key) if self.stalled.contains(&key) => {}
                 Action::Flush(key) => self.relieve(key),
                 Action::Resume(key) => self.resumed.push(key),
-                Action::FinishWrite(_) => {}
+                Action::FinishWrite(key) => self.shut.push(key),
                 Action::Close(key) => self.closed.push(key),
             }
         }

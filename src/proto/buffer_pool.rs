@@ -7,6 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// A frame that many queues share is counted once. Clones count into the same sum.
 ///
+/// Nothing outside of this crate can change the sum. It is written without locked instructions, so
+/// everything that is counted by one gauge (its pool, the queues, and each frame that they share)
+/// has to be on one thread at a time. A broker owns all of its own and never hands one out, and
+/// moves to another thread as a whole.
+///
 /// ```
 /// assert_eq!(ipc_framework::proto::MemoryGauge::default().bytes(), 0);
 /// ```
@@ -27,11 +32,12 @@ impl MemoryGauge {
 
     #[inline]
     pub(crate) fn sub(&self, bytes: usize) {
+        debug_assert!(self.bytes() >= bytes, "two threads count at once, or bytes count twice");
         self.set(self.bytes() - bytes);
     }
 
-    /// The clones belong to one broker, which is on one thread at a time: nobody else writes
-    /// between a load and its store. It is an atomic so that a broker can move to another thread.
+    /// No other thread writes between a load and its store, see above. It is an atomic so that a
+    /// broker can move to another thread.
     #[inline]
     fn set(&self, bytes: usize) {
         self.0.store(bytes, Ordering::Relaxed);

@@ -103,10 +103,10 @@ fn connections() {
 #[test]
 fn channels() {
     let few = |held: &mut Hoard| (0..3).map(|_| held.connect()).collect();
-    assert_counted("channels", few, |held, peers| {
+    assert_counted("channels and a subscription to each", few, |held, peers| {
         for (at, peer) in peers.iter().enumerate() {
             for n in 0..2_740 {
-                held.tell(*peer, "publish", &name("c", at * 10_000 + n), "{}");
+                held.tell(*peer, "subscribe", &name("c", at * 10_000 + n), "{}");
             }
         }
     });

@@ -372,15 +372,15 @@ fn second_connect() -> Provoked {
 fn too_many_channels() -> Provoked {
     let stage = Stage::limited(Limits::default().channels_per_connection_max(1));
     let mut culprit = stage.culprit();
-    culprit.send("publish", "one", json!(1));
-    stage.provoked_by(culprit, "publish", "two", json!(2))
+    culprit.subscribe("one");
+    stage.provoked_by(culprit, "subscribe", "two", json!({"connection_id": "culprit"}))
 }
 
 fn too_many_channels_in_all() -> Provoked {
     // These are `echo` and `calm`.
     let stage = Stage::limited(Limits::default().channels_max(2));
     let culprit = stage.culprit();
-    stage.provoked_by(culprit, "notification", "third", json!(3))
+    stage.provoked_by(culprit, "subscribe", "third", json!({"connection_id": "culprit"}))
 }
 
 fn too_many_subscriptions() -> Provoked {

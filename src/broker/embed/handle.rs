@@ -250,9 +250,9 @@ impl Publisher {
 }
 
 fn send(remote: &Remote, publication: Publication) -> Result<(), HandleError> {
-    let payload_bytes = publication.payload_bytes();
-    check_room(remote, payload_bytes)?;
-    remote.send(payload_bytes, Letter::Publication(publication));
+    let bytes = publication.bytes();
+    check_room(remote, bytes)?;
+    remote.send(bytes, Letter::Publication(publication));
     Ok(())
 }
 
@@ -328,22 +328,57 @@ thread_local! {
     static RUNNING: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The server whose turn was interrupted by another one's, if any.
+/// The mark of a thread as a loop's, and the server whose turn that interrupted, if any. Dropped, it
+/// takes the mark away, also where a turn has no end because its broker is dropped.
 #[derive(Debug)]
-pub(crate) struct Outer(usize);
-
-/// Marks this thread as the loop's. Returns what it was marked as before, unless it is this loop's
-/// already.
-pub(crate) fn enter(remote: &Arc<Remote>) -> Option<Outer> {
-    let own = Arc::as_ptr(remote) as usize;
-    let outer = RUNNING.replace(own);
-    (outer != own).then_some(Outer(outer))
+pub(crate) struct Inside {
+    own: usize,
+    outer: usize,
 }
 
-pub(crate) fn leave(outer: &Outer) {
-    RUNNING.set(outer.0);
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // A broker that was moved to another thread in the middle of a turn has no mark there.
+        if RUNNING.get() == self.own {
+            RUNNING.set(self.outer);
+        }
+    }
+}
+
+/// Marks this thread as the loop's, unless it is already.
+pub(crate) fn enter(remote: &Arc<Remote>) -> Option<Inside> {
+    let own = Arc::as_ptr(remote) as usize;
+    let outer = RUNNING.replace(own);
+    (outer != own).then_some(Inside { own, outer })
 }
 
 fn is_inside(remote: &Arc<Remote>) -> bool {
     RUNNING.get() == Arc::as_ptr(remote) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Access, Broker, Limits, Now};
+
+    /// Another broker may be allocated where the dropped one was.
+    #[test]
+    fn a_broker_that_is_dropped_in_its_turn_leaves_no_mark_on_the_thread() {
+        let new = || Broker::new(Limits::default(), Access::default(), [7; 32], Now::default());
+        let mut outer = new();
+        outer.begin_turn(Now::default());
+        let mut inner = new();
+        inner.begin_turn(Now::default());
+        assert!(is_inside(&inner.handle().remote));
+        drop(inner);
+        assert!(is_inside(&outer.handle().remote), "its turn goes on");
+        drop(outer);
+        assert_eq!(RUNNING.get(), 0);
+    }
+
+    #[test]
+    fn the_names_of_a_channel_count_while_a_publication_waits() {
+        let named = Publication::named("app", "channel", Json::null());
+        assert_eq!(named.bytes(), "app".len() + "channel".len() + "null".len());
+    }
 }

@@ -77,7 +77,7 @@ impl Handlers {
 
     /// Makes the changes that were asked for since a handler last ran.
     #[inline]
-    fn catch_up(&mut self, core: &mut Core) {
+    pub(crate) fn catch_up(&mut self, core: &mut Core) {
         if !core.agenda.handler_changes.is_empty() {
             changes::take(core).for_each(|change| self.make(change));
         }
@@ -140,6 +140,16 @@ impl Handlers {
                 .fallback
                 .of(message_type)
                 .is_some_and(|other| hand_over(other, core, &self.remote, parts))
+    }
+
+    /// Returns whether there are handlers for messages of this type to channels that do not exist.
+    pub(crate) fn has_fallback(&mut self, core: &mut Core, message_type: MessageType) -> bool {
+        self.catch_up(core);
+        match message_type {
+            MessageType::Request => self.fallback.request.is_some(),
+            MessageType::Notification => self.fallback.notification.is_some(),
+            _ => false,
+        }
     }
 
     pub(crate) fn has_filter(&mut self, core: &mut Core) -> bool {

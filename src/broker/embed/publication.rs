@@ -76,8 +76,13 @@ impl Publication {
         Self { to: Destination::Topic(topic), payload }
     }
 
-    pub(super) fn payload_bytes(&self) -> usize {
-        self.payload.as_str().len()
+    /// The memory that it takes while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        let ids_bytes = match &self.to {
+            Destination::Named(ids, _) => ids.len(),
+            Destination::Topic(_) => 0,
+        };
+        ids_bytes + self.payload.as_str().len()
     }
 
     /// Puts it into the queues of the channel's subscribers, of which a channel that does not exist

@@ -5,23 +5,28 @@ use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX};
 
-/// Returns the channel that a message names, and creates it if there is none.
-pub(crate) fn resolve(
+/// Looks at so many channels of a connection are as much work as a delivery.
+const LOOKS_PER_WORK: usize = 16;
+
+/// Returns the channel that a message names, if there is one. A message does not create the channel
+/// that it names: a channel that nobody hears or serves leaves nothing behind.
+pub(crate) fn find(
     core: &mut Core,
     from: ConnectionKey,
     application: ApplicationKey,
     envelope: &Envelope<'_>,
-) -> Result<ChannelKey, Refusal> {
+) -> Option<ChannelKey> {
     let id = envelope.channel_id();
-    let session = core.connections.session(from);
-    let recent = session.into_iter().flat_map(|session| session.recent.iter().flatten());
-    for &key in recent {
+    let session = core.connections.session_mut(from)?;
+    for &key in session.recent.iter().flatten() {
         // The key of a removed channel is stale, and its name may belong to a new one.
         if core.router.channels.get(key).is_some_and(|channel| id.matches(&channel.id)) {
-            return Ok(key);
+            return Some(key);
         }
     }
-    find_or_claim(core, from, application, &id.decode())
+    let key = core.router.channel(application, &id.decode())?;
+    session.remember(key);
+    Some(key)
 }
 
 /// Returns the channel with this id. If there is none, it creates one that belongs to the connection.
@@ -34,17 +39,15 @@ pub(crate) fn find_or_claim(
     let known = core.router.channel(application, id);
     if known.is_none() {
         core.budget.take_on(ErrorCode::LimitExceeded, &mut core.counters)?;
+        if is_full(core, from) && !make_room(core, from) {
+            return Err(refusal::too_many_channels());
+        }
     }
     let session = core.connections.session_mut(from);
     let session = session.ok_or_else(refusal::connection_closing)?;
     let key = if let Some(key) = known {
         key
     } else {
-        if core.router.channels.len() >= core.limits.channels_max
-            || session.created.len() >= core.limits.channels_per_connection_max
-        {
-            return Err(refusal::too_many_channels());
-        }
         let key = core.router.create_channel(application, id, core.turn.now.unix);
         let key = key.ok_or_else(refusal::connection_closing)?;
         core.router.retain(key);
@@ -55,10 +58,53 @@ pub(crate) fn find_or_claim(
     Ok(key)
 }
 
+/// Returns whether there are as many channels as there may be, in all or of this connection.
+fn is_full(core: &Core, from: ConnectionKey) -> bool {
+    let created = core.connections.session(from).map_or(0, |session| session.created.len());
+    core.router.channels.len() >= core.limits.channels_max
+        || created >= core.limits.channels_per_connection_max
+}
+
+/// Removes channels that nobody uses any more, those of the connection first. Returns whether there
+/// is room for another one.
+#[cold]
+fn make_room(core: &mut Core, from: ConnectionKey) -> bool {
+    disown_all_unused(core, from);
+    if core.router.channels.len() >= core.limits.channels_max {
+        forget_unused(core);
+    }
+    !is_full(core, from)
+}
+
+/// Removes all channels that nobody uses any more, at most once a turn, because it looks at all.
+pub(crate) fn forget_unused(core: &mut Core) {
+    let now = Some(core.turn.now.monotonic);
+    if core.router.swept_at != now {
+        core.router.swept_at = now;
+        for key in core.connections.keys() {
+            disown_all_unused(core, key);
+        }
+    }
+}
+
+/// A connection gives up the channels that it was the first to name and that nobody uses.
+fn disown_all_unused(core: &mut Core, key: ConnectionKey) {
+    let Some(session) = core.connections.session_mut(key) else { return };
+    core.turn.note_work(session.created.len().div_ceil(LOOKS_PER_WORK));
+    let router = &mut core.router;
+    session.created.retain(|channel| {
+        let is_used = router.is_used(*channel);
+        if !is_used {
+            router.release(*channel);
+        }
+        is_used
+    });
+}
+
 /// Ends a connection's use of a channel. If the connection was the first to name it and nobody else
 /// uses it, the channel is removed, so that a connection can use ever new names.
 pub(crate) fn disown_unused(core: &mut Core, from: ConnectionKey, channel: ChannelKey) {
-    if core.router.channels.get(channel).is_none_or(|channel| channel.references > 1) {
+    if core.router.is_used(channel) {
         return;
     }
     let Some(session) = core.connections.session_mut(from) else { return };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{answers, queues, requests, subscriptions, workers};
-use crate::broker::limits::{EVICTIONS_MAX, HANDSHAKE_PARTS, LINGER};
+use crate::broker::limits::{HANDSHAKE_PARTS, LINGER, REFUSALS_MAX};
 use crate::broker::state::budget::CONNECTION_BYTES;
 use crate::broker::state::connection::{Connection, State};
 use crate::broker::state::core::Core;
@@ -11,7 +11,7 @@ use crate::broker::state::encoder::Address;
 use crate::broker::state::events::{Action, ConnectionEvent};
 use crate::broker::state::keys::ConnectionKey;
 use crate::broker::state::refusal::{self, Refusal};
-use crate::broker::state::timers::{Due, TimerKey};
+use crate::broker::state::timers::Due;
 use crate::proto::system::SYSTEM;
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
@@ -80,6 +80,17 @@ pub(crate) fn begin(core: &mut Core, key: ConnectionKey) {
     }
 }
 
+/// Gives a connection that is being closed its time anew, unless everything is sent.
+pub(crate) fn wait_longer(core: &mut Core, key: ConnectionKey) {
+    let deadline = core.turn.deadline_in(core.limits.slow_consumer_grace);
+    match core.connections.get_mut(key) {
+        Some(connection) if matches!(connection.state(), State::Closing) => {
+            core.timers.reset(&mut connection.timer, Some((deadline, Due::Linger(key))));
+        }
+        _ => close_now(core, key),
+    }
+}
+
 /// Shuts the write side once everything is sent, and gives the peer time to read it.
 pub(crate) fn linger(core: &mut Core, key: ConnectionKey) {
     let deadline = core.turn.deadline_in(LINGER);
@@ -139,65 +150,44 @@ pub(crate) fn tell_taken_over(core: &mut Core, key: ConnectionKey) {
     report(core, key, &refusal::taken_over());
 }
 
-/// Makes room for a new connection. If necessary, it closes the superseded connection that has been
-/// silent the longest, or connections that have not completed their handshake. Returns whether there
-/// is room.
+/// Makes room for a new connection. If necessary, it closes the connection that was superseded first,
+/// or the one that has been in its handshake for the longest time. Returns whether there is room.
 pub(crate) fn make_room(core: &mut Core) -> bool {
-    let connections_max = core.limits.connections_max;
-    let present = core.connections.len() - core.connections.refused();
-    if present < connections_max {
-        return true;
-    }
     // Connections closed in this turn are still in the table, but no longer count. A peer that
     // reconnects at once is therefore not refused.
-    let closed = core.agenda.actions.iter().filter(|action| {
-        matches!(action, Action::Close(key)
-            if core.connections.get(*key).is_some_and(|connection| !connection.is_refused()))
-    });
-    if present - closed.count() < connections_max {
+    if core.connections.present() < core.limits.connections_max {
         return true;
     }
-    if core.connections.superseded() == 0 {
-        return evict(core);
-    }
-    let superseded =
-        core.connections.iter().filter(|(_, c)| matches!(c.state(), State::Superseded));
-    let oldest = superseded.min_by_key(|(_, connection)| connection.last_activity);
-    if let Some((key, _)) = oldest {
+    let Some(key) = core.connections.first_superseded() else { return evict(core) };
+    if core.connections.refused() < REFUSALS_MAX {
+        dismiss(core, key);
+    } else {
         close_now(core, key);
     }
     true
 }
 
-/// Closes connections that had time to complete their handshake and did not, the oldest first. It
-/// closes several at once, because finding them takes a search of all. Returns whether there were
-/// any.
+/// Takes the place of a superseded connection, which gets everything that the kernel still has for
+/// it. It is not told: a message would make the old thread of a published client read the bytes of
+/// its new connection, see [`supersede`], and it has said nothing since.
+fn dismiss(core: &mut Core, key: ConnectionKey) {
+    core.connections.refuse(key);
+    leave(core, key, State::Closing);
+    linger(core, key);
+}
+
+/// Closes the connection that has been in its handshake for the longest time, if it had time to
+/// complete it. Returns whether there is one.
 fn evict(core: &mut Core) -> bool {
-    if core.connections.none_to_evict_at == Some(core.turn.now.monotonic) {
-        return false;
-    }
     let spared = core.limits.handshake_timeout / HANDSHAKE_PARTS * (HANDSHAKE_PARTS - 1);
     let due_before = core.turn.deadline_in(spared);
-    let mut late: Vec<(TimerKey, ConnectionKey)> = core
-        .connections
-        .iter()
-        .filter(|(_, c)| matches!(c.state(), State::Handshake) && !c.is_refused())
-        .filter_map(|(key, connection)| connection.timer.map(|timer| (timer, key)))
-        .filter(|(timer, _)| timer.deadline() <= due_before)
-        .collect();
-    if late.is_empty() {
-        core.connections.none_to_evict_at = Some(core.turn.now.monotonic);
-        return false;
-    }
-    if late.len() > EVICTIONS_MAX {
-        late.select_nth_unstable(EVICTIONS_MAX);
-        late.truncate(EVICTIONS_MAX);
-    }
-    late.sort_unstable();
-    for (_, key) in late {
+    let Some(key) = core.connections.first_newcomer() else { return false };
+    let timer = core.connections.get(key).and_then(|connection| connection.timer);
+    let is_late = timer.is_some_and(|timer| timer.deadline() <= due_before);
+    if is_late {
         time_out_handshake(core, key);
     }
-    true
+    is_late
 }
 
 /// Closes a connection that did not complete its handshake in time, without an error.

@@ -10,7 +10,7 @@
 //!
 //! If the whole is lowered below the memory that is held, the second stage begins with its grace.
 
-use super::closing;
+use super::{channels, closing};
 use crate::broker::state::budget::{
     CHANNEL_BYTES, MemoryPressure, REQUEST_BYTES, SUBSCRIPTION_BYTES,
 };
@@ -46,8 +46,11 @@ fn refuse_above_bytes(core: &Core) -> usize {
 
 #[cold]
 fn apply_pressure(core: &mut Core) {
-    // Free buffers, which are kept for speed, are released first.
+    // Free buffers, which are kept for speed, are released first, and channels that nobody uses.
     core.pool.trim();
+    if core.budget.pressure == MemoryPressure::None {
+        channels::forget_unused(core);
+    }
     // Above the whole, there is no grace.
     let whole_bytes = core.budget.former_bytes_max.unwrap_or(core.limits.memory_bytes_max);
     shed_down_to(core, whole_bytes);
@@ -85,6 +88,7 @@ fn resume_paused(core: &mut Core) {
         let Some(connection) = core.connections.get_mut(key) else { continue };
         if connection.held == Held::Memory {
             connection.held = Held::No;
+            connection.last_activity = core.turn.now.monotonic.into();
             connection.unfinished_since = core.turn.now.monotonic.into();
             core.agenda.actions.push_back(Action::Resume(key));
         }
@@ -105,6 +109,11 @@ pub(crate) fn begin_whole(core: &mut Core, before_bytes_max: usize) {
     if core.budget.is_pausing() {
         arm_grace(core);
     }
+}
+
+/// The time that connections may wait begins anew.
+pub(crate) fn renew_grace(core: &mut Core) {
+    if core.budget.is_pausing() { arm_grace(core) } else { end_grace(core) }
 }
 
 fn arm_grace(core: &mut Core) {

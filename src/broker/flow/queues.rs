@@ -69,10 +69,21 @@ fn congest(core: &mut Core, key: ConnectionKey) {
     }
 }
 
+/// The grace of a connection whose queue is over its mark begins anew.
+pub(crate) fn renew_grace(core: &mut Core, key: ConnectionKey) {
+    let deadline = core.turn.deadline_in(core.limits.slow_consumer_grace);
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    if connection.congested.is_some() {
+        core.timers.reset(&mut connection.congested, Some((deadline, Due::Grace(key))));
+    }
+}
+
 /// Lets all senders go on that waited for a queue, because it drained or its connection leaves.
 pub(crate) fn uncongest(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     let Some(grace) = connection.congested.take() else { return };
+    // It could say nothing until now.
+    connection.last_activity = core.turn.now.monotonic.into();
     core.timers.disarm(grace);
     wake_all_behind(core, key);
     // The slow reader itself goes on after them. Before them, it would fill its queue with its own

@@ -20,6 +20,10 @@ pub(crate) fn begin(
     let Some(session) = core.connections.session(from) else {
         return Err(refusal::too_many_requests());
     };
+    // Its handler may have removed it. Without its names there would be no answer.
+    if core.router.channels.get(channel).is_none() {
+        return Err(refusal::no_handler());
+    }
     if core.requests.len() >= core.limits.pending_max
         || session.requests.len() >= core.limits.pending_per_connection_max
     {
@@ -62,12 +66,15 @@ pub(crate) fn relay(core: &mut Core, key: RequestKey, response: &Envelope<'_>, b
     let can_be_relayed = response.app_id().raw() == &*application.id_json
         && response.channel_id().raw() == &*channel.id_json
         && !response.message_id().is_empty();
-    let Some([before, behind]) = response.around_reply_to(body).filter(|_| can_be_relayed) else {
+    let id_bytes = request.message_id().len();
+    let fits = |[before, behind]: &[&[u8]; 2]| {
+        before.len() + id_bytes + behind.len() <= core.limits.frame_bytes_max
+    };
+    let around = response.around_reply_to(body).filter(|around| can_be_relayed && fits(around));
+    let Some([before, behind]) = around else {
+        // Without the whitespace of its worker it may fit.
         return deliver(core, key, Some(response), response.payload_str());
     };
-    if before.len() + request.message_id().len() + behind.len() > core.limits.frame_bytes_max {
-        return fail(core, key, &refusal::answer_too_large());
-    }
     let Some(request) = end(core, key) else { return };
     let pieces = [before, request.message_id(), behind];
     let frame = OutFrame::relay_pieces(pieces, &mut core.pool);

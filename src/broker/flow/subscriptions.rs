@@ -20,7 +20,10 @@ pub(crate) fn fan_out(
     frames: &OutFrame<'_>,
     publications: u32,
 ) -> usize {
-    let Some(target) = core.router.channels.get_mut(channel) else { return 0 };
+    let Some(target) = core.router.channels.get_mut(channel) else {
+        note_unheard(core, publications);
+        return 0;
+    };
     // Sending does not change the list of subscribers: a connection that has to be closed is closed
     // later.
     let subscribers = std::mem::take(&mut target.subscribers);
@@ -39,6 +42,12 @@ pub(crate) fn fan_out(
         core.counters.publications_unheard += u64::from(publications);
     }
     reached
+}
+
+/// Counts publications to a channel that does not exist.
+pub(crate) fn note_unheard(core: &mut Core, publications: u32) {
+    core.counters.publications += u64::from(publications);
+    core.counters.publications_unheard += u64::from(publications);
 }
 
 /// Subscribes a peer that asks for it.

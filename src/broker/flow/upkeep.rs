@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{closing, drain, memory, requests};
+use super::{closing, drain, memory, queues, requests};
+use crate::broker::limits::AWAY_MIN;
 use crate::broker::state::core::Core;
 use crate::broker::state::timers::Due;
 
@@ -28,8 +29,11 @@ pub(crate) fn expire(core: &mut Core) -> bool {
         requests::expire(core, key);
         return true;
     }
-    let Some(due) = core.timers.expire(now) else { return false };
+    let Some((deadline, due)) = core.timers.expire(now) else { return false };
     match due {
+        Due::Linger(key) if was_away(core, deadline) => closing::wait_longer(core, key),
+        Due::Grace(key) if was_away(core, deadline) => queues::renew_grace(core, key),
+        Due::Memory if was_away(core, deadline) => memory::renew_grace(core),
         Due::Handshake(key) => closing::time_out_handshake(core, key),
         Due::Linger(key) => closing::close_now(core, key),
         Due::Idle(key) => closing::check_idle(core, key),
@@ -38,4 +42,10 @@ pub(crate) fn expire(core: &mut Core) -> bool {
         Due::DrainDeadline => drain::cut_off(core),
     }
     true
+}
+
+/// Returns whether the server did not run when a deadline came, as in a container that was paused.
+/// Nobody can read meanwhile what the server has not sent, so the grace of slow readers begins anew.
+fn was_away(core: &Core, deadline: Duration) -> bool {
+    core.turn.now.monotonic.saturating_sub(deadline) > AWAY_MIN
 }

@@ -104,8 +104,13 @@ pub(crate) fn offer(
     } else {
         envelope.message_id().raw().as_bytes()
     };
-    // A worker would take a frame with a `reply_to` for an answer to a request of its own.
-    let frame = if let Some([before, behind]) = envelope.around_message_id(body) {
+    // A worker would take a frame with a `reply_to` for an answer to a request of its own. A frame
+    // that fits only without the whitespace of its sender is written anew, too.
+    let frame_bytes_max = core.limits.frame_bytes_max;
+    let around = envelope.around_message_id(body).filter(|[before, behind]| {
+        before.len() + message_id.len() + behind.len() <= frame_bytes_max
+    });
+    let frame = if let Some([before, behind]) = around {
         OutFrame::relay_pieces([before, message_id, behind], &mut core.pool)
     } else {
         let head = Head {
@@ -118,7 +123,7 @@ pub(crate) fn offer(
         };
         OutFrame::own(head, envelope.payload_str().as_bytes(), &mut core.pool)
     };
-    if frame.len() > HEADER_BYTES + core.limits.frame_bytes_max {
+    if frame.len() > HEADER_BYTES + frame_bytes_max {
         request.and_then(|request| requests::end(core, request));
         return Offer::Refused(refusal::too_large_to_forward());
     }

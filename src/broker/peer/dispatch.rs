@@ -8,7 +8,7 @@ use crate::broker::flow::workers::Offer;
 use crate::broker::flow::{answers, channels, closing, queues, subscriptions, workers};
 use crate::broker::state::connection::{Obstacle, State};
 use crate::broker::state::core::Core;
-use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::proto::system::SYSTEM;
 use crate::proto::{Envelope, MessageType};
@@ -101,12 +101,20 @@ fn serve(
             _ => {}
         }
     }
-    let channel = channels::resolve(core, from, application, envelope)?;
+    let known = channels::find(core, from, application, envelope);
+    let channel = match known {
+        Some(channel) => channel,
+        None if handlers.has_fallback(core, message_type) => {
+            channels::find_or_claim(core, from, application, &envelope.channel_id().decode())?
+        }
+        None => ChannelKey::NOWHERE,
+    };
     let parts = Parts { envelope: *envelope, from, channel };
     match message_type {
-        MessageType::Publish => publish(core, handlers, parts, body, run),
+        MessageType::Publish if known.is_some() => publish(core, handlers, parts, body, run),
+        MessageType::Publish => publish_to_nobody(core, handlers, parts, application, body, run),
         MessageType::Subscribe | MessageType::Unsubscribe => {
-            Ok(change_subscription(core, handlers, parts)?)
+            Ok(change_subscription(core, handlers, parts, application)?)
         }
         MessageType::Request => request(core, handlers, parts, body),
         _ => notify(core, handlers, parts, body),
@@ -149,19 +157,56 @@ fn publish(
     Ok(())
 }
 
+/// A publication to a channel that does not exist, and so has no subscribers.
+fn publish_to_nobody(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    parts: Parts<'_>,
+    application: ApplicationKey,
+    body: &[u8],
+    run: &mut Run<'_>,
+) -> Result<(), Stop> {
+    if handlers.has_filter(core) {
+        // A filter may publish.
+        if !run.deliver(core) {
+            return Err(Stop::Held);
+        }
+        if handlers.filter(core, parts)? == Verdict::Drop {
+            return Ok(());
+        }
+        // It may also have subscribed somebody.
+        if let Some(channel) = channels::find(core, parts.from, application, &parts.envelope) {
+            run.publish(core, channel, body);
+            return Ok(());
+        }
+    }
+    subscriptions::note_unheard(core, 1);
+    Ok(())
+}
+
 fn change_subscription(
     core: &mut Core,
     handlers: &mut Handlers,
     parts: Parts<'_>,
+    application: ApplicationKey,
 ) -> Result<(), Refusal> {
     if handlers.filter(core, parts)? == Verdict::Drop {
         return Ok(());
     }
-    let Parts { envelope, from, channel } = &parts;
-    match envelope.message_type() {
-        MessageType::Subscribe => subscriptions::subscribe(core, *from, *channel, envelope),
-        _ => subscriptions::unsubscribe(core, *from, *channel, envelope),
+    let Parts { envelope, from, mut channel } = parts;
+    if envelope.message_type() != MessageType::Subscribe {
+        return subscriptions::unsubscribe(core, from, channel, &envelope);
     }
+    // It does not exist yet, or the filter has removed it.
+    if core.router.channels.get(channel).is_none() {
+        let id = envelope.channel_id().decode();
+        channel = channels::find_or_claim(core, from, application, &id)?;
+    }
+    let subscribed = subscriptions::subscribe(core, from, channel, &envelope);
+    if subscribed.is_err() {
+        channels::disown_unused(core, from, channel);
+    }
+    subscribed
 }
 
 fn request(

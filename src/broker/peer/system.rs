@@ -141,7 +141,10 @@ fn begin_serving(
         return Err(refusal::shutting_down());
     }
     let channel = channels::find_or_claim(core, from, application, channel_id)?;
-    workers::add(core, from, channel)?;
+    if let Err(why) = workers::add(core, from, channel) {
+        channels::disown_unused(core, from, channel);
+        return Err(why);
+    }
     let serving = Serving { status: "serving", channel: channel_id };
     answers::respond(core, from, envelope, &serving);
     Ok(())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::arena::Arena;
 use super::keys::{ApplicationKey, ChannelKey, ConnectionKey, ConnectionKind, RequestKey};
 use super::latency::Distribution;
+use super::line::Line;
 use super::peer::PackedPeer;
 use super::timers::{Moment, TimerKey};
 use crate::broker::limits::{HANDSHAKE_QUEUE_BYTES_MAX, Limits};
@@ -15,14 +16,18 @@ use crate::proto::{RecvBuffer, SendQueue};
 /// All connections, and how many of them are in which state.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    table: Arena<ConnectionKind, Connection>,
+    table: Table,
     refused: usize,
     sessions: usize,
-    superseded: usize,
+    /// Connections that are closed and not dropped yet, but for those that were refused.
+    closed: usize,
+    /// Connections that have not completed their handshake, in the order in which they came.
+    newcomers: Line,
+    /// Superseded connections, in the order in which they became that.
+    superseded: Line,
+    superseded_count: usize,
     /// Unsent bytes at which a connection has no grace, see [`Limits::queue_bytes_max`].
     pub(crate) queue_bytes_max: usize,
-    /// When a search last found no connection to evict.
-    pub(crate) none_to_evict_at: Option<Duration>,
 }
 
 /// One connection as the broker sees it.
@@ -152,15 +157,20 @@ impl Connections {
             table: Arena::default(),
             refused: 0,
             sessions: 0,
-            superseded: 0,
+            closed: 0,
+            newcomers: Line::default(),
+            superseded: Line::default(),
+            superseded_count: 0,
             queue_bytes_max: limits.queue_bytes_max(),
-            none_to_evict_at: None,
         }
     }
 
+    /// Inserts a connection that has not begun its handshake.
     #[inline]
     pub(crate) fn insert(&mut self, connection: Connection) -> ConnectionKey {
-        self.table.insert(connection)
+        let key = self.table.insert(connection);
+        self.newcomers.push_back(key, ());
+        key
     }
 
     #[inline]
@@ -208,9 +218,27 @@ impl Connections {
         self.sessions
     }
 
+    /// Connections that take a place: all but the refused and the closed ones.
+    pub(crate) fn present(&self) -> usize {
+        self.table.len() - self.refused - self.closed
+    }
+
     /// Connections whose id a newer one has, and that are not told yet.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn superseded(&self) -> usize {
-        self.superseded
+        self.superseded_count
+    }
+
+    /// The connection that has been in its handshake for the longest time.
+    pub(crate) fn first_newcomer(&mut self) -> Option<ConnectionKey> {
+        let (key, ()) = self.newcomers.first(|key| is_newcomer(&self.table, key))?;
+        Some(key)
+    }
+
+    /// The connection that was superseded first.
+    pub(crate) fn first_superseded(&mut self) -> Option<ConnectionKey> {
+        let (key, ()) = self.superseded.first(|key| is_superseded(&self.table, key))?;
+        Some(key)
     }
 
     /// Lets a connection not count against the limit any more.
@@ -240,20 +268,49 @@ impl Connections {
     #[inline]
     fn replace(&mut self, key: ConnectionKey, next: State) -> Option<State> {
         let connection = self.table.get_mut(key)?;
-        self.sessions += usize::from(matches!(next, State::Open(_)));
-        self.superseded += usize::from(matches!(next, State::Superseded));
+        match next {
+            State::Open(_) => self.sessions += 1,
+            State::Handshake => self.newcomers.push_back(key, ()),
+            State::Superseded => {
+                self.superseded.push_back(key, ());
+                self.superseded_count += 1;
+            }
+            State::Closed => self.closed += usize::from(!connection.refused),
+            State::Closing | State::Lingering => {}
+        }
         let before = std::mem::replace(&mut connection.state, next);
-        self.sessions -= usize::from(matches!(before, State::Open(_)));
-        self.superseded -= usize::from(matches!(before, State::Superseded));
+        match before {
+            State::Open(_) => self.sessions -= 1,
+            State::Handshake => self.newcomers.leave(|key| is_newcomer(&self.table, key)),
+            State::Superseded => {
+                self.superseded.leave(|key| is_superseded(&self.table, key));
+                self.superseded_count -= 1;
+            }
+            State::Closing | State::Lingering | State::Closed => {}
+        }
         Some(before)
     }
 
     /// Drops a closed connection. Its key finds nothing from now on.
     pub(crate) fn remove(&mut self, key: ConnectionKey) {
-        let connection = self.table.remove(key);
-        debug_assert!(connection.as_ref().is_none_or(|c| matches!(c.state, State::Closed)));
-        self.refused -= usize::from(connection.is_some_and(|connection| connection.refused));
+        let Some(connection) = self.table.remove(key) else { return };
+        debug_assert!(matches!(connection.state, State::Closed));
+        if connection.refused {
+            self.refused -= 1;
+        } else {
+            self.closed -= 1;
+        }
     }
+}
+
+type Table = Arena<ConnectionKind, Connection>;
+
+fn is_newcomer(table: &Table, key: ConnectionKey) -> bool {
+    table.get(key).is_some_and(|connection| matches!(connection.state, State::Handshake))
+}
+
+fn is_superseded(table: &Table, key: ConnectionKey) -> bool {
+    table.get(key).is_some_and(|connection| matches!(connection.state, State::Superseded))
 }
 
 impl Connection {
@@ -287,6 +344,7 @@ impl Connection {
         &self.state
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn is_refused(&self) -> bool {
         self.refused
     }

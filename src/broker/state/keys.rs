@@ -33,6 +33,10 @@ impl<K> Key<K> {
         Self { index: index as u32, generation, kind: PhantomData }
     }
 
+    /// A key that finds nothing in any table, each of which is far smaller.
+    pub(crate) const NOWHERE: Self =
+        Self { index: u32::MAX, generation: NonZeroU32::MIN, kind: PhantomData };
+
     pub(crate) fn generation(self) -> NonZeroU32 {
         self.generation
     }

@@ -53,10 +53,11 @@ impl<T, P> Remote<T, P> {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// Returns whether there is room for a command that carries `payload_bytes`.
+    /// Returns whether there is room for a command that carries `payload_bytes`. For one that is
+    /// larger than the whole mailbox there is, once nothing else waits.
     pub(crate) fn has_room(&self, payload_bytes: usize) -> bool {
         let waiting = self.waiting_bytes.load(Ordering::Relaxed);
-        waiting + payload_bytes + LETTER_BYTES <= MAILBOX_BYTES_MAX
+        waiting == 0 || waiting + payload_bytes + LETTER_BYTES <= MAILBOX_BYTES_MAX
     }
 
     pub(crate) fn post(&self, command: impl FnOnce(&mut T) + Send + 'static) {
@@ -93,9 +94,10 @@ pub(crate) struct Mailbox<T, P> {
 }
 
 impl<T, P> Mailbox<T, P> {
-    /// Forgets that it was woken; whatever is posted from here on wakes again.
+    /// Forgets that it was woken; whatever is posted from here on wakes again. It reads the mark as
+    /// well, so that it sees every letter whose sender found the mark set and did not wake it.
     pub(crate) fn acknowledge(&self) {
-        self.remote.woken.store(false, Ordering::Release);
+        self.remote.woken.swap(false, Ordering::AcqRel);
     }
 
     /// The server has ended: nothing is taken any more.
@@ -126,5 +128,22 @@ impl<T, P> Drop for Mailbox<T, P> {
 impl<T, P> fmt::Debug for Mailbox<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Mailbox")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It would be refused for ever otherwise, by an error that says to try again.
+    #[test]
+    fn a_letter_that_is_larger_than_the_mailbox_has_room_once_nothing_waits() {
+        let (remote, mailbox) = Remote::<(), ()>::new();
+        assert!(remote.has_room(MAILBOX_BYTES_MAX + 1));
+        remote.send(1, Letter::Publication(()));
+        assert!(!remote.has_room(MAILBOX_BYTES_MAX));
+        assert!(remote.has_room(1));
+        assert!(mailbox.next().is_some());
+        assert!(remote.has_room(MAILBOX_BYTES_MAX));
     }
 }

@@ -73,6 +73,8 @@ pub(crate) struct Router {
     /// Bytes of the ids of all applications and channels in a listing.
     pub(crate) names_bytes: usize,
     pub(crate) departed: Departed,
+    /// When all connections last gave up the channels that nobody uses.
+    pub(crate) swept_at: Option<Duration>,
 }
 
 impl Router {
@@ -145,6 +147,11 @@ impl Router {
         if let Some(channel) = self.channels.get_mut(channel) {
             channel.references += 1;
         }
+    }
+
+    /// Returns whether anybody uses the channel beside the connection that first named it.
+    pub(crate) fn is_used(&self, channel: ChannelKey) -> bool {
+        self.channels.get(channel).is_some_and(|channel| channel.references > 1)
     }
 
     /// Takes one reference back, and forgets the channel if nobody uses it any more.

@@ -96,10 +96,11 @@ impl Timers {
         self.queue.first_key_value().map(|(key, _)| key.deadline)
     }
 
-    /// Takes the earliest timer that is due.
-    pub(crate) fn expire(&mut self, now: Duration) -> Option<Due> {
+    /// Takes the earliest timer that is due, with its deadline.
+    pub(crate) fn expire(&mut self, now: Duration) -> Option<(Duration, Due)> {
         let entry = self.queue.first_entry()?;
-        (entry.key().deadline <= now).then(|| entry.remove())
+        let deadline = entry.key().deadline;
+        (deadline <= now).then(|| (deadline, entry.remove()))
     }
 }
 
@@ -117,7 +118,7 @@ mod tests {
         timers.disarm(disarmed);
         assert_eq!(timers.next_deadline(), Some(second));
         assert_eq!(timers.expire(second / 2), None);
-        assert_eq!(timers.expire(second), Some(Due::DrainDeadline));
+        assert_eq!(timers.expire(second), Some((second, Due::DrainDeadline)));
         assert_eq!(timers.expire(second), None);
         assert_eq!(timers.next_deadline(), Some(second * 2));
     }

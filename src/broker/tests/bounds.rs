@@ -1,8 +1,8 @@
 //! Bounds: more is refused in a sentence, and there is room again afterwards.
 
 use super::*;
-use crate::broker::limits::{EVICTIONS_MAX, HANDSHAKE_PARTS};
-use crate::{Peer, User};
+use crate::broker::limits::HANDSHAKE_PARTS;
+use crate::{Peer, User, Verdict};
 
 #[test]
 fn an_unread_refusal_does_not_keep_a_place() {
@@ -83,6 +83,135 @@ fn names_that_come_and_go_use_nothing_up() {
 }
 
 #[test]
+fn what_nobody_hears_or_serves_leaves_nothing_behind() {
+    let limits = Limits { channels_per_connection_max: 4, channels_max: 8, ..Limits::default() };
+    let mut world = World::new(limits);
+    let gateway = world.connected("app", "gateway");
+    for at in 0..20 {
+        let user = format!("user.{at}");
+        for kind in ["publish", "notification", "unsubscribe"] {
+            world.send(gateway, &message("app", kind, &user, "id", &json!({})));
+        }
+        assert!(world.take(gateway).is_empty(), "nothing of it is an error");
+        world.send(gateway, &message("app", "request", &user, "q", &json!(1)));
+        world.expect_error(gateway, "no_handler", "q");
+    }
+    let core = &world.broker.core;
+    assert_eq!((core.router.channels.len(), core.router.bytes), (0, one_application("app")));
+    let counters = &core.counters;
+    assert_eq!((counters.publications, counters.publications_unheard), (20, 20));
+    assert_eq!(counters.notifications_unhandled, 20);
+    for at in 0..4 {
+        world.serve(gateway, "app", &format!("work.{at}"));
+    }
+}
+
+/// The memory of an application without channels.
+fn one_application(id: &str) -> usize {
+    let mut world = World::new(Limits::default());
+    world.broker.application(id, id);
+    world.broker.core.router.bytes
+}
+
+#[test]
+fn what_is_refused_leaves_no_channel_behind() {
+    let limits = Limits {
+        subscriptions_per_connection_max: 1,
+        services_per_connection_max: 1,
+        ..Limits::default()
+    };
+    let mut world = World::new(limits);
+    world.broker.filter(|delivery| match delivery.message().channel_id().raw() {
+        "forbidden" => Err("nobody hears this".into()),
+        "dropped" => Ok(Verdict::Drop),
+        _ => Ok(Verdict::CarryOut),
+    });
+    let key = world.connected("app", "me");
+    world.subscribe(key, "app", "news");
+    world.serve(key, "app", "work");
+    let subscribe = |channel| message("app", "subscribe", channel, "s", &json!({}));
+    world.send(key, &subscribe("forbidden"));
+    world.expect_error(key, "forbidden", "s");
+    world.send(key, &subscribe("dropped"));
+    world.send(key, &subscribe("one too many"));
+    world.expect_error(key, "limit_exceeded", "s");
+    world.send(key, &message("app", "subscribe", "another's", "s", &json!({"connection_id": "x"})));
+    world.expect_error(key, "forbidden", "s");
+    let serve = json!({"action": "serve", "channel": "more work"});
+    world.send(key, &message("app", "request", "system", "s", &serve));
+    world.expect_error(key, "limit_exceeded", "s");
+    let channels = world.broker.context().list_channels("app");
+    assert_eq!(channels.into_keys().collect::<Vec<_>>(), ["news", "work"]);
+}
+
+/// A fallback has channels for whatever it is asked, and their latencies.
+#[test]
+fn channels_that_nobody_uses_any_more_make_room_for_others() {
+    const MAX: usize = 4;
+    let limits = Limits { channels_per_connection_max: MAX, channels_max: 6, ..Limits::default() };
+    let mut world = World::new(limits);
+    let (sender, deferred) = std::sync::mpsc::channel();
+    world.broker.fallback().on_request(move |request| {
+        if request.message().channel_id().raw().starts_with("now") {
+            return request.reply(&1);
+        }
+        let (reply, responder) = request.defer()?;
+        sender.send(responder).unwrap();
+        Ok(reply)
+    });
+    let [one, two] = ["one", "two"].map(|id| world.connected("app", id));
+    let ask = |world: &mut World, from, channel: &str| {
+        world.send(from, &message("app", "request", channel, "q", &json!(0)));
+    };
+    for at in 0..20 {
+        ask(&mut world, one, &format!("now {at}"));
+        assert_eq!(payloads(&world.take(one)), [json!(1)], "in round {at}");
+    }
+    assert!(world.broker.core.router.channels.len() <= MAX);
+    for at in 0..MAX {
+        ask(&mut world, one, &format!("later {at}"));
+    }
+    assert!(world.take(one).is_empty());
+    ask(&mut world, one, "now or never");
+    world.expect_error(one, "limit_exceeded", "q");
+    deferred.recv().unwrap().reply(&2).unwrap();
+    world.broker.run_mailbox();
+    world.act();
+    assert_eq!(payloads(&world.take(one)), [json!(2)]);
+    ask(&mut world, one, "now or never");
+    assert_eq!(payloads(&world.take(one)), [json!(1)]);
+
+    // Nobody keeps channels from others that he does not use.
+    for at in 0..20 {
+        world.pass(Duration::from_millis(1));
+        ask(&mut world, two, &format!("now {at}"));
+        assert_eq!(payloads(&world.take(two)), [json!(1)], "in round {at}");
+    }
+    drop(deferred);
+    world.broker.run_mailbox();
+    world.act();
+    world.take(one);
+    for at in 0..6 {
+        world.subscribe([one, two][at % 2], "app", &format!("news {at}"));
+    }
+    assert!(world.take(one).is_empty() && world.take(two).is_empty());
+    assert_eq!(world.broker.core.router.channels.len(), 6);
+}
+
+#[test]
+fn channels_that_nobody_uses_are_forgotten_before_memory_is_short() {
+    let mut world = World::new(Limits { memory_bytes_max: 1 << 20, ..Limits::default() });
+    world.broker.fallback().on_request(|request| request.reply(&1));
+    let key = world.connected("app", "me");
+    for at in 0..3_000 {
+        world.pass(Duration::from_millis(1));
+        world.send(key, &message("app", "request", &format!("{at}"), "q", &json!(0)));
+        assert_eq!(payloads(&world.take(key)), [json!(1)], "in round {at}");
+    }
+    assert_eq!(world.broker.core.counters.memory_refusals, 0);
+}
+
+#[test]
 fn a_listing_over_the_frame_limit_is_refused_in_a_sentence() {
     let mut world = World::new(Limits { frame_bytes_max: 2_048, ..Limits::default() });
     let key = world.connected("app", "me");
@@ -143,6 +272,34 @@ fn a_notification_that_grows_over_the_limit_is_not_lost_in_silence() {
     assert!(world.take(tells).is_empty());
 }
 
+/// The largest frame is the largest body and its length prefix.
+#[test]
+fn a_queue_at_its_mark_takes_the_largest_frame() {
+    const BODY_BYTES_MAX: usize = 2_048;
+    let publication = |bytes| {
+        let empty = message("app", "publish", "news", "p", &json!("")).to_string().len();
+        framed(&message("app", "publish", "news", "p", &json!("x".repeat(bytes - empty))))
+    };
+    let first = publication(500);
+    let limits = Limits {
+        frame_bytes_max: BODY_BYTES_MAX,
+        queue_high_water_bytes: first.len(),
+        ..Limits::default()
+    };
+    let mut world = World::new(limits);
+    let slow = world.connected("app", "slow");
+    world.subscribe(slow, "app", "news");
+    world.stalled.push(slow);
+    let publisher = world.connected("app", "publisher");
+    for bytes in [first, publication(BODY_BYTES_MAX)] {
+        world.deliver(publisher, &bytes);
+    }
+    assert!(world.closed.is_empty(), "it is over its mark by one frame");
+    assert_eq!(world.broker.queued_bytes(slow), 504 + 4 + BODY_BYTES_MAX);
+    world.relieve(slow);
+    assert_eq!(world.take(slow).len(), 2);
+}
+
 #[test]
 fn who_is_held_back_is_not_idle() {
     let limits = Limits {
@@ -167,9 +324,15 @@ fn who_is_held_back_is_not_idle() {
     }
     assert!(world.closed.is_empty(), "neither could say anything");
 
+    // The driver lets them go on in the next turn, and the time is looked at in this one.
+    world.now.monotonic = world.broker.next_deadline().expect("that of their silence");
+    world.broker.begin_turn(world.now);
     world.stalled.clear();
     world.relieve(slow);
+    world.act_once();
+    world.broker.advance();
     world.act();
+    assert!(world.closed.is_empty(), "they are let go on");
     assert_eq!(world.take(slow).len(), 2);
     world.pass(Duration::from_secs(59));
     assert!(world.closed.is_empty(), "the time begins when they can");
@@ -222,9 +385,9 @@ fn strangers_make_room_for_newcomers_once_they_had_time_to_say_who_they_are() {
     world.pass(Duration::from_millis(1));
     for at in 0..100 {
         world.connected("app", &format!("newcomer {at}"));
-        if at == 0 {
-            let evicted: Vec<_> = [&strangers[..1], &strangers[2..=EVICTIONS_MAX]].concat();
-            assert_eq!(world.closed[1..], evicted, "the oldest first, some at once");
+        if at < 2 {
+            let evicted = [strangers[0], strangers[2]];
+            assert_eq!(world.closed[1..], evicted[..=at], "the oldest first, one for each");
         }
         if world.broker.core.connections.len() == 100 && world.closed.len() == 99 {
             break;
@@ -267,9 +430,10 @@ fn so_many_are_told_that_their_user_is_not_admitted_and_the_others_are_closed() 
     world.broker.reconfigure(Limits::default(), access);
     let of = |uid| Peer::Unix { user: Some(User { uid, gid: 7 }), pid: None };
     let turned_away: Vec<_> =
-        (0..=REFUSALS_MAX).map(|_| world.broker.accept_from(of(8)).unwrap()).collect();
+        (0..REFUSALS_MAX).map(|_| world.broker.accept_from(of(8)).unwrap()).collect();
+    assert_eq!(world.broker.accept_from(of(8)), None, "too many to be told");
     world.act();
-    assert_eq!(world.closed, turned_away[REFUSALS_MAX..]);
+    assert_eq!(world.broker.core.counters.errors["auth_failed"], 1 + REFUSALS_MAX as u64);
     world.expect_error(turned_away[0], "auth_failed", Value::Null);
     world.hang_up(turned_away[0]);
     let nobody = Peer::Unix { user: None, pid: None };
@@ -281,4 +445,24 @@ fn so_many_are_told_that_their_user_is_not_admitted_and_the_others_are_closed() 
         world.act();
         assert!(world.take(key).is_empty(), "{admitted:?}");
     }
+}
+
+#[test]
+fn nobody_makes_room_for_a_user_who_is_not_admitted() {
+    let limits = Limits { connections_max: 2, ..Limits::default() };
+    let mut world = World::new(limits.clone());
+    let access = Access { uids: vec![7], ..Access::default() };
+    world.broker.reconfigure(limits, access);
+    world.connected("app", "me");
+    let stranger = world.accept();
+    world.pass(Duration::from_secs(1));
+    let of = |uid| Peer::Unix { user: Some(User { uid, gid: 7 }), pid: None };
+    let turned_away = world.broker.accept_from(of(8)).unwrap();
+    world.act();
+    world.expect_error(turned_away, "auth_failed", Value::Null);
+    assert!(world.closed.is_empty(), "the one that has not said who it is may stay");
+    let admitted = world.broker.accept_from(of(7)).unwrap();
+    world.act();
+    assert_eq!(world.closed, [stranger]);
+    assert!(world.take(admitted).is_empty());
 }

@@ -208,3 +208,55 @@ fn who_waits_for_a_broker_that_ends_is_told_so() {
         assert!(matches!(publisher.publish(&1), Err(HandleError::Stopped)));
     }
 }
+
+/// They may hold files, locks or whole programs.
+#[test]
+fn handlers_that_were_removed_are_dropped_without_another_message() {
+    let mut world = World::new(Limits::default());
+    let held = Arc::new(());
+    for _ in 0..3 {
+        let kept = held.clone();
+        world
+            .broker
+            .application("app", "App")
+            .channel("work")
+            .on_request(move |request| request.reply(&Arc::strong_count(&kept)));
+        world.pass(Duration::ZERO);
+        assert_eq!(Arc::strong_count(&held), 2);
+        assert!(world.broker.context().remove_channel("app", "work"));
+        world.pass(Duration::ZERO);
+        assert_eq!(Arc::strong_count(&held), 1);
+        assert!(world.broker.core.agenda.handler_changes.is_empty());
+    }
+}
+
+#[test]
+fn a_request_whose_handler_removes_the_channel_is_answered_all_the_same() {
+    let mut world = World::new(Limits::default());
+    let set = |world: &mut World| {
+        world.broker.application("app", "App").channel("once").on_request(|mut request| {
+            request.context().remove_channel("app", "once");
+            let (reply, responder) = request.defer()?;
+            responder.reply(&1)?;
+            Ok(reply)
+        });
+    };
+    set(&mut world);
+    let key = world.connected("app", "me");
+    let ask = message("app", "request", "once", "q", &json!(1));
+    world.send(key, &ask);
+    world.broker.run_mailbox();
+    world.act();
+    world.expect_error(key, "no_handler", "q");
+    assert_eq!(world.broker.core.requests.len(), 0);
+    world.send(key, &ask);
+    world.expect_error(key, "no_handler", "q");
+    // If somebody else uses the channel, it outlives its handler.
+    world.subscribe(key, "app", "once");
+    set(&mut world);
+    world.serve(key, "app", "once");
+    world.send(key, &ask);
+    world.broker.run_mailbox();
+    world.act();
+    assert_eq!(payloads(&world.take(key)), [json!(1)]);
+}

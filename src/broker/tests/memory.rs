@@ -51,8 +51,9 @@ fn first_nothing_new_comes_in_and_everything_else_goes_on() {
     world.expect_error(other, "limit_exceeded", "s1");
     world.send(other, &message("app", "subscribe", "news", "s2", &json!({})));
     world.expect_error(other, "limit_exceeded", "s2");
-    world.send(other, &message("app", "publish", "new", "p1", &json!(0)));
-    world.expect_error(other, "limit_exceeded", "p1");
+    let serve = json!({"action": "serve", "channel": "new"});
+    world.send(other, &message("app", "request", "system", "s3", &serve));
+    world.expect_error(other, "limit_exceeded", "s3");
     assert_eq!(world.stats().total_channels, stats.total_channels, "nothing of it is left");
     // Existing subscriptions go on, and subscribing once more adds nothing.
     world.subscribe(bystander, "app", "news");

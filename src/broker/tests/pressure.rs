@@ -321,3 +321,29 @@ fn a_message_whose_sender_was_closed_waits_for_nobody() {
     assert_eq!(world.broker.core.counters.publishers_held, 0);
     assert_eq!(world.broker.core.router.channels.len(), 0, "nobody keeps the channel");
 }
+
+/// Neither a slow reader nor one that is being closed can read what a stopped server does not send.
+#[test]
+fn a_server_that_was_stopped_gives_slow_readers_their_grace_anew() {
+    let limits = Limits { queue_high_water_bytes: 4_000, ..Limits::default() };
+    let grace = limits.slow_consumer_grace;
+    let mut world = World::new(limits);
+    let slow = world.connected("app", "slow");
+    let closing = world.connected("app", "closing");
+    let publisher = world.connected("app", "publisher");
+    world.stalled.extend([slow, closing]);
+    for key in [slow, closing] {
+        world.subscribe(key, "app", "news");
+    }
+    let text = json!("x".repeat(4_000));
+    world.send(publisher, &message("app", "publish", "news", "p", &text));
+    assert!(world.connection(slow).congested.is_some());
+    world.broker.context().close_connection(closing);
+    world.act();
+    world.pass(grace * 10);
+    assert!(world.closed.is_empty(), "the server was away");
+    world.pass(grace / 2);
+    assert!(world.closed.is_empty());
+    world.pass(grace / 2);
+    assert_eq!(world.closed.len(), 2, "they did not read");
+}

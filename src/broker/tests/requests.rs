@@ -48,6 +48,40 @@ fn a_worker_may_write_the_id_of_a_request_in_upper_case() {
     }
 }
 
+/// Published clients write a blank behind each colon and comma. The ids of the two ends have
+/// different lengths, so that a message may grow on its way.
+#[test]
+fn a_message_that_only_its_whitespace_makes_too_large_is_written_anew() {
+    const BODY_BYTES_MAX: usize = 1_024;
+    let spaced = |kind: &str, id: &str, reply_to: &str| {
+        let before = format!(
+            "{{\"message_id\": \"{id}\", \"app_id\": \"app\", \"channel_id\": \"work\", \
+             \"message_type\": \"{kind}\", \"payload\": \""
+        );
+        let behind = format!("\", \"timestamp\": 0, \"reply_to\": {reply_to}}}");
+        let pad = "x".repeat(BODY_BYTES_MAX - before.len() - behind.len());
+        let body = [before, pad.clone(), behind].concat();
+        ([&(body.len() as u32).to_be_bytes()[..], body.as_bytes()].concat(), pad)
+    };
+    // One is shorter than the id that the worker sees, and one is longer.
+    for id in ["i".repeat(30), "i".repeat(45)] {
+        let limits = Limits { frame_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
+        let mut world = World::new(limits);
+        let worker = world.connected("app", "worker");
+        world.serve(worker, "app", "work");
+        let asks = world.connected("app", "asks");
+        let (request, pad) = spaced("request", &id, "null");
+        world.deliver(asks, &request);
+        let tasks = world.take(worker);
+        assert_eq!(payloads(&tasks), [json!(pad)]);
+        let (answer, pad) = spaced("response", "r", &tasks[0]["message_id"].to_string());
+        world.deliver(worker, &answer);
+        let answers = world.take(asks);
+        assert_eq!(payloads(&answers), [json!(pad)]);
+        assert_eq!((&answers[0]["reply_to"], &answers[0]["message_id"]), (&json!(id), &json!("r")));
+    }
+}
+
 #[test]
 fn a_drain_waits_for_what_is_in_flight() {
     let mut world = World::new(Limits::default());

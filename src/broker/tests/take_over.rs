@@ -87,13 +87,18 @@ fn a_full_server_gives_the_place_of_a_superseded_connection_away() {
     }
     let bystander = world.connected("app", "bystander");
     assert_eq!(world.broker.core.connections.superseded(), 2);
-    // A connection that sent something half a second ago has not been silent the longest.
-    world.deliver(same[0], &[0]);
     let newcomer = world.connected("app", "newcomer");
-    assert_eq!(world.closed, [same[1]]);
+    assert_eq!(world.broker.core.connections.superseded(), 1, "the first one had to go");
     let other = world.connected("app", "other");
-    assert_eq!(world.closed, [same[1], same[0]]);
     assert_eq!(world.broker.core.connections.superseded(), 0);
+    assert_eq!(world.shut, [same[0], same[1]], "the end follows what the kernel has for them");
+    assert!(world.closed.is_empty(), "they are read on, so that nothing is reset");
+    assert!(world.broker.wants_read(same[0]));
+    world.send_apart(same[0], &message("app", "publish", "news", "p", &json!("too late")));
+    world.pass(limits::LINGER);
+    assert_eq!(world.closed, [same[0], same[1]]);
+    assert!(world.take(same[0]).is_empty() && world.take(same[1]).is_empty());
+    assert_eq!(world.broker.core.counters.publications, 0);
 
     let refused = world.accept();
     world.act();
@@ -152,9 +157,29 @@ fn each_newcomer_of_a_turn_takes_one_place() {
     }
     let newcomers: Vec<_> = (0..4).map(|_| world.accept()).collect();
     world.act();
-    assert_eq!((world.closed.len(), world.broker.core.connections.superseded()), (3, 0));
-    assert_eq!(world.broker.core.connections.refused(), 1);
+    assert_eq!((world.shut.len(), world.broker.core.connections.superseded()), (4, 0));
     world.expect_error(newcomers[3], "server_full", Value::Null);
+    assert_eq!(world.broker.core.connections.refused(), 4);
+    world.pass(limits::LINGER);
+    assert_eq!((world.closed.len(), world.broker.core.connections.refused()), (4, 0));
+}
+
+/// There is a bound on the connections that have given their place up and are read on.
+#[test]
+fn no_more_than_so_many_superseded_connections_end_in_good_order() {
+    const MANY: usize = 2 * REFUSALS_MAX;
+    let mut world = World::new(Limits { connections_max: MANY, ..Limits::default() });
+    for _ in 0..MANY {
+        world.connected_apart("app", "same");
+    }
+    for at in 1..MANY {
+        world.connected("app", &format!("newcomer {at}"));
+    }
+    assert_eq!((world.shut.len(), world.closed.len()), (REFUSALS_MAX, MANY - 1 - REFUSALS_MAX));
+    assert_eq!(world.broker.core.connections.refused(), REFUSALS_MAX);
+    world.pass(limits::LINGER);
+    assert_eq!(world.broker.core.connections.len(), MANY);
+    assert_eq!(world.broker.core.connections.refused(), 0);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use crate::broker::turn_limits::{CROWD_WORK_PARTS, LIGHT_WORK_PARTS};
 
 const LIGHT_WORK_MAX: usize = WORK_PER_TURN_MAX / LIGHT_WORK_PARTS;
 const CROWD_WORK_MAX: usize = WORK_PER_TURN_MAX / CROWD_WORK_PARTS;
+/// Publications to a crowd that one turn has room for.
+const CROWD_TURN: usize = CROWD_WORK_PARTS;
 
 impl World {
     /// The rest of a turn in which some was received: sends what came of it, and looks again at
@@ -33,7 +35,7 @@ impl World {
     fn owner_of(&mut self, channels: usize) -> ConnectionKey {
         let owner = self.connected("app", "owner");
         for at in 0..channels {
-            self.send(owner, &message("app", "publish", &format!("{at:040}"), "p", &json!(0)));
+            self.subscribe(owner, "app", &format!("{at:040}"));
         }
         owner
     }
@@ -225,6 +227,31 @@ fn who_leaves_while_it_waits_makes_room_for_the_next() {
     assert_eq!(world.take(newer).len(), 1);
     assert!(!world.broker.core.turn.is_awaited());
     assert!(world.broker.wants_read(asks[3]));
+}
+
+/// A publication that waits for work may find its subscribers gone, and is none then.
+#[test]
+fn a_connection_whose_work_is_gone_when_it_is_due_has_its_idle_timeout_again() {
+    const CROWD: usize = WORK_PER_TURN_MAX / 2;
+    let idle_timeout = Some(Duration::from_secs(60));
+    let limits = Limits { idle_timeout, ..Limits::default() };
+    let mut world = World::new(limits);
+    let crowd = world.subscribers("loud", CROWD);
+    let [first, second] = ["first", "second"].map(|id| world.connected("app", id));
+    let burst = framed(&message("app", "publish", "loud", "p", &json!(0))).repeat(CROWD_TURN);
+    let before = world.broker.core.turn.work_done();
+    world.broker.receive(first, &burst);
+    world.broker.receive(second, &burst[..burst.len() / CROWD_TURN]);
+    assert!(matches!(world.connection(second).held, Held::Work(_)));
+    world.end_turn(before);
+    assert!(world.connection(second).is_due);
+    for key in crowd {
+        world.broker.hang_up(key, HangUp::Reset);
+    }
+    world.act();
+    assert!(!world.connection(second).is_due && world.broker.wants_read(second));
+    world.pass(Duration::from_secs(60));
+    assert!(world.closed.contains(&second), "it was silent for a minute");
 }
 
 #[test]

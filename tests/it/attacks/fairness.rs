@@ -54,7 +54,7 @@ impl Chatty {
     fn curious(server: &TestServer) -> Self {
         let mut peer = server.connected("app", "curious");
         for at in 0..Limits::default().channels_per_connection_max {
-            peer.send("publish", &format!("channel {at}"), json!(null));
+            peer.send("subscribe", &format!("channel {at}"), json!({}));
         }
         peer.fence();
         let request = peer.message("request", "system", &json!({"action": "get_latency"}));

@@ -27,8 +27,8 @@ fn names(collide: bool) -> Vec<String> {
     all.filter(|name| !collide || fnv(name) & bits == 0).take(NAMES).collect()
 }
 
-/// Publishes once to each of the names, without subscribers. The server looks up each of them,
-/// because a connection does not remember so many.
+/// Sends one notification to each of the names, which nobody handles. The server looks up each of
+/// them, because a connection does not remember so many.
 struct Round {
     peer: Peer,
     bytes: Vec<u8>,
@@ -36,7 +36,10 @@ struct Round {
 
 impl Round {
     fn of(mut peer: Peer, names: &[String]) -> Self {
-        let message = |name: &String| peer.message("publish", name, &json!(null));
+        for name in names {
+            peer.subscribe(name);
+        }
+        let message = |name: &String| peer.message("notification", name, &json!(null));
         let messages: Vec<Value> = names.iter().map(message).collect();
         let bytes = frames(&messages);
         Self { peer, bytes }

@@ -63,8 +63,9 @@ fn sixty_thousand_channels_are_too_many_for_one_and_the_table_ends_where_it_says
     const WANTED: usize = 60_000;
     const OWNERS: usize = 14;
     const EACH: usize = 4_000;
-    /// The channel, its two names, and its places in two tables and in its owner's list.
-    const CHANNEL_BYTES: usize = 1 << 10;
+    /// The channel, its two names, its places in two tables and in its owner's list, and the owner's
+    /// subscription, without which it would be forgotten.
+    const CHANNEL_BYTES: usize = (1 << 10) + 128;
     let Limits { channels_max, channels_per_connection_max: share, .. } = Limits::default();
     let server = ServerProcess::start(None);
     let mut bystander = connected(&server, "bystander");
@@ -72,7 +73,8 @@ fn sixty_thousand_channels_are_too_many_for_one_and_the_table_ends_where_it_says
     let growth = Growth::begin(&server, &mut bystander);
     let mut greedy = connected(&server, "greedy");
     let flood = std::thread::spawn(move || {
-        let refused = send_each(&mut greedy, "publish", (0..WANTED).map(|n| format!("greedy-{n}")));
+        let channels = (0..WANTED).map(|n| format!("greedy-{n}"));
+        let refused = send_each(&mut greedy, "subscribe", channels);
         (greedy, refused)
     });
     while !flood.is_finished() {
@@ -91,7 +93,7 @@ fn sixty_thousand_channels_are_too_many_for_one_and_the_table_ends_where_it_says
     for at in 0..OWNERS {
         let mut owner = connected(&server, &format!("owner-{at}"));
         let channels = (0..EACH).map(|n| format!("channel-{at}-{n}"));
-        assert_eq!(send_each(&mut owner, "publish", channels), Vec::<Value>::new());
+        assert_eq!(send_each(&mut owner, "subscribe", channels), Vec::<Value>::new());
         owners.push(owner);
     }
     let channels = count(&bystander.stats(), "total_channels") - unused;
@@ -102,7 +104,8 @@ fn sixty_thousand_channels_are_too_many_for_one_and_the_table_ends_where_it_says
     let mut refused = 0;
     for at in 0..2 {
         let mut owner = connected(&server, &format!("late-{at}"));
-        let errors = send_each(&mut owner, "publish", (0..EACH).map(|n| format!("late-{at}-{n}")));
+        let channels = (0..EACH).map(|n| format!("late-{at}-{n}"));
+        let errors = send_each(&mut owner, "subscribe", channels);
         assert!(errors.iter().all(|error| code(error) == "limit_exceeded"));
         refused += errors.len();
         owners.push(owner);
