@@ -23,6 +23,9 @@ use crate::address::Address;
 use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now, Progress, TurnLimits};
 use crate::{Config, Error, Spin};
 
+/// Polls that look again at everything, at least: the system may report less than it is asked for.
+const POLLS_MIN: usize = 4;
+
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(crate) struct EventLoop<S: System> {
@@ -49,6 +52,10 @@ pub(crate) struct EventLoop<S: System> {
     /// Some handshakes wait for the next turn. Until then, no connection is accepted that would
     /// begin another one.
     handshakes_wait: bool,
+    /// The budget of this turn was spent before all connections of the ready list were read.
+    has_unread: bool,
+    /// Turns for which timers that are due may still wait for connections that could not be read.
+    put_off: Option<usize>,
     is_draining: bool,
     clock: Clock,
     waiting: Waiting,
@@ -104,6 +111,8 @@ impl<S: System> EventLoop<S> {
             is_behind: false,
             handshake_steps: 0,
             handshakes_wait: false,
+            has_unread: false,
+            put_off: None,
             is_draining: false,
             clock: Clock::new(&system),
             waiting: Waiting::new(spin),
@@ -152,6 +161,7 @@ impl<S: System> EventLoop<S> {
     fn work(&mut self, broker: &mut Broker, now: Now, meter: &mut impl Meter) {
         self.handshake_steps = 0;
         self.handshakes_wait = false;
+        self.has_unread = false;
         self.take_events();
         // Send all answers of the last turn before anything else: otherwise the loop would read
         // more than it sends, without bound.
@@ -225,6 +235,7 @@ impl<S: System> EventLoop<S> {
             let served = self.serve_some(&mut ready, broker, meter);
             // The next turn begins with the connections that were not served in this one.
             ready.drain(..served);
+            self.has_unread |= !ready.is_empty();
             ready.append(&mut self.ready);
             self.ready = ready;
             return;
@@ -372,9 +383,58 @@ impl<S: System> EventLoop<S> {
         self.mailbox_due = Self::in_steps(&self.system, broker, meter, Broker::run_mailbox);
     }
 
-    fn advance(&mut self, broker: &mut Broker, meter: &mut impl Meter) {
+    /// Does what is due. The process may have been stopped, or a handler may have taken long: so a
+    /// deadline can have passed while the bytes that it waits for lie in a socket, and nobody is
+    /// judged by time before all sockets have been looked at once more.
+    fn advance<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) {
+        if !broker.has_due() {
+            return;
+        }
+        if self.look_again(broker, meter) {
+            self.put_off = None;
+        } else {
+            // They are read in the order of the list, some of them in each turn, so that timers do
+            // not wait for ever.
+            let steps = if M::IS_BOUNDED { 1 } else { broker.limits().turn.handshake_steps_max };
+            let left = self.put_off.get_or_insert(self.ready.len().div_ceil(steps));
+            if *left > 0 {
+                *left -= 1;
+                return;
+            }
+            self.put_off = None;
+        }
         // Timers that are left over make the next turn due at once, because they have expired.
         Self::in_steps(&self.system, broker, meter, Broker::advance);
+    }
+
+    /// Reads every socket that has something by now, but for those that have had their share of the
+    /// turn. Returns whether all of them were read in this turn.
+    #[cold]
+    fn look_again<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) -> bool {
+        let mut waiting = std::mem::take(&mut self.ready);
+        // The system reports in the order in which things happened. So many polls report everything
+        // that had happened before the first of them.
+        let mut polls = self.sockets.len() / broker.limits().turn.events_max + POLLS_MIN;
+        while polls > 0 {
+            match self.system.poll(&mut self.events, Some(Duration::ZERO)) {
+                Ok(has_more) => {
+                    self.has_more_events = has_more;
+                    polls = if has_more { polls - 1 } else { 0 };
+                    self.take_events();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The next turn reports it.
+                Err(_) => break,
+            }
+        }
+        self.serve_ready(broker, meter);
+        waiting.append(&mut self.ready);
+        self.ready = waiting;
+        if self.mailbox_due {
+            self.run_mailbox(broker, meter);
+        }
+        self.act(broker, meter);
+        !self.has_unread && !self.handshakes_wait && !self.is_behind
     }
 
     /// Repeats `work` until all of it is done or the budget is spent. Returns whether some is left.

@@ -18,6 +18,7 @@ impl World {
     pub(super) fn end(&mut self) -> Result<(), String> {
         self.kernel.borrow_mut().trace.note(format_args!("the end begins"));
         self.scenario.rushed_listener = None;
+        self.kernel.borrow_mut().stop = None;
         if self.scenario.ends_in_drain && self.below(2) == 1 {
             return self.drain();
         }
@@ -74,7 +75,7 @@ impl World {
 
     /// Lets everything under way arrive, and runs the loop once. Returns whether anything was under
     /// way.
-    fn move_everything(&mut self) -> Result<bool, String> {
+    pub(super) fn move_everything(&mut self) -> Result<bool, String> {
         self.model.step += 1;
         let mut has_moved = false;
         for at in 0..self.peers.len() {

@@ -53,6 +53,14 @@ pub(super) enum LastPoll {
     Slept,
 }
 
+/// A time for which the server's process is stopped, as by a debugger or a paused container.
+#[derive(Clone, Copy)]
+pub(super) struct Stop {
+    pub(super) time: Duration,
+    /// The poll has its events before that, and is not interrupted.
+    pub(super) keeps_events: bool,
+}
+
 pub(super) struct Kernel {
     pub(super) decisions: Decisions,
     pub(super) trace: Trace,
@@ -67,6 +75,10 @@ pub(super) struct Kernel {
     now_nanos: Arc<AtomicU64>,
     wall_offset: Duration,
     woken: bool,
+    /// Happens in the next poll.
+    pub(super) stop: Option<Stop>,
+    /// When the last one was over.
+    pub(super) stopped_until: Duration,
     pub(super) last_poll: LastPoll,
     /// Set if the last poll has left events out, and reported that.
     pub(super) has_more_events: bool,
@@ -95,6 +107,8 @@ impl Kernel {
             now_nanos: Arc::default(),
             wall_offset: EPOCH,
             woken: false,
+            stop: None,
+            stopped_until: Duration::ZERO,
             last_poll: LastPoll::Found,
             has_more_events: false,
         }
@@ -165,6 +179,30 @@ impl Kernel {
             let Some(id) = self.connect(listener, 1_000) else { return };
             self.pipes[id].reset_by_client(false);
         }
+    }
+
+    /// Notes which connections have something that the server would read, before time passes.
+    pub(super) fn note_unread(&mut self) {
+        let now = self.now();
+        self.pipes.iter_mut().for_each(|pipe| pipe.note_unread(now));
+    }
+
+    /// Ends a turn. Returns how many connections the server has closed in it that had not said
+    /// anything in time that it has not read.
+    pub(super) fn take_closed(&mut self, handshake: Duration, idle: Option<Duration>) -> u64 {
+        let mut count = 0;
+        let was_stopped = self.now() == self.stopped_until;
+        for pipe in self.pipes.iter_mut().filter(|pipe| pipe.was_closed) {
+            pipe.was_closed = false;
+            // Its grace may have ended a moment before the server went on.
+            pipe.is_cut_short &= !was_stopped;
+            let is_in_time = |said_at: Duration| {
+                pipe.accepted_at.is_some_and(|at| said_at < at + handshake)
+                    || idle.is_some_and(|idle| said_at < pipe.read_at + idle)
+            };
+            count += u64::from(!pipe.unread_since.is_some_and(is_in_time));
+        }
+        count
     }
 
     /// Ends a turn. Returns the longest time, in turns, for which a connection has been in a
@@ -247,6 +285,30 @@ impl Kernel {
         events: &mut Vec<Event>,
         timeout: Option<Duration>,
     ) -> io::Result<bool> {
+        let Some(stop) = self.stop.take() else { return self.poll_at_once(events, timeout) };
+        let polled = if stop.keeps_events {
+            self.poll_at_once(events, timeout)
+        } else {
+            Err(io::ErrorKind::Interrupted.into())
+        };
+        // What the clients send meanwhile arrives, and the server does not know.
+        for pipe in &mut self.pipes {
+            if !pipe.in_flight.is_empty() && self.decisions.below(2) == 0 {
+                pipe.arrive(usize::MAX);
+            }
+        }
+        self.note_unread();
+        self.pass(stop.time);
+        self.stopped_until = self.now();
+        self.last_poll = LastPoll::Found;
+        polled
+    }
+
+    fn poll_at_once(
+        &mut self,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<bool> {
         self.last_poll = LastPoll::Found;
         self.has_more_events = false;
         if self.decisions.chance(self.faults.interrupted) {
@@ -319,6 +381,7 @@ impl Kernel {
             return Err(io::ErrorKind::Interrupted.into());
         }
         self.arrive_by_chance(id);
+        self.pipes[id].read_at = self.now();
         let read = self.pipes[id].read(buffer);
         let bytes = &buffer[..*read.as_ref().unwrap_or(&0)];
         let failed = read.as_ref().err().map(io::Error::kind);

@@ -48,9 +48,17 @@ pub(super) struct Pipe {
     reset_was_read: bool,
     pub(super) server_finished: bool,
     pub(super) server_closed: bool,
+    /// Set when the server closes it, until the turn is over.
+    pub(super) was_closed: bool,
+    /// Set if the server would read it.
+    pub(super) is_wanted: bool,
+    /// Since when bytes are there that the server would read.
+    pub(super) unread_since: Option<Duration>,
+    /// When the server last looked for bytes.
+    pub(super) read_at: Duration,
     /// Set if the client's read ends with a reset.
     pub(super) reset_to_client: bool,
-    /// Set if it was closed with bytes that only its stream had.
+    /// Set if it was closed with bytes that only its stream had, or the server's queue.
     pub(super) is_cut_short: bool,
     pub(super) accepted_at: Option<Duration>,
     /// The kernel did not let the server use it.
@@ -90,6 +98,10 @@ impl Pipe {
             reset_was_read: false,
             server_finished: false,
             server_closed: false,
+            was_closed: false,
+            is_wanted: false,
+            unread_since: None,
+            read_at: Duration::ZERO,
             reset_to_client: false,
             is_cut_short: false,
             accepted_at: None,
@@ -240,10 +252,19 @@ impl Pipe {
         self.is_ready = true;
     }
 
+    pub(super) fn note_unread(&mut self, now: Duration) {
+        if !self.is_open() || !self.is_wanted || self.arrived.is_empty() {
+            self.unread_since = None;
+        } else if self.unread_since.is_none() {
+            self.unread_since = Some(now);
+        }
+    }
+
     // The server's side.
 
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.was_served = true;
+        self.unread_since = None;
         if self.arrived.is_empty() {
             if self.is_reset && !self.reset_was_read {
                 self.reset_was_read = true;
@@ -302,6 +323,7 @@ impl Pipe {
 
     pub(super) fn close(&mut self, lost: usize) {
         self.server_closed = true;
+        self.was_closed = true;
         self.is_ready = false;
         if !self.arrived.is_empty() || !self.in_flight.is_empty() {
             // Closing with unread bytes resets the connection, and bytes that were not received yet

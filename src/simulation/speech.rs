@@ -9,7 +9,7 @@ use super::world::World;
 
 /// The messages that a client can send.
 #[derive(Clone, Copy)]
-enum Say {
+pub(super) enum Say {
     Ping,
     Unknown,
     Echo,
@@ -85,7 +85,7 @@ impl World {
         self.say(at, say);
     }
 
-    fn say(&mut self, at: usize, say: Say) {
+    pub(super) fn say(&mut self, at: usize, say: Say) {
         let conn = self.peers[at].conn;
         let own_id = CLIENT_IDS[self.model.conns[conn].id];
         let topic = self.below(TOPICS.len());

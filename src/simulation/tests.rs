@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use super::kernel::Stop;
+use super::speech::Say;
 use super::*;
 
 /// Seeds that every run of the tests goes through, which takes half a minute of one processor in a
@@ -51,5 +55,40 @@ fn whatever_bytes_decide_no_promise_is_broken() {
     for seed in 0..200_u64 {
         let bytes: Vec<u8> = (0..seed * 7).map(|at| (at * at * 31 + seed * 17) as u8).collect();
         assert_eq!(run_bytes(&bytes, false).violation, None, "{bytes:?}");
+    }
+}
+
+/// The server is stopped for longer than its requests may take. Answers come meanwhile, from a worker
+/// and from another thread.
+#[test]
+fn answers_that_came_while_the_server_was_stopped_are_in_time() {
+    for keeps_events in [false, true] {
+        // Nothing happens by chance.
+        let kernel = Kernel::new(Decisions::given(&[]), Trace::new(false), 2);
+        let mut world = World::new(kernel).unwrap();
+        // Every second one is of the same application.
+        let (worker, asks) = (0, 2);
+        (0..3).for_each(|_| world.connect());
+        while world.move_everything().unwrap() {}
+        world.say(worker, Say::Serve);
+        while world.move_everything().unwrap() {}
+        for say in [Say::Work, Say::Later] {
+            world.say(asks, say);
+            world.hand_over(asks);
+        }
+        world.arrive_bytes(asks, usize::MAX);
+        world.turn().unwrap();
+        world.receive_bytes(worker, usize::MAX).unwrap();
+        assert_eq!(world.peers[worker].tasks.len(), 1);
+
+        world.answer_task(worker);
+        world.hand_over(worker);
+        world.answer_deferred();
+        let time = Duration::from_secs(31);
+        world.kernel.borrow_mut().stop = Some(Stop { time, keeps_events });
+        world.turn().unwrap();
+        while world.move_everything().unwrap() {}
+        world.model.check_answered().unwrap();
+        assert_eq!(world.server.stats().counters.errors.get("timeout"), None, "{keeps_events}");
     }
 }

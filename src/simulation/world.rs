@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::embedded::{Embedded, locked, shared};
-use super::kernel::{Kernel, SharedKernel};
+use super::kernel::{Kernel, SharedKernel, Stop};
 use super::model::{Model, Reaction};
 use super::peer::Peer;
 use super::pipe::Pipe;
@@ -13,7 +13,7 @@ use super::stream::{FLIGHT_BYTES, READ_COST_BYTES_MAX};
 use super::wire;
 use crate::net::Budget;
 use crate::proto::{Json, MessageType};
-use crate::{ConnectionKey, Message};
+use crate::{ConnectionKey, Counters, Message};
 
 /// Turns for which a readable connection may be neither read nor written: whole publications of an
 /// earlier read may wait, and each may have to wait for a slow subscriber.
@@ -38,6 +38,12 @@ pub(super) struct World {
     pub(super) peers: Vec<Peer>,
     pub(super) turns: u64,
     present: Vec<ConnectionKey>,
+    /// As they were after the last turn.
+    counters: Counters,
+    /// Connections closed since all actions were last carried out: those that had been read before,
+    /// and those that were closed for their silence.
+    closed_read: u64,
+    closed_silent: u64,
 }
 
 /// The events of a run.
@@ -53,6 +59,7 @@ enum Happening {
     Inside,
     LittleTime,
     MuchTime,
+    Stop,
     Descriptors,
 }
 
@@ -65,7 +72,7 @@ const CALM: [(usize, Happening); 7] = [
     (8, Happening::Inside),
     (6, Happening::LittleTime),
 ];
-const ROUGH: [(usize, Happening); 11] = [
+const ROUGH: [(usize, Happening); 12] = [
     (40, Happening::Turn),
     (8, Happening::Connect),
     (40, Happening::Say),
@@ -76,6 +83,7 @@ const ROUGH: [(usize, Happening); 11] = [
     (8, Happening::Inside),
     (5, Happening::LittleTime),
     (3, Happening::MuchTime),
+    (2, Happening::Stop),
     (2, Happening::Descriptors),
 ];
 
@@ -96,6 +104,9 @@ impl World {
             peers: Vec::new(),
             turns: 0,
             present: Vec::new(),
+            counters: Counters::default(),
+            closed_read: 0,
+            closed_silent: 0,
         })
     }
 
@@ -165,6 +176,11 @@ impl World {
                 let offset = Duration::from_secs(self.below(100) as u64);
                 self.kernel.borrow_mut().set_wall_clock(offset);
             }
+            (Happening::Stop, _) => {
+                let time = Duration::from_millis([300, 6_000, 31_000, 70_000][self.below(4)]);
+                let keeps_events = self.below(2) == 0;
+                self.kernel.borrow_mut().stop = Some(Stop { time, keeps_events });
+            }
             (Happening::Descriptors, _) => {
                 if self.scenario.has_few_descriptors {
                     let more = self.below(3);
@@ -189,7 +205,7 @@ impl World {
         self.model.now += time;
     }
 
-    fn connect(&mut self) {
+    pub(super) fn connect(&mut self) {
         let open = self.peers.iter().filter(|peer| !peer.is_closed).count();
         if open >= self.scenario.clients_max {
             return;
@@ -407,14 +423,77 @@ impl World {
         if let Some(listener) = self.scenario.rushed_listener {
             self.kernel.borrow_mut().rush(listener);
         }
+        let is_roomy = self.note_wanted();
+        let deadline = self.server.broker.next_deadline();
         self.server.turn(self.scenario.steps_max.map(Budget::steps))?;
+        // The process may have been stopped.
+        self.model.now = self.kernel.borrow().now();
         for at in 0..self.peers.len() {
             self.arrive_bytes(at, 0);
         }
-        self.check_always()
+        self.check_closed(is_roomy)?;
+        // Before anybody is judged by time, all sockets are read once more.
+        let was_due = deadline.is_some_and(|deadline| deadline <= self.model.now);
+        self.check_always(if was_due { 2 } else { 1 })
     }
 
-    fn check_always(&mut self) -> Result<(), String> {
+    /// Notes, before a turn, which connections the server would read. Returns whether there is room
+    /// for all that it can accept in the turn, so that it closes none to make room.
+    fn note_wanted(&mut self) -> bool {
+        let broker = &self.server.broker;
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.pipes.iter_mut().for_each(|pipe| pipe.is_wanted = false);
+        let keys = broker.connections();
+        for key in &keys {
+            let is_it = |pipe: &&mut Pipe| pipe.is_open() && pipe.token == Some(key.index());
+            if let Some(pipe) = kernel.pipes.iter_mut().find(is_it) {
+                pipe.is_wanted = broker.wants_read(*key);
+            }
+        }
+        kernel.note_unread();
+        keys.len() + self.scenario.limits.turn.accepts_max <= self.scenario.limits.connections_max
+    }
+
+    /// Checks that nobody was closed for its silence whose bytes lay in the socket, and notes whose
+    /// queue was lost.
+    fn check_closed(&mut self, is_roomy: bool) -> Result<(), String> {
+        let counters = self.server.stats().counters;
+        let before = std::mem::replace(&mut self.counters, counters.clone());
+        let mut kernel = self.kernel.borrow_mut();
+        for key in self.server.broker.take_unsent() {
+            // A queue that is over its bound has no grace.
+            if counters.slow_consumers == before.slow_consumers {
+                let token = Some(key.index());
+                let mut pipes = kernel.pipes.iter_mut();
+                let is_it =
+                    |pipe: &&mut Pipe| pipe.token == token && (pipe.is_open() || pipe.was_closed);
+                if let Some(pipe) = pipes.find(is_it) {
+                    pipe.is_cut_short = true;
+                }
+            }
+        }
+        let limits = &self.scenario.limits;
+        self.closed_read += kernel.take_closed(limits.handshake_timeout, limits.idle_timeout);
+        self.closed_silent += counters.idle_closed - before.idle_closed;
+        if is_roomy {
+            self.closed_silent += counters.handshake_timeouts - before.handshake_timeouts;
+        }
+        // A budget may leave the sockets to the next turn.
+        if !self.server.broker.has_work() {
+            let read = std::mem::take(&mut self.closed_read);
+            if std::mem::take(&mut self.closed_silent) > read {
+                return Err(format!(
+                    "silent closed unread {read} idle {} hs {}",
+                    counters.idle_closed - before.idle_closed,
+                    counters.handshake_timeouts - before.handshake_timeouts
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what must be true after each turn, in which a connection had so many shares at most.
+    fn check_always(&mut self, shares: usize) -> Result<(), String> {
         let limits = &self.scenario.limits;
         // A turn with a budget takes a part of what one without takes.
         let patience = if self.scenario.steps_max.is_some() { SMALL_TURNS } else { 1 };
@@ -456,7 +535,7 @@ impl World {
                 return Err(format!("the socket of {key:?} is gone, and the connection is not"));
             };
             let cost_bytes = std::mem::take(&mut pipe.turn_cost_bytes);
-            if cost_bytes > TURN_COST_BYTES_MAX {
+            if cost_bytes > TURN_COST_BYTES_MAX * shares {
                 return Err(format!("{key:?} took {cost_bytes} bytes' time of one turn"));
             }
             if pipe.count_unserved(broker.wants_read(key)) > UNSERVED_TURNS_MAX * patience {

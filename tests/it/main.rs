@@ -32,6 +32,8 @@ mod scratch;
 mod settings;
 mod smoke;
 #[cfg(feature = "cli")]
+mod stopped;
+#[cfg(feature = "cli")]
 mod supervised;
 mod support;
 #[cfg(all(feature = "cli", target_os = "linux"))]

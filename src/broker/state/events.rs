@@ -110,6 +110,9 @@ pub(crate) struct Agenda {
     pub(crate) events: Vec<ConnectionEvent>,
     /// Connections to be closed once nobody iterates over them.
     pub(crate) doomed: Vec<ConnectionKey>,
+    /// Connections that were closed with bytes in their queue.
+    #[cfg(feature = "simulation")]
+    pub(crate) unsent: Vec<ConnectionKey>,
     /// Changes to the handlers, to be made once none of them runs. Their type stands above this
     /// room.
     pub(crate) handler_changes: Vec<Box<dyn Any + Send>>,
