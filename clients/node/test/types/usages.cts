@@ -69,6 +69,10 @@ async function modern(signal: AbortSignal): Promise<void> {
   new IPCClient('a', { tls: () => ({ ca: '' }) });
   // @ts-expect-error a certificate is no number
   new IPCClient('a', { tls: { ca: 5 } });
+  new IPCClient('a', { parse: (text) => JSON.parse(text), stringify: (payload) => JSON.stringify(payload) });
+  new IPCClient('a', { parse: JSON.parse, stringify: JSON.stringify });
+  // @ts-expect-error text is no number
+  new IPCClient('a', { stringify: () => 5 });
   // @ts-expect-error no such option
   new IPCClient('a', { hots: 'localhost' });
   // @ts-expect-error a signal is no string
