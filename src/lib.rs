@@ -52,6 +52,8 @@ pub mod client;
 #[cfg(feature = "net")]
 mod config;
 #[cfg(feature = "net")]
+mod descriptors;
+#[cfg(feature = "net")]
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -93,6 +95,8 @@ pub use broker::{
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};
+#[cfg(feature = "net")]
+pub use descriptors::forked_sockets;
 #[cfg(feature = "net")]
 pub use error::Error;
 #[cfg(feature = "broker")]

@@ -28,11 +28,14 @@ use crate::address::Address;
 use crate::broker::Peer;
 #[cfg(target_os = "linux")]
 use crate::broker::User;
+use crate::descriptors::Noted;
 use crate::{Config, Error};
 
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp {
+        /// Dropped before the socket is closed, as in `Unix`.
+        _noted: Noted,
         listener: TcpListener,
         #[cfg(feature = "tls")]
         tls: Option<Tls>,
@@ -41,6 +44,7 @@ pub(crate) enum Listener {
         /// Removes the socket's path when it is dropped. That happens before the listener is
         /// dropped: otherwise another server could take over the path in between, and lose it.
         _file: Option<UnixSocketFile>,
+        _noted: Noted,
         listener: UnixListener,
     },
 }
@@ -81,7 +85,7 @@ pub(super) fn bind(
         })?;
         addresses.push(Address::Unix(unix.path.clone()));
         let listener = UnixListener::from_std(listener);
-        listeners.push(Listener::Unix { listener, _file: Some(file) });
+        listeners.push(unix_listener(listener, Some(file)));
     }
     if listeners.is_empty() {
         return Err(nothing_to_listen_on());
@@ -119,10 +123,15 @@ fn tcp(listener: std::net::TcpListener, config: &Config) -> Listener {
     #[cfg(not(feature = "tls"))]
     let _ = config;
     Listener::Tcp {
+        _noted: Noted::new(&listener),
         listener: TcpListener::from_std(listener),
         #[cfg(feature = "tls")]
         tls: config.tls.clone(),
     }
+}
+
+fn unix_listener(listener: UnixListener, file: Option<UnixSocketFile>) -> Listener {
+    Listener::Unix { _file: file, _noted: Noted::new(&listener), listener }
 }
 
 fn unusable(source: io::Error) -> Error {
@@ -161,7 +170,7 @@ fn adopt(given: Inherited, config: &Config) -> Result<(Listener, Address), Error
             listener.set_nonblocking(true).map_err(unusable)?;
             let listener = UnixListener::from_std(listener);
             let path = address.as_pathname().unwrap_or(Path::new("(unnamed)")).to_owned();
-            Ok((Listener::Unix { listener, _file: None }, Address::Unix(path)))
+            Ok((unix_listener(listener, None), Address::Unix(path)))
         }
     }
 }
@@ -171,19 +180,19 @@ impl Listener {
     pub(super) fn accept(&self) -> io::Result<(SocketStream, Peer)> {
         match self {
             #[cfg(feature = "tls")]
-            Self::Tcp { listener, tls: Some(tls) } => {
+            Self::Tcp { listener, tls: Some(tls), .. } => {
                 let (stream, address) = listener.accept()?;
-                let stream = SocketStream::Tls(Box::new(TlsStream::accept(stream, tls)?));
-                Ok((stream, Peer::Tcp(address)))
+                let stream = TlsStream::accept(stream, tls)?;
+                Ok((SocketStream::tls(stream), Peer::Tcp(address)))
             }
             Self::Tcp { listener, .. } => {
                 let (stream, address) = listener.accept()?;
-                Ok((SocketStream::Tcp(stream), Peer::Tcp(address)))
+                Ok((SocketStream::tcp(stream), Peer::Tcp(address)))
             }
             Self::Unix { listener, .. } => {
                 let (stream, _) = listener.accept()?;
                 let peer = process_of(&stream);
-                Ok((SocketStream::Unix(stream), peer))
+                Ok((SocketStream::unix(stream), peer))
             }
         }
     }

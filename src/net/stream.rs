@@ -11,6 +11,7 @@ use super::quickack::set_quickack;
 use super::system::Stream;
 #[cfg(feature = "tls")]
 use super::tls_stream::TlsStream;
+use crate::descriptors::Noted;
 
 /// The kernel memory that a peer which does not read can take. By default, TCP would grow it to
 /// 4 MB.
@@ -19,7 +20,14 @@ const TCP_SEND_BUFFER_BYTES: usize = 256 << 10;
 const UNIX_SEND_BUFFER_BYTES: usize = 256 << 10;
 
 #[derive(Debug)]
-pub(crate) enum SocketStream {
+pub(crate) struct SocketStream {
+    /// Dropped before the socket is closed.
+    _noted: Noted,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
     Tcp(TcpStream),
     Unix(UnixStream),
     #[cfg(feature = "tls")]
@@ -27,23 +35,36 @@ pub(crate) enum SocketStream {
 }
 
 impl SocketStream {
+    pub(super) fn tcp(stream: TcpStream) -> Self {
+        Self { _noted: Noted::new(&stream), kind: Kind::Tcp(stream) }
+    }
+
+    pub(super) fn unix(stream: UnixStream) -> Self {
+        Self { _noted: Noted::new(&stream), kind: Kind::Unix(stream) }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn tls(stream: TlsStream) -> Self {
+        Self { _noted: Noted::new(&stream.socket), kind: Kind::Tls(Box::new(stream)) }
+    }
+
     pub(super) fn prepare(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => prepare_tcp(stream),
+        match &self.kind {
+            Kind::Tcp(stream) => prepare_tcp(stream),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => prepare_tcp(&stream.socket),
-            Self::Unix(stream) => {
+            Kind::Tls(stream) => prepare_tcp(&stream.socket),
+            Kind::Unix(stream) => {
                 SockRef::from(stream).set_send_buffer_size(UNIX_SEND_BUFFER_BYTES)
             }
         }
     }
 
     pub(super) fn source(&mut self) -> &mut dyn Source {
-        match self {
-            Self::Tcp(stream) => stream,
-            Self::Unix(stream) => stream,
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream,
+            Kind::Unix(stream) => stream,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => &mut stream.socket,
+            Kind::Tls(stream) => &mut stream.socket,
         }
     }
 }
@@ -57,33 +78,33 @@ fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
 
 impl Stream for SocketStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream.read(buffer),
+            Kind::Unix(stream) => stream.read(buffer),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.read(buffer),
+            Kind::Tls(stream) => stream.read(buffer),
         }
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match (self, slices) {
+        match (&mut self.kind, slices) {
             (_, []) => Ok(0),
             #[cfg(feature = "tls")]
-            (Self::Tls(stream), slices) => stream.write(slices),
-            (Self::Tcp(stream), [slice]) => stream.write(slice),
-            (Self::Unix(stream), [slice]) => stream.write(slice),
-            (Self::Tcp(stream), slices) => stream.write_vectored(slices),
-            (Self::Unix(stream), slices) => stream.write_vectored(slices),
+            (Kind::Tls(stream), slices) => stream.write(slices),
+            (Kind::Tcp(stream), [slice]) => stream.write(slice),
+            (Kind::Unix(stream), [slice]) => stream.write(slice),
+            (Kind::Tcp(stream), slices) => stream.write_vectored(slices),
+            (Kind::Unix(stream), slices) => stream.write_vectored(slices),
         }
     }
 
     fn shutdown_write(&mut self) {
         // If the socket is shut already, the next read reports that.
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+        let _ = match &mut self.kind {
+            Kind::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Kind::Unix(stream) => stream.shutdown(Shutdown::Write),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => {
+            Kind::Tls(stream) => {
                 stream.shutdown_write();
                 Ok(())
             }
@@ -91,27 +112,27 @@ impl Stream for SocketStream {
     }
 
     fn acknowledge_at_once(&mut self) {
-        match self {
-            Self::Tcp(stream) => set_quickack(&SockRef::from(&*stream), true),
-            Self::Unix(_) => {}
+        match &mut self.kind {
+            Kind::Tcp(stream) => set_quickack(&SockRef::from(&*stream), true),
+            Kind::Unix(_) => {}
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.acknowledge_at_once(),
+            Kind::Tls(stream) => stream.acknowledge_at_once(),
         }
     }
 
     #[cfg(feature = "tls")]
     fn flush(&mut self) -> io::Result<bool> {
-        if let Self::Tls(stream) = self { stream.flush() } else { Ok(true) }
+        if let Kind::Tls(stream) = &mut self.kind { stream.flush() } else { Ok(true) }
     }
 
     #[cfg(feature = "tls")]
     fn holds_more(&self) -> bool {
-        matches!(self, Self::Tls(stream) if stream.holds_more())
+        matches!(&self.kind, Kind::Tls(stream) if stream.holds_more())
     }
 
     #[cfg(feature = "tls")]
     fn read_cost_bytes(&self, brought_bytes: usize) -> usize {
-        if let Self::Tls(stream) = self {
+        if let Kind::Tls(stream) = &self.kind {
             stream.read_cost_bytes(brought_bytes)
         } else {
             brought_bytes
@@ -120,21 +141,21 @@ impl Stream for SocketStream {
 
     #[cfg(feature = "tls")]
     fn wants_flush(&self) -> bool {
-        matches!(self, Self::Tls(stream) if stream.wants_flush())
+        matches!(&self.kind, Kind::Tls(stream) if stream.wants_flush())
     }
 
     #[cfg(feature = "tls")]
     fn is_handshaking(&self) -> bool {
-        matches!(self, Self::Tls(stream) if stream.is_handshaking())
+        matches!(&self.kind, Kind::Tls(stream) if stream.is_handshaking())
     }
 
     #[cfg(feature = "tls")]
     fn take_handshake_steps(&mut self) -> usize {
-        if let Self::Tls(stream) = self { stream.take_handshake_steps() } else { 0 }
+        if let Kind::Tls(stream) = &mut self.kind { stream.take_handshake_steps() } else { 0 }
     }
 
     #[cfg(feature = "tls")]
     fn held_bytes(&self) -> usize {
-        if let Self::Tls(stream) = self { stream.held_bytes() } else { 0 }
+        if let Kind::Tls(stream) = &self.kind { stream.held_bytes() } else { 0 }
     }
 }

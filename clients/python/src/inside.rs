@@ -5,6 +5,7 @@
 //! thread may be on its way through this module when finalization goes on: threads that work
 //! without the GIL, or come in later, sleep until the process is gone, as Python 3.14 does it.
 
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -121,8 +122,10 @@ pub(crate) fn begin_end(py: Python<'_>) {
     });
 }
 
-/// Resets the state in a forked child, which has only its own thread.
+/// Resets the state in a forked child, which has only its own thread. Returns the child's copies of
+/// its parent's sockets, for Python to close: what owns them here is never dropped.
 #[pyfunction]
-pub(crate) fn after_fork() {
+pub(crate) fn after_fork() -> Vec<RawFd> {
     ACTIVE.store(0, Ordering::SeqCst);
+    ipc_framework::forked_sockets()
 }

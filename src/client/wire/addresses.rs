@@ -10,6 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
+use crate::descriptors::NotedSocket;
+
 /// The head start of each address before the next one is tried as well.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
@@ -17,7 +19,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 pub(crate) fn connect(
     addresses: impl IntoIterator<Item = SocketAddr>,
     deadline: Instant,
-) -> io::Result<Socket> {
+) -> io::Result<NotedSocket<Socket>> {
     let mut untried = in_turn(addresses);
     let mut next = Instant::now();
     // If there is little time, each address still gets its share of it.
@@ -84,8 +86,9 @@ fn in_turn(addresses: impl IntoIterator<Item = SocketAddr>) -> VecDeque<SocketAd
 }
 
 /// Begins to connect, without waiting for the answer.
-fn begin(address: SocketAddr) -> io::Result<Socket> {
+fn begin(address: SocketAddr) -> io::Result<NotedSocket<Socket>> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    let socket = NotedSocket::new(socket);
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
         Err(error)
@@ -100,7 +103,7 @@ fn begin(address: SocketAddr) -> io::Result<Socket> {
 
 /// Returns the places of the sockets that have connected or failed, in ascending order, and waits
 /// for the first one as long as `timeout`.
-fn decided(open: &[Socket], timeout: Duration) -> io::Result<Vec<usize>> {
+fn decided(open: &[NotedSocket<Socket>], timeout: Duration) -> io::Result<Vec<usize>> {
     let timeout = Timespec::try_from(timeout).ok();
     let mut polled: Vec<PollFd<'_>> =
         open.iter().map(|socket| PollFd::new(socket, PollFlags::OUT)).collect();
@@ -137,7 +140,7 @@ mod tests {
     /// queue of the listener is emptied.
     struct Silent {
         listener: TcpListener,
-        _queued: Vec<Socket>,
+        _queued: Vec<NotedSocket<Socket>>,
     }
 
     impl Silent {

@@ -21,10 +21,11 @@ use super::no_signal::NO_SIGNAL;
 #[cfg(feature = "tls")]
 use super::tls_session::Session;
 use crate::client::endpoint::Endpoint;
+use crate::descriptors::NotedSocket;
 
 #[derive(Debug)]
 pub(crate) struct Socket {
-    inner: Inner,
+    inner: NotedSocket<Inner>,
     /// The read timeout that is set in the kernel.
     read_timeout: Option<Duration>,
     #[cfg(feature = "tls")]
@@ -211,10 +212,10 @@ fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> io::Result<usize> {
 }
 
 /// Connects to a Unix socket, which waits while the server's backlog is full.
-fn connect_unix(path: &Path, deadline: Instant) -> io::Result<Inner> {
+fn connect_unix(path: &Path, deadline: Instant) -> io::Result<NotedSocket<Inner>> {
     let address = SockAddr::unix(path)?;
     loop {
-        let socket = Inner::new(Domain::UNIX, Type::STREAM, None)?;
+        let socket = NotedSocket::new(Inner::new(Domain::UNIX, Type::STREAM, None)?);
         // This bounds connecting too.
         socket.set_write_timeout(Some(left_until(deadline)))?;
         match socket.connect(&address) {

@@ -19,7 +19,7 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src",
         floors: &[
-            "address trace token handler_error setters proto",
+            "address descriptors trace token handler_error setters proto",
             "broker",
             "error secret_file tls config net",
             "server client",
@@ -187,7 +187,7 @@ const ROOMS: &[Room] = &[
             "message",
             "client/errors client/link",
             "client/job",
-            "client/inbox client/waiter",
+            "client/inbox client/jobs client/waiter",
             "client",
             "server/options server/turn",
             "server/connections",

@@ -34,7 +34,9 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
-    _native.after_fork()
+    # As long as the child held them, nobody would notice that the parent has ended.
+    for socket in _native.after_fork():
+        os.close(socket)
     for client in list(_clients):
         client._left_behind()
 
