@@ -1,12 +1,13 @@
 //! `FrameworkClient` and `ipc_framework.aio` over [`ipc_framework::client`].
 //!
-//! The client's thread never takes the GIL: answers, messages, requests to serve and events go into
-//! an [`Inbox`], which Python empties. An answer for which a thread blocks goes straight to that
-//! thread, by a [`Waiter`].
+//! The client's thread never takes the GIL: answers, messages and events go into an [`Inbox`], and
+//! the requests of a served channel into its [`Jobs`]; Python empties both. An answer for which a
+//! thread blocks goes straight to that thread, by a [`Waiter`].
 
 mod errors;
 mod inbox;
 mod job;
+mod jobs;
 mod link;
 mod waiter;
 
@@ -14,7 +15,7 @@ use std::collections::HashSet;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ipc_framework::client::{self, ClientOptions, Endpoint, Error, Event, Reconnect, RequestId};
@@ -27,6 +28,7 @@ use crate::message;
 use errors::{Failure, raise};
 use inbox::{Inbox, Item};
 use job::Job;
+use jobs::{Jobs, Queue};
 use link::Link;
 use waiter::Waiter;
 
@@ -36,6 +38,7 @@ const ROOM_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Client>()?;
     module.add_class::<Job>()?;
+    module.add_class::<Jobs>()?;
     module.add_class::<Waiter>()?;
     module.add_function(wrap_pyfunction!(begin_end, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork, module)?)?;
@@ -72,6 +75,8 @@ struct Client {
     inbox: Arc<Inbox>,
     link: Arc<Link>,
     subscribed: Mutex<HashSet<String>>,
+    /// The queues of all served channels, current or not, which end with the connection.
+    served: Mutex<Vec<Weak<Queue>>>,
     queue_bytes_max: usize,
     timeout: Duration,
     /// Number of requests in flight.
@@ -136,6 +141,7 @@ impl Client {
             .on_message(move |message| put.put(Item::Message(message)))
             .map_err(|error| raise(py, &error))?;
         let (connection, subscribed) = (Mutex::new(Some(client)), Mutex::default());
+        let served = Mutex::default();
         let is_parents = AtomicBool::new(false);
         let (asked, timeout) = (Arc::default(), seconds(connect_timeout));
         Ok(Self {
@@ -143,6 +149,7 @@ impl Client {
             inbox,
             link,
             subscribed,
+            served,
             queue_bytes_max,
             timeout,
             asked,
@@ -219,20 +226,20 @@ impl Client {
 
     /// Sends a request without changing it. Its answer goes to the waiter, or into the inbox if
     /// there is none. If the id is not a UUID the client cannot wait for the answer, which then
-    /// arrives as a message.
+    /// arrives as a message; this returns false.
     #[pyo3(signature = (message, timeout, waiter))]
     fn ask(
         &self,
         message: &Bound<'_, PyAny>,
         timeout: f64,
         waiter: Option<&Bound<'_, Waiter>>,
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
         let py = message.py();
         let inside = Inside::enter(py);
         let sent = message;
         let message = from_python(sent)?;
         if RequestId::of_message_id(&message.message_id).is_none() {
-            return self.send(sent);
+            return self.send(sent).map(|()| false);
         }
         let client = self.open().map_err(|error| raise(py, &error))?;
         let message_id = message.message_id.clone();
@@ -255,7 +262,7 @@ impl Client {
             // A waiter is used once.
             let _ = waiter.get().asked.set((client.downgrade(), request));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Stops waiting for an answer.
@@ -288,13 +295,18 @@ impl Client {
         }
     }
 
-    /// Blocks until the server has accepted.
-    fn serve(&self, py: Python<'_>, channel_id: String, concurrency: usize) -> PyResult<()> {
+    /// Blocks until the server has accepted. All requests go into `jobs` at once, where handlers
+    /// find the next one without the client's thread.
+    fn serve(&self, py: Python<'_>, channel_id: String, jobs: &Bound<'_, Jobs>) -> PyResult<()> {
         let inside = Inside::enter(py);
         let client = self.open().map_err(|error| raise(py, &error))?;
-        let inbox = Arc::clone(&self.inbox);
-        let pass_on = move |message, responder| inbox.put(Item::Job(message, responder));
-        let serve = move || client.serve_deferred(&channel_id, concurrency, pass_on);
+        let queue = Arc::clone(&jobs.get().queue);
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.retain(|queue| queue.strong_count() > 0);
+        served.push(Arc::downgrade(&queue));
+        drop(served);
+        let pass_on = move |message, responder| queue.put(message, responder);
+        let serve = move || client.serve_deferred(&channel_id, usize::MAX, pass_on);
         let served = inside.interruptible(Duration::MAX, serve)?.unwrap_or(Err(Error::Closed));
         served.map_err(|error| raise(py, &error))
     }
@@ -314,13 +326,15 @@ impl Client {
         items.into_iter().map(|item| item.into_py(&inside)).collect::<PyResult<_>>().map(Some)
     }
 
-    /// Returns what has arrived, for an event loop whose descriptor became readable.
-    fn take_now<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    /// Returns what has arrived, for an event loop whose descriptor became readable; None at the
+    /// end.
+    fn take_now<'py>(&self, py: Python<'py>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
         let inside = Inside::enter(py);
         if self.is_parents.load(Ordering::SeqCst) {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        self.inbox.take_now().into_iter().map(|item| item.into_py(&inside)).collect()
+        let Some(items) = self.inbox.take_now() else { return Ok(None) };
+        items.into_iter().map(|item| item.into_py(&inside)).collect::<PyResult<_>>().map(Some)
     }
 
     /// Returns a descriptor that becomes readable when something arrives, if the client was made
@@ -348,12 +362,18 @@ impl Client {
             return;
         }
         let client = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let served =
+            std::mem::take(&mut *self.served.lock().unwrap_or_else(PoisonError::into_inner));
         inside.detached(|| {
             if let Some(client) = client {
                 client.abort();
             }
             self.link.close();
             self.inbox.close();
+            for queue in served.iter().filter_map(Weak::upgrade) {
+                queue.close();
+                queue.discard();
+            }
         });
     }
 
@@ -424,7 +444,7 @@ fn seconds(seconds: f64) -> Duration {
 fn from_python(message: &Bound<'_, PyAny>) -> PyResult<ipc_framework::Message> {
     message::from_python(message).map_err(|error| {
         let py = message.py();
-        Failure::of_value(&error).caused_by(py, error)
+        Failure::of_value(py, &error).caused_by(py, error)
     })
 }
 

@@ -5,7 +5,7 @@
 //! keys.
 
 use ipc_framework::Json;
-use pyo3::exceptions::{PyRecursionError, PyValueError};
+use pyo3::exceptions::{PyRecursionError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -26,8 +26,9 @@ pub(crate) fn to_python<'py>(py: Python<'py>, json: &Json<'_>) -> PyResult<Bound
 /// Returns the JSON document for a Python object.
 ///
 /// # Errors
-/// `TypeError` and `ValueError` of `json.dumps`, and `ValueError` for NaN and infinities, which
-/// parsers of other languages refuse, and for documents that nest too deep for the peers.
+/// `TypeError` and `ValueError` as `json.dumps` raises them, with the path to the value that JSON
+/// cannot say. NaN and infinities are such values, because parsers of other languages refuse them.
+/// `ValueError` for documents that nest too deep for the peers.
 pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
     static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = value.py();
@@ -35,28 +36,35 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
         let options = PyDict::new(py);
         options.set_item("allow_nan", false)?;
         options.set_item("separators", (",", ":"))?;
-        options.set_item("default", py.import("ipc_framework.core")?.getattr("_plain")?)?;
+        options.set_item("default", py.import("ipc_framework._values")?.getattr("plain")?)?;
         let encoder = py.import("json")?.getattr("JSONEncoder")?.call((), Some(&options))?;
         Ok::<_, PyErr>(encoder.getattr("encode")?.unbind())
     })?;
-    let text = encode.bind(py).call1((value,)).map_err(|error| explain(py, error))?;
+    let text = encode.bind(py).call1((value,)).map_err(|error| explain(value, error))?;
     let text: String = text.extract()?;
     Json::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
-/// The standard library says what it found, but not what to do.
-fn explain(py: Python<'_>, error: PyErr) -> PyErr {
+/// The standard library says what it found, but neither where nor what to do.
+fn explain(value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    let py = value.py();
     let what = error.value(py).to_string();
-    let hint = if error.is_instance_of::<PyRecursionError>(py) {
-        "; flatten it: peers take 127 levels"
-    } else if !error.is_instance_of::<PyValueError>(py) {
-        return error;
-    } else if what.starts_with("Out of range float values") {
-        ": JSON has no NaN and no infinity; send None, a string, or a large number instead"
+    let text = if error.is_instance_of::<PyRecursionError>(py) {
+        format!("the payload cannot be sent as JSON ({what}); flatten it: peers take 127 levels")
     } else {
-        ""
+        let explained = py.import("ipc_framework._values").and_then(|values| {
+            values.call_method1("explain", (value,))?.extract::<Option<String>>()
+        });
+        match explained {
+            Ok(Some(explained)) => explained,
+            _ => format!("the payload cannot be sent as JSON ({what})"),
+        }
     };
-    let told = PyValueError::new_err(format!("the payload cannot be sent as JSON ({what}){hint}"));
+    let told = if error.is_instance_of::<PyTypeError>(py) {
+        PyTypeError::new_err(text)
+    } else {
+        PyValueError::new_err(text)
+    };
     told.set_cause(py, Some(error));
     told
 }

@@ -54,7 +54,7 @@ impl Server {
         routed: Vec<String>,
         server: Py<PyAny>,
     ) -> PyResult<Self> {
-        let (config, workers) = options::read(options, limits)?;
+        let (config, workers, queue_max) = options::read(options, limits)?;
         let routed = routed.iter().map(|name| message_type(name)).collect::<PyResult<_>>()?;
         let limits = config.limits.clone();
         let mut native = ipc_framework::Server::bind(config)
@@ -64,7 +64,7 @@ impl Server {
         let (jobs, waiting) = if workers == 0 {
             (None, None)
         } else {
-            let (jobs, waiting) = jobs::queue();
+            let (jobs, waiting) = jobs::queue(queue_max);
             (Some(jobs), Some(waiting))
         };
         dispatch::install(&mut native, &shared, jobs);

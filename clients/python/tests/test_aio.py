@@ -311,8 +311,6 @@ async def test_a_server_that_comes_back():
         assert (await client.request("double", 21)).payload == 42
         assert [event.name for event in events][0] == "disconnected"
         assert [event.name for event in events][-1] == "connected"
-        for task in client._tasks:
-            task.cancel()
     server.stop()
 
 
@@ -430,3 +428,26 @@ def test_uvloop(rust):
     loop = uvloop.new_event_loop()
     loop.run_until_complete(main())
     loop.close()
+
+
+@in_a_loop
+async def test_what_waits_for_a_slow_reader_is_bounded_in_bytes(rust):
+    async with aio.connect("bench", **rust.arguments) as reader, aio.connect("bench", **rust.arguments) as publisher:
+        news = reader.subscribe("bytes", bytes_max=1 << 20)
+        await reader.flush()
+
+        async def publish(payloads):
+            for payload in payloads:
+                await publisher.publish("bytes", payload)
+            await publisher.flush()
+
+        numbers = [f"{number:100000}" for number in range(40)]
+        await publish(["larger than all " * (1 << 17), *numbers])
+        while news.missed < 40:
+            await asyncio.sleep(0.01)
+        assert len((await news.__anext__()).payload) > 1 << 20, "one message may be larger, if it is alone"
+        # Room that was given back is used again.
+        await publish(numbers)
+        while news.missed < 70:
+            await asyncio.sleep(0.01)
+        assert [int((await news.__anext__()).payload) for _ in range(10)] == list(range(10))

@@ -9,7 +9,7 @@ import pytest
 from peers import RustServer, STEP_SECONDS_MAX
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
-CLIENTS = README.read_text().split("## Clients", 1)[1]
+CLIENTS = README.read_text().split("## Clients", 1)[1].split("**SIGTERM.**", 1)[0]  # Those are in `test_terminate`.
 EXAMPLES = re.findall(r"```python\n(.*?)```", CLIENTS, re.DOTALL)
 
 

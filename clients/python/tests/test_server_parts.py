@@ -298,3 +298,26 @@ def test_more_notifications_than_threads_can_take_are_refused(serve: Serve) -> N
     assert peer.receive()["payload"]["code"] == "handler_failed"
     go_on.set()
     eventually("those that waited", lambda: count[0] == 65_537)
+
+
+def test_a_queue_that_is_full_answers_that(serve: Any) -> None:
+    server = serve(workers=1, queue_max=2)
+    taken, go = threading.Event(), threading.Event()
+
+    def held(request: Any) -> Any:
+        taken.set()
+        assert go.wait(STEP_SECONDS_MAX)
+        return request.payload
+
+    server.create_application("app").create_channel("held").serve(held)
+    server.start()
+    peer = Peer(server)
+    peer.send("request", "held", 0)
+    assert taken.wait(STEP_SECONDS_MAX)
+    for number in range(1, 5):
+        peer.send("request", "held", number)
+    assert [peer.receive()["payload"]["code"] for _ in range(2)] == ["limit_exceeded"] * 2
+    go.set()
+    assert [peer.receive()["payload"] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError):
+        serve(workers=1, queue_max=0).start()

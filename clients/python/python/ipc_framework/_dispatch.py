@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import logging
+import queue
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import _native
+from . import _hub, _native
 from .core import Message
-from .exceptions import IPCError
+from .exceptions import ConnectionError, IPCError, TimeoutError
 
 if TYPE_CHECKING:
     from .client import FrameworkClient
 
 logger = logging.getLogger("ipc_framework.client")
 
-#: Number of answers to plain requests that are kept for the program to look up.
+#: Number of answers to plain requests that are kept for the program to look up, and bytes of their JSON together.
 UNCLAIMED_MAX = 16_384
+UNCLAIMED_BYTES_MAX = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +52,18 @@ class Dispatcher:
         #: Plain requests without an answer, and answers to others. Both are bounded, and the oldest goes first.
         self.unanswered: Dict[str, None] = {}
         self.unclaimed: Dict[str, Message] = {}
+        self._unclaimed_bytes: Dict[str, int] = {}
+        self._unclaimed_bytes_sum = 0
         self.callbacks: Dict[str, Callable[[Message], Any]] = {}
-        self.failures: Dict[str, Callable[[IPCError], Any]] = {}
-        self.listeners: List[Callable[[Event], Any]] = []
+        #: What to call without an answer, and the context of whoever asked, in which it and the callback are called.
+        self._asked: Dict[str, Tuple[Optional[Callable[[IPCError], Any]], contextvars.Context]] = {}
+        self.listeners: List[Tuple[Callable[[Event], Any], contextvars.Context]] = []
         self._waiting: Dict[str, List[_Waiting]] = {}
         self._thread: Optional[threading.Thread] = None
+        #: Threads are greenlets, which have to yield where threads block.
+        self.is_cooperative = False
+        #: Requests for which greenlets wait.
+        self._green: Dict[str, GreenWaiter] = {}
         #: The program itself ends the connection, so it need not be told.
         self.is_ending = False
         #: A handler has ended the connection, so the remaining items are dropped.
@@ -61,6 +71,7 @@ class Dispatcher:
 
     def start(self, native: _native.Client) -> threading.Thread:
         self.is_ending = self._is_cut_off = False
+        self.is_cooperative = native.fileno() >= 0
         # A daemon thread, so that a program can end without `disconnect`; then `_lifetime` closes the connection.
         self._thread = threading.Thread(target=self._run, args=(native,), name=self._name, daemon=True)
         self._thread.start()
@@ -86,28 +97,47 @@ class Dispatcher:
     ) -> Optional[Message]:
         """Registers the callback for an answer. If the answer is there already it is returned instead."""
         with self.answered:
-            early = self.unclaimed.pop(message_id, None)
+            early = self._claim(message_id)
             if early is not None:
                 return early
             self.callbacks[message_id] = callback
-            if on_error is not None:
-                self.failures[message_id] = on_error
+            self._asked[message_id] = (on_error, contextvars.copy_context())
         return None
 
-    def forget(self, message_id: str) -> Tuple[Optional[Callable[[Message], Any]], Optional[Callable[[IPCError], Any]]]:
+    def forget(self, message_id: str) -> None:
         with self.answered:
-            return self.callbacks.pop(message_id, None), self.failures.pop(message_id, None)
+            self.callbacks.pop(message_id, None)
+            self._asked.pop(message_id, None)
 
     def sent(self, message_id: str) -> None:
         """Notes a request for whose answer nothing waits, but which the program may look up."""
         with self.answered:
             self.unanswered[message_id] = None
-            _shorten(self.unanswered)
+            while len(self.unanswered) > UNCLAIMED_MAX:
+                del self.unanswered[next(iter(self.unanswered))]
+
+    def green_waiter(self) -> GreenWaiter:
+        return GreenWaiter(self._green)
 
     def wait_unclaimed(self, message_id: str, timeout: float) -> Optional[Message]:
         with self.answered:
             self.answered.wait_for(lambda: message_id in self.unclaimed, timeout)
-            return self.unclaimed.pop(message_id, None)
+            return self._claim(message_id)
+
+    def _claim(self, message_id: str) -> Optional[Message]:
+        self._unclaimed_bytes_sum -= self._unclaimed_bytes.pop(message_id, 0)
+        return self.unclaimed.pop(message_id, None)
+
+    def _keep_unclaimed(self, message_id: str, message: Message, payload_bytes: int) -> None:
+        self.unclaimed[message_id] = message
+        self._unclaimed_bytes[message_id] = payload_bytes
+        self._unclaimed_bytes_sum += payload_bytes
+        while len(self._unclaimed_bytes) > UNCLAIMED_MAX or self._unclaimed_bytes_sum > UNCLAIMED_BYTES_MAX:
+            oldest = next(iter(self._unclaimed_bytes))
+            self._unclaimed_bytes_sum -= self._unclaimed_bytes.pop(oldest)
+            # The program may have taken it.
+            self.unclaimed.pop(oldest, None)
+        self.answered.notify_all()
 
     # Messages
 
@@ -131,26 +161,45 @@ class Dispatcher:
     # The thread
 
     def _run(self, native: _native.Client) -> None:
-        while True:
-            items = native.take()
-            if items is None:
+        for kind, *item in self._arrivals(native) if self.is_cooperative else _each_item(native):
+            client = self._client()
+            if client is None or self._is_cut_off:
                 return
-            for kind, *item in items:
-                client = self._client()
-                if client is None or self._is_cut_off:
-                    return
-                try:
-                    getattr(self, f"_{kind}")(client, *item)
-                except BaseException:
-                    # Even `sys.exit` in a handler ends neither the program nor the client.
-                    logger.exception("a handler of %s failed", client.app_id)
-                del client
-                if kind == "event" and item[0] == "closed":
-                    return
+            try:
+                getattr(self, f"_{kind}")(client, *item)
+            except BaseException:
+                # Even `sys.exit` in a handler ends neither the program nor the client.
+                logger.exception("a handler of %s failed", client.app_id)
+            del client
+            if kind == "event" and item[0] == "closed":
+                return
 
-    def _message(self, client: FrameworkClient, message: Message) -> None:
+    def _arrivals(self, native: _native.Client) -> Iterator[Tuple[Any, ...]]:
+        """Yields what arrives, while another greenlet reads: the greenlet that calls handlers may wait in one of them
+        for an answer."""
+        arrived: queue.Queue[Optional[Tuple[Any, ...]]] = queue.Queue()
+        threading.Thread(target=self._read, args=(native, arrived), name=f"{self._name}-reader", daemon=True).start()
+        return iter(arrived.get, None)
+
+    def _read(self, native: _native.Client, arrived: queue.Queue[Optional[Tuple[Any, ...]]]) -> None:
+        items = native.take_now()
+        while items is not None:
+            for item in items:
+                waiter = self._green.pop(item[1], None) if item[0] == "answer" else None
+                if waiter is not None:
+                    waiter.put(item[2], item[3])
+                else:
+                    arrived.put(item)
+            if not items:
+                _hub.wait_readable(native.fileno())
+            items = native.take_now()
+        arrived.put(None)
+        for waiter in list(self._green.values()):
+            waiter.put(None, ConnectionError("the client is closed"))
+
+    def _message(self, client: FrameworkClient, message: Message, payload_bytes: int) -> None:
         if message.reply_to:
-            self._answer(client, message.reply_to, message, None)
+            self._answer(client, message.reply_to, message, None, payload_bytes)
             return
         with self.answered:
             waiting = self._waiting.pop(message.channel_id, [])
@@ -160,38 +209,40 @@ class Dispatcher:
         client.handle_message(message)
 
     def _answer(
-        self, client: FrameworkClient, message_id: str, message: Optional[Message], error: Optional[IPCError]
+        self,
+        client: FrameworkClient,
+        message_id: str,
+        message: Optional[Message],
+        error: Optional[IPCError],
+        payload_bytes: int = 0,
     ) -> None:
         with self.answered:
-            callback, on_error = self.forget(message_id)
+            callback = self.callbacks.pop(message_id, None)
+            on_error, context = self._asked.pop(message_id, (None, None))
             # An answer that came after its timeout is dropped.
             is_wanted = message_id in self.unanswered
             self.unanswered.pop(message_id, None)
             if callback is None and message is not None and is_wanted:
-                self.unclaimed[message_id] = message
-                _shorten(self.unclaimed)
-                self.answered.notify_all()
+                self._keep_unclaimed(message_id, message, payload_bytes)
+        run = contextvars.Context().run if context is None else context.run
         if message is not None and callback is not None:
-            callback(message)
+            run(callback, message)
         elif error is not None and on_error is not None:
-            on_error(error)
+            run(on_error, error)
         elif error is not None:
             level = logging.INFO if self.is_ending else logging.WARNING
             logger.log(level, "the request %s got no answer: %s", message_id, error)
 
-    def _job(self, client: FrameworkClient, message: Message, job: _native.Job) -> None:
-        client._services.submit(message, job)
-
     def _event(self, client: FrameworkClient, name: str, error: Optional[IPCError], *counts: int) -> None:
         event = Event(name, error, *counts)
         client._noted(event)
-        for listener in list(self.listeners):
-            listener(event)
+        for listener, context in list(self.listeners):
+            context.copy().run(listener, event)
 
 
-def _shorten(kept: Dict[str, Any]) -> None:
-    while len(kept) > UNCLAIMED_MAX:
-        del kept[next(iter(kept))]
+def _each_item(native: _native.Client) -> Iterator[Tuple[Any, ...]]:
+    for items in iter(native.take, None):
+        yield from items
 
 
 class _Waiting:
@@ -200,3 +251,48 @@ class _Waiting:
     def __init__(self) -> None:
         self.arrived = threading.Event()
         self.message: Optional[Message] = None
+
+
+class GreenWaiter:
+    """What `_native.Waiter` is to a thread, for a greenlet: the wait yields to the hub."""
+
+    def __init__(self, waiters: Dict[str, GreenWaiter]) -> None:
+        self._waiters = waiters
+        self._arrived = threading.Event()
+        self._asked: Optional[Tuple[_native.Client, str]] = None
+        self._message: Optional[Message] = None
+        self._error: Optional[IPCError] = None
+
+    @property
+    def is_used(self) -> bool:
+        """Returns whether a request was sent with it."""
+        return self._asked is not None
+
+    def ask(self, native: _native.Client, message: Message, timeout: float) -> None:
+        message_id = message.message_id
+        self._waiters[message_id] = self
+        try:
+            if native.ask(message, timeout, None):
+                self._asked = (native, message_id)
+        finally:
+            if self._asked is None:
+                self._waiters.pop(message_id, None)
+
+    def put(self, message: Optional[Message], error: Optional[IPCError]) -> None:
+        self._message, self._error = message, error
+        self._arrived.set()
+
+    def wait(self) -> Optional[Message]:
+        """Waits until the answer comes or cannot come any more; None if the time is over."""
+        assert self._asked is not None
+        native, message_id = self._asked
+        try:
+            self._arrived.wait()
+        except BaseException:
+            # Ctrl-C, or a `gevent.Timeout`.
+            self._waiters.pop(message_id, None)
+            native.forget(message_id)
+            raise
+        if self._error is not None and not isinstance(self._error, TimeoutError):
+            raise self._error
+        return self._message

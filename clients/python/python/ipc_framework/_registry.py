@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
 
 from . import _native
 from .core import Application, Channel, ConnectionManager, H, Handler, MessageType
@@ -16,6 +17,13 @@ logger = logging.getLogger("ipc_framework")
 
 #: Types that handlers of :meth:`Channel.set_handler` get. The server handles the others itself.
 HANDLED = (MessageType.REQUEST, MessageType.NOTIFICATION, MessageType.RESPONSE)
+
+
+class InContext(NamedTuple):
+    """A handler, and the context of whoever has set it, in copies of which it is called."""
+
+    handler: Handler
+    context: contextvars.Context
 
 
 class ServerApplication(Application):
@@ -124,6 +132,7 @@ class ServerChannel(Channel):
         #: Subscribers that were added while the server did not run.
         self._early: List[str] = []
         self._serves = False
+        self._contexts: Dict[MessageType, contextvars.Context] = {}
         super().__init__(channel_id, application.app_id)
 
     def _set_handlers(self, native: _native.Server) -> None:
@@ -138,7 +147,8 @@ class ServerChannel(Channel):
     def _set(self, native: _native.Server, message_type: MessageType, handler: Handler) -> None:
         serves = self._serves and message_type is MessageType.REQUEST
         if message_type in HANDLED:
-            native.set_handler(self.app_id, self.channel_id, message_type.value, handler, serves)
+            in_context = InContext(handler, self._context(message_type))
+            native.set_handler(self.app_id, self.channel_id, message_type.value, in_context, serves)
 
     def set_handler(self, message_type: MessageType, handler: Handler) -> None:
         if message_type not in HANDLED:
@@ -156,7 +166,14 @@ class ServerChannel(Channel):
         self._put(MessageType.REQUEST, handler)
         return handler
 
+    def _context(self, message_type: MessageType) -> contextvars.Context:
+        """Returns the context of whoever has set the handler. It is the caller's own for a handler that was put into
+        `handlers` directly."""
+        context = self._contexts.get(message_type)
+        return contextvars.copy_context() if context is None else context
+
     def _put(self, message_type: MessageType, handler: Handler) -> None:
+        self._contexts[message_type] = contextvars.copy_context()
         super().set_handler(message_type, handler)
         self._application._adopt(self)
         native = self._application._server._native

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # Its own end comes after ours, so that handlers may use it.
-import dis
+import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import types
 import weakref
-from typing import TYPE_CHECKING, List, Optional, Set
+from typing import TYPE_CHECKING, Iterator, List, Optional, Set
 
 if TYPE_CHECKING:
     from .server import FrameworkServer
@@ -23,6 +24,32 @@ _known: weakref.WeakSet[FrameworkServer] = weakref.WeakSet()
 _leaked: List[object] = []
 #: Number of forks between the first process and this one, which tells a handler whether it runs in a child.
 forks = 0
+
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come, which ends a server as Ctrl-C does."""
+
+
+def _terminate(*_: object) -> None:
+    # A second one ends the process at once, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Raises `Terminated` when SIGTERM comes, unless the program handles it in its own way. Process 1 of a container
+    would not even be ended by a SIGTERM that nothing handles."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def keep(server: FrameworkServer) -> None:
@@ -59,6 +86,8 @@ def end_if_forked(since: int, error: Optional[BaseException] = None) -> None:
 
 def is_last_line(frame: Optional[types.FrameType]) -> bool:
     """Returns whether the main program does nothing more after the call in this frame."""
+    import dis
+
     while frame is not None:
         if frame.f_lineno < max(line for _, line in dis.findlinestarts(frame.f_code) if line):
             return False
@@ -75,8 +104,9 @@ def _at_end() -> None:
     for server in list(_servers):
         try:
             if server.running and server._holds_process and may_hold:
-                logger.info("the main program has ended; port %s is served until Ctrl-C", server.port)
-                server.wait()
+                logger.info("the main program has ended; port %s is served until Ctrl-C or SIGTERM", server.port)
+                with terminable():
+                    server.wait()
         except KeyboardInterrupt:
             pass
         thread = server.server_thread

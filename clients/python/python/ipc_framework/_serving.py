@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextvars
 import inspect
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Optional
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Dict, Optional, Set
 
-from . import _native
+from . import _hub, _native
+from ._threads import run_loop
 from .core import Message
+
+if TYPE_CHECKING:
+    import asyncio
 
 logger = logging.getLogger("ipc_framework.client")
 
-#: The error of a request on a channel that was served before.
-NOT_SERVED = "this client no longer serves the channel; ask again"
+#: The error of a request whose coroutine was cancelled, because the time for closing the client was over.
+CANCELLED = "the worker ended before its handler was done; ask again if that does no harm"
+#: Seconds that cancelled coroutines have for their `finally`.
+CANCEL_SECONDS_MAX = 1.0
+#: Requests that may wait for a handler by default; others are answered with `limit_exceeded`.
+QUEUE_MAX = 4_096
+
+Handler = Callable[[Message], Any]
 
 
 def failure_text(error: BaseException) -> str:
@@ -23,104 +34,295 @@ def failure_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def is_coroutine_function(handler: Callable[[Message], Any]) -> bool:
+def is_coroutine_function(handler: Handler) -> bool:
     """Returns whether a call of it must be awaited, as for an object with an `async def __call__`."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
+
+
+class Service:
+    """A served channel. Requests wait in `jobs` until the handler is free for them."""
+
+    def __init__(self, channel_id: str, handler: Handler, concurrency: int, queue_max: int, rings: bool) -> None:
+        if concurrency < 1 or queue_max < 1:
+            raise ValueError("concurrency and queue_max are numbers from 1 on")
+        self.channel_id = channel_id
+        self.handler = handler
+        self.concurrency = concurrency
+        self.jobs = _native.Jobs(queue_max, rings)
+        #: Each request is handled in a copy of the context of whoever serves the channel.
+        self._context = contextvars.copy_context()
+
+    def start(self) -> None:
+        """Begins to take requests."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Accepts no more requests. Those that have arrived are still answered."""
+        self.jobs.close()
+
+    def cancel(self) -> None:
+        """Ends coroutines that run. Plain functions cannot be ended."""
+
+    def wait(self, timeout: float) -> None:
+        """Waits for what `cancel` has begun."""
+
+    def _failed(self, job: _native.Job, error: BaseException) -> None:
+        logger.error("the handler that serves %r failed", self.channel_id, exc_info=error)
+        job.fail(failure_text(error))
+
+
+class Threads(Service):
+    """Serves by a plain function, which daemon threads call: nothing can end one that does not return, and it must not
+    hold the process."""
+
+    def __init__(
+        self,
+        channel_id: str,
+        handler: Handler,
+        concurrency: int,
+        queue_max: int,
+        serving: threading.local,
+        loop: Optional[asyncio.AbstractEventLoop] = None,
+    ) -> None:
+        super().__init__(channel_id, handler, concurrency, queue_max, rings=_hub.is_cooperative())
+        self._serving = serving
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._room = threading.Semaphore(concurrency)
+
+    def start(self) -> None:
+        if self.jobs.fileno() < 0:
+            self._start_thread()
+        else:
+            threading.Thread(target=self._start_greenlets, name=f"ipc-serve-{self.channel_id}", daemon=True).start()
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            if self._threads == self.concurrency:
+                return
+            self._threads += 1
+        try:
+            threading.Thread(target=self._take, name=f"ipc-serve-{self.channel_id}", daemon=True).start()
+        except RuntimeError:
+            # The system, or an interpreter that is about to end, starts no more: those that run take what comes.
+            with self._lock:
+                self._threads -= 1
+
+    def _take(self) -> None:
+        self._serving.serves = True
+        while True:
+            taken = self.jobs.take()
+            if taken is None:
+                return
+            message, job, is_last = taken
+            if is_last and self._threads < self.concurrency:
+                # No thread is left for the next request.
+                self._start_thread()
+            self._answer(message, job)
+            # Released now, not only when the next request comes.
+            del message, job, taken
+
+    def _start_greenlets(self) -> None:
+        while True:
+            self._room.acquire()
+            taken = self.jobs.take_now(1)
+            while not taken:
+                if taken is None:
+                    return
+                _hub.wait_readable(self.jobs.fileno())
+                taken = self.jobs.take_now(1)
+            threading.Thread(target=self._answer_and_leave, args=taken[0], daemon=True).start()
+
+    def _answer_and_leave(self, message: Message, job: _native.Job) -> None:
+        self._serving.serves = True
+        try:
+            self._answer(message, job)
+        finally:
+            self._room.release()
+
+    def _answer(self, message: Message, job: _native.Job) -> None:
+        try:
+            result = self._context.copy().run(self.handler, message)
+            if inspect.iscoroutine(result):
+                # A plain function, such as a lambda, may return a coroutine.
+                result = self._await(result)
+            job.answer(result)
+        except BaseException as error:
+            self._failed(job, error)
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        import asyncio
+
+        if self._loop is not None:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return _hub.call(asyncio.run, coroutine)
+
+
+class Tasks(Service):
+    """Serves by a coroutine function, as tasks of an event loop."""
+
+    def __init__(
+        self,
+        channel_id: str,
+        handler: Handler,
+        concurrency: int,
+        queue_max: int,
+        loop: Optional[asyncio.AbstractEventLoop] = None,
+    ) -> None:
+        super().__init__(channel_id, handler, concurrency, queue_max, rings=True)
+        self.loop = loop
+        self.tasks: Set[asyncio.Task[None]] = set()
+        self._ended: Callable[[], object] = lambda: None
+
+    def start(self) -> None:
+        assert self.loop is not None
+        self.loop.add_reader(self.jobs.fileno(), self._take)
+
+    def _take(self) -> None:
+        assert self.loop is not None
+        taken = self.jobs.take_now(self.concurrency - len(self.tasks))
+        if taken is None:
+            self.loop.remove_reader(self.jobs.fileno())
+            if not self.tasks:
+                self._ended()
+            return
+        for message, job in taken:
+            # The task's context is the copy, and not that of whoever has connected.
+            task = self._context.copy().run(self.loop.create_task, self._answer(message, job))
+            self.tasks.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self._take()
+
+    async def _answer(self, message: Message, job: _native.Job) -> None:
+        from asyncio import CancelledError
+
+        try:
+            job.answer(await self.handler(message))
+        except CancelledError:
+            job.fail(CANCELLED)
+            raise
+        except BaseException as error:
+            self._failed(job, error)
+
+    def cancel(self) -> None:
+        for task in list(self.tasks):
+            task.cancel()
+
+
+class LoopThread(Tasks):
+    """Serves by a coroutine function, on an event loop and a thread of its own."""
+
+    def __init__(
+        self, channel_id: str, handler: Handler, concurrency: int, queue_max: int, serving: threading.local
+    ) -> None:
+        super().__init__(channel_id, handler, concurrency, queue_max)
+        self._serving = serving
+        self._has_ended = threading.Event()
+
+    def start(self) -> None:
+        name = f"ipc-serve-{self.channel_id}"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            _hub.call(self._run_loop)
+        finally:
+            self._has_ended.set()
+
+    def _run_loop(self) -> None:
+        import asyncio
+
+        self._serving.serves = True
+        # Made on the thread that runs it: the selectors of gevent belong to a thread.
+        self.loop = loop = asyncio.new_event_loop()
+        ended = loop.create_future()
+        self._ended = lambda: None if ended.done() else ended.set_result(None)
+        super().start()
+        run_loop(loop, lambda: loop.run_until_complete(ended))
+
+    def cancel(self) -> None:
+        if self.loop is None:
+            return
+        try:
+            self.loop.call_soon_threadsafe(super().cancel)
+        except RuntimeError:
+            # The loop is closed, because nothing was left to do.
+            pass
+
+    def wait(self, timeout: float) -> None:
+        self._has_ended.wait(timeout)
 
 
 class Services:
     """The channels that a client serves."""
 
     def __init__(self) -> None:
-        self._services: Dict[str, _Service] = {}
-        self._threads = threading.local()
+        self._services: Dict[str, Service] = {}
+        #: With those that finish what they have.
+        self._all: weakref.WeakSet[Service] = weakref.WeakSet()
+        self._serving = threading.local()
 
     def is_current(self) -> bool:
         """Returns whether this thread is answering a request."""
-        return getattr(self._threads, "serves", False)
+        return getattr(self._serving, "serves", False)
 
-    def add(self, channel_id: str, handler: Callable[[Message], Any], concurrency: int) -> None:
-        older = self._services.get(channel_id)
-        self._services[channel_id] = _Service(channel_id, handler, concurrency, self._threads)
+    def make(
+        self,
+        channel_id: str,
+        handler: Handler,
+        concurrency: int,
+        queue_max: int,
+        loop: Optional[asyncio.AbstractEventLoop] = None,
+    ) -> Service:
+        """Makes a service for a handler. Coroutines run in `loop` if there is one."""
+        service: Service
+        if not is_coroutine_function(handler):
+            service = Threads(channel_id, handler, concurrency, queue_max, self._serving, loop)
+        elif loop is not None:
+            service = Tasks(channel_id, handler, concurrency, queue_max, loop)
+        else:
+            service = LoopThread(channel_id, handler, concurrency, queue_max, self._serving)
+        self._all.add(service)
+        return service
+
+    def add(self, service: Service) -> None:
+        """Adds a service that the server has accepted. An older one for the channel finishes."""
+        older = self._services.get(service.channel_id)
+        self._services[service.channel_id] = service
         if older is not None:
-            older.close()
+            older.finish()
 
     def remove(self, channel_id: str) -> None:
         service = self._services.pop(channel_id, None)
         if service is not None:
-            service.close()
+            service.finish()
 
     def close(self) -> None:
-        for channel_id in list(self._services):
-            self.remove(channel_id)
+        """Accepts no more requests on any channel."""
+        self._services.clear()
+        for service in list(self._all):
+            service.finish()
 
-    def submit(self, message: Message, job: _native.Job) -> None:
-        service = self._services.get(message.channel_id)
-        if service is None:
-            job.fail(NOT_SERVED)
-        else:
-            service.submit(message, job)
+    async def cancel_tasks(self) -> None:
+        """As `cancel`, for services whose coroutines run in the caller's loop."""
+        import asyncio
 
+        tasks = [task for service in list(self._all) if isinstance(service, Tasks) for task in service.tasks]
+        others = [task for task in tasks if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=CANCEL_SECONDS_MAX)
 
-class _Service:
-    def __init__(
-        self, channel_id: str, handler: Callable[[Message], Any], concurrency: int, threads: threading.local
-    ) -> None:
-        self.handler = handler
-        self.loop: Optional[asyncio.AbstractEventLoop] = None
-        self.threads: Optional[ThreadPoolExecutor] = None
-        if is_coroutine_function(handler):
-            self.loop = asyncio.new_event_loop()
-            run = threading.Thread(
-                target=self._run, args=(self.loop, threads), name=f"ipc-serve-{channel_id}", daemon=True
-            )
-            run.start()
-        else:
-            self.threads = ThreadPoolExecutor(
-                concurrency, f"ipc-serve-{channel_id}", initializer=threads.__setattr__, initargs=("serves", True)
-            )
-
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop, threads: threading.local) -> None:
-        threads.serves = True
-        try:
-            loop.run_forever()
-        finally:
-            loop.close()
-
-    def submit(self, message: Message, job: _native.Job) -> None:
-        try:
-            if self.loop is not None:
-                asyncio.run_coroutine_threadsafe(self._await(message, job), self.loop)
-            elif self.threads is not None:
-                self.threads.submit(self._call, message, job)
-        except RuntimeError as error:
-            # The interpreter is about to end, or the service has ended.
-            job.fail(failure_text(error))
-
-    def _call(self, message: Message, job: _native.Job) -> None:
-        try:
-            result = self.handler(message)
-            if inspect.iscoroutine(result):
-                # A plain function, such as a lambda, may return a coroutine.
-                result = asyncio.run(result)
-            job.answer(result)
-        except BaseException as error:
-            self._failed(message, job, error)
-
-    async def _await(self, message: Message, job: _native.Job) -> None:
-        try:
-            job.answer(await self.handler(message))
-        except BaseException as error:
-            self._failed(message, job, error)
-
-    @staticmethod
-    def _failed(message: Message, job: _native.Job, error: BaseException) -> None:
-        logger.error("the handler that serves %r failed", message.channel_id, exc_info=error)
-        job.fail(failure_text(error))
-
-    def close(self) -> None:
-        if self.loop is not None:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-        if self.threads is not None:
-            self.threads.shutdown(wait=False)
+    def cancel(self) -> None:
+        """Ends the coroutines that still run, and gives them time for their `finally`."""
+        services = list(self._all)
+        deadline = time.monotonic() + CANCEL_SECONDS_MAX
+        for service in services:
+            service.cancel()
+        for service in services:
+            service.wait(max(deadline - time.monotonic(), 0.0))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
+import contextvars
 import logging
 import threading
-from typing import Any, Callable, Coroutine, Optional
+from collections import deque
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Deque, Optional, Set, Tuple
+
+from . import _hub
+
+if TYPE_CHECKING:
+    import asyncio
 
 logger = logging.getLogger("ipc_framework")
 
@@ -22,6 +27,22 @@ def wait_for(event: threading.Event, timeout: Optional[float]) -> bool:
     while not event.wait(1.0):
         pass
     return True
+
+
+def run_loop(loop: asyncio.AbstractEventLoop, run: Callable[[], object]) -> None:
+    """Runs an event loop on this thread, and ends what is left of it. Every coroutine gets to its `finally`."""
+    import asyncio
+
+    asyncio.set_event_loop(loop)
+    try:
+        run()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
 
 
 class Thread(threading.Thread):
@@ -49,11 +70,12 @@ class Thread(threading.Thread):
             logger.warning("a handler does not return: the thread %s is left behind", self.name)
         return has_ended
 
-
     def interrupt(self) -> None:
         """Ends a handler that does not return, if it runs Python code. The interpreter is about to end, and
         could not do so with this thread between Python and native code."""
         if self.ident is not None and not self.ended.is_set():
+            import ctypes
+
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(SystemExit))
             self.ended.wait(LINGER)
 
@@ -62,32 +84,60 @@ class Coroutines:
     """The asyncio loop of ``async def`` handlers, which starts with the first of them."""
 
     def __init__(self) -> None:
-        self.thread: Optional[Thread] = None
+        self._thread: Optional[Thread] = None
         self._loop: Optional[asyncio.AbstractEventLoop] = None
+        #: The real thread of the loop, which under gevent is another one than `_thread`.
+        self._ident: Optional[int] = None
+        #: Coroutines that begin in the loop's next turn, each in its context; None ends the loop. It needs no lock,
+        #: which eventlet could not share between real threads.
+        self._waiting: Deque[Optional[Tuple[Coroutine[Any, Any, None], contextvars.Context]]] = deque()
+        self._is_woken = False
+        self._tasks: Set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        with self._lock:
-            if self._loop is None:
-                loop = self._loop = asyncio.new_event_loop()
-                self.thread = Thread("ipc-asyncio", lambda: self._run(loop))
-                self.thread.start()
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = Thread("ipc-asyncio", lambda: _hub.call(self._run))
+                    self._thread.start()
+        self._put((coroutine, contextvars.copy_context()))
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            loop.close()
+    def _put(self, waiting: Optional[Tuple[Coroutine[Any, Any, None], contextvars.Context]]) -> None:
+        self._waiting.append(waiting)
+        # One wake-up is for all that wait. A loop that is not there yet begins with what waits.
+        if not self._is_woken and self._loop is not None:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._begin)
+
+    def is_current(self) -> bool:
+        """Returns whether this thread runs the loop."""
+        return self._ident == threading.get_ident()
+
+    def _run(self) -> None:
+        import asyncio
+
+        self._ident = threading.get_ident()
+        # Made on the thread that runs it: the selectors of gevent belong to a thread.
+        self._loop = loop = asyncio.new_event_loop()
+        loop.call_soon(self._begin)
+        run_loop(loop, loop.run_forever)
+
+    def _begin(self) -> None:
+        assert self._loop is not None
+        # First, so that what is added from now on wakes the loop again.
+        self._is_woken = False
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if waiting is None:
+                self._loop.stop()
+                continue
+            coroutine, context = waiting
+            task = context.run(self._loop.create_task, coroutine)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def stop(self) -> None:
-        loop, thread = self._loop, self.thread
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.leave()
+        if self._thread is not None:
+            self._put(None)
+            self._thread.leave()

@@ -19,20 +19,18 @@ was connected, and must not be used by other threads.
 from __future__ import annotations
 
 import asyncio
-import inspect
+import contextvars
 import logging
 import time
-import uuid
 from collections import deque
-from typing import Any, AsyncIterator, Callable, Deque, Dict, Generator, List, Optional, Set, Tuple, TypeVar, Union
-from typing import overload
+from typing import Any, AsyncIterator, Callable, Deque, Dict, Generator, List, Optional, Tuple, TypeVar, Union, overload
 from weakref import finalize
 
 from . import _lifetime, _native
 from ._dispatch import Event
-from ._serving import NOT_SERVED, failure_text, is_coroutine_function
+from ._serving import QUEUE_MAX, Service, Services
 from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
-from .core import Message, MessageType
+from .core import Message, MessageType, random_id
 from .exceptions import ConnectionError, IPCError, TimeoutError
 from .tls import Tls, given
 
@@ -69,7 +67,7 @@ def connect(
 
     Awaiting it raises `ConnectionError` or `AuthenticationError`: the first attempt is not repeated.
     """
-    connection_id = connection_id or str(uuid.uuid4())
+    connection_id = connection_id or random_id()
 
     def open_native() -> _native.Client:
         check_address(host, port, unix)
@@ -141,10 +139,11 @@ class Client:
         self._loop = asyncio.get_running_loop()
         self._requests: Dict[str, asyncio.Future[Message]] = {}
         self._subscriptions: Dict[str, List[_Queue]] = {}
-        self._handlers: Dict[str, Handler] = {}
-        self._tasks: Set[asyncio.Task[None]] = set()
+        self._services = Services()
         self._registrations: List[asyncio.Task[None]] = []
-        self._listeners: List[Callable[[Event], Any]] = []
+        self._listeners: List[Tuple[Callable[[Event], Any], contextvars.Context]] = []
+        #: This process is a forked child of the one that connected.
+        self._is_parents = False
         self._ended = asyncio.Event()
         self._loop.add_reader(native.fileno(), self._take)
         _lifetime.keep(self)
@@ -225,13 +224,16 @@ class Client:
 
     # Receiving
 
-    def subscribe(self, channel_id: str, *, messages_max: int = 65_536) -> Subscription:
+    def subscribe(
+        self, channel_id: str, *, messages_max: int = 65_536, bytes_max: int = 64 << 20
+    ) -> Subscription:
         """Subscribes at once, and returns the channel's messages as an asynchronous iterator.
 
         The iterator unsubscribes when it is closed, at the end of its `async with`, or when nothing refers to it. At
-        most `messages_max` messages wait for a slow reader; later ones are dropped and counted by `missed`.
+        most `messages_max` messages, and `bytes_max` bytes of their JSON, wait for a slow reader; later ones are
+        dropped and counted by `missed`.
         """
-        queue = _Queue(messages_max)
+        queue = _Queue(messages_max, bytes_max)
         queues = self._subscriptions.setdefault(channel_id, [])
         queues.append(queue)
         if len(queues) == 1:
@@ -256,39 +258,45 @@ class Client:
     # Serving
 
     @overload
-    def serve(self, channel_id: str, handler: AnyHandler, *, concurrency: int = 16) -> asyncio.Task[None]: ...
+    def serve(
+        self, channel_id: str, handler: AnyHandler, *, concurrency: int = 16, queue_max: int = QUEUE_MAX
+    ) -> asyncio.Task[None]: ...
     @overload
     def serve(
-        self, channel_id: str, handler: None = None, *, concurrency: int = 16
+        self, channel_id: str, handler: None = None, *, concurrency: int = 16, queue_max: int = QUEUE_MAX
     ) -> Callable[[AnyHandler], AnyHandler]: ...
-    def serve(self, channel_id: str, handler: Any = None, *, concurrency: int = 16) -> Any:
+    def serve(
+        self, channel_id: str, handler: Any = None, *, concurrency: int = 16, queue_max: int = QUEUE_MAX
+    ) -> Any:
         """Becomes a worker of the channel: the return value of `handler` answers a request.
 
         `await client.serve("square", square)` returns when the server has accepted. The decorator
         `@client.serve("square")` starts that, and `await client.ready()` waits for it. At most `concurrency` requests
-        are handled at once; a handler that is not a coroutine function is called by a thread. An exception is logged
-        and answered with `handler_failed`.
+        are handled at once, each in a copy of the context of whoever calls this; a handler that is not a coroutine
+        function is called by threads. At most `queue_max` requests and 64 MiB of them wait; others are answered with
+        `limit_exceeded`. An exception is logged and answered with `handler_failed`.
         """
         if handler is None:
 
             def decorate(decorated: AnyHandler) -> AnyHandler:
-                self.serve(channel_id, decorated, concurrency=concurrency)
+                self.serve(channel_id, decorated, concurrency=concurrency, queue_max=queue_max)
                 return decorated
 
             return decorate
-        # Set before the server is asked: the first request may come with its answer.
-        self._handlers[channel_id] = handler
-        task = self._loop.create_task(self._register(channel_id, handler, concurrency))
+        service = self._services.make(channel_id, handler, concurrency, queue_max, self._loop)
+        # Started before the server is asked: the first request may come with its answer.
+        service.start()
+        task = self._loop.create_task(self._register(service))
         self._registrations.append(task)
         return task
 
-    async def _register(self, channel_id: str, handler: Handler, concurrency: int) -> None:
+    async def _register(self, service: Service) -> None:
         try:
-            await self._loop.run_in_executor(None, self._native.serve, channel_id, concurrency)
+            await self._loop.run_in_executor(None, self._native.serve, service.channel_id, service.jobs)
         except BaseException:
-            if self._handlers.get(channel_id) is handler:
-                del self._handlers[channel_id]
+            service.finish()
             raise
+        self._services.add(service)
 
     async def ready(self) -> None:
         """Returns when the server has accepted all served channels; raises the error of one that it refused."""
@@ -298,37 +306,22 @@ class Client:
 
     async def stop_serving(self, channel_id: str) -> None:
         """Ends being a worker of the channel. Requests that have arrived are still answered."""
-        await self._loop.run_in_executor(None, self._native.stop_serving, channel_id)
-        self._handlers.pop(channel_id, None)
-
-    async def _answer(self, message: Message, job: _native.Job) -> None:
-        handler = self._handlers.get(message.channel_id)
         try:
-            if handler is None:
-                job.fail(NOT_SERVED)
-            elif is_coroutine_function(handler):
-                job.answer(await handler(message))
-            else:
-                result = await self._loop.run_in_executor(None, handler, message)
-                job.answer(await result if inspect.iscoroutine(result) else result)
-        except asyncio.CancelledError:
-            job.fail("the handler was cancelled")
-            raise
-        except Exception as error:
-            logger.exception("the handler that serves %r failed", message.channel_id)
-            job.fail(failure_text(error))
+            await self._loop.run_in_executor(None, self._native.stop_serving, channel_id)
+        finally:
+            self._services.remove(channel_id)
 
     # Arrivals
 
     def _take(self) -> bool:
-        items = self._native.take_now()
+        items = self._native.take_now() or ()
         for kind, *item in items:
             getattr(self, f"_on_{kind}")(*item)
         return bool(items)
 
-    def _on_message(self, message: Message) -> None:
+    def _on_message(self, message: Message, payload_bytes: int) -> None:
         for queue in self._subscriptions.get(message.channel_id, ()):
-            queue.put(message)
+            queue.put(message, payload_bytes)
 
     def _on_answer(self, message_id: str, message: Optional[Message], error: Optional[IPCError]) -> None:
         future = self._requests.get(message_id)
@@ -339,18 +332,13 @@ class Client:
         elif error is not None:
             future.set_exception(error)
 
-    def _on_job(self, message: Message, job: _native.Job) -> None:
-        task = self._loop.create_task(self._answer(message, job))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     def _on_event(self, name: str, error: Optional[IPCError], unanswered: int, unconfirmed: int, waiting: int) -> None:
         event = Event(name, error, unanswered, unconfirmed, waiting)
         level = logging.ERROR if name == "closed" and error is not None else logging.INFO
         logger.log(level, "%s%s", name, f": {error}" if error else "")
-        for listener in list(self._listeners):
+        for listener, context in list(self._listeners):
             try:
-                listener(event)
+                context.copy().run(listener, event)
             except Exception:
                 logger.exception("a listener failed")
         if name == "closed":
@@ -358,19 +346,24 @@ class Client:
 
     def on_event(self, listener: Callable[[Event], Any]) -> None:
         """Calls `listener` with every change of the connection."""
-        self._listeners.append(listener)
+        self._listeners.append((listener, contextvars.copy_context()))
 
     # The end
 
     async def close(self, timeout: float = 10.0) -> bool:
         """Accepts no more requests to serve, answers those it has, sends waiting messages, and ends the connection.
 
-        Returns False if that took longer than `timeout`; it is closed all the same.
+        Returns False if that took longer than `timeout`; it is closed all the same, and coroutines that still handle
+        requests are cancelled.
         """
+        if self._is_parents:
+            return True
         is_done = await self._loop.run_in_executor(None, self._native.close, timeout)
         while self._take():
             pass
         self._end()
+        if not is_done:
+            await self._services.cancel_tasks()
         return is_done
 
     async def wait_closed(self) -> None:
@@ -383,6 +376,7 @@ class Client:
         self._ended.set()
         self._loop.remove_reader(self._native.fileno())
         self._native.abort()
+        self._services.close()
         for future in self._requests.values():
             if not future.done():
                 future.set_exception(ConnectionError("the client is closed"))
@@ -396,25 +390,39 @@ class Client:
         self._native.abort()
 
     def _left_behind(self) -> None:
+        self._is_parents = True
         self._native.leave_to_parent()
 
 
 class _Queue:
     """The messages that wait for one reader."""
 
-    def __init__(self, messages_max: int) -> None:
-        self.messages: Deque[Message] = deque()
-        self.messages_max = messages_max
+    def __init__(self, messages_max: int, bytes_max: int) -> None:
+        self._messages: Deque[Tuple[Message, int]] = deque()
+        self._messages_max = messages_max
+        self._bytes = 0
+        self._bytes_max = bytes_max
         self.missed = 0
         self.arrived = asyncio.Event()
         self.has_ended = False
 
-    def put(self, message: Message) -> None:
-        if len(self.messages) < self.messages_max:
-            self.messages.append(message)
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def put(self, message: Message, payload_bytes: int) -> None:
+        # A message that is larger than the bound can only be read alone.
+        has_room = self._bytes + payload_bytes <= self._bytes_max or not self._messages
+        if has_room and len(self._messages) < self._messages_max:
+            self._messages.append((message, payload_bytes))
+            self._bytes += payload_bytes
             self.arrived.set()
         else:
             self.missed += 1
+
+    def pop(self) -> Message:
+        message, payload_bytes = self._messages.popleft()
+        self._bytes -= payload_bytes
+        return message
 
     def end(self) -> None:
         self.has_ended = True
@@ -444,12 +452,12 @@ class Subscription(AsyncIterator[Message]):
 
     async def __anext__(self) -> Message:
         queue = self._queue
-        while not queue.messages:
+        while not queue:
             if queue.has_ended:
                 raise StopAsyncIteration
             queue.arrived.clear()
             await queue.arrived.wait()
-        return queue.messages.popleft()
+        return queue.pop()
 
     async def __aenter__(self) -> Subscription:
         return self

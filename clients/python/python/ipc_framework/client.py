@@ -6,21 +6,24 @@ connection: answers, heartbeats and messages of other threads go on.
 
 from __future__ import annotations
 
+import contextvars
 import logging
-import socket
 import threading
-import uuid
+import time
 import weakref
-from typing import Any, Callable, Dict, Optional, Set, Tuple, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Tuple, TypeVar, Union, overload
 
-from . import _lifetime, _native
+from . import _hub, _lifetime, _native
 from ._dispatch import Dispatcher, Event
-from ._serving import Services
+from ._serving import QUEUE_MAX, Services
 from ._threads import wait_for
-from .core import IPCClient, Message, MessageType
+from .core import IPCClient, Message, MessageType, random_id
 from .exceptions import ConnectionError, IPCError
 from .server import _flag, _print_log
 from .tls import Tls, given
+
+if TYPE_CHECKING:
+    import socket
 
 logger = logging.getLogger("ipc_framework.client")
 
@@ -36,6 +39,8 @@ RECONNECT_PAUSES = (0.05, 5.0)
 ANSWER_TIMEOUT = 300.0
 #: Seconds for which the end of the program may wait for messages to be sent and answered.
 EXIT_TIMEOUT = 2.0
+#: Seconds between two looks of a greenlet whether a full queue has room again.
+ROOM_PAUSE = 0.002
 
 
 def check_address(host: Any, port: Any, unix: Optional[str]) -> None:
@@ -98,6 +103,7 @@ class FrameworkClient(IPCClient):
     def _start_afresh(self) -> None:
         """Sets up the state without a connection, for a new object or in a forked child."""
         self._native = None
+        self._is_cooperative = _hub.is_cooperative()
         self._lock = threading.RLock()
         self._life = threading.RLock()
         self._socket_lock = threading.RLock()
@@ -129,11 +135,15 @@ class FrameworkClient(IPCClient):
         """
         native = self._native
         descriptor = None if native is None else native.duplicate_socket()
-        return None if descriptor is None else socket.socket(fileno=descriptor)
+        if descriptor is None:
+            return None
+        import socket
+
+        return socket.socket(fileno=descriptor)
 
     @property
     def pending_responses(self) -> Dict[str, Message]:
-        """The last 16,384 answers for which nothing waited, by the request's id."""
+        """The last answers for which nothing waited, by the request's id: at most 16,384, and 64 MiB of JSON."""
         return self._dispatcher.unclaimed
 
     @property
@@ -150,16 +160,21 @@ class FrameworkClient(IPCClient):
 
         If the client is reconnecting, this waits for it.
         """
+        if self._native is None and self._is_cooperative != _hub.is_cooperative():
+            # The locks are those of threads, and greenlets would not keep one another out.
+            listeners = self._dispatcher.listeners
+            self._start_afresh()
+            self._dispatcher.listeners = listeners
         with self._life:
             native = self._native
             if native is not None:
-                if native.wait_connected(self.connection_timeout):
+                if _hub.call(native.wait_connected, self.connection_timeout):
                     return True
                 if not native.is_closed:
                     return False
                 self._forget()
             try:
-                native = self._open()
+                native = _hub.call(self._open)
             except IPCError as error:
                 self.last_error = error
                 logger.warning(f"Connection failed: {error}")
@@ -190,7 +205,8 @@ class FrameworkClient(IPCClient):
             heartbeat=self.heartbeat,
             queue_bytes_max=self.queue_bytes_max,
             frame_bytes_max=self.frame_bytes_max,
-            rings=False,
+            # Greenlets wait for a descriptor, and threads for the native module.
+            rings=_hub.is_cooperative(),
         )
 
     def disconnect(self) -> None:
@@ -215,8 +231,14 @@ class FrameworkClient(IPCClient):
             timeout = self.connection_timeout if timeout is None else timeout
             self._dispatcher.is_ending = True
             # Without a connection this does not wait, and messages that wait for a connection are lost.
-            is_done = native.close(timeout) if native.is_connected else not native.info().get("waiting_bytes")
+            if native.is_connected:
+                is_done = _hub.call(native.close, timeout)
+            else:
+                is_done = not native.info().get("waiting_bytes")
+            services = self._services
             self._forget()
+            if not is_done:
+                services.cancel()
         if not is_done:
             logger.warning("some messages could not be sent or answered in time, and are lost")
         logger.info("Disconnected from IPC server")
@@ -257,6 +279,8 @@ class FrameworkClient(IPCClient):
     def _send_message(self, message: Message) -> str:
         """Sends a message without changing it. All messages go through here, so that a subclass sees them."""
         native = self._connection()
+        if self._dispatcher.is_cooperative:
+            self._wait_for_room(native)
         kind = message.message_type
         if kind is MessageType.REQUEST:
             # The way in which this thread sends its request.
@@ -273,6 +297,12 @@ class FrameworkClient(IPCClient):
             native.send(message)
         return message.message_id
 
+    def _wait_for_room(self, native: _native.Client) -> None:
+        """Lets other greenlets go on while the queue is full. The native client would block all of them."""
+        deadline = time.monotonic() + self.connection_timeout
+        while native.is_full and native.is_connected and time.monotonic() < deadline:
+            time.sleep(ROOM_PAUSE)
+
     def _send_plain(self, native: _native.Client, message: Message) -> None:
         self._dispatcher.sent(message.message_id)
         native.send(message)
@@ -284,6 +314,8 @@ class FrameworkClient(IPCClient):
         Raises `ConnectionError` if the connection is lost meanwhile; its `may_be_executed` says whether
         the request may have been carried out. May be called in handlers.
         """
+        if self._dispatcher.is_cooperative:
+            return self._request_of_greenlet(channel_id, data, timeout)
         waiter = _native.Waiter()
 
         def send(native: _native.Client, message: Message) -> None:
@@ -294,6 +326,15 @@ class FrameworkClient(IPCClient):
             return waiter.wait()
         # A subclass sends requests in its own way.
         return self._dispatcher.wait_unclaimed(message_id, timeout)
+
+    def _request_of_greenlet(self, channel_id: str, data: Any, timeout: float) -> Optional[Message]:
+        waiter = self._dispatcher.green_waiter()
+
+        def send(native: _native.Client, message: Message) -> None:
+            waiter.ask(native, message, timeout)
+
+        message_id = self._request_by(send, channel_id, data)
+        return waiter.wait() if waiter.is_used else self._dispatcher.wait_unclaimed(message_id, timeout)
 
     def send_request_async(
         self,
@@ -355,13 +396,11 @@ class FrameworkClient(IPCClient):
 
     def create_channel_handler(self, channel_id: str, handler: Handler) -> None:
         """Sets the handler of the channel's messages. This does not subscribe."""
-        with self._lock:
-            self.message_handlers[channel_id] = handler
+        self._set_handler(channel_id, handler)
 
     def remove_channel_handler(self, channel_id: str) -> None:
         """Removes the handler of the channel's messages."""
-        with self._lock:
-            self.message_handlers.pop(channel_id, None)
+        self._remove_handler(channel_id)
 
     def wait_for_message(self, channel_id: str, timeout: float = 5.0) -> Optional[Message]:
         """Returns the next message on the channel that is not an answer, or None if none comes in time.
@@ -372,7 +411,7 @@ class FrameworkClient(IPCClient):
 
     def on_event(self, listener: Callable[[Event], Any]) -> None:
         """Calls `listener` with every change of the connection."""
-        self._dispatcher.listeners.append(listener)
+        self._dispatcher.listeners.append((listener, contextvars.copy_context()))
 
     @property
     def missed(self) -> int:
@@ -383,33 +422,47 @@ class FrameworkClient(IPCClient):
     # Serving
 
     @overload
-    def serve(self, channel_id: str, handler: AnyHandler, *, concurrency: int = 1) -> AnyHandler: ...
+    def serve(
+        self, channel_id: str, handler: AnyHandler, *, concurrency: int = 1, queue_max: int = QUEUE_MAX
+    ) -> AnyHandler: ...
     @overload
     def serve(
-        self, channel_id: str, handler: None = None, *, concurrency: int = 1
+        self, channel_id: str, handler: None = None, *, concurrency: int = 1, queue_max: int = QUEUE_MAX
     ) -> Callable[[AnyHandler], AnyHandler]: ...
-    def serve(self, channel_id: str, handler: Any = None, *, concurrency: int = 1) -> Any:
+    def serve(
+        self, channel_id: str, handler: Any = None, *, concurrency: int = 1, queue_max: int = QUEUE_MAX
+    ) -> Any:
         """Becomes a worker of the channel: the return value of `handler` answers a request. Also a decorator.
 
         At most `concurrency` requests are handled at once, each by a thread, or by one event loop for an
-        `async def` handler. An exception is logged and answered with `handler_failed`. The result for a
-        notification is dropped. The published server has no workers: there this raises `TimeoutError`.
+        `async def` handler, in a copy of the context of whoever calls this. At most `queue_max` requests and 64 MiB of
+        them wait; others are answered with `limit_exceeded`. An exception is logged and answered with
+        `handler_failed`. The result for a notification is dropped. The published server has no workers: there this
+        raises `TimeoutError`.
         """
         if handler is None:
-            return lambda decorated: self.serve(channel_id, decorated, concurrency=concurrency)
+            return lambda decorated: self.serve(
+                channel_id, decorated, concurrency=concurrency, queue_max=queue_max
+            )
         native = self._connection()
-        self._services.add(channel_id, handler, concurrency)
+        service = self._services.make(channel_id, handler, concurrency, queue_max)
+        # Started before the server is asked: the first request may come with its answer.
+        service.start()
         try:
-            native.serve(channel_id, concurrency)
+            _hub.call(native.serve, channel_id, service.jobs)
         except BaseException:
-            self._services.remove(channel_id)
+            service.finish()
             raise
+        self._services.add(service)
         return handler
 
     def stop_serving(self, channel_id: str) -> None:
         """Ends being a worker of the channel. Requests that have arrived are still answered."""
-        self._connection().stop_serving(channel_id)
-        self._services.remove(channel_id)
+        native = self._connection()
+        try:
+            _hub.call(native.stop_serving, channel_id)
+        finally:
+            self._services.remove(channel_id)
 
     # About itself
 
@@ -462,6 +515,6 @@ class FrameworkClient(IPCClient):
             native.leave_to_parent()
         _alive.discard(self)
         # With the parent's id it would take over the parent's connection.
-        self.connection_id = str(uuid.uuid4())
+        self.connection_id = random_id()
         self._start_afresh()
 

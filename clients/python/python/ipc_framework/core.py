@@ -7,19 +7,45 @@ the Rust server and client.
 
 from __future__ import annotations
 
+import contextvars
+import itertools
 import json
 import logging
+import os
 import threading
 import time
-import uuid
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any, Callable, Dict, List, Optional, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
 
 logger = logging.getLogger("ipc_framework")
 
 Handler = Callable[["Message"], Any]
 H = TypeVar("H", bound=Callable[["Message"], Any])
+
+
+def random_id() -> str:
+    """Returns an id that nobody can guess, in the form of a UUID."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}"
+
+
+class _Ids:
+    """Ids of messages: random for each process, and then counted, which takes no system call."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self._prefix = random_id()[:24]
+        self._count = itertools.count()
+
+    def __call__(self) -> str:
+        return f"{self._prefix}{next(self._count):012x}"
+
+
+_fresh_id = _Ids()
+os.register_at_fork(after_in_child=_fresh_id.begin)
 
 
 class MessageType(Enum):
@@ -50,7 +76,7 @@ class Message:
 
     def __post_init__(self) -> None:
         if not self.message_id:
-            self.message_id = str(uuid.uuid4())
+            self.message_id = _fresh_id()
         if not self.timestamp:
             self.timestamp = time.time()
 
@@ -93,13 +119,6 @@ class Message:
     def from_json(cls, json_str: str) -> Message:
         """Returns the message of a JSON text."""
         return cls.from_dict(json.loads(json_str))
-
-
-def _plain(value: Any) -> Any:
-    """Converts values that ``json`` does not know: data classes anywhere in a payload become objects."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 class Channel:
@@ -327,9 +346,11 @@ class IPCClient:
         self.app_id = app_id
         self.host = host
         self.port = port
-        self.connection_id = str(uuid.uuid4())
+        self.connection_id = random_id()
         self.connected = False
         self.message_handlers: Dict[str, Handler] = {}
+        #: The contexts of those who set the handlers.
+        self._handler_contexts: Dict[str, Tuple[Handler, contextvars.Context]] = {}
         self._lock = threading.RLock()
 
     def connect(self) -> bool:
@@ -365,18 +386,26 @@ class IPCClient:
     def subscribe(self, channel_id: str, handler: Optional[Handler] = None) -> bool:
         """Subscribes to a channel, and sets the handler of its messages."""
         if handler:
-            with self._lock:
-                self.message_handlers[channel_id] = handler
+            self._set_handler(channel_id, handler)
         self.send_message(channel_id, MessageType.SUBSCRIBE, {"connection_id": self.connection_id})
         return True
 
     def unsubscribe(self, channel_id: str) -> bool:
         """Unsubscribes from a channel, and removes its handler."""
-        with self._lock:
-            self.message_handlers.pop(channel_id, None)
+        self._remove_handler(channel_id)
         payload = {"connection_id": self.connection_id}
         self.send_message(channel_id, MessageType.UNSUBSCRIBE, payload)
         return True
+
+    def _set_handler(self, channel_id: str, handler: Handler) -> None:
+        with self._lock:
+            self.message_handlers[channel_id] = handler
+            self._handler_contexts[channel_id] = (handler, contextvars.copy_context())
+
+    def _remove_handler(self, channel_id: str) -> None:
+        with self._lock:
+            self.message_handlers.pop(channel_id, None)
+            self._handler_contexts.pop(channel_id, None)
 
     def publish(self, channel_id: str, data: Any) -> str:
         """Publishes data to the subscribers of a channel."""
@@ -387,12 +416,15 @@ class IPCClient:
         return self.send_message(channel_id, MessageType.REQUEST, data)
 
     def handle_message(self, message: Message) -> None:
-        """Hands a message to the handler of its channel."""
+        """Hands a message to the handler of its channel, in a copy of the context of whoever has set the handler."""
         with self._lock:
             handler = self.message_handlers.get(message.channel_id)
+            of, context = self._handler_contexts.get(message.channel_id, (None, None))
         if handler is None:
             return
+        # A program may have put the handler into the dictionary by itself.
+        context = context.copy() if context is not None and of is handler else contextvars.copy_context()
         try:
-            handler(message)
+            context.run(handler, message)
         except Exception:
             logger.exception("the handler of %s/%s failed", message.app_id, message.channel_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import os
 import sys
@@ -11,8 +12,8 @@ import types
 import weakref
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, TypedDict, Union
 
-from . import _native, _running
-from ._registry import ServerApplication, ServerChannel, ServerConnections, check_id
+from . import _hub, _native, _running
+from ._registry import InContext, ServerApplication, ServerChannel, ServerConnections, check_id
 from ._threads import LINGER, Coroutines, Thread, wait_for
 from .core import Application, Channel, ConnectionManager, Handler, IPCServer, Message, MessageType
 from .exceptions import ConnectionError
@@ -57,6 +58,7 @@ class FrameworkServer(IPCServer):
         tokens: Optional[Mapping[str, str]] = None,
         insecure: Optional[bool] = None,
         workers: int = 0,
+        queue_max: int = 65_536,
         spin: Optional[float] = None,
         limits: Optional[Limits] = None,
         daemon: Optional[bool] = None,
@@ -70,6 +72,8 @@ class FrameworkServer(IPCServer):
         :param insecure: listen without a token on addresses that other machines can reach; by
             default taken from the variable ``IPC_FRAMEWORK_INSECURE``
         :param workers: threads for handlers; 0 runs them on the loop's thread
+        :param queue_max: messages that may wait for these threads; further requests are answered with
+            ``limit_exceeded``
         :param spin: seconds for which the loop stays awake after work; ``math.inf`` for always, 0
             for never
         :param daemon: let the process end while the server runs. By default it may end, as with
@@ -96,6 +100,7 @@ class FrameworkServer(IPCServer):
         }
         self._limits: Dict[str, Any] = dict(limits or {})
         self._workers = workers
+        self._queue_max = queue_max
         self._threads: List[Thread] = []
         self._forks = _running.forks
         self._coroutines: Optional[Coroutines] = None
@@ -110,12 +115,15 @@ class FrameworkServer(IPCServer):
         with self._lock:
             if self.running:
                 return
+            # Handlers are greenlets where threads are, and a real thread cannot call them.
+            worker_count = max(self._workers, 1) if _hub.is_cooperative() else self._workers
             options = {
                 **self._options,
                 "host": self.host,
                 "port": self.port,
                 "max_connections": self.max_connections,
-                "workers": self._workers,
+                "workers": worker_count,
+                "queue_max": self._queue_max,
             }
             native = _native.Server(options, self._limits, self._routed(), weakref.ref(self))
             if self.host is not None:
@@ -123,7 +131,7 @@ class FrameworkServer(IPCServer):
             # Set before the loop runs, because clients that reconnect send requests at once.
             for application in self._apps.values():
                 application._set_handlers(native)
-            workers = [Thread(f"ipc-worker-{n}", lambda: self._work(native)) for n in range(self._workers)]
+            workers = [Thread(f"ipc-worker-{n}", lambda: self._work(native)) for n in range(worker_count)]
             coroutines = Coroutines()
             self._threads, self._coroutines = workers, coroutines
             self.server_thread = Thread("ipc-server", lambda: self._serve(native, workers, coroutines))
@@ -144,7 +152,7 @@ class FrameworkServer(IPCServer):
 
     def _serve(self, native: _native.Server, workers: List[Thread], coroutines: Coroutines) -> None:
         try:
-            native.run()
+            _hub.call(native.run)
         except Exception:
             logger.exception("the server's loop failed")
         finally:
@@ -155,10 +163,7 @@ class FrameworkServer(IPCServer):
             self._ended(native)
 
     def _work(self, native: _native.Server) -> None:
-        while True:
-            job = native.take()
-            if job is None:
-                return
+        for job in _hub.each(native.take):
             _, _, origin, _ = job
             try:
                 self._run(*job)
@@ -190,8 +195,9 @@ class FrameworkServer(IPCServer):
 
     def _is_own_thread(self) -> bool:
         """Returns whether this thread runs handlers."""
-        coroutines = None if self._coroutines is None else self._coroutines.thread
-        return threading.current_thread() in (self.server_thread, *self._threads, coroutines)
+        if self._coroutines is not None and self._coroutines.is_current():
+            return True
+        return threading.current_thread() in (self.server_thread, *self._threads)
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Waits until the server has ended. Returns whether it has. Ctrl-C interrupts the wait."""
@@ -201,10 +207,13 @@ class FrameworkServer(IPCServer):
         return wait_for(thread.ended, timeout)
 
     def serve_forever(self) -> None:
-        """Starts, and serves until Ctrl-C or :meth:`stop`."""
+        """Starts, and serves until Ctrl-C, SIGTERM or :meth:`stop`; then it drains. A second signal ends the process
+        at once. Where the program has its own handler of SIGTERM, and on other threads than the main one, SIGTERM is
+        left to the program."""
         try:
-            self.start()
-            self.wait()
+            with _running.terminable():
+                self.start()
+                self.wait()
         except KeyboardInterrupt:
             pass
         finally:
@@ -383,8 +392,10 @@ class FrameworkServer(IPCServer):
             if origin is not None:
                 origin.pass_on()
             return False
-        serves = isinstance(channel, ServerChannel) and channel._serves
-        return self._run_handler(handler, message, origin, serves)
+        if not isinstance(channel, ServerChannel):
+            return self._run_handler(handler, message, origin, False)
+        context = channel._context(message.message_type).copy()
+        return context.run(self._run_handler, handler, message, origin, channel._serves)
 
     def _handle_publish(self, message: Message, channel: Channel) -> bool:
         native = self._native
@@ -429,15 +440,15 @@ class FrameworkServer(IPCServer):
             routed.append(MessageType.UNSUBSCRIBE.value)
         return routed
 
-    def _run(self, handler: Optional[Handler], message: Message, origin: _native.Origin, serves: bool) -> None:
+    def _run(self, handler: Optional[InContext], message: Message, origin: _native.Origin, serves: bool) -> None:
         """Handles a message on the loop's thread or on a worker, by its handler or by an overridden
-        `route_message`."""
+        `route_message`. What one message sets in its context, the next one does not see."""
         if handler is not None:
-            self._run_handler(handler, message, origin, serves)
+            handler.context.copy().run(self._run_handler, handler.handler, message, origin, serves)
         else:
             try:
                 # An override that returns nothing has taken the message.
-                if self.route_message(message) is False:
+                if contextvars.copy_context().run(self.route_message, message) is False:
                     origin.fail("the server turned this message away")
             except BaseException as error:
                 self._fail(error, message, origin)

@@ -61,8 +61,8 @@ impl Failure {
         Self { class: "SerializationError", code: "undecodable", text, may_be_executed: true }
     }
 
-    pub(super) fn of_value(error: &PyErr) -> Self {
-        let text = error.to_string();
+    pub(super) fn of_value(py: Python<'_>, error: &PyErr) -> Self {
+        let text = error.value(py).to_string();
         Self { class: "SerializationError", code: "not_json", text, may_be_executed: false }
     }
 

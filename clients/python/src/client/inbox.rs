@@ -7,12 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use ipc_framework::Message;
-use ipc_framework::client::{Event, Responder};
+use ipc_framework::client::Event;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
 use super::errors::Failure;
-use super::job::Job;
 use crate::inside::Inside;
 use crate::message;
 
@@ -31,7 +30,6 @@ pub(super) enum Item {
         message_id: String,
         answer: Result<Message, Failure>,
     },
-    Job(Message, Responder),
     Event {
         name: &'static str,
         error: Option<Failure>,
@@ -70,8 +68,8 @@ impl Inbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an item. Only messages are dropped if too many items wait: answers and requests have
-    /// limits of their own.
+    /// Adds an item. Only messages are dropped if too many items wait: answers have a limit of their
+    /// own.
     pub(super) fn put(&self, item: Item) {
         let mut waiting = self.lock();
         let bytes = item.bytes();
@@ -92,17 +90,9 @@ impl Inbox {
         }
     }
 
-    /// Ends the queue. Items in it may still be taken, except requests, which nobody could answer
-    /// any more.
+    /// Ends the queue. Items in it may still be taken.
     pub(super) fn close(&self) {
-        let mut waiting = self.lock();
-        waiting.is_closed = true;
-        let (void, kept) = std::mem::take(&mut waiting.items)
-            .into_iter()
-            .partition(|item| matches!(item, Item::Job(..)));
-        waiting.items = kept;
-        drop(waiting);
-        drop::<VecDeque<Item>>(void);
+        self.lock().is_closed = true;
         self.ring();
     }
 
@@ -140,13 +130,17 @@ impl Inbox {
         Some(waiting.batch())
     }
 
-    /// Takes available items, for an event loop whose descriptor became readable.
-    pub(super) fn take_now(&self) -> Vec<Item> {
+    /// Takes available items, for an event loop whose descriptor became readable; `None` at the
+    /// end.
+    pub(super) fn take_now(&self) -> Option<Vec<Item>> {
         if let Some((_, outer)) = &self.bell {
             let mut rung = [0; 64];
             while { outer }.read(&mut rung).is_ok_and(|bytes| bytes == rung.len()) {}
         }
         let mut waiting = self.lock();
+        if waiting.is_closed && waiting.items.is_empty() {
+            return None;
+        }
         let batch = waiting.batch();
         let is_left = !waiting.items.is_empty();
         drop(waiting);
@@ -154,7 +148,7 @@ impl Inbox {
             // The rest comes in the loop's next turn, so that other tasks get theirs.
             self.ring();
         }
-        batch
+        Some(batch)
     }
 }
 
@@ -172,9 +166,7 @@ impl Item {
     fn bytes(&self) -> usize {
         let of = |message: &Message| message.payload.as_str().len() + MESSAGE_BYTES;
         match self {
-            Self::Message(message)
-            | Self::Job(message, _)
-            | Self::Answer { answer: Ok(message), .. } => of(message),
+            Self::Message(message) | Self::Answer { answer: Ok(message), .. } => of(message),
             Self::Answer { .. } | Self::Event { .. } => MESSAGE_BYTES,
         }
     }
@@ -186,9 +178,10 @@ impl Item {
             let error = error.map(|error| error.into_py(py).into_value(py));
             ("event", name, error, unanswered, unconfirmed, waiting).into_bound_py_any(py)
         };
+        let bytes = self.bytes();
         match self {
             Self::Message(message) => match message::to_python(py, &(&message).into()) {
-                Ok(message) => ("message", message).into_bound_py_any(py),
+                Ok(message) => ("message", message, bytes).into_bound_py_any(py),
                 Err(error) => event("undecodable", Some(Failure::of_payload(&error)), 0, 0, 0),
             },
             Self::Answer { message_id, answer } => {
@@ -204,15 +197,6 @@ impl Item {
                     }
                 }
             }
-            Self::Job(message, responder) => match message::to_python(py, &(&message).into()) {
-                Ok(message) => ("job", message, Job::new(responder)).into_bound_py_any(py),
-                Err(error) => {
-                    let failure = Failure::of_payload(&error);
-                    // If it cannot be sent the connection is gone, and the requester knows.
-                    let _ = inside.detached(|| responder.fail(failure.text()));
-                    event("undecodable", Some(failure), 0, 0, 0)
-                }
-            },
             Self::Event { name, error, unanswered, unconfirmed, waiting } => {
                 event(name, error, unanswered, unconfirmed, waiting)
             }

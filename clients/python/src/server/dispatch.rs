@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ipc_framework::proto::system::Failure;
 use ipc_framework::{
-    ConnectionInfo, Context, Delivery, HandlerError, Message, MessageType, Request, RequestResult,
-    Server, Verdict,
+    ConnectionInfo, Context, Delivery, ErrorCode, HandlerError, Json, Message, MessageType,
+    Request, RequestResult, Server, Verdict,
 };
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -138,7 +139,7 @@ impl Dispatch {
             let has_room = jobs.has_room(delivery.json().as_str().len());
             let message = Message::from(delivery.message());
             if !has_room || !jobs.push(Job { message, origin, call }) {
-                return Err(overloaded());
+                return Err(HandlerError::new(OVERLOADED));
             }
             return Ok(());
         }
@@ -159,24 +160,24 @@ fn queue<'a>(
     origin: &Arc<Origin>,
     call: Call,
 ) -> RequestResult<'a> {
+    let busy = Failure::new(ErrorCode::LimitExceeded, OVERLOADED);
     if !jobs.has_room(request.json().as_str().len()) {
-        return Err(overloaded());
+        return request.reply(&busy);
     }
     let message = Message::from(request.message());
     let (reply, responder) = request.defer()?;
     origin.defer(responder);
     if !jobs.push(Job { message, origin: origin.clone(), call }) {
-        origin.refuse(OVERLOADED);
+        match Json::from_serialize(&busy) {
+            Ok(busy) => origin.reply(busy),
+            Err(_) => origin.refuse(OVERLOADED),
+        }
     }
     Ok(reply)
 }
 
 const OVERLOADED: &str =
     "too many messages wait for the server's threads; send it again later, or start more of them";
-
-fn overloaded() -> HandlerError {
-    HandlerError::new(OVERLOADED)
-}
 
 /// Calls Python on the loop's thread, which waits for the result.
 fn run(

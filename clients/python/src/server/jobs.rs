@@ -9,10 +9,7 @@ use ipc_framework::Message;
 use super::calls::Call;
 use super::origin::Origin;
 
-/// Messages that may wait for a thread. Requests are bounded per connection as well; this limit is
-/// for notifications, for which nobody waits.
-const JOBS_MAX: usize = 65_536;
-/// Bytes of their payloads together.
+/// Bytes of the payloads that may wait for a thread.
 const JOB_BYTES_MAX: usize = 256 << 20;
 
 /// One message and the call that handles it.
@@ -34,8 +31,9 @@ pub(super) struct Waiting {
     bytes: Arc<AtomicUsize>,
 }
 
-pub(super) fn queue() -> (Jobs, Waiting) {
-    let (sender, receiver) = sync_channel(JOBS_MAX);
+/// Returns both ends of a queue for `jobs_max` messages.
+pub(super) fn queue(jobs_max: usize) -> (Jobs, Waiting) {
+    let (sender, receiver) = sync_channel(jobs_max);
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
     let waiting = Waiting { receiver: Mutex::new(receiver), bytes: waiting_bytes.clone() };
     (Jobs { sender, waiting_bytes }, waiting)

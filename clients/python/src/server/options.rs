@@ -11,11 +11,12 @@ use pyo3::types::PyDict;
 
 use crate::errors;
 
-/// Reads the keywords of `FrameworkServer`. Returns the configuration and the number of threads.
+/// Reads the keywords of `FrameworkServer`. Returns the configuration, the number of threads, and how
+/// many messages may wait for them.
 pub(super) fn read(
     options: &Bound<'_, PyDict>,
     limits: &Bound<'_, PyDict>,
-) -> PyResult<(Config, usize)> {
+) -> PyResult<(Config, usize, usize)> {
     let py = options.py();
     // This is the published server's error for a wrong address.
     let cannot_start = |error: PyErr| {
@@ -51,7 +52,11 @@ pub(super) fn read(
     for (name, value) in limits {
         set_limit(&mut config.limits, &name.extract::<String>()?, &value)?;
     }
-    Ok((config, option(options, "workers", COUNT)?))
+    let queue_max = option(options, "queue_max", "a number from 1 on")?;
+    if queue_max == 0 {
+        return Err(PyValueError::new_err("queue_max is a number from 1 on, not 0"));
+    }
+    Ok((config, option(options, "workers", COUNT)?, queue_max))
 }
 
 const SECONDS: &str = "a number of seconds from 0 on";

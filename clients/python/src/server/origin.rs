@@ -233,6 +233,11 @@ impl Origin {
         self.origins.remove(self);
     }
 
+    /// Answers with a value, unless it is answered.
+    pub(super) fn reply(&self, payload: Json<'static>) {
+        self.settle(State::Replied(payload));
+    }
+
     /// Answers `handler_failed`, unless it is answered.
     pub(super) fn refuse(&self, text: &str) {
         self.settle(State::Failed(text.to_owned()));
@@ -265,7 +270,7 @@ impl PyOrigin {
 
     /// Answers, unless it is answered.
     fn reply(&self, payload: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.0.settle(State::Replied(json::from_python(payload)?));
+        self.0.reply(json::from_python(payload)?);
         Ok(())
     }
 

@@ -1,0 +1,116 @@
+"""Greenlets in the place of threads, as gevent and eventlet make them.
+
+After `monkey.patch_all()` a thread of `threading` is a greenlet, and all greenlets share one real thread, which a
+native call that blocks would stop. Here real threads make such calls, and the greenlet that waits for one yields to
+the hub. Without gevent and eventlet everything is called directly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from typing import Any, Callable, Deque, Iterator, List, Optional, TypeVar
+
+Result = TypeVar("Result")
+
+
+def _gevent() -> Any:
+    """Returns `gevent.monkey` if it has replaced threads."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return monkey if monkey is not None and monkey.is_module_patched("threading") else None
+
+
+def _eventlet() -> Any:
+    """Returns `eventlet.patcher` if it has replaced threads."""
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    return patcher if patcher is not None and patcher.is_monkey_patched("thread") else None
+
+
+def is_cooperative() -> bool:
+    """Returns whether `threading` makes greenlets."""
+    return _gevent() is not None or _eventlet() is not None
+
+
+def start_thread(work: Callable[[], None]) -> None:
+    """Starts a real daemon thread."""
+    gevent = _gevent()
+    if gevent is not None:
+        gevent.get_original("_thread", "start_new_thread")(work, ())
+    else:
+        _eventlet().original("threading").Thread(target=work, daemon=True).start()
+
+
+def wait_readable(descriptor: int) -> None:
+    """Lets other greenlets go on until the descriptor is readable."""
+    if _gevent() is not None:
+        import gevent.socket  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        gevent.socket.wait_read(descriptor)
+    else:
+        import eventlet.hubs  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        eventlet.hubs.trampoline(descriptor, read=True)
+
+
+def call(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Calls a native function that blocks, while other greenlets go on."""
+    if not is_cooperative():
+        return work(*arguments)
+    results: List[Result] = []
+    errors: List[BaseException] = []
+    reader, writer = os.pipe()
+
+    def run() -> None:
+        try:
+            results.append(work(*arguments))
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            # The end of the pipe is the notice, which needs nobody to be there for it any more.
+            os.close(writer)
+
+    try:
+        try:
+            start_thread(run)
+        except RuntimeError:
+            # The interpreter is about to end, and starts no more threads.
+            run()
+        wait_readable(reader)
+    finally:
+        os.close(reader)
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def each(take: Callable[[], Optional[Result]]) -> Iterator[Result]:
+    """Yields the results of a native function that blocks, up to None, while other greenlets go on."""
+    if not is_cooperative():
+        yield from iter(take, None)  # type: ignore[arg-type, unused-ignore]
+        return
+    taken: Deque[Optional[Result]] = deque()
+    asked, ask = os.pipe()
+    told, tell = os.pipe()
+
+    def run() -> None:
+        # Only what is asked for is taken, because another thread may be free for the next one.
+        while os.read(asked, 1):
+            taken.append(take())
+            os.write(tell, b".")
+        os.close(asked)
+        os.close(tell)
+
+    start_thread(run)
+    try:
+        while True:
+            os.write(ask, b".")
+            wait_readable(told)
+            os.read(told, 1)
+            result = taken.popleft()
+            if result is None:
+                return
+            yield result
+    finally:
+        os.close(ask)
+        os.close(told)

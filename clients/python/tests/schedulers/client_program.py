@@ -1,0 +1,123 @@
+"""Programs of the client under gevent or eventlet: `client_program.py gevent|eventlet PORT`."""
+
+import sys
+
+scheduler, port = sys.argv[1], int(sys.argv[2])
+if scheduler == "gevent":
+    from gevent import monkey
+
+    monkey.patch_all()
+else:
+    import eventlet
+
+    eventlet.monkey_patch()
+
+import contextvars  # noqa: E402
+import threading  # noqa: E402
+import time  # noqa: E402
+
+from ipc_framework import FrameworkClient  # noqa: E402
+
+ticks = []
+
+
+def tick():
+    while True:
+        ticks.append(1)
+        time.sleep(0.01)
+
+
+def goes_on(what):
+    """Whether other greenlets run while `what` is done, which takes a third of a second at least."""
+    before = len(ticks)
+    done = what()
+    assert len(ticks) - before >= 10, (what, len(ticks) - before)
+    return done
+
+
+def eventually(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+# "Threads" are greenlets here.
+threading.Thread(target=tick, daemon=True).start()
+client = FrameworkClient("bench", "127.0.0.1", port)
+worker = FrameworkClient("bench", "127.0.0.1", port)
+assert client.connect() and worker.connect()
+assert client.send_request("echo", {"n": 1}, 5.0).payload == {"n": 1}
+
+# A plain function is called by greenlets, one for each request up to `concurrency`, and yields as others do.
+running = []
+
+
+@worker.serve("slow", concurrency=3)
+def slow(request):
+    running.append(1)
+    time.sleep(0.4)
+    most = len(running)
+    running.remove(1)
+    return most
+
+
+assert goes_on(lambda: client.send_request("slow", 1, 5.0)).payload == 1
+most = []
+for number in range(6):
+    client.send_request_async("slow", number, lambda message: most.append(message.payload))
+eventually(lambda: len(most) == 6)
+assert max(most) == 3, most
+assert goes_on(lambda: client.send_request("slow", 1, 0.35)) is None, "no answer in time"
+
+# A coroutine runs on a real thread with a loop.
+trace = contextvars.ContextVar("trace", default="none")
+trace.set("whoever serves")
+
+
+@worker.serve("later", concurrency=2)
+async def later(request):
+    import asyncio
+
+    await asyncio.sleep(0.4)
+    return [request.payload, trace.get()]
+
+
+assert goes_on(lambda: client.send_request("later", 7, 5.0)).payload == [7, "whoever serves"]
+assert client.send_request("nobody", 1).payload["code"] == "no_handler"
+
+# A handler may ask, and runs in the same real thread as the rest of the program.
+heard = []
+here = threading.get_ident()
+
+
+def listen(message):
+    heard.append(client.send_request("echo", message.payload, 5.0).payload)
+
+
+client.subscribe("news", listen)
+assert client.flush()
+client.publish("news", 1)
+client.publish("news", 2)
+eventually(lambda: heard == [1, 2])
+assert client.wait_for_message("silence", 0.05) is None
+assert goes_on(lambda: client.wait(0.4)) is False
+
+# What is in hand is answered by an end that waits for it.
+answers = []
+client.send_request_async("slow", 1, lambda message: answers.append(message.payload))
+client.send_request_async("later", 2, lambda message: answers.append(message.payload))
+eventually(lambda: len(running) == 1)
+assert goes_on(lambda: worker.close(5.0))
+eventually(lambda: len(answers) == 2)
+assert client.send_request("slow", 1).payload["code"] == "no_handler"
+
+# An address at which nobody answers does not stop others either.
+far = FrameworkClient("bench", "127.0.0.1", port, reconnect=False)
+far.connect()
+far.disconnect()
+assert client.ping()
+client.disconnect()
+assert client.connect() and client.ping()
+client.disconnect()
+print("all is well", flush=True)

@@ -1,0 +1,97 @@
+"""What JSON cannot say is refused, with its place in the payload, and nothing is changed in silence."""
+
+import asyncio
+import dataclasses
+import decimal
+import math
+
+import numpy
+import pytest
+from peers import STEP_SECONDS_MAX
+
+from ipc_framework import FrameworkClient, aio
+from ipc_framework.exceptions import SerializationError
+
+
+@dataclasses.dataclass
+class Point:
+    x: object
+
+
+CASES = [
+    (math.nan, "nan, and JSON has no NaN and no infinity; send None"),
+    (-math.inf, "-inf, and JSON has no NaN and no infinity; send None"),
+    (numpy.float64("nan"), "no NaN and no infinity"),
+    (numpy.bool_(True), "of the type numpy.bool"),
+    (numpy.int64(7), "of the type numpy.int64, which JSON cannot say; send value.item()"),
+    (numpy.float32(0.5), "of the type numpy.float32, which JSON cannot say; send value.item()"),
+    (numpy.zeros(3), "of the type numpy.ndarray, which JSON cannot say; send value.tolist()"),
+    ({1, 2}, "of the type set, which JSON cannot say; send list(value)"),
+    (b"raw", "of the type bytes, which JSON cannot say; send text"),
+    (decimal.Decimal(1), "of the type decimal.Decimal, which JSON cannot say; send a dict"),
+    (1j, "of the type complex, which JSON cannot say"),
+    (object, "of the type type, which JSON cannot say"),
+]
+PLACES = [
+    (lambda value: value, "payload"),
+    (lambda value: {"a": [0, {"b": 1}, "x", value]}, 'payload["a"][3]'),
+    (lambda value: [{"deep": (1, Point(value))}], 'payload[0]["deep"][1]["x"]'),
+    (lambda value: {'q"uote': value, "later": {1}}, r'payload["q\"uote"]'),
+]
+
+
+@pytest.fixture(scope="module")
+def client(rust):
+    with FrameworkClient("bench", **rust.arguments) as connected:
+        yield connected
+
+
+@pytest.mark.parametrize("place, path", PLACES)
+@pytest.mark.parametrize("value, why", CASES, ids=[str(why) for _, why in CASES])
+def test_the_path_to_the_value_is_said(client, value, why, place, path):
+    for send in (client.publish, client.send_request, client.notify):
+        with pytest.raises(SerializationError) as refused:
+            send("echo", place(value))
+        assert str(refused.value).startswith(f"{path} is ") and why in str(refused.value)
+        assert refused.value.code == "not_json" and not refused.value.may_be_executed
+    assert client.send_request("echo", 1).payload == 1
+
+
+def test_keys_and_circles(client):
+    with pytest.raises(SerializationError, match=r'^payload\["a"\] has the key \(1, 2\) of the type tuple'):
+        client.publish("echo", {"a": {(1, 2): 3}})
+    circle = {}
+    circle["self"] = [circle]
+    with pytest.raises(SerializationError, match=r'^payload\["self"\]\[0\] contains itself'):
+        client.publish("echo", circle)
+    shared = [1]
+    assert client.send_request("echo", {"a": [shared, shared], "b": shared}).payload["b"] == [1], "that is no circle"
+
+
+def test_what_json_can_say_arrives_as_it_is(client):
+    value = {"a": [1, -0.0, 1e300, 2**100, True, None, "żółw", [], {}], "point": Point((1, 2)), "f": numpy.float64(0.1)}
+    answer = client.send_request("echo", value).payload
+    assert answer == {**value, "point": {"x": [1, 2]}, "f": 0.1}
+    assert [type(one) for one in answer["a"][:6]] == [int, float, float, int, bool, type(None)]
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_an_answer_that_json_cannot_say_tells_the_requester(rust, client, is_coroutine):
+    async def later(message):
+        return {"mask": [True, numpy.bool_(False)]}
+
+    with FrameworkClient("values", **rust.arguments) as worker:
+        worker.serve("mask", later if is_coroutine else lambda message: {"mask": [True, numpy.bool_(False)]})
+        answer = worker.send_request("mask", 1, STEP_SECONDS_MAX).payload
+    assert answer["code"] == "handler_failed"
+    assert 'payload["mask"][1] is of the type numpy.bool' in answer["error"] and "item()" in answer["error"]
+
+
+def test_with_aio(rust):
+    async def main():
+        async with aio.connect("bench", **rust.arguments) as client:
+            for send in (client.publish, client.request, client.notify):
+                with pytest.raises(SerializationError, match=r'^payload\["a"\]\[1\] is nan'):
+                    await send("echo", {"a": [1, math.nan]})
+
+    asyncio.run(main())
