@@ -18,9 +18,10 @@ function runOutside(f) {
  * of the connection over which their message came.
  */
 class Context {
-  constructor() {
+  /** @param {() => AsyncResource} [fork] makes the resource of a call */
+  constructor(fork = () => new AsyncResource(TYPE)) {
     this.origin = new AsyncResource(TYPE);
-    this.fork = () => new AsyncResource(TYPE);
+    this.fork = fork;
   }
 
   /**
@@ -86,4 +87,4 @@ class ContextEmitter extends EventEmitter {
   }
 }
 
-module.exports = { Context, ContextEmitter, bound, runOutside };
+module.exports = { TYPE, Context, ContextEmitter, bound, runOutside };

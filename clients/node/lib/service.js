@@ -1,18 +1,18 @@
 'use strict';
 
+const { AsyncResource } = require('node:async_hooks');
 const { IPCError, QueueFullError, textOf } = require('./errors.js');
-const { Context } = require('./context.js');
+const { TYPE, Context } = require('./context.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
 
 /**
- * A message that a handler is working on. Its signal is made when the handler asks for it, which most handlers never
- * do.
+ * A message that a handler is working on, and the async context of that call. Its signal is made when the handler asks
+ * for it, which most handlers never do.
  */
-class InHand {
-  /** @param {import('node:async_hooks').AsyncResource} resource the async context of this call of the handler */
-  constructor(resource) {
-    this.resource = resource;
+class InHand extends AsyncResource {
+  constructor() {
+    super(TYPE);
     this.controller = null;
     this.lost = null;
   }
@@ -27,12 +27,12 @@ class InHand {
 
   lose(reason) {
     this.lost = reason;
-    if (this.controller !== null) this.resource.runInAsyncScope(() => this.controller.abort(reason));
+    if (this.controller !== null) this.runInAsyncScope(() => this.controller.abort(reason));
   }
 
   /** Traces in the context of the handler, so that what a tracer sets there is seen by the handler. */
   trace(channel, event) {
-    this.resource.runInAsyncScope(() => channel.publish(event));
+    this.runInAsyncScope(() => channel.publish(event));
   }
 }
 
@@ -52,7 +52,7 @@ class Service {
     this.queueMax = queueMax;
     this.queueBytesMax = queueBytes;
     this.hooks = hooks;
-    this.context = new Context();
+    this.context = new Context(() => new InHand());
     /** Number of notifications that were dropped because the queue was full; requests are refused instead. */
     this.dropped = 0;
     this.inHand = new Set();
@@ -114,7 +114,7 @@ class Service {
   }
 
   async run(message) {
-    const hand = new InHand(this.context.resource());
+    const hand = this.context.resource();
     this.inHand.add(hand);
     Object.defineProperty(message, 'signal', { get: () => hand.signal });
     if (tracing.serveStart.hasSubscribers) hand.trace(tracing.serveStart, { channel: this.channel, request: message });
@@ -136,7 +136,7 @@ class Service {
     let payload;
     let error = null;
     try {
-      payload = await hand.resource.runInAsyncScope(this.handler, undefined, request);
+      payload = await hand.runInAsyncScope(this.handler, undefined, request);
     } catch (thrown) {
       error = thrown;
       payload = failure('handler_failed', thrown);
@@ -148,7 +148,7 @@ class Service {
   /** A notification has no answer, so an error of its handler is reported by this client. */
   async notice(notification, hand) {
     try {
-      await hand.resource.runInAsyncScope(this.onNotification, undefined, notification);
+      await hand.runInAsyncScope(this.onNotification, undefined, notification);
       return null;
     } catch (thrown) {
       this.hooks.report(thrown);
