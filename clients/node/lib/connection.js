@@ -8,10 +8,12 @@ const {
 const { Dial } = require('./dial.js');
 const { broken, placeOf } = require('./failures.js');
 const { Largest } = require('./oversize.js');
-const { after, afterReading } = require('./timers.js');
+const { after, every, afterReading } = require('./timers.js');
 
-// Time for the server to read unsent bytes. A server that does not read must not keep the process alive.
+// Time in which the server has to take some of the unsent bytes. A server that takes none must not keep the process
+// alive.
 const LINGER_MS = 2000;
+const LINGER_CHECKS = 8;
 // A timer that is this late was held up by the process itself.
 const LATE_MS = 100;
 // The first bytes of a TLS alert, which a TLS server sends to clients that do not speak TLS: the type of a record, and
@@ -300,11 +302,21 @@ class Connection {
     this.linger();
   }
 
-  /** Closes within a bounded time, regardless of the server. */
+  /** Closes once the server has taken nothing for a time. What it sends meanwhile does not count. */
   linger() {
-    const timer = after(LINGER_MS, () => afterReading(this.bytesReadNow, () => this.socket.destroy()));
+    const { socket } = this;
+    let unsent = unsentBytes(socket);
+    let checks = 0;
+    const timer = every(LINGER_MS / LINGER_CHECKS, () => {
+      const before = unsent;
+      unsent = unsentBytes(socket);
+      checks = unsent < before ? 0 : checks + 1;
+      if (checks < LINGER_CHECKS) return;
+      clearInterval(timer);
+      afterReading(this.bytesReadNow, () => socket.destroy());
+    });
     timer.unref();
-    this.socket.on('close', () => clearTimeout(timer));
+    socket.on('close', () => clearInterval(timer));
   }
 
   /** Closes at once. Unsent messages have been reported. */
@@ -344,6 +356,15 @@ class Connection {
     }
     this.hooks.onClose(cause, unsentBytes);
   }
+}
+
+/**
+ * A number that falls while the kernel takes bytes. `writableLength` counts a write until all of it is taken; the queue
+ * of the handle, which Node's own timeouts of sockets use, shows how far it is. With TLS it is that of the handle below.
+ */
+function unsentBytes(socket) {
+  const handle = socket._handle?._parent ?? socket._handle;
+  return socket.writableLength + (handle?.writeQueueSize ?? 0);
 }
 
 module.exports = { Connection };

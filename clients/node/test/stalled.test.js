@@ -4,8 +4,10 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
 const net = require('node:net');
-const { connected, unconnected, eventually, once, collected } = require('./support.js');
+const tls = require('node:tls');
+const { connected, unconnected, eventually, once, collected, certificates } = require('./support.js');
 const { MessageType } = require('../index.js');
 const { encodeBody, encodeFrames } = require('../lib/codec.js');
 const { Backoff } = require('../lib/reconnect.js');
@@ -52,6 +54,48 @@ test('disconnect() reports what the server has not taken', async (t) => {
   assert.match(message, /after disconnect\(\) with \d{6,} bytes unsent/);
   assert.equal(errors.length, 1);
 });
+
+for (const isSecure of [false, true]) {
+  test(`disconnect() waits for a slow server as long as it goes on, TLS: ${isSecure}`, async (t) => {
+    let received = 0;
+    const sockets = [];
+    const serve = (socket) => {
+      sockets.push(socket);
+      socket.on('error', () => {});
+      socket.once('data', () => {
+        const payload = JSON.stringify({ status: 'connected', server: 'ipc-framework/0' });
+        const body = encodeBody('id', '"bench"', '"system"', MessageType.RESPONSE, payload);
+        socket.write(encodeFrames([body], Buffer.byteLength(body)));
+        socket.on('data', (chunk) => {
+          received += chunk.length;
+          // A few megabytes a second: all of it takes longer than a server may take nothing at all.
+          socket.pause();
+          setTimeout(() => socket.resume(), chunk.length / 6000);
+        });
+      });
+    };
+    const files = isSecure ? certificates(t) : null;
+    const read = (name) => fs.readFileSync(files[name], 'utf8');
+    const server = isSecure
+      ? tls.createServer({ cert: read('server.pem'), key: read('server.key') }, serve)
+      : net.createServer(serve);
+    server.listen(0, isSecure ? 'localhost' : '127.0.0.1');
+    t.after(() => {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+    });
+    await once(server, 'listening');
+    const { port } = server.address();
+    const options = isSecure ? { host: 'localhost', tls: { ca: read('ca.pem') } } : {};
+    const client = unconnected(t, { port, reconnectAttempts: 0, ...options });
+    assert.equal(await client.connect(), true, String(client.lastError));
+    const errors = collected(client, 'error');
+    for (let n = 0; n < 3; n += 1) client.publish('bulk', 'x'.repeat(8 << 20));
+    client.disconnect();
+    await eventually('everything', () => received > 24 << 20 || errors.length > 0);
+    assert.deepEqual(errors, []);
+  });
+}
 
 for (const options of [{ host: '127.0.0.1' }, { host: 'localhost' }, { path: '/nowhere' }, { tls: () => { throw 5; } }]) {
   test(`disconnect() right after connect(), ${Object.keys(options)} ${Object.values(options)}`, async (t) => {
