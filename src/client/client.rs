@@ -219,6 +219,13 @@ impl Client {
         self.shared().abort();
     }
 
+    /// Returns once everything that has arrived is read and handed to listeners and callbacks. A
+    /// caller whose own deadline has passed looks again after this: the process may have been
+    /// stopped, or busy, with the message in the socket. Does not wait for a listener that blocks.
+    pub fn catch_up(&self) {
+        self.shared().catch_up();
+    }
+
     /// Returns whether there is a connection now.
     pub fn is_connected(&self) -> bool {
         matches!(self.shared().lock().link, Link::Up(_))

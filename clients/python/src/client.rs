@@ -377,6 +377,16 @@ impl Client {
         });
     }
 
+    /// Reads what has arrived, and puts a mark behind it: when Python gets that it has seen all of
+    /// it.
+    fn mark(&self, py: Python<'_>, number: u64) {
+        let inside = Inside::enter(py);
+        if let Ok(client) = self.open() {
+            inside.detached(|| client.catch_up());
+        }
+        self.inbox.put(Item::Mark(number));
+    }
+
     /// Drops what has arrived and was not taken.
     fn discard(&self) {
         self.inbox.discard();

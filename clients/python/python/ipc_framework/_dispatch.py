@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import itertools
 import logging
 import queue
 import threading
@@ -22,6 +23,8 @@ logger = logging.getLogger("ipc_framework.client")
 #: Number of answers to plain requests that are kept for the program to look up, and bytes of their JSON together.
 UNCLAIMED_MAX = 16_384
 UNCLAIMED_BYTES_MAX = 64 << 20
+#: Seconds for which a wait whose time is over goes on, if a handler delays what may have come in time.
+CATCH_UP_SECONDS_MAX = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Dispatcher:
         self.is_cooperative = False
         #: Requests for which greenlets wait.
         self._green: Dict[str, GreenWaiter] = {}
+        #: See `_catch_up`.
+        self._mark_numbers = itertools.count(1)
+        self._marked = 0
         #: The program itself ends the connection, so it need not be told.
         self.is_ending = False
         #: A handler has ended the connection, so the remaining items are dropped.
@@ -119,9 +125,14 @@ class Dispatcher:
     def green_waiter(self) -> GreenWaiter:
         return GreenWaiter(self._green)
 
-    def wait_unclaimed(self, message_id: str, timeout: float) -> Optional[Message]:
+    def wait_unclaimed(
+        self, native: Optional[_native.Client], message_id: str, timeout: float
+    ) -> Optional[Message]:
         with self.answered:
-            self.answered.wait_for(lambda: message_id in self.unclaimed, timeout)
+            has_come = self.answered.wait_for(lambda: message_id in self.unclaimed, timeout)
+        if not has_come:
+            self._catch_up(native)
+        with self.answered:
             return self._claim(message_id)
 
     def _claim(self, message_id: str) -> Optional[Message]:
@@ -141,14 +152,17 @@ class Dispatcher:
 
     # Messages
 
-    def wait_for_message(self, channel_id: str, timeout: float) -> Optional[Message]:
+    def wait_for_message(
+        self, native: Optional[_native.Client], channel_id: str, timeout: float
+    ) -> Optional[Message]:
         if self.is_current():
             raise RuntimeError("a handler cannot wait for a message on the thread that delivers it")
         waiting = _Waiting()
         with self.answered:
             self._waiting.setdefault(channel_id, []).append(waiting)
         try:
-            waiting.arrived.wait(timeout)
+            if not waiting.arrived.wait(timeout):
+                self._catch_up(native)
         finally:
             with self.answered:
                 others = self._waiting.get(channel_id, [])
@@ -157,6 +171,16 @@ class Dispatcher:
                 if not others:
                     self._waiting.pop(channel_id, None)
         return waiting.message
+
+    def _catch_up(self, native: Optional[_native.Client]) -> None:
+        """Returns when all that has arrived was handed out. A deadline passes in a process that is stopped, too, and
+        then what came in time lies in the socket. A handler that takes long is not waited for."""
+        if native is None:
+            return
+        number = next(self._mark_numbers)
+        _hub.call(native.mark, number)
+        with self.answered:
+            self.answered.wait_for(lambda: self._marked >= number, CATCH_UP_SECONDS_MAX)
 
     # The thread
 
@@ -232,6 +256,11 @@ class Dispatcher:
         elif error is not None:
             level = logging.INFO if self.is_ending else logging.WARNING
             logger.log(level, "the request %s got no answer: %s", message_id, error)
+
+    def _mark(self, client: FrameworkClient, number: int) -> None:
+        with self.answered:
+            self._marked = max(self._marked, number)
+            self.answered.notify_all()
 
     def _event(self, client: FrameworkClient, name: str, error: Optional[IPCError], *counts: int) -> None:
         event = Event(name, error, *counts)

@@ -323,6 +323,9 @@ class Client:
         for queue in self._subscriptions.get(message.channel_id, ()):
             queue.put(message, payload_bytes)
 
+    def _on_mark(self, number: int) -> None:
+        """Does nothing: here nothing waits for one."""
+
     def _on_answer(self, message_id: str, message: Optional[Message], error: Optional[IPCError]) -> None:
         future = self._requests.get(message_id)
         if future is None or future.done():

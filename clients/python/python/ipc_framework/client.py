@@ -325,7 +325,7 @@ class FrameworkClient(IPCClient):
         if waiter.is_used:
             return waiter.wait()
         # A subclass sends requests in its own way.
-        return self._dispatcher.wait_unclaimed(message_id, timeout)
+        return self._dispatcher.wait_unclaimed(self._native, message_id, timeout)
 
     def _request_of_greenlet(self, channel_id: str, data: Any, timeout: float) -> Optional[Message]:
         waiter = self._dispatcher.green_waiter()
@@ -334,7 +334,9 @@ class FrameworkClient(IPCClient):
             waiter.ask(native, message, timeout)
 
         message_id = self._request_by(send, channel_id, data)
-        return waiter.wait() if waiter.is_used else self._dispatcher.wait_unclaimed(message_id, timeout)
+        if waiter.is_used:
+            return waiter.wait()
+        return self._dispatcher.wait_unclaimed(self._native, message_id, timeout)
 
     def send_request_async(
         self,
@@ -407,7 +409,7 @@ class FrameworkClient(IPCClient):
 
         This does not subscribe. The channel's handler is called with the message all the same.
         """
-        return self._dispatcher.wait_for_message(channel_id, timeout)
+        return self._dispatcher.wait_for_message(self._native, channel_id, timeout)
 
     def on_event(self, listener: Callable[[Event], Any]) -> None:
         """Calls `listener` with every change of the connection."""

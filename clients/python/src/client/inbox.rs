@@ -30,6 +30,8 @@ pub(super) enum Item {
         message_id: String,
         answer: Result<Message, Failure>,
     },
+    /// Everything that came before it was handed out.
+    Mark(u64),
     Event {
         name: &'static str,
         error: Option<Failure>,
@@ -167,7 +169,7 @@ impl Item {
         let of = |message: &Message| message.payload.as_str().len() + MESSAGE_BYTES;
         match self {
             Self::Message(message) | Self::Answer { answer: Ok(message), .. } => of(message),
-            Self::Answer { .. } | Self::Event { .. } => MESSAGE_BYTES,
+            Self::Answer { .. } | Self::Mark(_) | Self::Event { .. } => MESSAGE_BYTES,
         }
     }
 
@@ -197,6 +199,7 @@ impl Item {
                     }
                 }
             }
+            Self::Mark(number) => ("mark", number).into_bound_py_any(py),
             Self::Event { name, error, unanswered, unconfirmed, waiting } => {
                 event(name, error, unanswered, unconfirmed, waiting)
             }
