@@ -1,4 +1,4 @@
-//! The door through which a driver comes in: accept, receive, send, let time pass.
+//! The interface for the driver: it accepts, receives, sends, and lets time pass.
 
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// A broker without connections. The seed makes its ids unguessable: use 32 bytes of the
-    /// system's randomness, or in a test the same bytes each time.
+    /// Creates a broker without connections. The seed makes its ids unguessable: use 32 random bytes
+    /// of the system, or always the same bytes in a test.
     pub fn new(limits: Limits, access: Access, seed: [u8; 32], now: Now) -> Self {
         let (remote, mailbox) = Remote::new();
         Self {
@@ -70,7 +70,7 @@ impl Broker {
         }
     }
 
-    /// Begins a turn. Everything that is done until the next one begins is done at this time.
+    /// Begins a turn and sets its time, which applies until the next one begins.
     pub fn begin_turn(&mut self, now: Now) {
         self.core.turn.begin(now);
         if let Some(inside) = handle::enter(&self.handlers.remote) {
@@ -87,24 +87,24 @@ impl Broker {
         self.core.turn.limit_steps(steps_max);
     }
 
-    /// Messages that [`Broker::receive`] has processed since the start.
+    /// Returns the number of messages that [`Broker::receive`] has processed since the start.
     pub fn messages_received(&self) -> u64 {
         self.core.counters.frames_in
     }
 
-    /// What peers may use. [`Handle::reload`](crate::Handle) changes it.
+    /// Returns the limits. [`Handle::reload`](crate::Handle) changes them.
     pub fn limits(&self) -> &Limits {
         &self.core.limits
     }
 
-    /// Takes a new connection, of which nothing is known. `None`: there are too many even to tell
-    /// them so; drop it.
+    /// Takes a new connection whose other end is not known. `None` means that there are too many even
+    /// to send errors to; drop it.
     pub fn accept(&mut self) -> Option<ConnectionKey> {
         self.accept_from(Peer::Unknown)
     }
 
-    /// [`Broker::accept`] of a connection whose other end is known. A process whose user is not
-    /// admitted ([`Access::uids`]), or not known although users are asked for, is told so and
+    /// Does the same as [`Broker::accept`] for a connection whose other end is known. If its user is
+    /// not admitted ([`Access::uids`]), or not known although there is a list, it gets an error and is
     /// closed.
     pub fn accept_from(&mut self, peer: Peer) -> Option<ConnectionKey> {
         let core = &mut self.core;
@@ -131,8 +131,7 @@ impl Broker {
         Some(key)
     }
 
-    /// Adds memory that the transport of a connection takes, beside that of every connection, to
-    /// the total that [`Limits::memory_bytes_max`] bounds.
+    /// Adds memory of a connection's transport to the total that [`Limits::memory_bytes_max`] bounds.
     pub fn add_transport_bytes(&mut self, key: ConnectionKey, bytes: usize) {
         if let Some(connection) = self.core.connections.get_mut(key) {
             connection.transport_bytes += bytes as u32;
@@ -140,21 +139,21 @@ impl Broker {
         }
     }
 
-    /// Counts a connection whose bytes are none of its transport's protocol.
+    /// Counts a connection whose bytes violate the protocol of its transport.
     #[cfg(feature = "net")]
     pub(crate) fn count_garbled(&mut self, key: ConnectionKey, why: &dyn std::fmt::Display) {
         self.core.counters.transport_failures += 1;
         crate::trace::garbled(key.index(), &why.to_string());
     }
 
-    /// Counts a connection that could not even be accepted, for want of a descriptor.
+    /// Counts a connection that was closed at once, for lack of a descriptor.
     pub fn count_shed(&mut self) {
         self.core.counters.shed += 1;
         crate::trace::shed();
     }
 
-    /// Processes the bytes that came from a connection, behind those that were kept. Without any
-    /// it goes on with those that were kept, see [`Action::Resume`].
+    /// Processes bytes that a connection has sent, after those that were kept. An empty slice goes on
+    /// with those that were kept, see [`Action::Resume`].
     pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8]) -> Received {
         let core = &mut self.core;
         let now = core.turn.now.monotonic;
@@ -163,7 +162,7 @@ impl Broker {
         if !connection.is_live() {
             return Received { reads_on: connection.wants_read(), bare_header: false };
         }
-        // Without a chunk it goes on after it was held back, and could not send until now.
+        // Without a chunk, the connection goes on after it was held back, and could not send before.
         connection.last_activity = now.into();
         if connection.held == Held::NextTurn {
             connection.held = Held::No;
@@ -175,12 +174,12 @@ impl Broker {
         if !chunk.is_empty() {
             connection.last_read = now;
         }
-        // The bytes that were kept came with the last read.
+        // The bytes that were kept arrived with the last read.
         core.turn.arrived = connection.last_read;
         let had_part = !connection.recv.is_empty();
         let is_woken = connection.woken.is_some();
         let frames_before = core.counters.frames_in;
-        // Out of the table while its frames are processed, for they borrow from it.
+        // The buffer leaves the table while its frames are processed, because they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
         let mut run = Run::new(key, chunk);
         core.turn.begin_share();
@@ -254,11 +253,11 @@ impl Broker {
                 return;
             }
             if std::mem::take(&mut is_woken) {
-                // It had its turn after it was woken; with the next frame it queues again.
+                // The woken connection had its turn. With the next frame it waits in line again.
                 queues::pass_on_wake(core, key);
             }
             if is_handshake {
-                // Hooks hear of a connection before its handlers do.
+                // Hooks are called for a connection before its handlers are.
                 self.settle();
             }
             let core = &mut self.core;
@@ -270,11 +269,11 @@ impl Broker {
         }
     }
 
-    /// The peer went away.
+    /// Handles the end of a peer.
     pub fn hang_up(&mut self, key: ConnectionKey, how: HangUp) {
         let core = &mut self.core;
         let Some(connection) = core.connections.get(key) else { return };
-        // A peer that has shut its own side and has nothing left to read is done.
+        // A peer that has shut its write side and has nothing left to read is closed.
         let is_queued =
             !connection.send.is_empty() && !matches!(connection.state(), State::Lingering);
         let unsent = is_queued || connection.transport_holds;
@@ -291,16 +290,16 @@ impl Broker {
         self.core.connections.get(key).is_some_and(Connection::wants_read)
     }
 
-    /// Unsent bytes of a connection.
+    /// Returns the number of unsent bytes of a connection.
     pub fn queued_bytes(&self, key: ConnectionKey) -> usize {
         self.core.connections.get(key).map_or(0, |connection| connection.send.len())
     }
 
-    /// Has `write` send the queue of a connection, all of it or what fits into the transport, and
-    /// returns what is left.
+    /// Calls `write` to send the queue of a connection, or as much of it as the transport has room
+    /// for. Returns the rest.
     ///
     /// # Errors
-    /// As `write`; the queue stays as it was.
+    /// The errors of `write`. The queue is unchanged then.
     pub fn flush<E>(
         &mut self,
         key: ConnectionKey,
@@ -321,14 +320,14 @@ impl Broker {
         if is_sent {
             closing::linger(core, key);
         }
-        // A queue that got shorter closes nobody and may only end a shortage.
+        // A queue that gets shorter cannot cause a shortage, but may end one.
         if core.budget.pressure != MemoryPressure::None {
             self.settle();
         }
         Ok(flushed)
     }
 
-    /// Returns the next order for the driver; `None` when all is done for this turn.
+    /// Returns the next action for the driver, or `None` when there is none left in this turn.
     pub fn next_action(&mut self) -> Option<Action> {
         let core = &mut self.core;
         if core.agenda.actions.is_empty() {
@@ -347,8 +346,8 @@ impl Broker {
         Some(action)
     }
 
-    /// Ends the turn. If all of its actions were carried out, all of its bytes are with the kernel,
-    /// and latencies are taken: `clock`, which reads [`Now::monotonic`], is called for them alone.
+    /// Ends the turn. If all of its actions were carried out, the kernel has all of its bytes, and
+    /// latencies are recorded. `clock`, which reads [`Now::monotonic`], is called only for them.
     pub fn end_turn(&mut self, clock: impl FnOnce() -> Duration) {
         if !self.core.latency.is_empty() && self.core.agenda.actions.is_empty() {
             measuring::record(&mut self.core, clock());
@@ -356,12 +355,12 @@ impl Broker {
         self.inside = None;
     }
 
-    /// Returns when [`Broker::advance`] has something to do, in [`Now::monotonic`].
+    /// Returns the time at which [`Broker::advance`] has something to do, in [`Now::monotonic`].
     pub fn next_deadline(&self) -> Option<Duration> {
         upkeep::next_deadline(&self.core)
     }
 
-    /// Does everything that is due at this turn's time. Before that, a driver reads once more what
+    /// Carries out all timers that are due at this turn's time. Before that, a driver reads once more what
     /// lies in its sockets: it may have been stopped, so that a deadline passed while the answer was
     /// there, and no peer is closed for a silence that was the driver's.
     pub fn advance(&mut self) -> Progress {
@@ -382,7 +381,7 @@ impl Broker {
         upkeep::next_deadline(&self.core).is_some_and(|due| due <= self.core.turn.now.monotonic)
     }
 
-    /// Does what was asked for through a context between two turns.
+    /// Completes the work that was done through a context between two turns.
     fn catch_up(&mut self) {
         self.handlers.catch_up(&mut self.core);
         self.settle();
@@ -418,14 +417,14 @@ impl Broker {
         self.settle();
     }
 
-    /// Tells that the driver has read everything that had arrived on this connection. While
-    /// draining, it is closed then if no request of its is in flight.
+    /// Records that the driver has read all bytes that had arrived on this connection. During a drain,
+    /// it is closed then if none of its requests is in flight.
     pub fn exhausted(&mut self, key: ConnectionKey) {
         drain::close_if_idle(&mut self.core, key);
         self.settle();
     }
 
-    /// Returns whether new work is refused.
+    /// Returns whether the server drains, and refuses new work.
     pub fn is_draining(&self) -> bool {
         self.core.is_draining()
     }
@@ -436,24 +435,24 @@ impl Broker {
         drain::is_over(&self.core)
     }
 
-    /// Every connection there is.
+    /// Returns all connections.
     pub fn connections(&self) -> Vec<ConnectionKey> {
         self.core.connections.keys()
     }
 
-    /// Everything that a handler can do, for code outside of handlers. It takes effect with the
-    /// next turn.
+    /// Returns a context, by which code outside of handlers can do everything that they can. It takes
+    /// effect with the next turn.
     pub fn context(&mut self) -> Context<'_> {
         Context::new(&mut self.core)
     }
 
-    /// Returns whether a turn has something to do although nothing happened outside.
+    /// Returns whether a turn has work to do even if no event comes.
     pub fn has_work(&self) -> bool {
         let agenda = &self.core.agenda;
         !agenda.actions.is_empty() || !agenda.doomed.is_empty() || !agenda.events.is_empty()
     }
 
-    /// Runs hooks and closes doomed connections, until neither makes more of the other.
+    /// Calls hooks and closes doomed connections, until neither causes more of the other.
     fn settle(&mut self) {
         loop {
             upkeep::settle(&mut self.core);

@@ -1,4 +1,4 @@
-//! The process around the broker: its handlers, its hooks, and the way in for its threads.
+//! The interface for the process around the broker: its handlers, its hooks, and its threads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::state::timers::Now;
 use crate::address::Address;
 use crate::handler_error::HandlerError;
 
-/// Handlers and hooks. [`Context`] has the same methods for while the broker runs.
+/// Methods that set handlers and hooks. [`Context`] has the same ones, for the time while the broker
+/// runs.
 impl Broker {
-    /// Creates an application, or finds the one with this id and gives it the name. It stays for
-    /// the life of the broker.
+    /// Creates an application, or renames the one with this id. It exists until the broker ends.
     ///
     /// # Panics
     /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
@@ -27,9 +27,9 @@ impl Broker {
         Application::pin(&mut self.core, id, Some(name))
     }
 
-    /// Handlers for every channel that has none of its own, also for those that clients bring
-    /// into being. They see which one a message is for by its envelope, and may
-    /// [pass it on](crate::Request::pass_on) to the workers.
+    /// Returns the fallback, whose handlers serve every channel that has none of its own, including
+    /// channels that clients create. The envelope tells them which channel a message is for, and
+    /// they may [pass a request on](crate::Request::pass_on) to the channel's workers.
     ///
     /// ```
     /// # use ipc_framework::{Access, Limits};
@@ -47,9 +47,9 @@ impl Broker {
         Channel::fallback(&mut self.core)
     }
 
-    /// Asks `filter` about every publication, subscription and unsubscription before it is
-    /// carried out. An error of it is told to the sender as `forbidden`, with its text. A later
-    /// filter replaces an earlier one.
+    /// Calls `filter` with every publication, subscription and unsubscription before it is carried
+    /// out. If it returns an error, the sender gets that error's text with the code `forbidden`. A
+    /// later filter replaces an earlier one.
     ///
     /// ```
     /// # use ipc_framework::{Access, Limits, MessageType, Verdict};
@@ -70,7 +70,7 @@ impl Broker {
         self.context().filter(filter);
     }
 
-    /// Calls `hook` whenever a connection has introduced itself. A later hook replaces an
+    /// Calls `hook` whenever a connection has completed its handshake. A later hook replaces an
     /// earlier one.
     pub fn on_connect(
         &mut self,
@@ -79,7 +79,7 @@ impl Broker {
         self.context().on_connect(hook);
     }
 
-    /// Calls `hook` whenever such a connection is gone.
+    /// Calls `hook` whenever a connection that had completed its handshake is closed.
     pub fn on_disconnect(
         &mut self,
         hook: impl FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static,
@@ -87,7 +87,8 @@ impl Broker {
         self.context().on_disconnect(hook);
     }
 
-    /// A way in for other threads. What they ask for is done by [`Broker::run_mailbox`].
+    /// Returns a handle by which other threads reach the broker. [`Broker::run_mailbox`] carries out
+    /// their commands.
     ///
     /// ```
     /// # use ipc_framework::{Access, Limits};
@@ -104,36 +105,36 @@ impl Broker {
         self.handle_with(Arc::default())
     }
 
-    /// The handle of a broker that listens on these addresses.
+    /// Returns the handle of a broker that listens on these addresses.
     pub(crate) fn handle_with(&self, addresses: Arc<[Address]>) -> Handle {
         Handle::new(self.handlers.remote.clone(), addresses)
     }
 
-    /// Calls `waker` when another thread asks for something, on that thread, once until the next
-    /// [`Broker::run_mailbox`]: it interrupts the driver's sleep. The first waker stays.
+    /// Sets the function that interrupts the driver's sleep. It is called on a thread that posts a
+    /// command, once until the next [`Broker::run_mailbox`]. Only the first call has an effect.
     pub fn set_waker(&mut self, waker: impl Fn() + Send + Sync + 'static) {
         self.handlers.remote.set_waker(waker);
     }
 
-    /// Ends what other threads may ask for, as dropping the broker does: those that wait for an
-    /// answer are told [`HandleError::Stopped`](super::HandleError::Stopped).
+    /// Closes the mailbox for other threads, as dropping the broker does. Those that wait for an
+    /// answer get [`HandleError::Stopped`](super::HandleError::Stopped).
     pub fn close_mailbox(&mut self) {
         self.mailbox.close();
     }
 
-    /// Has `read` tell the time while a handler runs, as [`Now::monotonic`], for the latencies of
-    /// handlers. Without it they count as nothing.
+    /// Sets the clock that times handlers, which returns [`Now::monotonic`]. Without it, their
+    /// latencies are zero.
     pub fn set_stopwatch(&mut self, read: impl Fn() -> Duration + Send + 'static) {
         self.core.latency.set_stopwatch(read);
     }
 
-    /// Replaces limits and access rules, for what begins from now on. Nobody is closed for it: timers
-    /// that run, and what is over a limit that was lowered, stay until they end by themselves.
+    /// Replaces limits and access rules. No connection is closed: timers that run keep their deadline,
+    /// and whatever exceeds a lowered limit stays until it ends by itself.
     pub fn reconfigure(&mut self, limits: Limits, access: Access) {
         reload::reconfigure(&mut self.core, limits, access);
     }
 
-    /// Has what is done between two turns happen at this time.
+    /// Sets the time of work that is done between two turns.
     pub fn set_time(&mut self, now: Now) {
         self.core.turn.now = now;
     }

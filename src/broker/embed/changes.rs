@@ -1,4 +1,4 @@
-//! Changes to the handlers. One of them may be running when they are asked for, so they wait on the
+//! Changes to the handlers. They may be requested while a handler is running, so they wait on the
 //! agenda until none is.
 
 use super::context::Context;
@@ -17,7 +17,7 @@ pub(crate) type ConnectionHook =
 pub(crate) type Filter =
     Box<dyn FnMut(&mut Delivery<'_>) -> Result<Verdict, HandlerError> + Send + 'static>;
 
-/// A new handler, or the end of some. Handlers without a channel are those of the fallback.
+/// A new handler, or the removal of some. Handlers without a channel are those of the fallback.
 pub(crate) enum Change {
     Request(Option<ChannelKey>, RequestHandler),
     Notification(Option<ChannelKey>, DeliveryHandler),
@@ -33,7 +33,7 @@ pub(crate) fn ask(core: &mut Core, change: Change) {
     core.agenda.handler_changes.push(Box::new(change));
 }
 
-/// The changes that were asked for, in order.
+/// Returns the requested changes, in order.
 pub(crate) fn take(core: &mut Core) -> impl Iterator<Item = Change> + use<> {
     let changes = std::mem::take(&mut core.agenda.handler_changes).into_iter();
     changes.filter_map(|change| change.downcast().ok()).map(|change| *change)

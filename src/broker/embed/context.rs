@@ -15,10 +15,10 @@ use crate::broker::state::latency::{ChannelLatency, LatencyOf};
 use crate::broker::state::stats::{self, ApplicationInfo, ChannelInfo, Stats};
 use crate::proto::{Head, Json, JsonError, Message, MessageType, escaped};
 
-/// The server as its handlers and hooks see it.
+/// The server, for its handlers and hooks.
 ///
 /// Publications from here reach the subscribers in the order of the calls. They cannot be held back
-/// as a peer's can: a subscriber whose queue is at its bound
+/// as those of a peer can: a subscriber whose queue is at its bound
 /// ([`Limits::queue_bytes_max`](crate::Limits::queue_bytes_max)) is closed.
 ///
 /// ```
@@ -46,7 +46,7 @@ impl<'a> Context<'a> {
         self.core
     }
 
-    /// Runs code that is not the server's own: a panic of it is counted and ends nothing.
+    /// Runs code that is not the server's own. If it panics, that is counted and the server goes on.
     pub(crate) fn call<T>(&mut self, ask: impl FnOnce(&mut Context<'_>) -> T) -> Option<T> {
         let ask = std::panic::AssertUnwindSafe(|| ask(self));
         let answer = std::panic::catch_unwind(ask).ok();
@@ -54,11 +54,11 @@ impl<'a> Context<'a> {
         answer
     }
 
-    /// Publishes a value to all subscribers of a channel. Returns how many took it; an
-    /// application or channel that does not exist has none.
+    /// Publishes a value to all subscribers of a channel. Returns the number of subscribers that it
+    /// was queued for, which is zero for an application or channel that does not exist.
     ///
     /// # Errors
-    /// If the value cannot be written as JSON, or makes a frame over the limit.
+    /// If the value cannot be written as JSON, or the frame exceeds the limit.
     pub fn publish<T: Serialize + ?Sized>(
         &mut self,
         app_id: &str,
@@ -72,21 +72,21 @@ impl<'a> Context<'a> {
         publish(self.core, channel, address, MessageType::Publish, &payload)
     }
 
-    /// Sends a message, of whatever type, to all subscribers of its channel. Returns how
-    /// many took it.
+    /// Sends a message of any type to all subscribers of its channel. Returns the number of
+    /// subscribers that it was queued for.
     ///
     /// # Errors
-    /// If it makes a frame over the limit.
+    /// If the frame exceeds the limit.
     #[doc(alias = "_handle_publish")]
     pub fn publish_message(&mut self, message: &Message) -> Result<usize, SendError> {
         self.publish_to(&message.app_id, &message.channel_id, message)
     }
 
-    /// Sends a message to all subscribers of a channel, whatever channel the message itself
-    /// names. Returns how many took it.
+    /// Sends a message to all subscribers of a channel, even if the message names another one.
+    /// Returns the number of subscribers that it was queued for.
     ///
     /// # Errors
-    /// If it makes a frame over the limit.
+    /// If the frame exceeds the limit.
     pub fn publish_to(
         &mut self,
         app_id: &str,
@@ -98,10 +98,11 @@ impl<'a> Context<'a> {
         Ok(fan_out(self.core, channel, encoded))
     }
 
-    /// Sends a message to every connection of an application. Returns how many took it.
+    /// Sends a message to every connection of an application. Returns the number of connections that
+    /// it was queued for.
     ///
     /// # Errors
-    /// If it makes a frame over the limit.
+    /// If the frame exceeds the limit.
     pub fn broadcast_to_application(
         &mut self,
         app_id: &str,
@@ -119,10 +120,10 @@ impl<'a> Context<'a> {
         Ok(reached)
     }
 
-    /// Sends a message to one connection. Returns whether it is still there.
+    /// Sends a message to one connection. Returns whether the connection is still open.
     ///
     /// # Errors
-    /// If it makes a frame over the limit.
+    /// If the frame exceeds the limit.
     pub fn send_to_connection(
         &mut self,
         connection: ConnectionKey,
@@ -132,13 +133,13 @@ impl<'a> Context<'a> {
         Ok(answers::send(self.core, connection, encoded))
     }
 
-    /// The connection that has this id in an application.
+    /// Returns the connection that has this id in an application.
     pub fn get_connection(&self, app_id: &str, connection_id: &str) -> Option<ConnectionKey> {
         let application = self.core.router.applications.get(self.find_application(app_id)?)?;
         application.connections.get(connection_id).copied()
     }
 
-    /// All connections of an application.
+    /// Returns all connections of an application.
     #[doc(alias = "get_connections_for_app")]
     pub fn connections_of(&self, app_id: &str) -> Vec<ConnectionKey> {
         let application = self.find_application(app_id);
@@ -146,7 +147,7 @@ impl<'a> Context<'a> {
         application.map_or_else(Vec::new, |found| found.connections.values().copied().collect())
     }
 
-    /// Every connection that has completed its handshake, with its application and its id.
+    /// Returns all connections that have completed their handshake, with application and id.
     pub fn list_connections(&self) -> Vec<ConnectionInfo<'_>> {
         let sessions = self.core.connections.iter().filter_map(|(key, connection)| {
             let session = connection.session()?;
@@ -157,28 +158,28 @@ impl<'a> Context<'a> {
         sessions.collect()
     }
 
-    /// All applications by id.
+    /// Returns all applications by id.
     pub fn list_applications(&self) -> BTreeMap<String, ApplicationInfo> {
         let listed = stats::list_applications(&self.core.router, None).into_iter();
         listed.map(|(id, application)| (id.to_owned(), application.into())).collect()
     }
 
-    /// The channels of an application by id; none if there is no such application.
+    /// Returns the channels of an application by id, or none if the application does not exist.
     pub fn list_channels(&self, app_id: &str) -> BTreeMap<String, ChannelInfo> {
         let application = self.find_application(app_id);
         let listed = application.map(|key| stats::list_channels(&self.core.router, key));
         listed.into_iter().flatten().map(|(id, info)| (id.to_owned(), info)).collect()
     }
 
-    /// Percentiles per channel of an application, as `get_latency` answers them.
+    /// Returns percentiles for each channel of an application, as `get_latency` does.
     pub fn list_latencies(&self, app_id: &str) -> BTreeMap<String, ChannelLatency> {
         let application = self.find_application(app_id);
         let listed = application.map(|key| stats::list_latencies(&self.core.router, key));
         listed.into_iter().flatten().map(|(id, latency)| (id.to_owned(), latency)).collect()
     }
 
-    /// Shows every histogram that holds something, in nanoseconds, in no particular order.
-    /// Each covers the time since the start or the last reset.
+    /// Passes every histogram that is not empty to `visit`, in no particular order. Values are
+    /// nanoseconds, since the start or the last reset.
     pub fn for_each_histogram(&self, visit: impl FnMut(LatencyOf<'_>, &Histogram<u32>)) {
         measuring::for_each_histogram(self.core, visit);
     }
@@ -188,7 +189,7 @@ impl<'a> Context<'a> {
         measuring::reset(self.core);
     }
 
-    /// Counters and totals.
+    /// Returns counters and totals.
     #[doc(alias = "get_stats")]
     pub fn stats(&self) -> Stats {
         self.core.stats()
@@ -219,7 +220,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Sends a payload to all subscribers of a channel. Returns how many took it.
+/// Sends a payload to all subscribers of a channel. Returns the number that it was queued for.
 pub(crate) fn publish(
     core: &mut Core,
     channel: ChannelKey,
@@ -259,7 +260,7 @@ fn fan_out(core: &mut Core, channel: ChannelKey, encoded: Encoded) -> usize {
     reached
 }
 
-/// Why a message from inside the process was not sent. The caller's fault.
+/// The reason why a message of the process itself was not sent, which is the caller's fault.
 ///
 /// ```
 /// # use ipc_framework::{Config, SendError, Server};
@@ -278,7 +279,7 @@ fn fan_out(core: &mut Core, channel: ChannelKey, encoded: Encoded) -> usize {
 pub enum SendError {
     /// The value cannot be written as JSON.
     NotJson(JsonError),
-    /// No peer would accept it.
+    /// The frame exceeds the limit, so no peer would accept it.
     TooLarge {
         /// The bytes of the frame's body.
         body_bytes: usize,

@@ -1,4 +1,4 @@
-//! The way into a running server from other threads.
+//! Handles, by which other threads reach a running server.
 
 use std::cell::Cell;
 use std::fmt;
@@ -17,10 +17,10 @@ use crate::broker::state::mailbox::Letter;
 use crate::broker::state::stats::Stats;
 use crate::proto::{Json, JsonError, Message};
 
-/// Publishes to, asks and stops a server from any thread.
+/// Publishes to, queries and stops a server from any thread.
 ///
-/// The calls of one thread take effect in their order. None of them waits for the loop, but
-/// [`Handle::with`] and what is made of it.
+/// The calls of one thread take effect in their order. Only [`Handle::with`], and the methods that
+/// use it, wait for the loop.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -52,13 +52,12 @@ impl Handle {
         Self { remote, addresses }
     }
 
-    /// Publishes a value to the subscribers of a channel, soon: it does not wait for that. Of many
-    /// publications to one channel each costs less by [`Handle::publisher`].
+    /// Publishes a value to the subscribers of a channel, in the loop's next turn, without waiting
+    /// for that. [`Handle::publisher`] is faster for many publications to one channel.
     ///
     /// # Errors
-    /// [`HandleError::Stopped`] after the server's end, [`HandleError::Full`] while more
-    /// than 64 MiB wait for the loop, [`HandleError::NotJson`] for a value that JSON cannot
-    /// express.
+    /// [`HandleError::Stopped`] if the server has ended, [`HandleError::Full`] while more than 64 MiB
+    /// wait for the loop, [`HandleError::NotJson`] if JSON cannot express the value.
     pub fn publish<T: Serialize + ?Sized>(
         &self,
         app_id: &str,
@@ -69,17 +68,17 @@ impl Handle {
         send(&self.remote, Publication::named(app_id, channel_id, payload))
     }
 
-    /// Publishes to one channel again and again. The channel need not exist yet, and is found once
-    /// and not for each publication.
+    /// Returns a publisher for one channel, which is looked up once and not for each publication. The
+    /// channel need not exist yet.
     pub fn publisher(&self, app_id: &str, channel_id: &str) -> Publisher {
         Publisher { topic: Topic::new(app_id, channel_id), remote: self.remote.clone() }
     }
 
-    /// Runs `run` on the loop's thread, soon, and does not wait for it. It may do whatever a handler
-    /// may, and set handlers. A panic of it is counted and ends nothing.
+    /// Runs `run` on the loop's thread in its next turn, without waiting for it. It may do everything
+    /// that a handler may, and set handlers. If it panics, that is counted and the server goes on.
     ///
     /// # Errors
-    /// [`HandleError::Stopped`] after the server's end, [`HandleError::Full`] while too much waits
+    /// [`HandleError::Stopped`] if the server has ended, [`HandleError::Full`] while too much waits
     /// for the loop.
     ///
     /// ```
@@ -103,11 +102,11 @@ impl Handle {
         })
     }
 
-    /// Sends a message to the subscribers of a channel, whatever channel the message itself
-    /// names, soon.
+    /// Sends a message to the subscribers of a channel, even if the message names another one, in the
+    /// loop's next turn.
     ///
     /// # Errors
-    /// As [`Handle::publish`].
+    /// The same as [`Handle::publish`].
     pub fn publish_to(
         &self,
         app_id: &str,
@@ -120,20 +119,21 @@ impl Handle {
         })
     }
 
-    /// Sends a message to all connections of its application, soon.
+    /// Sends a message to all connections of its application, in the loop's next turn.
     ///
     /// # Errors
-    /// As [`Handle::publish`].
+    /// The same as [`Handle::publish`].
     pub fn broadcast_to_application(&self, message: Message) -> Result<(), HandleError> {
         self.command(message.payload.as_str().len(), move |context| {
             note_unsent(context.broadcast_to_application(&message.app_id, &message).err());
         })
     }
 
-    /// Sends a message to one connection, soon. If it is gone by then, so is the message.
+    /// Sends a message to one connection, in the loop's next turn. If the connection is closed by
+    /// then, the message is dropped.
     ///
     /// # Errors
-    /// As [`Handle::publish`].
+    /// The same as [`Handle::publish`].
     pub fn send_to_connection(
         &self,
         connection: ConnectionKey,
@@ -144,14 +144,14 @@ impl Handle {
         })
     }
 
-    /// Runs `ask` on the loop's thread and waits for what it returns.
+    /// Runs `ask` on the loop's thread and waits for its result.
     ///
     /// # Errors
-    /// [`HandleError::OnLoopThread`] from inside a handler, which has a [`Context`]
-    /// already; [`HandleError::Stopped`] if the server ends before, or `ask` panics.
+    /// [`HandleError::OnLoopThread`] inside a handler, which has a [`Context`] already;
+    /// [`HandleError::Stopped`] if the server ends before, or `ask` panics.
     ///
-    /// Between two turns, the thread that runs them would wait here for itself: it has
-    /// `Server::context`, or [`Broker::context`](crate::broker::Broker::context).
+    /// The thread that runs the turns must not call this between two of them, because it would wait
+    /// for itself. It has `Server::context`, or [`Broker::context`](crate::broker::Broker::context).
     pub fn with<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&mut Context<'_>) -> T + Send + 'static,
@@ -162,26 +162,25 @@ impl Handle {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.command(0, move |context| {
             if let Some(answer) = context.call(ask) {
-                // The thread that asked may have gone away; then nobody wants to know.
+                // The thread that asked may have ended, and then nobody needs the result.
                 let _ = sender.send(answer);
             }
         })?;
         receiver.recv().map_err(|_| HandleError::Stopped)
     }
 
-    /// Counters and totals.
+    /// Returns counters and totals.
     ///
     /// # Errors
-    /// As [`Handle::with`].
+    /// The same as [`Handle::with`].
     #[doc(alias = "get_stats")]
     pub fn stats(&self) -> Result<Stats, HandleError> {
         self.with(|context| context.stats())
     }
 
-    /// Begins to drain: no new connections, no new requests; what is in flight is answered,
-    /// everything is flushed, then `Server::run` returns, after
-    /// [`Limits::drain_timeout`](crate::Limits::drain_timeout) at the latest. A second call
-    /// changes nothing.
+    /// Begins to drain: the server refuses new connections and requests, answers those in flight, and
+    /// sends all queues. Then `Server::run` returns, at the latest after
+    /// [`Limits::drain_timeout`](crate::Limits::drain_timeout). A second call changes nothing.
     pub fn stop(&self) {
         self.remote.post(drain::begin);
     }
@@ -198,8 +197,8 @@ impl Handle {
     }
 }
 
-/// Publishes to one channel from any thread, made by [`Handle::publisher`]. What its clones and the
-/// handle publish on the same thread arrives in the same order.
+/// Publishes to one channel from any thread. [`Handle::publisher`] creates it. Publications of its
+/// clones and of the handle on the same thread arrive in the order of the calls.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -222,28 +221,28 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes a value to the subscribers of the channel, soon.
+    /// Publishes a value to the subscribers of the channel, in the loop's next turn.
     ///
     /// # Errors
-    /// As [`Handle::publish`].
+    /// The same as [`Handle::publish`].
     pub fn publish<T: Serialize + ?Sized>(&self, payload: &T) -> Result<(), HandleError> {
         self.publish_json(Json::from_serialize(payload).map_err(HandleError::NotJson)?)
     }
 
-    /// Publishes JSON text as it is.
+    /// Publishes JSON text unchanged.
     ///
     /// # Errors
-    /// As [`Handle::publish`].
+    /// The same as [`Handle::publish`].
     pub fn publish_json(&self, payload: Json<'static>) -> Result<(), HandleError> {
         send(&self.remote, Publication::to(self.topic.clone(), payload))
     }
 
-    /// The application of the channel.
+    /// Returns the application of the channel.
     pub fn app_id(&self) -> &str {
         self.topic.app_id()
     }
 
-    /// The channel.
+    /// Returns the id of the channel.
     pub fn channel_id(&self) -> &str {
         self.topic.channel_id()
     }
@@ -266,14 +265,14 @@ fn check_room(remote: &Remote, payload_bytes: usize) -> Result<(), HandleError> 
     Ok(())
 }
 
-/// Logs why a message was not sent: the thread that posted it does not wait to be told.
+/// Logs the reason why a message was not sent, because the thread that posted it does not wait.
 pub(crate) fn note_unsent(error: Option<SendError>) {
     if let Some(error) = error {
         crate::trace::unsent(&error.to_string());
     }
 }
 
-/// Why a [`Handle`] could not do what it was asked.
+/// The reason why a call of a [`Handle`] failed.
 ///
 /// ```
 /// # use ipc_framework::{Config, Server};
@@ -289,13 +288,13 @@ pub(crate) fn note_unsent(error: Option<SendError>) {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum HandleError {
-    /// The server has ended. Nothing can be done with this handle any more.
+    /// The server has ended, so the handle is of no more use.
     Stopped,
-    /// Other threads publish faster than the loop can send. Try again later, or drop.
+    /// Other threads publish faster than the loop can send. Try again later, or drop the message.
     Full,
-    /// The loop cannot wait for itself. Use the handler's own context.
+    /// The loop's thread cannot wait for itself. Use the handler's own context.
     OnLoopThread,
-    /// The value cannot be written as JSON. The caller's fault.
+    /// The value cannot be written as JSON, which is the caller's fault.
     NotJson(JsonError),
 }
 

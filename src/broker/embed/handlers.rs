@@ -44,16 +44,16 @@ impl fmt::Debug for ChannelHandlers {
     }
 }
 
-/// All handlers. They stand apart from the core, so that one can run while it holds the core.
+/// All handlers. They are separate from the core, so that a handler can borrow the core.
 pub(crate) struct Handlers {
-    /// By the index of the channel's key. Only channels with handlers have a place of their own.
+    /// The handlers by the index of the channel's key. Channels without handlers have `None`.
     channels: Vec<Option<(ChannelKey, ChannelHandlers)>>,
-    /// Called where the channel has no handler of its own.
+    /// The handlers of channels that have none of their own.
     fallback: ChannelHandlers,
     filter: Option<Filter>,
     connected: Option<ConnectionHook>,
     disconnected: Option<ConnectionHook>,
-    /// The way in for answers that come later.
+    /// The mailbox for answers that come later.
     pub(crate) remote: Arc<Remote>,
 }
 
@@ -75,7 +75,7 @@ impl Handlers {
         }
     }
 
-    /// Makes the changes that were asked for since a handler last ran.
+    /// Makes the changes that were requested since a handler last ran.
     #[inline]
     pub(crate) fn catch_up(&mut self, core: &mut Core) {
         if !core.agenda.handler_changes.is_empty() {
@@ -101,7 +101,7 @@ impl Handlers {
         }
     }
 
-    /// The handlers of a channel, which has some from now on, or the fallback's.
+    /// Returns the handlers of a channel, after adding an entry for them, or those of the fallback.
     fn entry(&mut self, key: Option<ChannelKey>) -> &mut ChannelHandlers {
         let Some(key) = key else { return &mut self.fallback };
         let index = key.index();
@@ -109,7 +109,7 @@ impl Handlers {
             self.channels.resize_with(index + 1, || None);
         }
         let slot = &mut self.channels[index];
-        // The place may be that of a channel that is gone.
+        // The entry may belong to a channel that was removed.
         if slot.as_ref().is_some_and(|(channel, _)| *channel != key) {
             *slot = None;
         }
@@ -157,7 +157,7 @@ impl Handlers {
         self.filter.is_some()
     }
 
-    /// Asks the filter whether a message may be carried out.
+    /// Calls the filter, which decides whether a message is carried out.
     pub(crate) fn filter(&mut self, core: &mut Core, parts: Parts<'_>) -> Result<Verdict, Refusal> {
         self.catch_up(core);
         let Some(filter) = &mut self.filter else { return Ok(Verdict::CarryOut) };
@@ -170,9 +170,9 @@ impl Handlers {
         }
     }
 
-    /// Tells the hooks which connections came and went.
+    /// Calls the hooks for connections that were opened or closed.
     pub(crate) fn announce(&mut self, core: &mut Core) {
-        // A hook may close connections, which makes further events.
+        // A hook may close connections, which causes further events.
         while !core.agenda.events.is_empty() {
             for event in std::mem::take(&mut core.agenda.events) {
                 self.catch_up(core);
@@ -254,8 +254,8 @@ fn hand_over(
         }
     }
     core.counters.handler_failures += 1;
-    // A message without an answer has no error answer either, but for a notification the protocol
-    // knows one: the sender is told.
+    // A message without an answer has no error either, except that the protocol defines one for
+    // notifications.
     if parts.envelope.message_type() == MessageType::Notification {
         answers::refuse(core, parts.from, &parts.envelope, &refusal::notification_failed());
     }

@@ -1,5 +1,5 @@
-//! Applications, channels and their subscribers, arranged by the process while the server runs. A
-//! peer may only do so for itself.
+//! The process's control over applications, channels and subscribers while the server runs. A peer
+//! controls only its own.
 
 use super::changes::{self, Change};
 use super::context::Context;
@@ -7,8 +7,8 @@ use crate::broker::flow::{channels, closing, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 
-/// Applications, channels and connections, see also `Server`'s methods of the
-/// same names for before it runs.
+/// Methods for applications, channels and connections. `Server` has methods of the same names, for
+/// the time before it runs.
 ///
 /// ```
 /// # use ipc_framework::{Config, Server};
@@ -26,8 +26,8 @@ use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 /// # }
 /// ```
 impl Context<'_> {
-    /// Creates an application, or finds the one with this id, and gives it the name if there
-    /// is one. It stays for the life of the server.
+    /// Creates an application, or finds the one with this id, and sets its name if one is given. The
+    /// application exists until the server ends.
     ///
     /// # Panics
     /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
@@ -35,8 +35,8 @@ impl Context<'_> {
         channels::pin_application(self.core, app_id, name);
     }
 
-    /// Creates a channel, or finds the one with this id, and its application if need be.
-    /// Both stay for the life of the server, or until [`Context::remove_channel`].
+    /// Creates a channel, or finds the one with this id, and its application as well. Both exist until
+    /// the server ends, or until [`Context::remove_channel`].
     ///
     /// # Panics
     /// If an id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
@@ -45,16 +45,16 @@ impl Context<'_> {
         channels::pin_channel(self.core, application, channel_id);
     }
 
-    /// Takes the channel from its subscribers, drops its handlers, and forgets it as soon as no
-    /// client serves it and the connection that first named it has left. Returns whether there was
-    /// one.
+    /// Unsubscribes all subscribers of a channel and drops its handlers. The channel is removed as
+    /// soon as no client serves it and the connection that first named it has left. Returns whether
+    /// there was such a channel.
     pub fn remove_channel(&mut self, app_id: &str, channel_id: &str) -> bool {
         let Some(key) = self.find_channel(app_id, channel_id) else { return false };
         remove_channel(self.core, key);
         true
     }
 
-    /// The connections that subscribed to a channel.
+    /// Returns the connections that have subscribed to a channel.
     #[doc(alias = "get_subscribers")]
     pub fn subscribers(&self, app_id: &str, channel_id: &str) -> Vec<ConnectionKey> {
         let channel = self.find_channel(app_id, channel_id);
@@ -62,14 +62,14 @@ impl Context<'_> {
         channel.map_or_else(Vec::new, |channel| channel.subscribers.clone())
     }
 
-    /// The `connection_id` of a connection that has completed its handshake.
+    /// Returns the `connection_id` of a connection that has completed its handshake.
     pub fn connection_id(&self, connection: ConnectionKey) -> Option<&str> {
         Some(&self.core.connections.session(connection)?.id)
     }
 
-    /// Subscribes a connection to a channel of its application, which is created if it does
-    /// not exist. The limits that hold for the connection's own subscriptions do not count.
-    /// Returns whether the connection is there.
+    /// Subscribes a connection to a channel of its application, which is created if it does not
+    /// exist. The limits on the connection's own subscriptions do not apply. Returns whether the
+    /// connection is open.
     #[doc(alias = "add_subscriber")]
     pub fn subscribe(&mut self, connection: ConnectionKey, channel_id: &str) -> bool {
         let Some(application) = application_of(self.core, connection) else { return false };
@@ -79,7 +79,7 @@ impl Context<'_> {
         true
     }
 
-    /// Takes such a subscription back. Returns whether there was one.
+    /// Ends a connection's subscription. Returns whether there was one.
     #[doc(alias = "remove_subscriber")]
     pub fn unsubscribe(&mut self, connection: ConnectionKey, channel_id: &str) -> bool {
         let Some(application) = application_of(self.core, connection) else { return false };
@@ -87,8 +87,8 @@ impl Context<'_> {
         channel.is_some_and(|channel| subscriptions::drop_one(self.core, connection, channel))
     }
 
-    /// Closes a connection once its queue has been sent. Nothing more of it is read. Returns whether
-    /// it was there.
+    /// Closes a connection once its queue has been sent, and reads nothing more from it. Returns
+    /// whether it was open.
     pub fn close_connection(&mut self, connection: ConnectionKey) -> bool {
         let is_open = application_of(self.core, connection).is_some();
         closing::begin(self.core, connection);
@@ -101,7 +101,7 @@ fn application_of(core: &Core, connection: ConnectionKey) -> Option<ApplicationK
 }
 
 fn remove_channel(core: &mut Core, key: ChannelKey) {
-    // One reference of our own, so that it outlives its last subscriber until the end.
+    // This reference keeps the channel until the end of this function, after its last subscriber.
     core.router.retain(key);
     while let Some(channel) = core.router.channels.get(key)
         && let Some(&subscriber) = channel.subscribers.last()

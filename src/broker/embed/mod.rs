@@ -1,4 +1,4 @@
-//! The part of the process around the broker: handlers, hooks, and what both are given.
+//! The interface to the process around the broker: handlers, hooks, and their arguments.
 
 pub(crate) mod changes;
 pub(crate) mod context;

@@ -9,7 +9,7 @@ use crate::broker::state::encoder::Address;
 use crate::broker::state::keys::{ChannelKey, Key};
 use crate::proto::{Json, MessageType, escaped};
 
-/// A payload on its way to the subscribers of a channel.
+/// A payload for the subscribers of a channel.
 #[derive(Debug)]
 pub(crate) struct Publication {
     to: Destination,
@@ -23,8 +23,8 @@ enum Destination {
     Topic(Arc<Topic>),
 }
 
-/// A channel that many publications go to, found once. If it is forgotten, the next publication
-/// finds the one that has its name by then.
+/// A channel for many publications, which is looked up once. If it is removed, the next publication
+/// looks up the channel that has its name by then.
 #[derive(Debug)]
 pub(super) struct Topic {
     app_id: Box<str>,
@@ -32,8 +32,7 @@ pub(super) struct Topic {
     /// The ids as JSON text without the quotes.
     app_json: Box<str>,
     channel_json: Box<str>,
-    /// The key of the channel when it was last looked for, which the loop alone reads and writes;
-    /// zero is none.
+    /// The key of the channel as it was last looked up, or zero. Only the loop reads and writes it.
     key: AtomicU64,
 }
 
@@ -85,8 +84,7 @@ impl Publication {
         ids_bytes + self.payload.as_str().len()
     }
 
-    /// Puts it into the queues of the channel's subscribers, of which a channel that does not exist
-    /// has none.
+    /// Puts it into the queues of the channel's subscribers. A channel that does not exist has none.
     pub(crate) fn deliver(self, core: &mut Core) -> Result<usize, SendError> {
         let publish = |core: &mut Core, channel: Option<_>, app_id: &str, channel_id: &str| {
             let Some(channel) = channel else { return Ok(0) };

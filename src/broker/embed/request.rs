@@ -1,4 +1,4 @@
-//! A message as a handler gets it, and the ways in which a handler deals with it.
+//! The message that a handler gets, and its ways to answer it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -19,11 +19,11 @@ use crate::handler_error::HandlerError;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{DecodeError, Envelope, Head, Json, Message, MessageType, OutFrame, escaped};
 
-/// The result of a request handler: the proof that it dealt with the request, or an error.
+/// The result of a request handler: the proof that it handled the request, or an error.
 pub type RequestResult<'a> = Result<Reply<'a>, HandlerError>;
 
-/// The way in which a handler dealt with its message. It is a local of the call that the handler's
-/// [`Delivery`] borrows.
+/// The way in which a handler handled its message. The handler's [`Delivery`] borrows this from the
+/// caller of the handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dealt {
     Not,
@@ -52,11 +52,11 @@ pub(crate) enum Dealt {
 pub enum Verdict {
     /// Carry it out.
     CarryOut,
-    /// Drop it in silence: the filter dealt with it.
+    /// Drop it without an error, because the filter has handled it.
     Drop,
 }
 
-/// A message and its origin, before it is joined with the state.
+/// A message and its origin, before the state is added.
 #[derive(Clone, Copy)]
 pub(crate) struct Parts<'a> {
     pub(crate) envelope: Envelope<'a>,
@@ -75,8 +75,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A notification or response for a handler: a borrowed message, and all that a handler
-/// may do.
+/// A notification or response for a handler: a borrowed message, and everything that a handler may
+/// do.
 ///
 /// ```
 /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -101,12 +101,12 @@ pub struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    /// The message, borrowed from the frame in which it came.
+    /// Returns the message, which is borrowed from its frame.
     pub fn message(&self) -> &Envelope<'a> {
         &self.parts.envelope
     }
 
-    /// The payload as a typed value.
+    /// Decodes the payload.
     ///
     /// # Errors
     /// If the payload does not have the shape of `T`.
@@ -114,21 +114,21 @@ impl<'a> Delivery<'a> {
         self.json().decode()
     }
 
-    /// The payload as the sender wrote it.
+    /// Returns the payload as the sender wrote it.
     pub fn json(&self) -> Json<'a> {
         self.parts.envelope.payload()
     }
 
-    /// The connection that sent the message.
+    /// Returns the connection that sent the message.
     pub fn from(&self) -> ConnectionKey {
         self.parts.from
     }
 
-    /// Publishes a value to a channel of the message's own application. Returns how many
-    /// subscribers it reached.
+    /// Publishes a value to a channel of the message's own application. Returns the number of
+    /// subscribers that it was queued for.
     ///
     /// # Errors
-    /// As [`Context::publish`].
+    /// The same as [`Context::publish`].
     pub fn publish<T: Serialize + ?Sized>(
         &mut self,
         channel_id: &str,
@@ -137,10 +137,10 @@ impl<'a> Delivery<'a> {
         self.send_to_subscribers(MessageType::Publish, channel_id, payload)
     }
 
-    /// [`Delivery::publish`] of a message of type `notification`.
+    /// Does the same as [`Delivery::publish`] with a message of type `notification`.
     ///
     /// # Errors
-    /// As [`Context::publish`].
+    /// The same as [`Context::publish`].
     pub fn notify<T: Serialize + ?Sized>(
         &mut self,
         channel_id: &str,
@@ -163,22 +163,22 @@ impl<'a> Delivery<'a> {
         context::publish(self.context.core, channel, address, message_type, &payload)
     }
 
-    /// Everything else a handler may do: other applications, broadcasts, listings.
+    /// Returns the context, for everything else: other applications, broadcasts, listings.
     pub fn context(&mut self) -> &mut Context<'a> {
         &mut self.context
     }
 
-    /// Leaves the message to the next in line: after a channel's own handler that is the fallback,
-    /// see [`Broker::fallback`](crate::broker::Broker::fallback), and then the workers.
+    /// Passes the message to the next handler: from a channel's own handler to the fallback, see
+    /// [`Broker::fallback`](crate::broker::Broker::fallback), and from there to the workers.
     ///
     /// # Errors
-    /// None: it is what a handler returns.
+    /// There are none. The type is that of a handler's result.
     pub fn pass_on(self) -> Result<(), HandlerError> {
         *self.dealt = Dealt::PassedOn;
         Ok(())
     }
 
-    /// An owned answer to this message, for [`Context::send_to_connection`].
+    /// Returns an owned answer to this message, for [`Context::send_to_connection`].
     pub fn create_response(&self, payload: Json<'static>) -> Message {
         let envelope = &self.parts.envelope;
         Message {
@@ -199,7 +199,7 @@ impl fmt::Debug for Delivery<'_> {
     }
 }
 
-/// A request for a handler. It is answered once: each way of answering consumes it.
+/// A request for a handler. It is answered once, because each way of answering consumes it.
 ///
 /// ```
 /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -230,7 +230,7 @@ impl<'a> Request<'a> {
     /// Answers with any value.
     ///
     /// # Errors
-    /// If the value cannot be written as JSON, or makes a frame over the limit.
+    /// If the value cannot be written as JSON, or the frame exceeds the limit.
     pub fn reply<T: Serialize + ?Sized>(self, payload: &T) -> RequestResult<'a> {
         let Delivery { parts, context, dealt, .. } = self.delivery;
         let core = context.into_core();
@@ -242,10 +242,10 @@ impl<'a> Request<'a> {
         replied
     }
 
-    /// Answers with JSON text, copied as it is.
+    /// Answers with JSON text, which is copied unchanged.
     ///
     /// # Errors
-    /// If it makes a frame over the limit.
+    /// If the frame exceeds the limit.
     pub fn reply_json(self, payload: &Json<'_>) -> RequestResult<'a> {
         let Delivery { parts, context, dealt, .. } = self.delivery;
         let core = context.into_core();
@@ -262,11 +262,11 @@ impl<'a> Request<'a> {
         finish(core, parts.from, dealt, &answer)
     }
 
-    /// Answers later, from any thread. Other requests go on meanwhile, so that such an
-    /// answer may come after those of later requests.
+    /// Answers later, from any thread. Other requests are answered meanwhile, so such an answer may
+    /// come after those to later requests.
     ///
     /// # Errors
-    /// If too many requests are waiting for their answers; the requester is told.
+    /// If too many requests wait for their answers. The requester gets an error as well.
     pub fn defer(self) -> Result<(Reply<'a>, Responder), HandlerError> {
         let Delivery { parts, context, dealt, remote } = self.delivery;
         let core = context.into_core();
@@ -280,23 +280,23 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Leaves the request without an answer: its sender waits until its own timeout. For
-    /// handlers that answer by [`Context::send_to_connection`].
+    /// Leaves the request without an answer, so that its sender waits until its own timeout. This is
+    /// for handlers that answer later by [`Context::send_to_connection`].
     pub fn leave_unanswered(self) -> Reply<'a> {
         *self.delivery.dealt = Dealt::Later;
         Reply(PhantomData)
     }
 
-    /// Says that it was answered by [`Context::send_to_connection`], with a message of the
-    /// handler's own making.
+    /// Records that the handler has answered it by [`Context::send_to_connection`], with a message of
+    /// its own.
     pub fn answered(self) -> Reply<'a> {
         *self.delivery.dealt = Dealt::Answered;
         Reply(PhantomData)
     }
 
-    /// Leaves the request to the next in line: after a channel's own handler that is the fallback,
-    /// see [`Broker::fallback`](crate::broker::Broker::fallback), and then the workers. If there is none,
-    /// it is answered `no_handler`.
+    /// Passes the request to the next handler: from a channel's own handler to the fallback, see
+    /// [`Broker::fallback`](crate::broker::Broker::fallback), and from there to the workers. If there
+    /// is none, it is answered `no_handler`.
     pub fn pass_on(self) -> Reply<'a> {
         *self.delivery.dealt = Dealt::PassedOn;
         Reply(PhantomData)
@@ -337,6 +337,6 @@ impl fmt::Debug for Request<'_> {
     }
 }
 
-/// The proof that a request was dealt with; only [`Request`]'s methods make one.
+/// The proof that a request was handled. Only methods of [`Request`] create one.
 #[derive(Debug)]
 pub struct Reply<'a>(PhantomData<&'a ()>);

@@ -1,4 +1,4 @@
-//! The way back into the broker from other threads: for an answer that comes later.
+//! Answers that come later, from other threads.
 
 use std::sync::Arc;
 
@@ -15,9 +15,8 @@ use crate::proto::{Json, JsonError};
 /// The side of the mailbox that other threads hold.
 pub(crate) type Remote = mailbox::Remote<Core, Publication>;
 
-/// Answers one request from any thread. Dropped without an answer, it answers
-/// `handler_failed`; used after the request's timeout, or when the requester is gone, it
-/// does nothing.
+/// Answers one request from any thread. If it is dropped without an answer, the request is answered
+/// `handler_failed`. After the request's timeout, or if the requester has left, it does nothing.
 ///
 /// ```
 /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -47,7 +46,7 @@ impl Responder {
     /// Answers with any value.
     ///
     /// # Errors
-    /// If the value cannot be written as JSON; the requester then gets `handler_failed`.
+    /// If the value cannot be written as JSON. The requester gets `handler_failed` then.
     pub fn reply<T: Serialize + ?Sized>(self, payload: &T) -> Result<(), JsonError> {
         let json = Json::from_serialize(payload)?;
         self.reply_json(json);
@@ -66,7 +65,7 @@ impl Responder {
 
     fn send(&mut self, answer: Result<Json<'static>, Refusal>) {
         let Some(request) = self.request.take() else { return };
-        // There is one of these per pending request at most, so they need no other bound.
+        // There is at most one of these for each pending request, so they need no other bound.
         self.remote.post(move |core| requests::answer_deferred(core, request, answer));
     }
 }

@@ -1,4 +1,4 @@
-//! Setting up applications, channels and their handlers, before the server runs and while it does.
+//! Sets up applications, channels and their handlers, before the server runs and while it does.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey};
 use crate::handler_error::HandlerError;
 
-/// An application, for setting up its channels.
+/// An application, whose channels can be set up.
 ///
 /// ```
 /// # use ipc_framework::{Access, Limits};
@@ -36,24 +36,24 @@ impl<'a> Application<'a> {
         Self { core, key, id: id.to_owned() }
     }
 
-    /// Its id.
+    /// Returns its id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Creates a channel, or finds the one with this id. It stays for the life of the server, or
-    /// until [`Context::remove_channel`].
+    /// Creates a channel, or finds the one with this id. It exists until the server ends, or until
+    /// [`Context::remove_channel`].
     ///
     /// # Panics
     /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
     pub fn channel(&mut self, id: &str) -> Channel<'_> {
         let key = channels::pin_channel(self.core, self.key, id);
-        // The application was pinned when `self` was made.
+        // The application was pinned when `self` was created.
         let key = key.unwrap_or_else(|| unreachable!("a pinned application has channels"));
         Channel { core: self.core, key: Some(key) }
     }
 
-    /// The state around it.
+    /// Returns the context of the server.
     #[cfg(feature = "net")]
     pub(crate) fn context(&mut self) -> Context<'_> {
         Context::new(self.core)
@@ -66,12 +66,12 @@ impl fmt::Debug for Application<'_> {
     }
 }
 
-/// A channel, for setting its handlers, or the fallback of all channels that have none of their
-/// own. A later handler replaces an earlier one of its type.
+/// A channel whose handlers can be set, or the fallback of all channels that have none of their own.
+/// A later handler replaces an earlier one of the same type.
 ///
-/// Handlers run on the thread that drives the server: while one runs nothing else does. What takes
-/// long is handed to another thread by [`Request::defer`]. A handler that is set while another one
-/// runs gets the next message.
+/// Handlers run on the thread that drives the server, and nothing else runs meanwhile. Pass work that
+/// takes long to another thread by [`Request::defer`]. A handler that is set while another one runs
+/// gets the next message.
 ///
 /// ```
 /// # use ipc_framework::{Access, Limits};
@@ -94,8 +94,8 @@ impl<'a> Channel<'a> {
         Self { core, key: None }
     }
 
-    /// Answers the channel's requests. An error or a panic is answered `handler_failed`,
-    /// and the server lives on.
+    /// Answers the channel's requests. If the handler returns an error or panics, the request is
+    /// answered `handler_failed`, and the server goes on.
     #[doc(alias = "set_handler")]
     pub fn on_request(
         &mut self,
@@ -113,8 +113,8 @@ impl<'a> Channel<'a> {
         self.set(|channel| Change::Notification(channel, Box::new(handler)))
     }
 
-    /// Takes the channel's responses, but for those that answer a request which the server
-    /// forwarded to their sender.
+    /// Takes the channel's responses, except those that answer a request which the server forwarded
+    /// to their sender.
     #[doc(alias = "set_handler")]
     pub fn on_response(
         &mut self,
@@ -138,9 +138,9 @@ impl fmt::Debug for Channel<'_> {
     }
 }
 
-/// Handlers and hooks, see also the methods of the same names of
-/// [`Broker`](crate::broker::Broker) and `Server` for before they run. One that is set while another
-/// one runs gets the next message.
+/// Methods that set handlers and hooks. [`Broker`](crate::broker::Broker) and `Server` have methods of
+/// the same names, for the time before they run. A handler that is set while another one runs gets
+/// the next message.
 ///
 /// ```
 /// # use ipc_framework::{Access, Limits};
@@ -154,8 +154,7 @@ impl fmt::Debug for Channel<'_> {
 /// });
 /// ```
 impl Context<'_> {
-    /// Creates an application, or finds the one with this id and gives it the name. It stays for
-    /// the life of the server.
+    /// Creates an application, or renames the one with this id. It exists until the server ends.
     ///
     /// # Panics
     /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
@@ -163,7 +162,7 @@ impl Context<'_> {
         Application::pin(self.core, id, Some(name))
     }
 
-    /// Handlers for every channel that has none of its own, see
+    /// Returns the fallback, whose handlers serve every channel that has none of its own, see
     /// [`Broker::fallback`](crate::broker::Broker::fallback).
     pub fn fallback(&mut self) -> Channel<'_> {
         Channel::fallback(self.core)
@@ -177,7 +176,7 @@ impl Context<'_> {
         changes::ask(self.core, Change::Filter(Box::new(filter)));
     }
 
-    /// Sets the hook for connections that come, see
+    /// Sets the hook for connections that complete their handshake, see
     /// [`Broker::on_connect`](crate::broker::Broker::on_connect).
     pub fn on_connect(
         &mut self,
@@ -186,7 +185,7 @@ impl Context<'_> {
         changes::ask(self.core, Change::Connected(Box::new(hook)));
     }
 
-    /// Sets the hook for connections that go, see
+    /// Sets the hook for connections that are closed, see
     /// [`Broker::on_disconnect`](crate::broker::Broker::on_disconnect).
     pub fn on_disconnect(
         &mut self,

@@ -1,4 +1,4 @@
-//! One frame: read, held against the rules, and carried out.
+//! Parses one frame, checks it against the rules, and carries it out.
 
 use super::system;
 use crate::broker::embed::handlers::Handlers;
@@ -20,8 +20,8 @@ pub(crate) enum Outcome {
     Held,
 }
 
-/// Carries out a frame of a connection. A publication joins the run, for which the caller cares in
-/// the end.
+/// Carries out a frame of a connection. A publication joins the run, which the caller delivers in the
+/// end.
 pub(crate) fn dispatch(
     core: &mut Core,
     handlers: &mut Handlers,
@@ -66,7 +66,7 @@ pub(crate) fn dispatch(
     }
 }
 
-/// Holds a message against the rules for its connection.
+/// Checks a message against the rules for its connection.
 fn check(core: &mut Core, key: ApplicationKey, envelope: &Envelope<'_>) -> Result<(), Refusal> {
     let Some(application) = core.router.applications.get_mut(key) else { return Ok(()) };
     if !envelope.app_id().matches(&application.id) {
@@ -96,7 +96,7 @@ fn serve(
     if envelope.channel_id().matches(SYSTEM) {
         match message_type {
             MessageType::Request => return system::request(core, from, envelope),
-            // A heartbeat.
+            // This is a heartbeat.
             MessageType::Notification => return Ok(()),
             _ => {}
         }
@@ -246,7 +246,7 @@ fn notify(
             queues::park(core, parts.from, Obstacle::Worker(parts.channel));
             return Err(Stop::Held);
         }
-        // It would be lost without a word.
+        // The notification would be lost without an error.
         Offer::Refused(why) => return Err(why.into()),
         Offer::NoWorkers => core.counters.notifications_unhandled += 1,
         Offer::Forwarded => {}

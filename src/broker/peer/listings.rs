@@ -1,4 +1,4 @@
-//! Questions whose answers are as long as there are applications, channels and connections.
+//! Requests whose answers list all applications, channels or connections.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use crate::broker::state::stats::{self, ChannelInfo, ListedApplication};
 use crate::broker::turn_limits::{LATENCY_WORK, LISTED_BYTES_PER_WORK};
 use crate::proto::{Envelope, MessageType};
 
-/// A question whose answer is a list.
+/// A request for a list.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Listing {
-    /// All of them, or one.
+    /// All applications, or a single one.
     Applications(Option<ApplicationKey>),
     Channels(ApplicationKey),
     Latencies(ApplicationKey),
@@ -35,7 +35,7 @@ enum Listed<'a> {
     Services { services: Vec<Service<'a>> },
 }
 
-/// One worker's round trips. Its id is its own business.
+/// One worker's round trips. Its id is not shown to others.
 #[derive(Serialize)]
 struct WorkerLatency<'a> {
     channels: Vec<&'a str>,
@@ -46,12 +46,12 @@ struct WorkerLatency<'a> {
 #[derive(Serialize)]
 struct Service<'a> {
     name: &'a str,
-    /// At least one worker keeps up with reading.
+    /// At least one worker is not a slow reader.
     healthy: bool,
     workers: usize,
 }
 
-/// The least bytes of an entry beside its name.
+/// The smallest size of an entry without its name.
 const APPLICATION_BYTES_MIN: usize =
     r#""":{"name":"","channels":[],"connections":0,"created_at":0.0,"last_activity":0.0}"#.len();
 const CHANNEL_BYTES_MIN: usize =
@@ -60,7 +60,7 @@ const LATENCY_BYTES_MIN: usize = r#""":{"publication":{}},"#.len();
 const SERVICE_BYTES_MIN: usize = r#"{"name":"","healthy":true,"workers":1},"#.len();
 const NAME_BYTES_MIN: usize = r#""","#.len();
 
-/// Answers a question, or lets it wait if the answer is more work than the turn has room for.
+/// Answers a request, or lets it wait if the answer is more work than the turn has room for.
 pub(crate) fn answer(
     core: &mut Core,
     from: ConnectionKey,
@@ -96,8 +96,7 @@ pub(crate) fn answer(
     Ok(())
 }
 
-/// Returns how many entries an answer has, and the least bytes that it takes where that is known
-/// before.
+/// Returns the number of entries of an answer, and its smallest size if that is known in advance.
 fn extent_of(router: &Router, listing: Listing) -> (usize, usize) {
     let application = |key| router.applications.get(key);
     let of = match listing {
@@ -122,7 +121,7 @@ fn extent_of(router: &Router, listing: Listing) -> (usize, usize) {
     of.unwrap_or_default()
 }
 
-/// `None` if it takes more than `bytes_max`, as soon as that is certain.
+/// Collects a list. Returns `None` as soon as it certainly takes more than `bytes_max`.
 fn collect<'a>(
     router: &'a Router,
     connections: &Connections,

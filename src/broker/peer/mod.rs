@@ -1,4 +1,4 @@
-//! The part that peers see: their messages, and the questions that they may ask.
+//! The interface to peers: their messages, and the requests that the server itself answers.
 
 pub(crate) mod dispatch;
 pub(crate) mod listings;

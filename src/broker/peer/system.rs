@@ -1,4 +1,4 @@
-//! The `system` channel: the handshake, and questions about the server.
+//! The `system` channel: the handshake, and requests to the server itself.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>
     let peer = connection.peer;
     core.connections.enter(from, State::Open(Session::new(key, id.clone())));
     crate::trace::connected(from.index(), &app_id);
-    // The older one leaves before the newer one is announced.
+    // The older connection is reported to the hooks before the newer one.
     if let Some(older) = older {
         closing::supersede(core, older, from);
     }
@@ -91,7 +91,7 @@ pub(crate) fn request(
             answers::respond(core, from, envelope, &stats);
         }
         "list_applications" => {
-            // With tokens in use, applications do not see one another.
+            // If there are tokens, applications do not see one another.
             let only = (!core.access.is_open()).then_some(application);
             listings::answer(core, from, envelope, Listing::Applications(only))?;
         }
@@ -166,7 +166,7 @@ fn stop_serving(
     Ok(())
 }
 
-/// The id that a connection asks for, and its token.
+/// Returns the id that a connection chooses, and its token.
 fn connect_payload<'a>(envelope: &Envelope<'a>) -> Result<[Member<'a>; 2], Refusal> {
     let addressed =
         envelope.message_type() == MessageType::Request && envelope.channel_id().matches(SYSTEM);
@@ -183,7 +183,7 @@ fn served_channel(channel: Member<'_>) -> Result<Cow<'_, str>, Refusal> {
     channel.id().ok_or_else(refusal::service_channel_missing)
 }
 
-/// The part of an action that is looked at, and shown of one that is unknown.
+/// The longest part of an action that is compared, and that the error for an unknown one shows.
 const ACTION_CHARS_MAX: usize = 64;
 
 /// Name and version of this server, as other protocols announce theirs.
@@ -203,8 +203,7 @@ struct Time {
 struct Connected<'a> {
     status: &'static str,
     connection_id: &'a str,
-    /// Tells clients that they are not talking to the published server. That one's client
-    /// looks at nothing but the status.
+    /// Tells clients that this is not the published server, whose client only reads the status.
     server: &'static str,
 }
 

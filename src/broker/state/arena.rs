@@ -59,7 +59,7 @@ impl<K, V> Arena<K, V> {
         Some(self.entries.remove(key.index()).value)
     }
 
-    /// The live entry at `index`, whatever its generation, with its key.
+    /// Returns the live entry at `index`, of any generation, with its key.
     pub(crate) fn at(&self, index: usize) -> Option<(Key<K>, &V)> {
         let entry = self.entries.get(index)?;
         Some((Key::new(index, entry.generation), &entry.value))

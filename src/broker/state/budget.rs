@@ -1,4 +1,4 @@
-//! The memory budget as numbers: the costs of table entries, and the shortage that there is.
+//! The numbers of the memory budget: the sizes of table entries, and the present shortage.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use super::refusal::{self, Refusal};
 use super::timers::TimerKey;
 use crate::proto::ErrorCode;
 
-/// Memory of an entry of each table at most, beside its ids, when the table has just grown:
-/// tests/alloc/budget.rs holds it against the allocator.
+/// The largest size of an entry of each table without its ids, which is when the table has just
+/// grown. tests/alloc/budget.rs compares these with the allocator.
 pub(crate) const CONNECTION_BYTES: usize = 1_536;
 pub(crate) const APPLICATION_BYTES: usize = 768;
 pub(crate) const CHANNEL_BYTES: usize = 768;
 pub(crate) const SUBSCRIPTION_BYTES: usize = 64;
 pub(crate) const REQUEST_BYTES: usize = 480;
 
-/// Measures of the server because its memory runs short, see
+/// The measures that the server takes when its memory runs short, see
 /// [`Limits::memory_bytes_max`](crate::Limits::memory_bytes_max).
 ///
 /// ```
@@ -35,7 +35,7 @@ pub(crate) const REQUEST_BYTES: usize = 480;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryPressure {
-    /// Nothing: there is enough.
+    /// None: there is enough memory.
     #[default]
     None,
     /// New connections, channels and subscriptions are refused.
@@ -44,7 +44,7 @@ pub enum MemoryPressure {
     Pausing,
 }
 
-/// The budget as it stands.
+/// The present state of the budget.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     pub(crate) pressure: MemoryPressure,
@@ -54,9 +54,9 @@ pub(crate) struct Budget {
     pub(crate) paused: Vec<ConnectionKey>,
     /// The end of the time that connections may wait.
     pub(crate) grace: Option<TimerKey>,
-    /// When such a time last ended.
+    /// The last end of such a time.
     pub(crate) grace_ended: Option<Duration>,
-    /// The whole before it was lowered below what is held, until the grace is over.
+    /// The former whole, if it was lowered below the memory that is held, until the grace is over.
     pub(crate) former_bytes_max: Option<usize>,
 }
 
@@ -74,8 +74,8 @@ impl Budget {
         Err(refusal::short_of_memory(code))
     }
 
-    /// Holds a connection back until there is memory again, unless something else does already:
-    /// it is looked at anew when that lets it go on.
+    /// Holds a connection back until there is memory again, unless something else holds it already.
+    /// In that case, memory is checked again when that lets it go on.
     pub(crate) fn pause(
         &mut self,
         key: ConnectionKey,

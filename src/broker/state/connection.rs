@@ -42,45 +42,45 @@ pub(crate) struct Connection {
     /// The end of the grace of a queue that is over its high-water mark.
     pub(crate) congested: Option<TimerKey>,
     pub(crate) last_activity: Moment,
-    /// When bytes were last read: the messages in the receive buffer have waited since then.
+    /// The time of the last read, since which the messages in the receive buffer have waited.
     pub(crate) last_read: Duration,
-    /// When the first part of an unfinished message came.
+    /// The time at which the first part of an unfinished message arrived.
     pub(crate) unfinished_since: Moment,
     /// The other end.
     pub(crate) peer: PackedPeer,
-    /// Why its next message is not processed.
+    /// The reason why its next message is not processed.
     pub(crate) held: Held,
-    /// The obstacle that it was woken from. Once it had its turn, the next in that line is woken.
+    /// The obstacle that it was woken from. After its turn, the next one in that line is woken.
     pub(crate) woken: Option<Obstacle>,
-    /// Its next message waited for work, and this turn has set the work aside for it.
+    /// Its next message waited because of its work, which this turn has reserved for it.
     pub(crate) is_due: bool,
     /// The limit for the body of its next frame.
     pub(crate) frame_bytes_max: u32,
     /// Bytes that it had sent when the limit was lowered. Frames that begin among them keep the
     /// limit that they began with.
     pub(crate) begun_bytes: u32,
-    /// Memory that its transport takes, which counts among the server's.
+    /// Memory of its transport, which counts towards the server's budget.
     pub(crate) transport_bytes: u32,
     /// Its transport took bytes from the queue that the kernel has not taken yet.
     pub(crate) transport_holds: bool,
-    /// It was seen to write header and body apart, as the published clients do.
+    /// It has written header and body separately, as the published clients do.
     pub(crate) splits_writes: bool,
-    /// It was over the limit, and does not count against it.
+    /// It exceeded the limit, and does not count towards it.
     refused: bool,
-    /// It is closed as soon as nobody iterates over connections.
+    /// It is closed as soon as no loop over connections is running.
     pub(crate) doomed: bool,
     /// A flush is already in the list of actions.
     pub(crate) flush_due: bool,
 }
 
-/// Why the next message of a connection is not processed.
+/// The reason why the next message of a connection is not processed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Held {
     #[default]
     No,
     /// It has used up its share of this turn.
     NextTurn,
-    /// It waits in line for somebody who reads too slowly.
+    /// It waits in line for a slow reader.
     Behind(Obstacle),
     /// It waits until there is memory again.
     Memory,
@@ -96,22 +96,23 @@ pub(crate) enum Obstacle {
     Worker(ChannelKey),
 }
 
-/// Light and heavy messages wait apart, so that little work does not wait behind much.
+/// The lanes in which light and heavy messages wait separately, so that a little work does not wait
+/// behind much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
     Light,
     Heavy,
 }
 
-/// The stages of a connection's life. It only ever moves down this list, but for a superseded
-/// connection that is told so.
+/// The stages of a connection's life. It only ever moves down this list, except for a superseded
+/// connection that gets its `taken_over`.
 #[derive(Debug)]
 pub(crate) enum State {
     /// Only a connect message is accepted.
     Handshake,
     Open(Session),
-    /// A newer connection has its id. It is told when it next sends something, and is sent
-    /// nothing before, see [`closing::supersede`](crate::broker::flow::closing::supersede).
+    /// A newer connection has its id. It gets `taken_over` when it next sends something, and nothing
+    /// before, see [`closing::supersede`](crate::broker::flow::closing::supersede).
     Superseded,
     /// Its queue is still sent; nothing that it sends is processed.
     Closing,
@@ -121,7 +122,7 @@ pub(crate) enum State {
     Closed,
 }
 
-/// The possessions of a connection whose handshake is complete.
+/// The state of a connection whose handshake is complete.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) application: ApplicationKey,
@@ -129,13 +130,13 @@ pub(crate) struct Session {
     /// The last channels it named, so that the next message needs no look-up by string.
     pub(crate) recent: [Option<ChannelKey>; RECENT_CHANNELS],
     recent_next: u8,
-    /// Its requests that a worker or another thread is to answer.
+    /// Its requests that a worker or another thread has to answer.
     pub(crate) requests: Vec<RequestKey>,
-    /// Memory of the ids of those requests, as far as they are no UUIDs.
+    /// Memory of the ids of those requests, for ids that are not UUIDs.
     pub(crate) message_id_bytes: usize,
-    /// With the position in the channel's list, so that leaving is not a search.
+    /// Its channels, each with the position in the channel's list, so that leaving takes no search.
     pub(crate) subscriptions: BTreeMap<ChannelKey, u32>,
-    /// Channels it was the first to name.
+    /// Channels that it was the first to name.
     pub(crate) created: Vec<ChannelKey>,
     pub(crate) worker: Option<Box<Worker>>,
 }
@@ -203,17 +204,17 @@ impl Connections {
         self.table.keys()
     }
 
-    /// All connections, the refused ones included.
+    /// Returns the number of all connections, including the refused ones.
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Connections over the limit that are only told so.
+    /// Returns the number of connections over the limit, which only get an error.
     pub(crate) fn refused(&self) -> usize {
         self.refused
     }
 
-    /// Connections that have completed their handshake.
+    /// Returns the number of connections that have completed their handshake.
     pub(crate) fn sessions(&self) -> usize {
         self.sessions
     }
@@ -223,7 +224,7 @@ impl Connections {
         self.table.len() - self.refused - self.closed
     }
 
-    /// Connections whose id a newer one has, and that are not told yet.
+    /// Returns the number of superseded connections that have not got `taken_over` yet.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn superseded(&self) -> usize {
         self.superseded_count
@@ -235,13 +236,13 @@ impl Connections {
         Some(key)
     }
 
-    /// The connection that was superseded first.
+    /// Returns the connection that was superseded first.
     pub(crate) fn first_superseded(&mut self) -> Option<ConnectionKey> {
         let (key, ()) = self.superseded.first(|key| is_superseded(&self.table, key))?;
         Some(key)
     }
 
-    /// Lets a connection not count against the limit any more.
+    /// Marks a connection as refused, so that it no longer counts towards the limit.
     pub(crate) fn refuse(&mut self, key: ConnectionKey) {
         if let Some(connection) = self.table.get_mut(key)
             && !std::mem::replace(&mut connection.refused, true)
@@ -250,13 +251,13 @@ impl Connections {
         }
     }
 
-    /// Moves a connection on in its life.
+    /// Moves a connection to a later stage.
     #[inline]
     pub(crate) fn enter(&mut self, key: ConnectionKey, next: State) {
         self.replace(key, next);
     }
 
-    /// Moves a connection on in its life, from wherever it is. Returns its session, if it had one.
+    /// Moves a connection to a later stage, from any other. Returns its session, if it had one.
     #[inline]
     pub(crate) fn end_session(&mut self, key: ConnectionKey, next: State) -> Option<Session> {
         match self.replace(key, next) {
@@ -365,7 +366,7 @@ impl Connection {
         }
     }
 
-    /// Returns whether frames of it are still looked at.
+    /// Returns whether its frames are still processed.
     #[inline]
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.state, State::Handshake | State::Open(_) | State::Superseded)
@@ -383,17 +384,17 @@ impl Connection {
         self.is_live() && self.held == Held::No && self.congested.is_none()
     }
 
-    /// Returns whether bytes of it should be read now.
+    /// Returns whether its bytes should be read now.
     pub(crate) fn wants_read(&self) -> bool {
         match self.state {
             State::Handshake | State::Open(_) | State::Superseded => self.may_proceed(),
-            // They are dropped.
+            // These bytes are dropped.
             State::Closing | State::Lingering => true,
             State::Closed => false,
         }
     }
 
-    /// Returns whether the server keeps it from being served, so that its silence is not its own.
+    /// Returns whether the server holds it back, so that its silence is not its own fault.
     pub(crate) fn is_held_back(&self) -> bool {
         self.held != Held::No || self.woken.is_some() || self.is_due || self.congested.is_some()
     }
@@ -405,8 +406,8 @@ impl Connection {
         }
     }
 
-    /// The limit on frames is another one from now on. It is raised at once. Once lowered, it
-    /// holds for frames that begin after the bytes that have been received.
+    /// Changes the limit on frames. A higher one applies at once. A lower one applies to frames that
+    /// begin after the bytes that have been received.
     pub(crate) fn change_frame_limit(&mut self, frame_bytes_max: usize) {
         let frame_bytes_max = wire_length(frame_bytes_max);
         let received_bytes = wire_length(self.recv.len());
@@ -418,8 +419,8 @@ impl Connection {
         }
     }
 
-    /// A frame of so many bytes is processed, some of which had come before the limit was lowered
-    /// to `frame_bytes_max`.
+    /// Records that a frame was processed of which a part had arrived before the limit was lowered to
+    /// `frame_bytes_max`.
     #[cold]
     pub(crate) fn consume_begun(&mut self, frame_bytes: usize, frame_bytes_max: usize) {
         self.begun_bytes = self.begun_bytes.saturating_sub(wire_length(frame_bytes));
@@ -429,7 +430,7 @@ impl Connection {
     }
 }
 
-/// Lengths on the wire have 32 bits, so that a larger limit is none.
+/// Converts a limit to a length on the wire. These have 32 bits, so a larger limit is no limit.
 fn wire_length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
@@ -467,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_connection_stays_small() {
-        // An idle connection is promised to cost under 1 KiB of the server's memory in all.
+        // An idle connection must take less than 1 KiB of the server's memory in total.
         let bytes = size_of::<Connection>();
         assert!(bytes <= 384, "{bytes} bytes");
     }

@@ -1,4 +1,4 @@
-//! All tables together. What happens to them is in the rooms above.
+//! All tables together. The layers above it change them.
 
 use super::budget::Budget;
 use super::connection::Connections;
@@ -34,7 +34,7 @@ pub(crate) struct Core {
     pub(crate) latency: Recorder,
 }
 
-/// The server as a whole.
+/// The state of the whole server.
 #[derive(Debug)]
 pub(crate) struct ServerState {
     started: Now,
@@ -48,7 +48,7 @@ pub(crate) struct ServerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lifecycle {
     Running,
-    /// New requests are refused; connections close as soon as nothing of theirs is left.
+    /// New requests are refused, and connections are closed once nothing of theirs is in flight.
     Draining,
     /// The drain took too long.
     CutOff,
@@ -83,15 +83,14 @@ impl Core {
         self.server.lifecycle != Lifecycle::Running
     }
 
-    /// Has the driver look whether a connection has anything left to be read, if the server
-    /// drains.
+    /// If the server drains, has the driver check whether a connection has bytes left to read.
     pub(crate) fn look_again(&mut self, key: ConnectionKey) {
         if self.is_draining() {
             self.agenda.actions.push_back(Action::Resume(key));
         }
     }
 
-    /// Everything that peers make the server hold.
+    /// Returns the memory that the server holds for peers.
     pub(crate) fn memory_bytes(&self) -> usize {
         let buffers = self.pool.gauge().bytes() + self.pool.free_bytes();
         buffers + self.router.bytes + self.budget.tables_bytes

@@ -1,4 +1,4 @@
-//! Counts of everything that the server does.
+//! Counters of all that the server does.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::proto::ErrorCode;
 
-/// Everything is a count since the start.
+/// Counters since the start of the server.
 ///
 /// ```
 /// # use ipc_framework::{Config, Server};
@@ -21,9 +21,9 @@ use crate::proto::ErrorCode;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Connections accepted, the refused ones included.
+    /// Connections accepted, including the refused ones.
     pub accepted: u64,
-    /// Connections closed before they were accepted, for want of descriptors.
+    /// Connections closed as soon as they were accepted, for lack of descriptors.
     pub shed: u64,
     /// Whole frames received.
     pub frames_in: u64,
@@ -35,15 +35,15 @@ pub struct Counters {
     pub bytes_out: u64,
     /// Publications, from peers and from inside the process.
     pub publications: u64,
-    /// Publications that reached nobody.
+    /// Publications without a subscriber.
     pub publications_unheard: u64,
     /// Deliveries: each publication counts once for each subscriber that it reached.
     pub deliveries: u64,
     /// Messages passed on to workers.
     pub forwarded: u64,
-    /// Notifications nobody handles.
+    /// Notifications that nobody handles.
     pub notifications_unhandled: u64,
-    /// Responses that answer no request their sender holds, and that no handler takes.
+    /// Responses that answer no request of their sender as a worker, and that no handler takes.
     pub responses_ignored: u64,
     /// Answers whose requester had left.
     pub answers_undeliverable: u64,
@@ -60,19 +60,19 @@ pub struct Counters {
     pub handshake_timeouts: u64,
     /// Connections closed because they sent nothing for longer than they may.
     pub idle_closed: u64,
-    /// Connections, channels and subscriptions refused for want of memory.
+    /// Connections, channels and subscriptions refused for lack of memory.
     pub memory_refusals: u64,
-    /// Times a connection was held back for want of memory.
+    /// Times a connection was held back for lack of memory.
     pub memory_pauses: u64,
-    /// Connections closed because they held the most memory when there was none left.
+    /// Connections closed because they held the most memory when it ran out.
     pub memory_sheds: u64,
-    /// Connections closed because their bytes were no valid TLS.
+    /// Connections closed because their bytes were not valid TLS.
     pub transport_failures: u64,
     /// Times the loop was woken from its sleep.
     pub wakeups: u64,
-    /// Polls without sleep that found nothing, see `Config::spin`.
+    /// Polls without sleep that found no event, see `Config::spin`.
     pub spins: u64,
-    /// Times a connection gave up its turn with frames left, so that others have theirs.
+    /// Times a connection had used up its share of a turn and had messages left.
     pub yields: u64,
     /// Error answers by code.
     pub errors: BTreeMap<&'static str, u64>,

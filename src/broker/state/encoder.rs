@@ -1,4 +1,4 @@
-//! Encodes messages in the server's own name: fresh ids, the time, and a buffer that is reused.
+//! Encodes messages of the server itself, with new ids and the time, in a buffer that is reused.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl<'a> Address<'a> {
     }
 }
 
-/// A frame that is encoded and not in any queue yet.
+/// An encoded frame that is not in any queue yet.
 #[derive(Debug)]
 pub(crate) enum Encoded {
     Small(Vec<u8>),
@@ -62,20 +62,20 @@ impl Encoder {
         Self { scratch: Vec::new(), stamps: Stamps::new(prefix), secrets }
     }
 
-    /// 122 random bits of a generator that nobody outside can predict.
+    /// Returns 122 random bits of a generator that peers cannot predict.
     pub(crate) fn secret_id(&mut self) -> Uuid {
         let mut bytes = [0; 16];
         self.secrets.fill_bytes(&mut bytes);
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 
-    /// The id and the time of a message in the server's own name. Such an id is no secret.
+    /// Returns the id and the time of a message of the server itself. Such an id is not secret.
     #[inline]
     pub(crate) fn stamp(&mut self, unix: Duration) -> Stamp {
         self.stamps.next(unix)
     }
 
-    /// A message whose payload is a value.
+    /// Encodes a message whose payload is a value.
     pub(crate) fn value<T: Serialize + ?Sized>(
         &mut self,
         gauge: &MemoryGauge,
@@ -104,7 +104,7 @@ impl Encoder {
         }
     }
 
-    /// A message whose payload is JSON text.
+    /// Encodes a message whose payload is JSON text.
     pub(crate) fn text(&mut self, pool: &mut BufferPool, head: Head<'_>, payload: &str) -> Encoded {
         match OutFrame::own(head, payload.as_bytes(), pool).into_shared_frame() {
             Ok(frame) => Encoded::Shared(frame),
@@ -116,7 +116,7 @@ impl Encoder {
         }
     }
 
-    /// A message that the embedder made. An id and a timestamp that it leaves empty are filled in.
+    /// Encodes a message of the embedder. An id and a timestamp that it leaves empty are filled in.
     pub(crate) fn message(
         &mut self,
         pool: &mut BufferPool,

@@ -1,4 +1,4 @@
-//! Orders to the driver and news for the hooks.
+//! Actions for the driver and events for the hooks.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::keys::ConnectionKey;
 use super::peer::{PackedPeer, Peer};
 
-/// A connection as its hooks and the listings show it.
+/// The description of a connection in hooks and listings.
 ///
 /// ```
 /// # use ipc_framework::{Config, Server};
@@ -24,9 +24,9 @@ pub struct ConnectionInfo<'a> {
     pub key: ConnectionKey,
     /// The application it belongs to.
     pub app_id: &'a str,
-    /// The id that it chose. Peers are never shown one another's.
+    /// The id that it chose. A peer never sees the ids of others.
     pub connection_id: &'a str,
-    /// The other end, as the operating system knows it.
+    /// The other end, as far as the operating system knows it.
     pub peer: Peer,
 }
 
@@ -39,56 +39,56 @@ pub(crate) struct ConnectionEvent {
     pub(crate) peer: PackedPeer,
 }
 
-/// An order to the driver about a connection.
+/// An action that the driver has to carry out on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send what is queued, by [`Broker::flush`](crate::broker::Broker::flush).
+    /// Send the queue, by [`Broker::flush`](crate::broker::Broker::flush).
     Flush(ConnectionKey),
-    /// Call [`Broker::receive`](crate::broker::Broker::receive) in the next turn, with nothing if
-    /// nothing was read.
+    /// Call [`Broker::receive`](crate::broker::Broker::receive) in the next turn, without bytes if
+    /// none were read.
     Resume(ConnectionKey),
-    /// Shut the write side, go on reading and dropping.
+    /// Shut the write side, but go on reading, and drop the bytes.
     FinishWrite(ConnectionKey),
-    /// Drop the socket. The key is free from now on.
+    /// Drop the socket. The key's index may be reused from now on.
     Close(ConnectionKey),
 }
 
 /// The way in which a peer went away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HangUp {
-    /// It will send no more, and may still read.
+    /// It sends no more, but may still read.
     EndOfStream,
     /// The connection is broken.
     Reset,
 }
 
-/// The state of a connection after bytes of it were received.
+/// The state of a connection after [`Broker::receive`](crate::broker::Broker::receive).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
     /// The driver should go on reading. If not, an [`Action::Resume`] says when.
     pub reads_on: bool,
-    /// The last bytes are a length prefix alone, as of a peer that writes header and body apart.
+    /// The last bytes are a length prefix alone, as if the peer writes header and body separately.
     /// Many kernels send the body only once the header is acknowledged, so a driver that can
-    /// should acknowledge it at once.
+    /// acknowledge it at once should do so.
     pub bare_header: bool,
 }
 
-/// The part that was done of what other threads asked for, or of what was due.
+/// The progress with the commands of other threads, or with timers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Things that were done.
+    /// The number of commands or timers that were carried out.
     pub steps: usize,
-    /// There may be more of them, for the next turn.
+    /// There may be more of them for the next turn.
     pub has_more: bool,
 }
 
 /// The bytes that a transport took from a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// All of the queue, or what fitted.
+    /// The number of bytes that the transport took.
     pub bytes: usize,
-    /// The transport keeps some of them, as one that encrypts does. While it does, the connection
-    /// is not at its end.
+    /// The transport keeps some of them, as TLS does. Until they are sent, the connection is not
+    /// closed.
     pub holds: bool,
 }
 
@@ -97,23 +97,23 @@ pub struct Written {
 pub struct Flushed {
     /// Bytes that are left.
     pub unsent_bytes: usize,
-    /// The peer writes header and body apart, see [`Received::bare_header`].
+    /// The peer writes header and body separately, see [`Received::bare_header`].
     pub splits_writes: bool,
 }
 
-/// Things to be done once the current call, or the current loop over connections, is over.
+/// Work that is postponed to the end of the current call, or of the current loop over connections.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
-    /// For the driver, in order.
+    /// Actions for the driver, in order.
     pub(crate) actions: VecDeque<Action>,
-    /// For the hooks, in order.
+    /// Events for the hooks, in order.
     pub(crate) events: Vec<ConnectionEvent>,
-    /// Connections to be closed once nobody iterates over them.
+    /// Connections to close once no loop over connections is running.
     pub(crate) doomed: Vec<ConnectionKey>,
     /// Connections that were closed with bytes in their queue.
     #[cfg(feature = "simulation")]
     pub(crate) unsent: Vec<ConnectionKey>,
-    /// Changes to the handlers, to be made once none of them runs. Their type stands above this
-    /// room.
+    /// Changes to the handlers, to make once no handler is running. Their type belongs to a layer
+    /// above this one.
     pub(crate) handler_changes: Vec<Box<dyn Any + Send>>,
 }

@@ -6,7 +6,7 @@
 
 use hdrhistogram::Histogram;
 
-/// One hour. A deferred answer takes no longer under any sensible request timeout.
+/// One hour, which is longer than any sensible request timeout.
 const NANOS_MAX: u64 = 3_600_000_000_000;
 /// Two significant digits: 1 % is below the noise of any machine.
 const SIGNIFICANT_DIGITS: u8 = 2;

@@ -1,9 +1,9 @@
-//! The keys of all tables. A key knows no table, so that any room may keep one.
+//! The keys of all tables. A key does not depend on its table, so that every module may store one.
 
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
 
-/// Names a connection. Once it is closed the key finds nothing, even if its place is reused.
+/// The key of a connection. Once that is closed, the key finds nothing, even if its index is reused.
 pub type ConnectionKey = Key<ConnectionKind>;
 pub(crate) type ApplicationKey = Key<ApplicationKind>;
 pub(crate) type ChannelKey = Key<ChannelKind>;
@@ -19,7 +19,7 @@ pub(crate) enum ChannelKind {}
 #[derive(Debug)]
 pub(crate) enum RequestKind {}
 
-/// Names an entry by index and generation. `K` keeps the keys of different tables apart.
+/// The key of an entry, by index and generation. `K` keeps the keys of different tables apart.
 pub struct Key<K> {
     index: u32,
     /// Never zero, so that an `Option` of a key takes no more room than a key.
@@ -41,24 +41,24 @@ impl<K> Key<K> {
         self.generation
     }
 
-    /// The key as a number, which is never zero.
+    /// Returns the key as a number, which is never zero.
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation.get()) << 32 | u64::from(self.index)
     }
 
-    /// The key that this is the number of.
+    /// Returns the key with this number.
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
         let generation = NonZeroU32::new((bits >> 32) as u32)?;
         Some(Self { index: bits as u32, generation, kind: PhantomData })
     }
 
-    /// The position in the table; reused once the entry is gone.
+    /// Returns the index in the table, which is reused once the entry is removed.
     pub fn index(self) -> usize {
         self.index as usize
     }
 }
 
-// Derives would ask the same of `K`, which is never stored.
+// Derived implementations would require the same of `K`, which is never stored.
 impl<K> Clone for Key<K> {
     fn clone(&self) -> Self {
         *self

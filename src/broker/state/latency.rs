@@ -1,4 +1,4 @@
-//! Latencies, recorded at a turn's end, when all of its bytes are with the kernel.
+//! Latencies, which are recorded at a turn's end, when the kernel has all of its bytes.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::histogram::Durations;
 use super::keys::{ChannelKey, ConnectionKey};
 
-/// The subject of a latency. All are measured inside the server, so that neither a peer's own time
-/// nor the kernel's below a read or a write is in them.
+/// The subject of a latency. All are measured inside the server, so they include neither the time
+/// of a peer nor that of the kernel.
 ///
 /// ```
 /// use ipc_framework::Measure;
@@ -26,9 +26,9 @@ pub enum Measure {
     /// From the turn in which a request's last byte was read to the end of the turn in which
     /// its answer, which may be an error, went to the kernel.
     Request,
-    /// The first part of it: until its handler began or a worker was chosen.
+    /// The first part of [`Measure::Request`]: until its handler began or a worker was chosen.
     Queue,
-    /// The second part: until the handler, the thread or the worker had answered.
+    /// The second part of it: until the handler, the thread or the worker had answered.
     Handler,
     /// From the turn in which a publication's last byte was read to the end of the turn in
     /// which it was offered to the kernel for its last subscriber. The further delay by a
@@ -43,7 +43,7 @@ impl Measure {
     /// The measures of a channel.
     const OF_CHANNELS: [Self; 4] = [Self::Request, Self::Queue, Self::Handler, Self::Publication];
 
-    /// Its name in logs and on the wire.
+    /// Returns the name in logs and on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Request => "request",
@@ -80,8 +80,8 @@ pub struct LatencyOf<'a> {
     pub worker: Option<ConnectionKey>,
     /// The measure.
     pub measure: Measure,
-    /// A number that no other histogram has; one that is emptied gets another. A channel that is
-    /// forgotten and named again has two.
+    /// A number that no other histogram has. One that is emptied gets a new number, and so does that
+    /// of a channel that was removed and created again.
     pub serial: u64,
 }
 
@@ -112,7 +112,7 @@ pub struct LatencySummary {
     pub max_us: f64,
 }
 
-/// The latencies of one channel; `None` where nothing was measured.
+/// The latencies of one channel. Those without a measurement are `None`.
 ///
 /// ```
 /// # use ipc_framework::{Config, Server};
@@ -140,24 +140,24 @@ pub struct ChannelLatency {
     pub publication: Option<LatencySummary>,
 }
 
-/// Histograms at a time, of 18 KiB each, beside those of channels that the embedder set up. Further
-/// channels that peers name are served like all others, and not measured.
+/// The most histograms at a time, of 18 KiB each, besides those of channels that the embedder set up.
+/// Further channels that peers create are not measured.
 const HISTOGRAMS_MAX: usize = 1_024;
-/// Histograms of channels and workers that are gone, kept for a program that reads them from time
-/// to time; the oldest make room.
+/// The most histograms of removed channels and workers, which are kept for a program that reads them
+/// from time to time. The oldest ones are dropped.
 const DEPARTED_MAX: usize = 256;
-/// Samples that wait for the turn's end. In a turn with more, the earlier ones count as sent when
-/// there is no more room.
+/// The most samples that wait for the turn's end. In a turn with more, the earlier ones count as
+/// sent when there is no more room.
 const SAMPLES_MAX: usize = 8_192;
 
-/// Numbers histograms, see [`LatencyOf::serial`].
+/// The next number of a histogram, see [`LatencyOf::serial`].
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 fn next_serial() -> u64 {
     SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
-/// One histogram, made when something is first recorded.
+/// One histogram, which is created with its first sample.
 #[derive(Debug, Default)]
 pub(crate) struct Distribution(Option<Box<Recorded>>);
 
@@ -322,12 +322,12 @@ pub(crate) enum Sample {
 pub(crate) struct Recorder {
     samples: Vec<Sample>,
     stopwatch: Stopwatch,
-    /// When the last handler of this turn had ended.
+    /// The end of the last handler of this turn.
     handled: Duration,
     pub(crate) places: Arc<()>,
 }
 
-/// Reads the time while a handler runs; without one, as in a simulation, handlers take none.
+/// A clock that is read during a turn. Without one, as in a simulation, handlers take no time.
 #[derive(Default)]
 struct Stopwatch(Option<Box<dyn Fn() -> Duration + Send>>);
 
@@ -355,18 +355,18 @@ impl Recorder {
         self.samples.push(sample);
     }
 
-    /// Hands out all samples, and the places that new histograms take.
+    /// Returns all samples, and the places that new histograms take.
     pub(crate) fn drain(&mut self) -> (impl Iterator<Item = Sample>, &Arc<()>) {
         (self.samples.drain(..), &self.places)
     }
 
-    /// The time in the middle of a turn, as far as there is a clock.
+    /// Returns the time in the middle of a turn, if there is a clock.
     pub(crate) fn time(&self) -> Option<Duration> {
         self.stopwatch.0.as_ref().map(|read| read())
     }
 
-    /// Returns when a handler that is called now begins: one follows another, so that only the
-    /// end of each takes a look at the clock.
+    /// Returns the start time of a handler that is called now. It is the end of the last one, so
+    /// that the clock is read only at the end of each.
     pub(crate) fn begin(&self, now: Duration) -> Duration {
         self.handled.max(now)
     }

@@ -1,15 +1,15 @@
-//! Connections in line for something that is not there yet.
+//! Lines of connections that wait for something.
 
 use std::collections::VecDeque;
 
 use super::keys::ConnectionKey;
 
-/// A line of connections, each with what it waits with. One that leaves the line from its middle
-/// is not searched for: it is skipped when its turn comes.
+/// A line of connections, each with a value of its own. An entry in the middle whose connection
+/// leaves is not searched for, but skipped when its turn comes.
 #[derive(Debug)]
 pub(crate) struct Line<T = ()> {
     entries: VecDeque<(ConnectionKey, T)>,
-    /// Entries whose connection does not wait here any more.
+    /// The number of entries whose connection no longer waits here.
     left: usize,
 }
 
@@ -28,12 +28,12 @@ impl<T: Copy> Line<T> {
         self.entries.push_back((key, with));
     }
 
-    /// For a connection that had its turn and could not use it.
+    /// Puts a connection back to the front that had its turn and could not use it.
     pub(crate) fn push_front(&mut self, key: ConnectionKey, with: T) {
         self.entries.push_front((key, with));
     }
 
-    /// The first connection in line. `waits` says whether one still waits here.
+    /// Returns the first connection in line. `waits` tells whether a connection still waits here.
     pub(crate) fn first(
         &mut self,
         waits: impl Fn(ConnectionKey) -> bool,
@@ -48,14 +48,14 @@ impl<T: Copy> Line<T> {
         None
     }
 
-    /// Takes the connection that [`Line::first`] has returned out of the line.
+    /// Removes the connection that [`Line::first`] has returned.
     pub(crate) fn pop_first(&mut self) {
         self.entries.pop_front();
     }
 
-    /// A connection in the line does not wait any more. Its entry stays until it is at the front,
-    /// or until most entries are of this kind, so that leaving takes constant time on average and
-    /// the line is never more than twice as long as it has to be.
+    /// Records that a connection in the line no longer waits. Its entry stays until it is at the
+    /// front, or until most entries are of this kind, so that leaving takes constant time on average
+    /// and the line is never more than twice as long as necessary.
     pub(crate) fn leave(&mut self, waits: impl Fn(ConnectionKey) -> bool) {
         self.left += 1;
         if self.left > self.entries.len() / 2 {

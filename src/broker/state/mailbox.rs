@@ -1,20 +1,20 @@
-//! The way into the loop from other threads: letters that are dealt with on the loop's thread.
+//! The mailbox, by which other threads reach the loop: letters that the loop's thread processes.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 
-/// Payload bytes of other threads that may wait here. More is refused, for nothing else holds back a
-/// thread that publishes faster than the loop can send.
+/// The most payload bytes of other threads that wait here. More are refused, because nothing else
+/// holds back a thread that publishes faster than the loop can send.
 pub(crate) const MAILBOX_BYTES_MAX: usize = 64 << 20;
-/// Charged for each letter beside its payload.
+/// The bytes that a letter counts for in addition to its payload.
 const LETTER_BYTES: usize = 256;
 
-/// Something for the loop to do.
+/// A command for the loop.
 pub(crate) enum Letter<T, P> {
     Command(Box<dyn FnOnce(&mut T) + Send>),
-    /// The frequent one, which needs no closure of its own.
+    /// A publication, which is the most frequent command and needs no closure.
     Publication(P),
 }
 
@@ -24,7 +24,7 @@ type Waker = Box<dyn Fn() + Send + Sync>;
 pub(crate) struct Remote<T, P> {
     sender: Sender<(usize, Letter<T, P>)>,
     waker: OnceLock<Waker>,
-    /// The loop was woken and has not looked yet: one wake-up is enough.
+    /// The loop was woken and has not read the mailbox yet, so it needs no further wake-up.
     woken: AtomicBool,
     waiting_bytes: AtomicUsize,
     stopped: AtomicBool,
@@ -67,7 +67,7 @@ impl<T, P> Remote<T, P> {
     pub(crate) fn send(&self, payload_bytes: usize, letter: Letter<T, P>) {
         let bytes = payload_bytes + LETTER_BYTES;
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        // The loop is gone: there is nobody left to answer.
+        // The loop has ended, so nobody processes the letter.
         if self.sender.send((bytes, letter)).is_err() {
             return;
         }
@@ -87,20 +87,20 @@ impl<T, P> fmt::Debug for Remote<T, P> {
 
 /// The loop's side.
 pub(crate) struct Mailbox<T, P> {
-    /// `None` once the server has ended: the letters that still wait are dropped, and threads
-    /// that wait for their answers learn that there will be none.
+    /// `None` once the server has ended. The letters that still wait are dropped then, and threads
+    /// that wait for their answers get an error.
     receiver: Option<Receiver<(usize, Letter<T, P>)>>,
     remote: Arc<Remote<T, P>>,
 }
 
 impl<T, P> Mailbox<T, P> {
-    /// Forgets that it was woken; whatever is posted from here on wakes again. It reads the mark as
+    /// Acknowledges a wake-up. Letters that are posted from here on wake the loop again. It reads the mark as
     /// well, so that it sees every letter whose sender found the mark set and did not wake it.
     pub(crate) fn acknowledge(&self) {
         self.remote.woken.swap(false, Ordering::AcqRel);
     }
 
-    /// The server has ended: nothing is taken any more.
+    /// Closes the mailbox of a server that has ended.
     pub(crate) fn close(&mut self) {
         self.remote.stopped.store(true, Ordering::Release);
         self.receiver = None;

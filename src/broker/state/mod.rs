@@ -1,4 +1,4 @@
-//! The tables: each owns its data, and is handed what else it needs.
+//! The tables. Each owns its data, and gets everything else as arguments.
 
 pub(crate) mod arena;
 pub(crate) mod budget;

@@ -23,22 +23,22 @@ use crate::broker::access::User;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
-    /// The driver did not say.
+    /// The driver does not know.
     #[default]
     Unknown,
-    /// An address and port. Of an IPv6 address the zone is not kept.
+    /// An address and port. The zone of an IPv6 address is not kept.
     Tcp(SocketAddr),
-    /// A process on the same machine. Linux alone says which one.
+    /// A process on the same machine, which only Linux identifies.
     Unix {
         /// The user and group that the process had when it connected.
         user: Option<User>,
-        /// The process that connected. It may have ended since, or have handed its socket on;
-        /// `None` if it is in a namespace that cannot be seen from here.
+        /// The process that connected. It may have ended since, or passed its socket to another one.
+        /// `None` if it is in a PID namespace that is not visible here.
         pid: Option<NonZeroU32>,
     },
 }
 
-/// A [`Peer`] in 20 bytes, for each connection holds one.
+/// A [`Peer`] in 20 bytes, because each connection has one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum PackedPeer {
     #[default]

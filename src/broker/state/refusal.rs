@@ -1,19 +1,18 @@
-//! Every sentence with which the server refuses something: what happened, whose fault it is, and
-//! what to do next.
+//! The texts of all errors for peers: what happened, whose fault it is, and what to do next.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::proto::{ErrorCode, ID_BYTES_MAX};
 
-/// Why a message is not served: the code, and the sentence for its sender.
+/// An error for a peer: the code, and the text.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) code: ErrorCode,
     pub(crate) text: Cow<'static, str>,
 }
 
-/// Why the processing of a message stops.
+/// The reason why the processing of a message stops.
 pub(crate) enum Stop {
     Refused(Refusal),
     /// The message waits; it is processed again later.
@@ -138,7 +137,7 @@ pub(crate) fn too_many_channels() -> Refusal {
     )
 }
 
-/// A filter said no, in its own words.
+/// The filter refused a message, with a text of its own.
 pub(crate) fn filtered(text: String) -> Refusal {
     Refusal::new(ErrorCode::Forbidden, text)
 }
@@ -208,12 +207,12 @@ pub(crate) fn answer_over_frame(frame_bytes_max: usize) -> String {
     format!("its answer is over the {frame_bytes_max} bytes of a frame")
 }
 
-/// The server's own answer, such as a listing.
+/// The server's own answer, such as a listing, is too large.
 pub(crate) fn listing_too_large() -> Refusal {
     Refusal::new(ErrorCode::LimitExceeded, ANSWER_TOO_LARGE)
 }
 
-/// The answer of a worker or of a [`Responder`](crate::Responder).
+/// The answer of a worker or of a [`Responder`](crate::Responder) is too large.
 pub(crate) fn answer_too_large() -> Refusal {
     Refusal::new(ErrorCode::HandlerFailed, ANSWER_TOO_LARGE)
 }
@@ -240,7 +239,8 @@ pub(crate) fn request_timed_out(timeout: Duration) -> Refusal {
     Refusal::new(ErrorCode::Timeout, text)
 }
 
-/// Not [`shutting_down`], which says that nothing was done.
+/// The drain ended before an answer came. This is not [`shutting_down`], which says that the request
+/// was not executed.
 pub(crate) fn cut_off() -> Refusal {
     Refusal::new(
         ErrorCode::Timeout,

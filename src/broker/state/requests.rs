@@ -1,4 +1,4 @@
-//! Requests that a worker or another thread is to answer.
+//! Requests that a worker or another thread has to answer.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use super::keys::{ChannelKey, ConnectionKey, RequestKey, RequestKind};
 use super::router::Router;
 use super::timeouts::Timeouts;
 
-/// All of them.
+/// All such requests.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     table: Arena<RequestKind, PendingRequest>,
     timeouts: Timeouts<RequestKind>,
 }
 
-/// A request on its way: who asked, and who is to answer.
+/// A request in flight, with its requester and its worker or thread.
 #[derive(Debug)]
 pub(crate) struct PendingRequest {
-    /// The worker sees it as `message_id`. Nobody else can guess it.
+    /// The `message_id` that the worker gets. Nobody else can guess it.
     pub(crate) id: RequestId,
     pub(crate) requester: ConnectionKey,
-    /// In the requester's list of requests.
+    /// The position in the requester's list of requests.
     position: u32,
     /// The requester's own `message_id`, as JSON text; a UUID is kept inline.
     message_id: SmallVec<[u8; 36]>,
     pub(crate) channel: ChannelKey,
     pub(crate) answerer: Answerer,
     pub(crate) arrived: Duration,
-    /// When it was passed on, or its handler began.
+    /// The time at which it was forwarded, or its handler began.
     pub(crate) began: Duration,
 }
 
@@ -42,12 +42,12 @@ pub(crate) struct RequestId([u8; uuid::fmt::Hyphenated::LENGTH]);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answerer {
-    /// With the position in the worker's list of requests.
+    /// A worker, with the position in its list of requests.
     Worker(ConnectionKey, u32),
     Thread,
 }
 
-/// A request that begins.
+/// A new request.
 pub(crate) struct NewRequest<'a> {
     pub(crate) random_id: Uuid,
     pub(crate) from: ConnectionKey,
@@ -73,7 +73,7 @@ impl Requests {
         self.table.keys()
     }
 
-    /// Enters a request into the books: its requester's, its worker's and its channel's.
+    /// Enters a request into the lists of its requester, its worker and its channel.
     pub(crate) fn begin(
         &mut self,
         new: &NewRequest<'_>,
@@ -113,23 +113,23 @@ impl Requests {
         Some(request)
     }
 
-    /// The request that has this id.
+    /// Finds the request with this id.
     pub(crate) fn find(&self, id: &str) -> Option<(RequestKey, &PendingRequest)> {
         let found = self.table.at(RequestId::index_of(id)?);
         found.filter(|(_, request)| request.id.means(id))
     }
 
-    /// When the next request times out.
+    /// Returns the time at which the next request times out.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.timeouts.next_deadline()
     }
 
-    /// A request that was not answered in time.
+    /// Returns a request that has timed out, if there is one.
     pub(crate) fn overdue(&self, now: Duration) -> Option<RequestKey> {
         self.timeouts.overdue(now)
     }
 
-    /// Takes a request off all books. Its channel may be forgotten by that.
+    /// Removes a request from all lists. Its channel may be removed by that.
     pub(crate) fn end(
         &mut self,
         key: RequestKey,
@@ -170,7 +170,7 @@ impl Requests {
 }
 
 impl PendingRequest {
-    /// The requester's `message_id`, as JSON text without the quotes.
+    /// Returns the requester's `message_id`, as JSON text without the quotes.
     pub(crate) fn message_id(&self) -> &[u8] {
         &self.message_id
     }
@@ -205,7 +205,7 @@ impl RequestId {
     }
 }
 
-/// Memory of an id that is no UUID, beside its request's.
+/// Returns the memory of an id that is too long to be stored inside its request.
 fn spilled_bytes(message_id: &SmallVec<[u8; 36]>) -> usize {
     if message_id.spilled() { message_id.capacity() } else { 0 }
 }

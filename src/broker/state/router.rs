@@ -1,5 +1,5 @@
-//! The flat channel table: an application's channel name leads to one index, and everything that is
-//! known of a channel stands there.
+//! The flat table of channels. The name of an application's channel leads to one entry, which has
+//! all data of the channel.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::proto;
 
 /// An application: a name space of channels and the connections that belong to it.
 ///
-/// It lives while the embedder pinned it, or a connection or a channel is in it.
+/// It exists while it is pinned by the embedder, or while it has a connection or a channel.
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) id: Arc<str>,
@@ -27,18 +27,18 @@ pub(crate) struct Application {
     pub(crate) pinned: bool,
     pub(crate) created_at: Duration,
     pub(crate) last_activity: Duration,
-    /// By `connection_id`. Ordered, so that a broadcast has one order.
+    /// The connections by `connection_id`, ordered, so that a broadcast has a fixed order.
     pub(crate) connections: BTreeMap<Arc<str>, ConnectionKey>,
     pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
-    /// Bytes of their ids in a listing.
+    /// Bytes of the channels' ids in a listing.
     pub(crate) names_bytes: usize,
 }
 
 /// A channel of one application.
 ///
-/// It lives while the embedder pinned it or `references` is not zero. There is one for each
-/// subscriber, each worker, each unanswered request, each connection that is held back because of
-/// it, and for the connection that first named it.
+/// It exists while it is pinned by the embedder or `references` is not zero. There is one reference
+/// for each subscriber, each worker, each unanswered request, each connection that is held back
+/// because of it, and for the connection that first named it.
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) id: Arc<str>,
@@ -68,7 +68,7 @@ pub(crate) struct Router {
     pub(crate) applications: Arena<ApplicationKind, Application>,
     pub(crate) channels: Arena<ChannelKind, Channel>,
     by_id: HashMap<Arc<str>, ApplicationKey>,
-    /// Memory of all of it.
+    /// Memory of all entries.
     pub(crate) bytes: usize,
     /// Bytes of the ids of all applications and channels in a listing.
     pub(crate) names_bytes: usize,
@@ -109,7 +109,7 @@ impl Router {
         self.applications.get(application)?.channels.get(id).copied()
     }
 
-    /// A new channel, with no reference yet: the caller pins or retains it.
+    /// Creates a channel without a reference. The caller pins or retains it.
     pub(crate) fn create_channel(
         &mut self,
         application: ApplicationKey,
@@ -154,7 +154,7 @@ impl Router {
         self.channels.get(channel).is_some_and(|channel| channel.references > 1)
     }
 
-    /// Takes one reference back, and forgets the channel if nobody uses it any more.
+    /// Releases one reference, and removes the channel if that was the last.
     pub(crate) fn release(&mut self, key: ChannelKey) {
         let Some(channel) = self.channels.get_mut(key) else { return };
         debug_assert!(channel.references > 0);
@@ -185,14 +185,14 @@ impl Router {
         }
     }
 
-    /// The channels of an application, in no order.
+    /// Returns the channels of an application, in no particular order.
     pub(crate) fn channels_of(&self, key: ApplicationKey) -> impl Iterator<Item = &Channel> {
         let application = self.applications.get(key);
         let keys = application.into_iter().flat_map(|application| application.channels.values());
         keys.filter_map(|key| self.channels.get(*key))
     }
 
-    /// The line of connections that wait for an obstacle.
+    /// Returns the line of connections that wait for an obstacle.
     pub(crate) fn line(&mut self, obstacle: Obstacle) -> Option<&mut Line> {
         match obstacle {
             Obstacle::Subscriber(channel) => Some(&mut self.channels.get_mut(channel)?.publishers),
@@ -200,18 +200,18 @@ impl Router {
         }
     }
 
-    /// Returns whether nobody that waits for the obstacle could get past it.
+    /// Returns whether no connection that waits for the obstacle could pass it.
     pub(crate) fn is_blocked(&self, obstacle: Obstacle) -> bool {
         match obstacle {
             Obstacle::Subscriber(channel) => {
                 self.channels.get(channel).is_some_and(|channel| channel.congested > 0)
             }
-            // Any worker will do, and which of them keep up is looked up for each request.
+            // Any worker will do, and each request looks for one that keeps up.
             Obstacle::Worker(_) => false,
         }
     }
 
-    /// Keeps the table entry of an obstacle as long as somebody waits for it.
+    /// Adds a reference to an obstacle's entry, for a connection that waits for it.
     pub(crate) fn retain_obstacle(&mut self, obstacle: Obstacle) {
         let (Obstacle::Subscriber(channel) | Obstacle::Worker(channel)) = obstacle;
         self.retain(channel);
@@ -222,7 +222,7 @@ impl Router {
         self.release(channel);
     }
 
-    /// A channel with its application.
+    /// Returns a channel with its application.
     pub(crate) fn names(&self, channel: ChannelKey) -> Option<(&Application, &Channel)> {
         let channel = self.channels.get(channel)?;
         Some((self.applications.get(channel.application)?, channel))
@@ -230,7 +230,7 @@ impl Router {
 }
 
 impl Application {
-    /// Its part of the memory budget, but for a name that the embedder gave it.
+    /// Returns its memory, without the name that the embedder gave it.
     fn bytes(&self) -> usize {
         APPLICATION_BYTES + 2 * self.id.len() + self.id_json.len()
     }

@@ -1,4 +1,4 @@
-//! Statistics and listings: the shapes of the published server, and fields of this one's own.
+//! Statistics and listings: the shapes of the published server, with additional fields.
 
 use std::collections::BTreeMap;
 
@@ -26,31 +26,31 @@ use super::router::{Application, Channel, Router};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// New work is accepted: not while draining.
+    /// The server accepts new work, because it is not draining.
     pub running: bool,
     /// The host as configured.
     pub host: String,
     /// The TCP port, 0 without one.
     pub port: u16,
-    /// Applications known now.
+    /// The number of applications.
     pub total_applications: usize,
     /// Connections that have completed their handshake.
     pub total_connections: usize,
     /// The limit on connections.
     pub max_connections: usize,
-    /// Version of this package.
+    /// The version of this package.
     pub version: &'static str,
     /// Seconds since the start.
     pub uptime_seconds: f64,
-    /// Channels known now.
+    /// The number of channels.
     pub total_channels: usize,
     /// Requests that wait for a worker or a deferred answer.
     pub pending_requests: usize,
     /// Bytes held in queues and unfinished frames.
     pub buffered_bytes: usize,
-    /// Everything that peers make the server hold, these bytes included.
+    /// All memory that the server holds for peers, including `buffered_bytes`.
     pub memory_bytes: usize,
-    /// The limit on that.
+    /// The limit on `memory_bytes`.
     pub max_memory: usize,
     /// The measures that are taken because memory runs short.
     pub memory_pressure: MemoryPressure,
@@ -111,7 +111,7 @@ pub struct ChannelInfo {
     pub has_handler: bool,
 }
 
-/// An application as it is listed, which borrows what [`ApplicationInfo`] owns.
+/// An application in a listing, which borrows the fields that [`ApplicationInfo`] owns.
 #[derive(Serialize)]
 pub(crate) struct ListedApplication<'a> {
     name: &'a str,
@@ -121,7 +121,7 @@ pub(crate) struct ListedApplication<'a> {
     last_activity: f64,
 }
 
-/// All applications by id, or one.
+/// Returns all applications by id, or a single one.
 pub(crate) fn list_applications(
     router: &Router,
     only: Option<ApplicationKey>,
@@ -132,12 +132,12 @@ pub(crate) fn list_applications(
     listed.map(|application| (&*application.id, application.into())).collect()
 }
 
-/// The channels of an application by id.
+/// Returns the channels of an application by id.
 pub(crate) fn list_channels(router: &Router, key: ApplicationKey) -> BTreeMap<&str, ChannelInfo> {
     router.channels_of(key).map(|channel| (&*channel.id, channel.into())).collect()
 }
 
-/// The latencies of an application's channels by id, in no order.
+/// Returns the latencies of an application's channels by id, in no particular order.
 pub(crate) fn list_latencies(
     router: &Router,
     key: ApplicationKey,

@@ -1,17 +1,17 @@
-//! Deadlines that all lie the same time ahead, so that they expire in the order in which they
-//! begin: a queue is enough, where an ordered map would take a hundred instructions more.
+//! Timeouts of the same length, which expire in the order in which they begin. A queue is enough for
+//! them, whereas an ordered map would take a hundred instructions more.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::keys::Key;
 
-/// Places for timeouts that ended which are not worth tidying up.
+/// The number of ended timeouts that are not worth removing.
 const ENDED_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Timeouts<K> {
-    /// In the order of their deadlines. The first one has not ended; others may have.
+    /// The timeouts, ordered by deadline. The first one has not ended; others may have.
     queue: VecDeque<(Duration, Key<K>)>,
 }
 
@@ -32,13 +32,14 @@ impl<K> Timeouts<K> {
         }
     }
 
-    /// A timeout ended before its deadline. `live` others did not, which `is_live` tells apart.
+    /// Records that a timeout ended before its deadline. `is_live` tells the `live` others that did
+    /// not from those that did.
     pub(crate) fn note_end(&mut self, live: usize, is_live: impl Fn(Key<K>) -> bool) {
         while self.queue.front().is_some_and(|(_, key)| !is_live(*key)) {
             self.queue.pop_front();
         }
-        // One that lasts keeps those behind it in the queue: without this they would be all that
-        // begin within one timeout.
+        // The first one keeps those behind it in the queue. Without this, the queue would grow to all
+        // that begin within one timeout.
         if self.queue.len() > 2 * live + ENDED_MAX {
             self.queue.retain(|(_, key)| is_live(*key));
             self.queue.shrink_to(2 * self.queue.len() + ENDED_MAX);
@@ -49,7 +50,7 @@ impl<K> Timeouts<K> {
         self.queue.front().map(|(deadline, _)| *deadline)
     }
 
-    /// The first key, if its deadline has passed. It stays until its end is noted.
+    /// Returns the first key, if its deadline has passed. It stays until its end is recorded.
     pub(crate) fn overdue(&self, now: Duration) -> Option<Key<K>> {
         self.queue.front().filter(|(deadline, _)| *deadline <= now).map(|(_, key)| *key)
     }

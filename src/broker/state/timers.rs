@@ -1,11 +1,11 @@
-//! Timers, by deadline. Time is an argument: nothing here reads a clock.
+//! Timers by deadline. The time is an argument, so nothing here reads a clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::keys::ConnectionKey;
 
-/// The time as the broker sees it, read once a turn by its driver.
+/// The time of a turn, which the driver reads once.
 ///
 /// ```
 /// use ipc_framework::broker::Now;
@@ -16,20 +16,20 @@ use super::keys::ConnectionKey;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Since the server started; never goes back. Deadlines are counted in it.
+    /// The time since the server started, which never goes back. Deadlines refer to it.
     pub monotonic: Duration,
-    /// Since the Unix epoch; may jump. Timestamps of messages are made of it.
+    /// The time since the Unix epoch, which may jump. Timestamps of messages are made of it.
     pub unix: Duration,
 }
 
-/// A [`Now::monotonic`] in half the room, in nanoseconds.
+/// A [`Now::monotonic`] in nanoseconds, which takes half the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(u64);
 
 impl From<Duration> for Moment {
     #[inline]
     fn from(monotonic: Duration) -> Self {
-        // It counts to six hundred years.
+        // 64 bits suffice for six hundred years.
         Self(monotonic.as_secs() * 1_000_000_000 + u64::from(monotonic.subsec_nanos()))
     }
 }
@@ -46,14 +46,14 @@ pub(crate) enum Due {
     Idle(ConnectionKey),
     /// A queue over its high-water mark has used up its grace.
     Grace(ConnectionKey),
-    /// A peer that was told why it is closed has had time to read it.
+    /// A peer has had time to read the reason why it is closed.
     Linger(ConnectionKey),
-    /// Connections have been held back for want of memory as long as they may.
+    /// Connections have been held back for lack of memory for the whole grace.
     Memory,
     DrainDeadline,
 }
 
-/// Names one timer; the serial keeps timers of one instant apart and in order.
+/// The key of a timer. The serial keeps timers of the same instant apart and in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TimerKey {
     deadline: Duration,
@@ -96,7 +96,7 @@ impl Timers {
         self.queue.first_key_value().map(|(key, _)| key.deadline)
     }
 
-    /// Takes the earliest timer that is due, with its deadline.
+    /// Removes and returns the earliest timer that is due, with its deadline.
     pub(crate) fn expire(&mut self, now: Duration) -> Option<(Duration, Due)> {
         let entry = self.queue.first_entry()?;
         let deadline = entry.key().deadline;

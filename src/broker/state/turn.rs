@@ -1,8 +1,8 @@
-//! The turn: its time, and the budget of work in it.
+//! The turn: its time, and its budget of work.
 //!
-//! A message of few bytes may be much work: a publication to thousands, a list of all channels.
-//! Once a turn has done enough of it, the next connection that asks for more waits for a later
-//! turn, in order of arrival, and meanwhile all others are served.
+//! A message of few bytes may cause much work: a publication to thousands, or a list of all channels.
+//! Once a turn has done enough of it, connections with further such messages wait for a later turn,
+//! in order of arrival, and meanwhile all others are served.
 
 use std::time::Duration;
 
@@ -20,14 +20,13 @@ use crate::broker::turn_limits::{
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) now: Now,
-    /// When the last byte came of the message that is being processed.
+    /// The time at which the last byte of the current message arrived.
     pub(crate) arrived: Duration,
     /// See [`TurnLimits::work_max`].
     work_max: usize,
     /// See [`TurnLimits::frames_per_connection_max`].
     frames_max: usize,
-    /// The frames that a share may have: as many as a connection may, and no more than
-    /// `steps_max`.
+    /// The frames of a share: as many as a connection may have, and no more than `steps_max`.
     share_frames_max: usize,
     /// See [`Turn::limit_steps`].
     pub(crate) steps_max: usize,
@@ -36,11 +35,11 @@ pub(crate) struct Turn {
     work_done: u64,
     light: Queue,
     heavy: Queue,
-    /// Work was taken on since the last turn's end, or a due connection had its turn.
+    /// Work was begun since the last turn's end, or a due connection had its turn.
     has_begun: bool,
 }
 
-/// The part of a turn that one connection may have, or all other threads together.
+/// The share of a turn that one connection has, or all other threads together.
 #[derive(Debug, Default)]
 struct Share {
     frames_left: usize,
@@ -48,16 +47,17 @@ struct Share {
     work_end: u64,
 }
 
-/// A lane: the work that this turn has taken on, and the connections that wait for another one.
+/// A lane: the work that this turn has begun, and the connections that wait for another turn.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Work that was charged in this turn, or set aside for connections that are due.
+    /// Work that was charged in this turn, or reserved for connections that are due.
     spent: usize,
     waiting: Line<usize>,
 }
 
 impl Queue {
-    /// However much the first one is, it is taken on: some turn has to.
+    /// Returns whether there is room. The first message always has room, because some turn has to do
+    /// its work.
     fn has_room(&self, work: usize, work_max: usize) -> bool {
         self.spent == 0 || self.spent + work <= work_max
     }
@@ -89,7 +89,7 @@ impl Turn {
         self.limit_steps(usize::MAX);
     }
 
-    /// So many steps are left of those that the whole turn may take.
+    /// Sets the steps that are left of those for the whole turn.
     pub(crate) fn limit_steps(&mut self, steps_max: usize) {
         (self.steps_max, self.share_frames_max) = (steps_max, self.frames_max.min(steps_max));
     }
@@ -98,7 +98,7 @@ impl Turn {
         self.now.monotonic.saturating_add(timeout)
     }
 
-    /// A connection begins its share of the turn, or the threads that post to the broker do.
+    /// Begins the share of a connection, or of the threads that post to the broker.
     pub(crate) fn begin_share(&mut self) {
         self.share = Share {
             frames_left: self.share_frames_max,
@@ -115,7 +115,7 @@ impl Turn {
         self.share.frames_left -= 1;
     }
 
-    /// Returns the work of putting a frame of so many bytes into so many queues.
+    /// Returns the work of putting a frame into the queues of its subscribers.
     #[inline]
     pub(crate) fn fan_out_work(&self, subscribers: usize, frame_bytes: usize) -> usize {
         let crowd = subscribers.min(self.work_max / CROWD_WORK_PARTS);
@@ -165,13 +165,12 @@ impl Turn {
         false
     }
 
-    /// A connection that is due begins its share, and another one may follow it in the next turn.
+    /// Records that a due connection begins its share. Another one may follow it in the next turn.
     pub(crate) fn note_due(&mut self) {
         self.has_begun = true;
     }
 
-    /// Ends the turn: the connections at the front go on in the next one, as many as it has room
-    /// for.
+    /// Ends the turn. The connections at the front go on in the next turn, as far as it has room.
     pub(crate) fn end(&mut self, connections: &mut Connections, agenda: &mut Agenda) {
         if !std::mem::take(&mut self.has_begun) {
             return;
@@ -192,7 +191,7 @@ impl Turn {
                     agenda.actions.push_back(Action::Resume(key));
                 }
             }
-            // The connection that comes first takes what room is left: another one each turn.
+            // The first connection takes the room that is left, so another one is first each turn.
             if agenda.actions.len() > first_action
                 && let Some(last) = agenda.actions.pop_back()
             {
@@ -201,7 +200,7 @@ impl Turn {
         }
     }
 
-    /// A connection leaves. It waits for no work any more, and the next in its lane moves up.
+    /// Removes a connection that leaves from its lane. The next one in the lane moves up.
     pub(crate) fn forget(
         &mut self,
         key: ConnectionKey,
@@ -212,7 +211,7 @@ impl Turn {
         if let Held::Work(lane) = connection.held {
             connection.held = Held::No;
             self.queue(lane).waiting.leave(|key| waits(connections, key, lane));
-            // Its socket was not read meanwhile, and may have come to its end.
+            // Its socket was not read meanwhile, so an end of the stream may not have been noticed.
             agenda.actions.push_back(Action::Resume(key));
         } else if !std::mem::take(&mut connection.is_due) {
             return;
