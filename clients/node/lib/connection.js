@@ -67,6 +67,11 @@ class Connection {
     return this.socket?.bytesRead ?? 0;
   }
 
+  /** Falls while the kernel takes bytes, also those of a single large message. */
+  get unsentBytes() {
+    return this.socket === null ? 0 : unsentBytes(this.socket);
+  }
+
   /** Number of bytes that the kernel has not taken yet. */
   get queuedBytes() {
     return this.batchBytes + (this.socket === null ? 0 : this.socket.writableLength);
@@ -360,7 +365,8 @@ class Connection {
 
 /**
  * A number that falls while the kernel takes bytes. `writableLength` counts a write until all of it is taken; the queue
- * of the handle, which Node's own timeouts of sockets use, shows how far it is. With TLS it is that of the handle below.
+ * of the handle, which Node's own timeouts of sockets use, shows how far it is. With TLS it is that of the handle
+ * below.
  */
 function unsentBytes(socket) {
   const handle = socket._handle?._parent ?? socket._handle;

@@ -340,10 +340,12 @@ class Lifecycle extends ContextEmitter {
       return;
     }
     const timeout = Math.min(this.options.heartbeatInterval, HEARTBEAT_TIMEOUT_MS);
-    const { bytesRead } = connection;
+    const { bytesRead, unsentBytes } = connection;
     this.command({ action: 'ping' }, timeout).catch((error) => {
-      // An error from the server is a sign of life too, and so is anything else that has arrived since.
-      if (error instanceof TimeoutError && connection.bytesRead === bytesRead) {
+      // An error from the server is a sign of life too, and so is anything that it has sent or taken since: the ping
+      // may stand behind a large message.
+      const isSilent = connection.bytesRead === bytesRead && connection.unsentBytes >= unsentBytes;
+      if (error instanceof TimeoutError && isSilent) {
         connection.destroy(new TimeoutError(`the server was silent for ${timeout} ms after a heartbeat`));
       }
     });

@@ -226,6 +226,21 @@ test('a place is free again even where the answer fails', async () => {
   assert.equal(service.running, 0);
 });
 
+test('a request that is larger than the queue waits alone, and the next one is told that the worker is busy', async () => {
+  const answered = [];
+  let finish;
+  const respond = ({ message_id: id }, payload) => answered.push([id, payload?.code ?? payload]);
+  const handler = ({ message_id: id }) => (id === 'a' ? new Promise((resolve) => { finish = resolve; }) : 'done');
+  const service = new Service('x', handler, { concurrency: 1, queueMax: 10, queueBytes: 100 }, { respond });
+  for (const [id, bytes] of [['a', 1], ['b', 1_000], ['c', 1]]) {
+    service.take(new Message({ message_id: id, message_type: 'request' }), bytes);
+  }
+  assert.deepEqual(answered, [['c', 'limit_exceeded']]);
+  finish('done');
+  await service.whenIdle();
+  assert.deepEqual(answered, [['c', 'limit_exceeded'], ['a', 'done'], ['b', 'done']]);
+});
+
 test('a status that is none, or that throws, is no crash', async (t) => {
   const { client } = await connected(t);
   for (const given of [0, NaN, 99, 1000, '404']) {

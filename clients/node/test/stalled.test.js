@@ -7,7 +7,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const net = require('node:net');
 const tls = require('node:tls');
-const { connected, unconnected, eventually, once, collected, certificates } = require('./support.js');
+const { connected, unconnected, peer, eventually, once, collected, certificates } = require('./support.js');
 const { MessageType } = require('../index.js');
 const { encodeBody, encodeFrames } = require('../lib/codec.js');
 const { Backoff } = require('../lib/reconnect.js');
@@ -53,6 +53,27 @@ test('disconnect() reports what the server has not taken', async (t) => {
   assert.equal(code, 'CONNECTION_LOST');
   assert.match(message, /after disconnect\(\) with \d{6,} bytes unsent/);
   assert.equal(errors.length, 1);
+});
+
+test('a heartbeat behind a large message that the server is still reading closes nothing', async (t) => {
+  let received = 0;
+  const { port, sides } = await peer(t, {
+    onOpen({ socket }) {
+      socket.on('data', (chunk) => {
+        received += chunk.length;
+        socket.pause();
+        // A megabyte and a half a second; the kernels pass it on in larger steps.
+        setTimeout(() => socket.resume(), chunk.length / 1500);
+      });
+    },
+  });
+  const client = unconnected(t, { port, reconnectAttempts: 0, heartbeatInterval: 2_000 });
+  assert.equal(await client.connect(), true, String(client.lastError));
+  const errors = collected(client, 'error');
+  client.publish('bulk', 'x'.repeat(12 << 20));
+  await eventually('everything', () => received > 12 << 20 || errors.length > 0);
+  assert.deepEqual(errors, []);
+  assert.equal(sides.length, 1);
 });
 
 for (const isSecure of [false, true]) {
