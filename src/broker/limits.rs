@@ -207,5 +207,9 @@ pub(crate) const LINGER: Duration = Duration::from_secs(1);
 pub(crate) const AWAY_MIN: Duration = Duration::from_millis(100);
 /// Workers of one channel: each request looks at all of them.
 pub(crate) const WORKERS_PER_CHANNEL_MAX: usize = 1_024;
+/// A worker that has requests and has answered none for this long gets no more of them until it
+/// answers, if the channel has others: one that hangs, or is stopped, would keep a part of all
+/// requests until they time out. A worker that needs longer for its work is only asked last.
+pub(crate) const WORKER_STUCK_AFTER: Duration = Duration::from_secs(5);
 /// Capacity of the encoding buffer that is kept from message to message.
 pub(crate) const SCRATCH_BYTES_KEPT: usize = 64 << 10;

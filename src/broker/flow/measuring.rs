@@ -77,10 +77,21 @@ fn nanos(since_start: Duration) -> u64 {
 
 /// Records the round trip of a worker that has answered a request which it got at `began`.
 pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: Duration) {
-    let elapsed = core.turn.now.monotonic.saturating_sub(began);
+    let now = core.turn.now.monotonic;
     let session = core.connections.session_mut(worker);
     if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+        // The request that is answered is still among those in flight.
+        worker.silent_since = (worker.in_flight.len() > 1).then_some(now);
+        let elapsed = now.saturating_sub(began);
         worker.round_trip.record(nanos(elapsed), 1, &core.latency.places, false);
+    }
+}
+
+/// Notes an answer to a request that is over.
+pub(crate) fn note_answer_of(core: &mut Core, worker: ConnectionKey) {
+    let session = core.connections.session_mut(worker);
+    if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+        worker.silent_since = (!worker.in_flight.is_empty()).then_some(core.turn.now.monotonic);
     }
 }
 

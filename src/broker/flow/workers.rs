@@ -2,13 +2,13 @@
 //! message, and their answers.
 
 use super::{channels, measuring, queues, requests};
-use crate::broker::limits::WORKERS_PER_CHANNEL_MAX;
+use crate::broker::limits::{WORKER_STUCK_AFTER, WORKERS_PER_CHANNEL_MAX};
 use crate::broker::state::connection::{Obstacle, Worker};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Envelope, Head, MessageType, OutFrame};
+use crate::proto::{Envelope, ErrorCode, Head, MessageType, OutFrame, members};
 
 /// The outcome of an attempt to pass a message to the workers of its channel.
 #[derive(Debug)]
@@ -100,6 +100,10 @@ pub(crate) fn offer(
         request = Some(key);
         let Some(pending) = core.requests.get(key) else { return Offer::NoWorkers };
         id = pending.id;
+        let session = core.connections.session_mut(worker);
+        if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+            worker.silent_since.get_or_insert(core.turn.now.monotonic);
+        }
         id.as_bytes()
     } else {
         envelope.message_id().raw().as_bytes()
@@ -132,23 +136,28 @@ pub(crate) fn offer(
     Offer::Forwarded
 }
 
+/// Chooses the worker with the fewest requests in flight. One that is stuck gets nothing while there
+/// is another.
 fn least_loaded(core: &mut Core, key: ChannelKey) -> Result<ConnectionKey, Offer> {
     let Some(channel) = core.router.channels.get_mut(key) else { return Err(Offer::NoWorkers) };
     let workers = &channel.workers;
     if workers.is_empty() {
         return Err(Offer::NoWorkers);
     }
+    let stuck_since = core.turn.now.monotonic.checked_sub(WORKER_STUCK_AFTER);
     let first = channel.next_worker % workers.len();
     let in_turn = (first..workers.len()).chain(0..first).map(|at| (at, workers[at]));
     let chosen = in_turn
         .filter_map(|(at, key)| {
             let connection = core.connections.get(key)?;
             let session = connection.session().filter(|_| connection.congested.is_none())?;
-            Some((session.requests_in_flight(), at, key))
+            let worker = session.worker.as_ref()?;
+            let is_stuck = worker.silent_since.is_some_and(|since| Some(since) < stuck_since);
+            Some(((is_stuck, worker.in_flight.len()), at, key))
         })
         // Of equally loaded workers, the first one gets the request, and the next search starts
         // behind it.
-        .min_by_key(|(in_flight, _, _)| *in_flight);
+        .min_by_key(|(load, _, _)| *load);
     let (_, at, worker) = chosen.ok_or(Offer::Congested)?;
     channel.next_worker = at + 1;
     Ok(worker)
@@ -163,12 +172,77 @@ pub(crate) fn take_answer(
     body: &[u8],
 ) -> bool {
     let Some(reply_to) = response.reply_to() else { return false };
-    let Some((key, request)) = core.requests.find(reply_to.raw()) else { return false };
-    if !request.is_with(from) {
+    let found = core.requests.find(reply_to.raw()).filter(|(_, request)| request.is_with(from));
+    let Some((key, request)) = found else {
+        // It comes too late, and shows that its worker is not stuck.
+        measuring::note_answer_of(core, from);
         return false;
-    }
+    };
     let began = request.began;
     measuring::record_round_trip(core, from, began);
+    if let Some(code) = error_code(response.payload_str()) {
+        *core.counters.errors.entry(code).or_default() += 1;
+    }
     requests::relay(core, key, response, body);
     true
+}
+
+/// Errors are shorter. Longer answers are not looked into.
+const ERROR_BYTES_MAX: usize = 16 << 10;
+/// The beginning of the codes that workers define, and their common name in the statistics.
+const OWN_CODES: &str = "app:";
+const OWN_CODE: &str = "app";
+
+/// The members of an error, one of which is the first.
+const ERROR_MEMBERS: [&str; 4] = ["\"status\"", "\"code\"", "\"error\"", "\"details\""];
+
+/// Returns the code of an answer that is an error. Most other answers cost a look at their first
+/// bytes.
+fn error_code(payload: &str) -> Option<&'static str> {
+    let first = payload.strip_prefix('{')?.trim_ascii_start();
+    if payload.len() > ERROR_BYTES_MAX || !ERROR_MEMBERS.iter().any(|key| first.starts_with(key)) {
+        return None;
+    }
+    let [status] = members(payload, ["status"])?;
+    status.string().filter(|status| status.matches("error"))?;
+    let [code, error] = members(payload, ["code", "error"])?;
+    error.string()?;
+    let code = code.string()?;
+    if code.raw().starts_with(OWN_CODES) {
+        return Some(OWN_CODE);
+    }
+    ErrorCode::ALL.into_iter().map(ErrorCode::as_str).find(|known| code.matches(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::error_code;
+
+    #[test]
+    fn an_error_of_a_worker_is_told_from_other_answers() {
+        for (payload, code) in [
+            (r#"{"status":"error","code":"handler_failed","error":"why"}"#, Some("handler_failed")),
+            (
+                r#"{ "status": "error", "error": "why", "code": "limit_exceeded"}"#,
+                Some("limit_exceeded"),
+            ),
+            (r#"{"status":"error","code":"app:no_tea","error":"why","details":[1]}"#, Some("app")),
+            (r#"{"status":"error","code":"own","error":"why"}"#, None),
+            (r#"{"status":"error","code":"timeout"}"#, None),
+            (r#"{"status":"error","code":7,"error":"why"}"#, None),
+            (r#"{"status":"ok","code":"timeout","error":"why"}"#, None),
+            (r#"{"code":"timeout","error":"why","status":"error"}"#, Some("timeout")),
+            (r#"{"details":{},"status":"error","error":"","code":"app:"}"#, Some("app")),
+            (r#"{"other":1,"status":"error","error":"why","code":"timeout"}"#, None),
+            (r#"{"code":"timeout","error":"why"}"#, None),
+            ("{}", None),
+            ("[]", None),
+            ("\"status\"", None),
+        ] {
+            assert_eq!(error_code(payload), code, "{payload}");
+        }
+        let long = "x".repeat(super::ERROR_BYTES_MAX);
+        let long = format!(r#"{{"status":"error","code":"timeout","error":"{long}"}}"#);
+        assert_eq!(error_code(&long), None);
+    }
 }

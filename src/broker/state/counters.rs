@@ -74,7 +74,8 @@ pub struct Counters {
     pub spins: u64,
     /// Times a connection had used up its share of a turn and had messages left.
     pub yields: u64,
-    /// Error answers by code.
+    /// Error answers by code, those of workers included. Codes of their own (`app:…`) are counted
+    /// together, as `app`.
     pub errors: BTreeMap<&'static str, u64>,
 }
 

@@ -1,6 +1,7 @@
 //! Requests that somebody else answers: they end with their requester or their worker.
 
 use super::*;
+use crate::broker::limits::WORKER_STUCK_AFTER;
 
 #[test]
 fn a_worker_that_leaves_hands_back_what_it_had() {
@@ -29,6 +30,63 @@ fn a_worker_that_leaves_hands_back_what_it_had() {
     let lost = answers.iter().filter(|a| a["payload"]["code"] == "worker_lost").count();
     assert_eq!(lost, 3);
     assert_eq!(world.broker.core.requests.len(), 0);
+}
+
+#[test]
+fn a_worker_that_is_stuck_gets_nothing_until_it_answers() {
+    let mut world = World::new(Limits::default());
+    let [stuck, works] = ["stuck", "works"].map(|id| {
+        let worker = world.connected("app", id);
+        world.serve(worker, "app", "work");
+        worker
+    });
+    let asks = world.connected("app", "asks");
+    let ask = |world: &mut World, count: usize| {
+        for at in 0..count {
+            world.request(asks, &format!("q{at}"), &json!(at));
+        }
+        [stuck, works].map(|worker| world.take(worker))
+    };
+    let [tasks, _] = ask(&mut world, 2);
+    world.pass(WORKER_STUCK_AFTER.mul_f64(0.98));
+    // Both are in time, and have as many.
+    let [more, others] = ask(&mut world, 2);
+    assert_eq!([more.len(), others.len()], [1, 1]);
+    world.answer(works, &others[0], &json!("done"));
+    world.pass(Duration::from_millis(200));
+    // It has fewer in flight at the end, and still gets none.
+    let [none, all] = ask(&mut world, 20);
+    assert_eq!([none.len(), all.len()], [0, 20]);
+    // Its requests time out, which is no answer.
+    world.pass(Limits::default().request_timeout.saturating_sub(WORKER_STUCK_AFTER));
+    for task in &all {
+        world.answer(works, task, &json!("done"));
+    }
+    world.take(asks);
+    let [none, all] = ask(&mut world, 4);
+    assert_eq!([none.len(), all.len()], [0, 4]);
+    // An answer to a request that is over shows that it works again.
+    world.answer(stuck, &tasks[0], &json!("late"));
+    let [some, _] = ask(&mut world, 4);
+    assert!(some.len() >= 3, "it has the fewest: {some:?}");
+    // If all are stuck, they share what comes.
+    world.pass(2 * WORKER_STUCK_AFTER);
+    let [some, others] = ask(&mut world, 10);
+    assert!(!some.is_empty() && !others.is_empty());
+}
+
+#[test]
+fn errors_of_workers_are_counted_by_their_codes() {
+    let mut world = World::new(Limits::default());
+    let worker = world.worker("work");
+    let asks = world.connected("app", "asks");
+    for code in ["handler_failed", "app:no_tea", "app:no_milk", "unknown"] {
+        world.request(asks, "q", &json!(1));
+        let task = world.take(worker).pop().unwrap();
+        world.answer(worker, &task, &json!({"status": "error", "code": code, "error": "why"}));
+    }
+    let errors = &world.broker.core.counters.errors;
+    assert_eq!((errors["handler_failed"], errors["app"], errors.len()), (1, 2, 2), "{errors:?}");
 }
 
 /// Some languages keep ids as UUIDs, and write them in upper case.

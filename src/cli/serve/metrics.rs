@@ -304,8 +304,12 @@ impl Collector for Snapshot {
                 .encode_descriptor(name, help, None, MetricType::Counter)?
                 .encode_counter::<NoLabels, u64, u64>(&value, None)?;
         }
-        let mut errors =
-            encoder.encode_descriptor("errors", "Error answers", None, MetricType::Counter)?;
+        let mut errors = encoder.encode_descriptor(
+            "errors",
+            "Error answers of the server and of workers",
+            None,
+            MetricType::Counter,
+        )?;
         for (code, value) in &counters.errors {
             errors
                 .encode_family(&[("code", *code)])?
