@@ -217,7 +217,7 @@ impl Broker {
         run: &mut Run<'_>,
         mut is_woken: bool,
     ) {
-        loop {
+        while !inbound.is_empty() {
             let core = &mut self.core;
             let Some(connection) = core.connections.get_mut(key) else { return };
             if !connection.may_proceed() {
@@ -307,16 +307,20 @@ impl Broker {
     ) -> Result<Flushed, E> {
         let core = &mut self.core;
         let Some(connection) = core.connections.get_mut(key) else { return Ok(Flushed::default()) };
+        connection.flush_due = false;
         let written = write(&connection.send)?;
         connection.transport_holds = written.holds;
+        connection.send.advance(written.bytes, &mut core.pool);
         let flushed = Flushed {
-            unsent_bytes: connection.send.len() - written.bytes,
+            unsent_bytes: connection.send.len(),
             splits_writes: connection.splits_writes,
         };
         let is_sent = flushed.unsent_bytes == 0
             && !written.holds
             && matches!(connection.state(), State::Closing);
-        queues::note_sent(core, key, written.bytes);
+        if connection.congested.is_some() {
+            queues::note_sent(core, key);
+        }
         if is_sent {
             closing::linger(core, key);
         }
@@ -328,20 +332,15 @@ impl Broker {
     }
 
     /// Returns the next action for the driver, or `None` when there is none left in this turn.
+    #[inline]
     pub fn next_action(&mut self) -> Option<Action> {
         let core = &mut self.core;
-        if core.agenda.actions.is_empty() {
+        if core.agenda.has_no_actions() {
             core.turn.end(&mut core.connections, &mut core.agenda);
         }
-        let action = core.agenda.actions.pop_front()?;
-        match action {
-            Action::Flush(key) => {
-                if let Some(connection) = core.connections.get_mut(key) {
-                    connection.flush_due = false;
-                }
-            }
-            Action::Close(key) => core.connections.remove(key),
-            Action::Resume(_) | Action::FinishWrite(_) => {}
+        let action = core.agenda.next_action()?;
+        if let Action::Close(key) = action {
+            core.connections.remove(key);
         }
         Some(action)
     }
@@ -349,7 +348,7 @@ impl Broker {
     /// Ends the turn. If all of its actions were carried out, the kernel has all of its bytes, and
     /// latencies are recorded. `clock`, which reads [`Now::monotonic`], is called only for them.
     pub fn end_turn(&mut self, clock: impl FnOnce() -> Duration) {
-        if !self.core.latency.is_empty() && self.core.agenda.actions.is_empty() {
+        if !self.core.latency.is_empty() && self.core.agenda.has_no_actions() {
             measuring::record(&mut self.core, clock());
         }
         self.inside = None;
@@ -449,11 +448,18 @@ impl Broker {
     /// Returns whether a turn has work to do even if no event comes.
     pub fn has_work(&self) -> bool {
         let agenda = &self.core.agenda;
-        !agenda.actions.is_empty() || !agenda.doomed.is_empty() || !agenda.events.is_empty()
+        !agenda.has_no_actions() || !agenda.doomed.is_empty() || !agenda.events.is_empty()
     }
 
     /// Calls hooks and closes doomed connections, until neither causes more of the other.
+    #[inline]
     fn settle(&mut self) {
+        if !upkeep::is_settled(&self.core) {
+            self.settle_all();
+        }
+    }
+
+    fn settle_all(&mut self) {
         loop {
             upkeep::settle(&mut self.core);
             if self.core.agenda.events.is_empty() {

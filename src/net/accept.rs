@@ -14,6 +14,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Listeners<S: System> {
     open: Vec<Watched<S::Listener>>,
+    /// Some of them may be ready. In most turns none is, and then none is looked at.
+    any_ready: bool,
     /// The listener that is asked first: the one after the last that accepted, so that they take
     /// turns.
     next: usize,
@@ -47,25 +49,36 @@ impl<S: System> Listeners<S> {
             system.watch_listener(&mut listener, token(at))?;
             open.push(Watched { listener, ready: false, retry_at: None });
         }
-        Ok(Self { open, next: 0, spare: system.spare() })
+        Ok(Self { open, any_ready: false, next: 0, spare: system.spare() })
     }
 
     /// Records an event. Returns whether the token is a listener's.
+    #[inline]
     pub(super) fn note_ready(&mut self, event: usize) -> bool {
-        let at = (0..self.open.len()).find(|at| token(*at) == event);
-        if let Some(at) = at {
-            self.open[at].ready = true;
-        }
-        at.is_some()
+        let Some(watched) = self.open.get_mut(token(event)) else { return false };
+        (watched.ready, self.any_ready) = (true, true);
+        true
+    }
+
+    /// Returns whether a connection waits, to be accepted now or at the next retry.
+    #[inline]
+    pub(super) fn any_ready(&self) -> bool {
+        self.any_ready
     }
 
     /// Returns whether a connection waits that can be accepted at once.
+    #[inline]
     pub(super) fn has_backlog(&self) -> bool {
-        self.open.iter().any(|watched| watched.ready && watched.retry_at.is_none())
+        self.any_ready
+            && self.open.iter().any(|watched| watched.ready && watched.retry_at.is_none())
     }
 
     /// Returns the time of the next retry after an accept error.
+    #[inline]
     pub(super) fn retry_at(&self) -> Option<Duration> {
+        if !self.any_ready {
+            return None;
+        }
         self.open
             .iter()
             .filter(|watched| watched.ready)
@@ -111,6 +124,7 @@ impl<S: System> Listeners<S> {
             self.next = at + 1;
             return accepted;
         }
+        self.any_ready = self.open.iter().any(|watched| watched.ready);
         Accepted::Nothing
     }
 
@@ -130,12 +144,14 @@ impl<S: System> Listeners<S> {
     /// is removed.
     pub(super) fn close(&mut self) {
         self.open.clear();
+        self.any_ready = false;
     }
 }
 
-/// Returns the token of a listener, which is below the waker's and far above any connection's.
+/// Returns the token of the listener at a position, and the position of the one with a token. Tokens
+/// are below the waker's and far above any connection's.
 fn token(at: usize) -> usize {
-    WAKER - 1 - at
+    (WAKER - 1).wrapping_sub(at)
 }
 
 /// Returns whether the error concerns one connection, which broke before it was accepted, so that

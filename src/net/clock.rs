@@ -23,11 +23,13 @@ impl Clock {
 
     pub(super) fn now(&self, system: &impl System) -> Now {
         let monotonic = system.monotonic();
-        let (mut wall, mut read_at) = self.wall.get();
-        if monotonic.saturating_sub(read_at) > WALL_CLOCK_AGE_MAX {
-            (wall, read_at) = (system.wall_clock(), monotonic);
-            self.wall.set((wall, read_at));
+        let (wall, read_at) = self.wall.get();
+        let age = monotonic.saturating_sub(read_at);
+        if age > WALL_CLOCK_AGE_MAX {
+            let unix = system.wall_clock();
+            self.wall.set((unix, monotonic));
+            return Now { monotonic, unix };
         }
-        Now { monotonic, unix: wall + monotonic.saturating_sub(read_at) }
+        Now { monotonic, unix: wall.saturating_add(age) }
     }
 }

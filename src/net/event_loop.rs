@@ -130,7 +130,7 @@ impl<S: System> EventLoop<S> {
         if self.has_work() || broker.has_work() {
             return Some(Duration::ZERO);
         }
-        broker.next_deadline().into_iter().chain(self.listeners.retry_at()).min()
+        earlier(broker.next_deadline(), self.listeners.retry_at())
     }
 
     /// Runs one turn: sleeps until something happens, processes all input, and sends the results.
@@ -186,7 +186,9 @@ impl<S: System> EventLoop<S> {
         meter.keep_eighths(5, &self.system);
         self.serve_ready(broker, meter);
         meter.keep_eighths(7, &self.system);
-        self.accept(broker, now, meter);
+        if self.listeners.any_ready() {
+            self.accept(broker, now, meter);
+        }
         if self.mailbox_due {
             meter.keep_eighths(7, &self.system);
             self.run_mailbox(broker, meter);
@@ -208,7 +210,7 @@ impl<S: System> EventLoop<S> {
         let until_due = self.next_deadline(broker).map(|due| {
             if due.is_zero() { due } else { due.saturating_sub(self.system.monotonic()) }
         });
-        timeout.into_iter().chain(until_due).min()
+        earlier(timeout, until_due)
     }
 
     fn take_events(&mut self) {
@@ -504,6 +506,15 @@ impl<S: System> EventLoop<S> {
                 socket.enlist(&mut self.ready);
             }
         }
+    }
+}
+
+/// The earlier of two times, as far as there are any.
+#[inline]
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

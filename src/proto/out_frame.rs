@@ -23,7 +23,7 @@ enum Kind<'a> {
     /// A body in pieces that is copied into each queue behind its prefix.
     Relayed([&'a [u8]; 3]),
     /// A message of this end, which is written straight into the queue.
-    Own { head: Head<'a>, payload: &'a [u8] },
+    Own { head: &'a Head<'a>, payload: &'a [u8] },
     /// Frames with their prefixes, which are copied into each queue.
     Whole(&'a [u8]),
     /// A frame that each queue refers to.
@@ -49,7 +49,7 @@ impl<'a> OutFrame<'a> {
 
     /// A message of this end, whose payload is JSON text.
     #[inline]
-    pub(crate) fn own(head: Head<'a>, payload: &'a [u8], pool: &mut BufferPool) -> Self {
+    pub(crate) fn own(head: &'a Head<'a>, payload: &'a [u8], pool: &mut BufferPool) -> Self {
         let body_bytes = head.body_bytes(payload.len());
         Self::new(HEADER_BYTES + body_bytes, Kind::Own { head, payload }, pool)
     }

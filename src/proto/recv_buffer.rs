@@ -112,6 +112,12 @@ impl<'a> Inbound<'a> {
         Self { kept, chunk }
     }
 
+    /// Returns whether all bytes are processed.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunk.is_empty() && self.kept.is_empty()
+    }
+
     /// The next frame, left in place: [`Inbound::consume`] moves past it.
     pub(crate) fn peek(&mut self, body_bytes_max: usize, pool: &mut BufferPool) -> Next<'_> {
         // The frame whose beginning is kept gets its header first and then its body: two rounds.

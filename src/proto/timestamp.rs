@@ -54,11 +54,21 @@ impl Timestamp {
 /// The six digits of a number of microseconds below a second.
 #[inline]
 fn micros_digits(micros: u32) -> [u8; MICROS_DIGITS] {
-    let pair = |number: u32| [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
-    let (first, second, third) =
-        (pair(micros / 10_000), pair(micros / 100 % 100), pair(micros % 100));
-    [first[0], first[1], second[0], second[1], third[0], third[1]]
+    let pair = |number: u32| PAIRS[number as usize % PAIRS.len()];
+    let ([a, b], [c, d], [e, f]) = (pair(micros / 10_000), pair(micros / 100), pair(micros));
+    [a, b, c, d, e, f]
 }
+
+/// The numbers below a hundred in two digits.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut number = 0;
+    while number < pairs.len() {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
 
 #[cfg(test)]
 mod tests {

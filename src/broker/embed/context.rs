@@ -237,7 +237,7 @@ pub(crate) fn publish(
         timestamp: stamp.time(),
         reply_to: None,
     };
-    let encoded = core.encoder.text(&mut core.pool, head, payload.as_str());
+    let encoded = core.encoder.text(&mut core.pool, &head, payload.as_str());
     let encoded = check_size(core, encoded)?;
     Ok(fan_out(core, channel, encoded))
 }

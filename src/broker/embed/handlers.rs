@@ -229,7 +229,7 @@ fn call(
     };
     let ended = core.latency.end(began);
     if dealt == Dealt::Not {
-        answers::refuse(core, parts.from, &parts.envelope, &refusal::handler_failed(&failure));
+        answers::refuse(core, parts.from, parts.envelope, &refusal::handler_failed(&failure));
     }
     if dealt != Dealt::Later {
         measuring::note_answer(core, parts.channel, arrived, began, ended);
@@ -257,7 +257,7 @@ fn hand_over(
     // A message without an answer has no error either, except that the protocol defines one for
     // notifications.
     if parts.envelope.message_type() == MessageType::Notification {
-        answers::refuse(core, parts.from, &parts.envelope, &refusal::notification_failed());
+        answers::refuse(core, parts.from, parts.envelope, &refusal::notification_failed());
     }
     true
 }

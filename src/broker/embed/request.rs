@@ -59,7 +59,7 @@ pub enum Verdict {
 /// A message and its origin, before the state is added.
 #[derive(Clone, Copy)]
 pub(crate) struct Parts<'a> {
-    pub(crate) envelope: Envelope<'a>,
+    pub(crate) envelope: &'a Envelope<'a>,
     pub(crate) from: ConnectionKey,
     pub(crate) channel: ChannelKey,
 }
@@ -103,7 +103,7 @@ pub struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     /// Returns the message, which is borrowed from its frame.
     pub fn message(&self) -> &Envelope<'a> {
-        &self.parts.envelope
+        self.parts.envelope
     }
 
     /// Decodes the payload.
@@ -180,7 +180,7 @@ impl<'a> Delivery<'a> {
 
     /// Returns an owned answer to this message, for [`Context::send_to_connection`].
     pub fn create_response(&self, payload: Json<'static>) -> Message {
-        let envelope = &self.parts.envelope;
+        let envelope = self.parts.envelope;
         Message {
             reply_to: Some(envelope.message_id().decode().into_owned()),
             ..Message::new(
@@ -234,7 +234,7 @@ impl<'a> Request<'a> {
     pub fn reply<T: Serialize + ?Sized>(self, payload: &T) -> RequestResult<'a> {
         let Delivery { parts, context, dealt, .. } = self.delivery;
         let core = context.into_core();
-        let address = Address::of(&parts.envelope);
+        let address = Address::of(parts.envelope);
         let reply_to = Some(parts.envelope.message_id().raw().as_bytes());
         let answer = answers::encode(core, address, MessageType::Response, reply_to, payload)?;
         let replied = finish(core, parts.from, dealt, &answer.frame());
@@ -258,7 +258,7 @@ impl<'a> Request<'a> {
             timestamp: stamp.time(),
             reply_to: Some(parts.envelope.message_id().raw().as_bytes()),
         };
-        let answer = OutFrame::own(head, payload.as_str().as_bytes(), &mut core.pool);
+        let answer = OutFrame::own(&head, payload.as_str().as_bytes(), &mut core.pool);
         finish(core, parts.from, dealt, &answer)
     }
 
@@ -271,10 +271,10 @@ impl<'a> Request<'a> {
         let Delivery { parts, context, dealt, remote } = self.delivery;
         let core = context.into_core();
         *dealt = Dealt::Later;
-        match requests::begin(core, parts.from, parts.channel, &parts.envelope, None) {
+        match requests::begin(core, parts.from, parts.channel, parts.envelope, None) {
             Ok(request) => Ok((Reply(PhantomData), Responder::new(request, remote.clone()))),
             Err(why) => {
-                answers::refuse(core, parts.from, &parts.envelope, &why);
+                answers::refuse(core, parts.from, parts.envelope, &why);
                 Err(HandlerError::new(why.text))
             }
         }

@@ -74,10 +74,7 @@ pub(crate) fn begin(core: &mut Core, key: ConnectionKey) {
     let deadline = core.turn.deadline_in(core.limits.slow_consumer_grace);
     let Some(connection) = core.connections.get_mut(key) else { return };
     core.timers.reset(&mut connection.timer, Some((deadline, Due::Linger(key))));
-    if !connection.flush_due {
-        connection.flush_due = true;
-        core.agenda.actions.push_back(Action::Flush(key));
-    }
+    connection.ask_for_flush(key, &mut core.agenda);
 }
 
 /// Gives a connection that is being closed its time anew, unless everything is sent.

@@ -62,6 +62,6 @@ pub(crate) fn is_over(core: &Core) -> bool {
         Lifecycle::Running => false,
         Lifecycle::Draining => core.connections.len() == 0,
         // Each connection had one more flush, for the bytes that fit into the kernel.
-        Lifecycle::CutOff => core.agenda.actions.is_empty(),
+        Lifecycle::CutOff => core.agenda.has_no_actions(),
     }
 }

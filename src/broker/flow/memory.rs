@@ -34,12 +34,18 @@ const GRACE_PARTS: u32 = 10;
 
 /// Checks the budget. It is called after everything that may add to it.
 pub(crate) fn mind(core: &mut Core) {
-    let is_ample = core.memory_bytes() <= refuse_above_bytes(core);
-    if !is_ample || core.budget.pressure != MemoryPressure::None {
+    if !is_ample(core) {
         apply_pressure(core);
     }
 }
 
+/// Returns whether there is enough memory, and was when it was last looked at.
+#[inline]
+pub(crate) fn is_ample(core: &Core) -> bool {
+    core.budget.pressure == MemoryPressure::None && core.memory_bytes() <= refuse_above_bytes(core)
+}
+
+#[inline]
 fn refuse_above_bytes(core: &Core) -> usize {
     core.limits.memory_bytes_max / 4 * 3
 }

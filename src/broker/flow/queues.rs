@@ -32,24 +32,19 @@ pub(crate) fn put(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> b
         return false;
     }
     connection.send.push(frame, &mut core.pool);
-    if !connection.flush_due {
-        connection.flush_due = true;
-        core.agenda.actions.push_back(Action::Flush(to));
-    }
-    let high_water_bytes = connection.high_water_bytes(&core.limits);
-    if connection.congested.is_none() && connection.send.len() > high_water_bytes {
+    connection.ask_for_flush(to, &mut core.agenda);
+    if connection.send.len() > connection.high_water_bytes(&core.limits)
+        && connection.congested.is_none()
+    {
         congest(core, to);
     }
     true
 }
 
-/// Removes `bytes` from a connection's queue, which the kernel took.
-pub(crate) fn note_sent(core: &mut Core, key: ConnectionKey, bytes: usize) {
-    let Some(connection) = core.connections.get_mut(key) else { return };
-    connection.send.advance(bytes, &mut core.pool);
-    if connection.congested.is_some()
-        && connection.send.len() <= connection.high_water_bytes(&core.limits) / 2
-    {
+/// Lets those who wait for a queue that was over its high-water mark go on, if it has drained.
+pub(crate) fn note_sent(core: &mut Core, key: ConnectionKey) {
+    let Some(connection) = core.connections.get(key) else { return };
+    if connection.send.len() <= connection.high_water_bytes(&core.limits) / 2 {
         uncongest(core, key);
     }
 }

@@ -98,7 +98,7 @@ fn deliver(core: &mut Core, key: RequestKey, response: Option<&Envelope<'_>>, pa
         timestamp: response.map_or(stamp.time(), |response| response.timestamp_str().as_bytes()),
         reply_to: Some(request.message_id()),
     };
-    let message = core.encoder.text(&mut core.pool, head, payload);
+    let message = core.encoder.text(&mut core.pool, &head, payload);
     if message.body_bytes() > core.limits.frame_bytes_max {
         core.encoder.recycle(message);
         fail(core, key, &refusal::answer_too_large());

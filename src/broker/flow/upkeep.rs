@@ -7,6 +7,12 @@ use crate::broker::limits::AWAY_MIN;
 use crate::broker::state::core::Core;
 use crate::broker::state::timers::Due;
 
+/// Returns whether [`settle`] has nothing to do, and there is no news for the hooks.
+#[inline]
+pub(crate) fn is_settled(core: &Core) -> bool {
+    core.agenda.doomed.is_empty() && core.agenda.events.is_empty() && memory::is_ample(core)
+}
+
 /// Closes connections that could not be closed while they were iterated over, and checks the memory
 /// budget.
 pub(crate) fn settle(core: &mut Core) {
@@ -17,8 +23,12 @@ pub(crate) fn settle(core: &mut Core) {
 }
 
 /// Returns the time at which [`expire`] has something to do.
+#[inline]
 pub(crate) fn next_deadline(core: &Core) -> Option<Duration> {
-    core.timers.next_deadline().into_iter().chain(core.requests.next_deadline()).min()
+    match (core.timers.next_deadline(), core.requests.next_deadline()) {
+        (Some(timer), Some(request)) => Some(timer.min(request)),
+        (timer, request) => timer.or(request),
+    }
 }
 
 /// Carries out the earliest timer that is due. Returns whether there was one.

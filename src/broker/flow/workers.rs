@@ -90,7 +90,7 @@ pub(crate) fn offer(
         Err(offer) => return offer,
     };
     let message_type = envelope.message_type();
-    let id;
+    let (id, head);
     let mut request = None;
     let message_id = if message_type == MessageType::Request {
         let key = match requests::begin(core, from, channel, envelope, Some(worker)) {
@@ -117,7 +117,7 @@ pub(crate) fn offer(
     let frame = if let Some([before, behind]) = around {
         OutFrame::relay_pieces([before, message_id, behind], &mut core.pool)
     } else {
-        let head = Head {
+        head = Head {
             message_id,
             app_id: envelope.app_id().raw(),
             channel_id: envelope.channel_id().raw(),
@@ -125,7 +125,7 @@ pub(crate) fn offer(
             timestamp: envelope.timestamp_str().as_bytes(),
             reply_to: None,
         };
-        OutFrame::own(head, envelope.payload_str().as_bytes(), &mut core.pool)
+        OutFrame::own(&head, envelope.payload_str().as_bytes(), &mut core.pool)
     };
     if frame.len() > HEADER_BYTES + frame_bytes_max {
         request.and_then(|request| requests::end(core, request));

@@ -109,7 +109,7 @@ fn serve(
         }
         None => ChannelKey::NOWHERE,
     };
-    let parts = Parts { envelope: *envelope, from, channel };
+    let parts = Parts { envelope, from, channel };
     match message_type {
         MessageType::Publish if known.is_some() => publish(core, handlers, parts, body, run),
         MessageType::Publish => publish_to_nobody(core, handlers, parts, application, body, run),
@@ -195,14 +195,14 @@ fn change_subscription(
     }
     let Parts { envelope, from, mut channel } = parts;
     if envelope.message_type() != MessageType::Subscribe {
-        return subscriptions::unsubscribe(core, from, channel, &envelope);
+        return subscriptions::unsubscribe(core, from, channel, envelope);
     }
     // It does not exist yet, or the filter has removed it.
     if core.router.channels.get(channel).is_none() {
         let id = envelope.channel_id().decode();
         channel = channels::find_or_claim(core, from, application, &id)?;
     }
-    let subscribed = subscriptions::subscribe(core, from, channel, &envelope);
+    let subscribed = subscriptions::subscribe(core, from, channel, envelope);
     if subscribed.is_err() {
         channels::disown_unused(core, from, channel);
     }
@@ -221,7 +221,7 @@ fn request(
     if handlers.request(core, parts) {
         return Ok(());
     }
-    match workers::offer(core, parts.from, parts.channel, &parts.envelope, body) {
+    match workers::offer(core, parts.from, parts.channel, parts.envelope, body) {
         Offer::Forwarded => Ok(()),
         Offer::Refused(why) => Err(why.into()),
         Offer::Congested => {
@@ -241,7 +241,7 @@ fn notify(
     if handlers.deliver(core, parts) {
         return Ok(());
     }
-    match workers::offer(core, parts.from, parts.channel, &parts.envelope, body) {
+    match workers::offer(core, parts.from, parts.channel, parts.envelope, body) {
         Offer::Congested => {
             queues::park(core, parts.from, Obstacle::Worker(parts.channel));
             return Err(Stop::Held);
@@ -269,7 +269,7 @@ fn take_response(
     }
     let channel = core.router.channel(application, &envelope.channel_id().decode());
     let handled = channel.is_some_and(|channel| {
-        handlers.deliver(core, Parts { envelope: *envelope, from, channel })
+        handlers.deliver(core, Parts { envelope, from, channel })
     });
     if !handled {
         core.counters.responses_ignored += 1;

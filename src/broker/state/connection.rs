@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::arena::Arena;
+use super::events::Agenda;
 use super::keys::{ApplicationKey, ChannelKey, ConnectionKey, ConnectionKind, RequestKey};
 use super::latency::Distribution;
 use super::line::Line;
@@ -69,7 +70,7 @@ pub(crate) struct Connection {
     refused: bool,
     /// It is closed as soon as no loop over connections is running.
     pub(crate) doomed: bool,
-    /// A flush is already in the list of actions.
+    /// The driver is to flush it, or was told to and has not done so yet.
     pub(crate) flush_due: bool,
 }
 
@@ -402,6 +403,15 @@ impl Connection {
         self.held != Held::No || self.woken.is_some() || self.is_due || self.congested.is_some()
     }
 
+    /// Has the driver send what is queued.
+    #[inline]
+    pub(crate) fn ask_for_flush(&mut self, key: ConnectionKey, agenda: &mut Agenda) {
+        if !std::mem::replace(&mut self.flush_due, true) {
+            agenda.flushes.push_back(key);
+        }
+    }
+
+    #[inline]
     pub(crate) fn high_water_bytes(&self, limits: &Limits) -> usize {
         match self.state {
             State::Handshake => HANDSHAKE_QUEUE_BYTES_MAX,

@@ -91,6 +91,7 @@ impl Core {
     }
 
     /// Returns the memory that the server holds for peers.
+    #[inline]
     pub(crate) fn memory_bytes(&self) -> usize {
         let buffers = self.pool.gauge().bytes() + self.pool.free_bytes();
         buffers + self.router.bytes + self.budget.tables_bytes

@@ -105,7 +105,7 @@ impl Encoder {
     }
 
     /// Encodes a message whose payload is JSON text.
-    pub(crate) fn text(&mut self, pool: &mut BufferPool, head: Head<'_>, payload: &str) -> Encoded {
+    pub(crate) fn text(&mut self, pool: &mut BufferPool, head: &Head<'_>, payload: &str) -> Encoded {
         match OutFrame::own(head, payload.as_bytes(), pool).into_shared_frame() {
             Ok(frame) => Encoded::Shared(frame),
             Err(small) => {
@@ -126,7 +126,7 @@ impl Encoder {
         let stamp = self.stamps.next(unix);
         let defaults = Defaults { message_id: stamp.id(), app_id: "", timestamp: stamp.time() };
         let head = MessageHead::new(message, defaults);
-        self.text(pool, head.borrowed(), message.payload.as_str())
+        self.text(pool, &head.borrowed(), message.payload.as_str())
     }
 
     fn take_scratch(&mut self) -> Vec<u8> {

@@ -42,7 +42,8 @@ pub(crate) struct ConnectionEvent {
 /// An action that the driver has to carry out on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send the queue, by [`Broker::flush`](crate::broker::Broker::flush).
+    /// Send the queue, by [`Broker::flush`](crate::broker::Broker::flush). The action is not repeated
+    /// before that is called.
     Flush(ConnectionKey),
     /// Call [`Broker::receive`](crate::broker::Broker::receive) in the next turn, without bytes if
     /// none were read.
@@ -104,7 +105,9 @@ pub struct Flushed {
 /// Work that is postponed to the end of the current call, or of the current loop over connections.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
-    /// Actions for the driver, in order.
+    /// Connections that the driver has to flush, in order and before all other actions.
+    pub(crate) flushes: VecDeque<ConnectionKey>,
+    /// All other actions for the driver, in order.
     pub(crate) actions: VecDeque<Action>,
     /// Events for the hooks, in order.
     pub(crate) events: Vec<ConnectionEvent>,
@@ -116,4 +119,18 @@ pub(crate) struct Agenda {
     /// Changes to the handlers, to make once no handler is running. Their type belongs to a layer
     /// above this one.
     pub(crate) handler_changes: Vec<Box<dyn Any + Send>>,
+}
+
+impl Agenda {
+    /// Returns whether the driver has nothing to do.
+    #[inline]
+    pub(crate) fn has_no_actions(&self) -> bool {
+        self.flushes.is_empty() && self.actions.is_empty()
+    }
+
+    /// Takes the next action for the driver.
+    #[inline]
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
+        self.flushes.pop_front().map(Action::Flush).or_else(|| self.actions.pop_front())
+    }
 }

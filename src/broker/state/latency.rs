@@ -178,13 +178,21 @@ impl Distribution {
         places: &Arc<()>,
         is_pinned: bool,
     ) {
+        if self.0.is_none() {
+            self.begin(places, is_pinned);
+        }
         if let Some(recorded) = &mut self.0 {
             recorded.durations.record(elapsed_nanos, count);
-        } else if is_pinned || Arc::strong_count(places) <= HISTOGRAMS_MAX {
+        }
+    }
+
+    #[cold]
+    fn begin(&mut self, places: &Arc<()>, is_pinned: bool) {
+        if is_pinned || Arc::strong_count(places) <= HISTOGRAMS_MAX {
             let place = (!is_pinned).then(|| places.clone());
             let recorded =
                 Recorded { durations: Durations::default(), serial: next_serial(), _place: place };
-            self.0.insert(Box::new(recorded)).durations.record(elapsed_nanos, count);
+            self.0 = Some(Box::new(recorded));
         }
     }
 

@@ -171,10 +171,14 @@ impl Turn {
     }
 
     /// Ends the turn. The connections at the front go on in the next turn, as far as it has room.
+    #[inline]
     pub(crate) fn end(&mut self, connections: &mut Connections, agenda: &mut Agenda) {
-        if !std::mem::take(&mut self.has_begun) {
-            return;
+        if std::mem::take(&mut self.has_begun) {
+            self.resume_waiting(connections, agenda);
         }
+    }
+
+    fn resume_waiting(&mut self, connections: &mut Connections, agenda: &mut Agenda) {
         let work_max = self.work_max;
         for lane in [Lane::Light, Lane::Heavy] {
             let queue = self.queue(lane);
