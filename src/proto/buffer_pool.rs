@@ -57,6 +57,8 @@ const FREE_SMALL_BYTES_MAX: usize = 8 << 20;
 /// Free bytes kept in larger buffers. Without them the system would map and clear such memory for
 /// each large frame, which costs more than the frame itself.
 const FREE_LARGE_BYTES_MAX: usize = 16 << 20;
+/// Counters of shared frames that are kept for the next ones. Each takes some fifty bytes.
+const FREE_SHARED_MAX: usize = 64;
 
 /// Keeps freed buffers so that steady traffic allocates nothing.
 ///
@@ -67,7 +69,38 @@ pub struct BufferPool {
     free: [Vec<Vec<u8>>; CLASSES],
     free_small_bytes: usize,
     free_large_bytes: usize,
+    /// Shared frames without a buffer.
+    free_shared: Vec<SharedFrame>,
     gauge: MemoryGauge,
+}
+
+/// One encoded frame that many queues may hold. Its bytes are counted once.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedFrame(Arc<SharedBytes>);
+
+#[derive(Debug)]
+struct SharedBytes {
+    bytes: Vec<u8>,
+    gauge: MemoryGauge,
+}
+
+impl Drop for SharedBytes {
+    fn drop(&mut self) {
+        self.gauge.sub(self.bytes.capacity());
+    }
+}
+
+impl SharedFrame {
+    /// A frame in a buffer that is not counted yet.
+    pub(crate) fn new(bytes: Vec<u8>, gauge: &MemoryGauge) -> Self {
+        gauge.add(bytes.capacity());
+        Self(Arc::new(SharedBytes { bytes, gauge: gauge.clone() }))
+    }
+
+    #[inline]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
 }
 
 impl BufferPool {
@@ -138,6 +171,35 @@ impl BufferPool {
         {
             *held += capacity;
             free.push(buffer);
+        }
+    }
+
+    /// Has queues hold the frame in a buffer that was taken from the pool.
+    pub(super) fn share(&mut self, bytes: Vec<u8>) -> SharedFrame {
+        if let Some(mut free) = self.free_shared.pop()
+            && let Some(shared) = Arc::get_mut(&mut free.0)
+        {
+            shared.bytes = bytes;
+            return free;
+        }
+        SharedFrame(Arc::new(SharedBytes { bytes, gauge: self.gauge.clone() }))
+    }
+
+    /// Drops a reference to a frame, and takes the buffer back if it was the last one.
+    #[inline]
+    pub(super) fn give_shared(&mut self, frame: SharedFrame) {
+        // Cheaper than to ask for the only reference, which nearly none is.
+        if Arc::strong_count(&frame.0) == 1 {
+            self.give_last(frame);
+        }
+    }
+
+    fn give_last(&mut self, mut frame: SharedFrame) {
+        let Some(shared) = Arc::get_mut(&mut frame.0) else { return };
+        let bytes = std::mem::take(&mut shared.bytes);
+        self.give(bytes);
+        if self.free_shared.len() < FREE_SHARED_MAX {
+            self.free_shared.push(frame);
         }
     }
 

@@ -67,11 +67,13 @@ pub use recv_buffer::RecvBuffer;
 pub use send_queue::SendQueue;
 
 #[cfg(feature = "broker")]
+pub(crate) use buffer_pool::SharedFrame;
+#[cfg(feature = "broker")]
 pub(crate) use encode::{Defaults, Head, MessageHead, escape, escaped, frame as encode_frame};
 #[cfg(feature = "broker")]
 pub(crate) use members::{Member, members};
 #[cfg(feature = "broker")]
-pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame, SharedFrame};
+pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame};
 #[cfg(feature = "broker")]
 pub(crate) use recv_buffer::{Inbound, Next};
 #[cfg(feature = "broker")]

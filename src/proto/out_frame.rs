@@ -1,8 +1,6 @@
 //! Frames on their way into queues.
 
-use std::sync::Arc;
-
-use super::buffer_pool::{BufferPool, MemoryGauge};
+use super::buffer_pool::{BufferPool, SharedFrame};
 use super::encode::{self, Head};
 use super::frame::HEADER_BYTES;
 
@@ -72,9 +70,17 @@ impl<'a> OutFrame<'a> {
 
     #[cold]
     fn into_shared(self, pool: &mut BufferPool) -> Self {
-        let mut buffer = pool.take(self.bytes);
-        self.append_to(&mut buffer);
-        Self::shared(SharedFrame::pooled(buffer, pool.gauge()))
+        self.to_shared(pool)
+    }
+
+    /// The same frame, for queues that refer to it.
+    pub(crate) fn to_shared(&self, pool: &mut BufferPool) -> OutFrame<'static> {
+        let shared = self.as_shared().cloned().unwrap_or_else(|| {
+            let mut buffer = pool.take(self.bytes);
+            self.append_to(&mut buffer);
+            pool.share(buffer)
+        });
+        OutFrame::shared(shared)
     }
 
     /// The length with its prefix.
@@ -83,7 +89,7 @@ impl<'a> OutFrame<'a> {
         self.bytes
     }
 
-    /// The shared frame, if this one is not to be copied.
+    /// The shared frame, if this one is shared.
     #[inline]
     pub(super) fn as_shared(&self) -> Option<&SharedFrame> {
         match &self.kind {
@@ -124,45 +130,5 @@ impl Kind<'_> {
             Self::Whole(bytes) => out.extend_from_slice(bytes),
             Self::Shared(frame) => out.extend_from_slice(frame.bytes()),
         }
-    }
-}
-
-/// One encoded frame that many queues may hold. Its bytes are counted once.
-#[derive(Clone, Debug)]
-pub(crate) struct SharedFrame(Arc<SharedBytes>);
-
-#[derive(Debug)]
-struct SharedBytes {
-    bytes: Vec<u8>,
-    gauge: MemoryGauge,
-}
-
-impl Drop for SharedBytes {
-    fn drop(&mut self) {
-        self.gauge.sub(self.bytes.capacity());
-    }
-}
-
-impl SharedFrame {
-    pub(crate) fn new(bytes: Vec<u8>, gauge: &MemoryGauge) -> Self {
-        gauge.add(bytes.capacity());
-        Self::pooled(bytes, gauge)
-    }
-
-    /// A frame in a buffer of the pool, where it is counted already.
-    pub(super) fn pooled(bytes: Vec<u8>, gauge: &MemoryGauge) -> Self {
-        Self(Arc::new(SharedBytes { bytes, gauge: gauge.clone() }))
-    }
-
-    /// Gives the buffer back if this was the last reference.
-    pub(super) fn recycle(self, pool: &mut BufferPool) {
-        if let Some(mut shared) = Arc::into_inner(self.0) {
-            pool.give(std::mem::take(&mut shared.bytes));
-        }
-    }
-
-    #[inline]
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.0.bytes
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
-use super::buffer_pool::BufferPool;
-use super::out_frame::{OutFrame, SharedFrame};
+use super::buffer_pool::{BufferPool, SharedFrame};
+use super::out_frame::{COPY_BYTES_MAX, OutFrame};
 
 /// The largest buffer that a queue takes for frames that are copied into it.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// Memory that a shared frame takes in each queue: a place in a list that doubles as it grows.
+/// Memory that a shared frame takes in a queue behind others: a place in a list that doubles as it
+/// grows.
 const PLACE_BYTES: usize = 2 * size_of::<Chunk>();
 /// Places that an empty queue keeps at most.
 const PLACES_KEPT_MAX: usize = 32;
@@ -55,10 +56,7 @@ impl Chunk {
     fn recycle(self, pool: &mut BufferPool) {
         match self {
             Self::Owned(buffer) => pool.give_small(buffer),
-            Self::Shared(frame) => {
-                pool.gauge().sub(PLACE_BYTES);
-                frame.recycle(pool);
-            }
+            Self::Shared(frame) => pool.give_shared(frame),
         }
     }
 }
@@ -93,30 +91,41 @@ impl SendQueue {
 
     #[inline]
     pub(crate) fn push(&mut self, frame: &OutFrame<'_>, pool: &mut BufferPool) {
-        let bytes = frame.len();
-        if self.front.is_none() && frame.as_shared().is_none() {
-            let mut buffer = pool.take_small(bytes);
+        if self.front.is_some() {
+            self.push_behind(frame, pool);
+        } else if let Some(shared) = frame.as_shared() {
+            self.front = Some(Chunk::Shared(shared.clone()));
+        } else {
+            let mut buffer = pool.take_small(frame.len());
             frame.append_to(&mut buffer);
             self.front = Some(Chunk::Owned(buffer));
-        } else {
-            self.push_behind(frame, pool);
         }
-        self.bytes += bytes;
+        self.bytes += frame.len();
         self.check();
     }
 
-    /// Adds a frame behind the others.
+    /// Adds a frame behind the others. A small one is copied even if it is shared: what lies in one
+    /// piece is sent quicker.
     fn push_behind(&mut self, frame: &OutFrame<'_>, pool: &mut BufferPool) {
-        if let Some(frame) = frame.as_shared() {
-            pool.gauge().add(PLACE_BYTES);
-            return self.push_chunk(Chunk::Shared(frame.clone()));
-        }
         let bytes = frame.len();
+        if let Some(shared) = frame.as_shared().filter(|_| bytes > COPY_BYTES_MAX) {
+            pool.gauge().add(PLACE_BYTES);
+            return self.push_chunk(Chunk::Shared(shared.clone()));
+        }
         let back = self.more.as_mut().and_then(|more| more.back_mut()).or(self.front.as_mut());
-        if let Some(Chunk::Owned(tail)) = back
-            && tail.capacity() - tail.len() >= bytes
-        {
-            return frame.append_to(tail);
+        if let Some(back) = back {
+            match back {
+                Chunk::Owned(tail) if tail.capacity() - tail.len() >= bytes => {
+                    return frame.append_to(tail);
+                }
+                Chunk::Shared(small) if small.bytes().len() <= COPY_BYTES_MAX => {
+                    let mut buffer = pool.take(small.bytes().len() + bytes);
+                    buffer.extend_from_slice(small.bytes());
+                    frame.append_to(&mut buffer);
+                    return std::mem::replace(back, Chunk::Owned(buffer)).recycle(pool);
+                }
+                _ => {}
+            }
         }
         // A queue that keeps growing takes larger buffers, each as large as all before it, so that
         // a few errors to a connection before its handshake do not take a large one.
@@ -125,13 +134,8 @@ impl SendQueue {
         self.push_chunk(Chunk::Owned(buffer));
     }
 
-    #[inline]
     fn push_chunk(&mut self, chunk: Chunk) {
-        if self.front.is_none() {
-            self.front = Some(chunk);
-        } else {
-            self.more.get_or_insert_default().push_back(chunk);
-        }
+        self.more.get_or_insert_default().push_back(chunk);
     }
 
     /// Removes `bytes` from the front: the kernel took them.
@@ -143,10 +147,8 @@ impl SendQueue {
             self.drop_sent(pool);
         } else {
             self.sent = 0;
-            match self.front.take() {
-                Some(Chunk::Owned(buffer)) => pool.give_small(buffer),
-                Some(shared) => shared.recycle(pool),
-                None => {}
+            if let Some(front) = self.front.take() {
+                front.recycle(pool);
             }
         }
         self.check();
@@ -161,18 +163,28 @@ impl SendQueue {
             if let Some(front) = self.front.take() {
                 front.recycle(pool);
             }
-            self.front = self.more.as_mut().and_then(|more| more.pop_front());
+            self.front = self.pop_behind(pool);
         }
         if let (None, Some(more)) = (&self.front, &mut self.more) {
             more.shrink_to(PLACES_KEPT_MAX);
         }
     }
 
+    /// Takes out the chunk behind the first one.
+    fn pop_behind(&mut self, pool: &mut BufferPool) -> Option<Chunk> {
+        let chunk = self.more.as_mut()?.pop_front()?;
+        if matches!(chunk, Chunk::Shared(_)) {
+            pool.gauge().sub(PLACE_BYTES);
+        }
+        Some(chunk)
+    }
+
     /// Drops everything.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
-        let Self { front, more, .. } = std::mem::take(self);
-        for chunk in front.into_iter().chain(more.into_iter().flat_map(|more| *more)) {
-            chunk.recycle(pool);
+        let mut queue = std::mem::take(self);
+        while let Some(front) = queue.front.take() {
+            front.recycle(pool);
+            queue.front = queue.pop_behind(pool);
         }
     }
 
@@ -192,7 +204,6 @@ impl SendQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::out_frame::COPY_BYTES_MAX;
     use crate::proto::scanner::tests::cases;
     use proptest::prelude::*;
 
@@ -264,11 +275,39 @@ mod tests {
         let mut queues: Vec<SendQueue> = (0..10).map(|_| SendQueue::default()).collect();
         for queue in &mut queues {
             queue.push(&frame, &mut pool);
+            queue.push(&frame, &mut pool);
         }
         drop(frame);
         assert_eq!(gauge.bytes(), (128 << 10) + 10 * PLACE_BYTES);
+        for queue in &mut queues[5..] {
+            queue.advance(queue.len() / 2, &mut pool);
+        }
+        assert_eq!(gauge.bytes(), (128 << 10) + 5 * PLACE_BYTES);
         for queue in &mut queues {
             queue.release(&mut pool);
+        }
+        assert_eq!(gauge.bytes(), 0);
+    }
+
+    #[test]
+    fn a_small_frame_is_shared_by_queues_that_hold_nothing_else() {
+        let mut pool = BufferPool::default();
+        let gauge = pool.gauge().clone();
+        let frame = OutFrame::relay(b"small", &mut pool).to_shared(&mut pool);
+        let held_bytes = gauge.bytes();
+        let mut queues: Vec<SendQueue> = (0..10).map(|_| SendQueue::default()).collect();
+        for queue in &mut queues {
+            queue.push(&frame, &mut pool);
+        }
+        drop(frame);
+        assert_eq!(gauge.bytes(), held_bytes);
+        let mut last = queues.pop().unwrap();
+        last.advance(6, &mut pool);
+        last.push(&OutFrame::whole(b"behind it"), &mut pool);
+        assert_eq!(last.only_slice(), Some(&b"allbehind it"[..]));
+        last.release(&mut pool);
+        for queue in &mut queues {
+            queue.advance(9, &mut pool);
         }
         assert_eq!(gauge.bytes(), 0);
     }

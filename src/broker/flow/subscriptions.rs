@@ -12,6 +12,10 @@ use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::{Envelope, ErrorCode, Member, OutFrame, members};
 
+/// Subscribers from which on it is cheaper that their queues refer to one copy of a small frame than
+/// that each has its own.
+const SHARED_BY_MIN: usize = 4;
+
 /// Puts the frames of one publication or of several into the queue of every subscriber. Returns
 /// how many took them.
 pub(crate) fn fan_out(
@@ -27,6 +31,8 @@ pub(crate) fn fan_out(
     // Sending does not change the list of subscribers: a connection that has to be closed is closed
     // later.
     let subscribers = std::mem::take(&mut target.subscribers);
+    let shared = (subscribers.len() >= SHARED_BY_MIN).then(|| frames.to_shared(&mut core.pool));
+    let frames = shared.as_ref().unwrap_or(frames);
     let reached = subscribers.iter().filter(|key| queues::put(core, **key, frames)).count();
     let work = core.turn.fan_out_work(subscribers.len(), frames.len());
     if let Some(target) = core.router.channels.get_mut(channel) {
