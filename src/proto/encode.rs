@@ -29,6 +29,9 @@ const REPLY_TO: &str = ",\"reply_to\":\"";
 const END: &str = "\"}";
 const NO_REPLY_TO: &str = ",\"reply_to\":null}";
 
+/// The punctuation around the type of a response, which nearly all messages of a server are.
+const RESPONSE: &str = "\",\"message_type\":\"response\",\"payload\":";
+
 const PUNCTUATION_BYTES: usize = MESSAGE_ID.len()
     + APP_ID.len()
     + CHANNEL_ID.len()
@@ -56,28 +59,53 @@ impl Head<'_> {
     #[inline]
     fn begin(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(MESSAGE_ID.as_bytes());
-        out.extend_from_slice(self.message_id);
+        append_id(out, self.message_id);
         out.extend_from_slice(APP_ID.as_bytes());
         out.extend_from_slice(self.app_id.as_bytes());
         out.extend_from_slice(CHANNEL_ID.as_bytes());
         out.extend_from_slice(self.channel_id.as_bytes());
-        out.extend_from_slice(MESSAGE_TYPE.as_bytes());
-        out.extend_from_slice(self.message_type.as_str().as_bytes());
-        out.extend_from_slice(PAYLOAD.as_bytes());
+        if self.message_type == MessageType::Response {
+            out.extend_from_slice(RESPONSE.as_bytes());
+        } else {
+            out.extend_from_slice(MESSAGE_TYPE.as_bytes());
+            out.extend_from_slice(self.message_type.as_str().as_bytes());
+            out.extend_from_slice(PAYLOAD.as_bytes());
+        }
     }
 
     #[inline]
     fn finish(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(TIMESTAMP.as_bytes());
-        out.extend_from_slice(self.timestamp);
+        append_usual::<TIME_BYTES>(out, self.timestamp);
         match self.reply_to {
             Some(id) => {
                 out.extend_from_slice(REPLY_TO.as_bytes());
-                out.extend_from_slice(id);
+                append_id(out, id);
                 out.extend_from_slice(END.as_bytes());
             }
             None => out.extend_from_slice(NO_REPLY_TO.as_bytes()),
         }
+    }
+}
+
+/// The length of a time until the year 2286.
+const TIME_BYTES: usize = 17;
+/// The length of a UUID, which most ids are.
+const UUID_BYTES: usize = 36;
+
+/// Appends an id.
+#[inline]
+pub(super) fn append_id(out: &mut Vec<u8>, id: &[u8]) {
+    append_usual::<UUID_BYTES>(out, id);
+}
+
+/// Appends bytes that nearly always have this length: a copy of a length that is known needs no
+/// call.
+#[inline]
+fn append_usual<const LENGTH: usize>(out: &mut Vec<u8>, bytes: &[u8]) {
+    match <&[u8; LENGTH]>::try_from(bytes) {
+        Ok(usual) => out.extend_from_slice(usual),
+        Err(_) => out.extend_from_slice(bytes),
     }
 }
 
@@ -188,13 +216,18 @@ mod tests {
 
     #[test]
     fn what_is_encoded_parses_back() {
-        for reply_to in [Some("r"), None] {
+        let uuid = "4f0a9f5c-1f5e-4f0a-9f5c-0d6c2f1c9a11";
+        let replies = [None, Some("r"), Some(uuid)];
+        for (reply_to, message_type) in replies
+            .into_iter()
+            .flat_map(|reply_to| MessageType::ALL.map(|message_type| (reply_to, message_type)))
+        {
             let app_id = escape("a\"pp\n");
             let head = Head {
                 message_id: b"m",
                 app_id: &app_id,
                 channel_id: "c",
-                message_type: MessageType::Response,
+                message_type,
                 timestamp: b"1.5",
                 reply_to: reply_to.map(str::as_bytes),
             };
@@ -214,6 +247,7 @@ mod tests {
             assert_eq!(body.len(), body_bytes);
             let envelope = Envelope::parse(body).unwrap();
             assert_eq!(envelope.app_id().decode(), "a\"pp\n");
+            assert_eq!(envelope.message_type(), message_type);
             assert_eq!(envelope.payload_str(), "[1,2]");
             assert_eq!(envelope.reply_to().map(JsonStr::raw), reply_to);
         }

@@ -18,7 +18,7 @@ pub(crate) struct OutFrame<'a> {
 
 #[derive(Clone, Debug)]
 enum Kind<'a> {
-    /// A body in pieces that is copied into each queue behind its prefix.
+    /// A body that is copied into each queue behind its prefix: an id, and the bytes around it.
     Relayed([&'a [u8]; 3]),
     /// A message of this end, which is written straight into the queue.
     Own { head: &'a Head<'a>, payload: &'a [u8] },
@@ -34,7 +34,7 @@ impl<'a> OutFrame<'a> {
         Self::relay_pieces([body, &[], &[]], pool)
     }
 
-    /// A body as it was received but for one piece.
+    /// A body as it was received but for an id, which is the second piece.
     pub(crate) fn relay_pieces(pieces: [&'a [u8]; 3], pool: &mut BufferPool) -> Self {
         let body_bytes = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         Self::new(HEADER_BYTES + body_bytes, Kind::Relayed(pieces), pool)
@@ -119,12 +119,11 @@ impl<'a> OutFrame<'a> {
 impl Kind<'_> {
     fn write_to(&self, out: &mut Vec<u8>, body_bytes: usize) {
         match self {
-            Self::Relayed([first, rest @ ..]) => {
+            Self::Relayed([before, id, behind]) => {
                 out.extend_from_slice(&(body_bytes as u32).to_be_bytes());
-                out.extend_from_slice(first);
-                for piece in rest.iter().filter(|piece| !piece.is_empty()) {
-                    out.extend_from_slice(piece);
-                }
+                out.extend_from_slice(before);
+                encode::append_id(out, id);
+                out.extend_from_slice(behind);
             }
             Self::Own { head, payload } => encode::text_frame(out, head, payload, body_bytes),
             Self::Whole(bytes) => out.extend_from_slice(bytes),
