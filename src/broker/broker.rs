@@ -19,7 +19,7 @@ use super::state::keys::ConnectionKey;
 use super::state::mailbox::{Letter, Mailbox, Remote};
 use super::state::peer::Peer;
 use super::state::refusal::{self, Refusal};
-use super::state::timers::{Due, Now};
+use super::state::timers::{Due, Moment, Now};
 use crate::proto::{ErrorCode, Inbound, Next, SendQueue};
 
 /// The state machine.
@@ -156,14 +156,14 @@ impl Broker {
     /// with those that were kept, see [`Action::Resume`].
     pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8]) -> Received {
         let core = &mut self.core;
-        let now = core.turn.now.monotonic;
+        let now = Moment::from(core.turn.now.monotonic);
         core.counters.bytes_in += chunk.len() as u64;
         let Some(connection) = core.connections.get_mut(key) else { return Received::default() };
         if !connection.is_live() {
             return Received { reads_on: connection.wants_read(), bare_header: false };
         }
         // Without a chunk, the connection goes on after it was held back, and could not send before.
-        connection.last_activity = now.into();
+        connection.last_activity = now;
         if connection.held == Held::NextTurn {
             connection.held = Held::No;
         }
@@ -192,7 +192,7 @@ impl Broker {
             Some(connection) => {
                 connection.splits_writes |= bare_header;
                 if !kept.is_empty() && (!had_part || core.counters.frames_in != frames_before) {
-                    connection.unfinished_since = now.into();
+                    connection.unfinished_since = now;
                 }
                 connection.recv = kept;
                 if was_due && matches!(connection.held, Held::No | Held::NextTurn) {
@@ -340,16 +340,22 @@ impl Broker {
         }
         let action = core.agenda.next_action()?;
         if let Action::Close(key) = action {
-            core.connections.remove(key);
+            self.free(key);
         }
         Some(action)
+    }
+
+    /// Frees the place of a closed connection, which the driver drops.
+    #[cold]
+    fn free(&mut self, key: ConnectionKey) {
+        self.core.connections.remove(key);
     }
 
     /// Ends the turn. If all of its actions were carried out, the kernel has all of its bytes, and
     /// latencies are recorded. `clock`, which reads [`Now::monotonic`], is called only for them.
     pub fn end_turn(&mut self, clock: impl FnOnce() -> Duration) {
         if !self.core.latency.is_empty() && self.core.agenda.has_no_actions() {
-            measuring::record(&mut self.core, clock());
+            measuring::record(&mut self.core, clock().into());
         }
         self.inside = None;
     }
@@ -362,8 +368,13 @@ impl Broker {
     /// Carries out all timers that are due at this turn's time. Before that, a driver reads once more what
     /// lies in its sockets: it may have been stopped, so that a deadline passed while the answer was
     /// there, and no peer is closed for a silence that was the driver's.
+    #[inline]
     pub fn advance(&mut self) -> Progress {
         self.catch_up();
+        if upkeep::is_due(&self.core) { self.expire() } else { Progress::default() }
+    }
+
+    fn expire(&mut self) -> Progress {
         for steps in 0..self.core.turn.steps_max {
             if !upkeep::expire(&mut self.core) {
                 return Progress { steps, has_more: false };
@@ -446,6 +457,7 @@ impl Broker {
     }
 
     /// Returns whether a turn has work to do even if no event comes.
+    #[inline]
     pub fn has_work(&self) -> bool {
         let agenda = &self.core.agenda;
         !agenda.has_no_actions() || !agenda.doomed.is_empty() || !agenda.events.is_empty()

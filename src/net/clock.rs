@@ -12,24 +12,37 @@ const WALL_CLOCK_AGE_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// The last reading of the wall clock, and the monotonic time of that reading.
-    wall: Cell<(Duration, Duration)>,
+    wall: Cell<Wall>,
+}
+
+/// The last reading of the wall clock.
+#[derive(Clone, Copy, Debug)]
+struct Wall {
+    /// The time since the Unix epoch less the monotonic time.
+    ahead: Duration,
+    /// The monotonic time after which the clock is read again.
+    until: Duration,
 }
 
 impl Clock {
     pub(super) fn new(system: &impl System) -> Self {
-        Self { wall: Cell::new((system.wall_clock(), system.monotonic())) }
+        Self { wall: Cell::new(Wall::read(system, system.monotonic())) }
     }
 
     pub(super) fn now(&self, system: &impl System) -> Now {
         let monotonic = system.monotonic();
-        let (wall, read_at) = self.wall.get();
-        let age = monotonic.saturating_sub(read_at);
-        if age > WALL_CLOCK_AGE_MAX {
-            let unix = system.wall_clock();
-            self.wall.set((unix, monotonic));
-            return Now { monotonic, unix };
+        if monotonic > self.wall.get().until {
+            self.wall.set(Wall::read(system, monotonic));
         }
-        Now { monotonic, unix: wall.saturating_add(age) }
+        Now { monotonic, unix: monotonic.saturating_add(self.wall.get().ahead) }
+    }
+}
+
+impl Wall {
+    #[cold]
+    fn read(system: &impl System, monotonic: Duration) -> Self {
+        // A machine that is set to a time soon after 1970 gets timestamps that are a little later.
+        let ahead = system.wall_clock().saturating_sub(monotonic);
+        Self { ahead, until: monotonic.saturating_add(WALL_CLOCK_AGE_MAX) }
     }
 }

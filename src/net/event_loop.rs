@@ -175,7 +175,9 @@ impl<S: System> EventLoop<S> {
         }
         if !self.is_behind {
             self.advance(broker, meter);
-            self.act(broker, meter);
+            if broker.has_work() {
+                self.act(broker, meter);
+            }
         }
         broker.end_turn(|| self.system.monotonic());
     }
@@ -214,7 +216,7 @@ impl<S: System> EventLoop<S> {
     }
 
     fn take_events(&mut self) {
-        for event in self.events.drain(..) {
+        for event in &self.events {
             match event.token {
                 WAKER => self.mailbox_due = true,
                 token if self.listeners.note_ready(token) => {}
@@ -222,12 +224,13 @@ impl<S: System> EventLoop<S> {
                     // The token may have passed to a later connection, for which the event is
                     // harmless.
                     if let Some(socket) = self.sockets.get_mut(token).and_then(Option::as_mut) {
-                        socket.note(&event);
+                        socket.note(event);
                         socket.enlist(&mut self.ready);
                     }
                 }
             }
         }
+        self.events.clear();
     }
 
     fn serve_ready<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) {

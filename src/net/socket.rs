@@ -155,12 +155,12 @@ impl<T: Stream> Socket<T> {
             let flushed = broker.flush(self.key, |queue| {
                 let bytes = if let Some(piece) = queue.only_slice() {
                     wanted = piece.len();
-                    write(stream, &[IoSlice::new(piece)])?
+                    retried(|| stream.write_one(piece))?
                 } else {
                     let mut slices = SmallVec::<[_; SLICES_MAX]>::new();
                     slices.extend(queue.slices().take(SLICES_MAX).map(IoSlice::new));
                     wanted = slices.iter().map(|slice| slice.len()).sum();
-                    if wanted == 0 { 0 } else { write(stream, &slices)? }
+                    if wanted == 0 { 0 } else { retried(|| stream.write(&slices))? }
                 };
                 let holds = !stream.flush()?;
                 is_blocked = bytes < wanted || holds;
@@ -209,9 +209,10 @@ impl<T: Stream> Socket<T> {
 }
 
 /// Returns the number of bytes that the stream took, which may be zero.
-fn write(stream: &mut impl Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+#[inline]
+fn retried(mut write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
-        match stream.write(slices) {
+        match write() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             done => return done,

@@ -87,14 +87,21 @@ impl Stream for SocketStream {
     }
 
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match (&mut self.kind, slices) {
-            (_, []) => Ok(0),
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream.write_vectored(slices),
+            Kind::Unix(stream) => stream.write_vectored(slices),
             #[cfg(feature = "tls")]
-            (Kind::Tls(stream), slices) => stream.write(slices),
-            (Kind::Tcp(stream), [slice]) => stream.write(slice),
-            (Kind::Unix(stream), [slice]) => stream.write(slice),
-            (Kind::Tcp(stream), slices) => stream.write_vectored(slices),
-            (Kind::Unix(stream), slices) => stream.write_vectored(slices),
+            Kind::Tls(stream) => stream.write(slices),
+        }
+    }
+
+    #[inline]
+    fn write_one(&mut self, slice: &[u8]) -> io::Result<usize> {
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream.write(slice),
+            Kind::Unix(stream) => stream.write(slice),
+            #[cfg(feature = "tls")]
+            Kind::Tls(stream) => stream.write(&[IoSlice::new(slice)]),
         }
     }
 

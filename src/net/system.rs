@@ -69,6 +69,11 @@ pub(crate) trait Stream: Debug {
     /// reports that it has room again.
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// Writes as much of one slice as the stream has room for. Most queues have no other.
+    fn write_one(&mut self, slice: &[u8]) -> io::Result<usize> {
+        self.write(&[IoSlice::new(slice)])
+    }
+
     fn shutdown_write(&mut self);
 
     /// Acknowledges the peer's bytes now, rather than together with an answer.

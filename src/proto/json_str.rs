@@ -50,7 +50,12 @@ impl<'a> JsonStr<'a> {
     /// Returns whether the decoded string is `plain`. It allocates nothing.
     #[inline]
     pub fn matches(self, plain: &str) -> bool {
-        if self.escaped { self.chars().eq(plain.chars().map(Some)) } else { self.raw == plain }
+        if self.escaped { self.means(plain) } else { self.raw == plain }
+    }
+
+    #[cold]
+    fn means(self, plain: &str) -> bool {
+        self.chars().eq(plain.chars().map(Some))
     }
 
     /// Returns whether it is the empty string.

@@ -55,8 +55,8 @@ impl Timestamp {
 #[inline]
 fn micros_digits(micros: u32) -> [u8; MICROS_DIGITS] {
     let pair = |number: u32| PAIRS[number as usize % PAIRS.len()];
-    let ([a, b], [c, d], [e, f]) = (pair(micros / 10_000), pair(micros / 100), pair(micros));
-    [a, b, c, d, e, f]
+    let (first, second, third) = (pair(micros / 10_000), pair(micros / 100), pair(micros));
+    [first[0], first[1], second[0], second[1], third[0], third[1]]
 }
 
 /// The numbers below a hundred in two digits.

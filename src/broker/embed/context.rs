@@ -254,7 +254,7 @@ fn check_size(core: &mut Core, encoded: Encoded) -> Result<Encoded, SendError> {
 fn fan_out(core: &mut Core, channel: ChannelKey, encoded: Encoded) -> usize {
     let reached = subscriptions::fan_out(core, channel, &encoded.frame(), 1);
     if reached > 0 {
-        measuring::note_publications(core, channel, core.turn.now.monotonic, 1);
+        measuring::note_publications(core, channel, core.turn.now.monotonic.into(), 1);
     }
     core.encoder.recycle(encoded);
     reached

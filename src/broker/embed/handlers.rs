@@ -79,8 +79,13 @@ impl Handlers {
     #[inline]
     pub(crate) fn catch_up(&mut self, core: &mut Core) {
         if !core.agenda.handler_changes.is_empty() {
-            changes::take(core).for_each(|change| self.make(change));
+            self.make_all(core);
         }
+    }
+
+    #[cold]
+    fn make_all(&mut self, core: &mut Core) {
+        changes::take(core).for_each(|change| self.make(change));
     }
 
     fn make(&mut self, change: Change) {
@@ -210,7 +215,7 @@ fn call(
 ) -> bool {
     let mut dealt = Dealt::Not;
     let arrived = core.turn.arrived;
-    let began = core.latency.begin(core.turn.now.monotonic);
+    let began = core.latency.begin(core.turn.now.monotonic.into());
     let result = catch_unwind(AssertUnwindSafe(|| {
         let request = Request::from(parts.with(core, &mut dealt, remote));
         handler(request).map(|_reply| ())

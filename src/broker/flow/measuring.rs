@@ -1,60 +1,51 @@
 //! Latencies: taken when a message is answered or published, and recorded at the turn's end, when
 //! the kernel has all of its bytes.
 
-use std::time::Duration;
-
 use hdrhistogram::Histogram;
 
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::latency::{Departed, LatencyOf, Measure, Sample};
+use crate::broker::state::timers::Moment;
 
 /// Takes the latency of a request that is answered with a value or an error.
 pub(crate) fn note_answer(
     core: &mut Core,
     channel: ChannelKey,
-    arrived: Duration,
-    began: Duration,
-    answered: Duration,
+    arrived: Moment,
+    began: Moment,
+    answered: Moment,
 ) {
     note(core, Sample::Answer { channel, arrived, began, answered });
 }
 
 /// Takes the latency of publications that are in the queues of their subscribers.
-pub(crate) fn note_publications(
-    core: &mut Core,
-    channel: ChannelKey,
-    arrived: Duration,
-    count: u32,
-) {
+pub(crate) fn note_publications(core: &mut Core, channel: ChannelKey, arrived: Moment, count: u32) {
     note(core, Sample::Publications { channel, arrived, count });
 }
 
 fn note(core: &mut Core, sample: Sample) {
     if core.latency.is_full() {
-        let now = core.latency.time().unwrap_or(core.turn.now.monotonic);
+        let now = core.latency.time().unwrap_or(core.turn.now.monotonic.into());
         record(core, now);
     }
     core.latency.take(sample);
 }
 
 /// Records the latencies of everything that left in this turn, which ends now.
-pub(crate) fn record(core: &mut Core, now: Duration) {
-    let now = nanos(now);
+pub(crate) fn record(core: &mut Core, now: Moment) {
     let (samples, places) = core.latency.drain();
     for sample in samples {
         let (Sample::Answer { channel, arrived, .. }
         | Sample::Publications { channel, arrived, .. }) = sample;
         let Some(channel) = core.router.channels.get_mut(channel) else { continue };
         let is_pinned = channel.pinned;
-        let mut record = |measure, from: u64, to: u64, count| {
-            let elapsed_nanos = to.saturating_sub(from);
+        let mut record = |measure, from, to: Moment, count| {
+            let elapsed_nanos = to.nanos_since(from);
             channel.latencies.of(measure).record(elapsed_nanos, count, places, is_pinned);
         };
-        let arrived = nanos(arrived);
         match sample {
             Sample::Answer { began, answered, .. } => {
-                let (began, answered) = (nanos(began), nanos(answered));
                 record(Measure::Request, arrived, now, 1);
                 record(Measure::Queue, arrived, began, 1);
                 record(Measure::Handler, began, answered, 1);
@@ -66,24 +57,15 @@ pub(crate) fn record(core: &mut Core, now: Duration) {
     }
 }
 
-/// Converts a time since the start to nanoseconds; 64 bits hold five hundred years of them.
-#[inline]
-fn nanos(since_start: Duration) -> u64 {
-    since_start
-        .as_secs()
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(since_start.subsec_nanos().into())
-}
-
 /// Records the round trip of a worker that has answered a request which it got at `began`.
-pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: Duration) {
+pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: Moment) {
     let now = core.turn.now.monotonic;
     let session = core.connections.session_mut(worker);
     if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
         // The request that is answered is still among those in flight.
         worker.silent_since = (worker.in_flight.len() > 1).then_some(now);
-        let elapsed = now.saturating_sub(began);
-        worker.round_trip.record(nanos(elapsed), 1, &core.latency.places, false);
+        let elapsed_nanos = Moment::from(now).nanos_since(began);
+        worker.round_trip.record(elapsed_nanos, 1, &core.latency.places, false);
     }
 }
 

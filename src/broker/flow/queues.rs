@@ -19,6 +19,7 @@ pub(crate) fn push(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> 
 }
 
 /// Does the same as [`push`], but leaves it to the caller to count the frame.
+#[inline]
 pub(crate) fn put(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> bool {
     let queue_bytes_max = core.connections.queue_bytes_max;
     let Some(connection) = core.connections.get_mut(to) else { return false };

@@ -36,7 +36,7 @@ pub(crate) fn begin(
         channel,
         worker,
         arrived: core.turn.arrived,
-        began: core.latency.begin(core.turn.now.monotonic),
+        began: core.latency.begin(core.turn.now.monotonic.into()),
         deadline: core.turn.deadline_in(core.limits.request_timeout),
     };
     let (connections, router) = (&mut core.connections, &mut core.router);
@@ -158,6 +158,6 @@ pub(crate) fn end(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
 }
 
 fn note_answer(core: &mut Core, request: &PendingRequest) {
-    let answered = core.turn.now.monotonic;
+    let answered = core.turn.now.monotonic.into();
     measuring::note_answer(core, request.channel, request.arrived, request.began, answered);
 }

@@ -31,6 +31,12 @@ pub(crate) fn next_deadline(core: &Core) -> Option<Duration> {
     }
 }
 
+/// Returns whether [`expire`] has something to do now.
+#[inline]
+pub(crate) fn is_due(core: &Core) -> bool {
+    next_deadline(core).is_some_and(|deadline| deadline <= core.turn.now.monotonic)
+}
+
 /// Carries out the earliest timer that is due. Returns whether there was one.
 pub(crate) fn expire(core: &mut Core) -> bool {
     let now = core.turn.now.monotonic;

@@ -29,13 +29,14 @@ pub(crate) fn dispatch(
     body: &[u8],
     run: &mut Run<'_>,
 ) -> Outcome {
-    let envelope = match Envelope::parse(body) {
+    let parsed = Envelope::parse(body);
+    let envelope = match &parsed {
         Ok(envelope) => envelope,
         Err(error) => {
             if !run.deliver(core) {
                 return Outcome::Held;
             }
-            answers::refuse_unread(core, from, &error);
+            answers::refuse_unread(core, from, error);
             return Outcome::Consumed;
         }
     };
@@ -44,12 +45,12 @@ pub(crate) fn dispatch(
     }
     let Some(connection) = core.connections.get(from) else { return Outcome::Consumed };
     let served = match connection.state() {
-        State::Handshake => system::connect(core, from, &envelope).map_err(Stop::Refused),
+        State::Handshake => system::connect(core, from, envelope).map_err(Stop::Refused),
         State::Open(session) => {
             let application = session.application;
-            check(core, application, &envelope)
+            check(core, application, envelope)
                 .map_err(Stop::Refused)
-                .and_then(|()| serve(core, handlers, from, application, &envelope, body, run))
+                .and_then(|()| serve(core, handlers, from, application, envelope, body, run))
         }
         State::Superseded | State::Closing | State::Lingering | State::Closed => Ok(()),
     };
@@ -60,7 +61,7 @@ pub(crate) fn dispatch(
             if !run.deliver(core) {
                 return Outcome::Held;
             }
-            closing::refuse(core, from, &envelope, &why);
+            closing::refuse(core, from, envelope, &why);
             Outcome::Consumed
         }
     }
@@ -175,7 +176,7 @@ fn publish_to_nobody(
             return Ok(());
         }
         // It may also have subscribed somebody.
-        if let Some(channel) = channels::find(core, parts.from, application, &parts.envelope) {
+        if let Some(channel) = channels::find(core, parts.from, application, parts.envelope) {
             run.publish(core, channel, body);
             return Ok(());
         }
@@ -268,9 +269,8 @@ fn take_response(
         return;
     }
     let channel = core.router.channel(application, &envelope.channel_id().decode());
-    let handled = channel.is_some_and(|channel| {
-        handlers.deliver(core, Parts { envelope, from, channel })
-    });
+    let handled =
+        channel.is_some_and(|channel| handlers.deliver(core, Parts { envelope, from, channel }));
     if !handled {
         core.counters.responses_ignored += 1;
     }

@@ -44,7 +44,7 @@ pub(crate) struct Connection {
     pub(crate) congested: Option<TimerKey>,
     pub(crate) last_activity: Moment,
     /// The time of the last read, since which the messages in the receive buffer have waited.
-    pub(crate) last_read: Duration,
+    pub(crate) last_read: Moment,
     /// The time at which the first part of an unfinished message arrived.
     pub(crate) unfinished_since: Moment,
     /// The other end.
@@ -328,7 +328,7 @@ impl Connection {
             timer: None,
             congested: None,
             last_activity: now.into(),
-            last_read: now,
+            last_read: now.into(),
             unfinished_since: now.into(),
             peer: PackedPeer::Unknown,
             held: Held::No,

@@ -105,7 +105,12 @@ impl Encoder {
     }
 
     /// Encodes a message whose payload is JSON text.
-    pub(crate) fn text(&mut self, pool: &mut BufferPool, head: &Head<'_>, payload: &str) -> Encoded {
+    pub(crate) fn text(
+        &mut self,
+        pool: &mut BufferPool,
+        head: &Head<'_>,
+        payload: &str,
+    ) -> Encoded {
         match OutFrame::own(head, payload.as_bytes(), pool).into_shared_frame() {
             Ok(frame) => Encoded::Shared(frame),
             Err(small) => {

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::histogram::Durations;
 use super::keys::{ChannelKey, ConnectionKey};
+use super::timers::Moment;
 
 /// The subject of a latency. All are measured inside the server, so they include neither the time
 /// of a peer nor that of the kernel.
@@ -321,8 +322,8 @@ impl Departed {
 /// A latency that ends with the turn.
 #[derive(Debug)]
 pub(crate) enum Sample {
-    Answer { channel: ChannelKey, arrived: Duration, began: Duration, answered: Duration },
-    Publications { channel: ChannelKey, arrived: Duration, count: u32 },
+    Answer { channel: ChannelKey, arrived: Moment, began: Moment, answered: Moment },
+    Publications { channel: ChannelKey, arrived: Moment, count: u32 },
 }
 
 /// Samples that wait for the turn's end, and the clock that times handlers.
@@ -331,7 +332,7 @@ pub(crate) struct Recorder {
     samples: Vec<Sample>,
     stopwatch: Stopwatch,
     /// The end of the last handler of this turn.
-    handled: Duration,
+    handled: Moment,
     pub(crate) places: Arc<()>,
 }
 
@@ -369,17 +370,20 @@ impl Recorder {
     }
 
     /// Returns the time in the middle of a turn, if there is a clock.
-    pub(crate) fn time(&self) -> Option<Duration> {
-        self.stopwatch.0.as_ref().map(|read| read())
+    #[inline]
+    pub(crate) fn time(&self) -> Option<Moment> {
+        self.stopwatch.0.as_ref().map(|read| read().into())
     }
 
     /// Returns the start time of a handler that is called now. It is the end of the last one, so
     /// that the clock is read only at the end of each.
-    pub(crate) fn begin(&self, now: Duration) -> Duration {
+    #[inline]
+    pub(crate) fn begin(&self, now: Moment) -> Moment {
         self.handled.max(now)
     }
 
-    pub(crate) fn end(&mut self, began: Duration) -> Duration {
+    #[inline]
+    pub(crate) fn end(&mut self, began: Moment) -> Moment {
         self.handled = self.time().unwrap_or(began);
         self.handled
     }

@@ -11,6 +11,7 @@ use super::connection::Connections;
 use super::keys::{ChannelKey, ConnectionKey, RequestKey, RequestKind};
 use super::router::Router;
 use super::timeouts::Timeouts;
+use super::timers::Moment;
 
 /// All such requests.
 #[derive(Debug, Default)]
@@ -31,9 +32,9 @@ pub(crate) struct PendingRequest {
     message_id: SmallVec<[u8; 36]>,
     pub(crate) channel: ChannelKey,
     pub(crate) answerer: Answerer,
-    pub(crate) arrived: Duration,
+    pub(crate) arrived: Moment,
     /// The time at which it was forwarded, or its handler began.
-    pub(crate) began: Duration,
+    pub(crate) began: Moment,
 }
 
 /// A UUID of which the last digits lead back to the request without a look-up.
@@ -55,8 +56,8 @@ pub(crate) struct NewRequest<'a> {
     pub(crate) channel: ChannelKey,
     /// `None` for another thread.
     pub(crate) worker: Option<ConnectionKey>,
-    pub(crate) arrived: Duration,
-    pub(crate) began: Duration,
+    pub(crate) arrived: Moment,
+    pub(crate) began: Moment,
     pub(crate) deadline: Duration,
 }
 

@@ -23,7 +23,7 @@ pub struct Now {
 }
 
 /// A [`Now::monotonic`] in nanoseconds, which takes half the memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(u64);
 
 impl From<Duration> for Moment {
@@ -31,6 +31,14 @@ impl From<Duration> for Moment {
     fn from(monotonic: Duration) -> Self {
         // 64 bits suffice for six hundred years.
         Self(monotonic.as_secs() * 1_000_000_000 + u64::from(monotonic.subsec_nanos()))
+    }
+}
+
+impl Moment {
+    /// The nanoseconds that have passed since an earlier moment.
+    #[inline]
+    pub(crate) fn nanos_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 }
 

@@ -11,7 +11,7 @@ use super::counters::Counters;
 use super::events::{Action, Agenda};
 use super::keys::ConnectionKey;
 use super::line::Line;
-use super::timers::Now;
+use super::timers::{Moment, Now};
 use crate::broker::turn_limits::{
     CROWD_WORK_PARTS, DELIVERED_BYTES_PER_WORK, LIGHT_WORK_PARTS, TurnLimits,
 };
@@ -21,7 +21,7 @@ use crate::broker::turn_limits::{
 pub(crate) struct Turn {
     pub(crate) now: Now,
     /// The time at which the last byte of the current message arrived.
-    pub(crate) arrived: Duration,
+    pub(crate) arrived: Moment,
     /// See [`TurnLimits::work_max`].
     work_max: usize,
     /// See [`TurnLimits::frames_per_connection_max`].
@@ -67,7 +67,7 @@ impl Turn {
     pub(crate) fn new(now: Now, limits: &TurnLimits) -> Self {
         Self {
             now,
-            arrived: now.monotonic,
+            arrived: now.monotonic.into(),
             work_max: limits.work_max,
             frames_max: limits.frames_per_connection_max,
             share_frames_max: limits.frames_per_connection_max,
