@@ -186,23 +186,15 @@ impl Broker {
         self.process(key, &mut inbound, &mut run, is_woken);
         let core = &mut self.core;
         run.deliver(core);
-        let mut kept = inbound.finish(&mut core.pool);
-        let bare_header = kept.is_bare_header();
-        match core.connections.get_mut(key).filter(|connection| connection.is_live()) {
-            Some(connection) => {
-                connection.splits_writes |= bare_header;
-                if !kept.is_empty() && (!had_part || core.counters.frames_in != frames_before) {
-                    connection.unfinished_since = now;
-                }
-                connection.recv = kept;
-                if was_due && matches!(connection.held, Held::No | Held::NextTurn) {
-                    // Its message was done without the work that was set aside for it.
-                    connection.is_due = false;
-                }
-                memory::mind_unfinished(core, key);
-            }
-            None => kept.release(&mut core.pool),
+        if was_due
+            && let Some(connection) = core.connections.get_mut(key)
+            && matches!(connection.held, Held::No | Held::NextTurn)
+        {
+            // Its message was done without the work that was set aside for it.
+            connection.is_due = false;
         }
+        let is_new = !had_part || core.counters.frames_in != frames_before;
+        let bare_header = !inbound.is_empty() && keep(core, key, inbound, is_new);
         if is_woken {
             queues::pass_on_wake(core, key);
         }
@@ -388,7 +380,7 @@ impl Broker {
     /// before [`Broker::advance`].
     pub fn has_due(&mut self) -> bool {
         self.catch_up();
-        upkeep::next_deadline(&self.core).is_some_and(|due| due <= self.core.turn.now.monotonic)
+        upkeep::is_due(&self.core)
     }
 
     /// Completes the work that was done through a context between two turns.
@@ -492,4 +484,23 @@ fn admit(core: &mut Core, peer: Peer) -> Result<(), Refusal> {
     }
     core.budget.take_on(ErrorCode::ServerFull, &mut core.counters)?;
     if closing::make_room(core) { Ok(()) } else { Err(refusal::server_full()) }
+}
+
+/// Keeps the bytes of messages that are unfinished or have to wait. `is_new`: the first of these
+/// messages was not kept before. Returns whether the bytes are a length prefix alone.
+fn keep(core: &mut Core, key: ConnectionKey, inbound: Inbound<'_>, is_new: bool) -> bool {
+    let mut kept = inbound.finish(&mut core.pool);
+    let bare_header = kept.is_bare_header();
+    match core.connections.get_mut(key).filter(|connection| connection.is_live()) {
+        Some(connection) => {
+            connection.splits_writes |= bare_header;
+            if is_new {
+                connection.unfinished_since = core.turn.now.monotonic.into();
+            }
+            connection.recv = kept;
+            memory::mind_unfinished(core, key);
+        }
+        None => kept.release(&mut core.pool),
+    }
+    bare_header
 }

@@ -57,6 +57,7 @@ pub(crate) fn cut_off(core: &mut Core) {
 }
 
 /// Returns whether the server can end: all connections are closed, or the drain's time is up.
+#[inline]
 pub(crate) fn is_over(core: &Core) -> bool {
     match core.server.lifecycle {
         Lifecycle::Running => false,
