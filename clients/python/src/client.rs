@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use ipc_framework::client::{self, ClientOptions, Endpoint, Error, Event, Reconnect, RequestId};
 use ipc_framework::{ErrorCode, Token};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -454,6 +455,10 @@ fn seconds(seconds: f64) -> Duration {
 fn from_python(message: &Bound<'_, PyAny>) -> PyResult<ipc_framework::Message> {
     message::from_python(message).map_err(|error| {
         let py = message.py();
+        if !error.is_instance_of::<PyException>(py) {
+            // Ctrl-C came meanwhile.
+            return error;
+        }
         Failure::of_value(py, &error).caused_by(py, error)
     })
 }

@@ -5,7 +5,7 @@
 //! keys.
 
 use ipc_framework::Json;
-use pyo3::exceptions::{PyRecursionError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyRecursionError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -48,6 +48,10 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
 /// The standard library says what it found, but neither where nor what to do.
 fn explain(value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     let py = value.py();
+    if !error.is_instance_of::<PyException>(py) {
+        // Ctrl-C came meanwhile.
+        return error;
+    }
     let what = error.value(py).to_string();
     let text = if error.is_instance_of::<PyRecursionError>(py) {
         format!("the payload cannot be sent as JSON ({what}); flatten it: peers take 127 levels")

@@ -30,10 +30,20 @@ WHAT_IT_LOADS = """
 import sys
 before = set(sys.modules)
 import ipc_framework
-print(*{"asyncio", "ctypes", "socket", "ssl", "uuid"} & set(sys.modules) - before)
+assert {"FrameworkClient", "FrameworkServer", "core", "server"} <= set(dir(ipc_framework))
+from ipc_framework import FrameworkClient
+print(*{"asyncio", "ctypes", "socket", "ssl", "uuid", "ipc_framework.server"} & set(sys.modules) - before)
+assert ipc_framework.server.FrameworkServer is ipc_framework.FrameworkServer
+from ipc_framework import *
+assert ConnectionError is ipc_framework.exceptions.ConnectionError
+try:
+    ipc_framework.missing
+except AttributeError as error:
+    print(error)
 """
 
 
 def test_an_import_loads_nothing_that_only_some_programs_need():
     ended = run_program(WHAT_IT_LOADS)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "\n", "")
+    expected = "\nmodule 'ipc_framework' has no attribute 'missing'\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, expected, "")

@@ -25,7 +25,8 @@ def describe():
 
     described = {}
     for module in (ipc_framework, ipc_framework.core, ipc_framework.exceptions):
-        for name, value in vars(module).items():
+        for name in dir(module):
+            value = getattr(module, name)
             if not inspect.isclass(value) or not value.__module__.startswith("ipc_framework"):
                 continue
             members = {}

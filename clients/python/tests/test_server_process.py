@@ -266,10 +266,10 @@ def test_another_interpreter_is_refused() -> None:
         import _interpreters as interpreters
     except ImportError:
         import _xxsubinterpreters as interpreters
-    import ipc_framework
+    from ipc_framework import FrameworkServer
     other = interpreters.create()
     try:
-        failure = interpreters.run_string(other, "import ipc_framework")
+        failure = interpreters.run_string(other, "from ipc_framework import FrameworkServer")
         if failure is not None: raise RuntimeError(failure.formatted)
     except Exception as error:
         print(error)

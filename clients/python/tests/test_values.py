@@ -95,3 +95,12 @@ def test_with_aio(rust):
                     await send("echo", {"a": [1, math.nan]})
 
     asyncio.run(main())
+
+
+def test_ctrl_c_in_a_payload_is_no_fault_of_the_payload(client):
+    class Interrupting:
+        def __deepcopy__(self, memo):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.publish("echo", [Point(Interrupting())])

@@ -1,21 +1,25 @@
 """Joins Python, Node.js and Rust processes over length-prefixed JSON.
 
-The API of the package ``ipc-framework`` 1.1.2, with a Rust server and client inside.
+The API of the package ``ipc-framework`` 1.1.2, with a Rust server and client inside. A part of it is loaded when it is
+first used: a client has no use for the server, nor has a server for the client.
 """
 
 import sys as _sys
 import warnings as _warnings
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .client import FrameworkClient
+    from .core import Application, Channel, IPCClient, IPCServer, Message, MessageType
+    from .exceptions import ConnectionError, IPCError, RoutingError
+    from .server import FrameworkServer
 
 if not getattr(_sys, "_is_gil_enabled", lambda: True)():
     # A free-threaded Python takes the GIL for the native module and warns of it, which the README says already.
     with _warnings.catch_warnings():
         _warnings.filterwarnings("ignore", "The global interpreter lock", RuntimeWarning)
         from . import _native as _native
-
-from .client import FrameworkClient
-from .core import Application, Channel, IPCClient, IPCServer, Message, MessageType
-from .exceptions import ConnectionError, IPCError, RoutingError
-from .server import FrameworkServer
 
 #: The version of ``ipc-framework`` whose API this is; programs compare it.
 __version__ = "1.1.2"
@@ -34,3 +38,27 @@ __all__ = [
     "ConnectionError",
     "RoutingError",
 ]
+
+#: The modules that the published package loads, each with the names that it takes from there.
+_MODULES = {
+    "client": ["FrameworkClient"],
+    "core": ["Application", "Channel", "IPCClient", "IPCServer", "Message", "MessageType"],
+    "exceptions": ["ConnectionError", "IPCError", "RoutingError"],
+    "server": ["FrameworkServer"],
+}
+
+
+def __getattr__(name: str) -> object:
+    for module_name, names in _MODULES.items():
+        if name == module_name or name in names:
+            break
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _import_module(f"{__name__}.{module_name}")
+    for taken in names:
+        globals()[taken] = getattr(module, taken)
+    return globals()[name]
+
+
+def __dir__() -> "list[str]":
+    return sorted({*globals(), *__all__, *_MODULES})

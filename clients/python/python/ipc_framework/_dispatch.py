@@ -6,7 +6,6 @@ import contextvars
 import dataclasses
 import itertools
 import logging
-import queue
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -16,6 +15,8 @@ from .core import Message
 from .exceptions import ConnectionError, IPCError, TimeoutError
 
 if TYPE_CHECKING:
+    import queue
+
     from .client import FrameworkClient
 
 logger = logging.getLogger("ipc_framework.client")
@@ -201,6 +202,8 @@ class Dispatcher:
     def _arrivals(self, native: _native.Client) -> Iterator[Tuple[Any, ...]]:
         """Yields what arrives, while another greenlet reads: the greenlet that calls handlers may wait in one of them
         for an answer."""
+        import queue
+
         arrived: queue.Queue[Optional[Tuple[Any, ...]]] = queue.Queue()
         threading.Thread(target=self._read, args=(native, arrived), name=f"{self._name}-reader", daemon=True).start()
         return iter(arrived.get, None)

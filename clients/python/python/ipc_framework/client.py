@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Tuple, Typ
 
 from . import _hub, _lifetime, _native
 from ._dispatch import Dispatcher, Event
+from ._logs import flag, print_log
 from ._serving import QUEUE_MAX, Services
 from ._threads import wait_for
 from .core import IPCClient, Message, MessageType, random_id
 from .exceptions import ConnectionError, IPCError
-from .server import _flag, _print_log
 from .tls import Tls, given
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class FrameworkClient(IPCClient):
         self.heartbeat = heartbeat
         self.queue_bytes_max = queue_bytes_max
         self.frame_bytes_max = frame_bytes_max
-        if _flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
-            _print_log()
+        if flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
+            print_log()
         #: The reason why the last attempt to connect failed.
         self.last_error: Optional[IPCError] = None
         self._start_afresh()

@@ -13,12 +13,15 @@ import weakref
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, TypedDict, Union
 
 from . import _hub, _native, _running
+from . import _lifetime as _lifetime  # For the end of the process, and for forked children.
+from ._logs import flag, print_log
 from ._registry import InContext, ServerApplication, ServerChannel, ServerConnections, check_id
 from ._threads import LINGER, Coroutines, Thread, wait_for
 from .core import Application, Channel, ConnectionManager, Handler, IPCServer, Message, MessageType
 from .exceptions import ConnectionError
 
 logger = logging.getLogger("ipc_framework")
+
 
 class Limits(TypedDict, total=False):
     """Limits of what clients may use, in seconds and bytes. Omitted limits keep their defaults."""
@@ -95,7 +98,7 @@ class FrameworkServer(IPCServer):
             "unix_mode": unix_mode,
             "token": token,
             "tokens": dict(tokens or {}),
-            "insecure": _flag("IPC_FRAMEWORK_INSECURE") if insecure is None else insecure,
+            "insecure": flag("IPC_FRAMEWORK_INSECURE") if insecure is None else insecure,
             "spin": spin,
         }
         self._limits: Dict[str, Any] = dict(limits or {})
@@ -105,8 +108,8 @@ class FrameworkServer(IPCServer):
         self._forks = _running.forks
         self._coroutines: Optional[Coroutines] = None
         self._complained: Dict[int, Handler] = {}
-        if _flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
-            _print_log()
+        if flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
+            print_log()
 
     # Life
 
@@ -509,23 +512,6 @@ class FrameworkServer(IPCServer):
                 "send_to_connection; channel.serve sends what a handler returns",
                 handler,
             )
-
-
-def _flag(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
-
-
-def _print_log() -> None:
-    """Prints the log to standard output, as the published server does."""
-    if not any(isinstance(handler, _Printer) for handler in logger.handlers):
-        logger.addHandler(_Printer())
-        logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
-        logger.propagate = False
-
-
-class _Printer(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stdout, flush=True)
 
 
 __all__ = ["ConnectionError", "FrameworkServer", "Limits"]
