@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::access::Access;
 use super::embed::context::Context;
-use super::embed::handle::{self, Inside, note_unsent};
+use super::embed::handle::{self, Outer, note_unsent};
 use super::embed::handlers::Handlers;
 use super::embed::publication::Publication;
 use super::flow::run::Run;
@@ -53,8 +53,8 @@ pub struct Broker {
     pub(super) core: Core,
     pub(super) handlers: Handlers,
     pub(super) mailbox: Mailbox<Core, Publication>,
-    /// The mark of this thread, while it runs a turn.
-    inside: Option<Inside>,
+    /// The mark that this thread had before this turn began.
+    outer: Option<Outer>,
 }
 
 impl Broker {
@@ -66,15 +66,15 @@ impl Broker {
             core: Core::new(limits, access, seed, now),
             handlers: Handlers::new(remote),
             mailbox,
-            inside: None,
+            outer: None,
         }
     }
 
     /// Begins a turn and sets its time, which applies until the next one begins.
     pub fn begin_turn(&mut self, now: Now) {
         self.core.turn.begin(now);
-        if let Some(inside) = handle::enter(&self.handlers.remote) {
-            self.inside = Some(inside);
+        if let Some(outer) = handle::enter(&self.handlers.remote) {
+            self.outer = Some(outer);
         }
     }
 
@@ -349,7 +349,9 @@ impl Broker {
         if !self.core.latency.is_empty() && self.core.agenda.has_no_actions() {
             measuring::record(&mut self.core, clock().into());
         }
-        self.inside = None;
+        if let Some(outer) = self.outer.take() {
+            handle::leave(&outer);
+        }
     }
 
     /// Returns the time at which [`Broker::advance`] has something to do, in [`Now::monotonic`].
@@ -384,8 +386,11 @@ impl Broker {
     }
 
     /// Completes the work that was done through a context between two turns.
+    #[inline]
     fn catch_up(&mut self) {
-        self.handlers.catch_up(&mut self.core);
+        if !self.core.agenda.handler_changes.is_empty() {
+            self.handlers.catch_up(&mut self.core);
+        }
         self.settle();
     }
 
@@ -470,6 +475,15 @@ impl Broker {
                 return;
             }
             self.handlers.announce(&mut self.core);
+        }
+    }
+}
+
+/// A turn that does not end, because its broker is dropped, leaves no mark on the thread.
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(outer) = self.outer.take() {
+            handle::leave_if_inside(&self.handlers.remote, &outer);
         }
     }
 }

@@ -393,6 +393,7 @@ impl<S: System> EventLoop<S> {
     /// judged by time before all sockets have been looked at once more.
     fn advance<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) {
         if !broker.has_due() {
+            self.put_off = None;
             return;
         }
         if self.look_again(broker, meter) {

@@ -327,28 +327,28 @@ thread_local! {
     static RUNNING: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The mark of a thread as a loop's, and the server whose turn that interrupted, if any. Dropped, it
-/// takes the mark away, also where a turn has no end because its broker is dropped.
+/// The server whose turn was interrupted by another one's, if any.
 #[derive(Debug)]
-pub(crate) struct Inside {
-    own: usize,
-    outer: usize,
-}
+pub(crate) struct Outer(usize);
 
-impl Drop for Inside {
-    fn drop(&mut self) {
-        // A broker that was moved to another thread in the middle of a turn has no mark there.
-        if RUNNING.get() == self.own {
-            RUNNING.set(self.outer);
-        }
-    }
-}
-
-/// Marks this thread as the loop's, unless it is already.
-pub(crate) fn enter(remote: &Arc<Remote>) -> Option<Inside> {
+/// Marks this thread as the loop's. Returns what it was marked as before, unless it is this loop's
+/// already.
+pub(crate) fn enter(remote: &Arc<Remote>) -> Option<Outer> {
     let own = Arc::as_ptr(remote) as usize;
     let outer = RUNNING.replace(own);
-    (outer != own).then_some(Inside { own, outer })
+    (outer != own).then_some(Outer(outer))
+}
+
+pub(crate) fn leave(outer: &Outer) {
+    RUNNING.set(outer.0);
+}
+
+/// Does what [`leave`] does, on the thread that was marked. A broker may have been moved to another
+/// one in its turn.
+pub(crate) fn leave_if_inside(remote: &Arc<Remote>, outer: &Outer) {
+    if is_inside(remote) {
+        leave(outer);
+    }
 }
 
 fn is_inside(remote: &Arc<Remote>) -> bool {

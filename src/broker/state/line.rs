@@ -58,7 +58,10 @@ impl<T: Copy> Line<T> {
     /// and the line is never more than twice as long as necessary.
     pub(crate) fn leave(&mut self, waits: impl Fn(ConnectionKey) -> bool) {
         self.left += 1;
-        if self.left > self.entries.len() / 2 {
+        if self.is_empty() {
+            self.entries.clear();
+            self.left = 0;
+        } else if self.left > self.entries.len() / 2 {
             self.entries.retain(|(key, _)| waits(*key));
             self.left = 0;
         }
