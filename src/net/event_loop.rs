@@ -54,8 +54,8 @@ pub(crate) struct EventLoop<S: System> {
     handshakes_wait: bool,
     /// The budget of this turn was spent before all connections of the ready list were read.
     has_unread: bool,
-    /// Turns for which timers that are due may still wait for connections that could not be read.
-    put_off: Option<usize>,
+    /// Timers that are due wait for connections that could not be read.
+    is_put_off: bool,
     is_draining: bool,
     clock: Clock,
     waiting: Waiting,
@@ -112,7 +112,7 @@ impl<S: System> EventLoop<S> {
             handshake_steps: 0,
             handshakes_wait: false,
             has_unread: false,
-            put_off: None,
+            is_put_off: false,
             is_draining: false,
             clock: Clock::new(&system),
             waiting: Waiting::new(spin),
@@ -391,32 +391,37 @@ impl<S: System> EventLoop<S> {
     /// Does what is due. The process may have been stopped, or a handler may have taken long: so a
     /// deadline can have passed while the bytes that it waits for lie in a socket, and nobody is
     /// judged by time before all sockets have been looked at once more.
-    fn advance<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) {
+    fn advance(&mut self, broker: &mut Broker, meter: &mut impl Meter) {
         if !broker.has_due() {
-            self.put_off = None;
+            self.is_put_off = false;
             return;
         }
-        if self.look_again(broker, meter) {
-            self.put_off = None;
-        } else {
-            // They are read in the order of the list, some of them in each turn, so that timers do
-            // not wait for ever.
-            let steps = if M::IS_BOUNDED { 1 } else { broker.limits().turn.handshake_steps_max };
-            let left = self.put_off.get_or_insert(self.ready.len().div_ceil(steps));
-            if *left > 0 {
-                *left -= 1;
-                return;
-            }
-            self.put_off = None;
+        if !self.look_again(broker, meter) && self.awaits_reads() {
+            return;
         }
+        self.is_put_off = false;
         // Timers that are left over make the next turn due at once, because they have expired.
         Self::in_steps(&self.system, broker, meter, Broker::advance);
+    }
+
+    /// Returns whether timers have to wait for connections that could not be read in this turn. They
+    /// wait for those that are in the list when it begins, and not for later ones, so that they do not
+    /// wait for ever.
+    fn awaits_reads(&mut self) -> bool {
+        let is_first = !std::mem::replace(&mut self.is_put_off, true);
+        let mut is_any_owed = false;
+        for key in &self.ready {
+            if let Some(socket) = find(&mut self.sockets, *key) {
+                is_any_owed |= socket.is_owed_a_read(is_first);
+            }
+        }
+        is_any_owed
     }
 
     /// Reads every socket that has something by now, but for those that have had their share of the
     /// turn. Returns whether all of them were read in this turn.
     #[cold]
-    fn look_again<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) -> bool {
+    fn look_again(&mut self, broker: &mut Broker, meter: &mut impl Meter) -> bool {
         let mut waiting = std::mem::take(&mut self.ready);
         // The system reports in the order in which things happened. So many polls report everything
         // that had happened before the first of them.
@@ -440,7 +445,7 @@ impl<S: System> EventLoop<S> {
             self.run_mailbox(broker, meter);
         }
         self.act(broker, meter);
-        !self.has_unread && !self.handshakes_wait && !self.is_behind
+        !self.has_unread && !self.handshakes_wait
     }
 
     /// Repeats `work` until all of it is done or the budget is spent. Returns whether some is left.

@@ -26,6 +26,8 @@ pub(super) struct Socket<T> {
     /// The kernel reported room, and the socket has not been served since.
     writable: bool,
     wants_writable: bool,
+    /// Timers wait until it was read.
+    owed_a_read: bool,
 }
 
 pub(super) enum Read {
@@ -57,6 +59,7 @@ impl<T: Stream> Socket<T> {
             resumed: false,
             writable: false,
             wants_writable: false,
+            owed_a_read: false,
         })
     }
 
@@ -78,6 +81,13 @@ impl<T: Stream> Socket<T> {
     /// Has the socket read once more, whether the system reports bytes or not.
     pub(super) fn note_readable(&mut self) {
         self.readable = true;
+    }
+
+    /// Returns whether timers wait for it to be read, which they do from now on if they `begin` to
+    /// wait.
+    pub(super) fn is_owed_a_read(&mut self, begin: bool) -> bool {
+        self.owed_a_read = self.readable && (begin || self.owed_a_read);
+        self.owed_a_read
     }
 
     pub(super) fn wants_flush(&self) -> bool {
@@ -115,6 +125,7 @@ impl<T: Stream> Socket<T> {
     }
 
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Read {
+        self.owed_a_read = false;
         match self.stream.read(buffer) {
             Ok(0) => {
                 self.readable = false;

@@ -473,8 +473,10 @@ impl World {
             }
         }
         let limits = &self.scenario.limits;
-        self.closed_read += kernel.take_closed(limits.handshake_timeout, limits.idle_timeout);
-        self.closed_silent += counters.idle_closed - before.idle_closed;
+        let idle_closed = counters.idle_closed - before.idle_closed;
+        let idle_timeout = limits.idle_timeout.filter(|_| idle_closed > 0);
+        self.closed_read += kernel.take_closed(limits.handshake_timeout, idle_timeout);
+        self.closed_silent += idle_closed;
         if is_roomy {
             self.closed_silent += counters.handshake_timeouts - before.handshake_timeouts;
         }
