@@ -233,6 +233,7 @@ impl<S: System> EventLoop<S> {
         self.events.clear();
     }
 
+    #[inline]
     fn serve_ready<M: Meter>(&mut self, broker: &mut Broker, meter: &mut M) {
         // The list is taken out, so that connections that need another turn join a new one.
         let mut ready = std::mem::take(&mut self.ready);
@@ -246,9 +247,10 @@ impl<S: System> EventLoop<S> {
             return;
         }
         let messages_max = broker.limits().turn.frames_per_connection_max;
-        for key in ready.drain(..) {
-            self.serve(broker, key, messages_max);
+        for key in &ready {
+            self.serve(broker, *key, messages_max);
         }
+        ready.clear();
         if self.ready.is_empty() {
             self.ready = ready;
         }

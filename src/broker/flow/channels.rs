@@ -10,6 +10,7 @@ const LOOKS_PER_WORK: usize = 16;
 
 /// Returns the channel that a message names, if there is one. A message does not create the channel
 /// that it names: a channel that nobody hears or serves leaves nothing behind.
+#[inline]
 pub(crate) fn find(
     core: &mut Core,
     from: ConnectionKey,
