@@ -126,7 +126,9 @@ impl Client {
         options.reconnect = reconnect.map(|(min, max)| Reconnect::new(seconds(min), seconds(max)));
         options.heartbeat = heartbeat.map(seconds);
         options.queue_bytes_max = queue_bytes_max;
-        let inbox = Arc::new(Inbox::new(rings)?);
+        let inbox = Inbox::new(rings)
+            .map_err(|error| crate::errors::system(py, "pair of sockets", &error))?;
+        let inbox = Arc::new(inbox);
         let link = Arc::new(Link::default());
         let connect = move || options.connect();
         // The connection attempt has its own timeout.

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
+use crate::errors;
+
 /// Time between checks for signals in a waiting thread.
 pub(crate) const SIGNALS: Duration = Duration::from_millis(100);
 
@@ -74,7 +76,8 @@ impl Inside<'_> {
             // The waiting thread may have given up.
             let _ = tell.send(work());
         };
-        std::thread::Builder::new().name("ipc-work".into()).spawn(run)?;
+        let thread = std::thread::Builder::new().name("ipc-work".into()).spawn(run);
+        thread.map_err(|error| errors::system(self.py, "thread", &error))?;
         // `detached` needs a value that threads may share.
         let told = Mutex::new(told);
         let begin = Instant::now();

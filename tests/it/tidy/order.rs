@@ -183,7 +183,8 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "clients/python/src",
         floors: &[
-            "errors inside json",
+            "errors json",
+            "inside",
             "message",
             "client/errors client/link",
             "client/job",

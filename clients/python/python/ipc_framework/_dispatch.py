@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional,
 
 from . import _hub, _native
 from .core import Message
-from .exceptions import ConnectionError, IPCError, TimeoutError
+from .exceptions import IPCError, TimeoutError, closed
 
 if TYPE_CHECKING:
     import queue
@@ -222,7 +222,7 @@ class Dispatcher:
             items = native.take_now()
         arrived.put(None)
         for waiter in list(self._green.values()):
-            waiter.put(None, ConnectionError("the client is closed"))
+            waiter.put(None, closed())
 
     def _message(self, client: FrameworkClient, message: Message, payload_bytes: int) -> None:
         if message.reply_to:

@@ -31,7 +31,7 @@ from ._dispatch import Event
 from ._serving import QUEUE_MAX, Service, Services
 from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
 from .core import Message, MessageType, random_id
-from .exceptions import ConnectionError, IPCError, TimeoutError
+from .exceptions import IPCError, TimeoutError, closed
 from .tls import Tls, given
 
 __all__ = ["Client", "Event", "Subscription", "connect"]
@@ -382,7 +382,7 @@ class Client:
         self._services.close()
         for future in self._requests.values():
             if not future.done():
-                future.set_exception(ConnectionError("the client is closed"))
+                future.set_exception(closed())
         for queues in self._subscriptions.values():
             for queue in queues:
                 queue.end()

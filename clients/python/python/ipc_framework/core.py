@@ -279,7 +279,7 @@ class IPCServer:
         """Hands a message to its handler. Returns whether there was one. A subclass of `FrameworkServer` that
         overrides this sees every message first, except those on ``system``."""
         application = self.get_application(message.app_id)
-        channel = application.get_channel(message.channel_id) if application else None
+        channel = self._channel_of(application, message.channel_id) if application else None
         if application is None or channel is None:
             return False
         application.update_activity()
@@ -290,6 +290,9 @@ class IPCServer:
         if message.message_type is MessageType.UNSUBSCRIBE:
             return self._handle_unsubscribe(message, channel)
         return self._call_handler(message, channel)
+
+    def _channel_of(self, application: Application, channel_id: str) -> Optional[Channel]:
+        return application.get_channel(channel_id)
 
     def _call_handler(self, message: Message, channel: Channel) -> bool:
         """Hands a message to the channel's handler for its type, if there is one."""

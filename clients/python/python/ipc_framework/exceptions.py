@@ -20,6 +20,14 @@ class ConnectionError(IPCError, builtins.ConnectionError):
     """There is no connection, or it was lost. Also the built-in exception of that name."""
 
 
+def closed() -> ConnectionError:
+    """Returns the error of a request in flight when its client is closed."""
+    error = ConnectionError("the client was closed before the answer came; the request may have been carried out")
+    error.code = "closed"
+    error.may_be_executed = True
+    return error
+
+
 class RoutingError(IPCError):
     """A message could not be delivered."""
 

@@ -388,6 +388,13 @@ class FrameworkServer(IPCServer):
         else:
             native.broadcast(app_id, message)
 
+    def _channel_of(self, application: Application, channel_id: str) -> Optional[Channel]:
+        channel = application.get_channel(channel_id)
+        if channel is None and isinstance(application, ServerApplication):
+            # The server makes it after this has let the message pass.
+            return ServerChannel(application, channel_id)
+        return channel
+
     def _call_handler(self, message: Message, channel: Channel) -> bool:
         handler = channel.get_handler(message.message_type)
         origin = getattr(message, "_origin", None)
@@ -447,7 +454,8 @@ class FrameworkServer(IPCServer):
         """Handles a message on the loop's thread or on a worker, by its handler or by an overridden
         `route_message`. What one message sets in its context, the next one does not see."""
         if handler is not None:
-            handler.context.copy().run(self._run_handler, handler.handler, message, origin, serves)
+            function, context = handler
+            context.copy().run(self._run_handler, function, message, origin, serves)
         else:
             try:
                 # An override that returns nothing has taken the message.

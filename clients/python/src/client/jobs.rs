@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use super::errors::Failure;
 use super::job::Job;
 use crate::inside::Inside;
-use crate::message;
+use crate::{errors, message};
 
 /// Bytes of requests that may wait for a handler, as in the other clients.
 const BYTES_MAX: usize = 64 << 20;
@@ -182,9 +182,10 @@ pub(super) struct Jobs {
 #[pymethods]
 impl Jobs {
     #[new]
-    fn new(jobs_max: usize, rings: bool) -> PyResult<Self> {
-        let queue = Arc::new(Queue::new(jobs_max, rings)?);
-        Ok(Self { queue, process_id: std::process::id() })
+    fn new(py: Python<'_>, jobs_max: usize, rings: bool) -> PyResult<Self> {
+        let queue = Queue::new(jobs_max, rings)
+            .map_err(|error| errors::system(py, "pair of sockets", &error))?;
+        Ok(Self { queue: Arc::new(queue), process_id: std::process::id() })
     }
 
     /// Waits for a request. Returns it, the way to answer it, and whether no thread is left that
