@@ -229,6 +229,7 @@ fn connect_unix(path: &Path, deadline: Instant) -> io::Result<NotedSocket<Inner>
 /// The shortest timeout that the kernel knows: zero would mean none.
 const LEFT_MIN: Duration = Duration::from_micros(1);
 /// Steps of a TLS handshake after its deadline, each of which takes bytes that have arrived.
+#[cfg(feature = "tls")]
 const LATE_STEPS_MAX: u32 = 16;
 
 /// Returns the time left, as the kernel accepts it.
