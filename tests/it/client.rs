@@ -3,6 +3,7 @@
 mod bounds;
 mod closing;
 mod connection;
+mod ends;
 mod liveness;
 mod losses;
 pub(crate) mod many_threads;
