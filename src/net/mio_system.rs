@@ -117,3 +117,165 @@ impl AsRawFd for MioSystem {
         self.poll.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    use super::super::socket::{Read, Socket};
+    use super::*;
+    use crate::broker::{Broker, ConnectionKey, Now};
+    use crate::{Access, Limits};
+
+    const HANG: Duration = Duration::from_secs(60);
+
+    /// A watched socket of each kind, and its other end.
+    fn sockets(system: &mut MioSystem) -> [(Socket<SocketStream>, Box<dyn Peers>); 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let accepted = SocketStream::tcp(mio::net::TcpStream::from_std(accepted));
+        let (unix, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = SocketStream::unix(mio::net::UnixStream::from_std(ours));
+        let [one, two] = keys();
+        [
+            (Socket::new(accepted, one, system).unwrap(), Box::new(tcp)),
+            (Socket::new(ours, two, system).unwrap(), Box::new(unix)),
+        ]
+    }
+
+    fn keys() -> [ConnectionKey; 2] {
+        let limits = Limits::default();
+        let mut broker = Broker::new(limits, Access::default(), [7; 32], Now::default());
+        [(); 2].map(|()| broker.accept().unwrap())
+    }
+
+    trait Peers: Write {
+        fn finish(&self);
+    }
+
+    impl Peers for TcpStream {
+        fn finish(&self) {
+            self.shutdown(Shutdown::Write).unwrap();
+        }
+    }
+
+    impl Peers for UnixStream {
+        fn finish(&self) {
+            self.shutdown(Shutdown::Write).unwrap();
+        }
+    }
+
+    /// Polls until a socket is reported as it should be, and tells the socket.
+    fn await_event(
+        system: &mut MioSystem,
+        socket: &mut Socket<SocketStream>,
+        is_it: impl Fn(&Event) -> bool,
+    ) -> Event {
+        let end = Instant::now() + HANG;
+        loop {
+            let mut events = Vec::new();
+            system.poll(&mut events, Some(HANG)).unwrap();
+            events.retain(|event| event.token == socket.key().index());
+            for event in &events {
+                socket.note(event);
+            }
+            if let Some(event) = events.into_iter().find(&is_it) {
+                return event;
+            }
+            assert!(Instant::now() < end, "it is never reported");
+        }
+    }
+
+    /// Edges come once: an end that comes with the last bytes must not wait for another one.
+    #[test]
+    fn the_end_that_comes_with_the_last_bytes_is_found_behind_them() {
+        let mut system = MioSystem::new(16).unwrap();
+        for (mut socket, mut peer) in sockets(&mut system) {
+            peer.write_all(b"words").unwrap();
+            peer.finish();
+            let event = await_event(&mut system, &mut socket, |event| event.finished);
+            assert!(event.readable, "{event:?}");
+            let mut buffer = [0; 64];
+            assert!(matches!(socket.receive(&mut buffer), Read::Bytes(5)));
+            assert!(socket.is_readable(), "nothing will be reported any more");
+            assert!(matches!(socket.receive(&mut buffer), Read::End));
+            assert!(!socket.is_readable());
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_the_last_are_no_end() {
+        let mut system = MioSystem::new(16).unwrap();
+        for (mut socket, mut peer) in sockets(&mut system) {
+            peer.write_all(b"words").unwrap();
+            let event = await_event(&mut system, &mut socket, |event| event.readable);
+            assert!(!event.finished && !event.writable, "{event:?}");
+            let mut buffer = [0; 64];
+            assert!(matches!(socket.receive(&mut buffer), Read::Bytes(5)));
+            assert!(!socket.is_readable(), "a short read has emptied it");
+            // The end comes alone, and is an edge of its own.
+            peer.finish();
+            await_event(&mut system, &mut socket, |event| event.finished && event.readable);
+            assert!(matches!(socket.receive(&mut buffer), Read::End));
+        }
+    }
+
+    #[test]
+    fn a_connection_that_the_peer_drops_is_readable_and_finished() {
+        let mut system = MioSystem::new(16).unwrap();
+        for (mut socket, peer) in sockets(&mut system) {
+            drop(peer);
+            await_event(&mut system, &mut socket, |event| event.finished && event.readable);
+            let mut buffer = [0; 64];
+            assert!(matches!(socket.receive(&mut buffer), Read::End | Read::Broken(_)));
+        }
+    }
+
+    #[test]
+    fn writability_is_reported_at_once_to_whoever_asks_and_to_nobody_else() {
+        let mut system = MioSystem::new(16).unwrap();
+        let (unix, _peer) = UnixStream::pair().unwrap();
+        unix.set_nonblocking(true).unwrap();
+        let mut stream = SocketStream::unix(mio::net::UnixStream::from_std(unix));
+        system.watch(&mut stream, 3).unwrap();
+        let mut events = Vec::new();
+        system.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        assert!(events.iter().all(|event| !event.writable), "{events:?}");
+        events.clear();
+        system.watch_writable(&mut stream, 3, true).unwrap();
+        system.poll(&mut events, Some(HANG)).unwrap();
+        assert!(events.iter().any(|event| event.token == 3 && event.writable), "{events:?}");
+        events.clear();
+        system.watch_writable(&mut stream, 3, false).unwrap();
+        system.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        assert!(events.iter().all(|event| !event.writable), "{events:?}");
+    }
+
+    #[test]
+    fn events_that_one_poll_does_not_take_are_announced_and_come_next() {
+        const SOCKETS: usize = 5;
+        let mut system = MioSystem::new(2).unwrap();
+        let mut kept = Vec::new();
+        for token in 0..SOCKETS {
+            let (mut peer, unix) = UnixStream::pair().unwrap();
+            unix.set_nonblocking(true).unwrap();
+            let mut stream = SocketStream::unix(mio::net::UnixStream::from_std(unix));
+            system.watch(&mut stream, token).unwrap();
+            peer.write_all(b"x").unwrap();
+            kept.push((stream, peer));
+        }
+        let (mut events, mut polls) = (Vec::new(), 0);
+        while system.poll(&mut events, Some(HANG)).unwrap() {
+            polls += 1;
+        }
+        let mut tokens: Vec<_> = events.iter().map(|event| event.token).collect();
+        tokens.sort_unstable();
+        assert_eq!(tokens, (0..SOCKETS).collect::<Vec<_>>());
+        assert_eq!(polls, SOCKETS / 2, "of two events each");
+    }
+}

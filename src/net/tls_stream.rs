@@ -347,4 +347,122 @@ mod tests {
         assert!(!stream.wants_flush());
         proceed.send(()).unwrap();
     }
+
+    /// Returns all that is read before the loop would wait for an event, and whether the end came.
+    fn read_all(stream: &mut TlsStream, buffer_bytes: usize) -> (Vec<u8>, bool) {
+        let mut all = Vec::new();
+        loop {
+            let mut buffer = vec![0; buffer_bytes];
+            let bytes = match stream.read(&mut buffer) {
+                Ok(0) => return (all, true),
+                Ok(bytes) => bytes,
+                // The loop asks again at once.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    return (all, false);
+                }
+            };
+            all.extend_from_slice(&buffer[..bytes]);
+            // The loop reads no more after a short read, unless it is told to.
+            if bytes < buffer_bytes && !stream.holds_more() {
+                return (all, false);
+            }
+        }
+    }
+
+    /// Returns a stream whose client has said all that it will, and what keeps the client's side open.
+    fn said(
+        say: impl FnOnce(&mut ClientConnection) -> Vec<u8> + Send + 'static,
+        finishes: bool,
+    ) -> (TlsStream, std::sync::mpsc::Sender<()>) {
+        let (is_said, awaited) = std::sync::mpsc::channel();
+        let (proceed, may_proceed) = std::sync::mpsc::channel();
+        let mut stream = stream_with(move |mut session, mut socket| {
+            session.complete_io(&mut socket).unwrap();
+            may_proceed.recv().unwrap();
+            let bytes = say(&mut session);
+            socket.write_all(&bytes).unwrap();
+            if finishes {
+                socket.shutdown(Shutdown::Write).unwrap();
+            }
+            is_said.send(bytes.len()).unwrap();
+            // The socket stays open until the test is over.
+            let _ = may_proceed.recv();
+        });
+        while stream.is_handshaking() {
+            let read = stream.read(&mut vec![0; BUFFER_BYTES]);
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        proceed.send(()).unwrap();
+        let said_bytes = awaited.recv().unwrap();
+        // A busy machine delivers it later.
+        let mut seen = vec![0; said_bytes];
+        while stream.socket.peek(&mut seen).unwrap_or(0) < said_bytes {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        (stream, proceed)
+    }
+
+    /// Returns everything that a session has to send.
+    fn take_tls(session: &mut ClientConnection) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_end_that_comes_with_the_last_bytes_is_found_behind_them() {
+        for says_goodbye in [true, false] {
+            let say = move |session: &mut ClientConnection| {
+                session.writer().write_all(b"words").unwrap();
+                if says_goodbye {
+                    session.send_close_notify();
+                }
+                take_tls(session)
+            };
+            let (mut stream, _open) = said(say, !says_goodbye);
+            assert_eq!(stream.read(&mut [0; 64]).unwrap(), 5);
+            // An end without a word is an event of its own, if it comes later than the bytes.
+            assert!(stream.holds_more() || !says_goodbye, "no event reports the end");
+            assert_eq!(next_read(&mut stream).unwrap(), 0);
+        }
+    }
+
+    /// The socket is empty, and no event reports what only the session has.
+    #[test]
+    fn what_is_decrypted_and_was_not_read_yet_is_read_without_an_event() {
+        const BYTES: usize = 10_000;
+        let words: Vec<u8> = (0..BYTES).map(|at| at as u8).collect();
+        for buffer_bytes in [64, 999, 4_096, 20_000] {
+            let said_words = words.clone();
+            let say = move |session: &mut ClientConnection| {
+                session.writer().write_all(&said_words).unwrap();
+                take_tls(session)
+            };
+            let (mut stream, _open) = said(say, false);
+            let (all, has_ended) = read_all(&mut stream, buffer_bytes);
+            assert!(all == words && !has_ended, "{} by {buffer_bytes}", all.len());
+        }
+    }
+
+    /// A read ends early when it has cost as much as a whole one, and says that there is more.
+    #[test]
+    fn what_a_dear_read_leaves_is_read_without_an_event() {
+        const RECORDS: usize = 300;
+        let say = |session: &mut ClientConnection| {
+            let mut bytes = Vec::new();
+            for _ in 0..RECORDS {
+                session.writer().write_all(b" ").unwrap();
+                bytes.append(&mut take_tls(session));
+            }
+            bytes
+        };
+        let (mut stream, _open) = said(say, false);
+        let (all, has_ended) = read_all(&mut stream, 4_096);
+        assert_eq!((all.len(), has_ended), (RECORDS, false));
+    }
 }

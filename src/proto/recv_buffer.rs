@@ -49,6 +49,12 @@ impl RecvBuffer {
             )
     }
 
+    /// Returns whether its first frame is whole, or would be refused for its length.
+    pub(crate) fn has_frame(&self, body_bytes_max: usize) -> bool {
+        !self.is_empty()
+            && !matches!(frame::decode(self.unread(), body_bytes_max), Frame::Partial { .. })
+    }
+
     /// Gives the memory back, and drops the bytes in it.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         if self.bytes.capacity() > 0 {

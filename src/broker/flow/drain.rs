@@ -31,7 +31,9 @@ pub(crate) fn begin(core: &mut Core) {
 /// connection or for it is in flight.
 pub(crate) fn close_if_idle(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get(key) else { return };
-    if !core.is_draining() || !connection.may_proceed() {
+    // If its queue was sent in this turn, it may go on, and has not done so yet.
+    let has_frame = connection.recv.has_frame(connection.frame_bytes_max as usize);
+    if !core.is_draining() || !connection.may_proceed() || has_frame {
         return;
     }
     let busy = connection

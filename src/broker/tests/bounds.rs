@@ -249,6 +249,9 @@ fn a_request_that_fits_only_with_its_own_id_is_refused() {
     world.send(asks, &request(&"x".repeat(fits - longer_by - 20)));
     assert_eq!(world.take(worker).len(), 1);
     assert_eq!(world.broker.core.requests.len(), 1);
+    world.hang_up(worker);
+    world.hang_up(asks);
+    assert_eq!(world.broker.core.router.channels.len(), 0, "nothing refers to it any more");
 }
 
 /// A worker is told that there is no `reply_to`, which takes more than to leave it out.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::*;
-use crate::{HandleError, Json, MessageType, Verdict};
+use crate::{HandleError, Json, MessageType, TurnLimits, Verdict};
 
 impl World {
     fn answer_to(&mut self, key: ConnectionKey, channel: &str, payload: &Value) -> Value {
@@ -259,4 +259,22 @@ fn a_request_whose_handler_removes_the_channel_is_answered_all_the_same() {
     world.broker.run_mailbox();
     world.act();
     assert_eq!(payloads(&world.take(key)), [json!(1)]);
+}
+
+#[test]
+fn the_rest_of_a_full_mailbox_is_due_at_once_and_in_order() {
+    let turn = TurnLimits { commands_max: 3, ..TurnLimits::default() };
+    let mut world = World::new(Limits { turn, ..Limits::default() });
+    let key = world.connected("app", "ann");
+    world.subscribe(key, "app", "news");
+    world.take(key);
+    let handle = world.broker.handle();
+    (0..7).for_each(|at| handle.publish("app", "news", &at).unwrap());
+    for (count, has_more) in [(3, true), (3, true), (1, false)] {
+        world.broker.begin_turn(world.now);
+        let progress = world.broker.run_mailbox();
+        assert_eq!((progress.steps, progress.has_more), (count, has_more));
+        world.act();
+    }
+    assert_eq!(payloads(&world.take(key)), (0..7).map(|at| json!(at)).collect::<Vec<_>>());
 }

@@ -291,3 +291,23 @@ fn many_half_frames_are_bounded_together() {
     world.deliver(bystander, &ping[4..]);
     assert_eq!(world.take(bystander)[0]["payload"]["status"], "pong");
 }
+
+/// A message that could not go on, because memory was too short for that, has its whole time again.
+#[test]
+fn the_time_of_a_message_begins_anew_after_a_pause() {
+    let mut world = short_world();
+    let hoarders = world.hoarders(15);
+    let grace = Limits::default().slow_consumer_grace;
+    world.hoard(&hoarders[..11]);
+    world.pass(grace * 6);
+    world.hoard(&hoarders[11..14]);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Pausing);
+    hoarders[11..14].iter().for_each(|key| world.hang_up(*key));
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::None);
+    world.hoard(&hoarders[14..]);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Refusing);
+    world.pass(grace * 5);
+    assert_eq!(world.stats().counters.memory_sheds, 0);
+    world.pass(grace);
+    assert_eq!(world.stats().counters.memory_sheds, 12, "none of them ends");
+}

@@ -347,3 +347,28 @@ fn a_server_that_was_stopped_gives_slow_readers_their_grace_anew() {
     world.pass(grace / 2);
     assert_eq!(world.closed.len(), 2, "they did not read");
 }
+
+#[test]
+fn a_new_worker_lets_all_who_wait_for_one_go_on() {
+    const REQUESTERS: usize = 4;
+    let limits = Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() };
+    let mut world = World::new(limits);
+    let slow = world.connected("app", "slow");
+    world.serve(slow, "app", "feed");
+    world.stalled.push(slow);
+    for at in 0..REQUESTERS {
+        let requester = world.connected("app", &format!("{at}"));
+        let mut request = publication(at, 0);
+        request["message_type"] = json!("request");
+        world.send(requester, &request);
+    }
+    let another = world.connected("app", "another");
+    let serve = json!({"action": "serve", "channel": "feed"});
+    world.send(another, &message("app", "request", "system", "s", &serve));
+    let mut messages = world.take(another);
+    messages.retain(|message| message["message_type"] == "request");
+    let mut origins = origins(&messages);
+    origins.sort_unstable();
+    assert_eq!(origins, [(1, 0), (2, 0), (3, 0)]);
+    assert_eq!(world.broker.core.requests.len(), REQUESTERS);
+}

@@ -239,3 +239,73 @@ fn who_serves_itself_leaves_nothing_behind() {
     assert_eq!((core.requests.len(), core.router.channels.len()), (0, 0));
     assert_eq!(world.broker.next_deadline(), None);
 }
+
+fn pings(count: usize) -> Vec<u8> {
+    let ping = json!({"action": "ping"});
+    framed(&message("app", "request", "system", "p", &ping)).repeat(count)
+}
+
+fn pongs(messages: &[Value]) -> usize {
+    messages.iter().filter(|message| message["payload"]["status"] == "pong").count()
+}
+
+/// The share of this turn is used up, and the socket is empty.
+#[test]
+fn a_drain_answers_what_waits_for_the_next_turn() {
+    const PINGS: usize = 2 * FRAMES_PER_TURN_MAX + 1;
+    let mut world = World::new(Limits::default());
+    let asks = world.connected("app", "asks");
+    world.broker.begin_drain();
+    world.broker.receive(asks, &pings(PINGS));
+    world.broker.exhausted(asks);
+    world.act();
+    assert_eq!(pongs(&world.take(asks)), PINGS);
+    world.pass(limits::LINGER);
+    assert!(world.broker.is_drained());
+}
+
+/// The queue was over its mark until this moment, and nothing has gone on yet.
+#[test]
+fn a_drain_answers_what_a_full_queue_has_held_back() {
+    const PINGS: usize = 20;
+    let mut world = World::new(Limits { queue_high_water_bytes: 500, ..Limits::default() });
+    let asks = world.connected("app", "asks");
+    world.stalled.push(asks);
+    world.deliver(asks, &pings(PINGS));
+    world.broker.begin_drain();
+    let mut answered = 0;
+    for _ in 0..PINGS {
+        world.relieve(asks);
+        world.broker.exhausted(asks);
+        world.act();
+        answered += pongs(&world.take(asks));
+    }
+    assert_eq!(answered, PINGS);
+    world.pass(limits::LINGER);
+    assert!(world.broker.is_drained());
+}
+
+#[test]
+fn equal_workers_take_turns() {
+    let mut world = World::new(Limits::default());
+    let workers = ["one", "two", "three"].map(|id| {
+        let key = world.connected("app", id);
+        world.serve(key, "app", "work");
+        key
+    });
+    let asks = world.connected("app", "asks");
+    let mut chosen = Vec::new();
+    for at in 0..6 {
+        world.send(asks, &message("app", "request", "work", "q", &json!(at)));
+        for (number, worker) in workers.iter().enumerate() {
+            for task in world.take(*worker) {
+                chosen.push(number);
+                let mut answer = message("app", "response", "work", "r", &json!("done"));
+                answer["reply_to"] = task["message_id"].clone();
+                world.send(*worker, &answer);
+            }
+        }
+        assert_eq!(world.take(asks).len(), 1);
+    }
+    assert_eq!(chosen, [0, 1, 2, 0, 1, 2]);
+}

@@ -266,3 +266,23 @@ fn sessions_are_counted_as_they_come_and_go() {
     world.hang_up(first);
     assert_eq!(world.broker.context().stats().total_connections, 1);
 }
+
+/// Its socket was not read while it waited, and may have come to its end.
+#[test]
+fn who_is_superseded_while_it_waits_for_work_is_read_again() {
+    let mut world = World::new(Limits::default());
+    let owner = world.owner_of(4_000);
+    let list =
+        framed(&message("app", "request", "system", "l", &json!({"action": "list_channels"})));
+    let waits = world.connected_apart("app", "waits");
+    let newer = world.accept();
+    let connect = json!({"action": "connect", "connection_id": "waits"});
+    world.broker.receive(owner, &list);
+    world.broker.receive(waits, &list);
+    assert!(!world.broker.wants_read(waits));
+    let connect = framed(&message("app", "request", "system", "c", &connect));
+    world.broker.receive(newer, &connect);
+    assert!(matches!(world.connection(waits).state(), State::Superseded));
+    let actions: Vec<Action> = std::iter::from_fn(|| world.broker.next_action()).collect();
+    assert!(actions.contains(&Action::Resume(waits)), "{actions:?}");
+}
