@@ -24,7 +24,7 @@ pub enum ErrorCode {
     NotConnected,
     /// The application's token is missing or wrong.
     AuthFailed,
-    /// The server holds as many connections as it may.
+    /// The server has reached its limit on connections.
     ServerFull,
     /// A request on a channel with neither handler nor worker.
     NoHandler,

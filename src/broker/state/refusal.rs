@@ -36,7 +36,7 @@ impl Refusal {
 pub(crate) fn server_full() -> Refusal {
     Refusal::new(
         ErrorCode::ServerFull,
-        "the server holds as many connections as it may; try again later, or raise its \
+        "the server has reached its limit on connections; try again later, or raise its \
          --max-connections",
     )
 }
@@ -60,8 +60,8 @@ pub(crate) fn wrong_token() -> Refusal {
 pub(crate) fn taken_over() -> Refusal {
     Refusal::new(
         ErrorCode::TakenOver,
-        "a newer connection of this application came with the same connection_id; give every \
-         connection an id of its own",
+        "a newer connection of this application uses the same connection_id; give every connection \
+         an id of its own",
     )
 }
 
@@ -75,7 +75,8 @@ pub(crate) fn connection_closing() -> Refusal {
 pub(crate) fn shutting_down() -> Refusal {
     Refusal::new(
         ErrorCode::ShuttingDown,
-        "the server is shutting down and did not look at this; connect again and send it then",
+        "the server is shutting down and did not process this message; connect again and send it \
+         then",
     )
 }
 
@@ -93,7 +94,7 @@ pub(crate) fn frame_too_large(body_bytes: usize, body_bytes_max: usize) -> Refus
 pub(crate) fn connect_first() -> Refusal {
     Refusal::new(
         ErrorCode::NotConnected,
-        "the first message of a connection is a request on channel 'system' with payload \
+        "the first message of a connection must be a request on channel 'system' with payload \
          {\"action\": \"connect\", \"connection_id\": \"<yours>\"}; connect again and send that \
          first",
     )
@@ -102,7 +103,8 @@ pub(crate) fn connect_first() -> Refusal {
 pub(crate) fn connected_already() -> Refusal {
     Refusal::new(
         ErrorCode::Forbidden,
-        "this connection is connected already; open another one for another id or application",
+        "this connection has already completed its handshake; open another one for another id or \
+         application",
     )
 }
 
@@ -119,7 +121,8 @@ pub(crate) fn connection_id_missing() -> Refusal {
 pub(crate) fn other_application() -> Refusal {
     Refusal::new(
         ErrorCode::Forbidden,
-        "this connection belongs to another application; connect to the one you want to talk to",
+        "this connection belongs to another application; open a connection of the application that \
+         the message is for",
     )
 }
 
@@ -133,7 +136,8 @@ pub(crate) fn message_id_empty() -> Refusal {
 pub(crate) fn too_many_channels() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,
-        "too many channels; use fewer, or put what varies into the payload",
+        "there are too many channels; use fewer, or put the part of their names that varies into the \
+         payload",
     )
 }
 
@@ -145,7 +149,7 @@ pub(crate) fn filtered(text: String) -> Refusal {
 pub(crate) fn filter_failed(failure: &str) -> Refusal {
     Refusal::new(
         ErrorCode::HandlerFailed,
-        format!("the server could not look at this message: {failure}"),
+        format!("the server's filter failed on this message: {failure}"),
     )
 }
 
@@ -154,7 +158,7 @@ pub(crate) fn filter_failed(failure: &str) -> Refusal {
 pub(crate) fn too_many_subscriptions() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,
-        "too many subscriptions on this connection; unsubscribe from some, or open another \
+        "this connection has too many subscriptions; unsubscribe from some, or open another \
          connection",
     )
 }
@@ -204,7 +208,7 @@ pub(crate) fn notification_failed() -> Refusal {
 
 /// Completes [`handler_failed`], where the handler's answer is the failure.
 pub(crate) fn answer_over_frame(frame_bytes_max: usize) -> String {
-    format!("its answer is over the {frame_bytes_max} bytes of a frame")
+    format!("its answer exceeds the limit of {frame_bytes_max} bytes for a frame")
 }
 
 /// The server's own answer, such as a listing, is too large.
@@ -217,13 +221,13 @@ pub(crate) fn answer_too_large() -> Refusal {
     Refusal::new(ErrorCode::HandlerFailed, ANSWER_TOO_LARGE)
 }
 
-const ANSWER_TOO_LARGE: &str = "the answer makes a larger frame than the server allows; ask for \
-                                less, or raise its --max-frame-bytes";
+const ANSWER_TOO_LARGE: &str = "the answer exceeds the server's limit for a frame; ask for less, or \
+                                raise its --max-frame-bytes";
 
 pub(crate) fn too_many_requests() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,
-        "too many requests are waiting for their answers; send the next when one has been answered",
+        "too many requests wait for their answers; send the next one when one has been answered",
     )
 }
 
@@ -233,9 +237,8 @@ pub(crate) fn request_timed_out(timeout: Duration) -> Refusal {
     } else {
         format!("{} ms", timeout.as_millis())
     };
-    let text = format!(
-        "nobody answered this request within {after}; send it again, or look at its worker"
-    );
+    let text =
+        format!("nobody answered this request within {after}; send it again, or check its worker");
     Refusal::new(ErrorCode::Timeout, text)
 }
 
@@ -244,8 +247,8 @@ pub(crate) fn request_timed_out(timeout: Duration) -> Refusal {
 pub(crate) fn cut_off() -> Refusal {
     Refusal::new(
         ErrorCode::Timeout,
-        "the server ends before this request was answered; it may or may not have been done, so \
-         send it again if it may be done twice",
+        "the server ends before this request was answered; it may or may not have been executed, so \
+         send it again if executing it twice does no harm",
     )
 }
 
@@ -262,15 +265,16 @@ pub(crate) fn too_many_services() -> Refusal {
 pub(crate) fn worker_lost() -> Refusal {
     Refusal::new(
         ErrorCode::WorkerLost,
-        "the worker disconnected before it answered and may or may not have done the work; send \
-         the request again if it may be done twice",
+        "the worker disconnected before it answered and may or may not have executed the request; \
+         send it again if executing it twice does no harm",
     )
 }
 
 pub(crate) fn too_large_to_forward() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,
-        "in the form in which the worker gets it the frame is over the limit; send a little less",
+        "the message is a little longer in the form that the worker gets, and exceeds the limit for \
+         a frame; send a little less",
     )
 }
 
@@ -279,13 +283,13 @@ pub(crate) fn too_large_to_forward() -> Refusal {
 pub(crate) fn action_missing() -> Refusal {
     Refusal::new(
         ErrorCode::BadMessage,
-        "a request on 'system' has a payload such as {\"action\": \"ping\"}",
+        "a request on 'system' needs a payload such as {\"action\": \"ping\"}",
     )
 }
 
 pub(crate) fn action_unknown(action: &str) -> Refusal {
     let text = format!(
-        "the system channel knows no action {action:?}; it knows ping, get_time, health_check, \
+        "the system channel has no action {action:?}; its actions are ping, get_time, health_check, \
          get_stats, list_applications, list_channels, get_latency, list_services, serve and \
          stop_serving"
     );
@@ -295,7 +299,7 @@ pub(crate) fn action_unknown(action: &str) -> Refusal {
 pub(crate) fn application_not_visible() -> Refusal {
     Refusal::new(
         ErrorCode::Forbidden,
-        "there is no such application for this connection; leave app_id out to ask for its own",
+        "this connection cannot see that application; leave app_id out to get its own",
     )
 }
 
@@ -319,16 +323,16 @@ pub(crate) fn service_channel_missing() -> Refusal {
 pub(crate) fn short_of_memory(code: ErrorCode) -> Refusal {
     Refusal::new(
         code,
-        "the server is short of memory and takes on nothing new; try again later, or raise its \
-         --max-memory",
+        "the server is short of memory and refuses new connections, channels and subscriptions; try \
+         again later, or raise its --max-memory",
     )
 }
 
 pub(crate) fn holds_the_most() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,
-        "the server has no memory left and this connection holds the most of it; connect again \
-         later and send smaller messages, or raise the server's --max-memory",
+        "the server is out of memory and this connection holds the most; connect again later and \
+         send smaller messages, or raise the server's --max-memory",
     )
 }
 
