@@ -130,11 +130,12 @@ mod tests {
     #[test]
     fn a_socket_is_noted_until_it_is_closed() {
         let numbers = [1_000_000, 1_000_063, 1_000_064];
-        let noted = numbers.map(|number| Noted::new(&Far(number)));
+        let [first, second, third] = numbers.map(|number| Noted::new(&Far(number)));
         assert!(numbers.into_iter().all(is_noted));
-        let [first, ..] = noted;
         drop(first);
-        assert!(!is_noted(1_000_000) && !is_noted(1_000_063), "the others went with the array");
+        assert!(!is_noted(1_000_000) && is_noted(1_000_063) && is_noted(1_000_064));
+        drop((second, third));
+        assert!(!numbers.into_iter().any(is_noted));
     }
 
     #[test]
