@@ -1,6 +1,7 @@
 """Python functions that serve channels."""
 
 import asyncio
+import logging
 import shutil
 import signal
 import subprocess
@@ -10,8 +11,9 @@ import time
 
 import pytest
 from peers import OwnServer, Process, PublishedServer, REPO, RustServer, STEP_SECONDS_MAX, eventually
+from wire import Peer
 
-from ipc_framework import FrameworkClient
+from ipc_framework import FrameworkClient, Message, MessageType
 from ipc_framework.exceptions import ConnectionError, IPCError
 
 
@@ -253,3 +255,83 @@ def test_a_served_function_may_close_its_client(server, request):
             worker.serve("end", end)
             assert client.send_request("end", 0, timeout=STEP_SECONDS_MAX).payload is True
             eventually("it is closed", lambda: not worker.connected)
+
+
+class Untellable(Exception):
+    def __str__(self):
+        raise RuntimeError("it has no text")
+
+
+class BrokenLog(logging.Handler):
+    def emit(self, record):
+        raise OSError("no space left on device")
+
+
+@pytest.fixture
+def broken_log():
+    log = logging.getLogger("ipc_framework.client")
+    handler = BrokenLog()
+    log.addHandler(handler)
+    yield
+    log.removeHandler(handler)
+
+
+@pytest.mark.parametrize("of_coroutine", [False, True])
+def test_no_error_ends_the_thread_of_a_handler(pair, broken_log, of_coroutine):
+    worker, client = pair
+    errors = {"surrogate": ValueError("the file \udcff"), "untellable": Untellable(), "plain": KeyError("a")}
+
+    def plain(message):
+        raise errors[message.payload] if message.payload in errors else SystemExit(1)
+
+    async def coroutine(message):
+        plain(message)
+
+    worker.serve("fails", coroutine if of_coroutine else plain)
+    told = [client.send_request("fails", name, STEP_SECONDS_MAX).payload["error"] for name in (*errors, "exit")]
+    assert told == [
+        "ValueError: the file \\udcff",
+        "Untellable, whose text cannot be had",
+        "KeyError: 'a'",
+        "SystemExit: 1",
+    ]
+
+
+def test_a_worker_without_a_thread_is_refused(pair, monkeypatch):
+    worker, client = pair
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError):
+            worker.serve("job", lambda message: 1)
+    assert client.send_request("job", 1).payload["code"] == "no_handler"
+
+
+def test_requests_that_python_cannot_read_do_not_stop_a_worker(server, pair):
+    worker, client = pair
+    go = threading.Event()
+
+    @worker.serve("job")
+    async def job(message):
+        while not go.is_set():
+            await asyncio.sleep(0.005)
+        return message.payload
+
+    answers = []
+    client.send_request_async("job", 1, lambda message: answers.append(message.payload))
+    peer = Peer(server, worker.app_id, "other")
+    for number in range(3):
+        # Python reads no integer of so many digits, and this is more than what the handler is free for.
+        message = Message(str(number), worker.app_id, "job", MessageType.REQUEST, "digits", 1.5).to_json()
+        body = message.replace('"digits"', "1" * 5_000).encode()
+        peer.socket.sendall(len(body).to_bytes(4, "big") + body)
+    peer.fence()
+    client.send_request_async("job", 2, lambda message: answers.append(message.payload))
+    assert client.flush()
+    go.set()
+    eventually("the others are answered", lambda: answers == [1, 2])
+    assert [peer.receive()["payload"]["code"] for _ in range(3)] == ["handler_failed"] * 3
+    peer.close()

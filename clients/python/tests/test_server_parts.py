@@ -321,3 +321,26 @@ def test_a_queue_that_is_full_answers_that(serve: Any) -> None:
     assert [peer.receive()["payload"] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError):
         serve(workers=1, queue_max=0).start()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_that_cannot_be_told_is_answered(serve: Serve, workers: int) -> None:
+    class Untellable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("it has no text")
+
+    def plain(message: Message) -> None:
+        raise Untellable() if message.payload else ValueError("the file \udcff")
+
+    async def coroutine(message: Message) -> None:
+        plain(message)
+
+    server = serve(workers=workers)
+    app = server.create_application("app")
+    app.create_channel("plain").serve(plain)
+    app.create_channel("coroutine").serve(coroutine)
+    peer = first_peer(server)
+    for channel in ("plain", "coroutine"):
+        assert "ValueError: the file \\udcff" in peer.ask(channel, 0)["error"]
+        assert "Untellable, whose text cannot be had" in peer.ask(channel, 1)["error"]
+    peer.close()

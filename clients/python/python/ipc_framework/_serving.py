@@ -7,12 +7,14 @@ import inspect
 import logging
 import threading
 import time
+import traceback
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Coroutine, Dict, Optional, Set
 
 from . import _hub, _native
 from ._threads import run_loop
-from .core import Message
+from .core import Message, failure_text
+from .exceptions import IPCError
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,11 +29,6 @@ CANCEL_SECONDS_MAX = 1.0
 QUEUE_MAX = 4_096
 
 Handler = Callable[[Message], Any]
-
-
-def failure_text(error: BaseException) -> str:
-    """Returns the text that a requester gets for an exception."""
-    return f"{type(error).__name__}: {error}"
 
 
 def is_coroutine_function(handler: Handler) -> bool:
@@ -67,8 +64,16 @@ class Service:
         """Waits for what `cancel` has begun."""
 
     def _failed(self, job: _native.Job, error: BaseException) -> None:
-        logger.error("the handler that serves %r failed", self.channel_id, exc_info=error)
-        job.fail(failure_text(error))
+        # Nothing here may end the thread, which the next request needs.
+        try:
+            logger.error("the handler that serves %r failed", self.channel_id, exc_info=error)
+        except Exception:
+            traceback.print_exc()
+        try:
+            job.fail(failure_text(error))
+        except IPCError:
+            # The text is too large for a frame, and the requester was told that.
+            pass
 
 
 class Threads(Service):
@@ -108,6 +113,8 @@ class Threads(Service):
             # The system, or an interpreter that is about to end, starts no more: those that run take what comes.
             with self._lock:
                 self._threads -= 1
+                if not self._threads:
+                    raise
 
     def _take(self) -> None:
         self._serving.serves = True

@@ -30,6 +30,16 @@ def random_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}"
 
 
+def failure_text(error: BaseException) -> str:
+    """Returns the text that a requester gets for an exception of a handler."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = f"{type(error).__name__}, whose text cannot be had"
+    # Such as that of a file name which is no UTF-8.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class _Ids:
     """Ids of messages: random for each process, and then counted, which takes no system call."""
 

@@ -17,7 +17,7 @@ from . import _lifetime as _lifetime  # For the end of the process, and for fork
 from ._logs import flag, print_log
 from ._registry import InContext, ServerApplication, ServerChannel, ServerConnections, check_id
 from ._threads import LINGER, Coroutines, Thread, wait_for
-from .core import Application, Channel, ConnectionManager, Handler, IPCServer, Message, MessageType
+from .core import Application, Channel, ConnectionManager, Handler, IPCServer, Message, MessageType, failure_text
 from .exceptions import ConnectionError
 
 logger = logging.getLogger("ipc_framework")
@@ -173,7 +173,7 @@ class FrameworkServer(IPCServer):
                 origin.returned()
             except BaseException as error:
                 # Errors of handlers are caught elsewhere; this one may come from logging. The thread goes on.
-                origin.fail(f"{type(error).__name__}: {error}")
+                origin.fail(failure_text(error))
             # Released now, not only when the next job comes.
             del job, origin
 
@@ -497,9 +497,10 @@ class FrameworkServer(IPCServer):
                 origin.reply(result)
         except BaseException as error:
             self._fail(error, message, origin)
-        _running.end_if_forked(self._forks)
-        if origin is not None:
-            origin.release()
+        finally:
+            _running.end_if_forked(self._forks)
+            if origin is not None:
+                origin.release()
 
     def _fail(
         self, error: BaseException, message: Message, origin: Optional[_native.Origin]
@@ -508,7 +509,7 @@ class FrameworkServer(IPCServer):
         where = f"{message.app_id}/{message.channel_id}"
         logger.error("the handler of %s failed on a %s", where, message.message_type.value, exc_info=error)
         if origin is not None:
-            origin.fail(f"{type(error).__name__}: {error}")
+            origin.fail(failure_text(error))
         return False
 
     def _complain(self, handler: Handler) -> None:

@@ -96,6 +96,11 @@ impl Queue {
         }
     }
 
+    /// Has an event loop look at the queue once more, in its next turn.
+    fn ring_again(&self) {
+        self.ring(&mut self.lock());
+    }
+
     /// Accepts no more requests. Those in the queue may still be taken.
     pub(super) fn close(&self) {
         let mut waiting = self.lock();
@@ -216,7 +221,14 @@ impl Jobs {
             return None;
         }
         let taken = self.queue.take_now(max)?;
-        Some(taken.into_iter().filter_map(|taken| taken.into_python(&inside)).collect())
+        let count = taken.len();
+        let jobs: Vec<_> =
+            taken.into_iter().filter_map(|taken| taken.into_python(&inside)).collect();
+        if jobs.len() < count {
+            // The handler is free for those that wait, and no answer of it would have them taken.
+            self.queue.ring_again();
+        }
+        Some(jobs)
     }
 
     /// Accepts no more requests. Those that have arrived may still be taken.
@@ -235,6 +247,15 @@ impl Jobs {
 impl Jobs {
     fn is_parents(&self) -> bool {
         self.process_id != std::process::id()
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        if self.is_parents() {
+            // The last requests in it must not be answered here, by the parent's connection.
+            std::mem::forget(Arc::clone(&self.queue));
+        }
     }
 }
 
