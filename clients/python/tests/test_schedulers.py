@@ -43,6 +43,11 @@ def test_a_server_lets_other_greenlets_go_on(scheduler, workers):
     run(HERE / "server_program.py", scheduler, workers)
 
 
+@pytest.mark.parametrize("scheduler", ["gevent", "eventlet"])
+def test_a_child_of_greenlets_stands_in_nobodys_way(scheduler):
+    run(HERE / "fork_program.py", scheduler)
+
+
 def get(port, number):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/{number}", timeout=STEP_SECONDS_MAX) as answer:
         return json.load(answer)

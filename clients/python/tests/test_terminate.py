@@ -92,6 +92,39 @@ def test_a_handler_of_the_programs_own_stays():
     assert re.search(r"my own\s+drained", drains(sys.executable, "-c", code))
 
 
+CHILD = """
+import multiprocessing
+context = multiprocessing.get_context("fork")
+def fork():
+    # In the child its main program would take the exception for a request's own, as pools do.
+    child = context.Process(target=sleeps)
+    child.start()
+    child.terminate()
+    child.join(10)
+    print(f"child {child.exitcode} ", flush=True)
+    server.stop()
+def sleeps():
+    try:
+        time.sleep(1000)
+    except BaseException:
+        time.sleep(1000)
+def wait_and_fork():
+    while not server.running: time.sleep(0.001)
+    time.sleep(0.2)
+    fork()
+threading.Thread(target=wait_and_fork).start()
+"""
+
+
+def test_a_child_of_a_server_ends_as_other_processes_do():
+    server = Process(sys.executable, "-W", "ignore::DeprecationWarning", "-c", SERVER + CHILD + FOREVER)
+    try:
+        server.expect(f"child -{signal.SIGTERM.value} ")
+        assert server.wait() == 0, server.output
+    finally:
+        server.kill()
+
+
 ABOUT = README.split("**SIGTERM.**", 1)[1].split("**Processes.**", 1)[0]
 RECIPES = re.findall(r"```python\n(.*?)```", ABOUT, re.DOTALL)
 

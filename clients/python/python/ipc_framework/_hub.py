@@ -3,11 +3,14 @@
 After `monkey.patch_all()` a thread of `threading` is a greenlet, and all greenlets share one real thread, which a
 native call that blocks would stop. Here real threads make such calls, and the greenlet that waits for one yields to
 the hub. Without gevent and eventlet everything is called directly.
+
+Pipes are read, written and closed by `posix`: what gevent and eventlet put into `os` uses the hub, which a real thread
+does not have, and a child not yet.
 """
 
 from __future__ import annotations
 
-import os
+import posix
 import sys
 from collections import deque
 from typing import Any, Callable, Deque, Iterator, List, Optional, TypeVar
@@ -53,13 +56,21 @@ def wait_readable(descriptor: int) -> None:
         eventlet.hubs.trampoline(descriptor, read=True)
 
 
+def _wait_own(reader: int, process_id: int) -> None:
+    """Waits for a notice. A fork copies greenlets, and the copy must end without taking its parent's notice."""
+    wait_readable(reader)
+    if posix.getpid() != process_id:
+        raise SystemExit
+
+
 def call(work: Callable[..., Result], *arguments: Any) -> Result:
     """Calls a native function that blocks, while other greenlets go on."""
     if not is_cooperative():
         return work(*arguments)
     results: List[Result] = []
     errors: List[BaseException] = []
-    reader, writer = os.pipe()
+    process_id = posix.getpid()
+    reader, writer = posix.pipe()
 
     def run() -> None:
         try:
@@ -67,8 +78,9 @@ def call(work: Callable[..., Result], *arguments: Any) -> Result:
         except BaseException as error:
             errors.append(error)
         finally:
-            # The end of the pipe is the notice, which needs nobody to be there for it any more.
-            os.close(writer)
+            # The end of the pipe would be no notice: a forked child may hold a copy of it.
+            _tell(writer)
+            posix.close(writer)
 
     try:
         try:
@@ -76,12 +88,21 @@ def call(work: Callable[..., Result], *arguments: Any) -> Result:
         except RuntimeError:
             # The interpreter is about to end, and starts no more threads.
             run()
-        wait_readable(reader)
+        _wait_own(reader, process_id)
     finally:
-        os.close(reader)
+        posix.close(reader)
     if errors:
         raise errors[0]
     return results[0]
+
+
+def _tell(writer: int) -> None:
+    """Wakes the greenlet at the other end of a pipe."""
+    try:
+        posix.write(writer, b".")
+    except BrokenPipeError:
+        # Nothing waits any more.
+        pass
 
 
 def each(take: Callable[[], Optional[Result]]) -> Iterator[Result]:
@@ -90,27 +111,31 @@ def each(take: Callable[[], Optional[Result]]) -> Iterator[Result]:
         yield from iter(take, None)  # type: ignore[arg-type, unused-ignore]
         return
     taken: Deque[Optional[Result]] = deque()
-    asked, ask = os.pipe()
-    told, tell = os.pipe()
+    process_id = posix.getpid()
+    asked, ask = posix.pipe()
+    told, tell = posix.pipe()
 
     def run() -> None:
         # Only what is asked for is taken, because another thread may be free for the next one.
-        while os.read(asked, 1):
+        while posix.read(asked, 1) == b".":
             taken.append(take())
-            os.write(tell, b".")
-        os.close(asked)
-        os.close(tell)
+            _tell(tell)
+        posix.close(asked)
+        posix.close(tell)
 
     start_thread(run)
     try:
         while True:
-            os.write(ask, b".")
-            wait_readable(told)
-            os.read(told, 1)
+            posix.write(ask, b".")
+            _wait_own(told, process_id)
+            posix.read(told, 1)
             result = taken.popleft()
             if result is None:
                 return
             yield result
     finally:
-        os.close(ask)
-        os.close(told)
+        # Its end would be no notice here either.
+        if posix.getpid() == process_id:
+            posix.write(ask, b"!")
+        posix.close(ask)
+        posix.close(told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import posix
 import weakref
 from typing import Protocol
 
@@ -34,9 +35,14 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
-    # As long as the child held them, nobody would notice that the parent has ended.
+    # As long as the child held them, nobody would notice that the parent has ended. `os.close` of gevent would leave
+    # that to the hub, which may never run in the child.
     for socket in _native.after_fork():
-        os.close(socket)
+        try:
+            posix.close(socket)
+        except OSError:
+            # The program has closed it behind the library's back.
+            pass
     for client in list(_clients):
         client._left_behind()
 

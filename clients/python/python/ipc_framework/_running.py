@@ -118,6 +118,9 @@ def _at_end() -> None:
 def _after_fork() -> None:
     global forks
     forks += 1
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        # The child is no server: a pool that ends its workers by SIGTERM would wait for this one for ever.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for server in list(_known):
         server._left_behind()
     _servers.clear()
