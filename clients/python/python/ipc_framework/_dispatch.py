@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import logging
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -24,6 +25,10 @@ logger = logging.getLogger("ipc_framework.client")
 #: Number of answers to plain requests that are kept for the program to look up, and bytes of their JSON together.
 UNCLAIMED_MAX = 16_384
 UNCLAIMED_BYTES_MAX = 64 << 20
+#: Messages that wait for slow handlers, and bytes of their JSON together: those of the native client's queue once more,
+#: where a greenlet empties that.
+READ_MAX = 65_536
+READ_BYTES_MAX = 64 << 20
 #: Seconds for which a wait whose time is over goes on, if a handler delays what may have come in time.
 CATCH_UP_SECONDS_MAX = 1.0
 
@@ -66,8 +71,9 @@ class Dispatcher:
         self._thread: Optional[threading.Thread] = None
         #: Threads are greenlets, which have to yield where threads block.
         self.is_cooperative = False
-        #: Requests for which greenlets wait.
+        #: Requests of this connection for which greenlets wait.
         self._green: Dict[str, GreenWaiter] = {}
+        self._arrived: Optional[_Arrived] = None
         #: See `_catch_up`.
         self._mark_numbers = itertools.count(1)
         self._marked = 0
@@ -79,6 +85,8 @@ class Dispatcher:
     def start(self, native: _native.Client) -> threading.Thread:
         self.is_ending = self._is_cut_off = False
         self.is_cooperative = native.fileno() >= 0
+        self._green = {}
+        self._arrived = _Arrived() if self.is_cooperative else None
         # A daemon thread, so that a program can end without `disconnect`; then `_lifetime` closes the connection.
         self._thread = threading.Thread(target=self._run, args=(native,), name=self._name, daemon=True)
         self._thread.start()
@@ -153,6 +161,11 @@ class Dispatcher:
 
     # Messages
 
+    @property
+    def missed(self) -> int:
+        """The number of messages that were read and then dropped, because greenlets were too slow."""
+        return 0 if self._arrived is None else self._arrived.missed
+
     def wait_for_message(
         self, native: Optional[_native.Client], channel_id: str, timeout: float
     ) -> Optional[Message]:
@@ -202,26 +215,29 @@ class Dispatcher:
     def _arrivals(self, native: _native.Client) -> Iterator[Tuple[Any, ...]]:
         """Yields what arrives, while another greenlet reads: the greenlet that calls handlers may wait in one of them
         for an answer."""
-        import queue
+        assert self._arrived is not None
+        arguments = (native, self._green, self._arrived)
+        threading.Thread(target=self._read, args=arguments, name=f"{self._name}-reader", daemon=True).start()
+        return iter(self._arrived.get, None)
 
-        arrived: queue.Queue[Optional[Tuple[Any, ...]]] = queue.Queue()
-        threading.Thread(target=self._read, args=(native, arrived), name=f"{self._name}-reader", daemon=True).start()
-        return iter(arrived.get, None)
-
-    def _read(self, native: _native.Client, arrived: queue.Queue[Optional[Tuple[Any, ...]]]) -> None:
+    def _read(self, native: _native.Client, green: Dict[str, GreenWaiter], arrived: _Arrived) -> None:
         items = native.take_now()
         while items is not None:
             for item in items:
-                waiter = self._green.pop(item[1], None) if item[0] == "answer" else None
+                waiter = green.pop(item[1], None) if item[0] == "answer" else None
                 if waiter is not None:
                     waiter.put(item[2], item[3])
                 else:
                     arrived.put(item)
-            if not items:
+            if items:
+                # Others go on, even if there is always more.
+                time.sleep(0)
+            else:
                 _hub.wait_readable(native.fileno())
             items = native.take_now()
         arrived.put(None)
-        for waiter in list(self._green.values()):
+        while green:
+            _, waiter = green.popitem()
             waiter.put(None, closed())
 
     def _message(self, client: FrameworkClient, message: Message, payload_bytes: int) -> None:
@@ -283,6 +299,31 @@ class _Waiting:
     def __init__(self) -> None:
         self.arrived = threading.Event()
         self.message: Optional[Message] = None
+
+
+class _Arrived:
+    """What a greenlet has read for the one that calls handlers, as far as the bounds allow."""
+
+    def __init__(self) -> None:
+        import queue
+
+        self._items: queue.Queue[Optional[Tuple[Any, ...]]] = queue.Queue()
+        self._bytes = 0
+        self.missed = 0
+
+    def put(self, item: Optional[Tuple[Any, ...]]) -> None:
+        if item is not None and item[0] == "message":
+            if self._items.qsize() >= READ_MAX or self._bytes + item[2] > READ_BYTES_MAX:
+                self.missed += 1
+                return
+            self._bytes += item[2]
+        self._items.put(item)
+
+    def get(self) -> Optional[Tuple[Any, ...]]:
+        item = self._items.get()
+        if item is not None and item[0] == "message":
+            self._bytes -= item[2]
+        return item
 
 
 class GreenWaiter:

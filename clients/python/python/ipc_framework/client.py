@@ -419,7 +419,7 @@ class FrameworkClient(IPCClient):
     def missed(self) -> int:
         """The number of messages that were dropped because handlers were too slow."""
         native = self._native
-        return 0 if native is None else native.missed
+        return 0 if native is None else native.missed + self._dispatcher.missed
 
     # Serving
 

@@ -16,7 +16,7 @@ import contextvars  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
 
-from ipc_framework import FrameworkClient  # noqa: E402
+from ipc_framework import FrameworkClient, _dispatch  # noqa: E402
 
 ticks = []
 
@@ -102,6 +102,16 @@ client.publish("news", 2)
 eventually(lambda: heard == [1, 2])
 assert client.wait_for_message("silence", 0.05) is None
 assert goes_on(lambda: client.wait(0.4)) is False
+
+# What a slow handler has not taken is bounded, and the greenlet that reads goes on.
+_dispatch.READ_BYTES_MAX = 1 << 20
+client.subscribe("much", lambda message: time.sleep(0.2))
+assert client.flush()
+for number in range(100):
+    worker.publish("much", "x" * 65_536)
+assert worker.flush() and client.flush()
+eventually(lambda: client.missed > 50)
+client.unsubscribe("much")
 
 # What is in hand is answered by an end that waits for it.
 answers = []
