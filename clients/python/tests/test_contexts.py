@@ -72,7 +72,12 @@ async def coroutine(message):
     return before
 
 
-@pytest.mark.parametrize("handler", [plain, coroutine])
+def mixed(message):
+    """A plain function that returns a coroutine."""
+    return coroutine(message)
+
+
+@pytest.mark.parametrize("handler", [plain, coroutine, mixed])
 def test_each_request_is_served_in_a_copy_of_the_context_of_who_serves(rust, request, handler):
     app = request.node.name
     worker = FrameworkClient(app, **rust.arguments)
@@ -85,7 +90,7 @@ def test_each_request_is_served_in_a_copy_of_the_context_of_who_serves(rust, req
             assert client.send_request("other", number).payload == "another"
 
 
-@pytest.mark.parametrize("handler", [plain, coroutine])
+@pytest.mark.parametrize("handler", [plain, coroutine, mixed])
 def test_the_same_with_aio(rust, request, handler):
     app = request.node.name
 
@@ -110,7 +115,7 @@ def test_the_same_with_aio(rust, request, handler):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("is_routed", [False, True])
-@pytest.mark.parametrize("handler", [plain, coroutine])
+@pytest.mark.parametrize("handler", [plain, coroutine, mixed])
 def test_the_same_with_a_server(serve, workers, is_routed, handler):
     from ipc_framework import FrameworkServer
 

@@ -150,10 +150,11 @@ class Threads(Service):
 
     def _answer(self, message: Message, job: _native.Job) -> None:
         try:
-            result = self._context.copy().run(self.handler, message)
+            context = self._context.copy()
+            result = context.run(self.handler, message)
             if inspect.iscoroutine(result):
                 # A plain function, such as a lambda, may return a coroutine.
-                result = self._await(result)
+                result = context.run(self._await, result)
             job.answer(result)
         except BaseException as error:
             self._failed(job, error)
@@ -163,7 +164,8 @@ class Threads(Service):
 
         if self._loop is not None:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-        return _hub.call(asyncio.run, coroutine)
+        # A real thread, where it makes the call, has a context of its own.
+        return _hub.call(contextvars.copy_context().run, asyncio.run, coroutine)
 
 
 class Tasks(Service):

@@ -84,6 +84,8 @@ async def later(request):
 
 
 assert goes_on(lambda: client.send_request("later", 7, 5.0)).payload == [7, "whoever serves"]
+worker.serve("mixed", lambda request: later(request))
+assert goes_on(lambda: client.send_request("mixed", 8, 5.0)).payload == [8, "whoever serves"]
 assert client.send_request("nobody", 1).payload["code"] == "no_handler"
 
 # A handler may ask, and runs in the same real thread as the rest of the program.
