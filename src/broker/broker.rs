@@ -378,6 +378,12 @@ impl Broker {
         Progress { steps: self.core.turn.steps_max, has_more: true }
     }
 
+    /// Has [`Broker::advance`] do in this turn only what was due at an earlier time.
+    #[cfg(feature = "net")]
+    pub(crate) fn judge_until(&mut self, monotonic: Duration) {
+        self.core.turn.judged = monotonic;
+    }
+
     /// Returns whether anything is due at this turn's time, for a driver that has to do something
     /// before [`Broker::advance`].
     pub fn has_due(&mut self) -> bool {

@@ -52,10 +52,11 @@ pub(crate) struct EventLoop<S: System> {
     /// Some handshakes wait for the next turn. Until then, no connection is accepted that would
     /// begin another one.
     handshakes_wait: bool,
-    /// The budget of this turn was spent before all connections of the ready list were read.
+    /// Some connections of the ready list were not read in this turn, because its budget was spent or
+    /// a read was interrupted.
     has_unread: bool,
-    /// Timers that are due wait for connections that could not be read.
-    is_put_off: bool,
+    /// The time since which timers that were due by then wait for connections that could not be read.
+    put_off_at: Option<Duration>,
     is_draining: bool,
     clock: Clock,
     waiting: Waiting,
@@ -112,7 +113,7 @@ impl<S: System> EventLoop<S> {
             handshake_steps: 0,
             handshakes_wait: false,
             has_unread: false,
-            is_put_off: false,
+            put_off_at: None,
             is_draining: false,
             clock: Clock::new(&system),
             waiting: Waiting::new(spin),
@@ -174,7 +175,7 @@ impl<S: System> EventLoop<S> {
             self.act(broker, meter);
         }
         if !self.is_behind {
-            self.advance(broker, meter);
+            self.advance(broker, now, meter);
             if broker.has_work() {
                 self.act(broker, meter);
             }
@@ -333,6 +334,8 @@ impl<S: System> EventLoop<S> {
                 // A read that brings nothing may take as much time, with TLS for example.
                 Read::Nothing => {
                     budget_bytes = budget_bytes.saturating_sub(self.read_buffer.len());
+                    // It was interrupted, and not read.
+                    self.has_unread |= socket.is_readable();
                 }
                 Read::End => broker.hang_up(key, HangUp::EndOfStream),
                 Read::Broken(error) => {
@@ -393,15 +396,18 @@ impl<S: System> EventLoop<S> {
     /// Does what is due. The process may have been stopped, or a handler may have taken long: so a
     /// deadline can have passed while the bytes that it waits for lie in a socket, and nobody is
     /// judged by time before all sockets have been looked at once more.
-    fn advance(&mut self, broker: &mut Broker, meter: &mut impl Meter) {
+    fn advance(&mut self, broker: &mut Broker, now: Now, meter: &mut impl Meter) {
         if !broker.has_due() {
-            self.is_put_off = false;
+            self.put_off_at = None;
             return;
         }
-        if !self.look_again(broker, meter) && self.awaits_reads() {
-            return;
+        if !self.look_again(broker, meter) {
+            if self.awaits_reads(now) {
+                return;
+            }
+            broker.judge_until(self.put_off_at.unwrap_or(now.monotonic));
         }
-        self.is_put_off = false;
+        self.put_off_at = None;
         // Timers that are left over make the next turn due at once, because they have expired.
         Self::in_steps(&self.system, broker, meter, Broker::advance);
     }
@@ -409,8 +415,9 @@ impl<S: System> EventLoop<S> {
     /// Returns whether timers have to wait for connections that could not be read in this turn. They
     /// wait for those that are in the list when it begins, and not for later ones, so that they do not
     /// wait for ever.
-    fn awaits_reads(&mut self) -> bool {
-        let is_first = !std::mem::replace(&mut self.is_put_off, true);
+    fn awaits_reads(&mut self, now: Now) -> bool {
+        let is_first = self.put_off_at.is_none();
+        self.put_off_at.get_or_insert(now.monotonic);
         let mut is_any_owed = false;
         for key in &self.ready {
             if let Some(socket) = find(&mut self.sockets, *key) {

@@ -215,7 +215,7 @@ pub(crate) fn check_idle(core: &mut Core, key: ConnectionKey) {
         connection.last_activity = core.turn.now.monotonic.into();
     }
     let deadline = Duration::from(connection.last_activity).saturating_add(timeout);
-    if deadline > core.turn.now.monotonic {
+    if deadline > core.turn.judged {
         connection.timer = Some(core.timers.arm(deadline, Due::Idle(key)));
     } else {
         crate::trace::idle_closed(key.index());

@@ -39,7 +39,7 @@ pub(crate) fn is_due(core: &Core) -> bool {
 
 /// Carries out the earliest timer that is due. Returns whether there was one.
 pub(crate) fn expire(core: &mut Core) -> bool {
-    let now = core.turn.now.monotonic;
+    let now = core.turn.judged;
     let request = core.requests.overdue(now);
     if let Some(key) = request.filter(|_| core.requests.next_deadline() == next_deadline(core)) {
         requests::expire(core, key);

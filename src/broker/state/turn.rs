@@ -20,6 +20,8 @@ use crate::broker::turn_limits::{
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) now: Now,
+    /// Only what was due by then is done in this turn.
+    pub(crate) judged: Duration,
     /// The time at which the last byte of the current message arrived.
     pub(crate) arrived: Moment,
     /// See [`TurnLimits::work_max`].
@@ -67,6 +69,7 @@ impl Turn {
     pub(crate) fn new(now: Now, limits: &TurnLimits) -> Self {
         Self {
             now,
+            judged: now.monotonic,
             arrived: now.monotonic.into(),
             work_max: limits.work_max,
             frames_max: limits.frames_per_connection_max,
@@ -86,6 +89,7 @@ impl Turn {
 
     pub(crate) fn begin(&mut self, now: Now) {
         self.now = now;
+        self.judged = now.monotonic;
         self.limit_steps(usize::MAX);
     }
 
