@@ -454,24 +454,11 @@ impl World {
         keys.len() + self.scenario.limits.turn.accepts_max <= self.scenario.limits.connections_max
     }
 
-    /// Checks that nobody was closed for its silence whose bytes lay in the socket, and notes whose
-    /// queue was lost.
+    /// Checks that nobody was closed for its silence whose bytes lay in the socket.
     fn check_closed(&mut self, is_roomy: bool) -> Result<(), String> {
         let counters = self.server.stats().counters;
         let before = std::mem::replace(&mut self.counters, counters.clone());
         let mut kernel = self.kernel.borrow_mut();
-        for key in self.server.broker.take_unsent() {
-            // A queue that is over its bound has no grace.
-            if counters.slow_consumers == before.slow_consumers {
-                let token = Some(key.index());
-                let mut pipes = kernel.pipes.iter_mut();
-                let is_it =
-                    |pipe: &&mut Pipe| pipe.token == token && (pipe.is_open() || pipe.was_closed);
-                if let Some(pipe) = pipes.find(is_it) {
-                    pipe.is_cut_short = true;
-                }
-            }
-        }
         let limits = &self.scenario.limits;
         let idle_closed = counters.idle_closed - before.idle_closed;
         let idle_timeout = limits.idle_timeout.filter(|_| idle_closed > 0);
