@@ -157,3 +157,12 @@ impl Broker {
         self.core.counters.spins += spins;
     }
 }
+
+/// For the simulation, which knows whose bytes may be lost.
+#[cfg(feature = "simulation")]
+impl Broker {
+    /// The connections that were closed with bytes in their queue since the last call.
+    pub(crate) fn take_unsent(&mut self) -> Vec<super::state::keys::ConnectionKey> {
+        std::mem::take(&mut self.core.agenda.unsent)
+    }
+}

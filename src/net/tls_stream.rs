@@ -30,6 +30,7 @@ const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 const HELD_BYTES: usize = 32 << 10;
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(crate) struct TlsStream {
     pub(super) socket: TcpStream,
     session: ServerConnection,
@@ -41,6 +42,9 @@ pub(crate) struct TlsStream {
     holds_more: bool,
     /// The handshake is complete, and nothing has been flushed since.
     opened: bool,
+    /// The kernel had no room, and nothing has been flushed since. A read may send what was held back,
+    /// and use up the room of which an event would have told.
+    blocked: bool,
     /// The write side is shut as soon as everything is sent.
     finishing: bool,
 }
@@ -62,6 +66,7 @@ impl TlsStream {
             handshake_steps: 0,
             holds_more: false,
             opened: false,
+            blocked: false,
             finishing: false,
         })
     }
@@ -101,7 +106,10 @@ impl TlsStream {
             match self.session.write_tls(&mut self.socket) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return Ok(false);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -184,7 +192,7 @@ impl Stream for TlsStream {
     }
 
     fn flush(&mut self) -> io::Result<bool> {
-        self.opened = false;
+        (self.opened, self.blocked) = (false, false);
         self.send_pending()
     }
 
@@ -209,7 +217,7 @@ impl Stream for TlsStream {
     }
 
     fn wants_flush(&self) -> bool {
-        self.opened || self.session.wants_write()
+        self.opened || self.blocked || self.session.wants_write()
     }
 
     fn is_handshaking(&self) -> bool {

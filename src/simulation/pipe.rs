@@ -58,7 +58,7 @@ pub(super) struct Pipe {
     pub(super) read_at: Duration,
     /// Set if the client's read ends with a reset.
     pub(super) reset_to_client: bool,
-    /// Set if it was closed with bytes that only its stream had.
+    /// Set if it was closed with bytes that only its stream had, or the server's queue.
     pub(super) is_cut_short: bool,
     pub(super) accepted_at: Option<Duration>,
     /// The kernel did not let the server use it.

@@ -25,6 +25,8 @@ pub(super) struct SimulatedStream {
     unsent: Option<Vec<u8>>,
     /// Set if the write side is to be shut when everything has been sent.
     is_finishing: bool,
+    /// Set if the kernel had no room, and nothing has been flushed since.
+    is_blocked: bool,
     secured: Option<Secured>,
 }
 
@@ -46,7 +48,14 @@ impl SimulatedStream {
         let flights = kernel.borrow().pipes[id].flights;
         let keeps_bytes = flights > 0 || kernel.borrow_mut().decisions.below(4) == 3;
         let secured = (flights > 0).then(|| Secured::new(flights));
-        Self { id, kernel, unsent: keeps_bytes.then(Vec::new), is_finishing: false, secured }
+        Self {
+            id,
+            kernel,
+            unsent: keeps_bytes.then(Vec::new),
+            is_finishing: false,
+            is_blocked: false,
+            secured,
+        }
     }
 
     pub(super) fn id(&self) -> PipeId {
@@ -60,7 +69,10 @@ impl SimulatedStream {
             match self.kernel.borrow_mut().write(self.id, &[unsent]) {
                 Ok(bytes) => drop(unsent.drain(..bytes)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_blocked = true;
+                    return Ok(false);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -193,6 +205,7 @@ impl Stream for SimulatedStream {
         if let Some(secured) = &mut self.secured {
             secured.opened = false;
         }
+        self.is_blocked = false;
         self.send_pending()
     }
 
@@ -218,7 +231,8 @@ impl Stream for SimulatedStream {
 
     fn wants_flush(&self) -> bool {
         let has_unsent = || self.unsent.as_ref().is_some_and(|unsent| !unsent.is_empty());
-        self.secured.as_ref().is_some_and(|secured| secured.opened || has_unsent())
+        let is_due = |secured: &Secured| secured.opened || self.is_blocked || has_unsent();
+        self.secured.as_ref().is_some_and(is_due)
     }
 
     fn is_handshaking(&self) -> bool {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::embedded::{Embedded, locked, shared};
-use super::kernel::{Kernel, SharedKernel, Stop};
+use super::kernel::{Kernel, PipeId, SharedKernel, Stop};
 use super::model::{Model, Reaction};
 use super::peer::Peer;
 use super::pipe::Pipe;
@@ -40,6 +40,8 @@ pub(super) struct World {
     present: Vec<ConnectionKey>,
     /// As they were after the last turn.
     counters: Counters,
+    /// The connections at the begin of the turn.
+    known: Vec<(ConnectionKey, PipeId)>,
     /// Connections closed since all actions were last carried out: those that had been read before,
     /// and those that were closed for their silence.
     closed_read: u64,
@@ -105,6 +107,7 @@ impl World {
             turns: 0,
             present: Vec::new(),
             counters: Counters::default(),
+            known: Vec::new(),
             closed_read: 0,
             closed_silent: 0,
         })
@@ -444,21 +447,34 @@ impl World {
         let mut kernel = self.kernel.borrow_mut();
         kernel.pipes.iter_mut().for_each(|pipe| pipe.is_wanted = false);
         let keys = broker.connections();
+        self.known.clear();
         for key in &keys {
-            let is_it = |pipe: &&mut Pipe| pipe.is_open() && pipe.token == Some(key.index());
-            if let Some(pipe) = kernel.pipes.iter_mut().find(is_it) {
-                pipe.is_wanted = broker.wants_read(*key);
+            let is_it = |pipe: &Pipe| pipe.is_open() && pipe.token == Some(key.index());
+            if let Some(id) = kernel.pipes.iter().position(is_it) {
+                kernel.pipes[id].is_wanted = broker.wants_read(*key);
+                self.known.push((*key, id));
             }
         }
         kernel.note_unread();
         keys.len() + self.scenario.limits.turn.accepts_max <= self.scenario.limits.connections_max
     }
 
-    /// Checks that nobody was closed for its silence whose bytes lay in the socket.
+    /// Checks that nobody was closed for its silence whose bytes lay in the socket, and notes whose
+    /// queue was lost.
     fn check_closed(&mut self, is_roomy: bool) -> Result<(), String> {
         let counters = self.server.stats().counters;
         let before = std::mem::replace(&mut self.counters, counters.clone());
         let mut kernel = self.kernel.borrow_mut();
+        for key in self.server.broker.take_unsent() {
+            // A queue that is over its bound has no grace.
+            if counters.slow_consumers == before.slow_consumers {
+                // One that came in this turn, and was closed in it, was owed nothing yet.
+                let known = self.known.iter().find(|(known, _)| *known == key);
+                if let Some((_, id)) = known {
+                    kernel.pipes[*id].is_cut_short = true;
+                }
+            }
+        }
         let limits = &self.scenario.limits;
         let idle_closed = counters.idle_closed - before.idle_closed;
         let idle_timeout = limits.idle_timeout.filter(|_| idle_closed > 0);

@@ -113,6 +113,9 @@ pub(crate) struct Agenda {
     pub(crate) events: Vec<ConnectionEvent>,
     /// Connections to close once no loop over connections is running.
     pub(crate) doomed: Vec<ConnectionKey>,
+    /// Connections that were closed with bytes in their queue.
+    #[cfg(feature = "simulation")]
+    pub(crate) unsent: Vec<ConnectionKey>,
     /// Changes to the handlers, to make once no handler is running. Their type belongs to a layer
     /// above this one.
     pub(crate) handler_changes: Vec<Box<dyn Any + Send>>,

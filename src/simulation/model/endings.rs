@@ -17,13 +17,13 @@ impl Model {
         !self.is_calm || !self.is_sound(id) || self.conns[id].has_said_its_last()
     }
 
-    /// Returns whether a client that ends must get everything that was written to it: it reads, and
-    /// neither the server's patience nor its time has ended.
-    fn is_owed_the_rest(&self, id: ConnId, ending: &Ending) -> bool {
+    /// Returns whether a client must get everything that was put into its queue or written to it: it
+    /// reads, and neither the server's patience nor its time has ended.
+    fn is_owed_the_rest(&self, ending: &Ending) -> bool {
         let is_patient = ending.backlog_time < self.limits.slow_consumer_grace;
         let is_cut_off =
             ending.was_failed || self.is_tight || self.has_bursts || self.is_draining();
-        self.conns[id].left && is_patient && !is_cut_off
+        is_patient && !is_cut_off
     }
 
     /// Handles the end of a connection that the client did not end itself.
@@ -47,7 +47,7 @@ impl Model {
             // A message that came at the same moment as the end came too late.
             silent_for(conn.arrived_at, limit) || conn.silence_max >= limit
         });
-        if ending.is_cut_short && !is_late && !is_idle && self.is_owed_the_rest(id, ending) {
+        if ending.is_cut_short && !is_late && !is_idle && self.is_owed_the_rest(ending) {
             return Err(format!("connection {id} was cut short"));
         }
         let is_shed = ending.was_failed || (ending.was_shed && self.has_few_descriptors);
