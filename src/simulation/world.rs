@@ -480,8 +480,9 @@ impl World {
         let idle_timeout = limits.idle_timeout.filter(|_| idle_closed > 0);
         self.closed_read += kernel.take_closed(limits.handshake_timeout, idle_timeout);
         self.closed_silent += idle_closed;
-        // Of those closed in one turn it is not known which was silent in which way.
-        if is_roomy && idle_closed == 0 {
+        // Of those closed in one turn it is not known which was silent in which way. A drain lets nobody
+        // finish a handshake.
+        if is_roomy && idle_closed == 0 && !self.model.is_draining() {
             self.closed_silent += counters.handshake_timeouts - before.handshake_timeouts;
         }
         // A budget may leave the sockets to the next turn.

@@ -14,7 +14,7 @@ impl Model {
         self.drain = Some(Drain { began: self.step, witnesses: witnesses.collect() });
     }
 
-    pub(super) fn is_draining(&self) -> bool {
+    pub(in crate::simulation) fn is_draining(&self) -> bool {
         self.drain.is_some()
     }
 
