@@ -24,7 +24,8 @@ _known: weakref.WeakSet[FrameworkServer] = weakref.WeakSet()
 _leaked: List[object] = []
 #: Number of forks between the first process and this one, which tells a handler whether it runs in a child.
 forks = 0
-
+#: The signals that a thread blocked before it forked.
+_blocked = threading.local()
 
 
 class Terminated(KeyboardInterrupt):
@@ -121,11 +122,25 @@ def _after_fork() -> None:
     if signal.getsignal(signal.SIGTERM) is _terminate:
         # The child is no server: a pool that ends its workers by SIGTERM would wait for this one for ever.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _unblock_terminate()
     for server in list(_known):
         server._left_behind()
     _servers.clear()
 
 
+def _block_terminate() -> None:
+    """Holds SIGTERM back while this thread forks. The child would otherwise lose one that comes before it has taken the
+    handler away: Python drops a signal whose handler has changed since it came."""
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        _blocked.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _unblock_terminate() -> None:
+    mask = _blocked.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 # The hook of `threading` runs while threads can still be started; `concurrent.futures` uses it too.
 getattr(threading, "_register_atexit", atexit.register)(_at_end)
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_block_terminate, after_in_parent=_unblock_terminate, after_in_child=_after_fork)
