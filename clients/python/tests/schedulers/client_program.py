@@ -1,30 +1,15 @@
 """Programs of the client under gevent or eventlet: `client_program.py gevent|eventlet PORT`."""
 
+from patched import start_ticking, ticks  # Before anything else.
+
+import contextvars
 import sys
+import threading
+import time
 
-scheduler, port = sys.argv[1], int(sys.argv[2])
-if scheduler == "gevent":
-    from gevent import monkey
+from ipc_framework import FrameworkClient, _dispatch
 
-    monkey.patch_all()
-else:
-    import eventlet
-
-    eventlet.monkey_patch()
-
-import contextvars  # noqa: E402
-import threading  # noqa: E402
-import time  # noqa: E402
-
-from ipc_framework import FrameworkClient, _dispatch  # noqa: E402
-
-ticks = []
-
-
-def tick():
-    while True:
-        ticks.append(1)
-        time.sleep(0.01)
+port = int(sys.argv[2])
 
 
 def goes_on(what):
@@ -43,7 +28,7 @@ def eventually(condition):
 
 
 # "Threads" are greenlets here.
-threading.Thread(target=tick, daemon=True).start()
+start_ticking()
 client = FrameworkClient("bench", "127.0.0.1", port)
 worker = FrameworkClient("bench", "127.0.0.1", port)
 assert client.connect() and worker.connect()

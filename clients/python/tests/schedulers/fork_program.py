@@ -1,22 +1,12 @@
 """A client and a server that fork under gevent or eventlet: `fork_program.py gevent|eventlet`."""
 
-import sys
+from patched import scheduler  # Before anything else.
 
-scheduler = sys.argv[1]
-if scheduler == "gevent":
-    from gevent import monkey
+import os
+import signal
+import time
 
-    monkey.patch_all()
-else:
-    import eventlet
-
-    eventlet.monkey_patch()
-
-import os  # noqa: E402
-import signal  # noqa: E402
-import time  # noqa: E402
-
-from ipc_framework import FrameworkClient, FrameworkServer  # noqa: E402
+from ipc_framework import FrameworkClient, FrameworkServer
 
 
 def sockets(process_id):

@@ -1,32 +1,16 @@
 """A server under gevent or eventlet: `server_program.py gevent|eventlet WORKERS`."""
 
+from patched import start_ticking, ticks  # Before anything else.
+
 import sys
+import threading
+import time
 
-scheduler, workers = sys.argv[1], int(sys.argv[2])
-if scheduler == "gevent":
-    from gevent import monkey
+from ipc_framework import FrameworkClient, FrameworkServer, MessageType
 
-    monkey.patch_all()
-else:
-    import eventlet
+workers = int(sys.argv[2])
 
-    eventlet.monkey_patch()
-
-import threading  # noqa: E402
-import time  # noqa: E402
-
-from ipc_framework import FrameworkClient, FrameworkServer, MessageType  # noqa: E402
-
-ticks = []
-
-
-def tick():
-    while True:
-        ticks.append(1)
-        time.sleep(0.01)
-
-
-threading.Thread(target=tick, daemon=True).start()
+start_ticking()
 server = FrameworkServer("127.0.0.1", 0, workers=workers)
 app = server.create_application("bench")
 
