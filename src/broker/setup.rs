@@ -161,8 +161,9 @@ impl Broker {
 /// For the simulation, which knows whose bytes may be lost.
 #[cfg(feature = "simulation")]
 impl Broker {
-    /// The connections that were closed with bytes in their queue since the last call.
+    /// The connections that were closed with bytes in their queue since the last call. The first
+    /// call starts the record.
     pub(crate) fn take_unsent(&mut self) -> Vec<super::state::keys::ConnectionKey> {
-        std::mem::take(&mut self.core.agenda.unsent)
+        self.core.agenda.unsent.replace(Vec::new()).unwrap_or_default()
     }
 }

@@ -108,8 +108,8 @@ pub(crate) fn close_now(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     core.budget.tables_bytes -= CONNECTION_BYTES + connection.transport_bytes as usize;
     #[cfg(feature = "simulation")]
-    if !connection.send.is_empty() {
-        core.agenda.unsent.push(key);
+    if let (Some(unsent), false) = (&mut core.agenda.unsent, connection.send.is_empty()) {
+        unsent.push(key);
     }
     connection.send.release(&mut core.pool);
     core.timers.reset(&mut connection.timer, None);

@@ -113,9 +113,10 @@ pub(crate) struct Agenda {
     pub(crate) events: Vec<ConnectionEvent>,
     /// Connections to close once no loop over connections is running.
     pub(crate) doomed: Vec<ConnectionKey>,
-    /// Connections that were closed with bytes in their queue.
+    /// Connections that were closed with bytes in their queue. They are recorded once somebody has
+    /// asked for them, since nobody else empties the list.
     #[cfg(feature = "simulation")]
-    pub(crate) unsent: Vec<ConnectionKey>,
+    pub(crate) unsent: Option<Vec<ConnectionKey>>,
     /// Changes to the handlers, to make once no handler is running. Their type belongs to a layer
     /// above this one.
     pub(crate) handler_changes: Vec<Box<dyn Any + Send>>,
