@@ -25,6 +25,7 @@ mod operation;
 mod outer_loop;
 #[cfg(feature = "cli")]
 mod packaging;
+mod protocol;
 #[cfg(feature = "cli")]
 mod reload;
 mod scratch;

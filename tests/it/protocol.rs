@@ -1,0 +1,190 @@
+//! `PROTOCOL.md` against a real server: its examples, byte by byte, and its tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::net::Shutdown;
+
+use ipc_framework::ErrorCode;
+use serde_json::{Value, json};
+
+use crate::support::{Peer, TestServer, serve_echo};
+
+const DOCUMENT: &str = include_str!("../../PROTOCOL.md");
+const EXAMPLES_MIN: usize = 5;
+
+/// A line of an example: what one client sends or receives.
+struct Line<'a> {
+    client: char,
+    sends: bool,
+    /// The bytes that are written in hexadecimal.
+    bytes: Vec<u8>,
+    text: String,
+    source: &'a str,
+}
+
+/// What the server chose in this run, by the names in the example.
+type Chosen = BTreeMap<String, String>;
+
+#[test]
+fn every_example_is_what_the_server_does() {
+    let examples: Vec<&str> = DOCUMENT
+        .split("```wire\n")
+        .skip(1)
+        .map(|rest| rest.split_once("```").expect("an example ends").0)
+        .collect();
+    assert!(examples.len() >= EXAMPLES_MIN, "{} examples", examples.len());
+    for example in examples {
+        let server = serve_echo();
+        let mut clients = BTreeMap::new();
+        let mut chosen = Chosen::new();
+        for line in lines(example) {
+            let client = clients.entry(line.client).or_insert_with(|| server.peer());
+            run(&line, client, &mut chosen);
+        }
+        clients.into_values().for_each(|client| nothing_else_comes(client, &server));
+    }
+}
+
+fn lines(example: &str) -> Vec<Line<'_>> {
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for source in example.lines() {
+        if let Some(more) = source.strip_prefix("   ") {
+            lines.last_mut().expect("a line to continue").text.push_str(more);
+            continue;
+        }
+        let (who, rest) = source.split_once(' ').expect("a client and its line");
+        let (client, direction) = who.split_at(1);
+        assert!(matches!(direction, "<" | ">"), "neither sent nor received: {source}");
+        let is_hexadecimal = |word: &str| {
+            word.len() == 2 && word.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let mut text = rest;
+        let mut bytes = Vec::new();
+        while let Some(word) = text.split(' ').next().filter(|word| is_hexadecimal(word)) {
+            bytes.push(u8::from_str_radix(word, 16).unwrap());
+            text = text[word.len()..].trim_start_matches(' ');
+        }
+        let client = client.chars().next().unwrap();
+        lines.push(Line { client, sends: direction == ">", bytes, text: text.to_owned(), source });
+    }
+    lines
+}
+
+fn run(line: &Line<'_>, client: &mut Peer, chosen: &mut Chosen) {
+    println!("{}", line.source);
+    match (line.sends, &*line.text) {
+        (true, "end") => client.stream.shutdown(Shutdown::Write).unwrap(),
+        (false, "end") => client.expect_end(),
+        (true, text) => {
+            let text = with_chosen(text, chosen);
+            if text.starts_with('{') {
+                assert_eq!(line.bytes, length(&text), "the length of {text}");
+            }
+            client.stream.write_all(&[&line.bytes, text.as_bytes()].concat()).unwrap();
+        }
+        (false, text) if line.bytes.is_empty() => {
+            let expected: Value = serde_json::from_str(text).expect("the document has JSON");
+            let mut received = client.receive();
+            if expected["timestamp"] == 0 {
+                assert!(received["timestamp"].as_f64().is_some_and(|now| now > 1e9), "{received}");
+                received["timestamp"] = json!(0);
+            }
+            compare(&expected, &received, chosen);
+        }
+        (false, text) => {
+            assert_eq!(line.bytes, length(text), "the length of {text}");
+            let body = client.try_receive_body().expect("a frame");
+            assert_eq!(String::from_utf8(body).unwrap(), text);
+        }
+    }
+}
+
+/// Puts what the server chose in place of its names.
+fn with_chosen(text: &str, chosen: &Chosen) -> String {
+    let put = |text: String, (name, value): (&String, &String)| text.replace(&**name, value);
+    chosen.iter().fold(text.to_owned(), put)
+}
+
+fn length(body: &str) -> Vec<u8> {
+    u32::try_from(body.len()).unwrap().to_be_bytes().to_vec()
+}
+
+/// Compares a message with that of the document, and notes what the server chose.
+fn compare(expected: &Value, received: &Value, chosen: &mut Chosen) {
+    match (expected, received) {
+        (Value::Object(expected), Value::Object(received)) => {
+            let keys = |object: &serde_json::Map<String, Value>| {
+                object.keys().cloned().collect::<BTreeSet<String>>()
+            };
+            assert_eq!(keys(expected), keys(received), "{received:?}");
+            expected.iter().for_each(|(key, value)| compare(value, &received[key], chosen));
+        }
+        (Value::String(name), Value::String(value)) if name.starts_with('<') => {
+            let known = chosen.entry(name.clone()).or_insert_with(|| value.clone());
+            assert_eq!(known, value, "{name} is two things");
+        }
+        _ => assert_eq!(expected, received),
+    }
+}
+
+/// Nothing follows an example: its end comes next, or the answer to a ping.
+fn nothing_else_comes(mut client: Peer, server: &TestServer) {
+    let id = "behind-the-example";
+    let ping = json!({"message_id": id, "app_id": "shop", "channel_id": "system",
+        "message_type": "request", "payload": {"action": "ping"}, "timestamp": 0});
+    // The server may have closed the connection.
+    let sent = client.stream.write_all(&crate::support::frames([&ping]));
+    match sent.and_then(|()| client.try_receive()) {
+        Ok(answer) if answer["reply_to"] == id => {}
+        Ok(other) => panic!("the document does not show {other}"),
+        Err(error) => {
+            let ends = [
+                io::ErrorKind::UnexpectedEof,
+                io::ErrorKind::BrokenPipe,
+                io::ErrorKind::ConnectionReset,
+            ];
+            assert!(ends.contains(&error.kind()), "{error}");
+        }
+    }
+    assert_eq!(server.stats().counters.handler_failures, 0);
+}
+
+/// The cells of the table with this heading, without its ruler.
+fn table(heading: &str) -> Vec<Vec<&'static str>> {
+    let rows = DOCUMENT.split_once(heading).expect("the table").1.lines().skip(2);
+    let rows: Vec<Vec<&str>> = rows
+        .take_while(|row| row.starts_with('|'))
+        .map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    assert!(!rows.is_empty(), "no rows below {heading}");
+    rows
+}
+
+/// The words between backticks.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn the_table_of_errors_has_every_code_and_what_becomes_of_the_connection() {
+    let rows = table("| code | when | the connection |");
+    let codes: Vec<&str> = rows.iter().flat_map(|row| quoted(row[0])).collect();
+    assert_eq!(codes, ErrorCode::ALL.map(ErrorCode::as_str));
+    for (row, code) in rows.iter().zip(ErrorCode::ALL) {
+        assert_eq!(row[2] == "is closed", code.closes_connection(), "{row:?}");
+    }
+}
+
+#[test]
+fn the_table_of_actions_has_those_that_the_server_names() {
+    let server = serve_echo();
+    let mut peer = server.connected("app", "curious");
+    let refused = peer.request("system", json!({"action": "none of them"}));
+    let text = refused["error"].as_str().unwrap();
+    let named = text.split_once("its actions are ").expect("their names").1;
+    let named: BTreeSet<&str> = named.split([',', ' ']).filter(|word| word.len() > 3).collect();
+    let rows = table("| action | payload of the answer |");
+    let listed: BTreeSet<&str> =
+        rows.iter().flat_map(|row| quoted(row[0])).filter(|word| *word != "channel").collect();
+    assert_eq!(listed, named);
+}
