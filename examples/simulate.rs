@@ -7,6 +7,8 @@
 //! cargo simulate --seed 17              this one, with a trace
 //! cargo simulate --keep-going           counts failures instead of ending at the first
 //! cargo simulate --threads 1            on one processor instead of all
+//! cargo simulate --branches             says how often each branch of the server was taken, and
+//!                                       fails if one never was
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipc_framework::simulation::run_seed;
+use ipc_framework::simulation::{branches, run_seed};
 
 #[derive(Default)]
 struct Options {
@@ -26,6 +28,7 @@ struct Options {
     seconds: Option<u64>,
     threads: Option<u64>,
     keep_going: bool,
+    branches: bool,
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
@@ -40,6 +43,10 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
             "--threads" => &mut options.threads,
             "--keep-going" => {
                 options.keep_going = true;
+                continue;
+            }
+            "--branches" => {
+                options.branches = true;
                 continue;
             }
             _ => return Err(format!("{argument:?} is no option; see examples/simulate.rs")),
@@ -97,7 +104,18 @@ fn simulate(options: &Options) -> ExitCode {
             tally.add(thread.join().expect("a seed's panic is its violation"));
         }
     });
-    let Tally { seeds, turns, frames, failures } = tally;
+    let Tally { seeds, turns, frames, taken, failures } = tally;
+    if options.branches {
+        let mut taken: Vec<_> = taken.iter().zip(branches()).collect();
+        taken.sort();
+        for (count, name) in &taken {
+            println!("{count:12}  {name}");
+        }
+        if taken.first().is_some_and(|(count, _)| **count == 0) {
+            println!("some branches were never taken");
+            return ExitCode::FAILURE;
+        }
+    }
     for seed in failures.keys() {
         println!("replay it with: cargo simulate --seed {seed}");
     }
@@ -124,6 +142,7 @@ struct Tally {
     seeds: u64,
     turns: u64,
     frames: u64,
+    taken: Vec<u64>,
     failures: BTreeMap<u64, String>,
 }
 
@@ -141,6 +160,7 @@ impl Run {
             tally.seeds += 1;
             tally.turns += outcome.turns;
             tally.frames += outcome.frames;
+            tally.add_taken(&outcome.branches);
             if let Some(violation) = outcome.violation {
                 println!("seed {seed} fails: {violation}");
                 tally.failures.insert(seed, violation);
@@ -156,6 +176,12 @@ impl Tally {
         self.seeds += other.seeds;
         self.turns += other.turns;
         self.frames += other.frames;
+        self.add_taken(&other.taken);
         self.failures.append(&mut other.failures);
+    }
+
+    fn add_taken(&mut self, counts: &[u64]) {
+        self.taken.resize(branches().len(), 0);
+        self.taken.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
 }

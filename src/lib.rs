@@ -46,6 +46,8 @@
 #[cfg(feature = "broker")]
 mod address;
 #[cfg(feature = "broker")]
+mod branches;
+#[cfg(feature = "broker")]
 pub mod broker;
 #[cfg(feature = "net")]
 pub mod client;

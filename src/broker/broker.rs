@@ -20,6 +20,7 @@ use super::state::mailbox::{Letter, Mailbox, Remote};
 use super::state::peer::Peer;
 use super::state::refusal::{self, Refusal};
 use super::state::timers::{Due, Moment, Now};
+use crate::branches::{self, Branch};
 use crate::proto::{ErrorCode, Inbound, Next, SendQueue};
 
 /// The state machine.
@@ -113,6 +114,7 @@ impl Broker {
         if let Err(why) = &admitted
             && core.connections.refused() >= REFUSALS_MAX
         {
+            branches::note(Branch::TooManyRefused);
             core.counters.count_error(why.code);
             return None;
         }
@@ -234,6 +236,7 @@ impl Broker {
                     return closing::report(core, key, &why);
                 }
                 Next::Frame { .. } if core.turn.is_share_spent() => {
+                    branches::note(Branch::FramesShareSpent);
                     core.counters.yields += 1;
                     connection.held = Held::NextTurn;
                     return core.agenda.actions.push_back(Action::Resume(key));
@@ -256,6 +259,7 @@ impl Broker {
             core.counters.frames_in += 1;
             inbound.consume(frame_bytes, &mut core.pool);
             if has_begun && let Some(connection) = core.connections.get_mut(key) {
+                branches::note(Branch::FrameLimitKept);
                 connection.consume_begun(frame_bytes, core.limits.frame_bytes_max);
             }
         }
@@ -417,9 +421,11 @@ impl Broker {
             }
             self.settle();
             if self.core.turn.is_share_spent() {
+                branches::note(Branch::CommandsWorkSpent);
                 return Progress { steps: steps + 1, has_more: true };
             }
         }
+        branches::note(Branch::CommandsLeft);
         Progress { steps: steps_max, has_more: true }
     }
 
@@ -500,10 +506,15 @@ fn admit(core: &mut Core, peer: Peer) -> Result<(), Refusal> {
         && core.access.asks_for_users()
         && !user.is_some_and(|user| core.access.admits_user(user))
     {
+        branches::note(Branch::UserNotAdmitted);
         return Err(refusal::user_not_admitted());
     }
     core.budget.take_on(ErrorCode::ServerFull, &mut core.counters)?;
-    if closing::make_room(core) { Ok(()) } else { Err(refusal::server_full()) }
+    if closing::make_room(core) {
+        return Ok(());
+    }
+    branches::note(Branch::ServerFull);
+    Err(refusal::server_full())
 }
 
 /// Keeps the bytes of messages that are unfinished or have to wait. `is_new`: the first of these

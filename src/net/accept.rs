@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::system::{System, WAKER};
+use crate::branches::{self, Branch};
 use crate::broker::Peer;
 
 /// The pause after an accept error that an immediate retry would only repeat.
@@ -116,6 +117,7 @@ impl<S: System> Listeners<S> {
                 // Memory is short, or a firewall refused: such errors may pass, and they concern
                 // this listener alone.
                 Err(error) => {
+                    branches::note(Branch::AcceptFailed);
                     crate::trace::not_accepted(&error.to_string());
                     watched.retry_at = Some(now + RETRY_AFTER);
                     continue;

@@ -20,6 +20,7 @@ use super::socket::{Flush, Read, Socket};
 use super::system::{Event, Stream, System, WAKER};
 use super::waiting::Waiting;
 use crate::address::Address;
+use crate::branches::{self, Branch};
 use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now, Progress, TurnLimits};
 use crate::{Config, Error, Spin};
 
@@ -285,6 +286,7 @@ impl<S: System> EventLoop<S> {
             meter.spend(messages.max(1));
             had += messages;
             if messages == steps_max && had < share_max && meter.is_spent(&self.system) {
+                branches::note(Branch::ShareInterrupted);
                 self.interrupted = Some((*key, had));
             }
             had = 0;
@@ -305,6 +307,7 @@ impl<S: System> EventLoop<S> {
             if is_resumed { broker.receive(key, &[]).reads_on } else { broker.wants_read(key) };
         let is_handshaking = socket.is_handshaking() && socket.is_readable();
         if is_handshaking && self.handshake_steps >= broker.limits().turn.handshake_steps_max {
+            branches::note(Branch::HandshakePutOff);
             self.handshakes_wait = true;
             socket.enlist(&mut self.ready);
             return;
@@ -316,6 +319,7 @@ impl<S: System> EventLoop<S> {
             if !std::mem::take(&mut is_first) {
                 let messages = (broker.messages_received() - messages_before) as usize;
                 if budget_bytes == 0 || messages >= messages_max {
+                    branches::note(Branch::ReadShareSpent);
                     socket.enlist(&mut self.ready);
                     break;
                 }
@@ -372,6 +376,7 @@ impl<S: System> EventLoop<S> {
                     let Some(key) = broker.accept_from(peer) else { continue };
                     broker.add_transport_bytes(key, stream.held_bytes());
                     let Ok(socket) = Socket::new(stream, key, &mut self.system) else {
+                        branches::note(Branch::WatchFailed);
                         broker.hang_up(key, HangUp::Reset);
                         continue;
                     };
@@ -382,7 +387,10 @@ impl<S: System> EventLoop<S> {
                     self.sockets[index] = Some(socket);
                     // Its registration reports bytes that have already arrived, to the next turn.
                 }
-                Accepted::Shed => broker.count_shed(),
+                Accepted::Shed => {
+                    branches::note(Branch::AcceptShed);
+                    broker.count_shed();
+                }
                 Accepted::Failed => {}
                 Accepted::Nothing => return,
             }
@@ -483,6 +491,7 @@ impl<S: System> EventLoop<S> {
         let mut has_acted = false;
         loop {
             if M::IS_BOUNDED && has_acted && meter.is_spent(&self.system) && broker.has_work() {
+                branches::note(Branch::ActionsLeft);
                 self.is_behind = true;
                 return;
             }

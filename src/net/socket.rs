@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use smallvec::SmallVec;
 
 use super::system::{Event, Stream, System};
+use crate::branches::{self, Branch};
 use crate::broker::{Broker, ConnectionKey, Written};
 
 /// The most slices of one `writev`. With chunks of 64 KiB, that is more than any send buffer takes.
@@ -135,6 +136,9 @@ impl<T: Stream> Socket<T> {
                 // A short read has emptied the socket, so no further read is needed to find out.
                 self.readable =
                     bytes == buffer.len() || self.peer_finished || self.stream.holds_more();
+                branches::note_if(Branch::EndWithLastBytes, || {
+                    self.peer_finished && bytes < buffer.len()
+                });
                 Read::Bytes(bytes)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -179,6 +183,7 @@ impl<T: Stream> Socket<T> {
             });
             let Ok(flushed) = flushed else { return Flush::Broken };
             if is_blocked {
+                branches::note(Branch::WriteBlocked);
                 return self.want_writable(true, system, Flush::Blocked);
             }
             if flushed.unsent_bytes == 0 {
@@ -188,6 +193,7 @@ impl<T: Stream> Socket<T> {
                 }
                 return self.want_writable(false, system, Flush::Done);
             }
+            branches::note(Branch::SlicesLeft);
         }
     }
 

@@ -41,10 +41,24 @@ pub struct Outcome {
     pub turns: u64,
     /// Frames that clients received.
     pub frames: u64,
+    /// How often each of [`branches`] was taken.
+    pub branches: Vec<u64>,
     /// The promise that was broken.
     pub violation: Option<String>,
     /// The events of the run, line by line, if they were asked for.
     pub trace: Vec<String>,
+}
+
+/// Names the branches of the broker and the loop that are counted, because a branch that no run
+/// takes is not tested by the simulation.
+///
+/// ```
+/// use ipc_framework::simulation::{branches, run_seed};
+///
+/// assert_eq!(run_seed(7, false).branches.len(), branches().len());
+/// ```
+pub fn branches() -> &'static [&'static str] {
+    crate::branches::BRANCHES
 }
 
 /// Runs the run of a seed.
@@ -70,6 +84,8 @@ pub fn run_bytes(bytes: &[u8], with_trace: bool) -> Outcome {
 
 fn run(decisions: Decisions, with_trace: bool) -> Outcome {
     const LISTENERS: usize = 2;
+    // Those that something else on this thread took do not count.
+    let _ = crate::branches::take();
     let kernel = Kernel::new(decisions, Trace::new(with_trace), LISTENERS);
     let mut world = match World::new(kernel) {
         Ok(world) => world,
@@ -85,5 +101,6 @@ fn run(decisions: Decisions, with_trace: bool) -> Outcome {
     };
     let (turns, frames) = (world.turns, world.model.frames_received);
     let trace = std::mem::replace(&mut world.kernel.borrow_mut().trace, Trace::new(false));
-    Outcome { hash: trace.hash(), turns, frames, violation, trace: trace.into_lines() }
+    let branches = crate::branches::take();
+    Outcome { hash: trace.hash(), turns, frames, branches, violation, trace: trace.into_lines() }
 }

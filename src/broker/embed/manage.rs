@@ -3,6 +3,7 @@
 
 use super::changes::{self, Change};
 use super::context::Context;
+use crate::branches::{self, Branch};
 use crate::broker::flow::{channels, closing, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
@@ -42,6 +43,7 @@ impl Context<'_> {
     /// If an id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
     pub fn create_channel(&mut self, app_id: &str, channel_id: &str) {
         let application = channels::pin_application(self.core, app_id, None);
+        branches::note(Branch::ChannelCreated);
         channels::pin_channel(self.core, application, channel_id);
     }
 
@@ -75,6 +77,7 @@ impl Context<'_> {
         let Some(application) = application_of(self.core, connection) else { return false };
         let channel = channels::find_or_create(self.core, application, channel_id);
         let Some(channel) = channel else { return false };
+        branches::note(Branch::HandlerSubscribes);
         subscriptions::add(self.core, connection, channel);
         true
     }
@@ -84,6 +87,7 @@ impl Context<'_> {
     pub fn unsubscribe(&mut self, connection: ConnectionKey, channel_id: &str) -> bool {
         let Some(application) = application_of(self.core, connection) else { return false };
         let channel = self.core.router.channel(application, channel_id);
+        branches::note(Branch::HandlerUnsubscribes);
         channel.is_some_and(|channel| subscriptions::drop_one(self.core, connection, channel))
     }
 
@@ -91,6 +95,7 @@ impl Context<'_> {
     /// whether it was open.
     pub fn close_connection(&mut self, connection: ConnectionKey) -> bool {
         let is_open = application_of(self.core, connection).is_some();
+        branches::note(Branch::HandlerCloses);
         closing::begin(self.core, connection);
         is_open
     }
@@ -106,6 +111,7 @@ fn remove_channel(core: &mut Core, key: ChannelKey) {
     while let Some(channel) = core.router.channels.get(key)
         && let Some(&subscriber) = channel.subscribers.last()
     {
+        branches::note(Branch::ChannelRemoved);
         subscriptions::drop_one(core, subscriber, key);
     }
     if let Some(channel) = core.router.channels.get_mut(key) {

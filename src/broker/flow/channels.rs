@@ -1,5 +1,6 @@
 //! Finds, creates, pins and removes channels and applications.
 
+use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
@@ -41,6 +42,7 @@ pub(crate) fn find_or_claim(
     if known.is_none() {
         core.budget.take_on(ErrorCode::LimitExceeded, &mut core.counters)?;
         if is_full(core, from) && !make_room(core, from) {
+            branches::note(Branch::ChannelsLimited);
             return Err(refusal::too_many_channels());
         }
     }
@@ -70,6 +72,7 @@ fn is_full(core: &Core, from: ConnectionKey) -> bool {
 /// is room for another one.
 #[cold]
 fn make_room(core: &mut Core, from: ConnectionKey) -> bool {
+    branches::note(Branch::ChannelsReclaimed);
     disown_all_unused(core, from);
     if core.router.channels.len() >= core.limits.channels_max {
         forget_unused(core);
@@ -110,6 +113,7 @@ pub(crate) fn disown_unused(core: &mut Core, from: ConnectionKey, channel: Chann
     }
     let Some(session) = core.connections.session_mut(from) else { return };
     if let Some(at) = session.created.iter().position(|created| *created == channel) {
+        branches::note(Branch::ChannelForgotten);
         session.created.swap_remove(at);
         core.router.release(channel);
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{answers, queues, requests, subscriptions, workers};
+use crate::branches::{self, Branch};
 use crate::broker::limits::{HANDSHAKE_PARTS, LINGER, REFUSALS_MAX};
 use crate::broker::state::budget::CONNECTION_BYTES;
 use crate::broker::state::connection::{Connection, State};
@@ -133,9 +134,11 @@ pub(crate) fn supersede(core: &mut Core, older: ConnectionKey, newer: Connection
         newer.splits_writes |= splits_writes;
     }
     if !splits_writes || is_owed {
+        branches::note(Branch::SupersededAndTold);
         report(core, older, &refusal::taken_over());
         return;
     }
+    branches::note(Branch::SupersededInSilence);
     leave(core, older, State::Superseded);
     let idle = core.limits.idle_timeout.map(|timeout| core.turn.deadline_in(timeout));
     if let Some(connection) = core.connections.get_mut(older) {
@@ -146,6 +149,7 @@ pub(crate) fn supersede(core: &mut Core, older: ConnectionKey, newer: Connection
 
 /// Sends `taken_over` to a superseded connection that sent something, so that its thread is awake.
 pub(crate) fn tell_taken_over(core: &mut Core, key: ConnectionKey) {
+    branches::note(Branch::SupersededSpoke);
     // A superseded connection takes no messages, whereas one in its handshake does.
     core.connections.enter(key, State::Handshake);
     report(core, key, &refusal::taken_over());
@@ -160,6 +164,7 @@ pub(crate) fn make_room(core: &mut Core) -> bool {
         return true;
     }
     let Some(key) = core.connections.first_superseded() else { return evict(core) };
+    branches::note(Branch::SupersededEvicted);
     if core.connections.refused() < REFUSALS_MAX {
         dismiss(core, key);
     } else {
@@ -186,6 +191,7 @@ fn evict(core: &mut Core) -> bool {
     let timer = core.connections.get(key).and_then(|connection| connection.timer);
     let is_late = timer.is_some_and(|timer| timer.deadline() <= due_before);
     if is_late {
+        branches::note(Branch::HandshakeEvicted);
         time_out_handshake(core, key);
     }
     is_late
@@ -193,6 +199,7 @@ fn evict(core: &mut Core) -> bool {
 
 /// Closes a connection that did not complete its handshake in time, without an error.
 pub(crate) fn time_out_handshake(core: &mut Core, key: ConnectionKey) {
+    branches::note(Branch::HandshakeTimedOut);
     crate::trace::handshake_timeout(key.index());
     core.counters.handshake_timeouts += 1;
     close_now(core, key);
@@ -202,6 +209,7 @@ pub(crate) fn time_out_handshake(core: &mut Core, key: ConnectionKey) {
 pub(crate) fn end_grace(core: &mut Core, key: ConnectionKey) {
     let queued = core.connections.get(key).map_or(0, |connection| connection.send.len());
     crate::trace::slow_consumer(key.index(), queued);
+    branches::note(Branch::GraceEnded);
     core.counters.slow_consumers += 1;
     close_now(core, key);
 }
@@ -216,8 +224,10 @@ pub(crate) fn check_idle(core: &mut Core, key: ConnectionKey) {
     }
     let deadline = Duration::from(connection.last_activity).saturating_add(timeout);
     if deadline > core.turn.judged {
+        branches::note(Branch::IdleSpared);
         connection.timer = Some(core.timers.arm(deadline, Due::Idle(key)));
     } else {
+        branches::note(Branch::IdleClosed);
         crate::trace::idle_closed(key.index());
         core.counters.idle_closed += 1;
         close_now(core, key);

@@ -2,6 +2,7 @@
 //! queues.
 
 use super::{answers, closing, requests};
+use crate::branches::{self, Branch};
 use crate::broker::state::connection::Connection;
 use crate::broker::state::core::{Core, Lifecycle};
 use crate::broker::state::keys::ConnectionKey;
@@ -34,12 +35,14 @@ pub(crate) fn close_if_idle(core: &mut Core, key: ConnectionKey) {
     // If its queue was sent in this turn, it may go on, and has not done so yet.
     let has_frame = connection.recv.has_frame(connection.frame_bytes_max as usize);
     if !core.is_draining() || !connection.may_proceed() || has_frame {
+        branches::note(Branch::DrainFoundBusy);
         return;
     }
     let busy = connection
         .session()
         .is_some_and(|session| !session.requests.is_empty() || session.requests_in_flight() > 0);
     if !busy {
+        branches::note(Branch::DrainClosed);
         closing::begin(core, key);
     }
 }
@@ -49,6 +52,7 @@ pub(crate) fn close_if_idle(core: &mut Core, key: ConnectionKey) {
 pub(crate) fn cut_off(core: &mut Core) {
     let pending = core.requests.keys();
     crate::trace::drained(pending.len());
+    branches::note(Branch::DrainCutOff);
     for request in pending {
         requests::fail(core, request, &refusal::cut_off());
     }

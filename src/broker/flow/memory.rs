@@ -11,6 +11,7 @@
 //! If the whole is lowered below the memory that is held, the second stage begins with its grace.
 
 use super::{channels, closing};
+use crate::branches::{self, Branch};
 use crate::broker::state::budget::{
     CHANNEL_BYTES, MemoryPressure, REQUEST_BYTES, SUBSCRIPTION_BYTES,
 };
@@ -75,6 +76,11 @@ fn apply_pressure(core: &mut Core) {
     if before == after {
         return;
     }
+    match after {
+        MemoryPressure::None => {}
+        MemoryPressure::Refusing => branches::note(Branch::MemoryRefusing),
+        MemoryPressure::Pausing => branches::note(Branch::MemoryPausing),
+    }
     core.budget.pressure = after;
     if after > before {
         crate::trace::memory_short(held_bytes, core.limits.memory_bytes_max);
@@ -93,6 +99,7 @@ fn resume_paused(core: &mut Core) {
     for key in std::mem::take(&mut core.budget.paused) {
         let Some(connection) = core.connections.get_mut(key) else { continue };
         if connection.held == Held::Memory {
+            branches::note(Branch::MemoryResumed);
             connection.held = Held::No;
             connection.last_activity = core.turn.now.monotonic.into();
             connection.unfinished_since = core.turn.now.monotonic.into();
@@ -110,6 +117,7 @@ pub(crate) fn begin_whole(core: &mut Core, before_bytes_max: usize) {
     if before_bytes_max <= now_bytes_max || core.memory_bytes() <= now_bytes_max {
         return;
     }
+    branches::note(Branch::MemoryLowered);
     core.budget.former_bytes_max.get_or_insert(before_bytes_max);
     core.budget.grace_ended = None;
     if core.budget.is_pausing() {
@@ -126,12 +134,16 @@ fn arm_grace(core: &mut Core) {
     let whole = core.limits.slow_consumer_grace;
     let (now, ended) = (core.turn.now.monotonic, core.budget.grace_ended);
     let is_again = ended.is_some_and(|at| now < at.saturating_add(whole));
+    if is_again {
+        branches::note(Branch::MemoryGraceShort);
+    }
     let deadline = core.turn.deadline_in(if is_again { whole / GRACE_PARTS } else { whole });
     core.timers.reset(&mut core.budget.grace, Some((deadline, Due::Memory)));
 }
 
 /// Ends the grace: closes the connections that hold the most, to make room for those that wait.
 pub(crate) fn end_grace(core: &mut Core) {
+    branches::note(Branch::MemoryGraceEnded);
     core.budget.grace = None;
     core.budget.former_bytes_max = None;
     match core.budget.pressure {
@@ -166,6 +178,7 @@ fn shed_unfinished(core: &mut Core) {
         // A connection that is held back could not send the rest.
         if is_late && connection.may_proceed() && holds_unfinished(connection) {
             let held_bytes = held_bytes(connection);
+            branches::note(Branch::UnfinishedShed);
             shed(core, key, held_bytes, &refusal::message_unfinished(patience));
         }
     }
@@ -204,6 +217,7 @@ fn shed_down_to(core: &mut Core, bytes_max: usize) {
             if core.memory_bytes() <= bytes_max {
                 return;
             }
+            branches::note(Branch::MemoryShed);
             shed(core, key, held_bytes, &refusal::holds_the_most());
             core.pool.trim();
         }

@@ -1,5 +1,6 @@
 //! Queues and backpressure: a sender waits for a slow reader, and the slow reader has a grace.
 
+use crate::branches::{self, Branch};
 use crate::broker::state::connection::{Connections, Held, Obstacle};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::Action;
@@ -27,6 +28,7 @@ pub(crate) fn put(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> b
         return false;
     }
     if connection.send.len() + frame.len() > queue_bytes_max {
+        branches::note(Branch::QueueOverBound);
         core.counters.slow_consumers += 1;
         connection.doomed = true;
         core.agenda.doomed.push(to);
@@ -81,6 +83,7 @@ pub(crate) fn uncongest(core: &mut Core, key: ConnectionKey) {
     // It could say nothing until now.
     connection.last_activity = core.turn.now.monotonic.into();
     core.timers.disarm(grace);
+    branches::note(Branch::Decongested);
     wake_all_behind(core, key);
     // The slow reader itself goes on after them. Before them, it would fill its queue with its own
     // answers again in every turn, and they would never find it drained.
@@ -113,9 +116,14 @@ pub(crate) fn park(core: &mut Core, key: ConnectionKey, obstacle: Obstacle) {
         return;
     }
     let Some(line) = core.router.line(obstacle) else { return };
+    branches::note(match obstacle {
+        Obstacle::Subscriber(_) => Branch::PublisherParked,
+        Obstacle::Worker(_) => Branch::RequesterParked,
+    });
     connection.held = Held::Behind(obstacle);
     core.counters.publishers_held += 1;
     if connection.woken == Some(obstacle) {
+        branches::note(Branch::KeptItsPlace);
         connection.woken = None;
         line.push_front(key, ());
     } else {
@@ -146,6 +154,7 @@ pub(crate) fn wake_first(core: &mut Core, obstacle: Obstacle) {
 pub(crate) fn pass_on_wake(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     let Some(obstacle) = connection.woken.take() else { return };
+    branches::note(Branch::WakePassedOn);
     wake_first(core, obstacle);
     core.router.release_obstacle(obstacle);
 }
@@ -155,6 +164,7 @@ pub(crate) fn unpark(core: &mut Core, key: ConnectionKey) {
     pass_on_wake(core, key);
     let Some(connection) = core.connections.get_mut(key) else { return };
     let Held::Behind(obstacle) = connection.held else { return };
+    branches::note(Branch::LeftWhileParked);
     connection.held = Held::No;
     if let Some(line) = core.router.line(obstacle) {
         line.leave(|key| waits(&core.connections, key, obstacle));

@@ -1,6 +1,7 @@
 //! Changes the limits and access rules of a running server.
 
 use super::memory;
+use crate::branches::{self, Branch};
 use crate::broker::access::Access;
 use crate::broker::limits::Limits;
 use crate::broker::state::connection::State;
@@ -13,6 +14,7 @@ use crate::broker::state::timers::Due;
 pub(crate) fn reconfigure(core: &mut Core, limits: Limits, access: Access) {
     let before = std::mem::replace(&mut core.limits, limits);
     core.access = access;
+    branches::note(Branch::Reloaded);
     core.turn.change_limits(&core.limits.turn);
     let connections = &mut core.connections;
     // This bound is only ever raised: a queue above the lower one had been allowed, and has a grace.

@@ -1,6 +1,7 @@
 //! Requests that a worker or another thread answers, from their begin to their answer or failure.
 
 use super::{answers, measuring, queues};
+use crate::branches::{self, Branch};
 use crate::broker::state::connection::Connection;
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -27,6 +28,7 @@ pub(crate) fn begin(
     if core.requests.len() >= core.limits.pending_max
         || session.requests.len() >= core.limits.pending_per_connection_max
     {
+        branches::note(Branch::TooManyRequests);
         return Err(refusal::too_many_requests());
     }
     let new = NewRequest {
@@ -73,9 +75,11 @@ pub(crate) fn relay(core: &mut Core, key: RequestKey, response: &Envelope<'_>, b
     let around = response.around_reply_to(body).filter(|around| can_be_relayed && fits(around));
     let Some([before, behind]) = around else {
         // Without the whitespace of its worker it may fit.
+        branches::note(Branch::AnswerRewritten);
         return deliver(core, key, Some(response), response.payload_str());
     };
     let Some(request) = end(core, key) else { return };
+    branches::note(Branch::AnswerRelayed);
     let pieces = [before, request.message_id(), behind];
     let frame = OutFrame::relay_pieces(pieces, &mut core.pool);
     finish(core, &request, &frame);
@@ -100,6 +104,7 @@ fn deliver(core: &mut Core, key: RequestKey, response: Option<&Envelope<'_>>, pa
     };
     let message = core.encoder.text(&mut core.pool, &head, payload);
     if message.body_bytes() > core.limits.frame_bytes_max {
+        branches::note(Branch::AnswerTooLarge);
         core.encoder.recycle(message);
         fail(core, key, &refusal::answer_too_large());
         return;
@@ -134,6 +139,7 @@ pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal) {
 
 /// Answers a request that has timed out with an error. From now on its worker's answer is ignored.
 pub(crate) fn expire(core: &mut Core, key: RequestKey) {
+    branches::note(Branch::RequestExpired);
     let why = refusal::request_timed_out(core.limits.request_timeout);
     fail(core, key, &why);
 }
@@ -141,6 +147,7 @@ pub(crate) fn expire(core: &mut Core, key: RequestKey) {
 /// Drops a request whose requester has left.
 pub(crate) fn abandon(core: &mut Core, key: RequestKey) {
     if end(core, key).is_some() {
+        branches::note(Branch::RequestAbandoned);
         core.counters.answers_undeliverable += 1;
     }
 }

@@ -5,6 +5,7 @@
 //! frames become one large one that all queues share.
 
 use super::{measuring, subscriptions};
+use crate::branches::{self, Branch};
 use crate::broker::limits::Limits;
 use crate::broker::state::connection::Connection;
 use crate::broker::state::core::Core;
@@ -51,6 +52,9 @@ impl<'a> Run<'a> {
         if self.channel.is_none() {
             (self.channel, self.start, self.frames) = (Some(channel), start, 0);
         }
+        if self.frames > 0 {
+            branches::note(Branch::RunJoined);
+        }
         self.end = end;
         self.frames += 1;
     }
@@ -67,6 +71,9 @@ impl<'a> Run<'a> {
 
     fn deliver_to(&self, core: &mut Core, channel: ChannelKey) -> bool {
         let frames = &self.chunk[self.start..self.end];
+        if self.frames > 1 {
+            branches::note(Branch::RunDelivered);
+        }
         let frame = OutFrame::relay_framed(frames, &mut core.pool);
         deliver(core, channel, &frame, self.frames);
         core.connections.get(self.publisher).is_some_and(Connection::may_proceed)

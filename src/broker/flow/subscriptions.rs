@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use serde::Serialize;
 
 use super::{answers, channels, queues};
+use crate::branches::{self, Branch};
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
 use crate::broker::state::connection::Obstacle;
 use crate::broker::state::core::Core;
@@ -67,6 +68,7 @@ pub(crate) fn subscribe(
     let Some(session) = core.connections.session(from) else { return Ok(()) };
     if !session.subscriptions.contains_key(&channel) {
         if session.subscriptions.len() >= core.limits.subscriptions_per_connection_max {
+            branches::note(Branch::SubscriptionsLimited);
             return Err(refusal::too_many_subscriptions());
         }
         core.budget.take_on(ErrorCode::LimitExceeded, &mut core.counters)?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{closing, drain, memory, queues, requests};
+use crate::branches::{self, Branch};
 use crate::broker::limits::AWAY_MIN;
 use crate::broker::state::core::Core;
 use crate::broker::state::timers::Due;
@@ -51,7 +52,10 @@ pub(crate) fn expire(core: &mut Core) -> bool {
         Due::Grace(key) if was_away(core, deadline) => queues::renew_grace(core, key),
         Due::Memory if was_away(core, deadline) => memory::renew_grace(core),
         Due::Handshake(key) => closing::time_out_handshake(core, key),
-        Due::Linger(key) => closing::close_now(core, key),
+        Due::Linger(key) => {
+            branches::note(Branch::LingerEnded);
+            closing::close_now(core, key);
+        }
         Due::Idle(key) => closing::check_idle(core, key),
         Due::Grace(key) => closing::end_grace(core, key),
         Due::Memory => memory::end_grace(core),

@@ -2,6 +2,7 @@
 //! message, and their answers.
 
 use super::{channels, measuring, queues, requests};
+use crate::branches::{self, Branch};
 use crate::broker::limits::{WORKER_STUCK_AFTER, WORKERS_PER_CHANNEL_MAX};
 use crate::broker::state::connection::{Obstacle, Worker};
 use crate::broker::state::core::Core;
@@ -31,12 +32,17 @@ pub(crate) fn add(core: &mut Core, key: ConnectionKey, channel: ChannelKey) -> R
     if worker.channels.len() >= core.limits.services_per_connection_max
         || served.workers.len() >= WORKERS_PER_CHANNEL_MAX
     {
+        branches::note(Branch::ServicesLimited);
         return Err(refusal::too_many_services());
     }
     worker.channels.push(channel);
     served.workers.push(key);
     core.router.retain(channel);
-    queues::wake_first(core, Obstacle::Worker(channel));
+    let obstacle = Obstacle::Worker(channel);
+    branches::note_if(Branch::NewWorkerWakes, || {
+        core.router.line(obstacle).is_some_and(|line| !line.is_empty())
+    });
+    queues::wake_first(core, obstacle);
     Ok(())
 }
 
@@ -62,6 +68,7 @@ pub(crate) fn retire(
     }
     let lost = refusal::worker_lost();
     for request in worker.in_flight {
+        branches::note(Branch::WorkerLost);
         requests::fail(core, request, &lost);
     }
     for channel in worker.channels {
@@ -115,8 +122,10 @@ pub(crate) fn offer(
         before.len() + message_id.len() + behind.len() <= frame_bytes_max
     });
     let frame = if let Some([before, behind]) = around {
+        branches::note(Branch::RequestRelayed);
         OutFrame::relay_pieces([before, message_id, behind], &mut core.pool)
     } else {
+        branches::note(Branch::RequestRewritten);
         head = Head {
             message_id,
             app_id: envelope.app_id().raw(),
@@ -128,6 +137,10 @@ pub(crate) fn offer(
         OutFrame::own(&head, envelope.payload_str().as_bytes(), &mut core.pool)
     };
     if frame.len() > HEADER_BYTES + frame_bytes_max {
+        branches::note(match message_type {
+            MessageType::Request => Branch::RequestTooLargeToForward,
+            _ => Branch::NoteTooLargeToForward,
+        });
         request.and_then(|request| requests::end(core, request));
         return Offer::Refused(refusal::too_large_to_forward());
     }
@@ -158,7 +171,11 @@ fn least_loaded(core: &mut Core, key: ChannelKey) -> Result<ConnectionKey, Offer
         // Of equally loaded workers, the first one gets the request, and the next search starts
         // behind it.
         .min_by_key(|(load, _, _)| *load);
+    let is_behind = |key| core.connections.get(key).is_some_and(|c| c.congested.is_some());
+    branches::note_if(Branch::WorkerBehindSkipped, || workers.iter().any(|key| is_behind(*key)));
     let (_, at, worker) = chosen.ok_or(Offer::Congested)?;
+    branches::note_if(Branch::WorkersTakeTurns, || first > 0 && at == first);
+    branches::note_if(Branch::WorkerWithLessChosen, || at != first && !is_behind(workers[first]));
     channel.next_worker = at + 1;
     Ok(worker)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::branches::{self, Branch};
 use crate::broker::flow::answers;
 use crate::broker::state::connection::Connections;
 use crate::broker::state::core::Core;
@@ -70,6 +71,7 @@ pub(crate) fn answer(
     let (entries, bytes_min) = extent_of(&core.router, listing);
     let bytes_max = core.limits.frame_bytes_max;
     if bytes_min > bytes_max {
+        branches::note(Branch::ListingTooLarge);
         return Err(refusal::listing_too_large().into());
     }
     let work = entries.max(bytes_min / LISTED_BYTES_PER_WORK);
@@ -78,6 +80,7 @@ pub(crate) fn answer(
         return Err(Stop::Held);
     }
     core.turn.note_work(work);
+    branches::note(Branch::ListingAnswered);
     let Some(listed) = collect(&core.router, &core.connections, listing, bytes_max) else {
         return Err(refusal::listing_too_large().into());
     };

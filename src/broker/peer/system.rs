@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::listings::{self, Listing};
+use crate::branches::{self, Branch};
 use crate::broker::flow::{answers, channels, closing, workers};
 use crate::broker::state::connection::{Session, State};
 use crate::broker::state::core::Core;
@@ -31,6 +32,7 @@ pub(crate) fn connect(
     let app_id = envelope.app_id().decode();
     let token = token.string().map(JsonStr::decode);
     if !core.access.admits(&app_id, token.as_deref()) {
+        branches::note(Branch::WrongToken);
         return Err(refusal::wrong_token());
     }
     let id = connection_id.id().ok_or_else(refusal::connection_id_missing)?;

@@ -9,6 +9,7 @@ use super::counters::Counters;
 use super::keys::ConnectionKey;
 use super::refusal::{self, Refusal};
 use super::timers::TimerKey;
+use crate::branches::{self, Branch};
 use crate::proto::ErrorCode;
 
 /// The largest size of an entry of each table without its ids, which is when the table has just
@@ -83,6 +84,7 @@ impl Budget {
         counters: &mut Counters,
     ) {
         if matches!(connection.held, Held::No | Held::NextTurn) {
+            branches::note(Branch::MemoryPaused);
             connection.held = Held::Memory;
             self.paused.push(key);
             counters.memory_pauses += 1;

@@ -12,6 +12,7 @@ use super::events::{Action, Agenda};
 use super::keys::ConnectionKey;
 use super::line::Line;
 use super::timers::{Moment, Now};
+use crate::branches::{self, Branch};
 use crate::broker::turn_limits::{
     CROWD_WORK_PARTS, DELIVERED_BYTES_PER_WORK, LIGHT_WORK_PARTS, TurnLimits,
 };
@@ -163,6 +164,10 @@ impl Turn {
             self.has_begun = true;
             return true;
         }
+        branches::note(match lane {
+            Lane::Light => Branch::WaitsForLightWork,
+            Lane::Heavy => Branch::WaitsForHeavyWork,
+        });
         queue.waiting.push_back(key, work);
         connection.held = Held::Work(lane);
         counters.yields += 1;
@@ -217,12 +222,15 @@ impl Turn {
     ) {
         let Some(connection) = connections.get_mut(key) else { return };
         if let Held::Work(lane) = connection.held {
+            branches::note(Branch::LeftWhileWaitingForWork);
             connection.held = Held::No;
             self.queue(lane).waiting.leave(|key| waits(connections, key, lane));
             // Its socket was not read meanwhile, so an end of the stream may not have been noticed.
             agenda.actions.push_back(Action::Resume(key));
         } else if !std::mem::take(&mut connection.is_due) {
             return;
+        } else {
+            branches::note(Branch::DueAndLeft);
         }
         self.has_begun = true;
     }

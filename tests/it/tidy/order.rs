@@ -19,7 +19,7 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src",
         floors: &[
-            "address descriptors trace token handler_error setters proto",
+            "address branches descriptors trace token handler_error setters proto",
             "broker",
             "error secret_file tls config net",
             "server client",
