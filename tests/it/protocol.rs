@@ -41,7 +41,9 @@ fn every_example_is_what_the_server_does() {
             let client = clients.entry(line.client).or_insert_with(|| server.peer());
             run(&line, client, &mut chosen);
         }
-        clients.into_values().for_each(|client| nothing_else_comes(client, &server));
+        for client in clients.into_values() {
+            nothing_else_comes(client, &server);
+        }
     }
 }
 
