@@ -220,7 +220,10 @@ fn message(app_id: &str, kind: &str, channel: &str, id: &str, payload: &Value) -
 }
 
 fn framed(message: &Value) -> Vec<u8> {
-    let body = message.to_string();
+    framed_text(&message.to_string())
+}
+
+fn framed_text(body: &str) -> Vec<u8> {
     let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
     bytes.extend_from_slice(body.as_bytes());
     bytes

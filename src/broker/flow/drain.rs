@@ -22,7 +22,7 @@ pub(crate) fn begin(core: &mut Core) {
     crate::trace::draining(core.connections.len(), core.requests.len());
     for key in core.connections.keys() {
         if core.connections.get(key).is_some_and(Connection::is_live) {
-            answers::report(core, key, &refusal::shutting_down());
+            answers::report(core, key, &refusal::drain_notice());
         }
         core.look_again(key);
     }

@@ -189,7 +189,8 @@ pub(crate) fn take_answer(
     body: &[u8],
 ) -> bool {
     let Some(reply_to) = response.reply_to() else { return false };
-    let found = core.requests.find(reply_to.raw()).filter(|(_, request)| request.is_with(from));
+    let id = reply_to.decode();
+    let found = core.requests.find(&id).filter(|(_, request)| request.is_with(from));
     let Some((key, request)) = found else {
         // It comes too late, and shows that its worker is not stuck.
         measuring::note_answer_of(core, from);
@@ -225,7 +226,7 @@ fn error_code(payload: &str) -> Option<&'static str> {
     let [code, error] = members(payload, ["code", "error"])?;
     error.string()?;
     let code = code.string()?;
-    if code.raw().starts_with(OWN_CODES) {
+    if code.beginning(OWN_CODES.len()) == OWN_CODES {
         return Some(OWN_CODE);
     }
     ErrorCode::ALL.into_iter().map(ErrorCode::as_str).find(|known| code.matches(known))

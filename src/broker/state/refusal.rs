@@ -80,6 +80,15 @@ pub(crate) fn shutting_down() -> Refusal {
     )
 }
 
+/// The notice of a drain, which concerns none of the peer's messages.
+pub(crate) fn drain_notice() -> Refusal {
+    Refusal::new(
+        ErrorCode::ShuttingDown,
+        "the server is shutting down and closes this connection once its requests are answered; \
+         connect again for new ones",
+    )
+}
+
 pub(crate) fn frame_too_large(body_bytes: usize, body_bytes_max: usize) -> Refusal {
     let text = format!(
         "the length prefix says {body_bytes} bytes, over the limit of {body_bytes_max}; send \

@@ -106,6 +106,23 @@ fn a_worker_may_write_the_id_of_a_request_in_upper_case() {
     }
 }
 
+/// JSON allows an escape for every character, and some encoders escape more than they have to.
+#[test]
+fn a_worker_may_write_the_id_of_a_request_with_escapes() {
+    let mut world = World::new(Limits::default());
+    let worker = world.worker("work");
+    let asks = world.connected("app", "asks");
+    world.request(asks, "q", &json!(1));
+    let task = world.take(worker).pop().unwrap();
+    let mut answer = message("app", "response", "work", "r", &json!("done"));
+    answer["reply_to"] = task["message_id"].clone();
+    let escaped = answer.to_string().replace('-', "\\u002d");
+    world.deliver(worker, &framed_text(&escaped));
+    let answers = world.take(asks);
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!((&answers[0]["reply_to"], &answers[0]["payload"]), (&json!("q"), &json!("done")));
+}
+
 /// Published clients write a blank behind each colon and comma. The ids of the two ends have
 /// different lengths, so that a message may grow on its way.
 #[test]
