@@ -209,9 +209,9 @@ interface Messaging {
   readonly lastError: Error | null;
   isConnected(): boolean;
   /** Resolves with false if it failed; the reason is in `lastError` and the event `error`. */
-  connect(how?: { retry?: boolean }): Promise<boolean>;
+  connect(how?: { retry?: boolean | undefined }): Promise<boolean>;
   disconnect(): void;
-  close(options?: { timeout?: number }): Promise<void>;
+  close(options?: { timeout?: number | undefined }): Promise<void>;
   sendRequest<Answer = any>(channelId: string, data?: unknown, options?: number | RequestOptions)
     : Promise<Message<Answer>>;
   /** Sends a request and returns its id; the answer is the event `response`. */
@@ -262,7 +262,7 @@ export class IPCPool extends EventEmitter {
   on<Name extends keyof PoolEvents>(event: Name, listener: (...values: PoolEvents[Name]) => void): this;
   once<Name extends keyof PoolEvents>(event: Name, listener: (...values: PoolEvents[Name]) => void): this;
   off<Name extends keyof PoolEvents>(event: Name, listener: (...values: PoolEvents[Name]) => void): this;
-  constructor(appId: string, options?: ClientOptions & { size?: number });
+  constructor(appId: string, options?: ClientOptions & { size?: number | undefined });
   readonly size: number;
   readonly clients: readonly IPCClient[];
   onConnected(handler: ((client: IPCClient) => unknown) | null): void;
@@ -319,28 +319,28 @@ export class FrameError extends IPCError {
 }
 
 export interface ProxyOptions<Request extends IncomingMessage = IncomingMessage> {
-  timeout?: number;
+  timeout?: number | undefined;
   /** Returns the payload; by default it has method, path, query, params and body. */
-  payload?: (req: Request) => unknown;
+  payload?: ((req: Request) => unknown) | undefined;
   /** Returns the status for an error, if the default does not fit. */
-  status?: (error: IPCError) => number | undefined | Promise<number | undefined>;
+  status?: ((error: IPCError) => number | undefined | Promise<number | undefined>) | undefined;
   /** Bytes of a body that no parser has read, 1 MiB. */
-  bodyBytes?: number;
+  bodyBytes?: number | undefined;
 }
 
 export interface EventsOptions<Request extends IncomingMessage = IncomingMessage> {
   /** Name of the events; `message` by default. */
-  event?: string;
+  event?: string | undefined;
   /** Milliseconds that a browser waits before it connects again. */
-  retry?: number;
+  retry?: number | undefined;
   /** Must answer at once: a promise shows nothing. */
-  filter?: (message: Message, req: Request) => boolean;
+  filter?: ((message: Message, req: Request) => boolean) | undefined;
   /** Messages kept for browsers that reconnect, 256; 0 for none. */
-  history?: number;
+  history?: number | undefined;
   /** Bytes of these messages, 1 MiB. */
-  historyBytes?: number;
+  historyBytes?: number | undefined;
   /** Milliseconds for which the subscription outlives the last browser, 30,000. */
-  linger?: number;
+  linger?: number | undefined;
 }
 
 /** Middleware of Express, or a listener of node:http. */

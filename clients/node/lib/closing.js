@@ -1,7 +1,7 @@
 'use strict';
 
 const { NotConnectedError } = require('./errors.js');
-const { after, afterReading } = require('./timers.js');
+const { after, afterReading, cancel } = require('./timers.js');
 
 /** The end of a client: what is in hand is finished within a bounded time, and the rest is given back. */
 class Closing {
@@ -25,7 +25,7 @@ class Closing {
       this.promise = this.drainAndClose(deadline).finally(() => {
         this.client.isClosing = false;
         this.promise = null;
-        for (const timer of this.timers) clearTimeout(timer);
+        for (const timer of this.timers) cancel(timer);
         this.timers = [];
       });
     }
@@ -42,7 +42,10 @@ class Closing {
     client.services.clear();
     const socket = connection?.socket;
     if (isCut) connection?.abandon();
-    if (socket && !socket.closed) await new Promise((resolve) => socket.once('close', resolve));
+    if (!socket || socket.closed) return;
+    // The kernel has everything that was sent, so a server that does not close its side is not waited for any longer.
+    await Promise.race([deadline, new Promise((resolve) => socket.once('close', resolve))]);
+    socket.unref();
   }
 
   async drain() {

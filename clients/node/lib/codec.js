@@ -1,5 +1,6 @@
 'use strict';
 
+const { TextDecoder } = require('node:util');
 const { Message } = require('./message.js');
 const { FrameError } = require('./errors.js');
 

@@ -6,9 +6,9 @@ const {
   isServerError,
 } = require('./errors.js');
 const { Dial } = require('./dial.js');
-const { broken, placeOf } = require('./failures.js');
+const { broken, foreign, placeOf } = require('./failures.js');
 const { Largest } = require('./oversize.js');
-const { after, every, afterReading } = require('./timers.js');
+const { after, every, afterReading, cancel, nextTick, now } = require('./timers.js');
 
 // Time in which the server has to take some of the unsent bytes. A server that takes none must not keep the process
 // alive.
@@ -145,9 +145,9 @@ class Connection {
     let isExtended = false;
     let timer;
     const start = (ms) => {
-      const due = performance.now() + ms;
+      const due = now() + ms;
       timer = after(ms, () => {
-        const late = performance.now() - due;
+        const late = now() - due;
         afterReading(this.bytesReadNow, () => {
           if (this.handshake === null) return;
           if (late < LATE_MS || isExtended) {
@@ -160,7 +160,7 @@ class Connection {
       });
     };
     start(timeout);
-    return () => clearTimeout(timer);
+    return () => cancel(timer);
   }
 
   /**
@@ -174,7 +174,7 @@ class Connection {
       throw new QueueFullError(`the server has not read ${this.queuedBytes} bytes yet, and sendQueueBytes is `
         + `${this.options.sendQueueBytes}: the message was not sent`);
     }
-    if (this.batch.length === 0) process.nextTick(this.flush);
+    if (this.batch.length === 0) nextTick(this.flush);
     this.batch.push(body);
     this.batchBytes += bytes;
     return bytes;
@@ -222,7 +222,7 @@ class Connection {
   }
 
   unwatchBacklog() {
-    clearTimeout(this.slowTimer);
+    cancel(this.slowTimer);
     this.slowTimer = undefined;
   }
 
@@ -250,7 +250,7 @@ class Connection {
       this.reader.feed(buffer.subarray(0, n), this.onBody);
     } catch (error) {
       if (!(error instanceof FrameError)) throw error;
-      this.destroy(error);
+      this.destroy(this.handshake === null ? error : foreign(error, this.options));
     }
     return true;
   }
@@ -261,7 +261,7 @@ class Connection {
     try {
       message = decodeBody(buffer, start, end, this.options.parse);
     } catch (error) {
-      if (this.handshake !== null) this.destroy(error);
+      if (this.handshake !== null) this.destroy(foreign(error, this.options));
       else this.hooks.onFault(error);
       return !this.isEnded;
     }
@@ -287,8 +287,7 @@ class Connection {
       // Handled at once, not in the promise's turn, because messages may follow in the same chunk.
       this.hooks.onOpen();
     } else {
-      this.destroy(new FrameError('BAD_MESSAGE', 'the server answered connect with something else; the connection '
-        + 'is closed', { fatal: true }));
+      this.destroy(foreign(undefined, this.options));
     }
   }
 
@@ -317,11 +316,11 @@ class Connection {
       unsent = unsentBytes(socket);
       checks = unsent < before ? 0 : checks + 1;
       if (checks < LINGER_CHECKS) return;
-      clearInterval(timer);
+      cancel(timer);
       afterReading(this.bytesReadNow, () => socket.destroy());
     });
     timer.unref();
-    socket.on('close', () => clearInterval(timer));
+    socket.on('close', () => cancel(timer));
   }
 
   /** Closes at once. Unsent messages have been reported. */

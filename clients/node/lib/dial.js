@@ -4,6 +4,7 @@ const dns = require('node:dns');
 const net = require('node:net');
 const tls = require('node:tls');
 const { notConnected, tlsFailure } = require('./failures.js');
+const { after, cancel } = require('./timers.js');
 
 const READ_BYTES = 64 * 1024;
 // The Connection Attempt Delay that RFC 8305 recommends.
@@ -60,14 +61,14 @@ class Dial {
   /** Ends all attempts. */
   stop() {
     this.isOver = true;
-    clearTimeout(this.timer);
+    cancel(this.timer);
     for (const socket of this.attempts) socket.destroy();
     this.attempts.clear();
   }
 
   /** Tries the next address, if there is one. */
   next() {
-    clearTimeout(this.timer);
+    cancel(this.timer);
     const address = this.addresses.shift();
     if (address === undefined) {
       if (this.attempts.size === 0) this.fail();
@@ -80,7 +81,7 @@ class Dial {
       this.hooks.onFailed(this.options.tls ? tlsFailure(error) : notConnected([error], this.options));
       return;
     }
-    if (this.addresses.length > 0) this.timer = setTimeout(() => this.next(), ATTEMPT_DELAY_MS);
+    if (this.addresses.length > 0) this.timer = after(ATTEMPT_DELAY_MS, () => this.next());
   }
 
   attempt(address) {
@@ -91,7 +92,7 @@ class Dial {
       if (error.code === 'EAGAIN' && address.path) {
         this.isBusy = true;
         this.addresses.push(address);
-        this.timer = setTimeout(() => this.next(), BUSY_MS);
+        this.timer = after(BUSY_MS, () => this.next());
         return;
       }
       this.errors.push(error);
@@ -114,6 +115,9 @@ class Dial {
     const options = { ...(address.path ? {} : { port }), ...address, noDelay: true, onread };
     if (!given) return net.connect(options);
     const wanted = typeof given === 'function' ? given() : given;
+    if (wanted !== true && (wanted === null || typeof wanted !== 'object' || typeof wanted.then === 'function')) {
+      throw new TypeError('the function tls must return true or options of node:tls, at once and not as a promise');
+    }
     // The certificate is for the name, and not for the address that was found for it.
     const name = net.isIP(host) === 0 ? { servername: host } : {};
     const socket = tls.connect({ ...name, ...(wanted === true ? {} : wanted), ...options });

@@ -1,5 +1,6 @@
 'use strict';
 
+const { types } = require('node:util');
 const { errorKind } = require('./kinds.js');
 
 /** The base of all errors of this package. `code` is for programs, `message` for people. */
@@ -101,10 +102,15 @@ function isServerError(payload) {
     && SERVER_CODES.has(payload.code) && typeof payload.error === 'string' && Object.keys(payload).length === 3;
 }
 
+/** Returns whether a value is an error, of another realm too, such as that of node:vm or of a test under Jest. */
+function isError(value) {
+  return value instanceof Error || types.isNativeError(value);
+}
+
 /** Returns a thrown value as text. Programs may throw any value, even one that cannot be converted. */
 function textOf(thrown) {
   try {
-    return String(thrown instanceof Error ? thrown.message : thrown);
+    return String(isError(thrown) ? thrown.message : thrown);
   } catch {
     return 'what was thrown cannot be put into words';
   }

@@ -6,7 +6,7 @@ const { IPCError, NotConnectedError } = require('./errors.js');
 const { sendJson } = require('./http_proxy.js');
 const { checkedOptions } = require('./options.js');
 const { bound } = require('./context.js');
-const { after } = require('./timers.js');
+const { after, cancel, every } = require('./timers.js');
 
 const OPTIONS = ['event', 'retry', 'filter', 'history', 'historyBytes', 'linger'];
 // Bytes by which a browser may be behind before it is cut off. It reconnects by itself.
@@ -71,7 +71,7 @@ class EventStream {
 
   /** Subscribes, unless that has been done. */
   open() {
-    clearTimeout(this.lingering);
+    cancel(this.lingering);
     if (this.subscription !== null) return;
     const { state } = this.client.clientOf?.(this.channel) ?? this.client;
     if (state === 'closed') throw new NotConnectedError('the client was closed: there is no connection');
@@ -189,13 +189,13 @@ class Browser {
       'X-Accel-Buffering': 'no',
     });
     this.res.flushHeaders();
-    this.keepAlive = setInterval(() => this.write(': still here\n\n'), KEEP_ALIVE_MS);
+    this.keepAlive = every(KEEP_ALIVE_MS, () => this.write(': still here\n\n'));
     this.keepAlive.unref();
   }
 
   end() {
     this.isLive = false;
-    clearInterval(this.keepAlive);
+    cancel(this.keepAlive);
   }
 
   show({ id, text, message }) {

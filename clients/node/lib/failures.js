@@ -2,7 +2,7 @@
 
 // Errors of the network and of TLS, in words that say what happened and what to do.
 
-const { NotConnectedError, ConnectionLostError, TLSError } = require('./errors.js');
+const { NotConnectedError, ConnectionLostError, FrameError, TLSError } = require('./errors.js');
 
 const ADVICE = {
   ECONNREFUSED: 'no server listens there; start it, or check the address',
@@ -45,6 +45,12 @@ function broken(error, options, isOpen) {
   return new ConnectionLostError(`the connection to ${placeOf(options)} broke: ${error.message}`, { cause: error });
 }
 
+/** Explains an answer to connect that no server of the protocol gives, such as a web server's. */
+function foreign(cause, options) {
+  return new FrameError('BAD_MESSAGE', `what listens at ${placeOf(options)} does not answer connect as a server of `
+    + 'ipc-framework does; check the address', { fatal: true, cause });
+}
+
 /** Explains a failed handshake of TLS. */
 function tlsFailure(error) {
   const { code = '', message } = error;
@@ -80,4 +86,4 @@ function tlsFailure(error) {
   return because(`TLS failed: ${message}`);
 }
 
-module.exports = { placeOf, notConnected, broken, tlsFailure };
+module.exports = { placeOf, notConnected, broken, foreign, tlsFailure };

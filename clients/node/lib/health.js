@@ -1,6 +1,6 @@
 'use strict';
 
-const { after, afterReading, checkedTimeout } = require('./timers.js');
+const { after, afterReading, cancel, checkedTimeout } = require('./timers.js');
 
 const PING_TIMEOUT_MS = 2_000;
 const HEALTH_TIMEOUT_MS = 5_000;
@@ -41,7 +41,7 @@ async function echoes(client, timeout) {
     const { done } = await subscription.next();
     return !done;
   } finally {
-    clearTimeout(timer);
+    cancel(timer);
     subscription.unsubscribe();
   }
 }

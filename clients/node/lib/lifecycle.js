@@ -12,7 +12,7 @@ const { encodeBody } = require('./codec.js');
 const { MessageType } = require('./message.js');
 const { TooLargeError } = require('./oversize.js');
 const { tracing } = require('./tracing.js');
-const { after, every } = require('./timers.js');
+const { after, cancel, every, now } = require('./timers.js');
 const { NotConnectedError, ConnectionLostError, ServerError, TimeoutError, isOfProgram, warn } = require('./errors.js');
 
 const CONNECT_OPTIONS = ['retry'];
@@ -81,7 +81,7 @@ class Lifecycle extends ContextEmitter {
   /** True if it gave up long enough ago for another attempt, and for a reason that may have gone. */
   get mayTryAgain() {
     return this.state === 'idle' && !this.isRefused && this.gaveUpAt !== null
-      && performance.now() - this.gaveUpAt >= this.backoff.restMs;
+      && now() - this.gaveUpAt >= this.backoff.restMs;
   }
 
   isConnected() {
@@ -128,7 +128,7 @@ class Lifecycle extends ContextEmitter {
   }
 
   attempt() {
-    clearTimeout(this.retryTimer);
+    cancel(this.retryTimer);
     this.retryTimer = null;
     // Each connection has a new id, because the published server may learn late of an old connection's end and would
     // then close the new one.
@@ -162,7 +162,7 @@ class Lifecycle extends ContextEmitter {
     const isReconnect = this.wasConnected;
     this.state = 'connected';
     this.wasConnected = true;
-    this.openedAt = performance.now();
+    this.openedAt = now();
     this.isProven = false;
     this.startHeartbeat();
     try {
@@ -219,7 +219,7 @@ class Lifecycle extends ContextEmitter {
     this.connection = null;
     this.stopHeartbeat();
     this.state = 'reconnecting';
-    if (performance.now() - this.openedAt >= Math.min(this.options.reconnectDelayMax, PROVEN_MS)) this.prove();
+    if (now() - this.openedAt >= Math.min(this.options.reconnectDelayMax, PROVEN_MS)) this.prove();
     this.isRefused = cause instanceof ServerError && FINAL_CODES.has(cause.code);
     const error = new ConnectionLostError(
       `the connection to the server was lost before the answer came${cause ? `: ${cause.message}` : ''}; the request `
@@ -268,7 +268,7 @@ class Lifecycle extends ContextEmitter {
    * wait forever, so they are told.
    */
   giveUp(error, isFirst = false) {
-    this.gaveUpAt = performance.now();
+    this.gaveUpAt = now();
     this.backoff.rest();
     // Requests among them are rejected, which tells their callers.
     const dropped = this.offline.takeAll().filter(({ id }) => !this.pending.has(id)).length;
@@ -296,7 +296,7 @@ class Lifecycle extends ContextEmitter {
    */
   disconnect() {
     const { connection, connected: wasConnected } = this;
-    clearTimeout(this.retryTimer);
+    cancel(this.retryTimer);
     this.retryTimer = null;
     this.stopHeartbeat();
     this.connection = null;
@@ -352,7 +352,7 @@ class Lifecycle extends ContextEmitter {
   }
 
   stopHeartbeat() {
-    clearInterval(this.heartbeatTimer);
+    cancel(this.heartbeatTimer);
     this.heartbeatTimer = null;
   }
 

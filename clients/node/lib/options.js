@@ -90,6 +90,8 @@ function resolveOptions(given = {}) {
     }
   }
   if (options.host === '') throw new TypeError('host must not be empty');
+  // The hostname of a URL has an address of IPv6 in brackets.
+  options.host = options.host.replace(/^\[(.*:.*)\]$/, '$1');
   for (const name of Object.keys(DEFAULTS)) {
     const isNumber = typeof DEFAULTS[name] === 'number';
     if (isNumber && !(typeof options[name] === 'number' && options[name] >= 0)) {

@@ -133,8 +133,9 @@ function faultOf(value, calls) {
   if (Buffer.isBuffer(value) && (!calls || toJSON === Buffer.prototype.toJSON)) {
     return new Fault('a Buffer', "send buffer.toString('base64')");
   }
-  if (types.isDate(value) && toJSON === Date.prototype.toJSON) {
-    return Number.isNaN(value.getTime()) ? new Fault('an invalid Date', 'send null in its place') : null;
+  // A date of another realm, such as that of node:vm, has a method `toJSON` of its own, which gives null too.
+  if (types.isDate(value) && (toJSON === Date.prototype.toJSON || toJSON?.call?.(value) === null)) {
+    return Number.isNaN(Number(value)) ? new Fault('an invalid Date', 'send null in its place') : null;
   }
   // The program says how to send it.
   if (typeof toJSON === 'function') return undefined;

@@ -1,7 +1,7 @@
 'use strict';
 
 const { TimeoutError, AbortedError, QueueFullError } = require('./errors.js');
-const { after, afterReading } = require('./timers.js');
+const { after, afterReading, cancel } = require('./timers.js');
 const { onAbort, offAbort } = require('./abort.js');
 
 // Number of given up requests that are remembered, so that their late answers are not reported.
@@ -73,7 +73,7 @@ class Pending {
     const entry = this.entries.get(id);
     if (entry === undefined) return undefined;
     this.entries.delete(id);
-    clearTimeout(entry.timer);
+    cancel(entry.timer);
     if (entry.onAbort !== null) offAbort(entry.signal, entry.onAbort);
     if (this.entries.size === 0) this.wakeIdle();
     return entry;

@@ -2,6 +2,7 @@
 
 const { AbortedError, NotConnectedError } = require('./errors.js');
 const { onAbort, offAbort, checkedSignal } = require('./abort.js');
+const { nextTick } = require('./timers.js');
 
 const BUFFER_MESSAGES = 1_024;
 const BUFFER_BYTES = 16 * 1024 * 1024;
@@ -45,7 +46,7 @@ class Subscription {
       this.signal = signal;
       this.onAbort = () => this.end(
         new AbortedError(`the subscription of '${channel}' was aborted`, { cause: signal.reason }));
-      if (signal.aborted) queueMicrotask(this.onAbort);
+      if (signal.aborted) nextTick(this.onAbort);
       else onAbort(signal, this.onAbort);
     }
   }

@@ -5,9 +5,10 @@
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const dns = require('node:dns');
+const net = require('node:net');
 const path = require('node:path');
 const {
-  BINARY, Process, closed, collected, connected, eventually, peer, served, temporaryDirectory, unconnected, warnings,
+  BINARY, Process, closed, collected, connected, eventually, once, peer, served, temporaryDirectory, unconnected, warnings,
 } = require('./support.js');
 const all = require('../index.js');
 
@@ -19,6 +20,17 @@ function resolve(t, addresses) {
   t.after(() => { dns.lookup = lookup; });
   dns.lookup = (host, options, callback) => process.nextTick(callback, null,
     addresses.map((address) => ({ address, family: address.includes(':') ? 6 : 4 })));
+}
+
+/** Returns the port of a peer that says the same to everybody who says something. */
+async function speaker(t, words) {
+  const server = net.createServer((socket) => {
+    socket.on('error', () => {});
+    socket.once('data', () => socket.end(words));
+  }).listen(0, '127.0.0.1');
+  t.after(() => server.close());
+  await once(server, 'listening');
+  return server.address().port;
 }
 
 test('nobody listens on any address of a name', async (t) => {
@@ -55,6 +67,31 @@ test('what is wrong with an address is said, and what to do', async (t) => {
     assert.match(client.lastError.message, message);
     if (code !== undefined) assert.equal(client.lastError.cause.code, code);
   }
+});
+
+test('an address at which something else answers is named', async (t) => {
+  const framed = (body) => Buffer.concat([Buffer.from([0, 0, 0, body.length]), Buffer.from(body)]);
+  for (const [what, words] of Object.entries({
+    'a web server': Buffer.from('HTTP/1.1 400 Bad Request\r\n\r\n'),
+    'no JSON': framed('hello'),
+    'an empty frame': framed(''),
+    'no message': framed('[]'),
+    'another message': framed('{"message_id":"1","app_id":"a","channel_id":"system","message_type":"response","payload":5,"timestamp":1}'),
+  })) {
+    const port = await speaker(t, words);
+    const client = unconnected(t, { host: '127.0.0.1', port });
+    assert.equal(await client.connect(), false, what);
+    const { lastError: error } = client;
+    assert.equal(error.code, 'BAD_MESSAGE', what);
+    assert.equal(error.message, `what listens at 127.0.0.1:${port} does not answer connect as a server of ipc-framework `
+      + 'does; check the address', what);
+  }
+});
+
+test('an address of IPv6 may stand in brackets, as in a URL', async (t) => {
+  const client = unconnected(t, { host: '[::1]', port: 1 });
+  assert.equal(await client.connect(), false);
+  assert.match(client.lastError.message, /^no connection to \[::1\]:1: connect E/);
 });
 
 test('a connection that breaks is an IPCError everywhere', async (t) => {

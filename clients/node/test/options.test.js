@@ -21,6 +21,20 @@ test('connectionTimeout and requestTimeout: a server that says nothing', async (
   await assert.rejects(client.sendRequest('echo', 1, 70), { code: 'TIMEOUT', message: /within 70 ms/ });
 });
 
+test('close() takes no longer than its timeout, though the server closes nothing', async (t) => {
+  const server = await served(t);
+  for (const work of [() => {}, (client) => client.sendRequest('echo', 1).catch(() => {})]) {
+    const client = await joined(t, server.client());
+    server.child.kill('SIGSTOP');
+    work(client);
+    const begin = performance.now();
+    await client.close({ timeout: 300 });
+    const took = performance.now() - begin;
+    assert.ok(took < 1_500, `${took} ms`);
+    server.child.kill('SIGCONT');
+  }
+});
+
 test('closeTimeout: work that does not end', async (t) => {
   const { server, client } = await connected(t, { closeTimeout: 50 });
   const worker = server.client('bench', { closeTimeout: 50 });

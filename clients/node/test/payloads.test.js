@@ -4,6 +4,7 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
+const { runInNewContext } = require('node:vm');
 const { connected, closed, collected, eventually, joined, web } = require('./support.js');
 const { IPCClient, IPCPool, ipcEvents, ipcProxy } = require('../index.js');
 const { encodePayload } = require('../lib/payload.js');
@@ -36,6 +37,7 @@ const REFUSED = [
   [{ method() {} }, /payload\.method is a function/],
   [[Symbol('s')], /payload\[0\] is a symbol/],
   [{ at: new Date(NaN) }, /payload\.at is an invalid Date/],
+  [{ at: runInNewContext('new Date(NaN)') }, /payload\.at is an invalid Date/],
   [/x/, /a RegExp/],
   [new URLSearchParams('a=1'), /of the type URLSearchParams, which JSON would write as \{\}/],
   [new Map([[1, 2]]).values(), /Map Iterator/],

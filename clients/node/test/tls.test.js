@@ -147,6 +147,11 @@ test('options that make no sense are refused before anything is connected', asyn
   const files = certificates(t);
   assert.throws(() => new IPCClient('bench', { path: '/run/ipc.sock', tls: true }), /Unix socket takes no TLS/);
   assert.throws(() => new IPCClient('bench', { tls: 'yes' }), TypeError);
+  for (const tls of [async () => ({ ca: 'a' }), () => null, () => 'yes']) {
+    const client = new IPCClient('bench', { host: '127.0.0.1', port: 1, tls });
+    assert.equal(await client.connect(), false);
+    assert.match(client.lastError.message, /the function tls must return true or options of node:tls, at once/);
+  }
   await assertTlsError(secureClient(t, 1, { cert: 'no certificate', key: 'no key' }), /TLS failed/);
   const key = read(files['client.key']).toString();
   const error = await refused(secureClient(t, 1, { cert: read(files['server.pem']), key }));

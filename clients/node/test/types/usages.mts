@@ -6,7 +6,12 @@ const options: ClientOptions = { port: Number(process.env['PORT']), host: undefi
 const client: IPCClient = new all.IPCClient('my_app', options);
 const subscription: Subscription<number> = client.subscribe<number>('numbers');
 const type: 'publish' = MessageType.PUBLISH;
-const handlers = [ipcProxy(client, 'api'), ipcEvents(new IPCPool('a'), 'news')];
+const handlers = [
+  ipcProxy(client, 'api', { timeout: undefined, payload: undefined, status: undefined, bodyBytes: undefined }),
+  ipcEvents(new IPCPool('a', { size: undefined }), 'news', { event: undefined, filter: undefined, linger: undefined }),
+];
+void client.connect({ retry: undefined });
+void client.close({ timeout: undefined });
 const thrown: unknown = new TimeoutError('late');
 
 export { subscription, type, handlers, thrown };
