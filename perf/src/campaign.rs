@@ -52,7 +52,7 @@ pub(crate) fn run(
     command: String,
 ) -> Result<Record, String> {
     let machine = Machine::look(root, peers.cpus());
-    let takes_part = |entrant: &&Entrant| peers.left_out(entrant.peer).is_none();
+    let takes_part = |entrant: &&Entrant| peers.left_out(entrant).is_none();
     let runs: usize =
         scenarios.iter().map(|found| found.entrants.iter().filter(takes_part).count()).sum();
     let progress = progress_bar(runs * effort.repetitions)?;
@@ -117,7 +117,7 @@ fn measure(
     }
     let start = |entrant| Progress {
         entrant,
-        left_out: peers.left_out(entrant.peer),
+        left_out: peers.left_out(entrant),
         series: Series::new(),
         latency: new_histogram(),
         failures: Vec::new(),
@@ -193,10 +193,10 @@ fn half_peak(
     };
     let mut peak = f64::INFINITY;
     for peer in [Peer::Ipc(&[]), Peer::Redis] {
-        if peers.left_out(peer).is_some() {
+        let entrant = Entrant { name: "peak", peer, socket: Socket::Tcp, idle: 0, client: None };
+        if peers.left_out(&entrant).is_some() {
             continue;
         }
-        let entrant = Entrant { name: "peak", peer, socket: Socket::Tcp, idle: 0 };
         let run = runner::run(peers, &closed, &entrant, settings)?;
         peak = peak.min(run.figures.get(&Figure::PerSecond).copied().unwrap_or(peak));
     }

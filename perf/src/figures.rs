@@ -34,6 +34,12 @@ pub(crate) enum Figure {
     WritesPerRequest,
     OtherSyscallsPerRequest,
     SyscallsPerRequest,
+    /// Processor time of the process with the Python client for a request or a publication, as
+    /// `getrusage` counts it.
+    PythonCpuUs,
+    ImportMs,
+    /// Growth of the resident memory by the import.
+    ImportMegabytes,
 }
 
 impl Figure {
@@ -57,6 +63,9 @@ impl Figure {
             Self::WritesPerRequest => "writes per request",
             Self::OtherSyscallsPerRequest => "other calls per request",
             Self::SyscallsPerRequest => "system calls per request",
+            Self::PythonCpuUs => "Python CPU, µs each",
+            Self::ImportMs => "import, ms",
+            Self::ImportMegabytes => "import, MB",
         }
     }
 }

@@ -65,6 +65,7 @@ const MEGABYTE: &str = "1 MB payloads";
 const IDLE: &str = "10,000 idle connections and 10,000 channels beside the one client";
 const PYTHON: &str = "unmodified Python client, callback";
 const HANDLER: &str = "an echo handler in Python";
+const CLIENTS: &str = "the Python client beside others";
 const STEADY: &str = "steady state";
 
 const fn ratio(
@@ -96,8 +97,9 @@ const NO_CALL: Bound = Bound::AtMost(0.005);
 const GOALS: &[Goal] = {
     use Bound::{Above, AtLeast, AtMost, Below};
     use Figure::{
-        BytesPerIdleConnection, MegabytesPerSecond, OtherSyscallsPerRequest, P50Us, P99Us,
-        PerSecond, PollsPerRequest, ReadsPerRequest, ServerCpuUs, WritesPerRequest,
+        BytesPerIdleConnection, ImportMegabytes, ImportMs, MegabytesPerSecond,
+        OtherSyscallsPerRequest, P50Us, P99Us, PerSecond, PollsPerRequest, PythonCpuUs,
+        ReadsPerRequest, ServerCpuUs, WritesPerRequest,
     };
     const fn one(name: &'static str) -> Of { Of("one-client", name) }
     const fn spin(name: &'static str) -> Of { Of("one-client-spinning", name) }
@@ -108,6 +110,10 @@ const GOALS: &[Goal] = {
     const fn fan_hundred(name: &'static str) -> Of { Of("fan-out-hundred", name) }
     const fn hundred_kb(name: &'static str) -> Of { Of("hundred-kb", name) }
     const fn megabyte(name: &'static str) -> Of { Of("megabyte", name) }
+    const fn blocking(name: &'static str) -> Of { Of("clients-blocking", name) }
+    const fn worker(name: &'static str) -> Of { Of("clients-worker", name) }
+    const fn publish(name: &'static str) -> Of { Of("clients-publish", name) }
+    const fn import(name: &'static str) -> Of { Of("clients-import", name) }
     const CALLS_ONE: Of = Of("syscalls-one-client", "ipc");
     const CALLS: Of = Of("syscalls-hundred-clients", "ipc");
     &[
@@ -153,6 +159,28 @@ const GOALS: &[Goal] = {
             AtLeast(20.0)),
         ratio(HANDLER, "fan-out beside it to the server alone", PerSecond,
             Of("python-fan-out", "python"), Of("python-fan-out", "ipc"), AtLeast(0.9)),
+        ratio(CLIENTS, "blocking, p50 to frames written by hand, TCP", P50Us, blocking("client"),
+            blocking("frames"), AtMost(1.1)),
+        ratio(CLIENTS, "blocking, p50 to frames written by hand, Unix socket", P50Us,
+            blocking("client-unix"), blocking("frames-unix"), AtMost(1.1)),
+        ratio(CLIENTS, "1 MB of text, p50 to pyzmq with json", P50Us,
+            Of("clients-megabyte", "client"), Of("clients-megabyte", "pyzmq"), AtMost(1.2)),
+        ratio(CLIENTS, "asyncio, 64 in flight, CPU to bare streams", PythonCpuUs,
+            Of("clients-aio", "client"), Of("clients-aio", "streams"), AtMost(1.5)),
+        ratio(CLIENTS, "worker, 64 in flight, CPU to nats-py", PythonCpuUs, worker("serve"),
+            worker("nats-py"), AtMost(1.2)),
+        ratio(CLIENTS, "`async def` worker, 64 in flight, CPU to nats-py", PythonCpuUs,
+            worker("serve-async"), worker("nats-py"), AtMost(1.5)),
+        ratio(CLIENTS, "publisher, CPU to nats-py", PythonCpuUs, publish("client"),
+            publish("nats-py"), AtMost(1.2)),
+        ratio(CLIENTS, "publications per second to nats-py", PerSecond, publish("client"),
+            publish("nats-py"), AtLeast(1.0)),
+        ratio(CLIENTS, "`async def` handler, 64 in flight, CPU to a plain one", PythonCpuUs,
+            Of("clients-handler", "async"), Of("clients-handler", "plain"), AtMost(3.0)),
+        ratio(CLIENTS, "import, time to the published package", ImportMs, import("python"),
+            import("published"), AtMost(1.3)),
+        ratio(CLIENTS, "import, memory to the published package", ImportMegabytes,
+            import("python"), import("published"), AtMost(2.0)),
         value(STEADY, "polls per request, 1 client", PollsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "reads per request, 1 client", ReadsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "writes per request, 1 client", WritesPerRequest, CALLS_ONE, ONE_CALL),

@@ -102,6 +102,10 @@ fn load(
             let mut client = connect(&server.endpoint, &wire, Role::Sender, 0)?;
             forwarded(&mut client, &mut worker, &wire, phases)?
         }
+        Load::Client(work) => {
+            let figures = client(peers, work, entrant, &server.endpoint, settings)?;
+            return Ok(Run { figures, latency: new_histogram() });
+        }
         Load::PublishedClient => published_client(peers, &server.endpoint, settings)?,
         Load::Syscalls { clients } => {
             let connections = senders(clients)?;
@@ -199,6 +203,26 @@ fn figures(scenario: &Scenario, outcome: &Outcome) -> Sample {
     let others = outcome.cpu.machine.as_secs_f64() - server - generator;
     figures.insert(Figure::OthersBusy, others.max(0.0) / seconds);
     figures
+}
+
+/// Runs a Python client, on the generator's processor, which measures itself.
+fn client(
+    peers: &Peers,
+    work: &str,
+    entrant: &Entrant,
+    server: &Endpoint,
+    settings: Settings,
+) -> Result<Sample, String> {
+    let python = entrant.client.ok_or("the entrant names no client")?;
+    let seconds = settings.measure.as_secs_f64();
+    let mut command = peers.client(python, [work, entrant.name], server, seconds)?;
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("cannot start Python: {error}"))?;
+    serde_json::from_slice(&output.stdout).map_err(|_| {
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last: Vec<&str> = words.lines().rev().take(3).collect();
+        format!("the client {} failed: {}", entrant.name, last.join(" / "))
+    })
 }
 
 /// Runs the published client, on the generator's processor.

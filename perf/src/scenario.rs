@@ -21,6 +21,8 @@ pub(crate) enum Load {
     Forwarded,
     /// The published Python client, one request after the other.
     PublishedClient,
+    /// The work of this name in `perf/python/clients.py`, by the client that the entrant names.
+    Client(&'static str),
     /// Clients whose load causes the system calls that are counted.
     Syscalls { clients: usize },
 }
@@ -33,6 +35,19 @@ pub(crate) struct Entrant {
     pub(crate) socket: Socket,
     /// Idle connections in addition to the working ones, each with a channel of its own.
     pub(crate) idle: usize,
+    /// The Python that runs the client, if that is what is measured.
+    pub(crate) client: Option<Program>,
+}
+
+impl Entrant {
+    const fn client(self, client: Program) -> Self {
+        Self { client: Some(client), ..self }
+    }
+
+    /// Returns the programs that it needs.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = Program> {
+        self.peer.program().into_iter().chain(self.client)
+    }
 }
 
 /// Entrants that do the same work and are compared.
@@ -63,7 +78,12 @@ impl Scenario {
             Load::PublishedClient => Some(Program::Published),
             _ => None,
         };
-        self.entrants.iter().filter_map(|entrant| entrant.peer.program()).chain(own)
+        self.entrants.iter().flat_map(Entrant::programs).chain(own)
+    }
+
+    /// Returns whether a user who says `name` means it.
+    fn is_called(&self, name: &str) -> bool {
+        self.name == name || name == CLIENTS && self.name.starts_with(CLIENTS)
     }
 
     fn new(name: &'static str, title: &'static str, load: Load, entrants: &[Entrant]) -> Self {
@@ -98,15 +118,17 @@ const HUNDRED_KB: usize = 100_000;
 const MEGABYTE: usize = 1 << 20;
 const ONE_CLOSED: Load = Load::Closed { clients: 1, window: 1 };
 const HUNDRED_CLOSED: Load = Load::Closed { clients: 100, window: 1 };
+/// The name of all scenarios that measure the clients.
+const CLIENTS: &str = "clients";
 /// Idle connections, and channels, of the scenario with many.
 pub(crate) const IDLE: usize = 10_000;
 
 const fn tcp(name: &'static str, peer: Peer) -> Entrant {
-    Entrant { name, peer, socket: Socket::Tcp, idle: 0 }
+    Entrant { name, peer, socket: Socket::Tcp, idle: 0, client: None }
 }
 
 const fn unix(name: &'static str, peer: Peer) -> Entrant {
-    Entrant { name, peer, socket: Socket::Unix, idle: 0 }
+    Entrant { name, peer, socket: Socket::Unix, idle: 0, client: None }
 }
 
 const IPC: Entrant = tcp("ipc", Peer::Ipc(&[]));
@@ -127,6 +149,7 @@ const PYTHON: Entrant = tcp("python", Peer::Python);
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = goals();
     all.extend(python());
+    all.extend(clients());
     all.extend(beside_the_goals());
     all
 }
@@ -152,12 +175,13 @@ pub(crate) fn guarded() -> Vec<Scenario> {
 
 /// Returns the named scenarios, or all of them if none is named.
 pub(crate) fn choose(all: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, String> {
-    if let Some(name) = names.iter().find(|name| all.iter().all(|s| s.name != **name)) {
-        let known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+    if let Some(name) = names.iter().find(|name| all.iter().all(|s| !s.is_called(name))) {
+        let mut known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+        known.push(CLIENTS);
         return Err(format!("there is no {name}; there are {}", known.join(", ")));
     }
     let is_chosen =
-        |scenario: &Scenario| names.is_empty() || names.iter().any(|name| name == scenario.name);
+        |scenario: &Scenario| names.is_empty() || names.iter().any(|name| scenario.is_called(name));
     Ok(all.into_iter().filter(is_chosen).collect())
 }
 
@@ -284,6 +308,59 @@ fn python() -> Vec<Scenario> {
             "A server in Python, fan-out to 100, one publication at a time",
             fanout,
             &[PYTHON, PUBLISHED, IPC],
+        ),
+    ]
+}
+
+/// Returns the scenarios that measure the Python client and handlers beside clients of other brokers.
+fn clients() -> Vec<Scenario> {
+    let own = |name| tcp(name, Peer::Ipc(&[])).client(Program::Python);
+    let own_unix = |name| unix(name, Peer::Ipc(&[])).client(Program::Python);
+    let nats = |name| tcp(name, Peer::Nats).client(Program::NatsPy);
+    let (nats, bytes) = (nats("nats-py"), nats("nats-py-bytes"));
+    vec![
+        Scenario::new(
+            "clients-blocking",
+            "A Python client, one blocking request after the other",
+            Load::Client("blocking"),
+            &[own("client"), own("frames"), own_unix("client-unix"), own_unix("frames-unix")],
+        ),
+        Scenario::new(
+            "clients-megabyte",
+            "A Python client, requests with 1 MB of text",
+            Load::Client("megabyte"),
+            &[own("client"), tcp("pyzmq", Peer::ZeroMq).client(Program::ZeroMq)],
+        )
+        .payload(MEGABYTE),
+        Scenario::new(
+            "clients-aio",
+            "A Python client on asyncio, 64 requests in flight",
+            Load::Client("aio"),
+            &[own("client"), tcp("streams", Peer::Bare(BareKind::Echo)).client(Program::Python)],
+        ),
+        Scenario::new(
+            "clients-worker",
+            "A Python worker, 64 requests in flight",
+            Load::Client("worker"),
+            &[own("serve"), own("serve-async"), nats, bytes],
+        ),
+        Scenario::new(
+            "clients-publish",
+            "A Python publisher, one subscriber",
+            Load::Client("publish"),
+            &[own("client"), nats, bytes],
+        ),
+        Scenario::new(
+            "clients-handler",
+            "An echo handler in Python, 64 requests in flight",
+            Load::Client("handler"),
+            &[own("plain"), own("async")],
+        ),
+        Scenario::new(
+            "clients-import",
+            "The import of the Python client by a fresh process",
+            Load::Client("import"),
+            &[own("python"), tcp("published", Peer::Ipc(&[])).client(Program::Published)],
         ),
     ]
 }

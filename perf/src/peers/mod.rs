@@ -15,6 +15,7 @@ use self::child::{Signal, free_port};
 use crate::bare::BareKind;
 use crate::endpoint::Endpoint;
 use crate::pin::Cpus;
+use crate::scenario::Entrant;
 use crate::wire::{Dialect, Ipc, Nats, Redis, Wire, Work, Zmtp};
 
 pub(crate) use child::Server;
@@ -53,6 +54,8 @@ pub(crate) enum Program {
     Python,
     /// A Python with pyzmq.
     ZeroMq,
+    /// A Python with nats-py.
+    NatsPy,
 }
 
 /// The servers that can be measured on this machine.
@@ -118,17 +121,16 @@ impl Peers {
         }
     }
 
-    /// Returns the reason why a peer cannot take part, if there is one.
-    pub(crate) fn left_out(&self, peer: Peer) -> Option<String> {
-        match peer {
-            Peer::Ipc(flags) => {
-                let missing = flags
-                    .iter()
-                    .find(|flag| flag.starts_with("--") && !self.ipc_help.contains(*flag))?;
-                Some(format!("this build of ipc serve has no {missing}"))
+    /// Returns the reason why an entrant cannot take part, if there is one.
+    pub(crate) fn left_out(&self, entrant: &Entrant) -> Option<String> {
+        if let Peer::Ipc(flags) = entrant.peer {
+            let is_missing =
+                |flag: &&&str| flag.starts_with("--") && !self.ipc_help.contains(**flag);
+            if let Some(missing) = flags.iter().find(is_missing) {
+                return Some(format!("this build of ipc serve has no {missing}"));
             }
-            peer => self.program(peer.program()?).err(),
         }
+        entrant.programs().find_map(|program| self.program(program).err())
     }
 
     /// Returns the versions of the programs, or the reasons why they are missing.
@@ -241,6 +243,21 @@ impl Peers {
         Ok(command)
     }
 
+    /// Returns a command that measures `work` done by `client` to a server at this address.
+    pub(crate) fn client(
+        &self,
+        python: Program,
+        [work, client]: [&str; 2],
+        server: &Endpoint,
+        seconds: f64,
+    ) -> Result<Command, String> {
+        let mut command = Command::new(self.program(python)?);
+        command.arg(python::script(&self.root, "clients.py")).args([work, client]);
+        command.arg(server.to_string()).arg(seconds.to_string());
+        command.arg(self.cpus.server.to_string());
+        Ok(command)
+    }
+
     pub(crate) fn strace(&self) -> Result<&Path, String> {
         self.program(Program::Strace)
     }
@@ -267,6 +284,7 @@ impl Program {
             Self::Published => python::with_published_package(root, state),
             Self::Python => python::with_own_package(root, state),
             Self::ZeroMq => python::with_zeromq(root, state),
+            Self::NatsPy => python::with_nats(root, state),
         }
     }
 
@@ -278,6 +296,7 @@ impl Program {
                               m.version('ipc-framework-rs'), 'on Python', sys.version.split()[0])";
         const ZEROMQ: &str =
             "import zmq; print('libzmq', zmq.zmq_version(), 'by pyzmq', zmq.__version__)";
+        const NATS: &str = "import importlib.metadata as m; print('nats-py', m.version('nats-py'))";
         Some(match self {
             Self::Redis => ("redis", &["--version"]),
             Self::Nats => ("nats", &["--version"]),
@@ -285,6 +304,7 @@ impl Program {
             Self::Published => ("published", &["-c", PUBLISHED]),
             Self::Python => ("python", &["-c", PYTHON]),
             Self::ZeroMq => ("zeromq", &["-c", ZEROMQ]),
+            Self::NatsPy => ("nats-py", &["-c", NATS]),
         })
     }
 }

@@ -31,6 +31,11 @@ pub(crate) fn with_zeromq(root: &Path, state: &Path) -> Result<PathBuf, String> 
     environment("zeromq", &script(root, "zeromq-requirements.txt"), state)
 }
 
+/// Returns a Python with nats-py.
+pub(crate) fn with_nats(root: &Path, state: &Path) -> Result<PathBuf, String> {
+    environment("nats", &script(root, "nats-requirements.txt"), state)
+}
+
 /// Returns the path of a file in `perf/python`.
 pub(crate) fn script(root: &Path, name: &str) -> PathBuf {
     root.join("perf/python").join(name)
