@@ -1,7 +1,8 @@
 //! Payloads that can be sent: serializable values, and text that is already JSON.
 
 /// A value that can be the payload of a message: any value with serde's `Serialize`, and
-/// [`Json`](crate::Json), whose text is sent unchanged.
+/// [`Json`](crate::Json), whose text is sent unchanged. A value with a part that JSON cannot express,
+/// such as `f64::NAN`, is refused with the path to that part.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -30,7 +31,7 @@ impl<T: sealed::Append + ?Sized> Payload for T {}
 mod sealed {
     use serde::Serialize;
 
-    use crate::proto::{Json, JsonError};
+    use crate::proto::{Json, JsonError, append_value};
 
     /// Sealed, because an implementation must append exactly one JSON document.
     pub trait Append {
@@ -39,7 +40,7 @@ mod sealed {
 
     impl<T: Serialize + ?Sized> Append for T {
         fn append_to(&self, out: &mut Vec<u8>) -> Result<(), JsonError> {
-            serde_json::to_writer(out, self).map_err(JsonError::from_value)
+            Ok(append_value(out, self)?)
         }
     }
 

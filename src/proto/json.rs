@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::fault::Fault;
 use super::limits::PAYLOAD_DEPTH_MAX;
 use super::scanner;
+use super::value::{ValueError, write_value};
 
 mod scratch;
 #[cfg(test)]
@@ -109,13 +110,23 @@ impl<'a> Json<'a> {
 }
 
 impl Json<'static> {
-    /// Writes `value` as JSON.
+    /// Writes `value` as JSON, as `serde_json` does, but refuses what JSON cannot express.
+    ///
+    /// Integers have all of their digits, up to those of `i128` and `u128`. Bytes become an array
+    /// of numbers. Keys that are numbers, booleans or characters become strings.
     ///
     /// # Errors
-    /// If `value` cannot be written as JSON (a map whose keys are no strings,
-    /// or an error of its own), or nests deeper than [`PAYLOAD_DEPTH_MAX`](super::PAYLOAD_DEPTH_MAX).
+    /// If `value` cannot be written as JSON (NaN, an infinity, a map whose keys are neither strings
+    /// nor any of the above, or an error of its own), with the path to the part that cannot; or if
+    /// it nests deeper than [`PAYLOAD_DEPTH_MAX`](super::PAYLOAD_DEPTH_MAX).
+    ///
+    /// ```
+    /// # use ipc_framework::Json;
+    /// let error = Json::from_serialize(&("tea", [1.5, f64::NAN])).unwrap_err();
+    /// assert!(error.to_string().starts_with("payload[1][1] is NaN"));
+    /// ```
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self, JsonError> {
-        let text = serde_json::to_string(value).map_err(|error| JsonError(Flaw::Value(error)))?;
+        let text = write_value(value)?;
         // The text is JSON, but it may nest deeper than its readers can follow. A text with few
         // brackets cannot, and to count brackets is quicker than to follow them.
         let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
@@ -157,7 +168,13 @@ pub struct JsonError(Flaw);
 #[derive(Debug)]
 enum Flaw {
     Text(Fault),
-    Value(serde_json::Error),
+    Value(ValueError),
+}
+
+impl From<ValueError> for JsonError {
+    fn from(error: ValueError) -> Self {
+        Self(Flaw::Value(error))
+    }
 }
 
 impl fmt::Display for JsonError {
@@ -176,10 +193,7 @@ impl fmt::Display for JsonError {
             Flaw::Text(_) => {
                 write!(f, "the JSON nests deeper than {PAYLOAD_DEPTH_MAX} levels: flatten it")
             }
-            Flaw::Value(error) => write!(
-                f,
-                "the value cannot be written as JSON ({error}): change its Serialize, or what it holds"
-            ),
+            Flaw::Value(error) => error.fmt(f),
         }
     }
 }
@@ -188,15 +202,8 @@ impl std::error::Error for JsonError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
             Flaw::Text(_) => None,
-            Flaw::Value(error) => Some(error),
+            Flaw::Value(error) => error.source(),
         }
-    }
-}
-
-#[cfg(feature = "net")]
-impl JsonError {
-    pub(crate) fn from_value(error: serde_json::Error) -> Self {
-        Self(Flaw::Value(error))
     }
 }
 

@@ -50,6 +50,7 @@ mod send_queue;
 mod stamp;
 pub mod system;
 mod timestamp;
+mod value;
 
 pub use buffer_pool::{BufferPool, MemoryGauge};
 pub use decoder::{Decoder, Messages};
@@ -80,3 +81,5 @@ pub(crate) use recv_buffer::{Inbound, Next};
 pub(crate) use stamp::{Stamp, Stamps};
 #[cfg(feature = "net")]
 pub(crate) use timestamp::Timestamp;
+#[cfg(feature = "broker")]
+pub(crate) use value::{ValueError, append_value};

@@ -20,6 +20,7 @@ mod instruments;
 mod manage;
 #[cfg(target_os = "linux")]
 mod memory;
+mod not_json;
 #[cfg(feature = "cli")]
 mod operation;
 mod outer_loop;

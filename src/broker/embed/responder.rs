@@ -46,10 +46,16 @@ impl Responder {
     /// Answers with any value.
     ///
     /// # Errors
-    /// If the value cannot be written as JSON. The requester gets `handler_failed` then.
+    /// If the value cannot be written as JSON. The requester then gets that error as
+    /// `handler_failed`.
     pub fn reply<T: Serialize + ?Sized>(self, payload: &T) -> Result<(), JsonError> {
-        let json = Json::from_serialize(payload)?;
-        self.reply_json(json);
+        match Json::from_serialize(payload) {
+            Ok(json) => self.reply_json(json),
+            Err(error) => {
+                self.fail(&error.to_string());
+                return Err(error);
+            }
+        }
         Ok(())
     }
 

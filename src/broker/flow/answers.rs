@@ -10,7 +10,7 @@ use crate::broker::state::encoder::{Address, Encoded};
 use crate::broker::state::keys::ConnectionKey;
 use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::system::{Failure, SYSTEM};
-use crate::proto::{Envelope, EnvelopeError, JsonStr, MessageType};
+use crate::proto::{Envelope, EnvelopeError, JsonStr, MessageType, ValueError};
 
 /// Sends an encoded message. Returns whether the connection still takes messages.
 pub(crate) fn send(core: &mut Core, to: ConnectionKey, message: Encoded) -> bool {
@@ -19,14 +19,26 @@ pub(crate) fn send(core: &mut Core, to: ConnectionKey, message: Encoded) -> bool
     taken
 }
 
-/// Encodes a message with a value as its payload.
-pub(crate) fn encode<T: Serialize + ?Sized>(
+/// Encodes a message with a value of the server's own as its payload.
+pub(crate) fn encode_own<T: Serialize + ?Sized>(
     core: &mut Core,
     address: Address<'_>,
     message_type: MessageType,
     reply_to: Option<&[u8]>,
     payload: &T,
 ) -> Result<Encoded, serde_json::Error> {
+    let gauge = core.pool.gauge();
+    core.encoder.own_value(gauge, core.turn.now.unix, address, message_type, reply_to, payload)
+}
+
+/// Encodes a message with a value of the embedder as its payload.
+pub(crate) fn encode<T: Serialize + ?Sized>(
+    core: &mut Core,
+    address: Address<'_>,
+    message_type: MessageType,
+    reply_to: Option<&[u8]>,
+    payload: &T,
+) -> Result<Encoded, ValueError> {
     let gauge = core.pool.gauge();
     core.encoder.value(gauge, core.turn.now.unix, address, message_type, reply_to, payload)
 }
@@ -40,7 +52,7 @@ pub(crate) fn respond<T: Serialize + ?Sized>(
 ) {
     let address = Address::of(envelope);
     let reply_to = Some(envelope.message_id().raw().as_bytes());
-    let answer = encode(core, address, MessageType::Response, reply_to, payload);
+    let answer = encode_own(core, address, MessageType::Response, reply_to, payload);
     debug_assert!(answer.is_ok(), "a value of the server's own is always JSON");
     if let Ok(answer) = answer {
         send_own(core, to, envelope, answer);
@@ -125,7 +137,7 @@ fn write(
     core.counters.count_error(why.code);
     let payload = Failure::new(why.code, &why.text);
     // Three strings are always JSON.
-    if let Ok(message) = encode(core, address, MessageType::Response, reply_to, &payload) {
+    if let Ok(message) = encode_own(core, address, MessageType::Response, reply_to, &payload) {
         send(core, to, message);
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn answer(
     let Some(listed) = collect(&core.router, &core.connections, listing, bytes_max) else {
         return Err(refusal::listing_too_large().into());
     };
-    let answer = core.encoder.value(
+    let answer = core.encoder.own_value(
         core.pool.gauge(),
         core.turn.now.unix,
         Address::of(envelope),

@@ -42,7 +42,7 @@ pub(crate) fn connect(
     // The published client reads this as its first frame, not as an answer.
     let address = Address { app_id: envelope.app_id().raw(), channel_id: SYSTEM };
     let connected = Connected { status: "connected", connection_id: &id, server: SERVER };
-    let message = answers::encode(core, address, MessageType::Response, None, &connected);
+    let message = answers::encode_own(core, address, MessageType::Response, None, &connected);
     if let Ok(message) = message {
         answers::send(core, from, message);
     }

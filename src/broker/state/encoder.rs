@@ -11,7 +11,7 @@ use crate::broker::limits::SCRATCH_BYTES_KEPT;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
     self, BufferPool, COPY_BYTES_MAX, Defaults, Envelope, Head, MemoryGauge, Message, MessageHead,
-    MessageType, OutFrame, SharedFrame, Stamp, Stamps,
+    MessageType, OutFrame, SharedFrame, Stamp, Stamps, ValueError,
 };
 
 /// The application and channel of a message, as JSON text without the quotes.
@@ -75,8 +75,9 @@ impl Encoder {
         self.stamps.next(unix)
     }
 
-    /// Encodes a message whose payload is a value.
-    pub(crate) fn value<T: Serialize + ?Sized>(
+    /// Encodes a message whose payload is a value of the server's own, which has nothing that JSON
+    /// cannot express.
+    pub(crate) fn own_value<T: Serialize + ?Sized>(
         &mut self,
         gauge: &MemoryGauge,
         unix: Duration,
@@ -85,6 +86,34 @@ impl Encoder {
         reply_to: Option<&[u8]>,
         payload: &T,
     ) -> Result<Encoded, serde_json::Error> {
+        let write = |out: &mut Vec<u8>| serde_json::to_writer(out, payload);
+        self.written(gauge, unix, address, message_type, reply_to, write)
+    }
+
+    /// Encodes a message whose payload is a value of the embedder.
+    pub(crate) fn value<T: Serialize + ?Sized>(
+        &mut self,
+        gauge: &MemoryGauge,
+        unix: Duration,
+        address: Address<'_>,
+        message_type: MessageType,
+        reply_to: Option<&[u8]>,
+        payload: &T,
+    ) -> Result<Encoded, ValueError> {
+        let write = |out: &mut Vec<u8>| proto::append_value(out, payload);
+        self.written(gauge, unix, address, message_type, reply_to, write)
+    }
+
+    #[inline]
+    fn written<E>(
+        &mut self,
+        gauge: &MemoryGauge,
+        unix: Duration,
+        address: Address<'_>,
+        message_type: MessageType,
+        reply_to: Option<&[u8]>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Encoded, E> {
         let stamp = self.stamps.next(unix);
         let head = Head {
             message_id: stamp.id(),
@@ -95,7 +124,7 @@ impl Encoder {
             reply_to,
         };
         let mut out = self.take_scratch();
-        match proto::encode_frame(&mut out, &head, |out| serde_json::to_writer(out, payload)) {
+        match proto::encode_frame(&mut out, &head, write) {
             Ok(()) => Ok(seal(out, gauge)),
             Err(error) => {
                 self.recycle(Encoded::Small(out));

@@ -30,7 +30,7 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src/proto",
         floors: &[
-            "buffer_pool error_code frame json/scratch json_str limits timestamp",
+            "buffer_pool error_code frame json/scratch json_str limits timestamp value",
             "fault recv_buffer system message_type stamp",
             "scanner",
             "json members",
