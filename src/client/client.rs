@@ -274,8 +274,10 @@ impl Client {
         (!matches!(state.link, Link::Up(_)), state.requests())
     }
 
-    /// Returns whether the client has ended for good.
-    pub(super) fn has_ended(&self) -> bool {
-        matches!(self.shared().lock().link, Link::Closed)
+    /// Returns whether the client has ended for good, and then how often in a row its connections
+    /// failed or were of no use.
+    pub(super) fn ended_after_failures(&self) -> Option<u32> {
+        let state = self.shared().lock();
+        matches!(state.link, Link::Closed).then_some(state.failures)
     }
 }

@@ -203,6 +203,22 @@ impl Error {
         }
     }
 
+    /// Returns this error of an attempt to connect for another caller, as far as it can be repeated.
+    pub(super) fn repeated(&self) -> Self {
+        match self {
+            Self::Unreachable { endpoint, source } => Self::Unreachable {
+                endpoint: endpoint.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            Self::Answered { code, text } => Self::Answered { code: *code, text: text.clone() },
+            #[cfg(feature = "tls")]
+            Self::Tls { endpoint, fault, what } => {
+                Self::Tls { endpoint: endpoint.clone(), fault: *fault, what: what.clone() }
+            }
+            _ => Self::Disconnected,
+        }
+    }
+
     pub(super) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { doing, source }
     }

@@ -1,14 +1,17 @@
 //! Several connections that are used as one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 use serde::de::DeserializeOwned;
 
 use super::client::Client;
 use super::client_options::ClientOptions;
 use super::error::Error;
 use super::payload::Payload;
+use super::reconnect::Reconnect;
 use crate::proto::Message;
 
 /// A bounded set of [`Client`]s, for programs whose requests would wait for each other on a single
@@ -17,7 +20,10 @@ use crate::proto::Message;
 /// The pool begins with one connection, and adds another when all of them wait for answers, up to
 /// its bound. A message is sent by the connection with the fewest requests in flight. Each
 /// connection reconnects by itself and is checked by heartbeats, as the [`ClientOptions`] say;
-/// meanwhile the others are preferred. A client that has ended for good is replaced.
+/// meanwhile the others are preferred. A client that has ended for good is replaced, at the pauses
+/// of [`ClientOptions::reconnect`]: if it had not served anything, or the pool could not connect,
+/// the pool rests before its next attempt. If no client is left during a rest, calls fail at once
+/// with the error of the last attempt, or with [`Error::Disconnected`].
 ///
 /// # Order
 /// Messages sent through the pool may overtake each other, even those of one thread, because they
@@ -58,6 +64,8 @@ struct Inside {
     options: ClientOptions,
     connections_max: usize,
     members: Mutex<Members>,
+    /// Notified when a caller that was connecting is done, and when the pool is closed.
+    has_grown: Condvar,
 }
 
 #[derive(Debug)]
@@ -68,6 +76,74 @@ struct Members {
     is_closed: bool,
     /// The number of clients made so far, from which ids are numbered.
     made: usize,
+    rest: Rest,
+}
+
+/// The pause after attempts that failed, and after clients that ended without having served
+/// anything.
+#[derive(Debug)]
+struct Rest {
+    reconnect: Reconnect,
+    random: ChaCha8Rng,
+    failures: u32,
+    until: Option<Instant>,
+    /// The error of the last attempt, if that failed.
+    error: Option<Error>,
+}
+
+impl Rest {
+    fn new(options: &ClientOptions) -> Result<Self, Error> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)
+            .map_err(|error| Error::system("random bytes")(std::io::Error::other(error)))?;
+        Ok(Self {
+            reconnect: options.reconnect.unwrap_or_default(),
+            random: ChaCha8Rng::from_seed(seed),
+            failures: 0,
+            until: None,
+            error: None,
+        })
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
+
+    fn begin(&mut self, now: Instant, error: Option<Error>) {
+        let is_old = self.until.is_some_and(|until| now > until + self.reconnect.pause_max);
+        let failures = if is_old { 0 } else { self.failures };
+        let pause = self.reconnect.pause(failures, &mut self.random);
+        self.failures = failures.saturating_add(1);
+        self.until = now.checked_add(pause).or(self.until);
+        self.error = error;
+    }
+
+    fn end(&mut self) {
+        self.failures = 0;
+        self.until = None;
+        self.error = None;
+    }
+
+    /// Returns the error for a caller who comes during the rest.
+    fn error(&self) -> Error {
+        self.error.as_ref().map_or(Error::Disconnected, Error::repeated)
+    }
+}
+
+impl Members {
+    /// Removes the clients that have ended for good.
+    fn remove_ended(&mut self, now: Instant) {
+        let rest = &mut self.rest;
+        self.clients.retain(|client| {
+            let ended = client.ended_after_failures();
+            match ended {
+                None => {}
+                Some(0) => rest.end(),
+                Some(_) => rest.begin(now, None),
+            }
+            ended.is_none()
+        });
+    }
 }
 
 impl Pool {
@@ -78,11 +154,18 @@ impl Pool {
     /// # Errors
     /// As [`ClientOptions::connect`].
     pub fn connect(options: &ClientOptions, connections_max: usize) -> Result<Self, Error> {
-        let members = Members { clients: Vec::new(), is_growing: false, is_closed: false, made: 1 };
+        let members = Members {
+            clients: Vec::new(),
+            is_growing: false,
+            is_closed: false,
+            made: 1,
+            rest: Rest::new(options)?,
+        };
         let inside = Inside {
             options: options.clone(),
             connections_max: connections_max.max(1),
             members: Mutex::new(members),
+            has_grown: Condvar::new(),
         };
         let pool = Self { inside: Arc::new(inside) };
         let first = pool.make(0)?;
@@ -94,20 +177,28 @@ impl Pool {
     /// new one if all are busy and the bound allows it. The caller may keep it.
     ///
     /// # Errors
-    /// [`Error::Closed`] after [`close`](Self::close); as [`ClientOptions::connect`] if no client
-    /// is left and a new one cannot connect.
+    /// [`Error::Closed`] after [`close`](Self::close); as [`ClientOptions::connect`], or
+    /// [`Error::Disconnected`], if no client is left and a new one cannot connect or is not due.
     pub fn client(&self) -> Result<Client, Error> {
         let mut members = self.members();
-        if members.is_closed {
-            return Err(Error::Closed);
-        }
-        members.clients.retain(|client| !client.has_ended());
-        let best = members.clients.iter().min_by_key(|client| client.load()).cloned();
-        let is_idle = best.as_ref().is_some_and(|client| client.load() == (false, 0));
-        let may_grow = members.clients.len() < self.inside.connections_max && !members.is_growing;
-        if is_idle || (!may_grow && best.is_some()) {
-            return best.ok_or(Error::Closed);
-        }
+        let best = loop {
+            if members.is_closed {
+                return Err(Error::Closed);
+            }
+            let now = Instant::now();
+            members.remove_ended(now);
+            let best = members.clients.iter().min_by_key(|client| client.load()).cloned();
+            let is_idle = best.as_ref().is_some_and(|client| client.load() == (false, 0));
+            let has_room = members.clients.len() < self.inside.connections_max;
+            let may_grow = has_room && !members.is_growing && members.rest.is_over(now);
+            match best {
+                Some(best) if is_idle || !may_grow => return Ok(best),
+                // Several callers would connect more often than the bound allows.
+                None if members.is_growing => members = self.wait_for_growth(members),
+                None if !may_grow => return Err(members.rest.error()),
+                best => break best,
+            }
+        };
         members.is_growing = true;
         let number = members.made;
         members.made += 1;
@@ -115,6 +206,7 @@ impl Pool {
         let made = self.make(number);
         let mut members = self.members();
         members.is_growing = false;
+        self.inside.has_grown.notify_all();
         match made {
             Ok(client) if members.is_closed => {
                 drop(members);
@@ -125,9 +217,16 @@ impl Pool {
                 members.clients.push(client.clone());
                 Ok(client)
             }
-            // Without a new connection the existing ones have to do.
-            Err(error) => best.ok_or(error),
+            Err(error) => {
+                members.rest.begin(Instant::now(), Some(error.repeated()));
+                // Without a new connection the existing ones have to do.
+                best.ok_or(error)
+            }
         }
+    }
+
+    fn wait_for_growth<'a>(&self, members: MutexGuard<'a, Members>) -> MutexGuard<'a, Members> {
+        self.inside.has_grown.wait(members).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As [`Client::request`].
@@ -192,11 +291,16 @@ impl Pool {
     ///
     /// # Errors
     /// The first error of [`Client::close`]; the others are closed all the same.
+    /// [`Error::OnClientThread`] in a handler of one of the clients; then nothing is done.
     pub fn close(&self) -> Result<(), Error> {
         let mut members = self.members();
+        if members.clients.iter().any(Client::is_own_thread) {
+            return Err(Error::OnClientThread);
+        }
         members.is_closed = true;
         let clients = std::mem::take(&mut members.clients);
         drop(members);
+        self.inside.has_grown.notify_all();
         let mut closed = Ok(());
         for client in clients {
             closed = closed.and(client.close());

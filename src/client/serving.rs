@@ -143,10 +143,10 @@ impl Client {
     /// or of a served channel, which would wait for itself; then nothing is done.
     #[doc(alias = "disconnect")]
     pub fn close(&self) -> Result<(), Error> {
-        let shared = self.shared();
-        if shared.is_driver() || Worker::is_own_thread(shared) {
+        if self.is_own_thread() {
             return Err(Error::OnClientThread);
         }
+        let shared = self.shared();
         let timeout = shared.options.connection.timeout;
         let begin = Instant::now();
         let deadline = begin.checked_add(timeout);
@@ -176,6 +176,12 @@ impl Client {
             result = result.and(Err(Error::deadline("the end of a handler", timeout)));
         }
         result.and(ended)
+    }
+
+    /// Returns whether the calling thread runs a handler of this client, which must not wait for
+    /// its own end.
+    pub(super) fn is_own_thread(&self) -> bool {
+        self.shared().is_driver() || Worker::is_own_thread(self.shared())
     }
 
     fn drain(&self, deadline: Option<Instant>) -> Result<(), Error> {

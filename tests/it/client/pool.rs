@@ -1,11 +1,14 @@
 //! Several connections that are used as one.
 
+use std::net::TcpListener;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
-use ipc_framework::client::{Error, Pool};
+use ipc_framework::client::{Error, Pool, Reconnect};
 
 use super::many_threads::{client_options, value};
-use crate::support::{HANG, serve_echo, together};
+use super::scripted::{Scripted, failure};
+use crate::support::{HANG, serve_echo, together, until};
 
 #[test]
 fn it_grows_while_all_wait_and_not_beyond_its_bound() {
@@ -66,4 +69,87 @@ fn many_threads_share_few_connections() {
     });
     assert!(pool.connections() <= 4);
     assert!(server.stats().total_connections <= 4);
+}
+
+#[test]
+fn it_rests_after_a_server_that_welcomes_and_closes() {
+    let server = Scripted::new();
+    let mut options = server.options();
+    let hour = Duration::from_secs(3_600);
+    options.reconnect = Some(Reconnect::new(hour, hour));
+    let connecting = std::thread::spawn(move || Pool::connect(&options, 3).unwrap());
+    let mut side = server.accept();
+    let pool = connecting.join().unwrap();
+    // This ends the client for good, so the pool has to replace it.
+    side.send("response", "system", failure("taken_over"));
+    drop(side);
+    let ask = || pool.request("echo", &1).unwrap_err();
+    until("the end of the client", ask, |error| matches!(error, Error::Disconnected));
+    for _ in 0..1_000 {
+        assert!(matches!(ask(), Error::Disconnected));
+    }
+    assert!(!server.is_asked(), "no second attempt is due");
+}
+
+#[test]
+fn it_rests_after_an_attempt_that_failed_and_says_why_it_did() {
+    let server = serve_echo();
+    let mut options = client_options(&server);
+    let hour = Duration::from_secs(3_600);
+    options.reconnect = Some(Reconnect::new(hour, hour));
+    let pool = Pool::connect(&options, 1).unwrap();
+    pool.client().unwrap().close().unwrap();
+    let address = server.address;
+    server.stop();
+    for _ in 0..3 {
+        let error = pool.client().unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains("nothing listens on"), "{error}");
+    }
+    let listener = TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    for _ in 0..1_000 {
+        assert!(matches!(pool.client(), Err(Error::Unreachable { .. })));
+    }
+    assert!(listener.accept().is_err(), "no second attempt is due");
+}
+
+#[test]
+fn callers_without_a_client_wait_for_one_attempt() {
+    let server = Scripted::new();
+    let options = server.options();
+    let connecting = std::thread::spawn(move || Pool::connect(&options, 1).unwrap());
+    let mut side = server.accept();
+    let pool = connecting.join().unwrap();
+    let closing = {
+        let client = pool.client().unwrap();
+        std::thread::spawn(move || client.close())
+    };
+    while let Ok(asked) = side.try_receive() {
+        side.answer(&asked, serde_json::json!({"status": "alive"}));
+    }
+    drop(side);
+    closing.join().unwrap().unwrap();
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..8).map(|_| scope.spawn(|| pool.client())).collect();
+        let _side = server.accept();
+        for caller in callers {
+            caller.join().unwrap().expect("all get the one client");
+        }
+    });
+    assert_eq!(pool.connections(), 1);
+    assert!(!server.is_asked());
+}
+
+#[test]
+fn a_handler_cannot_close_it_and_is_told_so() {
+    let server = serve_echo();
+    let pool = Pool::connect(&client_options(&server), 2).unwrap();
+    let inside = pool.clone();
+    let handler = move |_request: &_| Ok(inside.close().unwrap_err().to_string());
+    pool.client().unwrap().serve("closing", 1, handler).unwrap();
+    let told = value(&pool.request("closing", &1).unwrap());
+    assert!(told.as_str().unwrap().contains("close from another thread"), "{told}");
+    assert_eq!(value(&pool.request("echo", &"nothing is done").unwrap()), "nothing is done");
+    pool.close().unwrap();
 }

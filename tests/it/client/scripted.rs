@@ -60,6 +60,11 @@ impl Scripted {
         Peer::over(stream).called("app", "server")
     }
 
+    /// Returns whether another connection waits to be accepted.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.listener.accept().is_ok()
+    }
+
     /// Returns the next connection, with a welcome.
     pub(crate) fn accept(&self) -> Side {
         let mut side = self.accept_bare();
