@@ -381,9 +381,11 @@ impl Kernel {
             return Err(io::ErrorKind::Interrupted.into());
         }
         self.arrive_by_chance(id);
-        self.pipes[id].read_at = self.now();
         let read = self.pipes[id].read(buffer);
         let bytes = &buffer[..*read.as_ref().unwrap_or(&0)];
+        if !bytes.is_empty() {
+            self.pipes[id].read_at = self.now();
+        }
         let failed = read.as_ref().err().map(io::Error::kind);
         self.trace.note_bytes(format_args!("{id} is read: {failed:?}"), bytes);
         self.arrive_by_chance(id);

@@ -54,7 +54,7 @@ pub(super) struct Pipe {
     pub(super) is_wanted: bool,
     /// Since when bytes are there that the server would read.
     pub(super) unread_since: Option<Duration>,
-    /// When the server last looked for bytes.
+    /// When the server last read bytes.
     pub(super) read_at: Duration,
     /// Set if the client's read ends with a reset.
     pub(super) reset_to_client: bool,

@@ -10,10 +10,17 @@ const SEEDS: u64 = 3_000;
 
 /// Seeds that once found a fault, and the fault that they found. A change of the simulation gives
 /// a seed another meaning, so each fault also has a test beside the code that was wrong.
-const KEPT_SEEDS: [(u64, &str); 1] = [(
-    160_072_539_904_521,
-    "a superseded connection whose answer its stream still kept was closed to make room",
-)];
+const KEPT_SEEDS: [(u64, &str); 2] = [
+    (
+        160_072_539_904_521,
+        "a superseded connection whose answer its stream still kept was closed to make room",
+    ),
+    (
+        500_361_688,
+        "the model expected more of a connection that was silent for its time, was read in vain, and \
+         spoke while the timers still waited for other connections",
+    ),
+];
 
 #[test]
 fn no_promise_is_broken() {
