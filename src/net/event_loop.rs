@@ -301,7 +301,13 @@ impl<S: System> EventLoop<S> {
         let messages_before = broker.messages_received();
         let (is_resumed, is_writable) = socket.leave_list();
         if is_writable {
+            let was_held_back = !broker.wants_read(key);
             flush(socket, broker, &mut self.system);
+            if was_held_back && broker.wants_read(key) {
+                // Its queue drained, so those that waited for that are resumed, and it is resumed behind
+                // them. If it was read now, its own answers would fill its queue before they go on.
+                return;
+            }
         }
         let mut reads_on =
             if is_resumed { broker.receive(key, &[]).reads_on } else { broker.wants_read(key) };

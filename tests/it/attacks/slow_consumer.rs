@@ -4,11 +4,12 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ipc_framework::{Config, Limits};
+use ipc_framework::{Config, Limits, UnixSocket};
 use serde_json::{Value, json};
 
 use crate::bad_input::Bystanders;
-use crate::support::{Peer, install_echo, serve_by};
+use crate::scratch::Scratch;
+use crate::support::{Peer, install_echo, serve, serve_by};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -88,4 +89,41 @@ fn a_slow_subscriber_is_closed_after_its_grace_and_nobody_else_loses_anything() 
     let queued: usize = fields["queued_bytes"].as_str().unwrap().parse().unwrap();
     // The peer may have read since its queue exceeded the mark, but not down to half of it.
     assert!((32 << 10..128 << 10).contains(&queued), "{warning}");
+}
+
+/// A subscriber whose own requests fill its queue again as soon as it has drained. Those who publish to
+/// it go on before it asks for more.
+#[test]
+fn a_subscriber_with_large_answers_does_not_hold_its_publishers_back_for_good() {
+    const REQUESTS: usize = 20;
+    let scratch = Scratch::new("large-answers");
+    let path = scratch.socket();
+    let limits = Limits::default().queue_high_water_bytes(64 << 10);
+    let server = serve(Config::default().unix(UnixSocket::at(&path)).limits(limits), |server| {
+        // More than the socket takes at once.
+        let answer = "x".repeat(600 << 10);
+        server
+            .application("app", "The App")
+            .channel("large")
+            .on_request(move |request| request.reply(&answer));
+    });
+    let mut greedy = Peer::over_unix(&path).unwrap();
+    greedy.connect("app", "greedy");
+    greedy.subscribe("news");
+    // Of a size of which the socket still holds some while one is answered.
+    let request = greedy.message("request", "large", &json!("x".repeat(40 << 10)));
+    let mut writer = greedy.reader();
+    let asking = std::thread::spawn(move || {
+        (0..REQUESTS).for_each(|_| writer.send_message(&request));
+    });
+    // Its handshake, its subscription and its first request.
+    server.wait_until("an answer", |stats| stats.counters.frames_in == 3);
+    let mut publisher = server.connected("app", "publisher");
+    publisher.send("publish", "news", json!("at last"));
+    server.wait_until("a publisher held", |stats| stats.counters.publishers_held > 0);
+    let received: Vec<bool> =
+        (0..=REQUESTS).map(|_| greedy.receive()["payload"] == "at last").collect();
+    asking.join().unwrap();
+    let before = received.iter().position(|is_publication| *is_publication);
+    assert!(before.is_some_and(|answers| answers < REQUESTS / 2), "{before:?} of {REQUESTS}");
 }
