@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use ipc_framework::{Access, Config, Error, Server, Token, UnixSocket};
+use ipc_framework::{Access, Config, Context, Error, Server, Token, UnixSocket};
 use serde_json::json;
 
 use crate::scratch::Scratch;
@@ -228,4 +228,30 @@ fn the_path_is_free_as_soon_as_nobody_is_accepted_any_more() {
     assert!(path.exists(), "the end of one does not take the other's path");
     drop(successor);
     assert!(!path.exists());
+}
+
+/// A socket that takes a whole write reports no room later: what is behind it has to be written at
+/// once.
+#[test]
+fn publications_beyond_the_slices_of_one_write_are_sent_too() {
+    const PUBLICATIONS: usize = 48;
+    // Too large to be copied, so that each takes a slice of its own.
+    const BYTES: usize = 4_200;
+    let scratch = Scratch::new("slices");
+    let path = scratch.socket();
+    let server = serve(Config::default().unix(UnixSocket::at(&path)), |_| {});
+    let mut subscriber = Peer::over_unix(&path).unwrap();
+    subscriber.connect("app", "subscriber");
+    subscriber.subscribe("news");
+    // One command, so that all of them are in the queue before the first is sent.
+    let publish_all = |context: &mut Context<'_>| {
+        for number in 0..PUBLICATIONS {
+            let news = json!({"number": number, "pad": "x".repeat(BYTES)});
+            assert_eq!(context.publish("app", "news", &news).unwrap(), 1);
+        }
+    };
+    server.handle.post(publish_all).unwrap();
+    for number in 0..PUBLICATIONS {
+        assert_eq!(subscriber.receive()["payload"]["number"], number);
+    }
 }
