@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::kernel::{Kernel, SharedKernel};
-use super::scenario::APPS;
+use super::scenario::{APPS, Scenario, TOPICS};
 use super::system::{SimulatedListener, SimulatedSystem};
-use crate::broker::{Broker, ConnectionKey, Context, Responder};
+use crate::broker::{
+    Broker, ConnectionKey, Context, Request, RequestResult, Responder, reconfigure,
+};
 use crate::net::{Budget, EventLoop};
-use crate::{Access, Handle, Limits, Spin, Stats};
+use crate::{Access, Handle, LatencySummary, Limits, Spin, Stats};
 
 /// State that the handlers leave for the simulated program around the server.
 #[derive(Default)]
@@ -21,6 +23,10 @@ pub(super) struct Inside {
     pub(super) noted: Vec<u64>,
     /// Connections, and whether each was opened or closed.
     pub(super) events: Vec<(ConnectionKey, bool)>,
+    /// Reloads that are done.
+    pub(super) reloads: usize,
+    /// Commands to close a connection that are carried out.
+    pub(super) dismissals: usize,
 }
 
 pub(super) struct Embedded {
@@ -31,16 +37,17 @@ pub(super) struct Embedded {
 }
 
 /// Channels that every application has, and that the process itself serves.
-pub(super) const PINNED_CHANNELS: [&str; 5] = ["echo", "fail", "panic", "later", "note"];
+pub(super) const PINNED_CHANNELS: [&str; 6] = ["echo", "fail", "panic", "later", "note", "manage"];
 
 impl Embedded {
-    pub(super) fn new(kernel: &SharedKernel, limits: Limits) -> std::io::Result<Self> {
+    pub(super) fn new(kernel: &SharedKernel, scenario: &Scenario) -> std::io::Result<Self> {
+        let limits = scenario.limits.clone();
         let listeners = 0..kernel.borrow().backlogs.len();
         let listeners = listeners.map(|at| SimulatedListener::new(at, kernel.clone())).collect();
         let system = SimulatedSystem::new(kernel.clone());
         let waker = system.waker();
         let net = EventLoop::new(system, listeners, &limits.turn, Spin::Never)?;
-        let mut broker = Broker::new(limits, Access::default(), [7; 32], net.now());
+        let mut broker = Broker::new(limits, scenario.access(0), [7; 32], net.now());
         broker.set_waker(waker);
         broker.set_stopwatch(kernel.borrow().stopwatch());
         let inside = Arc::new(Mutex::new(Inside::default()));
@@ -73,6 +80,24 @@ impl Embedded {
         self.broker.context()
     }
 
+    /// Gives the server other limits and tokens in its next turns, as [`Handle::reload`] does, and
+    /// then counts it among [`Inside::reloads`].
+    pub(super) fn reload(&self, limits: Limits, access: Access) {
+        let inside = self.inside.clone();
+        // This cannot fail, because the loop runs and the mailbox holds more.
+        let _ = self.handle.post(move |context| {
+            reconfigure(context.core, limits, access);
+            locked(&inside).reloads += 1;
+        });
+    }
+
+    /// Lets go of all memory that is kept for speed, as a reload does. Returns the rest.
+    pub(super) fn trimmed_memory_bytes(&mut self) -> usize {
+        let limits = self.broker.limits().clone();
+        reconfigure(self.context().into_core(), limits, Access::default());
+        self.stats().memory_bytes
+    }
+
     pub(super) fn stats(&mut self) -> Stats {
         self.context().stats()
     }
@@ -84,6 +109,13 @@ impl Embedded {
             .filter(|(_, info)| !info.has_handler)
             .map(|(id, info)| (id, info.subscribers, info.workers))
             .collect()
+    }
+
+    /// Returns how many requests and publications each channel has latencies of.
+    pub(super) fn latencies(&mut self, app: &str) -> Vec<(String, u64, u64)> {
+        let count = |summary: Option<LatencySummary>| summary.map_or(0, |summary| summary.count);
+        let latencies = self.context().list_latencies(app).into_iter();
+        latencies.map(|(id, of)| (id, count(of.request), count(of.publication))).collect()
     }
 
     pub(super) fn connection(&mut self, app: &str, id: &str) -> Option<ConnectionKey> {
@@ -103,7 +135,7 @@ impl Embedded {
 
 fn set_up(broker: &mut Broker, app: &str, inside: &Arc<Mutex<Inside>>) {
     let mut app = broker.application(app, app);
-    let [echo, fail, panic, later, note] = PINNED_CHANNELS;
+    let [echo, fail, panic, later, note, manage] = PINNED_CHANNELS;
     app.channel(echo).on_request(|request| {
         let json = request.json();
         request.reply_json(&json)
@@ -118,11 +150,35 @@ fn set_up(broker: &mut Broker, app: &str, inside: &Arc<Mutex<Inside>>) {
         locked(&kept).deferred.push((nonce, responder));
         Ok(reply)
     });
+    app.channel(manage).on_request(manage_requester);
     let kept = inside.clone();
     app.channel(note).on_notification(move |note| {
         locked(&kept).noted.push(nonce(&note.payload()?));
         Ok(())
     });
+}
+
+/// Does for its requester what that could do itself, or closes it.
+fn manage_requester(mut request: Request<'_>) -> RequestResult<'_> {
+    let asked: serde_json::Value = request.payload()?;
+    let topic = asked["topic"].as_u64().and_then(|topic| TOPICS.get(topic as usize));
+    let (from, topic) = (request.from(), topic.copied().unwrap_or_default());
+    let context = request.context();
+    let status = match asked["act"].as_str() {
+        Some("subscribe") => {
+            context.subscribe(from, topic);
+            "subscribed"
+        }
+        Some("unsubscribe") => {
+            context.unsubscribe(from, topic);
+            "unsubscribed"
+        }
+        _ => {
+            context.close_connection(from);
+            "closed"
+        }
+    };
+    request.reply(&serde_json::json!({"status": status}))
 }
 
 fn nonce(payload: &serde_json::Value) -> u64 {

@@ -19,6 +19,7 @@ impl World {
         self.kernel.borrow_mut().trace.note(format_args!("the end begins"));
         self.scenario.rushed_listener = None;
         self.kernel.borrow_mut().stop = None;
+        self.remove_fleeting();
         if self.scenario.ends_in_drain && self.below(2) == 1 {
             return self.drain();
         }
@@ -47,10 +48,17 @@ impl World {
         self.let_deadlines_pass()?;
         self.model.settle();
         self.model.check_answered()?;
+        if self.scenario.limits.idle_timeout.is_some() && self.server.stats().total_connections > 0
+        {
+            return Err("a connection is idle, and is not closed".to_owned());
+        }
         let (stats, sessions) = (self.server.stats(), self.server.sessions());
         self.model.check_rest(&stats, &sessions)?;
         for (at, app) in APPS.iter().enumerate() {
             self.model.check_channels(at, &self.server.channels(app))?;
+            if self.scenario.is_calm || self.turns.is_multiple_of(4) {
+                self.model.check_latencies(at, &self.server.latencies(app))?;
+            }
         }
         if self.scenario.ends_in_drain { self.drain() } else { self.all_leave() }
     }
@@ -135,6 +143,7 @@ impl World {
             ("channels", stats.total_channels, APPS.len() * PINNED_CHANNELS.len()),
             // The spare descriptor.
             ("descriptors", self.kernel.borrow().descriptors, 1),
+            ("bytes of memory", self.server.trimmed_memory_bytes(), self.least_memory_bytes),
         ];
         match left.iter().find(|(_, found, expected)| found != expected) {
             Some((what, found, expected)) => {
@@ -163,6 +172,11 @@ impl World {
             self.model.begin_drain(is_reliable);
         }
         self.server.handle.stop();
+        match self.below(6) {
+            0 | 1 => self.say_much(),
+            2 => self.forget_tasks(),
+            _ => {}
+        }
         let began = self.model.now;
         for _ in 0..TURNS_MAX {
             if self.server.broker.is_drained() {

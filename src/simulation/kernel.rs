@@ -69,6 +69,8 @@ pub(super) struct Kernel {
     pub(super) backlogs: Vec<Backlog>,
     pub(super) descriptors: usize,
     pub(super) descriptors_max: usize,
+    /// The most that there were at a time.
+    pub(super) descriptors_peak: usize,
     pub(super) accepted: u64,
     /// Bytes that the loop has read.
     pub(super) read_bytes: u64,
@@ -102,6 +104,7 @@ impl Kernel {
             backlogs: (0..listeners).map(|_| backlog()).collect(),
             descriptors: 0,
             descriptors_max: usize::MAX,
+            descriptors_peak: 0,
             accepted: 0,
             read_bytes: 0,
             now_nanos: Arc::default(),
@@ -225,6 +228,7 @@ impl Kernel {
             return Err(io::Error::from_raw_os_error(EMFILE));
         }
         self.descriptors += 1;
+        self.descriptors_peak = self.descriptors_peak.max(self.descriptors);
         Ok(())
     }
 

@@ -8,6 +8,8 @@
 //!
 //! It is there with the feature `simulation`, which is not part of the stable interface.
 
+mod acts;
+mod checks;
 mod decisions;
 mod embedded;
 mod ending;

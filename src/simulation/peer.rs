@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::kernel::PipeId;
 use super::model::ConnId;
-use super::pipe::Pipe;
-use super::stream::{ANSWER_BYTES, FLIGHT_BYTES};
+use super::pipe::{FLIGHT_BYTES, Pipe};
+use super::stream::ANSWER_BYTES;
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(super) struct Peer {
@@ -23,12 +23,23 @@ pub(super) struct Peer {
     /// Set if it writes the header of each frame apart from its body, as published clients do.
     pub(super) splits_writes: bool,
     pub(super) is_stalled: bool,
+    /// Set if its last message has no end.
+    pub(super) is_stuck: bool,
     /// Set when it sends nothing more.
     pub(super) is_done: bool,
     /// Set when it reads nothing more.
     pub(super) is_closed: bool,
-    /// Requests that it was asked to serve, by the server's id.
-    pub(super) tasks: Vec<(String, u64)>,
+    /// Requests that it was asked to serve.
+    pub(super) tasks: Vec<Task>,
+}
+
+/// A request that a worker was asked to serve.
+#[derive(Clone)]
+pub(super) struct Task {
+    /// The server's id of it.
+    pub(super) id: String,
+    pub(super) job: usize,
+    pub(super) nonce: u64,
 }
 
 impl Peer {

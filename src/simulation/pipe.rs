@@ -4,7 +4,11 @@
 use std::io;
 use std::time::Duration;
 
+use crate::broker::Peer;
 use crate::net::Event;
+
+/// Size of a client's flight in a handshake.
+pub(super) const FLIGHT_BYTES: usize = 37;
 
 /// The facts that the kernel knows about an ended connection.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
@@ -34,6 +38,8 @@ pub(super) struct Pipe {
     /// Bytes in the server's send buffer, until the client reads them.
     pub(super) outbound: Vec<u8>,
     send_bytes_max: usize,
+    /// Bytes that the server's stream has taken and not written yet.
+    pub(super) kept_bytes: usize,
     /// Flights of the client before its first message, if its connection begins with a handshake.
     pub(super) flights: usize,
     /// Turns in which it was in a backlog and could have been accepted.
@@ -61,6 +67,8 @@ pub(super) struct Pipe {
     /// Set if it was closed with bytes that only its stream had, or the server's queue.
     pub(super) is_cut_short: bool,
     pub(super) accepted_at: Option<Duration>,
+    /// The client, as the kernel names it.
+    pub(super) client: Peer,
     /// The kernel did not let the server use it.
     pub(super) was_failed: bool,
     pub(super) token: Option<usize>,
@@ -74,6 +82,8 @@ pub(super) struct Pipe {
     pub(super) is_pressed: bool,
     was_served: bool,
     unserved_turns: u32,
+    /// Turns in which the server wanted nothing of it for no reason.
+    pub(super) held_turns: u32,
     /// Cost of reading it in this turn, in bytes.
     pub(super) turn_cost_bytes: usize,
     /// Total time for which bytes were in the send buffer.
@@ -88,6 +98,7 @@ impl Pipe {
             arrived_bytes: 0,
             outbound: Vec::new(),
             send_bytes_max,
+            kept_bytes: 0,
             flights,
             waiting_turns: 0,
             client_finished: false,
@@ -105,6 +116,7 @@ impl Pipe {
             reset_to_client: false,
             is_cut_short: false,
             accepted_at: None,
+            client: Peer::Unknown,
             was_failed: false,
             token: None,
             wants_writable: false,
@@ -114,6 +126,7 @@ impl Pipe {
             is_pressed: false,
             was_served: false,
             unserved_turns: 0,
+            held_turns: 0,
             turn_cost_bytes: 0,
             backlog_time: Duration::ZERO,
         }
@@ -239,6 +252,20 @@ impl Pipe {
         let readable = finished || !self.arrived.is_empty();
         let writable = self.wants_writable && (self.has_much_room() || self.is_reset);
         (readable || writable).then_some(Event { token, readable, writable, finished })
+    }
+
+    /// Returns whether a write may take nothing.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.has_much_room() || self.is_handshaking()
+    }
+
+    /// Returns whether it was read or written in this turn.
+    pub(super) fn was_served(&self) -> bool {
+        self.was_served
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.arrived_bytes - (self.arrived.len() as u64) < (self.flights * FLIGHT_BYTES) as u64
     }
 
     /// Like Linux, it reports room when a third is free.

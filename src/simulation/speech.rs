@@ -1,9 +1,12 @@
 //! The messages of a client, good and bad, and the ways in which it puts them.
 
+use std::fmt::Write;
+
 use serde_json::json;
 
 use super::model::Kind;
-use super::scenario::{APPS, CLIENT_IDS, JOBS, TOPICS};
+use super::peer::Task;
+use super::scenario::{APPS, CLIENT_IDS, GROWTH_BYTES_MAX, JOBS, TOKENS, TOPICS};
 use super::wire;
 use super::world::World;
 
@@ -36,10 +39,20 @@ pub(super) enum Say {
     NoAnswer,
     PingFlood,
     EmptyFlood,
+    List,
+    Name,
+    NameMany,
+    ManagedSubscribe,
+    ManagedUnsubscribe,
+    OddWork,
+    HugeWork,
+    HugeNote,
+    HalfFrame,
+    Close,
 }
 
 /// Messages of all clients, by weight, and those that only misbehaving clients send.
-const RULY: [(usize, Say); 18] = [
+const RULY: [(usize, Say); 25] = [
     (1, Say::EmptyFlood),
     (4, Say::Ping),
     (1, Say::Unknown),
@@ -58,8 +71,27 @@ const RULY: [(usize, Say); 18] = [
     (2, Say::WorkNote),
     (1, Say::LostNote),
     (20, Say::Answer),
+    (2, Say::List),
+    (1, Say::Name),
+    (1, Say::ManagedSubscribe),
+    (1, Say::ManagedUnsubscribe),
+    (1, Say::OddWork),
+    (1, Say::HugeWork),
+    (1, Say::HugeNote),
 ];
-const UNRULY: [(usize, Say); 8] = [
+/// Messages that fill queues.
+const PRESSING: [(usize, Say); 9] = [
+    (20, Say::Work),
+    (9, Say::Serve),
+    (1, Say::StopServing),
+    (6, Say::Subscribe),
+    (1, Say::Unsubscribe),
+    (20, Say::Publish),
+    (4, Say::PublishMany),
+    (6, Say::Answer),
+    (4, Say::Ping),
+];
+const UNRULY: [(usize, Say); 11] = [
     (60, Say::Answer),
     (8, Say::AnswerTwice),
     (8, Say::Steal),
@@ -68,7 +100,20 @@ const UNRULY: [(usize, Say); 8] = [
     (5, Say::Forbidden),
     (1, Say::TooLarge),
     (2, Say::PingFlood),
+    (2, Say::NameMany),
+    (1, Say::Close),
+    (1, Say::HalfFrame),
 ];
+
+/// The ways in which a client writes the same message.
+#[derive(Clone, Copy)]
+enum Shape {
+    Usual,
+    /// With a `reply_to` that means nothing.
+    Odd,
+    /// As large as a frame may be.
+    Huge,
+}
 
 impl World {
     /// Lets a client send any message.
@@ -76,7 +121,11 @@ impl World {
         let is_calm = self.scenario.is_calm;
         let say = {
             let decisions = &mut self.kernel.borrow_mut().decisions;
-            if is_calm || decisions.below(4) < 3 {
+            if self.scenario.is_pressing && decisions.below(3) > 0 {
+                decisions.weighted(&PRESSING)
+            } else if self.scenario.is_tight && decisions.below(12) == 11 {
+                Say::HalfFrame
+            } else if is_calm || decisions.below(4) < 3 {
                 decisions.weighted(&RULY)
             } else {
                 decisions.weighted(&UNRULY)
@@ -111,13 +160,17 @@ impl World {
                 let ack = self.below(2) == 0;
                 let payload = json!({"connection_id": own_id, "ack": ack});
                 let (kind, name) = match say {
-                    Say::Subscribe => (Kind::Subscribe { topic, ack }, "subscribe"),
-                    _ => (Kind::Unsubscribe { topic, ack }, "unsubscribe"),
+                    Say::Subscribe => (Kind::Subscribe { topic, ack, managed: false }, "subscribe"),
+                    _ => (Kind::Unsubscribe { topic, ack, managed: false }, "unsubscribe"),
                 };
                 self.tell(at, kind, TOPICS[topic], name, payload);
             }
             Say::Publish => self.publish(at, topic),
-            Say::PublishMany => (0..8).for_each(|_| self.publish(at, topic)),
+            Say::PublishMany => {
+                // As many as one turn has work for, where that is little.
+                let count = self.scenario.limits.turn.work_max.clamp(8, 20);
+                (0..count).for_each(|_| self.publish(at, topic));
+            }
             Say::Note => self.tell(at, Kind::Note, "note", "notification", json!({})),
             Say::WorkNote => {
                 let payload = json!({"asked_by": conn});
@@ -137,21 +190,21 @@ impl World {
             }
             Say::Answer => self.answer_task(at),
             Say::AnswerTwice => {
-                if let Some((id, nonce)) = self.peers[at].tasks.pop() {
-                    self.respond(at, Kind::Answer, &id, nonce, true);
-                    self.respond(at, Kind::Stray, &id, nonce, false);
+                if let Some(task) = self.peers[at].tasks.pop() {
+                    self.respond(at, Kind::Answer, &task, true);
+                    self.respond(at, Kind::Stray, &task, false);
                 }
             }
             Say::Steal => {
                 let mut others = self.peers.iter().enumerate().filter(|(other, _)| *other != at);
                 let task = others.find_map(|(_, peer)| peer.tasks.first().cloned());
-                if let Some((id, nonce)) = task {
-                    self.respond(at, Kind::Stray, &id, nonce, false);
+                if let Some(task) = task {
+                    self.respond(at, Kind::Stray, &task, false);
                 }
             }
             Say::NoAnswer => {
-                if let Some((_, nonce)) = self.peers[at].tasks.pop() {
-                    self.model.ignored(nonce);
+                if let Some(task) = self.peers[at].tasks.pop() {
+                    self.model.ignored(task.nonce);
                 }
             }
             Say::EmptyFlood => {
@@ -164,6 +217,87 @@ impl World {
                     self.request(at, Kind::Ping, "system", system("ping"));
                 }
             }
+            _ => self.say_at_the_limits(at, say),
+        }
+    }
+
+    /// Lets a client send what tries the limits, and what a handler does on its behalf.
+    fn say_at_the_limits(&mut self, at: usize, say: Say) {
+        let conn = self.peers[at].conn;
+        let topic = self.below(TOPICS.len());
+        let job = self.below(JOBS.len());
+        let system = |action: &str| json!({"action": action});
+        match say {
+            Say::OddWork => {
+                // It says that it answers something, so that it cannot be forwarded as it came.
+                let payload = json!({"asked_by": conn});
+                self.tell_as(at, Kind::Work(job), JOBS[job], "request", payload, Shape::Odd);
+            }
+            Say::HugeWork | Say::HugeNote => {
+                let payload = json!({"asked_by": conn});
+                match say {
+                    // Such a message would end the connection if the limit was lower.
+                    _ if self.scenario.has_reloads => {}
+                    Say::HugeWork => {
+                        let kind = Kind::Work(job);
+                        self.tell_as(at, kind, JOBS[job], "request", payload, Shape::Huge);
+                    }
+                    _ => {
+                        let kind = Kind::WorkNote(job);
+                        self.tell_as(at, kind, JOBS[job], "notification", payload, Shape::Huge);
+                    }
+                }
+            }
+            Say::List => {
+                let lists = ["list_channels", "list_applications", "list_services", "get_latency"];
+                let list = lists[self.below(lists.len())];
+                self.request(at, Kind::List(list), "system", system(list));
+            }
+            Say::Name => self.name(at),
+            Say::NameMany => {
+                // Now and then as many as no listing holds.
+                let is_too_much = self.below(4) == 3;
+                (0..if is_too_much { 70 } else { 8 }).for_each(|_| self.name(at));
+                if is_too_much {
+                    self.request(
+                        at,
+                        Kind::List("list_channels"),
+                        "system",
+                        system("list_channels"),
+                    );
+                }
+            }
+            Say::ManagedSubscribe | Say::ManagedUnsubscribe => {
+                // The limit on subscriptions would not hold for these.
+                if self.scenario.limits.subscriptions_per_connection_max < TOPICS.len() {
+                    return;
+                }
+                let (kind, act) = match say {
+                    Say::ManagedSubscribe => {
+                        (Kind::Subscribe { topic, ack: true, managed: true }, "subscribe")
+                    }
+                    _ => (Kind::Unsubscribe { topic, ack: true, managed: true }, "unsubscribe"),
+                };
+                self.request(at, kind, "manage", json!({"act": act, "topic": topic}));
+            }
+            Say::Close => {
+                self.request(at, Kind::Close, "manage", json!({"act": "close"}));
+            }
+            Say::HalfFrame => {
+                if self.scenario.is_tight {
+                    // Of a message of 5,000 or 10,000 bytes, which take 8 or 16 KiB.
+                    let header =
+                        if self.below(2) == 0 { [0, 0, 0x13, 0x88] } else { [0, 0, 0x27, 0x10] };
+                    let half = [&header, &[b' '; 4_900][..]].concat();
+                    self.put(at, Kind::Half, 0, half);
+                    self.peers[at].is_done = true;
+                    self.peers[at].is_stuck = true;
+                    while !self.peers[at].tasks.is_empty() {
+                        self.say(at, Say::NoAnswer);
+                    }
+                }
+            }
+            _ => unreachable!("every client says such a thing"),
         }
     }
 
@@ -177,7 +311,13 @@ impl World {
             self.peers[at].is_done = true;
             return;
         }
-        let hello = json!({"action": "connect", "connection_id": id});
+        let mut hello = json!({"action": "connect", "connection_id": id});
+        if self.scenario.has_tokens {
+            // Both are offered, and now and then another one.
+            let token = self.below(5) / 2;
+            self.model.conns[conn].token = TOKENS.get(token).map(|_| token);
+            hello["token"] = TOKENS.get(token).copied().unwrap_or("a guess").into();
+        }
         self.request(at, Kind::Connect, "system", hello);
     }
 
@@ -188,23 +328,99 @@ impl World {
         }
     }
 
+    /// Lets all clients ask for much at once.
+    pub(super) fn ask_much(&mut self) {
+        for at in (0..self.peers.len()).filter(|at| !self.peers[*at].is_done).collect::<Vec<_>>() {
+            let latency = json!({"action": "get_latency"});
+            self.request(at, Kind::List("get_latency"), "system", latency);
+            while self.hand_over(at) {}
+            self.arrive_bytes(at, usize::MAX);
+        }
+    }
+
+    /// Lets all clients publish much at once.
+    pub(super) fn publish_much(&mut self) {
+        let Some((_, topic)) = self.model.heard_topic() else { return };
+        for at in (0..self.peers.len()).filter(|at| !self.peers[*at].is_done).collect::<Vec<_>>() {
+            (0..10).for_each(|_| self.publish(at, topic));
+            while self.hand_over(at) {}
+            self.arrive_bytes(at, usize::MAX);
+        }
+    }
+
+    /// Lets another client serve, at once.
+    pub(super) fn serve_more(&mut self) {
+        for at in (0..self.peers.len()).filter(|at| !self.peers[*at].is_done).collect::<Vec<_>>() {
+            if self.below(2) == 0 {
+                self.say(at, Say::Serve);
+                while self.hand_over(at) {}
+                self.arrive_bytes(at, usize::MAX);
+            }
+        }
+    }
+
+    /// Lets workers forget what they were asked.
+    pub(super) fn forget_tasks(&mut self) {
+        for at in 0..self.peers.len() {
+            while !self.peers[at].tasks.is_empty() {
+                self.say(at, Say::NoAnswer);
+            }
+        }
+    }
+
+    /// Lets all clients send more messages than most turns take of one, which arrive at once.
+    pub(super) fn say_much(&mut self) {
+        for at in (0..self.peers.len()).filter(|at| !self.peers[*at].is_done).collect::<Vec<_>>() {
+            (0..12).for_each(|_| self.say(at, Say::Ping));
+            while self.hand_over(at) {}
+            self.arrive_bytes(at, usize::MAX);
+        }
+    }
+
     /// Lets a worker answer one of its requests, if it has any.
     pub(super) fn answer_task(&mut self, at: usize) {
         if self.peers[at].tasks.is_empty() {
             return;
         }
         let task = self.below(self.peers[at].tasks.len());
-        let (id, nonce) = self.peers[at].tasks.swap_remove(task);
-        self.respond(at, Kind::Answer, &id, nonce, true);
+        let task = self.peers[at].tasks.swap_remove(task);
+        self.respond(at, Kind::Answer, &task, true);
     }
 
-    fn respond(&mut self, at: usize, kind: Kind, id: &str, nonce: u64, is_genuine: bool) {
+    fn respond(&mut self, at: usize, kind: Kind, task: &Task, is_genuine: bool) {
         let conn = self.peers[at].conn;
-        let payload = json!({"by": conn, "nonce": nonce, "genuine": is_genuine}).to_string();
+        let nonce = task.nonce;
+        let mut payload = json!({"by": conn, "nonce": nonce, "genuine": is_genuine}).to_string();
         let app = APPS[self.model.conns[conn].app];
         let own_id = self.model.next_message_id(conn);
-        let bytes = wire::message(app, "answers", "response", &own_id, &payload, Some(id));
+        // The server writes an answer anew if it names another channel.
+        let channel = if self.below(2) == 0 { JOBS[task.job] } else { "answers" };
+        let say = |payload: &str| {
+            wire::message(app, channel, "response", &own_id, payload, Some(&task.id))
+        };
+        let mut bytes = say(&payload);
+        if self.below(14) == 13 && !self.scenario.has_reloads {
+            self.fill_up(&mut payload, bytes.len());
+            bytes = say(&payload);
+            self.model.answered_hugely(nonce);
+        }
         self.put(at, kind, 0, bytes);
+    }
+
+    /// Makes a payload so long that its message is about as large as a frame may be.
+    fn fill_up(&mut self, payload: &mut String, frame_bytes: usize) {
+        let whole_bytes = self.scenario.limits.frame_bytes_max - self.below(GROWTH_BYTES_MAX);
+        let pad_bytes = whole_bytes.saturating_sub(frame_bytes + ",\"pad\":\"\"".len());
+        payload.pop();
+        let _ = write!(payload, ",\"pad\":\"{}\"}}", "x".repeat(pad_bytes));
+    }
+
+    /// Subscribes to a channel that nobody has named before.
+    fn name(&mut self, at: usize) {
+        let conn = self.peers[at].conn;
+        let number = self.model.conns[conn].names_count();
+        let channel = format!("{conn}-{number:0>250}");
+        self.tell(at, Kind::Name, &channel, "subscribe", json!({"ack": true}));
     }
 
     fn publish(&mut self, at: usize, topic: usize) {
@@ -245,7 +461,19 @@ impl World {
         kind: Kind,
         channel: &str,
         message_type: &str,
+        payload: serde_json::Value,
+    ) {
+        self.tell_as(at, kind, channel, message_type, payload, Shape::Usual);
+    }
+
+    fn tell_as(
+        &mut self,
+        at: usize,
+        kind: Kind,
+        channel: &str,
+        message_type: &str,
         mut payload: serde_json::Value,
+        shape: Shape,
     ) {
         let conn = self.peers[at].conn;
         let app = APPS[self.model.conns[conn].app];
@@ -258,7 +486,20 @@ impl World {
             payload = format!("{payload},\"pad\":\"{}\"}}", "x".repeat(pad_bytes));
         }
         let id = self.model.next_message_id(conn);
-        let bytes = wire::message(app, channel, message_type, &id, &payload, None);
+        let say = |payload: &str| match (shape, kind) {
+            (Shape::Odd, _) => {
+                wire::message(app, channel, message_type, &id, payload, Some("nothing"))
+            }
+            (Shape::Huge, Kind::WorkNote(_)) => {
+                wire::short_message(app, channel, message_type, &id, payload)
+            }
+            _ => wire::message(app, channel, message_type, &id, payload, None),
+        };
+        let mut bytes = say(&payload);
+        if matches!(shape, Shape::Huge) && bytes.len() < self.scenario.limits.frame_bytes_max / 2 {
+            self.fill_up(&mut payload, bytes.len());
+            bytes = say(&payload);
+        }
         self.put(at, kind, nonce, bytes);
     }
 

@@ -4,12 +4,12 @@
 use std::io::{self, IoSlice};
 
 use super::kernel::{PipeId, SharedKernel};
+use super::pipe::FLIGHT_BYTES;
 use crate::net::Stream;
 
 /// Bytes that a stream accepts beyond those that the kernel takes.
 const UNSENT_BYTES_MAX: usize = 600;
-/// Sizes of a client's flight in a handshake, and of the answer to all flights but the last.
-pub(super) const FLIGHT_BYTES: usize = 37;
+/// Size of the answer to all flights of a handshake but the last.
 pub(super) const ANSWER_BYTES: usize = 90;
 /// Bytes that a decrypting stream reads at once, and the cost of that besides.
 const TAKEN_BYTES_MAX: usize = 200;
@@ -64,6 +64,13 @@ impl SimulatedStream {
 
     /// Writes pending bytes. Returns whether the kernel has taken all of them.
     fn send_pending(&mut self) -> io::Result<bool> {
+        let is_all_sent = self.try_send_pending();
+        let kept_bytes = self.unsent.as_ref().map_or(0, Vec::len);
+        self.kernel.borrow_mut().pipes[self.id].kept_bytes = kept_bytes;
+        is_all_sent
+    }
+
+    fn try_send_pending(&mut self) -> io::Result<bool> {
         let Some(unsent) = &mut self.unsent else { return Ok(true) };
         while !unsent.is_empty() {
             match self.kernel.borrow_mut().write(self.id, &[unsent]) {

@@ -48,7 +48,8 @@ impl System for SimulatedSystem {
 
     fn accept(&mut self, listener: &mut SimulatedListener) -> io::Result<(SimulatedStream, Peer)> {
         let id = self.kernel.borrow_mut().accept(listener.at)?;
-        Ok((SimulatedStream::new(id, self.kernel.clone()), Peer::Unknown))
+        let peer = self.kernel.borrow().pipes[id].client;
+        Ok((SimulatedStream::new(id, self.kernel.clone()), peer))
     }
 
     fn has_handshakes(listener: &SimulatedListener) -> bool {

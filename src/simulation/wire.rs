@@ -1,5 +1,7 @@
 //! Frames as a client writes and reads them, implemented from the protocol's description alone.
 
+use std::fmt::Write;
+
 use serde_json::Value;
 
 pub(super) fn frame(body: &[u8]) -> Vec<u8> {
@@ -8,7 +10,8 @@ pub(super) fn frame(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Returns the frame of a message whose ids need no escaping and whose payload is JSON text.
+/// Returns the frame of a message whose payload is JSON text. Without a `reply_to` it says that it
+/// has none.
 pub(super) fn message(
     app: &str,
     channel: &str,
@@ -17,13 +20,49 @@ pub(super) fn message(
     payload: &str,
     reply_to: Option<&str>,
 ) -> Vec<u8> {
-    let reply_to = reply_to.map_or("null".to_owned(), |id| format!("\"{id}\""));
-    let body = format!(
-        "{{\"message_id\":\"{id}\",\"app_id\":\"{app}\",\"channel_id\":\"{channel}\",\
-         \"message_type\":\"{kind}\",\"payload\":{payload},\"timestamp\":0.5,\
-         \"reply_to\":{reply_to}}}"
-    );
+    let reply_to = reply_to.map_or("null".to_owned(), quoted);
+    let mut body = beginning(app, channel, kind, id, payload);
+    let _ = write!(body, ",\"reply_to\":{reply_to}}}");
     frame(body.as_bytes())
+}
+
+/// Returns the same of a message that leaves its `reply_to` out.
+pub(super) fn short_message(
+    app: &str,
+    channel: &str,
+    kind: &str,
+    id: &str,
+    payload: &str,
+) -> Vec<u8> {
+    frame((beginning(app, channel, kind, id, payload) + "}").as_bytes())
+}
+
+fn beginning(app: &str, channel: &str, kind: &str, id: &str, payload: &str) -> String {
+    let (id, channel) = (quoted(id), quoted(channel));
+    format!(
+        "{{\"message_id\":{id},\"app_id\":\"{app}\",\"channel_id\":{channel},\
+         \"message_type\":\"{kind}\",\"payload\":{payload},\"timestamp\":0.5"
+    )
+}
+
+/// Returns the text as JSON, with all letters but those of ASCII written as escapes.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => quoted.extend(['\\', char]),
+            ' '..='~' => quoted.push(char),
+            _ => {
+                let mut units = [0; 2];
+                for unit in char.encode_utf16(&mut units) {
+                    let _ = write!(quoted, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// Takes the next whole frame from the front of the received bytes.

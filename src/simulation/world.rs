@@ -1,34 +1,22 @@
-//! A run: events happen one after another, and after each the promises are checked.
+//! A run: events happen one after another, and after each turn the promises are checked.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::embedded::{Embedded, locked, shared};
 use super::kernel::{Kernel, PipeId, SharedKernel, Stop};
-use super::model::{Model, Reaction};
-use super::peer::Peer;
-use super::pipe::Pipe;
-use super::scenario::{APPS, CLIENT_IDS, READ_BYTES_MAX, Scenario, TOPICS};
-use super::stream::{FLIGHT_BYTES, READ_COST_BYTES_MAX};
+use super::model::{Model, Newcomer, Reaction};
+use super::peer::{Peer, Task};
+use super::pipe::{FLIGHT_BYTES, Pipe};
+use super::scenario::{ADMITTED_USER, APPS, CLIENT_IDS, Scenario, TOPICS};
 use super::wire;
+use crate::broker::{self, User};
 use crate::net::Budget;
 use crate::proto::{Json, MessageType};
-use crate::{ConnectionKey, Counters, Message};
+use crate::{ConnectionKey, Counters, Limits, Message};
 
-/// Turns for which a readable connection may be neither read nor written: whole publications of an
-/// earlier read may wait, and each may have to wait for a slow subscriber.
-const UNSERVED_TURNS_MAX: u32 = 10;
-/// Cost of one connection in a turn at most: four reads, and the bytes that the last of them read
-/// beyond its buffer.
-const TURN_COST_BYTES_MAX: usize = 4 * READ_BYTES_MAX + READ_COST_BYTES_MAX;
-/// Turns for which a connection may be in a backlog: others are before it, and its listener has its
-/// turn only every second time if both have connections, and accepts fail.
-const BACKLOG_TURNS_MAX: u32 = 30;
-/// Turns with a budget that do as much as one without, at most: each of them serves one connection
-/// or sends one queue at least.
-const SMALL_TURNS: u32 = 20;
-/// Connections over the limit that may exist to be refused.
-const REFUSED_MAX: usize = 64;
+/// The end of ids that are longer than the server's own.
+const LONG_TAIL: &str = "-------- -------- -------- -------- -------- -------- -------- --------";
 
 pub(super) struct World {
     pub(super) kernel: SharedKernel,
@@ -37,15 +25,26 @@ pub(super) struct World {
     pub(super) scenario: Scenario,
     pub(super) peers: Vec<Peer>,
     pub(super) turns: u64,
-    present: Vec<ConnectionKey>,
+    /// The limits that were last given to the server, and how many times it was given any.
+    pub(super) limits: Limits,
+    pub(super) reloads: usize,
+    /// Commands to close a connection that were given to the server.
+    pub(super) dismissals: usize,
+    pub(super) wide_bursts: usize,
+    pub(super) has_crowd_come: bool,
+    /// The connection that the process closes in a later turn, by application and id.
+    pub(super) dismissed_later: Option<(u64, (usize, usize))>,
+    /// The memory that the server holds without connections.
+    pub(super) least_memory_bytes: usize,
+    pub(super) present: Vec<ConnectionKey>,
     /// As they were after the last turn.
-    counters: Counters,
+    pub(super) counters: Counters,
     /// The connections at the begin of the turn.
-    known: Vec<(ConnectionKey, PipeId)>,
+    pub(super) known: Vec<(ConnectionKey, PipeId)>,
     /// Connections closed since all actions were last carried out: those that had been read before,
     /// and those that were closed for their silence.
-    closed_read: u64,
-    closed_silent: u64,
+    pub(super) closed_read: u64,
+    pub(super) closed_silent: u64,
 }
 
 /// The events of a run.
@@ -88,6 +87,19 @@ const ROUGH: [(usize, Happening); 12] = [
     (2, Happening::Stop),
     (2, Happening::Descriptors),
 ];
+/// Much is said, and little of the answers is read.
+const PRESSING: [(usize, Happening); 10] = [
+    (40, Happening::Turn),
+    (8, Happening::Connect),
+    (50, Happening::Say),
+    (50, Happening::Arrive),
+    (9, Happening::Receive),
+    (2, Happening::Stall),
+    (3, Happening::Leave),
+    (10, Happening::Inside),
+    (4, Happening::LittleTime),
+    (1, Happening::MuchTime),
+];
 
 impl World {
     pub(super) fn new(mut kernel: Kernel) -> Result<Self, String> {
@@ -95,16 +107,23 @@ impl World {
         kernel.faults = scenario.faults;
         kernel.backlogs[1].has_handshakes = scenario.has_handshakes;
         let kernel = shared(kernel);
-        let server =
-            Embedded::new(&kernel, scenario.limits.clone()).map_err(|error| error.to_string())?;
+        let mut server = Embedded::new(&kernel, &scenario).map_err(|error| error.to_string())?;
+        let least_memory_bytes = server.stats().memory_bytes;
         let model = Model::new(&scenario);
         Ok(Self {
             kernel,
             server,
             model,
-            scenario,
             peers: Vec::new(),
             turns: 0,
+            limits: scenario.limits.clone(),
+            reloads: 0,
+            dismissals: 0,
+            wide_bursts: 0,
+            has_crowd_come: false,
+            dismissed_later: None,
+            least_memory_bytes,
+            scenario,
             present: Vec::new(),
             counters: Counters::default(),
             known: Vec::new(),
@@ -130,7 +149,11 @@ impl World {
     fn happen(&mut self) -> Result<(), String> {
         let happening = {
             let decisions = &mut self.kernel.borrow_mut().decisions;
-            decisions.weighted(if self.scenario.is_calm { &CALM[..] } else { &ROUGH[..] })
+            decisions.weighted(match &self.scenario {
+                Scenario { is_calm: true, .. } => &CALM[..],
+                Scenario { is_pressing: true, .. } => &PRESSING[..],
+                _ => &ROUGH[..],
+            })
         };
         self.model.step += 1;
         let peer = (!self.peers.is_empty()).then(|| self.below(self.peers.len()));
@@ -214,8 +237,9 @@ impl World {
             return;
         }
         let is_calm = self.scenario.is_calm;
-        let is_prompt = self.below(2) == 0;
+        let is_prompt = self.below(if self.scenario.is_pressing { 8 } else { 2 }) == 0;
         let send_bytes_max = match self.below(3) {
+            _ if self.scenario.has_wide_pipes => 1 << 20,
             _ if is_prompt => 64 << 10,
             0 => 3_000,
             1 => 900,
@@ -230,10 +254,21 @@ impl World {
             (self.below(5) / 4, self.below(CLIENT_IDS.len()))
         };
         let splits_writes = self.below(4) == 3;
+        let id_tail = ["", "", "", " \"\u{e9}\" ", LONG_TAIL][self.below(5)];
+        let users = [Some(ADMITTED_USER), Some(ADMITTED_USER), None, Some(ADMITTED_USER + 1)];
+        let (client, is_admitted) = if self.scenario.has_users && listener == 0 {
+            let uid = users[self.below(users.len())];
+            let user = uid.map(|uid| User { uid, gid: 0 });
+            (broker::Peer::Unix { user, pid: None }, uid == Some(ADMITTED_USER))
+        } else {
+            (broker::Peer::Unknown, true)
+        };
         let Some(pipe) = self.kernel.borrow_mut().connect(listener, send_bytes_max) else {
             return;
         };
-        let conn = self.model.begin(app, id, is_prompt);
+        self.kernel.borrow_mut().pipes[pipe].client = client;
+        let newcomer = Newcomer { app, id, is_prompt, id_tail, is_admitted };
+        let conn = self.model.begin(&newcomer);
         let flights = self.kernel.borrow().pipes[pipe].flights;
         self.peers.push(Peer {
             conn,
@@ -245,6 +280,7 @@ impl World {
             is_prompt,
             splits_writes,
             is_stalled: false,
+            is_stuck: false,
             is_done: false,
             is_closed: false,
             tasks: Vec::new(),
@@ -316,9 +352,12 @@ impl World {
         let mut tasks = Vec::new();
         while let Some(body) = wire::take_frame(&mut peer.inbox) {
             match self.model.received(peer.conn, &body)? {
-                Some(Reaction::Work { id, nonce }) => tasks.push((id, nonce)),
+                Some(Reaction::Work { id, job, nonce }) => tasks.push(Task { id, job, nonce }),
                 None => {}
             }
+        }
+        if peer.is_stuck {
+            tasks.drain(..).for_each(|task| self.model.ignored(task.nonce));
         }
         peer.tasks.append(&mut tasks);
         if is_at_end {
@@ -338,7 +377,8 @@ impl World {
     pub(super) fn leave(&mut self, at: usize) {
         let how = self.below(3);
         let keeps_arrived = self.below(2) == 0;
-        if self.peers[at].is_closed || self.peers[at].is_done {
+        let peer = &self.peers[at];
+        if peer.is_closed || (peer.is_done && !peer.is_stuck) {
             return;
         }
         let peer = &mut self.peers[at];
@@ -370,19 +410,14 @@ impl World {
     fn act_inside(&mut self) {
         let app = self.below(APPS.len());
         let topic = self.below(TOPICS.len());
-        match self.below(5) {
+        match self.below(7) {
             0 | 1 => self.answer_deferred(),
             2 => {
                 let (times, pad_bytes) =
                     if self.scenario.has_bursts { (1 + self.below(8), 15_000) } else { (1, 0) };
-                for _ in 0..times {
-                    let publication = self.model.publication(app, topic, None);
-                    let pad = "x".repeat(pad_bytes);
-                    let payload = serde_json::json!({"publication": publication, "pad": pad});
-                    // This cannot fail, because the loop runs and the mailbox holds more.
-                    let _ = self.server.handle.publish(APPS[app], TOPICS[topic], &payload);
-                }
+                (0..times).for_each(|_| self.publish_inside(app, topic, pad_bytes));
             }
+            5 | 6 => self.act_outside(),
             what => {
                 let id = self.below(CLIENT_IDS.len());
                 let key = (what == 3).then(|| self.server.connection(APPS[app], CLIENT_IDS[id]));
@@ -399,6 +434,14 @@ impl World {
                 };
             }
         }
+    }
+
+    /// Publishes from inside the process.
+    pub(super) fn publish_inside(&mut self, app: usize, topic: usize, pad_bytes: usize) {
+        let publication = self.model.publication(app, topic, None);
+        let payload = serde_json::json!({"publication": publication, "pad": "x".repeat(pad_bytes)});
+        // This cannot fail, because the loop runs and the mailbox holds more.
+        let _ = self.server.handle.publish(APPS[app], TOPICS[topic], &payload);
     }
 
     pub(super) fn answer_deferred(&mut self) {
@@ -423,6 +466,7 @@ impl World {
     /// Runs the loop once, and checks what must always be true.
     pub(super) fn turn(&mut self) -> Result<(), String> {
         self.turns += 1;
+        self.dismiss_in_time();
         if let Some(listener) = self.scenario.rushed_listener {
             self.kernel.borrow_mut().rush(listener);
         }
@@ -434,135 +478,11 @@ impl World {
         for at in 0..self.peers.len() {
             self.arrive_bytes(at, 0);
         }
+        self.note_acts();
         self.check_closed(is_roomy)?;
         // Before anybody is judged by time, all sockets are read once more.
         let was_due = deadline.is_some_and(|deadline| deadline <= self.model.now);
         self.check_always(if was_due { 2 } else { 1 })
-    }
-
-    /// Notes, before a turn, which connections the server would read. Returns whether there is room
-    /// for all that it can accept in the turn, so that it closes none to make room.
-    fn note_wanted(&mut self) -> bool {
-        let broker = &self.server.broker;
-        let mut kernel = self.kernel.borrow_mut();
-        kernel.pipes.iter_mut().for_each(|pipe| pipe.is_wanted = false);
-        let keys = broker.connections();
-        self.known.clear();
-        for key in &keys {
-            let is_it = |pipe: &Pipe| pipe.is_open() && pipe.token == Some(key.index());
-            if let Some(id) = kernel.pipes.iter().position(is_it) {
-                kernel.pipes[id].is_wanted = broker.wants_read(*key);
-                self.known.push((*key, id));
-            }
-        }
-        kernel.note_unread();
-        keys.len() + self.scenario.limits.turn.accepts_max <= self.scenario.limits.connections_max
-    }
-
-    /// Checks that nobody was closed for its silence whose bytes lay in the socket, and notes whose
-    /// queue was lost.
-    fn check_closed(&mut self, is_roomy: bool) -> Result<(), String> {
-        let counters = self.server.stats().counters;
-        let before = std::mem::replace(&mut self.counters, counters.clone());
-        let mut kernel = self.kernel.borrow_mut();
-        for key in self.server.broker.take_unsent() {
-            // A queue that is over its bound has no grace.
-            if counters.slow_consumers == before.slow_consumers {
-                // One that came in this turn, and was closed in it, was owed nothing yet.
-                let known = self.known.iter().find(|(known, _)| *known == key);
-                if let Some((_, id)) = known {
-                    kernel.pipes[*id].is_cut_short = true;
-                }
-            }
-        }
-        let limits = &self.scenario.limits;
-        let idle_closed = counters.idle_closed - before.idle_closed;
-        let idle_timeout = limits.idle_timeout.filter(|_| idle_closed > 0);
-        self.closed_read += kernel.take_closed(limits.handshake_timeout, idle_timeout);
-        self.closed_silent += idle_closed;
-        // Of those closed in one turn it is not known which was silent in which way. A drain lets nobody
-        // finish a handshake.
-        if is_roomy && idle_closed == 0 && !self.model.is_draining() {
-            self.closed_silent += counters.handshake_timeouts - before.handshake_timeouts;
-        }
-        // A budget may leave the sockets to the next turn.
-        if !self.server.broker.has_work() {
-            let read = std::mem::take(&mut self.closed_read);
-            if std::mem::take(&mut self.closed_silent) > read {
-                return Err("a silent connection was closed, and had not been read".to_owned());
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks what must be true after each turn, in which a connection had so many shares at most.
-    fn check_always(&mut self, shares: usize) -> Result<(), String> {
-        let limits = &self.scenario.limits;
-        // A turn with a budget takes a part of what one without takes.
-        let patience = if self.scenario.steps_max.is_some() { SMALL_TURNS } else { 1 };
-        let stats = self.server.stats();
-        // What is about to be closed is held until it is.
-        let is_closing = self.server.broker.has_work();
-        if stats.memory_bytes > limits.memory_bytes_max && !is_closing {
-            return Err(format!("{} bytes are held, over the limit", stats.memory_bytes));
-        }
-        let mut kernel = self.kernel.borrow_mut();
-        let accepted = stats.counters.accepted + stats.counters.shed;
-        if accepted != kernel.accepted {
-            return Err(format!("{} were accepted, and {accepted} are counted", kernel.accepted));
-        }
-        if stats.counters.bytes_in != kernel.read_bytes {
-            return Err(format!("{} bytes_in of {}", stats.counters.bytes_in, kernel.read_bytes));
-        }
-        if kernel.has_more_events && !self.server.is_due() {
-            return Err("events are left in the queue, and the loop would sleep".to_owned());
-        }
-        let broker = &self.server.broker;
-        let keys = broker.connections();
-        if keys.len() > limits.connections_max + REFUSED_MAX {
-            return Err(format!("{} connections are there, over the limit", keys.len()));
-        }
-        for key in keys {
-            let queued = broker.queued_bytes(key);
-            if queued > limits.queue_bytes_max() {
-                return Err(format!("{queued} bytes wait for one connection, over the limit"));
-            }
-            let token = Some(key.index());
-            let pipes = &mut kernel.pipes;
-            let pipe = pipes.iter_mut().find(|pipe| pipe.is_open() && pipe.token == token);
-            let Some(pipe) = pipe else {
-                // It could not be watched, and the next turn closes it.
-                if broker.has_work() {
-                    continue;
-                }
-                return Err(format!("the socket of {key:?} is gone, and the connection is not"));
-            };
-            let cost_bytes = std::mem::take(&mut pipe.turn_cost_bytes);
-            if cost_bytes > TURN_COST_BYTES_MAX * shares {
-                return Err(format!("{key:?} took {cost_bytes} bytes' time of one turn"));
-            }
-            if pipe.count_unserved(broker.wants_read(key)) > UNSERVED_TURNS_MAX * patience {
-                return Err(format!("{key:?} has something to be read, and is not read"));
-            }
-        }
-        let longest = kernel.count_waiting();
-        if longest > BACKLOG_TURNS_MAX * patience {
-            return Err(format!("somebody stood in a backlog for {longest} turns"));
-        }
-        drop(kernel);
-        self.check_hooks()
-    }
-
-    fn check_hooks(&mut self) -> Result<(), String> {
-        for (key, came) in std::mem::take(&mut locked(&self.server.inside).events) {
-            let known = self.present.iter().position(|present| *present == key);
-            match (came, known) {
-                (true, None) => self.present.push(key),
-                (false, Some(at)) => drop(self.present.swap_remove(at)),
-                _ => return Err(format!("{key:?} came or went twice: {came}")),
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn present_count(&self) -> usize {

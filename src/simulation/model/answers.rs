@@ -1,7 +1,9 @@
 //! Answers: each request is answered once, correctly, and only to its requester.
 
-use super::{ConnId, Kind, Model, Step, number};
-use crate::simulation::scenario::CLIENT_IDS;
+use serde_json::Value;
+
+use super::{Conn, ConnId, Kind, Model, Step, number};
+use crate::simulation::scenario::{CLIENT_IDS, GROWTH_BYTES_MAX, JOBS};
 use crate::simulation::wire::Received;
 
 impl Model {
@@ -10,10 +12,19 @@ impl Model {
             *self.codes.entry(code.to_owned()).or_default() += 1;
         }
         let Some(reply_to) = &message.reply_to else { return self.unasked(by, message) };
-        if message.code() == Some("limit_exceeded") && self.is_tight {
+        let conn = &self.conns[by];
+        let known = conn.message(reply_to);
+        let kind = known.map(|at| conn.sent[at].kind);
+        let is_refused = match message.code() {
+            Some("limit_exceeded") => {
+                self.is_tight || known.is_some_and(|at| self.may_be_refused(by, at))
+            }
+            Some("shutting_down") => self.is_draining() && kind == Some(Kind::Close),
+            _ => false,
+        };
+        if is_refused {
             return self.refuse(by, reply_to);
         }
-        let conn = &self.conns[by];
         let Some(at) = conn.outstanding.get(reply_to).copied() else {
             return Err(format!("{reply_to} is answered already, or was never asked"));
         };
@@ -24,10 +35,31 @@ impl Model {
         self.take_answer(by, at, message)
     }
 
-    /// Without memory any message may be refused, even one that has no answer otherwise.
+    /// Returns whether a message may be over a limit: of channels, subscriptions, services or bytes.
+    fn may_be_refused(&self, by: ConnId, at: usize) -> bool {
+        let sent = &self.conns[by].sent[at];
+        let is_huge = sent.bytes + GROWTH_BYTES_MAX > self.limits.frame_bytes_max;
+        let is_limited = self.limits.channels_per_connection_max < 4_096
+            || self.limits.subscriptions_per_connection_max < 4_096;
+        match sent.kind {
+            Kind::Work(_) | Kind::WorkNote(_) => is_huge || is_limited,
+            Kind::Subscribe { .. }
+            | Kind::Unsubscribe { .. }
+            | Kind::Serve(_)
+            | Kind::Publish(_)
+            | Kind::LostNote
+            | Kind::Forbidden
+            | Kind::Name => is_limited,
+            // The names of channels alone fill a frame.
+            Kind::List(_) => self.conns.iter().map(Conn::names_count).sum::<usize>() > 20,
+            _ => false,
+        }
+    }
+
+    /// A message may be refused for want of room, even one that has no answer otherwise.
     fn refuse(&mut self, by: ConnId, reply_to: &str) -> Result<(), String> {
         let conn = &mut self.conns[by];
-        let at = reply_to.strip_prefix('m').and_then(|at| at.parse::<usize>().ok());
+        let at = conn.message(reply_to);
         let sent = at.and_then(|at| Some((at, conn.sent.get_mut(at)?)));
         let Some((at, sent)) = sent.filter(|(_, sent)| !sent.is_answered) else {
             return Err(format!("{reply_to} is answered already, or was never asked"));
@@ -43,8 +75,10 @@ impl Model {
     fn take_answer(&mut self, by: ConnId, at: usize, message: &Received) -> Result<(), String> {
         let kind = self.conns[by].sent[at].kind;
         let conn = &mut self.conns[by];
-        conn.outstanding.remove(&format!("m{at}"));
+        conn.outstanding.remove(&conn.message_id(at));
         conn.sent[at].is_answered = true;
+        conn.sent[at].is_refused =
+            message.code() == Some("shutting_down") && kind.is_refused_by_drain();
         let mut at_once = kind.is_in_order();
         if at_once {
             let next = conn.in_order.pop_front();
@@ -57,7 +91,7 @@ impl Model {
             self.note_done(by, at);
         }
         if let Some(code) = message.code()
-            && (matches!(code, "not_connected" | "frame_too_large")
+            && (matches!(code, "not_connected" | "frame_too_large" | "auth_failed")
                 || (kind == Kind::Connect && code == "shutting_down"))
         {
             self.conns[by].told = Some(code.to_owned());
@@ -79,6 +113,7 @@ impl Model {
                 {
                     return Err("this is no welcome".to_owned());
                 }
+                self.check_access(by, true)?;
                 self.conns[by].connected_at = Some(self.step);
                 self.take_answer(by, next.unwrap_or_default(), message)
             }
@@ -88,7 +123,10 @@ impl Model {
             (Some(code), _) => {
                 let legitimate = match code {
                     "taken_over" => self.may_be_taken_over(by),
-                    "server_full" => conn.connected_at.is_none(),
+                    "server_full" => {
+                        conn.connected_at.is_none() && (self.was_full || self.is_tight)
+                    }
+                    "auth_failed" => !conn.is_admitted,
                     "shutting_down" => self.is_draining(),
                     "limit_exceeded" => self.is_tight,
                     _ => false,
@@ -109,15 +147,10 @@ impl Model {
         let status = |expected: &str| payload["status"] == expected;
         let code = message.code();
         if code == Some("shutting_down") && self.is_draining() {
-            return match sent.kind {
-                Kind::Connect
-                | Kind::Echo
-                | Kind::Fail
-                | Kind::Panic
-                | Kind::Serve(_)
-                | Kind::Work(_)
-                | Kind::Later => Ok(()),
-                _ => Err("this is served until the end".to_owned()),
+            return if sent.kind.is_refused_by_drain() {
+                Ok(())
+            } else {
+                Err("this is served until the end".to_owned())
             };
         }
         let is_right = match sent.kind {
@@ -138,9 +171,50 @@ impl Model {
                 code => code == Some("handler_failed"),
             },
             Kind::Work(job) => return self.check_work(by, at, job, message),
+            Kind::Connect if code == Some("auth_failed") => return self.check_access(by, false),
+            Kind::List(action) => code.is_none() && Self::is_list(action, payload),
+            Kind::Name if status("subscribed") => return self.check_name(by),
             _ => false,
         };
         if is_right { Ok(()) } else { Err(format!("no answer to {:?}", sent.kind)) }
+    }
+
+    fn is_list(action: &str, payload: &Value) -> bool {
+        match action {
+            "list_channels" => payload["echo"]["has_handler"] == true,
+            "list_applications" => payload.as_object().is_some_and(|all| !all.is_empty()),
+            "list_services" => payload["services"].is_array(),
+            _ => payload["channels"].is_object() && payload["workers"].is_array(),
+        }
+    }
+
+    /// Checks that a connection was let in, or not, by the rules.
+    fn check_access(&self, by: ConnId, is_let_in: bool) -> Result<(), String> {
+        let conn = &self.conns[by];
+        if is_let_in && !conn.is_admitted {
+            return Err("its user is not admitted".to_owned());
+        }
+        let is_asked = self.access.is_any() && conn.app == 0;
+        let arrived = conn.sent.first().and_then(|sent| sent.arrived);
+        let begin = arrived.map_or(self.step, |(step, _)| step);
+        let mut tokens = self.access.between(begin, self.step);
+        let is_right = match (is_asked, is_let_in) {
+            (false, is_let_in) => is_let_in,
+            (true, true) => tokens.any(|token| conn.token == Some(token)),
+            (true, false) => tokens.any(|token| conn.token != Some(token)),
+        };
+        let verdict = if is_let_in { "let in" } else { "refused" };
+        if is_right { Ok(()) } else { Err(format!("its token is no reason to be {verdict}")) }
+    }
+
+    /// Checks that a connection has no more channels than it may.
+    fn check_name(&self, by: ConnId) -> Result<(), String> {
+        let names = self.conns[by].sent.iter().filter(|sent| sent.kind == Kind::Name);
+        let had = names.filter(|sent| sent.is_answered && !sent.is_refused).count();
+        if had >= self.limits.channels_per_connection_max {
+            return Err("it has made as many channels as it may".to_owned());
+        }
+        Ok(())
     }
 
     fn check_work(
@@ -158,6 +232,9 @@ impl Model {
                 let answered_by = number(&message.payload, "by")?;
                 let nonce = number(&message.payload, "nonce")?;
                 let is_first = message.payload["genuine"] == true;
+                if message.channel != JOBS[job] {
+                    return Err("the answer names another channel".to_owned());
+                }
                 if nonce != sent.nonce || Some(answered_by as usize) != worker || !is_first {
                     return Err(format!("the answer of another, for {worker:?} had it"));
                 }
@@ -165,6 +242,7 @@ impl Model {
             }
             Some("timeout") => self.check_timeout(by, at),
             Some("limit_exceeded") => self.check_limit(),
+            Some("handler_failed") if self.answered_hugely.contains(&sent.nonce) => Ok(()),
             Some("worker_lost") => {
                 let app = self.conns[by].app;
                 let may_be_lost = |id: ConnId| {
@@ -200,7 +278,9 @@ impl Model {
         (0..self.conns.len()).find(|id| {
             let conn = &self.conns[*id];
             let began = conn.sent.iter().any(|sent| {
-                sent.kind == Kind::Serve(job) && sent.done_at.is_some_and(|done| done < step)
+                sent.kind == Kind::Serve(job)
+                    && !sent.is_refused
+                    && sent.done_at.is_some_and(|done| done < step)
             });
             let stopped = conn.sent.iter().any(|sent| sent.kind == Kind::StopServing(job));
             conn.app == app && began && !stopped && !self.may_be_closed(*id)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ConnId, Kind, Model, name};
+use super::{ConnId, Kind, Model, Publication, name};
 use crate::Stats;
 use crate::simulation::scenario::{APPS, JOBS, TOPICS};
 
@@ -90,7 +90,7 @@ impl Model {
         }
         let count = |holds: &dyn Fn(Kind) -> Option<bool>| {
             let is_in = |id: &&ConnId| {
-                let mut sent = self.conns[**id].sent.iter().rev();
+                let mut sent = self.conns[**id].sent.iter().rev().filter(|sent| !sent.is_refused);
                 sent.find_map(|sent| holds(sent.kind)) == Some(true)
             };
             members.iter().filter(is_in).count()
@@ -119,6 +119,47 @@ impl Model {
             if found != expected {
                 let app = APPS[app];
                 return Err(format!("{app}/{job} has {found} workers, and should have {expected}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that each channel has the latencies of its own messages.
+    pub(in crate::simulation) fn check_latencies(
+        &self,
+        app: usize,
+        channels: &[(String, u64, u64)],
+    ) -> Result<(), String> {
+        let members = || self.conns.iter().filter(|conn| conn.app == app);
+        let requests = |is_one: &dyn Fn(Kind) -> bool| {
+            let sent = members().flat_map(|conn| &conn.sent);
+            sent.filter(|sent| sent.arrived.is_some() && is_one(sent.kind)).count() as u64
+        };
+        for (channel, measured, publications) in channels {
+            let job = JOBS.iter().position(|job| job == channel);
+            let topic = TOPICS.iter().position(|topic| topic == channel);
+            let asked = match (channel.as_str(), job) {
+                (_, Some(job)) => requests(&|kind| kind == Kind::Work(job)),
+                ("echo", _) => requests(&|kind| kind == Kind::Echo),
+                ("fail", _) => requests(&|kind| kind == Kind::Fail),
+                ("panic", _) => requests(&|kind| kind == Kind::Panic),
+                ("later", _) => requests(&|kind| kind == Kind::Later),
+                ("manage", _) => requests(&|kind| kind.is_managed()),
+                _ => 0,
+            };
+            // Nothing is refused in a calm run, but that somebody serves a job.
+            let is_exact = self.is_calm && job.is_none();
+            if *measured > asked || (is_exact && *measured < asked) {
+                let what = format!("{measured} requests of {asked} to {channel}");
+                return Err(format!("the latencies of {what} are there"));
+            }
+            let heard = |publication: &&Publication| {
+                publication.app == app && Some(publication.topic) == topic
+            };
+            let possible = self.publications.iter().filter(heard).count() as u64;
+            if *publications > possible {
+                let what = format!("{publications} publications of {possible} to {channel}");
+                return Err(format!("the latencies of {what} are there"));
             }
         }
         Ok(())

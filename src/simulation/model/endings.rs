@@ -21,8 +21,9 @@ impl Model {
     /// reads, and neither the server's patience nor its time has ended.
     fn is_owed_the_rest(&self, ending: &Ending) -> bool {
         let is_patient = ending.backlog_time < self.limits.slow_consumer_grace;
-        let is_cut_off =
-            ending.was_failed || self.is_tight || self.has_bursts || self.is_draining();
+        // Answers of workers are not held back, so that large ones put a queue over its bound.
+        let is_over_bound = self.has_bursts || !self.answered_hugely.is_empty();
+        let is_cut_off = ending.was_failed || self.is_tight || is_over_bound || self.is_draining();
         is_patient && !is_cut_off
     }
 
@@ -50,11 +51,13 @@ impl Model {
         if ending.is_cut_short && !is_late && !is_idle && self.is_owed_the_rest(ending) {
             return Err(format!("connection {id} was cut short"));
         }
-        let is_shed = ending.was_failed || (ending.was_shed && self.has_few_descriptors);
+        let is_shed =
+            ending.was_failed || (ending.was_shed && (self.has_few_descriptors || self.has_crowd));
         // It was told, and read too slowly to notice; or its place was given to a new connection.
         let is_over = self.may_be_taken_over(id)
             || (ending.is_abrupt && ending.backlog_time >= LINGER)
-            || conn.has_said_its_last();
+            || conn.has_said_its_last()
+            || conn.is_dismissed;
         let is_slow = !self.is_calm
             && (!conn.is_prompt
                 || self.has_bursts
@@ -74,6 +77,8 @@ impl Conn {
     /// Returns whether it sent a message that always ends the connection.
     fn has_said_its_last(&self) -> bool {
         let mut kinds = self.sent.iter().map(|sent| sent.kind);
-        kinds.any(|kind| matches!(kind, Kind::Broken("frame_too_large" | "not_connected")))
+        kinds.any(|kind| {
+            matches!(kind, Kind::Broken("frame_too_large" | "not_connected") | Kind::Close)
+        })
     }
 }

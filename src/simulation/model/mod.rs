@@ -10,12 +10,14 @@ mod balance;
 mod drain;
 mod endings;
 mod publications;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde_json::Value;
 
+use self::tokens::Tokens;
 use super::scenario::{APPS, CLIENT_IDS};
 use super::wire::Received;
 use crate::Limits;
@@ -40,14 +42,25 @@ pub(super) enum Kind {
     Work(usize),
     Serve(usize),
     StopServing(usize),
+    /// Managed: by a handler on its behalf.
     Subscribe {
         topic: usize,
         ack: bool,
+        managed: bool,
     },
     Unsubscribe {
         topic: usize,
         ack: bool,
+        managed: bool,
     },
+    /// A question whose answer is a list, by its action.
+    List(&'static str),
+    /// A subscription to a channel that is new.
+    Name,
+    /// Asks a handler to close the connection.
+    Close,
+    /// The beginning of a message that never ends.
+    Half,
     /// Names another application, or another's connection.
     Forbidden,
     /// Is not a message, and is answered with this code.
@@ -78,7 +91,33 @@ impl Kind {
                 | Self::LostNote
                 | Self::Answer
                 | Self::Stray
+                | Self::Close
+                | Self::Half
         )
+    }
+
+    /// Returns whether it is for the process, for a worker or for nobody: a request that a drain
+    /// refuses.
+    fn is_refused_by_drain(self) -> bool {
+        match self {
+            Self::Connect
+            | Self::Echo
+            | Self::Fail
+            | Self::Panic
+            | Self::Serve(_)
+            | Self::Work(_)
+            | Self::Later => true,
+            kind => kind.is_managed(),
+        }
+    }
+
+    /// Returns whether a handler does it for its requester.
+    fn is_managed(self) -> bool {
+        match self {
+            Self::Subscribe { managed, .. } | Self::Unsubscribe { managed, .. } => managed,
+            Self::Close => true,
+            _ => false,
+        }
     }
 
     fn is_answered(self) -> bool {
@@ -90,22 +129,32 @@ impl Kind {
 pub(super) struct Sent {
     pub(super) kind: Kind,
     nonce: u64,
+    bytes: usize,
     /// Position of its last byte, counted from the begin of the connection.
     ends_at: u64,
     arrived: Option<(Step, Duration)>,
     done_at: Option<Step>,
     is_answered: bool,
-    /// Set if it was refused for lack of memory.
+    /// Set if it was refused for lack of memory or of room, or by a drain.
     is_refused: bool,
 }
 
 /// One connection as its client sees it.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(super) struct Conn {
     pub(super) app: usize,
     pub(super) id: usize,
     /// Set if it reads often, and everything each time.
     is_prompt: bool,
+    /// The end of the ids of its messages.
+    id_tail: &'static str,
+    /// The token that it offers, if it is one that the server may ask for.
+    pub(super) token: Option<usize>,
+    /// Set if it is of a user who may connect.
+    is_admitted: bool,
+    /// Set once the process may close it at any moment.
+    pub(super) is_dismissed: bool,
     sent: Vec<Sent>,
     sent_bytes: u64,
     arrived_count: usize,
@@ -155,7 +204,16 @@ struct Broadcast {
 /// The reaction of a client to a message.
 pub(super) enum Reaction {
     /// It is asked to work.
-    Work { id: String, nonce: u64 },
+    Work { id: String, job: usize, nonce: u64 },
+}
+
+/// A client as it is when it connects.
+pub(super) struct Newcomer {
+    pub(super) app: usize,
+    pub(super) id: usize,
+    pub(super) is_prompt: bool,
+    pub(super) id_tail: &'static str,
+    pub(super) is_admitted: bool,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
@@ -167,6 +225,14 @@ pub(super) struct Model {
     is_tight: bool,
     has_bursts: bool,
     has_few_descriptors: bool,
+    has_crowd: bool,
+    access: Tokens,
+    /// The application and the id of connections that the process is about to close.
+    dismissed: Vec<(usize, usize)>,
+    /// Set once all places were taken.
+    pub(super) was_full: bool,
+    /// Requests whose worker answered with about as much as a frame holds.
+    answered_hugely: BTreeSet<u64>,
     drain: Option<Drain>,
     /// The step after which everything under way had arrived and was handled.
     settled_at: Option<Step>,
@@ -195,6 +261,11 @@ impl Model {
             is_tight: scenario.is_tight,
             has_bursts: scenario.has_bursts,
             has_few_descriptors: scenario.has_few_descriptors,
+            has_crowd: scenario.has_crowd,
+            access: Tokens::new(scenario.has_tokens),
+            dismissed: Vec::new(),
+            was_full: false,
+            answered_hugely: BTreeSet::new(),
             drain: None,
             settled_at: None,
             conns: Vec::new(),
@@ -215,11 +286,16 @@ impl Model {
         self.nonce
     }
 
-    pub(super) fn begin(&mut self, app: usize, id: usize, is_prompt: bool) -> ConnId {
+    pub(super) fn begin(&mut self, newcomer: &Newcomer) -> ConnId {
+        let &Newcomer { app, id, is_prompt, id_tail, is_admitted } = newcomer;
         self.conns.push(Conn {
             app,
             id,
             is_prompt,
+            id_tail,
+            token: None,
+            is_admitted,
+            is_dismissed: self.dismissed.contains(&(app, id)),
             sent: Vec::new(),
             sent_bytes: 0,
             arrived_count: 0,
@@ -240,7 +316,7 @@ impl Model {
 
     /// Returns the id of the connection's next message. Other connections use the same ids.
     pub(super) fn next_message_id(&self, conn: ConnId) -> String {
-        format!("m{}", self.conns[conn].sent.len())
+        self.conns[conn].message_id(self.conns[conn].sent.len())
     }
 
     /// Notes that a client sent a frame of this many bytes.
@@ -252,6 +328,7 @@ impl Model {
         conn.sent.push(Sent {
             kind,
             nonce,
+            bytes,
             ends_at: conn.sent_bytes,
             arrived: None,
             done_at: None,
@@ -274,6 +351,7 @@ impl Model {
             && sent.ends_at <= bytes
         {
             sent.arrived = Some(moment);
+            conn.is_dismissed |= sent.kind == Kind::Close;
             conn.silence_max = conn.silence_max.max(self.now.saturating_sub(conn.arrived_at));
             conn.arrived_at = self.now;
             conn.arrived_count += 1;
@@ -285,10 +363,49 @@ impl Model {
         self.ignored.insert(nonce);
     }
 
+    /// Notes that a worker answers a request with about as much as a frame holds.
+    pub(super) fn answered_hugely(&mut self, nonce: u64) {
+        self.answered_hugely.insert(nonce);
+    }
+
+    /// Returns the token that is asked for from now on, or soon.
+    pub(super) fn change_token(&mut self) -> usize {
+        self.access.change(self.step)
+    }
+
+    /// Notes that the server has all limits and tokens.
+    pub(super) fn has_reloaded(&mut self) {
+        self.access.settle(self.step);
+    }
+
+    /// Notes that the process closes the connection with this id, now or soon.
+    pub(super) fn dismiss(&mut self, app: usize, id: usize) {
+        self.dismissed.push((app, id));
+        for conn in self.conns.iter_mut().filter(|conn| (conn.app, conn.id) == (app, id)) {
+            conn.is_dismissed = true;
+        }
+    }
+
+    /// Notes that the process has closed all connections that it wanted to close.
+    pub(super) fn has_dismissed(&mut self) {
+        self.dismissed.clear();
+    }
+
+    /// Notes that other limits are on their way to the server. It may use either.
+    pub(super) fn limits_are_changing(&mut self, limits: &Limits) {
+        let known = &mut self.limits;
+        known.connections_max = known.connections_max.max(limits.connections_max);
+        known.queue_high_water_bytes =
+            known.queue_high_water_bytes.max(limits.queue_high_water_bytes);
+    }
+
     /// Checks a frame that a client received.
     pub(super) fn received(&mut self, by: ConnId, body: &[u8]) -> Result<Option<Reaction>, String> {
         let message = Received::parse(body)?;
         self.frames_received += 1;
+        if body.len() > self.limits.frame_bytes_max {
+            return Err(format!("connection {by} received a frame of {} bytes", body.len()));
+        }
         let conn = &self.conns[by];
         if let Some(told) = &conn.told
             && !self.is_draining()
@@ -339,7 +456,7 @@ impl Model {
         if let Some(other) = self.forwarded.insert(nonce, by) {
             return Err(format!("it was passed on already, to {other}"));
         }
-        Ok(Some(Reaction::Work { id: message.id.clone(), nonce }))
+        Ok(Some(Reaction::Work { id: message.id.clone(), job, nonce }))
     }
 
     /// Finds the message with a nonce.
@@ -366,6 +483,7 @@ impl Model {
         conn.connected_at.is_some()
             && conn.told.is_none()
             && !conn.left
+            && !conn.is_dismissed
             && !conn.has_ended
             && !self.may_be_taken_over(id)
     }
@@ -397,6 +515,24 @@ impl Model {
             (conn.app, conn.id) == (own.app, own.id) && asked.is_some_and(|(at, _)| at > since)
         });
         others.filter_map(|conn| conn.connected_at).min()
+    }
+}
+
+impl Conn {
+    /// Returns the id of the message with this index.
+    fn message_id(&self, at: usize) -> String {
+        format!("m{at}{}", self.id_tail)
+    }
+
+    /// Returns the index of the message with this id.
+    fn message(&self, id: &str) -> Option<usize> {
+        let at = id.strip_prefix('m')?.strip_suffix(self.id_tail)?.parse().ok()?;
+        (at < self.sent.len()).then_some(at)
+    }
+
+    /// Channels that it has named and nobody else.
+    pub(super) fn names_count(&self) -> usize {
+        self.sent.iter().filter(|sent| sent.kind == Kind::Name).count()
     }
 }
 

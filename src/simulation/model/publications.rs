@@ -26,6 +26,19 @@ impl Model {
         self.publications.len() - 1
     }
 
+    /// Returns a topic that somebody certainly subscribes to.
+    pub(in crate::simulation) fn heard_topic(&self) -> Option<(usize, usize)> {
+        let topics =
+            (0..APPS.len()).flat_map(|app| (0..TOPICS.len()).map(move |topic| (app, topic)));
+        topics.into_iter().find(|(app, topic)| {
+            (0..self.conns.len()).any(|id| {
+                self.conns[id].app == *app
+                    && self.is_sound(id)
+                    && self.is_surely_subscribed(id, *topic, self.step, self.step)
+            })
+        })
+    }
+
     /// Notes a message from inside to all connections of an application, or to one.
     pub(in crate::simulation) fn broadcast(&mut self, app: usize, to: Option<usize>) -> u64 {
         let nonce = self.fresh_nonce();
@@ -117,7 +130,9 @@ impl Model {
                 Kind::Subscribe { topic, .. } if topic == publication.topic => {
                     may_hear |= sent.arrived.is_some_and(|(begin, _)| begin <= done);
                 }
-                Kind::Unsubscribe { topic, .. } if topic == publication.topic => {
+                Kind::Unsubscribe { topic, .. }
+                    if topic == publication.topic && !sent.is_refused =>
+                {
                     may_hear &= sent.done_at.is_none_or(|end| end >= arrived);
                 }
                 _ => {}
