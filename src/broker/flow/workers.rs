@@ -107,10 +107,6 @@ pub(crate) fn offer(
         request = Some(key);
         let Some(pending) = core.requests.get(key) else { return Offer::NoWorkers };
         id = pending.id;
-        let session = core.connections.session_mut(worker);
-        if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
-            worker.silent_since.get_or_insert(core.turn.now.monotonic);
-        }
         id.as_bytes()
     } else {
         envelope.message_id().raw().as_bytes()
@@ -143,6 +139,12 @@ pub(crate) fn offer(
         });
         request.and_then(|request| requests::end(core, request));
         return Offer::Refused(refusal::too_large_to_forward());
+    }
+    if request.is_some()
+        && let Some(session) = core.connections.session_mut(worker)
+        && let Some(worker) = &mut session.worker
+    {
+        worker.silent_since.get_or_insert(core.turn.now.monotonic);
     }
     core.counters.forwarded += 1;
     queues::push(core, worker, &frame);

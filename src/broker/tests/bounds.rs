@@ -1,7 +1,7 @@
 //! Bounds: more is refused in a sentence, and there is room again afterwards.
 
 use super::*;
-use crate::broker::limits::HANDSHAKE_PARTS;
+use crate::broker::limits::{HANDSHAKE_PARTS, WORKER_STUCK_AFTER};
 use crate::{Peer, User, Verdict};
 
 #[test]
@@ -252,6 +252,28 @@ fn a_request_that_fits_only_with_its_own_id_is_refused() {
     world.hang_up(worker);
     world.hang_up(asks);
     assert_eq!(world.broker.core.router.channels.len(), 0, "nothing refers to it any more");
+}
+
+/// A worker that never got a request is not stuck, however much time passes.
+#[test]
+fn a_request_that_is_too_large_to_be_forwarded_does_not_make_its_worker_stuck() {
+    let frame_bytes_max = 1_024;
+    let request = |id: &str, text: &str| message("app", "request", "work", id, &json!(text));
+    let fits = frame_bytes_max - request("q", "").to_string().len();
+    let mut world = World::new(Limits { frame_bytes_max, ..Limits::default() });
+    let workers = ["one", "two"].map(|id| {
+        let worker = world.connected("app", id);
+        world.serve(worker, "app", "work");
+        worker
+    });
+    let asks = world.connected("app", "asks");
+    world.send(asks, &request("q", &"x".repeat(fits)));
+    world.expect_error(asks, "limit_exceeded", "q");
+    world.pass(WORKER_STUCK_AFTER * 2);
+    for id in ["a", "b", "c", "d"] {
+        world.send(asks, &request(id, ""));
+    }
+    assert_eq!(workers.map(|worker| world.take(worker).len()), [2, 2]);
 }
 
 /// A worker is told that there is no `reply_to`, which takes more than to leave it out.
