@@ -196,6 +196,15 @@ MUTANTS = [
     Mutant("one subscription more than allowed is taken",
            "subscribe", swap=">= core.limits.subscriptions_per_connection_max",
            by="> core.limits.subscriptions_per_connection_max"),
+    Mutant("who came last to wait for work is served first",
+           "charge_or_wait", swap="queue.waiting.push_back(key, work)", by="queue.waiting.push_front(key, work)"),
+    Mutant("the timer of a grace that is over runs on",
+           "uncongest", drop="core.timers.disarm(grace)"),
+    Mutant("a request that is too large counts against its worker",
+           "offer", swap="request.and_then(|request| requests::end(core, request));",
+           by="""request.and_then(|request| requests::end(core, request));
+           if let Some(session) = core.connections.session_mut(worker) && let Some(worker) = &mut session.worker {
+           worker.silent_since.get_or_insert(core.turn.now.monotonic); }"""),
     Mutant("a handler cannot close a connection",
            "close_connection", drop="closing::begin("),
 ]

@@ -18,7 +18,7 @@ const TURN_COST_BYTES_MAX: usize = 4 * READ_BYTES_MAX + READ_COST_BYTES_MAX;
 const BACKLOG_TURNS_MAX: u32 = 30;
 /// Turns with a budget that do as much as one without, at most: each of them serves one connection
 /// or sends one queue at least.
-const SMALL_TURNS: u32 = 20;
+pub(super) const SMALL_TURNS: u32 = 20;
 /// Connections over the limit that may exist to be refused.
 const REFUSED_MAX: usize = 64;
 
@@ -110,6 +110,9 @@ impl World {
         }
         if kernel.has_more_events && !self.server.is_due() {
             return Err("events are left in the queue, and the loop would sleep".to_owned());
+        }
+        if self.server.broker.unowned_timers() > usize::from(self.model.is_draining()) {
+            return Err("a timer runs for nothing".to_owned());
         }
         let sleeps = !self.server.is_due();
         let broker = &self.server.broker;

@@ -60,12 +60,13 @@ impl World {
                 self.model.check_latencies(at, &self.server.latencies(app))?;
             }
         }
+        self.probe_fairness()?;
         if self.scenario.ends_in_drain { self.drain() } else { self.all_leave() }
     }
 
     /// Goes on until nothing is under way and the loop would sleep. No time passes, except for the
     /// delay after a failed accept.
-    fn rest(&mut self) -> Result<(), String> {
+    pub(super) fn rest(&mut self) -> Result<(), String> {
         for _ in 0..TURNS_MAX {
             if !self.move_everything()? {
                 let last_poll = self.kernel.borrow().last_poll;

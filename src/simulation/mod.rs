@@ -17,6 +17,7 @@ mod kernel;
 mod model;
 mod peer;
 mod pipe;
+mod probes;
 mod scenario;
 mod speech;
 mod stream;

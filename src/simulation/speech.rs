@@ -328,6 +328,12 @@ impl World {
         }
     }
 
+    /// Lets a client ask for a job.
+    pub(super) fn ask_to_work(&mut self, at: usize, job: usize) {
+        let payload = json!({"asked_by": self.peers[at].conn});
+        self.request(at, Kind::Work(job), JOBS[job], payload);
+    }
+
     /// Lets all clients ask for much at once.
     pub(super) fn ask_much(&mut self) {
         for at in (0..self.peers.len()).filter(|at| !self.peers[*at].is_done).collect::<Vec<_>>() {

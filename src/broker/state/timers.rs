@@ -100,6 +100,11 @@ impl Timers {
         *slot = next.map(|(deadline, due)| self.arm(deadline, due));
     }
 
+    #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.queue.first_key_value().map(|(key, _)| key.deadline)
     }

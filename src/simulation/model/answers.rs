@@ -273,6 +273,30 @@ impl Model {
         }
     }
 
+    /// Returns the connections that serve a job, where everything was handled that they said.
+    pub(in crate::simulation) fn workers(&self, app: usize, job: usize) -> Vec<ConnId> {
+        let serves = |id: &ConnId| {
+            let mut sent = self.conns[*id].sent.iter().rev();
+            let last = sent
+                .find(|sent| sent.kind == Kind::Serve(job) || sent.kind == Kind::StopServing(job));
+            last.is_some_and(|sent| sent.kind == Kind::Serve(job))
+        };
+        let members = (0..self.conns.len()).filter(|id| self.conns[*id].app == app);
+        members.filter(serves).collect()
+    }
+
+    /// Returns the worker that got a connection's last request for a worker.
+    pub(in crate::simulation) fn last_worker(&self, asked_by: ConnId) -> Option<ConnId> {
+        let mut sent = self.conns[asked_by].sent.iter().rev();
+        let last = sent.find(|sent| matches!(sent.kind, Kind::Work(_)))?;
+        self.forwarded.get(&last.nonce).copied()
+    }
+
+    /// Returns the number of answers that a connection has received.
+    pub(in crate::simulation) fn answered_count(&self, id: ConnId) -> usize {
+        self.conns[id].sent.iter().filter(|sent| sent.is_answered).count()
+    }
+
     /// Returns a connection that certainly served the job before `step` and still does.
     fn surely_serving(&self, app: usize, job: usize, step: Step) -> Option<ConnId> {
         (0..self.conns.len()).find(|id| {
