@@ -113,3 +113,40 @@ fn answers_that_came_while_the_server_was_stopped_are_in_time() {
         assert_eq!(world.server.stats().counters.errors.get("timeout"), None, "{keeps_events}");
     }
 }
+
+/// Timers are due while not all sockets could be read: those that were in the list by then are waited
+/// for. A connection that has been read in vain and speaks meanwhile is late, and is closed unread.
+#[test]
+fn who_speaks_while_timers_wait_for_others_is_late() {
+    let mut world = World::new(Kernel::new(Decisions::given(&[]), Trace::new(false), 2)).unwrap();
+    let (silent, busy) = (0, 2);
+    (0..3).for_each(|_| world.connect());
+    while world.move_everything().unwrap() {}
+    let idle_timeout = Some(Duration::from_secs(60));
+    world.scenario.limits.idle_timeout = idle_timeout;
+    world.limits.idle_timeout = idle_timeout;
+    world.server.reload(world.limits.clone(), world.scenario.access(0));
+    while world.move_everything().unwrap() {}
+
+    // More than one turn reads, where a turn takes one step.
+    world.scenario.steps_max = Some(1);
+    (0..30).for_each(|_| world.say(busy, Say::Ping));
+    while world.hand_over(busy) {}
+    world.arrive_bytes(busy, usize::MAX);
+    {
+        let mut kernel = world.kernel.borrow_mut();
+        kernel.stop = Some(Stop { time: Duration::from_secs(70), keeps_events: true });
+        // The silent connection is said to have something.
+        kernel.faults.spurious = 1_000;
+    }
+    world.turn().unwrap();
+    world.kernel.borrow_mut().faults.spurious = 0;
+    world.say(silent, Say::Ping);
+    world.hand_over(silent);
+    world.arrive_bytes(silent, usize::MAX);
+    for _ in 0..10 {
+        world.turn().unwrap();
+    }
+    assert!(world.server.stats().counters.idle_closed > 0);
+    assert!(world.kernel.borrow().pipes[world.peers[silent].pipe].server_closed);
+}
