@@ -23,6 +23,10 @@ impl Model {
         // A connection that came meanwhile may have taken over.
         for id in drain.witnesses.iter().filter(|id| !self.may_be_taken_over(**id)) {
             let conn = &self.conns[*id];
+            if conn.is_dismissed {
+                // It asked for its end before it could be told.
+                continue;
+            }
             match conn.told.as_deref() {
                 Some("shutting_down") => {}
                 None => return Err(format!("connection {id} was not told of the end")),
