@@ -155,8 +155,6 @@ MUTANTS = [
            "acknowledge", drop="woken.swap(false"),
     Mutant("a drain closes who has messages that are not processed",
            "close_if_idle", swap="|| !connection.may_proceed() || has_frame", by=""),
-    Mutant("a drain closes who has just been let go on by its own queue",
-           "close_if_idle", swap="|| has_frame", by=""),
     Mutant("what is behind as many slices as one write has is never sent",
            "flush", swap="if flushed.unsent_bytes == 0", by="if flushed.unsent_bytes < usize::MAX"),
     Mutant("a slow reader whose queue drains before it is read goes on before those who waited for it",

@@ -20,6 +20,8 @@ mod embed;
 mod flow;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+#[cfg(any(all(test, feature = "net"), feature = "simulation"))]
+mod inspection;
 mod limits;
 mod peer;
 mod setup;

@@ -157,24 +157,3 @@ impl Broker {
         self.core.counters.spins += spins;
     }
 }
-
-/// For the simulation, which knows whose bytes may be lost, and which timers may run.
-#[cfg(any(all(test, feature = "net"), feature = "simulation"))]
-impl Broker {
-    /// The number of timers that run and that nothing of the server would disarm. There is one in a
-    /// drain.
-    pub(crate) fn unowned_timers(&self) -> usize {
-        let core = &self.core;
-        let of_connections = core.connections.iter().map(|(_, connection)| {
-            usize::from(connection.timer.is_some()) + usize::from(connection.congested.is_some())
-        });
-        let owned = of_connections.sum::<usize>() + usize::from(core.budget.grace.is_some());
-        core.timers.len().abs_diff(owned)
-    }
-
-    /// The connections that were closed with bytes in their queue since the last call. The first
-    /// call starts the record.
-    pub(crate) fn take_unsent(&mut self) -> Vec<super::state::keys::ConnectionKey> {
-        self.core.agenda.unsent.replace(Vec::new()).unwrap_or_default()
-    }
-}

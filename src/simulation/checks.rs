@@ -114,6 +114,9 @@ impl World {
         if self.server.broker.unowned_timers() > usize::from(self.model.is_draining()) {
             return Err("a timer runs for nothing".to_owned());
         }
+        if let Some(key) = self.server.broker.held_for_nothing().filter(|_| !is_closing) {
+            return Err(format!("{key:?} is held back, and nothing will resume it"));
+        }
         let sleeps = !self.server.is_due();
         let broker = &self.server.broker;
         let keys = broker.connections();

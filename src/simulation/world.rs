@@ -240,6 +240,7 @@ impl World {
         let is_prompt = self.below(if self.scenario.is_pressing { 8 } else { 2 }) == 0;
         let send_bytes_max = match self.below(3) {
             _ if self.scenario.has_wide_pipes => 1 << 20,
+            2 if is_prompt => 2_000,
             _ if is_prompt => 64 << 10,
             0 => 3_000,
             1 => 900,

@@ -39,7 +39,7 @@ pub(crate) struct Turn {
     light: Queue,
     heavy: Queue,
     /// Work was begun since the last turn's end, or a due connection had its turn.
-    has_begun: bool,
+    pub(crate) has_begun: bool,
 }
 
 /// The share of a turn that one connection has, or all other threads together.

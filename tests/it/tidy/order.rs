@@ -81,7 +81,7 @@ const ROOMS: &[Room] = &[
             "peer/dispatch",
             // The driver's door.
             "broker",
-            "setup",
+            "inspection setup",
             "mod",
             "fuzzing",
         ],

@@ -1,0 +1,60 @@
+//! What the simulation checks from inside, because no client can see it: timers that run for what is
+//! over, and connections that wait for nothing.
+
+use super::broker::Broker;
+use super::state::budget::MemoryPressure;
+use super::state::connection::{Connection, Held, Obstacle};
+use super::state::keys::ConnectionKey;
+
+impl Broker {
+    /// The number of timers that run and that nothing of the server would disarm. There is one in a
+    /// drain.
+    pub(crate) fn unowned_timers(&self) -> usize {
+        let core = &self.core;
+        let of_connections = core.connections.iter().map(|(_, connection)| {
+            usize::from(connection.timer.is_some()) + usize::from(connection.congested.is_some())
+        });
+        let owned = of_connections.sum::<usize>() + usize::from(core.budget.grace.is_some());
+        core.timers.len().abs_diff(owned)
+    }
+
+    /// Returns a connection that is held back although nothing is in its way, and that nothing will
+    /// resume.
+    pub(crate) fn held_for_nothing(&self) -> Option<ConnectionKey> {
+        let core = &self.core;
+        let is_any = |is_it: &dyn Fn(&Connection) -> bool| {
+            core.connections.iter().any(|(_, connection)| is_it(connection))
+        };
+        let is_held_for_nothing = |connection: &Connection| match connection.held {
+            Held::No | Held::NextTurn => false,
+            Held::Behind(obstacle) => {
+                !self.is_there(obstacle) && !is_any(&|other| other.woken == Some(obstacle))
+            }
+            Held::Memory => core.budget.pressure != MemoryPressure::Pausing,
+            Held::Work(_) => !core.turn.has_begun && !is_any(&|other| other.is_due),
+        };
+        let mut held = core.connections.iter();
+        held.find(|(_, connection)| is_held_for_nothing(connection)).map(|(key, _)| key)
+    }
+
+    /// Returns whether a publication to the channel, or a request for it, would have to wait.
+    fn is_there(&self, obstacle: Obstacle) -> bool {
+        let Obstacle::Worker(channel) = obstacle else {
+            return self.core.router.is_blocked(obstacle);
+        };
+        let is_behind = |key: &ConnectionKey| {
+            let worker = self.core.connections.get(*key);
+            worker.is_some_and(|worker| worker.congested.is_some())
+        };
+        let channel = self.core.router.channels.get(channel);
+        channel.is_some_and(|channel| {
+            !channel.workers.is_empty() && channel.workers.iter().all(is_behind)
+        })
+    }
+
+    /// The connections that were closed with bytes in their queue since the last call. The first
+    /// call starts the record.
+    pub(crate) fn take_unsent(&mut self) -> Vec<ConnectionKey> {
+        self.core.agenda.unsent.replace(Vec::new()).unwrap_or_default()
+    }
+}
