@@ -178,7 +178,7 @@ export interface Service {
   readonly channel: string;
   /** Number of notifications dropped because `queueMax` were waiting. */
   readonly dropped: number;
-  /** Stops serving. Resolves when the requests that had begun are answered. */
+  /** Stops serving. Resolves when the requests that had begun are answered; do not wait for it in the handler. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
 }
@@ -211,6 +211,7 @@ interface Messaging {
   /** Resolves with false if it failed; the reason is in `lastError` and the event `error`. */
   connect(how?: { retry?: boolean | undefined }): Promise<boolean>;
   disconnect(): void;
+  /** Resolves when all is done and closed; do not wait for it in a handler that serves a channel. */
   close(options?: { timeout?: number | undefined }): Promise<void>;
   sendRequest<Answer = any>(channelId: string, data?: unknown, options?: number | RequestOptions)
     : Promise<Message<Answer>>;

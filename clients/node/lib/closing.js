@@ -15,7 +15,7 @@ class Closing {
 
   /**
    * Accepts no more work, waits for answers, served requests and unsent bytes, then closes. The shortest timeout holds
-   * if it is called several times.
+   * if it is called several times. A handler that serves a channel does not wait for it: it would wait for itself.
    * @param {number} timeout
    */
   close(timeout) {
@@ -30,7 +30,7 @@ class Closing {
       });
     }
     this.timers.push(after(timeout, () => afterReading(() => this.client.bytesRead, this.expire)));
-    return this.promise;
+    return this.client.services.isHandling ? Promise.resolve() : this.promise;
   }
 
   async drainAndClose(deadline) {
@@ -53,7 +53,7 @@ class Closing {
     if (client.state === 'connecting' || (client.state === 'reconnecting' && client.offline.size > 0)) {
       await new Promise((resolve) => client.waiters.push(resolve));
     }
-    await Promise.all(client.services.values().map((service) => service.close().catch(() => {})));
+    await Promise.all(client.services.values().map((service) => service.finish().catch(() => {})));
     await client.pending.whenIdle();
     await client.connection?.whenFlushed();
   }
@@ -71,7 +71,8 @@ class Closing {
     if (bytes > 0 || waiting > 0 || unanswered > 0) {
       client.report(new NotConnectedError('the client was closed before its work was done, and its connection with it; '
         + `dropped: ${bytes} unsent bytes, ${waiting} messages that waited for a connection, ${unanswered} requests `
-        + 'that were being served'));
+        + `that were being served${unanswered > 0 ? ' (a handler that awaits close() waits for itself: call it there '
+          + 'without await)' : ''}`));
     }
     return bytes > 0;
   }

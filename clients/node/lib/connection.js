@@ -47,6 +47,11 @@ class Connection {
     this.batch = [];
     this.batchBytes = 0;
     this.writingBytes = 0;
+    /** The bytes of all messages so far, and of those that the server is known to have read. */
+    this.bytesSent = 0;
+    this.bytesProven = 0;
+    /** True while the answer to a heartbeat is awaited. */
+    this.isBeating = false;
     this.largest = new Largest();
     /** Number of messages sent for which no request waits. */
     this.oneWay = 0;
@@ -177,6 +182,7 @@ class Connection {
     if (this.batch.length === 0) nextTick(this.flush);
     this.batch.push(body);
     this.batchBytes += bytes;
+    this.bytesSent += bytes;
     return bytes;
   }
 

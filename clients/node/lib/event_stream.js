@@ -6,11 +6,15 @@ const { IPCError, NotConnectedError } = require('./errors.js');
 const { sendJson } = require('./http_proxy.js');
 const { checkedOptions } = require('./options.js');
 const { bound } = require('./context.js');
-const { after, cancel, every } = require('./timers.js');
+const { after, afterReading, cancel, every } = require('./timers.js');
 
 const OPTIONS = ['event', 'retry', 'filter', 'history', 'historyBytes', 'linger'];
-// Bytes by which a browser may be behind before it is cut off. It reconnects by itself.
+// A browser that is behind by so many bytes for so long is cut off. It reconnects by itself. Any browser is behind for a
+// moment when much is published at once.
 const BEHIND_BYTES_MAX = 1024 * 1024;
+const BEHIND_MS_MAX = 2_000;
+// A browser that is behind by so many is cut off at once, because they take memory.
+const UNSENT_BYTES_MAX = 16 * 1024 * 1024;
 // Pause between comments, because proxies close a connection that is silent for a minute.
 const KEEP_ALIVE_MS = 15_000;
 // Limits of the events kept for browsers that reconnect, and the time for which the subscription outlives the last one.
@@ -177,6 +181,7 @@ class Browser {
     this.report = report;
     this.isLive = false;
     this.keepAlive = undefined;
+    this.behind = undefined;
     // Node decodes headers as Latin-1, but browsers send UTF-8.
     this.lastEventId = Buffer.from(String(req.headers['last-event-id'] ?? ''), 'latin1').toString();
   }
@@ -189,6 +194,7 @@ class Browser {
       'X-Accel-Buffering': 'no',
     });
     this.res.flushHeaders();
+    this.res.on('drain', () => this.caughtUp());
     this.keepAlive = every(KEEP_ALIVE_MS, () => this.write(': still here\n\n'));
     this.keepAlive.unref();
   }
@@ -196,6 +202,7 @@ class Browser {
   end() {
     this.isLive = false;
     cancel(this.keepAlive);
+    this.caughtUp();
   }
 
   show({ id, text, message }) {
@@ -220,8 +227,30 @@ class Browser {
     const { res } = this;
     // Writing to a destroyed response would raise an error that nothing handles.
     if (res.destroyed || res.writableEnded) return;
-    if (res.writableLength > BEHIND_BYTES_MAX) res.destroy();
-    else res.write(text);
+    if (res.writableLength > UNSENT_BYTES_MAX) {
+      res.destroy();
+      return;
+    }
+    res.write(text);
+    if (res.writableLength > BEHIND_BYTES_MAX) this.watch();
+  }
+
+  /** Cuts the browser off unless it catches up in time. */
+  watch() {
+    if (this.behind !== undefined) return;
+    const { res } = this;
+    const judge = () => {
+      this.behind = undefined;
+      if (res.writableLength > BEHIND_BYTES_MAX) res.destroy();
+    };
+    // After a long computation timers come before what the browser has made room for.
+    this.behind = after(BEHIND_MS_MAX, () => afterReading(() => 0, judge));
+    this.behind?.unref();
+  }
+
+  caughtUp() {
+    cancel(this.behind);
+    this.behind = undefined;
   }
 }
 

@@ -20,6 +20,9 @@ const SYSTEM_JSON = '"system"';
 // Another attempt would get the same answer, or start a fight over the id.
 const FINAL_CODES = new Set(['auth_failed', 'taken_over']);
 const HEARTBEAT_TIMEOUT_MS = 10_000;
+// What a server is expected to read in the time of one heartbeat, and what the kernels of both sides hold at most.
+const BYTES_PER_HEARTBEAT = 2 * 1024 * 1024;
+const KERNEL_BYTES = 8 * 1024 * 1024;
 // A connection that stood for this long, or for the longest delay, has served its purpose without a message.
 const PROVEN_MS = 30_000;
 
@@ -324,12 +327,17 @@ class Lifecycle extends ContextEmitter {
       if (connection === null || !connection.isOpen) return;
       const isQuiet = connection.bytesRead === bytesRead;
       bytesRead = connection.bytesRead;
-      if (isQuiet) this.beat(connection);
+      // Where much is sent, each answer to a heartbeat proves that it was read.
+      if (isQuiet || connection.bytesSent - connection.bytesProven > BYTES_PER_HEARTBEAT) this.beat(connection);
     });
     this.heartbeatTimer?.unref();
   }
 
-  /** A server of this project answers. The published one only receives bytes, which reveal a dead connection. */
+  /**
+   * A server of this project answers. The published one only receives bytes, which reveal a dead connection. The ping
+   * stands behind all that was sent before it. How far the server has read what is in the kernels already cannot be
+   * seen, so the ping gets more time for it.
+   */
   beat(connection) {
     if (!connection.isOurs) {
       try {
@@ -339,16 +347,22 @@ class Lifecycle extends ContextEmitter {
       }
       return;
     }
-    const timeout = Math.min(this.options.heartbeatInterval, HEARTBEAT_TIMEOUT_MS);
-    const { bytesRead, unsentBytes } = connection;
-    this.command({ action: 'ping' }, timeout).catch((error) => {
+    // A ping that is on its way says the same as another.
+    if (connection.isBeating) return;
+    connection.isBeating = true;
+    const { bytesRead, unsentBytes, bytesSent } = connection;
+    const unknownBytes = Math.min(bytesSent - connection.bytesProven, KERNEL_BYTES);
+    const timeout = Math.min(this.options.heartbeatInterval, HEARTBEAT_TIMEOUT_MS)
+      * (1 + Math.floor(unknownBytes / BYTES_PER_HEARTBEAT));
+    const answered = () => { connection.bytesProven = bytesSent; };
+    this.command({ action: 'ping' }, timeout).then(answered, (error) => {
       // An error from the server is a sign of life too, and so is anything that it has sent or taken since: the ping
       // may stand behind a large message.
       const isSilent = connection.bytesRead === bytesRead && connection.unsentBytes >= unsentBytes;
       if (error instanceof TimeoutError && isSilent) {
         connection.destroy(new TimeoutError(`the server was silent for ${timeout} ms after a heartbeat`));
       }
-    });
+    }).finally(() => { connection.isBeating = false; });
   }
 
   stopHeartbeat() {

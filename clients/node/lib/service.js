@@ -36,6 +36,20 @@ class InHand extends AsyncResource {
   }
 }
 
+/** The service whose handler is being called. After its first `await` a handler is not known any more. */
+let current = null;
+
+/** Calls a handler, and notes that for the time until it returns. */
+function call(service, hand, handler, message) {
+  const outer = current;
+  current = service;
+  try {
+    return hand.runInAsyncScope(handler, undefined, message);
+  } finally {
+    current = outer;
+  }
+}
+
 /** A channel whose requests this process answers. Some are handled at a time, and the others wait in order. */
 class Service {
   /**
@@ -69,8 +83,19 @@ class Service {
     return message.isRequest() || (this.onNotification !== undefined && message.isNotification());
   }
 
-  /** Stops serving. Requests that have begun are finished and answered. */
+  /** True while its handler is being called. What is called by it must not wait for its end. */
+  get isCurrent() { return current === this; }
+
+  /** Stops serving. Requests that have begun are finished and answered. Its own handler does not wait for that. */
   close() {
+    const finished = this.finish();
+    if (!this.isCurrent) return finished;
+    finished.catch((error) => this.hooks.report(error));
+    return Promise.resolve();
+  }
+
+  /** Stops serving, and resolves when that is done. */
+  finish() {
     this.stopping ??= this.hooks.stop(this);
     return this.stopping;
   }
@@ -136,7 +161,7 @@ class Service {
     let payload;
     let error = null;
     try {
-      payload = await hand.runInAsyncScope(this.handler, undefined, request);
+      payload = await call(this, hand, this.handler, request);
     } catch (thrown) {
       error = thrown;
       payload = failure('handler_failed', thrown);
@@ -148,7 +173,7 @@ class Service {
   /** A notification has no answer, so an error of its handler is reported by this client. */
   async notice(notification, hand) {
     try {
-      await hand.runInAsyncScope(this.onNotification, undefined, notification);
+      await call(this, hand, this.onNotification, notification);
       return null;
     } catch (thrown) {
       this.hooks.report(thrown);

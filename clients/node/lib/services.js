@@ -27,6 +27,11 @@ class Services {
     return [...this.channels.values(), ...this.retiring];
   }
 
+  /** True while a handler of this client is being called. */
+  get isHandling() {
+    return this.values().some((service) => service.isCurrent);
+  }
+
   clear() {
     this.channels.clear();
     this.retiring.clear();

@@ -176,3 +176,23 @@ test('browsers are let go when the client gives up, and wait for its next connec
   client.publish('ticks', 1);
   await waiting.has(1);
 });
+
+test('a browser that reads gets all of a burst that comes in one turn', async (t) => {
+  let publish;
+  const client = {
+    state: 'connected',
+    options: {},
+    report: assert.fail,
+    openSubscription(channel, { onMessage }) {
+      publish = onMessage;
+      return { isReady: true, unsubscribe() {} };
+    },
+  };
+  const browser = open(t, await web(t, ipcEvents(client, 'ticks')));
+  await browser.begun();
+  // More than the kernels hold for a connection, and than a browser may be behind for long.
+  for (let n = 0; n < 12; n += 1) publish({ message_id: `m${n}`, payload: 'x'.repeat(1 << 20) });
+  await eventually('all of it', () => browser.ended || browser.ids.includes('m11'));
+  assert.deepEqual(browser.ids, Array.from({ length: 12 }, (_, n) => `m${n}`));
+  await eventually('all of the last one', () => browser.text.length > 12 << 20);
+});

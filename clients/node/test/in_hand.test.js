@@ -231,3 +231,37 @@ for (const [what, statements] of Object.entries({
     assert.equal((await child.wait()).code, 0, `it had to be killed: ${child.output}`);
   });
 }
+
+for (const [what, end] of [
+  ['client.close()', ({ worker }) => worker.close({ timeout: 60_000 })],
+  ['client.disconnect()', ({ worker }) => worker.disconnect()],
+  ['service.close()', ({ service }) => service.close()],
+]) {
+  test(`a handler that calls ${what} does not wait for itself`, async (t) => {
+    const { server, client } = await connected(t);
+    const has = { worker: await joined(t, server.client('bench')) };
+    let isDone = false;
+    has.service = await has.worker.serve('ending', async () => {
+      await end(has);
+      isDone = true;
+      return 'done';
+    });
+    const answer = client.sendRequest('ending', 1, 60_000).then(({ payload }) => payload, ({ code }) => code);
+    assert.equal(await answer, what === 'client.disconnect()' ? 'worker_lost' : 'done');
+    await eventually('the end of the handler', () => isDone);
+    await assert.rejects(client.sendRequest('ending', 1), { code: 'no_handler' });
+    if (what === 'client.close()') await eventually('closed', () => !has.worker.connected && !has.worker.isClosing);
+  });
+}
+
+test('a handler that waits for close() later is told of, and what to do', async (t) => {
+  const { server, client } = await connected(t);
+  const worker = await joined(t, server.client('bench'));
+  const errors = collected(worker, 'error');
+  await worker.serve('ending', async () => {
+    await sleep(1);
+    await worker.close({ timeout: 200 });
+  });
+  await assert.rejects(client.sendRequest('ending', 1, 60_000), { code: 'worker_lost' });
+  assert.match(errors[0].message, /a handler that awaits close\(\) waits for itself: call it there without await/);
+});
