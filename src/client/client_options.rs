@@ -54,9 +54,10 @@ pub struct ClientOptions {
     /// [`missed_notifications`](super::ClientInfo::missed_notifications).
     pub unread_bytes_max: usize,
     /// The time after which a silent server is sent a ping, and the time it has to answer; 5 s by
-    /// default, 10 ms at least, `None` for no pings. Servers that neither name themselves in their
-    /// welcome nor have answered a ping before, such as the published one, are not expected to
-    /// answer.
+    /// default, 10 ms at least, `None` for no pings. A ping that stands behind bytes which the
+    /// server is not known to have read has as much time again for every 2 MiB of them, up to
+    /// 8 MiB. Servers that neither name themselves in their welcome nor have answered a ping
+    /// before, such as the published one, are not expected to answer.
     pub heartbeat: Option<Duration>,
 }
 

@@ -20,6 +20,12 @@ use crate::proto::system::{Action, SYSTEM};
 /// More frequent pings would keep both sides busy with nothing else.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 
+/// The bytes that a server is expected to read in the time of one heartbeat, and those that the
+/// kernels of both sides hold at most. A ping stands behind all that was sent before it, and
+/// nothing shows how far the server has read what the kernels hold.
+const HEARTBEAT_BYTES: u64 = 2 << 20;
+const KERNEL_BYTES: u64 = 8 << 20;
+
 /// Bytes that had arrived at a moment, as far as nobody has read them yet.
 #[derive(Debug)]
 struct Backlog {
@@ -137,10 +143,13 @@ impl Open {
         let interval = interval.max(HEARTBEAT_MIN);
         let state = shared.lock();
         let (answers_ping, unconfirmed) = (state.answers_ping, state.pending.unconfirmed());
+        let unread_bytes = state.pending.unread_bytes() + state.outbox.begun_bytes();
         drop(state);
+        let unread_bytes = unread_bytes.min(KERNEL_BYTES);
+        let patience = interval.saturating_mul(1 + (unread_bytes / HEARTBEAT_BYTES) as u32);
         self.next_heartbeat = now.checked_add(interval);
         if let Some(asked) = self.asked
-            && now.duration_since(asked) >= interval
+            && now.duration_since(asked) >= patience
         {
             if answers_ping {
                 let silent = std::io::Error::from(ErrorKind::TimedOut);
@@ -156,7 +165,7 @@ impl Open {
             let heading = Heading::new(MessageType::Request, SYSTEM);
             // The deadline removes a ping that is never answered, because the server may not know
             // pings.
-            let deadline = now.checked_add(interval.saturating_mul(2));
+            let deadline = now.checked_add(patience.saturating_mul(2));
             let waiter = Waiter::Heartbeat;
             let asked = shared.ask(heading, &Action::PING, Kind::Control, waiter, deadline, true);
             if let Ok(id) = asked {

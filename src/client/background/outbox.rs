@@ -119,6 +119,11 @@ impl Outbox {
         self.queue.front().filter(|_| self.head_sent == 0)?.request
     }
 
+    /// Returns how many bytes of the first message have left.
+    pub(crate) fn begun_bytes(&self) -> u64 {
+        self.head_sent as u64
+    }
+
     /// Returns the first message's request, if a part of it has left.
     pub(crate) fn begun(&self) -> Option<Uuid> {
         self.queue.front().filter(|_| self.head_sent > 0)?.request

@@ -37,6 +37,8 @@ struct Request {
 struct Left {
     /// The number of messages without an answer that had left before it.
     posted_before: u64,
+    /// The bytes that had left up to its end.
+    sent_bytes: u64,
     /// Its place in the order in which callers sent messages.
     number: u64,
     body_bytes: usize,
@@ -53,7 +55,7 @@ pub(crate) struct TooLarge {
     pub(crate) number: Option<u64>,
 }
 
-/// Invariants: `confirmed <= posted`; `kept_bytes` is the size of all kept frames.
+/// Invariants: `confirmed <= posted`; `read_bytes <= sent_bytes`; `kept_bytes` is the size of all kept frames.
 #[derive(Debug)]
 pub(crate) struct Pending {
     requests: HashMap<Uuid, Request>,
@@ -64,6 +66,10 @@ pub(crate) struct Pending {
     /// after them.
     posted: u64,
     confirmed: u64,
+    /// The bytes that left by this connection, and those of them that the server is known to have
+    /// read.
+    sent_bytes: u64,
+    read_bytes: u64,
     kept_bytes: usize,
     /// With zero no frame is kept.
     kept_bytes_max: usize,
@@ -80,6 +86,8 @@ impl Pending {
             deadlines: BTreeSet::new(),
             posted: 0,
             confirmed: 0,
+            sent_bytes: 0,
+            read_bytes: 0,
             kept_bytes: 0,
             kept_bytes_max,
             has_abandoned: false,
@@ -118,6 +126,7 @@ impl Pending {
         frame: impl FnOnce() -> Vec<u8>,
     ) {
         let body_bytes = frame_bytes - HEADER_BYTES;
+        self.sent_bytes += frame_bytes as u64;
         let Some(id) = request else {
             self.posted += u64::from(kind == Kind::AnyConnection);
             if body_bytes >= LARGE_BYTES_MIN {
@@ -127,7 +136,8 @@ impl Pending {
             return;
         };
         let Some(request) = self.requests.get_mut(&id) else { return };
-        request.left = Some(Left { posted_before: self.posted, number, body_bytes });
+        let (posted_before, sent_bytes) = (self.posted, self.sent_bytes);
+        request.left = Some(Left { posted_before, sent_bytes, number, body_bytes });
         let is_kept = kind == Kind::AnyConnection
             && frame_bytes <= KEPT_FRAME_BYTES_MAX
             && self.kept_bytes + frame_bytes <= self.kept_bytes_max;
@@ -154,6 +164,7 @@ impl Pending {
     pub(crate) fn answered(&mut self, id: Uuid) -> Option<Waiter> {
         if let Some(left) = self.requests.get(&id)?.left {
             self.confirmed = self.confirmed.max(left.posted_before);
+            self.read_bytes = self.read_bytes.max(left.sent_bytes);
         }
         self.forget(id).map(|(waiter, _)| waiter)
     }
@@ -233,10 +244,16 @@ impl Pending {
         self.posted - self.confirmed
     }
 
-    /// Returns that number for a lost connection, and starts counting anew.
+    /// Returns how many bytes have left and may not have been read by the server.
+    pub(crate) fn unread_bytes(&self) -> u64 {
+        self.sent_bytes - self.read_bytes
+    }
+
+    /// Returns the number of unconfirmed messages of a lost connection, and starts counting anew.
     pub(crate) fn take_unconfirmed(&mut self) -> u64 {
         let unconfirmed = self.unconfirmed();
         (self.posted, self.confirmed) = (0, 0);
+        (self.sent_bytes, self.read_bytes) = (0, 0);
         self.large.clear();
         unconfirmed
     }

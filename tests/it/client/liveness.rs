@@ -79,6 +79,32 @@ fn a_server_that_reads_slowly_and_says_nothing_is_not_taken_for_dead() {
 }
 
 #[test]
+fn a_server_that_reads_what_the_kernels_hold_is_given_time_for_it() {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    const BYTES_PER_SECOND: f64 = 2e6;
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.heartbeat = Some(INTERVAL);
+    let (client, mut side) = script.connect_with(&options);
+    let told = losses(&client);
+    let ping = side.receive();
+    pong(&mut side, &ping);
+    client.publish("news", &"x".repeat(12 << 20)).unwrap();
+    // The kernels hold most of it from the beginning, so no write shows that the server reads.
+    let begin = Instant::now();
+    let mut read_bytes = 0;
+    let mut some = vec![0; 100_000];
+    while read_bytes < 12_000_000 {
+        side.stream.read_exact(&mut some).unwrap();
+        read_bytes += some.len();
+        let due = Duration::from_secs_f64(read_bytes as f64 / BYTES_PER_SECOND);
+        std::thread::sleep(due.saturating_sub(begin.elapsed()));
+    }
+    assert!(told.try_recv().is_err(), "the connection holds");
+    assert_eq!(client.connection_info().connections, 1);
+}
+
+#[test]
 fn a_heartbeat_of_no_time_is_no_flood() {
     const PINGS: u32 = 20;
     let script = Scripted::new();
