@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
@@ -334,6 +334,21 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
     samples
 }
 
+/// Has `promtool check metrics` judge a text, on a machine that has it (Debian's package is called
+/// `prometheus`). [`samples`] checks the same everywhere.
+fn promtool_accepts(text: &str) {
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = match promtool.spawn() {
+        Ok(running) => running,
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
+        Err(error) => panic!("promtool: {error}"),
+    };
+    running.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let judged = running.wait_with_output().unwrap();
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
+}
+
 #[test]
 fn whoever_asks_for_plain_text_gets_what_promtool_accepts() {
     let running = Running::start(serve(&["--demo", "--port", "0", "--metrics", "127.0.0.1:0"]));
@@ -348,6 +363,7 @@ fn whoever_asks_for_plain_text_gets_what_promtool_accepts() {
         let answer = running.scrape_with("/metrics", accept).unwrap();
         let (head, text) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+        promtool_accepts(text);
         let samples = samples(text);
         assert!((samples["ipc_publications_total"] - 2.0).abs() < 0.5, "{text}");
         assert!(!samples.contains_key("ipc_made_up"), "{text}");
