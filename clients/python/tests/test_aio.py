@@ -257,6 +257,64 @@ async def test_closing_answers_what_is_being_served(rust):
         assert (await asking).payload == "done"
 
 
+def closes_itself(how, loop, worker):
+    """A handler that ends its own client in one of several ways."""
+
+    async def handle(message):
+        if how == "close":
+            return await worker.close(STEP_SECONDS_MAX)
+        if how == "wait_for":
+            return await asyncio.wait_for(worker.close(STEP_SECONDS_MAX), STEP_SECONDS_MAX)
+        (closed,) = await asyncio.gather(worker.close(STEP_SECONDS_MAX))
+        return closed
+
+    def plain(message):
+        return asyncio.run_coroutine_threadsafe(worker.close(STEP_SECONDS_MAX), loop).result()
+
+    return plain if how == "plain" else handle
+
+
+@pytest.mark.parametrize("how", ["close", "wait_for", "gather", "plain"])
+@in_a_loop
+async def test_a_handler_may_close_its_client(rust, how):
+    async with aio.connect("ending", **rust.arguments, request_timeout=STEP_SECONDS_MAX) as client:
+        worker = await aio.connect("ending", **rust.arguments)
+        await worker.serve("end", closes_itself(how, asyncio.get_running_loop(), worker))
+        assert (await client.request("end", 0)).payload is True
+        await worker.wait_closed()
+        assert not worker.connected
+
+
+@in_a_loop
+async def test_an_answer_that_has_to_wait_for_room_holds_the_loop_for_nobody(tmp_path):
+    path = str(tmp_path / "ipc.sock")
+    server = RustServer("--unix", path)
+    options = {"connect_timeout": STEP_SECONDS_MAX, "heartbeat": None, "queue_bytes_max": 100_000}
+    async with aio.connect("bench", **server.arguments, request_timeout=STEP_SECONDS_MAX) as client:
+        worker = await aio.connect("bench", unix=path, **options)
+        begun, go = [], asyncio.Event()
+
+        async def large(message):
+            begun.append(message)
+            await go.wait()
+            return "x" * 100_000
+
+        await worker.serve("large", large, concurrency=20)
+        asking = [asyncio.create_task(client.request("large", number)) for number in range(20)]
+        await eventually("all are in hand", lambda: len(begun) == 20)
+        server.signal(signal.SIGSTOP)
+        go.set()
+        begin = time.monotonic()
+        await eventually("the queue is full", lambda: worker._native.is_full)
+        await asyncio.sleep(0.1)
+        took = time.monotonic() - begin
+        server.signal(signal.SIGCONT)
+        assert took < STEP_SECONDS_MAX / 2, took
+        assert [len(answer.payload) for answer in await asyncio.gather(*asking)] == [100_000] * 20
+        await worker.close()
+    server.stop()
+
+
 @in_a_loop
 async def test_what_cannot_be_served_is_told():
     server = PublishedServer()

@@ -7,9 +7,9 @@ import threading
 import time
 
 import pytest
-from peers import Process, STEP_SECONDS_MAX
+from peers import Process, RustServer, STEP_SECONDS_MAX, eventually
 
-from ipc_framework import FrameworkClient
+from ipc_framework import FrameworkClient, _dispatch
 
 #: Seconds that each program waits at most, of which the process is stopped for more.
 TIMEOUT = 1.0
@@ -106,3 +106,30 @@ def test_a_wait_for_nothing_ends_in_time(rust, request):
         assert client.wait_for_message("silence", 0.05) is None
         assert not go.is_set(), "it did not wait for the handler"
         go.set()
+
+
+def test_a_wait_ends_with_its_client(rust, request):
+    client = FrameworkClient(request.node.name, **rust.arguments)
+    assert client.connect()
+    heard = []
+    waiting = threading.Thread(target=lambda: heard.append(client.wait_for_message("silence", 600)), daemon=True)
+    waiting.start()
+    eventually("it waits", lambda: client._dispatcher._waiting)
+    assert client.close()
+    waiting.join(STEP_SECONDS_MAX)
+    assert heard == [None]
+
+
+def test_nothing_is_awaited_from_a_client_that_has_ended(monkeypatch):
+    monkeypatch.setattr(_dispatch, "CATCH_UP_SECONDS_MAX", 600)
+    server = RustServer()
+    client = FrameworkClient("bench", **server.arguments, reconnect=False)
+    assert client.connect()
+    server.stop()
+    assert client.wait(STEP_SECONDS_MAX)
+    heard = []
+    waiting = threading.Thread(target=lambda: heard.append(client.wait_for_message("silence", 0.05)), daemon=True)
+    waiting.start()
+    waiting.join(STEP_SECONDS_MAX)
+    assert heard == [None]
+    client.close()

@@ -1,4 +1,5 @@
-"""Programs whose threads or loops are other people's: gevent, eventlet, and servers of web and task frameworks.
+"""Programs whose threads or loops are other people's: gevent, eventlet, servers of web and task frameworks,
+and notebooks.
 
 They run in an environment of their own, which `tests/python.py` makes.
 """
@@ -12,7 +13,7 @@ import subprocess
 import urllib.request
 
 import pytest
-from peers import Process, STEP_SECONDS_MAX, free_port
+from peers import Process, RustServer, STEP_SECONDS_MAX, free_port
 
 HERE = pathlib.Path(__file__).resolve().parent / "schedulers"
 PYTHON = os.environ.get("IPC_SCHEDULERS_PYTHON", "")
@@ -30,11 +31,15 @@ def run(*arguments, **environment):
     except subprocess.TimeoutExpired as hung:
         raise AssertionError(f"it hangs: {hung.stdout!r} {hung.stderr!r}") from None
     assert (ended.returncode, ended.stdout) == (0, "all is well\n"), ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr, ended.stderr
 
 
 @pytest.mark.parametrize("scheduler", ["gevent", "eventlet"])
-def test_a_client_lets_other_greenlets_go_on(rust, scheduler):
-    run(HERE / "client_program.py", scheduler, rust.port)
+def test_a_client_lets_other_greenlets_go_on(scheduler, tmp_path):
+    path = tmp_path / "ipc.sock"
+    server = RustServer("--unix", path)
+    run(HERE / "client_program.py", scheduler, server.port, path, server.process.pid)
+    server.stop()
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -81,6 +86,10 @@ def test_uvicorn(rust, loop):
     port = free_port()
     flags = ["--port", port, "--loop", loop, "--lifespan", "on", "--app-dir", HERE]
     serves(port, Process(*command("-m", "uvicorn", *flags, "web:asgi"), IPC_PORT=str(rust.port)))
+
+
+def test_a_notebook(rust):
+    run(HERE / "notebook.py", rust.port)
 
 
 def test_workers_of_celery(rust, tmp_path):

@@ -314,6 +314,13 @@ impl Shared {
         }
     }
 
+    /// Returns whether an answer by this connection would not have to wait for room.
+    pub(crate) fn has_room_for_answer(&self) -> bool {
+        let state = self.lock();
+        state.outbox.queue_bytes() < self.options.queue_bytes_max
+            || matches!(state.link, Link::Closed)
+    }
+
     /// Sends the frame that was encoded last, or queues it.
     pub(crate) fn dispatch(
         &self,

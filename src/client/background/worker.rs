@@ -351,6 +351,12 @@ impl Responder {
         self.answer(payload)
     }
 
+    /// Returns whether an answer can be queued at once. Otherwise [`reply`](Self::reply) waits until
+    /// the server has read enough, which an event loop must not do.
+    pub fn has_room(&self) -> bool {
+        self.worker.shared.upgrade().is_none_or(|shared| shared.has_room_for_answer())
+    }
+
     /// Answers `handler_failed` with a text for the requester.
     ///
     /// # Errors

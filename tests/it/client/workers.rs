@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::many_threads::{client_options, connect, value};
-use super::scripted::{Scripted, Told, admit, losses, next, refuse};
+use super::scripted::{Scripted, Told, admit, losses, next, publish_until_some_wait, refuse};
 use crate::support::{HANG, serve_echo};
 
 pub(crate) type Job = (Message, Responder);
@@ -95,6 +95,30 @@ fn a_deferred_handler_that_panics_and_an_answer_that_cannot_be_written_are_answe
         let error = client.request("picky", &n).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
+}
+
+#[test]
+fn a_worker_is_told_whether_an_answer_would_wait_for_room() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.queue_bytes_max = 500_000;
+    let (client, mut side) = script.connect_with(&options);
+    let (give, given) = mpsc::channel();
+    let serving = client.clone();
+    admit(&mut side, move || {
+        let pass_on = move |_message, responder: Responder| give.send(responder).unwrap();
+        serving.serve_deferred("work", 1, pass_on).unwrap();
+    });
+    side.send("request", "work", json!(1));
+    let responder = given.recv_timeout(HANG).unwrap();
+    assert!(responder.has_room());
+    publish_until_some_wait(&client);
+    assert!(!responder.has_room());
+    while !responder.has_room() {
+        assert_eq!(side.receive()["message_type"], "publish");
+    }
+    responder.reply(&"late").unwrap();
+    while side.receive()["payload"] != "late" {}
 }
 
 #[test]

@@ -77,18 +77,21 @@ class Dispatcher:
         #: See `_catch_up`.
         self._mark_numbers = itertools.count(1)
         self._marked = 0
+        #: Nothing is handed out any more.
+        self._has_ended = False
         #: The program itself ends the connection, so it need not be told.
         self.is_ending = False
         #: A handler has ended the connection, so the remaining items are dropped.
         self._is_cut_off = False
 
     def start(self, native: _native.Client) -> threading.Thread:
-        self.is_ending = self._is_cut_off = False
+        self.is_ending = self._is_cut_off = self._has_ended = False
         self.is_cooperative = native.fileno() >= 0
         self._green = {}
         self._arrived = _Arrived() if self.is_cooperative else None
         # A daemon thread, so that a program can end without `disconnect`; then `_lifetime` closes the connection.
-        self._thread = threading.Thread(target=self._run, args=(native,), name=self._name, daemon=True)
+        run = _hub.ends_as_thread(self._run)
+        self._thread = threading.Thread(target=run, args=(native,), name=self._name, daemon=True)
         self._thread.start()
         return self._thread
 
@@ -138,7 +141,7 @@ class Dispatcher:
         self, native: Optional[_native.Client], message_id: str, timeout: float
     ) -> Optional[Message]:
         with self.answered:
-            has_come = self.answered.wait_for(lambda: message_id in self.unclaimed, timeout)
+            has_come = self.answered.wait_for(lambda: message_id in self.unclaimed or self._has_ended, timeout)
         if not has_come:
             self._catch_up(native)
         with self.answered:
@@ -189,16 +192,31 @@ class Dispatcher:
     def _catch_up(self, native: Optional[_native.Client]) -> None:
         """Returns when all that has arrived was handed out. A deadline passes in a process that is stopped, too, and
         then what came in time lies in the socket. A handler that takes long is not waited for."""
-        if native is None:
+        if native is None or self._has_ended:
             return
         number = next(self._mark_numbers)
         _hub.call(native.mark, number)
         with self.answered:
-            self.answered.wait_for(lambda: self._marked >= number, CATCH_UP_SECONDS_MAX)
+            self.answered.wait_for(lambda: self._marked >= number or self._has_ended, CATCH_UP_SECONDS_MAX)
 
     # The thread
 
     def _run(self, native: _native.Client) -> None:
+        try:
+            self._hand_out(native)
+        finally:
+            if self.is_current():
+                self._end_waits()
+
+    def _end_waits(self) -> None:
+        with self.answered:
+            self._has_ended = True
+            self.answered.notify_all()
+            for waiting in self._waiting.values():
+                for one in waiting:
+                    one.arrived.set()
+
+    def _hand_out(self, native: _native.Client) -> None:
         for kind, *item in self._arrivals(native) if self.is_cooperative else _each_item(native):
             client = self._client()
             if client is None or self._is_cut_off:
@@ -217,7 +235,8 @@ class Dispatcher:
         for an answer."""
         assert self._arrived is not None
         arguments = (native, self._green, self._arrived)
-        threading.Thread(target=self._read, args=arguments, name=f"{self._name}-reader", daemon=True).start()
+        read = _hub.ends_as_thread(self._read)
+        threading.Thread(target=read, args=arguments, name=f"{self._name}-reader", daemon=True).start()
         return iter(self._arrived.get, None)
 
     def _read(self, native: _native.Client, green: Dict[str, GreenWaiter], arrived: _Arrived) -> None:

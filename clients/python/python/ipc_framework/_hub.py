@@ -63,6 +63,38 @@ def _wait_own(reader: int, process_id: int) -> None:
         raise SystemExit
 
 
+#: The greenlets of this forked child that are copies of its parent's.
+_copies: List[Any] = []
+
+
+def ends_as_thread(work: Callable[..., None]) -> Callable[..., None]:
+    """Returns the function for a thread of `threading` that may be a greenlet. A copy of it in a forked child never
+    ends: `threading` does not know that thread there, and would fail to remove it."""
+    if not is_cooperative():
+        return work
+    process_id = posix.getpid()
+
+    def run(*arguments: Any) -> None:
+        try:
+            work(*arguments)
+        finally:
+            if posix.getpid() != process_id:
+                _stay()
+
+    return run
+
+
+def _stay() -> None:
+    """Lets other greenlets go on for ever."""
+    import greenlet  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    # One to which nothing refers would be ended.
+    copy = greenlet.getcurrent()
+    _copies.append(copy)
+    while True:
+        copy.parent.switch()
+
+
 def call(work: Callable[..., Result], *arguments: Any) -> Result:
     """Calls a native function that blocks, while other greenlets go on."""
     if not is_cooperative():

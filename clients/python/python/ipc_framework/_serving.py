@@ -27,6 +27,14 @@ CANCELLED = "the worker ended before its handler was done; ask again if that doe
 CANCEL_SECONDS_MAX = 1.0
 #: Requests that may wait for a handler by default; others are answered with `limit_exceeded`.
 QUEUE_MAX = 4_096
+#: Seconds between two looks of a coroutine or a greenlet whether a full queue has room for its answer: the first ones,
+#: and those to which they double.
+ROOM_PAUSES = (0.002, 0.05)
+
+#: The service whose handler runs in this context, or has started what runs in it.
+_current: contextvars.ContextVar[Callable[[], Optional[Service]]] = contextvars.ContextVar(
+    "ipc_framework.service", default=lambda: None
+)
 
 Handler = Callable[[Message], Any]
 
@@ -48,10 +56,15 @@ class Service:
         self.jobs = _native.Jobs(queue_max, rings)
         #: Each request is handled in a copy of the context of whoever serves the channel.
         self._context = contextvars.copy_context()
+        self._context.run(_current.set, weakref.ref(self))
 
     def start(self) -> None:
         """Begins to take requests."""
         raise NotImplementedError
+
+    def is_busy(self) -> bool:
+        """Returns whether a handler may be running."""
+        return True
 
     def finish(self) -> None:
         """Accepts no more requests. Those that have arrived are still answered."""
@@ -89,7 +102,8 @@ class Threads(Service):
         serving: threading.local,
         loop: Optional[asyncio.AbstractEventLoop] = None,
     ) -> None:
-        super().__init__(channel_id, handler, concurrency, queue_max, rings=_hub.is_cooperative())
+        self._is_cooperative = _hub.is_cooperative()
+        super().__init__(channel_id, handler, concurrency, queue_max, rings=self._is_cooperative)
         self._serving = serving
         self._loop = loop
         self._lock = threading.Lock()
@@ -100,7 +114,8 @@ class Threads(Service):
         if self.jobs.fileno() < 0:
             self._start_thread()
         else:
-            threading.Thread(target=self._start_greenlets, name=f"ipc-serve-{self.channel_id}", daemon=True).start()
+            start = _hub.ends_as_thread(self._start_greenlets)
+            threading.Thread(target=start, name=f"ipc-serve-{self.channel_id}", daemon=True).start()
 
     def _start_thread(self) -> None:
         with self._lock:
@@ -139,7 +154,8 @@ class Threads(Service):
                     return
                 _hub.wait_readable(self.jobs.fileno())
                 taken = self.jobs.take_now(1)
-            threading.Thread(target=self._answer_and_leave, args=taken[0], daemon=True).start()
+            answer = _hub.ends_as_thread(self._answer_and_leave)
+            threading.Thread(target=answer, args=taken[0], daemon=True).start()
 
     def _answer_and_leave(self, message: Message, job: _native.Job) -> None:
         self._serving.serves = True
@@ -155,9 +171,19 @@ class Threads(Service):
             if inspect.iscoroutine(result):
                 # A plain function, such as a lambda, may return a coroutine.
                 result = context.run(self._await, result)
+            self._wait_for_room(job)
             job.answer(result)
         except BaseException as error:
+            self._wait_for_room(job)
             self._failed(job, error)
+
+    def _wait_for_room(self, job: _native.Job) -> None:
+        """Lets other greenlets go on while the queue is full. The native client would block all of them."""
+        if self._is_cooperative:
+            pause, longest = ROOM_PAUSES
+            while not job.has_room:
+                time.sleep(pause)
+                pause = min(2 * pause, longest)
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         import asyncio
@@ -210,12 +236,29 @@ class Tasks(Service):
         from asyncio import CancelledError
 
         try:
-            job.answer(await self.handler(message))
+            result = await self.handler(message)
+            if not job.has_room:
+                await self._room(job)
+            job.answer(result)
         except CancelledError:
             job.fail(CANCELLED)
             raise
         except BaseException as error:
+            if isinstance(error, Exception):
+                await self._room(job)
             self._failed(job, error)
+
+    async def _room(self, job: _native.Job) -> None:
+        """Lets other coroutines go on while the queue is full. The native client would block all of them."""
+        from asyncio import sleep
+
+        pause, longest = ROOM_PAUSES
+        while not job.has_room:
+            await sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def is_busy(self) -> bool:
+        return bool(self.tasks)
 
     def cancel(self) -> None:
         for task in list(self.tasks):
@@ -234,7 +277,7 @@ class LoopThread(Tasks):
 
     def start(self) -> None:
         name = f"ipc-serve-{self.channel_id}"
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        threading.Thread(target=_hub.ends_as_thread(self._run), name=name, daemon=True).start()
 
     def _run(self) -> None:
         try:
@@ -278,6 +321,12 @@ class Services:
     def is_current(self) -> bool:
         """Returns whether this thread is answering a request."""
         return getattr(self._serving, "serves", False)
+
+    def is_awaited(self) -> bool:
+        """Returns whether a handler may wait for what runs in this context: it is the handler itself, or was started
+        by it while it runs."""
+        service = _current.get()()
+        return service is not None and service in self._all and service.is_busy()
 
     def make(
         self,

@@ -55,6 +55,9 @@ class Thread(threading.Thread):
         self._work: Optional[Callable[[], None]] = work
 
     def run(self) -> None:
+        _hub.ends_as_thread(self._run)()
+
+    def _run(self) -> None:
         try:
             assert self._work is not None
             self._work()

@@ -145,6 +145,8 @@ class Client:
         #: This process is a forked child of the one that connected.
         self._is_parents = False
         self._ended = asyncio.Event()
+        #: The end that a handler has begun.
+        self._closing: Optional[asyncio.Task[bool]] = None
         self._loop.add_reader(native.fileno(), self._take)
         _lifetime.keep(self)
 
@@ -358,9 +360,19 @@ class Client:
 
         Returns False if that took longer than `timeout`; it is closed all the same, and coroutines that still handle
         requests are cancelled.
+
+        In a function that serves a channel, and in a task that it starts, this returns True at once, because it would
+        wait for that function's answer; `wait_closed` returns at the end.
         """
         if self._is_parents:
             return True
+        if self._services.is_awaited():
+            # In a context of its own, where no handler waits for it.
+            self._closing = contextvars.Context().run(self._loop.create_task, self._close(timeout))
+            return True
+        return await self._close(timeout)
+
+    async def _close(self, timeout: float) -> bool:
         is_done = await self._loop.run_in_executor(None, self._native.close, timeout)
         while self._take():
             pass

@@ -405,7 +405,8 @@ class FrameworkClient(IPCClient):
         self._remove_handler(channel_id)
 
     def wait_for_message(self, channel_id: str, timeout: float = 5.0) -> Optional[Message]:
-        """Returns the next message on the channel that is not an answer, or None if none comes in time.
+        """Returns the next message on the channel that is not an answer, or None if none comes in time or the client is
+        closed meanwhile.
 
         This does not subscribe. The channel's handler is called with the message all the same.
         """

@@ -41,6 +41,14 @@ impl Drop for Job {
 
 #[pymethods]
 impl Job {
+    /// Returns whether an answer can be queued at once. Otherwise it would block its caller until
+    /// the server has read enough.
+    #[getter]
+    fn has_room(&self) -> bool {
+        let responder = self.responder.lock().unwrap_or_else(PoisonError::into_inner);
+        responder.as_ref().is_none_or(Responder::has_room)
+    }
+
     /// Answers with a value. If the value cannot be JSON this raises, and the request stays open.
     fn answer(&self, py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<()> {
         let inside = Inside::enter(py);

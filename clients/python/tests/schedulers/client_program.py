@@ -1,8 +1,10 @@
-"""Programs of the client under gevent or eventlet: `client_program.py gevent|eventlet PORT`."""
+"""Programs of the client under gevent or eventlet: `client_program.py gevent|eventlet PORT UNIX PROCESS`."""
 
 from patched import start_ticking, ticks  # Before anything else.
 
 import contextvars
+import os
+import signal
 import sys
 import threading
 import time
@@ -99,6 +101,31 @@ for number in range(100):
 assert worker.flush() and client.flush()
 eventually(lambda: client.missed > 50)
 client.unsubscribe("much")
+
+# An answer that has to wait for room lets others go on, too.
+begun, go, sizes = [], threading.Event(), []
+options = {"connection_timeout": 60.0, "heartbeat": None, "queue_bytes_max": 100_000}
+full = FrameworkClient("bench", unix=sys.argv[3], **options)
+assert full.connect()
+
+
+@full.serve("large", concurrency=20)
+def large(request):
+    begun.append(1)
+    assert go.wait(30)
+    return "x" * 100_000
+
+
+for number in range(20):
+    client.send_request_async("large", number, lambda message: sizes.append(len(message.payload)))
+eventually(lambda: len(begun) == 20)
+os.kill(int(sys.argv[4]), signal.SIGSTOP)
+go.set()
+eventually(lambda: full._native.is_full)
+goes_on(lambda: time.sleep(0.5))
+os.kill(int(sys.argv[4]), signal.SIGCONT)
+eventually(lambda: sizes == [100_000] * 20)
+assert full.close(5.0)
 
 # What is in hand is answered by an end that waits for it.
 answers = []

@@ -25,12 +25,18 @@ with client.socket as duplicate:
     of_connection = os.readlink(f"/proc/self/fd/{duplicate.fileno()}")
 
 
+@client.serve("plain")
+def plain(request):
+    return request.payload
+
+
 @client.serve("later")
 async def later(request):
     return request.payload
 
 
 assert client.send_request("later", 1, 5.0).payload == 1
+assert client.send_request("plain", 1, 5.0).payload == 1
 child = os.fork()
 if child == 0:
     if scheduler == "gevent":
