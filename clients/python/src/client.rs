@@ -18,9 +18,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use ipc_framework::client::{self, ClientOptions, Endpoint, Error, Event, Reconnect, RequestId};
+use ipc_framework::client::{
+    self, ClientOptions, Endpoint, Error, Event, Execution, Reconnect, RequestId,
+};
 use ipc_framework::{ErrorCode, Token};
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -82,6 +84,8 @@ struct Client {
     timeout: Duration,
     /// Number of requests in flight.
     asked: Arc<AtomicUsize>,
+    /// The program closes the client, so its requests in flight do not fail because of the server.
+    is_ending: Arc<AtomicBool>,
     /// This process is a forked child of the one that connected.
     is_parents: AtomicBool,
 }
@@ -146,7 +150,8 @@ impl Client {
         let (connection, subscribed) = (Mutex::new(Some(client)), Mutex::default());
         let served = Mutex::default();
         let is_parents = AtomicBool::new(false);
-        let (asked, timeout) = (Arc::default(), seconds(connect_timeout));
+        let (asked, is_ending) = (Arc::default(), Arc::default());
+        let timeout = seconds(connect_timeout);
         Ok(Self {
             connection,
             inbox,
@@ -156,6 +161,7 @@ impl Client {
             queue_bytes_max,
             timeout,
             asked,
+            is_ending,
             is_parents,
         })
     }
@@ -249,9 +255,17 @@ impl Client {
         let room = waiter.map(|waiter| Arc::clone(&waiter.get().room));
         let inbox = Arc::clone(&self.inbox);
         let asked = Asked::new(&self.asked);
+        let is_ending = Arc::clone(&self.is_ending);
         let told = move |answer: Result<ipc_framework::Message, Error>| {
             drop(asked);
-            let answer = answer.map_err(|error| Failure::from(&error));
+            let answer = answer.map_err(|error| match error {
+                Error::Lost { execution: Execution::Possible, .. }
+                    if is_ending.load(Ordering::SeqCst) =>
+                {
+                    Failure::of_closed()
+                }
+                _ => Failure::from(&error),
+            });
             match room {
                 Some(room) => room.fill(answer),
                 None => inbox.put(Item::Answer { message_id, answer }),
@@ -350,6 +364,7 @@ impl Client {
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         let inside = Inside::enter(py);
         let Ok(client) = self.open() else { return Ok(true) };
+        self.is_ending.store(true, Ordering::SeqCst);
         let closing = client.clone();
         let closed = inside.interruptible(seconds(timeout), move || closing.close().is_ok());
         if !matches!(closed, Ok(Some(true))) {
@@ -364,6 +379,7 @@ impl Client {
         if self.is_parents.load(Ordering::SeqCst) {
             return;
         }
+        self.is_ending.store(true, Ordering::SeqCst);
         let client = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
         let served =
             std::mem::take(&mut *self.served.lock().unwrap_or_else(PoisonError::into_inner));
@@ -457,11 +473,11 @@ fn seconds(seconds: f64) -> Duration {
 fn from_python(message: &Bound<'_, PyAny>) -> PyResult<ipc_framework::Message> {
     message::from_python(message).map_err(|error| {
         let py = message.py();
-        if !error.is_instance_of::<PyException>(py) {
-            // Ctrl-C came meanwhile.
-            return error;
-        }
-        Failure::of_value(py, &error).caused_by(py, error)
+        let is_of_value = error.is_instance_of::<PyTypeError>(py)
+            || error.is_instance_of::<PyValueError>(py)
+            || error.is_instance_of::<PyAttributeError>(py);
+        // Others were raised by the handler of a signal, such as Ctrl-C or a time limit.
+        if is_of_value { Failure::of_value(py, &error).caused_by(py, error) } else { error }
     })
 }
 

@@ -5,7 +5,7 @@
 //! keys.
 
 use ipc_framework::Json;
-use pyo3::exceptions::{PyException, PyRecursionError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRecursionError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -48,8 +48,11 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
 /// The standard library says what it found, but neither where nor what to do.
 fn explain(value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
     let py = value.py();
-    if !error.is_instance_of::<PyException>(py) {
-        // Ctrl-C came meanwhile.
+    let is_of_value = error.is_instance_of::<PyTypeError>(py)
+        || error.is_instance_of::<PyValueError>(py)
+        || error.is_instance_of::<PyRecursionError>(py);
+    if !is_of_value {
+        // The handler of a signal raised it meanwhile, such as Ctrl-C or a time limit.
         return error;
     }
     let what = error.value(py).to_string();

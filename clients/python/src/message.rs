@@ -4,14 +4,17 @@ use std::borrow::Cow;
 
 use ipc_framework::{Envelope, Json, Message, MessageType};
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString};
 
 use crate::json;
 
 struct Classes {
     message: Py<PyAny>,
+    /// Makes a message without calling its `__init__`.
+    new: Py<PyAny>,
     /// In the order of [`MessageType::ALL`].
     types: Vec<Py<PyAny>>,
 }
@@ -24,7 +27,9 @@ fn classes(py: Python<'_>) -> PyResult<&'static Classes> {
         let types = MessageType::ALL.iter();
         let types = types.map(|one| Ok(of_type.call1((one.as_str(),))?.unbind()));
         let types = types.collect::<PyResult<_>>()?;
-        Ok(Classes { message: core.getattr("Message")?.unbind(), types })
+        let message = core.getattr("Message")?;
+        let new = message.getattr("__new__")?.unbind();
+        Ok(Classes { message: message.unbind(), new, types })
     })
 }
 
@@ -75,15 +80,34 @@ impl<'a> From<&'a Message> for Fields<'a> {
 pub(crate) fn to_python<'py>(py: Python<'py>, fields: &Fields<'_>) -> PyResult<Bound<'py, PyAny>> {
     let classes = classes(py)?;
     let of_type = MessageType::ALL.iter().position(|one| *one == fields.message_type);
-    classes.message.bind(py).call1((
-        PyString::new(py, &fields.message_id),
-        PyString::new(py, &fields.app_id),
-        PyString::new(py, &fields.channel_id),
-        &classes.types[of_type.unwrap_or_default()],
-        json::to_python(py, &fields.payload)?,
-        fields.timestamp,
-        fields.reply_to.as_deref(),
-    ))
+    let of_type = &classes.types[of_type.unwrap_or_default()];
+    let payload = json::to_python(py, &fields.payload)?;
+    if fields.message_id.is_empty() || fields.timestamp == 0.0 {
+        // The class fills them in.
+        let values = (
+            &fields.message_id,
+            &fields.app_id,
+            &fields.channel_id,
+            of_type,
+            payload,
+            fields.timestamp,
+            fields.reply_to.as_deref(),
+        );
+        return classes.message.bind(py).call1(values);
+    }
+    // No Python code runs here: it is there that handlers of signals run, and what one raises must
+    // reach the program, and not become an error of this message.
+    let message = classes.new.bind(py).call1((&classes.message,))?;
+    let values = message.getattr(intern!(py, "__dict__"))?;
+    let values = values.cast::<PyDict>()?;
+    values.set_item(intern!(py, "message_id"), PyString::new(py, &fields.message_id))?;
+    values.set_item(intern!(py, "app_id"), PyString::new(py, &fields.app_id))?;
+    values.set_item(intern!(py, "channel_id"), PyString::new(py, &fields.channel_id))?;
+    values.set_item(intern!(py, "message_type"), of_type)?;
+    values.set_item(intern!(py, "payload"), payload)?;
+    values.set_item(intern!(py, "timestamp"), fields.timestamp)?;
+    values.set_item(intern!(py, "reply_to"), fields.reply_to.as_deref())?;
+    Ok(message)
 }
 
 /// Returns the message for an object of the Python class.

@@ -60,7 +60,7 @@ time.sleep(0.2)
     for _ in range(10):
         ended = run(rust, code)
         assert (ended.returncode, ended.stderr) == (0, "")
-        assert set(ended.stdout.split()) <= {"lost"}
+        assert set(ended.stdout.split()) <= {"closed"}
 
 
 def test_what_was_published_last_arrives_after_the_end(rust):

@@ -71,9 +71,18 @@ def test_whatever_gives_a_coroutine_answers(pair):
             await asyncio.sleep(0)
             return message.payload + 1
 
+    class Awaited:
+        def __init__(self, payload):
+            self.payload = payload
+
+        def __await__(self):
+            return (yield from later(self).__await__())
+
     later = Later()
     worker.serve("object", later)
     worker.serve("lambda", lambda message: later(message))
+    worker.serve("awaitable", lambda message: Awaited(message.payload))
+    assert client.send_request("awaitable", 3).payload == 4
     assert client.send_request("object", 1).payload == 2
     assert client.send_request("lambda", 2).payload == 3
 

@@ -58,6 +58,8 @@ def test_the_path_to_the_value_is_said(client, value, why, place, path):
 
 
 def test_keys_and_circles(client):
+    with pytest.raises(SerializationError, match=r'^payload\["a"\] has the key nan, and JSON has no NaN'):
+        client.publish("echo", {"a": {math.nan: 1}})
     with pytest.raises(SerializationError, match=r'^payload\["a"\] has the key \(1, 2\) of the type tuple'):
         client.publish("echo", {"a": {(1, 2): 3}})
     circle = {}

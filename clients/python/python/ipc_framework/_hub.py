@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import posix
 import sys
+import threading
 from collections import deque
-from typing import Any, Callable, Deque, Iterator, List, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Deque, Iterator, List, Optional, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 Result = TypeVar("Result")
 
@@ -37,11 +41,12 @@ def is_cooperative() -> bool:
 
 def start_thread(work: Callable[[], None]) -> None:
     """Starts a real daemon thread."""
-    gevent = _gevent()
+    gevent, eventlet = _gevent(), _eventlet()
     if gevent is not None:
         gevent.get_original("_thread", "start_new_thread")(work, ())
     else:
-        _eventlet().original("threading").Thread(target=work, daemon=True).start()
+        thread = threading if eventlet is None else eventlet.original("threading")
+        thread.Thread(target=work, daemon=True).start()
 
 
 def wait_readable(descriptor: int) -> None:
@@ -135,6 +140,40 @@ def _tell(writer: int) -> None:
     except BrokenPipeError:
         # Nothing waits any more.
         pass
+
+
+def begin(work: Callable[..., Result], *arguments: Any) -> asyncio.Future[Result]:
+    """Calls a native function that blocks, while the event loop of the caller goes on. The thread is not one of the
+    loop's executor, because the program's own calls may have all of those, and `asyncio.run` waits for each of them."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(settled: Callable[[Any], None], outcome: Any) -> None:
+        # A caller that was cancelled does not wait any more.
+        if not future.done():
+            settled(outcome)
+
+    def run() -> None:
+        settled: Callable[[Any], None] = future.set_result
+        outcome: Any
+        try:
+            outcome = work(*arguments)
+        except BaseException as error:
+            settled, outcome = future.set_exception, error
+        try:
+            loop.call_soon_threadsafe(settle, settled, outcome)
+        except RuntimeError:
+            # The loop is closed, and nothing waits any more.
+            pass
+
+    try:
+        start_thread(run)
+    except RuntimeError:
+        # The system, or an interpreter that is about to end, starts no more threads.
+        run()
+    return future
 
 
 def each(take: Callable[[], Optional[Result]]) -> Iterator[Result]:

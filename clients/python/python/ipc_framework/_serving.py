@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Coroutine, Dict, Optional, Set
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, Dict, Optional, Set
 
 from . import _hub, _native
 from ._threads import run_loop
@@ -42,6 +42,10 @@ Handler = Callable[[Message], Any]
 def is_coroutine_function(handler: Handler) -> bool:
     """Returns whether a call of it must be awaited, as for an object with an `async def __call__`."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 class Service:
@@ -168,9 +172,9 @@ class Threads(Service):
         try:
             context = self._context.copy()
             result = context.run(self.handler, message)
-            if inspect.iscoroutine(result):
+            if inspect.isawaitable(result):
                 # A plain function, such as a lambda, may return a coroutine.
-                result = context.run(self._await, result)
+                result = context.run(self._await, _awaited(result))
             self._wait_for_room(job)
             job.answer(result)
         except BaseException as error:
@@ -233,20 +237,27 @@ class Tasks(Service):
         self._take()
 
     async def _answer(self, message: Message, job: _native.Job) -> None:
-        from asyncio import CancelledError
+        import asyncio
 
         try:
             result = await self.handler(message)
             if not job.has_room:
                 await self._room(job)
             job.answer(result)
-        except CancelledError:
-            job.fail(CANCELLED)
+        except asyncio.CancelledError as error:
+            # Python 3.11 and newer can tell this task from one that the handler awaited.
+            if getattr(asyncio.current_task(), "cancelling", lambda: True)():
+                job.fail(CANCELLED)
+            else:
+                self._failed(job, error)
             raise
         except BaseException as error:
             if isinstance(error, Exception):
                 await self._room(job)
             self._failed(job, error)
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                # Ctrl-C is meant for the program, whose loop this is.
+                raise
 
     async def _room(self, job: _native.Job) -> None:
         """Lets other coroutines go on while the queue is full. The native client would block all of them."""
@@ -261,8 +272,13 @@ class Tasks(Service):
         return bool(self.tasks)
 
     def cancel(self) -> None:
+        import asyncio
+
+        # A coroutine that closes its client goes on.
+        current = asyncio.current_task(self.loop)
         for task in list(self.tasks):
-            task.cancel()
+            if task is not current:
+                task.cancel()
 
 
 class LoopThread(Tasks):
@@ -371,8 +387,8 @@ class Services:
 
         tasks = [task for service in list(self._all) if isinstance(service, Tasks) for task in service.tasks]
         others = [task for task in tasks if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
+        for service in list(self._all):
+            service.cancel()
         if others:
             await asyncio.wait(others, timeout=CANCEL_SECONDS_MAX)
 

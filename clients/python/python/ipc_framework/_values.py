@@ -53,6 +53,8 @@ def _parts(path: str, value: Any) -> Iterator[Tuple[str, Any]]:
     for key, inner in value.items():
         if not isinstance(key, (str, int, float, type(None))):
             raise _BadKey(f"{path} has the key {key!r} of the type {_name(key)}, and keys of JSON are strings")
+        if isinstance(key, float) and not math.isfinite(key):
+            raise _BadKey(f"{path} has the key {key!r}, and JSON has no NaN and no infinity; send a string")
         yield f"{path}[{json.dumps(key)}]", inner
 
 

@@ -26,7 +26,7 @@ from collections import deque
 from typing import Any, AsyncIterator, Callable, Deque, Dict, Generator, List, Optional, Tuple, TypeVar, Union, overload
 from weakref import finalize
 
-from . import _lifetime, _native
+from . import _hub, _lifetime, _native
 from ._dispatch import Event
 from ._serving import QUEUE_MAX, Service, Services
 from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
@@ -100,7 +100,7 @@ class _Connecting:
 
     async def _connect(self) -> Client:
         # Connecting may resolve names, which blocks.
-        opening = asyncio.get_running_loop().run_in_executor(None, self._open_native)
+        opening = _hub.begin(self._open_native)
         try:
             native = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -294,7 +294,7 @@ class Client:
 
     async def _register(self, service: Service) -> None:
         try:
-            await self._loop.run_in_executor(None, self._native.serve, service.channel_id, service.jobs)
+            await _hub.begin(self._native.serve, service.channel_id, service.jobs)
         except BaseException:
             service.finish()
             raise
@@ -309,7 +309,7 @@ class Client:
     async def stop_serving(self, channel_id: str) -> None:
         """Ends being a worker of the channel. Requests that have arrived are still answered."""
         try:
-            await self._loop.run_in_executor(None, self._native.stop_serving, channel_id)
+            await _hub.begin(self._native.stop_serving, channel_id)
         finally:
             self._services.remove(channel_id)
 
@@ -359,7 +359,7 @@ class Client:
         """Accepts no more requests to serve, answers those it has, sends waiting messages, and ends the connection.
 
         Returns False if that took longer than `timeout`; it is closed all the same, and coroutines that still handle
-        requests are cancelled.
+        requests are cancelled. If this is cancelled, the client is closed at once, as when the time is over.
 
         In a function that serves a channel, and in a task that it starts, this returns True at once, because it would
         wait for that function's answer; `wait_closed` returns at the end.
@@ -373,9 +373,14 @@ class Client:
         return await self._close(timeout)
 
     async def _close(self, timeout: float) -> bool:
-        is_done = await self._loop.run_in_executor(None, self._native.close, timeout)
-        while self._take():
-            pass
+        try:
+            is_done = await _hub.begin(self._native.close, timeout)
+            while self._take():
+                pass
+        except asyncio.CancelledError:
+            self._end()
+            self._services.cancel()
+            raise
         self._end()
         if not is_done:
             await self._services.cancel_tasks()

@@ -50,6 +50,13 @@ fn class_of(code: ErrorCode) -> &'static str {
 }
 
 impl Failure {
+    /// The error of a request in flight when the program closes its client.
+    pub(super) fn of_closed() -> Self {
+        let text =
+            "the client was closed before the answer came; the request may have been carried out";
+        Self { class: "ConnectionError", code: "closed", text: text.into(), may_be_executed: true }
+    }
+
     /// An error of files that cannot be used.
     pub(super) fn of_tls(error: &ipc_framework::Error) -> Self {
         let text = error.to_string();
