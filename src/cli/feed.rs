@@ -142,6 +142,8 @@ impl Feed {
                 Ok(()) if self.is_leaving => None,
                 Ok(()) => return Ok(()),
                 Err(Stop::Lost(error)) => Some(error),
+                // A bad line does not affect the lines before it: they still arrive.
+                Err(Stop::Failed(failure @ Failure::Usage(_))) => return Err(failure),
                 Err(Stop::Failed(failure)) => {
                     self.give_up(&failure.to_string())?;
                     return Err(failure);
@@ -163,6 +165,11 @@ impl Feed {
         {
             match self.connection.send_message(&line.message) {
                 Ok(()) => self.unconfirmed.push_back(line),
+                Err(error @ Error::TooLarge { .. }) => {
+                    let text = format!("line {} cannot be sent: {error}", line.number);
+                    self.receipt(line.number, Some(&text))?;
+                    return Err(Stop::Failed(Failure::Usage(text)));
+                }
                 Err(error) => {
                     self.unsent.push_front(line);
                     return Err(error.into());

@@ -88,12 +88,10 @@ impl Target {
     /// Returns the options, for subcommands that make several connections.
     pub(super) fn options(&self) -> Result<Options, Failure> {
         let mut options = Options::new(self.app());
+        let host = self.0.host.as_deref().unwrap_or(HOST);
         options.endpoint = match &self.0.unix {
-            Some(path) => Endpoint::Unix(path.clone()),
-            None => Endpoint::Tcp {
-                host: self.0.host.clone().unwrap_or_else(|| HOST.to_owned()),
-                port: self.0.port.unwrap_or(PORT),
-            },
+            Some(path) => Endpoint::unix(path),
+            None => Endpoint::tcp(host, self.0.port.unwrap_or(PORT)),
         };
         if self.0.unix.is_none() {
             options.tls = self.0.tls.read()?;

@@ -142,7 +142,7 @@ impl Work {
         let begin = Instant::now();
         let input = message.payload.as_str().as_bytes();
         let answer = match self.command.run(&self.channel, input, &self.bounds) {
-            Ok(answer) => answer.map(|printed| json_or_text(&printed)),
+            Ok(answer) => answer.and_then(|printed| json_or_text(&printed)),
             Err(error) => {
                 let program = self.command.program();
                 self.breaks(cannot_run(program, &error));
@@ -200,13 +200,16 @@ fn cannot_run(program: &str, error: &io::Error) -> Failure {
     Failure::runtime(format!("cannot run {program}: {error}; see that it is there and may be run"))
 }
 
-fn json_or_text(printed: &[u8]) -> Json<'static> {
-    let text = String::from_utf8_lossy(printed);
+fn json_or_text(printed: &[u8]) -> Result<Json<'static>, String> {
+    let text = str::from_utf8(printed).map_err(|error| {
+        let at = error.valid_up_to();
+        format!("the command printed bytes that are not UTF-8, from byte {at} on; have it print text, or Base64")
+    })?;
     let trimmed = text.trim();
-    Json::parse(trimmed.to_owned()).unwrap_or_else(|_| {
-        let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(Json::parse(trimmed.to_owned()).unwrap_or_else(|_| {
+        let line = text.strip_suffix('\n').unwrap_or(text);
         Json::from_serialize(line).unwrap_or_default()
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -222,7 +225,13 @@ mod tests {
             ("", "\"\""),
             ("1\n2\n", "\"1\\n2\""),
         ] {
-            assert_eq!(json_or_text(printed.as_bytes()).as_str(), json);
+            assert_eq!(json_or_text(printed.as_bytes()).unwrap().as_str(), json);
         }
+    }
+
+    #[test]
+    fn what_is_no_text_is_an_error() {
+        let error = json_or_text(b"ab\xff").unwrap_err();
+        assert!(error.contains("not UTF-8, from byte 2 on"), "{error}");
     }
 }

@@ -27,8 +27,21 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// An address of TCP.
+    ///
+    /// ```
+    /// use ipc_framework::client::Endpoint;
+    ///
+    /// // A URL puts brackets around an address of IPv6.
+    /// assert_eq!(Endpoint::tcp("[::1]", 8888), Endpoint::tcp("::1", 8888));
+    /// assert_eq!(Endpoint::tcp("::1", 8888).to_string(), "[::1]:8888");
+    /// ```
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
-        Self::Tcp { host: host.into(), port }
+        let mut host = host.into();
+        let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if let Some(address) = address.filter(|address| address.contains(':')) {
+            host = address.to_owned();
+        }
+        Self::Tcp { host, port }
     }
 
     /// Returns the address of a Unix socket.

@@ -200,7 +200,7 @@ class Lifecycle extends ContextEmitter {
     this.connection = null;
     this.isRefused = error instanceof ServerError && FINAL_CODES.has(error.code);
     const isFirst = this.state === 'connecting';
-    if (!isFirst && !this.isRefused) {
+    if (!isFirst && !this.isRefused && this.backoff.attempts > 0) {
       // A single failed attempt is reported as `reconnecting` only, and as `error` if it was the last one.
       this.lastError = error;
       this.retryLater(error);

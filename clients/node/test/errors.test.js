@@ -88,6 +88,14 @@ test('an address at which something else answers is named', async (t) => {
   }
 });
 
+test('connect() that fails is an error with `retry` and no attempts to reconnect, too', async (t) => {
+  const client = unconnected(t, { host: '127.0.0.1', port: 1, reconnectAttempts: 0 });
+  const reported = collected(client, 'error');
+  assert.equal(await client.connect({ retry: true }), false);
+  assert.deepEqual(reported, [client.lastError]);
+  assert.equal(client.lastError.code, 'NOT_CONNECTED');
+});
+
 test('an address of IPv6 may stand in brackets, as in a URL', async (t) => {
   const client = unconnected(t, { host: '[::1]', port: 1 });
   assert.equal(await client.connect(), false);

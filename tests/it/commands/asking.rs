@@ -161,6 +161,17 @@ fn every_line_of_a_feed_is_a_message() {
     assert_eq!(status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("line 2 of standard input is not JSON"), "{stderr}");
     assert_eq!(peer.receive()["payload"], 7);
+    // The same holds for one that is too large, which is named.
+    let large = format!("8\n\"{}\"\n9\n", "x".repeat(17 << 20));
+    let Output { status, stdout, stderr } = feed(demo.command(&lines), &large);
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("line 2 cannot be sent: the message has 17"), "{stderr}");
+    let mut told = documents(&String::from_utf8(stdout).unwrap());
+    told.sort_by_key(|receipt| receipt["line"].as_u64());
+    assert_eq!(told.len(), 2);
+    assert_eq!((&told[0], &told[1]["confirmed"]), (&receipt(1), &json!(false)));
+    assert_eq!(peer.receive()["payload"], 8);
     let [told] = &demo.documents(&["notify", "news", "1", "--json"])[..] else { panic!("one") };
     assert_eq!((&told["type"], &told["sent"]), (&json!("notification"), &json!(1)));
     assert_fails(demo.command(&["publish", "news"]), 2, "<JSON>");

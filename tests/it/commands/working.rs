@@ -40,7 +40,13 @@ fn a_worker_answers_with_what_its_command_prints() {
     assert_fails(demo.command(&["request", "sleeps"]), 1, "longer than 200ms and was killed");
     let endless = start(&["worker", "endless", "--max-output-bytes", "10KiB", "--", "yes"]);
     assert_fails(demo.command(&["request", "endless"]), 1, "printed more than 10.0 KiB");
-    for worker in [upper, shell, fails, silent, much, sleeps, endless] {
+    let bytes = start(&["worker", "bytes", "--", "printf", "ab\\377"]);
+    assert_fails(
+        demo.command(&["request", "bytes"]),
+        1,
+        "not UTF-8, from byte 2 on; have it print",
+    );
+    for worker in [upper, shell, fails, silent, much, sleeps, endless, bytes] {
         worker.signal("INT");
         let (code, _, stderr) = worker.end();
         assert_eq!(code, Some(0), "{stderr}");
