@@ -4,6 +4,7 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
 const path = require('node:path');
 const { Process, connected, served } = require('./support.js');
 
@@ -67,4 +68,11 @@ test('an error of another realm keeps its text', async (t) => {
   const vm = require('node:vm');
   await client.serve('fails', () => vm.runInNewContext('throw new RangeError("too far")'));
   await assert.rejects(client.sendRequest('fails', 1), { code: 'handler_failed', message: 'too far' });
+});
+
+test('only lib/timers.js names timers, and takes them from Node', () => {
+  const lib = path.resolve(__dirname, '../lib');
+  const timers = /(?<![\w.])((set|clear)(Timeout|Interval|Immediate)|queueMicrotask|process\.nextTick|performance\.now)\(/;
+  const users = fs.readdirSync(lib).filter((file) => timers.test(fs.readFileSync(path.join(lib, file), 'utf8')));
+  assert.deepEqual(users, ['timers.js']);
 });
