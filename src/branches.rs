@@ -28,6 +28,13 @@ branches! {
     WorkersTakeTurns = "one of several equal workers is chosen, and not the first";
     WorkerWithLessChosen = "the worker that holds the fewest requests is chosen among several";
     WorkerBehindSkipped = "a worker that reads slowly is passed over";
+    RequestKept = "a request is kept because all workers are at their concurrency";
+    KeptFull = "a requester waits because many bytes are kept for the workers";
+    KeptRefused = "a worker's own request is refused because many bytes are kept for others";
+    KeptHandedOut = "a worker gets a request that was kept";
+    KeptTaken = "a worker that got room takes requests that were kept";
+    KeptEnded = "a request that is kept ends before a worker gets it";
+    KeptGivenUp = "the last worker of a channel leaves while requests are kept";
     RequestRelayed = "a request is forwarded as it came, but for its id";
     RequestRewritten = "a request is written anew before it is forwarded";
     RequestTooLargeToForward = "a request gets too large by the id that its worker sees";

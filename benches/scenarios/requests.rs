@@ -20,7 +20,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             let request = frame("request", "system", r#"{"action":"ping"}"#);
             move || assert_ne!(memory.turn(peer, &request), 0)
         }),
-        Scenario::new("request/forwarded_and_answered", Work::Frames(4), forwarded),
+        Scenario::new("request/forwarded_and_answered", Work::Frames(4), || forwarded(&serve())),
+        Scenario::new("request/forwarded_with_concurrency", Work::Frames(4), || {
+            forwarded(&serve_one())
+        }),
+        Scenario::new("request/kept_and_forwarded", Work::Frames(4), kept),
         Scenario::new(
             "request/forwarded_over_unix_sockets",
             Work::Frames(4),
@@ -43,10 +47,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 /// A request that goes to a worker in another process, and its answer.
-fn forwarded() -> impl FnMut() {
+fn forwarded(serve: &[u8]) -> impl FnMut() + use<> {
     let mut memory = Memory::new();
     let worker = memory.connected("worker");
-    assert_ne!(memory.turn(worker, &serve()), 0);
+    assert_ne!(memory.turn(worker, serve), 0);
     let requester = memory.connected("requester");
     let request = framed(&small("request", "work"));
     let (mut answer, id_at) = answer_to(ID);
@@ -55,6 +59,25 @@ fn forwarded() -> impl FnMut() {
         memory.turn(requester, &request);
         answer[id_at.clone()].copy_from_slice(id_of(&memory.seen));
         assert_ne!(memory.turn(worker, &answer), 0, "the requester gets the answer");
+    }
+}
+
+/// A request that is kept until the worker has answered the one before, and its answer.
+fn kept() -> impl FnMut() {
+    let mut memory = Memory::new();
+    let worker = memory.connected("worker");
+    assert_ne!(memory.turn(worker, &serve_one()), 0);
+    let requester = memory.connected("requester");
+    let request = framed(&small("request", "work"));
+    let (mut answer, id_at) = answer_to(ID);
+    memory.watch(worker);
+    memory.turn(requester, &request);
+    let mut id = id_of(&memory.seen).to_vec();
+    move || {
+        answer[id_at.clone()].copy_from_slice(&id);
+        memory.turn(requester, &request);
+        memory.turn(worker, &answer);
+        id.copy_from_slice(id_of(&memory.seen));
     }
 }
 
@@ -80,6 +103,10 @@ fn forwarded_over_sockets() -> impl FnMut() {
 
 fn serve() -> Vec<u8> {
     frame("request", "system", r#"{"action":"serve","channel":"work"}"#)
+}
+
+fn serve_one() -> Vec<u8> {
+    frame("request", "system", r#"{"action":"serve","channel":"work","concurrency":1}"#)
 }
 
 /// Requests that a handler inside the server answers with their payloads.

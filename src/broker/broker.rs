@@ -8,7 +8,7 @@ use super::embed::handle::{self, Outer, note_unsent};
 use super::embed::handlers::Handlers;
 use super::embed::publication::Publication;
 use super::flow::run::Run;
-use super::flow::{closing, drain, measuring, memory, queues, upkeep};
+use super::flow::{closing, drain, hand_out, measuring, memory, queues, upkeep};
 use super::limits::{HANDSHAKE_FRAME_BYTES_MAX, Limits, REFUSALS_MAX};
 use super::peer::dispatch::{self, Outcome};
 use super::state::budget::{CONNECTION_BYTES, MemoryPressure};
@@ -179,7 +179,7 @@ impl Broker {
         // The bytes that were kept arrived with the last read.
         core.turn.arrived = connection.last_read;
         let had_part = !connection.recv.is_empty();
-        let is_woken = connection.woken.is_some();
+        let is_woken = connection.woken.is_some() | connection.takes_kept;
         let frames_before = core.counters.frames_in;
         // The buffer leaves the table while its frames are processed, because they borrow from it.
         let mut inbound = Inbound::new(std::mem::take(&mut connection.recv), chunk);
@@ -199,6 +199,7 @@ impl Broker {
         let bare_header = !inbound.is_empty() && keep(core, key, inbound, is_new);
         if is_woken {
             queues::pass_on_wake(core, key);
+            hand_out::to_invited(core, key);
         }
         self.settle();
         Received { reads_on: self.wants_read(key), bare_header }

@@ -386,7 +386,9 @@ impl World {
             let channel = core.router.channels.get(channel).expect("it is waited for");
             let is_there = match obstacle {
                 Obstacle::Subscriber(_) => channel.subscribers.iter().any(is_congested),
-                Obstacle::Worker(_) => channel.workers.iter().all(is_congested),
+                Obstacle::Worker(_) => {
+                    channel.service.workers.iter().all(|worker| is_congested(&worker.key))
+                }
             };
             assert!(is_there, "{said:?} waits for nobody");
         }

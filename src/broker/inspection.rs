@@ -5,6 +5,8 @@ use super::broker::Broker;
 use super::state::budget::MemoryPressure;
 use super::state::connection::{Connection, Held, Obstacle};
 use super::state::keys::ConnectionKey;
+use super::state::router::Channel;
+use super::state::service::ServiceWorker;
 
 impl Broker {
     /// The number of timers that run and that nothing of the server would disarm. There is one in a
@@ -42,13 +44,31 @@ impl Broker {
         let Obstacle::Worker(channel) = obstacle else {
             return self.core.router.is_blocked(obstacle);
         };
-        let is_behind = |key: &ConnectionKey| {
-            let worker = self.core.connections.get(*key);
+        let is_behind = |worker: &ServiceWorker| {
+            let worker = self.core.connections.get(worker.key);
             worker.is_some_and(|worker| worker.congested.is_some())
         };
         let channel = self.core.router.channels.get(channel);
-        channel.is_some_and(|channel| {
-            !channel.workers.is_empty() && channel.workers.iter().all(is_behind)
+        channel.is_some_and(|Channel { service, .. }| {
+            let is_much_kept = service.kept.bytes() > self.core.limits.queue_high_water_bytes / 2;
+            is_much_kept || (!service.workers.is_empty() && service.workers.iter().all(is_behind))
+        })
+    }
+
+    /// Returns whether a request is kept although one of the workers of its channel has room for it,
+    /// and nothing will hand it out.
+    pub(crate) fn keeps_for_nothing(&self) -> bool {
+        let is_free = |worker: &ServiceWorker| {
+            let connection = self.core.connections.get(worker.key);
+            let is_free = |connection: &Connection| {
+                connection.takes_messages()
+                    && connection.congested.is_none()
+                    && !connection.takes_kept
+            };
+            worker.has_room() && connection.is_some_and(is_free)
+        };
+        self.core.router.channels.iter().any(|(_, Channel { service, .. })| {
+            !service.kept.is_empty() && service.workers.iter().any(is_free)
         })
     }
 

@@ -207,6 +207,8 @@ pub(crate) const LINGER: Duration = Duration::from_secs(1);
 pub(crate) const AWAY_MIN: Duration = Duration::from_millis(100);
 /// Workers of one channel: each request looks at all of them.
 pub(crate) const WORKERS_PER_CHANNEL_MAX: usize = 1_024;
+/// The most unanswered requests of a channel that a worker may ask for at a time.
+pub(crate) const CONCURRENCY_MAX: u32 = 65_536;
 /// A worker that has requests and has answered none for this long gets no more of them until it
 /// answers, if the channel has others: one that hangs, or is stopped, would keep a part of all
 /// requests until they time out. A worker that needs longer for its work is only asked last.

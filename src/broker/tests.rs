@@ -20,6 +20,7 @@ use super::state::timers::Now;
 use crate::Message;
 
 mod bounds;
+mod concurrency;
 mod embedding;
 mod memory;
 mod pressure;

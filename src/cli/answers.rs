@@ -18,6 +18,9 @@ pub(super) struct Stats {
     pub(super) uptime_seconds: f64,
     pub(super) total_channels: u64,
     pub(super) pending_requests: u64,
+    /// Absent in the answer of an older server.
+    #[serde(default)]
+    pub(super) kept_requests: u64,
     pub(super) buffered_bytes: u64,
     pub(super) counters: Counters,
 }
@@ -48,6 +51,9 @@ pub(super) struct Channel {
     pub(super) subscribers: u64,
     pub(super) workers: u64,
     pub(super) has_handler: bool,
+    /// Absent in the answer of an older server.
+    #[serde(default)]
+    pub(super) kept_requests: u64,
 }
 
 pub(super) type Channels = BTreeMap<String, Channel>;

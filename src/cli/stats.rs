@@ -51,7 +51,10 @@ fn report(output: Output, name: &str, stats: &Answer) -> String {
         ("connections", format!("{} of {}", stats.total_connections, stats.max_connections)),
         ("applications", stats.total_applications.to_string()),
         ("channels", stats.total_channels.to_string()),
-        ("pending requests", stats.pending_requests.to_string()),
+        (
+            "pending requests",
+            format!("{}, {} kept for workers", stats.pending_requests, stats.kept_requests),
+        ),
         ("buffered", ByteSize(stats.buffered_bytes).to_string()),
         ("received", of_wire(counters.frames_in, counters.bytes_in)),
         ("sent", of_wire(counters.frames_out, counters.bytes_out)),

@@ -101,6 +101,11 @@ impl SharedFrame {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0.bytes
     }
+
+    /// Returns the memory of its bytes.
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.bytes.capacity()
+    }
 }
 
 impl BufferPool {

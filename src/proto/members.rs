@@ -49,6 +49,32 @@ pub(crate) fn members<'a, const N: usize>(
     Some(found)
 }
 
+/// A name that an object has more than once, although its value must be unambiguous.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct GivenTwice;
+
+/// Finds the text of the value of a member that may be given once, in a valid document.
+pub(crate) fn only_member<'a>(text: &'a str, name: &str) -> Result<Option<&'a str>, GivenTwice> {
+    let mut scanner = Scanner::new(text);
+    let mut found = None;
+    if scanner.peek() != Some(b'{') {
+        return Ok(None);
+    }
+    scanner.bump();
+    // The text is valid, so that the loop ends at the closing brace at the latest.
+    while scanner.peek() != Some(b'}') {
+        let Ok(key) = scanner.key() else { break };
+        let Ok(value) = scanner.value(1) else { break };
+        if key.matches(name) && found.replace(value).is_some() {
+            return Err(GivenTwice);
+        }
+        if scanner.peek() == Some(b',') {
+            scanner.bump();
+        }
+    }
+    Ok(found)
+}
+
 /// Reads one member and the comma behind it. Returns whether the search goes on.
 fn next<'a>(
     scanner: &mut Scanner<'a>,
@@ -115,6 +141,22 @@ mod tests {
         }
         let kinds = members(r#"{"a":true,"b":false,"d":1e400}"#, ["a", "b", "c", "d"]).unwrap();
         assert_eq!(kinds, [Member::True, Member::Other, Member::Absent, Member::Other]);
+    }
+
+    #[test]
+    fn a_member_that_may_be_given_once_is_looked_for_to_the_end() {
+        for (text, expected) in [
+            ("{}", Ok(None)),
+            ("[]", Ok(None)),
+            ("{\"n\" : 12 }", Ok(Some("12"))),
+            ("{ \"a\": {\"n\": 1}, \"n\":\n-0.5e3, \"b\": [2] }", Ok(Some("-0.5e3"))),
+            (r#"{"\u006e":"x","m":null}"#, Ok(Some(r#""x""#))),
+            (r#"{"n":{"n":1},"\ud800":2}"#, Ok(Some(r#"{"n":1}"#))),
+            (r#"{"n":1,"m":2,"\u006e":1}"#, Err(GivenTwice)),
+            (r#"{"n":null,"n":null}"#, Err(GivenTwice)),
+        ] {
+            assert_eq!(only_member(text, "n"), expected, "{text}");
+        }
     }
 
     #[test]

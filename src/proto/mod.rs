@@ -72,7 +72,7 @@ pub(crate) use buffer_pool::SharedFrame;
 #[cfg(feature = "broker")]
 pub(crate) use encode::{Defaults, Head, MessageHead, escape, escaped, frame as encode_frame};
 #[cfg(feature = "broker")]
-pub(crate) use members::{Member, members};
+pub(crate) use members::{Member, members, only_member};
 #[cfg(feature = "broker")]
 pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame};
 #[cfg(feature = "broker")]

@@ -83,6 +83,16 @@ impl<'a> OutFrame<'a> {
         OutFrame::shared(shared)
     }
 
+    /// The same frame for one that keeps it: in memory of just its size, if it is small.
+    pub(crate) fn to_kept(&self, pool: &mut BufferPool) -> SharedFrame {
+        self.as_shared().cloned().unwrap_or_else(|| {
+            let mut bytes = Vec::with_capacity(self.bytes);
+            self.append_to(&mut bytes);
+            pool.gauge().add(bytes.capacity());
+            pool.share(bytes)
+        })
+    }
+
     /// The length with its prefix.
     #[inline]
     pub(crate) fn len(&self) -> usize {

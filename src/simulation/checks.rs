@@ -117,11 +117,15 @@ impl World {
         if let Some(key) = self.server.broker.held_for_nothing().filter(|_| !is_closing) {
             return Err(format!("{key:?} is held back, and nothing will resume it"));
         }
+        if self.server.broker.keeps_for_nothing() && !is_closing {
+            return Err("a request is kept, and a worker has room for it".to_owned());
+        }
         let sleeps = !self.server.is_due();
         let broker = &self.server.broker;
         let keys = broker.connections();
-        // Nobody waits for a slow reader or for memory, but perhaps for work.
+        // Nobody waits for a slow reader, for memory or for what is kept, but perhaps for work.
         let is_free = stats.memory_pressure == MemoryPressure::None
+            && stats.kept_requests == 0
             && keys.iter().all(|key| broker.queued_bytes(*key) == 0);
         if keys.len() > limits.connections_max + REFUSED_MAX && !is_closing {
             return Err(format!(

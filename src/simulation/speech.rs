@@ -149,7 +149,12 @@ impl World {
             Say::Later => self.request(at, Kind::Later, "later", json!({})),
             Say::Work => self.request(at, Kind::Work(job), JOBS[job], json!({"asked_by": conn})),
             Say::Serve => {
-                let serve = json!({"action": "serve", "channel": JOBS[job]});
+                let mut serve = json!({"action": "serve", "channel": JOBS[job]});
+                let concurrency = [None, None, Some(1), Some(3)][self.below(4)];
+                if let Some(most) = concurrency {
+                    serve["concurrency"] = most.into();
+                }
+                self.model.serves(conn, job, concurrency);
                 self.request(at, Kind::Serve(job), "system", serve);
             }
             Say::StopServing => {
@@ -396,6 +401,9 @@ impl World {
     fn respond(&mut self, at: usize, kind: Kind, task: &Task, is_genuine: bool) {
         let conn = self.peers[at].conn;
         let nonce = task.nonce;
+        if is_genuine {
+            self.model.works(conn, nonce);
+        }
         let mut payload = json!({"by": conn, "nonce": nonce, "genuine": is_genuine}).to_string();
         let app = APPS[self.model.conns[conn].app];
         let own_id = self.model.next_message_id(conn);

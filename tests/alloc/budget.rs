@@ -151,6 +151,26 @@ fn requests() {
 }
 
 #[test]
+fn kept_requests() {
+    for bytes in [10, 1_000, 5_000] {
+        let served = |held: &mut Hoard| {
+            let worker = held.connect();
+            let serve = r#"{"action":"serve","channel":"work","concurrency":1}"#;
+            held.tell(worker, "request", "system", serve);
+            (0..10).map(|_| held.connect()).collect()
+        };
+        let payload = format!("\"{}\"", "x".repeat(bytes));
+        assert_counted(&format!("kept requests of {bytes} B"), served, |held, peers| {
+            for peer in peers {
+                (0..1_000_000 / (bytes + 1_500) / 5).for_each(|_| {
+                    held.tell(*peer, "request", "work", &payload);
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn bytes() {
     assert_counted("unfinished messages", nobody, |held, _| {
         let message = frame_of("app", "publish", "news", &format!("\"{}\"", "x".repeat(20_000)));

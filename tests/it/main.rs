@@ -10,6 +10,7 @@ mod cli;
 mod client;
 #[cfg(feature = "cli")]
 mod commands;
+mod concurrency;
 mod descriptors;
 mod drain;
 mod embedding;

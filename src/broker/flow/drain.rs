@@ -1,7 +1,7 @@
 //! The end of the server: it answers the requests in flight, notifies all peers, and sends their
 //! queues.
 
-use super::{answers, closing, requests};
+use super::{answers, closing, kept, requests};
 use crate::branches::{self, Branch};
 use crate::broker::state::connection::Connection;
 use crate::broker::state::core::{Core, Lifecycle};
@@ -29,7 +29,7 @@ pub(crate) fn begin(core: &mut Core) {
 }
 
 /// Closes a connection of which nothing more can be read, if the server drains and no request of the
-/// connection or for it is in flight.
+/// connection or for it is in flight or kept.
 pub(crate) fn close_if_idle(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get(key) else { return };
     // If its queue was sent in this turn, it may go on, and has not done so yet.
@@ -41,7 +41,7 @@ pub(crate) fn close_if_idle(core: &mut Core, key: ConnectionKey) {
     let busy = connection
         .session()
         .is_some_and(|session| !session.requests.is_empty() || session.requests_in_flight() > 0);
-    if !busy {
+    if !busy && !kept::are_for(core, key) {
         branches::note(Branch::DrainClosed);
         closing::begin(core, key);
     }

@@ -249,7 +249,7 @@ fn held_bytes(connection: &Connection) -> usize {
         session.created.len() * CHANNEL_BYTES
             + session.subscriptions.len() * SUBSCRIPTION_BYTES
             + session.requests.len() * REQUEST_BYTES
-            + session.message_id_bytes
+            + session.request_bytes
     });
     connection.recv.capacity() + connection.send.len() + tables_bytes
 }

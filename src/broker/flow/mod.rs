@@ -4,6 +4,8 @@ pub(crate) mod answers;
 pub(crate) mod channels;
 pub(crate) mod closing;
 pub(crate) mod drain;
+pub(crate) mod hand_out;
+pub(crate) mod kept;
 pub(crate) mod measuring;
 pub(crate) mod memory;
 pub(crate) mod queues;

@@ -1,10 +1,11 @@
 //! Queues and backpressure: a sender waits for a slow reader, and the slow reader has a grace.
 
+use super::kept;
 use crate::branches::{self, Branch};
 use crate::broker::state::connection::{Connections, Held, Obstacle};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::Action;
-use crate::broker::state::keys::ConnectionKey;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::timers::Due;
 use crate::proto::OutFrame;
 
@@ -104,6 +105,9 @@ fn wake_all_behind(core: &mut Core, key: ConnectionKey) {
     let obstacles: Vec<Obstacle> = subscribed.chain(served).collect();
     for obstacle in obstacles {
         wake_first(core, obstacle);
+        if let Obstacle::Worker(channel) = obstacle {
+            kept::invite(core, key, channel);
+        }
     }
 }
 
@@ -147,6 +151,23 @@ pub(crate) fn wake_first(core: &mut Core, obstacle: Obstacle) {
         connection.held = Held::No;
         connection.woken = Some(obstacle);
         core.agenda.actions.push_back(Action::Resume(key));
+    }
+}
+
+/// Lets those go on that waited for the requests of a channel that were kept, of which there are
+/// fewer now.
+pub(crate) fn note_fewer_kept(core: &mut Core, channel: ChannelKey) {
+    let Some(found) = core.router.channels.get(channel) else { return };
+    if found.service.kept.bytes() <= core.limits.queue_high_water_bytes / 2 {
+        wake_first(core, Obstacle::Worker(channel));
+    }
+    if core.is_draining()
+        && let Some(found) = core.router.channels.get(channel)
+        && found.service.kept.is_empty()
+    {
+        // The drain may have waited for them, and for nothing else of these workers.
+        let workers = found.service.workers.clone();
+        workers.iter().for_each(|worker| core.look_again(worker.key));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests that a worker or another thread answers, from their begin to their answer or failure.
 
-use super::{answers, measuring, queues};
+use super::{answers, kept, measuring, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::connection::Connection;
 use crate::broker::state::core::Core;
@@ -10,7 +10,8 @@ use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::requests::{Answerer, NewRequest, PendingRequest};
 use crate::proto::{Envelope, Head, Json, MessageType, OutFrame};
 
-/// Records a request that is answered later, by `worker` or by another thread.
+/// Records a request that is answered later, by `worker` or by another thread, or that is going to be
+/// kept.
 pub(crate) fn begin(
     core: &mut Core,
     from: ConnectionKey,
@@ -128,7 +129,7 @@ pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal) {
         return abandon(core, key);
     };
     let (app_id, channel_id) = (application.id_json.clone(), channel.id_json.clone());
-    let Some(request) = end(core, key) else { return };
+    let Some(request) = end_unanswered(core, key) else { return };
     let requester = core.connections.get(request.requester);
     if requester.is_some_and(Connection::takes_messages) {
         let address = Address { app_id: &app_id, channel_id: &channel_id };
@@ -140,16 +141,37 @@ pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal) {
 /// Answers a request that has timed out with an error. From now on its worker's answer is ignored.
 pub(crate) fn expire(core: &mut Core, key: RequestKey) {
     branches::note(Branch::RequestExpired);
-    let why = refusal::request_timed_out(core.limits.request_timeout);
+    let timeout = core.limits.request_timeout;
+    let is_kept = core.requests.get(key).is_some_and(PendingRequest::is_kept);
+    let why = if is_kept {
+        refusal::no_worker_free(timeout)
+    } else {
+        refusal::request_timed_out(timeout)
+    };
     fail(core, key, &why);
 }
 
 /// Drops a request whose requester has left.
 pub(crate) fn abandon(core: &mut Core, key: RequestKey) {
-    if end(core, key).is_some() {
+    if end_unanswered(core, key).is_some() {
         branches::note(Branch::RequestAbandoned);
         core.counters.answers_undeliverable += 1;
     }
+}
+
+/// Ends a request that its worker has not answered and may never answer. It no longer counts towards
+/// the worker's concurrency.
+fn end_unanswered(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
+    let request = end(core, key)?;
+    match request.answerer {
+        Answerer::Worker(worker, _) => kept::invite(core, worker, request.channel),
+        Answerer::Kept(_) => {
+            branches::note(Branch::KeptEnded);
+            queues::note_fewer_kept(core, request.channel);
+        }
+        Answerer::Thread => {}
+    }
+    Some(request)
 }
 
 /// Removes a request from all tables. A drain may have waited for it, and for nothing else of its
@@ -166,5 +188,7 @@ pub(crate) fn end(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
 
 fn note_answer(core: &mut Core, request: &PendingRequest) {
     let answered = core.turn.now.monotonic.into();
-    measuring::note_answer(core, request.channel, request.arrived, request.began, answered);
+    // All the time of a request that no worker got was spent in the queue.
+    let began = if request.is_kept() { answered } else { request.began };
+    measuring::note_answer(core, request.channel, request.arrived, began, answered);
 }

@@ -1,13 +1,17 @@
 //! Workers, which are connections that serve requests: their channels, the choice of a worker for a
 //! message, and their answers.
 
-use super::{channels, measuring, queues, requests};
+use std::num::NonZeroU32;
+
+use super::{channels, hand_out, kept, measuring, queues, requests};
 use crate::branches::{self, Branch};
 use crate::broker::limits::{WORKER_STUCK_AFTER, WORKERS_PER_CHANNEL_MAX};
 use crate::broker::state::connection::{Obstacle, Worker};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
-use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::refusal::{self, Refusal, Stop};
+use crate::broker::state::router::Channel;
+use crate::broker::state::service::Service;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{Envelope, ErrorCode, Head, MessageType, OutFrame, members};
 
@@ -21,30 +25,61 @@ pub(crate) enum Offer {
     Refused(Refusal),
 }
 
-/// Makes a connection a worker of the channel, if it is not one yet.
-pub(crate) fn add(core: &mut Core, key: ConnectionKey, channel: ChannelKey) -> Result<(), Refusal> {
+/// Makes a connection a worker of the channel, or changes the number of unanswered requests that it
+/// gets at a time, which is not limited without a `concurrency`.
+pub(crate) fn serve(
+    core: &mut Core,
+    key: ConnectionKey,
+    channel: ChannelKey,
+    concurrency: Option<NonZeroU32>,
+) -> Result<(), Stop> {
     let Some(session) = core.connections.session_mut(key) else { return Ok(()) };
-    let Some(served) = core.router.channels.get_mut(channel) else { return Ok(()) };
+    let Some(Channel { service, .. }) = core.router.channels.get(channel) else { return Ok(()) };
     let worker = session.worker.get_or_insert_default();
-    if worker.channels.contains(&channel) {
-        return Ok(());
-    }
-    if worker.channels.len() >= core.limits.services_per_connection_max
-        || served.workers.len() >= WORKERS_PER_CHANNEL_MAX
+    let known = service.worker(key);
+    if known.is_none()
+        && (worker.channels.len() >= core.limits.services_per_connection_max
+            || service.workers.len() >= WORKERS_PER_CHANNEL_MAX)
     {
         branches::note(Branch::ServicesLimited);
-        return Err(refusal::too_many_services());
+        return Err(refusal::too_many_services().into());
     }
-    worker.channels.push(channel);
-    served.workers.push(key);
-    core.router.retain(channel);
-    let obstacle = Obstacle::Worker(channel);
-    branches::note_if(Branch::NewWorkerWakes, || {
-        core.router.line(obstacle).is_some_and(|line| !line.is_empty())
-    });
-    queues::wake_first(core, obstacle);
+    let is_counted = known.is_some_and(|known| known.concurrency.is_some());
+    let mut in_flight = 0;
+    if concurrency.is_some() && !is_counted && !worker.in_flight.is_empty() {
+        let work = worker.in_flight.len().div_ceil(LOOKS_PER_WORK);
+        let Some(connection) = core.connections.get_mut(key) else { return Ok(()) };
+        if !core.turn.charge_or_wait(key, connection, work, &mut core.counters) {
+            return Err(Stop::Held);
+        }
+        core.turn.note_work(work);
+        let worker = connection.session().and_then(|session| session.worker.as_ref());
+        let requests = worker.map_or(&[][..], |worker| &worker.in_flight);
+        in_flight = core.requests.count_of(channel, requests);
+    }
+    let is_new = known.is_none();
+    if let Some(Channel { service, .. }) = core.router.channels.get_mut(channel) {
+        service.set_worker(key, concurrency, in_flight);
+    }
+    if is_new {
+        let session = core.connections.session_mut(key);
+        if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+            worker.channels.push(channel);
+        }
+        core.router.count_worker(channel, true);
+        core.router.retain(channel);
+        let obstacle = Obstacle::Worker(channel);
+        branches::note_if(Branch::NewWorkerWakes, || {
+            core.router.line(obstacle).is_some_and(|line| !line.is_empty())
+        });
+        queues::wake_first(core, obstacle);
+    }
+    kept::invite(core, key, channel);
     Ok(())
 }
+
+/// Looks at so many requests of a worker are as much work as a delivery.
+const LOOKS_PER_WORK: usize = 4;
 
 /// Ends a connection's service of a channel. It may still answer the requests that it has.
 pub(crate) fn remove(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
@@ -77,14 +112,19 @@ pub(crate) fn retire(
 }
 
 fn detach(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
-    if let Some(channel) = core.router.channels.get_mut(channel) {
-        channel.workers.retain(|worker| *worker != key);
+    if let Some(Channel { service, .. }) = core.router.channels.get_mut(channel) {
+        service.remove_worker(key);
+        if service.workers.is_empty() {
+            hand_out::give_up(core, channel);
+        }
     }
     queues::wake_first(core, Obstacle::Worker(channel));
+    core.router.count_worker(channel, false);
     core.router.release(channel);
 }
 
-/// Passes a request or notification on to the least loaded worker of its channel.
+/// Passes a request or notification on to the least loaded worker of its channel, or keeps the
+/// request if none has room.
 pub(crate) fn offer(
     core: &mut Core,
     from: ConnectionKey,
@@ -92,15 +132,16 @@ pub(crate) fn offer(
     envelope: &Envelope<'_>,
     body: &[u8],
 ) -> Offer {
-    let worker = match least_loaded(core, channel) {
+    let message_type = envelope.message_type();
+    let is_request = message_type == MessageType::Request;
+    let worker = match least_loaded(core, from, channel, is_request) {
         Ok(worker) => worker,
         Err(offer) => return offer,
     };
-    let message_type = envelope.message_type();
     let (id, head);
     let mut request = None;
-    let message_id = if message_type == MessageType::Request {
-        let key = match requests::begin(core, from, channel, envelope, Some(worker)) {
+    let message_id = if is_request {
+        let key = match requests::begin(core, from, channel, envelope, worker) {
             Ok(key) => key,
             Err(why) => return Offer::Refused(why),
         };
@@ -140,7 +181,13 @@ pub(crate) fn offer(
         request.and_then(|request| requests::end(core, request));
         return Offer::Refused(refusal::too_large_to_forward());
     }
-    if request.is_some()
+    let Some(worker) = worker else {
+        if let Some(request) = request {
+            kept::keep(core, request, &frame);
+        }
+        return Offer::Forwarded;
+    };
+    if is_request
         && let Some(session) = core.connections.session_mut(worker)
         && let Some(worker) = &mut session.worker
     {
@@ -151,19 +198,33 @@ pub(crate) fn offer(
     Offer::Forwarded
 }
 
-/// Chooses the worker with the fewest requests in flight. One that is stuck gets nothing while there
-/// is another.
-fn least_loaded(core: &mut Core, key: ChannelKey) -> Result<ConnectionKey, Offer> {
+/// Chooses the worker with the fewest requests in flight, or none if the request has to be kept. A
+/// worker that is stuck gets nothing while another one has room. If all others are at their
+/// concurrency, it gets some: it may just be slow, and what it gets is bounded by its own.
+fn least_loaded(
+    core: &mut Core,
+    from: ConnectionKey,
+    key: ChannelKey,
+    is_request: bool,
+) -> Result<Option<ConnectionKey>, Offer> {
     let Some(channel) = core.router.channels.get_mut(key) else { return Err(Offer::NoWorkers) };
-    let workers = &channel.workers;
+    let Service { workers, next, kept, .. } = &mut channel.service;
     if workers.is_empty() {
         return Err(Offer::NoWorkers);
     }
+    if is_request && !kept.is_empty() {
+        // Those that came before it have to be handed out first.
+        return if kept::is_full(core, key) { Err(behind_kept(core, from)) } else { Ok(None) };
+    }
     let stuck_since = core.turn.now.monotonic.checked_sub(WORKER_STUCK_AFTER);
-    let first = channel.next_worker % workers.len();
+    let first = *next % workers.len();
     let in_turn = (first..workers.len()).chain(0..first).map(|at| (at, workers[at]));
     let chosen = in_turn
-        .filter_map(|(at, key)| {
+        .filter_map(|(at, worker)| {
+            if is_request && !worker.has_room() {
+                return None;
+            }
+            let key = worker.key;
             let connection = core.connections.get(key)?;
             let session = connection.session().filter(|_| connection.congested.is_none())?;
             let worker = session.worker.as_ref()?;
@@ -174,12 +235,34 @@ fn least_loaded(core: &mut Core, key: ChannelKey) -> Result<ConnectionKey, Offer
         // behind it.
         .min_by_key(|(load, _, _)| *load);
     let is_behind = |key| core.connections.get(key).is_some_and(|c| c.congested.is_some());
-    branches::note_if(Branch::WorkerBehindSkipped, || workers.iter().any(|key| is_behind(*key)));
-    let (_, at, worker) = chosen.ok_or(Offer::Congested)?;
+    branches::note_if(Branch::WorkerBehindSkipped, || {
+        workers.iter().any(|worker| is_behind(worker.key))
+    });
+    let Some((_, at, worker)) = chosen else {
+        let is_one_full = workers.iter().any(|worker| !worker.has_room() && !is_behind(worker.key));
+        return if is_request && is_one_full { Ok(None) } else { Err(Offer::Congested) };
+    };
     branches::note_if(Branch::WorkersTakeTurns, || first > 0 && at == first);
-    branches::note_if(Branch::WorkerWithLessChosen, || at != first && !is_behind(workers[first]));
-    channel.next_worker = at + 1;
-    Ok(worker)
+    branches::note_if(Branch::WorkerWithLessChosen, || {
+        at != first && !is_behind(workers[first].key)
+    });
+    *next = at + 1;
+    Ok(Some(worker))
+}
+
+/// Returns what becomes of a request for whose channel too much is kept. A connection that serves a
+/// channel does not wait: its answers would wait as well, and perhaps those that are waited for.
+#[cold]
+fn behind_kept(core: &Core, from: ConnectionKey) -> Offer {
+    let session = core.connections.session(from);
+    let duties = session.and_then(|session| session.worker.as_ref());
+    let serves = |worker: &Worker| !worker.channels.is_empty() || !worker.in_flight.is_empty();
+    if duties.is_some_and(|worker| serves(worker)) {
+        branches::note(Branch::KeptRefused);
+        return Offer::Refused(refusal::too_much_kept());
+    }
+    branches::note(Branch::KeptFull);
+    Offer::Congested
 }
 
 /// Passes a worker's response on to the requester. Returns whether `from` was the worker of that
@@ -198,12 +281,15 @@ pub(crate) fn take_answer(
         measuring::note_answer_of(core, from);
         return false;
     };
-    let began = request.began;
+    let (channel, began) = (request.channel, request.began);
     measuring::record_round_trip(core, from, began);
     if let Some(code) = error_code(response.payload_str()) {
         *core.counters.errors.entry(code).or_default() += 1;
     }
     requests::relay(core, key, response, body);
+    if core.requests.kept() > 0 {
+        hand_out::first(core, channel, from);
+    }
     true
 }
 

@@ -1,6 +1,7 @@
 //! Requests whose answers list all applications, channels or connections.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use serde::Serialize;
 
@@ -13,6 +14,7 @@ use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
 use crate::broker::state::latency::{ChannelLatency, LatencySummary};
 use crate::broker::state::refusal::{self, Stop};
 use crate::broker::state::router::Router;
+use crate::broker::state::service::ServiceWorker;
 use crate::broker::state::stats::{self, ChannelInfo, ListedApplication};
 use crate::broker::turn_limits::{LATENCY_WORK, LISTED_BYTES_PER_WORK};
 use crate::proto::{Envelope, MessageType};
@@ -50,15 +52,23 @@ struct Service<'a> {
     /// At least one worker is not a slow reader.
     healthy: bool,
     workers: usize,
+    /// The concurrency of each worker that has given one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    concurrency: Vec<u32>,
+    /// Requests that wait until a worker has room.
+    kept_requests: usize,
 }
 
 /// The smallest size of an entry without its name.
 const APPLICATION_BYTES_MIN: usize =
     r#""":{"name":"","channels":[],"connections":0,"created_at":0.0,"last_activity":0.0}"#.len();
 const CHANNEL_BYTES_MIN: usize =
-    r#""":{"subscribers":0,"created_at":0.0,"workers":0,"has_handler":true},"#.len();
+    r#""":{"subscribers":0,"created_at":0.0,"workers":0,"has_handler":true,"kept_requests":0},"#
+        .len();
 const LATENCY_BYTES_MIN: usize = r#""":{"publication":{}},"#.len();
-const SERVICE_BYTES_MIN: usize = r#"{"name":"","healthy":true,"workers":1},"#.len();
+const SERVICE_BYTES_MIN: usize =
+    r#"{"name":"","healthy":true,"workers":1,"kept_requests":0},"#.len();
+const CONCURRENCY_BYTES_MIN: usize = "1,".len();
 const NAME_BYTES_MIN: usize = r#""","#.len();
 
 /// Answers a request, or lets it wait if the answer is more work than the turn has room for.
@@ -119,7 +129,7 @@ fn extent_of(router: &Router, listing: Listing) -> (usize, usize) {
         }),
         Listing::Latencies(key) => application(key)
             .map(|own| ((own.channels.len() + own.connections.len()) * LATENCY_WORK, 0)),
-        Listing::Services(key) => application(key).map(|own| (own.channels.len(), 0)),
+        Listing::Services(key) => application(key).map(|own| (own.channels.len() + own.workers, 0)),
     };
     of.unwrap_or_default()
 }
@@ -180,14 +190,26 @@ fn list_services<'a>(
     key: ApplicationKey,
     room: &mut Room,
 ) -> Option<Vec<Service<'a>>> {
-    let keeps_up = |worker: &ConnectionKey| {
-        connections.get(*worker).is_some_and(|worker| worker.congested.is_none())
+    let keeps_up = |worker: &ServiceWorker| {
+        connections.get(worker.key).is_some_and(|worker| worker.congested.is_none())
     };
     let mut services = Vec::new();
-    for channel in router.channels_of(key).filter(|channel| !channel.workers.is_empty()) {
-        room.take(channel.id_json.len() + SERVICE_BYTES_MIN)?;
-        let healthy = channel.workers.iter().any(keeps_up);
-        services.push(Service { name: &channel.id, healthy, workers: channel.workers.len() });
+    for channel in router.channels_of(key) {
+        let service = &channel.service;
+        if service.workers.is_empty() {
+            continue;
+        }
+        let concurrency = service.workers.iter().filter_map(|worker| worker.concurrency);
+        let concurrency: Vec<u32> = concurrency.map(NonZeroU32::get).collect();
+        let bytes_min = SERVICE_BYTES_MIN + CONCURRENCY_BYTES_MIN * concurrency.len();
+        room.take(channel.id_json.len() + bytes_min)?;
+        services.push(Service {
+            name: &channel.id,
+            healthy: service.workers.iter().any(keeps_up),
+            workers: service.workers.len(),
+            concurrency,
+            kept_requests: service.kept.len(),
+        });
     }
     services.sort_unstable_by_key(|service| service.name);
     Some(services)

@@ -1,6 +1,7 @@
 //! The `system` channel: the handshake, and requests to the server itself.
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use super::listings::{self, Listing};
 use crate::branches::{self, Branch};
 use crate::broker::flow::{answers, channels, closing, workers};
+use crate::broker::limits::CONCURRENCY_MAX;
 use crate::broker::state::connection::{Session, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -16,7 +18,7 @@ use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::timers::Due;
 use crate::proto::system::SYSTEM;
-use crate::proto::{Envelope, JsonStr, Member, MessageType, members};
+use crate::proto::{Envelope, JsonStr, Member, MessageType, members, only_member};
 
 /// The first message of a connection.
 pub(crate) fn connect(
@@ -128,22 +130,25 @@ fn asked_application(
     visible.ok_or_else(refusal::application_not_visible)
 }
 
+#[cold]
 fn begin_serving(
     core: &mut Core,
     from: ConnectionKey,
     application: ApplicationKey,
     envelope: &Envelope<'_>,
     channel: Member<'_>,
-) -> Result<(), Refusal> {
+) -> Result<(), Stop> {
     let channel_id = &*served_channel(channel)?;
     if channel_id == SYSTEM {
-        return Err(refusal::system_is_served());
+        return Err(refusal::system_is_served().into());
     }
     if core.is_draining() {
-        return Err(refusal::shutting_down());
+        return Err(refusal::shutting_down().into());
     }
+    let concurrency = concurrency(envelope.payload_str())?;
     let channel = channels::find_or_claim(core, from, application, channel_id)?;
-    if let Err(why) = workers::add(core, from, channel) {
+    let served = workers::serve(core, from, channel, concurrency);
+    if let Err(why) = served {
         channels::disown_unused(core, from, channel);
         return Err(why);
     }
@@ -179,6 +184,16 @@ fn connect_payload<'a>(envelope: &Envelope<'a>) -> Result<[Member<'a>; 2], Refus
         }
         _ => Err(refusal::connect_first()),
     }
+}
+
+/// Returns the number of unanswered requests that a worker takes at a time, if it gives one.
+fn concurrency(payload: &str) -> Result<Option<NonZeroU32>, Refusal> {
+    let Ok(given) = only_member(payload, "concurrency") else {
+        return Err(refusal::concurrency_invalid());
+    };
+    let Some(text) = given else { return Ok(None) };
+    let number = text.parse().ok().filter(|most: &NonZeroU32| most.get() <= CONCURRENCY_MAX);
+    number.ok_or_else(refusal::concurrency_invalid).map(Some)
 }
 
 fn served_channel(channel: Member<'_>) -> Result<Cow<'_, str>, Refusal> {

@@ -53,6 +53,8 @@ pub(crate) struct Connection {
     pub(crate) held: Held,
     /// The obstacle that it was woken from. After its turn, the next one in that line is woken.
     pub(crate) woken: Option<Obstacle>,
+    /// It is a worker and has room for requests that are kept, which it gets in its next turn.
+    pub(crate) takes_kept: bool,
     /// Its next message waited because of its work, which this turn has reserved for it.
     pub(crate) is_due: bool,
     /// The limit for the body of its next frame.
@@ -133,8 +135,9 @@ pub(crate) struct Session {
     recent_next: u8,
     /// Its requests that a worker or another thread has to answer.
     pub(crate) requests: Vec<RequestKey>,
-    /// Memory of the ids of those requests, for ids that are not UUIDs.
-    pub(crate) message_id_bytes: usize,
+    /// Memory of those requests beside their entries: ids that are not UUIDs, and the messages that
+    /// are kept until a worker has room.
+    pub(crate) request_bytes: usize,
     /// Its channels, each with the position in the channel's list, so that leaving takes no search.
     pub(crate) subscriptions: BTreeMap<ChannelKey, u32>,
     /// Channels that it was the first to name.
@@ -333,6 +336,7 @@ impl Connection {
             peer: PackedPeer::Unknown,
             held: Held::No,
             woken: None,
+            takes_kept: false,
             is_due: false,
             frame_bytes_max: wire_length(frame_bytes_max),
             begun_bytes: 0,
@@ -457,7 +461,7 @@ impl Session {
             recent: [None; RECENT_CHANNELS],
             recent_next: 0,
             requests: Vec::new(),
-            message_id_bytes: 0,
+            request_bytes: 0,
             subscriptions: BTreeMap::new(),
             created: Vec::new(),
             worker: None,

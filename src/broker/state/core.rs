@@ -110,6 +110,7 @@ impl Core {
             uptime_seconds: uptime.as_secs_f64(),
             total_channels: self.router.channels.len(),
             pending_requests: self.requests.len(),
+            kept_requests: self.requests.kept(),
             buffered_bytes: self.pool.gauge().bytes(),
             memory_bytes: self.memory_bytes(),
             max_memory: self.limits.memory_bytes_max,

@@ -16,6 +16,7 @@ pub(crate) mod peer;
 pub(crate) mod refusal;
 pub(crate) mod requests;
 pub(crate) mod router;
+pub(crate) mod service;
 pub(crate) mod stats;
 pub(crate) mod timeouts;
 pub(crate) mod timers;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::broker::limits::CONCURRENCY_MAX;
 use crate::proto::{ErrorCode, ID_BYTES_MAX};
 
 /// An error for a peer: the code, and the text.
@@ -240,15 +241,39 @@ pub(crate) fn too_many_requests() -> Refusal {
     )
 }
 
+/// Requests of a connection that serves channels are not held back, see
+/// [`workers`](crate::broker::flow::workers).
+pub(crate) fn too_much_kept() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "too many bytes of requests wait for the workers of this channel, and a worker's own are not \
+         held back; send this one again later, or start more workers",
+    )
+}
+
 pub(crate) fn request_timed_out(timeout: Duration) -> Refusal {
-    let after = if timeout.subsec_nanos() == 0 {
-        format!("{} s", timeout.as_secs())
-    } else {
-        format!("{} ms", timeout.as_millis())
-    };
+    let after = in_words(timeout);
     let text =
         format!("nobody answered this request within {after}; send it again, or check its worker");
     Refusal::new(ErrorCode::Timeout, text)
+}
+
+/// The timeout of a request that was kept to its end.
+pub(crate) fn no_worker_free(timeout: Duration) -> Refusal {
+    let text = format!(
+        "all workers of this channel were at their concurrency for {}, and none of them got this \
+         request; it was not executed, so send it again, or start more workers",
+        in_words(timeout)
+    );
+    Refusal::new(ErrorCode::Timeout, text)
+}
+
+fn in_words(timeout: Duration) -> String {
+    if timeout.subsec_nanos() == 0 {
+        format!("{} s", timeout.as_secs())
+    } else {
+        format!("{} ms", timeout.as_millis())
+    }
 }
 
 /// The drain ended before an answer came. This is not [`shutting_down`], which says that the request
@@ -268,6 +293,23 @@ pub(crate) fn too_many_services() -> Refusal {
         ErrorCode::LimitExceeded,
         "this connection serves too many channels, or the channel has too many workers; stop \
          serving one first",
+    )
+}
+
+pub(crate) fn concurrency_invalid() -> Refusal {
+    let text = format!(
+        "concurrency is the number of unanswered requests that this worker gets at a time: an \
+         integer from 1 to {CONCURRENCY_MAX}, given once; leave it out to get all at once"
+    );
+    Refusal::new(ErrorCode::BadMessage, text)
+}
+
+/// The last worker of a channel left while requests were kept for it.
+pub(crate) fn workers_left() -> Refusal {
+    Refusal::new(
+        ErrorCode::NoHandler,
+        "the last worker of this channel left before it got this request; it was not executed, so \
+         send it again once a worker serves the channel",
     )
 }
 

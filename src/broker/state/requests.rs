@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use slab::Slab;
 use smallvec::SmallVec;
 use uuid::Uuid;
 
@@ -12,13 +13,19 @@ use super::keys::{ChannelKey, ConnectionKey, RequestKey, RequestKind};
 use super::router::Router;
 use super::timeouts::Timeouts;
 use super::timers::Moment;
+use crate::proto::SharedFrame;
 
 /// All such requests.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     table: Arena<RequestKind, PendingRequest>,
+    /// The frames for the workers of those that are kept.
+    kept: Slab<SharedFrame>,
     timeouts: Timeouts<RequestKind>,
 }
+
+/// Places for frames that are kept without a frame.
+const FREE_FRAMES_MAX: usize = 64;
 
 /// A request in flight, with its requester and its worker or thread.
 #[derive(Debug)]
@@ -45,6 +52,8 @@ pub(crate) struct RequestId([u8; uuid::fmt::Hyphenated::LENGTH]);
 pub(crate) enum Answerer {
     /// A worker, with the position in its list of requests.
     Worker(ConnectionKey, u32),
+    /// Not known yet: the request is kept until a worker has room. The index is that of its frame.
+    Kept(u32),
     Thread,
 }
 
@@ -54,7 +63,7 @@ pub(crate) struct NewRequest<'a> {
     pub(crate) from: ConnectionKey,
     pub(crate) message_id: &'a str,
     pub(crate) channel: ChannelKey,
-    /// `None` for another thread.
+    /// `None` for another thread, and for a request that is going to be kept.
     pub(crate) worker: Option<ConnectionKey>,
     pub(crate) arrived: Moment,
     pub(crate) began: Moment,
@@ -64,6 +73,11 @@ pub(crate) struct NewRequest<'a> {
 impl Requests {
     pub(crate) fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Returns the number of requests that are kept until a worker has room.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.len()
     }
 
     pub(crate) fn get(&self, key: RequestKey) -> Option<&PendingRequest> {
@@ -107,11 +121,63 @@ impl Requests {
         self.timeouts.begin(new.deadline, request);
         if let Some(session) = connections.session_mut(new.from) {
             session.requests.push(request);
-            session.message_id_bytes += message_id_bytes;
+            session.request_bytes += message_id_bytes;
         }
         budget.tables_bytes += REQUEST_BYTES + message_id_bytes;
-        router.retain(new.channel);
+        if let Some(channel) = router.channels.get_mut(new.channel) {
+            channel.references += 1;
+            if let Some(worker) = new.worker {
+                channel.service.note_begin(worker);
+            }
+        }
         Some(request)
+    }
+
+    /// Keeps the frame of a request for which no worker has room.
+    pub(crate) fn keep(
+        &mut self,
+        key: RequestKey,
+        frame: SharedFrame,
+        connections: &mut Connections,
+        router: &mut Router,
+    ) {
+        let Some(request) = self.table.get_mut(key) else { return };
+        let bytes = frame.capacity();
+        request.answerer = Answerer::Kept(self.kept.insert(frame) as u32);
+        if let Some(session) = connections.session_mut(request.requester) {
+            session.request_bytes += bytes;
+        }
+        if let Some(channel) = router.channels.get_mut(request.channel) {
+            channel.service.kept.push_back(key, bytes);
+        }
+    }
+
+    /// Gives a kept request to a connection that is a worker. Returns its frame.
+    pub(crate) fn hand_out(
+        &mut self,
+        key: RequestKey,
+        worker: ConnectionKey,
+        began: Moment,
+        connections: &mut Connections,
+        router: &mut Router,
+    ) -> Option<SharedFrame> {
+        connections.session(worker)?.worker.as_ref()?;
+        let frame = self.take_from_kept(key, connections, router)?;
+        let duties = connections.session_mut(worker)?.worker.as_mut()?;
+        let request = self.table.get_mut(key)?;
+        request.answerer = Answerer::Worker(worker, duties.in_flight.len() as u32);
+        request.began = began;
+        duties.in_flight.push(key);
+        if let Some(channel) = router.channels.get_mut(request.channel) {
+            channel.service.note_begin(worker);
+        }
+        Some(frame)
+    }
+
+    /// Returns the number of requests of a channel among some.
+    pub(crate) fn count_of(&self, channel: ChannelKey, requests: &[RequestKey]) -> u32 {
+        let requests = requests.iter().filter_map(|key| self.table.get(*key));
+        requests.filter(|request| request.channel == channel).count() as u32
     }
 
     /// Finds the request with this id.
@@ -138,13 +204,43 @@ impl Requests {
         router: &mut Router,
         budget: &mut Budget,
     ) -> Option<PendingRequest> {
+        if !self.kept.is_empty() {
+            self.take_from_kept(key, connections, router);
+        }
         let request = self.table.remove(key)?;
         self.timeouts.note_end(self.table.len(), |key| self.table.get(key).is_some());
         budget.tables_bytes -= REQUEST_BYTES + spilled_bytes(&request.message_id);
         self.take_from_worker(&request, connections);
         self.take_from_requester(&request, connections);
-        router.release(request.channel);
+        router.release_from(request.channel, request.worker());
         Some(request)
+    }
+
+    /// Takes the frame of a request, if that is kept.
+    #[cold]
+    fn take_from_kept(
+        &mut self,
+        key: RequestKey,
+        connections: &mut Connections,
+        router: &mut Router,
+    ) -> Option<SharedFrame> {
+        let request = self.table.get(key)?;
+        let (requester, channel) = (request.requester, request.channel);
+        let Answerer::Kept(index) = request.answerer else { return None };
+        let frame = self.kept.remove(index as usize);
+        if self.kept.is_empty() && self.kept.capacity() > FREE_FRAMES_MAX {
+            self.kept = Slab::new();
+        }
+        let bytes = frame.capacity();
+        if let Some(session) = connections.session_mut(requester) {
+            session.request_bytes -= bytes;
+        }
+        if let Some(channel) = router.channels.get_mut(channel) {
+            let is_kept =
+                |other| other != key && self.table.get(other).is_some_and(PendingRequest::is_kept);
+            channel.service.kept.note_end(bytes, is_kept);
+        }
+        Some(frame)
     }
 
     fn take_from_worker(&mut self, request: &PendingRequest, connections: &mut Connections) {
@@ -162,7 +258,7 @@ impl Requests {
         let Some(session) = connections.session_mut(request.requester) else { return };
         let position = request.position as usize;
         session.requests.swap_remove(position);
-        session.message_id_bytes -= spilled_bytes(&request.message_id);
+        session.request_bytes -= spilled_bytes(&request.message_id);
         let moved = session.requests.get(position).copied();
         if let Some(moved) = moved.and_then(|key| self.table.get_mut(key)) {
             moved.position = request.position;
@@ -174,6 +270,19 @@ impl PendingRequest {
     /// Returns the requester's `message_id`, as JSON text without the quotes.
     pub(crate) fn message_id(&self) -> &[u8] {
         &self.message_id
+    }
+
+    /// Returns whether no worker has got it yet.
+    pub(crate) fn is_kept(&self) -> bool {
+        matches!(self.answerer, Answerer::Kept(_))
+    }
+
+    /// Returns the worker that has it.
+    pub(crate) fn worker(&self) -> Option<ConnectionKey> {
+        match self.answerer {
+            Answerer::Worker(worker, _) => Some(worker),
+            Answerer::Kept(_) | Answerer::Thread => None,
+        }
     }
 
     pub(crate) fn is_with(&self, worker: ConnectionKey) -> bool {

@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use super::arena::Arena;
 use super::budget::{APPLICATION_BYTES, CHANNEL_BYTES};
 use super::connection::Obstacle;
 use super::keys::{ApplicationKey, ApplicationKind, ChannelKey, ChannelKind, ConnectionKey};
 use super::latency::{ChannelLatencies, Departed};
 use super::line::Line;
+use super::service::Service;
 use crate::proto;
 
 /// An application: a name space of channels and the connections that belong to it.
@@ -32,6 +31,8 @@ pub(crate) struct Application {
     pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
     /// Bytes of the channels' ids in a listing.
     pub(crate) names_bytes: usize,
+    /// The workers of all channels; one that serves several counts once for each.
+    pub(crate) workers: usize,
 }
 
 /// A channel of one application.
@@ -48,15 +49,12 @@ pub(crate) struct Channel {
     pub(crate) references: u32,
     pub(crate) created_at: Duration,
     pub(crate) subscribers: Vec<ConnectionKey>,
-    pub(crate) workers: SmallVec<[ConnectionKey; 2]>,
-    /// The position at which the search for the least loaded worker starts, so that equals take
-    /// turns.
-    pub(crate) next_worker: usize,
+    pub(crate) service: Service,
     /// Subscribers whose queue is over its high-water mark.
     pub(crate) congested: u32,
     /// Connections held back because of a congested subscriber.
     publishers: Line,
-    /// Connections held back because all workers are congested.
+    /// Connections held back because all workers are congested, or many bytes are kept for them.
     requesters: Line,
     /// The process itself has handlers for it.
     pub(crate) has_handler: bool,
@@ -97,6 +95,7 @@ impl Router {
             connections: BTreeMap::new(),
             channels: HashMap::new(),
             names_bytes: 0,
+            workers: 0,
         };
         self.bytes += application.bytes();
         self.names_bytes += application.id_json.len();
@@ -126,8 +125,7 @@ impl Router {
             references: 0,
             created_at: now,
             subscribers: Vec::new(),
-            workers: SmallVec::new(),
-            next_worker: 0,
+            service: Service::default(),
             congested: 0,
             publishers: Line::default(),
             requesters: Line::default(),
@@ -141,6 +139,19 @@ impl Router {
         owner.channels.insert(id, key);
         owner.last_activity = now;
         Some(key)
+    }
+
+    /// Changes the number of an application's workers by one.
+    pub(crate) fn count_worker(&mut self, channel: ChannelKey, is_new: bool) {
+        let application = self.channels.get(channel).map(|channel| channel.application);
+        let Some(owner) = application.and_then(|key| self.applications.get_mut(key)) else {
+            return;
+        };
+        if is_new {
+            owner.workers += 1;
+        } else {
+            owner.workers -= 1;
+        }
     }
 
     pub(crate) fn retain(&mut self, channel: ChannelKey) {
@@ -157,11 +168,23 @@ impl Router {
     /// Releases one reference, and removes the channel if that was the last.
     pub(crate) fn release(&mut self, key: ChannelKey) {
         let Some(channel) = self.channels.get_mut(key) else { return };
-        debug_assert!(channel.references > 0);
-        channel.references -= 1;
-        if channel.references > 0 || channel.pinned {
-            return;
+        if channel.release() {
+            self.remove(key);
         }
+    }
+
+    /// Does the same for the reference of a request, which a worker may have.
+    pub(crate) fn release_from(&mut self, key: ChannelKey, worker: Option<ConnectionKey>) {
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        if let Some(worker) = worker {
+            channel.service.note_end(worker);
+        }
+        if channel.release() {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: ChannelKey) {
         let Some(channel) = self.channels.remove(key) else { return };
         self.bytes -= channel.bytes();
         self.names_bytes -= channel.id_json.len();
@@ -237,6 +260,13 @@ impl Application {
 }
 
 impl Channel {
+    /// Releases one reference. Returns whether nothing keeps the channel any more.
+    fn release(&mut self) -> bool {
+        debug_assert!(self.references > 0);
+        self.references -= 1;
+        self.references == 0 && !self.pinned
+    }
+
     fn bytes(&self) -> usize {
         CHANNEL_BYTES + self.id.len() + self.id_json.len()
     }

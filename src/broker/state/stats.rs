@@ -46,6 +46,8 @@ pub struct Stats {
     pub total_channels: usize,
     /// Requests that wait for a worker or a deferred answer.
     pub pending_requests: usize,
+    /// Those of them that no worker has got yet, because all are at their `concurrency`.
+    pub kept_requests: usize,
     /// Bytes held in queues and unfinished frames.
     pub buffered_bytes: usize,
     /// All memory that the server holds for peers, including `buffered_bytes`.
@@ -109,6 +111,9 @@ pub struct ChannelInfo {
     pub workers: usize,
     /// The process itself has a handler for it.
     pub has_handler: bool,
+    /// Requests that wait until one of its workers has room, because each of them has as many
+    /// unanswered ones as it said that it takes at a time.
+    pub kept_requests: usize,
 }
 
 /// An application in a listing, which borrows the fields that [`ApplicationInfo`] owns.
@@ -177,8 +182,9 @@ impl From<&Channel> for ChannelInfo {
         Self {
             subscribers: channel.subscribers.len(),
             created_at: channel.created_at.as_secs_f64(),
-            workers: channel.workers.len(),
+            workers: channel.service.workers.len(),
             has_handler: channel.has_handler,
+            kept_requests: channel.service.kept.len(),
         }
     }
 }

@@ -332,6 +332,11 @@ impl Snapshot {
             ("channels", "Channels known now", self.stats.total_channels),
             ("pending_requests", "Requests that wait for an answer", self.stats.pending_requests),
             (
+                "kept_requests",
+                "Requests that wait until a worker has room",
+                self.stats.kept_requests,
+            ),
+            (
                 "buffered_bytes",
                 "Bytes held in queues and unfinished frames",
                 self.stats.buffered_bytes,

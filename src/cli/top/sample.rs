@@ -66,6 +66,8 @@ pub(super) struct Row {
     pub(super) subscribers: u64,
     pub(super) workers: u64,
     pub(super) has_handler: bool,
+    /// Requests that wait until one of the workers has room.
+    pub(super) kept_requests: u64,
     /// Latencies of requests, or of publications if there were no requests, in microseconds.
     pub(super) latency_us: Option<Latency>,
     /// Mean latency since the last sample.
@@ -80,6 +82,7 @@ pub(super) type Trend = VecDeque<Option<f64>>;
 pub(super) struct Document<'a> {
     connections: u64,
     pending_requests: u64,
+    kept_requests: u64,
     buffered_bytes: u64,
     uptime_seconds: f64,
     rtt_us: f64,
@@ -152,6 +155,7 @@ impl History {
         Document {
             connections: stats.total_connections,
             pending_requests: stats.pending_requests,
+            kept_requests: stats.kept_requests,
             buffered_bytes: stats.buffered_bytes,
             uptime_seconds: stats.uptime_seconds,
             rtt_us: latency::micros(self.rtt().unwrap_or_default()),
@@ -208,6 +212,7 @@ fn rows(before: Option<&Sample>, now: &Sample) -> Vec<Row> {
             subscribers: channel.subscribers,
             workers: channel.workers,
             has_handler: channel.has_handler,
+            kept_requests: channel.kept_requests,
             latency_us: request.or(publication).map(Latency::from),
             recent_mean_us: before.and_then(|_| match request {
                 Some(request) => recent_mean(old[0], request),

@@ -179,12 +179,13 @@ impl View {
                 Line::styled(format!(" {}", printable(trouble)), alarm)
             }
             None => Line::raw(format!(
-                " {} of {} connections  {} apps  {} channels  {} pending  {} buffered",
+                " {} of {} connections  {} apps  {} channels  {} pending ({} kept)  {} buffered",
                 stats.total_connections,
                 stats.max_connections,
                 stats.total_applications,
                 stats.total_channels,
                 stats.pending_requests,
+                stats.kept_requests,
                 ByteSize(stats.buffered_bytes)
             )),
         };

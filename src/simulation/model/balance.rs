@@ -8,7 +8,7 @@ use crate::simulation::scenario::{APPS, JOBS, TOPICS};
 
 impl Model {
     /// Checks that everything that arrived has been handled, and all requests except those that a
-    /// worker ignores.
+    /// worker ignores, or that are kept because all workers have as many as they take.
     pub(in crate::simulation) fn check_answered_at_once(&self) -> Result<(), String> {
         for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)) {
             let conn = &self.conns[id];
@@ -16,7 +16,10 @@ impl Model {
                 let sent = &conn.sent[*at];
                 let is_due = match sent.kind {
                     Kind::Later => false,
-                    Kind::Work(_) => !self.ignored.contains(&sent.nonce),
+                    Kind::Work(job) => {
+                        !self.ignored.contains(&sent.nonce)
+                            && !self.may_be_kept(conn.app, job, sent.nonce)
+                    }
                     _ => true,
                 };
                 if is_due && sent.arrived.is_some() {

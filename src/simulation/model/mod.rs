@@ -7,6 +7,7 @@
 
 mod answers;
 mod balance;
+mod concurrency;
 mod drain;
 mod endings;
 mod publications;
@@ -172,6 +173,21 @@ pub(super) struct Conn {
     pub(super) has_ended: bool,
     heard: BTreeMap<usize, Vec<usize>>,
     broadcasts: BTreeSet<u64>,
+    /// The jobs that it served, with the number of requests that it takes at a time.
+    concurrencies: Vec<(usize, Option<usize>)>,
+    tasks: Vec<Task>,
+    /// The last request of each job and requester that it was passed.
+    last_tasks: BTreeMap<(usize, ConnId), usize>,
+}
+
+/// A request that a worker has received and not answered.
+#[derive(Debug)]
+struct Task {
+    job: usize,
+    nonce: u64,
+    from: ConnId,
+    /// Its index among the messages of its requester.
+    at: usize,
 }
 
 #[derive(Debug)]
@@ -310,6 +326,9 @@ impl Model {
             has_ended: false,
             heard: BTreeMap::new(),
             broadcasts: BTreeSet::new(),
+            concurrencies: Vec::new(),
+            tasks: Vec::new(),
+            last_tasks: BTreeMap::new(),
         });
         self.conns.len() - 1
     }
@@ -456,6 +475,7 @@ impl Model {
         if let Some(other) = self.forwarded.insert(nonce, by) {
             return Err(format!("it was passed on already, to {other}"));
         }
+        self.take_task(by, job, from, at)?;
         Ok(Some(Reaction::Work { id: message.id.clone(), job, nonce }))
     }
 

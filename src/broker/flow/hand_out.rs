@@ -1,0 +1,72 @@
+//! Hands requests that were kept to workers that have room.
+
+use super::{kept, queues, requests};
+use crate::branches::{self, Branch};
+use crate::broker::state::core::Core;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
+use crate::broker::state::refusal;
+use crate::broker::state::service::ServiceWorker;
+use crate::proto::OutFrame;
+
+/// Hands the first request that is kept for a channel to a worker, if that has room. Returns whether
+/// it got one.
+#[cold]
+pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey) -> bool {
+    let Some(service) = core.router.channels.get(channel).map(|found| &found.service) else {
+        return false;
+    };
+    let Some(first) = service.kept.first() else { return false };
+    let has_room = service.worker(worker).is_some_and(ServiceWorker::has_room);
+    let connection = core.connections.get(worker).filter(|found| found.takes_messages());
+    if !has_room || connection.is_none_or(|found| found.congested.is_some()) {
+        return false;
+    }
+    let now = core.turn.now.monotonic;
+    let began = core.latency.begin(now.into());
+    let (connections, router) = (&mut core.connections, &mut core.router);
+    let frame = core.requests.hand_out(first, worker, began, connections, router);
+    let Some(frame) = frame else { return false };
+    let session = core.connections.session_mut(worker);
+    if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+        worker.silent_since.get_or_insert(now);
+    }
+    branches::note(Branch::KeptHandedOut);
+    core.counters.forwarded += 1;
+    queues::push(core, worker, &OutFrame::shared(frame));
+    queues::note_fewer_kept(core, channel);
+    true
+}
+
+/// Hands a connection what it has room for, if it was invited. It gets no more in a turn than a
+/// connection may send in one.
+#[cold]
+pub(crate) fn to_invited(core: &mut Core, worker: ConnectionKey) {
+    let Some(connection) = core.connections.get_mut(worker) else { return };
+    if !std::mem::take(&mut connection.takes_kept) {
+        return;
+    }
+    let mut left = core.limits.turn.frames_per_connection_max.min(core.turn.steps_max);
+    for at in 0.. {
+        let session = core.connections.session(worker);
+        let duties = session.and_then(|session| session.worker.as_ref());
+        let Some(&channel) = duties.and_then(|duties| duties.channels.get(at)) else { return };
+        while left > 0 && first(core, channel, worker) {
+            branches::note(Branch::KeptTaken);
+            left -= 1;
+        }
+        if left == 0 {
+            // There may be more, of this channel or of another one.
+            return kept::resume(core, worker);
+        }
+    }
+}
+
+/// Answers all requests that are kept for a channel whose last worker has left.
+pub(crate) fn give_up(core: &mut Core, channel: ChannelKey) {
+    while let Some(found) = core.router.channels.get(channel)
+        && let Some(first) = found.service.kept.first()
+    {
+        branches::note(Branch::KeptGivenUp);
+        requests::fail(core, first, &refusal::workers_left());
+    }
+}

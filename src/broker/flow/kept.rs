@@ -1,0 +1,54 @@
+//! Requests that are kept because each worker of their channel has as many unanswered ones as it
+//! takes at a time.
+//!
+//! As long as requests of a channel are kept, each of its workers is at its limit, or is a slow
+//! reader, or is about to be handed some of them. So whatever gives a worker room either hands it the
+//! first one at once, as an answer does, or invites it to take some in its next turn, see
+//! [`hand_out`](super::hand_out).
+
+use crate::branches::{self, Branch};
+use crate::broker::state::core::Core;
+use crate::broker::state::events::Action;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
+use crate::proto::OutFrame;
+
+/// Keeps a request until a worker has room. The frame is the one that the worker will get.
+#[cold]
+pub(crate) fn keep(core: &mut Core, request: RequestKey, frame: &OutFrame<'_>) {
+    branches::note(Branch::RequestKept);
+    let frame = frame.to_kept(&mut core.pool);
+    core.requests.keep(request, frame, &mut core.connections, &mut core.router);
+}
+
+/// Lets a worker take requests that are kept for a channel in its next turn, if there are any.
+pub(crate) fn invite(core: &mut Core, worker: ConnectionKey, channel: ChannelKey) {
+    if !is_empty(core, channel) {
+        resume(core, worker);
+    }
+}
+
+/// Lets a worker take requests in its next turn.
+pub(crate) fn resume(core: &mut Core, worker: ConnectionKey) {
+    let Some(connection) = core.connections.get_mut(worker) else { return };
+    if !std::mem::replace(&mut connection.takes_kept, true) {
+        core.agenda.actions.push_back(Action::Resume(worker));
+    }
+}
+
+/// Returns whether so many bytes are kept for a channel that its requesters have to wait.
+#[cold]
+pub(crate) fn is_full(core: &Core, channel: ChannelKey) -> bool {
+    let bytes_max = core.limits.queue_high_water_bytes;
+    core.router.channels.get(channel).is_some_and(|found| found.service.kept.bytes() > bytes_max)
+}
+
+/// Returns whether requests are kept that a connection may be handed.
+pub(crate) fn are_for(core: &Core, worker: ConnectionKey) -> bool {
+    let session = core.connections.session(worker);
+    let duties = session.and_then(|session| session.worker.as_ref());
+    duties.is_some_and(|duties| duties.channels.iter().any(|channel| !is_empty(core, *channel)))
+}
+
+fn is_empty(core: &Core, channel: ChannelKey) -> bool {
+    core.router.channels.get(channel).is_none_or(|found| found.service.kept.is_empty())
+}

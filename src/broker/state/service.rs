@@ -1,0 +1,214 @@
+//! The workers of a channel, and the requests that are kept until one of them has room.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+
+use smallvec::SmallVec;
+
+use super::keys::{ConnectionKey, RequestKey};
+
+/// The service of one channel.
+#[derive(Debug, Default)]
+pub(crate) struct Service {
+    pub(crate) workers: SmallVec<[ServiceWorker; 2]>,
+    /// The position at which the search for the least loaded worker starts, so that equals take
+    /// turns.
+    pub(crate) next: usize,
+    /// The number of workers with a concurrency. Without one, nothing is counted.
+    limited: u32,
+    pub(crate) kept: Kept,
+}
+
+/// A connection that serves the channel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServiceWorker {
+    pub(crate) key: ConnectionKey,
+    /// The number of unanswered requests of the channel that it gets at a time, if it gave one.
+    pub(crate) concurrency: Option<NonZeroU32>,
+    /// Its unanswered requests of the channel. They are counted only for a worker with a concurrency.
+    in_flight: u32,
+}
+
+impl ServiceWorker {
+    /// Returns whether it may get another request.
+    #[inline]
+    pub(crate) fn has_room(&self) -> bool {
+        self.concurrency.is_none_or(|most| self.in_flight < most.get())
+    }
+}
+
+impl Service {
+    pub(crate) fn worker(&self, key: ConnectionKey) -> Option<&ServiceWorker> {
+        self.workers.iter().find(|worker| worker.key == key)
+    }
+
+    /// Adds a worker, or changes its concurrency. A worker that gives one for the first time has
+    /// `in_flight` unanswered requests of the channel.
+    pub(crate) fn set_worker(
+        &mut self,
+        key: ConnectionKey,
+        concurrency: Option<NonZeroU32>,
+        in_flight: u32,
+    ) {
+        let known = self.workers.iter_mut().find(|worker| worker.key == key);
+        let Some(worker) = known else {
+            self.limited += u32::from(concurrency.is_some());
+            return self.workers.push(ServiceWorker { key, concurrency, in_flight });
+        };
+        let was_limited = worker.concurrency.is_some();
+        if !was_limited || concurrency.is_none() {
+            worker.in_flight = in_flight;
+        }
+        worker.concurrency = concurrency;
+        self.limited -= u32::from(was_limited);
+        self.limited += u32::from(concurrency.is_some());
+    }
+
+    pub(crate) fn remove_worker(&mut self, key: ConnectionKey) {
+        let limited = &mut self.limited;
+        self.workers.retain(|worker| {
+            let stays = worker.key != key;
+            *limited -= u32::from(!stays && worker.concurrency.is_some());
+            stays
+        });
+    }
+
+    /// Counts a request that a worker got.
+    #[inline]
+    pub(crate) fn note_begin(&mut self, key: ConnectionKey) {
+        if self.limited > 0
+            && let Some(worker) = self.counted(key)
+        {
+            worker.in_flight += 1;
+        }
+    }
+
+    /// Counts a request that a worker had, and that was answered or is over.
+    #[inline]
+    pub(crate) fn note_end(&mut self, key: ConnectionKey) {
+        if self.limited > 0
+            && let Some(worker) = self.counted(key)
+        {
+            worker.in_flight -= 1;
+        }
+    }
+
+    fn counted(&mut self, key: ConnectionKey) -> Option<&mut ServiceWorker> {
+        let found = self.workers.iter_mut().find(|worker| worker.key == key);
+        found.filter(|worker| worker.concurrency.is_some())
+    }
+}
+
+/// Requests for which no worker has room, in the order in which they arrived. One in the middle that
+/// ends is not searched for, but skipped when its turn comes.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// The first one has not ended; others may have.
+    queue: VecDeque<RequestKey>,
+    len: usize,
+    bytes: usize,
+}
+
+/// The number of ended requests that are not worth removing.
+const ENDED_MAX: usize = 64;
+
+impl Kept {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns the memory of their messages.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn first(&self) -> Option<RequestKey> {
+        self.queue.front().copied()
+    }
+
+    pub(crate) fn push_back(&mut self, request: RequestKey, bytes: usize) {
+        self.queue.push_back(request);
+        self.len += 1;
+        self.bytes += bytes;
+    }
+
+    /// Records that a request is no longer kept. `is_kept` tells whether another one is.
+    pub(crate) fn note_end(&mut self, bytes: usize, is_kept: impl Fn(RequestKey) -> bool) {
+        self.len -= 1;
+        self.bytes -= bytes;
+        while self.queue.front().is_some_and(|request| !is_kept(*request)) {
+            self.queue.pop_front();
+        }
+        if self.queue.len() > 2 * self.len + ENDED_MAX {
+            self.queue.retain(|request| is_kept(*request));
+        }
+        if self.queue.capacity() > 4 * (self.queue.len() + ENDED_MAX) {
+            self.queue.shrink_to(2 * (self.queue.len() + ENDED_MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    fn connection(at: usize) -> ConnectionKey {
+        ConnectionKey::new(at, NonZeroU32::MIN)
+    }
+
+    #[test]
+    fn only_workers_with_a_concurrency_are_counted() {
+        let mut service = Service::default();
+        let [limited, free] = [1, 2].map(connection);
+        service.set_worker(free, None, 0);
+        service.note_begin(free);
+        assert_eq!(service.worker(free).unwrap().in_flight, 0);
+        service.set_worker(limited, NonZeroU32::new(2), 0);
+        for worker in [limited, free, limited] {
+            assert!(service.worker(worker).unwrap().has_room());
+            service.note_begin(worker);
+        }
+        assert!(!service.worker(limited).unwrap().has_room());
+        assert!(service.worker(free).unwrap().has_room());
+        // Another concurrency keeps the count, and none ends it.
+        service.set_worker(limited, NonZeroU32::new(3), 7);
+        assert!(service.worker(limited).unwrap().has_room());
+        service.set_worker(limited, None, 0);
+        service.note_end(limited);
+        service.set_worker(limited, NonZeroU32::new(1), 1);
+        assert!(!service.worker(limited).unwrap().has_room());
+        service.remove_worker(limited);
+        service.note_end(limited);
+        assert_eq!((service.workers.len(), service.limited), (1, 0));
+    }
+
+    #[test]
+    fn kept_requests_stay_in_order_and_take_no_more_room_than_those_that_are_left() {
+        const COUNT: usize = 10_000;
+        let request = |at: usize| RequestKey::new(at, NonZeroU32::MIN);
+        let mut kept = Kept::default();
+        let mut waiting: BTreeSet<usize> = (0..COUNT).collect();
+        (0..COUNT).for_each(|at| kept.push_back(request(at), 10));
+        let end = |kept: &mut Kept, waiting: &mut BTreeSet<usize>, at: usize| {
+            waiting.remove(&at);
+            kept.note_end(10, |request| waiting.contains(&request.index()));
+            assert!(kept.queue.len() <= 2 * waiting.len() + ENDED_MAX);
+            assert!(kept.queue.capacity() <= 4 * (kept.queue.len() + ENDED_MAX));
+            assert_eq!((kept.len(), kept.bytes()), (waiting.len(), 10 * waiting.len()));
+            assert_eq!(kept.first(), waiting.first().map(|at| request(*at)));
+        };
+        // Every third one leaves from the middle, from the back to the front.
+        (0..COUNT).rev().step_by(3).for_each(|at| end(&mut kept, &mut waiting, at));
+        while let Some(at) = waiting.first().copied() {
+            end(&mut kept, &mut waiting, at);
+        }
+        assert!(kept.is_empty());
+    }
+}
