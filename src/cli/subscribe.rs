@@ -41,6 +41,11 @@ pub(super) struct Subscribe {
     target: Target,
 }
 
+/// Time without an empty socket after which a subscriber is behind.
+const BEHIND: Duration = Duration::from_secs(2);
+const TOO_SLOW: &str = "the connection is gone, perhaps because its messages were read too slowly; \
+                        connecting again";
+
 impl Subscribe {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let interrupt = Interrupt::watch()?;
@@ -54,17 +59,33 @@ impl Subscribe {
         // Standard error, which no reader of the messages sees.
         tell(&format!("subscribed to {}; stop with Ctrl-C", self.channels.join(", ")));
         let mut left = self.count;
+        let mut caught_up = Instant::now();
         while left != Some(0) && !interrupt.is_noted() {
-            let message = match connection.receive(Some(LOOK_EVERY)) {
+            let next = match connection.try_receive() {
+                Ok(None) => {
+                    caught_up = Instant::now();
+                    connection.receive(Some(LOOK_EVERY))
+                }
+                next => next,
+            };
+            let message = match next {
                 Ok(Some(message)) => message,
                 Ok(None) => continue,
                 Err(error) if is_temporary(&error) => {
-                    let begin = Instant::now();
-                    tell("the server is gone; waiting for it");
+                    // Whoever reads the messages may have been too slow, and then the connection
+                    // ended while earlier ones waited here.
+                    let is_behind = caught_up.elapsed() > BEHIND;
+                    let begin = if is_behind { caught_up } else { Instant::now() };
+                    tell(if is_behind { TOO_SLOW } else { "the server is gone; waiting for it" });
                     let Some(another) = comeback.connect(subscribe)? else { break };
                     connection = another;
                     let missed = shown_since(begin);
-                    tell(&format!("subscribed again; what was published in {missed} is missed"));
+                    tell(&if is_behind {
+                        format!("subscribed again; parts of the last {missed} are missed")
+                    } else {
+                        format!("subscribed again; what was published in {missed} is missed")
+                    });
+                    caught_up = Instant::now();
                     continue;
                 }
                 Err(error) => return Err(error.into()),

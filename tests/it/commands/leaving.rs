@@ -2,6 +2,7 @@
 
 use std::io::{BufReader, Write};
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -10,6 +11,34 @@ use crate::cli::{Running, assert_fails, ipc, serve};
 use crate::client::scripted::{Scripted, refuse};
 use crate::scratch::Scratch;
 use crate::support::{reserved_port, until};
+
+/// The time that is missed begins while messages still wait for the slow reader.
+#[test]
+fn a_subscriber_whose_output_nobody_reads_says_what_it_missed() {
+    let demo = Demo::start();
+    let mut subscriber = Live::start(demo.command(&["subscribe", "news"]));
+    let mut publisher = demo.0.connected("bench", "publishes");
+    let begin = Instant::now();
+    let large = json!("x".repeat(100_000));
+    // More than pipes and sockets hold.
+    for _ in 0..200 {
+        publisher.send("publish", "news", large.clone());
+    }
+    // The publisher waits until the server has closed the slow subscriber.
+    publisher.fence();
+    let waited = begin.elapsed().as_secs();
+    assert!(waited >= 3, "{waited} s");
+    let mut stdout = subscriber.child.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    let told = subscriber.read_error();
+    assert!(told.contains("perhaps because its messages were read too slowly"), "{told}");
+    let told = subscriber.read_error();
+    let (_, missed) = told.split_once("parts of the last ").expect(&told);
+    let seconds = missed.split('s').next().unwrap().parse::<u64>().unwrap();
+    assert!(seconds >= 3, "{told}");
+    subscriber.signal("INT");
+    reader.join().unwrap().unwrap();
+}
 
 /// A server that ends tells every connection. That notice is no message of a channel.
 #[test]
