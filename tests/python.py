@@ -1,9 +1,9 @@
 """Runs the tests of the Python package: `python3 tests/python.py [pytest arguments]`.
 
 Builds the wheel of clients/python by pip alone, installs it into a virtual environment under target/, and hands over to
-pytest. It needs the published package where `tests/interop/run.py` puts it. A second environment has gevent, eventlet
-and servers of web and task frameworks beside the wheel, because they change what threads are. The native module is
-built without optimisation; IPC_PYTHON_PROFILE=release builds it as users get it.
+pytest. It needs the published package where `tests/interop/run.py` puts it. A second environment has gevent, eventlet,
+servers of web and task frameworks and the kernel of notebooks beside the wheel, because they change what threads and
+loops are. The native module is built without optimisation; IPC_PYTHON_PROFILE=release builds it as users get it.
 """
 
 import os
