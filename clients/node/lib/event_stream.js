@@ -9,8 +9,8 @@ const { bound } = require('./context.js');
 const { after, afterReading, cancel, every } = require('./timers.js');
 
 const OPTIONS = ['event', 'retry', 'filter', 'history', 'historyBytes', 'linger'];
-// A browser that is behind by so many bytes for so long is cut off. It reconnects by itself. Any browser is behind for a
-// moment when much is published at once.
+// A browser that is behind by so many bytes for so long is cut off. It reconnects by itself. Any browser is behind for
+// a moment when much is published at once.
 const BEHIND_BYTES_MAX = 1024 * 1024;
 const BEHIND_MS_MAX = 2_000;
 // A browser that is behind by so many is cut off at once, because they take memory.

@@ -13,12 +13,13 @@ const { afterReading } = require('../lib/timers.js');
 
 const INDEX = path.resolve(__dirname, '../index.js');
 
-/** Bytes that lie unread in the socket with this local port, by the kernel's tables. */
+/** Bytes that lie unread in the connections with this local port, by the kernel's tables. There may be several. */
 function unread(port) {
   const wanted = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
   const lines = ['tcp', 'tcp6'].flatMap((table) => fs.readFileSync(`/proc/net/${table}`, 'utf8').split('\n'));
-  const fields = lines.map((line) => line.trim().split(/\s+/)).find((found) => found[1]?.endsWith(wanted));
-  return fields === undefined ? 0 : parseInt(fields[4].split(':')[1], 16);
+  const found = lines.map((line) => line.trim().split(/\s+/)).filter(([, local, , state]) => (
+    local?.endsWith(wanted) && state === '01'));
+  return found.reduce((sum, [, , , , queues]) => sum + parseInt(queues.split(':')[1], 16), 0);
 }
 
 /**
