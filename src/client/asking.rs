@@ -186,6 +186,13 @@ impl Client {
         Ok(fresh.map_or_else(|| message.message_id.clone(), |id| id.to_string()))
     }
 
+    /// While this is set, messages wait up to a tenth of a millisecond for others, and leave in one
+    /// write with them. Setting it back sends what waits. For programs that send many messages in a
+    /// row, and for event loops that know when more are coming.
+    pub fn set_batching(&self, is_batching: bool) {
+        self.shared().set_batching(is_batching);
+    }
+
     /// Sends a request to the server itself, with a payload such as `{"action": "get_stats"}`.
     ///
     /// # Errors

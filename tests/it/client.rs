@@ -1,5 +1,6 @@
 //! The clients against this server.
 
+mod batches;
 mod bounds;
 mod closing;
 mod connection;

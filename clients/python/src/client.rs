@@ -4,6 +4,7 @@
 //! the requests of a served channel into its [`Jobs`]; Python empties both. An answer for which a
 //! thread blocks goes straight to that thread, by a [`Waiter`].
 
+mod burst;
 mod errors;
 mod inbox;
 mod job;
@@ -21,13 +22,14 @@ use std::time::{Duration, Instant};
 use ipc_framework::client::{
     self, ClientOptions, Endpoint, Error, Event, Execution, Reconnect, RequestId,
 };
-use ipc_framework::{ErrorCode, Token};
+use ipc_framework::{ErrorCode, MessageType, Token};
 use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::inside::{Inside, SIGNALS, after_fork, begin_end};
 use crate::message;
+use burst::Burst;
 use errors::{Failure, raise};
 use inbox::{Inbox, Item};
 use job::Job;
@@ -86,6 +88,7 @@ struct Client {
     asked: Arc<AtomicUsize>,
     /// The program closes the client, so its requests in flight do not fail because of the server.
     is_ending: Arc<AtomicBool>,
+    burst: Burst,
     /// This process is a forked child of the one that connected.
     is_parents: AtomicBool,
 }
@@ -162,6 +165,7 @@ impl Client {
             timeout,
             asked,
             is_ending,
+            burst: Burst::default(),
             is_parents,
         })
     }
@@ -229,8 +233,43 @@ impl Client {
         let message = from_python(message)?;
         let client = self.open().map_err(|error| raise(py, &error))?;
         self.wait_for_room(&inside, &client)?;
-        let sent = inside.detached(|| client.send_message(&message));
+        let sent = inside.detached(|| {
+            self.begin_alone(&client);
+            client.send_message(&message)
+        });
         sent.map(|_id| ()).map_err(|error| raise(py, &error))
+    }
+
+    /// Sends a publication or a notification with a fresh id, and returns that. Many in a row leave
+    /// together.
+    fn post(
+        &self,
+        app_id: &Bound<'_, PyAny>,
+        channel_id: &Bound<'_, PyAny>,
+        message_type: &Bound<'_, PyAny>,
+        payload: &Bound<'_, PyAny>,
+    ) -> PyResult<String> {
+        let py = payload.py();
+        let inside = Inside::enter(py);
+        let message = message::type_of(message_type)
+            .and_then(|one| message::fresh(app_id, channel_id, one, payload));
+        let message = message.map_err(|error| refused(py, error))?;
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        self.wait_for_room(&inside, &client)?;
+        let is_batching = self.burst.goes_on();
+        let sent = inside.detached(|| {
+            client.set_batching(is_batching);
+            client.send_message(&message)
+        });
+        sent.map_err(|error| raise(py, &error))
+    }
+
+    /// Sends the messages that wait for others.
+    fn send_held(&self, py: Python<'_>) {
+        let inside = Inside::enter(py);
+        if let Ok(client) = self.open() {
+            inside.detached(|| client.set_batching(false));
+        }
     }
 
     /// Sends a request without changing it. Its answer goes to the waiter, or into the inbox if
@@ -243,43 +282,33 @@ impl Client {
         timeout: f64,
         waiter: Option<&Bound<'_, Waiter>>,
     ) -> PyResult<bool> {
-        let py = message.py();
-        let inside = Inside::enter(py);
+        let inside = Inside::enter(message.py());
         let sent = message;
         let message = from_python(sent)?;
         if RequestId::of_message_id(&message.message_id).is_none() {
             return self.send(sent).map(|()| false);
         }
-        let client = self.open().map_err(|error| raise(py, &error))?;
-        let message_id = message.message_id.clone();
-        let room = waiter.map(|waiter| Arc::clone(&waiter.get().room));
-        let inbox = Arc::clone(&self.inbox);
-        let asked = Asked::new(&self.asked);
-        let is_ending = Arc::clone(&self.is_ending);
-        let told = move |answer: Result<ipc_framework::Message, Error>| {
-            drop(asked);
-            let answer = answer.map_err(|error| match error {
-                Error::Lost { execution: Execution::Possible, .. }
-                    if is_ending.load(Ordering::SeqCst) =>
-                {
-                    Failure::of_closed()
-                }
-                _ => Failure::from(&error),
-            });
-            match room {
-                Some(room) => room.fill(answer),
-                None => inbox.put(Item::Answer { message_id, answer }),
-            }
-        };
-        self.wait_for_room(&inside, &client)?;
-        let asked =
-            inside.detached(|| client.send_request_message(&message, seconds(timeout), told));
-        let request = asked.map_err(|error| raise(py, &error))?;
-        if let Some(waiter) = waiter {
-            // A waiter is used once.
-            let _ = waiter.get().asked.set((client.downgrade(), request));
-        }
+        self.ask_for(&inside, message, timeout, waiter.map(Bound::get))?;
         Ok(true)
+    }
+
+    /// Sends a request and waits for the answer; None if the time is over.
+    fn request<'py>(
+        &self,
+        message_id: String,
+        app_id: &Bound<'py, PyAny>,
+        channel_id: &Bound<'py, PyAny>,
+        payload: &Bound<'py, PyAny>,
+        timeout: f64,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = payload.py();
+        let inside = Inside::enter(py);
+        let message = message::fresh(app_id, channel_id, MessageType::Request, payload);
+        let mut message = message.map_err(|error| refused(py, error))?;
+        message.message_id = message_id;
+        let waiter = Waiter::default();
+        self.ask_for(&inside, message, timeout, Some(&waiter))?;
+        waiter.answer(&inside)
     }
 
     /// Stops waiting for an answer.
@@ -322,6 +351,8 @@ impl Client {
         served.retain(|queue| queue.strong_count() > 0);
         served.push(Arc::downgrade(&queue));
         drop(served);
+        // A queue serves one channel.
+        let _ = queue.client.set(client.downgrade());
         let pass_on = move |message, responder| queue.put(message, responder);
         let serve = move || client.serve_deferred(&channel_id, usize::MAX, pass_on);
         let served = inside.interruptible(Duration::MAX, serve)?.unwrap_or(Err(Error::Closed));
@@ -351,6 +382,10 @@ impl Client {
             return Ok(None);
         }
         let Some(items) = self.inbox.take_now() else { return Ok(None) };
+        if let Ok(client) = self.open() {
+            // What several answers bring about is sent together, see `send_held`.
+            client.set_batching(items.len() > 1);
+        }
         items.into_iter().map(|item| item.into_py(&inside)).collect::<PyResult<_>>().map(Some)
     }
 
@@ -425,6 +460,48 @@ impl Client {
 }
 
 impl Client {
+    fn ask_for(
+        &self,
+        inside: &Inside<'_>,
+        message: ipc_framework::Message,
+        timeout: f64,
+        waiter: Option<&Waiter>,
+    ) -> PyResult<()> {
+        let py = inside.py();
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        let message_id = message.message_id.clone();
+        let room = waiter.map(|waiter| Arc::clone(&waiter.room));
+        let inbox = Arc::clone(&self.inbox);
+        let asked = Asked::new(&self.asked);
+        let is_ending = Arc::clone(&self.is_ending);
+        let told = move |answer: Result<ipc_framework::Message, Error>| {
+            drop(asked);
+            let answer = answer.map_err(|error| match error {
+                Error::Lost { execution: Execution::Possible, .. }
+                    if is_ending.load(Ordering::SeqCst) =>
+                {
+                    Failure::of_closed()
+                }
+                _ => Failure::from(&error),
+            });
+            match room {
+                Some(room) => room.fill(answer),
+                None => inbox.put(Item::Answer { message_id, answer }),
+            }
+        };
+        self.wait_for_room(inside, &client)?;
+        let asked = inside.detached(|| {
+            self.begin_alone(&client);
+            client.send_request_message(&message, seconds(timeout), told)
+        });
+        let request = asked.map_err(|error| raise(py, &error))?;
+        if let Some(waiter) = waiter {
+            // A waiter is used once.
+            let _ = waiter.asked.set((client.downgrade(), request));
+        }
+        Ok(())
+    }
+
     /// Waits while sending would block, in a way that signals can interrupt.
     fn wait_for_room(&self, inside: &Inside<'_>, client: &client::Client) -> PyResult<()> {
         let begin = Instant::now();
@@ -438,6 +515,14 @@ impl Client {
             inside.py().check_signals()?;
         }
         Ok(())
+    }
+
+    /// Sends what waits for others, before a message that is none of many. An event loop decides by
+    /// itself, see `take_now`.
+    fn begin_alone(&self, client: &client::Client) {
+        if self.inbox.descriptor().is_none() {
+            client.set_batching(false);
+        }
     }
 
     fn open(&self) -> Result<client::Client, Error> {
@@ -471,14 +556,16 @@ fn seconds(seconds: f64) -> Duration {
 /// # Errors
 /// If it is not a message; `SerializationError` if its payload is not JSON.
 fn from_python(message: &Bound<'_, PyAny>) -> PyResult<ipc_framework::Message> {
-    message::from_python(message).map_err(|error| {
-        let py = message.py();
-        let is_of_value = error.is_instance_of::<PyTypeError>(py)
-            || error.is_instance_of::<PyValueError>(py)
-            || error.is_instance_of::<PyAttributeError>(py);
-        // Others were raised by the handler of a signal, such as Ctrl-C or a time limit.
-        if is_of_value { Failure::of_value(py, &error).caused_by(py, error) } else { error }
-    })
+    message::from_python(message).map_err(|error| refused(message.py(), error))
+}
+
+/// Returns the exception for a message that cannot be sent as it is.
+fn refused(py: Python<'_>, error: PyErr) -> PyErr {
+    let is_of_value = error.is_instance_of::<PyTypeError>(py)
+        || error.is_instance_of::<PyValueError>(py)
+        || error.is_instance_of::<PyAttributeError>(py);
+    // Others were raised by the handler of a signal, such as Ctrl-C or a time limit.
+    if is_of_value { Failure::of_value(py, &error).caused_by(py, error) } else { error }
 }
 
 /// Returns the exception for an answer, if its payload is an error of the protocol.

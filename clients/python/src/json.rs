@@ -10,9 +10,14 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
+const BLOCK_BYTES: usize = 64;
+
 /// Returns the Python object for a JSON document.
 pub(crate) fn to_python<'py>(py: Python<'py>, json: &Json<'_>) -> PyResult<Bound<'py, PyAny>> {
     static DECODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if let Some(plain) = plain_text(json.as_str()) {
+        return Ok(PyString::new(py, plain).into_any());
+    }
     let decode = DECODE.get_or_try_init(py, || {
         let decoder = py.import("json")?.getattr("JSONDecoder")?.call0()?;
         // This is the scanner of `json.loads` itself, because the text is known to be one document
@@ -32,6 +37,9 @@ pub(crate) fn to_python<'py>(py: Python<'py>, json: &Json<'_>) -> PyResult<Bound
 pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
     static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = value.py();
+    if let Some(json) = from_plain_text(value) {
+        return Ok(json);
+    }
     let encode = ENCODE.get_or_try_init(py, || {
         let options = PyDict::new(py);
         options.set_item("allow_nan", false)?;
@@ -43,6 +51,30 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
     let text = encode.bind(py).call1((value,)).map_err(|error| explain(value, error))?;
     let text: String = text.extract()?;
     Json::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// Returns the inside of a JSON string that has no escapes.
+fn plain_text(json: &str) -> Option<&str> {
+    let inside = json.strip_prefix('"')?.strip_suffix('"')?;
+    (!inside.as_bytes().contains(&b'\\')).then_some(inside)
+}
+
+/// Returns the document for a string of printable ASCII without quotes and backslashes, which the
+/// standard library only puts into quotes.
+fn from_plain_text(value: &Bound<'_, PyAny>) -> Option<Json<'static>> {
+    let text = value.cast_exact::<PyString>().ok()?.encode_utf8().ok()?;
+    let bytes = text.as_bytes();
+    let needs_escape = |byte: &u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
+    // Without a way out of a block, it is looked at all at once.
+    let is_plain = |block: &[u8]| !block.iter().fold(false, |is, byte| is | needs_escape(byte));
+    if !bytes.chunks(BLOCK_BYTES).all(is_plain) {
+        return None;
+    }
+    let mut json = String::with_capacity(bytes.len() + 2);
+    json.push('"');
+    json.push_str(std::str::from_utf8(bytes).ok()?);
+    json.push('"');
+    Json::parse(json).ok()
 }
 
 /// The standard library says what it found, but neither where nor what to do.

@@ -115,27 +115,53 @@ pub(crate) fn to_python<'py>(py: Python<'py>, fields: &Fields<'_>) -> PyResult<B
 /// # Errors
 /// If it is not a message, or its payload is not JSON.
 pub(crate) fn from_python(message: &Bound<'_, PyAny>) -> PyResult<Message> {
-    let py = message.py();
-    let text = |name: &str| -> PyResult<String> {
-        let value = message.getattr(name)?;
-        let text = value.cast::<PyString>().map_err(|_| {
-            PyTypeError::new_err(format!("{name} of a message is a string, not {value:?}"))
-        })?;
-        Ok(text.to_cow()?.into_owned())
-    };
-    let given = message.getattr("message_type")?;
-    let types = &classes(py)?.types;
-    let of_type = types.iter().position(|one| one.is(&given)).ok_or_else(|| {
-        PyValueError::new_err(format!("message_type is a MessageType, not {given:?}"))
-    })?;
+    let text = |name: &str| text(name, &message.getattr(name)?);
     let reply_to = message.getattr("reply_to")?;
     Ok(Message {
         message_id: text("message_id")?,
         app_id: text("app_id")?,
         channel_id: text("channel_id")?,
-        message_type: MessageType::ALL[of_type],
+        message_type: type_of(&message.getattr("message_type")?)?,
         payload: json::from_python(&message.getattr("payload")?)?,
         timestamp: message.getattr("timestamp")?.extract()?,
         reply_to: if reply_to.is_none() { None } else { Some(text("reply_to")?) },
     })
+}
+
+/// Returns a message whose id and time are filled in when it is sent.
+///
+/// # Errors
+/// As [`from_python`].
+pub(crate) fn fresh(
+    app_id: &Bound<'_, PyAny>,
+    channel_id: &Bound<'_, PyAny>,
+    message_type: MessageType,
+    payload: &Bound<'_, PyAny>,
+) -> PyResult<Message> {
+    Ok(Message {
+        message_id: String::new(),
+        app_id: text("app_id", app_id)?,
+        channel_id: text("channel_id", channel_id)?,
+        message_type,
+        payload: json::from_python(payload)?,
+        timestamp: 0.0,
+        reply_to: None,
+    })
+}
+
+fn text(name: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    let text = value.cast::<PyString>().map_err(|_| {
+        PyTypeError::new_err(format!("{name} of a message is a string, not {value:?}"))
+    })?;
+    Ok(text.to_cow()?.into_owned())
+}
+
+/// # Errors
+/// If it is no `MessageType`.
+pub(crate) fn type_of(given: &Bound<'_, PyAny>) -> PyResult<MessageType> {
+    let types = &classes(given.py())?.types;
+    let at = types.iter().position(|one| one.is(given)).ok_or_else(|| {
+        PyValueError::new_err(format!("message_type is a MessageType, not {given:?}"))
+    })?;
+    Ok(MessageType::ALL[at])
 }

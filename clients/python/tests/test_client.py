@@ -170,6 +170,35 @@ def test_what_a_subclass_overrides_is_called(server):
         ]
 
 
+@pytest.mark.parametrize("replaced", ["_send_message", "send_message"])
+def test_what_a_program_puts_into_a_client_is_called(rust, replaced):
+    sent = []
+    with connected(rust) as client:
+        own = getattr(client, replaced)
+        setattr(client, replaced, lambda *arguments: sent.append(arguments[0]) or own(*arguments))
+        client.publish("watched", 1)
+        assert client.send_request("echo", 2).payload == 2
+        client.notify("watched", 3)
+    assert len(sent) == 3
+
+
+def test_publications_in_a_row_arrive_in_order_among_others(rust):
+    seen = []
+    with connected(rust) as subscriber, connected(rust) as publisher:
+        subscriber.subscribe("row", lambda message: seen.append((message.payload, message.message_id)))
+        assert subscriber.flush()
+        sent = []
+        for number in range(6_000):
+            sent.append((number, publisher.publish("row", number)))
+            if number % 1_000 == 999:
+                assert publisher.send_request("echo", number).payload == number
+        # The last ones leave although nothing is sent behind them.
+        for number in range(50):
+            sent.append((number, publisher.publish("row", number)))
+        eventually("all are there", lambda: len(seen) >= len(sent))
+    assert seen == sent
+
+
 def test_a_subclass_that_sends_requests_its_own_way_gets_its_answers(server):
     class Late(FrameworkClient):
         def _send_message(self, message):

@@ -3,11 +3,13 @@
 import asyncio
 import dataclasses
 import decimal
+import json
 import math
 
 import numpy
 import pytest
 from peers import STEP_SECONDS_MAX
+from wire import Peer
 
 from ipc_framework import FrameworkClient, aio
 from ipc_framework.exceptions import SerializationError
@@ -75,6 +77,22 @@ def test_what_json_can_say_arrives_as_it_is(client):
     answer = client.send_request("echo", value).payload
     assert answer == {**value, "point": {"x": [1, 2]}, "f": 0.1}
     assert [type(one) for one in answer["a"][:6]] == [int, float, float, int, bool, type(None)]
+
+
+TEXTS = ["", "plain", "~ ", 'a "quote"', "back\\slash", "line\n", "\x7f", "żółw", "\U0001f422", "\ud800", "x" * 200_000]
+TEXTS += ["x" * 64 + last for last in ("é", '"', "\\", "\0", "y")]
+
+
+def test_texts_have_the_bytes_that_json_gives_them(rust, client):
+    peer = Peer(rust, "bench", "raw")
+    peer.send("subscribe", "texts", {"connection_id": "raw", "ack": True})
+    peer.receive()
+    for text in TEXTS:
+        client.publish("texts", text)
+        message = peer._exactly(int.from_bytes(peer._exactly(4), "big"))
+        assert b'"payload":' + json.dumps(text).encode() + b"," in message
+        answer = client.send_request("echo", text).payload
+        assert answer == text and type(answer) is str
 
 
 @pytest.mark.parametrize("is_coroutine", [False, True])

@@ -31,6 +31,9 @@ pub(crate) const WAKER: Token = Token(0);
 const SOCKET: Token = Token(1);
 /// Reads in a row before deadlines are checked again.
 const READS_MAX: usize = 16;
+/// The time for which messages that are held back wait for more. The kernel adds its timer slack,
+/// which is as long.
+const LINGER: Duration = Duration::from_micros(50);
 /// Bytes of refusals that may wait, even if the queue is smaller.
 const REFUSAL_BYTES_MIN: usize = 64 << 10;
 
@@ -417,6 +420,11 @@ impl Driver {
         let mut state = self.shared.lock();
         if !state.outbox.has_queued() && link.interest == Interest::READABLE {
             return;
+        }
+        if state.holds_back {
+            drop(state);
+            std::thread::sleep(LINGER);
+            state = self.shared.lock();
         }
         let (written, takes_more) = state.flush();
         drop(state);

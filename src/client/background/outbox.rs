@@ -90,19 +90,23 @@ impl Outbox {
         self.held.insert(at, outgoing);
     }
 
-    /// Returns the unsent part of the first message.
-    pub(crate) fn rest(&self) -> Option<&[u8]> {
-        self.queue.front().map(|head| &head.frame[self.head_sent..])
+    /// Returns the unsent part of the first message, and the messages behind it up to a request
+    /// that nobody waits for any more.
+    pub(crate) fn parts(&self, is_wanted: impl Fn(Uuid) -> bool) -> impl Iterator<Item = &[u8]> {
+        let head = self.queue.front().map(|head| &head.frame[self.head_sent..]);
+        let others = self.queue.iter().skip(1);
+        let others = others.take_while(move |one| one.request.is_none_or(&is_wanted));
+        head.into_iter().chain(others.map(|one| &*one.frame))
     }
 
-    /// Notes that this many more bytes of the first message have left. Returns the message if that
-    /// was its end.
-    pub(crate) fn advance(&mut self, bytes: usize) -> Option<Outgoing> {
-        self.head_sent += bytes;
-        if self.head_sent < self.queue.front()?.frame.len() {
-            return None;
-        }
-        self.pop()
+    /// Notes that more bytes have left: takes them from `bytes` up to the end of the first message,
+    /// and returns the message if that was its end.
+    pub(crate) fn advance(&mut self, bytes: &mut usize) -> Option<Outgoing> {
+        let left = self.queue.front()?.frame.len() - self.head_sent;
+        let of_head = left.min(*bytes);
+        *bytes -= of_head;
+        self.head_sent += of_head;
+        if of_head < left { None } else { self.pop() }
     }
 
     fn pop(&mut self) -> Option<Outgoing> {
@@ -201,14 +205,20 @@ mod tests {
             let next = outgoing(&mut outbox, Some(*id));
             outbox.queue(next, 0);
         }
-        assert!(outbox.advance(4).is_none());
+        assert!(outbox.advance(&mut 4).is_none());
         outbox.retain(|_| false);
         assert_eq!((outbox.waiting_bytes(), outbox.begun()), (10, Some(ids[1])));
         assert!(outbox.link_down().is_empty());
         outbox.hold(refused);
         outbox.release();
         assert_eq!((outbox.waiting_bytes(), outbox.unbegun()), (20, Some(ids[0])));
-        assert_eq!(outbox.advance(10).unwrap().request, Some(ids[0]));
-        assert_eq!(outbox.rest().unwrap().len(), 10);
+        let parts: Vec<usize> = outbox.parts(|_| true).map(<[u8]>::len).collect();
+        assert_eq!(parts, [10, 10]);
+        assert_eq!(outbox.parts(|id| id != ids[1]).count(), 1);
+        let mut sent = 13;
+        assert_eq!(outbox.advance(&mut sent).unwrap().request, Some(ids[0]));
+        assert!(outbox.advance(&mut sent).is_none());
+        assert_eq!(sent, 0);
+        assert_eq!(outbox.parts(|_| true).next().unwrap().len(), 7);
     }
 }

@@ -6,6 +6,7 @@
 //! with the state locked.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -26,6 +27,9 @@ use crate::proto::Message;
 /// The number of encoders that are kept, for threads that send at the same time.
 const ENCODERS_KEPT: usize = 16;
 
+/// Bytes that callers hold back at most, see [`Shared::set_batching`].
+const BATCH_BYTES_MAX: usize = 64 << 10;
+
 /// The longest wait for a driver that does not read, in steps.
 const CATCH_UP_STEP: Duration = Duration::from_millis(50);
 const CATCH_UP_STEPS: u32 = 100;
@@ -43,6 +47,7 @@ pub(crate) struct Shared {
     /// `None` after the end.
     pub(crate) listeners: Mutex<Option<Vec<Listener>>>,
     encoders: Mutex<Vec<Encoder>>,
+    is_batching: AtomicBool,
 }
 
 impl std::fmt::Debug for Shared {
@@ -90,6 +95,7 @@ impl Shared {
             driver: std::sync::OnceLock::new(),
             listeners: Mutex::new(Some(Vec::new())),
             encoders: Mutex::new(vec![encoder]),
+            is_batching: AtomicBool::new(false),
         }
     }
 
@@ -117,8 +123,33 @@ impl Shared {
     /// Makes the driver end.
     pub(crate) fn abort(&self) {
         // The driver owns the socket too, so it is not closed here.
-        self.lock().link = Link::Closed;
+        let mut state = self.lock();
+        if state.holds_back {
+            state.flush();
+        }
+        state.link = Link::Closed;
+        drop(state);
         self.wake();
+    }
+
+    /// While this is set, messages wait for others, to leave in one write with them: until it is
+    /// set back, or for as long as the driver lingers.
+    pub(crate) fn set_batching(&self, is_batching: bool) {
+        if self.is_batching.swap(is_batching, Ordering::Relaxed) && !is_batching {
+            let mut state = self.lock();
+            if state.holds_back {
+                self.send_held(&mut state);
+            }
+        }
+    }
+
+    fn send_held(&self, state: &mut State) {
+        state.flush();
+        if state.outbox.has_queued() {
+            // The driver waits for room, or notices that the connection is lost.
+            self.wake();
+        }
+        self.progress.notify_all();
     }
 
     pub(crate) fn is_driver(&self) -> bool {
@@ -330,9 +361,12 @@ impl Shared {
         request: Option<Uuid>,
     ) -> Result<(), Error> {
         let mut sent = 0;
+        // Behind messages that wait for room, there is nothing to hold back.
+        let waits = self.is_batching.load(Ordering::Relaxed)
+            && (state.holds_back || !state.outbox.has_queued());
         let for_this_link = match &state.link {
             Link::Up(socket) => {
-                if !state.outbox.has_queued() {
+                if !state.outbox.has_queued() && !waits {
                     // The driver notices a failed write too, and handles it.
                     sent = socket.send(encoder.frame()).unwrap_or_default();
                 }
@@ -352,7 +386,16 @@ impl Shared {
         let outgoing = Outgoing { frame: encoder.take_frame(), kind, request, number };
         if for_this_link {
             state.outbox.queue(outgoing, sent);
-            self.wake();
+            if !waits {
+                // Otherwise what was held back leaves with it.
+                state.holds_back = false;
+                self.wake();
+            } else if !state.holds_back {
+                state.holds_back = true;
+                self.wake();
+            } else if state.outbox.queue_bytes() >= BATCH_BYTES_MAX {
+                self.send_held(state);
+            }
         } else {
             state.outbox.hold(outgoing);
         }

@@ -2,7 +2,7 @@
 //! of [`Shared`](super::shared::Shared).
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -40,6 +40,9 @@ pub(crate) struct State {
     /// The number of attempts in a row that brought no connection of use.
     pub(crate) failures: u32,
     pub(crate) outbox: Outbox,
+    /// The socket would take what is queued, which waits for more, see
+    /// [`Shared::set_batching`](super::shared::Shared::set_batching).
+    pub(crate) holds_back: bool,
     pub(crate) pending: Pending,
     pub(crate) routes: HashMap<String, Route>,
     /// The handler for messages that nothing else takes.
@@ -62,6 +65,9 @@ pub(crate) struct State {
     /// Set when the driver has ended, to an error if not everything was processed by then.
     pub(crate) end: Option<Result<(), Error>>,
 }
+
+/// The most messages that one system call writes.
+const PARTS_MAX: usize = 64;
 
 /// The times that callers asked the driver to read what has arrived, and those of them that it has
 /// done.
@@ -120,6 +126,7 @@ impl State {
             connection_id: String::new(),
             failures: 0,
             outbox: Outbox::default(),
+            holds_back: false,
             pending: Pending::new(if moves_on { options.queue_bytes_max } else { 0 }),
             routes: HashMap::new(),
             rest: None,
@@ -181,18 +188,24 @@ impl State {
         let Self { link, outbox, pending, .. } = self;
         let (Link::Up(socket) | Link::Leaving(socket)) = link else { return (0, true) };
         let mut written = 0;
-        while let Some(rest) = outbox.rest() {
+        self.holds_back = false;
+        while outbox.has_queued() {
             if outbox.unbegun().is_some_and(|id| !pending.contains(id)) {
                 outbox.skip();
                 continue;
             }
-            let sent = match socket.send(rest) {
+            let mut slices = [IoSlice::new(&[]); PARTS_MAX];
+            let parts = outbox.parts(|id| pending.contains(id)).zip(&mut slices);
+            let count = parts.map(|(part, slice)| *slice = IoSlice::new(part)).count();
+            let mut sent = match socket.send_parts(&slices[..count]) {
                 Ok(bytes) => bytes,
                 Err(error) => return (written, error.kind() != ErrorKind::WouldBlock),
             };
             written += sent;
-            if let Some(Outgoing { frame, kind, request, number }) = outbox.advance(sent) {
-                pending.note_sent(kind, request, number, frame.len(), || frame);
+            while sent > 0 {
+                if let Some(Outgoing { frame, kind, request, number }) = outbox.advance(&mut sent) {
+                    pending.note_sent(kind, request, number, frame.len(), || frame);
+                }
             }
         }
         (written, true)
@@ -240,6 +253,7 @@ impl State {
     pub(crate) fn link_down(&mut self, is_final: bool, cause: Option<&Error>) -> Loss {
         self.link = if is_final { Link::Closed } else { Link::Down };
         self.jobs = 0;
+        self.holds_back = false;
         self.drop_expired();
         let mut told = Vec::new();
         let mut too_large = cause.and_then(|cause| self.pending.too_large(cause));

@@ -4,7 +4,7 @@
 //! TLS has one state for both directions, so every read and write locks it. If several threads use
 //! the socket, it must not block.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendAncillaryBuffer};
 use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
 use super::addresses;
@@ -150,6 +150,21 @@ impl Socket {
             return session.write(&self.inner, bytes);
         }
         retry(|| rustix::net::send(&self.inner, bytes, NO_SIGNAL))
+    }
+
+    /// As [`send`](Self::send), for the first of several messages and, without TLS, for more.
+    pub(crate) fn send_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let first = parts.first().map_or(&[][..], |first| first);
+        // What TLS owes after a partial write belongs to the message that was begun.
+        #[cfg(feature = "tls")]
+        if self.session.is_some() {
+            return self.send(first);
+        }
+        if parts.len() == 1 {
+            return self.send(first);
+        }
+        let mut nothing = SendAncillaryBuffer::default();
+        retry(|| rustix::net::sendmsg(&self.inner, parts, &mut nothing, NO_SIGNAL))
     }
 
     /// Ends the connection after the server has read everything. Closing a socket with unread bytes

@@ -176,8 +176,11 @@ fn what_a_slow_server_has_no_room_for_follows_by_itself_whole_and_in_order() {
     let Pair { client, mut side, .. } = stalled_pair(&certificates);
     for round in 0..20 {
         let mut sent = 0;
+        // In every other round messages wait for others, too.
+        client.set_batching(round % 2 == 1);
+        let waiting_bytes = [1, 100_000][round % 2];
         // The messages end at all places of a record.
-        while client.waiting_bytes() == 0 {
+        while client.waiting_bytes() < waiting_bytes {
             client.publish("news", &json!([round, sent, "x".repeat(1_000 + 37 * round)])).unwrap();
             sent += 1;
         }

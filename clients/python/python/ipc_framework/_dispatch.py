@@ -251,6 +251,8 @@ class Dispatcher:
             if items:
                 # Others go on, even if there is always more.
                 time.sleep(0)
+                # What they have sent meanwhile leaves together.
+                native.send_held()
             else:
                 _hub.wait_readable(native.fileno())
             items = native.take_now()

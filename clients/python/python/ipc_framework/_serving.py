@@ -231,10 +231,14 @@ class Tasks(Service):
             task = self._context.copy().run(self.loop.create_task, self._answer(message, job))
             self.tasks.add(task)
             task.add_done_callback(self._done)
+        if len(taken) > 1:
+            # After the tasks have begun.
+            self.loop.call_soon(self.jobs.send_held)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        self._take()
+        if task in self.tasks:
+            self.tasks.discard(task)
+            self._take()
 
     async def _answer(self, message: Message, job: _native.Job) -> None:
         import asyncio
@@ -258,6 +262,11 @@ class Tasks(Service):
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 # Ctrl-C is meant for the program, whose loop this is.
                 raise
+        else:
+            # At once, so that the next request is begun in the loop's next turn.
+            task = asyncio.current_task()
+            if task is not None:
+                self._done(task)
 
     async def _room(self, job: _native.Job) -> None:
         """Lets other coroutines go on while the queue is full. The native client would block all of them."""

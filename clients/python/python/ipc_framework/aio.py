@@ -193,12 +193,12 @@ class Client:
     async def publish(self, channel_id: str, payload: Any) -> None:
         """Sends a value to all subscribers of the channel."""
         await self._room(self.request_timeout)
-        self._native.send(self._message(channel_id, MessageType.PUBLISH, payload))
+        self._native.post(self.app_id, channel_id, MessageType.PUBLISH, payload)
 
     async def notify(self, channel_id: str, payload: Any) -> None:
         """Sends a value to whoever serves the channel; there is no answer."""
         await self._room(self.request_timeout)
-        self._native.send(self._message(channel_id, MessageType.NOTIFICATION, payload))
+        self._native.post(self.app_id, channel_id, MessageType.NOTIFICATION, payload)
 
     async def ping(self, *, timeout: Optional[float] = -1.0) -> float:
         """Returns how many seconds the server takes to answer. The published server does not answer: `TimeoutError`."""
@@ -319,6 +319,9 @@ class Client:
         items = self._native.take_now() or ()
         for kind, *item in items:
             getattr(self, f"_on_{kind}")(*item)
+        if len(items) > 1:
+            # After the tasks that they wake.
+            self._loop.call_soon(self._native.send_held)
         return bool(items)
 
     def _on_message(self, message: Message, payload_bytes: int) -> None:

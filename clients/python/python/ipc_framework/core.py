@@ -54,8 +54,8 @@ class _Ids:
         return f"{self._prefix}{next(self._count):012x}"
 
 
-_fresh_id = _Ids()
-os.register_at_fork(after_in_child=_fresh_id.begin)
+fresh_id = _Ids()
+os.register_at_fork(after_in_child=fresh_id.begin)
 
 
 class MessageType(Enum):
@@ -86,7 +86,7 @@ class Message:
 
     def __post_init__(self) -> None:
         if not self.message_id:
-            self.message_id = _fresh_id()
+            self.message_id = fresh_id()
         if not self.timestamp:
             self.timestamp = time.time()
 

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use ipc_framework::client::Responder;
+use ipc_framework::client::{Responder, WeakClient};
 use ipc_framework::{ErrorCode, Message};
 use pyo3::prelude::*;
 
@@ -30,6 +30,8 @@ pub(super) struct Queue {
     arrived: Condvar,
     bell: Option<(UnixStream, UnixStream)>,
     jobs_max: usize,
+    /// The client that answers, once it serves the channel.
+    pub(super) client: OnceLock<WeakClient>,
 }
 
 #[derive(Default)]
@@ -50,7 +52,13 @@ impl Queue {
             inner.set_nonblocking(true)?;
             outer.set_nonblocking(true)?;
         }
-        Ok(Self { waiting: Mutex::default(), arrived: Condvar::new(), bell, jobs_max })
+        Ok(Self {
+            waiting: Mutex::default(),
+            arrived: Condvar::new(),
+            bell,
+            jobs_max,
+            client: OnceLock::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -121,7 +129,16 @@ impl Queue {
 
     /// Takes a request that is there, without waiting for one.
     fn try_take(&self) -> Option<Taken> {
-        self.lock().take()
+        let taken = self.lock().take()?;
+        self.set_batching(taken.is_followed);
+        Some(taken)
+    }
+
+    /// Decides whether answers wait for others, to leave together with them.
+    fn set_batching(&self, is_batching: bool) {
+        if let Some(client) = self.client.get().and_then(WeakClient::upgrade) {
+            client.set_batching(is_batching);
+        }
     }
 
     /// Waits for a request; `None` at the end.
@@ -152,7 +169,12 @@ impl Queue {
         if waiting.is_closed && waiting.jobs.is_empty() {
             return None;
         }
-        Some(std::iter::from_fn(|| waiting.take()).take(max).collect())
+        let taken: Vec<Taken> = std::iter::from_fn(|| waiting.take()).take(max).collect();
+        drop(waiting);
+        if let Some(last) = taken.last() {
+            self.set_batching(last.is_followed || taken.len() > 1);
+        }
+        Some(taken)
     }
 }
 
@@ -161,13 +183,16 @@ struct Taken {
     responder: Responder,
     /// No thread is left that waits for the next one.
     is_last: bool,
+    /// Another one waits.
+    is_followed: bool,
 }
 
 impl Waiting {
     fn take(&mut self) -> Option<Taken> {
         let (message, responder) = self.jobs.pop_front()?;
         self.bytes = self.bytes.saturating_sub(bytes_of(&message));
-        Some(Taken { message, responder, is_last: self.idle == 0 })
+        let is_followed = !self.jobs.is_empty();
+        Some(Taken { message, responder, is_last: self.idle == 0, is_followed })
     }
 }
 
@@ -229,6 +254,14 @@ impl Jobs {
             self.queue.ring_again();
         }
         Some(jobs)
+    }
+
+    /// Sends the answers that wait for others.
+    fn send_held(&self, py: Python<'_>) {
+        let inside = Inside::enter(py);
+        if !self.is_parents() {
+            inside.detached(|| self.queue.set_batching(false));
+        }
     }
 
     /// Accepts no more requests. Those that have arrived may still be taken.

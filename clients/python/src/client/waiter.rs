@@ -57,7 +57,14 @@ impl Waiter {
 
     /// Blocks until the answer comes or cannot come any more; None if the time is over.
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let inside = Inside::enter(py);
+        self.answer(&Inside::enter(py))
+    }
+}
+
+impl Waiter {
+    /// See [`wait`](Self::wait).
+    pub(super) fn answer<'py>(&self, inside: &Inside<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = inside.py();
         loop {
             if let Some(answer) = inside.detached(|| self.room.wait(SIGNALS)) {
                 return match answer {
