@@ -22,7 +22,7 @@ use crate::proto::Message;
 /// connection reconnects by itself and is checked by heartbeats, as the [`ClientOptions`] say;
 /// meanwhile the others are preferred. A client that has ended for good is replaced, at the pauses
 /// of [`ClientOptions::reconnect`]: if it had not served anything, or the pool could not connect,
-/// the pool rests before its next attempt. If no client is left during a rest, calls fail at once
+/// the pool pauses before its next attempt. If no client is left during a pause, calls fail at once
 /// with the error of the last attempt, or with [`Error::Disconnected`].
 ///
 /// # Order
@@ -76,13 +76,13 @@ struct Members {
     is_closed: bool,
     /// The number of clients made so far, from which ids are numbered.
     made: usize,
-    rest: Rest,
+    backoff: Backoff,
 }
 
 /// The pause after attempts that failed, and after clients that ended without having served
 /// anything.
 #[derive(Debug)]
-struct Rest {
+struct Backoff {
     reconnect: Reconnect,
     random: ChaCha8Rng,
     failures: u32,
@@ -91,7 +91,7 @@ struct Rest {
     error: Option<Error>,
 }
 
-impl Rest {
+impl Backoff {
     fn new(options: &ClientOptions) -> Result<Self, Error> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
@@ -124,7 +124,7 @@ impl Rest {
         self.error = None;
     }
 
-    /// Returns the error for a caller who comes during the rest.
+    /// Returns the error for a caller who comes during the pause.
     fn error(&self) -> Error {
         self.error.as_ref().map_or(Error::Disconnected, Error::repeated)
     }
@@ -133,13 +133,13 @@ impl Rest {
 impl Members {
     /// Removes the clients that have ended for good.
     fn remove_ended(&mut self, now: Instant) {
-        let rest = &mut self.rest;
+        let backoff = &mut self.backoff;
         self.clients.retain(|client| {
             let ended = client.ended_after_failures();
             match ended {
                 None => {}
-                Some(0) => rest.end(),
-                Some(_) => rest.begin(now, None),
+                Some(0) => backoff.end(),
+                Some(_) => backoff.begin(now, None),
             }
             ended.is_none()
         });
@@ -159,7 +159,7 @@ impl Pool {
             is_growing: false,
             is_closed: false,
             made: 1,
-            rest: Rest::new(options)?,
+            backoff: Backoff::new(options)?,
         };
         let inside = Inside {
             options: options.clone(),
@@ -190,12 +190,12 @@ impl Pool {
             let best = members.clients.iter().min_by_key(|client| client.load()).cloned();
             let is_idle = best.as_ref().is_some_and(|client| client.load() == (false, 0));
             let has_room = members.clients.len() < self.inside.connections_max;
-            let may_grow = has_room && !members.is_growing && members.rest.is_over(now);
+            let may_grow = has_room && !members.is_growing && members.backoff.is_over(now);
             match best {
                 Some(best) if is_idle || !may_grow => return Ok(best),
                 // Several callers would connect more often than the bound allows.
                 None if members.is_growing => members = self.wait_for_growth(members),
-                None if !may_grow => return Err(members.rest.error()),
+                None if !may_grow => return Err(members.backoff.error()),
                 best => break best,
             }
         };
@@ -218,7 +218,7 @@ impl Pool {
                 Ok(client)
             }
             Err(error) => {
-                members.rest.begin(Instant::now(), Some(error.repeated()));
+                members.backoff.begin(Instant::now(), Some(error.repeated()));
                 // Without a new connection the existing ones have to do.
                 best.ok_or(error)
             }

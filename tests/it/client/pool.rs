@@ -72,7 +72,7 @@ fn many_threads_share_few_connections() {
 }
 
 #[test]
-fn it_rests_after_a_server_that_welcomes_and_closes() {
+fn it_pauses_after_a_server_that_welcomes_and_closes() {
     let server = Scripted::new();
     let mut options = server.options();
     let hour = Duration::from_secs(3_600);
@@ -92,7 +92,7 @@ fn it_rests_after_a_server_that_welcomes_and_closes() {
 }
 
 #[test]
-fn it_rests_after_an_attempt_that_failed_and_says_why_it_did() {
+fn it_pauses_after_an_attempt_that_failed_and_says_why_it_did() {
     let server = serve_echo();
     let mut options = client_options(&server);
     let hour = Duration::from_secs(3_600);
