@@ -133,6 +133,11 @@ export interface SubscribeOptions {
 export interface ServeOptions {
   /** Requests handled at a time, 64. */
   concurrency?: number | undefined;
+  /**
+   * Requests that this worker holds ahead of those that it handles. The server keeps the others, also for a worker that
+   * comes later. With null, the default, it hands out all at once. Use 0 if the handler takes more than a millisecond.
+   */
+  prefetch?: number | null | undefined;
   /** Requests that may wait, 1,024. */
   queueMax?: number | undefined;
   /** Bytes of these requests on the wire, 64 MiB. */

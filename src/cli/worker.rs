@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ipc_framework::client::{ClientOptions, Error, Event, WhileDisconnected};
+use ipc_framework::client::{ClientOptions, Error, Event, ServeOptions, WhileDisconnected};
 use ipc_framework::{HandlerError, Json, Message, MessageType};
 use serde::Serialize;
 
@@ -41,10 +41,14 @@ pub(super) struct Worker {
     /// Command that answers requests, and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
-    /// Requests handled at a time; others wait
+    /// Requests handled at a time; the server keeps others for whichever worker is free first
     #[arg(short, long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
+    /// Requests that this worker holds besides, so that the next one is there when a command ends
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
+    prefetch: u16,
     /// Time that a command may take; the server waits 30 s for an answer
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = units::timeout)]
     command_timeout: Duration,
@@ -102,9 +106,10 @@ impl Worker {
         let told = Arc::clone(&work);
         client.on_event(move |event| told.note_event(event));
         let serving = Arc::clone(&work);
-        client.serve(&self.channel, self.concurrency.into(), move |message| {
-            serving.answer(message)
-        })?;
+        let options = ServeOptions::default()
+            .concurrency(self.concurrency.into())
+            .prefetch(usize::from(self.prefetch));
+        client.serve_with(&self.channel, &options, move |message| serving.answer(message))?;
         tell(&format!("serving {}; stop with Ctrl-C", self.channel));
         let broken = loop {
             if let Some(failure) = work.take_broken() {

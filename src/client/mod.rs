@@ -49,6 +49,7 @@ mod payload;
 mod pool;
 mod reconnect;
 mod request_future;
+mod serve_options;
 mod serving;
 mod subscription;
 #[cfg(feature = "tls")]
@@ -69,6 +70,7 @@ pub use payload::Payload;
 pub use pool::Pool;
 pub use reconnect::Reconnect;
 pub use request_future::{RequestFuture, RequestId};
+pub use serve_options::ServeOptions;
 pub use subscription::Subscription;
 #[cfg(feature = "tls")]
 pub use tls::Tls;

@@ -9,6 +9,7 @@ use super::background::worker::{Responder, Worker};
 use super::client::Client;
 use super::error::{Error, Execution};
 use super::payload::Payload;
+use super::serve_options::ServeOptions;
 use super::wire::encoder::{Heading, check_id};
 use crate::handler_error::HandlerError;
 use crate::proto::Message;
@@ -29,8 +30,39 @@ impl Client {
         T: Payload,
         F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
     {
+        self.serve_with(channel_id, &ServeOptions::default().concurrency(threads), handler)
+    }
+
+    /// As [`serve`](Self::serve), with options. If a handler takes more than a millisecond, a
+    /// [`prefetch`](ServeOptions::prefetch) of 0 has several workers share the requests:
+    ///
+    /// ```no_run
+    /// # use ipc_framework::client::{ClientOptions, ServeOptions};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # fn infer(_: String) -> Result<f64, ipc_framework::HandlerError> { Ok(0.5) }
+    /// // Two processes of this kind share the requests; a third one helps as soon as it is started.
+    /// let client = ClientOptions::new("models").connect()?;
+    /// let slow = ServeOptions::default().concurrency(2).prefetch(0);
+    /// client.serve_with("model", &slow, |request| infer(request.payload.decode()?))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_with<T, F>(
+        &self,
+        channel_id: &str,
+        options: &ServeOptions,
+        handler: F,
+    ) -> Result<(), Error>
+    where
+        T: Payload,
+        F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
+    {
         check_id("channel_id", channel_id)?;
-        let worker: Arc<dyn Service> = Worker::threads(self.shared(), threads, handler)?;
+        let (threads, announced) = (options.concurrency, options.announced());
+        let worker: Arc<dyn Service> = Worker::threads(self.shared(), threads, announced, handler)?;
         self.serve_by(channel_id, &worker)
     }
 
@@ -47,9 +79,39 @@ impl Client {
         concurrency: usize,
         handler: impl Fn(Message, Responder) + Send + Sync + 'static,
     ) -> Result<(), Error> {
+        let options = ServeOptions::default().concurrency(concurrency);
+        self.serve_deferred_with(channel_id, &options, handler)
+    }
+
+    /// As [`serve_deferred`](Self::serve_deferred), with options.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_deferred_with(
+        &self,
+        channel_id: &str,
+        options: &ServeOptions,
+        handler: impl Fn(Message, Responder) + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        self.serve_through(channel_id, options.concurrency, options.announced(), handler)
+    }
+
+    /// As [`serve_deferred`](Self::serve_deferred), for a handler that bounds by itself what it is
+    /// passed, all of it at once, and announces another number to the server.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    #[doc(hidden)]
+    pub fn serve_through(
+        &self,
+        channel_id: &str,
+        concurrency: usize,
+        announced: Option<u32>,
+        handler: impl Fn(Message, Responder) + Send + Sync + 'static,
+    ) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
         let worker: Arc<dyn Service> =
-            Worker::deferred(self.shared(), concurrency, Box::new(handler));
+            Worker::deferred(self.shared(), concurrency, announced, Box::new(handler));
         self.serve_by(channel_id, &worker)
     }
 
@@ -57,7 +119,7 @@ impl Client {
         // Inserted before the server is asked: the first request may come with the server's answer.
         let newer = Arc::clone(worker);
         let older = self.shared().lock().served.insert(channel_id.to_owned(), newer);
-        match self.system(&Serve::start(channel_id)) {
+        match self.system(&Serve::start(channel_id).concurrency(worker.announced())) {
             Ok(_serving) => Ok(()),
             // The next connection restores it like all served channels.
             Err(Error::Lost { .. }) if self.shared().options.reconnect.is_some() => Ok(()),

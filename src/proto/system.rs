@@ -42,22 +42,32 @@ impl<'a> Connect<'a> {
 ///
 /// let payload = Json::from_serialize(&Serve::start("square")).unwrap();
 /// assert_eq!(payload.as_str(), r#"{"action":"serve","channel":"square"}"#);
+/// let payload = Json::from_serialize(&Serve::start("square").concurrency(Some(4))).unwrap();
+/// assert_eq!(payload.as_str(), r#"{"action":"serve","channel":"square","concurrency":4}"#);
 /// ```
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Serve<'a> {
     action: &'static str,
     channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<u32>,
 }
 
 impl<'a> Serve<'a> {
     /// Asks for the channel's requests and notifications.
     pub fn start(channel: &'a str) -> Self {
-        Self { action: "serve", channel }
+        Self { action: "serve", channel, concurrency: None }
     }
 
     /// Asks for no more of them.
     pub fn stop(channel: &'a str) -> Self {
-        Self { action: "stop_serving", channel }
+        Self { action: "stop_serving", channel, concurrency: None }
+    }
+
+    /// Sets the number of unanswered requests that the server hands out at a time, from 1 to 65,536.
+    /// With `None` it hands out all at once.
+    pub fn concurrency(self, concurrency: Option<u32>) -> Self {
+        Self { concurrency, ..self }
     }
 }
 

@@ -12,6 +12,7 @@ mod messages;
 mod overhead;
 mod paused;
 mod pool;
+mod prefetch;
 pub(crate) mod proxy;
 pub(crate) mod published;
 #[cfg(feature = "cli")]

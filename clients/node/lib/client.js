@@ -132,7 +132,8 @@ class IPCClient extends Messenger {
    * to `onNotification` if there is one.
    * @param {string} channelId
    * @param {(request: Message & { signal: AbortSignal }) => unknown} handler
-   * @param {{ concurrency?: number, queueMax?: number, queueBytes?: number, onNotification?: Function }} [options]
+   * @param {{ concurrency?: number, prefetch?: number | null, queueMax?: number, queueBytes?: number,
+   *   onNotification?: Function }} [options]
    * @returns {Promise<Service>} close() ends it
    */
   async serve(channelId, handler, options) {

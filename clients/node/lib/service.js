@@ -50,19 +50,25 @@ function call(service, hand, handler, message) {
   }
 }
 
+/** The most requests for which a worker may ask the server at a time. */
+const ANNOUNCED_MAX = 65_536;
+
 /** A channel whose requests this process answers. Some are handled at a time, and the others wait in order. */
 class Service {
   /**
    * @param {string} channel
    * @param {(request: object) => unknown} handler
-   * @param {{ concurrency: number, queueMax: number, queueBytes: number, onNotification?: Function }} options
+   * @param {{ concurrency: number, prefetch: number | null, queueMax: number, queueBytes: number,
+   *   onNotification?: Function }} options
    * @param {{ respond: Function, stop: Function, report: Function, onDrop: Function }} hooks
    */
-  constructor(channel, handler, { concurrency, queueMax, queueBytes, onNotification }, hooks) {
+  constructor(channel, handler, { concurrency, prefetch = null, queueMax, queueBytes, onNotification }, hooks) {
     this.channel = channel;
     this.handler = handler;
     this.onNotification = onNotification;
     this.concurrency = concurrency;
+    /** The number of unanswered requests that the server hands out at a time; undefined for all at once. */
+    this.announced = prefetch === null ? undefined : Math.min(Math.ceil(concurrency) + prefetch, ANNOUNCED_MAX);
     this.queueMax = queueMax;
     this.queueBytesMax = queueBytes;
     this.hooks = hooks;

@@ -4,7 +4,7 @@ const { IPCError, NotConnectedError, TimeoutError } = require('./errors.js');
 const { checkedOptions } = require('./options.js');
 const { Service, failure } = require('./service.js');
 
-const OPTIONS = ['concurrency', 'queueMax', 'queueBytes', 'onNotification'];
+const OPTIONS = ['concurrency', 'prefetch', 'queueMax', 'queueBytes', 'onNotification'];
 const CONCURRENCY = 64;
 const QUEUE_MAX = 1_024;
 const QUEUE_BYTES = 64 * 1024 * 1024;
@@ -38,10 +38,14 @@ class Services {
   }
 
   async serve(channel, handler, options = {}) {
-    const { concurrency = CONCURRENCY, queueMax = QUEUE_MAX, queueBytes = QUEUE_BYTES, onNotification } =
-      checkedOptions(options, OPTIONS, 'serve');
+    const {
+      concurrency = CONCURRENCY, prefetch = null, queueMax = QUEUE_MAX, queueBytes = QUEUE_BYTES, onNotification,
+    } = checkedOptions(options, OPTIONS, 'serve');
     if (typeof handler !== 'function') throw new TypeError('serve needs a function that answers');
     if (!(concurrency >= 1)) throw new TypeError('concurrency must be 1 or more');
+    if (prefetch !== null && !(Number.isInteger(prefetch) && prefetch >= 0)) {
+      throw new TypeError('prefetch must be an integer from 0 on, or null for all requests at once');
+    }
     if (!(queueMax >= 0 && queueBytes >= 0)) throw new TypeError('queueMax and queueBytes must be 0 or more');
     if (onNotification !== undefined && typeof onNotification !== 'function') {
       throw new TypeError('onNotification must be a function');
@@ -52,7 +56,7 @@ class Services {
     }
     if (former !== undefined) this.retiring.add(former);
     const { client } = this;
-    const service = new Service(channel, handler, { concurrency, queueMax, queueBytes, onNotification }, {
+    const service = new Service(channel, handler, { concurrency, prefetch, queueMax, queueBytes, onNotification }, {
       respond: (request, payload) => this.respond(request, payload),
       stop: (stopped) => this.stop(stopped),
       report: (error) => client.report(error),
@@ -72,12 +76,13 @@ class Services {
     return service;
   }
 
-  async announce({ channel }) {
+  async announce({ channel, announced }) {
     if (!this.client.connection.isOurs) {
       throw new IPCError('UNSUPPORTED', 'the published Python server passes requests to nobody; serve() needs '
         + 'the server of this project');
     }
-    await this.client.command({ action: 'serve', channel });
+    const limit = announced === undefined ? {} : { concurrency: announced };
+    await this.client.command({ action: 'serve', channel, ...limit });
   }
 
   /** Registers all channels on a new connection. */

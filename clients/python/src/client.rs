@@ -342,8 +342,14 @@ impl Client {
     }
 
     /// Blocks until the server has accepted. All requests go into `jobs` at once, where handlers
-    /// find the next one without the client's thread.
-    fn serve(&self, py: Python<'_>, channel_id: String, jobs: &Bound<'_, Jobs>) -> PyResult<()> {
+    /// find the next one without the client's thread. The server hands out `announced` at a time.
+    fn serve(
+        &self,
+        py: Python<'_>,
+        channel_id: String,
+        jobs: &Bound<'_, Jobs>,
+        announced: Option<u32>,
+    ) -> PyResult<()> {
         let inside = Inside::enter(py);
         let client = self.open().map_err(|error| raise(py, &error))?;
         let queue = Arc::clone(&jobs.get().queue);
@@ -354,7 +360,7 @@ impl Client {
         // A queue serves one channel.
         let _ = queue.client.set(client.downgrade());
         let pass_on = move |message, responder| queue.put(message, responder);
-        let serve = move || client.serve_deferred(&channel_id, usize::MAX, pass_on);
+        let serve = move || client.serve_through(&channel_id, usize::MAX, announced, pass_on);
         let served = inside.interruptible(Duration::MAX, serve)?.unwrap_or(Err(Error::Closed));
         served.map_err(|error| raise(py, &error))
     }

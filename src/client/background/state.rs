@@ -83,6 +83,9 @@ pub(crate) trait Service: Send + Sync {
     /// the limits a request is refused, and a notification dropped and counted.
     fn take(self: Arc<Self>, message: Message, generation: u64);
 
+    /// Returns the number of unanswered requests that the server is to hand out at a time.
+    fn announced(&self) -> Option<u32>;
+
     /// Hands out requests that wait, as far as the concurrency allows.
     fn start(self: Arc<Self>);
 
@@ -238,9 +241,10 @@ impl State {
             }
         }
         let mut serves = Vec::new();
-        for channel in served.keys() {
+        for (channel, service) in served.iter() {
             let heading = Heading::new(MessageType::Request, SYSTEM);
-            if let Ok(id) = encoder.value(heading, &Serve::start(channel)) {
+            let serve = Serve::start(channel).concurrency(service.announced());
+            if let Ok(id) = encoder.value(heading, &serve) {
                 push(encoder, Some(id));
                 serves.push((id, channel.clone()));
             }

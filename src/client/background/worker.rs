@@ -41,6 +41,8 @@ pub(crate) struct Worker {
     /// may hand out the next one; otherwise only the driver may.
     passes_on: bool,
     concurrency: usize,
+    /// See [`Service::announced`].
+    announced: Option<u32>,
     queue: Mutex<Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -65,15 +67,17 @@ impl Worker {
     pub(crate) fn deferred(
         shared: &Arc<Shared>,
         concurrency: usize,
+        announced: Option<u32>,
         handler: Handler,
     ) -> Arc<Self> {
-        Self::new(shared, concurrency, handler, false)
+        Self::new(shared, concurrency, announced, handler, false)
     }
 
     /// Starts that many threads. They end when the worker is dropped.
     pub(crate) fn threads<T, F>(
         shared: &Arc<Shared>,
         threads: usize,
+        announced: Option<u32>,
         handler: F,
     ) -> Result<Arc<Self>, Error>
     where
@@ -83,7 +87,7 @@ impl Worker {
         let (jobs, taken) = channel();
         // The threads end when the sender is dropped, which the worker owns.
         let pass_on = move |message, responder| drop(jobs.send((message, responder)));
-        let worker = Self::new(shared, threads, Box::new(pass_on), true);
+        let worker = Self::new(shared, threads, announced, Box::new(pass_on), true);
         let taken = Arc::new(Mutex::new(taken));
         let handler = Arc::new(handler);
         for _ in 0..worker.concurrency {
@@ -104,6 +108,7 @@ impl Worker {
     fn new(
         shared: &Arc<Shared>,
         concurrency: usize,
+        announced: Option<u32>,
         handler: Handler,
         passes_on: bool,
     ) -> Arc<Self> {
@@ -112,6 +117,7 @@ impl Worker {
             handler,
             passes_on,
             concurrency: concurrency.max(1),
+            announced,
             queue: Mutex::default(),
             threads: Mutex::default(),
         })
@@ -201,6 +207,10 @@ impl Service for Worker {
         queue.waiting.push_back((message, generation));
         drop(queue);
         self.start();
+    }
+
+    fn announced(&self) -> Option<u32> {
+        self.announced
     }
 
     fn start(self: Arc<Self>) {

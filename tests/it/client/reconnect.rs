@@ -4,7 +4,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use ipc_framework::Message;
-use ipc_framework::client::{ClientOptions, Endpoint, Error, Event, Execution, WhileDisconnected};
+use ipc_framework::client::{
+    Client, ClientOptions, Endpoint, Error, Event, Execution, ServeOptions, WhileDisconnected,
+};
 use serde_json::Value;
 
 use super::many_threads::value;
@@ -122,6 +124,33 @@ fn a_request_whose_time_is_over_before_the_server_is_back_is_never_sent() {
     served.restart();
     asked.join().unwrap().unwrap();
     assert_eq!(seen.try_iter().collect::<Vec<_>>(), ["in time"]);
+}
+
+#[test]
+fn a_served_channel_is_announced_again_with_its_number() {
+    let mut served = Served::new();
+    let client = served.options().connect().unwrap();
+    let events = losses(&client);
+    let options = ServeOptions::default().concurrency(2).prefetch(3);
+    client.serve_with("model", &options, |_| Ok("done")).unwrap();
+    assert_eq!(concurrency(&client), 5);
+    served.kill();
+    expect_loss(&events, 0);
+    served.restart();
+    assert_eq!(next(&events), Told::Connected);
+    client.flush().unwrap();
+    assert_eq!(concurrency(&client), 5);
+}
+
+/// Returns the only number of requests that workers of the demo's application take at a time.
+fn concurrency(client: &Client) -> u64 {
+    let list = serde_json::json!({"action": "list_services"});
+    let answer = value(&client.request("system", &list).unwrap());
+    let services = answer["services"].as_array().unwrap();
+    let given: Vec<&Value> =
+        services.iter().filter_map(|service| service.get("concurrency")).collect();
+    assert_eq!(given.len(), 1, "{answer}");
+    given[0][0].as_u64().unwrap()
 }
 
 #[test]

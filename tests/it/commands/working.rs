@@ -89,7 +89,19 @@ fn a_worker_runs_as_many_commands_at_a_time_as_it_is_told() {
         ["1", "2"].map(|me| spawn(demo.command(&["request", "met", me, "--timeout", "30s"])));
     let answers = asks.map(|asks| asks.wait_with_output().unwrap().stdout);
     assert_eq!(answers, [b"2\n", b"1\n"]);
-    drop(worker);
+    // The server keeps what it has no hand free for.
+    let ahead = ["worker", "ahead", "-c", "2", "--prefetch", "3", "--", "cat"];
+    let ahead = Live::start(demo.command(&ahead));
+    let mut peer = demo.0.connected("bench", "looks");
+    let mut concurrency = |channel: &str| {
+        let services = peer.request("system", json!({"action": "list_services"}));
+        let services = services["services"].as_array().unwrap().clone();
+        let service = services.into_iter().find(|service| service["name"] == channel);
+        service.map(|service| service["concurrency"].clone())
+    };
+    assert_eq!(concurrency("met"), Some(json!([2])));
+    assert_eq!(concurrency("ahead"), Some(json!([5])));
+    drop((worker, ahead));
 }
 
 #[test]

@@ -103,7 +103,7 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src/client",
         floors: &[
-            "endpoint payload reconnect",
+            "endpoint payload reconnect serve_options",
             "error tls",
             "options event",
             "client_options",

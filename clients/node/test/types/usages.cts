@@ -50,7 +50,7 @@ async function modern(signal: AbortSignal): Promise<void> {
   await using service = await client.serve<number>('square', async (request) => {
     request.signal.throwIfAborted();
     return request.payload ** 2;
-  }, { concurrency: 4, queueMax: 10, queueBytes: 1e6, onNotification: async ({ payload }) => payload });
+  }, { concurrency: 4, prefetch: 0, queueMax: 10, queueBytes: 1e6, onNotification: async ({ payload }) => payload });
   client.on('connected', ({ isReconnect, server }) => console.log(isReconnect, server?.length));
   client.on('reconnecting', ({ attempt, delay, error }) => console.log(attempt + delay, error?.message));
   client.once('slow', (told) => {

@@ -27,6 +27,8 @@ CANCELLED = "the worker ended before its handler was done; ask again if that doe
 CANCEL_SECONDS_MAX = 1.0
 #: Requests that may wait for a handler by default; others are answered with `limit_exceeded`.
 QUEUE_MAX = 4_096
+#: The most requests for which a worker may ask the server at a time.
+ANNOUNCED_MAX = 65_536
 #: Seconds between two looks of a coroutine or a greenlet whether a full queue has room for its answer: the first ones,
 #: and those to which they double.
 ROOM_PAUSES = (0.002, 0.05)
@@ -57,6 +59,8 @@ class Service:
         self.channel_id = channel_id
         self.handler = handler
         self.concurrency = concurrency
+        #: The number of unanswered requests that the server hands out at a time; None for all at once.
+        self.announced: Optional[int] = None
         self.jobs = _native.Jobs(queue_max, rings)
         #: Each request is handled in a copy of the context of whoever serves the channel.
         self._context = contextvars.copy_context()
@@ -358,10 +362,13 @@ class Services:
         channel_id: str,
         handler: Handler,
         concurrency: int,
+        prefetch: Optional[int],
         queue_max: int,
         loop: Optional[asyncio.AbstractEventLoop] = None,
     ) -> Service:
         """Makes a service for a handler. Coroutines run in `loop` if there is one."""
+        if prefetch is not None and (not isinstance(prefetch, int) or isinstance(prefetch, bool) or prefetch < 0):
+            raise ValueError("prefetch is a number from 0 on, or None for all requests at once")
         service: Service
         if not is_coroutine_function(handler):
             service = Threads(channel_id, handler, concurrency, queue_max, self._serving, loop)
@@ -369,6 +376,8 @@ class Services:
             service = Tasks(channel_id, handler, concurrency, queue_max, loop)
         else:
             service = LoopThread(channel_id, handler, concurrency, queue_max, self._serving)
+        if prefetch is not None:
+            service.announced = min(concurrency + prefetch, ANNOUNCED_MAX)
         self._all.add(service)
         return service
 

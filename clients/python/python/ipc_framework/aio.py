@@ -261,14 +261,32 @@ class Client:
 
     @overload
     def serve(
-        self, channel_id: str, handler: AnyHandler, *, concurrency: int = 16, queue_max: int = QUEUE_MAX
+        self,
+        channel_id: str,
+        handler: AnyHandler,
+        *,
+        concurrency: int = 16,
+        prefetch: Optional[int] = None,
+        queue_max: int = QUEUE_MAX,
     ) -> asyncio.Task[None]: ...
     @overload
     def serve(
-        self, channel_id: str, handler: None = None, *, concurrency: int = 16, queue_max: int = QUEUE_MAX
+        self,
+        channel_id: str,
+        handler: None = None,
+        *,
+        concurrency: int = 16,
+        prefetch: Optional[int] = None,
+        queue_max: int = QUEUE_MAX,
     ) -> Callable[[AnyHandler], AnyHandler]: ...
     def serve(
-        self, channel_id: str, handler: Any = None, *, concurrency: int = 16, queue_max: int = QUEUE_MAX
+        self,
+        channel_id: str,
+        handler: Any = None,
+        *,
+        concurrency: int = 16,
+        prefetch: Optional[int] = None,
+        queue_max: int = QUEUE_MAX,
     ) -> Any:
         """Becomes a worker of the channel: the return value of `handler` answers a request.
 
@@ -277,15 +295,20 @@ class Client:
         are handled at once, each in a copy of the context of whoever calls this; a handler that is not a coroutine
         function is called by threads. At most `queue_max` requests and 64 MiB of them wait; others are answered with
         `limit_exceeded`. An exception is logged and answered with `handler_failed`.
+
+        By default the server hands out all requests at once, which is best for short handlers. But then each waits at
+        the worker that it was given to, even if another one has nothing to do. When a handler takes more than a
+        millisecond, use `prefetch=0`: the server keeps what this worker has no hand free for, for whichever worker is
+        free first, a new one included. `prefetch=n` lets this worker hold n more.
         """
         if handler is None:
 
             def decorate(decorated: AnyHandler) -> AnyHandler:
-                self.serve(channel_id, decorated, concurrency=concurrency, queue_max=queue_max)
+                self.serve(channel_id, decorated, concurrency=concurrency, prefetch=prefetch, queue_max=queue_max)
                 return decorated
 
             return decorate
-        service = self._services.make(channel_id, handler, concurrency, queue_max, self._loop)
+        service = self._services.make(channel_id, handler, concurrency, prefetch, queue_max, self._loop)
         # Started before the server is asked: the first request may come with its answer.
         service.start()
         task = self._loop.create_task(self._register(service))
@@ -294,7 +317,7 @@ class Client:
 
     async def _register(self, service: Service) -> None:
         try:
-            await _hub.begin(self._native.serve, service.channel_id, service.jobs)
+            await _hub.begin(self._native.serve, service.channel_id, service.jobs, service.announced)
         except BaseException:
             service.finish()
             raise

@@ -452,14 +452,32 @@ class FrameworkClient(IPCClient):
 
     @overload
     def serve(
-        self, channel_id: str, handler: AnyHandler, *, concurrency: int = 1, queue_max: int = QUEUE_MAX
+        self,
+        channel_id: str,
+        handler: AnyHandler,
+        *,
+        concurrency: int = 1,
+        prefetch: Optional[int] = None,
+        queue_max: int = QUEUE_MAX,
     ) -> AnyHandler: ...
     @overload
     def serve(
-        self, channel_id: str, handler: None = None, *, concurrency: int = 1, queue_max: int = QUEUE_MAX
+        self,
+        channel_id: str,
+        handler: None = None,
+        *,
+        concurrency: int = 1,
+        prefetch: Optional[int] = None,
+        queue_max: int = QUEUE_MAX,
     ) -> Callable[[AnyHandler], AnyHandler]: ...
     def serve(
-        self, channel_id: str, handler: Any = None, *, concurrency: int = 1, queue_max: int = QUEUE_MAX
+        self,
+        channel_id: str,
+        handler: Any = None,
+        *,
+        concurrency: int = 1,
+        prefetch: Optional[int] = None,
+        queue_max: int = QUEUE_MAX,
     ) -> Any:
         """Becomes a worker of the channel: the return value of `handler` answers a request. Also a decorator.
 
@@ -468,17 +486,22 @@ class FrameworkClient(IPCClient):
         them wait; others are answered with `limit_exceeded`. An exception is logged and answered with
         `handler_failed`. The result for a notification is dropped. The published server has no workers: there this
         raises `TimeoutError`.
+
+        By default the server hands out all requests at once, which is best for short handlers. But then each waits at
+        the worker that it was given to, even if another one has nothing to do. When a handler takes more than a
+        millisecond, use `prefetch=0`: the server keeps what this worker has no hand free for, for whichever worker is
+        free first, a new one included. `prefetch=n` lets this worker hold n more.
         """
         if handler is None:
             return lambda decorated: self.serve(
-                channel_id, decorated, concurrency=concurrency, queue_max=queue_max
+                channel_id, decorated, concurrency=concurrency, prefetch=prefetch, queue_max=queue_max
             )
         native = self._connection()
-        service = self._services.make(channel_id, handler, concurrency, queue_max)
+        service = self._services.make(channel_id, handler, concurrency, prefetch, queue_max)
         # Started before the server is asked: the first request may come with its answer.
         service.start()
         try:
-            _hub.call(native.serve, channel_id, service.jobs)
+            _hub.call(native.serve, channel_id, service.jobs, service.announced)
         except BaseException:
             service.finish()
             raise
