@@ -120,14 +120,14 @@ impl AsRawFd for MioSystem {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read as _, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
 
-    use super::super::socket::{Read, Socket};
+    use super::super::socket::{Flush, Read, Socket};
     use super::*;
     use crate::broker::{Broker, ConnectionKey, Now};
-    use crate::{Access, Limits};
+    use crate::{Access, Json, Limits, Message, MessageType};
 
     const HANG: Duration = Duration::from_secs(60);
 
@@ -254,6 +254,41 @@ mod tests {
         system.watch_writable(&mut stream, 3, false).unwrap();
         system.poll(&mut events, Some(Duration::ZERO)).unwrap();
         assert!(events.iter().all(|event| !event.writable), "{events:?}");
+    }
+
+    /// A reader that was slow once would otherwise wake the loop with every message that it takes.
+    #[test]
+    fn writability_is_not_reported_any_more_once_everything_is_sent() {
+        let mut system = MioSystem::new(16).unwrap();
+        let (limits, access) = (Limits::default(), Access::default());
+        let mut broker = Broker::new(limits, access, [7; 32], Now::default());
+        let key = broker.accept().unwrap();
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let ours = SocketStream::unix(mio::net::UnixStream::from_std(ours));
+        let mut socket = Socket::new(ours, key, &mut system).unwrap();
+        let send = |text: &str, broker: &mut Broker| {
+            let payload = Json::from_serialize(text).unwrap();
+            let message = Message::new(MessageType::Publish, "app", "news", payload);
+            broker.context().send_to_connection(key, &message).unwrap();
+        };
+        let mut buffer = vec![0; 1 << 20];
+        send(&"x".repeat(1 << 20), &mut broker);
+        assert!(matches!(socket.flush(&mut broker, &mut system), Flush::Blocked));
+        while !matches!(socket.flush(&mut broker, &mut system), Flush::Done) {
+            while peer.read(&mut buffer).is_ok() {}
+        }
+        while peer.read(&mut buffer).is_ok() {}
+        let mut events = Vec::new();
+        system.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        events.clear();
+
+        send("a little", &mut broker);
+        assert!(matches!(socket.flush(&mut broker, &mut system), Flush::Done));
+        assert!(peer.read(&mut buffer).is_ok());
+        system.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        assert_eq!(events, []);
     }
 
     #[test]

@@ -166,3 +166,40 @@ impl Stream for SocketStream {
         if let Kind::Tls(stream) = &self.kind { stream.held_bytes() } else { 0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net;
+    use std::os::unix;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// Compares with another socket, because the kernel does not keep the number as it was given.
+    fn assert_has_buffer(socket: &Socket, domain: Domain, bytes: usize) {
+        let other = Socket::new(domain, Type::STREAM, None).unwrap();
+        other.set_send_buffer_size(bytes).unwrap();
+        let bytes = other.send_buffer_size().unwrap();
+        assert_eq!(socket.send_buffer_size().unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_tcp_connection_sends_at_once_and_has_a_bounded_buffer() {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = SockRef::from(&stream).try_clone().unwrap();
+        assert!(!socket.tcp_nodelay().unwrap());
+        SocketStream::tcp(TcpStream::from_std(stream)).prepare().unwrap();
+        assert!(socket.tcp_nodelay().unwrap(), "small messages wait for acknowledgements");
+        assert_has_buffer(&socket, Domain::IPV4, TCP_SEND_BUFFER_BYTES);
+    }
+
+    #[test]
+    fn a_unix_connection_has_a_larger_buffer() {
+        let (stream, _peer) = unix::net::UnixStream::pair().unwrap();
+        let socket = SockRef::from(&stream).try_clone().unwrap();
+        SocketStream::unix(UnixStream::from_std(stream)).prepare().unwrap();
+        assert_has_buffer(&socket, Domain::UNIX, UNIX_SEND_BUFFER_BYTES);
+    }
+}

@@ -241,6 +241,7 @@ mod tests {
     use rustls::pki_types::PrivateKeyDer;
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
+    use super::super::stream::SocketStream;
     use super::*;
 
     const BUFFER_BYTES: usize = 64 << 10;
@@ -295,6 +296,17 @@ mod tests {
                 read => return read,
             }
         }
+    }
+
+    #[test]
+    fn its_socket_is_prepared_as_that_of_any_tcp_connection() {
+        let stream = stream_with(|_, socket| drop(socket));
+        let socket = SockRef::from(&stream.socket).try_clone().unwrap();
+        assert!(!socket.tcp_nodelay().unwrap());
+        let sent_bytes = socket.send_buffer_size().unwrap();
+        SocketStream::tls(stream).prepare().unwrap();
+        assert!(socket.tcp_nodelay().unwrap(), "small messages wait for acknowledgements");
+        assert_ne!(socket.send_buffer_size().unwrap(), sent_bytes, "the kernel would grow it");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::broker::limits::{HANDSHAKE_PARTS, WORKER_STUCK_AFTER};
+use crate::token::Token;
 use crate::{Peer, User, Verdict};
 
 #[test]
@@ -80,6 +81,54 @@ fn names_that_come_and_go_use_nothing_up() {
         assert_eq!(world.take(key)[0]["payload"]["status"], "stopped");
     }
     assert_eq!(world.broker.core.router.channels.len(), 0);
+}
+
+/// A listing is refused by the length of the names that it would have, which are gone by then.
+#[test]
+fn names_that_are_gone_take_no_room_in_a_listing() {
+    let mut world = World::new(Limits { frame_bytes_max: 4 << 10, ..Limits::default() });
+    let key = world.connected("app", "me");
+    for at in 0..200 {
+        let name = format!("{at:040}");
+        for kind in ["subscribe", "unsubscribe"] {
+            world.send(key, &message("app", kind, &name, "id", &json!({})));
+        }
+        let short = world.connected(&name, "me");
+        world.hang_up(short);
+    }
+    world.subscribe(key, "app", "left");
+    for action in ["list_channels", "list_applications"] {
+        let list = message("app", "request", "system", "l", &json!({"action": action}));
+        world.send(key, &list);
+        let listed = &world.take(key)[0]["payload"];
+        assert_eq!(listed["code"], Value::Null, "{listed}");
+        assert_eq!(listed.as_object().unwrap().len(), 1, "{listed}");
+    }
+}
+
+/// One token for all applications hides them from each other as well as a token of each does.
+#[test]
+fn applications_do_not_see_one_another_behind_a_token() {
+    let token = || Token::new("secret");
+    for access in [Access::default().token(token()), Access::default().application("own", token())]
+    {
+        let mut world = World::new(Limits::default());
+        world.broker = Broker::new(Limits::default(), access, [7; 32], Now::default());
+        let [own, _other] = ["own", "other"].map(|app_id| {
+            let key = world.accept();
+            let connect = json!({"action": "connect", "connection_id": "me", "token": "secret"});
+            world.send(key, &message(app_id, "request", "system", "c", &connect));
+            assert_eq!(world.take(key)[0]["payload"]["status"], "connected");
+            key
+        });
+        let list = json!({"action": "list_channels", "app_id": "other"});
+        world.send(own, &message("own", "request", "system", "l", &list));
+        world.expect_error(own, "forbidden", "l");
+        let list = json!({"action": "list_applications"});
+        world.send(own, &message("own", "request", "system", "l", &list));
+        let listed = &world.take(own)[0]["payload"];
+        assert_eq!(listed.as_object().unwrap().keys().collect::<Vec<_>>(), ["own"]);
+    }
 }
 
 #[test]

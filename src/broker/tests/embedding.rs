@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::*;
-use crate::{HandleError, Json, MessageType, TurnLimits, Verdict};
+use crate::{HandleError, Json, Measure, MessageType, TurnLimits, Verdict};
 
 impl World {
     fn answer_to(&mut self, key: ConnectionKey, channel: &str, payload: &Value) -> Value {
@@ -165,6 +165,52 @@ fn a_publisher_finds_the_channel_that_has_the_name_now() {
     let sent = world.take(key);
     assert_eq!((&sent[0]["channel_id"], &sent[0]["payload"]), (&json!("a \"name\""), &json!(5)));
     assert_eq!(sent[0]["message_type"], MessageType::Publish.as_str());
+}
+
+/// It was not there when a peer last sent something.
+#[test]
+fn the_time_of_what_a_thread_publishes_begins_with_its_turn() {
+    let mut world = World::new(Limits::default());
+    let key = world.connected("app", "ann");
+    world.subscribe(key, "app", "news");
+    world.pass(Duration::from_secs(60));
+    world.broker.handle().publish("app", "news", &1).unwrap();
+    world.run_mailbox();
+    assert_eq!(world.take(key).len(), 1);
+    let mut longest = Vec::new();
+    world.broker.context().for_each_histogram(|of, nanos| {
+        if of.measure == Measure::Publication {
+            longest.push(nanos.max());
+        }
+    });
+    assert_eq!(longest, [0]);
+}
+
+#[test]
+fn an_answer_that_just_fits_is_sent() {
+    for is_json in [false, true] {
+        let asked = |frame_bytes_max| {
+            let mut world = World::new(Limits { frame_bytes_max, ..Limits::default() });
+            world.broker.application("app", "The App").channel("large").on_request(
+                move |request| {
+                    let text = "x".repeat(1_000);
+                    if is_json {
+                        request.reply_json(&Json::from_serialize(&text).unwrap())
+                    } else {
+                        request.reply(&text)
+                    }
+                },
+            );
+            let key = world.connected("app", "ann");
+            world.send(key, &message("app", "request", "large", "q", &json!(0)));
+            let body_bytes = world.received[&key].len() - 4;
+            (body_bytes, world.take(key).remove(0)["payload"]["code"].clone())
+        };
+        let (body_bytes, code) = asked(16 << 20);
+        assert_eq!(code, Value::Null);
+        assert_eq!(asked(body_bytes), (body_bytes, Value::Null));
+        assert_ne!(asked(body_bytes - 1).1, Value::Null);
+    }
 }
 
 #[test]

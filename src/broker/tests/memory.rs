@@ -98,6 +98,43 @@ fn a_message_that_does_not_end_makes_room_for_newcomers_and_one_that_does_is_lef
     assert_eq!(world.broker.next_deadline(), None, "there is nothing left to wait for");
 }
 
+/// It arrived slowly and is whole by now, so that it waits for others and not for its sender.
+#[test]
+fn a_whole_message_that_has_to_wait_is_not_unfinished() {
+    const HIGH_WATER_BYTES: usize = 4_000;
+    let mut world = World::new(Limits {
+        memory_bytes_max: BUDGET_BYTES,
+        queue_high_water_bytes: HIGH_WATER_BYTES,
+        ..Limits::default()
+    });
+    let slow = world.connected("app", "slow");
+    world.subscribe(slow, "app", "feed");
+    world.stalled.push(slow);
+    let [publisher, other] = ["publisher", "other"].map(|id| world.connected("app", id));
+    let hoarders = world.hoarders(12);
+    let publication =
+        |bytes: usize| framed(&message("app", "publish", "feed", "p", &json!("x".repeat(bytes))));
+    let large = publication(80 << 10);
+    let (begin, end) = large.split_at(70 << 10);
+    world.deliver(publisher, begin);
+    world.hoard(&hoarders);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Refusing);
+    let grace = Limits::default().slow_consumer_grace;
+    world.pass(grace * 28 / 5);
+    world.pass(grace / 5);
+    world.deliver(other, &publication(HIGH_WATER_BYTES));
+    world.deliver(publisher, end);
+    assert!(world.is_parked(publisher));
+    world.pass(grace * 4 / 5);
+    assert_eq!(world.stats().counters.memory_sheds, 12, "those who have not sent the rest");
+    assert!(world.is_parked(publisher));
+    for _ in 0..2 {
+        world.relieve(slow);
+        world.act();
+        assert_eq!(world.take(slow).len(), 1);
+    }
+}
+
 #[test]
 fn then_unfinished_messages_and_publications_wait_and_small_requests_do_not() {
     let mut world = short_world();

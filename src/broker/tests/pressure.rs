@@ -150,6 +150,31 @@ fn the_last_subscriber_leaves_and_all_publishers_go_on() {
     }
 }
 
+/// A slow reader processes nothing, so that only the process can end its subscription.
+#[test]
+fn a_slow_subscriber_is_unsubscribed_and_all_publishers_go_on() {
+    for is_channel_removed in [false, true] {
+        let (mut world, slow, publishers) = crowd(10);
+        let mut context = world.broker.context();
+        if is_channel_removed {
+            assert!(context.remove_channel("app", "feed"));
+        } else {
+            assert!(context.unsubscribe(slow, "feed"));
+        }
+        world.act();
+        assert!(publishers.iter().all(|key| world.broker.wants_read(*key)));
+        let counters = &world.broker.core.counters;
+        assert_eq!((counters.publications, counters.publications_unheard), (10, 9));
+        world.relieve(slow);
+        world.act();
+        assert_eq!(origins(&world.take(slow)), [(0, 0)]);
+        for key in publishers.into_iter().chain([slow]) {
+            world.hang_up(key);
+        }
+        assert_eq!(world.broker.core.router.channels.len(), 0);
+    }
+}
+
 #[test]
 fn who_is_let_go_on_and_leaves_passes_its_turn_on() {
     for how in [HangUp::Reset, HangUp::EndOfStream] {

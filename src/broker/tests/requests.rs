@@ -76,6 +76,30 @@ fn a_worker_that_is_stuck_gets_nothing_until_it_answers() {
 }
 
 #[test]
+fn a_worker_that_has_answered_everything_is_not_stuck() {
+    let mut world = World::new(Limits::default());
+    let [idle, busy] = ["idle", "busy"].map(|id| {
+        let worker = world.connected("app", id);
+        world.serve(worker, "app", "work");
+        worker
+    });
+    let asks = world.connected("app", "asks");
+    for at in 0..4 {
+        world.request(asks, &format!("q{at}"), &json!(at));
+    }
+    let [done, open] = [idle, busy].map(|worker| world.take(worker));
+    assert_eq!([done.len(), open.len()], [2, 2]);
+    for task in &done {
+        world.answer(idle, task, &json!("done"));
+    }
+    world.pass(2 * WORKER_STUCK_AFTER);
+    // The other one works, too, and still has a request.
+    world.answer(busy, &open[0], &json!("done"));
+    world.request(asks, "next", &json!("next"));
+    assert_eq!([idle, busy].map(|worker| world.take(worker).len()), [1, 0]);
+}
+
+#[test]
 fn errors_of_workers_are_counted_by_their_codes() {
     let mut world = World::new(Limits::default());
     let worker = world.worker("work");
@@ -174,6 +198,28 @@ fn a_drain_waits_for_what_is_in_flight() {
     assert_eq!(world.take(asks).last().unwrap()["payload"], "done");
     world.pass(limits::LINGER);
     assert!(world.broker.is_drained());
+}
+
+/// It decides who is closed first when memory runs short.
+#[test]
+fn the_memory_of_a_long_id_is_given_back_however_its_request_ends() {
+    let mut world = World::new(Limits::default());
+    let worker = world.worker("work");
+    let asks = world.connected("app", "asks");
+    let id = "i".repeat(100);
+    let held_bytes = |world: &World| world.connection(asks).session().unwrap().request_bytes;
+    for end in ["answer", "timeout", "worker_lost"] {
+        world.request(asks, &id, &json!(1));
+        assert!(held_bytes(&world) >= id.len());
+        let task = world.take(worker).remove(0);
+        match end {
+            "answer" => world.answer(worker, &task, &json!("done")),
+            "timeout" => world.pass(Limits::default().request_timeout),
+            _ => world.hang_up(worker),
+        }
+        assert_eq!(world.take(asks)[0]["reply_to"], id);
+        assert_eq!(held_bytes(&world), 0, "{end}");
+    }
 }
 
 #[test]

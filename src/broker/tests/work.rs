@@ -229,6 +229,29 @@ fn who_leaves_while_it_waits_makes_room_for_the_next() {
     assert!(world.broker.wants_read(asks[3]));
 }
 
+/// Nobody else begins any work, by whose end the lane would go on.
+#[test]
+fn who_leaves_when_it_is_due_makes_room_for_the_next() {
+    for how in [HangUp::Reset, HangUp::EndOfStream] {
+        let mut world = World::new(Limits::default());
+        let owner = world.owner_of(4_000);
+        let list =
+            framed(&message("app", "request", "system", "l", &json!({"action": "list_channels"})));
+        let [due, next] = ["due", "next"].map(|id| world.connected("app", id));
+        let before = world.broker.core.turn.work_done();
+        for key in [owner, due, next] {
+            world.broker.receive(key, &list);
+        }
+        world.end_turn(before);
+        assert!(world.connection(due).is_due);
+        assert!(matches!(world.connection(next).held, Held::Work(_)));
+        world.broker.hang_up(due, how);
+        world.act();
+        assert_eq!(world.take(next).len(), 1);
+        assert!(!world.broker.core.turn.is_awaited());
+    }
+}
+
 /// A publication that waits for work may find its subscribers gone, and is none then.
 #[test]
 fn a_connection_whose_work_is_gone_when_it_is_due_has_its_idle_timeout_again() {
