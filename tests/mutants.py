@@ -200,6 +200,8 @@ MUTANTS = [
            by="""request.and_then(|request| requests::end(core, request));
            if let Some(session) = core.connections.session_mut(worker) && let Some(worker) = &mut session.worker {
            worker.silent_since.get_or_insert(core.turn.now.monotonic); }"""),
+    Mutant("every user is admitted",
+           "admit", swap="core.access.asks_for_users()", by="false"),
     Mutant("a handler cannot close a connection",
            "close_connection", drop="closing::begin("),
 ]
