@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{answers, queues, requests, subscriptions, workers};
 use crate::branches::{self, Branch};
 use crate::broker::limits::{HANDSHAKE_PARTS, LINGER, REFUSALS_MAX};
-use crate::broker::state::budget::CONNECTION_BYTES;
+use crate::broker::state::budget::{Budget, CONNECTION_BYTES};
 use crate::broker::state::connection::{Connection, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -243,6 +243,7 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     queues::uncongest(core, key);
     core.turn.forget(key, &mut core.connections, &mut core.agenda);
     let Some(connection) = core.connections.get_mut(key) else { return };
+    Budget::forget(key, connection, &mut core.agenda);
     let peer = connection.peer;
     if !matches!(next, State::Superseded) {
         connection.recv.release(&mut core.pool);

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::connection::{Connection, Held};
 use super::counters::Counters;
+use super::events::{Action, Agenda};
 use super::keys::ConnectionKey;
 use super::refusal::{self, Refusal};
 use super::timers::TimerKey;
@@ -88,6 +89,16 @@ impl Budget {
             connection.held = Held::Memory;
             self.paused.push(key);
             counters.memory_pauses += 1;
+        }
+    }
+
+    /// Lets a connection go on that leaves while it waits for memory. Its entry in the list is skipped
+    /// when there is memory again.
+    pub(crate) fn forget(key: ConnectionKey, connection: &mut Connection, agenda: &mut Agenda) {
+        if connection.held == Held::Memory {
+            connection.held = Held::No;
+            // Its socket was not read meanwhile, so an end of the stream may not have been noticed.
+            agenda.actions.push_back(Action::Resume(key));
         }
     }
 }

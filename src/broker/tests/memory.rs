@@ -305,6 +305,30 @@ fn out_of_memory_the_largest_holder_is_closed_and_nobody_else() {
     assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
 }
 
+/// Its socket was not read while it waited, and may have come to its end.
+#[test]
+fn who_is_closed_while_it_waits_for_memory_is_read_again() {
+    const LIMIT_BYTES: usize = 8 << 20;
+    let mut world = World::new(Limits {
+        memory_bytes_max: LIMIT_BYTES,
+        queue_high_water_bytes: LIMIT_BYTES,
+        ..Limits::default()
+    });
+    let behind = world.connected("app", "behind");
+    world.subscribe(behind, "app", "news");
+    world.stalled.push(behind);
+    let publisher = world.connected("app", "publisher");
+    let text = json!("x".repeat(30 << 10));
+    while world.connection(publisher).held != Held::Memory {
+        world.send(publisher, &message("app", "publish", "news", "p", &text));
+    }
+    assert!(!world.broker.wants_read(publisher));
+    assert!(world.broker.context().close_connection(publisher));
+    let actions: Vec<Action> = std::iter::from_fn(|| world.broker.next_action()).collect();
+    assert!(actions.contains(&Action::Flush(publisher)), "{actions:?}");
+    assert!(actions.contains(&Action::Resume(publisher)), "{actions:?}");
+}
+
 #[test]
 fn many_half_frames_are_bounded_together() {
     const LIMIT_BYTES: usize = 1 << 20;
