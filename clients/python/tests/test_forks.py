@@ -130,6 +130,34 @@ def test_a_server_that_is_killed_is_gone_although_its_child_lives(tmp_path, of_c
         server.kill()
 
 
+BURSTS = """
+import multiprocessing
+from ipc_framework import FrameworkClient
+def publish(child):
+    client = FrameworkClient("bench", **{arguments})
+    assert client.connect()
+    for at in range(100): client.publish("bursts", [child, at])
+children = [multiprocessing.get_context("fork").Process(target=publish, args=(child,)) for child in range(20)]
+for child in children: child.start()
+for child in children: child.join()
+print("all have ended", flush=True)
+"""
+
+
+def test_a_child_of_multiprocessing_that_returns_has_sent_all(rust):
+    # Such a child ends by `os._exit`, without what `atexit` knows.
+    with FrameworkClient("bench", **rust.arguments) as client:
+        heard = []
+        client.subscribe("bursts", lambda message: heard.append(tuple(message.payload)))
+        assert client.ping(timeout=STEP_SECONDS_MAX)
+        code = BURSTS.format(arguments=rust.arguments)
+        program = Process(sys.executable, "-W", "ignore::DeprecationWarning", "-c", code)
+        program.expect("all have ended")
+        eventually("all publications", lambda: len(heard) == 2000)
+        assert len(set(heard)) == 2000
+        program.kill()
+
+
 def test_a_child_keeps_none_of_its_parents_sockets(rust):
     code = f"""
 import asyncio, os

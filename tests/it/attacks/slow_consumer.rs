@@ -33,7 +33,7 @@ fn a_slow_subscriber_is_closed_after_its_grace_and_nobody_else_loses_anything() 
     let log = Log::default();
     let writer = log.clone();
     let tracing = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    let config = Config::default().limits(limits);
+    let config = Config::default().port(0).limits(limits);
     let server = serve_by(config, install_echo, |mut server| {
         tracing::subscriber::with_default(tracing, || server.run())
     });

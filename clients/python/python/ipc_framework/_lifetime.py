@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import posix
+import sys
 import weakref
 from typing import Protocol
 
@@ -22,15 +23,34 @@ class Connected(Protocol):
 
 
 _clients: weakref.WeakSet[Connected] = weakref.WeakSet()
+#: The process in which multiprocessing ends the clients.
+_ends_with = 0
 
 
 def keep(client: Connected) -> None:
     _clients.add(client)
+    _end_with_child_of_multiprocessing()
+
+
+def _end_with_child_of_multiprocessing() -> None:
+    """A forked child of multiprocessing ends without `atexit`, but runs the finalizers that it has made itself."""
+    global _ends_with
+    if "multiprocessing.util" not in sys.modules or _ends_with == os.getpid():
+        return
+    from multiprocessing import parent_process, util
+
+    if parent_process() is not None:
+        _ends_with = os.getpid()
+        util.Finalize(None, _end_clients, exitpriority=0)
+
+
+def _end_clients() -> None:
+    for client in list(_clients):
+        client._end_with_process()
 
 
 def _at_exit() -> None:
-    for client in list(_clients):
-        client._end_with_process()
+    _end_clients()
     _native.begin_end()
 
 

@@ -8,7 +8,6 @@ the Rust server and client.
 from __future__ import annotations
 
 import contextvars
-import itertools
 import json
 import logging
 import os
@@ -26,7 +25,10 @@ H = TypeVar("H", bound=Callable[["Message"], Any])
 
 def random_id() -> str:
     """Returns an id that nobody can guess, in the form of a UUID."""
-    digits = os.urandom(16).hex()
+    return _uuid(os.urandom(16).hex())
+
+
+def _uuid(digits: str) -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}"
 
 
@@ -41,21 +43,28 @@ def failure_text(error: BaseException) -> str:
 
 
 class _Ids:
-    """Ids of messages: random for each process, and then counted, which takes no system call."""
+    """Ids of messages, which nobody can guess: whoever knows the id of a request could answer it. The system is asked
+    for many at a time."""
+
+    AT_A_TIME = 32
 
     def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        self._prefix = random_id()[:24]
-        self._count = itertools.count()
+        self.left: List[str] = []
 
     def __call__(self) -> str:
-        return f"{self._prefix}{next(self._count):012x}"
+        try:
+            return self.left.pop()
+        except IndexError:
+            digits = os.urandom(16 * self.AT_A_TIME).hex()
+            first, *left = (_uuid(digits[at : at + 32]) for at in range(0, len(digits), 32))
+            # Other threads may do the same meanwhile.
+            self.left.extend(left)
+            return first
 
 
 fresh_id = _Ids()
-os.register_at_fork(after_in_child=fresh_id.begin)
+# The child would use the parent's ids again.
+os.register_at_fork(after_in_child=fresh_id.left.clear)
 
 
 class MessageType(Enum):
