@@ -6,6 +6,7 @@ macro_rules! branches {
     ($($name:ident = $text:literal;)*) => {
         /// A branch that the simulation has to reach.
         #[derive(Clone, Copy, Debug)]
+        #[cfg_attr(not(feature = "net"), allow(dead_code, reason = "the event loop takes some"))]
         pub(crate) enum Branch {
             $($name,)*
         }
@@ -29,8 +30,6 @@ branches! {
     WorkerWithLessChosen = "the worker that holds the fewest requests is chosen among several";
     WorkerBehindSkipped = "a worker that reads slowly is passed over";
     RequestKept = "a request is kept because all workers are at their concurrency";
-    KeptFull = "a requester waits because many bytes are kept for the workers";
-    KeptRefused = "a worker's own request is refused because many bytes are kept for others";
     KeptHandedOut = "a worker gets a request that was kept";
     KeptTaken = "a worker that got room takes requests that were kept";
     KeptEnded = "a request that is kept ends before a worker gets it";

@@ -164,8 +164,11 @@ impl Broker {
         if !connection.is_live() {
             return Received { reads_on: connection.wants_read(), bare_header: false };
         }
-        // Without a chunk, the connection goes on after it was held back, and could not send before.
-        connection.last_activity = now;
+        // Without a chunk, the connection goes on after it was held back, and could not send before,
+        // unless it is only to be handed requests that were kept.
+        if !chunk.is_empty() || !connection.takes_kept || connection.held != Held::No {
+            connection.last_activity = now;
+        }
         if connection.held == Held::NextTurn {
             connection.held = Held::No;
         }

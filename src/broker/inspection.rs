@@ -50,8 +50,7 @@ impl Broker {
         };
         let channel = self.core.router.channels.get(channel);
         channel.is_some_and(|Channel { service, .. }| {
-            let is_much_kept = service.kept.bytes() > self.core.limits.queue_high_water_bytes / 2;
-            is_much_kept || (!service.workers.is_empty() && service.workers.iter().all(is_behind))
+            !service.workers.is_empty() && service.workers.iter().all(is_behind)
         })
     }
 

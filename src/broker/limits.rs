@@ -213,5 +213,9 @@ pub(crate) const CONCURRENCY_MAX: u32 = 65_536;
 /// answers, if the channel has others: one that hangs, or is stopped, would keep a part of all
 /// requests until they time out. A worker that needs longer for its work is only asked last.
 pub(crate) const WORKER_STUCK_AFTER: Duration = Duration::from_secs(5);
+/// Bytes of requests that are kept for the workers of a channel, in high-water marks of a queue: 16 MiB
+/// by default. More are refused. If their requesters waited instead, their other messages would wait
+/// as well, heartbeats among them.
+pub(crate) const KEPT_MARKS_MAX: usize = 16;
 /// Capacity of the encoding buffer that is kept from message to message.
 pub(crate) const SCRATCH_BYTES_KEPT: usize = 64 << 10;

@@ -225,8 +225,8 @@ impl Client {
             threads.extend(worker.take_threads());
         }
         result = result.and(self.drain(deadline));
-        shared.lock().link = Link::Closed;
-        shared.wake();
+        // Another thread may have sent something meanwhile that waits for others.
+        shared.abort();
         let thread = self.owner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // Panics of handlers are caught in the thread, and the panic hook has reported one of

@@ -123,7 +123,7 @@ impl World {
         let sleeps = !self.server.is_due();
         let broker = &self.server.broker;
         let keys = broker.connections();
-        // Nobody waits for a slow reader, for memory or for what is kept, but perhaps for work.
+        // Nobody waits for a slow reader or for memory, but perhaps for work.
         let is_free = stats.memory_pressure == MemoryPressure::None
             && stats.kept_requests == 0
             && keys.iter().all(|key| broker.queued_bytes(*key) == 0);

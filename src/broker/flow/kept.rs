@@ -7,6 +7,7 @@
 //! [`hand_out`](super::hand_out).
 
 use crate::branches::{self, Branch};
+use crate::broker::limits::KEPT_MARKS_MAX;
 use crate::broker::state::core::Core;
 use crate::broker::state::events::Action;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
@@ -35,10 +36,10 @@ pub(crate) fn resume(core: &mut Core, worker: ConnectionKey) {
     }
 }
 
-/// Returns whether so many bytes are kept for a channel that its requesters have to wait.
+/// Returns whether so many bytes are kept for a channel that more are refused.
 #[cold]
 pub(crate) fn is_full(core: &Core, channel: ChannelKey) -> bool {
-    let bytes_max = core.limits.queue_high_water_bytes;
+    let bytes_max = core.limits.queue_high_water_bytes.saturating_mul(KEPT_MARKS_MAX);
     core.router.channels.get(channel).is_some_and(|found| found.service.kept.bytes() > bytes_max)
 }
 

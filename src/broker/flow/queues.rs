@@ -154,13 +154,8 @@ pub(crate) fn wake_first(core: &mut Core, obstacle: Obstacle) {
     }
 }
 
-/// Lets those go on that waited for the requests of a channel that were kept, of which there are
-/// fewer now.
+/// Lets a drain go on that waited for the requests of a channel that were kept.
 pub(crate) fn note_fewer_kept(core: &mut Core, channel: ChannelKey) {
-    let Some(found) = core.router.channels.get(channel) else { return };
-    if found.service.kept.bytes() <= core.limits.queue_high_water_bytes / 2 {
-        wake_first(core, Obstacle::Worker(channel));
-    }
     if core.is_draining()
         && let Some(found) = core.router.channels.get(channel)
         && found.service.kept.is_empty()

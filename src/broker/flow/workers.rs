@@ -134,7 +134,7 @@ pub(crate) fn offer(
 ) -> Offer {
     let message_type = envelope.message_type();
     let is_request = message_type == MessageType::Request;
-    let worker = match least_loaded(core, from, channel, is_request) {
+    let worker = match least_loaded(core, channel, is_request) {
         Ok(worker) => worker,
         Err(offer) => return offer,
     };
@@ -203,7 +203,6 @@ pub(crate) fn offer(
 /// concurrency, it gets some: it may just be slow, and what it gets is bounded by its own.
 fn least_loaded(
     core: &mut Core,
-    from: ConnectionKey,
     key: ChannelKey,
     is_request: bool,
 ) -> Result<Option<ConnectionKey>, Offer> {
@@ -214,7 +213,8 @@ fn least_loaded(
     }
     if is_request && !kept.is_empty() {
         // Those that came before it have to be handed out first.
-        return if kept::is_full(core, key) { Err(behind_kept(core, from)) } else { Ok(None) };
+        let is_full = kept::is_full(core, key);
+        return if is_full { Err(Offer::Refused(refusal::too_much_kept())) } else { Ok(None) };
     }
     let stuck_since = core.turn.now.monotonic.checked_sub(WORKER_STUCK_AFTER);
     let first = *next % workers.len();
@@ -248,21 +248,6 @@ fn least_loaded(
     });
     *next = at + 1;
     Ok(Some(worker))
-}
-
-/// Returns what becomes of a request for whose channel too much is kept. A connection that serves a
-/// channel does not wait: its answers would wait as well, and perhaps those that are waited for.
-#[cold]
-fn behind_kept(core: &Core, from: ConnectionKey) -> Offer {
-    let session = core.connections.session(from);
-    let duties = session.and_then(|session| session.worker.as_ref());
-    let serves = |worker: &Worker| !worker.channels.is_empty() || !worker.in_flight.is_empty();
-    if duties.is_some_and(|worker| serves(worker)) {
-        branches::note(Branch::KeptRefused);
-        return Offer::Refused(refusal::too_much_kept());
-    }
-    branches::note(Branch::KeptFull);
-    Offer::Congested
 }
 
 /// Passes a worker's response on to the requester. Returns whether `from` was the worker of that

@@ -241,13 +241,11 @@ pub(crate) fn too_many_requests() -> Refusal {
     )
 }
 
-/// Requests of a connection that serves channels are not held back, see
-/// [`workers`](crate::broker::flow::workers).
 pub(crate) fn too_much_kept() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,
-        "too many bytes of requests wait for the workers of this channel, and a worker's own are not \
-         held back; send this one again later, or start more workers",
+        "too many bytes of requests wait for the workers of this channel; send this one again later, \
+         or start more workers",
     )
 }
 

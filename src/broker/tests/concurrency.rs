@@ -1,7 +1,7 @@
 //! Workers that take a number of requests at a time, and the requests that are kept meanwhile.
 
 use super::*;
-use crate::broker::limits::WORKER_STUCK_AFTER;
+use crate::broker::limits::{KEPT_MARKS_MAX, WORKER_STUCK_AFTER};
 
 impl World {
     /// Serves `work`. Returns the answer, which comes before requests that were kept.
@@ -395,79 +395,53 @@ fn a_drain_that_takes_too_long_cuts_off_what_is_kept() {
     assert_eq!((world.kept(), world.broker.core.requests.len()), (0, 0));
 }
 
+/// If their requesters waited, their heartbeats would wait as well.
 #[test]
-fn requesters_wait_while_many_bytes_are_kept() {
-    const MARK: usize = 20_000;
+fn more_than_so_many_kept_bytes_are_refused_and_nobody_is_held_back() {
+    const MARK: usize = 2_000;
     let limits = Limits { queue_high_water_bytes: MARK, ..Limits::default() };
     let mut world = World::new(limits);
     let worker = world.limited("worker", 1);
-    let asks = ["one", "two", "three"].map(|id| world.connected("app", id));
-    let payload = json!("x".repeat(3_000));
-    let mut sent = 0;
-    while !asks.iter().all(|key| world.is_parked(*key)) {
-        for key in asks {
-            if !world.is_parked(key) {
-                world.request(key, &format!("q{sent}"), &payload);
-                sent += 1;
-            }
+    let asks = ["one", "two"].map(|id| world.connected("app", id));
+    let payload = json!("x".repeat(1_000));
+    let mut kept = 0;
+    for at in 0..60 {
+        for key in asks.into_iter().chain([worker]) {
+            world.request(key, &format!("q{at}"), &payload);
+            assert!(!world.is_parked(key));
         }
-        assert!(sent < 20, "nobody is held back");
+        kept = kept.max(world.kept());
     }
-    let kept_bytes = world.broker.core.pool.gauge().bytes();
-    assert!(kept_bytes < 2 * MARK, "{kept_bytes}");
-    let mut answered = 0;
-    while let Some(task) = world.take(worker).pop() {
-        world.answer(worker, &task, &json!("done"));
-        answered += 1;
-    }
-    assert_eq!(answered, sent, "all went on");
-    assert!(!asks.iter().any(|key| world.is_parked(*key)));
+    let bytes = kept * payload.to_string().len();
+    assert!((MARK * KEPT_MARKS_MAX * 3 / 4..MARK * KEPT_MARKS_MAX).contains(&bytes), "{bytes}");
+    let refused = |answer: &Value| answer["payload"]["code"] == "limit_exceeded";
     for key in asks {
-        assert!(!world.take(key).is_empty());
+        assert!(world.take(key).iter().all(refused));
     }
-    world.assert_empty(&[worker, asks[0], asks[1], asks[2]]);
+    let (tasks, answers): (Vec<Value>, Vec<Value>) =
+        world.take(worker).into_iter().partition(|message| message["message_type"] == "request");
+    assert!(!answers.is_empty() && answers.iter().all(refused));
+    // There is room again after an answer.
+    world.answer(worker, &tasks[0], &json!("done"));
+    world.request(asks[0], "again", &payload);
+    assert!(!world.take(asks[0]).iter().any(refused));
 }
 
-/// Its answers would wait behind its request, and nobody would take out what is kept.
+/// Else a worker that hangs would never be closed for its silence.
 #[test]
-fn a_worker_that_asks_its_own_channel_is_refused_and_not_held_back() {
-    let limits = Limits { queue_high_water_bytes: 5_000, ..Limits::default() };
-    let mut world = World::new(limits);
-    let both = world.limited("both", 1);
-    let payload = json!("x".repeat(3_000));
-    for at in 0..5 {
-        world.request(both, &format!("q{at}"), &payload);
-    }
-    let mut messages = world.take(both);
-    let task = messages.remove(0);
-    assert_eq!(messages.len(), 2);
-    for (message, id) in messages.iter().zip(["q3", "q4"]) {
-        assert_eq!(
-            (&message["payload"]["code"], &message["reply_to"]),
-            (&json!("limit_exceeded"), &json!(id))
-        );
-    }
-    world.answer(both, &task, &json!("done"));
-    assert_eq!(world.kept(), 1, "it goes on");
-    world.assert_empty(&[both]);
-}
-
-#[test]
-fn requesters_that_wait_go_on_when_the_last_worker_leaves() {
-    let limits = Limits { queue_high_water_bytes: 5_000, ..Limits::default() };
+fn what_a_worker_is_handed_is_no_sign_of_its_life() {
+    let idle = Duration::from_secs(60);
+    let limits = Limits::default().idle_timeout(idle).request_timeout(Duration::from_secs(10));
     let mut world = World::new(limits);
     let worker = world.limited("worker", 1);
     let asks = world.connected("app", "asks");
-    let payload = json!("x".repeat(3_000));
-    for at in 0..4 {
-        world.request(asks, &format!("q{at}"), &payload);
+    for at in 0..8 {
+        for id in ["a", "b"] {
+            world.request(asks, &format!("{id}{at}"), &json!(1));
+        }
+        world.pass(Duration::from_secs(10));
     }
-    assert!(world.is_parked(asks));
-    world.hang_up(worker);
-    let answers = world.take(asks);
-    let codes = answers.iter().map(|answer| answer["payload"]["code"].as_str().unwrap());
-    assert!(codes.eq(["worker_lost", "no_handler", "no_handler", "no_handler"]), "{answers:?}");
-    world.assert_empty(&[asks]);
+    assert!(world.broker.core.connections.session(worker).is_none(), "it said nothing for 80 s");
 }
 
 #[test]

@@ -241,8 +241,8 @@ impl Model {
                 Ok(())
             }
             Some("timeout") => self.check_timeout(by, at),
-            // So much is kept for the channel that others wait, but a worker does not.
-            Some("limit_exceeded") if !self.is_calm && self.has_served(by) => Ok(()),
+            // Too many bytes may be kept for the channel.
+            Some("limit_exceeded") if !self.is_calm && self.has_limited_workers(job) => Ok(()),
             Some("limit_exceeded") => self.check_limit(),
             Some("handler_failed") if self.answered_hugely.contains(&sent.nonce) => Ok(()),
             Some("worker_lost") => {

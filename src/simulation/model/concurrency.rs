@@ -13,11 +13,6 @@ impl Model {
         self.conns[by].concurrencies.push((job, concurrency));
     }
 
-    /// Returns whether a client ever became a worker.
-    pub(super) fn has_served(&self, id: ConnId) -> bool {
-        !self.conns[id].concurrencies.is_empty()
-    }
-
     /// Notes that a worker's next message answers a request.
     pub(in crate::simulation) fn works(&mut self, by: ConnId, nonce: u64) {
         self.conns[by].tasks.retain(|task| task.nonce != nonce);
@@ -80,6 +75,12 @@ impl Model {
         };
         let of_app = || (0..self.conns.len()).filter(|id| self.conns[*id].app == app);
         of_app().any(|id| self.is_full(id, job)) && !of_app().any(has_room)
+    }
+
+    /// Returns whether a worker has ever limited what it takes of this job.
+    pub(super) fn has_limited_workers(&self, job: usize) -> bool {
+        let limits = |(other, most): &(usize, Option<usize>)| *other == job && most.is_some();
+        self.conns.iter().any(|conn| conn.concurrencies.iter().any(limits))
     }
 
     fn is_full(&self, id: ConnId, job: usize) -> bool {
