@@ -195,34 +195,29 @@ fn a_requester_that_dies_gives_back_the_memory_of_what_was_kept() {
 }
 
 #[test]
-fn requests_that_are_large_hold_their_requesters_back_and_all_are_answered() {
-    const REQUESTS: usize = 40;
+fn requests_beyond_what_is_kept_are_refused_at_once_and_the_others_are_answered() {
+    const REQUESTS: usize = 80;
     let limits = Limits::default().queue_high_water_bytes(100_000);
     let server = serve_limited(limits);
     let mut worker = server.connected("app", "worker");
     worker.serve_with(1);
-    let mut requesters = ["one", "two"].map(|id| server.connected("app", id));
-    std::thread::scope(|scope| {
-        for asks in &mut requesters {
-            let mut reader = asks.reader();
-            scope.spawn(move || {
-                for _ in 0..REQUESTS {
-                    asks.send("request", "work", json!("x".repeat(30_000)));
-                }
-            });
-            scope.spawn(move || {
-                for _ in 0..REQUESTS {
-                    assert_eq!(reader.receive()["payload"], "done");
-                }
-            });
-        }
-        server.wait_until("backpressure", |stats| stats.counters.publishers_held > 0);
-        assert!(server.stats().kept_requests <= 5);
-        for _ in 0..2 * REQUESTS {
-            let task = worker.receive();
-            worker.answer(&task, "done");
-        }
-    });
+    let mut asks = server.connected("app", "asks");
+    let mut reader = asks.reader();
+    for _ in 0..REQUESTS {
+        asks.send("request", "work", json!("x".repeat(30_000)));
+    }
+    let stats = server.wait_until("all", |stats| stats.counters.frames_in == REQUESTS as u64 + 3);
+    let refused = stats.counters.errors["limit_exceeded"] as usize;
+    assert!((REQUESTS / 4..REQUESTS / 2).contains(&refused), "{refused}");
+    for _ in 0..refused {
+        assert_eq!(code(&reader.receive()), "limit_exceeded");
+    }
+    for _ in refused..REQUESTS {
+        let task = worker.receive();
+        worker.answer(&task, "done");
+        assert_eq!(reader.receive()["payload"], "done");
+    }
+    reader.fence();
 }
 
 #[test]
