@@ -189,6 +189,10 @@ impl Client {
     /// While this is set, messages wait up to a tenth of a millisecond for others, and leave in one
     /// write with them. Setting it back sends what waits. For programs that send many messages in a
     /// row, and for event loops that know when more are coming.
+    ///
+    /// The client's own thread sends what waits. As long as it runs a callback, such as a subscription's
+    /// or [`on_event`](crate::client::Client::on_event)'s, messages wait for the callback's end, for this to
+    /// be set back, or for 64 KiB.
     pub fn set_batching(&self, is_batching: bool) {
         self.shared().set_batching(is_batching);
     }

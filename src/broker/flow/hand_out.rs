@@ -55,7 +55,11 @@ pub(crate) fn to_invited(core: &mut Core, worker: ConnectionKey) {
             left -= 1;
         }
         if left == 0 {
-            // There may be more, of this channel or of another one.
+            // There may be more. The next turn begins with the next channel, so that each gets its turn.
+            let session = core.connections.session_mut(worker);
+            if let Some(duties) = session.and_then(|session| session.worker.as_mut()) {
+                duties.channels.rotate_left(at + 1);
+            }
             return kept::resume(core, worker);
         }
     }

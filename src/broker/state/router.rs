@@ -54,7 +54,7 @@ pub(crate) struct Channel {
     pub(crate) congested: u32,
     /// Connections held back because of a congested subscriber.
     publishers: Line,
-    /// Connections held back because all workers are congested, or many bytes are kept for them.
+    /// Connections held back because all workers are congested.
     requesters: Line,
     /// The process itself has handlers for it.
     pub(crate) has_handler: bool,

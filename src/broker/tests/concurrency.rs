@@ -1,6 +1,7 @@
 //! Workers that take a number of requests at a time, and the requests that are kept meanwhile.
 
 use super::*;
+use crate::TurnLimits;
 use crate::broker::limits::{KEPT_MARKS_MAX, WORKER_STUCK_AFTER};
 
 impl World {
@@ -425,6 +426,47 @@ fn more_than_so_many_kept_bytes_are_refused_and_nobody_is_held_back() {
     world.answer(worker, &tasks[0], &json!("done"));
     world.request(asks[0], "again", &payload);
     assert!(!world.take(asks[0]).iter().any(refused));
+}
+
+/// A busy channel takes nothing from the others of its worker.
+#[test]
+fn the_channels_of_a_worker_take_turns_for_what_is_kept() {
+    const EACH: usize = 4;
+    let turn = TurnLimits::default().frames_per_connection_max(EACH);
+    let mut world = World::new(Limits::default().turn(turn));
+    let worker = world.connected("app", "worker");
+    let asks = world.connected("app", "asks");
+    let serve = |channel: &str, concurrency: Option<u32>| {
+        let payload = json!({"action": "serve", "channel": channel, "concurrency": concurrency});
+        let mut serve = message("app", "request", "system", "s", &payload);
+        if concurrency.is_none() {
+            serve["payload"].as_object_mut().unwrap().remove("concurrency");
+        }
+        framed(&serve)
+    };
+    let channels = ["one", "two"];
+    for channel in channels {
+        world.deliver(worker, &serve(channel, Some(1)));
+        for at in 0..3 * EACH {
+            world.send(asks, &message("app", "request", channel, &format!("q{at}"), &json!(at)));
+        }
+    }
+    world.take(worker);
+    let both = channels.map(|channel| serve(channel, None)).concat();
+    world.broker.receive(worker, &both);
+    let mut handed_out = Vec::new();
+    for _ in 0..2 {
+        world.broker.receive(worker, &[]);
+        world.act_once();
+        let mut got = world.take(worker);
+        got.retain(|message| message["message_type"] == "request");
+        assert!(
+            got.len() == EACH && got.iter().all(|one| one["channel_id"] == got[0]["channel_id"])
+        );
+        handed_out.push(got.remove(0)["channel_id"].as_str().unwrap().to_owned());
+    }
+    handed_out.sort_unstable();
+    assert_eq!(handed_out, channels);
 }
 
 /// Else a worker that hangs would never be closed for its silence.

@@ -129,9 +129,9 @@ impl Queue {
 
     /// Takes a request that is there, without waiting for one.
     fn try_take(&self) -> Option<Taken> {
-        let taken = self.lock().take()?;
-        self.set_batching(taken.is_followed);
-        Some(taken)
+        let taken = self.lock().take();
+        self.set_batching(taken.as_ref().is_some_and(|taken| taken.is_followed));
+        taken
     }
 
     /// Decides whether answers wait for others, to leave together with them.
