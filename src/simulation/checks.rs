@@ -125,7 +125,6 @@ impl World {
         let keys = broker.connections();
         // Nobody waits for a slow reader or for memory, but perhaps for work.
         let is_free = stats.memory_pressure == MemoryPressure::None
-            && stats.kept_requests == 0
             && keys.iter().all(|key| broker.queued_bytes(*key) == 0);
         if keys.len() > limits.connections_max + REFUSED_MAX && !is_closing {
             return Err(format!(
