@@ -190,9 +190,9 @@ impl Client {
     /// write with them. Setting it back sends what waits. For programs that send many messages in a
     /// row, and for event loops that know when more are coming.
     ///
-    /// The client's own thread sends what waits. As long as it runs a callback, such as a subscription's
-    /// or [`on_event`](crate::client::Client::on_event)'s, messages wait for the callback's end, for this to
-    /// be set back, or for 64 KiB.
+    /// The client's own thread sends what waits. While it runs a callback, such as that of
+    /// [`on_event`](Self::on_event), messages wait until the callback ends, this is set back, or 64 KiB
+    /// are there.
     pub fn set_batching(&self, is_batching: bool) {
         self.shared().set_batching(is_batching);
     }
