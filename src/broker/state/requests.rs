@@ -210,9 +210,11 @@ impl Requests {
         let request = self.table.remove(key)?;
         self.timeouts.note_end(self.table.len(), |key| self.table.get(key).is_some());
         budget.tables_bytes -= REQUEST_BYTES + spilled_bytes(&request.message_id);
-        self.take_from_worker(&request, connections);
+        // One that has left is about to be removed from its channels, and not searched for there by
+        // each of its requests.
+        let worker = self.take_from_worker(&request, connections);
         self.take_from_requester(&request, connections);
-        router.release_from(request.channel, request.worker());
+        router.release_from(request.channel, worker);
         Some(request)
     }
 
@@ -243,15 +245,20 @@ impl Requests {
         Some(frame)
     }
 
-    fn take_from_worker(&mut self, request: &PendingRequest, connections: &mut Connections) {
-        let Answerer::Worker(worker, position) = request.answerer else { return };
-        let session = connections.session_mut(worker);
-        let Some(duties) = session.and_then(|session| session.worker.as_mut()) else { return };
+    /// Takes a request from its worker, and returns that, unless it has left.
+    fn take_from_worker(
+        &mut self,
+        request: &PendingRequest,
+        connections: &mut Connections,
+    ) -> Option<ConnectionKey> {
+        let Answerer::Worker(worker, position) = request.answerer else { return None };
+        let duties = connections.session_mut(worker)?.worker.as_mut()?;
         duties.in_flight.swap_remove(position as usize);
         let moved = duties.in_flight.get(position as usize).copied();
         if let Some(moved) = moved.and_then(|key| self.table.get_mut(key)) {
             moved.answerer = Answerer::Worker(worker, position);
         }
+        Some(worker)
     }
 
     fn take_from_requester(&mut self, request: &PendingRequest, connections: &mut Connections) {
@@ -275,14 +282,6 @@ impl PendingRequest {
     /// Returns whether no worker has got it yet.
     pub(crate) fn is_kept(&self) -> bool {
         matches!(self.answerer, Answerer::Kept(_))
-    }
-
-    /// Returns the worker that has it.
-    pub(crate) fn worker(&self) -> Option<ConnectionKey> {
-        match self.answerer {
-            Answerer::Worker(worker, _) => Some(worker),
-            Answerer::Kept(_) | Answerer::Thread => None,
-        }
     }
 
     pub(crate) fn is_with(&self, worker: ConnectionKey) -> bool {
