@@ -16,6 +16,8 @@ pub(crate) struct Head<'a> {
     pub(crate) message_type: MessageType,
     pub(crate) timestamp: &'a [u8],
     pub(crate) reply_to: Option<&'a [u8]>,
+    /// The text of an eighth field, `meta`, for a peer that negotiated an extension.
+    pub(crate) meta: Option<&'a [u8]>,
 }
 
 /// The punctuation of a frame, and the keys.
@@ -28,6 +30,8 @@ const TIMESTAMP: &str = ",\"timestamp\":";
 const REPLY_TO: &str = ",\"reply_to\":\"";
 const END: &str = "\"}";
 const NO_REPLY_TO: &str = ",\"reply_to\":null}";
+/// What stands before a `meta`, in place of the closing brace.
+const META: &str = ",\"meta\":";
 
 /// The punctuation around the type of a response, which nearly all messages of a server are.
 const RESPONSE: &str = "\",\"message_type\":\"response\",\"payload\":";
@@ -54,6 +58,7 @@ impl Head<'_> {
             + payload_bytes
             + self.timestamp.len()
             + reply_to
+            + self.meta.map_or(0, |meta| META.len() + meta.len())
     }
 
     #[inline]
@@ -85,7 +90,19 @@ impl Head<'_> {
             }
             None => out.extend_from_slice(NO_REPLY_TO.as_bytes()),
         }
+        if let Some(meta) = self.meta {
+            append_meta(out, meta);
+        }
     }
+}
+
+/// Appends a `meta` to a message that is complete without it.
+#[cold]
+fn append_meta(out: &mut Vec<u8>, meta: &[u8]) {
+    out.pop();
+    out.extend_from_slice(META.as_bytes());
+    out.extend_from_slice(meta);
+    out.push(b'}');
 }
 
 /// The length of a time until the year 2286.
@@ -192,6 +209,7 @@ impl<'a> MessageHead<'a> {
             message_type: self.message_type,
             timestamp: &self.timestamp,
             reply_to: self.reply_to.as_deref().map(str::as_bytes),
+            meta: None,
         }
     }
 }
@@ -218,9 +236,10 @@ mod tests {
     fn what_is_encoded_parses_back() {
         let uuid = "4f0a9f5c-1f5e-4f0a-9f5c-0d6c2f1c9a11";
         let replies = [None, Some("r"), Some(uuid)];
-        for (reply_to, message_type) in replies
+        for ((reply_to, message_type), meta) in replies
             .into_iter()
             .flat_map(|reply_to| MessageType::ALL.map(|message_type| (reply_to, message_type)))
+            .flat_map(|each| [None, Some(&b"{\"ttl\":5}"[..])].map(|meta| (each, meta)))
         {
             let app_id = escape("a\"pp\n");
             let head = Head {
@@ -230,6 +249,7 @@ mod tests {
                 message_type,
                 timestamp: b"1.5",
                 reply_to: reply_to.map(str::as_bytes),
+                meta,
             };
             let mut out = b"before".to_vec();
             frame(&mut out, &head, |out| {
@@ -245,7 +265,9 @@ mod tests {
             let body = &out[10..];
             assert_eq!(out[6..10], (body.len() as u32).to_be_bytes());
             assert_eq!(body.len(), body_bytes);
-            let envelope = Envelope::parse(body).unwrap();
+            let envelope = Envelope::parse_extended(body).unwrap();
+            assert_eq!(Envelope::parse(body).is_ok(), meta.is_none());
+            assert_eq!(envelope.meta.map(str::as_bytes), meta);
             assert_eq!(envelope.app_id().decode(), "a\"pp\n");
             assert_eq!(envelope.message_type(), message_type);
             assert_eq!(envelope.payload_str(), "[1,2]");
@@ -262,6 +284,7 @@ mod tests {
             message_type: MessageType::Publish,
             timestamp: b"1.5",
             reply_to: None,
+            meta: None,
         };
         let mut out = b"before".to_vec();
         let failed = frame(&mut out, &head, |out| {

@@ -28,6 +28,7 @@ pub struct Envelope<'a> {
     pub(super) payload: &'a str,
     pub(super) timestamp: &'a str,
     pub(super) reply_to: Option<JsonStr<'a>>,
+    pub(super) meta: Option<&'a str>,
 }
 
 impl<'a> Envelope<'a> {
@@ -85,6 +86,12 @@ impl<'a> Envelope<'a> {
     #[inline]
     pub fn reply_to(&self) -> Option<JsonStr<'a>> {
         self.reply_to
+    }
+
+    /// The value of the key `meta`, as sent. Only [`Envelope::parse_extended`] finds it.
+    #[inline]
+    pub fn meta(&self) -> Option<Json<'a>> {
+        self.meta.map(Json::trusted)
     }
 }
 

@@ -34,10 +34,14 @@ pub enum ErrorCode {
     WorkerLost,
     /// A forwarded or deferred request was not answered in time.
     Timeout,
+    /// The requester cancelled the request.
+    Cancelled,
     /// Another application's channel, or another connection's id.
     Forbidden,
     /// Too many channels, subscriptions or pending requests.
     LimitExceeded,
+    /// The other side needs an extension that this peer did not negotiate.
+    Unsupported,
     /// A newer connection of the application came with this connection's id.
     TakenOver,
     /// The server is draining.
@@ -46,7 +50,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of the protocol's table.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::BadFrame,
         Self::BadMessage,
         Self::FrameTooLarge,
@@ -57,8 +61,10 @@ impl ErrorCode {
         Self::HandlerFailed,
         Self::WorkerLost,
         Self::Timeout,
+        Self::Cancelled,
         Self::Forbidden,
         Self::LimitExceeded,
+        Self::Unsupported,
         Self::TakenOver,
         Self::ShuttingDown,
     ];
@@ -76,8 +82,10 @@ impl ErrorCode {
             Self::HandlerFailed => "handler_failed",
             Self::WorkerLost => "worker_lost",
             Self::Timeout => "timeout",
+            Self::Cancelled => "cancelled",
             Self::Forbidden => "forbidden",
             Self::LimitExceeded => "limit_exceeded",
+            Self::Unsupported => "unsupported",
             Self::TakenOver => "taken_over",
             Self::ShuttingDown => "shutting_down",
         }

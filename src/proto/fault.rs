@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::error_code::ErrorCode;
-use super::limits::{DEPTH_MAX, ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
+use super::limits::{DEPTH_MAX, ID_BYTES_MAX, META_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 
 /// A fault of a message. Its sender made it.
 ///
@@ -89,6 +89,15 @@ pub enum Fault {
     },
     /// The timestamp has more digits than any clock gives.
     TimestampTooLong,
+    /// The text of `meta` is longer than [`META_BYTES_MAX`](super::META_BYTES_MAX).
+    MetaTooLong,
+    /// `meta`, or a member of it, is unknown, given twice, or of the wrong type.
+    Meta {
+        /// The member, or `meta` itself.
+        key: &'static str,
+        /// What is right there.
+        expected: &'static str,
+    },
 }
 
 impl Fault {
@@ -110,7 +119,9 @@ impl Fault {
             | Self::NotUnicode { .. }
             | Self::EmptyId { .. }
             | Self::IdTooLong { .. }
-            | Self::TimestampTooLong => ErrorCode::BadMessage,
+            | Self::TimestampTooLong
+            | Self::MetaTooLong
+            | Self::Meta { .. } => ErrorCode::BadMessage,
         }
     }
 }
@@ -172,6 +183,13 @@ impl fmt::Display for Fault {
                 f,
                 "timestamp is longer than {TIMESTAMP_BYTES_MAX} bytes: send the seconds since 1970"
             ),
+            Self::MetaTooLong => write!(
+                f,
+                "meta is longer than {META_BYTES_MAX} bytes: send fewer or shorter headers"
+            ),
+            Self::Meta { key, expected } => {
+                write!(f, "{key} of the message's meta is not usable: send {expected}")
+            }
         }
     }
 }

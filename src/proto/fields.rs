@@ -7,9 +7,9 @@ use super::limits::{ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 use super::message_type::MessageType;
 use super::scanner::{Scanner, Stop};
 
-/// Reads one message from the text of its frame.
-pub(super) fn read(text: &str) -> Result<Envelope<'_>, EnvelopeError<'_>> {
-    let mut fields = Fields::default();
+/// Reads one message from the text of its frame. `is_extended`: it may have the key `meta`.
+pub(super) fn read(text: &str, is_extended: bool) -> Result<Envelope<'_>, EnvelopeError<'_>> {
+    let mut fields = Fields { is_extended, ..Fields::default() };
     match fields.read(text) {
         Ok(()) => fields.finish(),
         Err(fault) => Err(EnvelopeError::unreadable(fault)),
@@ -29,6 +29,8 @@ struct Fields<'a> {
     payload: Option<&'a str>,
     timestamp: Option<&'a str>,
     reply_to: Option<JsonStr<'a>>,
+    meta: Option<&'a str>,
+    is_extended: bool,
     /// One bit per [`Field`] that was given.
     seen: u8,
     /// The first fault of the message.
@@ -64,11 +66,14 @@ impl<'a> Fields<'a> {
         loop {
             scanner.peek();
             let at = scanner.at();
-            if let Some(field) = Field::next(scanner)? {
-                self.field(field, scanner)?;
-            } else {
-                self.note(Fault::Unknown { at });
-                scanner.value(1)?;
+            match Field::next(scanner)? {
+                Some(field) if self.is_extended || field != Field::Meta => {
+                    self.field(field, scanner)?;
+                }
+                _ => {
+                    self.note(Fault::Unknown { at });
+                    scanner.value(1)?;
+                }
             }
             match scanner.peek() {
                 Some(b',') => scanner.bump(),
@@ -98,6 +103,7 @@ impl<'a> Fields<'a> {
             Field::Payload => self.payload = Some(scanner.value(1)?),
             Field::Timestamp => self.timestamp = self.timestamp(scanner)?,
             Field::ReplyTo => self.reply_to = self.reply_to(scanner)?,
+            Field::Meta => self.meta = Some(scanner.value(1)?),
         }
         Ok(())
     }
@@ -113,6 +119,7 @@ impl<'a> Fields<'a> {
             Field::Payload => self.payload = None,
             Field::Timestamp => self.timestamp = None,
             Field::ReplyTo => self.reply_to = None,
+            Field::Meta => self.meta = None,
         }
         self.note(Fault::Doubled { field: field.name() });
     }
@@ -206,6 +213,7 @@ impl<'a> Fields<'a> {
             payload: self.payload.ok_or_else(|| missing(Field::Payload))?,
             timestamp: self.timestamp.ok_or_else(|| missing(Field::Timestamp))?,
             reply_to: self.reply_to,
+            meta: self.meta,
         })
     }
 
@@ -229,10 +237,12 @@ pub(super) enum Field {
     Payload,
     Timestamp,
     ReplyTo,
+    /// Only in messages of peers that negotiated an extension.
+    Meta,
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::MessageId,
         Self::AppId,
         Self::ChannelId,
@@ -240,6 +250,7 @@ impl Field {
         Self::Payload,
         Self::Timestamp,
         Self::ReplyTo,
+        Self::Meta,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -251,6 +262,7 @@ impl Field {
             Self::Payload => "payload",
             Self::Timestamp => "timestamp",
             Self::ReplyTo => "reply_to",
+            Self::Meta => "meta",
         }
     }
 
@@ -276,6 +288,7 @@ impl Field {
             Self::Payload => b"\"payload\"",
             Self::Timestamp => b"\"timestamp\"",
             Self::ReplyTo => b"\"reply_to\"",
+            Self::Meta => b"\"meta\"",
         }
     }
 
@@ -293,6 +306,7 @@ impl Field {
             b"payload" => Self::Payload,
             b"timestamp" => Self::Timestamp,
             b"reply_to" => Self::ReplyTo,
+            b"meta" => Self::Meta,
             _ => return None,
         })
     }

@@ -5,7 +5,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use super::frame::{self, Frame};
 use super::oracle::Reading;
 use super::recv_buffer::{Inbound, Next};
-use super::{BufferPool, RecvBuffer, fields, parse};
+use super::{BufferPool, Envelope, Meta, RecvBuffer, fields, parse};
 
 /// A stream and the way in which it arrives.
 #[derive(Arbitrary, Debug)]
@@ -129,7 +129,31 @@ impl Arrival<'_> {
 pub(crate) fn envelope(body: &[u8]) {
     let text = std::str::from_utf8(body).unwrap_or_default();
     if let Some(envelope) = parse::usual(text) {
-        assert_eq!(fields::read(text), Ok(envelope));
+        assert_eq!(fields::read(text, false), Ok(envelope));
     }
+    if let Some(envelope) = parse::usual_extended(text) {
+        assert_eq!(fields::read(text, true), Ok(envelope));
+    }
+    meta(body, text);
     assert_eq!(Reading::ours(body), Reading::by_serde_json(body));
+}
+
+/// A message with a `meta` is the same message without it, and what is read of the `meta` is what
+/// `serde_json` reads.
+fn meta(body: &[u8], text: &str) {
+    let (plain, extended) = (Envelope::parse(body), Envelope::parse_extended(body));
+    let Ok(extended) = extended else { return assert!(plain.is_err(), "{text}") };
+    let Some(json) = extended.meta() else { return assert_eq!(plain, Ok(extended), "{text}") };
+    assert!(plain.is_err(), "{text}");
+    let Ok(meta) = Meta::parse(json.as_str()) else { return };
+    let value: serde_json::Value = serde_json::from_str(json.as_str()).expect("it is JSON");
+    let number = |key: &str| value.get(key).and_then(serde_json::Value::as_u64);
+    assert_eq!(meta.ttl_millis.map(u64::from), number("ttl"), "{text}");
+    assert_eq!(meta.stream.map(u64::from), number("stream"), "{text}");
+    assert_eq!(meta.seq, number("seq"), "{text}");
+    assert_eq!(meta.end, value.get("end") == Some(&true.into()), "{text}");
+    let mut written = Vec::new();
+    meta.append_to(&mut written);
+    let written = String::from_utf8(written).expect("it is UTF-8");
+    assert_eq!(Meta::parse(&written), Ok(meta), "{text}");
 }

@@ -13,5 +13,8 @@ pub const PAYLOAD_DEPTH_MAX: usize = DEPTH_MAX - 1;
 /// are resolved: a UUID several times over, and short enough for the key of a table.
 pub const ID_BYTES_MAX: usize = 256;
 
+/// The most bytes of the text of a `meta`, attachments aside.
+pub const META_BYTES_MAX: usize = 4 << 10;
+
 /// The most bytes in the text of a timestamp: twice what any language writes.
 pub(super) const TIMESTAMP_BYTES_MAX: usize = 64;

@@ -10,9 +10,7 @@
 //! of the messages that a client and a server arrange things with. `examples/frames.rs` uses them.
 //!
 //! # What will stand here
-//! An eighth key of messages, `meta`, gets a file of that name: it is read by [`Envelope::parse`]
-//! for connections that negotiated it, and written by the encoders. Attachments, which stand
-//! behind the JSON of a frame, get `attachments`.
+//! Attachments, which stand behind the JSON of a frame, get a file `attachments`.
 
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod buffer_pool;
@@ -22,6 +20,7 @@ mod encode;
 mod encoder;
 mod envelope;
 mod error_code;
+mod extensions;
 mod fault;
 mod fields;
 pub mod frame;
@@ -35,6 +34,7 @@ mod limits;
 mod members;
 mod message;
 mod message_type;
+mod meta;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod oracle;
 #[cfg(feature = "broker")]
@@ -57,12 +57,14 @@ pub use decoder::{Decoder, Messages};
 pub use encoder::{EncodeError, Encoder};
 pub use envelope::{Envelope, EnvelopeError};
 pub use error_code::ErrorCode;
+pub use extensions::Extensions;
 pub use fault::Fault;
 pub use json::{DecodeError, Json, JsonError};
 pub use json_str::JsonStr;
-pub use limits::{DEPTH_MAX, ID_BYTES_MAX, PAYLOAD_DEPTH_MAX};
+pub use limits::{DEPTH_MAX, ID_BYTES_MAX, META_BYTES_MAX, PAYLOAD_DEPTH_MAX};
 pub use message::Message;
 pub use message_type::MessageType;
+pub use meta::{CREDIT_MAX, Meta};
 pub use recv_buffer::RecvBuffer;
 #[cfg(feature = "broker")]
 pub use send_queue::SendQueue;

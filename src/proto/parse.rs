@@ -27,7 +27,21 @@ impl<'a> Envelope<'a> {
         let Ok(text) = simdutf8::basic::from_utf8(body) else { return Err(not_utf8(body)) };
         match usual(text) {
             Some(envelope) => Ok(envelope),
-            None => fields::read(text),
+            None => fields::read(text, false),
+        }
+    }
+
+    /// Reads one message of a peer that negotiated an extension: it may have the key `meta`, see
+    /// [`Envelope::meta`]. Its value is checked to be JSON, and its members by
+    /// [`Meta::parse`](super::Meta::parse).
+    ///
+    /// # Errors
+    /// The same as those of [`Envelope::parse`].
+    pub fn parse_extended(body: &'a [u8]) -> Result<Self, EnvelopeError<'a>> {
+        let Ok(text) = simdutf8::basic::from_utf8(body) else { return Err(not_utf8(body)) };
+        match usual_extended(text) {
+            Some(envelope) => Ok(envelope),
+            None => fields::read(text, true),
         }
     }
 }
@@ -43,8 +57,17 @@ fn not_utf8(body: &[u8]) -> EnvelopeError<'_> {
 pub(super) fn usual(text: &str) -> Option<Envelope<'_>> {
     let rest = text.strip_prefix("{\"message_id\":")?;
     match rest.strip_prefix(' ') {
-        Some(rest) => laid_out::<true>(rest),
-        None => laid_out::<false>(rest),
+        Some(rest) => laid_out::<true, false>(rest),
+        None => laid_out::<false, false>(rest),
+    }
+}
+
+/// Does the same for a message that may end with the key `meta`.
+pub(super) fn usual_extended(text: &str) -> Option<Envelope<'_>> {
+    let rest = text.strip_prefix("{\"message_id\":")?;
+    match rest.strip_prefix(' ') {
+        Some(rest) => laid_out::<true, true>(rest),
+        None => laid_out::<false, true>(rest),
     }
 }
 
@@ -57,9 +80,10 @@ macro_rules! step {
     };
 }
 
-/// Reads on behind the first key. `SPACED`: a blank follows every colon and comma.
+/// Reads on behind the first key. `SPACED`: a blank follows every colon and comma. `META`: the key
+/// `meta` may come last.
 #[inline]
-fn laid_out<const SPACED: bool>(rest: &str) -> Option<Envelope<'_>> {
+fn laid_out<const SPACED: bool, const META: bool>(rest: &str) -> Option<Envelope<'_>> {
     let rest = rest.strip_prefix('"')?;
     let (message_id, rest) = id(rest)?;
     step!(rest, "\"", "app_id", "\"");
@@ -72,6 +96,7 @@ fn laid_out<const SPACED: bool>(rest: &str) -> Option<Envelope<'_>> {
     let (payload, rest) = scanner::split_value(rest, 1)?;
     step!(rest, "", "timestamp", "");
     let (timestamp, rest) = scanner::split_number(rest)?;
+    let mut meta = None;
     let reply_to = if rest == "}" {
         None
     } else {
@@ -80,11 +105,18 @@ fn laid_out<const SPACED: bool>(rest: &str) -> Option<Envelope<'_>> {
             Some(rest) => {
                 let (reply_to, rest) = id(rest)?;
                 if rest != "\"}" {
-                    return None;
+                    if !META {
+                        return None;
+                    }
+                    meta = Some(last_meta::<SPACED>(rest.strip_prefix('"')?)?);
                 }
                 Some(reply_to)
             }
             None if rest == "null}" => None,
+            None if META => {
+                meta = Some(last_meta::<SPACED>(rest.strip_prefix("null")?)?);
+                None
+            }
             None => return None,
         }
     };
@@ -98,7 +130,15 @@ fn laid_out<const SPACED: bool>(rest: &str) -> Option<Envelope<'_>> {
         payload,
         timestamp,
         reply_to: reply_to.filter(|id| !id.is_empty()),
+        meta,
     })
+}
+
+/// Reads the key `meta`, behind which the message ends.
+fn last_meta<const SPACED: bool>(rest: &str) -> Option<&str> {
+    step!(rest, "", "meta", "");
+    let (meta, rest) = scanner::split_value(rest, 1)?;
+    (rest == "}").then_some(meta)
 }
 
 /// Cuts off an id without escapes. What is left begins with its closing quote, if it is one.

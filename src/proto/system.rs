@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::error_code::ErrorCode;
+use super::extensions::Extensions;
 
 /// The name of the channel. It also stands in errors about messages whose channel could not be
 /// read.
@@ -17,6 +18,13 @@ pub const SYSTEM: &str = "system";
 ///
 /// let payload = Json::from_serialize(&Connect::new("worker-7", None)).unwrap();
 /// assert_eq!(payload.as_str(), r#"{"action":"connect","connection_id":"worker-7"}"#);
+///
+/// # use ipc_framework::proto::Extensions;
+/// let connect = Connect::new("worker-7", None).extensions(Extensions::CALL);
+/// assert_eq!(
+///     Json::from_serialize(&connect).unwrap().as_str(),
+///     r#"{"action":"connect","connection_id":"worker-7","extensions":["call"]}"#,
+/// );
 /// ```
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Connect<'a> {
@@ -24,13 +32,20 @@ pub struct Connect<'a> {
     connection_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extensions: Option<Extensions>,
 }
 
 impl<'a> Connect<'a> {
     /// Introduces a connection under an id that no other connection of its application has, and
     /// shows the application's token if the server asks for one.
     pub fn new(connection_id: &'a str, token: Option<&'a str>) -> Self {
-        Self { action: "connect", connection_id, token }
+        Self { action: "connect", connection_id, token, extensions: None }
+    }
+
+    /// Asks for extensions. The server then answers with those that the connection has.
+    pub fn extensions(self, extensions: Extensions) -> Self {
+        Self { extensions: Some(extensions), ..self }
     }
 }
 
@@ -88,6 +103,109 @@ pub struct Action {
 impl Action {
     /// Is answered `{"status": "pong"}` once everything before it is processed.
     pub const PING: Self = Self { action: "ping" };
+}
+
+/// The payload of a notification that ends a request: from its requester to the server, and from
+/// there, with the reason, to the worker that has it. It needs the extension
+/// [`CALL`](Extensions::CALL).
+///
+/// ```
+/// use ipc_framework::Json;
+/// use ipc_framework::proto::system::{Cancel, CancelReason};
+///
+/// let payload = Json::from_serialize(&Cancel::new("m1")).unwrap();
+/// assert_eq!(payload.as_str(), r#"{"action":"cancel","message_id":"m1"}"#);
+/// let payload = Json::from_serialize(&Cancel::new("m1").reason(CancelReason::Gone)).unwrap();
+/// assert_eq!(payload.as_str(), r#"{"action":"cancel","message_id":"m1","reason":"gone"}"#);
+/// ```
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Cancel<'a> {
+    action: &'static str,
+    message_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<CancelReason>,
+}
+
+impl<'a> Cancel<'a> {
+    /// Names the request by its `message_id`.
+    pub fn new(message_id: &'a str) -> Self {
+        Self { action: "cancel", message_id, reason: None }
+    }
+
+    /// Tells the worker why.
+    pub fn reason(self, reason: CancelReason) -> Self {
+        Self { reason: Some(reason), ..self }
+    }
+}
+
+/// The reason for which a worker is told to stop.
+///
+/// ```
+/// use ipc_framework::proto::system::CancelReason;
+///
+/// assert_eq!(CancelReason::from_wire("deadline"), CancelReason::Deadline);
+/// assert_eq!(CancelReason::from_wire("a reason of a newer server"), CancelReason::Gone);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CancelReason {
+    /// The requester asked for it.
+    Caller,
+    /// The time for the request is up.
+    Deadline,
+    /// The requester has left, or the server cannot take what the worker sent.
+    Gone,
+    /// The requester does not read what it asked for.
+    Limit,
+    /// The server ends.
+    Drain,
+}
+
+impl CancelReason {
+    /// Every reason.
+    pub const ALL: [Self; 5] = [Self::Caller, Self::Deadline, Self::Gone, Self::Limit, Self::Drain];
+
+    /// Reads a reason. An unknown one reads as [`CancelReason::Gone`].
+    pub fn from_wire(text: &str) -> Self {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text).unwrap_or(Self::Gone)
+    }
+
+    /// The reason as it stands on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Deadline => "deadline",
+            Self::Gone => "gone",
+            Self::Limit => "limit",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// The payload of a notification that allows a stream more parts: from its requester to the server,
+/// and from there to the worker. It needs the extension [`CALL`](Extensions::CALL).
+///
+/// ```
+/// use ipc_framework::Json;
+/// use ipc_framework::proto::system::Credit;
+///
+/// let payload = Json::from_serialize(&Credit::new("m1", 16)).unwrap();
+/// assert_eq!(payload.as_str(), r#"{"action":"credit","message_id":"m1","n":16}"#);
+/// ```
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Credit<'a> {
+    action: &'static str,
+    message_id: &'a str,
+    n: u32,
+}
+
+impl<'a> Credit<'a> {
+    /// Allows `n` more parts, from 1 to [`CREDIT_MAX`](super::CREDIT_MAX), to the request with this
+    /// `message_id`.
+    pub fn new(message_id: &'a str, n: u32) -> Self {
+        Self { action: "credit", message_id, n }
+    }
 }
 
 /// The payload of a subscribe or unsubscribe.

@@ -236,6 +236,7 @@ pub(crate) fn publish(
         message_type,
         timestamp: stamp.time(),
         reply_to: None,
+        meta: None,
     };
     let encoded = core.encoder.text(&mut core.pool, &head, payload.as_str());
     let encoded = check_size(core, encoded)?;

@@ -257,6 +257,7 @@ impl<'a> Request<'a> {
             message_type: MessageType::Response,
             timestamp: stamp.time(),
             reply_to: Some(parts.envelope.message_id().raw().as_bytes()),
+            meta: None,
         };
         let answer = OutFrame::own(&head, payload.as_str().as_bytes(), &mut core.pool);
         finish(core, parts.from, dealt, &answer)

@@ -102,6 +102,7 @@ fn deliver(core: &mut Core, key: RequestKey, response: Option<&Envelope<'_>>, pa
         message_type: MessageType::Response,
         timestamp: response.map_or(stamp.time(), |response| response.timestamp_str().as_bytes()),
         reply_to: Some(request.message_id()),
+        meta: None,
     };
     let message = core.encoder.text(&mut core.pool, &head, payload);
     if message.body_bytes() > core.limits.frame_bytes_max {

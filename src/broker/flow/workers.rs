@@ -170,6 +170,7 @@ pub(crate) fn offer(
             message_type,
             timestamp: envelope.timestamp_str().as_bytes(),
             reply_to: None,
+            meta: None,
         };
         OutFrame::own(&head, envelope.payload_str().as_bytes(), &mut core.pool)
     };

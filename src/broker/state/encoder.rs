@@ -122,6 +122,7 @@ impl Encoder {
             message_type,
             timestamp: stamp.time(),
             reply_to,
+            meta: None,
         };
         let mut out = self.take_scratch();
         match proto::encode_frame(&mut out, &head, write) {

@@ -95,6 +95,7 @@ impl Encoder {
             message_type: heading.message_type,
             timestamp: time.as_bytes(),
             reply_to: reply_to.as_deref().map(str::as_bytes),
+            meta: None,
         };
         self.buffer.encode(&head, payload)?;
         Ok(id)

@@ -191,7 +191,7 @@ fn refuses_what_is_not_utf8() {
 
 #[test]
 fn refuses_fields_that_are_missing_doubled_or_unknown() {
-    for field in Field::ALL {
+    for field in Field::ALL.into_iter().filter(|field| *field != Field::Meta) {
         let field = field.name();
         if field != "reply_to" {
             assert_eq!(refused(&without(field)).fault, Fault::Missing { field });

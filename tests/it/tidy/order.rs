@@ -31,10 +31,10 @@ const ROOMS: &[Room] = &[
         folder: "src/proto",
         floors: &[
             "buffer_pool error_code frame json/scratch json_str limits timestamp value",
-            "fault recv_buffer system message_type stamp",
+            "fault recv_buffer message_type stamp",
             "scanner",
-            "json members",
-            "envelope meta? attachments?",
+            "json members extensions meta",
+            "envelope system attachments?",
             "fields",
             "parse decoder",
             "message oracle relay",

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::proto::parse::usual;
+use crate::proto::parse::{usual, usual_extended};
 use crate::proto::scanner::tests::{apply, cases, damage, json_text, string_text};
-use crate::proto::{Envelope, fields};
+use crate::proto::{Envelope, Fault, fields};
 
 const UUID: &str = "5b0c7a52-1f5e-4f0a-9f5c-0d6c2f1c9a11";
 
@@ -47,7 +47,7 @@ fn check(body: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(body) else { return false };
     let quick = usual(text);
     if let Some(envelope) = quick {
-        assert_eq!(fields::read(text), Ok(envelope), "{text}");
+        assert_eq!(fields::read(text, false), Ok(envelope), "{text}");
     }
     quick.is_some()
 }
@@ -132,5 +132,35 @@ proptest! {
     #[test]
     fn both_ways_agree_on_damaged_messages(text in laid_out(), damage in damage()) {
         check(&damage.into_iter().fold(text.into_bytes(), apply));
+    }
+}
+
+/// A message with a `meta` is read in the quick way if that stands last, and in any case if it is
+/// allowed.
+#[test]
+fn a_meta_is_read_where_it_is_allowed() {
+    let metas = [r#"{"ttl":5}"#, "{}", r#"{"headers": {"a": "}"}}"#, "[1]", "null"];
+    for (text, meta) in written_by_clients().iter().flat_map(|text| metas.map(|meta| (text, meta)))
+    {
+        let is_spaced = text.starts_with("{\"message_id\": ");
+        let before = if is_spaced { ", \"meta\": " } else { ",\"meta\":" };
+        let whole = text.strip_suffix('}').unwrap();
+        let extended = format!("{whole}{before}{meta}}}");
+        let quick = usual_extended(&extended);
+        assert_eq!(quick.is_some(), text.contains("\"reply_to\""), "{extended}");
+        let envelope = Envelope::parse_extended(extended.as_bytes()).unwrap();
+        assert_eq!(fields::read(&extended, true), Ok(envelope));
+        assert_eq!(envelope.meta().unwrap().as_str(), meta);
+        let plain = Envelope::parse(text.as_bytes()).unwrap();
+        assert_eq!(envelope.payload_str(), plain.payload_str());
+        assert_eq!(Envelope::parse_extended(text.as_bytes()), Ok(plain));
+
+        let refused = Envelope::parse(extended.as_bytes()).unwrap_err();
+        assert!(matches!(refused.fault, Fault::Unknown { .. }), "{extended}");
+        let first = format!("{{\"meta\":{meta},{}", &text[1..]);
+        assert_eq!(Envelope::parse_extended(first.as_bytes()).unwrap().meta, envelope.meta);
+        let twice = format!("{{\"meta\":{meta},{}", &extended[1..]);
+        let fault = Envelope::parse_extended(twice.as_bytes()).unwrap_err().fault;
+        assert_eq!(fault, Fault::Doubled { field: "meta" });
     }
 }
