@@ -93,11 +93,11 @@ export interface ClientOptions {
   requestTimeout?: number | undefined;
   /** Milliseconds that close() waits for work in progress, 5,000. */
   closeTimeout?: number | undefined;
-  /** 5; `Infinity` never gives up, 0 never tries. */
+  /** `Infinity`, which never gives up; 0 never tries. */
   reconnectAttempts?: number | undefined;
-  /** Milliseconds before the first attempt, 2,000; doubles with each. */
+  /** Milliseconds before the first attempt, 50; doubles with each. */
   reconnectDelay?: number | undefined;
-  /** 30,000 */
+  /** 5,000 */
   reconnectDelayMax?: number | undefined;
   /** Milliseconds, 30,000; 0 for none. */
   heartbeatInterval?: number | undefined;
@@ -279,21 +279,44 @@ export class IPCPool extends EventEmitter {
 
 export type ServerCode =
   | 'bad_frame' | 'bad_message' | 'frame_too_large' | 'not_connected' | 'auth_failed' | 'server_full' | 'no_handler'
-  | 'handler_failed' | 'worker_lost' | 'timeout' | 'forbidden' | 'limit_exceeded' | 'taken_over' | 'shutting_down';
+  | 'handler_failed' | 'worker_lost' | 'timeout' | 'cancelled' | 'forbidden' | 'limit_exceeded' | 'unsupported'
+  | 'taken_over' | 'shutting_down';
+
+/** The code of an error that an application defines, see HandlerError. */
+export type AppCode = `app:${string}`;
 
 export type ClientCode =
   | 'TIMEOUT' | 'ABORTED' | 'NOT_CONNECTED' | 'CONNECTION_LOST' | 'TLS_FAILED' | 'QUEUE_FULL' | 'FRAME_TOO_LARGE'
   | 'BAD_FRAME' | 'BAD_MESSAGE' | 'BAD_PAYLOAD' | 'ALREADY_SERVED' | 'UNSUPPORTED';
 
 export class IPCError extends Error {
-  constructor(code: ServerCode | ClientCode, message: string, options?: { cause?: unknown });
-  readonly code: ServerCode | ClientCode;
+  constructor(code: ServerCode | AppCode | ClientCode, message: string, options?: { cause?: unknown });
+  readonly code: ServerCode | AppCode | ClientCode;
   readonly cause?: unknown;
 }
 export class ServerError extends IPCError {
   constructor(response: Message);
-  readonly code: ServerCode;
+  readonly code: ServerCode | AppCode;
+  /** True for an error that a handler raised on purpose, whose code begins with `app:`; false for the server's. */
+  readonly isApp: boolean;
+  /** The value that the handler gave with its error; undefined if it gave none. */
+  readonly details: any;
   readonly response: Message;
+}
+/**
+ * An error for a handler to throw: the requester gets its code, text and details. Everything else that a handler throws
+ * reaches the requester as `handler_failed`.
+ */
+export class HandlerError extends Error {
+  /**
+   * @param code 1 to 64 letters, digits, points, hyphens and underscores; the prefix `app:` may be left out
+   * @param text for people
+   * @param details any value that JSON can express; together at most 16 KiB
+   */
+  constructor(code: string, text: string, details?: unknown);
+  /** With the prefix. */
+  readonly code: AppCode;
+  readonly details: any;
 }
 export class TimeoutError extends IPCError {
   constructor(message: string);
@@ -328,8 +351,12 @@ export interface ProxyOptions<Request extends IncomingMessage = IncomingMessage>
   timeout?: number | undefined;
   /** Returns the payload; by default it has method, path, query, params and body. */
   payload?: ((req: Request) => unknown) | undefined;
-  /** Returns the status for an error, if the default does not fit. */
-  status?: ((error: IPCError) => number | undefined | Promise<number | undefined>) | undefined;
+  /** Returns the status for an error, if those of the table and of `statuses` do not fit. */
+  status?: ((error: IPCError | HandlerError) => number | undefined | Promise<number | undefined>) | undefined;
+  /** Statuses by code, beside those of the table or in their place: `{ 'app:conflict': 409 }`. */
+  statuses?: { [Code in ServerCode | AppCode | ClientCode]?: number } | undefined;
+  /** Shows browsers the text of what a handler threw; false, for that may hold anything. */
+  exposeCrashes?: boolean | undefined;
   /** Bytes of a body that no parser has read, 1 MiB. */
   bodyBytes?: number | undefined;
 }

@@ -4,6 +4,7 @@ const { IPCClient } = require('./lib/client.js');
 const { IPCPool } = require('./lib/pool.js');
 const { Message, MessageType } = require('./lib/message.js');
 const { ipcProxy, ipcEvents } = require('./lib/express.js');
+const { HandlerError } = require('./lib/handler_error.js');
 const {
   IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, ConnectionLostError, TLSError, QueueFullError,
   FrameError,
@@ -17,6 +18,7 @@ module.exports = {
   MessageType,
   ipcProxy,
   ipcEvents,
+  HandlerError,
   IPCError,
   ServerError,
   TimeoutError,

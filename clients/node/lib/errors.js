@@ -3,6 +3,9 @@
 const { types } = require('node:util');
 const { errorKind } = require('./kinds.js');
 
+// The codes of errors that applications define begin with this; the server never uses it.
+const APP_PREFIX = 'app:';
+
 /** The base of all errors of this package. `code` is for programs, `message` for people. */
 class IPCError extends Error {
   /**
@@ -16,12 +19,22 @@ class IPCError extends Error {
   }
 }
 
-/** The server refused a message or could not serve it. `code` is the server's, in lower case. */
+/**
+ * The server refused a message or could not serve it, or a handler refused it with an error of the application's own.
+ * `code` is the one of the wire: the server's are in lower case, an application's begin with `app:`.
+ */
 class ServerError extends IPCError {
   /** @param {import('./message.js').Message} response */
   constructor(response) {
     super(response.payload.code, String(response.payload.error));
+    /** The value that the handler gave with its error; undefined if it gave none. */
+    this.details = response.payload.details;
     this.response = response;
+  }
+
+  /** True if a handler raised the error on purpose, as a HandlerError, and false if it is the server's. */
+  get isApp() {
+    return this.code.startsWith(APP_PREFIX);
   }
 }
 
@@ -90,16 +103,20 @@ errorKind(FrameError, 'FrameError');
 
 const SERVER_CODES = new Set([
   'bad_frame', 'bad_message', 'frame_too_large', 'not_connected', 'auth_failed', 'server_full', 'no_handler',
-  'handler_failed', 'worker_lost', 'timeout', 'forbidden', 'limit_exceeded', 'taken_over', 'shutting_down',
+  'handler_failed', 'worker_lost', 'timeout', 'cancelled', 'forbidden', 'limit_exceeded', 'unsupported', 'taken_over',
+  'shutting_down',
 ]);
 
 /**
- * Returns whether a payload is an error of the server. A handler's answer may also say `status: "error"`, so the shape
- * must match exactly.
+ * Returns whether a payload is an error of the server or of an application. A handler's answer may also say
+ * `status: "error"`, so the shape must match exactly.
  */
 function isServerError(payload) {
-  return payload !== null && typeof payload === 'object' && payload.status === 'error'
-    && SERVER_CODES.has(payload.code) && typeof payload.error === 'string' && Object.keys(payload).length === 3;
+  if (payload === null || typeof payload !== 'object' || payload.status !== 'error') return false;
+  const { code, error } = payload;
+  if (typeof error !== 'string' || typeof code !== 'string') return false;
+  if (!SERVER_CODES.has(code) && !code.startsWith(APP_PREFIX)) return false;
+  return Object.keys(payload).length === (Object.hasOwn(payload, 'details') ? 4 : 3);
 }
 
 /** Returns whether a value is an error, of another realm too, such as that of node:vm or of a test under Jest. */
@@ -127,6 +144,7 @@ function warn(thrown) {
 }
 
 module.exports = {
+  APP_PREFIX,
   textOf,
   warn,
   isOfProgram,

@@ -3,7 +3,7 @@
 // Server-Sent Events, as in the HTML standard.
 
 const { IPCError, NotConnectedError } = require('./errors.js');
-const { sendJson } = require('./http_proxy.js');
+const { sendJson } = require('./http_failure.js');
 const { checkedOptions } = require('./options.js');
 const { bound } = require('./context.js');
 const { after, afterReading, cancel, every } = require('./timers.js');

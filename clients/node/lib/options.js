@@ -18,9 +18,10 @@ const DEFAULTS = Object.freeze({
   connectionTimeout: 10_000,
   requestTimeout: 10_000,
   closeTimeout: 5_000,
-  reconnectAttempts: 5,
-  reconnectDelay: 2_000,
-  reconnectDelayMax: 30_000,
+  // A service outlives its server's restarts, however long they take, and is back soon after them.
+  reconnectAttempts: Infinity,
+  reconnectDelay: 50,
+  reconnectDelayMax: 5_000,
   heartbeatInterval: 30_000,
   // The same as the server's default.
   maxFrameBytes: 16 * MIB,

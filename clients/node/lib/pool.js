@@ -54,6 +54,7 @@ class IPCPool extends ContextEmitter {
 
   /** True while at least one connection is open. */
   get connected() { return this.clients.some((client) => client.connected); }
+  get canSend() { return this.clients.some((client) => client.canSend); }
 
   isConnected() {
     return this.connected;

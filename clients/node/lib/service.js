@@ -1,7 +1,8 @@
 'use strict';
 
 const { AsyncResource } = require('node:async_hooks');
-const { IPCError, QueueFullError, textOf } = require('./errors.js');
+const { IPCError, QueueFullError } = require('./errors.js');
+const { failure, failureOf } = require('./handler_error.js');
 const { TYPE, Context } = require('./context.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
@@ -170,7 +171,7 @@ class Service {
       payload = await call(this, hand, this.handler, request);
     } catch (thrown) {
       error = thrown;
-      payload = failure('handler_failed', thrown);
+      payload = failureOf(thrown);
     }
     if (hand.lost === null) this.hooks.respond(request, payload);
     return error;
@@ -207,9 +208,4 @@ class Service {
   }
 }
 
-/** Returns an error in the server's format, so that the requester's client recognises it. */
-function failure(code, thrown) {
-  return { status: 'error', code, error: textOf(thrown) || 'the handler failed without a word' };
-}
-
-module.exports = { Service, failure };
+module.exports = { Service };

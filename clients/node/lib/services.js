@@ -2,7 +2,8 @@
 
 const { IPCError, NotConnectedError, TimeoutError } = require('./errors.js');
 const { checkedOptions } = require('./options.js');
-const { Service, failure } = require('./service.js');
+const { failure } = require('./handler_error.js');
+const { Service } = require('./service.js');
 
 const OPTIONS = ['concurrency', 'prefetch', 'queueMax', 'queueBytes', 'onNotification'];
 const CONCURRENCY = 64;

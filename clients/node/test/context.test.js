@@ -143,7 +143,7 @@ test('the filter of ipcEvents and the callbacks of ipcProxy run as their request
   client.publish('news', 1);
   await Promise.all(readers.map((reader) => reader.read()));
   assert.deepEqual(seen.filter.sort(), ['/events/1', '/events/2']);
-  assert.equal((await fetch(`${base}/proxy`, { method: 'POST', body: '1' })).status, 502);
+  assert.equal((await fetch(`${base}/proxy`, { method: 'POST', body: '1' })).status, 503);
   assert.deepEqual([seen.payload, seen.status], [['/proxy'], ['/proxy']]);
   await Promise.all(readers.map((reader) => reader.cancel()));
 });

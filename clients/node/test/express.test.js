@@ -63,7 +63,7 @@ describe('Express', () => {
   });
 
   test('what fails has a status and a code', async () => {
-    assert.deepEqual(await ask('/api/1?fail=1'), [502, { error: 'no such user', code: 'handler_failed' }]);
+    assert.deepEqual(await ask('/api/1?fail=1'), [502, { error: 'the request failed', code: 'handler_failed' }]);
     const [late, told] = await ask('/api/1?wait=1');
     assert.deepEqual([late, told.code], [504, 'TIMEOUT']);
     const [missing, { code }] = await ask('/nobody');

@@ -246,7 +246,7 @@ test('a status that is none, or that throws, is no crash', async (t) => {
   for (const given of [0, NaN, 99, 1000, '404']) {
     const base = await web(t, ipcProxy(client, 'nobody', { status: () => given }));
     const response = await fetch(base);
-    assert.deepEqual([response.status, (await response.json()).code], [502, 'no_handler']);
+    assert.deepEqual([response.status, (await response.json()).code], [503, 'no_handler']);
   }
   const base = await web(t, ipcProxy(client, 'nobody', { status: () => { throw new Error('broken'); } }));
   assert.equal((await fetch(base)).status, 500);

@@ -93,7 +93,11 @@ async function errors(client: ipc.IPCClient): Promise<string> {
       if (error.code === 'no_handler') return error.response.channelId;
       // @ts-expect-error not a code of the server's
       if (error.code === 'TIMEOUT') return '';
+      if (error.code === 'app:not_found') return String(error.details.id);
+      const isApp: boolean = error.isApp;
+      return String(isApp);
     }
+    if (error instanceof ipc.HandlerError) { const code: `app:${string}` = error.code; return code; }
     if (error instanceof ipc.ConnectionLostError) { const code: 'CONNECTION_LOST' = error.code; return code; }
     if (error instanceof ipc.NotConnectedError || error instanceof ipc.TimeoutError) return error.code;
     if (error instanceof ipc.FrameError) return String(error.fatal);
@@ -118,10 +122,15 @@ async function pools(): Promise<void> {
   await pool.connect();
   const answer = await pool.sendRequest<string>('echo', 'x');
   const length: number = answer.payload.length + pool.size + pool.clients.length;
-  const service: ipc.Service = await pool.serve('square', (request) => request.payload);
+  const service: ipc.Service = await pool.serve('square', (request) => {
+    if (request.payload < 0) throw new ipc.HandlerError('bad_input', 'no negative numbers', { got: request.payload });
+    // @ts-expect-error a text is no number
+    new ipc.HandlerError('bad_input', 5);
+    return request.payload;
+  });
   await service.close();
   await pool.close();
-  const status = (error: ipc.IPCError): number => (error.code === 'timeout' ? 504 : 502);
+  const status = (error: ipc.IPCError | ipc.HandlerError): number => (error.code === 'timeout' ? 504 : 502);
   http.createServer(ipc.ipcProxy(pool, 'api', { timeout: 10, status }));
   const filter = ({ payload }: ipc.Message): boolean => payload !== null;
   http.createServer(expressHelper.ipcEvents(pool, 'news', { event: 'news', retry: 10, filter }));
@@ -138,8 +147,11 @@ function web(client: ipc.IPCClient): void {
   const app = express();
   app.use('/api', express.json(), ipc.ipcProxy(client, 'api'));
   app.get('/users/:id', ipc.ipcProxy(client, 'users', { payload: ({ params }: express.Request) => params['id'] }));
-  const status = async ({ code }: ipc.IPCError): Promise<number | undefined> => (code === 'TIMEOUT' ? 408 : undefined);
-  app.post('/late', ipc.ipcProxy(client, 'late', { status }));
+  const status = async ({ code }: { code: string }): Promise<number | undefined> => (code === 'TIMEOUT' ? 408 : undefined);
+  const statuses = { 'app:conflict': 409, worker_lost: 503 };
+  app.post('/late', ipc.ipcProxy(client, 'late', { status, statuses, exposeCrashes: true }));
+  // @ts-expect-error no such code
+  app.post('/late', ipc.ipcProxy(client, 'late', { statuses: { conflict: 409 } }));
   app.get('/events', ipc.ipcEvents(client, 'news'));
   const isMine = ({ payload }: ipc.Message<{ to: string }>, req: express.Request): boolean => payload.to === req.ip;
   app.get('/mine', ipc.ipcEvents(client, 'news', { filter: isMine, history: 10, historyBytes: 1e6, linger: 0 }));
