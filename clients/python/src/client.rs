@@ -22,15 +22,16 @@ use std::time::{Duration, Instant};
 use ipc_framework::client::{
     self, ClientOptions, Endpoint, Error, Event, Execution, Reconnect, RequestId,
 };
-use ipc_framework::{ErrorCode, MessageType, Token};
+use ipc_framework::{MessageType, Token};
 use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyDict;
 
 use crate::inside::{Inside, SIGNALS, after_fork, begin_end};
+use crate::json::json_text;
 use crate::message;
 use burst::Burst;
-use errors::{Failure, raise};
+use errors::{Failure, error_of, raise};
 use inbox::{Inbox, Item};
 use job::Job;
 use jobs::{Jobs, Queue};
@@ -47,6 +48,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Waiter>()?;
     module.add_function(wrap_pyfunction!(begin_end, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(json_text, module)?)?;
     module.add_function(wrap_pyfunction!(error_of, module)?)
 }
 
@@ -83,6 +85,7 @@ struct Client {
     /// The queues of all served channels, current or not, which end with the connection.
     served: Mutex<Vec<Weak<Queue>>>,
     queue_bytes_max: usize,
+    frame_bytes_max: usize,
     timeout: Duration,
     /// Number of requests in flight.
     asked: Arc<AtomicUsize>,
@@ -162,6 +165,7 @@ impl Client {
             subscribed,
             served,
             queue_bytes_max,
+            frame_bytes_max,
             timeout,
             asked,
             is_ending,
@@ -358,7 +362,7 @@ impl Client {
         served.push(Arc::downgrade(&queue));
         drop(served);
         // A queue serves one channel.
-        let _ = queue.client.set(client.downgrade());
+        let _ = queue.client.set((client.downgrade(), self.frame_bytes_max));
         let pass_on = move |message, responder| queue.put(message, responder);
         let serve = move || client.serve_through(&channel_id, usize::MAX, announced, pass_on);
         let served = inside.interruptible(Duration::MAX, serve)?.unwrap_or(Err(Error::Closed));
@@ -572,24 +576,4 @@ fn refused(py: Python<'_>, error: PyErr) -> PyErr {
         || error.is_instance_of::<PyAttributeError>(py);
     // Others were raised by the handler of a signal, such as Ctrl-C or a time limit.
     if is_of_value { Failure::of_value(py, &error).caused_by(py, error) } else { error }
-}
-
-/// Returns the exception for an answer, if its payload is an error of the protocol.
-#[pyfunction]
-fn error_of<'py>(payload: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let py = payload.py();
-    let Ok(payload) = payload.cast::<PyDict>() else { return Ok(None) };
-    let field = |name: &str| -> PyResult<Option<String>> {
-        let value = payload.get_item(name)?;
-        Ok(value.and_then(|value| value.cast_into::<PyString>().ok()?.extract().ok()))
-    };
-    let (Some(status), Some(code), Some(text)) =
-        (field("status")?, field("code")?, field("error")?)
-    else {
-        return Ok(None);
-    };
-    let known = ErrorCode::ALL.into_iter().find(|known| known.as_str() == code);
-    let Some(code) = known.filter(|_| status == "error") else { return Ok(None) };
-    let failure = Failure::from(&Error::Answered { code, text });
-    Ok(Some(failure.into_py(py).into_value(py).into_bound(py).into_any()))
 }

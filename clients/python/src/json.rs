@@ -53,6 +53,15 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
     Json::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
+/// Returns the JSON text that a payload would have on the wire.
+///
+/// # Errors
+/// As [`from_python`].
+#[pyfunction]
+pub(crate) fn json_text(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    Ok(from_python(value)?.as_str().to_owned())
+}
+
 /// Returns the inside of a JSON string that has no escapes.
 fn plain_text(json: &str) -> Option<&str> {
     let inside = json.strip_prefix('"')?.strip_suffix('"')?;

@@ -7,6 +7,7 @@ mod errors;
 mod inside;
 mod json;
 mod message;
+mod parts;
 mod server;
 
 use pyo3::prelude::*;

@@ -187,7 +187,7 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "clients/python/src",
         floors: &[
-            "errors json",
+            "errors json parts",
             "inside",
             "message",
             "client/errors client/link",

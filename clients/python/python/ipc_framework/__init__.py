@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .client import FrameworkClient
     from .core import Application, Channel, IPCClient, IPCServer, Message, MessageType
     from .exceptions import ConnectionError, IPCError, RoutingError
+    from .exceptions import HandlerError as HandlerError
     from .server import FrameworkServer
 
 if not getattr(_sys, "_is_gil_enabled", lambda: True)():
@@ -39,11 +40,12 @@ __all__ = [
     "RoutingError",
 ]
 
-#: The modules that the published package loads, each with the names that it takes from there.
+#: The modules that the published package loads, each with the names that are taken from there. `HandlerError` is this
+#: package's own, and `import *` brings what it brought there.
 _MODULES = {
     "client": ["FrameworkClient"],
     "core": ["Application", "Channel", "IPCClient", "IPCServer", "Message", "MessageType"],
-    "exceptions": ["ConnectionError", "IPCError", "RoutingError"],
+    "exceptions": ["ConnectionError", "HandlerError", "IPCError", "RoutingError"],
     "server": ["FrameworkServer"],
 }
 
@@ -61,4 +63,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> "list[str]":
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *_MODULES, "HandlerError"})

@@ -8,13 +8,15 @@ import logging
 import threading
 import time
 import traceback
+import types
 import weakref
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, Dict, Optional, Set
 
 from . import _hub, _native
+from ._parts import send_async_parts, send_parts
 from ._threads import run_loop
 from .core import Message, failure_text
-from .exceptions import IPCError
+from .exceptions import HandlerError, IPCError
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,8 +44,12 @@ Handler = Callable[[Message], Any]
 
 
 def is_coroutine_function(handler: Handler) -> bool:
-    """Returns whether a call of it must be awaited, as for an object with an `async def __call__`."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
+    """Returns whether a call of it needs an event loop, as for an object with an `async def __call__`."""
+    return _is_async(handler) or _is_async(getattr(handler, "__call__", None))
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
@@ -85,6 +91,9 @@ class Service:
         """Waits for what `cancel` has begun."""
 
     def _failed(self, job: _native.Job, error: BaseException) -> None:
+        if isinstance(error, HandlerError):
+            self._answer_error(job, error)
+            return
         # Nothing here may end the thread, which the next request needs.
         try:
             logger.error("the handler that serves %r failed", self.channel_id, exc_info=error)
@@ -94,6 +103,14 @@ class Service:
             job.fail(failure_text(error))
         except IPCError:
             # The text is too large for a frame, and the requester was told that.
+            pass
+
+    def _answer_error(self, job: _native.Job, error: HandlerError) -> None:
+        """Answers with an error of the application, which is none of the handler."""
+        try:
+            job.answer(error.payload)
+        except IPCError:
+            # The queue is full, and the requester was told that.
             pass
 
 
@@ -176,11 +193,16 @@ class Threads(Service):
         try:
             context = self._context.copy()
             result = context.run(self.handler, message)
-            if inspect.isawaitable(result):
-                # A plain function, such as a lambda, may return a coroutine.
-                result = context.run(self._await, _awaited(result))
-            self._wait_for_room(job)
-            job.answer(result)
+            # A plain function, such as a lambda, may return any of these.
+            if type(result) is types.GeneratorType:
+                context.run(send_parts, result, job)
+            elif type(result) is types.AsyncGeneratorType:
+                context.run(self._await, send_async_parts(result, job))
+            else:
+                if inspect.isawaitable(result):
+                    result = context.run(self._await, _awaited(result))
+                self._wait_for_room(job)
+                job.answer(result)
         except BaseException as error:
             self._wait_for_room(job)
             self._failed(job, error)
@@ -248,10 +270,14 @@ class Tasks(Service):
         import asyncio
 
         try:
-            result = await self.handler(message)
-            if not job.has_room:
-                await self._room(job)
-            job.answer(result)
+            result = self.handler(message)
+            if type(result) is types.AsyncGeneratorType:
+                await send_async_parts(result, job)
+            else:
+                result = await result
+                if not job.has_room:
+                    await self._room(job)
+                job.answer(result)
         except asyncio.CancelledError as error:
             # Python 3.11 and newer can tell this task from one that the handler awaited.
             if getattr(asyncio.current_task(), "cancelling", lambda: True)():

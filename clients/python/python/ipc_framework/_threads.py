@@ -84,9 +84,10 @@ class Thread(threading.Thread):
 
 
 class Coroutines:
-    """The asyncio loop of ``async def`` handlers, which starts with the first of them."""
+    """An asyncio loop and its thread, which start with the first coroutine, such as an ``async def`` handler."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._thread: Optional[Thread] = None
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         #: The real thread of the loop, which under gevent is another one than `_thread`.
@@ -102,7 +103,7 @@ class Coroutines:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = Thread("ipc-asyncio", lambda: _hub.call(self._run))
+                    self._thread = Thread(self._name, lambda: _hub.call(self._run))
                     self._thread.start()
         self._put((coroutine, contextvars.copy_context()))
 

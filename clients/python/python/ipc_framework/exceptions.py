@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import builtins
-from typing import Optional
+from typing import Any, Optional, Type
+
+#: The codes of errors that applications raise begin with this; those of the server never do.
+APP_PREFIX = "app:"
+#: Bytes of the JSON of an application's error.
+ERROR_BYTES_MAX = 16 << 10
 
 
 class IPCError(Exception):
@@ -12,8 +17,16 @@ class IPCError(Exception):
     #: The kind of error for programs: a code of the protocol, such as ``no_handler``, or of the client, such as
     #: ``lost``.
     code: Optional[str] = None
+    #: More about an error that an application raised: any value of JSON.
+    details: Any = None
     #: True if the failed request may have been carried out all the same.
     may_be_executed: bool = False
+
+    @property
+    def is_application(self) -> bool:
+        """True for an error that a handler raised as a `HandlerError`. Otherwise it comes from the server, from a
+        handler that crashed, or from this client."""
+        return self.code is not None and self.code.startswith(APP_PREFIX)
 
 
 class ConnectionError(IPCError, builtins.ConnectionError):
@@ -50,3 +63,68 @@ class SerializationError(IPCError):
 
 class TimeoutError(IPCError, builtins.TimeoutError):
     """An answer did not come in time. Also the built-in exception of that name."""
+
+
+class HandlerError(IPCError):
+    """Raised by a handler: the requester gets the code, the text and the details, and nothing is logged.
+
+    `code` has 1 to 64 letters, digits and `_.-`; the requester sees it behind ``app:``, as does `code` of this object.
+    `details` is any value of JSON; the whole error has at most 16 KiB of it.
+
+    ::
+
+        raise HandlerError("bad_input", "width is a positive number", {"field": "width"})
+    """
+
+    #: Always given here.
+    code: str
+
+    def __init__(self, code: str, text: str, details: Any = None) -> None:
+        if not isinstance(code, str) or not isinstance(text, str):
+            raise TypeError(f"code and text of a HandlerError are strings, not {code!r} and {text!r}")
+        name = code[len(APP_PREFIX) :] if code.startswith(APP_PREFIX) else code
+        if not 0 < len(name) <= 64 or not name.isascii() or not name.translate(_PUNCTUATION).isalnum():
+            raise ValueError(f"the code of a HandlerError is 1 to 64 letters, digits and _.- of ASCII, not {code!r}")
+        # A text with half of a surrogate pair could not be read by other languages.
+        self.text = text.encode("utf-8", "backslashreplace").decode()
+        super().__init__(self.text)
+        self.code = APP_PREFIX + name
+        self.details = _checked(self.code, self.text, details)
+
+    @property
+    def payload(self) -> Any:
+        """The payload of the answer that says it."""
+        told = {"status": "error", "code": self.code, "error": self.text}
+        return told if self.details is None else {**told, "details": self.details}
+
+    def __reduce__(self) -> Any:
+        # A pool of processes hands it from one to another, and a subclass may take other arguments.
+        return _again, (type(self), self.code, self.text, self.details), self.__dict__
+
+
+_PUNCTUATION = str.maketrans("_.-", "aaa")
+
+
+def _checked(code: str, text: str, details: Any) -> Any:
+    """Returns the details as they will arrive. What cannot be sent is refused here, where it was made."""
+    from json import loads
+
+    from ._native import json_text
+
+    told = {"status": "error", "code": code, "error": text, "details": details}
+    try:
+        written = json_text(told)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"a HandlerError cannot be sent with these details: {error}") from None
+    if len(written) > ERROR_BYTES_MAX:
+        raise ValueError(
+            f"a HandlerError has at most {ERROR_BYTES_MAX} bytes of JSON, and this one has {len(written)}; "
+            "send less details, or answer with a value"
+        )
+    return loads(written)["details"]
+
+
+def _again(kind: Type[HandlerError], code: str, text: str, details: Any) -> HandlerError:
+    error = kind.__new__(kind)
+    HandlerError.__init__(error, code, text, details)
+    return error

@@ -15,12 +15,15 @@ from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Type
 from . import _hub, _native, _running
 from . import _lifetime as _lifetime  # For the end of the process, and for forked children.
 from ._logs import flag, print_log
+from ._parts import send_async_parts, send_parts, send_parts_in_turns
 from ._registry import InContext, ServerApplication, ServerChannel, ServerConnections, check_id
 from ._threads import LINGER, Coroutines, Thread, wait_for
 from .core import Application, Channel, ConnectionManager, Handler, IPCServer, Message, MessageType, failure_text
-from .exceptions import ConnectionError
+from .exceptions import ConnectionError, HandlerError
 
 logger = logging.getLogger("ipc_framework")
+
+_GENERATORS = (types.GeneratorType, types.AsyncGeneratorType)
 
 
 class Limits(TypedDict, total=False):
@@ -107,6 +110,8 @@ class FrameworkServer(IPCServer):
         self._threads: List[Thread] = []
         self._forks = _running.forks
         self._coroutines: Optional[Coroutines] = None
+        #: Where the parts of plain generators are made, one after another, if there are no threads for handlers.
+        self._generators: Optional[Coroutines] = None
         self._complained: Dict[int, Handler] = {}
         if flag("IPC_FRAMEWORK_VERBOSE") if verbose is None else verbose:
             print_log()
@@ -135,9 +140,9 @@ class FrameworkServer(IPCServer):
             for application in self._apps.values():
                 application._set_handlers(native)
             workers = [Thread(f"ipc-worker-{n}", lambda: self._work(native)) for n in range(worker_count)]
-            coroutines = Coroutines()
-            self._threads, self._coroutines = workers, coroutines
-            self.server_thread = Thread("ipc-server", lambda: self._serve(native, workers, coroutines))
+            loops = [Coroutines("ipc-asyncio"), Coroutines("ipc-generators")]
+            self._threads, (self._coroutines, self._generators) = workers, loops
+            self.server_thread = Thread("ipc-server", lambda: self._serve(native, workers, loops))
             self._native = native
             self.running = True
             self._forks = _running.forks
@@ -153,7 +158,7 @@ class FrameworkServer(IPCServer):
             application._install(native)
         logger.info("IPC Server started on %s:%s", self.host, self.port)
 
-    def _serve(self, native: _native.Server, workers: List[Thread], coroutines: Coroutines) -> None:
+    def _serve(self, native: _native.Server, workers: List[Thread], loops: List[Coroutines]) -> None:
         try:
             _hub.call(native.run)
         except Exception:
@@ -162,7 +167,8 @@ class FrameworkServer(IPCServer):
             deadline = time.monotonic() + LINGER
             for worker in workers:
                 worker.leave(deadline - time.monotonic())
-            coroutines.stop()
+            for loop in loops:
+                loop.stop()
             self._ended(native)
 
     def _work(self, native: _native.Server) -> None:
@@ -198,7 +204,7 @@ class FrameworkServer(IPCServer):
 
     def _is_own_thread(self) -> bool:
         """Returns whether this thread runs handlers."""
-        if self._coroutines is not None and self._coroutines.is_current():
+        if any(loop is not None and loop.is_current() for loop in (self._coroutines, self._generators)):
             return True
         return threading.current_thread() in (self.server_thread, *self._threads)
 
@@ -234,8 +240,8 @@ class FrameworkServer(IPCServer):
         self._lock = threading.RLock()
         if self._native is not None:
             # Dropping it could wait for a lock that a thread of the parent held.
-            _running.leak(self._native, self._coroutines)
-        self._native = self._coroutines = self.server_thread = None
+            _running.leak(self._native, self._coroutines, self._generators)
+        self._native = self._coroutines = self._generators = self.server_thread = None
         self._threads = []
         self.running = False
 
@@ -471,11 +477,17 @@ class FrameworkServer(IPCServer):
         """Calls a handler. If the handler does not answer itself, ``origin`` answers for it."""
         try:
             result = handler(message)
-            if type(result) is types.CoroutineType:
-                assert self._coroutines is not None
-                if origin is not None:
-                    origin.hold()
-                self._coroutines.start(self._finish(result, message, origin, serves))
+            kind = type(result)
+            if kind is types.CoroutineType:
+                self._start(self._coroutines, result, message, origin, serves)
+            elif serves and origin is not None and kind in _GENERATORS:
+                if kind is types.AsyncGeneratorType:
+                    self._start(self._coroutines, send_async_parts(result, origin), message, origin, False)
+                elif self._threads:
+                    send_parts(result, origin)
+                else:
+                    # The loop's thread goes on meanwhile.
+                    self._start(self._generators, send_parts_in_turns(result, origin), message, origin, False)
             elif serves and origin is not None:
                 origin.reply(result)
             elif result is not None:
@@ -483,6 +495,19 @@ class FrameworkServer(IPCServer):
         except BaseException as error:
             return self._fail(error, message, origin)
         return True
+
+    def _start(
+        self,
+        coroutines: Optional[Coroutines],
+        coroutine: Coroutine[Any, Any, Any],
+        message: Message,
+        origin: Optional[_native.Origin],
+        serves: bool,
+    ) -> None:
+        assert coroutines is not None
+        if origin is not None:
+            origin.hold()
+        coroutines.start(self._finish(coroutine, message, origin, serves))
 
     async def _finish(
         self,
@@ -506,6 +531,10 @@ class FrameworkServer(IPCServer):
         self, error: BaseException, message: Message, origin: Optional[_native.Origin]
     ) -> bool:
         _running.end_if_forked(self._forks, error)
+        if isinstance(error, HandlerError) and origin is not None:
+            # The application's own error, which is none of its handler.
+            origin.reply(error.payload)
+            return True
         where = f"{message.app_id}/{message.channel_id}"
         logger.error("the handler of %s failed on a %s", where, message.message_type.value, exc_info=error)
         if origin is not None:

@@ -1,16 +1,19 @@
 //! The errors of a client as Python exceptions.
 
+use std::borrow::Cow;
+
 use ipc_framework::ErrorCode;
 use ipc_framework::client::{Error, Execution};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString};
 
 /// An error on its way to Python, where another thread raises it later.
 #[derive(Debug)]
 pub(super) struct Failure {
     /// The class in `ipc_framework.exceptions`.
     class: &'static str,
-    code: &'static str,
+    code: Cow<'static, str>,
     text: String,
     may_be_executed: bool,
 }
@@ -33,7 +36,7 @@ impl From<&Error> for Failure {
             _ => ("IPCError", "system"),
         };
         let may_be_executed = error.execution() == Execution::Possible;
-        Self { class, code, text: error.to_string(), may_be_executed }
+        Self { class, code: code.into(), text: error.to_string(), may_be_executed }
     }
 }
 
@@ -54,23 +57,38 @@ impl Failure {
     pub(super) fn of_closed() -> Self {
         let text =
             "the client was closed before the answer came; the request may have been carried out";
-        Self { class: "ConnectionError", code: "closed", text: text.into(), may_be_executed: true }
+        Self {
+            class: "ConnectionError",
+            code: "closed".into(),
+            text: text.into(),
+            may_be_executed: true,
+        }
+    }
+
+    /// The error that a handler raised, with a code of its application.
+    pub(super) fn of_application(code: String, text: String) -> Self {
+        Self { class: "ApplicationError", code: code.into(), text, may_be_executed: true }
     }
 
     /// An error of files that cannot be used.
     pub(super) fn of_tls(error: &ipc_framework::Error) -> Self {
         let text = error.to_string();
-        Self { class: "ConnectionError", code: "tls", text, may_be_executed: false }
+        Self { class: "ConnectionError", code: "tls".into(), text, may_be_executed: false }
     }
 
     pub(super) fn of_payload(error: &PyErr) -> Self {
         let text = format!("what came cannot be a Python object: {error}");
-        Self { class: "SerializationError", code: "undecodable", text, may_be_executed: true }
+        Self {
+            class: "SerializationError",
+            code: "undecodable".into(),
+            text,
+            may_be_executed: true,
+        }
     }
 
     pub(super) fn of_value(py: Python<'_>, error: &PyErr) -> Self {
         let text = error.value(py).to_string();
-        Self { class: "SerializationError", code: "not_json", text, may_be_executed: false }
+        Self { class: "SerializationError", code: "not_json".into(), text, may_be_executed: false }
     }
 
     pub(super) fn caused_by(self, py: Python<'_>, cause: PyErr) -> PyErr {
@@ -93,7 +111,7 @@ impl Failure {
             let module = CLASSES
                 .get_or_try_init(py, || py.import("ipc_framework.exceptions").map(Bound::unbind))?;
             let error = module.bind(py).getattr(self.class)?.call1((self.text,))?;
-            error.setattr("code", self.code)?;
+            error.setattr("code", &*self.code)?;
             error.setattr("may_be_executed", self.may_be_executed)?;
             Ok(PyErr::from_value(error))
         };
@@ -104,4 +122,35 @@ impl Failure {
 /// Returns the exception for an error.
 pub(super) fn raise(py: Python<'_>, error: &Error) -> PyErr {
     Failure::from(error).into_py(py)
+}
+
+/// Returns the exception for an answer, if its payload is an error of the protocol or of an
+/// application.
+#[pyfunction]
+pub(super) fn error_of<'py>(payload: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = payload.py();
+    let Ok(payload) = payload.cast::<PyDict>() else { return Ok(None) };
+    let field = |name: &str| -> PyResult<Option<String>> {
+        let value = payload.get_item(name)?;
+        Ok(value.and_then(|value| value.cast_into::<PyString>().ok()?.extract().ok()))
+    };
+    let (Some(status), Some(code), Some(text)) =
+        (field("status")?, field("code")?, field("error")?)
+    else {
+        return Ok(None);
+    };
+    if status != "error" {
+        return Ok(None);
+    }
+    let known = ErrorCode::ALL.into_iter().find(|known| known.as_str() == code);
+    let failure = match known {
+        Some(code) => Failure::from(&Error::Answered { code, text }),
+        None if code.starts_with("app:") => Failure::of_application(code, text),
+        None => return Ok(None),
+    };
+    let error = failure.into_py(py).into_value(py).into_bound(py).into_any();
+    if let Some(details) = payload.get_item("details")? {
+        error.setattr("details", details)?;
+    }
+    Ok(Some(error))
 }

@@ -1,26 +1,34 @@
 //! A request to serve, on its way through Python.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ipc_framework::ErrorCode;
 use ipc_framework::client::Responder;
 use pyo3::prelude::*;
 
 use super::errors::raise;
 use crate::inside::Inside;
 use crate::json;
+use crate::parts::{Parts, TOO_LARGE};
 
 /// Answers one request, once; later answers do nothing. Dropped without an answer, it answers
 /// `handler_failed`.
 #[pyclass(frozen, module = "ipc_framework._native")]
 pub(super) struct Job {
     responder: Mutex<Option<Responder>>,
+    parts: Mutex<Parts>,
     /// The process that answers: in a forked child that is the parent.
     process_id: u32,
 }
 
 impl Job {
-    pub(super) fn new(responder: Responder) -> Self {
-        Self { responder: Mutex::new(Some(responder)), process_id: std::process::id() }
+    pub(super) fn new(responder: Responder, frame_bytes_max: usize) -> Self {
+        let parts = Mutex::new(Parts::new(frame_bytes_max));
+        Self { responder: Mutex::new(Some(responder)), parts, process_id: std::process::id() }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Option<Responder> {
@@ -55,6 +63,27 @@ impl Job {
         let payload = json::from_python(payload)?;
         let Some(responder) = self.take() else { return Ok(()) };
         inside.detached(|| responder.reply(&payload)).map_err(|error| raise(py, &error))
+    }
+
+    /// Adds a part to the answer. Returns false if no more of them are wanted. If the value cannot
+    /// be JSON this raises, and the request stays open.
+    fn add_part(&self, py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let inside = Inside::enter(py);
+        let part = json::from_python(payload)?;
+        if self.parts().add(&part) {
+            return Ok(true);
+        }
+        let Some(responder) = self.take() else { return Ok(false) };
+        let refused = inside.detached(|| responder.fail_with(ErrorCode::LimitExceeded, TOO_LARGE));
+        refused.map(|()| false).map_err(|error| raise(py, &error))
+    }
+
+    /// Answers with the parts that were added. Does nothing after it was answered.
+    fn end_parts(&self, py: Python<'_>) -> PyResult<()> {
+        let inside = Inside::enter(py);
+        let parts = std::mem::replace(&mut *self.parts(), Parts::new(0)).finish()?;
+        let Some(responder) = self.take() else { return Ok(()) };
+        inside.detached(|| responder.reply(&parts)).map_err(|error| raise(py, &error))
     }
 
     /// Answers `handler_failed`.

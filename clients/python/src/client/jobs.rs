@@ -30,8 +30,8 @@ pub(super) struct Queue {
     arrived: Condvar,
     bell: Option<(UnixStream, UnixStream)>,
     jobs_max: usize,
-    /// The client that answers, once it serves the channel.
-    pub(super) client: OnceLock<WeakClient>,
+    /// The client that answers, once it serves the channel, and the size of its frames.
+    pub(super) client: OnceLock<(WeakClient, usize)>,
 }
 
 #[derive(Default)]
@@ -136,9 +136,13 @@ impl Queue {
 
     /// Decides whether answers wait for others, to leave together with them.
     fn set_batching(&self, is_batching: bool) {
-        if let Some(client) = self.client.get().and_then(WeakClient::upgrade) {
+        if let Some(client) = self.client.get().and_then(|(client, _)| client.upgrade()) {
             client.set_batching(is_batching);
         }
+    }
+
+    fn frame_bytes_max(&self) -> usize {
+        self.client.get().map_or(0, |(_, bytes)| *bytes)
     }
 
     /// Waits for a request; `None` at the end.
@@ -232,7 +236,7 @@ impl Jobs {
                 None => inside.detached(|| self.queue.take())?,
             };
             let is_last = taken.is_last;
-            if let Some((message, job)) = taken.into_python(&inside) {
+            if let Some((message, job)) = taken.into_python(&inside, self.queue.frame_bytes_max()) {
                 return Some((message, job, is_last));
             }
         }
@@ -247,8 +251,9 @@ impl Jobs {
         }
         let taken = self.queue.take_now(max)?;
         let count = taken.len();
-        let jobs: Vec<_> =
-            taken.into_iter().filter_map(|taken| taken.into_python(&inside)).collect();
+        let bytes_max = self.queue.frame_bytes_max();
+        let jobs = taken.into_iter().filter_map(|taken| taken.into_python(&inside, bytes_max));
+        let jobs: Vec<_> = jobs.collect();
         if jobs.len() < count {
             // The handler is free for those that wait, and no answer of it would have them taken.
             self.queue.ring_again();
@@ -294,10 +299,14 @@ impl Drop for Jobs {
 
 impl Taken {
     /// Returns the request as Python sees it. If it cannot be a Python object it is refused.
-    fn into_python<'py>(self, inside: &Inside<'py>) -> Option<(Bound<'py, PyAny>, Job)> {
+    fn into_python<'py>(
+        self,
+        inside: &Inside<'py>,
+        frame_bytes_max: usize,
+    ) -> Option<(Bound<'py, PyAny>, Job)> {
         let Self { message, responder, .. } = self;
         match message::to_python(inside.py(), &(&message).into()) {
-            Ok(message) => Some((message, Job::new(responder))),
+            Ok(message) => Some((message, Job::new(responder, frame_bytes_max))),
             Err(error) => {
                 let failure = Failure::of_payload(&error);
                 // If it cannot be sent the connection is gone, and the requester knows.

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use ipc_framework::{ConnectionKey, Envelope, Json, Message, MessageType, Responder};
+use ipc_framework::proto::system::Failure;
+use ipc_framework::{ConnectionKey, Envelope, ErrorCode, Json, Message, MessageType, Responder};
 use pyo3::prelude::*;
 
 use super::connections::ConnectionTable;
 use super::turn::Door;
 use crate::json;
+use crate::parts::{Parts, TOO_LARGE};
 
 /// The origins of one server: what they share, and the requests among them without an answer.
 pub(super) struct Origins {
@@ -38,6 +40,8 @@ pub(super) struct Origin {
     app_id: Box<str>,
     message_id: Box<str>,
     state: Mutex<State>,
+    /// The parts that its handler has yielded.
+    parts: Mutex<Option<Box<Parts>>>,
     is_request: bool,
     /// Set while a coroutine works on it.
     is_held: AtomicBool,
@@ -78,6 +82,7 @@ impl Origins {
             app_id: message.app_id().decode().into(),
             message_id: message.message_id().decode().into(),
             state: Mutex::new(State::Open),
+            parts: Mutex::new(None),
             is_request: message.message_type() == MessageType::Request,
             is_held: AtomicBool::new(false),
         });
@@ -271,6 +276,32 @@ impl PyOrigin {
     /// Answers, unless it is answered.
     fn reply(&self, payload: &Bound<'_, PyAny>) -> PyResult<()> {
         self.0.reply(json::from_python(payload)?);
+        Ok(())
+    }
+
+    /// Adds a part to the answer. Returns false if no more of them are wanted.
+    fn add_part(&self, payload: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let part = json::from_python(payload)?;
+        if !self.0.is_pending() {
+            return Ok(false);
+        }
+        let mut parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes_max = self.0.origins.door.frame_bytes_max();
+        if parts.get_or_insert_with(|| Box::new(Parts::new(bytes_max))).add(&part) {
+            return Ok(true);
+        }
+        let refused = Failure::new(ErrorCode::LimitExceeded, TOO_LARGE);
+        match Json::from_serialize(&refused) {
+            Ok(refused) => self.0.reply(refused),
+            Err(_) => self.0.refuse(TOO_LARGE),
+        }
+        Ok(false)
+    }
+
+    /// Answers with the parts that were added, unless it is answered.
+    fn end_parts(&self) -> PyResult<()> {
+        let parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.0.reply(parts.map_or_else(|| Parts::new(0), |parts| *parts).finish()?);
         Ok(())
     }
 

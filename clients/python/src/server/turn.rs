@@ -48,6 +48,10 @@ impl Door {
         Arc::new(Self { handle, frame_bytes_max })
     }
 
+    pub(super) fn frame_bytes_max(&self) -> usize {
+        self.frame_bytes_max
+    }
+
     /// Makes the server drain and end.
     pub(super) fn stop(&self) {
         self.handle.stop();
