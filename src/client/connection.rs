@@ -19,6 +19,7 @@ use super::wire::socket::Socket;
 #[cfg(feature = "tls")]
 use super::wire::tls_failure;
 use super::wire::wait::Wait;
+use crate::handler_error::{HandlerError, shortened};
 use crate::proto::Message;
 use crate::proto::frame::Frame;
 use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve, Subscribe};
@@ -377,6 +378,18 @@ impl Connection {
         text: &str,
     ) -> Result<(), Error> {
         self.respond(request, &Failure::new(code, text))
+    }
+
+    /// Answers a request with a handler's error: one of the application as such, and any other as
+    /// `handler_failed`.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn refuse(&mut self, request: &Message, error: &HandlerError) -> Result<(), Error> {
+        match error.payload() {
+            Some(payload) => self.respond(request, payload),
+            None => self.respond_error(request, ErrorCode::HandlerFailed, shortened(error.text())),
+        }
     }
 
     /// Sends a request to the server itself, with a payload such as `{"action": "get_stats"}`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use super::endpoint::Endpoint;
-use crate::proto::{DecodeError, ErrorCode, ID_BYTES_MAX, JsonError};
+use crate::proto::{DecodeError, ErrorCode, ID_BYTES_MAX, Json, JsonError};
 
 /// The reason why a client could not do what it was asked. Its text says what to do next.
 ///
@@ -65,6 +65,16 @@ pub enum Error {
         code: ErrorCode,
         /// The sentence that came with it.
         text: String,
+    },
+    /// The answer is an error of the application, from the handler that serves the channel, see
+    /// [`HandlerError::app`](crate::HandlerError::app).
+    Application {
+        /// The code as it stands on the wire, with the prefix `app:`.
+        code: String,
+        /// The sentence that came with it.
+        text: String,
+        /// The value that the handler added, if it added one.
+        details: Option<Json<'static>>,
     },
     /// It did not happen in time. A request may have been executed all the same.
     Deadline {
@@ -146,6 +156,40 @@ pub enum Fault {
 }
 
 impl Error {
+    /// Returns the code of an answer that is an error, as it stands on the wire: one of the
+    /// application begins with `app:`, any other is an [`ErrorCode`]. An error of this client alone
+    /// has none.
+    ///
+    /// ```
+    /// use ipc_framework::client::Error;
+    ///
+    /// let (code, text) = ("app:not_found".to_owned(), "there is no coffee".to_owned());
+    /// let error = Error::Application { code, text, details: None };
+    /// assert_eq!(error.code(), Some("app:not_found"));
+    /// assert!(error.is_application());
+    /// assert_eq!(error.to_string(), "there is no coffee (app:not_found)");
+    /// ```
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Answered { code, .. } => Some(code.as_str()),
+            Self::Application { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the application's handler answered with an error of its own.
+    pub fn is_application(&self) -> bool {
+        matches!(self, Self::Application { .. })
+    }
+
+    /// Returns the details of an error of the application.
+    pub fn details(&self) -> Option<&Json<'static>> {
+        match self {
+            Self::Application { details, .. } => details.as_ref(),
+            _ => None,
+        }
+    }
+
     /// The side that has to change something.
     pub fn fault(&self) -> Fault {
         match self {
@@ -161,7 +205,7 @@ impl Error {
             | Self::Disconnected
             | Self::QueueFull { .. }
             | Self::Deadline { execution: Execution::Never, .. } => Fault::Server,
-            Self::Deadline { .. } | Self::BadAnswer(_) => Fault::Peer,
+            Self::Deadline { .. } | Self::BadAnswer(_) | Self::Application { .. } => Fault::Peer,
             Self::System { .. } => Fault::System,
             #[cfg(feature = "tls")]
             Self::Tls { fault, .. } => *fault,
@@ -180,9 +224,10 @@ impl Error {
     pub fn execution(&self) -> Execution {
         match self {
             Self::Lost { execution, .. } | Self::Deadline { execution, .. } => *execution,
-            Self::Backlog { .. } | Self::Protocol { .. } | Self::BadAnswer(_) => {
-                Execution::Possible
-            }
+            Self::Backlog { .. }
+            | Self::Protocol { .. }
+            | Self::BadAnswer(_)
+            | Self::Application { .. } => Execution::Possible,
             Self::Answered { code, .. } => match code {
                 ErrorCode::HandlerFailed | ErrorCode::WorkerLost | ErrorCode::Timeout => {
                     Execution::Possible
@@ -254,6 +299,7 @@ impl fmt::Display for Error {
             #[cfg(feature = "tls")]
             Self::Tls { endpoint, what, .. } => write!(f, "no TLS with {endpoint}: {what}"),
             Self::Answered { code, text } => write!(f, "{text} ({code})"),
+            Self::Application { code, text, .. } => write!(f, "{text} ({code})"),
             Self::Deadline { waiting_for, waited, execution: Execution::Possible } => write!(
                 f,
                 "{waiting_for} did not come within {waited:?}; check that whoever serves it is \

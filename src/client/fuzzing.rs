@@ -2,12 +2,13 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::error::{Error, Fault};
 use super::wire::answer;
 use super::wire::frames::front;
 use super::wire::read_buffer::ReadBuffer;
+use crate::handler_error::PAYLOAD_BYTES_MAX;
 use crate::proto::frame::Frame;
 use crate::proto::oracle::Reading;
 use crate::proto::{Envelope, ErrorCode, Json, Message, MessageType};
@@ -26,7 +27,7 @@ struct Arrival<'a> {
 enum Seen {
     Message(Box<Message>),
     /// An error that the server sent.
-    Refused(ErrorCode, String),
+    Refused(Refused),
     /// A body that is not the protocol, which ends the connection.
     Unreadable,
     TooLarge(usize),
@@ -35,17 +36,17 @@ enum Seen {
 /// A frame as `serde_json` decodes it.
 #[derive(Debug)]
 enum Expected {
-    Message(Box<Message>, Option<Refused>),
+    /// A message, and the error that it is. The flag is set if the client must recognise it.
+    Message(Box<Message>, Option<(Refused, bool)>),
     Unreadable,
     TooLarge(usize),
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Refused {
-    code: ErrorCode,
+    code: String,
     text: String,
-    /// Set if the client must recognise the error too.
-    is_plain: bool,
+    details: Option<String>,
 }
 
 /// Fuzzes the client's decoder: any bytes of a server are read as messages, errors or the end,
@@ -87,11 +88,9 @@ impl Expected {
     fn allows(&self, seen: &Seen) -> bool {
         match (self, seen) {
             (Self::Message(message, refused), Seen::Message(seen)) => {
-                message == seen && !refused.as_ref().is_some_and(|refused| refused.is_plain)
+                message == seen && !refused.as_ref().is_some_and(|(_, is_plain)| *is_plain)
             }
-            (Self::Message(_, Some(refused)), Seen::Refused(code, text)) => {
-                (refused.code, &refused.text) == (*code, text)
-            }
+            (Self::Message(_, Some((refused, _))), Seen::Refused(seen)) => refused == seen,
             (Self::Unreadable, Seen::Unreadable) => true,
             (Self::TooLarge(expected), Seen::TooLarge(seen)) => expected == seen,
             _ => false,
@@ -100,32 +99,31 @@ impl Expected {
 }
 
 impl Refused {
-    fn by(payload: &str) -> Option<Self> {
+    fn by(payload: &str) -> Option<(Self, bool)> {
         #[derive(Deserialize)]
-        struct Payload {
+        #[serde(deny_unknown_fields)]
+        struct Payload<'a> {
             status: String,
             code: String,
             error: String,
+            #[serde(borrow, default)]
+            details: Option<Details<'a>>,
         }
-        let read: Payload =
+        let read: Payload<'_> =
             serde_json::from_str(payload).ok().filter(|_| payload.starts_with('{'))?;
-        let code = ErrorCode::ALL.into_iter().find(|known| known.as_str() == read.code)?;
-        let is_plain = payload.len() <= answer::ERROR_BYTES_MAX
-            && !payload.contains('\\')
-            && serde_json::from_str(payload).is_ok_and(|value| has_small_numbers(&value));
-        (read.status == "error").then_some(Self { code, text: read.error, is_plain })
+        let is_known = ErrorCode::ALL.into_iter().any(|known| known.as_str() == read.code);
+        let is_application = read.code.starts_with("app:");
+        let is_plain = payload.len() <= PAYLOAD_BYTES_MAX && !payload.contains('\\');
+        let details = read.details.map(|Details(raw)| raw.get().to_owned());
+        let details = details.filter(|_| is_application);
+        let refused = Self { code: read.code, text: read.error, details };
+        (read.status == "error" && (is_known || is_application)).then_some((refused, is_plain))
     }
 }
 
-/// `simd-json`, with which the client reads payloads, cannot represent other numbers.
-fn has_small_numbers(value: &Value) -> bool {
-    match value {
-        Value::Number(number) => !number.is_f64(),
-        Value::Array(values) => values.iter().all(has_small_numbers),
-        Value::Object(members) => members.values().all(has_small_numbers),
-        _ => true,
-    }
-}
+/// A value that may be null, which `Option` alone would read as absent.
+#[derive(Deserialize)]
+struct Details<'a>(#[serde(borrow)] &'a RawValue);
 
 impl Arrival<'_> {
     /// Splits the stream into frames by their definition.
@@ -193,8 +191,12 @@ fn read(envelope: &Envelope<'_>) -> Seen {
         assert!(answer::error_of(envelope).is_none(), "a welcome is no error");
     }
     if let Some(error) = answer::error_of(envelope) {
-        let Error::Answered { code, text } = error else { panic!("{error}") };
-        return Seen::Refused(code, text);
+        let details = error.details().map(|details| details.as_str().to_owned());
+        let code = error.code().expect("an answer has one").to_owned();
+        let (Error::Answered { text, .. } | Error::Application { text, .. }) = error else {
+            panic!("{error}")
+        };
+        return Seen::Refused(Refused { code, text, details });
     }
     Seen::Message(Box::new(Message::from(envelope)))
 }

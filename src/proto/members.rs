@@ -75,6 +75,33 @@ pub(crate) fn only_member<'a>(text: &'a str, name: &str) -> Result<Option<&'a st
     Ok(found)
 }
 
+/// Finds the texts of the values of these members in a valid document. Returns `None` if it is no
+/// object, has another member, or has one of these twice.
+#[cfg(feature = "net")]
+pub(crate) fn exact_members<'a, const N: usize>(
+    text: &'a str,
+    names: [&str; N],
+) -> Option<[Option<&'a str>; N]> {
+    let mut scanner = Scanner::new(text);
+    if scanner.peek() != Some(b'{') {
+        return None;
+    }
+    scanner.bump();
+    let mut found = [None; N];
+    while scanner.peek() != Some(b'}') {
+        let key = scanner.key().ok()?;
+        let value = scanner.value(1).ok()?;
+        let at = names.iter().position(|name| key.matches(name))?;
+        if found[at].replace(value).is_some() {
+            return None;
+        }
+        if scanner.peek() == Some(b',') {
+            scanner.bump();
+        }
+    }
+    Some(found)
+}
+
 /// Reads one member and the comma behind it. Returns whether the search goes on.
 fn next<'a>(
     scanner: &mut Scanner<'a>,
@@ -156,6 +183,24 @@ mod tests {
             (r#"{"n":null,"n":null}"#, Err(GivenTwice)),
         ] {
             assert_eq!(only_member(text, "n"), expected, "{text}");
+        }
+    }
+
+    #[cfg(feature = "net")]
+    #[test]
+    fn an_object_with_another_member_is_not_an_exact_one() {
+        for (text, expected) in [
+            ("{}", Some([None, None])),
+            ("[]", None),
+            (
+                r#" { "b" : [1, {"c": 2}] , "\u0061":"x" } "#,
+                Some([Some("\"x\""), Some("[1, {\"c\": 2}]")]),
+            ),
+            (r#"{"a":1e400}"#, Some([Some("1e400"), None])),
+            (r#"{"a":1,"c":2}"#, None),
+            (r#"{"a":1,"\u0061":1}"#, None),
+        ] {
+            assert_eq!(exact_members(text, ["a", "b"]), expected, "{text}");
         }
     }
 

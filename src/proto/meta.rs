@@ -99,7 +99,7 @@ impl<'a> Meta<'a> {
             "idempotent" => self.idempotent = boolean(key, value)?,
             "end" => self.end = boolean(key, value)?,
             "trace" => {
-                check_strings(value, |key| TRACE.iter().any(|known| key == *known)).ok_or(bad(
+                check_strings(value, |key| TRACE.contains(&key)).ok_or(bad(
                     key,
                     "an object of traceparent and tracestate, each a string and given once",
                 ))?;

@@ -21,4 +21,4 @@ pub(crate) mod scripted;
 mod too_large;
 #[cfg(feature = "cli")]
 mod unix_socket;
-mod workers;
+pub(crate) mod workers;

@@ -1,5 +1,6 @@
 //! All tests that need sockets, in one binary.
 
+mod application_errors;
 #[cfg(target_os = "linux")]
 mod attacks;
 mod bad_input;

@@ -226,6 +226,12 @@ fn call(
     let failure: Cow<'static, str> = match result {
         Ok(Ok(())) => "it returned without answering".into(),
         Ok(Err(error)) => {
+            if let Some(payload) = error.payload().filter(|_| dealt == Dealt::Not) {
+                let ended = core.latency.end(began);
+                answers::refuse_by_application(core, parts.from, parts.envelope, payload);
+                measuring::note_answer(core, parts.channel, arrived, began, ended);
+                return true;
+            }
             core.counters.handler_failures += 1;
             crate::trace::handler_failed(error.text());
             error.into_text().into()
@@ -253,7 +259,13 @@ fn hand_over(
     let call = || handler(parts.with(core, &mut dealt, remote));
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => return dealt != Dealt::PassedOn,
-        Ok(Err(error)) => crate::trace::handler_failed(error.text()),
+        Ok(Err(error)) => {
+            if let Some(payload) = error.payload() {
+                answers::refuse_by_application(core, parts.from, parts.envelope, payload);
+                return true;
+            }
+            crate::trace::handler_failed(error.text());
+        }
         Err(panic) => {
             note_panic(core, &*panic);
         }

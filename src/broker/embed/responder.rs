@@ -10,6 +10,7 @@ use crate::broker::state::core::Core;
 use crate::broker::state::keys::RequestKey;
 use crate::broker::state::mailbox;
 use crate::broker::state::refusal::{self, Refusal};
+use crate::handler_error::HandlerError;
 use crate::proto::{Json, JsonError};
 
 /// The side of the mailbox that other threads hold.
@@ -67,6 +68,41 @@ impl Responder {
     /// Answers `handler_failed` with a text for the requester.
     pub fn fail(mut self, message: &str) {
         self.send(Err(refusal::handler_failed(message)));
+    }
+
+    /// Answers with a handler's error: one of the application as such, and any other as
+    /// `handler_failed`.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ipc_framework::Error> {
+    /// # let mut server = ipc_framework::Server::bind(ipc_framework::Config::default().port(0))?;
+    /// use ipc_framework::HandlerError;
+    ///
+    /// server.application("math", "Arithmetic").channel("slow_root").on_request(|request| {
+    ///     let x: f64 = request.payload()?;
+    ///     let (reply, responder) = request.defer()?;
+    ///     std::thread::spawn(move || match x.sqrt() {
+    ///         root if root.is_nan() => {
+    ///             let error = HandlerError::app("bad_input", "it is negative");
+    ///             responder.refuse(&error.details(&x));
+    ///         }
+    ///         root => drop(responder.reply(&root)),
+    ///     });
+    ///     Ok(reply)
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn refuse(mut self, error: &HandlerError) {
+        let Some(payload) = error.payload() else { return self.fail(error.text()) };
+        let Some(request) = self.request.take() else { return };
+        let payload = payload.clone();
+        self.remote.post(move |core| {
+            if core.requests.get(request).is_some() {
+                core.counters.count_application_error();
+            }
+            requests::answer_deferred(core, request, Ok(payload));
+        });
     }
 
     fn send(&mut self, answer: Result<Json<'static>, Refusal>) {

@@ -10,7 +10,7 @@ use crate::broker::state::encoder::{Address, Encoded};
 use crate::broker::state::keys::ConnectionKey;
 use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::system::{Failure, SYSTEM};
-use crate::proto::{Envelope, EnvelopeError, JsonStr, MessageType, ValueError};
+use crate::proto::{Envelope, EnvelopeError, Head, Json, JsonStr, MessageType, ValueError};
 
 /// Sends an encoded message. Returns whether the connection still takes messages.
 pub(crate) fn send(core: &mut Core, to: ConnectionKey, message: Encoded) -> bool {
@@ -82,6 +82,39 @@ pub(crate) fn refuse(core: &mut Core, to: ConnectionKey, envelope: &Envelope<'_>
         return;
     }
     say(core, to, Address::of(envelope), reply_to(envelope), why);
+}
+
+/// Answers a message with an error of the application, see [`HandlerError`](crate::HandlerError). A response is never
+/// answered.
+pub(crate) fn refuse_by_application(
+    core: &mut Core,
+    to: ConnectionKey,
+    envelope: &Envelope<'_>,
+    error: &Json<'_>,
+) {
+    if envelope.message_type() == MessageType::Response {
+        core.counters.responses_ignored += 1;
+        return;
+    }
+    let stamp = core.encoder.stamp(core.turn.now.unix);
+    let address = Address::of(envelope);
+    let head = Head {
+        message_id: stamp.id(),
+        app_id: address.app_id,
+        channel_id: address.channel_id,
+        message_type: MessageType::Response,
+        timestamp: stamp.time(),
+        reply_to: reply_to(envelope),
+        meta: None,
+    };
+    let answer = core.encoder.text(&mut core.pool, &head, error.as_str());
+    if answer.body_bytes() > core.limits.frame_bytes_max {
+        core.encoder.recycle(answer);
+        let failure = refusal::answer_over_frame(core.limits.frame_bytes_max);
+        return refuse(core, to, envelope, &refusal::handler_failed(&failure));
+    }
+    core.counters.count_application_error();
+    send(core, to, answer);
 }
 
 /// Answers a message that could not be parsed.

@@ -8,6 +8,7 @@ use crate::branches::{self, Branch};
 use crate::broker::limits::{WORKER_STUCK_AFTER, WORKERS_PER_CHANNEL_MAX};
 use crate::broker::state::connection::{Obstacle, Worker};
 use crate::broker::state::core::Core;
+use crate::broker::state::counters::APPLICATION;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::router::Channel;
@@ -281,9 +282,8 @@ pub(crate) fn take_answer(
 
 /// Errors are shorter. Longer answers are not looked into.
 const ERROR_BYTES_MAX: usize = 16 << 10;
-/// The beginning of the codes that workers define, and their common name in the statistics.
+/// The beginning of the codes that workers define.
 const OWN_CODES: &str = "app:";
-const OWN_CODE: &str = "app";
 
 /// The members of an error, one of which is the first.
 const ERROR_MEMBERS: [&str; 4] = ["\"status\"", "\"code\"", "\"error\"", "\"details\""];
@@ -301,7 +301,7 @@ fn error_code(payload: &str) -> Option<&'static str> {
     error.string()?;
     let code = code.string()?;
     if code.beginning(OWN_CODES.len()) == OWN_CODES {
-        return Some(OWN_CODE);
+        return Some(APPLICATION);
     }
     ErrorCode::ALL.into_iter().map(ErrorCode::as_str).find(|known| code.matches(known))
 }

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use crate::proto::ErrorCode;
 
+/// The common name of all codes that applications define.
+pub(crate) const APPLICATION: &str = "app";
+
 /// Counters since the start of the server.
 ///
 /// ```
@@ -82,5 +85,10 @@ pub struct Counters {
 impl Counters {
     pub(crate) fn count_error(&mut self, code: ErrorCode) {
         *self.errors.entry(code.as_str()).or_default() += 1;
+    }
+
+    /// Counts an error with a code of the application's own.
+    pub(crate) fn count_application_error(&mut self) {
+        *self.errors.entry(APPLICATION).or_default() += 1;
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::broker::limits::CONCURRENCY_MAX;
+use crate::handler_error::shortened;
 use crate::proto::{ErrorCode, ID_BYTES_MAX};
 
 /// An error for a peer: the code, and the text.
@@ -199,6 +200,7 @@ pub(crate) fn no_handler() -> Refusal {
 }
 
 pub(crate) fn handler_failed(failure: &str) -> Refusal {
+    let failure = shortened(failure);
     Refusal::new(ErrorCode::HandlerFailed, format!("the handler of this channel failed: {failure}"))
 }
 

@@ -86,12 +86,16 @@ fn answered(
     let sinks = state.rest_sink();
     drop(state);
     // Only requests are answered with these, so the request's timeout has passed here already.
-    let is_late = |code| {
+    let is_late = |error: &Error| {
         use ErrorCode::{HandlerFailed, NoHandler, Timeout, WorkerLost};
-        matches!(code, NoHandler | HandlerFailed | WorkerLost | Timeout)
+        match error {
+            Error::Answered { code, .. } => {
+                matches!(code, NoHandler | HandlerFailed | WorkerLost | Timeout)
+            }
+            error => error.is_application(),
+        }
     };
-    let refused =
-        error.filter(|error| !matches!(error, Error::Answered { code, .. } if is_late(*code)));
+    let refused = error.filter(|error| !is_late(error));
     Incoming::Unasked(sinks, Message::from(envelope), refused)
 }
 

@@ -14,7 +14,7 @@ use super::state::{Link, Service};
 use crate::client::error::Error;
 use crate::client::payload::Payload;
 use crate::client::wire::encoder::Heading;
-use crate::handler_error::HandlerError;
+use crate::handler_error::{HandlerError, shortened};
 use crate::proto::Message;
 use crate::proto::system::Failure;
 use crate::proto::{ErrorCode, MessageType};
@@ -252,7 +252,7 @@ fn work<T: Payload>(
             // An answer that cannot be sent was replaced by the reason, or its connection is gone.
             let _ = match handler(&message) {
                 Ok(payload) => responder.reply(&payload),
-                Err(error) => responder.fail(error.text()),
+                Err(error) => responder.refuse(&error),
             };
         });
     }
@@ -372,7 +372,7 @@ impl Responder {
     /// # Errors
     /// As [`reply`](Self::reply).
     pub fn fail(self, text: &str) -> Result<(), Error> {
-        self.fail_with(ErrorCode::HandlerFailed, text)
+        self.fail_with(ErrorCode::HandlerFailed, shortened(text))
     }
 
     /// Answers an error with a code of your choice.
@@ -381,6 +381,18 @@ impl Responder {
     /// As [`reply`](Self::reply).
     pub fn fail_with(mut self, code: ErrorCode, text: &str) -> Result<(), Error> {
         self.answer(&Failure::new(code, text))
+    }
+
+    /// Answers with a handler's error: one of the application as such, and any other as
+    /// `handler_failed`.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub fn refuse(mut self, error: &HandlerError) -> Result<(), Error> {
+        match error.payload() {
+            Some(payload) => self.answer(payload),
+            None => self.fail(error.text()),
+        }
     }
 
     fn answer<T: Payload + ?Sized>(&mut self, payload: &T) -> Result<(), Error> {

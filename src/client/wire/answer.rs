@@ -3,17 +3,13 @@
 use serde::Deserialize;
 
 use crate::client::error::Error;
-use crate::proto::{Envelope, ErrorCode, MessageType};
+use crate::handler_error::{APPLICATION_PREFIX, PAYLOAD_BYTES_MAX};
+use crate::proto::{Envelope, ErrorCode, Json, MessageType, exact_members};
 
-/// No error of the server is longer. Longer answers are not searched for one.
-pub(crate) const ERROR_BYTES_MAX: usize = 4 << 10;
-
-/// The members by which errors and welcomes are recognised.
+/// The members by which welcomes are recognised.
 #[derive(Deserialize)]
 struct Reply {
     status: String,
-    code: Option<String>,
-    error: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -21,21 +17,31 @@ struct Welcome {
     server: String,
 }
 
-/// Returns the error that this message is, if it is one. A payload with a code that the protocol
-/// does not define belongs to the application.
+/// Returns the error that this message is, if it is one: an object with `status` "error", a code and
+/// a text, and beside them at most details, whose code the protocol or an application defines. Any
+/// other payload is a result.
 pub(crate) fn error_of(envelope: &Envelope<'_>) -> Option<Error> {
     let text = envelope.payload_str();
     let may_be = envelope.message_type() == MessageType::Response
-        && text.len() <= ERROR_BYTES_MAX
+        && text.len() <= PAYLOAD_BYTES_MAX
         && text.starts_with('{')
         && text.contains("\"error\"");
-    if !may_be {
-        return None;
+    if may_be { read_error(text) } else { None }
+}
+
+#[cold]
+fn read_error(text: &str) -> Option<Error> {
+    let [status, code, error, details] =
+        exact_members(text, ["status", "code", "error", "details"])?;
+    let string = |text: &str| Json::trusted(text).decode::<String>().ok();
+    string(status?).filter(|status| status == "error")?;
+    let (code, text) = (string(code?)?, string(error?)?);
+    if code.starts_with(APPLICATION_PREFIX) {
+        let details = details.map(|details| Json::trusted(details).into_owned());
+        return Some(Error::Application { code, text, details });
     }
-    let reply: Reply = envelope.payload().decode().ok()?;
-    let code = reply.code.filter(|_| reply.status == "error")?;
     let code = ErrorCode::ALL.into_iter().find(|known| known.as_str() == code)?;
-    Some(Error::Answered { code, text: reply.error? })
+    Some(Error::Answered { code, text })
 }
 
 /// Checks that the first frame says that the connection is open, and returns the server's name if
