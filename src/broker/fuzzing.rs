@@ -409,7 +409,7 @@ impl World {
             let is_waiting = peer.unprocessed.is_some() || !peer.inbox.is_empty();
             assert!(!(is_live && is_waiting), "somebody was forgotten");
         }
-        self.pass(limits().request_timeout);
+        self.pass(limits().request_timeout.expect("a timeout"));
         self.settle();
         assert_eq!(self.model.pending(), 0, "somebody has no answer");
         for at in 0..PEERS {

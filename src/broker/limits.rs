@@ -30,8 +30,9 @@ pub struct Limits {
     /// default, it never is: a published client that only subscribes never sends again.
     pub idle_timeout: Option<Duration>,
     /// Time from a request's arrival to the answer of its worker or of its
-    /// [`Responder`](crate::Responder), 30 s. Then it is answered `timeout`.
-    pub request_timeout: Duration,
+    /// [`Responder`](crate::Responder), 30 s. Then it is answered `timeout`. With `None`, a request
+    /// waits until it is answered, its worker or its requester leaves, or the server is drained.
+    pub request_timeout: Option<Duration>,
     /// Unsent bytes of one connection above which the server processes nothing that would add to
     /// them, 1 MiB. They can exceed it by one frame.
     pub queue_high_water_bytes: usize,
@@ -72,7 +73,7 @@ setters! {
         [frame_bytes_max: usize]
         [handshake_timeout: Duration]
         into [idle_timeout: Option<Duration>]
-        [request_timeout: Duration]
+        into [request_timeout: Option<Duration>]
         [queue_high_water_bytes: usize]
         [slow_consumer_grace: Duration]
         [memory_bytes_max: usize]
@@ -94,7 +95,7 @@ impl Default for Limits {
             frame_bytes_max: 16 << 20,
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: None,
-            request_timeout: Duration::from_secs(30),
+            request_timeout: Some(Duration::from_secs(30)),
             queue_high_water_bytes: 1 << 20,
             slow_consumer_grace: Duration::from_secs(5),
             memory_bytes_max: 1 << 30,
@@ -164,8 +165,31 @@ impl Limits {
                     .to_owned(),
             ),
             (
-                self.request_timeout.is_zero(),
-                "request_timeout is 0; give workers time to answer".to_owned(),
+                self.request_timeout.is_some_and(|timeout| timeout.is_zero()),
+                "request_timeout (--request-timeout) is 0; give workers time to answer, \
+                 or say never"
+                    .to_owned(),
+            ),
+            (
+                self.queue_high_water_bytes == 0,
+                "queue_high_water_bytes (--queue-high-water) is 0; let a few messages wait for \
+                 their reader"
+                    .to_owned(),
+            ),
+            (
+                memory_bytes_max >= frames_bytes.max(MEMORY_BYTES_MIN)
+                    && self.queue_high_water_bytes > memory_bytes_max,
+                format!(
+                    "queue_high_water_bytes (--queue-high-water) is {}, more than all of the \
+                     memory; lower it to {memory_bytes_max}, or raise memory_bytes_max \
+                     (--max-memory)",
+                    self.queue_high_water_bytes
+                ),
+            ),
+            (
+                self.slow_consumer_grace.is_zero(),
+                "slow_consumer_grace (--slow-consumer-grace) is 0; give readers time to catch up"
+                    .to_owned(),
             ),
         ];
         let wrong = checks.into_iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, text)| text);

@@ -13,6 +13,26 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "give a number with its unit, such as 500ms, 5s or 2min".to_owned())
 }
 
+/// A timeout that can be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeoutOrNever(pub(super) Option<Duration>);
+
+pub(super) fn timeout_or_never(text: &str) -> Result<TimeoutOrNever, String> {
+    if text == "never" {
+        return Ok(TimeoutOrNever(None));
+    }
+    match timeout(text) {
+        Ok(timeout) => Ok(TimeoutOrNever(Some(timeout))),
+        Err(text) => Err(format!("{text}, or say never")),
+    }
+}
+
+/// Parses a number of things of which there must be one at least.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "give a number from 1 on".to_owned())
+}
+
 /// Parses a timeout, which must not be zero.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -60,6 +80,20 @@ pub(super) fn read_duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Du
     read(d, duration)
 }
 
+pub(super) fn read_timeout<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    read(d, timeout)
+}
+
+pub(super) fn read_timeout_or_never<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<TimeoutOrNever>, D::Error> {
+    read(d, timeout_or_never)
+}
+
+pub(super) fn read_count<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
+    read(d, count)
+}
+
 pub(super) fn read_size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
     read(d, size)
 }
@@ -79,6 +113,10 @@ mod tests {
         assert_eq!(duration("2min"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("never"), Ok(Duration::ZERO));
         assert!(duration("5").is_err(), "a number without a unit means nothing");
+        assert_eq!(timeout_or_never("never"), Ok(TimeoutOrNever(None)));
+        assert_eq!(timeout_or_never("5s"), Ok(TimeoutOrNever(Some(Duration::from_secs(5)))));
+        assert!(timeout_or_never("0").unwrap_err().ends_with("or say never"));
+        assert_eq!((count("1"), count("0").is_err(), count("-1").is_err()), (Ok(1), true, true));
         assert_eq!(size("16MiB"), Ok(16 << 20));
         assert_eq!(size("65536"), Ok(65536));
         assert!(size("big").is_err());

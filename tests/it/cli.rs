@@ -277,6 +277,11 @@ fn help_names_every_flag() {
         "--max-frame-bytes",
         "--handshake-timeout",
         "--idle-timeout",
+        "--request-timeout",
+        "--queue-high-water",
+        "--slow-consumer-grace",
+        "--max-channels",
+        "--max-subscriptions",
         "--drain-timeout",
         "--token-file",
         "--insecure",
@@ -422,7 +427,8 @@ fn the_demo_has_the_published_applications() {
 fn the_longest_timeouts_are_none() {
     let age = "300000000000years";
     let mut arguments = vec!["--demo", "--port", "0"];
-    for flag in ["--handshake-timeout", "--idle-timeout", "--drain-timeout"] {
+    let timeouts = ["--handshake-timeout", "--idle-timeout", "--drain-timeout"];
+    for flag in timeouts.into_iter().chain(["--request-timeout", "--slow-consumer-grace"]) {
         arguments.extend([flag, age]);
     }
     let running = Running::start(serve(&arguments));

@@ -28,6 +28,9 @@ fn limits_that_make_no_sense_are_refused_from_the_start_and_later() {
         (Limits::default().frame_bytes_max(10), "between 1KiB and 1GiB"),
         (Limits::default().memory_bytes_max(16 << 20), "raise it to 67108864"),
         (Limits::default().request_timeout(Duration::ZERO), "time to answer"),
+        (Limits::default().slow_consumer_grace(Duration::ZERO), "time to catch up"),
+        (Limits::default().queue_high_water_bytes(0), "a few messages wait"),
+        (Limits::default().queue_high_water_bytes(2 << 30), "lower it to 1073741824"),
     ] {
         let config = Config::default().port(0).limits(limits);
         let problems = config.problems();
@@ -91,6 +94,67 @@ fn less_memory_begins_with_pausing_and_its_grace() {
     assert!(began.elapsed() >= grace, "closed after {:?}", began.elapsed());
     watcher.fence();
     assert_eq!(watcher.stats()["memory_pressure"], "none");
+}
+
+#[test]
+fn timeouts_marks_and_numbers_change_with_a_reload() {
+    let scratch = Scratch::new("traffic");
+    let first = "request-timeout = \"100ms\"\nmax-subscriptions = 2\nmax-channels = 3\n\
+                 queue-high-water = \"1KiB\"\nslow-consumer-grace = \"1h\"\n";
+    let config = scratch.file("ipc.toml", 0o600, first);
+    // A flag goes before the file, also for these and also later.
+    let arguments = ["--port=0", "--config", &config, "--max-channels=4"];
+    let running = Running::start(serve(&arguments));
+    let mut worker = running.connected("app", "worker");
+    let one = json!({"action": "serve", "channel": "work", "concurrency": 1});
+    assert_eq!(worker.request("system", one)["status"], "serving");
+    let mut asks = running.connected("app", "asks");
+
+    let late = asks.send("request", "work", json!("late"));
+    let answer = asks.receive();
+    assert_eq!((code(&answer), &answer["reply_to"]), ("timeout", &json!(late)));
+    let text = answer["payload"]["error"].as_str().unwrap();
+    assert!(text.contains("within 100 ms"), "{text}");
+    let task = worker.receive();
+
+    asks.subscribe("one");
+    asks.subscribe("two");
+    let ack = json!({"ack": true});
+    asks.expect_refusal("subscribe", "three", ack.clone(), "limit_exceeded");
+    worker.subscribe("three");
+    worker.expect_refusal("subscribe", "four", ack, "limit_exceeded");
+
+    reload(
+        &running,
+        &config,
+        "request-timeout = \"never\"\nmax-subscriptions = 3\nqueue-high-water = \"1KiB\"\n",
+    );
+    asks.subscribe("three");
+    // It had been given up, but its worker does not know, and gets the next when it has answered.
+    let patient = asks.send("request", "work", json!("patient"));
+    let patient_task = worker.receive();
+    // 16 times the mark is kept for the workers of a channel.
+    let filler = json!("x".repeat(3_000));
+    for _ in 0..10 {
+        asks.send("request", "work", filler.clone());
+    }
+    asks.send("request", "system", json!({"action": "ping"}));
+    let refused = (0..10).map(|_| asks.receive()).take_while(|a| a["payload"]["status"] != "pong");
+    let codes: Vec<String> = refused.map(|answer| code(&answer).to_owned()).collect();
+    assert!((4..8).contains(&codes.len()), "{codes:?}");
+    assert!(codes.iter().all(|code| code == "limit_exceeded"), "{codes:?}");
+
+    reload(&running, &config, "request-timeout = \"50ms\"\nmax-subscriptions = 3\n");
+    let last = asks.send("request", "work", filler);
+    let answer = asks.receive();
+    assert_eq!((code(&answer), &answer["reply_to"]), ("timeout", &json!(last)));
+    worker.answer(&task, "ignored");
+    worker.answer(&patient_task, "done");
+    asks.expect_answer(&patient, "done");
+
+    fs::write(&config, "request-timeout = 0").unwrap();
+    let said = running.reload();
+    assert!(said.contains("stay as they were") && said.contains("or say never"), "{said}");
 }
 
 /// A part of the warning.

@@ -187,6 +187,8 @@ fn the_check_finds_what_keeps_the_server_from_starting() {
         (&["--max-frame-bytes", "2GiB", "--max-memory", "64GiB"], "between 1KiB and 1GiB"),
         (&["--max-connections", "0"], "at least one"),
         (&["--handshake-timeout", "0s"], "give clients time"),
+        (&["--queue-high-water", "0"], "let a few messages wait"),
+        (&["--queue-high-water", "2GiB"], "--queue-high-water) is 2147483648, more than all"),
     ] {
         let checked = output(serve(&[&["--port=0", "--check-config"], arguments].concat()));
         assert_eq!(checked.status.code(), Some(2), "{arguments:?}: {checked:?}");
@@ -196,6 +198,23 @@ fn the_check_finds_what_keeps_the_server_from_starting() {
         assert_eq!(stderr(&started), said, "{arguments:?} by the start");
     }
     assert_eq!(fs::read_to_string(path("file")).unwrap(), "keep me");
+
+    for (flag, value, says) in [
+        ("--request-timeout", "0s", "such as 500ms, 5s or 2min, or say never"),
+        ("--request-timeout", "soon", "such as 500ms, 5s or 2min, or say never"),
+        ("--slow-consumer-grace", "0", "give it some time"),
+        ("--slow-consumer-grace", "never", "give it some time"),
+        ("--queue-high-water", "-1", "number of bytes"),
+        ("--max-channels", "0", "give a number from 1 on"),
+        ("--max-subscriptions", "many", "give a number from 1 on"),
+    ] {
+        let said = stderr(&output(serve(&["--check-config", &format!("{flag}={value}")])));
+        assert!(said.contains(says) && said.contains(flag), "{flag} {value}: {said}");
+        let text = format!("{} = {value:?}\n", flag.trim_start_matches('-'));
+        let config = scratch.file("ipc.toml", 0o600, &text);
+        let said = stderr(&output(serve(&["--check-config", "--config", &config])));
+        assert!(said.contains(says) && said.contains("line 1"), "{text}: {said}");
+    }
 
     for arguments in [["--port=0", "--check-config"], ["--port=0", "--demo"]] {
         let mut command = serve(&arguments);

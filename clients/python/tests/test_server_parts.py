@@ -191,6 +191,28 @@ def test_one_id_in_two_applications(serve: Serve) -> None:
     again.fence()
 
 
+def test_a_request_without_a_timeout_ends_with_its_requester(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    server = serve(limits={"request_timeout": None})
+    asked: List[Message] = []
+    application = server.create_application("app")
+    application.create_channel("later").set_handler(MessageType.REQUEST, asked.append)
+    application.create_channel("now").serve(lambda request: request.payload)
+    server.start()
+    gone, stays = Peer(server, connection_id="gone"), Peer(server, connection_id="stays")
+    for count, peer in enumerate((gone, stays), 1):
+        raw_request(peer, "same")
+        eventually("the request", lambda: len(asked) == count)
+    gone.close()
+    eventually("its end", lambda: server.connection_manager.list_connections() == ["stays"])
+    for at in range(200):
+        assert stays.ask("now", at) == at
+    # The oldest with this id is answered, and the first one is no longer waited for.
+    server.send_to_connection(None, response("same", "for the one that stays"))
+    assert stays.receive()["payload"] == "for the one that stays"
+    server.send_to_connection(None, response("same", "too late"))
+    assert "no request that waits" in caplog.text
+
+
 def test_whom_a_response_reaches(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = serve()
     asked: List[Message] = []

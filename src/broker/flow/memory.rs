@@ -169,7 +169,7 @@ pub(crate) fn end_grace(core: &mut Core) {
 
 /// Closes connections whose message stays unfinished while others are refused for lack of memory.
 fn shed_unfinished(core: &mut Core) {
-    let patience = core.limits.slow_consumer_grace * UNFINISHED_GRACES_MAX;
+    let patience = core.limits.slow_consumer_grace.saturating_mul(UNFINISHED_GRACES_MAX);
     let began_before = core.turn.now.monotonic.checked_sub(patience);
     for key in core.connections.keys() {
         let Some(connection) = core.connections.get(key) else { continue };

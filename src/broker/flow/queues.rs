@@ -53,6 +53,14 @@ pub(crate) fn note_sent(core: &mut Core, key: ConnectionKey) {
     }
 }
 
+/// Does the same for a queue that is within its high-water mark now that this is higher.
+pub(crate) fn note_higher_mark(core: &mut Core, key: ConnectionKey) {
+    let Some(connection) = core.connections.get(key) else { return };
+    if connection.send.len() <= connection.high_water_bytes(&core.limits) {
+        uncongest(core, key);
+    }
+}
+
 /// Begins the grace of a queue that went over its high-water mark. From now on, senders that would
 /// add to it are held back.
 fn congest(core: &mut Core, key: ConnectionKey) {

@@ -1,6 +1,6 @@
 //! Changes the limits and access rules of a running server.
 
-use super::memory;
+use super::{memory, queues};
 use crate::branches::{self, Branch};
 use crate::broker::access::Access;
 use crate::broker::limits::Limits;
@@ -26,6 +26,9 @@ pub(crate) fn reconfigure(core: &mut Core, limits: Limits, access: Access) {
         for key in core.connections.keys() {
             arm_idle(core, key);
         }
+    }
+    if core.limits.queue_high_water_bytes > before.queue_high_water_bytes {
+        core.connections.keys().into_iter().for_each(|key| queues::note_higher_mark(core, key));
     }
     memory::begin_whole(core, before.memory_bytes_max);
     memory::mind(core);

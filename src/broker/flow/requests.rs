@@ -1,5 +1,7 @@
 //! Requests that a worker or another thread answers, from their begin to their answer or failure.
 
+use std::time::Duration;
+
 use super::{answers, kept, measuring, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::connection::Connection;
@@ -8,6 +10,7 @@ use crate::broker::state::encoder::Address;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::requests::{Answerer, NewRequest, PendingRequest};
+use crate::broker::state::timers::Moment;
 use crate::proto::{Envelope, Head, Json, MessageType, OutFrame};
 
 /// Records a request that is answered later, by `worker` or by another thread, or that is going to be
@@ -40,7 +43,7 @@ pub(crate) fn begin(
         worker,
         arrived: core.turn.arrived,
         began: core.latency.begin(core.turn.now.monotonic.into()),
-        deadline: core.turn.deadline_in(core.limits.request_timeout),
+        deadline: core.limits.request_timeout.map(|timeout| core.turn.deadline_in(timeout)),
     };
     let (connections, router) = (&mut core.connections, &mut core.router);
     let begun = core.requests.begin(&new, connections, router, &mut core.budget);
@@ -142,9 +145,11 @@ pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal) {
 /// Answers a request that has timed out with an error. From now on its worker's answer is ignored.
 pub(crate) fn expire(core: &mut Core, key: RequestKey) {
     branches::note(Branch::RequestExpired);
-    let timeout = core.limits.request_timeout;
-    let is_kept = core.requests.get(key).is_some_and(PendingRequest::is_kept);
-    let why = if is_kept {
+    let Some(request) = core.requests.get(key) else { return };
+    // The timeout may have been removed since the request began.
+    let waited = || Moment::from(core.turn.now.monotonic).nanos_since(request.arrived);
+    let timeout = core.limits.request_timeout.unwrap_or_else(|| Duration::from_nanos(waited()));
+    let why = if request.is_kept() {
         refusal::no_worker_free(timeout)
     } else {
         refusal::request_timed_out(timeout)

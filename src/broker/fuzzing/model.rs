@@ -405,7 +405,8 @@ impl Model {
         let id = message["message_id"].as_str().unwrap_or_default().to_owned();
         assert!(uuid::Uuid::try_parse(&id).is_ok() && id != message_id, "{message}");
         assert!(self.requests.iter().all(|request| request.id != id), "{id} a second time");
-        let deadline = outcome.now + self.limits.request_timeout;
+        let timeout = self.limits.request_timeout.expect("a timeout");
+        let deadline = outcome.now + timeout;
         let message_id = message_id.to_owned();
         self.requests.push(Request { id, requester: from, message_id, worker, deadline });
     }

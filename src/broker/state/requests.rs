@@ -67,7 +67,8 @@ pub(crate) struct NewRequest<'a> {
     pub(crate) worker: Option<ConnectionKey>,
     pub(crate) arrived: Moment,
     pub(crate) began: Moment,
-    pub(crate) deadline: Duration,
+    /// `None` if it waits as long as it takes.
+    pub(crate) deadline: Option<Duration>,
 }
 
 impl Requests {
@@ -118,7 +119,9 @@ impl Requests {
             arrived: new.arrived,
             began: new.began,
         });
-        self.timeouts.begin(new.deadline, request);
+        if let Some(deadline) = new.deadline {
+            self.timeouts.begin(deadline, request);
+        }
         if let Some(session) = connections.session_mut(new.from) {
             session.requests.push(request);
             session.request_bytes += message_id_bytes;

@@ -118,6 +118,118 @@ fn a_queue_keeps_the_grace_it_began_with() {
     assert_eq!(world.closed, [slow], "for being slow, after the grace");
 }
 
+/// The operator raises the mark for a reader that would be closed otherwise.
+#[test]
+fn a_queue_within_a_raised_mark_is_no_longer_slow() {
+    let limits = |queue_high_water_bytes| Limits { queue_high_water_bytes, ..Limits::default() };
+    let mut world = World::new(limits(4_000));
+    let slow = world.connected("app", "slow");
+    world.subscribe(slow, "app", "news");
+    let sender = world.connected("app", "sender");
+    world.stalled.push(slow);
+    world.deliver(sender, &framed(&publication(5_000)).repeat(3));
+    assert!(world.is_parked(sender));
+    world.reload(limits(5_000));
+    assert!(world.is_parked(sender), "it is over the new mark as well");
+    world.reload(limits(100_000));
+    assert!(!world.is_parked(sender));
+    world.pass(GRACE);
+    assert!(world.closed.is_empty());
+    world.relieve(slow);
+    world.act();
+    assert_eq!(world.take(slow).len(), 3);
+    // Lowered again, it applies to what comes from then on, with a grace from then on.
+    world.deliver(sender, &framed(&publication(5_000)));
+    world.reload(limits(4_000));
+    world.pass(GRACE);
+    assert!(world.closed.is_empty());
+    world.deliver(sender, &framed(&publication(5_000)));
+    world.pass(GRACE);
+    assert_eq!(world.closed, [slow]);
+}
+
+/// Requests keep the timeout under which they began, in whichever order the timeouts end.
+#[test]
+fn a_request_keeps_the_timeout_it_began_with() {
+    let timeout = |seconds: Option<u64>| Limits {
+        request_timeout: seconds.map(Duration::from_secs),
+        ..Limits::default()
+    };
+    let mut world = World::new(timeout(Some(20)));
+    let worker = world.worker("work");
+    let asks = world.connected("app", "asks");
+    world.request(asks, "20", &json!(1));
+    world.reload(timeout(None));
+    world.request(asks, "never", &json!(2));
+    world.reload(timeout(Some(5)));
+    world.request(asks, "5", &json!(3));
+    world.reload(timeout(Some(50)));
+    world.request(asks, "50", &json!(4));
+    world.reload(timeout(Some(6)));
+    world.request(asks, "6", &json!(5));
+    world.reload(timeout(None));
+    for (seconds, id) in [(5, "5"), (1, "6"), (14, "20"), (30, "50")] {
+        world.pass(Duration::from_millis(seconds * 1_000 - 1));
+        assert_eq!(world.take(asks), [] as [Value; 0], "before {id} s");
+        world.pass(Duration::from_millis(1));
+        let late = world.take(asks);
+        assert_eq!((late.len(), &late[0]["payload"]["code"]), (1, &json!("timeout")));
+        assert_eq!(late[0]["reply_to"], id);
+        let text = late[0]["payload"]["error"].as_str().unwrap().to_owned();
+        assert!(text.contains(&format!("within {id} s")), "{text}");
+    }
+    world.pass(Duration::from_secs(1 << 30));
+    assert_eq!(world.take(asks), [] as [Value; 0], "it waits as long as it takes");
+    let tasks = world.take(worker);
+    world.answer(worker, &tasks[1], &json!("done"));
+    let answers = world.take(asks);
+    assert_eq!(
+        (&answers[0]["reply_to"], &answers[0]["payload"]),
+        (&json!("never"), &json!("done"))
+    );
+    // Without a timeout, a request ends with its worker and with its requester.
+    world.request(asks, "lost", &json!(6));
+    world.hang_up(worker);
+    world.expect_error(asks, "worker_lost", "lost");
+    let worker = world.worker("work");
+    world.request(asks, "gone", &json!(7));
+    world.hang_up(asks);
+    assert_eq!(world.broker.context().stats().pending_requests, 0);
+    assert_eq!(world.take(worker).len(), 1);
+}
+
+/// It has no end by itself, so that of the drain has to do.
+#[test]
+fn a_drain_cuts_off_a_request_without_a_timeout() {
+    let mut world = World::new(Limits { request_timeout: None, ..Limits::default() });
+    let worker = world.worker("work");
+    let asks = world.connected("app", "asks");
+    world.request(asks, "q", &json!(1));
+    world.broker.begin_drain();
+    world.pass(Duration::ZERO);
+    assert_eq!(world.take(asks)[0]["payload"]["code"], "shutting_down");
+    world.pass(Limits::default().drain_timeout);
+    let cut_off = world.take(asks);
+    assert_eq!(cut_off[0]["payload"]["code"], "timeout", "{cut_off:?}");
+    drop(world.take(worker));
+}
+
+/// Nothing that is computed from it overflows.
+#[test]
+fn the_longest_grace_does_no_harm_where_memory_is_short() {
+    let limits = |slow_consumer_grace| Limits { slow_consumer_grace, ..with_memory(16 << 20) };
+    let mut world = World::new(limits(GRACE));
+    for at in 0..12 {
+        let hoarder = world.connected("app", &format!("{at}"));
+        world.deliver(hoarder, &(16_u32 << 20).to_be_bytes());
+        world.deliver(hoarder, &vec![b' '; 64 << 10]);
+    }
+    assert_eq!(world.pressure(), (MemoryPressure::Refusing, 0));
+    world.reload(limits(Duration::MAX));
+    world.pass(GRACE * 10);
+    assert_eq!(world.pressure(), (MemoryPressure::Refusing, 0));
+}
+
 #[test]
 fn silence_counts_from_the_reload_on() {
     let limits =

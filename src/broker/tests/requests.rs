@@ -3,6 +3,9 @@
 use super::*;
 use crate::broker::limits::WORKER_STUCK_AFTER;
 
+/// The default.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
 #[test]
 fn a_worker_that_leaves_hands_back_what_it_had() {
     let mut world = World::new(Limits::default());
@@ -58,7 +61,7 @@ fn a_worker_that_is_stuck_gets_nothing_until_it_answers() {
     let [none, all] = ask(&mut world, 20);
     assert_eq!([none.len(), all.len()], [0, 20]);
     // Its requests time out, which is no answer.
-    world.pass(Limits::default().request_timeout.saturating_sub(WORKER_STUCK_AFTER));
+    world.pass(REQUEST_TIMEOUT.saturating_sub(WORKER_STUCK_AFTER));
     for task in &all {
         world.answer(works, task, &json!("done"));
     }
@@ -214,7 +217,7 @@ fn the_memory_of_a_long_id_is_given_back_however_its_request_ends() {
         let task = world.take(worker).remove(0);
         match end {
             "answer" => world.answer(worker, &task, &json!("done")),
-            "timeout" => world.pass(Limits::default().request_timeout),
+            "timeout" => world.pass(REQUEST_TIMEOUT),
             _ => world.hang_up(worker),
         }
         assert_eq!(world.take(asks)[0]["reply_to"], id);

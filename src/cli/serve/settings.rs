@@ -10,7 +10,8 @@ use ipc_framework::{Access, Config, Limits, Spin, Tls, Token, UnixSocket};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::cli::failure::Failure;
-use crate::cli::{token, units};
+use crate::cli::token;
+use crate::cli::units::{self, TimeoutOrNever};
 
 /// All problems, in the order in which they were found.
 pub(super) type Problems = Vec<Failure>;
@@ -43,6 +44,14 @@ pub(super) struct Settings {
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     #[serde(deserialize_with = "units::read_size")]
     max_frame_bytes: Option<usize>,
+    /// Channels of all applications together [default: 65536]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    #[serde(deserialize_with = "units::read_count")]
+    max_channels: Option<usize>,
+    /// Subscriptions of one connection [default: 4096]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    #[serde(deserialize_with = "units::read_count")]
+    max_subscriptions: Option<usize>,
     /// Memory for all that clients make the server hold [default: 1GiB]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     #[serde(deserialize_with = "units::read_size")]
@@ -55,6 +64,18 @@ pub(super) struct Settings {
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     #[serde(deserialize_with = "units::read_duration")]
     idle_timeout: Option<Duration>,
+    /// Time for workers to answer a request, or never [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = units::timeout_or_never)]
+    #[serde(deserialize_with = "units::read_timeout_or_never")]
+    request_timeout: Option<TimeoutOrNever>,
+    /// Unsent bytes of a connection above which senders wait for it [default: 1MiB]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    #[serde(deserialize_with = "units::read_size")]
+    queue_high_water: Option<usize>,
+    /// Time for a slow consumer to get below that before it is closed [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = units::timeout)]
+    #[serde(deserialize_with = "units::read_timeout")]
+    slow_consumer_grace: Option<Duration>,
     /// Time to answer what is in flight after SIGTERM or SIGINT [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     #[serde(deserialize_with = "units::read_duration")]
@@ -132,9 +153,14 @@ impl Settings {
             no_tcp: self.no_tcp || (file.no_tcp && !asks_for_tcp),
             max_connections: self.max_connections.or(file.max_connections),
             max_frame_bytes: self.max_frame_bytes.or(file.max_frame_bytes),
+            max_channels: self.max_channels.or(file.max_channels),
+            max_subscriptions: self.max_subscriptions.or(file.max_subscriptions),
             max_memory: self.max_memory.or(file.max_memory),
             handshake_timeout: self.handshake_timeout.or(file.handshake_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
+            request_timeout: self.request_timeout.or(file.request_timeout),
+            queue_high_water: self.queue_high_water.or(file.queue_high_water),
+            slow_consumer_grace: self.slow_consumer_grace.or(file.slow_consumer_grace),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
             token_file: self.token_file.or(file.token_file),
             allow_uid: either(self.allow_uid, file.allow_uid),
@@ -200,9 +226,18 @@ impl Settings {
     fn set_limits(&self, limits: &mut Limits) {
         limits.connections_max = self.max_connections.unwrap_or(limits.connections_max);
         limits.frame_bytes_max = self.max_frame_bytes.unwrap_or(limits.frame_bytes_max);
+        limits.channels_max = self.max_channels.unwrap_or(limits.channels_max);
+        limits.subscriptions_per_connection_max =
+            self.max_subscriptions.unwrap_or(limits.subscriptions_per_connection_max);
         limits.memory_bytes_max = self.max_memory.unwrap_or(limits.memory_bytes_max);
         limits.handshake_timeout = self.handshake_timeout.unwrap_or(limits.handshake_timeout);
         limits.idle_timeout = self.idle_timeout.filter(|timeout| !timeout.is_zero());
+        if let Some(TimeoutOrNever(timeout)) = self.request_timeout {
+            limits.request_timeout = timeout;
+        }
+        limits.queue_high_water_bytes =
+            self.queue_high_water.unwrap_or(limits.queue_high_water_bytes);
+        limits.slow_consumer_grace = self.slow_consumer_grace.unwrap_or(limits.slow_consumer_grace);
         limits.drain_timeout = self.drain_timeout.unwrap_or(limits.drain_timeout);
     }
 
@@ -330,5 +365,54 @@ fn read_secret_path<'de, D: Deserializer<'de>>(
     match toml::Value::deserialize(deserializer)? {
         toml::Value::String(path) if !path.contains('\n') => Ok(Some(path.into())),
         _ => Err(de::Error::custom("give the path of a file in quotes, not what is in it")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(text: &str) -> Limits {
+        let settings: Settings = toml::from_str(text).unwrap();
+        settings.config(None).unwrap().limits
+    }
+
+    #[test]
+    fn each_limit_of_the_file_is_the_one_of_that_name() {
+        assert_eq!(limits(""), Limits::default());
+        let text = "max-connections = 2\nmax-channels = 3\nmax-subscriptions = 4\n\
+                    max-frame-bytes = \"5KiB\"\nmax-memory = \"6MiB\"\n\
+                    handshake-timeout = \"7s\"\nidle-timeout = \"8s\"\n\
+                    request-timeout = \"9s\"\nqueue-high-water = \"10KiB\"\n\
+                    slow-consumer-grace = \"11s\"\ndrain-timeout = \"12s\"\n";
+        let seconds = Duration::from_secs;
+        let expected = Limits::default()
+            .connections_max(2)
+            .channels_max(3)
+            .subscriptions_per_connection_max(4)
+            .frame_bytes_max(5 << 10)
+            .memory_bytes_max(6 << 20)
+            .handshake_timeout(seconds(7))
+            .idle_timeout(seconds(8))
+            .request_timeout(seconds(9))
+            .queue_high_water_bytes(10 << 10)
+            .slow_consumer_grace(seconds(11))
+            .drain_timeout(seconds(12));
+        assert_eq!(limits(text), expected);
+        let never = "request-timeout = \"never\"\nidle-timeout = \"never\"\n";
+        assert_eq!(limits(never), Limits::default().request_timeout(None));
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file() {
+        let flags = Settings {
+            request_timeout: Some(TimeoutOrNever(None)),
+            queue_high_water: Some(1 << 10),
+            ..Settings::default()
+        };
+        let file = "request-timeout = \"9s\"\nqueue-high-water = 2\nmax-channels = 3";
+        let both = flags.or(toml::from_str(file).unwrap()).config(None).unwrap().limits;
+        let expected = Limits::default().request_timeout(None).queue_high_water_bytes(1 << 10);
+        assert_eq!(both, expected.channels_max(3));
     }
 }

@@ -317,7 +317,8 @@ impl Model {
         let waited = self.conns[by].sent[at].arrived.map(|(_, time)| self.now.saturating_sub(time));
         // A request that the end of a drain cuts off may have been executed, like one that took too
         // long.
-        if self.is_draining() || waited.is_some_and(|waited| waited >= self.limits.request_timeout)
+        if self.is_draining()
+            || waited.is_some_and(|waited| Some(waited) >= self.limits.request_timeout)
         {
             Ok(())
         } else {

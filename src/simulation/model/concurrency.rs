@@ -55,7 +55,7 @@ impl Model {
         let waited = sent.arrived.map(|(_, time)| self.now.saturating_sub(time));
         sent.is_answered
             || self.may_be_closed(task.from)
-            || waited.is_some_and(|waited| waited >= self.limits.request_timeout)
+            || waited.is_some_and(|waited| Some(waited) >= self.limits.request_timeout)
     }
 
     /// Returns whether, at rest, a request for this job may be kept: a worker has all that it takes,

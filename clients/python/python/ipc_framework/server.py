@@ -32,7 +32,7 @@ class Limits(TypedDict, total=False):
     frame_bytes_max: int
     handshake_timeout: float
     idle_timeout: Optional[float]
-    request_timeout: float
+    request_timeout: Optional[float]
     queue_high_water_bytes: int
     slow_consumer_grace: float
     memory_bytes_max: int

@@ -49,6 +49,7 @@ pub(super) fn install(server: &mut Server, shared: &Arc<Shared>, jobs: Option<Jo
     server.on_disconnect(move |info, context| {
         watch(&gone, false, info, context);
         gone.connections.lock().remove(info);
+        gone.origins.forget(info.key);
     });
 }
 

@@ -100,7 +100,9 @@ fn set_limit(limits: &mut Limits, name: &str, value: &Bound<'_, PyAny>) -> PyRes
         "idle_timeout" => {
             limits.idle_timeout = if value.is_none() { None } else { Some(seconds()?) };
         }
-        "request_timeout" => limits.request_timeout = seconds()?,
+        "request_timeout" => {
+            limits.request_timeout = if value.is_none() { None } else { Some(seconds()?) };
+        }
         "queue_high_water_bytes" => limits.queue_high_water_bytes = count()?,
         "slow_consumer_grace" => limits.slow_consumer_grace = seconds()?,
         "memory_bytes_max" => limits.memory_bytes_max = count()?,

@@ -19,17 +19,20 @@ use crate::parts::{Parts, TOO_LARGE};
 pub(super) struct Origins {
     door: Arc<Door>,
     connections: Arc<ConnectionTable>,
-    request_timeout: Duration,
+    request_timeout: Option<Duration>,
     pending: Mutex<Pending>,
 }
+
+/// The number of answered requests that are not worth removing from those that are waited for.
+const ANSWERED_MAX: usize = 64;
 
 /// Requests without an answer, by their ids: a response that a program builds by hand says which
 /// one it answers, and nothing else.
 #[derive(Default)]
 struct Pending {
     by_id: HashMap<Box<str>, Vec<Arc<Origin>>>,
-    /// The requests whose handlers have returned, in the order of their deadlines.
-    returned: VecDeque<(Instant, Weak<Origin>)>,
+    /// The requests whose handlers have returned, in the order of their deadlines if there are any.
+    returned: VecDeque<(Option<Instant>, Weak<Origin>)>,
     is_stopping: bool,
 }
 
@@ -65,7 +68,7 @@ impl Origins {
     pub(super) fn new(
         door: Arc<Door>,
         connections: Arc<ConnectionTable>,
-        request_timeout: Duration,
+        request_timeout: Option<Duration>,
     ) -> Arc<Self> {
         Arc::new(Self { door, connections, request_timeout, pending: Mutex::default() })
     }
@@ -119,6 +122,19 @@ impl Origins {
         }
     }
 
+    /// Forgets the requests of a connection that has left and that would be waited for without end.
+    pub(super) fn forget(&self, connection: ConnectionKey) {
+        if self.request_timeout.is_some() {
+            return;
+        }
+        let mut pending = self.pending();
+        let returned = pending.returned.iter().filter_map(|(_, origin)| origin.upgrade());
+        let of_it: Vec<_> = returned.filter(|origin| origin.from == connection).collect();
+        for origin in &of_it {
+            pending.remove(origin);
+        }
+    }
+
     /// Forgets a request.
     pub(super) fn remove(&self, origin: &Origin) {
         self.pending().remove(origin);
@@ -129,13 +145,13 @@ impl Pending {
     /// Keeps a request whose handler has returned without an answer, which something else may
     /// give. After `timeout` the requester has been told that nothing did. A server that stops
     /// waits for coroutines only, and then this returns false for others.
-    fn await_answer(&mut self, origin: &Arc<Origin>, timeout: Duration) -> bool {
+    fn await_answer(&mut self, origin: &Arc<Origin>, timeout: Option<Duration>) -> bool {
         if self.is_stopping {
             return origin.is_held();
         }
         let now = Instant::now();
         while let Some((deadline, oldest)) = self.returned.front()
-            && (*deadline <= now || oldest.strong_count() == 0)
+            && (deadline.is_some_and(|deadline| deadline <= now) || oldest.strong_count() == 0)
         {
             let oldest = oldest.upgrade();
             self.returned.pop_front();
@@ -143,7 +159,12 @@ impl Pending {
                 self.remove(&oldest);
             }
         }
-        self.returned.push_back((now + timeout, Arc::downgrade(origin)));
+        if self.returned.len() > 2 * self.by_id.len() + ANSWERED_MAX {
+            // One that waits long would keep all answered ones behind it.
+            self.returned.retain(|(_, origin)| origin.strong_count() > 0);
+        }
+        let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
+        self.returned.push_back((deadline, Arc::downgrade(origin)));
         true
     }
 
