@@ -121,7 +121,6 @@ def test_the_code_may_have_its_prefix():
     assert HandlerError("app:not.found_1-a", "text").code == HandlerError("not.found_1-a", "text").code
     assert HandlerError("a" * 64, "").code == "app:" + "a" * 64
     assert str(HandlerError("gone", "the file \udcff")) == "the file \\udcff"
-    assert "details" not in HandlerError("gone", "text").payload
 
 
 @pytest.mark.parametrize("code", ["", "app:", "a" * 65, "not found", "é", "app:app:x", "x\n", "٣"])
@@ -148,6 +147,27 @@ def test_what_cannot_be_sent_is_refused_where_it_is_made():
         HandlerError("code", "", "a" * ((16 << 10) - around + 1))
 
 
+def test_without_details_none_are_sent(rust):
+    with FrameworkClient("app", **rust.arguments) as worker:
+
+        @worker.serve("job")
+        def job(message):
+            raise NotFound("tea")
+
+        told = {"status": "error", "code": "app:not_found", "error": "there is no tea"}
+        assert worker.send_request("job", 1).payload == told
+
+
+def test_a_server_counts_it_by_itself(serve):
+    server = serve()
+    server.create_application("app").create_channel("job").serve(refuse)
+    server.create_application("app").create_channel("later").serve(refuse_later)
+    peer = first_peer(server)
+    assert peer.ask("job") == peer.ask("later") == TOLD
+    counted = server.get_stats()["counters"]
+    assert (counted["errors"], counted["handler_failures"]) == ({"app": 2}, 0)
+
+
 def test_details_are_those_of_the_moment():
     given = {"rows": (1, 2)}
     error = HandlerError("code", "text", given)
@@ -171,8 +191,13 @@ def test_it_passes_between_processes():
 def test_a_payload_that_only_looks_like_one(rust):
     async def main():
         async with aio.connect("app", **rust.arguments) as client:
-            looks = {"status": "error", "code": "mine", "error": "a value of this application"}
-            await client.serve("job", lambda message: looks)
-            assert (await client.request("job")).payload == looks
+            looks = [
+                {"status": "error", "code": "mine", "error": "a value of this application"},
+                {"status": "error", "code": "app:mine", "error": "a value", "more": 1},
+                {"status": "ok", "code": "app:mine", "error": "a value"},
+            ]
+            await client.serve("job", lambda message: looks[message.payload])
+            for number, payload in enumerate(looks):
+                assert (await client.request("job", number)).payload == payload
 
     asyncio.run(main())

@@ -108,7 +108,7 @@ class Service:
     def _answer_error(self, job: _native.Job, error: HandlerError) -> None:
         """Answers with an error of the application, which is none of the handler."""
         try:
-            job.answer(error.payload)
+            job.refuse(error.code, error.text, error.details)
         except IPCError:
             # The queue is full, and the requester was told that.
             pass

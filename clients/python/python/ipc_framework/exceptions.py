@@ -91,12 +91,6 @@ class HandlerError(IPCError):
         self.code = APP_PREFIX + name
         self.details = _checked(self.code, self.text, details)
 
-    @property
-    def payload(self) -> Any:
-        """The payload of the answer that says it."""
-        told = {"status": "error", "code": self.code, "error": self.text}
-        return told if self.details is None else {**told, "details": self.details}
-
     def __reduce__(self) -> Any:
         # A pool of processes hands it from one to another, and a subclass may take other arguments.
         return _again, (type(self), self.code, self.text, self.details), self.__dict__

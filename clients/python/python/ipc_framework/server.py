@@ -533,7 +533,7 @@ class FrameworkServer(IPCServer):
         _running.end_if_forked(self._forks, error)
         if isinstance(error, HandlerError) and origin is not None:
             # The application's own error, which is none of its handler.
-            origin.reply(error.payload)
+            origin.refuse(error.code, error.text, error.details)
             return True
         where = f"{message.app_id}/{message.channel_id}"
         logger.error("the handler of %s failed on a %s", where, message.message_type.value, exc_info=error)

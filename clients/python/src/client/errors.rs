@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
-use ipc_framework::ErrorCode;
 use ipc_framework::client::{Error, Execution};
+use ipc_framework::{ErrorCode, Json};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
+
+use crate::json;
 
 /// An error on its way to Python, where another thread raises it later.
 #[derive(Debug)]
@@ -15,12 +17,22 @@ pub(super) struct Failure {
     class: &'static str,
     code: Cow<'static, str>,
     text: String,
+    details: Option<Json<'static>>,
     may_be_executed: bool,
 }
 
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         let (class, code) = match error {
+            Error::Application { code, text, details } => {
+                let class = "ApplicationError";
+                let details = details.clone();
+                return Self {
+                    details,
+                    may_be_executed: true,
+                    ..Self::new(class, code.clone(), text.clone())
+                };
+            }
             Error::BadId { .. } => ("ChannelError", "bad_id"),
             Error::NotJson(_) => ("SerializationError", "not_json"),
             Error::TooLarge { .. } => ("SerializationError", "too_large"),
@@ -36,7 +48,7 @@ impl From<&Error> for Failure {
             _ => ("IPCError", "system"),
         };
         let may_be_executed = error.execution() == Execution::Possible;
-        Self { class, code: code.into(), text: error.to_string(), may_be_executed }
+        Self { may_be_executed, ..Self::new(class, code, error.to_string()) }
     }
 }
 
@@ -53,42 +65,29 @@ fn class_of(code: ErrorCode) -> &'static str {
 }
 
 impl Failure {
+    fn new(class: &'static str, code: impl Into<Cow<'static, str>>, text: String) -> Self {
+        Self { class, code: code.into(), text, details: None, may_be_executed: false }
+    }
+
     /// The error of a request in flight when the program closes its client.
     pub(super) fn of_closed() -> Self {
         let text =
             "the client was closed before the answer came; the request may have been carried out";
-        Self {
-            class: "ConnectionError",
-            code: "closed".into(),
-            text: text.into(),
-            may_be_executed: true,
-        }
-    }
-
-    /// The error that a handler raised, with a code of its application.
-    pub(super) fn of_application(code: String, text: String) -> Self {
-        Self { class: "ApplicationError", code: code.into(), text, may_be_executed: true }
+        Self { may_be_executed: true, ..Self::new("ConnectionError", "closed", text.into()) }
     }
 
     /// An error of files that cannot be used.
     pub(super) fn of_tls(error: &ipc_framework::Error) -> Self {
-        let text = error.to_string();
-        Self { class: "ConnectionError", code: "tls".into(), text, may_be_executed: false }
+        Self::new("ConnectionError", "tls", error.to_string())
     }
 
     pub(super) fn of_payload(error: &PyErr) -> Self {
         let text = format!("what came cannot be a Python object: {error}");
-        Self {
-            class: "SerializationError",
-            code: "undecodable".into(),
-            text,
-            may_be_executed: true,
-        }
+        Self { may_be_executed: true, ..Self::new("SerializationError", "undecodable", text) }
     }
 
     pub(super) fn of_value(py: Python<'_>, error: &PyErr) -> Self {
-        let text = error.value(py).to_string();
-        Self { class: "SerializationError", code: "not_json".into(), text, may_be_executed: false }
+        Self::new("SerializationError", "not_json", error.value(py).to_string())
     }
 
     pub(super) fn caused_by(self, py: Python<'_>, cause: PyErr) -> PyErr {
@@ -113,6 +112,9 @@ impl Failure {
             let error = module.bind(py).getattr(self.class)?.call1((self.text,))?;
             error.setattr("code", &*self.code)?;
             error.setattr("may_be_executed", self.may_be_executed)?;
+            if let Some(details) = &self.details {
+                error.setattr("details", json::to_python(py, details)?)?;
+            }
             Ok(PyErr::from_value(error))
         };
         build().unwrap_or_else(|error| error)
@@ -139,17 +141,18 @@ pub(super) fn error_of<'py>(payload: &Bound<'py, PyAny>) -> PyResult<Option<Boun
     else {
         return Ok(None);
     };
-    if status != "error" {
+    let details = payload.get_item("details")?;
+    if status != "error" || payload.len() != 3 + usize::from(details.is_some()) {
         return Ok(None);
     }
     let known = ErrorCode::ALL.into_iter().find(|known| known.as_str() == code);
-    let failure = match known {
-        Some(code) => Failure::from(&Error::Answered { code, text }),
-        None if code.starts_with("app:") => Failure::of_application(code, text),
+    let error = match known {
+        Some(code) => Error::Answered { code, text },
+        None if code.starts_with("app:") => Error::Application { code, text, details: None },
         None => return Ok(None),
     };
-    let error = failure.into_py(py).into_value(py).into_bound(py).into_any();
-    if let Some(details) = payload.get_item("details")? {
+    let error = raise(py, &error).into_value(py).into_bound(py).into_any();
+    if let Some(details) = details {
         error.setattr("details", details)?;
     }
     Ok(Some(error))

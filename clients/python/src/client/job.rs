@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 
 use super::errors::raise;
 use crate::inside::Inside;
-use crate::json;
 use crate::parts::{Parts, TOO_LARGE};
+use crate::{errors, json};
 
 /// Answers one request, once; later answers do nothing. Dropped without an answer, it answers
 /// `handler_failed`.
@@ -84,6 +84,20 @@ impl Job {
         let parts = std::mem::replace(&mut *self.parts(), Parts::new(0)).finish()?;
         let Some(responder) = self.take() else { return Ok(()) };
         inside.detached(|| responder.reply(&parts)).map_err(|error| raise(py, &error))
+    }
+
+    /// Answers with an error of the application.
+    fn refuse(
+        &self,
+        py: Python<'_>,
+        code: &str,
+        text: String,
+        details: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let inside = Inside::enter(py);
+        let error = errors::of_application(code, text, details)?;
+        let Some(responder) = self.take() else { return Ok(()) };
+        inside.detached(|| responder.refuse(&error)).map_err(|error| raise(py, &error))
     }
 
     /// Answers `handler_failed`.

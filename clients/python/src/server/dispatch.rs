@@ -125,7 +125,7 @@ impl Dispatch {
         };
         match outcome {
             State::Replied(payload) => request.reply_json(&payload),
-            State::Failed(text) => Err(HandlerError::new(text)),
+            State::Failed(error) => Err(error),
             State::PassedOn => Ok(request.pass_on()),
             State::Open | State::Deferred(_) | State::Settled => Ok(request.answered()),
         }
@@ -147,7 +147,7 @@ impl Dispatch {
         let fields = Fields::from(delivery.message());
         run(shared, delivery.context(), &call, &fields, &origin);
         match origin.conclude(|| State::Settled) {
-            State::Failed(text) => Err(HandlerError::new(text)),
+            State::Failed(error) => Err(error),
             State::PassedOn => delivery.pass_on(),
             _ => Ok(()),
         }
@@ -221,7 +221,7 @@ fn filter(shared: &Arc<Shared>, delivery: &mut Delivery<'_>) -> Result<Verdict, 
     let origin = shared.origins.of(delivery.from(), &message);
     run(shared, delivery.context(), &Call::Route, &Fields::from(&message), &origin);
     match origin.conclude(|| State::Settled) {
-        State::Failed(text) => Err(HandlerError::new(text)),
+        State::Failed(error) => Err(error),
         State::PassedOn => Ok(Verdict::CarryOut),
         _ => Ok(Verdict::Drop),
     }

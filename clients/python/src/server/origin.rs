@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ipc_framework::proto::system::Failure;
-use ipc_framework::{ConnectionKey, Envelope, ErrorCode, Json, Message, MessageType, Responder};
+use ipc_framework::{
+    ConnectionKey, Envelope, ErrorCode, HandlerError, Json, Message, MessageType, Responder,
+};
 use pyo3::prelude::*;
 
 use super::connections::ConnectionTable;
 use super::turn::Door;
-use crate::json;
 use crate::parts::{Parts, TOO_LARGE};
+use crate::{errors, json};
 
 /// The origins of one server: what they share, and the requests among them without an answer.
 pub(super) struct Origins {
@@ -58,7 +60,7 @@ pub(super) enum State {
     Deferred(Responder),
     /// It returned this value, which the loop's thread is to send.
     Replied(Json<'static>),
-    Failed(String),
+    Failed(HandlerError),
     /// It left the message to the next handler.
     PassedOn,
     Settled,
@@ -250,7 +252,7 @@ impl Origin {
             State::Open => *state = outcome,
             State::Deferred(responder) => match outcome {
                 State::Replied(payload) => responder.reply_json(payload),
-                State::Failed(text) => responder.fail(&text),
+                State::Failed(error) => responder.refuse(&error),
                 _ => responder.fail("nobody serves requests on it"),
             },
             done => *state = done,
@@ -266,7 +268,7 @@ impl Origin {
 
     /// Answers `handler_failed`, unless it is answered.
     pub(super) fn refuse(&self, text: &str) {
-        self.settle(State::Failed(text.to_owned()));
+        self.settle(State::Failed(HandlerError::new(text)));
     }
 
     /// Ends the wait for an answer on which nothing is known to work.
@@ -328,7 +330,13 @@ impl PyOrigin {
 
     /// Answers `handler_failed`, unless it is answered.
     fn fail(&self, text: String) {
-        self.0.settle(State::Failed(text));
+        self.0.settle(State::Failed(HandlerError::new(text)));
+    }
+
+    /// Answers with an error of the application, unless it is answered.
+    fn refuse(&self, code: &str, text: String, details: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.0.settle(State::Failed(errors::of_application(code, text, details)?));
+        Ok(())
     }
 
     /// A coroutine works on it from now on, and a server that stops waits for it.
