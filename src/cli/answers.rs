@@ -44,6 +44,9 @@ pub(super) struct Counters {
     pub(super) forwarded: u64,
     pub(super) slow_consumers: u64,
     pub(super) errors: BTreeMap<String, u64>,
+    /// Absent in the answer of an older server.
+    #[serde(default)]
+    pub(super) worker_errors: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

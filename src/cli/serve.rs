@@ -1,5 +1,6 @@
 //! `ipc serve`
 
+mod channels;
 mod crash;
 mod exposition;
 mod histograms;

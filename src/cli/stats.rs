@@ -1,5 +1,6 @@
 //! `ipc stats`
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use bytesize::ByteSize;
@@ -65,9 +66,10 @@ fn report(output: Output, name: &str, stats: &Answer) -> String {
         ("forwarded to workers", counters.forwarded.to_string()),
         ("slow readers closed", counters.slow_consumers.to_string()),
     ];
-    let errors: Vec<String> =
-        counters.errors.iter().map(|(code, count)| format!("{code} {count}")).collect();
-    rows.push(("errors", if errors.is_empty() { "none".to_owned() } else { errors.join(", ") }));
+    rows.push(("errors", by_code(&counters.errors)));
+    if !counters.worker_errors.is_empty() {
+        rows.push(("those of workers", by_code(&counters.worker_errors)));
+    }
     let title = format!("ipc-framework {} on {name}, up {up}", stats.version);
     let mut lines = vec![output.paint(Style::Bold, title)];
     lines.extend(rows.iter().map(|(label, value)| {
@@ -75,4 +77,10 @@ fn report(output: Output, name: &str, stats: &Answer) -> String {
         format!("{}{value}", output.paint(Style::Dim, label))
     }));
     lines.join("\n")
+}
+
+fn by_code(errors: &BTreeMap<String, u64>) -> String {
+    let errors: Vec<String> =
+        errors.iter().map(|(code, count)| format!("{code} {count}")).collect();
+    if errors.is_empty() { "none".to_owned() } else { errors.join(", ") }
 }

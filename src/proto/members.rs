@@ -77,7 +77,6 @@ pub(crate) fn only_member<'a>(text: &'a str, name: &str) -> Result<Option<&'a st
 
 /// Finds the texts of the values of these members in a valid document. Returns `None` if it is no
 /// object, has another member, or has one of these twice.
-#[cfg(feature = "net")]
 pub(crate) fn exact_members<'a, const N: usize>(
     text: &'a str,
     names: [&str; N],
@@ -186,7 +185,6 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "net")]
     #[test]
     fn an_object_with_another_member_is_not_an_exact_one() {
         for (text, expected) in [

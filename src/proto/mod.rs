@@ -73,10 +73,8 @@ pub use send_queue::SendQueue;
 pub(crate) use buffer_pool::SharedFrame;
 #[cfg(feature = "broker")]
 pub(crate) use encode::{Defaults, Head, MessageHead, escape, escaped, frame as encode_frame};
-#[cfg(feature = "net")]
-pub(crate) use members::exact_members;
 #[cfg(feature = "broker")]
-pub(crate) use members::{Member, members, only_member};
+pub(crate) use members::{Member, exact_members, members, only_member};
 #[cfg(feature = "broker")]
 pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame};
 #[cfg(feature = "broker")]

@@ -393,6 +393,67 @@ fn whoever_asks_for_plain_text_gets_what_promtool_accepts() {
 }
 
 #[test]
+fn errors_of_workers_and_the_numbers_of_each_channel_have_series() {
+    let running = Running::start(serve(&["--port", "0", "--metrics", "127.0.0.1:0"]));
+    let mut worker = running.connected("app", "worker").serving("work");
+    let mut asks = running.connected("app", "asks").subscribed("news");
+    let codes =
+        ["handler_failed", "app:no_tea", "app:no_milk", "handler_failed", "no_code_of_ours"];
+    for code in codes {
+        let id = asks.send("request", "work", json!(1));
+        let task = worker.receive();
+        let error = json!({"status": "error", "code": code, "error": "why"});
+        worker.answer(&task, error.clone());
+        asks.expect_answer(&id, error);
+    }
+    let second = running.connected("app", "second").serving("work");
+    let scrape = || {
+        let answer = running.scrape_with("/metrics", "text/plain").unwrap();
+        let text = answer.split_once("\r\n\r\n").unwrap().1;
+        promtool_accepts(text);
+        // Whole numbers, which can be compared as text.
+        let samples = samples(text).into_iter().map(|(name, value)| (name, value.to_string()));
+        samples.collect::<BTreeMap<String, String>>()
+    };
+    let seen = scrape();
+    for family in ["ipc_errors_total", "ipc_worker_errors_total"] {
+        let of_it = seen.iter().filter(|(name, _)| name.starts_with(family));
+        let of_it: Vec<(&str, &str)> =
+            of_it.map(|(name, value)| (&name[family.len()..], value.as_str())).collect();
+        assert_eq!(
+            of_it,
+            [("{code=\"app\"}", "2"), ("{code=\"handler_failed\"}", "2")],
+            "{family}"
+        );
+    }
+    let gauge = |seen: &BTreeMap<String, String>, what: &str, channel: &str| {
+        let name = format!("ipc_channel_{what}{{application=\"app\",channel=\"{channel}\"}}");
+        seen.get(&name).map(|value| value.parse::<u64>().unwrap())
+    };
+    assert_eq!(gauge(&seen, "workers", "work"), Some(2));
+    assert_eq!(gauge(&seen, "subscribers", "work"), Some(0));
+    assert_eq!(gauge(&seen, "workers", "news"), Some(0));
+    assert_eq!(gauge(&seen, "subscribers", "news"), Some(1));
+    drop(second);
+    let workers = || gauge(&scrape(), "workers", "work");
+    support::until("the end of the second", workers, |workers| *workers == Some(1));
+    // However many channels a peer has, it does not have as many series.
+    for at in 0..2_000 {
+        asks.send("subscribe", &format!("channel {at}"), json!({}));
+    }
+    asks.fence();
+    let count = |seen: &BTreeMap<String, String>, what: &str| {
+        seen.keys().filter(|name| name.starts_with(what)).count()
+    };
+    let seen = scrape();
+    assert_eq!(seen["ipc_channels"], "2002");
+    assert_eq!(count(&seen, "ipc_channel_workers"), 1_024);
+    assert_eq!(count(&seen, "ipc_channel_subscribers"), 1_024);
+    assert_eq!(gauge(&seen, "workers", "work"), Some(1), "those that were there first stay");
+    assert_eq!(gauge(&seen, "subscribers", "channel 0"), Some(1));
+}
+
+#[test]
 fn a_signal_shows_what_was_measured_and_another_empties_it() {
     let running = Running::start(serve(&["--demo", "--port", "0"]));
     let mut peer = running.peer();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -169,6 +170,39 @@ impl<'a> Context<'a> {
         let application = self.find_application(app_id);
         let listed = application.map(|key| stats::list_channels(&self.core.router, key));
         listed.into_iter().flatten().map(|(id, info)| (id.to_owned(), info)).collect()
+    }
+
+    /// Passes the application, the name and the numbers of each channel to `visit`, until it breaks.
+    /// A channel keeps its place as long as it lives.
+    ///
+    /// ```
+    /// # use ipc_framework::{Config, Server};
+    /// # use std::ops::ControlFlow;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut server = Server::bind(Config::default().port(0))?;
+    /// server.application("shop", "The Shop").channel("price");
+    /// let mut unserved = Vec::new();
+    /// server.context().for_each_channel(|app_id, channel_id, info| {
+    ///     if info.workers == 0 {
+    ///         unserved.push(format!("{app_id}/{channel_id}"));
+    ///     }
+    ///     if unserved.len() < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    /// });
+    /// assert_eq!(unserved, ["shop/price"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn for_each_channel(
+        &self,
+        mut visit: impl FnMut(&str, &str, &ChannelInfo) -> ControlFlow<()>,
+    ) {
+        let router = &self.core.router;
+        for (_, channel) in router.channels.iter() {
+            let Some(application) = router.applications.get(channel.application) else { continue };
+            if visit(&application.id, &channel.id, &channel.into()).is_break() {
+                return;
+            }
+        }
     }
 
     /// Returns percentiles for each channel of an application, as `get_latency` does.

@@ -14,7 +14,7 @@ use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::router::Channel;
 use crate::broker::state::service::Service;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Envelope, ErrorCode, Head, MessageType, OutFrame, members};
+use crate::proto::{Envelope, ErrorCode, Head, JsonStr, MessageType, OutFrame, exact_members};
 
 /// The outcome of an attempt to pass a message to the workers of its channel.
 #[derive(Debug)]
@@ -271,7 +271,7 @@ pub(crate) fn take_answer(
     let (channel, began) = (request.channel, request.began);
     measuring::record_round_trip(core, from, began);
     if let Some(code) = error_code(response.payload_str()) {
-        *core.counters.errors.entry(code).or_default() += 1;
+        core.counters.count_worker_error(code);
     }
     requests::relay(core, key, response, body);
     if core.requests.kept() > 0 {
@@ -295,15 +295,21 @@ fn error_code(payload: &str) -> Option<&'static str> {
     if payload.len() > ERROR_BYTES_MAX || !ERROR_MEMBERS.iter().any(|key| first.starts_with(key)) {
         return None;
     }
-    let [status] = members(payload, ["status"])?;
-    status.string().filter(|status| status.matches("error"))?;
-    let [code, error] = members(payload, ["code", "error"])?;
-    error.string()?;
-    let code = code.string()?;
+    let [status, code, error, _details] =
+        exact_members(payload, ["status", "code", "error", "details"])?;
+    string(status?).filter(|status| status.matches("error"))?;
+    string(error?)?;
+    let code = string(code?)?;
     if code.beginning(OWN_CODES.len()) == OWN_CODES {
         return Some(APPLICATION);
     }
     ErrorCode::ALL.into_iter().map(ErrorCode::as_str).find(|known| code.matches(known))
+}
+
+/// Returns the string that a value is.
+fn string(value: &str) -> Option<JsonStr<'_>> {
+    let raw = value.strip_prefix('"')?.strip_suffix('"')?;
+    Some(JsonStr::new(raw, raw.contains('\\')))
 }
 
 #[cfg(test)]
@@ -324,9 +330,12 @@ mod tests {
             (r#"{"status":"error","code":7,"error":"why"}"#, None),
             (r#"{"status":"ok","code":"timeout","error":"why"}"#, None),
             (r#"{"code":"timeout","error":"why","status":"error"}"#, Some("timeout")),
+            (r#"{"code":"t\u0069meout","error":"\"","status":"error"}"#, Some("timeout")),
             (r#"{"details":{},"status":"error","error":"","code":"app:"}"#, Some("app")),
             (r#"{"other":1,"status":"error","error":"why","code":"timeout"}"#, None),
             (r#"{"code":"timeout","error":"why"}"#, None),
+            (r#"{"status":"error","error":"why","code":"timeout","other":1}"#, None),
+            (r#"{"status":"error","error":"why","code":"timeout","code":"app:x"}"#, None),
             ("{}", None),
             ("[]", None),
             ("\"status\"", None),

@@ -80,11 +80,19 @@ pub struct Counters {
     /// Error answers by code, those of workers included. Codes of their own (`app:…`) are counted
     /// together, as `app`.
     pub errors: BTreeMap<&'static str, u64>,
+    /// Those among them that workers answered.
+    pub worker_errors: BTreeMap<&'static str, u64>,
 }
 
 impl Counters {
     pub(crate) fn count_error(&mut self, code: ErrorCode) {
         *self.errors.entry(code.as_str()).or_default() += 1;
+    }
+
+    /// Counts an error that a worker answered.
+    pub(crate) fn count_worker_error(&mut self, code: &'static str) {
+        *self.errors.entry(code).or_default() += 1;
+        *self.worker_errors.entry(code).or_default() += 1;
     }
 
     /// Counts an error with a code of the application's own.

@@ -114,6 +114,14 @@ fn errors_of_workers_are_counted_by_their_codes() {
     }
     let errors = &world.broker.core.counters.errors;
     assert_eq!((errors["handler_failed"], errors["app"], errors.len()), (1, 2, 2), "{errors:?}");
+    // The server's own are not among those of workers.
+    world.request(asks, "lost", &json!(1));
+    world.hang_up(worker);
+    world.expect_error(asks, "worker_lost", "lost");
+    let counters = &world.broker.core.counters;
+    assert_eq!((counters.errors["worker_lost"], counters.errors.len()), (1, 3));
+    let of_workers = &counters.worker_errors;
+    assert_eq!((of_workers["handler_failed"], of_workers["app"], of_workers.len()), (1, 2, 2));
 }
 
 /// Some languages keep ids as UUIDs, and write them in upper case.

@@ -16,6 +16,7 @@ use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::channels::{self, Channels, Numbers};
 use super::crash;
 use super::exposition::Format;
 use super::histograms::{self, Copied};
@@ -219,9 +220,10 @@ fn read_request(mut stream: &TcpStream, deadline: Instant) -> io::Result<Option<
 
 fn scrape(handle: &Handle) -> Result<String, String> {
     let stats = handle.stats().map_err(|error| error.to_string())?;
+    let channels = channels::copy(handle).map_err(|error| error.to_string())?;
     let histograms = histograms::copy(handle).map_err(|error| error.to_string())?;
     let mut registry = Registry::with_prefix("ipc");
-    registry.register_collector(Box::new(Snapshot { stats, histograms }));
+    registry.register_collector(Box::new(Snapshot { stats, channels, histograms }));
     let mut text = String::new();
     text::encode(&mut text, &registry).map_err(|error| error.to_string())?;
     Ok(text)
@@ -230,6 +232,7 @@ fn scrape(handle: &Handle) -> Result<String, String> {
 #[derive(Debug)]
 struct Snapshot {
     stats: Stats,
+    channels: Channels,
     histograms: Vec<Copied>,
 }
 
@@ -304,18 +307,19 @@ impl Collector for Snapshot {
                 .encode_descriptor(name, help, None, MetricType::Counter)?
                 .encode_counter::<NoLabels, u64, u64>(&value, None)?;
         }
-        let mut errors = encoder.encode_descriptor(
-            "errors",
-            "Error answers of the server and of workers",
-            None,
-            MetricType::Counter,
-        )?;
-        for (code, value) in &counters.errors {
-            errors
-                .encode_family(&[("code", *code)])?
-                .encode_counter::<NoLabels, u64, u64>(value, None)?;
+        for (name, help, by_code) in [
+            ("errors", "Error answers of the server and of workers", &counters.errors),
+            ("worker_errors", "Error answers of workers alone", &counters.worker_errors),
+        ] {
+            let mut errors = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (code, value) in by_code {
+                errors
+                    .encode_family(&[("code", *code)])?
+                    .encode_counter::<NoLabels, u64, u64>(value, None)?;
+            }
         }
         self.encode_gauges(&mut encoder)?;
+        self.encode_channels(&mut encoder)?;
         self.encode_latencies(encoder)
     }
 }
@@ -356,6 +360,22 @@ impl Snapshot {
                 MetricType::Gauge,
             )?
             .encode_gauge(&self.stats.uptime_seconds)
+    }
+
+    fn encode_channels(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let subscribers: fn(&Numbers) -> u64 = |numbers| numbers.subscribers;
+        let workers: fn(&Numbers) -> u64 = |numbers| numbers.workers;
+        for (name, help, of) in [
+            ("channel_subscribers", "Connections that subscribe to a channel", subscribers),
+            ("channel_workers", "Connections that serve a channel", workers),
+        ] {
+            let mut gauges = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for ((application, channel), numbers) in &self.channels {
+                let labels = [("application", &**application), ("channel", &**channel)];
+                gauges.encode_family(&labels)?.encode_gauge(&of(numbers))?;
+            }
+        }
+        Ok(())
     }
 
     fn encode_latencies(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

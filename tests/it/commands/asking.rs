@@ -220,6 +220,18 @@ fn what_the_server_tells_is_for_people_or_for_machines() {
     assert!(stats.contains("no_handler 1"), "{stats}");
     let [stats] = &demo.documents(&["stats", "--json"])[..] else { panic!("one document") };
     assert_eq!(stats["counters"]["errors"], json!({"no_handler": 1}));
+    assert_eq!(stats["counters"]["worker_errors"], json!({}));
+    let mut worker = demo.0.connected("bench", "worker").serving("fails");
+    let mut asks = demo.0.connected("bench", "asks");
+    let id = asks.send("request", "fails", json!(1));
+    let task = worker.receive();
+    let error = json!({"status": "error", "code": "app:no_tea", "error": "why"});
+    worker.answer(&task, error.clone());
+    asks.expect_answer(&id, error);
+    let stats = demo.prints(&["stats"]);
+    let row = |label: &str| stats.lines().find(|line| line.starts_with(label)).map(str::to_owned);
+    assert!(row("errors").unwrap().ends_with(" app 1, no_handler 1"), "{stats}");
+    assert!(row("those of workers").unwrap().ends_with(" app 1"), "{stats}");
     let channels = demo.prints(&["channels"]);
     let echo = channels.lines().find(|line| line.starts_with("echo")).expect("it is listed");
     let words: Vec<&str> = echo.split_whitespace().collect();

@@ -160,7 +160,7 @@ const ROOMS: &[Room] = &[
             "feed",
             "sending",
             // The subcommands, with the parts of the larger ones before them.
-            "serve/exposition serve/histograms serve/rate_limit serve/settings",
+            "serve/channels serve/exposition serve/histograms serve/rate_limit serve/settings",
             "serve/crash serve/settings_file",
             "serve/latency_log serve/log_queue serve/metrics serve/service_manager",
             "serve/logging",

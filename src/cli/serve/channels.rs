@@ -1,0 +1,57 @@
+//! The numbers of subscribers and workers of channels, copied a few at a time, so that the loop never
+//! stops for long.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use ipc_framework::{Context, Handle, HandleError};
+
+/// The most channels with gauges of their own, because each channel that a peer creates would be
+/// two more series of the scraper.
+const CHANNELS_MAX: usize = 1_024;
+/// Channels that are copied in one turn.
+const COPIES_PER_TURN_MAX: usize = 128;
+
+/// The numbers of one channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) subscribers: u64,
+    pub(super) workers: u64,
+}
+
+/// The numbers of channels, by application and name.
+pub(super) type Channels = BTreeMap<(String, String), Numbers>;
+
+/// Copies the numbers of the first channels of the table, in which a channel keeps its place. So of
+/// more than [`CHANNELS_MAX`] it is always the same ones that have gauges, as long as they live.
+pub(super) fn copy(handle: &Handle) -> Result<Channels, HandleError> {
+    let mut copied = Channels::new();
+    for skipped in (0..CHANNELS_MAX).step_by(COPIES_PER_TURN_MAX) {
+        let bite = handle.with(move |context| copy_some(context, skipped))?;
+        let is_last = bite.len() < COPIES_PER_TURN_MAX;
+        copied.extend(bite);
+        if is_last {
+            break;
+        }
+    }
+    Ok(copied)
+}
+
+fn copy_some(context: &Context<'_>, skipped: usize) -> Vec<((String, String), Numbers)> {
+    let mut seen = 0;
+    let mut bite = Vec::with_capacity(COPIES_PER_TURN_MAX);
+    context.for_each_channel(|app_id, channel_id, info| {
+        seen += 1;
+        if seen > skipped {
+            let numbers =
+                Numbers { subscribers: info.subscribers as u64, workers: info.workers as u64 };
+            bite.push(((app_id.to_owned(), channel_id.to_owned()), numbers));
+        }
+        if bite.len() < COPIES_PER_TURN_MAX {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    });
+    bite
+}
