@@ -5,6 +5,7 @@ mod load;
 mod measure;
 mod open_loop;
 mod pace;
+mod report;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -14,14 +15,16 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
+use ipc_framework::Json;
 
 use self::measure::{Load, Plan, Tally};
+use self::report::{Report, shown};
 use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::interrupt::Interrupt;
-use super::latency::{self, Latency, shown_micros};
-use super::output::{Output, Style};
+use super::latency::{self, Latency};
+use super::output::Output;
+use super::payload;
 use super::target::Target;
 use super::units;
 
@@ -44,6 +47,7 @@ unanswered. Ctrl-C ends the load and shows the results so far.
 Examples:
   ipc bench
   ipc bench publish --clients 2 --size 1KiB
+  ipc bench --channel price --payload '{\"item\": \"tea\"}' --expect-errors
   ipc bench fan-out --clients 50 --duration 10s --hdr fan-out.hlog
   ipc bench request --rate 5000 --in-flight 64 --json"))]
 pub(super) struct Bench {
@@ -56,9 +60,15 @@ pub(super) struct Bench {
     /// Connections that send requests, publish or subscribe [default: 1; 10 for fan-out]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     clients: Option<u32>,
-    /// Bytes of each payload
+    /// Bytes of each payload, which is text then
     #[arg(long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
     size: usize,
+    /// Payload of requests and publications: JSON, `@file`, or `-` for standard input
+    #[arg(long, value_name = "JSON", conflicts_with = "size")]
+    payload: Option<String>,
+    /// Count requests that are answered with errors, by code, instead of ending with the first
+    #[arg(long)]
+    expect_errors: bool,
     /// Time to measure
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::timeout)]
     duration: Duration,
@@ -90,40 +100,22 @@ fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "give a number of messages a second, such as 5000 or 0.5".to_owned())
 }
 
-/// The result. Every latency is in microseconds.
-#[derive(Debug, Serialize)]
-struct Report {
-    load: Load,
-    clients: u32,
-    payload_bytes: usize,
-    /// Absent in a closed loop.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rate: Option<f64>,
-    /// Messages that were due and not sent by the end, because too many were in flight.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unsent: Option<u64>,
-    /// Messages that were sent and not answered in time. No latency contains them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unanswered: Option<u64>,
-    seconds: f64,
-    /// Number of requests, publications that came back, or deliveries.
-    count: u64,
-    per_second: f64,
-    latency_us: Option<Latency>,
-}
-
 impl Bench {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let interrupt = Interrupt::watch()?;
         let output = Output::new(self.json);
         let mut options = self.target.options()?;
         options.spin = self.spin;
+        let payload = self.payload()?;
+        let payload_bytes = payload.as_ref().map_or(self.size, |payload| payload.as_str().len());
         let clients = self.clients.unwrap_or(if self.load == Load::FanOut { 10 } else { 1 });
         let plan = Plan {
             load: self.load,
             channel: self.channel.clone(),
             clients,
-            payload_bytes: self.size,
+            payload,
+            payload_bytes,
+            expects_errors: self.expect_errors,
             rate: self.rate,
             in_flight_max: self.in_flight.into(),
             warmup: self.warmup,
@@ -145,7 +137,7 @@ impl Bench {
             std::thread::sleep(REDRAW_EVERY.min(self.duration));
         });
         bar.finish_and_clear();
-        let Tally { nanos, took, unsent, unanswered } = tally?;
+        let Tally { nanos, errors, took, unsent, unanswered } = tally?;
         if nanos.is_empty() && unanswered > 0 {
             let timeout = humantime::format_duration(options.timeout);
             return Err(Failure::Timeout(format!(
@@ -160,10 +152,11 @@ impl Bench {
         let report = Report {
             load: self.load,
             clients,
-            payload_bytes: self.size,
+            payload_bytes,
             rate: self.rate,
             unsent: self.rate.map(|_| unsent),
             unanswered: self.rate.map(|_| unanswered),
+            errors: self.expect_errors.then_some(errors),
             seconds,
             count: nanos.len(),
             per_second: (nanos.len() as f64 / seconds.max(1e-9)).round(),
@@ -175,6 +168,21 @@ impl Bench {
             output.line(shown(output, &report))?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Checks what goes with which load, and reads the payload.
+    fn payload(&self) -> Result<Option<Json<'static>>, Failure> {
+        if self.expect_errors && self.load != Load::Request {
+            return Err(Failure::usage(
+                "only requests are answered with errors; leave out --expect-errors",
+            ));
+        }
+        if self.payload.is_some() && self.load == Load::FanOut {
+            return Err(Failure::usage(
+                "fan-out publishes times, in payloads of a --size; leave out --payload",
+            ));
+        }
+        self.payload.as_deref().map(payload::read).transpose()
     }
 
     /// Shows the progress on terminals only, and on standard error, so that a pipe gets the result
@@ -191,40 +199,4 @@ impl Bench {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn shown(output: Output, report: &Report) -> String {
-    let Report { clients, payload_bytes, seconds, count, per_second, .. } = report;
-    let connections = if *clients == 1 { "connection" } else { "connections" };
-    let pace = match report.rate {
-        Some(rate) => format!("open loop at {rate} a second"),
-        None => "closed loop".to_owned(),
-    };
-    let what = match report.load {
-        Load::Request => "requests",
-        Load::Publish => "publications",
-        Load::FanOut => "deliveries",
-    };
-    let title = report.load.as_str();
-    let mut lines = vec![
-        format!(
-            "{}: {clients} {connections}, payloads of {payload_bytes} bytes, {pace}",
-            output.paint(Style::Bold, title)
-        ),
-        format!("{count} {what} in {seconds:.1} s, {per_second} a second"),
-    ];
-    if let Some(unsent @ 1..) = report.unsent {
-        lines.push(format!(
-            "{unsent} were due and not sent: the server or a connection cannot keep up"
-        ));
-    }
-    if let Some(unanswered @ 1..) = report.unanswered {
-        lines.push(format!("{unanswered} were not answered in time, and are in no latency below"));
-    }
-    let latency = report.latency_us.iter().flat_map(Latency::named);
-    lines.extend(latency.map(|(name, micros)| {
-        let name = format!("  {name:6}");
-        format!("{}{:>10}", output.paint(Style::Dim, name), shown_micros(micros))
-    }));
-    lines.join("\n")
 }

@@ -169,7 +169,7 @@ pub(super) fn finish(mut connection: Connection) -> Result<bool, Failure> {
 }
 
 /// No error of the server is longer. Longer answers are not searched for one.
-const REFUSAL_BYTES_MAX: usize = 4 << 10;
+const REFUSAL_BYTES_MAX: usize = 16 << 10;
 
 #[derive(Deserialize)]
 pub(super) struct Refused {
@@ -180,8 +180,13 @@ pub(super) struct Refused {
 
 /// Returns the failure that this message is, if it answers one that was sent without waiting.
 pub(super) fn refusal(message: &Message) -> Option<Failure> {
-    let Refused { code, error, .. } = refused(message)?;
-    Some(Failure::runtime(format!("{error} ({code})")))
+    refused(message).map(|refused| refused.failure())
+}
+
+impl Refused {
+    pub(super) fn failure(&self) -> Failure {
+        Failure::runtime(format!("{} ({})", self.error, self.code))
+    }
 }
 
 /// Returns the error that this message is.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use ipc_framework::client::{Connection, Options};
 use serde::Deserialize;
 
-use super::measure::{Clock, Measured, Plan, Tally, late, sum_up};
+use super::measure::{Clock, Counted, Measured, Plan, Tally, late, sum_up};
 use super::pace::{self, Pace};
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::LOOK_EVERY;
-use crate::cli::{latency, target};
+use crate::cli::target;
 
 /// Progress that the publisher and the subscribers share.
 struct Progress {
@@ -100,7 +100,7 @@ fn publish(
             if let Some(pace) = &pace {
                 pace.note_unsent(clock);
             }
-            return Ok(latency::histogram());
+            return Ok(Counted::new());
         }
         let at = due.saturating_duration_since(clock.start).as_nanos() as u64;
         let payload = serde_json::json!({ "at": at, "pad": padding });
@@ -125,13 +125,13 @@ fn receive(
     progress: &Progress,
     publisher: &Thread,
 ) -> Measured {
-    let mut nanos = latency::histogram();
+    let mut counted = Counted::new();
     let mut heard = 0;
     let mut last = Instant::now();
     loop {
         let is_over = progress.over.load(Ordering::Acquire);
         if is_over && heard == progress.published.load(Ordering::Acquire) {
-            return Ok(nanos);
+            return Ok(counted);
         }
         let Some(message) = subscriber.receive(Some(LOOK_EVERY))? else {
             if is_over && last.elapsed() > options.timeout {
@@ -144,7 +144,7 @@ fn receive(
             let text = "others publish on the channel too; leave --channel out to have one alone";
             return Err(Failure::runtime(text));
         };
-        clock.count(&mut nanos, clock.start + Duration::from_nanos(at));
+        clock.count(&mut counted, clock.start + Duration::from_nanos(at));
         heard += 1;
         let delivered = progress.delivered.fetch_add(1, Ordering::AcqRel) + 1;
         // The last delivery wakes the publisher.

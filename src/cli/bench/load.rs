@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use ipc_framework::client::{Connection, Options};
+use ipc_framework::client::{Connection, Error, Options};
 use ipc_framework::{Json, Message, MessageType};
 
 use super::fan_out;
-use super::measure::{Clock, Load, Measured, Plan, Tally, late, sum_up};
+use super::measure::{Clock, Counted, Load, Measured, Plan, Tally, late, sum_up};
 use super::open_loop::OpenLoop;
 use super::pace::Pace;
 use crate::cli::failure::Failure;
-use crate::cli::{latency, target};
+use crate::cli::target;
 
 /// The channel that answers in `ipc serve --demo`.
 const ECHO: &str = "echo";
@@ -45,10 +45,14 @@ pub(super) fn run(
     }
 }
 
-/// Returns a message whose payload has the size that the plan says.
+/// Returns a message with the payload of the plan, or with text of its size.
 fn message(plan: &Plan, message_type: MessageType, channel: String) -> Result<Message, Failure> {
-    let text = "x".repeat(plan.payload_bytes.saturating_sub("\"\"".len()));
-    let payload = Json::from_serialize(&text).map_err(|error| Failure::usage(error.to_string()))?;
+    let payload = if let Some(payload) = &plan.payload {
+        payload.clone()
+    } else {
+        let text = "x".repeat(plan.payload_bytes.saturating_sub("\"\"".len()));
+        Json::from_serialize(&text).map_err(|error| Failure::usage(error.to_string()))?
+    };
     Ok(Message::new(message_type, "", channel, payload))
 }
 
@@ -67,7 +71,7 @@ fn run_loops(
             let clock = &clock;
             scope.spawn(move || {
                 let measured = match plan.rate {
-                    None => closed_loop(connection, message, options.timeout, clock),
+                    None => closed_loop(plan, connection, message, options.timeout, clock),
                     Some(rate) => {
                         let pace = Pace::new(clock, rate, at, plan.clients);
                         OpenLoop::new(plan, options, connection, message.clone(), pace).run(clock)
@@ -84,21 +88,39 @@ fn run_loops(
 
 /// Sends one message after another.
 fn closed_loop(
+    plan: &Plan,
     mut connection: Connection,
     message: &Message,
     timeout: Duration,
     clock: &Clock,
 ) -> Measured {
-    let mut nanos = latency::histogram();
+    let mut counted = Counted::new();
     while !clock.is_over() {
         let begin = Instant::now();
         if message.message_type == MessageType::Request {
-            connection.request_json(&message.channel_id, &message.payload)?;
+            match connection.request_json(&message.channel_id, &message.payload) {
+                Ok(_) => {}
+                Err(error) => {
+                    let code = error_code(&error).filter(|_| plan.expects_errors);
+                    let Some(code) = code else { return Err(error.into()) };
+                    clock.count_error(&mut counted, begin, code);
+                    continue;
+                }
+            }
         } else {
             connection.send_message(message)?;
             connection.receive(Some(timeout))?.ok_or_else(|| late(timeout))?;
         }
-        clock.count(&mut nanos, begin);
+        clock.count(&mut counted, begin);
     }
-    Ok(nanos)
+    Ok(counted)
+}
+
+/// Returns the code of an answer that is an error.
+fn error_code(error: &Error) -> Option<&str> {
+    match error {
+        Error::Answered { code, .. } => Some(code.as_str()),
+        Error::Application { code, .. } => Some(code),
+        _ => None,
+    }
 }

@@ -1,11 +1,13 @@
 //! The plan of a measurement, its clock, and its result.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
+use ipc_framework::Json;
 use serde::Serialize;
 
 use crate::cli::failure::Failure;
@@ -34,7 +36,11 @@ pub(super) struct Plan {
     pub(super) load: Load,
     pub(super) channel: Option<String>,
     pub(super) clients: u32,
+    /// The payload of requests and publications. Without one, it is text of so many bytes.
+    pub(super) payload: Option<Json<'static>>,
     pub(super) payload_bytes: usize,
+    /// Error answers are counted, and do not end the load.
+    pub(super) expects_errors: bool,
     pub(super) rate: Option<f64>,
     /// Messages of each connection that may be in flight in an open loop.
     pub(super) in_flight_max: usize,
@@ -59,6 +65,8 @@ pub(super) struct Clock {
 /// The result of a measurement.
 pub(super) struct Tally {
     pub(super) nanos: Histogram<u64>,
+    /// Error answers by code. Their latencies count as well.
+    pub(super) errors: BTreeMap<String, u64>,
     pub(super) took: Duration,
     pub(super) unsent: u64,
     pub(super) unanswered: u64,
@@ -106,15 +114,57 @@ impl Clock {
     }
 
     /// Counts a message that was due then and is done now.
-    pub(super) fn count(&self, nanos: &mut Histogram<u64>, due: Instant) {
+    pub(super) fn count(&self, counted: &mut Counted, due: Instant) {
         self.done.fetch_add(1, Ordering::Relaxed);
         if due >= self.measure_from {
-            latency::record(nanos, due.elapsed());
+            latency::record(&mut counted.nanos, due.elapsed());
+        }
+    }
+
+    /// Counts a request that was answered with an error.
+    pub(super) fn count_error(&self, counted: &mut Counted, due: Instant, code: &str) {
+        self.count(counted, due);
+        if due >= self.measure_from {
+            counted.add_errors(code, 1);
         }
     }
 }
 
-pub(super) type Measured = Result<Histogram<u64>, Failure>;
+/// The messages that one thread has counted.
+pub(super) struct Counted {
+    pub(super) nanos: Histogram<u64>,
+    errors: BTreeMap<String, u64>,
+}
+
+/// Codes that are counted apart. Whoever serves the channel makes them up.
+const CODES_MAX: usize = 100;
+/// The name of all others.
+const OTHERS: &str = "others";
+
+impl Counted {
+    pub(super) fn new() -> Self {
+        Self { nanos: latency::histogram(), errors: BTreeMap::new() }
+    }
+
+    fn add_errors(&mut self, code: &str, count: u64) {
+        if let Some(known) = self.errors.get_mut(code) {
+            *known += count;
+        } else {
+            let code = if self.errors.len() < CODES_MAX { code } else { OTHERS };
+            *self.errors.entry(code.to_owned()).or_default() += count;
+        }
+    }
+
+    fn add(&mut self, other: &Self) -> Result<(), Failure> {
+        for (code, count) in &other.errors {
+            self.add_errors(code, *count);
+        }
+        let added = self.nanos.add(&other.nanos);
+        added.map_err(|error| Failure::runtime(format!("cannot add up latencies: {error:?}")))
+    }
+}
+
+pub(super) type Measured = Result<Counted, Failure>;
 
 pub(super) fn sum_up(
     clock: &Clock,
@@ -124,18 +174,16 @@ pub(super) fn sum_up(
     while !threads.iter().all(ScopedJoinHandle::is_finished) {
         watch(clock);
     }
-    let mut nanos = latency::histogram();
+    let mut sum = Counted::new();
     for thread in threads {
-        let measured = thread.join().unwrap_or_else(|_| Err(Failure::runtime("a bug of ours")))?;
-        nanos
-            .add(&measured)
-            .map_err(|error| Failure::runtime(format!("cannot add up latencies: {error:?}")))?;
+        sum.add(&thread.join().unwrap_or_else(|_| Err(Failure::runtime("a bug of ours")))?)?;
     }
     let end = Instant::now().min(clock.end);
     let took = end.saturating_duration_since(clock.measure_from);
     let [unsent, unanswered] =
         [&clock.unsent, &clock.unanswered].map(|count| count.load(Ordering::Relaxed));
-    Ok(Tally { nanos, took, unsent, unanswered })
+    let Counted { nanos, errors } = sum;
+    Ok(Tally { nanos, errors, took, unsent, unanswered })
 }
 
 pub(super) fn late(timeout: Duration) -> Failure {

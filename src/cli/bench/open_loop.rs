@@ -4,16 +4,15 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use ipc_framework::client::{Connection, Options};
 use ipc_framework::{Message, MessageType};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::measure::{Clock, Measured, Plan};
+use super::measure::{Clock, Counted, Measured, Plan};
 use super::pace::{AWAKE, Pace};
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::LOOK_EVERY;
-use crate::cli::{latency, target};
+use crate::cli::target;
 
 /// Bytes that may be in flight. From 1 MiB of unsent answers on, a server stops reading, and this
 /// loop does not read while a message waits to be sent, so both would wait for each other.
@@ -33,7 +32,8 @@ pub(super) struct OpenLoop {
     /// Numbers the messages, because answers may come in another order.
     sequence: u64,
     looked_for_late: Instant,
-    nanos: Histogram<u64>,
+    expects_errors: bool,
+    counted: Counted,
 }
 
 struct Sent {
@@ -69,7 +69,8 @@ impl OpenLoop {
             in_flight: HashMap::new(),
             sequence: 0,
             looked_for_late: Instant::now(),
-            nanos: latency::histogram(),
+            expects_errors: plan.expects_errors,
+            counted: Counted::new(),
         }
     }
 
@@ -93,7 +94,7 @@ impl OpenLoop {
         while !self.in_flight.is_empty() && !clock.is_stopped() {
             self.receive(Instant::now() + LOOK_EVERY, clock)?;
         }
-        Ok(self.nanos)
+        Ok(self.counted)
     }
 
     fn send(&mut self, due: Instant) -> Result<(), Failure> {
@@ -150,8 +151,11 @@ impl OpenLoop {
     }
 
     fn take(&mut self, message: &Message, clock: &Clock) -> Result<(), Failure> {
-        if let Some(failure) = target::refusal(message) {
-            return Err(failure);
+        let refused = target::refused(message);
+        if let Some(refused) = &refused
+            && !(self.expects_errors && message.reply_to.is_some())
+        {
+            return Err(refused.failure());
         }
         // An answer names its request; a publication comes back as it was sent.
         let id = match self.message.message_type {
@@ -160,8 +164,12 @@ impl OpenLoop {
         };
         // A message that comes after its timeout was counted as unanswered.
         let sent = id.and_then(|id| id.parse().ok()).and_then(|id| self.in_flight.remove(&id));
-        if let Some(Sent { due, .. }) = sent {
-            clock.count(&mut self.nanos, due);
+        match (sent, refused) {
+            (Some(Sent { due, .. }), None) => clock.count(&mut self.counted, due),
+            (Some(Sent { due, .. }), Some(refused)) => {
+                clock.count_error(&mut self.counted, due, &refused.code);
+            }
+            (None, _) => {}
         }
         Ok(())
     }

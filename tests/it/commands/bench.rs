@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{Output, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -200,6 +201,94 @@ fn the_histogram_that_is_written_has_every_latency() {
     let nowhere = ["bench", "--duration", "50ms", "--warmup", "0", "--hdr", "/does/not/exist/x"];
     let failed = demo.run(&nowhere);
     assert_eq!(failed.status.code(), Some(1));
+}
+
+/// Serves `moody` until the server ends: of four requests one is answered with the payload, and the
+/// others with errors.
+fn serve_moody(demo: &Demo) -> JoinHandle<Vec<Value>> {
+    let mut worker = demo.0.connected("bench", "moody").serving("moody");
+    std::thread::spawn(move || {
+        let mut payloads = Vec::new();
+        while let Ok(task) = worker.try_receive() {
+            if task["message_type"] == "request" {
+                let of_four = ["", "app:bad_input", "handler_failed", "app:bad_input"];
+                let code = of_four[payloads.len() % 4];
+                let mut error = json!({"status": "error", "code": code, "error": "why"});
+                error["details"] = "x".repeat(8_000).into();
+                let payload = if code.is_empty() { task["payload"].clone() } else { error };
+                worker.answer(&task, payload);
+                payloads.push(task["payload"].clone());
+            }
+        }
+        payloads
+    })
+}
+
+#[test]
+fn errors_that_are_expected_count_by_their_codes() {
+    let demo = Demo::start();
+    let scratch = Scratch::new("payload");
+    let file = scratch.file("payload.json", 0o600, " {\"item\":  \"tea\"}\n");
+    let worker = serve_moody(&demo);
+    for arguments in [
+        &["--payload", "{\"item\":  \"tea\"}"][..],
+        &["--payload", &format!("@{file}"), "--clients", "3"],
+        &["--payload", "{\"item\":  \"tea\"}", "--rate", "400"],
+    ] {
+        let moody = ["request", "--channel", "moody"];
+        let failed = demo.command(&[&["bench"], &moody[..], arguments].concat());
+        assert_fails(failed, 1, "why (");
+        succeeds_once(|| {
+            let report = measure(&demo, &[&moody, arguments, &["--expect-errors"]].concat());
+            assert_eq!(report["payload_bytes"], 16, "{report}");
+            let errors = report["errors"].as_object().unwrap();
+            let [bad, crashed] =
+                ["app:bad_input", "handler_failed"].map(|code| errors.get(code).map(Value::as_u64));
+            let (Some(Some(bad)), Some(Some(crashed))) = (bad, crashed) else {
+                return Err(report.to_string());
+            };
+            assert_eq!(errors.len(), 2, "{report}");
+            // At the begin and at the end of the measurement, a client may be anywhere in the four.
+            let count = report["count"].as_u64().unwrap();
+            assert!(bad.abs_diff(2 * crashed) <= 6, "{report}");
+            assert!(count.abs_diff(4 * crashed) <= 12, "all answers are counted: {report}");
+            Ok(())
+        });
+    }
+    let people =
+        ["bench", "--channel", "moody", "--expect-errors", "--duration", "1s", "--warmup", "0"];
+    let shown = demo.prints(&people);
+    assert!(shown.contains("answered with errors: app:bad_input "), "{shown}");
+    assert_eq!(measure(&demo, &["--expect-errors"])["errors"], json!({}));
+    assert!(measure(&demo, &[]).get("errors").is_none(), "none is expected");
+    // No answer at all is still a failure.
+    let mut silent = demo.0.connected("bench", "silent").serving("silent");
+    let late = ["bench", "--channel", "silent", "--expect-errors", "--timeout", "100ms"];
+    let late = demo.run(&late);
+    assert_eq!(late.status.code(), Some(4), "{late:?}");
+    silent.receive();
+    drop(demo);
+    let payloads = worker.join().unwrap();
+    let tea = json!({"item": "tea"});
+    assert!(payloads.iter().filter(|payload| **payload == tea).count() > 10);
+    assert!(payloads.contains(&json!("x".repeat(62))), "without a payload it is text");
+}
+
+#[test]
+fn a_payload_and_expected_errors_go_with_the_loads_that_have_them() {
+    let demo = Demo::start();
+    let report = measure(&demo, &["publish", "--payload", "[1, 2]"]);
+    assert_eq!((&report["payload_bytes"], &report["errors"]), (&json!(6), &Value::Null));
+    for (arguments, says) in [
+        (&["fan-out", "--payload", "1"][..], "leave out --payload"),
+        (&["fan-out", "--expect-errors"], "leave out --expect-errors"),
+        (&["publish", "--expect-errors"], "leave out --expect-errors"),
+        (&["--payload", "tea"], "text needs quotes of its own"),
+        (&["--payload", "@/does/not/exist"], "cannot read /does/not/exist"),
+        (&["--payload", "1", "--size", "2"], "cannot be used with"),
+    ] {
+        assert_fails(demo.command(&[&["bench"], arguments].concat()), 2, says);
+    }
 }
 
 #[test]

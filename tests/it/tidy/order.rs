@@ -169,7 +169,7 @@ const ROOMS: &[Room] = &[
             "bench/measure",
             "bench/pace",
             "bench/fan_out bench/open_loop",
-            "bench/load",
+            "bench/load bench/report",
             "bench",
             "channels",
             "top/sample",
