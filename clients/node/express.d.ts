@@ -1,1 +1,1 @@
-export { ipcProxy, ipcEvents, ProxyOptions, EventsOptions } from './index.js';
+export { ipcProxy, ipcStream, ipcEvents, ProxyOptions, StreamProxyOptions, EventsOptions } from './index.js';

@@ -55,6 +55,10 @@ export class Message<Payload = any> implements MessageFields<Payload> {
   get channelId(): string;
   get messageType(): MessageTypeName;
   get replyTo(): string | null;
+  /** Headers that the sender gave to it. */
+  get headers(): { [name: string]: string } | undefined;
+  /** W3C Trace Context that the sender gave to it. */
+  get trace(): Trace | undefined;
   isRequest(): boolean;
   isNotification(): boolean;
   isResponse(): boolean;
@@ -116,10 +120,31 @@ export interface ClientOptions {
   pendingMax?: number | undefined;
 }
 
+/** What a request may have besides its payload. */
 export interface RequestOptions {
-  /** Milliseconds; `Infinity` for none. */
+  /**
+   * Milliseconds; `Infinity` for none. A server with the extension `call`, and the worker, know them; of a stream they
+   * bound the whole.
+   */
   timeout?: number | undefined;
+  /** Cancels the request, at its worker too if the server has the extension `call`. */
   signal?: AbortSignal | undefined;
+  /** The request may be carried out twice: if its worker is lost, the server gives it once to another one. */
+  idempotent?: boolean | undefined;
+  /** W3C Trace Context, which reaches the worker. */
+  trace?: Trace | undefined;
+  /** Headers of your own, which reach the worker. All of this has at most 4 KiB. */
+  headers?: { [name: string]: string } | undefined;
+}
+
+export interface Trace {
+  traceparent?: string | undefined;
+  tracestate?: string | undefined;
+}
+
+export interface StreamOptions extends RequestOptions {
+  /** Parts that the worker may be ahead of the reader, from 1 to 65,536; 64. */
+  credit?: number | undefined;
 }
 
 export interface SubscribeOptions {
@@ -172,11 +197,29 @@ export interface Subscription<Payload = any> extends AsyncIterableIterator<Messa
   [Symbol.asyncIterator](): Subscription<Payload>;
 }
 
+/** The parts of an answer. Leaving the loop cancels the request. */
+export interface Stream<Part = any> extends AsyncIterableIterator<Message<Part>> {
+  readonly channel: string;
+  next(): Promise<IteratorResult<Message<Part>, undefined>>;
+  return(): Promise<IteratorResult<Message<Part>, undefined>>;
+  [Symbol.asyncIterator](): Stream<Part>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
 export type ServedRequest<Payload = any> = Message<Payload> & {
-  /** Aborted when the connection of the request is lost. */
+  /**
+   * Aborted when nobody waits for the answer any more. The reason is a CancelledError if the requester has cancelled or
+   * is gone, or its time is over, and CONNECTION_LOST if this connection is lost.
+   */
   readonly signal: AbortSignal;
+  /** Milliseconds until the requester gives up; `Infinity` if it gave no time. */
+  readonly remaining: number;
 };
 
+/**
+ * Returns the answer, or a promise of it. A generator, an async generator or another async iterable streams its values,
+ * to a requester that takes no stream in one array.
+ */
 export type ServeHandler<Payload = any> = (request: ServedRequest<Payload>) => unknown;
 
 export interface Service {
@@ -211,6 +254,10 @@ interface Messaging {
   readonly connected: boolean;
   /** The name that the server gave itself; null for the published server. */
   readonly server: string | null;
+  /** The extensions of the protocol that the server has agreed to; none with an older or the published one. */
+  readonly extensions: readonly string[];
+  /** The server's limits where it names them, `Infinity` for none. They may be out of date. */
+  readonly limits: { maxFrameBytes: number; requestTimeout: number } | null;
   readonly lastError: Error | null;
   isConnected(): boolean;
   /** Resolves with false if it failed; the reason is in `lastError` and the event `error`. */
@@ -220,6 +267,8 @@ interface Messaging {
   close(options?: { timeout?: number | undefined }): Promise<void>;
   sendRequest<Answer = any>(channelId: string, data?: unknown, options?: number | RequestOptions)
     : Promise<Message<Answer>>;
+  /** Sends a request whose answer comes in parts, at the reader's pace; a number is milliseconds for the whole. */
+  stream<Part = any>(channelId: string, data?: unknown, options?: number | StreamOptions): Stream<Part>;
   /** Sends a request and returns its id; the answer is the event `response`. */
   request(channelId: string, data?: unknown): string;
   sendRequestAsync<Answer = any>(
@@ -286,8 +335,8 @@ export type ServerCode =
 export type AppCode = `app:${string}`;
 
 export type ClientCode =
-  | 'TIMEOUT' | 'ABORTED' | 'NOT_CONNECTED' | 'CONNECTION_LOST' | 'TLS_FAILED' | 'QUEUE_FULL' | 'FRAME_TOO_LARGE'
-  | 'BAD_FRAME' | 'BAD_MESSAGE' | 'BAD_PAYLOAD' | 'ALREADY_SERVED' | 'UNSUPPORTED';
+  | 'TIMEOUT' | 'ABORTED' | 'CANCELLED' | 'NOT_CONNECTED' | 'CONNECTION_LOST' | 'TLS_FAILED' | 'QUEUE_FULL'
+  | 'FRAME_TOO_LARGE' | 'BAD_FRAME' | 'BAD_MESSAGE' | 'BAD_PAYLOAD' | 'ALREADY_SERVED' | 'UNSUPPORTED';
 
 export class IPCError extends Error {
   constructor(code: ServerCode | AppCode | ClientCode, message: string, options?: { cause?: unknown });
@@ -298,7 +347,7 @@ export class ServerError extends IPCError {
   constructor(response: Message);
   readonly code: ServerCode | AppCode;
   /** True for an error that a handler raised on purpose, whose code begins with `app:`; false for the server's. */
-  readonly isApp: boolean;
+  readonly isApplication: boolean;
   /** The value that the handler gave with its error; undefined if it gave none. */
   readonly details: any;
   readonly response: Message;
@@ -326,6 +375,13 @@ export class AbortedError extends IPCError {
   constructor(message: string, options?: { cause?: unknown });
   readonly code: 'ABORTED';
 }
+/** The reason of a served request's signal. */
+export class CancelledError extends IPCError {
+  constructor(reason: CancelledError['reason']);
+  readonly code: 'CANCELLED';
+  /** `limit`: the requester did not read; `drain`: the server is shutting down. */
+  readonly reason: 'caller' | 'deadline' | 'gone' | 'limit' | 'drain';
+}
 export class NotConnectedError extends IPCError {
   constructor(message: string, options?: { cause?: unknown });
   readonly code: 'NOT_CONNECTED' | 'CONNECTION_LOST' | 'TLS_FAILED';
@@ -348,6 +404,7 @@ export class FrameError extends IPCError {
 }
 
 export interface ProxyOptions<Request extends IncomingMessage = IncomingMessage> {
+  /** Milliseconds for the answer, which the worker knows too. */
   timeout?: number | undefined;
   /** Returns the payload; by default it has method, path, query, params and body. */
   payload?: ((req: Request) => unknown) | undefined;
@@ -359,6 +416,15 @@ export interface ProxyOptions<Request extends IncomingMessage = IncomingMessage>
   exposeCrashes?: boolean | undefined;
   /** Bytes of a body that no parser has read, 1 MiB. */
   bodyBytes?: number | undefined;
+}
+
+export interface StreamProxyOptions<Request extends IncomingMessage = IncomingMessage> extends ProxyOptions<Request> {
+  /** Server-Sent Events, `'sse'`, or a line of JSON for each part, `'ndjson'`; `'sse'`. */
+  as?: 'sse' | 'ndjson' | undefined;
+  /** Name of the events that are parts; `message` by default. */
+  event?: string | undefined;
+  /** Parts that the worker may be ahead of the browser, 64. */
+  credit?: number | undefined;
 }
 
 export interface EventsOptions<Request extends IncomingMessage = IncomingMessage> {
@@ -379,6 +445,11 @@ export interface EventsOptions<Request extends IncomingMessage = IncomingMessage
 /** Middleware of Express, or a listener of node:http. */
 export function ipcProxy<Request extends IncomingMessage = IncomingMessage>(
   client: IPCClient | IPCPool, channel: string, options?: ProxyOptions<Request>,
+): (req: Request, res: ServerResponse, next?: (error?: unknown) => void) => Promise<void>;
+
+/** Asks a channel for a stream and passes its parts on to a browser, at its pace, until it leaves. */
+export function ipcStream<Request extends IncomingMessage = IncomingMessage>(
+  client: IPCClient | IPCPool, channel: string, options?: StreamProxyOptions<Request>,
 ): (req: Request, res: ServerResponse, next?: (error?: unknown) => void) => Promise<void>;
 
 /** Shows a channel's messages to browsers as Server-Sent Events. */

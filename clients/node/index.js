@@ -3,11 +3,11 @@
 const { IPCClient } = require('./lib/client.js');
 const { IPCPool } = require('./lib/pool.js');
 const { Message, MessageType } = require('./lib/message.js');
-const { ipcProxy, ipcEvents } = require('./lib/express.js');
+const { ipcProxy, ipcStream, ipcEvents } = require('./lib/express.js');
 const { HandlerError } = require('./lib/handler_error.js');
 const {
-  IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, ConnectionLostError, TLSError, QueueFullError,
-  FrameError,
+  IPCError, ServerError, TimeoutError, AbortedError, CancelledError, NotConnectedError, ConnectionLostError, TLSError,
+  QueueFullError, FrameError,
 } = require('./lib/errors.js');
 
 // Written without values, so that Node finds the names for `import` from a CommonJS module.
@@ -17,12 +17,14 @@ module.exports = {
   Message,
   MessageType,
   ipcProxy,
+  ipcStream,
   ipcEvents,
   HandlerError,
   IPCError,
   ServerError,
   TimeoutError,
   AbortedError,
+  CancelledError,
   NotConnectedError,
   ConnectionLostError,
   TLSError,

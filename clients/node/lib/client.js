@@ -8,6 +8,7 @@ const { Service } = require('./service.js');
 const { Services } = require('./services.js');
 const { Incoming } = require('./incoming.js');
 const { Closing } = require('./closing.js');
+const { openStream } = require('./stream.js');
 const { ping, healthCheck } = require('./health.js');
 const { checkedOptions } = require('./options.js');
 const { bound } = require('./context.js');
@@ -37,11 +38,26 @@ class IPCClient extends Messenger {
    * AbortedError, NotConnectedError or ConnectionLostError.
    * @param {string} channelId
    * @param {unknown} data
-   * @param {number | { timeout?: number, signal?: AbortSignal }} [options] milliseconds, or both
+   * @param {number | { timeout?: number, signal?: AbortSignal, idempotent?: boolean, trace?: object,
+   *   headers?: Record<string, string> }} [options] milliseconds, or an object
    * @returns {Promise<Message>}
    */
   sendRequest(channelId, data, options) {
     return new Promise((resolve, reject) => this.begin(channelId, data, options, resolve, reject));
+  }
+
+  /**
+   * Sends a request whose answer comes in parts, and returns them as an async iterable of messages. Leaving the loop
+   * and aborting the signal cancel the request. An error ends the loop by a throw.
+   * @param {string} channelId
+   * @param {unknown} data
+   * @param {number | { timeout?: number, signal?: AbortSignal, credit?: number, idempotent?: boolean, trace?: object,
+   *   headers?: Record<string, string> }} [options] milliseconds for the whole, or an object. `credit` is the number of
+   *   parts that the worker may be ahead of the reader
+   * @returns {import('./stream.js').Stream}
+   */
+  stream(channelId, data, options) {
+    return openStream(this, channelId, data, options);
   }
 
   /** Sends a request and returns its id. An answer comes as the event `response`. */

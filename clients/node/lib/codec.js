@@ -8,9 +8,13 @@ const HEADER_BYTES = 4;
 // Smaller buffers come from Node's shared pool.
 const POOLED_BYTES = 2048;
 
-/** Returns the body of a frame. `appJson`, `channelJson` and `payloadJson` are JSON already. */
-function encodeBody(id, appJson, channelJson, type, payloadJson, replyTo) {
-  const end = replyTo ? `,"reply_to":${JSON.stringify(replyTo)}}` : '}';
+/**
+ * Returns the body of a frame. `appJson`, `channelJson`, `payloadJson` and `metaJson` are JSON already; servers expect
+ * `meta` last.
+ */
+function encodeBody(id, appJson, channelJson, type, payloadJson, replyTo, metaJson) {
+  let end = replyTo ? `,"reply_to":${JSON.stringify(replyTo)}}` : '}';
+  if (metaJson !== undefined) end = `${end.slice(0, -1)},"meta":${metaJson}}`;
   return `{"message_id":${JSON.stringify(id)},"app_id":${appJson},"channel_id":${channelJson},`
     + `"message_type":"${type}","payload":${payloadJson},"timestamp":${Date.now() / 1000}${end}`;
 }
@@ -140,12 +144,19 @@ function decodeBody(buffer, start, end, parse = undefined) {
   return Message.fromObject(object);
 }
 
-/** A program's own parser may make objects of all numbers, but the time of a message is a number. */
+/** A program's own parser may make objects of all numbers, but those of the envelope are numbers. */
 function readEnvelope(object) {
-  if (typeof object?.timestamp === 'bigint' || typeof object?.timestamp === 'object') {
-    object.timestamp = Number(object.timestamp);
-  }
+  if (object === null || typeof object !== 'object') return object;
+  toNumbers(object, ['timestamp']);
+  if (object.meta !== null && typeof object.meta === 'object') toNumbers(object.meta, ['seq', 'ttl', 'stream']);
   return object;
+}
+
+function toNumbers(object, keys) {
+  for (const key of keys) {
+    const type = typeof object[key];
+    if (type === 'bigint' || type === 'object') object[key] = Number(object[key]);
+  }
 }
 
 function badFrame(what, cause) {

@@ -6,6 +6,7 @@ const {
   isServerError,
 } = require('./errors.js');
 const { Dial } = require('./dial.js');
+const { readGrant } = require('./extensions.js');
 const { broken, foreign, placeOf } = require('./failures.js');
 const { Largest } = require('./oversize.js');
 const { after, every, afterReading, cancel, nextTick, now } = require('./timers.js');
@@ -42,6 +43,10 @@ class Connection {
     this.isEnded = false;
     this.isOurs = false;
     this.server = null;
+    /** The extensions that both sides speak, whether `call` is one, and the limits that the server named with them. */
+    this.extensions = [];
+    this.hasCall = false;
+    this.limits = null;
     this.isSlow = false;
     this.slowTimer = undefined;
     this.batch = [];
@@ -288,6 +293,10 @@ class Connection {
     } else if (message.isResponse() && payload !== null && payload.status === 'connected') {
       this.server = typeof payload.server === 'string' ? payload.server : null;
       this.isOurs = this.server !== null && SERVER_NAME.test(this.server);
+      const { granted, limits } = readGrant(payload);
+      this.extensions = granted;
+      this.hasCall = granted.includes('call');
+      this.limits = limits;
       this.isOpen = true;
       this.handshake(null);
       // Handled at once, not in the promise's turn, because messages may follow in the same chunk.

@@ -33,7 +33,7 @@ class ServerError extends IPCError {
   }
 
   /** True if a handler raised the error on purpose, as a HandlerError, and false if it is the server's. */
-  get isApp() {
+  get isApplication() {
     return this.code.startsWith(APP_PREFIX);
   }
 }
@@ -49,6 +49,23 @@ class TimeoutError extends IPCError {
 class AbortedError extends IPCError {
   constructor(message, options) {
     super('ABORTED', message, options);
+  }
+}
+
+const CANCELLED = {
+  caller: 'the requester gave this request up',
+  deadline: 'the time that this request had is over',
+  gone: 'the connection of the requester is gone',
+  limit: 'the requester does not read the parts of this answer',
+  drain: 'the server is shutting down',
+};
+
+/** Nobody waits for the answer of a request any more. `reason` is the server's word for why. */
+class CancelledError extends IPCError {
+  constructor(reason) {
+    const known = Object.hasOwn(CANCELLED, reason) ? reason : 'gone';
+    super('CANCELLED', CANCELLED[known]);
+    this.reason = known;
   }
 }
 
@@ -95,6 +112,7 @@ errorKind(IPCError, 'IPCError');
 errorKind(ServerError, 'ServerError');
 errorKind(TimeoutError, 'TimeoutError');
 errorKind(AbortedError, 'AbortedError');
+errorKind(CancelledError, 'CancelledError');
 errorKind(NotConnectedError, 'NotConnectedError');
 errorKind(ConnectionLostError, 'ConnectionLostError');
 errorKind(TLSError, 'TLSError');
@@ -148,6 +166,6 @@ module.exports = {
   textOf,
   warn,
   isOfProgram,
-  IPCError, ServerError, TimeoutError, AbortedError, NotConnectedError, ConnectionLostError, TLSError,
+  IPCError, ServerError, TimeoutError, AbortedError, CancelledError, NotConnectedError, ConnectionLostError, TLSError,
   QueueFullError, FrameError, isServerError,
 };

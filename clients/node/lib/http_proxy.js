@@ -10,15 +10,17 @@ const OPTIONS = ['timeout', 'payload', 'bodyBytes', ...FAILURE_OPTIONS];
  * Returns middleware that forwards a request to a channel and answers with the payload of the answer, as JSON.
  * @param {import('./client.js').IPCClient} client or a pool
  * @param {string} channel
- * @param {{ timeout?: number, payload?: (req: object) => unknown, bodyBytes?: number,
- *   status?: (error: Error) => number | undefined, statuses?: Record<string, number>, exposeCrashes?: boolean }} [options]
- *   `payload` makes the request's payload; without it, method, path, query, params and body. It and `status` may be
- *   asynchronous. `statuses` adds codes to the table; `exposeCrashes` shows browsers the text of a handler's exception
+ * @param {{ timeout?: number, payload?: (req: object) => unknown, bodyBytes?: number, exposeCrashes?: boolean,
+ *   status?: (error: Error) => number | undefined, statuses?: object }} [options] `payload` makes the payload; without
+ *   it, method, path, query, params and body. It and `status` may be asynchronous. `statuses` adds codes to the table;
+ *   `exposeCrashes` shows browsers the text of a handler's exception
  */
 function ipcProxy(client, channel, options = {}) {
   const { timeout } = checkedOptions(options, OPTIONS, 'ipcProxy');
   checkFailureOptions(options);
   return async (req, res, next) => {
+    // A browser that has left by now would never be noticed again.
+    if (res.destroyed) return;
     const controller = new AbortController();
     // The browser has left, so nobody waits for the answer.
     const onClose = () => controller.abort();

@@ -1,6 +1,7 @@
 'use strict';
 
 const { ServerError, isServerError } = require('./errors.js');
+const { MessageType } = require('./message.js');
 
 // Codes after which the server closes the connection.
 const CLOSING_CODES = new Set([
@@ -18,20 +19,37 @@ class Incoming {
   receive(message, bytes) {
     const { client } = this;
     if (message.reply_to) {
-      this.receiveAnswer(message);
+      if (message.meta?.seq !== undefined && client.connection?.hasCall) this.receivePart(message);
+      else this.receiveAnswer(message);
     } else if (message.isResponse() && this.isRefusal(message)) {
       const refusal = new ServerError(message);
       const isTooLarge = refusal.code === 'frame_too_large';
       const error = isTooLarge ? client.connection.largest.explain(refusal) : refusal;
       if (CLOSING_CODES.has(refusal.code)) client.connection.fault ??= error;
       client.report(error);
+    } else if (message.channel_id === 'system' && this.isControl(message)) {
+      client.services.control(message.payload);
     } else {
       client.prove();
       const service = client.services.get(message.channel_id);
-      if (service?.takes(message)) service.take(message, bytes);
+      if (service?.takes(message)) service.take(message, bytes, client.connection?.hasCall);
       else if (this.isForNobody(message)) client.services.refuse(message);
       else this.deliver(message, bytes);
     }
+  }
+
+  /** A part for nobody is one of a stream that this client has left. */
+  receivePart(message) {
+    const entry = this.client.pending.get(message.reply_to);
+    if (entry?.onPart === undefined) return;
+    this.client.prove();
+    entry.onPart(message);
+  }
+
+  /** Returns whether a message is the server's, about a request that this client answers. */
+  isControl({ message_type: type, payload }) {
+    return type === MessageType.NOTIFICATION && Boolean(this.client.connection?.hasCall)
+      && (payload?.action === 'cancel' || payload?.action === 'credit');
   }
 
   receiveAnswer(message) {
@@ -49,7 +67,8 @@ class Incoming {
       if (refusal === null) {
         client.prove();
         client.emitSafely('response', message);
-      } else {
+      } else if (refusal.code !== 'cancelled') {
+        // That answers a cancel, whose request was forgotten when it was sent.
         client.report(refusal);
       }
     }

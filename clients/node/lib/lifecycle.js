@@ -9,6 +9,7 @@ const { OfflineQueue } = require('./offline_queue.js');
 const { Pending } = require('./pending.js');
 const { resolveOptions, checkedOptions } = require('./options.js');
 const { encodeBody } = require('./codec.js');
+const { OFFERED } = require('./extensions.js');
 const { MessageType } = require('./message.js');
 const { TooLargeError } = require('./oversize.js');
 const { tracing } = require('./tracing.js');
@@ -96,6 +97,16 @@ class Lifecycle extends ContextEmitter {
     return this.connection?.server ?? null;
   }
 
+  /** The names of the protocol's extensions that the server agreed to use on this connection. */
+  get extensions() {
+    return this.connection?.extensions ?? [];
+  }
+
+  /** The server's limits, as far as it names them: `maxFrameBytes` and `requestTimeout`. */
+  get limits() {
+    return this.connection?.limits ?? null;
+  }
+
   onConnected(handler) { this.handlers.connected = bound(handler); }
   onDisconnected(handler) { this.handlers.disconnected = bound(handler); }
   onError(handler) { this.handlers.error = bound(handler); }
@@ -147,7 +158,8 @@ class Lifecycle extends ContextEmitter {
     });
     this.connection = connection;
     const { token, connectionTimeout } = this.options;
-    const payload = { action: 'connect', connection_id: this.connectionId, ...(token === undefined ? {} : { token }) };
+    const payload = { action: 'connect', connection_id: this.connectionId, extensions: OFFERED };
+    if (token !== undefined) payload.token = token;
     const body = encodeBody(randomUUID(), this.appJson, SYSTEM_JSON, MessageType.REQUEST, JSON.stringify(payload));
     runOutside(() => connection.open(body, connectionTimeout)).catch((error) => {
       if (this.connection === connection) this.failed(error);

@@ -13,6 +13,9 @@ const MessageType = Object.freeze({
   PUBLISH: 'publish',
 });
 
+/** The property by which a message leads to the work on it. It is not enumerable. */
+const WORK = Symbol('work');
+
 const TYPES = new Set(Object.values(MessageType));
 
 function isMessageType(type) {
@@ -30,6 +33,8 @@ class Message {
     this.payload = fields.payload ?? null;
     this.timestamp = fields.timestamp ?? Date.now() / 1000;
     this.reply_to = fields.reply_to ?? fields.replyTo ?? null;
+    // Only messages between peers that agreed on an extension have it.
+    if (fields.meta !== undefined && fields.meta !== null && typeof fields.meta === 'object') this.meta = fields.meta;
   }
 
   get messageId() { return this.message_id; }
@@ -37,6 +42,14 @@ class Message {
   get channelId() { return this.channel_id; }
   get messageType() { return this.message_type; }
   get replyTo() { return this.reply_to; }
+  /** Headers of the sender's, strings by string. */
+  get headers() { return this.meta?.headers; }
+  /** The sender's `traceparent` and `tracestate`, as the W3C defines them. */
+  get trace() { return this.meta?.trace; }
+  /** Fires when nobody waits for the answer of this request any more; a message that is not served has none. */
+  get signal() { return this[WORK]?.signal; }
+  /** The milliseconds until the requester gives up; Infinity if it has set no time. */
+  get remaining() { return this[WORK]?.remaining; }
 
   isRequest() { return this.message_type === MessageType.REQUEST; }
   isNotification() { return this.message_type === MessageType.NOTIFICATION; }
@@ -94,4 +107,4 @@ function fault(what) {
   return new FrameError('BAD_MESSAGE', `a message ${what}; it was ignored and the connection stays open`);
 }
 
-module.exports = { Message, MessageType, isMessageType };
+module.exports = { Message, MessageType, WORK, isMessageType };

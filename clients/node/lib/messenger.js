@@ -3,12 +3,18 @@
 const { randomUUID } = require('node:crypto');
 const { Lifecycle } = require('./lifecycle.js');
 const { encodeBody, addressed } = require('./codec.js');
+const { TTL_MS_MAX, encodeMeta } = require('./extensions.js');
 const { encodePayload } = require('./payload.js');
 const { MessageType, isMessageType } = require('./message.js');
 const { requestOptions } = require('./options.js');
 const { bound } = require('./context.js');
+const { timeLeft } = require('./deadline.js');
+const { now } = require('./timers.js');
 const { tracing } = require('./tracing.js');
-const { AbortedError, NotConnectedError } = require('./errors.js');
+const { AbortedError, NotConnectedError, TimeoutError } = require('./errors.js');
+
+const SYSTEM = 'system';
+const SYSTEM_JSON = JSON.stringify(SYSTEM);
 
 // Message types that a client refuses while it is being closed, once its handlers have finished: until then they may
 // ask and publish. Their answers are sent in any case.
@@ -30,10 +36,15 @@ class Messenger extends Lifecycle {
   }
 
   prepare(channelId, type, payload, replyTo = null, id = randomUUID()) {
+    return this.prepareText(channelId, type, encodePayload(payload, this.options.stringify), replyTo, id);
+  }
+
+  /** Prepares a message whose payload is JSON text already. */
+  prepareText(channelId, type, payloadJson, replyTo = null, id = randomUUID()) {
     const channelJson = JSON.stringify(checkedChannel(channelId));
     if (!isMessageType(type)) throw new TypeError(`messageType must be one of MessageType, not ${String(type)}`);
     if (replyTo !== null && typeof replyTo !== 'string') throw new TypeError('replyTo must be a string or null');
-    return { id, channelJson, type, payloadJson: encodePayload(payload, this.options.stringify), replyTo };
+    return { id, channelJson, type, payloadJson, replyTo, meta: undefined };
   }
 
   /** Sends a message now, or keeps it for the connection that is being made. */
@@ -54,8 +65,9 @@ class Messenger extends Lifecycle {
     }
   }
 
-  transmit({ id, channelJson, type, payloadJson, replyTo }, how) {
+  transmit({ id, channelJson, type, payloadJson, replyTo, meta }, how) {
     let payload = payloadJson;
+    const metaJson = meta === undefined ? undefined : encodeMeta(meta, this.connection);
     if (!this.connection.isOurs && NAMES_SENDER.has(type)) {
       const adds = type === MessageType.REQUEST;
       const { parse, stringify } = this.options;
@@ -63,20 +75,38 @@ class Messenger extends Lifecycle {
       payload = addressed(payloadJson, this.connectionId, { adds, isFormer, parse, stringify });
     }
     const { connection } = this;
-    const bytes = connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo), how);
+    const bytes = connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo, metaJson), how);
     if (ONE_WAY.has(type)) connection.oneWay += 1;
     if (bytes > connection.largest.bytes) {
       connection.largest.add({ bytes, id, type, channelJson, begun: this.pending.begun, oneWay: connection.oneWay });
     }
   }
 
-  /** Sends a request, and calls back with its answer or its error. Returns its id. */
+  /**
+   * Sends a request, and calls back with its answer or its error. Returns its id.
+   * @param {{ unbounded?: boolean, stream?: number, onPart?: Function }} [how] `stream` is the credit of a request
+   *   whose answer comes in parts
+   */
   begin(channelId, data, options, resolve, reject, how) {
-    const { timeout, signal } = requestOptions(options, this.options.requestTimeout);
+    const given = requestOptions(options, this.options.requestTimeout);
+    const { signal } = given;
     const what = `the request on '${channelId}'`;
     if (signal?.aborted) throw new AbortedError(`${what} was aborted before it was sent`, { cause: signal.reason });
+    // The server answers these itself and at once, and what a client asks it on its own account belongs to no handler.
+    const isForServer = channelId === SYSTEM;
+    const left = isForServer ? Infinity : timeLeft();
+    if (left <= 0) throw new TimeoutError(`the time of the request in hand is over; ${what} was not sent`);
+    // The time that travels with the request. A default of this client's own does not, and is not for a whole stream.
+    const time = Math.min(given.isGiven ? given.timeout : Infinity, left);
+    const timeout = given.isGiven || how?.stream !== undefined ? time : Math.min(given.timeout, left);
     const message = this.prepare(channelId, MessageType.REQUEST, data);
     const { id } = message;
+    const hasTtl = time <= TTL_MS_MAX && !isForServer;
+    if (hasTtl || given.meta !== undefined || how?.stream !== undefined) {
+      message.meta = { ...given.meta };
+      if (how?.stream !== undefined) message.meta.stream = how.stream;
+      if (hasTtl) message.meta.deadline = now() + time;
+    }
     let done = resolve;
     let fail = reject;
     if (tracing.requestStart.hasSubscribers || tracing.requestEnd.hasSubscribers
@@ -93,13 +123,31 @@ class Messenger extends Lifecycle {
       });
     }
     try {
-      this.pending.add(id, { ...how, timeout, signal, what, onGivenUp: () => this.offline.drop(id) }, done, fail);
+      // The server knows when the time is up that a request has taken along.
+      const isKnown = hasTtl && timeout === time;
+      const onGivenUp = (isTimeout) => this.withdraw(id, !isForServer && !(isTimeout && isKnown));
+      this.pending.add(id, { ...how, timeout, signal, what, onGivenUp }, done, fail);
       this.dispatch(message, how);
     } catch (error) {
       this.pending.take(id);
       fail(error);
     }
     return id;
+  }
+
+  /** Returns true if a request had not been sent. If it had, the server is told that nobody waits for its answer. */
+  withdraw(id, isTold) {
+    if (this.offline.drop(id)) return true;
+    if (isTold) this.control({ action: 'cancel', message_id: id });
+    return false;
+  }
+
+  /** Tells the server something about a request of the current connection. Older servers would not understand. */
+  control(payload) {
+    if (!this.canSend || !this.connection.hasCall) return;
+    const payloadJson = JSON.stringify(payload);
+    const body = encodeBody(randomUUID(), this.appJson, SYSTEM_JSON, MessageType.NOTIFICATION, payloadJson);
+    this.connection.send(body, { unbounded: true });
   }
 
   /**

@@ -2,8 +2,9 @@
 
 const { checkedTimeout } = require('./timers.js');
 const { checkedSignal } = require('./abort.js');
+const { callersMeta } = require('./extensions.js');
 
-const REQUEST_OPTIONS = ['timeout', 'signal'];
+const REQUEST_OPTIONS = ['timeout', 'signal', 'idempotent', 'trace', 'headers'];
 const MIB = 1024 * 1024;
 
 // The default options. Times are milliseconds.
@@ -111,12 +112,21 @@ function resolveOptions(given = {}) {
   return options;
 }
 
-/** Reads the last argument of `sendRequest`: milliseconds, as published, or `{ timeout, signal }`. */
+/**
+ * Reads the last argument of `sendRequest`: milliseconds, as published, or an object. `isGiven` tells whether it has
+ * the timeout; `meta` is what the request has for the other side beside its payload.
+ */
 function requestOptions(given, timeout) {
-  if (given === undefined || given === null) return { timeout, signal: undefined };
-  if (typeof given === 'number') return { timeout: checkedTimeout(given), signal: undefined };
+  if (given === undefined || given === null) return { timeout, isGiven: false, signal: undefined, meta: undefined };
+  if (typeof given === 'number') {
+    return { timeout: checkedTimeout(given), isGiven: true, signal: undefined, meta: undefined };
+  }
   checkedOptions(given, REQUEST_OPTIONS, 'a request');
-  return { timeout: checkedTimeout(given.timeout ?? timeout), signal: checkedSignal(given.signal) };
+  const isGiven = given.timeout !== undefined && given.timeout !== null;
+  const signal = checkedSignal(given.signal);
+  let meta = callersMeta(given);
+  if (given.idempotent) meta = { idempotent: true, ...meta };
+  return { timeout: isGiven ? checkedTimeout(given.timeout) : timeout, isGiven, signal, meta };
 }
 
-module.exports = { DEFAULTS, resolveOptions, checkedOptions, requestOptions };
+module.exports = { DEFAULTS, REQUEST_OPTIONS, resolveOptions, checkedOptions, requestOptions };

@@ -30,31 +30,27 @@ class Pending {
 
   /**
    * @param {string} id
-   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: () => boolean,
-   *   unbounded?: boolean }} options requests of the client itself are `unbounded`; `onGivenUp` returns true if the
-   *   request had not been sent; one without a timeout waits for as long as the connection lives
+   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: (isTimeout: boolean) => boolean,
+   *   onPart?: (message: object) => void, unbounded?: boolean }} options requests of the client itself are `unbounded`;
+   *   `onGivenUp` returns true if the request had not been sent; one without a timeout waits for as long as the
+   *   connection lives; `onPart` gets the parts of a stream
    * @param {(message: import('./message.js').Message) => void} resolve
    * @param {(error: Error) => void} reject
    */
-  add(id, { timeout, signal, what, onGivenUp, unbounded = false }, resolve, reject) {
+  add(id, { timeout, signal, what, onGivenUp, onPart, unbounded = false }, resolve, reject) {
     if (!unbounded && this.entries.size >= this.max) {
       throw new QueueFullError(`${this.max} requests are waiting for their answers; wait for some before the next`);
     }
     this.begun += 1;
-    const entry = { resolve, reject, timer: undefined, signal, onAbort: null, isOwn: unbounded, number: this.begun };
-    const giveUp = (ErrorClass, why, cause) => {
-      if (this.take(id) === undefined) return;
-      this.remember(id);
-      const wasSent = onGivenUp?.() !== true;
-      const fate = wasSent ? '' : '; it waited for a connection and was not sent';
-      reject(new ErrorClass(`${why}${fate}`, { cause }));
+    const entry = {
+      resolve, reject, timer: undefined, signal, onAbort: null, isOwn: unbounded, number: this.begun, onPart, onGivenUp,
     };
-    entry.timer = after(timeout, () => afterReading(this.bytesRead, () => giveUp(TimeoutError,
+    entry.timer = after(timeout, () => afterReading(this.bytesRead, () => this.giveUp(id, TimeoutError,
       `Request timeout: no answer to ${what} within ${timeout} ms`)));
     if (signal) {
       entry.onAbort = () => {
         const { reason } = signal;
-        const abort = () => giveUp(AbortedError, `${what} was aborted`, reason);
+        const abort = () => this.giveUp(id, AbortedError, `${what} was aborted`, reason);
         // AbortSignal.timeout() is a timer too, and fires as late as any other.
         if (reason?.name === 'TimeoutError') afterReading(this.bytesRead, abort);
         else abort();
@@ -64,8 +60,30 @@ class Pending {
     this.entries.set(id, entry);
   }
 
+  /** Rejects a request whose caller, or whose time, is over. */
+  giveUp(id, ErrorClass, why, cause) {
+    const entry = this.take(id);
+    if (entry === undefined) return;
+    this.remember(id);
+    const wasSent = entry.onGivenUp?.(ErrorClass === TimeoutError) !== true;
+    const fate = wasSent ? '' : '; it waited for a connection and was not sent';
+    entry.reject(new ErrorClass(`${why}${fate}`, { cause }));
+  }
+
+  /** Forgets a request without a word to its caller, who has left. */
+  leave(id) {
+    const entry = this.take(id);
+    if (entry === undefined) return;
+    this.remember(id);
+    entry.onGivenUp?.(false);
+  }
+
   has(id) {
     return this.entries.has(id);
+  }
+
+  get(id) {
+    return this.entries.get(id);
   }
 
   /** Removes and returns an entry. */

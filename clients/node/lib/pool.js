@@ -52,6 +52,9 @@ class IPCPool extends ContextEmitter {
     return this.clients.find(({ server }) => server !== null)?.server ?? null;
   }
 
+  get extensions() { return this.clients.find(({ connected }) => connected)?.extensions ?? []; }
+  get limits() { return this.clients.find(({ connected }) => connected)?.limits ?? null; }
+
   /** True while at least one connection is open. */
   get connected() { return this.clients.some((client) => client.connected); }
   get canSend() { return this.clients.some((client) => client.canSend); }
@@ -120,6 +123,10 @@ class IPCPool extends ContextEmitter {
 
   async sendRequest(channelId, data, options) {
     return this.pick().sendRequest(channelId, data, options);
+  }
+
+  stream(channelId, data, options) {
+    return this.pick().stream(channelId, data, options);
   }
 
   sendRequestAsync(channelId, data, callback, options) {

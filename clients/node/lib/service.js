@@ -1,55 +1,31 @@
 'use strict';
 
-const { AsyncResource } = require('node:async_hooks');
-const { IPCError, QueueFullError } = require('./errors.js');
+const { QueueFullError } = require('./errors.js');
 const { failure, failureOf } = require('./handler_error.js');
-const { TYPE, Context } = require('./context.js');
+const { answerInParts, partsOf } = require('./stream_answer.js');
+const { Context } = require('./context.js');
+const { Work } = require('./work.js');
+const { WORK } = require('./message.js');
 const { asyncDispose } = require('./dispose.js');
 const { tracing } = require('./tracing.js');
-
-/**
- * A message that a handler is working on, and the async context of that call. Its signal is made when the handler asks
- * for it, which most handlers never do.
- */
-class InHand extends AsyncResource {
-  constructor() {
-    super(TYPE);
-    this.controller = null;
-    this.lost = null;
-  }
-
-  get signal() {
-    if (this.controller === null) {
-      this.controller = new AbortController();
-      if (this.lost !== null) this.controller.abort(this.lost);
-    }
-    return this.controller.signal;
-  }
-
-  lose(reason) {
-    this.lost = reason;
-    if (this.controller !== null) this.runInAsyncScope(() => this.controller.abort(reason));
-  }
-
-  /** Traces in the context of the handler, so that what a tracer sets there is seen by the handler. */
-  trace(channel, event) {
-    this.runInAsyncScope(() => channel.publish(event));
-  }
-}
+const { now } = require('./timers.js');
 
 /** The service whose handler is being called. After its first `await` a handler is not known any more. */
 let current = null;
 
-/** Calls a handler, and notes that for the time until it returns. */
-function call(service, hand, handler, message) {
+/** Calls a handler, or goes on with its generator, and notes that for the time until it returns. */
+function call(service, work, f, ...values) {
   const outer = current;
   current = service;
   try {
-    return hand.runInAsyncScope(handler, undefined, message);
+    return work.enter(f, ...values);
   } finally {
     current = outer;
   }
 }
+
+// Places of cancelled work in a queue that are given up together.
+const QUEUE_GAPS = 64;
 
 /** The most requests for which a worker may ask the server at a time. */
 const ANNOUNCED_MAX = 65_536;
@@ -61,7 +37,8 @@ class Service {
    * @param {(request: object) => unknown} handler
    * @param {{ concurrency: number, prefetch: number | null, queueMax: number, queueBytes: number,
    *   onNotification?: Function }} options
-   * @param {{ respond: Function, stop: Function, report: Function, onDrop: Function }} hooks
+   * @param {{ answers: import('./answers.js').Answers, works?: Map<string, Work>, stop: Function, report: Function,
+   *   onDrop: Function }} hooks `works` finds the work that the server speaks of
    */
   constructor(channel, handler, { concurrency, prefetch = null, queueMax, queueBytes, onNotification }, hooks) {
     this.channel = channel;
@@ -73,17 +50,20 @@ class Service {
     this.queueMax = queueMax;
     this.queueBytesMax = queueBytes;
     this.hooks = hooks;
-    this.context = new Context(() => new InHand());
+    this.context = new Context(() => new Work());
+    this.works = hooks.works ?? new Map();
     /** Number of notifications that were dropped because the queue was full; requests are refused instead. */
     this.dropped = 0;
-    this.inHand = new Set();
+    /** Number of messages that handlers are working on, and that wait for one. */
+    this.running = 0;
+    this.waiting = 0;
+    /** Those that wait, in order, and among them those that were cancelled. */
     this.queue = [];
     this.queueBytes = 0;
     this.idle = [];
     this.stopping = null;
   }
 
-  get running() { return this.inHand.size; }
   get isStopped() { return this.stopping !== null; }
 
   takes(message) {
@@ -111,28 +91,18 @@ class Service {
     await this.close();
   }
 
-  /**
-   * Handles a lost connection, whose requests cannot be answered: waiting ones are dropped, and the signals of running
-   * ones fire.
-   */
-  forget() {
-    this.queue = [];
-    this.queueBytes = 0;
-    const reason = new IPCError('CONNECTION_LOST', 'the connection this request came over is gone');
-    for (const one of this.inHand) one.lose(reason);
-    this.wakeIdle();
-  }
-
-  /** Accepts a message. `bytes` is its size on the wire. */
-  take(message, bytes) {
-    if (this.running < this.concurrency) {
-      void this.run(message);
-    } else if (this.hasRoom(bytes)) {
-      this.queue.push({ message, bytes });
-      this.queueBytes += bytes;
+  /** Accepts a message. `bytes` is its size on the wire; `hasCall` tells whether its `meta` is to be believed. */
+  take(message, bytes, hasCall = false) {
+    const isWaiting = this.running >= this.concurrency;
+    if (!isWaiting || this.hasRoom(bytes)) {
+      const work = this.context.resource();
+      work.begin(message, bytes, this, hasCall);
+      this.note(work);
+      if (isWaiting) this.enqueue(work);
+      else void this.run(work);
     } else if (message.isRequest()) {
-      this.hooks.respond(message, failure('limit_exceeded',
-        new QueueFullError(`${this.queue.length} requests are waiting for this worker; send it again later`)));
+      this.hooks.answers.whole(message, failure('limit_exceeded',
+        new QueueFullError(`${this.waiting} requests are waiting for this worker; send it again later`)));
     } else {
       this.dropped += 1;
       if (this.dropped === 1) this.hooks.onDrop(this);
@@ -141,46 +111,84 @@ class Service {
 
   /** A message that is larger than all the room may wait alone, as in the other clients. */
   hasRoom(bytes) {
-    const { length } = this.queue;
-    return length < this.queueMax && (length === 0 || this.queueBytes + bytes <= this.queueBytesMax);
+    return this.waiting < this.queueMax && (this.waiting === 0 || this.queueBytes + bytes <= this.queueBytesMax);
   }
 
-  async run(message) {
-    const hand = this.context.resource();
-    this.inHand.add(hand);
-    Object.defineProperty(message, 'signal', { get: () => hand.signal });
-    if (tracing.serveStart.hasSubscribers) hand.trace(tracing.serveStart, { channel: this.channel, request: message });
+  /** The server's ids are all different, but a server is not to be believed. */
+  note(work) {
+    const { message_id: id } = work.message;
+    work.key = this.works.has(id) ? work : id;
+    this.works.set(work.key, work);
+  }
+
+  enqueue(work) {
+    this.queue.push(work);
+    this.waiting += 1;
+    this.queueBytes += work.bytes;
+  }
+
+  /** Drops work that waits, or tells the handler that works on it, that nobody waits for the answer any more. */
+  lose(work, reason) {
+    if (work.isRunning) {
+      work.lose(reason);
+      return;
+    }
+    work.lose(reason);
+    this.leaveQueue(work);
+    this.works.delete(work.key);
+    // Its place in the queue is given up now and then, for the work behind it to be moved seldom.
+    if (this.queue.length > 2 * this.waiting + QUEUE_GAPS) this.queue = this.queue.filter(({ lost }) => lost === null);
+    this.wakeIdle();
+  }
+
+  leaveQueue(work) {
+    this.waiting -= 1;
+    this.queueBytes -= work.bytes;
+  }
+
+  async run(work) {
+    const { message } = work;
+    work.isRunning = true;
+    this.running += 1;
+    Object.defineProperty(message, WORK, { value: work });
+    if (tracing.serveStart.hasSubscribers) work.trace(tracing.serveStart, { channel: this.channel, request: message });
     let error = null;
     try {
-      error = message.isRequest() ? await this.answer(message, hand) : await this.notice(message, hand);
+      error = message.isRequest() ? await this.answer(message, work) : await this.notice(message, work);
     } finally {
       if (tracing.serveEnd.hasSubscribers) {
-        hand.trace(tracing.serveEnd, { channel: this.channel, request: message, error });
+        work.trace(tracing.serveEnd, { channel: this.channel, request: message, error });
       }
-      this.inHand.delete(hand);
+      work.finish();
+      this.works.delete(work.key);
+      this.running -= 1;
       this.next();
       this.wakeIdle();
     }
   }
 
   /** @returns the error that the handler threw, or null */
-  async answer(request, hand) {
+  async answer(request, work) {
     let payload;
     let error = null;
     try {
-      payload = await call(this, hand, this.handler, request);
+      payload = await call(this, work, this.handler, request);
+      const parts = partsOf(payload);
+      if (parts !== undefined) {
+        return await answerInParts(parts, work, { step: (f) => call(this, work, f), answers: this.hooks.answers });
+      }
     } catch (thrown) {
       error = thrown;
       payload = failureOf(thrown);
     }
-    if (hand.lost === null) this.hooks.respond(request, payload);
+    if (work.lost === null) this.hooks.answers.whole(request, payload);
     return error;
   }
 
   /** A notification has no answer, so an error of its handler is reported by this client. */
-  async notice(notification, hand) {
+  async notice(notification, work) {
     try {
-      await call(this, hand, this.onNotification, notification);
+      await call(this, work, this.onNotification, notification);
       return null;
     } catch (thrown) {
       this.hooks.report(thrown);
@@ -188,22 +196,28 @@ class Service {
     }
   }
 
+  /** Begins with the work that has waited longest, except for what nobody waits for any more. */
   next() {
-    const waiting = this.queue.shift();
-    if (waiting === undefined) return;
-    this.queueBytes -= waiting.bytes;
-    this.take(waiting.message, waiting.bytes);
+    for (let work = this.queue.shift(); work !== undefined; work = this.queue.shift()) {
+      if (work.lost !== null) continue;
+      this.leaveQueue(work);
+      if (work.deadline === Infinity || work.deadline > now()) {
+        void this.run(work);
+        return;
+      }
+      this.works.delete(work.key);
+    }
   }
 
   wakeIdle() {
-    if (this.running > 0 || this.queue.length > 0) return;
+    if (this.running > 0 || this.waiting > 0) return;
     const waiting = this.idle;
     this.idle = [];
     for (const wake of waiting) wake();
   }
 
   whenIdle() {
-    if (this.running === 0 && this.queue.length === 0) return Promise.resolve();
+    if (this.running === 0 && this.waiting === 0) return Promise.resolve();
     return new Promise((resolve) => this.idle.push(resolve));
   }
 }

@@ -1,6 +1,7 @@
 'use strict';
 
-const { IPCError, NotConnectedError, TimeoutError } = require('./errors.js');
+const { CancelledError, IPCError, NotConnectedError, TimeoutError } = require('./errors.js');
+const { Answers } = require('./answers.js');
 const { checkedOptions } = require('./options.js');
 const { failure } = require('./handler_error.js');
 const { Service } = require('./service.js');
@@ -18,6 +19,9 @@ class Services {
     this.channels = new Map();
     /** Services that finish what they have while another one serves their channel already. */
     this.retiring = new Set();
+    /** What the handlers of all services work on or have before them, by the server's ids. */
+    this.works = new Map();
+    this.answers = new Answers(client);
   }
 
   get(channel) {
@@ -58,7 +62,8 @@ class Services {
     if (former !== undefined) this.retiring.add(former);
     const { client } = this;
     const service = new Service(channel, handler, { concurrency, prefetch, queueMax, queueBytes, onNotification }, {
-      respond: (request, payload) => this.respond(request, payload),
+      answers: this.answers,
+      works: this.works,
       stop: (stopped) => this.stop(stopped),
       report: (error) => client.report(error),
       onDrop: (dropping) => client.emitSafely('slow', { channel, service: dropping }),
@@ -115,34 +120,34 @@ class Services {
     this.retiring.delete(service);
   }
 
-  respond(request, payload) {
-    const { client } = this;
-    if (!client.canSend) return;
-    try {
-      client.respond(request, payload);
-    } catch (error) {
-      client.report(error);
-      try {
-        client.respond(request, failure('handler_failed', error));
-      } catch {
-        // The queue is full, and the server answers the requester instead of this worker.
-      }
-    }
+  /**
+   * Handles what the server says of a request that it gave to this client: that nobody waits for its answer, or that
+   * more parts may be sent. It may come when the work is done.
+   */
+  control({ action, message_id: id, reason, n }) {
+    const work = this.works.get(id);
+    if (action === 'cancel') work?.service.lose(work, new CancelledError(reason));
+    else work?.addCredit(n);
   }
 
   /** The server does not know yet that the channel is no longer served, and the requester must not wait in vain. */
   refuse(request) {
-    this.respond(request, failure('no_handler', `this worker serves '${request.channel_id}' no longer`));
+    this.answers.whole(request, failure('no_handler', `this worker serves '${request.channel_id}' no longer`));
   }
 
+  /**
+   * Handles a lost connection, whose requests cannot be answered: waiting ones are dropped, and the signals of running
+   * ones fire.
+   */
   forgetConnection() {
-    for (const service of this.values()) service.forget();
+    const reason = new IPCError('CONNECTION_LOST', 'the connection this request came over is gone');
+    for (const work of [...this.works.values()]) work.service.lose(work, reason);
   }
 
   /** Returns the number of messages that handlers are working on or that wait for them. */
   get unfinished() {
     let count = 0;
-    for (const { running, queue } of this.values()) count += running + queue.length;
+    for (const { running, waiting } of this.values()) count += running + waiting;
     return count;
   }
 }

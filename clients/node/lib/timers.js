@@ -62,4 +62,6 @@ function checkedTimeout(timeout) {
   return timeout;
 }
 
-module.exports = { after, every, cancel, now, nextTick, afterReading, checkedTimeout, TIMER_MS_MAX };
+module.exports = {
+  after, every, cancel, now, nextTick, setImmediate, afterReading, checkedTimeout, TIMER_MS_MAX,
+};

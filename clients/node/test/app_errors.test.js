@@ -64,7 +64,7 @@ describe('from a worker', () => {
     const reported = [collected(worker, 'error'), collected(client, 'error')];
     const error = await client.sendRequest('users', { code: 'not_found', id: 7 }).catch((thrown) => thrown);
     assert.ok(error instanceof ServerError);
-    assert.deepEqual([error.code, error.message, error.details, error.isApp],
+    assert.deepEqual([error.code, error.message, error.details, error.isApplication],
       ['app:not_found', 'no user 7', { id: 7 }, true]);
     const bare = await client.sendRequest('users', { code: 'not_found', id: 0 }).catch((thrown) => thrown);
     assert.deepEqual([bare.details, Object.keys(bare.response.payload)], [undefined, ['status', 'code', 'error']]);
@@ -74,7 +74,7 @@ describe('from a worker', () => {
   test('the server\'s errors are told apart', async () => {
     for (const [channel, code] of [['nobody', 'no_handler'], ['users', 'handler_failed']]) {
       const error = await client.sendRequest(channel, 'crash').catch((thrown) => thrown);
-      assert.deepEqual([error.code, error.isApp, error.details], [code, false, undefined]);
+      assert.deepEqual([error.code, error.isApplication, error.details], [code, false, undefined]);
     }
     const { payload } = await client.sendRequest('users', 'odd');
     assert.equal(payload.code, 'not_ours', 'an answer that is no error of the protocol resolves');
@@ -105,7 +105,7 @@ sys.stdin.read()
     const python = new Process(PYTHON, ['-c', program, String(server.port)]);
     t.after(() => python.kill());
     await python.expect(/ready/);
-    await assert.rejects(client.sendRequest('tea', 1), { code: 'app:teapot', isApp: true, details: [1] });
+    await assert.rejects(client.sendRequest('tea', 1), { code: 'app:teapot', isApplication: true, details: [1] });
   });
 
   test('each code has its status for browsers', async (t) => {

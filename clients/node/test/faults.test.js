@@ -220,18 +220,20 @@ test('whatever a handler throws is an error at the requester, and its place is f
 });
 
 test('a place is free again even where the answer fails', async () => {
-  const respond = () => { throw new Error('not sent'); };
-  const service = new Service('x', () => 1, { concurrency: 1, queueMax: 1, queueBytes: 1 }, { respond });
-  await assert.rejects(service.run(new Message({ message_type: 'request' })), /not sent/);
+  const answers = { whole: () => { throw new Error('not sent'); } };
+  const service = new Service('x', () => 1, { concurrency: 1, queueMax: 1, queueBytes: 1 }, { answers });
+  const work = service.context.resource();
+  work.begin(new Message({ message_type: 'request' }), 1, service, false);
+  await assert.rejects(service.run(work), /not sent/);
   assert.equal(service.running, 0);
 });
 
 test('a request that is larger than the queue waits alone, and the next one is told that the worker is busy', async () => {
   const answered = [];
   let finish;
-  const respond = ({ message_id: id }, payload) => answered.push([id, payload?.code ?? payload]);
+  const answers = { whole: ({ message_id: id }, payload) => answered.push([id, payload?.code ?? payload]) };
   const handler = ({ message_id: id }) => (id === 'a' ? new Promise((resolve) => { finish = resolve; }) : 'done');
-  const service = new Service('x', handler, { concurrency: 1, queueMax: 10, queueBytes: 100 }, { respond });
+  const service = new Service('x', handler, { concurrency: 1, queueMax: 10, queueBytes: 100 }, { answers });
   for (const [id, bytes] of [['a', 1], ['b', 1_000], ['c', 1]]) {
     service.take(new Message({ message_id: id, message_type: 'request' }), bytes);
   }

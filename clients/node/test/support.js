@@ -178,17 +178,20 @@ async function web(t, handler) {
 
 /**
  * A peer that welcomes every connection in the name of this project's server, for what the real one never does. `onOpen`
- * gets the peer's side of each, and `onMessage` the messages after connect. Returns the port, and all sides so far.
+ * gets the peer's side of each, and `onMessage` the messages after connect. `grant` is added to the answer to connect.
+ * Returns the port, and all sides so far, each with the client's message to connect.
  */
-async function peer(t, { onOpen = () => {}, onMessage = () => {} } = {}) {
+async function peer(t, { onOpen = () => {}, onMessage = () => {}, grant = {} } = {}) {
   const sides = [];
   const server = net.createServer((socket) => {
     socket.on('error', () => {});
     const reader = new FrameReader(64 << 20);
     const side = {
       socket,
-      send(type, channel, payload, replyTo = null) {
-        const body = encodeBody(`peer-${sides.length}`, '"bench"', JSON.stringify(channel), type, JSON.stringify(payload), replyTo);
+      sent: 0,
+      send(type, channel, payload, replyTo = null, meta = undefined, id = `peer-${side.sent += 1}`) {
+        const body = encodeBody(id, '"bench"', JSON.stringify(channel), type, JSON.stringify(payload), replyTo,
+          JSON.stringify(meta));
         socket.write(encodeFrames([body], Buffer.byteLength(body)));
       },
     };
@@ -201,7 +204,8 @@ async function peer(t, { onOpen = () => {}, onMessage = () => {} } = {}) {
         return true;
       }
       isOpen = true;
-      side.send('response', 'system', { status: 'connected', server: 'ipc-framework/0' });
+      side.connect = message;
+      side.send('response', 'system', { status: 'connected', server: 'ipc-framework/0', ...grant });
       onOpen(side);
       return true;
     }));

