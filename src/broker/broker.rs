@@ -227,6 +227,7 @@ impl Broker {
             if is_handshake {
                 body_bytes_max = body_bytes_max.min(HANDSHAKE_FRAME_BYTES_MAX);
             }
+            let extensions = connection.extensions;
             let (body, frame_bytes) = match inbound.peek(body_bytes_max, &mut core.pool) {
                 Next::Nothing => return,
                 _ if matches!(connection.state(), State::Superseded) => {
@@ -248,7 +249,9 @@ impl Broker {
                 Next::Frame { body, frame_bytes } => (body, frame_bytes),
             };
             core.turn.note_frame();
-            if dispatch::dispatch(core, &mut self.handlers, key, body, run) == Outcome::Held {
+            if dispatch::dispatch(core, &mut self.handlers, key, extensions, body, run)
+                == Outcome::Held
+            {
                 return;
             }
             if std::mem::take(&mut is_woken) {

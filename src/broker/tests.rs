@@ -20,6 +20,7 @@ use super::state::timers::Now;
 use crate::Message;
 
 mod bounds;
+mod calls;
 mod concurrency;
 mod embedding;
 mod memory;
@@ -27,6 +28,7 @@ mod pressure;
 mod reload;
 mod requests;
 mod run;
+mod streams;
 mod take_over;
 mod work;
 

@@ -98,7 +98,7 @@ impl SharedFrame {
     }
 
     #[inline]
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0.bytes
     }
 

@@ -32,6 +32,8 @@ const END: &str = "\"}";
 const NO_REPLY_TO: &str = ",\"reply_to\":null}";
 /// What stands before a `meta`, in place of the closing brace.
 const META: &str = ",\"meta\":";
+/// What a message with a `meta` has beside its text that one without it does not have.
+pub(crate) const META_TEXT_BYTES: usize = META.len();
 
 /// The punctuation around the type of a response, which nearly all messages of a server are.
 const RESPONSE: &str = "\",\"message_type\":\"response\",\"payload\":";

@@ -93,6 +93,12 @@ impl<'a> Envelope<'a> {
     pub fn meta(&self) -> Option<Json<'a>> {
         self.meta.map(Json::trusted)
     }
+
+    /// The text of the key `meta`, as sent.
+    #[inline]
+    pub fn meta_str(&self) -> Option<&'a str> {
+        self.meta
+    }
 }
 
 /// The refusal of a message, with the fields that could still be read, so that the answer finds

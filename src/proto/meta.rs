@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::fault::Fault;
 use super::json_str::JsonStr;
 use super::limits::META_BYTES_MAX;
+use super::message_type::MessageType;
 use super::scanner::{Scanner, Stop};
 
 /// The most parts that a requester may allow at a time, and the most that it may add at once.
@@ -110,6 +111,30 @@ impl<'a> Meta<'a> {
                 check_strings(value, |_key| true).ok_or(bad(key, expected))?;
                 self.headers = Some(value);
             }
+        }
+        Ok(())
+    }
+
+    /// Checks that all that is in it belongs to a message of this type.
+    ///
+    /// # Errors
+    /// If something does not.
+    pub fn check_on(&self, message_type: MessageType) -> Result<(), Fault> {
+        let is = |other: MessageType| message_type == other;
+        if !is(MessageType::Request) {
+            let expected = "it in requests alone";
+            if self.ttl_millis.is_some() {
+                return Err(bad("ttl", expected));
+            }
+            if self.idempotent {
+                return Err(bad("idempotent", expected));
+            }
+            if self.stream.is_some() {
+                return Err(bad("stream", expected));
+            }
+        }
+        if !is(MessageType::Response) && self.seq.is_some() {
+            return Err(bad("seq", "it in responses alone"));
         }
         Ok(())
     }
@@ -328,6 +353,24 @@ mod tests {
         assert_eq!(text(META_BYTES_MAX).len(), META_BYTES_MAX);
         assert!(Meta::parse(&text(META_BYTES_MAX)).is_ok());
         assert_eq!(Meta::parse(&text(META_BYTES_MAX + 1)), Err(Fault::MetaTooLong));
+    }
+
+    #[test]
+    fn a_member_belongs_to_one_type_of_message() {
+        for (text, own) in [
+            (r#"{"ttl":1}"#, Some(MessageType::Request)),
+            (r#"{"idempotent":true}"#, Some(MessageType::Request)),
+            (r#"{"stream":1}"#, Some(MessageType::Request)),
+            (r#"{"seq":1}"#, Some(MessageType::Response)),
+            (r#"{"seq":1,"end":true}"#, Some(MessageType::Response)),
+            (r#"{"trace":{},"headers":{}}"#, None),
+        ] {
+            let meta = Meta::parse(text).unwrap();
+            for each in MessageType::ALL {
+                let is_right = own.is_none_or(|own| own == each);
+                assert_eq!(meta.check_on(each).is_ok(), is_right, "{text} {each:?}");
+            }
+        }
     }
 
     #[test]

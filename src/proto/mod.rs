@@ -72,9 +72,13 @@ pub use send_queue::SendQueue;
 #[cfg(feature = "broker")]
 pub(crate) use buffer_pool::SharedFrame;
 #[cfg(feature = "broker")]
-pub(crate) use encode::{Defaults, Head, MessageHead, escape, escaped, frame as encode_frame};
+pub(crate) use encode::{
+    Defaults, Head, META_TEXT_BYTES, MessageHead, escape, escaped, frame as encode_frame,
+};
 #[cfg(feature = "broker")]
 pub(crate) use members::{Member, exact_members, members, only_member};
+#[cfg(feature = "broker")]
+pub(crate) use meta::credit;
 #[cfg(feature = "broker")]
 pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame};
 #[cfg(feature = "broker")]

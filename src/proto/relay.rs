@@ -8,8 +8,8 @@ impl Envelope<'_> {
     #[inline]
     pub(crate) fn around_message_id<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
         // A body that ends like this ends with the key itself: a longer key was refused.
-        let answers_nothing =
-            body.ends_with(b"\"reply_to\":null}") || body.ends_with(b"\"reply_to\": null}");
+        let answers_nothing = self.meta.is_none()
+            && (body.ends_with(b"\"reply_to\":null}") || body.ends_with(b"\"reply_to\": null}"));
         if answers_nothing { around(body, self.message_id.raw()) } else { None }
     }
 
@@ -17,6 +17,15 @@ impl Envelope<'_> {
     #[inline]
     pub(crate) fn around_reply_to<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
         around(body, self.reply_to?.raw())
+    }
+
+    /// Returns the body without its `meta` in two pieces, if that stands last, as clients write it. One
+    /// with another layout has to be encoded anew.
+    pub(crate) fn without_meta<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
+        let [before, behind] = around(body, self.meta?)?;
+        let before =
+            before.strip_suffix(b",\"meta\":").or_else(|| before.strip_suffix(b", \"meta\": "))?;
+        (behind == b"}").then_some([before, behind])
     }
 }
 
@@ -57,6 +66,27 @@ mod tests {
         let envelope = Envelope::parse(text.as_bytes()).unwrap();
         let found = replaced(envelope.around_reply_to(text.as_bytes()));
         assert_eq!(found, Some(text.replace("\"r\"", "\"longer\"")));
+    }
+
+    #[test]
+    fn a_meta_is_cut_off_if_it_stands_last() {
+        let whole = body(",\"reply_to\":null");
+        for meta in [",\"meta\":{\"ttl\":5}", ", \"meta\": {}"] {
+            let text = whole.replace("null}", &format!("null{meta}}}"));
+            let envelope = Envelope::parse_extended(text.as_bytes()).unwrap();
+            let pieces = envelope.without_meta(text.as_bytes()).unwrap();
+            assert_eq!(pieces.concat(), whole.as_bytes());
+            assert_eq!(envelope.around_message_id(text.as_bytes()), None);
+        }
+        for (from, to) in [("{\"me", "{\"meta\":{},\"me"), ("null}", "null,\"m\\u0065ta\":{}}")] {
+            let text = whole.replacen(from, to, 1);
+            let envelope = Envelope::parse_extended(text.as_bytes()).unwrap();
+            assert!(envelope.meta().is_some(), "{text}");
+            assert_eq!(envelope.without_meta(text.as_bytes()), None, "{text}");
+            assert_eq!(envelope.around_message_id(text.as_bytes()), None, "{text}");
+        }
+        let envelope = Envelope::parse_extended(whole.as_bytes()).unwrap();
+        assert_eq!(envelope.without_meta(whole.as_bytes()), None);
     }
 
     #[test]

@@ -17,7 +17,9 @@ use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal;
 use crate::handler_error::HandlerError;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{DecodeError, Envelope, Head, Json, Message, MessageType, OutFrame, escaped};
+use crate::proto::{
+    DecodeError, Envelope, Head, Json, Message, MessageType, Meta, OutFrame, escaped,
+};
 
 /// The result of a request handler: the proof that it handled the request, or an error.
 pub type RequestResult<'a> = Result<Reply<'a>, HandlerError>;
@@ -62,6 +64,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) envelope: &'a Envelope<'a>,
     pub(crate) from: ConnectionKey,
     pub(crate) channel: ChannelKey,
+    /// What its `meta` asks for.
+    pub(crate) meta: Option<&'a Meta<'a>>,
 }
 
 impl<'a> Parts<'a> {

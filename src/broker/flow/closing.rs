@@ -256,6 +256,7 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     if let Some(worker) = session.worker {
         workers::retire(core, key, session.application, *worker);
     }
+    core.budget.tables_bytes -= session.calls.map_or(0, |index| index.bytes());
     for request in session.requests {
         requests::abandon(core, request);
     }

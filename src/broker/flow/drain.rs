@@ -8,6 +8,7 @@ use crate::broker::state::core::{Core, Lifecycle};
 use crate::broker::state::keys::ConnectionKey;
 use crate::broker::state::refusal;
 use crate::broker::state::timers::Due;
+use crate::proto::system::CancelReason;
 
 /// Begins to drain: new requests are refused, and all peers are notified. Messages that have arrived
 /// are still processed. Each connection is closed after them, once it has no request in flight, see
@@ -54,7 +55,7 @@ pub(crate) fn cut_off(core: &mut Core) {
     crate::trace::drained(pending.len());
     branches::note(Branch::DrainCutOff);
     for request in pending {
-        requests::fail(core, request, &refusal::cut_off());
+        requests::fail(core, request, &refusal::cut_off(), Some(CancelReason::Drain));
     }
     for key in core.connections.keys() {
         closing::begin(core, key);

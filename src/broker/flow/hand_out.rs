@@ -1,10 +1,11 @@
 //! Hands requests that were kept to workers that have room.
 
-use super::{kept, queues, requests};
+use super::{calls, cancels, kept, queues, requests};
 use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal;
+use crate::broker::state::requests::PendingRequest;
 use crate::broker::state::service::ServiceWorker;
 use crate::proto::OutFrame;
 
@@ -32,20 +33,27 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
     }
     branches::note(Branch::KeptHandedOut);
     core.counters.forwarded += 1;
-    queues::push(core, worker, &OutFrame::shared(frame));
+    if core.requests.get(first).is_some_and(PendingRequest::has_call) {
+        calls::keep_for_retry(core, first, &frame);
+        calls::send_kept(core, first, worker, frame);
+        cancels::pass_credit(core, first, true);
+    } else {
+        queues::push(core, worker, &OutFrame::shared(frame));
+    }
     queues::note_fewer_kept(core, channel);
     true
 }
 
-/// Hands a connection what it has room for, if it was invited. It gets no more in a turn than a
-/// connection may send in one.
+/// Tells a connection what it is owed, and hands it what it has room for, if it was invited. It gets
+/// no more in a turn than a connection may send in one.
 #[cold]
 pub(crate) fn to_invited(core: &mut Core, worker: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(worker) else { return };
     if !std::mem::take(&mut connection.takes_kept) {
         return;
     }
-    let mut left = core.limits.turn.frames_per_connection_max.min(core.turn.steps_max);
+    let most = core.limits.turn.frames_per_connection_max.min(core.turn.steps_max);
+    let mut left = cancels::settle(core, worker, most);
     for at in 0.. {
         let session = core.connections.session(worker);
         let duties = session.and_then(|session| session.worker.as_ref());
@@ -71,6 +79,6 @@ pub(crate) fn give_up(core: &mut Core, channel: ChannelKey) {
         && let Some(first) = found.service.kept.first()
     {
         branches::note(Branch::KeptGivenUp);
-        requests::fail(core, first, &refusal::workers_left());
+        requests::fail(core, first, &refusal::workers_left(), None);
     }
 }

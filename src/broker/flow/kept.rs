@@ -28,7 +28,16 @@ pub(crate) fn invite(core: &mut Core, worker: ConnectionKey, channel: ChannelKey
     }
 }
 
-/// Lets a worker take requests in its next turn.
+/// Lets a worker whose queue has room again be told in its next turn what it is owed.
+pub(crate) fn invite_owed(core: &mut Core, worker: ConnectionKey) {
+    let session = core.connections.session(worker);
+    let duties = session.and_then(|session| session.worker.as_ref());
+    if duties.is_some_and(|duties| !duties.owed.is_empty()) {
+        resume(core, worker);
+    }
+}
+
+/// Lets a worker take requests, and be told what it is owed, in its next turn.
 pub(crate) fn resume(core: &mut Core, worker: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(worker) else { return };
     if !std::mem::replace(&mut connection.takes_kept, true) {

@@ -1,6 +1,8 @@
 //! The paths of messages and connections. All functions take the state as an argument.
 
 pub(crate) mod answers;
+pub(crate) mod calls;
+pub(crate) mod cancels;
 pub(crate) mod channels;
 pub(crate) mod closing;
 pub(crate) mod drain;
@@ -12,6 +14,7 @@ pub(crate) mod queues;
 pub(crate) mod reload;
 pub(crate) mod requests;
 pub(crate) mod run;
+pub(crate) mod streams;
 pub(crate) mod subscriptions;
 pub(crate) mod upkeep;
 pub(crate) mod workers;

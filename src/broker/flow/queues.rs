@@ -100,6 +100,7 @@ pub(crate) fn uncongest(core: &mut Core, key: ConnectionKey) {
 }
 
 fn wake_all_behind(core: &mut Core, key: ConnectionKey) {
+    kept::invite_owed(core, key);
     let Some(session) = core.connections.session(key) else { return };
     for channel in session.subscriptions.keys() {
         if let Some(channel) = core.router.channels.get_mut(*channel) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{answers, kept, measuring, queues};
+use super::{answers, calls, cancels, kept, measuring, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::connection::Connection;
 use crate::broker::state::core::Core;
@@ -10,7 +10,9 @@ use crate::broker::state::encoder::Address;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::requests::{Answerer, NewRequest, PendingRequest};
+use crate::broker::state::router::{Application, Channel};
 use crate::broker::state::timers::Moment;
+use crate::proto::system::CancelReason;
 use crate::proto::{Envelope, Head, Json, MessageType, OutFrame};
 
 /// Records a request that is answered later, by `worker` or by another thread, or that is going to be
@@ -58,11 +60,13 @@ pub(crate) fn answer_deferred(
 ) {
     match answer {
         Ok(payload) => deliver(core, key, None, payload.as_str()),
-        Err(why) => fail(core, key, &why),
+        Err(why) => fail(core, key, &why, None),
     }
 }
 
 /// Answers a request with its worker's response.
+#[expect(clippy::inline_always, reason = "it has a rare caller beside the usual one")]
+#[inline(always)]
 pub(crate) fn relay(core: &mut Core, key: RequestKey, response: &Envelope<'_>, body: &[u8]) {
     let Some(request) = core.requests.get(key) else { return };
     // The request keeps its channel alive, so the names exist.
@@ -76,6 +80,7 @@ pub(crate) fn relay(core: &mut Core, key: RequestKey, response: &Envelope<'_>, b
     let fits = |[before, behind]: &[&[u8]; 2]| {
         before.len() + id_bytes + behind.len() <= core.limits.frame_bytes_max
     };
+    let can_be_relayed = can_be_relayed && takes_meta_of(core, request, response);
     let around = response.around_reply_to(body).filter(|around| can_be_relayed && fits(around));
     let Some([before, behind]) = around else {
         // Without the whitespace of its worker it may fit.
@@ -87,6 +92,30 @@ pub(crate) fn relay(core: &mut Core, key: RequestKey, response: &Envelope<'_>, b
     let pieces = [before, request.message_id(), behind];
     let frame = OutFrame::relay_pieces(pieces, &mut core.pool);
     finish(core, &request, &frame);
+}
+
+/// Returns whether the requester may get the `meta` of a response, if that has one.
+#[inline]
+fn takes_meta_of(core: &Core, request: &PendingRequest, response: &Envelope<'_>) -> bool {
+    let requester = || core.connections.get(request.requester);
+    response.meta_str().is_none() || requester().is_some_and(|found| !found.extensions.is_empty())
+}
+
+/// Returns the fields of an answer that do not change on its way, without its ids.
+pub(crate) fn head_of<'a>(
+    application: &'a Application,
+    channel: &'a Channel,
+    response: &Envelope<'a>,
+) -> Head<'a> {
+    Head {
+        message_id: b"",
+        app_id: &application.id_json,
+        channel_id: &channel.id_json,
+        message_type: MessageType::Response,
+        timestamp: response.timestamp_str().as_bytes(),
+        reply_to: None,
+        meta: response.meta_str().map(str::as_bytes),
+    }
 }
 
 /// Answers a request with a payload, and with the id and the time of a worker's response if there
@@ -105,14 +134,16 @@ fn deliver(core: &mut Core, key: RequestKey, response: Option<&Envelope<'_>>, pa
         message_type: MessageType::Response,
         timestamp: response.map_or(stamp.time(), |response| response.timestamp_str().as_bytes()),
         reply_to: Some(request.message_id()),
-        meta: None,
+        meta: response
+            .filter(|response| takes_meta_of(core, request, response))
+            .and_then(Envelope::meta_str)
+            .map(str::as_bytes),
     };
     let message = core.encoder.text(&mut core.pool, &head, payload);
     if message.body_bytes() > core.limits.frame_bytes_max {
         branches::note(Branch::AnswerTooLarge);
         core.encoder.recycle(message);
-        fail(core, key, &refusal::answer_too_large());
-        return;
+        return fail(core, key, &refusal::answer_too_large(), None);
     }
     let Some(request) = end(core, key) else { return };
     finish(core, &request, &message.frame());
@@ -126,14 +157,15 @@ fn finish(core: &mut Core, request: &PendingRequest, answer: &OutFrame<'_>) {
     note_answer(core, request);
 }
 
-/// Answers a request with an error, if its requester is still connected.
-pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal) {
+/// Answers a request with an error, if its requester is still connected. With a reason, its worker is
+/// told that it is over.
+pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal, reason: Option<CancelReason>) {
     let Some(request) = core.requests.get(key) else { return };
     let Some((application, channel)) = core.router.names(request.channel) else {
         return abandon(core, key);
     };
     let (app_id, channel_id) = (application.id_json.clone(), channel.id_json.clone());
-    let Some(request) = end_unanswered(core, key) else { return };
+    let Some(request) = end_unanswered(core, key, reason) else { return };
     let requester = core.connections.get(request.requester);
     if requester.is_some_and(Connection::takes_messages) {
         let address = Address { app_id: &app_id, channel_id: &channel_id };
@@ -142,10 +174,20 @@ pub(crate) fn fail(core: &mut Core, key: RequestKey, why: &Refusal) {
     }
 }
 
-/// Answers a request that has timed out with an error. From now on its worker's answer is ignored.
+/// Answers a request that has timed out with an error. From now on its worker's answer is ignored. A
+/// stream has this time up to its first part, and from each part to the next.
 pub(crate) fn expire(core: &mut Core, key: RequestKey) {
-    branches::note(Branch::RequestExpired);
     let Some(request) = core.requests.get(key) else { return };
+    let call = core.requests.call(request);
+    if let Some(stream) = call.and_then(|call| call.stream.as_ref()) {
+        let timeout = core.limits.request_timeout;
+        let deadline = timeout.map(|timeout| stream.active_at.saturating_add(timeout));
+        if deadline.is_none_or(|deadline| deadline > core.turn.judged) {
+            branches::note(Branch::StreamSpared);
+            return core.requests.postpone(key, deadline);
+        }
+    }
+    branches::note(Branch::RequestExpired);
     // The timeout may have been removed since the request began.
     let waited = || Moment::from(core.turn.now.monotonic).nanos_since(request.arrived);
     let timeout = core.limits.request_timeout.unwrap_or_else(|| Duration::from_nanos(waited()));
@@ -154,12 +196,22 @@ pub(crate) fn expire(core: &mut Core, key: RequestKey) {
     } else {
         refusal::request_timed_out(timeout)
     };
-    fail(core, key, &why);
+    fail(core, key, &why, Some(CancelReason::Deadline));
+}
+
+/// Answers a request with an error whose requester gave it less time.
+pub(crate) fn expire_by_ttl(core: &mut Core, key: RequestKey) {
+    let Some(request) = core.requests.get(key) else { return };
+    let Some(ttl) = core.requests.call(request).and_then(|call| call.ttl) else { return };
+    branches::note(Branch::TtlOver);
+    core.counters.ttls_over += 1;
+    let why = refusal::ttl_over(ttl.millis, !request.is_kept());
+    fail(core, key, &why, Some(CancelReason::Deadline));
 }
 
 /// Drops a request whose requester has left.
 pub(crate) fn abandon(core: &mut Core, key: RequestKey) {
-    if end_unanswered(core, key).is_some() {
+    if end_unanswered(core, key, Some(CancelReason::Gone)).is_some() {
         branches::note(Branch::RequestAbandoned);
         core.counters.answers_undeliverable += 1;
     }
@@ -167,10 +219,22 @@ pub(crate) fn abandon(core: &mut Core, key: RequestKey) {
 
 /// Ends a request that its worker has not answered and may never answer. It no longer counts towards
 /// the worker's concurrency.
-fn end_unanswered(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
+fn end_unanswered(
+    core: &mut Core,
+    key: RequestKey,
+    reason: Option<CancelReason>,
+) -> Option<PendingRequest> {
     let request = end(core, key)?;
+    if let Some(reason) = reason {
+        *core.counters.cancelled.entry(reason.as_str()).or_default() += 1;
+    }
     match request.answerer {
-        Answerer::Worker(worker, _) => kept::invite(core, worker, request.channel),
+        Answerer::Worker(worker, _) => {
+            if let Some(reason) = reason {
+                cancels::tell(core, worker, request.id, reason);
+            }
+            kept::invite(core, worker, request.channel);
+        }
         Answerer::Kept(_) => {
             branches::note(Branch::KeptEnded);
             queues::note_fewer_kept(core, request.channel);
@@ -183,6 +247,9 @@ fn end_unanswered(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
 /// Removes a request from all tables. A drain may have waited for it, and for nothing else of its
 /// worker and its requester.
 pub(crate) fn end(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
+    if core.requests.get(key)?.has_call() {
+        calls::forget(core, key);
+    }
     let (connections, router) = (&mut core.connections, &mut core.router);
     let request = core.requests.end(key, connections, router, &mut core.budget)?;
     if let Answerer::Worker(worker, _) = request.answerer {
@@ -193,6 +260,10 @@ pub(crate) fn end(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
 }
 
 fn note_answer(core: &mut Core, request: &PendingRequest) {
+    if request.has_begun() {
+        // The first part of its stream was its answer.
+        return;
+    }
     let answered = core.turn.now.monotonic.into();
     // All the time of a request that no worker got was spent in the queue.
     let began = if request.is_kept() { answered } else { request.began };

@@ -10,8 +10,9 @@ use crate::broker::limits::Limits;
 use crate::broker::state::connection::Connection;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
-use crate::proto::OutFrame;
+
 use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{Envelope, OutFrame};
 
 /// The publications to one channel that came with the current read and are not delivered yet.
 /// Everything else that puts a message into a queue delivers them first.
@@ -91,5 +92,18 @@ impl<'a> Run<'a> {
 fn deliver(core: &mut Core, channel: ChannelKey, frame: &OutFrame<'_>, publications: u32) {
     if subscriptions::fan_out(core, channel, frame, publications) > 0 {
         measuring::note_publications(core, channel, core.turn.arrived, publications);
+    }
+}
+
+/// Delivers a publication with a `meta`, which peers without any extension do not get.
+#[cold]
+pub(crate) fn deliver_with_meta(
+    core: &mut Core,
+    channel: ChannelKey,
+    envelope: &Envelope<'_>,
+    body: &[u8],
+) {
+    if subscriptions::fan_out_with_meta(core, channel, envelope, body) > 0 {
+        measuring::note_publications(core, channel, core.turn.arrived, 1);
     }
 }

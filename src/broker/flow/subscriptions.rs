@@ -11,7 +11,7 @@ use crate::broker::state::connection::Obstacle;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
-use crate::proto::{Envelope, ErrorCode, Member, OutFrame, members};
+use crate::proto::{Envelope, ErrorCode, Head, Member, OutFrame, members};
 
 /// Subscribers from which on it is cheaper that their queues refer to one copy of a small frame than
 /// that each has its own.
@@ -47,6 +47,56 @@ pub(crate) fn fan_out(
     core.turn.note_work(work);
     if reached == 0 {
         core.counters.publications_unheard += u64::from(publications);
+    }
+    reached
+}
+
+/// Does the same for a publication with a `meta`: it is encoded once without it, for the subscribers
+/// that speak the base protocol alone.
+pub(crate) fn fan_out_with_meta(
+    core: &mut Core,
+    channel: ChannelKey,
+    envelope: &Envelope<'_>,
+    body: &[u8],
+) -> usize {
+    let Some(target) = core.router.channels.get_mut(channel) else {
+        note_unheard(core, 1);
+        return 0;
+    };
+    let subscribers = std::mem::take(&mut target.subscribers);
+    let head = Head {
+        message_id: envelope.message_id().raw().as_bytes(),
+        app_id: envelope.app_id().raw(),
+        channel_id: envelope.channel_id().raw(),
+        message_type: envelope.message_type(),
+        timestamp: envelope.timestamp_str().as_bytes(),
+        reply_to: envelope.reply_to().map(|id| id.raw().as_bytes()),
+        meta: None,
+    };
+    let plain = match envelope.without_meta(body) {
+        Some([before, behind]) => OutFrame::relay_pieces([before, behind, b""], &mut core.pool),
+        None => OutFrame::own(&head, envelope.payload_str().as_bytes(), &mut core.pool),
+    };
+    let whole = OutFrame::relay(body, &mut core.pool);
+    let is_shared = subscribers.len() >= SHARED_BY_MIN;
+    let shared =
+        is_shared.then(|| [plain.to_shared(&mut core.pool), whole.to_shared(&mut core.pool)]);
+    let [plain, whole] = shared.as_ref().map_or([&plain, &whole], |[plain, whole]| [plain, whole]);
+    let mut reached = 0;
+    for key in &subscribers {
+        let connection = core.connections.get(*key);
+        let is_plain = connection.is_none_or(|connection| connection.extensions.is_empty());
+        reached += usize::from(queues::push(core, *key, if is_plain { plain } else { whole }));
+    }
+    let work = core.turn.fan_out_work(subscribers.len(), whole.len());
+    if let Some(target) = core.router.channels.get_mut(channel) {
+        target.subscribers = subscribers;
+    }
+    core.counters.publications += 1;
+    core.counters.deliveries += reached as u64;
+    core.turn.note_work(work);
+    if reached == 0 {
+        core.counters.publications_unheard += 1;
     }
     reached
 }

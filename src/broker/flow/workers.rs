@@ -3,18 +3,22 @@
 
 use std::num::NonZeroU32;
 
-use super::{channels, hand_out, kept, measuring, queues, requests};
+use super::{calls, cancels, channels, hand_out, kept, measuring, queues, requests, streams};
 use crate::branches::{self, Branch};
 use crate::broker::limits::{WORKER_STUCK_AFTER, WORKERS_PER_CHANNEL_MAX};
+use crate::broker::state::budget::OWED_BYTES;
 use crate::broker::state::connection::{Obstacle, Worker};
 use crate::broker::state::core::Core;
 use crate::broker::state::counters::APPLICATION;
-use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::router::Channel;
 use crate::broker::state::service::Service;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Envelope, ErrorCode, Head, JsonStr, MessageType, OutFrame, exact_members};
+use crate::proto::{
+    Envelope, ErrorCode, Extensions, Fault, Head, JsonStr, MessageType, Meta, OutFrame,
+    exact_members,
+};
 
 /// The outcome of an attempt to pass a message to the workers of its channel.
 #[derive(Debug)]
@@ -102,10 +106,13 @@ pub(crate) fn retire(
     if let Some(application) = core.router.applications.get(application) {
         core.router.departed.keep_worker(&application.id, key, worker.round_trip);
     }
+    core.budget.tables_bytes -= worker.owed.len() * OWED_BYTES;
     let lost = refusal::worker_lost();
     for request in worker.in_flight {
         branches::note(Branch::WorkerLost);
-        requests::fail(core, request, &lost);
+        if !retry(core, request) {
+            requests::fail(core, request, &lost, None);
+        }
     }
     for channel in worker.channels {
         detach(core, key, channel);
@@ -131,13 +138,17 @@ pub(crate) fn offer(
     from: ConnectionKey,
     channel: ChannelKey,
     envelope: &Envelope<'_>,
+    meta: Option<&Meta<'_>>,
     body: &[u8],
 ) -> Offer {
     let message_type = envelope.message_type();
     let is_request = message_type == MessageType::Request;
     let worker = match least_loaded(core, channel, is_request) {
-        Ok(worker) => worker,
-        Err(offer) => return offer,
+        Choice::Worker(worker) => Some(worker),
+        Choice::Keep => None,
+        Choice::TooMuchKept => return Offer::Refused(refusal::too_much_kept()),
+        Choice::AllBehind => return Offer::Congested,
+        Choice::NoWorkers => return Offer::NoWorkers,
     };
     let (id, head);
     let mut request = None;
@@ -147,12 +158,21 @@ pub(crate) fn offer(
             Err(why) => return Offer::Refused(why),
         };
         request = Some(key);
+        if let Some(meta) = meta {
+            calls::attach(core, key, meta);
+        }
         let Some(pending) = core.requests.get(key) else { return Offer::NoWorkers };
-        id = pending.id;
+        id = pending.id.text();
         id.as_bytes()
     } else {
         envelope.message_id().raw().as_bytes()
     };
+    let mut meta_text = Vec::new();
+    if let Some(meta) = meta
+        && (meta.idempotent || worker.is_none_or(|key| calls::has(core, key, Extensions::CALL)))
+    {
+        calls::append_meta(core, request, meta, &mut meta_text);
+    }
     // A worker would take a frame with a `reply_to` for an answer to a request of its own. A frame
     // that fits only without the whitespace of its sender is written anew, too.
     let frame_bytes_max = core.limits.frame_bytes_max;
@@ -171,7 +191,7 @@ pub(crate) fn offer(
             message_type,
             timestamp: envelope.timestamp_str().as_bytes(),
             reply_to: None,
-            meta: None,
+            meta: Some(&*meta_text).filter(|meta| !meta.is_empty()),
         };
         OutFrame::own(&head, envelope.payload_str().as_bytes(), &mut core.pool)
     };
@@ -182,6 +202,9 @@ pub(crate) fn offer(
         });
         request.and_then(|request| requests::end(core, request));
         return Offer::Refused(refusal::too_large_to_forward());
+    }
+    if let (Some(request), Some(_)) = (request, meta) {
+        calls::note_meta(core, request, meta_text.len());
     }
     let Some(worker) = worker else {
         if let Some(request) = request {
@@ -196,27 +219,76 @@ pub(crate) fn offer(
         worker.silent_since.get_or_insert(core.turn.now.monotonic);
     }
     core.counters.forwarded += 1;
-    queues::push(core, worker, &frame);
+    match request.filter(|_| meta.is_some_and(|meta| meta.idempotent)) {
+        Some(request) => {
+            let frame = frame.to_kept(&mut core.pool);
+            calls::keep_for_retry(core, request, &frame);
+            calls::send_kept(core, request, worker, frame);
+        }
+        None => {
+            queues::push(core, worker, &frame);
+        }
+    }
     Offer::Forwarded
+}
+
+/// Gives a request whose worker was lost to another one that has room, if its requester allows that
+/// and no part of its answer was passed on. Returns whether it did.
+#[cold]
+fn retry(core: &mut Core, key: RequestKey) -> bool {
+    let Some(request) = core.requests.get(key) else { return false };
+    if !request.has_call() {
+        return false;
+    }
+    let channel = request.channel;
+    let Some(frame) = calls::take_retry(core, key) else { return false };
+    let Choice::Worker(worker) = least_loaded(core, channel, true) else { return false };
+    branches::note(Branch::RequestRetried);
+    let now = core.turn.now.monotonic;
+    let began = core.latency.begin(now.into());
+    let (connections, router) = (&mut core.connections, &mut core.router);
+    core.requests.reassign(key, worker, began, connections, router);
+    if let Some(session) = core.connections.session_mut(worker)
+        && let Some(worker) = &mut session.worker
+    {
+        worker.silent_since.get_or_insert(now);
+    }
+    core.counters.forwarded += 1;
+    core.counters.retried += 1;
+    if let Some((_, call)) = core.requests.with_call(key)
+        && let Some(stream) = &mut call.stream
+    {
+        stream.restart(now);
+    }
+    calls::send_kept(core, key, worker, frame);
+    cancels::pass_credit(core, key, true);
+    true
+}
+
+/// The worker for a message, or the reason why there is none.
+enum Choice {
+    Worker(ConnectionKey),
+    /// All are at their concurrency: the request has to be kept.
+    Keep,
+    /// So many are kept that another one is refused.
+    TooMuchKept,
+    /// All are slow readers.
+    AllBehind,
+    NoWorkers,
 }
 
 /// Chooses the worker with the fewest requests in flight, or none if the request has to be kept. A
 /// worker that is stuck gets nothing while another one has room. If all others are at their
 /// concurrency, it gets some: it may just be slow, and what it gets is bounded by its own.
-fn least_loaded(
-    core: &mut Core,
-    key: ChannelKey,
-    is_request: bool,
-) -> Result<Option<ConnectionKey>, Offer> {
-    let Some(channel) = core.router.channels.get_mut(key) else { return Err(Offer::NoWorkers) };
+fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool) -> Choice {
+    let Some(channel) = core.router.channels.get_mut(key) else { return Choice::NoWorkers };
     let Service { workers, next, kept, .. } = &mut channel.service;
     if workers.is_empty() {
-        return Err(Offer::NoWorkers);
+        return Choice::NoWorkers;
     }
     if is_request && !kept.is_empty() {
         // Those that came before it have to be handed out first.
-        let is_full = kept::is_full(core, key);
-        return if is_full { Err(Offer::Refused(refusal::too_much_kept())) } else { Ok(None) };
+        return if kept::is_full(core, key) { Choice::TooMuchKept } else { Choice::Keep };
     }
     let stuck_since = core.turn.now.monotonic.checked_sub(WORKER_STUCK_AFTER);
     let first = *next % workers.len();
@@ -242,14 +314,14 @@ fn least_loaded(
     });
     let Some((_, at, worker)) = chosen else {
         let is_one_full = workers.iter().any(|worker| !worker.has_room() && !is_behind(worker.key));
-        return if is_request && is_one_full { Ok(None) } else { Err(Offer::Congested) };
+        return if is_request && is_one_full { Choice::Keep } else { Choice::AllBehind };
     };
     branches::note_if(Branch::WorkersTakeTurns, || first > 0 && at == first);
     branches::note_if(Branch::WorkerWithLessChosen, || {
         at != first && !is_behind(workers[first].key)
     });
     *next = at + 1;
-    Ok(Some(worker))
+    Choice::Worker(worker)
 }
 
 /// Passes a worker's response on to the requester. Returns whether `from` was the worker of that
@@ -258,6 +330,7 @@ pub(crate) fn take_answer(
     core: &mut Core,
     from: ConnectionKey,
     response: &Envelope<'_>,
+    meta: Option<Result<Meta<'_>, Fault>>,
     body: &[u8],
 ) -> bool {
     let Some(reply_to) = response.reply_to() else { return false };
@@ -268,12 +341,21 @@ pub(crate) fn take_answer(
         measuring::note_answer_of(core, from);
         return false;
     };
-    let (channel, began) = (request.channel, request.began);
-    measuring::record_round_trip(core, from, began);
-    if let Some(code) = error_code(response.payload_str()) {
+    let (channel, began, has_begun) = (request.channel, request.began, request.has_begun());
+    if !has_begun {
+        measuring::record_round_trip(core, from, began);
+    }
+    let is_part = meta.as_ref().is_some_and(|meta| meta.is_ok_and(|meta| meta.seq.is_some()));
+    if !is_part && let Some(code) = error_code(response.payload_str()) {
         core.counters.count_worker_error(code);
     }
-    requests::relay(core, key, response, body);
+    match meta {
+        None => requests::relay(core, key, response, body),
+        Some(meta) => streams::take(core, key, response, body, meta),
+    }
+    if has_begun || is_part {
+        measuring::note_answer_of(core, from);
+    }
     if core.requests.kept() > 0 {
         hand_out::first(core, channel, from);
     }

@@ -1,17 +1,20 @@
 //! Parses one frame, checks it against the rules, and carries it out.
 
 use super::system;
+use crate::branches::{self, Branch};
 use crate::broker::embed::handlers::Handlers;
 use crate::broker::embed::request::{Parts, Verdict};
-use crate::broker::flow::run::Run;
+use crate::broker::flow::run::{self, Run};
 use crate::broker::flow::workers::Offer;
-use crate::broker::flow::{answers, channels, closing, queues, subscriptions, workers};
+use crate::broker::flow::{
+    answers, calls, channels, closing, queues, streams, subscriptions, workers,
+};
 use crate::broker::state::connection::{Obstacle, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::proto::system::SYSTEM;
-use crate::proto::{Envelope, MessageType};
+use crate::proto::{Envelope, Extensions, Fault, MessageType, Meta};
 
 /// The outcome of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +29,12 @@ pub(crate) fn dispatch(
     core: &mut Core,
     handlers: &mut Handlers,
     from: ConnectionKey,
+    extensions: Extensions,
     body: &[u8],
     run: &mut Run<'_>,
 ) -> Outcome {
-    let parsed = Envelope::parse(body);
+    let parsed =
+        if extensions.is_empty() { Envelope::parse(body) } else { Envelope::parse_extended(body) };
     let envelope = match &parsed {
         Ok(envelope) => envelope,
         Err(error) => {
@@ -90,13 +95,18 @@ fn serve(
     run: &mut Run<'_>,
 ) -> Result<(), Stop> {
     let message_type = envelope.message_type();
+    let meta = envelope.meta_str().map(|text| read_meta(text, message_type));
     if message_type == MessageType::Response {
-        take_response(core, handlers, from, application, envelope, body);
+        take_response(core, handlers, from, application, envelope, meta, body);
         return Ok(());
     }
+    let meta = meta.transpose().map_err(refusal::bad_meta)?;
     if envelope.channel_id().matches(SYSTEM) {
         match message_type {
             MessageType::Request => return system::request(core, from, envelope),
+            MessageType::Notification if !is_plain(core, from) => {
+                return Ok(streams::notified(core, from, envelope)?);
+            }
             // This is a heartbeat.
             MessageType::Notification => return Ok(()),
             _ => {}
@@ -110,7 +120,8 @@ fn serve(
         }
         None => ChannelKey::NOWHERE,
     };
-    let parts = Parts { envelope, from, channel };
+    let meta = meta.as_ref().filter(|meta| !meta.is_empty());
+    let parts = Parts { envelope, from, channel, meta };
     match message_type {
         MessageType::Publish if known.is_some() => publish(core, handlers, parts, body, run),
         MessageType::Publish => publish_to_nobody(core, handlers, parts, application, body, run),
@@ -122,6 +133,18 @@ fn serve(
     }
 }
 
+#[cold]
+fn read_meta(text: &str, message_type: MessageType) -> Result<Meta<'_>, Fault> {
+    let meta = Meta::parse(text)?;
+    meta.check_on(message_type)?;
+    Ok(meta)
+}
+
+/// Returns whether a connection speaks the base protocol alone.
+fn is_plain(core: &Core, key: ConnectionKey) -> bool {
+    core.connections.get(key).is_none_or(|connection| connection.extensions.is_empty())
+}
+
 fn publish(
     core: &mut Core,
     handlers: &mut Handlers,
@@ -131,7 +154,9 @@ fn publish(
 ) -> Result<(), Stop> {
     let Parts { from, channel, .. } = parts;
     // A filter may publish to the same channel.
-    let may_join = !handlers.has_filter(core) && run.may_take(&core.limits, channel, body);
+    let has_meta = parts.envelope.meta_str().is_some();
+    let may_join =
+        !has_meta && !handlers.has_filter(core) && run.may_take(&core.limits, channel, body);
     if !may_join && !run.deliver(core) {
         return Err(Stop::Held);
     }
@@ -154,7 +179,11 @@ fn publish(
     if handlers.filter(core, parts)? == Verdict::Drop {
         return Ok(());
     }
-    run.publish(core, channel, body);
+    if has_meta {
+        run::deliver_with_meta(core, channel, parts.envelope, body);
+    } else {
+        run.publish(core, channel, body);
+    }
     Ok(())
 }
 
@@ -177,7 +206,11 @@ fn publish_to_nobody(
         }
         // It may also have subscribed somebody.
         if let Some(channel) = channels::find(core, parts.from, application, parts.envelope) {
-            run.publish(core, channel, body);
+            if parts.envelope.meta_str().is_some() {
+                run::deliver_with_meta(core, channel, parts.envelope, body);
+            } else {
+                run.publish(core, channel, body);
+            }
             return Ok(());
         }
     }
@@ -194,7 +227,7 @@ fn change_subscription(
     if handlers.filter(core, parts)? == Verdict::Drop {
         return Ok(());
     }
-    let Parts { envelope, from, mut channel } = parts;
+    let Parts { envelope, from, mut channel, .. } = parts;
     if envelope.message_type() != MessageType::Subscribe {
         return subscriptions::unsubscribe(core, from, channel, envelope);
     }
@@ -219,10 +252,18 @@ fn request(
     if core.is_draining() {
         return Err(refusal::shutting_down().into());
     }
+    if let Some(millis) = parts.meta.and_then(|meta| meta.ttl_millis)
+        && calls::deadline(core, millis) <= core.turn.now.monotonic
+    {
+        // It was held back for its whole time.
+        branches::note(Branch::TtlOverOnArrival);
+        core.counters.ttls_over += 1;
+        return Err(refusal::ttl_over(millis, false).into());
+    }
     if handlers.request(core, parts) {
         return Ok(());
     }
-    match workers::offer(core, parts.from, parts.channel, parts.envelope, body) {
+    match workers::offer(core, parts.from, parts.channel, parts.envelope, parts.meta, body) {
         Offer::Forwarded => Ok(()),
         Offer::Refused(why) => Err(why.into()),
         Offer::Congested => {
@@ -242,7 +283,7 @@ fn notify(
     if handlers.deliver(core, parts) {
         return Ok(());
     }
-    match workers::offer(core, parts.from, parts.channel, parts.envelope, body) {
+    match workers::offer(core, parts.from, parts.channel, parts.envelope, parts.meta, body) {
         Offer::Congested => {
             queues::park(core, parts.from, Obstacle::Worker(parts.channel));
             return Err(Stop::Held);
@@ -263,14 +304,16 @@ fn take_response(
     from: ConnectionKey,
     application: ApplicationKey,
     envelope: &Envelope<'_>,
+    meta: Option<Result<Meta<'_>, Fault>>,
     body: &[u8],
 ) {
-    if workers::take_answer(core, from, envelope, body) {
+    if workers::take_answer(core, from, envelope, meta, body) {
         return;
     }
     let channel = core.router.channel(application, &envelope.channel_id().decode());
-    let handled =
-        channel.is_some_and(|channel| handlers.deliver(core, Parts { envelope, from, channel }));
+    let handled = channel.is_some_and(|channel| {
+        handlers.deliver(core, Parts { envelope, from, channel, meta: None })
+    });
     if !handled {
         core.counters.responses_ignored += 1;
     }

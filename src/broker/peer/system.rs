@@ -18,7 +18,7 @@ use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::timers::Due;
 use crate::proto::system::SYSTEM;
-use crate::proto::{Envelope, JsonStr, Member, MessageType, members, only_member};
+use crate::proto::{Envelope, Extensions, JsonStr, Member, MessageType, members, only_member};
 
 /// The first message of a connection.
 pub(crate) fn connect(
@@ -27,6 +27,11 @@ pub(crate) fn connect(
     envelope: &Envelope<'_>,
 ) -> Result<(), Refusal> {
     let [connection_id, token] = connect_payload(envelope)?;
+    let asked = only_member(envelope.payload_str(), "extensions");
+    let asked = asked.map_err(|_| refusal::extensions_invalid())?;
+    let extensions =
+        asked.map(|text| Extensions::from_json(text).ok_or_else(refusal::extensions_invalid));
+    let extensions = extensions.transpose()?;
     if core.is_draining() {
         closing::refuse_and_close(core, from, envelope, &refusal::shutting_down());
         return Ok(());
@@ -41,9 +46,21 @@ pub(crate) fn connect(
     let id: Arc<str> = id.into();
     let key = core.router.find_or_create_application(&app_id, core.turn.now.unix);
     open(core, from, key, &id);
+    if let Some(connection) = core.connections.get_mut(from) {
+        connection.extensions = extensions.unwrap_or_default();
+    }
     // The published client reads this as its first frame, not as an answer.
     let address = Address { app_id: envelope.app_id().raw(), channel_id: SYSTEM };
-    let connected = Connected { status: "connected", connection_id: &id, server: SERVER };
+    let connected = Connected {
+        status: "connected",
+        connection_id: &id,
+        server: SERVER,
+        extensions,
+        limits: extensions.map(|_| ConnectLimits {
+            max_frame_bytes: core.limits.frame_bytes_max,
+            request_timeout_ms: core.limits.request_timeout.map(|time| time.as_millis() as u64),
+        }),
+    };
     let message = answers::encode_own(core, address, MessageType::Response, None, &connected);
     if let Ok(message) = message {
         answers::send(core, from, message);
@@ -222,6 +239,19 @@ struct Connected<'a> {
     connection_id: &'a str,
     /// Tells clients that this is not the published server, whose client only reads the status.
     server: &'static str,
+    /// What the connection has, if the client asked for extensions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extensions: Option<Extensions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<ConnectLimits>,
+}
+
+/// Limits that a client can check by itself, before it sends. A reload may change them.
+#[derive(Serialize)]
+struct ConnectLimits {
+    max_frame_bytes: usize,
+    /// `None` stands for no timeout.
+    request_timeout_ms: Option<u64>,
 }
 
 #[derive(Serialize)]

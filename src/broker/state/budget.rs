@@ -20,6 +20,8 @@ pub(crate) const APPLICATION_BYTES: usize = 768;
 pub(crate) const CHANNEL_BYTES: usize = 768;
 pub(crate) const SUBSCRIPTION_BYTES: usize = 64;
 pub(crate) const REQUEST_BYTES: usize = 480;
+pub(crate) const CALL_BYTES: usize = 320;
+pub(crate) const OWED_BYTES: usize = 96;
 
 /// The measures that the server takes when its memory runs short, see
 /// [`Limits::memory_bytes_max`](crate::Limits::memory_bytes_max).

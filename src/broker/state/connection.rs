@@ -1,18 +1,21 @@
 //! One connection and its life, and the table of all connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::arena::Arena;
+use super::call_index::CallIndex;
 use super::events::Agenda;
 use super::keys::{ApplicationKey, ChannelKey, ConnectionKey, ConnectionKind, RequestKey};
 use super::latency::Distribution;
 use super::line::Line;
 use super::peer::PackedPeer;
+use super::request_id::RequestId;
 use super::timers::{Moment, TimerKey};
 use crate::broker::limits::{HANDSHAKE_QUEUE_BYTES_MAX, Limits};
-use crate::proto::{RecvBuffer, SendQueue};
+use crate::proto::system::CancelReason;
+use crate::proto::{Extensions, RecvBuffer, SendQueue};
 
 /// All connections, and how many of them are in which state.
 #[derive(Debug)]
@@ -57,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) takes_kept: bool,
     /// Its next message waited because of its work, which this turn has reserved for it.
     pub(crate) is_due: bool,
+    /// What it has beyond the base protocol.
+    pub(crate) extensions: Extensions,
     /// The limit for the body of its next frame.
     pub(crate) frame_bytes_max: u32,
     /// Bytes that it had sent when the limit was lowered. Frames that begin among them keep the
@@ -138,6 +143,8 @@ pub(crate) struct Session {
     /// Memory of those requests beside their entries: ids that are not UUIDs, and the messages that
     /// are kept until a worker has room.
     pub(crate) request_bytes: usize,
+    /// Those requests by their ids, once it cancels one or asks for a stream.
+    pub(crate) calls: Option<Box<CallIndex>>,
     /// Its channels, each with the position in the channel's list, so that leaving takes no search.
     pub(crate) subscriptions: BTreeMap<ChannelKey, u32>,
     /// Channels that it was the first to name.
@@ -157,6 +164,16 @@ pub(crate) struct Worker {
     /// A request that timed out still counts.
     pub(crate) silent_since: Option<Duration>,
     pub(crate) round_trip: Distribution,
+    /// What it is told as soon as its queue has room.
+    pub(crate) owed: VecDeque<Owed>,
+}
+
+/// A notification that waits until the queue of a worker has room: one for each request at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owed {
+    /// The credit that has come together. The key of a request that is over finds nothing.
+    Credit(RequestKey),
+    Cancel(RequestId, CancelReason),
 }
 
 impl Connections {
@@ -338,6 +355,7 @@ impl Connection {
             woken: None,
             takes_kept: false,
             is_due: false,
+            extensions: Extensions::NONE,
             frame_bytes_max: wire_length(frame_bytes_max),
             begun_bytes: 0,
             transport_bytes: 0,
@@ -462,6 +480,7 @@ impl Session {
             recent_next: 0,
             requests: Vec::new(),
             request_bytes: 0,
+            calls: None,
             subscriptions: BTreeMap::new(),
             created: Vec::new(),
             worker: None,

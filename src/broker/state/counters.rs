@@ -77,6 +77,17 @@ pub struct Counters {
     pub spins: u64,
     /// Times a connection had used up its share of a turn and had messages left.
     pub yields: u64,
+    /// Requests that ended before their answer, by reason: `caller`, `deadline`, `gone`, `limit` and
+    /// `drain`.
+    pub cancelled: BTreeMap<&'static str, u64>,
+    /// Requests whose own `ttl` was over before their answer.
+    pub ttls_over: u64,
+    /// Requests that another worker got because the first one was lost.
+    pub retried: u64,
+    /// Parts of streams that were passed on.
+    pub stream_parts: u64,
+    /// Parts that used up the credit of their streams: its worker waits for its requester.
+    pub credit_stalls: u64,
     /// Error answers by code, those of workers included. Codes of their own (`app:…`) are counted
     /// together, as `app`.
     pub errors: BTreeMap<&'static str, u64>,

@@ -2,6 +2,8 @@
 
 pub(crate) mod arena;
 pub(crate) mod budget;
+pub(crate) mod call_index;
+pub(crate) mod calls;
 pub(crate) mod connection;
 pub(crate) mod core;
 pub(crate) mod counters;
@@ -14,6 +16,7 @@ pub(crate) mod line;
 pub(crate) mod mailbox;
 pub(crate) mod peer;
 pub(crate) mod refusal;
+pub(crate) mod request_id;
 pub(crate) mod requests;
 pub(crate) mod router;
 pub(crate) mod service;

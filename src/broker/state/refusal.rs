@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::broker::limits::CONCURRENCY_MAX;
 use crate::handler_error::shortened;
-use crate::proto::{ErrorCode, ID_BYTES_MAX};
+use crate::proto::{CREDIT_MAX, ErrorCode, Fault, ID_BYTES_MAX};
 
 /// An error for a peer: the code, and the text.
 #[derive(Debug)]
@@ -236,6 +236,64 @@ pub(crate) fn answer_too_large() -> Refusal {
 const ANSWER_TOO_LARGE: &str = "the answer exceeds the server's limit for a frame; ask for less, or \
                                 raise its --max-frame-bytes";
 
+/// The requester asked for this.
+pub(crate) fn cancelled() -> Refusal {
+    Refusal::new(
+        ErrorCode::Cancelled,
+        "this request was cancelled by its requester; it may or may not have been executed",
+    )
+}
+
+/// The answer, or a part of it, breaks the rules of the protocol.
+pub(crate) fn bad_part(why: &str) -> Refusal {
+    Refusal::new(
+        ErrorCode::HandlerFailed,
+        format!("the worker of this channel sent a response that breaks the protocol: {why}"),
+    )
+}
+
+pub(crate) fn no_room_for_part() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "a part of this stream found no room, because this connection does not read what it asked \
+         for; read faster, or give less credit",
+    )
+}
+
+pub(crate) fn call_id_missing() -> Refusal {
+    let text = format!(
+        "cancel and credit need the message_id of the request in their payload: a string of 1 to \
+         {ID_BYTES_MAX} bytes"
+    );
+    Refusal::new(ErrorCode::BadMessage, text)
+}
+
+pub(crate) fn credit_invalid() -> Refusal {
+    let text = format!(
+        "credit needs n, the number of parts that are allowed: from 1 to {CREDIT_MAX}, in digits \
+         alone and given once"
+    );
+    Refusal::new(ErrorCode::BadMessage, text)
+}
+
+pub(crate) fn too_much_credit() -> Refusal {
+    let text = format!(
+        "the unused credit of this stream would pass {CREDIT_MAX}; give more when parts have come"
+    );
+    Refusal::new(ErrorCode::BadMessage, text)
+}
+
+pub(crate) fn bad_meta(fault: Fault) -> Refusal {
+    Refusal::new(fault.code(), fault.to_string())
+}
+
+pub(crate) fn extensions_invalid() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadMessage,
+        "the extensions of a connect are an array of strings, given once, such as [\"call\"]",
+    )
+}
+
 pub(crate) fn too_many_requests() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,
@@ -265,6 +323,20 @@ pub(crate) fn no_worker_free(timeout: Duration) -> Refusal {
          request; it was not executed, so send it again, or start more workers",
         in_words(timeout)
     );
+    Refusal::new(ErrorCode::Timeout, text)
+}
+
+/// The time that a requester gave its request is over. `was_with_worker` tells whether anybody may
+/// have executed it.
+pub(crate) fn ttl_over(millis: u32, was_with_worker: bool) -> Refusal {
+    let after = in_words(Duration::from_millis(millis.into()));
+    let text = if was_with_worker {
+        format!("the ttl of this request, {after}, is over; it may or may not have been executed")
+    } else {
+        format!(
+            "the ttl of this request, {after}, was over before anybody got it; it was not executed"
+        )
+    };
     Refusal::new(ErrorCode::Timeout, text)
 }
 

@@ -8,12 +8,14 @@ use uuid::Uuid;
 
 use super::arena::Arena;
 use super::budget::{Budget, REQUEST_BYTES};
-use super::connection::Connections;
+use super::calls::Call;
+use super::connection::{Connections, Session};
 use super::keys::{ChannelKey, ConnectionKey, RequestKey, RequestKind};
+use super::request_id::RequestId;
 use super::router::Router;
 use super::timeouts::Timeouts;
 use super::timers::Moment;
-use crate::proto::SharedFrame;
+use crate::proto::{JsonStr, SharedFrame};
 
 /// All such requests.
 #[derive(Debug, Default)]
@@ -21,6 +23,8 @@ pub(crate) struct Requests {
     table: Arena<RequestKind, PendingRequest>,
     /// The frames for the workers of those that are kept.
     kept: Slab<SharedFrame>,
+    /// The extras of those that have some.
+    calls: Slab<Call>,
     timeouts: Timeouts<RequestKind>,
 }
 
@@ -39,14 +43,25 @@ pub(crate) struct PendingRequest {
     message_id: SmallVec<[u8; 36]>,
     pub(crate) channel: ChannelKey,
     pub(crate) answerer: Answerer,
+    call: CallPlace,
     pub(crate) arrived: Moment,
     /// The time at which it was forwarded, or its handler began.
     pub(crate) began: Moment,
 }
 
-/// A UUID of which the last digits lead back to the request without a look-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RequestId([u8; uuid::fmt::Hyphenated::LENGTH]);
+/// The index of a request's extras, if it has some, and whether a part of its stream was passed on. In
+/// four bytes, a request is copied without a call.
+#[derive(Clone, Copy, Debug)]
+struct CallPlace(u32);
+
+impl CallPlace {
+    const NONE: Self = Self(u32::MAX);
+    const BEGUN: u32 = 1 << 31;
+
+    fn index(self) -> Option<usize> {
+        (self.0 != Self::NONE.0).then_some((self.0 & !Self::BEGUN) as usize)
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answerer {
@@ -109,6 +124,7 @@ impl Requests {
             position,
             message_id,
             channel: new.channel,
+            call: CallPlace::NONE,
             answerer: match (new.worker, in_flight) {
                 (Some(worker), Some(in_flight)) => {
                     in_flight.push(key);
@@ -125,6 +141,9 @@ impl Requests {
         if let Some(session) = connections.session_mut(new.from) {
             session.requests.push(request);
             session.request_bytes += message_id_bytes;
+            if session.calls.is_some() {
+                enter_index(session, new.message_id, request, budget);
+            }
         }
         budget.tables_bytes += REQUEST_BYTES + message_id_bytes;
         if let Some(channel) = router.channels.get_mut(new.channel) {
@@ -177,6 +196,83 @@ impl Requests {
         Some(frame)
     }
 
+    /// Gives a request to another worker, because its own was lost.
+    pub(crate) fn reassign(
+        &mut self,
+        key: RequestKey,
+        worker: ConnectionKey,
+        began: Moment,
+        connections: &mut Connections,
+        router: &mut Router,
+    ) {
+        let Some(request) = self.table.get_mut(key) else { return };
+        let Some(session) = connections.session_mut(worker) else { return };
+        let duties = session.worker.get_or_insert_default();
+        request.answerer = Answerer::Worker(worker, duties.in_flight.len() as u32);
+        request.began = began;
+        duties.in_flight.push(key);
+        if let Some(channel) = router.channels.get_mut(request.channel) {
+            channel.service.note_begin(worker);
+        }
+    }
+
+    /// Gives a request its extras.
+    pub(crate) fn attach(&mut self, key: RequestKey, call: Call) {
+        if let Some(request) = self.table.get_mut(key) {
+            request.call = CallPlace(self.calls.insert(call) as u32);
+        }
+    }
+
+    /// Takes the extras of a request that is about to end.
+    #[cold]
+    pub(crate) fn detach(&mut self, key: RequestKey) -> Option<Call> {
+        let call = self.calls.try_remove(self.table.get(key)?.call.index()?);
+        if self.calls.is_empty() && self.calls.capacity() > FREE_FRAMES_MAX {
+            self.calls = Slab::new();
+        }
+        call
+    }
+
+    pub(crate) fn call(&self, request: &PendingRequest) -> Option<&Call> {
+        self.calls.get(request.call.index()?)
+    }
+
+    /// Returns a request and its extras.
+    pub(crate) fn with_call(
+        &mut self,
+        key: RequestKey,
+    ) -> Option<(&mut PendingRequest, &mut Call)> {
+        let request = self.table.get_mut(key)?;
+        let call = self.calls.get_mut(request.call.index()?)?;
+        Some((request, call))
+    }
+
+    /// Makes the index of a connection's requests by their ids, if it has none.
+    pub(crate) fn index(
+        &self,
+        from: ConnectionKey,
+        connections: &mut Connections,
+        budget: &mut Budget,
+    ) {
+        let Some(session) = connections.session_mut(from) else { return };
+        if session.calls.is_some() {
+            return;
+        }
+        session.calls = Some(Box::default());
+        for key in std::mem::take(&mut session.requests) {
+            session.requests.push(key);
+            if let Some(request) = self.table.get(key) {
+                enter_index(session, request.id_text(), key, budget);
+            }
+        }
+    }
+
+    /// Gives a request that was not answered for its whole time another deadline, since its stream
+    /// has gone on meanwhile.
+    pub(crate) fn postpone(&mut self, key: RequestKey, deadline: Option<Duration>) {
+        self.timeouts.postpone(key, deadline, |key| self.table.get(key).is_some());
+    }
+
     /// Returns the number of requests of a channel among some.
     pub(crate) fn count_of(&self, channel: ChannelKey, requests: &[RequestKey]) -> u32 {
         let requests = requests.iter().filter_map(|key| self.table.get(*key));
@@ -185,8 +281,8 @@ impl Requests {
 
     /// Finds the request with this id.
     pub(crate) fn find(&self, id: &str) -> Option<(RequestKey, &PendingRequest)> {
-        let found = self.table.at(RequestId::index_of(id)?);
-        found.filter(|(_, request)| request.id.means(id))
+        let id = RequestId::parse(id)?;
+        self.table.at(id.index()).filter(|(_, request)| request.id == id)
     }
 
     /// Returns the time at which the next request times out.
@@ -216,7 +312,7 @@ impl Requests {
         // One that has left is about to be removed from its channels, and not searched for there by
         // each of its requests.
         let worker = self.take_from_worker(&request, connections);
-        self.take_from_requester(&request, connections);
+        self.take_from_requester(key, &request, connections, budget);
         router.release_from(request.channel, worker);
         Some(request)
     }
@@ -264,7 +360,13 @@ impl Requests {
         Some(worker)
     }
 
-    fn take_from_requester(&mut self, request: &PendingRequest, connections: &mut Connections) {
+    fn take_from_requester(
+        &mut self,
+        key: RequestKey,
+        request: &PendingRequest,
+        connections: &mut Connections,
+        budget: &mut Budget,
+    ) {
         let Some(session) = connections.session_mut(request.requester) else { return };
         let position = request.position as usize;
         session.requests.swap_remove(position);
@@ -273,6 +375,9 @@ impl Requests {
         if let Some(moved) = moved.and_then(|key| self.table.get_mut(key)) {
             moved.position = request.position;
         }
+        if session.calls.is_some() {
+            leave_index(session, request, key, budget);
+        }
     }
 }
 
@@ -280,6 +385,27 @@ impl PendingRequest {
     /// Returns the requester's `message_id`, as JSON text without the quotes.
     pub(crate) fn message_id(&self) -> &[u8] {
         &self.message_id
+    }
+
+    fn id_text(&self) -> &str {
+        std::str::from_utf8(&self.message_id).unwrap_or_default()
+    }
+
+    /// Returns whether it has extras.
+    #[inline]
+    pub(crate) fn has_call(&self) -> bool {
+        self.call.0 != CallPlace::NONE.0
+    }
+
+    /// Returns whether a part of its stream was passed on.
+    #[inline]
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_call() && self.call.0 & CallPlace::BEGUN != 0
+    }
+
+    /// Records that a part of its stream was passed on.
+    pub(crate) fn note_part(&mut self) {
+        self.call.0 |= CallPlace::BEGUN;
     }
 
     /// Returns whether no worker has got it yet.
@@ -292,32 +418,40 @@ impl PendingRequest {
     }
 }
 
-impl RequestId {
-    fn new(random: Uuid, index: u32) -> Self {
-        let mut bytes = random.into_bytes();
-        bytes[12..].copy_from_slice(&index.to_be_bytes());
-        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-        Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut text);
-        Self(text)
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Returns whether a worker answers the request with this id. A worker that keeps ids as UUIDs
-    /// may write them in upper case.
-    fn means(&self, id: &str) -> bool {
-        self.0 == *id.as_bytes() || self.0.eq_ignore_ascii_case(id.as_bytes())
-    }
-
-    fn index_of(id: &str) -> Option<usize> {
-        let digits = id.get(uuid::fmt::Hyphenated::LENGTH - 8..)?;
-        u32::from_str_radix(digits, 16).ok().map(|index| index as usize)
-    }
-}
-
 /// Returns the memory of an id that is too long to be stored inside its request.
 fn spilled_bytes(message_id: &SmallVec<[u8; 36]>) -> usize {
     if message_id.spilled() { message_id.capacity() } else { 0 }
+}
+
+#[cold]
+fn enter_index(session: &mut Session, id: &str, request: RequestKey, budget: &mut Budget) {
+    let Some(index) = &mut session.calls else { return };
+    budget.tables_bytes -= index.bytes();
+    index.insert(&JsonStr::new(id, id.contains('\\')).decode(), request);
+    budget.tables_bytes += index.bytes();
+}
+
+#[cold]
+fn leave_index(
+    session: &mut Session,
+    request: &PendingRequest,
+    key: RequestKey,
+    budget: &mut Budget,
+) {
+    let Some(index) = &mut session.calls else { return };
+    let id = request.id_text();
+    budget.tables_bytes -= index.bytes();
+    index.remove(&JsonStr::new(id, id.contains('\\')).decode(), key);
+    budget.tables_bytes += index.bytes();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_moved_without_a_call() {
+        let bytes = size_of::<Option<PendingRequest>>();
+        assert!(bytes <= 128, "{bytes} bytes");
+    }
 }

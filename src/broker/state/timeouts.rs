@@ -22,6 +22,8 @@ impl<K> Default for Timeouts<K> {
 }
 
 impl<K> Timeouts<K> {
+    #[expect(clippy::inline_always, reason = "it has a rare caller beside the usual one")]
+    #[inline(always)]
     pub(crate) fn begin(&mut self, deadline: Duration, key: Key<K>) {
         if self.queue.back().is_none_or(|(last, _)| *last <= deadline) {
             self.queue.push_back((deadline, key));
@@ -32,12 +34,31 @@ impl<K> Timeouts<K> {
         }
     }
 
-    /// Records that a timeout ended before its deadline. `is_live` tells the `live` others that did
-    /// not from those that did.
-    pub(crate) fn note_end(&mut self, live: usize, is_live: impl Fn(Key<K>) -> bool) {
+    /// Puts the first timeout, whose deadline has passed, off to a later deadline, or to none.
+    pub(crate) fn postpone(
+        &mut self,
+        key: Key<K>,
+        deadline: Option<Duration>,
+        is_live: impl Fn(Key<K>) -> bool,
+    ) {
+        debug_assert!(self.queue.front().is_some_and(|(_, first)| *first == key));
+        self.queue.pop_front();
+        self.drop_ended(is_live);
+        if let Some(deadline) = deadline {
+            self.begin(deadline, key);
+        }
+    }
+
+    fn drop_ended(&mut self, is_live: impl Fn(Key<K>) -> bool) {
         while self.queue.front().is_some_and(|(_, key)| !is_live(*key)) {
             self.queue.pop_front();
         }
+    }
+
+    /// Records that a timeout ended before its deadline. `is_live` tells the `live` others that did
+    /// not from those that did.
+    pub(crate) fn note_end(&mut self, live: usize, is_live: impl Fn(Key<K>) -> bool) {
+        self.drop_ended(&is_live);
         // The first one keeps those behind it in the queue. Without this, the queue would grow to all
         // that begin within one timeout.
         if self.queue.len() > 2 * live + ENDED_MAX {
@@ -83,6 +104,21 @@ mod tests {
             timeouts.note_end(live.len(), |key| live.get(key).is_some());
         }
         assert_eq!(timeouts.next_deadline(), None);
+    }
+
+    #[test]
+    fn one_that_is_put_off_takes_its_place_among_the_others() {
+        let mut live = Arena::<RequestKind, ()>::default();
+        let mut timeouts = Timeouts::default();
+        let keys: Vec<_> = (1..=3).map(|_| live.insert(())).collect();
+        (1..).zip(&keys).for_each(|(at, key)| timeouts.begin(SECOND * at, *key));
+        live.remove(keys[1]);
+        timeouts.note_end(live.len(), |key| live.get(key).is_some());
+        assert_eq!(timeouts.overdue(SECOND), Some(keys[0]));
+        timeouts.postpone(keys[0], Some(SECOND * 4), |key| live.get(key).is_some());
+        assert_eq!(timeouts.overdue(SECOND * 3), Some(keys[2]));
+        timeouts.postpone(keys[2], None, |key| live.get(key).is_some());
+        assert_eq!(timeouts.overdue(SECOND * 4), Some(keys[0]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::keys::ConnectionKey;
+use super::keys::{ConnectionKey, RequestKey};
 
 /// The time of a turn, which the driver reads once.
 ///
@@ -56,6 +56,8 @@ pub(crate) enum Due {
     Grace(ConnectionKey),
     /// A peer has had time to read the reason why it is closed.
     Linger(ConnectionKey),
+    /// The time that a requester gave its request is over.
+    Deadline(RequestKey),
     /// Connections have been held back for lack of memory for the whole grace.
     Memory,
     DrainDeadline,

@@ -6,7 +6,7 @@ use crate::broker::limits::{KEPT_MARKS_MAX, WORKER_STUCK_AFTER};
 
 impl World {
     /// Serves `work`. Returns the answer, which comes before requests that were kept.
-    fn serve_with(&mut self, key: ConnectionKey, concurrency: &Value) -> Value {
+    pub(super) fn serve_with(&mut self, key: ConnectionKey, concurrency: &Value) -> Value {
         let before = self.received.get(&key).map_or(0, Vec::len);
         let serve = json!({"action": "serve", "channel": "work", "concurrency": concurrency});
         self.send(key, &message("app", "request", "system", "serve", &serve));
@@ -17,7 +17,7 @@ impl World {
     }
 
     /// Connects a worker of `work` that takes so many requests at a time.
-    fn limited(&mut self, id: &str, concurrency: u32) -> ConnectionKey {
+    pub(super) fn limited(&mut self, id: &str, concurrency: u32) -> ConnectionKey {
         let key = self.connected("app", id);
         assert_eq!(self.serve_with(key, &json!(concurrency))["status"], "serving");
         self.received.remove(&key);
@@ -36,7 +36,7 @@ impl World {
     }
 
     /// Nothing of any request or connection is left.
-    fn assert_empty(&mut self, keys: &[ConnectionKey]) {
+    pub(super) fn assert_empty(&mut self, keys: &[ConnectionKey]) {
         for key in keys {
             self.hang_up(*key);
         }

@@ -1,0 +1,143 @@
+//! The extras of requests of peers that negotiated `call`, and the form of a message that a worker
+//! gets.
+
+use std::time::Duration;
+
+use super::queues;
+use crate::broker::state::budget::{CALL_BYTES, MemoryPressure};
+use crate::broker::state::calls::{Call, Stream, Ttl};
+use crate::broker::state::core::Core;
+use crate::broker::state::keys::{ConnectionKey, RequestKey};
+use crate::broker::state::timers::Due;
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{Extensions, META_TEXT_BYTES, Meta, OutFrame, SharedFrame};
+
+/// Returns the time at which a requester gives up a message that arrived in this turn.
+pub(crate) fn deadline(core: &Core, ttl_millis: u32) -> Duration {
+    Duration::from(core.turn.arrived) + Duration::from_millis(ttl_millis.into())
+}
+
+/// Returns whether a connection negotiated an extension.
+pub(crate) fn has(core: &Core, key: ConnectionKey, extension: Extensions) -> bool {
+    core.connections.get(key).is_some_and(|found| found.extensions.contains(extension))
+}
+
+/// Gives a request the extras that its `meta` asks for.
+#[cold]
+pub(crate) fn attach(core: &mut Core, key: RequestKey, meta: &Meta<'_>) {
+    let Some(requester) = core.requests.get(key).map(|request| request.requester) else { return };
+    let ttl = meta.ttl_millis.map(|millis| {
+        let until = deadline(core, millis);
+        Ttl { millis, until, timer: core.timers.arm(until, Due::Deadline(key)) }
+    });
+    let stream = meta.stream.map(|credit| Stream::new(credit, core.turn.now.monotonic));
+    if stream.is_some() {
+        core.requests.index(requester, &mut core.connections, &mut core.budget);
+    }
+    let idempotent = meta.idempotent;
+    core.requests.attach(key, Call { ttl, stream, idempotent, ..Call::default() });
+    core.budget.tables_bytes += CALL_BYTES;
+}
+
+/// Drops the extras of a request that is about to end.
+#[cold]
+pub(crate) fn forget(core: &mut Core, key: RequestKey) {
+    let Some(requester) = core.requests.get(key).map(|request| request.requester) else { return };
+    let Some(call) = core.requests.detach(key) else { return };
+    core.budget.tables_bytes -= CALL_BYTES;
+    if let Some(ttl) = call.ttl {
+        core.timers.disarm(ttl.timer);
+    }
+    if let Some(frame) = call.retry {
+        uncharge(core, requester, &frame);
+    }
+}
+
+/// Keeps the frame of a request that is idempotent for another worker, unless memory is short. It
+/// counts as memory of the requester.
+pub(crate) fn keep_for_retry(core: &mut Core, key: RequestKey, frame: &SharedFrame) {
+    if core.budget.pressure != MemoryPressure::None {
+        return;
+    }
+    let Some((request, call)) = core.requests.with_call(key) else { return };
+    if call.idempotent
+        && let Some(session) = core.connections.session_mut(request.requester)
+    {
+        session.request_bytes += frame.capacity();
+        call.retry = Some(frame.clone());
+    }
+}
+
+/// Takes the frame that was kept for another worker.
+pub(crate) fn take_retry(core: &mut Core, key: RequestKey) -> Option<SharedFrame> {
+    let (request, call) = core.requests.with_call(key)?;
+    let (frame, requester) = (call.retry.take()?, request.requester);
+    uncharge(core, requester, &frame);
+    Some(frame)
+}
+
+fn uncharge(core: &mut Core, requester: ConnectionKey, frame: &SharedFrame) {
+    if let Some(session) = core.connections.session_mut(requester) {
+        session.request_bytes -= frame.capacity();
+    }
+}
+
+/// Appends the `meta` that a worker gets: what is left of the deadline, and nothing that ends at the
+/// server.
+pub(crate) fn append_meta(
+    core: &Core,
+    key: Option<RequestKey>,
+    meta: &Meta<'_>,
+    out: &mut Vec<u8>,
+) {
+    let request = key.and_then(|key| core.requests.get(key));
+    let ttl = request.and_then(|request| core.requests.call(request)).and_then(|call| call.ttl);
+    let ttl_millis = ttl.map(|ttl| ttl.millis_left(core.turn.now.monotonic));
+    let meta = Meta { ttl_millis, idempotent: false, ..*meta };
+    if !meta.is_empty() {
+        meta.append_to(out);
+    }
+}
+
+/// Notes that a frame which is kept for a request ends with a `meta` of this length.
+pub(crate) fn note_meta(core: &mut Core, key: RequestKey, meta_bytes: usize) {
+    if meta_bytes > 0
+        && let Some((_, call)) = core.requests.with_call(key)
+    {
+        // The closing brace of the message stands behind it.
+        call.meta_bytes = (META_TEXT_BYTES + meta_bytes + 1) as u32;
+    }
+}
+
+/// Sends a worker the frame that was kept for a request, in the form for it: without its `meta`, or
+/// with what is left of the deadline now.
+pub(crate) fn send_kept(
+    core: &mut Core,
+    key: RequestKey,
+    worker: ConnectionKey,
+    frame: SharedFrame,
+) {
+    let request = core.requests.get(key);
+    let call = request.and_then(|request| core.requests.call(request));
+    let Some(call) = call.filter(|call| call.meta_bytes > 0) else {
+        queues::push(core, worker, &OutFrame::shared(frame));
+        return;
+    };
+    let ttl = call.ttl.map(|ttl| ttl.millis_left(core.turn.now.monotonic));
+    let meta_bytes = call.meta_bytes as usize;
+    let body = &frame.bytes()[HEADER_BYTES..];
+    let mut digits = itoa::Buffer::new();
+    let pieces: [&[u8]; 3] = if !has(core, worker, Extensions::CALL) {
+        [&body[..body.len() - meta_bytes], b"}", b""]
+    } else if let Some(millis) = ttl {
+        // The deadline stands last, before two braces.
+        let end = body.len() - 2;
+        let length = body[..end].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+        [&body[..end - length], digits.format(millis).as_bytes(), &body[end..]]
+    } else {
+        queues::push(core, worker, &OutFrame::shared(frame));
+        return;
+    };
+    let frame = OutFrame::relay_pieces(pieces, &mut core.pool);
+    queues::push(core, worker, &frame);
+}

@@ -1,0 +1,163 @@
+//! What some requests have beyond the base protocol: a deadline of their own, a stream of parts, and
+//! a second try.
+
+use std::time::Duration;
+
+use super::timers::TimerKey;
+use crate::proto::{CREDIT_MAX, SharedFrame};
+
+/// The extras of one request.
+#[derive(Debug, Default)]
+pub(crate) struct Call {
+    pub(crate) ttl: Option<Ttl>,
+    pub(crate) stream: Option<Stream>,
+    pub(crate) idempotent: bool,
+    /// The frame for another worker, should the first one be lost.
+    pub(crate) retry: Option<SharedFrame>,
+    /// The length of the `meta` at the end of the frames that are kept for it, with all that a frame
+    /// without it does not have.
+    pub(crate) meta_bytes: u32,
+}
+
+/// The deadline of a requester.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ttl {
+    pub(crate) millis: u32,
+    pub(crate) until: Duration,
+    pub(crate) timer: TimerKey,
+}
+
+impl Ttl {
+    /// Returns the milliseconds that are left, as a worker gets them: at least one.
+    pub(crate) fn millis_left(&self, now: Duration) -> u32 {
+        let left = self.until.saturating_sub(now).as_nanos().div_ceil(1_000_000);
+        u32::try_from(left).unwrap_or(u32::MAX).clamp(1, self.millis)
+    }
+}
+
+/// The parts of an answer, and how many more of them the requester takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stream {
+    /// The credit of the request itself.
+    initial: u32,
+    /// The credit that no part has used.
+    unused: u32,
+    /// The share of it that the worker does not know of yet.
+    owed: u32,
+    /// The number of the next part.
+    next_seq: u64,
+    /// The time of the last part, or of the request.
+    pub(crate) active_at: Duration,
+}
+
+/// The reason for which a part is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PartFault {
+    OutOfOrder,
+    WithoutCredit,
+}
+
+/// A stream would have more unused credit than it may.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooMuchCredit;
+
+impl Stream {
+    pub(crate) fn new(initial: u32, now: Duration) -> Self {
+        Self { initial, unused: initial, owed: 0, next_seq: 0, active_at: now }
+    }
+
+    /// Adds credit, which is owed to the worker from now on. Returns whether nothing was owed before.
+    pub(crate) fn add(&mut self, credit: u32) -> Result<bool, TooMuchCredit> {
+        if self.unused + credit > CREDIT_MAX {
+            return Err(TooMuchCredit);
+        }
+        self.unused += credit;
+        let was_settled = self.owed == 0;
+        self.owed += credit;
+        Ok(was_settled)
+    }
+
+    /// Takes the credit that is owed to the worker, to tell it.
+    pub(crate) fn take_owed(&mut self) -> u32 {
+        std::mem::take(&mut self.owed)
+    }
+
+    /// Begins anew with a worker that knows the credit of the request alone.
+    pub(crate) fn restart(&mut self, now: Duration) {
+        self.owed = self.unused - self.initial;
+        self.active_at = now;
+    }
+
+    /// Takes the next part. Returns whether the worker has no credit for another one.
+    pub(crate) fn take_part(&mut self, seq: u64, now: Duration) -> Result<bool, PartFault> {
+        self.check_order(seq)?;
+        if self.unused == self.owed {
+            return Err(PartFault::WithoutCredit);
+        }
+        self.unused -= 1;
+        self.next_seq += 1;
+        self.active_at = now;
+        Ok(self.unused == self.owed)
+    }
+
+    /// Checks the number of a part, or of the end, which needs no credit.
+    pub(crate) fn check_order(&self, seq: u64) -> Result<(), PartFault> {
+        if seq == self.next_seq { Ok(()) } else { Err(PartFault::OutOfOrder) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credit_adds_up_and_a_part_uses_one() {
+        let now = Duration::from_secs(1);
+        let mut stream = Stream::new(2, Duration::ZERO);
+        assert_eq!(stream.take_part(1, now), Err(PartFault::OutOfOrder));
+        assert_eq!(stream.take_part(0, now), Ok(false));
+        assert_eq!(stream.take_part(1, now), Ok(true));
+        assert_eq!(stream.take_part(2, now), Err(PartFault::WithoutCredit));
+        assert_eq!(stream.check_order(2), Ok(()));
+        // What the worker does not know of is no credit for it.
+        assert_eq!(stream.add(1), Ok(true));
+        assert_eq!(stream.add(2), Ok(false));
+        assert_eq!(stream.take_part(2, now), Err(PartFault::WithoutCredit));
+        assert_eq!((stream.take_owed(), stream.take_owed()), (3, 0));
+        assert_eq!(stream.take_part(2, now), Ok(false));
+        assert_eq!(stream.active_at, now);
+    }
+
+    #[test]
+    fn unused_credit_is_bounded() {
+        let mut stream = Stream::new(1, Duration::ZERO);
+        assert_eq!(stream.add(CREDIT_MAX), Err(TooMuchCredit));
+        assert_eq!(stream.add(CREDIT_MAX - 1), Ok(true));
+        assert_eq!(stream.add(1), Err(TooMuchCredit));
+        assert_eq!(stream.take_owed(), CREDIT_MAX - 1);
+        assert_eq!(stream.take_part(0, Duration::ZERO), Ok(false));
+        assert_eq!(stream.add(1), Ok(true));
+    }
+
+    #[test]
+    fn another_worker_is_owed_what_its_request_does_not_say() {
+        let mut stream = Stream::new(4, Duration::ZERO);
+        assert_eq!(stream.add(3), Ok(true));
+        assert_eq!(stream.take_owed(), 3);
+        stream.restart(Duration::from_secs(2));
+        assert_eq!(stream.take_owed(), 3);
+    }
+
+    #[test]
+    fn the_time_that_is_left_is_rounded_up_and_never_zero() {
+        let mut timers = super::super::timers::Timers::default();
+        let until = Duration::from_millis(1_500);
+        let timer = timers.arm(until, super::super::timers::Due::DrainDeadline);
+        let ttl = Ttl { millis: 1_500, until, timer };
+        for (now_micros, left) in
+            [(0, 1_500), (1, 1_500), (999_001, 501), (1_499_999, 1), (1_500_000, 1), (9_000_000, 1)]
+        {
+            assert_eq!(ttl.millis_left(Duration::from_micros(now_micros)), left, "{now_micros}");
+        }
+    }
+}
