@@ -44,9 +44,13 @@ pub(super) struct Counters {
     pub(super) forwarded: u64,
     pub(super) slow_consumers: u64,
     pub(super) errors: BTreeMap<String, u64>,
-    /// Absent in the answer of an older server.
+    // These are absent in the answer of an older server.
     #[serde(default)]
     pub(super) worker_errors: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub(super) cancelled: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub(super) stream_parts: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

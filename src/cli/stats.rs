@@ -66,9 +66,15 @@ fn report(output: Output, name: &str, stats: &Answer) -> String {
         ("forwarded to workers", counters.forwarded.to_string()),
         ("slow readers closed", counters.slow_consumers.to_string()),
     ];
-    rows.push(("errors", by_code(&counters.errors)));
+    rows.push(("errors", each(&counters.errors)));
     if !counters.worker_errors.is_empty() {
-        rows.push(("those of workers", by_code(&counters.worker_errors)));
+        rows.push(("those of workers", each(&counters.worker_errors)));
+    }
+    if !counters.cancelled.is_empty() {
+        rows.push(("cancelled", each(&counters.cancelled)));
+    }
+    if counters.stream_parts > 0 {
+        rows.push(("parts of streams", counters.stream_parts.to_string()));
     }
     let title = format!("ipc-framework {} on {name}, up {up}", stats.version);
     let mut lines = vec![output.paint(Style::Bold, title)];
@@ -79,8 +85,9 @@ fn report(output: Output, name: &str, stats: &Answer) -> String {
     lines.join("\n")
 }
 
-fn by_code(errors: &BTreeMap<String, u64>) -> String {
-    let errors: Vec<String> =
-        errors.iter().map(|(code, count)| format!("{code} {count}")).collect();
-    if errors.is_empty() { "none".to_owned() } else { errors.join(", ") }
+/// Returns the counts by what they count.
+fn each(counts: &BTreeMap<String, u64>) -> String {
+    let counts: Vec<String> =
+        counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
+    if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
 }

@@ -13,7 +13,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use ipc_framework::{Config, Measure, Spin};
 use serde_json::{Value, json};
 
-use crate::cli::{Running, assert_fails, serve};
+use crate::cli::{Running, assert_fails, ipc, output, serve};
 use crate::scratch::Scratch;
 use crate::support::{self, Peer, until};
 
@@ -451,6 +451,81 @@ fn errors_of_workers_and_the_numbers_of_each_channel_have_series() {
     assert_eq!(count(&seen, "ipc_channel_subscribers"), 1_024);
     assert_eq!(gauge(&seen, "workers", "work"), Some(1), "those that were there first stay");
     assert_eq!(gauge(&seen, "subscribers", "channel 0"), Some(1));
+}
+
+/// Introduces a peer that knows `call`.
+fn calling(running: &Running, connection_id: &str) -> Peer {
+    let mut peer = running.peer().called("app", connection_id);
+    let payload =
+        json!({"action": "connect", "connection_id": connection_id, "extensions": ["call"]});
+    peer.send("request", "system", payload);
+    assert_eq!(received(&mut peer)["payload"]["extensions"], json!(["call"]));
+    peer
+}
+
+/// Returns the next frame, which may have a `meta`.
+fn received(peer: &mut Peer) -> Value {
+    serde_json::from_slice(&peer.try_receive_body().unwrap()).unwrap()
+}
+
+#[test]
+fn the_ends_of_requests_and_the_parts_of_streams_have_series() {
+    let running = Running::start(serve(&["--port", "0", "--metrics", "127.0.0.1:0"]));
+    let (mut worker, mut asks) = (calling(&running, "worker"), calling(&running, "asks"));
+    worker.serve("work");
+    let mut ask = |asks: &mut Peer, meta: Value| {
+        let mut request = asks.message("request", "work", &json!(1));
+        request["meta"] = meta;
+        asks.send_message(&request);
+        (request["message_id"].clone(), received(&mut worker))
+    };
+    let (_, task) = ask(&mut asks, json!({"stream": 2}));
+    let (cancelled, _) = ask(&mut asks, json!({"stream": 1}));
+    asks.send("notification", "system", json!({"action": "cancel", "message_id": cancelled}));
+    assert_eq!(received(&mut asks)["payload"]["code"], "cancelled");
+    ask(&mut asks, json!({"ttl": 20}));
+    assert_eq!(received(&mut asks)["payload"]["code"], "timeout");
+    // A part is never an error, whatever its payload.
+    let failure = json!({"status": "error", "code": "app:no_tea", "error": "why"});
+    let frames = [(failure, json!({"seq": 0})), (json!(1), json!({"seq": 1}))];
+    for (payload, meta) in frames.into_iter().chain([(json!(null), json!({"seq": 2, "end": true}))])
+    {
+        let mut response = worker.message("response", "work", &payload);
+        response["reply_to"] = task["message_id"].clone();
+        response["meta"] = meta.clone();
+        worker.send_message(&response);
+        let answer = received(&mut asks);
+        assert_eq!((&answer["payload"], &answer["meta"]), (&payload, &meta));
+    }
+    let answer = running.scrape_with("/metrics", "text/plain").unwrap();
+    let text = answer.split_once("\r\n\r\n").unwrap().1;
+    promtool_accepts(text);
+    let samples = samples(text);
+    for name in ["ttls_over", "stream_parts", "credit_stalls", "retried"] {
+        let count = match name {
+            "stream_parts" => 2.0,
+            "retried" => 0.0,
+            _ => 1.0,
+        };
+        let value: f64 = samples[&format!("ipc_{name}_total")];
+        assert!((value - count).abs() < 0.5, "{name}: {value}");
+    }
+    let reasons = samples.iter().filter(|(name, _)| name.starts_with("ipc_cancelled_total"));
+    let reasons: Vec<String> = reasons.map(|(name, value)| format!("{name} {value}")).collect();
+    let counted =
+        ["caller", "deadline"].map(|r| format!("ipc_cancelled_total{{reason=\"{r}\"}} 1"));
+    assert_eq!(reasons, counted);
+    assert!(!text.contains("ipc_worker_errors_total{"), "{text}");
+    let port = running.address().port().to_string();
+    let stats = output({
+        let mut stats = ipc();
+        stats.args(["stats", "--port", &port]);
+        stats
+    });
+    let stats = String::from_utf8(stats.stdout).unwrap();
+    let row = |label: &str| stats.lines().find(|line| line.starts_with(label)).map(str::to_owned);
+    assert!(row("cancelled").unwrap().ends_with(" caller 1, deadline 1"), "{stats}");
+    assert!(row("parts of streams").unwrap().ends_with(" 2"), "{stats}");
 }
 
 #[test]

@@ -302,19 +302,28 @@ impl Collector for Snapshot {
             ("wakeups", "Times the loop was woken from sleep", counters.wakeups),
             ("spins", "Polls without sleep that found nothing", counters.spins),
             ("yields", "Turns a connection gave up with frames left", counters.yields),
+            ("ttls_over", "Requests whose own deadline was over first", counters.ttls_over),
+            ("retried", "Requests that went to a second worker", counters.retried),
+            ("stream_parts", "Parts of streams passed on", counters.stream_parts),
+            (
+                "credit_stalls",
+                "Parts that used up the credit of their stream",
+                counters.credit_stalls,
+            ),
         ] {
             encoder
                 .encode_descriptor(name, help, None, MetricType::Counter)?
                 .encode_counter::<NoLabels, u64, u64>(&value, None)?;
         }
-        for (name, help, by_code) in [
-            ("errors", "Error answers of the server and of workers", &counters.errors),
-            ("worker_errors", "Error answers of workers alone", &counters.worker_errors),
+        for (name, help, label, values) in [
+            ("errors", "Error answers of the server and of workers", "code", &counters.errors),
+            ("worker_errors", "Error answers of workers alone", "code", &counters.worker_errors),
+            ("cancelled", "Requests that ended before an answer", "reason", &counters.cancelled),
         ] {
-            let mut errors = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (code, value) in by_code {
-                errors
-                    .encode_family(&[("code", *code)])?
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (value_of_label, value) in values {
+                family
+                    .encode_family(&[(label, *value_of_label)])?
                     .encode_counter::<NoLabels, u64, u64>(value, None)?;
             }
         }
