@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::background::outbox::Kind;
+use super::background::shared::Limit;
 use super::background::waiter::{Slot, Waiter};
 use super::client::Client;
 use super::error::Error;
@@ -85,10 +86,8 @@ impl Client {
     ) -> Result<RequestId, Error> {
         let heading = Heading::new(MessageType::Request, channel_id);
         let waiter = Waiter::Callback(Box::new(callback));
-        let deadline = Instant::now().checked_add(timeout);
-        self.shared()
-            .ask(heading, payload, Kind::AnyConnection, waiter, deadline, true)
-            .map(RequestId)
+        let limit = Limit::watched(Instant::now().checked_add(timeout));
+        self.shared().ask(heading, payload, Kind::AnyConnection, waiter, limit).map(RequestId)
     }
 
     /// Sends a message as a request without changing it, and calls `callback` on the client's
@@ -107,12 +106,13 @@ impl Client {
         let RequestId(id) = RequestId::of_message_id(&message.message_id)
             .ok_or(Error::BadId { field: "message_id" })?;
         let waiter = Waiter::AsItCame(Box::new(callback));
-        let deadline = Instant::now().checked_add(timeout);
-        self.shared().ask_message(message, id, waiter, deadline).map(RequestId)
+        let limit = Limit::watched(Instant::now().checked_add(timeout));
+        self.shared().ask_message(message, None, id, waiter, limit).map(RequestId)
     }
 
     /// Stops waiting for the answer to a request. Its callback is dropped without a call, and a
-    /// request that has not left yet is never sent. Returns false if the answer has already come.
+    /// request that has not left yet is never sent. If it has left, a server that knows the extension
+    /// `call` is told, and tells the worker. Returns false if the answer has already come.
     pub fn cancel(&self, request: RequestId) -> bool {
         self.shared().cancel(request.0)
     }
@@ -142,10 +142,10 @@ impl Client {
         let heading = Heading::new(MessageType::Request, channel_id);
         let slot = Arc::new(Slot::default());
         let waiter = Waiter::Slot(Arc::clone(&slot));
-        let deadline = Instant::now().checked_add(timeout);
+        let limit = Limit::watched(Instant::now().checked_add(timeout));
         let shared = self.shared();
-        let id = shared.ask(heading, payload, Kind::AnyConnection, waiter, deadline, true)?;
-        Ok(RequestFuture::new(slot, id, Arc::downgrade(shared)))
+        let id = shared.ask(heading, payload, Kind::AnyConnection, waiter, limit)?;
+        Ok(RequestFuture::new(slot, id, Arc::downgrade(shared), None))
     }
 
     /// Sends a value to all subscribers of the channel.

@@ -14,6 +14,7 @@ use super::client_options::ClientOptions;
 use super::endpoint::Endpoint;
 use super::error::Error;
 use super::event::Event;
+use super::server_limits::ServerLimits;
 use super::wire::encoder::Encoder;
 
 /// A client for any number of threads. Clones share one connection, which a background thread keeps
@@ -239,6 +240,18 @@ impl Client {
             Link::Up(socket) => Some(socket.as_fd().try_clone_to_owned()),
             _ => None,
         }
+    }
+
+    /// Returns whether the server of the current, or last, connection streams answers in parts, and
+    /// lets requests have deadlines that travel and be cancelled. Other servers are asked as ever,
+    /// and streams from them are refused with [`Error::Unsupported`].
+    pub fn has_call(&self) -> bool {
+        self.shared().lock().has_call()
+    }
+
+    /// Returns the limits that the server of the current, or last, connection announced, if it did.
+    pub fn server_limits(&self) -> Option<ServerLimits> {
+        self.shared().lock().limits
     }
 
     /// Returns how many bytes wait to be sent. From [`ClientOptions::queue_bytes_max`] on, sending

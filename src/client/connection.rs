@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::error::{Error, Execution};
 use super::options::Options;
 use super::payload::Payload;
-use super::wire::answer;
+use super::server_limits::ServerLimits;
+use super::wire::answer::{self, Welcome};
 use super::wire::encoder::{Encoder, Heading, check_id};
 use super::wire::frames::{front, last_words};
 use super::wire::read_buffer::ReadBuffer;
@@ -23,7 +24,7 @@ use crate::handler_error::{HandlerError, shortened};
 use crate::proto::Message;
 use crate::proto::frame::Frame;
 use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve, Subscribe};
-use crate::proto::{ErrorCode, Json, MessageType};
+use crate::proto::{ErrorCode, Extensions, Json, MessageType};
 use crate::token::Token;
 
 /// Time that the server has for its welcome, however long connecting took.
@@ -76,7 +77,7 @@ pub struct Connection {
     kept_bytes: usize,
     kept_messages_max: usize,
     id: String,
-    server: Option<String>,
+    welcome: Welcome,
     timeout: Duration,
     spin: bool,
     /// Set after a part of a frame was sent. The next frame would be read as the rest of that one.
@@ -135,7 +136,7 @@ impl Connection {
             kept_bytes: 0,
             kept_messages_max: options.kept_messages_max,
             id: connection_id,
-            server: None,
+            welcome: Welcome::default(),
             timeout,
             spin: options.spin,
             torn: false,
@@ -147,7 +148,8 @@ impl Connection {
     fn introduce(&mut self, options: &Options, deadline: Instant) -> Result<(), Error> {
         let heading = Heading::new(MessageType::Request, SYSTEM);
         let token = options.token.as_ref().map(Token::secret);
-        self.encoder.value(heading, &Connect::new(&self.id, token))?;
+        let connect = Connect::new(&self.id, token).extensions(Extensions::CALL);
+        self.encoder.value(heading, &connect)?;
         match self.send() {
             // A server that refuses the connection may close it before all is sent. Its reason can
             // still be read.
@@ -164,10 +166,10 @@ impl Connection {
             let waited = options.connect_timeout;
             return Err(Error::deadline("the server's welcome", waited));
         }
-        let (envelope, frame_bytes) = front(&self.buffer)?;
+        let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
         let welcome = answer::check_connected(&envelope);
         self.buffer.consume(frame_bytes);
-        self.server = welcome?;
+        self.welcome = welcome?;
         Ok(())
     }
 
@@ -200,7 +202,19 @@ impl Connection {
     /// # }
     /// ```
     pub fn server(&self) -> Option<&str> {
-        self.server.as_deref()
+        self.welcome.server.as_deref()
+    }
+
+    /// Returns whether the server streams answers in parts, and lets requests have deadlines that
+    /// travel and be cancelled. Other servers are asked as ever, and streams from them are refused
+    /// with [`Error::Unsupported`].
+    pub fn has_call(&self) -> bool {
+        self.welcome.extensions.contains(Extensions::CALL)
+    }
+
+    /// Returns the limits that the server announced, if it did.
+    pub fn server_limits(&self) -> Option<ServerLimits> {
+        self.welcome.limits
     }
 
     /// Returns how long a request waits for its answer.
@@ -287,7 +301,7 @@ impl Connection {
     /// # Errors
     /// As [`publish`](Self::publish).
     pub fn send_message(&mut self, message: &Message) -> Result<(), Error> {
-        self.encoder.message(message)?;
+        self.encoder.message(message, None)?;
         self.send()
     }
 
@@ -462,14 +476,9 @@ impl Connection {
         }
     }
 
-    /// Returns whether the server is known to answer pings.
-    pub(super) fn answers_ping(&self) -> bool {
-        self.server.is_some()
-    }
-
     /// Takes the connection apart, for a client that drives the socket itself.
-    pub(super) fn into_parts(self) -> (Socket, ReadBuffer, String) {
-        (self.socket, self.buffer, self.id)
+    pub(super) fn into_parts(self) -> (Socket, ReadBuffer, String, Welcome) {
+        (self.socket, self.buffer, self.id, self.welcome)
     }
 
     /// Writes the frame that was encoded last.
@@ -501,7 +510,7 @@ impl Connection {
     fn reason(&mut self) -> Option<Error> {
         let mut wait = Wait::at_most(REASON_TIME);
         while self.await_frame(&mut wait, Execution::Never).ok()? {
-            let (envelope, frame_bytes) = front(&self.buffer).ok()?;
+            let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions).ok()?;
             let last_words = last_words(&envelope);
             let message = Message::from(&envelope);
             if last_words.is_some() {
@@ -524,7 +533,7 @@ impl Connection {
             if !self.await_frame(&mut wait, Execution::Possible)? {
                 return Err(Error::deadline("the answer", self.timeout));
             }
-            let (envelope, frame_bytes) = front(&self.buffer)?;
+            let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
             if envelope.reply_to().is_some_and(|reply_to| reply_to.matches(id)) {
                 let error = answer::error_of(&envelope);
                 let answer = error.map_or_else(|| Ok(Message::from(&envelope)), Err);
@@ -566,7 +575,7 @@ impl Connection {
         if !self.await_frame(wait, Execution::Never)? {
             return Ok(None);
         }
-        let (envelope, frame_bytes) = front(&self.buffer)?;
+        let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
         let message = last_words(&envelope).map_or_else(|| Ok(Message::from(&envelope)), Err);
         self.buffer.consume(frame_bytes);
         message.map(Some)

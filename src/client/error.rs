@@ -76,6 +76,24 @@ pub enum Error {
         /// The value that the handler added, if it added one.
         details: Option<Json<'static>>,
     },
+    /// The request was cancelled: by its token, its requester, or the worker's answer came too late
+    /// to be wanted.
+    Cancelled {
+        /// Tells whether the request may have been executed, at least in part.
+        execution: Execution,
+    },
+    /// The server does not know what this needs.
+    Unsupported {
+        /// The thing that it does not know.
+        what: &'static str,
+    },
+    /// The trace and the headers of a request are larger than a server takes.
+    MetaTooLarge {
+        /// Size of them together.
+        bytes: usize,
+        /// Size that they may have.
+        bytes_max: usize,
+    },
     /// It did not happen in time. A request may have been executed all the same.
     Deadline {
         /// The thing that did not come.
@@ -156,9 +174,8 @@ pub enum Fault {
 }
 
 impl Error {
-    /// Returns the code of an answer that is an error, as it stands on the wire: one of the
-    /// application begins with `app:`, any other is an [`ErrorCode`]. An error of this client alone
-    /// has none.
+    /// Returns the code of the error as it stands on the wire: one of the application begins with
+    /// `app:`, any other is an [`ErrorCode`]. An error for which the wire has no code has none.
     ///
     /// ```
     /// use ipc_framework::client::Error;
@@ -173,6 +190,8 @@ impl Error {
         match self {
             Self::Answered { code, .. } => Some(code.as_str()),
             Self::Application { code, .. } => Some(code),
+            Self::Cancelled { .. } => Some(ErrorCode::Cancelled.as_str()),
+            Self::Unsupported { .. } => Some(ErrorCode::Unsupported.as_str()),
             _ => None,
         }
     }
@@ -196,7 +215,9 @@ impl Error {
             Self::BadId { .. }
             | Self::NotJson(_)
             | Self::TooLarge { .. }
+            | Self::MetaTooLarge { .. }
             | Self::Backlog { .. }
+            | Self::Cancelled { .. }
             | Self::Closed
             | Self::OnClientThread => Fault::Caller,
             Self::Unreachable { .. }
@@ -204,6 +225,7 @@ impl Error {
             | Self::Protocol { .. }
             | Self::Disconnected
             | Self::QueueFull { .. }
+            | Self::Unsupported { .. }
             | Self::Deadline { execution: Execution::Never, .. } => Fault::Server,
             Self::Deadline { .. } | Self::BadAnswer(_) | Self::Application { .. } => Fault::Peer,
             Self::System { .. } => Fault::System,
@@ -223,20 +245,25 @@ impl Error {
     /// Returns whether the request may have been executed.
     pub fn execution(&self) -> Execution {
         match self {
-            Self::Lost { execution, .. } | Self::Deadline { execution, .. } => *execution,
+            Self::Lost { execution, .. }
+            | Self::Deadline { execution, .. }
+            | Self::Cancelled { execution } => *execution,
             Self::Backlog { .. }
             | Self::Protocol { .. }
             | Self::BadAnswer(_)
             | Self::Application { .. } => Execution::Possible,
             Self::Answered { code, .. } => match code {
-                ErrorCode::HandlerFailed | ErrorCode::WorkerLost | ErrorCode::Timeout => {
-                    Execution::Possible
-                }
+                ErrorCode::HandlerFailed
+                | ErrorCode::WorkerLost
+                | ErrorCode::Timeout
+                | ErrorCode::Cancelled => Execution::Possible,
                 _ => Execution::Never,
             },
             Self::BadId { .. }
             | Self::NotJson(_)
             | Self::TooLarge { .. }
+            | Self::MetaTooLarge { .. }
+            | Self::Unsupported { .. }
             | Self::Unreachable { .. }
             | Self::Disconnected
             | Self::QueueFull { .. }
@@ -273,6 +300,15 @@ impl Error {
         Self::Deadline { waiting_for, waited, execution: Execution::Possible }
     }
 
+    /// An error of a stream whose server breaks the rules of streams.
+    pub(super) fn broken_stream(what: &str) -> Self {
+        Self::Protocol { what: what.to_owned() }
+    }
+
+    pub(super) fn unsupported_streams() -> Self {
+        Self::Unsupported { what: "answers in parts (the extension `call`)" }
+    }
+
     pub(super) fn lost(execution: Execution, source: impl Into<Option<io::Error>>) -> Self {
         Self::Lost { execution, source: source.into() }
     }
@@ -300,6 +336,21 @@ impl fmt::Display for Error {
             Self::Tls { endpoint, what, .. } => write!(f, "no TLS with {endpoint}: {what}"),
             Self::Answered { code, text } => write!(f, "{text} ({code})"),
             Self::Application { code, text, .. } => write!(f, "{text} ({code})"),
+            Self::Cancelled { execution } => f.write_str(match execution {
+                Execution::Never => "the request was cancelled before it was sent",
+                Execution::Possible => {
+                    "the request was cancelled; a part of its work may have been done"
+                }
+            }),
+            Self::Unsupported { what } => write!(
+                f,
+                "the server does not know {what}; update the server, or do without (unsupported)"
+            ),
+            Self::MetaTooLarge { bytes, bytes_max } => write!(
+                f,
+                "the trace and the headers have {bytes} bytes and may have {bytes_max}; send fewer \
+                 or shorter headers"
+            ),
             Self::Deadline { waiting_for, waited, execution: Execution::Possible } => write!(
                 f,
                 "{waiting_for} did not come within {waited:?}; check that whoever serves it is \

@@ -11,7 +11,7 @@ use super::wire::read_buffer::ReadBuffer;
 use crate::handler_error::PAYLOAD_BYTES_MAX;
 use crate::proto::frame::Frame;
 use crate::proto::oracle::Reading;
-use crate::proto::{Envelope, ErrorCode, Json, Message, MessageType};
+use crate::proto::{Envelope, ErrorCode, Extensions, Json, Message, MessageType};
 
 /// Bytes that a server sends, and the sizes of the reads by which they arrive.
 #[derive(Arbitrary, Debug)]
@@ -152,7 +152,7 @@ impl Arrival<'_> {
         let mut rest = self.stream;
         for size in sizes.into_iter().cycle() {
             while !matches!(buffer.peek(), Frame::Partial { .. }) {
-                match front(&buffer) {
+                match front(&buffer, Extensions::NONE) {
                     Ok((envelope, frame_bytes)) => {
                         seen.push(read(&envelope));
                         buffer.consume(frame_bytes);
@@ -160,7 +160,7 @@ impl Arrival<'_> {
                     Err(error) => {
                         assert_eq!(error.fault(), Fault::Server, "{error}");
                         let Error::Protocol { what } = error else { panic!("{error}") };
-                        let again = front(&buffer).expect_err("it stays there");
+                        let again = front(&buffer, Extensions::NONE).expect_err("it stays there");
                         assert!(again.to_string().contains(&what), "{again}");
                         seen.push(match buffer.peek() {
                             Frame::TooLarge { body_bytes } => Seen::TooLarge(body_bytes),

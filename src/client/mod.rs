@@ -34,6 +34,8 @@
 
 mod asking;
 mod background;
+mod calling;
+mod cancel_token;
 #[expect(clippy::module_inception, reason = "the file is found under the name of its type")]
 mod client;
 mod client_options;
@@ -49,7 +51,10 @@ mod payload;
 mod pool;
 mod reconnect;
 mod request_future;
+mod request_options;
+mod request_stream;
 mod serve_options;
+mod server_limits;
 mod serving;
 mod subscription;
 #[cfg(feature = "tls")]
@@ -57,20 +62,24 @@ mod tls;
 mod wire;
 
 pub use background::worker::Responder;
+pub use cancel_token::CancelToken;
 pub use client::{Client, ClientInfo, WeakClient};
 pub use client_options::{ClientOptions, WhileDisconnected};
 pub use connection::Connection;
 pub use endpoint::Endpoint;
 pub use error::{Error, Execution, Fault};
 pub use event::Event;
-/// The trait that a [`Subscription`] implements for executors.
+/// The trait that a [`Subscription`] and a [`RequestStream`] implement for executors.
 pub use futures_core::Stream;
 pub use options::Options;
 pub use payload::Payload;
 pub use pool::Pool;
 pub use reconnect::Reconnect;
 pub use request_future::{RequestFuture, RequestId};
+pub use request_options::{RequestOptions, Trace};
+pub use request_stream::RequestStream;
 pub use serve_options::ServeOptions;
+pub use server_limits::ServerLimits;
 pub use subscription::Subscription;
 #[cfg(feature = "tls")]
 pub use tls::Tls;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::background::shared::Shared;
 use super::background::waiter::Slot;
+use super::cancel_token::Listening;
 use super::error::Error;
 use crate::proto::Message;
 
@@ -58,8 +59,9 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The answer to a request, as a future for any executor. Dropping it cancels the request: if the
-/// request has left it is executed all the same, and otherwise it is never sent.
+/// The answer to a request, as a future for any executor. Dropping it cancels the request: one that
+/// has not left is never sent, and of one that has, a server that knows the extension `call` is
+/// told, and tells the worker. With another server it is executed all the same.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -99,11 +101,18 @@ pub struct RequestFuture {
     slot: Arc<Slot>,
     id: Uuid,
     shared: Weak<Shared>,
+    /// Cancels the request when its token is cancelled.
+    _listening: Option<Listening>,
 }
 
 impl RequestFuture {
-    pub(super) fn new(slot: Arc<Slot>, id: Uuid, shared: Weak<Shared>) -> Self {
-        Self { slot, id, shared }
+    pub(super) fn new(
+        slot: Arc<Slot>,
+        id: Uuid,
+        shared: Weak<Shared>,
+        listening: Option<Listening>,
+    ) -> Self {
+        Self { slot, id, shared, _listening: listening }
     }
 
     /// Returns the name of the request.

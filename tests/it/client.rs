@@ -2,6 +2,7 @@
 
 mod batches;
 mod bounds;
+mod calls;
 mod closing;
 mod connection;
 mod ends;
@@ -18,6 +19,7 @@ pub(crate) mod published;
 #[cfg(feature = "cli")]
 mod reconnect;
 pub(crate) mod scripted;
+mod streams;
 mod too_large;
 #[cfg(feature = "cli")]
 mod unix_socket;

@@ -326,6 +326,12 @@ impl<S: Read + Write> Peer<S> {
         Ok(body)
     }
 
+    /// Returns the next frame of a peer with an extension, which may have an eighth key.
+    pub(crate) fn receive_extended(&mut self) -> Value {
+        let body = self.try_receive_body().expect("a frame before the stream ends");
+        serde_json::from_slice(&body).expect("every frame is JSON")
+    }
+
     /// Returns the next frame, or the error that ended the stream.
     pub(crate) fn try_receive(&mut self) -> io::Result<Value> {
         let body = self.try_receive_body()?;

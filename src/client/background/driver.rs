@@ -14,6 +14,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::incoming::{Incoming, classify, deliver};
 use super::open::Open;
 use super::outbox::Kind;
+use super::pending::Expired;
 use super::shared::Shared;
 use super::state::{Link, Loss};
 use super::waiter::Waiter;
@@ -180,8 +181,8 @@ impl Driver {
 
     /// Adopts a new connection.
     fn adopt(&mut self, connection: Connection) -> Result<(), Error> {
-        let answers_ping = connection.answers_ping();
-        let (socket, buffer, connection_id) = connection.into_parts();
+        let (socket, buffer, connection_id, welcome) = connection.into_parts();
+        let extensions = welcome.extensions;
         socket.set_nonblocking().map_err(Error::system("a non-blocking socket"))?;
         let heartbeat = self.shared.options.heartbeat;
         socket.keep_alive(heartbeat).map_err(Error::system("keep-alive"))?;
@@ -195,9 +196,9 @@ impl Driver {
         if matches!(state.link, Link::Closed) {
             return Err(Error::Closed);
         }
-        // The server may not be the one from before.
-        state.answers_ping = answers_ping;
-        for (id, channel_id) in state.link_up(Arc::clone(&socket), connection_id, &mut encoder) {
+        let (served, unsupported) =
+            state.link_up(Arc::clone(&socket), connection_id, &welcome, &mut encoder);
+        for (id, channel_id) in served {
             let shared = Arc::downgrade(&self.shared);
             let tell = move |answer: Result<Message, Error>| {
                 let (Err(error), Some(shared)) = (answer, shared.upgrade()) else { return };
@@ -209,7 +210,10 @@ impl Driver {
         }
         drop(state);
         drop(encoder);
-        self.link = Some(Open::new(socket, buffer, heartbeat.is_some()));
+        for stream in unsupported {
+            stream.tell(Err(Error::unsupported_streams()));
+        }
+        self.link = Some(Open::new(socket, buffer, extensions, heartbeat.is_some()));
         self.shared.progress.notify_all();
         Ok(())
     }
@@ -234,7 +238,7 @@ impl Driver {
             if let Frame::Partial { .. } = link.buffer.peek() {
                 return Ok(());
             }
-            let (envelope, frame_bytes) = front(&link.buffer)?;
+            let (envelope, frame_bytes) = front(&link.buffer, link.extensions)?;
             let incoming = classify(&self.shared, &envelope);
             link.buffer.consume(frame_bytes);
             match incoming {
@@ -250,6 +254,19 @@ impl Driver {
                     link.is_proven = true;
                     deliver(sinks, message);
                 }
+                Incoming::Part(parts, id, seq, part) => {
+                    link.is_proven = true;
+                    if let Err(what) = parts.put(seq, part) {
+                        self.shared.end_broken(id, what);
+                    }
+                }
+                Incoming::End(parts, seq) => {
+                    link.is_proven = true;
+                    if let Err(what) = parts.end(seq) {
+                        parts.finish(Err(Error::broken_stream(what)));
+                    }
+                }
+                Incoming::Broken(id, what) => self.shared.end_broken(id, &what),
                 Incoming::Job(worker, message, generation) => {
                     link.is_proven = true;
                     worker.take(message, generation);
@@ -305,8 +322,12 @@ impl Driver {
         let mut state = self.shared.lock();
         let begun = state.outbox.begun();
         let expired = state.pending.expired(now, begun);
+        let generation = state.generation;
         drop(state);
-        for (waiter, error) in expired {
+        for Expired { id, waiter, error, needs_cancel } in expired {
+            if needs_cancel {
+                self.shared.send_cancel(id, generation);
+            }
             waiter.tell(Err(error));
         }
         if self.next_attempt.is_some_and(|at| at <= now) {

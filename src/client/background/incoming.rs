@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
 
+use super::parts::Parts;
 use super::routes::Sink;
 use super::shared::Shared;
 use super::shield::shielded;
@@ -12,7 +13,7 @@ use super::waiter::Waiter;
 use crate::client::error::Error;
 use crate::client::wire::answer;
 use crate::proto::Message;
-use crate::proto::{Envelope, ErrorCode, MessageType};
+use crate::proto::{Envelope, ErrorCode, MessageType, Meta};
 
 /// A received frame, with the part of the client that it is for.
 pub(crate) enum Incoming {
@@ -20,6 +21,12 @@ pub(crate) enum Incoming {
     /// An answer for which no request waits, and its error if it refuses a message that we sent.
     Unasked(Vec<Sink>, Message, Option<Error>),
     Message(Vec<Sink>, Message),
+    /// A part of a stream, the request that it answers, and its number.
+    Part(Arc<Parts>, Uuid, u64, Message),
+    /// The end of a stream, whose parts came before this number.
+    End(Arc<Parts>, u64),
+    /// A request whose answer breaks the rules of streams.
+    Broken(Uuid, String),
     Job(Arc<dyn Service>, Message, u64),
     /// A request on a channel that this client does not serve.
     Unserved(Message),
@@ -29,6 +36,11 @@ pub(crate) enum Incoming {
 }
 
 pub(crate) fn classify(shared: &Shared, envelope: &Envelope<'_>) -> Incoming {
+    if envelope.meta().is_some()
+        && let Some(incoming) = extended(shared, envelope)
+    {
+        return incoming;
+    }
     let error = answer::error_of(envelope);
     if let Some(reply_to) = envelope.reply_to() {
         return answered(shared, envelope, &reply_to.decode(), error);
@@ -62,6 +74,42 @@ pub(crate) fn classify(shared: &Shared, envelope: &Envelope<'_>) -> Incoming {
     }
 }
 
+/// Returns the meaning of a response that has a number in its `meta`. A part is never an error,
+/// whatever its payload.
+#[cold]
+fn extended(shared: &Shared, envelope: &Envelope<'_>) -> Option<Incoming> {
+    let (meta, reply_to) = (envelope.meta()?, envelope.reply_to()?);
+    if envelope.message_type() != MessageType::Response {
+        return None;
+    }
+    let id = Uuid::try_parse(&reply_to.decode());
+    let meta = match Meta::parse_known(meta.as_str()) {
+        Ok(meta) => meta,
+        Err(fault) => return Some(Incoming::Broken(id.ok()?, fault.to_string())),
+    };
+    let seq = meta.seq?;
+    // Parts that were on their way when the stream was cancelled still come.
+    let Ok(id) = id else { return Some(Incoming::Nothing) };
+    let mut state = shared.lock();
+    let parts = match state.pending.waiter(id) {
+        None => return Some(Incoming::Nothing),
+        Some(Waiter::Stream(parts)) => Arc::clone(parts),
+        Some(_) => {
+            let what = "a part of an answer to a request that takes none".to_owned();
+            return Some(Incoming::Broken(id, what));
+        }
+    };
+    if meta.end {
+        let waiter = state.pending.answered(id);
+        drop(state);
+        drop(waiter);
+        return Some(Incoming::End(parts, seq));
+    }
+    state.pending.note_part(id);
+    drop(state);
+    Some(Incoming::Part(parts, id, seq, Message::from(envelope)))
+}
+
 fn answered(
     shared: &Shared,
     envelope: &Envelope<'_>,
@@ -82,6 +130,10 @@ fn answered(
             let answer = error.map_or_else(|| Ok(Message::from(envelope)), Err);
             return Incoming::Answer(waiter, answer);
         }
+    }
+    // This client has cancelled it, or its time was up on both sides.
+    if error.as_ref().is_some_and(|error| error.code() == Some(ErrorCode::Cancelled.as_str())) {
+        return Incoming::Nothing;
     }
     let sinks = state.rest_sink();
     drop(state);

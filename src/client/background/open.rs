@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 
 use super::outbox::Kind;
-use super::shared::Shared;
+use super::shared::{Limit, Shared};
 use super::waiter::Waiter;
 use crate::client::error::{Error, Execution};
 use crate::client::wire::encoder::Heading;
 use crate::client::wire::read_buffer::ReadBuffer;
 use crate::client::wire::socket::Socket;
-use crate::proto::MessageType;
 use crate::proto::system::{Action, SYSTEM};
+use crate::proto::{Extensions, MessageType};
 
 /// More frequent pings would keep both sides busy with nothing else.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
@@ -37,6 +37,7 @@ struct Backlog {
 pub(crate) struct Open {
     pub(crate) socket: Arc<Socket>,
     pub(crate) buffer: ReadBuffer,
+    pub(crate) extensions: Extensions,
     pub(crate) interest: Interest,
     pub(crate) is_readable: bool,
     /// The peer has closed. The end comes after bytes that are still to be read, and no second
@@ -55,11 +56,17 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    pub(crate) fn new(socket: Arc<Socket>, buffer: ReadBuffer, has_heartbeat: bool) -> Self {
+    pub(crate) fn new(
+        socket: Arc<Socket>,
+        buffer: ReadBuffer,
+        extensions: Extensions,
+        has_heartbeat: bool,
+    ) -> Self {
         let now = Instant::now();
         Self {
             socket,
             buffer,
+            extensions,
             interest: Interest::READABLE,
             // Bytes that came with the welcome are in the buffer already.
             is_readable: true,
@@ -166,8 +173,8 @@ impl Open {
             // The deadline removes a ping that is never answered, because the server may not know
             // pings.
             let deadline = now.checked_add(patience.saturating_mul(2));
-            let waiter = Waiter::Heartbeat;
-            let asked = shared.ask(heading, &Action::PING, Kind::Control, waiter, deadline, true);
+            let (waiter, limit) = (Waiter::Heartbeat, Limit::watched(deadline));
+            let asked = shared.ask(heading, &Action::PING, Kind::Control, waiter, limit);
             if let Ok(id) = asked {
                 shared.lock().heartbeat = Some(id);
                 self.asked = Some(now);

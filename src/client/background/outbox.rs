@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use uuid::Uuid;
 
+use crate::client::wire::encoder::strip_meta;
+
 /// The connections by which a message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -26,6 +28,8 @@ pub(crate) struct Outgoing {
     pub(crate) request: Option<Uuid>,
     /// The message's place in the order in which callers sent them.
     pub(crate) number: u64,
+    /// The bytes of its `meta`, with the key, which only a connection with an extension takes.
+    pub(crate) meta_bytes: usize,
 }
 
 /// Invariant: the byte counts are the sizes of the frames in `queue` and `held`.
@@ -176,6 +180,15 @@ impl Outbox {
         void
     }
 
+    /// Removes the `meta` of the messages that wait for the next connection, which has no extensions.
+    pub(crate) fn strip_held(&mut self) {
+        for held in &mut self.held {
+            self.held_bytes -= held.frame.len();
+            strip_meta(&mut held.frame, std::mem::take(&mut held.meta_bytes));
+            self.held_bytes += held.frame.len();
+        }
+    }
+
     /// Queues the kept messages for a new connection, after those that are queued already.
     pub(crate) fn release(&mut self) {
         self.queue.append(&mut self.held);
@@ -193,7 +206,8 @@ mod tests {
     use super::*;
 
     fn outgoing(outbox: &mut Outbox, request: Option<Uuid>) -> Outgoing {
-        Outgoing { frame: vec![0; 10], kind: Kind::AnyConnection, request, number: outbox.number() }
+        let (frame, number) = (vec![0; 10], outbox.number());
+        Outgoing { frame, kind: Kind::AnyConnection, request, number, meta_bytes: 0 }
     }
 
     #[test]

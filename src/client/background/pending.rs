@@ -29,7 +29,38 @@ struct Request {
     /// Set when all of the request has left, after which it may be executed.
     left: Option<Left>,
     /// The frame and its number, if it may be sent again.
-    kept: Option<(Vec<u8>, u64)>,
+    kept: Option<Kept>,
+    /// Set if the caller gave the deadline, and not the client's own timeout.
+    is_given: bool,
+    /// Set if the server knows the deadline, and ends the request by itself.
+    is_told: bool,
+}
+
+/// A frame that may be sent again.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) number: u64,
+    pub(crate) meta_bytes: usize,
+}
+
+/// A request that nobody waits for any more.
+#[derive(Debug)]
+pub(crate) struct Forgotten {
+    pub(crate) waiter: Waiter,
+    pub(crate) execution: Execution,
+    /// Set if the server knows the deadline, and ends the request by itself when that has passed.
+    pub(crate) is_told: bool,
+}
+
+/// A request whose deadline has passed.
+#[derive(Debug)]
+pub(crate) struct Expired {
+    pub(crate) id: Uuid,
+    pub(crate) waiter: Waiter,
+    pub(crate) error: Error,
+    /// Set if the server has to be told that nobody waits any more.
+    pub(crate) needs_cancel: bool,
 }
 
 /// A request that has left.
@@ -105,8 +136,63 @@ impl Pending {
 
     pub(crate) fn insert(&mut self, id: Uuid, waiter: Waiter, deadline: Option<Instant>) {
         let begin = Instant::now();
-        let request = Request { waiter, deadline, begin, left: None, kept: None };
+        let request = Request {
+            waiter,
+            deadline,
+            begin,
+            left: None,
+            kept: None,
+            is_given: false,
+            is_told: false,
+        };
         self.requests.insert(id, request);
+    }
+
+    /// Notes that the caller gave the request's deadline, and whether its `meta` tells the server.
+    pub(crate) fn note_given(&mut self, id: Uuid, is_told: bool) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            (request.is_given, request.is_told) = (true, is_told);
+        }
+    }
+
+    /// Notes that the request has to wait, so that what its `meta` says of its deadline is wrong by
+    /// the time it leaves.
+    pub(crate) fn note_delayed(&mut self, id: Uuid) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.is_told = false;
+        }
+    }
+
+    /// Returns the waiter of a request.
+    pub(crate) fn waiter(&self, id: Uuid) -> Option<&Waiter> {
+        self.requests.get(&id).map(|request| &request.waiter)
+    }
+
+    /// Notes that a part of a request's answer has come. The client's own timeout is over with it.
+    pub(crate) fn note_part(&mut self, id: Uuid) {
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        if let Some(left) = request.left {
+            self.confirmed = self.confirmed.max(left.posted_before);
+            self.read_bytes = self.read_bytes.max(left.sent_bytes);
+        }
+        if !request.is_given
+            && let Some(deadline) = request.deadline.take()
+        {
+            self.deadlines.remove(&(deadline, id));
+        }
+        // It was begun, and must not be sent again.
+        let kept = request.kept.take();
+        self.kept_bytes -= kept.map_or(0, |kept| kept.frame.len());
+    }
+
+    /// Removes the streams that have not left, which a connection without extensions cannot take.
+    pub(crate) fn take_streams(&mut self) -> Vec<Waiter> {
+        let is_stream = |request: &Request| matches!(request.waiter, Waiter::Stream(_));
+        let unsent = |request: &&Request| request.left.is_none();
+        let streams = self.requests.iter().filter(|(_, request)| is_stream(request));
+        let streams = streams.filter(|(_, request)| unsent(request)).map(|(id, _)| *id);
+        let streams: Vec<Uuid> = streams.collect();
+        streams.into_iter().filter_map(|id| Some(self.forget(id)?.waiter)).collect()
     }
 
     /// Makes the driver watch the request's deadline, and returns it.
@@ -123,7 +209,7 @@ impl Pending {
         request: Option<Uuid>,
         number: u64,
         frame_bytes: usize,
-        frame: impl FnOnce() -> Vec<u8>,
+        frame: impl FnOnce() -> (Vec<u8>, usize),
     ) {
         let body_bytes = frame_bytes - HEADER_BYTES;
         self.sent_bytes += frame_bytes as u64;
@@ -143,21 +229,22 @@ impl Pending {
             && self.kept_bytes + frame_bytes <= self.kept_bytes_max;
         if is_kept {
             self.kept_bytes += frame_bytes;
-            request.kept = Some((frame(), number));
+            let (frame, meta_bytes) = frame();
+            request.kept = Some(Kept { frame, number, meta_bytes });
         }
     }
 
     /// Removes a request for whose answer nobody waits any more.
-    pub(crate) fn forget(&mut self, id: Uuid) -> Option<(Waiter, Execution)> {
+    pub(crate) fn forget(&mut self, id: Uuid) -> Option<Forgotten> {
         let request = self.requests.remove(&id)?;
         if let Some(deadline) = request.deadline {
             self.deadlines.remove(&(deadline, id));
         }
-        self.kept_bytes -= request.kept.map_or(0, |(frame, _)| frame.len());
+        self.kept_bytes -= request.kept.map_or(0, |kept| kept.frame.len());
         let has_left = request.left.is_some();
         self.has_abandoned |= !has_left;
         let execution = if has_left { Execution::Possible } else { Execution::Never };
-        Some((request.waiter, execution))
+        Some(Forgotten { waiter: request.waiter, execution, is_told: request.is_told })
     }
 
     /// Removes a request whose answer has come. The server has then processed what left before it.
@@ -166,17 +253,17 @@ impl Pending {
             self.confirmed = self.confirmed.max(left.posted_before);
             self.read_bytes = self.read_bytes.max(left.sent_bytes);
         }
-        self.forget(id).map(|(waiter, _)| waiter)
+        self.forget(id).map(|forgotten| forgotten.waiter)
     }
 
     /// Handles the refusal of a request at which the server did not look. Returns its frame for
     /// sending it again, if it was kept.
-    pub(crate) fn refused(&mut self, id: Uuid) -> Option<(Vec<u8>, u64)> {
+    pub(crate) fn refused(&mut self, id: Uuid) -> Option<Kept> {
         let request = self.requests.get_mut(&id)?;
         let before = request.left?.posted_before;
         let kept = request.kept.take()?;
         request.left = None;
-        self.kept_bytes -= kept.0.len();
+        self.kept_bytes -= kept.frame.len();
         self.confirmed = self.confirmed.max(before);
         Some(kept)
     }
@@ -191,18 +278,21 @@ impl Pending {
     }
 
     /// Removes the requests whose deadline has passed. A part of the request `torn` has left.
-    pub(crate) fn expired(&mut self, now: Instant, torn: Option<Uuid>) -> Vec<(Waiter, Error)> {
+    pub(crate) fn expired(&mut self, now: Instant, torn: Option<Uuid>) -> Vec<Expired> {
         let mut expired = Vec::new();
         while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
         {
             self.deadlines.pop_first();
             let begin = self.requests.get(&id).map(|request| request.begin);
-            if let (Some(begin), Some((waiter, execution))) = (begin, self.forget(id)) {
+            if let (Some(begin), Some(forgotten)) = (begin, self.forget(id)) {
+                let Forgotten { waiter, execution, is_told } = forgotten;
                 let waited = deadline.duration_since(begin);
                 let execution = if torn == Some(id) { Execution::Possible } else { execution };
                 let error = Error::Deadline { waiting_for: "the answer", waited, execution };
-                expired.push((waiter, error));
+                let has_left = execution == Execution::Possible;
+                let needs_cancel = has_left && !is_told && !waiter.is_own();
+                expired.push(Expired { id, waiter, error, needs_cancel });
             }
         }
         expired
@@ -229,7 +319,7 @@ impl Pending {
         let gone: Vec<(Uuid, Option<Left>)> =
             gone.map(|(id, request)| (*id, request.left)).collect();
         let end = |(id, left): (Uuid, Option<Left>)| {
-            let (waiter, execution) = self.forget(id)?;
+            let Forgotten { waiter, execution, .. } = self.forget(id)?;
             let error = match (too_large, left) {
                 (Some(too_large), Some(left)) => too_large.error_of(left),
                 _ => Error::lost(execution, None),

@@ -56,6 +56,28 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+/// The end of the time for a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    pub(crate) deadline: Option<Instant>,
+    /// Set if the driver watches the deadline, and not the waiter.
+    pub(crate) is_watched: bool,
+    /// Set if the caller gave the deadline, and not the client's own timeout.
+    pub(crate) is_given: bool,
+}
+
+impl Limit {
+    /// The client's own timeout, which the driver watches.
+    pub(crate) fn watched(deadline: Option<Instant>) -> Self {
+        Self { deadline, is_watched: true, is_given: false }
+    }
+
+    /// The client's own timeout, which the waiter watches.
+    fn waited_for(deadline: Option<Instant>) -> Self {
+        Self { deadline, is_watched: false, is_given: false }
+    }
+}
+
 /// An encoder that the calling thread has borrowed, and returns when this is dropped.
 pub(crate) struct Lent<'a> {
     shared: &'a Shared,
@@ -175,25 +197,23 @@ impl Shared {
         kind: Kind,
     ) -> Result<Option<Uuid>, Error> {
         let mut encoder = self.encoder()?;
-        let fresh = encoder.message(message)?;
+        let fresh = encoder.message(message, None)?;
         self.dispatch(&mut *self.room(kind)?, &mut encoder, kind, None)?;
         Ok(fresh)
     }
 
-    /// Sends a message whose answer goes to `waiter`. The driver watches the deadline if
-    /// `is_watched`, otherwise the waiter does.
+    /// Sends a message whose answer goes to `waiter`.
     pub(crate) fn ask<T: Payload + ?Sized>(
         &self,
         heading: Heading<'_>,
         payload: &T,
         kind: Kind,
         waiter: Waiter,
-        deadline: Option<Instant>,
-        is_watched: bool,
+        limit: Limit,
     ) -> Result<Uuid, Error> {
         let mut encoder = self.encoder()?;
         let id = encoder.value(heading, payload)?;
-        self.ask_encoded(&mut encoder, id, kind, waiter, deadline, is_watched)
+        self.ask_encoded(&mut encoder, id, kind, waiter, limit)
     }
 
     /// Sends a request without changing it, under its own id, which is a UUID. See
@@ -201,13 +221,14 @@ impl Shared {
     pub(crate) fn ask_message(
         &self,
         message: &Message,
+        meta: Option<&[u8]>,
         id: Uuid,
         waiter: Waiter,
-        deadline: Option<Instant>,
+        limit: Limit,
     ) -> Result<Uuid, Error> {
         let mut encoder = self.encoder()?;
-        encoder.message(message)?;
-        self.ask_encoded(&mut encoder, id, Kind::AnyConnection, waiter, deadline, true)
+        encoder.message(message, meta)?;
+        self.ask_encoded(&mut encoder, id, Kind::AnyConnection, waiter, limit)
     }
 
     fn ask_encoded(
@@ -216,14 +237,17 @@ impl Shared {
         id: Uuid,
         kind: Kind,
         waiter: Waiter,
-        deadline: Option<Instant>,
-        is_watched: bool,
+        limit: Limit,
     ) -> Result<Uuid, Error> {
+        let Limit { deadline, is_watched, is_given } = limit;
         let mut state = self.room(kind)?;
         if state.pending.contains(id) {
             return Err(Error::BadId { field: "message_id" });
         }
         state.pending.insert(id, waiter, deadline);
+        if is_given {
+            state.pending.note_given(id, encoder.meta_bytes() > 0 && deadline.is_some());
+        }
         if let Err(error) = self.dispatch(&mut state, encoder, kind, Some(id)) {
             let unasked = state.pending.forget(id);
             drop(state);
@@ -257,7 +281,18 @@ impl Shared {
         let slot = Arc::new(Slot::default());
         let waiter = Waiter::Slot(Arc::clone(&slot));
         let deadline = begin.checked_add(timeout);
-        let id = self.ask(heading, payload, kind, waiter, deadline, false)?;
+        let id = self.ask(heading, payload, kind, waiter, Limit::waited_for(deadline))?;
+        self.wait_for(&slot, id, begin, deadline)
+    }
+
+    /// Blocks until the answer to a request comes, or its deadline.
+    pub(crate) fn wait_for(
+        &self,
+        slot: &Slot,
+        id: Uuid,
+        begin: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<Message, Error> {
         // A timeout that no clock can express means no timeout.
         let deadline = deadline.unwrap_or(begin + Duration::from_secs(u32::MAX.into()));
         if let Some(answer) = slot.wait(deadline) {
@@ -266,9 +301,15 @@ impl Shared {
         self.catch_up();
         let mut state = self.lock();
         let is_begun = state.outbox.begun() == Some(id);
-        if let Some((_, execution)) = state.pending.forget(id) {
-            let execution = if is_begun { Execution::Possible } else { execution };
-            return Err(Error::Deadline { waiting_for: "the answer", waited: timeout, execution });
+        let generation = state.generation;
+        if let Some(forgotten) = state.pending.forget(id) {
+            drop(state);
+            let execution = if is_begun { Execution::Possible } else { forgotten.execution };
+            if execution == Execution::Possible && !forgotten.is_told {
+                self.send_cancel(id, generation);
+            }
+            let waited = deadline.duration_since(begin);
+            return Err(Error::Deadline { waiting_for: "the answer", waited, execution });
         }
         drop(state);
         // The answer has come at this moment, and the thread that took the request out is about to
@@ -299,12 +340,6 @@ impl Shared {
             state = locked;
             steps_left -= u32::from(woken.timed_out());
         }
-    }
-
-    /// Stops waiting for an answer. A request that has not left is then not sent.
-    pub(crate) fn cancel(&self, id: Uuid) -> bool {
-        let forgotten = self.lock().pending.forget(id);
-        forgotten.is_some()
     }
 
     /// Waits for room for another message, and returns the state locked, or an error that says why
@@ -360,6 +395,9 @@ impl Shared {
         kind: Kind,
         request: Option<Uuid>,
     ) -> Result<(), Error> {
+        if encoder.meta_bytes() > 0 {
+            suit_meta(state, encoder, request)?;
+        }
         let mut sent = 0;
         // Behind messages that wait for room, there is nothing to hold back.
         let waits = self.is_batching.load(Ordering::Relaxed)
@@ -379,11 +417,18 @@ impl Shared {
         };
         let frame_bytes = encoder.frame().len();
         let number = state.outbox.number();
+        let meta_bytes = encoder.meta_bytes();
         if sent == frame_bytes {
-            state.pending.note_sent(kind, request, number, frame_bytes, || encoder.take_frame());
+            let kept = || (encoder.take_frame(), meta_bytes);
+            state.pending.note_sent(kind, request, number, frame_bytes, kept);
             return Ok(());
         }
-        let outgoing = Outgoing { frame: encoder.take_frame(), kind, request, number };
+        if meta_bytes > 0
+            && let Some(id) = request
+        {
+            state.pending.note_delayed(id);
+        }
+        let outgoing = Outgoing { frame: encoder.take_frame(), kind, request, number, meta_bytes };
         if for_this_link {
             state.outbox.queue(outgoing, sent);
             if !waits {
@@ -414,4 +459,20 @@ impl Shared {
             newer.splice(0..0, listeners);
         }
     }
+}
+
+/// Removes the `meta` of the frame that was encoded last if the connection does not take it. The
+/// connection may have changed since the frame was encoded.
+#[cold]
+fn suit_meta(state: &State, encoder: &mut Encoder, request: Option<Uuid>) -> Result<(), Error> {
+    if !state.extensions.is_empty() {
+        return Ok(());
+    }
+    let waiter = request.and_then(|id| state.pending.waiter(id));
+    // A part of a stream, or a request for one, means nothing without it.
+    if matches!(waiter, None | Some(Waiter::Stream(_))) {
+        return Err(Error::unsupported_streams());
+    }
+    encoder.strip_meta();
+    Ok(())
 }

@@ -10,17 +10,19 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::outbox::{Kind, Outbox, Outgoing};
-use super::pending::Pending;
+use super::pending::{Forgotten, Kept, Pending};
 use super::routes::{Handler, Route, Sink};
 use super::waiter::Waiter;
 use crate::client::client_options::{ClientOptions, WhileDisconnected};
 use crate::client::error::Error;
+use crate::client::server_limits::ServerLimits;
+use crate::client::wire::answer::Welcome;
 use crate::client::wire::encoder::{Encoder, Heading};
 use crate::client::wire::socket::Socket;
 use crate::proto::Message;
-use crate::proto::MessageType;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::system::{SYSTEM, Serve, Subscribe};
+use crate::proto::{Extensions, MessageType};
 
 #[derive(Debug)]
 pub(crate) enum Link {
@@ -54,6 +56,9 @@ pub(crate) struct State {
     pub(crate) jobs: usize,
     /// Notifications that were dropped because a served channel had no room for them.
     pub(crate) missed_notifications: u64,
+    /// The extensions of the current or last connection, and the limits that its server announced.
+    pub(crate) extensions: Extensions,
+    pub(crate) limits: Option<ServerLimits>,
     /// Set if the server is known to answer pings, so that a silent one counts as dead.
     pub(crate) answers_ping: bool,
     /// The last ping that the driver sent.
@@ -137,6 +142,8 @@ impl State {
             ready: Vec::new(),
             jobs: 0,
             missed_notifications: 0,
+            extensions: Extensions::NONE,
+            limits: None,
             answers_ping: false,
             heartbeat: None,
             alarm: None,
@@ -172,8 +179,11 @@ impl State {
         if !matches!(self.link, Link::Leaving(_)) {
             return false;
         }
-        let Some((frame, number)) = self.pending.refused(id) else { return false };
-        self.outbox.hold(Outgoing { frame, kind: Kind::AnyConnection, request: Some(id), number });
+        let Some(kept) = self.pending.refused(id) else { return false };
+        let Kept { frame, number, meta_bytes } = kept;
+        let (kind, request) = (Kind::AnyConnection, Some(id));
+        self.pending.note_delayed(id);
+        self.outbox.hold(Outgoing { frame, kind, request, number, meta_bytes });
         true
     }
 
@@ -206,32 +216,44 @@ impl State {
             };
             written += sent;
             while sent > 0 {
-                if let Some(Outgoing { frame, kind, request, number }) = outbox.advance(&mut sent) {
-                    pending.note_sent(kind, request, number, frame.len(), || frame);
+                if let Some(outgoing) = outbox.advance(&mut sent) {
+                    let Outgoing { frame, kind, request, number, meta_bytes } = outgoing;
+                    pending.note_sent(kind, request, number, frame.len(), || (frame, meta_bytes));
                 }
             }
         }
         (written, true)
     }
 
+    pub(crate) fn has_call(&self) -> bool {
+        self.extensions.contains(Extensions::CALL)
+    }
+
     /// Adopts a new connection: queues what has to be restored, then the messages that waited.
-    /// Returns the requests that restore served channels.
+    /// Returns the requests that restore served channels, and the streams that the server does not
+    /// know.
     pub(crate) fn link_up(
         &mut self,
         socket: Arc<Socket>,
         connection_id: String,
+        welcome: &Welcome,
         encoder: &mut Encoder,
-    ) -> Vec<(Uuid, String)> {
+    ) -> (Vec<(Uuid, String)>, Vec<Waiter>) {
         self.link = Link::Up(socket);
         self.generation += 1;
         self.connection_id = connection_id;
+        // The server may not be the one from before.
+        self.answers_ping = welcome.server.is_some();
+        (self.extensions, self.limits) = (welcome.extensions, welcome.limits);
+        let unsupported = if self.has_call() { Vec::new() } else { self.pending.take_streams() };
         debug_assert!(!self.outbox.has_queued());
         self.drop_expired();
         let Self { outbox, connection_id, routes, served, .. } = self;
         let mut push = |encoder: &mut Encoder, request| {
             let frame = encoder.take_frame();
             let number = outbox.number();
-            outbox.queue(Outgoing { frame, kind: Kind::Control, request, number }, 0);
+            let kind = Kind::Control;
+            outbox.queue(Outgoing { frame, kind, request, number, meta_bytes: 0 }, 0);
         };
         let subscription = Subscribe::new(connection_id, false);
         for (channel_id, _) in routes.iter().filter(|(_, route)| route.is_subscribed) {
@@ -249,8 +271,11 @@ impl State {
                 serves.push((id, channel.clone()));
             }
         }
+        if self.extensions.is_empty() {
+            outbox.strip_held();
+        }
         outbox.release();
-        serves
+        (serves, unsupported)
     }
 
     /// Handles the loss of the connection, which ended with the error `cause`.
@@ -268,15 +293,14 @@ impl State {
             // The next connection would be closed because of it as well.
             too_large.number = Some(begun.number);
             match begun.request.and_then(|id| self.pending.forget(id)) {
-                Some((waiter, _)) => told.push((waiter, too_large.own_error())),
+                Some(forgotten) => told.push((forgotten.waiter, too_large.own_error())),
                 None => dropped = 1,
             }
         }
         for id in self.outbox.link_down() {
             let forgotten = self.pending.forget(id);
-            told.extend(
-                forgotten.map(|(waiter, execution)| (waiter, Error::lost(execution, None))),
-            );
+            let lost = |it: Forgotten| (it.waiter, Error::lost(it.execution, None));
+            told.extend(forgotten.map(lost));
         }
         let waiting = self.outbox.held();
         told.extend(self.pending.lost(is_final, too_large.as_ref()));

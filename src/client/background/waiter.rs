@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use super::parts::Parts;
 use super::shield::shielded;
 use crate::client::error::Error;
 use crate::proto::Message;
@@ -71,6 +72,7 @@ impl Slot {
 pub(crate) enum Waiter {
     Slot(Arc<Slot>),
     Callback(Box<dyn FnOnce(Answer) + Send>),
+    Stream(Arc<Parts>),
     /// As `Callback`, for callers that want an answer as it came even if it is an error.
     AsItCame(Box<dyn FnOnce(Answer) + Send>),
     /// As `Callback`, for a request with which the driver restores something.
@@ -84,6 +86,7 @@ impl Waiter {
     pub(crate) fn tell(self, answer: Answer) {
         match self {
             Self::Slot(slot) => slot.fill(answer),
+            Self::Stream(parts) => parts.finish(answer),
             Self::Callback(callback) | Self::AsItCame(callback) | Self::Restored(callback) => {
                 shielded(|| callback(answer));
             }
@@ -102,6 +105,7 @@ impl fmt::Debug for Waiter {
         f.write_str(match self {
             Self::Slot(_) => "Slot",
             Self::Callback(_) => "Callback",
+            Self::Stream(_) => "Stream",
             Self::AsItCame(_) => "AsItCame",
             Self::Restored(_) => "Restored",
             Self::Heartbeat => "Heartbeat",

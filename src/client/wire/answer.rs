@@ -3,8 +3,11 @@
 use serde::Deserialize;
 
 use crate::client::error::Error;
+use crate::client::server_limits::ServerLimits;
 use crate::handler_error::{APPLICATION_PREFIX, PAYLOAD_BYTES_MAX};
-use crate::proto::{Envelope, ErrorCode, Json, MessageType, exact_members};
+use crate::proto::{
+    Envelope, ErrorCode, Extensions, Json, MessageType, exact_members, only_member,
+};
 
 /// The members by which welcomes are recognised.
 #[derive(Deserialize)]
@@ -12,9 +15,14 @@ struct Reply {
     status: String,
 }
 
-#[derive(Deserialize)]
-struct Welcome {
-    server: String,
+/// The server's words when it opens a connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Welcome {
+    /// Servers that give a name answer pings.
+    pub(crate) server: Option<String>,
+    /// The extensions that the connection has.
+    pub(crate) extensions: Extensions,
+    pub(crate) limits: Option<ServerLimits>,
 }
 
 /// Returns the error that this message is, if it is one: an object with `status` "error", a code and
@@ -44,16 +52,19 @@ fn read_error(text: &str) -> Option<Error> {
     Some(Error::Answered { code, text })
 }
 
-/// Checks that the first frame says that the connection is open, and returns the server's name if
-/// it gives one. Servers that do answer pings.
-pub(crate) fn check_connected(envelope: &Envelope<'_>) -> Result<Option<String>, Error> {
+/// Checks that the first frame says that the connection is open.
+pub(crate) fn check_connected(envelope: &Envelope<'_>) -> Result<Welcome, Error> {
     if let Some(error) = error_of(envelope) {
         return Err(error);
     }
     let reply = envelope.payload().decode::<Reply>().ok();
-    if reply.is_some_and(|reply| reply.status == "connected") {
-        Ok(envelope.payload().decode::<Welcome>().ok().map(|welcome| welcome.server))
-    } else {
-        Err(Error::Protocol { what: "the first message is not 'connected'".into() })
+    if reply.is_none_or(|reply| reply.status != "connected") {
+        return Err(Error::Protocol { what: "the first message is not 'connected'".into() });
     }
+    let member = |name| only_member(envelope.payload_str(), name).ok().flatten();
+    let server = member("server").and_then(|server| Json::trusted(server).decode().ok());
+    let extensions = member("extensions").and_then(Extensions::from_json).unwrap_or_default();
+    let limits = member("limits").filter(|_| !extensions.is_empty());
+    let limits = limits.and_then(|limits| ServerLimits::read(&Json::trusted(limits)));
+    Ok(Welcome { server, extensions, limits })
 }

@@ -33,16 +33,23 @@ pub(crate) struct Heading<'a> {
     pub(crate) message_type: MessageType,
     pub(crate) channel_id: &'a str,
     pub(crate) reply_to: Option<&'a str>,
+    /// The text of `meta`, for a connection with an extension.
+    pub(crate) meta: Option<&'a [u8]>,
 }
 
 impl<'a> Heading<'a> {
     pub(crate) fn new(message_type: MessageType, channel_id: &'a str) -> Self {
-        Self { message_type, channel_id, reply_to: None }
+        Self { message_type, channel_id, reply_to: None, meta: None }
+    }
+
+    /// The heading of a request, with what its server is told beside the payload.
+    pub(crate) fn request(channel_id: &'a str, meta: Option<&'a [u8]>) -> Self {
+        Self { meta, ..Self::new(MessageType::Request, channel_id) }
     }
 
     pub(crate) fn answer(channel_id: &'a str, reply_to: &'a str) -> Self {
         let reply_to = Some(reply_to);
-        Self { message_type: MessageType::Response, channel_id, reply_to }
+        Self { message_type: MessageType::Response, channel_id, reply_to, meta: None }
     }
 }
 
@@ -54,7 +61,7 @@ impl Encoder {
             .map_err(|error| Error::system("random bytes")(std::io::Error::other(error)))?;
         Ok(Self {
             app_id: escape(app_id),
-            buffer: Buffer { body_bytes_max, frame: Vec::new(), frame_bytes: 0 },
+            buffer: Buffer { body_bytes_max, frame: Vec::new(), frame_bytes: 0, meta_bytes: 0 },
             ids: ChaCha8Rng::from_seed(seed),
             timestamp: Timestamp::default(),
         })
@@ -69,6 +76,16 @@ impl Encoder {
     /// Returns the frame that was encoded last.
     pub(crate) fn frame(&self) -> &[u8] {
         &self.buffer.frame
+    }
+
+    /// Returns how many bytes of that frame are its `meta`, with the key.
+    pub(crate) fn meta_bytes(&self) -> usize {
+        self.buffer.meta_bytes
+    }
+
+    /// Removes the `meta` of the frame that was encoded last.
+    pub(crate) fn strip_meta(&mut self) {
+        strip_meta(&mut self.buffer.frame, std::mem::take(&mut self.buffer.meta_bytes));
     }
 
     /// Takes the frame that was encoded last.
@@ -95,7 +112,7 @@ impl Encoder {
             message_type: heading.message_type,
             timestamp: time.as_bytes(),
             reply_to: reply_to.as_deref().map(str::as_bytes),
-            meta: None,
+            meta: heading.meta,
         };
         self.buffer.encode(&head, payload)?;
         Ok(id)
@@ -103,7 +120,11 @@ impl Encoder {
 
     /// Encodes a message without changing it, but fills in what it leaves empty. Returns the id if
     /// it is a fresh one.
-    pub(crate) fn message(&mut self, message: &Message) -> Result<Option<Uuid>, Error> {
+    pub(crate) fn message(
+        &mut self,
+        message: &Message,
+        meta: Option<&[u8]>,
+    ) -> Result<Option<Uuid>, Error> {
         check_id("channel_id", &message.channel_id)?;
         check_optional_id("message_id", given(&message.message_id))?;
         check_optional_id("app_id", given(&message.app_id))?;
@@ -118,7 +139,7 @@ impl Encoder {
             timestamp: time.as_bytes(),
         };
         let head = MessageHead::new(message, defaults);
-        self.buffer.encode(&head.borrowed(), &message.payload)?;
+        self.buffer.encode(&Head { meta, ..head.borrowed() }, &message.payload)?;
         Ok(fresh)
     }
 }
@@ -130,6 +151,8 @@ struct Buffer {
     frame: Vec<u8>,
     /// Size of the last frame, for which a new buffer reserves room.
     frame_bytes: usize,
+    /// The bytes of its `meta`, with the key.
+    meta_bytes: usize,
 }
 
 impl Buffer {
@@ -144,12 +167,27 @@ impl Buffer {
         encode_frame(&mut self.frame, head, |out| payload.append_to(out))
             .map_err(Error::NotJson)?;
         self.frame_bytes = self.frame.len();
+        self.meta_bytes = head.meta.map_or(0, |meta| META_KEY_BYTES + meta.len());
         let body_bytes = self.frame_bytes - HEADER_BYTES;
         if body_bytes > self.body_bytes_max {
             return Err(Error::TooLarge { body_bytes, body_bytes_max: self.body_bytes_max });
         }
         Ok(())
     }
+}
+
+/// The length of `,"meta":`.
+const META_KEY_BYTES: usize = 8;
+
+/// Removes the `meta`, which stands last in a frame and takes so many bytes with its key.
+pub(crate) fn strip_meta(frame: &mut Vec<u8>, meta_bytes: usize) {
+    if meta_bytes == 0 {
+        return;
+    }
+    frame.truncate(frame.len() - meta_bytes - 1);
+    frame.push(b'}');
+    let body_bytes = (frame.len() - HEADER_BYTES) as u32;
+    frame[..HEADER_BYTES].copy_from_slice(&body_bytes.to_be_bytes());
 }
 
 /// Reads the clock. One that is set to before 1970 gives timestamps of 1970.
@@ -189,9 +227,27 @@ mod tests {
         assert!(envelope.timestamp() > 1e9);
 
         let message = Message::from(&envelope);
-        encoder.message(&message).unwrap();
+        encoder.message(&message, None).unwrap();
         let again = Envelope::parse(&encoder.frame()[HEADER_BYTES..]).unwrap();
         assert_eq!(Message::from(&again), message);
+    }
+
+    #[test]
+    fn a_message_without_its_meta_is_the_message_without_one() {
+        let mut encoder = Encoder::new("app", 1 << 20).unwrap();
+        let heading = Heading::request("c", Some(b"{\"ttl\":5}"));
+        encoder.value(heading, &1).unwrap();
+        let frame = encoder.frame().to_vec();
+        let extended = Envelope::parse_extended(&frame[HEADER_BYTES..]).unwrap();
+        assert_eq!(extended.meta().unwrap().as_str(), "{\"ttl\":5}");
+        encoder.strip_meta();
+        let body_bytes = (encoder.frame().len() - HEADER_BYTES) as u32;
+        assert_eq!(encoder.frame()[..HEADER_BYTES], body_bytes.to_be_bytes());
+        let plain = Envelope::parse(&encoder.frame()[HEADER_BYTES..]).unwrap();
+        assert_eq!(Message::from(&plain), Message::from(&extended));
+        let stripped = encoder.frame().to_vec();
+        encoder.strip_meta();
+        assert_eq!(encoder.frame(), stripped);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::answer;
 use super::read_buffer::ReadBuffer;
 use crate::client::error::Error;
-use crate::proto::Envelope;
 use crate::proto::frame::Frame;
+use crate::proto::{Envelope, Extensions};
 
 /// The header of a TLS alert, read as the length of a frame: the record's type, its version, whose
 /// last byte varies, and half of its length. A TLS server sends it to clients that do not speak
@@ -12,11 +12,16 @@ use crate::proto::frame::Frame;
 const TLS_ALERT: usize = 0x1503_0000;
 const TLS_ALERT_MASK: usize = 0xffff_00ff;
 
-/// Returns the message at the buffer's front, and the size of its frame. A frame that is not a
+/// Returns the message at the front of the buffer of a connection with these extensions, and the
+/// size of its frame. A frame that is not a
 /// message stays in the buffer, so that later calls fail alike.
-pub(crate) fn front(buffer: &ReadBuffer) -> Result<(Envelope<'_>, usize), Error> {
+pub(crate) fn front(
+    buffer: &ReadBuffer,
+    extensions: Extensions,
+) -> Result<(Envelope<'_>, usize), Error> {
+    let parse = if extensions.is_empty() { Envelope::parse } else { Envelope::parse_extended };
     match buffer.peek() {
-        Frame::Complete { body, frame_bytes } => match Envelope::parse(body) {
+        Frame::Complete { body, frame_bytes } => match parse(body) {
             Ok(envelope) => Ok((envelope, frame_bytes)),
             Err(error) => Err(Error::Protocol { what: error.to_string() }),
         },

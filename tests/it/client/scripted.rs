@@ -65,15 +65,39 @@ impl Scripted {
         self.listener.accept().is_ok()
     }
 
-    /// Returns the next connection, with a welcome.
+    /// Returns the next connection, with the welcome of a server that knows no extensions.
     pub(crate) fn accept(&self) -> Side {
+        self.accept_as(&json!({}))
+    }
+
+    /// Returns the next connection, with a welcome that has these members besides.
+    pub(crate) fn accept_as(&self, more: &Value) -> Side {
         let mut side = self.accept_bare();
         let connect = side.receive();
+        assert_eq!(connect["payload"]["extensions"], json!(["call"]), "{connect}");
         let id = connect["payload"]["connection_id"].as_str().unwrap().to_owned();
         side.connection_id = format!("server of {id}");
-        side.send("response", "system", json!({"status": "connected", "connection_id": id}));
+        let mut welcome = json!({"status": "connected", "connection_id": id});
+        welcome.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        side.send("response", "system", welcome);
         side
     }
+
+    /// Connects a client to a server that knows the extension `call`.
+    pub(crate) fn call(&self, options: &ClientOptions) -> (Client, Side) {
+        let options = options.clone();
+        let connecting = std::thread::spawn(move || options.connect().unwrap());
+        let side = self.accept_as(&call());
+        (connecting.join().unwrap(), side)
+    }
+}
+
+/// The members of a welcome with the extension `call`.
+pub(crate) fn call() -> Value {
+    json!({
+        "extensions": ["call"],
+        "limits": {"max_frame_bytes": 1_000_000, "request_timeout_ms": 30_000},
+    })
 }
 
 /// Returns the options of a client that gives nothing up while a test runs, and reconnects soon.

@@ -104,9 +104,9 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src/client",
         floors: &[
-            "endpoint payload reconnect serve_options",
-            "error tls",
-            "options event",
+            "background/shield endpoint payload reconnect serve_options server_limits",
+            "cancel_token error tls",
+            "options event request_options",
             "client_options",
             // Bytes, frames and messages.
             "wire/addresses wire/answer wire/no_signal wire/read_buffer",
@@ -116,16 +116,18 @@ const ROOMS: &[Room] = &[
             // The blocking client.
             "connection",
             // The client for many threads.
-            "background/inbox background/outbox background/shield",
+            "background/inbox background/outbox background/parts",
             "background/routes background/waiter",
             "background/pending",
             "background/state",
             "background/shared",
+            "background/calls",
             "background/incoming background/listeners background/open background/worker",
             "background/driver",
             "request_future subscription",
+            "request_stream",
             "client",
-            "asking listening serving",
+            "asking calling listening serving",
             "pool",
             "mod fuzzing",
         ],
