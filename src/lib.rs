@@ -93,7 +93,7 @@ pub use broker::{
     Access, Application, ApplicationInfo, Channel, ChannelInfo, ChannelLatency, ConnectionInfo,
     ConnectionKey, Context, Counters, Delivery, Handle, HandleError, LatencyOf, LatencySummary,
     Limits, Measure, MemoryPressure, Peer, Publisher, Reply, Request, RequestResult, Responder,
-    SendError, Stats, TurnLimits, User, Verdict,
+    SendError, Stats, StreamError, StreamSender, TurnLimits, User, Verdict,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};

@@ -37,6 +37,7 @@ pub use embed::handle::{Handle, HandleError, Publisher};
 pub use embed::request::{Delivery, Reply, Request, RequestResult, Verdict};
 pub use embed::responder::Responder;
 pub use embed::setup::{Application, Channel};
+pub use embed::stream::{StreamError, StreamSender};
 pub use limits::Limits;
 pub use state::budget::MemoryPressure;
 pub use state::counters::Counters;

@@ -6,6 +6,7 @@ mod attacks;
 mod bad_input;
 mod between_turns;
 mod budget;
+mod calls;
 #[cfg(feature = "cli")]
 mod cli;
 mod client;

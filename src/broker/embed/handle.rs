@@ -351,7 +351,7 @@ pub(crate) fn leave_if_inside(remote: &Arc<Remote>, outer: &Outer) {
     }
 }
 
-fn is_inside(remote: &Arc<Remote>) -> bool {
+pub(crate) fn is_inside(remote: &Arc<Remote>) -> bool {
     RUNNING.get() == Arc::as_ptr(remote) as usize
 }
 

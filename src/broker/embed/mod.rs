@@ -9,3 +9,4 @@ pub(crate) mod publication;
 pub(crate) mod request;
 pub(crate) mod responder;
 pub(crate) mod setup;
+pub(crate) mod stream;

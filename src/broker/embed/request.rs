@@ -4,17 +4,20 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::context::{self, Context, SendError};
 use super::responder::{Remote, Responder};
-use crate::broker::flow::{answers, queues, requests};
+use super::stream::StreamSender;
+use crate::broker::flow::{answers, calls, queues, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
-use crate::broker::state::keys::{ChannelKey, ConnectionKey};
-use crate::broker::state::refusal;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
+use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::watch::Watch;
 use crate::handler_error::HandlerError;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
@@ -126,6 +129,20 @@ impl<'a> Delivery<'a> {
     /// Returns the connection that sent the message.
     pub fn from(&self) -> ConnectionKey {
         self.parts.from
+    }
+
+    /// Returns the time that the requester gives the request, from now on, or `None` if it gave none.
+    /// The server's own [`Limits::request_timeout`](crate::Limits::request_timeout) may be shorter.
+    pub fn remaining(&self) -> Option<Duration> {
+        let deadline = self.deadline()?;
+        Some(deadline.saturating_sub(self.context.core.turn.now.monotonic))
+    }
+
+    /// Returns the point in time at which the requester gives up, in
+    /// [`Now::monotonic`](crate::broker::Now::monotonic), or `None` if it gave no time.
+    pub fn deadline(&self) -> Option<Duration> {
+        let ttl_millis = self.parts.meta?.ttl_millis?;
+        Some(calls::deadline(self.context.core, ttl_millis))
     }
 
     /// Publishes a value to a channel of the message's own application. Returns the number of
@@ -276,8 +293,35 @@ impl<'a> Request<'a> {
         let Delivery { parts, context, dealt, remote } = self.delivery;
         let core = context.into_core();
         *dealt = Dealt::Later;
-        match requests::begin(core, parts.from, parts.channel, parts.envelope, None) {
+        match begin_deferred(core, parts) {
             Ok(request) => Ok((Reply(PhantomData), Responder::new(request, remote.clone()))),
+            Err(why) => {
+                answers::refuse(core, parts.from, parts.envelope, &why);
+                Err(HandlerError::new(why.text))
+            }
+        }
+    }
+
+    /// Answers in parts, from any thread. A requester that asked for a stream gets them as they come,
+    /// as many as it gives credit for; any other one gets the array of all of them at the end.
+    ///
+    /// # Errors
+    /// If too many requests wait for their answers. The requester gets an error as well.
+    pub fn stream(self) -> Result<(Reply<'a>, StreamSender), HandlerError> {
+        let Delivery { parts, context, dealt, remote } = self.delivery;
+        let core = context.into_core();
+        *dealt = Dealt::Later;
+        match begin_deferred(core, parts) {
+            Ok(request) => {
+                let credit = parts.meta.and_then(|meta| meta.stream);
+                let watch = Arc::new(Watch::with_credit(credit.unwrap_or(0)));
+                calls::watch(core, request, watch.clone());
+                let bytes_max = core.limits.frame_bytes_max;
+                let is_stream = credit.is_some();
+                let sender =
+                    StreamSender::new(request, remote.clone(), watch, is_stream, bytes_max);
+                Ok((Reply(PhantomData), sender))
+            }
             Err(why) => {
                 answers::refuse(core, parts.from, parts.envelope, &why);
                 Err(HandlerError::new(why.text))
@@ -306,6 +350,14 @@ impl<'a> Request<'a> {
         *self.delivery.dealt = Dealt::PassedOn;
         Reply(PhantomData)
     }
+}
+
+fn begin_deferred(core: &mut Core, parts: Parts<'_>) -> Result<RequestKey, Refusal> {
+    let request = requests::begin(core, parts.from, parts.channel, parts.envelope, None)?;
+    if let Some(meta) = parts.meta {
+        calls::attach(core, request, meta);
+    }
+    Ok(request)
 }
 
 fn finish<'a>(

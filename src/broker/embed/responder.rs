@@ -1,15 +1,16 @@
 //! Answers that come later, from other threads.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
 use super::publication::Publication;
-use crate::broker::flow::requests;
+use crate::broker::flow::{calls, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::RequestKey;
 use crate::broker::state::mailbox;
 use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::watch::Watch;
 use crate::handler_error::HandlerError;
 use crate::proto::{Json, JsonError};
 
@@ -37,11 +38,37 @@ pub(crate) type Remote = mailbox::Remote<Core, Publication>;
 pub struct Responder {
     request: Option<RequestKey>,
     remote: Arc<Remote>,
+    /// Made when the thread first asks whether the request is over.
+    watch: OnceLock<Arc<Watch>>,
 }
 
 impl Responder {
     pub(super) fn new(request: RequestKey, remote: Arc<Remote>) -> Self {
-        Self { request: Some(request), remote }
+        Self { request: Some(request), remote, watch: OnceLock::new() }
+    }
+
+    /// Returns whether the request ended before its answer: its requester cancelled it or left, its
+    /// time is up, or the server ends. The first call asks the loop, and tells nothing yet unless that
+    /// answers at once; a thread that asks again and again sees it.
+    pub fn is_cancelled(&self) -> bool {
+        self.watch().is_cancelled()
+    }
+
+    /// Calls a function on the thread of the loop as soon as the request is cancelled, or here and
+    /// now if that is known already. The function must not wait.
+    pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
+        self.watch().on_cancel(Box::new(hook));
+    }
+
+    fn watch(&self) -> &Watch {
+        self.watch.get_or_init(|| {
+            let watch = Arc::new(Watch::default());
+            if let Some(request) = self.request {
+                let watch = watch.clone();
+                self.remote.post(move |core| calls::watch(core, request, watch));
+            }
+            watch
+        })
     }
 
     /// Answers with any value.

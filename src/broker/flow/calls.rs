@@ -1,6 +1,7 @@
 //! The extras of requests of peers that negotiated `call`, and the form of a message that a worker
 //! gets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::queues;
@@ -9,6 +10,7 @@ use crate::broker::state::calls::{Call, Stream, Ttl};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ConnectionKey, RequestKey};
 use crate::broker::state::timers::Due;
+use crate::broker::state::watch::Watch;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{Extensions, META_TEXT_BYTES, Meta, OutFrame, SharedFrame};
 
@@ -34,8 +36,9 @@ pub(crate) fn attach(core: &mut Core, key: RequestKey, meta: &Meta<'_>) {
     if stream.is_some() {
         core.requests.index(requester, &mut core.connections, &mut core.budget);
     }
-    let idempotent = meta.idempotent;
-    core.requests.attach(key, Call { ttl, stream, idempotent, ..Call::default() });
+    let mut call = Call::default();
+    (call.ttl, call.stream, call.idempotent) = (ttl, stream, meta.idempotent);
+    core.requests.attach(key, call);
     core.budget.tables_bytes += CALL_BYTES;
 }
 
@@ -48,8 +51,32 @@ pub(crate) fn forget(core: &mut Core, key: RequestKey) {
     if let Some(ttl) = call.ttl {
         core.timers.disarm(ttl.timer);
     }
-    if let Some(frame) = call.retry {
-        uncharge(core, requester, &frame);
+    if let Some(frame) = &call.retry {
+        uncharge(core, requester, frame);
+    }
+}
+
+/// Lets the thread that answers a request know what becomes of it.
+#[cold]
+pub(crate) fn watch(core: &mut Core, key: RequestKey, watch: Arc<Watch>) {
+    let Some(request) = core.requests.get(key) else {
+        core.counters.handler_panics += watch.cancel() as u64;
+        return;
+    };
+    if !request.has_call() {
+        attach(core, key, &Meta::default());
+    }
+    if let Some((_, call)) = core.requests.with_call(key) {
+        call.watch = Some(watch);
+    }
+}
+
+/// Tells the thread that answers a request, if there is one, that this ended before its answer.
+#[cold]
+pub(crate) fn note_cancel(core: &mut Core, key: RequestKey) {
+    let watch = core.requests.with_call(key).and_then(|(_, call)| call.watch.clone());
+    if let Some(watch) = watch {
+        core.counters.handler_panics += watch.cancel() as u64;
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{calls, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::OWED_BYTES;
+use crate::broker::state::calls::Stream;
 use crate::broker::state::connection::Owed;
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -37,7 +38,17 @@ pub(crate) fn tell(
 pub(crate) fn pass_credit(core: &mut Core, key: RequestKey, was_settled: bool) {
     let Some((request, call)) = core.requests.with_call(key) else { return };
     // One that is kept is told by the request itself, and the rest when it gets that.
-    let Answerer::Worker(worker, _) = request.answerer else { return };
+    let worker = match request.answerer {
+        Answerer::Worker(worker, _) => worker,
+        Answerer::Kept(_) => return,
+        Answerer::Thread => {
+            let credit = call.stream.as_mut().map_or(0, Stream::take_owed);
+            if let Some(watch) = &call.watch {
+                watch.add_credit(credit);
+            }
+            return;
+        }
+    };
     let (id, Some(stream)) = (request.id, &mut call.stream) else { return };
     let connection = core.connections.get(worker);
     if !connection.is_some_and(|found| found.extensions.contains(Extensions::CALL)) {

@@ -150,6 +150,13 @@ fn deliver(core: &mut Core, key: RequestKey, response: Option<&Envelope<'_>>, pa
     core.encoder.recycle(message);
 }
 
+/// Ends a request with a frame that is encoded already.
+pub(crate) fn finish_with(core: &mut Core, key: RequestKey, answer: &OutFrame<'_>) {
+    if let Some(request) = end(core, key) {
+        finish(core, &request, answer);
+    }
+}
+
 fn finish(core: &mut Core, request: &PendingRequest, answer: &OutFrame<'_>) {
     if !queues::push(core, request.requester, answer) {
         core.counters.answers_undeliverable += 1;
@@ -224,6 +231,9 @@ fn end_unanswered(
     key: RequestKey,
     reason: Option<CancelReason>,
 ) -> Option<PendingRequest> {
+    if reason.is_some() && core.requests.get(key)?.has_call() {
+        calls::note_cancel(core, key);
+    }
     let request = end(core, key)?;
     if let Some(reason) = reason {
         *core.counters.cancelled.entry(reason.as_str()).or_default() += 1;

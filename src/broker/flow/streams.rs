@@ -5,11 +5,14 @@ use super::{calls, cancels, measuring, queues, requests};
 use crate::branches::{self, Branch};
 use crate::broker::state::calls::PartFault;
 use crate::broker::state::core::Core;
+use crate::broker::state::encoder::Encoded;
 use crate::broker::state::keys::{ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::system::CancelReason;
-use crate::proto::{Envelope, Fault, Head, Member, Meta, OutFrame, credit, members, only_member};
+use crate::proto::{
+    Envelope, Fault, Head, Json, Member, MessageType, Meta, OutFrame, credit, members, only_member,
+};
 use smallvec::SmallVec;
 
 /// Handles a notification on `system` of a peer that negotiated `call`. What is neither a cancel nor
@@ -188,6 +191,53 @@ fn push_part(core: &mut Core, key: RequestKey, frame: &OutFrame<'_>) {
         // With a part on its way, the request cannot be given to another worker.
         calls::take_retry(core, key);
     }
+}
+
+/// Passes on a part of a request that another thread answers.
+pub(crate) fn pass_own(core: &mut Core, key: RequestKey, payload: &Json<'_>) {
+    let now = core.turn.now.monotonic;
+    let stream = core.requests.with_call(key).and_then(|(_, call)| call.stream.as_mut());
+    let Some(stream) = stream else { return };
+    let seq = stream.next_seq();
+    // The thread has counted the credit, too.
+    let Ok(is_stalled) = stream.take_part(seq, now) else { return };
+    core.counters.credit_stalls += u64::from(is_stalled);
+    let meta = Meta { seq: Some(seq), ..Meta::default() };
+    if let Some(message) = encode_own(core, key, &meta, payload.as_str()) {
+        push_part(core, key, &message.frame());
+        core.encoder.recycle(message);
+    }
+}
+
+/// Ends the stream of a request that another thread answers.
+pub(crate) fn finish_own(core: &mut Core, key: RequestKey) {
+    let stream = core.requests.with_call(key).and_then(|(_, call)| call.stream.as_ref());
+    let Some(stream) = stream else { return };
+    branches::note(Branch::StreamEnded);
+    let meta = Meta { seq: Some(stream.next_seq()), end: true, ..Meta::default() };
+    if let Some(message) = encode_own(core, key, &meta, "null") {
+        requests::finish_with(core, key, &message.frame());
+        core.encoder.recycle(message);
+    }
+}
+
+/// Encodes a response of the server itself with a `meta`.
+fn encode_own(core: &mut Core, key: RequestKey, meta: &Meta<'_>, payload: &str) -> Option<Encoded> {
+    let request = core.requests.get(key)?;
+    let (application, channel) = core.router.names(request.channel)?;
+    let stamp = core.encoder.stamp(core.turn.now.unix);
+    let mut text = Vec::new();
+    meta.append_to(&mut text);
+    let head = Head {
+        message_id: stamp.id(),
+        app_id: &application.id_json,
+        channel_id: &channel.id_json,
+        message_type: MessageType::Response,
+        timestamp: stamp.time(),
+        reply_to: Some(request.message_id()),
+        meta: Some(&text),
+    };
+    Some(core.encoder.text(&mut core.pool, &head, payload))
 }
 
 /// The queue keeps room for the end or the error of each request of its connection, so that parts

@@ -1,9 +1,11 @@
 //! What some requests have beyond the base protocol: a deadline of their own, a stream of parts, and
 //! a second try.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::timers::TimerKey;
+use super::watch::Watch;
 use crate::proto::{CREDIT_MAX, SharedFrame};
 
 /// The extras of one request.
@@ -14,9 +16,20 @@ pub(crate) struct Call {
     pub(crate) idempotent: bool,
     /// The frame for another worker, should the first one be lost.
     pub(crate) retry: Option<SharedFrame>,
+    /// What the thread that answers it knows of it.
+    pub(crate) watch: Option<Arc<Watch>>,
     /// The length of the `meta` at the end of the frames that are kept for it, with all that a frame
     /// without it does not have.
     pub(crate) meta_bytes: u32,
+}
+
+/// A thread that waits for credit does not wait for one that is gone.
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.close();
+        }
+    }
 }
 
 /// The deadline of a requester.
@@ -98,6 +111,10 @@ impl Stream {
         self.next_seq += 1;
         self.active_at = now;
         Ok(self.unused == self.owed)
+    }
+
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
     }
 
     /// Checks the number of a part, or of the end, which needs no credit.

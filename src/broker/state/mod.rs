@@ -24,3 +24,4 @@ pub(crate) mod stats;
 pub(crate) mod timeouts;
 pub(crate) mod timers;
 pub(crate) mod turn;
+pub(crate) mod watch;

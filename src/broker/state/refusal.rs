@@ -260,6 +260,15 @@ pub(crate) fn no_room_for_part() -> Refusal {
     )
 }
 
+/// All parts of an answer together fit into no frame, and the requester asked for no stream.
+pub(crate) fn stream_too_large() -> Refusal {
+    Refusal::new(
+        ErrorCode::LimitExceeded,
+        "the parts of this answer together exceed the server's limit for a frame; ask for a stream, \
+         or raise its --max-frame-bytes",
+    )
+}
+
 pub(crate) fn call_id_missing() -> Refusal {
     let text = format!(
         "cancel and credit need the message_id of the request in their payload: a string of 1 to \

@@ -53,7 +53,7 @@ const ROOMS: &[Room] = &[
             // Tables: each owns its data and knows no other.
             "state/keys",
             "state/arena state/line state/mailbox state/peer state/encoder state/refusal",
-            "state/histogram state/counters state/timeouts state/timers state/events",
+            "state/histogram state/counters state/timeouts state/timers state/events state/watch",
             "state/latency state/call_index state/calls state/request_id",
             "state/connection state/service",
             "state/budget state/patterns? state/history?",
@@ -74,7 +74,9 @@ const ROOMS: &[Room] = &[
             "embed/context",
             "embed/publication",
             "embed/responder",
-            "embed/handle embed/request",
+            "embed/handle",
+            "embed/stream",
+            "embed/request",
             "embed/changes",
             "embed/manage embed/setup embed/handlers",
             // The peers.

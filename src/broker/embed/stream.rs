@@ -1,0 +1,272 @@
+//! Answers in parts that other threads send.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::handle;
+use super::responder::Remote;
+use crate::broker::flow::{requests, streams};
+use crate::broker::state::keys::RequestKey;
+use crate::broker::state::mailbox::Letter;
+use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::watch::{Blocked, Watch};
+use crate::handler_error::HandlerError;
+use crate::proto::{Json, JsonError};
+
+/// Sends the parts of an answer from any thread, at the pace of the requester.
+///
+/// A requester that asked for no stream gets one answer at the end: the array of all parts. If the
+/// sender is dropped before [`StreamSender::finish`], the request is answered `handler_failed`.
+///
+/// ```
+/// # fn main() -> Result<(), ipc_framework::Error> {
+/// # let mut config = ipc_framework::Config::default();
+/// # config.port = 0;
+/// # let mut server = ipc_framework::Server::bind(config)?;
+/// server.application("llm", "A model").channel("count").on_request(|request| {
+///     let to: u32 = request.payload()?;
+///     let (reply, mut parts) = request.stream()?;
+///     std::thread::spawn(move || {
+///         for number in 0..to {
+///             // Waits until the requester takes another part, and fails once it is gone.
+///             if parts.send(&number).is_err() {
+///                 return;
+///             }
+///         }
+///         parts.finish();
+///     });
+///     Ok(reply)
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct StreamSender {
+    request: Option<RequestKey>,
+    remote: Arc<Remote>,
+    watch: Arc<Watch>,
+    parts: Parts,
+}
+
+#[derive(Debug)]
+enum Parts {
+    Sent,
+    /// The array that a requester without a stream gets.
+    Collected {
+        json: String,
+        bytes_max: usize,
+    },
+}
+
+impl StreamSender {
+    pub(super) fn new(
+        request: RequestKey,
+        remote: Arc<Remote>,
+        watch: Arc<Watch>,
+        is_stream: bool,
+        bytes_max: usize,
+    ) -> Self {
+        let parts = if is_stream {
+            Parts::Sent
+        } else {
+            Parts::Collected { json: String::new(), bytes_max }
+        };
+        Self { request: Some(request), remote, watch, parts }
+    }
+
+    /// Sends a part, and waits until the requester takes one. It must not be called on the thread of
+    /// the loop, which would wait for itself; there it fails with [`StreamError::NoCredit`] instead of
+    /// waiting.
+    ///
+    /// # Errors
+    /// If the request is over, or the value cannot be sent.
+    pub fn send<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), StreamError> {
+        self.send_json(Json::from_serialize(part).map_err(StreamError::NotJson)?)
+    }
+
+    /// Does the same as [`StreamSender::send`] with JSON text.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn send_json(&mut self, part: Json<'static>) -> Result<(), StreamError> {
+        if matches!(self.parts, Parts::Sent) && !handle::is_inside(&self.remote) {
+            self.watch.wait(None).map_err(StreamError::from)?;
+        }
+        self.try_send_json(part)
+    }
+
+    /// Sends a part if the requester takes one now.
+    ///
+    /// # Errors
+    /// If it does not, if the request is over, or if the value cannot be sent.
+    pub fn try_send<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), StreamError> {
+        self.try_send_json(Json::from_serialize(part).map_err(StreamError::NotJson)?)
+    }
+
+    /// Does the same as [`StreamSender::try_send`] with JSON text.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn try_send_json(&mut self, part: Json<'static>) -> Result<(), StreamError> {
+        let Some(request) = self.request else { return Err(StreamError::Cancelled) };
+        match &mut self.parts {
+            Parts::Collected { .. } if self.watch.is_cancelled() => Err(StreamError::Cancelled),
+            Parts::Collected { json, bytes_max } => {
+                if json.len() + part.as_str().len() + 2 > *bytes_max {
+                    self.end(Err(refusal::stream_too_large()));
+                    return Err(StreamError::TooLarge);
+                }
+                json.push(if json.is_empty() { '[' } else { ',' });
+                json.push_str(part.as_str());
+                Ok(())
+            }
+            Parts::Sent => {
+                self.watch.take_credit().map_err(StreamError::from)?;
+                let (watch, bytes) = (self.watch.clone(), part.as_str().len());
+                let pass = Box::new(move |core: &mut _| {
+                    watch.note_taken();
+                    streams::pass_own(core, request, &part);
+                });
+                self.remote.send(bytes, Letter::Command(pass));
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the requester takes a part. Returns whether it does; if not, the time is up.
+    ///
+    /// # Errors
+    /// If the request is over.
+    pub fn wait(&self, timeout: Duration) -> Result<bool, StreamError> {
+        if matches!(self.parts, Parts::Collected { .. }) {
+            return if self.is_cancelled() { Err(StreamError::Cancelled) } else { Ok(true) };
+        }
+        match self.watch.wait(Some(timeout)) {
+            Ok(()) => Ok(true),
+            Err(Blocked::NoCredit) => Ok(false),
+            Err(Blocked::Over) => Err(StreamError::Cancelled),
+        }
+    }
+
+    /// Does the same as [`StreamSender::wait`] in a future: it is ready when
+    /// [`StreamSender::try_send`] has credit, or when the request is over.
+    ///
+    /// # Errors
+    /// If the request is over.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        if matches!(self.parts, Parts::Collected { .. }) && !self.is_cancelled() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.watch.poll(context.waker()) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(Blocked::NoCredit) => Poll::Pending,
+            Err(Blocked::Over) => Poll::Ready(Err(StreamError::Cancelled)),
+        }
+    }
+
+    /// Returns whether the request ended before its answer: its requester cancelled it or left, its
+    /// time is up, or the server ends.
+    pub fn is_cancelled(&self) -> bool {
+        self.watch.is_cancelled()
+    }
+
+    /// Calls a function on the thread of the loop as soon as the request is cancelled, or here and
+    /// now if it is already. The function must not wait.
+    pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
+        self.watch.on_cancel(Box::new(hook));
+    }
+
+    /// Ends the answer.
+    pub fn finish(mut self) {
+        match &mut self.parts {
+            Parts::Collected { json, .. } => {
+                json.push_str(if json.is_empty() { "[]" } else { "]" });
+                let json = std::mem::take(json);
+                self.end(Json::parse(json).map_err(|_| refusal::stream_too_large()));
+            }
+            Parts::Sent => {
+                let Some(request) = self.request.take() else { return };
+                self.remote.post(move |core| streams::finish_own(core, request));
+            }
+        }
+    }
+
+    /// Ends the answer with an error: [`HandlerError::app`], or one that the requester gets as
+    /// `handler_failed`.
+    pub fn fail(mut self, error: impl Into<HandlerError>) {
+        let error = error.into();
+        match error.payload() {
+            Some(payload) => self.end(Ok(payload.clone())),
+            None => self.end(Err(refusal::handler_failed(error.text()))),
+        }
+    }
+
+    fn end(&mut self, answer: Result<Json<'static>, Refusal>) {
+        let Some(request) = self.request.take() else { return };
+        self.remote.post(move |core| requests::answer_deferred(core, request, answer));
+    }
+}
+
+impl Drop for StreamSender {
+    fn drop(&mut self) {
+        self.end(Err(refusal::handler_dropped()));
+    }
+}
+
+/// The reason why a part was not sent.
+///
+/// ```
+/// use ipc_framework::StreamError;
+///
+/// assert!(StreamError::Cancelled.to_string().contains("is over"));
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The request is over. Send no more, and end the work for it.
+    Cancelled,
+    /// The requester takes no part now. Wait until it does.
+    NoCredit,
+    /// The value cannot be written as JSON.
+    NotJson(JsonError),
+    /// All parts together fit into no frame, and the requester asked for no stream.
+    TooLarge,
+}
+
+impl From<Blocked> for StreamError {
+    fn from(blocked: Blocked) -> Self {
+        match blocked {
+            Blocked::Over => Self::Cancelled,
+            Blocked::NoCredit => Self::NoCredit,
+        }
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cancelled => f.write_str("the request is over; end the work for it"),
+            Self::NoCredit => {
+                f.write_str("the requester takes no part now; send it when there is credit")
+            }
+            Self::NotJson(error) => error.fmt(f),
+            Self::TooLarge => f.write_str(
+                "the parts together exceed the limit for a frame, and the requester asked for no \
+                 stream; send less, or have it ask for one",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for StreamError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotJson(error) => Some(error),
+            _ => None,
+        }
+    }
+}
