@@ -21,11 +21,6 @@ fn extended(server: &TestServer, id: &str) -> Peer {
 }
 
 impl Peer {
-    /// Returns the next frame, which may have a `meta`.
-    fn receive_extended(&mut self) -> Value {
-        serde_json::from_slice(&self.try_receive_body().expect("a frame")).expect("it is JSON")
-    }
-
     /// Sends a request with a `meta`, and returns its id.
     fn call(&mut self, channel_id: &str, payload: &Value, meta: &Value) -> String {
         let mut request = self.message("request", channel_id, payload);

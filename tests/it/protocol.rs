@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::net::Shutdown;
 
 use ipc_framework::ErrorCode;
+use ipc_framework::proto::Meta;
 use serde_json::{Value, json};
 
 use crate::support::{Peer, TestServer, serve_echo};
 
 const DOCUMENT: &str = include_str!("../../PROTOCOL.md");
-const EXAMPLES_MIN: usize = 5;
+const EXAMPLES_MIN: usize = 8;
 
 /// A line of an example: what one client sends or receives.
 struct Line<'a> {
@@ -85,8 +86,11 @@ fn run(line: &Line<'_>, client: &mut Peer, chosen: &mut Chosen) {
             client.stream.write_all(&[&line.bytes, text.as_bytes()].concat()).unwrap();
         }
         (false, text) if line.bytes.is_empty() => {
-            let expected: Value = serde_json::from_str(text).expect("the document has JSON");
-            let mut received = client.receive();
+            // What is left of a `ttl` is a number.
+            let text = text.replace(":<ttl>", ":\"<ttl>\"");
+            let expected: Value = serde_json::from_str(&text).expect("the document has JSON");
+            let body = client.try_receive_body().expect("a frame before the stream ends");
+            let mut received: Value = serde_json::from_slice(&body).expect("every frame is JSON");
             if expected["timestamp"] == 0 {
                 assert!(received["timestamp"].as_f64().is_some_and(|now| now > 1e9), "{received}");
                 received["timestamp"] = json!(0);
@@ -124,6 +128,9 @@ fn compare(expected: &Value, received: &Value, chosen: &mut Chosen) {
         (Value::String(name), Value::String(value)) if name.starts_with('<') => {
             let known = chosen.entry(name.clone()).or_insert_with(|| value.clone());
             assert_eq!(known, value, "{name} is two things");
+        }
+        (Value::String(name), Value::Number(left)) if name == "<ttl>" => {
+            assert!(left.as_u64().is_some_and(|left| (1..=60_000).contains(&left)), "{left}");
         }
         _ => assert_eq!(expected, received),
     }
@@ -175,6 +182,17 @@ fn the_table_of_errors_has_every_code_and_what_becomes_of_the_connection() {
     for (row, code) in rows.iter().zip(ErrorCode::ALL) {
         assert_eq!(row[2] == "is closed", code.closes_connection(), "{row:?}");
     }
+}
+
+#[test]
+fn the_table_of_meta_has_what_the_server_takes() {
+    let rows = table("| member | extension | on | meaning |");
+    let listed: Vec<&str> = rows.iter().flat_map(|row| quoted(row[0])).collect();
+    let error = Meta::parse(r#"{"colour":"red"}"#).unwrap_err().to_string();
+    let named = error.split_once("send ").unwrap().1.split_once(" alone").unwrap().0;
+    let named: Vec<&str> =
+        named.split([',', ' ']).filter(|word| word.len() > 2 && *word != "and").collect();
+    assert_eq!(listed, named);
 }
 
 #[test]
