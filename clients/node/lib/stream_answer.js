@@ -60,7 +60,7 @@ async function answerInParts(iterator, work, { step, answers }) {
       if (work.lost !== null) break;
     }
     isFaulty = true;
-    if (work.lost === null) parts.end();
+    await parts.end();
   } catch (thrown) {
     error = thrown;
     if (work.lost === null) {
@@ -91,8 +91,9 @@ class Streamed {
     this.sent += 1;
   }
 
-  end() {
-    this.answers.part(this.work.message, null, { seq: this.sent, end: true });
+  async end() {
+    await this.answers.whenRoom();
+    if (this.work.lost === null) this.answers.part(this.work.message, null, { seq: this.sent, end: true });
   }
 }
 
@@ -115,8 +116,8 @@ class Collected {
     this.texts.push(text);
   }
 
-  end() {
-    this.answers.text(this.work.message, `[${this.texts.join(',')}]`);
+  async end() {
+    if (this.work.lost === null) this.answers.text(this.work.message, `[${this.texts.join(',')}]`);
   }
 }
 

@@ -17,7 +17,7 @@ const PROGRAMS = [...README.matchAll(/^#+ (.*)$|```js\n([^]*?)```/gm)].reduce((f
 }, { heading: '', programs: [] }).programs;
 
 test('there are programs in the README', () => {
-  assert.ok(PROGRAMS.length >= 2);
+  assert.ok(PROGRAMS.length >= 3);
 });
 
 for (const [heading, program] of PROGRAMS) {
