@@ -34,6 +34,17 @@ impl Memory {
         key
     }
 
+    /// A connection that has negotiated `call`.
+    pub(super) fn extended(&mut self, connection_id: &str) -> ConnectionKey {
+        let key = self.broker.accept().expect("there is room");
+        let connect = format!(
+            "{{\"action\":\"connect\",\"connection_id\":\"{connection_id}\",\
+             \"extensions\":[\"call\"]}}"
+        );
+        assert_ne!(self.turn(key, &frame("request", "system", &connect)), 0);
+        key
+    }
+
     pub(super) fn subscriber(&mut self, connection_id: &str, channel_id: &str) -> ConnectionKey {
         let key = self.connected(connection_id);
         let sent = self.turn(key, &frame("subscribe", channel_id, r#"{"ack":true}"#));

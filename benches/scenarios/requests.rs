@@ -6,7 +6,7 @@ use ipc_framework::Responder;
 use serde::{Deserialize, Serialize};
 
 use super::memory::Memory;
-use super::messages::{ID, answer_to, frame, framed, id_of, small};
+use super::messages::{ID, answer_to, body_in_reply, frame, framed, id_of, small};
 use super::sockets::{Peer, Sockets};
 use super::{Scenario, Work};
 
@@ -24,6 +24,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new("request/forwarded_with_concurrency", Work::Frames(4), || {
             forwarded(&serve_one())
         }),
+        Scenario::new("request/forwarded_between_extended", Work::Frames(4), || extended("")),
+        Scenario::new("request/forwarded_with_ttl", Work::Frames(4), || {
+            extended(",\"meta\":{\"ttl\":5000}")
+        }),
+        Scenario::new("request/stream_of_32_parts", Work::Frames(2 * (PARTS + 2)), streamed),
         Scenario::new("request/kept_and_forwarded", Work::Frames(4), kept),
         Scenario::new(
             "request/forwarded_over_unix_sockets",
@@ -60,6 +65,58 @@ fn forwarded(serve: &[u8]) -> impl FnMut() + use<> {
         answer[id_at.clone()].copy_from_slice(id_of(&memory.seen));
         assert_ne!(memory.turn(worker, &answer), 0, "the requester gets the answer");
     }
+}
+
+/// The parts of a stream.
+const PARTS: usize = 32;
+
+/// A forwarded request between peers that negotiated `call`.
+fn extended(meta: &str) -> impl FnMut() + use<> {
+    let mut memory = Memory::new();
+    let worker = memory.extended("worker");
+    assert_ne!(memory.turn(worker, &serve()), 0);
+    let requester = memory.extended("requester");
+    let request = with_meta(&small("request", "work"), meta);
+    let (mut answer, id_at) = answer_to(ID);
+    memory.watch(worker);
+    move || {
+        memory.turn(requester, &request);
+        answer[id_at.clone()].copy_from_slice(id_of(&memory.seen));
+        assert_ne!(memory.turn(worker, &answer), 0, "the requester gets the answer");
+    }
+}
+
+/// A request whose worker answers in parts, each in a read of its own.
+fn streamed() -> impl FnMut() {
+    let mut memory = Memory::new();
+    let worker = memory.extended("worker");
+    assert_ne!(memory.turn(worker, &serve()), 0);
+    let requester = memory.extended("requester");
+    let meta = format!(",\"meta\":{{\"stream\":{PARTS}}}");
+    let request = with_meta(&small("request", "work"), &meta);
+    let reply_to = format!("\"{ID}\"");
+    let part = |payload: &str, meta: &str| {
+        let body = body_in_reply("response", "work", payload, &reply_to);
+        let id_at = body.rfind(&reply_to).expect("it is there") + "....\"".len();
+        (with_meta(&body, meta), id_at)
+    };
+    let mut parts: Vec<_> =
+        (0..PARTS).map(|seq| part("\" token\"", &format!(",\"meta\":{{\"seq\":{seq}}}"))).collect();
+    parts.push(part("null", &format!(",\"meta\":{{\"seq\":{PARTS},\"end\":true}}")));
+    memory.watch(worker);
+    move || {
+        memory.turn(requester, &request);
+        let id: [u8; ID.len()] = id_of(&memory.seen).try_into().expect("an id");
+        for (part, id_at) in &mut parts {
+            part[*id_at..][..id.len()].copy_from_slice(&id);
+            assert_ne!(memory.turn(worker, part), 0, "the requester gets each part");
+        }
+    }
+}
+
+fn with_meta(body: &str, meta: &str) -> Vec<u8> {
+    let open = body.strip_suffix('}').expect("an object");
+    framed(&format!("{open}{meta}}}"))
 }
 
 /// A request that is kept until the worker has answered the one before, and its answer.

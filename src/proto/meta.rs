@@ -64,6 +64,9 @@ impl<'a> Meta<'a> {
     }
 
     fn read(text: &'a str, is_strict: bool) -> Result<Self, Fault> {
+        if let Some((meta, "")) = usual(text) {
+            return Ok(meta);
+        }
         if text.len() > META_BYTES_MAX {
             return Err(Fault::MetaTooLong);
         }
@@ -195,6 +198,71 @@ const fn bad(key: &'static str, expected: &'static str) -> Fault {
     Fault::Meta { key, expected }
 }
 
+/// Reads a `meta` as clients write most of them: numbers and `true` alone, with nothing but
+/// punctuation around them, or with one blank behind it. Returns what follows. `None`: it has another
+/// layout, or a fault.
+pub(super) fn usual(text: &str) -> Option<(Meta<'_>, &str)> {
+    let mut meta = Meta::default();
+    let mut rest = text.strip_prefix('{')?;
+    loop {
+        let is_new;
+        if let Some(behind) = rest.strip_prefix("\"ttl\":") {
+            let (millis, behind) = leading_number(behind)?;
+            let is_usable = (1..=TTL_MILLIS_MAX.into()).contains(&millis);
+            is_new = is_usable && meta.ttl_millis.replace(millis as u32).is_none();
+            rest = behind;
+        } else if let Some(behind) = rest.strip_prefix("\"seq\":") {
+            let (seq, behind) = leading_number(behind)?;
+            is_new = meta.seq.replace(seq).is_none();
+            rest = behind;
+        } else if let Some(behind) = rest.strip_prefix("\"stream\":") {
+            let (parts, behind) = leading_number(behind)?;
+            let is_usable = (1..=CREDIT_MAX.into()).contains(&parts);
+            is_new = is_usable && meta.stream.replace(parts as u32).is_none();
+            rest = behind;
+        } else if let Some(behind) = rest.strip_prefix("\"end\":") {
+            // The number stands before it, as clients write them.
+            is_new = meta.seq.is_some() && !std::mem::replace(&mut meta.end, true);
+            rest = behind.strip_prefix(' ').unwrap_or(behind).strip_prefix("true")?;
+        } else {
+            let behind = rest.strip_prefix("\"idempotent\":")?;
+            is_new = !std::mem::replace(&mut meta.idempotent, true);
+            rest = behind.strip_prefix(' ').unwrap_or(behind).strip_prefix("true")?;
+        }
+        if !is_new {
+            return None;
+        }
+        if let Some(behind) = rest.strip_prefix('}') {
+            return Some((meta, behind));
+        }
+        let behind = rest.strip_prefix(',')?;
+        rest = behind.strip_prefix(' ').unwrap_or(behind);
+    }
+}
+
+/// Cuts off an integer of up to 18 digits, with one blank or none before it. JSON writes none with a
+/// leading zero.
+#[inline]
+fn leading_number(text: &str) -> Option<(u64, &str)> {
+    const DIGITS_MAX: usize = 18;
+    let text = text.strip_prefix(' ').unwrap_or(text);
+    let (mut number, mut digits) = (0, 0);
+    for byte in text.bytes() {
+        if !byte.is_ascii_digit() {
+            break;
+        }
+        if digits == DIGITS_MAX || (digits == 1 && number == 0) {
+            return None;
+        }
+        number = number * 10 + u64::from(byte - b'0');
+        digits += 1;
+    }
+    if digits == 0 {
+        return None;
+    }
+    text.get(digits..).map(|rest| (number, rest))
+}
+
 /// Returns a number of parts that a requester allows.
 pub(crate) fn credit(text: &str) -> Option<u32> {
     let credit = number(text).filter(|credit| (1..=CREDIT_MAX.into()).contains(credit));
@@ -297,6 +365,39 @@ mod tests {
             let mut written = Vec::new();
             meta.append_to(&mut written);
             assert_eq!(written, b"{}");
+        }
+    }
+
+    #[test]
+    fn the_quick_way_reads_what_the_other_one_reads() {
+        for text in [
+            r#"{"ttl":60000}"#,
+            r#"{"stream":65536,"ttl":2147483648}"#,
+            r#"{"seq":0}"#,
+            r#"{"seq": 123456789012345678, "end": true}"#,
+            r#"{"idempotent": true, "ttl": 1}"#,
+        ] {
+            let (quick, rest) = usual(text).unwrap();
+            // A blank in another place leaves it to the other way.
+            let spaced = text.replace('{', "{ ");
+            let slow = Meta::parse(&spaced).unwrap();
+            assert_eq!((quick, rest), (slow, ""), "{text}");
+        }
+        for text in [
+            "{}",
+            r#"{"ttl":05}"#,
+            r#"{"ttl":0}"#,
+            r#"{"ttl":5,"ttl":5}"#,
+            r#"{"ttl":5 }"#,
+            r#"{"ttl":5,}"#,
+            r#"{"ttl":}"#,
+            r#"{"end":true,"seq":1}"#,
+            r#"{"idempotent":false}"#,
+            r#"{"seq":1234567890123456789}"#,
+            r#"{"ttl":5"#,
+            r#"{"trace":{}}"#,
+        ] {
+            assert_eq!(usual(text), None, "{text}");
         }
     }
 

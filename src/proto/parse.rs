@@ -11,6 +11,7 @@ use super::fields;
 use super::json_str::JsonStr;
 use super::limits::{ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 use super::message_type::MessageType;
+use super::meta;
 use super::scanner;
 
 #[cfg(test)]
@@ -137,6 +138,9 @@ fn laid_out<const SPACED: bool, const META: bool>(rest: &str) -> Option<Envelope
 /// Reads the key `meta`, behind which the message ends.
 fn last_meta<const SPACED: bool>(rest: &str) -> Option<&str> {
     step!(rest, "", "meta", "");
+    if let Some((_, "}")) = meta::usual(rest) {
+        return rest.strip_suffix('}');
+    }
     let (meta, rest) = scanner::split_value(rest, 1)?;
     (rest == "}").then_some(meta)
 }

@@ -13,6 +13,17 @@ impl Envelope<'_> {
         if answers_nothing { around(body, self.message_id.raw()) } else { None }
     }
 
+    /// Does the same for a message whose `meta` stands last and is passed on as it came.
+    pub(crate) fn around_message_id_before_meta<'a>(
+        &self,
+        body: &'a [u8],
+    ) -> Option<[&'a [u8]; 2]> {
+        let [before, _] = self.without_meta(body)?;
+        let answers_nothing =
+            before.ends_with(b"\"reply_to\":null") || before.ends_with(b"\"reply_to\": null");
+        if answers_nothing { around(body, self.message_id.raw()) } else { None }
+    }
+
     /// The bytes before and after the `reply_to`, if this message answers something.
     #[inline]
     pub(crate) fn around_reply_to<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
@@ -77,6 +88,8 @@ mod tests {
             let pieces = envelope.without_meta(text.as_bytes()).unwrap();
             assert_eq!(pieces.concat(), whole.as_bytes());
             assert_eq!(envelope.around_message_id(text.as_bytes()), None);
+            let found = replaced(envelope.around_message_id_before_meta(text.as_bytes()));
+            assert_eq!(found, Some(text.replacen("m\\u0031", "longer", 1)));
         }
         for (from, to) in [("{\"me", "{\"meta\":{},\"me"), ("null}", "null,\"m\\u0065ta\":{}}")] {
             let text = whole.replacen(from, to, 1);

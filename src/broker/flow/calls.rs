@@ -27,13 +27,14 @@ pub(crate) fn has(core: &Core, key: ConnectionKey, extension: Extensions) -> boo
 /// Gives a request the extras that its `meta` asks for.
 #[cold]
 pub(crate) fn attach(core: &mut Core, key: RequestKey, meta: &Meta<'_>) {
-    let Some(requester) = core.requests.get(key).map(|request| request.requester) else { return };
     let ttl = meta.ttl_millis.map(|millis| {
         let until = deadline(core, millis);
         Ttl { millis, until, timer: core.timers.arm(until, Due::Deadline(key)) }
     });
     let stream = meta.stream.map(|credit| Stream::new(credit, core.turn.now.monotonic));
-    if stream.is_some() {
+    if stream.is_some()
+        && let Some(requester) = core.requests.get(key).map(|request| request.requester)
+    {
         core.requests.index(requester, &mut core.connections, &mut core.budget);
     }
     let mut call = Call::default();
@@ -42,11 +43,10 @@ pub(crate) fn attach(core: &mut Core, key: RequestKey, meta: &Meta<'_>) {
     core.budget.tables_bytes += CALL_BYTES;
 }
 
-/// Drops the extras of a request that is about to end.
+/// Drops the extras of a request that is over.
 #[cold]
-pub(crate) fn forget(core: &mut Core, key: RequestKey) {
-    let Some(requester) = core.requests.get(key).map(|request| request.requester) else { return };
-    let Some(call) = core.requests.detach(key) else { return };
+pub(crate) fn forget(core: &mut Core, place: usize, requester: ConnectionKey) {
+    let Some(call) = core.requests.detach(place) else { return };
     core.budget.tables_bytes -= CALL_BYTES;
     if let Some(ttl) = call.ttl {
         core.timers.disarm(ttl.timer);

@@ -6,6 +6,7 @@ pub(crate) mod cancels;
 pub(crate) mod channels;
 pub(crate) mod closing;
 pub(crate) mod drain;
+pub(crate) mod forwarding;
 pub(crate) mod hand_out;
 pub(crate) mod kept;
 pub(crate) mod measuring;

@@ -257,15 +257,15 @@ fn end_unanswered(
 /// Removes a request from all tables. A drain may have waited for it, and for nothing else of its
 /// worker and its requester.
 pub(crate) fn end(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
-    if core.requests.get(key)?.has_call() {
-        calls::forget(core, key);
-    }
     let (connections, router) = (&mut core.connections, &mut core.router);
     let request = core.requests.end(key, connections, router, &mut core.budget)?;
     if let Answerer::Worker(worker, _) = request.answerer {
         core.look_again(worker);
     }
     core.look_again(request.requester);
+    if let Some(call) = request.call_place() {
+        calls::forget(core, call, request.requester);
+    }
     Some(request)
 }
 

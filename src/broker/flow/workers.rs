@@ -2,23 +2,21 @@
 //! message, and their answers.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
+use super::forwarding::{self, Forward};
 use super::{calls, cancels, channels, hand_out, kept, measuring, queues, requests, streams};
 use crate::branches::{self, Branch};
 use crate::broker::limits::{WORKER_STUCK_AFTER, WORKERS_PER_CHANNEL_MAX};
 use crate::broker::state::budget::OWED_BYTES;
-use crate::broker::state::connection::{Obstacle, Worker};
+use crate::broker::state::connection::{Connection, Obstacle, Worker};
 use crate::broker::state::core::Core;
 use crate::broker::state::counters::APPLICATION;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::router::Channel;
 use crate::broker::state::service::Service;
-use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{
-    Envelope, ErrorCode, Extensions, Fault, Head, JsonStr, MessageType, Meta, OutFrame,
-    exact_members,
-};
+use crate::proto::{Envelope, ErrorCode, Fault, JsonStr, MessageType, Meta, exact_members};
 
 /// The outcome of an attempt to pass a message to the workers of its channel.
 #[derive(Debug)]
@@ -150,7 +148,7 @@ pub(crate) fn offer(
         Choice::AllBehind => return Offer::Congested,
         Choice::NoWorkers => return Offer::NoWorkers,
     };
-    let (id, head);
+    let id;
     let mut request = None;
     let message_id = if is_request {
         let key = match requests::begin(core, from, channel, envelope, worker) {
@@ -158,78 +156,24 @@ pub(crate) fn offer(
             Err(why) => return Offer::Refused(why),
         };
         request = Some(key);
-        if let Some(meta) = meta {
-            calls::attach(core, key, meta);
-        }
         let Some(pending) = core.requests.get(key) else { return Offer::NoWorkers };
         id = pending.id.text();
         id.as_bytes()
     } else {
         envelope.message_id().raw().as_bytes()
     };
-    let mut meta_text = Vec::new();
-    if let Some(meta) = meta
-        && (meta.idempotent || worker.is_none_or(|key| calls::has(core, key, Extensions::CALL)))
-    {
-        calls::append_meta(core, request, meta, &mut meta_text);
+    if let (Some(meta), Some(request)) = (meta, request) {
+        calls::attach(core, request, meta);
     }
-    // A worker would take a frame with a `reply_to` for an answer to a request of its own. A frame
-    // that fits only without the whitespace of its sender is written anew, too.
-    let frame_bytes_max = core.limits.frame_bytes_max;
-    let around = envelope.around_message_id(body).filter(|[before, behind]| {
-        before.len() + message_id.len() + behind.len() <= frame_bytes_max
-    });
-    let frame = if let Some([before, behind]) = around {
-        branches::note(Branch::RequestRelayed);
-        OutFrame::relay_pieces([before, message_id, behind], &mut core.pool)
-    } else {
-        branches::note(Branch::RequestRewritten);
-        head = Head {
-            message_id,
-            app_id: envelope.app_id().raw(),
-            channel_id: envelope.channel_id().raw(),
-            message_type,
-            timestamp: envelope.timestamp_str().as_bytes(),
-            reply_to: None,
-            meta: Some(&*meta_text).filter(|meta| !meta.is_empty()),
-        };
-        OutFrame::own(&head, envelope.payload_str().as_bytes(), &mut core.pool)
+    let forward = Forward { worker, request, message_id, envelope, body };
+    let forwarded = match meta {
+        None => forwarding::plain(core, &forward),
+        Some(meta) => forwarding::with_meta(core, &forward, meta),
     };
-    if frame.len() > HEADER_BYTES + frame_bytes_max {
-        branches::note(match message_type {
-            MessageType::Request => Branch::RequestTooLargeToForward,
-            _ => Branch::NoteTooLargeToForward,
-        });
-        request.and_then(|request| requests::end(core, request));
-        return Offer::Refused(refusal::too_large_to_forward());
+    match forwarded {
+        Ok(()) => Offer::Forwarded,
+        Err(why) => Offer::Refused(why),
     }
-    if let (Some(request), Some(_)) = (request, meta) {
-        calls::note_meta(core, request, meta_text.len());
-    }
-    let Some(worker) = worker else {
-        if let Some(request) = request {
-            kept::keep(core, request, &frame);
-        }
-        return Offer::Forwarded;
-    };
-    if is_request
-        && let Some(session) = core.connections.session_mut(worker)
-        && let Some(worker) = &mut session.worker
-    {
-        worker.silent_since.get_or_insert(core.turn.now.monotonic);
-    }
-    core.counters.forwarded += 1;
-    match request.filter(|_| meta.is_some_and(|meta| meta.idempotent)) {
-        Some(request) => {
-            let frame = frame.to_kept(&mut core.pool);
-            calls::keep_for_retry(core, request, &frame);
-            calls::send_kept(core, request, worker, frame);
-        }
-        None => {
-            queues::push(core, worker, &frame);
-        }
-    }
-    Offer::Forwarded
 }
 
 /// Gives a request whose worker was lost to another one that has room, if its requester allows that
@@ -292,22 +236,21 @@ fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool) -> Choice {
     }
     let stuck_since = core.turn.now.monotonic.checked_sub(WORKER_STUCK_AFTER);
     let first = *next % workers.len();
-    let in_turn = (first..workers.len()).chain(0..first).map(|at| (at, workers[at]));
-    let chosen = in_turn
-        .filter_map(|(at, worker)| {
-            if is_request && !worker.has_room() {
-                return None;
-            }
-            let key = worker.key;
-            let connection = core.connections.get(key)?;
-            let session = connection.session().filter(|_| connection.congested.is_none())?;
-            let worker = session.worker.as_ref()?;
-            let is_stuck = worker.silent_since.is_some_and(|since| Some(since) < stuck_since);
-            Some(((is_stuck, worker.in_flight.len()), at, key))
-        })
+    let mut chosen: Option<((bool, usize), usize, ConnectionKey)> = None;
+    for offset in 0..workers.len() {
+        let at = first + offset;
+        let at = if at < workers.len() { at } else { at - workers.len() };
+        let worker = workers[at];
+        if is_request && !worker.has_room() {
+            continue;
+        }
+        let Some(load) = load_of(core.connections.get(worker.key), stuck_since) else { continue };
         // Of equally loaded workers, the first one gets the request, and the next search starts
         // behind it.
-        .min_by_key(|(load, _, _)| *load);
+        if chosen.is_none_or(|(least, ..)| load < least) {
+            chosen = Some((load, at, worker.key));
+        }
+    }
     let is_behind = |key| core.connections.get(key).is_some_and(|c| c.congested.is_some());
     branches::note_if(Branch::WorkerBehindSkipped, || {
         workers.iter().any(|worker| is_behind(worker.key))
@@ -322,6 +265,16 @@ fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool) -> Choice {
     });
     *next = at + 1;
     Choice::Worker(worker)
+}
+
+/// Returns whether a worker is stuck, and the number of its requests in flight. One that is a slow reader
+/// gets nothing.
+#[inline]
+fn load_of(worker: Option<&Connection>, stuck_since: Option<Duration>) -> Option<(bool, usize)> {
+    let connection = worker.filter(|connection| connection.congested.is_none())?;
+    let worker = connection.session()?.worker.as_ref()?;
+    let is_stuck = worker.silent_since.is_some_and(|since| Some(since) < stuck_since);
+    Some((is_stuck, worker.in_flight.len()))
 }
 
 /// Passes a worker's response on to the requester. Returns whether `from` was the worker of that

@@ -43,8 +43,9 @@ pub(crate) struct Ttl {
 impl Ttl {
     /// Returns the milliseconds that are left, as a worker gets them: at least one.
     pub(crate) fn millis_left(&self, now: Duration) -> u32 {
-        let left = self.until.saturating_sub(now).as_nanos().div_ceil(1_000_000);
-        u32::try_from(left).unwrap_or(u32::MAX).clamp(1, self.millis)
+        let left = self.until.saturating_sub(now);
+        let millis = left.as_secs() * 1_000 + u64::from(left.subsec_nanos().div_ceil(1_000_000));
+        u32::try_from(millis).unwrap_or(u32::MAX).clamp(1, self.millis)
     }
 }
 

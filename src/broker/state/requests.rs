@@ -223,10 +223,10 @@ impl Requests {
         }
     }
 
-    /// Takes the extras of a request that is about to end.
+    /// Takes the extras of a request that is over.
     #[cold]
-    pub(crate) fn detach(&mut self, key: RequestKey) -> Option<Call> {
-        let call = self.calls.try_remove(self.table.get(key)?.call.index()?);
+    pub(crate) fn detach(&mut self, place: usize) -> Option<Call> {
+        let call = self.calls.try_remove(place);
         if self.calls.is_empty() && self.calls.capacity() > FREE_FRAMES_MAX {
             self.calls = Slab::new();
         }
@@ -389,6 +389,12 @@ impl PendingRequest {
 
     fn id_text(&self) -> &str {
         std::str::from_utf8(&self.message_id).unwrap_or_default()
+    }
+
+    /// Returns the place of its extras, if it has some.
+    #[inline]
+    pub(crate) fn call_place(&self) -> Option<usize> {
+        self.call.index()
     }
 
     /// Returns whether it has extras.

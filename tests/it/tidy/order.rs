@@ -65,7 +65,7 @@ const ROOMS: &[Room] = &[
             "flow/answers flow/calls",
             "flow/cancels",
             "flow/subscriptions flow/requests",
-            "flow/run flow/hand_out flow/streams",
+            "flow/run flow/hand_out flow/streams flow/forwarding",
             "flow/workers",
             "flow/closing",
             "flow/memory flow/drain",

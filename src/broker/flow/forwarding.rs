@@ -1,0 +1,147 @@
+//! The form in which a worker gets a message, and the way there: into its queue, or among the requests
+//! that are kept.
+
+use super::{calls, kept, queues, requests};
+use crate::branches::{self, Branch};
+use crate::broker::state::core::Core;
+use crate::broker::state::keys::{ConnectionKey, RequestKey};
+use crate::broker::state::refusal::{self, Refusal};
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{Envelope, Extensions, Head, MessageType, Meta, OutFrame};
+
+/// A message that is about to be forwarded.
+pub(crate) struct Forward<'a> {
+    /// `None` for a request that is going to be kept.
+    pub(crate) worker: Option<ConnectionKey>,
+    /// `None` for a notification.
+    pub(crate) request: Option<RequestKey>,
+    /// The id that the worker gets, as JSON text without the quotes.
+    pub(crate) message_id: &'a [u8],
+    pub(crate) envelope: &'a Envelope<'a>,
+    pub(crate) body: &'a [u8],
+}
+
+/// Forwards a message without a `meta`.
+#[inline]
+pub(crate) fn plain(core: &mut Core, forward: &Forward<'_>) -> Result<(), Refusal> {
+    let around = forward.envelope.around_message_id(forward.body);
+    let head;
+    let frame = if let Some(pieces) = forward.relayed(core, around) {
+        OutFrame::relay_pieces(pieces, &mut core.pool)
+    } else {
+        branches::note(Branch::RequestRewritten);
+        head = forward.head(None);
+        OutFrame::own(&head, forward.envelope.payload_str().as_bytes(), &mut core.pool)
+    };
+    forward.check_length(core, &frame)?;
+    match (forward.worker, forward.request) {
+        (Some(worker), _) => push(core, worker, forward, &frame),
+        (None, Some(request)) => kept::keep(core, request, &frame),
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+/// Forwards a message with a `meta`. A worker that speaks the base protocol alone gets it without.
+#[cold]
+pub(crate) fn with_meta(
+    core: &mut Core,
+    forward: &Forward<'_>,
+    meta: &Meta<'_>,
+) -> Result<(), Refusal> {
+    let is_extended = forward.worker.is_none_or(|key| calls::has(core, key, Extensions::CALL));
+    // All of its deadline is left.
+    let is_fresh = core.turn.arrived == core.turn.now.monotonic.into();
+    let is_unchanged = is_extended && !meta.idempotent && is_fresh;
+    if let Some(worker) = forward.worker.filter(|_| is_unchanged) {
+        let around = forward.envelope.around_message_id_before_meta(forward.body);
+        if let Some(pieces) = forward.relayed(core, around) {
+            let frame = OutFrame::relay_pieces(pieces, &mut core.pool);
+            forward.check_length(core, &frame)?;
+            push(core, worker, forward, &frame);
+            return Ok(());
+        }
+    }
+    branches::note(Branch::RequestRewritten);
+    let mut text = Vec::new();
+    if is_extended || meta.idempotent {
+        calls::append_meta(core, forward.request, meta, &mut text);
+    }
+    let head = forward.head(Some(&*text).filter(|text| !text.is_empty()));
+    let payload = forward.envelope.payload_str().as_bytes();
+    let frame = OutFrame::own(&head, payload, &mut core.pool);
+    forward.check_length(core, &frame)?;
+    if let Some(request) = forward.request {
+        calls::note_meta(core, request, text.len());
+    }
+    match (forward.worker, forward.request) {
+        (None, Some(request)) => kept::keep(core, request, &frame),
+        (Some(worker), Some(request)) if meta.idempotent => {
+            let frame = frame.to_kept(&mut core.pool);
+            calls::keep_for_retry(core, request, &frame);
+            note_handed(core, worker, forward);
+            calls::send_kept(core, request, worker, frame);
+        }
+        (Some(worker), _) => push(core, worker, forward, &frame),
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+impl<'a> Forward<'a> {
+    /// Returns the pieces of the message as it came, but for its id, if that may be relayed. A worker
+    /// would take a frame with a `reply_to` for an answer to a request of its own. A frame that fits
+    /// only without the whitespace of its sender is written anew, too.
+    #[inline]
+    fn relayed(&self, core: &Core, around: Option<[&'a [u8]; 2]>) -> Option<[&'a [u8]; 3]> {
+        let [before, behind] = around?;
+        let body_bytes = before.len() + self.message_id.len() + behind.len();
+        if body_bytes > core.limits.frame_bytes_max {
+            return None;
+        }
+        branches::note(Branch::RequestRelayed);
+        Some([before, self.message_id, behind])
+    }
+
+    fn head(&self, meta: Option<&'a [u8]>) -> Head<'a> {
+        Head {
+            message_id: self.message_id,
+            app_id: self.envelope.app_id().raw(),
+            channel_id: self.envelope.channel_id().raw(),
+            message_type: self.envelope.message_type(),
+            timestamp: self.envelope.timestamp_str().as_bytes(),
+            reply_to: None,
+            meta,
+        }
+    }
+
+    #[inline]
+    fn check_length(&self, core: &mut Core, frame: &OutFrame<'_>) -> Result<(), Refusal> {
+        if frame.len() <= HEADER_BYTES + core.limits.frame_bytes_max {
+            return Ok(());
+        }
+        branches::note(match self.envelope.message_type() {
+            MessageType::Request => Branch::RequestTooLargeToForward,
+            _ => Branch::NoteTooLargeToForward,
+        });
+        self.request.and_then(|request| requests::end(core, request));
+        Err(refusal::too_large_to_forward())
+    }
+}
+
+#[inline]
+fn push(core: &mut Core, worker: ConnectionKey, forward: &Forward<'_>, frame: &OutFrame<'_>) {
+    note_handed(core, worker, forward);
+    queues::push(core, worker, frame);
+}
+
+#[inline]
+fn note_handed(core: &mut Core, worker: ConnectionKey, forward: &Forward<'_>) {
+    if forward.request.is_some()
+        && let Some(session) = core.connections.session_mut(worker)
+        && let Some(worker) = &mut session.worker
+    {
+        worker.silent_since.get_or_insert(core.turn.now.monotonic);
+    }
+    core.counters.forwarded += 1;
+}
