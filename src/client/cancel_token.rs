@@ -60,6 +60,12 @@ impl Cancellation {
         drop(listener);
     }
 
+    /// Removes all listeners, for which nothing is left to be cancelled.
+    pub(crate) fn forget_all(&self) {
+        let waiting = std::mem::take(&mut self.lock().waiting);
+        drop(waiting);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Listeners> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -34,6 +34,7 @@
 
 mod asking;
 mod background;
+mod call;
 mod calling;
 mod cancel_token;
 #[expect(clippy::module_inception, reason = "the file is found under the name of its type")]
@@ -47,6 +48,7 @@ mod event;
 pub(crate) mod fuzzing;
 mod listening;
 mod options;
+mod part_sender;
 mod payload;
 mod pool;
 mod reconnect;
@@ -61,7 +63,10 @@ mod subscription;
 mod tls;
 mod wire;
 
+/// The reason for which a handler is told to stop, see [`Call::cancel_reason`].
+pub use crate::proto::system::CancelReason;
 pub use background::worker::Responder;
+pub use call::{Call, Request};
 pub use cancel_token::CancelToken;
 pub use client::{Client, ClientInfo, WeakClient};
 pub use client_options::{ClientOptions, WhileDisconnected};
@@ -72,6 +77,7 @@ pub use event::Event;
 /// The trait that a [`Subscription`] and a [`RequestStream`] implement for executors.
 pub use futures_core::Stream;
 pub use options::Options;
+pub use part_sender::PartSender;
 pub use payload::Payload;
 pub use pool::Pool;
 pub use reconnect::Reconnect;

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use super::background::outbox::Kind;
 use super::background::state::{Link, Service};
 use super::background::worker::{Responder, Worker};
+use super::call::Request;
 use super::client::Client;
 use super::error::{Error, Execution};
+use super::part_sender::PartSender;
 use super::payload::Payload;
 use super::serve_options::ServeOptions;
 use super::wire::encoder::{Heading, check_id};
@@ -28,7 +30,7 @@ impl Client {
     pub fn serve<T, F>(&self, channel_id: &str, threads: usize, handler: F) -> Result<(), Error>
     where
         T: Payload,
-        F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
+        F: Fn(&Request) -> Result<T, HandlerError> + Send + Sync + 'static,
     {
         self.serve_with(channel_id, &ServeOptions::default().concurrency(threads), handler)
     }
@@ -58,10 +60,65 @@ impl Client {
     ) -> Result<(), Error>
     where
         T: Payload,
-        F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
+        F: Fn(&Request) -> Result<T, HandlerError> + Send + Sync + 'static,
     {
+        self.serve_by_threads(channel_id, options, move |request, responder| {
+            // An answer that cannot be sent was replaced by the reason, or its connection is gone.
+            let _ = match handler(&request) {
+                Ok(payload) => responder.reply(&payload),
+                Err(error) => responder.refuse(&error),
+            };
+        })
+    }
+
+    /// Becomes a worker of the channel that answers in parts: `threads` threads call `handler` for
+    /// its requests, which sends each part as soon as there is one, see [`PartSender`]. A requester
+    /// that does not take parts gets the array of all of them. The handler should end when sending
+    /// fails, because then nobody wants the rest; an error that it returns ends the answer.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_stream<F>(&self, channel_id: &str, threads: usize, handler: F) -> Result<(), Error>
+    where
+        F: Fn(&Request, &mut PartSender) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        self.serve_stream_with(channel_id, &ServeOptions::default().concurrency(threads), handler)
+    }
+
+    /// As [`serve_stream`](Self::serve_stream), with options.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_stream_with<F>(
+        &self,
+        channel_id: &str,
+        options: &ServeOptions,
+        handler: F,
+    ) -> Result<(), Error>
+    where
+        F: Fn(&Request, &mut PartSender) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        self.serve_by_threads(channel_id, options, move |request, responder| {
+            let mut parts = responder.parts();
+            // As above.
+            let _ = match handler(&request, &mut parts) {
+                Ok(()) => parts.end(),
+                Err(error) => parts.fail(&error),
+            };
+        })
+    }
+
+    fn serve_by_threads(
+        &self,
+        channel_id: &str,
+        options: &ServeOptions,
+        handler: impl Fn(Request, Responder) + Send + Sync + 'static,
+    ) -> Result<(), Error> {
         check_id("channel_id", channel_id)?;
         let (threads, announced) = (options.concurrency, options.announced());
+        let handler = move |message, responder: Responder| {
+            handler(Request::new(message, responder.call()), responder);
+        };
         let worker: Arc<dyn Service> = Worker::threads(self.shared(), threads, announced, handler)?;
         self.serve_by(channel_id, &worker)
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ipc_framework::client::{Client, Error, Fault};
-use ipc_framework::{Config, HandlerError, Json, Limits, Message};
+use ipc_framework::{Config, HandlerError, Json, Limits};
 use serde_json::{Value, json};
 
 use crate::client::many_threads::{client_options, connect, value};
@@ -110,8 +110,7 @@ fn a_crash_with_a_long_text_is_still_an_error_for_its_requester() {
         app.channel("inside").on_request(move |_| Err(HandlerError::new(text.clone())));
     });
     let (worker, client) = (connect(&server), connect(&server));
-    let handler = move |_: &Message| Err::<(), _>(HandlerError::new(long.clone()));
-    worker.serve("worker", 1, handler).unwrap();
+    worker.serve("worker", 1, move |_| Err::<(), _>(HandlerError::new(long.clone()))).unwrap();
     for channel in ["inside", "worker"] {
         let error = client.request(channel, &1).unwrap_err();
         assert_eq!(error.code(), Some("handler_failed"), "{channel}");

@@ -3,6 +3,7 @@
 mod batches;
 mod bounds;
 mod calls;
+mod cancelled_work;
 mod closing;
 mod connection;
 mod ends;
@@ -11,6 +12,7 @@ mod losses;
 pub(crate) mod many_threads;
 mod messages;
 mod overhead;
+mod part_senders;
 mod paused;
 mod pool;
 mod prefetch;

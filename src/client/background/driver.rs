@@ -267,9 +267,20 @@ impl Driver {
                     }
                 }
                 Incoming::Broken(id, what) => self.shared.end_broken(id, &what),
-                Incoming::Job(worker, message, generation) => {
+                Incoming::Job(worker, message, job) => {
                     link.is_proven = true;
-                    worker.take(message, generation);
+                    worker.take(message, job);
+                }
+                Incoming::Cancel(job, worker, reason) => {
+                    job.cancel(reason);
+                    if let Some(worker) = worker {
+                        worker.note_cancelled();
+                    }
+                }
+                Incoming::Credit(job, credit) => {
+                    if let Some(its) = job.credit() {
+                        its.add(credit);
+                    }
                 }
                 Incoming::Unserved(request) => self.refuse(&request),
                 Incoming::Leave => self.leave(),

@@ -2,17 +2,20 @@
 
 use std::sync::{Arc, PoisonError};
 
+use serde::Deserialize;
 use uuid::Uuid;
 
+use super::job::{Extras, Job};
 use super::parts::Parts;
 use super::routes::Sink;
 use super::shared::Shared;
 use super::shield::shielded;
-use super::state::Service;
+use super::state::{Service, State};
 use super::waiter::Waiter;
 use crate::client::error::Error;
 use crate::client::wire::answer;
 use crate::proto::Message;
+use crate::proto::system::{CancelReason, SYSTEM};
 use crate::proto::{Envelope, ErrorCode, MessageType, Meta};
 
 /// A received frame, with the part of the client that it is for.
@@ -27,7 +30,11 @@ pub(crate) enum Incoming {
     End(Arc<Parts>, u64),
     /// A request whose answer breaks the rules of streams.
     Broken(Uuid, String),
-    Job(Arc<dyn Service>, Message, u64),
+    Job(Arc<dyn Service>, Message, Job),
+    /// A cancel of a request that this client serves, by the channel's worker.
+    Cancel(Arc<Job>, Option<Arc<dyn Service>>, CancelReason),
+    /// A number of parts that a requester takes more.
+    Credit(Arc<Job>, u32),
     /// A request on a channel that this client does not serve.
     Unserved(Message),
     Leave,
@@ -63,13 +70,44 @@ pub(crate) fn classify(shared: &Shared, envelope: &Envelope<'_>) -> Incoming {
     if is_job && let Some(worker) = state.served.get(&*channel_id) {
         let (worker, generation) = (Arc::clone(worker), state.generation);
         drop(state);
-        return Incoming::Job(worker, Message::from(envelope), generation);
+        let message = Message::from(envelope);
+        let job = Job::new(&message, Extras::of(envelope), generation);
+        return Incoming::Job(worker, message, job);
+    }
+    let is_notification = envelope.message_type() == MessageType::Notification;
+    if is_notification && channel_id == SYSTEM && state.has_call() {
+        return told(&state, envelope);
     }
     let sinks = state.sinks(&channel_id);
     drop(state);
     match envelope.message_type() {
         _ if !sinks.is_empty() => Incoming::Message(sinks, Message::from(envelope)),
         MessageType::Request => Incoming::Unserved(Message::from(envelope)),
+        _ => Incoming::Nothing,
+    }
+}
+
+/// A notification of the server about a request that this client serves.
+#[derive(Deserialize)]
+struct Told {
+    action: String,
+    message_id: String,
+    reason: Option<String>,
+    n: Option<u32>,
+}
+
+fn told(state: &State, envelope: &Envelope<'_>) -> Incoming {
+    let Ok(told) = envelope.payload().decode::<Told>() else { return Incoming::Nothing };
+    let job = Uuid::try_parse(&told.message_id).ok().and_then(|id| state.running.get(&id));
+    // What is told of a request that was answered meanwhile is of no use.
+    let Some(job) = job.map(Arc::clone) else { return Incoming::Nothing };
+    match (&*told.action, told.n) {
+        ("cancel", _) => {
+            let reason = told.reason.as_deref().map_or(CancelReason::Gone, CancelReason::from_wire);
+            let worker = state.served.get(job.channel_id()).map(Arc::clone);
+            Incoming::Cancel(job, worker, reason)
+        }
+        ("credit", Some(credit)) => Incoming::Credit(job, credit),
         _ => Incoming::Nothing,
     }
 }

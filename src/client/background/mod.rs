@@ -1,9 +1,11 @@
 //! The thread behind a [`Client`](super::Client), and the state that it shares with callers.
 
+pub(super) mod answering;
 mod calls;
 pub(super) mod driver;
 pub(super) mod inbox;
 mod incoming;
+pub(super) mod job;
 mod listeners;
 mod open;
 pub(super) mod outbox;

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
+use super::job::Job;
 use super::outbox::{Kind, Outbox, Outgoing};
 use super::pending::{Forgotten, Kept, Pending};
 use super::routes::{Handler, Route, Sink};
@@ -21,7 +22,7 @@ use crate::client::wire::encoder::{Encoder, Heading};
 use crate::client::wire::socket::Socket;
 use crate::proto::Message;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::system::{SYSTEM, Serve, Subscribe};
+use crate::proto::system::{CancelReason, SYSTEM, Serve, Subscribe};
 use crate::proto::{Extensions, MessageType};
 
 #[derive(Debug)]
@@ -54,6 +55,9 @@ pub(crate) struct State {
     pub(crate) ready: Vec<Arc<dyn Service>>,
     /// Requests that served channels have accepted and not answered.
     pub(crate) jobs: usize,
+    /// The requests among them of a connection with the extension `call`, by the server's name for
+    /// each.
+    pub(crate) running: HashMap<Uuid, Arc<Job>>,
     /// Notifications that were dropped because a served channel had no room for them.
     pub(crate) missed_notifications: u64,
     /// The extensions of the current or last connection, and the limits that its server announced.
@@ -84,9 +88,12 @@ pub(crate) struct CatchUps {
 
 /// A served channel: a queue of requests and the handler behind it.
 pub(crate) trait Service: Send + Sync {
-    /// Accepts a request or notification that came by the connection with this generation. Beyond
-    /// the limits a request is refused, and a notification dropped and counted.
-    fn take(self: Arc<Self>, message: Message, generation: u64);
+    /// Accepts a request or notification. Beyond the limits a request is refused, and a notification
+    /// dropped and counted.
+    fn take(self: Arc<Self>, message: Message, job: Job);
+
+    /// Notes that a request was cancelled, which may wait here.
+    fn note_cancelled(&self);
 
     /// Returns the number of unanswered requests that the server is to hand out at a time.
     fn announced(&self) -> Option<u32>;
@@ -103,6 +110,8 @@ pub(crate) trait Service: Send + Sync {
 pub(crate) struct Loss {
     /// The requests that fail, with their errors.
     pub(crate) told: Vec<(Waiter, Error)>,
+    /// The requests that this client serves, whose answers reach nobody any more.
+    pub(crate) void: Vec<Arc<Job>>,
     /// Number of messages without an answer that may be lost.
     pub(crate) unconfirmed: u64,
     /// Number of messages that wait for the next connection.
@@ -120,6 +129,9 @@ impl Loss {
     pub(crate) fn tell(&mut self) {
         for (waiter, error) in self.told.drain(..) {
             waiter.tell(Err(error));
+        }
+        for job in self.void.drain(..) {
+            job.cancel(CancelReason::Gone);
         }
     }
 }
@@ -141,6 +153,7 @@ impl State {
             served: HashMap::new(),
             ready: Vec::new(),
             jobs: 0,
+            running: HashMap::new(),
             missed_notifications: 0,
             extensions: Extensions::NONE,
             limits: None,
@@ -282,6 +295,7 @@ impl State {
     pub(crate) fn link_down(&mut self, is_final: bool, cause: Option<&Error>) -> Loss {
         self.link = if is_final { Link::Closed } else { Link::Down };
         self.jobs = 0;
+        let void = self.running.drain().map(|(_, job)| job).collect();
         self.holds_back = false;
         self.drop_expired();
         let mut told = Vec::new();
@@ -309,6 +323,6 @@ impl State {
         }
         let unconfirmed = self.pending.take_unconfirmed() + dropped;
         let (waiting, unsent) = if is_final { (0, waiting) } else { (waiting, 0) };
-        Loss { told, unconfirmed, waiting, unsent }
+        Loss { told, void, unconfirmed, waiting, unsent }
     }
 }

@@ -7,25 +7,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::outbox::Kind;
+use super::answering::{self, Answering, Crew};
+use super::job::Job;
 use super::shared::Shared;
 use super::shield::shielded;
 use super::state::{Link, Service};
+use crate::client::call::Call;
 use crate::client::error::Error;
+use crate::client::part_sender::PartSender;
 use crate::client::payload::Payload;
-use crate::client::wire::encoder::Heading;
 use crate::handler_error::{HandlerError, shortened};
+use crate::proto::ErrorCode;
 use crate::proto::Message;
 use crate::proto::system::Failure;
-use crate::proto::{ErrorCode, MessageType};
 
 /// Requests that may wait for the handler. The server's own limit for all workers of a channel is
 /// far higher.
 const WAITING_MAX: usize = 4096;
 /// The pause between checks whether a thread has ended, because nothing announces that.
 const JOIN_PAUSE: Duration = Duration::from_millis(1);
-/// The error that a requester gets when the handler panicked.
-const PANICKED: &str = "the handler panicked; see the worker's output";
 
 thread_local! {
     /// The address of the client whose handlers this thread runs.
@@ -49,8 +49,10 @@ pub(crate) struct Worker {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<(Message, u64)>,
+    waiting: VecDeque<(Message, Arc<Job>)>,
     waiting_bytes: usize,
+    /// The number of waiting requests that were cancelled meanwhile.
+    cancelled: usize,
     /// Requests handed out and not answered yet.
     running: usize,
     /// A thread is handing out requests.
@@ -73,17 +75,13 @@ impl Worker {
         Self::new(shared, concurrency, announced, handler, false)
     }
 
-    /// Starts that many threads. They end when the worker is dropped.
-    pub(crate) fn threads<T, F>(
+    /// Starts that many threads, which run the handler. They end when the worker is dropped.
+    pub(crate) fn threads(
         shared: &Arc<Shared>,
         threads: usize,
         announced: Option<u32>,
-        handler: F,
-    ) -> Result<Arc<Self>, Error>
-    where
-        T: Payload,
-        F: Fn(&Message) -> Result<T, HandlerError> + Send + Sync + 'static,
-    {
+        handler: impl Fn(Message, Responder) + Send + Sync + 'static,
+    ) -> Result<Arc<Self>, Error> {
         let (jobs, taken) = channel();
         // The threads end when the sender is dropped, which the worker owns.
         let pass_on = move |message, responder| drop(jobs.send((message, responder)));
@@ -147,35 +145,43 @@ impl Worker {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hand_out(self: &Arc<Self>, message: Message, generation: u64) {
-        let job = Job::new(&message, generation);
-        let is_void = |shared: Arc<Shared>| {
+    fn hand_out(self: &Arc<Self>, message: Message, job: Arc<Job>) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let is_void = || {
             let state = shared.lock();
-            state.generation != generation || matches!(state.link, Link::Closed)
+            state.generation != job.generation || matches!(state.link, Link::Closed)
         };
         // The server has told the requester of an older connection that the worker is lost, and
         // the requester may have asked again.
-        if job.is_request() && self.shared.upgrade().is_none_or(is_void) {
+        if job.is_request() && (job.is_cancelled() || is_void()) {
             self.queue().running -= 1;
+            answering::finish(&job, &shared);
             return;
         }
-        let responder = Responder { job: Some(job), worker: Arc::clone(self) };
+        drop(shared);
+        let crew: Arc<dyn Crew> = Arc::clone(self) as Arc<dyn Crew>;
+        let responder = Responder { answering: Answering::new(job, crew) };
         shielded(|| (self.handler)(message, responder));
     }
+}
 
-    /// Makes room for the next request after one was answered.
-    fn finished(self: &Arc<Self>, shared: &Shared) {
+impl Crew for Worker {
+    fn client(&self) -> &Weak<Shared> {
+        &self.shared
+    }
+
+    fn freed(self: Arc<Self>, shared: &Shared) {
         let mut queue = self.queue();
         queue.running -= 1;
         let is_next = !queue.waiting.is_empty() && !queue.is_starting;
         drop(queue);
         if is_next && (self.passes_on || shared.is_driver()) {
-            Arc::clone(self).start();
+            self.start();
         } else if is_next {
             let mut state = shared.lock();
             // After the end no driver would take it out again.
             if !matches!(state.link, Link::Closed) {
-                state.ready.push(Arc::clone(self) as Arc<dyn Service>);
+                state.ready.push(self);
                 shared.wake();
             }
         }
@@ -183,9 +189,17 @@ impl Worker {
 }
 
 impl Service for Worker {
-    fn take(self: Arc<Self>, message: Message, generation: u64) {
+    fn take(self: Arc<Self>, message: Message, job: Job) {
         let Some(shared) = self.shared.upgrade() else { return };
-        shared.lock().jobs += 1;
+        let job = Arc::new(job);
+        let mut state = shared.lock();
+        state.jobs += 1;
+        if let Some(key) = job.key()
+            && state.has_call()
+        {
+            state.running.insert(key, Arc::clone(&job));
+        }
+        drop(state);
         let bytes = size(&message);
         let mut queue = self.queue();
         let is_full = queue.waiting.len() >= WAITING_MAX
@@ -193,18 +207,17 @@ impl Service for Worker {
                 && queue.waiting_bytes + bytes > shared.options.unread_bytes_max);
         if is_full {
             drop(queue);
-            let job = Job::new(&message, generation);
             if job.is_request() {
                 let text = "the worker has too much to do; try again";
-                job.refuse(&shared, ErrorCode::LimitExceeded, text);
+                answering::refuse(&job, &shared, ErrorCode::LimitExceeded, text);
             } else {
                 shared.lock().missed_notifications += 1;
             }
-            job.finish(&shared);
+            answering::finish(&job, &shared);
             return;
         }
         queue.waiting_bytes += bytes;
-        queue.waiting.push_back((message, generation));
+        queue.waiting.push_back((message, job));
         drop(queue);
         self.start();
     }
@@ -220,15 +233,36 @@ impl Service for Worker {
             return;
         }
         while queue.running < self.concurrency
-            && let Some((message, generation)) = queue.waiting.pop_front()
+            && let Some((message, job)) = queue.waiting.pop_front()
         {
             queue.waiting_bytes -= size(&message);
             queue.running += 1;
+            queue.cancelled = queue.cancelled.min(queue.waiting.len());
             drop(queue);
-            self.hand_out(message, generation);
+            self.hand_out(message, job);
             queue = self.queue();
         }
         queue.is_starting = false;
+    }
+
+    fn note_cancelled(&self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let mut queue = self.queue();
+        queue.cancelled = (queue.cancelled + 1).min(queue.waiting.len());
+        // To look through the queue for each of many would take the square of their number.
+        if queue.cancelled * 2 < queue.waiting.len() {
+            return;
+        }
+        let waiting = std::mem::take(&mut queue.waiting);
+        let (gone, waiting): (Vec<_>, _) =
+            waiting.into_iter().partition(|(_, job)| job.is_cancelled());
+        queue.waiting = waiting.into();
+        queue.cancelled = 0;
+        queue.waiting_bytes -= gone.iter().map(|(message, _)| size(message)).sum::<usize>();
+        drop(queue);
+        for (_, job) in gone {
+            answering::finish(&job, &shared);
+        }
     }
 
     fn take_threads(&self) -> Vec<JoinHandle<()>> {
@@ -240,83 +274,25 @@ fn size(message: &Message) -> usize {
     message.payload.as_str().len() + message.channel_id.len() + message.message_id.len()
 }
 
-fn work<T: Payload>(
+fn work(
     taken: &Mutex<Receiver<(Message, Responder)>>,
-    handler: &(impl Fn(&Message) -> Result<T, HandlerError> + Send + Sync),
+    handler: &(impl Fn(Message, Responder) + Send + Sync),
 ) {
     loop {
         let job = taken.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((message, responder)) = job else { return };
+        if responder.answering.job().is_cancelled() {
+            responder.answering.give_up();
+            continue;
+        }
         // A panic drops the responder, which reports it to the requester.
-        shielded(|| {
-            // An answer that cannot be sent was replaced by the reason, or its connection is gone.
-            let _ = match handler(&message) {
-                Ok(payload) => responder.reply(&payload),
-                Err(error) => responder.refuse(&error),
-            };
-        });
-    }
-}
-
-/// The part of a message that its answer needs.
-#[derive(Debug)]
-struct Job {
-    channel_id: String,
-    /// The id of a request. A notification has none, because it is never answered.
-    message_id: Option<String>,
-    /// The connection by which it came. An answer by another one would reach nobody.
-    generation: u64,
-}
-
-impl Job {
-    fn new(message: &Message, generation: u64) -> Self {
-        let is_request = message.message_type == MessageType::Request;
-        let message_id = is_request.then(|| message.message_id.clone());
-        Self { channel_id: message.channel_id.clone(), message_id, generation }
-    }
-
-    fn is_request(&self) -> bool {
-        self.message_id.is_some()
-    }
-
-    /// Sends the answer, unless its connection is gone: then the server has told the requester.
-    fn send<T: Payload + ?Sized>(
-        &self,
-        shared: &Shared,
-        payload: &T,
-        kind: Kind,
-    ) -> Result<(), Error> {
-        let Some(message_id) = &self.message_id else { return Ok(()) };
-        if shared.lock().generation != self.generation {
-            return Ok(());
-        }
-        let heading = Heading::answer(&self.channel_id, message_id);
-        match shared.post(heading, payload, kind) {
-            Err(Error::Closed | Error::Disconnected | Error::Lost { .. }) => Ok(()),
-            sent => sent,
-        }
-    }
-
-    fn refuse(&self, shared: &Shared, code: ErrorCode, text: &str) {
-        // So small an answer fails only for lack of random bytes. Then the requester's timeout at
-        // the server answers it.
-        let _ = self.send(shared, &Failure::new(code, text), Kind::Refusal);
-    }
-
-    /// Takes it from the number of jobs that a drain waits for.
-    fn finish(&self, shared: &Shared) {
-        let mut state = shared.lock();
-        if state.generation == self.generation {
-            state.jobs = state.jobs.saturating_sub(1);
-        }
-        drop(state);
-        shared.progress.notify_all();
+        shielded(|| handler(message, responder));
     }
 }
 
 /// Answers one request of a channel that is [served](crate::client::Client::serve_deferred), from
-/// any thread. Dropped without an answer, it answers `handler_failed`. It does nothing if the
-/// requester, or the connection by which the request came, is gone, or if the message was a
+/// any thread. Dropped without an answer, it answers `handler_failed`. It does nothing if nobody wants
+/// the answer any more, the connection by which the request came is gone, or the message was a
 /// notification; a notification counts towards the concurrency until this is used or dropped.
 ///
 /// ```
@@ -347,24 +323,34 @@ impl Job {
 /// ```
 #[derive(Debug)]
 pub struct Responder {
-    job: Option<Job>,
-    worker: Arc<Worker>,
+    answering: Answering,
 }
 
 impl Responder {
+    /// Returns what is known of the request besides the message: whether somebody still wants the
+    /// answer, and until when.
+    pub fn call(&self) -> Call {
+        Call::new(Arc::clone(self.answering.job()))
+    }
+
     /// Answers with any value, or with [`Json`](crate::Json) as it is.
     ///
     /// # Errors
     /// [`Error::NotJson`], [`Error::TooLarge`], [`Error::QueueFull`] if the answer cannot be sent;
     /// the requester then gets that error as `handler_failed`.
-    pub fn reply<T: Payload + ?Sized>(mut self, payload: &T) -> Result<(), Error> {
-        self.answer(payload)
+    pub fn reply<T: Payload + ?Sized>(self, payload: &T) -> Result<(), Error> {
+        self.answering.finish(payload, None)
+    }
+
+    /// Answers in parts, as many as there are.
+    pub fn parts(self) -> PartSender {
+        PartSender::new(self.answering)
     }
 
     /// Returns whether an answer can be queued at once. Otherwise [`reply`](Self::reply) waits until
     /// the server has read enough, which an event loop must not do.
     pub fn has_room(&self) -> bool {
-        self.worker.shared.upgrade().is_none_or(|shared| shared.has_room_for_answer())
+        self.answering.client().is_none_or(|shared| shared.has_room_for_answer())
     }
 
     /// Answers `handler_failed` with a text for the requester.
@@ -379,8 +365,8 @@ impl Responder {
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
-    pub fn fail_with(mut self, code: ErrorCode, text: &str) -> Result<(), Error> {
-        self.answer(&Failure::new(code, text))
+    pub fn fail_with(self, code: ErrorCode, text: &str) -> Result<(), Error> {
+        self.reply(&Failure::new(code, text))
     }
 
     /// Answers with a handler's error: one of the application as such, and any other as
@@ -388,64 +374,16 @@ impl Responder {
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
-    pub fn refuse(mut self, error: &HandlerError) -> Result<(), Error> {
+    pub fn refuse(self, error: &HandlerError) -> Result<(), Error> {
         match error.payload() {
-            Some(payload) => self.answer(payload),
+            Some(payload) => self.reply(payload),
             None => self.fail(error.text()),
         }
     }
 
-    fn answer<T: Payload + ?Sized>(&mut self, payload: &T) -> Result<(), Error> {
-        let Some(job) = self.job.take() else { return Ok(()) };
-        let Some(shared) = self.worker.shared.upgrade() else { return Ok(()) };
-        // The payload is written by code of the caller, which may panic.
-        let done = Done { job, worker: &self.worker, shared: &shared, is_answered: false };
-        done.answer(payload)
-    }
-}
-
-/// Makes room for the next request when it is dropped, whatever happens before.
-struct Done<'a> {
-    job: Job,
-    worker: &'a Arc<Worker>,
-    shared: &'a Shared,
-    is_answered: bool,
-}
-
-impl Done<'_> {
-    fn answer<T: Payload + ?Sized>(mut self, payload: &T) -> Result<(), Error> {
-        let sent = self.job.send(self.shared, payload, Kind::ThisConnection);
-        if let Err(error) = &sent {
-            self.job.refuse(self.shared, ErrorCode::HandlerFailed, &error.to_string());
-        }
-        self.is_answered = true;
-        sent
-    }
-}
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            self.job.refuse(self.shared, ErrorCode::HandlerFailed, PANICKED);
-        }
-        self.job.finish(self.shared);
-        self.worker.finished(self.shared);
-    }
-}
-
-impl Drop for Responder {
-    fn drop(&mut self) {
-        let (Some(job), Some(shared)) = (self.job.take(), self.worker.shared.upgrade()) else {
-            return;
-        };
-        let text = if std::thread::panicking() {
-            PANICKED
-        } else {
-            "the handler of this channel dropped the request unanswered"
-        };
-        let failure = Failure::new(ErrorCode::HandlerFailed, text);
-        let done = Done { job, worker: &self.worker, shared: &shared, is_answered: false };
-        // The requester is told; an error here has nobody to go to.
-        let _ = done.answer(&failure);
+    /// Gives a request up whose requester has cancelled it before the handler began: nothing is
+    /// answered, and the next request can begin.
+    pub fn give_up(self) {
+        self.answering.give_up();
     }
 }

@@ -95,7 +95,7 @@ fn a_handler_of_a_served_channel_cannot_close_its_own_client() {
     let server = serve_echo();
     let client = connect(&server);
     let inside = client.downgrade();
-    let by_thread = move |_: &ipc_framework::Message| {
+    let by_thread = move |_: &ipc_framework::client::Request| {
         let refused = matches!(inside.upgrade().unwrap().close(), Err(Error::OnClientThread));
         Ok(refused)
     };
@@ -169,7 +169,7 @@ fn the_threads_of_a_served_channel_have_ended_when_closing_returns() {
     let client = connect(&server);
     let is_dropped = Arc::new(AtomicBool::new(false));
     let slow = Slow(Arc::clone(&is_dropped));
-    let handler = move |request: &ipc_framework::Message| {
+    let handler = move |request: &ipc_framework::client::Request| {
         let _ = &slow;
         Ok(request.payload.clone())
     };

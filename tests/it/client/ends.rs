@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ipc_framework::client::{Client, Endpoint, Error};
+use ipc_framework::client::{Client, Endpoint, Error, Request};
 use ipc_framework::{ErrorCode, Message};
 
 use super::many_threads::{connect, value};
@@ -128,7 +128,7 @@ fn program() {
     let worker = options.connect().unwrap();
     let (tell, begun) = channel();
     let tell = Mutex::new(tell);
-    let never = move |_: &Message| {
+    let never = move |_: &Request| {
         tell.lock().unwrap().send(()).unwrap();
         loop {
             std::thread::sleep(HANG);

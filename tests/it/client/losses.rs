@@ -261,7 +261,7 @@ fn a_served_channel_that_cannot_be_taken_up_again_is_told() {
     let (client, mut side) = script.connect();
     let told = not_restored(&client);
     let serving = client.clone();
-    let handler = |request: &ipc_framework::Message| Ok(request.payload.clone());
+    let handler = |request: &ipc_framework::client::Request| Ok(request.payload.clone());
     admit(&mut side, move || serving.serve("mine", 1, handler)).unwrap();
     drop(side);
     let mut side = script.accept();

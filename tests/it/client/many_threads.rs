@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use futures_core::Stream;
-use ipc_framework::client::{Client, ClientOptions, Error, Execution, RequestFuture};
+use ipc_framework::client::{Client, ClientOptions, Error, Execution, Request, RequestFuture};
 use ipc_framework::{Config, ErrorCode, HandlerError, Message};
 use serde_json::{Value, json};
 
@@ -233,7 +233,7 @@ fn a_worker_handles_as_many_at_once_as_it_may_and_no_more() {
 fn a_workers_error_and_panic_are_answered() {
     let server = serve_echo();
     let worker = connect(&server);
-    let handler = |request: &Message| match request.payload.decode::<u32>()? {
+    let handler = |request: &Request| match request.payload.decode::<u32>()? {
         0 => panic!("zero"),
         1 => Err(HandlerError::new("one is not enough")),
         n => Ok(n),

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ipc_framework::Message;
 use ipc_framework::client::{
-    Client, ClientOptions, Endpoint, Error, Event, Execution, ServeOptions, WhileDisconnected,
+    Client, ClientOptions, Endpoint, Error, Event, Execution, Request, ServeOptions,
+    WhileDisconnected,
 };
 use serde_json::Value;
 
@@ -113,7 +114,7 @@ fn a_request_whose_time_is_over_before_the_server_is_back_is_never_sent() {
     let client = served.options().connect().unwrap();
     let events = losses(&client);
     let (report, seen) = channel();
-    let handler = move |request: &Message| Ok(report.send(value(request))?);
+    let handler = move |request: &Request| Ok(report.send(value(request))?);
     client.serve("mine", 1, handler).unwrap();
     served.kill();
     expect_loss(&events, 0);

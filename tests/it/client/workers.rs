@@ -256,8 +256,7 @@ fn answers_are_read_into_values_of_ones_own() {
 fn a_handler_may_return_json_as_it_is() {
     let server = serve_echo();
     let worker = connect(&server);
-    let handler = |request: &Message| Ok::<_, HandlerError>(request.payload.clone());
-    worker.serve("same", 1, handler).unwrap();
+    worker.serve("same", 1, |request| Ok::<_, HandlerError>(request.payload.clone())).unwrap();
     let odd = Json::parse(r#"{"a":1,"a":1e999}"#).unwrap();
     assert_eq!(worker.request("same", &odd).unwrap().payload, odd);
 }

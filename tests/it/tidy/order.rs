@@ -118,12 +118,14 @@ const ROOMS: &[Room] = &[
             // The blocking client.
             "connection",
             // The client for many threads.
-            "background/inbox background/outbox background/parts",
+            "background/inbox background/job background/outbox background/parts",
+            "call",
             "background/routes background/waiter",
             "background/pending",
             "background/state",
             "background/shared",
-            "background/calls",
+            "background/answering background/calls",
+            "part_sender",
             "background/incoming background/listeners background/open background/worker",
             "background/driver",
             "request_future subscription",
