@@ -39,9 +39,10 @@ info or debug.
 SIGTERM and SIGINT drain, a second one ends at once. SIGHUP reads the files again: \
 limits, tokens, users and certificates change, all or none of them, and no connection \
 is closed by it: frames that have begun keep the limit with which they began, and if \
-more memory is in use than the new limit allows, senders wait for 5s before the \
-connection that holds the most is closed. SIGUSR1 writes counters and latencies to \
-standard error; SIGUSR2 does so and resets the latencies.
+more memory is in use than the new limit allows, senders wait for \
+--slow-consumer-grace before the connection that holds the most is closed. SIGUSR1 \
+writes counters and latencies to standard error; SIGUSR2 does so and resets the \
+latencies.
 
 Examples:
   ipc serve --demo

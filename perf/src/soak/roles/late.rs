@@ -30,5 +30,6 @@ pub(super) fn round(context: &Context<'_>, random: &mut Random) -> Result<(), St
     }
     context.fault("a worker that answers too late");
     context.expect("responses_ignored", REQUESTS);
+    context.expect("cancelled.deadline", REQUESTS);
     [&mut worker, &mut requester].into_iter().try_for_each(Peer::expect_nothing_else)
 }

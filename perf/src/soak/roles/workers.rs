@@ -156,6 +156,7 @@ fn abandon(
             held.into_iter().partition(|held| held.sent.requester == 0);
         context.expect("answers_undeliverable", abandoned.len());
         context.expect("responses_ignored", abandoned.len());
+        context.expect("cancelled.gone", abandoned.len());
         for held in abandoned {
             worker.respond(&held.request, &Value::Null)?;
         }
