@@ -6,6 +6,7 @@ mod measure;
 mod open_loop;
 mod pace;
 mod report;
+mod streams;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use ipc_framework::Json;
 
-use self::measure::{Load, Plan, Tally};
+use self::measure::{Counted, Load, Plan, Tally};
 use self::report::{Report, shown};
 use super::failure::Failure;
 use super::failure::with_exit_codes;
@@ -29,6 +30,9 @@ use super::target::Target;
 use super::units;
 
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
+/// The defaults of streams.
+const PARTS: u32 = 100;
+const CREDIT: u32 = 64;
 
 /// Put load on a server, and measure its latency as clients see it.
 #[derive(Args, Debug)]
@@ -36,6 +40,8 @@ const REDRAW_EVERY: Duration = Duration::from_millis(100);
 request: each connection sends requests to `echo`, or to the --channel.
 publish: each connection publishes to itself alone.
 fan-out: one connection publishes, the others subscribe; each delivery counts.
+stream: each connection reads --streams side by side, from a worker of the load itself or from the \
+--channel; each part counts. Latencies are those to the first part, and of whole streams.
 
 Without --rate each message is sent when the one before is done (closed loop). With --rate \
 messages are sent at fixed times, regardless of missing answers (open loop), and latency counts \
@@ -48,6 +54,7 @@ Examples:
   ipc bench
   ipc bench publish --clients 2 --size 1KiB
   ipc bench --channel price --payload '{\"item\": \"tea\"}' --expect-errors
+  ipc bench stream --streams 100 --parts 50
   ipc bench fan-out --clients 50 --duration 10s --hdr fan-out.hlog
   ipc bench request --rate 5000 --in-flight 64 --json"))]
 pub(super) struct Bench {
@@ -57,12 +64,22 @@ pub(super) struct Bench {
     /// Channel to use [default: echo for requests, a fresh one otherwise]
     #[arg(long)]
     channel: Option<String>,
-    /// Connections that send requests, publish or subscribe [default: 1; 10 for fan-out]
+    /// Connections that send requests, publish, subscribe or read streams [default: 1; 10 for fan-out]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     clients: Option<u32>,
     /// Bytes of each payload, which is text then
     #[arg(long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
     size: usize,
+    /// Streams of each connection, side by side [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    streams: Option<u16>,
+    /// Parts of each stream, which the worker of the load sends [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(conflicts_with = "channel")]
+    parts: Option<u32>,
+    /// Parts of a stream that may wait for their reader [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    credit: Option<u32>,
     /// Payload of requests and publications: JSON, `@file`, or `-` for standard input
     #[arg(long, value_name = "JSON", conflicts_with = "size")]
     payload: Option<String>,
@@ -115,6 +132,9 @@ impl Bench {
             clients,
             payload,
             payload_bytes,
+            streams: self.streams.map_or(1, usize::from),
+            credit: self.credit.unwrap_or(CREDIT),
+            parts: self.parts.unwrap_or(PARTS),
             expects_errors: self.expect_errors,
             rate: self.rate,
             in_flight_max: self.in_flight.into(),
@@ -137,7 +157,8 @@ impl Bench {
             std::thread::sleep(REDRAW_EVERY.min(self.duration));
         });
         bar.finish_and_clear();
-        let Tally { nanos, errors, took, unsent, unanswered } = tally?;
+        let Tally { counted, took, unsent, unanswered } = tally?;
+        let Counted { nanos, first_part_nanos, parts, errors } = counted;
         if nanos.is_empty() && unanswered > 0 {
             let timeout = humantime::format_duration(options.timeout);
             return Err(Failure::Timeout(format!(
@@ -146,9 +167,14 @@ impl Bench {
             )));
         }
         if let Some(path) = &self.hdr {
-            latency::write_log(path, &nanos, took)?;
+            let first_parts = Some(&first_part_nanos).filter(|_| self.load == Load::Stream);
+            latency::write_log(path, &nanos, first_parts, took)?;
         }
         let seconds = took.as_secs_f64();
+        let (streams, count) = match self.load {
+            Load::Stream => (Some(nanos.len()), parts),
+            _ => (None, nanos.len()),
+        };
         let report = Report {
             load: self.load,
             clients,
@@ -158,9 +184,12 @@ impl Bench {
             unanswered: self.rate.map(|_| unanswered),
             errors: self.expect_errors.then_some(errors),
             seconds,
-            count: nanos.len(),
-            per_second: (nanos.len() as f64 / seconds.max(1e-9)).round(),
-            latency_us: (!nanos.is_empty()).then(|| Latency::of(&nanos)),
+            count,
+            per_second: (count as f64 / seconds.max(1e-9)).round(),
+            streams_each: (self.load == Load::Stream).then_some(plan.streams),
+            streams,
+            first_part_us: Latency::of_any(&first_part_nanos),
+            latency_us: Latency::of_any(&nanos),
         };
         if self.json {
             output.document(&report)?;
@@ -172,9 +201,24 @@ impl Bench {
 
     /// Checks what goes with which load, and reads the payload.
     fn payload(&self) -> Result<Option<Json<'static>>, Failure> {
-        if self.expect_errors && self.load != Load::Request {
+        if self.expect_errors && !matches!(self.load, Load::Request | Load::Stream) {
             return Err(Failure::usage(
                 "only requests are answered with errors; leave out --expect-errors",
+            ));
+        }
+        let of_streams = [
+            ("--streams", self.streams.is_some()),
+            ("--parts", self.parts.is_some()),
+            ("--credit", self.credit.is_some()),
+        ];
+        if let Some((flag, _)) = of_streams.iter().find(|(_, is_given)| *is_given)
+            && self.load != Load::Stream
+        {
+            return Err(Failure::usage(format!("{flag} goes with `ipc bench stream` alone")));
+        }
+        if self.load == Load::Stream && self.rate.is_some() {
+            return Err(Failure::usage(
+                "a stream follows when another one ends; leave out --rate, and choose --streams",
             ));
         }
         if self.payload.is_some() && self.load == Load::FanOut {

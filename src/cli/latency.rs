@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use serde::Serialize;
 
 use super::answers::Summary;
@@ -62,6 +62,11 @@ pub(super) struct Latency {
 }
 
 impl Latency {
+    /// Returns the latencies that a histogram has, if there are any.
+    pub(super) fn of_any(nanos: &Histogram<u64>) -> Option<Self> {
+        (!nanos.is_empty()).then(|| Self::of(nanos))
+    }
+
     pub(super) fn of(nanos: &Histogram<u64>) -> Self {
         let at = |quantile| rounded(nanos.value_at_quantile(quantile) as f64);
         Self {
@@ -118,11 +123,16 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::runtime(format!("cannot write {path}: {error}; check its path and permissions"))
 }
 
+/// The tag of the latencies to the first parts of streams.
+const FIRST_PART: &str = "first-part";
+
 /// Writes an interval log of one interval, which the tools of `HdrHistogram` read. It has no tag,
-/// because these tools show intervals with a tag only to those who name it.
+/// because these tools show intervals with a tag only to those who name it. The latencies to the
+/// first parts of streams are a second one, with a tag.
 pub(super) fn write_log(
     path: &Path,
     nanos: &Histogram<u64>,
+    first_parts: Option<&Histogram<u64>>,
     took: Duration,
 ) -> Result<(), Failure> {
     let write = || {
@@ -135,8 +145,12 @@ pub(super) fn write_log(
             .with_base_time(start)
             .with_max_value_divisor(NANOS_PER_MILLISECOND)
             .begin_log_with(&mut out, &mut serializer)?;
-        log.write_histogram(nanos, Duration::ZERO, took, None)
-            .map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let histograms = [(Some(nanos), None), (first_parts, Tag::new(FIRST_PART))];
+        for (nanos, tag) in histograms {
+            let Some(nanos) = nanos else { continue };
+            log.write_histogram(nanos, Duration::ZERO, took, tag)
+                .map_err(|error| io::Error::other(format!("{error:?}")))?;
+        }
         out.flush()
     };
     write().map_err(|error: io::Error| unwritable(path, &error))

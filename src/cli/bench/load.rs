@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use ipc_framework::client::{Connection, Error, Options};
+use ipc_framework::client::{Connection, Options};
 use ipc_framework::{Json, Message, MessageType};
 
 use super::fan_out;
 use super::measure::{Clock, Counted, Load, Measured, Plan, Tally, late, sum_up};
 use super::open_loop::OpenLoop;
 use super::pace::Pace;
+use super::streams;
 use crate::cli::failure::Failure;
 use crate::cli::target;
 
@@ -21,6 +22,9 @@ pub(super) fn run(
     options: &Options,
     watch: impl Fn(&Clock),
 ) -> Result<Tally, Failure> {
+    if plan.load == Load::Stream {
+        return streams::run(plan, options, &payload(plan)?, &watch);
+    }
     let connect = |_| Ok(options.connect()?);
     let mut connections = (0..plan.clients).map(connect).collect::<Result<Vec<_>, Failure>>()?;
     let channel = plan.channel.clone().unwrap_or_else(|| match plan.load {
@@ -42,18 +46,21 @@ pub(super) fn run(
             run_loops(plan, options, connections, &watch, &messages)
         }
         Load::FanOut => fan_out::run(plan, options, connections, &channel, &watch),
+        Load::Stream => unreachable!("it has connections of its own"),
     }
 }
 
-/// Returns a message with the payload of the plan, or with text of its size.
+/// Returns the payload of the plan, or text of its size.
+fn payload(plan: &Plan) -> Result<Json<'static>, Failure> {
+    if let Some(payload) = &plan.payload {
+        return Ok(payload.clone());
+    }
+    let text = "x".repeat(plan.payload_bytes.saturating_sub("\"\"".len()));
+    Json::from_serialize(&text).map_err(|error| Failure::usage(error.to_string()))
+}
+
 fn message(plan: &Plan, message_type: MessageType, channel: String) -> Result<Message, Failure> {
-    let payload = if let Some(payload) = &plan.payload {
-        payload.clone()
-    } else {
-        let text = "x".repeat(plan.payload_bytes.saturating_sub("\"\"".len()));
-        Json::from_serialize(&text).map_err(|error| Failure::usage(error.to_string()))?
-    };
-    Ok(Message::new(message_type, "", channel, payload))
+    Ok(Message::new(message_type, "", channel, payload(plan)?))
 }
 
 /// Runs each connection with its message in a thread of its own.
@@ -101,7 +108,7 @@ fn closed_loop(
             match connection.request_json(&message.channel_id, &message.payload) {
                 Ok(_) => {}
                 Err(error) => {
-                    let code = error_code(&error).filter(|_| plan.expects_errors);
+                    let code = error.code().filter(|_| plan.expects_errors);
                     let Some(code) = code else { return Err(error.into()) };
                     clock.count_error(&mut counted, begin, code);
                     continue;
@@ -114,13 +121,4 @@ fn closed_loop(
         clock.count(&mut counted, begin);
     }
     Ok(counted)
-}
-
-/// Returns the code of an answer that is an error.
-fn error_code(error: &Error) -> Option<&str> {
-    match error {
-        Error::Answered { code, .. } => Some(code.as_str()),
-        Error::Application { code, .. } => Some(code),
-        _ => None,
-    }
 }

@@ -20,6 +20,7 @@ pub(super) enum Load {
     Request,
     Publish,
     FanOut,
+    Stream,
 }
 
 impl Load {
@@ -28,6 +29,7 @@ impl Load {
             Self::Request => "request",
             Self::Publish => "publish",
             Self::FanOut => "fan-out",
+            Self::Stream => "stream",
         }
     }
 }
@@ -39,6 +41,12 @@ pub(super) struct Plan {
     /// The payload of requests and publications. Without one, it is text of so many bytes.
     pub(super) payload: Option<Json<'static>>,
     pub(super) payload_bytes: usize,
+    /// Streams of each connection, side by side.
+    pub(super) streams: usize,
+    /// Parts of a stream that may wait for their reader.
+    pub(super) credit: u32,
+    /// Parts of each stream, where the load has a worker of its own.
+    pub(super) parts: u32,
     /// Error answers are counted, and do not end the load.
     pub(super) expects_errors: bool,
     pub(super) rate: Option<f64>,
@@ -64,9 +72,7 @@ pub(super) struct Clock {
 
 /// The result of a measurement.
 pub(super) struct Tally {
-    pub(super) nanos: Histogram<u64>,
-    /// Error answers by code. Their latencies count as well.
-    pub(super) errors: BTreeMap<String, u64>,
+    pub(super) counted: Counted,
     pub(super) took: Duration,
     pub(super) unsent: u64,
     pub(super) unanswered: u64,
@@ -124,16 +130,48 @@ impl Clock {
     /// Counts a request that was answered with an error.
     pub(super) fn count_error(&self, counted: &mut Counted, due: Instant, code: &str) {
         self.count(counted, due);
+        self.note_error(counted, due, code);
+    }
+
+    /// Notes the code of a request that is counted.
+    pub(super) fn note_error(&self, counted: &mut Counted, due: Instant, code: &str) {
         if due >= self.measure_from {
             counted.add_errors(code, 1);
+        }
+    }
+
+    /// Counts a part of a stream that came now.
+    pub(super) fn count_part(&self, counted: &mut Counted) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        counted.parts += u64::from(now >= self.measure_from && now < self.end);
+    }
+
+    /// Counts the first part, which came now, of a stream that was asked for then.
+    pub(super) fn count_first_part(&self, counted: &mut Counted, began: Instant) {
+        if began >= self.measure_from {
+            latency::record(&mut counted.first_part_nanos, began.elapsed());
+        }
+    }
+
+    /// Counts a stream that was asked for then and ended now.
+    pub(super) fn count_stream(&self, counted: &mut Counted, began: Instant) {
+        if began >= self.measure_from {
+            latency::record(&mut counted.nanos, began.elapsed());
         }
     }
 }
 
 /// The messages that one thread has counted.
 pub(super) struct Counted {
+    /// The latencies of messages, and of whole streams.
     pub(super) nanos: Histogram<u64>,
-    errors: BTreeMap<String, u64>,
+    /// The latencies to the first parts of streams.
+    pub(super) first_part_nanos: Histogram<u64>,
+    /// Parts of streams.
+    pub(super) parts: u64,
+    /// Error answers by code. Their latencies count as well.
+    pub(super) errors: BTreeMap<String, u64>,
 }
 
 /// Codes that are counted apart. Whoever serves the channel makes them up.
@@ -143,7 +181,12 @@ const OTHERS: &str = "others";
 
 impl Counted {
     pub(super) fn new() -> Self {
-        Self { nanos: latency::histogram(), errors: BTreeMap::new() }
+        Self {
+            nanos: latency::histogram(),
+            first_part_nanos: latency::histogram(),
+            parts: 0,
+            errors: BTreeMap::new(),
+        }
     }
 
     fn add_errors(&mut self, code: &str, count: u64) {
@@ -159,7 +202,9 @@ impl Counted {
         for (code, count) in &other.errors {
             self.add_errors(code, *count);
         }
+        self.parts += other.parts;
         let added = self.nanos.add(&other.nanos);
+        let added = added.and_then(|()| self.first_part_nanos.add(&other.first_part_nanos));
         added.map_err(|error| Failure::runtime(format!("cannot add up latencies: {error:?}")))
     }
 }
@@ -182,8 +227,7 @@ pub(super) fn sum_up(
     let took = end.saturating_duration_since(clock.measure_from);
     let [unsent, unanswered] =
         [&clock.unsent, &clock.unanswered].map(|count| count.load(Ordering::Relaxed));
-    let Counted { nanos, errors } = sum;
-    Ok(Tally { nanos, errors, took, unsent, unanswered })
+    Ok(Tally { counted: sum, took, unsent, unanswered })
 }
 
 pub(super) fn late(timeout: Duration) -> Failure {

@@ -27,9 +27,20 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) errors: Option<BTreeMap<String, u64>>,
     pub(super) seconds: f64,
-    /// Number of requests that were answered, publications that came back, or deliveries.
+    /// Number of requests that were answered, publications that came back, deliveries, or
+    /// parts.
     pub(super) count: u64,
     pub(super) per_second: f64,
+    /// Streams of each connection, side by side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) streams_each: Option<usize>,
+    /// Streams that ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) streams: Option<u64>,
+    /// Latencies to the first parts of streams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) first_part_us: Option<Latency>,
+    /// Latencies of messages, and of whole streams.
     pub(super) latency_us: Option<Latency>,
 }
 
@@ -39,12 +50,17 @@ pub(super) fn shown(output: Output, report: &Report) -> String {
     let connections = if *clients == 1 { "connection" } else { "connections" };
     let pace = match report.rate {
         Some(rate) => format!("open loop at {rate} a second"),
-        None => "closed loop".to_owned(),
+        None => match report.streams_each {
+            Some(1) => "one stream at a time".to_owned(),
+            Some(streams) => format!("{streams} streams side by side on each"),
+            None => "closed loop".to_owned(),
+        },
     };
     let what = match report.load {
         Load::Request => "requests",
         Load::Publish => "publications",
         Load::FanOut => "deliveries",
+        Load::Stream => "parts",
     };
     let title = report.load.as_str();
     let mut lines = vec![
@@ -67,10 +83,18 @@ pub(super) fn shown(output: Output, report: &Report) -> String {
             errors.iter().map(|(code, count)| format!("{} {count}", printable(code))).collect();
         lines.push(format!("answered with errors: {}", errors.join(", ")));
     }
-    let latency = report.latency_us.iter().flat_map(Latency::named);
-    lines.extend(latency.map(|(name, micros)| {
+    if let Some(streams) = report.streams {
+        lines.push("to the first part of a stream".to_owned());
+        lines.extend(table(output, report.first_part_us.as_ref()));
+        lines.push(format!("whole streams, of which {streams} ended"));
+    }
+    lines.extend(table(output, report.latency_us.as_ref()));
+    lines.join("\n")
+}
+
+fn table(output: Output, latency: Option<&Latency>) -> impl Iterator<Item = String> {
+    latency.into_iter().flat_map(Latency::named).map(move |(name, micros)| {
         let name = format!("  {name:6}");
         format!("{}{:>10}", output.paint(Style::Dim, name), shown_micros(micros))
-    }));
-    lines.join("\n")
+    })
 }

@@ -43,6 +43,7 @@ fn every_load_is_measured_in_both_loops() {
         (&["request", "--rate", "200"], "request", 1),
         (&["publish", "--rate", "200", "--clients", "2"], "publish", 2),
         (&["fan-out", "--rate", "100", "--size", "1KiB"], "fan-out", 10),
+        (&["stream", "--streams", "4", "--parts", "5", "--clients", "2"], "stream", 2),
     ] {
         let report = measure(&demo, arguments);
         assert_eq!(report["load"], load, "{report}");
@@ -201,6 +202,67 @@ fn the_histogram_that_is_written_has_every_latency() {
     let nowhere = ["bench", "--duration", "50ms", "--warmup", "0", "--hdr", "/does/not/exist/x"];
     let failed = demo.run(&nowhere);
     assert_eq!(failed.status.code(), Some(1));
+}
+
+#[test]
+fn streams_are_counted_by_their_parts_and_timed_to_the_first_and_as_a_whole() {
+    let (demo, scratch) = (Demo::start(), Scratch::new("streams"));
+    let path = scratch.0.join("streams.hlog");
+    let path = path.to_str().unwrap();
+    let many = ["stream", "--streams", "3", "--parts", "300", "--credit", "7", "--size", "1KiB"];
+    let report = measure(&demo, &[&many[..], &["--hdr", path]].concat());
+    let number = |name: &str| report[name].as_u64().unwrap();
+    assert_eq!((number("streams_each"), number("payload_bytes")), (3, 1_024), "{report}");
+    // Streams that ended were counted whole but for those that began in the warm-up, and at the end
+    // each has one that is not over.
+    let whole = number("streams") * 300;
+    assert!(number("count").abs_diff(whole) <= 3 * 2 * 300, "{report}");
+    let [first, all] = ["first_part_us", "latency_us"].map(|of| report[of]["p50"].as_f64());
+    assert!(all.is_none() || first < all, "{report}");
+    let mut counts = Vec::new();
+    for entry in IntervalLogIterator::new(&fs::read(path).unwrap()) {
+        let LogEntry::Interval(interval) = entry.unwrap() else { continue };
+        let bytes = crate::instruments::base64_of(interval.encoded_histogram());
+        let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..]).unwrap();
+        counts.push((interval.tag().map(|tag| tag.as_str().to_owned()), histogram.len()));
+    }
+    let [(None, ended), (Some(tag), begun)] = &counts[..] else { panic!("{counts:?}") };
+    assert_eq!((*ended, tag.as_str()), (number("streams"), "first-part"));
+    assert!(begun >= ended && *begun <= ended + 3, "{counts:?}");
+
+    let shown = demo.prints(&["bench", "stream", "--duration", "1s", "--warmup", "0"]);
+    let head = "stream: 1 connection, payloads of 64 bytes, one stream at a time\n";
+    assert!(shown.starts_with(head), "{shown}");
+    assert!(shown.contains("to the first part of a stream\n  min"), "{shown}");
+    assert!(shown.contains("whole streams, of which"), "{shown}");
+}
+
+#[test]
+fn streams_come_from_a_channel_that_is_named_too() {
+    let demo = Demo::start();
+    // An answer that is no stream is its only part.
+    let report = measure(&demo, &["stream", "--channel", "echo", "--streams", "2"]);
+    let [parts, streams] = ["count", "streams"].map(|name| report[name].as_u64().unwrap());
+    assert!(parts.abs_diff(streams) <= 4, "{report}");
+    assert_fails(demo.command(&["bench", "stream", "--channel", "nobody"]), 1, "(no_handler)");
+    let worker = serve_moody(&demo);
+    let moody = ["stream", "--channel", "moody", "--payload", "{\"a\": 1}"];
+    assert_fails(demo.command(&[&["bench"], &moody[..]].concat()), 1, "why (");
+    let report = measure(&demo, &[&moody[..], &["--expect-errors"]].concat());
+    assert!(report["errors"]["app:bad_input"].as_u64() > Some(0), "{report}");
+    drop(demo);
+    assert!(worker.join().unwrap().contains(&json!({"a": 1})));
+    let demo = Demo::start();
+    for (arguments, says) in [
+        (&["request", "--streams", "2"][..], "--streams goes with `ipc bench stream` alone"),
+        (&["--parts", "2"], "--parts goes with"),
+        (&["publish", "--credit", "2"], "--credit goes with"),
+        (&["stream", "--rate", "2"], "leave out --rate"),
+        (&["stream", "--parts", "2", "--channel", "x"], "cannot be used with"),
+        (&["stream", "--credit", "0"], "--credit"),
+    ] {
+        assert_fails(demo.command(&[&["bench"], arguments].concat()), 2, says);
+    }
 }
 
 /// Serves `moody` until the server ends: of four requests one is answered with the payload, and the

@@ -175,7 +175,7 @@ const ROOMS: &[Room] = &[
             "serve",
             "bench/measure",
             "bench/pace",
-            "bench/fan_out bench/open_loop",
+            "bench/fan_out bench/open_loop bench/streams",
             "bench/load bench/report",
             "bench",
             "channels",
