@@ -120,8 +120,15 @@ export interface ClientOptions {
   pendingMax?: number | undefined;
 }
 
-/** What a request may have besides its payload. */
-export interface RequestOptions {
+/** What any message may have besides its payload, for servers with an extension. All of it has at most 4 KiB. */
+export interface MessageOptions {
+  /** W3C Trace Context. */
+  trace?: Trace | undefined;
+  /** Headers of your own. */
+  headers?: { [name: string]: string } | undefined;
+}
+
+export interface RequestOptions extends MessageOptions {
   /**
    * Milliseconds; `Infinity` for none. A server with the extension `call`, and the worker, know them; of a stream they
    * bound the whole.
@@ -131,10 +138,6 @@ export interface RequestOptions {
   signal?: AbortSignal | undefined;
   /** The request may be carried out twice: if its worker is lost, the server gives it once to another one. */
   idempotent?: boolean | undefined;
-  /** W3C Trace Context, which reaches the worker. */
-  trace?: Trace | undefined;
-  /** Headers of your own, which reach the worker. All of this has at most 4 KiB. */
-  headers?: { [name: string]: string } | undefined;
 }
 
 export interface Trace {
@@ -274,8 +277,8 @@ interface Messaging {
   sendRequestAsync<Answer = any>(
     channelId: string, data: unknown, callback: MessageHandler<Answer>, options?: number | RequestOptions): string;
   sendMessage(channelId: string, messageType: MessageTypeName, payload?: unknown, replyTo?: string | null): string;
-  publish(channelId: string, data?: unknown): string;
-  notify(channelId: string, data?: unknown): string;
+  publish(channelId: string, data?: unknown, options?: MessageOptions): string;
+  notify(channelId: string, data?: unknown, options?: MessageOptions): string;
   subscribe<Payload = any>(channelId: string, handler: MessageHandler<Payload>): true;
   subscribe<Payload = any>(channelId: string, options?: SubscribeOptions): Subscription<Payload>;
   unsubscribe(channelId: string): boolean;

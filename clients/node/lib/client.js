@@ -11,6 +11,7 @@ const { Closing } = require('./closing.js');
 const { openStream } = require('./stream.js');
 const { ping, healthCheck } = require('./health.js');
 const { checkedOptions } = require('./options.js');
+const { callersMeta } = require('./extensions.js');
 const { bound } = require('./context.js');
 const { kind } = require('./kinds.js');
 const { asyncDispose } = require('./dispose.js');
@@ -20,6 +21,7 @@ const { NotConnectedError } = require('./errors.js');
 
 const SUBSCRIBE_OPTIONS = ['signal', 'buffer', 'bufferBytes'];
 const CLOSE_OPTIONS = ['timeout'];
+const ONE_WAY_OPTIONS = ['trace', 'headers'];
 
 /** A client of an application: requests, publish/subscribe, notifications, and channels that it serves itself. */
 class IPCClient extends Messenger {
@@ -86,16 +88,21 @@ class IPCClient extends Messenger {
 
   // ---- one-way messages
 
-  /** Sends a value to all subscribers of the channel. Returns the message's id. */
-  publish(channelId, data) {
-    const id = this.sendMessage(channelId, MessageType.PUBLISH, data);
+  /**
+   * Sends a value to all subscribers of the channel. Returns the message's id.
+   * @param {string} channelId
+   * @param {unknown} data
+   * @param {{ trace?: object, headers?: Record<string, string> }} [options]
+   */
+  publish(channelId, data, options) {
+    const id = this.sendMessage(channelId, MessageType.PUBLISH, data, null, besides(options, 'publish'));
     if (tracing.publish.hasSubscribers) tracing.publish.publish({ client: this, channel: channelId, messageId: id });
     return id;
   }
 
   /** Sends a value to the channel's handler in the server, or to a worker. Returns the message's id. */
-  notify(channelId, data) {
-    return this.sendMessage(channelId, MessageType.NOTIFICATION, data);
+  notify(channelId, data, options) {
+    return this.sendMessage(channelId, MessageType.NOTIFICATION, data, null, besides(options, 'notify'));
   }
 
   /** Sends a Message, such as one of `createResponse`. */
@@ -233,5 +240,10 @@ class IPCClient extends Messenger {
 }
 
 kind(IPCClient, 'IPCClient');
+
+/** Reads the options of a one-way message, of which most have none. */
+function besides(options, what) {
+  return options === undefined ? undefined : { meta: callersMeta(checkedOptions(options, ONE_WAY_OPTIONS, what)) };
+}
 
 module.exports = { IPCClient };

@@ -1,7 +1,11 @@
 'use strict';
 
-const { ServerError, isServerError } = require('./errors.js');
+const { ServerError, TimeoutError, isServerError } = require('./errors.js');
 const { MessageType } = require('./message.js');
+const { now } = require('./timers.js');
+
+// Two processes count the same milliseconds a little differently.
+const CLOCK_MS = 2;
 
 // Codes after which the server closes the connection.
 const CLOSING_CODES = new Set([
@@ -61,7 +65,7 @@ class Incoming {
         if (!entry.isOwn) client.prove();
         entry.resolve(message);
       } else {
-        entry.reject(refusal);
+        entry.reject(this.isLate(entry, refusal) ? new TimeoutError(entry.lateness()) : refusal);
       }
     } else if (!client.pending.givenUp.delete(message.reply_to)) {
       if (refusal === null) {
@@ -72,6 +76,11 @@ class Incoming {
         client.report(refusal);
       }
     }
+  }
+
+  /** Returns whether the server was a little faster to say that the time is up which a caller gave to its request. */
+  isLate({ deadline }, { code }) {
+    return code === 'timeout' && deadline !== undefined && now() >= deadline - CLOCK_MS;
   }
 
   isRefusal(message) {

@@ -31,6 +31,7 @@ class Messenger extends Lifecycle {
   /** Sends any message, and returns its id. The other methods use this. */
   sendMessage(channelId, messageType, payload, replyTo = null, how = undefined) {
     const message = this.prepare(channelId, messageType, payload, replyTo);
+    message.meta = how?.meta;
     this.dispatch(message, how);
     return message.id;
   }
@@ -126,7 +127,8 @@ class Messenger extends Lifecycle {
       // The server knows when the time is up that a request has taken along.
       const isKnown = hasTtl && timeout === time;
       const onGivenUp = (isTimeout) => this.withdraw(id, !isForServer && !(isTimeout && isKnown));
-      this.pending.add(id, { ...how, timeout, signal, what, onGivenUp }, done, fail);
+      const deadline = message.meta?.deadline;
+      this.pending.add(id, { ...how, timeout, deadline, signal, what, onGivenUp }, done, fail);
       this.dispatch(message, how);
     } catch (error) {
       this.pending.take(id);

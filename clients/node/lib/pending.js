@@ -30,23 +30,26 @@ class Pending {
 
   /**
    * @param {string} id
-   * @param {{ timeout?: number, signal?: AbortSignal, what: string, onGivenUp?: (isTimeout: boolean) => boolean,
-   *   onPart?: (message: object) => void, unbounded?: boolean }} options requests of the client itself are `unbounded`;
-   *   `onGivenUp` returns true if the request had not been sent; one without a timeout waits for as long as the
-   *   connection lives; `onPart` gets the parts of a stream
+   * @param {{ timeout?: number, deadline?: number, signal?: AbortSignal, what: string, unbounded?: boolean,
+   *   onGivenUp?: (isTimeout: boolean) => boolean, onPart?: (message: object) => void }} options one without a timeout
+   *   waits for as long as the connection lives; `deadline` is the time at which the server gives it up too; requests
+   *   of the client itself are `unbounded`; `onGivenUp` returns true if the request had not been sent; `onPart` gets
+   *   the parts of a stream
    * @param {(message: import('./message.js').Message) => void} resolve
    * @param {(error: Error) => void} reject
    */
-  add(id, { timeout, signal, what, onGivenUp, onPart, unbounded = false }, resolve, reject) {
+  add(id, { timeout, deadline, signal, what, onGivenUp, onPart, unbounded = false }, resolve, reject) {
     if (!unbounded && this.entries.size >= this.max) {
       throw new QueueFullError(`${this.max} requests are waiting for their answers; wait for some before the next`);
     }
     this.begun += 1;
+    const lateness = () => `Request timeout: no answer to ${what} within ${Math.ceil(timeout)} ms`;
     const entry = {
       resolve, reject, timer: undefined, signal, onAbort: null, isOwn: unbounded, number: this.begun, onPart, onGivenUp,
+      deadline, lateness,
     };
-    entry.timer = after(timeout, () => afterReading(this.bytesRead, () => this.giveUp(id, TimeoutError,
-      `Request timeout: no answer to ${what} within ${timeout} ms`)));
+    entry.timer = after(timeout, () => afterReading(this.bytesRead,
+      () => this.giveUp(id, TimeoutError, lateness())));
     if (signal) {
       entry.onAbort = () => {
         const { reason } = signal;

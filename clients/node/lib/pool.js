@@ -137,12 +137,12 @@ class IPCPool extends ContextEmitter {
     return this.pick().request(channelId, data);
   }
 
-  publish(channelId, data) {
-    return this.clientOf(channelId).publish(channelId, data);
+  publish(channelId, data, options) {
+    return this.clientOf(channelId).publish(channelId, data, options);
   }
 
-  notify(channelId, data) {
-    return this.clientOf(channelId).notify(channelId, data);
+  notify(channelId, data, options) {
+    return this.clientOf(channelId).notify(channelId, data, options);
   }
 
   /** Sends any message except a response, which belongs to the connection of its request. */

@@ -44,13 +44,15 @@ async function answerInParts(iterator, work, { step, answers }) {
     onNews?.();
   };
   let error = null;
-  let isDone = false;
+  // An iterator that has ended, or failed, is not closed.
+  let isOpen = true;
   let isFaulty = false;
   try {
     for (let count = 1; ; count += 1) {
+      isOpen = false;
       const { done, value } = await step(() => iterator.next());
-      isDone = Boolean(done);
-      if (isDone || work.lost !== null) break;
+      isOpen = !done;
+      if (done || work.lost !== null) break;
       // Those of a synchronous generator may be promises.
       const part = await value;
       isFaulty = true;
@@ -69,7 +71,7 @@ async function answerInParts(iterator, work, { step, answers }) {
       answers.fail(work.message, thrown instanceof Overflow ? failure('limit_exceeded', thrown) : failureOf(thrown));
     }
   }
-  if (!isDone) await close();
+  if (isOpen || closing !== null) await close();
   return error;
 }
 

@@ -105,10 +105,10 @@ describe('calls', () => {
     await eventually('told', () => seen.ended === 1);
     await assert.rejects(impatient.sendRequest('waits', 1), { code: 'TIMEOUT' });
     await eventually('told', () => seen.ended === 2);
-    await assert.rejects(client.sendRequest('waits', 1, 30), ({ code }) => code === 'TIMEOUT' || code === 'timeout');
+    // Whoever is first to say so, the client or the server.
+    await assert.rejects(client.sendRequest('waits', 1, 30), { name: 'TimeoutError', code: 'TIMEOUT' });
     await eventually('told', () => seen.ended === 3);
-    await assert.rejects(payloadsOf(client.stream('count', { pause: 1 }, 30)),
-      ({ code }) => code === 'TIMEOUT' || code === 'timeout');
+    await assert.rejects(payloadsOf(client.stream('count', { pause: 1 }, 30)), { code: 'TIMEOUT' });
     await eventually('told', () => seen.ended === 4);
     assert.deepEqual(seen.reasons(), ['caller', 'caller', 'deadline', 'deadline']);
   });
@@ -167,10 +167,13 @@ describe('calls', () => {
   test('of aborted requests nothing is left to do, for the worker or the server', async (t) => {
     const busy = await Promise.all([1, 2].map(() => joined(t, server.client())));
     let begun = 0;
+    let longest = 0;
     const handler = async ({ payload }) => {
       begun += 1;
+      const started = performance.now();
       // As a model that cannot be stopped.
       await sleep(payload === 'storm' ? 1_000 : 0);
+      longest = Math.max(longest, performance.now() - started);
       return payload;
     };
     for (const options of [{ concurrency: 2 }, { concurrency: 2, prefetch: 0 }]) {
@@ -184,7 +187,7 @@ describe('calls', () => {
       assert.equal((await client.sendRequest('busy', 'next', 20_000)).payload, 'next');
       const milliseconds = performance.now() - started;
       assert.equal(begun, 5, 'the four that had begun, and the next one');
-      assert.ok(milliseconds < 1_900, `${milliseconds} ms`);
+      assert.ok(milliseconds < 1.9 * longest, `${milliseconds} ms, ${longest} ms for one`);
       await Promise.all(services.map((service) => service.close()));
     }
   });
@@ -209,12 +212,58 @@ describe('calls', () => {
     await outer.close();
   });
 
+  test('publications and notifications have headers too, for those who know of them', async (t) => {
+    const program = `
+import sys
+from ipc_framework import FrameworkClient
+client = FrameworkClient("bench", port=int(sys.argv[1]))
+assert client.connect()
+client.subscribe("headed", lambda message: print("heard", message.payload, flush=True))
+client.send_request("system", {"action": "ping"})
+print("ready", flush=True)
+sys.stdin.read()
+`;
+    const python = new Process(PYTHON, ['-c', program, String(server.port)]);
+    t.after(() => python.kill());
+    await python.expect(/ready/);
+    const options = { headers: { tenant: 'ä' }, trace: { traceparent: 'x' } };
+    const news = client.subscribe('headed');
+    await news.ready;
+    worker.publish('headed', 'with', options);
+    worker.publish('headed', 'without');
+    const heard = [(await news.next()).value, (await news.next()).value];
+    assert.deepEqual(heard.map(({ payload, headers, trace }) => [payload, headers, trace]),
+      [['with', options.headers, options.trace], ['without', undefined, undefined]]);
+    await python.expect(/heard with\nheard without/);
+    const noticed = [];
+    const service = await worker.serve('noticed', () => 1, { onNotification: (message) => noticed.push(message) });
+    client.notify('noticed', 1, options);
+    await eventually('noticed', () => noticed.length === 1);
+    assert.deepEqual([noticed[0].headers, noticed[0].trace], [options.headers, options.trace]);
+    await service.close();
+    assert.throws(() => client.publish('headed', 1, { header: {} }), { name: 'TypeError', message: /'headers'/ });
+    assert.throws(() => client.notify('headed', 1, { headers: { a: 1 } }), TypeError);
+  });
+
   test('a pool streams, and serves streams', async (t) => {
     const pool = await joined(t, new IPCPool('bench', { port: server.port, size: 2 }));
     const service = await pool.serve('pooled', function* pooled() { yield* [1, 2, 3]; });
     assert.deepEqual(await payloadsOf(pool.stream('pooled', null)), [1, 2, 3]);
     assert.deepEqual(await payloadsOf(client.stream('pooled', null)), [1, 2, 3]);
     await service.close();
+  });
+
+  test('a requester that stops reading loses its stream, and not its connection', async (t) => {
+    forget();
+    const stuck = await joined(t, server.client('bench', { heartbeatInterval: 0 }));
+    const stream = stuck.stream('count', { bytes: 100_000 }, { credit: 65_536 });
+    await stream.next();
+    stuck.connection.socket.pause();
+    await eventually('ended', () => seen.ended === 1);
+    assert.deepEqual(seen.reasons(), ['limit']);
+    stuck.connection.socket.resume();
+    await assert.rejects(payloadsOf(stream), { code: 'limit_exceeded' });
+    assert.equal((await stuck.sendRequest('echo', 'still there')).payload, 'still there');
   });
 
   test('browsers: what they read, and that leaving reaches the model', async (t) => {
@@ -262,7 +311,7 @@ sys.stdin.read()
     await python.expect(/answer \[0, 1, 2\]/);
     const errors = collected(client, 'error');
     assert.deepEqual(await payloadsOf(client.stream('python', 'only')), ['only']);
-    await assert.rejects(client.sendRequest('python', 'wait', 50), ({ code }) => code === 'TIMEOUT' || code === 'timeout');
+    await assert.rejects(client.sendRequest('python', 'wait', 50), { code: 'TIMEOUT' });
     const stream = client.stream('python', 'wait');
     await stream.return();
     const controller = new AbortController();

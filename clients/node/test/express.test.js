@@ -7,8 +7,9 @@ const http = require('node:http');
 const net = require('node:net');
 const path = require('node:path');
 const express = require('express');
-const { Process, startServer, eventually, once, temporaryDirectory, joined, served } = require('./support.js');
-const { ipcProxy, ipcEvents } = require('../index.js');
+const { openPage } = require('./browser.js');
+const { Process, startServer, eventually, once, joined, served, web } = require('./support.js');
+const { ipcProxy, ipcEvents, ipcStream } = require('../index.js');
 
 describe('Express', () => {
   let ipc;
@@ -139,43 +140,24 @@ test('the example needs nothing but a clone', () => {
 });
 
 test('the example in a real browser: a page shows live what it and others publish', { timeout: 120_000 }, async (t) => {
-  const chromium = ['chromium', 'chromium-browser', 'google-chrome']
-    .flatMap((name) => process.env.PATH.split(':').map((directory) => path.join(directory, name)))
-    .find((file) => fs.existsSync(file));
-  assert.ok(chromium, 'no Chromium on this machine: install one, `apt-get install chromium` on Debian');
   const ipc = await served(t);
   const example = path.resolve(__dirname, '../examples/notifications/server.js');
-  const web = new Process(process.execPath, [example, String(ipc.port), '0']);
-  t.after(() => web.kill());
-  const [, found] = await web.expect(/open http:\S+:(\d+)/);
+  const site = new Process(process.execPath, [example, String(ipc.port), '0']);
+  t.after(() => site.kill());
+  const [, found] = await site.expect(/open http:\S+:(\d+)/);
   const line = await breakable(t, Number(found));
   const { url } = line;
-  let browser;
-  // Before its directory is removed: hooks run in the order in which they are registered.
-  t.after(() => browser?.kill());
-  const profile = path.join(temporaryDirectory(t), 'profile');
-  fs.mkdirSync(profile);
-  const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage',
-    `--user-data-dir=${profile}`];
   // The page shouts on its own account; a second publisher is heard while the page is open.
   const publisher = await joined(t, ipc.client('web'));
   const shouted = publisher.subscribe('notifications');
   await shouted.ready;
-  browser = new Process(chromium, [...flags, '--remote-debugging-port=0', `${url}?say=hello`]);
-  const [, debugging] = await browser.expect(/DevTools listening on ws:\/\/(\S+?)\//, 60_000);
+  const page = await openPage(t, `${url}?say=hello`);
   const { value } = await shouted.next();
   assert.deepEqual(value.payload, { text: 'HELLO' });
   publisher.publish('notifications', { text: '<b>from elsewhere</b>' });
 
-  const targets = await eventually('the page', async () => {
-    const response = await fetch(`http://${debugging}/json/list`);
-    const found = await response.json();
-    return found.some(({ type }) => type === 'page') && found;
-  });
-  const page = targets.find(({ type, url: at }) => type === 'page' && at.startsWith(url));
   const show = (count) => eventually(`${count} on the page`, async () => {
-    const text = await evaluate(page.webSocketDebuggerUrl,
+    const text = await page.evaluate(
       "JSON.stringify([...document.querySelectorAll('li')].map((item) => item.textContent).concat("
       + "document.getElementById('state').textContent))");
     const items = JSON.parse(text);
@@ -191,6 +173,60 @@ test('the example in a real browser: a page shows live what it and others publis
   await eventually('back', () => line.refused > 0);
   line.mend();
   assert.deepEqual(await show(4), ['LOUD', 'missed', '<b>from elsewhere</b>', 'HELLO', 'live']);
+});
+
+const PAGE = `<!doctype html><title>tokens</title><script>
+  const seen = { events: [], lines: [], last: null };
+  const parts = new EventSource('/sse?to=5');
+  parts.onmessage = ({ data }) => seen.events.push(JSON.parse(data));
+  for (const last of ['end', 'failure']) {
+    parts.addEventListener(last, ({ data }) => { parts.close(); seen.last = last; });
+  }
+  (async () => {
+    const response = await fetch('/ndjson?to=5', { method: 'POST' });
+    let text = '';
+    for (const reader = response.body.pipeThrough(new TextDecoderStream()).getReader(); ;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      text += value;
+    }
+    seen.lines = text.trim().split('\\n').map(JSON.parse);
+  })();
+  fetch('/sse?to=1e9');
+</script>`;
+
+test('streams in a real browser, as events and as lines, and one that ends with its page', { timeout: 120_000 }, async (t) => {
+  const ipc = await served(t);
+  const client = await joined(t, ipc.client());
+  const worker = await joined(t, ipc.client());
+  const reasons = [];
+  let asked = 0;
+  await worker.serve('tokens', async function* tokens({ payload: { query }, signal }) {
+    asked += 1;
+    signal.addEventListener('abort', () => reasons.push(signal.reason.reason));
+    for (let n = 0; n < Number(query.to); n += 1) {
+      await new Promise((resolve) => { setTimeout(resolve, 5); });
+      yield { token: n };
+    }
+  });
+  const [sse, ndjson] = ['sse', 'ndjson'].map((as) => ipcStream(client, 'tokens', { as }));
+  const base = await web(t, (req, res) => {
+    if (req.url.startsWith('/sse')) return sse(req, res);
+    if (req.url.startsWith('/ndjson')) return ndjson(req, res);
+    return res.setHeader('Content-Type', 'text/html').end(req.url === '/' ? PAGE : '');
+  });
+  const page = await openPage(t, `${base}/`);
+  const seen = await eventually('all parts', async () => {
+    // The page may not be there yet.
+    const found = JSON.parse(await page.evaluate("typeof seen === 'object' ? JSON.stringify(seen) : null") ?? null);
+    return found !== null && found.last !== null && found.lines.length === 5 && found;
+  });
+  const tokens = [0, 1, 2, 3, 4].map((token) => ({ token }));
+  assert.deepEqual(seen, { events: tokens, lines: tokens, last: 'end' });
+  assert.deepEqual([asked, worker.services.unfinished, reasons], [3, 1, []], 'one goes on');
+  await page.close();
+  await eventually('stopped', () => worker.services.unfinished === 0);
+  assert.deepEqual(reasons, ['caller']);
 });
 
 /** A line to a port of this machine that can be cut and mended. */
@@ -230,34 +266,4 @@ async function breakable(t, port) {
   await once(server, 'listening');
   line.url = `http://127.0.0.1:${server.address().port}/`;
   return line;
-}
-
-/** The value of an expression in a page, by the debugging protocol over the one WebSocket message it takes. */
-function evaluate(address, expression) {
-  const { hostname, port, pathname } = new URL(address);
-  return new Promise((resolve, reject) => {
-    const request = http.request({ hostname, port, path: pathname, headers: {
-      Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': '13',
-      'Sec-WebSocket-Key': Buffer.alloc(16).toString('base64'),
-    } });
-    request.on('error', reject);
-    request.on('upgrade', (response, socket) => {
-      const body = Buffer.from(JSON.stringify({ id: 1, method: 'Runtime.evaluate', params: { expression } }));
-      // One masked text frame with a mask of zeros, which leaves the bytes as they are.
-      const header = Buffer.from([0x81, 0x80 | 126, body.length >> 8, body.length & 0xff, 0, 0, 0, 0]);
-      let received = Buffer.alloc(0);
-      socket.on('data', (bytes) => {
-        received = Buffer.concat([received, bytes]);
-        const start = received.length > 1 && (received[1] & 0x7f) === 126 ? 4 : 2;
-        const length = start === 4 ? received.length > 3 && received.readUInt16BE(2) : received[1];
-        if (received.length < start + length) return;
-        socket.destroy();
-        const { result } = JSON.parse(received.toString('utf8', start, start + length));
-        resolve(result.result.value);
-      });
-      socket.on('error', reject);
-      socket.write(Buffer.concat([header, body]));
-    });
-    request.end();
-  });
 }

@@ -284,6 +284,22 @@ test('a request that is given up is cancelled, and its late answer is no news', 
   assert.deepEqual(errors, [[], [], []]);
 });
 
+test('the server may be first to say that the time of a request is up', async (t) => {
+  const timeout = { status: 'error', code: 'timeout', error: 'nobody answered' };
+  const { client } = await scripted(t, {
+    answer(request, side) {
+      const due = performance.now() + (request.meta.ttl < 100 ? 60 : 0);
+      // The client's own timer cannot fire in the meantime.
+      while (performance.now() < due) { /* busy */ }
+      side.send('response', 'x', timeout, request.message_id);
+    },
+  });
+  await assert.rejects(client.sendRequest('x', 1, 50), { name: 'TimeoutError', code: 'TIMEOUT', message: /within 50 ms/ });
+  await assert.rejects(payloadsOf(client.stream('x', 1, 50)), { name: 'TimeoutError', code: 'TIMEOUT' });
+  await assert.rejects(client.sendRequest('x', 1, 60_000), { name: 'ServerError', code: 'timeout' },
+    'the server\'s own time was shorter');
+});
+
 test('what a request has beside its payload', async (t) => {
   const { client, received } = await scripted(t, { answer: (request, side) => side.send('response', 'x', 1, request.message_id) });
   const trace = { traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', tracestate: undefined };

@@ -62,6 +62,9 @@ async function modern(signal: AbortSignal): Promise<void> {
   await using stream = client.stream<number>('numbers', null, 1_000);
   const first = await stream.next();
   const number: number | undefined = first.done ? undefined : first.value.payload;
+  client.publish('news', 1, { headers: { a: 'b' }, trace: { tracestate: 'x' } });
+  // @ts-expect-error a publication has no time
+  client.notify('news', 1, { timeout: 5 });
   await client.sendRequest('add', [1], { idempotent: true, headers: { a: 'b' } });
   // @ts-expect-error a header is text
   client.sendRequest('add', [1], { headers: { a: 5 } });
