@@ -125,6 +125,7 @@ function requestOptions(given, timeout) {
   const isGiven = given.timeout !== undefined && given.timeout !== null;
   const signal = checkedSignal(given.signal);
   let meta = callersMeta(given);
+  if (!['undefined', 'boolean'].includes(typeof given.idempotent)) throw new TypeError('idempotent must be a boolean');
   if (given.idempotent) meta = { idempotent: true, ...meta };
   return { timeout: isGiven ? checkedTimeout(given.timeout) : timeout, isGiven, signal, meta };
 }

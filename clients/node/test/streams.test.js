@@ -4,7 +4,7 @@
 
 const { test } = require('node:test');
 const assert = require('node:assert/strict');
-const { collected, eventually, joined, sleep } = require('./support.js');
+const { collected, eventually, joined, sleep, warnings } = require('./support.js');
 const { payloadsOf, scripted, sendParts } = require('./scripted.js');
 const { IPCPool } = require('../index.js');
 
@@ -314,6 +314,7 @@ test('what a request has beside its payload', async (t) => {
     [{ headers: 5 }, 'TypeError'], [{ headers: { a: 5 } }, 'TypeError'], [{ headers: null }, 'TypeError'],
     [{ trace: { parent: 'x' } }, 'TypeError'], [{ trace: 'x' }, 'TypeError'],
     [{ headers: { a: 'x'.repeat(4_000) } }, 'FrameError'], [{ credit: 5 }, 'TypeError'],
+    [{ idempotent: 'yes' }, 'TypeError'],
   ]) {
     await assert.rejects(client.sendRequest('x', 1, options), { name }, JSON.stringify(options));
   }
@@ -350,4 +351,57 @@ test('a program\'s own parser may make objects of all numbers', async (t) => {
   });
   assert.deepEqual(client.limits, { maxFrameBytes: 16 << 20, requestTimeout: Infinity });
   assert.deepEqual(await payloadsOf(client.stream('x', 1)), [1n, 2n]);
+});
+
+test('whatever a server says, in whichever order, the client goes on and everything ends', async (t) => {
+  const { client, received, sides: [side] } = await scripted(t);
+  const warned = warnings(t);
+  let state = 15;
+  const random = (n) => {
+    state = (state * 1_103_515_245 + 12_345) % 2 ** 31;
+    return Math.floor(state / 2 ** 31 * n);
+  };
+  const pick = (values) => values[random(values.length)];
+  const served = [];
+  await Promise.race([client.serve('work', async function* work({ payload, signal }) {
+    served.push(payload);
+    signal.addEventListener('abort', () => {});
+    for (let n = 0; n < payload; n += 1) yield n;
+  }, { concurrency: 4, queueMax: 20 }), eventually('asked', () => received.requests.length === 1)]);
+  side.send('response', 'system', { status: 'serving' }, received.requests[0].message_id);
+  const METAS = [undefined, null, 5, [], {}, { seq: 0 }, { seq: 1 }, { seq: 2, end: true }, { seq: -1 }, { seq: {} }, { end: true },
+    { seq: 0, end: true }, { seq: 0, end: false }, { stream: 3 }, { stream: 0 }, { ttl: 5 }, { ttl: 'x' }, { seq: 1e300 },
+    { stream: 2, ttl: 1 }, { headers: 1, trace: [] }];
+  const PAYLOADS = [null, 3, 'x', [], { status: 'error', code: 'timeout', error: 'late' }, { status: 'error', code: 'app:', error: '' },
+    { status: 'error', code: 'cancelled', error: '' }, { action: 'cancel' }, { action: 'credit', n: 2 }];
+  const asked = [];
+  const settle = (promise) => asked.push(promise.catch((error) => error));
+  for (let round = 0; round < 300; round += 1) {
+    const before = received.requests.length;
+    const stream = client.stream('x', round, { credit: 1 + random(3), timeout: 10_000 });
+    settle(random(3) === 0 ? stream.return() : payloadsOf(stream));
+    settle(client.sendRequest('x', round, 10_000));
+    await eventually('asked', () => received.requests.length >= before + 2);
+    for (let n = 0; n < 10; n += 1) {
+      const id = pick(received.requests.slice(-6)).message_id;
+      const work = `work ${random(40)}`;
+      switch (random(4)) {
+        case 0: side.send('response', 'x', pick(PAYLOADS), id, pick(METAS)); break;
+        case 1: side.send('request', 'work', random(6), null, pick(METAS), work); break;
+        case 2: side.send('notification', 'system', { action: pick(['cancel', 'credit']), message_id: pick([work, id, 5, null]),
+          reason: pick(['caller', 7, undefined]), n: pick([1, 0, 'x', 70_000]) }); break;
+        default: side.send('notification', pick(['system', 'x', 'work']), pick(PAYLOADS), null, pick(METAS));
+      }
+    }
+  }
+  for (const { message_id: id } of received.requests) side.send('response', 'x', 1, id);
+  await Promise.all(asked);
+  for (let n = 0; n < 40; n += 1) side.send('notification', 'system', { action: 'cancel', message_id: `work ${n}` });
+  assert.equal((await client.sendRequest('x', 1, 10).catch(({ code }) => code)), 'TIMEOUT');
+  assert.deepEqual([client.connected, client.pending.size], [true, 0]);
+  // Of two with the same id the server can cancel one alone, so that some may still wait for credit.
+  client.disconnect();
+  await eventually('nothing left', () => client.services.unfinished === 0 && client.services.works.size === 0);
+  assert.ok(served.length > 50 && received.cancels.length > 50, `${served.length} served, ${received.cancels.length} cancelled`);
+  assert.deepEqual(warned, []);
 });
