@@ -424,3 +424,99 @@ fn everything_in_one_write_is_handled_in_order() {
     worker.fence();
     asks.fence();
 }
+
+#[test]
+fn every_rule_that_a_requester_breaks_is_told_and_costs_nothing_else() {
+    let server = serve_limited(Limits::default());
+    let mut worker = extended(&server, "worker").serving("work");
+    let mut asks = extended(&server, "asks");
+    for (meta, word) in [
+        (json!({"ttl": 0}), "ttl"),
+        (json!({"ttl": 1_u64 << 40}), "ttl"),
+        (json!({"ttl": "5"}), "ttl"),
+        (json!({"ttl": 1.5}), "ttl"),
+        (json!({"stream": 0}), "stream"),
+        (json!({"stream": 65_537}), "stream"),
+        (json!({"idempotent": "yes"}), "idempotent"),
+        (json!({"seq": 0}), "seq"),
+        (json!({"offset": 1}), "unknown"),
+        (json!({"bin": []}), "unknown"),
+        (json!({"trace": {"traceparent": 7}}), "trace"),
+        (json!({"headers": ["a"]}), "headers"),
+        (json!({"headers": {"a": "x".repeat(4_096)}}), "4096"),
+        (json!(7), "object"),
+    ] {
+        let id = asks.call("work", &json!(1), &meta);
+        let refused = asks.receive_extended();
+        assert_eq!((code(&refused), &refused["reply_to"]), ("bad_message", &json!(id)), "{meta}");
+        assert!(refused["payload"]["error"].as_str().unwrap().contains(word), "{refused}");
+    }
+    let request = asks.message("request", "work", &json!(1)).to_string();
+    let open = request.strip_suffix('}').unwrap();
+    for twice in [
+        r#""meta":{"ttl":5},"meta":{"ttl":5}"#,
+        r#""meta":{"ttl":5,"\u0074tl":5}"#,
+        r#""meta":{"headers":{"a":"1","\u0061":"2"}}"#,
+        r#""meta":{"ttl":5},"colour":1"#,
+    ] {
+        asks.send_body(format!("{open},{twice}}}").as_bytes());
+        assert_eq!(code(&asks.receive_extended()), "bad_message", "{twice}");
+    }
+    asks.send_body(format!("{open},\"meta\":{{\"ttl\":05}}}}").as_bytes());
+    assert_eq!(code(&asks.receive_extended()), "bad_frame");
+    let id = asks.call("work", &json!(1), &json!({"stream": 65_535}));
+    let task = worker.receive_extended();
+    for payload in [
+        json!({"action": "credit", "message_id": id, "n": 0}),
+        json!({"action": "credit", "message_id": id, "n": 65_537}),
+        json!({"action": "credit", "message_id": id, "n": 2}),
+        json!({"action": "credit", "message_id": id}),
+        json!({"action": "credit", "n": 1}),
+        json!({"action": "cancel"}),
+        json!({"action": "cancel", "message_id": "x".repeat(257)}),
+    ] {
+        let id = asks.send("notification", "system", payload.clone());
+        let refused = asks.receive_extended();
+        assert_eq!(
+            (code(&refused), &refused["reply_to"]),
+            ("bad_message", &json!(id)),
+            "{payload}"
+        );
+    }
+    // The stream that they were for goes on, and the worker was told of none of them.
+    worker.part(&task, &json!(0), &json!({"seq": 0}));
+    assert_eq!(asks.receive_extended()["payload"], 0);
+    worker.fence();
+    asks.fence();
+}
+
+#[test]
+fn every_rule_that_a_worker_breaks_ends_its_request_and_nothing_else() {
+    let server = serve_limited(Limits::default());
+    let mut worker = extended(&server, "worker").serving("work");
+    let mut asks = extended(&server, "asks");
+    let mut bystander = extended(&server, "bystander");
+    let other = bystander.call("work", &json!("other"), &json!({"stream": 1}));
+    let other_task = worker.receive_extended();
+    for (asked, meta, payload) in [
+        (json!({"stream": 1}), json!({"seq": 1}), json!(1)),
+        (json!({"stream": 1}), json!({"seq": 1, "end": true}), json!(null)),
+        (json!({"stream": 1}), json!({"seq": 0, "end": true}), json!("not null")),
+        (json!({"stream": 1}), json!({"seq": -1}), json!(1)),
+        (json!({"stream": 1}), json!({"seq": 0, "unknown": 1}), json!(1)),
+        (json!({}), json!({"seq": 0}), json!(1)),
+    ] {
+        let id = asks.call("work", &json!(1), &asked);
+        let task = worker.receive_extended();
+        worker.part(&task, &payload, &meta);
+        let ended = asks.receive_extended();
+        assert_eq!((code(&ended), &ended["reply_to"]), ("handler_failed", &json!(id)), "{meta}");
+        assert_eq!(worker.receive_extended()["payload"]["action"], "cancel");
+        // After the end, all of it is ignored.
+        worker.part(&task, &payload, &meta);
+        worker.fence();
+    }
+    worker.part(&other_task, &json!("fine"), &json!({"seq": 0}));
+    let part = bystander.receive_extended();
+    assert_eq!((&part["payload"], &part["reply_to"]), (&json!("fine"), &json!(other)));
+}
