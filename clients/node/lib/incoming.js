@@ -44,10 +44,14 @@ class Incoming {
 
   /** A part for nobody is one of a stream that this client has left. */
   receivePart(message) {
-    const entry = this.client.pending.get(message.reply_to);
-    if (entry?.onPart === undefined) return;
-    this.client.prove();
-    entry.onPart(message);
+    const { pending } = this.client;
+    const entry = pending.get(message.reply_to);
+    if (entry?.onPart !== undefined) {
+      this.client.prove();
+      entry.onPart(message);
+    } else if (entry === undefined && message.meta.end === true) {
+      pending.givenUp.delete(message.reply_to);
+    }
   }
 
   /** Returns whether a message is the server's, about a request that this client answers. */

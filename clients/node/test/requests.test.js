@@ -264,6 +264,9 @@ test('the published server answers out of order', async (t) => {
   assert.deepEqual([order[0], order[count - 1]], [count - 1, 0]);
   await assert.rejects(client.sendRequest('late', { seconds: 0.2 }, 50), { code: 'TIMEOUT' });
   await assert.rejects(client.serve('api', () => 1), { code: 'UNSUPPORTED' });
+  await assert.rejects(client.stream('batch', 1).next(), { code: 'UNSUPPORTED', message: /does not know streams/ });
+  await assert.rejects(client.sendRequest('batch', 1, { headers: { a: 'b' } }), { code: 'UNSUPPORTED' });
+  assert.deepEqual([client.extensions, client.limits], [[], null]);
   assert.equal(await client.healthCheck(), true);
   assert.equal(client.pending.size, 0);
   assert.deepEqual(client.getConnectionInfo().subscribedChannels, [], 'the health check leaves nothing behind');

@@ -118,6 +118,16 @@ for (const [how, leave] of [
   });
 }
 
+test('a stream that is left while its end is on the way leaves nothing behind', async (t) => {
+  const { client, received, sides } = await scripted(t);
+  const stream = client.stream('x', 1);
+  await eventually('asked', () => received.requests.length === 1);
+  await stream.return();
+  assert.equal(client.pending.givenUp.size, 1);
+  sendParts(sides[0], received.requests[0], [1, 2]);
+  await eventually('forgotten', () => client.pending.givenUp.size === 0);
+});
+
 test('a signal cancels a stream and ends the loop at once, whatever waits to be read', async (t) => {
   const { client, received } = await scripted(t, { answer: (request, side) => sendParts(side, request, [1, 2, 3], false) });
   const controller = new AbortController();
