@@ -108,7 +108,7 @@ pub(crate) fn close_now(core: &mut Core, key: ConnectionKey) {
     }
     let Some(connection) = core.connections.get_mut(key) else { return };
     core.budget.tables_bytes -= CONNECTION_BYTES + connection.transport_bytes as usize;
-    #[cfg(feature = "simulation")]
+    #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
     if let (Some(unsent), false) = (&mut core.agenda.unsent, connection.send.is_empty()) {
         unsent.push(key);
     }

@@ -115,7 +115,7 @@ pub(crate) struct Agenda {
     pub(crate) doomed: Vec<ConnectionKey>,
     /// Connections that were closed with bytes in their queue. They are recorded once somebody has
     /// asked for them, since nobody else empties the list.
-    #[cfg(feature = "simulation")]
+    #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
     pub(crate) unsent: Option<Vec<ConnectionKey>>,
     /// Changes to the handlers, to make once no handler is running. Their type belongs to a layer
     /// above this one.

@@ -102,7 +102,7 @@ impl Timers {
         *slot = next.map(|(deadline, due)| self.arm(deadline, due));
     }
 
-    #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
     }
