@@ -20,6 +20,7 @@ use super::state::timers::Now;
 use crate::Message;
 
 mod bounds;
+mod call_bounds;
 mod calls;
 mod concurrency;
 mod embedding;

@@ -6,7 +6,6 @@ use serde::Serialize;
 use super::{calls, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::OWED_BYTES;
-use crate::broker::state::calls::Stream;
 use crate::broker::state::connection::Owed;
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -34,36 +33,49 @@ pub(crate) fn tell(
     }
 }
 
-/// Tells the worker of a stream how many more parts its requester takes.
-pub(crate) fn pass_credit(core: &mut Core, key: RequestKey, was_settled: bool) {
+/// Tells the worker of a stream how many more parts its requester takes. That waits until the queues
+/// of both are within their marks.
+pub(crate) fn pass_credit(core: &mut Core, key: RequestKey) {
     let Some((request, call)) = core.requests.with_call(key) else { return };
-    // One that is kept is told by the request itself, and the rest when it gets that.
+    let Some(stream) = call.stream.as_mut().filter(|stream| stream.owes()) else { return };
+    let is_behind = |key| core.connections.get(key).is_some_and(|found| found.congested.is_some());
+    if is_behind(request.requester) {
+        // It would not read the parts. They are allowed when its queue has room again.
+        return;
+    }
     let worker = match request.answerer {
         Answerer::Worker(worker, _) => worker,
+        // The request itself tells of the first ones, and the worker of the rest when it gets that.
         Answerer::Kept(_) => return,
         Answerer::Thread => {
-            let credit = call.stream.as_mut().map_or(0, Stream::take_owed);
+            let credit = stream.take_owed();
             if let Some(watch) = &call.watch {
                 watch.add_credit(credit);
             }
             return;
         }
     };
-    let (id, Some(stream)) = (request.id, &mut call.stream) else { return };
     let connection = core.connections.get(worker);
     if !connection.is_some_and(|found| found.extensions.contains(Extensions::CALL)) {
         stream.take_owed();
         return;
     }
-    if connection.is_some_and(|found| found.congested.is_some()) {
-        if was_settled {
+    if is_behind(worker) {
+        if !std::mem::replace(&mut stream.is_listed, true) {
             owe(core, worker, Owed::Credit(key));
         }
         return;
     }
-    let credit = stream.take_owed();
-    if credit > 0 {
-        notify(core, worker, &Credit::new(id.text().as_str(), credit));
+    let (id, credit) = (request.id, stream.take_owed());
+    notify(core, worker, &Credit::new(id.text().as_str(), credit));
+}
+
+/// Passes on the credit of a requester that came while its own queue was over its mark.
+pub(crate) fn pass_all_credit(core: &mut Core, requester: ConnectionKey) {
+    let session = core.connections.session(requester);
+    let Some(session) = session.filter(|session| session.calls.is_some()) else { return };
+    for request in session.requests.clone() {
+        pass_credit(core, request);
     }
 }
 
@@ -93,7 +105,13 @@ pub(crate) fn settle(core: &mut Core, worker: ConnectionKey, most: usize) -> usi
             Owed::Cancel(id, reason) => {
                 notify(core, worker, &Cancel::new(id.text().as_str()).reason(reason));
             }
-            Owed::Credit(request) => pass_credit(core, request, false),
+            Owed::Credit(request) => {
+                let found = core.requests.with_call(request);
+                if let Some(stream) = found.and_then(|(_, call)| call.stream.as_mut()) {
+                    stream.is_listed = false;
+                }
+                pass_credit(core, request);
+            }
         }
         left -= 1;
     }

@@ -36,7 +36,7 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
     if core.requests.get(first).is_some_and(PendingRequest::has_call) {
         calls::keep_for_retry(core, first, &frame);
         calls::send_kept(core, first, worker, frame);
-        cancels::pass_credit(core, first, true);
+        cancels::pass_credit(core, first);
     } else {
         queues::push(core, worker, &OutFrame::shared(frame));
     }
@@ -53,7 +53,12 @@ pub(crate) fn to_invited(core: &mut Core, worker: ConnectionKey) {
         return;
     }
     let most = core.limits.turn.frames_per_connection_max.min(core.turn.steps_max);
+    cancels::pass_all_credit(core, worker);
     let mut left = cancels::settle(core, worker, most);
+    if left == 0 {
+        // There may be more, and it may serve no channel any more.
+        return kept::resume(core, worker);
+    }
     for at in 0.. {
         let session = core.connections.session(worker);
         let duties = session.and_then(|session| session.worker.as_ref());

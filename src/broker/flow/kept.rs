@@ -28,12 +28,13 @@ pub(crate) fn invite(core: &mut Core, worker: ConnectionKey, channel: ChannelKey
     }
 }
 
-/// Lets a worker whose queue has room again be told in its next turn what it is owed.
-pub(crate) fn invite_owed(core: &mut Core, worker: ConnectionKey) {
-    let session = core.connections.session(worker);
-    let duties = session.and_then(|session| session.worker.as_ref());
-    if duties.is_some_and(|duties| !duties.owed.is_empty()) {
-        resume(core, worker);
+/// Lets a connection whose queue has room again be told in its next turn what it is owed as a worker,
+/// and the workers of its streams of the credit that it gave.
+pub(crate) fn invite_owed(core: &mut Core, key: ConnectionKey) {
+    let Some(session) = core.connections.session(key) else { return };
+    let is_owed = session.worker.as_ref().is_some_and(|duties| !duties.owed.is_empty());
+    if is_owed || session.calls.is_some() {
+        resume(core, key);
     }
 }
 

@@ -75,12 +75,12 @@ fn add_credit(
     let Some(key) = stream else { return Ok(()) };
     let Some((_, call)) = core.requests.with_call(key) else { return Ok(()) };
     let Some(stream) = &mut call.stream else { return Ok(()) };
-    let was_settled = stream.add(credit).map_err(|_| {
+    stream.add(credit).map_err(|_| {
         branches::note(Branch::CreditRefused);
         refusal::too_much_credit()
     })?;
     branches::note(Branch::CreditAdded);
-    cancels::pass_credit(core, key, was_settled);
+    cancels::pass_credit(core, key);
     Ok(())
 }
 

@@ -16,7 +16,9 @@ use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, Requ
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::router::Channel;
 use crate::broker::state::service::Service;
-use crate::proto::{Envelope, ErrorCode, Fault, JsonStr, MessageType, Meta, exact_members};
+use crate::proto::{
+    Envelope, ErrorCode, Extensions, Fault, JsonStr, MessageType, Meta, exact_members,
+};
 
 /// The outcome of an attempt to pass a message to the workers of its channel.
 #[derive(Debug)]
@@ -205,7 +207,7 @@ fn retry(core: &mut Core, key: RequestKey) -> bool {
         stream.restart(now);
     }
     calls::send_kept(core, key, worker, frame);
-    cancels::pass_credit(core, key, true);
+    cancels::pass_credit(core, key);
     true
 }
 
@@ -273,7 +275,10 @@ fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool) -> Choice {
 fn load_of(worker: Option<&Connection>, stuck_since: Option<Duration>) -> Option<(bool, usize)> {
     let connection = worker.filter(|connection| connection.congested.is_none())?;
     let worker = connection.session()?.worker.as_ref()?;
-    let is_stuck = worker.silent_since.is_some_and(|since| Some(since) < stuck_since);
+    let is_silent = worker.silent_since.is_some_and(|since| Some(since) < stuck_since);
+    // One that was told to stop may have had nothing to say. It is tried with one request.
+    let is_told = connection.extensions.contains(Extensions::CALL);
+    let is_stuck = is_silent && !(is_told && worker.in_flight.is_empty());
     Some((is_stuck, worker.in_flight.len()))
 }
 
@@ -298,15 +303,16 @@ pub(crate) fn take_answer(
     if !has_begun {
         measuring::record_round_trip(core, from, began);
     }
-    let is_part = meta.as_ref().is_some_and(|meta| meta.is_ok_and(|meta| meta.seq.is_some()));
-    if !is_part && let Some(code) = error_code(response.payload_str()) {
+    // A part is no error whatever its payload, and a response with an unusable `meta` is no answer.
+    let is_answer = meta.is_none_or(|meta| meta.is_ok_and(|meta| meta.seq.is_none()));
+    if is_answer && let Some(code) = error_code(response.payload_str()) {
         core.counters.count_worker_error(code);
     }
     match meta {
         None => requests::relay(core, key, response, body),
         Some(meta) => streams::take(core, key, response, body, meta),
     }
-    if has_begun || is_part {
+    if has_begun || !is_answer {
         measuring::note_answer_of(core, from);
     }
     if core.requests.kept() > 0 {

@@ -58,6 +58,8 @@ pub(crate) struct Stream {
     unused: u32,
     /// The share of it that the worker does not know of yet.
     owed: u32,
+    /// It has a place in the list of what its worker is owed.
+    pub(crate) is_listed: bool,
     /// The number of the next part.
     next_seq: u64,
     /// The time of the last part, or of the request.
@@ -77,18 +79,21 @@ pub(crate) struct TooMuchCredit;
 
 impl Stream {
     pub(crate) fn new(initial: u32, now: Duration) -> Self {
-        Self { initial, unused: initial, owed: 0, next_seq: 0, active_at: now }
+        Self { initial, unused: initial, owed: 0, is_listed: false, next_seq: 0, active_at: now }
     }
 
-    /// Adds credit, which is owed to the worker from now on. Returns whether nothing was owed before.
-    pub(crate) fn add(&mut self, credit: u32) -> Result<bool, TooMuchCredit> {
+    /// Adds credit, which is owed to the worker from now on.
+    pub(crate) fn add(&mut self, credit: u32) -> Result<(), TooMuchCredit> {
         if self.unused + credit > CREDIT_MAX {
             return Err(TooMuchCredit);
         }
         self.unused += credit;
-        let was_settled = self.owed == 0;
         self.owed += credit;
-        Ok(was_settled)
+        Ok(())
+    }
+
+    pub(crate) fn owes(&self) -> bool {
+        self.owed > 0
     }
 
     /// Takes the credit that is owed to the worker, to tell it.
@@ -99,6 +104,7 @@ impl Stream {
     /// Begins anew with a worker that knows the credit of the request alone.
     pub(crate) fn restart(&mut self, now: Duration) {
         self.owed = self.unused - self.initial;
+        self.is_listed = false;
         self.active_at = now;
     }
 
@@ -138,8 +144,7 @@ mod tests {
         assert_eq!(stream.take_part(2, now), Err(PartFault::WithoutCredit));
         assert_eq!(stream.check_order(2), Ok(()));
         // What the worker does not know of is no credit for it.
-        assert_eq!(stream.add(1), Ok(true));
-        assert_eq!(stream.add(2), Ok(false));
+        assert_eq!((stream.add(1), stream.add(2)), (Ok(()), Ok(())));
         assert_eq!(stream.take_part(2, now), Err(PartFault::WithoutCredit));
         assert_eq!((stream.take_owed(), stream.take_owed()), (3, 0));
         assert_eq!(stream.take_part(2, now), Ok(false));
@@ -150,17 +155,17 @@ mod tests {
     fn unused_credit_is_bounded() {
         let mut stream = Stream::new(1, Duration::ZERO);
         assert_eq!(stream.add(CREDIT_MAX), Err(TooMuchCredit));
-        assert_eq!(stream.add(CREDIT_MAX - 1), Ok(true));
+        assert_eq!(stream.add(CREDIT_MAX - 1), Ok(()));
         assert_eq!(stream.add(1), Err(TooMuchCredit));
         assert_eq!(stream.take_owed(), CREDIT_MAX - 1);
         assert_eq!(stream.take_part(0, Duration::ZERO), Ok(false));
-        assert_eq!(stream.add(1), Ok(true));
+        assert_eq!(stream.add(1), Ok(()));
     }
 
     #[test]
     fn another_worker_is_owed_what_its_request_does_not_say() {
         let mut stream = Stream::new(4, Duration::ZERO);
-        assert_eq!(stream.add(3), Ok(true));
+        assert_eq!(stream.add(3), Ok(()));
         assert_eq!(stream.take_owed(), 3);
         stream.restart(Duration::from_secs(2));
         assert_eq!(stream.take_owed(), 3);

@@ -296,3 +296,89 @@ fn a_part_of_anothers_request_is_ignored() {
     world.part(worker, &got, &json!("right"), &json!({"seq": 0}));
     assert_eq!(world.take_one(asks)["payload"], "right");
 }
+
+/// The list of what a worker is owed has one place for each stream, however often it falls behind.
+#[test]
+fn credit_that_comes_while_a_worker_catches_up_takes_no_second_place() {
+    let limits = Limits { queue_high_water_bytes: 4 << 10, ..Limits::default() };
+    let mut world = World::new(limits);
+    let (worker, asks, got) = world.streaming(2);
+    let filler = json!("x".repeat(8 << 10));
+    let owed = |world: &World| {
+        world.connection(worker).session().unwrap().worker.as_ref().unwrap().owed.len()
+    };
+    for _ in 0..5 {
+        world.stalled.push(worker);
+        world.send(asks, &message("app", "request", "work", "large", &filler));
+        assert!(world.connection(worker).congested.is_some());
+        world.credit(asks, "q", 1);
+        assert_eq!(owed(&world), 1);
+        world.stalled.clear();
+        // Its queue drains, and before its next turn more credit comes.
+        world.relieve(worker);
+        assert!(world.connection(worker).congested.is_none());
+        let credit = json!({"action": "credit", "message_id": "q", "n": 1});
+        world
+            .broker
+            .receive(asks, &framed(&message("app", "notification", "system", "n", &credit)));
+        world.stalled.push(worker);
+        world.broker.receive(asks, &framed(&message("app", "request", "work", "large", &filler)));
+        world
+            .broker
+            .receive(asks, &framed(&message("app", "notification", "system", "n", &credit)));
+        assert_eq!(owed(&world), 1);
+        world.stalled.clear();
+        world.relieve(worker);
+        world.act();
+    }
+    let told = world.take(worker);
+    let credit: u64 = told.iter().filter_map(|told| told["payload"]["n"].as_u64()).sum();
+    assert_eq!(credit, 15, "{}", got["message_id"]);
+    world.take(asks);
+    world.assert_empty(&[worker, asks]);
+}
+
+/// Parts that nobody reads yet are in its queue, and more of them help nobody.
+#[test]
+fn no_credit_goes_on_while_the_requester_is_over_its_mark() {
+    let limits = Limits { queue_high_water_bytes: 4 << 10, ..Limits::default() };
+    let mut world = World::new(limits);
+    let (worker, asks, got) = world.streaming(4);
+    let filler = json!("x".repeat(8 << 10));
+    world.stalled.push(worker);
+    world.send(asks, &message("app", "request", "work", "large", &filler));
+    assert!(world.connection(worker).congested.is_some());
+    world.credit(asks, "q", 3);
+    world.stalled.push(asks);
+    world.part(worker, &got, &filler, &json!({"seq": 0}));
+    assert!(world.connection(asks).congested.is_none(), "its worker is behind and is not read");
+    world.subscribe(asks, "app", "news");
+    let publisher = world.connected("app", "publisher");
+    world.send(publisher, &message("app", "publish", "news", "p", &filler));
+    assert!(world.connection(asks).congested.is_some());
+    world.stalled.retain(|key| *key == asks);
+    world.relieve(worker);
+    world.act();
+    let is_credit = |told: &Value| told["payload"]["action"] == "credit";
+    assert!(!world.take(worker).iter().any(is_credit));
+    world.stalled.clear();
+    world.relieve(asks);
+    world.act();
+    let told = world.take(worker);
+    assert_eq!((told.len(), &told[0]["payload"]["n"]), (1, &json!(3)));
+    world.take(asks);
+    world.assert_empty(&[worker, asks, publisher]);
+}
+
+#[test]
+fn a_part_that_breaks_a_rule_is_no_error_of_its_worker() {
+    let mut world = World::new(Limits::default());
+    let (worker, asks, got) = world.streaming(2);
+    let error = json!({"status": "error", "code": "app:x", "error": "e"});
+    world.part(worker, &got, &error, &json!({"seq": "0"}));
+    world.expect_error(asks, "handler_failed", "q");
+    let counters = &world.broker.core.counters;
+    assert_eq!(counters.errors.values().sum::<u64>(), 1, "{:?}", counters.errors);
+    assert!(counters.worker_errors.is_empty());
+    world.assert_empty(&[worker, asks]);
+}
