@@ -51,6 +51,8 @@ pub(crate) const CROWD_WORK_PARTS: usize = 8;
 pub(crate) const DELIVERED_BYTES_PER_WORK: usize = 1 << 10;
 /// The bytes of a listing that take as long as a delivery.
 pub(crate) const LISTED_BYTES_PER_WORK: usize = 16;
+/// The bytes of a `meta` that take as long as a delivery. Its names are compared with one another.
+pub(crate) const META_BYTES_PER_WORK: usize = 8;
 /// The work of summing up the histograms of a channel or connection.
 pub(crate) const LATENCY_WORK: usize = 64;
 

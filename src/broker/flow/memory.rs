@@ -13,7 +13,7 @@
 use super::{channels, closing};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::{
-    CHANNEL_BYTES, MemoryPressure, REQUEST_BYTES, SUBSCRIPTION_BYTES,
+    CALL_BYTES, CHANNEL_BYTES, MemoryPressure, OWED_BYTES, REQUEST_BYTES, SUBSCRIPTION_BYTES,
 };
 use crate::broker::state::connection::{Connection, Held};
 use crate::broker::state::core::Core;
@@ -244,11 +244,17 @@ fn holds_unfinished(connection: &Connection) -> bool {
 }
 
 /// Returns the memory of a connection in addition to that of every connection.
-fn held_bytes(connection: &Connection) -> usize {
+pub(crate) fn held_bytes(connection: &Connection) -> usize {
+    // Most requests of a peer with extensions have extras, and those that do not are not told apart.
+    let call_bytes = if connection.extensions.is_empty() { 0 } else { CALL_BYTES };
+    let request_bytes = REQUEST_BYTES + call_bytes;
     let tables_bytes = connection.session().map_or(0, |session| {
+        let owed = session.worker.as_ref().map_or(0, |worker| worker.owed.len());
         session.created.len() * CHANNEL_BYTES
+            + session.calls.as_ref().map_or(0, |index| index.bytes())
+            + owed * OWED_BYTES
             + session.subscriptions.len() * SUBSCRIPTION_BYTES
-            + session.requests.len() * REQUEST_BYTES
+            + session.requests.len() * request_bytes
             + session.request_bytes
     });
     connection.recv.capacity() + connection.send.len() + tables_bytes

@@ -8,6 +8,7 @@ use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Encoded;
 use crate::broker::state::keys::{ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::requests::PendingRequest;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::system::CancelReason;
 use crate::proto::{
@@ -45,6 +46,7 @@ fn cancel(core: &mut Core, from: ConnectionKey, id: &str) {
     let requests = index.take(id);
     core.budget.tables_bytes += index.bytes();
     let why = refusal::cancelled();
+    core.turn.note_work(requests.len());
     for request in requests {
         branches::note(Branch::RequestCancelled);
         requests::fail(core, request, &why, Some(CancelReason::Caller));
@@ -172,7 +174,7 @@ fn push_part(core: &mut Core, key: RequestKey, frame: &OutFrame<'_>) {
         let why = refusal::answer_too_large();
         return requests::fail(core, key, &why, Some(CancelReason::Limit));
     }
-    if !has_room(core, requester, frame.len()) {
+    if !has_room(core, request, frame.len()) {
         branches::note(Branch::PartWithoutRoom);
         let why = refusal::no_room_for_part();
         return requests::fail(core, key, &why, Some(CancelReason::Limit));
@@ -241,13 +243,17 @@ fn encode_own(core: &mut Core, key: RequestKey, meta: &Meta<'_>, payload: &str) 
 }
 
 /// The queue keeps room for the end or the error of each request of its connection, so that parts
-/// which nobody reads cost their streams and not the connection.
+/// which nobody reads cost their streams and not the connection. This is one without its ids.
 const TERMINAL_BYTES: usize = 512;
 
-fn has_room(core: &Core, requester: ConnectionKey, frame_bytes: usize) -> bool {
-    let Some(connection) = core.connections.get(requester) else { return false };
+fn has_room(core: &Core, request: &PendingRequest, frame_bytes: usize) -> bool {
+    let Some(connection) = core.connections.get(request.requester) else { return false };
     let requests = connection.session().map_or(0, |session| session.requests.len());
+    // The other requests of a connection have ids of about the same length.
+    let names = core.router.names(request.channel);
+    let names_bytes = names.map_or(0, |(app, channel)| app.id_json.len() + channel.id_json.len());
+    let terminal_bytes = TERMINAL_BYTES + names_bytes + request.message_id().len();
     let queue_bytes_max = core.connections.queue_bytes_max;
-    let kept_free = (requests * TERMINAL_BYTES).min(queue_bytes_max / 2);
+    let kept_free = (requests * terminal_bytes).min(queue_bytes_max / 2);
     connection.send.len() + frame_bytes + kept_free <= queue_bytes_max
 }

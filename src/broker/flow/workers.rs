@@ -277,8 +277,9 @@ fn load_of(worker: Option<&Connection>, stuck_since: Option<Duration>) -> Option
     let worker = connection.session()?.worker.as_ref()?;
     let is_silent = worker.silent_since.is_some_and(|since| Some(since) < stuck_since);
     // One that was told to stop may have had nothing to say. It is tried with one request.
-    let is_told = connection.extensions.contains(Extensions::CALL);
-    let is_stuck = is_silent && !(is_told && worker.in_flight.is_empty());
+    let is_tried =
+        || worker.in_flight.is_empty() && connection.extensions.contains(Extensions::CALL);
+    let is_stuck = is_silent && !is_tried();
     Some((is_stuck, worker.in_flight.len()))
 }
 

@@ -13,6 +13,7 @@ use crate::broker::state::connection::{Obstacle, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
+use crate::broker::turn_limits::META_BYTES_PER_WORK;
 use crate::proto::system::SYSTEM;
 use crate::proto::{Envelope, Extensions, Fault, MessageType, Meta};
 
@@ -95,7 +96,7 @@ fn serve(
     run: &mut Run<'_>,
 ) -> Result<(), Stop> {
     let message_type = envelope.message_type();
-    let meta = envelope.meta_str().map(|text| read_meta(text, message_type));
+    let meta = envelope.meta_str().map(|text| read_meta(core, text, message_type));
     if message_type == MessageType::Response {
         take_response(core, handlers, from, application, envelope, meta, body);
         return Ok(());
@@ -134,7 +135,12 @@ fn serve(
 }
 
 #[cold]
-fn read_meta(text: &str, message_type: MessageType) -> Result<Meta<'_>, Fault> {
+fn read_meta<'a>(
+    core: &mut Core,
+    text: &'a str,
+    message_type: MessageType,
+) -> Result<Meta<'a>, Fault> {
+    core.turn.note_work(text.len() / META_BYTES_PER_WORK);
     let meta = Meta::parse(text)?;
     meta.check_on(message_type)?;
     Ok(meta)

@@ -141,7 +141,7 @@ pub(crate) struct Session {
     /// Its requests that a worker or another thread has to answer.
     pub(crate) requests: Vec<RequestKey>,
     /// Memory of those requests beside their entries: ids that are not UUIDs, and the messages that
-    /// are kept until a worker has room.
+    /// are kept until a worker has room, or for another one.
     pub(crate) request_bytes: usize,
     /// Those requests by their ids, once it cancels one or asks for a stream.
     pub(crate) calls: Option<Box<CallIndex>>,

@@ -29,7 +29,9 @@ fn a_worker_that_obeyed_a_cancel_gets_requests_again() {
         let [mine, others] = [obeys, works].map(|worker| world.take(worker));
         assert!(!mine.is_empty(), "it is never asked again");
         for (worker, tasks) in [(obeys, &mine), (works, &others)] {
-            tasks.iter().for_each(|task| world.answer(worker, task, &json!(1)));
+            for task in tasks {
+                world.answer(worker, task, &json!(1));
+            }
         }
         world.take(asks);
     }
@@ -86,4 +88,56 @@ fn a_worker_without_a_channel_is_told_all_that_it_is_owed() {
     assert_eq!(told, COUNT);
     world.take(asks);
     world.assert_empty(&[worker, asks]);
+}
+
+#[test]
+fn a_cancel_of_many_requests_is_work() {
+    let mut world = World::new(Limits::default());
+    let worker = world.worker("work");
+    let asks = world.extended("asks");
+    for _ in 0..1_000 {
+        world.request(asks, "q", &json!(1));
+    }
+    let before = world.broker.core.turn.work_done();
+    world.cancel(asks, "q");
+    assert_eq!(world.take(asks).len(), 1_000);
+    assert!(world.broker.core.turn.work_done() - before >= 1_000);
+    world.assert_empty(&[worker, asks]);
+}
+
+/// Who holds the most is closed when memory is short, and not somebody else.
+#[test]
+fn what_calls_take_counts_as_memory_of_their_connections() {
+    let limits = Limits { queue_high_water_bytes: 4 << 10, ..Limits::default() };
+    let mut world = World::new(limits);
+    let worker = world.extended_worker("worker");
+    let asks = world.extended("asks");
+    let tables_bytes = world.broker.core.budget.tables_bytes;
+    let held = |world: &World, key| flow::memory::held_bytes(world.connection(key));
+    world.stalled.push(worker);
+    let before = held(&world, asks);
+    let id = "an id that is too long to be kept inside of its request";
+    world.call(asks, id, &json!({"stream": 1}));
+    world.call(asks, "b", &json!({"ttl": 5_000}));
+    let added = world.broker.core.budget.tables_bytes - tables_bytes;
+    assert!(held(&world, asks) - before >= added, "{added}");
+    world.send(asks, &message("app", "request", "work", "large", &json!("x".repeat(8 << 10))));
+    let (before, tables_bytes) = (held(&world, worker), world.broker.core.budget.tables_bytes);
+    world.notify(asks, &json!({"action": "credit", "message_id": id, "n": 1}));
+    let added = world.broker.core.budget.tables_bytes - tables_bytes;
+    assert!(added > 0 && held(&world, worker) - before == added, "{added}");
+    world.assert_empty(&[worker, asks]);
+}
+
+#[test]
+fn a_meta_is_as_much_work_as_its_bytes_take() {
+    let mut world = World::new(Limits::default());
+    let worker = world.extended_worker("worker");
+    let asks = world.extended("asks");
+    let headers: serde_json::Map<String, Value> =
+        (0..400).map(|at| (at.to_string(), json!(""))).collect();
+    let before = world.broker.core.turn.work_done();
+    world.call(asks, "q", &json!({"headers": headers}));
+    assert_eq!(world.take_one(worker)["meta"]["headers"]["399"], "");
+    assert!(world.broker.core.turn.work_done() - before >= 256);
 }

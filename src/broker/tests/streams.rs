@@ -371,6 +371,38 @@ fn no_credit_goes_on_while_the_requester_is_over_its_mark() {
 }
 
 #[test]
+fn parts_without_room_cost_no_connection_with_long_names() {
+    let limits =
+        Limits { queue_high_water_bytes: 64 << 10, frame_bytes_max: 64 << 10, ..Limits::default() };
+    let mut world = World::new(limits);
+    let worker = world.extended_worker("worker");
+    let asks = world.extended("asks");
+    let ids: Vec<String> = (0..90).map(|at| format!("{at:0>250}")).collect();
+    for id in &ids {
+        world.call(asks, id, &json!({"stream": 100}));
+    }
+    let got = world.take(worker);
+    world.stalled.push(asks);
+    let payload = json!("x".repeat(1 << 10));
+    for got in &got {
+        for seq in 0..4 {
+            world.part(worker, got, &payload, &json!({"seq": seq}));
+        }
+    }
+    let told = world.take(worker);
+    assert!(told.iter().all(|told| told["payload"]["reason"] == "limit"), "{:?}", told.last());
+    world.hang_up(worker);
+    assert!(world.closed.iter().all(|closed| *closed != asks), "the connection was closed");
+    world.stalled.clear();
+    world.relieve(asks);
+    world.act();
+    let answers = world.take(asks);
+    let ends = answers.iter().filter(|answer| answer["payload"]["code"].is_string()).count();
+    assert_eq!(ends, ids.len());
+    world.assert_empty(&[asks]);
+}
+
+#[test]
 fn a_part_that_breaks_a_rule_is_no_error_of_its_worker() {
     let mut world = World::new(Limits::default());
     let (worker, asks, got) = world.streaming(2);
