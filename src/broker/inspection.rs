@@ -16,7 +16,11 @@ impl Broker {
         let of_connections = core.connections.iter().map(|(_, connection)| {
             usize::from(connection.timer.is_some()) + usize::from(connection.congested.is_some())
         });
+        let calls = core.requests.keys().into_iter().filter_map(|key| core.requests.get(key));
+        let calls = calls.filter_map(|request| core.requests.call(request));
+        let of_requests = calls.filter(|call| call.ttl.is_some()).count();
         let owned = of_connections.sum::<usize>() + usize::from(core.budget.grace.is_some());
+        let owned = owned + of_requests;
         core.timers.len().abs_diff(owned)
     }
 

@@ -75,7 +75,11 @@ impl World {
                     LastPoll::Slept if self.kernel.borrow().has_waiting() => {
                         self.pass(Duration::from_millis(50));
                     }
-                    LastPoll::Slept => return Ok(()),
+                    // Who does not read does not know either.
+                    LastPoll::Slept if self.peers.iter().any(|peer| peer.is_stalled) => {
+                        return Ok(());
+                    }
+                    LastPoll::Slept => return self.model.check_ttls(),
                 }
             }
         }

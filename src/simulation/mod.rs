@@ -9,6 +9,7 @@
 //! It is there with the feature `simulation`, which is not part of the stable interface.
 
 mod acts;
+mod calls;
 mod checks;
 mod decisions;
 mod embedded;

@@ -40,6 +40,15 @@ pub(super) struct Task {
     pub(super) id: String,
     pub(super) job: usize,
     pub(super) nonce: u64,
+    /// The number of the next part of its answer, and how many more its requester takes, if that
+    /// asked for a stream.
+    pub(super) stream: Option<Stream>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Stream {
+    pub(super) seq: u64,
+    pub(super) credit: u64,
 }
 
 impl Peer {

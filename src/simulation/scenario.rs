@@ -89,12 +89,15 @@ pub(super) struct Scenario {
     pub(super) has_wide_pipes: bool,
     /// Everybody publishes and asks much, and reads slowly.
     pub(super) is_pressing: bool,
+    /// Most clients speak `call`, and say little else.
+    pub(super) is_calling: bool,
 }
 
 impl Scenario {
     pub(super) fn choose(decisions: &mut Decisions) -> Self {
         let is_calm = decisions.below(4) == 0;
-        let is_tight = !is_calm && decisions.below(6) == 5;
+        let is_calling = decisions.below(3) == 2;
+        let is_tight = !is_calm && !is_calling && decisions.below(6) == 5;
         let has_few_descriptors = !is_calm && decisions.below(6) == 5;
         let has_bursts = !is_calm && decisions.below(6) == 5;
         let has_handshakes = decisions.below(2) == 1;
@@ -129,7 +132,11 @@ impl Scenario {
         };
         let limits = Limits {
             turn,
-            connections_max: if is_calm { 16 } else { [6, 3, 2, 16][decisions.below(4)] },
+            connections_max: if is_calm || is_calling {
+                16
+            } else {
+                [6, 3, 2, 16][decisions.below(4)]
+            },
             frame_bytes_max: 20_000,
             queue_high_water_bytes: if is_calm || has_wide_pipes {
                 1 << 20
@@ -165,7 +172,7 @@ impl Scenario {
             has_handshakes,
             rushed_listener,
             has_bursts,
-            steps: 60 + decisions.below(400),
+            steps: 60 + decisions.below(if is_calling { 700 } else { 400 }),
             clients_max: 3 + decisions.below(5),
             ends_in_drain: decisions.below(3) == 2,
             steps_max,
@@ -175,6 +182,7 @@ impl Scenario {
             has_crowd,
             has_wide_pipes,
             is_pressing,
+            is_calling,
         }
     }
 

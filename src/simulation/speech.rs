@@ -5,7 +5,6 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::model::Kind;
-use super::peer::Task;
 use super::scenario::{APPS, CLIENT_IDS, GROWTH_BYTES_MAX, JOBS, TOKENS, TOPICS};
 use super::wire;
 use super::world::World;
@@ -49,10 +48,21 @@ pub(super) enum Say {
     HugeNote,
     HalfFrame,
     Close,
+    Cancel,
+    CancelOdd,
+    Credit,
+    CreditOdd,
+    Part,
+    PartFlood,
+    BadPart,
+    BadMeta,
 }
 
 /// Messages of all clients, by weight, and those that only misbehaving clients send.
-const RULY: [(usize, Say); 25] = [
+const RULY: [(usize, Say); 28] = [
+    (3, Say::Cancel),
+    (4, Say::Credit),
+    (10, Say::Part),
     (1, Say::EmptyFlood),
     (4, Say::Ping),
     (1, Say::Unknown),
@@ -80,7 +90,11 @@ const RULY: [(usize, Say); 25] = [
     (1, Say::HugeNote),
 ];
 /// Messages that fill queues.
-const PRESSING: [(usize, Say); 9] = [
+const PRESSING: [(usize, Say); 13] = [
+    (6, Say::PartFlood),
+    (1, Say::Cancel),
+    (3, Say::Credit),
+    (12, Say::Part),
     (20, Say::Work),
     (9, Say::Serve),
     (1, Say::StopServing),
@@ -91,7 +105,37 @@ const PRESSING: [(usize, Say); 9] = [
     (6, Say::Answer),
     (4, Say::Ping),
 ];
-const UNRULY: [(usize, Say); 11] = [
+/// Requests beyond the base protocol, and what belongs to them.
+const CALLS: [(usize, Say); 11] = [
+    (3, Say::PartFlood),
+    (24, Say::Work),
+    (10, Say::Serve),
+    (1, Say::StopServing),
+    (20, Say::Part),
+    (8, Say::Answer),
+    (4, Say::Cancel),
+    (8, Say::Credit),
+    (2, Say::Publish),
+    (2, Say::WorkNote),
+    (2, Say::Later),
+];
+const ANSWERS: [(usize, Say); 3] = [(20, Say::Part), (3, Say::PartFlood), (5, Say::Answer)];
+/// What no well-behaved peer says of them.
+const BAD_CALLS: [(usize, Say); 8] = [
+    (12, Say::BadPart),
+    (2, Say::AnswerTwice),
+    (2, Say::Steal),
+    (4, Say::NoAnswer),
+    (3, Say::BadMeta),
+    (3, Say::CancelOdd),
+    (3, Say::CreditOdd),
+    (2, Say::OddWork),
+];
+const UNRULY: [(usize, Say); 15] = [
+    (5, Say::CancelOdd),
+    (3, Say::CreditOdd),
+    (12, Say::BadPart),
+    (6, Say::BadMeta),
     (60, Say::Answer),
     (8, Say::AnswerTwice),
     (8, Say::Steal),
@@ -121,7 +165,16 @@ impl World {
         let is_calm = self.scenario.is_calm;
         let say = {
             let decisions = &mut self.kernel.borrow_mut().decisions;
-            if self.scenario.is_pressing && decisions.below(3) > 0 {
+            if self.scenario.is_calling && decisions.below(3) > 0 {
+                let has_tasks = !self.peers[at].tasks.is_empty();
+                let is_bad = !is_calm && decisions.below(if has_tasks { 4 } else { 8 }) == 1;
+                let is_worker = has_tasks && !is_bad && decisions.below(2) == 1;
+                decisions.weighted(match () {
+                    () if is_bad => &BAD_CALLS[..],
+                    () if is_worker => &ANSWERS[..],
+                    () => &CALLS[..],
+                })
+            } else if self.scenario.is_pressing && decisions.below(3) > 0 {
                 decisions.weighted(&PRESSING)
             } else if self.scenario.is_tight && decisions.below(12) == 11 {
                 Say::HalfFrame
@@ -147,7 +200,12 @@ impl World {
             Say::Fail => self.request(at, Kind::Fail, "fail", json!({})),
             Say::Panic => self.request(at, Kind::Panic, "panic", json!({})),
             Say::Later => self.request(at, Kind::Later, "later", json!({})),
-            Say::Work => self.request(at, Kind::Work(job), JOBS[job], json!({"asked_by": conn})),
+            Say::Work => {
+                self.ask_to_work(at, job);
+                if self.below(10) == 9 {
+                    self.cancel_last(at);
+                }
+            }
             Say::Serve => {
                 let mut serve = json!({"action": "serve", "channel": JOBS[job]});
                 let concurrency = [None, None, Some(1), Some(3)][self.below(4)];
@@ -302,7 +360,7 @@ impl World {
                     }
                 }
             }
-            _ => unreachable!("every client says such a thing"),
+            _ => self.say_call(at, say),
         }
     }
 
@@ -317,6 +375,9 @@ impl World {
             return;
         }
         let mut hello = json!({"action": "connect", "connection_id": id});
+        if let Some(extensions) = self.model.conns[conn].extensions {
+            hello["extensions"] = extensions.into();
+        }
         if self.scenario.has_tokens {
             // Both are offered, and now and then another one.
             let token = self.below(5) / 2;
@@ -331,6 +392,11 @@ impl World {
         if self.scenario.is_calm {
             self.say(at, Say::Heartbeat);
         }
+    }
+
+    /// Lets a client serve.
+    pub(super) fn offer_work(&mut self, at: usize) {
+        self.say(at, Say::Serve);
     }
 
     /// Lets a client ask for a job.
@@ -388,42 +454,13 @@ impl World {
         }
     }
 
-    /// Lets a worker answer one of its requests, if it has any.
-    pub(super) fn answer_task(&mut self, at: usize) {
-        if self.peers[at].tasks.is_empty() {
-            return;
-        }
-        let task = self.below(self.peers[at].tasks.len());
-        let task = self.peers[at].tasks.swap_remove(task);
-        self.respond(at, Kind::Answer, &task, true);
-    }
-
-    fn respond(&mut self, at: usize, kind: Kind, task: &Task, is_genuine: bool) {
-        let conn = self.peers[at].conn;
-        let nonce = task.nonce;
-        if is_genuine {
-            self.model.works(conn, nonce);
-        }
-        let mut payload = json!({"by": conn, "nonce": nonce, "genuine": is_genuine}).to_string();
-        let app = APPS[self.model.conns[conn].app];
-        let own_id = self.model.next_message_id(conn);
-        // The server writes an answer anew if it names another channel.
-        let channel = if self.below(2) == 0 { JOBS[task.job] } else { "answers" };
-        let say = |payload: &str| {
-            wire::message(app, channel, "response", &own_id, payload, Some(&task.id))
-        };
-        let mut bytes = say(&payload);
-        if self.below(14) == 13 && !self.scenario.has_reloads {
-            self.fill_up(&mut payload, bytes.len());
-            bytes = say(&payload);
-            self.model.answered_hugely(nonce);
-        }
-        self.put(at, kind, 0, bytes);
-    }
-
     /// Makes a payload so long that its message is about as large as a frame may be.
-    fn fill_up(&mut self, payload: &mut String, frame_bytes: usize) {
+    pub(super) fn fill_up(&mut self, payload: &mut String, frame_bytes: usize) {
         let whole_bytes = self.scenario.limits.frame_bytes_max - self.below(GROWTH_BYTES_MAX);
+        Self::fill_up_to(payload, frame_bytes, whole_bytes);
+    }
+
+    pub(super) fn fill_up_to(payload: &mut String, frame_bytes: usize, whole_bytes: usize) {
         let pad_bytes = whole_bytes.saturating_sub(frame_bytes + ",\"pad\":\"\"".len());
         payload.pop();
         let _ = write!(payload, ",\"pad\":\"{}\"}}", "x".repeat(pad_bytes));
@@ -469,7 +506,7 @@ impl World {
         self.tell(at, kind, channel, "request", payload);
     }
 
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         at: usize,
         kind: Kind,
@@ -510,14 +547,23 @@ impl World {
             _ => wire::message(app, channel, message_type, &id, payload, None),
         };
         let mut bytes = say(&payload);
+        let meta = match kind {
+            _ if matches!(shape, Shape::Huge) => None,
+            Kind::Work(_) => self.choose_meta(at, true),
+            Kind::Publish(_) | Kind::WorkNote(_) => self.choose_meta(at, false),
+            _ => None,
+        };
         if matches!(shape, Shape::Huge) && bytes.len() < self.scenario.limits.frame_bytes_max / 2 {
             self.fill_up(&mut payload, bytes.len());
             bytes = say(&payload);
         }
+        if let Some(meta) = meta {
+            bytes = wire::with_meta(&bytes, &meta, self.below(4) > 0);
+        }
         self.put(at, kind, nonce, bytes);
     }
 
-    fn put(&mut self, at: usize, kind: Kind, nonce: u64, mut bytes: Vec<u8>) {
+    pub(super) fn put(&mut self, at: usize, kind: Kind, nonce: u64, mut bytes: Vec<u8>) {
         let peer = &mut self.peers[at];
         let conn = peer.conn;
         self.kernel.borrow_mut().trace.note(format_args!("connection {conn} says {kind:?}"));

@@ -24,10 +24,12 @@ const KEPT_SEEDS: [(u64, &str); 2] = [
 
 /// Branches that tens of thousands of seeds take a few times: `tests/run` goes through as many, and
 /// fails if one is never taken. Each has a test of its own among those of the broker.
-const RARE: [&str; 4] = [
+const RARE: [&str; 6] = [
     "a channel that others wait for gets another worker",
     "a connection leaves while work is set aside for it",
     "a light message waits for a later turn",
+    "a part finds no room in the queue of its requester",
+    "a part gets too large by the id of its requester",
     "memory is short again soon, and the grace is a part of the usual one",
 ];
 

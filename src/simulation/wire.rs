@@ -37,6 +37,17 @@ pub(super) fn short_message(
     frame((beginning(app, channel, kind, id, payload) + "}").as_bytes())
 }
 
+/// Puts a `meta` into the frame of a message: at its end, as clients do, or at its begin.
+pub(super) fn with_meta(bytes: &[u8], meta: &str, is_last: bool) -> Vec<u8> {
+    let body = &bytes[4..];
+    let meta = format!("\"meta\":{meta}");
+    frame(&if is_last {
+        [&body[..body.len() - 1], b",", meta.as_bytes(), b"}"].concat()
+    } else {
+        [b"{", meta.as_bytes(), b",", &body[1..]].concat()
+    })
+}
+
 fn beginning(app: &str, channel: &str, kind: &str, id: &str, payload: &str) -> String {
     let (id, channel) = (quoted(id), quoted(channel));
     format!(
@@ -74,7 +85,8 @@ pub(super) fn take_frame(received: &mut Vec<u8>) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// A message as published clients accept it: these seven keys and no others.
+/// A message as published clients accept it: these seven keys and no others, but for a `meta` if the
+/// client negotiated an extension.
 pub(super) struct Received {
     pub(super) app: String,
     pub(super) channel: String,
@@ -82,10 +94,11 @@ pub(super) struct Received {
     pub(super) id: String,
     pub(super) payload: Value,
     pub(super) reply_to: Option<String>,
+    pub(super) meta: Option<Value>,
 }
 
 impl Received {
-    pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
+    pub(super) fn parse(body: &[u8], may_have_meta: bool) -> Result<Self, String> {
         let shown = || String::from_utf8_lossy(body).into_owned();
         let value: Value =
             serde_json::from_slice(body).map_err(|error| format!("{error} in {}", shown()))?;
@@ -107,10 +120,11 @@ impl Received {
             Some(Value::String(id)) => Some(id),
             other => return Err(format!("reply_to is {other:?} in {}", shown())),
         };
+        let meta = if may_have_meta { fields.remove("meta") } else { None };
         if !fields.is_empty() {
             return Err(format!("{fields:?} are no fields of a message"));
         }
-        Ok(Self { app, channel, kind, id, payload, reply_to })
+        Ok(Self { app, channel, kind, id, payload, reply_to, meta })
     }
 
     /// Returns the code of an error answer.

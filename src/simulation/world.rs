@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::embedded::{Embedded, locked, shared};
 use super::kernel::{Kernel, PipeId, SharedKernel, Stop};
 use super::model::{Model, Newcomer, Reaction};
-use super::peer::{Peer, Task};
+use super::peer::{Peer, Stream, Task};
 use super::pipe::{FLIGHT_BYTES, Pipe};
 use super::scenario::{ADMITTED_USER, APPS, CLIENT_IDS, Scenario, TOPICS};
 use super::wire;
@@ -15,6 +15,10 @@ use crate::net::Budget;
 use crate::proto::{Json, MessageType};
 use crate::{ConnectionKey, Counters, Limits, Message};
 
+/// The extensions that a client asks for when it connects.
+const EXTENSIONS: [Option<&[&str]>; 6] =
+    [None, None, Some(&[]), Some(CALL), Some(CALL), Some(&["of a newer version", "call"])];
+const CALL: &[&str] = &["call"];
 /// The end of ids that are longer than the server's own.
 const LONG_TAIL: &str = "-------- -------- -------- -------- -------- -------- -------- --------";
 
@@ -100,6 +104,20 @@ const PRESSING: [(usize, Happening); 10] = [
     (4, Happening::LittleTime),
     (1, Happening::MuchTime),
 ];
+/// Whatever is said arrives soon, so that conversations become long.
+const CALLING: [(usize, Happening); 11] = [
+    (60, Happening::Turn),
+    (6, Happening::Connect),
+    (40, Happening::Say),
+    (70, Happening::Arrive),
+    (60, Happening::Receive),
+    (2, Happening::Stall),
+    (2, Happening::Leave),
+    (3, Happening::Inside),
+    (6, Happening::LittleTime),
+    (2, Happening::MuchTime),
+    (1, Happening::Stop),
+];
 
 impl World {
     pub(super) fn new(mut kernel: Kernel) -> Result<Self, String> {
@@ -152,6 +170,7 @@ impl World {
             decisions.weighted(match &self.scenario {
                 Scenario { is_calm: true, .. } => &CALM[..],
                 Scenario { is_pressing: true, .. } => &PRESSING[..],
+                Scenario { is_calling: true, .. } => &CALLING[..],
                 _ => &ROUGH[..],
             })
         };
@@ -251,11 +270,15 @@ impl World {
         let (app, id) = if is_calm {
             // No client takes over from another.
             (self.peers.len() % 2, self.peers.len() / 2 % CLIENT_IDS.len())
+        } else if self.scenario.is_calling && self.below(6) > 0 {
+            (0, self.peers.len() % CLIENT_IDS.len())
         } else {
             (self.below(5) / 4, self.below(CLIENT_IDS.len()))
         };
         let splits_writes = self.below(4) == 3;
         let id_tail = ["", "", "", " \"\u{e9}\" ", LONG_TAIL][self.below(5)];
+        let extensions = EXTENSIONS[self.below(EXTENSIONS.len())];
+        let extensions = extensions.or(Some(CALL).filter(|_| self.scenario.is_calling));
         let users = [Some(ADMITTED_USER), Some(ADMITTED_USER), None, Some(ADMITTED_USER + 1)];
         let (client, is_admitted) = if self.scenario.has_users && listener == 0 {
             let uid = users[self.below(users.len())];
@@ -268,7 +291,7 @@ impl World {
             return;
         };
         self.kernel.borrow_mut().pipes[pipe].client = client;
-        let newcomer = Newcomer { app, id, is_prompt, id_tail, is_admitted };
+        let newcomer = Newcomer { app, id, is_prompt, id_tail, is_admitted, extensions };
         let conn = self.model.begin(&newcomer);
         let flights = self.kernel.borrow().pipes[pipe].flights;
         self.peers.push(Peer {
@@ -289,7 +312,11 @@ impl World {
         if flights > 0 {
             self.kernel.borrow_mut().pipes[pipe].send(&[b'f'; FLIGHT_BYTES]);
         }
-        self.say_hello(self.peers.len() - 1);
+        let at = self.peers.len() - 1;
+        self.say_hello(at);
+        if self.scenario.is_calling && !self.peers[at].is_done && self.below(2) == 0 {
+            self.offer_work(at);
+        }
     }
 
     /// Lets some of a client's bytes arrive.
@@ -350,17 +377,12 @@ impl World {
             (bytes, pipe.is_at_end(), pipe.ending())
         };
         peer.inbox.extend_from_slice(&bytes);
-        let mut tasks = Vec::new();
-        while let Some(body) = wire::take_frame(&mut peer.inbox) {
-            match self.model.received(peer.conn, &body)? {
-                Some(Reaction::Work { id, job, nonce }) => tasks.push(Task { id, job, nonce }),
-                None => {}
+        while let Some(body) = wire::take_frame(&mut self.peers[at].inbox) {
+            if let Some(reaction) = self.model.received(self.peers[at].conn, &body)? {
+                self.react(at, reaction);
             }
         }
-        if peer.is_stuck {
-            tasks.drain(..).for_each(|task| self.model.ignored(task.nonce));
-        }
-        peer.tasks.append(&mut tasks);
+        let peer = &mut self.peers[at];
         if is_at_end {
             peer.is_closed = true;
             peer.is_done = true;
@@ -372,6 +394,27 @@ impl World {
             self.kernel.borrow_mut().pipes[peer.pipe].close_by_client();
         }
         Ok(is_at_end || has_found)
+    }
+
+    fn react(&mut self, at: usize, reaction: Reaction) {
+        // A worker may go on with what it was told to give up.
+        let gives_up = matches!(reaction, Reaction::Over { .. }) && self.below(4) > 0;
+        let peer = &mut self.peers[at];
+        match reaction {
+            Reaction::Work { nonce, .. } if peer.is_stuck => self.model.ignored(nonce),
+            Reaction::Work { id, job, nonce, credit } => {
+                let stream = credit.map(|credit| Stream { seq: 0, credit });
+                peer.tasks.push(Task { id, job, nonce, stream });
+            }
+            Reaction::Over { id } => peer.tasks.retain(|task| !gives_up || task.id != id),
+            Reaction::Credit { id, n } => {
+                let mut streams = peer.tasks.iter_mut().filter(|task| task.id == id);
+                let stream = streams.next().and_then(|task| task.stream.as_mut());
+                if let Some(stream) = stream {
+                    stream.credit += n;
+                }
+            }
+        }
     }
 
     /// Lets a client leave: in good order, by closing, or by a reset.

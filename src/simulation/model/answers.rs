@@ -8,6 +8,10 @@ use crate::simulation::wire::Received;
 
 impl Model {
     pub(super) fn answer(&mut self, by: ConnId, message: &Received) -> Result<(), String> {
+        // A part is never an error, whatever it looks like.
+        if message.meta.as_ref().is_some_and(|meta| meta["seq"].is_u64() && meta["end"] != true) {
+            return self.part(by, message);
+        }
         if let Some(code) = message.code() {
             *self.codes.entry(code.to_owned()).or_default() += 1;
         }
@@ -20,6 +24,9 @@ impl Model {
                 self.is_tight || known.is_some_and(|at| self.may_be_refused(by, at))
             }
             Some("shutting_down") => self.is_draining() && kind == Some(Kind::Close),
+            Some("bad_message") => {
+                kind == Some(Kind::Credit) && known.is_some_and(|at| self.may_be_too_much(by, at))
+            }
             _ => false,
         };
         if is_refused {
@@ -32,6 +39,9 @@ impl Model {
             return Err(format!("{reply_to} is answered before it was asked"));
         }
         self.check_answer(by, at, message)?;
+        if matches!(self.conns[by].sent[at].kind, Kind::Work(_) | Kind::Later) {
+            self.note_outcome((by, at), message.code())?;
+        }
         self.take_answer(by, at, message)
     }
 
@@ -113,6 +123,7 @@ impl Model {
                 {
                     return Err("this is no welcome".to_owned());
                 }
+                self.check_extensions(by, &message.payload)?;
                 self.check_access(by, true)?;
                 self.conns[by].connected_at = Some(self.step);
                 self.take_answer(by, next.unwrap_or_default(), message)
@@ -138,6 +149,28 @@ impl Model {
                 Ok(())
             }
             (None, _) => Err("it answers nothing".to_owned()),
+        }
+    }
+
+    /// Checks that a connection is told of its extensions if it asked for any, and only then.
+    fn check_extensions(&self, by: ConnId, payload: &Value) -> Result<(), String> {
+        let asked = self.conns[by].extensions;
+        let has = |name: &str| payload.get(name).is_some();
+        let members = payload.as_object().map_or(0, serde_json::Map::len);
+        let is_right = if asked.is_some() {
+            let expected: &[&str] = if self.has_call(by) { &["call"] } else { &[] };
+            let limits = &payload["limits"];
+            payload["extensions"] == serde_json::json!(expected)
+                && limits["max_frame_bytes"].is_u64()
+                && limits["request_timeout_ms"] == 30_000
+                && members == 5
+        } else {
+            members == 3
+        };
+        if is_right && has("server") {
+            Ok(())
+        } else {
+            Err(format!("it asked for {asked:?} and is told otherwise"))
         }
     }
 
@@ -168,6 +201,7 @@ impl Model {
                 None => payload["nonce"] == sent.nonce && payload["later"] == true,
                 Some("timeout") => return self.check_timeout(by, at),
                 Some("limit_exceeded") => return self.check_limit(),
+                Some("cancelled") => self.is_cancelled((by, at)),
                 code => code == Some("handler_failed"),
             },
             Kind::Work(job) => return self.check_work(by, at, job, message),
@@ -228,14 +262,22 @@ impl Model {
         let asked_at = sent.arrived.map_or(Step::MAX, |(step, _)| step);
         let worker = self.forwarded.get(&sent.nonce).copied();
         match message.code() {
+            None if message.meta.as_ref().is_some_and(|meta| meta["end"] == true) => {
+                self.check_answer_meta((by, at), message)
+            }
             None => {
+                self.check_answer_meta((by, at), message)?;
                 let answered_by = number(&message.payload, "by")?;
                 let nonce = number(&message.payload, "nonce")?;
-                let is_first = message.payload["genuine"] == true;
+                let call = self.calls.get(&(by, at)).filter(|_| !self.is_calm);
+                // A second worker may have answered before it was asked.
+                let is_first = message.payload["genuine"] == true
+                    || call.is_some_and(|call| call.extras.idempotent);
                 if message.channel != JOBS[job] {
                     return Err("the answer names another channel".to_owned());
                 }
-                if nonce != sent.nonce || Some(answered_by as usize) != worker || !is_first {
+                self.check_worker((by, at), Some(answered_by as usize))?;
+                if nonce != sent.nonce || !is_first {
                     return Err(format!("the answer of another, for {worker:?} had it"));
                 }
                 Ok(())
@@ -243,7 +285,10 @@ impl Model {
             Some("timeout") => self.check_timeout(by, at),
             // Too many bytes may be kept for the channel.
             Some("limit_exceeded") if !self.is_calm && self.has_limited_workers(job) => Ok(()),
+            Some("limit_exceeded") if self.may_lack_room((by, at)) => Ok(()),
             Some("limit_exceeded") => self.check_limit(),
+            Some("cancelled") if self.is_cancelled((by, at)) => Ok(()),
+            Some("handler_failed") if self.may_have_failed((by, at)) => Ok(()),
             Some("handler_failed") if self.answered_hugely.contains(&sent.nonce) => Ok(()),
             Some("worker_lost") => {
                 let app = self.conns[by].app;
@@ -314,16 +359,13 @@ impl Model {
     }
 
     fn check_timeout(&self, by: ConnId, at: usize) -> Result<(), String> {
-        let waited = self.conns[by].sent[at].arrived.map(|(_, time)| self.now.saturating_sub(time));
         // A request that the end of a drain cuts off may have been executed, like one that took too
         // long.
-        if self.is_draining()
-            || waited.is_some_and(|waited| Some(waited) >= self.limits.request_timeout)
-        {
-            Ok(())
-        } else {
-            Err(format!("a timeout after {waited:?}"))
+        if self.is_draining() || self.is_time_up((by, at)) {
+            return Ok(());
         }
+        let waited = self.conns[by].sent[at].arrived.map(|(_, time)| self.now.saturating_sub(time));
+        Err(format!("a timeout after {waited:?}"))
     }
 
     fn check_limit(&self) -> Result<(), String> {

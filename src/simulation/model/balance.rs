@@ -16,6 +16,7 @@ impl Model {
                 let sent = &conn.sent[*at];
                 let is_due = match sent.kind {
                     Kind::Later => false,
+                    _ if self.is_over_by_itself((id, *at)) => true,
                     Kind::Work(job) => {
                         !self.ignored.contains(&sent.nonce)
                             && !self.may_be_kept(conn.app, job, sent.nonce)
@@ -28,7 +29,7 @@ impl Model {
                 }
             }
         }
-        Ok(())
+        self.check_credit()
     }
 
     /// Checks, after all deadlines, that nothing is left unanswered.
@@ -59,6 +60,7 @@ impl Model {
         sessions: &[(String, String)],
     ) -> Result<(), String> {
         self.check_heard()?;
+        self.check_told()?;
         for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)) {
             if !sessions.contains(&name(&self.conns[id])) {
                 return Err(format!("the server has forgotten connection {id}"));
@@ -193,8 +195,10 @@ impl Model {
         at_least(
             "forwarded",
             counters.forwarded,
-            self.forwarded.len() as u64 + self.notes_received.len() as u64,
+            self.forwarded.len() as u64 + self.notes_received.len() as u64 + self.retries,
         )?;
+        at_least("stream_parts", counters.stream_parts, self.parts_received)?;
+        at_least("retried", counters.retried, self.retries)?;
         for (code, seen) in &self.codes {
             let counted = counters.errors.get(code.as_str()).copied().unwrap_or_default();
             at_least(code, counted, *seen)?;

@@ -1,6 +1,8 @@
-//! Workers that take a number of requests at a time, and the requests that are kept meanwhile.
+//! Workers, which may take a number of requests at a time, and the requests that are kept meanwhile.
 
-use super::{ConnId, Kind, Model, Task};
+use super::{ConnId, Kind, Model, Reaction, Task, number};
+use crate::simulation::scenario::JOBS;
+use crate::simulation::wire::Received;
 
 impl Model {
     /// Notes that a client's next message makes it a worker that takes so many requests at a time.
@@ -16,6 +18,54 @@ impl Model {
     /// Notes that a worker's next message answers a request.
     pub(in crate::simulation) fn works(&mut self, by: ConnId, nonce: u64) {
         self.conns[by].tasks.retain(|task| task.nonce != nonce);
+        self.note_answered(by, nonce);
+    }
+
+    /// Checks a message for a worker.
+    pub(super) fn work(
+        &mut self,
+        by: ConnId,
+        message: &Received,
+    ) -> Result<Option<Reaction>, String> {
+        let nonce = number(&message.payload, "nonce")?;
+        let (from, at) = self.find(nonce)?;
+        let sent = &self.conns[from].sent[at];
+        let (Kind::Work(job) | Kind::WorkNote(job)) = sent.kind else {
+            return Err("it was not meant for a worker".to_owned());
+        };
+        let worker = &self.conns[by];
+        if worker.app != self.conns[from].app {
+            return Err("it is of another application".to_owned());
+        }
+        let serves = worker.sent.iter().any(|sent| sent.kind == Kind::Serve(job));
+        if !serves || message.channel != JOBS[job] {
+            return Err("the worker does not serve this".to_owned());
+        }
+        if sent.arrived.is_none() {
+            return Err("it was passed on before it was there".to_owned());
+        }
+        if number(&message.payload, "asked_by")? != from as u64 {
+            return Err("its payload was changed".to_owned());
+        }
+        let place = (from, at);
+        if message.kind == "notification" {
+            self.take_holding(by, place, message)?;
+            if !self.notes_received.insert(nonce) {
+                return Err("the notification came twice".to_owned());
+            }
+            return Ok(None);
+        }
+        if message.id.len() != 36 {
+            return Err("the worker is shown the requester's own message_id".to_owned());
+        }
+        let first = self.forwarded.insert(nonce, by);
+        if let Some(first) = first {
+            self.check_retry(place, first, by)?;
+            self.retries += 1;
+        }
+        let credit = self.take_holding(by, place, message)?;
+        self.take_task(by, job, from, at)?;
+        Ok(Some(Reaction::Work { id: message.id.clone(), job, nonce, credit }))
     }
 
     /// Checks that a request comes behind the earlier ones of its requester, and that its worker has
@@ -30,7 +80,10 @@ impl Model {
         let nonce = self.conns[from].sent[at].nonce;
         let worker = &mut self.conns[by];
         let last = worker.last_tasks.insert((job, from), at);
-        if last.is_some_and(|last| last > at) {
+        // One whose first worker was lost comes late.
+        let call = self.calls.get(&(from, at)).filter(|_| !self.is_calm);
+        let is_first = call.is_none_or(|call| !call.extras.idempotent);
+        if is_first && last.is_some_and(|last| last > at) {
             return Err(format!(
                 "it was passed on behind m{}, which came later",
                 last.unwrap_or(0)
@@ -38,7 +91,7 @@ impl Model {
         }
         worker.tasks.push(Task { job, nonce, from, at });
         let worker = &self.conns[by];
-        let is_open = |task: &&Task| task.job == job && !self.may_be_over(task);
+        let is_open = |task: &&Task| task.job == job && !self.may_be_over(by, task);
         let open = worker.tasks.iter().filter(is_open).count();
         let given = worker.concurrencies.iter().filter(|(other, _)| *other == job);
         // It may have given several, and any of them may have been in force.
@@ -50,12 +103,13 @@ impl Model {
     }
 
     /// Returns whether the server may have ended a request, so that it does not count any more.
-    fn may_be_over(&self, task: &Task) -> bool {
-        let sent = &self.conns[task.from].sent[task.at];
-        let waited = sent.arrived.map(|(_, time)| self.now.saturating_sub(time));
-        sent.is_answered
+    fn may_be_over(&self, by: ConnId, task: &Task) -> bool {
+        let place = (task.from, task.at);
+        self.conns[task.from].sent[task.at].is_answered
             || self.may_be_closed(task.from)
-            || waited.is_some_and(|waited| Some(waited) >= self.limits.request_timeout)
+            || self.is_time_up(place)
+            || self.is_cancelled(place)
+            || self.may_be_cut(place, by)
     }
 
     /// Returns whether, at rest, a request for this job may be kept: a worker has all that it takes,

@@ -21,10 +21,14 @@ impl Model {
     /// reads, and neither the server's patience nor its time has ended.
     fn is_owed_the_rest(&self, ending: &Ending) -> bool {
         let is_patient = ending.backlog_time < self.limits.slow_consumer_grace;
-        // Answers of workers are not held back, so that large ones put a queue over its bound.
-        let is_over_bound = self.has_bursts || !self.answered_hugely.is_empty();
+        let is_over_bound = self.has_bursts || self.has_large_answers();
         let is_cut_off = ending.was_failed || self.is_tight || is_over_bound || self.is_draining();
         is_patient && !is_cut_off
+    }
+
+    /// Answers of workers are not held back, so that large ones put a queue over its bound.
+    fn has_large_answers(&self) -> bool {
+        !self.answered_hugely.is_empty()
     }
 
     /// Handles the end of a connection that the client did not end itself.
@@ -61,6 +65,7 @@ impl Model {
         let is_slow = !self.is_calm
             && (!conn.is_prompt
                 || self.has_bursts
+                || self.has_large_answers()
                 || ending.backlog_time >= self.limits.slow_consumer_grace);
         if is_told || is_late || is_idle || is_shed || is_over || self.is_tight {
             return Ok(());

@@ -7,6 +7,8 @@
 
 mod answers;
 mod balance;
+mod call;
+mod calls;
 mod concurrency;
 mod drain;
 mod endings;
@@ -18,6 +20,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub(super) use self::call::Extras;
+use self::call::{Call, Holding, Place};
 use self::tokens::Tokens;
 use super::scenario::{APPS, CLIENT_IDS};
 use super::wire::Received;
@@ -71,8 +75,13 @@ pub(super) enum Kind {
     Note,
     WorkNote(usize),
     LostNote,
-    /// A worker's only answer.
+    /// A cancel of a request, and credit for one.
+    Cancel,
+    Credit,
+    /// A worker's only answer, or the last frame of it.
     Answer,
+    /// A part of an answer, good or bad.
+    Part,
     /// A response to a request that its sender does not have.
     Stray,
 }
@@ -90,7 +99,10 @@ impl Kind {
                 | Self::Note
                 | Self::WorkNote(_)
                 | Self::LostNote
+                | Self::Cancel
+                | Self::Credit
                 | Self::Answer
+                | Self::Part
                 | Self::Stray
                 | Self::Close
                 | Self::Half
@@ -154,6 +166,8 @@ pub(super) struct Conn {
     pub(super) token: Option<usize>,
     /// Set if it is of a user who may connect.
     is_admitted: bool,
+    /// The extensions that it asks for.
+    pub(super) extensions: Option<&'static [&'static str]>,
     /// Set once the process may close it at any moment.
     pub(super) is_dismissed: bool,
     sent: Vec<Sent>,
@@ -219,8 +233,12 @@ struct Broadcast {
 
 /// The reaction of a client to a message.
 pub(super) enum Reaction {
-    /// It is asked to work.
-    Work { id: String, job: usize, nonce: u64 },
+    /// It is asked to work, perhaps in parts, of which it may send so many.
+    Work { id: String, job: usize, nonce: u64, credit: Option<u64> },
+    /// A request that it has is over.
+    Over { id: String },
+    /// It may send more parts.
+    Credit { id: String, n: u64 },
 }
 
 /// A client as it is when it connects.
@@ -230,6 +248,7 @@ pub(super) struct Newcomer {
     pub(super) is_prompt: bool,
     pub(super) id_tail: &'static str,
     pub(super) is_admitted: bool,
+    pub(super) extensions: Option<&'static [&'static str]>,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
@@ -257,6 +276,12 @@ pub(super) struct Model {
     broadcasts: BTreeMap<u64, Broadcast>,
     /// The workers that were given requests, by nonce.
     forwarded: BTreeMap<u64, ConnId>,
+    /// Requests that were given to a second worker.
+    retries: u64,
+    /// The course of requests, and what their workers have of them.
+    calls: BTreeMap<Place, Call>,
+    holdings: Vec<Holding>,
+    parts_received: u64,
     /// Requests that their worker ignores.
     ignored: BTreeSet<u64>,
     notes_received: BTreeSet<u64>,
@@ -288,6 +313,10 @@ impl Model {
             publications: Vec::new(),
             broadcasts: BTreeMap::new(),
             forwarded: BTreeMap::new(),
+            retries: 0,
+            calls: BTreeMap::new(),
+            holdings: Vec::new(),
+            parts_received: 0,
             ignored: BTreeSet::new(),
             notes_received: BTreeSet::new(),
             nonce: 0,
@@ -303,7 +332,7 @@ impl Model {
     }
 
     pub(super) fn begin(&mut self, newcomer: &Newcomer) -> ConnId {
-        let &Newcomer { app, id, is_prompt, id_tail, is_admitted } = newcomer;
+        let &Newcomer { app, id, is_prompt, id_tail, is_admitted, extensions } = newcomer;
         self.conns.push(Conn {
             app,
             id,
@@ -311,6 +340,7 @@ impl Model {
             id_tail,
             token: None,
             is_admitted,
+            extensions,
             is_dismissed: self.dismissed.contains(&(app, id)),
             sent: Vec::new(),
             sent_bytes: 0,
@@ -420,7 +450,8 @@ impl Model {
 
     /// Checks a frame that a client received.
     pub(super) fn received(&mut self, by: ConnId, body: &[u8]) -> Result<Option<Reaction>, String> {
-        let message = Received::parse(body)?;
+        let has_call = self.has_call(by) && self.conns[by].connected_at.is_some();
+        let message = Received::parse(body, has_call)?;
         self.frames_received += 1;
         if body.len() > self.limits.frame_bytes_max {
             return Err(format!("connection {by} received a frame of {} bytes", body.len()));
@@ -433,50 +464,15 @@ impl Model {
         }
         let result = match (message.kind.as_str(), &message.reply_to) {
             ("response", _) => self.answer(by, &message).map(|()| None),
+            ("notification", None) if message.channel == "system" => {
+                self.told(by, &message).map(Some)
+            }
             (_, Some(_)) => Err("a reply_to in what is no response".to_owned()),
             ("publish", None) => self.hear(by, &message).map(|()| None),
             ("request" | "notification", None) => self.work(by, &message),
             _ => Err("no server sends such a message".to_owned()),
         };
         result.map_err(|what| format!("connection {by}: {what}: {}", String::from_utf8_lossy(body)))
-    }
-
-    /// Checks a message for a worker.
-    fn work(&mut self, by: ConnId, message: &Received) -> Result<Option<Reaction>, String> {
-        let nonce = number(&message.payload, "nonce")?;
-        let (from, at) = self.find(nonce)?;
-        let sent = &self.conns[from].sent[at];
-        let (Kind::Work(job) | Kind::WorkNote(job)) = sent.kind else {
-            return Err("it was not meant for a worker".to_owned());
-        };
-        let worker = &self.conns[by];
-        if worker.app != self.conns[from].app {
-            return Err("it is of another application".to_owned());
-        }
-        let serves = worker.sent.iter().any(|sent| sent.kind == Kind::Serve(job));
-        if !serves || message.channel != super::scenario::JOBS[job] {
-            return Err("the worker does not serve this".to_owned());
-        }
-        if sent.arrived.is_none() {
-            return Err("it was passed on before it was there".to_owned());
-        }
-        if number(&message.payload, "asked_by")? != from as u64 {
-            return Err("its payload was changed".to_owned());
-        }
-        if message.kind == "notification" {
-            if !self.notes_received.insert(nonce) {
-                return Err("the notification came twice".to_owned());
-            }
-            return Ok(None);
-        }
-        if message.id.len() != 36 {
-            return Err("the worker is shown the requester's own message_id".to_owned());
-        }
-        if let Some(other) = self.forwarded.insert(nonce, by) {
-            return Err(format!("it was passed on already, to {other}"));
-        }
-        self.take_task(by, job, from, at)?;
-        Ok(Some(Reaction::Work { id: message.id.clone(), job, nonce }))
     }
 
     /// Finds the message with a nonce.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::call::{Call, has_call};
 use super::{Broadcast, ConnId, Kind, Model, Publication, Step, number};
 use crate::simulation::scenario::{APPS, CLIENT_IDS, TOPICS};
 use crate::simulation::wire::Received;
@@ -63,6 +64,10 @@ impl Model {
             return Err("it was heard before it was published".to_owned());
         }
         let (app, topic) = (publication.app, publication.topic);
+        let meta = publication.from.and_then(|from| self.calls.get(&from)).map(Call::relayed);
+        if message.meta != meta.filter(|_| self.conns[by].extensions.is_some_and(has_call)) {
+            return Err("its meta is not that of its publisher".to_owned());
+        }
         let conn = &mut self.conns[by];
         let is_addressed = message.app == APPS[app] && message.channel == TOPICS[topic];
         if conn.app != app || !is_addressed {
