@@ -127,6 +127,13 @@ impl PartSender {
         self.send_on_credit(part).map(|()| true)
     }
 
+    /// Returns whether a part can be queued at once. Otherwise sending waits until the server has read
+    /// enough, which an event loop must not do.
+    pub fn has_room(&self) -> bool {
+        let client = self.answering.as_ref().and_then(Answering::client);
+        client.is_none_or(|shared| shared.has_room_for_answer())
+    }
+
     /// Returns how many parts the requester takes now. Where they are collected there is no limit.
     pub fn credit(&self) -> u32 {
         let Some(answering) = &self.answering else { return 0 };

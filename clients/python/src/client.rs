@@ -4,12 +4,14 @@
 //! the requests of a served channel into its [`Jobs`]; Python empties both. An answer for which a
 //! thread blocks goes straight to that thread, by a [`Waiter`].
 
+mod asked;
 mod burst;
 mod errors;
 mod inbox;
 mod job;
 mod jobs;
 mod link;
+mod stream;
 mod waiter;
 
 use std::collections::HashSet;
@@ -20,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ipc_framework::client::{
-    self, ClientOptions, Endpoint, Error, Event, Execution, Reconnect, RequestId,
+    self, ClientOptions, Endpoint, Error, Event, Reconnect, RequestId, RequestOptions,
 };
 use ipc_framework::{MessageType, Token};
 use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
@@ -30,12 +32,14 @@ use pyo3::types::PyDict;
 use crate::inside::{Inside, SIGNALS, after_fork, begin_end};
 use crate::json::json_text;
 use crate::message;
+use asked::{Asked, Place};
 use burst::Burst;
 use errors::{Failure, error_of, raise};
 use inbox::{Inbox, Item};
 use job::Job;
 use jobs::{Jobs, Queue};
 use link::Link;
+use stream::Stream;
 use waiter::Waiter;
 
 /// Pause between checks whether a full queue has room again.
@@ -46,6 +50,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Job>()?;
     module.add_class::<Jobs>()?;
     module.add_class::<Waiter>()?;
+    module.add_class::<Stream>()?;
     module.add_function(wrap_pyfunction!(begin_end, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork, module)?)?;
     module.add_function(wrap_pyfunction!(json_text, module)?)?;
@@ -85,7 +90,6 @@ struct Client {
     /// The queues of all served channels, current or not, which end with the connection.
     served: Mutex<Vec<Weak<Queue>>>,
     queue_bytes_max: usize,
-    frame_bytes_max: usize,
     timeout: Duration,
     /// Number of requests in flight.
     asked: Arc<AtomicUsize>,
@@ -165,7 +169,6 @@ impl Client {
             subscribed,
             served,
             queue_bytes_max,
-            frame_bytes_max,
             timeout,
             asked,
             is_ending,
@@ -279,11 +282,12 @@ impl Client {
     /// Sends a request without changing it. Its answer goes to the waiter, or into the inbox if
     /// there is none. If the id is not a UUID the client cannot wait for the answer, which then
     /// arrives as a message; this returns false.
-    #[pyo3(signature = (message, timeout, waiter))]
+    #[pyo3(signature = (message, timeout, travels, waiter))]
     fn ask(
         &self,
         message: &Bound<'_, PyAny>,
         timeout: f64,
+        travels: bool,
         waiter: Option<&Bound<'_, Waiter>>,
     ) -> PyResult<bool> {
         let inside = Inside::enter(message.py());
@@ -292,7 +296,7 @@ impl Client {
         if RequestId::of_message_id(&message.message_id).is_none() {
             return self.send(sent).map(|()| false);
         }
-        self.ask_for(&inside, message, timeout, waiter.map(Bound::get))?;
+        self.ask_for(&inside, message, (timeout, travels), waiter.map(Bound::get))?;
         Ok(true)
     }
 
@@ -304,6 +308,7 @@ impl Client {
         channel_id: &Bound<'py, PyAny>,
         payload: &Bound<'py, PyAny>,
         timeout: f64,
+        travels: bool,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = payload.py();
         let inside = Inside::enter(py);
@@ -311,11 +316,43 @@ impl Client {
         let mut message = message.map_err(|error| refused(py, error))?;
         message.message_id = message_id;
         let waiter = Waiter::default();
-        self.ask_for(&inside, message, timeout, Some(&waiter))?;
+        self.ask_for(&inside, message, (timeout, travels), Some(&waiter))?;
         waiter.answer(&inside)
     }
 
-    /// Stops waiting for an answer.
+    /// Sends a request whose answer comes in parts. If it has a number, the inbox says by that when
+    /// there may be a part, and otherwise whoever takes one blocks.
+    #[pyo3(signature = (message_id, app_id, channel_id, payload, timeout, number))]
+    fn open_stream(
+        &self,
+        message_id: String,
+        app_id: &Bound<'_, PyAny>,
+        channel_id: &Bound<'_, PyAny>,
+        payload: &Bound<'_, PyAny>,
+        timeout: f64,
+        number: Option<u64>,
+    ) -> PyResult<Stream> {
+        let py = payload.py();
+        let inside = Inside::enter(py);
+        let message = message::fresh(app_id, channel_id, MessageType::Request, payload);
+        let mut message = message.map_err(|error| refused(py, error))?;
+        message.message_id = message_id;
+        let client = self.open().map_err(|error| raise(py, &error))?;
+        self.wait_for_room(&inside, &client)?;
+        let options = RequestOptions::default().timeout(seconds(timeout));
+        let opened = inside.detached(|| {
+            self.begin_alone(&client);
+            client.request_stream_message(&message, &options)
+        });
+        let parts = opened.map_err(|error| raise(py, &error))?;
+        if let Some(number) = number {
+            let inbox = Arc::clone(&self.inbox);
+            parts.on_ready(move || inbox.put(Item::Ready(number)));
+        }
+        Ok(Stream::new(parts))
+    }
+
+    /// Stops waiting for an answer, and cancels its request.
     fn forget(&self, py: Python<'_>, message_id: &str) {
         let inside = Inside::enter(py);
         if let (Ok(client), Some(request)) = (self.open(), RequestId::of_message_id(message_id)) {
@@ -362,7 +399,7 @@ impl Client {
         served.push(Arc::downgrade(&queue));
         drop(served);
         // A queue serves one channel.
-        let _ = queue.client.set((client.downgrade(), self.frame_bytes_max));
+        let _ = queue.client.set(client.downgrade());
         let pass_on = move |message, responder| queue.put(message, responder);
         let serve = move || client.serve_through(&channel_id, usize::MAX, announced, pass_on);
         let served = inside.interruptible(Duration::MAX, serve)?.unwrap_or(Err(Error::Closed));
@@ -474,35 +511,27 @@ impl Client {
         &self,
         inside: &Inside<'_>,
         message: ipc_framework::Message,
-        timeout: f64,
+        (timeout, travels): (f64, bool),
         waiter: Option<&Waiter>,
     ) -> PyResult<()> {
         let py = inside.py();
         let client = self.open().map_err(|error| raise(py, &error))?;
-        let message_id = message.message_id.clone();
-        let room = waiter.map(|waiter| Arc::clone(&waiter.room));
-        let inbox = Arc::clone(&self.inbox);
-        let asked = Asked::new(&self.asked);
-        let is_ending = Arc::clone(&self.is_ending);
-        let told = move |answer: Result<ipc_framework::Message, Error>| {
-            drop(asked);
-            let answer = answer.map_err(|error| match error {
-                Error::Lost { execution: Execution::Possible, .. }
-                    if is_ending.load(Ordering::SeqCst) =>
-                {
-                    Failure::of_closed()
-                }
-                _ => Failure::from(&error),
-            });
-            match room {
-                Some(room) => room.fill(answer),
-                None => inbox.put(Item::Answer { message_id, answer }),
-            }
+        let place = match waiter {
+            Some(waiter) => Place::Room(Arc::clone(&waiter.room)),
+            None => Place::Inbox(Arc::clone(&self.inbox), message.message_id.clone()),
         };
         self.wait_for_room(inside, &client)?;
+        let timeout = seconds(timeout);
+        let asked = Asked::new(place, &self.asked, &self.is_ending, travels.then_some(timeout));
+        let told = move |answer| asked.take(answer);
         let asked = inside.detached(|| {
             self.begin_alone(&client);
-            client.send_request_message(&message, seconds(timeout), told)
+            if travels {
+                let options = RequestOptions::default().timeout(timeout);
+                client.send_request_message_with(&message, &options, told)
+            } else {
+                client.send_request_message(&message, timeout, told)
+            }
         });
         let request = asked.map_err(|error| raise(py, &error))?;
         if let Some(waiter) = waiter {
@@ -538,22 +567,6 @@ impl Client {
     fn open(&self) -> Result<client::Client, Error> {
         let client = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         client.clone().ok_or(Error::Closed)
-    }
-}
-
-/// Counts a request until it is answered or forgotten.
-struct Asked(Arc<AtomicUsize>);
-
-impl Asked {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -2,11 +2,13 @@
 //! driven from Python. The published classes are Python (`python/ipc_framework`); Rust moves bytes,
 //! keeps connections and tells messages apart, without the GIL.
 
+mod cancelled;
 mod client;
 mod errors;
 mod inside;
 mod json;
 mod message;
+mod notices;
 mod parts;
 mod server;
 
@@ -34,6 +36,8 @@ mod _native {
             ));
         }
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add_class::<super::cancelled::Cancelled>()?;
+        module.add_class::<super::notices::Notices>()?;
         super::server::register(module)?;
         super::client::register(module)
     }

@@ -8,6 +8,7 @@ mod dispatch;
 mod jobs;
 mod options;
 mod origin;
+mod reply;
 mod shared;
 mod turn;
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -20,6 +20,15 @@ def rust() -> Iterator[RustServer]:
     started = RustServer()
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="module", params=["tcp", "unix"])
+def where(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dict[str, Any]]:
+    """The address of a server of its own, for clients."""
+    path = tmp_path_factory.mktemp("server") / "ipc.sock"
+    server = RustServer("--unix", path)
+    yield server.arguments if request.param == "tcp" else {"unix": str(path)}
+    server.stop()
 
 
 @pytest.fixture

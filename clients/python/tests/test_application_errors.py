@@ -7,7 +7,6 @@ import multiprocessing
 import pickle
 
 import pytest
-from peers import RustServer
 from wire import first_peer
 
 from ipc_framework import FrameworkClient, HandlerError, IPCError, MessageType, aio
@@ -42,17 +41,6 @@ async def refuse_after_a_part_later(message):
 
 
 HANDLERS = [refuse, refuse_later, refuse_after_a_part, refuse_after_a_part_later, lambda message: refuse_later(message)]
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def where(request, rust, tmp_path):
-    if request.param == "tcp":
-        yield rust.arguments
-    else:
-        path = tmp_path / "ipc.sock"
-        server = RustServer("--unix", path)
-        yield {"unix": str(path)}
-        server.stop()
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.__name__)

@@ -17,6 +17,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", CLIENTS, re.DOTALL)
 PRINTS = {
     "threads": "it works",
     "asyncio": "970299",
+    "streams": "well\ntell\nme\nmore",
     "errors": "app:bad_input {'field': 'width'} True",
 }
 

@@ -302,6 +302,11 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Returns whether the requester takes an answer in parts, and gets them as they come.
+    pub fn takes_stream(&self) -> bool {
+        self.parts.meta.is_some_and(|meta| meta.stream.is_some())
+    }
+
     /// Answers in parts, from any thread. A requester that asked for a stream gets them as they come,
     /// as many as it gives credit for; any other one gets the array of all of them at the end.
     ///

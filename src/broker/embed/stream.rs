@@ -195,6 +195,11 @@ impl StreamSender {
         }
     }
 
+    /// Answers with one value in place of parts, which a requester of a stream gets as its only part.
+    pub fn reply_json(mut self, payload: Json<'static>) {
+        self.end(Ok(payload));
+    }
+
     /// Ends the answer with an error: [`HandlerError::app`], or one that the requester gets as
     /// `handler_failed`.
     pub fn fail(mut self, error: impl Into<HandlerError>) {

@@ -327,6 +327,11 @@ pub struct Responder {
 }
 
 impl Responder {
+    /// Returns whether nobody wants the answer any more, see [`Call::is_cancelled`].
+    pub fn is_cancelled(&self) -> bool {
+        self.answering.job().is_cancelled()
+    }
+
     /// Returns what is known of the request besides the message: whether somebody still wants the
     /// answer, and until when.
     pub fn call(&self) -> Call {

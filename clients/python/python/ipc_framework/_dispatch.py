@@ -18,6 +18,7 @@ from .exceptions import IPCError, TimeoutError, closed
 if TYPE_CHECKING:
     import queue
 
+    from ._streams import Stream
     from .client import FrameworkClient
 
 logger = logging.getLogger("ipc_framework.client")
@@ -73,6 +74,8 @@ class Dispatcher:
         self.is_cooperative = False
         #: Requests of this connection for which greenlets wait.
         self._green: Dict[str, GreenWaiter] = {}
+        #: Streams of this connection that greenlets read; None where threads read them.
+        self.green_streams: Optional[weakref.WeakValueDictionary[int, Stream]] = None
         self._arrived: Optional[_Arrived] = None
         #: See `_catch_up`.
         self._mark_numbers = itertools.count(1)
@@ -88,6 +91,7 @@ class Dispatcher:
         self.is_ending = self._is_cut_off = self._has_ended = False
         self.is_cooperative = native.fileno() >= 0
         self._green = {}
+        self.green_streams = weakref.WeakValueDictionary() if self.is_cooperative else None
         self._arrived = _Arrived() if self.is_cooperative else None
         # A daemon thread, so that a program can end without `disconnect`; then `_lifetime` closes the connection.
         run = _hub.ends_as_thread(self._run)
@@ -234,15 +238,27 @@ class Dispatcher:
         """Yields what arrives, while another greenlet reads: the greenlet that calls handlers may wait in one of them
         for an answer."""
         assert self._arrived is not None
-        arguments = (native, self._green, self._arrived)
+        assert self.green_streams is not None
+        arguments = (native, self._green, self.green_streams, self._arrived)
         read = _hub.ends_as_thread(self._read)
         threading.Thread(target=read, args=arguments, name=f"{self._name}-reader", daemon=True).start()
         return iter(self._arrived.get, None)
 
-    def _read(self, native: _native.Client, green: Dict[str, GreenWaiter], arrived: _Arrived) -> None:
+    def _read(
+        self,
+        native: _native.Client,
+        green: Dict[str, GreenWaiter],
+        streams: weakref.WeakValueDictionary[int, Stream],
+        arrived: _Arrived,
+    ) -> None:
         items = native.take_now()
         while items is not None:
             for item in items:
+                if item[0] == "ready":
+                    stream = streams.get(item[1])
+                    if stream is not None:
+                        stream.wake()
+                    continue
                 waiter = green.pop(item[1], None) if item[0] == "answer" else None
                 if waiter is not None:
                     waiter.put(item[2], item[3])
@@ -257,6 +273,8 @@ class Dispatcher:
                 _hub.wait_readable(native.fileno())
             items = native.take_now()
         arrived.put(None)
+        for stream in list(streams.values()):
+            stream.wake()
         while green:
             _, waiter = green.popitem()
             waiter.put(None, closed())
@@ -362,11 +380,11 @@ class GreenWaiter:
         """Returns whether a request was sent with it."""
         return self._asked is not None
 
-    def ask(self, native: _native.Client, message: Message, timeout: float) -> None:
+    def ask(self, native: _native.Client, message: Message, timeout: float, travels: bool) -> None:
         message_id = message.message_id
         self._waiters[message_id] = self
         try:
-            if native.ask(message, timeout, None):
+            if native.ask(message, timeout, travels, None):
                 self._asked = (native, message_id)
         finally:
             if self._asked is None:

@@ -7,7 +7,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
 
-from . import _native
+from . import _deadlines, _native
 from .core import Application, Channel, ConnectionManager, H, Handler, MessageType
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ class ServerChannel(Channel):
         return contextvars.copy_context() if context is None else context
 
     def _put(self, message_type: MessageType, handler: Handler) -> None:
-        self._contexts[message_type] = contextvars.copy_context()
+        context = self._contexts[message_type] = contextvars.copy_context()
+        # A handler may have set it, whose own deadline is no concern of later requests.
+        context.run(_deadlines.begin, None)
         super().set_handler(message_type, handler)
         self._application._adopt(self)
         native = self._application._server._native

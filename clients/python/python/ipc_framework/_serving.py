@@ -10,9 +10,9 @@ import time
 import traceback
 import types
 import weakref
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, Dict, Optional, Set
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Dict, Optional
 
-from . import _hub, _native
+from . import _deadlines, _hub, _native
 from ._parts import send_async_parts, send_parts
 from ._threads import run_loop
 from .core import Message, failure_text
@@ -20,6 +20,8 @@ from .exceptions import HandlerError, IPCError
 
 if TYPE_CHECKING:
     import asyncio
+
+    from ._notices import Notices, Watch
 
 logger = logging.getLogger("ipc_framework.client")
 
@@ -52,8 +54,22 @@ def _is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+async def _answered(result: Any, job: _native.Job) -> Any:
+    """Returns what the result of a plain function, such as a lambda, gives in an event loop."""
+    import asyncio
+
+    from ._notices import Notices
+
+    notices = Notices(asyncio.get_running_loop())
+    task = asyncio.current_task()
+    assert task is not None
+    watch = notices.watch(job, task)
+    try:
+        if type(result) is types.AsyncGeneratorType:
+            return await send_async_parts(result, job, watch.part_sent)
+        return await result
+    finally:
+        notices.close()
 
 
 class Service:
@@ -71,6 +87,7 @@ class Service:
         #: Each request is handled in a copy of the context of whoever serves the channel.
         self._context = contextvars.copy_context()
         self._context.run(_current.set, weakref.ref(self))
+        self._context.run(_deadlines.begin, None)
 
     def start(self) -> None:
         """Begins to take requests."""
@@ -90,9 +107,19 @@ class Service:
     def wait(self, timeout: float) -> None:
         """Waits for what `cancel` has begun."""
 
+    def _context_for(self, job: _native.Job) -> contextvars.Context:
+        context = self._context.copy()
+        remaining = job.remaining
+        if remaining is not None:
+            context.run(_deadlines.begin, remaining)
+        return context
+
     def _failed(self, job: _native.Job, error: BaseException) -> None:
         if isinstance(error, HandlerError):
             self._answer_error(job, error)
+            return
+        if job.is_cancelled and type(error).__name__ == "CancelledError":
+            # That of a coroutine, in a loop of its own or of the program.
             return
         # Nothing here may end the thread, which the next request needs.
         try:
@@ -191,16 +218,16 @@ class Threads(Service):
 
     def _answer(self, message: Message, job: _native.Job) -> None:
         try:
-            context = self._context.copy()
+            context = self._context_for(job)
             result = context.run(self.handler, message)
             # A plain function, such as a lambda, may return any of these.
             if type(result) is types.GeneratorType:
                 context.run(send_parts, result, job)
             elif type(result) is types.AsyncGeneratorType:
-                context.run(self._await, send_async_parts(result, job))
+                context.run(self._await, _answered(result, job))
             else:
                 if inspect.isawaitable(result):
-                    result = context.run(self._await, _awaited(result))
+                    result = context.run(self._await, _answered(result, job))
                 self._wait_for_room(job)
                 job.answer(result)
         except BaseException as error:
@@ -237,33 +264,37 @@ class Tasks(Service):
     ) -> None:
         super().__init__(channel_id, handler, concurrency, queue_max, rings=True)
         self.loop = loop
-        self.tasks: Set[asyncio.Task[None]] = set()
+        self.tasks: Dict[asyncio.Task[None], Watch] = {}
+        self._notices: Optional[Notices] = None
         self._ended: Callable[[], object] = lambda: None
 
     def start(self) -> None:
+        from ._notices import Notices
+
         assert self.loop is not None
+        self._notices = Notices(self.loop)
         self.loop.add_reader(self.jobs.fileno(), self._take)
 
     def _take(self) -> None:
-        assert self.loop is not None
+        assert self.loop is not None and self._notices is not None
         taken = self.jobs.take_now(self.concurrency - len(self.tasks))
         if taken is None:
             self.loop.remove_reader(self.jobs.fileno())
             if not self.tasks:
+                self._notices.close()
                 self._ended()
             return
         for message, job in taken:
             # The task's context is the copy, and not that of whoever has connected.
-            task = self._context.copy().run(self.loop.create_task, self._answer(message, job))
-            self.tasks.add(task)
+            task = self._context_for(job).run(self.loop.create_task, self._answer(message, job))
+            self.tasks[task] = self._notices.watch(job, task)
             task.add_done_callback(self._done)
         if len(taken) > 1:
             # After the tasks have begun.
             self.loop.call_soon(self.jobs.send_held)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        if task in self.tasks:
-            self.tasks.discard(task)
+        if self.tasks.pop(task, None) is not None:
             self._take()
 
     async def _answer(self, message: Message, job: _native.Job) -> None:
@@ -272,7 +303,9 @@ class Tasks(Service):
         try:
             result = self.handler(message)
             if type(result) is types.AsyncGeneratorType:
-                await send_async_parts(result, job)
+                task = asyncio.current_task()
+                assert task is not None
+                await send_async_parts(result, job, self.tasks[task].part_sent)
             else:
                 result = await result
                 if not job.has_room:

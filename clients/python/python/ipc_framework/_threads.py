@@ -6,12 +6,15 @@ import contextvars
 import logging
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Coroutine, Deque, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Deque, Dict, NamedTuple, Optional
 
 from . import _hub
 
 if TYPE_CHECKING:
     import asyncio
+
+    from . import _native
+    from ._notices import Notices, Watch
 
 logger = logging.getLogger("ipc_framework")
 
@@ -83,6 +86,14 @@ class Thread(threading.Thread):
             self.ended.wait(LINGER)
 
 
+class _Waiting(NamedTuple):
+    """A coroutine that begins in the loop's next turn, its context, and the request that it answers."""
+
+    coroutine: Coroutine[Any, Any, None]
+    context: contextvars.Context
+    origin: Optional[_native.Origin]
+
+
 class Coroutines:
     """An asyncio loop and its thread, which start with the first coroutine, such as an ``async def`` handler."""
 
@@ -92,27 +103,36 @@ class Coroutines:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         #: The real thread of the loop, which under gevent is another one than `_thread`.
         self._ident: Optional[int] = None
-        #: Coroutines that begin in the loop's next turn, each in its context; None ends the loop. It needs no lock,
-        #: which eventlet could not share between real threads.
-        self._waiting: Deque[Optional[Tuple[Coroutine[Any, Any, None], contextvars.Context]]] = deque()
+        #: None ends the loop. It needs no lock, which eventlet could not share between real threads.
+        self._waiting: Deque[Optional[_Waiting]] = deque()
         self._is_woken = False
-        self._tasks: Set[asyncio.Task[None]] = set()
+        self._tasks: Dict[asyncio.Task[None], Optional[Watch]] = {}
+        self._notices: Optional[Notices] = None
         self._lock = threading.Lock()
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def start(self, coroutine: Coroutine[Any, Any, None], origin: Optional[_native.Origin] = None) -> None:
+        """Starts a coroutine, which is cancelled when nobody waits any more for the answer to its request."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
                     self._thread = Thread(self._name, lambda: _hub.call(self._run))
                     self._thread.start()
-        self._put((coroutine, contextvars.copy_context()))
+        self._put(_Waiting(coroutine, contextvars.copy_context(), origin))
 
-    def _put(self, waiting: Optional[Tuple[Coroutine[Any, Any, None], contextvars.Context]]) -> None:
+    def _put(self, waiting: Optional[_Waiting]) -> None:
         self._waiting.append(waiting)
         # One wake-up is for all that wait. A loop that is not there yet begins with what waits.
         if not self._is_woken and self._loop is not None:
             self._is_woken = True
             self._loop.call_soon_threadsafe(self._begin)
+
+    async def part_sent(self) -> bool:
+        """As `Watch.part_sent`, for the coroutine that calls it."""
+        import asyncio
+
+        task = asyncio.current_task()
+        watch = None if task is None else self._tasks.get(task)
+        return watch is not None and await watch.part_sent()
 
     def is_current(self) -> bool:
         """Returns whether this thread runs the loop."""
@@ -121,14 +141,18 @@ class Coroutines:
     def _run(self) -> None:
         import asyncio
 
+        from ._notices import Notices
+
         self._ident = threading.get_ident()
         # Made on the thread that runs it: the selectors of gevent belong to a thread.
-        self._loop = loop = asyncio.new_event_loop()
+        loop = asyncio.new_event_loop()
+        self._notices = Notices(loop)
+        self._loop = loop
         loop.call_soon(self._begin)
         run_loop(loop, loop.run_forever)
 
     def _begin(self) -> None:
-        assert self._loop is not None
+        assert self._loop is not None and self._notices is not None
         # First, so that what is added from now on wakes the loop again.
         self._is_woken = False
         while self._waiting:
@@ -136,10 +160,10 @@ class Coroutines:
             if waiting is None:
                 self._loop.stop()
                 continue
-            coroutine, context = waiting
-            task = context.run(self._loop.create_task, coroutine)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task = waiting.context.run(self._loop.create_task, waiting.coroutine)
+            origin = waiting.origin
+            self._tasks[task] = None if origin is None else self._notices.watch(origin, task)
+            task.add_done_callback(self._tasks.pop)
 
     def stop(self) -> None:
         if self._thread is not None:

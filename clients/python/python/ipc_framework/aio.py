@@ -24,17 +24,18 @@ import logging
 import time
 from collections import deque
 from typing import Any, AsyncIterator, Callable, Deque, Dict, Generator, List, Optional, Tuple, TypeVar, Union, overload
-from weakref import finalize
+from weakref import WeakValueDictionary, finalize
 
-from . import _hub, _lifetime, _native
+from . import _deadlines, _hub, _lifetime, _native
+from ._aio_streams import Stream
 from ._dispatch import Event
 from ._serving import QUEUE_MAX, Service, Services
 from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
-from .core import Message, MessageType, random_id
+from .core import Message, MessageType, fresh_id, random_id
 from .exceptions import IPCError, TimeoutError, closed
 from .tls import Tls, given
 
-__all__ = ["Client", "Event", "Subscription", "connect"]
+__all__ = ["Client", "Event", "Stream", "Subscription", "connect"]
 
 logger = logging.getLogger("ipc_framework.aio")
 
@@ -138,6 +139,7 @@ class Client:
         self._native = native
         self._loop = asyncio.get_running_loop()
         self._requests: Dict[str, asyncio.Future[Message]] = {}
+        self._streams: WeakValueDictionary[int, Stream] = WeakValueDictionary()
         self._subscriptions: Dict[str, List[_Queue]] = {}
         self._services = Services()
         self._registrations: List[asyncio.Task[None]] = []
@@ -164,21 +166,24 @@ class Client:
     async def request(self, channel_id: str, payload: Any = None, *, timeout: Optional[float] = -1.0) -> Message:
         """Sends a request to whoever serves the channel, and returns the answer.
 
-        `timeout` is the client's `request_timeout` by default; None waits forever.
+        `timeout` is the client's `request_timeout` by default; None waits forever. One that is given travels with the
+        request: whoever serves it knows how much time is left. A request that a handler makes has no more time than
+        the one that it answers.
 
         Raises an `IPCError` with the protocol's `code` if the answer is an error, `TimeoutError` if there is none
         in time, and `ConnectionError` if the connection is lost; `may_be_executed` says whether the request may
-        have been carried out. If this is cancelled the request may be carried out all the same.
+        have been carried out. If this is cancelled, or its time is over, so is the request: a handler that has begun
+        learns of it, and one that has not does not begin.
         """
-        if timeout is not None and timeout < 0:
-            timeout = self.request_timeout
+        is_given = timeout is None or timeout >= 0
+        wait, travels = _deadlines.limits(timeout if is_given else self.request_timeout, is_given)
         message = self._message(channel_id, MessageType.REQUEST, payload)
         message_id = message.message_id
-        await self._room(timeout)
+        await self._room(wait)
         future: asyncio.Future[Message] = self._loop.create_future()
         self._requests[message_id] = future
         try:
-            self._native.ask(message, float("inf") if timeout is None else timeout, None)
+            self._native.ask(message, wait, travels, None)
             answer = await future
         except asyncio.CancelledError:
             self._native.forget(message_id)
@@ -189,6 +194,21 @@ class Client:
         if error is not None:
             raise error
         return answer
+
+    def stream(self, channel_id: str, payload: Any = None, *, timeout: Optional[float] = None) -> Stream:
+        """Sends a request whose answer comes in parts, and returns an asynchronous iterator over them; each is a
+        message.
+
+        The handler makes no more parts than are read, but for a few that are on their way. `timeout` is for the whole
+        stream, and travels with the request. Leaving the loop cancels the request, as do `aclose()`, the end of an
+        `async with`, a cancelled task and the last reference to the iterator: the handler then ends. A handler that
+        answers with one value gives a stream of one part.
+
+        The iterator raises what `request` raises. A stream is not resumed when its connection is lost. If the server
+        knows no streams its `code` is `unsupported`.
+        """
+        wait, _ = _deadlines.limits(timeout, True)
+        return Stream(self, (fresh_id(), self.app_id, channel_id, payload, wait))
 
     async def publish(self, channel_id: str, payload: Any) -> None:
         """Sends a value to all subscribers of the channel."""
@@ -363,6 +383,11 @@ class Client:
         elif error is not None:
             future.set_exception(error)
 
+    def _on_ready(self, number: int) -> None:
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream._wake()
+
     def _on_event(self, name: str, error: Optional[IPCError], unanswered: int, unconfirmed: int, waiting: int) -> None:
         event = Event(name, error, unanswered, unconfirmed, waiting)
         level = logging.ERROR if name == "closed" and error is not None else logging.INFO
@@ -426,6 +451,8 @@ class Client:
         for future in self._requests.values():
             if not future.done():
                 future.set_exception(closed())
+        for stream in list(self._streams.values()):
+            stream._wake()
         for queues in self._subscriptions.values():
             for queue in queues:
                 queue.end()

@@ -13,13 +13,15 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Tuple, TypeVar, Union, overload
 
-from . import _hub, _lifetime, _native
+from . import _deadlines, _hub, _lifetime, _native
+from ._deadlines import Default
 from ._dispatch import Dispatcher, Event
 from ._logs import flag, print_log
 from ._serving import QUEUE_MAX, Services
+from ._streams import Stream
 from ._threads import wait_for
 from .core import IPCClient, Message, MessageType, fresh_id, random_id
-from .exceptions import ConnectionError, IPCError
+from .exceptions import ConnectionError, IPCError, TimeoutError
 from .tls import Tls, given
 
 if TYPE_CHECKING:
@@ -307,22 +309,29 @@ class FrameworkClient(IPCClient):
         self._dispatcher.sent(message.message_id)
         native.send(message)
 
-    def send_request(self, channel_id: str, data: Any, timeout: float = 5.0) -> Optional[Message]:
+    def send_request(self, channel_id: str, data: Any, timeout: float = Default(5.0)) -> Optional[Message]:
         """Sends a request and waits for the answer: a message, or None if none comes in time.
+
+        A `timeout` that is given travels with the request: whoever serves it knows how much time is left, and it is
+        cancelled at the end. A request that a handler makes has no more time than the one that it answers.
 
         An error is an answer too: `payload["status"]` is then `"error"`, and `payload["code"]` has its code.
         Raises `ConnectionError` if the connection is lost meanwhile; its `may_be_executed` says whether
         the request may have been carried out. May be called in handlers.
         """
+        try:
+            timeout, travels = _deadlines.limits(timeout, type(timeout) is not Default)
+        except TimeoutError:
+            return None
         if self._dispatcher.is_cooperative:
-            return self._request_of_greenlet(channel_id, data, timeout)
+            return self._request_of_greenlet(channel_id, data, timeout, travels)
         native = self._native
         if native is not None and not self._sends_in_its_own_way():
-            return native.request(fresh_id(), self.app_id, channel_id, data, timeout)
+            return native.request(fresh_id(), self.app_id, channel_id, data, timeout, travels)
         waiter = _native.Waiter()
 
         def send(native: _native.Client, message: Message) -> None:
-            native.ask(message, timeout, waiter)
+            native.ask(message, timeout, travels, waiter)
 
         message_id = self._request_by(send, channel_id, data)
         if waiter.is_used:
@@ -330,11 +339,13 @@ class FrameworkClient(IPCClient):
         # A subclass sends requests in its own way.
         return self._dispatcher.wait_unclaimed(self._native, message_id, timeout)
 
-    def _request_of_greenlet(self, channel_id: str, data: Any, timeout: float) -> Optional[Message]:
+    def _request_of_greenlet(
+        self, channel_id: str, data: Any, timeout: float, travels: bool
+    ) -> Optional[Message]:
         waiter = self._dispatcher.green_waiter()
 
         def send(native: _native.Client, message: Message) -> None:
-            waiter.ask(native, message, timeout)
+            waiter.ask(native, message, timeout, travels)
 
         message_id = self._request_by(send, channel_id, data)
         if waiter.is_used:
@@ -346,14 +357,14 @@ class FrameworkClient(IPCClient):
         channel_id: str,
         data: Any,
         callback: Handler,
-        timeout: float = ANSWER_TIMEOUT,
+        timeout: float = Default(ANSWER_TIMEOUT),
         on_error: Optional[Callable[[IPCError], Any]] = None,
     ) -> str:
         """Sends a request, and calls `callback` with the answer. Returns the request's id.
 
         Without an answer, after the timeout or a lost connection, `on_error` is called, or the error is logged.
         """
-
+        timeout, travels = _deadlines.limits(timeout, type(timeout) is not Default)
         expected = []
 
         def send(native: _native.Client, message: Message) -> None:
@@ -361,7 +372,7 @@ class FrameworkClient(IPCClient):
             self._dispatcher.expect(message.message_id, callback, on_error)
             expected.append(message.message_id)
             try:
-                native.ask(message, timeout, None)
+                native.ask(message, timeout, travels, None)
             except BaseException:
                 self._dispatcher.forget(message.message_id)
                 raise
@@ -373,6 +384,24 @@ class FrameworkClient(IPCClient):
             if early is not None:
                 callback(early)
         return message_id
+
+    def stream(self, channel_id: str, data: Any = None, *, timeout: Optional[float] = None) -> Stream:
+        """Sends a request whose answer comes in parts, and returns an iterator over them: each is a message.
+
+        The handler makes no more parts than are read, but for a few that are on their way. `timeout` is for the whole
+        stream, and travels with the request. Leaving the loop cancels the request, as do `close()`, the end of a `with`
+        and the last reference to the iterator: the handler then ends. A handler that answers with one value gives a
+        stream of one part.
+
+        The iterator raises an `IPCError` with the protocol's `code` if the stream ends with an error, `TimeoutError`
+        if its time is over, and `ConnectionError` if the connection is lost; a stream is not resumed. If the server
+        knows no streams its `code` is `unsupported`.
+        """
+        wait, _ = _deadlines.limits(timeout, True)
+        native = self._connection()
+        if self._dispatcher.is_cooperative:
+            self._wait_for_room(native)
+        return Stream(native, self._dispatcher.green_streams, (fresh_id(), self.app_id, channel_id, data, wait))
 
     def _request_by(self, send: Callable[[_native.Client, Message], None], channel_id: str, data: Any) -> str:
         self._asking.send = send

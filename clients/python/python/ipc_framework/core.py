@@ -15,7 +15,10 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple, TypeVar
+
+if TYPE_CHECKING:
+    from ._cancelled import Cancelled
 
 logger = logging.getLogger("ipc_framework")
 
@@ -98,6 +101,21 @@ class Message:
             self.message_id = fresh_id()
         if not self.timestamp:
             self.timestamp = time.time()
+
+    @property
+    def remaining(self) -> Optional[float]:
+        """Seconds until the requester of a request gives up, 0.0 after that; None if it has not said when."""
+        origin = getattr(self, "_origin", None)
+        remaining: Optional[float] = None if origin is None else origin.remaining
+        return remaining
+
+    @property
+    def cancelled(self) -> Cancelled:
+        """The event that is set when nobody waits for the answer to this request any more."""
+        from ._cancelled import Cancelled, Never
+
+        origin = getattr(self, "_origin", None)
+        return Cancelled(Never() if origin is None else origin.cancelled())
 
     def create_response(self, payload: Any) -> Message:
         """Returns the answer to this message."""

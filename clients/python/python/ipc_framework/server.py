@@ -12,7 +12,7 @@ import types
 import weakref
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, TypedDict, Union
 
-from . import _hub, _native, _running
+from . import _deadlines, _hub, _native, _running
 from . import _lifetime as _lifetime  # For the end of the process, and for forked children.
 from ._logs import flag, print_log
 from ._parts import send_async_parts, send_parts, send_parts_in_turns
@@ -461,7 +461,11 @@ class FrameworkServer(IPCServer):
         `route_message`. What one message sets in its context, the next one does not see."""
         if handler is not None:
             function, context = handler
-            context.copy().run(self._run_handler, function, message, origin, serves)
+            context = context.copy()
+            remaining = origin.remaining
+            if remaining is not None:
+                context.run(_deadlines.begin, remaining)
+            context.run(self._run_handler, function, message, origin, serves)
         else:
             try:
                 # An override that returns nothing has taken the message.
@@ -481,13 +485,7 @@ class FrameworkServer(IPCServer):
             if kind is types.CoroutineType:
                 self._start(self._coroutines, result, message, origin, serves)
             elif serves and origin is not None and kind in _GENERATORS:
-                if kind is types.AsyncGeneratorType:
-                    self._start(self._coroutines, send_async_parts(result, origin), message, origin, False)
-                elif self._threads:
-                    send_parts(result, origin)
-                else:
-                    # The loop's thread goes on meanwhile.
-                    self._start(self._generators, send_parts_in_turns(result, origin), message, origin, False)
+                self._stream(result, message, origin)
             elif serves and origin is not None:
                 origin.reply(result)
             elif result is not None:
@@ -495,6 +493,18 @@ class FrameworkServer(IPCServer):
         except BaseException as error:
             return self._fail(error, message, origin)
         return True
+
+    def _stream(self, parts: Any, message: Message, origin: _native.Origin) -> None:
+        """Answers with the parts of a generator."""
+        loop = self._coroutines if type(parts) is types.AsyncGeneratorType else self._generators
+        assert loop is not None
+        if loop is self._coroutines:
+            self._start(loop, send_async_parts(parts, origin, loop.part_sent), message, origin, False)
+        elif self._threads:
+            send_parts(parts, origin)
+        else:
+            # The loop's thread goes on meanwhile.
+            self._start(loop, send_parts_in_turns(parts, origin, loop.part_sent), message, origin, False)
 
     def _start(
         self,
@@ -507,7 +517,7 @@ class FrameworkServer(IPCServer):
         assert coroutines is not None
         if origin is not None:
             origin.hold()
-        coroutines.start(self._finish(coroutine, message, origin, serves))
+        coroutines.start(self._finish(coroutine, message, origin, serves), origin)
 
     async def _finish(
         self,
@@ -531,6 +541,9 @@ class FrameworkServer(IPCServer):
         self, error: BaseException, message: Message, origin: Optional[_native.Origin]
     ) -> bool:
         _running.end_if_forked(self._forks, error)
+        if origin is not None and origin.is_cancelled and type(error).__name__ == "CancelledError":
+            # A coroutine has ended because nobody waits for it any more.
+            return True
         if isinstance(error, HandlerError) and origin is not None:
             # The application's own error, which is none of its handler.
             origin.refuse(error.code, error.text, error.details)

@@ -24,6 +24,8 @@ pub(super) struct Failure {
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         let (class, code) = match error {
+            Error::Unsupported { .. } => ("IPCError", "unsupported"),
+            Error::Cancelled { .. } => ("IPCError", "cancelled"),
             Error::Application { code, text, details } => {
                 let class = "ApplicationError";
                 let details = details.clone();

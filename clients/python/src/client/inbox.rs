@@ -30,6 +30,8 @@ pub(super) enum Item {
         message_id: String,
         answer: Result<Message, Failure>,
     },
+    /// The stream with this number may have a part.
+    Ready(u64),
     /// Everything that came before it was handed out.
     Mark(u64),
     Event {
@@ -169,7 +171,9 @@ impl Item {
         let of = |message: &Message| message.payload.as_str().len() + MESSAGE_BYTES;
         match self {
             Self::Message(message) | Self::Answer { answer: Ok(message), .. } => of(message),
-            Self::Answer { .. } | Self::Mark(_) | Self::Event { .. } => MESSAGE_BYTES,
+            Self::Answer { .. } | Self::Ready(_) | Self::Mark(_) | Self::Event { .. } => {
+                MESSAGE_BYTES
+            }
         }
     }
 
@@ -199,6 +203,7 @@ impl Item {
                     }
                 }
             }
+            Self::Ready(number) => ("ready", number).into_bound_py_any(py),
             Self::Mark(number) => ("mark", number).into_bound_py_any(py),
             Self::Event { name, error, unanswered, unconfirmed, waiting } => {
                 event(name, error, unanswered, unconfirmed, waiting)

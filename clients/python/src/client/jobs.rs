@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ipc_framework::client::{Responder, WeakClient};
 use ipc_framework::{ErrorCode, Message};
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::errors::Failure;
@@ -30,8 +31,8 @@ pub(super) struct Queue {
     arrived: Condvar,
     bell: Option<(UnixStream, UnixStream)>,
     jobs_max: usize,
-    /// The client that answers, once it serves the channel, and the size of its frames.
-    pub(super) client: OnceLock<(WeakClient, usize)>,
+    /// The client that answers, once it serves the channel.
+    pub(super) client: OnceLock<WeakClient>,
 }
 
 #[derive(Default)]
@@ -69,9 +70,13 @@ impl Queue {
     pub(super) fn put(&self, message: Message, responder: Responder) {
         let bytes = bytes_of(&message);
         let mut waiting = self.lock();
-        let is_full = waiting.jobs.len() >= self.jobs_max
-            || (!waiting.jobs.is_empty() && waiting.bytes + bytes > BYTES_MAX);
-        if waiting.is_closed || is_full {
+        if self.is_full(&waiting, bytes) {
+            let cancelled = waiting.remove_cancelled();
+            drop(waiting);
+            give_up(cancelled);
+            waiting = self.lock();
+        }
+        if waiting.is_closed || self.is_full(&waiting, bytes) {
             let (code, text) = if waiting.is_closed {
                 (ErrorCode::NoHandler, NOT_SERVED)
             } else {
@@ -92,6 +97,11 @@ impl Queue {
         if has_idle {
             self.arrived.notify_one();
         }
+    }
+
+    fn is_full(&self, waiting: &Waiting, bytes: usize) -> bool {
+        waiting.jobs.len() >= self.jobs_max
+            || (!waiting.jobs.is_empty() && waiting.bytes + bytes > BYTES_MAX)
     }
 
     fn ring(&self, waiting: &mut Waiting) {
@@ -129,28 +139,34 @@ impl Queue {
 
     /// Takes a request that is there, without waiting for one.
     fn try_take(&self) -> Option<Taken> {
-        let taken = self.lock().take();
+        let mut cancelled = Vec::new();
+        let taken = self.lock().take(&mut cancelled);
+        give_up(cancelled);
         self.set_batching(taken.as_ref().is_some_and(|taken| taken.is_followed));
         taken
     }
 
     /// Decides whether answers wait for others, to leave together with them.
     fn set_batching(&self, is_batching: bool) {
-        if let Some(client) = self.client.get().and_then(|(client, _)| client.upgrade()) {
+        if let Some(client) = self.client.get().and_then(WeakClient::upgrade) {
             client.set_batching(is_batching);
         }
-    }
-
-    fn frame_bytes_max(&self) -> usize {
-        self.client.get().map_or(0, |(_, bytes)| *bytes)
     }
 
     /// Waits for a request; `None` at the end.
     fn take(&self) -> Option<Taken> {
         let mut waiting = self.lock();
+        let mut cancelled = Vec::new();
         loop {
-            if let Some(taken) = waiting.take() {
-                return Some(taken);
+            let taken = waiting.take(&mut cancelled);
+            if taken.is_some() || !cancelled.is_empty() {
+                drop(waiting);
+                give_up(std::mem::take(&mut cancelled));
+                if taken.is_some() {
+                    return taken;
+                }
+                waiting = self.lock();
+                continue;
             }
             if waiting.is_closed {
                 return None;
@@ -173,8 +189,11 @@ impl Queue {
         if waiting.is_closed && waiting.jobs.is_empty() {
             return None;
         }
-        let taken: Vec<Taken> = std::iter::from_fn(|| waiting.take()).take(max).collect();
+        let mut cancelled = Vec::new();
+        let taken = std::iter::from_fn(|| waiting.take(&mut cancelled));
+        let taken: Vec<Taken> = taken.take(max).collect();
         drop(waiting);
+        give_up(cancelled);
         if let Some(last) = taken.last() {
             self.set_batching(last.is_followed || taken.len() > 1);
         }
@@ -192,12 +211,33 @@ struct Taken {
 }
 
 impl Waiting {
-    fn take(&mut self) -> Option<Taken> {
-        let (message, responder) = self.jobs.pop_front()?;
-        self.bytes = self.bytes.saturating_sub(bytes_of(&message));
+    fn remove_cancelled(&mut self) -> Vec<Responder> {
+        let (gone, left): (Vec<_>, Vec<_>) =
+            self.jobs.drain(..).partition(|(_, responder)| responder.is_cancelled());
+        self.jobs = left.into();
+        self.bytes -= gone.iter().map(|(message, _)| bytes_of(message)).sum::<usize>();
+        gone.into_iter().map(|(_, responder)| responder).collect()
+    }
+
+    /// Takes the next request for which somebody waits. Those before it are added to `cancelled`.
+    fn take(&mut self, cancelled: &mut Vec<Responder>) -> Option<Taken> {
+        let (message, responder) = loop {
+            let (message, responder) = self.jobs.pop_front()?;
+            self.bytes = self.bytes.saturating_sub(bytes_of(&message));
+            if !responder.is_cancelled() {
+                break (message, responder);
+            }
+            cancelled.push(responder);
+        };
         let is_followed = !self.jobs.is_empty();
         Some(Taken { message, responder, is_last: self.idle == 0, is_followed })
     }
+}
+
+/// Drops requests for which nobody waits any more. No lock may be held, because the client goes on to
+/// the next requests.
+fn give_up(cancelled: Vec<Responder>) {
+    cancelled.into_iter().for_each(Responder::give_up);
 }
 
 fn bytes_of(message: &Message) -> usize {
@@ -224,7 +264,7 @@ impl Jobs {
 
     /// Waits for a request. Returns it, the way to answer it, and whether no thread is left that
     /// waits for the next one; None at the end.
-    fn take<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, PyAny>, Job, bool)> {
+    fn take<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, PyAny>, Bound<'py, Job>, bool)> {
         let inside = Inside::enter(py);
         if self.is_parents() {
             return None;
@@ -236,7 +276,7 @@ impl Jobs {
                 None => inside.detached(|| self.queue.take())?,
             };
             let is_last = taken.is_last;
-            if let Some((message, job)) = taken.into_python(&inside, self.queue.frame_bytes_max()) {
+            if let Some((message, job)) = taken.into_python(&inside) {
                 return Some((message, job, is_last));
             }
         }
@@ -244,16 +284,19 @@ impl Jobs {
 
     /// Returns the requests that are there, at most `max`, for an event loop whose descriptor
     /// became readable; None at the end.
-    fn take_now<'py>(&self, py: Python<'py>, max: usize) -> Option<Vec<(Bound<'py, PyAny>, Job)>> {
+    fn take_now<'py>(
+        &self,
+        py: Python<'py>,
+        max: usize,
+    ) -> Option<Vec<(Bound<'py, PyAny>, Bound<'py, Job>)>> {
         let inside = Inside::enter(py);
         if self.is_parents() {
             return None;
         }
         let taken = self.queue.take_now(max)?;
         let count = taken.len();
-        let bytes_max = self.queue.frame_bytes_max();
-        let jobs = taken.into_iter().filter_map(|taken| taken.into_python(&inside, bytes_max));
-        let jobs: Vec<_> = jobs.collect();
+        let jobs: Vec<_> =
+            taken.into_iter().filter_map(|taken| taken.into_python(&inside)).collect();
         if jobs.len() < count {
             // The handler is free for those that wait, and no answer of it would have them taken.
             self.queue.ring_again();
@@ -302,11 +345,19 @@ impl Taken {
     fn into_python<'py>(
         self,
         inside: &Inside<'py>,
-        frame_bytes_max: usize,
-    ) -> Option<(Bound<'py, PyAny>, Job)> {
+    ) -> Option<(Bound<'py, PyAny>, Bound<'py, Job>)> {
+        let py = inside.py();
         let Self { message, responder, .. } = self;
-        match message::to_python(inside.py(), &(&message).into()) {
-            Ok(message) => Some((message, Job::new(responder, frame_bytes_max))),
+        match message::to_python(py, &(&message).into()) {
+            Ok(message) => {
+                let job = Bound::new(py, Job::new(responder));
+                let carried = job.and_then(|job| {
+                    message.setattr(intern!(py, "_origin"), &job)?;
+                    Ok((message, job))
+                });
+                // Without memory for these the requester is told that it was dropped.
+                carried.ok()
+            }
             Err(error) => {
                 let failure = Failure::of_payload(&error);
                 // If it cannot be sent the connection is gone, and the requester knows.

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use ipc_framework::proto::system::Failure;
 use ipc_framework::{
-    ConnectionInfo, Context, Delivery, ErrorCode, HandlerError, Json, Message, MessageType,
-    Request, RequestResult, Server, Verdict,
+    ConnectionInfo, Context, Delivery, ErrorCode, HandlerError, Message, MessageType, Request,
+    RequestResult, Server, Verdict,
 };
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -15,6 +15,7 @@ use pyo3::types::PyTuple;
 use super::calls::Call;
 use super::jobs::{Job, Jobs};
 use super::origin::{Origin, State};
+use super::reply::Reply;
 use super::shared::Shared;
 use crate::message::Fields;
 
@@ -87,7 +88,7 @@ impl Dispatch {
         let Some(call) = shared.calls.find(request.message()) else {
             return Ok(request.pass_on());
         };
-        let origin = shared.origins.of(request.from(), request.message());
+        let origin = shared.origins.of_request(&request);
         if let Some(jobs) = &self.jobs {
             let answered = queue(jobs, request, &origin, call);
             if answered.is_err() {
@@ -99,10 +100,10 @@ impl Dispatch {
         run(shared, request.context(), &call, &fields, &origin);
 
         let (mut request, mut deferred) = (Some(request), None);
-        let outcome = origin.conclude(|| match request.take().map(Request::defer) {
-            Some(Ok((reply, responder))) => {
+        let outcome = origin.conclude(|| match request.take().map(answer_later) {
+            Some(Ok((reply, later))) => {
                 deferred = Some(Ok(reply));
-                State::Deferred(responder)
+                State::Deferred(later)
             }
             Some(Err(error)) => {
                 deferred = Some(Err(error));
@@ -154,6 +155,14 @@ impl Dispatch {
     }
 }
 
+fn answer_later(request: Request<'_>) -> Result<(ipc_framework::Reply<'_>, Reply), HandlerError> {
+    if request.takes_stream() {
+        request.stream().map(|(reply, sender)| (reply, Reply::Parts(sender)))
+    } else {
+        request.defer().map(|(reply, responder)| (reply, Reply::Once(responder)))
+    }
+}
+
 /// Hands a request to the threads. It is deferred before they see it.
 fn queue<'a>(
     jobs: &Jobs,
@@ -166,13 +175,15 @@ fn queue<'a>(
         return request.reply(&busy);
     }
     let message = Message::from(request.message());
-    let (reply, responder) = request.defer()?;
-    origin.defer(responder);
+    let waits = jobs.are_busy();
+    let (reply, later) = answer_later(request)?;
+    origin.defer(later);
+    if waits {
+        // If nobody wants the answer any more when a thread is free, the handler does not begin.
+        origin.listeners();
+    }
     if !jobs.push(Job { message, origin: origin.clone(), call }) {
-        match Json::from_serialize(&busy) {
-            Ok(busy) => origin.reply(busy),
-            Err(_) => origin.refuse(OVERLOADED),
-        }
+        origin.refuse_as(ErrorCode::LimitExceeded, OVERLOADED);
     }
     Ok(reply)
 }
@@ -202,6 +213,11 @@ fn run(
 
 /// Returns the arguments for a thread of Python, while the loop goes on.
 pub(super) fn take_job<'py>(py: Python<'py>, job: &Job) -> Option<Bound<'py, PyTuple>> {
+    if job.origin.is_cancelled() {
+        // Nobody gets this answer.
+        job.origin.refuse("the request is over");
+        return None;
+    }
     let fields = Fields::from(&job.message);
     let arguments = job.call.arguments(py, &fields, &job.origin);
     arguments.map_err(|error| job.origin.refuse(&describe(py, &error))).ok()

@@ -3,17 +3,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ipc_framework::proto::system::Failure;
 use ipc_framework::{
-    ConnectionKey, Envelope, ErrorCode, HandlerError, Json, Message, MessageType, Responder,
+    ConnectionKey, Envelope, ErrorCode, HandlerError, Json, Message, MessageType, Request,
 };
 use pyo3::prelude::*;
 
 use super::connections::ConnectionTable;
+use super::reply::Reply;
 use super::turn::Door;
+use crate::cancelled::{Cancelled, Listeners};
+use crate::notices::Notices;
 use crate::parts::{Parts, TOO_LARGE};
 use crate::{errors, json};
 
@@ -45,11 +49,24 @@ pub(super) struct Origin {
     app_id: Box<str>,
     message_id: Box<str>,
     state: Mutex<State>,
-    /// The parts that its handler has yielded.
-    parts: Mutex<Option<Box<Parts>>>,
+    parts: Mutex<Yielded>,
+    listeners: OnceLock<Arc<Listeners>>,
+    /// The time at which the requester gives up, if it has said when.
+    deadline: Option<Instant>,
     is_request: bool,
+    /// Set if the requester gets parts as they come.
+    takes_stream: bool,
     /// Set while a coroutine works on it.
     is_held: AtomicBool,
+}
+
+/// The parts that a handler has yielded, and that are not sent yet.
+#[derive(Default)]
+struct Yielded {
+    /// All of them, for a requester that takes one answer.
+    collected: Option<Box<Parts>>,
+    /// The one that waits for credit.
+    waiting: Option<Json<'static>>,
 }
 
 /// The state of a message, as its handler has left it so far.
@@ -57,7 +74,7 @@ pub(super) enum State {
     /// Nothing, and the loop's thread waits for it.
     Open,
     /// Nothing yet, and the loop has gone on.
-    Deferred(Responder),
+    Deferred(Reply),
     /// It returned this value, which the loop's thread is to send.
     Replied(Json<'static>),
     Failed(HandlerError),
@@ -79,23 +96,37 @@ impl Origins {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the origin of a message. Until a request is answered, [`find`](Self::find) finds it.
+    /// Returns the origin of a request. Until it is answered, [`find`](Self::find) finds it.
+    pub(super) fn of_request(self: &Arc<Self>, request: &Request<'_>) -> Arc<Origin> {
+        let mut origin = self.new_origin(request.from(), request.message());
+        origin.deadline = request.remaining().and_then(|left| Instant::now().checked_add(left));
+        origin.takes_stream = request.takes_stream();
+        let origin = Arc::new(origin);
+        let mut pending = self.pending();
+        pending.by_id.entry(origin.message_id.clone()).or_default().push(origin.clone());
+        drop(pending);
+        origin
+    }
+
+    /// Returns the origin of a message that is no request for a handler.
     pub(super) fn of(self: &Arc<Self>, from: ConnectionKey, message: &Envelope<'_>) -> Arc<Origin> {
-        let origin = Arc::new(Origin {
+        Arc::new(self.new_origin(from, message))
+    }
+
+    fn new_origin(self: &Arc<Self>, from: ConnectionKey, message: &Envelope<'_>) -> Origin {
+        Origin {
             origins: self.clone(),
             from,
             app_id: message.app_id().decode().into(),
             message_id: message.message_id().decode().into(),
             state: Mutex::new(State::Open),
-            parts: Mutex::new(None),
+            parts: Mutex::default(),
+            listeners: OnceLock::new(),
+            deadline: None,
+            takes_stream: false,
             is_request: message.message_type() == MessageType::Request,
             is_held: AtomicBool::new(false),
-        });
-        if origin.is_request {
-            let mut pending = self.pending();
-            pending.by_id.entry(origin.message_id.clone()).or_default().push(origin.clone());
         }
-        origin
     }
 
     /// Returns the request that a response answers. Several requesters may use the same id: the
@@ -185,6 +216,26 @@ impl Origin {
         *self.message_id == *reply_to && to.is_none_or(|to| to == self.from)
     }
 
+    /// Returns those who want to know when it is cancelled, which has a price from then on.
+    pub(super) fn listeners(&self) -> &Arc<Listeners> {
+        if let Some(listeners) = self.listeners.get() {
+            return listeners;
+        }
+        // The state cannot change meanwhile, so that either this or `defer` connects them.
+        let state = self.lock();
+        self.listeners.get_or_init(|| {
+            let listeners = Arc::<Listeners>::default();
+            if let State::Deferred(reply) = &*state {
+                connect(reply, &listeners);
+            }
+            listeners
+        })
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.listeners.get().is_some_and(|listeners| listeners.is_cancelled())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -200,14 +251,112 @@ impl Origin {
                 State::Deferred(_) => State::Open,
                 _ => State::Settled,
             };
-            *state = next;
+            self.enter(&mut state, next);
             return told;
         }
         done
     }
 
-    pub(super) fn defer(&self, responder: Responder) {
-        *self.lock() = State::Deferred(responder);
+    pub(super) fn defer(&self, reply: Reply) {
+        self.enter(&mut self.lock(), State::Deferred(reply));
+    }
+
+    /// Changes the state, and tells whoever waits for the loop to go on.
+    fn enter(&self, state: &mut State, next: State) {
+        *state = next;
+        if let Some(listeners) = self.listeners.get() {
+            if let State::Deferred(reply) = &*state {
+                connect(reply, listeners);
+            }
+            listeners.add_credit();
+        }
+    }
+
+    fn yielded(&self) -> MutexGuard<'_, Yielded> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends or collects the part that waits, if there is one. Returns whether more are wanted, and
+    /// nothing if it still waits.
+    fn flush_part(&self) -> Option<bool> {
+        let listeners = self.listeners();
+        let mut yielded = self.yielded();
+        let Some(part) = yielded.waiting.take() else { return Some(!listeners.is_cancelled()) };
+        let mut state = self.lock();
+        match &mut *state {
+            State::Open if self.takes_stream => {
+                yielded.waiting = Some(part);
+                None
+            }
+            State::Deferred(Reply::Parts(sender)) => {
+                let waker = Waker::from(Arc::clone(listeners));
+                match sender.poll_ready(&mut TaskContext::from_waker(&waker)) {
+                    Poll::Ready(Ok(())) => Some(sender.try_send_json(part).is_ok()),
+                    Poll::Ready(Err(_)) => Some(false),
+                    Poll::Pending => {
+                        yielded.waiting = Some(part);
+                        None
+                    }
+                }
+            }
+            State::Open | State::Deferred(_) if listeners.is_cancelled() => Some(false),
+            State::Open | State::Deferred(_) => {
+                drop(state);
+                let bytes_max = self.origins.door.frame_bytes_max();
+                let new = || Box::new(Parts::new(bytes_max));
+                let has_room = yielded.collected.get_or_insert_with(new).add(&part);
+                if !has_room {
+                    self.refuse_as(ErrorCode::LimitExceeded, TOO_LARGE);
+                }
+                Some(has_room)
+            }
+            _ => Some(false),
+        }
+    }
+
+    /// Waits until the part that waits is sent. Returns whether more are wanted.
+    fn wait_part(&self) -> bool {
+        let listeners = self.listeners();
+        loop {
+            let seen = listeners.credits();
+            if let Some(is_wanted) = self.flush_part() {
+                return is_wanted;
+            }
+            listeners.wait_credit(seen);
+        }
+    }
+
+    /// Ends a stream without an error. Returns false if the requester takes one answer.
+    fn finish_stream(&self) -> bool {
+        let listeners = self.listeners();
+        loop {
+            let seen = listeners.credits();
+            let mut state = self.lock();
+            match std::mem::replace(&mut *state, State::Settled) {
+                State::Open if self.takes_stream => *state = State::Open,
+                State::Deferred(Reply::Parts(sender)) => {
+                    drop(state);
+                    self.origins.remove(self);
+                    sender.finish();
+                    return true;
+                }
+                other => {
+                    *state = other;
+                    return false;
+                }
+            }
+            drop(state);
+            // The loop's thread is about to go on.
+            listeners.wait_credit(seen);
+        }
+    }
+
+    /// Answers with an error of the server's own codes.
+    pub(super) fn refuse_as(&self, code: ErrorCode, text: &str) {
+        match Json::from_serialize(&Failure::new(code, text)) {
+            Ok(refused) => self.reply(refused),
+            Err(_) => self.refuse(text),
+        }
     }
 
     /// Returns whether it can still be answered.
@@ -238,8 +387,8 @@ impl Origin {
         let before = std::mem::replace(&mut *self.lock(), State::Settled);
         self.origins.remove(self);
         match before {
-            State::Deferred(responder) => {
-                responder.reply_json(message.payload);
+            State::Deferred(reply) => {
+                reply.reply(message.payload);
                 Ok(())
             }
             _ => self.origins.door.send(py, self.from, message),
@@ -250,10 +399,10 @@ impl Origin {
         let mut state = self.lock();
         match std::mem::replace(&mut *state, State::Settled) {
             State::Open => *state = outcome,
-            State::Deferred(responder) => match outcome {
-                State::Replied(payload) => responder.reply_json(payload),
-                State::Failed(error) => responder.refuse(&error),
-                _ => responder.fail("nobody serves requests on it"),
+            State::Deferred(reply) => match outcome {
+                State::Replied(payload) => reply.reply(payload),
+                State::Failed(error) => reply.refuse(error),
+                _ => reply.refuse(HandlerError::new("nobody serves requests on it")),
             },
             done => *state = done,
         }
@@ -275,6 +424,11 @@ impl Origin {
     fn abandon(&self) {
         self.refuse("the server is stopping, and nobody has answered");
     }
+}
+
+fn connect(reply: &Reply, listeners: &Arc<Listeners>) {
+    let listeners = Arc::clone(listeners);
+    reply.on_cancel(move || listeners.cancel());
 }
 
 /// The origin of a message. Messages carry it as `_origin`, and so do the responses that are made
@@ -302,28 +456,60 @@ impl PyOrigin {
         Ok(())
     }
 
-    /// Adds a part to the answer. Returns false if no more of them are wanted.
-    fn add_part(&self, payload: &Bound<'_, PyAny>) -> PyResult<bool> {
+    /// Adds a part to the answer. Returns false if no more of them are wanted, and None if it waits
+    /// for credit; then no other one may be added.
+    fn add_part(&self, payload: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
         let part = json::from_python(payload)?;
-        if !self.0.is_pending() {
-            return Ok(false);
-        }
-        let mut parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes_max = self.0.origins.door.frame_bytes_max();
-        if parts.get_or_insert_with(|| Box::new(Parts::new(bytes_max))).add(&part) {
-            return Ok(true);
-        }
-        let refused = Failure::new(ErrorCode::LimitExceeded, TOO_LARGE);
-        match Json::from_serialize(&refused) {
-            Ok(refused) => self.0.reply(refused),
-            Err(_) => self.0.refuse(TOO_LARGE),
-        }
-        Ok(false)
+        self.0.yielded().waiting = Some(part);
+        Ok(self.0.flush_part())
     }
 
-    /// Answers with the parts that were added, unless it is answered.
-    fn end_parts(&self) -> PyResult<()> {
-        let parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Returns whether an answer can be sent at once: the loop takes it whatever waits there.
+    #[getter]
+    #[expect(clippy::unused_self, reason = "a request of a client's worker has the same property")]
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Returns whether nobody waits for the answer any more.
+    #[getter]
+    fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Returns the seconds until the requester gives up, if it has said when.
+    #[getter]
+    fn remaining(&self) -> Option<f64> {
+        let deadline = self.0.deadline?;
+        Some(deadline.saturating_duration_since(Instant::now()).as_secs_f64())
+    }
+
+    /// Returns the event that is set when nobody waits for the answer any more.
+    fn cancelled(&self) -> Cancelled {
+        Cancelled(Arc::clone(self.0.listeners()))
+    }
+
+    /// Has an event loop told when nobody waits for the answer any more, and when there is credit.
+    fn watch(&self, notices: &Bound<'_, Notices>, number: u64) {
+        self.0.listeners().watch(notices.get().watch(number));
+    }
+
+    /// Sends the part that waits. Returns what `add_part` returns.
+    fn flush_part(&self) -> Option<bool> {
+        self.0.flush_part()
+    }
+
+    /// Blocks until the part that waits is sent. Returns whether more of them are wanted.
+    fn wait_part(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.0.wait_part())
+    }
+
+    /// Ends the stream, or answers with the parts that were added, unless it is answered.
+    fn end_parts(&self, py: Python<'_>) -> PyResult<()> {
+        if py.detach(|| self.0.finish_stream()) {
+            return Ok(());
+        }
+        let parts = self.0.yielded().collected.take();
         self.0.reply(parts.map_or_else(|| Parts::new(0), |parts| *parts).finish()?);
         Ok(())
     }

@@ -2,11 +2,11 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, AsyncIterator, Dict, Iterator, List, Optional
 
 from typing_extensions import assert_type
 
-from ipc_framework import FrameworkClient, Message, MessageType, aio
+from ipc_framework import FrameworkClient, HandlerError, Message, MessageType, aio
 from ipc_framework.exceptions import ConnectionError, IPCError, TimeoutError
 from ipc_framework.tls import Tls
 
@@ -49,12 +49,25 @@ def threads() -> None:
             return int(message.payload) ** 2
 
         assert_type(square(Message("", "app", "square", MessageType.REQUEST, 2, 0)), int)
+
+        @tracing.serve("tokens")
+        def tokens(message: Message) -> Iterator[str]:
+            assert_type(message.remaining, Optional[float])
+            if not message.cancelled.is_set() and not message.cancelled.wait(0.1):
+                yield "a"
+            raise HandlerError("bad_input", "the text is empty", {"at": 1})
+
+    for part in client.stream("tokens", "text", timeout=2.5):
+        assert_type(part, Message)
+    with client.stream("tokens") as stream:
+        stream.close()
     try:
         pass
     except TimeoutError as error:
         assert_type(error.may_be_executed, bool)
     except (ConnectionError, IPCError) as failure:
         assert_type(failure.code, Optional[str])
+        assert_type(failure.is_application, bool)
 
 
 async def loops() -> List[Any]:
@@ -72,6 +85,16 @@ async def loops() -> List[Any]:
 
         assert_type(await square(Message("", "app", "square", MessageType.REQUEST, 2, 0)), int)
         await client.serve("other", square, concurrency=2)
+
+        @client.serve("tokens")
+        async def tokens(message: Message) -> AsyncIterator[str]:
+            yield "a"
+
+        async for part in client.stream("tokens", "text", timeout=2.5):
+            assert_type(part, Message)
+        async with client.stream("tokens") as stream:
+            assert_type(stream, aio.Stream)
+            await stream.aclose()
         await client.ready()
         async for message in client.subscribe("news"):
             assert_type(message, Message)
