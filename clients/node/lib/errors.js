@@ -27,8 +27,8 @@ class ServerError extends IPCError {
   /** @param {import('./message.js').Message} response */
   constructor(response) {
     super(response.payload.code, String(response.payload.error));
-    /** The value that the handler gave with its error; undefined if it gave none. */
-    this.details = response.payload.details;
+    // The value that a handler gave with its error. It would be shown of all others, too, if it were always set.
+    if (response.payload.details !== undefined) this.details = response.payload.details;
     this.response = response;
   }
 

@@ -23,7 +23,8 @@ const FAILURE_OPTIONS = ['status', 'statuses', 'exposeCrashes'];
 function requireConnection(client) {
   // A connection of a pool that gave up is tried again when there is work.
   client.revive?.();
-  if (!client.canSend) {
+  // Pools of an older copy of this package lack the first.
+  if (!(client.canSend ?? client.connected)) {
     throw new NotConnectedError('there is no connection to the server at the moment; the request was not sent');
   }
 }
