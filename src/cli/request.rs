@@ -4,8 +4,8 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::Json;
-use ipc_framework::client::Connection;
+use ipc_framework::client::{Connection, RequestOptions};
+use ipc_framework::{Json, Message};
 
 use super::failure::Failure;
 use super::failure::with_exit_codes;
@@ -19,11 +19,16 @@ use super::target::Target;
 The answer's payload is shown: indented on a terminal, unchanged elsewhere and with --json. With \
 --lines each line is answered before the next one is sent; the first error ends the program.
 
+With --stream the answer comes in parts, each on one line as soon as it is there, as fast as they \
+are read. Whoever serves the channel learns how long --timeout is, if it is given, and after Ctrl-C \
+that nobody waits any more.
+
 Examples:
   ipc request echo '{\"a\": 1}' --app bench
   ipc request echo @order.json
   echo '[1, 2, 3]' | ipc request echo - --json
   seq 3 | ipc request echo --lines
+  ipc request echo 1 --stream --timeout 1m
   ipc request system '{\"action\": \"get_time\"}'"))]
 pub(super) struct Request {
     /// Channel to send the request on
@@ -34,6 +39,9 @@ pub(super) struct Request {
     /// Send every line of standard input as a separate request
     #[arg(short, long, conflicts_with = "payload")]
     lines: bool,
+    /// Show the parts of the answer as they come, each on one line
+    #[arg(short, long)]
+    stream: bool,
     /// Show the payload as it came, on one line
     #[arg(long)]
     json: bool,
@@ -43,10 +51,15 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let output = Output::new(self.json);
+        let output = Output::new(self.json || self.stream);
+        let options = RequestOptions::default().timeout(self.target.given_timeout());
         let ask = |connection: &mut Connection, payload: &Json<'_>| {
-            let answer = connection.request_json(&self.channel, payload)?;
-            output.line(output.payload(answer.payload.as_str()))
+            let show = |answer: Message| output.line(output.payload(answer.payload.as_str()));
+            if self.stream {
+                let mut parts = connection.request_stream_with(&self.channel, payload, &options)?;
+                return parts.try_for_each(|part| show(part?));
+            }
+            show(connection.request_with(&self.channel, payload, &options)?)
         };
         if self.lines {
             let mut connection = self.target.connect()?;

@@ -66,6 +66,11 @@ impl Target {
         self.0.timeout.unwrap_or(TIMEOUT)
     }
 
+    /// Returns the timeout, if one was given.
+    pub(super) fn given_timeout(&self) -> Option<Duration> {
+        self.0.timeout
+    }
+
     /// Connects as the flags say.
     pub(super) fn connect(&self) -> Result<Connection, Failure> {
         Ok(self.options()?.connect()?)

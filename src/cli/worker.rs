@@ -1,6 +1,7 @@
 //! `ipc worker`
 
 mod command;
+mod lines;
 
 use std::io;
 use std::process::ExitCode;
@@ -8,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ipc_framework::client::{ClientOptions, Error, Event, ServeOptions, WhileDisconnected};
+use ipc_framework::client::{
+    ClientOptions, Error, Event, PartSender, Request, ServeOptions, WhileDisconnected,
+};
 use ipc_framework::{HandlerError, Json, Message, MessageType};
 use serde::Serialize;
 
@@ -26,7 +29,12 @@ use super::{latency, units};
 Each request runs the command, with its payload on standard input and the channel in IPC_CHANNEL. \
 The command's output is the answer: JSON unchanged, anything else as text. If its exit code is \
 not 0, the answer is the error handler_failed with the last line of its standard error. A command \
-that takes too long or prints too much is killed with all its processes, and the answer says so.
+that takes too long or prints too much is killed with all its processes, and the answer says so. One \
+for whose answer nobody waits any more is killed, too.
+
+With --stream each line of the output is a part of the answer, sent as soon as it is printed, and \
+--command-timeout and --max-output-bytes hold for each line. The output is read as fast as the \
+requester takes the parts; one that takes none gets the array of all of them.
 
 If the connection is lost, the worker reconnects. After Ctrl-C it accepts no more requests, and \
 ends with exit code 0 once those it has are answered; a second Ctrl-C kills the commands.
@@ -34,7 +42,8 @@ ends with exit code 0 once those it has are answered; a second Ctrl-C kills the 
 Examples:
   ipc worker sort -- sort -n
   ipc worker upper --concurrency 4 -- tr a-z A-Z
-  ipc worker length --app bench --command-timeout 2s --json -- wc -c"))]
+  ipc worker length --app bench --command-timeout 2s --json -- wc -c
+  ipc worker numbers --stream -- seq 100"))]
 pub(super) struct Worker {
     /// Channel to serve
     channel: String,
@@ -55,6 +64,9 @@ pub(super) struct Worker {
     /// Bytes that a command may print
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size)]
     max_output_bytes: usize,
+    /// Send each line that the command prints as a part of the answer
+    #[arg(short, long)]
+    stream: bool,
     /// Show every handled request as a JSON document of one line
     #[arg(long)]
     json: bool,
@@ -109,7 +121,13 @@ impl Worker {
         let options = ServeOptions::default()
             .concurrency(self.concurrency.into())
             .prefetch(usize::from(self.prefetch));
-        client.serve_with(&self.channel, &options, move |message| serving.answer(message))?;
+        if self.stream {
+            let stream =
+                move |request: &Request, parts: &mut PartSender| serving.stream(request, parts);
+            client.serve_stream_with(&self.channel, &options, stream)?;
+        } else {
+            client.serve_with(&self.channel, &options, move |request| serving.answer(request))?;
+        }
         tell(&format!("serving {}; stop with Ctrl-C", self.channel));
         let broken = loop {
             if let Some(failure) = work.take_broken() {
@@ -143,19 +161,33 @@ impl Worker {
 
 impl Work {
     /// Returns the output of the command, or the reason why there is none.
-    fn answer(&self, message: &Message) -> Result<Json<'static>, HandlerError> {
+    fn answer(&self, request: &Request) -> Result<Json<'static>, HandlerError> {
         let begin = Instant::now();
-        let input = message.payload.as_str().as_bytes();
-        let answer = match self.command.run(&self.channel, input, &self.bounds) {
+        let input = request.payload.as_str().as_bytes();
+        let is_over = || request.is_cancelled();
+        let answer = match self.command.run(&self.channel, input, &self.bounds, &is_over) {
             Ok(answer) => answer.and_then(|printed| json_or_text(&printed)),
-            Err(error) => {
-                let program = self.command.program();
-                self.breaks(cannot_run(program, &error));
-                Err(format!("cannot run {program}: {error}"))
-            }
+            Err(error) => Err(self.cannot_run(&error)),
         };
-        self.show(message, begin.elapsed(), answer.as_ref().err());
+        self.show(request, begin.elapsed(), answer.as_ref().err());
         answer.map_err(HandlerError::new)
+    }
+
+    /// Sends the lines that the command prints. Returns the reason if it fails.
+    fn stream(&self, request: &Request, parts: &mut PartSender) -> Result<(), HandlerError> {
+        let begin = Instant::now();
+        let input = request.payload.as_str().as_bytes();
+        let ended = self.command.stream(&self.channel, input, &self.bounds, parts);
+        let ended = ended.unwrap_or_else(|error| Err(self.cannot_run(&error)));
+        self.show(request, begin.elapsed(), ended.as_ref().err());
+        ended.map_err(HandlerError::new)
+    }
+
+    /// Notes that the worker cannot go on, and returns the reason for the requester.
+    fn cannot_run(&self, error: &io::Error) -> String {
+        let program = self.command.program();
+        self.breaks(cannot_run(program, error));
+        format!("cannot run {program}: {error}")
     }
 
     fn show(&self, message: &Message, took: Duration, error: Option<&String>) {

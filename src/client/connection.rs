@@ -1,5 +1,7 @@
 //! The blocking client: all its work happens on the caller's own thread.
 
+pub(super) mod calls;
+
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -80,6 +82,8 @@ pub struct Connection {
     welcome: Welcome,
     timeout: Duration,
     spin: bool,
+    /// Set after a cancel, whose answer is nobody's.
+    has_cancelled: bool,
     /// Set after a part of a frame was sent. The next frame would be read as the rest of that one.
     torn: bool,
 }
@@ -139,6 +143,7 @@ impl Connection {
             welcome: Welcome::default(),
             timeout,
             spin: options.spin,
+            has_cancelled: false,
             torn: false,
         };
         connection.introduce(options, deadline)?;
@@ -234,7 +239,8 @@ impl Connection {
     /// [`Error::Answered`] if the answer is an error, [`Error::Deadline`] if there is none in
     /// time, [`Error::Lost`] if the connection is gone, [`Error::Backlog`] if more other
     /// messages come than are kept; [`Error::NotJson`], [`Error::TooLarge`] and
-    /// [`Error::BadId`] for what cannot be sent. After a deadline the answer may still come:
+    /// [`Error::BadId`] for what cannot be sent. After a deadline a server that knows the extension
+    /// `call` is told, and tells the worker; from another one the answer may still come, and
     /// [`receive`](Self::receive) returns it.
     #[doc(alias = "send_request")]
     pub fn request<T: Payload + ?Sized>(
@@ -526,29 +532,7 @@ impl Connection {
 
     /// Waits for the answer to the message with this id.
     fn answer(&mut self, id: Uuid) -> Result<Message, Error> {
-        let mut text = Uuid::encode_buffer();
-        let id: &str = id.hyphenated().encode_lower(&mut text);
-        let mut wait = Wait::at_most(self.timeout);
-        loop {
-            if !self.await_frame(&mut wait, Execution::Possible)? {
-                return Err(Error::deadline("the answer", self.timeout));
-            }
-            let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
-            if envelope.reply_to().is_some_and(|reply_to| reply_to.matches(id)) {
-                let error = answer::error_of(&envelope);
-                let answer = error.map_or_else(|| Ok(Message::from(&envelope)), Err);
-                self.buffer.consume(frame_bytes);
-                return answer;
-            }
-            if let Some(last_words) = last_words(&envelope) {
-                self.buffer.consume(frame_bytes);
-                return Err(last_words);
-            }
-            let message = Message::from(&envelope);
-            if !self.keep(message, frame_bytes) {
-                return Err(Error::Backlog { messages: self.kept.len() });
-            }
-        }
+        self.answer_within(id, self.timeout, false)
     }
 
     /// Keeps the message at the buffer's front, or returns false if there is no room. Then it stays
@@ -572,13 +556,16 @@ impl Connection {
     }
 
     fn next(&mut self, wait: &mut Wait) -> Result<Option<Message>, Error> {
-        if !self.await_frame(wait, Execution::Never)? {
-            return Ok(None);
+        while self.await_frame(wait, Execution::Never)? {
+            let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
+            let is_stray = self.is_stray(&envelope);
+            let message = last_words(&envelope).map_or_else(|| Ok(Message::from(&envelope)), Err);
+            self.buffer.consume(frame_bytes);
+            if !is_stray {
+                return message.map(Some);
+            }
         }
-        let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
-        let message = last_words(&envelope).map_or_else(|| Ok(Message::from(&envelope)), Err);
-        self.buffer.consume(frame_bytes);
-        message.map(Some)
+        Ok(None)
     }
 
     /// Reads until the buffer begins with a whole frame; false if none came in time.

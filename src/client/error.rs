@@ -1,6 +1,6 @@
 //! Errors between a caller and whoever answers it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use super::endpoint::Endpoint;
@@ -298,6 +298,21 @@ impl Error {
     /// An error of a wait for something that may have happened.
     pub(super) fn deadline(waiting_for: &'static str, waited: Duration) -> Self {
         Self::Deadline { waiting_for, waited, execution: Execution::Possible }
+    }
+
+    /// Returns this error, or that of a deadline if it is the server's word that the caller's own one
+    /// has passed: the server may say so a moment before the client notices.
+    pub(super) fn or_deadline(self, begin: Instant, deadline: Option<Instant>) -> Self {
+        /// Timers are late, and a clock in a virtual machine may be.
+        const SLACK: Duration = Duration::from_millis(250);
+        match (&self, deadline) {
+            (Self::Answered { code: ErrorCode::Timeout, .. }, Some(deadline))
+                if deadline <= Instant::now() + SLACK =>
+            {
+                Self::deadline("the answer", deadline.saturating_duration_since(begin))
+            }
+            _ => self,
+        }
     }
 
     /// An error of a stream whose server breaks the rules of streams.

@@ -1,5 +1,7 @@
 //! The fuzz target for the client's decoder, which compares it with an independent reading.
 
+mod calls;
+
 use arbitrary::{Arbitrary, Unstructured};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -51,7 +53,10 @@ struct Refused {
 
 /// Fuzzes the client's decoder: any bytes of a server are read as messages, errors or the end,
 /// exactly as the definition of a frame and `serde_json` read them, in whatever pieces they arrive.
+/// Then the same bytes say what the server does to a stream and to a request that the client serves.
 pub(crate) fn client(input: &[u8]) {
+    calls::parts(input);
+    calls::job(input);
     let Ok(arrival) = Arrival::arbitrary_take_rest(Unstructured::new(input)) else { return };
     let expected = arrival.expected();
     for sizes in [arrival.reads.map(usize::from), [0; 4], [1; 4]] {

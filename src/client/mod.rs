@@ -71,6 +71,7 @@ pub use cancel_token::CancelToken;
 pub use client::{Client, ClientInfo, WeakClient};
 pub use client_options::{ClientOptions, WhileDisconnected};
 pub use connection::Connection;
+pub use connection::calls::ConnectionStream;
 pub use endpoint::Endpoint;
 pub use error::{Error, Execution, Fault};
 pub use event::Event;

@@ -44,7 +44,8 @@ pub struct RequestOptions {
     pub trace: Option<Trace>,
     /// Headers for the worker. Together with the trace they take at most about 4 KiB.
     pub headers: BTreeMap<String, String>,
-    /// Cancels the request when the token is cancelled.
+    /// Cancels the request when the token is cancelled. A [`Connection`](super::Connection), whose
+    /// only thread waits, looks at it before it sends the request.
     pub cancel: Option<CancelToken>,
     /// The number of parts of a stream that may wait for their reader, from 1 to 65,536; 64 by
     /// default. The worker waits when so many do.
@@ -108,6 +109,8 @@ impl Trace {
 pub(crate) struct Terms {
     /// The text of `meta`, or none if there is nothing to tell the server.
     pub(crate) meta: Option<Vec<u8>>,
+    /// The moment from which its time is counted.
+    pub(crate) begin: Instant,
     pub(crate) deadline: Option<Instant>,
     /// Set if the caller gave the deadline, and not the client's own timeout.
     pub(crate) is_given: bool,
@@ -152,7 +155,7 @@ impl RequestOptions {
         let own = || now.checked_add(own_timeout);
         let deadline = if is_given { given } else { own() };
         let meta = if has_call { self.meta(left, is_stream)? } else { None };
-        Ok(Terms { meta, deadline, is_given })
+        Ok(Terms { meta, begin: now, deadline, is_given })
     }
 
     fn meta(&self, left: Option<Duration>, is_stream: bool) -> Result<Option<Vec<u8>>, Error> {

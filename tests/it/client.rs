@@ -6,6 +6,7 @@ mod calls;
 mod cancelled_work;
 mod closing;
 mod connection;
+mod connection_calls;
 mod ends;
 mod liveness;
 mod losses;

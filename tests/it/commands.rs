@@ -7,6 +7,7 @@ mod leaving;
 mod listening;
 mod published;
 mod screen;
+mod streaming;
 mod terminal;
 mod working;
 

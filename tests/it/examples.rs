@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use ipc_framework::client::{ClientOptions, Endpoint};
 use ipc_framework::{Config, Server};
 use serde_json::json;
 
@@ -26,6 +27,10 @@ mod publisher;
 #[path = "../../examples/sans_io.rs"]
 #[expect(dead_code, reason = "its `main` only prints")]
 mod sans_io;
+
+#[path = "../../examples/stream.rs"]
+#[expect(dead_code, reason = "its `main` takes the default port")]
+mod stream;
 
 /// Runs an example's server on a thread of its own while `use_it` talks to it, and then stops it.
 /// Returns the example's own result.
@@ -119,6 +124,16 @@ fn publisher_is_heard_in_order_until_the_server_ends() {
         }
     });
     assert!(published >= 50, "{published}");
+}
+
+#[test]
+fn stream_counts_until_its_reader_leaves() {
+    let run = |mut server: Server| server.run();
+    with_server(run, |address| {
+        let mut options = ClientOptions::new("bench");
+        options.connection.endpoint = Endpoint::tcp("127.0.0.1", address.port());
+        assert_eq!(stream::run(&options).unwrap(), [1, 2, 3]);
+    });
 }
 
 #[test]

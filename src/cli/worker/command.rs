@@ -1,6 +1,7 @@
 //! One run of a command, whose time and output are bounded.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Child, ChildStdin, ExitStatus, Stdio};
@@ -77,23 +78,17 @@ impl Command {
         &self.program
     }
 
-    /// Runs the command. Returns its output, or the reason why there is no answer; the outer error
-    /// means that the command cannot be run at all.
+    /// Runs the command, and kills it if the request is over before. Returns its output, or the
+    /// reason why there is no answer; the outer error means that the command cannot be run at all.
     pub(super) fn run(
         &self,
         channel: &str,
         input: &[u8],
         bounds: &Bounds,
+        is_over: &dyn Fn() -> bool,
     ) -> io::Result<Result<Vec<u8>, String>> {
-        let mut command = process::Command::new(&self.program);
-        command.args(&self.arguments).env("IPC_CHANNEL", channel);
-        // The command must not see the token.
-        command.env_remove("IPC_TOKEN");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A process group of its own can be killed as a whole, and does not receive our Ctrl-C.
-        command.process_group(0);
-        let mut run = Run::start(command.spawn()?, input, bounds)?;
-        let ended = run.until_it_ends();
+        let mut run = Run::start(self.spawn(channel)?, input, bounds)?;
+        let ended = run.until_it_ends(is_over);
         let status = match ended {
             Ok(status) => status,
             Err(too_much) => {
@@ -103,24 +98,37 @@ impl Command {
         };
         Ok(if status.success() { Ok(run.printed) } else { Err(reason(&run.complained, status)) })
     }
+
+    pub(super) fn spawn(&self, channel: &str) -> io::Result<Child> {
+        let mut command = process::Command::new(&self.program);
+        command.args(&self.arguments).env("IPC_CHANNEL", channel);
+        // The command must not see the token.
+        command.env_remove("IPC_TOKEN");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A process group of its own can be killed as a whole, and does not receive our Ctrl-C.
+        command.process_group(0);
+        command.spawn()
+    }
 }
 
 /// A process and the pipes to it, none of which is waited for alone.
-struct Run<'a> {
-    child: Child,
+pub(super) struct Run<'a> {
+    pub(super) child: Child,
     /// `None` when the process has all its input, or has closed it.
     stdin: Option<ChildStdin>,
     unsent: &'a [u8],
     stdout: Option<process::ChildStdout>,
     stderr: Option<process::ChildStderr>,
-    printed: Vec<u8>,
-    complained: Vec<u8>,
-    bounds: &'a Bounds,
-    begin: Instant,
+    pub(super) printed: Vec<u8>,
+    pub(super) complained: Vec<u8>,
+    pub(super) bounds: &'a Bounds,
+    pub(super) begin: Instant,
+    /// Set while the output is not read, because nobody takes it.
+    pub(super) is_paused: bool,
 }
 
 impl<'a> Run<'a> {
-    fn start(mut child: Child, input: &'a [u8], bounds: &'a Bounds) -> io::Result<Self> {
+    pub(super) fn start(mut child: Child, input: &'a [u8], bounds: &'a Bounds) -> io::Result<Self> {
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut run = Self {
@@ -133,6 +141,7 @@ impl<'a> Run<'a> {
             complained: Vec::new(),
             bounds,
             begin: Instant::now(),
+            is_paused: false,
         };
         run.never_block().inspect_err(|_| run.kill())?;
         Ok(run)
@@ -146,7 +155,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits for the end of the process, or until it exceeds a limit.
-    fn until_it_ends(&mut self) -> Result<ExitStatus, String> {
+    fn until_it_ends(&mut self, is_over: &dyn Fn() -> bool) -> Result<ExitStatus, String> {
         loop {
             let status = self.child.try_wait().map_err(|error| error.to_string())?;
             // This comes after the check for the end, so that it reads the last output. Output of
@@ -165,6 +174,11 @@ impl<'a> Run<'a> {
             if self.bounds.killed.load(Ordering::Relaxed) {
                 return Err("the worker was told to end at once; ask again".to_owned());
             }
+            if is_over() {
+                return Err(
+                    "the command was killed, because nobody waits for its answer".to_owned()
+                );
+            }
             let left = self.bounds.time.saturating_sub(self.begin.elapsed());
             if left.is_zero() {
                 let time = humantime::format_duration(self.bounds.time);
@@ -173,24 +187,26 @@ impl<'a> Run<'a> {
                      the worker with a longer --command-timeout"
                 ));
             }
-            self.wait(left);
+            self.wait(left, None);
         }
     }
 
     /// Waits until a pipe is ready, or it is time for other checks.
-    fn wait(&self, left: Duration) {
-        let is_closed = self.stdout.is_none() && self.stderr.is_none();
+    pub(super) fn wait(&self, left: Duration, bell: Option<&UnixStream>) {
+        let is_closed = self.stdout.is_none() && self.stderr.is_none() && !self.is_paused;
         let longest = if is_closed { LOOK_EVERY_AT_THE_END } else { LOOK_EVERY };
-        let mut pipes = Vec::with_capacity(3);
+        let mut pipes = Vec::with_capacity(4);
+        pipes.extend(bell.map(|bell| PollFd::new(bell, PollFlags::IN)));
         pipes.extend(self.stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
-        pipes.extend(self.stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        let stdout = self.stdout.as_ref().filter(|_| !self.is_paused);
+        pipes.extend(stdout.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         pipes.extend(self.stderr.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         let timeout = Timespec::try_from(left.min(longest)).ok();
         // Waking too early does no harm, because the loop checks everything again.
         let _ = poll(&mut pipes, timeout.as_ref());
     }
 
-    fn move_bytes(&mut self) {
+    pub(super) fn move_bytes(&mut self) {
         if let Some(stdin) = &mut self.stdin {
             // The command may leave its input unread.
             if feed(stdin, &mut self.unsent) {
@@ -200,6 +216,7 @@ impl<'a> Run<'a> {
         // One byte more shows that the output is too large.
         let room = self.bounds.output_bytes.saturating_add(1);
         if let Some(stdout) = &mut self.stdout
+            && !self.is_paused
             && drain(stdout, |bytes| {
                 let taken = bytes.len().min(room - self.printed.len());
                 self.printed.extend_from_slice(&bytes[..taken]);
@@ -222,7 +239,7 @@ impl<'a> Run<'a> {
 
     /// Kills it with all processes that it started. It has not been waited for yet, so its process
     /// id has not been reused.
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         // A process that has left the group cannot be reached, and holds none of our ends of the
         // pipes.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
@@ -258,7 +275,7 @@ fn drain(pipe: &mut impl Read, mut take: impl FnMut(&[u8]) -> bool) -> bool {
 }
 
 /// Returns the last line of its standard error, or its exit status.
-fn reason(complained: &[u8], status: ExitStatus) -> String {
+pub(super) fn reason(complained: &[u8], status: ExitStatus) -> String {
     let text = String::from_utf8_lossy(complained);
     let last = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
     last.map_or_else(
@@ -279,7 +296,7 @@ mod tests {
     ) -> Result<Vec<u8>, String> {
         let command = Command::new(["sh", "-c", script].map(str::to_owned).to_vec());
         let bounds = Bounds { time, output_bytes, killed: Arc::default() };
-        command.run("channel", input, &bounds).expect("there is a shell")
+        command.run("channel", input, &bounds, &|| false).expect("there is a shell")
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -351,8 +368,20 @@ mod tests {
         let command = Command::new(["sleep", "1000"].map(str::to_owned).to_vec());
         let killed = Arc::new(AtomicBool::new(true));
         let bounds = Bounds { time: LONG, output_bytes: 5, killed };
-        assert!(command.run("channel", b"", &bounds).unwrap().unwrap_err().contains("at once"));
+        assert!(
+            command
+                .run("channel", b"", &bounds, &|| false)
+                .unwrap()
+                .unwrap_err()
+                .contains("at once")
+        );
+        let bounds = Bounds { killed: Arc::default(), ..bounds };
+        let over = command.run("channel", b"", &bounds, &|| true).unwrap().unwrap_err();
+        assert!(over.contains("nobody waits"), "{over}");
         let missing = Command::new(vec!["/does/not/exist".to_owned()]);
-        assert_eq!(missing.run("channel", b"", &bounds).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            missing.run("channel", b"", &bounds, &|| false).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
     }
 }

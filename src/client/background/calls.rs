@@ -1,7 +1,6 @@
 //! Requests with options, and what their server is told about them later: cancels and credit.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -53,12 +52,11 @@ impl Shared {
         if self.is_driver() {
             return Err(Error::OnClientThread);
         }
-        let begin = Instant::now();
         let slot = Arc::new(Slot::default());
         let waiter = Waiter::Slot(Arc::clone(&slot));
         let terms = self.terms(options, &waiter)?;
         let heading = Heading::request(channel_id, terms.meta.as_deref());
-        let Terms { deadline, is_given, .. } = terms;
+        let Terms { begin, deadline, is_given, .. } = terms;
         let limit = Limit { deadline, is_watched: false, is_given };
         let id = self.ask(heading, payload, Kind::AnyConnection, waiter, limit)?;
         let cancel = options.cancel.as_ref();

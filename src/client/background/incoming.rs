@@ -1,6 +1,6 @@
 //! The meaning of a received frame, and its delivery.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -162,13 +162,24 @@ fn answered(
         if is_unseen && state.move_on(id) {
             return Incoming::Nothing;
         }
+        let error = error.map(|error| state.pending.error_of(id, error));
         if let Some(waiter) = state.pending.answered(id) {
             drop(state);
             let error = error.filter(|_| !matches!(waiter, Waiter::AsItCame(_)));
             let answer = error.map_or_else(|| Ok(Message::from(envelope)), Err);
             return Incoming::Answer(waiter, answer);
         }
+        return unasked(state, envelope, error);
     }
+    unasked(state, envelope, error)
+}
+
+/// Returns the meaning of an answer for which no request waits.
+fn unasked(
+    state: MutexGuard<'_, State>,
+    envelope: &Envelope<'_>,
+    error: Option<Error>,
+) -> Incoming {
     // This client has cancelled it, or its time was up on both sides.
     if error.as_ref().is_some_and(|error| error.code() == Some(ErrorCode::Cancelled.as_str())) {
         return Incoming::Nothing;

@@ -163,6 +163,14 @@ impl Pending {
         }
     }
 
+    /// Returns the error of a request's answer as its waiter sees it, see [`Error::or_deadline`].
+    pub(crate) fn error_of(&self, id: Uuid, error: Error) -> Error {
+        match self.requests.get(&id) {
+            Some(request) if request.is_given => error.or_deadline(request.begin, request.deadline),
+            _ => error,
+        }
+    }
+
     /// Returns the waiter of a request.
     pub(crate) fn waiter(&self, id: Uuid) -> Option<&Waiter> {
         self.requests.get(&id).map(|request| &request.waiter)

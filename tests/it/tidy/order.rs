@@ -187,7 +187,7 @@ const ROOMS: &[Room] = &[
             "demo/patterns",
             "demo",
             "worker/command",
-            "worker",
+            "worker worker/lines",
             "subscribe",
             "chat completions man notify ping publish request stats",
             "mod",
