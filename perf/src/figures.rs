@@ -40,6 +40,12 @@ pub(crate) enum Figure {
     ImportMs,
     /// Growth of the resident memory by the import.
     ImportMegabytes,
+    /// The median round trip of a request to the worker whose streams are left.
+    RoundTripUs,
+    /// Its 99th percentile, which tells how quiet the machine was.
+    RoundTripP99Us,
+    /// The 99th percentile of the time to know of an end, in median round trips.
+    RoundTripsToKnow,
 }
 
 impl Figure {
@@ -66,6 +72,9 @@ impl Figure {
             Self::PythonCpuUs => "Python CPU, µs each",
             Self::ImportMs => "import, ms",
             Self::ImportMegabytes => "import, MB",
+            Self::RoundTripUs => "round trip p50, µs",
+            Self::RoundTripP99Us => "round trip p99, µs",
+            Self::RoundTripsToKnow => "p99 in round trips",
         }
     }
 }

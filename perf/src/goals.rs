@@ -66,6 +66,8 @@ const IDLE: &str = "10,000 idle connections and 10,000 channels beside the one c
 const PYTHON: &str = "unmodified Python client, callback";
 const HANDLER: &str = "an echo handler in Python";
 const CLIENTS: &str = "the Python client beside others";
+const STREAMS: &str = "100 streams side by side from one Python worker to Node";
+const LEAVING: &str = "a requester that leaves in the middle of a stream";
 const STEADY: &str = "steady state";
 
 const fn ratio(
@@ -99,7 +101,7 @@ const GOALS: &[Goal] = {
     use Figure::{
         BytesPerIdleConnection, ImportMegabytes, ImportMs, MegabytesPerSecond,
         OtherSyscallsPerRequest, P50Us, P99Us, PerSecond, PollsPerRequest, PythonCpuUs,
-        ReadsPerRequest, ServerCpuUs, WritesPerRequest,
+        ReadsPerRequest, RoundTripsToKnow, ServerCpuUs, WritesPerRequest,
     };
     const fn one(name: &'static str) -> Of { Of("one-client", name) }
     const fn spin(name: &'static str) -> Of { Of("one-client-spinning", name) }
@@ -114,6 +116,7 @@ const GOALS: &[Goal] = {
     const fn worker(name: &'static str) -> Of { Of("clients-worker", name) }
     const fn publish(name: &'static str) -> Of { Of("clients-publish", name) }
     const fn import(name: &'static str) -> Of { Of("clients-import", name) }
+    const fn parts(name: &'static str) -> Of { Of("streams-parts", name) }
     const CALLS_ONE: Of = Of("syscalls-one-client", "ipc");
     const CALLS: Of = Of("syscalls-hundred-clients", "ipc");
     &[
@@ -181,6 +184,13 @@ const GOALS: &[Goal] = {
             import("published"), AtMost(1.3)),
         ratio(CLIENTS, "import, memory to the published package", ImportMegabytes,
             import("python"), import("published"), AtMost(2.0)),
+        value(STREAMS, "parts per second", PerSecond, parts("ipc"), AtLeast(30_000.0)),
+        ratio(STREAMS, "parts per second to NATS", PerSecond, parts("ipc"), parts("nats"),
+            AtLeast(1.0)),
+        ratio(STREAMS, "parts per second to gRPC", PerSecond, parts("ipc"), parts("grpc"),
+            AtLeast(2.0)),
+        value(LEAVING, "p99 until the worker knows, in round trips", RoundTripsToKnow,
+            Of("streams-leaving", "ipc"), Below(5.0)),
         value(STEADY, "polls per request, 1 client", PollsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "reads per request, 1 client", ReadsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "writes per request, 1 client", WritesPerRequest, CALLS_ONE, ONE_CALL),

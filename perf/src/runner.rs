@@ -1,10 +1,12 @@
 //! Carries out one repetition of one entrant.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::endpoint::Endpoint;
 use crate::figures::{Figure, Sample};
@@ -106,6 +108,9 @@ fn load(
             let figures = client(peers, work, entrant, &server.endpoint, settings)?;
             return Ok(Run { figures, latency: new_histogram() });
         }
+        Load::Streams(work) => {
+            return streams(peers, work, entrant, &server.endpoint, settings);
+        }
         Load::PublishedClient => published_client(peers, &server.endpoint, settings)?,
         Load::Syscalls { clients } => {
             let connections = senders(clients)?;
@@ -171,22 +176,14 @@ fn hold_idle(
 }
 
 fn figures(scenario: &Scenario, outcome: &Outcome) -> Sample {
-    let latency = &outcome.latency;
-    let micros = |nanos: u64| nanos as f64 / 1_000.0;
     let seconds = outcome.elapsed.as_secs_f64();
     let per_second = outcome.completed as f64 / seconds;
     let deliveries = match scenario.load {
         Load::Fanout { subscribers, .. } => subscribers as f64,
         _ => 1.0,
     };
-    let mut figures = Sample::from([
-        (Figure::P50Us, micros(latency.value_at_quantile(0.5))),
-        (Figure::P90Us, micros(latency.value_at_quantile(0.9))),
-        (Figure::P99Us, micros(latency.value_at_quantile(0.99))),
-        (Figure::P999Us, micros(latency.value_at_quantile(0.999))),
-        (Figure::MaxUs, micros(latency.max())),
-        (Figure::PerSecond, per_second * deliveries),
-    ]);
+    let mut figures = percentiles(&outcome.latency);
+    figures.insert(Figure::PerSecond, per_second * deliveries);
     if scenario.load == Load::PublishedClient {
         return figures;
     }
@@ -205,6 +202,17 @@ fn figures(scenario: &Scenario, outcome: &Outcome) -> Sample {
     figures
 }
 
+fn percentiles(latency: &Histogram<u64>) -> Sample {
+    let micros = |nanos: u64| nanos as f64 / 1_000.0;
+    Sample::from([
+        (Figure::P50Us, micros(latency.value_at_quantile(0.5))),
+        (Figure::P90Us, micros(latency.value_at_quantile(0.9))),
+        (Figure::P99Us, micros(latency.value_at_quantile(0.99))),
+        (Figure::P999Us, micros(latency.value_at_quantile(0.999))),
+        (Figure::MaxUs, micros(latency.max())),
+    ])
+}
+
 /// Runs a Python client, on the generator's processor, which measures itself.
 fn client(
     peers: &Peers,
@@ -216,13 +224,44 @@ fn client(
     let python = entrant.client.ok_or("the entrant names no client")?;
     let seconds = settings.measure.as_secs_f64();
     let mut command = peers.client(python, [work, entrant.name], server, seconds)?;
+    reported(&mut command, entrant)
+}
+
+/// Returns what a client that measures itself prints.
+fn reported<T: DeserializeOwned>(command: &mut Command, entrant: &Entrant) -> Result<T, String> {
     let output = command.stdin(Stdio::null()).output();
-    let output = output.map_err(|error| format!("cannot start Python: {error}"))?;
+    let output = output.map_err(|error| format!("the client {}: {error}", entrant.name))?;
     serde_json::from_slice(&output.stdout).map_err(|_| {
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
         let last: Vec<&str> = words.lines().rev().take(3).collect();
         format!("the client {} failed: {}", entrant.name, last.join(" / "))
     })
+}
+
+/// The report of a client that asks for streams.
+#[derive(Deserialize)]
+struct Streamed {
+    figures: Sample,
+    latency_nanos: Vec<u64>,
+}
+
+/// Asks for streams from Node, on the generator's processor.
+fn streams(
+    peers: &Peers,
+    work: &str,
+    entrant: &Entrant,
+    server: &Endpoint,
+    settings: Settings,
+) -> Result<Run, String> {
+    let seconds = settings.measure.as_secs_f64();
+    let mut command = peers.streams(entrant.client, [work, entrant.name], server, seconds)?;
+    let Streamed { mut figures, latency_nanos } = reported(&mut command, entrant)?;
+    let mut latency = new_histogram();
+    for nanos in latency_nanos {
+        latency.saturating_record(nanos);
+    }
+    figures.extend(percentiles(&latency));
+    Ok(Run { figures, latency })
 }
 
 /// Runs the published client, on the generator's processor.

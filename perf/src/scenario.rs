@@ -23,6 +23,8 @@ pub(crate) enum Load {
     PublishedClient,
     /// The work of this name in `perf/python/clients.py`, by the client that the entrant names.
     Client(&'static str),
+    /// The work of this name in `perf/node/streams.js`, which asks a worker in Python for streams.
+    Streams(&'static str),
     /// Clients whose load causes the system calls that are counted.
     Syscalls { clients: usize },
 }
@@ -76,6 +78,7 @@ impl Scenario {
         let own = match self.load {
             Load::Syscalls { .. } => Some(Program::Strace),
             Load::PublishedClient => Some(Program::Published),
+            Load::Streams(_) => Some(Program::Node),
             _ => None,
         };
         self.entrants.iter().flat_map(Entrant::programs).chain(own)
@@ -83,7 +86,7 @@ impl Scenario {
 
     /// Returns whether a user who says `name` means it.
     fn is_called(&self, name: &str) -> bool {
-        self.name == name || name == CLIENTS && self.name.starts_with(CLIENTS)
+        self.name == name || GROUPS.contains(&name) && self.name.starts_with(name)
     }
 
     fn new(name: &'static str, title: &'static str, load: Load, entrants: &[Entrant]) -> Self {
@@ -118,8 +121,8 @@ const HUNDRED_KB: usize = 100_000;
 const MEGABYTE: usize = 1 << 20;
 const ONE_CLOSED: Load = Load::Closed { clients: 1, window: 1 };
 const HUNDRED_CLOSED: Load = Load::Closed { clients: 100, window: 1 };
-/// The name of all scenarios that measure the clients.
-const CLIENTS: &str = "clients";
+/// The names of several scenarios: those that measure the clients, and those of streams.
+const GROUPS: [&str; 2] = ["clients", "streams"];
 /// Idle connections, and channels, of the scenario with many.
 pub(crate) const IDLE: usize = 10_000;
 
@@ -150,6 +153,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     let mut all = goals();
     all.extend(python());
     all.extend(clients());
+    all.extend(streams());
     all.extend(beside_the_goals());
     all
 }
@@ -177,7 +181,7 @@ pub(crate) fn guarded() -> Vec<Scenario> {
 pub(crate) fn choose(all: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, String> {
     if let Some(name) = names.iter().find(|name| all.iter().all(|s| !s.is_called(name))) {
         let mut known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
-        known.push(CLIENTS);
+        known.extend(GROUPS);
         return Err(format!("there is no {name}; there are {}", known.join(", ")));
     }
     let is_chosen =
@@ -361,6 +365,25 @@ fn clients() -> Vec<Scenario> {
             "The import of the Python client by a fresh process",
             Load::Client("import"),
             &[own("python"), tcp("published", Peer::Ipc(&[])).client(Program::Published)],
+        ),
+    ]
+}
+
+/// Returns the scenarios in which Node asks a worker in Python for streams.
+fn streams() -> Vec<Scenario> {
+    let own = tcp("ipc", Peer::Ipc(&[])).client(Program::Python);
+    vec![
+        Scenario::new(
+            "streams-parts",
+            "100 streams side by side from one Python worker to Node; latencies to the first part",
+            Load::Streams("parts"),
+            &[own, tcp("nats", Peer::Nats).client(Program::NatsPy), tcp("grpc", Peer::Grpc)],
+        ),
+        Scenario::new(
+            "streams-leaving",
+            "From the end of a requester's connection in Node to a Python worker that knows of it",
+            Load::Streams("leaving"),
+            &[own],
         ),
     ]
 }

@@ -2,6 +2,7 @@
 
 mod child;
 mod install;
+mod node;
 mod python;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,8 @@ pub(crate) enum Peer {
     /// The same program on the package that takes its place, `clients/python`.
     Python,
     ZeroMq,
+    /// A server of grpcio.
+    Grpc,
 }
 
 /// The kind of socket that a server listens on.
@@ -56,6 +59,10 @@ pub(crate) enum Program {
     ZeroMq,
     /// A Python with nats-py.
     NatsPy,
+    /// A Python with grpcio.
+    GrpcPy,
+    /// Node, with the clients of the peers.
+    Node,
 }
 
 /// The servers that can be measured on this machine.
@@ -204,6 +211,11 @@ impl Peers {
                 command.arg(if work == Work::Echo { "echo" } else { "relay" });
                 command
             }
+            Peer::Grpc => {
+                let mut command = Command::new(self.program(Program::GrpcPy)?);
+                command.arg(python::script(&self.root, "streams.py")).args(["grpc", "127.0.0.1:0"]);
+                command
+            }
         };
         Ok(Launch { command, signal })
     }
@@ -258,6 +270,26 @@ impl Peers {
         Ok(command)
     }
 
+    /// Returns a command by which Node asks for streams, from a worker that the Python of `client`
+    /// runs, or from the server itself.
+    pub(crate) fn streams(
+        &self,
+        client: Option<Program>,
+        [work, peer]: [&str; 2],
+        server: &Endpoint,
+        seconds: f64,
+    ) -> Result<Command, String> {
+        let mut command = Command::new(self.program(Program::Node)?);
+        command.env("NODE_PATH", node::modules(&self.state));
+        command.arg(node::script(&self.root, "streams.js")).args([work, peer]);
+        command.arg(server.to_string()).arg(seconds.to_string());
+        command.arg(self.cpus.server.to_string());
+        if let Some(python) = client {
+            command.arg(self.program(python)?);
+        }
+        Ok(command)
+    }
+
     pub(crate) fn strace(&self) -> Result<&Path, String> {
         self.program(Program::Strace)
     }
@@ -285,6 +317,8 @@ impl Program {
             Self::Python => python::with_own_package(root, state),
             Self::ZeroMq => python::with_zeromq(root, state),
             Self::NatsPy => python::with_nats(root, state),
+            Self::GrpcPy => python::with_grpc(root, state),
+            Self::Node => node::with_peers(root, state),
         }
     }
 
@@ -297,6 +331,7 @@ impl Program {
         const ZEROMQ: &str =
             "import zmq; print('libzmq', zmq.zmq_version(), 'by pyzmq', zmq.__version__)";
         const NATS: &str = "import importlib.metadata as m; print('nats-py', m.version('nats-py'))";
+        const GRPC: &str = "import grpc; print('grpcio', grpc.__version__)";
         Some(match self {
             Self::Redis => ("redis", &["--version"]),
             Self::Nats => ("nats", &["--version"]),
@@ -305,6 +340,8 @@ impl Program {
             Self::Python => ("python", &["-c", PYTHON]),
             Self::ZeroMq => ("zeromq", &["-c", ZEROMQ]),
             Self::NatsPy => ("nats-py", &["-c", NATS]),
+            Self::GrpcPy => ("grpc", &["-c", GRPC]),
+            Self::Node => ("node", &["--version"]),
         })
     }
 }
@@ -319,6 +356,7 @@ impl Peer {
             Self::Published => Some(Program::Published),
             Self::Python => Some(Program::Python),
             Self::ZeroMq => Some(Program::ZeroMq),
+            Self::Grpc => Some(Program::GrpcPy),
         }
     }
 
@@ -327,7 +365,8 @@ impl Peer {
         let ipc = |dialect| Box::new(Ipc::new(dialect, work, payload_bytes));
         match self {
             Self::Ipc(_) => ipc(Dialect::Server),
-            Self::Bare(_) => ipc(Dialect::Bare),
+            // The clients of gRPC speak with it themselves.
+            Self::Bare(_) | Self::Grpc => ipc(Dialect::Bare),
             // Publications are handled without Python.
             Self::Python if work == Work::Fanout => ipc(Dialect::Server),
             Self::Published | Self::Python => ipc(Dialect::Published),

@@ -36,6 +36,11 @@ pub(crate) fn with_nats(root: &Path, state: &Path) -> Result<PathBuf, String> {
     environment("nats", &script(root, "nats-requirements.txt"), state)
 }
 
+/// Returns a Python with grpcio.
+pub(crate) fn with_grpc(root: &Path, state: &Path) -> Result<PathBuf, String> {
+    environment("grpc", &script(root, "grpc-requirements.txt"), state)
+}
+
 /// Returns the path of a file in `perf/python`.
 pub(crate) fn script(root: &Path, name: &str) -> PathBuf {
     root.join("perf/python").join(name)
