@@ -9,12 +9,26 @@ use crate::broker::state::encoder::Encoded;
 use crate::broker::state::keys::{ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::requests::PendingRequest;
+use crate::broker::turn_limits::META_BYTES_PER_WORK;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::system::CancelReason;
 use crate::proto::{
     Envelope, Fault, Head, Json, Member, MessageType, Meta, OutFrame, credit, members, only_member,
 };
 use smallvec::SmallVec;
+
+/// Reads the `meta` of a message.
+#[cold]
+pub(crate) fn read_meta<'a>(
+    core: &mut Core,
+    text: &'a str,
+    message_type: MessageType,
+) -> Result<Meta<'a>, Fault> {
+    core.turn.note_work(text.len() / META_BYTES_PER_WORK);
+    let meta = Meta::parse(text)?;
+    meta.check_on(message_type)?;
+    Ok(meta)
+}
 
 /// Handles a notification on `system` of a peer that negotiated `call`. What is neither a cancel nor
 /// credit is a heartbeat.

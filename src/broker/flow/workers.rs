@@ -16,9 +16,7 @@ use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, Requ
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::router::Channel;
 use crate::broker::state::service::Service;
-use crate::proto::{
-    Envelope, ErrorCode, Extensions, Fault, JsonStr, MessageType, Meta, exact_members,
-};
+use crate::proto::{Envelope, ErrorCode, Extensions, JsonStr, MessageType, Meta, exact_members};
 
 /// The outcome of an attempt to pass a message to the workers of its channel.
 #[derive(Debug)]
@@ -289,7 +287,6 @@ pub(crate) fn take_answer(
     core: &mut Core,
     from: ConnectionKey,
     response: &Envelope<'_>,
-    meta: Option<Result<Meta<'_>, Fault>>,
     body: &[u8],
 ) -> bool {
     let Some(reply_to) = response.reply_to() else { return false };
@@ -304,22 +301,44 @@ pub(crate) fn take_answer(
     if !has_begun {
         measuring::record_round_trip(core, from, began);
     }
-    // A part is no error whatever its payload, and a response with an unusable `meta` is no answer.
-    let is_answer = meta.is_none_or(|meta| meta.is_ok_and(|meta| meta.seq.is_none()));
-    if is_answer && let Some(code) = error_code(response.payload_str()) {
-        core.counters.count_worker_error(code);
-    }
-    match meta {
-        None => requests::relay(core, key, response, body),
-        Some(meta) => streams::take(core, key, response, body, meta),
-    }
-    if has_begun || !is_answer {
-        measuring::note_answer_of(core, from);
+    if let Some(text) = response.meta_str() {
+        take_extended(core, (from, key), response, text, body);
+    } else {
+        count_error(core, response);
+        requests::relay(core, key, response, body);
+        if has_begun {
+            measuring::note_answer_of(core, from);
+        }
     }
     if core.requests.kept() > 0 {
         hand_out::first(core, channel, from);
     }
     true
+}
+
+/// Takes a response with a `meta`, which may be a part of a stream.
+#[cold]
+fn take_extended(
+    core: &mut Core,
+    (from, key): (ConnectionKey, RequestKey),
+    response: &Envelope<'_>,
+    meta: &str,
+    body: &[u8],
+) {
+    let meta = streams::read_meta(core, meta, MessageType::Response);
+    // A part is no error whatever its payload, and a response with an unusable `meta` is no answer.
+    if meta.is_ok_and(|meta| meta.seq.is_none()) {
+        count_error(core, response);
+    }
+    streams::take(core, key, response, body, meta);
+    measuring::note_answer_of(core, from);
+}
+
+#[inline]
+fn count_error(core: &mut Core, response: &Envelope<'_>) {
+    if let Some(code) = error_code(response.payload_str()) {
+        core.counters.count_worker_error(code);
+    }
 }
 
 /// Errors are shorter. Longer answers are not looked into.

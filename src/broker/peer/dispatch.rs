@@ -13,9 +13,8 @@ use crate::broker::state::connection::{Obstacle, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
-use crate::broker::turn_limits::META_BYTES_PER_WORK;
 use crate::proto::system::SYSTEM;
-use crate::proto::{Envelope, Extensions, Fault, MessageType, Meta};
+use crate::proto::{Envelope, Extensions, MessageType};
 
 /// The outcome of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,12 +95,16 @@ fn serve(
     run: &mut Run<'_>,
 ) -> Result<(), Stop> {
     let message_type = envelope.message_type();
-    let meta = envelope.meta_str().map(|text| read_meta(core, text, message_type));
     if message_type == MessageType::Response {
-        take_response(core, handlers, from, application, envelope, meta, body);
+        take_response(core, handlers, from, application, envelope, body);
         return Ok(());
     }
-    let meta = meta.transpose().map_err(refusal::bad_meta)?;
+    let storage;
+    let mut meta = None;
+    if let Some(text) = envelope.meta_str() {
+        storage = streams::read_meta(core, text, message_type).map_err(refusal::bad_meta)?;
+        meta = Some(&storage).filter(|meta| !meta.is_empty());
+    }
     if envelope.channel_id().matches(SYSTEM) {
         match message_type {
             MessageType::Request => return system::request(core, from, envelope),
@@ -121,7 +124,6 @@ fn serve(
         }
         None => ChannelKey::NOWHERE,
     };
-    let meta = meta.as_ref().filter(|meta| !meta.is_empty());
     let parts = Parts { envelope, from, channel, meta };
     match message_type {
         MessageType::Publish if known.is_some() => publish(core, handlers, parts, body, run),
@@ -133,19 +135,6 @@ fn serve(
         _ => notify(core, handlers, parts, body),
     }
 }
-
-#[cold]
-fn read_meta<'a>(
-    core: &mut Core,
-    text: &'a str,
-    message_type: MessageType,
-) -> Result<Meta<'a>, Fault> {
-    core.turn.note_work(text.len() / META_BYTES_PER_WORK);
-    let meta = Meta::parse(text)?;
-    meta.check_on(message_type)?;
-    Ok(meta)
-}
-
 /// Returns whether a connection speaks the base protocol alone.
 fn is_plain(core: &Core, key: ConnectionKey) -> bool {
     core.connections.get(key).is_none_or(|connection| connection.extensions.is_empty())
@@ -310,10 +299,9 @@ fn take_response(
     from: ConnectionKey,
     application: ApplicationKey,
     envelope: &Envelope<'_>,
-    meta: Option<Result<Meta<'_>, Fault>>,
     body: &[u8],
 ) {
-    if workers::take_answer(core, from, envelope, meta, body) {
+    if workers::take_answer(core, from, envelope, body) {
         return;
     }
     let channel = core.router.channel(application, &envelope.channel_id().decode());
