@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import json
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
-from peers import PublishedServer, RustServer, STEP_SECONDS_MAX, eventually
+from peers import REPO, PublishedServer, RustServer, STEP_SECONDS_MAX, eventually
 
 from ipc_framework import FrameworkClient, FrameworkServer, HandlerError, Message, aio
 from ipc_framework.exceptions import ApplicationError, ConnectionError, IPCError, TimeoutError
@@ -399,3 +402,79 @@ def test_one_slow_reader_does_not_hold_up_the_others(where, is_async):
     with FrameworkClient("app", **where) as worker:
         worker.serve("parts", parts_later if is_async else parts, concurrency=100)
         asyncio.run(main())
+
+
+FORKS = """
+import os, sys
+from ipc_framework import FrameworkClient
+with FrameworkClient("app", port=int(sys.argv[1])) as client:
+    client.serve("count", lambda message: iter_parts(message))
+    stream = client.stream("count", 300)
+    assert next(stream).payload == 0
+    child = os.fork()
+    if not child:
+        # Its copy belongs to the parent: it has no parts, and its end cancels nothing.
+        assert list(stream) == []
+        del stream
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [part.payload for part in stream] == list(range(1, 300))
+"""
+
+
+def test_a_forked_child_does_not_end_its_parents_streams(rust):
+    code = "def iter_parts(message):\n    yield from range(message.payload)\n" + FORKS
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(rust.port)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+NODE = """
+const { IPCClient } = require(process.argv[1]);
+(async () => {
+  const client = new IPCClient('models', { host: '127.0.0.1', port: Number(process.argv[2]) });
+  await client.connect();
+  const late = [];
+  for await (const part of client.stream('tokens', 50)) late.push(Date.now() / 1000 - part.payload);
+  let count = 0;
+  for await (const part of client.stream('tokens', 1000000)) if (++count === 25) break;
+  console.log(JSON.stringify(late));
+  client.disconnect();
+})().catch((error) => { console.error(error); process.exit(1); });
+"""
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_node_reads_tokens_as_they_come_and_leaves(rust, is_async):
+    closed, made = threading.Event(), []
+
+    def tokens(message):
+        try:
+            for _ in range(message.payload):
+                time.sleep(0.02)
+                made.append(1)
+                yield time.time()
+        finally:
+            if message.payload > 50:
+                closed.set()
+
+    async def tokens_later(message):
+        try:
+            for _ in range(message.payload):
+                await asyncio.sleep(0.02)
+                made.append(1)
+                yield time.time()
+        finally:
+            if message.payload > 50:
+                closed.set()
+
+    with FrameworkClient("models", **rust.arguments) as worker:
+        worker.serve("tokens", tokens_later if is_async else tokens)
+        command = ["node", "-e", NODE, str(REPO / "clients" / "node"), str(rust.port)]
+        node = subprocess.run(command, capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
+        assert node.returncode == 0, node.stderr
+        late = sorted(json.loads(node.stdout))
+        # Each comes before the next one is made, and not with the last one.
+        assert len(late) == 50 and late[25] < 0.02, late
+        assert closed.wait(STEP_SECONDS_MAX)
+        assert len(made) < 50 + 25 + 200

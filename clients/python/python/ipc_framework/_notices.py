@@ -18,7 +18,10 @@ Job = Union[_native.Job, _native.Origin]
 class Watch:
     """A request and the task that answers it."""
 
-    def __init__(self, job: Job, task: asyncio.Task[Any]) -> None:
+    __slots__ = ("number", "_job", "_task", "_credit")
+
+    def __init__(self, number: int, job: Job, task: asyncio.Task[Any]) -> None:
+        self.number = number
         self._job = job
         self._task = task
         self._credit: Optional[asyncio.Future[None]] = None
@@ -54,12 +57,14 @@ class Notices:
         loop.add_reader(self._native.fileno(), self._take)
 
     def watch(self, job: Job, task: asyncio.Task[Any]) -> Watch:
-        """Cancels the task when nobody waits for its answer any more."""
+        """Cancels the task when nobody waits for its answer any more, until `forget` is called at its end."""
         number = next(self._numbers)
-        watch = self._watches[number] = Watch(job, task)
+        watch = self._watches[number] = Watch(number, job, task)
         job.watch(self._native, number)
-        task.add_done_callback(lambda _: self._watches.pop(number, None))
         return watch
+
+    def forget(self, watch: Watch) -> None:
+        self._watches.pop(watch.number, None)
 
     def _take(self) -> None:
         for number in self._native.take():

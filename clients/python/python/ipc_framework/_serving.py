@@ -294,7 +294,10 @@ class Tasks(Service):
             self.loop.call_soon(self.jobs.send_held)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        if self.tasks.pop(task, None) is not None:
+        watch = self.tasks.pop(task, None)
+        if watch is not None:
+            assert self._notices is not None
+            self._notices.forget(watch)
             self._take()
 
     async def _answer(self, message: Message, job: _native.Job) -> None:

@@ -163,7 +163,12 @@ class Coroutines:
             task = waiting.context.run(self._loop.create_task, waiting.coroutine)
             origin = waiting.origin
             self._tasks[task] = None if origin is None else self._notices.watch(origin, task)
-            task.add_done_callback(self._tasks.pop)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        watch = self._tasks.pop(task)
+        if watch is not None and self._notices is not None:
+            self._notices.forget(watch)
 
     def stop(self) -> None:
         if self._thread is not None:

@@ -75,6 +75,46 @@ worker.serve("mixed", lambda request: later(request))
 assert goes_on(lambda: client.send_request("mixed", 8, 5.0)).payload == [8, "whoever serves"]
 assert client.send_request("nobody", 1).payload["code"] == "no_handler"
 
+# So do streams: their generators, whoever reads them, and whoever waits for credit or for the end of the request.
+closed, told = [], []
+
+
+@worker.serve("parts", concurrency=3)
+def parts(request):
+    try:
+        for number in range(request.payload):
+            if number < 4:
+                time.sleep(0.1)
+            yield number
+    finally:
+        closed.append(1)
+
+
+@worker.serve("later parts")
+async def later_parts(request):
+    import asyncio
+
+    for number in range(request.payload):
+        await asyncio.sleep(0.1)
+        yield number
+
+
+@worker.serve("waits")
+def waits(request):
+    told.append(request.cancelled.wait(30.0))
+
+
+for channel in ("parts", "later parts"):
+    assert goes_on(lambda: [part.payload for part in client.stream(channel, 4)]) == [0, 1, 2, 3], channel
+assert len(closed) == 1
+stuck = client.stream("parts", 1_000_000)
+assert next(stuck).payload == 0
+assert goes_on(lambda: time.sleep(0.5)) is None and len(closed) == 1
+stuck.close()
+eventually(lambda: len(closed) == 2)
+assert goes_on(lambda: client.send_request("waits", 1, 0.4)) is None
+eventually(lambda: told == [True])
+
 # A handler may ask, and runs in the same real thread as the rest of the program.
 heard = []
 here = threading.get_ident()

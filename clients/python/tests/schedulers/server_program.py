@@ -33,6 +33,20 @@ def note(request):
     server.send_to_connection(None, request.create_response("noted"))
 
 
+closed = []
+
+
+@app.create_channel("parts").serve
+def parts(request):
+    try:
+        for number in range(request.payload):
+            if number < 3:
+                time.sleep(0.1)
+            yield number
+    finally:
+        closed.append(1)
+
+
 app.create_channel("note").set_handler(MessageType.REQUEST, note)
 server.start()
 client = FrameworkClient("bench", "127.0.0.1", server.port)
@@ -41,6 +55,15 @@ before = len(ticks)
 assert client.send_request("slow", 1, 5.0).payload is True
 assert client.send_request("later", 1, 5.0).payload == "later"
 assert len(ticks) - before >= 20, "other greenlets go on"
+before = len(ticks)
+assert [part.payload for part in client.stream("parts", 3)] == [0, 1, 2]
+with client.stream("parts", 1_000_000) as stuck:
+    assert next(stuck).payload == 0
+    # The generator waits for credit.
+    time.sleep(0.4)
+assert len(ticks) - before >= 20, "other greenlets go on"
+while len(closed) < 2:
+    time.sleep(0.01)
 assert client.send_request("note", 1, 5.0).payload == "noted"
 assert server.get_stats()["total_connections"] == 1
 begin, answers = time.monotonic(), []
