@@ -12,6 +12,8 @@ use super::client_options::ClientOptions;
 use super::error::Error;
 use super::payload::Payload;
 use super::reconnect::Reconnect;
+use super::request_options::RequestOptions;
+use super::request_stream::RequestStream;
 use crate::proto::Message;
 
 /// A bounded set of [`Client`]s, for programs whose requests would wait for each other on a single
@@ -264,6 +266,32 @@ impl Pool {
         timeout: Duration,
     ) -> Result<Message, Error> {
         self.client()?.send_request(channel_id, payload, timeout)
+    }
+
+    /// As [`Client::request_with`].
+    ///
+    /// # Errors
+    /// As [`Client::request_with`] and [`client`](Self::client).
+    pub fn request_with<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        options: &RequestOptions,
+    ) -> Result<Message, Error> {
+        self.client()?.request_with(channel_id, payload, options)
+    }
+
+    /// As [`Client::request_stream_with`].
+    ///
+    /// # Errors
+    /// As [`Client::request_stream_with`] and [`client`](Self::client).
+    pub fn request_stream_with<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        options: &RequestOptions,
+    ) -> Result<RequestStream, Error> {
+        self.client()?.request_stream_with(channel_id, payload, options)
     }
 
     /// As [`Client::publish`].

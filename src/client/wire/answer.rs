@@ -32,18 +32,27 @@ pub(crate) fn error_of(envelope: &Envelope<'_>) -> Option<Error> {
     let text = envelope.payload_str();
     let may_be = envelope.message_type() == MessageType::Response
         && text.len() <= PAYLOAD_BYTES_MAX
-        && text.starts_with('{')
-        && text.contains("\"error\"");
+        && begins_as_error(text);
     if may_be { read_error(text) } else { None }
+}
+
+/// Returns whether the first member is one that an error has. Most answers cost a look at their first
+/// bytes, however long they are.
+fn begins_as_error(text: &str) -> bool {
+    const QUOTED: [&str; 4] = ["\"status\"", "\"code\"", "\"error\"", "\"details\""];
+    let Some(members) = text.strip_prefix('{') else { return false };
+    let first = members.trim_ascii_start();
+    QUOTED.iter().any(|member| first.starts_with(member))
 }
 
 #[cold]
 fn read_error(text: &str) -> Option<Error> {
     let [status, code, error, details] =
         exact_members(text, ["status", "code", "error", "details"])?;
+    let (status, code, error) = (status?, code?, error?);
     let string = |text: &str| Json::trusted(text).decode::<String>().ok();
-    string(status?).filter(|status| status == "error")?;
-    let (code, text) = (string(code?)?, string(error?)?);
+    string(status).filter(|status| status == "error")?;
+    let (code, text) = (string(code)?, string(error)?);
     if code.starts_with(APPLICATION_PREFIX) {
         let details = details.map(|details| Json::trusted(details).into_owned());
         return Some(Error::Application { code, text, details });

@@ -96,6 +96,43 @@ fn a_handler_waits_for_its_reader_and_other_streams_go_on() {
     worker.close().unwrap();
 }
 
+/// Of the stream that nobody reads no more parts are sent than its credit, and the other 99 are read
+/// to their ends.
+#[test]
+fn one_of_a_hundred_streams_that_is_stuck_holds_up_none() {
+    let server = serve_echo();
+    let (worker, client) = (connect(&server), connect(&server));
+    let sent_to_stuck = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent_to_stuck);
+    worker
+        .serve_stream("tokens", 100, move |request, parts| {
+            let number = request.payload.decode::<u64>()?;
+            for n in 0..200 {
+                parts.send(&[number, n])?;
+                counted.fetch_add(usize::from(number == 0), Ordering::SeqCst);
+            }
+            Ok(())
+        })
+        .unwrap();
+    let options = RequestOptions::default().credit(8);
+    let mut streams: Vec<_> = (0..100_u64)
+        .map(|number| client.request_stream_with("tokens", &number, &options).unwrap())
+        .collect();
+    let stuck = streams.remove(0);
+    for n in 0..200 {
+        for (at, stream) in streams.iter_mut().enumerate() {
+            assert_eq!(next(stream), json!([at + 1, n]));
+        }
+    }
+    for stream in &mut streams {
+        assert!(stream.next().is_none());
+    }
+    until("its credit", || sent_to_stuck.load(Ordering::SeqCst), |sent| *sent == 8);
+    let rest: Vec<Value> = stuck.map(|part| value(&part.unwrap())).collect();
+    assert_eq!(rest, (0..200).map(|n| json!([0, n])).collect::<Vec<_>>());
+    worker.close().unwrap();
+}
+
 #[test]
 fn an_answer_in_parts_ends_with_the_error_of_its_handler() {
     let server = serve_echo();

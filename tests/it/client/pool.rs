@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use ipc_framework::client::{Error, Pool, Reconnect};
+use ipc_framework::client::{Error, PartSender, Pool, Reconnect, Request, RequestOptions};
 
 use super::many_threads::{client_options, value};
 use super::scripted::{Scripted, failure};
@@ -44,6 +44,22 @@ fn it_grows_while_all_wait_and_not_beyond_its_bound() {
     pool.close().unwrap();
     assert!(matches!(pool.request("echo", &1), Err(Error::Closed)));
     server.wait_until("the end of all but the worker", |stats| stats.total_connections == 1);
+}
+
+#[test]
+fn a_request_with_options_and_a_stream_take_one_of_its_connections() {
+    let server = serve_echo();
+    let worker = client_options(&server).connect().unwrap();
+    let handler =
+        |_: &Request, parts: &mut PartSender| Ok((0..3).try_for_each(|n| parts.send(&n))?);
+    worker.serve_stream("count", 1, handler).unwrap();
+    let pool = Pool::connect(&client_options(&server), 2).unwrap();
+    let options = RequestOptions::default().timeout(HANG);
+    assert_eq!(value(&pool.request_with("echo", &1, &options).unwrap()), 1);
+    let parts = pool.request_stream_with("count", &(), &options).unwrap();
+    let parts: Vec<_> = parts.map(|part| value(&part.unwrap())).collect();
+    assert_eq!(parts, [0, 1, 2]);
+    pool.close().unwrap();
 }
 
 #[test]
