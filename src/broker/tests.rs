@@ -21,6 +21,7 @@ use crate::Message;
 
 mod bounds;
 mod call_bounds;
+mod call_chaos;
 mod calls;
 mod concurrency;
 mod embedding;
