@@ -321,7 +321,10 @@ impl<'a> Request<'a> {
                 let credit = parts.meta.and_then(|meta| meta.stream);
                 let watch = Arc::new(Watch::with_credit(credit.unwrap_or(0)));
                 calls::watch(core, request, watch.clone());
-                let bytes_max = core.limits.frame_bytes_max;
+                let envelope = parts.envelope;
+                let ids = [envelope.app_id(), envelope.channel_id(), envelope.message_id()];
+                let ids_bytes = ids.map(|id| id.raw().len()).iter().sum::<usize>();
+                let bytes_max = core.limits.frame_bytes_max.saturating_sub(HEAD_BYTES + ids_bytes);
                 let is_stream = credit.is_some();
                 let sender =
                     StreamSender::new(request, remote.clone(), watch, is_stream, bytes_max);
@@ -356,6 +359,9 @@ impl<'a> Request<'a> {
         Reply(PhantomData)
     }
 }
+
+/// An answer without its payload and the ids of its request.
+const HEAD_BYTES: usize = 256;
 
 fn begin_deferred(core: &mut Core, parts: Parts<'_>) -> Result<RequestKey, Refusal> {
     let request = requests::begin(core, parts.from, parts.channel, parts.envelope, None)?;

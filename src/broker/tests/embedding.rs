@@ -324,3 +324,26 @@ fn the_rest_of_a_full_mailbox_is_due_at_once_and_in_order() {
     }
     assert_eq!(payloads(&world.take(key)), (0..7).map(|at| json!(at)).collect::<Vec<_>>());
 }
+
+/// A frame holds the parts and what stands around them, too.
+#[test]
+fn parts_that_fit_into_no_frame_with_their_head_are_too_many() {
+    let limits = Limits { frame_bytes_max: 2 << 10, ..Limits::default() };
+    let mut world = World::new(limits);
+    let mut app = world.broker.application("app", "The App");
+    app.channel("parts").on_request(|request| {
+        let (reply, mut parts) = request.stream()?;
+        for _ in 0..20 {
+            let sent = parts.try_send(&"x".repeat(97));
+            if sent.is_err() {
+                return Ok(reply);
+            }
+        }
+        parts.finish();
+        Ok(reply)
+    });
+    let key = world.connected("app", "ann");
+    world.send(key, &message("app", "request", "parts", "q", &json!(1)));
+    world.run_mailbox();
+    world.expect_error(key, "limit_exceeded", "q");
+}
