@@ -18,9 +18,12 @@ impl Broker {
         });
         let calls = core.requests.keys().into_iter().filter_map(|key| core.requests.get(key));
         let calls = calls.filter_map(|request| core.requests.call(request));
-        let of_requests = calls.filter(|call| call.ttl.is_some()).count();
+        let of_requests = calls.map(|call| {
+            let stream = call.stream.and_then(|stream| stream.timer);
+            usize::from(call.ttl.is_some()) + usize::from(stream.is_some())
+        });
         let owned = of_connections.sum::<usize>() + usize::from(core.budget.grace.is_some());
-        let owned = owned + of_requests;
+        let owned = owned + of_requests.sum::<usize>();
         core.timers.len().abs_diff(owned)
     }
 

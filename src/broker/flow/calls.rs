@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queues;
+use super::{measuring, queues};
 use crate::broker::state::budget::{CALL_BYTES, MemoryPressure};
 use crate::broker::state::calls::{Call, Stream, Ttl};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ConnectionKey, RequestKey};
+use crate::broker::state::requests::{Answerer, PendingRequest};
 use crate::broker::state::timers::Due;
 use crate::broker::state::watch::Watch;
 use crate::proto::frame::HEADER_BYTES;
@@ -45,14 +46,35 @@ pub(crate) fn attach(core: &mut Core, key: RequestKey, meta: &Meta<'_>) {
 
 /// Drops the extras of a request that is over.
 #[cold]
-pub(crate) fn forget(core: &mut Core, place: usize, requester: ConnectionKey) {
+pub(crate) fn forget(core: &mut Core, place: usize, request: &PendingRequest) {
     let Some(call) = core.requests.detach(place) else { return };
     core.budget.tables_bytes -= CALL_BYTES;
     if let Some(ttl) = call.ttl {
         core.timers.disarm(ttl.timer);
     }
+    if let Some(stream) = call.stream {
+        if let Some(timer) = stream.timer {
+            core.timers.disarm(timer);
+        }
+        if stream.is_stalled()
+            && let Answerer::Worker(worker, _) = request.answerer
+        {
+            measuring::note_credit(core, worker);
+        }
+    }
     if let Some(frame) = &call.retry {
-        uncharge(core, requester, frame);
+        uncharge(core, request.requester, frame);
+    }
+}
+
+/// Gives a stream that has gone on meanwhile another deadline, or none.
+pub(crate) fn put_off(core: &mut Core, key: RequestKey, deadline: Option<Duration>) {
+    core.requests.leave_timeouts(key);
+    let timer = deadline.map(|deadline| core.timers.arm(deadline, Due::Stream(key)));
+    if let Some((_, call)) = core.requests.with_call(key)
+        && let Some(stream) = &mut call.stream
+    {
+        stream.timer = timer;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{calls, queues};
+use super::{calls, measuring, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::OWED_BYTES;
 use crate::broker::state::connection::Owed;
@@ -66,7 +66,10 @@ pub(crate) fn pass_credit(core: &mut Core, key: RequestKey) {
         }
         return;
     }
-    let (id, credit) = (request.id, stream.take_owed());
+    let (id, was_stalled, credit) = (request.id, stream.is_stalled(), stream.take_owed());
+    if was_stalled {
+        measuring::note_credit(core, worker);
+    }
     notify(core, worker, &Credit::new(id.text().as_str(), credit));
 }
 

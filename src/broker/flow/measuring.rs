@@ -63,7 +63,7 @@ pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: M
     let session = core.connections.session_mut(worker);
     if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
         // The request that is answered is still among those in flight.
-        worker.silent_since = (worker.in_flight.len() > 1).then_some(now);
+        worker.silent_since = (worker.in_flight.len() > 1 + worker.stalled).then_some(now);
         let elapsed_nanos = Moment::from(now).nanos_since(began);
         worker.round_trip.record(elapsed_nanos, 1, &core.latency.places, false);
     }
@@ -73,7 +73,28 @@ pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: M
 pub(crate) fn note_answer_of(core: &mut Core, worker: ConnectionKey) {
     let session = core.connections.session_mut(worker);
     if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
-        worker.silent_since = (!worker.in_flight.is_empty()).then_some(core.turn.now.monotonic);
+        let has_more = worker.in_flight.len() > worker.stalled;
+        worker.silent_since = has_more.then_some(core.turn.now.monotonic);
+    }
+}
+
+/// Notes that a stream of a worker waits for credit.
+pub(crate) fn note_stall(core: &mut Core, worker: ConnectionKey) {
+    let session = core.connections.session_mut(worker);
+    if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+        worker.stalled += 1;
+    }
+}
+
+/// Notes that a stream of a worker no longer waits for credit.
+pub(crate) fn note_credit(core: &mut Core, worker: ConnectionKey) {
+    let now = core.turn.now.monotonic;
+    let session = core.connections.session_mut(worker);
+    if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+        worker.stalled -= 1;
+        if worker.in_flight.len() > worker.stalled {
+            worker.silent_since.get_or_insert(now);
+        }
     }
 }
 

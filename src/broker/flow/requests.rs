@@ -191,7 +191,7 @@ pub(crate) fn expire(core: &mut Core, key: RequestKey) {
         let deadline = timeout.map(|timeout| stream.active_at.saturating_add(timeout));
         if deadline.is_none_or(|deadline| deadline > core.turn.judged) {
             branches::note(Branch::StreamSpared);
-            return core.requests.postpone(key, deadline);
+            return calls::put_off(core, key, deadline);
         }
     }
     branches::note(Branch::RequestExpired);
@@ -264,7 +264,7 @@ pub(crate) fn end(core: &mut Core, key: RequestKey) -> Option<PendingRequest> {
     }
     core.look_again(request.requester);
     if let Some(call) = request.call_place() {
-        calls::forget(core, call, request.requester);
+        calls::forget(core, call, &request);
     }
     Some(request)
 }

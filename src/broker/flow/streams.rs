@@ -104,6 +104,7 @@ fn add_credit(
 #[cold]
 pub(crate) fn take(
     core: &mut Core,
+    worker: ConnectionKey,
     key: RequestKey,
     response: &Envelope<'_>,
     body: &[u8],
@@ -130,7 +131,11 @@ pub(crate) fn take(
         return end_with(core, key, response, body);
     }
     match stream.take_part(seq, now) {
-        Ok(is_stalled) => core.counters.credit_stalls += u64::from(is_stalled),
+        Ok(false) => {}
+        Ok(true) => {
+            core.counters.credit_stalls += 1;
+            measuring::note_stall(core, worker);
+        }
         Err(PartFault::OutOfOrder) => {
             return violate(core, key, &refusal::bad_part(OUT_OF_ORDER));
         }

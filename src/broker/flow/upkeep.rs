@@ -58,6 +58,7 @@ pub(crate) fn expire(core: &mut Core) -> bool {
         }
         Due::Idle(key) => closing::check_idle(core, key),
         Due::Grace(key) => closing::end_grace(core, key),
+        Due::Stream(key) => requests::expire(core, key),
         Due::Deadline(key) => requests::expire_by_ttl(core, key),
         Due::Memory => memory::end_grace(core),
         Due::DrainDeadline => drain::cut_off(core),

@@ -275,8 +275,9 @@ fn load_of(worker: Option<&Connection>, stuck_since: Option<Duration>) -> Option
     let worker = connection.session()?.worker.as_ref()?;
     let is_silent = worker.silent_since.is_some_and(|since| Some(since) < stuck_since);
     // One that was told to stop may have had nothing to say. It is tried with one request.
-    let is_tried =
-        || worker.in_flight.is_empty() && connection.extensions.contains(Extensions::CALL);
+    let is_tried = || {
+        worker.in_flight.len() == worker.stalled && connection.extensions.contains(Extensions::CALL)
+    };
     let is_stuck = is_silent && !is_tried();
     Some((is_stuck, worker.in_flight.len()))
 }
@@ -330,7 +331,7 @@ fn take_extended(
     if meta.is_ok_and(|meta| meta.seq.is_none()) {
         count_error(core, response);
     }
-    streams::take(core, key, response, body, meta);
+    streams::take(core, from, key, response, body, meta);
     measuring::note_answer_of(core, from);
 }
 

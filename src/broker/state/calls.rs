@@ -64,6 +64,8 @@ pub(crate) struct Stream {
     next_seq: u64,
     /// The time of the last part, or of the request.
     pub(crate) active_at: Duration,
+    /// Its timeout, once that was put off. Until then it is one of those of the same length.
+    pub(crate) timer: Option<TimerKey>,
 }
 
 /// The reason for which a part is not passed on.
@@ -79,7 +81,8 @@ pub(crate) struct TooMuchCredit;
 
 impl Stream {
     pub(crate) fn new(initial: u32, now: Duration) -> Self {
-        Self { initial, unused: initial, owed: 0, is_listed: false, next_seq: 0, active_at: now }
+        let (unused, active_at) = (initial, now);
+        Self { initial, unused, owed: 0, is_listed: false, next_seq: 0, active_at, timer: None }
     }
 
     /// Adds credit, which is owed to the worker from now on.
@@ -92,8 +95,14 @@ impl Stream {
         Ok(())
     }
 
+    /// Returns whether there is credit that the worker does not know of.
     pub(crate) fn owes(&self) -> bool {
         self.owed > 0
+    }
+
+    /// Returns whether the worker waits for credit.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.unused == self.owed
     }
 
     /// Takes the credit that is owed to the worker, to tell it.
@@ -111,13 +120,13 @@ impl Stream {
     /// Takes the next part. Returns whether the worker has no credit for another one.
     pub(crate) fn take_part(&mut self, seq: u64, now: Duration) -> Result<bool, PartFault> {
         self.check_order(seq)?;
-        if self.unused == self.owed {
+        if self.is_stalled() {
             return Err(PartFault::WithoutCredit);
         }
         self.unused -= 1;
         self.next_seq += 1;
         self.active_at = now;
-        Ok(self.unused == self.owed)
+        Ok(self.is_stalled())
     }
 
     pub(crate) fn next_seq(&self) -> u64 {

@@ -160,7 +160,10 @@ const RECENT_CHANNELS: usize = 4;
 pub(crate) struct Worker {
     pub(crate) channels: Vec<ChannelKey>,
     pub(crate) in_flight: Vec<RequestKey>,
-    /// The time of its last answer, or of the first request after it; none if it has answered all.
+    /// The number of streams among them that wait for credit.
+    pub(crate) stalled: usize,
+    /// The time of its last answer, or of the first request or credit after it; none if it has nothing
+    /// to answer.
     /// A request that timed out still counts.
     pub(crate) silent_since: Option<Duration>,
     pub(crate) round_trip: Distribution,

@@ -267,10 +267,10 @@ impl Requests {
         }
     }
 
-    /// Gives a request that was not answered for its whole time another deadline, since its stream
+    /// Removes a request from the timeouts of the same length, if it is the first of them: its stream
     /// has gone on meanwhile.
-    pub(crate) fn postpone(&mut self, key: RequestKey, deadline: Option<Duration>) {
-        self.timeouts.postpone(key, deadline, |key| self.table.get(key).is_some());
+    pub(crate) fn leave_timeouts(&mut self, key: RequestKey) {
+        self.timeouts.leave(key, |key| self.table.get(key).is_some());
     }
 
     /// Returns the number of requests of a channel among some.

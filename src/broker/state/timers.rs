@@ -58,6 +58,8 @@ pub(crate) enum Due {
     Linger(ConnectionKey),
     /// The time that a requester gave its request is over.
     Deadline(RequestKey),
+    /// A stream has had its time since its last part, or since it was last looked at.
+    Stream(RequestKey),
     /// Connections have been held back for lack of memory for the whole grace.
     Memory,
     DrainDeadline,

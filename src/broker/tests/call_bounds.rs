@@ -141,3 +141,76 @@ fn a_meta_is_as_much_work_as_its_bytes_take() {
     assert_eq!(world.take_one(worker)["meta"]["headers"]["399"], "");
     assert!(world.broker.core.turn.work_done() - before >= 256);
 }
+
+/// It waits for the requester of its stream, which may never read.
+#[test]
+fn a_worker_whose_stream_waits_for_credit_is_not_stuck() {
+    let mut world = World::new(Limits::default());
+    let [streams, works] = ["streams", "works"].map(|id| world.extended_worker(id));
+    let asks = world.extended("asks");
+    for _ in 0..2 {
+        world.call(asks, "q", &json!({"stream": 1}));
+    }
+    let [got, other] = [streams, works].map(|worker| world.take_one(worker));
+    world.answer(works, &other, &json!("all"));
+    world.part(streams, &got, &json!(0), &json!({"seq": 0}));
+    for _ in 0..3 {
+        world.pass(WORKER_STUCK_AFTER + Duration::from_secs(1));
+        for _ in 0..4 {
+            world.call(asks, "next", &json!({}));
+        }
+        let [mine, others] = [streams, works].map(|worker| world.take(worker));
+        assert!((1..=2).contains(&mine.len()), "{} and {}", mine.len(), others.len());
+        for (worker, tasks) in [(streams, &mine), (works, &others)] {
+            for task in tasks {
+                world.answer(worker, task, &json!(1));
+            }
+        }
+    }
+    // With credit it has something to answer again.
+    world.notify(asks, &json!({"action": "credit", "message_id": "q", "n": 2}));
+    world.pass(WORKER_STUCK_AFTER + Duration::from_secs(1));
+    for _ in 0..4 {
+        world.call(asks, "next", &json!({}));
+    }
+    assert_eq!(world.take(works).len(), 4);
+    world.take(asks);
+    world.assert_empty(&[asks, streams, works]);
+}
+
+/// Each of thousands of streams may be put off at another time.
+#[test]
+fn the_timeouts_of_streams_wait_for_their_own_time() {
+    let mut world = World::new(Limits::default());
+    let worker = world.extended_worker("worker");
+    let asks = world.extended("asks");
+    let timers = world.broker.core.timers.len();
+    let got: Vec<Value> = (0..3)
+        .map(|at| {
+            world.call(asks, &format!("q{at}"), &json!({"stream": 9}));
+            world.take_one(worker)
+        })
+        .collect();
+    // The first one is the last one to be active.
+    for at in [2, 1, 0] {
+        world.pass(Duration::from_secs(5));
+        world.part(worker, &got[at], &json!(1), &json!({"seq": 0}));
+    }
+    world.request(asks, "plain", &json!(1));
+    world.take(worker);
+    world.take(asks);
+    world.pass(Duration::from_secs(15));
+    // Only those wait in the order of their beginnings whose time was not put off.
+    assert_eq!(world.broker.core.timers.len(), timers + 3);
+    world.cancel(asks, "q1");
+    assert_eq!(world.broker.core.timers.len(), timers + 2);
+    world.take(asks);
+    for (seconds, id) in [(5, "q2"), (10, "q0")] {
+        world.pass(Duration::from_secs(seconds));
+        let answers = world.take(asks);
+        let answer = answers.iter().find(|answer| answer["reply_to"] == id).expect("its end");
+        assert_eq!(answer["payload"]["code"], "timeout");
+    }
+    assert_eq!(world.broker.core.timers.len(), timers);
+    world.assert_empty(&[worker, asks]);
+}

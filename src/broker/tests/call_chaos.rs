@@ -2,6 +2,7 @@
 //! it did not negotiate, and nothing is left behind.
 
 use super::*;
+use crate::broker::state::calls::Stream;
 
 /// Small numbers that look random, the same in each run.
 struct Dice(u64);
@@ -207,6 +208,17 @@ impl Chaos {
 
     /// Reads what everybody got.
     fn listen(&mut self) {
+        let core = &self.world.broker.core;
+        for (_, connection) in core.connections.iter() {
+            let session = connection.session();
+            let Some(duties) = session.and_then(|session| session.worker.as_ref()) else {
+                continue;
+            };
+            let calls = duties.in_flight.iter().filter_map(|key| core.requests.get(*key));
+            let calls = calls.filter_map(|request| core.requests.call(request));
+            let streams = calls.filter_map(|call| call.stream);
+            assert_eq!(streams.filter(Stream::is_stalled).count(), duties.stalled);
+        }
         for actor in &mut self.actors {
             let Some(key) = actor.key else { continue };
             for heard in self.world.take(key) {

@@ -4,7 +4,13 @@ use super::*;
 
 impl World {
     /// Sends a response to a request as its worker, with a `meta`.
-    fn part(&mut self, worker: ConnectionKey, request: &Value, payload: &Value, meta: &Value) {
+    pub(super) fn part(
+        &mut self,
+        worker: ConnectionKey,
+        request: &Value,
+        payload: &Value,
+        meta: &Value,
+    ) {
         let mut part = message("app", "response", "work", "r", payload);
         part["reply_to"] = request["message_id"].clone();
         part["meta"] = meta.clone();
