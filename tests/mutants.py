@@ -115,7 +115,8 @@ MUTANTS = [
            "add", twice="subscribers.push(key)"),
     Mutant("a publisher's second frame overtakes the one that is held back",
            "process",
-           swap="if dispatch::dispatch(core, &mut self.handlers, key, extensions, body, run) == Outcome::Held { return; }",
+           swap="if dispatch::dispatch(core, &mut self.handlers, key, extensions, body, run)"
+                " == Outcome::Held { return; }",
            by="dispatch::dispatch(core, &mut self.handlers, key, extensions, body, run);"),
     Mutant("an answer goes out with the worker's id instead of the requester's",
            "deliver", swap="reply_to: Some(request.message_id())", by="reply_to: Some(message_id)"),
@@ -126,7 +127,8 @@ MUTANTS = [
     Mutant("a worker that left is still asked",
            "remove_worker", drop="workers.retain("),
     Mutant("a request waits for its worker without end",
-           "expire", swap="fail(core, key, &why, Some(CancelReason::Deadline))", by="{ abandon(core, key); let _ = why; }"),
+           "expire", swap="fail(core, key, &why, Some(CancelReason::Deadline))",
+           by="{ abandon(core, key); let _ = why; }"),
     Mutant("a slow reader's grace never ends",
            "congest", swap="arm(deadline,", by="arm(deadline * 1_000,"),
     Mutant("the handshake's timer is not disarmed",
@@ -199,7 +201,8 @@ MUTANTS = [
     Mutant("a request that is too large counts against its worker",
            "check_length", swap="self.request.and_then(|request| requests::end(core, request));",
            by="""self.request.and_then(|request| requests::end(core, request));
-           if let Some(worker) = self.worker && let Some(session) = core.connections.session_mut(worker) && let Some(worker) = &mut session.worker {
+           if let Some(worker) = self.worker && let Some(session) = core.connections.session_mut(worker)
+           && let Some(worker) = &mut session.worker {
            worker.silent_since.get_or_insert(core.turn.now.monotonic); }"""),
     Mutant("every user is admitted",
            "admit", swap="core.access.asks_for_users()", by="false"),
