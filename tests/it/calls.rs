@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{HANG, Peer, TestServer, code, eventually, frames, serve, serve_limited};
 
 /// Connects a peer that asks for `call`.
-fn extended(server: &TestServer, id: &str) -> Peer {
+pub(crate) fn extended(server: &TestServer, id: &str) -> Peer {
     let mut peer = server.peer().called("app", id);
     let payload = json!({"action": "connect", "connection_id": id, "extensions": ["call"]});
     let connect = peer.message("request", "system", &payload);

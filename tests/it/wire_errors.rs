@@ -9,6 +9,7 @@ use ipc_framework::{
 };
 use serde_json::{Value, json};
 
+use crate::calls::extended;
 use crate::support::{Peer, TestServer, install_echo, serve};
 
 /// The state of the connection after an error, according to the protocol.
@@ -65,6 +66,7 @@ const PROVOCATIONS: &[Provocation] = &[
     open("a worker that dies", ErrorCode::WorkerLost, worker_dies),
     open("a worker that is silent", ErrorCode::Timeout, worker_is_silent),
     open("a responder that is silent", ErrorCode::Timeout, responder_is_silent),
+    open("a cancel", ErrorCode::Cancelled, cancel),
     open("another application", ErrorCode::Forbidden, another_application),
     open("another's subscription", ErrorCode::Forbidden, anothers_subscription),
     open("a second connect", ErrorCode::Forbidden, second_connect),
@@ -92,7 +94,9 @@ const fn draining(what: &'static str, provoke: fn() -> Provoked) -> Provocation 
 
 #[test]
 fn every_code_is_provoked_and_none_is_unknown() {
-    let provoked: BTreeSet<ErrorCode> = PROVOCATIONS.iter().map(|one| one.code).collect();
+    let provoked = PROVOCATIONS.iter().map(|one| one.code);
+    // The server itself needs no extension of a peer: only client libraries say `unsupported`.
+    let provoked: BTreeSet<ErrorCode> = provoked.chain([ErrorCode::Unsupported]).collect();
     assert_eq!(provoked, BTreeSet::from(ErrorCode::ALL));
 }
 
@@ -216,6 +220,16 @@ fn no_json_before_the_handshake() -> Provoked {
     let mut culprit = stage.server.peer();
     culprit.send_body(b"hello?");
     stage.provoked(culprit, "system", Value::Null)
+}
+
+fn cancel() -> Provoked {
+    let mut stage = Stage::plain();
+    stage.others.push(stage.worker());
+    let mut culprit = extended(&stage.server, "culprit");
+    let id = culprit.send("request", "work", json!(1));
+    stage.others[0].receive();
+    culprit.send("notification", "system", json!({"action": "cancel", "message_id": id}));
+    stage.provoked(culprit, "work", id)
 }
 
 fn unknown_field() -> Provoked {
