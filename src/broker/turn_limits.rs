@@ -28,8 +28,8 @@ pub struct TurnLimits {
     pub frames_per_connection_max: usize,
     /// Deliveries of publications, 16,384, which is the work of 128 publications to 128
     /// subscribers. It bounds messages of few bytes that cause much work. Heavy messages, those over
-    /// a sixteenth of it, and light ones have this much each. Listings count by their bytes. A
-    /// single message that exceeds it has a turn of its own.
+    /// a sixteenth of it, and light ones have this much each. Listings and the `meta` of messages
+    /// count by their bytes. A single message that exceeds it has a turn of its own.
     pub work_max: usize,
     /// Commands of other threads that use a [`Handle`](crate::Handle), 1,024.
     pub commands_max: usize,

@@ -45,7 +45,8 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
 }
 
 /// Tells a connection what it is owed, and hands it what it has room for, if it was invited. It gets
-/// no more in a turn than a connection may send in one.
+/// no more in a turn than a connection may send in one. What it owes to the workers of its own streams
+/// is passed on before.
 #[cold]
 pub(crate) fn to_invited(core: &mut Core, worker: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(worker) else { return };

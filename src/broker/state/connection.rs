@@ -56,7 +56,8 @@ pub(crate) struct Connection {
     pub(crate) held: Held,
     /// The obstacle that it was woken from. After its turn, the next one in that line is woken.
     pub(crate) woken: Option<Obstacle>,
-    /// It is a worker and has room for requests that are kept, which it gets in its next turn.
+    /// Its queue or its concurrency has room. In its next turn it gets what is kept for it or owed to it
+    /// as a worker, and the workers of its streams get its credit.
     pub(crate) takes_kept: bool,
     /// Its next message waited because of its work, which this turn has reserved for it.
     pub(crate) is_due: bool,
