@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ipc_framework::client::{ClientOptions, Endpoint, Error, Options, Pool};
+use ipc_framework::client::{ClientOptions, Endpoint, Error, Options, Pool, RequestOptions};
 use ipc_framework::{Json, Message, MessageType};
 use serde_json::{Value, json};
 
@@ -173,4 +173,25 @@ fn a_client_sends_messages_as_they_are_waits_for_some_and_drains() {
     let noted: Vec<u64> = pool.request_as("notes", &()).unwrap();
     assert_eq!(noted, (0..20).collect::<Vec<_>>(), "all that was sent before the end");
     pool.close().unwrap();
+}
+
+#[test]
+#[ignore = "needs the published package: tests/interop/run.py runs it"]
+fn it_is_told_no_more_than_before_and_streams_from_it_are_refused() {
+    let server = Published::start();
+    let client = server.client_options().connect().unwrap();
+    assert!(!client.has_call() && client.server_limits().is_none());
+    let options = RequestOptions::default().timeout(HANG).idempotent(true).header("a", "b");
+    assert_eq!(value(&client.request_with("echo", &[1], &options).unwrap()), json!([1]));
+    assert_eq!(client.request_stream("echo", &1).unwrap_err().code(), Some("unsupported"));
+    let soon = RequestOptions::default().timeout(Duration::from_millis(20));
+    let error = client.request_with("silence", &1, &soon).unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    drop(client.request_future("silence", &1).unwrap());
+    // A key that it does not know would have ended it.
+    assert_eq!(value(&client.request("echo", &2).unwrap()), 2);
+    let mut connection = server.options().connect().unwrap();
+    assert_eq!(value(&connection.request_with("echo", &3, &options).unwrap()), 3);
+    assert_eq!(connection.request_stream("echo", &1).unwrap_err().code(), Some("unsupported"));
+    assert_eq!(client.connection_info().connections, 1);
 }
