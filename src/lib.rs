@@ -92,8 +92,8 @@ pub use address::Address;
 pub use broker::{
     Access, Application, ApplicationInfo, Channel, ChannelInfo, ChannelLatency, ConnectionInfo,
     ConnectionKey, Context, Counters, Delivery, Handle, HandleError, LatencyOf, LatencySummary,
-    Limits, Measure, MemoryPressure, Peer, Publisher, Reply, Request, RequestResult, Responder,
-    SendError, Stats, StreamError, StreamSender, TurnLimits, User, Verdict,
+    Limits, Measure, MemoryPressure, PartError, PartSender, Peer, Publisher, Reply, Request,
+    RequestResult, Responder, SendError, Stats, TurnLimits, User, Verdict,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipc_framework::{Config, HandlerError, Limits, StreamError};
+use ipc_framework::{Config, HandlerError, Limits, PartError};
 use serde_json::{Value, json};
 
 use crate::support::{HANG, Peer, TestServer, code, eventually, frames, serve, serve_limited};
@@ -232,7 +232,7 @@ fn counting(config: Config) -> TestServer {
                         return;
                     }
                 }
-                parts.finish();
+                parts.end();
             });
             Ok(reply)
         });
@@ -280,16 +280,16 @@ fn an_embedded_handler_learns_that_its_request_is_over() {
     let id = reader.call("tokens", &json!(1), &json!({"stream": 1, "ttl": 60_000}));
     let (remaining, has_deadline, mut parts) = handed.recv_timeout(HANG).unwrap();
     assert!(remaining.is_some_and(|left| left <= Duration::from_secs(60)) && has_deadline);
-    parts.try_send(&1).unwrap();
+    assert!(parts.try_send(&1).unwrap());
     assert_eq!(reader.receive_extended()["payload"], 1);
-    assert!(matches!(parts.try_send(&2), Err(StreamError::NoCredit)));
+    assert!(!parts.try_send(&2).unwrap());
     assert!(!parts.wait(Duration::from_millis(1)).unwrap());
     // A thread that waits for credit goes on when the request is over.
     let waiting = thread::spawn(move || (parts.send(&2), parts));
     reader.cancel(&id);
     assert_eq!(code(&reader.receive_extended()), "cancelled");
     let (sent, parts) = waiting.join().unwrap();
-    assert!(matches!(sent, Err(StreamError::Cancelled)) && parts.is_cancelled());
+    assert!(matches!(sent, Err(PartError::Cancelled)) && parts.is_cancelled());
     cancels.recv_timeout(HANG).unwrap();
     drop(parts);
     // One that leaves cancels, too, and so does one that asked for no stream.
@@ -303,7 +303,7 @@ fn an_embedded_handler_learns_that_its_request_is_over() {
         assert_eq!(remaining, None);
         drop(reader);
         cancels.recv_timeout(HANG).unwrap();
-        assert!(matches!(parts.send(&1), Err(StreamError::Cancelled)));
+        assert!(matches!(parts.send(&1), Err(PartError::Cancelled)));
     }
     // Errors, and a sender that is dropped.
     for (end, expected) in

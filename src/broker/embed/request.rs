@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::context::{self, Context, SendError};
+use super::part_sender::PartSender;
 use super::responder::{Remote, Responder};
-use super::stream::StreamSender;
 use crate::broker::flow::{answers, calls, queues, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -312,7 +312,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// If too many requests wait for their answers. The requester gets an error as well.
-    pub fn stream(self) -> Result<(Reply<'a>, StreamSender), HandlerError> {
+    pub fn stream(self) -> Result<(Reply<'a>, PartSender), HandlerError> {
         let Delivery { parts, context, dealt, remote } = self.delivery;
         let core = context.into_core();
         *dealt = Dealt::Later;
@@ -326,8 +326,7 @@ impl<'a> Request<'a> {
                 let ids_bytes = ids.map(|id| id.raw().len()).iter().sum::<usize>();
                 let bytes_max = core.limits.frame_bytes_max.saturating_sub(HEAD_BYTES + ids_bytes);
                 let is_stream = credit.is_some();
-                let sender =
-                    StreamSender::new(request, remote.clone(), watch, is_stream, bytes_max);
+                let sender = PartSender::new(request, remote.clone(), watch, is_stream, bytes_max);
                 Ok((Reply(PhantomData), sender))
             }
             Err(why) => {

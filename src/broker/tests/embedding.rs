@@ -339,7 +339,7 @@ fn parts_that_fit_into_no_frame_with_their_head_are_too_many() {
                 return Ok(reply);
             }
         }
-        parts.finish();
+        parts.end();
         Ok(reply)
     });
     let key = world.connected("app", "ann");

@@ -75,7 +75,7 @@ const ROOMS: &[Room] = &[
             "embed/publication",
             "embed/responder",
             "embed/handle",
-            "embed/stream",
+            "embed/part_sender",
             "embed/request",
             "embed/changes",
             "embed/manage embed/setup embed/handlers",

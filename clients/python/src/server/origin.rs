@@ -291,7 +291,7 @@ impl Origin {
             State::Deferred(Reply::Parts(sender)) => {
                 let waker = Waker::from(Arc::clone(listeners));
                 match sender.poll_ready(&mut TaskContext::from_waker(&waker)) {
-                    Poll::Ready(Ok(())) => Some(sender.try_send_json(part).is_ok()),
+                    Poll::Ready(Ok(())) => Some(sender.try_send_json(part).unwrap_or(false)),
                     Poll::Ready(Err(_)) => Some(false),
                     Poll::Pending => {
                         yielded.waiting = Some(part);
@@ -337,7 +337,7 @@ impl Origin {
                 State::Deferred(Reply::Parts(sender)) => {
                     drop(state);
                     self.origins.remove(self);
-                    sender.finish();
+                    sender.end();
                     return true;
                 }
                 other => {

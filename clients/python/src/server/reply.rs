@@ -1,11 +1,11 @@
 //! The way to answer a request after the loop has gone on: once, or in parts.
 
-use ipc_framework::{HandlerError, Json, Responder, StreamSender};
+use ipc_framework::{HandlerError, Json, PartSender, Responder};
 
 pub(super) enum Reply {
     Once(Responder),
     /// The requester takes a stream.
-    Parts(StreamSender),
+    Parts(PartSender),
 }
 
 impl Reply {

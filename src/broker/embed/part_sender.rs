@@ -20,7 +20,7 @@ use crate::proto::{Json, JsonError};
 /// Sends the parts of an answer from any thread, at the pace of the requester.
 ///
 /// A requester that asked for no stream gets one answer at the end: the array of all parts. If the
-/// sender is dropped before [`StreamSender::finish`], the request is answered `handler_failed`.
+/// sender is dropped before [`PartSender::end`], the request is answered `handler_failed`.
 ///
 /// ```
 /// # fn main() -> Result<(), ipc_framework::Error> {
@@ -37,7 +37,7 @@ use crate::proto::{Json, JsonError};
 ///                 return;
 ///             }
 ///         }
-///         parts.finish();
+///         parts.end();
 ///     });
 ///     Ok(reply)
 /// });
@@ -45,7 +45,7 @@ use crate::proto::{Json, JsonError};
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct StreamSender {
+pub struct PartSender {
     request: Option<RequestKey>,
     remote: Arc<Remote>,
     watch: Arc<Watch>,
@@ -62,7 +62,7 @@ enum Parts {
     },
 }
 
-impl StreamSender {
+impl PartSender {
     pub(super) fn new(
         request: RequestKey,
         remote: Arc<Remote>,
@@ -79,60 +79,66 @@ impl StreamSender {
     }
 
     /// Sends a part, and waits until the requester takes one. It must not be called on the thread of
-    /// the loop, which would wait for itself; there it fails with [`StreamError::NoCredit`] instead of
-    /// waiting.
+    /// the loop, which would wait for itself; where it would wait there, it fails with
+    /// [`PartError::OnLoop`].
     ///
     /// # Errors
     /// If the request is over, or the value cannot be sent.
-    pub fn send<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), StreamError> {
-        self.send_json(Json::from_serialize(part).map_err(StreamError::NotJson)?)
+    pub fn send<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), PartError> {
+        self.send_json(Json::from_serialize(part).map_err(PartError::NotJson)?)
     }
 
-    /// Does the same as [`StreamSender::send`] with JSON text.
+    /// Does the same as [`PartSender::send`] with JSON text.
     ///
     /// # Errors
     /// The same.
-    pub fn send_json(&mut self, part: Json<'static>) -> Result<(), StreamError> {
+    pub fn send_json(&mut self, part: Json<'static>) -> Result<(), PartError> {
         if matches!(self.parts, Parts::Sent) && !handle::is_inside(&self.remote) {
-            self.watch.wait(None).map_err(StreamError::from)?;
+            // The next look finds the same.
+            let _ = self.watch.wait(None);
         }
-        self.try_send_json(part)
+        if self.try_send_json(part)? { Ok(()) } else { Err(PartError::OnLoop) }
     }
 
-    /// Sends a part if the requester takes one now.
+    /// Sends a part if the requester takes one now, and returns whether it does. Otherwise nothing is
+    /// sent; [`PartSender::wait`] and [`PartSender::poll_ready`] tell when to try again.
     ///
     /// # Errors
-    /// If it does not, if the request is over, or if the value cannot be sent.
-    pub fn try_send<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<(), StreamError> {
-        self.try_send_json(Json::from_serialize(part).map_err(StreamError::NotJson)?)
+    /// If the request is over, or the value cannot be sent.
+    pub fn try_send<T: Serialize + ?Sized>(&mut self, part: &T) -> Result<bool, PartError> {
+        self.try_send_json(Json::from_serialize(part).map_err(PartError::NotJson)?)
     }
 
-    /// Does the same as [`StreamSender::try_send`] with JSON text.
+    /// Does the same as [`PartSender::try_send`] with JSON text.
     ///
     /// # Errors
     /// The same.
-    pub fn try_send_json(&mut self, part: Json<'static>) -> Result<(), StreamError> {
-        let Some(request) = self.request else { return Err(StreamError::Cancelled) };
+    pub fn try_send_json(&mut self, part: Json<'static>) -> Result<bool, PartError> {
+        let Some(request) = self.request else { return Err(PartError::Cancelled) };
         match &mut self.parts {
-            Parts::Collected { .. } if self.watch.is_cancelled() => Err(StreamError::Cancelled),
+            Parts::Collected { .. } if self.watch.is_cancelled() => Err(PartError::Cancelled),
             Parts::Collected { json, bytes_max } => {
                 if json.len() + part.as_str().len() + 2 > *bytes_max {
-                    self.end(Err(refusal::stream_too_large()));
-                    return Err(StreamError::TooLarge);
+                    self.answer(Err(refusal::stream_too_large()));
+                    return Err(PartError::TooLarge);
                 }
                 json.push(if json.is_empty() { '[' } else { ',' });
                 json.push_str(part.as_str());
-                Ok(())
+                Ok(true)
             }
             Parts::Sent => {
-                self.watch.take_credit().map_err(StreamError::from)?;
+                match self.watch.take_credit() {
+                    Ok(()) => {}
+                    Err(Blocked::NoCredit) => return Ok(false),
+                    Err(Blocked::Over) => return Err(PartError::Cancelled),
+                }
                 let (watch, bytes) = (self.watch.clone(), part.as_str().len());
                 let pass = Box::new(move |core: &mut _| {
                     watch.note_taken();
                     streams::pass_own(core, request, &part);
                 });
                 self.remote.send(bytes, Letter::Command(pass));
-                Ok(())
+                Ok(true)
             }
         }
     }
@@ -141,30 +147,30 @@ impl StreamSender {
     ///
     /// # Errors
     /// If the request is over.
-    pub fn wait(&self, timeout: Duration) -> Result<bool, StreamError> {
+    pub fn wait(&self, timeout: Duration) -> Result<bool, PartError> {
         if matches!(self.parts, Parts::Collected { .. }) {
-            return if self.is_cancelled() { Err(StreamError::Cancelled) } else { Ok(true) };
+            return if self.is_cancelled() { Err(PartError::Cancelled) } else { Ok(true) };
         }
         match self.watch.wait(Some(timeout)) {
             Ok(()) => Ok(true),
             Err(Blocked::NoCredit) => Ok(false),
-            Err(Blocked::Over) => Err(StreamError::Cancelled),
+            Err(Blocked::Over) => Err(PartError::Cancelled),
         }
     }
 
-    /// Does the same as [`StreamSender::wait`] in a future: it is ready when
-    /// [`StreamSender::try_send`] has credit, or when the request is over.
+    /// Does the same as [`PartSender::wait`] in a future: it is ready when
+    /// [`PartSender::try_send`] has credit, or when the request is over.
     ///
     /// # Errors
     /// If the request is over.
-    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<Result<(), PartError>> {
         if matches!(self.parts, Parts::Collected { .. }) && !self.is_cancelled() {
             return Poll::Ready(Ok(()));
         }
         match self.watch.poll(context.waker()) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(Blocked::NoCredit) => Poll::Pending,
-            Err(Blocked::Over) => Poll::Ready(Err(StreamError::Cancelled)),
+            Err(Blocked::Over) => Poll::Ready(Err(PartError::Cancelled)),
         }
     }
 
@@ -181,12 +187,12 @@ impl StreamSender {
     }
 
     /// Ends the answer.
-    pub fn finish(mut self) {
+    pub fn end(mut self) {
         match &mut self.parts {
             Parts::Collected { json, .. } => {
                 json.push_str(if json.is_empty() { "[]" } else { "]" });
                 let json = std::mem::take(json);
-                self.end(Json::parse(json).map_err(|_| refusal::stream_too_large()));
+                self.answer(Json::parse(json).map_err(|_| refusal::stream_too_large()));
             }
             Parts::Sent => {
                 let Some(request) = self.request.take() else { return };
@@ -197,7 +203,7 @@ impl StreamSender {
 
     /// Answers with one value in place of parts, which a requester of a stream gets as its only part.
     pub fn reply_json(mut self, payload: Json<'static>) {
-        self.end(Ok(payload));
+        self.answer(Ok(payload));
     }
 
     /// Ends the answer with an error: [`HandlerError::app`], or one that the requester gets as
@@ -205,59 +211,51 @@ impl StreamSender {
     pub fn fail(mut self, error: impl Into<HandlerError>) {
         let error = error.into();
         match error.payload() {
-            Some(payload) => self.end(Ok(payload.clone())),
-            None => self.end(Err(refusal::handler_failed(error.text()))),
+            Some(payload) => self.answer(Ok(payload.clone())),
+            None => self.answer(Err(refusal::handler_failed(error.text()))),
         }
     }
 
-    fn end(&mut self, answer: Result<Json<'static>, Refusal>) {
+    fn answer(&mut self, answer: Result<Json<'static>, Refusal>) {
         let Some(request) = self.request.take() else { return };
         self.remote.post(move |core| requests::answer_deferred(core, request, answer));
     }
 }
 
-impl Drop for StreamSender {
+impl Drop for PartSender {
     fn drop(&mut self) {
-        self.end(Err(refusal::handler_dropped()));
+        self.answer(Err(refusal::handler_dropped()));
     }
 }
 
 /// The reason why a part was not sent.
 ///
 /// ```
-/// use ipc_framework::StreamError;
+/// use ipc_framework::PartError;
 ///
-/// assert!(StreamError::Cancelled.to_string().contains("is over"));
+/// assert!(PartError::Cancelled.to_string().contains("is over"));
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum StreamError {
+pub enum PartError {
     /// The request is over. Send no more, and end the work for it.
     Cancelled,
-    /// The requester takes no part now. Wait until it does.
-    NoCredit,
+    /// The requester takes no part now, and the thread of the loop cannot wait until it does.
+    OnLoop,
     /// The value cannot be written as JSON.
     NotJson(JsonError),
     /// All parts together fit into no frame, and the requester asked for no stream.
     TooLarge,
 }
 
-impl From<Blocked> for StreamError {
-    fn from(blocked: Blocked) -> Self {
-        match blocked {
-            Blocked::Over => Self::Cancelled,
-            Blocked::NoCredit => Self::NoCredit,
-        }
-    }
-}
-
-impl fmt::Display for StreamError {
+impl fmt::Display for PartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cancelled => f.write_str("the request is over; end the work for it"),
-            Self::NoCredit => {
-                f.write_str("the requester takes no part now; send it when there is credit")
-            }
+            Self::OnLoop => f.write_str(
+                "the requester takes no part now, and the loop cannot wait for it; send parts from \
+                 another thread",
+            ),
             Self::NotJson(error) => error.fmt(f),
             Self::TooLarge => f.write_str(
                 "the parts together exceed the limit for a frame, and the requester asked for no \
@@ -267,7 +265,7 @@ impl fmt::Display for StreamError {
     }
 }
 
-impl std::error::Error for StreamError {
+impl std::error::Error for PartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NotJson(error) => Some(error),
