@@ -127,14 +127,15 @@ impl PartSender {
                 Ok(true)
             }
             Parts::Sent => {
-                match self.watch.take_credit() {
+                let bytes = part.as_str().len();
+                match self.watch.take_credit(bytes) {
                     Ok(()) => {}
                     Err(Blocked::NoCredit) => return Ok(false),
                     Err(Blocked::Over) => return Err(PartError::Cancelled),
                 }
-                let (watch, bytes) = (self.watch.clone(), part.as_str().len());
+                let watch = self.watch.clone();
                 let pass = Box::new(move |core: &mut _| {
-                    watch.note_taken();
+                    watch.note_taken(bytes);
                     streams::pass_own(core, request, &part);
                 });
                 self.remote.send(bytes, Letter::Command(pass));

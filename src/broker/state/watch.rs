@@ -7,9 +7,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-/// The most parts of one stream that wait for the loop. More than these would wait there without any
-/// gain, and take memory that no budget knows.
+/// The most parts of one stream that wait for the loop, and the bytes at which no more do. They would
+/// wait there without any gain, and take memory that no budget knows.
 const WAITING_MAX: u32 = 64;
+const WAITING_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Default)]
 pub(crate) struct Watch {
@@ -26,13 +27,14 @@ struct State {
     credit: u32,
     /// Parts that the loop has not taken yet.
     waiting: u32,
+    waiting_bytes: usize,
     waker: Option<Waker>,
     hooks: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl State {
     fn may_send(&self) -> bool {
-        self.credit > 0 && self.waiting < WAITING_MAX
+        self.credit > 0 && self.waiting < WAITING_MAX && self.waiting_bytes < WAITING_BYTES_MAX
     }
 }
 
@@ -79,7 +81,7 @@ impl Watch {
         let (hooks, waker) = (std::mem::take(&mut state.hooks), state.waker.take());
         drop(state);
         self.changed.notify_all();
-        waker.into_iter().for_each(Waker::wake);
+        wake(waker);
         hooks.into_iter().filter_map(|hook| catch_unwind(AssertUnwindSafe(hook)).err()).count()
     }
 
@@ -90,7 +92,7 @@ impl Watch {
         let waker = state.waker.take();
         drop(state);
         self.changed.notify_all();
-        waker.into_iter().for_each(Waker::wake);
+        wake(waker);
     }
 
     /// Allows more parts.
@@ -99,8 +101,11 @@ impl Watch {
     }
 
     /// Records that the loop took a part.
-    pub(crate) fn note_taken(&self) {
-        self.change(|state| state.waiting -= 1);
+    pub(crate) fn note_taken(&self, bytes: usize) {
+        self.change(|state| {
+            state.waiting -= 1;
+            state.waiting_bytes -= bytes;
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -113,11 +118,11 @@ impl Watch {
         let waker = state.waker.take();
         drop(state);
         self.changed.notify_all();
-        waker.into_iter().for_each(Waker::wake);
+        wake(waker);
     }
 
     /// Uses the credit for one part, if there is some.
-    pub(crate) fn take_credit(&self) -> Result<(), Blocked> {
+    pub(crate) fn take_credit(&self, bytes: usize) -> Result<(), Blocked> {
         let mut state = self.state();
         if state.is_over {
             return Err(Blocked::Over);
@@ -127,6 +132,7 @@ impl Watch {
         }
         state.credit -= 1;
         state.waiting += 1;
+        state.waiting_bytes += bytes;
         Ok(())
     }
 
@@ -164,6 +170,13 @@ impl Watch {
     }
 }
 
+/// Wakes a task. A panic of its executor must not end the loop.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
+}
+
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch").field("is_over", &self.state().is_over).finish_non_exhaustive()
@@ -181,8 +194,8 @@ mod tests {
     #[test]
     fn a_thread_that_waits_goes_on_with_credit_and_at_the_end() {
         let watch = Arc::new(Watch::with_credit(1));
-        assert_eq!(watch.take_credit(), Ok(()));
-        assert_eq!(watch.take_credit(), Err(Blocked::NoCredit));
+        assert_eq!(watch.take_credit(1), Ok(()));
+        assert_eq!(watch.take_credit(1), Err(Blocked::NoCredit));
         let waits = |watch: &Arc<Watch>| {
             let watch = watch.clone();
             thread::spawn(move || watch.wait(None))
@@ -190,11 +203,11 @@ mod tests {
         let waiting = waits(&watch);
         watch.add_credit(1);
         assert_eq!(waiting.join().unwrap(), Ok(()));
-        assert_eq!(watch.take_credit(), Ok(()));
+        assert_eq!(watch.take_credit(1), Ok(()));
         let waiting = waits(&watch);
         watch.close();
         assert_eq!(waiting.join().unwrap(), Err(Blocked::Over));
-        assert_eq!((watch.take_credit(), watch.is_cancelled()), (Err(Blocked::Over), false));
+        assert_eq!((watch.take_credit(1), watch.is_cancelled()), (Err(Blocked::Over), false));
     }
 
     #[test]
@@ -206,10 +219,19 @@ mod tests {
     #[test]
     fn a_window_bounds_what_waits_for_the_loop() {
         let watch = Watch::with_credit(1_000);
-        let sent = std::iter::from_fn(|| watch.take_credit().ok()).count();
+        let sent = std::iter::from_fn(|| watch.take_credit(1).ok()).count();
         assert_eq!(sent, WAITING_MAX as usize);
-        watch.note_taken();
-        assert_eq!(watch.take_credit(), Ok(()));
+        watch.note_taken(1);
+        assert_eq!(watch.take_credit(1), Ok(()));
+    }
+
+    #[test]
+    fn a_window_of_bytes_bounds_large_parts() {
+        let watch = Watch::with_credit(9);
+        assert_eq!(watch.take_credit(WAITING_BYTES_MAX), Ok(()));
+        assert_eq!(watch.take_credit(1), Err(Blocked::NoCredit));
+        watch.note_taken(WAITING_BYTES_MAX);
+        assert_eq!(watch.take_credit(1), Ok(()));
     }
 
     #[test]
