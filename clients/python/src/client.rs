@@ -522,6 +522,8 @@ impl Client {
         };
         self.wait_for_room(inside, &client)?;
         let timeout = seconds(timeout);
+        // A time that is over before it begins is not worth telling.
+        let travels = travels && !timeout.is_zero();
         let asked = Asked::new(place, &self.asked, &self.is_ending, travels.then_some(timeout));
         let told = move |answer| asked.take(answer);
         let asked = inside.detached(|| {

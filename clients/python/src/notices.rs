@@ -30,6 +30,10 @@ impl Watch {
     pub(crate) fn tell(&self) {
         let Some(numbers) = self.numbers.upgrade() else { return };
         let mut waiting = numbers.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.last() == Some(&self.number) {
+            // A requester may give its credit one by one.
+            return;
+        }
         waiting.push(self.number);
         let is_first = waiting.len() == 1;
         drop(waiting);

@@ -118,6 +118,15 @@ def test_so_does_a_requester_that_leaves(served, handler):
     client.close()
 
 
+def test_no_time_at_all(where, app):
+    with FrameworkClient(app, **where) as client:
+        client.serve("job", lambda message: time.sleep(0.2))
+        assert client.send_request("job", 1, timeout=0) is None
+        assert client.send_request("job", 1, timeout=-1.5) is None
+        with pytest.raises(TimeoutError):
+            client.stream("job", timeout=0)
+
+
 def test_a_message_that_nobody_can_cancel():
     message = Message("", "app", "channel", MessageType.REQUEST, None, 0)
     assert not message.cancelled.is_set() and not message.cancelled.wait(0.01)

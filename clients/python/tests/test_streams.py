@@ -374,6 +374,41 @@ def test_a_closed_client_ends_its_streams(served):
     assert endless.closed.wait(STEP_SECONDS_MAX)
 
 
+@pytest.mark.parametrize("handler", ["plain", "later", "asleep"])
+def test_a_worker_that_ends_ends_its_streams(where, request, handler):
+    app, endless = request.node.name, Endless()
+    with FrameworkClient(app, **where) as client:
+        worker = FrameworkClient(app, **where)
+        worker.connect()
+        worker.serve("endless", getattr(endless, handler))
+        stuck = client.stream("endless")
+        next(stuck)
+        # Its reader does not read, so this cannot be answered.
+        assert worker.close(timeout=0.5) is False
+        assert endless.closed.wait(STEP_SECONDS_MAX)
+        with pytest.raises(IPCError) as ended:
+            for part in stuck:
+                pass
+        assert ended.value.code in ("worker_lost", "handler_failed")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("handler", ["plain", "later", "asleep"])
+def test_a_server_that_stops_ends_its_streams(serve, workers, handler):
+    endless = Endless()
+    server = serve(workers=workers, limits={"drain_timeout": 0.3})
+    server.create_application("app").create_channel("endless").serve(getattr(endless, handler))
+    server.start()
+    with FrameworkClient("app", port=server.port, reconnect=False) as client:
+        stuck = client.stream("endless")
+        next(stuck)
+        server.stop()
+        assert not server.running and endless.closed.wait(STEP_SECONDS_MAX)
+        with pytest.raises(IPCError):
+            for part in stuck:
+                pass
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_one_slow_reader_does_not_hold_up_the_others(where, is_async):
     made = [0] * 100

@@ -314,7 +314,11 @@ class Client:
         `@client.serve("square")` starts that, and `await client.ready()` waits for it. At most `concurrency` requests
         are handled at once, each in a copy of the context of whoever calls this; a handler that is not a coroutine
         function is called by threads. At most `queue_max` requests and 64 MiB of them wait; others are answered with
-        `limit_exceeded`. An exception is logged and answered with `handler_failed`.
+        `limit_exceeded`. An exception is logged and answered with `handler_failed`, a `HandlerError` as itself.
+
+        A generator, or an asynchronous one, answers in parts. When nobody waits for an answer any more, what has not
+        begun is dropped, an `async def` handler is cancelled, a generator is closed at its next `yield`, and
+        `message.cancelled` is set: a plain function goes on, because nothing can end a thread.
 
         By default the server hands out all requests at once, which is best for short handlers. But then each waits at
         the worker that it was given to, even if another one has nothing to do. When a handler takes more than a

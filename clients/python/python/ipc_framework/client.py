@@ -513,8 +513,12 @@ class FrameworkClient(IPCClient):
         At most `concurrency` requests are handled at once, each by a thread, or by one event loop for an
         `async def` handler, in a copy of the context of whoever calls this. At most `queue_max` requests and 64 MiB of
         them wait; others are answered with `limit_exceeded`. An exception is logged and answered with
-        `handler_failed`. The result for a notification is dropped. The published server has no workers: there this
-        raises `TimeoutError`.
+        `handler_failed`, a `HandlerError` as itself. The result for a notification is dropped. The published server has
+        no workers: there this raises `TimeoutError`.
+
+        A generator, or an asynchronous one, answers in parts. When nobody waits for an answer any more, what has not
+        begun is dropped, an `async def` handler is cancelled, a generator is closed at its next `yield`, and
+        `message.cancelled` is set: a plain function goes on, because nothing can end a thread.
 
         By default the server hands out all requests at once, which is best for short handlers. But then each waits at
         the worker that it was given to, even if another one has nothing to do. When a handler takes more than a
