@@ -1,6 +1,8 @@
 //! The blocking client: all its work happens on the caller's own thread.
 
 pub(super) mod calls;
+mod served;
+mod serving;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use self::served::Served;
 use super::error::{Error, Execution};
 use super::options::Options;
 use super::payload::Payload;
@@ -84,6 +87,7 @@ pub struct Connection {
     spin: bool,
     /// Set after a cancel, whose answer is nobody's.
     has_cancelled: bool,
+    served: Served,
     /// Set after a part of a frame was sent. The next frame would be read as the rest of that one.
     torn: bool,
 }
@@ -144,6 +148,7 @@ impl Connection {
             timeout,
             spin: options.spin,
             has_cancelled: false,
+            served: Served::default(),
             torn: false,
         };
         connection.introduce(options, deadline)?;
@@ -384,6 +389,7 @@ impl Connection {
     ) -> Result<(), Error> {
         let heading = Heading::answer(&request.channel_id, &request.message_id);
         self.encoder.value(heading, payload)?;
+        self.served.forget(&request.message_id);
         self.send()
     }
 
@@ -558,7 +564,8 @@ impl Connection {
     fn next(&mut self, wait: &mut Wait) -> Result<Option<Message>, Error> {
         while self.await_frame(wait, Execution::Never)? {
             let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
-            let is_stray = self.is_stray(&envelope);
+            let notes = !self.welcome.extensions.is_empty() && self.served.note(&envelope);
+            let is_stray = notes || self.is_stray(&envelope);
             let message = last_words(&envelope).map_or_else(|| Ok(Message::from(&envelope)), Err);
             self.buffer.consume(frame_bytes);
             if !is_stray {

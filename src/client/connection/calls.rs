@@ -136,7 +136,8 @@ impl Connection {
                 self.buffer.consume(frame_bytes);
                 return Err(last_words);
             }
-            if self.is_stray(&envelope) {
+            let notes = !self.welcome.extensions.is_empty() && self.served.note(&envelope);
+            if notes || self.is_stray(&envelope) {
                 self.buffer.consume(frame_bytes);
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipc_framework::client::{CancelToken, Connection, Error, RequestOptions};
+use ipc_framework::client::{CancelReason, CancelToken, Connection, Error, RequestOptions};
 use serde_json::{Value, json};
 
 use super::many_threads::{client_options, connect, value};
@@ -151,4 +151,83 @@ fn parts_come_from_a_real_worker_as_well() {
     assert_eq!(value(&connection.request("count", &2).unwrap()), json!([0, 1]));
     assert_eq!(connection.request_stream("echo", &1).unwrap().count(), 1);
     worker.close().unwrap();
+}
+
+#[test]
+fn a_connection_serves_requests_that_have_deadlines_are_cancelled_and_stream() {
+    let server = serve_echo();
+    let mut worker = client_options(&server).connection.connect().unwrap();
+    worker.serve("work").unwrap();
+    let client = connect(&server);
+    let told = RequestOptions::default().timeout(Duration::from_secs(50)).credit(2);
+    let next = |worker: &mut Connection| worker.receive(Some(HANG)).unwrap().unwrap();
+
+    let future = client.request_future("work", &1).unwrap();
+    let request = next(&mut worker);
+    assert!(worker.remaining(&request).is_none() && !worker.wants_parts(&request));
+    assert!(matches!(worker.respond_part(&request, &1), Err(Error::Unsupported { .. })));
+    assert_eq!(worker.cancel_reason(&request).unwrap(), None);
+    drop(future);
+    client.flush().unwrap();
+    worker.ping().unwrap();
+    assert_eq!(worker.cancel_reason(&request).unwrap(), Some(CancelReason::Caller));
+    worker.respond(&request, &"nobody hears it").unwrap();
+    assert_eq!(worker.cancel_reason(&request).unwrap(), None, "it is forgotten");
+
+    let mut stream = client.request_stream_with("work", &2, &told).unwrap();
+    let request = next(&mut worker);
+    assert!(worker.remaining(&request).unwrap() <= Duration::from_secs(50));
+    assert!(worker.wants_parts(&request));
+    let reading = std::thread::spawn(move || {
+        let first: Vec<Value> = (0..50).map(|_| value(&stream.next().unwrap().unwrap())).collect();
+        (first, stream)
+    });
+    for n in 0..50 {
+        worker.respond_part(&request, &n).unwrap();
+    }
+    let (first, mut stream) = reading.join().unwrap();
+    assert_eq!(first, (0..50).map(Value::from).collect::<Vec<_>>());
+    worker.end_parts(&request).unwrap();
+    assert!(stream.next().is_none());
+    assert!(worker.end_parts(&request).is_err());
+
+    let stream = client.request_stream_with("work", &3, &told).unwrap();
+    let request = next(&mut worker);
+    drop(stream);
+    let sent = (0..100).try_for_each(|n| worker.respond_part(&request, &n));
+    assert!(matches!(sent, Err(Error::Cancelled { .. })), "{sent:?}");
+    // It goes on as before.
+    let future = client.request_future("work", &4).unwrap();
+    let request = next(&mut worker);
+    worker.respond(&request, &"well").unwrap();
+    assert_eq!(value(&super::many_threads::wait(future).unwrap()), "well");
+}
+
+#[test]
+fn words_about_requests_that_make_no_sense_are_notifications_or_nothing() {
+    let (mut connection, mut side) = open(HANG);
+    let id = side.send("request", "work", json!(1));
+    let request = connection.receive(Some(HANG)).unwrap().unwrap();
+    assert_eq!(request.message_id, id);
+    for payload in [
+        json!({"action": "credit", "message_id": id, "n": 5}),
+        json!({"action": "credit", "message_id": "another", "n": 5}),
+        json!({"action": "cancel", "message_id": "another"}),
+    ] {
+        side.send("notification", "system", payload);
+    }
+    for payload in
+        [json!(null), json!({"action": "cancel"}), json!({"action": "of a newer server"})]
+    {
+        side.send("notification", "system", payload.clone());
+        let message = connection.receive(Some(HANG)).unwrap().unwrap();
+        assert_eq!(value(&message), payload);
+    }
+    assert_eq!(connection.cancel_reason(&request).unwrap(), None);
+    assert!(!connection.wants_parts(&request));
+    let mut bad = side.message("request", "work", &json!(2));
+    bad["meta"] = json!({"ttl": 0, "stream": 1});
+    side.send_message(&bad);
+    let request = connection.receive(Some(HANG)).unwrap().unwrap();
+    assert!(!connection.wants_parts(&request) && connection.remaining(&request).is_none());
 }
