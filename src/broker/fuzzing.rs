@@ -13,7 +13,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use serde_json::Value;
 
 use self::model::{Call, Model, Presence};
-use self::script::{App, FRAME_BYTES_MAX, Id, PEERS, Said, Script, Slot, Speech, Step};
+use self::script::{App, Extended, FRAME_BYTES_MAX, Id, PEERS, Said, Script, Slot, Speech, Step};
 use super::access::Access;
 use super::broker::Broker;
 use super::limits::Limits;
@@ -144,7 +144,11 @@ impl World {
             self.accept(Slot(at));
             if !speech.introduces() {
                 // Three have ids of their own, the next comes with the first one's.
-                self.enqueue(at, Speech::Connect(App(at / 4), Id(at % 3)), held_back);
+                self.enqueue(
+                    at,
+                    Speech::Connect(App(at / 4), Id(at % 3), Extended(at % 2 == 1)),
+                    held_back,
+                );
                 self.settle();
             }
         }
@@ -258,6 +262,7 @@ impl World {
             if said.given == 0 && said.held_back > 0 { said.held_back.min(rest) } else { rest };
         let chunk = &frame[said.given..][..bytes];
         said.given += bytes;
+        said.arrived = self.now.monotonic;
         *is_held_back = said.given < frame.len();
         if !*is_held_back {
             peer.unprocessed = peer.inbox.pop_front();
@@ -286,10 +291,8 @@ impl World {
     fn call(&mut self, call: Call<'_>, make: impl FnOnce(&mut Broker)) -> bool {
         let frames = self.broker.core.counters.frames_in;
         let slow = self.broker.core.counters.slow_consumers;
-        let congested = self.peers.each_ref().map(|peer| {
-            let peer = peer.as_ref().and_then(|peer| self.broker.core.connections.get(peer.key));
-            peer.is_some_and(|connection| connection.congested.is_some())
-        });
+        let congested = self.congested();
+        let queued = self.queued_bytes();
         make(&mut self.broker);
         let frames = self.broker.core.counters.frames_in - frames;
         assert!(frames <= 1, "one frame was there, {frames} were done");
@@ -303,12 +306,28 @@ impl World {
                 now: self.now.monotonic,
                 is_draining: self.broker.is_draining(),
                 congested,
+                queued,
                 had_to_shed,
                 presence,
             },
             news,
         );
         frames == 1
+    }
+
+    /// Returns whose queue is over its mark.
+    fn congested(&self) -> [bool; PEERS] {
+        self.peers.each_ref().map(|peer| {
+            let peer = peer.as_ref().and_then(|peer| self.broker.core.connections.get(peer.key));
+            peer.is_some_and(|connection| connection.congested.is_some())
+        })
+    }
+
+    fn queued_bytes(&self) -> [usize; PEERS] {
+        self.peers.each_ref().map(|peer| {
+            let peer = peer.as_ref().and_then(|peer| self.broker.core.connections.get(peer.key));
+            peer.map_or(0, |connection| connection.send.len())
+        })
     }
 
     fn presence(&self) -> [Presence; PEERS] {
@@ -327,7 +346,7 @@ impl World {
     /// The frames that were queued since the last time, for each peer.
     fn news(&mut self) -> [Vec<Value>; PEERS] {
         let mut news: [Vec<Value>; PEERS] = Default::default();
-        for (peer, news) in self.peers.iter_mut().zip(&mut news) {
+        for (at, (peer, news)) in self.peers.iter_mut().zip(&mut news).enumerate() {
             let Some(peer) = peer else { continue };
             let Some(connection) = self.broker.core.connections.get(peer.key) else { continue };
             if matches!(connection.state(), State::Closed) {
@@ -346,7 +365,9 @@ impl World {
                 assert!(body.len() <= FRAME_BYTES_MAX, "a frame of {} bytes", body.len());
                 let message: Value = serde_json::from_slice(body).expect("every frame is JSON");
                 let fields = message.as_object().map_or(0, serde_json::Map::len);
-                assert_eq!(fields, 7, "a published peer does not survive {message}");
+                let has_meta = self.model.is_extended(at) && message.get("meta").is_some();
+                let most = if has_meta { 8 } else { 7 };
+                assert_eq!(fields, most, "a published peer does not survive {message}");
                 news.push(message);
                 rest = next;
             }
@@ -362,6 +383,7 @@ impl World {
         assert!(core.memory_bytes() <= limits.memory_bytes_max);
         assert_eq!(core.requests.len(), self.model.pending());
         assert!(core.connections.len() - core.connections.refused() <= limits.connections_max);
+        self.model.check_owed(self.congested());
         for peer in self.peers.iter().flatten() {
             let connection = core.connections.get(peer.key).expect("it is not closed");
             assert!(connection.send.len() <= limits.queue_bytes_max());

@@ -122,7 +122,7 @@ const CALLS: [(usize, Say); 11] = [
 const ANSWERS: [(usize, Say); 3] = [(20, Say::Part), (3, Say::PartFlood), (5, Say::Answer)];
 /// What no well-behaved peer says of them.
 const BAD_CALLS: [(usize, Say); 8] = [
-    (12, Say::BadPart),
+    (24, Say::BadPart),
     (2, Say::AnswerTwice),
     (2, Say::Steal),
     (4, Say::NoAnswer),
@@ -167,7 +167,7 @@ impl World {
             let decisions = &mut self.kernel.borrow_mut().decisions;
             if self.scenario.is_calling && decisions.below(3) > 0 {
                 let has_tasks = !self.peers[at].tasks.is_empty();
-                let is_bad = !is_calm && decisions.below(if has_tasks { 4 } else { 8 }) == 1;
+                let is_bad = !is_calm && decisions.below(if has_tasks { 3 } else { 8 }) == 1;
                 let is_worker = has_tasks && !is_bad && decisions.below(2) == 1;
                 decisions.weighted(match () {
                     () if is_bad => &BAD_CALLS[..],
@@ -275,6 +275,8 @@ impl World {
                     self.put(at, Kind::Broken("bad_frame"), 0, wire::frame(b""));
                 }
             }
+            // Whoever waits for a worker that says so much waits as long as that takes.
+            Say::PingFlood if self.scenario.is_calling => {}
             Say::PingFlood => {
                 for _ in 0..140 {
                     self.request(at, Kind::Ping, "system", system("ping"));

@@ -1,18 +1,27 @@
 //! The protocol in the simplest form that can be checked.
 
+mod calls;
+mod expected;
+mod request;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::script::{App, Channel, Id, PEERS, Said, Speech, SystemAction, What, Whose};
+use self::expected::{Expectations, Expected};
+use self::request::{Request, Told, take_forwarded};
+use super::script::{Answered, App, Channel, Id, PEERS, Said, Speech, SystemAction, What, Whose};
 use crate::Limits;
+use crate::broker::limits::WORKER_STUCK_AFTER;
 
 pub(super) struct Model {
     limits: Limits,
     peers: [Peer; PEERS],
     /// Requests that workers have.
     requests: Vec<Request>,
+    /// What workers have to be told as soon as their queues have room.
+    owed: Vec<Told>,
     drain_begin: Option<Duration>,
 }
 
@@ -21,6 +30,10 @@ struct Peer {
     member: Option<Member>,
     /// When it last wrote anything.
     heard: Duration,
+    /// It asked for the extension `call`.
+    is_extended: bool,
+    /// Since when it has had requests and answered none.
+    silent_since: Option<Duration>,
 }
 
 struct Member {
@@ -28,15 +41,6 @@ struct Member {
     id: Id,
     subscriptions: BTreeSet<Channel>,
     services: BTreeSet<Channel>,
-}
-
-struct Request {
-    /// By which the worker knows it.
-    id: String,
-    requester: usize,
-    message_id: String,
-    worker: usize,
-    deadline: Duration,
 }
 
 /// A call of the broker.
@@ -62,6 +66,8 @@ pub(super) struct Outcome<'a> {
     pub(super) is_draining: bool,
     /// The peers whose queue was over its mark before the call.
     pub(super) congested: [bool; PEERS],
+    /// The bytes in their queues before the call.
+    pub(super) queued: [usize; PEERS],
     /// Somebody was closed for want of memory or of reading.
     pub(super) had_to_shed: bool,
     pub(super) presence: [Presence; PEERS],
@@ -76,73 +82,14 @@ pub(super) enum Presence {
     Gone,
 }
 
-/// A message that a peer should be sent.
-#[derive(Debug)]
-enum Expected {
-    /// Exactly this, as the publisher wrote it.
-    Message(Value),
-    Payload {
-        message_type: &'static str,
-        reply_to: Value,
-        payload: Value,
-    },
-    /// An answer of any content that the model does not know.
-    Answer {
-        reply_to: Value,
-    },
-    Error {
-        codes: Vec<&'static str>,
-        reply_to: Value,
-    },
-}
-
-impl Expected {
-    fn answer(reply_to: &str, payload: Value) -> Self {
-        Self::Payload { message_type: "response", reply_to: json!(reply_to), payload }
-    }
-
-    fn error(code: &'static str, reply_to: &str) -> Self {
-        let reply_to = if reply_to.is_empty() { Value::Null } else { json!(reply_to) };
-        Self::Error { codes: vec![code], reply_to }
-    }
-
-    fn is(&self, message: &Value) -> bool {
-        let is_answer_to = |reply_to: &Value| {
-            message["message_type"] == "response" && message["reply_to"] == *reply_to
-        };
-        match self {
-            Self::Message(expected) => message == expected,
-            Self::Payload { message_type, reply_to, payload } => {
-                message["message_type"] == *message_type
-                    && message["reply_to"] == *reply_to
-                    && message["payload"] == *payload
-            }
-            Self::Answer { reply_to } => is_answer_to(reply_to),
-            Self::Error { codes, reply_to } => {
-                let code = message["payload"]["code"].as_str();
-                is_answer_to(reply_to) && code.is_some_and(|code| codes.contains(&code))
-            }
-        }
-    }
-}
-
-/// The messages that each peer should be sent after a call.
-#[derive(Default)]
-struct Expectations([Vec<Expected>; PEERS]);
-
-impl Expectations {
-    fn add(&mut self, to: usize, expected: Expected) {
-        self.0[to].push(expected);
-    }
-}
-
 impl Model {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, peers: Default::default(), requests: Vec::new(), drain_begin: None }
+        let (requests, owed) = (Vec::new(), Vec::new());
+        Self { limits, peers: Default::default(), requests, owed, drain_begin: None }
     }
 
     pub(super) fn arrive(&mut self, at: usize, now: Duration) {
-        self.peers[at] = Peer { member: None, heard: now };
+        self.peers[at] = Peer { heard: now, ..Peer::default() };
     }
 
     pub(super) fn heard(&mut self, at: usize, now: Duration) {
@@ -163,12 +110,13 @@ impl Model {
         self.requests.len()
     }
 
-    /// The id of some request for whoever wants to answer it.
-    pub(super) fn some_request(&self, speech: Speech<'_>) -> String {
+    /// Some request for whoever wants to answer it.
+    pub(super) fn some_request(&self, speech: Speech<'_>) -> Answered {
+        let nth = if let Speech::Respond(nth, ..) = speech { nth.into() } else { usize::MAX };
+        let request = self.requests.get(nth % (self.requests.len() + 1));
         let nobodys = || "00000000-0000-4000-8000-000000000000".to_owned();
-        let Speech::Respond(nth, _) = speech else { return nobodys() };
-        let request = self.requests.get(usize::from(nth) % (self.requests.len() + 1));
-        request.map_or_else(nobodys, |request| request.id.clone())
+        let id = request.map_or_else(nobodys, |request| request.id.clone());
+        Answered { id, next_seq: request.map_or(0, Request::next_seq) }
     }
 
     /// Holds what was sent after a call against what should have been.
@@ -176,19 +124,21 @@ impl Model {
         let mut expected = Expectations::default();
         self.apply(outcome, &mut expected, &mut news);
         self.expire(outcome, &mut expected);
-        self.take_leave(outcome, &mut expected);
+        self.take_leave(outcome, &mut expected, &mut news);
         for (at, (news, expected)) in news.into_iter().zip(&mut expected.0).enumerate() {
             let presence = outcome.presence[at];
             for message in news {
                 if let Some(found) = expected.iter().position(|expected| expected.is(&message)) {
                     expected.remove(found);
-                } else {
+                } else if !self.take_owed(at, &message) {
                     assert!(is_farewell(&message, presence), "{at} ({presence:?}) got {message}");
                 }
             }
             let is_told = matches!(presence, Presence::Open | Presence::Handshake);
             assert!(!is_told || expected.is_empty(), "{at} never got {expected:?}");
         }
+        let peers = &self.peers;
+        self.owed.retain(|told| peers[told.to].member.is_some());
     }
 
     /// The effect of the call itself.
@@ -231,12 +181,17 @@ impl Model {
         outcome: &Outcome<'_>,
         expected: &mut Expectations,
     ) {
-        let (app, id) = match said.what {
+        if said.meta.is_some() {
+            let error = said.plain_error.map(|code| Expected::error(code, &said.message_id));
+            expected.0[from].extend(error);
+            return;
+        }
+        let (app, id, extended) = match said.what {
             What::Connect(..) if outcome.is_draining => {
                 expected.add(from, Expected::error("shutting_down", &said.message_id));
                 return;
             }
-            What::Connect(app, id) => (app, id),
+            What::Connect(app, id, extended) => (app, id, extended),
             What::Raw(code) => {
                 let error = code.map(|code| Expected::error(code, &said.message_id));
                 expected.0[from].extend(error);
@@ -252,10 +207,17 @@ impl Model {
                 return;
             }
         };
-        let payload = json!({
+        let mut payload = json!({
             "status": "connected", "connection_id": id.name(),
             "server": concat!("ipc-framework/", env!("CARGO_PKG_VERSION")),
         });
+        if extended.0 {
+            payload["extensions"] = json!(["call"]);
+            let max_frame_bytes = self.limits.frame_bytes_max;
+            payload["limits"] =
+                json!({"max_frame_bytes": max_frame_bytes, "request_timeout_ms": 30_000});
+        }
+        self.peers[from].is_extended = extended.0;
         let reply_to = Value::Null;
         let connected = Expected::Payload { message_type: "response", reply_to, payload };
         expected.add(from, connected);
@@ -273,11 +235,15 @@ impl Model {
     ) {
         let (subscriptions_max, services_max) =
             (self.limits.subscriptions_per_connection_max, self.limits.services_per_connection_max);
+        let is_plain = !self.peers[from].is_extended;
         let Some(member) = &mut self.peers[from].member else { return };
         let (app, message_id) = (member.app, said.message_id.as_str());
         let error = |code| Expected::error(code, message_id);
         let answer = |payload| Expected::answer(message_id, payload);
         match &said.what {
+            _ if is_plain && said.meta.is_some() => {
+                expected.0[from].extend(said.plain_error.map(error));
+            }
             What::Connect(..) => expected.add(
                 from,
                 Expected::Error {
@@ -320,10 +286,12 @@ impl Model {
                 }
             }
             What::Publish(channel) => {
-                for to in self.subscribers(app, *channel) {
-                    expected.add(to, Expected::Message(said.message()));
-                }
+                let all = self.subscribers(app, *channel).into_iter();
+                all.for_each(|to| expected.add(to, Expected::Message(said.message())));
             }
+            What::Request(_) if request::is_bad(said) => expected.add(from, error("bad_message")),
+            What::Cancel(id) => self.cancel(from, id, expected),
+            What::Credit(id, n) => self.credit(from, id, *n, said, expected),
             What::Request(channel) => self.ask(from, *channel, said, outcome, expected, news),
             What::Notification(channel) => {
                 let workers = self.workers(app, *channel);
@@ -331,7 +299,10 @@ impl Model {
                 let may_be_lost = workers.is_empty() || has_lost(&workers, outcome);
                 assert!(took.is_some() || may_be_lost, "nobody got {said:?}");
             }
-            What::Respond(id) => self.answer(from, id, said, expected),
+            What::Respond(id) => {
+                self.answer(from, id, said, outcome, expected, news);
+                self.note_answer(from, outcome.now);
+            }
             What::Serve(_) if outcome.is_draining => expected.add(from, error("shutting_down")),
             What::Serve(channel) => {
                 let is_new = !member.services.contains(channel);
@@ -384,6 +355,7 @@ impl Model {
             || own >= self.limits.pending_per_connection_max;
         let refusal = match () {
             () if outcome.is_draining => Some("shutting_down"),
+            () if request::is_late(said, outcome.now) => Some("timeout"),
             () if workers.is_empty() => Some("no_handler"),
             () if is_full => Some("limit_exceeded"),
             () => None,
@@ -399,23 +371,60 @@ impl Model {
             return;
         };
         let load = |worker| self.requests.iter().filter(|r| r.worker == worker).count();
-        let is_least = |other: &usize| outcome.congested[*other] || load(worker) <= load(*other);
+        let is_stuck = |at: usize| {
+            let since = self.peers[at].silent_since;
+            since.is_some_and(|since| since + WORKER_STUCK_AFTER <= outcome.now)
+        };
+        let is_least = |other: &usize| {
+            outcome.congested[*other] || is_stuck(*other) || load(worker) <= load(*other)
+        };
         assert!(workers.iter().all(is_least), "{worker} has more to do than others");
         assert_eq!(message["reply_to"], Value::Null);
+        self.check_meta(worker, said, &message, outcome.now);
         let id = message["message_id"].as_str().unwrap_or_default().to_owned();
         assert!(uuid::Uuid::try_parse(&id).is_ok() && id != message_id, "{message}");
         assert!(self.requests.iter().all(|request| request.id != id), "{id} a second time");
         let timeout = self.limits.request_timeout.expect("a timeout");
         let deadline = outcome.now + timeout;
-        let message_id = message_id.to_owned();
-        self.requests.push(Request { id, requester: from, message_id, worker, deadline });
+        let mut request = Request {
+            id,
+            requester: from,
+            message_id: message_id.to_owned(),
+            worker,
+            payload: said.payload.clone(),
+            deadline,
+            ttl_until: None,
+            stream: None,
+            may_be_retried: false,
+        };
+        self.peers[worker].silent_since.get_or_insert(outcome.now);
+        request.take_meta(said, outcome.now);
+        self.requests.push(request);
     }
 
-    fn answer(&mut self, from: usize, id: &str, said: &Said, expected: &mut Expectations) {
+    fn answer(
+        &mut self,
+        from: usize,
+        id: &str,
+        said: &Said,
+        outcome: &Outcome<'_>,
+        expected: &mut Expectations,
+        news: &[Vec<Value>; PEERS],
+    ) {
         let held = self.requests.iter().position(|r| r.id == id && r.worker == from);
-        let Some(request) = held.map(|at| self.requests.remove(at)) else { return };
+        let Some(at) = held else { return };
+        if said.meta.is_some() {
+            return self.take_part(at, said, outcome, expected, news);
+        }
+        let request = self.requests.remove(at);
         expected
             .add(request.requester, Expected::answer(&request.message_id, said.payload.clone()));
+    }
+
+    /// It shows that it works, whatever it answers.
+    fn note_answer(&mut self, from: usize, now: Duration) {
+        let has_more = self.requests.iter().any(|request| request.worker == from);
+        self.peers[from].silent_since = has_more.then_some(now);
     }
 
     /// Figures that the model knows too.
@@ -447,7 +456,12 @@ impl Model {
     }
 
     /// The peers that were members and are none any more, and why that is so.
-    fn take_leave(&mut self, outcome: &Outcome<'_>, expected: &mut Expectations) {
+    fn take_leave(
+        &mut self,
+        outcome: &Outcome<'_>,
+        expected: &mut Expectations,
+        news: &mut [Vec<Value>; PEERS],
+    ) {
         let left: Vec<usize> = (0..PEERS)
             .filter(|at| {
                 self.peers[*at].member.is_some() && outcome.presence[*at] != Presence::Open
@@ -475,13 +489,19 @@ impl Model {
             assert!(has_reason, "{at} was closed for nothing");
             self.peers[at].member = None;
         }
-        self.requests.retain(|request| {
-            if left.contains(&request.worker) {
-                let lost = Expected::error("worker_lost", &request.message_id);
-                expected.add(request.requester, lost);
+        for request in std::mem::take(&mut self.requests) {
+            let (requester, message_id) = (request.requester, request.message_id.clone());
+            let is_left = |at| left.contains(&at);
+            let request = match request {
+                lost if is_left(lost.worker) => self.retry(lost, outcome, news),
+                other => Some(other),
+            };
+            match request {
+                None => expected.add(requester, Expected::error("worker_lost", &message_id)),
+                Some(request) if is_left(requester) => self.tell(&request, &["gone"]),
+                Some(request) => self.requests.push(request),
             }
-            !left.contains(&request.worker) && !left.contains(&request.requester)
-        });
+        }
     }
 
     /// Requests whose time is up.
@@ -491,18 +511,26 @@ impl Model {
         }
         let is_cut_off =
             self.drain_begin.is_some_and(|at| at + self.limits.drain_timeout <= outcome.now);
-        self.requests.retain(|request| {
-            let mut codes = Vec::new();
-            codes.extend((request.deadline <= outcome.now || is_cut_off).then_some("timeout"));
-            let is_over = !codes.is_empty();
-            if is_over {
-                // Its worker may have left in the same moment, a little before.
-                codes.push("worker_lost");
-                let reply_to = json!(request.message_id);
-                expected.add(request.requester, Expected::Error { codes, reply_to });
+        let timeout = self.limits.request_timeout.expect("a timeout");
+        for request in std::mem::take(&mut self.requests) {
+            let is_late = request.is_over(outcome.now, timeout);
+            if !is_late && !is_cut_off {
+                self.requests.push(request);
+                continue;
             }
-            !is_over
-        });
+            // Its worker may have left in the same moment, a little before.
+            let codes = vec!["timeout", "worker_lost"];
+            let reply_to = json!(request.message_id);
+            expected.add(request.requester, Expected::Error { codes, reply_to });
+            self.tell(
+                &request,
+                match (is_late, is_cut_off) {
+                    (true, true) => &["deadline", "drain"],
+                    (true, false) => &["deadline"],
+                    (false, _) => &["drain"],
+                },
+            );
+        }
     }
 
     fn members(&self, app: App) -> impl Iterator<Item = (usize, &Member)> {
@@ -520,20 +548,6 @@ impl Model {
         let members = self.members(app).filter(|(_, m)| m.services.contains(&channel));
         members.map(|(at, _)| at).collect()
     }
-}
-
-/// Takes the one message out of the news that was passed on to one of the workers.
-fn take_forwarded(
-    workers: &[usize],
-    message_type: &str,
-    payload: &Value,
-    news: &mut [Vec<Value>; PEERS],
-) -> Option<(usize, Value)> {
-    workers.iter().find_map(|&worker| {
-        let is_it = |m: &Value| m["message_type"] == message_type && m["payload"] == *payload;
-        let at = news[worker].iter().position(is_it)?;
-        Some((worker, news[worker].remove(at)))
-    })
 }
 
 /// Returns whether one of the workers was closed during the call, together with what it had been

@@ -1,5 +1,7 @@
 //! The peers' messages and deeds, made of a fuzzer's bytes.
 
+use std::time::Duration;
+
 use arbitrary::{Arbitrary, Unstructured};
 use serde_json::{Value, json};
 
@@ -9,6 +11,9 @@ use crate::proto::{Envelope, EnvelopeError, MessageType};
 pub(super) const FRAME_BYTES_MAX: usize = 2_048;
 
 pub(super) const PEERS: usize = 6;
+
+/// The padding of messages with a `meta` is below this, so that they stay within the limit.
+const META_PADDING_MAX: u8 = 200;
 
 #[derive(Arbitrary, Debug)]
 pub(super) struct Script<'a> {
@@ -32,14 +37,17 @@ pub(super) enum Step<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Speech<'a> {
-    Connect(App, Id),
+    Connect(App, Id, Extended),
     Subscribe(Channel, Ack, Whose),
     Unsubscribe(Channel, Ack, Whose),
     Publish(Channel, u8),
-    Request(Channel, u8),
+    Request(Channel, u8, Manner),
     Notification(Channel, u8),
+    /// Cancels requests, or allows a stream more parts.
+    Cancel(u8),
+    Credit(u8, u8),
     /// Answers some request, its own or not.
-    Respond(u8, u8),
+    Respond(u8, u8, Manner),
     Serve(Channel),
     StopServing(Channel),
     System(SystemAction),
@@ -67,14 +75,21 @@ impl<'a> Arbitrary<'a> for Step<'a> {
 
 impl<'a> Arbitrary<'a> for Speech<'a> {
     fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        Ok(match input.arbitrary::<u8>()? % 32 {
-            0 => Self::Connect(input.arbitrary()?, input.arbitrary()?),
+        let byte = input.arbitrary::<u8>()?;
+        let manner = Manner(byte / 32);
+        Ok(match byte % 32 {
+            0 => {
+                let extended = Extended(manner.0 % 2 == 1);
+                Self::Connect(input.arbitrary()?, input.arbitrary()?, extended)
+            }
             1..=4 => Self::Subscribe(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
             5..=6 => Self::Unsubscribe(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
             7..=11 => Self::Publish(input.arbitrary()?, input.arbitrary()?),
-            12..=15 => Self::Request(input.arbitrary()?, input.arbitrary()?),
+            12..=15 => Self::Request(input.arbitrary()?, input.arbitrary()?, manner),
+            16..=17 if manner.0 == 5 => Self::Cancel(input.arbitrary()?),
+            16..=17 if manner.0 > 5 => Self::Credit(input.arbitrary()?, input.arbitrary()?),
             16..=17 => Self::Notification(input.arbitrary()?, input.arbitrary()?),
-            18..=20 => Self::Respond(input.arbitrary()?, input.arbitrary()?),
+            18..=20 => Self::Respond(input.arbitrary()?, input.arbitrary()?, manner),
             21..=24 => Self::Serve(input.arbitrary()?),
             25 => Self::StopServing(input.arbitrary()?),
             26..=28 => Self::System(input.arbitrary()?),
@@ -113,6 +128,47 @@ pub(super) enum Whose {
 
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ack(pub(super) bool);
+
+/// Whether a peer asks for the extension `call`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extended(pub(super) bool);
+
+/// One of eight ways to ask or to answer, most of them with a `meta`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Manner(pub(super) u8);
+
+impl Manner {
+    /// Returns the `meta` of a request.
+    fn asked(self) -> Option<Value> {
+        match self.0 {
+            0 | 1 => None,
+            2 => Some(json!({"stream": 0})),
+            3 => Some(json!({"ttl": 50})),
+            4 => Some(json!({"stream": 1})),
+            5 => Some(json!({"stream": 2, "idempotent": true})),
+            6 => Some(json!({"stream": 65_536, "ttl": 2_000, "headers": {"a": "b"}})),
+            _ => Some(json!({"idempotent": true})),
+        }
+    }
+
+    /// Returns the `meta` of a response, where the next part has this number, and whether it has a
+    /// payload.
+    fn answered(self, next_seq: u64) -> (Option<Value>, bool) {
+        match self.0 {
+            0..=2 => (None, true),
+            3 | 4 => (Some(json!({"seq": next_seq})), true),
+            5 => (Some(json!({"seq": next_seq, "end": true})), false),
+            6 => (Some(json!({"seq": next_seq + 1})), true),
+            _ => (Some(json!({"seq": next_seq, "end": true})), true),
+        }
+    }
+}
+
+/// A request that a peer answers.
+pub(super) struct Answered {
+    pub(super) id: String,
+    pub(super) next_seq: u64,
+}
 
 /// One of few names, so that they meet, and some more often than others.
 macro_rules! name {
@@ -158,7 +214,12 @@ pub(super) struct Said {
     /// Empty where it has none.
     pub(super) message_id: String,
     pub(super) payload: Value,
+    pub(super) meta: Option<Value>,
+    /// The error that its `meta` makes of it for who speaks the base protocol alone.
+    pub(super) plain_error: Option<&'static str>,
     pub(super) frame: Vec<u8>,
+    /// When the server had the last byte.
+    pub(super) arrived: Duration,
     /// Bytes that the server has read.
     pub(super) given: usize,
     /// Bytes that come before the others.
@@ -168,12 +229,15 @@ pub(super) struct Said {
 /// A speech, as far as it is not in the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    Connect(App, Id),
+    Connect(App, Id, Extended),
     Subscribe(Channel, Ack, Whose),
     Unsubscribe(Channel, Ack, Whose),
     Publish(Channel),
     Request(Channel),
     Notification(Channel),
+    /// Of the requests with this id.
+    Cancel(String),
+    Credit(String, u32),
     /// To the request with this id.
     Respond(String),
     Serve(Channel),
@@ -196,7 +260,7 @@ impl Said {
         speech: Speech<'_>,
         serial: u32,
         own: Option<(App, Id)>,
-        request: String,
+        answered: Answered,
     ) -> Option<Self> {
         let (app, id) = own.unwrap_or((App(0), Id(0)));
         let member = |whose, ack: Ack| match whose {
@@ -205,10 +269,15 @@ impl Said {
             Whose::Foreign => json!({"connection_id": "somebody", "ack": ack.0}),
         };
         let numbered = |bytes| payload(serial, bytes);
+        let Answered { id: request, next_seq } = answered;
+        let mut meta = None;
         let (what, kind, channel, payload) = match speech {
-            Speech::Connect(app, id) => {
-                let payload = json!({"action": "connect", "connection_id": id.name()});
-                (What::Connect(app, id), MessageType::Request, Channel(3), payload)
+            Speech::Connect(app, id, extended) => {
+                let mut payload = json!({"action": "connect", "connection_id": id.name()});
+                if extended.0 {
+                    payload["extensions"] = json!(["call"]);
+                }
+                (What::Connect(app, id, extended), MessageType::Request, Channel(3), payload)
             }
             Speech::Subscribe(channel, ack, whose) => {
                 let what = What::Subscribe(channel, ack, whose);
@@ -222,17 +291,33 @@ impl Said {
                 (What::Publish(channel), MessageType::Publish, channel, numbered(bytes))
             }
             // Requests on the system channel are another speech.
-            Speech::Request(Channel(at), bytes) => {
+            Speech::Request(Channel(at), bytes, manner) => {
                 let channel = Channel(at % 3);
+                meta = manner.asked();
+                let bytes = if meta.is_some() { bytes % META_PADDING_MAX } else { bytes };
                 (What::Request(channel), MessageType::Request, channel, numbered(bytes))
+            }
+            Speech::Cancel(nth) => {
+                let id = nth_id(nth.into());
+                let payload = json!({"action": "cancel", "message_id": id});
+                (What::Cancel(id), MessageType::Notification, Channel(3), payload)
+            }
+            Speech::Credit(nth, n) => {
+                let (id, n) = (nth_id(nth.into()), [0, 1, 2, 3, 65_536][usize::from(n) % 5]);
+                let payload = json!({"action": "credit", "message_id": id, "n": n});
+                (What::Credit(id, n), MessageType::Notification, Channel(3), payload)
             }
             Speech::Notification(Channel(at), bytes) => {
                 let channel = Channel(at % 3);
                 (What::Notification(channel), MessageType::Notification, channel, numbered(bytes))
             }
-            Speech::Respond(_, bytes) => {
+            Speech::Respond(_, bytes, manner) => {
                 let what = What::Respond(request.clone());
-                (what, MessageType::Response, Channel(0), numbered(bytes))
+                let has_payload;
+                (meta, has_payload) = manner.answered(next_seq);
+                let bytes = if meta.is_some() { bytes % META_PADDING_MAX } else { bytes };
+                let payload = if has_payload { numbered(bytes) } else { Value::Null };
+                (what, MessageType::Response, Channel(0), payload)
             }
             Speech::Serve(Channel(at)) => {
                 let channel = Channel(at % 3);
@@ -256,32 +341,52 @@ impl Said {
             }
         };
         let app = match what {
-            What::Connect(app, _) => app.name(),
+            What::Connect(app, ..) => app.name(),
             What::Abroad => "abroad",
             _ => app.name(),
         };
-        // Few, so that requesters use the same ones.
-        let message_id = format!("message {}", serial % 4);
+        let message_id = nth_id(serial);
         let reply_to = matches!(speech, Speech::Respond(..)).then_some(request);
         let message = json!({
             "message_id": message_id, "app_id": app, "channel_id": channel.name(),
             "message_type": kind.as_str(), "payload": payload, "timestamp": 1.5,
             "reply_to": reply_to,
         });
-        let frame = framed(message.to_string().as_bytes());
-        Some(Self::of(what, message_id, payload, frame))
+        let mut body = message.to_string();
+        if let Some(meta) = &meta {
+            body.pop();
+            body = format!("{body},\"meta\":{meta}}}");
+        }
+        let plain_error = meta.as_ref().and_then(|_| error_of(body.as_bytes()));
+        let said = Self::of(what, message_id, payload, framed(body.as_bytes()));
+        Some(Self { meta, plain_error, ..said })
     }
 
     fn raw(body: &[u8]) -> Option<Self> {
         let body = &body[..body.len().min(FRAME_BYTES_MAX)];
         let EnvelopeError { fault, message_id, message_type, .. } = Envelope::parse(body).err()?;
+        // Not everybody would read it in the same way.
+        if Envelope::parse_extended(body).err()?.fault.code() != fault.code() {
+            return None;
+        }
         let code = (message_type != Some(MessageType::Response)).then(|| fault.code().as_str());
         let message_id = message_id.map(|id| id.decode().into_owned()).unwrap_or_default();
         Some(Self::of(What::Raw(code), message_id, Value::Null, framed(body)))
     }
 
     fn of(what: What, message_id: String, payload: Value, frame: Vec<u8>) -> Self {
-        Self { what, message_id, payload, frame, given: 0, held_back: 0 }
+        let (meta, plain_error, arrived) = (None, None, Duration::ZERO);
+        Self {
+            what,
+            message_id,
+            payload,
+            meta,
+            plain_error,
+            frame,
+            arrived,
+            given: 0,
+            held_back: 0,
+        }
     }
 
     /// The frame's own message.
@@ -304,6 +409,17 @@ impl SystemAction {
         };
         json!({"action": action})
     }
+}
+
+/// The error that a body makes, if one is sent.
+fn error_of(body: &[u8]) -> Option<&'static str> {
+    let EnvelopeError { fault, message_type, .. } = Envelope::parse(body).err()?;
+    (message_type != Some(MessageType::Response)).then(|| fault.code().as_str())
+}
+
+/// Few, so that requesters use the same ones.
+fn nth_id(nth: u32) -> String {
+    format!("message {}", nth % 4)
 }
 
 fn framed(body: &[u8]) -> Vec<u8> {

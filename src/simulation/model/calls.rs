@@ -304,11 +304,12 @@ impl Model {
             return Err(format!("{reply_to} is answered already, or was never asked"));
         };
         let (place, nonce) = ((by, at), self.nonce_of((by, at)));
-        let is_large = self.answered_hugely.contains(&nonce);
         let given = self.credit_given(place);
         let seq = number(message.meta.as_ref().unwrap_or(&Value::Null), "seq")? as usize;
         let Some(call) = self.calls.get(&place) else { return Err("no such call".to_owned()) };
-        let sent_by = call.sent_parts.get(seq).map(|(worker, _)| *worker);
+        let sent_by = message.payload["by"].as_u64().map(|by| by as ConnId);
+        let mut sent = call.sent_parts.iter().filter(|(worker, _)| Some(*worker) == sent_by);
+        let is_sent = sent.nth(seq).is_some();
         self.check_worker(place, sent_by)?;
         let Some(call) = self.calls.get_mut(&place) else { return Err("no such call".to_owned()) };
         let Some(initial) = call.extras.stream else {
@@ -322,10 +323,8 @@ impl Model {
             return Err("there was no credit for it".to_owned());
         }
         let payload = &message.payload;
-        let is_right = payload["part"] == seq
-            && payload["nonce"] == nonce
-            && payload["by"].as_u64().map(|by| by as ConnId) == sent_by;
-        if !is_right && !is_large {
+        let is_right = is_sent && payload["part"] == seq && payload["nonce"] == nonce;
+        if !is_right {
             return Err("it is no such part".to_owned());
         }
         self.parts_received += 1;
