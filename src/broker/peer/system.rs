@@ -26,12 +26,9 @@ pub(crate) fn connect(
     from: ConnectionKey,
     envelope: &Envelope<'_>,
 ) -> Result<(), Refusal> {
-    let [connection_id, token] = connect_payload(envelope)?;
-    let asked = only_member(envelope.payload_str(), "extensions");
-    let asked = asked.map_err(|_| refusal::extensions_invalid())?;
+    let [connection_id, token, asked] = connect_payload(envelope)?;
     let extensions =
-        asked.map(|text| Extensions::from_json(text).ok_or_else(refusal::extensions_invalid));
-    let extensions = extensions.transpose()?;
+        (asked != Member::Absent).then(|| asked_extensions(envelope.payload_str())).transpose()?;
     if core.is_draining() {
         closing::refuse_and_close(core, from, envelope, &refusal::shutting_down());
         return Ok(());
@@ -190,14 +187,23 @@ fn stop_serving(
     Ok(())
 }
 
-/// Returns the id that a connection chooses, and its token.
-fn connect_payload<'a>(envelope: &Envelope<'a>) -> Result<[Member<'a>; 2], Refusal> {
+/// Returns the extensions that a connect asks for.
+#[cold]
+fn asked_extensions(payload: &str) -> Result<Extensions, Refusal> {
+    let asked = only_member(payload, "extensions").ok().flatten();
+    asked.and_then(Extensions::from_json).ok_or_else(refusal::extensions_invalid)
+}
+
+/// Returns the id that a connection chooses, its token, and whether it asks for extensions.
+fn connect_payload<'a>(envelope: &Envelope<'a>) -> Result<[Member<'a>; 3], Refusal> {
     let addressed =
         envelope.message_type() == MessageType::Request && envelope.channel_id().matches(SYSTEM);
-    let names = ["action", "connection_id", "token"];
+    let names = ["action", "connection_id", "token", "extensions"];
     match members(envelope.payload_str(), names).filter(|_| addressed) {
-        Some([Member::String(action), connection_id, token]) if action.matches("connect") => {
-            Ok([connection_id, token])
+        Some([Member::String(action), connection_id, token, extensions])
+            if action.matches("connect") =>
+        {
+            Ok([connection_id, token, extensions])
         }
         _ => Err(refusal::connect_first()),
     }
