@@ -186,6 +186,11 @@ impl Scenario {
         }
     }
 
+    /// Returns whether a few answers put a queue over its mark.
+    pub(super) fn has_low_mark(&self) -> bool {
+        self.first_limits.queue_high_water_bytes < 2_000
+    }
+
     /// Returns the rules for connecting, with the token that is asked for.
     pub(super) fn access(&self, token: usize) -> Access {
         let mut access = Access::default();
