@@ -58,6 +58,7 @@ branches! {
     TooManyRequests = "a connection has as many unanswered requests as it may";
     RequestExpired = "a request is not answered in time";
     RequestAbandoned = "a requester leaves before its answer";
+    GaveWay = "a connection that goes on lets those who waited for its queue go first";
     FramesShareSpent = "a connection has had its messages of this turn";
     WaitsForLightWork = "a light message waits for a later turn";
     WaitsForHeavyWork = "a heavy message waits for a later turn";

@@ -170,6 +170,12 @@ impl Broker {
             connection.last_activity = now;
         }
         if connection.held == Held::NextTurn {
+            if std::mem::take(&mut connection.gives_way) && chunk.is_empty() {
+                // Its turn comes behind those who waited for its queue, see `queues::uncongest`.
+                branches::note(Branch::GaveWay);
+                core.agenda.actions.push_back(Action::Resume(key));
+                return Received { reads_on: false, bare_header: false };
+            }
             connection.held = Held::No;
         }
         let was_due = connection.is_due;

@@ -24,7 +24,7 @@ pub(super) struct Ending {
     pub(super) is_abrupt: bool,
     /// Bytes are lost that the server had written and the kernel had not taken.
     pub(super) is_cut_short: bool,
-    /// Time for which bytes were in its send buffer.
+    /// Time for which bytes were in its send buffer, or the server had more to send.
     pub(super) backlog_time: Duration,
 }
 
@@ -86,7 +86,10 @@ pub(super) struct Pipe {
     pub(super) held_turns: u32,
     /// Cost of reading it in this turn, in bytes.
     pub(super) turn_cost_bytes: usize,
-    /// Total time for which bytes were in the send buffer.
+    /// The last write was not whole: the server has more to send.
+    has_unsent: bool,
+    /// Total time for which bytes were in the send buffer, or the server had more to send. It may be told
+    /// of room, and have no turn to use it.
     pub(super) backlog_time: Duration,
 }
 
@@ -123,6 +126,7 @@ impl Pipe {
             is_ready: false,
             passed_over: 0,
             lacks_room: false,
+            has_unsent: false,
             is_pressed: false,
             was_served: false,
             unserved_turns: 0,
@@ -137,7 +141,7 @@ impl Pipe {
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
-        if !self.outbound.is_empty() || self.lacks_room || self.is_ready {
+        if !self.outbound.is_empty() || self.lacks_room || self.is_ready || self.has_unsent {
             self.backlog_time += time;
         }
     }
@@ -334,6 +338,7 @@ impl Pipe {
         let room = self.send_bytes_max.saturating_sub(self.outbound.len());
         if room == 0 || self.is_pressed {
             self.lacks_room = true;
+            self.has_unsent = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.was_served = true;
@@ -344,6 +349,7 @@ impl Pipe {
         }
         self.outbound.truncate(begin + bytes);
         self.lacks_room |= bytes < wanted;
+        self.has_unsent = bytes < wanted;
         self.is_pressed = bytes < wanted && bytes < room;
         Ok(bytes)
     }

@@ -558,6 +558,9 @@ impl World {
         if matches!(shape, Shape::Huge) && bytes.len() < self.scenario.limits.frame_bytes_max / 2 {
             self.fill_up(&mut payload, bytes.len());
             bytes = say(&payload);
+            if matches!(kind, Kind::Work(_) | Kind::WorkNote(_)) {
+                self.model.forwarded_hugely();
+            }
         }
         if let Some(meta) = meta {
             bytes = wire::with_meta(&bytes, &meta, self.below(4) > 0);

@@ -91,6 +91,7 @@ pub(crate) fn uncongest(core: &mut Core, key: ConnectionKey) {
     let Some(grace) = connection.congested.take() else { return };
     // It could say nothing until now.
     connection.last_activity = core.turn.now.monotonic.into();
+    connection.gives_way = connection.held == Held::NextTurn;
     core.timers.disarm(grace);
     branches::note(Branch::Decongested);
     wake_all_behind(core, key);
@@ -100,7 +101,6 @@ pub(crate) fn uncongest(core: &mut Core, key: ConnectionKey) {
 }
 
 fn wake_all_behind(core: &mut Core, key: ConnectionKey) {
-    kept::invite_owed(core, key);
     let Some(session) = core.connections.session(key) else { return };
     for channel in session.subscriptions.keys() {
         if let Some(channel) = core.router.channels.get_mut(*channel) {
@@ -112,12 +112,14 @@ fn wake_all_behind(core: &mut Core, key: ConnectionKey) {
     let served = served.map(|key| Obstacle::Worker(*key));
     // Both lists are bounded per connection, and this is not a hot path.
     let obstacles: Vec<Obstacle> = subscribed.chain(served).collect();
+    obstacles.iter().for_each(|obstacle| wake_first(core, *obstacle));
+    // An invitation lets the slow reader itself go on, too.
     for obstacle in obstacles {
-        wake_first(core, obstacle);
         if let Obstacle::Worker(channel) = obstacle {
             kept::invite(core, key, channel);
         }
     }
+    kept::invite_owed(core, key);
 }
 
 /// Holds a connection's next message back until the obstacle is gone. A connection that was woken

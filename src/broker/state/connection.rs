@@ -59,6 +59,8 @@ pub(crate) struct Connection {
     /// Its queue or its concurrency has room. In its next turn it gets what is kept for it or owed to it
     /// as a worker, and the workers of its streams get its credit.
     pub(crate) takes_kept: bool,
+    /// Its queue drained while it waited for its next turn: those who waited for the queue go first.
+    pub(crate) gives_way: bool,
     /// Its next message waited because of its work, which this turn has reserved for it.
     pub(crate) is_due: bool,
     /// What it has beyond the base protocol.
@@ -358,6 +360,7 @@ impl Connection {
             held: Held::No,
             woken: None,
             takes_kept: false,
+            gives_way: false,
             is_due: false,
             extensions: Extensions::NONE,
             frame_bytes_max: wire_length(frame_bytes_max),

@@ -499,3 +499,27 @@ fn a_drain_waits_for_calls_and_tells_workers_of_those_it_cuts_off() {
     world.expect_error(asks, "timeout", "cut off");
     world.expect_cancel(worker, &got[1], "drain");
 }
+
+#[test]
+fn who_waited_for_a_slow_reader_goes_on_before_it_is_told_what_it_is_owed() {
+    let limits = Limits { queue_high_water_bytes: 4 << 10, ..Limits::default() };
+    let mut world = World::new(limits);
+    let worker = world.extended_worker("worker");
+    world.subscribe(worker, "app", "news");
+    let asks = world.extended("asks");
+    let publisher = world.connected("app", "publisher");
+    world.stalled.push(worker);
+    world.call(asks, "a", &json!({"stream": 2}));
+    world.send(asks, &message("app", "request", "work", "large", &json!("x".repeat(8 << 10))));
+    world.send(publisher, &message("app", "publish", "news", "p", &json!(1)));
+    assert!(world.is_parked(publisher));
+    world.cancel(asks, "a");
+    // Its own answers may put its queue over the mark again, and they would never find it drained.
+    world.stalled.clear();
+    world.relieve(worker);
+    let resumed: Vec<_> = std::iter::from_fn(|| world.broker.next_action())
+        .filter_map(|action| if let Action::Resume(key) = action { Some(key) } else { None })
+        .collect();
+    assert_eq!(resumed.first(), Some(&publisher));
+    assert!(resumed.contains(&worker));
+}

@@ -145,7 +145,7 @@ impl Model {
         if !call.extras.idempotent || call.tries != 1 || first == by || !is_one_lost {
             return Err(format!("it was passed on already, to {first}"));
         }
-        if (call.parts > 0 || call.outcome == Some(Outcome(None))) && self.is_sound(by) {
+        if (call.parts > 0 || call.outcome == Some(Outcome(None))) && !self.may_be_closed(by) {
             return Err(format!("it was passed on to {first}, which began to answer"));
         }
         Ok(())
@@ -155,8 +155,9 @@ impl Model {
     pub(super) fn check_worker(&self, place: Place, by: Option<ConnId>) -> Result<(), String> {
         let mut holders = self.holdings.iter().filter(|held| held.place == place);
         let is_holder = holders.clone().any(|held| Some(held.worker) == by);
-        // Another one that was not lost had it later.
-        let later = holders.find(|held| Some(held.worker) != by && self.is_sound(held.worker));
+        // Another one that was not lost had it later. One that was lost may read it later.
+        let later =
+            holders.find(|held| Some(held.worker) != by && !self.may_be_closed(held.worker));
         match later {
             Some(later) => Err(format!("it is of {by:?}, and {} has it", later.worker)),
             None if is_holder => Ok(()),

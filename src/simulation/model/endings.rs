@@ -19,16 +19,18 @@ impl Model {
 
     /// Returns whether a client must get everything that was put into its queue or written to it: it
     /// reads, and neither the server's patience nor its time has ended.
-    fn is_owed_the_rest(&self, ending: &Ending) -> bool {
+    fn is_owed_the_rest(&self, id: ConnId, ending: &Ending) -> bool {
         let is_patient = ending.backlog_time < self.limits.slow_consumer_grace;
-        let is_over_bound = self.has_bursts || self.has_large_answers();
+        let is_over_bound = self.has_bursts || self.has_large_answers(id);
         let is_cut_off = ending.was_failed || self.is_tight || is_over_bound || self.is_draining();
         is_patient && !is_cut_off
     }
 
-    /// Answers of workers are not held back, so that large ones put a queue over its bound.
-    fn has_large_answers(&self) -> bool {
-        !self.answered_hugely.is_empty()
+    /// Answers of workers are not held back, so that large ones put a queue over its bound, and so does
+    /// any answer in the queue of a worker that is sent a large request.
+    fn has_large_answers(&self, id: ConnId) -> bool {
+        let is_worker = !self.conns[id].concurrencies.is_empty();
+        !self.answered_hugely.is_empty() || (self.forwarded_hugely && is_worker)
     }
 
     /// Handles the end of a connection that the client did not end itself.
@@ -52,7 +54,7 @@ impl Model {
             // A message that came at the same moment as the end came too late.
             silent_for(conn.arrived_at, limit) || conn.silence_max >= limit
         });
-        if ending.is_cut_short && !is_late && !is_idle && self.is_owed_the_rest(ending) {
+        if ending.is_cut_short && !is_late && !is_idle && self.is_owed_the_rest(id, ending) {
             return Err(format!("connection {id} was cut short"));
         }
         let is_shed =
@@ -65,7 +67,7 @@ impl Model {
         let is_slow = !self.is_calm
             && (!conn.is_prompt
                 || self.has_bursts
-                || self.has_large_answers()
+                || self.has_large_answers(id)
                 || ending.backlog_time >= self.limits.slow_consumer_grace);
         if is_told || is_late || is_idle || is_shed || is_over || self.is_tight {
             return Ok(());

@@ -268,6 +268,8 @@ pub(super) struct Model {
     pub(super) was_full: bool,
     /// Requests whose worker answered with about as much as a frame holds.
     answered_hugely: BTreeSet<u64>,
+    /// Somebody sent workers a message of about as much as a frame holds.
+    forwarded_hugely: bool,
     drain: Option<Drain>,
     /// The step after which everything under way had arrived and was handled.
     settled_at: Option<Step>,
@@ -307,6 +309,7 @@ impl Model {
             dismissed: Vec::new(),
             was_full: false,
             answered_hugely: BTreeSet::new(),
+            forwarded_hugely: false,
             drain: None,
             settled_at: None,
             conns: Vec::new(),
@@ -415,6 +418,11 @@ impl Model {
     /// Notes that a worker answers a request with about as much as a frame holds.
     pub(super) fn answered_hugely(&mut self, nonce: u64) {
         self.answered_hugely.insert(nonce);
+    }
+
+    /// Notes that workers may be sent a message of about as much as a frame holds.
+    pub(super) fn forwarded_hugely(&mut self) {
+        self.forwarded_hugely = true;
     }
 
     /// Returns the token that is asked for from now on, or soon.
