@@ -112,7 +112,9 @@ fn wake_all_behind(core: &mut Core, key: ConnectionKey) {
     let served = served.map(|key| Obstacle::Worker(*key));
     // Both lists are bounded per connection, and this is not a hot path.
     let obstacles: Vec<Obstacle> = subscribed.chain(served).collect();
-    obstacles.iter().for_each(|obstacle| wake_first(core, *obstacle));
+    for obstacle in &obstacles {
+        wake_first(core, *obstacle);
+    }
     // An invitation lets the slow reader itself go on, too.
     for obstacle in obstacles {
         if let Obstacle::Worker(channel) = obstacle {
