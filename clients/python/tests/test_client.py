@@ -73,7 +73,10 @@ def test_a_request_without_an_answer_is_none_in_time(server):
         begin = time.monotonic()
         assert client.send_request("silent", {}, timeout=0.2) is None
         assert time.monotonic() - begin >= 0.2
-        assert client.get_connection_info()["pending_requests"] == 0
+        # The client's own thread forgets it when it notices that its time is up.
+        while client.get_connection_info()["pending_requests"]:
+            assert time.monotonic() - begin < 10
+            time.sleep(0.01)
 
 
 def test_callbacks_are_called_once_with_their_own_answers(server):
