@@ -52,7 +52,7 @@ pub(crate) fn with_meta(
     let is_extended = forward.worker.is_none_or(|key| calls::has(core, key, Extensions::CALL));
     // All of its deadline is left.
     let is_fresh = core.turn.arrived == core.turn.now.monotonic.into();
-    let is_unchanged = is_extended && !meta.idempotent && is_fresh;
+    let is_unchanged = is_extended && is_fresh && !names_idempotent(forward.envelope);
     if let Some(worker) = forward.worker.filter(|_| is_unchanged) {
         let around = forward.envelope.around_message_id_before_meta(forward.body);
         if let Some(pieces) = forward.relayed(core, around) {
@@ -86,6 +86,15 @@ pub(crate) fn with_meta(
         (None, None) => {}
     }
     Ok(())
+}
+
+/// Returns whether the text of a `meta` has the member that ends at the server, whatever its value. One
+/// with an escape may have it, and is written anew.
+fn names_idempotent(envelope: &Envelope<'_>) -> bool {
+    const SHORTEST: usize = "{\"idempotent\":true}".len();
+    envelope.meta_str().is_some_and(|text| {
+        text.len() >= SHORTEST && (text.contains("idempotent") || text.contains('\\'))
+    })
 }
 
 impl<'a> Forward<'a> {

@@ -149,6 +149,19 @@ fn a_worker_gets_what_is_left_of_the_deadline_and_what_is_its_own() {
     world.call(asks, "q", &json!({"idempotent": true}));
     assert_eq!(world.take_one(worker).get("meta"), None);
 
+    // That it is not idempotent ends at the server as well, however it is spelled.
+    for spelled in [r#"{"idempotent":false,"ttl":9}"#, r#"{"\u0069dempotent":false,"ttl":9}"#] {
+        // The keys stand as clients write them, so that it could be relayed as it came.
+        let body = format!(
+            "{{\"message_id\":\"q\",\"app_id\":\"app\",\"channel_id\":\"work\",\
+             \"message_type\":\"request\",\"payload\":1,\"timestamp\":0,\"reply_to\":null,\
+             \"meta\":{spelled}}}"
+        );
+        world.deliver(asks, &framed_text(&body));
+        let got = world.take_one(worker);
+        assert_eq!(got["meta"], json!({"ttl": 9}), "{spelled}");
+    }
+
     // One without the extension gets the message that it always got.
     world.hang_up(worker);
     let plain = world.worker("work");
