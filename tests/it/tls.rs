@@ -5,13 +5,13 @@ mod client;
 mod client_failures;
 #[cfg(feature = "cli")]
 mod commands;
+#[cfg(feature = "cli")]
+mod document;
 mod floods;
 mod hostile;
 mod peer;
 #[cfg(feature = "cli")]
 mod program;
-#[cfg(feature = "cli")]
-mod readme;
 
 use std::time::Duration;
 

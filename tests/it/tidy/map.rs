@@ -1,19 +1,20 @@
-//! The map of the code in the README names every room and every file that is easy to miss, and no
-//! file that does not exist.
+//! The map of the code in `docs/about/architecture.md` names every room and every file that is easy
+//! to miss, and no file that does not exist.
 
 use std::path::{Path, PathBuf};
 
 use super::{files, has_extension};
 
+const PAGE: &str = "docs/about/architecture.md";
 /// Folders whose files need no name of their own, because their names say everything to somebody
 /// who has found the folder.
 const SELF_EXPLANATORY: [&str; 3] = ["src/cli", "src/simulation", "src/broker/fuzzing"];
 
 /// Returns the map, which is the code block of its section.
 fn map() -> String {
-    let (_, readme) =
-        files().into_iter().find(|(path, _)| path == Path::new("README.md")).expect("a README");
-    let (_, section) = readme.split_once("## Where things are\n").expect("the section of the map");
+    let page = files().into_iter().find(|(path, _)| path == Path::new(PAGE));
+    let (_, page) = page.expect("the page of the map");
+    let (_, section) = page.split_once("## Where things are\n").expect("the section of the map");
     section.split("```").nth(1).expect("the map").to_owned()
 }
 
@@ -49,25 +50,25 @@ fn rooms(paths: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_map_of_the_readme_is_that_of_the_tree() {
+fn the_map_of_the_documents_is_that_of_the_tree() {
     let map = map();
     let names = names(&map);
     let paths: Vec<PathBuf> = files().into_iter().map(|(path, _)| path).collect();
     let mut complaints = Vec::new();
     for name in names.iter().filter(|name| has_extension(name, &["rs", "js", "py"])) {
         if !paths.iter().any(|path| path.ends_with(name)) {
-            complaints.push(format!("README.md names {}, which does not exist", name.display()));
+            complaints.push(format!("{PAGE} names {}, which does not exist", name.display()));
         }
     }
     for path in paths.iter().filter(|path| needs_a_name(path)) {
         if !names.iter().any(|name| path.ends_with(name)) {
-            complaints.push(format!("README.md does not name {}", path.display()));
+            complaints.push(format!("{PAGE} does not name {}", path.display()));
         }
     }
     for room in rooms(&paths) {
         let is_named = names.iter().any(|name| room.ends_with(name) || name.starts_with(&room));
         if !is_named && !room.starts_with("proptest-regressions") {
-            complaints.push(format!("README.md does not name {}/", room.display()));
+            complaints.push(format!("{PAGE} does not name {}/", room.display()));
         }
     }
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));

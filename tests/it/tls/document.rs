@@ -1,4 +1,4 @@
-//! The commands of the README's section on TLS work as they are written.
+//! The commands of `docs/guide/tls.md` work as they are written.
 
 use std::fs;
 use std::process::Command;
@@ -6,17 +6,16 @@ use std::process::Command;
 use crate::cli::{Running, assert_fails, ipc};
 use crate::scratch::Scratch;
 
-/// Returns the shell blocks of the section.
+/// Returns the shell blocks of the page.
 fn blocks() -> Vec<String> {
-    let readme = fs::read_to_string("README.md").unwrap();
-    let section = readme.split("\n## TLS\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let page = fs::read_to_string("docs/guide/tls.md").unwrap();
     let block = |text: &str| text.split("```").next().unwrap().to_owned();
-    section.split("```sh\n").skip(1).map(block).collect()
+    page.split("```sh\n").skip(1).map(block).collect()
 }
 
 #[test]
 fn its_authority_its_server_and_its_client_fit_together() {
-    let scratch = Scratch::new("readme");
+    let scratch = Scratch::new("document");
     let directory = &scratch.0;
     let blocks = blocks();
     let made = Command::new("sh").args(["-ec", &blocks[0]]).current_dir(directory).output();
@@ -26,7 +25,7 @@ fn its_authority_its_server_and_its_client_fit_together() {
         .lines()
         .map(|line| {
             let mut command = ipc();
-            command.args(line.strip_prefix("cargo ipc ").unwrap().split(' '));
+            command.args(line.strip_prefix("ipc ").unwrap().split(' '));
             command.current_dir(directory);
             command
         })
