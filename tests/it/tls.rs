@@ -5,8 +5,6 @@ mod client;
 mod client_failures;
 #[cfg(feature = "cli")]
 mod commands;
-#[cfg(feature = "cli")]
-mod document;
 mod floods;
 mod hostile;
 mod peer;
