@@ -1,11 +1,11 @@
 """Runs the examples of the documents, README.md and docs/: `python3 tests/documents.py [page or folder…]`.
 
-Every fenced block of Rust, Python, JavaScript and shell is run as it stands there, on localhost:8888. The blocks of a page
-run one after another in a folder of its own, beside a fresh `ipc serve --demo`. Pages run side by side in network
+Every fenced block of Rust, Python, JavaScript and shell is run as it stands there, on localhost:8888. The blocks of a
+page run one after another in a folder of its own, beside a fresh `ipc serve --demo`. Pages run side by side in network
 namespaces of their own; on a machine that does not allow these, one after another, with port 8888 free.
 
-`→ text` at the end of a line of a block says that the block prints this line; several appear in this order. Words behind
-the language say more:
+`→ text` at the end of a line of a block says that the block prints this line; several appear in this order. Words
+behind the language say more:
 
     not-run         The block is not run: it installs something, or is a fragment. `NOT_RUN` has their number.
     background      The block goes on until the page ends. The next one is run once this one has printed something.
@@ -13,8 +13,8 @@ the language say more:
     file=NAME       The block is written to this file and not run. This is for any language.
     needs=PROGRAM   The block is run where this program is installed, and otherwise named as left out.
 
-It needs the program (`cargo build --features cli`), the environment of tests/python.py, and clients/node as `npm ci` leaves
-it. Anything else that a block needs is a fault of the document.
+It needs the program (`cargo build --features cli`), the environment of tests/python.py, and clients/node as `npm ci`
+leaves it. Anything else that a block needs is a fault of the document.
 """
 
 from __future__ import annotations
