@@ -43,6 +43,9 @@
 //! - Persistence and redelivery: delivery is at most once.
 //! - An async runtime: nothing here needs one, and `Server::poll_once` fits into any.
 
+// Only docs.rs sets this: the documentation names the feature that an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "broker")]
 mod address;
 #[cfg(feature = "broker")]

@@ -4,6 +4,7 @@ mod comments;
 mod commit_messages;
 mod map;
 mod order;
+mod release;
 
 use std::fs;
 use std::path::{Path, PathBuf};

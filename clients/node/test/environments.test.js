@@ -30,7 +30,7 @@ const CASES = {
 };
 const MODULES = {
   CommonJS: `Promise.resolve(require(${JSON.stringify(path.resolve(__dirname, '../index.js'))}))`,
-  ES: `import(${JSON.stringify(path.resolve(__dirname, '../esm/index.mjs'))})`,
+  ES: `import(${JSON.stringify(path.resolve(__dirname, '../esm/index.js'))})`,
 };
 
 for (const [where, { before = '', after = '' }] of Object.entries(CASES)) {

@@ -12,7 +12,7 @@ const { REPO, Process, served } = require('./support.js');
 
 const HERE = path.resolve(__dirname, '..');
 const LIBRARY = fs.readdirSync(path.join(HERE, 'lib')).map((name) => `lib/${name}`);
-const MODULES = ['index.js', ...LIBRARY].map((name) => `esm/${name.replace(/\.js$/, '.mjs')}`);
+const MODULES = ['index.js', ...LIBRARY].map((name) => `esm/${name}`);
 
 // Prints what an error of the server is called, and what it is an instance of.
 const BODY = `
@@ -37,11 +37,13 @@ describe('the package', () => {
   let tarball;
   let installed;
   let packed;
+  let bytes;
   before(() => {
     project = fs.mkdtempSync(path.join(os.tmpdir(), 'ipc-node-'));
     const output = execFileSync('npm', ['pack', '--json', '--silent', '--pack-destination', project], { cwd: HERE });
-    const [{ files, filename }] = JSON.parse(output);
+    const [{ files, filename, size }] = JSON.parse(output);
     packed = files.map((file) => file.path).sort();
+    bytes = size;
     tarball = path.join(project, filename);
     const dependencies = { 'ipc-framework': `file:${tarball}` };
     fs.writeFileSync(path.join(project, 'package.json'), JSON.stringify({ name: 'user', private: true, dependencies }));
@@ -63,11 +65,13 @@ describe('the package', () => {
   };
 
   test('the tarball has the licence, the documents and the library, and nothing else', () => {
-    assert.deepEqual(packed, ['LICENSE', 'MIGRATING.md', 'README.md', 'express.d.mts', 'express.d.ts', 'index.d.mts',
+    assert.deepEqual(packed, ['LICENSE', 'MIGRATING.md', 'README.md', 'esm/package.json', 'express.d.mts', 'express.d.ts', 'index.d.mts',
       'index.d.ts', 'index.js', 'package.json', ...LIBRARY, ...MODULES].sort());
     assert.equal(fs.readFileSync(path.join(HERE, 'LICENSE'), 'utf8'),
       fs.readFileSync(path.join(REPO, 'LICENSE'), 'utf8'));
   });
+
+  test('the tarball is small', () => assert.ok(bytes < 100_000, `${bytes} bytes`));
 
   test('its documents link to nothing that it lacks', () => {
     for (const name of ['README.md', 'MIGRATING.md']) {
@@ -87,14 +91,14 @@ describe('the package', () => {
     for (const file of MODULES) {
       const source = fs.readFileSync(path.join(installed, file), 'utf8');
       assert.doesNotMatch(source, /\brequire\(|module\.exports|createRequire/, file);
-      for (const [, from] of source.matchAll(/from '([^']+)'/g)) assert.match(from, /^(node:|\.\.?\/.*\.mjs$)/, file);
+      for (const [, from] of source.matchAll(/from '([^']+)'/g)) assert.match(from, /^(node:|\.\.?\/.*\.js$)/, file);
     }
   });
 
   test('import and require give the same names, whose instances know each other', async () => {
     const required = require(installed);
-    const imported = await import(path.join(installed, 'esm/index.mjs'));
-    const express = await import(path.join(installed, 'esm/lib/express.mjs'));
+    const imported = await import(path.join(installed, 'esm/index.js'));
+    const express = await import(path.join(installed, 'esm/lib/express.js'));
     assert.deepEqual(Object.keys(imported).filter((name) => name !== 'default').sort(), Object.keys(required).sort());
     assert.deepEqual(Object.keys(imported.default).sort(), Object.keys(required).sort());
     assert.equal(express.ipcProxy, imported.ipcProxy);
