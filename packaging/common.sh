@@ -113,7 +113,7 @@ serve() {
 }
 
 # block HEADING LANGUAGE: prints the first code block of a language below a heading of docs/packages.md, so that what
-# people read there is what the checks run. The mark `not-run` keeps the tests of the other pages away from it. The
+# people read there is what the checks run. The mark `packaged` keeps the tests of the other pages away from it. The
 # port 8888 becomes $IPC_PORT, because another server may have it.
 block() {
     local text

@@ -8,6 +8,7 @@ namespaces of their own; on a machine that does not allow these, one after anoth
 behind the language say more:
 
     not-run         The block is not run: it installs something, or is a fragment. `NOT_RUN` has their number.
+    packaged        The block is run by packaging/check, where the package that it is about is installed.
     background      The block goes on until the page ends. The next one is run once this one has printed something.
     server          The same, in place of the server that ran before. The next one is run once port 8888 is open.
     file=NAME       The block is written to this file and not run. This is for any language.
@@ -44,8 +45,8 @@ SECONDS_MAX = 60
 #: Blocks that are not run. A change of their number is deliberate: change it here as well.
 NOT_RUN = 4
 RUN = ("js", "python", "rust", "sh")
-DATA = ("html", "ini", "json", "text", "toml", "yaml")
-WORDS = ("not-run", "background", "server")
+DATA = ("html", "ini", "json", "text", "toml", "ts", "yaml")
+WORDS = ("not-run", "packaged", "background", "server")
 #: Crates that a Rust block may name besides this one.
 CRATES = ("ipc_framework", "mio", "serde", "serde_json")
 
@@ -71,7 +72,8 @@ class Block:
 
     @property
     def is_run(self) -> bool:
-        return self.language in RUN and "not-run" not in self.words and self.value("file") is None
+        is_left = "not-run" in self.words or "packaged" in self.words
+        return self.language in RUN and not is_left and self.value("file") is None
 
     @property
     def prints(self) -> list[str]:
