@@ -26,6 +26,7 @@ mod calls;
 mod concurrency;
 mod embedding;
 mod memory;
+mod plain;
 mod pressure;
 mod reload;
 mod requests;
