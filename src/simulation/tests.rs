@@ -4,9 +4,9 @@ use super::kernel::Stop;
 use super::speech::Say;
 use super::*;
 
-/// Seeds that every run of the tests goes through, which takes half a minute of one processor in a
-/// debug build.
-const SEEDS: u64 = 3_000;
+/// Seeds that the tests go through with the debug assertions on, which takes some ten seconds. `tests/run`
+/// goes through 70,000 in a release build, and there every branch has to be taken.
+const SEEDS: u64 = 400;
 
 /// Seeds that once found a fault, and the fault that they found. A change of the simulation gives
 /// a seed another meaning, so each fault also has a test beside the code that was wrong.
@@ -22,21 +22,9 @@ const KEPT_SEEDS: [(u64, &str); 2] = [
     ),
 ];
 
-/// Branches that tens of thousands of seeds take a few times: `tests/run` goes through as many, and
-/// fails if one is never taken. Each has a test of its own among those of the broker.
-const RARE: [&str; 6] = [
-    "a channel that others wait for gets another worker",
-    "a connection leaves while work is set aside for it",
-    "a light message waits for a later turn",
-    "a part finds no room in the queue of its requester",
-    "a part gets too large by the id of its requester",
-    "memory is short again soon, and the grace is a part of the usual one",
-];
-
 #[test]
 fn no_promise_is_broken() {
     let mut frames = 0;
-    let mut taken = vec![0; branches().len()];
     for seed in 0..SEEDS {
         let outcome = run_seed(seed, false);
         assert_eq!(
@@ -44,13 +32,9 @@ fn no_promise_is_broken() {
             "seed {seed}; replay it with: cargo simulate --seed {seed}"
         );
         frames += outcome.frames;
-        taken.iter_mut().zip(outcome.branches).for_each(|(sum, count)| *sum += count);
     }
     // A simulation in which nothing happens finds nothing.
     assert!(frames > SEEDS * 20, "{frames}");
-    let never = branches().iter().zip(taken).filter(|(_, count)| *count == 0);
-    let never: Vec<_> = never.map(|(name, _)| *name).filter(|name| !RARE.contains(name)).collect();
-    assert!(never.is_empty(), "no seed reaches these branches: {never:#?}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 """Servers and programs as processes of their own, for the tests of every Python client."""
 
 import codecs
+import contextlib
+import fcntl
 import itertools
 import os
 import pathlib
@@ -8,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -18,6 +21,17 @@ PUBLISHED_PYTHON = REPO / "target" / "interop-venv" / "bin" / "python"
 # Deadlines for hang detection, far above what any step takes.
 STEP_SECONDS_MAX = 60.0
 PROGRAM_SECONDS_MAX = 120.0
+# The console programs of the published package connect to this port only.
+PROGRAMS_PORT = 8888
+
+
+@contextlib.contextmanager
+def programs_port():
+    """Holds the port of the published programs. Other tests that need it wait, also those of other processes."""
+    path = pathlib.Path(tempfile.gettempdir(), f"ipc-framework-{os.getuid()}-port-{PROGRAMS_PORT}.lock")
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield PROGRAMS_PORT
 
 
 class Process:

@@ -1,7 +1,7 @@
 """Runs the interop tests: `python3 tests/interop/run.py [unittest arguments]`.
 
 Makes a virtual environment with the published package, then hands over to unittest inside it.
-Arguments are passed on, so `run.py test_client.Publishing` runs one class.
+Arguments are passed on, so `run.py test_client.Publishing` runs one class. `run.py --install` makes the environment only.
 """
 
 import os
@@ -46,6 +46,8 @@ def main() -> int:
     environment.pop("PYTHONPATH", None)
     if subprocess.run([PYTHON, "-c", CHECK], env=environment).returncode != 0:
         return complain(f"{VENV} does not hold ipc-framework 1.1.2: remove that directory and run again.")
+    if sys.argv[1:] == ["--install"]:
+        return 0
     arguments = sys.argv[1:] or ["discover", "-s", str(HERE)]
     # The output is buffered, because the published client prints on every connect. A failing test shows its output.
     command = [PYTHON, "-m", "unittest", *arguments, "-v", "-b"]

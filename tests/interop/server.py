@@ -9,9 +9,6 @@ import processes
 from ipc_framework import FrameworkClient
 from processes import STEP_SECONDS_MAX, RustServer
 
-# The package's console programs connect to this port only.
-PROGRAMS_PORT = 8888
-
 
 def require_free(port: int):
     with socket.socket() as probe:

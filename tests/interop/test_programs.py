@@ -4,14 +4,15 @@ They connect to port 8888 and sleep a lot, so the two simulations run from the s
 is tested.
 """
 
+import contextlib
 import pathlib
 import re
 import sys
 
 from ipc_framework import FrameworkClient
 
-from processes import Process
-from server import PROGRAMS_PORT, InteropTest
+from processes import PROGRAMS_PORT, Process, programs_port
+from server import InteropTest
 
 BIN = pathlib.Path(sys.executable).parent
 
@@ -26,6 +27,9 @@ class Programs(InteropTest):
 
     @classmethod
     def setUpClass(cls):
+        stack = contextlib.ExitStack()
+        cls.addClassCleanup(stack.close)
+        stack.enter_context(programs_port())
         super().setUpClass()
         cls.files = cls.start("ipc-file", "sim")
         cls.monitor = cls.start("ipc-monitor", "sim")

@@ -12,7 +12,7 @@ from typing import Any
 
 import published
 from ipc_framework import Message, MessageType
-from peers import PUBLISHED_PYTHON, REPO, STEP_SECONDS_MAX, eventually
+from peers import PUBLISHED_PYTHON, REPO, STEP_SECONDS_MAX, eventually, programs_port
 from wire import script
 
 
@@ -43,6 +43,11 @@ def test_both_halves_of_the_first_example_work(tmp_path: pathlib.Path) -> None:
     (modules / "ipc-framework-nodejs").symlink_to(REPO / "clients" / "node")
     (tmp_path / "server.py").write_text(published.first_example("python"), encoding="utf-8")
     (tmp_path / "client.js").write_text(published.first_example("javascript"), encoding="utf-8")
+    with programs_port():
+        check_first_example(tmp_path)
+
+
+def check_first_example(tmp_path: pathlib.Path) -> None:
     server = subprocess.Popen(
         [sys.executable, "-u", "server.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

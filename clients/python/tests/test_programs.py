@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from peers import PUBLISHED_PYTHON, Process, RustServer, STEP_SECONDS_MAX, eventually, free_port
+from peers import PUBLISHED_PYTHON, Process, RustServer, STEP_SECONDS_MAX, eventually, free_port, programs_port
 
 from ipc_framework import FrameworkClient
 
@@ -191,8 +191,6 @@ def test_without_a_server_they_say_what_to_do():
         alone.kill()
 
 
-# The published programs know no other port.
-PUBLISHED_PORT = 8888
 #: Runs the published demo's own file inside this package.
 RUN_PUBLISHED_DEMO = """
 import importlib.util, ipc_framework, sys
@@ -209,15 +207,17 @@ def published(name, *arguments):
 
 
 def test_the_published_programs_talk_to_this_packages_server():
-    own = OwnIpcServer(PUBLISHED_PORT)
-    files, monitor = published("ipc-file", "sim"), published("ipc-monitor", "sim")
-    check_chat(lambda name: published("ipc-chat", name), own)
-    check_files(files)
-    check_monitor(monitor, own, seconds_max=120)
-    own.stop()
+    with programs_port() as port:
+        own = OwnIpcServer(port)
+        files, monitor = published("ipc-file", "sim"), published("ipc-monitor", "sim")
+        check_chat(lambda name: published("ipc-chat", name), own)
+        check_files(files)
+        check_monitor(monitor, own, seconds_max=120)
+        own.stop()
 
 
 def test_the_published_demo_runs_on_this_package():
     (found,) = (PUBLISHED_PYTHON.parent.parent / "lib").glob("python3*/site-packages/ipc_framework/demo.py")
-    check_demo(Process(sys.executable, "-c", RUN_PUBLISHED_DEMO, found))
+    with programs_port():
+        check_demo(Process(sys.executable, "-c", RUN_PUBLISHED_DEMO, found))
     assert os.fspath(found).count("site-packages") == 1
