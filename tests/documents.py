@@ -223,6 +223,8 @@ def run_page(found: list[Block]) -> list[str]:
     def serve(block: Block | None, arguments: list[str]) -> Running:
         if server:
             server.stop()
+            running.remove(server)
+            server.check()
         if is_open():
             raise Failure(f"port {PORT} is in use: end the program that listens on it.")
         started = Running(block, arguments, folder)
