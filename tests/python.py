@@ -33,6 +33,8 @@ def make(home: pathlib.Path) -> None:
 def main() -> int:
     environment = dict(os.environ, MATURIN_PEP517_ARGS=f"--profile {PROFILE} --locked", PYTHONNOUSERSITE="1")
     environment.pop("PYTHONPATH", None)
+    # What is tested is the module; packaging/python/check tests wheels with the program.
+    environment["IPC_PYTHON_PROGRAM"] = "none"
     environment["IPC_SCHEDULERS_PYTHON"] = str(SCHEDULERS_PYTHON)
     make(VENV)
     make(SCHEDULERS_VENV)
@@ -44,6 +46,7 @@ def main() -> int:
     try:
         pip(PYTHON, "wheel", "--no-deps", "--wheel-dir", WHEELS, PACKAGE)
         (wheel,) = WHEELS.glob("*.whl")
+        environment["IPC_WHEEL"] = str(wheel)
         for python in (PYTHON, SCHEDULERS_PYTHON):
             # The version is the same each time, so pip would think that it has it.
             pip(python, "install", "--force-reinstall", "--no-deps", wheel)

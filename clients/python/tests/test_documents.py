@@ -37,7 +37,7 @@ def test_what_is_installed() -> None:
     assert own == there | {"ipc_framework/_native.abi3.so"}, "one native module for all Pythons, and nothing else"
     assert any(file.endswith("licenses/LICENSE") for file in files), files
     wheel = importlib.metadata.distribution("ipc-framework-rs").read_text("WHEEL")
-    assert wheel is not None and "Tag: cp39-abi3-" in wheel
+    assert wheel is not None and "Tag: cp311-abi3-" in wheel
 
 
 def test_types() -> None:

@@ -9,12 +9,16 @@ import warnings as _warnings
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
+from . import _installed
+
 if TYPE_CHECKING:
     from .client import FrameworkClient
     from .core import Application, Channel, IPCClient, IPCServer, Message, MessageType
     from .exceptions import ConnectionError, IPCError, RoutingError
     from .exceptions import HandlerError as HandlerError
     from .server import FrameworkServer
+
+_installed.warn_of_published()
 
 if not getattr(_sys, "_is_gil_enabled", lambda: True)():
     # A free-threaded Python takes the GIL for the native module and warns of it, which the README says already.

@@ -26,6 +26,10 @@ from collections import deque
 from typing import Any, AsyncIterator, Callable, Deque, Dict, Generator, List, Optional, Tuple, TypeVar, Union, overload
 from weakref import WeakValueDictionary, finalize
 
+from . import _installed
+
+_installed.check()
+
 from . import _deadlines, _hub, _lifetime, _native
 from ._aio_streams import Stream
 from ._dispatch import Event

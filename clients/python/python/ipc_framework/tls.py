@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from typing import NamedTuple, Optional, Union
 
+from . import _installed
+
+_installed.check()
+
 Path = Union[str, "os.PathLike[str]"]
 
 
