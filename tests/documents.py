@@ -21,6 +21,7 @@ leaves it. Anything else that a block needs is a fault of the document.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -36,16 +37,19 @@ import sys
 import time
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO / "tests" / "interop"))
+
+from processes import programs_port  # noqa: E402
+
 TARGET = REPO / "target"
 WORK = TARGET / "documents"
+IPC = pathlib.Path(os.environ.get("IPC_BIN", TARGET / "debug" / "ipc"))
 PYTHON = TARGET / f"python-venv-{os.environ.get('IPC_PYTHON_PROFILE', 'dev')}" / "bin"
 PORT = 8888
 #: Seconds after which a block hangs.
 SECONDS_MAX = 60
 #: Blocks that are not run. A change of their number is deliberate: change it here as well.
 NOT_RUN = 4
-#: Pages whose blocks are run by somebody else: `packaging/check`, in places where nothing but the package is installed.
-ELSEWHERE = (REPO / "docs" / "packages.md",)
 RUN = ("js", "python", "rust", "sh")
 DATA = ("html", "ini", "json", "text", "toml", "ts", "yaml")
 WORDS = ("not-run", "packaged", "background", "server")
@@ -122,7 +126,9 @@ def compile_rust(found: list[Block]) -> None:
         name = artifact.get("target", {}).get("name", "").replace("-", "_")
         files = [file for file in artifact.get("filenames", ()) if file.endswith(".rlib")]
         if files:
-            libraries[name] = files[0]
+            # Another build may put another library in the place of this one, but not under its own name.
+            own = (TARGET / "debug" / "deps").glob(f"lib{name}-*.rlib")
+            libraries[name] = next((str(file) for file in own if file.samefile(files[0])), files[0])
     arms = []
     for block in rust:
         (WORK / f"{block.name}.rs").write_text("\n" * block.line + block.code.replace("fn main()", "pub fn main()"))
@@ -160,7 +166,7 @@ class Running:
         self.block = block
         self.output = folder / f"{block.name if block else 'server'}.output"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("IPC_")}
-        environment["PATH"] = f"{TARGET / 'debug'}:{PYTHON}:{environment['PATH']}"
+        environment["PATH"] = f"{IPC.parent}:{PYTHON}:{environment['PATH']}"
         environment.update(PYTHONUNBUFFERED="1", PYTHONNOUSERSITE="1", NO_COLOR="1")
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -248,7 +254,7 @@ def run_page(found: list[Block]) -> list[str]:
                 server = serve(block, command(block, folder))
             else:
                 if server is None:
-                    server = serve(None, [str(TARGET / "debug" / "ipc"), "serve", "--demo"])
+                    server = serve(None, [str(IPC), "serve", "--demo"])
                 one = Running(block, command(block, folder), folder)
                 running.append(one)
                 if "background" in block.words:
@@ -295,7 +301,7 @@ def main() -> int:
             print(failure)
             return 1
     pages = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
-    pages = [page for page in pages if "node_modules" not in page.parts and page not in ELSEWHERE]
+    pages = [page for page in pages if "node_modules" not in page.parts]
     by_page = {page: found for page in pages if (found := blocks(page))}
     everything = [block for found in by_page.values() for block in found]
     wrong = faults(everything)
@@ -318,8 +324,11 @@ def main() -> int:
         one = [sys.executable, __file__, "--one", str(page), "isolated" if unshare else "shared"]
         return subprocess.run([*unshare, *one], stdout=subprocess.PIPE, text=True)
 
-    with concurrent.futures.ThreadPoolExecutor(4 if unshare else 1) as threads:
-        done = list(threads.map(run_one, [page for page, found in by_page.items() if any(one.is_run for one in found)]))
+    to_run = [page for page, found in by_page.items() if any(one.is_run for one in found)]
+    # Other tests need the port as well.
+    with contextlib.nullcontext() if unshare else programs_port():
+        with concurrent.futures.ThreadPoolExecutor(4 if unshare else 1) as threads:
+            done = list(threads.map(run_one, to_run))
     for page in done:
         if page.stdout.strip():
             print(page.stdout.strip(), file=sys.stderr if page.returncode else sys.stdout)
