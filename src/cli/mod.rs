@@ -33,7 +33,7 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use failure::Failure;
@@ -77,7 +77,7 @@ fn is_a_fault(error: &clap::Error) -> bool {
 
 /// Turns clap's error of several lines into one sentence.
 fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
+    let text = name_variable(error, error.render().to_string());
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let said = lines.take_while(|line| {
@@ -86,9 +86,29 @@ fn one_line(error: &clap::Error) -> String {
     // A line that ends with a colon is joined with the next.
     let said = said.collect::<Vec<_>>().join("; ").replace(":; ", ": ");
     let known = Cli::command();
-    let named = std::env::args().nth(1).filter(|name| known.find_subcommand(name).is_some());
-    let program = named.map_or_else(|| "ipc".to_owned(), |name| format!("ipc {name}"));
+    let named = std::env::args_os().nth(1).and_then(|name| known.find_subcommand(name));
+    let program = named.map_or_else(|| "ipc".to_owned(), |it| format!("ipc {}", it.get_name()));
     format!("{said}; see `{program} --help`")
+}
+
+/// Names the variable of the environment in place of the flag, if the value came from there.
+fn name_variable(error: &clap::Error, text: String) -> String {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return text;
+    };
+    let flag = argument.split([' ', '[']).next().unwrap_or_default();
+    let mut typed = std::env::args_os().skip(2);
+    if typed.any(|word| word.to_string_lossy().split('=').next() == Some(flag)) {
+        return text;
+    }
+    let program = Cli::command();
+    let named = std::env::args_os().nth(1).and_then(|name| program.find_subcommand(name));
+    let mut arguments = named.into_iter().flat_map(clap::Command::get_arguments);
+    let is_blamed = |known: &&clap::Arg| known.get_long() == flag.strip_prefix("--");
+    match arguments.find(is_blamed).and_then(clap::Arg::get_env) {
+        Some(variable) => text.replace(&format!("'{argument}'"), &variable.to_string_lossy()),
+        None => text,
+    }
 }
 
 pub(crate) fn run() -> Result<ExitCode, Failure> {

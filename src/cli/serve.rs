@@ -3,6 +3,8 @@
 mod channels;
 mod crash;
 mod exposition;
+mod flags;
+mod hints;
 mod histograms;
 mod latency_log;
 mod log_queue;
@@ -19,9 +21,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::{Access, Address, Config, Handle, Inherited, Limits, Server, UnixSocket};
+use ipc_framework::{Access, Config, Handle, Inherited, Limits, Server, UnixSocket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use self::flags::Flags;
+use self::hints::Hints;
 use self::latency_log::LatencyLog;
 use self::settings::{Problems, Settings};
 use super::failure::Failure;
@@ -31,10 +35,17 @@ use super::{demo_applications, token};
 /// Run the server.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Durations are written 500ms, 5s or 2min, sizes 64KiB or 16MiB. The --config file is \
-TOML with the same names, and a table [tokens] with tokens by application. IPC_TOKEN \
-holds the token of all other applications, IPC_LOG the level of events: error, warn, \
-info or debug.
+Durations are written 500ms, 5s or 2min, sizes 64KiB or 16MiB. A flag goes before its variable, \
+such as IPC_PORT for --port, and the variable before the --config file, which is TOML with the same \
+names, and a table [tokens] with tokens by application. The other subcommands read IPC_HOST, \
+IPC_PORT, IPC_UNIX, IPC_TOKEN, IPC_TOKEN_FILE, IPC_TLS_CERT and IPC_TLS_KEY as well. IPC_TOKEN holds \
+the token of all applications that have no other one, IPC_LOG the level of events: error, warn, info \
+or debug. A flag without a value is set by 1 or true, and unset by 0 or false.
+
+At the address of --metrics, / is a status page with the numbers of `ipc top`, /metrics is for \
+Prometheus, and /healthz answers 200 while the server takes requests, and 503 when it drains or its \
+loop does not answer. They name all applications and channels, and ask for no token. They are \
+therefore refused on addresses other machines can reach, unless --insecure is given.
 
 SIGTERM and SIGINT drain, a second one ends at once. SIGHUP reads the files again: \
 limits, tokens, users and certificates change, all or none of them, and no connection \
@@ -54,9 +65,9 @@ Examples:
 Exit codes: 0 drained and ended, 1 something failed, 2 wrong usage.")]
 pub(super) struct Serve {
     #[command(flatten)]
-    settings: Settings,
-    /// Read settings from a TOML file; flags go before it
-    #[arg(long, value_name = "FILE")]
+    flags: Flags,
+    /// Read settings from a TOML file, for all that neither a flag nor a variable gives
+    #[arg(long, env = "IPC_CONFIG", hide_env_values = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Report everything that keeps the server from starting, and end; with exit code 2 if there is
     /// anything
@@ -107,8 +118,9 @@ impl Serve {
         }
         let tls = config.tls.clone();
         let access = config.access.clone();
+        let default_token = access.default.is_some();
         let mut server = Server::bind_with(config, inherited)?;
-        if settings.demo {
+        if settings.is_demo() {
             demo_applications::install(&mut server);
         }
         let mut reload =
@@ -129,7 +141,13 @@ impl Serve {
         })?;
         // All other threads have been started by now, so the loop has the core to itself.
         settings.cpu.map_or(Ok(()), pin)?;
-        match greet(server.addresses(), metrics.as_deref(), settings.demo) {
+        let hints = Hints {
+            addresses: server.addresses(),
+            metrics: metrics.as_deref(),
+            settings,
+            default_token,
+        };
+        match greet(&hints) {
             // A closed standard output does not affect the server.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 return Err(Failure::runtime(format!("cannot write to standard output: {error}")));
@@ -146,12 +164,16 @@ impl Serve {
         Ok(())
     }
 
-    /// Combines the flags and the file.
+    /// Combines the flags, the environment and the file.
     fn settings(&self) -> Result<Settings, Problems> {
-        match &self.config {
-            Some(path) => Ok(self.settings.clone().or(settings_file::read(path)?)),
-            None => Ok(self.settings.clone()),
+        let Flags(given) = self.flags.clone();
+        let Some(path) = &self.config else { return Ok(given) };
+        let mut file = settings_file::read(path)?;
+        if token::is_in_environment() {
+            // The variable holds the token itself, and goes before the file like all others.
+            file.token_file = None;
         }
+        Ok(given.or(file))
     }
 
     fn read(&self) -> Result<(Settings, Config), Problems> {
@@ -330,29 +352,9 @@ fn pin(_cpu: usize) -> Result<(), Failure> {
     Err(Failure::usage("--cpu works on Linux alone; leave it out"))
 }
 
-fn greet(addresses: &[Address], metrics: Option<&str>, demo: bool) -> io::Result<()> {
+fn greet(hints: &Hints<'_>) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    for address in addresses {
-        writeln!(out, "listening on {address}")?;
-    }
-    if let Some(address) = metrics {
-        writeln!(out, "metrics at http://{address}/metrics")?;
-    }
-    let tcp = addresses.iter().find_map(Address::port);
-    match (demo, tcp) {
-        (true, Some(8888)) => writeln!(
-            out,
-            "try: pip install ipc-framework, then `ipc-chat Ada` in one terminal and \
-             `ipc-chat Bob` in another"
-        )?,
-        (_, Some(port)) => writeln!(
-            out,
-            "try: pip install ipc-framework, then python3 -c 'from ipc_framework import \
-             FrameworkClient as C; c = C(\"bench\", port={port}); c.connect(); print(c.ping())'"
-        )?,
-        (_, None) => {}
-    }
-    writeln!(out, "stop with Ctrl-C")?;
+    write!(out, "{hints}")?;
     out.flush()
 }
 

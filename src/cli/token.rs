@@ -17,6 +17,11 @@ pub(super) fn from_environment() -> Result<Option<String>, Failure> {
     }
 }
 
+/// Returns whether `IPC_TOKEN` is set, to whatever.
+pub(super) fn is_in_environment() -> bool {
+    std::env::var_os("IPC_TOKEN").is_some()
+}
+
 /// Reads a token from a file. A file that everybody may read is refused.
 pub(super) fn from_file(path: &Path) -> Result<Token, Failure> {
     Ok(Token::from_file(path)?)

@@ -16,6 +16,8 @@ mod concurrency;
 mod descriptors;
 mod drain;
 mod embedding;
+#[cfg(feature = "cli")]
+mod environment;
 mod examples;
 mod fallback;
 mod hooks;

@@ -6,6 +6,8 @@ mod client_failures;
 #[cfg(feature = "cli")]
 mod commands;
 mod floods;
+#[cfg(feature = "cli")]
+mod hints;
 mod hostile;
 mod peer;
 #[cfg(feature = "cli")]

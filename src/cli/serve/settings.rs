@@ -5,7 +5,8 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, ValueEnum};
 use ipc_framework::{Access, Config, Limits, Spin, Tls, Token, UnixSocket};
 use serde::{Deserialize, Deserializer, de};
 
@@ -16,116 +17,124 @@ use crate::cli::units::{self, TimeoutOrNever};
 /// All problems, in the order in which they were found.
 pub(super) type Problems = Vec<Failure>;
 
-/// The settings, which have the same names on the command line and in the file.
+/// The settings, which have the same names on the command line, in the environment (after `IPC_`) and
+/// in the file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Settings {
     /// Name or address to listen on; localhost means IPv4 and IPv6 [default: localhost]
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, env = "IPC_HOST", value_name = "HOST")]
     pub(super) host: Option<String>,
     /// TCP port; 0 takes any free one [default: 8888]
-    #[arg(long)]
+    #[arg(long, env = "IPC_PORT")]
     pub(super) port: Option<u16>,
     /// Listen on a Unix socket too
-    #[arg(long, value_name = "PATH")]
-    unix: Option<PathBuf>,
+    #[arg(long, env = "IPC_UNIX", value_name = "PATH")]
+    pub(super) unix: Option<PathBuf>,
     /// Permission bits of the Unix socket [default: 0600]
-    #[arg(long, value_name = "MODE", value_parser = units::mode)]
+    #[arg(long, env = "IPC_UNIX_MODE", value_name = "MODE", value_parser = units::mode)]
     #[serde(deserialize_with = "units::read_mode")]
     unix_mode: Option<u32>,
     /// Listen on the Unix socket only
-    #[arg(long, conflicts_with_all = ["host", "port"])]
-    pub(super) no_tcp: bool,
+    #[arg(long, env = "IPC_NO_TCP")]
+    #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub(super) no_tcp: Option<bool>,
     /// Connections at a time [default: 10000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "IPC_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
     /// Largest message body, either way [default: 16MiB]
-    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    #[arg(long, env = "IPC_MAX_FRAME_BYTES", value_name = "SIZE", value_parser = units::size)]
     #[serde(deserialize_with = "units::read_size")]
     max_frame_bytes: Option<usize>,
     /// Channels of all applications together [default: 65536]
-    #[arg(long, value_name = "N", value_parser = units::count)]
+    #[arg(long, env = "IPC_MAX_CHANNELS", value_name = "N", value_parser = units::count)]
     #[serde(deserialize_with = "units::read_count")]
     max_channels: Option<usize>,
     /// Subscriptions of one connection [default: 4096]
-    #[arg(long, value_name = "N", value_parser = units::count)]
+    #[arg(long, env = "IPC_MAX_SUBSCRIPTIONS", value_name = "N", value_parser = units::count)]
     #[serde(deserialize_with = "units::read_count")]
     max_subscriptions: Option<usize>,
     /// Memory for all that clients make the server hold [default: 1GiB]
-    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    #[arg(long, env = "IPC_MAX_MEMORY", value_name = "SIZE", value_parser = units::size)]
     #[serde(deserialize_with = "units::read_size")]
     max_memory: Option<usize>,
     /// Time for a new connection to complete its handshake [default: 5s]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    #[arg(long, env = "IPC_HANDSHAKE_TIMEOUT")]
+    #[arg(value_name = "DURATION", value_parser = units::duration)]
     #[serde(deserialize_with = "units::read_duration")]
     handshake_timeout: Option<Duration>,
     /// Close connections that send nothing for this long [default: never]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    #[arg(long, env = "IPC_IDLE_TIMEOUT", value_name = "DURATION", value_parser = units::duration)]
     #[serde(deserialize_with = "units::read_duration")]
     idle_timeout: Option<Duration>,
     /// Time for workers to answer a request, or never [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = units::timeout_or_never)]
+    #[arg(long, env = "IPC_REQUEST_TIMEOUT")]
+    #[arg(value_name = "DURATION", value_parser = units::timeout_or_never)]
     #[serde(deserialize_with = "units::read_timeout_or_never")]
     request_timeout: Option<TimeoutOrNever>,
     /// Unsent bytes of a connection above which senders wait for it [default: 1MiB]
-    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    #[arg(long, env = "IPC_QUEUE_HIGH_WATER", value_name = "SIZE", value_parser = units::size)]
     #[serde(deserialize_with = "units::read_size")]
     queue_high_water: Option<usize>,
     /// Time for a slow consumer to get below that before it is closed [default: 5s]
-    #[arg(long, value_name = "DURATION", value_parser = units::timeout)]
+    #[arg(long, env = "IPC_SLOW_CONSUMER_GRACE")]
+    #[arg(value_name = "DURATION", value_parser = units::timeout)]
     #[serde(deserialize_with = "units::read_timeout")]
     slow_consumer_grace: Option<Duration>,
     /// Time to answer what is in flight after SIGTERM or SIGINT [default: 10s]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    #[arg(long, env = "IPC_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = units::duration)]
     #[serde(deserialize_with = "units::read_duration")]
     drain_timeout: Option<Duration>,
     /// File with the token that clients must send; or set `IPC_TOKEN`
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, env = "IPC_TOKEN_FILE", value_name = "PATH")]
     #[serde(deserialize_with = "read_secret_path")]
-    token_file: Option<PathBuf>,
-    /// Let only this user connect to the Unix socket; may be given again
-    #[arg(long, value_name = "UID")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Let only this user connect to the Unix socket; may be given again, or several with commas
+    #[arg(long, env = "IPC_ALLOW_UID", value_name = "UID", value_delimiter = ',')]
     allow_uid: Vec<u32>,
-    /// Let this group connect to the Unix socket, too; may be given again
-    #[arg(long, value_name = "GID")]
+    /// Let this group connect to the Unix socket, too; may be given again, or several with commas
+    #[arg(long, env = "IPC_ALLOW_GID", value_name = "GID", value_delimiter = ',')]
     allow_gid: Vec<u32>,
     /// Certificate in PEM, with its chain: speak TLS 1.3 on TCP
-    #[arg(long, value_name = "PATH")]
-    tls_cert: Option<PathBuf>,
+    #[arg(long, env = "IPC_TLS_CERT", value_name = "PATH")]
+    pub(super) tls_cert: Option<PathBuf>,
     /// Its private key in PEM
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, env = "IPC_TLS_KEY", value_name = "PATH")]
     #[serde(deserialize_with = "read_secret_path")]
     tls_key: Option<PathBuf>,
     /// Certificates in PEM; clients must show one that is signed by one of them
-    #[arg(long, value_name = "PATH")]
-    tls_client_ca: Option<PathBuf>,
+    #[arg(long, env = "IPC_TLS_CLIENT_CA", value_name = "PATH")]
+    pub(super) tls_client_ca: Option<PathBuf>,
     /// Listen on addresses other machines can reach without asking for a token
-    #[arg(long)]
-    insecure: bool,
+    #[arg(long, env = "IPC_INSECURE")]
+    #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    insecure: Option<bool>,
     /// Format of events on standard error [default: text]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, env = "IPC_LOG_FORMAT", value_name = "FORMAT")]
     pub(super) log_format: Option<LogFormat>,
     /// After work, look for more for this long before sleeping; 0 for never [default: 50us on
     /// more than two cores]
-    #[arg(long, value_name = "DURATION", value_parser = units::duration, conflicts_with = "busy")]
+    #[arg(long, env = "IPC_SPIN", value_name = "DURATION", value_parser = units::duration)]
     #[serde(deserialize_with = "units::read_duration")]
-    spin: Option<Duration>,
+    pub(super) spin: Option<Duration>,
     /// Never sleep; for a server that has a core to itself
-    #[arg(long)]
-    busy: bool,
+    #[arg(long, env = "IPC_BUSY")]
+    #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub(super) busy: Option<bool>,
     /// Run the event loop on this core, counted from 0
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "IPC_CPU", value_name = "N")]
     pub(super) cpu: Option<usize>,
     /// Write an `HdrHistogram` interval log of all latencies, a line for each second and channel
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "IPC_LATENCY_LOG", value_name = "FILE")]
     pub(super) latency_log: Option<PathBuf>,
-    /// Answer Prometheus at this address, under /metrics
-    #[arg(long, value_name = "ADDR")]
+    /// Show a status page at this address, and answer /metrics to Prometheus and /healthz to health
+    /// checks
+    #[arg(long, env = "IPC_METRICS", value_name = "ADDR")]
     pub(super) metrics: Option<String>,
     /// Add the applications of the published ipc-server program, and bench/echo
-    #[arg(long)]
-    pub(super) demo: bool,
+    #[arg(long, env = "IPC_DEMO")]
+    #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub(super) demo: Option<bool>,
     /// Tokens by application; in the file only.
     #[arg(skip)]
     #[serde(deserialize_with = "read_tokens")]
@@ -142,7 +151,7 @@ pub(super) enum LogFormat {
 }
 
 impl Settings {
-    /// Fills in settings of the file that the command line does not contain.
+    /// Fills in settings of the file that neither the command line nor the environment contains.
     pub(super) fn or(self, file: Self) -> Self {
         let asks_for_tcp = self.host.is_some() || self.port.is_some();
         Self {
@@ -150,7 +159,7 @@ impl Settings {
             port: self.port.or(file.port),
             unix: self.unix.or(file.unix),
             unix_mode: self.unix_mode.or(file.unix_mode),
-            no_tcp: self.no_tcp || (file.no_tcp && !asks_for_tcp),
+            no_tcp: self.no_tcp.or(file.no_tcp.filter(|_| !asks_for_tcp)),
             max_connections: self.max_connections.or(file.max_connections),
             max_frame_bytes: self.max_frame_bytes.or(file.max_frame_bytes),
             max_channels: self.max_channels.or(file.max_channels),
@@ -168,14 +177,14 @@ impl Settings {
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
-            insecure: self.insecure || file.insecure,
+            insecure: self.insecure.or(file.insecure),
             log_format: self.log_format.or(file.log_format),
             spin: self.spin.or(file.spin),
-            busy: self.busy || (file.busy && self.spin.is_none()),
+            busy: self.busy.or(file.busy.filter(|_| self.spin.is_none())),
             cpu: self.cpu.or(file.cpu),
             latency_log: self.latency_log.or(file.latency_log),
             metrics: self.metrics.or(file.metrics),
-            demo: self.demo || file.demo,
+            demo: self.demo.or(file.demo),
             tokens: file.tokens,
         }
     }
@@ -185,12 +194,12 @@ impl Settings {
     pub(super) fn config(&self, environment_token: Option<String>) -> Result<Config, Problems> {
         let mut config = Config::default();
         let mut problems = Problems::new();
-        if self.no_tcp {
+        if self.is_without_tcp() {
             config.host = None;
         } else if self.host.is_some() {
             config.host.clone_from(&self.host);
         }
-        if self.no_tcp && self.unix.is_none() {
+        if self.is_without_tcp() && self.unix.is_none() {
             problems.push(Failure::usage(
                 "--no-tcp leaves nothing to listen on; give --unix PATH with it",
             ));
@@ -204,9 +213,9 @@ impl Settings {
             .unix
             .as_ref()
             .map(|path| UnixSocket::at(path.clone()).mode(self.unix_mode.unwrap_or(0o600)));
-        config.insecure = self.insecure;
+        config.insecure = self.is_insecure();
         config.spin = match self.spin {
-            _ if self.busy => Spin::Always,
+            _ if self.busy == Some(true) => Spin::Always,
             Some(Duration::ZERO) => Spin::Never,
             Some(spin) => Spin::AfterWork(spin),
             None => config.spin,
@@ -278,6 +287,16 @@ impl Settings {
         Ok(())
     }
 
+    /// Returns the settings without a value, by their names.
+    pub(super) fn switches(&mut self) -> [(&'static str, &mut Option<bool>); 4] {
+        [
+            ("no_tcp", &mut self.no_tcp),
+            ("insecure", &mut self.insecure),
+            ("busy", &mut self.busy),
+            ("demo", &mut self.demo),
+        ]
+    }
+
     /// Returns the names of settings that differ and that a running server cannot change.
     pub(super) fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
         let differences = [
@@ -285,25 +304,35 @@ impl Settings {
             ("port", self.port != other.port),
             ("unix", self.unix != other.unix),
             ("unix-mode", self.unix_mode != other.unix_mode),
-            ("no-tcp", self.no_tcp != other.no_tcp),
+            ("no-tcp", self.is_without_tcp() != other.is_without_tcp()),
             ("tls-cert", self.tls_cert != other.tls_cert),
             ("tls-key", self.tls_key != other.tls_key),
             ("tls-client-ca", self.tls_client_ca != other.tls_client_ca),
-            ("insecure", self.insecure != other.insecure),
+            ("insecure", self.insecure.unwrap_or_default() != other.insecure.unwrap_or_default()),
             ("log-format", self.log_format != other.log_format),
             ("spin", self.spin != other.spin),
-            ("busy", self.busy != other.busy),
+            ("busy", self.busy.unwrap_or_default() != other.busy.unwrap_or_default()),
             ("cpu", self.cpu != other.cpu),
             ("latency-log", self.latency_log != other.latency_log),
             ("metrics", self.metrics != other.metrics),
-            ("demo", self.demo != other.demo),
+            ("demo", self.demo.unwrap_or_default() != other.demo.unwrap_or_default()),
         ];
         differences.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()
     }
 
     /// Returns whether the server may listen on public addresses without asking for tokens.
     pub(super) fn is_insecure(&self) -> bool {
-        self.insecure
+        self.insecure == Some(true)
+    }
+
+    /// Returns whether the server listens on no TCP port.
+    pub(super) fn is_without_tcp(&self) -> bool {
+        self.no_tcp == Some(true)
+    }
+
+    /// Returns whether the demo's applications are wanted.
+    pub(super) fn is_demo(&self) -> bool {
+        self.demo == Some(true)
     }
 
     /// Returns whether the settings say whose processes may use the Unix socket.
@@ -313,7 +342,7 @@ impl Settings {
 
     /// Returns whether the settings name an address to listen on.
     pub(super) fn names_addresses(&self) -> bool {
-        self.host.is_some() || self.port.is_some() || self.unix.is_some() || self.no_tcp
+        self.host.is_some() || self.port.is_some() || self.unix.is_some() || self.is_without_tcp()
     }
 
     /// Refuses a public address for metrics, because they name applications and channels, and need
@@ -327,7 +356,7 @@ impl Settings {
         })?;
         let public = resolved.map(|address| address.ip()).find(|ip| !ip.is_loopback());
         match public {
-            Some(ip) if !self.insecure => Err(Failure::usage(format!(
+            Some(ip) if !self.is_insecure() => Err(Failure::usage(format!(
                 "metrics at {ip} can be read from other machines; choose 127.0.0.1, or say \
                  --insecure"
             ))),

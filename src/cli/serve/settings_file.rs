@@ -18,7 +18,7 @@ const PROBLEMS_MAX: usize = 20;
 pub(super) fn read(path: &Path) -> Result<Settings, Problems> {
     let (text, is_public) = read_text(path).map_err(|failure| vec![failure])?;
     let (settings, mut problems) = parse(path, text);
-    if settings.no_tcp && (settings.host.is_some() || settings.port.is_some()) {
+    if settings.is_without_tcp() && (settings.host.is_some() || settings.port.is_some()) {
         problems.push(Failure::usage(format!(
             "{} says no-tcp and names a host or port; leave out one of them",
             path.display()
