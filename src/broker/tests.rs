@@ -33,6 +33,7 @@ mod requests;
 mod run;
 mod streams;
 mod take_over;
+mod unserved;
 mod work;
 
 /// The defaults of [`Limits::turn`], which the tests of one turn are written for.

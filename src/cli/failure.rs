@@ -90,10 +90,8 @@ impl From<&client::Error> for Failure {
             client::Error::Answered { code: code @ ErrorCode::AuthFailed, text }
                 if text.starts_with("the token") =>
             {
-                format!(
-                    "the server asks for a token, and this one is missing or wrong; give the one \
-                     of the application with --token-file FILE or in IPC_TOKEN ({code})"
-                )
+                let what = text.split_once("; connect again").map_or(&**text, |(what, _)| what);
+                format!("{what}; give it with --token-file FILE or in IPC_TOKEN ({code})")
             }
             error => error.to_string(),
         };

@@ -57,7 +57,8 @@ impl Subscribe {
         let mut connection = self.target.connect()?;
         subscribe(&mut connection)?;
         // Standard error, which no reader of the messages sees.
-        tell(&format!("subscribed to {}; stop with Ctrl-C", self.channels.join(", ")));
+        let (channels, app) = (self.channels.join(", "), self.target.app());
+        tell(&format!("subscribed to {channels} of application {app}; stop with Ctrl-C"));
         let mut left = self.count;
         let mut caught_up = Instant::now();
         while left != Some(0) && !interrupt.is_noted() {

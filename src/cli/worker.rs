@@ -128,7 +128,8 @@ impl Worker {
         } else {
             client.serve_with(&self.channel, &options, move |request| serving.answer(request))?;
         }
-        tell(&format!("serving {}; stop with Ctrl-C", self.channel));
+        let (channel, app) = (&self.channel, self.target.app());
+        tell(&format!("serving {channel} of application {app}; stop with Ctrl-C"));
         let broken = loop {
             if let Some(failure) = work.take_broken() {
                 break Some(failure);

@@ -29,7 +29,7 @@ pub(crate) fn begin(
     };
     // Its handler may have removed it. Without its names there would be no answer.
     if core.router.channels.get(channel).is_none() {
-        return Err(refusal::no_handler());
+        return Err(refusal::channel_gone());
     }
     if core.requests.len() >= core.limits.pending_max
         || session.requests.len() >= core.limits.pending_per_connection_max

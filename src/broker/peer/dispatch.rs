@@ -1,6 +1,6 @@
 //! Parses one frame, checks it against the rules, and carries it out.
 
-use super::system;
+use super::{system, unserved};
 use crate::branches::{self, Branch};
 use crate::broker::embed::handlers::Handlers;
 use crate::broker::embed::request::{Parts, Verdict};
@@ -265,7 +265,7 @@ fn request(
             queues::park(core, parts.from, Obstacle::Worker(parts.channel));
             Err(Stop::Held)
         }
-        Offer::NoWorkers => Err(refusal::no_handler().into()),
+        Offer::NoWorkers => Err(unserved::no_handler(core, parts.from, parts.envelope).into()),
     }
 }
 

@@ -3,3 +3,4 @@
 pub(crate) mod dispatch;
 pub(crate) mod listings;
 pub(crate) mod system;
+pub(crate) mod unserved;

@@ -37,7 +37,7 @@ pub(crate) fn connect(
     let token = token.string().map(JsonStr::decode);
     if !core.access.admits(&app_id, token.as_deref()) {
         branches::note(Branch::WrongToken);
-        return Err(refusal::wrong_token());
+        return Err(refusal::wrong_token(&app_id));
     }
     let id = connection_id.id().ok_or_else(refusal::connection_id_missing)?;
     let id: Arc<str> = id.into();

@@ -51,12 +51,13 @@ pub(crate) fn user_not_admitted() -> Refusal {
     )
 }
 
-pub(crate) fn wrong_token() -> Refusal {
-    Refusal::new(
-        ErrorCode::AuthFailed,
-        "the token is missing or wrong; connect again with the application's token in \
+pub(crate) fn wrong_token(app_id: &str) -> Refusal {
+    let text = format!(
+        "the token of application {} is missing or wrong; connect again with that token in \
          payload.token",
-    )
+        named(app_id)
+    );
+    Refusal::new(ErrorCode::AuthFailed, text)
 }
 
 pub(crate) fn taken_over() -> Refusal {
@@ -191,12 +192,77 @@ pub(crate) fn subscription_payload() -> Refusal {
 
 // Requests and their answers.
 
-pub(crate) fn no_handler() -> Refusal {
+/// Names that exist, for a requester whose channel does not.
+pub(crate) enum Alternatives<'a> {
+    /// The served channels of its application, at least one.
+    Channels(Vec<&'a str>),
+    /// Its application has this many channels, too many to look through.
+    ManyChannels(usize),
+    /// Its application serves no channel. These are the others that it may know of.
+    Applications(Vec<&'a str>),
+}
+
+/// Names that an error lists.
+const NAMES_MAX: usize = 8;
+/// Characters of a name that an error shows. Peers choose the names.
+const NAME_CHARS_MAX: usize = 64;
+
+/// Nobody serves the channel.
+pub(crate) fn no_handler(
+    channel_id: &str,
+    app_id: &str,
+    alternatives: &Alternatives<'_>,
+) -> Refusal {
+    let what = format!(
+        "nobody serves requests on channel {} of application {}",
+        named(channel_id),
+        named(app_id)
+    );
+    let text = match alternatives {
+        Alternatives::Channels(names) => format!(
+            "{what}, which serves {}; check the name, or start the worker that serves it",
+            listed(names)
+        ),
+        Alternatives::ManyChannels(count) => format!(
+            "{what}, which has {count} channels; check the name with list_channels on 'system', or \
+             start the worker that serves it"
+        ),
+        Alternatives::Applications(names) if names.is_empty() => format!(
+            "{what}, which serves no channel; check both names, or start the worker that serves it"
+        ),
+        Alternatives::Applications(names) => format!(
+            "{what}, which serves no channel; check both names, or start the worker that serves it; \
+             other applications here are {}",
+            listed(names)
+        ),
+    };
+    Refusal::new(ErrorCode::NoHandler, text)
+}
+
+/// The channel was removed while its request was processed.
+pub(crate) fn channel_gone() -> Refusal {
     Refusal::new(
         ErrorCode::NoHandler,
-        "nobody serves requests on this channel; check its name, or start the worker that serves \
-         it",
+        "the channel of this request has just been removed; check its name, or start the worker \
+         that serves it",
     )
+}
+
+/// Quotes a name that a peer has chosen.
+fn named(name: &str) -> String {
+    match name.char_indices().nth(NAME_CHARS_MAX) {
+        Some((end, _)) => format!("{:?}…", &name[..end]),
+        None => format!("{name:?}"),
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMES_MAX).map(|name| named(name)).collect();
+    let shown = shown.join(", ");
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 pub(crate) fn handler_failed(failure: &str) -> Refusal {

@@ -83,6 +83,23 @@ fn exit_codes_say_whose_fault_it_is() {
 }
 
 #[test]
+fn a_wrong_name_is_shown_beside_those_that_exist() {
+    let demo = Demo::start();
+    let channel = "nobody serves requests on channel \"ecko\" of application \"bench\", which serves \
+                   \"echo\"; check";
+    assert_fails(demo.command(&["request", "ecko", "1"]), 1, channel);
+    let _worker = demo.0.connected("bench", "w").serving("square");
+    let both = "which serves \"echo\", \"square\"; check";
+    assert_fails(demo.command(&["request", "ecko", "1", "--stream"]), 1, both);
+    assert_fails(demo.command(&["bench", "--channel", "ecko"]), 1, both);
+    let app = "application \"bensch\", which serves no channel; check both names";
+    let others = "other applications here are \"bench\", \"chat_app\", ";
+    for says in [app, others] {
+        assert_fails(demo.command(&["request", "echo", "1", "--app", "bensch"]), 1, says);
+    }
+}
+
+#[test]
 fn who_does_not_answer_in_time_is_four() {
     let demo = Demo::start();
     let _worker = demo.0.connected("bench", "sleeps").serving("slow");
@@ -136,7 +153,7 @@ fn variables_stand_for_flags_and_flags_go_before_them() {
     let typed = ask(&["request", "echo", "1", "--port", &port], &[("IPC_UNIX", nowhere)]).output();
     assert_eq!(typed.unwrap().stdout, b"1\n", "what is typed goes before IPC_UNIX");
     assert_fails(ask(&["ping", "--unix", nowhere, "--port", &port], &[]), 2, "one or the other");
-    assert_fails(ask(&["ping"], &[("IPC_PORT", "many")]), 2, "--port");
+    assert_fails(ask(&["ping"], &[("IPC_PORT", "many")]), 2, "IPC_PORT");
     assert_fails(ask(&["ping"], &[("IPC_TIMEOUT", "soon")]), 2, "500ms");
 }
 
@@ -192,7 +209,8 @@ fn tokens_come_from_a_file_or_the_environment() {
         command.envs(environment.iter().copied());
         command
     };
-    let says = "--token-file FILE or in IPC_TOKEN (auth_failed)";
+    let says = "the token of application \"bench\" is missing or wrong; give it with --token-file FILE or \
+                in IPC_TOKEN (auth_failed)";
     assert_fails(ask(&[], &[]), 1, says);
     assert_fails(ask(&[], &[("IPC_TOKEN", "wrong")]), 1, says);
     let mut worker = ipc();
@@ -238,7 +256,8 @@ fn what_the_server_tells_is_for_people_or_for_machines() {
     assert_eq!(words[..4], ["echo", "0", "server", "1"], "{channels}");
     let [channels] = &demo.documents(&["channels", "--json"])[..] else { panic!("one document") };
     assert_eq!(channels["echo"]["has_handler"], true);
-    assert!(demo.prints(&["channels", "--app", "new"]).contains("has no channels yet"));
+    let others = "application new has no channels yet; other applications here are bench, ";
+    assert!(demo.prints(&["channels", "--app", "new"]).starts_with(others));
 }
 
 #[test]

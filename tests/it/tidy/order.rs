@@ -80,7 +80,7 @@ const ROOMS: &[Room] = &[
             "embed/changes",
             "embed/manage embed/setup embed/handlers",
             // The peers.
-            "peer/listings",
+            "peer/listings peer/unserved",
             "peer/system",
             "peer/dispatch",
             // The driver's door.
@@ -170,7 +170,7 @@ const ROOMS: &[Room] = &[
             "sending",
             // The subcommands, with the parts of the larger ones before them.
             "serve/channels serve/exposition serve/histograms serve/rate_limit serve/settings",
-            "serve/crash serve/settings_file",
+            "serve/crash serve/flags serve/hints serve/settings_file",
             "serve/latency_log serve/log_queue serve/metrics serve/service_manager",
             "serve/logging",
             "serve/signals",
