@@ -145,7 +145,7 @@ impl Broker {
     #[cfg(feature = "net")]
     pub(crate) fn count_garbled(&mut self, key: ConnectionKey, why: &dyn std::fmt::Display) {
         self.core.counters.transport_failures += 1;
-        crate::trace::garbled(key.index(), &why.to_string());
+        crate::trace::garbled(&self.core.who(key), &why.to_string());
     }
 
     /// Counts a connection that was closed at once, for lack of a descriptor.

@@ -27,7 +27,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use self::flags::Flags;
 use self::hints::Hints;
 use self::latency_log::LatencyLog;
-use self::settings::{Problems, Settings};
+use self::settings::{LogFormat, Problems, Settings};
 use super::failure::Failure;
 use super::output::printable;
 use super::{demo_applications, token};
@@ -97,13 +97,17 @@ impl Serve {
         }
         logging::init(settings.log_format.unwrap_or_default())?;
         crash::note_panics();
+        let is_json = settings.log_format == Some(LogFormat::Json);
         let served = self.serve(&settings, config, inherited);
-        logging::finish();
-        let Err(failure) = served else { return Ok(ExitCode::SUCCESS) };
-        if let Some(sentence) = failure.sentence() {
-            crash::last_words(&format!("ipc: {}\n", printable(sentence)));
+        let failed = served.as_ref().err().and_then(Failure::sentence).map(printable);
+        if let Some(reason) = failed.as_ref().filter(|_| is_json) {
+            tracing::error!(%reason, "the server has failed");
         }
-        Ok(failure.exit_code())
+        logging::finish();
+        if let Some(reason) = failed.filter(|_| !is_json) {
+            crash::last_words(&format!("ipc: {reason}\n"));
+        }
+        Ok(served.err().map_or(ExitCode::SUCCESS, |failure| failure.exit_code()))
     }
 
     fn serve(

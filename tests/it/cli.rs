@@ -160,6 +160,12 @@ impl Running {
         stderr
     }
 
+    /// Lets it drain and end in whichever way, and returns the standard error.
+    pub(crate) fn end_by_term(self) -> String {
+        self.signal("TERM");
+        self.end().1
+    }
+
     /// Lets it drain and end.
     pub(crate) fn terminate(self) -> String {
         self.signal("TERM");

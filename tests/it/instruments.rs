@@ -542,12 +542,13 @@ fn a_signal_shows_what_was_measured_and_another_empties_it() {
         }
     }
     let stderr = running.terminate();
-    let words: Vec<Vec<&str>> =
-        stderr.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert!(words.iter().any(|line| line.starts_with(&["publications", "1"])), "{stderr}");
-    let count = REQUESTS.to_string();
-    let row = ["bench/echo", "request", &count];
-    assert!(words.iter().any(|line| line.starts_with(&row)), "{stderr}");
+    let counter = "INFO counter name=\"publications\" value=1";
+    let latency = format!(
+        "INFO latency application=\"bench\" channel=\"echo\" measure=\"request\" count={REQUESTS} p50"
+    );
+    for says in [counter, &latency] {
+        assert!(stderr.lines().any(|line| line.contains(says)), "{says} is missing:\n{stderr}");
+    }
 }
 
 #[test]
@@ -575,6 +576,6 @@ fn a_spinning_server_answers_without_being_woken_and_an_idle_one_sleeps() {
         }
         running.terminate();
     }
-    assert_fails(serve(&["--busy", "--spin", "50us"]), 2, "cannot be used with");
+    assert_fails(serve(&["--busy", "--spin", "50us"]), 2, "contradicts");
     assert_fails(serve(&["--port", "0", "--cpu", "100000"]), 1, "core 100000");
 }

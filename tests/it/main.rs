@@ -22,6 +22,8 @@ mod examples;
 mod fallback;
 mod hooks;
 mod instruments;
+#[cfg(feature = "cli")]
+mod logs;
 mod manage;
 #[cfg(target_os = "linux")]
 mod memory;

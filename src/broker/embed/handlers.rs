@@ -15,7 +15,7 @@ use crate::broker::state::core::Core;
 use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::keys::ChannelKey;
 use crate::broker::state::refusal::{self, Refusal};
-use crate::proto::MessageType;
+use crate::proto::{Envelope, MessageType};
 
 /// The handlers of one channel, by message type.
 #[derive(Default)]
@@ -171,7 +171,10 @@ impl Handlers {
         match catch_unwind(AssertUnwindSafe(call)) {
             Ok(Ok(verdict)) => Ok(verdict),
             Ok(Err(error)) => Err(refusal::filtered(error.into_text())),
-            Err(panic) => Err(refusal::filter_failed(note_panic(core, &*panic))),
+            Err(panic) => {
+                let trace = |reason: &str| trace_failure(parts.envelope, reason);
+                Err(refusal::filter_failed(note_panic(core, &*panic, trace)))
+            }
         }
     }
 
@@ -191,7 +194,10 @@ impl Handlers {
                 };
                 let call = || hook(&info, &mut Context::new(core));
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
-                    note_panic(core, &*panic);
+                    let trace = |reason: &str| {
+                        crate::trace::handler_failed(&event.app_id, None, reason);
+                    };
+                    note_panic(core, &*panic, trace);
                 }
             }
         }
@@ -233,10 +239,12 @@ fn call(
                 return true;
             }
             core.counters.handler_failures += 1;
-            crate::trace::handler_failed(error.text());
+            trace_failure(parts.envelope, error.text());
             error.into_text().into()
         }
-        Err(panic) => note_panic(core, &*panic).into(),
+        Err(panic) => {
+            note_panic(core, &*panic, |reason| trace_failure(parts.envelope, reason)).into()
+        }
     };
     let ended = core.latency.end(began);
     if dealt == Dealt::Not {
@@ -264,10 +272,10 @@ fn hand_over(
                 answers::refuse_by_application(core, parts.from, parts.envelope, payload);
                 return true;
             }
-            crate::trace::handler_failed(error.text());
+            trace_failure(parts.envelope, error.text());
         }
         Err(panic) => {
-            note_panic(core, &*panic);
+            note_panic(core, &*panic, |reason| trace_failure(parts.envelope, reason));
         }
     }
     core.counters.handler_failures += 1;
@@ -280,10 +288,16 @@ fn hand_over(
 }
 
 /// Counts a panic and logs its message, which is not for the peer. Returns the text for the peer.
-fn note_panic(core: &mut Core, panic: &(dyn Any + Send)) -> &'static str {
+fn note_panic(core: &mut Core, panic: &(dyn Any + Send), trace: impl FnOnce(&str)) -> &'static str {
     core.counters.handler_panics += 1;
     let said = panic.downcast_ref::<&str>().copied();
     let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    crate::trace::handler_failed(said.unwrap_or("a panic without a message"));
+    trace(said.unwrap_or("a panic without a message"));
     "it panicked; the server's log says more"
+}
+
+#[cold]
+fn trace_failure(envelope: &Envelope<'_>, reason: &str) {
+    let (app_id, channel_id) = (envelope.app_id().decode(), envelope.channel_id().decode());
+    crate::trace::handler_failed(&app_id, Some(&channel_id), reason);
 }

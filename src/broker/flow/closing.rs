@@ -15,6 +15,7 @@ use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::timers::Due;
 use crate::proto::system::SYSTEM;
 use crate::proto::{Envelope, ErrorCode, MessageType};
+use crate::trace::Who;
 
 /// Answers a message with an error, and closes the connection if the code says so.
 pub(crate) fn refuse(core: &mut Core, to: ConnectionKey, envelope: &Envelope<'_>, why: &Refusal) {
@@ -27,7 +28,7 @@ pub(crate) fn refuse(core: &mut Core, to: ConnectionKey, envelope: &Envelope<'_>
     } else {
         let reply_to = answers::reply_to(envelope);
         answers::say_last(core, to, Address::of(envelope), reply_to, why);
-        trace_refused(core, to, why);
+        trace_refused(core, to, why, Some(envelope));
     }
     begin(core, to);
 }
@@ -49,20 +50,24 @@ pub(crate) fn report(core: &mut Core, to: ConnectionKey, why: &Refusal) {
         let application = answers::own_application(core, to);
         let address = Address { app_id: &application, channel_id: SYSTEM };
         answers::say_last(core, to, address, None, why);
-        trace_refused(core, to, why);
+        trace_refused(core, to, why, None);
     } else {
         answers::report(core, to, why);
     }
     begin(core, to);
 }
 
-fn trace_refused(core: &Core, to: ConnectionKey, why: &Refusal) {
+/// Logs that a connection is closed for an error. In its handshake, it is its message that names the
+/// application.
+fn trace_refused(core: &Core, to: ConnectionKey, why: &Refusal, sent: Option<&Envelope<'_>>) {
     if why.code == ErrorCode::TakenOver {
         // A take-over is routine on reconnect: not logged.
     } else if core.connections.session(to).is_some() {
-        crate::trace::closed_for(to.index(), why.code.as_str(), &why.text);
+        crate::trace::closed_for(&core.who(to), why.code.as_str(), &why.text);
     } else {
-        crate::trace::refused(to.index(), why.code.as_str());
+        let asked = sent.map(|envelope| envelope.app_id().decode());
+        let who = Who { application: asked.as_deref(), ..core.who(to) };
+        crate::trace::refused(&who, why.code.as_str());
     }
 }
 
@@ -200,7 +205,7 @@ fn evict(core: &mut Core) -> bool {
 /// Closes a connection that did not complete its handshake in time, without an error.
 pub(crate) fn time_out_handshake(core: &mut Core, key: ConnectionKey) {
     branches::note(Branch::HandshakeTimedOut);
-    crate::trace::handshake_timeout(key.index());
+    crate::trace::handshake_timeout(&core.who(key));
     core.counters.handshake_timeouts += 1;
     close_now(core, key);
 }
@@ -208,7 +213,7 @@ pub(crate) fn time_out_handshake(core: &mut Core, key: ConnectionKey) {
 /// Closes a slow consumer, whose queue was over its high-water mark for the whole grace.
 pub(crate) fn end_grace(core: &mut Core, key: ConnectionKey) {
     let queued = core.connections.get(key).map_or(0, |connection| connection.send.len());
-    crate::trace::slow_consumer(key.index(), queued);
+    crate::trace::slow_consumer(&core.who(key), queued);
     branches::note(Branch::GraceEnded);
     core.counters.slow_consumers += 1;
     close_now(core, key);
@@ -228,7 +233,7 @@ pub(crate) fn check_idle(core: &mut Core, key: ConnectionKey) {
         connection.timer = Some(core.timers.arm(deadline, Due::Idle(key)));
     } else {
         branches::note(Branch::IdleClosed);
-        crate::trace::idle_closed(key.index());
+        crate::trace::idle_closed(&core.who(key));
         core.counters.idle_closed += 1;
         close_now(core, key);
     }
@@ -270,7 +275,7 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
             application.connections.remove(&session.id);
         }
         core.router.forget_if_unused(session.application);
-        crate::trace::disconnected(key.index(), &app_id);
+        crate::trace::disconnected(&Who { application: Some(&app_id), ..core.who(key) });
         let connection_id = session.id;
         let event = ConnectionEvent { opened: false, key, app_id, connection_id, peer };
         core.agenda.events.push(event);

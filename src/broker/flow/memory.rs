@@ -226,7 +226,7 @@ fn shed_down_to(core: &mut Core, bytes_max: usize) {
 
 fn shed(core: &mut Core, key: ConnectionKey, held_bytes: usize, why: &Refusal) {
     let Some(connection) = core.connections.get(key) else { return };
-    crate::trace::out_of_memory(key.index(), held_bytes);
+    crate::trace::out_of_memory(&core.who(key), held_bytes);
     if connection.takes_messages() && connection.send.is_empty() {
         core.counters.memory_sheds += 1;
         closing::report(core, key, why);

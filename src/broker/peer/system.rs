@@ -76,7 +76,7 @@ fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>
     core.timers.reset(&mut connection.timer, idle);
     let peer = connection.peer;
     core.connections.enter(from, State::Open(Session::new(key, id.clone())));
-    crate::trace::connected(from.index(), &app_id);
+    crate::trace::connected(&core.who(from));
     // The older connection is reported to the hooks before the newer one.
     if let Some(older) = older {
         closing::supersede(core, older, from);

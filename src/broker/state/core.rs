@@ -1,7 +1,7 @@
 //! All tables together. The layers above it change them.
 
 use super::budget::Budget;
-use super::connection::Connections;
+use super::connection::{Connection, Connections};
 use super::counters::Counters;
 use super::encoder::Encoder;
 use super::events::{Action, Agenda};
@@ -15,6 +15,7 @@ use super::turn::Turn;
 use crate::broker::access::Access;
 use crate::broker::limits::Limits;
 use crate::proto::BufferPool;
+use crate::trace::{Origin, Who};
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -87,6 +88,19 @@ impl Core {
     pub(crate) fn look_again(&mut self, key: ConnectionKey) {
         if self.is_draining() {
             self.agenda.actions.push_back(Action::Resume(key));
+        }
+    }
+
+    /// Describes a connection in the log.
+    #[cold]
+    pub(crate) fn who(&self, key: ConnectionKey) -> Who<'_> {
+        let connection = self.connections.get(key);
+        let session = connection.and_then(Connection::session);
+        let application = session.and_then(|own| self.router.applications.get(own.application));
+        Who {
+            connection: key.index(),
+            origin: connection.map_or(Origin::Unknown, |connection| connection.peer.origin()),
+            application: application.map(|application| &*application.id),
         }
     }
 

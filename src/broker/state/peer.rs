@@ -4,6 +4,7 @@ use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
 use crate::broker::access::User;
+use crate::trace::Origin;
 
 /// The other end of a connection, as the operating system named it when the connection was
 /// accepted.
@@ -75,6 +76,19 @@ impl From<PackedPeer> for Peer {
             PackedPeer::UnixUser { uid, gid, pid } => {
                 Self::Unix { user: Some(User { uid, gid }), pid }
             }
+        }
+    }
+}
+
+impl PackedPeer {
+    /// Returns the same for the log.
+    pub(crate) fn origin(self) -> Origin {
+        match self {
+            Self::Unknown => Origin::Unknown,
+            Self::TcpV4(ip, port) => Origin::Tcp((ip, port).into()),
+            Self::TcpV6(ip, port) => Origin::Tcp((ip, port).into()),
+            Self::Unix => Origin::Unix { uid: None, pid: None },
+            Self::UnixUser { uid, pid, .. } => Origin::Unix { uid: Some(uid), pid },
         }
     }
 }

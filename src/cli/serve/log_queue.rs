@@ -15,8 +15,14 @@ use super::crash::{self, END_TIMEOUT};
 const LINES_MAX: usize = 512;
 /// A longer line is counted as lost.
 const LINE_BYTES_MAX: usize = 16 << 10;
+
+/// Makes this thread write its events to standard error itself, however long that takes.
+pub(super) fn bypass() {
+    WRITES.set(true);
+}
+
 thread_local! {
-    /// Set on the writing thread, whose own lines bypass the queue.
+    /// Set on threads that may wait for the reader of standard error: their lines bypass the queue.
     static WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -56,7 +62,7 @@ impl LogQueue {
         let queue = Self(shared.clone());
         let write = move || {
             let _writing: SyncSender<()> = writing;
-            WRITES.set(true);
+            bypass();
             loop {
                 let next = lines.try_recv();
                 if next.is_err() {

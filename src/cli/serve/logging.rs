@@ -49,7 +49,7 @@ pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
     let registry = tracing_subscriber::registry();
     match format {
         LogFormat::Text => registry.with(lines).with(limit).init(),
-        LogFormat::Json => registry.with(lines.json()).with(limit).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).with(limit).init(),
     }
     crash::finish_log_with(finish);
     crash::spawn("suppressed", || reporter.run()).map_err(cannot)?;

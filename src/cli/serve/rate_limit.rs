@@ -19,6 +19,9 @@ const EVENTS_MAX: u64 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
 /// The target of summaries, which the limit does not apply to.
 const SUMMARY: &str = "suppressed";
+/// The target of reports that the operator has asked for. Neither the limit nor the level applies to
+/// them.
+pub(super) const REPORT: &str = "report";
 
 /// A filter of events by level and number. The kind of an event is the place in the code that logs
 /// it.
@@ -46,21 +49,26 @@ impl RateLimit {
         let kinds = Kinds::default();
         (Self { level, kinds: kinds.clone(), suppressed }, Reporter { kinds, noted })
     }
+
+    fn shows(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == REPORT || *metadata.level() <= self.level
+    }
 }
 
 // This is a layer and not a per-layer filter, because those cannot change their mind about a place
 // in the code.
 impl<S: Subscriber> Layer<S> for RateLimit {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        *metadata.level() <= self.level
+        self.shows(metadata)
     }
 
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if *metadata.level() <= self.level { Interest::always() } else { Interest::never() }
+        if self.shows(metadata) { Interest::always() } else { Interest::never() }
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        let passes = event.metadata().target() == SUMMARY || self.kinds.pass(event, Instant::now());
+        let is_free = [SUMMARY, REPORT].contains(&event.metadata().target());
+        let passes = is_free || self.kinds.pass(event, Instant::now());
         if !passes {
             // If this fails there is a note already, or the server is ending.
             let _ = self.suppressed.try_send(());
@@ -69,7 +77,8 @@ impl<S: Subscriber> Layer<S> for RateLimit {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level)
+        // Reports have the level `info`.
+        Some(self.level.max(LevelFilter::INFO))
     }
 }
 
@@ -104,7 +113,7 @@ impl Kinds {
             .map(|kind| (kind.name.clone(), std::mem::take(&mut kind.suppressed)))
             .collect();
         for (event, count) in suppressed {
-            tracing::warn!(target: SUMMARY, event, "{count} more suppressed");
+            tracing::warn!(target: SUMMARY, event, count, "{count} more suppressed");
         }
     }
 }

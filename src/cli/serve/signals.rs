@@ -1,14 +1,16 @@
 //! Signals to a running server.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::mpsc::{self, SyncSender};
 
-use ipc_framework::{Context, Handle};
+use ipc_framework::{Context, Handle, Stats};
+use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::{crash, histograms, logging, service_manager};
+use super::histograms::{self, Copied};
+use super::rate_limit::REPORT;
+use super::{crash, log_queue, logging, service_manager};
 
 /// The first SIGINT or SIGTERM drains, the second ends at once. SIGHUP calls `reload`. SIGUSR1
 /// writes counters and latencies to standard error, SIGUSR2 does so and empties the latencies.
@@ -52,60 +54,66 @@ fn on_own_thread(
     Ok(asked)
 }
 
+/// Writes counters and latencies in the format of the log, each as an event.
 fn report(handle: &Handle, signal: i32) {
-    // If standard error is closed there is nobody to tell.
-    let _ = io::stderr().write_all(table(handle).as_bytes());
+    // This thread may wait for the reader of standard error.
+    log_queue::bypass();
+    let asked = handle.stats().and_then(|stats| Ok((stats, histograms::copy(handle)?)));
+    match asked {
+        Ok((stats, histograms)) => {
+            report_stats(&stats);
+            report_latencies(&histograms);
+        }
+        Err(error) => tracing::info!(target: REPORT, %error, "there are no statistics"),
+    }
     if signal == SIGUSR2 {
         // A server that has ended has no latencies to reset.
         let _ = handle.with(|context: &mut Context<'_>| context.reset_latencies());
     }
 }
 
-/// Returns counters and latencies as a table.
-fn table(handle: &Handle) -> String {
-    let asked = handle.stats().and_then(|stats| Ok((stats, histograms::copy(handle)?)));
-    let (stats, histograms) = match asked {
-        Ok(asked) => asked,
-        Err(error) => return format!("{error}\n"),
-    };
-    let mut text = format!(
-        "{} connections, {} applications, {} channels, {} pending requests, {} buffered bytes, {} \
-         bytes of memory, up {:.0} s\n",
-        stats.total_connections,
-        stats.total_applications,
-        stats.total_channels,
-        stats.pending_requests,
-        stats.buffered_bytes,
-        stats.memory_bytes,
-        stats.uptime_seconds
+fn report_stats(stats: &Stats) {
+    tracing::info!(
+        target: REPORT,
+        connections = stats.total_connections,
+        applications = stats.total_applications,
+        channels = stats.total_channels,
+        pending_requests = stats.pending_requests,
+        kept_requests = stats.kept_requests,
+        buffered_bytes = stats.buffered_bytes,
+        memory_bytes = stats.memory_bytes,
+        uptime_seconds = stats.uptime_seconds,
+        draining = !stats.running,
+        "statistics"
     );
-    // Counters always serialize, and writing to a string cannot fail.
-    if let Ok(serde_json::Value::Object(counters)) = serde_json::to_value(&stats.counters) {
-        for (name, value) in counters {
-            let _ = writeln!(text, "{name:24} {value}");
+    // Counters always serialize.
+    let Ok(Value::Object(counters)) = serde_json::to_value(&stats.counters) else { return };
+    for (name, value) in counters {
+        match value {
+            // Such as the errors by their codes.
+            Value::Object(kinds) => kinds.iter().for_each(|(kind, value)| {
+                tracing::info!(target: REPORT, name, kind, value = value.as_u64(), "counter");
+            }),
+            value => tracing::info!(target: REPORT, name, value = value.as_u64(), "counter"),
         }
     }
-    let _ = writeln!(
-        text,
-        "{:40} {:12} {:>10} {:>9} {:>9} {:>9} {:>9}",
-        "latency in µs", "", "count", "p50", "p99", "p99.9", "max"
-    );
-    for (subject, nanos) in histograms::by_subject(&histograms) {
-        // Peers choose the ids, so these are escaped and cannot forge lines.
-        let name = format!("{}/{}", subject.application, subject.channel);
-        let name = name.escape_debug();
+}
+
+fn report_latencies(histograms: &[Copied]) {
+    for (subject, nanos) in histograms::by_subject(histograms) {
         let micros = |nanos: u64| nanos as f64 / 1_000.0;
         let at = |quantile| micros(nanos.value_at_quantile(quantile));
-        let _ = writeln!(
-            text,
-            "{name:40} {:12} {:>10} {:>9.1} {:>9.1} {:>9.1} {:>9.1}",
-            subject.measure.as_str(),
-            nanos.len(),
-            at(0.5),
-            at(0.99),
-            at(0.999),
-            micros(nanos.max())
+        tracing::info!(
+            target: REPORT,
+            application = subject.application,
+            channel = subject.channel,
+            measure = subject.measure.as_str(),
+            count = nanos.len(),
+            p50_us = at(0.5),
+            p99_us = at(0.99),
+            p999_us = at(0.999),
+            max_us = micros(nanos.max()),
+            "latency"
         );
     }
-    text
 }
