@@ -119,7 +119,7 @@ fn what_strangers_bring_about_is_in_the_log_and_in_the_metrics() {
     let running = Running::start(serve(&arguments));
     running.peer().expect_end();
     let mut lines = running.stderr_lines();
-    assert!(lines.any(|line| line.contains("did not introduce itself")));
+    assert!(lines.any(|line| line.contains("did not complete its handshake")));
 
     // The server has no descriptor for the next connection.
     let open = fs::read_dir(format!("/proc/{}/fd", running.id())).unwrap().count() as u64;
