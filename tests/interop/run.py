@@ -1,7 +1,8 @@
 """Runs the interop tests: `python3 tests/interop/run.py [unittest arguments]`.
 
 Makes a virtual environment with the published package, then hands over to unittest inside it.
-Arguments are passed on, so `run.py test_client.Publishing` runs one class. `run.py --install` makes the environment only.
+Arguments are passed on, so `run.py test_client.Publishing` runs one class. `run.py --install` makes the environment
+only.
 """
 
 import os
