@@ -393,7 +393,7 @@ fn a_silent_server_is_found_dead_over_tls_as_well() {
     let certificates = Certificates::new("client, silent");
     let Pair { client, mut side, .. } = pair(&certificates, |address| {
         let mut options = client_options(address, certificates.trust());
-        options.heartbeat = Some(Duration::from_millis(500));
+        options.heartbeat = Some(Duration::from_secs(2));
         options
     });
     let told = errors(&client);
