@@ -44,6 +44,7 @@ branches! {
     AnswerTooLarge = "an answer gets too large by the id of its requester";
     RequestCancelled = "a request is cancelled by its requester";
     RequestRetried = "a request whose worker was lost is given to another one";
+    LostLeftOver = "requests whose workers were lost are left over for the next turn";
     TtlOver = "a request is not answered within its own ttl";
     TtlOverOnArrival = "a request was held back for longer than its ttl";
     WorkerToldLater = "a worker is told later of a cancel or credit, since it reads slowly";

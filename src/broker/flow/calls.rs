@@ -117,6 +117,12 @@ pub(crate) fn keep_for_retry(core: &mut Core, key: RequestKey, frame: &SharedFra
     }
 }
 
+/// Returns whether another worker may get a request, should its own be lost.
+pub(crate) fn has_retry(core: &Core, key: RequestKey) -> bool {
+    let request = core.requests.get(key).filter(|request| request.has_call());
+    request.and_then(|request| core.requests.call(request)).is_some_and(|call| call.retry.is_some())
+}
+
 /// Takes the frame that was kept for another worker.
 pub(crate) fn take_retry(core: &mut Core, key: RequestKey) -> Option<SharedFrame> {
     let (request, call) = core.requests.with_call(key)?;

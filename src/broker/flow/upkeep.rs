@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{closing, drain, memory, queues, requests};
+use super::{closing, drain, memory, queues, requests, workers};
 use crate::branches::{self, Branch};
 use crate::broker::limits::AWAY_MIN;
 use crate::broker::state::core::Core;
@@ -26,6 +26,11 @@ pub(crate) fn settle(core: &mut Core) {
 /// Returns the time at which [`expire`] has something to do.
 #[inline]
 pub(crate) fn next_deadline(core: &Core) -> Option<Duration> {
+    if core.turn.lost.is_empty() { next_timer(core) } else { Some(Duration::ZERO) }
+}
+
+#[inline]
+fn next_timer(core: &Core) -> Option<Duration> {
     match (core.timers.next_deadline(), core.requests.next_deadline()) {
         (Some(timer), Some(request)) => Some(timer.min(request)),
         (timer, request) => timer.or(request),
@@ -38,11 +43,15 @@ pub(crate) fn is_due(core: &Core) -> bool {
     next_deadline(core).is_some_and(|deadline| deadline <= core.turn.now.monotonic)
 }
 
-/// Carries out the earliest timer that is due. Returns whether there was one.
+/// Goes on with what an earlier turn left over, or carries out the earliest timer that is due. Returns
+/// whether there was anything to do.
 pub(crate) fn expire(core: &mut Core) -> bool {
+    if !core.turn.lost.is_empty() && workers::give_again(core) {
+        return true;
+    }
     let now = core.turn.judged;
     let request = core.requests.overdue(now);
-    if let Some(key) = request.filter(|_| core.requests.next_deadline() == next_deadline(core)) {
+    if let Some(key) = request.filter(|_| core.requests.next_deadline() == next_timer(core)) {
         requests::expire(core, key);
         return true;
     }

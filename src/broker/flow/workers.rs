@@ -108,10 +108,13 @@ pub(crate) fn retire(
     let lost = refusal::worker_lost();
     for request in worker.in_flight {
         branches::note(Branch::WorkerLost);
-        if !retry(core, request) {
+        if calls::has_retry(core, request) {
+            core.turn.lost.push(request);
+        } else {
             requests::fail(core, request, &lost, None);
         }
     }
+    give_again(core);
     for channel in worker.channels {
         detach(core, key, channel);
     }
@@ -176,15 +179,29 @@ pub(crate) fn offer(
     }
 }
 
-/// Gives a request whose worker was lost to another one that has room, if its requester allows that
-/// and no part of its answer was passed on. Returns whether it did.
+/// Gives requests whose worker was lost to other ones, as many as this turn has room for. Returns
+/// whether there was one.
+#[cold]
+pub(crate) fn give_again(core: &mut Core) -> bool {
+    let mut has_given = false;
+    while let Some(request) = core.turn.next_lost() {
+        has_given = true;
+        if !retry(core, request) {
+            requests::fail(core, request, &refusal::worker_lost(), None);
+        }
+    }
+    branches::note_if(Branch::LostLeftOver, || !core.turn.lost.is_empty());
+    has_given
+}
+
+/// Gives a request whose worker was lost to another one that has room, unless it is over by now.
+/// Returns whether it did.
 #[cold]
 fn retry(core: &mut Core, key: RequestKey) -> bool {
     let Some(request) = core.requests.get(key) else { return false };
-    if !request.has_call() {
-        return false;
-    }
     let channel = request.channel;
+    let workers = core.router.channels.get(channel).map_or(0, |found| found.service.workers.len());
+    core.turn.note_work(1 + workers / LOOKS_PER_WORK);
     let Some(frame) = calls::take_retry(core, key) else { return false };
     let Choice::Worker(worker) = least_loaded(core, channel, true) else { return false };
     branches::note(Branch::RequestRetried);

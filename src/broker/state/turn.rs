@@ -4,12 +4,13 @@
 //! Once a turn has done enough of it, connections with further such messages wait for a later turn,
 //! in order of arrival, and meanwhile all others are served.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::connection::{Connection, Connections, Held, Lane};
 use super::counters::Counters;
 use super::events::{Action, Agenda};
-use super::keys::ConnectionKey;
+use super::keys::{ConnectionKey, RequestKey};
 use super::line::Line;
 use super::timers::{Moment, Now};
 use crate::branches::{self, Branch};
@@ -38,6 +39,7 @@ pub(crate) struct Turn {
     work_done: u64,
     light: Queue,
     heavy: Queue,
+    pub(crate) lost: Lost,
     /// Work was begun since the last turn's end, or a due connection had its turn.
     pub(crate) has_begun: bool,
 }
@@ -48,6 +50,33 @@ struct Share {
     frames_left: usize,
     /// The value of [`Turn::work_done`] at which it is used up.
     work_end: u64,
+}
+
+impl Share {
+    fn is_spent(&self, work_done: u64) -> bool {
+        self.frames_left == 0 || work_done >= self.work_end
+    }
+}
+
+/// Requests whose workers were lost and that may go to other ones. Each of them has a search among
+/// all workers of its channel, and a worker may have had thousands, so that later turns do what is over
+/// the share of this one.
+#[derive(Debug, Default)]
+pub(crate) struct Lost {
+    waiting: VecDeque<RequestKey>,
+    /// This turn's share of them, once it was begun.
+    share: Option<Share>,
+}
+
+impl Lost {
+    pub(crate) fn push(&mut self, request: RequestKey) {
+        self.waiting.push_back(request);
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
 }
 
 /// A lane: the work that this turn has begun, and the connections that wait for another turn.
@@ -80,6 +109,7 @@ impl Turn {
             work_done: 0,
             light: Queue::default(),
             heavy: Queue::default(),
+            lost: Lost::default(),
             has_begun: false,
         }
     }
@@ -91,6 +121,7 @@ impl Turn {
     pub(crate) fn begin(&mut self, now: Now) {
         self.now = now;
         self.judged = now.monotonic;
+        self.lost.share = None;
         self.limit_steps(usize::MAX);
     }
 
@@ -105,14 +136,16 @@ impl Turn {
 
     /// Begins the share of a connection, or of the threads that post to the broker.
     pub(crate) fn begin_share(&mut self) {
-        self.share = Share {
-            frames_left: self.share_frames_max,
-            work_end: self.work_done + self.work_max as u64,
-        };
+        self.share = self.new_share();
+    }
+
+    fn new_share(&self) -> Share {
+        let work_end = self.work_done + self.work_max as u64;
+        Share { frames_left: self.share_frames_max, work_end }
     }
 
     pub(crate) fn is_share_spent(&self) -> bool {
-        self.share.frames_left == 0 || self.work_done >= self.share.work_end
+        self.share.is_spent(self.work_done)
     }
 
     /// Counts a frame of the share.
@@ -125,6 +158,24 @@ impl Turn {
     pub(crate) fn fan_out_work(&self, subscribers: usize, frame_bytes: usize) -> usize {
         let crowd = subscribers.min(self.work_max / CROWD_WORK_PARTS);
         crowd * (1 + frame_bytes / DELIVERED_BYTES_PER_WORK)
+    }
+
+    /// Takes the next request whose worker was lost, unless this turn's share of them is used up.
+    pub(crate) fn next_lost(&mut self) -> Option<RequestKey> {
+        let new = self.new_share();
+        let Lost { waiting, share } = &mut self.lost;
+        let share = share.get_or_insert(new);
+        if share.is_spent(self.work_done) {
+            return None;
+        }
+        let request = waiting.pop_front();
+        if request.is_some() {
+            share.frames_left -= 1;
+        } else {
+            // It may have been long.
+            *waiting = VecDeque::new();
+        }
+        request
     }
 
     /// Counts work that is done.

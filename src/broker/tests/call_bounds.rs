@@ -214,3 +214,80 @@ fn the_timeouts_of_streams_wait_for_their_own_time() {
     assert_eq!(world.broker.core.timers.len(), timers);
     world.assert_empty(&[worker, asks]);
 }
+
+/// A search among all workers of the channel for each of them would hold up all other connections.
+#[test]
+fn the_requests_of_a_lost_worker_are_given_again_over_several_turns() {
+    const COUNT: usize = 3 * FRAMES_PER_TURN_MAX + 7;
+    const NEXT_TURN: Duration = Duration::from_millis(1);
+    let mut world = World::new(Limits::default());
+    let lost = world.extended_worker("lost");
+    let asks = world.extended("asks");
+    let leaves = world.extended("leaves");
+    let id = |at: usize| format!("q{at}");
+    for at in 0..COUNT {
+        world.call(asks, &id(at), &json!({"idempotent": true}));
+    }
+    world.call(leaves, "q", &json!({"idempotent": true}));
+    world.call(asks, "late", &json!({"idempotent": true, "ttl": 1}));
+    let others = ["a", "b", "c"].map(|id| world.extended_worker(id));
+    let mut tasks = Vec::new();
+    let mut turn = |world: &mut World| {
+        let before = tasks.len();
+        for other in others {
+            tasks.extend(world.take(other).into_iter().map(|task| (other, task)));
+        }
+        tasks.len() - before
+    };
+    world.hang_up(lost);
+    assert_eq!(turn(&mut world), FRAMES_PER_TURN_MAX);
+    // In the same turn nothing more is done, although another worker is lost, and what ends meanwhile
+    // is not given again.
+    world.cancel(asks, &id(COUNT - 1));
+    world.expect_error(asks, "cancelled", id(COUNT - 1));
+    world.hang_up(leaves);
+    let before = world.broker.core.turn.work_done();
+    for _ in 0..2 {
+        world.pass(NEXT_TURN);
+        assert_eq!(turn(&mut world), FRAMES_PER_TURN_MAX);
+    }
+    world.expect_error(asks, "timeout", "late");
+    let work = world.broker.core.turn.work_done() - before;
+    assert!((2 * FRAMES_PER_TURN_MAX as u64..1_000).contains(&work), "{work}");
+    world.pass(NEXT_TURN);
+    assert_eq!(turn(&mut world), COUNT - 1 - 3 * FRAMES_PER_TURN_MAX);
+    assert_eq!(world.broker.core.counters.retried, COUNT as u64 - 1);
+    for (worker, task) in &tasks {
+        world.answer(*worker, task, &json!("done"));
+    }
+    let mut answered: Vec<_> = world.take(asks).iter().map(|m| m["reply_to"].to_string()).collect();
+    answered.sort_unstable();
+    let mut asked: Vec<_> = (0..COUNT - 1).map(|at| json!(id(at)).to_string()).collect();
+    asked.sort_unstable();
+    assert_eq!(answered, asked);
+    world.assert_empty(&[asks, others[0], others[1], others[2]]);
+}
+
+#[test]
+fn a_search_among_many_workers_is_work() {
+    const WORKERS: usize = 1_000;
+    let mut world = World::new(Limits::default());
+    let lost = world.extended_worker("lost");
+    let asks = world.extended("asks");
+    for at in 0..FRAMES_PER_TURN_MAX {
+        world.call(asks, &format!("q{at}"), &json!({"idempotent": true}));
+    }
+    let others: Vec<_> = (0..WORKERS).map(|at| world.extended_worker(&at.to_string())).collect();
+    let given = |world: &World| world.broker.core.counters.retried as usize;
+    let mut turns = 0;
+    world.hang_up(lost);
+    while given(&world) < FRAMES_PER_TURN_MAX {
+        let before = (given(&world), world.broker.core.turn.work_done());
+        turns += 1;
+        world.pass(Duration::from_micros(1));
+        let work = world.broker.core.turn.work_done() - before.1;
+        assert!(given(&world) > before.0 && work <= WORK_PER_TURN_MAX as u64 + 1_000, "{work}");
+    }
+    assert!((1..=3).contains(&turns), "{turns}");
+    world.assert_empty(&[&others[..], &[asks]].concat());
+}
