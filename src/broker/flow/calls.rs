@@ -70,11 +70,23 @@ pub(crate) fn forget(core: &mut Core, place: usize, request: &PendingRequest) {
 /// Gives a stream that has gone on meanwhile another deadline, or none.
 pub(crate) fn put_off(core: &mut Core, key: RequestKey, deadline: Option<Duration>) {
     core.requests.leave_timeouts(key);
-    let timer = deadline.map(|deadline| core.timers.arm(deadline, Due::Stream(key)));
     if let Some((_, call)) = core.requests.with_call(key)
         && let Some(stream) = &mut call.stream
     {
-        stream.timer = timer;
+        let next = deadline.map(|deadline| (deadline, Due::Stream(key)));
+        core.timers.reset(&mut stream.timer, next);
+    }
+}
+
+/// Gives streams without a timeout one that begins now, because there was none before a reload.
+pub(crate) fn begin_timeouts(core: &mut Core, timeout: Duration) {
+    let deadline = core.turn.deadline_in(timeout);
+    for key in core.requests.keys() {
+        if let Some((_, call)) = core.requests.with_call(key)
+            && let Some(stream) = call.stream.as_mut().filter(|stream| stream.timer.is_none())
+        {
+            stream.timer = Some(core.timers.arm(deadline, Due::Stream(key)));
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Changes the limits and access rules of a running server.
 
-use super::{memory, queues};
+use super::{calls, memory, queues};
 use crate::branches::{self, Branch};
 use crate::broker::access::Access;
 use crate::broker::limits::Limits;
@@ -29,6 +29,11 @@ pub(crate) fn reconfigure(core: &mut Core, limits: Limits, access: Access) {
     }
     if core.limits.queue_high_water_bytes > before.queue_high_water_bytes {
         core.connections.keys().into_iter().for_each(|key| queues::note_higher_mark(core, key));
+    }
+    if before.request_timeout.is_none()
+        && let Some(timeout) = core.limits.request_timeout
+    {
+        calls::begin_timeouts(core, timeout);
     }
     memory::begin_whole(core, before.memory_bytes_max);
     memory::mind(core);

@@ -198,6 +198,53 @@ fn a_request_keeps_the_timeout_it_began_with() {
     assert_eq!(world.take(worker).len(), 1);
 }
 
+/// The time from one part to the next is that of the limits of the moment.
+#[test]
+fn streams_get_the_timeout_that_a_reload_sets() {
+    let timeout = |seconds: Option<u64>| Limits {
+        request_timeout: seconds.map(Duration::from_secs),
+        ..Limits::default()
+    };
+    let mut world = World::new(timeout(Some(20)));
+    let worker = world.extended_worker("worker");
+    let asks = world.extended("asks");
+    world.call(asks, "outlives", &json!({"stream": 9}));
+    world.call(asks, "goes on", &json!({"stream": 9}));
+    let goes_on = world.take(worker).remove(1);
+    world.reload(timeout(None));
+    world.call(asks, "never", &json!({"stream": 9}));
+    world.take(worker);
+    // The first two are looked at when their time is over, and there is none any more.
+    world.pass(Duration::from_secs(60));
+    world.call(asks, "plain", &json!({}));
+    world.take(worker);
+    assert_eq!(world.take(asks), [json!(null); 0]);
+    world.reload(timeout(Some(10)));
+    world.pass(Duration::from_secs(9));
+    world.part(worker, &goes_on, &json!(1), &json!({"seq": 0}));
+    assert_eq!(world.take(asks).len(), 1, "the part");
+    world.pass(Duration::from_secs(1));
+    let late = world.take(asks);
+    let mut ids: Vec<_> = late.iter().map(|m| m["reply_to"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["never", "outlives"]);
+    assert!(late.iter().all(|late| late["payload"]["code"] == "timeout"));
+    world.take(worker);
+    // One that began with a timeout has its time once, although it is looked at twice.
+    world.call(asks, "both", &json!({"stream": 9}));
+    world.take(worker);
+    world.reload(timeout(None));
+    world.reload(timeout(Some(10)));
+    world.pass(Duration::from_secs(9));
+    world.expect_error(asks, "timeout", "goes on");
+    world.pass(Duration::from_secs(1));
+    world.expect_error(asks, "timeout", "both");
+    world.cancel(asks, "plain");
+    world.take(worker);
+    world.take(asks);
+    assert_eq!(world.broker.next_deadline(), None, "no timer is left");
+}
+
 /// It has no end by itself, so that of the drain has to do.
 #[test]
 fn a_drain_cuts_off_a_request_without_a_timeout() {
