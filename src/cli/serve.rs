@@ -4,8 +4,10 @@ mod channels;
 mod crash;
 mod exposition;
 mod flags;
+mod health;
 mod hints;
 mod histograms;
+mod http;
 mod latency_log;
 mod log_queue;
 mod logging;
@@ -15,6 +17,7 @@ mod service_manager;
 mod settings;
 mod settings_file;
 mod signals;
+mod status;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -133,7 +136,7 @@ impl Serve {
             |error: io::Error| Failure::runtime(format!("cannot watch for signals: {error}"));
         signals::watch(server.handle(), move || reload.run()).map_err(cannot)?;
         let metrics = match &settings.metrics {
-            Some(address) => Some(metrics::start(address, server.handle())?),
+            Some(address) => Some(http::start(address, server.handle())?),
             None => None,
         };
         let latency_log = match &settings.latency_log {

@@ -93,7 +93,7 @@ impl Running {
     pub(crate) fn scrape_with(&self, path: &str, accept: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.metrics_address())?;
         stream.set_read_timeout(Some(HANG)).unwrap();
-        let headers = format!("Host: x\r\nAccept: {accept}\r\nConnection: close");
+        let headers = format!("Host: localhost\r\nAccept: {accept}\r\nConnection: close");
         write!(stream, "GET {path} HTTP/1.1\r\n{headers}\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;

@@ -286,7 +286,7 @@ fn prometheus_reads_counters_and_buckets() {
     garbled.write_all(b"\0\0\x01\0{}").unwrap();
     assert!(get("/metrics").starts_with("HTTP/1.1 200"));
     assert!(text.trim_end().ends_with("# EOF"), "{text}");
-    assert!(get("/").starts_with("HTTP/1.1 404"));
+    assert!(get("/other").starts_with("HTTP/1.1 404"));
     assert_fails(serve(&["--port", "0", "--metrics", "0.0.0.0:0"]), 2, "--insecure");
     assert_fails(serve(&["--port", "0", "--metrics", "here"]), 2, "127.0.0.1:9090");
 }

@@ -41,6 +41,8 @@ mod scratch;
 mod settings;
 mod smoke;
 #[cfg(feature = "cli")]
+mod status;
+#[cfg(feature = "cli")]
 mod stopped;
 #[cfg(feature = "cli")]
 mod supervised;

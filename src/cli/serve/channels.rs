@@ -5,18 +5,21 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use ipc_framework::{Context, Handle, HandleError};
+use serde::Serialize;
 
 /// The most channels with gauges of their own, because each channel that a peer creates would be
-/// two more series of the scraper.
+/// two more series of the scraper. The status page has a line for each of them.
 const CHANNELS_MAX: usize = 1_024;
 /// Channels that are copied in one turn.
 const COPIES_PER_TURN_MAX: usize = 128;
 
 /// The numbers of one channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Numbers {
     pub(super) subscribers: u64,
     pub(super) workers: u64,
+    pub(super) has_handler: bool,
+    pub(super) kept_requests: u64,
 }
 
 /// The numbers of channels, by application and name.
@@ -43,8 +46,12 @@ fn copy_some(context: &Context<'_>, skipped: usize) -> Vec<((String, String), Nu
     context.for_each_channel(|app_id, channel_id, info| {
         seen += 1;
         if seen > skipped {
-            let numbers =
-                Numbers { subscribers: info.subscribers as u64, workers: info.workers as u64 };
+            let numbers = Numbers {
+                subscribers: info.subscribers as u64,
+                workers: info.workers as u64,
+                has_handler: info.has_handler,
+                kept_requests: info.kept_requests as u64,
+            };
             bite.push(((app_id.to_owned(), channel_id.to_owned()), numbers));
         }
         if bite.len() < COPIES_PER_TURN_MAX {

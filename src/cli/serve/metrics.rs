@@ -1,13 +1,6 @@
-//! `--metrics`: counters and latencies for Prometheus, in the text format that a scrape asks for.
-//!
-//! Each scrape has a thread and a deadline, and asks the loop for a few short copies. At most 4
-//! scrapes are answered at a time; a fifth replaces the one that has been silent longest.
+//! Counters and latencies for Prometheus.
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use ipc_framework::{Handle, Stats};
@@ -17,20 +10,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::channels::{self, Channels, Numbers};
-use super::crash;
-use super::exposition::Format;
 use super::histograms::{self, Copied};
-use crate::cli::failure::Failure;
 
-/// Scrapes answered at a time. With many channels each answer may have several megabytes.
-const PLACES: usize = 4;
-/// Time for a scraper to send its request and read the answer.
-const DEADLINE: Duration = Duration::from_secs(2);
-/// Limit of a request's head, ten times what Prometheus sends.
-const HEAD_BYTES_MAX: usize = 8 << 10;
-const HEADERS_MAX: usize = 64;
-/// Pause after an accept error, which repeating at once would not mend.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// The type of exemplars' labels; there are none.
 type NoLabels = [(&'static str, &'static str); 0];
 /// Upper bounds of the buckets in nanoseconds: 1, 2, 5 per decade from 1 µs to 10 s.
@@ -60,165 +41,8 @@ const BUCKET_NANOS: [u64; 22] = [
 ];
 const NANOS_PER_SECOND: f64 = 1e9;
 
-/// Answers scrapes at `http://ADDRESS/metrics`. Returns the address, with the port the system
-/// chose for 0.
-pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
-    let cannot = |error: io::Error| {
-        Failure::runtime(format!(
-            "cannot answer scrapes on {address}: {error}; choose another --metrics address"
-        ))
-    };
-    let listener = TcpListener::bind(address).map_err(cannot)?;
-    let bound = listener.local_addr().map_err(cannot)?.to_string();
-    let scrapes = Arc::new(Scrapes { handle, places: Mutex::default(), left: Condvar::new() });
-    let serve = move || -> () {
-        loop {
-            if let Err(error) = listener.accept().and_then(|(stream, _)| scrapes.admit(stream)) {
-                tracing::warn!(%error, "a scrape could not be accepted");
-                std::thread::sleep(RETRY_AFTER);
-            }
-        }
-    };
-    crash::spawn("metrics", serve).map_err(cannot)?;
-    Ok(bound)
-}
-
-/// The scrapes that are being answered.
-struct Scrapes {
-    handle: Handle,
-    /// Ordered by their arrival.
-    places: Mutex<Vec<Place>>,
-    left: Condvar,
-}
-
-struct Place {
-    stream: Arc<TcpStream>,
-    /// Set when its request has come.
-    asked: bool,
-}
-
-impl Scrapes {
-    fn places(&self) -> MutexGuard<'_, Vec<Place>> {
-        // The lock is never poisoned, because a panic ends the process.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Answers a scrape as soon as there is a place.
-    fn admit(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
-        let stream = Arc::new(stream);
-        let mut places = self.places();
-        while places.len() >= PLACES {
-            if let Some(silent) = places.iter().find(|place| !place.asked) {
-                // Its thread notices that, and leaves its place.
-                let _ = silent.stream.shutdown(Shutdown::Both);
-            }
-            places = self.left.wait(places).unwrap_or_else(PoisonError::into_inner);
-        }
-        places.push(Place { stream: stream.clone(), asked: false });
-        drop(places);
-        let (scrapes, scrape) = (self.clone(), stream.clone());
-        let run = move || {
-            // The scraper may have gone away or be too slow; it will ask again.
-            let _ = scrapes.answer(&scrape);
-            scrapes.leave(&scrape);
-        };
-        crash::spawn("metrics", run).map(drop).inspect_err(|_| self.leave(&stream))
-    }
-
-    fn leave(&self, stream: &Arc<TcpStream>) {
-        self.places().retain(|place| !Arc::ptr_eq(&place.stream, stream));
-        self.left.notify_one();
-    }
-
-    fn answer(&self, stream: &Arc<TcpStream>) -> io::Result<()> {
-        let deadline = Instant::now() + DEADLINE;
-        let asked = read_request(stream, deadline)?;
-        for place in self.places().iter_mut().filter(|place| Arc::ptr_eq(&place.stream, stream)) {
-            place.asked = true;
-        }
-        answer(stream, asked.as_ref(), &self.handle, deadline)
-    }
-}
-
-/// A request of a scraper.
-struct Asked {
-    path: String,
-    format: Format,
-}
-
-fn answer(
-    stream: &TcpStream,
-    asked: Option<&Asked>,
-    handle: &Handle,
-    deadline: Instant,
-) -> io::Result<()> {
-    let (status, content_type, body) = match asked {
-        None => ("400 Bad Request", "text/plain", "this is no HTTP request\n".to_owned()),
-        Some(Asked { path, format }) if path == "/metrics" => match scrape(handle) {
-            Ok(text) => ("200 OK", format.content_type(), format.of(text)),
-            Err(error) => ("503 Service Unavailable", "text/plain", format!("{error}\n")),
-        },
-        Some(_) => ("404 Not Found", "text/plain", "metrics are at /metrics\n".to_owned()),
-    };
-    let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n"
-    );
-    write_all(stream, head.as_bytes(), deadline)?;
-    write_all(stream, body.as_bytes(), deadline)
-}
-
-fn write_all(mut stream: &TcpStream, mut rest: &[u8], deadline: Instant) -> io::Result<()> {
-    while !rest.is_empty() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_write_timeout(Some(left))?;
-        let written = stream.write(rest)?;
-        rest = &rest[written..];
-    }
-    Ok(())
-}
-
-/// Reads a request; `None` if it is not a GET request.
-fn read_request(mut stream: &TcpStream, deadline: Instant) -> io::Result<Option<Asked>> {
-    let mut head = Vec::new();
-    let mut chunk = [0; 1_024];
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut request = httparse::Request::new(&mut headers);
-        match request.parse(&head) {
-            Ok(httparse::Status::Complete(_)) => {
-                let path = request.path.unwrap_or_default();
-                let path = path.split_once('?').map_or(path, |(path, _)| path);
-                let is_accept =
-                    |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("accept");
-                // Several headers of that name are one list.
-                let accepts = request.headers.iter().filter(is_accept);
-                let accepts: Vec<_> =
-                    accepts.map(|header| String::from_utf8_lossy(header.value)).collect();
-                let format = Format::accepted(&accepts.join(","));
-                return Ok((request.method == Some("GET"))
-                    .then(|| Asked { path: path.to_owned(), format }));
-            }
-            Ok(httparse::Status::Partial) if head.len() < HEAD_BYTES_MAX => {}
-            _ => return Ok(None),
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut chunk)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            bytes => head.extend_from_slice(&chunk[..bytes]),
-        }
-    }
-}
-
-fn scrape(handle: &Handle) -> Result<String, String> {
+/// Returns counters and latencies in the format `OpenMetrics`, or the reason why there are none.
+pub(super) fn open_metrics(handle: &Handle) -> Result<String, String> {
     let stats = handle.stats().map_err(|error| error.to_string())?;
     let channels = channels::copy(handle).map_err(|error| error.to_string())?;
     let histograms = histograms::copy(handle).map_err(|error| error.to_string())?;

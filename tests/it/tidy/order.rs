@@ -171,7 +171,9 @@ const ROOMS: &[Room] = &[
             // The subcommands, with the parts of the larger ones before them.
             "serve/channels serve/exposition serve/histograms serve/rate_limit serve/settings",
             "serve/crash serve/flags serve/hints serve/settings_file",
-            "serve/latency_log serve/log_queue serve/metrics serve/service_manager",
+            "serve/health serve/latency_log serve/log_queue serve/metrics",
+            "serve/service_manager serve/status",
+            "serve/http",
             "serve/logging",
             "serve/signals",
             "serve",
