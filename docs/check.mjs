@@ -9,7 +9,7 @@ const BASE = process.env.SITE_BASE ?? '/';
 
 const pages = new Map();
 for (const file of fs.readdirSync(SITE, { recursive: true })) {
-  if (!file.endsWith('.html') || file === '404.html') continue;
+  if (!file.endsWith('.html') || file === '404.html' || file.startsWith('api/')) continue;
   const html = fs.readFileSync(path.join(SITE, file), 'utf8');
   const ids = new Set([...html.matchAll(/ id="([^"]*)"/g)].map(([, id]) => id));
   const links = [...html.matchAll(/<a [^>]*href="([^"]*)"/g)].map(([, href]) => href);

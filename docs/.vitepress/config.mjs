@@ -3,6 +3,7 @@
 import { fileURLToPath } from 'node:url';
 
 import { repositoryLinks } from './links.mjs';
+import { copy as copyReferences } from './references.mjs';
 
 /** Documents outside docs/ and their addresses on the site. */
 const DOCUMENTS = {
@@ -109,7 +110,8 @@ export default {
   srcDir: '..',
   outDir: '../target/site',
   cacheDir: '../target/site-cache',
-  srcExclude: ['README.md', 'target/**', '**/node_modules/**', 'perf/record/**', 'findings/**', 'dist/**', '.*/**'],
+  srcExclude: ['README.md', 'target/**', '**/node_modules/**', 'perf/record/**', 'findings/**', 'dist/**', '.*/**',
+    'clients/python/PYTHON.md'],
   rewrites: (file) => address(file) ?? file,
   // A path of the server's own, such as /docs/, for a site that is not at the root of its host.
   base: process.env.SITE_BASE ?? '/',
@@ -120,6 +122,7 @@ export default {
     config: (md) => md.use(repositoryLinks, { address, repository: process.env.SITE_REPOSITORY }),
   },
   vite: { plugins: [PACKAGES] },
+  buildEnd: ({ outDir }) => copyReferences(outDir),
   themeConfig: {
     nav: [
       { text: 'Start', link: '/start/python' },
