@@ -109,7 +109,7 @@ events! {
     warn handler_failed(application: &str, channel: Option<&str>, reason: &str) = "a handler failed";
     warn unsent(reason: &str) = "a message from another thread was not sent";
     warn slow_consumer(who, queued_bytes: usize) = "closed a connection that reads too slowly";
-    warn refused(who, code: &str) = "refused a connection";
+    warn refused(who, code: &str, reason: Option<&str>) = "refused a connection";
     warn closed_for(who, code: &str, reason: &str) = "closed a connection because of what it sent";
     #[cfg(feature = "net")]
     warn garbled(who, reason: &str) = "closed a connection that does not speak TLS as it should";

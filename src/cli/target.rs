@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -30,6 +31,7 @@ struct Flags {
     app: Option<String>,
     /// Name or address of the server [default: localhost]
     #[arg(long, env = "IPC_HOST", value_name = "HOST", hide_env_values = true)]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     host: Option<String>,
     /// TCP port of the server [default: 8888]
     #[arg(long, env = "IPC_PORT", value_name = "PORT", hide_env_values = true)]

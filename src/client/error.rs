@@ -413,6 +413,9 @@ impl fmt::Display for Error {
     }
 }
 
+/// The port of a server that was given none.
+const PORT: u16 = 8888;
+
 fn unreachable_text(
     f: &mut fmt::Formatter<'_>,
     endpoint: &Endpoint,
@@ -420,8 +423,11 @@ fn unreachable_text(
 ) -> fmt::Result {
     use io::ErrorKind;
     match (source.kind(), endpoint) {
-        (ErrorKind::ConnectionRefused, Endpoint::Tcp { .. }) => {
+        (ErrorKind::ConnectionRefused, Endpoint::Tcp { port: PORT, .. }) => {
             write!(f, "nothing listens on {endpoint}; start it with `ipc serve`")
+        }
+        (ErrorKind::ConnectionRefused, Endpoint::Tcp { port, .. }) => {
+            write!(f, "nothing listens on {endpoint}; start it with `ipc serve --port {port}`")
         }
         (ErrorKind::ConnectionRefused | ErrorKind::NotFound, Endpoint::Unix(_)) => {
             write!(f, "nothing listens on {endpoint}; start it with `ipc serve --unix {endpoint}`")

@@ -119,6 +119,8 @@ fn an_error_names_the_variable_and_the_check_finds_it() {
     for (name, value, says) in [
         ("IPC_PORT", "many", "'many' for IPC_PORT"),
         ("IPC_PORT", "", "IPC_PORT"),
+        ("IPC_HOST", "", "IPC_HOST"),
+        ("IPC_UNIX", "", "IPC_UNIX"),
         ("IPC_MAX_MEMORY", "lots", "IPC_MAX_MEMORY: give a number of bytes"),
         ("IPC_LOG_FORMAT", "xml", "IPC_LOG_FORMAT"),
         ("IPC_ALLOW_UID", "0,root", "IPC_ALLOW_UID"),

@@ -1,5 +1,6 @@
 //! The log as JSON: each line is a document, each fact is in it once and has a type of its own.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use serde_json::{Map, Value, json};
@@ -72,6 +73,11 @@ fn every_line_is_a_document_that_says_who_it_is_about() {
     assert_eq!(code(&peer.receive()), "frame_too_large");
     peer.expect_end();
 
+    let mut stream = TcpStream::connect(running.address()).unwrap();
+    let other = stream.local_addr().unwrap().to_string();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+
     let mut peer = Peer::over_unix(&socket).unwrap().called("local", "u");
     peer.introduce(Some("right")).unwrap();
     for _ in 0..30 {
@@ -96,7 +102,14 @@ fn every_line_is_a_document_that_says_who_it_is_about() {
     assert_eq!(line["code"], "auth_failed");
     assert_eq!(line["peer"], refused);
     assert_eq!(line["application"], "evil\n\"app\"");
-    assert!(line["connection"].is_u64() && !line.contains_key("uid"), "{line:?}");
+    assert!(line["connection"].is_u64(), "{line:?}");
+    assert!(!line.contains_key("uid") && !line.contains_key("reason"), "{line:?}");
+
+    // What is no message says so, which an HTTP client at the wrong port needs to know.
+    let garbled = lines.iter().find(|line| line.get("peer") == Some(&json!(other))).expect("it");
+    assert_eq!(garbled["code"], "frame_too_large");
+    let reason = garbled["reason"].as_str().unwrap();
+    assert!(reason.contains("check that the peer speaks this protocol"), "{reason}");
 
     let line = said(&lines, "closed a connection because of what it sent");
     assert_eq!((&line["peer"], &line["application"]), (&json!(closed), &json!("bench")));

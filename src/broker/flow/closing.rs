@@ -67,7 +67,9 @@ fn trace_refused(core: &Core, to: ConnectionKey, why: &Refusal, sent: Option<&En
     } else {
         let asked = sent.map(|envelope| envelope.app_id().decode());
         let who = Who { application: asked.as_deref(), ..core.who(to) };
-        crate::trace::refused(&who, why.code.as_str());
+        // A wrong token is what the code says, and its text would repeat the application.
+        let reason = (why.code != ErrorCode::AuthFailed).then_some(&*why.text);
+        crate::trace::refused(&who, why.code.as_str(), reason);
     }
 }
 

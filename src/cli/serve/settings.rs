@@ -5,7 +5,7 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 use ipc_framework::{Access, Config, Limits, Spin, Tls, Token, UnixSocket};
 use serde::{Deserialize, Deserializer, de};
@@ -24,6 +24,7 @@ pub(super) type Problems = Vec<Failure>;
 pub(super) struct Settings {
     /// Name or address to listen on; localhost means IPv4 and IPv6 [default: localhost]
     #[arg(long, env = "IPC_HOST", value_name = "HOST")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(super) host: Option<String>,
     /// TCP port; 0 takes any free one [default: 8888]
     #[arg(long, env = "IPC_PORT")]

@@ -62,7 +62,7 @@ impl Command {
         }
         // Without the variable the system looks in places of its own.
         let Some(directories) = std::env::var_os("PATH") else { return Ok(()) };
-        let mut found = Err(ErrorKind::NotFound.into());
+        let mut found = Err(io::Error::new(ErrorKind::NotFound, "no directory of PATH has it"));
         for directory in std::env::split_paths(&directories) {
             match may_run(&directory.join(&self.program)) {
                 Ok(()) => return Ok(()),

@@ -71,7 +71,7 @@ fn certificate(error: &CertificateError) -> String {
         // A new authority under the name of an old one shows as a bad signature.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the server's certificate is signed by nobody whom \
-             this client trusts; give the authority that signed it"
+             this client trusts; give the authority that signed it (--tls-ca)"
                 .into()
         }
         CertificateError::NotValidForNameContext { expected, presented } => format!(
@@ -102,7 +102,9 @@ fn alert_text(alert: AlertDescription) -> (Fault, String) {
     match alert {
         AlertDescription::CertificateRequired => (
             Fault::Caller,
-            "the server asks for a certificate of the client's; give one with its key".into(),
+            "the server asks for a certificate of the client's; give one with its key (--tls-cert, \
+             --tls-key)"
+                .into(),
         ),
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate

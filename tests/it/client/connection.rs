@@ -212,7 +212,8 @@ fn nothing_that_listens_is_told_with_what_to_do() {
     options.endpoint = Endpoint::tcp("127.0.0.1", port);
     let error = options.connect().unwrap_err();
     let text = error.to_string();
-    assert_eq!(text, format!("nothing listens on 127.0.0.1:{port}; start it with `ipc serve`"));
+    let start = format!("start it with `ipc serve --port {port}`");
+    assert_eq!(text, format!("nothing listens on 127.0.0.1:{port}; {start}"));
     assert_eq!((error.fault(), error.execution()), (Fault::Server, Execution::Never));
 }
 

@@ -74,7 +74,8 @@ fn exit_codes_say_whose_fault_it_is() {
     ] {
         let mut command = demo.command(arguments);
         command.env("IPC_PORT", &unused);
-        let says = format!("nothing listens on 127.0.0.1:{unused}; start it with `ipc serve`");
+        let start = format!("start it with `ipc serve --port {unused}`");
+        let says = format!("nothing listens on 127.0.0.1:{unused}; {start}");
         assert_fails(command, 3, &says);
     }
     let mut nowhere = ipc();

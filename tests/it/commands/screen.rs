@@ -134,7 +134,7 @@ fn top_waits_for_a_server_that_is_away_and_ends_on_ctrl_c() {
     let mut top = Terminal::run(&demo.command(&["top", "--interval", "100ms"]));
     top.wait_until("the table", |text| row(text, "echo").is_some());
     drop(demo);
-    top.wait_until("the trouble", |text| text.contains("start it with `ipc serve`"));
+    top.wait_until("the trouble", |text| text.contains("start it with `ipc serve --port "));
     top.press("\u{3}");
     assert_eq!(top.end().0, Some(0));
 }
