@@ -12,13 +12,15 @@ use super::client::Client;
 use super::error::Error;
 use super::payload::Payload;
 use super::request_future::{RequestFuture, RequestId};
+use super::request_options::RequestOptions;
 use super::wire::encoder::Heading;
 use crate::proto::Message;
 use crate::proto::MessageType;
 use crate::proto::system::{Action, SYSTEM};
 
 impl Client {
-    /// [`send_request`](Self::send_request) with the timeout of the options.
+    /// [`send_request`](Self::send_request) with the timeout of the options, which the server is not
+    /// told of.
     ///
     /// # Errors
     /// As [`send_request`](Self::send_request).
@@ -27,7 +29,17 @@ impl Client {
         channel_id: &str,
         payload: &T,
     ) -> Result<Message, Error> {
-        self.send_request(channel_id, payload, self.timeout())
+        self.wait_untold(channel_id, payload, self.timeout())
+    }
+
+    fn wait_untold<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        timeout: Duration,
+    ) -> Result<Message, Error> {
+        let heading = Heading::new(MessageType::Request, channel_id);
+        self.shared().ask_and_wait(heading, payload, Kind::AnyConnection, timeout)
     }
 
     /// As [`request`](Self::request), and reads the answer into a value of your own type.
@@ -43,7 +55,8 @@ impl Client {
         self.request(channel_id, payload)?.payload.decode().map_err(Error::BadAnswer)
     }
 
-    /// Sends a request to whoever serves the channel, and waits for the answer.
+    /// Sends a request to whoever serves the channel, and waits for the answer. A server that knows
+    /// the extension `call` is told of the timeout, and tells the worker, unless it is zero.
     ///
     /// # Errors
     /// [`Error::Answered`] if the answer is an error, [`Error::Deadline`] if there is none in
@@ -56,8 +69,10 @@ impl Client {
         payload: &T,
         timeout: Duration,
     ) -> Result<Message, Error> {
-        let heading = Heading::new(MessageType::Request, channel_id);
-        self.shared().ask_and_wait(heading, payload, Kind::AnyConnection, timeout)
+        match given(timeout) {
+            Some(options) => self.request_with(channel_id, payload, &options),
+            None => self.wait_untold(channel_id, payload, timeout),
+        }
     }
 
     /// Sends a request, and calls `callback` with the answer or the error on the client's thread.
@@ -70,14 +85,10 @@ impl Client {
         payload: &T,
         callback: impl FnOnce(Result<Message, Error>) + Send + 'static,
     ) -> Result<RequestId, Error> {
-        self.send_request_async_timeout(channel_id, payload, self.timeout(), callback)
+        self.call_untold(channel_id, payload, self.timeout(), callback)
     }
 
-    /// [`send_request_async`](Self::send_request_async) with a timeout of its own.
-    ///
-    /// # Errors
-    /// As [`send_request_async`](Self::send_request_async).
-    pub fn send_request_async_timeout<T: Payload + ?Sized>(
+    fn call_untold<T: Payload + ?Sized>(
         &self,
         channel_id: &str,
         payload: &T,
@@ -90,9 +101,29 @@ impl Client {
         self.shared().ask(heading, payload, Kind::AnyConnection, waiter, limit).map(RequestId)
     }
 
+    /// [`send_request_async`](Self::send_request_async) with a timeout of its own, of which the server
+    /// is told as by [`send_request`](Self::send_request).
+    ///
+    /// # Errors
+    /// As [`send_request_async`](Self::send_request_async).
+    pub fn send_request_async_timeout<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        timeout: Duration,
+        callback: impl FnOnce(Result<Message, Error>) + Send + 'static,
+    ) -> Result<RequestId, Error> {
+        match given(timeout) {
+            Some(options) => self.send_request_async_with(channel_id, payload, &options, callback),
+            None => self.call_untold(channel_id, payload, timeout, callback),
+        }
+    }
+
     /// Sends a message as a request without changing it, and calls `callback` on the client's
     /// thread with the answer as it came: an answer that is an error is passed on as a message.
-    /// This is for programs that build messages themselves, such as bindings to other languages.
+    /// This is for programs that build messages themselves, such as bindings to other languages, and
+    /// the server is not told of the timeout; see
+    /// [`send_request_message_with`](Self::send_request_message_with).
     ///
     /// # Errors
     /// As [`send_request_async`](Self::send_request_async); [`Error::BadId`] if the `message_id` is
@@ -126,14 +157,10 @@ impl Client {
         channel_id: &str,
         payload: &T,
     ) -> Result<RequestFuture, Error> {
-        self.request_future_timeout(channel_id, payload, self.timeout())
+        self.future_untold(channel_id, payload, self.timeout())
     }
 
-    /// [`request_future`](Self::request_future) with a timeout of its own.
-    ///
-    /// # Errors
-    /// As [`request_future`](Self::request_future).
-    pub fn request_future_timeout<T: Payload + ?Sized>(
+    fn future_untold<T: Payload + ?Sized>(
         &self,
         channel_id: &str,
         payload: &T,
@@ -146,6 +173,23 @@ impl Client {
         let shared = self.shared();
         let id = shared.ask(heading, payload, Kind::AnyConnection, waiter, limit)?;
         Ok(RequestFuture::new(slot, id, Arc::downgrade(shared), None))
+    }
+
+    /// [`request_future`](Self::request_future) with a timeout of its own, of which the server is
+    /// told as by [`send_request`](Self::send_request).
+    ///
+    /// # Errors
+    /// As [`request_future`](Self::request_future).
+    pub fn request_future_timeout<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        timeout: Duration,
+    ) -> Result<RequestFuture, Error> {
+        match given(timeout) {
+            Some(options) => self.request_future_with(channel_id, payload, &options),
+            None => self.future_untold(channel_id, payload, timeout),
+        }
     }
 
     /// Sends a value to all subscribers of the channel.
@@ -232,4 +276,10 @@ impl Client {
     fn timeout(&self) -> Duration {
         self.shared().options.connection.timeout
     }
+}
+
+/// Returns the options of a request whose caller gave this timeout. One that is over before it begins
+/// is not worth telling: its caller sends a request and does not wait.
+fn given(timeout: Duration) -> Option<RequestOptions> {
+    (!timeout.is_zero()).then(|| RequestOptions::default().timeout(timeout))
 }

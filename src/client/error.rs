@@ -324,6 +324,10 @@ impl Error {
         Self::Unsupported { what: "answers in parts (the extension `call`)" }
     }
 
+    pub(super) fn unsupported_headers() -> Self {
+        Self::Unsupported { what: "headers (the extension `call`)" }
+    }
+
     pub(super) fn lost(execution: Execution, source: impl Into<Option<io::Error>>) -> Self {
         Self::Lost { execution, source: source.into() }
     }

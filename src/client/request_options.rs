@@ -14,7 +14,8 @@ use crate::setters::setters;
 /// [`request_stream_with`](super::Client::request_stream_with) and the like.
 ///
 /// They are told to a server that knows the extension `call`, as this one does. With another server
-/// the timeout and the cancel take effect in this client alone, and the rest has no effect.
+/// the timeout and the cancel take effect in this client alone, a request with headers is refused
+/// with [`Error::Unsupported`] before it is sent, and the rest has no effect.
 ///
 /// ```
 /// use ipc_framework::client::RequestOptions;
@@ -139,6 +140,9 @@ impl RequestOptions {
         if is_stream && !has_call {
             return Err(Error::unsupported_streams());
         }
+        if !has_call && !self.headers.is_empty() {
+            return Err(Error::unsupported_headers());
+        }
         if self.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
             return Err(Error::Cancelled { execution: Execution::Never });
         }
@@ -221,6 +225,7 @@ mod tests {
         assert_eq!(read.headers, Some(r#"{"a":"\""}"#));
         assert!((1..=1_501).contains(&read.ttl_millis.unwrap()), "{told}");
         assert!(all.terms(Extensions::CALL, Duration::ZERO, true).unwrap().is_given);
+        let all = RequestOptions { headers: BTreeMap::new(), ..all };
         assert!(all.terms(Extensions::NONE, Duration::ZERO, false).unwrap().meta.is_none());
     }
 
@@ -252,7 +257,8 @@ mod tests {
         assert!(matches!(cancelled, Err(Error::Cancelled { execution: Execution::Never })));
         let large = RequestOptions::default().header("a", "x".repeat(META_BYTES_MAX));
         assert!(matches!(terms(&large, Extensions::CALL), Err(Error::MetaTooLarge { .. })));
-        assert!(terms(&large, Extensions::NONE).is_ok());
+        let headers = terms(&RequestOptions::default().header("a", "b"), Extensions::NONE);
+        assert_eq!(headers.unwrap_err().code(), Some("unsupported"));
         let stream = RequestOptions::default().terms(Extensions::NONE, Duration::ZERO, true);
         assert_eq!(stream.unwrap_err().code(), Some("unsupported"));
     }

@@ -16,7 +16,7 @@ use super::open::Open;
 use super::outbox::Kind;
 use super::pending::Expired;
 use super::shared::Shared;
-use super::state::{Link, Loss};
+use super::state::{Link, LinkedUp, Loss};
 use super::waiter::Waiter;
 use crate::client::connection::Connection;
 use crate::client::error::{Error, Execution, Fault};
@@ -196,9 +196,9 @@ impl Driver {
         if matches!(state.link, Link::Closed) {
             return Err(Error::Closed);
         }
-        let (served, unsupported) =
+        let LinkedUp { serves, unsupported } =
             state.link_up(Arc::clone(&socket), connection_id, &welcome, &mut encoder);
-        for (id, channel_id) in served {
+        for (id, channel_id) in serves {
             let shared = Arc::downgrade(&self.shared);
             let tell = move |answer: Result<Message, Error>| {
                 let (Err(error), Some(shared)) = (answer, shared.upgrade()) else { return };
@@ -210,8 +210,8 @@ impl Driver {
         }
         drop(state);
         drop(encoder);
-        for stream in unsupported {
-            stream.tell(Err(Error::unsupported_streams()));
+        for (waiter, error) in unsupported {
+            waiter.tell(Err(error));
         }
         self.link = Some(Open::new(socket, buffer, extensions, heartbeat.is_some()));
         self.shared.progress.notify_all();

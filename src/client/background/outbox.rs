@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use uuid::Uuid;
 
-use crate::client::wire::encoder::strip_meta;
+use crate::client::wire::encoder::{has_headers, strip_meta};
 
 /// The connections by which a message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,13 +180,18 @@ impl Outbox {
         void
     }
 
-    /// Removes the `meta` of the messages that wait for the next connection, which has no extensions.
-    pub(crate) fn strip_held(&mut self) {
+    /// Removes the `meta` of the messages for the next connection, which does not take it. Returns the
+    /// requests whose headers would be lost by that.
+    pub(crate) fn strip_held(&mut self) -> Vec<Uuid> {
+        let mut with_headers = Vec::new();
         for held in &mut self.held {
+            let request = held.request.filter(|_| has_headers(&held.frame, held.meta_bytes));
+            with_headers.extend(request);
             self.held_bytes -= held.frame.len();
             strip_meta(&mut held.frame, std::mem::take(&mut held.meta_bytes));
             self.held_bytes += held.frame.len();
         }
+        with_headers
     }
 
     /// Queues the kept messages for a new connection, after those that are queued already.

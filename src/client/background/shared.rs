@@ -473,6 +473,9 @@ fn suit_meta(state: &State, encoder: &mut Encoder, request: Option<Uuid>) -> Res
     if matches!(waiter, None | Some(Waiter::Stream(_))) {
         return Err(Error::unsupported_streams());
     }
+    if encoder.has_headers() {
+        return Err(Error::unsupported_headers());
+    }
     encoder.strip_meta();
     Ok(())
 }

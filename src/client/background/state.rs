@@ -136,6 +136,14 @@ impl Loss {
     }
 }
 
+/// What is left to do for a new connection without the state locked.
+pub(crate) struct LinkedUp {
+    /// The requests that restore served channels.
+    pub(crate) serves: Vec<(Uuid, String)>,
+    /// The waiters for what the server does not know, each with its error.
+    pub(crate) unsupported: Vec<(Waiter, Error)>,
+}
+
 impl State {
     pub(crate) fn new(options: &ClientOptions) -> Self {
         let moves_on =
@@ -243,22 +251,22 @@ impl State {
     }
 
     /// Adopts a new connection: queues what has to be restored, then the messages that waited.
-    /// Returns the requests that restore served channels, and the streams that the server does not
-    /// know.
     pub(crate) fn link_up(
         &mut self,
         socket: Arc<Socket>,
         connection_id: String,
         welcome: &Welcome,
         encoder: &mut Encoder,
-    ) -> (Vec<(Uuid, String)>, Vec<Waiter>) {
+    ) -> LinkedUp {
         self.link = Link::Up(socket);
         self.generation += 1;
         self.connection_id = connection_id;
         // The server may not be the one from before.
         self.answers_ping = welcome.server.is_some();
         (self.extensions, self.limits) = (welcome.extensions, welcome.limits);
-        let unsupported = if self.has_call() { Vec::new() } else { self.pending.take_streams() };
+        let streams = if self.has_call() { Vec::new() } else { self.pending.take_streams() };
+        let streams = streams.into_iter().map(|stream| (stream, Error::unsupported_streams()));
+        let mut unsupported: Vec<_> = streams.collect();
         debug_assert!(!self.outbox.has_queued());
         self.drop_expired();
         let Self { outbox, connection_id, routes, served, .. } = self;
@@ -285,10 +293,15 @@ impl State {
             }
         }
         if self.extensions.is_empty() {
-            outbox.strip_held();
+            for id in outbox.strip_held() {
+                let forgotten = self.pending.forget(id);
+                let waiter = forgotten.map(|forgotten| forgotten.waiter);
+                unsupported.extend(waiter.map(|waiter| (waiter, Error::unsupported_headers())));
+            }
         }
         outbox.release();
-        (serves, unsupported)
+        self.drop_expired();
+        LinkedUp { serves, unsupported }
     }
 
     /// Handles the loss of the connection, which ended with the error `cause`.

@@ -11,7 +11,7 @@ use crate::client::error::Error;
 use crate::client::payload::Payload;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
-    Defaults, Head, ID_BYTES_MAX, Message, MessageHead, MessageType, Timestamp, encode_frame,
+    Defaults, Head, ID_BYTES_MAX, Message, MessageHead, MessageType, Meta, Timestamp, encode_frame,
     escape, escaped,
 };
 
@@ -81,6 +81,11 @@ impl Encoder {
     /// Returns how many bytes of that frame are its `meta`, with the key.
     pub(crate) fn meta_bytes(&self) -> usize {
         self.buffer.meta_bytes
+    }
+
+    /// Returns whether the `meta` of the frame that was encoded last has headers.
+    pub(crate) fn has_headers(&self) -> bool {
+        has_headers(&self.buffer.frame, self.buffer.meta_bytes)
     }
 
     /// Removes the `meta` of the frame that was encoded last.
@@ -178,6 +183,14 @@ impl Buffer {
 
 /// The length of `,"meta":`.
 const META_KEY_BYTES: usize = 8;
+
+/// Returns whether the `meta`, which stands last in a frame and takes so many bytes with its key, has
+/// headers.
+pub(crate) fn has_headers(frame: &[u8], meta_bytes: usize) -> bool {
+    let text = frame.get(frame.len() - meta_bytes - 1 + META_KEY_BYTES..frame.len() - 1);
+    let meta = text.and_then(|text| std::str::from_utf8(text).ok()).map(Meta::parse);
+    meta.is_some_and(|meta| meta.is_ok_and(|meta| meta.headers.is_some()))
+}
 
 /// Removes the `meta`, which stands last in a frame and takes so many bytes with its key.
 pub(crate) fn strip_meta(frame: &mut Vec<u8>, meta_bytes: usize) {

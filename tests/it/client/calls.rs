@@ -230,13 +230,14 @@ fn an_older_server_is_asked_as_before_and_told_nothing() {
     let script = Scripted::new();
     let (client, mut side) = script.connect();
     let token = CancelToken::new();
-    let options = RequestOptions::default()
-        .timeout(Duration::from_millis(20))
-        .idempotent(true)
-        .header("tenant", "acme");
+    let options = RequestOptions::default().timeout(Duration::from_millis(20)).idempotent(true);
     let error = client.request_with("work", &1, &options).unwrap_err();
     assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
     side.receive();
+    // A worker would act without the headers as if it had none.
+    let error = client.request_with("work", &1, &options.header("tenant", "acme")).unwrap_err();
+    assert_eq!(error.code(), Some("unsupported"), "{error}");
+    assert!(error.to_string().contains("headers"), "{error}");
     let cancelled = RequestOptions::default().cancel(token.clone());
     let future = client.request_future_with("work", &1, &cancelled).unwrap();
     side.receive();
@@ -258,13 +259,16 @@ fn what_waits_for_a_connection_suits_the_one_that_takes_it() {
     };
     drop(side);
     down(&client);
-    let options = RequestOptions::default().timeout(HANG).header("a", "b");
+    let options = RequestOptions::default().timeout(HANG);
+    let headers = options.clone().header("a", "b");
+    let refused = client.request_future_with("work", &0, &headers).unwrap();
     let future = client.request_future_with("work", &1, &options).unwrap();
     let stream = client.request_stream_with("work", &2, &options).unwrap();
     // The next server knows no extensions.
     let mut side = script.accept();
     let request = side.receive();
     assert_eq!(request["payload"], 1, "{request}");
+    assert_eq!(wait(refused).unwrap_err().code(), Some("unsupported"));
     side.answer(&request, "plain");
     assert_eq!(wait(future).unwrap().payload.as_str(), "\"plain\"");
     let ends: Vec<_> = stream.collect();
@@ -279,6 +283,32 @@ fn what_waits_for_a_connection_suits_the_one_that_takes_it() {
     assert_eq!(request["payload"], 3, "{request}");
     side.answer(&request, "plain");
     wait(future).unwrap();
+}
+
+#[test]
+fn every_method_tells_the_timeout_that_its_caller_gives() {
+    let (_script, client, mut side) = connect();
+    let client = std::sync::Arc::new(client);
+    let asking = std::sync::Arc::clone(&client);
+    let asking = std::thread::spawn(move || asking.send_request("work", &1, HANG));
+    let request = side.receive_extended();
+    let ttl = |request: &Value| request["meta"]["ttl"].as_u64().map(Duration::from_millis);
+    assert!(ttl(&request).is_some_and(|ttl| ttl <= HANG && ttl > HANG / 2), "{request}");
+    side.answer(&request, 0);
+    asking.join().unwrap().unwrap();
+    let future = client.request_future_timeout("work", &1, HANG).unwrap();
+    assert!(ttl(&side.receive_extended()).is_some());
+    let called = client.send_request_async_timeout("work", &1, HANG, drop).unwrap();
+    assert!(ttl(&side.receive_extended()).is_some());
+    // The client's own is not told, and neither is one that is over before it begins.
+    let own = client.request_future("work", &1).unwrap();
+    assert_eq!(side.receive_extended().get("meta"), None);
+    let _called = client.send_request_async("work", &1, drop).unwrap();
+    assert_eq!(side.receive_extended().get("meta"), None);
+    client.send_request("work", &1, Duration::ZERO).unwrap_err();
+    assert_eq!(side.receive_extended().get("meta"), None);
+    drop((future, own));
+    client.cancel(called);
 }
 
 #[test]
