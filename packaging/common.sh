@@ -101,11 +101,17 @@ expect() {
     printf '%s\n' "$printed"
 }
 
+# built KIND: prints the path of the program that packaging/program has built before, or builds it.
+built() {
+    [ -x "$WORK/$1/ipc" ] || packaging/program "$1" >/dev/null
+    echo "$WORK/$1/ipc"
+}
+
 # serve: starts the program with its demonstration applications, prints its port, and ends it when the script ends.
 serve() {
     local port program=${IPC_PROGRAM:-}
     port=$(free_port)
-    [ -n "$program" ] || program=$(packaging/program portable)/ipc
+    [ -n "$program" ] || program=$(built portable)
     "$program" serve --demo --port "$port" >"$CLEAN/server.log" 2>&1 &
     echo $! >>"$CLEAN/started"
     eventually "$program" request echo 1 --app bench --port "$port"
