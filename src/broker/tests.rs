@@ -25,6 +25,7 @@ mod call_chaos;
 mod calls;
 mod concurrency;
 mod embedding;
+mod kept;
 mod memory;
 mod plain;
 mod pressure;

@@ -181,4 +181,28 @@ mod tests {
         assert!(matches!(result, Err(EncodeError::TooLarge { body_bytes_max: 300, .. })));
         assert!(out.is_empty());
     }
+
+    #[test]
+    fn what_has_just_the_longest_length_is_encoded() {
+        let longest = || "x".repeat(ID_BYTES_MAX);
+        let message = Message {
+            message_id: longest(),
+            app_id: longest(),
+            channel_id: longest(),
+            reply_to: Some(longest()),
+            timestamp: 2.5,
+            ..message()
+        };
+        let mut out = Vec::new();
+        Encoder::new([7; 9], 2_048).encode(&message, Duration::ZERO, &mut out).unwrap();
+        let body_bytes = out.len() - 4;
+        let mut again = Vec::new();
+        Encoder::new([7; 9], body_bytes).encode(&message, Duration::ZERO, &mut again).unwrap();
+        assert_eq!(again, out);
+        let body_bytes_max = body_bytes - 1;
+        let refused =
+            Encoder::new([7; 9], body_bytes_max).encode(&message, Duration::ZERO, &mut out);
+        assert_eq!(refused, Err(EncodeError::TooLarge { body_bytes, body_bytes_max }));
+        assert_eq!(again, out);
+    }
 }

@@ -108,6 +108,10 @@ mod tests {
         for text in [body(""), body(",\"reply_to\":\"r\""), body(",\"reply_to\":\"\""), moved] {
             let envelope = Envelope::parse(text.as_bytes()).unwrap();
             assert_eq!(envelope.around_message_id(text.as_bytes()), None, "{text}");
+            let text = format!("{},\"meta\":{{\"ttl\":5}}}}", &text[..text.len() - 1]);
+            let envelope = Envelope::parse_extended(text.as_bytes()).unwrap();
+            assert!(envelope.without_meta(text.as_bytes()).is_some(), "{text}");
+            assert_eq!(envelope.around_message_id_before_meta(text.as_bytes()), None, "{text}");
         }
     }
 }
