@@ -257,6 +257,8 @@ MUTANTS = [
            "admit", swap="core.access.asks_for_users()", by="false"),
     Mutant("a handler cannot close a connection",
            "close_connection", drop="closing::begin("),
+    Mutant("a request that names an answer is relayed with its meta as it came",
+           "around_message_id_before_meta", swap="if answers_nothing", by="if true"),
 ]
 
 
@@ -294,7 +296,7 @@ def depth_of(char):
 
 def bodies(brackets, function):
     """Returns where the bodies of the functions with this name begin and end."""
-    for found in re.finditer(rf"\bfn\s+{function}\b(?:\[[^\]]*\]|[^;{{\[])*{{", brackets):
+    for found in re.finditer(rf"\bfn\s+{function}\b(?:\[(?:\[[^\]]*\]|[^\[\]])*\]|[^;{{\[])*{{", brackets):
         end, depth = found.end(), 1
         while depth:
             depth += depth_of(brackets[end])
