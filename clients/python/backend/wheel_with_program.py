@@ -19,14 +19,23 @@ from maturin import (  # noqa: F401  A build frontend looks for these hooks here
     get_requires_for_build_editable,
     get_requires_for_build_sdist,
     get_requires_for_build_wheel,
-    prepare_metadata_for_build_editable,
-    prepare_metadata_for_build_wheel,
 )
 
 #: The folder with pyproject.toml, in a clone and in an unpacked source distribution.
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 #: What `tool.maturin.data` in pyproject.toml names.
 SCRIPTS = PROJECT / "build" / "scripts"
+
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    # A build frontend calls this first, in a fresh clone without the folder.
+    SCRIPTS.mkdir(parents=True, exist_ok=True)
+    return maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
+
+
+def prepare_metadata_for_build_editable(metadata_directory, config_settings=None):
+    SCRIPTS.mkdir(parents=True, exist_ok=True)
+    return maturin.prepare_metadata_for_build_editable(metadata_directory, config_settings)
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
