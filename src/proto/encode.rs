@@ -269,7 +269,7 @@ mod tests {
             assert_eq!(body.len(), body_bytes);
             let envelope = Envelope::parse_extended(body).unwrap();
             assert_eq!(Envelope::parse(body).is_ok(), meta.is_none());
-            assert_eq!(envelope.meta.map(str::as_bytes), meta);
+            assert_eq!(envelope.meta_str().map(str::as_bytes), meta);
             assert_eq!(envelope.app_id().decode(), "a\"pp\n");
             assert_eq!(envelope.message_type(), message_type);
             assert_eq!(envelope.payload_str(), "[1,2]");

@@ -4,6 +4,7 @@ use super::fault::Fault;
 use super::json::Json;
 use super::json_str::JsonStr;
 use super::message_type::MessageType;
+use super::meta::{Meta, MetaText};
 
 /// One message, borrowed from its frame.
 ///
@@ -28,7 +29,7 @@ pub struct Envelope<'a> {
     pub(super) payload: &'a str,
     pub(super) timestamp: &'a str,
     pub(super) reply_to: Option<JsonStr<'a>>,
-    pub(super) meta: Option<&'a str>,
+    pub(super) meta: Option<MetaText<'a>>,
 }
 
 impl<'a> Envelope<'a> {
@@ -91,13 +92,19 @@ impl<'a> Envelope<'a> {
     /// The value of the key `meta`, as sent. Only [`Envelope::parse_extended`] finds it.
     #[inline]
     pub fn meta(&self) -> Option<Json<'a>> {
-        self.meta.map(Json::trusted)
+        self.meta_str().map(Json::trusted)
+    }
+
+    /// Reads the key `meta`, unless that was done with the rest of the message.
+    #[inline]
+    pub(crate) fn read_meta(&self) -> Option<Result<Meta<'a>, Fault>> {
+        self.meta.map(|meta| meta.read())
     }
 
     /// The text of the key `meta`, as sent.
     #[inline]
     pub fn meta_str(&self) -> Option<&'a str> {
-        self.meta
+        self.meta.map(|meta| meta.text)
     }
 }
 

@@ -5,6 +5,7 @@ use super::fault::Fault;
 use super::json_str::JsonStr;
 use super::limits::{ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 use super::message_type::MessageType;
+use super::meta::MetaText;
 use super::scanner::{Scanner, Stop};
 
 /// Reads one message from the text of its frame. `is_extended`: it may have the key `meta`.
@@ -213,7 +214,7 @@ impl<'a> Fields<'a> {
             payload: self.payload.ok_or_else(|| missing(Field::Payload))?,
             timestamp: self.timestamp.ok_or_else(|| missing(Field::Timestamp))?,
             reply_to: self.reply_to,
-            meta: self.meta,
+            meta: self.meta.map(MetaText::new),
         })
     }
 

@@ -45,6 +45,56 @@ pub struct Meta<'a> {
     pub headers: Option<&'a str>,
 }
 
+/// The text of a `meta`, with what it says if that was read together with the message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MetaText<'a> {
+    pub(super) text: &'a str,
+    numbers: Option<Numbers>,
+}
+
+/// The members of a [`Meta`] that are neither `trace` nor `headers`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Numbers {
+    ttl_millis: Option<u32>,
+    stream: Option<u32>,
+    seq: Option<u64>,
+    idempotent: bool,
+    end: bool,
+}
+
+impl<'a> MetaText<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self { text, numbers: None }
+    }
+
+    pub(super) fn with(text: &'a str, numbers: Numbers) -> Self {
+        Self { text, numbers: Some(numbers) }
+    }
+
+    /// Reads it, unless that was done.
+    #[inline]
+    pub(super) fn read(&self) -> Result<Meta<'a>, Fault> {
+        self.numbers.map_or_else(|| Meta::parse(self.text), |numbers| Ok(numbers.into()))
+    }
+}
+
+/// It is read or not, depending on the layout of the message around it.
+impl PartialEq for MetaText<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for MetaText<'_> {}
+
+impl From<Numbers> for Meta<'_> {
+    #[inline]
+    fn from(numbers: Numbers) -> Self {
+        let Numbers { ttl_millis, stream, seq, idempotent, end } = numbers;
+        Self { ttl_millis, idempotent, stream, seq, end, trace: None, headers: None }
+    }
+}
+
 impl<'a> Meta<'a> {
     /// Reads the value of the key `meta`, which a server does of what peers send.
     ///
@@ -64,8 +114,8 @@ impl<'a> Meta<'a> {
     }
 
     fn read(text: &'a str, is_strict: bool) -> Result<Self, Fault> {
-        if let Some((meta, "")) = usual(text) {
-            return Ok(meta);
+        if let Some((numbers, "")) = usual(text) {
+            return Ok(numbers.into());
         }
         if text.len() > META_BYTES_MAX {
             return Err(Fault::MetaTooLong);
@@ -201,8 +251,8 @@ const fn bad(key: &'static str, expected: &'static str) -> Fault {
 /// Reads a `meta` as clients write most of them: numbers and `true` alone, with nothing but
 /// punctuation around them, or with one blank behind it. Returns what follows. `None`: it has another
 /// layout, or a fault.
-pub(super) fn usual(text: &str) -> Option<(Meta<'_>, &str)> {
-    let mut meta = Meta::default();
+pub(super) fn usual(text: &str) -> Option<(Numbers, &str)> {
+    let mut meta = Numbers::default();
     let mut rest = text.strip_prefix('{')?;
     loop {
         let is_new;
@@ -381,7 +431,7 @@ mod tests {
             // A blank in another place leaves it to the other way.
             let spaced = text.replace('{', "{ ");
             let slow = Meta::parse(&spaced).unwrap();
-            assert_eq!((quick, rest), (slow, ""), "{text}");
+            assert_eq!((Meta::from(quick), rest), (slow, ""), "{text}");
         }
         for text in [
             "{}",
@@ -397,7 +447,7 @@ mod tests {
             r#"{"ttl":5"#,
             r#"{"trace":{}}"#,
         ] {
-            assert_eq!(usual(text), None, "{text}");
+            assert!(usual(text).is_none(), "{text}");
         }
     }
 

@@ -11,7 +11,7 @@ use super::fields;
 use super::json_str::JsonStr;
 use super::limits::{ID_BYTES_MAX, TIMESTAMP_BYTES_MAX};
 use super::message_type::MessageType;
-use super::meta;
+use super::meta::{self, MetaText};
 use super::scanner;
 
 #[cfg(test)]
@@ -136,13 +136,13 @@ fn laid_out<const SPACED: bool, const META: bool>(rest: &str) -> Option<Envelope
 }
 
 /// Reads the key `meta`, behind which the message ends.
-fn last_meta<const SPACED: bool>(rest: &str) -> Option<&str> {
+fn last_meta<const SPACED: bool>(rest: &str) -> Option<MetaText<'_>> {
     step!(rest, "", "meta", "");
-    if let Some((_, "}")) = meta::usual(rest) {
-        return rest.strip_suffix('}');
+    if let Some((numbers, "}")) = meta::usual(rest) {
+        return rest.strip_suffix('}').map(|text| MetaText::with(text, numbers));
     }
     let (meta, rest) = scanner::split_value(rest, 1)?;
-    (rest == "}").then_some(meta)
+    (rest == "}").then(|| MetaText::new(meta))
 }
 
 /// Cuts off an id without escapes. What is left begins with its closing quote, if it is one.

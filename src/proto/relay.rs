@@ -33,7 +33,7 @@ impl Envelope<'_> {
     /// Returns the body without its `meta` in two pieces, if that stands last, as clients write it. One
     /// with another layout has to be encoded anew.
     pub(crate) fn without_meta<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
-        let [before, behind] = around(body, self.meta?)?;
+        let [before, behind] = around(body, self.meta_str()?)?;
         let before =
             before.strip_suffix(b",\"meta\":").or_else(|| before.strip_suffix(b", \"meta\": "))?;
         (behind == b"}").then_some([before, behind])

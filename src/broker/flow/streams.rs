@@ -21,12 +21,12 @@ use smallvec::SmallVec;
 #[cold]
 pub(crate) fn read_meta<'a>(
     core: &mut Core,
-    text: &'a str,
-    message_type: MessageType,
+    envelope: &Envelope<'a>,
+    text: &str,
 ) -> Result<Meta<'a>, Fault> {
     core.turn.note_work(text.len() / META_BYTES_PER_WORK);
-    let meta = Meta::parse(text)?;
-    meta.check_on(message_type)?;
+    let meta = envelope.read_meta().unwrap_or(Ok(Meta::default()))?;
+    meta.check_on(envelope.message_type())?;
     Ok(meta)
 }
 

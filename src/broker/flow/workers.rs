@@ -343,7 +343,7 @@ fn take_extended(
     meta: &str,
     body: &[u8],
 ) {
-    let meta = streams::read_meta(core, meta, MessageType::Response);
+    let meta = streams::read_meta(core, response, meta);
     // A part is no error whatever its payload, and a response with an unusable `meta` is no answer.
     if meta.is_ok_and(|meta| meta.seq.is_none()) {
         count_error(core, response);

@@ -102,7 +102,7 @@ fn serve(
     let storage;
     let mut meta = None;
     if let Some(text) = envelope.meta_str() {
-        storage = streams::read_meta(core, text, message_type).map_err(refusal::bad_meta)?;
+        storage = streams::read_meta(core, envelope, text).map_err(refusal::bad_meta)?;
         meta = Some(&storage).filter(|meta| !meta.is_empty());
     }
     if envelope.channel_id().matches(SYSTEM) {
