@@ -1,7 +1,7 @@
 //! The form in which a worker gets a message, and the way there: into its queue, or among the requests
 //! that are kept.
 
-use super::{calls, kept, queues, requests};
+use super::{calls, kept, measuring, queues, requests};
 use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ConnectionKey, RequestKey};
@@ -146,11 +146,8 @@ fn push(core: &mut Core, worker: ConnectionKey, forward: &Forward<'_>, frame: &O
 
 #[inline]
 fn note_handed(core: &mut Core, worker: ConnectionKey, forward: &Forward<'_>) {
-    if forward.request.is_some()
-        && let Some(session) = core.connections.session_mut(worker)
-        && let Some(worker) = &mut session.worker
-    {
-        worker.silent_since.get_or_insert(core.turn.now.monotonic);
+    if forward.request.is_some() {
+        measuring::note_handed(core, worker);
     }
     core.counters.forwarded += 1;
 }

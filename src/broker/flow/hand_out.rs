@@ -1,6 +1,6 @@
 //! Hands requests that were kept to workers that have room.
 
-use super::{calls, cancels, kept, queues, requests};
+use super::{calls, cancels, kept, measuring, queues, requests};
 use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
@@ -27,10 +27,7 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
     let (connections, router) = (&mut core.connections, &mut core.router);
     let frame = core.requests.hand_out(first, worker, began, connections, router);
     let Some(frame) = frame else { return false };
-    let session = core.connections.session_mut(worker);
-    if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
-        worker.silent_since.get_or_insert(now);
-    }
+    measuring::note_handed(core, worker);
     branches::note(Branch::KeptHandedOut);
     core.counters.forwarded += 1;
     if core.requests.get(first).is_some_and(PendingRequest::has_call) {

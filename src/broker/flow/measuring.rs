@@ -69,6 +69,15 @@ pub(crate) fn record_round_trip(core: &mut Core, worker: ConnectionKey, began: M
     }
 }
 
+/// Notes that a worker is given a request, from which on it may be silent for too long.
+#[inline]
+pub(crate) fn note_handed(core: &mut Core, worker: ConnectionKey) {
+    let session = core.connections.session_mut(worker);
+    if let Some(worker) = session.and_then(|session| session.worker.as_mut()) {
+        worker.silent_since.get_or_insert(core.turn.now.monotonic);
+    }
+}
+
 /// Notes an answer to a request that is over.
 pub(crate) fn note_answer_of(core: &mut Core, worker: ConnectionKey) {
     let session = core.connections.session_mut(worker);

@@ -209,11 +209,7 @@ fn retry(core: &mut Core, key: RequestKey) -> bool {
     let began = core.latency.begin(now.into());
     let (connections, router) = (&mut core.connections, &mut core.router);
     core.requests.reassign(key, worker, began, connections, router);
-    if let Some(session) = core.connections.session_mut(worker)
-        && let Some(worker) = &mut session.worker
-    {
-        worker.silent_since.get_or_insert(now);
-    }
+    measuring::note_handed(core, worker);
     core.counters.forwarded += 1;
     core.counters.retried += 1;
     if let Some((_, call)) = core.requests.with_call(key)
