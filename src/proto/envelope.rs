@@ -95,9 +95,10 @@ impl<'a> Envelope<'a> {
         self.meta_str().map(Json::trusted)
     }
 
-    /// Reads the key `meta`, unless that was done with the rest of the message.
+    /// Does what [`Meta::parse`] does with the key `meta`, or nothing where that was done with the
+    /// rest of the message.
     #[inline]
-    pub(crate) fn read_meta(&self) -> Option<Result<Meta<'a>, Fault>> {
+    pub fn read_meta(&self) -> Option<Result<Meta<'a>, Fault>> {
         self.meta.map(|meta| meta.read())
     }
 
