@@ -18,7 +18,9 @@ class RustClient(unittest.TestCase):
         self.run_tests("commands::published")
 
     def run_tests(self, name):
-        command = ["cargo", "test", "--locked", "--all-features", "--test", "it", "--", "--ignored", name]
+        # As tests/run has built them.
+        built = ["--locked", "--workspace", "--all-features", "--test", "it"]
+        command = ["cargo", "test", *built, "--", "--ignored", name]
         environment = dict(os.environ, IPC_PYTHON=sys.executable)
         tests = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
         self.assertEqual(tests.returncode, 0, f"{tests.stdout}\n{tests.stderr}")

@@ -181,7 +181,10 @@ fn it_is_told_no_more_than_before_and_streams_from_it_are_refused() {
     let server = Published::start();
     let client = server.client_options().connect().unwrap();
     assert!(!client.has_call() && client.server_limits().is_none());
-    let options = RequestOptions::default().timeout(HANG).idempotent(true).header("a", "b");
+    let options = RequestOptions::default().timeout(HANG).idempotent(true);
+    let headed = options.clone().header("a", "b");
+    let refused = client.request_with("echo", &[1], &headed).unwrap_err();
+    assert_eq!(refused.code(), Some("unsupported"));
     assert_eq!(value(&client.request_with("echo", &[1], &options).unwrap()), json!([1]));
     assert_eq!(client.request_stream("echo", &1).unwrap_err().code(), Some("unsupported"));
     let soon = RequestOptions::default().timeout(Duration::from_millis(20));
@@ -191,6 +194,8 @@ fn it_is_told_no_more_than_before_and_streams_from_it_are_refused() {
     // A key that it does not know would have ended it.
     assert_eq!(value(&client.request("echo", &2).unwrap()), 2);
     let mut connection = server.options().connect().unwrap();
+    let refused = connection.request_with("echo", &3, &headed).unwrap_err();
+    assert_eq!(refused.code(), Some("unsupported"));
     assert_eq!(value(&connection.request_with("echo", &3, &options).unwrap()), 3);
     assert_eq!(connection.request_stream("echo", &1).unwrap_err().code(), Some("unsupported"));
     assert_eq!(client.connection_info().connections, 1);
