@@ -187,7 +187,7 @@ def test_without_a_server_they_say_what_to_do():
     for name, arguments in (("ipc-chat", ["Ada"]), ("ipc-file", ["sim"]), ("ipc-monitor", ["sim"])):
         alone = Process(BIN / name, *arguments, "--port", "1")
         assert alone.wait() == 1, alone.output
-        assert "start it with `ipc serve`" in alone.output
+        assert "start it with `ipc serve --port 1`" in alone.output
         alone.kill()
 
 
