@@ -66,7 +66,16 @@ impl std::fmt::Display for Error {
                  token for all applications, listen on localhost, or say that it shall be insecure"
             ),
             Self::File { path, source } => {
-                write!(f, "cannot use the file {}: {source}", path.display())
+                let path = path.display();
+                write!(f, "cannot use the file {path}: {source}")?;
+                // What this library finds wrong itself says already what mends it.
+                match (source.raw_os_error(), source.kind()) {
+                    (None, _) => Ok(()),
+                    (_, io::ErrorKind::PermissionDenied) => {
+                        f.write_str("; run as a user who may read it, or let this user read it")
+                    }
+                    _ => f.write_str("; check its path"),
+                }
             }
             Self::Listen { address, source } => match source.kind() {
                 io::ErrorKind::AddrInUse => write!(

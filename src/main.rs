@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             if let Some(sentence) = failure.sentence() {
                 // It may hold words of a peer. A closed stderr leaves nobody to tell.
-                let _ = writeln!(std::io::stderr(), "ipc: {}", cli::printable(sentence));
+                let _ = writeln!(std::io::stderr(), "ipc: {}", cli::printable(&sentence));
             }
             failure.exit_code()
         }

@@ -71,7 +71,7 @@ pub(crate) fn read(path: &Path, is_secret: bool) -> Result<String, Error> {
         }
         let mut text = String::new();
         if file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {
-            let why = format!("it is larger than {FILE_BYTES_MAX} bytes");
+            let why = format!("it is larger than {FILE_BYTES_MAX} bytes; check its path");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
         }
         Ok(text)

@@ -65,20 +65,20 @@ pub(super) struct Bench {
     #[arg(long)]
     channel: Option<String>,
     /// Connections that send requests, publish, subscribe or read streams [default: 1; 10 for fan-out]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = units::number(1_u32..=4096))]
     clients: Option<u32>,
     /// Bytes of each payload, which is text then
     #[arg(long, value_name = "SIZE", default_value = "64", value_parser = units::size)]
     size: usize,
     /// Streams of each connection, side by side [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = units::number(1_u16..=1024))]
     streams: Option<u16>,
     /// Parts of each stream, which the worker of the load sends [default: 100]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = units::at_least(1_u32))]
     #[arg(conflicts_with = "channel")]
     parts: Option<u32>,
     /// Parts of a stream that may wait for their reader [default: 64]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_name = "N", value_parser = units::number(1_u32..=65_536))]
     credit: Option<u32>,
     /// Payload of requests and publications: JSON, `@file`, or `-` for standard input
     #[arg(long, value_name = "JSON", conflicts_with = "size")]
@@ -97,7 +97,7 @@ pub(super) struct Bench {
     rate: Option<f64>,
     /// Messages of each connection that may be in flight in an open loop
     #[arg(long, value_name = "N", default_value_t = 256, requires = "rate")]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(value_parser = units::number(1_u16..=1024))]
     in_flight: u16,
     /// Never sleep while waiting for an answer
     #[arg(long)]

@@ -1,20 +1,17 @@
 //! `ipc channels`
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::client::Connection;
-use serde::Deserialize;
 use serde_json::json;
 
 use super::answers::{self, Channels as Answer, Latencies, Summary};
-use super::document;
 use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::latency::shown_micros;
 use super::output::{Output, printable, table};
 use super::target::Target;
+use super::{audience, document};
 
 /// List the channels of an application.
 #[derive(Args, Debug)]
@@ -47,7 +44,7 @@ impl Channels {
         let latencies: Latencies = answers::ask(&mut connection, "get_latency")?;
         if channels.is_empty() {
             let app = self.target.app();
-            let others = other_applications(&mut connection, app)?;
+            let others = audience::other_applications(&mut connection, app)?;
             let app = printable(app);
             output.line(format_args!("application {app} has no channels yet{others}"))?;
             return Ok(ExitCode::SUCCESS);
@@ -77,28 +74,6 @@ impl Channels {
         output.line(table(output, &header, &rows))?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-#[derive(Deserialize)]
-struct Listed {
-    channels: Vec<String>,
-}
-
-/// Applications that are named.
-const APPLICATIONS_MAX: usize = 8;
-
-/// Returns the end of a sentence that names the other applications, as far as the server shows them.
-fn other_applications(connection: &mut Connection, app: &str) -> Result<String, Failure> {
-    let known: BTreeMap<String, Listed> = answers::ask(connection, "list_applications")?;
-    let known = known.iter().filter(|(_, listed)| !listed.channels.is_empty());
-    let others: Vec<&String> = known.map(|(id, _)| id).filter(|other| *other != app).collect();
-    let named = others.iter().take(APPLICATIONS_MAX).map(|other| printable(other));
-    let named = named.collect::<Vec<_>>().join(", ");
-    Ok(match others.len().checked_sub(APPLICATIONS_MAX) {
-        _ if others.is_empty() => String::new(),
-        None | Some(0) => format!("; other applications here are {named}"),
-        Some(more) => format!("; other applications here are {named} and {more} more"),
-    })
 }
 
 /// Returns what answers a channel's requests.

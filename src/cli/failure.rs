@@ -1,8 +1,11 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
 use ipc_framework::{ErrorCode, client};
+
+use super::program;
 
 /// The reason why the program ends early: one sentence, and an exit code.
 #[derive(Debug)]
@@ -60,12 +63,12 @@ impl Failure {
     }
 
     /// Returns the sentence to show, if there is one.
-    pub(crate) fn sentence(&self) -> Option<&str> {
+    pub(crate) fn sentence(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Usage(text)
             | Self::Runtime(text)
             | Self::Unconnected(text)
-            | Self::Timeout(text) => Some(text),
+            | Self::Timeout(text) => Some(program::as_typed(text)),
             Self::UnreadOutput => None,
         }
     }
@@ -73,7 +76,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.sentence().unwrap_or("nobody reads the output"))
+        f.write_str(&self.sentence().unwrap_or("nobody reads the output".into()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line, with one file for each subcommand.
 
 mod answers;
+mod audience;
 mod bench;
 mod channels;
 mod chat;
@@ -18,6 +19,7 @@ mod notify;
 mod output;
 mod payload;
 mod ping;
+mod program;
 mod publish;
 mod request;
 mod sending;
@@ -34,7 +36,7 @@ mod worker;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use failure::Failure;
 pub(crate) use output::printable;
@@ -87,8 +89,8 @@ fn one_line(error: &clap::Error) -> String {
     let said = said.collect::<Vec<_>>().join("; ").replace(":; ", ": ");
     let known = Cli::command();
     let named = std::env::args_os().nth(1).and_then(|name| known.find_subcommand(name));
-    let program = named.map_or_else(|| "ipc".to_owned(), |it| format!("ipc {}", it.get_name()));
-    format!("{said}; see `{program} --help`")
+    let subcommand = named.map_or_else(String::new, |it| format!("{} ", it.get_name()));
+    format!("{said}; see `ipc {subcommand}--help`")
 }
 
 /// Names the variable of the environment in place of the flag, if the value came from there.
@@ -106,13 +108,21 @@ fn name_variable(error: &clap::Error, text: String) -> String {
     let mut arguments = named.into_iter().flat_map(clap::Command::get_arguments);
     let is_blamed = |known: &&clap::Arg| known.get_long() == flag.strip_prefix("--");
     match arguments.find(is_blamed).and_then(clap::Arg::get_env) {
-        Some(variable) => text.replace(&format!("'{argument}'"), &variable.to_string_lossy()),
+        Some(variable) => {
+            let variable = variable.to_string_lossy();
+            if error.get(ContextKind::InvalidValue) == Some(&ContextValue::String(String::new())) {
+                return format!("{variable} is empty; give it a value, or unset it");
+            }
+            text.replace(&format!("'{argument}'"), &variable)
+        }
         None => text,
     }
 }
 
 pub(crate) fn run() -> Result<ExitCode, Failure> {
-    let cli = match Cli::try_parse() {
+    let command = program::with_help_as_typed(Cli::command());
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) if is_a_fault(&error) => return Err(Failure::usage(one_line(&error))),
         // This is help or the version, which clap prints itself.

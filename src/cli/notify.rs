@@ -12,8 +12,8 @@ use super::sending::Sending;
 /// Send something to whoever serves a channel, without an answer.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Ends when the server has received everything. It does not report whether anything handled it. With \
---lines it waits for a server that goes away, see `ipc publish --help`.
+Ends when the server has received everything. On a terminal it says if nobody serves the channel, \
+which is no error. With --lines it waits for a server that goes away, see `ipc publish --help`.
 
 Examples:
   ipc notify metrics '{\"metric\": \"cpu_usage\", \"value\": 93}' --app monitoring

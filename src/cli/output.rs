@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 
-use super::document;
 use super::failure::Failure;
+use super::{document, program};
 
 const INDENT: &str = "  ";
 
 /// Writes to standard error; if that is closed there is nobody to tell.
 pub(super) fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "{}", printable(text));
+    let _ = writeln!(io::stderr(), "{}", printable(&program::as_typed(text)));
 }
 
 /// A way to make a piece of text stand out.

@@ -30,7 +30,7 @@ Examples:
   ipc ping --unix /run/ipc.sock -c 1000 -i 0 --quiet"))]
 pub(super) struct Ping {
     /// Stop after this many pings
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = units::at_least(1_u64))]
     count: Option<u64>,
     /// Time from one ping to the next
     #[arg(short, long, value_name = "DURATION", default_value = "1s")]

@@ -12,7 +12,8 @@ use super::sending::Sending;
 /// Send something to all subscribers of a channel.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
-Ends when the server has received everything. It does not report whether there are subscribers.
+Ends when the server has received everything. On a terminal it says if nobody subscribes, which is \
+no error.
 
 With --lines it waits for a server that goes away and comes back. Lines that were sent and not \
 confirmed by then may be lost: they are named on standard error and not sent again, and the exit \

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use super::feed::Feed;
-use super::output::Output;
+use super::output::{Output, tell};
 use super::target::Target;
-use super::{payload, target};
+use super::{audience, payload, target};
 
 #[derive(Args, Debug)]
 pub(super) struct Sending {
@@ -53,7 +53,12 @@ impl Sending {
         let mut connection = self.target.connect()?;
         let message = Message::new(message_type, "", self.channel.as_str(), payload);
         connection.send_message(&message)?;
-        let confirmed = target::finish(connection)?;
+        let confirmed = target::finish(connection, |connection| {
+            let app = self.target.app();
+            if let Some(note) = audience::of_message(connection, app, &self.channel, message_type) {
+                tell(&note);
+            }
+        })?;
         if self.json {
             let channel = &self.channel;
             let message_type = message_type.as_str();

@@ -102,7 +102,8 @@ impl Serve {
         crash::note_panics();
         let is_json = settings.log_format == Some(LogFormat::Json);
         let served = self.serve(&settings, config, inherited);
-        let failed = served.as_ref().err().and_then(Failure::sentence).map(printable);
+        let failed = served.as_ref().err().and_then(Failure::sentence);
+        let failed = failed.map(|sentence| printable(&sentence).into_owned());
         if let Some(reason) = failed.as_ref().filter(|_| is_json) {
             tracing::error!(%reason, "the server has failed");
         }
@@ -219,7 +220,7 @@ impl Serve {
         for problem in &problems {
             let sentence = problem.sentence().unwrap_or_default();
             // If standard error is closed there is nobody to tell.
-            let _ = writeln!(io::stderr(), "ipc: {}", printable(sentence));
+            let _ = writeln!(io::stderr(), "ipc: {}", printable(&sentence));
         }
         if !problems.is_empty() {
             return Ok(ExitCode::from(2));
@@ -279,7 +280,8 @@ impl Reload {
             Ok(()) => tracing::info!("the settings were read again"),
             Err(problems) => {
                 for problem in &problems {
-                    let reason = printable(problem.sentence().unwrap_or_default());
+                    let sentence = problem.sentence().unwrap_or_default();
+                    let reason = printable(&sentence);
                     tracing::error!(%reason, "the settings stay as they were");
                 }
             }

@@ -13,7 +13,7 @@ use super::failure::with_exit_codes;
 use super::interrupt::{Interrupt, LOOK_EVERY};
 use super::output::{Output, Style, printable, tell};
 use super::target::Target;
-use super::{document, target};
+use super::{audience, document, target, units};
 
 /// Show the publications on channels, until interrupted.
 #[derive(Args, Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Subscribe {
     #[arg(value_name = "CHANNEL", required = true)]
     channels: Vec<String>,
     /// Stop after this many messages
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = units::at_least(1_u64))]
     count: Option<u64>,
     /// Show every message as a JSON document of one line
     #[arg(long)]
@@ -55,10 +55,14 @@ impl Subscribe {
             self.channels.iter().try_for_each(|channel| target::subscribe(connection, channel))
         };
         let mut connection = self.target.connect()?;
+        let (channels, app) = (self.channels.join(", "), self.target.app());
+        let note = audience::of_application(&mut connection, app);
         subscribe(&mut connection)?;
         // Standard error, which no reader of the messages sees.
-        let (channels, app) = (self.channels.join(", "), self.target.app());
         tell(&format!("subscribed to {channels} of application {app}; stop with Ctrl-C"));
+        if let Some(note) = note {
+            tell(&note);
+        }
         let mut left = self.count;
         let mut caught_up = Instant::now();
         while left != Some(0) && !interrupt.is_noted() {

@@ -35,6 +35,7 @@ struct Flags {
     host: Option<String>,
     /// TCP port of the server [default: 8888]
     #[arg(long, env = "IPC_PORT", value_name = "PORT", hide_env_values = true)]
+    #[arg(value_parser = units::number(1_u16..=65_535))]
     port: Option<u16>,
     /// Connect to this Unix socket instead of TCP
     #[arg(long, env = "IPC_UNIX", value_name = "PATH", hide_env_values = true)]
@@ -160,10 +161,13 @@ pub(super) fn subscribe(connection: &mut Connection, channel: &str) -> Result<()
     }
 }
 
-/// Closes the connection after everything was sent. Returns whether the server confirmed that it
-/// processed all of it; the published server only shows that it has read everything, by closing its
-/// end.
-pub(super) fn finish(mut connection: Connection) -> Result<bool, Failure> {
+/// Closes the connection after everything was sent, and calls `last` before that. Returns whether the
+/// server confirmed that it processed all of it; the published server only shows that it has read
+/// everything, by closing its end.
+pub(super) fn finish(
+    mut connection: Connection,
+    last: impl FnOnce(&mut Connection),
+) -> Result<bool, Failure> {
     let confirms = connection.server().is_some();
     if confirms {
         connection.ping()?;
@@ -171,6 +175,7 @@ pub(super) fn finish(mut connection: Connection) -> Result<bool, Failure> {
     while let Some(message) = connection.try_receive()? {
         refusal(&message).map_or(Ok(()), Err)?;
     }
+    last(&mut connection);
     connection.close()?;
     Ok(confirms)
 }

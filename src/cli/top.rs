@@ -47,7 +47,7 @@ pub(super) struct Top {
     #[arg(long, value_enum, default_value_t)]
     sort: Sort,
     /// Stop after this many samples
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = units::at_least(1_u64))]
     count: Option<u64>,
     /// Show every sample as a JSON document of one line, which needs no terminal
     #[arg(long)]

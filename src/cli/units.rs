@@ -1,5 +1,9 @@
-//! Parsers of durations such as `500ms`, sizes such as `16MiB`, and modes such as `0660`.
+//! Parsers of numbers, durations such as `500ms`, sizes such as `16MiB`, and modes such as `0660`. Their
+//! errors say what is expected, because the standard library's only say what is wrong.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
@@ -27,10 +31,37 @@ pub(super) fn timeout_or_never(text: &str) -> Result<TimeoutOrNever, String> {
     }
 }
 
+/// Returns a parser of whole numbers in this range.
+pub(super) fn number<T: FromStr + PartialOrd + Display>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    RangeInclusive<T>: Clone,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("give a number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// Returns a parser of whole numbers from `first` on.
+pub(super) fn at_least<T: FromStr + PartialOrd + Display + Clone>(
+    first: T,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| *number >= first);
+        number.ok_or_else(|| format!("give a number from {first} on"))
+    }
+}
+
 /// Parses a number of things of which there must be one at least.
 pub(super) fn count(text: &str) -> Result<usize, String> {
-    let count = text.parse().ok().filter(|count| *count > 0);
-    count.ok_or_else(|| "give a number from 1 on".to_owned())
+    at_least(1)(text)
+}
+
+/// Parses the number of a user or group.
+pub(super) fn user(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "give its number, which `id NAME` prints".to_owned())
 }
 
 /// Parses a timeout, which must not be zero.
@@ -91,7 +122,13 @@ pub(super) fn read_timeout_or_never<'de, D: Deserializer<'de>>(
 }
 
 pub(super) fn read_count<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
-    read(d, count)
+    match toml::Value::deserialize(d)? {
+        toml::Value::String(text) => count(&text),
+        toml::Value::Integer(number) => count(&number.to_string()),
+        _ => count(""),
+    }
+    .map(Some)
+    .map_err(de::Error::custom)
 }
 
 pub(super) fn read_size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
@@ -117,6 +154,12 @@ mod tests {
         assert_eq!(timeout_or_never("5s"), Ok(TimeoutOrNever(Some(Duration::from_secs(5)))));
         assert!(timeout_or_never("0").unwrap_err().ends_with("or say never"));
         assert_eq!((count("1"), count("0").is_err(), count("-1").is_err()), (Ok(1), true, true));
+        assert_eq!(number(1_u16..=9)("9"), Ok(9));
+        for wrong in ["0", "10", "", "-1", "1.5", "many"] {
+            assert_eq!(number(1_u16..=9)(wrong).unwrap_err(), "give a number from 1 to 9");
+        }
+        assert_eq!(at_least(0_u16)("65536").unwrap_err(), "give a number from 0 on");
+        assert_eq!((user("0"), user("root").is_err()), (Ok(0), true));
         assert_eq!(size("16MiB"), Ok(16 << 20));
         assert_eq!(size("65536"), Ok(65536));
         assert!(size("big").is_err());

@@ -21,7 +21,7 @@ use super::failure::with_exit_codes;
 use super::interrupt::{Interrupt, LOOK_EVERY};
 use super::output::{Output, tell};
 use super::target::Target;
-use super::{latency, units};
+use super::{audience, latency, units};
 
 /// Serve a channel with a command, until interrupted.
 #[derive(Args, Debug)]
@@ -52,11 +52,11 @@ pub(super) struct Worker {
     command: Vec<String>,
     /// Requests handled at a time; the server keeps others for whichever worker is free first
     #[arg(short, long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(value_parser = units::number(1_u16..=1024))]
     concurrency: u16,
     /// Requests that this worker holds besides, so that the next one is there when a command ends
     #[arg(long, value_name = "N", default_value_t = 0)]
-    #[arg(value_parser = clap::value_parser!(u16).range(0..=4096))]
+    #[arg(value_parser = units::number(0_u16..=4096))]
     prefetch: u16,
     /// Time that a command may take; the server waits 30 s for an answer
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = units::timeout)]
@@ -101,7 +101,9 @@ impl Worker {
         let command = Command::new(self.command.clone());
         command.check().map_err(|error| cannot_run(command.program(), &error))?;
         // This detects the published server, which has no workers.
-        drop(self.target.connect_for("workers")?);
+        let mut connection = self.target.connect_for("workers")?;
+        let note = audience::of_application(&mut connection, self.target.app());
+        drop(connection);
         let options = self.client_options()?;
         let work = Arc::new(Work {
             channel: self.channel.clone(),
@@ -130,6 +132,9 @@ impl Worker {
         }
         let (channel, app) = (&self.channel, self.target.app());
         tell(&format!("serving {channel} of application {app}; stop with Ctrl-C"));
+        if let Some(note) = note {
+            tell(&note);
+        }
         let broken = loop {
             if let Some(failure) = work.take_broken() {
                 break Some(failure);

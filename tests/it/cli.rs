@@ -216,7 +216,7 @@ fn what_makes_no_sense_is_usage_and_the_rest_is_one() {
         assert_fails(serve(&["--host", "0.0.0.0", "--port", "0"]), 2, way_out);
     }
     assert_fails(serve(&["--no-tcp"]), 2, "--unix");
-    assert_fails(serve(&["--max-connections", "0"]), 2, "at least one");
+    assert_fails(serve(&["--max-connections", "0"]), 2, "from 1 on");
     assert_fails(serve(&["--max-frame-bytes", "10"]), 2, "1KiB");
     assert_fails(serve(&["--config", "/does/not/exist"]), 1, "cannot read");
     let unknown = scratch.file("unknown.toml", 0o600, "port = 0\n\nprot = 1\n");
@@ -227,6 +227,23 @@ fn what_makes_no_sense_is_usage_and_the_rest_is_one() {
     assert_fails(serve(&["--token-file", &open]), 1, "chmod 600");
     let tokens = scratch.file("open.toml", 0o644, "[tokens]\napp = \"secret\"\n");
     assert_fails(serve(&["--config", &tokens]), 1, "chmod 600");
+    let absent = scratch.0.join("absent");
+    let absent = absent.to_str().unwrap();
+    let way_out = format!("{absent}: No such file or directory (os error 2); check its path");
+    let key = scratch.file("key.pem", 0o600, "");
+    for arguments in [&["--token-file", absent][..], &["--tls-cert", absent, "--tls-key", &key]] {
+        assert_fails(serve(arguments), 1, &way_out);
+        let mut request = ipc();
+        request.args(["request", "echo"]).args(arguments);
+        assert_fails(request, 1, &way_out);
+    }
+    let mut request = ipc();
+    request.args(["request", "echo", "--tls-ca", absent]);
+    assert_fails(request, 1, &way_out);
+    let none = scratch.file("none.toml", 0o600, "max-connections = 0\n");
+    assert_fails(serve(&["--config", &none]), 2, "at least one");
+    let none = scratch.file("none.toml", 0o600, "max-channels = true\n");
+    assert_fails(serve(&["--config", &none]), 2, "line 1: give a number from 1 on");
     let empty = scratch.file("empty.token", 0o600, "\n");
     assert_fails(serve(&["--token-file", &empty]), 2, "is empty");
     let mut level = serve(&["--port", "0"]);

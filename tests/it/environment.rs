@@ -117,18 +117,25 @@ fn a_token_of_the_environment_goes_before_the_file() {
 #[test]
 fn an_error_names_the_variable_and_the_check_finds_it() {
     for (name, value, says) in [
-        ("IPC_PORT", "many", "'many' for IPC_PORT"),
-        ("IPC_PORT", "", "IPC_PORT"),
-        ("IPC_HOST", "", "IPC_HOST"),
-        ("IPC_UNIX", "", "IPC_UNIX"),
+        ("IPC_PORT", "many", "'many' for IPC_PORT: give a number from 0 to 65535"),
+        ("IPC_PORT", "65536", "'65536' for IPC_PORT: give a number from 0 to 65535"),
+        ("IPC_PORT", "", "IPC_PORT is empty; give it a value, or unset it"),
+        ("IPC_HOST", "", "IPC_HOST is empty; give it a value, or unset it"),
+        ("IPC_UNIX", "", "IPC_UNIX is empty; give it a value, or unset it"),
+        ("IPC_CPU", "-1", "'-1' for IPC_CPU: give a number from 0 on"),
+        ("IPC_MAX_CONNECTIONS", "ten", "'ten' for IPC_MAX_CONNECTIONS: give a number from 1 on"),
+        ("IPC_UNIX_MODE", "rw", "'rw' for IPC_UNIX_MODE: give permission bits"),
+        ("IPC_IDLE_TIMEOUT", "5", "'5' for IPC_IDLE_TIMEOUT: give a number with its unit"),
         ("IPC_MAX_MEMORY", "lots", "IPC_MAX_MEMORY: give a number of bytes"),
-        ("IPC_LOG_FORMAT", "xml", "IPC_LOG_FORMAT"),
-        ("IPC_ALLOW_UID", "0,root", "IPC_ALLOW_UID"),
+        ("IPC_LOG_FORMAT", "xml", "'xml' for IPC_LOG_FORMAT; [possible values: text, json]"),
+        ("IPC_ALLOW_UID", "0,root", "'root' for IPC_ALLOW_UID: give its number"),
+        ("IPC_ALLOW_GID", "www", "'www' for IPC_ALLOW_GID: give its number"),
         ("IPC_CONFIG", "/does/not/exist", "/does/not/exist"),
-        ("IPC_MAX_CONNECTIONS", "0", "at least one"),
+        ("IPC_TOKEN_FILE", "/does/not/exist", "/does/not/exist: No such file or directory"),
+        ("IPC_MAX_CONNECTIONS", "0", "from 1 on"),
         ("IPC_HOST", "0.0.0.0", "no token is required"),
     ] {
-        for arguments in [&["--check-config"][..], &["--cpu=0"]] {
+        for arguments in [&["--check-config"][..], &["--spin=0"]] {
             let failed = output(serve_with(arguments, &[(name, value)]));
             let said = String::from_utf8(failed.stderr).unwrap();
             assert!(!failed.status.success(), "{name}={value} {arguments:?}");
@@ -137,7 +144,7 @@ fn an_error_names_the_variable_and_the_check_finds_it() {
     }
     let mut request = ipc();
     request.args(["request", "echo"]).env("IPC_PORT", "many");
-    assert_fails(request, 2, "'many' for IPC_PORT");
+    assert_fails(request, 2, "'many' for IPC_PORT: give a number from 1 to 65535");
     // The flag is to blame if it was typed.
     let typed = serve_with(&["--port=many"], &[("IPC_PORT", "1")]);
     assert_fails(typed, 2, "'many' for '--port");

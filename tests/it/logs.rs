@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
 
 use serde_json::{Map, Value, json};
 
@@ -176,4 +177,24 @@ fn the_last_words_of_a_server_have_the_format_of_its_log() {
     all(&stderr);
     let stderr = Running::start(command("text")).end_by_term();
     assert!(stderr.lines().last().unwrap().starts_with("ipc: "), "{stderr}");
+}
+
+#[test]
+fn the_report_of_a_panic_has_the_format_of_the_log() {
+    let mut command = serve(&["--port=0", "--log-format=json"]);
+    command.env("IPC_TEST_PANIC", "loop").env("RUST_BACKTRACE", "1");
+    let running = Running::start(command);
+    // The server may have aborted before this is done.
+    let _ = TcpStream::connect(running.address()).and_then(|mut stream| stream.read(&mut [0]));
+    let (status, stderr) = running.end();
+    assert_eq!(status.signal(), Some(6), "{stderr}");
+    let lines = all(&stderr);
+    let report = said(&lines, "a bug of ipc-framework has ended this server");
+    assert_eq!((&report["level"], &report["thread"]), (&json!("ERROR"), &json!("main")));
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    let panic = report["panic"].as_str().unwrap();
+    assert!(panic.starts_with("a test wants this at src/cli/serve.rs:"), "{panic}");
+    assert!(report["backtrace"].as_str().unwrap().contains("run_loop"), "{report:?}");
+    let time = report["timestamp"].as_str().unwrap();
+    assert!(time.contains('T') && time.ends_with('Z'), "{time}");
 }

@@ -13,6 +13,7 @@ use crate::cli::answers::{self, Latencies};
 use crate::cli::failure::Failure;
 use crate::cli::latency::{self, Latency, shown, shown_micros};
 use crate::cli::output::{Output, Style, table};
+use crate::cli::program;
 
 pub(super) const APP: &str = "shop";
 
@@ -93,7 +94,8 @@ impl Show<'_> {
     }
 
     fn aside(&self, text: impl Display) -> Result<(), Failure> {
-        self.output.line(self.output.paint(Style::Dim, format!("  {text}")))
+        let text = format!("  {text}");
+        self.output.line(self.output.paint(Style::Dim, program::as_typed(&text)))
     }
 
     fn request(&mut self) -> Result<(), Failure> {

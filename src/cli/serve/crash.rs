@@ -13,6 +13,11 @@ use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use serde::Serialize;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use super::settings::LogFormat;
 use crate::cli::output::printable;
 
 /// Time that the end of the process waits for a slow reader of standard error.
@@ -29,13 +34,14 @@ pub(super) fn note_panics() {
     std::panic::set_hook(Box::new(|info| LAST.set(Some((describe(info), Backtrace::capture())))));
 }
 
-/// The call that finishes the log, once there is one.
-static FINISH_LOG: OnceLock<fn()> = OnceLock::new();
+/// The call that finishes the log, and the format of the log, once there is one.
+static LOG: OnceLock<(fn(), LogFormat)> = OnceLock::new();
 
-/// Makes every abort call `finish` first, so that the log is complete before the report.
-pub(super) fn finish_log_with(finish: fn()) {
+/// Makes every abort call `finish` first, so that the log is complete before the report, which has the
+/// format of the log.
+pub(super) fn finish_log_with(finish: fn(), format: LogFormat) {
     // This is called once.
-    let _ = FINISH_LOG.set(finish);
+    let _ = LOG.set((finish, format));
 }
 
 /// Starts a thread with this name, whose panic is reported and aborts the process.
@@ -58,28 +64,75 @@ pub(super) fn or_abort<T>(run: impl FnOnce() -> T) -> T {
 fn abort() -> ! {
     let (what, backtrace) =
         LAST.take().unwrap_or_else(|| ("somewhere".to_owned(), Backtrace::disabled()));
-    let version = env!("CARGO_PKG_VERSION");
-    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
-    let thread = thread::current().name().unwrap_or("?").to_owned();
-    let mut report = format!(
-        "ipc: a bug of ipc-framework has ended this server\n  \
-         version: {version}, {os} {arch}\n  \
-         thread:  {thread}\n  \
-         panic:   {}\n\
-         No client should be able to cause this. Please report it where you got ipc-framework, \
-         with these lines,\nhow the server was started and what its clients did. First check \
-         that the line `panic` does not repeat\na message that must stay secret.\n",
-        printable(&what)
-    );
-    match backtrace.status() {
-        BacktraceStatus::Captured => report += &backtrace.to_string(),
-        _ => report += "With RUST_BACKTRACE=1 there is more to report.\n",
-    }
-    if let Some(finish) = FINISH_LOG.get() {
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let thread = thread::current();
+    let report = Report {
+        timestamp: now(),
+        level: "ERROR",
+        message: "a bug of ipc-framework has ended this server",
+        version: env!("CARGO_PKG_VERSION"),
+        platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        thread: thread.name().unwrap_or("?"),
+        panic: &what,
+        backtrace,
+    };
+    let format = LOG.get().map_or(LogFormat::Text, |(finish, format)| {
         finish();
-    }
-    last_words(&report);
+        *format
+    });
+    last_words(&match format {
+        LogFormat::Text => report.text(),
+        LogFormat::Json => report.json(),
+    });
     std::process::abort()
+}
+
+/// The report, with the members that every line of a JSON log has. It is not an event of the log,
+/// because the log may be what has panicked.
+#[derive(Serialize)]
+struct Report<'a> {
+    timestamp: String,
+    level: &'static str,
+    message: &'static str,
+    version: &'static str,
+    platform: String,
+    thread: &'a str,
+    panic: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backtrace: Option<String>,
+}
+
+impl Report<'_> {
+    fn text(&self) -> String {
+        let Self { message, version, platform, thread, panic, backtrace, .. } = self;
+        let more = "With RUST_BACKTRACE=1 there is more to report.\n";
+        format!(
+            "ipc: {message}\n  \
+             version: {version}, {platform}\n  \
+             thread:  {thread}\n  \
+             panic:   {}\n\
+             No client should be able to cause this. Please report it where you got \
+             ipc-framework, with these lines,\nhow the server was started and what its clients \
+             did. First check that the line `panic` does not repeat\na message that must stay \
+             secret.\n{}",
+            printable(panic),
+            backtrace.as_deref().unwrap_or(more)
+        )
+    }
+
+    fn json(&self) -> String {
+        // Text and numbers alone are always JSON.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
+/// Returns the time as the log writes it.
+fn now() -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> String {

@@ -8,6 +8,7 @@ use std::path::Path;
 use ipc_framework::Address;
 
 use super::settings::Settings;
+use crate::cli::program::program;
 
 /// The application that the hints join, in which `--demo` answers `echo`. It is also the default of
 /// the other subcommands.
@@ -193,15 +194,6 @@ fn node(door: &Door<'_>, secret: &Secret<'_>, is_tls: bool, is_mutual: bool) -> 
         return format!("new IPCClient('{APP}')");
     }
     format!("new IPCClient('{APP}', {{ {} }})", options.join(", "))
-}
-
-/// Returns the way in which the user started this program. `cargo run` and its aliases name the
-/// package.
-fn program() -> &'static str {
-    match std::env::var("CARGO_PKG_NAME") {
-        Ok(name) if name == env!("CARGO_PKG_NAME") => "cargo ipc",
-        _ => "ipc",
-    }
 }
 
 /// Quotes a word for a shell, if it needs that.

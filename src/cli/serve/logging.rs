@@ -51,7 +51,7 @@ pub(super) fn init(format: LogFormat) -> Result<(), Failure> {
         LogFormat::Text => registry.with(lines).with(limit).init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).with(limit).init(),
     }
-    crash::finish_log_with(finish);
+    crash::finish_log_with(finish, format);
     crash::spawn("suppressed", || reporter.run()).map_err(cannot)?;
     Ok(())
 }

@@ -27,7 +27,7 @@ pub(super) struct Settings {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(super) host: Option<String>,
     /// TCP port; 0 takes any free one [default: 8888]
-    #[arg(long, env = "IPC_PORT")]
+    #[arg(long, env = "IPC_PORT", value_parser = units::number(0_u16..=65_535))]
     pub(super) port: Option<u16>,
     /// Listen on a Unix socket too
     #[arg(long, env = "IPC_UNIX", value_name = "PATH")]
@@ -41,7 +41,7 @@ pub(super) struct Settings {
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) no_tcp: Option<bool>,
     /// Connections at a time [default: 10000]
-    #[arg(long, env = "IPC_MAX_CONNECTIONS", value_name = "N")]
+    #[arg(long, env = "IPC_MAX_CONNECTIONS", value_name = "N", value_parser = units::count)]
     max_connections: Option<usize>,
     /// Largest message body, either way [default: 16MiB]
     #[arg(long, env = "IPC_MAX_FRAME_BYTES", value_name = "SIZE", value_parser = units::size)]
@@ -92,9 +92,11 @@ pub(super) struct Settings {
     pub(super) token_file: Option<PathBuf>,
     /// Let only this user connect to the Unix socket; may be given again, or several with commas
     #[arg(long, env = "IPC_ALLOW_UID", value_name = "UID", value_delimiter = ',')]
+    #[arg(value_parser = units::user)]
     allow_uid: Vec<u32>,
     /// Let this group connect to the Unix socket, too; may be given again, or several with commas
     #[arg(long, env = "IPC_ALLOW_GID", value_name = "GID", value_delimiter = ',')]
+    #[arg(value_parser = units::user)]
     allow_gid: Vec<u32>,
     /// Certificate in PEM, with its chain: speak TLS 1.3 on TCP
     #[arg(long, env = "IPC_TLS_CERT", value_name = "PATH")]
@@ -123,7 +125,7 @@ pub(super) struct Settings {
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) busy: Option<bool>,
     /// Run the event loop on this core, counted from 0
-    #[arg(long, env = "IPC_CPU", value_name = "N")]
+    #[arg(long, env = "IPC_CPU", value_name = "N", value_parser = units::at_least(0_usize))]
     pub(super) cpu: Option<usize>,
     /// Write an `HdrHistogram` interval log of all latencies, a line for each second and channel
     #[arg(long, env = "IPC_LATENCY_LOG", value_name = "FILE")]

@@ -1,12 +1,13 @@
 //! The output on a terminal: colours, indented JSON, and the screen of `ipc top`.
 
+use std::process::Output;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::Demo;
 use super::terminal::Terminal;
-use crate::cli::assert_fails;
+use crate::cli::{Running, assert_fails, ipc, output, serve};
 use crate::support::HANG;
 
 #[test]
@@ -29,6 +30,66 @@ fn json_is_indented_and_coloured_on_a_terminal_alone() {
     command.arg("--what");
     let failed = Terminal::run(&command);
     assert_eq!(failed.end().0, Some(2));
+}
+
+/// It is no error, and programs are not told.
+#[test]
+fn a_person_is_told_that_nobody_listens() {
+    let demo = Demo::start();
+    let _peers = [
+        demo.0.connected("bench", "listens").subscribed("news"),
+        demo.0.connected("bench", "works").serving("sort"),
+    ];
+    let applications = "; other applications here are bench, chat_app, ";
+    for (arguments, says) in [
+        (["publish", "nwes", "1", "--app", "bench"], "nobody subscribes to channel nwes of"),
+        (["publish", "nwes", "1", "--app", "bench"], "; other channels there are echo, news"),
+        (["publish", "sort", "1", "--app", "bench"], "nobody subscribes to channel sort of"),
+        (["notify", "srot", "1", "--app", "bench"], "nobody serves channel srot of"),
+        (["notify", "srot", "1", "--app", "bench"], "; other channels there are echo, sort"),
+        (["notify", "news", "1", "--app", "bench"], "nobody serves channel news of"),
+        (["publish", "news", "1", "--app", "bensch"], applications),
+        (["notify", "sort", "1", "--app", "bensch"], applications),
+    ] {
+        let command = demo.command(&arguments);
+        let (code, screen) = Terminal::run(&command).end();
+        assert!(code == Some(0) && screen.contains(says), "{arguments:?}: {screen}");
+        let Output { status, stderr, .. } = output(command);
+        assert!(status.success() && stderr.is_empty(), "{arguments:?}");
+    }
+    for arguments in [["publish", "news", "1"], ["notify", "sort", "1"], ["notify", "echo", "1"]] {
+        let (code, screen) = Terminal::run(&demo.command(&arguments)).end();
+        assert_eq!((code, &*screen), (Some(0), ""), "{arguments:?}");
+    }
+    let none = Running::start(serve(&["--port=0"]));
+    let port = none.address().port().to_string();
+    let mut lonely = ipc();
+    lonely.args(["publish", "news", "1", "--port", &port]);
+    let (code, screen) = Terminal::run(&lonely).end();
+    assert_eq!(code, Some(0));
+    assert_eq!(screen.trim_end(), "nobody subscribes to channel news of application bench");
+}
+
+#[test]
+fn whoever_joins_an_application_that_nobody_uses_is_told_which_ones_are_used() {
+    let demo = Demo::start();
+    let note = |app: &str| format!("application {app} had no channels before; other applications");
+    for arguments in [&["subscribe", "news"][..], &["worker", "sort", "--", "cat"]] {
+        let mut command = demo.command(arguments);
+        command.env("IPC_APP", "bensch");
+        let terminal = Terminal::run(&command);
+        let screen = terminal.wait_until("the note", |text| text.contains(&note("bensch")));
+        assert!(screen.contains("stop with Ctrl-C") && screen.contains("chat_app"), "{screen}");
+        let mut terminal = terminal;
+        terminal.press("\x03");
+        assert_eq!(terminal.end().0, Some(0));
+        command.env("IPC_APP", "bench");
+        let mut known = Terminal::run(&command);
+        known.wait_until("its start", |text| text.contains("stop with Ctrl-C"));
+        known.press("\x03");
+        let (code, screen) = known.end();
+        assert!(code == Some(0) && !screen.contains("other applications"), "{screen}");
+    }
 }
 
 #[test]

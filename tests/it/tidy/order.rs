@@ -162,10 +162,11 @@ const ROOMS: &[Room] = &[
         folder: "src/cli",
         floors: &[
             // The parts that subcommands share.
+            "program",
             "failure units demo_applications",
             "answers document interrupt payload tls token",
             "latency output target",
-            "comeback",
+            "audience comeback",
             "feed",
             "sending",
             // The subcommands, with the parts of the larger ones before them.

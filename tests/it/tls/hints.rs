@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use super::certificates::Certificates;
-use crate::cli::{Running, ipc, output, serve};
+use crate::cli::{Running, assert_fails, ipc, output, serve};
 use crate::scratch::Scratch;
+use crate::support::reserved_port;
 
 const TOKEN: &str = "a secret";
 
@@ -103,6 +104,42 @@ fn whoever_runs_it_with_cargo_is_advised_to_do_so_again() {
     command.env("CARGO_PKG_NAME", env!("CARGO_PKG_NAME"));
     let running = Running::start(command);
     assert!(running.banner.contains("try: cargo ipc request echo "), "{}", running.banner);
+}
+
+#[test]
+fn errors_and_help_name_the_program_as_it_was_started() {
+    let cargo = |arguments: &[&str]| {
+        let mut command = ipc();
+        command.args(arguments).env("CARGO_PKG_NAME", env!("CARGO_PKG_NAME"));
+        command
+    };
+    let port = reserved_port().to_string();
+    assert_fails(cargo(&["ping", "--port", &port]), 3, "`cargo ipc serve --port ");
+    assert_fails(cargo(&["serve", "--what"]), 2, "see `cargo ipc serve --help`");
+    assert_fails(
+        cargo(&["serve", "--port=x", "--check-config"]),
+        2,
+        "see `cargo ipc serve --help`",
+    );
+    assert_fails(cargo(&["man", "nothing"]), 2, "`cargo ipc --help` lists");
+    assert_fails(cargo(&["bench", "--parts=1"]), 2, "`cargo ipc bench stream`");
+    for arguments in [&["--help"][..], &["serve", "--help"], &["publish", "--help"]] {
+        let help = output(cargo(arguments)).stdout;
+        let help = String::from_utf8(help).unwrap();
+        assert!(help.contains("Usage: cargo ipc ") && help.contains("\n  cargo ipc "), "{help}");
+        let others = ["\n  ipc ", "| ipc ", "`ipc "].iter().filter(|other| help.contains(**other));
+        assert_eq!(others.count(), 0, "{help}");
+        // Alone it is as it was.
+        let mut alone = ipc();
+        alone.args(arguments);
+        let alone = String::from_utf8(output(alone).stdout).unwrap();
+        assert!(alone.contains("Usage: ipc ") && !alone.contains("cargo"), "{alone}");
+    }
+    // A manual and completions are for the installed program.
+    for arguments in [["man", "serve"], ["completions", "bash"]] {
+        let made = output(cargo(&arguments)).stdout;
+        assert!(!String::from_utf8(made).unwrap().contains("cargo ipc"), "{arguments:?}");
+    }
 }
 
 #[test]
