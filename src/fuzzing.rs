@@ -8,6 +8,7 @@ pub type Body = fn(&[u8]);
 pub const TARGETS: &[(&str, Body)] = &[
     ("frames", crate::proto::fuzzing::frames),
     ("envelope", crate::proto::fuzzing::envelope),
+    ("attachments", crate::proto::fuzzing::attachments),
     #[cfg(feature = "broker")]
     ("broker", crate::broker::fuzzing::broker),
     #[cfg(feature = "net")]

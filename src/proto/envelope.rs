@@ -1,5 +1,6 @@
 use std::fmt;
 
+use super::attachments::Attachments;
 use super::fault::Fault;
 use super::json::Json;
 use super::json_str::JsonStr;
@@ -89,17 +90,50 @@ impl<'a> Envelope<'a> {
         self.reply_to
     }
 
-    /// The value of the key `meta`, as sent. Only [`Envelope::parse_extended`] finds it.
+    /// The value of the key `meta`, as sent. Only [`Envelope::parse_extended`] and
+    /// [`Envelope::parse_binary`] find it.
     #[inline]
     pub fn meta(&self) -> Option<Json<'a>> {
         self.meta_str().map(Json::trusted)
     }
 
     /// Does what [`Meta::parse`] does with the key `meta`, or nothing where that was done with the
-    /// rest of the message.
+    /// rest of the message. Attachments are checked, too.
     #[inline]
     pub fn read_meta(&self) -> Option<Result<Meta<'a>, Fault>> {
-        self.meta.map(|meta| meta.read())
+        let meta = self.meta?.read();
+        // A message of JSON alone with a `bin` is one that has not all of its attachments.
+        let may_have_some = meta.is_ok_and(|meta| meta.bin.is_some()) || self.has_attachments();
+        Some(if may_have_some { meta.and_then(|meta| self.check_attachments(meta)) } else { meta })
+    }
+
+    #[cold]
+    fn check_attachments(&self, meta: Meta<'a>) -> Result<Meta<'a>, Fault> {
+        self.attachments()?;
+        Ok(meta)
+    }
+
+    /// Returns whether the message came with attachments, which may be faulty.
+    #[inline]
+    pub fn has_attachments(&self) -> bool {
+        self.meta.is_some_and(|meta| meta.tail().is_some())
+    }
+
+    /// Reads the attachments and checks them to the byte. There are none in a message of JSON alone.
+    ///
+    /// # Errors
+    /// If they do not agree with the `bin` of the `meta`, or that not with the payload. Unknown
+    /// members of the `meta` are ignored.
+    #[cold]
+    pub fn attachments(&self) -> Result<Attachments<'a>, Fault> {
+        let Some(meta) = self.meta else { return Ok(Attachments::default()) };
+        let given = Meta::parse_known(meta.text)?.bin;
+        match (meta.tail(), given) {
+            (None, None) => Ok(Attachments::default()),
+            (Some(tail), Some(bin)) => Attachments::read(self.payload, bin, tail),
+            (None, Some(_)) => Err(BIN_WITHOUT_ATTACHMENTS),
+            (Some(_), None) => Err(ATTACHMENTS_WITHOUT_BIN),
+        }
     }
 
     /// The text of the key `meta`, as sent.
@@ -108,6 +142,11 @@ impl<'a> Envelope<'a> {
         self.meta.map(|meta| meta.text)
     }
 }
+
+const BIN_WITHOUT_ATTACHMENTS: Fault =
+    Fault::Meta { key: "bin", expected: "it in a body that has attachments" };
+const ATTACHMENTS_WITHOUT_BIN: Fault =
+    Fault::Meta { key: "bin", expected: "it wherever a body has attachments" };
 
 /// The refusal of a message, with the fields that could still be read, so that the answer finds
 /// its way.

@@ -22,9 +22,11 @@ impl Extensions {
     pub const NONE: Self = Self(0);
     /// Deadlines, cancels and streams of requests.
     pub const CALL: Self = Self(1);
+    /// Attachments: bytes and tensors beside the JSON of a message.
+    pub const BINARY: Self = Self(2);
 
     /// Every extension with its name on the wire.
-    const NAMES: [(&'static str, Self); 1] = [("call", Self::CALL)];
+    const NAMES: [(&'static str, Self); 2] = [("call", Self::CALL), ("binary", Self::BINARY)];
 
     /// Reads an array of names, as JSON text that is known to be valid. Unknown names are ignored.
     /// Returns `None` if it is no array of strings.
@@ -56,6 +58,18 @@ impl Extensions {
     #[inline]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Those that are in both sets.
+    #[inline]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those that are in one of the sets.
+    #[inline]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// Returns whether there are none.
@@ -90,6 +104,8 @@ mod tests {
             ("[\"call\"]", Some(Extensions::CALL)),
             ("[ \"x\" ,\n\"\\u0063all\", \"call\" ]", Some(Extensions::CALL)),
             ("[\"CALL\",\"\\ud800\"]", Some(Extensions::NONE)),
+            ("[\"binary\"]", Some(Extensions::BINARY)),
+            ("[\"binary\",\"call\"]", Some(Extensions::CALL.or(Extensions::BINARY))),
             ("[\"call\",1]", None),
             ("[null]", None),
             ("{\"call\":1}", None),

@@ -98,6 +98,18 @@ pub enum Fault {
         /// What is right there.
         expected: &'static str,
     },
+    /// A body with attachments is not laid out as one.
+    Layout {
+        /// What is right there.
+        expected: &'static str,
+    },
+    /// An attachment does not agree with the payload or with its bytes.
+    Attachment {
+        /// Its place in `bin` of the `meta`, from 0.
+        number: usize,
+        /// What is right there.
+        expected: &'static str,
+    },
 }
 
 impl Fault {
@@ -121,7 +133,9 @@ impl Fault {
             | Self::IdTooLong { .. }
             | Self::TimestampTooLong
             | Self::MetaTooLong
-            | Self::Meta { .. } => ErrorCode::BadMessage,
+            | Self::Meta { .. }
+            | Self::Layout { .. }
+            | Self::Attachment { .. } => ErrorCode::BadMessage,
         }
     }
 }
@@ -190,6 +204,13 @@ impl fmt::Display for Fault {
             Self::Meta { key, expected } => {
                 write!(f, "{key} of the message's meta is not usable: send {expected}")
             }
+            Self::Layout { expected } => {
+                write!(f, "the frame has attachments and is not laid out so: send {expected}")
+            }
+            Self::Attachment { number, expected } => write!(
+                f,
+                "entry {number} of the message's bin, counted from 0, is not usable: send {expected}"
+            ),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 
+pub(crate) use super::attachments::fuzzing::attachments;
 use super::frame::{self, Frame};
 use super::oracle::Reading;
 use super::recv_buffer::{Inbound, Next};

@@ -16,5 +16,14 @@ pub const ID_BYTES_MAX: usize = 256;
 /// The most bytes of the text of a `meta`, attachments aside.
 pub const META_BYTES_MAX: usize = 4 << 10;
 
+/// The most attachments of one message.
+pub const ATTACHMENTS_MAX: usize = 1_024;
+
+/// The most bytes of the text of `bin` in a `meta`, which lists the attachments.
+pub const BIN_BYTES_MAX: usize = 128 << 10;
+
+/// The most dimensions of a tensor: as many as `NumPy` had for long.
+pub const DIMENSIONS_MAX: usize = 32;
+
 /// The most bytes in the text of a timestamp: twice what any language writes.
 pub(super) const TIMESTAMP_BYTES_MAX: usize = 64;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::fault::Fault;
 use super::json_str::JsonStr;
-use super::limits::META_BYTES_MAX;
+use super::limits::{BIN_BYTES_MAX, META_BYTES_MAX};
 use super::message_type::MessageType;
 use super::scanner::{Scanner, Stop};
 
@@ -43,13 +43,25 @@ pub struct Meta<'a> {
     pub trace: Option<&'a str>,
     /// `headers`, as JSON text: an object of strings.
     pub headers: Option<&'a str>,
+    /// `bin` of a message with attachments, as JSON text: what they are. Here it is any value;
+    /// [`Envelope::attachments`](super::Envelope::attachments) checks it.
+    pub bin: Option<&'a str>,
 }
 
-/// The text of a `meta`, with what it says if that was read together with the message.
+/// The text of a `meta`, with what is known of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MetaText<'a> {
     pub(super) text: &'a str,
-    numbers: Option<Numbers>,
+    known: Known<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Known<'a> {
+    Nothing,
+    /// All that it says was read together with the message.
+    All(Numbers),
+    /// The message has attachments, and this follows its JSON.
+    Tail(&'a [u8]),
 }
 
 /// The members of a [`Meta`] that are neither `trace` nor `headers`.
@@ -64,24 +76,41 @@ pub(super) struct Numbers {
 
 impl<'a> MetaText<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, numbers: None }
+        Self { text, known: Known::Nothing }
     }
 
     pub(super) fn with(text: &'a str, numbers: Numbers) -> Self {
-        Self { text, numbers: Some(numbers) }
+        Self { text, known: Known::All(numbers) }
+    }
+
+    /// The `meta` of a message with attachments.
+    pub(super) fn of_attachments(text: &'a str, tail: &'a [u8]) -> Self {
+        Self { text, known: Known::Tail(tail) }
+    }
+
+    /// What follows the JSON of the message, if that has attachments.
+    #[inline]
+    pub(super) fn tail(&self) -> Option<&'a [u8]> {
+        match self.known {
+            Known::Tail(tail) => Some(tail),
+            _ => None,
+        }
     }
 
     /// Reads it, unless that was done.
     #[inline]
     pub(super) fn read(&self) -> Result<Meta<'a>, Fault> {
-        self.numbers.map_or_else(|| Meta::parse(self.text), |numbers| Ok(numbers.into()))
+        match self.known {
+            Known::All(numbers) => Ok(numbers.into()),
+            _ => Meta::parse(self.text),
+        }
     }
 }
 
 /// It is read or not, depending on the layout of the message around it.
 impl PartialEq for MetaText<'_> {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.text == other.text && self.tail() == other.tail()
     }
 }
 
@@ -91,7 +120,7 @@ impl From<Numbers> for Meta<'_> {
     #[inline]
     fn from(numbers: Numbers) -> Self {
         let Numbers { ttl_millis, stream, seq, idempotent, end } = numbers;
-        Self { ttl_millis, idempotent, stream, seq, end, trace: None, headers: None }
+        Self { ttl_millis, idempotent, stream, seq, end, ..Meta::default() }
     }
 }
 
@@ -117,7 +146,7 @@ impl<'a> Meta<'a> {
         if let Some((numbers, "")) = usual(text) {
             return Ok(numbers.into());
         }
-        if text.len() > META_BYTES_MAX {
+        if text.len() > META_BYTES_MAX + BIN_BYTES_MAX {
             return Err(Fault::MetaTooLong);
         }
         let mut meta = Self::default();
@@ -132,6 +161,9 @@ impl<'a> Meta<'a> {
             meta.take(KEYS[at], value)
         });
         read.ok_or(NOT_AN_OBJECT)??;
+        if text.len() - meta.bin.map_or(0, str::len) > META_BYTES_MAX {
+            return Err(Fault::MetaTooLong);
+        }
         if meta.end && meta.seq.is_none() {
             return Err(bad("end", "it together with seq, the number of parts before it"));
         }
@@ -159,6 +191,7 @@ impl<'a> Meta<'a> {
                 ))?;
                 self.trace = Some(value);
             }
+            "bin" => self.bin = Some(value),
             _ => {
                 let expected = "an object of strings, each given once";
                 check_strings(value, |_key| true).ok_or(bad(key, expected))?;
@@ -225,6 +258,9 @@ impl<'a> Meta<'a> {
         if let Some(headers) = self.headers {
             member("headers", headers);
         }
+        if let Some(bin) = self.bin {
+            member("bin", bin);
+        }
         if let Some(ttl_millis) = self.ttl_millis {
             member("ttl", digits.format(ttl_millis));
         }
@@ -233,7 +269,7 @@ impl<'a> Meta<'a> {
 }
 
 /// The members that are known.
-const KEYS: [&str; 7] = ["ttl", "idempotent", "stream", "seq", "end", "trace", "headers"];
+const KEYS: [&str; 8] = ["ttl", "idempotent", "stream", "seq", "end", "trace", "headers", "bin"];
 /// The members of `trace`, by W3C Trace Context.
 const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
@@ -241,7 +277,7 @@ const CREDIT: &str = "a number of parts from 1 to 65536, in digits alone";
 const NOT_AN_OBJECT: Fault = bad("the value", "an object");
 const UNKNOWN: Fault = bad(
     "an unknown member",
-    "ttl, idempotent, stream, seq, end, trace and headers alone, and what is yours in headers",
+    "ttl, idempotent, stream, seq, end, trace, headers and bin alone, and what is yours in headers",
 );
 
 const fn bad(key: &'static str, expected: &'static str) -> Fault {
@@ -490,7 +526,7 @@ mod tests {
 
     #[test]
     fn an_unknown_member_is_refused_by_a_server_and_ignored_by_a_client() {
-        for key in ["offset", "TTL", "ttl ", "", "bin", "\\ud800"] {
+        for key in ["offset", "TTL", "ttl ", "", "BIN", "\\ud800"] {
             let text = format!("{{\"{key}\":{{\"ttl\":1}},\"ttl\":9}}");
             assert_eq!(refused(&text), "an unknown member");
             assert_eq!(Meta::parse_known(&text).unwrap().ttl_millis, Some(9), "{text}");
@@ -504,6 +540,14 @@ mod tests {
         assert_eq!(text(META_BYTES_MAX).len(), META_BYTES_MAX);
         assert!(Meta::parse(&text(META_BYTES_MAX)).is_ok());
         assert_eq!(Meta::parse(&text(META_BYTES_MAX + 1)), Err(Fault::MetaTooLong));
+        let with_bin = |bytes: usize, bin: &str| text(bytes).replacen('{', bin, 1);
+        let bin = format!("{{\"bin\":[{}0],", "0,".repeat(60 << 10));
+        let of_key = "\"bin\":,".len();
+        assert!(Meta::parse(&with_bin(META_BYTES_MAX - of_key, &bin)).is_ok());
+        let over = with_bin(META_BYTES_MAX - of_key + 1, &bin);
+        assert_eq!(Meta::parse(&over), Err(Fault::MetaTooLong));
+        let bin = format!("{{\"bin\":\"{}\",", "x".repeat(META_BYTES_MAX + BIN_BYTES_MAX));
+        assert_eq!(Meta::parse(&with_bin(100, &bin)), Err(Fault::MetaTooLong));
     }
 
     #[test]

@@ -8,13 +8,13 @@
 //! With `default-features = false` this module is all of the crate. [`Decoder`] finds the messages
 //! in a stream of bytes, and [`Encoder`] writes messages into frames; [`system`] has the payloads
 //! of the messages that a client and a server arrange things with. `examples/frames.rs` uses them.
-//!
-//! # What will stand here
-//! Attachments, which stand behind the JSON of a frame, get a file `attachments`.
 
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
+mod attachments;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod buffer_pool;
 mod decoder;
+mod dtype;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod encode;
 mod encoder;
@@ -52,8 +52,12 @@ pub mod system;
 mod timestamp;
 mod value;
 
+pub use attachments::bin::Shape;
+pub use attachments::new::NewAttachment;
+pub use attachments::{Attachment, Attachments};
 pub use buffer_pool::{BufferPool, MemoryGauge};
 pub use decoder::{Decoder, Messages};
+pub use dtype::Dtype;
 pub use encoder::{EncodeError, Encoder};
 pub use envelope::{Envelope, EnvelopeError};
 pub use error_code::ErrorCode;
@@ -61,7 +65,10 @@ pub use extensions::Extensions;
 pub use fault::Fault;
 pub use json::{DecodeError, Json, JsonError};
 pub use json_str::JsonStr;
-pub use limits::{DEPTH_MAX, ID_BYTES_MAX, META_BYTES_MAX, PAYLOAD_DEPTH_MAX};
+pub use limits::{
+    ATTACHMENTS_MAX, BIN_BYTES_MAX, DEPTH_MAX, DIMENSIONS_MAX, ID_BYTES_MAX, META_BYTES_MAX,
+    PAYLOAD_DEPTH_MAX,
+};
 pub use message::Message;
 pub use message_type::MessageType;
 pub use meta::{CREDIT_MAX, Meta};
@@ -69,6 +76,12 @@ pub use recv_buffer::RecvBuffer;
 #[cfg(feature = "broker")]
 pub use send_queue::SendQueue;
 
+#[cfg(feature = "broker")]
+#[expect(unused_imports, reason = "the server and the clients are about to write attachments")]
+pub(crate) use attachments::layout::{has_attachments, padding};
+#[cfg(feature = "broker")]
+#[expect(unused_imports, reason = "the server and the clients are about to write attachments")]
+pub(crate) use attachments::new::{append_bin, append_frame, append_front, body_bytes};
 #[cfg(feature = "broker")]
 pub(crate) use buffer_pool::SharedFrame;
 #[cfg(feature = "broker")]

@@ -109,7 +109,7 @@ impl Reading {
 }
 
 /// Reads the keys and values of an object in their order, repeated ones included.
-struct Members;
+pub(super) struct Members;
 
 impl<'de> Visitor<'de> for Members {
     type Value = Vec<(Option<String>, &'de RawValue)>;

@@ -5,6 +5,7 @@
 //! are read by comparing whole pieces of punctuation; [`fields`] reads all others, and finds the
 //! fault of those that are none.
 
+use super::attachments::layout;
 use super::envelope::{Envelope, EnvelopeError};
 use super::fault::Fault;
 use super::fields;
@@ -45,6 +46,26 @@ impl<'a> Envelope<'a> {
             None => fields::read(text, true),
         }
     }
+
+    /// Reads one message of a peer that negotiated `binary`. If its body begins with 0, it has
+    /// attachments, see [`Envelope::attachments`]; any other body is read by
+    /// [`Envelope::parse_extended`].
+    ///
+    /// # Errors
+    /// The same as those of [`Envelope::parse`], and those of a body whose JSON does not end where it
+    /// should. What is wrong with the attachments themselves does not stop it.
+    pub fn parse_binary(body: &'a [u8]) -> Result<Self, EnvelopeError<'a>> {
+        if layout::has_attachments(body) { laid_apart(body) } else { Self::parse_extended(body) }
+    }
+}
+
+#[cold]
+fn laid_apart(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError<'_>> {
+    let [json, tail] = layout::split(body).map_err(EnvelopeError::unreadable)?;
+    let mut envelope = Envelope::parse_extended(json)?;
+    let text = envelope.meta_str().unwrap_or("{}");
+    envelope.meta = Some(MetaText::of_attachments(text, tail));
+    Ok(envelope)
 }
 
 /// Looks for the place of the fault, which the fast check does not give.
