@@ -8,6 +8,8 @@ DIST=$ROOT/dist
 WORK=$ROOT/target/packaging
 # The version has one source. tests/it/tidy/versions.rs compares all other places with it.
 VERSION=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"$/\1/p' Cargo.toml)
+# The blocks of the page that the checks have asked for, see `block`. packaging/check compares them with those of the page.
+ASKED=$WORK/asked
 mkdir -p "$WORK"
 
 step() {
@@ -123,11 +125,11 @@ serve() {
 # port 8888 becomes $IPC_PORT, because another server may have it.
 block() {
     local text
-    text=$(awk -v heading="$1" -v fence="\`\`\`$2" '
+    text=$(awk -v heading="$1" -v fence="\`\`\`$2" -v asked="$ASKED" '
         /^#+ / && !copying { inside = $0; sub(/^#+ /, "", inside) }
         copying && /^```$/ { exit }
         copying { print }
-        inside == heading && index($0 " ", fence " ") == 1 { copying = 1 }
+        inside == heading && index($0 " ", fence " ") == 1 { copying = 1; print FILENAME ":" NR >>asked }
     ' docs/packages.md)
     [ -n "$text" ] || fail "docs/packages.md has no block of $2 under \"$1\""
     printf '%s\n' "${text//8888/${IPC_PORT:-8888}}"

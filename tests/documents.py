@@ -8,7 +8,8 @@ namespaces of their own; on a machine that does not allow these, one after anoth
 behind the language say more:
 
     not-run         The block is not run: it installs something, or is a fragment. `NOT_RUN` has their number.
-    packaged        The block is run by packaging/check, where the package that it is about is installed.
+    packaged        The block is run by packaging/check, where the package that it is about is installed. `--packaged`
+                    lists these blocks, and packaging/check compares them with those that it has run.
     background      The block goes on until the page ends. The next one is run once this one has printed something.
     server          The same, in place of the server that ran before. The next one is run once port 8888 is open.
     file=NAME       The block is written to this file and not run. This is for any language.
@@ -48,6 +49,8 @@ PYTHON = TARGET / f"python-venv-{os.environ.get('IPC_PYTHON_PROFILE', 'dev')}" /
 PORT = 8888
 #: Seconds after which a block hangs.
 SECONDS_MAX = 60
+#: The page whose blocks packaging/check runs.
+PACKAGES = REPO / "docs" / "packages.md"
 #: Blocks that are not run. A change of their number is deliberate: change it here as well.
 NOT_RUN = 3
 RUN = ("js", "python", "rust", "sh")
@@ -64,6 +67,8 @@ class Block:
     language: str
     words: tuple[str, ...]
     code: str
+    #: The last heading before it.
+    heading: str
 
     @property
     def place(self) -> str:
@@ -95,7 +100,8 @@ def blocks(page: pathlib.Path) -> list[Block]:
         line = text.count("\n", 0, match.start()) + 1
         words = tuple(re.sub(r"\[.*\]", "", info).split())
         code = "".join(line.removeprefix(indent) for line in code.splitlines(keepends=True))
-        found.append(Block(page, line, language, words, code))
+        headings = re.findall(r"^#+ (.*)$", text[: match.start()], re.MULTILINE)
+        found.append(Block(page, line, language, words, code, headings[-1] if headings else ""))
     return found
 
 
@@ -108,6 +114,15 @@ def faults(found: list[Block]) -> list[str]:
         unknown = [word for word in block.words if word not in WORDS and not re.match("(file|needs)=.", word)]
         if unknown:
             faults.append(f"{block.place}: {unknown} means nothing")
+    checks = "\n".join(check.read_text(encoding="utf-8") for check in REPO.glob("packaging/*/check"))
+    # As the checks ask for them: the first block of a language below a heading.
+    asked = {(quoted or word, language) for quoted, word, language in re.findall(r"block (?:'(.*?)'|(\S+)) (\w+)", checks)}
+    for block in found:
+        if "packaged" not in block.words:
+            continue
+        if block.page != PACKAGES or (block.heading, block.language) not in asked:
+            faults.append(f"{block.place}: no packaging/*/check runs it: `block '{block.heading}' {block.language}`")
+        asked.discard((block.heading, block.language))
     left = [block.place for block in found if "not-run" in block.words]
     if len(left) != NOT_RUN:
         faults.append(f"{len(left)} blocks are not run, and NOT_RUN is {NOT_RUN}:\n" + "\n".join(left))
@@ -308,6 +323,9 @@ def main() -> int:
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
         return 1
+    if sys.argv[1:] == ["--packaged"]:
+        print("\n".join(block.place for block in everything if "packaged" in block.words))
+        return 0
     chosen = [pathlib.Path(name).resolve() for name in sys.argv[1:]] or [REPO]
     by_page = {page: found for page, found in by_page.items() if any(page.is_relative_to(one) for one in chosen)}
     WORK.mkdir(parents=True, exist_ok=True)
