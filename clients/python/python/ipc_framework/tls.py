@@ -1,7 +1,5 @@
 """TLS between a client and its server."""
 
-from __future__ import annotations
-
 import os
 from typing import NamedTuple, Optional, Union
 
