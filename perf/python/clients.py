@@ -163,6 +163,73 @@ def megabyte_zeromq():
     return latencies(ask, lambda answer: answer == MEGABYTE)
 
 
+# The same with bytes, as each client takes them.
+
+
+DATA = b"x" * (1 << 20)
+
+
+def is_data(answer):
+    """Compares ends and length: comparing all would be a good part of the time of the fastest."""
+    return len(answer) == len(DATA) and answer[:8] == DATA[:8] and answer[-8:] == DATA[-8:]
+
+
+def bytes_client():
+    from ipc_framework import FrameworkClient
+
+    with FrameworkClient("bench", HOST, int(PORT)) as client:
+        return latencies(lambda: client.send_request("echo", DATA), lambda answer: is_data(answer.payload))
+
+
+def bytes_redis():
+    import redis
+
+    connection = redis.Redis(HOST, int(PORT))
+    return latencies(lambda: connection.echo(DATA), is_data)
+
+
+def bytes_zeromq():
+    import zmq
+
+    connection = zmq.Context().socket(zmq.REQ)
+    connection.connect(f"tcp://{ADDRESS}")
+
+    def ask():
+        connection.send(DATA)
+        return connection.recv()
+
+    return latencies(ask, is_data)
+
+
+def bytes_grpc():
+    import grpc
+
+    with grpc.insecure_channel(ADDRESS) as channel:
+        echo = channel.unary_unary("/perf.Streams/Echo")
+        return latencies(lambda: echo(DATA), is_data)
+
+
+async def bytes_nats():
+    """A message to a subject of its own, which is one hop as with the others."""
+    import nats
+
+    client = await nats.connect(f"nats://{ADDRESS}")
+    own = await client.subscribe("own")
+    begin, samples, cpu = time.perf_counter(), [], cpu_seconds()
+    while (now := time.perf_counter()) < begin + SECONDS:
+        if now < begin + WARM_UP:
+            samples.clear()
+            cpu = cpu_seconds()
+        await client.publish("own", DATA)
+        answer = (await own.next_msg()).data
+        samples.append(time.perf_counter() - now)
+        if not is_data(answer):
+            sys.exit("the answer is another")
+    cpu = cpu_seconds() - cpu
+    await client.close()
+    return {"p50_us": 1e6 * statistics.median(samples), "python_cpu_us": 1e6 * cpu / len(samples)}
+
+
 # Many requests at once, on an event loop.
 
 
@@ -424,6 +491,11 @@ WORKS = {
     ("blocking", "frames-unix"): blocking_frames,
     ("megabyte", "client"): lambda: blocking(text=MEGABYTE),
     ("megabyte", "pyzmq"): megabyte_zeromq,
+    ("bytes", "client"): bytes_client,
+    ("bytes", "redis-py"): bytes_redis,
+    ("bytes", "nats-py"): lambda: asyncio.run(bytes_nats()),
+    ("bytes", "pyzmq"): bytes_zeromq,
+    ("bytes", "grpcio"): bytes_grpc,
     ("aio", "client"): lambda: asyncio.run(aio_client()),
     ("aio", "streams"): lambda: asyncio.run(aio_streams()),
     ("worker", "serve"): worker,

@@ -85,8 +85,13 @@ async def serve_grpc():
     handler = grpc.unary_stream_rpc_method_handler(
         tokens, request_deserializer=json.loads, response_serializer=lambda value: json.dumps(value).encode()
     )
+    async def echo(request, context):
+        return request
+
+    # Bytes go as they are where no serializer is named.
+    methods = {"Tokens": handler, "Echo": grpc.unary_unary_rpc_method_handler(echo)}
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("perf.Streams", {"Tokens": handler}),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("perf.Streams", methods),))
     port = server.add_insecure_port(ADDRESS)
     await server.start()
     await serving(f"listening on {HOST}:{port}")

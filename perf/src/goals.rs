@@ -68,6 +68,10 @@ const HANDLER: &str = "an echo handler in Python";
 const CLIENTS: &str = "the Python client beside others";
 const STREAMS: &str = "100 streams side by side from one Python worker to Node";
 const LEAVING: &str = "a requester that leaves in the middle of a stream";
+const ATTACHED: &str = "1 MB as an attachment";
+const ATTACHED_FAN: &str = "1 MB as an attachment, fan-out to 100";
+const TENSOR: &str = "a tensor of 602,112 bytes from Node to a handler in Python and back";
+const ATTACHED_PYTHON: &str = "1 MB of bytes in Python";
 const STEADY: &str = "steady state";
 
 const fn ratio(
@@ -117,6 +121,10 @@ const GOALS: &[Goal] = {
     const fn publish(name: &'static str) -> Of { Of("clients-publish", name) }
     const fn import(name: &'static str) -> Of { Of("clients-import", name) }
     const fn parts(name: &'static str) -> Of { Of("streams-parts", name) }
+    const fn attached(name: &'static str) -> Of { Of("binary-megabyte", name) }
+    const fn attached_fan(name: &'static str) -> Of { Of("binary-fan-out", name) }
+    const fn tensor(name: &'static str) -> Of { Of("binary-node-python", name) }
+    const fn bytes(name: &'static str) -> Of { Of("binary-python", name) }
     const CALLS_ONE: Of = Of("syscalls-one-client", "ipc");
     const CALLS: Of = Of("syscalls-hundred-clients", "ipc");
     &[
@@ -191,6 +199,24 @@ const GOALS: &[Goal] = {
             AtLeast(2.0)),
         value(LEAVING, "p99 until the worker knows, in round trips", RoundTripsToKnow,
             Of("streams-leaving", "ipc"), Below(5.0)),
+        ratio(ATTACHED, "bandwidth to an echo that keeps whole messages", MegabytesPerSecond,
+            attached("ipc"), attached("bare-frames"), AtLeast(0.9)),
+        ratio(ATTACHED, "bandwidth to the bare echo", MegabytesPerSecond, attached("ipc"),
+            attached("bare"), AtLeast(0.75)),
+        ratio(ATTACHED_FAN, "deliveries to the bare loop", PerSecond, attached_fan("ipc"),
+            attached_fan("bare"), AtLeast(0.95)),
+        ratio(TENSOR, "p50 to two sockets with a relay between them", P50Us, tensor("ipc"),
+            tensor("sockets"), AtMost(1.5)),
+        ratio(TENSOR, "p50 of base64 to attachments", P50Us, tensor("ipc-base64"), tensor("ipc"),
+            AtLeast(5.0)),
+        ratio(ATTACHED_PYTHON, "p50 to redis-py", P50Us, bytes("client"), bytes("redis-py"),
+            Below(1.0)),
+        ratio(ATTACHED_PYTHON, "p50 to nats-py", P50Us, bytes("client"), bytes("nats-py"),
+            Below(1.0)),
+        ratio(ATTACHED_PYTHON, "p50 to grpcio", P50Us, bytes("client"), bytes("grpcio"),
+            Below(1.0)),
+        ratio(ATTACHED_PYTHON, "p50 to pyzmq", P50Us, bytes("client"), bytes("pyzmq"),
+            AtMost(1.2)),
         value(STEADY, "polls per request, 1 client", PollsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "reads per request, 1 client", ReadsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "writes per request, 1 client", WritesPerRequest, CALLS_ONE, ONE_CALL),

@@ -67,7 +67,7 @@ fn load(
     settings: Settings,
     server: &Server,
 ) -> Result<Run, String> {
-    let wire = entrant.peer.wire(scenario.work(), scenario.payload_bytes);
+    let wire = scenario.wire(entrant.peer);
     let wire = wire.as_ref();
     let phases =
         Phases { warm_up: settings.warm_up, measure: settings.measure, server: Some(server.pid()) };
@@ -108,8 +108,8 @@ fn load(
             let figures = client(peers, work, entrant, &server.endpoint, settings)?;
             return Ok(Run { figures, latency: new_histogram() });
         }
-        Load::Streams(work) => {
-            return streams(peers, work, entrant, &server.endpoint, settings);
+        Load::Node { script, work } => {
+            return node(peers, script, work, entrant, &server.endpoint, settings);
         }
         Load::PublishedClient => published_client(peers, &server.endpoint, settings)?,
         Load::Syscalls { clients } => {
@@ -238,24 +238,25 @@ fn reported<T: DeserializeOwned>(command: &mut Command, entrant: &Entrant) -> Re
     })
 }
 
-/// The report of a client that asks for streams.
+/// The report of a script that Node runs.
 #[derive(Deserialize)]
-struct Streamed {
+struct Reported {
     figures: Sample,
     latency_nanos: Vec<u64>,
 }
 
-/// Asks for streams from Node, on the generator's processor.
-fn streams(
+/// Runs a script by Node, on the generator's processor, which measures itself.
+fn node(
     peers: &Peers,
+    script: &str,
     work: &str,
     entrant: &Entrant,
     server: &Endpoint,
     settings: Settings,
 ) -> Result<Run, String> {
     let seconds = settings.measure.as_secs_f64();
-    let mut command = peers.streams(entrant.client, [work, entrant.name], server, seconds)?;
-    let Streamed { mut figures, latency_nanos } = reported(&mut command, entrant)?;
+    let mut command = peers.node(script, entrant.client, [work, entrant.name], server, seconds)?;
+    let Reported { mut figures, latency_nanos } = reported(&mut command, entrant)?;
     let mut latency = new_histogram();
     for nanos in latency_nanos {
         latency.saturating_record(nanos);

@@ -3,7 +3,7 @@
 use crate::bare::BareKind;
 use crate::peers::{Peer, Program, Socket};
 use crate::poller::Wait;
-use crate::wire::Work;
+use crate::wire::{Wire, Work};
 
 /// The shape of the load.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,8 +23,8 @@ pub(crate) enum Load {
     PublishedClient,
     /// The work of this name in `perf/python/clients.py`, by the client that the entrant names.
     Client(&'static str),
-    /// The work of this name in `perf/node/streams.js`, which asks a worker in Python for streams.
-    Streams(&'static str),
+    /// The work of this name in a script of `perf/node`, which may start a worker in Python.
+    Node { script: &'static str, work: &'static str },
     /// Clients whose load causes the system calls that are counted.
     Syscalls { clients: usize },
 }
@@ -60,6 +60,8 @@ pub(crate) struct Scenario {
     pub(crate) load: Load,
     pub(crate) wait: Wait,
     pub(crate) payload_bytes: usize,
+    /// The payload is an attachment, where the peer has them.
+    pub(crate) is_attached: bool,
     pub(crate) entrants: Vec<Entrant>,
     /// A goal depends on it. A quick run leaves out the others.
     pub(crate) is_goal: bool,
@@ -73,12 +75,18 @@ impl Scenario {
         }
     }
 
+    /// Returns the protocol in which the generator speaks with a peer.
+    pub(crate) fn wire(&self, peer: Peer) -> Box<dyn Wire> {
+        let wire = if self.is_attached { Peer::attached_wire } else { Peer::wire };
+        wire(peer, self.work(), self.payload_bytes)
+    }
+
     /// Returns the programs that its peers need.
     pub(crate) fn programs(&self) -> impl Iterator<Item = Program> {
         let own = match self.load {
             Load::Syscalls { .. } => Some(Program::Strace),
             Load::PublishedClient => Some(Program::Published),
-            Load::Streams(_) => Some(Program::Node),
+            Load::Node { .. } => Some(Program::Node),
             _ => None,
         };
         self.entrants.iter().flat_map(Entrant::programs).chain(own)
@@ -96,6 +104,7 @@ impl Scenario {
             load,
             wait: Wait::Block,
             payload_bytes: PAYLOAD_BYTES,
+            is_attached: false,
             entrants: entrants.to_vec(),
             is_goal: true,
         }
@@ -103,6 +112,10 @@ impl Scenario {
 
     fn payload(self, payload_bytes: usize) -> Self {
         Self { payload_bytes, ..self }
+    }
+
+    fn attached(self, data_bytes: usize) -> Self {
+        Self { payload_bytes: data_bytes, is_attached: true, ..self }
     }
 
     fn spinning(self) -> Self {
@@ -121,8 +134,9 @@ const HUNDRED_KB: usize = 100_000;
 const MEGABYTE: usize = 1 << 20;
 const ONE_CLOSED: Load = Load::Closed { clients: 1, window: 1 };
 const HUNDRED_CLOSED: Load = Load::Closed { clients: 100, window: 1 };
-/// The names of several scenarios: those that measure the clients, and those of streams.
-const GROUPS: [&str; 2] = ["clients", "streams"];
+/// The names of several scenarios: those that measure the clients, those of streams, and those of
+/// attachments.
+const GROUPS: [&str; 3] = ["clients", "streams", "binary"];
 /// Idle connections, and channels, of the scenario with many.
 pub(crate) const IDLE: usize = 10_000;
 
@@ -154,6 +168,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(python());
     all.extend(clients());
     all.extend(streams());
+    all.extend(binary());
     all.extend(beside_the_goals());
     all
 }
@@ -369,6 +384,54 @@ fn clients() -> Vec<Scenario> {
     ]
 }
 
+/// A script of `perf/node`.
+const STREAMS: &str = "streams.js";
+/// The bytes of a picture of 224 by 224 by 3 numbers of 32 bits.
+const PICTURE_BYTES: usize = 4 * 224 * 224 * 3;
+
+/// Returns the scenarios of attachments.
+fn binary() -> Vec<Scenario> {
+    let own = |name| tcp(name, Peer::Ipc(&[])).client(Program::Python);
+    let sockets = tcp("sockets", Peer::Bare(BareKind::Pair)).client(Program::Python);
+    let client = |name, peer, program| tcp(name, peer).client(program);
+    vec![
+        Scenario::new(
+            "binary-megabyte",
+            "1 MB as an attachment, 1 client",
+            ONE_CLOSED,
+            &[IPC, BARE, BARE_FRAMES],
+        )
+        .attached(MEGABYTE),
+        Scenario::new(
+            "binary-fan-out",
+            "1 MB as an attachment, fan-out to 100, one publication at a time",
+            Load::Fanout { subscribers: 100, window: 1 },
+            &[IPC, RELAY],
+        )
+        .attached(MEGABYTE),
+        Scenario::new(
+            "binary-node-python",
+            "A tensor of 602,112 bytes from Node to a handler in Python and back",
+            Load::Node { script: "tensors.js", work: "picture" },
+            &[own("ipc"), own("ipc-base64"), sockets],
+        )
+        .payload(PICTURE_BYTES),
+        Scenario::new(
+            "binary-python",
+            "A Python client, requests with 1 MB of bytes",
+            Load::Client("bytes"),
+            &[
+                own("client"),
+                client("redis-py", Peer::Redis, Program::RedisPy),
+                client("nats-py", Peer::Nats, Program::NatsPy),
+                client("pyzmq", Peer::ZeroMq, Program::ZeroMq),
+                client("grpcio", Peer::Grpc, Program::GrpcPy),
+            ],
+        )
+        .payload(MEGABYTE),
+    ]
+}
+
 /// Returns the scenarios in which Node asks a worker in Python for streams.
 fn streams() -> Vec<Scenario> {
     let own = tcp("ipc", Peer::Ipc(&[])).client(Program::Python);
@@ -376,13 +439,13 @@ fn streams() -> Vec<Scenario> {
         Scenario::new(
             "streams-parts",
             "100 streams side by side from one Python worker to Node; latencies to the first part",
-            Load::Streams("parts"),
+            Load::Node { script: STREAMS, work: "parts" },
             &[own, tcp("nats", Peer::Nats).client(Program::NatsPy), tcp("grpc", Peer::Grpc)],
         ),
         Scenario::new(
             "streams-leaving",
             "From the end of a requester's connection in Node to a Python worker that knows of it",
-            Load::Streams("leaving"),
+            Load::Node { script: STREAMS, work: "leaving" },
             &[own],
         ),
     ]

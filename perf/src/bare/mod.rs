@@ -1,6 +1,7 @@
 //! The floors: servers that only move bytes.
 
 mod echo;
+mod pair;
 mod relay;
 mod socket;
 
@@ -26,6 +27,8 @@ pub(crate) enum BareKind {
     FrameEcho,
     /// Sends every frame to all subscribers; sleeps in epoll.
     Relay,
+    /// Joins the connections in pairs; sleeps in epoll.
+    Pair,
 }
 
 /// Run one of the bare servers.
@@ -53,5 +56,6 @@ pub(crate) fn serve(listener: &Listener, kind: BareKind) -> Result<(), String> {
         BareKind::SpinningEcho => echo::event_loop(listener, Wait::Spin, false),
         BareKind::ReadWriteEcho => echo::read_write(listener),
         BareKind::Relay => relay::event_loop(listener),
+        BareKind::Pair => pair::event_loop(listener),
     }
 }

@@ -17,7 +17,7 @@ use crate::bare::BareKind;
 use crate::endpoint::Endpoint;
 use crate::pin::Cpus;
 use crate::scenario::Entrant;
-use crate::wire::{Dialect, Ipc, Nats, Redis, Wire, Work, Zmtp};
+use crate::wire::{Attached, Dialect, Ipc, Nats, Redis, Wire, Work, Zmtp};
 
 pub(crate) use child::Server;
 
@@ -59,6 +59,8 @@ pub(crate) enum Program {
     ZeroMq,
     /// A Python with nats-py.
     NatsPy,
+    /// A Python with redis-py.
+    RedisPy,
     /// A Python with grpcio.
     GrpcPy,
     /// Node, with the clients of the peers.
@@ -270,10 +272,11 @@ impl Peers {
         Ok(command)
     }
 
-    /// Returns a command by which Node asks for streams, from a worker that the Python of `client`
-    /// runs, or from the server itself.
-    pub(crate) fn streams(
+    /// Returns a command by which Node does `work` with a script, with a worker that the Python of
+    /// `client` runs, or with the server itself.
+    pub(crate) fn node(
         &self,
+        name: &str,
         client: Option<Program>,
         [work, peer]: [&str; 2],
         server: &Endpoint,
@@ -281,7 +284,7 @@ impl Peers {
     ) -> Result<Command, String> {
         let mut command = Command::new(self.program(Program::Node)?);
         command.env("NODE_PATH", node::modules(&self.state));
-        command.arg(node::script(&self.root, "streams.js")).args([work, peer]);
+        command.arg(node::script(&self.root, name)).args([work, peer]);
         command.arg(server.to_string()).arg(seconds.to_string());
         command.arg(self.cpus.server.to_string());
         if let Some(python) = client {
@@ -317,6 +320,7 @@ impl Program {
             Self::Python => python::with_own_package(root, state),
             Self::ZeroMq => python::with_zeromq(root, state),
             Self::NatsPy => python::with_nats(root, state),
+            Self::RedisPy => python::with_redis(root, state),
             Self::GrpcPy => python::with_grpc(root, state),
             Self::Node => node::with_peers(root, state),
         }
@@ -331,6 +335,7 @@ impl Program {
         const ZEROMQ: &str =
             "import zmq; print('libzmq', zmq.zmq_version(), 'by pyzmq', zmq.__version__)";
         const NATS: &str = "import importlib.metadata as m; print('nats-py', m.version('nats-py'))";
+        const REDIS: &str = "import redis; print('redis-py', redis.__version__)";
         const GRPC: &str = "import grpc; print('grpcio', grpc.__version__)";
         Some(match self {
             Self::Redis => ("redis", &["--version"]),
@@ -340,6 +345,7 @@ impl Program {
             Self::Python => ("python", &["-c", PYTHON]),
             Self::ZeroMq => ("zeromq", &["-c", ZEROMQ]),
             Self::NatsPy => ("nats-py", &["-c", NATS]),
+            Self::RedisPy => ("redis-py", &["-c", REDIS]),
             Self::GrpcPy => ("grpc", &["-c", GRPC]),
             Self::Node => ("node", &["--version"]),
         })
@@ -357,6 +363,17 @@ impl Peer {
             Self::Python => Some(Program::Python),
             Self::ZeroMq => Some(Program::ZeroMq),
             Self::Grpc => Some(Program::GrpcPy),
+        }
+    }
+
+    /// Returns the protocol that the peer speaks for messages whose data is an attachment.
+    pub(crate) fn attached_wire(self, work: Work, data_bytes: usize) -> Box<dyn Wire> {
+        let attached = |dialect| Box::new(Attached::new(dialect, work, data_bytes));
+        match self {
+            Self::Ipc(_) => attached(Dialect::Server),
+            Self::Bare(_) => attached(Dialect::Bare),
+            // The others know nothing but bytes.
+            _ => self.wire(work, data_bytes),
         }
     }
 

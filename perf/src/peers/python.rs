@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+const NUMPY: &str = "numpy==2.4.6";
+
 /// Returns a Python with the published package, in the version that the interop tests pin.
 pub(crate) fn with_published_package(root: &Path, state: &Path) -> Result<PathBuf, String> {
     let pinned = root.join("tests/interop/requirements.txt");
@@ -18,7 +20,8 @@ pub(crate) fn with_own_package(root: &Path, state: &Path) -> Result<PathBuf, Str
         return Err("`python3 -m venv` failed; is Python with venv installed?".into());
     }
     let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet"]).arg(root.join("clients/python"));
+    // Tensors are received as arrays of NumPy.
+    pip.args(["-m", "pip", "install", "--quiet", NUMPY]).arg(root.join("clients/python"));
     if run(&mut pip) {
         Ok(python)
     } else {
@@ -34,6 +37,11 @@ pub(crate) fn with_zeromq(root: &Path, state: &Path) -> Result<PathBuf, String> 
 /// Returns a Python with nats-py.
 pub(crate) fn with_nats(root: &Path, state: &Path) -> Result<PathBuf, String> {
     environment("nats", &script(root, "nats-requirements.txt"), state)
+}
+
+/// Returns a Python with redis-py.
+pub(crate) fn with_redis(root: &Path, state: &Path) -> Result<PathBuf, String> {
+    environment("redis", &script(root, "redis-requirements.txt"), state)
 }
 
 /// Returns a Python with grpcio.

@@ -144,13 +144,9 @@ impl Wire for Ipc {
                 (Work::Fanout, _) => hello(b"P"),
             };
         }
-        let connection = connection_id(index);
-        let own_id = format!("{{\"connection_id\":\"{connection}\",\"ack\":true}}");
-        let connect = format!("{{\"action\":\"connect\",\"connection_id\":\"{connection}\"}}");
-        let mut steps = vec![Exchange {
-            send: frame("request", "system", connect.as_bytes(), "null"),
-            until: Until::FrameWith(b"connected"),
-        }];
+        let own_id = format!("{{\"connection_id\":\"{}\",\"ack\":true}}", connection_id(index));
+        let until = Until::FrameWith(b"connected");
+        let mut steps = vec![Exchange { send: connect(index, ""), until }];
         let subscribe = |channel: &str| frame("subscribe", channel, own_id.as_bytes(), "null");
         let send = match role {
             Role::Subscriber => subscribe("news"),
@@ -171,10 +167,10 @@ impl Wire for Ipc {
     }
 
     fn message(&self, index: usize) -> Template {
-        let (kind, channel) = match self.work {
-            Work::Echo => ("request", self.channel),
-            Work::Fanout => ("publish", "news"),
-        };
+        let (kind, mut channel) = kind_and_channel(self.work);
+        if self.work == Work::Echo {
+            channel = self.channel;
+        }
         Template::new(frame(kind, channel, &self.payload(index), "null"))
     }
 
@@ -202,7 +198,35 @@ fn connection_id(index: usize) -> String {
     format!("load-{index:06}")
 }
 
+/// Returns the request by which connection number `index` introduces itself.
+pub(super) fn connect(index: usize, more: &str) -> Vec<u8> {
+    let comma = if more.is_empty() { "" } else { "," };
+    let connection = connection_id(index);
+    let payload =
+        format!("{{\"action\":\"connect\",\"connection_id\":\"{connection}\"{comma}{more}}}");
+    frame("request", "system", payload.as_bytes(), "null")
+}
+
+/// Returns the type of the messages that do this work, and their channel.
+pub(super) fn kind_and_channel(work: Work) -> (&'static str, &'static str) {
+    match work {
+        Work::Echo => ("request", ECHO),
+        Work::Fanout => ("publish", "news"),
+    }
+}
+
 fn frame(kind: &str, channel: &str, payload: &[u8], reply_to: &str) -> Vec<u8> {
+    frame_with(kind, channel, payload, reply_to, "")
+}
+
+/// Returns a frame with more keys behind the usual ones.
+pub(super) fn frame_with(
+    kind: &str,
+    channel: &str,
+    payload: &[u8],
+    reply_to: &str,
+    more: &str,
+) -> Vec<u8> {
     let number = String::from_utf8_lossy(&id(0)).into_owned();
     let mut bytes = vec![0; HEADER_BYTES];
     let head = format!(
@@ -211,7 +235,7 @@ fn frame(kind: &str, channel: &str, payload: &[u8], reply_to: &str) -> Vec<u8> {
     );
     bytes.extend_from_slice(head.as_bytes());
     bytes.extend_from_slice(payload);
-    let tail = format!(",\"timestamp\":1767225600.123456,\"reply_to\":{reply_to}}}");
+    let tail = format!(",\"timestamp\":1767225600.123456,\"reply_to\":{reply_to}{more}}}");
     bytes.extend_from_slice(tail.as_bytes());
     let body = (bytes.len() - HEADER_BYTES) as u32;
     bytes[..HEADER_BYTES].copy_from_slice(&body.to_be_bytes());

@@ -3,6 +3,7 @@
 //! Every payload is the same JSON string for every peer. It begins with eight hexadecimal
 //! digits that number the message; they are patched in place and compared in every answer.
 
+mod attached;
 mod fixed_frame;
 mod ipc;
 mod message;
@@ -10,6 +11,7 @@ mod nats;
 mod redis;
 mod zmtp;
 
+pub(crate) use attached::Attached;
 pub(crate) use ipc::{Dialect, Ipc};
 pub(crate) use message::{Exchange, Id, Role, Scan, Template, Wire, Work, id};
 pub(crate) use nats::Nats;

@@ -150,3 +150,39 @@ fn an_introduction_that_is_refused_is_no_introduction() {
     assert_eq!(Until::ShortFrame.met_by(&[4, 2, 0, 0, 9]), Ok(Some(4)));
     assert_eq!(Until::Bytes(64).met_by(&[0; 70]), Ok(Some(64)));
 }
+
+#[test]
+fn an_attachment_follows_its_json_at_a_multiple_of_64_bytes() {
+    let wire = Attached::new(Dialect::Server, Work::Echo, 100);
+    let bytes = stamped(&wire, 0xfeed);
+    let body = &bytes[4..];
+    assert_eq!(bytes[..4], (body.len() as u32).to_be_bytes());
+    let length = u32::from_be_bytes(body[..4].try_into().unwrap()) as usize;
+    let json: serde_json::Value = serde_json::from_slice(&body[4..4 + length]).unwrap();
+    assert_eq!(json["payload"], serde_json::json!({ "data": null }));
+    assert_eq!(json["meta"]["bin"], serde_json::json!([["/data", 100, null, null]]));
+    let start = (4 + length).next_multiple_of(64);
+    assert!(body[4 + length..start].iter().all(|byte| *byte == 0));
+    assert_eq!(body[start..start + 10], *b"0000feedxx");
+    assert_eq!(body[start + 100..], [0; 28]);
+}
+
+#[test]
+fn an_answer_with_an_attachment_is_known_by_both_numbers() {
+    let wire = Attached::new(Dialect::Server, Work::Echo, 100);
+    let request = stamped(&wire, 15);
+    let answer = |reply_to: &str| {
+        let json = format!(
+            "{{\"payload\":{{\"data\":null}},\"reply_to\":\"6f1e{reply_to}\",\
+             \"meta\":{{\"bin\":[[\"/data\",100,null,null]]}}}}"
+        );
+        let mut body = [&(json.len() as u32).to_be_bytes()[..], json.as_bytes()].concat();
+        body.resize(body.len().next_multiple_of(64), 0);
+        body.extend_from_slice(&request[request.len() - 128..]);
+        [&(body.len() as u32).to_be_bytes()[..], &body].concat()
+    };
+    check(&wire, &answer("0000000f"), 15);
+    assert!(wire.scan(&answer("0000000e")).is_err());
+    let bare = Attached::new(Dialect::Bare, Work::Fanout, 100);
+    check(&bare, &stamped(&bare, 15), 15);
+}
