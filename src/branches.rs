@@ -111,6 +111,7 @@ branches! {
     ChannelRemoved = "the process removes a channel with its subscribers";
     SlicesLeft = "one write takes all slices that it may have, and more are left";
     WriteBlocked = "a write is not whole";
+    ReadIntoRoom = "the rest of a long message is read into its place";
     ReadShareSpent = "a connection has had its reads of this turn";
     EndWithLastBytes = "a full read is known to be followed by the end";
     HandshakePutOff = "a step of a handshake is left to the next turn";

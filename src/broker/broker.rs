@@ -157,24 +157,47 @@ impl Broker {
     /// Processes bytes that a connection has sent, after those that were kept. An empty slice goes on
     /// with those that were kept, see [`Action::Resume`].
     pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8]) -> Received {
+        self.take_in(key, chunk, chunk.len())
+    }
+
+    /// Returns memory for the rest of a long message, where [`Received::has_room`] said that one has
+    /// begun, or an empty slice. The driver reads into it and calls [`Broker::receive_in_room`].
+    ///
+    /// What the memory holds before is of no meaning.
+    pub fn room(&mut self, key: ConnectionKey) -> &mut [u8] {
+        let connection = self.core.connections.get_mut(key);
+        connection.map_or(&mut [], |connection| connection.recv.room())
+    }
+
+    /// Processes the first `bytes` of [`Broker::room`], which a connection has sent.
+    pub fn receive_in_room(&mut self, key: ConnectionKey, bytes: usize) -> Received {
+        if let Some(connection) = self.core.connections.get_mut(key) {
+            branches::note(Branch::ReadIntoRoom);
+            connection.recv.add(bytes);
+        }
+        self.take_in(key, &[], bytes)
+    }
+
+    /// Processes bytes of which so many are new: those of the chunk, or the last ones that were kept.
+    fn take_in(&mut self, key: ConnectionKey, chunk: &[u8], new_bytes: usize) -> Received {
         let core = &mut self.core;
         let now = Moment::from(core.turn.now.monotonic);
-        core.counters.bytes_in += chunk.len() as u64;
+        core.counters.bytes_in += new_bytes as u64;
         let Some(connection) = core.connections.get_mut(key) else { return Received::default() };
         if !connection.is_live() {
-            return Received { reads_on: connection.wants_read(), bare_header: false };
+            return Received { reads_on: connection.wants_read(), ..Received::default() };
         }
         // Without a chunk, the connection goes on after it was held back, and could not send before,
         // unless it is only to be handed requests that were kept.
-        if !chunk.is_empty() || !connection.takes_kept || connection.held != Held::No {
+        if new_bytes > 0 || !connection.takes_kept || connection.held != Held::No {
             connection.last_activity = now;
         }
         if connection.held == Held::NextTurn {
-            if std::mem::take(&mut connection.gives_way) && chunk.is_empty() {
+            if std::mem::take(&mut connection.gives_way) && new_bytes == 0 {
                 // Its turn comes behind those who waited for its queue, see `queues::uncongest`.
                 branches::note(Branch::GaveWay);
                 core.agenda.actions.push_back(Action::Resume(key));
-                return Received { reads_on: false, bare_header: false };
+                return Received::default();
             }
             connection.held = Held::No;
         }
@@ -182,7 +205,7 @@ impl Broker {
         if was_due {
             core.turn.note_due();
         }
-        if !chunk.is_empty() {
+        if new_bytes > 0 {
             connection.last_read = now;
         }
         // The bytes that were kept arrived with the last read.
@@ -205,13 +228,15 @@ impl Broker {
             connection.is_due = false;
         }
         let is_new = !had_part || core.counters.frames_in != frames_before;
-        let bare_header = !inbound.is_empty() && keep(core, key, inbound, is_new);
+        let kept =
+            if inbound.is_empty() { Kept::default() } else { keep(core, key, inbound, is_new) };
         if is_woken {
             queues::pass_on_wake(core, key);
             hand_out::to_invited(core, key);
         }
         self.settle();
-        Received { reads_on: self.wants_read(key), bare_header }
+        let Kept { bare_header, has_room } = kept;
+        Received { reads_on: self.wants_read(key), bare_header, has_room }
     }
 
     fn process(
@@ -530,11 +555,19 @@ fn admit(core: &mut Core, peer: Peer) -> Result<(), Refusal> {
     Err(refusal::server_full())
 }
 
+/// The bytes that were kept, see [`Received`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    bare_header: bool,
+    has_room: bool,
+}
+
 /// Keeps the bytes of messages that are unfinished or have to wait. `is_new`: the first of these
-/// messages was not kept before. Returns whether the bytes are a length prefix alone.
-fn keep(core: &mut Core, key: ConnectionKey, inbound: Inbound<'_>, is_new: bool) -> bool {
+/// messages was not kept before.
+fn keep(core: &mut Core, key: ConnectionKey, inbound: Inbound<'_>, is_new: bool) -> Kept {
     let mut kept = inbound.finish(&mut core.pool);
     let bare_header = kept.is_bare_header();
+    let has_room = kept.lacks(core.limits.turn.read_bytes_max);
     match core.connections.get_mut(key).filter(|connection| connection.is_live()) {
         Some(connection) => {
             connection.splits_writes |= bare_header;
@@ -546,5 +579,5 @@ fn keep(core: &mut Core, key: ConnectionKey, inbound: Inbound<'_>, is_new: bool)
         }
         None => kept.release(&mut core.pool),
     }
-    bare_header
+    Kept { bare_header, has_room }
 }

@@ -332,9 +332,23 @@ impl<S: System> EventLoop<S> {
                 broker.limit_steps(messages_max - messages);
                 is_limited = true;
             }
-            match socket.receive(&mut self.read_buffer) {
+            let mut buffer = &mut self.read_buffer[..];
+            let mut is_in_room = false;
+            if socket.has_room {
+                let room = broker.room(key);
+                if !room.is_empty() {
+                    let bytes = room.len().min(budget_bytes);
+                    (buffer, is_in_room) = (&mut room[..bytes], true);
+                }
+            }
+            match socket.receive(buffer) {
                 Read::Bytes(bytes) => {
-                    let received = broker.receive(key, &self.read_buffer[..bytes]);
+                    let received = if is_in_room {
+                        broker.receive_in_room(key, bytes)
+                    } else {
+                        broker.receive(key, &self.read_buffer[..bytes])
+                    };
+                    socket.has_room = received.has_room;
                     if received.bare_header {
                         socket.acknowledge_at_once();
                     }

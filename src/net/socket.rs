@@ -29,6 +29,8 @@ pub(super) struct Socket<T> {
     wants_writable: bool,
     /// Timers wait until it was read.
     owed_a_read: bool,
+    /// The broker has room for the rest of a message.
+    pub(super) has_room: bool,
 }
 
 pub(super) enum Read {
@@ -61,6 +63,7 @@ impl<T: Stream> Socket<T> {
             writable: false,
             wants_writable: false,
             owed_a_read: false,
+            has_room: false,
         })
     }
 

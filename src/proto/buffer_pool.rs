@@ -47,11 +47,17 @@ impl MemoryGauge {
 /// Capacity of the smallest buffers. They hold a few small frames, which is all that most
 /// connections need. Capacities double from here.
 const SMALLEST_BYTES: usize = 4 << 10;
-/// Capacity of the largest buffers that are kept. A larger buffer has just the size asked for.
-const LARGEST_BYTES: usize = 16 << 20;
-const CLASSES: usize = (LARGEST_BYTES / SMALLEST_BYTES).ilog2() as usize + 1;
 /// Capacity up to which a buffer counts as small.
 const SMALL_BYTES_MAX: usize = 64 << 10;
+const ABOVE_SMALL: usize = SMALL_BYTES_MAX + 1;
+/// Capacity of the largest buffers that are kept. A larger buffer has just the size asked for.
+const LARGEST_BYTES: usize = 16 << 20;
+/// Capacities of large buffers within each doubling: a frame of a little more than 1 MiB takes
+/// 1.25 MiB and not 2.
+const STEPS: usize = 4;
+const SMALL_CLASSES: usize = (SMALL_BYTES_MAX / SMALLEST_BYTES).ilog2() as usize + 1;
+const LARGE_CLASSES: usize = STEPS * (LARGEST_BYTES / SMALL_BYTES_MAX).ilog2() as usize;
+const CLASSES: usize = SMALL_CLASSES + LARGE_CLASSES;
 /// Free bytes kept in small buffers: enough for a turn that sends to 2,000 connections.
 const FREE_SMALL_BYTES_MAX: usize = 8 << 20;
 /// Free bytes kept in larger buffers. Without them the system would map and clear such memory for
@@ -62,9 +68,10 @@ const FREE_SHARED_MAX: usize = 64;
 
 /// Keeps freed buffers so that steady traffic allocates nothing.
 ///
-/// Invariant: every buffer in the pool is empty and has exactly the capacity of its class, and the
-/// two sums of capacities are right and within their bounds.
-#[derive(Debug, Default)]
+/// Invariant: every buffer in the pool has exactly the capacity of its class, small ones are empty, and
+/// the two sums of capacities are right and within their bounds. A large one keeps the bytes that it
+/// held, so that whoever fills it anew does not clear it first.
+#[derive(Debug)]
 pub struct BufferPool {
     free: [Vec<Vec<u8>>; CLASSES],
     free_small_bytes: usize,
@@ -120,7 +127,7 @@ impl BufferPool {
 
     /// Gives all free buffers back to the system.
     pub(crate) fn trim(&mut self) {
-        self.free = Default::default();
+        self.free = NONE_FREE;
         (self.free_small_bytes, self.free_large_bytes) = (0, 0);
     }
 
@@ -153,8 +160,16 @@ impl BufferPool {
     /// Returns an empty buffer with room for at least `bytes`. It counts as held until it is given
     /// back.
     pub(crate) fn take(&mut self, bytes: usize) -> Vec<u8> {
+        let mut buffer = self.take_used(bytes);
+        buffer.clear();
+        buffer
+    }
+
+    /// Does the same, but a large buffer may hold bytes of its last use.
+    pub(super) fn take_used(&mut self, bytes: usize) -> Vec<u8> {
         let capacity = match bytes {
-            0..=LARGEST_BYTES => bytes.max(SMALLEST_BYTES).next_power_of_two(),
+            ..=SMALL_BYTES_MAX => bytes.max(SMALLEST_BYTES).next_power_of_two(),
+            ABOVE_SMALL..=LARGEST_BYTES => bytes.next_multiple_of(step(bytes)),
             _ => bytes,
         };
         let free = self.class(capacity).and_then(|(free, held, _)| {
@@ -170,7 +185,9 @@ impl BufferPool {
     pub(crate) fn give(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         self.gauge.sub(capacity);
-        buffer.clear();
+        if capacity <= SMALL_BYTES_MAX {
+            buffer.clear();
+        }
         if let Some((free, held, held_max)) = self.class(capacity)
             && *held + capacity <= held_max
         {
@@ -211,16 +228,42 @@ impl BufferPool {
     /// The free buffers of exactly this capacity, the bytes kept in buffers of their kind (small or
     /// large), and the bound of those bytes.
     fn class(&mut self, capacity: usize) -> Option<(&mut Vec<Vec<u8>>, &mut usize, usize)> {
-        if !capacity.is_power_of_two() || capacity < SMALLEST_BYTES {
+        if capacity <= SMALL_BYTES_MAX {
+            if !capacity.is_power_of_two() || capacity < SMALLEST_BYTES {
+                return None;
+            }
+            let free = &mut self.free[(capacity / SMALLEST_BYTES).ilog2() as usize];
+            return Some((free, &mut self.free_small_bytes, FREE_SMALL_BYTES_MAX));
+        }
+        let step = step(capacity);
+        if !capacity.is_multiple_of(step) {
             return None;
         }
-        let free = self.free.get_mut((capacity / SMALLEST_BYTES).ilog2() as usize)?;
-        Some(if capacity <= SMALL_BYTES_MAX {
-            (free, &mut self.free_small_bytes, FREE_SMALL_BYTES_MAX)
-        } else {
-            (free, &mut self.free_large_bytes, FREE_LARGE_BYTES_MAX)
-        })
+        let doublings = (step * STEPS / SMALL_BYTES_MAX).ilog2() as usize;
+        // The first one of a doubling has one step more than the capacity that it begins with.
+        let at = SMALL_CLASSES + STEPS * doublings + capacity / step - STEPS - 1;
+        let free = self.free.get_mut(at)?;
+        Some((free, &mut self.free_large_bytes, FREE_LARGE_BYTES_MAX))
     }
+}
+
+const NONE_FREE: [Vec<Vec<u8>>; CLASSES] = [const { Vec::new() }; CLASSES];
+
+impl Default for BufferPool {
+    fn default() -> Self {
+        Self {
+            free: NONE_FREE,
+            free_small_bytes: 0,
+            free_large_bytes: 0,
+            free_shared: Vec::new(),
+            gauge: MemoryGauge::default(),
+        }
+    }
+}
+
+/// The distance between the capacities of large buffers around this size.
+fn step(bytes: usize) -> usize {
+    bytes.next_power_of_two() / 2 / STEPS
 }
 
 #[cfg(test)]
@@ -253,7 +296,10 @@ mod tests {
             }
         }
         let kept = (pool.free_small_bytes, pool.free_large_bytes);
-        assert_eq!(kept, (FREE_SMALL_BYTES_MAX, FREE_LARGE_BYTES_MAX));
+        assert_eq!(kept.0, FREE_SMALL_BYTES_MAX);
+        // Buffers of another size do not fill the bound to the byte.
+        let least = FREE_LARGE_BYTES_MAX - SMALL_BYTES_MAX / STEPS * (STEPS + 1);
+        assert!((least + 1..=FREE_LARGE_BYTES_MAX).contains(&kept.1), "{}", kept.1);
         let capacities: usize = pool.free.iter().flatten().map(Vec::capacity).sum();
         assert_eq!(capacities, kept.0 + kept.1);
         assert_eq!(pool.gauge().bytes(), 0);
@@ -264,5 +310,46 @@ mod tests {
         pool.give(frame);
         let again = pool.take((1 << 20) - 5);
         assert_eq!(again.as_ptr(), address);
+    }
+
+    #[test]
+    fn a_large_buffer_is_at_most_a_quarter_larger_than_asked_for_and_comes_back() {
+        let mut pool = BufferPool::default();
+        let mut capacities = std::collections::BTreeSet::new();
+        let around = |bytes: usize| [bytes - 1, bytes, bytes + 1, bytes + bytes / 8, bytes / 3 * 4];
+        for bytes in (17..24).flat_map(|doublings| around(1 << doublings)) {
+            let buffer = pool.take(bytes);
+            let capacity = buffer.capacity();
+            assert!((bytes..=bytes + bytes / 4).contains(&capacity), "{capacity} for {bytes}");
+            capacities.insert(capacity);
+            let address = buffer.as_ptr();
+            pool.give(buffer);
+            let again = pool.take(bytes);
+            assert_eq!(again.as_ptr(), address, "{bytes}");
+        }
+        assert!(capacities.len() > 20, "{capacities:?}");
+        // Each capacity has a list of its own, and nothing is handed out that is too small.
+        for capacity in &capacities {
+            let buffer = pool.take(*capacity);
+            pool.give(buffer);
+        }
+        for capacity in capacities {
+            assert_eq!(pool.take(capacity).capacity(), capacity);
+        }
+    }
+
+    #[test]
+    fn a_large_buffer_is_empty_for_whoever_does_not_ask_for_a_used_one() {
+        let mut pool = BufferPool::default();
+        for (bytes, used) in [(1 << 20, 3), (100, 0)] {
+            let mut buffer = pool.take(bytes);
+            buffer.extend_from_slice(b"old");
+            pool.give(buffer);
+            assert_eq!(pool.take_used(bytes).len(), used);
+            let mut buffer = pool.take(bytes);
+            buffer.extend_from_slice(b"old");
+            pool.give(buffer);
+            assert!(pool.take(bytes).is_empty());
+        }
     }
 }

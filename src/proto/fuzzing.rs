@@ -66,7 +66,14 @@ impl Arrival<'_> {
         let mut kept = RecvBuffer::default();
         let mut rest = self.stream;
         for size in sizes.into_iter().cycle() {
-            let (chunk, behind) = rest.split_at(size.min(rest.len()));
+            let (mut chunk, mut behind) = rest.split_at(size.min(rest.len()));
+            if size % 2 == 1 && kept.lacks(1) {
+                let room = kept.room();
+                let bytes = room.len().min(chunk.len());
+                room[..bytes].copy_from_slice(&chunk[..bytes]);
+                kept.add(bytes);
+                (chunk, behind) = (&[], &rest[bytes..]);
+            }
             rest = behind;
             kept = self.turns(kept, chunk, &mut outcome, &mut pool);
             let is_header = matches!(

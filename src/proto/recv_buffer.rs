@@ -1,5 +1,5 @@
-//! Whole frames straight out of the loop's shared read buffer; only what is unfinished
-//! is copied and kept.
+//! Whole frames straight out of the loop's shared read buffer; only what is unfinished is copied and
+//! kept. The rest of a long frame is read into its place behind that.
 
 use super::buffer_pool::BufferPool;
 use super::frame::{self, Frame};
@@ -8,10 +8,17 @@ use super::frame::{self, Frame};
 /// frame of usual large size is copied once and not at every doubling.
 const MUCH_BYTES: usize = 60 << 10;
 const GRANT_BYTES: usize = 1 << 20;
+/// The part of the grant by which a frame may exceed it and is still granted all of its bytes: those
+/// around a payload of just that size.
+const EXCESS_PARTS: usize = 4;
+/// Room for what follows a frame, so that a read which gets only the frame's rest is a short one and
+/// no further read is needed to find out that there is nothing more.
+const BEHIND_BYTES: usize = 4 << 10;
 
 /// Bytes that a connection received and that are not processed yet. An empty buffer holds no memory.
 ///
-/// Invariant: `start <= bytes.len()`, and `start == bytes.len()` only while both are zero.
+/// Invariant: `start <= end <= bytes.len()`, and `start == end` only while both are zero. Bytes behind
+/// `end` are left from an earlier use of the memory, and nothing returns them.
 ///
 /// ```
 /// let kept = ipc_framework::proto::RecvBuffer::default();
@@ -20,18 +27,19 @@ const GRANT_BYTES: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub struct RecvBuffer {
     bytes: Vec<u8>,
-    start: usize,
+    start: u32,
+    end: u32,
 }
 
 impl RecvBuffer {
     /// Bytes received and not processed yet.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.start
+        (self.end - self.start) as usize
     }
 
     /// Returns whether nothing is kept.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.end == 0
     }
 
     /// Bytes of memory it holds.
@@ -60,17 +68,55 @@ impl RecvBuffer {
         if self.bytes.capacity() > 0 {
             pool.give(std::mem::take(&mut self.bytes));
         }
-        self.start = 0;
+        (self.start, self.end) = (0, 0);
+    }
+
+    /// Returns whether a frame has begun that lacks at least so many bytes, for which there is room now.
+    pub(crate) fn lacks(&self, bytes: usize) -> bool {
+        self.room_bytes() >= bytes
+    }
+
+    /// Returns room for the rest of the frame that has begun, and for a little more. What is put
+    /// there joins the kept bytes by [`RecvBuffer::add`].
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        let bytes = self.room_bytes();
+        if bytes == 0 {
+            return &mut [];
+        }
+        let start = self.end as usize;
+        let end = self.bytes.capacity().min(start + bytes + BEHIND_BYTES);
+        if self.bytes.len() < end {
+            // Memory that was used for a frame as long as this one before is not cleared again.
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[start..end]
+    }
+
+    /// Adds the first bytes of the [room](RecvBuffer::room) to those that are kept.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        let room = self.bytes.len() - self.end as usize;
+        self.end += bytes.min(room) as u32;
+        self.check();
+    }
+
+    /// The bytes that the frame lacks, as far as the buffer has room for them.
+    fn room_bytes(&self) -> usize {
+        match frame::decode(self.unread(), usize::MAX) {
+            Frame::Partial { frame_bytes } if self.start == 0 => {
+                frame_bytes.min(self.bytes.capacity()) - self.len()
+            }
+            _ => 0,
+        }
     }
 
     pub(super) fn unread(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.bytes[self.start as usize..self.end as usize]
     }
 
     fn consume(&mut self, bytes: usize, pool: &mut BufferPool) {
-        self.start += bytes;
+        self.start += bytes as u32;
         self.check();
-        if self.start == self.bytes.len() {
+        if self.start == self.end {
             self.release(pool);
         }
     }
@@ -82,19 +128,32 @@ impl RecvBuffer {
         let kept = self.len();
         let needed = kept + chunk.len();
         if self.start > 0 || self.bytes.capacity() < needed {
-            let earned = if needed < MUCH_BYTES { 0 } else { GRANT_BYTES };
+            let earned = match needed {
+                0..MUCH_BYTES => 0,
+                _ if expected <= GRANT_BYTES + GRANT_BYTES / EXCESS_PARTS => expected,
+                _ => GRANT_BYTES,
+            };
             let room = needed.max(expected.min(earned.max(needed.saturating_mul(2))));
-            let mut grown = pool.take(room);
-            grown.extend_from_slice(self.unread());
+            let mut grown = Self { bytes: pool.take_used(room), start: 0, end: 0 };
+            grown.write(self.unread());
             self.release(pool);
-            self.bytes = grown;
+            *self = grown;
         }
-        self.bytes.extend_from_slice(chunk);
+        self.write(chunk);
         self.check();
     }
 
+    /// Copies the bytes behind those that are here.
+    fn write(&mut self, chunk: &[u8]) {
+        let end = self.end as usize;
+        let (over, new) = chunk.split_at(chunk.len().min(self.bytes.len() - end));
+        self.bytes[end..end + over.len()].copy_from_slice(over);
+        self.bytes.extend_from_slice(new);
+        self.end += chunk.len() as u32;
+    }
+
     fn check(&self) {
-        debug_assert!(self.start <= self.bytes.len());
+        debug_assert!(self.start <= self.end && self.end as usize <= self.bytes.len());
     }
 }
 
@@ -264,6 +323,59 @@ mod tests {
         let kept = inbound.finish(&mut pool);
         assert_eq!(kept.len(), 5);
         assert!(pool.gauge().bytes() <= 4 << 10, "held {}", pool.gauge().bytes());
+    }
+
+    #[test]
+    fn the_rest_of_a_long_frame_is_read_into_its_place() {
+        let mut pool = BufferPool::default();
+        for payload_bytes in [1 << 20, (1 << 20) + 300, 3 << 20] {
+            for fill in [b'a', b'b'] {
+                let body = vec![fill; payload_bytes];
+                let bytes = [&stream(std::slice::from_ref(&body))[..], b"\0\0"].concat();
+                let mut kept = RecvBuffer::default();
+                assert!(kept.room().is_empty() && !kept.lacks(1));
+                let (mut at, mut direct_bytes, mut bodies) = (0, 0, Vec::new());
+                while at < bytes.len() {
+                    let mut chunk = &bytes[at..bytes.len().min(at + (64 << 10))];
+                    at += chunk.len();
+                    if kept.lacks(64 << 10) {
+                        let room = kept.room();
+                        chunk = &chunk[..chunk.len().min(room.len())];
+                        room[..chunk.len()].copy_from_slice(chunk);
+                        kept.add(chunk.len());
+                        direct_bytes += chunk.len();
+                        chunk = &[];
+                    }
+                    let mut inbound = Inbound::new(kept, chunk);
+                    while let Next::Frame { body, frame_bytes } = inbound.peek(4 << 20, &mut pool) {
+                        bodies.push(body.to_vec());
+                        inbound.consume(frame_bytes, &mut pool);
+                    }
+                    kept = inbound.finish(&mut pool);
+                }
+                assert!(bodies == [body], "{payload_bytes} bytes of {fill}");
+                assert!(direct_bytes > payload_bytes * 3 / 4, "{direct_bytes} of {payload_bytes}");
+                assert_eq!(kept.unread(), [0, 0], "what follows the frame is kept");
+                kept.release(&mut pool);
+                assert_eq!(pool.gauge().bytes(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn room_is_for_an_unfinished_frame_at_the_front() {
+        let mut pool = BufferPool::default();
+        let whole = stream(&[b"{}".to_vec(), vec![b'x'; 1 << 20]]);
+        let mut kept = RecvBuffer::default().tap(&whole[..70_000], &mut pool);
+        assert!(kept.room().is_empty(), "the first frame is whole");
+        kept.consume(6, &mut pool);
+        assert!(kept.room().is_empty(), "the front was consumed, and the rest moves first");
+        let mut kept = Inbound::new(kept, &[]).finish(&mut pool);
+        let lacks = 4 + (1 << 20) - (70_000 - 6);
+        assert!(kept.lacks(1) && !kept.lacks(lacks + 1));
+        let room_bytes = kept.room().len();
+        kept.add(usize::MAX);
+        assert_eq!(kept.len(), 70_000 - 6 + room_bytes, "no more is added than there was room for");
     }
 
     #[test]

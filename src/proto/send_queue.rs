@@ -278,11 +278,11 @@ mod tests {
             queue.push(&frame, &mut pool);
         }
         drop(frame);
-        assert_eq!(gauge.bytes(), (128 << 10) + 10 * PLACE_BYTES);
+        assert_eq!(gauge.bytes(), (112 << 10) + 10 * PLACE_BYTES);
         for queue in &mut queues[5..] {
             queue.advance(queue.len() / 2, &mut pool);
         }
-        assert_eq!(gauge.bytes(), (128 << 10) + 5 * PLACE_BYTES);
+        assert_eq!(gauge.bytes(), (112 << 10) + 5 * PLACE_BYTES);
         for queue in &mut queues {
             queue.release(&mut pool);
         }

@@ -72,6 +72,9 @@ pub struct Received {
     /// Many kernels send the body only once the header is acknowledged, so a driver that can
     /// acknowledge it at once should do so.
     pub bare_header: bool,
+    /// A long message has begun. A driver saves the copying of its rest if it reads into
+    /// [`Broker::room`](crate::broker::Broker::room).
+    pub has_room: bool,
 }
 
 /// The progress with the commands of other threads, or with timers.

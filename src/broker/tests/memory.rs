@@ -254,7 +254,7 @@ fn who_fills_the_tables_is_the_largest_holder_too() {
     }
     assert!((500..1_500).contains(&named), "{named} channels");
     // The connection that adds the last byte holds far less.
-    world.deliver(bystander, &(200_u32 << 10).to_be_bytes());
+    world.deliver(bystander, &(250_u32 << 10).to_be_bytes());
     world.deliver(bystander, &vec![b' '; 100 << 10]);
     assert_eq!(world.stats().counters.memory_sheds, 1);
     world.expect_error(greedy, "limit_exceeded", Value::Null);
@@ -282,7 +282,7 @@ fn out_of_memory_the_largest_holder_is_closed_and_nobody_else() {
     let attacker = world.connected("app", "attacker");
     let body_bytes = 16_u32 << 20;
     world.deliver(attacker, &body_bytes.to_be_bytes());
-    world.deliver(attacker, &vec![b' '; 1_500 << 10]);
+    world.deliver(attacker, &vec![b' '; 2_000 << 10]);
     assert!(world.closed.is_empty() && world.take(attacker).is_empty());
     // Another connection adds the last byte.
     let publisher = world.connected("app", "publisher");
