@@ -116,7 +116,8 @@ def faults(found: list[Block]) -> list[str]:
             faults.append(f"{block.place}: {unknown} means nothing")
     checks = "\n".join(check.read_text(encoding="utf-8") for check in REPO.glob("packaging/*/check"))
     # As the checks ask for them: the first block of a language below a heading.
-    asked = {(quoted or word, language) for quoted, word, language in re.findall(r"block (?:'(.*?)'|(\S+)) (\w+)", checks)}
+    calls = re.findall(r"block (?:'(.*?)'|(\S+)) (\w+)", checks)
+    asked = {(quoted or word, language) for quoted, word, language in calls}
     for block in found:
         if "packaged" not in block.words:
             continue
