@@ -89,8 +89,16 @@ export interface ClientOptions {
    * message, whose `payload` the program sees.
    */
   parse?: ((text: string) => any) | undefined;
-  /** Writes the JSON of a payload in place of `JSON.stringify`. It alone decides what can be sent. */
+  /**
+   * Writes the JSON of a payload in place of `JSON.stringify`. It alone decides what can be sent, and nothing is sent
+   * as bytes beside it.
+   */
   stringify?: ((payload: any) => string | undefined) | undefined;
+  /**
+   * The replacer of `JSON.stringify`, for what JSON cannot say, such as a Map. It sees binary values as they are, and
+   * those that it leaves are sent as bytes.
+   */
+  replacer?: ((this: any, key: string, value: any) => any) | readonly (string | number)[] | undefined;
   /** Milliseconds for connecting, handshake included, 10,000. */
   connectionTimeout?: number | undefined;
   /** Milliseconds for an answer, unless the call has its own, 10,000. */
@@ -328,6 +336,64 @@ export class IPCPool extends EventEmitter {
   onError(handler: ((error: Error, client: IPCClient) => unknown) | null): void;
   getConnectionInfo(): PoolInfo;
 }
+
+/** The element types of a Tensor; those of complex numbers have two numbers for each element. */
+export type Dtype = 'bool' | 'u8' | 'i8' | 'u16' | 'i16' | 'u32' | 'i32' | 'u64' | 'i64' | 'f16' | 'bf16' | 'f32'
+  | 'f64' | 'c64' | 'c128';
+
+/** The class of a Tensor's data by its type. */
+export interface DtypeArrays {
+  bool: Uint8Array;
+  u8: Uint8Array;
+  i8: Int8Array;
+  u16: Uint16Array;
+  i16: Int16Array;
+  u32: Uint32Array;
+  i32: Int32Array;
+  u64: BigUint64Array;
+  i64: BigInt64Array;
+  /** A `Float16Array` where Node.js has it, from version 24 on, and otherwise a `Uint16Array` with the bits. */
+  f16: ArrayBufferView & ArrayLike<number>;
+  /** The bits. */
+  bf16: Uint16Array;
+  f32: Float32Array;
+  f64: Float64Array;
+  c64: Float32Array;
+  c128: Float64Array;
+}
+
+/**
+ * An array of numbers of one type and any number of dimensions, in C order. Anywhere in a payload it is sent as bytes,
+ * and so are `Buffer`, `Uint8Array`, `ArrayBuffer` and `DataView`, which arrive as a Buffer, and all other typed
+ * arrays, which arrive as a Tensor. The memory of one that arrives belongs to nobody else, so that it can be transferred to
+ * another thread.
+ */
+export class Tensor<D extends Dtype = any> {
+  /**
+   * @param fields `data` is the typed array of the type, which is used as it is, or bytes in little-endian order.
+   *   `dtype` is by default that of the typed array, and `shape` its length. Throws a TypeError or a RangeError that
+   *   says what to do
+   */
+  constructor(fields: {
+    dtype?: D | undefined; shape?: readonly number[] | undefined; data: ArrayBufferView | ArrayBufferLike;
+  });
+  readonly dtype: D;
+  readonly shape: readonly number[];
+  readonly data: DtypeArrays[D];
+  /**
+   * Returns the elements as arrays in arrays, or the only one of no dimensions. i64 and u64 are BigInts, bool is
+   * boolean, and complex numbers are pairs.
+   */
+  toArray(): any;
+  /** Returns the form for peers that know JSON alone. */
+  toJSON(): { $base64: string; dtype: D; shape: number[] };
+}
+
+/**
+ * Returns a payload in which each object of exactly `$base64`, `dtype` and `shape` is the Buffer or the Tensor that it
+ * stands for. Throws a FrameError where such an object contradicts itself. The payload itself is not changed.
+ */
+export function fromBase64<Payload = any>(payload: unknown): Payload;
 
 export type ServerCode =
   | 'bad_frame' | 'bad_message' | 'frame_too_large' | 'not_connected' | 'auth_failed' | 'server_full' | 'no_handler'

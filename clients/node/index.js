@@ -4,6 +4,8 @@ const { IPCClient } = require('./lib/client.js');
 const { IPCPool } = require('./lib/pool.js');
 const { Message, MessageType } = require('./lib/message.js');
 const { ipcProxy, ipcStream, ipcEvents } = require('./lib/express.js');
+const { Tensor } = require('./lib/tensor.js');
+const { fromBase64 } = require('./lib/base64.js');
 const { HandlerError } = require('./lib/handler_error.js');
 const {
   IPCError, ServerError, TimeoutError, AbortedError, CancelledError, NotConnectedError, ConnectionLostError, TLSError,
@@ -19,6 +21,8 @@ module.exports = {
   ipcProxy,
   ipcStream,
   ipcEvents,
+  Tensor,
+  fromBase64,
   HandlerError,
   IPCError,
   ServerError,

@@ -1,6 +1,7 @@
 'use strict';
 
 const { randomUUID } = require('node:crypto');
+const { encodePayload } = require('./payload.js');
 const { failure } = require('./handler_error.js');
 const { MessageType } = require('./message.js');
 
@@ -14,8 +15,9 @@ class Answers {
     this.client = client;
   }
 
-  get stringify() {
-    return this.client.options.stringify;
+  /** Returns a payload as `encodePayload` does, with the program's own functions. */
+  encode(payload) {
+    return encodePayload(payload, this.client.options);
   }
 
   report(error) {
@@ -30,7 +32,7 @@ class Answers {
       client.respond(request, payload);
     } catch (error) {
       client.report(error);
-      this.fail(request, failure('handler_failed', error));
+      this.fail(request, failure(error.code === 'UNSUPPORTED' ? 'unsupported' : 'handler_failed', error));
     }
   }
 
@@ -45,26 +47,32 @@ class Answers {
     }
   }
 
-  /** Sends an answer that is JSON text already. */
-  text(request, payloadJson) {
+  /** Sends an answer that is encoded already. */
+  encoded(request, encoded) {
     const { client } = this;
     if (!client.canSend) return;
-    client.dispatch(client.prepareText(request.channel_id, MessageType.RESPONSE, payloadJson, request.message_id));
+    client.dispatch(client.prepareEncoded(request.channel_id, MessageType.RESPONSE, encoded, request.message_id));
   }
 
-  /** Sends one part of an answer, or its end. */
+  /** Sends one part of an answer, or its end. Returns whether it may use memory of the handler's until it has left. */
   part(request, payload, meta) {
     const { client } = this;
-    if (!client.canSend) return;
+    if (!client.canSend) return false;
     const message = client.prepare(request.channel_id, MessageType.RESPONSE, payload, request.message_id, randomUUID());
     message.meta = meta;
     client.dispatch(message);
+    return message.attachments !== undefined;
   }
 
   /** Resolves when the server reads what was sent, so that parts wait in their generators and not in memory. */
   async whenRoom() {
     const { connection, options } = this.client;
     if (connection !== null && connection.queuedBytes > options.slowBytes) await connection.whenFlushed();
+  }
+
+  /** Resolves when all that was sent has left. */
+  async whenFlushed() {
+    await this.client.connection?.whenFlushed();
   }
 
   /** Returns the bytes that the payload of an answer may have as JSON. */

@@ -206,6 +206,10 @@ class IPCClient extends Messenger {
     this.incoming.receive(message, bytes);
   }
 
+  receiveBad(message, error) {
+    this.incoming.receiveBad(message, error);
+  }
+
   /** Ends iterations, which would otherwise wait forever. Handlers and served channels wait for the next `connect`. */
   gaveUp(cause) {
     this.subscriptions.endIterations(({ channel }) => (this.isClosing ? null : new NotConnectedError(

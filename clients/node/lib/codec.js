@@ -45,13 +45,15 @@ function withConnectionId(payloadJson, connectionId) {
 }
 
 /**
- * Returns all frames in one buffer, for one write. `bodies` are texts, `bytes` is the sum of their lengths in UTF-8.
+ * Returns all frames in one buffer, for one write. `bodies` are texts or bytes, `bytes` is the sum of their lengths in
+ * UTF-8.
  */
 function encodeFrames(bodies, bytes) {
   const frames = Buffer.allocUnsafe(bytes + HEADER_BYTES * bodies.length);
   let at = 0;
   for (const body of bodies) {
-    const length = frames.utf8Write(body, at + HEADER_BYTES);
+    const length = typeof body === 'string' ? frames.utf8Write(body, at + HEADER_BYTES)
+      : body.copy(frames, at + HEADER_BYTES);
     frames.writeUInt32BE(length, at);
     at += HEADER_BYTES + length;
   }
@@ -60,7 +62,8 @@ function encodeFrames(bodies, bytes) {
 
 /**
  * Cuts a stream of bytes into frames. A frame that arrives whole is passed on in place. A frame that is spread over
- * several chunks is copied once, into a buffer that is allocated when its length is known and allowed.
+ * several chunks is copied once, into a buffer that is allocated when its length is known and allowed. A frame with
+ * attachments is copied once in any case, because each of these gets memory of its own.
  */
 class FrameReader {
   /** @param {number} frameBytesMax */
@@ -70,6 +73,13 @@ class FrameReader {
     this.headerBytes = 0;
     this.body = null;
     this.bodyBytes = 0;
+    /** Makes a reader of a frame with attachments, of so many bytes, once the server may send such frames. */
+    this.openBinary = null;
+    /** Gets a frame with attachments that is complete, as `onBody` of `feed` gets the others. */
+    this.onBinary = null;
+    this.binary = null;
+    /** The length of a frame whose first byte has not come yet. */
+    this.awaited = null;
   }
 
   /**
@@ -80,6 +90,14 @@ class FrameReader {
   feed(chunk, onBody) {
     let at = 0;
     while (at < chunk.length) {
+      if (this.binary !== null) {
+        const { binary } = this;
+        at = binary.feed(chunk, at);
+        if (!binary.isComplete) return;
+        this.binary = null;
+        if (!this.onBinary(binary)) return;
+        continue;
+      }
       if (this.body !== null) {
         const copied = chunk.copy(this.body, this.bodyBytes, at);
         at += copied;
@@ -91,7 +109,10 @@ class FrameReader {
         continue;
       }
       let length;
-      if (this.headerBytes === 0 && chunk.length - at >= HEADER_BYTES) {
+      if (this.awaited !== null) {
+        length = this.awaited;
+        this.awaited = null;
+      } else if (this.headerBytes === 0 && chunk.length - at >= HEADER_BYTES) {
         length = chunk.readUInt32BE(at);
         at += HEADER_BYTES;
       } else {
@@ -103,6 +124,16 @@ class FrameReader {
         length = this.header.readUInt32BE(0);
       }
       if (length > this.frameBytesMax) throw tooLarge('the server announced', length, this.frameBytesMax, true);
+      if (this.openBinary !== null && length > 0) {
+        if (at === chunk.length) {
+          this.awaited = length;
+          return;
+        }
+        if (chunk[at] === 0) {
+          this.binary = this.openBinary(length);
+          continue;
+        }
+      }
       if (chunk.length - at >= length) {
         if (!onBody(chunk, at, at + length)) return;
         at += length;
@@ -126,6 +157,11 @@ function tooLarge(who, length, max, fatal) {
  * the program's own reader of JSON.
  */
 function decodeBody(buffer, start, end, parse = undefined) {
+  return messageOf(textOf(buffer, start, end), parse);
+}
+
+/** Returns bytes as text. Throws a FrameError if they are not UTF-8. */
+function textOf(buffer, start, end) {
   const text = buffer.utf8Slice(start, end);
   // Node replaces bytes that are not UTF-8 by a character that may also be in valid text, so the bytes decide.
   if (text.includes('\ufffd')) {
@@ -135,6 +171,11 @@ function decodeBody(buffer, start, end, parse = undefined) {
       throw badFrame('not UTF-8', cause);
     }
   }
+  return text;
+}
+
+/** Returns the message that a text is. Throws a FrameError if it is none. */
+function messageOf(text, parse) {
   let object;
   try {
     object = parse === undefined ? JSON.parse(text) : readEnvelope(parse(text));
@@ -164,4 +205,6 @@ function badFrame(what, cause) {
     + 'stays open', { cause });
 }
 
-module.exports = { FrameReader, encodeBody, encodeFrames, decodeBody, addressed, tooLarge };
+module.exports = {
+  HEADER_BYTES, FrameReader, encodeBody, encodeFrames, decodeBody, messageOf, textOf, addressed, tooLarge,
+};

@@ -1,6 +1,7 @@
 'use strict';
 
-const { FrameReader, encodeFrames, decodeBody, tooLarge } = require('./codec.js');
+const { BadAttachments, BinaryFrame } = require('./binary_frame.js');
+const { HEADER_BYTES, FrameReader, encodeFrames, decodeBody, tooLarge } = require('./codec.js');
 const {
   NotConnectedError, ConnectionLostError, TLSError, QueueFullError, ServerError, FrameError, TimeoutError,
   isServerError,
@@ -20,6 +21,8 @@ const LATE_MS = 100;
 // The first bytes of a TLS alert, which a TLS server sends to clients that do not speak TLS: the type of a record, and
 // a version.
 const ALERT = Buffer.from([0x15, 0x03]);
+// Frames with attachments up to this size are copied, so that they leave together with others.
+const COPIED_BYTES_MAX = 16 * 1024;
 // The name that servers of this project give themselves in the answer to connect. The published server gives none.
 const SERVER_NAME = /^ipc-framework\//;
 
@@ -30,7 +33,8 @@ const SERVER_NAME = /^ipc-framework\//;
 class Connection {
   /**
    * @param {object} options host, port, path, tls, maxFrameBytes, slowBytes, slowAfter, sendQueueBytes
-   * @param {Record<'onOpen' | 'onMessage' | 'onFault' | 'onSlow' | 'onDrain' | 'onClose', Function>} hooks
+   * @param {Record<'onOpen' | 'onMessage' | 'onBad' | 'onFault' | 'onSlow' | 'onDrain' | 'onClose', Function>} hooks
+   *   `onBad` gets a message whose attachments are not valid, and the error
    */
   constructor(options, hooks) {
     this.options = options;
@@ -43,9 +47,13 @@ class Connection {
     this.isEnded = false;
     this.isOurs = false;
     this.server = null;
-    /** The extensions that both sides speak, whether `call` is one, and the limits that the server named with them. */
+    /**
+     * The extensions that both sides speak, whether `call` and `binary` are among them, and the limits that the server
+     * named with them.
+     */
     this.extensions = [];
     this.hasCall = false;
+    this.hasBinary = false;
     this.limits = null;
     this.isSlow = false;
     this.slowTimer = undefined;
@@ -179,16 +187,49 @@ class Connection {
    */
   send(body, { unbounded = false } = {}) {
     const bytes = Buffer.byteLength(body);
+    this.checkRoom(bytes, unbounded);
+    this.enqueue(body, bytes);
+    return bytes;
+  }
+
+  /**
+   * Does the same for a body with attachments. Those of a large one leave from where they are, and at once: they belong
+   * to the program, which may do anything with them later.
+   * @param {import('./binary_body.js').BinaryBody} body
+   */
+  sendBinary(body, { unbounded = false } = {}) {
+    const { bytes } = body;
+    this.checkRoom(bytes, unbounded);
+    const { socket } = this;
+    if (bytes <= COPIED_BYTES_MAX || !socket.writable) {
+      const [frame] = body.pieces(true);
+      this.enqueue(frame.subarray(HEADER_BYTES), bytes);
+      return bytes;
+    }
+    this.bytesSent += bytes;
+    // While the kernel takes nothing, they would wait in a queue of Node's for as long as the server likes: so they are
+    // copied then, and a program that transfers their memory cannot shorten the frame.
+    const pieces = body.pieces(socket.writableLength > 0);
+    socket.cork();
+    this.flush();
+    this.write(pieces, HEADER_BYTES + bytes);
+    socket.uncork();
+    return bytes;
+  }
+
+  checkRoom(bytes, unbounded) {
     if (bytes > this.options.maxFrameBytes) throw tooLarge('there was', bytes, this.options.maxFrameBytes, false);
     if (!unbounded && this.queuedBytes + bytes > this.options.sendQueueBytes && this.isOpen && this.queuedBytes > 0) {
       throw new QueueFullError(`the server has not read ${this.queuedBytes} bytes yet, and sendQueueBytes is `
         + `${this.options.sendQueueBytes}: the message was not sent`);
     }
+  }
+
+  enqueue(body, bytes) {
     if (this.batch.length === 0) nextTick(this.flush);
     this.batch.push(body);
     this.batchBytes += bytes;
     this.bytesSent += bytes;
-    return bytes;
   }
 
   flush() {
@@ -198,9 +239,15 @@ class Connection {
     this.batch = [];
     this.batchBytes = 0;
     const frames = encodeFrames(batch, batchBytes);
-    const { length } = frames;
+    this.write([frames], frames.length);
+  }
+
+  write(pieces, length) {
+    const { socket } = this;
     this.writingBytes += length;
-    socket.write(frames, (error) => {
+    const last = pieces.length - 1;
+    for (let at = 0; at < last; at += 1) socket.write(pieces[at]);
+    socket.write(pieces[last], (error) => {
       // Node reports the unsent bytes of a destroyed socket as written.
       if (!error && !socket.destroyed) this.written(length);
     });
@@ -276,9 +323,27 @@ class Connection {
       else this.hooks.onFault(error);
       return !this.isEnded;
     }
+    return this.handle(message, end - start);
+  }
+
+  /** Takes a frame with attachments. */
+  onBinary(frame) {
+    let message;
     try {
-      if (this.handshake === null) this.hooks.onMessage(message, end - start);
-      else this.answered(message);
+      message = frame.take();
+    } catch (error) {
+      if (error instanceof BadAttachments && error.about !== null) this.hooks.onBad(error.about, error);
+      else this.hooks.onFault(error);
+      return !this.isEnded;
+    }
+    return this.handle(message, frame.bytes);
+  }
+
+  handle(message, bytes) {
+    try {
+      if (this.handshake !== null) this.answered(message);
+      else if (message.meta?.bin === undefined || !this.hasBinary) this.hooks.onMessage(message, bytes);
+      else this.hooks.onBad(message, new BadAttachments('their list came without them', message));
     } catch (error) {
       // The fault is not the reader's, and the messages after this one in the chunk are still wanted.
       this.hooks.onFault(error);
@@ -296,6 +361,11 @@ class Connection {
       const { granted, limits } = readGrant(payload);
       this.extensions = granted;
       this.hasCall = granted.includes('call');
+      this.hasBinary = granted.includes('binary');
+      if (this.hasBinary) {
+        this.reader.openBinary = (length) => new BinaryFrame(length, this.options.parse);
+        this.reader.onBinary = (frame) => this.onBinary(frame);
+      }
       this.limits = limits;
       this.isOpen = true;
       this.handshake(null);

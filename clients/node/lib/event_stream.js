@@ -2,6 +2,7 @@
 
 // Server-Sent Events, as in the HTML standard.
 
+const { jsonPayloadOf } = require('./base64.js');
 const { IPCError, NotConnectedError } = require('./errors.js');
 const { sendJson } = require('./http_failure.js');
 const { checkedOptions } = require('./options.js');
@@ -127,7 +128,7 @@ class EventStream {
     const id = oneLine(message.message_id);
     // JSON text has no line breaks, so one `data` line is enough.
     const { stringify = JSON.stringify } = this.client.options;
-    const text = Buffer.from(`id: ${id}\n${this.name}data: ${stringify(message.payload)}\n\n`);
+    const text = Buffer.from(`id: ${id}\n${this.name}data: ${stringify(jsonPayloadOf(message))}\n\n`);
     this.add({ id, text, message: this.keepsMessages ? message : undefined });
   }
 

@@ -3,10 +3,11 @@
 // What client and server agree on at connect beyond the base protocol, and the key `meta` that carries it.
 
 const { FrameError, IPCError } = require('./errors.js');
+const { encodeBin, unsupported: unsupportedBinary } = require('./binary_body.js');
 const { now } = require('./timers.js');
 
 /** The extensions that this client offers. A server that knows none of them ignores the offer. */
-const OFFERED = ['call'];
+const OFFERED = ['call', 'binary'];
 const META_BYTES_MAX = 4_096;
 // Room for all that a client writes into `meta` beside what its caller gives.
 const OWN_BYTES_MAX = 128;
@@ -80,19 +81,28 @@ function checkedStrings(given, name, keys) {
  * What such a server cannot do is refused.
  * @param {{ deadline?: number, stream?: number, seq?: number, end?: boolean, idempotent?: boolean, trace?: object,
  *   headers?: object }} meta `deadline` is a time of the monotonic clock
- * @param {{ hasCall: boolean }} connection
+ * @param {{ hasCall: boolean, hasBinary: boolean }} connection
+ * @param {object[]} [attachments]
  */
-function encodeMeta({ deadline, ...members }, { hasCall }) {
+function encodeMeta({ deadline, ...members }, { hasCall, hasBinary }, attachments) {
+  if (attachments !== undefined && !hasBinary) throw unsupportedBinary(attachments);
   if (!hasCall) {
     if (members.stream !== undefined) throw unsupported('streams');
-    if (members.headers !== undefined) throw unsupported('headers');
-    return undefined;
-  }
-  if (deadline !== undefined) {
+    if (!hasBinary) {
+      if (members.headers !== undefined) throw unsupported('headers');
+      return undefined;
+    }
+    delete members.idempotent;
+  } else if (deadline !== undefined) {
     const left = Math.ceil(deadline - now());
     if (left <= TTL_MS_MAX) members.ttl = Math.max(1, left);
   }
-  return JSON.stringify(members);
+  const text = JSON.stringify(members);
+  if (attachments !== undefined) {
+    const begin = text === '{}' ? '{' : `${text.slice(0, -1)},`;
+    return `${begin}"bin":${encodeBin(attachments)}}`;
+  }
+  return text === '{}' && !hasCall ? undefined : text;
 }
 
 function unsupported(what) {

@@ -70,11 +70,13 @@ function failure(code, thrown) {
 /** Returns the bytes of a payload as JSON, or throws a FrameError if it cannot be written. */
 function bytesOf(payload) {
   try {
-    return Buffer.byteLength(encodePayload(payload));
+    const encoded = encodePayload(payload);
+    if (typeof encoded === 'string') return Buffer.byteLength(encoded);
   } catch (error) {
     if (!(error instanceof FrameError)) throw error;
     throw new TypeError(`the details of a HandlerError: ${error.message}`, { cause: error });
   }
+  throw new TypeError('the details of a HandlerError cannot hold binary values; send them as Base64 or in an answer');
 }
 
 module.exports = { HandlerError, failure, failureOf };

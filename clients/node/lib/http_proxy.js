@@ -1,5 +1,6 @@
 'use strict';
 
+const { jsonPayloadOf } = require('./base64.js');
 const { checkedOptions } = require('./options.js');
 const { payloadOf } = require('./http_request.js');
 const { FAILURE_OPTIONS, checkFailureOptions, requireConnection, sendFailure, sendJson } = require('./http_failure.js');
@@ -31,7 +32,7 @@ function ipcProxy(client, channel, options = {}) {
       const payload = await payloadOf(req, options, parse);
       requireConnection(client);
       const answer = await client.sendRequest(channel, payload, { timeout, signal: controller.signal });
-      sendJson(res, 200, answer.payload, stringify);
+      sendJson(res, 200, jsonPayloadOf(answer), stringify);
     } catch (error) {
       if (!controller.signal.aborted) await sendFailure(error, res, { next, options, stringify });
     } finally {

@@ -1,5 +1,6 @@
 'use strict';
 
+const { jsonPayloadOf } = require('./base64.js');
 const { IPCError } = require('./errors.js');
 const { HandlerError } = require('./handler_error.js');
 const { checkedCredit } = require('./extensions.js');
@@ -63,7 +64,7 @@ function ipcStream(client, channel, options = {}) {
       const payload = await payloadOf(req, options, parse);
       requireConnection(client);
       const stream = client.stream(channel, payload, { timeout, credit, signal: controller.signal });
-      for await (const part of stream) await output.part(part.payload);
+      for await (const part of stream) await output.part(jsonPayloadOf(part));
       output.end();
     } catch (error) {
       if (controller.signal.aborted) return;

@@ -1,6 +1,7 @@
 'use strict';
 
-const { ServerError, TimeoutError, isServerError } = require('./errors.js');
+const { FrameError, ServerError, TimeoutError, isServerError } = require('./errors.js');
+const { failure } = require('./handler_error.js');
 const { MessageType } = require('./message.js');
 const { now } = require('./timers.js');
 
@@ -39,6 +40,22 @@ class Incoming {
       if (service?.takes(message)) service.take(message, bytes, client.connection?.hasCall);
       else if (this.isForNobody(message)) client.services.refuse(message);
       else this.deliver(message, bytes);
+    }
+  }
+
+  /** Handles a message whose attachments are not valid: whoever waits for it, on either side, is told. */
+  receiveBad(message, error) {
+    const { client } = this;
+    const { reply_to: id } = message;
+    if (id && client.pending.has(id)) {
+      // The worker may go on to send parts, so it is told that nobody wants them.
+      if (message.meta?.seq !== undefined) client.pending.giveUp(id, BadPart, error.message, error);
+      else client.pending.take(id).reject(error);
+      return;
+    }
+    client.report(error);
+    if (message.isRequest() && client.services.get(message.channel_id) !== undefined) {
+      client.services.answers.fail(message, failure('handler_failed', error));
     }
   }
 
@@ -103,6 +120,13 @@ class Incoming {
     const { client } = this;
     client.subscriptions.deliver(message, bytes);
     if (client.listenerCount('message') > 0) client.emitSafely('message', message);
+  }
+}
+
+/** A part of a stream whose attachments are not valid. */
+class BadPart extends FrameError {
+  constructor(message, options) {
+    super('BAD_MESSAGE', message, options);
   }
 }
 

@@ -29,7 +29,7 @@ const PROVEN_MS = 30_000;
 
 /**
  * The life of a client: connecting, losing the connection, reconnecting, closing. The class that extends it handles the
- * messages, by `restore`, `forgetConnection`, `gaveUp` and `receive`.
+ * messages, by `restore`, `forgetConnection`, `gaveUp`, `receive` and `receiveBad`.
  */
 class Lifecycle extends ContextEmitter {
   constructor(appId, options) {
@@ -151,6 +151,7 @@ class Lifecycle extends ContextEmitter {
     const connection = new Connection(this.options, {
       onOpen: () => this.opened(connection),
       onMessage: (message, bytes) => this.receive(message, bytes),
+      onBad: (message, error) => this.receiveBad(message, error),
       onFault: (error) => this.report(error),
       onSlow: (queuedBytes) => this.emitSafely('slow', { queuedBytes }),
       onDrain: () => this.emitSafely('drain'),

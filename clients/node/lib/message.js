@@ -16,6 +16,9 @@ const MessageType = Object.freeze({
 /** The property by which a message leads to the work on it. It is not enumerable. */
 const WORK = Symbol('work');
 
+/** Marks a message with binary values in its payload. Helpers of one copy of this package take messages of another. */
+const BINARY = Symbol.for('ipc-framework.hasBinary');
+
 const TYPES = new Set(Object.values(MessageType));
 
 function isMessageType(type) {
@@ -107,4 +110,4 @@ function fault(what) {
   return new FrameError('BAD_MESSAGE', `a message ${what}; it was ignored and the connection stays open`);
 }
 
-module.exports = { Message, MessageType, WORK, isMessageType };
+module.exports = { Message, MessageType, BINARY, WORK, isMessageType };

@@ -1,6 +1,7 @@
 'use strict';
 
 const { randomUUID } = require('node:crypto');
+const { BinaryBody } = require('./binary_body.js');
 const { Lifecycle } = require('./lifecycle.js');
 const { encodeBody, addressed } = require('./codec.js');
 const { TTL_MS_MAX, encodeMeta } = require('./extensions.js');
@@ -37,15 +38,22 @@ class Messenger extends Lifecycle {
   }
 
   prepare(channelId, type, payload, replyTo = null, id = randomUUID()) {
-    return this.prepareText(channelId, type, encodePayload(payload, this.options.stringify), replyTo, id);
+    return this.prepareEncoded(channelId, type, encodePayload(payload, this.options), replyTo, id);
   }
 
-  /** Prepares a message whose payload is JSON text already. */
-  prepareText(channelId, type, payloadJson, replyTo = null, id = randomUUID()) {
+  /**
+   * Prepares a message whose payload is encoded already.
+   * @param {string | import('./payload.js').Encoded} encoded
+   */
+  prepareEncoded(channelId, type, encoded, replyTo = null, id = randomUUID()) {
     const channelJson = JSON.stringify(checkedChannel(channelId));
     if (!isMessageType(type)) throw new TypeError(`messageType must be one of MessageType, not ${String(type)}`);
     if (replyTo !== null && typeof replyTo !== 'string') throw new TypeError('replyTo must be a string or null');
-    return { id, channelJson, type, payloadJson, replyTo, meta: undefined };
+    if (typeof encoded === 'string') {
+      return { id, channelJson, type, payloadJson: encoded, attachments: undefined, replyTo, meta: undefined };
+    }
+    const { text: payloadJson, attachments } = encoded;
+    return { id, channelJson, type, payloadJson, attachments, replyTo, meta: undefined };
   }
 
   /** Sends a message now, or keeps it for the connection that is being made. */
@@ -66,9 +74,10 @@ class Messenger extends Lifecycle {
     }
   }
 
-  transmit({ id, channelJson, type, payloadJson, replyTo, meta }, how) {
+  transmit({ id, channelJson, type, payloadJson, attachments, replyTo, meta }, how) {
     let payload = payloadJson;
-    const metaJson = meta === undefined ? undefined : encodeMeta(meta, this.connection);
+    const metaJson = meta === undefined && attachments === undefined ? undefined
+      : encodeMeta(meta ?? {}, this.connection, attachments);
     if (!this.connection.isOurs && NAMES_SENDER.has(type)) {
       const adds = type === MessageType.REQUEST;
       const { parse, stringify } = this.options;
@@ -76,7 +85,9 @@ class Messenger extends Lifecycle {
       payload = addressed(payloadJson, this.connectionId, { adds, isFormer, parse, stringify });
     }
     const { connection } = this;
-    const bytes = connection.send(encodeBody(id, this.appJson, channelJson, type, payload, replyTo, metaJson), how);
+    const body = encodeBody(id, this.appJson, channelJson, type, payload, replyTo, metaJson);
+    const bytes = attachments === undefined ? connection.send(body, how)
+      : connection.sendBinary(new BinaryBody(body, attachments), how);
     if (ONE_WAY.has(type)) connection.oneWay += 1;
     if (bytes > connection.largest.bytes) {
       connection.largest.add({ bytes, id, type, channelJson, begun: this.pending.begun, oneWay: connection.oneWay });

@@ -14,14 +14,20 @@ class OfflineQueue {
 
   get size() { return this.outgoing.size; }
 
-  /** @param {{ id: string, channelJson: string, payloadJson: string, replyTo: string | null }} message */
+  /**
+   * @param {{ id: string, channelJson: string, payloadJson: string, attachments?: { data: Uint8Array }[],
+   *   replyTo: string | null }} message
+   */
   push(message) {
-    const { id, channelJson, payloadJson, replyTo } = message;
-    const bytes = Buffer.byteLength(payloadJson) + channelJson.length + id.length + (replyTo?.length ?? 0);
+    const { id, channelJson, payloadJson, attachments = [], replyTo } = message;
+    let bytes = Buffer.byteLength(payloadJson) + channelJson.length + id.length + (replyTo?.length ?? 0);
+    for (const { data } of attachments) bytes += data.length;
     if (this.outgoing.size >= this.messagesMax || this.bytes + bytes > this.bytesMax) {
       throw new QueueFullError(`there is no connection, and ${this.outgoing.size} messages of ${this.bytes} bytes `
         + 'are waiting for one; this one was not taken');
     }
+    // Nobody knows how long the message waits, and the program may write to that memory meanwhile.
+    for (const attachment of attachments) attachment.data = Uint8Array.from(attachment.data);
     this.outgoing.set(id, { message, bytes });
     this.bytes += bytes;
   }

@@ -16,6 +16,7 @@ const DEFAULTS = Object.freeze({
   tls: undefined,
   parse: undefined,
   stringify: undefined,
+  replacer: undefined,
   connectionTimeout: 10_000,
   requestTimeout: 10_000,
   closeTimeout: 5_000,
@@ -104,6 +105,12 @@ function resolveOptions(given = {}) {
     if (options[name] !== undefined && typeof options[name] !== 'function') {
       throw new TypeError(`${name} must be a function, such as JSON.${name}`);
     }
+  }
+  if (options.replacer !== undefined && typeof options.replacer !== 'function' && !Array.isArray(options.replacer)) {
+    throw new TypeError('replacer must be a function or an array of names, as for JSON.stringify');
+  }
+  if (options.replacer !== undefined && options.stringify !== undefined) {
+    throw new TypeError('give stringify or replacer: a stringify of your own calls its replacer itself');
   }
   if (options.tls && options.path) throw new TypeError('a Unix socket takes no TLS: give path or tls');
   if (options.tls && !['boolean', 'object', 'function'].includes(typeof options.tls)) {

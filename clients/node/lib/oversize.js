@@ -45,7 +45,8 @@ class TooLargeError extends FrameError {
     const allowed = limit === undefined ? 'its server allows' : `the ${limit} that its server allows`;
     super('FRAME_TOO_LARGE', `the ${record.type} on ${record.channelJson} with the message_id ${record.id} has `
       + `${record.bytes} bytes, more than ${allowed} (--max-frame-bytes): it was not carried out, and the server `
-      + 'closed the connection; send it in parts, or raise that limit', { fatal: true, cause });
+      + 'closed the connection; send it in parts, by a generator that serves a stream, or raise that limit',
+    { fatal: true, cause });
     this.record = record;
   }
 

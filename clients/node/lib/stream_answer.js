@@ -3,11 +3,14 @@
 // Answers that come in parts: what generators yield.
 
 const { setImmediate } = require('./timers.js');
-const { encodePayload } = require('./payload.js');
+const { ATTACHMENTS_MAX, paddingOf } = require('./binary_body.js');
+const { Encoded } = require('./payload.js');
 const { failure, failureOf } = require('./handler_error.js');
 
 // After so many parts the event loop gets a turn, for a generator that never waits would let nothing else happen.
 const PARTS_PER_TURN = 64;
+// A pointer, the bytes, a type and a shape, as a rule.
+const BIN_ENTRY_BYTES = 64;
 
 /** The array of all parts fits into no frame. */
 class Overflow extends Error {}
@@ -88,9 +91,11 @@ class Streamed {
     if (work.credit === 0) await work.whenCredit();
     await answers.whenRoom();
     if (work.lost !== null) return;
-    answers.part(work.message, value, { seq: this.sent });
+    const isBinary = answers.part(work.message, value, { seq: this.sent });
     work.credit -= 1;
     this.sent += 1;
+    // Only then does the generator go on, which may use the memory of this part for the next.
+    if (isBinary) await answers.whenFlushed();
   }
 
   async end() {
@@ -99,19 +104,35 @@ class Streamed {
   }
 }
 
-/** Parts that are sent together. They are kept as text, so that their number is bounded by what a frame can hold. */
+/**
+ * Parts that are sent together. They are kept as they are sent, so that their number is bounded by what a frame can
+ * hold.
+ */
 class Collected {
   constructor(work, answers) {
     this.work = work;
     this.answers = answers;
     this.texts = [];
+    this.attachments = [];
     this.bytes = 0;
     this.bytesMax = answers.payloadBytesMax(work.message);
   }
 
   async add(value) {
-    const text = encodePayload(value, this.answers.stringify);
+    const encoded = this.answers.encode(value);
+    const { text, attachments } = typeof encoded === 'string' ? { text: encoded, attachments: [] } : encoded;
     this.bytes += Buffer.byteLength(text) + 1;
+    for (const attachment of attachments) {
+      attachment.keys.push(this.texts.length);
+      // A generator may use the memory of one part again for the next.
+      attachment.data = Uint8Array.from(attachment.data);
+      this.attachments.push(attachment);
+      this.bytes += attachment.data.length + paddingOf(attachment.data.length) + BIN_ENTRY_BYTES;
+    }
+    if (this.attachments.length > ATTACHMENTS_MAX) {
+      throw new Overflow(`the parts of this answer have more than ${ATTACHMENTS_MAX} binary values together; ask for a `
+        + 'stream');
+    }
     if (this.bytes > this.bytesMax) {
       throw new Overflow(`the parts of this answer have more than ${this.bytesMax} bytes together; ask for a stream`);
     }
@@ -119,7 +140,9 @@ class Collected {
   }
 
   async end() {
-    if (this.work.lost === null) this.answers.text(this.work.message, `[${this.texts.join(',')}]`);
+    if (this.work.lost !== null) return;
+    const text = `[${this.texts.join(',')}]`;
+    this.answers.encoded(this.work.message, this.attachments.length === 0 ? text : new Encoded(text, this.attachments));
   }
 }
 

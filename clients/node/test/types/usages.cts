@@ -115,6 +115,29 @@ async function modern(signal: AbortSignal): Promise<void> {
   void [sum, lost, service];
 }
 
+async function binary(client: ipc.IPCClient): Promise<void> {
+  const image = new ipc.Tensor({ dtype: 'f32', shape: [224, 224, 3], data: new Float32Array(224 * 224 * 3) });
+  const { payload } = await client.sendRequest<{ scores: ipc.Tensor<'f32'>; mask: ipc.Tensor; raw: Buffer }>('model', {
+    image, raw: Buffer.from(''), also: new BigInt64Array(1),
+  });
+  const scores: Float32Array = payload.scores.data;
+  const shape: readonly number[] = payload.mask.shape;
+  const bytes: number = payload.raw.length;
+  const long: BigInt64Array = new ipc.Tensor({ dtype: 'i64', data: new Uint8Array(8) }).data;
+  // @ts-expect-error not a type of the wire
+  new ipc.Tensor({ dtype: 'float32', data: new Float32Array(1) });
+  // @ts-expect-error numbers are no memory
+  new ipc.Tensor({ dtype: 'f32', data: [1, 2] });
+  // @ts-expect-error its shape is what it was
+  image.shape = [1];
+  const decoded = ipc.fromBase64<{ image: Buffer }>({ image: { $base64: '', dtype: null, shape: null } });
+  new IPCClient('a', { replacer: (key, value) => (value instanceof Map ? [...value] : value) });
+  new IPCClient('a', { replacer: ['a', 5] });
+  // @ts-expect-error no replacer
+  new IPCClient('a', { replacer: 'a' });
+  void [scores, shape, bytes, long, decoded.image.length, image.toArray(), image.toJSON().$base64];
+}
+
 async function errors(client: ipc.IPCClient): Promise<string> {
   try {
     await client.sendRequest('x');
@@ -197,4 +220,4 @@ function web(client: ipc.IPCClient): void {
   app.get('/theirs', ipc.ipcEvents(client, 'news', { filter: async () => true }));
 }
 
-void [published, modern, errors, messages, pools, web];
+void [published, modern, binary, errors, messages, pools, web];

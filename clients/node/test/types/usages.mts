@@ -1,4 +1,4 @@
-import all, { IPCClient, IPCPool, MessageType, TimeoutError } from 'ipc-framework';
+import all, { IPCClient, IPCPool, MessageType, Tensor, TimeoutError, fromBase64 } from 'ipc-framework';
 import type { ClientOptions, Subscription } from 'ipc-framework';
 import { ipcEvents, ipcProxy, ipcStream } from 'ipc-framework/express';
 
@@ -15,4 +15,6 @@ void client.connect({ retry: undefined });
 void client.close({ timeout: undefined });
 const thrown: unknown = new TimeoutError('late');
 
-export { subscription, type, handlers, thrown };
+const halves: ArrayLike<number> = fromBase64<Tensor<'f16'>>({}).data;
+
+export { halves, subscription, type, handlers, thrown };
