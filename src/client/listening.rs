@@ -79,7 +79,13 @@ impl Client {
         }
         let inbox = self.inbox();
         let key = self.shared().listen(channel_id, Sink::Inbox(Arc::clone(&inbox)), false)?;
-        let message = inbox.take(Instant::now().checked_add(timeout));
+        let deadline = Instant::now().checked_add(timeout);
+        let mut message = inbox.take(deadline);
+        if message.is_none() && !timeout.is_zero() {
+            // It may have arrived while the process was stopped or busy.
+            self.shared().catch_up();
+            message = inbox.take(deadline);
+        }
         self.shared().remove_listener(channel_id, key);
         Ok(message)
     }

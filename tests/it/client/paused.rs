@@ -33,7 +33,7 @@ fn program() {
     });
     let news = client.subscribe("news").unwrap();
     let mut connection = options.connection.connect().unwrap();
-    let (blocking, reading) = (client.clone(), client.clone());
+    let (blocking, reading, waiting) = (client.clone(), client.clone(), client.clone());
     let (answered, answer) = std::sync::mpsc::channel();
     client.send_request_async("later", &1, move |came| answered.send(came).unwrap()).unwrap();
     let blocking = std::thread::spawn(move || blocking.request("later", &2));
@@ -43,11 +43,15 @@ fn program() {
         drop(reading);
         came
     });
+    let waited = std::thread::spawn(move || {
+        waiting.wait_for_message("waited", TIMEOUT).and_then(|came| came.ok_or(Error::Closed))
+    });
     for (name, came) in [
         ("callback", answer.recv().unwrap()),
         ("blocking", blocking.join().unwrap()),
         ("connection", single.join().unwrap()),
         ("subscription", subscribed.join().unwrap()),
+        ("waiting", waited.join().unwrap()),
     ] {
         match came {
             Ok(message) => println!("{name} got {}", message.payload),
@@ -109,6 +113,7 @@ fn answers_that_came_while_the_process_was_stopped_are_in_time() {
     }
     side.answer(&ping, json!({"status": "pong"}));
     side.send("publish", "news", json!("news"));
+    side.send("publish", "waited", json!("waited"));
     single.answer(&asked_alone[0], json!(3));
     std::thread::sleep(TIMEOUT + HEARTBEAT / 2);
     kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
@@ -118,6 +123,7 @@ fn answers_that_came_while_the_process_was_stopped_are_in_time() {
         "blocking got 2",
         "connection got 3",
         "subscription got \"news\"",
+        "waiting got \"waited\"",
         "lost: []",
     ] {
         assert!(said.contains(line), "{line}:\n{said}");
