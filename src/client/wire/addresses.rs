@@ -203,6 +203,29 @@ mod tests {
         }
     }
 
+    /// Whether it is the kernel here that refuses at once, or a host a moment later.
+    #[test]
+    fn an_address_that_refuses_takes_no_time_from_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let live = listener.local_addr().unwrap();
+        let (first, second) = (refusing(), refusing());
+        for order in [vec![first, live], vec![first, second, live]] {
+            let once = |_| {
+                let (reached, took) = within(&order, HANG);
+                assert_eq!(reached.unwrap(), live);
+                took
+            };
+            // A busy machine may delay each of them, and hardly all.
+            let took = (0..10).map(once).min().unwrap();
+            assert!(took < ATTEMPT_DELAY, "{order:?} took {took:?}");
+        }
+        let refused = (0..10).map(|_| within(&[first, second], HANG).1).min().unwrap();
+        assert!(
+            refused < ATTEMPT_DELAY,
+            "that all refuse is told at once, and not after {refused:?}"
+        );
+    }
+
     #[test]
     fn a_slow_address_may_still_win_over_a_dead_one() {
         let (slow, dead) = (Silent::new(), Silent::new());

@@ -154,11 +154,14 @@ fn served() -> (Client, Side, mpsc::Receiver<super::workers::Job>) {
 
 fn request(side: &mut Side, id: u128) -> Value {
     let mut request = side.message("request", "work", &json!(id as u64));
-    let id = format!("{id:032x}");
-    let parts = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]];
-    request["message_id"] = json!(parts.join("-"));
+    request["message_id"] = json!(uuid(id));
     side.send_message(&request);
     request
+}
+
+fn uuid(id: u128) -> String {
+    let id = format!("{id:032x}");
+    [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-")
 }
 
 fn tell(side: &mut Side, payload: Value) {
@@ -231,6 +234,46 @@ fn requests_that_wait_are_taken_out_when_they_are_cancelled_and_the_others_stay_
     }
     assert_eq!(served[0], 2_000);
     assert_eq!(served.len(), 3_001);
+    client.abort();
+}
+
+/// The queue is bounded in bytes as well.
+#[test]
+fn requests_that_are_taken_out_leave_room_for_as_many_bytes() {
+    const BYTES: usize = 30_000;
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.unread_bytes_max = 4 * BYTES;
+    let (client, mut side) = script.call(&options);
+    let serving = client.clone();
+    let jobs = admit(&mut side, move || deferred(&serving, "work", 1));
+    let large = |side: &mut Side, id: u128| {
+        let mut request = side.message("request", "work", &json!("x".repeat(BYTES)));
+        request["message_id"] = json!(uuid(id));
+        side.send_message(&request);
+        request
+    };
+    let running = request(&mut side, 0);
+    let (_, first) = jobs.recv_timeout(HANG).unwrap();
+    for round in 1..4 {
+        let asked: Vec<Value> = (0..3).map(|at| large(&mut side, 10 * round + at)).collect();
+        for cancelled in &asked {
+            tell(&mut side, json!({"action": "cancel", "message_id": cancelled["message_id"]}));
+        }
+    }
+    let last = large(&mut side, 99);
+    tell(&mut side, json!({"action": "cancel", "message_id": running["message_id"]}));
+    until("the cancel", || first.call().is_cancelled(), |is_cancelled| *is_cancelled);
+    first.give_up();
+    let (message, responder) = jobs.recv_timeout(HANG).unwrap();
+    assert_eq!(Some(&*message.message_id), last["message_id"].as_str());
+    responder.reply(&"last").unwrap();
+    assert_eq!(side.receive()["payload"], "last", "none was refused");
+    // What may not wait is refused.
+    request(&mut side, 100);
+    let (_, _first) = jobs.recv_timeout(HANG).unwrap();
+    (0..6).for_each(|at| drop(large(&mut side, 200 + at)));
+    assert_eq!(side.receive()["payload"]["code"], "limit_exceeded");
     client.abort();
 }
 

@@ -49,8 +49,9 @@ fn a_silent_server_is_found_dead_although_the_queue_to_it_is_full() {
 
 #[test]
 fn a_server_that_reads_slowly_and_says_nothing_is_not_taken_for_dead() {
-    // A busy machine keeps the reader from reading for a much shorter time.
-    const INTERVAL: Duration = Duration::from_secs(3);
+    // A busy machine keeps the reader from reading for a much shorter time than the client's patience,
+    // which is five of these for bytes that the kernels may hold.
+    const INTERVAL: Duration = Duration::from_secs(1);
     let script = Scripted::new();
     let mut options = script.options();
     options.heartbeat = Some(INTERVAL);
@@ -70,9 +71,10 @@ fn a_server_that_reads_slowly_and_says_nothing_is_not_taken_for_dead() {
     }
     let begin = Instant::now();
     let mut megabyte = vec![0; 1 << 20];
-    while begin.elapsed() < 2 * INTERVAL + INTERVAL / 3 {
+    // Beyond that patience, only writes show that the server reads.
+    while begin.elapsed() < 8 * INTERVAL {
         side.stream.read_exact(&mut megabyte).unwrap();
-        std::thread::sleep(INTERVAL / 15);
+        std::thread::sleep(INTERVAL / 5);
     }
     assert!(told.try_recv().is_err(), "the connection holds");
     assert_eq!(client.connection_info().connections, 1);

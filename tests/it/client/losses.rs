@@ -5,12 +5,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use ipc_framework::ErrorCode;
-use ipc_framework::client::{Client, Error, Event, Execution, Fault};
+use ipc_framework::client::{Client, Error, Event, Execution, Fault, RequestOptions};
 use serde_json::{Value, json};
 
-use super::many_threads::{client_options, value};
+use super::many_threads::{client_options, value, wait};
 use super::scripted::{
-    Scripted, Told, admit, failure, losses, next, picked, publish_until_some_wait, read_all, refuse,
+    Scripted, Side, Told, admit, call, failure, losses, next, picked, publish_until_some_wait,
+    read_all, refuse,
 };
 use crate::support::{self, HANG};
 
@@ -193,6 +194,79 @@ fn a_request_that_a_server_did_not_look_at_because_it_ends_goes_by_the_next_conn
         assert_eq!(request["payload"], n, "in the order in which they were sent");
         side.answer(&request, json!(n * 10));
         assert_eq!(value(&answers.recv_timeout(HANG).unwrap().unwrap()), n * 10);
+    }
+}
+
+/// Requests are kept for the next connection up to a bound. Those that are over do not count, however
+/// they ended.
+#[test]
+fn a_request_moves_on_whatever_was_asked_before_it() {
+    const BYTES: usize = 30_000;
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.queue_bytes_max = 4 * BYTES;
+    let (client, mut side) = script.call(&options);
+    let told = losses(&client);
+    let large = "x".repeat(BYTES);
+    let part = |side: &mut Side, request: &Value, meta: Value| {
+        let mut part = side.message("response", "work", &json!(null));
+        part["reply_to"] = request["message_id"].clone();
+        part["meta"] = meta;
+        side.send_message(&part);
+    };
+    // Each round asks for more than is kept at once.
+    for way in ["answered", "refused", "too late", "cancelled", "streamed", "dropped"] {
+        for _ in 0..4 {
+            match way {
+                "answered" | "refused" => {
+                    let future = client.request_future("work", &large).unwrap();
+                    let request = side.receive_extended();
+                    match way {
+                        "answered" => side.answer(&request, json!(1)),
+                        _ => refuse(&mut side, &request, "handler_failed"),
+                    }
+                    assert_eq!(wait(future).is_ok(), way == "answered");
+                }
+                "too late" => {
+                    let timeout = Duration::from_millis(20);
+                    let error = client.send_request("work", &large, timeout).unwrap_err();
+                    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+                    side.receive_extended();
+                }
+                "cancelled" => {
+                    drop(client.request_future("work", &large).unwrap());
+                    side.receive_extended();
+                    assert_eq!(side.receive_extended()["payload"]["action"], "cancel");
+                }
+                _ => {
+                    let options = RequestOptions::default();
+                    let mut stream = client.request_stream_with("work", &large, &options).unwrap();
+                    let request = side.receive_extended();
+                    part(&mut side, &request, json!({"seq": 0}));
+                    stream.next().unwrap().unwrap();
+                    if way == "streamed" {
+                        part(&mut side, &request, json!({"seq": 1, "end": true}));
+                        assert!(stream.next().is_none());
+                    } else {
+                        drop(stream);
+                        assert_eq!(side.receive_extended()["payload"]["action"], "cancel");
+                    }
+                }
+            }
+        }
+        let asked = client.request_future("work", &(way, &large)).unwrap();
+        let request = side.receive_extended();
+        side.send("response", "system", failure("shutting_down"));
+        assert_eq!(next(&told), Told::Leaving);
+        refuse(&mut side, &request, "shutting_down");
+        drop(side);
+        assert_eq!(next(&told), Told::Lost { unanswered: 0, unconfirmed: 0, waiting: 1 }, "{way}");
+        side = script.accept_as(&call());
+        assert_eq!(next(&told), Told::Connected);
+        let request = side.receive_extended();
+        assert_eq!(request["payload"][0], way);
+        side.answer(&request, json!(2));
+        assert_eq!(value(&wait(asked).unwrap()), 2);
     }
 }
 

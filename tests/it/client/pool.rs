@@ -157,6 +157,41 @@ fn callers_without_a_client_wait_for_one_attempt() {
     assert!(!server.is_asked());
 }
 
+/// Nobody would close that connection any more.
+#[test]
+fn a_connection_that_is_made_while_it_closes_is_closed_too() {
+    let server = Scripted::new();
+    let options = server.options();
+    let connecting = std::thread::spawn(move || Pool::connect(&options, 2).unwrap());
+    let mut first = server.accept();
+    let pool = connecting.join().unwrap();
+    // Its client is busy, so that the pool grows.
+    let _asked = pool.client().unwrap().request_future("work", &1).unwrap();
+    assert_eq!(first.receive()["payload"], 1);
+    let growing = {
+        let pool = pool.clone();
+        std::thread::spawn(move || pool.client())
+    };
+    let mut second = server.accept_bare();
+    let connect = second.receive();
+    let closing = {
+        let pool = pool.clone();
+        std::thread::spawn(move || pool.close())
+    };
+    while first.try_receive().is_ok() {}
+    drop(first);
+    closing.join().unwrap().unwrap();
+    let id = connect["payload"]["connection_id"].clone();
+    let welcome = serde_json::json!({"status": "connected", "connection_id": id});
+    second.send("response", "system", welcome);
+    while second.try_receive().is_ok() {}
+    drop(second);
+    let error = growing.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error:?}");
+    assert_eq!(pool.connections(), 0);
+    assert!(matches!(pool.client(), Err(Error::Closed)));
+}
+
 #[test]
 fn a_handler_cannot_close_it_and_is_told_so() {
     let server = serve_echo();

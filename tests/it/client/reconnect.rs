@@ -8,10 +8,10 @@ use ipc_framework::client::{
     Client, ClientOptions, Endpoint, Error, Event, Execution, Request, ServeOptions,
     WhileDisconnected,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::many_threads::value;
-use super::scripted::{Told, losses, next, patient, picked};
+use super::scripted::{Scripted, Told, admit, losses, next, patient, picked};
 use crate::cli::{Running, serve};
 use crate::support::{HANG, reserved_port};
 
@@ -87,6 +87,69 @@ fn subscriptions_and_served_channels_are_back_before_what_waited_is_sent() {
     assert_ne!(info.connection_id, first_id);
     client.close().unwrap();
     assert_eq!(next(&events), Told::Closed { unsent: 0 });
+}
+
+/// Neither what is only waited for, nor what was given up.
+#[test]
+fn what_is_not_subscribed_or_served_any_more_is_not_restored() {
+    let script = Scripted::new();
+    let (client, mut side) = script.connect();
+    let told = losses(&client);
+    let (_news, dropped) =
+        (client.subscribe("news").unwrap(), client.subscribe("dropped").unwrap());
+    client.subscribe_with("left", drop).unwrap();
+    (0..3).for_each(|_| assert_eq!(side.receive()["message_type"], "subscribe"));
+    for channel in ["mine", "stopped"] {
+        let serving = client.clone();
+        admit(&mut side, move || serving.serve(channel, 1, |_| Ok(1))).unwrap();
+    }
+    drop(dropped);
+    client.unsubscribe("left");
+    let stopping = client.clone();
+    let stopped = std::thread::spawn(move || stopping.stop_serving("stopped"));
+    let stop = loop {
+        let message = side.receive();
+        if message["payload"]["action"] == "stop_serving" {
+            break message;
+        }
+    };
+    side.answer(&stop, json!({"status": "stopped", "channel": "stopped"}));
+    stopped.join().unwrap().unwrap();
+    let waiting = client.clone();
+    let waited = std::thread::spawn(move || waiting.wait_for_message("waited", HANG));
+    for round in 0.. {
+        if waited.is_finished() {
+            break;
+        }
+        drop(side);
+        expect_loss(&told, 0);
+        side = script.accept();
+        assert_eq!(next(&told), Told::Connected);
+        let restored = [side.receive(), side.receive()];
+        let of = |message: &Value| {
+            (
+                message["message_type"].clone(),
+                message["channel_id"].clone(),
+                message["payload"]["channel"].clone(),
+            )
+        };
+        let expected = [
+            (json!("subscribe"), json!("news"), json!(null)),
+            (json!("request"), json!("system"), json!("mine")),
+        ];
+        assert_eq!(restored.each_ref().map(of), expected);
+        side.answer(&restored[1], json!({"status": "serving", "channel": "mine"}));
+        // Nothing stands between those and what is asked next.
+        client.publish("ends", &1).unwrap();
+        assert_eq!(side.receive()["channel_id"], "ends");
+        // By then it waits.
+        if round > 3 {
+            side.send("publish", "waited", json!("here"));
+        }
+        client.publish("ends", &2).unwrap();
+        assert_eq!(side.receive()["channel_id"], "ends");
+    }
+    assert_eq!(value(&waited.join().unwrap().unwrap().unwrap()), "here");
 }
 
 #[test]
