@@ -167,3 +167,102 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     // `io::ErrorKind` has no variants for these two.
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Backlog, Fake};
+    use super::*;
+
+    /// Listeners, each of whose backlogs is ready.
+    fn ready(system: &mut Fake, backlogs: Vec<Backlog>) -> Listeners<Fake> {
+        let count = backlogs.len();
+        let mut listeners = Listeners::new(backlogs, system).unwrap();
+        assert!((0..count).all(|at| listeners.note_ready(token(at))));
+        listeners
+    }
+
+    fn failing(error: Errno) -> Backlog {
+        let next = (0..100).map(|_| Err(error.into())).collect();
+        Backlog { next, ..Backlog::default() }
+    }
+
+    fn asked(listeners: &Listeners<Fake>) -> Vec<usize> {
+        listeners.open.iter().map(|watched| watched.listener.asked).collect()
+    }
+
+    #[test]
+    fn a_listener_that_fails_rests_and_the_others_go_on() {
+        let mut system = Fake { has_spare: true, ..Fake::default() };
+        for error in [Errno::NOMEM, Errno::NOBUFS, Errno::PERM] {
+            let works = Backlog { next: [Ok(()), Ok(())].into(), ..Backlog::default() };
+            let mut listeners = ready(&mut system, vec![failing(error), works]);
+            let now = Duration::from_secs(9);
+            for _ in 0..2 {
+                let accepted = listeners.accept(&mut system, now, true);
+                assert!(matches!(accepted, Accepted::Stream(..)));
+            }
+            for _ in 0..10 {
+                let accepted = listeners.accept(&mut system, now + RETRY_AFTER / 2, true);
+                assert!(matches!(accepted, Accepted::Nothing));
+            }
+            assert_eq!(asked(&listeners), [1, 3], "{error}");
+            assert!(!listeners.has_backlog(), "the loop sleeps until it is tried again");
+            assert_eq!(listeners.retry_at(), Some(now + RETRY_AFTER));
+            listeners.accept(&mut system, now + RETRY_AFTER, true);
+            assert_eq!(asked(&listeners), [2, 3], "{error}");
+            assert_eq!(listeners.retry_at(), Some(now + 2 * RETRY_AFTER));
+        }
+    }
+
+    #[test]
+    fn a_connection_that_broke_costs_nobody_time() {
+        let mut system = Fake { has_spare: true, ..Fake::default() };
+        for error in [Errno::CONNABORTED, Errno::CONNRESET, Errno::INTR] {
+            let next = [Err(error.into()), Ok(())].into();
+            let mut listeners = ready(&mut system, vec![Backlog { next, ..Backlog::default() }]);
+            assert!(matches!(
+                listeners.accept(&mut system, Duration::ZERO, true),
+                Accepted::Failed
+            ));
+            assert!(listeners.has_backlog() && listeners.retry_at().is_none());
+            assert!(matches!(
+                listeners.accept(&mut system, Duration::ZERO, true),
+                Accepted::Stream(..)
+            ));
+        }
+    }
+
+    #[test]
+    fn without_descriptors_the_spare_one_closes_whoever_waits_and_all_listeners_rest() {
+        for has_spare in [true, false] {
+            let mut system = Fake { has_spare: true, ..Fake::default() };
+            let next = || [Err(Errno::MFILE.into()), Ok(())].into();
+            let backlogs = [(); 2].map(|()| Backlog { next: next(), ..Backlog::default() });
+            let mut listeners = ready(&mut system, backlogs.into());
+            system.has_spare = has_spare;
+            let accepted = listeners.accept(&mut system, Duration::ZERO, true);
+            assert!(matches!(accepted, Accepted::Shed));
+            assert_eq!(asked(&listeners), [2, 0]);
+            // Another thread may take the descriptor that the shed connection gave back.
+            let retry_at = (!has_spare).then_some(RETRY_AFTER);
+            assert_eq!((listeners.has_backlog(), listeners.retry_at()), (has_spare, retry_at));
+        }
+    }
+
+    #[test]
+    fn while_handshakes_wait_no_other_is_begun() {
+        let mut system = Fake::default();
+        let backlog = |has_handshakes| {
+            let next = [Ok(()), Ok(())].into();
+            Backlog { next, has_handshakes, ..Backlog::default() }
+        };
+        let mut listeners = ready(&mut system, vec![backlog(true), backlog(false)]);
+        for _ in 0..3 {
+            listeners.accept(&mut system, Duration::ZERO, false);
+        }
+        assert_eq!(asked(&listeners), [0, 3]);
+        assert!(listeners.has_backlog(), "it is asked again in the next turn");
+        listeners.accept(&mut system, Duration::ZERO, true);
+        assert_eq!(asked(&listeners), [1, 3]);
+    }
+}

@@ -129,3 +129,48 @@ impl Meter for Bounded {
             || self.part_end.is_some_and(|end| system.monotonic() >= end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::Fake;
+    use super::*;
+
+    /// The parts of a turn as the loop begins them, in eighths that are kept, and the steps of each.
+    #[test]
+    fn each_part_of_a_turn_leaves_the_later_ones_their_steps() {
+        let system = Fake::default();
+        let second = Duration::from_secs(1);
+        for budget in [Budget::steps(80), Budget::time(second).and_steps(80)] {
+            let at_once_max = if budget.time.is_some() { STEPS_AT_ONCE_MAX } else { usize::MAX };
+            let mut meter = Bounded::new(budget, Duration::ZERO);
+            for (eighths, steps) in [(5, 30), (7, 8), (7, 7), (0, 35)] {
+                meter.keep_eighths(eighths, &system);
+                assert_eq!(meter.steps(), steps.min(at_once_max), "{eighths} eighths are kept");
+                meter.spend(steps - 1);
+                assert_eq!((meter.steps(), meter.is_spent(&system)), (1, false));
+                meter.spend(1);
+                assert!(meter.is_spent(&system), "{eighths} eighths are kept");
+                assert_eq!(meter.steps(), 1, "whatever is begun takes a step");
+            }
+        }
+    }
+
+    #[test]
+    fn each_part_of_a_turn_leaves_the_later_ones_their_time() {
+        let whole = Duration::from_secs(16);
+        let system = Fake::default();
+        let mut meter = Bounded::new(Budget::time(whole), Duration::ZERO);
+        let mut left = whole;
+        for eighths in [5, 7, 7, 0] {
+            let begin = system.monotonic.get();
+            meter.keep_eighths(eighths, &system);
+            let part = left / 8 * (8 - eighths);
+            left = left.saturating_sub(part);
+            system.monotonic.set(begin + part / 2);
+            assert!(!meter.is_spent(&system), "{eighths} eighths are kept");
+            system.monotonic.set(begin + part);
+            assert!(meter.is_spent(&system), "{eighths} eighths are kept");
+        }
+        assert_eq!(system.monotonic.get(), whole);
+    }
+}

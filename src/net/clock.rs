@@ -46,3 +46,33 @@ impl Wall {
         Self { ahead, until: monotonic.saturating_add(WALL_CLOCK_AGE_MAX) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::Fake;
+    use super::*;
+
+    #[test]
+    fn the_time_follows_the_wall_clock_wherever_it_is_set() {
+        let system = Fake::default();
+        let set = |monotonic, unix| {
+            system.monotonic.set(monotonic);
+            system.wall_clock.set(unix);
+        };
+        let (second, start) = (Duration::from_secs(1), Duration::from_secs(1_000_000));
+        set(second, start);
+        let clock = Clock::new(&system);
+        assert_eq!(clock.now(&system), Now { monotonic: second, unix: start });
+        // For a second, the monotonic clock is enough.
+        set(2 * second, Duration::ZERO);
+        assert_eq!(clock.now(&system), Now { monotonic: 2 * second, unix: start + second });
+        assert_eq!(system.wall_reads.get(), 1);
+        let moment = Duration::from_nanos(1);
+        for unix in [start / 2, start * 2, start] {
+            let monotonic = system.monotonic.get() + second + moment;
+            set(monotonic, unix);
+            assert_eq!(clock.now(&system), Now { monotonic, unix });
+        }
+        assert_eq!(system.wall_reads.get(), 4);
+    }
+}

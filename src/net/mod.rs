@@ -5,6 +5,8 @@ mod accept;
 mod budget;
 mod clock;
 mod event_loop;
+#[cfg(test)]
+mod fake;
 mod inherited;
 mod listener;
 mod mio_system;

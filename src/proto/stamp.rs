@@ -86,4 +86,17 @@ mod tests {
         }
         assert_eq!(ids.len(), 4_999);
     }
+
+    #[test]
+    fn a_carry_goes_through_all_digits_of_the_counter() {
+        for digits in 1..COUNTER_DIGITS {
+            let last = (1_u64 << (4 * digits)) - 1;
+            let mut stamps = Stamps::new([0xab; 9]);
+            let counter = format!("{last:012x}");
+            stamps.last_id[ID_BYTES - COUNTER_DIGITS..].copy_from_slice(counter.as_bytes());
+            let stamp = stamps.next(Duration::ZERO);
+            let id = std::str::from_utf8(stamp.id()).unwrap();
+            assert_eq!(id, format!("abababab-abab-4aba-8bab-{:012x}", last + 1));
+        }
+    }
 }

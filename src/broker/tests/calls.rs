@@ -370,6 +370,39 @@ fn a_request_that_was_held_back_for_its_whole_time_is_not_executed() {
     assert_eq!(world.take(worker), [json!(null); 0]);
 }
 
+/// However its keys stand: in the usual order, it could be relayed as it came.
+#[test]
+fn a_request_that_was_held_back_tells_its_worker_what_is_left() {
+    for is_usual in [true, false] {
+        let mut world = World::new(Limits::default());
+        let worker = world.extended_worker("worker");
+        let asks = world.extended("asks");
+        let request = if is_usual {
+            framed_text(
+                "{\"message_id\":\"q\",\"app_id\":\"app\",\"channel_id\":\"work\",\
+                 \"message_type\":\"request\",\"payload\":1,\"timestamp\":0,\"reply_to\":null,\
+                 \"meta\":{\"ttl\":1000}}",
+            )
+        } else {
+            let mut request = message("app", "request", "work", "q", &json!(1));
+            request["meta"] = json!({"ttl": 1_000});
+            framed(&request)
+        };
+        let ping = framed(&message("app", "request", "system", "p", &json!({"action": "ping"})));
+        world.deliver(asks, &request);
+        assert_eq!(world.take_one(worker)["meta"], json!({"ttl": 1_000}));
+        // More than a turn takes, so that the next ones wait, and the next turn comes late.
+        let read = [ping.repeat(FRAMES_PER_TURN_MAX), request.repeat(2)].concat();
+        world.broker.receive(asks, &read);
+        world.now.monotonic += Duration::from_millis(600);
+        world.broker.begin_turn(world.now);
+        world.act();
+        let got = world.take(worker);
+        let left: Vec<_> = got.iter().map(|request| &request["meta"]["ttl"]).collect();
+        assert_eq!(left, [400, 400], "{got:?}");
+    }
+}
+
 #[test]
 fn an_idempotent_request_is_given_once_to_another_worker() {
     let mut world = World::new(Limits::default());

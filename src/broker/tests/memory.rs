@@ -372,3 +372,36 @@ fn the_time_of_a_message_begins_anew_after_a_pause() {
     world.pass(grace);
     assert_eq!(world.stats().counters.memory_sheds, 12, "none of them ends");
 }
+
+/// Whoever waits goes on only once there is room for more than its next message: otherwise that would
+/// be over the mark again at once.
+#[test]
+fn who_waits_for_memory_goes_on_below_the_lower_mark() {
+    let mut world = short_world();
+    let bystander = world.connected("app", "bystander");
+    let hoarders = world.hoarders(14);
+    world.hoard(&hoarders);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Pausing);
+    // Below seven eighths, and above three quarters.
+    world.hang_up(hoarders[0]);
+    let stats = world.stats();
+    let (bytes, whole) = (stats.memory_bytes, BUDGET_BYTES);
+    assert!((whole / 4 * 3..whole / 8 * 7).contains(&bytes), "{stats:?}");
+    assert_eq!(stats.memory_pressure, MemoryPressure::Pausing, "{stats:?}");
+    assert!(hoarders[1..].iter().all(|key| !world.broker.wants_read(*key)));
+    world.send(bystander, &message("app", "request", "system", "1", &json!({"action": "ping"})));
+    assert_eq!(world.take(bystander).len(), 1);
+    assert!(hoarders[1..].iter().all(|key| !world.broker.wants_read(*key)), "still");
+
+    world.hang_up(hoarders[1]);
+    world.hang_up(hoarders[2]);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::None);
+    assert!(hoarders[3..].iter().all(|key| world.broker.wants_read(*key)));
+    assert_eq!(world.stats().counters.memory_pauses, 14, "each waited once");
+    // On the way up, the same amount keeps nobody waiting.
+    let others =
+        (0..2).map(|at| world.connected("app", &format!("other {at}"))).collect::<Vec<_>>();
+    world.hoard(&others);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Refusing);
+    assert!(others.iter().all(|key| world.broker.wants_read(*key)));
+}

@@ -227,3 +227,21 @@ fn a_drain_closes_superseded_connections_too() {
     assert!(world.broker.is_drained());
     assert_eq!(world.broker.core.connections.superseded(), 0);
 }
+
+/// A reload sets their timers, too: they are told nothing, so that nothing else would end them.
+#[test]
+fn a_superseded_connection_gets_the_idle_timeout_of_a_reload() {
+    let limits = |timeout| Limits { idle_timeout: timeout, ..Limits::default() };
+    for (before, after) in [(None, Some(10)), (Some(100), Some(10)), (Some(10), None)] {
+        let [before, after] = [before, after].map(|seconds| seconds.map(Duration::from_secs));
+        let mut world = World::new(limits(before));
+        let older = world.connected_apart("app", "same");
+        world.connected_apart("app", "same");
+        assert_eq!(world.broker.core.connections.superseded(), 1);
+        flow::reload::reconfigure(&mut world.broker.core, limits(after), Access::default());
+        world.pass(Duration::from_secs(9));
+        assert!(world.closed.is_empty(), "{before:?} {after:?}");
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.closed.contains(&older), after.is_some(), "{before:?} {after:?}");
+    }
+}

@@ -309,3 +309,67 @@ fn who_is_superseded_while_it_waits_for_work_is_read_again() {
     let actions: Vec<Action> = std::iter::from_fn(|| world.broker.next_action()).collect();
     assert!(actions.contains(&Action::Resume(waits)), "{actions:?}");
 }
+
+/// Whoever asks for less does not overtake those who wait, even if the turn has room for it.
+#[test]
+fn whoever_waits_for_work_is_served_in_the_order_in_which_it_came() {
+    let mut world = World::new(Limits::default());
+    for (app, channels) in [("large", 1_200), ("small", 300)] {
+        for at in 0..channels {
+            world.broker.context().create_channel(app, &format!("{at:040}"));
+        }
+    }
+    let list = |app: &str| {
+        let payload = json!({"action": "list_channels", "app_id": app});
+        framed(&message("app", "request", "system", app, &payload))
+    };
+    let asks = [("first", "large"), ("second", "large"), ("third", "small"), ("fourth", "small")];
+    let keys = asks.map(|(id, _)| world.connected("app", id));
+    let before = world.broker.core.turn.work_done();
+    for (key, (_, app)) in keys.iter().zip(asks) {
+        world.broker.receive(*key, &list(app));
+    }
+    let work = world.end_turn(before);
+    assert!((WORK_PER_TURN_MAX / 2..WORK_PER_TURN_MAX / 8 * 7).contains(&work), "{work}");
+    assert_eq!(keys.map(|key| world.take(key).len()), [1, 0, 0, 0]);
+    let before = world.broker.core.turn.work_done();
+    world.end_turn(before);
+    assert_eq!(keys.map(|key| world.take(key).len()), [0, 1, 1, 1]);
+    assert!(!world.broker.core.turn.is_awaited());
+}
+
+/// Other threads ask for it, and it is sent to many.
+#[test]
+fn all_that_other_threads_send_to_many_is_spread_over_turns() {
+    const MANY: usize = WORK_PER_TURN_MAX / CROWD_WORK_PARTS;
+    const TIMES: usize = 3 * CROWD_TURN;
+    type Send = fn(&crate::Handle);
+    let sends: [(&str, Send); 3] = [
+        ("publish", |handle| handle.publish("app", "loud", &1).unwrap()),
+        ("publish_to", |handle| handle.publish_to("app", "loud", notice()).unwrap()),
+        ("broadcast", |handle| handle.broadcast_to_application(notice()).unwrap()),
+    ];
+    for (name, send) in sends {
+        let mut world = World::new(Limits::default());
+        let crowd = world.subscribers("loud", MANY);
+        let handle = world.broker.handle();
+        (0..TIMES).for_each(|_| send(&handle));
+        let mut heard = Vec::new();
+        for _ in 0..TIMES {
+            world.broker.begin_turn(world.now);
+            let progress = world.broker.run_mailbox();
+            world.act();
+            heard.push(world.take(crowd[0]).len());
+            if !progress.has_more {
+                break;
+            }
+        }
+        assert_eq!(heard.iter().sum::<usize>(), TIMES, "{name}");
+        assert!(heard.iter().all(|count| *count <= CROWD_TURN + 1), "{name}: {heard:?}");
+    }
+}
+
+fn notice() -> Message {
+    let payload = crate::Json::from_serialize(&1).unwrap();
+    Message::new(crate::MessageType::Publish, "app".to_owned(), "loud".to_owned(), payload)
+}

@@ -97,6 +97,8 @@ const ROOMS: &[Room] = &[
         folder: "src/net",
         floors: &[
             "inherited quickack system tls_records unix_socket user_namespace",
+            // For tests alone.
+            "fake",
             "accept budget clock protection socket tcp_socket tls_stream waiting",
             "stream",
             "listener",
