@@ -56,6 +56,12 @@ branches! {
     StreamSpared = "a stream has gone on since its request came";
     CreditAdded = "a stream gets credit";
     CreditRefused = "a stream would get more credit than it may have";
+    AttachmentsRewritten = "a message with attachments is written anew, with those as they came";
+    AttachmentsInBase64 = "a message with attachments is written in base64";
+    Base64TooLarge = "a message with attachments exceeds the limit in base64";
+    AttachmentsRelayed = "subscribers share a publication with attachments as it came";
+    KeptReadAgain = "a request that was kept is written anew for its worker";
+    AttachmentsRefused = "a message with attachments is refused";
     TooManyRequests = "a connection has as many unanswered requests as it may";
     RequestExpired = "a request is not answered in time";
     RequestAbandoned = "a requester leaves before its answer";

@@ -19,6 +19,7 @@ use super::state::stats::Stats;
 use super::state::timers::Now;
 use crate::Message;
 
+mod attachments;
 mod bounds;
 mod call_bounds;
 mod call_chaos;

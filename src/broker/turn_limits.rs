@@ -53,6 +53,8 @@ pub(crate) const DELIVERED_BYTES_PER_WORK: usize = 1 << 10;
 pub(crate) const LISTED_BYTES_PER_WORK: usize = 16;
 /// The bytes of a `meta` that take as long as a delivery. Its names are compared with one another.
 pub(crate) const META_BYTES_PER_WORK: usize = 8;
+/// Bytes of base64 that count as one delivery.
+pub(crate) const BASE64_BYTES_PER_WORK: usize = 256;
 /// The work of summing up the histograms of a channel or connection.
 pub(crate) const LATENCY_WORK: usize = 64;
 

@@ -133,6 +133,11 @@ impl<'a> Attachments<'a> {
         })
     }
 
+    /// What follows the JSON and its zeros: all attachments with their zeros.
+    pub(crate) fn tail(&self) -> &'a [u8] {
+        self.tail
+    }
+
     pub(super) fn pointers(&self) -> impl Iterator<Item = Cow<'a, str>> + use<'a> {
         self.iter().map(|attachment| attachment.pointer)
     }

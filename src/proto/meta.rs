@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use super::extensions::Extensions;
 use super::fault::Fault;
 use super::json_str::JsonStr;
 use super::limits::{BIN_BYTES_MAX, META_BYTES_MAX};
@@ -223,6 +224,40 @@ impl<'a> Meta<'a> {
             return Err(bad("seq", "it in responses alone"));
         }
         Ok(())
+    }
+
+    /// Returns the members that a peer with these extensions knows, but for `bin` of a message that it
+    /// gets without attachments.
+    #[must_use]
+    pub fn of_extensions(&self, extensions: Extensions) -> Self {
+        let mut known = Self { trace: self.trace, headers: self.headers, ..Self::default() };
+        if extensions.is_empty() {
+            return Self::default();
+        }
+        if extensions.contains(Extensions::BINARY) {
+            known.bin = self.bin;
+        }
+        if extensions.contains(Extensions::CALL) {
+            return Self { bin: known.bin, ..*self };
+        }
+        known
+    }
+
+    /// Checks that a peer with these extensions may send all that is in it.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub fn check_extensions(&self, extensions: Extensions) -> Result<(), Fault> {
+        let known = self.of_extensions(extensions);
+        let expected = "it after asking for the extension call in the connect";
+        let of_call = [
+            ("ttl", self.ttl_millis != known.ttl_millis),
+            ("idempotent", self.idempotent != known.idempotent),
+            ("stream", self.stream != known.stream),
+            ("seq", self.seq != known.seq),
+        ];
+        let unknown = of_call.into_iter().find(|(_, is_unknown)| *is_unknown);
+        unknown.map_or(Ok(()), |(key, _)| Err(bad(key, expected)))
     }
 
     /// Returns whether there is nothing in it.

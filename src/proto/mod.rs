@@ -77,11 +77,15 @@ pub use recv_buffer::RecvBuffer;
 pub use send_queue::SendQueue;
 
 #[cfg(feature = "broker")]
-#[expect(unused_imports, reason = "the server and the clients are about to write attachments")]
-pub(crate) use attachments::layout::{has_attachments, padding};
+pub(crate) use attachments::layout::has_attachments;
 #[cfg(feature = "broker")]
-#[expect(unused_imports, reason = "the server and the clients are about to write attachments")]
-pub(crate) use attachments::new::{append_bin, append_frame, append_front, body_bytes};
+#[allow(unused_imports, reason = "the clients are about to write attachments")]
+pub(crate) use attachments::layout::padding;
+#[cfg(feature = "broker")]
+#[allow(unused_imports, reason = "the clients are about to write attachments")]
+pub(crate) use attachments::new::{append_bin, append_frame};
+#[cfg(feature = "broker")]
+pub(crate) use attachments::new::{append_front, body_bytes};
 #[cfg(feature = "broker")]
 pub(crate) use buffer_pool::SharedFrame;
 #[cfg(feature = "broker")]

@@ -52,6 +52,18 @@ impl<'a> OutFrame<'a> {
         Self::new(HEADER_BYTES + body_bytes, Kind::Own { head, payload }, pool)
     }
 
+    /// A frame of this length that a function writes, and to which each queue refers.
+    pub(crate) fn written(
+        bytes: usize,
+        pool: &mut BufferPool,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> OutFrame<'static> {
+        let mut buffer = pool.take(bytes);
+        write(&mut buffer);
+        debug_assert_eq!(buffer.len(), bytes, "it was announced with another length");
+        OutFrame::shared(pool.share(buffer))
+    }
+
     /// A small frame that is encoded already.
     pub(crate) fn whole(frame: &'a [u8]) -> Self {
         Self { bytes: frame.len(), kind: Kind::Whole(frame) }

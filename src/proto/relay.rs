@@ -31,8 +31,11 @@ impl Envelope<'_> {
     }
 
     /// Returns the body without its `meta` in two pieces, if that stands last, as clients write it. One
-    /// with another layout has to be encoded anew.
+    /// with another layout has to be encoded anew, and so has one with attachments, whose lengths change.
     pub(crate) fn without_meta<'a>(&self, body: &'a [u8]) -> Option<[&'a [u8]; 2]> {
+        if self.has_attachments() {
+            return None;
+        }
         let [before, behind] = around(body, self.meta_str()?)?;
         let before =
             before.strip_suffix(b",\"meta\":").or_else(|| before.strip_suffix(b", \"meta\": "))?;

@@ -4,16 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::attachments::{self, Receiver, Rewrite};
 use super::{measuring, queues};
+use crate::branches::{self, Branch};
 use crate::broker::state::budget::{CALL_BYTES, MemoryPressure};
 use crate::broker::state::calls::{Call, Stream, Ttl};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ConnectionKey, RequestKey};
+use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::requests::{Answerer, PendingRequest};
 use crate::broker::state::timers::Due;
 use crate::broker::state::watch::Watch;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Extensions, META_TEXT_BYTES, Meta, OutFrame, SharedFrame};
+use crate::proto::{
+    Envelope, Extensions, META_TEXT_BYTES, Meta, OutFrame, SharedFrame, has_attachments,
+};
 
 /// Returns the time at which a requester gives up a message that arrived in this turn.
 pub(crate) fn deadline(core: &Core, ttl_millis: u32) -> Duration {
@@ -149,21 +154,17 @@ fn uncharge(core: &mut Core, requester: ConnectionKey, frame: &SharedFrame) {
     }
 }
 
-/// Appends the `meta` that a worker gets: what is left of the deadline, and nothing that ends at the
-/// server.
-pub(crate) fn append_meta(
+/// Returns the `meta` that a worker with all extensions gets: what is left of the deadline, and nothing that
+/// ends at the server.
+pub(crate) fn meta_for_worker<'a>(
     core: &Core,
     key: Option<RequestKey>,
-    meta: &Meta<'_>,
-    out: &mut Vec<u8>,
-) {
+    meta: &Meta<'a>,
+) -> Meta<'a> {
     let request = key.and_then(|key| core.requests.get(key));
     let ttl = request.and_then(|request| core.requests.call(request)).and_then(|call| call.ttl);
     let ttl_millis = ttl.map(|ttl| ttl.millis_left(core.turn.now.monotonic));
-    let meta = Meta { ttl_millis, idempotent: false, ..*meta };
-    if !meta.is_empty() {
-        meta.append_to(out);
-    }
+    Meta { ttl_millis: meta.ttl_millis.and(ttl_millis), idempotent: false, ..*meta }
 }
 
 /// Notes that a frame which is kept for a request ends with a `meta` of this length.
@@ -177,24 +178,30 @@ pub(crate) fn note_meta(core: &mut Core, key: RequestKey, meta_bytes: usize) {
 }
 
 /// Sends a worker the frame that was kept for a request, in the form for it: without its `meta`, or
-/// with what is left of the deadline now.
+/// with what is left of the deadline now. Fails if base64 makes it too large.
 pub(crate) fn send_kept(
     core: &mut Core,
     key: RequestKey,
     worker: ConnectionKey,
     frame: SharedFrame,
-) {
+) -> Result<(), Refusal> {
+    let body = &frame.bytes()[HEADER_BYTES..];
     let request = core.requests.get(key);
     let call = request.and_then(|request| core.requests.call(request));
-    let Some(call) = call.filter(|call| call.meta_bytes > 0) else {
+    let Some(call) = call.filter(|call| call.meta_bytes > 0 || has_attachments(body)) else {
         queues::push(core, worker, &OutFrame::shared(frame));
-        return;
+        return Ok(());
     };
     let ttl = call.ttl.map(|ttl| ttl.millis_left(core.turn.now.monotonic));
+    let to = Receiver::of(core, worker);
+    let is_plain = to.extensions.is_empty();
+    let is_extended = to.extensions.contains(Extensions::CALL);
+    if has_attachments(body) || !(is_plain || is_extended) {
+        return rewrite_kept(core, worker, &frame, ttl);
+    }
     let meta_bytes = call.meta_bytes as usize;
-    let body = &frame.bytes()[HEADER_BYTES..];
     let mut digits = itoa::Buffer::new();
-    let pieces: [&[u8]; 3] = if !has(core, worker, Extensions::CALL) {
+    let pieces: [&[u8]; 3] = if is_plain {
         [&body[..body.len() - meta_bytes], b"}", b""]
     } else if let Some(millis) = ttl {
         // The deadline stands last, before two braces.
@@ -203,8 +210,41 @@ pub(crate) fn send_kept(
         [&body[..end - length], digits.format(millis).as_bytes(), &body[end..]]
     } else {
         queues::push(core, worker, &OutFrame::shared(frame));
-        return;
+        return Ok(());
     };
     let frame = OutFrame::relay_pieces(pieces, &mut core.pool);
     queues::push(core, worker, &frame);
+    Ok(())
+}
+
+/// Sends a worker a frame that was kept and has to be read again: one with attachments, or for a worker
+/// that knows a part of its `meta`.
+#[cold]
+fn rewrite_kept(
+    core: &mut Core,
+    worker: ConnectionKey,
+    frame: &SharedFrame,
+    ttl_millis: Option<u32>,
+) -> Result<(), Refusal> {
+    let to = Receiver::of(core, worker);
+    let body = &frame.bytes()[HEADER_BYTES..];
+    branches::note(Branch::KeptReadAgain);
+    let envelope = Envelope::parse_binary(body);
+    debug_assert!(envelope.is_ok(), "the server wrote it");
+    let Ok(envelope) = envelope else { return Ok(()) };
+    let (Some(Ok(meta)), Ok(attachments)) = (envelope.read_meta(), envelope.attachments()) else {
+        debug_assert!(false, "the server wrote it");
+        return Ok(());
+    };
+    let rewrite = Rewrite {
+        head: attachments::head_of(&envelope),
+        meta: Meta { ttl_millis: meta.ttl_millis.and(ttl_millis), ..meta },
+        payload: envelope.payload_str(),
+        attachments,
+    };
+    let written = rewrite.frame(to, &mut core.pool);
+    let written = written.map_err(|_too_large| refusal::too_large_in_base64(to.frame_bytes_max))?;
+    attachments::note_work(core, to, &written);
+    queues::push(core, worker, &written);
+    Ok(())
 }

@@ -1,13 +1,14 @@
 //! The form in which a worker gets a message, and the way there: into its queue, or among the requests
 //! that are kept.
 
+use super::attachments::{self, Receiver, Rewrite, TooLarge};
 use super::{calls, kept, measuring, queues, requests};
 use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Envelope, Extensions, Head, MessageType, Meta, OutFrame};
+use crate::proto::{Envelope, Extensions, Head, MessageType, Meta, OutFrame, SharedFrame};
 
 /// A message that is about to be forwarded.
 pub(crate) struct Forward<'a> {
@@ -49,7 +50,11 @@ pub(crate) fn with_meta(
     forward: &Forward<'_>,
     meta: &Meta<'_>,
 ) -> Result<(), Refusal> {
-    let is_extended = forward.worker.is_none_or(|key| calls::has(core, key, Extensions::CALL));
+    if forward.envelope.has_attachments() {
+        return with_attachments(core, forward, meta);
+    }
+    let to = forward.receiver(core);
+    let is_extended = to.extensions.contains(Extensions::CALL);
     // All of its deadline is left.
     let is_fresh = core.turn.arrived == core.turn.now.monotonic.into();
     let is_unchanged = is_extended && is_fresh && !names_idempotent(forward.envelope);
@@ -64,8 +69,12 @@ pub(crate) fn with_meta(
     }
     branches::note(Branch::RequestRewritten);
     let mut text = Vec::new();
-    if is_extended || meta.idempotent {
-        calls::append_meta(core, forward.request, meta, &mut text);
+    let mut of_worker = calls::meta_for_worker(core, forward.request, meta);
+    if !meta.idempotent {
+        of_worker = of_worker.of_extensions(to.extensions);
+    }
+    if !of_worker.is_empty() {
+        of_worker.append_to(&mut text);
     }
     let head = forward.head(Some(&*text).filter(|text| !text.is_empty()));
     let payload = forward.envelope.payload_str().as_bytes();
@@ -80,12 +89,60 @@ pub(crate) fn with_meta(
             let frame = frame.to_kept(&mut core.pool);
             calls::keep_for_retry(core, request, &frame);
             note_handed(core, worker, forward);
-            calls::send_kept(core, request, worker, frame);
+            send_kept(core, request, worker, frame);
         }
         (Some(worker), _) => push(core, worker, forward, &frame),
         (None, None) => {}
     }
     Ok(())
+}
+
+/// Forwards a message with attachments. A worker without the extension gets them in base64; what is kept
+/// may go to either kind of worker.
+#[cold]
+fn with_attachments(
+    core: &mut Core,
+    forward: &Forward<'_>,
+    meta: &Meta<'_>,
+) -> Result<(), Refusal> {
+    let attachments = forward.envelope.attachments().map_err(refusal::bad_meta)?;
+    let rewrite = Rewrite {
+        head: forward.head(None),
+        meta: calls::meta_for_worker(core, forward.request, meta),
+        payload: forward.envelope.payload_str(),
+        attachments,
+    };
+    let is_kept = forward.worker.is_none() || meta.idempotent;
+    let to = if is_kept { Receiver::of_all(core) } else { forward.receiver(core) };
+    let frame = match rewrite.frame(to, &mut core.pool) {
+        Ok(frame) => frame,
+        Err(too_large) => {
+            forward.request.and_then(|request| requests::end(core, request));
+            return Err(match too_large {
+                TooLarge::WithItsId => refusal::too_large_to_forward(),
+                TooLarge::InBase64 => refusal::too_large_in_base64(to.frame_bytes_max),
+            });
+        }
+    };
+    attachments::note_work(core, to, &frame);
+    match (forward.worker, forward.request) {
+        (None, Some(request)) => kept::keep(core, request, &frame),
+        (Some(worker), Some(request)) if is_kept => {
+            let frame = frame.to_kept(&mut core.pool);
+            calls::keep_for_retry(core, request, &frame);
+            note_handed(core, worker, forward);
+            send_kept(core, request, worker, frame);
+        }
+        (Some(worker), _) => push(core, worker, forward, &frame),
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+fn send_kept(core: &mut Core, request: RequestKey, worker: ConnectionKey, frame: SharedFrame) {
+    if let Err(why) = calls::send_kept(core, request, worker, frame) {
+        requests::fail(core, request, &why, None);
+    }
 }
 
 /// Returns whether the text of a `meta` has the member that ends at the server, whatever its value. One
@@ -110,6 +167,11 @@ impl<'a> Forward<'a> {
         }
         branches::note(Branch::RequestRelayed);
         Some([before, self.message_id, behind])
+    }
+
+    /// What is kept is written for a worker with all extensions.
+    fn receiver(&self, core: &Core) -> Receiver {
+        self.worker.map_or_else(|| Receiver::of_all(core), |key| Receiver::of(core, key))
     }
 
     fn head(&self, meta: Option<&'a [u8]>) -> Head<'a> {

@@ -32,7 +32,9 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
     core.counters.forwarded += 1;
     if core.requests.get(first).is_some_and(PendingRequest::has_call) {
         calls::keep_for_retry(core, first, &frame);
-        calls::send_kept(core, first, worker, frame);
+        if let Err(why) = calls::send_kept(core, first, worker, frame) {
+            requests::fail(core, first, &why, None);
+        }
         cancels::pass_credit(core, first);
     } else {
         queues::push(core, worker, &OutFrame::shared(frame));

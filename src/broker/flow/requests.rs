@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::attachments::{self, Receiver, Rewrite, TooLarge};
 use super::{answers, calls, cancels, kept, measuring, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::connection::Connection;
@@ -13,7 +14,7 @@ use crate::broker::state::requests::{Answerer, NewRequest, PendingRequest};
 use crate::broker::state::router::{Application, Channel};
 use crate::broker::state::timers::Moment;
 use crate::proto::system::CancelReason;
-use crate::proto::{Envelope, Head, Json, MessageType, OutFrame};
+use crate::proto::{Envelope, Head, Json, MessageType, Meta, OutFrame};
 
 /// Records a request that is answered later, by `worker` or by another thread, or that is going to be
 /// kept.
@@ -99,6 +100,40 @@ pub(crate) fn relay(core: &mut Core, key: RequestKey, response: &Envelope<'_>, b
 fn takes_meta_of(core: &Core, request: &PendingRequest, response: &Envelope<'_>) -> bool {
     let requester = || core.connections.get(request.requester);
     response.meta_str().is_none() || requester().is_some_and(|found| !found.extensions.is_empty())
+}
+
+/// Writes a response with attachments for its requester. `None`: the request is over.
+#[cold]
+pub(crate) fn with_attachments(
+    core: &mut Core,
+    key: RequestKey,
+    response: &Envelope<'_>,
+    meta: &Meta<'_>,
+) -> Option<Result<OutFrame<'static>, Refusal>> {
+    let request = core.requests.get(key)?;
+    let (application, channel) = core.router.names(request.channel)?;
+    let attachments = match response.attachments() {
+        Ok(attachments) => attachments,
+        Err(fault) => return Some(Err(refusal::bad_part(&fault.to_string()))),
+    };
+    let stamp = core.encoder.stamp(core.turn.now.unix);
+    let id = response.message_id();
+    let head = Head {
+        message_id: if id.is_empty() { stamp.id() } else { id.raw().as_bytes() },
+        reply_to: Some(request.message_id()),
+        meta: None,
+        ..head_of(application, channel, response)
+    };
+    let rewrite = Rewrite { head, meta: *meta, payload: response.payload_str(), attachments };
+    let to = Receiver::of(core, request.requester);
+    let frame = rewrite.frame(to, &mut core.pool).map_err(|too_large| match too_large {
+        TooLarge::WithItsId => refusal::answer_too_large(),
+        TooLarge::InBase64 => refusal::answer_in_base64_too_large(to.frame_bytes_max),
+    });
+    if let Ok(frame) = &frame {
+        attachments::note_work(core, to, frame);
+    }
+    Some(frame)
 }
 
 /// Returns the fields of an answer that do not change on its way, without its ids.

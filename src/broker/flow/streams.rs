@@ -13,7 +13,8 @@ use crate::broker::turn_limits::META_BYTES_PER_WORK;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::system::CancelReason;
 use crate::proto::{
-    Envelope, Fault, Head, Json, Member, MessageType, Meta, OutFrame, credit, members, only_member,
+    Envelope, Extensions, Fault, Head, Json, Member, MessageType, Meta, OutFrame, credit, members,
+    only_member,
 };
 use smallvec::SmallVec;
 
@@ -21,12 +22,17 @@ use smallvec::SmallVec;
 #[cold]
 pub(crate) fn read_meta<'a>(
     core: &mut Core,
+    from: ConnectionKey,
     envelope: &Envelope<'a>,
     text: &str,
 ) -> Result<Meta<'a>, Fault> {
     core.turn.note_work(text.len() / META_BYTES_PER_WORK);
     let meta = envelope.read_meta().unwrap_or(Ok(Meta::default()))?;
     meta.check_on(envelope.message_type())?;
+    let extensions = core.connections.get(from).map_or(Extensions::NONE, |it| it.extensions);
+    if extensions != Extensions::CALL {
+        meta.check_extensions(extensions)?;
+    }
     Ok(meta)
 }
 
@@ -114,7 +120,7 @@ pub(crate) fn take(
         Ok(meta) => meta,
         Err(fault) => return violate(core, key, &refusal::bad_part(&fault.to_string())),
     };
-    let Some(seq) = meta.seq else { return end_with(core, key, response, body) };
+    let Some(seq) = meta.seq else { return end_with(core, key, response, body, &meta) };
     let now = core.turn.now.monotonic;
     let stream = core.requests.with_call(key).and_then(|(_, call)| call.stream.as_mut());
     let Some(stream) = stream else {
@@ -128,7 +134,7 @@ pub(crate) fn take(
             return violate(core, key, &refusal::bad_part("the payload of its end is not null"));
         }
         branches::note(Branch::StreamEnded);
-        return end_with(core, key, response, body);
+        return end_with(core, key, response, body, &meta);
     }
     match stream.take_part(seq, now) {
         Ok(false) => {}
@@ -143,11 +149,32 @@ pub(crate) fn take(
             return violate(core, key, &refusal::bad_part("it came without credit"));
         }
     }
-    pass_part(core, key, response, body);
+    if response.has_attachments() {
+        match requests::with_attachments(core, key, response, &meta) {
+            Some(Ok(frame)) => push_part(core, key, &frame),
+            Some(Err(why)) => requests::fail(core, key, &why, Some(CancelReason::Limit)),
+            None => requests::abandon(core, key),
+        }
+    } else {
+        pass_part(core, key, response, body);
+    }
 }
 
-fn end_with(core: &mut Core, key: RequestKey, response: &Envelope<'_>, body: &[u8]) {
-    requests::relay(core, key, response, body);
+fn end_with(
+    core: &mut Core,
+    key: RequestKey,
+    response: &Envelope<'_>,
+    body: &[u8],
+    meta: &Meta<'_>,
+) {
+    if !response.has_attachments() {
+        return requests::relay(core, key, response, body);
+    }
+    match requests::with_attachments(core, key, response, meta) {
+        Some(Ok(frame)) => requests::finish_with(core, key, &frame),
+        Some(Err(why)) => requests::fail(core, key, &why, None),
+        None => requests::abandon(core, key),
+    }
 }
 
 const OUT_OF_ORDER: &str = "its number is not the next one";

@@ -4,6 +4,7 @@ use std::collections::btree_map::Entry;
 
 use serde::Serialize;
 
+use super::attachments::{self, Receiver, Rewrite};
 use super::{answers, channels, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
@@ -11,7 +12,7 @@ use crate::broker::state::connection::Obstacle;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
-use crate::proto::{Envelope, ErrorCode, Head, Member, OutFrame, members};
+use crate::proto::{Envelope, ErrorCode, Member, OutFrame, members};
 
 /// Subscribers from which on it is cheaper that their queues refer to one copy of a small frame than
 /// that each has its own.
@@ -51,8 +52,7 @@ pub(crate) fn fan_out(
     reached
 }
 
-/// Does the same for a publication with a `meta`: it is encoded once without it, for the subscribers
-/// that speak the base protocol alone.
+/// Does the same for a publication with a `meta`, in the form that each subscriber takes.
 pub(crate) fn fan_out_with_meta(
     core: &mut Core,
     channel: ChannelKey,
@@ -64,31 +64,17 @@ pub(crate) fn fan_out_with_meta(
         return 0;
     };
     let subscribers = std::mem::take(&mut target.subscribers);
-    let head = Head {
-        message_id: envelope.message_id().raw().as_bytes(),
-        app_id: envelope.app_id().raw(),
-        channel_id: envelope.channel_id().raw(),
-        message_type: envelope.message_type(),
-        timestamp: envelope.timestamp_str().as_bytes(),
-        reply_to: envelope.reply_to().map(|id| id.raw().as_bytes()),
-        meta: None,
-    };
-    let plain = match envelope.without_meta(body) {
-        Some([before, behind]) => OutFrame::relay_pieces([before, behind, b""], &mut core.pool),
-        None => OutFrame::own(&head, envelope.payload_str().as_bytes(), &mut core.pool),
-    };
-    let whole = OutFrame::relay(body, &mut core.pool);
     let is_shared = subscribers.len() >= SHARED_BY_MIN;
-    let shared =
-        is_shared.then(|| [plain.to_shared(&mut core.pool), whole.to_shared(&mut core.pool)]);
-    let [plain, whole] = shared.as_ref().map_or([&plain, &whole], |[plain, whole]| [plain, whole]);
+    let mut forms =
+        Forms { envelope, body, is_shared, made: [Made::NotYet, Made::NotYet, Made::NotYet] };
     let mut reached = 0;
     for key in &subscribers {
-        let connection = core.connections.get(*key);
-        let is_plain = connection.is_none_or(|connection| connection.extensions.is_empty());
-        reached += usize::from(queues::push(core, *key, if is_plain { plain } else { whole }));
+        match forms.of(core, *key) {
+            Some(frame) => reached += usize::from(queues::push(core, *key, frame)),
+            None => core.counters.publications_too_large += 1,
+        }
     }
-    let work = core.turn.fan_out_work(subscribers.len(), whole.len());
+    let work = core.turn.fan_out_work(subscribers.len(), body.len());
     if let Some(target) = core.router.channels.get_mut(channel) {
         target.subscribers = subscribers;
     }
@@ -99,6 +85,85 @@ pub(crate) fn fan_out_with_meta(
         core.counters.publications_unheard += 1;
     }
     reached
+}
+
+/// The frames of a publication with a `meta`. Each is written when the first subscriber needs it.
+struct Forms<'a> {
+    envelope: &'a Envelope<'a>,
+    body: &'a [u8],
+    is_shared: bool,
+    /// By [`Form`].
+    made: [Made<'a>; 3],
+}
+
+enum Made<'a> {
+    NotYet,
+    TooLarge,
+    Frame(OutFrame<'a>),
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    /// As it came.
+    Whole,
+    /// With its `meta`, and attachments in base64.
+    InBase64,
+    /// Without its `meta`, and attachments in base64.
+    Plain,
+}
+
+impl<'a> Forms<'a> {
+    /// Returns the frame for a subscriber, unless that would be too large.
+    fn of(&mut self, core: &mut Core, key: ConnectionKey) -> Option<&OutFrame<'a>> {
+        let to = Receiver::of(core, key);
+        let form = if to.extensions.is_empty() {
+            Form::Plain
+        } else if self.envelope.has_attachments() && to.needs_base64() {
+            Form::InBase64
+        } else {
+            Form::Whole
+        };
+        let place = form as usize;
+        if matches!(self.made[place], Made::NotYet) {
+            self.made[place] = self.make(core, to, form).map_or(Made::TooLarge, Made::Frame);
+        }
+        match &self.made[place] {
+            Made::Frame(frame) => Some(frame),
+            Made::NotYet | Made::TooLarge => None,
+        }
+    }
+
+    fn make(&self, core: &mut Core, to: Receiver, form: Form) -> Option<OutFrame<'a>> {
+        let frame = match form {
+            Form::Whole => OutFrame::relay(self.body, &mut core.pool),
+            Form::InBase64 | Form::Plain => match self.envelope.without_meta(self.body) {
+                Some([before, behind]) => {
+                    OutFrame::relay_pieces([before, behind, b""], &mut core.pool)
+                }
+                None => return self.rewrite(core, to),
+            },
+        };
+        if self.envelope.has_attachments() {
+            branches::note(Branch::AttachmentsRelayed);
+        }
+        let is_shared = self.is_shared || self.envelope.has_attachments();
+        Some(if is_shared { frame.to_shared(&mut core.pool) } else { frame })
+    }
+
+    #[cold]
+    fn rewrite(&self, core: &mut Core, to: Receiver) -> Option<OutFrame<'a>> {
+        let rewrite = Rewrite {
+            head: attachments::head_of(self.envelope),
+            meta: self.envelope.read_meta()?.ok()?,
+            payload: self.envelope.payload_str(),
+            attachments: self.envelope.attachments().ok()?,
+        };
+        let frame = rewrite.frame(to, &mut core.pool).ok()?;
+        if self.envelope.has_attachments() {
+            attachments::note_work(core, to, &frame);
+        }
+        Some(frame)
+    }
 }
 
 /// Counts publications to a channel that does not exist.

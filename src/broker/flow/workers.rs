@@ -217,7 +217,9 @@ fn retry(core: &mut Core, key: RequestKey) -> bool {
     {
         stream.restart(now);
     }
-    calls::send_kept(core, key, worker, frame);
+    if let Err(why) = calls::send_kept(core, key, worker, frame) {
+        requests::fail(core, key, &why, None);
+    }
     cancels::pass_credit(core, key);
     true
 }
@@ -339,7 +341,7 @@ fn take_extended(
     meta: &str,
     body: &[u8],
 ) {
-    let meta = streams::read_meta(core, response, meta);
+    let meta = streams::read_meta(core, from, response, meta);
     // A part is no error whatever its payload, and a response with an unusable `meta` is no answer.
     if meta.is_ok_and(|meta| meta.seq.is_none()) {
         count_error(core, response);

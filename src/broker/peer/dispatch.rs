@@ -33,8 +33,13 @@ pub(crate) fn dispatch(
     body: &[u8],
     run: &mut Run<'_>,
 ) -> Outcome {
-    let parsed =
-        if extensions.is_empty() { Envelope::parse(body) } else { Envelope::parse_extended(body) };
+    let parsed = if extensions.is_empty() {
+        Envelope::parse(body)
+    } else if extensions.contains(Extensions::BINARY) {
+        Envelope::parse_binary(body)
+    } else {
+        Envelope::parse_extended(body)
+    };
     let envelope = match &parsed {
         Ok(envelope) => envelope,
         Err(error) => {
@@ -102,13 +107,19 @@ fn serve(
     let storage;
     let mut meta = None;
     if let Some(text) = envelope.meta_str() {
-        storage = streams::read_meta(core, envelope, text).map_err(refusal::bad_meta)?;
+        storage = streams::read_meta(core, from, envelope, text).map_err(|fault| {
+            branches::note_if(Branch::AttachmentsRefused, || envelope.has_attachments());
+            refusal::bad_meta(fault)
+        })?;
+        if storage.bin.is_some() && has_no_reader(envelope) {
+            return Err(refusal::attachments_unread().into());
+        }
         meta = Some(&storage).filter(|meta| !meta.is_empty());
     }
     if envelope.channel_id().matches(SYSTEM) {
         match message_type {
             MessageType::Request => return system::request(core, from, envelope),
-            MessageType::Notification if !is_plain(core, from) => {
+            MessageType::Notification if calls::has(core, from, Extensions::CALL) => {
                 return Ok(streams::notified(core, from, envelope)?);
             }
             // This is a heartbeat.
@@ -135,9 +146,13 @@ fn serve(
         _ => notify(core, handlers, parts, body),
     }
 }
-/// Returns whether a connection speaks the base protocol alone.
-fn is_plain(core: &Core, key: ConnectionKey) -> bool {
-    core.connections.get(key).is_none_or(|connection| connection.extensions.is_empty())
+
+/// Returns whether nobody reads the attachments of a message, because the server itself takes it.
+#[cold]
+fn has_no_reader(envelope: &Envelope<'_>) -> bool {
+    let changes_subscription =
+        matches!(envelope.message_type(), MessageType::Subscribe | MessageType::Unsubscribe);
+    changes_subscription || envelope.channel_id().matches(SYSTEM)
 }
 
 fn publish(
@@ -302,6 +317,10 @@ fn take_response(
     body: &[u8],
 ) {
     if workers::take_answer(core, from, envelope, body) {
+        return;
+    }
+    if envelope.has_attachments() && envelope.attachments().is_err() {
+        core.counters.responses_ignored += 1;
         return;
     }
     let channel = core.router.channel(application, &envelope.channel_id().decode());

@@ -191,12 +191,8 @@ fn stop_serving(
 #[cold]
 fn asked_extensions(payload: &str) -> Result<Extensions, Refusal> {
     let asked = only_member(payload, "extensions").ok().flatten();
-    let asked = asked.and_then(Extensions::from_json).ok_or_else(refusal::extensions_invalid)?;
-    Ok(asked.and(GRANTED))
+    asked.and_then(Extensions::from_json).ok_or_else(refusal::extensions_invalid)
 }
-
-/// The extensions that this server has.
-const GRANTED: Extensions = Extensions::CALL;
 
 /// Returns the id that a connection chooses, its token, and whether it asks for extensions.
 fn connect_payload<'a>(envelope: &Envelope<'a>) -> Result<[Member<'a>; 3], Refusal> {

@@ -38,6 +38,9 @@ pub struct Counters {
     pub bytes_out: u64,
     /// Publications, from peers and from inside the process.
     pub publications: u64,
+    /// Publications with attachments that a subscriber without the extension did not get, because in
+    /// base64 they exceed the limit for a frame.
+    pub publications_too_large: u64,
     /// Publications without a subscriber.
     pub publications_unheard: u64,
     /// Deliveries: each publication counts once for each subscriber that it reached.

@@ -318,6 +318,35 @@ pub(crate) fn bad_part(why: &str) -> Refusal {
     )
 }
 
+/// The requester gets the attachments of an answer in base64.
+pub(crate) fn answer_in_base64_too_large(frame_bytes_max: usize) -> Refusal {
+    let text = format!(
+        "the answer has attachments, which a connection without the extension \"binary\" gets in base64, \
+         and exceeds the limit of {frame_bytes_max} bytes for a frame that way; ask for the extension \
+         in the connect, ask for less, or raise the server's --max-frame-bytes"
+    );
+    Refusal::new(ErrorCode::Unsupported, text)
+}
+
+/// The worker gets the attachments of a message in base64.
+pub(crate) fn too_large_in_base64(frame_bytes_max: usize) -> Refusal {
+    let text = format!(
+        "the worker of this channel has not the extension \"binary\" and gets attachments in base64, \
+         which exceed the limit of {frame_bytes_max} bytes for a frame; send smaller ones, use a \
+         worker with the extension, or raise the server's --max-frame-bytes"
+    );
+    Refusal::new(ErrorCode::Unsupported, text)
+}
+
+/// Nobody reads attachments of such a message.
+pub(crate) fn attachments_unread() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadMessage,
+        "a message on 'system', a subscribe and an unsubscribe have no attachments; send it as JSON \
+         alone",
+    )
+}
+
 pub(crate) fn no_room_for_part() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,

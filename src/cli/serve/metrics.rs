@@ -126,6 +126,11 @@ impl Collector for Snapshot {
             ("wakeups", "Times the loop was woken from sleep", counters.wakeups),
             ("spins", "Polls without sleep that found nothing", counters.spins),
             ("yields", "Turns a connection gave up with frames left", counters.yields),
+            (
+                "publications_too_large",
+                "Publications with attachments that exceed the limit in base64",
+                counters.publications_too_large,
+            ),
             ("ttls_over", "Requests whose own deadline was over first", counters.ttls_over),
             ("retried", "Requests that went to a second worker", counters.retried),
             ("stream_parts", "Parts of streams passed on", counters.stream_parts),

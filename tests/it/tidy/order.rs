@@ -33,7 +33,8 @@ const ROOMS: &[Room] = &[
             "buffer_pool dtype error_code frame json/scratch json_str limits timestamp value",
             "fault recv_buffer message_type stamp",
             "scanner attachments/layout",
-            "json members extensions meta attachments/bin attachments/pointers",
+            "json members extensions",
+            "meta attachments/bin attachments/pointers",
             "attachments",
             "envelope system attachments/in_json",
             "fields",
@@ -63,7 +64,7 @@ const ROOMS: &[Room] = &[
             "state/router state/requests state/turn state/stats",
             "state/core",
             // The course of messages and connections.
-            "flow/kept",
+            "flow/kept flow/attachments",
             "flow/measuring flow/queues flow/channels",
             "flow/answers flow/calls",
             "flow/cancels",
