@@ -90,7 +90,12 @@ fn one_line(error: &clap::Error) -> String {
     let known = Cli::command();
     let named = std::env::args_os().nth(1).and_then(|name| known.find_subcommand(name));
     let subcommand = named.map_or_else(String::new, |it| format!("{} ", it.get_name()));
-    format!("{said}; see `ipc {subcommand}--help`")
+    // Only `ipc worker` takes what follows `--`.
+    let is_command = subcommand == "worker "
+        && error.kind() == ErrorKind::UnknownArgument
+        && std::env::args_os().all(|word| word != "--");
+    let hint = if is_command { "; write `--` before the command" } else { "" };
+    format!("{said}{hint}; see `ipc {subcommand}--help`")
 }
 
 /// Names the variable of the environment in place of the flag, if the value came from there.

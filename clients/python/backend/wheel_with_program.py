@@ -27,17 +27,6 @@ PROJECT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = PROJECT / "build" / "scripts"
 
 
-def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-    # A build frontend calls this first, in a fresh clone without the folder.
-    SCRIPTS.mkdir(parents=True, exist_ok=True)
-    return maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
-
-
-def prepare_metadata_for_build_editable(metadata_directory, config_settings=None):
-    SCRIPTS.mkdir(parents=True, exist_ok=True)
-    return maturin.prepare_metadata_for_build_editable(metadata_directory, config_settings)
-
-
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     put_program()
     return maturin.build_wheel(wheel_directory, config_settings, metadata_directory)

@@ -53,8 +53,8 @@ pub(crate) fn user_not_admitted() -> Refusal {
 
 pub(crate) fn wrong_token(app_id: &str) -> Refusal {
     let text = format!(
-        "the token of application {} is missing or wrong; connect again with that token in \
-         payload.token",
+        "the token of application {} is missing or wrong; connect again with the token that \
+         the server was given",
         named(app_id)
     );
     Refusal::new(ErrorCode::AuthFailed, text)

@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use super::{Demo, Live, spawn};
-use crate::cli::assert_fails;
+use crate::cli::{assert_fails, ipc};
 use crate::scratch::Scratch;
 
 #[test]
@@ -51,6 +51,16 @@ fn a_worker_answers_with_what_its_command_prints() {
         let (code, _, stderr) = worker.end();
         assert_eq!(code, Some(0), "{stderr}");
     }
+}
+
+#[test]
+fn a_command_without_its_dashes_is_told_where_they_belong() {
+    let mut bare = ipc();
+    bare.args(["worker", "sort", "sort", "-n"]);
+    assert_fails(bare, 2, "unexpected argument 'sort' found; write `--` before the command; see");
+    let mut unknown = ipc();
+    unknown.args(["worker", "sort", "--what", "--", "sort"]);
+    assert_fails(unknown, 2, "unexpected argument '--what' found; ");
 }
 
 #[test]
