@@ -440,7 +440,7 @@ fn every_rule_that_a_requester_breaks_is_told_and_costs_nothing_else() {
         (json!({"idempotent": "yes"}), "idempotent"),
         (json!({"seq": 0}), "seq"),
         (json!({"offset": 1}), "unknown"),
-        (json!({"bin": []}), "unknown"),
+        (json!({"bin": []}), "bin"),
         (json!({"trace": {"traceparent": 7}}), "trace"),
         (json!({"headers": ["a"]}), "headers"),
         (json!({"headers": {"a": "x".repeat(4_096)}}), "4096"),

@@ -1,6 +1,7 @@
 //! All tests that need sockets, in one binary.
 
 mod application_errors;
+mod attachments;
 #[cfg(target_os = "linux")]
 mod attacks;
 mod bad_input;

@@ -20,6 +20,8 @@ struct Line<'a> {
     /// The bytes that are written in hexadecimal.
     bytes: Vec<u8>,
     text: String,
+    /// The bytes behind the text.
+    tail: Vec<u8>,
     source: &'a str,
 }
 
@@ -52,7 +54,11 @@ fn lines(example: &str) -> Vec<Line<'_>> {
     let mut lines: Vec<Line<'_>> = Vec::new();
     for source in example.lines() {
         if let Some(more) = source.strip_prefix("   ") {
-            lines.last_mut().expect("a line to continue").text.push_str(more);
+            let line = lines.last_mut().expect("a line to continue");
+            match more.strip_prefix("+ ") {
+                Some(bytes) => line.tail.extend(bytes.split(' ').flat_map(repeated)),
+                None => line.text.push_str(more),
+            }
             continue;
         }
         let (who, rest) = source.split_once(' ').expect("a client and its line");
@@ -68,9 +74,28 @@ fn lines(example: &str) -> Vec<Line<'_>> {
             text = text[word.len()..].trim_start_matches(' ');
         }
         let client = client.chars().next().unwrap();
-        lines.push(Line { client, sends: direction == ">", bytes, text: text.to_owned(), source });
+        let (sends, text) = (direction == ">", text.to_owned());
+        lines.push(Line { client, sends, bytes, text, tail: Vec::new(), source });
     }
     lines
+}
+
+/// A byte in hexadecimal, once or as often as the number behind the star says.
+fn repeated(word: &str) -> Vec<u8> {
+    let (byte, times) = word.split_once('*').unwrap_or((word, "1"));
+    vec![u8::from_str_radix(byte, 16).expect(word); times.parse().expect(word)]
+}
+
+impl Line<'_> {
+    /// The bytes before a text: the length of the body, and that of its JSON if bytes follow it.
+    fn lengths(&self, text: &str) -> Vec<u8> {
+        if self.tail.is_empty() {
+            return length(text.len());
+        }
+        let body_bytes = 4 + text.len() + self.tail.len();
+        assert_eq!(body_bytes % 64, 0, "{}", self.source);
+        [length(body_bytes), length(text.len())].concat()
+    }
 }
 
 fn run(line: &Line<'_>, client: &mut Peer, chosen: &mut Chosen) {
@@ -81,9 +106,10 @@ fn run(line: &Line<'_>, client: &mut Peer, chosen: &mut Chosen) {
         (true, text) => {
             let text = with_chosen(text, chosen);
             if text.starts_with('{') {
-                assert_eq!(line.bytes, length(&text), "the length of {text}");
+                assert_eq!(line.bytes, line.lengths(&text), "the length of {text}");
             }
-            client.stream.write_all(&[&line.bytes, text.as_bytes()].concat()).unwrap();
+            let bytes = [&line.bytes, text.as_bytes(), &line.tail].concat();
+            client.stream.write_all(&bytes).unwrap();
         }
         (false, text) if line.bytes.is_empty() => {
             // What is left of a `ttl` is a number.
@@ -98,9 +124,11 @@ fn run(line: &Line<'_>, client: &mut Peer, chosen: &mut Chosen) {
             compare(&expected, &received, chosen);
         }
         (false, text) => {
-            assert_eq!(line.bytes, length(text), "the length of {text}");
+            assert_eq!(line.bytes, line.lengths(text), "the length of {text}");
             let body = client.try_receive_body().expect("a frame");
-            assert_eq!(String::from_utf8(body).unwrap(), text);
+            let expected = [&line.bytes[4..], text.as_bytes(), &line.tail].concat();
+            assert_eq!(String::from_utf8_lossy(&body), String::from_utf8_lossy(&expected));
+            assert_eq!(body, expected);
         }
     }
 }
@@ -111,8 +139,8 @@ fn with_chosen(text: &str, chosen: &Chosen) -> String {
     chosen.iter().fold(text.to_owned(), put)
 }
 
-fn length(body: &str) -> Vec<u8> {
-    u32::try_from(body.len()).unwrap().to_be_bytes().to_vec()
+fn length(bytes: usize) -> Vec<u8> {
+    u32::try_from(bytes).unwrap().to_be_bytes().to_vec()
 }
 
 /// Compares a message with that of the document, and notes what the server chose.
