@@ -7,9 +7,11 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
 const { collected, eventually, once, REPO } = require('./support.js');
-const { binaryPeer, message, opened } = require('./binary_peer.js');
-const { Tensor } = require('../index.js');
+const { binaryPeer, framed, message, opened } = require('./binary_peer.js');
+const { FrameError, Tensor } = require('../index.js');
 const { BinaryBody, encodeBin } = require('../lib/binary_body.js');
+const { BinaryFrame } = require('../lib/binary_frame.js');
+const { FrameReader, decodeBody } = require('../lib/codec.js');
 const { toWire } = require('../lib/tensor.js');
 
 const VECTORS = JSON.parse(fs.readFileSync(path.join(REPO, 'tests/binary/vectors.json'), 'utf8'));
@@ -42,6 +44,70 @@ test('every body is read as all read it, and a wrong one is the fault of its mes
     }
   }
   assert.equal(client.connected, true);
+});
+
+/** The messages and the error codes that come of bodies, read in chunks of a size. */
+function read(bodies, chunkBytes) {
+  const reader = new FrameReader(16 << 20);
+  const seen = [];
+  const take = (f) => {
+    try {
+      seen.push(f());
+    } catch (error) {
+      if (!(error instanceof FrameError)) throw error;
+      seen.push(error.code);
+    }
+    return true;
+  };
+  reader.openBinary = (bytes) => new BinaryFrame(bytes);
+  reader.onBinary = (frame) => take(() => frame.take());
+  const stream = Buffer.concat(bodies.map(framed));
+  for (let from = 0; from < stream.length; from += chunkBytes) {
+    reader.feed(stream.subarray(from, from + chunkBytes), (buffer, start, end) => (
+      take(() => decodeBody(buffer, start, end))));
+  }
+  return seen;
+}
+
+test('bodies that were damaged in any way are the fault of one message, however they arrive', () => {
+  const next = Buffer.from(JSON.stringify(message('publish', 'after', 1)));
+  // xorshift, so that a failure can be repeated.
+  let state = 1;
+  const random = (max) => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) % max;
+  };
+  const counts = { ok: 0, BAD_MESSAGE: 0, BAD_FRAME: 0 };
+  for (let round = 0; round < 20_000; round += 1) {
+    const body = Buffer.from(VECTORS[random(VECTORS.length)].body.slice(0, 4_000), 'hex');
+    for (let n = random(4); n > 0 && body.length > 0; n -= 1) {
+      const place = random(body.length);
+      // Also digits by digits and brackets by brackets, which stay JSON.
+      if (body[place] >= 0x30 && body[place] <= 0x39) body[place] = 0x30 + random(10);
+      else body[place] = random(3) === 0 ? random(256) : body[random(body.length)];
+    }
+    const damaged = random(3) === 0 ? body.subarray(0, random(body.length + 1)) : body;
+    const [one, after] = read([damaged, next], 1 << 20);
+    const [other, ...rest] = read([damaged, next], 1 + random(100));
+    assert.equal(after?.channel_id, 'after', `round ${round}`);
+    assert.deepEqual(rest.map(({ channel_id: channel }) => channel), ['after'], `round ${round}`);
+    // One that is missing is the time of arrival.
+    if (typeof one === 'object') other.timestamp = one.timestamp;
+    assert.deepEqual(other, one, `round ${round}`);
+    if (typeof one === 'string') {
+      counts[one] += 1;
+      continue;
+    }
+    counts.ok += 1;
+    // A naive reader finds the same in what was accepted.
+    for (const { pointer, dtype, data } of opened(damaged).attachments ?? []) {
+      const value = at(one.payload, pointer);
+      assert.deepEqual(Buffer.from(dtype === null ? value : toWire(value.data)), data, `round ${round}`);
+    }
+  }
+  for (const [what, count] of Object.entries(counts)) assert.ok(count > 100, `${count} of ${what}`);
 });
 
 test('every body is written as all write it', async (t) => {
