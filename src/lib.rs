@@ -106,7 +106,10 @@ pub use descriptors::forked_sockets;
 pub use error::Error;
 #[cfg(feature = "broker")]
 pub use handler_error::HandlerError;
-pub use proto::{DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, Message, MessageType};
+pub use proto::{
+    Blob, DecodeError, Envelope, ErrorCode, Json, JsonError, JsonStr, Message, MessageType, Owned,
+    Tensor,
+};
 #[cfg(feature = "net")]
 pub use server::{Budget, Inherited, Server};
 #[cfg(feature = "tls")]

@@ -1,6 +1,7 @@
 //! The command line, with one file for each subcommand.
 
 mod answers;
+mod attach;
 mod audience;
 mod bench;
 mod channels;

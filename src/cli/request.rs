@@ -7,6 +7,7 @@ use clap::Args;
 use ipc_framework::client::{Connection, RequestOptions};
 use ipc_framework::{Json, Message};
 
+use super::attach::{Attach, Save};
 use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::output::Output;
@@ -23,12 +24,16 @@ With --stream the answer comes in parts, each on one line as soon as it is there
 are read. Whoever serves the channel learns how long --timeout is, if it is given, and after Ctrl-C \
 that nobody waits any more.
 
+Bytes and tensors go beside the payload with --attach, in place of its nulls. Those that come are shown \
+as \"<f32 [224,224,3], 602112 bytes>\", and with --save written into files.
+
 Examples:
   ipc request echo '{\"a\": 1}' --app bench
   ipc request echo @order.json
   echo '[1, 2, 3]' | ipc request echo - --json
   seq 3 | ipc request echo --lines
   ipc request echo 1 --stream --timeout 1m
+  ipc request echo '{\"image\": null}' --attach /image=@cat.jpg --save answers
   ipc request system '{\"action\": \"get_time\"}'"))]
 pub(super) struct Request {
     /// Channel to send the request on
@@ -46,6 +51,10 @@ pub(super) struct Request {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    attach: Attach,
+    #[command(flatten)]
+    save: Save,
+    #[command(flatten)]
     target: Target,
 }
 
@@ -53,8 +62,14 @@ impl Request {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let output = Output::new(self.json || self.stream);
         let options = RequestOptions::default().timeout(self.target.given_timeout());
-        let ask = |connection: &mut Connection, payload: &Json<'_>| {
-            let show = |answer: Message| output.line(output.payload(answer.payload.as_str()));
+        let mut saver = self.save.saver()?;
+        let mut ask = |connection: &mut Connection, payload: &Json<'_>| {
+            let mut show = |answer: Message| {
+                if answer.payload.attachments().is_empty() {
+                    return output.line(output.payload(answer.payload.as_str()));
+                }
+                output.line(output.payload(saver.shown(&answer.payload)?.as_str()))
+            };
             if self.stream {
                 let mut parts = connection.request_stream_with(&self.channel, payload, &options)?;
                 return parts.try_for_each(|part| show(part?));
@@ -68,7 +83,7 @@ impl Request {
             })?;
         } else {
             // The payload is checked before anything is connected.
-            let payload = payload::read(&self.payload)?;
+            let payload = self.attach.to(payload::read(&self.payload)?)?;
             ask(&mut self.target.connect()?, &payload)?;
         }
         Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use clap::Args;
 use ipc_framework::{Json, Message, MessageType};
 use serde::Serialize;
 
+use super::attach::Attach;
 use super::failure::Failure;
 use super::feed::Feed;
 use super::output::{Output, tell};
@@ -28,6 +29,8 @@ pub(super) struct Sending {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    attach: Attach,
+    #[command(flatten)]
     target: Target,
 }
 
@@ -44,7 +47,10 @@ struct Receipt<'a> {
 impl Sending {
     pub(super) fn run(self, message_type: MessageType) -> Result<ExitCode, Failure> {
         match self.payload.as_deref().map(payload::read).transpose()? {
-            Some(payload) => self.send(message_type, payload),
+            Some(payload) => {
+                let payload = self.attach.to(payload)?;
+                self.send(message_type, payload)
+            }
             None => self.send_lines(message_type),
         }
     }

@@ -30,7 +30,8 @@ Each request runs the command, with its payload on standard input and the channe
 The command's output is the answer: JSON unchanged, anything else as text. If its exit code is \
 not 0, the answer is the error handler_failed with the last line of its standard error. A command \
 that takes too long or prints too much is killed with all its processes, and the answer says so. One \
-for whose answer nobody waits any more is killed, too.
+for whose answer nobody waits any more is killed, too. Attachments stand in the payload as \
+{\"$base64\": ..., \"dtype\": ..., \"shape\": ...}.
 
 With --stream each line of the output is a part of the answer, sent as soon as it is printed, and \
 --command-timeout and --max-output-bytes hold for each line. The output is read as fast as the \
@@ -169,7 +170,8 @@ impl Work {
     /// Returns the output of the command, or the reason why there is none.
     fn answer(&self, request: &Request) -> Result<Json<'static>, HandlerError> {
         let begin = Instant::now();
-        let input = request.payload.as_str().as_bytes();
+        let input = input(request);
+        let input = input.as_str().as_bytes();
         let is_over = || request.is_cancelled();
         let answer = match self.command.run(&self.channel, input, &self.bounds, &is_over) {
             Ok(answer) => answer.and_then(|printed| json_or_text(&printed)),
@@ -182,7 +184,8 @@ impl Work {
     /// Sends the lines that the command prints. Returns the reason if it fails.
     fn stream(&self, request: &Request, parts: &mut PartSender) -> Result<(), HandlerError> {
         let begin = Instant::now();
-        let input = request.payload.as_str().as_bytes();
+        let input = input(request);
+        let input = input.as_str().as_bytes();
         let ended = self.command.stream(&self.channel, input, &self.bounds, parts);
         let ended = ended.unwrap_or_else(|error| Err(self.cannot_run(&error)));
         self.show(request, begin.elapsed(), ended.as_ref().err());
@@ -237,6 +240,12 @@ impl Work {
     fn take_broken(&self) -> Option<Failure> {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// Returns the payload for a command, which reads text: attachments are in it as base64.
+fn input(request: &Request) -> Json<'_> {
+    let payload = &request.payload;
+    if payload.attachments().is_empty() { payload.borrowed() } else { payload.to_base64() }
 }
 
 fn cannot_run(program: &str, error: &io::Error) -> Failure {

@@ -16,6 +16,7 @@ use super::error::Error;
 use super::event::Event;
 use super::server_limits::ServerLimits;
 use super::wire::encoder::Encoder;
+use crate::proto::Extensions;
 
 /// A client for any number of threads. Clones share one connection, which a background thread keeps
 /// up. If the connection is lost, the client reconnects and restores its subscriptions and served
@@ -247,6 +248,13 @@ impl Client {
     /// and streams from them are refused with [`Error::Unsupported`].
     pub fn has_call(&self) -> bool {
         self.shared().lock().has_call()
+    }
+
+    /// Returns whether the server of the current, or last, connection takes attachments: bytes and tensors
+    /// beside the JSON of a message. To other servers they are refused with [`Error::Unsupported`] before
+    /// anything is sent.
+    pub fn has_binary(&self) -> bool {
+        self.shared().lock().extensions.contains(Extensions::BINARY)
     }
 
     /// Returns the limits that the server of the current, or last, connection announced, if it did.

@@ -32,6 +32,8 @@ use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve, Subscribe};
 use crate::proto::{ErrorCode, Extensions, Json, MessageType};
 use crate::token::Token;
 
+/// The extensions that the clients speak.
+const SPOKEN: Extensions = Extensions::CALL.or(Extensions::BINARY);
 /// Time that the server has for its welcome, however long connecting took.
 const WELCOME_TIME_MIN: Duration = Duration::from_millis(100);
 /// Time to wait for the reason of a server that closed the connection.
@@ -78,7 +80,7 @@ pub struct Connection {
     encoder: Encoder,
     buffer: ReadBuffer,
     /// Messages that came while a request waited for its answer, oldest first.
-    kept: VecDeque<Message>,
+    kept: VecDeque<Result<Message, Error>>,
     kept_bytes: usize,
     kept_messages_max: usize,
     id: String,
@@ -158,7 +160,7 @@ impl Connection {
     fn introduce(&mut self, options: &Options, deadline: Instant) -> Result<(), Error> {
         let heading = Heading::new(MessageType::Request, SYSTEM);
         let token = options.token.as_ref().map(Token::secret);
-        let connect = Connect::new(&self.id, token).extensions(Extensions::CALL);
+        let connect = Connect::new(&self.id, token).extensions(SPOKEN);
         self.encoder.value(heading, &connect)?;
         match self.send() {
             // A server that refuses the connection may close it before all is sent. Its reason can
@@ -176,7 +178,8 @@ impl Connection {
             let waited = options.connect_timeout;
             return Err(Error::deadline("the server's welcome", waited));
         }
-        let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
+        let envelope = front(&self.buffer, self.welcome.extensions)?;
+        let frame_bytes = envelope.frame_bytes;
         let welcome = answer::check_connected(&envelope);
         self.buffer.consume(frame_bytes);
         self.welcome = welcome?;
@@ -220,6 +223,12 @@ impl Connection {
     /// with [`Error::Unsupported`].
     pub fn has_call(&self) -> bool {
         self.welcome.extensions.contains(Extensions::CALL)
+    }
+
+    /// Returns whether the server takes attachments: bytes and tensors beside the JSON of a message. To
+    /// other servers they are refused with [`Error::Unsupported`] before anything is sent.
+    pub fn has_binary(&self) -> bool {
+        self.welcome.extensions.contains(Extensions::BINARY)
     }
 
     /// Returns the limits that the server announced, if it did.
@@ -448,7 +457,7 @@ impl Connection {
     /// returned as a message.
     pub fn receive(&mut self, timeout: Option<Duration>) -> Result<Option<Message>, Error> {
         if !self.kept.is_empty() {
-            return Ok(self.take_kept());
+            return self.take_kept();
         }
         self.next(&mut timeout.map_or(Wait::Forever, Wait::at_most))
     }
@@ -459,7 +468,7 @@ impl Connection {
     /// As [`receive`](Self::receive).
     pub fn try_receive(&mut self) -> Result<Option<Message>, Error> {
         if !self.kept.is_empty() {
-            return Ok(self.take_kept());
+            return self.take_kept();
         }
         self.next(&mut Wait::Not)
     }
@@ -495,6 +504,9 @@ impl Connection {
 
     /// Writes the frame that was encoded last.
     fn send(&mut self) -> Result<(), Error> {
+        if self.encoder.has_attachments() && !self.has_binary() {
+            return Err(Error::unsupported_attachments());
+        }
         if self.torn {
             return Err(Error::lost(Execution::Never, None));
         }
@@ -522,9 +534,10 @@ impl Connection {
     fn reason(&mut self) -> Option<Error> {
         let mut wait = Wait::at_most(REASON_TIME);
         while self.await_frame(&mut wait, Execution::Never).ok()? {
-            let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions).ok()?;
+            let envelope = front(&self.buffer, self.welcome.extensions).ok()?;
+            let frame_bytes = envelope.frame_bytes;
             let last_words = last_words(&envelope);
-            let message = Message::from(&envelope);
+            let message = envelope.message();
             if last_words.is_some() {
                 self.buffer.consume(frame_bytes);
                 return last_words;
@@ -543,30 +556,31 @@ impl Connection {
 
     /// Keeps the message at the buffer's front, or returns false if there is no room. Then it stays
     /// in the buffer, and is received after those that were kept.
-    fn keep(&mut self, message: Message, frame_bytes: usize) -> bool {
+    fn keep(&mut self, message: Result<Message, Error>, frame_bytes: usize) -> bool {
         if self.kept.len() >= self.kept_messages_max
             || self.kept_bytes + frame_bytes > KEPT_BYTES_MAX
         {
             return false;
         }
-        self.kept_bytes += message.payload.as_str().len();
+        self.kept_bytes += message.as_ref().map_or(0, Message::payload_bytes);
         self.kept.push_back(message);
         self.buffer.consume(frame_bytes);
         true
     }
 
-    fn take_kept(&mut self) -> Option<Message> {
-        let message = self.kept.pop_front()?;
-        self.kept_bytes -= message.payload.as_str().len();
-        Some(message)
+    fn take_kept(&mut self) -> Result<Option<Message>, Error> {
+        let message = self.kept.pop_front().transpose()?;
+        self.kept_bytes -= message.as_ref().map_or(0, Message::payload_bytes);
+        Ok(message)
     }
 
     fn next(&mut self, wait: &mut Wait) -> Result<Option<Message>, Error> {
         while self.await_frame(wait, Execution::Never)? {
-            let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
+            let envelope = front(&self.buffer, self.welcome.extensions)?;
+            let frame_bytes = envelope.frame_bytes;
             let notes = !self.welcome.extensions.is_empty() && self.served.note(&envelope);
             let is_stray = notes || self.is_stray(&envelope);
-            let message = last_words(&envelope).map_or_else(|| Ok(Message::from(&envelope)), Err);
+            let message = last_words(&envelope).map_or_else(|| envelope.message(), Err);
             self.buffer.consume(frame_bytes);
             if !is_stray {
                 return message.map(Some);
@@ -585,6 +599,7 @@ impl Connection {
                 Err(error) => return Err(Error::lost(execution, error)),
             }
         }
+        self.buffer.detach();
         Ok(true)
     }
 }

@@ -118,6 +118,11 @@ pub enum Error {
     },
     /// The answer came, but does not have the expected shape.
     BadAnswer(DecodeError),
+    /// A message came whose attachments do not agree with it. The connection goes on.
+    BadAttachments {
+        /// The rule that they break.
+        what: String,
+    },
     /// There is no connection now, and the options say that messages do not wait for one.
     Disconnected,
     /// The queue of messages that wait to be sent is full.
@@ -223,6 +228,7 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Lost { .. }
             | Self::Protocol { .. }
+            | Self::BadAttachments { .. }
             | Self::Disconnected
             | Self::QueueFull { .. }
             | Self::Unsupported { .. }
@@ -251,6 +257,7 @@ impl Error {
             Self::Backlog { .. }
             | Self::Protocol { .. }
             | Self::BadAnswer(_)
+            | Self::BadAttachments { .. }
             | Self::Application { .. } => Execution::Possible,
             Self::Answered { code, .. } => match code {
                 ErrorCode::HandlerFailed
@@ -324,6 +331,10 @@ impl Error {
         Self::Unsupported { what: "answers in parts (the extension `call`)" }
     }
 
+    pub(super) fn unsupported_attachments() -> Self {
+        Self::Unsupported { what: "bytes and tensors beside JSON (the extension `binary`)" }
+    }
+
     pub(super) fn unsupported_headers() -> Self {
         Self::Unsupported { what: "headers (the extension `call`)" }
     }
@@ -383,6 +394,11 @@ impl fmt::Display for Error {
             Self::BadAnswer(error) => {
                 write!(f, "the answer does not have the expected shape: {error}")
             }
+            Self::BadAttachments { what } => write!(
+                f,
+                "a message came whose attachments are not usable ({what}); check that its sender \
+                 follows the protocol"
+            ),
             Self::Lost { execution, source } => {
                 f.write_str("the connection to the server is lost")?;
                 if let Some(source) = source {

@@ -158,8 +158,9 @@ impl Arrival<'_> {
         for size in sizes.into_iter().cycle() {
             while !matches!(buffer.peek(), Frame::Partial { .. }) {
                 match front(&buffer, Extensions::NONE) {
-                    Ok((envelope, frame_bytes)) => {
-                        seen.push(read(&envelope));
+                    Ok(received) => {
+                        let frame_bytes = received.frame_bytes;
+                        seen.push(read(&received));
                         buffer.consume(frame_bytes);
                     }
                     Err(error) => {

@@ -7,7 +7,7 @@ use super::error::{Error, Execution};
 use super::payload::Payload;
 use crate::handler_error::{HandlerError, shortened};
 use crate::proto::system::Failure;
-use crate::proto::{ErrorCode, Json, Meta, escaped};
+use crate::proto::{Attached, ErrorCode, Json, Meta, escaped};
 
 /// Sends the parts of one answer. A requester that takes parts gets each as soon as it is sent; for
 /// any other they are collected, and it gets the array of all of them at the end.
@@ -53,6 +53,9 @@ pub struct PartSender {
     sent: u64,
     /// The text of the last `meta`, or of the parts that were collected.
     text: Vec<u8>,
+    /// The attachments of those.
+    attached: Option<Box<Attached>>,
+    collected: u64,
     collected_bytes_max: usize,
 }
 
@@ -72,7 +75,15 @@ impl PartSender {
             let around = names.iter().map(|name| escaped(name).len()).sum::<usize>() + AROUND_BYTES;
             announced.min(options.frame_bytes_max).saturating_sub(around)
         });
-        Self { answering: Some(answering), call, sent: 0, text: Vec::new(), collected_bytes_max }
+        Self {
+            answering: Some(answering),
+            call,
+            sent: 0,
+            text: Vec::new(),
+            attached: None,
+            collected: 0,
+            collected_bytes_max,
+        }
     }
 
     /// Returns what is known of the request.
@@ -162,8 +173,13 @@ impl PartSender {
         self.text.extend_from_slice(all);
         // Each part is JSON, but all of them may nest too deep by one.
         let all = String::from_utf8(std::mem::take(&mut self.text)).map(Json::parse);
+        let attached = self.attached.take();
+        let all = all.map(|all| match attached {
+            Some(attached) => attached.join(all?),
+            None => all,
+        });
         match all {
-            Ok(Ok(all)) if all.as_str().len() <= self.collected_bytes_max => {
+            Ok(Ok(all)) if all.bytes() <= self.collected_bytes_max => {
                 answering.finish_or_refuse(&all, None, ErrorCode::LimitExceeded)
             }
             _ => answering.finish(&Failure::new(ErrorCode::LimitExceeded, TOO_LARGE), None),
@@ -214,12 +230,22 @@ impl PartSender {
         }
         let begin = self.text.len();
         self.text.push(if begin > 0 { b',' } else { b'[' });
-        if let Err(error) = part.append_to(&mut self.text) {
-            self.text.truncate(begin);
-            return Err(Error::NotJson(error));
+        let at = self.text.len();
+        let carried = match part.append_to(&mut self.text) {
+            Ok(carried) => carried,
+            Err(error) => {
+                self.text.truncate(begin);
+                return Err(Error::NotJson(error));
+            }
+        };
+        if let Some(carried) = carried {
+            let text = std::str::from_utf8(&self.text[at..]).unwrap_or_default();
+            self.attached.get_or_insert_default().add(self.collected, &carried.view(text));
         }
+        self.collected += 1;
         // With the bracket behind them.
-        let body_bytes = self.text.len() + 1;
+        let attached_bytes = self.attached.as_ref().map_or(0, |attached| attached.bytes());
+        let body_bytes = self.text.len() + 1 + attached_bytes;
         if body_bytes <= self.collected_bytes_max {
             return Ok(());
         }

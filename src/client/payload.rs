@@ -31,23 +31,24 @@ impl<T: sealed::Append + ?Sized> Payload for T {}
 mod sealed {
     use serde::Serialize;
 
-    use crate::proto::{Json, JsonError, append_value};
+    use crate::proto::{Carried, Json, JsonError, append_value};
 
     /// Sealed, because an implementation must append exactly one JSON document.
     pub trait Append {
-        fn append_to(&self, out: &mut Vec<u8>) -> Result<(), JsonError>;
+        /// Returns the attachments for which nulls of the document stand.
+        fn append_to(&self, out: &mut Vec<u8>) -> Result<Option<Box<Carried<'_>>>, JsonError>;
     }
 
     impl<T: Serialize + ?Sized> Append for T {
-        fn append_to(&self, out: &mut Vec<u8>) -> Result<(), JsonError> {
+        fn append_to(&self, out: &mut Vec<u8>) -> Result<Option<Box<Carried<'_>>>, JsonError> {
             Ok(append_value(out, self)?)
         }
     }
 
     impl Append for Json<'_> {
-        fn append_to(&self, out: &mut Vec<u8>) -> Result<(), JsonError> {
+        fn append_to(&self, out: &mut Vec<u8>) -> Result<Option<Box<Carried<'_>>>, JsonError> {
             out.extend_from_slice(self.as_str().as_bytes());
-            Ok(())
+            Ok(self.carried().map(|carried| Box::new(carried.to_borrowed())))
         }
     }
 }

@@ -15,7 +15,9 @@ mod in_json;
 pub(super) mod layout;
 #[cfg(any(test, feature = "fuzzing"))]
 mod naive;
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 pub(super) mod new;
+pub(super) mod outgoing;
 mod pointers;
 #[cfg(test)]
 mod tests;
@@ -105,6 +107,29 @@ impl<'a> Attachments<'a> {
         Ok(attachments)
     }
 
+    /// Checks attachments of this process as those of a peer are checked.
+    pub(super) fn read_own(own: &Self) -> Result<(), Fault> {
+        Self::read(own.payload, own.bin, own.tail).map(drop)
+    }
+
+    /// The same from what was checked before.
+    pub(super) fn trusted(payload: &'a str, bin: &'a str, tail: &'a [u8], len: usize) -> Self {
+        Self { payload, bin, tail, len }
+    }
+
+    /// The text of `bin`, and the bytes of all attachments, each with the zeros behind it.
+    pub(super) fn parts(&self) -> (&'a str, &'a [u8]) {
+        (self.bin, self.tail)
+    }
+
+    /// Where their nulls stand in the payload.
+    pub(super) fn places(&self) -> Vec<usize> {
+        let mut places = Vec::with_capacity(self.len);
+        let walked = pointers::walk(self.payload, self.pointers(), |at| places.push(at));
+        debug_assert!(walked.is_ok(), "they were checked");
+        places
+    }
+
     /// The number of attachments.
     pub fn len(&self) -> usize {
         self.len
@@ -134,6 +159,7 @@ impl<'a> Attachments<'a> {
     }
 
     /// What follows the JSON and its zeros: all attachments with their zeros.
+    #[cfg(feature = "broker")]
     pub(crate) fn tail(&self) -> &'a [u8] {
         self.tail
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::escape::escaped;
 use super::frame::HEADER_BYTES;
 use super::message::Message;
 use super::message_type::MessageType;
@@ -216,21 +217,10 @@ impl<'a> MessageHead<'a> {
     }
 }
 
-/// Returns `text` as it stands between the quotes of a JSON string.
-pub(crate) fn escape(text: &str) -> String {
-    let quoted = serde_json::to_string(text).unwrap_or_else(|_| unreachable!("a string is JSON"));
-    quoted[1..quoted.len() - 1].to_owned()
-}
-
-/// Does what [`escape`] does, and allocates only if something has to be escaped.
-pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
-    let is_plain = text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
-    if is_plain { Cow::Borrowed(text) } else { Cow::Owned(escape(text)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::envelope::Envelope;
+    use super::super::escape::escape;
     use super::super::json_str::JsonStr;
     use super::*;
 

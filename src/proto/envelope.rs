@@ -58,10 +58,16 @@ impl<'a> Envelope<'a> {
         self.message_type
     }
 
-    /// The payload, as sent.
+    /// The payload, as sent, with its attachments. If these are faulty, which
+    /// [`attachments`](Self::attachments) says, it is without any.
     #[inline]
     pub fn payload(&self) -> Json<'a> {
-        Json::trusted(self.payload)
+        if self.has_attachments() { self.whole_payload() } else { Json::trusted(self.payload) }
+    }
+
+    #[cold]
+    fn whole_payload(&self) -> Json<'a> {
+        Json::received(self.payload, &self.attachments().unwrap_or_default())
     }
 
     /// The payload's text, as sent.

@@ -4,20 +4,28 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::carried::Carried;
 use super::fault::Fault;
 use super::limits::PAYLOAD_DEPTH_MAX;
 use super::scanner;
 use super::value::{ValueError, write_value};
 
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
+mod attached;
 mod scratch;
 #[cfg(test)]
 mod tests;
+mod within;
 
 /// JSON text known to be one valid document by RFC 8259, nested at most
 /// [`PAYLOAD_DEPTH_MAX`](super::PAYLOAD_DEPTH_MAX) deep.
 ///
 /// The text is kept as its author wrote it: a number of 300 digits stays one. `==` compares the
-/// text.
+/// text and the attachments.
+///
+/// Payloads of messages may have attachments: bytes and tensors, which stand beside the text in place of
+/// some of its nulls. A value brings them as [`Blob`](super::Blob)s and [`Tensor`](super::Tensor)s, and
+/// [`attachments`](Self::attachments) lists them.
 ///
 /// ```
 /// use ipc_framework::Json;
@@ -30,6 +38,7 @@ mod tests;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Json<'a> {
     text: Cow<'a, str>,
+    carried: Option<Box<Carried<'a>>>,
 }
 
 impl<'a> Json<'a> {
@@ -45,14 +54,14 @@ impl<'a> Json<'a> {
             Cow::Owned(text) if trim(&text).len() == text.len() => Cow::Owned(text),
             Cow::Owned(text) => Cow::Owned(trim(&text).to_owned()),
         };
-        Ok(Self { text })
+        Ok(Self { text, carried: None })
     }
 
     /// Text that the scanner has validated, without whitespace around it.
     #[inline]
     pub(crate) fn trusted(text: &'a str) -> Self {
         debug_assert_eq!(text, trim(text));
-        Self { text: Cow::Borrowed(text) }
+        Self { text: Cow::Borrowed(text), carried: None }
     }
 
     /// The text of the document.
@@ -61,26 +70,40 @@ impl<'a> Json<'a> {
         &self.text
     }
 
+    /// The bytes of the text and the attachments.
+    #[cfg(feature = "net")]
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.len() + self.carried.as_ref().map_or(0, |carried| carried.tail().len())
+    }
+
     /// The same document without a borrow.
     pub fn into_owned(self) -> Json<'static> {
-        Json { text: Cow::Owned(self.text.into_owned()) }
+        let carried = self.carried.map(|carried| Box::new(carried.into_owned()));
+        Json { text: Cow::Owned(self.text.into_owned()), carried }
     }
 
     /// The same document, borrowed from this one.
     #[inline]
     pub fn borrowed(&self) -> Json<'_> {
-        Json { text: Cow::Borrowed(&self.text) }
+        let carried = self.carried.as_ref().map(|carried| Box::new(carried.to_borrowed()));
+        Json { text: Cow::Borrowed(&self.text), carried }
     }
 
     /// Reads the document into a value of any type.
     ///
     /// An integer of any size is read as an `f64` where `T` has one, because JavaScript writes
-    /// large floats as integers. Members that `T` does not ask for may be anything.
+    /// large floats as integers. Members that `T` does not ask for may be anything. A type that does not
+    /// know attachments finds `{"$base64": …}` in place of each, as peers without `binary` do; see also
+    /// [`decode_borrowed`](Self::decode_borrowed).
     ///
     /// # Errors
     /// If the document does not have the shape of `T`, or `T` asks for a member whose value it
     /// cannot hold, such as `1e400` for an `f64` or half of a surrogate pair for a `String`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+        if self.carried.is_some() {
+            return self.decode_borrowed();
+        }
         let decoded = scratch::with_copy(&self.text, |copy, buffers| {
             simd_json::serde::from_slice_with_buffers(copy, buffers)
         });
@@ -95,6 +118,9 @@ impl<'a> Json<'a> {
     /// # Errors
     /// If the document holds a number outside of `f64`, or half of a surrogate pair.
     pub fn to_value(&self) -> Result<simd_json::OwnedValue, DecodeError> {
+        if self.carried.is_some() {
+            return self.to_base64().to_value();
+        }
         let value = scratch::with_copy(&self.text, |copy, buffers| {
             simd_json::value::owned::to_value_with_buffers(copy, buffers)
         });
@@ -126,19 +152,19 @@ impl Json<'static> {
     /// assert!(error.to_string().starts_with("payload[1][1] is NaN"));
     /// ```
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self, JsonError> {
-        let text = write_value(value)?;
+        let (text, carried) = write_value(value)?;
         // The text is JSON, but it may nest deeper than its readers can follow. A text with few
         // brackets cannot, and to count brackets is quicker than to follow them.
         let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
         if brackets.count() > PAYLOAD_DEPTH_MAX {
-            return Self::parse(text);
+            return Self::parse(text).map(|json| Self { carried, ..json });
         }
-        Ok(Self { text: Cow::Owned(text) })
+        Ok(Self { text: Cow::Owned(text), carried })
     }
 
     /// The document `null`.
     pub const fn null() -> Self {
-        Self { text: Cow::Borrowed("null") }
+        Self { text: Cow::Borrowed("null"), carried: None }
     }
 }
 
@@ -169,6 +195,7 @@ pub struct JsonError(Flaw);
 enum Flaw {
     Text(Fault),
     Value(ValueError),
+    Attachments(Fault),
 }
 
 impl From<ValueError> for JsonError {
@@ -194,6 +221,9 @@ impl fmt::Display for JsonError {
                 write!(f, "the JSON nests deeper than {PAYLOAD_DEPTH_MAX} levels: flatten it")
             }
             Flaw::Value(error) => error.fmt(f),
+            Flaw::Attachments(fault) => {
+                write!(f, "the attachments do not fit the payload: {fault}")
+            }
         }
     }
 }
@@ -201,7 +231,7 @@ impl fmt::Display for JsonError {
 impl std::error::Error for JsonError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
-            Flaw::Text(_) => None,
+            Flaw::Text(_) | Flaw::Attachments(_) => None,
             Flaw::Value(error) => error.source(),
         }
     }

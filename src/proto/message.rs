@@ -1,3 +1,6 @@
+#[cfg(feature = "net")]
+use std::sync::Arc;
+
 use super::envelope::Envelope;
 use super::json::Json;
 use super::message_type::MessageType;
@@ -49,6 +52,12 @@ impl Message {
         }
     }
 
+    /// The bytes of the payload, attachments included.
+    #[cfg(feature = "net")]
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.payload.bytes()
+    }
+
     /// The answer to this message.
     pub fn create_response(&self, payload: Json<'static>) -> Self {
         Self {
@@ -65,12 +74,24 @@ impl Message {
 
 impl From<&Envelope<'_>> for Message {
     fn from(envelope: &Envelope<'_>) -> Self {
+        Self::of(envelope, envelope.payload().into_owned())
+    }
+}
+
+impl Message {
+    /// The message whose frame lies in this memory, with which it shares its attachments.
+    #[cfg(feature = "net")]
+    pub(crate) fn sharing(envelope: &Envelope<'_>, memory: &Arc<Vec<u8>>) -> Self {
+        Self::of(envelope, envelope.payload().sharing(memory))
+    }
+
+    fn of(envelope: &Envelope<'_>, payload: Json<'static>) -> Self {
         Self {
             message_id: envelope.message_id().decode().into_owned(),
             app_id: envelope.app_id().decode().into_owned(),
             channel_id: envelope.channel_id().decode().into_owned(),
             message_type: envelope.message_type(),
-            payload: envelope.payload().into_owned(),
+            payload,
             timestamp: envelope.timestamp(),
             reply_to: envelope.reply_to().map(|id| id.decode().into_owned()),
         }

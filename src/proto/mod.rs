@@ -10,16 +10,23 @@
 //! of the messages that a client and a server arrange things with. `examples/frames.rs` uses them.
 
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
+mod attached;
 mod attachments;
+mod blob;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod buffer_pool;
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
+mod carried;
 mod decoder;
 mod dtype;
+mod element;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod encode;
 mod encoder;
 mod envelope;
 mod error_code;
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
+mod escape;
 mod extensions;
 mod fault;
 mod fields;
@@ -29,6 +36,7 @@ pub(crate) mod fuzzing;
 mod json;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod json_str;
+mod leaves;
 mod limits;
 #[cfg(feature = "broker")]
 mod members;
@@ -40,6 +48,7 @@ pub(crate) mod oracle;
 #[cfg(feature = "broker")]
 mod out_frame;
 mod parse;
+mod part;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod recv_buffer;
 #[cfg(feature = "broker")]
@@ -49,15 +58,18 @@ mod scanner;
 mod send_queue;
 mod stamp;
 pub mod system;
+mod tensor;
 mod timestamp;
 mod value;
 
 pub use attachments::bin::Shape;
-pub use attachments::new::NewAttachment;
+pub use attachments::outgoing::NewAttachment;
 pub use attachments::{Attachment, Attachments};
+pub use blob::Blob;
 pub use buffer_pool::{BufferPool, MemoryGauge};
 pub use decoder::{Decoder, Messages};
 pub use dtype::Dtype;
+pub use element::{Bf16, Element, F16, dtype_of};
 pub use encoder::{EncodeError, Encoder};
 pub use envelope::{Envelope, EnvelopeError};
 pub use error_code::ErrorCode;
@@ -72,26 +84,26 @@ pub use limits::{
 pub use message::Message;
 pub use message_type::MessageType;
 pub use meta::{CREDIT_MAX, Meta};
+pub use part::Owned;
 pub use recv_buffer::RecvBuffer;
 #[cfg(feature = "broker")]
 pub use send_queue::SendQueue;
+pub use tensor::{ShapeError, Tensor};
 
 #[cfg(feature = "broker")]
+pub(crate) use attached::Attached;
+#[cfg(feature = "broker")]
 pub(crate) use attachments::layout::has_attachments;
-#[cfg(feature = "broker")]
-#[allow(unused_imports, reason = "the clients are about to write attachments")]
-pub(crate) use attachments::layout::padding;
-#[cfg(feature = "broker")]
-#[allow(unused_imports, reason = "the clients are about to write attachments")]
-pub(crate) use attachments::new::{append_bin, append_frame};
 #[cfg(feature = "broker")]
 pub(crate) use attachments::new::{append_front, body_bytes};
 #[cfg(feature = "broker")]
 pub(crate) use buffer_pool::SharedFrame;
 #[cfg(feature = "broker")]
-pub(crate) use encode::{
-    Defaults, Head, META_TEXT_BYTES, MessageHead, escape, escaped, frame as encode_frame,
-};
+pub(crate) use carried::Carried;
+#[cfg(feature = "broker")]
+pub(crate) use encode::{Defaults, Head, META_TEXT_BYTES, MessageHead, frame as encode_frame};
+#[cfg(feature = "broker")]
+pub(crate) use escape::{escape, escaped};
 #[cfg(feature = "broker")]
 pub(crate) use members::{Member, exact_members, members, only_member};
 #[cfg(feature = "broker")]

@@ -6,14 +6,27 @@ use std::fmt;
 
 use serde::ser::{self, Serialize, Serializer};
 
-/// Writes `value` as JSON text.
+use super::carried::Carried;
+use super::part;
+
+mod draft;
+
+pub(super) use draft::Draft;
+
+/// Writes `value` as JSON text, and its [`Blob`](super::Blob)s and [`Tensor`](super::Tensor)s beside it.
 ///
 /// # Errors
 /// If JSON cannot express the value, with the path to its part that it cannot.
-pub(super) fn write_value<T: Serialize + ?Sized>(value: &T) -> Result<String, ValueError> {
+pub(super) fn write_value<T: Serialize + ?Sized>(value: &T) -> Result<Written<String>, ValueError> {
     let trail = Trail::default();
-    serde_json::to_string(&Part { value, trail: &trail })
-        .map_err(|source| ValueError::new(trail, source))
+    let text = serde_json::to_string(&Part { value, trail: &trail });
+    match text {
+        Ok(text) => match trail.draft.into_inner() {
+            None => Ok((text, None)),
+            Some(draft) => write_carried(value, text, *draft),
+        },
+        Err(source) => Err(ValueError::new(trail, source)),
+    }
 }
 
 /// Does what [`write_value`] does at the end of `out`, where an error leaves an unfinished text.
@@ -21,10 +34,61 @@ pub(super) fn write_value<T: Serialize + ?Sized>(value: &T) -> Result<String, Va
 pub(crate) fn append_value<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
     value: &T,
-) -> Result<(), ValueError> {
+) -> Result<Option<Box<Carried<'static>>>, ValueError> {
     let trail = Trail::default();
-    serde_json::to_writer(out, &Part { value, trail: &trail })
-        .map_err(|source| ValueError::new(trail, source))
+    let start = out.len();
+    match serde_json::to_writer(&mut *out, &Part { value, trail: &trail }) {
+        Ok(()) => match trail.draft.into_inner() {
+            None => Ok(None),
+            Some(draft) => append_carried(out, start, value, *draft),
+        },
+        Err(source) => Err(ValueError::new(trail, source)),
+    }
+}
+
+/// A text, and the attachments that stand for nulls in it.
+pub(super) type Written<T> = (T, Option<Box<Carried<'static>>>);
+
+#[cfg(feature = "broker")]
+#[cold]
+fn append_carried<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    start: usize,
+    value: &T,
+    draft: Draft,
+) -> Result<Option<Box<Carried<'static>>>, ValueError> {
+    let text = String::from_utf8(out.split_off(start)).unwrap_or_default();
+    let (text, carried) = write_carried(value, text, draft)?;
+    out.extend_from_slice(text.as_bytes());
+    Ok(carried)
+}
+
+/// Finishes a text with markers. If one of the value's own strings is the marker, it is written once more
+/// with another one.
+#[cold]
+fn write_carried<T: Serialize + ?Sized>(
+    value: &T,
+    mut text: String,
+    mut draft: Draft,
+) -> Result<Written<String>, ValueError> {
+    let bad = |what: &dyn fmt::Display| {
+        ValueError::new(Trail::default(), <serde_json::Error as ser::Error>::custom(what))
+    };
+    for _ in 0..2 {
+        let number = match draft.finish(&text) {
+            Ok((text, Ok(carried))) => return Ok((text, Some(carried))),
+            Ok((_text, Err(fault))) => return Err(bad(&fault)),
+            Err(number) => number,
+        };
+        let trail = Trail::default();
+        trail.draft.replace(Some(Box::new(Draft::new(number))));
+        text = match serde_json::to_string(&Part { value, trail: &trail }) {
+            Ok(text) => text,
+            Err(source) => return Err(ValueError::new(trail, source)),
+        };
+        draft = trail.draft.into_inner().map_or_else(|| Draft::new(number), |draft| *draft);
+    }
+    Err(bad(&"its Serialize writes something else each time"))
 }
 
 /// A value that cannot be written as JSON.
@@ -79,9 +143,24 @@ struct Trail {
     steps: RefCell<Vec<String>>,
     /// The number that JSON cannot express, if that is the fault.
     number: Cell<Option<f64>>,
+    /// The attachments so far.
+    draft: RefCell<Option<Box<Draft>>>,
 }
 
 impl Trail {
+    /// Takes an attachment in, and writes the string that marks its place.
+    #[cold]
+    fn attach<T: Serialize + ?Sized, S: Serializer>(
+        &self,
+        value: &T,
+        inner: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut draft = self.draft.borrow_mut();
+        let draft = draft.get_or_insert_with(|| Box::new(Draft::new(0)));
+        draft.take(value).map_err(ser::Error::custom)?;
+        inner.serialize_str(draft.marker())
+    }
+
     #[cold]
     fn not_finite<E: ser::Error>(&self, number: f64) -> E {
         self.steps.borrow_mut().clear();
@@ -280,6 +359,9 @@ impl<'t, S: Serializer> Serializer for Strict<'t, S> {
         name: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
+        if name == part::NAME {
+            return self.trail.attach(value, self.inner);
+        }
         self.inner.serialize_newtype_struct(name, &Part { value, trail: self.trail })
     }
 
@@ -531,7 +613,8 @@ mod tests {
             left_out: None,
             rest: BTreeMap::from([("x", 1.0), ("y", 2.0)]),
         };
-        let text = write_value(&everything).unwrap();
+        let (text, carried) = write_value(&everything).unwrap();
+        assert!(carried.is_none());
         assert_eq!(text, serde_json::to_string(&everything).unwrap());
         assert!(text.contains(r#""raw":{"a":  1e999}"#), "{text}");
     }

@@ -1,5 +1,6 @@
 //! The clients against this server.
 
+mod attachments;
 mod batches;
 mod bounds;
 mod calls;

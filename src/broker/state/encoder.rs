@@ -100,7 +100,7 @@ impl Encoder {
         reply_to: Option<&[u8]>,
         payload: &T,
     ) -> Result<Encoded, ValueError> {
-        let write = |out: &mut Vec<u8>| proto::append_value(out, payload);
+        let write = |out: &mut Vec<u8>| proto::append_value(out, payload).map(drop);
         self.written(gauge, unix, address, message_type, reply_to, write)
     }
 

@@ -196,7 +196,7 @@ impl Driver {
         if matches!(state.link, Link::Closed) {
             return Err(Error::Closed);
         }
-        let LinkedUp { serves, unsupported } =
+        let LinkedUp { serves, unsupported, refused } =
             state.link_up(Arc::clone(&socket), connection_id, &welcome, &mut encoder);
         for (id, channel_id) in serves {
             let shared = Arc::downgrade(&self.shared);
@@ -215,6 +215,10 @@ impl Driver {
         }
         self.link = Some(Open::new(socket, buffer, extensions, heartbeat.is_some()));
         self.shared.progress.notify_all();
+        for (channel_id, message_id) in refused {
+            let (message_id, error) = (Some(message_id), Error::unsupported_attachments());
+            self.shared.emit(&Event::Refused { channel_id, message_id, error });
+        }
         Ok(())
     }
 
@@ -238,8 +242,10 @@ impl Driver {
             if let Frame::Partial { .. } = link.buffer.peek() {
                 return Ok(());
             }
-            let (envelope, frame_bytes) = front(&link.buffer, link.extensions)?;
-            let incoming = classify(&self.shared, &envelope);
+            link.buffer.detach();
+            let received = front(&link.buffer, link.extensions)?;
+            let frame_bytes = received.frame_bytes;
+            let incoming = classify(&self.shared, &received);
             link.buffer.consume(frame_bytes);
             match incoming {
                 Incoming::Answer(waiter, answer) => {
@@ -283,6 +289,17 @@ impl Driver {
                     }
                 }
                 Incoming::Unserved(request) => self.refuse(&request),
+                Incoming::Unusable { channel_id, message_id, is_request, error } => {
+                    if is_request {
+                        let heading = Heading::answer(&channel_id, &message_id);
+                        let (code, text) = (ErrorCode::HandlerFailed, error.to_string());
+                        // As in `refuse`.
+                        let _ =
+                            self.shared.post(heading, &Failure::new(code, &text), Kind::Refusal);
+                    }
+                    let message_id = Some(message_id);
+                    self.shared.emit(&Event::Refused { channel_id, message_id, error });
+                }
                 Incoming::Leave => self.leave(),
                 Incoming::LastWords(error) => return Err(error),
                 Incoming::Nothing => {}

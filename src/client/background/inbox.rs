@@ -37,7 +37,7 @@ impl Inside {
 
 /// Returns roughly how much memory a message takes.
 fn size(message: &Message) -> usize {
-    size_of::<Message>() + message.payload.as_str().len() + message.channel_id.len()
+    size_of::<Message>() + message.payload_bytes() + message.channel_id.len()
 }
 
 impl Inbox {

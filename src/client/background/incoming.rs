@@ -14,6 +14,7 @@ use super::state::{Service, State};
 use super::waiter::Waiter;
 use crate::client::error::Error;
 use crate::client::wire::answer;
+use crate::client::wire::frames::Received;
 use crate::proto::Message;
 use crate::proto::system::{CancelReason, SYSTEM};
 use crate::proto::{Envelope, ErrorCode, MessageType, Meta};
@@ -37,12 +38,22 @@ pub(crate) enum Incoming {
     Credit(Arc<Job>, u32),
     /// A request on a channel that this client does not serve.
     Unserved(Message),
+    /// A message whose attachments are not usable, and that answers nothing.
+    Unusable {
+        channel_id: String,
+        message_id: String,
+        is_request: bool,
+        error: Error,
+    },
     Leave,
     LastWords(Error),
     Nothing,
 }
 
-pub(crate) fn classify(shared: &Shared, envelope: &Envelope<'_>) -> Incoming {
+pub(crate) fn classify(shared: &Shared, envelope: &Received<'_>) -> Incoming {
+    if let Some(error) = envelope.fault() {
+        return faulty(shared, envelope, error);
+    }
     if envelope.meta().is_some()
         && let Some(incoming) = extended(shared, envelope)
     {
@@ -59,7 +70,7 @@ pub(crate) fn classify(shared: &Shared, envelope: &Envelope<'_>) -> Incoming {
         }
         Some(error) => {
             let sinks = shared.lock().rest_sink();
-            return Incoming::Unasked(sinks, Message::from(envelope), Some(error));
+            return Incoming::Unasked(sinks, envelope.owned(), Some(error));
         }
         None => {}
     }
@@ -70,7 +81,7 @@ pub(crate) fn classify(shared: &Shared, envelope: &Envelope<'_>) -> Incoming {
     if is_job && let Some(worker) = state.served.get(&*channel_id) {
         let (worker, generation) = (Arc::clone(worker), state.generation);
         drop(state);
-        let message = Message::from(envelope);
+        let message = envelope.owned();
         let job = Job::new(&message, Extras::of(envelope), generation);
         return Incoming::Job(worker, message, job);
     }
@@ -81,10 +92,31 @@ pub(crate) fn classify(shared: &Shared, envelope: &Envelope<'_>) -> Incoming {
     let sinks = state.sinks(&channel_id);
     drop(state);
     match envelope.message_type() {
-        _ if !sinks.is_empty() => Incoming::Message(sinks, Message::from(envelope)),
-        MessageType::Request => Incoming::Unserved(Message::from(envelope)),
+        _ if !sinks.is_empty() => Incoming::Message(sinks, envelope.owned()),
+        MessageType::Request => Incoming::Unserved(envelope.owned()),
         _ => Incoming::Nothing,
     }
+}
+
+/// Returns the meaning of a message whose attachments are not usable. It is an error of that message, and the
+/// connection goes on.
+#[cold]
+fn faulty(shared: &Shared, envelope: &Envelope<'_>, error: Error) -> Incoming {
+    let reply_to = envelope.reply_to().map(|id| id.decode().into_owned());
+    if let Some(id) = reply_to.as_ref().and_then(|id| Uuid::try_parse(id).ok()) {
+        let mut state = shared.lock();
+        if matches!(state.pending.waiter(id), Some(Waiter::Stream(_))) {
+            return Incoming::Broken(id, error.to_string());
+        }
+        if let Some(waiter) = state.pending.answered(id) {
+            drop(state);
+            return Incoming::Answer(waiter, Err(error));
+        }
+    }
+    let channel_id = envelope.channel_id().decode().into_owned();
+    let message_id = envelope.message_id().decode().into_owned();
+    let is_request = envelope.message_type() == MessageType::Request;
+    Incoming::Unusable { channel_id, message_id, is_request, error }
 }
 
 /// A notification of the server about a request that this client serves.
@@ -115,7 +147,7 @@ fn told(state: &State, envelope: &Envelope<'_>) -> Incoming {
 /// Returns the meaning of a response that has a number in its `meta`. A part is never an error,
 /// whatever its payload.
 #[cold]
-fn extended(shared: &Shared, envelope: &Envelope<'_>) -> Option<Incoming> {
+fn extended(shared: &Shared, envelope: &Received<'_>) -> Option<Incoming> {
     let (meta, reply_to) = (envelope.meta()?, envelope.reply_to()?);
     if envelope.message_type() != MessageType::Response {
         return None;
@@ -145,12 +177,12 @@ fn extended(shared: &Shared, envelope: &Envelope<'_>) -> Option<Incoming> {
     }
     state.pending.note_part(id);
     drop(state);
-    Some(Incoming::Part(parts, id, seq, Message::from(envelope)))
+    Some(Incoming::Part(parts, id, seq, envelope.owned()))
 }
 
 fn answered(
     shared: &Shared,
-    envelope: &Envelope<'_>,
+    envelope: &Received<'_>,
     reply_to: &str,
     error: Option<Error>,
 ) -> Incoming {
@@ -166,7 +198,7 @@ fn answered(
         if let Some(waiter) = state.pending.answered(id) {
             drop(state);
             let error = error.filter(|_| !matches!(waiter, Waiter::AsItCame(_)));
-            let answer = error.map_or_else(|| Ok(Message::from(envelope)), Err);
+            let answer = error.map_or_else(|| Ok(envelope.owned()), Err);
             return Incoming::Answer(waiter, answer);
         }
         return unasked(state, envelope, error);
@@ -177,7 +209,7 @@ fn answered(
 /// Returns the meaning of an answer for which no request waits.
 fn unasked(
     state: MutexGuard<'_, State>,
-    envelope: &Envelope<'_>,
+    envelope: &Received<'_>,
     error: Option<Error>,
 ) -> Incoming {
     // This client has cancelled it, or its time was up on both sides.
@@ -197,7 +229,7 @@ fn unasked(
         }
     };
     let refused = error.filter(|error| !is_late(error));
-    Incoming::Unasked(sinks, Message::from(envelope), refused)
+    Incoming::Unasked(sinks, envelope.owned(), refused)
 }
 
 /// Hands a message to its listeners. Most channels have one, which needs no copy.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use uuid::Uuid;
 
-use crate::client::wire::encoder::{has_headers, strip_meta};
+use crate::client::wire::encoder::{has_attachments, has_headers, strip_meta};
 
 /// The connections by which a message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +192,19 @@ impl Outbox {
             self.held_bytes += held.frame.len();
         }
         with_headers
+    }
+
+    /// Removes the messages with attachments that wait for the next connection, which does not take them.
+    pub(crate) fn take_attached(&mut self) -> Vec<Outgoing> {
+        let is_attached = |held: &Outgoing| has_attachments(&held.frame);
+        if !self.held.iter().any(is_attached) {
+            return Vec::new();
+        }
+        let held = std::mem::take(&mut self.held);
+        let (attached, others): (Vec<_>, Vec<_>) = held.into_iter().partition(is_attached);
+        self.held = others.into();
+        self.held_bytes -= attached.iter().map(|one| one.frame.len()).sum::<usize>();
+        attached
     }
 
     /// Queues the kept messages for a new connection, after those that are queued already.

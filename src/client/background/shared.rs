@@ -22,7 +22,7 @@ use crate::client::error::{Error, Execution};
 use crate::client::event::Event;
 use crate::client::payload::Payload;
 use crate::client::wire::encoder::{Encoder, Heading};
-use crate::proto::Message;
+use crate::proto::{Extensions, Message};
 
 /// The number of encoders that are kept, for threads that send at the same time.
 const ENCODERS_KEPT: usize = 16;
@@ -465,6 +465,11 @@ impl Shared {
 /// connection may have changed since the frame was encoded.
 #[cold]
 fn suit_meta(state: &State, encoder: &mut Encoder, request: Option<Uuid>) -> Result<(), Error> {
+    // Without a connection, the next one decides.
+    let is_open = matches!(state.link, Link::Up(_) | Link::Leaving(_));
+    if encoder.has_attachments() && is_open && !state.extensions.contains(Extensions::BINARY) {
+        return Err(Error::unsupported_attachments());
+    }
     if !state.extensions.is_empty() {
         return Ok(());
     }

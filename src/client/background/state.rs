@@ -23,7 +23,7 @@ use crate::client::wire::socket::Socket;
 use crate::proto::Message;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::system::{CancelReason, SYSTEM, Serve, Subscribe};
-use crate::proto::{Extensions, MessageType};
+use crate::proto::{Envelope, Extensions, JsonStr, MessageType};
 
 #[derive(Debug)]
 pub(crate) enum Link {
@@ -136,12 +136,21 @@ impl Loss {
     }
 }
 
+/// Returns the channel and the id of a message with attachments.
+fn ids_of(frame: &[u8]) -> Option<(String, String)> {
+    let envelope = Envelope::parse_binary(frame.get(HEADER_BYTES..)?).ok()?;
+    let text = |id: JsonStr<'_>| id.decode().into_owned();
+    Some((text(envelope.channel_id()), text(envelope.message_id())))
+}
+
 /// What is left to do for a new connection without the state locked.
 pub(crate) struct LinkedUp {
     /// The requests that restore served channels.
     pub(crate) serves: Vec<(Uuid, String)>,
     /// The waiters for what the server does not know, each with its error.
     pub(crate) unsupported: Vec<(Waiter, Error)>,
+    /// The channels and ids of messages without an answer that it does not know.
+    pub(crate) refused: Vec<(String, String)>,
 }
 
 impl State {
@@ -292,6 +301,16 @@ impl State {
                 serves.push((id, channel.clone()));
             }
         }
+        let mut refused = Vec::new();
+        if !self.extensions.contains(Extensions::BINARY) {
+            for Outgoing { frame, request, .. } in outbox.take_attached() {
+                let forgotten = request.and_then(|id| self.pending.forget(id));
+                match forgotten {
+                    Some(it) => unsupported.push((it.waiter, Error::unsupported_attachments())),
+                    None => refused.extend(ids_of(&frame).filter(|_| request.is_none())),
+                }
+            }
+        }
         if self.extensions.is_empty() {
             for id in outbox.strip_held() {
                 let forgotten = self.pending.forget(id);
@@ -301,7 +320,7 @@ impl State {
         }
         outbox.release();
         self.drop_expired();
-        LinkedUp { serves, unsupported }
+        LinkedUp { serves, unsupported, refused }
     }
 
     /// Handles the loss of the connection, which ended with the error `cause`.

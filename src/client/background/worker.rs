@@ -271,7 +271,7 @@ impl Service for Worker {
 }
 
 fn size(message: &Message) -> usize {
-    message.payload.as_str().len() + message.channel_id.len() + message.message_id.len()
+    message.payload_bytes() + message.channel_id.len() + message.message_id.len()
 }
 
 fn work(

@@ -10,10 +10,10 @@ use crate::client::payload::Payload;
 use crate::client::request_options::RequestOptions;
 use crate::client::wire::answer;
 use crate::client::wire::encoder::Heading;
-use crate::client::wire::frames::{front, last_words};
+use crate::client::wire::frames::{Received, front, last_words};
 use crate::client::wire::wait::Wait;
 use crate::proto::system::{Cancel, Credit, SYSTEM};
-use crate::proto::{Envelope, Message, MessageType, Meta};
+use crate::proto::{Message, MessageType, Meta};
 
 /// What comes in answer to a request.
 enum Reply {
@@ -123,11 +123,12 @@ impl Connection {
         let mut text = Uuid::encode_buffer();
         let id: &str = id.hyphenated().encode_lower(&mut text);
         while self.await_frame(wait, Execution::Possible)? {
-            let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
+            let envelope = front(&self.buffer, self.welcome.extensions)?;
+            let frame_bytes = envelope.frame_bytes;
             if envelope.reply_to().is_some_and(|reply_to| reply_to.matches(id)) {
                 let reply = read_part(&envelope).unwrap_or_else(|| {
                     let error = answer::error_of(&envelope);
-                    Reply::Whole(error.map_or_else(|| Ok(Message::from(&envelope)), Err))
+                    Reply::Whole(error.map_or_else(|| envelope.message(), Err))
                 });
                 self.buffer.consume(frame_bytes);
                 return Ok(Some(reply));
@@ -141,7 +142,7 @@ impl Connection {
                 self.buffer.consume(frame_bytes);
                 continue;
             }
-            let message = Message::from(&envelope);
+            let message = envelope.message();
             if !self.keep(message, frame_bytes) {
                 return Err(Error::Backlog { messages: self.kept.len() });
             }
@@ -151,7 +152,7 @@ impl Connection {
 
     /// Returns whether a message belongs to a request that was given up: a part of a stream, or the
     /// answer to a cancel.
-    pub(super) fn is_stray(&self, envelope: &Envelope<'_>) -> bool {
+    pub(super) fn is_stray(&self, envelope: &Received<'_>) -> bool {
         let is_part = || envelope.meta().is_some() && read_part(envelope).is_some();
         let is_cancelled = || {
             let error = answer::error_of(envelope);
@@ -180,7 +181,7 @@ impl Connection {
 
 /// Returns what a message is if its `meta` makes it a part of a stream. A part is never an error,
 /// whatever its payload.
-fn read_part(envelope: &Envelope<'_>) -> Option<Reply> {
+fn read_part(envelope: &Received<'_>) -> Option<Reply> {
     let meta = envelope.meta()?;
     if envelope.message_type() != MessageType::Response {
         return None;
@@ -188,7 +189,10 @@ fn read_part(envelope: &Envelope<'_>) -> Option<Reply> {
     match Meta::parse_known(meta.as_str()) {
         Err(fault) => Some(Reply::Broken(fault.to_string())),
         Ok(meta) if meta.end => meta.seq.map(Reply::End),
-        Ok(meta) => meta.seq.map(|seq| Reply::Part(seq, Message::from(envelope))),
+        Ok(meta) => meta.seq.map(|seq| match envelope.message() {
+            Ok(part) => Reply::Part(seq, part),
+            Err(error) => Reply::Broken(error.to_string()),
+        }),
     }
 }
 

@@ -98,14 +98,15 @@ impl Connection {
         if !self.await_frame(wait, Execution::Possible)? {
             return Ok(false);
         }
-        let (envelope, frame_bytes) = front(&self.buffer, self.welcome.extensions)?;
+        let envelope = front(&self.buffer, self.welcome.extensions)?;
+        let frame_bytes = envelope.frame_bytes;
         if let Some(last_words) = last_words(&envelope) {
             self.buffer.consume(frame_bytes);
             return Err(last_words);
         }
         let notes = !self.welcome.extensions.is_empty() && self.served.note(&envelope);
         let is_for_nobody = notes || self.is_stray(&envelope);
-        let message = Message::from(&envelope);
+        let message = envelope.message();
         if is_for_nobody {
             self.buffer.consume(frame_bytes);
         } else if !self.keep(message, frame_bytes) {

@@ -1,6 +1,7 @@
 //! Encodes the client's messages into frames, with fresh ids, the time, and a buffer that is
 //! reused.
 
+use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand_chacha::ChaCha8Rng;
@@ -11,8 +12,8 @@ use crate::client::error::Error;
 use crate::client::payload::Payload;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
-    Defaults, Head, ID_BYTES_MAX, Message, MessageHead, MessageType, Meta, Timestamp, encode_frame,
-    escape, escaped,
+    Carried, Defaults, Head, ID_BYTES_MAX, Message, MessageHead, MessageType, Meta, Timestamp,
+    append_front, body_bytes, encode_frame, escape, escaped,
 };
 
 /// A buffer up to this size is kept for the next message.
@@ -81,6 +82,11 @@ impl Encoder {
     /// Returns how many bytes of that frame are its `meta`, with the key.
     pub(crate) fn meta_bytes(&self) -> usize {
         self.buffer.meta_bytes
+    }
+
+    /// Returns whether the frame that was encoded last has attachments.
+    pub(crate) fn has_attachments(&self) -> bool {
+        has_attachments(&self.buffer.frame)
     }
 
     /// Returns whether the `meta` of the frame that was encoded last has headers.
@@ -169,16 +175,72 @@ impl Buffer {
             self.frame.reserve(self.frame_bytes.min(BYTES_KEPT));
         }
         self.frame.clear();
-        encode_frame(&mut self.frame, head, |out| payload.append_to(out))
-            .map_err(Error::NotJson)?;
-        self.frame_bytes = self.frame.len();
+        let mut payload_at = 0..0;
+        let mut carried = None;
+        let write = |out: &mut Vec<u8>| {
+            payload_at.start = out.len();
+            carried = payload.append_to(out)?;
+            payload_at.end = out.len();
+            Ok(())
+        };
+        encode_frame(&mut self.frame, head, write).map_err(Error::NotJson)?;
         self.meta_bytes = head.meta.map_or(0, |meta| META_KEY_BYTES + meta.len());
+        if let Some(carried) = carried {
+            self.attach(head, payload_at, &carried)?;
+        }
+        self.frame_bytes = self.frame.len();
         let body_bytes = self.frame_bytes - HEADER_BYTES;
         if body_bytes > self.body_bytes_max {
             return Err(Error::TooLarge { body_bytes, body_bytes_max: self.body_bytes_max });
         }
         Ok(())
     }
+
+    /// Puts attachments behind the message that is encoded, whose payload stands at this place.
+    #[cold]
+    fn attach(
+        &mut self,
+        head: &Head<'_>,
+        payload_at: Range<usize>,
+        carried: &Carried<'_>,
+    ) -> Result<(), Error> {
+        let payload = self.frame[payload_at].to_vec();
+        let meta = with_bin(head.meta, carried.bin());
+        let head = Head { meta: Some(&meta), ..*head };
+        let (json_bytes, tail) = (head.body_bytes(payload.len()), carried.tail());
+        let too_large = |body_bytes, body_bytes_max| Error::TooLarge { body_bytes, body_bytes_max };
+        let body_bytes = body_bytes(json_bytes, [tail.len()])
+            .ok_or_else(|| too_large(json_bytes, ATTACHED_JSON_BYTES_MAX))?;
+        if body_bytes > self.body_bytes_max {
+            return Err(too_large(body_bytes, self.body_bytes_max));
+        }
+        self.frame.clear();
+        self.frame.reserve_exact(HEADER_BYTES + body_bytes);
+        append_front(&mut self.frame, &head, &payload, body_bytes);
+        self.frame.extend_from_slice(tail);
+        self.meta_bytes = META_KEY_BYTES + meta.len();
+        Ok(())
+    }
+}
+
+/// The most JSON that may stand before attachments.
+const ATTACHED_JSON_BYTES_MAX: usize = (1 << 24) - 1;
+
+/// Returns the text of a `meta` with a `bin`.
+fn with_bin(meta: Option<&[u8]>, bin: &str) -> Vec<u8> {
+    let mut text = meta.map_or_else(|| b"{}".to_vec(), <[u8]>::to_vec);
+    text.pop();
+    let separator = if text.len() > 1 { "," } else { "" };
+    text.extend_from_slice(separator.as_bytes());
+    text.extend_from_slice(b"\"bin\":");
+    text.extend_from_slice(bin.as_bytes());
+    text.push(b'}');
+    text
+}
+
+/// Returns whether a frame has attachments. Its body begins with 0 then, and no JSON does.
+pub(crate) fn has_attachments(frame: &[u8]) -> bool {
+    frame.get(HEADER_BYTES) == Some(&0)
 }
 
 /// The length of `,"meta":`.

@@ -1,10 +1,13 @@
 //! Frames decoded as messages, and the errors after which a server closes.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use super::answer;
 use super::read_buffer::ReadBuffer;
 use crate::client::error::Error;
 use crate::proto::frame::Frame;
-use crate::proto::{Envelope, Extensions};
+use crate::proto::{Envelope, Extensions, Fault, Message};
 
 /// The header of a TLS alert, read as the length of a frame: the record's type, its version, whose
 /// last byte varies, and half of its length. A TLS server sends it to clients that do not speak
@@ -12,19 +15,60 @@ use crate::proto::{Envelope, Extensions};
 const TLS_ALERT: usize = 0x1503_0000;
 const TLS_ALERT_MASK: usize = 0xffff_00ff;
 
-/// Returns the message at the front of the buffer of a connection with these extensions, and the
-/// size of its frame. A frame that is not a
-/// message stays in the buffer, so that later calls fail alike.
-pub(crate) fn front(
-    buffer: &ReadBuffer,
-    extensions: Extensions,
-) -> Result<(Envelope<'_>, usize), Error> {
-    let parse = if extensions.is_empty() { Envelope::parse } else { Envelope::parse_extended };
+/// A received message in its frame.
+#[derive(Debug)]
+pub(crate) struct Received<'b> {
+    envelope: Envelope<'b>,
+    pub(crate) frame_bytes: usize,
+    /// The rule that its attachments break.
+    fault: Option<Fault>,
+    /// The memory of the frame, if it has its own.
+    memory: Option<&'b Arc<Vec<u8>>>,
+}
+
+impl<'b> Deref for Received<'b> {
+    type Target = Envelope<'b>;
+
+    fn deref(&self) -> &Envelope<'b> {
+        &self.envelope
+    }
+}
+
+impl Received<'_> {
+    /// Returns the error of a message whose attachments are not usable.
+    pub(crate) fn fault(&self) -> Option<Error> {
+        self.fault.map(|fault| Error::BadAttachments { what: fault.to_string() })
+    }
+
+    /// Returns an owned message, or the error of one whose attachments are not usable.
+    pub(crate) fn message(&self) -> Result<Message, Error> {
+        self.fault().map_or_else(|| Ok(self.owned()), Err)
+    }
+
+    /// Returns an owned message, without attachments that are not usable.
+    pub(crate) fn owned(&self) -> Message {
+        match self.memory {
+            Some(memory) => Message::sharing(&self.envelope, memory),
+            None => Message::from(&self.envelope),
+        }
+    }
+}
+
+/// Returns the message at the front of the buffer of a connection with these extensions. A frame that
+/// is not a message stays in the buffer, so that later calls fail alike.
+pub(crate) fn front(buffer: &ReadBuffer, extensions: Extensions) -> Result<Received<'_>, Error> {
     match buffer.peek() {
-        Frame::Complete { body, frame_bytes } => match parse(body) {
-            Ok(envelope) => Ok((envelope, frame_bytes)),
-            Err(error) => Err(Error::Protocol { what: error.to_string() }),
-        },
+        Frame::Complete { body, frame_bytes } => {
+            if body.first() == Some(&0) && extensions.contains(Extensions::BINARY) {
+                return attached(body, frame_bytes, buffer.detached());
+            }
+            let parse =
+                if extensions.is_empty() { Envelope::parse } else { Envelope::parse_extended };
+            match parse(body) {
+                Ok(envelope) => Ok(Received { envelope, frame_bytes, fault: None, memory: None }),
+                Err(error) => Err(Error::Protocol { what: error.to_string() }),
+            }
+        }
         Frame::TooLarge { body_bytes } if body_bytes & TLS_ALERT_MASK == TLS_ALERT => {
             let what = "this port speaks TLS; turn it on here, too (`tls`, --tls-ca)".into();
             Err(Error::Protocol { what })
@@ -34,6 +78,31 @@ pub(crate) fn front(
         }
         Frame::Partial { .. } => unreachable!("it was waited for"),
     }
+}
+
+/// Reads a message with attachments. If only these are faulty, it can still be seen whom it is for.
+#[cold]
+fn attached<'b>(
+    body: &'b [u8],
+    frame_bytes: usize,
+    memory: Option<&'b Arc<Vec<u8>>>,
+) -> Result<Received<'b>, Error> {
+    let (envelope, fault) = match Envelope::parse_binary(body) {
+        Ok(envelope) => (envelope, envelope.attachments().err()),
+        Err(error) => {
+            let envelope = json_of(body).and_then(|json| Envelope::parse_extended(json).ok());
+            let what = error.fault;
+            let unreadable = || Error::Protocol { what: what.to_string() };
+            (envelope.ok_or_else(unreadable)?, Some(what))
+        }
+    };
+    Ok(Received { envelope, frame_bytes, fault, memory })
+}
+
+/// Returns the JSON of a body with attachments that is not laid out as one.
+fn json_of(body: &[u8]) -> Option<&[u8]> {
+    let (prefix, rest) = body.split_first_chunk()?;
+    rest.get(..u32::from_be_bytes(*prefix) as usize)
 }
 
 /// Returns the error that this message is, if it answers none of our messages and the server closes

@@ -1,32 +1,91 @@
 //! A buffer for received bytes, and the frames in them.
 
-use crate::proto::frame::{self, Frame};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::proto::frame::{self, Frame, HEADER_BYTES};
 
 /// Large enough for many small frames in one read.
 const BYTES_MIN: usize = 64 << 10;
 /// A buffer that has grown is kept up to this size.
 const BYTES_KEPT: usize = 1 << 20;
+/// The place of the first frame. Its body is then as aligned as large blocks of memory are, to 16 bytes.
+const BEGIN: usize = 16 - HEADER_BYTES;
+/// Frames with attachments from this size on leave the buffer with its memory; smaller ones are copied.
+const DETACHED_BYTES_MIN: usize = 32 << 10;
 
-/// Invariant: `start <= end <= bytes.len()`; the frames not taken yet are `bytes[start..end]`.
+/// Invariant: `start <= end <= bytes.len()`; the frames not taken yet are `detached`, and behind it
+/// `bytes[start..end]`.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
     body_bytes_max: usize,
+    detached: Option<Detached>,
+}
+
+/// A frame with attachments in memory of its own.
+#[derive(Debug)]
+struct Detached {
+    bytes: Arc<Vec<u8>>,
+    body: Range<usize>,
 }
 
 impl ReadBuffer {
     pub(crate) fn new(body_bytes_max: usize) -> Self {
-        Self { bytes: vec![0; BYTES_MIN], start: 0, end: 0, body_bytes_max }
+        let (bytes, detached) = (vec![0; BEGIN + BYTES_MIN], None);
+        Self { bytes, start: BEGIN, end: BEGIN, body_bytes_max, detached }
+    }
+
+    /// Gives the next frame its memory, if it has attachments, is large and is complete.
+    #[inline]
+    pub(crate) fn detach(&mut self) {
+        if self.end - self.start >= DETACHED_BYTES_MIN {
+            self.detach_large();
+        }
+    }
+
+    #[cold]
+    fn detach_large(&mut self) {
+        let Frame::Complete { body, frame_bytes } = self.peek() else { return };
+        let is_attached = body.first() == Some(&0);
+        if self.detached.is_some() || frame_bytes < DETACHED_BYTES_MIN || !is_attached {
+            return;
+        }
+        let (frame_start, frame_end) = (self.start, self.start + frame_bytes);
+        let rest = &self.bytes[frame_end..self.end];
+        let mut others = vec![0; BEGIN + rest.len().max(BYTES_MIN)];
+        others[BEGIN..BEGIN + rest.len()].copy_from_slice(rest);
+        (self.start, self.end) = (BEGIN, BEGIN + rest.len());
+        let mut bytes = std::mem::replace(&mut self.bytes, others);
+        bytes.truncate(frame_end);
+        // A message may be kept for long.
+        if bytes.capacity() - frame_end > frame_bytes / 4 {
+            bytes.shrink_to_fit();
+        }
+        let body = frame_start + HEADER_BYTES..frame_end;
+        self.detached = Some(Detached { bytes: Arc::new(bytes), body });
+    }
+
+    /// Returns the memory of the next frame, if it has its own.
+    pub(crate) fn detached(&self) -> Option<&Arc<Vec<u8>>> {
+        self.detached.as_ref().map(|detached| &detached.bytes)
     }
 
     /// Returns the next frame and leaves it in place; [`consume`](Self::consume) moves past it.
     pub(crate) fn peek(&self) -> Frame<'_> {
+        if let Some(Detached { bytes, body }) = &self.detached {
+            let body = &bytes[body.clone()];
+            return Frame::Complete { body, frame_bytes: HEADER_BYTES + body.len() };
+        }
         frame::decode(&self.bytes[self.start..self.end], self.body_bytes_max)
     }
 
     pub(crate) fn consume(&mut self, frame_bytes: usize) {
+        if self.detached.take().is_some() {
+            return;
+        }
         self.start += frame_bytes;
         debug_assert!(self.start <= self.end);
     }
@@ -35,13 +94,13 @@ impl ReadBuffer {
     /// that have arrived, never with the length that a header announces.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
-            (self.start, self.end) = (0, 0);
+            (self.start, self.end) = (BEGIN, BEGIN);
             if self.bytes.len() > BYTES_KEPT {
-                self.bytes = vec![0; BYTES_MIN];
+                self.bytes = vec![0; BEGIN + BYTES_MIN];
             }
-        } else if self.start > 0 && self.bytes.len() - self.end < self.bytes.len() / 2 {
-            self.bytes.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+        } else if self.start > BEGIN && self.bytes.len() - self.end < self.bytes.len() / 2 {
+            self.bytes.copy_within(self.start..self.end, BEGIN);
+            (self.start, self.end) = (BEGIN, BEGIN + self.end - self.start);
         }
         if self.end == self.bytes.len() {
             self.bytes.resize(self.end * 2, 0);
@@ -95,6 +154,47 @@ mod tests {
             }
             prop_assert_eq!(found, bodies);
         }
+    }
+
+    fn fill(buffer: &mut ReadBuffer, mut stream: &[u8]) {
+        while !stream.is_empty() {
+            let room = buffer.room();
+            let bytes = room.len().min(stream.len());
+            room[..bytes].copy_from_slice(&stream[..bytes]);
+            buffer.filled(bytes);
+            stream = &stream[bytes..];
+        }
+    }
+
+    #[test]
+    fn a_large_frame_with_attachments_leaves_with_its_memory() {
+        let frame = |body: &[u8]| [&(body.len() as u32).to_be_bytes(), body].concat();
+        let (large, small) = (vec![0; 300_000], vec![0; 300]);
+        let json = [b"{", &vec![b' '; 300_000][..]].concat();
+        let mut buffer = ReadBuffer::new(1 << 20);
+        let stream = [frame(&large), frame(&small), frame(&json), frame(&large)].concat();
+        fill(&mut buffer, &stream);
+        let mut found = Vec::new();
+        for is_detached in [true, false, false, true] {
+            buffer.detach();
+            buffer.detach();
+            assert_eq!(buffer.detached().is_some(), is_detached);
+            let Frame::Complete { body, frame_bytes } = buffer.peek() else { panic!() };
+            found.push(body.to_vec());
+            buffer.consume(frame_bytes);
+        }
+        assert_eq!(found, [large.clone(), small, json, large.clone()]);
+        assert!(matches!(buffer.peek(), Frame::Partial { .. }));
+        // The first frame of a buffer lies where its numbers are aligned.
+        let mut buffer = ReadBuffer::new(1 << 20);
+        fill(&mut buffer, &frame(&large));
+        buffer.detach();
+        let kept = Arc::clone(buffer.detached().unwrap());
+        let Frame::Complete { body, frame_bytes } = buffer.peek() else { panic!() };
+        assert_eq!(body.as_ptr().align_offset(16), 0);
+        assert_eq!(kept.capacity(), kept.len());
+        buffer.consume(frame_bytes);
+        assert_eq!(kept[kept.len() - large.len()..], large);
     }
 
     #[test]

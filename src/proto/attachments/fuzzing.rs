@@ -3,7 +3,7 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 
 use super::super::dtype::Dtype;
-use super::super::encode;
+use super::super::escape::escape;
 use super::layout::padding;
 use super::naive;
 
@@ -28,7 +28,7 @@ pub(super) fn body(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
         }
         let (dtype, shape, bytes) = described(u)?;
         let data: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
-        let entry = format!("[\"{}\",{bytes},{dtype},{shape}]", encode::escape(&pointer));
+        let entry = format!("[\"{}\",{bytes},{dtype},{shape}]", escape(&pointer));
         if bin.is_empty() {
             bin = entry;
         } else if u.ratio(1, 30)? {

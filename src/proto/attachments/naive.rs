@@ -11,7 +11,8 @@ use super::super::encode::Head;
 use super::super::envelope::Envelope;
 use super::super::meta::Meta;
 use super::super::oracle::Members;
-use super::new::{NewAttachment, append_bin, append_frame, body_bytes};
+use super::new::{append_frame, body_bytes};
+use super::outgoing::{NewAttachment, append_bin};
 
 /// An attachment as it was read.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::layout::JSON_BYTES_END;
-use super::new::{NewAttachment, append_bin, append_frame, append_front, body_bytes};
+use super::new::{append_frame, append_front, body_bytes};
+use super::outgoing::{NewAttachment, append_bin};
 use super::*;
 use crate::proto::scanner::tests::cases;
 use crate::proto::{Envelope, ErrorCode, MessageType, Meta};

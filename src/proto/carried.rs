@@ -1,0 +1,99 @@
+//! The attachments that a payload has with it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::attachments::Attachments;
+
+/// Attachments as they stand in a body: what `bin` says of them, and their bytes.
+#[derive(Clone)]
+#[allow(unreachable_pub, reason = "the sealed trait of payloads names it")]
+pub struct Carried<'a> {
+    bin: Cow<'a, str>,
+    tail: Tail<'a>,
+    count: usize,
+}
+
+#[derive(Clone)]
+enum Tail<'a> {
+    Borrowed(&'a [u8]),
+    /// A part of what was received or written, in memory that every copy of the payload shares.
+    Shared(Arc<Vec<u8>>, Range<usize>),
+}
+
+impl<'a> Carried<'a> {
+    /// Takes attachments of a message, which were checked.
+    pub(super) fn borrowed(attachments: &Attachments<'a>) -> Option<Box<Self>> {
+        let count = attachments.len();
+        let (bin, tail) = attachments.parts();
+        (count > 0).then(|| Box::new(Self { bin: bin.into(), tail: Tail::Borrowed(tail), count }))
+    }
+
+    /// Takes attachments of this process: the text of `bin`, and the bytes of all, each with its padding.
+    pub(super) fn of(bin: Vec<u8>, bytes: Vec<u8>, count: usize) -> Carried<'static> {
+        let bin = String::from_utf8(bin).unwrap_or_default().into();
+        let range = 0..bytes.len();
+        Carried { bin, tail: Tail::Shared(Arc::new(bytes), range), count }
+    }
+
+    /// Returns the same attachments without a borrow. What is shared already is not copied.
+    pub(super) fn into_owned(self) -> Carried<'static> {
+        let tail = match self.tail {
+            Tail::Borrowed(bytes) => Tail::Shared(Arc::new(bytes.to_vec()), 0..bytes.len()),
+            Tail::Shared(bytes, range) => Tail::Shared(bytes, range),
+        };
+        Carried { bin: self.bin.into_owned().into(), tail, count: self.count }
+    }
+
+    /// Returns the same attachments without a borrow. Those that lie in this memory are not copied.
+    #[cfg(feature = "net")]
+    pub(super) fn within(self, memory: &Arc<Vec<u8>>) -> Carried<'static> {
+        let Tail::Borrowed(bytes) = self.tail else { return self.into_owned() };
+        let start = bytes.as_ptr().addr().wrapping_sub(memory.as_ptr().addr());
+        let range = start..start.wrapping_add(bytes.len());
+        if memory.get(range.clone()).is_none_or(|found| found.as_ptr() != bytes.as_ptr()) {
+            return self.into_owned();
+        }
+        let tail = Tail::Shared(Arc::clone(memory), range);
+        Carried { bin: self.bin.into_owned().into(), tail, count: self.count }
+    }
+
+    pub(crate) fn to_borrowed(&self) -> Carried<'_> {
+        let tail = Tail::Borrowed(self.tail());
+        Carried { bin: Cow::Borrowed(&self.bin), tail, count: self.count }
+    }
+
+    /// Returns the text of `bin`.
+    pub(crate) fn bin(&self) -> &str {
+        &self.bin
+    }
+
+    /// Returns the bytes of all attachments, each with its padding.
+    pub(crate) fn tail(&self) -> &[u8] {
+        match &self.tail {
+            Tail::Borrowed(bytes) => bytes,
+            Tail::Shared(bytes, range) => bytes.get(range.clone()).unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn view<'s>(&'s self, payload: &'s str) -> Attachments<'s> {
+        Attachments::trusted(payload, &self.bin, self.tail(), self.count)
+    }
+}
+
+impl PartialEq for Carried<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bin == other.bin && self.tail() == other.tail()
+    }
+}
+
+impl Eq for Carried<'_> {}
+
+/// What they are; their bytes may be many.
+impl fmt::Debug for Carried<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.bin)
+    }
+}
