@@ -86,7 +86,6 @@ class BinaryFrame {
     this.filled = 0;
     this.part = null;
     onRead(bytes);
-    if (this.error !== null) this.parts = [];
     this.part ??= this.parts.shift() ?? null;
   }
 
@@ -97,7 +96,12 @@ class BinaryFrame {
   }
 
   fail(what) {
-    this.error ??= new BadAttachments(what, this.message);
+    this.stop(new BadAttachments(what, this.message));
+  }
+
+  /** Skips the rest of the frame. */
+  stop(error) {
+    this.error ??= error;
     this.part = null;
     this.parts = [];
   }
@@ -117,7 +121,7 @@ class BinaryFrame {
       this.message = messageOf(text, this.parse);
       this.open(text, this.bytes - LENGTH_BYTES - json.length);
     } catch (error) {
-      if (error instanceof FrameError) this.error = error;
+      if (error instanceof FrameError) this.stop(error);
       // A parser of the program's own may show another text than it was given.
       else this.fail(wordsOf(error));
     }

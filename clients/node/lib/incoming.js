@@ -53,6 +53,8 @@ class Incoming {
       else client.pending.take(id).reject(error);
       return;
     }
+    // Nobody waits for it any more.
+    if (id && client.pending.givenUp.has(id)) return;
     client.report(error);
     if (message.isRequest() && client.services.get(message.channel_id) !== undefined) {
       client.services.answers.fail(message, failure('handler_failed', error));

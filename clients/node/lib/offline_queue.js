@@ -27,7 +27,7 @@ class OfflineQueue {
         + 'are waiting for one; this one was not taken');
     }
     // Nobody knows how long the message waits, and the program may write to that memory meanwhile.
-    for (const attachment of attachments) attachment.data = Uint8Array.from(attachment.data);
+    for (const attachment of attachments) attachment.data = attachment.data.slice();
     this.outgoing.set(id, { message, bytes });
     this.bytes += bytes;
   }

@@ -249,7 +249,7 @@ function binaryOf(value, what, { dtype = null, shape = null } = {}) {
     return new Fault(`${what} whose memory was transferred`, 'send it before it is transferred, or send a copy');
   }
   // Another thread may write to shared memory at any time.
-  if (types.isSharedArrayBuffer(data.buffer)) data = Uint8Array.from(data);
+  if (types.isSharedArrayBuffer(data.buffer)) data = data.slice();
   return new Binary(null, [{ keys: [], what, dtype, shape, data }]);
 }
 

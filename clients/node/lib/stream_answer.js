@@ -125,7 +125,7 @@ class Collected {
     for (const attachment of attachments) {
       attachment.keys.push(this.texts.length);
       // A generator may use the memory of one part again for the next.
-      attachment.data = Uint8Array.from(attachment.data);
+      attachment.data = attachment.data.slice();
       this.attachments.push(attachment);
       this.bytes += attachment.data.length + paddingOf(attachment.data.length) + BIN_ENTRY_BYTES;
     }

@@ -162,21 +162,20 @@ function dataOf(given, dtype, { bytes, Data, numbers = 1 }) {
   const offset = given.byteOffset ?? 0;
   const isInPlace = offset % Data.BYTES_PER_ELEMENT === 0 && !IS_BIG_ENDIAN;
   if (isInPlace) return new Data(buffer, offset, byteLength / Data.BYTES_PER_ELEMENT);
-  return fromWire(Buffer.concat([new Uint8Array(buffer, offset, byteLength)]), Data);
+  return fromWire(new Uint8Array(buffer, offset, byteLength).slice(), Data);
 }
 
 /** Returns the bytes of a typed array in little-endian order: a view, or on a big-endian host a copy. */
 function toWire(data, isSwapped = IS_BIG_ENDIAN) {
   const view = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  return isSwapped ? swapped(Uint8Array.from(view), data.BYTES_PER_ELEMENT) : view;
+  return isSwapped ? swapped(view.slice(), data.BYTES_PER_ELEMENT) : view;
 }
 
-/** Returns bytes in little-endian order as an array of the class `Data`: a view of memory that nobody else uses. */
+/** Returns bytes in little-endian order, which nobody else uses, as an array of the class `Data` over their memory. */
 function fromWire(bytes, Data, isSwapped = IS_BIG_ENDIAN) {
   const size = Data.BYTES_PER_ELEMENT;
-  const own = bytes.byteOffset % size === 0 ? bytes : Uint8Array.from(bytes);
-  if (isSwapped) swapped(own, size);
-  return new Data(own.buffer, own.byteOffset, own.byteLength / size);
+  if (isSwapped) swapped(bytes, size);
+  return new Data(bytes.buffer, bytes.byteOffset, bytes.byteLength / size);
 }
 
 /** Turns round the bytes of each number in place. */

@@ -27,6 +27,7 @@ const SENT = [
   [{ b: Buffer.from('b'), 7: Buffer.from('7') }, [['/7', null, null, '7'], ['/b', null, null, 'b']]],
   [new Uint8ClampedArray([255]), [['', 'u8', [1], Buffer.from([255])]]],
   [new BigInt64Array([-1n]), [['', 'i64', [1], Buffer.alloc(8, 255)]]],
+  ...(globalThis.Float16Array === undefined ? [] : [[new Float16Array([1]), [['', 'f16', [1], Buffer.from([0, 0x3c])]]]]),
   [new BigUint64Array([258n]), [['', 'u64', [1], Buffer.from([2, 1, 0, 0, 0, 0, 0, 0])]]],
   [new Tensor({ dtype: 'u8', shape: [1, 2], data: new Uint8Array([1, 2]) }), [['', 'u8', [1, 2], Buffer.from([1, 2])]]],
   [{ t: new Tensor({ dtype: 'bool', shape: [], data: new Uint8Array([1]) }) }, [['/t', 'bool', [], Buffer.from([1])]]],
