@@ -105,6 +105,49 @@ fn a_cancel_of_many_requests_is_work() {
     world.assert_empty(&[worker, asks]);
 }
 
+/// Otherwise others would wait for whoever lets the server search.
+#[test]
+fn whatever_is_searched_or_sent_is_work() {
+    const MANY: usize = 1_000;
+    let limits = Limits { channels_per_connection_max: MANY, ..Limits::default() };
+    let mut world = World::new(limits);
+    let worker = world.extended_worker("worker");
+    let asks = world.extended("asks");
+    let work_of = |world: &mut World, act: &mut dyn FnMut(&mut World)| {
+        let before = world.broker.core.turn.work_done();
+        act(world);
+        (world.broker.core.turn.work_done() - before) as usize
+    };
+    world.call(asks, "a stream", &json!({"stream": 1}));
+    for _ in 0..MANY {
+        world.request(asks, "q", &json!(1));
+    }
+    let credit = json!({"action": "credit", "message_id": "q", "n": 1});
+    let searched = work_of(&mut world, &mut |world| world.notify(asks, &credit));
+    assert!(searched >= MANY / 16, "{searched} for a credit");
+
+    let serve = json!({"action": "serve", "channel": "work", "concurrency": 2_000});
+    let serve = message("app", "request", "system", "s", &serve);
+    let counted = work_of(&mut world, &mut |world| world.send(worker, &serve));
+    assert!(counted >= MANY / 4, "{counted} for a concurrency");
+
+    let owner = world.connected("app", "owner");
+    (0..MANY).for_each(|at| world.subscribe(owner, "app", &format!("channel {at}")));
+    let reclaimed = work_of(&mut world, &mut |world| world.subscribe(owner, "app", "one more"));
+    assert!(reclaimed >= MANY / 16, "{reclaimed} for a channel");
+    world.expect_error(owner, "limit_exceeded", "s");
+
+    for at in 0..MANY {
+        let subscriber = world.connected("app", &format!("subscriber {at}"));
+        world.subscribe(subscriber, "app", "channel 0");
+    }
+    let mut publication = message("app", "publish", "channel 0", "p", &json!(1));
+    let plain = work_of(&mut world, &mut |world| world.send(asks, &publication));
+    publication["meta"] = json!({"headers": {}});
+    let with_meta = work_of(&mut world, &mut |world| world.send(asks, &publication));
+    assert!(plain > MANY && with_meta >= plain, "{plain} and {with_meta} for a publication");
+}
+
 /// Who holds the most is closed when memory is short, and not somebody else.
 #[test]
 fn what_calls_take_counts_as_memory_of_their_connections() {

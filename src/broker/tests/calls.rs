@@ -426,7 +426,8 @@ fn an_idempotent_request_is_given_once_to_another_worker() {
     world.hang_up(second);
     world.expect_error(asks, "worker_lost", "q");
     assert_eq!(world.take(third), [json!(null); 0]);
-    assert_eq!(world.broker.core.counters.retried, 1);
+    let counters = &world.broker.core.counters;
+    assert_eq!((counters.forwarded, counters.retried), (3, 1), "two, and one of them again");
     world.assert_empty(&[asks, third]);
 }
 

@@ -112,3 +112,75 @@ fn a_reset_forgets_all_latencies_whoever_has_them() {
     answered(&mut world, stays);
     assert_eq!(measures.map(|measure| world.durations(measure)), [1, 1, 1, 0, 1]);
 }
+
+/// A channel that went and comes back is a new one.
+#[test]
+fn a_channel_is_listed_with_what_it_has_and_since_when() {
+    let mut world = World::new(Limits::default());
+    let asks = world.connected("app", "asks");
+    let worker = world.connected("app", "worker");
+    world.pass(Duration::from_secs(10));
+    world.serve(worker, "app", "work");
+    world.pass(Duration::from_secs(10));
+    world.subscribe(worker, "app", "news");
+    world.subscribe(asks, "app", "news");
+    world
+        .broker
+        .context()
+        .application("app", "app")
+        .channel("own")
+        .on_request(|request| request.reply(&1));
+    world.pass(Duration::from_secs(10));
+    let listed = |subscribers: u32, created_at: f64, workers: u32, has_handler: bool| {
+        json!({
+            "subscribers": subscribers, "created_at": created_at, "workers": workers,
+            "has_handler": has_handler, "kept_requests": 0,
+        })
+    };
+    assert_eq!(
+        world.list(asks, "list_channels"),
+        json!({
+            "work": listed(0, 10.0, 1, false),
+            "news": listed(2, 20.0, 0, false),
+            "own": listed(0, 20.0, 0, true),
+        })
+    );
+    world.hang_up(worker);
+    world.serve(asks, "app", "work");
+    assert_eq!(
+        world.list(asks, "list_channels"),
+        json!({
+            "work": listed(0, 30.0, 1, false),
+            "news": listed(1, 20.0, 0, false),
+            "own": listed(0, 20.0, 0, true),
+        })
+    );
+    let listed = world.list(asks, "list_applications");
+    assert_eq!(
+        listed["app"],
+        json!({
+            "name": "app", "channels": ["news", "own", "work"], "connections": 1,
+            "created_at": 0.0, "last_activity": 30.0,
+        })
+    );
+}
+
+/// The administrator may set it, and a machine may have a wrong one when it starts.
+#[test]
+fn the_wall_clock_changes_no_duration() {
+    let mut world = World::new(Limits::default());
+    let worker = world.worker("work");
+    let asks = world.connected("app", "asks");
+    for unix in [1_800_000_000, 5, 1_700_000_000].map(Duration::from_secs) {
+        world.request(asks, "q", &json!(1));
+        world.now.unix = unix;
+        world.pass(Duration::from_secs(2));
+        let got = world.take(worker).pop().expect("a request");
+        world.answer(worker, &got, &json!(2));
+    }
+    assert_eq!(world.list(asks, "get_stats")["uptime_seconds"], 6.0);
+    assert_eq!(world.list(asks, "get_time")["timestamp"], 1_700_000_002.0);
+    let latency = &world.list(asks, "get_latency")["channels"]["work"]["request"];
+    let seconds = ["p50_us", "max_us"].map(|of| latency[of].as_f64().unwrap() / 1e6);
+    assert!(seconds.iter().all(|seconds| (seconds - 2.0).abs() < 0.02), "{seconds:?}");
+}
