@@ -147,7 +147,8 @@ class FrameReader {
 
 /** @returns {FrameError} */
 function tooLarge(who, length, max, fatal) {
-  const fate = fatal ? 'the connection is closed' : 'nothing was sent and the connection stays open';
+  const fate = fatal ? 'the connection is closed' : 'nothing was sent and the connection stays open; send it in parts, '
+    + 'by a generator that serves a stream, or raise that limit here and at the server (--max-frame-bytes)';
   return new FrameError('FRAME_TOO_LARGE',
     `${who} a frame of ${length} bytes, more than the ${max} of maxFrameBytes; ${fate}`, { fatal });
 }
