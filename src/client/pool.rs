@@ -348,3 +348,32 @@ impl Pool {
         options.connect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_long_ago_do_not_count() {
+        let (soon, late) = (Duration::from_millis(10), Duration::from_secs(2));
+        let mut options = ClientOptions::new("app");
+        options.reconnect = Some(Reconnect::new(soon, late));
+        let mut backoff = Backoff::new(&options).unwrap();
+        let mut now = Instant::now();
+        for count in 1..20 {
+            backoff.begin(now, Some(Error::Closed));
+            assert_eq!(backoff.failures, count);
+            now = backoff.until.unwrap();
+            assert!(backoff.is_over(now));
+        }
+        now += late;
+        backoff.begin(now, None);
+        assert_eq!(backoff.failures, 20, "the next one came as soon as it may");
+        now = backoff.until.unwrap() + late + soon;
+        backoff.begin(now, None);
+        assert_eq!(backoff.failures, 1);
+        assert!(backoff.until.unwrap() <= now + soon);
+        backoff.end();
+        assert!(backoff.failures == 0 && backoff.is_over(now));
+    }
+}

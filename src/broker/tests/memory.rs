@@ -405,3 +405,20 @@ fn who_waits_for_memory_goes_on_below_the_lower_mark() {
     assert_eq!(world.stats().memory_pressure, MemoryPressure::Refusing);
     assert!(others.iter().all(|key| world.broker.wants_read(*key)));
 }
+
+/// Nobody could give anything back meanwhile.
+#[test]
+fn a_server_that_was_stopped_gives_its_memory_the_grace_anew() {
+    let grace = Limits::default().slow_consumer_grace;
+    let mut world = short_world();
+    let hoarders = world.hoarders(14);
+    world.hoard(&hoarders);
+    assert_eq!(world.stats().memory_pressure, MemoryPressure::Pausing);
+    world.pass(grace * 10);
+    let sheds = |world: &mut World| world.stats().counters.memory_sheds;
+    assert_eq!(sheds(&mut world), 0, "the server was away");
+    world.pass(grace / 2);
+    assert_eq!(sheds(&mut world), 0);
+    world.pass(grace / 2);
+    assert!(sheds(&mut world) > 0, "they gave nothing back");
+}

@@ -13,6 +13,7 @@ use super::many_threads::connect;
 use super::scripted::{
     Scripted, Side, Told, admit, losses, next, publish_until_some_wait, read_all, refuse,
 };
+use super::workers::deferred;
 use crate::support::{HANG, serve_echo, together};
 
 /// Has a client serve a channel, which the scripted server confirms.
@@ -298,4 +299,33 @@ fn all_threads_that_wait_for_a_message_see_the_end() {
     for _ in 0..3 {
         assert!(ended.recv_timeout(HANG).expect("all see it"));
     }
+}
+
+#[test]
+fn work_for_a_connection_that_was_lost_does_not_hold_up_the_end() {
+    let script = Scripted::new();
+    let mut options = script.options();
+    options.connection.timeout = Duration::from_secs(5);
+    let (client, mut side) = script.connect_with(&options);
+    let told = losses(&client);
+    let serving = client.clone();
+    let jobs = admit(&mut side, move || deferred(&serving, "work", 2));
+    side.send("request", "work", json!(1));
+    side.send("request", "work", json!(2));
+    let (_, ends) = jobs.recv_timeout(HANG).unwrap();
+    let (_, _goes_on) = jobs.recv_timeout(HANG).unwrap();
+    drop(side);
+    assert_eq!(next(&told), Told::Lost { unanswered: 0, unconfirmed: 0, waiting: 0 });
+    let mut side = script.accept();
+    assert_eq!(next(&told), Told::Connected);
+    let serve = side.receive();
+    side.answer(&serve, json!({"status": "serving", "channel": "work"}));
+    ends.reply(&"nobody waits for it").unwrap();
+    let closing = std::thread::spawn(move || client.close());
+    let stop = side.receive();
+    assert_eq!(stop["payload"]["action"], "stop_serving");
+    side.answer(&stop, json!({"status": "stopped", "channel": "work"}));
+    assert_eq!(read_all(&mut side), [json!(null); 0], "and nobody gets it");
+    drop(side);
+    closing.join().unwrap().unwrap();
 }
