@@ -48,6 +48,7 @@ const SIDEBAR = [
     ['Notifications', '/guide/notifications'],
     ['Deadlines and cancelling', '/guide/deadlines'],
     ['Streams', '/guide/streams'],
+    ['Bytes, arrays and tensors', '/guide/attachments'],
     ['Application errors', '/guide/errors'],
     ['Reconnecting and pools', '/guide/connections'],
     ['Tokens and access', '/guide/access'],

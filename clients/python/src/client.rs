@@ -29,6 +29,7 @@ use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::attachments::{Memory, attach};
 use crate::inside::{Inside, SIGNALS, after_fork, begin_end};
 use crate::json::json_text;
 use crate::message;
@@ -51,9 +52,11 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Jobs>()?;
     module.add_class::<Waiter>()?;
     module.add_class::<Stream>()?;
+    module.add_class::<Memory>()?;
     module.add_function(wrap_pyfunction!(begin_end, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork, module)?)?;
     module.add_function(wrap_pyfunction!(json_text, module)?)?;
+    module.add_function(wrap_pyfunction!(attach, module)?)?;
     module.add_function(wrap_pyfunction!(error_of, module)?)
 }
 

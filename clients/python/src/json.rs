@@ -10,9 +10,11 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
+use crate::attachments;
+
 const BLOCK_BYTES: usize = 64;
 
-/// Returns the Python object for a JSON document.
+/// Returns the Python object for a JSON document, with its attachments in their places.
 pub(crate) fn to_python<'py>(py: Python<'py>, json: &Json<'_>) -> PyResult<Bound<'py, PyAny>> {
     static DECODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     if let Some(plain) = plain_text(json.as_str()) {
@@ -25,7 +27,8 @@ pub(crate) fn to_python<'py>(py: Python<'py>, json: &Json<'_>) -> PyResult<Bound
         Ok::<_, PyErr>(decoder.getattr("scan_once")?.unbind())
     })?;
     let text = PyString::new(py, json.as_str());
-    decode.bind(py).call1((text, 0))?.get_item(0)
+    let payload = decode.bind(py).call1((text, 0))?.get_item(0)?;
+    if json.attachments().is_empty() { Ok(payload) } else { attachments::place(payload, json) }
 }
 
 /// Returns the JSON document for a Python object.
@@ -35,11 +38,29 @@ pub(crate) fn to_python<'py>(py: Python<'py>, json: &Json<'_>) -> PyResult<Bound
 /// cannot say. NaN and infinities are such values, because parsers of other languages refuse them.
 /// `ValueError` for documents that nest too deep for the peers.
 pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
-    static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = value.py();
+    match from_plain_text(value) {
+        Some(json) => Ok(json),
+        None => parse(encode(value).map_err(|error| explain(value, error, false))?),
+    }
+}
+
+/// Returns the payload of a message for a Python object: the JSON document, with bytes, arrays and
+/// tensors as its attachments.
+///
+/// # Errors
+/// As [`from_python`].
+pub(crate) fn payload(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
     if let Some(json) = from_plain_text(value) {
         return Ok(json);
     }
+    let encoded = attachments::collect(|| encode(value));
+    let (text, found) = encoded.map_err(|error| explain(value, error, true))?;
+    if found.is_empty() { parse(text) } else { attachments::payload(&text, &found) }
+}
+
+fn encode(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
     let encode = ENCODE.get_or_try_init(py, || {
         let options = PyDict::new(py);
         options.set_item("allow_nan", false)?;
@@ -48,8 +69,10 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
         let encoder = py.import("json")?.getattr("JSONEncoder")?.call((), Some(&options))?;
         Ok::<_, PyErr>(encoder.getattr("encode")?.unbind())
     })?;
-    let text = encode.bind(py).call1((value,)).map_err(|error| explain(value, error))?;
-    let text: String = text.extract()?;
+    encode.bind(py).call1((value,))?.extract()
+}
+
+fn parse(text: String) -> PyResult<Json<'static>> {
     Json::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
@@ -87,7 +110,7 @@ fn from_plain_text(value: &Bound<'_, PyAny>) -> Option<Json<'static>> {
 }
 
 /// The standard library says what it found, but neither where nor what to do.
-fn explain(value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+fn explain(value: &Bound<'_, PyAny>, error: PyErr, takes_attachments: bool) -> PyErr {
     let py = value.py();
     let is_of_value = error.is_instance_of::<PyTypeError>(py)
         || error.is_instance_of::<PyValueError>(py)
@@ -101,7 +124,7 @@ fn explain(value: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
         format!("the payload cannot be sent as JSON ({what}); flatten it: peers take 127 levels")
     } else {
         let explained = py.import("ipc_framework._values").and_then(|values| {
-            values.call_method1("explain", (value,))?.extract::<Option<String>>()
+            values.call_method1("explain", (value, takes_attachments))?.extract::<Option<String>>()
         });
         match explained {
             Ok(Some(explained)) => explained,

@@ -122,7 +122,7 @@ pub(crate) fn from_python(message: &Bound<'_, PyAny>) -> PyResult<Message> {
         app_id: text("app_id")?,
         channel_id: text("channel_id")?,
         message_type: type_of(&message.getattr("message_type")?)?,
-        payload: json::from_python(&message.getattr("payload")?)?,
+        payload: json::payload(&message.getattr("payload")?)?,
         timestamp: message.getattr("timestamp")?.extract()?,
         reply_to: if reply_to.is_none() { None } else { Some(text("reply_to")?) },
     })
@@ -143,10 +143,16 @@ pub(crate) fn fresh(
         app_id: text("app_id", app_id)?,
         channel_id: text("channel_id", channel_id)?,
         message_type,
-        payload: json::from_python(payload)?,
+        payload: json::payload(payload)?,
         timestamp: 0.0,
         reply_to: None,
     })
+}
+
+/// Returns the bytes of a payload, with those of its attachments.
+pub(crate) fn payload_bytes(payload: &Json<'_>) -> usize {
+    let attached: usize = payload.attachments().iter().map(|one| one.data.len()).sum();
+    payload.as_str().len() + attached
 }
 
 fn text(name: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {

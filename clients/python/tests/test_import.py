@@ -31,8 +31,10 @@ import sys
 before = set(sys.modules)
 import ipc_framework
 assert {"FrameworkClient", "FrameworkServer", "core", "server"} <= set(dir(ipc_framework))
+assert {"Tensor", "from_base64", "tensors"} <= set(dir(ipc_framework)) - set(ipc_framework.__all__)
 from ipc_framework import FrameworkClient
-print(*{"asyncio", "ctypes", "socket", "ssl", "uuid", "ipc_framework.server"} & set(sys.modules) - before)
+needless = {"asyncio", "ctypes", "numpy", "socket", "ssl", "uuid", "ipc_framework.server", "ipc_framework.tensors"}
+print(*needless & set(sys.modules) - before)
 assert ipc_framework.server.FrameworkServer is ipc_framework.FrameworkServer
 from ipc_framework import *
 assert ConnectionError is ipc_framework.exceptions.ConnectionError

@@ -7,7 +7,7 @@ use super::answer;
 use super::read_buffer::ReadBuffer;
 use crate::client::error::Error;
 use crate::proto::frame::Frame;
-use crate::proto::{Envelope, Extensions, Fault, Message};
+use crate::proto::{Envelope, Extensions, Fault, Message, Meta};
 
 /// The header of a TLS alert, read as the length of a frame: the record's type, its version, whose
 /// last byte varies, and half of its length. A TLS server sends it to clients that do not speak
@@ -65,7 +65,11 @@ pub(crate) fn front(buffer: &ReadBuffer, extensions: Extensions) -> Result<Recei
             let parse =
                 if extensions.is_empty() { Envelope::parse } else { Envelope::parse_extended };
             match parse(body) {
-                Ok(envelope) => Ok(Received { envelope, frame_bytes, fault: None, memory: None }),
+                Ok(envelope) => {
+                    let is_bare = extensions.contains(Extensions::BINARY) && has_bin(&envelope);
+                    let fault = is_bare.then_some(BIN_ALONE);
+                    Ok(Received { envelope, frame_bytes, fault, memory: None })
+                }
                 Err(error) => Err(Error::Protocol { what: error.to_string() }),
             }
         }
@@ -78,6 +82,15 @@ pub(crate) fn front(buffer: &ReadBuffer, extensions: Extensions) -> Result<Recei
         }
         Frame::Partial { .. } => unreachable!("it was waited for"),
     }
+}
+
+/// The fault of a message that names attachments and has none.
+const BIN_ALONE: Fault = Fault::Meta { key: "bin", expected: "with attachments behind the JSON" };
+
+fn has_bin(envelope: &Envelope<'_>) -> bool {
+    envelope.meta_str().is_some_and(|text| {
+        text.contains("bin") && Meta::parse(text).is_ok_and(|meta| meta.bin.is_some())
+    })
 }
 
 /// Reads a message with attachments. If only these are faulty, it can still be seen whom it is for.

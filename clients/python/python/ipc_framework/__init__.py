@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .exceptions import ConnectionError, IPCError, RoutingError
     from .exceptions import HandlerError as HandlerError
     from .server import FrameworkServer
+    from .tensors import Tensor as Tensor
+    from .tensors import from_base64 as from_base64
 
 _installed.warn_of_published()
 
@@ -44,13 +46,14 @@ __all__ = [
     "RoutingError",
 ]
 
-#: The modules that the published package loads, each with the names that are taken from there. `HandlerError` is this
-#: package's own, and `import *` brings what it brought there.
+#: The modules, each with the names that are taken from there. `HandlerError` and those of `tensors` are this package's
+#: own, and `import *` brings what the published package brought.
 _MODULES = {
     "client": ["FrameworkClient"],
     "core": ["Application", "Channel", "IPCClient", "IPCServer", "Message", "MessageType"],
     "exceptions": ["ConnectionError", "HandlerError", "IPCError", "RoutingError"],
     "server": ["FrameworkServer"],
+    "tensors": ["Tensor", "from_base64"],
 }
 
 
@@ -67,4 +70,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> "list[str]":
-    return sorted({*globals(), *__all__, *_MODULES, "HandlerError"})
+    return sorted({*globals(), *__all__, *_MODULES, "HandlerError", "Tensor", "from_base64"})

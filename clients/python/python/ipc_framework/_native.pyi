@@ -17,6 +17,8 @@ __all__ = [
     "Notices",
     "Job",
     "Jobs",
+    "Memory",
+    "attach",
     "json_text",
     "error_of",
     "begin_end",
@@ -144,6 +146,13 @@ class Jobs:
     def send_held(self) -> None: ...
     def close(self) -> None: ...
     def fileno(self) -> int: ...
+
+@final
+class Memory:
+    """The bytes of a received tensor, where they lie in its message. It has a buffer that nobody may write to."""
+
+def attach(data: bytes, dtype: Optional[str], shape: Tuple[int, ...]) -> str:
+    """Adds an attachment to the payload that is being encoded. Returns the text that stands in its place meanwhile."""
 
 def json_text(value: Any) -> str:
     """Returns the JSON text that a payload would have on the wire."""

@@ -4,38 +4,55 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, is_dataclass
-from typing import Any, Iterator, List, Optional, Tuple
+from dataclasses import fields, is_dataclass
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from . import tensors
+from ._native import attach
 
 #: The ids of the containers around a value, from the innermost on.
 Ancestors = Optional[Tuple[int, Any]]
 
 
 def plain(value: Any) -> Any:
-    """Converts values that ``json`` does not know: data classes anywhere in a payload become objects."""
+    """Converts values that ``json`` does not know, anywhere in a payload: data classes become objects, scalars of NumPy
+    numbers, and bytes, arrays and tensors attachments."""
+    number = tensors.number(value)
+    if number is not None:
+        return number
+    attachment = tensors.find(value)
+    if attachment is not None:
+        return attach(attachment.read(), attachment.dtype, attachment.shape)
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return _members(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def explain(payload: Any) -> Optional[str]:
-    """Returns what is wrong with the first value that JSON cannot say, with its path, and what to send instead."""
+def _members(value: Any) -> Dict[str, Any]:
+    """Returns what a data class holds. `asdict` would copy it, also the arrays in it."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def explain(payload: Any, takes_attachments: bool) -> Optional[str]:
+    """Returns what is wrong with the first value that cannot be sent, with its path, and what to send instead."""
     left: List[Tuple[str, Any, Ancestors]] = [("payload", payload, None)]
     while left:
         path, value, ancestors = left.pop()
         if is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
-        if isinstance(value, (dict, list, tuple)):
+            inside: Any = _members(value)
+        else:
+            inside = value
+        if isinstance(inside, (dict, list, tuple)):
             if _is_among(id(value), ancestors):
                 return f"{path} contains itself, and JSON cannot say that; send the id of one in its place"
             within = (id(value), ancestors)
             try:
-                parts = list(_parts(path, value))
+                parts = list(_parts(path, inside))
             except _BadKey as error:
                 return str(error)
             left.extend((part, inner, within) for part, inner in reversed(parts))
         else:
-            hint = _hint(value)
+            hint = _hint(value, takes_attachments)
             if hint is not None:
                 return f"{path} is {hint}"
     return None
@@ -66,23 +83,30 @@ def _is_among(identity: int, ancestors: Ancestors) -> bool:
     return False
 
 
-def _hint(value: Any) -> Optional[str]:
-    """Returns what a value is and what to send in its place; None if JSON can say it."""
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return None
-        return f"{value!r}, and JSON has no NaN and no infinity; send None, a string, or a number"
+def _hint(value: Any, takes_attachments: bool) -> Optional[str]:
+    """Returns what a value is and what to send in its place; None if it can be sent."""
     if value is None or isinstance(value, (str, int)):
         return None
+    try:
+        number = value if isinstance(value, float) else tensors.number(value)
+        if isinstance(number, float) and not math.isfinite(number):
+            return f"{number!r}, and JSON has no NaN and no infinity; send None, a string, or a number"
+        if number is not None:
+            return None
+        if tensors.find(value) is not None:
+            if takes_attachments:
+                return None
+            return f"of the type {_name(value)}, and only JSON can be sent here; send text, such as base64, or a list"
+    except tensors.Refused as error:
+        return str(error)
+    except Exception as error:
+        return f"of the type {_name(value)}, which cannot be read ({error})"
     what = f"of the type {_name(value)}, which JSON cannot say; "
-    if type(value).__module__.partition(".")[0] == "numpy":
-        # Arrays and scalars have both.
-        return what + ("send value.tolist()" if getattr(value, "shape", ()) else "send value.item()")
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return what + "send text, such as base64.b64encode(value).decode()"
+    if hasattr(type(value), "to_numpy"):
+        return what + "send value.to_numpy()"
     if isinstance(value, (set, frozenset)):
         return what + "send list(value)"
-    return what + "send a dict, a list, a string, a number, a bool or None"
+    return what + "send a dict, a list, a string, a number, a bool, bytes, an array or None"
 
 
 def _name(value: Any) -> str:

@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use ipc_framework::client::{Error, Execution};
 use ipc_framework::{ErrorCode, Json};
+use pyo3::exceptions::{
+    PyMemoryError, PyOverflowError, PyRecursionError, PyTypeError, PyValueError,
+};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -38,6 +41,7 @@ impl From<&Error> for Failure {
             Error::BadId { .. } => ("ChannelError", "bad_id"),
             Error::NotJson(_) => ("SerializationError", "not_json"),
             Error::TooLarge { .. } => ("SerializationError", "too_large"),
+            Error::BadAttachments { .. } => ("SerializationError", "undecodable"),
             Error::Deadline { .. } => ("TimeoutError", "timeout"),
             Error::Unreachable { .. } => ("ConnectionError", "unreachable"),
             Error::Tls { .. } => ("ConnectionError", "tls"),
@@ -121,6 +125,17 @@ impl Failure {
         };
         build().unwrap_or_else(|error| error)
     }
+}
+
+/// Returns the exception for a payload that cannot be a Python object. What the handler of a signal has
+/// raised meanwhile, such as Ctrl-C, stays what it is.
+pub(super) fn undecodable(py: Python<'_>, error: PyErr) -> PyErr {
+    let is_of_value = error.is_instance_of::<PyTypeError>(py)
+        || error.is_instance_of::<PyValueError>(py)
+        || error.is_instance_of::<PyOverflowError>(py)
+        || error.is_instance_of::<PyMemoryError>(py)
+        || error.is_instance_of::<PyRecursionError>(py);
+    if is_of_value { Failure::of_payload(&error).into_py(py) } else { error }
 }
 
 /// Returns the exception for an error.

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 
 use super::errors::Failure;
 use crate::inside::Inside;
-use crate::message;
+use crate::message::{self, payload_bytes};
 
 /// Limits of what may wait for slow handlers; the server has the same ones for a worker.
 const MESSAGES_MAX: usize = 64 << 10;
@@ -168,7 +168,7 @@ impl Waiting {
 
 impl Item {
     fn bytes(&self) -> usize {
-        let of = |message: &Message| message.payload.as_str().len() + MESSAGE_BYTES;
+        let of = |message: &Message| payload_bytes(&message.payload) + MESSAGE_BYTES;
         match self {
             Self::Message(message) | Self::Answer { answer: Ok(message), .. } => of(message),
             Self::Answer { .. } | Self::Ready(_) | Self::Mark(_) | Self::Event { .. } => {

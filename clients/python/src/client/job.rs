@@ -170,7 +170,7 @@ impl Job {
     /// Answers with a value. If the value cannot be JSON this raises, and the request stays open.
     fn answer(&self, py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<()> {
         let inside = Inside::enter(py);
-        let payload = json::from_python(payload)?;
+        let payload = json::payload(payload)?;
         let Answer::Open(responder) = self.take() else { return Ok(()) };
         inside.detached(|| responder.reply(&payload)).map_err(|error| raise(py, &error))
     }
@@ -180,7 +180,7 @@ impl Job {
     /// request stays open.
     fn add_part(&self, py: Python<'_>, payload: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
         let inside = Inside::enter(py);
-        let part = json::from_python(payload)?;
+        let part = json::payload(payload)?;
         let added = inside.detached(|| {
             self.put(part);
             self.flush()

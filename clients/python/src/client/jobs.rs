@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use super::errors::Failure;
 use super::job::Job;
 use crate::inside::Inside;
+use crate::message::payload_bytes;
 use crate::{errors, message};
 
 /// Bytes of requests that may wait for a handler, as in the other clients.
@@ -241,7 +242,7 @@ fn give_up(cancelled: Vec<Responder>) {
 }
 
 fn bytes_of(message: &Message) -> usize {
-    message.payload.as_str().len() + JOB_BYTES
+    payload_bytes(&message.payload) + JOB_BYTES
 }
 
 /// The requests of one served channel. At most `jobs_max` of them wait, besides those that handlers

@@ -8,7 +8,7 @@ use ipc_framework::client::{Error, RequestStream};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
-use super::errors::{Failure, raise};
+use super::errors::{raise, undecodable};
 use crate::inside::{Inside, SIGNALS};
 use crate::message;
 
@@ -91,7 +91,7 @@ impl Stream {
             }
             Some(Ok(part)) => message::to_python(py, &(&part).into())
                 .map(Some)
-                .map_err(|error| Failure::of_payload(&error).into_py(py)),
+                .map_err(|error| undecodable(py, error)),
             Some(Err(error)) => Err(raise(py, &error)),
         }
     }

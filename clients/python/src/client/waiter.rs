@@ -7,7 +7,7 @@ use ipc_framework::Message;
 use ipc_framework::client::{RequestId, WeakClient};
 use pyo3::prelude::*;
 
-use super::errors::Failure;
+use super::errors::{Failure, undecodable};
 use crate::inside::{Inside, SIGNALS};
 use crate::message;
 
@@ -70,7 +70,7 @@ impl Waiter {
                 return match answer {
                     Ok(message) => message::to_python(py, &(&message).into())
                         .map(Some)
-                        .map_err(|error| Failure::of_payload(&error).into_py(py)),
+                        .map_err(|error| undecodable(py, error)),
                     Err(failure) if failure.is_deadline() => Ok(None),
                     Err(failure) => Err(failure.into_py(py)),
                 };

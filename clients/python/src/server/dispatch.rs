@@ -17,7 +17,7 @@ use super::jobs::{Job, Jobs};
 use super::origin::{Origin, State};
 use super::reply::Reply;
 use super::shared::Shared;
-use crate::message::Fields;
+use crate::message::{Fields, payload_bytes};
 
 /// Sets up the server to call Python.
 pub(super) fn install(server: &mut Server, shared: &Arc<Shared>, jobs: Option<Jobs>) {
@@ -138,7 +138,7 @@ impl Dispatch {
         let Some(call) = shared.calls.find(delivery.message()) else { return delivery.pass_on() };
         let origin = shared.origins.of(delivery.from(), delivery.message());
         if let Some(jobs) = &self.jobs {
-            let has_room = jobs.has_room(delivery.json().as_str().len());
+            let has_room = jobs.has_room(payload_bytes(&delivery.json()));
             let message = Message::from(delivery.message());
             if !has_room || !jobs.push(Job { message, origin, call }) {
                 return Err(HandlerError::new(OVERLOADED));
@@ -171,7 +171,7 @@ fn queue<'a>(
     call: Call,
 ) -> RequestResult<'a> {
     let busy = Failure::new(ErrorCode::LimitExceeded, OVERLOADED);
-    if !jobs.has_room(request.json().as_str().len()) {
+    if !jobs.has_room(payload_bytes(&request.json())) {
         return request.reply(&busy);
     }
     let message = Message::from(request.message());

@@ -8,6 +8,7 @@ use ipc_framework::Message;
 
 use super::calls::Call;
 use super::origin::Origin;
+use crate::message::payload_bytes;
 
 /// Bytes of the payloads that may wait for a thread.
 const JOB_BYTES_MAX: usize = 256 << 20;
@@ -58,7 +59,7 @@ impl Jobs {
 
     /// Returns whether the queue took it.
     pub(super) fn push(&self, job: Job) -> bool {
-        let bytes = job.message.payload.as_str().len();
+        let bytes = payload_bytes(&job.message.payload);
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         let taken = self.sender.try_send(job).is_ok();
         if !taken {
@@ -76,7 +77,7 @@ impl Waiting {
         let job = receiver.recv();
         self.idle.fetch_sub(1, Ordering::Relaxed);
         let job = job.ok()?;
-        self.bytes.fetch_sub(job.message.payload.as_str().len(), Ordering::Relaxed);
+        self.bytes.fetch_sub(payload_bytes(&job.message.payload), Ordering::Relaxed);
         Some(job)
     }
 }

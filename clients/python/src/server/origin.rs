@@ -304,7 +304,7 @@ impl Origin {
                 drop(state);
                 let bytes_max = self.origins.door.frame_bytes_max();
                 let new = || Box::new(Parts::new(bytes_max));
-                let has_room = yielded.collected.get_or_insert_with(new).add(&part);
+                let has_room = yielded.collected.get_or_insert_with(new).add(part);
                 if !has_room {
                     self.refuse_as(ErrorCode::LimitExceeded, TOO_LARGE);
                 }

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use scoped_tls_hkt::scoped_thread_local;
 
 use crate::errors;
+use crate::message::payload_bytes;
 
 /// Upper bound of a frame's size besides the payload and the ids.
 const ENVELOPE_BYTES: usize = 256;
@@ -138,8 +139,14 @@ impl Door {
 
     /// Refuses a message that is too large here, because the sender does not wait for the loop.
     fn check_size(&self, message: &Message) -> PyResult<()> {
+        if !message.payload.attachments().is_empty() {
+            return Err(PyValueError::new_err(
+                "a server inside a program sends JSON alone so far; send text, such as base64, or send \
+                 it by a FrameworkClient",
+            ));
+        }
         let ids = message.message_id.len() + message.app_id.len() + message.channel_id.len();
-        let bytes = message.payload.as_str().len() + ids + ENVELOPE_BYTES;
+        let bytes = payload_bytes(&message.payload) + ids + ENVELOPE_BYTES;
         if bytes > self.frame_bytes_max {
             return Err(PyValueError::new_err(format!(
                 "the message has some {bytes} bytes, over the {} of a frame; send less, or raise \

@@ -2,11 +2,11 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any, AsyncIterator, Dict, Iterator, List, Optional
+from typing import Any, AsyncIterator, Dict, Iterator, List, Optional, Tuple
 
 from typing_extensions import assert_type
 
-from ipc_framework import FrameworkClient, HandlerError, Message, MessageType, aio
+from ipc_framework import FrameworkClient, HandlerError, Message, MessageType, Tensor, aio, from_base64
 from ipc_framework.exceptions import ConnectionError, IPCError, TimeoutError
 from ipc_framework.tls import Tls
 
@@ -18,6 +18,15 @@ class Tracing(FrameworkClient):
 
     def handle_message(self, message: Message) -> None:
         super().handle_message(message)
+
+
+def tensors(client: FrameworkClient) -> None:
+    tensor = Tensor("f32", [1, 2], b"12345678")
+    assert_type(tensor.dtype, str)
+    assert_type(tensor.shape, Tuple[int, ...])
+    assert_type(tensor.data, memoryview)
+    client.publish("channel", {"tensor": Tensor("u8", (2,), bytearray(2)), "bytes": b"raw"})
+    assert_type(from_base64({"$base64": "AA==", "dtype": None, "shape": None}), Any)
 
 
 def threads() -> None:
