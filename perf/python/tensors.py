@@ -1,4 +1,7 @@
-"""A worker that returns tensors, for `perf/node/tensors.js`: `tensors.py PEER ADDRESS`. Prints a line when it serves."""
+"""A worker that returns tensors, for `perf/node/tensors.js`: `tensors.py PEER ADDRESS`.
+
+It prints a line once it serves.
+"""
 
 import base64
 import socket
