@@ -210,9 +210,9 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "clients/python/src",
         floors: &[
-            "errors json parts",
+            "attachments errors json",
             "inside notices",
-            "cancelled message",
+            "cancelled message parts",
             "client/errors client/link",
             "client/job",
             "client/inbox client/jobs client/waiter",
