@@ -7,31 +7,35 @@ use clap::Command;
 use clap::builder::StyledStr;
 
 /// Returns the way in which the user started this program. `cargo run` and its aliases name the
-/// package.
-pub(super) fn program() -> &'static str {
+/// package, and the Python module calls the program by the way in which it was run itself.
+pub(super) fn program() -> Cow<'static, str> {
     match std::env::var("CARGO_PKG_NAME") {
-        Ok(name) if name == env!("CARGO_PKG_NAME") => WITH_CARGO,
-        _ => ALONE,
+        Ok(name) if name == env!("CARGO_PKG_NAME") => return WITH_CARGO.into(),
+        _ => {}
     }
+    let name = std::env::args_os().next().and_then(|name| name.into_string().ok());
+    name.filter(|name| name.ends_with(WITH_PYTHON)).map_or(ALONE.into(), Cow::from)
 }
 
 /// Returns a sentence with its commands, which stand in backticks, as the user types them.
 pub(super) fn as_typed(sentence: &str) -> Cow<'_, str> {
-    typed_with(program(), sentence)
+    typed_with(&program(), sentence)
 }
 
 /// Returns the command with a help whose commands are those that the user types.
 pub(super) fn with_help_as_typed(command: Command) -> Command {
-    match program() {
-        ALONE => command,
-        program => help_with(program, command)
-            .bin_name(program)
-            .mut_subcommands(|subcommand| help_with(program, subcommand)),
+    let program = program();
+    if program == ALONE {
+        return command;
     }
+    help_with(&program, command)
+        .bin_name(&*program)
+        .mut_subcommands(|subcommand| help_with(&program, subcommand))
 }
 
 const ALONE: &str = "ipc";
 const WITH_CARGO: &str = "cargo ipc";
+const WITH_PYTHON: &str = " -m ipc_framework";
 
 fn typed_with<'a>(program: &str, sentence: &'a str) -> Cow<'a, str> {
     if program == ALONE || !sentence.contains("`ipc ") {

@@ -106,3 +106,6 @@ def test_the_module_is_the_program(environment: Environment) -> None:
     (environment.site / "bin" / "ipc").symlink_to(BINARY)
     version = environment.run("-m", "ipc_framework", "--version")
     assert (version.returncode, version.stderr) == (0, "") and re.fullmatch(r"ipc \d+\.\d+\.\d+\S*\n", version.stdout)
+    # It names itself as it was started, because `ipc` need not be in PATH.
+    usage = environment.run("-m", "ipc_framework", "serve", "--what")
+    assert re.search(r"; see `python\S* -m ipc_framework serve --help`\n", usage.stderr), usage.stderr

@@ -1,5 +1,6 @@
 //! The lines with which `ipc serve` greets: they fit how it was started, and they work.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -104,6 +105,21 @@ fn whoever_runs_it_with_cargo_is_advised_to_do_so_again() {
     command.env("CARGO_PKG_NAME", env!("CARGO_PKG_NAME"));
     let running = Running::start(command);
     assert!(running.banner.contains("try: cargo ipc request echo "), "{}", running.banner);
+}
+
+/// The Python module starts it like this, because `ipc` need not be on the path.
+#[test]
+fn whoever_runs_it_with_python_is_advised_to_do_so_again() {
+    let mut command = serve(&["--port=0", "--demo"]);
+    command.arg0("python3 -m ipc_framework");
+    let running = Running::start(command);
+    let hint = "try: python3 -m ipc_framework request echo ";
+    assert!(running.banner.contains(hint), "{}", running.banner);
+    let mut help = ipc();
+    help.args(["serve", "--help"]).arg0("python3 -m ipc_framework");
+    let help = String::from_utf8(output(help).stdout).unwrap();
+    assert!(help.contains("Usage: python3 -m ipc_framework serve"), "{help}");
+    assert!(help.contains("\n  python3 -m ipc_framework serve --demo"), "{help}");
 }
 
 #[test]

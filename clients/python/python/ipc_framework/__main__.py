@@ -25,7 +25,9 @@ def main() -> None:
     _installed.check()
     for program in candidates():
         if program.exists():
-            os.execv(program, [str(program), *sys.argv[1:]])
+            # Its hints and errors name commands as they have to be typed, and know that by this.
+            name = f"{pathlib.Path(sys.executable).name} -m ipc_framework"
+            os.execv(program, [name, *sys.argv[1:]])
     sys.exit(
         "ipc_framework: this installation was built without the program `ipc`. Install a wheel of ipc-framework-rs, or "
         "build the program in a clone of the repository: cargo install --path . --features cli"
