@@ -1,7 +1,7 @@
 //! The source of every choice in a run: a seed, or the bytes of a fuzzer.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use chacha20::ChaCha8Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
 
 /// Everything that is left to chance in a simulated run.
 pub(super) enum Decisions {

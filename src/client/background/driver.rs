@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use chacha20::ChaCha8Rng;
+use chacha20::rand_core::SeedableRng;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 
 use super::incoming::{Incoming, classify, deliver};
 use super::open::Open;
