@@ -107,6 +107,8 @@ impl HandlerError {
     }
 
     fn within_limit(code: String, text: String, details: Option<&Json<'_>>) -> Self {
+        // An error is small, and goes as text alone.
+        let details = details.map(Json::to_base64);
         let details = details.map_or(String::new(), |it| format!(",\"details\":{it}"));
         let escaped = escape(&text);
         let payload = format!(

@@ -33,7 +33,7 @@ Examples:
   echo '[1, 2, 3]' | ipc request echo - --json
   seq 3 | ipc request echo --lines
   ipc request echo 1 --stream --timeout 1m
-  ipc request echo '{\"image\": null}' --attach /image=@cat.jpg --save answers
+  ipc request echo null --app bench --attach =@cat.jpg --save out
   ipc request system '{\"action\": \"get_time\"}'"))]
 pub(super) struct Request {
     /// Channel to send the request on

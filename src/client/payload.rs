@@ -1,7 +1,8 @@
 //! Payloads that can be sent: serializable values, and text that is already JSON.
 
 /// A value that can be the payload of a message: any value with serde's `Serialize`, and
-/// [`Json`](crate::Json), whose text is sent unchanged. A value with a part that JSON cannot express,
+/// [`Json`](crate::Json), whose text is sent unchanged. [`Blob`](crate::Blob)s and
+/// [`Tensor`](crate::Tensor)s in a value travel beside its JSON. A value with a part that JSON cannot express,
 /// such as `f64::NAN`, is refused with the path to that part.
 ///
 /// ```

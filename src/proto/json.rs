@@ -71,7 +71,7 @@ impl<'a> Json<'a> {
     }
 
     /// The bytes of the text and the attachments.
-    #[cfg(feature = "net")]
+    #[cfg(feature = "broker")]
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.text.len() + self.carried.as_ref().map_or(0, |carried| carried.tail().len())

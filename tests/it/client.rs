@@ -24,6 +24,7 @@ pub(crate) mod published;
 mod reconnect;
 pub(crate) mod scripted;
 mod streams;
+mod tensors;
 mod too_large;
 #[cfg(feature = "cli")]
 mod unix_socket;

@@ -1,6 +1,7 @@
 //! The subcommands other than `ipc serve`, run as users run them against `ipc serve --demo`.
 
 mod asking;
+mod attaching;
 mod bench;
 mod examples;
 mod leaving;

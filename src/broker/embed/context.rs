@@ -7,14 +7,18 @@ use std::ops::ControlFlow;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::broker::flow::attachments::{self, Receiver, Rewrite};
 use crate::broker::flow::{answers, measuring, queues, subscriptions};
 use crate::broker::state::core::Core;
-use crate::broker::state::encoder::{Address, Encoded};
+use crate::broker::state::encoder::{Address, Encoded, head_of};
 use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::latency::{ChannelLatency, LatencyOf};
 use crate::broker::state::stats::{self, ApplicationInfo, ChannelInfo, Stats};
-use crate::proto::{Head, Json, JsonError, Message, MessageType, escaped};
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{
+    Envelope, Head, Json, JsonError, Message, MessageType, Meta, OutFrame, escaped,
+};
 
 /// The server, for its handlers and hooks.
 ///
@@ -95,6 +99,11 @@ impl<'a> Context<'a> {
         message: &Message,
     ) -> Result<usize, SendError> {
         let Some(channel) = self.find_channel(app_id, channel_id) else { return Ok(0) };
+        if message.payload.carried().is_some() {
+            let stamp = self.core.encoder.stamp(self.core.turn.now.unix);
+            let head = head_of(message, &stamp);
+            return publish_attached(self.core, channel, head.borrowed(), &message.payload);
+        }
         let encoded = self.encode(message)?;
         Ok(fan_out(self.core, channel, encoded))
     }
@@ -110,6 +119,13 @@ impl<'a> Context<'a> {
         message: &Message,
     ) -> Result<usize, SendError> {
         let connections = self.connections_of(app_id);
+        if message.payload.carried().is_some() {
+            let mut reached = 0;
+            for key in connections {
+                reached += usize::from(self.send_attached(key, message)?);
+            }
+            return Ok(reached);
+        }
         let encoded = self.encode(message)?;
         let frame = encoded.frame();
         let queued = connections.iter().filter(|key| queues::push(self.core, **key, &frame));
@@ -130,8 +146,25 @@ impl<'a> Context<'a> {
         connection: ConnectionKey,
         message: &Message,
     ) -> Result<bool, SendError> {
+        if message.payload.carried().is_some() {
+            return self.send_attached(connection, message);
+        }
         let encoded = self.encode(message)?;
         Ok(answers::send(self.core, connection, encoded))
+    }
+
+    /// Sends a message with attachments, in the form that the connection takes.
+    #[cold]
+    fn send_attached(&mut self, to: ConnectionKey, message: &Message) -> Result<bool, SendError> {
+        let core = &mut *self.core;
+        let stamp = core.encoder.stamp(core.turn.now.unix);
+        let head = head_of(message, &stamp);
+        let rewrite = Rewrite::own(head.borrowed(), Meta::default(), &message.payload);
+        let receiver = Receiver::of(core, to);
+        let frame = rewrite.frame(receiver, &mut core.pool);
+        let frame = frame.map_err(|_| too_large(core, &message.payload))?;
+        attachments::note_work(core, receiver, &frame);
+        Ok(queues::push(core, to, &frame))
     }
 
     /// Returns the connection that has this id in an application.
@@ -272,9 +305,40 @@ pub(crate) fn publish(
         reply_to: None,
         meta: None,
     };
+    if payload.carried().is_some() {
+        return publish_attached(core, channel, head, payload);
+    }
     let encoded = core.encoder.text(&mut core.pool, &head, payload.as_str());
     let encoded = check_size(core, encoded)?;
     Ok(fan_out(core, channel, encoded))
+}
+
+/// Publishes a payload with attachments, in the form that each subscriber takes: as if a peer had sent it.
+#[cold]
+fn publish_attached(
+    core: &mut Core,
+    channel: ChannelKey,
+    head: Head<'_>,
+    payload: &Json<'_>,
+) -> Result<usize, SendError> {
+    let rewrite = Rewrite::own(head, Meta::default(), payload);
+    let frame = rewrite.frame(Receiver::of_all(core), &mut core.pool);
+    let Ok(Ok(frame)) = frame.map(OutFrame::into_shared_frame) else {
+        return Err(too_large(core, payload));
+    };
+    let body = &frame.bytes()[HEADER_BYTES..];
+    // It is what was written just now.
+    let Ok(envelope) = Envelope::parse_binary(body) else { return Ok(0) };
+    let reached = subscriptions::fan_out_with_meta(core, channel, &envelope, body);
+    if reached > 0 {
+        measuring::note_publications(core, channel, core.turn.now.monotonic.into(), 1);
+    }
+    Ok(reached)
+}
+
+fn too_large(core: &Core, payload: &Json<'_>) -> SendError {
+    let frame_bytes_max = core.limits.frame_bytes_max;
+    SendError::TooLarge { body_bytes: payload.bytes(), frame_bytes_max }
 }
 
 fn check_size(core: &mut Core, encoded: Encoded) -> Result<Encoded, SendError> {

@@ -114,7 +114,7 @@ impl Handle {
         message: Message,
     ) -> Result<(), HandleError> {
         let (app_id, channel_id) = (app_id.to_owned(), channel_id.to_owned());
-        self.command(message.payload.as_str().len(), move |context| {
+        self.command(message.payload.bytes(), move |context| {
             note_unsent(context.publish_to(&app_id, &channel_id, &message).err());
         })
     }
@@ -124,7 +124,7 @@ impl Handle {
     /// # Errors
     /// The same as [`Handle::publish`].
     pub fn broadcast_to_application(&self, message: Message) -> Result<(), HandleError> {
-        self.command(message.payload.as_str().len(), move |context| {
+        self.command(message.payload.bytes(), move |context| {
             note_unsent(context.broadcast_to_application(&message.app_id, &message).err());
         })
     }
@@ -139,7 +139,7 @@ impl Handle {
         connection: ConnectionKey,
         message: Message,
     ) -> Result<(), HandleError> {
-        self.command(message.payload.as_str().len(), move |context| {
+        self.command(message.payload.bytes(), move |context| {
             note_unsent(context.send_to_connection(connection, &message).err());
         })
     }

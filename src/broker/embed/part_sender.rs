@@ -15,7 +15,7 @@ use crate::broker::state::mailbox::Letter;
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::watch::{Blocked, Watch};
 use crate::handler_error::HandlerError;
-use crate::proto::{Json, JsonError};
+use crate::proto::{Attached, Json, JsonError};
 
 /// Sends the parts of an answer from any thread, at the pace of the requester.
 ///
@@ -58,6 +58,8 @@ enum Parts {
     /// The array that a requester without a stream gets.
     Collected {
         json: String,
+        attached: Option<Box<Attached>>,
+        count: u64,
         bytes_max: usize,
     },
 }
@@ -73,7 +75,7 @@ impl PartSender {
         let parts = if is_stream {
             Parts::Sent
         } else {
-            Parts::Collected { json: String::new(), bytes_max }
+            Parts::Collected { json: String::new(), attached: None, count: 0, bytes_max }
         };
         Self { request: Some(request), remote, watch, parts }
     }
@@ -117,17 +119,22 @@ impl PartSender {
         let Some(request) = self.request else { return Err(PartError::Cancelled) };
         match &mut self.parts {
             Parts::Collected { .. } if self.watch.is_cancelled() => Err(PartError::Cancelled),
-            Parts::Collected { json, bytes_max } => {
-                if json.len() + part.as_str().len() + 2 > *bytes_max {
+            Parts::Collected { json, attached, count, bytes_max } => {
+                let so_far = json.len() + attached.as_ref().map_or(0, |all| all.bytes());
+                if so_far + part.bytes() + 2 > *bytes_max {
                     self.answer(Err(refusal::stream_too_large()));
                     return Err(PartError::TooLarge);
                 }
                 json.push(if json.is_empty() { '[' } else { ',' });
                 json.push_str(part.as_str());
+                if part.carried().is_some() {
+                    attached.get_or_insert_default().add(*count, &part.attachments());
+                }
+                *count += 1;
                 Ok(true)
             }
             Parts::Sent => {
-                let bytes = part.as_str().len();
+                let bytes = part.bytes();
                 match self.watch.take_credit(bytes) {
                     Ok(()) => {}
                     Err(Blocked::NoCredit) => return Ok(false),
@@ -190,10 +197,14 @@ impl PartSender {
     /// Ends the answer.
     pub fn end(mut self) {
         match &mut self.parts {
-            Parts::Collected { json, .. } => {
+            Parts::Collected { json, attached, .. } => {
                 json.push_str(if json.is_empty() { "[]" } else { "]" });
-                let json = std::mem::take(json);
-                self.answer(Json::parse(json).map_err(|_| refusal::stream_too_large()));
+                let (json, attached) = (std::mem::take(json), attached.take());
+                let all = Json::parse(json).and_then(|all| match attached {
+                    Some(attached) => attached.join(all),
+                    None => Ok(all),
+                });
+                self.answer(all.map_err(|_| refusal::stream_too_large()));
             }
             Parts::Sent => {
                 let Some(request) = self.request.take() else { return };

@@ -81,7 +81,7 @@ impl Publication {
             Destination::Named(ids, _) => ids.len(),
             Destination::Topic(_) => 0,
         };
-        ids_bytes + self.payload.as_str().len()
+        ids_bytes + self.payload.bytes()
     }
 
     /// Puts it into the queues of the channel's subscribers. A channel that does not exist has none.

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::context::{self, Context, SendError};
 use super::part_sender::PartSender;
 use super::responder::{Remote, Responder};
+use crate::broker::flow::attachments::{self, Receiver, Rewrite};
 use crate::broker::flow::{answers, calls, queues, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -21,7 +22,8 @@ use crate::broker::state::watch::Watch;
 use crate::handler_error::HandlerError;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
-    DecodeError, Envelope, Head, Json, Message, MessageType, Meta, OutFrame, escaped,
+    Attachments, DecodeError, Envelope, Head, Json, Message, MessageType, Meta, OutFrame, Stamp,
+    escaped,
 };
 
 /// The result of a request handler: the proof that it handled the request, or an error.
@@ -113,7 +115,9 @@ impl<'a> Delivery<'a> {
         self.parts.envelope
     }
 
-    /// Decodes the payload.
+    /// Decodes the payload. A [`Blob`](crate::Blob) or [`Tensor`](crate::Tensor) in it is
+    /// [`Owned`](crate::Owned), or borrowed from [`json`](Self::json) by
+    /// [`decode_borrowed`](Json::decode_borrowed).
     ///
     /// # Errors
     /// If the payload does not have the shape of `T`.
@@ -121,7 +125,12 @@ impl<'a> Delivery<'a> {
         self.json().decode()
     }
 
-    /// Returns the payload as the sender wrote it.
+    /// Returns the attachments of the payload: bytes and tensors in place of some of its nulls.
+    pub fn attachments(&self) -> Attachments<'a> {
+        self.parts.envelope.attachments().unwrap_or_default()
+    }
+
+    /// Returns the payload as the sender wrote it, with its attachments.
     pub fn json(&self) -> Json<'a> {
         self.parts.envelope.payload()
     }
@@ -257,7 +266,11 @@ impl<'a> Request<'a> {
         let core = context.into_core();
         let address = Address::of(parts.envelope);
         let reply_to = Some(parts.envelope.message_id().raw().as_bytes());
-        let answer = answers::encode(core, address, MessageType::Response, reply_to, payload)?;
+        let answer = match answers::encode(core, address, MessageType::Response, reply_to, payload)?
+        {
+            Ok(answer) => answer,
+            Err(attached) => return reply_attached(core, parts, dealt, &attached),
+        };
         let replied = finish(core, parts.from, dealt, &answer.frame());
         core.encoder.recycle(answer);
         replied
@@ -270,16 +283,11 @@ impl<'a> Request<'a> {
     pub fn reply_json(self, payload: &Json<'_>) -> RequestResult<'a> {
         let Delivery { parts, context, dealt, .. } = self.delivery;
         let core = context.into_core();
+        if payload.carried().is_some() {
+            return reply_attached(core, parts, dealt, payload);
+        }
         let stamp = core.encoder.stamp(core.turn.now.unix);
-        let head = Head {
-            message_id: stamp.id(),
-            app_id: parts.envelope.app_id().raw(),
-            channel_id: parts.envelope.channel_id().raw(),
-            message_type: MessageType::Response,
-            timestamp: stamp.time(),
-            reply_to: Some(parts.envelope.message_id().raw().as_bytes()),
-            meta: None,
-        };
+        let head = answer_head(parts.envelope, &stamp);
         let answer = OutFrame::own(&head, payload.as_str().as_bytes(), &mut core.pool);
         finish(core, parts.from, dealt, &answer)
     }
@@ -357,6 +365,38 @@ impl<'a> Request<'a> {
         *self.delivery.dealt = Dealt::PassedOn;
         Reply(PhantomData)
     }
+}
+
+/// Returns the head of an answer to a message.
+#[inline]
+fn answer_head<'a>(envelope: &Envelope<'a>, stamp: &'a Stamp) -> Head<'a> {
+    Head {
+        message_id: stamp.id(),
+        app_id: envelope.app_id().raw(),
+        channel_id: envelope.channel_id().raw(),
+        message_type: MessageType::Response,
+        timestamp: stamp.time(),
+        reply_to: Some(envelope.message_id().raw().as_bytes()),
+        meta: None,
+    }
+}
+
+/// Answers with a payload that has attachments, in the form that the requester takes.
+#[cold]
+fn reply_attached<'a>(
+    core: &mut Core,
+    parts: Parts<'_>,
+    dealt: &mut Dealt,
+    payload: &Json<'_>,
+) -> RequestResult<'a> {
+    let stamp = core.encoder.stamp(core.turn.now.unix);
+    let rewrite = Rewrite::own(answer_head(parts.envelope, &stamp), Meta::default(), payload);
+    let to = Receiver::of(core, parts.from);
+    let Ok(frame) = rewrite.frame(to, &mut core.pool) else {
+        return Err(HandlerError::new(refusal::answer_over_frame(core.limits.frame_bytes_max)));
+    };
+    attachments::note_work(core, to, &frame);
+    finish(core, parts.from, dealt, &frame)
 }
 
 /// An answer without its payload and the ids of its request.

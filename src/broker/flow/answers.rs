@@ -31,14 +31,15 @@ pub(crate) fn encode_own<T: Serialize + ?Sized>(
     core.encoder.own_value(gauge, core.turn.now.unix, address, message_type, reply_to, payload)
 }
 
-/// Encodes a message with a value of the embedder as its payload.
+/// Encodes a message with a value of the embedder as its payload, see
+/// [`Encoder::value`](crate::broker::state::encoder::Encoder::value).
 pub(crate) fn encode<T: Serialize + ?Sized>(
     core: &mut Core,
     address: Address<'_>,
     message_type: MessageType,
     reply_to: Option<&[u8]>,
     payload: &T,
-) -> Result<Encoded, ValueError> {
+) -> Result<Result<Encoded, Json<'static>>, ValueError> {
     let gauge = core.pool.gauge();
     core.encoder.value(gauge, core.turn.now.unix, address, message_type, reply_to, payload)
 }

@@ -7,8 +7,8 @@ use crate::broker::state::keys::ConnectionKey;
 use crate::broker::turn_limits::BASE64_BYTES_PER_WORK;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
-    Attachments, BufferPool, Envelope, Extensions, Head, Meta, OutFrame, append_front, body_bytes,
-    encode_frame,
+    Attachments, BufferPool, Carried, Envelope, Extensions, Head, Json, Meta, OutFrame,
+    append_front, body_bytes, encode_frame,
 };
 
 /// A message that is passed on and written anew.
@@ -69,7 +69,14 @@ pub(crate) fn head_of<'a>(envelope: &Envelope<'a>) -> Head<'a> {
     }
 }
 
-impl Rewrite<'_> {
+impl<'a> Rewrite<'a> {
+    /// A message of the process itself, whose payload has attachments.
+    pub(crate) fn own(head: Head<'a>, meta: Meta<'a>, payload: &'a Json<'_>) -> Self {
+        let bin = payload.carried().map(Carried::bin);
+        let meta = Meta { bin, ..meta };
+        Self { head, meta, payload: payload.as_str(), attachments: payload.attachments() }
+    }
+
     /// Writes the frame for a receiver, in memory that queues share.
     #[cold]
     pub(crate) fn frame(

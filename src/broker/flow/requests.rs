@@ -60,6 +60,7 @@ pub(crate) fn answer_deferred(
     answer: Result<Json<'static>, Refusal>,
 ) {
     match answer {
+        Ok(payload) if payload.carried().is_some() => deliver_attached(core, key, &payload),
         Ok(payload) => deliver(core, key, None, payload.as_str()),
         Err(why) => fail(core, key, &why, None),
     }
@@ -126,14 +127,18 @@ pub(crate) fn with_attachments(
     };
     let rewrite = Rewrite { head, meta: *meta, payload: response.payload_str(), attachments };
     let to = Receiver::of(core, request.requester);
-    let frame = rewrite.frame(to, &mut core.pool).map_err(|too_large| match too_large {
-        TooLarge::WithItsId => refusal::answer_too_large(),
-        TooLarge::InBase64 => refusal::answer_in_base64_too_large(to.frame_bytes_max),
-    });
+    let frame = rewrite.frame(to, &mut core.pool).map_err(|too_large| refused(too_large, to));
     if let Ok(frame) = &frame {
         attachments::note_work(core, to, frame);
     }
     Some(frame)
+}
+
+fn refused(too_large: TooLarge, to: Receiver) -> Refusal {
+    match too_large {
+        TooLarge::WithItsId => refusal::answer_too_large(),
+        TooLarge::InBase64 => refusal::answer_in_base64_too_large(to.frame_bytes_max),
+    }
 }
 
 /// Returns the fields of an answer that do not change on its way, without its ids.
@@ -183,6 +188,46 @@ fn deliver(core: &mut Core, key: RequestKey, response: Option<&Envelope<'_>>, pa
     let Some(request) = end(core, key) else { return };
     finish(core, &request, &message.frame());
     core.encoder.recycle(message);
+}
+
+/// Answers a request with a payload of the process itself that has attachments.
+#[cold]
+fn deliver_attached(core: &mut Core, key: RequestKey, payload: &Json<'_>) {
+    match own_with_attachments(core, key, Meta::default(), payload) {
+        Some(Ok(frame)) => finish_with(core, key, &frame),
+        Some(Err(why)) => fail(core, key, &why, None),
+        None => abandon(core, key),
+    }
+}
+
+/// Writes a response of the process itself with attachments for its requester. `None`: the request is
+/// over.
+#[cold]
+pub(crate) fn own_with_attachments(
+    core: &mut Core,
+    key: RequestKey,
+    meta: Meta<'_>,
+    payload: &Json<'_>,
+) -> Option<Result<OutFrame<'static>, Refusal>> {
+    let request = core.requests.get(key)?;
+    let (application, channel) = core.router.names(request.channel)?;
+    let stamp = core.encoder.stamp(core.turn.now.unix);
+    let head = Head {
+        message_id: stamp.id(),
+        app_id: &application.id_json,
+        channel_id: &channel.id_json,
+        message_type: MessageType::Response,
+        timestamp: stamp.time(),
+        reply_to: Some(request.message_id()),
+        meta: None,
+    };
+    let to = Receiver::of(core, request.requester);
+    let frame = Rewrite::own(head, meta, payload).frame(to, &mut core.pool);
+    let frame = frame.map_err(|too_large| refused(too_large, to));
+    if let Ok(frame) = &frame {
+        attachments::note_work(core, to, frame);
+    }
+    Some(frame)
 }
 
 /// Ends a request with a frame that is encoded already.

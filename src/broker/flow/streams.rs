@@ -251,6 +251,13 @@ pub(crate) fn pass_own(core: &mut Core, key: RequestKey, payload: &Json<'_>) {
     let Ok(is_stalled) = stream.take_part(seq, now) else { return };
     core.counters.credit_stalls += u64::from(is_stalled);
     let meta = Meta { seq: Some(seq), ..Meta::default() };
+    if payload.carried().is_some() {
+        return match requests::own_with_attachments(core, key, meta, payload) {
+            Some(Ok(frame)) => push_part(core, key, &frame),
+            Some(Err(why)) => requests::fail(core, key, &why, Some(CancelReason::Limit)),
+            None => {}
+        };
+    }
     if let Some(message) = encode_own(core, key, &meta, payload.as_str()) {
         push_part(core, key, &message.frame());
         core.encoder.recycle(message);

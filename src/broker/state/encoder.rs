@@ -10,8 +10,8 @@ use uuid::Uuid;
 use crate::broker::limits::SCRATCH_BYTES_KEPT;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
-    self, BufferPool, COPY_BYTES_MAX, Defaults, Envelope, Head, MemoryGauge, Message, MessageHead,
-    MessageType, OutFrame, SharedFrame, Stamp, Stamps, ValueError,
+    self, BufferPool, COPY_BYTES_MAX, Defaults, Envelope, Head, Json, MemoryGauge, Message,
+    MessageHead, MessageType, OutFrame, SharedFrame, Stamp, Stamps, ValueError,
 };
 
 /// The application and channel of a message, as JSON text without the quotes.
@@ -90,7 +90,8 @@ impl Encoder {
         self.written(gauge, unix, address, message_type, reply_to, write)
     }
 
-    /// Encodes a message whose payload is a value of the embedder.
+    /// Encodes a message whose payload is a value of the embedder. One with attachments is not encoded, because
+    /// its receiver decides on its form: `Err` is its payload.
     pub(crate) fn value<T: Serialize + ?Sized>(
         &mut self,
         gauge: &MemoryGauge,
@@ -99,9 +100,23 @@ impl Encoder {
         message_type: MessageType,
         reply_to: Option<&[u8]>,
         payload: &T,
-    ) -> Result<Encoded, ValueError> {
-        let write = |out: &mut Vec<u8>| proto::append_value(out, payload).map(drop);
-        self.written(gauge, unix, address, message_type, reply_to, write)
+    ) -> Result<Result<Encoded, Json<'static>>, ValueError> {
+        let mut attached = None;
+        let write = |out: &mut Vec<u8>| {
+            let start = out.len();
+            if let Some(carried) = proto::append_value(out, payload)? {
+                attached = Some(Json::written(&out[start..], carried));
+            }
+            Ok(())
+        };
+        let encoded = self.written(gauge, unix, address, message_type, reply_to, write)?;
+        Ok(match attached {
+            None => Ok(encoded),
+            Some(payload) => {
+                self.recycle(encoded);
+                Err(payload)
+            }
+        })
     }
 
     #[inline]
@@ -159,8 +174,7 @@ impl Encoder {
         message: &Message,
     ) -> Encoded {
         let stamp = self.stamps.next(unix);
-        let defaults = Defaults { message_id: stamp.id(), app_id: "", timestamp: stamp.time() };
-        let head = MessageHead::new(message, defaults);
+        let head = head_of(message, &stamp);
         self.text(pool, &head.borrowed(), message.payload.as_str())
     }
 
@@ -178,6 +192,12 @@ impl Encoder {
             self.scratch = buffer;
         }
     }
+}
+
+/// Returns the head of a message of the embedder. The stamp fills in what it leaves empty.
+pub(crate) fn head_of<'a>(message: &'a Message, stamp: &'a Stamp) -> MessageHead<'a> {
+    let defaults = Defaults { message_id: stamp.id(), app_id: "", timestamp: stamp.time() };
+    MessageHead::new(message, defaults)
 }
 
 fn seal(out: Vec<u8>, gauge: &MemoryGauge) -> Encoded {

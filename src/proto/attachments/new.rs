@@ -1,8 +1,10 @@
 //! Attachments on their way out.
 
 use super::super::encode::{self, Head};
+#[cfg(any(test, feature = "fuzzing"))]
 use super::super::frame::HEADER_BYTES;
 use super::layout::{ALIGNMENT_BYTES, JSON_BYTES_END, PREFIX_BYTES, padding};
+#[cfg(any(test, feature = "fuzzing"))]
 use super::outgoing::NewAttachment;
 
 /// The length of the body with JSON of `json_bytes` and attachments of these lengths. `None`: there is
@@ -30,6 +32,7 @@ pub(crate) fn append_front(out: &mut Vec<u8>, head: &Head<'_>, payload: &[u8], b
 }
 
 /// Appends a whole frame. `body_bytes` is the result of [`body_bytes`].
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn append_frame(
     out: &mut Vec<u8>,
     head: &Head<'_>,

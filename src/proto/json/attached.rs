@@ -22,6 +22,12 @@ impl<'a> Json<'a> {
         Self { carried: Carried::borrowed(attachments), ..Self::trusted(text) }
     }
 
+    /// What was written as JSON, with its attachments.
+    pub(crate) fn written(text: &[u8], carried: Box<Carried<'static>>) -> Json<'static> {
+        let text = String::from_utf8_lossy(text).into_owned().into();
+        Json { text, carried: Some(carried) }
+    }
+
     pub(crate) fn carried(&self) -> Option<&Carried<'a>> {
         self.carried.as_deref()
     }

@@ -60,6 +60,7 @@ fn every_example_works() {
     fs::write(scratch.0.join("ipc.toml"), "max-connections = 100\n").unwrap();
     fs::write(scratch.0.join("order.json"), "{\"apples\": 3}").unwrap();
     fs::write(scratch.0.join("report.json"), "[1]").unwrap();
+    fs::write(scratch.0.join("cat.jpg"), b"\xff\xd8").unwrap();
     for place in [".local/share/bash-completion/completions", ".zfunc", ".config/fish/completions"]
     {
         fs::create_dir_all(scratch.0.join(place)).unwrap();
