@@ -213,27 +213,58 @@ def test_workers(rust: Any, client: FrameworkClient, kind: str) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_servers(serve: Any, workers: int) -> None:
+@pytest.mark.parametrize("kind", HANDLERS)
+def test_servers(serve: Any, kind: str, workers: int) -> None:
+    handler, expected = HANDLERS[kind]
+    server = serve(workers=workers)
+    channel = server.create_application("app").create_channel("work")
+    channel.serve(handler)
+    server.start()
+    with FrameworkClient("app", port=server.port) as client:
+        assert_same(client.send_request("work", ALL, timeout=STEP_SECONDS_MAX).payload, expected)
+        parts = [part.payload for part in client.stream("work", ALL)]
+        assert_same(parts, expected if expected is PARTS else [expected])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_server_sends_by_itself(serve: Any, workers: int) -> None:
     server = serve(workers=workers)
     application = server.create_application("app")
     came: "queue.Queue[Message]" = queue.Queue()
     application.create_channel("note").set_handler(MessageType.NOTIFICATION, came.put)
 
-    @application.create_channel("work").serve
-    def work(request: Message) -> Any:
-        came.put(request)
-        return request.payload if request.payload == b"back" else "had"
+    def handle(message: Message) -> None:
+        server.send_to_connection(None, message.create_response({"had": message.payload}))
 
+    application.create_channel("ask").set_handler(MessageType.REQUEST, handle)
     server.start()
     with FrameworkClient("app", port=server.port) as client:
         client.notify("note", ALL)
         assert_same(came.get(timeout=STEP_SECONDS_MAX).payload, ALL)
-        assert client.send_request("work", ALL, timeout=STEP_SECONDS_MAX).payload == "had"
+        assert_same(client.send_request("ask", ALL, timeout=STEP_SECONDS_MAX).payload, {"had": ALL})
+        client.subscribe("news", came.put)
+        client.subscribe("own", came.put)
+        settle(client)
+        server.broadcast_to_application("app", Message("", "app", "news", MessageType.PUBLISH, ALL, 0))
         assert_same(came.get(timeout=STEP_SECONDS_MAX).payload, ALL)
-        refused = client.send_request("work", b"back", timeout=STEP_SECONDS_MAX).payload
-        assert refused["code"] == "handler_failed" and "only JSON can be sent here" in refused["error"]
-        with pytest.raises(ValueError, match="sends JSON alone so far; send text, such as base64"):
-            server.broadcast_to_application("app", Message("", "app", "news", MessageType.PUBLISH, [b"raw"], 0))
+        message = Message("", "app", "own", MessageType.PUBLISH, ALL, 0)
+        (connection,) = server.client_sockets.values()
+        server.send_to_connection(connection, message)
+        assert_same(came.get(timeout=STEP_SECONDS_MAX).payload, ALL)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_peers_without_attachments_get_base64_from_a_server(serve: Any, workers: int) -> None:
+    server = serve(workers=workers)
+    application = server.create_application("app")
+    application.create_channel("work").serve(lambda request: ALL)
+    application.create_channel("parts").serve(lambda request: (value for value in PARTS))
+    server.start()
+    with BinaryPeer(server.port, "app", extensions=[]) as plain:
+        for channel_id, expected in (("work", ALL), ("parts", PARTS)):
+            payload, attachments = plain.ask(channel_id, None)
+            assert attachments == []
+            assert_same(ipc_framework.from_base64(payload), expected)
 
 
 def test_aio(rust: Any) -> None:

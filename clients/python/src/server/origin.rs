@@ -452,14 +452,14 @@ impl PyOrigin {
 
     /// Answers, unless it is answered.
     fn reply(&self, payload: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.0.reply(json::from_python(payload)?);
+        self.0.reply(json::payload(payload)?);
         Ok(())
     }
 
     /// Adds a part to the answer. Returns false if no more of them are wanted, and None if it waits
     /// for credit; then no other one may be added.
     fn add_part(&self, payload: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
-        let part = json::from_python(payload)?;
+        let part = json::payload(payload)?;
         self.0.yielded().waiting = Some(part);
         Ok(self.0.flush_part())
     }

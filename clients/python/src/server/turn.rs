@@ -139,12 +139,6 @@ impl Door {
 
     /// Refuses a message that is too large here, because the sender does not wait for the loop.
     fn check_size(&self, message: &Message) -> PyResult<()> {
-        if !message.payload.attachments().is_empty() {
-            return Err(PyValueError::new_err(
-                "a server inside a program sends JSON alone so far; send text, such as base64, or send \
-                 it by a FrameworkClient",
-            ));
-        }
         let ids = message.message_id.len() + message.app_id.len() + message.channel_id.len();
         let bytes = payload_bytes(&message.payload) + ids + ENVELOPE_BYTES;
         if bytes > self.frame_bytes_max {
