@@ -177,9 +177,21 @@ impl World {
         };
         let id = self.model.next_message_id(conn);
         let app = APPS[self.model.conns[conn].app];
-        let payload = json!({"asked_by": conn}).to_string();
+        let mut payload = json!({"asked_by": conn}).to_string();
+        let has_blob = self.model.has_binary(conn) && self.model.sent_count(conn) % 2 == 1;
+        if has_blob {
+            wire::name_blob(&mut payload, 0);
+        }
         let bytes = wire::message(app, JOBS[job], message_type, &id, &payload, None);
-        let bytes = wire::with_meta(&bytes, &meta, self.below(3) > 0);
+        let bytes = if has_blob {
+            // The last zero is none.
+            let mut bytes = wire::with_blob(&bytes, None, b"blob");
+            bytes.pop();
+            bytes.push(1);
+            bytes
+        } else {
+            wire::with_meta(&bytes, &meta, self.below(3) > 0)
+        };
         self.put(at, Kind::Broken("bad_message"), 0, bytes);
     }
 
@@ -230,13 +242,19 @@ impl World {
             payload["status"] = "error".into();
             payload["code"] = "timeout".into();
         }
-        self.answer_with(
-            at,
-            Kind::Part,
-            task,
-            &payload.to_string(),
-            &json!({"seq": seq}).to_string(),
-        );
+        let mut payload = payload.to_string();
+        let blob = self.model.new_blob(self.peers[at].conn);
+        let meta = json!({"seq": seq}).to_string();
+        if let Some((number, blob)) = blob {
+            wire::name_blob(&mut payload, number);
+            let id = self.model.next_message_id(self.peers[at].conn);
+            let app = APPS[self.model.conns[self.peers[at].conn].app];
+            let bytes =
+                wire::message(app, JOBS[task.job], "response", &id, &payload, Some(&task.id));
+            let bytes = wire::with_blob(&bytes, Some(&meta), &blob);
+            return self.put(at, Kind::Part, 0, bytes);
+        }
+        self.answer_with(at, Kind::Part, task, &payload, &meta);
     }
 
     fn end_stream(&mut self, at: usize, task: &Task, kind: Kind) {
@@ -372,6 +390,11 @@ impl World {
             self.fill_up(&mut payload, bytes.len());
             bytes = say(&payload);
             self.model.answered_hugely(nonce);
+        } else if let Some((number, blob)) = self.model.new_blob(conn) {
+            wire::name_blob(&mut payload, number);
+            let bytes = wire::message(app, channel, "response", &own_id, &payload, Some(&task.id));
+            let meta = has_meta.then_some("{\"headers\":{\"a\":\"b\"}}");
+            return self.put(at, kind, 0, wire::with_blob(&bytes, meta, &blob));
         }
         self.put(at, kind, 0, bytes);
     }

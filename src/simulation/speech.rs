@@ -4,10 +4,13 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::model::Kind;
+use super::model::{ConnId, Kind};
 use super::scenario::{APPS, CLIENT_IDS, GROWTH_BYTES_MAX, JOBS, TOKENS, TOPICS};
 use super::wire;
 use super::world::World;
+
+/// The longest payload beside an attachment.
+const BLOB_PAYLOAD_BYTES_MAX: usize = 7_000;
 
 /// The messages that a client can send.
 #[derive(Clone, Copy)]
@@ -538,6 +541,19 @@ impl World {
             payload.pop();
             payload = format!("{payload},\"pad\":\"{}\"}}", "x".repeat(pad_bytes));
         }
+        let mut blob = match (shape, kind) {
+            (Shape::Huge, _) => None,
+            (_, Kind::Work(_)) if nonce % 16 == 1 && self.may_be_huge(conn, &payload) => {
+                Some(self.model.new_huge_blob(nonce))
+            }
+            (_, Kind::Work(_) | Kind::WorkNote(_) | Kind::Publish(_)) => self.model.new_blob(conn),
+            _ => None,
+        };
+        // In base64 both together have to fit into a frame.
+        blob = blob.filter(|_| payload.len() < BLOB_PAYLOAD_BYTES_MAX);
+        if let Some((number, _)) = &blob {
+            wire::name_blob(&mut payload, *number);
+        }
         let id = self.model.next_message_id(conn);
         let say = |payload: &str| match (shape, kind) {
             (Shape::Odd, _) => {
@@ -562,10 +578,18 @@ impl World {
                 self.model.forwarded_hugely();
             }
         }
-        if let Some(meta) = meta {
+        if let Some((_, blob)) = blob {
+            bytes = wire::with_blob(&bytes, meta.as_deref(), &blob);
+        } else if let Some(meta) = meta {
             bytes = wire::with_meta(&bytes, &meta, self.below(4) > 0);
         }
         self.put(at, kind, nonce, bytes);
+    }
+
+    /// Returns whether a request may have an attachment that is too large in base64.
+    fn may_be_huge(&self, conn: ConnId, payload: &str) -> bool {
+        let is_free = !self.scenario.has_reloads && !self.scenario.is_calm;
+        self.model.has_binary(conn) && is_free && payload.len() < 1_000
     }
 
     pub(super) fn put(&mut self, at: usize, kind: Kind, nonce: u64, mut bytes: Vec<u8>) {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::Value;
 
 pub(super) fn frame(body: &[u8]) -> Vec<u8> {
@@ -46,6 +47,48 @@ pub(super) fn with_meta(bytes: &[u8], meta: &str, is_last: bool) -> Vec<u8> {
     } else {
         [b"{", meta.as_bytes(), b",", &body[1..]].concat()
     })
+}
+
+/// Puts an attachment into the frame of a message whose payload has `"blob":null`. Its `meta`, if it has one,
+/// is given.
+pub(super) fn with_blob(bytes: &[u8], meta: Option<&str>, blob: &[u8]) -> Vec<u8> {
+    let bin = format!("\"bin\":[[\"/blob\",{},null,null]]}}", blob.len());
+    let meta = match meta.map(|meta| &meta[..meta.len() - 1]) {
+        None | Some("{") => format!("{{{bin}"),
+        Some(meta) => format!("{meta},{bin}"),
+    };
+    let json = &with_meta(bytes, &meta, true)[4..];
+    let mut body = (json.len() as u32).to_be_bytes().to_vec();
+    for part in [json, blob] {
+        body.extend_from_slice(part);
+        body.resize(body.len().next_multiple_of(BLOCK_BYTES), 0);
+    }
+    frame(&body)
+}
+
+/// Adds the place of an attachment to the text of a payload, and the number by which it is known.
+pub(super) fn name_blob(payload: &mut String, number: usize) {
+    payload.pop();
+    let _ = write!(payload, ",\"blob_of\":{number},\"blob\":null}}");
+}
+
+const BLOCK_BYTES: usize = 64;
+
+/// Splits a body with an attachment into its JSON and that.
+fn split_blob(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let json_bytes = u32::from_be_bytes(*body.first_chunk()?) as usize;
+    let json = body.get(4..4 + json_bytes)?;
+    let value: Value = serde_json::from_slice(json).ok()?;
+    let blob_bytes = value["meta"]["bin"][0][1].as_u64()? as usize;
+    let begin = (4 + json_bytes).next_multiple_of(BLOCK_BYTES);
+    let end = begin + blob_bytes;
+    let blob = body.get(begin..end)?;
+    let mut zeros = body[4 + json_bytes..begin].iter().chain(&body[end..]);
+    let is_right = zeros.all(|byte| *byte == 0)
+        && value["meta"]["bin"] == serde_json::json!([["/blob", blob_bytes, null, null]])
+        && value["payload"].get("blob") == Some(&Value::Null)
+        && body.len() == end.next_multiple_of(BLOCK_BYTES);
+    is_right.then_some((json, blob))
 }
 
 fn beginning(app: &str, channel: &str, kind: &str, id: &str, payload: &str) -> String {
@@ -95,11 +138,32 @@ pub(super) struct Received {
     pub(super) payload: Value,
     pub(super) reply_to: Option<String>,
     pub(super) meta: Option<Value>,
+    pub(super) blob: Option<Blob>,
+}
+
+/// An attachment as it came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Blob {
+    pub(super) data: Vec<u8>,
+    /// Behind the JSON, and not in it.
+    pub(super) is_native: bool,
 }
 
 impl Received {
     pub(super) fn parse(body: &[u8], may_have_meta: bool) -> Result<Self, String> {
         let shown = || String::from_utf8_lossy(body).into_owned();
+        if may_have_meta && body.first() == Some(&0) {
+            let (json, data) =
+                split_blob(body).ok_or_else(|| format!("laid out as {}", shown()))?;
+            let mut received = Self::parse(json, true)?;
+            let meta = received.meta.as_mut().and_then(Value::as_object_mut);
+            let meta = meta.map(|meta| (meta.remove("bin"), meta.is_empty()));
+            if meta.is_none_or(|(_, is_empty)| is_empty) {
+                received.meta = None;
+            }
+            received.blob = Some(Blob { data: data.to_vec(), is_native: true });
+            return Ok(received);
+        }
         let value: Value =
             serde_json::from_slice(body).map_err(|error| format!("{error} in {}", shown()))?;
         let Value::Object(mut fields) = value else {
@@ -111,7 +175,15 @@ impl Received {
         };
         let (app, channel) = (text("app_id")?, text("channel_id")?);
         let (kind, id) = (text("message_type")?, text("message_id")?);
-        let payload = fields.remove("payload").ok_or_else(|| format!("no payload: {}", shown()))?;
+        let mut payload =
+            fields.remove("payload").ok_or_else(|| format!("no payload: {}", shown()))?;
+        let blob = payload.as_object_mut().and_then(|payload| payload.remove("blob"));
+        let blob = blob.filter(|blob| !blob.is_null()).map(|blob| {
+            let right = blob["$base64"].as_str().filter(|_| blob["dtype"].is_null());
+            let data = right.and_then(|text| BASE64_STANDARD.decode(text).ok());
+            data.map(|data| Blob { data, is_native: false }).ok_or_else(shown)
+        });
+        let blob = blob.transpose()?;
         if !fields.remove("timestamp").is_some_and(|timestamp| timestamp.is_number()) {
             return Err(format!("no timestamp in {}", shown()));
         }
@@ -124,7 +196,7 @@ impl Received {
         if !fields.is_empty() {
             return Err(format!("{fields:?} are no fields of a message"));
         }
-        Ok(Self { app, channel, kind, id, payload, reply_to, meta })
+        Ok(Self { app, channel, kind, id, payload, reply_to, meta, blob })
     }
 
     /// Returns the code of an error answer.

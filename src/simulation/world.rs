@@ -17,7 +17,8 @@ use crate::{ConnectionKey, Counters, Limits, Message};
 
 /// The extensions that a client asks for when it connects.
 const EXTENSIONS: [Option<&[&str]>; 6] =
-    [None, None, Some(&[]), Some(CALL), Some(CALL), Some(&["of a newer version", "call"])];
+    [None, None, Some(&[]), Some(CALL), Some(BINARY), Some(&["of a newer version", "call"])];
+const BINARY: &[&str] = &["call", "binary"];
 const CALL: &[&str] = &["call"];
 /// The end of ids that are longer than the server's own.
 const LONG_TAIL: &str = "-------- -------- -------- -------- -------- -------- -------- --------";

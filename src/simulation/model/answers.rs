@@ -158,7 +158,11 @@ impl Model {
         let has = |name: &str| payload.get(name).is_some();
         let members = payload.as_object().map_or(0, serde_json::Map::len);
         let is_right = if asked.is_some() {
-            let expected: &[&str] = if self.has_call(by) { &["call"] } else { &[] };
+            let expected: &[&str] = match () {
+                () if self.has_binary(by) => &["call", "binary"],
+                () if self.has_call(by) => &["call"],
+                () => &[],
+            };
             let limits = &payload["limits"];
             payload["extensions"] == serde_json::json!(expected)
                 && limits["max_frame_bytes"].is_u64()
@@ -290,6 +294,7 @@ impl Model {
             Some("cancelled") if self.is_cancelled((by, at)) => Ok(()),
             Some("handler_failed") if self.may_have_failed((by, at)) => Ok(()),
             Some("handler_failed") if self.answered_hugely.contains(&sent.nonce) => Ok(()),
+            Some("unsupported") if self.has_huge_blob(sent.nonce) => Ok(()),
             Some("worker_lost") => {
                 let app = self.conns[by].app;
                 let may_be_lost = |id: ConnId| {

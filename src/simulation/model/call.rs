@@ -89,6 +89,8 @@ pub(super) fn check_pair(code: Option<&str>, told: Option<&str>) -> Result<(), S
         (Some("cancelled"), told) => told == Some("caller"),
         (Some("timeout"), told) => matches!(told, Some("deadline" | "drain")),
         (Some("limit_exceeded"), told) => told == Some("limit"),
+        // It is too large for a worker that it was about to get.
+        (Some("unsupported"), told) => told.is_none(),
         // An answer that is too large is its worker's own.
         (Some("handler_failed"), told) => matches!(told, Some("gone" | "limit") | None),
         _ => false,

@@ -7,6 +7,7 @@
 
 mod answers;
 mod balance;
+mod blobs;
 mod call;
 mod calls;
 mod concurrency;
@@ -284,6 +285,10 @@ pub(super) struct Model {
     calls: BTreeMap<Place, Call>,
     holdings: Vec<Holding>,
     parts_received: u64,
+    /// The lengths of the attachments that were sent.
+    blobs: Vec<usize>,
+    /// Requests with an attachment that may be too large in base64.
+    huge_blobs: BTreeSet<u64>,
     /// Requests that their worker ignores.
     ignored: BTreeSet<u64>,
     notes_received: BTreeSet<u64>,
@@ -320,6 +325,8 @@ impl Model {
             calls: BTreeMap::new(),
             holdings: Vec::new(),
             parts_received: 0,
+            blobs: Vec::new(),
+            huge_blobs: BTreeSet::new(),
             ignored: BTreeSet::new(),
             notes_received: BTreeSet::new(),
             nonce: 0,
@@ -460,6 +467,7 @@ impl Model {
     pub(super) fn received(&mut self, by: ConnId, body: &[u8]) -> Result<Option<Reaction>, String> {
         let has_call = self.has_call(by) && self.conns[by].connected_at.is_some();
         let message = Received::parse(body, has_call)?;
+        self.check_blob(by, &message)?;
         self.frames_received += 1;
         if body.len() > self.limits.frame_bytes_max {
             return Err(format!("connection {by} received a frame of {} bytes", body.len()));

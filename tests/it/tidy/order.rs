@@ -158,7 +158,7 @@ const ROOMS: &[Room] = &[
             "embedded",
             "model/call model/tokens",
             "model/mod",
-            "model/answers model/balance model/calls model/concurrency model/drain model/endings",
+            "model/answers model/balance model/blobs model/calls model/concurrency model/drain model/endings",
             "model/publications",
             "peer",
             "world",
