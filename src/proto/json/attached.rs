@@ -141,6 +141,9 @@ impl<'a> Json<'a> {
         mut value: impl FnMut(&Attachment<'_>) -> Json<'static>,
     ) -> Json<'static> {
         let attachments = self.attachments();
+        if attachments.is_empty() {
+            return self.clone().into_owned();
+        }
         let mut text = String::with_capacity(self.text.len());
         let mut written = 0;
         for (at, one) in attachments.places().into_iter().zip(attachments.iter()) {

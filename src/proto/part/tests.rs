@@ -139,6 +139,8 @@ fn what_does_not_know_attachments_finds_base64() {
     assert!(text.attachments().is_empty());
     assert_eq!(text.from_base64(), json);
     assert_eq!(json.from_base64(), json);
+    let plain = Json::parse("[1, null]").unwrap();
+    assert_eq!((plain.to_base64(), plain.from_base64()), (plain.clone(), plain));
     // The types read that form as well, from any parser, and where serde has kept a copy.
     let read: Everything<'_> = serde_json::from_str(text.as_str()).unwrap();
     assert_eq!(Json::from_serialize(&read).unwrap(), json);
