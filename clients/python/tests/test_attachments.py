@@ -397,7 +397,7 @@ def test_every_bad_vector(vector: Any) -> None:
             server.first = [bytes.fromhex(vector["body"])]
             # What is not even a message ends the connection, and with it this request.
             with contextlib.suppress(ConnectionError):
-                assert client.send_request("now", None).payload == "fine"
+                assert client.send_request("now", None, timeout=STEP_SECONDS_MAX).payload == "fine"
             server.first = [bytes.fromhex(VECTORS[0]["body"])]
             assert client.send_request("now", None, timeout=STEP_SECONDS_MAX).payload == "fine"
             assert came.get(timeout=STEP_SECONDS_MAX).payload == {"image": b"hello"} and came.empty()
