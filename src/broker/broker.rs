@@ -157,43 +157,20 @@ impl Broker {
     /// Processes bytes that a connection has sent, after those that were kept. An empty slice goes on
     /// with those that were kept, see [`Action::Resume`].
     pub fn receive(&mut self, key: ConnectionKey, chunk: &[u8]) -> Received {
-        self.take_in(key, chunk, chunk.len())
-    }
-
-    /// Returns memory for the rest of a long message, where [`Received::has_room`] said that one has
-    /// begun, or an empty slice. The driver reads into it and calls [`Broker::receive_in_room`].
-    ///
-    /// What the memory holds before is of no meaning.
-    pub fn room(&mut self, key: ConnectionKey) -> &mut [u8] {
-        let connection = self.core.connections.get_mut(key);
-        connection.map_or(&mut [], |connection| connection.recv.room())
-    }
-
-    /// Processes the first `bytes` of [`Broker::room`], which a connection has sent.
-    pub fn receive_in_room(&mut self, key: ConnectionKey, bytes: usize) -> Received {
-        if let Some(connection) = self.core.connections.get_mut(key) {
-            branches::note(Branch::ReadIntoRoom);
-            connection.recv.add(bytes);
-        }
-        self.take_in(key, &[], bytes)
-    }
-
-    /// Processes bytes of which so many are new: those of the chunk, or the last ones that were kept.
-    fn take_in(&mut self, key: ConnectionKey, chunk: &[u8], new_bytes: usize) -> Received {
         let core = &mut self.core;
         let now = Moment::from(core.turn.now.monotonic);
-        core.counters.bytes_in += new_bytes as u64;
+        core.counters.bytes_in += chunk.len() as u64;
         let Some(connection) = core.connections.get_mut(key) else { return Received::default() };
         if !connection.is_live() {
             return Received { reads_on: connection.wants_read(), ..Received::default() };
         }
         // Without a chunk, the connection goes on after it was held back, and could not send before,
         // unless it is only to be handed requests that were kept.
-        if new_bytes > 0 || !connection.takes_kept || connection.held != Held::No {
+        if !chunk.is_empty() || !connection.takes_kept || connection.held != Held::No {
             connection.last_activity = now;
         }
         if connection.held == Held::NextTurn {
-            if std::mem::take(&mut connection.gives_way) && new_bytes == 0 {
+            if std::mem::take(&mut connection.gives_way) && chunk.is_empty() {
                 // Its turn comes behind those who waited for its queue, see `queues::uncongest`.
                 branches::note(Branch::GaveWay);
                 core.agenda.actions.push_back(Action::Resume(key));
@@ -205,7 +182,7 @@ impl Broker {
         if was_due {
             core.turn.note_due();
         }
-        if new_bytes > 0 {
+        if !chunk.is_empty() {
             connection.last_read = now;
         }
         // The bytes that were kept arrived with the last read.
@@ -237,6 +214,30 @@ impl Broker {
         self.settle();
         let Kept { bare_header, has_room } = kept;
         Received { reads_on: self.wants_read(key), bare_header, has_room }
+    }
+
+    /// Returns memory for the rest of a long message, where [`Received::has_room`] said that one has
+    /// begun, or an empty slice. The driver reads into it and calls [`Broker::receive_in_room`].
+    ///
+    /// What the memory holds before is of no meaning.
+    pub fn room(&mut self, key: ConnectionKey) -> &mut [u8] {
+        let connection = self.core.connections.get_mut(key);
+        connection.map_or(&mut [], |connection| connection.recv.room())
+    }
+
+    /// Processes the first `bytes` of [`Broker::room`], which a connection has sent.
+    #[cold]
+    pub fn receive_in_room(&mut self, key: ConnectionKey, bytes: usize) -> Received {
+        let core = &mut self.core;
+        let now = Moment::from(core.turn.now.monotonic);
+        core.counters.bytes_in += bytes as u64;
+        if let Some(connection) = core.connections.get_mut(key).filter(|found| found.is_live()) {
+            branches::note(Branch::ReadIntoRoom);
+            connection.recv.add(bytes);
+            (connection.last_activity, connection.last_read) = (now, now);
+            connection.gives_way = false;
+        }
+        self.receive(key, &[])
     }
 
     fn process(

@@ -182,6 +182,8 @@ pub(crate) struct MessageHead<'a> {
 }
 
 impl<'a> MessageHead<'a> {
+    #[expect(clippy::inline_always, reason = "otherwise each part of the head is copied")]
+    #[inline(always)]
     pub(crate) fn new(message: &'a Message, defaults: Defaults<'a>) -> Self {
         Self {
             message_id: match escaped(&message.message_id) {

@@ -107,15 +107,16 @@ impl<'a> Envelope<'a> {
     /// rest of the message. Attachments are checked, too.
     #[inline]
     pub fn read_meta(&self) -> Option<Result<Meta<'a>, Fault>> {
-        let meta = self.meta?.read();
-        // A message of JSON alone with a `bin` is one that has not all of its attachments.
-        let may_have_some = meta.is_ok_and(|meta| meta.bin.is_some()) || self.has_attachments();
-        Some(if may_have_some { meta.and_then(|meta| self.check_attachments(meta)) } else { meta })
+        let meta = self.meta?;
+        Some(meta.numbers().map_or_else(|| self.read_whole_meta(meta.text), Ok))
     }
 
-    #[cold]
-    fn check_attachments(&self, meta: Meta<'a>) -> Result<Meta<'a>, Fault> {
-        self.attachments()?;
+    fn read_whole_meta(&self, text: &'a str) -> Result<Meta<'a>, Fault> {
+        let meta = Meta::parse(text)?;
+        // A message of JSON alone with a `bin` is one that has not all of its attachments.
+        if meta.bin.is_some() || self.has_attachments() {
+            self.attachments()?;
+        }
         Ok(meta)
     }
 

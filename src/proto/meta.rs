@@ -98,12 +98,12 @@ impl<'a> MetaText<'a> {
         }
     }
 
-    /// Reads it, unless that was done.
+    /// All that it says, if that was read together with the message.
     #[inline]
-    pub(super) fn read(&self) -> Result<Meta<'a>, Fault> {
+    pub(super) fn numbers(&self) -> Option<Meta<'a>> {
         match self.known {
-            Known::All(numbers) => Ok(numbers.into()),
-            _ => Meta::parse(self.text),
+            Known::All(numbers) => Some(numbers.into()),
+            _ => None,
         }
     }
 }

@@ -72,8 +72,10 @@ impl RecvBuffer {
     }
 
     /// Returns whether a frame has begun that lacks at least so many bytes, for which there is room now.
+    #[inline]
     pub(crate) fn lacks(&self, bytes: usize) -> bool {
-        self.room_bytes() >= bytes
+        // The buffers of most messages are too small for it.
+        self.bytes.capacity() > bytes && self.room_bytes() >= bytes
     }
 
     /// Returns room for the rest of the frame that has begun, and for a little more. What is put
@@ -135,8 +137,10 @@ impl RecvBuffer {
             };
             let room = needed.max(expected.min(earned.max(needed.saturating_mul(2))));
             let mut grown = Self { bytes: pool.take_used(room), start: 0, end: 0 };
-            grown.write(self.unread());
-            self.release(pool);
+            if kept > 0 {
+                grown.write(self.unread());
+                self.release(pool);
+            }
             *self = grown;
         }
         self.write(chunk);
@@ -144,12 +148,16 @@ impl RecvBuffer {
     }
 
     /// Copies the bytes behind those that are here.
+    #[inline]
     fn write(&mut self, chunk: &[u8]) {
         let end = self.end as usize;
+        self.end += chunk.len() as u32;
+        if end == self.bytes.len() {
+            return self.bytes.extend_from_slice(chunk);
+        }
         let (over, new) = chunk.split_at(chunk.len().min(self.bytes.len() - end));
         self.bytes[end..end + over.len()].copy_from_slice(over);
         self.bytes.extend_from_slice(new);
-        self.end += chunk.len() as u32;
     }
 
     fn check(&self) {

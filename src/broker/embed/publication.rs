@@ -66,6 +66,7 @@ impl Topic {
 }
 
 impl Publication {
+    #[inline]
     pub(super) fn named(app_id: &str, channel_id: &str, payload: Json<'static>) -> Self {
         let ids = [app_id, channel_id].concat().into();
         Self { to: Destination::Named(ids, app_id.len()), payload }
