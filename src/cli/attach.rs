@@ -224,7 +224,7 @@ mod tests {
         let tensor = NewAttachment { pointer: "/n", dtype: Some(Dtype::I8), shape: &[1], ..new };
         let json = json.with_attachments(&[NewAttachment { pointer, ..new }, tensor]).unwrap();
         let names: Vec<_> = json.attachments().iter().map(|it| file_name(7, &it)).collect();
-        assert_eq!(names, ["0007---------etc--1passwd-.bin", "0007-n.i8"]);
+        assert_eq!(names, ["0007----1---1etc-1passwd-.bin", "0007-n.i8"]);
         let mut saver = Saver { directory: None, saved: 0 };
         let shown = saver.shown(&json).unwrap();
         assert!(shown.as_str().contains(r#": "<1 bytes>""#), "{shown}");
