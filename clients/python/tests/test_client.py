@@ -350,7 +350,7 @@ def test_what_is_no_json_is_refused_and_nothing_is_sent(rust):
         x: int
 
     with connected(rust) as client:
-        for bad in (object(), {1, 2}, float("nan"), b"bytes"):
+        for bad in (object(), {1, 2}, float("nan"), 1j):
             with pytest.raises(SerializationError):
                 client.send_request("echo", bad)
         assert client.get_connection_info()["pending_requests"] == 0
