@@ -119,7 +119,8 @@ impl Model {
             return false;
         }
         let has_room = |id: ConnId| {
-            let mut sent = self.conns[id].sent.iter().rev();
+            // A refused request to serve leaves all as it was.
+            let mut sent = self.conns[id].sent.iter().rev().filter(|sent| !sent.is_refused);
             let last = sent.find_map(|sent| match sent.kind {
                 Kind::Serve(other) if other == job => Some(true),
                 Kind::StopServing(other) if other == job => Some(false),
