@@ -1,6 +1,5 @@
 'use strict';
 
-const { randomUUID } = require('node:crypto');
 const { encodePayload } = require('./payload.js');
 const { failure } = require('./handler_error.js');
 const { MessageType } = require('./message.js');
@@ -36,14 +35,34 @@ class Answers {
     }
   }
 
+  /** Sends an error, or reports that it cannot be sent. */
+  refuse(request, payload) {
+    try {
+      this.encoded(request, this.encodeFailure(payload));
+    } catch (error) {
+      this.client.report(error);
+    }
+  }
+
   /** Sends an error. */
   fail(request, payload) {
-    const { client } = this;
-    if (!client.canSend) return;
     try {
-      client.respond(request, payload);
+      this.encoded(request, this.encodeFailure(payload));
     } catch {
       // The queue is full, and the server answers the requester instead of this worker.
+    }
+  }
+
+  /** Returns an error as JSON. Its form is the client's own, and only its details are the program's to write. */
+  encodeFailure({ details, ...own }) {
+    if (details === undefined) return JSON.stringify(own);
+    try {
+      const text = this.encode(details);
+      if (typeof text !== 'string') throw new TypeError('the details of a HandlerError cannot hold binary values');
+      return `${JSON.stringify(own).slice(0, -1)},"details":${text}}`;
+    } catch (error) {
+      this.report(error);
+      return JSON.stringify(failure('handler_failed', error));
     }
   }
 
@@ -55,10 +74,10 @@ class Answers {
   }
 
   /** Sends one part of an answer, or its end. Returns whether it may use memory of the handler's until it has left. */
-  part(request, payload, meta) {
+  part(request, encoded, meta) {
     const { client } = this;
     if (!client.canSend) return false;
-    const message = client.prepare(request.channel_id, MessageType.RESPONSE, payload, request.message_id, randomUUID());
+    const message = client.prepareEncoded(request.channel_id, MessageType.RESPONSE, encoded, request.message_id);
     message.meta = meta;
     client.dispatch(message);
     return message.attachments !== undefined;

@@ -11,7 +11,7 @@ const HEALTH_TIMEOUT_MS = 5_000;
 async function ping(client, timeout = PING_TIMEOUT_MS) {
   checkedTimeout(timeout);
   try {
-    const response = await client.sendRequest('system', { action: 'ping' }, timeout);
+    const response = await client.command({ action: 'ping' }, timeout, { unbounded: false });
     return response.payload?.status === 'pong';
   } catch {
     return false;
@@ -24,7 +24,7 @@ async function healthCheck(client, timeout = HEALTH_TIMEOUT_MS) {
   if (!client.connected) return false;
   try {
     if (!client.connection.isOurs) return await echoes(client, timeout);
-    const response = await client.sendRequest('system', { action: 'health_check' }, timeout);
+    const response = await client.command({ action: 'health_check' }, timeout, { unbounded: false });
     return response.payload?.status === 'healthy';
   } catch {
     return false;

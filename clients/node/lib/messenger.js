@@ -41,6 +41,11 @@ class Messenger extends Lifecycle {
     return this.prepareEncoded(channelId, type, encodePayload(payload, this.options), replyTo, id);
   }
 
+  /** Prepares a message of the client's own. The program's `replacer` and `stringify` are for its own payloads only. */
+  prepareOwn(channelId, type, payload) {
+    return this.prepareEncoded(channelId, type, JSON.stringify(payload));
+  }
+
   /**
    * Prepares a message whose payload is encoded already.
    * @param {string | import('./payload.js').Encoded} encoded
@@ -96,8 +101,8 @@ class Messenger extends Lifecycle {
 
   /**
    * Sends a request, and calls back with its answer or its error. Returns its id.
-   * @param {{ unbounded?: boolean, stream?: number, onPart?: Function }} [how] `stream` is the credit of a request
-   *   whose answer comes in parts
+   * @param {{ unbounded?: boolean, isOwn?: boolean, stream?: number, onPart?: Function }} [how] `isOwn` says that the
+   *   client itself asks, and `stream` is the credit of a request whose answer comes in parts
    */
   begin(channelId, data, options, resolve, reject, how) {
     const given = requestOptions(options, this.options.requestTimeout);
@@ -111,7 +116,8 @@ class Messenger extends Lifecycle {
     // The time that travels with the request. A default of this client's own does not, and is not for a whole stream.
     const time = Math.min(given.isGiven ? given.timeout : Infinity, left);
     const timeout = given.isGiven || how?.stream !== undefined ? time : Math.min(given.timeout, left);
-    const message = this.prepare(channelId, MessageType.REQUEST, data);
+    const message = how?.isOwn ? this.prepareOwn(channelId, MessageType.REQUEST, data)
+      : this.prepare(channelId, MessageType.REQUEST, data);
     const { id } = message;
     const hasTtl = time <= TTL_MS_MAX && !isForServer;
     if (hasTtl || given.meta !== undefined || how?.stream !== undefined) {
@@ -164,11 +170,12 @@ class Messenger extends Lifecycle {
   }
 
   /**
-   * Sends a request of the client itself by the current connection, exempt from the limits on the program's requests.
+   * Sends a request of the client itself, by default by the current connection and exempt from the limits on the
+   * program's requests.
    */
-  command(payload, timeout) {
+  command(payload, timeout, { unbounded = true } = {}) {
     return new Promise((resolve, reject) => {
-      this.begin('system', payload, timeout, resolve, reject, { unbounded: true });
+      this.begin(SYSTEM, payload, timeout, resolve, reject, { unbounded, isOwn: true });
     });
   }
 }

@@ -101,7 +101,7 @@ class Service {
       if (isWaiting) this.enqueue(work);
       else void this.run(work);
     } else if (message.isRequest()) {
-      this.hooks.answers.whole(message, failure('limit_exceeded',
+      this.hooks.answers.refuse(message, failure('limit_exceeded',
         new QueueFullError(`${this.waiting} requests are waiting for this worker; send it again later`)));
     } else {
       this.dropped += 1;
@@ -169,20 +169,18 @@ class Service {
 
   /** @returns the error that the handler threw, or null */
   async answer(request, work) {
-    let payload;
-    let error = null;
     try {
-      payload = await call(this, work, this.handler, request);
+      const payload = await call(this, work, this.handler, request);
       const parts = partsOf(payload);
       if (parts !== undefined) {
         return await answerInParts(parts, work, { step: (f) => call(this, work, f), answers: this.hooks.answers });
       }
+      if (work.lost === null) this.hooks.answers.whole(request, payload);
+      return null;
     } catch (thrown) {
-      error = thrown;
-      payload = failureOf(thrown);
+      if (work.lost === null) this.hooks.answers.refuse(request, failureOf(thrown));
+      return thrown;
     }
-    if (work.lost === null) this.hooks.answers.whole(request, payload);
-    return error;
   }
 
   /** A notification has no answer, so an error of its handler is reported by this client. */

@@ -132,7 +132,7 @@ class Services {
 
   /** The server does not know yet that the channel is no longer served, and the requester must not wait in vain. */
   refuse(request) {
-    this.answers.whole(request, failure('no_handler', `this worker serves '${request.channel_id}' no longer`));
+    this.answers.refuse(request, failure('no_handler', `this worker serves '${request.channel_id}' no longer`));
   }
 
   /**

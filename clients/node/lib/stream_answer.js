@@ -91,7 +91,7 @@ class Streamed {
     if (work.credit === 0) await work.whenCredit();
     await answers.whenRoom();
     if (work.lost !== null) return;
-    const isBinary = answers.part(work.message, value, { seq: this.sent });
+    const isBinary = answers.part(work.message, answers.encode(value), { seq: this.sent });
     work.credit -= 1;
     this.sent += 1;
     // Only then does the generator go on, which may use the memory of this part for the next.
@@ -100,7 +100,7 @@ class Streamed {
 
   async end() {
     await this.answers.whenRoom();
-    if (this.work.lost === null) this.answers.part(this.work.message, null, { seq: this.sent, end: true });
+    if (this.work.lost === null) this.answers.part(this.work.message, 'null', { seq: this.sent, end: true });
   }
 }
 

@@ -126,7 +126,7 @@ class Subscriptions {
       return;
     }
     const payload = { connection_id: client.connectionId, ack: true };
-    const message = client.prepare(channel, MessageType.SUBSCRIBE, payload);
+    const message = client.prepareOwn(channel, MessageType.SUBSCRIBE, payload);
     const refused = (error) => {
       // A subscription that is lost with the connection is repeated on the next one.
       if (!(error instanceof NotConnectedError)) subscription.end(error);
@@ -144,14 +144,14 @@ class Subscriptions {
 
   sendSubscribe(channel, how) {
     const { client } = this;
-    client.sendMessage(channel, MessageType.SUBSCRIBE, { connection_id: client.connectionId }, null, how);
+    client.dispatch(client.prepareOwn(channel, MessageType.SUBSCRIBE, { connection_id: client.connectionId }), how);
   }
 
   sendUnsubscribe(channel) {
     const { client } = this;
     if (!client.canSend) return;
     try {
-      client.sendMessage(channel, MessageType.UNSUBSCRIBE, { connection_id: client.connectionId });
+      client.dispatch(client.prepareOwn(channel, MessageType.UNSUBSCRIBE, { connection_id: client.connectionId }));
     } catch (error) {
       client.report(error);
     }

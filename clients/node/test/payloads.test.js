@@ -6,7 +6,7 @@ const { test } = require('node:test');
 const assert = require('node:assert/strict');
 const { runInNewContext } = require('node:vm');
 const { connected, closed, collected, eventually, joined, web } = require('./support.js');
-const { IPCClient, IPCPool, ipcEvents, ipcProxy } = require('../index.js');
+const { HandlerError, IPCClient, IPCPool, ipcEvents, ipcProxy } = require('../index.js');
 const { encodePayload } = require('../lib/payload.js');
 
 class Query {
@@ -110,6 +110,46 @@ test('a replacer of the program\'s own has its say about all of them', () => {
     assert.throws(() => new IPCClient('a', { replacer: bad }), /replacer must be a function or an array/);
   }
   assert.throws(() => new IPCClient('a', { replacer, stringify }), /give stringify or replacer/);
+});
+
+test('what the client itself sends is its own, whatever the program has for its payloads', async (t) => {
+  const greedy = (value) => JSON.stringify(value, ['name', 'image']);
+  for (const options of [{ replacer: ['name', 'image'] }, { stringify: greedy }]) {
+    const { server, client } = await connected(t, { ...options, heartbeatInterval: 50 });
+    const errors = collected(client, 'error');
+    await client.serve('people', async function* people({ payload: { name } }) {
+      if (name === 'two') {
+        yield { name, age: 7 };
+        yield { name, age: 8 };
+        return;
+      }
+      throw name === 'odd' ? new HandlerError('odd', 'is odd', { name, age: 7 }) : new Error('no such person');
+    }, { prefetch: 0 });
+    await client.serve('plain', ({ payload: { name } }) => {
+      if (name === 'odd') throw new HandlerError('odd', 'is odd', { name, age: 7 });
+      if (name === 'none') throw new Error('no such person');
+      return { name, age: 7 };
+    });
+    const news = client.subscribe('news');
+    await news.ready;
+    assert.deepEqual([await client.ping(), await client.healthCheck()], [true, true]);
+    const asker = await joined(t, server.client('bench'));
+    for (const channel of ['people', 'plain']) {
+      await assert.rejects(asker.sendRequest(channel, { name: 'none' }), { code: 'handler_failed', message: /no such/ });
+      await assert.rejects(client.sendRequest(channel, { name: 'none' }), { code: 'handler_failed', message: /no such/ });
+      // The details are the program's, as payloads are.
+      await assert.rejects(asker.sendRequest(channel, { name: 'odd' }), { code: 'app:odd', details: { name: 'odd' } });
+    }
+    assert.deepEqual((await asker.sendRequest('plain', { name: 'one' })).payload, { name: 'one' });
+    const parts = [];
+    for await (const { payload } of asker.stream('people', { name: 'two' })) parts.push(payload);
+    assert.deepEqual(parts, [{ name: 'two' }, { name: 'two' }]);
+    asker.publish('news', 'it works');
+    assert.equal((await news.next()).value.payload, 'it works');
+    news.unsubscribe();
+    assert.deepEqual(errors, []);
+    assert.equal(client.connected, true);
+  }
 });
 
 test('all else is written as JSON.stringify writes it', () => {
