@@ -5,7 +5,7 @@
 const { FrameError } = require('./errors.js');
 const { BINARY } = require('./message.js');
 const { placeOf } = require('./place.js');
-const { DTYPES, Tensor, isShape, sizeOf } = require('./tensor.js');
+const { DTYPES, Tensor, fromWire, isShape, sizeOf } = require('./tensor.js');
 
 const MEMBERS = ['$base64', 'dtype', 'shape'];
 
@@ -32,6 +32,8 @@ function replaced(value, keys, replacement) {
   if (value === null || typeof value !== 'object') return value;
   const own = replacement(value, keys);
   if (own !== undefined) return own;
+  // Their elements are members to `Object.keys`, millions of them.
+  if (ArrayBuffer.isView(value) || value instanceof Tensor) return value;
   let copy;
   for (const key of Object.keys(value)) {
     const item = value[key];
@@ -79,7 +81,7 @@ function decoded(value, keys) {
   if (sizeOf(shape) * type.bytes !== bytes.length) {
     throw bad(keys, `has ${bytes.length} bytes, and not those of ${dtype} [${shape.join(', ')}]`);
   }
-  return new Tensor({ dtype, shape, data: bytes });
+  return new Tensor({ dtype, shape, data: fromWire(bytes, type.Data) });
 }
 
 /** Returns bytes in memory of their own, which can be transferred to another thread. */
