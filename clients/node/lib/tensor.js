@@ -107,7 +107,7 @@ class Tensor {
     const { shape, data } = this;
     const { read = (numbers, at) => numbers[at] } = DTYPES.get(this.dtype);
     if (data.length === 0 && shape.length > 0) {
-      const rows = shape.slice(0, -1).reduce((count, length) => (length === 0 ? count : count * length), 1);
+      const rows = shape.slice(0, shape.indexOf(0)).reduce((count, length) => count * length, 1);
       if (rows > EMPTY_ROWS_MAX) {
         throw new RangeError(`a Tensor of the shape [${shape.join(', ')}] has no elements, but too many rows for `
           + 'arrays; read its shape and data');

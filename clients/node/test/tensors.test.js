@@ -96,6 +96,10 @@ test('a shape of many rows without elements is no way to fill the memory', () =>
   const tensor = new Tensor({ data: new Float32Array(0), shape: [2 ** 32, 0] });
   assert.throws(() => tensor.toArray(), { name: 'RangeError', message: /too many rows/ });
   assert.deepEqual(new Tensor({ data: new Float32Array(0), shape: [0, 2 ** 32] }).toArray(), []);
+  // An ordinary batch of images, of which there are none.
+  for (const [shape, empty] of [[[0, 1024, 1024, 3], []], [[2, 0, 2 ** 32], [[], []]], [[1, 2, 0, 0], [[[], []]]]]) {
+    assert.deepEqual(new Tensor({ data: new Float32Array(0), shape }).toArray(), empty);
+  }
   const deep = new Tensor({ data: new Float32Array(0), shape: [10_000, 10_000, 0] });
   assert.throws(() => deep.toArray(), RangeError);
 });
