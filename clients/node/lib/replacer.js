@@ -34,7 +34,12 @@ function replacedBy(replacer, payload, look) {
   const copyOf = (value) => {
     if (Array.isArray(value)) return Array.from(value, (_, at) => valueOf(value, String(at)));
     const copy = Object.create(null);
-    for (const key of names ?? Object.keys(value)) if (Object.hasOwn(value, key)) copy[key] = valueOf(value, key);
+    for (const key of names ?? Object.keys(value)) {
+      const item = valueOf(value, key);
+      // A list may name what an object does not have, or has by its class; methods of that are no faults.
+      const isMember = names === null || (item !== undefined && (typeof item !== 'function' || Object.hasOwn(value, key)));
+      if (isMember) copy[key] = item;
+    }
     return copy;
   };
 

@@ -96,6 +96,13 @@ test('a replacer of the program\'s own has its say about all of them', () => {
     assert.deepEqual(calls[0], calls[1]);
   }
   assert.equal(said({ a: 1, b: { a: 2, c: 3 }, 5: [{ a: 4, d: 0 }] }, ['b', 'a', 5]), '{"5":[{"a":4}],"b":{"a":2},"a":1}');
+  // A list names what an object has by its class, too, and what is not enumerable.
+  const point = new (class Point { constructor() { this.x = 1; } get norm() { return this.x + 1; } move() {} })();
+  Object.defineProperty(point, 'hidden', { value: [{ norm: 3, y: 4 }] });
+  for (const names of [['norm', 'x', 'hidden'], ['move', 'toString', 'constructor', 'x'], ['missing']]) {
+    assert.equal(said({ point, x: [point] }, ['point', ...names]), JSON.stringify({ point, x: [point] }, ['point', ...names]));
+  }
+  assert.throws(() => said({ x: () => 1 }, ['x']), { code: 'BAD_PAYLOAD', message: /payload\.x is a function/ });
   assert.equal(said({ a: 1, b: undefined }, (key, value) => (key === 'a' ? undefined : value)), '{}');
   // What it leaves is refused as without it, with the place, and so is a circle.
   assert.throws(() => said({ x: [new Set()] }, (key, value) => value),
