@@ -4,7 +4,7 @@ const { types } = require('node:util');
 const { FrameError, textOf } = require('./errors.js');
 const { placeOf } = require('./place.js');
 const { replacedBy } = require('./replacer.js');
-const { Tensor, arrayName, DTYPE_OF, toWire } = require('./tensor.js');
+const { Tensor, arrayName, bytesOf, DTYPE_OF, toWire } = require('./tensor.js');
 
 // No payload that a server accepts is deeper. Circles end here as well.
 const DEPTH_MAX = 200;
@@ -247,6 +247,9 @@ function binaryOf(value, what, { dtype = null, shape = null } = {}) {
     data = dtype === null ? viewOf(value) : toWire(value);
   } catch {
     return new Fault(`${what} whose memory was transferred`, 'send it before it is transferred, or send a copy');
+  }
+  if (shape !== null && data.length !== bytesOf(dtype, shape)) {
+    return new Fault(`${what} whose memory was resized`, 'make another one of it, or send a copy');
   }
   // Another thread may write to shared memory at any time.
   if (types.isSharedArrayBuffer(data.buffer)) data = data.slice();

@@ -57,6 +57,11 @@ function sizeOf(shape) {
   return Number.isSafeInteger(size) ? size : undefined;
 }
 
+/** Returns the bytes that the elements of a shape take. */
+function bytesOf(dtype, shape) {
+  return sizeOf(shape) * DTYPES.get(dtype).bytes;
+}
+
 /** Returns whether a value is a shape: at most 32 whole numbers from 0. */
 function isShape(value) {
   if (!Array.isArray(value) || value.length > DIMENSIONS_MAX) return false;
@@ -208,4 +213,4 @@ function shown(value) {
   return String(value);
 }
 
-module.exports = { Tensor, DTYPES, DTYPE_OF, arrayName, isShape, sizeOf, toWire, fromWire, fromHalf };
+module.exports = { Tensor, DTYPES, DTYPE_OF, arrayName, bytesOf, isShape, sizeOf, toWire, fromWire, fromHalf };

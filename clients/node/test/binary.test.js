@@ -119,6 +119,25 @@ test('large attachments are not copied, and a frame is whole whatever becomes of
     { code: 'BAD_PAYLOAD', message: /payload\.x is a typed array \(Float32Array\) whose memory was transferred; send/ });
 });
 
+test('a tensor whose memory was resized is refused', { skip: ArrayBuffer.prototype.resize === undefined }, async (t) => {
+  const { client, received } = await binaryPeer(t);
+  for (const [begin, end, length] of [[16, 32], [16, 8], [16, 8, 4]]) {
+    const buffer = new ArrayBuffer(begin, { maxByteLength: 64 });
+    const data = new Float32Array(buffer, 0, length);
+    const tensor = new Tensor({ shape: [2, 2], data });
+    client.publish('news', { tensor });
+    buffer.resize(end);
+    assert.throws(() => client.publish('news', { tensor }), {
+      code: 'BAD_PAYLOAD', message: /payload\.tensor is a Tensor whose memory was resized; make another one/,
+    });
+    // An array has the length that it has by then.
+    client.publish('news', data);
+  }
+  await eventually('sent', () => received.length === 6);
+  assert.deepEqual(received.map((body) => opened(body).attachments[0].shape),
+    [[2, 2], [8], [2, 2], [2], [2, 2], [0]]);
+});
+
 test('while the server reads nothing, attachments wait as copies and keep their order', async (t) => {
   const sockets = [];
   const { port } = await peer(t, { grant: { extensions: ['binary'] }, onOpen: ({ socket }) => sockets.push(socket) });
