@@ -69,8 +69,15 @@ class BinaryFrame {
 
   /** Returns the message of a complete frame. Throws a FrameError if it is not valid. */
   take() {
+    if (this.error === null) {
+      try {
+        for (const place of this.places) place();
+      } catch (error) {
+        // A parser of the program's own may have frozen the payload.
+        this.fail(`they cannot be put into the payload: ${wordsOf(error)}`);
+      }
+    }
     if (this.error !== null) throw this.error;
-    for (const place of this.places) place();
     return this.message;
   }
 

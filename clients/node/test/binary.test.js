@@ -424,6 +424,31 @@ test('a wrong answer rejects its request, and a wrong request is answered', asyn
   assert.deepEqual([errors.map(({ code }) => code), client.connected], [['BAD_MESSAGE', 'BAD_MESSAGE'], true]);
 });
 
+test('a parser that freezes what it returns gets an error for each message with attachments', async (t) => {
+  const frozen = (value) => {
+    if (value !== null && typeof value === 'object') Object.values(Object.freeze(value)).forEach(frozen);
+    return value;
+  };
+  // All, or the payload alone.
+  for (const parse of [(json) => frozen(JSON.parse(json)), (json) => {
+    const fields = JSON.parse(json);
+    frozen(fields.payload);
+    return fields;
+  }]) {
+    const { client } = await binaryPeer(t, {
+      options: { parse },
+      answer(body, reply) {
+        const { message_id: replyTo } = opened(body).message;
+        reply(binaryBody(message('response', 'x', { a: null }, { replyTo, meta: { bin: entry() } }), data));
+      },
+    });
+    await assert.rejects(client.sendRequest('x', 1, 5_000), {
+      name: 'FrameError', code: 'BAD_MESSAGE', fatal: false, message: /attachments of the response on 'x'.*not valid: /,
+    });
+    assert.equal(client.connected, true);
+  }
+});
+
 test('a server without binary gets none, and the error says what to do', async (t) => {
   for (const extensions of [null, [], ['call']]) {
     const { client, received, send } = await binaryPeer(t, { extensions });
