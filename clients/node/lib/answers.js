@@ -37,19 +37,15 @@ class Answers {
 
   /** Sends an error, or reports that it cannot be sent. */
   refuse(request, payload) {
+    this.fail(request, payload, (error) => this.report(error));
+  }
+
+  /** Sends an error. If the queue is full, the server answers the requester instead of this worker. */
+  fail(request, payload, onUnsent = () => {}) {
     try {
       this.encoded(request, this.encodeFailure(payload));
     } catch (error) {
-      this.client.report(error);
-    }
-  }
-
-  /** Sends an error. */
-  fail(request, payload) {
-    try {
-      this.encoded(request, this.encodeFailure(payload));
-    } catch {
-      // The queue is full, and the server answers the requester instead of this worker.
+      onUnsent(error);
     }
   }
 
@@ -73,14 +69,16 @@ class Answers {
     client.dispatch(client.prepareEncoded(request.channel_id, MessageType.RESPONSE, encoded, request.message_id));
   }
 
-  /** Sends one part of an answer, or its end. Returns whether it may use memory of the handler's until it has left. */
+  /** Sends one part of an answer, or its end. Returns whether memory of the handler's is in use until it has left. */
   part(request, encoded, meta) {
     const { client } = this;
     if (!client.canSend) return false;
     const message = client.prepareEncoded(request.channel_id, MessageType.RESPONSE, encoded, request.message_id);
     message.meta = meta;
+    const { connection } = client;
+    const { lent } = connection;
     client.dispatch(message);
-    return message.attachments !== undefined;
+    return connection.lent > lent;
   }
 
   /** Resolves when the server reads what was sent, so that parts wait in their generators and not in memory. */
@@ -89,9 +87,9 @@ class Answers {
     if (connection !== null && connection.queuedBytes > options.slowBytes) await connection.whenFlushed();
   }
 
-  /** Resolves when all that was sent has left. */
-  async whenFlushed() {
-    await this.client.connection?.whenFlushed();
+  /** Resolves when no part that was sent uses memory of a handler's. */
+  async whenReturned() {
+    await this.client.connection?.whenReturned();
   }
 
   /** Returns the bytes that the payload of an answer may have as JSON. */

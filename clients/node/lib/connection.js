@@ -71,6 +71,10 @@ class Connection {
     this.handshake = null;
     this.fault = null;
     this.flushWaiters = [];
+    /** Numbers of writes from the program's own memory: begun, and done. */
+    this.lent = 0;
+    this.returned = 0;
+    this.returnWaiters = [];
     this.onBody = this.onBody.bind(this);
     this.bytesReadNow = () => this.bytesRead;
     this.flush = this.flush.bind(this);
@@ -210,9 +214,12 @@ class Connection {
     // While the kernel takes nothing, they would wait in a queue of Node's for as long as the server likes: so they are
     // copied then, and a program that transfers their memory cannot shorten the frame.
     const pieces = body.pieces(socket.writableLength > 0);
+    // The attachments that are not copied are pieces of their own.
+    const isLent = pieces.length > 1;
+    if (isLent) this.lent += 1;
     socket.cork();
     this.flush();
-    this.write(pieces, HEADER_BYTES + bytes);
+    this.write(pieces, HEADER_BYTES + bytes, isLent);
     socket.uncork();
     return bytes;
   }
@@ -242,12 +249,13 @@ class Connection {
     this.write([frames], frames.length);
   }
 
-  write(pieces, length) {
+  write(pieces, length, isLent = false) {
     const { socket } = this;
     this.writingBytes += length;
     const last = pieces.length - 1;
     for (let at = 0; at < last; at += 1) socket.write(pieces[at]);
     socket.write(pieces[last], (error) => {
+      if (isLent) this.takeBack(this.returned + 1);
       // Node reports the unsent bytes of a destroyed socket as written.
       if (!error && !socket.destroyed) this.written(length);
     });
@@ -295,6 +303,18 @@ class Connection {
     this.flush();
     if (this.isEnded || this.queuedBytes === 0) return Promise.resolve();
     return new Promise((resolve) => this.flushWaiters.push(resolve));
+  }
+
+  /** Resolves when the memory of all writes so far is the program's again. Later ones are not awaited. */
+  whenReturned() {
+    const { lent } = this;
+    if (this.returned >= lent) return Promise.resolve();
+    return new Promise((resolve) => this.returnWaiters.push({ lent, resolve }));
+  }
+
+  takeBack(count) {
+    this.returned = count;
+    while (this.returnWaiters.length > 0 && this.returnWaiters[0].lent <= count) this.returnWaiters.shift().resolve();
   }
 
   read(n, buffer) {
@@ -437,6 +457,7 @@ class Connection {
     this.batch = [];
     this.batchBytes = 0;
     this.wakeFlushed();
+    this.takeBack(this.lent);
     const cause = this.fault ?? undefined;
     this.dial = null;
     if (this.handshake !== null) {

@@ -91,11 +91,11 @@ class Streamed {
     if (work.credit === 0) await work.whenCredit();
     await answers.whenRoom();
     if (work.lost !== null) return;
-    const isBinary = answers.part(work.message, answers.encode(value), { seq: this.sent });
+    const isLent = answers.part(work.message, answers.encode(value), { seq: this.sent });
     work.credit -= 1;
     this.sent += 1;
     // Only then does the generator go on, which may use the memory of this part for the next.
-    if (isBinary) await answers.whenFlushed();
+    if (isLent) await answers.whenReturned();
   }
 
   async end() {

@@ -165,6 +165,39 @@ test('while the server reads nothing, attachments wait as copies and keep their 
   seen.forEach((bytes, at) => assert.ok(bytes.every((byte) => byte === at), `message ${at}`));
 });
 
+test('a generator waits for the memory that it lent, and for nothing else', async (t) => {
+  let side;
+  const { port } = await peer(t, {
+    grant: { extensions: ['call', 'binary'] },
+    onMessage({ message_id: id, payload }, opened) {
+      side = opened;
+      if (payload.action === 'serve') opened.send('response', 'system', {}, id);
+    },
+  });
+  const worker = await joined(t, unconnected(t, { port, heartbeatInterval: 0, slowBytes: 64 << 20 }));
+  const yielded = { small: 0, large: 0 };
+  await worker.serve('x', async function* parts({ payload: name }) {
+    for (let n = 0; n < 5; n += 1) {
+      yield Buffer.alloc(name === 'large' ? 12 << 20 : 1_000);
+      yielded[name] += 1;
+    }
+  });
+  side.socket.pause();
+  const { connection } = worker;
+  side.send('request', 'x', 'large', null, { stream: 5 });
+  await eventually('lent', () => connection.lent === 1);
+  // What is copied waits for nothing, although the kernel takes no more.
+  side.send('request', 'x', 'small', null, { stream: 5 });
+  await eventually('all small ones', () => yielded.small === 5, 5_000);
+  assert.deepEqual([yielded.large, connection.lent, connection.returned], [0, 1, 0]);
+  assert.ok(connection.queuedBytes > 0);
+  // A connection that is lost holds no memory.
+  const returned = connection.whenReturned();
+  side.socket.destroy();
+  await returned;
+  await eventually('closed', () => worker.services.unfinished === 0);
+});
+
 test('what arrives is a Buffer or a Tensor with memory of its own', async (t) => {
   const big = new Float32Array(200_000).map((_, at) => at);
   const { client } = await binaryPeer(t, {
