@@ -249,7 +249,7 @@ function binaryOf(value, what, { dtype = null, shape = null } = {}) {
     return new Fault(`${what} whose memory was transferred`, 'send it before it is transferred, or send a copy');
   }
   if (shape !== null && data.length !== bytesOf(dtype, shape)) {
-    return new Fault(`${what} whose memory was resized`, 'make another one of it, or send a copy');
+    return new Fault(`${what} whose memory was resized`, 'make another one, or send a copy');
   }
   // Another thread may write to shared memory at any time.
   if (types.isSharedArrayBuffer(data.buffer)) data = data.slice();

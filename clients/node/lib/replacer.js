@@ -36,9 +36,9 @@ function replacedBy(replacer, payload, look) {
     const copy = Object.create(null);
     for (const key of names ?? Object.keys(value)) {
       const item = valueOf(value, key);
-      // A list may name what an object does not have, or has by its class; methods of that are no faults.
-      const isMember = names === null || (item !== undefined && (typeof item !== 'function' || Object.hasOwn(value, key)));
-      if (isMember) copy[key] = item;
+      // A list also gives members that an object has by its class, whose methods are no faults.
+      if (typeof item === 'function' && !Object.hasOwn(value, key)) continue;
+      if (names === null || item !== undefined) copy[key] = item;
     }
     return copy;
   };
