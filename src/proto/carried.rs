@@ -60,8 +60,13 @@ impl<'a> Carried<'a> {
         Carried { bin: self.bin.into_owned().into(), tail, count: self.count }
     }
 
+    /// Returns the same attachments with a borrow. What is shared stays so, and is not copied by a later
+    /// [`into_owned`](Self::into_owned).
     pub(crate) fn to_borrowed(&self) -> Carried<'_> {
-        let tail = Tail::Borrowed(self.tail());
+        let tail = match &self.tail {
+            Tail::Borrowed(bytes) => Tail::Borrowed(bytes),
+            Tail::Shared(bytes, range) => Tail::Shared(Arc::clone(bytes), range.clone()),
+        };
         Carried { bin: Cow::Borrowed(&self.bin), tail, count: self.count }
     }
 

@@ -121,7 +121,10 @@ fn a_value_brings_its_attachments_and_is_read_back_without_a_copy() {
     assert_eq!((read.name, &read.rest), ("x", &own.rest));
     let again = Json::from_serialize(&read).unwrap();
     assert_eq!(again, json);
-    assert_eq!(json.borrowed().into_owned(), json);
+    let copy = json.borrowed().into_owned();
+    assert_eq!(copy, json);
+    let address = |json: &Json<'_>| json.attachments().get("/first").unwrap().data.as_ptr();
+    assert_eq!(address(&copy), address(&json), "shared bytes are not copied");
     assert_ne!(Json::parse(text).unwrap(), json);
 }
 
