@@ -25,7 +25,7 @@ mod tests;
 use std::borrow::Cow;
 
 use bin::{Entries, Shape};
-use layout::{cut_padding, padding};
+use layout::{ALIGNMENT_BYTES, PREFIX_BYTES, cut_padding, padding};
 
 use super::dtype::Dtype;
 use super::fault::Fault;
@@ -162,6 +162,16 @@ impl<'a> Attachments<'a> {
     #[cfg(feature = "broker")]
     pub(crate) fn tail(&self) -> &'a [u8] {
         self.tail
+    }
+
+    /// The bytes that they add to a frame at most: their own, the zeros between them, and the JSON that
+    /// describes them.
+    pub fn frame_bytes(&self) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
+        let around = PREFIX_BYTES + r#","meta":{"bin":}"#.len() + ALIGNMENT_BYTES - 1;
+        around + self.bin.len() + self.tail.len()
     }
 
     pub(super) fn pointers(&self) -> impl Iterator<Item = Cow<'a, str>> + use<'a> {

@@ -337,6 +337,30 @@ def test_errors_have_no_attachments() -> None:
     assert HandlerError("bad", "text", {"number": numpy.int8(1)}).details == {"number": 1}
 
 
+def test_what_is_too_large_around_its_attachments_is_refused_and_not_lost(serve: Any) -> None:
+    server = serve(limits={"frame_bytes_max": 100_000})
+    server.create_application("app").create_channel("own")
+    server.start()
+    came: "queue.Queue[Message]" = queue.Queue()
+    refused = 0
+    with FrameworkClient("app", port=server.port) as client:
+        client.subscribe("own", came.put)
+        settle(client)
+        (connection,) = server.client_sockets.values()
+        # Each of the 900 has a byte, and with its place and the zeros behind it about 90 in the frame.
+        sizes = range(10_000, 90_000, 2_000)
+        for size in sizes:
+            payload = [b"1"] * 900 + [bytes(size)]
+            try:
+                server.send_to_connection(connection, Message("", "app", "own", MessageType.PUBLISH, payload, 0))
+            except ValueError as error:
+                assert "frame_bytes_max" in str(error)
+                refused += 1
+            else:
+                assert len(came.get(timeout=STEP_SECONDS_MAX).payload[-1]) == size
+    assert 0 < refused < len(sizes)
+
+
 def test_too_large_a_message_names_the_limit(client: FrameworkClient) -> None:
     for send in (client.publish, client.send_request):
         with pytest.raises(SerializationError) as refused:

@@ -213,7 +213,24 @@ fn a_frame_is_written_in_one_piece_or_from_its_pieces() {
     assert_eq!(whole, pieces);
     let envelope = Envelope::parse_binary(&whole[10..]).unwrap();
     assert_eq!(envelope.read_meta().unwrap().unwrap().ttl_millis, Some(5));
-    assert_eq!(envelope.attachments().unwrap().get("/a").unwrap().data, b"abc");
+    let attachments = envelope.attachments().unwrap();
+    assert_eq!(attachments.get("/a").unwrap().data, b"abc");
+    assert_eq!(Attachments::default().frame_bytes(), 0);
+
+    let mut meta = Vec::new();
+    Meta { bin: Some(bin), ..Meta::default() }.append_to(&mut meta);
+    let added = (0..64).map(|id_bytes| {
+        let message_id = vec![b'm'; id_bytes];
+        let alone = crate::proto::Head { message_id: &message_id, meta: None, ..head };
+        let with = crate::proto::Head { meta: Some(&meta), ..alone };
+        let bytes = body_bytes(with.body_bytes(payload.len()), [3]).unwrap();
+        bytes - alone.body_bytes(payload.len())
+    });
+    assert_eq!(
+        added.max(),
+        Some(attachments.frame_bytes()),
+        "the zeros are as many as they may be"
+    );
 }
 
 proptest! {

@@ -11,7 +11,6 @@ use pyo3::prelude::*;
 use scoped_tls_hkt::scoped_thread_local;
 
 use crate::errors;
-use crate::message::payload_bytes;
 
 /// Upper bound of a frame's size besides the payload and the ids.
 const ENVELOPE_BYTES: usize = 256;
@@ -140,7 +139,9 @@ impl Door {
     /// Refuses a message that is too large here, because the sender does not wait for the loop.
     fn check_size(&self, message: &Message) -> PyResult<()> {
         let ids = message.message_id.len() + message.app_id.len() + message.channel_id.len();
-        let bytes = payload_bytes(&message.payload) + ids + ENVELOPE_BYTES;
+        let payload = &message.payload;
+        let payload_bytes = payload.as_str().len() + payload.attachments().frame_bytes();
+        let bytes = payload_bytes + ids + ENVELOPE_BYTES;
         if bytes > self.frame_bytes_max {
             return Err(PyValueError::new_err(format!(
                 "the message has some {bytes} bytes, over the {} of a frame; send less, or raise \
