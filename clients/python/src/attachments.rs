@@ -46,6 +46,15 @@ pub(crate) fn collect<T>(encode: impl FnOnce() -> PyResult<T>) -> PyResult<(T, V
     Ok((encoded?, found.unwrap_or_default()))
 }
 
+/// Runs an encoder of JSON alone, whose calls of [`attach`] fail, and returns its result.
+pub(crate) fn refuse<T>(encode: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    // It may run within the encoder of a payload, by a value of that or by the handler of a signal.
+    let outer = FOUND.replace(None);
+    let encoded = encode();
+    FOUND.set(outer);
+    encoded
+}
+
 /// Adds an attachment to the payload that is being encoded. Returns the text for its place.
 ///
 /// # Errors

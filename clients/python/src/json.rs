@@ -40,7 +40,9 @@ pub(crate) fn to_python<'py>(py: Python<'py>, json: &Json<'_>) -> PyResult<Bound
 pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
     match from_plain_text(value) {
         Some(json) => Ok(json),
-        None => parse(encode(value).map_err(|error| explain(value, error, false))?),
+        None => parse(
+            attachments::refuse(|| encode(value)).map_err(|error| explain(value, error, false))?,
+        ),
     }
 }
 

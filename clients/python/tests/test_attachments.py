@@ -337,6 +337,19 @@ def test_errors_have_no_attachments() -> None:
     assert HandlerError("bad", "text", {"number": numpy.int8(1)}).details == {"number": 1}
 
 
+def test_an_error_that_is_made_within_a_payload_has_none_either(client: FrameworkClient) -> None:
+    class Grid:
+        def __dlpack__(self, **options: Any) -> Any:
+            with pytest.raises(TypeError, match="and only JSON can be"):
+                HandlerError("bad", "text", {"raw": b"1"})
+            return GRID.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return GRID.__dlpack_device__()
+
+    assert_same(client.send_request("mirror", {"before": b"2", "grid": Grid()}).payload, {"before": b"2", "grid": GRID})
+
+
 def test_what_is_too_large_around_its_attachments_is_refused_and_not_lost(serve: Any) -> None:
     server = serve(limits={"frame_bytes_max": 100_000})
     server.create_application("app").create_channel("own")
