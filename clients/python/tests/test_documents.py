@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import pathlib
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from typing import Any, Dict
 
+import ipc_framework
 from wire import Peer
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -27,6 +29,14 @@ def test_the_first_example_of_the_readme() -> None:
         assert peer.ask("log") == "noted"
     finally:
         server.stop()
+
+
+def test_the_reference_has_every_public_name() -> None:
+    script = (PACKAGE.parents[1] / "docs" / "references").read_text(encoding="utf-8")
+    (names,) = re.findall(r"^modules=\(ipc_framework ipc_framework\.\{(.*)\}\)$", script, re.MULTILINE)
+    modules = [ipc_framework, *(importlib.import_module(f"ipc_framework.{name}") for name in names.split(","))]
+    shown = {name for module in modules for name in getattr(module, "__all__", vars(module))}
+    assert {name for names in ipc_framework._MODULES.values() for name in names} <= shown
 
 
 def test_what_is_installed() -> None:
