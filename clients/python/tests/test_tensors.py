@@ -220,8 +220,31 @@ def test_dlpack() -> None:
         def __dlpack__(self, **options: object) -> object:
             raise BufferError("it is on another device")
 
-    with pytest.raises(tensors.Refused, match=r"OnDevice, .*it is on another device.*value\.detach\(\)\.cpu\(\)"):
+    why = r"OnDevice, .*it is on another device.*value\.detach\(\)\.cpu\(\)\.numpy\(\)"
+    with pytest.raises(tensors.Refused, match=why):
         tensors.find(OnDevice(GRID))
+
+
+@pytest.mark.parametrize(
+    "dtype, instead",
+    [
+        ("torch.bfloat16", r"send value\.detach\(\)\.cpu\(\)\.float\(\), .*Tensor\('bf16', .*torch\.int16"),
+        ("bfloat16", r"send numpy\.asarray\(value\)$"),
+    ],
+)
+def test_bfloat16_of_other_libraries_is_refused_with_what_works(dtype: str, instead: str) -> None:
+    class Bfloat16:
+        def __init__(self) -> None:
+            self.dtype = type("dtype", (), {"__str__": lambda _: dtype})()
+
+        def __dlpack__(self, **options: object) -> object:
+            raise BufferError("Unsupported dtype in DLTensor")
+
+        def __dlpack_device__(self) -> object:
+            return GRID.__dlpack_device__()
+
+    with pytest.raises(tensors.Refused, match=instead):
+        tensors.find(Bfloat16())
 
 
 def test_bfloat16_by_the_name_of_its_dtype() -> None:

@@ -263,6 +263,16 @@ def _swapped(data: bytes, part_bytes: int) -> bytes:
     return bytes(swapped)
 
 
+#: What to send in place of arrays that NumPy cannot read, by the names of their dtypes in PyTorch and JAX.
+_INSTEAD_OF_BFLOAT16 = {
+    "torch.bfloat16": (
+        "send value.detach().cpu().float(), or its bits: ipc_framework.Tensor('bf16', tuple(value.shape), "
+        "value.detach().cpu().contiguous().view(torch.int16).numpy())"
+    ),
+    "bfloat16": "send numpy.asarray(value)",
+}
+
+
 def _of_dlpack(value: Any) -> Found:
     """NumPy reads the memory that a library such as PyTorch offers, which has no buffer of Python."""
     numpy = _numpy()
@@ -273,7 +283,9 @@ def _of_dlpack(value: Any) -> Found:
     except Refused:
         raise
     except Exception as error:
-        hint = "send an array of NumPy, such as value.detach().cpu().numpy()"
+        hint = _INSTEAD_OF_BFLOAT16.get(
+            str(getattr(value, "dtype", "")), "send an array of NumPy, such as value.detach().cpu().numpy()"
+        )
         raise Refused(f"{_named(value)}, and its memory cannot be read ({error}); {hint}") from error
 
 
