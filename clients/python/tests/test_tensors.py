@@ -270,6 +270,9 @@ def test_wrong_tensors_cannot_be_made() -> None:
             Tensor(dtype, shape, data)
     with pytest.raises(ValueError, match="a great many empty lists"):
         Tensor("u8", [2**40, 0], b"").tolist()
+    for shape in ([0, 1024, 1024, 3], [0, 2_000_000], [0, 2**40, 0]):
+        assert Tensor("u8", shape, b"").tolist() == []
+    assert Tensor("u8", [2, 0, 2_000_000], b"").tolist() == [[], []]
     tensor = Tensor("u16", [1, 2], b"1234")
     assert repr(tensor) == "<Tensor u16 [1, 2], 4 bytes>"
     assert pickle.loads(pickle.dumps(tensor)) == tensor != Tensor("i16", [1, 2], b"1234")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from itertools import takewhile
 from math import prod
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
@@ -106,7 +107,8 @@ class Tensor:
 
     def tolist(self) -> Any:
         """Returns the elements as nested lists of Python's numbers; without dimensions it is the number itself."""
-        if not self.data.nbytes and prod(length or 1 for length in self.shape) > EMPTY_ROWS_MAX:
+        # Below a dimension of 0 there are no lists.
+        if not self.data.nbytes and prod(takewhile(bool, self.shape)) > EMPTY_ROWS_MAX:
             raise ValueError(f"a Tensor of the shape {self.shape} has nothing in it but a great many empty lists")
         elements = _elements(self.dtype, self.data)
 
