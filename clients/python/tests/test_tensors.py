@@ -307,6 +307,8 @@ def test_from_base64() -> None:
         in_base64(b"1234", "float", [4]),
         in_base64(b"1234", "u8", [4, True]),
         in_base64(b"1234", ["u8"], [4]),
+        in_base64(b"", "u8", [2**62, 2**62, 0]),
+        in_base64(b"", "u8", [2**70, 0]),
     ],
 )
 def test_wrong_base64_is_said_with_its_place(wrong: dict) -> None:

@@ -373,7 +373,7 @@ def _from_base64(path: str, value: Any) -> Any:
             return data
         if not isinstance(dtype, str) or not isinstance(shape, list):
             raise ValueError("its dtype is a string and its shape a list, or both are None")
-        tensor = Tensor(dtype, shape, data)
-    except (Error, ValueError) as error:
+        return received(dtype, Tensor(dtype, shape, data).shape, data)
+    except (Error, ValueError, OverflowError) as error:
+        # NumPy refuses the shapes of some empty arrays.
         raise ValueError(f"{path} is no value that was encoded as base64: {error}") from error
-    return received(tensor.dtype, tensor.shape, data)
