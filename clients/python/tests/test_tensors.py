@@ -247,6 +247,16 @@ def test_bfloat16_of_other_libraries_is_refused_with_what_works(dtype: str, inst
         tensors.find(Bfloat16())
 
 
+def test_an_array_whose_buffer_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def view(value: object) -> memoryview:
+        raise BufferError("there is no buffer of this type")
+
+    monkeypatch.setattr(tensors, "memoryview", view, raising=False)
+    assert tensors.find(Exporter(GRID))[:2] == ("i32", GRID.shape)
+    with pytest.raises(tensors.Refused, match="there is no buffer of this type.*; send an array of numbers"):
+        tensors.find(array.array("i"))
+
+
 def test_bfloat16_by_the_name_of_its_dtype() -> None:
     assert Tensor("bf16", [3], bytes.fromhex("803f 0080 c17f")).tolist()[:2] == [1.0, -0.0]
     came = tensors.received("bf16", (2,), bytes.fromhex("803f 0080"))

@@ -167,17 +167,19 @@ def find(value: Any) -> Optional[Found]:
         return Found(value.dtype, value.shape, value.data.tobytes)
     if _is_of_numpy(value, "ndarray"):
         return _of_array(value)
+    offers_dlpack = getattr(type(value), "__dlpack__", None) is not None
+    view = None
     try:
         view = memoryview(value)
     except TypeError:
-        view = None
+        pass
     except BufferError as error:
-        raise Refused(f"{_named(value)}, whose buffer cannot be had ({error}); send an array of numbers") from error
+        # Arrays of JAX have a buffer, but not of every type.
+        if not offers_dlpack:
+            raise Refused(f"{_named(value)}, whose buffer cannot be had ({error}); send an array of numbers") from error
     if view is not None:
         return _of_view(value, view)
-    if getattr(type(value), "__dlpack__", None) is not None:
-        return _of_dlpack(value)
-    return None
+    return _of_dlpack(value) if offers_dlpack else None
 
 
 def _is_of_numpy(value: Any, name: str) -> bool:
