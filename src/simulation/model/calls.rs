@@ -379,16 +379,17 @@ impl Model {
 
     /// Checks, whenever all has come to rest, that no request lasts longer than its `ttl`.
     pub(in crate::simulation) fn check_ttls(&mut self) -> Result<(), String> {
+        let sound: Vec<bool> = (0..self.conns.len()).map(|id| self.is_sound(id)).collect();
         for (place, call) in &mut self.calls {
-            let conn = &self.conns[place.0];
-            let Some(sent) = conn.sent.get(place.1) else { continue };
+            let Some(sent) = self.conns[place.0].sent.get(place.1) else { continue };
             let Some(ttl) = call.extras.ttl_millis else { continue };
             if sent.is_answered || !self.forwarded.contains_key(&sent.nonce) {
                 continue;
             }
             // It has been read by now, at the latest.
             let due_by = *call.due_by.get_or_insert(self.now + Duration::from_millis(ttl));
-            if self.now > due_by && !conn.left && !conn.has_ended && conn.told.is_none() {
+            // The requests of one that was taken over end with it, and it may not have been told.
+            if self.now > due_by && sound[place.0] {
                 return Err(format!("m{} of connection {} outlives its ttl", place.1, place.0));
             }
         }
