@@ -1,6 +1,7 @@
 use std::fmt;
 
 use super::attachments::Attachments;
+use super::attachments::layout::NO_ZEROS;
 use super::fault::Fault;
 use super::json::Json;
 use super::json_str::JsonStr;
@@ -129,13 +130,15 @@ impl<'a> Envelope<'a> {
     /// Reads the attachments and checks them to the byte. There are none in a message of JSON alone.
     ///
     /// # Errors
-    /// If they do not agree with the `bin` of the `meta`, or that not with the payload. Unknown
+    /// If they are not laid out as they should be, or do not agree with the `bin` of the `meta`, or that
+    /// not with the payload. Unknown
     /// members of the `meta` are ignored.
     #[cold]
     pub fn attachments(&self) -> Result<Attachments<'a>, Fault> {
         let Some(meta) = self.meta else { return Ok(Attachments::default()) };
+        let tail = meta.tail().map(|tail| tail.ok_or(NO_ZEROS)).transpose()?;
         let given = Meta::parse_known(meta.text)?.bin;
-        match (meta.tail(), given) {
+        match (tail, given) {
             (None, None) => Ok(Attachments::default()),
             (Some(tail), Some(bin)) => Attachments::read(self.payload, bin, tail),
             (None, Some(_)) => Err(BIN_WITHOUT_ATTACHMENTS),

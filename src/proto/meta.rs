@@ -61,8 +61,8 @@ enum Known<'a> {
     Nothing,
     /// All that it says was read together with the message.
     All(Numbers),
-    /// The message has attachments, and this follows its JSON.
-    Tail(&'a [u8]),
+    /// The message has attachments, and this follows its JSON and the zeros. `None`: those are wrong.
+    Tail(Option<&'a [u8]>),
 }
 
 /// The members of a [`Meta`] that are neither `trace` nor `headers`.
@@ -85,13 +85,15 @@ impl<'a> MetaText<'a> {
     }
 
     /// The `meta` of a message with attachments.
-    pub(super) fn of_attachments(text: &'a str, tail: &'a [u8]) -> Self {
+    pub(super) fn of_attachments(text: &'a str, tail: Option<&'a [u8]>) -> Self {
         Self { text, known: Known::Tail(tail) }
     }
 
-    /// What follows the JSON of the message, if that has attachments.
+    /// What follows the JSON of the message and the zeros, if that has attachments. The inner `None`:
+    /// the zeros are wrong.
     #[inline]
-    pub(super) fn tail(&self) -> Option<&'a [u8]> {
+    #[expect(clippy::option_option, reason = "the outer one is whether there are attachments")]
+    pub(super) fn tail(&self) -> Option<Option<&'a [u8]>> {
         match self.known {
             Known::Tail(tail) => Some(tail),
             _ => None,

@@ -52,8 +52,8 @@ impl<'a> Envelope<'a> {
     /// [`Envelope::parse_extended`].
     ///
     /// # Errors
-    /// The same as those of [`Envelope::parse`], and those of a body whose JSON does not end where it
-    /// should. What is wrong with the attachments themselves does not stop it.
+    /// The same as those of [`Envelope::parse`], and those of a body that ends before its JSON. What
+    /// is wrong behind the JSON does not stop it: [`Envelope::attachments`] reports that.
     pub fn parse_binary(body: &'a [u8]) -> Result<Self, EnvelopeError<'a>> {
         if layout::has_attachments(body) { laid_apart(body) } else { Self::parse_extended(body) }
     }
@@ -61,8 +61,13 @@ impl<'a> Envelope<'a> {
 
 #[cold]
 fn laid_apart(body: &[u8]) -> Result<Envelope<'_>, EnvelopeError<'_>> {
-    let [json, tail] = layout::split(body).map_err(EnvelopeError::unreadable)?;
-    let mut envelope = Envelope::parse_extended(json)?;
+    let (json, tail) = layout::split(body).map_err(EnvelopeError::unreadable)?;
+    // Where both are wrong, it is more likely that the layout is.
+    let misplaced = |error| match tail {
+        Some(_) => error,
+        None => EnvelopeError { fault: layout::NO_ZEROS, ..error },
+    };
+    let mut envelope = Envelope::parse_extended(json).map_err(misplaced)?;
     let text = envelope.meta_str().unwrap_or("{}");
     envelope.meta = Some(MetaText::of_attachments(text, tail));
     Ok(envelope)

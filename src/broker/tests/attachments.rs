@@ -400,6 +400,16 @@ fn a_response_with_faulty_attachments_ends_the_request() {
     world.send_body(worker, &answer);
     world.expect_error(asks, "handler_failed", "q");
     world.expect_cancel(worker, &got.json, "gone");
+    // Nor is it lost by wrong zeros behind its JSON.
+    world.call(asks, "q", &json!({}));
+    let got = world.got_one(worker);
+    let (mut answer, _) = image(&reply(&got, &json!({})), 100);
+    let json_end = 4 + u32::from_be_bytes(*answer.first_chunk().unwrap()) as usize;
+    assert!(!json_end.is_multiple_of(64));
+    answer[json_end] = 1;
+    world.send_body(worker, &answer);
+    world.expect_error(asks, "handler_failed", "q");
+    world.expect_cancel(worker, &got.json, "gone");
     // One without `bin` does not go on as JSON alone either.
     world.call(asks, "q", &json!({}));
     let got = world.got_one(worker);
@@ -422,6 +432,9 @@ fn a_faulty_message_is_refused_by_its_id_and_does_nothing() {
     let (good, _) = image(&message("app", "publish", "news", "p", &cat()), 100);
     let mut padded = good.clone();
     *padded.last_mut().unwrap() = 1;
+    let json_end = 4 + u32::from_be_bytes(*good.first_chunk().unwrap()) as usize;
+    let mut wrong_zeros = good.clone();
+    wrong_zeros[json_end] = 1;
     let mut long = good.clone();
     long.extend_from_slice(&[0; 64]);
     let bin = |payload: &Value, entries: Value| {
@@ -436,6 +449,8 @@ fn a_faulty_message_is_refused_by_its_id_and_does_nothing() {
     for (body, id) in [
         (good[..good.len() - 64].to_vec(), json!("p")),
         (padded, json!("p")),
+        (wrong_zeros, json!("p")),
+        (good[..json_end].to_vec(), json!("p")),
         (long, json!("p")),
         (bin(&cat(), json!([["/name", 0, null, null]])), json!("p")),
         (bin(&cat(), json!([["/image", 0, "x", []]])), json!("p")),

@@ -102,20 +102,9 @@ fn attached<'b>(
 ) -> Result<Received<'b>, Error> {
     let (envelope, fault) = match Envelope::parse_binary(body) {
         Ok(envelope) => (envelope, envelope.attachments().err()),
-        Err(error) => {
-            let envelope = json_of(body).and_then(|json| Envelope::parse_extended(json).ok());
-            let what = error.fault;
-            let unreadable = || Error::Protocol { what: what.to_string() };
-            (envelope.ok_or_else(unreadable)?, Some(what))
-        }
+        Err(error) => return Err(Error::Protocol { what: error.fault.to_string() }),
     };
     Ok(Received { envelope, frame_bytes, fault, memory })
-}
-
-/// Returns the JSON of a body with attachments that is not laid out as one.
-fn json_of(body: &[u8]) -> Option<&[u8]> {
-    let (prefix, rest) = body.split_first_chunk()?;
-    rest.get(..u32::from_be_bytes(*prefix) as usize)
 }
 
 /// Returns the error that this message is, if it answers none of our messages and the server closes

@@ -18,8 +18,12 @@ pub(crate) fn has_attachments(body: &[u8]) -> bool {
     body.first() == Some(&0)
 }
 
-/// Takes a body with attachments apart into its JSON and the bytes behind the zeros that follow.
-pub(crate) fn split(body: &[u8]) -> Result<[&[u8]; 2], Fault> {
+/// The fault of a body whose JSON is there and is not followed by its zeros.
+pub(crate) const NO_ZEROS: Fault = layout("zeros behind the JSON, to a multiple of 64 of the body");
+
+/// Takes a body with attachments apart into its JSON and the bytes behind the zeros that follow, which
+/// are `None` if these are not as they should be: the JSON still says which message it is.
+pub(crate) fn split(body: &[u8]) -> Result<(&[u8], Option<&[u8]>), Fault> {
     let Some((prefix, rest)) = body.split_first_chunk::<PREFIX_BYTES>() else {
         return Err(layout("four bytes with the length of the JSON first"));
     };
@@ -30,9 +34,7 @@ pub(crate) fn split(body: &[u8]) -> Result<[&[u8]; 2], Fault> {
     let Some((json, rest)) = rest.split_at_checked(json_bytes) else {
         return Err(layout("as much JSON as its length says"));
     };
-    let behind = cut_padding(rest, PREFIX_BYTES + json_bytes)
-        .ok_or(layout("zeros behind the JSON, to a multiple of 64 of the body"))?;
-    Ok([json, behind])
+    Ok((json, cut_padding(rest, PREFIX_BYTES + json_bytes)))
 }
 
 /// Cuts the zeros off that follow `before` bytes.

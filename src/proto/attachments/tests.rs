@@ -124,6 +124,17 @@ fn what_is_wrong_with_attachments_leaves_the_message_readable() {
     let envelope = Envelope::parse_binary(&whole[..whole.len() - 64]).unwrap();
     assert!(envelope.has_attachments() && envelope.message_id().matches("m"));
     assert!(envelope.attachments().is_err() && envelope.read_meta().unwrap().is_err());
+    // So do wrong zeros behind the JSON, or too few of them.
+    let json_end = 4 + u32::from_be_bytes(*whole.first_chunk().unwrap()) as usize;
+    let mut wrong = whole.clone();
+    wrong[json_end] = b' ';
+    for body in [&wrong[..], &whole[..json_end]] {
+        let envelope = Envelope::parse_binary(body).unwrap();
+        assert!(envelope.has_attachments() && envelope.message_id().matches("m"));
+        let fault = envelope.attachments().unwrap_err();
+        assert!(matches!(fault, Fault::Layout { .. }));
+        assert_eq!(envelope.read_meta(), Some(Err(fault)));
+    }
     // A body of JSON alone is read as before.
     let json = br#"{"message_id":"1","app_id":"a","channel_id":"c","message_type":"publish",
         "payload":null,"timestamp":0}"#;
