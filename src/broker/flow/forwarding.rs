@@ -88,8 +88,7 @@ pub(crate) fn with_meta(
         (Some(worker), Some(request)) if meta.idempotent => {
             let frame = frame.to_kept(&mut core.pool);
             calls::keep_for_retry(core, request, &frame);
-            note_handed(core, worker, forward);
-            send_kept(core, request, worker, frame);
+            send_kept(core, forward, (request, worker), frame);
         }
         (Some(worker), _) => push(core, worker, forward, &frame),
         (None, None) => {}
@@ -130,8 +129,7 @@ fn with_attachments(
         (Some(worker), Some(request)) if is_kept => {
             let frame = frame.to_kept(&mut core.pool);
             calls::keep_for_retry(core, request, &frame);
-            note_handed(core, worker, forward);
-            send_kept(core, request, worker, frame);
+            send_kept(core, forward, (request, worker), frame);
         }
         (Some(worker), _) => push(core, worker, forward, &frame),
         (None, None) => {}
@@ -139,9 +137,15 @@ fn with_attachments(
     Ok(())
 }
 
-fn send_kept(core: &mut Core, request: RequestKey, worker: ConnectionKey, frame: SharedFrame) {
-    if let Err(why) = calls::send_kept(core, request, worker, frame) {
-        requests::fail(core, request, &why, None);
+fn send_kept(
+    core: &mut Core,
+    forward: &Forward<'_>,
+    (request, worker): (RequestKey, ConnectionKey),
+    frame: SharedFrame,
+) {
+    match calls::send_kept(core, request, worker, frame) {
+        Ok(()) => note_handed(core, worker, forward),
+        Err(why) => requests::fail(core, request, &why, None),
     }
 }
 

@@ -27,20 +27,25 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
     let (connections, router) = (&mut core.connections, &mut core.router);
     let frame = core.requests.hand_out(first, worker, began, connections, router);
     let Some(frame) = frame else { return false };
-    measuring::note_handed(core, worker);
     branches::note(Branch::KeptHandedOut);
-    core.counters.forwarded += 1;
     if core.requests.get(first).is_some_and(PendingRequest::has_call) {
         calls::keep_for_retry(core, first, &frame);
-        if let Err(why) = calls::send_kept(core, first, worker, frame) {
-            requests::fail(core, first, &why, None);
+        match calls::send_kept(core, first, worker, frame) {
+            Ok(()) => note_handed(core, worker),
+            Err(why) => requests::fail(core, first, &why, None),
         }
         cancels::pass_credit(core, first);
     } else {
+        note_handed(core, worker);
         queues::push(core, worker, &OutFrame::shared(frame));
     }
     queues::note_fewer_kept(core, channel);
     true
+}
+
+fn note_handed(core: &mut Core, worker: ConnectionKey) {
+    measuring::note_handed(core, worker);
+    core.counters.forwarded += 1;
 }
 
 /// Tells a connection what it is owed, and hands it what it has room for, if it was invited. It gets

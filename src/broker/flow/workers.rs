@@ -209,16 +209,18 @@ fn retry(core: &mut Core, key: RequestKey) -> bool {
     let began = core.latency.begin(now.into());
     let (connections, router) = (&mut core.connections, &mut core.router);
     core.requests.reassign(key, worker, began, connections, router);
-    measuring::note_handed(core, worker);
-    core.counters.forwarded += 1;
-    core.counters.retried += 1;
     if let Some((_, call)) = core.requests.with_call(key)
         && let Some(stream) = &mut call.stream
     {
         stream.restart(now);
     }
-    if let Err(why) = calls::send_kept(core, key, worker, frame) {
-        requests::fail(core, key, &why, None);
+    match calls::send_kept(core, key, worker, frame) {
+        Ok(()) => {
+            measuring::note_handed(core, worker);
+            core.counters.forwarded += 1;
+            core.counters.retried += 1;
+        }
+        Err(why) => requests::fail(core, key, &why, None),
     }
     cancels::pass_credit(core, key);
     true

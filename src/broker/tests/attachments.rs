@@ -73,6 +73,12 @@ impl World {
         self.with(id, &["call", "binary"])
     }
 
+    /// The time since which a worker has said nothing of what it has.
+    fn silent_since(&self, key: ConnectionKey) -> Option<Duration> {
+        let session = self.broker.core.connections.session(key).expect("it is there");
+        session.worker.as_ref().expect("it serves").silent_since
+    }
+
     fn send_body(&mut self, key: ConnectionKey, body: &[u8]) {
         self.deliver(key, &frame(body));
     }
@@ -576,6 +582,9 @@ fn a_kept_request_that_is_too_large_for_its_worker_is_unsupported() {
     let plain = world.connected("app", "plain");
     world.serve_with(plain, &json!(1));
     world.expect_error(asks, "unsupported", "q");
+    // The worker did not get it, so it is not silent about it.
+    assert_eq!(world.broker.core.counters.forwarded, 1);
+    assert_eq!(world.silent_since(plain), None);
     // The worker has room for the next one.
     world.request(asks, "next", &json!(2));
     assert_eq!(*world.got(plain).last().unwrap().payload(), json!(2));
@@ -635,6 +644,23 @@ fn a_retry_that_is_too_large_for_its_worker_is_unsupported() {
     world.hang_up(one);
     world.expect_error(asks, "unsupported", "q");
     assert!(world.got(plain).is_empty());
+    let counters = &world.broker.core.counters;
+    assert_eq!((counters.forwarded, counters.retried), (1, 0));
+    assert_eq!(world.silent_since(plain), None);
+    world.assert_empty(&[plain, asks]);
+}
+
+#[test]
+fn an_idempotent_request_that_is_too_large_for_its_worker_is_not_forwarded() {
+    let mut world = World::new(Limits { frame_bytes_max: 10_000, ..Limits::default() });
+    let plain = world.connected("app", "plain");
+    world.serve(plain, "app", "work");
+    let asks = world.binary("asks");
+    let (body, _) = ask("q", &json!({"idempotent": true}), 9_000);
+    world.send_body(asks, &body);
+    world.expect_error(asks, "unsupported", "q");
+    assert_eq!(world.broker.core.counters.forwarded, 0);
+    assert_eq!(world.silent_since(plain), None);
     world.assert_empty(&[plain, asks]);
 }
 
