@@ -4,6 +4,7 @@
 use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::ConnectionKey;
+use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::turn_limits::BASE64_BYTES_PER_WORK;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
@@ -35,6 +36,24 @@ pub(crate) enum TooLarge {
     WithItsId,
     /// Base64 makes it a third longer.
     InBase64,
+}
+
+impl TooLarge {
+    /// Returns the refusal of a message to a worker.
+    pub(crate) fn to_forward(self, to: Receiver) -> Refusal {
+        match self {
+            Self::WithItsId => refusal::too_large_to_forward(),
+            Self::InBase64 => refusal::too_large_in_base64(to.frame_bytes_max),
+        }
+    }
+
+    /// Returns the refusal of an answer to its requester.
+    pub(crate) fn to_answer(self, to: Receiver) -> Refusal {
+        match self {
+            Self::WithItsId => refusal::answer_too_large(),
+            Self::InBase64 => refusal::answer_in_base64_too_large(to.frame_bytes_max),
+        }
+    }
 }
 
 impl Receiver {

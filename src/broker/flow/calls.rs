@@ -11,7 +11,7 @@ use crate::broker::state::budget::{CALL_BYTES, MemoryPressure};
 use crate::broker::state::calls::{Call, Stream, Ttl};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ConnectionKey, RequestKey};
-use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::refusal::Refusal;
 use crate::broker::state::requests::{Answerer, PendingRequest};
 use crate::broker::state::timers::Due;
 use crate::broker::state::watch::Watch;
@@ -178,7 +178,7 @@ pub(crate) fn note_meta(core: &mut Core, key: RequestKey, meta_bytes: usize) {
 }
 
 /// Sends a worker the frame that was kept for a request, in the form for it: without its `meta`, or
-/// with what is left of the deadline now. Fails if base64 makes it too large.
+/// with what is left of the deadline now. Fails if that form is too large.
 pub(crate) fn send_kept(
     core: &mut Core,
     key: RequestKey,
@@ -243,7 +243,7 @@ fn rewrite_kept(
         attachments,
     };
     let written = rewrite.frame(to, &mut core.pool);
-    let written = written.map_err(|_too_large| refusal::too_large_in_base64(to.frame_bytes_max))?;
+    let written = written.map_err(|too_large| too_large.to_forward(to))?;
     attachments::note_work(core, to, &written);
     queues::push(core, worker, &written);
     Ok(())

@@ -1,7 +1,7 @@
 //! The form in which a worker gets a message, and the way there: into its queue, or among the requests
 //! that are kept.
 
-use super::attachments::{self, Receiver, Rewrite, TooLarge};
+use super::attachments::{self, Receiver, Rewrite};
 use super::{calls, kept, measuring, queues, requests};
 use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
@@ -117,10 +117,7 @@ fn with_attachments(
         Ok(frame) => frame,
         Err(too_large) => {
             forward.request.and_then(|request| requests::end(core, request));
-            return Err(match too_large {
-                TooLarge::WithItsId => refusal::too_large_to_forward(),
-                TooLarge::InBase64 => refusal::too_large_in_base64(to.frame_bytes_max),
-            });
+            return Err(too_large.to_forward(to));
         }
     };
     attachments::note_work(core, to, &frame);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::attachments::{self, Receiver, Rewrite, TooLarge};
+use super::attachments::{self, Receiver, Rewrite};
 use super::{answers, calls, cancels, kept, measuring, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::connection::Connection;
@@ -127,18 +127,11 @@ pub(crate) fn with_attachments(
     };
     let rewrite = Rewrite { head, meta: *meta, payload: response.payload_str(), attachments };
     let to = Receiver::of(core, request.requester);
-    let frame = rewrite.frame(to, &mut core.pool).map_err(|too_large| refused(too_large, to));
+    let frame = rewrite.frame(to, &mut core.pool).map_err(|too_large| too_large.to_answer(to));
     if let Ok(frame) = &frame {
         attachments::note_work(core, to, frame);
     }
     Some(frame)
-}
-
-fn refused(too_large: TooLarge, to: Receiver) -> Refusal {
-    match too_large {
-        TooLarge::WithItsId => refusal::answer_too_large(),
-        TooLarge::InBase64 => refusal::answer_in_base64_too_large(to.frame_bytes_max),
-    }
 }
 
 /// Returns the fields of an answer that do not change on its way, without its ids.
@@ -223,7 +216,7 @@ pub(crate) fn own_with_attachments(
     };
     let to = Receiver::of(core, request.requester);
     let frame = Rewrite::own(head, meta, payload).frame(to, &mut core.pool);
-    let frame = frame.map_err(|too_large| refused(too_large, to));
+    let frame = frame.map_err(|too_large| too_large.to_answer(to));
     if let Ok(frame) = &frame {
         attachments::note_work(core, to, frame);
     }

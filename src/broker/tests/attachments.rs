@@ -592,6 +592,25 @@ fn a_kept_request_that_is_too_large_for_its_worker_is_unsupported() {
 }
 
 #[test]
+fn a_kept_request_that_a_lowered_limit_makes_too_large_is_not_blamed_on_base64() {
+    let mut world = World::new(Limits { frame_bytes_max: 10_000, ..Limits::default() });
+    let busy = world.binary("busy");
+    world.serve_with(busy, &json!(1));
+    world.received.remove(&busy);
+    let asks = world.binary("asks");
+    world.request(asks, "first", &json!(1));
+    world.got_one(busy);
+    let (body, _) = ask("q", &json!({}), 9_000);
+    world.send_body(asks, &body);
+    let limits = Limits { frame_bytes_max: 5_000, ..Limits::default() };
+    flow::reload::reconfigure(&mut world.broker.core, limits, Access::default());
+    let native = world.binary("native");
+    world.serve_with(native, &json!(1));
+    world.expect_error(asks, "limit_exceeded", "q");
+    world.assert_empty(&[busy, native, asks]);
+}
+
+#[test]
 fn an_idempotent_request_goes_to_another_worker_of_either_kind() {
     for (first, second) in [("binary", "plain"), ("plain", "binary"), ("call", "only binary")] {
         let mut world = World::new(Limits::default());
