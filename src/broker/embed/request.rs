@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::context::{self, Context, SendError};
 use super::part_sender::PartSender;
 use super::responder::{Remote, Responder};
-use crate::broker::flow::attachments::{self, Receiver, Rewrite};
+use crate::broker::flow::attachments::{self, Receiver, Rewrite, TooLarge};
 use crate::broker::flow::{answers, calls, queues, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -392,8 +392,18 @@ fn reply_attached<'a>(
     let stamp = core.encoder.stamp(core.turn.now.unix);
     let rewrite = Rewrite::own(answer_head(parts.envelope, &stamp), Meta::default(), payload);
     let to = Receiver::of(core, parts.from);
-    let Ok(frame) = rewrite.frame(to, &mut core.pool) else {
-        return Err(HandlerError::new(refusal::answer_over_frame(core.limits.frame_bytes_max)));
+    let frame = match rewrite.frame(to, &mut core.pool) {
+        Ok(frame) => frame,
+        Err(TooLarge::WithItsId) => {
+            return Err(HandlerError::new(refusal::answer_over_frame(core.limits.frame_bytes_max)));
+        }
+        Err(too_large @ TooLarge::InBase64) => {
+            // It is not the handler that failed.
+            let why = too_large.to_answer(to);
+            *dealt = Dealt::Answered;
+            answers::refuse(core, parts.from, parts.envelope, &why);
+            return Err(HandlerError::new(why.text));
+        }
     };
     attachments::note_work(core, to, &frame);
     finish(core, parts.from, dealt, &frame)

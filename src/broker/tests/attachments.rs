@@ -1,6 +1,7 @@
 //! Attachments, to peers with the extension and without.
 
 use super::*;
+use crate::{Blob, Json, MessageType, SendError};
 use crate::proto::Envelope;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
@@ -361,6 +362,34 @@ fn what_is_too_large_in_base64_is_unsupported() {
     world.expect_error(call, "unsupported", "q");
     world.expect_cancel(worker, &got.json, "limit");
     world.assert_empty(&[worker, plain, call]);
+}
+
+#[test]
+fn a_handlers_answer_that_is_too_large_in_base64_is_unsupported() {
+    let mut world = World::new(Limits { frame_bytes_max: 10_000, ..Limits::default() });
+    let mut app = world.broker.application("app", "The App");
+    app.channel("now").on_request(|request| request.reply(&Blob::new(vec![7; 9_000])));
+    app.channel("later").on_request(|request| {
+        let (reply, responder) = request.defer()?;
+        responder.reply(&Blob::new(vec![7; 9_000]))?;
+        Ok(reply)
+    });
+    app.channel("larger").on_request(|request| request.reply(&Blob::new(vec![7; 11_000])));
+    let plain = world.connected("app", "plain");
+    let native = world.binary("native");
+    for (channel, code) in
+        [("now", "unsupported"), ("later", "unsupported"), ("larger", "unsupported")]
+    {
+        world.send(plain, &message("app", "request", channel, "q", &json!(1)));
+        world.broker.begin_turn(world.now);
+        world.broker.run_mailbox();
+        world.act();
+        world.expect_error(plain, code, "q");
+    }
+    world.send(native, &message("app", "request", "now", "q", &json!(1)));
+    assert_eq!(world.got_one(native).data, [[7; 9_000]]);
+    world.send(native, &message("app", "request", "larger", "q", &json!(1)));
+    world.expect_error(native, "handler_failed", "q");
 }
 
 #[test]
