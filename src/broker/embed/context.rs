@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::broker::flow::attachments::{self, Receiver, Rewrite};
+use crate::broker::flow::attachments::{self, Receiver, Rewrite, TooLarge};
 use crate::broker::flow::{answers, measuring, queues, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::{Address, Encoded, head_of};
@@ -17,7 +17,7 @@ use crate::broker::state::latency::{ChannelLatency, LatencyOf};
 use crate::broker::state::stats::{self, ApplicationInfo, ChannelInfo, Stats};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
-    Envelope, Head, Json, JsonError, Message, MessageType, Meta, OutFrame, escaped,
+    Envelope, Fault, Head, Json, JsonError, Message, MessageType, Meta, SharedFrame, escaped,
 };
 
 /// The server, for its handlers and hooks.
@@ -81,7 +81,7 @@ impl<'a> Context<'a> {
     /// subscribers that it was queued for.
     ///
     /// # Errors
-    /// If the frame exceeds the limit.
+    /// If the frame exceeds the limit, or the message has attachments and is one that no peer accepts.
     #[doc(alias = "_handle_publish")]
     pub fn publish_message(&mut self, message: &Message) -> Result<usize, SendError> {
         self.publish_to(&message.app_id, &message.channel_id, message)
@@ -91,7 +91,7 @@ impl<'a> Context<'a> {
     /// Returns the number of subscribers that it was queued for.
     ///
     /// # Errors
-    /// If the frame exceeds the limit.
+    /// If the frame exceeds the limit, or the message has attachments and is one that no peer accepts.
     pub fn publish_to(
         &mut self,
         app_id: &str,
@@ -109,10 +109,12 @@ impl<'a> Context<'a> {
     }
 
     /// Sends a message to every connection of an application. Returns the number of connections that
-    /// it was queued for.
+    /// it was queued for. Connections that take attachments in base64 only are left out if the message is
+    /// too large that way: [`Counters::publications_too_large`](crate::Counters::publications_too_large)
+    /// counts them.
     ///
     /// # Errors
-    /// If the frame exceeds the limit.
+    /// If the frame exceeds the limit, or the message has attachments and is one that no peer accepts.
     pub fn broadcast_to_application(
         &mut self,
         app_id: &str,
@@ -120,11 +122,12 @@ impl<'a> Context<'a> {
     ) -> Result<usize, SendError> {
         let connections = self.connections_of(app_id);
         if message.payload.carried().is_some() {
-            let mut reached = 0;
-            for key in connections {
-                reached += usize::from(self.send_attached(key, message)?);
-            }
-            return Ok(reached);
+            let core = &mut *self.core;
+            let stamp = core.encoder.stamp(core.turn.now.unix);
+            let head = head_of(message, &stamp);
+            let frame = write_attached(core, head.borrowed(), &message.payload)?;
+            let (envelope, body) = read_attached(&frame)?;
+            return Ok(subscriptions::push_in_forms(core, &connections, &envelope, body));
         }
         let encoded = self.encode(message)?;
         let frame = encoded.frame();
@@ -162,7 +165,7 @@ impl<'a> Context<'a> {
         let rewrite = Rewrite::own(head.borrowed(), Meta::default(), &message.payload);
         let receiver = Receiver::of(core, to);
         let frame = rewrite.frame(receiver, &mut core.pool);
-        let frame = frame.map_err(|_| too_large(core, &message.payload))?;
+        let frame = frame.map_err(|why| too_large(why, receiver))?;
         attachments::note_work(core, receiver, &frame);
         Ok(queues::push(core, to, &frame))
     }
@@ -321,14 +324,8 @@ fn publish_attached(
     head: Head<'_>,
     payload: &Json<'_>,
 ) -> Result<usize, SendError> {
-    let rewrite = Rewrite::own(head, Meta::default(), payload);
-    let frame = rewrite.frame(Receiver::of_all(core), &mut core.pool);
-    let Ok(Ok(frame)) = frame.map(OutFrame::into_shared_frame) else {
-        return Err(too_large(core, payload));
-    };
-    let body = &frame.bytes()[HEADER_BYTES..];
-    // It is what was written just now.
-    let Ok(envelope) = Envelope::parse_binary(body) else { return Ok(0) };
+    let frame = write_attached(core, head, payload)?;
+    let (envelope, body) = read_attached(&frame)?;
     let reached = subscriptions::fan_out_with_meta(core, channel, &envelope, body);
     if reached > 0 {
         measuring::note_publications(core, channel, core.turn.now.monotonic.into(), 1);
@@ -336,9 +333,34 @@ fn publish_attached(
     Ok(reached)
 }
 
-fn too_large(core: &Core, payload: &Json<'_>) -> SendError {
-    let frame_bytes_max = core.limits.frame_bytes_max;
-    SendError::TooLarge { body_bytes: payload.bytes(), frame_bytes_max }
+/// Writes a message with attachments as peers with the extension get it.
+fn write_attached(
+    core: &mut Core,
+    head: Head<'_>,
+    payload: &Json<'_>,
+) -> Result<SharedFrame, SendError> {
+    let to = Receiver::of_all(core);
+    let frame = Rewrite::own(head, Meta::default(), payload).frame(to, &mut core.pool);
+    let frame = frame.map_err(|why| too_large(why, to))?;
+    Ok(frame.to_kept(&mut core.pool))
+}
+
+/// Reads such a message as that of a peer is read. The process may have given it unusable ids.
+fn read_attached(frame: &SharedFrame) -> Result<(Envelope<'_>, &[u8]), SendError> {
+    let body = &frame.bytes()[HEADER_BYTES..];
+    let envelope = Envelope::parse_binary(body);
+    Ok((envelope.map_err(|error| SendError::Faulty(error.fault))?, body))
+}
+
+fn too_large(why: TooLarge, to: Receiver) -> SendError {
+    let frame_bytes_max = to.frame_bytes_max;
+    match why {
+        TooLarge::WithItsId { body_bytes } => SendError::TooLarge { body_bytes, frame_bytes_max },
+        TooLarge::InBase64 { body_bytes } => {
+            SendError::TooLargeInBase64 { body_bytes, frame_bytes_max }
+        }
+        TooLarge::Json { json_bytes } => SendError::TooMuchJson { json_bytes },
+    }
 }
 
 fn check_size(core: &mut Core, encoded: Encoded) -> Result<Encoded, SendError> {
@@ -385,6 +407,22 @@ pub enum SendError {
         /// [`Limits::frame_bytes_max`](crate::Limits::frame_bytes_max).
         frame_bytes_max: usize,
     },
+    /// The connection takes attachments in base64 only, and the frame exceeds the limit that way.
+    TooLargeInBase64 {
+        /// The bytes of the frame's body with base64.
+        body_bytes: usize,
+        /// [`Limits::frame_bytes_max`](crate::Limits::frame_bytes_max).
+        frame_bytes_max: usize,
+    },
+    /// The message has attachments, and 16 MiB of JSON or more beside them, whatever the limit for a
+    /// frame.
+    TooMuchJson {
+        /// The bytes of its JSON.
+        json_bytes: usize,
+    },
+    /// The message has attachments and is none that a peer would accept: one of its ids is too long,
+    /// for example.
+    Faulty(Fault),
 }
 
 impl fmt::Display for SendError {
@@ -396,6 +434,18 @@ impl fmt::Display for SendError {
                 "the message has {body_bytes} bytes, over the {frame_bytes_max} of a frame; send \
                  less, or raise frame_bytes_max here and at the peers"
             ),
+            Self::TooLargeInBase64 { body_bytes, frame_bytes_max } => write!(
+                f,
+                "the message has {body_bytes} bytes with its attachments in base64, as this \
+                 connection takes them, over the {frame_bytes_max} of a frame; send less, let the \
+                 peer ask for the extension \"binary\", or raise frame_bytes_max here and at the peers"
+            ),
+            Self::TooMuchJson { json_bytes } => write!(
+                f,
+                "the message has {json_bytes} bytes of JSON beside its attachments, which have to be \
+                 less than 16 MiB; send more of it as attachments"
+            ),
+            Self::Faulty(fault) => fault.fmt(f),
         }
     }
 }
@@ -404,7 +454,10 @@ impl std::error::Error for SendError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NotJson(error) => Some(error),
-            Self::TooLarge { .. } => None,
+            Self::TooLarge { .. }
+            | Self::TooLargeInBase64 { .. }
+            | Self::TooMuchJson { .. }
+            | Self::Faulty(_) => None,
         }
     }
 }

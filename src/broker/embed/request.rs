@@ -394,10 +394,10 @@ fn reply_attached<'a>(
     let to = Receiver::of(core, parts.from);
     let frame = match rewrite.frame(to, &mut core.pool) {
         Ok(frame) => frame,
-        Err(TooLarge::WithItsId) => {
+        Err(TooLarge::WithItsId { .. } | TooLarge::Json { .. }) => {
             return Err(HandlerError::new(refusal::answer_over_frame(core.limits.frame_bytes_max)));
         }
-        Err(too_large @ TooLarge::InBase64) => {
+        Err(too_large @ TooLarge::InBase64 { .. }) => {
             // It is not the handler that failed.
             let why = too_large.to_answer(to);
             *dealt = Dealt::Answered;

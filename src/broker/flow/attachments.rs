@@ -33,25 +33,27 @@ pub(crate) struct Receiver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TooLarge {
     /// It is a little longer with the id that its receiver gets.
-    WithItsId,
+    WithItsId { body_bytes: usize },
     /// Base64 makes it a third longer.
-    InBase64,
+    InBase64 { body_bytes: usize },
+    /// No more JSON than a little under 16 MiB may stand before attachments.
+    Json { json_bytes: usize },
 }
 
 impl TooLarge {
     /// Returns the refusal of a message to a worker.
     pub(crate) fn to_forward(self, to: Receiver) -> Refusal {
         match self {
-            Self::WithItsId => refusal::too_large_to_forward(),
-            Self::InBase64 => refusal::too_large_in_base64(to.frame_bytes_max),
+            Self::WithItsId { .. } | Self::Json { .. } => refusal::too_large_to_forward(),
+            Self::InBase64 { .. } => refusal::too_large_in_base64(to.frame_bytes_max),
         }
     }
 
     /// Returns the refusal of an answer to its requester.
     pub(crate) fn to_answer(self, to: Receiver) -> Refusal {
         match self {
-            Self::WithItsId => refusal::answer_too_large(),
-            Self::InBase64 => refusal::answer_in_base64_too_large(to.frame_bytes_max),
+            Self::WithItsId { .. } | Self::Json { .. } => refusal::answer_too_large(),
+            Self::InBase64 { .. } => refusal::answer_in_base64_too_large(to.frame_bytes_max),
         }
     }
 }
@@ -112,12 +114,12 @@ impl<'a> Rewrite<'a> {
         let head = Head { meta: Some(&*text).filter(|text| !text.is_empty()), ..self.head };
         if has_attachments && to.needs_base64() {
             branches::note(Branch::AttachmentsInBase64);
-            let bytes = head.body_bytes(self.attachments.base64_payload_bytes());
-            if bytes > to.frame_bytes_max {
+            let body_bytes = head.body_bytes(self.attachments.base64_payload_bytes());
+            if body_bytes > to.frame_bytes_max {
                 branches::note(Branch::Base64TooLarge);
-                return Err(TooLarge::InBase64);
+                return Err(TooLarge::InBase64 { body_bytes });
             }
-            return Ok(OutFrame::written(HEADER_BYTES + bytes, pool, |out| {
+            return Ok(OutFrame::written(HEADER_BYTES + body_bytes, pool, |out| {
                 let written = encode_frame(out, &head, |out| {
                     self.attachments.append_base64_payload(out);
                     Ok::<_, std::convert::Infallible>(())
@@ -131,12 +133,12 @@ impl<'a> Rewrite<'a> {
         let json_bytes = head.body_bytes(payload.len());
         let tail = self.attachments.tail();
         let bytes = if has_attachments {
-            body_bytes(json_bytes, [tail.len()]).ok_or(TooLarge::WithItsId)?
+            body_bytes(json_bytes, [tail.len()]).ok_or(TooLarge::Json { json_bytes })?
         } else {
             json_bytes
         };
         if bytes > to.frame_bytes_max {
-            return Err(TooLarge::WithItsId);
+            return Err(TooLarge::WithItsId { body_bytes: bytes });
         }
         if !has_attachments {
             return Ok(OutFrame::own(&head, payload, pool).to_shared(pool));

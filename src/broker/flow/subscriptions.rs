@@ -64,26 +64,38 @@ pub(crate) fn fan_out_with_meta(
         return 0;
     };
     let subscribers = std::mem::take(&mut target.subscribers);
-    let is_shared = subscribers.len() >= SHARED_BY_MIN;
-    let mut forms =
-        Forms { envelope, body, is_shared, made: [Made::NotYet, Made::NotYet, Made::NotYet] };
-    let mut reached = 0;
-    for key in &subscribers {
-        match forms.of(core, *key) {
-            Some(frame) => reached += usize::from(queues::push(core, *key, frame)),
-            None => core.counters.publications_too_large += 1,
-        }
-    }
-    let work = core.turn.fan_out_work(subscribers.len(), body.len());
+    let reached = push_in_forms(core, &subscribers, envelope, body);
     if let Some(target) = core.router.channels.get_mut(channel) {
         target.subscribers = subscribers;
     }
     core.counters.publications += 1;
     core.counters.deliveries += reached as u64;
-    core.turn.note_work(work);
     if reached == 0 {
         core.counters.publications_unheard += 1;
     }
+    reached
+}
+
+/// Puts a message with a `meta` into the queue of every connection of a list, in the form that each
+/// takes. Returns how many took it.
+pub(crate) fn push_in_forms(
+    core: &mut Core,
+    keys: &[ConnectionKey],
+    envelope: &Envelope<'_>,
+    body: &[u8],
+) -> usize {
+    let is_shared = keys.len() >= SHARED_BY_MIN;
+    let mut forms =
+        Forms { envelope, body, is_shared, made: [Made::NotYet, Made::NotYet, Made::NotYet] };
+    let mut reached = 0;
+    for key in keys {
+        match forms.of(core, *key) {
+            Some(frame) => reached += usize::from(queues::push(core, *key, frame)),
+            None => core.counters.publications_too_large += 1,
+        }
+    }
+    let work = core.turn.fan_out_work(keys.len(), body.len());
+    core.turn.note_work(work);
     reached
 }
 

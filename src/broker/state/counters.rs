@@ -38,8 +38,8 @@ pub struct Counters {
     pub bytes_out: u64,
     /// Publications, from peers and from inside the process.
     pub publications: u64,
-    /// Publications with attachments that a subscriber without the extension did not get, because in
-    /// base64 they exceed the limit for a frame.
+    /// Publications and broadcasts with attachments that a connection without the extension did not
+    /// get, because in base64 they exceed the limit for a frame.
     pub publications_too_large: u64,
     /// Publications without a subscriber.
     pub publications_unheard: u64,
