@@ -283,7 +283,7 @@ impl World {
         let nonce = task.nonce;
         let seq = task.stream.map_or(0, |stream| stream.seq);
         let what = self.below(10);
-        if !self.model.has_call(conn) {
+        if !self.model.has_meta(conn) {
             // Such a response is not even read.
             let payload = self.part(at, &task, seq).to_string();
             self.answer_with(at, Kind::Stray, &task, &payload, "{\"seq\":0}");

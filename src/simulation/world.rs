@@ -16,9 +16,16 @@ use crate::proto::{Json, MessageType};
 use crate::{ConnectionKey, Counters, Limits, Message};
 
 /// The extensions that a client asks for when it connects.
-const EXTENSIONS: [Option<&[&str]>; 6] =
-    [None, None, Some(&[]), Some(CALL), Some(BINARY), Some(&["of a newer version", "call"])];
-const BINARY: &[&str] = &["call", "binary"];
+const EXTENSIONS: [Option<&[&str]>; 7] = [
+    None,
+    None,
+    Some(&[]),
+    Some(CALL),
+    Some(BOTH),
+    Some(&["binary"]),
+    Some(&["of a newer version", "call"]),
+];
+const BOTH: &[&str] = &["call", "binary"];
 const CALL: &[&str] = &["call"];
 /// The end of ids that are longer than the server's own.
 const LONG_TAIL: &str = "-------- -------- -------- -------- -------- -------- -------- --------";

@@ -159,8 +159,9 @@ impl Model {
         let members = payload.as_object().map_or(0, serde_json::Map::len);
         let is_right = if asked.is_some() {
             let expected: &[&str] = match () {
-                () if self.has_binary(by) => &["call", "binary"],
+                () if self.has_call(by) && self.has_binary(by) => &["call", "binary"],
                 () if self.has_call(by) => &["call"],
+                () if self.has_binary(by) => &["binary"],
                 () => &[],
             };
             let limits = &payload["limits"];

@@ -14,6 +14,11 @@ impl Model {
         self.conns[id].extensions.is_some_and(|extensions| extensions.contains(&"binary"))
     }
 
+    /// Returns whether a connection asked for any extension with which messages have a `meta`.
+    pub(in crate::simulation) fn has_meta(&self, id: ConnId) -> bool {
+        self.has_call(id) || self.has_binary(id)
+    }
+
     /// Makes an attachment for the next message of a connection that speaks so, every third time.
     /// Returns its number, by which the message names it, and its bytes.
     pub(in crate::simulation) fn new_blob(&mut self, from: ConnId) -> Option<(usize, Vec<u8>)> {

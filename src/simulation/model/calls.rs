@@ -98,22 +98,23 @@ impl Model {
         place: Place,
         message: &Received,
     ) -> Result<Option<u64>, String> {
-        let call = self.calls.entry(place).or_default();
-        let extras = &call.extras;
+        let (has_call, has_meta) = (self.has_call(by), self.has_meta(by));
+        let extras = &self.calls.entry(place).or_default().extras;
+        let stream = extras.stream.filter(|_| has_call);
         let mut expected = extras.relayed.clone();
-        expected.extend(extras.stream.map(|credit| ("stream".to_owned(), credit.into())));
-        if let Some(ttl) = extras.ttl_millis {
+        expected.extend(stream.map(|credit| ("stream".to_owned(), credit.into())));
+        if let Some(ttl) = extras.ttl_millis.filter(|_| has_call) {
             let left = message.meta.as_ref().and_then(|meta| meta["ttl"].as_u64()).unwrap_or(0);
             let arrived = self.conns[place.0].sent[place.1].arrived;
             let waited = arrived.map_or(Duration::ZERO, |(_, time)| self.now.saturating_sub(time));
             let is_right = (1..=ttl).contains(&left)
                 && waited + Duration::from_millis(left) >= Duration::from_millis(ttl);
-            if self.conns[by].extensions.is_some() && !is_right && self.has_call(by) {
+            if !is_right {
                 return Err(format!("{left} ms are left of {ttl} after {waited:?}"));
             }
             expected.insert("ttl".to_owned(), left.into());
         }
-        let expected = (self.has_call(by) && !expected.is_empty()).then_some(expected);
+        let expected = (has_meta && !expected.is_empty()).then_some(expected);
         if message.meta != expected.map(Value::Object) {
             return Err(format!("its meta is {:?}", message.meta));
         }
@@ -127,9 +128,8 @@ impl Model {
         if known {
             return Err("it has another request with this id".to_owned());
         }
-        let (stream, has_call) = (call.extras.stream, self.has_call(by));
         self.holdings.push(Holding { worker: by, id, place, credit: 0, is_answered, told: None });
-        Ok(stream.filter(|_| has_call))
+        Ok(stream)
     }
 
     /// Checks that a request may have been passed on once more: one of its workers was lost, and

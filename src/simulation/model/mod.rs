@@ -465,8 +465,8 @@ impl Model {
 
     /// Checks a frame that a client received.
     pub(super) fn received(&mut self, by: ConnId, body: &[u8]) -> Result<Option<Reaction>, String> {
-        let has_call = self.has_call(by) && self.conns[by].connected_at.is_some();
-        let message = Received::parse(body, has_call)?;
+        let has_meta = self.has_meta(by) && self.conns[by].connected_at.is_some();
+        let message = Received::parse(body, has_meta)?;
         self.check_blob(by, &message)?;
         self.frames_received += 1;
         if body.len() > self.limits.frame_bytes_max {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::call::{Call, has_call};
+use super::call::Call;
 use super::{Broadcast, ConnId, Kind, Model, Publication, Step, number};
 use crate::simulation::scenario::{APPS, CLIENT_IDS, TOPICS};
 use crate::simulation::wire::Received;
@@ -54,7 +54,7 @@ impl Model {
             return self.hear_broadcast(by, nonce);
         }
         let at = number(&message.payload, "publication")? as usize;
-        let step = self.step;
+        let (step, has_meta) = (self.step, self.has_meta(by));
         let Some(publication) = self.publications.get_mut(at) else {
             return Err("nobody published this".to_owned());
         };
@@ -71,7 +71,7 @@ impl Model {
         let is_left_out =
             |meta: &Value| message.blob.is_some() && *meta == Value::Object(Map::new());
         let meta = meta.filter(|meta| !is_left_out(meta));
-        if message.meta != meta.filter(|_| self.conns[by].extensions.is_some_and(has_call)) {
+        if message.meta != meta.filter(|_| has_meta) {
             return Err("its meta is not that of its publisher".to_owned());
         }
         let conn = &mut self.conns[by];
