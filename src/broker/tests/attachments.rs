@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::proto::Envelope;
-use crate::{Blob, Json, MessageType, SendError};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+
+mod own;
+mod too_large;
 
 /// A message as a peer got it: its JSON, and the data of its attachments.
 #[derive(Debug)]
@@ -72,12 +74,6 @@ impl World {
 
     fn binary(&mut self, id: &str) -> ConnectionKey {
         self.with(id, &["call", "binary"])
-    }
-
-    /// The time since which a worker has said nothing of what it has.
-    fn silent_since(&self, key: ConnectionKey) -> Option<Duration> {
-        let session = self.broker.core.connections.session(key).expect("it is there");
-        session.worker.as_ref().expect("it serves").silent_since
     }
 
     fn send_body(&mut self, key: ConnectionKey, body: &[u8]) {
@@ -239,99 +235,6 @@ fn a_publication_that_is_too_large_in_base64_is_counted() {
     assert!(world.got(from).is_empty());
 }
 
-/// A message of the process itself with an attachment.
-fn own_message(bytes: usize) -> Message {
-    let payload = Json::from_serialize(&Blob::new(vec![7; bytes])).unwrap();
-    Message::new(MessageType::Publish, "app", "news", payload)
-}
-
-#[test]
-fn a_broadcast_reaches_everybody_for_whom_it_is_small_enough() {
-    let mut world = World::new(Limits { frame_bytes_max: 10_000, ..Limits::default() });
-    let mut keys = vec![world.connected("app", "a"), world.extended("b")];
-    let native = [world.binary("c"), world.with("d", &["binary"])];
-    keys.push(world.connected("app", "e"));
-    let sent = world.broker.context().broadcast_to_application("app", &own_message(9_000));
-    assert_eq!(sent.unwrap(), 2);
-    world.act();
-    for key in native {
-        assert_eq!(world.got_one(key).data, [[7; 9_000]]);
-    }
-    for key in &keys {
-        assert!(world.got(*key).is_empty());
-    }
-    assert_eq!(world.broker.core.counters.publications_too_large, 3);
-    let sent = world.broker.context().broadcast_to_application("app", &own_message(30));
-    assert_eq!(sent.unwrap(), 5);
-    world.act();
-    let expected =
-        json!({"$base64": BASE64_STANDARD.encode([7; 30]), "dtype": null, "shape": null});
-    for key in keys {
-        assert_eq!(*world.got_one(key).payload(), expected);
-    }
-    // Nobody gets what fits into no frame.
-    let sent = world.broker.context().broadcast_to_application("app", &own_message(10_000));
-    let Err(SendError::TooLarge { body_bytes, frame_bytes_max: 10_000 }) = sent else {
-        panic!("{sent:?}")
-    };
-    assert!(
-        (10_064..10_400).contains(&body_bytes) && body_bytes.is_multiple_of(64),
-        "{body_bytes}"
-    );
-}
-
-#[test]
-fn the_connections_of_a_broadcast_share_one_frame_of_each_form() {
-    let limits = Limits { queue_high_water_bytes: 64 << 20, ..Limits::default() };
-    let mut world = World::new(limits);
-    for at in 0..20 {
-        let native = world.binary(&format!("b{at}"));
-        let plain = world.connected("app", &format!("p{at}"));
-        world.stalled.extend([native, plain]);
-    }
-    let work = world.broker.core.turn.work_done();
-    let sent = world.broker.context().broadcast_to_application("app", &own_message(1_000_000));
-    assert_eq!(sent.unwrap(), 40);
-    let core = &world.broker.core;
-    let encoded = 1_000_000 / 3 * 4;
-    let bytes = core.pool.gauge().bytes();
-    assert!((1_000_000 + encoded..3_000_000 + encoded).contains(&bytes), "{bytes}");
-    let done = core.turn.work_done() - work;
-    let base64_work = encoded as u64 / 256;
-    let least = core.turn.fan_out_work(40, 1_000_000) as u64 + base64_work;
-    assert!((least..least + base64_work).contains(&done), "{done} and {least}");
-}
-
-#[test]
-fn a_message_of_the_process_that_is_not_sent_is_an_error_that_says_why() {
-    let mut world = World::new(Limits { frame_bytes_max: 40_000_000, ..Limits::default() });
-    let native = world.binary("native");
-    world.subscribe(native, "app", "news");
-    let plain = world.connected("app", "plain");
-    let mut faulty = own_message(10);
-    faulty.message_id = "m".repeat(300);
-    let mut context = world.broker.context();
-    for sent in [context.publish_message(&faulty), context.broadcast_to_application("app", &faulty)]
-    {
-        let Err(error @ SendError::Faulty(_)) = sent else { panic!("{sent:?}") };
-        assert!(error.to_string().contains("message_id is too long"), "{error}");
-    }
-    let sent = context.send_to_connection(plain, &own_message(31_000_000));
-    let Err(error @ SendError::TooLargeInBase64 { body_bytes, .. }) = sent else {
-        panic!("{sent:?}")
-    };
-    assert!((41_333_336..41_334_000).contains(&body_bytes), "{error}");
-    assert!(error.to_string().contains("base64"), "{error}");
-    let payload = json!(["x".repeat(1 << 24)]);
-    let mut parts = own_message(10);
-    parts.payload = Json::from_serialize(&(Blob::new(vec![7; 10]), payload)).unwrap();
-    let sent = context.publish_message(&parts);
-    let Err(SendError::TooMuchJson { json_bytes }) = sent else { panic!("{sent:?}") };
-    assert!((1 << 24..(1 << 24) + 400).contains(&json_bytes), "{json_bytes}");
-    world.act();
-    assert!(world.got(native).is_empty() && world.got(plain).is_empty());
-}
-
 #[test]
 fn a_request_and_its_answer_go_between_all_kinds_of_peers() {
     for bytes in [0, 100, 50_000] {
@@ -455,34 +358,6 @@ fn what_is_too_large_in_base64_is_unsupported() {
     world.expect_error(call, "unsupported", "q");
     world.expect_cancel(worker, &got.json, "limit");
     world.assert_empty(&[worker, plain, call]);
-}
-
-#[test]
-fn a_handlers_answer_that_is_too_large_in_base64_is_unsupported() {
-    let mut world = World::new(Limits { frame_bytes_max: 10_000, ..Limits::default() });
-    let mut app = world.broker.application("app", "The App");
-    app.channel("now").on_request(|request| request.reply(&Blob::new(vec![7; 9_000])));
-    app.channel("later").on_request(|request| {
-        let (reply, responder) = request.defer()?;
-        responder.reply(&Blob::new(vec![7; 9_000]))?;
-        Ok(reply)
-    });
-    app.channel("larger").on_request(|request| request.reply(&Blob::new(vec![7; 11_000])));
-    let plain = world.connected("app", "plain");
-    let native = world.binary("native");
-    for (channel, code) in
-        [("now", "unsupported"), ("later", "unsupported"), ("larger", "unsupported")]
-    {
-        world.send(plain, &message("app", "request", channel, "q", &json!(1)));
-        world.broker.begin_turn(world.now);
-        world.broker.run_mailbox();
-        world.act();
-        world.expect_error(plain, code, "q");
-    }
-    world.send(native, &message("app", "request", "now", "q", &json!(1)));
-    assert_eq!(world.got_one(native).data, [[7; 9_000]]);
-    world.send(native, &message("app", "request", "larger", "q", &json!(1)));
-    world.expect_error(native, "handler_failed", "q");
 }
 
 #[test]
@@ -691,48 +566,6 @@ fn a_request_that_was_kept_goes_to_any_worker() {
 }
 
 #[test]
-fn a_kept_request_that_is_too_large_for_its_worker_is_unsupported() {
-    let mut world = World::new(Limits { frame_bytes_max: 10_000, ..Limits::default() });
-    let busy = world.binary("busy");
-    world.serve_with(busy, &json!(1));
-    world.received.remove(&busy);
-    let asks = world.binary("asks");
-    world.request(asks, "first", &json!(1));
-    world.got_one(busy);
-    let (body, _) = ask("q", &json!({}), 9_000);
-    world.send_body(asks, &body);
-    let plain = world.connected("app", "plain");
-    world.serve_with(plain, &json!(1));
-    world.expect_error(asks, "unsupported", "q");
-    // The worker did not get it, so it is not silent about it.
-    assert_eq!(world.broker.core.counters.forwarded, 1);
-    assert_eq!(world.silent_since(plain), None);
-    // The worker has room for the next one.
-    world.request(asks, "next", &json!(2));
-    assert_eq!(*world.got(plain).last().unwrap().payload(), json!(2));
-    world.assert_empty(&[busy, plain, asks]);
-}
-
-#[test]
-fn a_kept_request_that_a_lowered_limit_makes_too_large_is_not_blamed_on_base64() {
-    let mut world = World::new(Limits { frame_bytes_max: 10_000, ..Limits::default() });
-    let busy = world.binary("busy");
-    world.serve_with(busy, &json!(1));
-    world.received.remove(&busy);
-    let asks = world.binary("asks");
-    world.request(asks, "first", &json!(1));
-    world.got_one(busy);
-    let (body, _) = ask("q", &json!({}), 9_000);
-    world.send_body(asks, &body);
-    let limits = Limits { frame_bytes_max: 5_000, ..Limits::default() };
-    flow::reload::reconfigure(&mut world.broker.core, limits, Access::default());
-    let native = world.binary("native");
-    world.serve_with(native, &json!(1));
-    world.expect_error(asks, "limit_exceeded", "q");
-    world.assert_empty(&[busy, native, asks]);
-}
-
-#[test]
 fn an_idempotent_request_goes_to_another_worker_of_either_kind() {
     for (first, second) in [("binary", "plain"), ("plain", "binary"), ("call", "only binary")] {
         let mut world = World::new(Limits::default());
@@ -769,40 +602,6 @@ fn an_idempotent_request_goes_to_another_worker_of_either_kind() {
         assert_eq!(*world.got_one(asks).payload(), json!("done"));
         world.assert_empty(&[other, asks]);
     }
-}
-
-#[test]
-fn a_retry_that_is_too_large_for_its_worker_is_unsupported() {
-    let mut world = World::new(Limits { frame_bytes_max: 10_000, ..Limits::default() });
-    let one = world.binary("one");
-    world.serve(one, "app", "work");
-    let asks = world.binary("asks");
-    let (body, _) = ask("q", &json!({"idempotent": true}), 9_000);
-    world.send_body(asks, &body);
-    world.got_one(one);
-    let plain = world.connected("app", "plain");
-    world.serve(plain, "app", "work");
-    world.hang_up(one);
-    world.expect_error(asks, "unsupported", "q");
-    assert!(world.got(plain).is_empty());
-    let counters = &world.broker.core.counters;
-    assert_eq!((counters.forwarded, counters.retried), (1, 0));
-    assert_eq!(world.silent_since(plain), None);
-    world.assert_empty(&[plain, asks]);
-}
-
-#[test]
-fn an_idempotent_request_that_is_too_large_for_its_worker_is_not_forwarded() {
-    let mut world = World::new(Limits { frame_bytes_max: 10_000, ..Limits::default() });
-    let plain = world.connected("app", "plain");
-    world.serve(plain, "app", "work");
-    let asks = world.binary("asks");
-    let (body, _) = ask("q", &json!({"idempotent": true}), 9_000);
-    world.send_body(asks, &body);
-    world.expect_error(asks, "unsupported", "q");
-    assert_eq!(world.broker.core.counters.forwarded, 0);
-    assert_eq!(world.silent_since(plain), None);
-    world.assert_empty(&[plain, asks]);
 }
 
 #[test]
