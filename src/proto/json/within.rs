@@ -126,7 +126,11 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, 'de, D> {
         deserialize_struct(name: &'static str, fields: &'static [&'static str])
         deserialize_enum(name: &'static str, variants: &'static [&'static str])
         deserialize_identifier()
-        deserialize_ignored_any()
+    }
+
+    /// Nothing of the value is wanted, its attachments included.
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_ignored_any(visitor)
     }
 
     fn is_human_readable(&self) -> bool {

@@ -157,6 +157,37 @@ fn what_does_not_know_attachments_finds_base64() {
 }
 
 #[test]
+fn members_that_a_type_ignores_may_have_attachments() {
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Known<'a> {
+        a: u32,
+        #[serde(borrow)]
+        data: Option<Blob<'a>>,
+    }
+
+    fn read(text: &str, pointers: &[&str]) -> (u32, Option<Vec<u8>>) {
+        let one = |pointer| NewAttachment { pointer, dtype: None, shape: &[], data: b"x" };
+        let new: Vec<_> = pointers.iter().map(|pointer| one(*pointer)).collect();
+        let json = Json::parse(text).unwrap().with_attachments(&new).unwrap();
+        let known: Known<'_> = json.decode_borrowed().unwrap();
+        (known.a, known.data.map(|data| data.to_vec()))
+    }
+
+    let x = Some(b"x".to_vec());
+    assert_eq!(read(r#"{"a":1,"extra":null}"#, &["/extra"]), (1, None));
+    assert_eq!(read(r#"{"a":1,"extra":{"img":null}}"#, &["/extra/img"]), (1, None));
+    assert_eq!(read(r#"{"extra":[0,null],"a":1}"#, &["/extra/1"]), (1, None));
+    let two = r#"{"e":{"b":null,"c":[{"d":null}]},"data":null,"f":[[null]],"a":2}"#;
+    assert_eq!(read(two, &["/e/b", "/e/c/0/d", "/data", "/f/0/0"]), (2, x.clone()));
+    assert_eq!(read(two, &["/e/c/0/d", "/f/0/0"]), (2, None));
+    assert_eq!(read(two, &["/e/b", "/data"]), (2, x));
+    // An element of a list.
+    let one = NewAttachment { pointer: "/0/img", dtype: None, shape: &[], data: b"x" };
+    let json = Json::parse(r#"[{"img":null},7]"#).unwrap().with_attachments(&[one]).unwrap();
+    assert_eq!(json.decode::<(serde::de::IgnoredAny, u8)>().unwrap().1, 7);
+}
+
+#[test]
 fn exact_bits_of_every_type() {
     fn both_ways<T: Element>(elements: &[T], bytes: &[u8]) {
         let tensor = Tensor::flat(elements.to_vec());
