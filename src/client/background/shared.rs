@@ -467,8 +467,10 @@ impl Shared {
 fn suit_meta(state: &State, encoder: &mut Encoder, request: Option<Uuid>) -> Result<(), Error> {
     // Without a connection, the next one decides.
     let is_open = matches!(state.link, Link::Up(_) | Link::Leaving(_));
-    if encoder.has_attachments() && is_open && !state.extensions.contains(Extensions::BINARY) {
-        return Err(Error::unsupported_attachments());
+    if encoder.has_attachments() {
+        // Their `meta` is no part to remove: it says where they belong.
+        let is_refused = is_open && !state.extensions.contains(Extensions::BINARY);
+        return if is_refused { Err(Error::unsupported_attachments()) } else { Ok(()) };
     }
     if !state.extensions.is_empty() {
         return Ok(());

@@ -247,18 +247,21 @@ pub(crate) fn has_attachments(frame: &[u8]) -> bool {
 const META_KEY_BYTES: usize = 8;
 
 /// Returns whether the `meta`, which stands last in a frame and takes so many bytes with its key, has
-/// headers.
+/// headers. The frame has no attachments, which would stand behind the `meta`.
 pub(crate) fn has_headers(frame: &[u8], meta_bytes: usize) -> bool {
+    debug_assert!(meta_bytes == 0 || !has_attachments(frame));
     let text = frame.get(frame.len() - meta_bytes - 1 + META_KEY_BYTES..frame.len() - 1);
     let meta = text.and_then(|text| std::str::from_utf8(text).ok()).map(Meta::parse);
     meta.is_some_and(|meta| meta.is_ok_and(|meta| meta.headers.is_some()))
 }
 
-/// Removes the `meta`, which stands last in a frame and takes so many bytes with its key.
+/// Removes the `meta`, which stands last in a frame and takes so many bytes with its key. The frame has no
+/// attachments, which would stand behind the `meta`.
 pub(crate) fn strip_meta(frame: &mut Vec<u8>, meta_bytes: usize) {
     if meta_bytes == 0 {
         return;
     }
+    debug_assert!(!has_attachments(frame));
     frame.truncate(frame.len() - meta_bytes - 1);
     frame.push(b'}');
     let body_bytes = (frame.len() - HEADER_BYTES) as u32;

@@ -397,6 +397,36 @@ fn what_waited_for_a_server_without_the_extension_is_refused() {
 }
 
 #[test]
+fn what_was_sent_while_no_server_was_there_waits_whatever_the_last_one_took() {
+    for (last, next) in [(&[][..], BOTH), (&["call"], BOTH), (&[], &["call"]), (&[], &[])] {
+        let (script, client, side) = connect(last);
+        let refused = picked(&client, |event| match event {
+            Event::Refused { error, .. } => Some(error.code().map(str::to_owned)),
+            _ => None,
+        });
+        drop(side);
+        crate::support::until("the loss", || client.is_connected(), |is| !is);
+        let future = client.request_future("work", &question()).unwrap();
+        client.publish("news", &question()).unwrap();
+        client.publish("news", &1).unwrap();
+        let mut side = script.accept_as(&welcome(next));
+        if next == BOTH {
+            let (request, data) = receive(&mut side);
+            expect_question(&request, &data, json!({}));
+            let (publication, data) = receive(&mut side);
+            assert_eq!(publication["message_type"], "publish");
+            expect_question(&publication, &data, json!({}));
+            side.answer(&request, json!(2));
+            assert_eq!(wait(future).unwrap().payload.as_str(), "2");
+        } else {
+            assert_eq!(wait(future).unwrap_err().code(), Some("unsupported"));
+            assert_eq!(refused.recv_timeout(HANG).unwrap().as_deref(), Some("unsupported"));
+        }
+        assert_eq!(side.receive()["payload"], 1);
+    }
+}
+
+#[test]
 fn a_message_over_the_limit_is_refused_with_what_to_do() {
     let script = Scripted::new();
     let mut options = script.options();
