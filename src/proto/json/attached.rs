@@ -159,6 +159,11 @@ impl<'a> Json<'a> {
     /// and `shape` of one, and nothing else. It is for payloads that came by a server or from a peer without
     /// the extension `binary`; nobody does this unasked, because such an object may be what its sender meant.
     ///
+    /// An object that contradicts itself stays what it is, because its text is not base64, its type is unknown,
+    /// or the bytes are not as many as type and shape say. The whole document stays what it is if its
+    /// attachments would be too many, or if no JSON Pointer leads to one of them because a key on the way is
+    /// given twice or has half of a surrogate pair.
+    ///
     /// ```
     /// use ipc_framework::Json;
     ///
@@ -187,9 +192,12 @@ impl<'a> Json<'a> {
             return self.clone().into_owned();
         }
         text.push_str(&self.text[written..]);
-        match draft.settle(&pointers) {
+        let settled = draft.settle(&pointers).and_then(|carried| {
+            Attachments::read_own(&carried.view(&text))?;
+            Ok(carried)
+        });
+        match settled {
             Ok(carried) => Json { text: text.into(), carried: Some(carried) },
-            // There are more than a message may have.
             Err(_fault) => self.clone().into_owned(),
         }
     }

@@ -296,6 +296,22 @@ fn only_whole_objects_of_base64_are_turned_back() {
     same(r#"{"$base64": "AA==", "dtype": "u9", "shape": [1]}"#);
     same(r#"{"$base64": "AA==", "dtype": "u8", "shape": null}"#);
     same(r#"{"$base64": 1, "dtype": null, "shape": null}"#);
+    // No pointer leads to a null below a key that is given twice, or that is no text.
+    let whole = r#"{"$base64":"AA==","dtype":null,"shape":null}"#;
+    for around in [
+        r#"{"a":_,"a":_}"#,
+        r#"{"a":_,"a":1}"#,
+        r#"{"a":1,"\u0061":_}"#,
+        r#"[{"a":{"b":_},"c":_,"a":{}}]"#,
+        r#"{"\ud800":_}"#,
+        r#"[_,{"b":{"x\udfff":[_]}}]"#,
+        r#"{"\ufffd":_,"\ud800":_}"#,
+    ] {
+        let text = around.replace('_', whole);
+        same(&text);
+        let json = Json::parse(text).unwrap().from_base64();
+        assert_eq!(json.to_base64(), json);
+    }
     let other = r#"[{"shape":[1],"$base64":"\u002fw==","dtype":"u8"},"#.to_owned()
         + r#"{"$base64":{"$base64":"","dtype":null,"shape":null}}]"#;
     let json = Json::parse(other).unwrap().from_base64();
