@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::ser::{self, Serialize, Serializer};
 
+use super::attachments::Attachments;
 use super::carried::Carried;
 use super::part;
 
@@ -76,7 +77,11 @@ fn write_carried<T: Serialize + ?Sized>(
     };
     for _ in 0..2 {
         let number = match draft.finish(&text) {
-            Ok((text, Ok(carried))) => return Ok((text, Some(carried))),
+            Ok((text, Ok(carried))) => {
+                // A value may write a key twice, and no pointer leads through that.
+                let checked = Attachments::read_own(&carried.view(&text));
+                return checked.map(|()| (text, Some(carried))).map_err(|fault| bad(&fault));
+            }
             Ok((_text, Err(fault))) => return Err(bad(&fault)),
             Err(number) => number,
         };

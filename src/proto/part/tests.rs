@@ -262,6 +262,21 @@ fn a_string_of_the_payload_is_no_marker() {
 }
 
 #[test]
+fn a_value_that_writes_a_key_twice_has_no_attachment_there() {
+    #[derive(Serialize)]
+    struct Twice {
+        a: Blob<'static>,
+        #[serde(flatten)]
+        rest: BTreeMap<&'static str, Blob<'static>>,
+    }
+
+    let twice = |key| Twice { a: Blob::default(), rest: BTreeMap::from([(key, Blob::default())]) };
+    assert_eq!(Json::from_serialize(&twice("b")).unwrap().attachments().len(), 2);
+    let error = Json::from_serialize(&twice("a")).unwrap_err().to_string();
+    assert!(error.contains("null of its own"), "{error}");
+}
+
+#[test]
 fn attachments_are_added_to_a_text_and_checked() {
     let text = r#"{"a": [null, {"b": null}], "c": null, "a/": null, "d": 1, "d": null}"#;
     let json = || Json::parse(text).unwrap();
