@@ -55,6 +55,17 @@ impl ReadBuffer {
         }
         let (frame_start, frame_end) = (self.start, self.start + frame_bytes);
         let rest = &self.bytes[frame_end..self.end];
+        // A copy of the frame alone, where the message would pin more bytes than its own or more would be
+        // copied to make room.
+        if (frame_start - BEGIN).max(rest.len()) > frame_bytes {
+            let mut bytes = Vec::with_capacity(BEGIN + frame_bytes);
+            bytes.resize(BEGIN, 0);
+            bytes.extend_from_slice(&self.bytes[frame_start..frame_end]);
+            self.start = frame_end;
+            let body = BEGIN + HEADER_BYTES..bytes.len();
+            self.detached = Some(Detached { bytes: Arc::new(bytes), body });
+            return;
+        }
         let mut others = vec![0; BEGIN + rest.len().max(BYTES_MIN)];
         others[BEGIN..BEGIN + rest.len()].copy_from_slice(rest);
         (self.start, self.end) = (BEGIN, BEGIN + rest.len());
@@ -195,6 +206,36 @@ mod tests {
         assert_eq!(kept.capacity(), kept.len());
         buffer.consume(frame_bytes);
         assert_eq!(kept[kept.len() - large.len()..], large);
+    }
+
+    #[test]
+    fn a_frame_among_others_leaves_with_a_copy_of_its_own() {
+        let frame = |body: &[u8]| [&(body.len() as u32).to_be_bytes(), body].concat();
+        let others = || vec![frame(b"{}"); 80_000].concat();
+        let attached: Vec<_> = (0..20).map(|at| [&[0], &vec![at; 40_000][..]].concat()).collect();
+        let attached_frames = attached.iter().map(|body| frame(body)).collect::<Vec<_>>().concat();
+        let mut buffer = ReadBuffer::new(1 << 20);
+        fill(&mut buffer, &[others(), attached_frames, others()].concat());
+        let memory = buffer.bytes.as_ptr();
+        let (mut found, mut small) = (Vec::new(), 0);
+        loop {
+            buffer.detach();
+            let Frame::Complete { body, frame_bytes } = buffer.peek() else { break };
+            if let Some(kept) = buffer.detached() {
+                assert!(kept.capacity() <= frame_bytes + BEGIN, "{}", kept.capacity());
+                assert_eq!(body.as_ptr().align_offset(16), 0);
+                assert!(kept.as_ptr_range().contains(&body.as_ptr()));
+                found.push(body.to_vec());
+            } else {
+                assert_eq!(body, b"{}");
+                small += 1;
+            }
+            // The others are not copied for each of them.
+            assert_eq!(buffer.bytes.as_ptr(), memory);
+            buffer.consume(frame_bytes);
+        }
+        assert_eq!((found, small), (attached, 160_000));
+        assert_eq!(buffer.start, buffer.end);
     }
 
     #[test]
