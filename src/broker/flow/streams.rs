@@ -130,8 +130,8 @@ pub(crate) fn take(
         if stream.check_order(seq).is_err() {
             return violate(core, key, &refusal::bad_part(OUT_OF_ORDER));
         }
-        if response.payload_str() != "null" {
-            return violate(core, key, &refusal::bad_part("the payload of its end is not null"));
+        if response.payload_str() != "null" || response.has_attachments() {
+            return violate(core, key, &refusal::bad_part("its end has more than a null payload"));
         }
         branches::note(Branch::StreamEnded);
         return end_with(core, key, response, body, &meta);

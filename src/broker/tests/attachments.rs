@@ -391,6 +391,24 @@ fn parts_of_a_stream_have_attachments() {
 }
 
 #[test]
+fn the_end_of_a_stream_has_no_attachments() {
+    for kind in ["binary", "call"] {
+        let mut world = World::new(Limits::default());
+        let worker = world.binary("worker");
+        world.serve(worker, "app", "work");
+        let asks = if kind == "binary" { world.binary("asks") } else { world.extended("asks") };
+        world.call(asks, "q", &json!({"stream": 8}));
+        let got = world.got_one(worker);
+        let mut end = reply(&got, &json!({"seq": 0, "end": true}));
+        end["payload"] = json!(null);
+        world.send_body(worker, &body(&end, &[("", json!(null), json!(null), b"x".to_vec())]));
+        world.expect_error(asks, "handler_failed", "q");
+        world.expect_cancel(worker, &got.json, "gone");
+        world.assert_empty(&[worker, asks]);
+    }
+}
+
+#[test]
 fn a_response_with_faulty_attachments_ends_the_request() {
     let mut world = World::new(Limits::default());
     let worker = world.binary("worker");
