@@ -386,8 +386,10 @@ impl Driver {
         let was_of_use = self.link.as_ref().is_some_and(|link| link.is_proven)
             || held >= self.reconnect().pause_max;
         self.forget_link();
-        let is_final = self.shared.options.reconnect.is_none() || is_for_good(&error);
+        let mut is_final = self.shared.options.reconnect.is_none() || is_for_good(&error);
         let mut state = self.shared.lock();
+        // A caller may have closed the client since this turn began, and waits for its end.
+        is_final |= matches!(state.link, Link::Closed);
         state.failures = if was_of_use { 0 } else { state.failures.saturating_add(1) };
         let mut loss = state.link_down(is_final, Some(&error));
         drop(state);
