@@ -93,7 +93,7 @@ pub(super) fn ask<T: DeserializeOwned>(
     action: &str,
 ) -> Result<T, Failure> {
     let answer = connection.system(&serde_json::json!({ "action": action }))?;
-    answer.payload.decode().map_err(|error| {
+    serde_json::from_str(answer.payload.as_str()).map_err(|error| {
         Failure::runtime(format!(
             "the answer to {action} is of another form ({error}); see that server and program \
              are of the same version"

@@ -119,7 +119,7 @@ impl Chat {
     /// Shows a message of somebody else. Returns whether it is our own, which is on the screen
     /// already.
     fn show(&self, output: Output, message: &Message) -> Result<bool, Failure> {
-        let said = message.payload.decode::<Said>().ok();
+        let said = serde_json::from_str::<Said>(message.payload.as_str()).ok();
         if said.as_ref().is_some_and(|said| said.username == self.name) {
             return Ok(true);
         }

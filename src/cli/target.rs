@@ -208,6 +208,6 @@ pub(super) fn refused(message: &Message) -> Option<Refused> {
         && text.len() <= REFUSAL_BYTES_MAX
         && text.starts_with('{')
         && text.contains("\"error\"");
-    let refused: Refused = if may_be { message.payload.decode().ok()? } else { return None };
+    let refused: Refused = if may_be { serde_json::from_str(text).ok()? } else { return None };
     (refused.status == "error").then_some(refused)
 }

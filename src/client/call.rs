@@ -61,12 +61,12 @@ impl Call {
 
     /// Returns the trace that the request belongs to.
     pub fn trace(&self) -> Option<Trace> {
-        Json::trusted(self.job.trace()?).decode().ok()
+        Json::trusted(self.job.trace()?).decode_text().ok()
     }
 
     /// Returns the headers that the requester sent.
     pub fn headers(&self) -> BTreeMap<String, String> {
-        let headers = self.job.headers().and_then(|it| Json::trusted(it).decode().ok());
+        let headers = self.job.headers().and_then(|it| Json::trusted(it).decode_text().ok());
         headers.unwrap_or_default()
     }
 

@@ -37,7 +37,7 @@ impl ServerLimits {
             max_frame_bytes: u64,
             request_timeout_ms: Option<u64>,
         }
-        let limits: Limits = text.decode().ok()?;
+        let limits: Limits = text.decode_text().ok()?;
         Some(Self {
             frame_bytes_max: usize::try_from(limits.max_frame_bytes).unwrap_or(usize::MAX),
             request_timeout: limits.request_timeout_ms.map(Duration::from_millis),

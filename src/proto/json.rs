@@ -107,7 +107,7 @@ impl<'a> Json<'a> {
         let decoded = scratch::with_copy(&self.text, |copy, buffers| {
             simd_json::serde::from_slice_with_buffers(copy, buffers)
         });
-        decoded.or_else(|_: simd_json::Error| self.decode_slowly())
+        decoded.or_else(|_: simd_json::Error| self.decode_text())
     }
 
     /// Reads the document into a tree of values. An integer that no 64 bits hold becomes a float.
@@ -124,13 +124,16 @@ impl<'a> Json<'a> {
         let value = scratch::with_copy(&self.text, |copy, buffers| {
             simd_json::value::owned::to_value_with_buffers(copy, buffers)
         });
-        value.or_else(|_: simd_json::Error| self.decode_slowly())
+        value.or_else(|_: simd_json::Error| self.decode_text())
     }
 
-    /// Reads the document with a parser that looks at what `T` asks for and at nothing else. The
-    /// quick one refuses a whole document for a number or a string that it has no value for.
+    /// Reads the text, without attachments, with a parser that looks at what `T` asks for and at nothing
+    /// else. The quick one refuses a whole document for a number or a string that it has no value for.
+    ///
+    /// The short messages of the server itself are read with it alone: each type takes the code of one
+    /// parser in the program then, and not of three.
     #[cold]
-    fn decode_slowly<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
+    pub(crate) fn decode_text<T: DeserializeOwned>(&self) -> Result<T, DecodeError> {
         serde_json::from_str(&self.text).map_err(DecodeError)
     }
 }

@@ -129,7 +129,7 @@ struct Told {
 }
 
 fn told(state: &State, envelope: &Envelope<'_>) -> Incoming {
-    let Ok(told) = envelope.payload().decode::<Told>() else { return Incoming::Nothing };
+    let Ok(told) = envelope.payload().decode_text::<Told>() else { return Incoming::Nothing };
     let job = Uuid::try_parse(&told.message_id).ok().and_then(|id| state.running.get(&id));
     // What is told of a request that was answered meanwhile is of no use.
     let Some(job) = job.map(Arc::clone) else { return Incoming::Nothing };

@@ -59,7 +59,7 @@ impl Served {
     }
 
     fn note_told(&mut self, envelope: &Envelope<'_>) -> bool {
-        let Ok(told) = envelope.payload().decode::<Told>() else { return false };
+        let Ok(told) = envelope.payload().decode_text::<Told>() else { return false };
         match (&*told.action, told.n) {
             ("cancel", _) => {
                 let reason = told.reason.as_deref().map(CancelReason::from_wire);

@@ -50,7 +50,7 @@ fn read_error(text: &str) -> Option<Error> {
     let [status, code, error, details] =
         exact_members(text, ["status", "code", "error", "details"])?;
     let (status, code, error) = (status?, code?, error?);
-    let string = |text: &str| Json::trusted(text).decode::<String>().ok();
+    let string = |text: &str| Json::trusted(text).decode_text::<String>().ok();
     string(status).filter(|status| status == "error")?;
     let (code, text) = (string(code)?, string(error)?);
     if code.starts_with(APPLICATION_PREFIX) {
@@ -66,12 +66,12 @@ pub(crate) fn check_connected(envelope: &Envelope<'_>) -> Result<Welcome, Error>
     if let Some(error) = error_of(envelope) {
         return Err(error);
     }
-    let reply = envelope.payload().decode::<Reply>().ok();
+    let reply = envelope.payload().decode_text::<Reply>().ok();
     if reply.is_none_or(|reply| reply.status != "connected") {
         return Err(Error::Protocol { what: "the first message is not 'connected'".into() });
     }
     let member = |name| only_member(envelope.payload_str(), name).ok().flatten();
-    let server = member("server").and_then(|server| Json::trusted(server).decode().ok());
+    let server = member("server").and_then(|server| Json::trusted(server).decode_text().ok());
     let extensions = member("extensions").and_then(Extensions::from_json).unwrap_or_default();
     let limits = member("limits").filter(|_| !extensions.is_empty());
     let limits = limits.and_then(|limits| ServerLimits::read(&Json::trusted(limits)));
