@@ -4,10 +4,8 @@
 // a PYTHON, it starts the worker on the server's processor; without one, the peer at ADDRESS is the worker itself.
 // Prints the figures of one repetition, and single latencies in nanoseconds, as JSON.
 
-const { spawn } = require('node:child_process');
 const net = require('node:net');
-const path = require('node:path');
-const { IPCClient } = require('../../clients/node');
+const { connected, now, reportOf, startWorker } = require('./common.js');
 
 const [work, peer, address, seconds, serverCpu, python] = process.argv.slice(2);
 const [host, port] = [address.slice(0, address.lastIndexOf(':')), Number(address.slice(address.lastIndexOf(':') + 1))];
@@ -20,29 +18,15 @@ const TOKEN = ' token';
 /** Requests and ends of connections, of which the percentiles are taken. */
 const ROUNDS_MIN = 100;
 
-const now = () => Number(process.hrtime.bigint());
 const sorted = (values) => values.sort((a, b) => a - b);
 const quantile = (values, q) => values[Math.min(values.length - 1, Math.floor(values.length * q))];
-
-/** Starts the worker and resolves when it serves. */
-function startWorker() {
-  const script = path.join(__dirname, '../python/streams.py');
-  const worker = spawn('taskset', ['-c', serverCpu, python, script, peer, address],
-    { stdio: ['ignore', 'pipe', 'inherit'] });
-  const isReady = new Promise((resolve, reject) => {
-    worker.stdout.once('data', resolve);
-    worker.once('exit', (code) => reject(new Error(`the worker of ${peer} ended with ${code}`)));
-    worker.once('error', reject);
-  });
-  return isReady.then(() => worker);
-}
 
 /**
  * Each opens a source of streams: `open(parts)` is an async iterable of decoded parts, and `close()` ends it.
  */
 const sources = {
   async ipc() {
-    const client = await connected();
+    const client = await connected(host, port);
     async function* open(parts) {
       for await (const { payload } of client.stream('tokens', { parts })) yield payload;
     }
@@ -71,12 +55,6 @@ const sources = {
     return { open, close: () => client.close() };
   },
 };
-
-async function connected() {
-  const client = new IPCClient('bench', { host, port });
-  if (!await client.connect()) throw client.lastError;
-  return client;
-}
 
 /** Parts a second of streams side by side, each followed by the next, and the latencies to their first parts. */
 async function parts() {
@@ -119,7 +97,7 @@ async function parts() {
  * that all processes of a machine share; and the round trip of a request to the same worker.
  */
 async function leaving() {
-  const asks = await connected();
+  const asks = await connected(host, port);
   const trips = [];
   const times = [];
   const warm = now() + WARM_UP_NANOS;
@@ -174,7 +152,8 @@ function inMiddleOfStream(id) {
 }
 
 async function main() {
-  const worker = python === undefined ? null : await startWorker();
+  const worker = python === undefined ? null
+    : await startWorker({ script: 'streams.py', peer, address, python, serverCpu });
   try {
     return await { parts, leaving }[work]();
   } finally {
@@ -182,11 +161,4 @@ async function main() {
   }
 }
 
-main().then((report) => {
-  console.log(JSON.stringify(report));
-  // A peer may keep a timer.
-  process.exit();
-}, (error) => {
-  console.error(error);
-  process.exit(1);
-});
+reportOf(main());

@@ -4,10 +4,9 @@
 // The worker is started on the server's processor. Prints the figures of one repetition, and single latencies in
 // nanoseconds, as JSON.
 
-const { spawn } = require('node:child_process');
 const net = require('node:net');
-const path = require('node:path');
-const { IPCClient } = require('../../clients/node');
+const { Tensor } = require('../../clients/node');
+const { connected, now, reportOf, startWorker } = require('./common.js');
 
 const [work, peer, address, seconds, serverCpu, python] = process.argv.slice(2);
 const [host, port] = [address.slice(0, address.lastIndexOf(':')), Number(address.slice(address.lastIndexOf(':') + 1))];
@@ -16,42 +15,21 @@ const MEASURE_NANOS = Number(seconds) * 1e9;
 const WARM_UP_NANOS = Math.max(5e8, MEASURE_NANOS / 4);
 const HEADER_BYTES = 4;
 
-const now = () => Number(process.hrtime.bigint());
-
 /** The numbers of a picture of 224 by 224 pixels of three colours. */
 const SHAPE = [224, 224, 3];
 const picture = Float32Array.from({ length: SHAPE.reduce((a, b) => a * b) }, (_, at) => (at % 255) / 255);
 const bytesOf = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength);
 
-function startWorker() {
-  const script = path.join(__dirname, '../python/tensors.py');
-  const worker = spawn('taskset', ['-c', serverCpu, python, script, peer, address],
-    { stdio: ['ignore', 'pipe', 'inherit'] });
-  const isReady = new Promise((resolve, reject) => {
-    worker.stdout.once('data', resolve);
-    worker.once('exit', (code) => reject(new Error(`the worker of ${peer} ended with ${code}`)));
-    worker.once('error', reject);
-  });
-  return isReady.then(() => worker);
-}
-
-async function connected() {
-  const client = new IPCClient('bench', { host, port });
-  if (!await client.connect()) throw client.lastError;
-  return client;
-}
-
 /** Each opens a way to send the picture there and back: `ask()` resolves with a Float32Array. */
 const ways = {
   async ipc() {
-    const { Tensor } = require('../../clients/node');
-    const client = await connected();
+    const client = await connected(host, port);
     const image = new Tensor({ dtype: 'f32', shape: SHAPE, data: picture });
     const ask = async () => (await client.sendRequest('tensor', { image })).payload.image.data;
     return { ask, close: () => client.close() };
   },
   async 'ipc-base64'() {
-    const client = await connected();
+    const client = await connected(host, port);
     async function ask() {
       const answer = await client.sendRequest('tensor', { image: bytesOf(picture).toString('base64'), shape: SHAPE });
       const bytes = Buffer.from(answer.payload.image, 'base64');
@@ -109,7 +87,7 @@ async function picturesThereAndBack() {
 }
 
 async function main() {
-  const worker = await startWorker();
+  const worker = await startWorker({ script: 'tensors.py', peer, address, python, serverCpu });
   try {
     return await { picture: picturesThereAndBack }[work]();
   } finally {
@@ -117,10 +95,4 @@ async function main() {
   }
 }
 
-main().then((report) => {
-  console.log(JSON.stringify(report));
-  process.exit();
-}, (error) => {
-  console.error(error);
-  process.exit(1);
-});
+reportOf(main());

@@ -48,6 +48,10 @@ pub(super) fn event_loop(listener: &Listener) -> Result<(), String> {
             if !ready.readable {
                 continue;
             }
+            if kept == buffer.len() {
+                // A frame is longer than that.
+                buffer.resize(2 * kept, 0);
+            }
             kept += match peer.socket.read(&mut buffer[kept..]) {
                 // A run ends when any connection does.
                 Ok(0) => return Ok(()),
