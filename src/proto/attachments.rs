@@ -10,7 +10,7 @@
 pub(super) mod bin;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzzing;
-#[cfg(feature = "broker")]
+#[cfg(any(test, feature = "broker"))]
 mod in_json;
 pub(super) mod layout;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -6,6 +6,7 @@ use super::layout::JSON_BYTES_END;
 use super::new::{append_frame, append_front, body_bytes};
 use super::outgoing::{NewAttachment, append_bin};
 use super::*;
+use crate::proto::encode::Head;
 use crate::proto::scanner::tests::cases;
 use crate::proto::{Envelope, ErrorCode, MessageType, Meta};
 
@@ -204,7 +205,7 @@ fn a_frame_is_written_in_one_piece_or_from_its_pieces() {
     let mut meta = Vec::new();
     let bin = std::str::from_utf8(&bin).unwrap();
     Meta { bin: Some(bin), ttl_millis: Some(5), ..Meta::default() }.append_to(&mut meta);
-    let head = crate::proto::Head {
+    let head = Head {
         message_id: b"m",
         app_id: "a",
         channel_id: "c",
@@ -232,8 +233,8 @@ fn a_frame_is_written_in_one_piece_or_from_its_pieces() {
     Meta { bin: Some(bin), ..Meta::default() }.append_to(&mut meta);
     let added = (0..64).map(|id_bytes| {
         let message_id = vec![b'm'; id_bytes];
-        let alone = crate::proto::Head { message_id: &message_id, meta: None, ..head };
-        let with = crate::proto::Head { meta: Some(&meta), ..alone };
+        let alone = Head { message_id: &message_id, meta: None, ..head };
+        let with = Head { meta: Some(&meta), ..alone };
         let bytes = body_bytes(with.body_bytes(payload.len()), [3]).unwrap();
         bytes - alone.body_bytes(payload.len())
     });
