@@ -4,6 +4,7 @@
 //! This is a binary of its own because its allocator counts. It counts by thread, so that the tests
 //! do not affect each other, and server and clients share the thread of their test.
 
+mod attachments;
 mod budget;
 mod large_payloads;
 mod memory;
@@ -52,7 +53,11 @@ fn frame_with_id(
 }
 
 fn connect(connection_id: &str) -> Vec<u8> {
-    let payload = format!(r#"{{"action":"connect","connection_id":"{connection_id}"}}"#);
+    connect_with(connection_id, "")
+}
+
+fn connect_with(connection_id: &str, members: &str) -> Vec<u8> {
+    let payload = format!(r#"{{"action":"connect","connection_id":"{connection_id}"{members}}}"#);
     frame("request", "system", &payload, "null")
 }
 

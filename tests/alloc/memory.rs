@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipc_framework::broker::{Access, Action, Broker, ConnectionKey, Limits, Now, Written};
 
-use super::{connect, contains};
+use super::{connect_with, contains};
 
 /// The broker and its time.
 pub(super) struct Turns {
@@ -68,9 +68,14 @@ impl Memory {
     }
 
     pub(super) fn connected(&mut self, connection_id: &str) -> ConnectionKey {
+        self.connected_with(connection_id, "")
+    }
+
+    /// Connects with more members in the payload, which begin with a comma.
+    pub(super) fn connected_with(&mut self, connection_id: &str, members: &str) -> ConnectionKey {
         let key = self.turns.accept();
         self.sent.resize_with(key.index() + 1, || Vec::with_capacity(64 << 10));
-        self.receive(key, &connect(connection_id));
+        self.receive(key, &connect_with(connection_id, members));
         assert!(contains(&self.sent[key.index()], b"connected"));
         key
     }
