@@ -16,10 +16,13 @@ use ipc_framework::Json;
 use ipc_framework::proto::{ATTACHMENTS_MAX, Dtype, NewAttachment};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyMemoryView, PyTuple};
+
+use crate::aside::aside;
 
 /// A smaller tensor is copied out of its message, so that it does not keep the whole of that in memory.
 const VIEW_BYTES_MIN: usize = 16 << 10;
@@ -271,26 +274,53 @@ pub(crate) fn place<'py>(
     Ok(payload)
 }
 
-/// Returns the object for a tensor. After the first one no code of Python runs, and so no handler of a
-/// signal, whose exception would seem to be one of the message.
+/// Returns the object for a tensor: an array of `numpy`, or a `Tensor` where that has no such type. No code of
+/// Python runs here, and so no handler of a signal, whose exception would seem to be one of the message.
 fn tensor(dtype: Dtype, shape: Vec<u64>, data: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
-    /// The class of arrays, and the types of their elements by the names of the wire.
-    static NUMPY: PyOnceLock<(Py<PyAny>, Py<PyDict>)> = PyOnceLock::new();
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = data.py();
     let shape = PyTuple::new(py, shape)?;
-    if NUMPY.get(py).is_none() {
-        let types = py.import("ipc_framework.tensors")?.call_method0("types_of_numpy")?;
-        if let Some(found) = types.extract()? {
-            // Another thread may have been faster.
-            let _ = NUMPY.set(py, found);
+    if let Some((array, of)) = type_of_numpy(py, dtype)? {
+        return array.call1((shape, of, data));
+    }
+    let class = CLASS.get_or_try_init(py, || {
+        let class = py.import("ipc_framework.tensors")?.getattr("Tensor")?;
+        Ok::<_, PyErr>(class.unbind())
+    })?;
+    let class = class.bind(py);
+    let tensor = class.getattr(intern!(py, "__new__"))?.call1((class,))?;
+    tensor.setattr(intern!(py, "dtype"), dtype.name())?;
+    tensor.setattr(intern!(py, "shape"), shape)?;
+    tensor.setattr(intern!(py, "data"), PyMemoryView::from(&data)?)?;
+    Ok(tensor)
+}
+
+type Class<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+
+/// Returns the class of arrays of `numpy` and its type of elements, if it has that.
+fn type_of_numpy(py: Python<'_>, dtype: Dtype) -> PyResult<Option<Class<'_>>> {
+    /// Both by the names of the wire; None for what was not there.
+    static TYPES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let types = TYPES.get_or_init(py, || PyDict::new(py).unbind()).bind(py);
+    let name = dtype.name();
+    if let Some(known) = types.get_item(name)? {
+        let module = if dtype == Dtype::Bf16 { "ml_dtypes" } else { "numpy" };
+        // The program may have imported it since.
+        if !known.is_none() || !is_imported(py, module)? {
+            return known.extract();
         }
     }
-    if let Some((array, types)) = NUMPY.get(py)
-        && let Some(of) = types.bind(py).get_item(dtype.name())?
-    {
-        return array.bind(py).call1((shape, of, data));
-    }
-    py.import("ipc_framework.tensors")?.call_method1("received", (dtype.name(), shape, data))
+    let found = aside(py, move |py| {
+        let found = py.import("ipc_framework.tensors")?.call_method1("type_of_numpy", (name,))?;
+        Ok(found.unbind())
+    })?;
+    types.set_item(name, &found)?;
+    found.extract(py)
+}
+
+fn is_imported(py: Python<'_>, module: &str) -> PyResult<bool> {
+    let modules = py.import("sys")?.getattr(intern!(py, "modules"))?;
+    Ok(modules.cast::<PyDict>()?.get_item(module)?.is_some_and(|found| !found.is_none()))
 }
 
 fn put<'py>(

@@ -111,14 +111,18 @@ fn from_plain_text(value: &Bound<'_, PyAny>) -> Option<Json<'static>> {
     Json::parse(json).ok()
 }
 
+/// Returns whether an error is one of a payload. Others were raised by the handler of a signal meanwhile, such
+/// as Ctrl-C or a time limit.
+fn is_of_value(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyTypeError>(py)
+        || error.is_instance_of::<PyValueError>(py)
+        || error.is_instance_of::<PyRecursionError>(py)
+}
+
 /// The standard library says what it found, but neither where nor what to do.
 fn explain(value: &Bound<'_, PyAny>, error: PyErr, takes_attachments: bool) -> PyErr {
     let py = value.py();
-    let is_of_value = error.is_instance_of::<PyTypeError>(py)
-        || error.is_instance_of::<PyValueError>(py)
-        || error.is_instance_of::<PyRecursionError>(py);
-    if !is_of_value {
-        // The handler of a signal raised it meanwhile, such as Ctrl-C or a time limit.
+    if !is_of_value(py, &error) {
         return error;
     }
     let what = error.value(py).to_string();
@@ -130,6 +134,7 @@ fn explain(value: &Bound<'_, PyAny>, error: PyErr, takes_attachments: bool) -> P
         });
         match explained {
             Ok(Some(explained)) => explained,
+            Err(other) if !is_of_value(py, &other) => return other,
             _ => format!("the payload cannot be sent as JSON ({what})"),
         }
     };

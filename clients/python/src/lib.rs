@@ -2,6 +2,7 @@
 //! driven from Python. The published classes are Python (`python/ipc_framework`); Rust moves bytes,
 //! keeps connections and tells messages apart, without the GIL.
 
+mod aside;
 mod attachments;
 mod cancelled;
 mod client;

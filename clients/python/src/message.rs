@@ -1,6 +1,7 @@
 //! The Python class `Message` and the Rust type of that name.
 
 use std::borrow::Cow;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipc_framework::{Envelope, Json, Message, MessageType};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -9,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
+use crate::aside::aside;
 use crate::json;
 
 struct Classes {
@@ -82,32 +84,32 @@ pub(crate) fn to_python<'py>(py: Python<'py>, fields: &Fields<'_>) -> PyResult<B
     let of_type = MessageType::ALL.iter().position(|one| *one == fields.message_type);
     let of_type = &classes.types[of_type.unwrap_or_default()];
     let payload = json::to_python(py, &fields.payload)?;
-    if fields.message_id.is_empty() || fields.timestamp == 0.0 {
-        // The class fills them in.
-        let values = (
-            &fields.message_id,
-            &fields.app_id,
-            &fields.channel_id,
-            of_type,
-            payload,
-            fields.timestamp,
-            fields.reply_to.as_deref(),
-        );
-        return classes.message.bind(py).call1(values);
-    }
+    // As the class fills them in.
+    let message_id = if fields.message_id.is_empty() {
+        let core =
+            |py: Python<'_>| py.import("ipc_framework.core")?.call_method0("fresh_id")?.extract();
+        Cow::Owned(aside(py, core)?)
+    } else {
+        Cow::Borrowed(&*fields.message_id)
+    };
+    let timestamp = if fields.timestamp == 0.0 { now() } else { fields.timestamp };
     // No Python code runs here: it is there that handlers of signals run, and what one raises must
     // reach the program, and not become an error of this message.
     let message = classes.new.bind(py).call1((&classes.message,))?;
     let values = message.getattr(intern!(py, "__dict__"))?;
     let values = values.cast::<PyDict>()?;
-    values.set_item(intern!(py, "message_id"), PyString::new(py, &fields.message_id))?;
+    values.set_item(intern!(py, "message_id"), PyString::new(py, &message_id))?;
     values.set_item(intern!(py, "app_id"), PyString::new(py, &fields.app_id))?;
     values.set_item(intern!(py, "channel_id"), PyString::new(py, &fields.channel_id))?;
     values.set_item(intern!(py, "message_type"), of_type)?;
     values.set_item(intern!(py, "payload"), payload)?;
-    values.set_item(intern!(py, "timestamp"), fields.timestamp)?;
+    values.set_item(intern!(py, "timestamp"), timestamp)?;
     values.set_item(intern!(py, "reply_to"), fields.reply_to.as_deref())?;
     Ok(message)
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// Returns the message for an object of the Python class.

@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from peers import STEP_SECONDS_MAX
+from peers import STEP_SECONDS_MAX, run_program
 
 from ipc_framework import FrameworkClient, aio
 
@@ -83,3 +83,109 @@ def test_ctrl_c_while_a_coroutine_handles_a_request_ends_the_loop(rust, alarm):
         if thread.name.endswith("(ask)"):
             thread.join(STEP_SECONDS_MAX)
     assert [answer["code"] for answer in answers] == ["handler_failed"]
+
+
+WHILE_NUMPY_IS_IMPORTED = """
+import asyncio
+import signal
+import sys
+
+from ipc_framework import FrameworkClient, Tensor, aio
+
+GIVEN = Tensor("f32", [2, 2], bytes(16))
+
+
+class TimeLimit(KIND):
+    pass
+
+
+def raises(*_):
+    raise TimeLimit
+
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == MODULE:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGALRM)
+            for _ in range(1_000):
+                pass
+
+
+def has_passed(loop, context):
+    print(type(context["exception"]).__name__)
+    loop.stop()
+
+
+async def ask():
+    async with aio.connect("bench", port=PORT) as client:
+        asyncio.get_running_loop().set_exception_handler(has_passed)
+        await client.request("echo", GIVEN, timeout=10)
+
+
+signal.signal(signal.SIGALRM, raises)
+sys.meta_path.insert(0, Finder())
+try:
+    if IS_ASYNC:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(ask())
+        loop.run_until_complete(task)
+    else:
+        with FrameworkClient("bench", port=PORT) as client:
+            client.send_request("echo", GIVEN)
+except TimeLimit:
+    print("TimeLimit")
+except RuntimeError as error:
+    assert "stopped" in str(error), error
+with FrameworkClient("bench", port=PORT) as client:
+    print(type(client.send_request("echo", GIVEN).payload).__name__)
+"""
+
+
+@pytest.mark.parametrize("kind", ["BaseException", "Exception", "ValueError"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_exception_of_a_signal_handler_while_numpy_is_imported_reaches_the_program(rust, kind, is_async):
+    given = f"KIND, MODULE, PORT, IS_ASYNC = {kind}, 'numpy', {rust.port}, {is_async}\n"
+    ended = run_program(given + WHILE_NUMPY_IS_IMPORTED)
+    assert ended.stdout.split() == ["TimeLimit", "ndarray"], ended.stderr
+
+
+DURING_DLPACK = """
+import signal
+
+from ipc_framework import FrameworkClient
+
+
+class TimeLimit(Exception):
+    pass
+
+
+def raises(*_):
+    raise TimeLimit
+
+
+class Tensor:
+    def __dlpack__(self, **_):
+        signal.raise_signal(signal.SIGALRM)
+        for _ in range(1_000):
+            pass
+
+    def __dlpack_device__(self):
+        return (1, 0)
+
+
+signal.signal(signal.SIGALRM, raises)
+with FrameworkClient("bench", port=PORT) as client:
+    for payload in (Tensor(), {"a": [Tensor(), {1}]}, [{1}, Tensor()]):
+        try:
+            client.send_request("echo", payload)
+        except TimeLimit:
+            print("TimeLimit")
+        except Exception as error:
+            print(type(error).__name__)
+"""
+
+
+def test_an_exception_of_a_signal_handler_while_a_payload_is_encoded_reaches_the_program(rust):
+    ended = run_program(f"PORT = {rust.port}\n" + DURING_DLPACK)
+    assert ended.stdout.split() == ["TimeLimit", "TimeLimit", "SerializationError"], ended.stderr

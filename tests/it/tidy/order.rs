@@ -210,7 +210,7 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "clients/python/src",
         floors: &[
-            "attachments errors json",
+            "aside attachments errors json",
             "inside notices",
             "cancelled message parts",
             "client/errors client/link",

@@ -99,7 +99,7 @@ def _hint(value: Any, takes_attachments: bool) -> Optional[str]:
             return f"of the type {_name(value)}, and only JSON can be sent here; send text, such as base64, or a list"
     except tensors.Refused as error:
         return str(error)
-    except Exception as error:
+    except tensors.REFUSALS as error:
         return f"of the type {_name(value)}, which cannot be read ({error})"
     what = f"of the type {_name(value)}, which JSON cannot say; "
     if hasattr(type(value), "to_numpy"):

@@ -151,6 +151,10 @@ class Found(NamedTuple):
     read: Callable[[], bytes]
 
 
+#: The exceptions by which libraries refuse their memory. Others come from elsewhere, such as the handler of a signal.
+REFUSALS = (ArithmeticError, AttributeError, BufferError, RuntimeError, TypeError, ValueError)
+
+
 class Refused(TypeError):
     """A value that cannot be sent. The text says what it is and what to send in its place."""
 
@@ -286,7 +290,7 @@ def _of_dlpack(value: Any) -> Found:
         return _of_array(numpy.from_dlpack(value))
     except Refused:
         raise
-    except Exception as error:
+    except REFUSALS as error:
         hint = _INSTEAD_OF_BFLOAT16.get(
             str(getattr(value, "dtype", "")), "send an array of NumPy, such as value.detach().cpu().numpy()"
         )
@@ -305,21 +309,20 @@ def _named(value: Any) -> str:
     return f"of the type {name}"
 
 
-def types_of_numpy() -> Optional[Tuple[type, Dict[str, Any]]]:
-    """Returns the class of NumPy's arrays, and its types of elements by the names of dtypes, if NumPy is installed."""
+def type_of_numpy(dtype: str) -> Optional[Tuple[type, Any]]:
+    """Returns the class of NumPy's arrays, and its type of such elements, if it is installed and has that."""
     numpy = _numpy()
-    if numpy is None:
-        return None
-    return numpy.ndarray, {name: numpy.dtype(kind.numpy) for name, kind in DTYPES.items() if kind.numpy}
+    of_numpy = None if numpy is None else DTYPES[dtype].numpy or _bfloat16()
+    return None if numpy is None or of_numpy is None else (numpy.ndarray, numpy.dtype(of_numpy))
 
 
 def received(dtype: str, shape: Shape, data: ReadableBuffer) -> Any:
     """Returns what a program gets for a tensor: a view of the data, which nobody may write to."""
-    numpy = _numpy()
-    of_numpy = None if numpy is None else DTYPES[dtype].numpy or _bfloat16()
-    if numpy is None or of_numpy is None:
+    found = type_of_numpy(dtype)
+    if found is None:
         return Tensor(dtype, shape, data)
-    return numpy.ndarray(shape, of_numpy, data)
+    array, of_numpy = found
+    return array(shape, of_numpy, data)
 
 
 #: Modules that are not there, which are not looked for again.
