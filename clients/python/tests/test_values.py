@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import datetime
 import decimal
 import json
 import math
@@ -20,12 +21,33 @@ class Point:
     x: object
 
 
+class Series:
+    """A column of pandas or polars."""
+
+    def to_numpy(self):
+        raise AssertionError
+
+
+class Table(Series):
+    columns = ["a"]
+
+
+class Picture:
+    """An image of Pillow."""
+
+    __array_interface__ = {}
+
+
 CASES = [
     (math.nan, "nan, and JSON has no NaN and no infinity; send None"),
     (-math.inf, "-inf, and JSON has no NaN and no infinity; send None"),
     (numpy.float64("nan"), "no NaN and no infinity"),
     (numpy.float32("nan"), "nan, and JSON has no NaN and no infinity"),
     (numpy.complex64(1j), "of the type numpy.complex64, and JSON has no complex numbers; send [value.real, "),
+    (datetime.date(2026, 1, 2), "of the type datetime.date, which JSON cannot say; send value.isoformat()"),
+    (Series(), "which JSON cannot say; send value.to_numpy()"),
+    (Table(), "which JSON cannot say; send columns, such as value[name].to_numpy(), or all of it as bytes"),
+    (Picture(), "which JSON cannot say; send numpy.asarray(value)"),
     (numpy.array([{}]), "an array of the dtype object, which cannot be sent; give it a dtype of numbers"),
     (numpy.zeros(2, "i4,f8"), "an array of the dtype [('f0', '<i4'), ('f1', '<f8')], which cannot be sent; send a"),
     ({1, 2}, "of the type set, which JSON cannot say; send list(value)"),

@@ -102,8 +102,15 @@ def _hint(value: Any, takes_attachments: bool) -> Optional[str]:
     except tensors.REFUSALS as error:
         return f"of the type {_name(value)}, which cannot be read ({error})"
     what = f"of the type {_name(value)}, which JSON cannot say; "
-    if hasattr(type(value), "to_numpy"):
+    kind = type(value)
+    if hasattr(kind, "isoformat"):
+        return what + "send value.isoformat()"
+    if hasattr(kind, "columns"):
+        return what + "send columns, such as value[name].to_numpy(), or all of it as bytes in the format of Arrow"
+    if hasattr(kind, "to_numpy"):
         return what + "send value.to_numpy()"
+    if hasattr(kind, "__array_interface__") or hasattr(kind, "__array__"):
+        return what + "send numpy.asarray(value)"
     if isinstance(value, (set, frozenset)):
         return what + "send list(value)"
     return what + "send a dict, a list, a string, a number, a bool, bytes, an array or None"

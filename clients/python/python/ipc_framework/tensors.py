@@ -169,8 +169,11 @@ def find(value: Any) -> Optional[Found]:
         return Found(None, (), lambda: bytes(value))
     if isinstance(value, Tensor):
         return Found(value.dtype, value.shape, value.data.tobytes)
-    if _is_of_numpy(value, "ndarray"):
+    if _is_of("numpy", "ndarray", value):
         return _of_array(value)
+    if _is_of("pyarrow", "Buffer", value):
+        # Its buffer says that it has signed numbers, and has bytes.
+        return Found(None, (), lambda: memoryview(value).tobytes())
     offers_dlpack = getattr(type(value), "__dlpack__", None) is not None
     view = None
     try:
@@ -186,10 +189,10 @@ def find(value: Any) -> Optional[Found]:
     return _of_dlpack(value) if offers_dlpack else None
 
 
-def _is_of_numpy(value: Any, name: str) -> bool:
-    """Returns whether a value is of a class of NumPy. Nothing is, before something has imported NumPy."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, getattr(numpy, name, ()))
+def _is_of(library: str, name: str, value: Any) -> bool:
+    """Returns whether a value is of a class of a library. Nothing is, before something has imported that."""
+    module = sys.modules.get(library)
+    return module is not None and isinstance(value, getattr(module, name, ()))
 
 
 def number(value: Any) -> Any:
@@ -197,7 +200,7 @@ def number(value: Any) -> Any:
 
     :raises Refused: for a scalar that no number of JSON has the value of
     """
-    if not _is_of_numpy(value, "generic") or isinstance(value, bytes):
+    if not _is_of("numpy", "generic", value) or isinstance(value, bytes):
         return None
     kind, item_bytes = value.dtype.kind, value.dtype.itemsize
     if kind == "b":
@@ -271,13 +274,12 @@ def _swapped(data: bytes, part_bytes: int) -> bytes:
     return bytes(swapped)
 
 
-#: What to send in place of arrays that NumPy cannot read, by the names of their dtypes in PyTorch and JAX.
-_INSTEAD_OF_BFLOAT16 = {
-    "torch.bfloat16": (
-        "send value.detach().cpu().float(), or its bits: ipc_framework.Tensor('bf16', tuple(value.shape), "
-        "value.detach().cpu().contiguous().view(torch.int16).numpy())"
-    ),
-    "bfloat16": "send numpy.asarray(value)",
+#: The types of elements of PyTorch that NumPy does not read: that of the same bits, and their name on the wire.
+_BITS_OF_TORCH = {"torch.bfloat16": ("int16", "bf16"), "torch.bool": ("uint8", "bool")}
+#: What to send in place of arrays whose memory cannot be read, by the modules of their classes.
+_INSTEAD = {
+    "pyarrow": "send value.drop_null(), value.to_pylist(), or a table as bytes in the format of Arrow",
+    "torch": "send an array of NumPy, such as value.detach().cpu().numpy()",
 }
 
 
@@ -287,14 +289,26 @@ def _of_dlpack(value: Any) -> Found:
     if numpy is None:
         raise Refused(f"{_named(value)}, whose memory NumPy can read, which is not installed; install numpy")
     try:
-        return _of_array(numpy.from_dlpack(value))
+        if _is_of("torch", "Tensor", value):
+            return _of_torch(numpy, value)
+        # An array of JAX is read so whatever its type is, and on whatever device it is.
+        read = numpy.asarray if _is_of("jax", "Array", value) else numpy.from_dlpack
+        return _of_array(read(value))
     except Refused:
         raise
     except REFUSALS as error:
-        hint = _INSTEAD_OF_BFLOAT16.get(
-            str(getattr(value, "dtype", "")), "send an array of NumPy, such as value.detach().cpu().numpy()"
-        )
+        library = type(value).__module__.partition(".")[0]
+        hint = _INSTEAD.get(library, "send an array of NumPy, such as numpy.asarray(value)")
         raise Refused(f"{_named(value)}, and its memory cannot be read ({error}); {hint}") from error
+
+
+def _of_torch(numpy: Any, tensor: Any) -> Found:
+    # PyTorch puts negations off, and lends the memory without them.
+    tensor = tensor.resolve_conj().resolve_neg()
+    bits, name = _BITS_OF_TORCH.get(str(tensor.dtype), (None, None))
+    if bits is None:
+        return _of_array(numpy.from_dlpack(tensor))
+    return _of_array(numpy.from_dlpack(tensor.view(getattr(sys.modules["torch"], bits))))._replace(dtype=name)
 
 
 def _check_dimensions(shape: Shape) -> None:
