@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import datetime
 import decimal
+import io
 import json
 import math
 
@@ -51,6 +52,8 @@ CASES = [
     (numpy.array([{}]), "an array of the dtype object, which cannot be sent; give it a dtype of numbers"),
     (numpy.zeros(2, "i4,f8"), "an array of the dtype [('f0', '<i4'), ('f1', '<f8')], which cannot be sent; send a"),
     ({1, 2}, "of the type set, which JSON cannot say; send list(value)"),
+    (range(3), "of the type range, which JSON cannot say; send list(value)"),
+    (io.BytesIO(b"file"), "of the type _io.BytesIO, which JSON cannot say; send its bytes: value.read()"),
     (decimal.Decimal(1), "of the type decimal.Decimal, which JSON cannot say; send a dict"),
     (1j, "of the type complex, which JSON cannot say"),
     (object, "of the type type, which JSON cannot say"),

@@ -111,7 +111,9 @@ def _hint(value: Any, takes_attachments: bool) -> Optional[str]:
         return what + "send value.to_numpy()"
     if hasattr(kind, "__array_interface__") or hasattr(kind, "__array__"):
         return what + "send numpy.asarray(value)"
-    if isinstance(value, (set, frozenset)):
+    if hasattr(kind, "read"):
+        return what + "send its bytes: value.read()"
+    if hasattr(kind, "__iter__"):
         return what + "send list(value)"
     return what + "send a dict, a list, a string, a number, a bool, bytes, an array or None"
 
