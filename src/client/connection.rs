@@ -502,8 +502,14 @@ impl Connection {
         (self.socket, self.buffer, self.id, self.welcome)
     }
 
-    /// Writes the frame that was encoded last.
+    /// Sends the frame that was encoded last.
     fn send(&mut self) -> Result<(), Error> {
+        let sent = self.write();
+        self.encoder.release();
+        sent
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
         if self.encoder.has_attachments() && !self.has_binary() {
             return Err(Error::unsupported_attachments());
         }
@@ -511,12 +517,12 @@ impl Connection {
             return Err(Error::lost(Execution::Never, None));
         }
         let frame = self.encoder.frame();
-        let mut rest = frame;
-        while !rest.is_empty() {
-            match self.socket.send(rest) {
-                Ok(bytes) => rest = &rest[bytes..],
+        let (frame_bytes, mut sent) = (frame.len(), 0);
+        while sent < frame_bytes {
+            match self.socket.send_frame(frame, sent) {
+                Ok(bytes) => sent += bytes,
                 Err(error) => {
-                    self.torn = rest.len() < frame.len();
+                    self.torn = sent > 0;
                     return Err(if error.kind() == ErrorKind::WouldBlock {
                         let waiting_for = "room at the server, which does not read,";
                         Error::deadline(waiting_for, self.timeout)

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::attachments::Attachments;
@@ -19,8 +19,36 @@ pub struct Carried<'a> {
 #[derive(Clone)]
 enum Tail<'a> {
     Borrowed(&'a [u8]),
-    /// A part of what was received or written, in memory that every copy of the payload shares.
-    Shared(Arc<Vec<u8>>, Range<usize>),
+    Shared(SharedBytes),
+}
+
+/// A part of what was received or written, in memory that every copy of the payload shares.
+#[derive(Clone)]
+pub(crate) struct SharedBytes {
+    memory: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl From<Vec<u8>> for SharedBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self { memory: Arc::new(bytes), range }
+    }
+}
+
+impl Deref for SharedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.memory.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+/// Their number; they may be many.
+impl fmt::Debug for SharedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedBytes({})", self.range.len())
+    }
 }
 
 impl<'a> Carried<'a> {
@@ -34,17 +62,16 @@ impl<'a> Carried<'a> {
     /// Takes attachments of this process: the text of `bin`, and the bytes of all, each with its padding.
     pub(super) fn of(bin: Vec<u8>, bytes: Vec<u8>, count: usize) -> Carried<'static> {
         let bin = String::from_utf8(bin).unwrap_or_default().into();
-        let range = 0..bytes.len();
-        Carried { bin, tail: Tail::Shared(Arc::new(bytes), range), count }
+        Carried { bin, tail: Tail::Shared(bytes.into()), count }
     }
 
     /// Returns the same attachments without a borrow. What is shared already is not copied.
     pub(super) fn into_owned(self) -> Carried<'static> {
         let tail = match self.tail {
-            Tail::Borrowed(bytes) => Tail::Shared(Arc::new(bytes.to_vec()), 0..bytes.len()),
-            Tail::Shared(bytes, range) => Tail::Shared(bytes, range),
+            Tail::Borrowed(bytes) => bytes.to_vec().into(),
+            Tail::Shared(bytes) => bytes,
         };
-        Carried { bin: self.bin.into_owned().into(), tail, count: self.count }
+        Carried { bin: self.bin.into_owned().into(), tail: Tail::Shared(tail), count: self.count }
     }
 
     /// Returns the same attachments without a borrow. Those that lie in this memory are not copied.
@@ -56,7 +83,7 @@ impl<'a> Carried<'a> {
         if memory.get(range.clone()).is_none_or(|found| found.as_ptr() != bytes.as_ptr()) {
             return self.into_owned();
         }
-        let tail = Tail::Shared(Arc::clone(memory), range);
+        let tail = Tail::Shared(SharedBytes { memory: Arc::clone(memory), range });
         Carried { bin: self.bin.into_owned().into(), tail, count: self.count }
     }
 
@@ -65,7 +92,7 @@ impl<'a> Carried<'a> {
     pub(crate) fn to_borrowed(&self) -> Carried<'_> {
         let tail = match &self.tail {
             Tail::Borrowed(bytes) => Tail::Borrowed(bytes),
-            Tail::Shared(bytes, range) => Tail::Shared(Arc::clone(bytes), range.clone()),
+            Tail::Shared(bytes) => Tail::Shared(bytes.clone()),
         };
         Carried { bin: Cow::Borrowed(&self.bin), tail, count: self.count }
     }
@@ -79,7 +106,16 @@ impl<'a> Carried<'a> {
     pub(crate) fn tail(&self) -> &[u8] {
         match &self.tail {
             Tail::Borrowed(bytes) => bytes,
-            Tail::Shared(bytes, range) => bytes.get(range.clone()).unwrap_or_default(),
+            Tail::Shared(bytes) => bytes,
+        }
+    }
+
+    /// Returns the same in memory that outlives the payload: a copy only of what is borrowed.
+    #[cfg(feature = "net")]
+    pub(crate) fn shared_tail(&self) -> SharedBytes {
+        match &self.tail {
+            Tail::Borrowed(bytes) => bytes.to_vec().into(),
+            Tail::Shared(bytes) => bytes.clone(),
         }
     }
 

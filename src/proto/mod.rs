@@ -100,6 +100,8 @@ pub(crate) use attachments::new::{append_front, body_bytes};
 pub(crate) use buffer_pool::SharedFrame;
 #[cfg(feature = "broker")]
 pub(crate) use carried::Carried;
+#[cfg(feature = "net")]
+pub(crate) use carried::SharedBytes;
 #[cfg(feature = "broker")]
 pub(crate) use encode::{Defaults, Head, META_TEXT_BYTES, MessageHead, frame as encode_frame};
 #[cfg(feature = "broker")]

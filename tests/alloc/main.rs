@@ -6,6 +6,7 @@
 
 mod attachments;
 mod budget;
+mod client_attachments;
 mod large_payloads;
 mod memory;
 

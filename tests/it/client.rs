@@ -1,6 +1,6 @@
 //! The clients against this server.
 
-mod attachments;
+pub(crate) mod attachments;
 mod batches;
 mod bounds;
 mod calls;
@@ -9,6 +9,7 @@ mod closing;
 mod connection;
 mod connection_calls;
 mod ends;
+pub(crate) mod large_attachments;
 mod liveness;
 mod losses;
 pub(crate) mod many_threads;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use uuid::Uuid;
 
+use crate::client::wire::encoded_frame::EncodedFrame;
 use crate::client::wire::encoder::{has_attachments, has_headers, strip_meta};
 
 /// The connections by which a message may be sent.
@@ -23,7 +24,7 @@ pub(crate) enum Kind {
 
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    pub(crate) frame: Vec<u8>,
+    pub(crate) frame: EncodedFrame,
     pub(crate) kind: Kind,
     pub(crate) request: Option<Uuid>,
     /// The message's place in the order in which callers sent them.
@@ -97,10 +98,10 @@ impl Outbox {
     /// Returns the unsent part of the first message, and the messages behind it up to a request
     /// that nobody waits for any more.
     pub(crate) fn parts(&self, is_wanted: impl Fn(Uuid) -> bool) -> impl Iterator<Item = &[u8]> {
-        let head = self.queue.front().map(|head| &head.frame[self.head_sent..]);
+        let head = self.queue.front().into_iter().flat_map(|head| head.frame.rest(self.head_sent));
         let others = self.queue.iter().skip(1);
         let others = others.take_while(move |one| one.request.is_none_or(&is_wanted));
-        head.into_iter().chain(others.map(|one| &*one.frame))
+        head.chain(others.flat_map(|one| one.frame.rest(0)))
     }
 
     /// Notes that more bytes have left: takes them from `bytes` up to the end of the first message,
@@ -185,10 +186,10 @@ impl Outbox {
     pub(crate) fn strip_held(&mut self) -> Vec<Uuid> {
         let mut with_headers = Vec::new();
         for held in &mut self.held {
-            let request = held.request.filter(|_| has_headers(&held.frame, held.meta_bytes));
+            let request = held.request.filter(|_| has_headers(&held.frame.front, held.meta_bytes));
             with_headers.extend(request);
             self.held_bytes -= held.frame.len();
-            strip_meta(&mut held.frame, std::mem::take(&mut held.meta_bytes));
+            strip_meta(&mut held.frame.front, std::mem::take(&mut held.meta_bytes));
             self.held_bytes += held.frame.len();
         }
         with_headers
@@ -196,7 +197,7 @@ impl Outbox {
 
     /// Removes the messages with attachments that wait for the next connection, which does not take them.
     pub(crate) fn take_attached(&mut self) -> Vec<Outgoing> {
-        let is_attached = |held: &Outgoing| has_attachments(&held.frame);
+        let is_attached = |held: &Outgoing| has_attachments(&held.frame.front);
         if !self.held.iter().any(is_attached) {
             return Vec::new();
         }
@@ -224,7 +225,8 @@ mod tests {
     use super::*;
 
     fn outgoing(outbox: &mut Outbox, request: Option<Uuid>) -> Outgoing {
-        let (frame, number) = (vec![0; 10], outbox.number());
+        let frame = EncodedFrame { front: vec![0; 10], tail: None };
+        let number = outbox.number();
         Outgoing { frame, kind: Kind::AnyConnection, request, number, meta_bytes: 0 }
     }
 

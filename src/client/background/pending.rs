@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::outbox::Kind;
 use super::waiter::Waiter;
 use crate::client::error::{Error, Execution};
+use crate::client::wire::encoded_frame::EncodedFrame;
 use crate::proto::ErrorCode;
 use crate::proto::frame::HEADER_BYTES;
 
@@ -39,7 +40,7 @@ struct Request {
 /// A frame that may be sent again.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    pub(crate) frame: Vec<u8>,
+    pub(crate) frame: EncodedFrame,
     pub(crate) number: u64,
     pub(crate) meta_bytes: usize,
 }
@@ -217,7 +218,7 @@ impl Pending {
         request: Option<Uuid>,
         number: u64,
         frame_bytes: usize,
-        frame: impl FnOnce() -> (Vec<u8>, usize),
+        frame: impl FnOnce() -> (EncodedFrame, usize),
     ) {
         let body_bytes = frame_bytes - HEADER_BYTES;
         self.sent_bytes += frame_bytes as u64;

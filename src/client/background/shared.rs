@@ -406,7 +406,7 @@ impl Shared {
             Link::Up(socket) => {
                 if !state.outbox.has_queued() && !waits {
                     // The driver notices a failed write too, and handles it.
-                    sent = socket.send(encoder.frame()).unwrap_or_default();
+                    sent = socket.send_frame(encoder.frame(), 0).unwrap_or_default();
                 }
                 true
             }
@@ -421,6 +421,7 @@ impl Shared {
         if sent == frame_bytes {
             let kept = || (encoder.take_frame(), meta_bytes);
             state.pending.note_sent(kind, request, number, frame_bytes, kept);
+            encoder.release();
             return Ok(());
         }
         if meta_bytes > 0

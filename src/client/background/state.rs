@@ -18,6 +18,7 @@ use crate::client::client_options::{ClientOptions, WhileDisconnected};
 use crate::client::error::Error;
 use crate::client::server_limits::ServerLimits;
 use crate::client::wire::answer::Welcome;
+use crate::client::wire::encoded_frame::fill;
 use crate::client::wire::encoder::{Encoder, Heading};
 use crate::client::wire::socket::Socket;
 use crate::proto::Message;
@@ -75,7 +76,7 @@ pub(crate) struct State {
     pub(crate) end: Option<Result<(), Error>>,
 }
 
-/// The most messages that one system call writes.
+/// The most pieces of messages that one system call writes.
 const PARTS_MAX: usize = 64;
 
 /// The times that callers asked the driver to read what has arrived, and those of them that it has
@@ -136,7 +137,7 @@ impl Loss {
     }
 }
 
-/// Returns the channel and the id of a message with attachments.
+/// Returns the channel and the id of a message with attachments, of whose frame this is the beginning.
 fn ids_of(frame: &[u8]) -> Option<(String, String)> {
     let envelope = Envelope::parse_binary(frame.get(HEADER_BYTES..)?).ok()?;
     let text = |id: JsonStr<'_>| id.decode().into_owned();
@@ -238,8 +239,7 @@ impl State {
                 continue;
             }
             let mut slices = [IoSlice::new(&[]); PARTS_MAX];
-            let parts = outbox.parts(|id| pending.contains(id)).zip(&mut slices);
-            let count = parts.map(|(part, slice)| *slice = IoSlice::new(part)).count();
+            let count = fill(&mut slices, outbox.parts(|id| pending.contains(id)));
             let mut sent = match socket.send_parts(&slices[..count]) {
                 Ok(bytes) => bytes,
                 Err(error) => return (written, error.kind() != ErrorKind::WouldBlock),
@@ -307,7 +307,7 @@ impl State {
                 let forgotten = request.and_then(|id| self.pending.forget(id));
                 match forgotten {
                     Some(it) => unsupported.push((it.waiter, Error::unsupported_attachments())),
-                    None => refused.extend(ids_of(&frame).filter(|_| request.is_none())),
+                    None => refused.extend(ids_of(&frame.front).filter(|_| request.is_none())),
                 }
             }
         }

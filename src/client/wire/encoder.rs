@@ -8,6 +8,7 @@ use chacha20::ChaCha8Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 use uuid::Uuid;
 
+use super::encoded_frame::EncodedFrame;
 use crate::client::error::Error;
 use crate::client::payload::Payload;
 use crate::proto::frame::HEADER_BYTES;
@@ -18,6 +19,9 @@ use crate::proto::{
 
 /// A buffer up to this size is kept for the next message.
 const BYTES_KEPT: usize = 1 << 20;
+/// Attachments of this size on are sent from where they lie. Smaller ones are copied behind the JSON, so
+/// that TLS has no record more for them.
+const APART_BYTES_MIN: usize = 16 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Encoder {
@@ -62,7 +66,7 @@ impl Encoder {
             .map_err(|error| Error::system("random bytes")(std::io::Error::other(error)))?;
         Ok(Self {
             app_id: escape(app_id),
-            buffer: Buffer { body_bytes_max, frame: Vec::new(), frame_bytes: 0, meta_bytes: 0 },
+            buffer: Buffer { body_bytes_max, ..Buffer::default() },
             ids: ChaCha8Rng::from_seed(seed),
             timestamp: Timestamp::default(),
         })
@@ -75,8 +79,13 @@ impl Encoder {
     }
 
     /// Returns the frame that was encoded last.
-    pub(crate) fn frame(&self) -> &[u8] {
+    pub(crate) fn frame(&self) -> &EncodedFrame {
         &self.buffer.frame
+    }
+
+    /// Gives up the attachments of that frame, which was sent.
+    pub(crate) fn release(&mut self) {
+        self.buffer.frame.tail = None;
     }
 
     /// Returns how many bytes of that frame are its `meta`, with the key.
@@ -86,21 +95,21 @@ impl Encoder {
 
     /// Returns whether the frame that was encoded last has attachments.
     pub(crate) fn has_attachments(&self) -> bool {
-        has_attachments(&self.buffer.frame)
+        has_attachments(&self.buffer.frame.front)
     }
 
     /// Returns whether the `meta` of the frame that was encoded last has headers.
     pub(crate) fn has_headers(&self) -> bool {
-        has_headers(&self.buffer.frame, self.buffer.meta_bytes)
+        has_headers(&self.buffer.frame.front, self.buffer.meta_bytes)
     }
 
     /// Removes the `meta` of the frame that was encoded last.
     pub(crate) fn strip_meta(&mut self) {
-        strip_meta(&mut self.buffer.frame, std::mem::take(&mut self.buffer.meta_bytes));
+        strip_meta(&mut self.buffer.frame.front, std::mem::take(&mut self.buffer.meta_bytes));
     }
 
     /// Takes the frame that was encoded last.
-    pub(crate) fn take_frame(&mut self) -> Vec<u8> {
+    pub(crate) fn take_frame(&mut self) -> EncodedFrame {
         std::mem::take(&mut self.buffer.frame)
     }
 
@@ -156,25 +165,27 @@ impl Encoder {
 }
 
 /// The frame that was encoded last, in a buffer that is reused.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Buffer {
     body_bytes_max: usize,
-    frame: Vec<u8>,
-    /// Size of the last frame, for which a new buffer reserves room.
-    frame_bytes: usize,
+    frame: EncodedFrame,
+    /// Size of the last frame without attachments that lie apart, for which a new buffer reserves room.
+    front_bytes: usize,
     /// The bytes of its `meta`, with the key.
     meta_bytes: usize,
 }
 
 impl Buffer {
     fn encode<T: Payload + ?Sized>(&mut self, head: &Head<'_>, payload: &T) -> Result<(), Error> {
-        if self.frame.capacity() > BYTES_KEPT {
-            self.frame = Vec::new();
+        self.frame.tail = None;
+        let front = &mut self.frame.front;
+        if front.capacity() > BYTES_KEPT {
+            *front = Vec::new();
         }
-        if self.frame.capacity() == 0 {
-            self.frame.reserve(self.frame_bytes.min(BYTES_KEPT));
+        if front.capacity() == 0 {
+            front.reserve(self.front_bytes.min(BYTES_KEPT));
         }
-        self.frame.clear();
+        front.clear();
         let mut payload_at = 0..0;
         let mut carried = None;
         let write = |out: &mut Vec<u8>| {
@@ -183,13 +194,13 @@ impl Buffer {
             payload_at.end = out.len();
             Ok(())
         };
-        encode_frame(&mut self.frame, head, write).map_err(Error::NotJson)?;
+        encode_frame(front, head, write).map_err(Error::NotJson)?;
         self.meta_bytes = head.meta.map_or(0, |meta| META_KEY_BYTES + meta.len());
         if let Some(carried) = carried {
             self.attach(head, payload_at, &carried)?;
         }
-        self.frame_bytes = self.frame.len();
-        let body_bytes = self.frame_bytes - HEADER_BYTES;
+        self.front_bytes = self.frame.front.len();
+        let body_bytes = self.frame.len() - HEADER_BYTES;
         if body_bytes > self.body_bytes_max {
             return Err(Error::TooLarge { body_bytes, body_bytes_max: self.body_bytes_max });
         }
@@ -204,7 +215,8 @@ impl Buffer {
         payload_at: Range<usize>,
         carried: &Carried<'_>,
     ) -> Result<(), Error> {
-        let payload = self.frame[payload_at].to_vec();
+        let front = &mut self.frame.front;
+        let payload = front[payload_at].to_vec();
         let meta = with_bin(head.meta, carried.bin());
         let head = Head { meta: Some(&meta), ..*head };
         let (json_bytes, tail) = (head.body_bytes(payload.len()), carried.tail());
@@ -214,10 +226,13 @@ impl Buffer {
         if body_bytes > self.body_bytes_max {
             return Err(too_large(body_bytes, self.body_bytes_max));
         }
-        self.frame.clear();
-        self.frame.reserve_exact(HEADER_BYTES + body_bytes);
-        append_front(&mut self.frame, &head, &payload, body_bytes);
-        self.frame.extend_from_slice(tail);
+        front.clear();
+        append_front(front, &head, &payload, body_bytes);
+        if tail.len() < APART_BYTES_MIN {
+            front.extend_from_slice(tail);
+        } else {
+            self.frame.tail = Some(carried.shared_tail());
+        }
         self.meta_bytes = META_KEY_BYTES + meta.len();
         Ok(())
     }
@@ -296,7 +311,7 @@ mod tests {
         let mut encoder = Encoder::new("an \"app\"", 1 << 20).unwrap();
         let heading = Heading::answer("a\nchannel", "q\\1");
         let id = encoder.value(heading, &[1, 2]).unwrap();
-        let envelope = Envelope::parse(&encoder.frame()[HEADER_BYTES..]).unwrap();
+        let envelope = Envelope::parse(&encoder.frame().front[HEADER_BYTES..]).unwrap();
         assert_eq!(envelope.message_id().raw(), id.to_string());
         assert!(envelope.app_id().matches("an \"app\""));
         assert!(envelope.channel_id().matches("a\nchannel"));
@@ -306,7 +321,7 @@ mod tests {
 
         let message = Message::from(&envelope);
         encoder.message(&message, None).unwrap();
-        let again = Envelope::parse(&encoder.frame()[HEADER_BYTES..]).unwrap();
+        let again = Envelope::parse(&encoder.frame().front[HEADER_BYTES..]).unwrap();
         assert_eq!(Message::from(&again), message);
     }
 
@@ -315,17 +330,17 @@ mod tests {
         let mut encoder = Encoder::new("app", 1 << 20).unwrap();
         let heading = Heading::request("c", Some(b"{\"ttl\":5}"));
         encoder.value(heading, &1).unwrap();
-        let frame = encoder.frame().to_vec();
+        let frame = encoder.frame().front.clone();
         let extended = Envelope::parse_extended(&frame[HEADER_BYTES..]).unwrap();
         assert_eq!(extended.meta().unwrap().as_str(), "{\"ttl\":5}");
         encoder.strip_meta();
         let body_bytes = (encoder.frame().len() - HEADER_BYTES) as u32;
-        assert_eq!(encoder.frame()[..HEADER_BYTES], body_bytes.to_be_bytes());
-        let plain = Envelope::parse(&encoder.frame()[HEADER_BYTES..]).unwrap();
+        assert_eq!(encoder.frame().front[..HEADER_BYTES], body_bytes.to_be_bytes());
+        let plain = Envelope::parse(&encoder.frame().front[HEADER_BYTES..]).unwrap();
         assert_eq!(Message::from(&plain), Message::from(&extended));
-        let stripped = encoder.frame().to_vec();
+        let stripped = encoder.frame().front.clone();
         encoder.strip_meta();
-        assert_eq!(encoder.frame(), stripped);
+        assert_eq!(encoder.frame().front, stripped);
     }
 
     #[test]

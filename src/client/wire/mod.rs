@@ -2,6 +2,7 @@
 
 mod addresses;
 pub(super) mod answer;
+pub(super) mod encoded_frame;
 pub(super) mod encoder;
 pub(super) mod frames;
 mod no_signal;

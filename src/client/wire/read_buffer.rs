@@ -9,6 +9,14 @@ use crate::proto::frame::{self, Frame, HEADER_BYTES};
 const BYTES_MIN: usize = 64 << 10;
 /// A buffer that has grown is kept up to this size.
 const BYTES_KEPT: usize = 1 << 20;
+/// A buffer grows by this factor at most, so that little memory is taken for bytes that never come. It is
+/// enough for 1 MiB and what is around it at once.
+const GROWTH_MAX: usize = 20;
+/// Room behind a large frame: a read that gets its end alone is a short one, after which none is needed to
+/// find out that nothing more is there.
+const BEHIND_BYTES: usize = 4 << 10;
+/// The memory of a frame up to this size is used again for another one, when its message is dropped.
+const SPARE_BYTES_MAX: usize = BYTES_KEPT / 4 * 5;
 /// The place of the first frame. Its body is then as aligned as large blocks of memory are, to 16 bytes.
 const BEGIN: usize = 16 - HEADER_BYTES;
 /// Frames with attachments from this size on leave the buffer with its memory; smaller ones are copied.
@@ -23,6 +31,10 @@ pub(crate) struct ReadBuffer {
     end: usize,
     body_bytes_max: usize,
     detached: Option<Detached>,
+    /// The buffer for small frames while `bytes` is the memory of a large one, or nothing.
+    usual: Vec<u8>,
+    /// The memory of a frame that has left. Its message may still exist.
+    spare: Option<Arc<Vec<u8>>>,
 }
 
 /// A frame with attachments in memory of its own.
@@ -34,8 +46,15 @@ struct Detached {
 
 impl ReadBuffer {
     pub(crate) fn new(body_bytes_max: usize) -> Self {
-        let (bytes, detached) = (vec![0; BEGIN + BYTES_MIN], None);
-        Self { bytes, start: BEGIN, end: BEGIN, body_bytes_max, detached }
+        Self {
+            bytes: vec![0; BEGIN + BYTES_MIN],
+            start: BEGIN,
+            end: BEGIN,
+            body_bytes_max,
+            detached: None,
+            usual: Vec::new(),
+            spare: None,
+        }
     }
 
     /// Gives the next frame its memory, if it has attachments, is large and is complete.
@@ -66,7 +85,10 @@ impl ReadBuffer {
             self.detached = Some(Detached { bytes: Arc::new(bytes), body });
             return;
         }
-        let mut others = vec![0; BEGIN + rest.len().max(BYTES_MIN)];
+        let mut others = std::mem::take(&mut self.usual);
+        if others.len() < BEGIN + rest.len().max(BYTES_MIN) {
+            others = vec![0; BEGIN + rest.len().max(BYTES_MIN)];
+        }
         others[BEGIN..BEGIN + rest.len()].copy_from_slice(rest);
         (self.start, self.end) = (BEGIN, BEGIN + rest.len());
         let mut bytes = std::mem::replace(&mut self.bytes, others);
@@ -94,29 +116,79 @@ impl ReadBuffer {
     }
 
     pub(crate) fn consume(&mut self, frame_bytes: usize) {
-        if self.detached.take().is_some() {
+        if let Some(detached) = self.detached.take() {
+            self.keep(detached.bytes);
             return;
         }
         self.start += frame_bytes;
         debug_assert!(self.start <= self.end);
     }
 
+    /// Keeps memory to use it again. A caller who looks at one message while the next one comes needs two
+    /// pieces in turn.
+    #[cold]
+    fn keep(&mut self, memory: Arc<Vec<u8>>) {
+        let is_free = |spare: &Arc<Vec<u8>>| Arc::strong_count(spare) == 1;
+        if memory.capacity() <= SPARE_BYTES_MAX && !self.spare.as_ref().is_some_and(is_free) {
+            self.spare = Some(memory);
+        }
+    }
+
     /// Returns the room for the next bytes, which is never empty. The buffer grows with the bytes
-    /// that have arrived, never with the length that a header announces.
+    /// that have arrived, and up to the length that a header announces.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (BEGIN, BEGIN);
             if self.bytes.len() > BYTES_KEPT {
-                self.bytes = vec![0; BEGIN + BYTES_MIN];
+                self.bytes = match std::mem::take(&mut self.usual) {
+                    usual if usual.is_empty() => vec![0; BEGIN + BYTES_MIN],
+                    usual => usual,
+                };
             }
         } else if self.start > BEGIN && self.bytes.len() - self.end < self.bytes.len() / 2 {
             self.bytes.copy_within(self.start..self.end, BEGIN);
             (self.start, self.end) = (BEGIN, BEGIN + self.end - self.start);
         }
         if self.end == self.bytes.len() {
-            self.bytes.resize(self.end * 2, 0);
+            self.grow();
         }
         &mut self.bytes[self.end..]
+    }
+
+    /// Makes room behind the bytes, which fill the buffer from its beginning.
+    #[cold]
+    fn grow(&mut self) {
+        let bytes_max = self.end * GROWTH_MAX;
+        let bytes = match frame::decode(&self.bytes[self.start..], self.body_bytes_max) {
+            Frame::Partial { frame_bytes } => BEGIN + frame_bytes + BEHIND_BYTES,
+            _ => 0,
+        };
+        if self.bytes.get(self.start + HEADER_BYTES) != Some(&0) {
+            // Frames of JSON stay in the buffer, and the next one may be a little longer.
+            self.bytes.resize(bytes.clamp(self.end * 2, bytes_max), 0);
+            return;
+        }
+        let mut memory = self.memory(bytes.clamp(self.end + 1, bytes_max));
+        memory[self.start..self.end].copy_from_slice(&self.bytes[self.start..]);
+        let smaller = std::mem::replace(&mut self.bytes, memory);
+        if smaller.len() <= BYTES_KEPT {
+            self.usual = smaller;
+        }
+    }
+
+    /// Returns memory of this size, and does not clear what was a frame before.
+    fn memory(&mut self, bytes: usize) -> Vec<u8> {
+        // If it does not suit, it makes room for this one.
+        let free = self.spare.take_if(|spare| Arc::strong_count(spare) == 1);
+        let spare = free.and_then(Arc::into_inner);
+        let suits = |spare: &Vec<u8>| (bytes..=bytes / 4 * 5).contains(&spare.capacity());
+        spare.filter(suits).map_or_else(
+            || vec![0; bytes],
+            |mut memory| {
+                memory.resize(bytes, 0);
+                memory
+            },
+        )
     }
 
     /// Notes that this many bytes were read into the [`room`](Self::room).
@@ -203,7 +275,7 @@ mod tests {
         let kept = Arc::clone(buffer.detached().unwrap());
         let Frame::Complete { body, frame_bytes } = buffer.peek() else { panic!() };
         assert_eq!(body.as_ptr().align_offset(16), 0);
-        assert_eq!(kept.capacity(), kept.len());
+        assert!(kept.capacity() <= kept.len() + BEHIND_BYTES);
         buffer.consume(frame_bytes);
         assert_eq!(kept[kept.len() - large.len()..], large);
     }

@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer};
 use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
 use super::addresses;
+use super::encoded_frame::{EncodedFrame, fill};
 use super::no_signal::NO_SIGNAL;
 #[cfg(feature = "tls")]
 use super::tls_session::Session;
@@ -142,9 +143,18 @@ impl Socket {
         self.session().is_some_and(|session| session.holds_more())
     }
 
-    /// Writes as many bytes as the kernel takes. If the peer is gone that is an error, never a
-    /// signal. The rest of `bytes` must be written next, even if its sender has given up.
-    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes as many bytes of a frame, of which `sent` have left, as the kernel takes. If the peer is gone
+    /// that is an error, never a signal. The rest must be written next, even if its sender has given up.
+    pub(crate) fn send_frame(&self, frame: &EncodedFrame, sent: usize) -> io::Result<usize> {
+        if frame.tail.is_none() {
+            return self.send(&frame.front[sent..]);
+        }
+        let mut slices = [IoSlice::new(&[]); 2];
+        let count = fill(&mut slices, frame.rest(sent));
+        self.send_parts(&slices[..count])
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(mut session) = self.session() {
             return session.write(&self.inner, bytes);
@@ -152,7 +162,7 @@ impl Socket {
         retry(|| rustix::net::send(&self.inner, bytes, NO_SIGNAL))
     }
 
-    /// As [`send`](Self::send), for the first of several messages and, without TLS, for more.
+    /// Does the same with the first of several pieces and, without TLS, with more.
     pub(crate) fn send_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let first = parts.first().map_or(&[][..], |first| first);
         // What TLS owes after a partial write belongs to the message that was begun.

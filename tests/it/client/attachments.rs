@@ -13,14 +13,14 @@ use crate::support::HANG;
 type Answer<'a> = (Tensor<'a, u32>, Option<u8>);
 
 /// The members of a welcome with these extensions.
-fn welcome(extensions: &[&str]) -> Value {
+pub(crate) fn welcome(extensions: &[&str]) -> Value {
     json!({
         "extensions": extensions,
         "limits": {"max_frame_bytes": 1_000_000, "request_timeout_ms": 30_000},
     })
 }
 
-fn connect(extensions: &'static [&'static str]) -> (Scripted, Client, Side) {
+pub(super) fn connect(extensions: &'static [&'static str]) -> (Scripted, Client, Side) {
     let script = Scripted::new();
     let options = script.options();
     let connecting = std::thread::spawn(move || options.connect().unwrap());
@@ -28,7 +28,7 @@ fn connect(extensions: &'static [&'static str]) -> (Scripted, Client, Side) {
     (script, connecting.join().unwrap(), side)
 }
 
-fn connect_alone(extensions: &[&str]) -> (Connection, Side) {
+pub(super) fn connect_alone(extensions: &[&str]) -> (Connection, Side) {
     let script = Scripted::new();
     let options = script.options().connection;
     let connecting = std::thread::spawn(move || options.connect().unwrap());
@@ -36,7 +36,7 @@ fn connect_alone(extensions: &[&str]) -> (Connection, Side) {
     (connecting.join().unwrap(), side)
 }
 
-const BOTH: &[&str] = &["call", "binary"];
+pub(crate) const BOTH: &[&str] = &["call", "binary"];
 
 fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.resize(bytes.len().next_multiple_of(64), 0);
@@ -44,7 +44,7 @@ fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// Writes a body by the words of the protocol.
-fn body(message: &Value, attachments: &[&[u8]]) -> Vec<u8> {
+pub(super) fn body(message: &Value, attachments: &[&[u8]]) -> Vec<u8> {
     let text = message.to_string();
     let mut body = u32::try_from(text.len()).unwrap().to_be_bytes().to_vec();
     body.extend_from_slice(text.as_bytes());
@@ -57,7 +57,7 @@ fn body(message: &Value, attachments: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Takes a body apart by the words of the protocol: the message, and the bytes of its attachments.
-fn split(body: &[u8]) -> (Value, Vec<Vec<u8>>) {
+pub(crate) fn split(body: &[u8]) -> (Value, Vec<Vec<u8>>) {
     let json_bytes = u32::from_be_bytes(body[..4].try_into().unwrap()) as usize;
     let message: Value = serde_json::from_slice(&body[4..4 + json_bytes]).unwrap();
     let mut at = (4 + json_bytes).next_multiple_of(64);
@@ -74,12 +74,12 @@ fn split(body: &[u8]) -> (Value, Vec<Vec<u8>>) {
     (message, data)
 }
 
-fn receive(side: &mut Side) -> (Value, Vec<Vec<u8>>) {
+pub(super) fn receive(side: &mut Side) -> (Value, Vec<Vec<u8>>) {
     split(&side.try_receive_body().unwrap())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "they are made for it alone")]
-fn message(message_type: &str, channel_id: &str, payload: Value, meta: Value) -> Value {
+pub(super) fn message(message_type: &str, channel_id: &str, payload: Value, meta: Value) -> Value {
     json!({
         "message_id": "from the server", "app_id": "app", "channel_id": channel_id,
         "message_type": message_type, "payload": payload, "timestamp": 1.5, "reply_to": null,
@@ -87,7 +87,7 @@ fn message(message_type: &str, channel_id: &str, payload: Value, meta: Value) ->
     })
 }
 
-fn answer(request: &Value, payload: Value, meta: Value) -> Value {
+pub(super) fn answer(request: &Value, payload: Value, meta: Value) -> Value {
     let mut answer = message("response", request["channel_id"].as_str().unwrap(), payload, meta);
     answer["reply_to"] = request["message_id"].clone();
     answer

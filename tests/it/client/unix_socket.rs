@@ -12,12 +12,12 @@ use crate::cli::{Running, serve};
 use crate::scratch::Scratch;
 use crate::support::{HANG, together};
 
-fn start(path: &Path) -> Running {
+pub(super) fn start(path: &Path) -> Running {
     let path = path.to_str().unwrap();
     Running::start(serve(&["--demo", "--host", "127.0.0.1", "--port", "0", "--unix", path]))
 }
 
-fn options(path: &Path) -> ClientOptions {
+pub(super) fn options(path: &Path) -> ClientOptions {
     patient("bench", Endpoint::unix(path))
 }
 

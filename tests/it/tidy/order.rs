@@ -122,7 +122,7 @@ const ROOMS: &[Room] = &[
             "options event request_options",
             "client_options",
             // Bytes, frames and messages.
-            "wire/addresses wire/answer wire/no_signal wire/read_buffer",
+            "wire/addresses wire/answer wire/encoded_frame wire/no_signal wire/read_buffer",
             "wire/tls_session",
             "wire/encoder wire/frames wire/socket wire/tls_failure",
             "wire/wait",

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use ipc_framework::client::{
     Client, ClientOptions, Endpoint, Error, Event, Execution, Options, Tls,
 };
-use ipc_framework::{Config, Limits, Server};
+use ipc_framework::{Blob, Config, Limits, Server};
 use rustls::{ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::certificates::Certificates;
 use super::serve_tls;
+use crate::client::attachments::{BOTH, split, welcome};
+use crate::client::large_attachments::echo;
 use crate::client::many_threads::value;
 use crate::client::proxy::{Harm, Way, harm};
 use crate::client::scripted::{errors, picked, soon};
@@ -43,7 +45,7 @@ struct Side(Peer<StreamOwned<ServerConnection, TcpStream>>);
 
 impl Side {
     /// Accepts a connection and sends the welcome.
-    fn accept(listener: &TcpListener, certificates: &Certificates) -> Self {
+    fn accept(listener: &TcpListener, certificates: &Certificates, more: &Value) -> Self {
         let (socket, _) = listener.accept().unwrap();
         socket.set_read_timeout(Some(HANG)).unwrap();
         let session = ServerConnection::new(certificates.server()).unwrap();
@@ -51,7 +53,9 @@ impl Side {
         let mut side = Self(peer.called("app", "server"));
         let connect = side.receive().expect("a connection says who it is");
         let id = connect["payload"]["connection_id"].clone();
-        side.respond(&connect, &json!({"status": "connected", "connection_id": id}));
+        let mut welcome = json!({"status": "connected", "connection_id": id});
+        welcome.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        side.respond(&connect, &welcome);
         side
     }
 
@@ -83,17 +87,18 @@ impl Side {
 
 /// Returns a client and the server's side of its connection.
 fn pair(certificates: &Certificates, options: impl FnOnce(SocketAddr) -> ClientOptions) -> Pair {
-    pair_at(TcpListener::bind("127.0.0.1:0").unwrap(), certificates, options)
+    pair_at(TcpListener::bind("127.0.0.1:0").unwrap(), certificates, &json!({}), options)
 }
 
 fn pair_at(
     listener: TcpListener,
     certificates: &Certificates,
+    more: &Value,
     options: impl FnOnce(SocketAddr) -> ClientOptions,
 ) -> Pair {
     let options = options(listener.local_addr().unwrap());
     let connecting = std::thread::spawn(move || options.connect().unwrap());
-    let side = Side::accept(&listener, certificates);
+    let side = Side::accept(&listener, certificates, more);
     Pair { client: connecting.join().unwrap(), side, _listener: listener }
 }
 
@@ -173,7 +178,7 @@ fn what_is_changed_on_its_way_ends_the_connection_and_is_asked_on_the_next() {
 #[test]
 fn what_a_slow_server_has_no_room_for_follows_by_itself_whole_and_in_order() {
     let certificates = Certificates::new("client, slow");
-    let Pair { client, mut side, .. } = stalled_pair(&certificates);
+    let Pair { client, mut side, .. } = stalled_pair(&certificates, &json!({}));
     for round in 0..20 {
         let mut sent = 0;
         // In every other round messages wait for others, too.
@@ -197,12 +202,12 @@ fn what_a_slow_server_has_no_room_for_follows_by_itself_whole_and_in_order() {
 }
 
 /// Returns a client whose kernel takes little at a time, with a server that does not read.
-fn stalled_pair(certificates: &Certificates) -> Pair {
+fn stalled_pair(certificates: &Certificates, more: &Value) -> Pair {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.set_recv_buffer_size(8 << 10).unwrap();
     listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(1).unwrap();
-    let pair = pair_at(listener.into(), certificates, |address| {
+    let pair = pair_at(listener.into(), certificates, more, |address| {
         let mut options = client_options(address, certificates.trust());
         options.heartbeat = None;
         options
@@ -216,7 +221,7 @@ fn stalled_pair(certificates: &Certificates) -> Pair {
 #[test]
 fn the_end_of_a_message_follows_by_itself_when_nothing_else_is_sent() {
     let certificates = Certificates::new("client, tail");
-    let Pair { client, mut side, .. } = stalled_pair(&certificates);
+    let Pair { client, mut side, .. } = stalled_pair(&certificates, &json!({}));
     for size in (1_000..120_000).step_by(3_000) {
         client.publish("news", &"x".repeat(size)).unwrap();
         assert_eq!(side.receive().unwrap()["payload"].as_str().unwrap().len(), size);
@@ -224,10 +229,37 @@ fn the_end_of_a_message_follows_by_itself_when_nothing_else_is_sent() {
 }
 
 #[test]
+fn attachments_come_back_as_they_went() {
+    let certificates = Certificates::new("client, attachments");
+    let server = serve_tls(&certificates.tls(), Limits::default());
+    echo(&client_options(server.address, certificates.trust()));
+}
+
+/// The beginning of the message and its attachment end at all places of a record.
+#[test]
+fn attachments_follow_by_themselves_whole_and_in_order() {
+    let certificates = Certificates::new("client, slow attachments");
+    let Pair { client, mut side, .. } = stalled_pair(&certificates, &welcome(BOTH));
+    for size in (16_000..120_000_u32).step_by(3_001) {
+        let data: Vec<u8> =
+            (0..size).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        for _ in 0..3 {
+            client.publish("news", &Blob::new(&data)).unwrap();
+        }
+        client.publish("news", &size).unwrap();
+        for _ in 0..3 {
+            let body = side.0.try_receive_body().unwrap();
+            assert!(split(&body).1 == [&*data]);
+        }
+        assert_eq!(side.receive().unwrap()["payload"], size);
+    }
+}
+
+#[test]
 fn a_message_that_is_told_to_be_unsent_does_not_arrive() {
     let certificates = Certificates::new("client, half");
     for size in (20_000..120_000).step_by(10_000) {
-        let Pair { client, mut side, .. } = stalled_pair(&certificates);
+        let Pair { client, mut side, .. } = stalled_pair(&certificates, &json!({}));
         let told = picked(&client, |event| match event {
             Event::Closed { unsent, .. } => Some(*unsent),
             _ => None,
@@ -277,7 +309,7 @@ fn closing_sends_everything_however_slowly_it_is_read() {
         }
         connection.close()
     });
-    read_all(&mut Side::accept(&listener, &certificates));
+    read_all(&mut Side::accept(&listener, &certificates, &json!({})));
     sending.join().unwrap().unwrap();
 }
 
@@ -316,7 +348,7 @@ fn an_end_that_tls_did_not_announce_proves_nothing() {
         connection.publish("news", &1).unwrap();
         connection.close()
     });
-    let mut side = Side::accept(&listener, &certificates);
+    let mut side = Side::accept(&listener, &certificates, &json!({}));
     while side.receive().is_some() {}
     // An attacker on the path can end the TCP connection, but cannot announce it in TLS.
     drop(side);
