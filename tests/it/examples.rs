@@ -9,6 +9,9 @@ use serde_json::json;
 
 use crate::support::{Peer, eventually};
 
+#[path = "../../examples/arrays.rs"]
+#[expect(dead_code, reason = "its `main` takes the default port")]
+mod arrays;
 #[path = "../../examples/embedded.rs"]
 #[expect(dead_code, reason = "its `main` takes the default port")]
 mod embedded;
@@ -124,6 +127,18 @@ fn publisher_is_heard_in_order_until_the_server_ends() {
         }
     });
     assert!(published >= 50, "{published}");
+}
+
+#[test]
+fn arrays_are_summed_whatever_their_order() {
+    with_server(
+        |mut server: Server| server.run(),
+        |address| {
+            let mut options = ClientOptions::new("bench");
+            options.connection.endpoint = Endpoint::tcp("127.0.0.1", address.port());
+            assert_eq!(arrays::run(&options).unwrap(), [vec![5.0, 7.0, 9.0], vec![6.0, 15.0]]);
+        },
+    );
 }
 
 #[test]
