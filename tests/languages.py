@@ -6,8 +6,8 @@ of these channels. So does the command line, from files and into files. What com
 numbers that are none, of negative zeros and of the smallest and largest numbers, in arrays of several dimensions, of
 one and of none, and in empty ones.
 
-It needs the program (`cargo build --features cli`), the environment of tests/python.py, and clients/node as `npm ci`
-leaves it.
+It needs the program and that in Rust (`cargo build --all-features --bin ipc --example languages_peer`), the environment
+of tests/python.py, and clients/node as `npm ci` leaves it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from processes import BINARY, Process, RustServer  # noqa: E402
 
 HERE = REPO / "tests" / "languages"
 PYTHON = REPO / "target" / f"python-venv-{os.environ.get('IPC_PYTHON_PROFILE', 'dev')}" / "bin" / "python"
-LANGUAGES = {"python": (PYTHON, HERE / "peer.py"), "node": ("node", HERE / "peer.js")}
+RUST = REPO / "target" / "debug" / "examples" / "languages_peer"
+LANGUAGES = {"python": (PYTHON, HERE / "peer.py"), "node": ("node", HERE / "peer.js"), "rust": (RUST,)}
 
 #: Numbers of which an arithmetic, or a text, would not keep the bits. They come as unsigned integers.
 SPECIAL = {
