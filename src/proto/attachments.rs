@@ -19,13 +19,16 @@ mod naive;
 pub(super) mod new;
 pub(super) mod outgoing;
 mod pointers;
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
+pub(super) mod tail;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 
 use bin::{Entries, Shape};
-use layout::{ALIGNMENT_BYTES, PREFIX_BYTES, cut_padding, padding};
+use layout::{ALIGNMENT_BYTES, PREFIX_BYTES, cut_padding};
+use tail::Tail;
 
 use super::dtype::Dtype;
 use super::fault::Fault;
@@ -57,7 +60,7 @@ pub struct Attachments<'a> {
     /// The text of `meta.bin`.
     bin: &'a str,
     /// What follows the JSON and its zeros.
-    tail: &'a [u8],
+    tail: Tail<'a>,
     len: usize,
 }
 
@@ -102,23 +105,24 @@ impl<'a> Attachments<'a> {
             let expected = "nothing behind the last attachment and its zeros";
             return Err(Fault::Layout { expected });
         }
-        let attachments = Self { payload, bin, tail, len };
-        pointers::walk(payload, attachments.pointers(), |_at| ())?;
+        let attachments = Self { payload, bin, tail: Tail::Whole(tail), len };
+        attachments.check_pointers()?;
         Ok(attachments)
     }
 
-    /// Checks attachments of this process as those of a peer are checked.
-    pub(super) fn read_own(own: &Self) -> Result<(), Fault> {
-        Self::read(own.payload, own.bin, own.tail).map(drop)
+    /// Checks that the pointers lead to nulls of the payload and stand in their order. Attachments of this
+    /// process are right in all else.
+    pub(super) fn check_pointers(&self) -> Result<(), Fault> {
+        pointers::walk(self.payload, self.pointers(), |_at| ())
     }
 
     /// The same from what was checked before.
-    pub(super) fn trusted(payload: &'a str, bin: &'a str, tail: &'a [u8], len: usize) -> Self {
+    pub(super) fn trusted(payload: &'a str, bin: &'a str, tail: Tail<'a>, len: usize) -> Self {
         Self { payload, bin, tail, len }
     }
 
     /// The text of `bin`, and the bytes of all attachments, each with the zeros behind it.
-    pub(super) fn parts(&self) -> (&'a str, &'a [u8]) {
+    pub(super) fn parts(&self) -> (&'a str, Tail<'a>) {
         (self.bin, self.tail)
     }
 
@@ -143,12 +147,11 @@ impl<'a> Attachments<'a> {
     /// The attachments, in the order of their nulls in the payload.
     pub fn iter(&self) -> impl Iterator<Item = Attachment<'a>> + use<'a> {
         let mut entries = Entries::trusted(self.bin);
-        let mut rest = self.tail;
+        let mut tail = self.tail;
         std::iter::from_fn(move || {
             // All was checked: there is no fault.
             let entry = entries.next(0).ok()??;
-            let (data, behind) = rest.split_at_checked(entry.bytes)?;
-            rest = behind.get(padding(entry.bytes).len()..)?;
+            let data = tail.take(entry.bytes)?;
             Some(Attachment {
                 pointer: entry.pointer.decode(),
                 dtype: entry.dtype,
@@ -160,7 +163,7 @@ impl<'a> Attachments<'a> {
 
     /// What follows the JSON and its zeros: all attachments with their zeros.
     #[cfg(feature = "broker")]
-    pub(crate) fn tail(&self) -> &'a [u8] {
+    pub(crate) fn tail(&self) -> Tail<'a> {
         self.tail
     }
 
@@ -171,7 +174,7 @@ impl<'a> Attachments<'a> {
             return 0;
         }
         let around = PREFIX_BYTES + r#","meta":{"bin":}"#.len() + ALIGNMENT_BYTES - 1;
-        around + self.bin.len() + self.tail.len()
+        around + self.bin.len() + self.tail.bytes()
     }
 
     pub(super) fn pointers(&self) -> impl Iterator<Item = Cow<'a, str>> + use<'a> {

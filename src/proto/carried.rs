@@ -2,53 +2,25 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::{Deref, Range};
+#[cfg(feature = "net")]
 use std::sync::Arc;
 
 use super::attachments::Attachments;
+use super::attachments::tail::{BytesOwner, Piece, SharedTail, Tail};
 
-/// Attachments as they stand in a body: what `bin` says of them, and their bytes.
+/// Attachments: what `bin` says of them, and their bytes.
 #[derive(Clone)]
 #[allow(unreachable_pub, reason = "the sealed trait of payloads names it")]
 pub struct Carried<'a> {
     bin: Cow<'a, str>,
-    tail: Tail<'a>,
+    bytes: Bytes<'a>,
     count: usize,
 }
 
 #[derive(Clone)]
-enum Tail<'a> {
-    Borrowed(&'a [u8]),
-    Shared(SharedBytes),
-}
-
-/// A part of what was received or written, in memory that every copy of the payload shares.
-#[derive(Clone)]
-pub(crate) struct SharedBytes {
-    memory: Arc<Vec<u8>>,
-    range: Range<usize>,
-}
-
-impl From<Vec<u8>> for SharedBytes {
-    fn from(bytes: Vec<u8>) -> Self {
-        let range = 0..bytes.len();
-        Self { memory: Arc::new(bytes), range }
-    }
-}
-
-impl Deref for SharedBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.memory.get(self.range.clone()).unwrap_or_default()
-    }
-}
-
-/// Their number; they may be many.
-impl fmt::Debug for SharedBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SharedBytes({})", self.range.len())
-    }
+enum Bytes<'a> {
+    Borrowed(Tail<'a>),
+    Shared(SharedTail),
 }
 
 impl<'a> Carried<'a> {
@@ -56,45 +28,44 @@ impl<'a> Carried<'a> {
     pub(super) fn borrowed(attachments: &Attachments<'a>) -> Option<Box<Self>> {
         let count = attachments.len();
         let (bin, tail) = attachments.parts();
-        (count > 0).then(|| Box::new(Self { bin: bin.into(), tail: Tail::Borrowed(tail), count }))
+        let bytes = Bytes::Borrowed(tail);
+        (count > 0).then(|| Box::new(Self { bin: bin.into(), bytes, count }))
     }
 
     /// Takes attachments of this process: the text of `bin`, and the bytes of all, each with its padding.
     pub(super) fn of(bin: Vec<u8>, bytes: Vec<u8>, count: usize) -> Carried<'static> {
+        Self::own(bin, bytes.into(), count)
+    }
+
+    /// Takes attachments of this process from where they lie.
+    pub(super) fn of_pieces(bin: Vec<u8>, pieces: Vec<Piece>) -> Carried<'static> {
+        let count = pieces.len();
+        Self::own(bin, SharedTail::Pieces(pieces.into()), count)
+    }
+
+    fn own(bin: Vec<u8>, tail: SharedTail, count: usize) -> Carried<'static> {
         let bin = String::from_utf8(bin).unwrap_or_default().into();
-        Carried { bin, tail: Tail::Shared(bytes.into()), count }
+        Carried { bin, bytes: Bytes::Shared(tail), count }
     }
 
     /// Returns the same attachments without a borrow. What is shared already is not copied.
     pub(super) fn into_owned(self) -> Carried<'static> {
-        let tail = match self.tail {
-            Tail::Borrowed(bytes) => bytes.to_vec().into(),
-            Tail::Shared(bytes) => bytes,
-        };
-        Carried { bin: self.bin.into_owned().into(), tail: Tail::Shared(tail), count: self.count }
+        let bytes = Bytes::Shared(self.shared_tail());
+        Carried { bin: self.bin.into_owned().into(), bytes, count: self.count }
     }
 
     /// Returns the same attachments without a borrow. Those that lie in this memory are not copied.
     #[cfg(feature = "net")]
     pub(super) fn within(self, memory: &Arc<Vec<u8>>) -> Carried<'static> {
-        let Tail::Borrowed(bytes) = self.tail else { return self.into_owned() };
-        let start = bytes.as_ptr().addr().wrapping_sub(memory.as_ptr().addr());
-        let range = start..start.wrapping_add(bytes.len());
-        if memory.get(range.clone()).is_none_or(|found| found.as_ptr() != bytes.as_ptr()) {
-            return self.into_owned();
-        }
-        let tail = Tail::Shared(SharedBytes { memory: Arc::clone(memory), range });
-        Carried { bin: self.bin.into_owned().into(), tail, count: self.count }
+        let Bytes::Borrowed(Tail::Whole(bytes)) = self.bytes else { return self.into_owned() };
+        let Some(tail) = SharedTail::within(memory, bytes) else { return self.into_owned() };
+        Carried { bin: self.bin.into_owned().into(), bytes: Bytes::Shared(tail), count: self.count }
     }
 
     /// Returns the same attachments with a borrow. What is shared stays so, and is not copied by a later
     /// [`into_owned`](Self::into_owned).
     pub(crate) fn to_borrowed(&self) -> Carried<'_> {
-        let tail = match &self.tail {
-            Tail::Borrowed(bytes) => Tail::Borrowed(bytes),
-            Tail::Shared(bytes) => Tail::Shared(bytes.clone()),
-        };
-        Carried { bin: Cow::Borrowed(&self.bin), tail, count: self.count }
+        Carried { bin: Cow::Borrowed(&self.bin), bytes: self.bytes.clone(), count: self.count }
     }
 
     /// Returns the text of `bin`.
@@ -102,21 +73,31 @@ impl<'a> Carried<'a> {
         &self.bin
     }
 
+    /// Returns the number of attachments.
+    #[cfg(feature = "net")]
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
     /// Returns the bytes of all attachments, each with its padding.
-    pub(crate) fn tail(&self) -> &[u8] {
-        match &self.tail {
-            Tail::Borrowed(bytes) => bytes,
-            Tail::Shared(bytes) => bytes,
+    pub(crate) fn tail(&self) -> Tail<'_> {
+        match &self.bytes {
+            Bytes::Borrowed(tail) => *tail,
+            Bytes::Shared(tail) => tail.borrowed(),
         }
     }
 
     /// Returns the same in memory that outlives the payload: a copy only of what is borrowed.
-    #[cfg(feature = "net")]
-    pub(crate) fn shared_tail(&self) -> SharedBytes {
-        match &self.tail {
-            Tail::Borrowed(bytes) => bytes.to_vec().into(),
-            Tail::Shared(bytes) => bytes.clone(),
+    pub(crate) fn shared_tail(&self) -> SharedTail {
+        match &self.bytes {
+            Bytes::Borrowed(tail) => tail.to_shared(),
+            Bytes::Shared(tail) => tail.clone(),
         }
+    }
+
+    /// Returns the owners of the attachments, which have these lengths.
+    pub(super) fn owners(&self, lengths: impl Iterator<Item = usize>) -> Vec<BytesOwner> {
+        self.shared_tail().owners(lengths)
     }
 
     pub(crate) fn view<'s>(&'s self, payload: &'s str) -> Attachments<'s> {

@@ -74,7 +74,7 @@ impl<'a> Json<'a> {
     #[cfg(feature = "broker")]
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.text.len() + self.carried.as_ref().map_or(0, |carried| carried.tail().len())
+        self.text.len() + self.carried.as_ref().map_or(0, |carried| carried.tail().bytes())
     }
 
     /// The same document without a borrow.

@@ -63,7 +63,8 @@ mod timestamp;
 mod value;
 
 pub use attachments::bin::Shape;
-pub use attachments::outgoing::NewAttachment;
+pub use attachments::outgoing::{NewAttachment, SharedAttachment};
+pub use attachments::tail::BytesOwner;
 pub use attachments::{Attachment, Attachments};
 pub use blob::Blob;
 pub use buffer_pool::{BufferPool, MemoryGauge};
@@ -96,12 +97,12 @@ pub(crate) use attached::Attached;
 pub(crate) use attachments::layout::has_attachments;
 #[cfg(feature = "broker")]
 pub(crate) use attachments::new::{append_front, body_bytes};
+#[cfg(feature = "net")]
+pub(crate) use attachments::tail::SharedTail;
 #[cfg(feature = "broker")]
 pub(crate) use buffer_pool::SharedFrame;
 #[cfg(feature = "broker")]
 pub(crate) use carried::Carried;
-#[cfg(feature = "net")]
-pub(crate) use carried::SharedBytes;
 #[cfg(feature = "broker")]
 pub(crate) use encode::{Defaults, Head, META_TEXT_BYTES, MessageHead, frame as encode_frame};
 #[cfg(feature = "broker")]

@@ -6,7 +6,6 @@ use std::fmt;
 
 use serde::ser::{self, Serialize, Serializer};
 
-use super::attachments::Attachments;
 use super::carried::Carried;
 use super::part;
 
@@ -79,7 +78,7 @@ fn write_carried<T: Serialize + ?Sized>(
         let number = match draft.finish(&text) {
             Ok((text, Ok(carried))) => {
                 // A value may write a key twice, and no pointer leads through that.
-                let checked = Attachments::read_own(&carried.view(&text));
+                let checked = carried.view(&text).check_pointers();
                 return checked.map(|()| (text, Some(carried))).map_err(|fault| bad(&fault));
             }
             Ok((_text, Err(fault))) => return Err(bad(&fault)),

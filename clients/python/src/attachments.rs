@@ -13,7 +13,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use ipc_framework::Json;
-use ipc_framework::proto::{ATTACHMENTS_MAX, Dtype, NewAttachment};
+use ipc_framework::proto::{ATTACHMENTS_MAX, BytesOwner, Dtype, SharedAttachment};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
@@ -33,9 +33,8 @@ thread_local! {
 }
 
 /// The bytes of an attachment, and what they stand for.
-#[derive(Debug)]
 pub(crate) struct Found {
-    data: PyBackedBytes,
+    data: BytesOwner,
     dtype: Option<Dtype>,
     shape: Vec<u64>,
 }
@@ -58,16 +57,19 @@ pub(crate) fn refuse<T>(encode: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
     encoded
 }
 
+/// Objects whose bytes never change.
+#[derive(FromPyObject)]
+pub(crate) enum Data<'py> {
+    Received(Bound<'py, Memory>),
+    Bytes(PyBackedBytes),
+}
+
 /// Adds an attachment to the payload that is being encoded. Returns the text for its place.
 ///
 /// # Errors
 /// `TypeError` where only JSON is sent, `ValueError` for an unknown type of elements.
 #[pyfunction]
-pub(crate) fn attach(
-    data: PyBackedBytes,
-    dtype: Option<&str>,
-    shape: Vec<u64>,
-) -> PyResult<String> {
+pub(crate) fn attach(data: Data<'_>, dtype: Option<&str>, shape: Vec<u64>) -> PyResult<String> {
     let known = |name| {
         Dtype::from_name(name).ok_or_else(|| PyValueError::new_err(format!("no dtype is {name}")))
     };
@@ -75,6 +77,11 @@ pub(crate) fn attach(
     FOUND.with_borrow_mut(|found| {
         let found = found.as_mut().ok_or_else(|| PyTypeError::new_err("only JSON is sent here"))?;
         let number = found.len();
+        let data = match data {
+            Data::Received(memory) => Arc::clone(&memory.get().bytes),
+            // It never changes. It is sent from there, and may be dropped without the GIL.
+            Data::Bytes(bytes) => Arc::new(bytes),
+        };
         found.push(Found { data, dtype, shape });
         Ok(format!("{}{number}", mark()))
     })
@@ -99,17 +106,15 @@ fn is_mark_of(string: &str, number: usize) -> bool {
 /// # Errors
 /// `ValueError` for an attachment to which no JSON Pointer leads, or if they are too many; or if the
 /// payload nests too deep.
-pub(crate) fn payload(json: &str, found: &[Found]) -> PyResult<Json<'static>> {
+pub(crate) fn payload(json: &str, found: Vec<Found>) -> PyResult<Json<'static>> {
     let (text, pointers) = locate(json, found.len())?;
-    let pairs = pointers.iter().zip(found);
-    let attachments = pairs.map(|(pointer, found)| NewAttachment {
-        pointer,
-        dtype: found.dtype,
-        shape: &found.shape,
-        data: &found.data,
+    let pairs = pointers.into_iter().zip(found);
+    let attachments = pairs.map(|(pointer, found)| {
+        let Found { data, dtype, shape } = found;
+        SharedAttachment { pointer, dtype, shape, data }
     });
     let attachments: Vec<_> = attachments.collect();
-    let json = Json::parse(text).and_then(|json| json.with_attachments(&attachments));
+    let json = Json::parse(text).and_then(|json| json.with_shared_attachments(&attachments));
     json.map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
@@ -254,7 +259,7 @@ pub(crate) fn place<'py>(
     json: &Json<'_>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = payload.py();
-    let mut owner = None;
+    let mut shared = Vec::new();
     for (number, attachment) in json.attachments().iter().enumerate() {
         let value = match attachment.dtype {
             None => PyBytes::new(py, attachment.data).into_any(),
@@ -262,9 +267,10 @@ pub(crate) fn place<'py>(
                 let data = if attachment.data.len() < VIEW_BYTES_MIN {
                     PyBytes::new(py, attachment.data).into_any()
                 } else {
-                    let new = || Arc::new(json.clone().into_owned());
-                    let json = Arc::clone(owner.get_or_insert_with(new));
-                    Bound::new(py, Memory { json, number })?.into_any()
+                    if shared.is_empty() {
+                        shared = json.shared_attachments();
+                    }
+                    Bound::new(py, Memory { bytes: Arc::clone(&shared[number]) })?.into_any()
                 };
                 tensor(dtype, attachment.shape.iter().collect(), data)?
             }
@@ -354,8 +360,7 @@ fn unescaped(step: &str) -> Cow<'_, str> {
 /// The bytes of a received tensor, where they are in the memory of its message. Nobody writes to them.
 #[pyclass(frozen, module = "ipc_framework._native")]
 pub(crate) struct Memory {
-    json: Arc<Json<'static>>,
-    number: usize,
+    bytes: BytesOwner,
 }
 
 #[pymethods]
@@ -370,9 +375,7 @@ impl Memory {
         buffer: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let this = slf.get();
-        let lent = this.json.attachments().iter().nth(this.number);
-        let data = lent.map_or(&[][..], |attachment| attachment.data);
+        let data = (*slf.get().bytes).as_ref();
         let is_read_only = 1;
         // SAFETY: `buffer` is valid. It keeps this object alive, and so the bytes, which never move and
         // never change; Python does not write to what is read-only.

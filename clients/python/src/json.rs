@@ -57,7 +57,7 @@ pub(crate) fn payload(value: &Bound<'_, PyAny>) -> PyResult<Json<'static>> {
     }
     let encoded = attachments::collect(|| encode(value));
     let (text, found) = encoded.map_err(|error| explain(value, error, true))?;
-    if found.is_empty() { parse(text) } else { attachments::payload(&text, &found) }
+    if found.is_empty() { parse(text) } else { attachments::payload(&text, found) }
 }
 
 fn encode(value: &Bound<'_, PyAny>) -> PyResult<String> {

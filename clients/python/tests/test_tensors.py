@@ -301,7 +301,7 @@ def test_bfloat16_by_the_name_of_its_dtype() -> None:
     assert came == Tensor("bf16", (2,), bytes.fromhex("803f 0080")), "ml_dtypes is not installed here"
     dtype = types.SimpleNamespace(type=type("bfloat16", (), {"__module__": "ml_dtypes"}), name="bfloat16", kind="V")
     dtype.newbyteorder = lambda order: dtype
-    given = types.SimpleNamespace(dtype=dtype, shape=(1,), tobytes=lambda: b"\x80\x3f")
+    given = types.SimpleNamespace(dtype=dtype, shape=(1,), base=None, tobytes=lambda: b"\x80\x3f")
     assert tensors._of_array(given)[:2] == ("bf16", (1,)) and tensors._of_array(given).read() == b"\x80\x3f"
 
 

@@ -133,7 +133,7 @@ impl<'a> Rewrite<'a> {
         let json_bytes = head.body_bytes(payload.len());
         let tail = self.attachments.tail();
         let bytes = if has_attachments {
-            body_bytes(json_bytes, [tail.len()]).ok_or(TooLarge::Json { json_bytes })?
+            body_bytes(json_bytes, [tail.bytes()]).ok_or(TooLarge::Json { json_bytes })?
         } else {
             json_bytes
         };
@@ -146,7 +146,7 @@ impl<'a> Rewrite<'a> {
         branches::note(Branch::AttachmentsRewritten);
         Ok(OutFrame::written(HEADER_BYTES + bytes, pool, |out| {
             append_front(out, &head, payload, bytes);
-            out.extend_from_slice(tail);
+            tail.append_to(out);
         }))
     }
 }

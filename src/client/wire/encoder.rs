@@ -22,6 +22,8 @@ const BYTES_KEPT: usize = 1 << 20;
 /// Attachments of this size on are sent from where they lie. Smaller ones are copied behind the JSON, so
 /// that TLS has no record more for them.
 const APART_BYTES_MIN: usize = 16 << 10;
+/// So are many small ones, because each may be a piece of its own for the kernel.
+const PIECE_BYTES_MIN: usize = 1 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Encoder {
@@ -220,16 +222,17 @@ impl Buffer {
         let meta = with_bin(head.meta, carried.bin());
         let head = Head { meta: Some(&meta), ..*head };
         let (json_bytes, tail) = (head.body_bytes(payload.len()), carried.tail());
+        let tail_bytes = tail.bytes();
         let too_large = |body_bytes, body_bytes_max| Error::TooLarge { body_bytes, body_bytes_max };
-        let body_bytes = body_bytes(json_bytes, [tail.len()])
+        let body_bytes = body_bytes(json_bytes, [tail_bytes])
             .ok_or_else(|| too_large(json_bytes, ATTACHED_JSON_BYTES_MAX))?;
         if body_bytes > self.body_bytes_max {
             return Err(too_large(body_bytes, self.body_bytes_max));
         }
         front.clear();
         append_front(front, &head, &payload, body_bytes);
-        if tail.len() < APART_BYTES_MIN {
-            front.extend_from_slice(tail);
+        if tail_bytes < APART_BYTES_MIN.max(carried.count() * PIECE_BYTES_MIN) {
+            tail.append_to(front);
         } else {
             self.frame.tail = Some(carried.shared_tail());
         }

@@ -149,7 +149,7 @@ impl Socket {
         if frame.tail.is_none() {
             return self.send(&frame.front[sent..]);
         }
-        let mut slices = [IoSlice::new(&[]); 2];
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
         let count = fill(&mut slices, frame.rest(sent));
         self.send_parts(&slices[..count])
     }
@@ -250,6 +250,9 @@ fn connect_unix(path: &Path, deadline: Instant) -> io::Result<NotedSocket<Inner>
         }
     }
 }
+
+/// The most pieces of a frame that one system call writes.
+const PIECES_MAX: usize = 16;
 
 /// The shortest timeout that the kernel knows: zero would mean none.
 const LEFT_MIN: Duration = Duration::from_micros(1);

@@ -1,10 +1,13 @@
 //! What is to be sent beside a payload, and what `bin` says of it.
 
+use std::fmt;
+
 use super::super::dtype::Dtype;
 use super::super::escape::escaped;
 use super::super::fault::Fault;
 use super::super::limits::{ATTACHMENTS_MAX, BIN_BYTES_MAX, DIMENSIONS_MAX};
 use super::bin;
+use super::tail::BytesOwner;
 
 /// Bytes to send in place of a `null` of a payload.
 ///
@@ -30,6 +33,28 @@ pub struct NewAttachment<'a> {
     pub shape: &'a [u64],
     /// The bytes: of a tensor little-endian and in C order.
     pub data: &'a [u8],
+}
+
+/// Bytes to send in place of a `null` of a payload, which stay where they are. See [`NewAttachment`].
+#[derive(Clone)]
+pub struct SharedAttachment {
+    /// The JSON Pointer (RFC 6901) to the null.
+    pub pointer: String,
+    /// What the bytes are. `None`: plain bytes.
+    pub dtype: Option<Dtype>,
+    /// The dimensions of a tensor, the outermost one first; empty for plain bytes.
+    pub shape: Vec<u64>,
+    /// The owner of the bytes, which never change: of a tensor little-endian and in C order. A client drops
+    /// it on any of its threads.
+    pub data: BytesOwner,
+}
+
+impl fmt::Debug for SharedAttachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pointer, dtype, shape, data } = self;
+        let bytes = (**data).as_ref().len();
+        write!(f, "SharedAttachment({pointer:?}, {dtype:?}, {shape:?}, {bytes} bytes)")
+    }
 }
 
 impl NewAttachment<'_> {

@@ -2,7 +2,7 @@ use arbitrary::Unstructured;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::layout::JSON_BYTES_END;
+use super::layout::{JSON_BYTES_END, padding};
 use super::new::{append_frame, append_front, body_bytes};
 use super::outgoing::{NewAttachment, append_bin};
 use super::*;

@@ -1,11 +1,11 @@
 //! Documents with attachments: bytes and tensors in place of some of their nulls.
 
-#[cfg(feature = "net")]
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::super::attachments::outgoing::NewAttachment;
+use super::super::attachments::outgoing::{NewAttachment, SharedAttachment, append_bin};
+use super::super::attachments::tail::{BytesOwner, Piece};
 use super::super::attachments::{Attachment, Attachments};
 use super::super::carried::Carried;
 use super::super::dtype::Dtype;
@@ -60,6 +60,14 @@ impl<'a> Json<'a> {
         view.unwrap_or_default()
     }
 
+    /// Returns the bytes of each attachment, in memory that the document shares with others, as that of a
+    /// message which a client received. They may be sent on by
+    /// [`with_shared_attachments`](Self::with_shared_attachments).
+    pub fn shared_attachments(&self) -> Vec<BytesOwner> {
+        let Some(carried) = &self.carried else { return Vec::new() };
+        carried.owners(self.attachments().iter().map(|one| one.data.len()))
+    }
+
     /// Returns the document with attachments in place of nulls. This is for programs that have the
     /// text of a payload already, such as bindings to other languages; a value with
     /// [`Blob`](super::super::Blob)s and [`Tensor`](super::super::Tensor)s brings them by itself. The bytes are
@@ -90,7 +98,7 @@ impl<'a> Json<'a> {
         let pointers: Vec<_> = attachments.iter().map(|one| one.pointer.to_owned()).collect();
         let carried = draft.settle(&pointers)?;
         let json = Self { carried: Some(carried), ..self };
-        let checked = Attachments::read_own(&json.attachments());
+        let checked = json.attachments().check_pointers();
         match checked {
             Ok(()) => Ok(json),
             Err(fault) => match in_order(&json.text, attachments) {
@@ -98,6 +106,50 @@ impl<'a> Json<'a> {
                 None => Err(fault.into()),
             },
         }
+    }
+
+    /// Does what [`with_attachments`](Self::with_attachments) does with bytes that have an owner already.
+    /// These are not copied: a client sends them from where they lie.
+    ///
+    /// # Errors
+    /// As [`with_attachments`](Self::with_attachments); also if they are not in the order in which their
+    /// nulls stand in the text.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use ipc_framework::Json;
+    /// use ipc_framework::proto::SharedAttachment;
+    ///
+    /// let image = Arc::new(vec![0xff, 0xd8]);
+    /// let (pointer, data) = ("/image".to_owned(), Arc::clone(&image));
+    /// let image_at = SharedAttachment { pointer, dtype: None, shape: Vec::new(), data };
+    /// let json = Json::parse(r#"{"image": null}"#)?.with_shared_attachments(&[image_at])?;
+    /// let attached = json.attachments().get("/image").unwrap();
+    /// assert_eq!(attached.data.as_ptr(), image.as_ptr());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_shared_attachments(
+        self,
+        attachments: &[SharedAttachment],
+    ) -> Result<Self, JsonError> {
+        if attachments.is_empty() {
+            return Ok(Self { carried: None, ..self });
+        }
+        let pieces = attachments.iter().map(|one| Piece::new(Arc::clone(&one.data)));
+        let pieces: Vec<_> = pieces.collect();
+        let pairs = attachments.iter().zip(&pieces);
+        let new = pairs.map(|(one, piece)| NewAttachment {
+            pointer: &one.pointer,
+            dtype: one.dtype,
+            shape: &one.shape,
+            data: piece.data(),
+        });
+        let mut bin = Vec::new();
+        append_bin(&new.collect::<Vec<_>>(), &mut bin)?;
+        let json = Self { carried: Some(Box::new(Carried::of_pieces(bin, pieces))), ..self };
+        json.attachments().check_pointers()?;
+        Ok(json)
     }
 
     /// Reads the document as [`decode`](Self::decode) does, into a value that may borrow from it: strings
@@ -193,7 +245,7 @@ impl<'a> Json<'a> {
         }
         text.push_str(&self.text[written..]);
         let settled = draft.settle(&pointers).and_then(|carried| {
-            Attachments::read_own(&carried.view(&text))?;
+            carried.view(&text).check_pointers()?;
             Ok(carried)
         });
         match settled {

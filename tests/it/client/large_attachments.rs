@@ -1,9 +1,11 @@
 //! Attachments that are sent from where they lie, by sockets that take a part of them at a time.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipc_framework::client::{Client, ClientOptions, Connection, Endpoint, Error};
+use ipc_framework::proto::SharedAttachment;
 use ipc_framework::{Blob, Json, Owned};
 use serde_json::json;
 use socket2::SockRef;
@@ -26,6 +28,18 @@ fn narrow(client: &Client, side: &Side) {
     SockRef::from(&socket).set_send_buffer_size(8 << 10).unwrap();
 }
 
+/// Returns a list of bytes that have their owners.
+fn pieces(datas: &[&[u8]]) -> Json<'static> {
+    let shared = datas.iter().enumerate().map(|(at, data)| SharedAttachment {
+        pointer: format!("/{at}"),
+        dtype: None,
+        shape: Vec::new(),
+        data: Arc::new(data.to_vec()),
+    });
+    let nulls = Json::parse(format!("[{}]", vec!["null"; datas.len()].join(","))).unwrap();
+    nulls.with_shared_attachments(&shared.collect::<Vec<_>>()).unwrap()
+}
+
 #[test]
 fn what_a_full_socket_does_not_take_follows_from_where_it_lies_whole_and_in_order() {
     let (_script, client, mut side) = connect(BOTH);
@@ -44,12 +58,18 @@ fn what_a_full_socket_does_not_take_follows_from_where_it_lies_whole_and_in_orde
         client.publish("own", &Blob::new(&own)).unwrap();
         client.publish("both", &[Blob::new(&small), Blob::new(&own)]).unwrap();
         client.publish("forwarded", &came.payload).unwrap();
+        if round < 2 {
+            client.publish("pieces", &pieces(&[&own, b"", &small, &shared])).unwrap();
+        }
         client.publish("plain", &round).unwrap();
         client.set_batching(false);
         assert!(client.waiting_bytes() > 600_000, "the kernel takes more than the test wants");
         assert!(receive(&mut side).1 == [&*own]);
         assert!(receive(&mut side).1 == [&*small, &*own]);
         assert!(receive(&mut side).1 == [&*shared]);
+        if round < 2 {
+            assert!(receive(&mut side).1 == [&*own, b"", &*small, &*shared]);
+        }
         assert_eq!(side.receive()["payload"], round);
     }
 }
@@ -101,6 +121,15 @@ fn a_message_of_which_a_part_left_goes_whole_by_the_next_connection() {
         assert_eq!(next(&told), Told::Connected);
         assert!(receive(&mut side).1 == [&*data]);
     }
+    let (several, part_bytes) = ([&data[..], b"odd", &data[1..]], data.len() + 100);
+    narrow(&client, &side);
+    client.publish("work", &pieces(&several)).unwrap();
+    side.stream.read_exact(&mut vec![0; part_bytes]).unwrap();
+    drop(side);
+    assert!(matches!(next(&told), Told::Lost { unanswered: 0, waiting: 1, .. }));
+    side = script.accept_as(&welcome(BOTH));
+    assert_eq!(next(&told), Told::Connected);
+    assert!(receive(&mut side).1 == several);
     // A server without the extension cannot be sent it.
     narrow(&client, &side);
     let answered = client.request_future("work", &Blob::new(&data)).unwrap();
@@ -163,6 +192,9 @@ pub(crate) fn echo(options: &ClientOptions) {
             let answer = connection.request("echo", &asked).unwrap();
             let (back, blob): (u32, Blob<'_>) = answer.payload.decode_borrowed().unwrap();
             assert!(back == number && *blob == *data);
+            let several = [&*data, b"1", &*data];
+            let answer = connection.request("echo", &pieces(&several)).unwrap();
+            assert!(answer.payload.attachments().iter().map(|one| one.data).eq(several));
             // What came is sent on.
             let again = connection.request("echo", &answer.payload).unwrap();
             assert!(again.payload == answer.payload);

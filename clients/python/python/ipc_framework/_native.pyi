@@ -151,7 +151,7 @@ class Jobs:
 class Memory:
     """The bytes of a received tensor, where they lie in its message. It has a buffer that nobody may write to."""
 
-def attach(data: bytes, dtype: Optional[str], shape: Tuple[int, ...]) -> str:
+def attach(data: Union[bytes, Memory], dtype: Optional[str], shape: Tuple[int, ...]) -> str:
     """Adds an attachment to the payload that is being encoded. Returns the text that stands in its place meanwhile."""
 
 def json_text(value: Any) -> str:

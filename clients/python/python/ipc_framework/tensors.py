@@ -13,6 +13,8 @@ from itertools import takewhile
 from math import prod
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
+from ._native import Memory
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -147,8 +149,12 @@ class Found(NamedTuple):
     #: None for plain bytes.
     dtype: Optional[str]
     shape: Shape
-    #: Returns the bytes: in C order and little-endian.
-    read: Callable[[], bytes]
+    #: Returns the bytes: in C order and little-endian. Those of objects that never change are not copied.
+    read: Callable[[], Union[bytes, Memory]]
+
+
+#: The exceptions by which libraries refuse their memory. Others come from elsewhere, such as the handler of a signal.
+REFUSALS = (ArithmeticError, AttributeError, BufferError, RuntimeError, TypeError, ValueError)
 
 
 #: The exceptions by which libraries refuse their memory. Others come from elsewhere, such as the handler of a signal.
@@ -168,7 +174,7 @@ def find(value: Any) -> Optional[Found]:
     if isinstance(value, (bytes, bytearray)):
         return Found(None, (), lambda: bytes(value))
     if isinstance(value, Tensor):
-        return Found(value.dtype, value.shape, value.data.tobytes)
+        return Found(value.dtype, value.shape, lambda: _bytes_of(value.data))
     if _is_of("numpy", "ndarray", value):
         return _of_array(value)
     if _is_of("pyarrow", "Buffer", value):
@@ -232,7 +238,19 @@ def _of_array(array: Any) -> Found:
     _check_dimensions(shape)
     if dtype.newbyteorder("<") != dtype:
         return Found(name, shape, lambda: array.astype(dtype.newbyteorder("<")).tobytes())
+    base: Any = array.base
+    is_received = type(base) is Memory
+    if is_received and array.flags.c_contiguous and array.nbytes == memoryview(base).nbytes:
+        # It was received, and goes on from where it lies.
+        return Found(name, shape, lambda: base)
     return Found(name, shape, array.tobytes)
+
+
+def _bytes_of(view: memoryview) -> Union[bytes, Memory]:
+    """Returns the bytes of a view in C order: those of what it views, if that never changes, and otherwise a copy."""
+    owner: Any = view.obj
+    is_whole = type(owner) in (bytes, Memory) and view.c_contiguous and view.nbytes == memoryview(owner).nbytes
+    return owner if is_whole else view.tobytes()
 
 
 def _instead_of(dtype: Any) -> str:
@@ -252,7 +270,7 @@ def _of_view(value: Any, view: memoryview) -> Found:
     format, shape = view.format, view.shape or ()
     is_array = type(value).__module__ == "array"
     if format == "B" and view.ndim == 1 and not is_array:
-        return Found(None, (), view.tobytes)
+        return Found(None, (), lambda: _bytes_of(view))
     order = format[0] if format[:1] in ("@", "=", "<", ">", "!") else "@"
     kind = _KINDS_OF_FORMATS.get(format[len(order) :] if format.startswith(order) else format, "")
     name = _OF_NUMPY.get((kind, view.itemsize))
@@ -264,7 +282,7 @@ def _of_view(value: Any, view: memoryview) -> Found:
     if is_big and view.itemsize > 1:
         part_bytes = view.itemsize // 2 if kind == "c" else view.itemsize
         return Found(name, shape, lambda: _swapped(view.tobytes(), part_bytes))
-    return Found(name, shape, view.tobytes)
+    return Found(name, shape, lambda: _bytes_of(view))
 
 
 def _swapped(data: bytes, part_bytes: int) -> bytes:
