@@ -14,6 +14,8 @@
 //! Its modules are layered: each imports only from the layers below it.
 
 mod access;
+#[cfg(any(test, feature = "simulation"))]
+mod agreement;
 #[expect(clippy::module_inception, reason = "the state machine itself, above all its parts")]
 mod broker;
 mod embed;

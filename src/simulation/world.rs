@@ -532,6 +532,10 @@ impl World {
         }
         self.note_acts();
         self.check_closed(is_roomy)?;
+        // It takes longer than the turn itself, so the runs of a release build do without it.
+        if cfg!(debug_assertions) && self.turns.is_multiple_of(4) {
+            self.server.broker.check_agreement()?;
+        }
         // Before anybody is judged by time, all sockets are read once more.
         let was_due = deadline.is_some_and(|deadline| deadline <= self.model.now);
         self.check_always(if was_due { 2 } else { 1 })

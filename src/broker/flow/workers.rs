@@ -127,7 +127,6 @@ fn detach(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
             hand_out::give_up(core, channel);
         }
     }
-    queues::wake_first(core, Obstacle::Worker(channel));
     core.router.count_worker(channel, false);
     core.router.release(channel);
 }

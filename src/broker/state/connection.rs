@@ -255,7 +255,7 @@ impl Connections {
     }
 
     /// Returns the number of superseded connections that have not got `taken_over` yet.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(any(test, feature = "fuzzing", feature = "simulation"))]
     pub(crate) fn superseded(&self) -> usize {
         self.superseded_count
     }
@@ -378,7 +378,7 @@ impl Connection {
         &self.state
     }
 
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(any(test, feature = "fuzzing", feature = "simulation"))]
     pub(crate) fn is_refused(&self) -> bool {
         self.refused
     }

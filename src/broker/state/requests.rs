@@ -387,6 +387,12 @@ impl PendingRequest {
         &self.message_id
     }
 
+    /// Returns the memory of its `message_id`, unless that is stored inside the entry.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn id_bytes(&self) -> usize {
+        spilled_bytes(&self.message_id)
+    }
+
     fn id_text(&self) -> &str {
         std::str::from_utf8(&self.message_id).unwrap_or_default()
     }

@@ -254,7 +254,7 @@ impl Router {
 
 impl Application {
     /// Returns its memory, without the name that the embedder gave it.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         APPLICATION_BYTES + 2 * self.id.len() + self.id_json.len()
     }
 }
@@ -267,7 +267,7 @@ impl Channel {
         self.references == 0 && !self.pinned
     }
 
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         CHANNEL_BYTES + self.id.len() + self.id_json.len()
     }
 }

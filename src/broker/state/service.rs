@@ -93,6 +93,25 @@ impl Service {
         }
     }
 
+    /// Checks that its counts are those of its workers, which have so many unanswered requests.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn check_agreement(
+        &self,
+        unanswered: impl Fn(ConnectionKey) -> usize,
+    ) -> Result<(), String> {
+        let limited = self.workers.iter().filter(|worker| worker.concurrency.is_some());
+        if self.limited as usize != limited.clone().count() {
+            return Err(format!("{} workers with a concurrency are noted", self.limited));
+        }
+        for worker in limited {
+            let (noted, counted) = (worker.in_flight as usize, unanswered(worker.key));
+            if noted != counted {
+                return Err(format!("{:?}: {noted} requests for {counted}", worker.key));
+            }
+        }
+        Ok(())
+    }
+
     fn counted(&mut self, key: ConnectionKey) -> Option<&mut ServiceWorker> {
         let found = self.workers.iter_mut().find(|worker| worker.key == key);
         found.filter(|worker| worker.concurrency.is_some())
@@ -210,5 +229,18 @@ mod tests {
             end(&mut kept, &mut waiting, at);
         }
         assert!(kept.is_empty());
+    }
+
+    #[test]
+    fn kept_requests_that_end_behind_the_first_are_removed_as_well() {
+        const COUNT: usize = 10_000;
+        let request = |at: usize| RequestKey::new(at, NonZeroU32::MIN);
+        let mut kept = Kept::default();
+        (0..COUNT).for_each(|at| kept.push_back(request(at), 1));
+        for left in (1..COUNT).rev() {
+            kept.note_end(1, |request| request.index() < left);
+            assert!(kept.queue.len() <= 2 * left + ENDED_MAX, "{} for {left}", kept.queue.len());
+            assert_eq!((kept.first(), kept.len()), (Some(request(0)), left));
+        }
     }
 }

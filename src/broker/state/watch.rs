@@ -210,6 +210,55 @@ mod tests {
         assert_eq!((watch.take_credit(1), watch.is_cancelled()), (Err(Blocked::Over), false));
     }
 
+    /// Counts how often a task is woken.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl std::task::Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_task_that_waits_is_woken_once_by_whatever_it_waits_for() {
+        let ends: [fn(&Watch); 4] = [
+            |watch| watch.add_credit(1),
+            |watch| watch.note_taken(WAITING_BYTES_MAX),
+            Watch::close,
+            |watch| assert_eq!(watch.cancel(), 0),
+        ];
+        for (at, end) in ends.into_iter().enumerate() {
+            // The second one has credit, and waits until the loop has taken its parts.
+            let (credit, bytes) = if at == 1 { (2, WAITING_BYTES_MAX) } else { (1, 1) };
+            let watch = Watch::with_credit(credit);
+            assert_eq!(watch.take_credit(bytes), Ok(()));
+            let woken = Arc::new(Wakes::default());
+            let waker = Waker::from(woken.clone());
+            assert_eq!(watch.poll(&waker), Err(Blocked::NoCredit), "{at}");
+            end(&watch);
+            assert_eq!(woken.0.load(Ordering::Relaxed), 1, "{at}");
+            let is_over = at > 1;
+            assert_eq!(watch.poll(&waker), if is_over { Err(Blocked::Over) } else { Ok(()) });
+            watch.close();
+            assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it did not wait any more");
+            assert_eq!(watch.poll(&waker), Err(Blocked::Over));
+        }
+    }
+
+    #[test]
+    fn a_late_hook_may_ask_whether_its_request_was_cancelled() {
+        let watch = Arc::new(Watch::default());
+        watch.cancel();
+        let (answer, answered) = std::sync::mpsc::channel();
+        // On a thread of its own, which a hook that waits for itself would hold up for ever.
+        thread::spawn(move || {
+            let own = watch.clone();
+            watch.on_cancel(Box::new(move || answer.send(own.is_cancelled()).unwrap()));
+        });
+        assert_eq!(answered.recv_timeout(Duration::from_secs(10)), Ok(true));
+    }
+
     #[test]
     fn a_wait_has_an_end() {
         let watch = Watch::with_credit(0);

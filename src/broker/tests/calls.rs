@@ -368,6 +368,7 @@ fn a_request_that_was_held_back_for_its_whole_time_is_not_executed() {
     world.act();
     world.expect_error(asks, "timeout", "q");
     assert_eq!(world.take(worker), [json!(null); 0]);
+    assert_eq!(world.broker.core.counters.ttls_over, 1);
 }
 
 /// However its keys stand: in the usual order, it could be relayed as it came.

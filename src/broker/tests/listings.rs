@@ -184,3 +184,55 @@ fn the_wall_clock_changes_no_duration() {
     let seconds = ["p50_us", "max_us"].map(|of| latency[of].as_f64().unwrap() / 1e6);
     assert!(seconds.iter().all(|seconds| (seconds - 2.0).abs() < 0.02), "{seconds:?}");
 }
+
+#[test]
+fn every_worker_is_listed_with_all_of_its_channels() {
+    let mut world = World::new(Limits::default());
+    let asks = world.connected("app", "asks");
+    let channels = ["work", "play", "rest"];
+    let workers = ["one", "other"].map(|id| world.connected("app", id));
+    for worker in workers {
+        for channel in channels {
+            world.serve(worker, "app", channel);
+        }
+    }
+    // Each channel gives its requests to its workers in turn.
+    for channel in ["work", "work", "play"] {
+        let asked = message("app", "request", channel, "q", &json!(1));
+        world.send(asks, &asked);
+        let (worker, got) = workers
+            .into_iter()
+            .find_map(|worker| Some((worker, world.take(worker).pop()?)))
+            .expect("a worker has it");
+        let mut answer = message("app", "response", channel, "r", &json!(2));
+        answer["reply_to"] = got["message_id"].clone();
+        world.send(worker, &answer);
+    }
+    world.take(asks);
+    let listed = world.list(asks, "get_latency");
+    let workers = listed["workers"].as_array().expect("a list");
+    assert_eq!(workers.len(), 2);
+    assert!(workers.iter().all(|worker| worker["channels"] == json!(channels)), "{listed}");
+    assert_eq!([Measure::Worker, Measure::Request].map(|of| world.durations(of)), [3, 3]);
+}
+
+/// A publication is one frame for each of its subscribers, few or many.
+#[test]
+fn what_is_sent_is_counted_to_the_byte() {
+    for subscribers in [1, 2, 30] {
+        let mut world = World::new(Limits::default());
+        let all: Vec<_> =
+            (0..subscribers).map(|at| world.connected("app", &format!("c{at}"))).collect();
+        for key in &all {
+            world.subscribe(*key, "app", "news");
+        }
+        world.received.clear();
+        let before = world.broker.core.counters.clone();
+        world.send(all[0], &message("app", "publish", "news", "p", &json!("x".repeat(500))));
+        let counters = world.broker.core.counters.clone();
+        let bytes: usize = world.received.values().map(Vec::len).sum();
+        let frames: usize = all.iter().map(|key| world.take(*key).len()).sum();
+        assert_eq!(counters.bytes_out - before.bytes_out, bytes as u64, "{subscribers}");
+        assert_eq!(counters.frames_out - before.frames_out, frames as u64, "{subscribers}");
+    }
+}

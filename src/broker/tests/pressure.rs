@@ -397,3 +397,20 @@ fn a_new_worker_lets_all_who_wait_for_one_go_on() {
     assert_eq!(origins, [(1, 0), (2, 0), (3, 0)]);
     assert_eq!(world.broker.core.requests.len(), REQUESTERS);
 }
+
+#[test]
+fn a_slow_reader_that_subscribes_holds_back_the_publishers_of_that_channel_as_well() {
+    let (mut world, slow, _) = crowd(2);
+    assert!(world.connection(slow).congested.is_some());
+    assert!(world.broker.context().subscribe(slow, "other"));
+    world.act();
+    let publisher = world.connected("app", "other publisher");
+    world.send(publisher, &message("app", "publish", "other", "p", &json!("held back")));
+    assert!(world.is_parked(publisher));
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    assert!(!world.is_parked(publisher));
+    let got = payloads(&world.take(slow));
+    assert_eq!(got.iter().filter(|payload| **payload == json!("held back")).count(), 1);
+}

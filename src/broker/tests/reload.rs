@@ -354,3 +354,18 @@ fn until_then_the_former_whole_is_the_most_and_a_raised_one_ends_it() {
     world.pass(GRACE);
     assert!(world.closed.is_empty());
 }
+
+#[test]
+fn a_raised_limit_applies_to_a_frame_that_has_begun() {
+    let large = framed(&publication(10_000));
+    for begun in [1, 3] {
+        let mut world = World::new(with_frames(2_000));
+        let listener = world.connected("app", "listener");
+        world.subscribe(listener, "app", "news");
+        let sender = world.connected("app", "sender");
+        world.deliver(sender, &large[..begun]);
+        world.reload(with_frames(20_000));
+        world.deliver(sender, &large[begun..]);
+        assert_eq!(world.take(listener).len(), 1, "after {begun} bytes");
+    }
+}

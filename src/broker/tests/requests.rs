@@ -211,6 +211,23 @@ fn a_drain_waits_for_what_is_in_flight() {
     assert!(world.broker.is_drained());
 }
 
+#[test]
+fn a_drain_lets_nobody_in_who_came_before_it() {
+    let mut world = World::new(Limits::default());
+    let worker = world.worker("work");
+    let asks = world.connected("app", "asks");
+    world.request(asks, "q", &json!(1));
+    world.take(worker);
+    let late = world.accept();
+    world.broker.begin_turn(world.now);
+    world.broker.begin_drain();
+    // It had arrived, and is processed.
+    let connect = json!({"action": "connect", "connection_id": "late"});
+    world.broker.receive(late, &framed(&message("app", "request", "system", "c", &connect)));
+    world.act();
+    world.expect_error(late, "shutting_down", "c");
+}
+
 /// It decides who is closed first when memory runs short.
 #[test]
 fn the_memory_of_a_long_id_is_given_back_however_its_request_ends() {

@@ -94,7 +94,7 @@ const ROOMS: &[Room] = &[
             "peer/dispatch",
             // The driver's door.
             "broker",
-            "inspection setup",
+            "agreement inspection setup",
             "mod",
             "fuzzing",
         ],

@@ -1,0 +1,205 @@
+//! Facts that the state has in two places, so that a message needs no search: counts of lists, lists
+//! that point at one another, and memory. The tests check after each turn that both places say the
+//! same.
+
+use std::collections::BTreeMap;
+
+use super::broker::Broker;
+use super::state::budget::{
+    CALL_BYTES, CONNECTION_BYTES, OWED_BYTES, REQUEST_BYTES, SUBSCRIPTION_BYTES,
+};
+use super::state::connection::{Connection, Held, Obstacle, Session, State, Worker};
+use super::state::core::Core;
+use super::state::keys::{ChannelKey, ConnectionKey};
+use super::state::requests::{Answerer, PendingRequest};
+use super::state::router::{Application, Channel};
+
+/// The users of a channel that its own lists do not name.
+#[derive(Default)]
+struct Users {
+    requests: usize,
+    kept: usize,
+    waiting: usize,
+    creators: usize,
+    of_workers: BTreeMap<ConnectionKey, usize>,
+}
+
+impl Broker {
+    /// Checks that no two places of the state contradict each other.
+    pub(crate) fn check_agreement(&self) -> Result<(), String> {
+        let core = &self.core;
+        check_connections(core)?;
+        check_requests(core)?;
+        check_memory(core)?;
+        check_applications(core)?;
+        let mut users = users(core);
+        core.router.channels.iter().try_for_each(|(key, channel)| {
+            let users = users.remove(&key).unwrap_or_default();
+            check_channel(core, key, channel, &users)
+                .map_err(|why| format!("channel {}: {why}", channel.id))
+        })
+    }
+}
+
+fn agree(what: &str, noted: usize, counted: usize) -> Result<(), String> {
+    let text = || format!("{what}: {noted} are noted, and {counted} are there");
+    if noted == counted { Ok(()) } else { Err(text()) }
+}
+
+fn check_connections(core: &Core) -> Result<(), String> {
+    let connections = &core.connections;
+    let count = |is_it: &dyn Fn(&Connection) -> bool| {
+        connections.iter().filter(|(_, connection)| is_it(connection)).count()
+    };
+    agree("sessions", connections.sessions(), count(&|found| found.session().is_some()))?;
+    agree("refused connections", connections.refused(), count(&Connection::is_refused))?;
+    let is_superseded = |found: &Connection| matches!(found.state(), State::Superseded);
+    agree("superseded connections", connections.superseded(), count(&is_superseded))?;
+    let is_closed = |found: &Connection| matches!(found.state(), State::Closed);
+    let is_present = |found: &Connection| !found.is_refused() && !is_closed(found);
+    agree("places that are taken", connections.present(), count(&is_present))?;
+    for (key, connection) in connections.iter() {
+        if connection.held == Held::Memory && !core.budget.paused.contains(&key) {
+            return Err(format!("{key:?} waits for memory, and is not listed"));
+        }
+    }
+    Ok(())
+}
+
+fn check_requests(core: &Core) -> Result<(), String> {
+    let mut unanswered = 0;
+    for (key, session) in sessions(core) {
+        unanswered += session.requests.len();
+        for request in &session.requests {
+            if core.requests.get(*request).is_none_or(|request| request.requester != key) {
+                return Err(format!("{key:?} waits for {request:?}, which is not its own"));
+            }
+        }
+        if let Some(worker) = &session.worker {
+            check_worker(core, key, worker).map_err(|why| format!("worker {key:?}: {why}"))?;
+        }
+    }
+    agree("requests of all connections", unanswered, core.requests.len())
+}
+
+fn check_worker(core: &Core, key: ConnectionKey, worker: &Worker) -> Result<(), String> {
+    let mut stalled = 0;
+    for (at, request) in worker.in_flight.iter().enumerate() {
+        let Some(found) = core.requests.get(*request) else {
+            return Err(format!("{request:?} is over, and still listed"));
+        };
+        if found.answerer != Answerer::Worker(key, at as u32) {
+            return Err(format!("{request:?} is with {:?}, and listed at {at}", found.answerer));
+        }
+        let stream = core.requests.call(found).and_then(|call| call.stream);
+        stalled += usize::from(stream.is_some_and(|stream| stream.is_stalled()));
+    }
+    agree("streams that wait for credit", worker.stalled, stalled)?;
+    if worker.in_flight.len() > stalled && worker.silent_since.is_none() {
+        return Err("it has something to answer, and its silence is not measured".to_owned());
+    }
+    let is_served = |channel: &&ChannelKey| {
+        let channel = core.router.channels.get(**channel);
+        channel.is_some_and(|channel| channel.service.worker(key).is_some())
+    };
+    agree("channels", worker.channels.len(), worker.channels.iter().filter(is_served).count())
+}
+
+fn check_memory(core: &Core) -> Result<(), String> {
+    let open = core.connections.iter().map(|(_, connection)| connection);
+    let open = open.filter(|connection| !matches!(connection.state(), State::Closed));
+    let of_connections = open.map(|open| CONNECTION_BYTES + open.transport_bytes as usize);
+    let of_sessions = sessions(core).map(|(_, session)| {
+        let owed = session.worker.as_ref().map_or(0, |worker| worker.owed.len());
+        session.subscriptions.len() * SUBSCRIPTION_BYTES
+            + owed * OWED_BYTES
+            + session.calls.as_ref().map_or(0, |index| index.bytes())
+    });
+    let of_requests = requests(core).map(|request| {
+        let call_bytes = if request.has_call() { CALL_BYTES } else { 0 };
+        REQUEST_BYTES + request.id_bytes() + call_bytes
+    });
+    let bytes = of_connections.chain(of_sessions).chain(of_requests).sum();
+    agree("bytes of the tables", core.budget.tables_bytes, bytes)
+}
+
+fn check_applications(core: &Core) -> Result<(), String> {
+    let router = &core.router;
+    let (mut bytes, mut names_bytes, mut members) = (0, 0, 0);
+    for (key, application) in router.applications.iter() {
+        let Application { connections, channels, .. } = application;
+        let own = || router.channels_of(key);
+        agree("channels by name", channels.len(), own().count())?;
+        let workers = own().map(|channel| channel.service.workers.len()).sum();
+        agree("workers of an application", application.workers, workers)?;
+        let own_bytes = own().map(|channel| channel.id_json.len()).sum();
+        agree("bytes of an application's names", application.names_bytes, own_bytes)?;
+        bytes += application.bytes() + own().map(Channel::bytes).sum::<usize>();
+        names_bytes += application.id_json.len() + own_bytes;
+        members += connections.len();
+    }
+    let named = sessions(core).filter(|(key, session)| {
+        let application = router.applications.get(session.application);
+        application.is_some_and(|found| found.connections.get(&session.id) == Some(key))
+    });
+    agree("connections by name", members, named.count())?;
+    agree("bytes of the router", router.bytes, bytes)?;
+    agree("bytes of all names", router.names_bytes, names_bytes)
+}
+
+fn check_channel(
+    core: &Core,
+    key: ChannelKey,
+    channel: &Channel,
+    users: &Users,
+) -> Result<(), String> {
+    for (at, subscriber) in channel.subscribers.iter().enumerate() {
+        let session = core.connections.session(*subscriber);
+        if session.and_then(|session| session.subscriptions.get(&key)) != Some(&(at as u32)) {
+            return Err(format!("{subscriber:?} is listed at {at}, and does not know of it"));
+        }
+    }
+    let subscribers = channel.subscribers.iter();
+    let slow = subscribers.filter_map(|key| core.connections.get(*key)?.congested).count();
+    agree("slow subscribers", channel.congested as usize, slow)?;
+    agree("requests that are kept", channel.service.kept.len(), users.kept)?;
+    let of_worker = |worker| users.of_workers.get(&worker).copied().unwrap_or_default();
+    channel.service.check_agreement(of_worker)?;
+    let listed = channel.subscribers.len() + channel.service.workers.len();
+    let counted = listed + users.requests + users.waiting + users.creators;
+    agree("users", channel.references as usize, counted)
+}
+
+fn users(core: &Core) -> BTreeMap<ChannelKey, Users> {
+    let mut users = BTreeMap::<_, Users>::new();
+    for request in requests(core) {
+        let users = users.entry(request.channel).or_default();
+        users.requests += 1;
+        users.kept += usize::from(request.is_kept());
+        if let Answerer::Worker(worker, _) = request.answerer {
+            *users.of_workers.entry(worker).or_default() += 1;
+        }
+    }
+    for (_, connection) in core.connections.iter() {
+        let held = match connection.held {
+            Held::Behind(obstacle) => Some(obstacle),
+            _ => None,
+        };
+        for obstacle in held.into_iter().chain(connection.woken) {
+            let (Obstacle::Subscriber(channel) | Obstacle::Worker(channel)) = obstacle;
+            users.entry(channel).or_default().waiting += 1;
+        }
+        for channel in connection.session().into_iter().flat_map(|session| &session.created) {
+            users.entry(*channel).or_default().creators += 1;
+        }
+    }
+    users
+}
+
+fn sessions(core: &Core) -> impl Iterator<Item = (ConnectionKey, &Session)> {
+    core.connections.iter().filter_map(|(key, connection)| Some((key, connection.session()?)))
+}
+
+fn requests(core: &Core) -> impl Iterator<Item = &PendingRequest> {
+    core.requests.keys().into_iter().filter_map(|key| core.requests.get(key))
+}
