@@ -2,6 +2,7 @@
 //! protocol. At most one frame of a peer is with the broker at a time, so the model knows with
 //! every call which one may be done, and what may come of it.
 
+mod attached;
 mod model;
 mod script;
 
@@ -12,8 +13,9 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use serde_json::Value;
 
+use self::attached::Extended;
 use self::model::{Call, Model, Presence};
-use self::script::{App, Extended, FRAME_BYTES_MAX, Id, PEERS, Said, Script, Slot, Speech, Step};
+use self::script::{App, FRAME_BYTES_MAX, Id, PEERS, Said, Script, Slot, Speech, Step};
 use super::access::Access;
 use super::broker::Broker;
 use super::limits::Limits;
@@ -36,6 +38,9 @@ fn limits() -> Limits {
         ..Limits::default()
     }
 }
+
+/// The extensions of peers that connect before they say something else.
+const EXTENSIONS: [u8; PEERS] = [0, 1, 4, 5, 0, 5];
 
 /// Frames that a peer has ready and the server has not read.
 const INBOX_MAX: usize = 8;
@@ -146,7 +151,7 @@ impl World {
                 // Three have ids of their own, the next comes with the first one's.
                 self.enqueue(
                     at,
-                    Speech::Connect(App(at / 4), Id(at % 3), Extended(at % 2 == 1)),
+                    Speech::Connect(App(at / 4), Id(at % 3), Extended::by(EXTENSIONS[at])),
                     held_back,
                 );
                 self.settle();
@@ -363,10 +368,12 @@ impl World {
             while let Some((header, behind)) = rest.split_first_chunk::<4>() {
                 let (body, next) = behind.split_at(u32::from_be_bytes(*header) as usize);
                 assert!(body.len() <= FRAME_BYTES_MAX, "a frame of {} bytes", body.len());
-                let message: Value = serde_json::from_slice(body).expect("every frame is JSON");
+                let message = attached::read(body);
+                let extended = self.model.extended(at);
                 let fields = message.as_object().map_or(0, serde_json::Map::len);
-                let has_meta = self.model.is_extended(at) && message.get("meta").is_some();
-                let most = if has_meta { 8 } else { 7 };
+                let has_meta = !extended.is_none() && message.get("meta").is_some();
+                let is_attached = extended.binary && body[0] == 0;
+                let most = 7 + usize::from(has_meta) + usize::from(is_attached);
                 assert_eq!(fields, most, "a published peer does not survive {message}");
                 news.push(message);
                 rest = next;

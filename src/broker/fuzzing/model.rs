@@ -1,6 +1,7 @@
 //! The protocol in the simplest form that can be checked.
 
 mod calls;
+mod choice;
 mod expected;
 mod request;
 
@@ -11,9 +12,9 @@ use serde_json::{Value, json};
 
 use self::expected::{Expectations, Expected};
 use self::request::{Request, Told, take_forwarded};
+use super::attached::{Extended, Form};
 use super::script::{Answered, App, Channel, Id, PEERS, Said, Speech, SystemAction, What, Whose};
 use crate::Limits;
-use crate::broker::limits::WORKER_STUCK_AFTER;
 
 pub(super) struct Model {
     limits: Limits,
@@ -30,8 +31,7 @@ struct Peer {
     member: Option<Member>,
     /// When it last wrote anything.
     heard: Duration,
-    /// It asked for the extension `call`.
-    is_extended: bool,
+    extended: Extended,
     /// Since when it has had requests and answered none.
     silent_since: Option<Duration>,
 }
@@ -181,9 +181,8 @@ impl Model {
         outcome: &Outcome<'_>,
         expected: &mut Expectations,
     ) {
-        if said.meta.is_some() {
-            let error = said.plain_error.map(|code| Expected::error(code, &said.message_id));
-            expected.0[from].extend(error);
+        if let Some((code, id)) = said.unread_from(Extended::default()) {
+            expected.0[from].extend(code.map(|code| Expected::error(code, &id)));
             return;
         }
         let (app, id, extended) = match said.what {
@@ -211,13 +210,13 @@ impl Model {
             "status": "connected", "connection_id": id.name(),
             "server": concat!("ipc-framework/", env!("CARGO_PKG_VERSION")),
         });
-        if extended.0 {
-            payload["extensions"] = json!(["call"]);
+        if !extended.is_none() {
+            payload["extensions"] = json!(extended.names());
             let max_frame_bytes = self.limits.frame_bytes_max;
             payload["limits"] =
                 json!({"max_frame_bytes": max_frame_bytes, "request_timeout_ms": 30_000});
         }
-        self.peers[from].is_extended = extended.0;
+        self.peers[from].extended = extended;
         let reply_to = Value::Null;
         let connected = Expected::Payload { message_type: "response", reply_to, payload };
         expected.add(from, connected);
@@ -235,14 +234,15 @@ impl Model {
     ) {
         let (subscriptions_max, services_max) =
             (self.limits.subscriptions_per_connection_max, self.limits.services_per_connection_max);
-        let is_plain = !self.peers[from].is_extended;
+        let extended = self.peers[from].extended;
         let Some(member) = &mut self.peers[from].member else { return };
         let (app, message_id) = (member.app, said.message_id.as_str());
         let error = |code| Expected::error(code, message_id);
         let answer = |payload| Expected::answer(message_id, payload);
         match &said.what {
-            _ if is_plain && said.meta.is_some() => {
-                expected.0[from].extend(said.plain_error.map(error));
+            _ if said.unread_from(extended).is_some() => {
+                let (code, id) = said.unread_from(extended).unwrap_or_default();
+                expected.0[from].extend(code.map(|code| Expected::error(code, &id)));
             }
             What::Connect(..) => expected.add(
                 from,
@@ -285,19 +285,16 @@ impl Model {
                     expected.add(from, answer(json!({"status": "unsubscribed"})));
                 }
             }
-            What::Publish(channel) => {
-                let all = self.subscribers(app, *channel).into_iter();
-                all.for_each(|to| expected.add(to, Expected::Message(said.message())));
+            What::Publish(_) | What::Request(_) if request::is_bad(said, extended) => {
+                expected.add(from, error("bad_message"));
             }
-            What::Request(_) if request::is_bad(said) => expected.add(from, error("bad_message")),
+            What::Publish(channel) => self.publish(app, *channel, said, expected),
             What::Cancel(id) => self.cancel(from, id, expected),
             What::Credit(id, n) => self.credit(from, id, *n, said, expected),
             What::Request(channel) => self.ask(from, *channel, said, outcome, expected, news),
             What::Notification(channel) => {
                 let workers = self.workers(app, *channel);
-                let took = take_forwarded(&workers, "notification", &said.payload, news);
-                let may_be_lost = workers.is_empty() || has_lost(&workers, outcome);
-                assert!(took.is_some() || may_be_lost, "nobody got {said:?}");
+                expected.0[from].extend(self.note(&workers, said, outcome, news).map(error));
             }
             What::Respond(id) => {
                 self.answer(from, id, said, outcome, expected, news);
@@ -338,6 +335,35 @@ impl Model {
         }
     }
 
+    fn publish(&self, app: App, channel: Channel, said: &Said, expected: &mut Expectations) {
+        for to in self.subscribers(app, channel) {
+            let extended = self.extended(to);
+            if !said.is_too_large(extended) {
+                expected.add(to, Expected::Message(said.message(), said.form(extended)));
+            }
+        }
+    }
+
+    /// Passes a notification on. Returns the error that its sender gets.
+    fn note(
+        &self,
+        workers: &[usize],
+        said: &Said,
+        outcome: &Outcome<'_>,
+        news: &mut [Vec<Value>; PEERS],
+    ) -> Option<&'static str> {
+        if let Some((worker, message)) = take_forwarded(workers, "notification", said, news) {
+            self.check_choice(workers, worker, outcome);
+            assert_eq!(Form::found(&message), said.form(self.extended(worker)));
+            return None;
+        }
+        if self.may_be_too_large(workers, said) {
+            return Some("unsupported");
+        }
+        assert!(workers.is_empty() || has_lost(workers, outcome), "nobody got {said:?}");
+        None
+    }
+
     fn ask(
         &mut self,
         from: usize,
@@ -364,23 +390,17 @@ impl Model {
             expected.add(from, Expected::error(code, message_id));
             return;
         }
-        let Some((worker, message)) = take_forwarded(&workers, "request", &said.payload, news)
-        else {
+        let Some((worker, message)) = take_forwarded(&workers, "request", said, news) else {
+            if self.may_be_too_large(&workers, said) {
+                return expected.add(from, Expected::error("unsupported", message_id));
+            }
             assert!(has_lost(&workers, outcome), "nobody got {said:?}");
             expected.add(from, Expected::error("worker_lost", message_id));
             return;
         };
-        let load = |worker| self.requests.iter().filter(|r| r.worker == worker).count();
-        let is_stuck = |at: usize| {
-            let since = self.peers[at].silent_since;
-            since.is_some_and(|since| since + WORKER_STUCK_AFTER <= outcome.now)
-        };
-        let is_least = |other: &usize| {
-            outcome.congested[*other] || is_stuck(*other) || load(worker) <= load(*other)
-        };
-        assert!(workers.iter().all(is_least), "{worker} has more to do than others");
+        self.check_choice(&workers, worker, outcome);
         assert_eq!(message["reply_to"], Value::Null);
-        self.check_meta(worker, said, &message, outcome.now);
+        self.check_form(worker, said, &message, outcome.now);
         let id = message["message_id"].as_str().unwrap_or_default().to_owned();
         assert!(uuid::Uuid::try_parse(&id).is_ok() && id != message_id, "{message}");
         assert!(self.requests.iter().all(|request| request.id != id), "{id} a second time");
@@ -391,7 +411,7 @@ impl Model {
             requester: from,
             message_id: message_id.to_owned(),
             worker,
-            payload: said.payload.clone(),
+            said: said.clone(),
             deadline,
             ttl_until: None,
             stream: None,
@@ -413,12 +433,19 @@ impl Model {
     ) {
         let held = self.requests.iter().position(|r| r.id == id && r.worker == from);
         let Some(at) = held else { return };
-        if said.meta.is_some() {
+        let is_part = said.meta.as_ref().is_some_and(|meta| meta.get("seq").is_some());
+        if is_part {
             return self.take_part(at, said, outcome, expected, news);
         }
         let request = self.requests.remove(at);
-        expected
-            .add(request.requester, Expected::answer(&request.message_id, said.payload.clone()));
+        let (to, id) = (request.requester, &request.message_id);
+        expected.add(
+            to,
+            match self.extended(to) {
+                extended if said.is_too_large(extended) => Expected::error("unsupported", id),
+                extended => Expected::Form { reply_to: json!(id), form: said.form(extended) },
+            },
+        );
     }
 
     /// It shows that it works, whatever it answers.
@@ -491,13 +518,20 @@ impl Model {
         }
         for request in std::mem::take(&mut self.requests) {
             let (requester, message_id) = (request.requester, request.message_id.clone());
+            let may_be_too_large = request.said.is_too_large(Extended::default());
             let is_left = |at| left.contains(&at);
             let request = match request {
                 lost if is_left(lost.worker) => self.retry(lost, outcome, news),
                 other => Some(other),
             };
             match request {
-                None => expected.add(requester, Expected::error("worker_lost", &message_id)),
+                None => {
+                    let mut codes = vec!["worker_lost"];
+                    // The next worker may have been one that gets base64.
+                    codes.extend(may_be_too_large.then_some("unsupported"));
+                    let reply_to = json!(message_id);
+                    expected.add(requester, Expected::Error { codes, reply_to });
+                }
                 Some(request) if is_left(requester) => self.tell(&request, &["gone"]),
                 Some(request) => self.requests.push(request),
             }

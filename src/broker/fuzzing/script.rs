@@ -5,6 +5,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use serde_json::{Value, json};
 
+use super::attached::{self, Attached, Extended, Form};
 use crate::proto::{Envelope, EnvelopeError, MessageType};
 
 /// One more than the server takes.
@@ -79,7 +80,7 @@ impl<'a> Arbitrary<'a> for Speech<'a> {
         let manner = Manner(byte / 32);
         Ok(match byte % 32 {
             0 => {
-                let extended = Extended(manner.0 % 2 == 1);
+                let extended = Extended::by(manner.0);
                 Self::Connect(input.arbitrary()?, input.arbitrary()?, extended)
             }
             1..=4 => Self::Subscribe(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
@@ -101,6 +102,20 @@ impl<'a> Arbitrary<'a> for Speech<'a> {
 }
 
 impl Speech<'_> {
+    /// Returns the attachments of its message.
+    fn attached(self, serial: u32) -> Vec<Attached> {
+        match self {
+            Self::Publish(_, bytes) | Self::Request(_, bytes, _) | Self::Notification(_, bytes) => {
+                attached::some(serial, bytes)
+            }
+            // The end of a stream has no payload.
+            Self::Respond(_, bytes, manner) if manner.answered(0).1 => {
+                attached::some(serial, bytes)
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Returns whether a peer may begin with it. Everything else is said after a connect.
     pub(super) fn introduces(self) -> bool {
         matches!(self, Self::Connect(..) | Self::Raw(_) | Self::TooLarge | Self::Abroad(_))
@@ -128,10 +143,6 @@ pub(super) enum Whose {
 
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ack(pub(super) bool);
-
-/// Whether a peer asks for the extension `call`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extended(pub(super) bool);
 
 /// One of eight ways to ask or to answer, most of them with a `meta`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,8 +226,7 @@ pub(super) struct Said {
     pub(super) message_id: String,
     pub(super) payload: Value,
     pub(super) meta: Option<Value>,
-    /// The error that its `meta` makes of it for who speaks the base protocol alone.
-    pub(super) plain_error: Option<&'static str>,
+    pub(super) attached: Vec<Attached>,
     pub(super) frame: Vec<u8>,
     /// When the server had the last byte.
     pub(super) arrived: Duration,
@@ -249,6 +259,28 @@ pub(super) enum What {
     TooLarge,
 }
 
+/// Returns a payload with places for attachments, if there are any, and names them in the `meta`.
+fn attach(mut payload: Value, meta: &mut Option<Value>, attached: &[Attached]) -> Value {
+    if attached.is_empty() {
+        return payload;
+    }
+    meta.get_or_insert_with(|| json!({}))["bin"] = attached::bin(attached);
+    let shorter = usize::from(ATTACHED_PADDING_MAX) * 7;
+    let padding = payload["padding"].as_str().and_then(|padding| padding.get(..shorter));
+    if let Some(padding) = padding.map(str::to_owned) {
+        payload["padding"] = padding.into();
+    }
+    payload["parts"] = json!(vec![Value::Null; attached.len()]);
+    payload
+}
+
+/// An error, if one is sent, and the id of the message that it answers, if that could be read.
+pub(super) type Unread = (Option<&'static str>, String);
+
+/// The padding of messages with attachments is below this, so that only those with a huge one are too large
+/// in base64.
+const ATTACHED_PADDING_MAX: u8 = 32;
+
 pub(super) fn payload(serial: u32, bytes: u8) -> Value {
     json!({"serial": serial, "padding": "x".repeat(usize::from(bytes) * 7)})
 }
@@ -269,13 +301,15 @@ impl Said {
             Whose::Foreign => json!({"connection_id": "somebody", "ack": ack.0}),
         };
         let numbered = |bytes| payload(serial, bytes);
+        // The end of a stream has no payload.
+        let attached = speech.attached(serial);
         let Answered { id: request, next_seq } = answered;
         let mut meta = None;
         let (what, kind, channel, payload) = match speech {
             Speech::Connect(app, id, extended) => {
                 let mut payload = json!({"action": "connect", "connection_id": id.name()});
-                if extended.0 {
-                    payload["extensions"] = json!(["call"]);
+                if !extended.is_none() {
+                    payload["extensions"] = json!(extended.names());
                 }
                 (What::Connect(app, id, extended), MessageType::Request, Channel(3), payload)
             }
@@ -345,6 +379,7 @@ impl Said {
             What::Abroad => "abroad",
             _ => app.name(),
         };
+        let payload = attach(payload, &mut meta, &attached);
         let message_id = nth_id(serial);
         let reply_to = matches!(speech, Speech::Respond(..)).then_some(request);
         let message = json!({
@@ -357,41 +392,61 @@ impl Said {
             body.pop();
             body = format!("{body},\"meta\":{meta}}}");
         }
-        let plain_error = meta.as_ref().and_then(|_| error_of(body.as_bytes()));
-        let said = Self::of(what, message_id, payload, framed(body.as_bytes()));
-        Some(Self { meta, plain_error, ..said })
+        let frame = framed(&attached::body(&body, &attached));
+        let said = Self::of(what, message_id, payload, frame);
+        Some(Self { meta, attached, ..said })
     }
 
     fn raw(body: &[u8]) -> Option<Self> {
         let body = &body[..body.len().min(FRAME_BYTES_MAX)];
-        let EnvelopeError { fault, message_id, message_type, .. } = Envelope::parse(body).err()?;
-        // Not everybody would read it in the same way.
-        if Envelope::parse_extended(body).err()?.fault.code() != fault.code() {
-            return None;
+        let (code, message_id) = unread(Envelope::parse(body).err()?);
+        for other in [Envelope::parse_extended(body), Envelope::parse_binary(body)] {
+            // Not everybody would read it in the same way.
+            if unread(other.err()?) != (code, message_id.clone()) {
+                return None;
+            }
         }
-        let code = (message_type != Some(MessageType::Response)).then(|| fault.code().as_str());
-        let message_id = message_id.map(|id| id.decode().into_owned()).unwrap_or_default();
         Some(Self::of(What::Raw(code), message_id, Value::Null, framed(body)))
     }
 
     fn of(what: What, message_id: String, payload: Value, frame: Vec<u8>) -> Self {
-        let (meta, plain_error, arrived) = (None, None, Duration::ZERO);
-        Self {
-            what,
-            message_id,
-            payload,
-            meta,
-            plain_error,
-            frame,
-            arrived,
-            given: 0,
-            held_back: 0,
+        let (meta, attached, arrived) = (None, Vec::new(), Duration::ZERO);
+        Self { what, message_id, payload, meta, attached, frame, arrived, given: 0, held_back: 0 }
+    }
+
+    /// The frame's own message, if it is one.
+    pub(super) fn message(&self) -> Value {
+        match self.what {
+            What::Raw(_) | What::TooLarge => Value::Null,
+            _ => attached::read(&self.frame[4..]),
         }
     }
 
-    /// The frame's own message.
-    pub(super) fn message(&self) -> Value {
-        serde_json::from_slice(&self.frame[4..]).unwrap_or_default()
+    /// Returns the error that it makes of a connection with these extensions, which does not let it be read.
+    pub(super) fn unread_from(&self, from: Extended) -> Option<Unread> {
+        let body = &self.frame[4..];
+        let parsed = match from {
+            _ if self.meta.is_none() => return None,
+            Extended { call: false, binary: false } => Envelope::parse(body),
+            Extended { binary: false, .. } => Envelope::parse_extended(body),
+            _ => Envelope::parse_binary(body),
+        };
+        parsed.err().map(unread)
+    }
+
+    /// Returns whether its `meta` has keys of an extension that a connection does not have.
+    pub(super) fn exceeds(&self, from: Extended) -> bool {
+        !from.call && self.meta.as_ref().is_some_and(attached::is_of_call)
+    }
+
+    /// Returns the form in which a peer with these extensions should get it.
+    pub(super) fn form(&self, to: Extended) -> Form {
+        Form::of(&self.payload, self.meta.as_ref(), &self.attached, to)
+    }
+
+    /// Returns whether such a peer cannot get it, because it is too large in base64.
+    pub(super) fn is_too_large(&self, to: Extended) -> bool {
+        !to.binary && self.attached.iter().any(Attached::is_huge)
     }
 }
 
@@ -411,10 +466,10 @@ impl SystemAction {
     }
 }
 
-/// The error that a body makes, if one is sent.
-fn error_of(body: &[u8]) -> Option<&'static str> {
-    let EnvelopeError { fault, message_type, .. } = Envelope::parse(body).err()?;
-    (message_type != Some(MessageType::Response)).then(|| fault.code().as_str())
+fn unread(error: EnvelopeError<'_>) -> Unread {
+    let EnvelopeError { fault, message_id, message_type, .. } = error;
+    let code = (message_type != Some(MessageType::Response)).then(|| fault.code().as_str());
+    (code, message_id.map(|id| id.decode().into_owned()).unwrap_or_default())
 }
 
 /// Few, so that requesters use the same ones.

@@ -7,28 +7,31 @@ use serde_json::{Value, json};
 use super::expected::{Expectations, Expected};
 use super::request::{CREDIT_MAX, Request, Told, take_retried, ttl_of};
 use super::{Model, Outcome};
+use crate::broker::fuzzing::attached::{Extended, Form};
 use crate::broker::fuzzing::script::{PEERS, Said};
 
 impl Model {
-    /// Returns whether a peer asked for `call`.
-    pub(in crate::broker::fuzzing) fn is_extended(&self, at: usize) -> bool {
-        self.peers[at].is_extended
+    /// Returns what a peer asked for.
+    pub(in crate::broker::fuzzing) fn extended(&self, at: usize) -> Extended {
+        self.peers[at].extended
     }
 
-    /// Checks the `meta` of a request that a worker got: what is left of its deadline, and nothing
+    /// Returns whether a peer asked for `call`.
+    fn is_extended(&self, at: usize) -> bool {
+        self.extended(at).call
+    }
+
+    /// Checks the form of a request that a worker got: what is left of its deadline, and nothing
     /// that ends at the server.
-    pub(super) fn check_meta(&self, worker: usize, said: &Said, message: &Value, now: Duration) {
-        let mut expected = said.meta.clone().unwrap_or_else(|| json!({}));
-        if let Some(members) = expected.as_object_mut() {
-            members.remove("idempotent");
-            if let Some(ttl) = ttl_of(said) {
-                let left = (said.arrived + ttl).saturating_sub(now);
-                members.insert("ttl".to_owned(), (left.as_millis() as u64).into());
-            }
+    pub(super) fn check_form(&self, worker: usize, said: &Said, message: &Value, now: Duration) {
+        let mut expected = said.form(self.extended(worker));
+        if let (Some(meta), Some(ttl)) = (&mut expected.meta, ttl_of(said))
+            && meta.get("ttl").is_some()
+        {
+            let left = (said.arrived + ttl).saturating_sub(now);
+            meta["ttl"] = (left.as_millis() as u64).into();
         }
-        let is_empty = expected.as_object().is_none_or(serde_json::Map::is_empty);
-        let has_meta = self.is_extended(worker) && !is_empty;
-        assert_eq!(message.get("meta"), has_meta.then_some(&expected), "{message}");
+        assert_eq!(Form::found(message), expected);
     }
 
     /// Ends all requests of a peer with an id.
@@ -79,14 +82,17 @@ impl Model {
         news: &[Vec<Value>; PEERS],
     ) {
         let meta = said.meta.clone().unwrap_or_default();
-        let request = &mut self.requests[at];
+        let request = &self.requests[at];
+        let from = request.worker;
         let (requester, id) = (request.requester, request.message_id.clone());
         let is_end = meta["end"] == true;
-        let is_right = request.stream.as_ref().is_some_and(|stream| {
-            let is_allowed =
-                if is_end { said.payload.is_null() } else { stream.unused > stream.owed };
-            meta["seq"] == stream.next_seq && is_allowed
-        });
+        let may_say_it = !said.exceeds(self.peers[from].extended);
+        let is_right = may_say_it
+            && request.stream.as_ref().is_some_and(|stream| {
+                let is_allowed =
+                    if is_end { said.payload.is_null() } else { stream.unused > stream.owed };
+                meta["seq"] == stream.next_seq && is_allowed
+            });
         if !is_right {
             expected.add(requester, Expected::error("handler_failed", &id));
             let request = self.requests.remove(at);
@@ -103,11 +109,16 @@ impl Model {
             let request = self.requests.remove(at);
             return self.tell(&request, &["limit"]);
         }
-        let payload = said.payload.clone();
-        expected.add(requester, Expected::Part { reply_to: json!(id), payload, meta });
+        let to = self.peers[requester].extended;
+        if said.is_too_large(to) {
+            expected.add(requester, Expected::error("unsupported", &id));
+            let request = self.requests.remove(at);
+            return self.tell(&request, &["limit"]);
+        }
+        expected.add(requester, Expected::Form { reply_to: json!(id), form: said.form(to) });
         if is_end {
             self.requests.remove(at);
-        } else if let Some(stream) = &mut request.stream {
+        } else if let Some(stream) = &mut self.requests[at].stream {
             stream.unused -= 1;
             stream.next_seq += 1;
             stream.active_at = outcome.now;
@@ -167,8 +178,11 @@ impl Model {
         let may_be_retried = request.may_be_retried && !request.has_begun();
         let (worker, message) = take_retried(&request.id, news).filter(|_| may_be_retried)?;
         assert_ne!(worker, request.worker, "it was lost");
-        assert_eq!(message["payload"], request.payload);
-        assert!(has_ttl.is_none() || message["meta"]["ttl"].as_u64() > Some(0));
+        let expected = request.said.form(self.extended(worker));
+        let found = Form::found(&message);
+        assert_eq!((&found.payload, &found.attached), (&expected.payload, &expected.attached));
+        let has_ttl = has_ttl.is_some() && self.is_extended(worker);
+        assert!(!has_ttl || message["meta"]["ttl"].as_u64() > Some(0));
         request.worker = worker;
         request.may_be_retried = false;
         let is_extended = self.is_extended(worker);

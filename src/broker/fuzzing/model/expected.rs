@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 
+use crate::broker::fuzzing::attached::Form;
 use crate::broker::fuzzing::script::PEERS;
 
 /// A message that a peer should be sent.
 #[derive(Debug)]
 pub(super) enum Expected {
-    /// Exactly this, as the publisher wrote it.
-    Message(Value),
+    /// Exactly this, as the publisher wrote it, but in this form.
+    Message(Value, Form),
     Payload {
         message_type: &'static str,
         reply_to: Value,
@@ -22,11 +23,10 @@ pub(super) enum Expected {
         codes: Vec<&'static str>,
         reply_to: Value,
     },
-    /// A part of a stream, or its end.
-    Part {
+    /// A response of a worker, which may be a part of a stream.
+    Form {
         reply_to: Value,
-        payload: Value,
-        meta: Value,
+        form: Form,
     },
 }
 
@@ -45,17 +45,20 @@ impl Expected {
             message["message_type"] == "response" && message["reply_to"] == *reply_to
         };
         match self {
-            Self::Message(expected) => message == expected,
+            Self::Message(expected, form) => {
+                let keys =
+                    ["message_id", "app_id", "channel_id", "message_type", "timestamp", "reply_to"];
+                keys.iter().all(|key| message[key] == expected[key])
+                    && Form::found(message) == *form
+            }
             Self::Payload { message_type, reply_to, payload } => {
                 message["message_type"] == *message_type
                     && message["reply_to"] == *reply_to
                     && message["payload"] == *payload
             }
             Self::Answer { reply_to } => is_answer_to(reply_to),
-            Self::Part { reply_to, payload, meta } => {
-                is_answer_to(reply_to)
-                    && message["payload"] == *payload
-                    && message.get("meta") == Some(meta)
+            Self::Form { reply_to, form } => {
+                is_answer_to(reply_to) && Form::found(message) == *form
             }
             Self::Error { codes, reply_to } => {
                 let code = message["payload"]["code"].as_str();

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::broker::fuzzing::script::{PEERS, Said};
+use crate::broker::fuzzing::attached::Extended;
+use crate::broker::fuzzing::script::{Channel, PEERS, Said, What};
 
 /// A request that a worker has.
 pub(super) struct Request {
@@ -13,7 +14,8 @@ pub(super) struct Request {
     pub(super) requester: usize,
     pub(super) message_id: String,
     pub(super) worker: usize,
-    pub(super) payload: Value,
+    /// As its requester said it.
+    pub(super) said: Said,
     pub(super) deadline: Duration,
     pub(super) ttl_until: Option<Duration>,
     pub(super) stream: Option<Stream>,
@@ -96,20 +98,24 @@ pub(super) fn is_late(said: &Said, now: Duration) -> bool {
     ttl_of(said).is_some_and(|ttl| said.arrived + ttl <= now)
 }
 
-/// Returns whether the `meta` of a request is bad.
-pub(super) fn is_bad(said: &Said) -> bool {
-    said.meta.as_ref().is_some_and(|meta| meta["stream"] == 0)
+/// Returns whether the `meta` of a request or publication of a peer with these extensions is bad.
+pub(super) fn is_bad(said: &Said, from: Extended) -> bool {
+    let is_unread = said.what == What::Publish(Channel(3)) && !said.attached.is_empty();
+    let asks_for_none = said.meta.as_ref().is_some_and(|meta| meta["stream"] == 0);
+    is_unread || asks_for_none || said.exceeds(from)
 }
 
 /// Takes the one message out of the news that was passed on to one of the workers.
 pub(super) fn take_forwarded(
     workers: &[usize],
     message_type: &str,
-    payload: &Value,
+    said: &Said,
     news: &mut [Vec<Value>; PEERS],
 ) -> Option<(usize, Value)> {
     workers.iter().find_map(|&worker| {
-        let is_it = |m: &Value| m["message_type"] == message_type && m["payload"] == *payload;
+        let is_it = |m: &Value| {
+            m["message_type"] == message_type && m["payload"]["serial"] == said.payload["serial"]
+        };
         let at = news[worker].iter().position(is_it)?;
         Some((worker, news[worker].remove(at)))
     })
