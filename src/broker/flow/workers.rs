@@ -16,7 +16,10 @@ use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, Requ
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::router::Channel;
 use crate::broker::state::service::Service;
-use crate::proto::{Envelope, ErrorCode, Extensions, JsonStr, MessageType, Meta, exact_members};
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{
+    Envelope, ErrorCode, Extensions, JsonStr, MessageType, Meta, exact_members, has_attachments,
+};
 
 /// The outcome of an attempt to pass a message to the workers of its channel.
 #[derive(Debug)]
@@ -143,7 +146,8 @@ pub(crate) fn offer(
 ) -> Offer {
     let message_type = envelope.message_type();
     let is_request = message_type == MessageType::Request;
-    let worker = match least_loaded(core, channel, is_request) {
+    let is_attached = meta.is_some() && envelope.has_attachments();
+    let worker = match least_loaded(core, channel, is_request, needed(is_attached)) {
         Choice::Worker(worker) => Some(worker),
         Choice::Keep => None,
         Choice::TooMuchKept => return Offer::Refused(refusal::too_much_kept()),
@@ -202,7 +206,8 @@ fn retry(core: &mut Core, key: RequestKey) -> bool {
     let workers = core.router.channels.get(channel).map_or(0, |found| found.service.workers.len());
     core.turn.note_work(1 + workers / LOOKS_PER_WORK);
     let Some(frame) = calls::take_retry(core, key) else { return false };
-    let Choice::Worker(worker) = least_loaded(core, channel, true) else { return false };
+    let needs = needed(has_attachments(&frame.bytes()[HEADER_BYTES..]));
+    let Choice::Worker(worker) = least_loaded(core, channel, true, needs) else { return false };
     branches::note(Branch::RequestRetried);
     let now = core.turn.now.monotonic;
     let began = core.latency.begin(now.into());
@@ -237,10 +242,17 @@ enum Choice {
     NoWorkers,
 }
 
-/// Chooses the worker with the fewest requests in flight, or none if the request has to be kept. A
-/// worker that is stuck gets nothing while another one has room. If all others are at their
-/// concurrency, it gets some: it may just be slow, and what it gets is bounded by its own.
-fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool) -> Choice {
+/// Returns the extensions without which a worker gets a message in another form.
+#[inline]
+fn needed(is_attached: bool) -> Extensions {
+    if is_attached { Extensions::BINARY } else { Extensions::NONE }
+}
+
+/// Chooses the worker with the fewest requests in flight among those with the extensions, or else among
+/// the others, or none if the request has to be kept. A worker that is stuck gets nothing while another
+/// one has room. If all others are at their concurrency, it gets some: it may just be slow, and what it
+/// gets is bounded by its own.
+fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool, needs: Extensions) -> Choice {
     let Some(channel) = core.router.channels.get_mut(key) else { return Choice::NoWorkers };
     let Service { workers, next, kept, .. } = &mut channel.service;
     if workers.is_empty() {
@@ -252,7 +264,7 @@ fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool) -> Choice {
     }
     let stuck_since = core.turn.now.monotonic.checked_sub(WORKER_STUCK_AFTER);
     let first = *next % workers.len();
-    let mut chosen: Option<((bool, usize), usize, ConnectionKey)> = None;
+    let mut chosen: Option<((u8, usize), usize, ConnectionKey)> = None;
     for offset in 0..workers.len() {
         let at = first + offset;
         let at = if at < workers.len() { at } else { at - workers.len() };
@@ -260,7 +272,8 @@ fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool) -> Choice {
         if is_request && !worker.has_room() {
             continue;
         }
-        let Some(load) = load_of(core.connections.get(worker.key), stuck_since) else { continue };
+        let connection = core.connections.get(worker.key);
+        let Some(load) = load_of(connection, stuck_since, needs) else { continue };
         // Of equally loaded workers, the first one gets the request, and the next search starts
         // behind it.
         if chosen.is_none_or(|(least, ..)| load < least) {
@@ -283,10 +296,14 @@ fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool) -> Choice {
     Choice::Worker(worker)
 }
 
-/// Returns whether a worker is stuck, and the number of its requests in flight. One that is a slow reader
-/// gets nothing.
+/// Returns how much speaks against a worker, that it is stuck more than that it lacks an extension, and
+/// the number of its requests in flight. One that is a slow reader gets nothing.
 #[inline]
-fn load_of(worker: Option<&Connection>, stuck_since: Option<Duration>) -> Option<(bool, usize)> {
+fn load_of(
+    worker: Option<&Connection>,
+    stuck_since: Option<Duration>,
+    needs: Extensions,
+) -> Option<(u8, usize)> {
     let connection = worker.filter(|connection| connection.congested.is_none())?;
     let worker = connection.session()?.worker.as_ref()?;
     let is_silent = worker.silent_since.is_some_and(|since| Some(since) < stuck_since);
@@ -295,7 +312,8 @@ fn load_of(worker: Option<&Connection>, stuck_since: Option<Duration>) -> Option
         worker.in_flight.len() == worker.stalled && connection.extensions.contains(Extensions::CALL)
     };
     let is_stuck = is_silent && !is_tried();
-    Some((is_stuck, worker.in_flight.len()))
+    let lacks_one = !connection.extensions.contains(needs);
+    Some((2 * u8::from(is_stuck) + u8::from(lacks_one), worker.in_flight.len()))
 }
 
 /// Passes a worker's response on to the requester. Returns whether `from` was the worker of that

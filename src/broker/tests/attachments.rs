@@ -6,6 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 mod own;
 mod too_large;
+mod workers;
 
 /// A message as a peer got it: its JSON, and the data of its attachments.
 #[derive(Debug)]
