@@ -30,11 +30,19 @@ impl World {
 
     /// Checks that workers which have nothing to do take turns.
     fn probe_workers(&mut self, app: usize, job: usize) -> Result<(), String> {
-        let asks = self.peers.iter().position(|peer| {
-            self.model.conns[peer.conn].app == app && self.model.is_sound(peer.conn)
-        });
+        // One that sends attachments comes last: with them, workers that know them are preferred.
+        let is_one = |at: &usize| {
+            let conn = self.peers[*at].conn;
+            self.model.conns[conn].app == app && self.model.is_sound(conn)
+        };
+        let sends_attachments = |at: &usize| self.model.has_binary(self.peers[*at].conn);
+        let asks = (0..self.peers.len()).filter(is_one).min_by_key(sends_attachments);
         let Some(asks) = asks else { return Ok(()) };
         let workers = self.model.workers(app, job);
+        let knowing = workers.iter().filter(|worker| self.model.has_binary(**worker)).count();
+        if sends_attachments(&asks) && knowing > 0 && knowing < workers.len() {
+            return Ok(());
+        }
         let mut chosen: Vec<ConnId> = Vec::new();
         for _ in 0..workers.len() {
             self.ask_to_work(asks, job);

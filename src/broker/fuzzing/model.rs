@@ -353,11 +353,11 @@ impl Model {
         news: &mut [Vec<Value>; PEERS],
     ) -> Option<&'static str> {
         if let Some((worker, message)) = take_forwarded(workers, "notification", said, news) {
-            self.check_choice(workers, worker, outcome);
+            self.check_choice(workers, worker, said, outcome);
             assert_eq!(Form::found(&message), said.form(self.extended(worker)));
             return None;
         }
-        if self.may_be_too_large(workers, said) {
+        if self.may_be_too_large(workers, said, outcome) {
             return Some("unsupported");
         }
         assert!(workers.is_empty() || has_lost(workers, outcome), "nobody got {said:?}");
@@ -391,14 +391,14 @@ impl Model {
             return;
         }
         let Some((worker, message)) = take_forwarded(&workers, "request", said, news) else {
-            if self.may_be_too_large(&workers, said) {
+            if self.may_be_too_large(&workers, said, outcome) {
                 return expected.add(from, Expected::error("unsupported", message_id));
             }
             assert!(has_lost(&workers, outcome), "nobody got {said:?}");
             expected.add(from, Expected::error("worker_lost", message_id));
             return;
         };
-        self.check_choice(&workers, worker, outcome);
+        self.check_choice(&workers, worker, said, outcome);
         assert_eq!(message["reply_to"], Value::Null);
         self.check_form(worker, said, &message, outcome.now);
         let id = message["message_id"].as_str().unwrap_or_default().to_owned();

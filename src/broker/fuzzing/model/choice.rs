@@ -6,10 +6,19 @@ use crate::broker::limits::WORKER_STUCK_AFTER;
 
 impl Model {
     /// Checks that a worker for a message was rightly chosen.
-    pub(super) fn check_choice(&self, workers: &[usize], chosen: usize, outcome: &Outcome<'_>) {
-        let load = |at| self.requests.iter().filter(|request| request.worker == at).count();
+    pub(super) fn check_choice(
+        &self,
+        workers: &[usize],
+        chosen: usize,
+        said: &Said,
+        outcome: &Outcome<'_>,
+    ) {
+        let rank = |at: usize| {
+            let lacks_binary = !said.attached.is_empty() && !self.extended(at).binary;
+            (lacks_binary, self.requests.iter().filter(|request| request.worker == at).count())
+        };
         let is_less =
-            |other: &usize| !self.has_room(*other, outcome) || load(chosen) <= load(*other);
+            |other: &usize| !self.has_room(*other, outcome) || rank(chosen) <= rank(*other);
         assert!(workers.iter().all(is_less), "{chosen} has more to do than others");
     }
 
@@ -20,7 +29,14 @@ impl Model {
     }
 
     /// Returns whether a message may be too large for the worker that was chosen.
-    pub(super) fn may_be_too_large(&self, workers: &[usize], said: &Said) -> bool {
+    pub(super) fn may_be_too_large(
+        &self,
+        workers: &[usize],
+        said: &Said,
+        outcome: &Outcome<'_>,
+    ) -> bool {
+        let is_chosen_first = |at: &usize| self.extended(*at).binary && self.has_room(*at, outcome);
         workers.iter().any(|at| said.is_too_large(self.extended(*at)))
+            && !workers.iter().any(is_chosen_first)
     }
 }
