@@ -485,4 +485,34 @@ mod tests {
         let (all, has_ended) = read_all(&mut stream, 4_096);
         assert_eq!((all.len(), has_ended), (RECORDS, false));
     }
+
+    /// A read that sends what was held back uses up the room of which an event would have told.
+    #[test]
+    fn a_read_that_sends_what_was_held_back_asks_for_a_flush_of_the_rest() {
+        let (proceed, may_proceed) = std::sync::mpsc::channel();
+        let mut stream = stream_with(move |mut session, mut socket| {
+            session.complete_io(&mut socket).unwrap();
+            may_proceed.recv().unwrap();
+            let quiet = std::time::Duration::from_millis(200);
+            socket.set_read_timeout(Some(quiet)).unwrap();
+            while socket.read(&mut vec![0; BUFFER_BYTES]).is_ok() {}
+            session.writer().write_all(b"words").unwrap();
+            socket.write_all(&take_tls(&mut session)).unwrap();
+            // The socket stays open until the test is over.
+            let _ = may_proceed.recv();
+        });
+        while stream.is_handshaking() {
+            let read = stream.read(&mut vec![0; BUFFER_BYTES]);
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        while stream.flush().unwrap() {
+            stream.write(&[IoSlice::new(&vec![0; BUFFER_BYTES])]).unwrap();
+        }
+        proceed.send(()).unwrap();
+        assert_eq!(next_read(&mut stream).unwrap(), 5);
+        assert!(!stream.session.wants_write(), "the read sent it");
+        assert!(stream.wants_flush(), "the queue may have more");
+        assert!(stream.flush().unwrap() && !stream.wants_flush());
+    }
 }

@@ -347,3 +347,48 @@ fn parts_that_fit_into_no_frame_with_their_head_are_too_many() {
     world.run_mailbox();
     world.expect_error(key, "limit_exceeded", "q");
 }
+
+#[test]
+fn a_filter_is_asked_once_about_a_publication_that_has_to_wait() {
+    const HIGH_WATER_BYTES: usize = 4_000;
+    let limits = Limits { queue_high_water_bytes: HIGH_WATER_BYTES, ..Limits::default() };
+    let mut world = World::new(limits);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    world.broker.filter(move |delivery| {
+        let is_publication = delivery.message().message_type() == MessageType::Publish;
+        count.fetch_add(usize::from(is_publication), Ordering::Relaxed);
+        Ok(Verdict::CarryOut)
+    });
+    let slow = world.connected("app", "slow");
+    world.subscribe(slow, "app", "feed");
+    world.stalled.push(slow);
+    let publisher = world.connected("app", "publisher");
+    let text = "x".repeat(HIGH_WATER_BYTES);
+    for id in ["first", "second"] {
+        world.send(publisher, &message("app", "publish", "feed", id, &json!(text)));
+    }
+    assert!(world.is_parked(publisher));
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "the second one is not carried out yet");
+    world.relieve(slow);
+    world.act();
+    assert!(!world.is_parked(publisher));
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+/// The loop may have had its last look into the mailbox by then.
+#[test]
+fn what_is_posted_while_the_mailbox_is_emptied_wakes_the_loop_again() {
+    let mut world = World::new(Limits::default());
+    let woken = Arc::new(AtomicUsize::new(0));
+    let count = woken.clone();
+    world.broker.set_waker(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let handle = world.broker.handle();
+    let later = handle.clone();
+    handle.post(move |_| later.post(|_| ()).unwrap()).unwrap();
+    assert_eq!(woken.load(Ordering::Relaxed), 1);
+    world.run_mailbox();
+    assert_eq!(woken.load(Ordering::Relaxed), 2);
+}
