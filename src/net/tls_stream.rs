@@ -495,7 +495,7 @@ mod tests {
             may_proceed.recv().unwrap();
             let quiet = std::time::Duration::from_millis(200);
             socket.set_read_timeout(Some(quiet)).unwrap();
-            while socket.read(&mut vec![0; BUFFER_BYTES]).is_ok() {}
+            while socket.read(&mut vec![0; BUFFER_BYTES]).is_ok_and(|bytes| bytes > 0) {}
             session.writer().write_all(b"words").unwrap();
             socket.write_all(&take_tls(&mut session)).unwrap();
             // The socket stays open until the test is over.

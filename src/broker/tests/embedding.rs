@@ -392,3 +392,15 @@ fn what_is_posted_while_the_mailbox_is_emptied_wakes_the_loop_again() {
     world.run_mailbox();
     assert_eq!(woken.load(Ordering::Relaxed), 2);
 }
+
+#[test]
+fn a_connection_that_is_taken_over_has_gone_before_the_newer_one_comes() {
+    let mut world = World::new(Limits::default());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (came, went) = (seen.clone(), seen.clone());
+    world.broker.on_connect(move |info, _| came.lock().unwrap().push(("came", info.key)));
+    world.broker.on_disconnect(move |info, _| went.lock().unwrap().push(("went", info.key)));
+    let older = world.connected("app", "same");
+    let newer = world.connected("app", "same");
+    assert_eq!(*seen.lock().unwrap(), [("came", older), ("went", older), ("came", newer)]);
+}
