@@ -4,11 +4,12 @@ use allocation_counter::AllocationInfo;
 use ipc_framework::broker::{ConnectionKey, Limits};
 
 use super::memory::Memory;
-use super::{ID, contains, frame};
+use super::{ID, allocations_of, contains, frame};
 
 const SIZES_BYTES: [usize; 4] = [64, 4 << 10, 100 << 10, 1 << 20];
 const SUBSCRIBERS: usize = 50;
 const ROUNDS: usize = 20;
+const BINARY: &str = r#","extensions":["binary"]"#;
 
 fn body(json: &str, attachment: &[u8]) -> Vec<u8> {
     let mut body = (json.len() as u32).to_be_bytes().to_vec();
@@ -32,20 +33,14 @@ fn attached(message_type: &str, channel_id: &str, bytes: usize, reply_to: &str) 
     frame
 }
 
-fn connected(memory: &mut Memory, connection_id: &str) -> ConnectionKey {
-    memory.connected_with(connection_id, r#","extensions":["binary"]"#)
-}
-
-/// Warms up, then counts the allocations of as many rounds again.
-fn count(mut round: impl FnMut()) -> AllocationInfo {
-    for _ in 0..ROUNDS {
-        round();
-    }
-    allocation_counter::measure(|| {
-        for _ in 0..ROUNDS {
-            round();
-        }
-    })
+/// Returns subscribers of the channel `news` with these members in the payload of connect.
+fn subscribers(memory: &mut Memory, members: &str) -> Vec<ConnectionKey> {
+    let subscribed = |at| {
+        let key = memory.connected_with(&format!("subscriber-{at}"), members);
+        memory.receive(key, &frame("subscribe", "news", "{}", "null"));
+        key
+    };
+    (0..SUBSCRIBERS).map(subscribed).collect()
 }
 
 /// Every size has at most `count_max` allocations a round and `bytes_max` bytes of them at once. A frame
@@ -69,16 +64,10 @@ fn assert_constant(
 fn a_publication_is_shared_whatever_its_size() {
     assert_constant(1, SUBSCRIBERS + 16, 4 << 10, |bytes| {
         let mut memory = Memory::new();
-        let publisher = connected(&mut memory, "publisher");
-        let subscribers: Vec<ConnectionKey> = (0..SUBSCRIBERS)
-            .map(|at| {
-                let key = connected(&mut memory, &format!("subscriber-{at}"));
-                memory.receive(key, &frame("subscribe", "news", "{}", "null"));
-                key
-            })
-            .collect();
+        let publisher = memory.connected_with("publisher", BINARY);
+        let subscribers = subscribers(&mut memory, BINARY);
         let publication = attached("publish", "news", bytes, "null");
-        count(|| {
+        allocations_of(ROUNDS, || {
             memory.receive(publisher, &publication);
             for key in &subscribers {
                 assert!(memory.sent[key.index()] == publication);
@@ -91,16 +80,10 @@ fn a_publication_is_shared_whatever_its_size() {
 fn the_form_for_subscribers_of_json_alone_is_made_once() {
     assert_constant(4, SUBSCRIBERS + 16, 4 << 10, |bytes| {
         let mut memory = Memory::new();
-        let publisher = connected(&mut memory, "publisher");
-        let subscribers: Vec<ConnectionKey> = (0..SUBSCRIBERS)
-            .map(|at| {
-                let key = memory.connected(&format!("subscriber-{at}"));
-                memory.receive(key, &frame("subscribe", "news", "{}", "null"));
-                key
-            })
-            .collect();
+        let publisher = memory.connected_with("publisher", BINARY);
+        let subscribers = subscribers(&mut memory, "");
         let publication = attached("publish", "news", bytes, "null");
-        count(|| {
+        allocations_of(ROUNDS, || {
             memory.receive(publisher, &publication);
             for key in &subscribers {
                 assert!(contains(&memory.sent[key.index()][..250], b"$base64"));
@@ -113,17 +96,17 @@ fn the_form_for_subscribers_of_json_alone_is_made_once() {
 fn a_request_is_forwarded_and_answered() {
     assert_constant(10, 2, 1 << 10, |bytes| {
         let mut memory = Memory::new();
-        let worker = connected(&mut memory, "worker");
+        let worker = memory.connected_with("worker", BINARY);
         let serve = r#"{"action":"serve","channel":"work"}"#;
         memory.receive(worker, &frame("request", "system", serve, "null"));
-        let requester = connected(&mut memory, "requester");
+        let requester = memory.connected_with("requester", BINARY);
         let request = attached("request", "work", bytes, "null");
         let mut answer = attached("response", "work", bytes, &format!("\"{ID}\""));
         let reply_to = format!(r#""reply_to":"{ID}""#);
         let reply_to = answer.windows(reply_to.len()).position(|at| at == reply_to.as_bytes());
         let reply_to_at = reply_to.unwrap() + r#""reply_to":""#.len();
         let start = br#"....jjjj{"message_id":""#.len();
-        count(|| {
+        allocations_of(ROUNDS, || {
             memory.receive(requester, &request);
             let task = &memory.sent[worker.index()];
             answer[reply_to_at..][..ID.len()].copy_from_slice(&task[start..][..ID.len()]);

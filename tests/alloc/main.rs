@@ -62,13 +62,17 @@ fn connect_with(connection_id: &str, members: &str) -> Vec<u8> {
     frame("request", "system", &payload, "null")
 }
 
+fn allocations(round: impl FnMut()) -> AllocationInfo {
+    allocations_of(ROUNDS, round)
+}
+
 /// Warms up, then counts the allocations of as many rounds again.
-fn allocations(mut round: impl FnMut()) -> AllocationInfo {
-    for _ in 0..ROUNDS {
+fn allocations_of(rounds: usize, mut round: impl FnMut()) -> AllocationInfo {
+    for _ in 0..rounds {
         round();
     }
     allocation_counter::measure(|| {
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             round();
         }
     })

@@ -157,10 +157,6 @@ class Found(NamedTuple):
 REFUSALS = (ArithmeticError, AttributeError, BufferError, RuntimeError, TypeError, ValueError)
 
 
-#: The exceptions by which libraries refuse their memory. Others come from elsewhere, such as the handler of a signal.
-REFUSALS = (ArithmeticError, AttributeError, BufferError, RuntimeError, TypeError, ValueError)
-
-
 class Refused(TypeError):
     """A value that cannot be sent. The text says what it is and what to send in its place."""
 
