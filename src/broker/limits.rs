@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::history_rule::HistoryRule;
 use super::turn_limits::TurnLimits;
 use crate::proto::frame::HEADER_BYTES;
 use crate::setters::setters;
@@ -63,6 +64,13 @@ pub struct Limits {
     pub pending_max: usize,
     /// Time for a drain, 10 s. Requests that are still unanswered at its end are answered `timeout`.
     pub drain_timeout: Duration,
+    /// Bytes of all last values, the publications with `retain`, 64 MiB. One that does not fit is
+    /// refused with `limit_exceeded`.
+    pub retained_bytes_max: usize,
+    /// Last values of all channels, 4,096.
+    pub retained_values_max: usize,
+    /// The channels that keep a history; none by default.
+    pub histories: Vec<HistoryRule>,
     /// The bounds of one turn of the loop.
     pub turn: TurnLimits,
 }
@@ -84,6 +92,9 @@ setters! {
         [pending_per_connection_max: usize]
         [pending_max: usize]
         [drain_timeout: Duration]
+        [retained_bytes_max: usize]
+        [retained_values_max: usize]
+        into [histories: Vec<HistoryRule>]
         [turn: TurnLimits]
     }
 }
@@ -106,6 +117,9 @@ impl Default for Limits {
             pending_per_connection_max: 1_024,
             pending_max: 262_144,
             drain_timeout: Duration::from_secs(10),
+            retained_bytes_max: 64 << 20,
+            retained_values_max: 4_096,
+            histories: Vec::new(),
             turn: TurnLimits::default(),
         }
     }
@@ -193,7 +207,8 @@ impl Limits {
             ),
         ];
         let wrong = checks.into_iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, text)| text);
-        wrong.chain(self.turn.problems()).collect()
+        let histories = self.histories.iter().flat_map(HistoryRule::problems);
+        wrong.chain(histories).chain(self.turn.problems()).collect()
     }
 
     /// Unsent bytes at which a connection is closed without any grace, for publications from inside

@@ -22,9 +22,11 @@ mod embed;
 mod flow;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod history_rule;
 #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
 mod inspection;
 mod limits;
+mod pattern;
 mod peer;
 mod setup;
 mod state;
@@ -40,6 +42,7 @@ pub use embed::part_sender::{PartError, PartSender};
 pub use embed::request::{Delivery, Reply, Request, RequestResult, Verdict};
 pub use embed::responder::Responder;
 pub use embed::setup::{Application, Channel};
+pub use history_rule::HistoryRule;
 pub use limits::Limits;
 pub use state::budget::MemoryPressure;
 pub use state::counters::Counters;

@@ -197,7 +197,7 @@ impl BufferPool {
     }
 
     /// Has queues hold the frame in a buffer that was taken from the pool.
-    pub(super) fn share(&mut self, bytes: Vec<u8>) -> SharedFrame {
+    pub(crate) fn share(&mut self, bytes: Vec<u8>) -> SharedFrame {
         if let Some(mut free) = self.free_shared.pop()
             && let Some(shared) = Arc::get_mut(&mut free.0)
         {
@@ -209,7 +209,7 @@ impl BufferPool {
 
     /// Drops a reference to a frame, and takes the buffer back if it was the last one.
     #[inline]
-    pub(super) fn give_shared(&mut self, frame: SharedFrame) {
+    pub(crate) fn give_shared(&mut self, frame: SharedFrame) {
         // Cheaper than to ask for the only reference, which nearly none is.
         if Arc::strong_count(&frame.0) == 1 {
             self.give_last(frame);

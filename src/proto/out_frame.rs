@@ -113,7 +113,7 @@ impl<'a> OutFrame<'a> {
 
     /// The shared frame, if this one is shared.
     #[inline]
-    pub(super) fn as_shared(&self) -> Option<&SharedFrame> {
+    pub(crate) fn as_shared(&self) -> Option<&SharedFrame> {
         match &self.kind {
             Kind::Shared(frame) => Some(frame),
             _ => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
 use clap::{ArgAction, Args, ValueEnum};
-use ipc_framework::{Access, Config, Limits, Spin, Tls, Token, UnixSocket};
+use ipc_framework::{Access, Config, HistoryRule, Limits, Spin, Tls, Token, UnixSocket};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::cli::failure::Failure;
@@ -59,6 +59,10 @@ pub(super) struct Settings {
     #[arg(long, env = "IPC_MAX_MEMORY", value_name = "SIZE", value_parser = units::size)]
     #[serde(deserialize_with = "units::read_size")]
     max_memory: Option<usize>,
+    /// Memory for the last values of channels, within that [default: 64MiB]
+    #[arg(long, env = "IPC_RETAINED_MAX", value_name = "SIZE", value_parser = units::size)]
+    #[serde(deserialize_with = "units::read_size")]
+    retained_max: Option<usize>,
     /// Time for a new connection to complete its handshake [default: 5s]
     #[arg(long, env = "IPC_HANDSHAKE_TIMEOUT")]
     #[arg(value_name = "DURATION", value_parser = units::duration)]
@@ -142,6 +146,31 @@ pub(super) struct Settings {
     #[arg(skip)]
     #[serde(deserialize_with = "read_tokens")]
     pub(super) tokens: HashMap<String, Token>,
+    /// The channels that keep a history; in the file only.
+    #[arg(skip)]
+    history: Vec<HistorySettings>,
+}
+
+/// A table `[[history]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct HistorySettings {
+    app: String,
+    channel: String,
+    #[serde(default, deserialize_with = "units::read_count")]
+    messages: Option<usize>,
+    #[serde(default, deserialize_with = "units::read_size")]
+    bytes: Option<usize>,
+    #[serde(default, deserialize_with = "units::read_timeout")]
+    age: Option<Duration>,
+}
+
+impl HistorySettings {
+    fn rule(&self) -> HistoryRule {
+        let rule = HistoryRule::new(&self.app, &self.channel).age(self.age);
+        let (messages, bytes) = (rule.messages, rule.bytes);
+        rule.messages(self.messages.unwrap_or(messages)).bytes(self.bytes.unwrap_or(bytes))
+    }
 }
 
 /// The format of the events on standard error.
@@ -168,6 +197,7 @@ impl Settings {
             max_channels: self.max_channels.or(file.max_channels),
             max_subscriptions: self.max_subscriptions.or(file.max_subscriptions),
             max_memory: self.max_memory.or(file.max_memory),
+            retained_max: self.retained_max.or(file.retained_max),
             handshake_timeout: self.handshake_timeout.or(file.handshake_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
             request_timeout: self.request_timeout.or(file.request_timeout),
@@ -189,6 +219,7 @@ impl Settings {
             metrics: self.metrics.or(file.metrics),
             demo: self.demo.or(file.demo),
             tokens: file.tokens,
+            history: file.history,
         }
     }
 
@@ -242,6 +273,8 @@ impl Settings {
         limits.subscriptions_per_connection_max =
             self.max_subscriptions.unwrap_or(limits.subscriptions_per_connection_max);
         limits.memory_bytes_max = self.max_memory.unwrap_or(limits.memory_bytes_max);
+        limits.retained_bytes_max = self.retained_max.unwrap_or(limits.retained_bytes_max);
+        limits.histories = self.history.iter().map(HistorySettings::rule).collect();
         limits.handshake_timeout = self.handshake_timeout.unwrap_or(limits.handshake_timeout);
         limits.idle_timeout = self.idle_timeout.filter(|timeout| !timeout.is_zero());
         if let Some(TimeoutOrNever(timeout)) = self.request_timeout {
@@ -416,7 +449,11 @@ mod tests {
                     max-frame-bytes = \"5KiB\"\nmax-memory = \"6MiB\"\n\
                     handshake-timeout = \"7s\"\nidle-timeout = \"8s\"\n\
                     request-timeout = \"9s\"\nqueue-high-water = \"10KiB\"\n\
-                    slow-consumer-grace = \"11s\"\ndrain-timeout = \"12s\"\n";
+                    slow-consumer-grace = \"11s\"\ndrain-timeout = \"12s\"\n\
+                    retained-max = \"13MiB\"\n\
+                    [[history]]\napp = \"shop\"\nchannel = \"prices.*\"\nmessages = 14\n\
+                    bytes = \"15KiB\"\nage = \"16min\"\n\
+                    [[history]]\napp = \"shop\"\nchannel = \"orders\"\n";
         let seconds = Duration::from_secs;
         let expected = Limits::default()
             .connections_max(2)
@@ -429,7 +466,15 @@ mod tests {
             .request_timeout(seconds(9))
             .queue_high_water_bytes(10 << 10)
             .slow_consumer_grace(seconds(11))
-            .drain_timeout(seconds(12));
+            .drain_timeout(seconds(12))
+            .retained_bytes_max(13 << 20)
+            .histories([
+                HistoryRule::new("shop", "prices.*")
+                    .messages(14)
+                    .bytes(15 << 10)
+                    .age(seconds(16 * 60)),
+                HistoryRule::new("shop", "orders"),
+            ]);
         assert_eq!(limits(text), expected);
         let never = "request-timeout = \"never\"\nidle-timeout = \"never\"\n";
         assert_eq!(limits(never), Limits::default().request_timeout(None));

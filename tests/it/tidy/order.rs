@@ -57,7 +57,8 @@ const ROOMS: &[Room] = &[
         folder: "src/broker",
         floors: &[
             // Set by the operator.
-            "turn_limits",
+            "turn_limits pattern",
+            "history_rule",
             "limits access",
             // Tables: each owns its data and knows no other.
             "state/keys",
@@ -65,7 +66,7 @@ const ROOMS: &[Room] = &[
             "state/histogram state/counters state/timeouts state/timers state/events state/watch",
             "state/latency state/call_index state/calls state/request_id",
             "state/connection state/service",
-            "state/budget state/patterns? state/history?",
+            "state/budget state/patterns? state/topic/history state/topic/retained state/topic/mod",
             "state/router state/requests state/turn state/stats",
             "state/core",
             // The course of messages and connections.

@@ -1,0 +1,535 @@
+//! The newest publications of a channel, in the form that subscribers get, for those who come later.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::broker::state::timers::Moment;
+use crate::proto::{BufferPool, COPY_BYTES_MAX, OutFrame, SharedFrame};
+
+/// The length of an epoch.
+pub(crate) const EPOCH_BYTES: usize = 12;
+
+/// Names one ring. It is another one whenever a ring is made anew.
+pub(crate) type Epoch = [u8; EPOCH_BYTES];
+
+/// The first chunk of a ring grows up to this size, so that a channel with few messages takes little.
+const FIRST_CHUNK_BYTES: usize = 512;
+const SMALL_CHUNK_BYTES: usize = 4 << 10;
+const LARGE_CHUNK_BYTES: usize = 64 << 10;
+/// A ring has about so many chunks: it holds one of them at each end that may be nearly empty.
+const CHUNKS: usize = 8;
+
+/// The bounds of a ring. Whatever is over one of them is forgotten, the oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) messages: usize,
+    /// Of the frames, with their length prefixes.
+    pub(crate) bytes: usize,
+    pub(crate) age: Option<Duration>,
+}
+
+/// A ring of publications. Each has an offset, from 1, and the next one has the next.
+///
+/// Small frames lie one behind the other in chunks, so that many of them go into a queue at once, and
+/// the queues of those who come back at the same time refer to one chunk. Large ones are shared with
+/// the queues of the subscribers who got them when they were published.
+///
+/// Invariant: `entries` are within the bounds but for the age, `bytes` is their sum, and `closed` and
+/// `open` have no chunk of which no entry is left.
+#[derive(Debug)]
+pub(crate) struct History {
+    epoch: Epoch,
+    bounds: Bounds,
+    entries: VecDeque<Entry>,
+    /// The offset of the first entry, or of the next publication if there is no entry.
+    first: u64,
+    bytes: usize,
+    closed: VecDeque<SharedFrame>,
+    /// The number of the first closed chunk, or of the open one if there is no closed one.
+    first_chunk: u32,
+    open: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    arrived: Moment,
+    bytes: u32,
+    has_attachments: bool,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// In a chunk, up to this byte.
+    Chunk {
+        number: u32,
+        end: u32,
+    },
+    Own(SharedFrame),
+}
+
+/// Frames that follow one another in a ring.
+#[derive(Debug)]
+pub(crate) struct Piece<'a> {
+    pub(crate) frames: OutFrame<'a>,
+    pub(crate) messages: u32,
+    /// It is a single message with attachments.
+    pub(crate) has_attachments: bool,
+}
+
+impl History {
+    pub(crate) fn new(epoch: Epoch, bounds: Bounds) -> Self {
+        Self {
+            epoch,
+            bounds,
+            entries: VecDeque::new(),
+            first: 1,
+            bytes: 0,
+            closed: VecDeque::new(),
+            first_chunk: 0,
+            open: Vec::new(),
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> &str {
+        str::from_utf8(&self.epoch).unwrap_or_default()
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Returns the number of messages in it.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Returns the bytes of the messages in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the offset of the next publication.
+    #[inline]
+    pub(crate) fn next_offset(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// Returns the offset of the newest publication, 0 if there was none.
+    pub(crate) fn offset(&self) -> u64 {
+        self.next_offset() - 1
+    }
+
+    /// Returns the time of the oldest message in it.
+    pub(crate) fn oldest(&self) -> Option<Moment> {
+        self.entries.front().map(|entry| entry.arrived)
+    }
+
+    /// Returns whether all publications from this offset on are still there.
+    pub(crate) fn reaches_back_to(&self, next: u64) -> bool {
+        (self.first..=self.next_offset()).contains(&next)
+    }
+
+    /// Returns the offset from which on there are so many, or as many as are kept.
+    pub(crate) fn newest(&self, messages: u64) -> u64 {
+        self.next_offset().saturating_sub(messages).max(self.first)
+    }
+
+    /// Keeps a publication, which has the next offset, and forgets what is over the bounds with it.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        frame: &OutFrame<'_>,
+        has_attachments: bool,
+        now: Moment,
+        pool: &mut BufferPool,
+    ) {
+        self.forget_old(now, pool);
+        let bytes = frame.len();
+        while self.entries.len() >= self.bounds.messages || self.bytes + bytes > self.bounds.bytes {
+            if !self.forget_first(pool) {
+                // It does not fit by itself.
+                self.first += 1;
+                return;
+            }
+        }
+        let place = match frame.as_shared() {
+            Some(shared) if bytes > COPY_BYTES_MAX => Place::Own(shared.clone()),
+            _ => {
+                if self.open.capacity() - self.open.len() < bytes {
+                    self.make_room(bytes, pool);
+                }
+                frame.append_to(&mut self.open);
+                Place::Chunk { number: self.open_chunk(), end: self.open.len() as u32 }
+            }
+        };
+        if self.entries.len() == self.entries.capacity() {
+            self.grow(pool);
+        }
+        self.bytes += bytes;
+        // The length on the wire has 32 bits.
+        self.entries.push_back(Entry { arrived: now, bytes: bytes as u32, has_attachments, place });
+    }
+
+    #[inline]
+    fn open_chunk(&self) -> u32 {
+        self.first_chunk.wrapping_add(self.closed.len() as u32)
+    }
+
+    #[cold]
+    fn grow(&mut self, pool: &mut BufferPool) {
+        let before = self.entries.capacity();
+        let more = before.max(4).min(self.bounds.messages.saturating_sub(before)).max(1);
+        self.entries.reserve_exact(more);
+        pool.gauge().add((self.entries.capacity() - before) * size_of::<Entry>());
+    }
+
+    /// Makes room in the open chunk, or opens another one.
+    #[cold]
+    fn make_room(&mut self, bytes: usize, pool: &mut BufferPool) {
+        let needed = self.open.len() + bytes;
+        if self.closed.is_empty() && needed <= SMALL_CHUNK_BYTES {
+            let before = self.open.capacity();
+            let capacity = needed.next_power_of_two().max(FIRST_CHUNK_BYTES);
+            self.open.reserve_exact(capacity - self.open.len());
+            return pool.gauge().add(self.open.capacity() - before);
+        }
+        let chunk_bytes = (self.bytes / CHUNKS).clamp(SMALL_CHUNK_BYTES, LARGE_CHUNK_BYTES);
+        let full = std::mem::replace(&mut self.open, pool.take(chunk_bytes.max(bytes)));
+        if full.is_empty() {
+            return pool.give(full);
+        }
+        self.closed.push_back(pool.share(full));
+    }
+
+    /// Forgets the oldest message. Returns whether there was one.
+    pub(crate) fn forget_first(&mut self, pool: &mut BufferPool) -> bool {
+        let Some(entry) = self.entries.pop_front() else { return false };
+        self.first += 1;
+        self.bytes -= entry.bytes as usize;
+        match entry.place {
+            Place::Own(frame) => pool.give_shared(frame),
+            Place::Chunk { number, end } => {
+                if number == self.open_chunk() {
+                    if end as usize == self.open.len() {
+                        self.open.clear();
+                    }
+                } else if let Some(chunk) = self.closed.front()
+                    && end as usize == chunk.bytes().len()
+                    && let Some(chunk) = self.closed.pop_front()
+                {
+                    debug_assert_eq!(number, self.first_chunk);
+                    self.first_chunk = self.first_chunk.wrapping_add(1);
+                    pool.give_shared(chunk);
+                }
+            }
+        }
+        true
+    }
+
+    /// Forgets messages that are over the age, and gives memory back that nothing needs.
+    #[inline]
+    pub(crate) fn forget_old(&mut self, now: Moment, pool: &mut BufferPool) {
+        let Some(age_max) = self.bounds.age else { return };
+        while let Some(oldest) = self.oldest()
+            && Duration::from_nanos(now.nanos_since(oldest)) >= age_max
+        {
+            self.forget_first(pool);
+        }
+    }
+
+    /// Forgets all messages. Their offsets are not given again.
+    pub(crate) fn clear(&mut self, pool: &mut BufferPool) -> usize {
+        let messages = self.entries.len();
+        while self.forget_first(pool) {}
+        self.release_unused(pool);
+        messages
+    }
+
+    /// Gives back the memory of a ring without messages.
+    pub(crate) fn release_unused(&mut self, pool: &mut BufferPool) {
+        if self.entries.is_empty() {
+            pool.give(std::mem::take(&mut self.open));
+            pool.gauge().sub(self.entries.capacity() * size_of::<Entry>());
+            self.entries = VecDeque::new();
+            self.closed = VecDeque::new();
+        }
+    }
+
+    /// Forgets the oldest messages until memory was given back, or none is left.
+    pub(crate) fn shrink(&mut self, pool: &mut BufferPool) -> usize {
+        let (before, messages) = (pool.gauge().bytes(), self.entries.len());
+        while pool.gauge().bytes() == before && self.forget_first(pool) {}
+        self.release_unused(pool);
+        messages - self.entries.len()
+    }
+
+    /// Has other bounds from now on, and forgets what is over them.
+    pub(crate) fn change_bounds(&mut self, bounds: Bounds, now: Moment, pool: &mut BufferPool) {
+        self.bounds = bounds;
+        while self.entries.len() > bounds.messages || self.bytes > bounds.bytes {
+            self.forget_first(pool);
+        }
+        self.forget_old(now, pool);
+        let before = self.entries.capacity();
+        self.entries.shrink_to(self.entries.len());
+        pool.gauge().sub((before - self.entries.capacity()) * size_of::<Entry>());
+        self.release_unused(pool);
+    }
+
+    /// Returns the messages from this offset on, as many as lie together and have no more than
+    /// `bytes_max`, but one at least. `None` if there is none with this offset.
+    ///
+    /// `splits_attachments`: one that has attachments is not among others.
+    pub(crate) fn piece(
+        &self,
+        next: u64,
+        bytes_max: usize,
+        splits_attachments: bool,
+    ) -> Option<Piece<'_>> {
+        let at = usize::try_from(next.checked_sub(self.first)?).ok()?;
+        let entry = self.entries.get(at)?;
+        let is_split = splits_attachments && entry.has_attachments;
+        let (number, mut end) = match &entry.place {
+            Place::Own(frame) => {
+                let frames = OutFrame::shared(frame.clone());
+                return Some(Piece { frames, messages: 1, has_attachments: entry.has_attachments });
+            }
+            Place::Chunk { number, end } => (*number, *end as usize),
+        };
+        let start = end - entry.bytes as usize;
+        let mut messages = 1;
+        for entry in self.entries.range(at + 1..) {
+            match entry.place {
+                Place::Chunk { number: other, end: its_end }
+                    if other == number
+                        && its_end as usize - start <= bytes_max
+                        && !is_split
+                        && !(splits_attachments && entry.has_attachments) =>
+                {
+                    end = its_end as usize;
+                    messages += 1;
+                }
+                _ => break,
+            }
+        }
+        let closed = self.closed.get(number.wrapping_sub(self.first_chunk) as usize);
+        let frames = match closed {
+            Some(chunk) if end - start == chunk.bytes().len() => OutFrame::shared(chunk.clone()),
+            Some(chunk) => OutFrame::whole(chunk.bytes().get(start..end)?),
+            None => OutFrame::whole(self.open.get(start..end)?),
+        };
+        Some(Piece { frames, messages, has_attachments: is_split })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const EPOCH: Epoch = *b"0123456789ab";
+
+    fn bounds(messages: usize, bytes: usize) -> Bounds {
+        Bounds { messages, bytes, age: None }
+    }
+
+    fn moment(millis: u64) -> Moment {
+        Duration::from_millis(millis).into()
+    }
+
+    /// What a ring is, without chunks.
+    struct Naive {
+        bounds: Bounds,
+        entries: VecDeque<(u64, u64, Vec<u8>)>,
+        next: u64,
+    }
+
+    impl Naive {
+        fn push(&mut self, frame: Vec<u8>, millis: u64) {
+            self.entries.push_back((self.next, millis, frame));
+            self.next += 1;
+            self.trim(millis);
+        }
+
+        fn trim(&mut self, millis: u64) {
+            let is_over = |entries: &VecDeque<(u64, u64, Vec<u8>)>| {
+                let bytes: usize = entries.iter().map(|(_, _, frame)| frame.len()).sum();
+                let age_max = self.bounds.age;
+                entries.len() > self.bounds.messages
+                    || bytes > self.bounds.bytes
+                    || entries.front().zip(age_max).is_some_and(|((_, at, _), age_max)| {
+                        Duration::from_millis(millis - at) >= age_max
+                    })
+            };
+            while is_over(&self.entries) {
+                self.entries.pop_front();
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(usize),
+        Wait(u64),
+        Bound(usize, usize, Option<u64>),
+        Read(u64, usize, bool),
+        Shrink,
+        Clear,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let size = prop_oneof![8 => 1usize..600, 2 => 600usize..5_000, 1 => 5_000usize..70_000];
+        let step = prop_oneof![
+            20 => size.prop_map(Step::Push),
+            2 => (0u64..50).prop_map(Step::Wait),
+            1 => (1usize..40, 1usize..100_000, prop::option::of(1u64..200))
+                .prop_map(|(messages, bytes, age)| Step::Bound(messages, bytes, age)),
+            6 => (0u64..60, 1usize..5_000, any::<bool>())
+                .prop_map(|(back, bytes, splits)| Step::Read(back, bytes, splits)),
+            1 => Just(Step::Shrink),
+            1 => Just(Step::Clear),
+        ];
+        prop::collection::vec(step, 1..200)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
+
+        #[test]
+        fn a_ring_holds_what_a_plain_list_would(steps in steps()) {
+            let mut pool = BufferPool::default();
+            let mut ring = History::new(EPOCH, bounds(20, 50_000));
+            let mut naive = Naive { bounds: bounds(20, 50_000), entries: VecDeque::new(), next: 1 };
+            let mut millis = 0;
+            for (at, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Push(bytes) => {
+                        let frame = vec![at as u8; bytes];
+                        let out = OutFrame::whole(&frame);
+                        let out = if bytes > COPY_BYTES_MAX { out.to_shared(&mut pool) } else { out };
+                        ring.push(&out, bytes % 7 == 0, moment(millis), &mut pool);
+                        drop(out);
+                        naive.push(frame, millis);
+                    }
+                    Step::Wait(more) => {
+                        millis += more;
+                        ring.forget_old(moment(millis), &mut pool);
+                        naive.trim(millis);
+                    }
+                    Step::Bound(messages, bytes, age) => {
+                        let age = age.map(Duration::from_millis);
+                        let new = Bounds { messages, bytes, age };
+                        ring.change_bounds(new, moment(millis), &mut pool);
+                        naive.bounds = new;
+                        naive.trim(millis);
+                    }
+                    Step::Read(back, bytes_max, splits) => {
+                        let mut next = naive.next.saturating_sub(back);
+                        let kept = naive.entries.front().map_or(naive.next, |(first, _, _)| *first);
+                        prop_assert_eq!(ring.reaches_back_to(next), next >= kept);
+                        let mut bytes = Vec::new();
+                        while let Some(piece) = ring.piece(next, bytes_max, splits) {
+                            let is_one = piece.messages == 1;
+                            prop_assert!(is_one || piece.frames.len() <= bytes_max);
+                            prop_assert!(is_one || !piece.has_attachments);
+                            piece.frames.append_to(&mut bytes);
+                            next += u64::from(piece.messages);
+                        }
+                        if ring.reaches_back_to(naive.next.saturating_sub(back)) {
+                            let from = naive.next.saturating_sub(back);
+                            let expected: Vec<u8> = naive
+                                .entries
+                                .iter()
+                                .filter(|(offset, _, _)| *offset >= from)
+                                .flat_map(|(_, _, frame)| frame.clone())
+                                .collect();
+                            prop_assert_eq!(bytes, expected);
+                            prop_assert_eq!(next, naive.next);
+                        } else {
+                            prop_assert!(bytes.is_empty());
+                        }
+                    }
+                    Step::Shrink => {
+                        let forgotten = ring.shrink(&mut pool);
+                        naive.entries.drain(..forgotten);
+                    }
+                    Step::Clear => {
+                        prop_assert_eq!(ring.clear(&mut pool), naive.entries.len());
+                        naive.entries.clear();
+                    }
+                }
+                prop_assert_eq!(ring.offset() + 1, naive.next);
+                prop_assert_eq!(ring.len(), naive.entries.len());
+                let bytes: usize = naive.entries.iter().map(|(_, _, frame)| frame.len()).sum();
+                prop_assert_eq!(ring.bytes(), bytes);
+            }
+            ring.clear(&mut pool);
+            prop_assert_eq!(pool.gauge().bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn many_who_come_back_share_the_chunks() {
+        let mut pool = BufferPool::default();
+        let mut ring = History::new(EPOCH, bounds(1_000, 1 << 20));
+        for _ in 0..1_000 {
+            ring.push(&OutFrame::whole(&[b'x'; 250]), false, moment(0), &mut pool);
+        }
+        let pieces = |ring: &History| {
+            let mut next = 1;
+            std::iter::from_fn(|| {
+                let piece = ring.piece(next, 1 << 20, false)?;
+                next += u64::from(piece.messages);
+                Some(piece.frames.as_shared().is_some())
+            })
+            .collect::<Vec<_>>()
+        };
+        let found = pieces(&ring);
+        assert!(found.len() < 40, "{} pieces", found.len());
+        assert!(found[..found.len() - 1].iter().all(|is_shared| *is_shared));
+    }
+
+    #[test]
+    fn it_takes_little_more_memory_than_its_messages() {
+        let mut pool = BufferPool::default();
+        let mut ring = History::new(EPOCH, bounds(1_000, 1 << 20));
+        for sent in 1..=5_000_usize {
+            ring.push(&OutFrame::whole(&[b'x'; 250]), false, moment(0), &mut pool);
+            let held = pool.gauge().bytes();
+            let messages = sent.min(1_000);
+            assert!(held <= 1_024 + messages * 2 * (250 + 48), "{held} bytes for {messages}");
+        }
+        ring.change_bounds(bounds(1, 1 << 20), moment(0), &mut pool);
+        assert!(pool.gauge().bytes() <= 80 << 10, "{}", pool.gauge().bytes());
+    }
+
+    #[test]
+    fn a_message_over_the_bound_takes_an_offset_and_is_not_kept() {
+        let mut pool = BufferPool::default();
+        let mut ring = History::new(EPOCH, bounds(10, 100));
+        ring.push(&OutFrame::whole(&[1; 50]), false, moment(0), &mut pool);
+        ring.push(&OutFrame::whole(&[2; 101]), false, moment(0), &mut pool);
+        assert_eq!((ring.offset(), ring.len()), (2, 0));
+        assert!(!ring.reaches_back_to(2));
+        assert!(ring.reaches_back_to(3));
+        assert_eq!(ring.newest(5), 3);
+    }
+
+    #[test]
+    fn an_age_forgets_what_is_as_old() {
+        let mut pool = BufferPool::default();
+        let age = Some(Duration::from_millis(10));
+        let mut ring = History::new(EPOCH, Bounds { age, ..bounds(10, 1_000) });
+        ring.push(&OutFrame::whole(b"one"), false, moment(0), &mut pool);
+        ring.push(&OutFrame::whole(b"two"), false, moment(5), &mut pool);
+        ring.forget_old(moment(9), &mut pool);
+        assert_eq!(ring.len(), 2);
+        ring.forget_old(moment(10), &mut pool);
+        assert_eq!((ring.len(), ring.oldest()), (1, Some(moment(5))));
+    }
+}
