@@ -13,7 +13,7 @@ use crate::peers::{Peer, Peers, Socket};
 use crate::poller::Wait;
 use crate::record::{self, EntrantRecord, Record, ScenarioRecord};
 use crate::runner::{self, Run, Settings};
-use crate::scenario::{Entrant, Load, Scenario};
+use crate::scenario::{Entrant, Load, Scenario, Subscribers};
 
 /// The number and the length of repetitions.
 #[derive(Clone, Copy, Debug)]
@@ -169,7 +169,7 @@ impl Progress<'_> {
         let is_timed = !self.latency.is_empty();
         EntrantRecord {
             name: name.to_owned(),
-            command: peers.describe(peer, socket, scenario.work()),
+            command: peers.describe(peer, socket, scenario.work(self.entrant)),
             left_out: self.left_out,
             failures: self.failures,
             figures: self.series,
@@ -193,7 +193,14 @@ fn half_peak(
     };
     let mut peak = f64::INFINITY;
     for peer in [Peer::Ipc(&[]), Peer::Redis] {
-        let entrant = Entrant { name: "peak", peer, socket: Socket::Tcp, idle: 0, client: None };
+        let entrant = Entrant {
+            name: "peak",
+            peer,
+            socket: Socket::Tcp,
+            idle: 0,
+            subscribers: Subscribers::Live,
+            client: None,
+        };
         if peers.left_out(&entrant).is_some() {
             continue;
         }

@@ -72,6 +72,8 @@ const ATTACHED: &str = "1 MB as an attachment";
 const ATTACHED_FAN: &str = "1 MB as an attachment, fan-out to 100";
 const TENSOR: &str = "a tensor of 602,112 bytes from Node to a handler in Python and back";
 const ATTACHED_PYTHON: &str = "1 MB of bytes in Python";
+const PATTERNS: &str = "a channel that 10 of 10,000 patterns match, 100 in flight";
+const HISTORY: &str = "100 clients that read a history of 1,000 messages at once";
 const STEADY: &str = "steady state";
 
 const fn ratio(
@@ -125,6 +127,8 @@ const GOALS: &[Goal] = {
     const fn attached_fan(name: &'static str) -> Of { Of("binary-fan-out", name) }
     const fn tensor(name: &'static str) -> Of { Of("binary-node-python", name) }
     const fn bytes(name: &'static str) -> Of { Of("binary-python", name) }
+    const fn patterns(name: &'static str) -> Of { Of("topics-patterns", name) }
+    const fn history(name: &'static str) -> Of { Of("topics-history", name) }
     const CALLS_ONE: Of = Of("syscalls-one-client", "ipc");
     const CALLS: Of = Of("syscalls-hundred-clients", "ipc");
     &[
@@ -217,6 +221,16 @@ const GOALS: &[Goal] = {
             Below(1.0)),
         ratio(ATTACHED_PYTHON, "p50 to pyzmq", P50Us, bytes("client"), bytes("pyzmq"),
             AtMost(1.2)),
+        ratio(PATTERNS, "server CPU to 10 plain subscribers", ServerCpuUs, patterns("ipc"),
+            patterns("ipc-plain"), AtMost(1.1)),
+        ratio(PATTERNS, "deliveries to NATS", PerSecond, patterns("ipc"), patterns("nats"),
+            AtLeast(1.2)),
+        ratio(PATTERNS, "deliveries to Redis", PerSecond, patterns("ipc"), patterns("redis"),
+            AtLeast(20.0)),
+        ratio(HISTORY, "deliveries to those of live fan-out", PerSecond, history("ipc-kept"),
+            history("ipc-live"), AtLeast(0.8)),
+        ratio(HISTORY, "p99 of another client to that beside live fan-out", P99Us,
+            history("ipc-kept"), history("ipc-live"), AtMost(3.0)),
         value(STEADY, "polls per request, 1 client", PollsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "reads per request, 1 client", ReadsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "writes per request, 1 client", WritesPerRequest, CALLS_ONE, ONE_CALL),

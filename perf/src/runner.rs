@@ -11,15 +11,15 @@ use serde::de::DeserializeOwned;
 use crate::endpoint::Endpoint;
 use crate::figures::{Figure, Sample};
 use crate::load::{
-    Connection, Cpu, Outcome, Phases, closed_loop, connect, fanout, forwarded, new_histogram,
-    one_client, open_loop,
+    Connection, Cpu, Outcome, Parties, Phases, Reading, closed_loop, connect, fanout, forwarded,
+    history, new_histogram, one_client, open_loop,
 };
 use crate::peers::{Peer, Peers, Server};
 use crate::poller::Wait;
 use crate::proc;
-use crate::scenario::{Entrant, Load, Scenario};
+use crate::scenario::{Entrant, Load, PATTERN_HOLDERS, Scenario, Subscribers};
 use crate::syscalls;
-use crate::wire::{Ipc, Role, Wire};
+use crate::wire::{Dialect, Ipc, Role, Wire, Work};
 
 /// The figures of one repetition.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(crate) fn run(
     entrant: &Entrant,
     settings: Settings,
 ) -> Result<Run, String> {
-    let server = peers.start(entrant.peer, entrant.socket, scenario.work())?;
+    let server = peers.start(entrant.peer, entrant.socket, scenario.work(entrant))?;
     load(peers, scenario, entrant, settings, &server).map_err(|error| {
         let words = server.last_words();
         if words.is_empty() { error } else { format!("{error}; its log ends: {words}") }
@@ -67,7 +67,7 @@ fn load(
     settings: Settings,
     server: &Server,
 ) -> Result<Run, String> {
-    let wire = scenario.wire(entrant.peer);
+    let wire = scenario.wire(entrant);
     let wire = wire.as_ref();
     let phases =
         Phases { warm_up: settings.warm_up, measure: settings.measure, server: Some(server.pid()) };
@@ -94,9 +94,19 @@ fn load(
                 connect(&endpoint, wire, Role::Subscriber, index)
             };
             let receivers = (1..=subscribers).map(subscriber).collect::<Result<_, _>>()?;
+            let holder =
+                |at| connect(&server.endpoint, wire, Role::PatternHolder, subscribers + 1 + at);
+            let has_patterns = entrant.subscribers == Subscribers::Patterns;
+            let holders = (0..if has_patterns { PATTERN_HOLDERS } else { 0 }).map(holder);
+            let holders = holders.collect::<Result<Vec<_>, _>>()?;
             thread::sleep(SUBSCRIBED);
             let publisher = connect(&server.endpoint, wire, Role::Sender, 0)?;
-            fanout(publisher, receivers, wire, wait, window, phases)?
+            let outcome = fanout(publisher, receivers, wire, wait, window, phases)?;
+            drop(holders);
+            outcome
+        }
+        Load::History { subscribers } => {
+            return read_history(scenario, entrant, subscribers, server, phases);
         }
         Load::Forwarded => {
             let wire = Ipc::forwarded(scenario.payload_bytes);
@@ -173,6 +183,37 @@ fn hold_idle(
     extra.insert(Figure::BytesPerIdleConnection, each(alone, with_connections));
     extra.insert(Figure::BytesPerIdleChannel, each(with_connections, with_channels));
     Ok(idle)
+}
+
+/// Lets subscribers read a history while another client asks the server something else.
+fn read_history(
+    scenario: &Scenario,
+    entrant: &Entrant,
+    subscribers: usize,
+    server: &Server,
+    phases: Phases,
+) -> Result<Run, String> {
+    let endpoint = &server.endpoint;
+    let [wire, asked] = [Work::History, Work::Echo]
+        .map(|work| Ipc::new(Dialect::Server, work, scenario.payload_bytes));
+    let (reading, role) = match entrant.subscribers {
+        Subscribers::Kept => (Reading::Kept, Role::Idle),
+        _ => (Reading::Live, Role::Subscriber),
+    };
+    let readers = (1..=subscribers).map(|index| connect(endpoint, &wire, role, index));
+    let parties = Parties {
+        readers: readers.collect::<Result<_, _>>()?,
+        publisher: connect(endpoint, &wire, Role::Sender, 0)?,
+        bystander: connect(endpoint, &asked, Role::Sender, subscribers + 1)?,
+    };
+    thread::sleep(SUBSCRIBED);
+    let (outcome, deliveries) = history(parties, [&wire, &asked], reading, phases)?;
+    let mut figures = figures(scenario, &outcome);
+    let seconds = outcome.elapsed.as_secs_f64();
+    figures.insert(Figure::PerSecond, deliveries as f64 / seconds);
+    let cpu = outcome.cpu.server.as_secs_f64() * 1e6 / deliveries.max(1) as f64;
+    figures.insert(Figure::ServerCpuUs, cpu);
+    Ok(Run { figures, latency: outcome.latency })
 }
 
 fn figures(scenario: &Scenario, outcome: &Outcome) -> Sample {

@@ -17,6 +17,9 @@ pub(crate) enum Load {
     OpenAtHalfPeak { clients: usize },
     /// A window of publications in flight to all subscribers.
     Fanout { subscribers: usize, window: usize },
+    /// The same on a channel with a history, beside a client that asks for something else. The latencies
+    /// are its.
+    History { subscribers: usize },
     /// One client with one request in flight, which a worker answers.
     Forwarded,
     /// The published Python client, one request after the other.
@@ -29,6 +32,17 @@ pub(crate) enum Load {
     Syscalls { clients: usize },
 }
 
+/// How the subscribers of a contestant subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subscribers {
+    /// To the channel, before anything is published on it.
+    Live,
+    /// To patterns, among nearly 10,000 others that [`PATTERN_HOLDERS`] connections hold.
+    Patterns,
+    /// To the channel, over and over, and each time they ask for all that it has kept.
+    Kept,
+}
+
 /// One contestant of a scenario.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entrant {
@@ -37,6 +51,7 @@ pub(crate) struct Entrant {
     pub(crate) socket: Socket,
     /// Idle connections in addition to the working ones, each with a channel of its own.
     pub(crate) idle: usize,
+    pub(crate) subscribers: Subscribers,
     /// The Python that runs the client, if that is what is measured.
     pub(crate) client: Option<Program>,
 }
@@ -68,17 +83,19 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    pub(crate) fn work(&self) -> Work {
+    pub(crate) fn work(&self, entrant: &Entrant) -> Work {
         match self.load {
+            Load::Fanout { .. } if entrant.subscribers == Subscribers::Patterns => Work::Patterns,
             Load::Fanout { .. } => Work::Fanout,
+            Load::History { .. } => Work::History,
             _ => Work::Echo,
         }
     }
 
     /// Returns the protocol in which the generator speaks with a peer.
-    pub(crate) fn wire(&self, peer: Peer) -> Box<dyn Wire> {
+    pub(crate) fn wire(&self, entrant: &Entrant) -> Box<dyn Wire> {
         let wire = if self.is_attached { Peer::attached_wire } else { Peer::wire };
-        wire(peer, self.work(), self.payload_bytes)
+        wire(entrant.peer, self.work(entrant), self.payload_bytes)
     }
 
     /// Returns the programs that its peers need.
@@ -134,18 +151,34 @@ const HUNDRED_KB: usize = 100_000;
 const MEGABYTE: usize = 1 << 20;
 const ONE_CLOSED: Load = Load::Closed { clients: 1, window: 1 };
 const HUNDRED_CLOSED: Load = Load::Closed { clients: 100, window: 1 };
-/// The names of several scenarios: those that measure the clients, those of streams, and those of
-/// attachments.
-const GROUPS: [&str; 3] = ["clients", "streams", "binary"];
+/// The names of several scenarios: those that measure the clients, those of streams, those of
+/// attachments, and those of patterns and histories.
+const GROUPS: [&str; 4] = ["clients", "streams", "binary", "topics"];
 /// Idle connections, and channels, of the scenario with many.
 pub(crate) const IDLE: usize = 10_000;
+/// Connections that hold the patterns, nearly 10,000, of which none matches.
+pub(crate) const PATTERN_HOLDERS: usize = 10;
 
 const fn tcp(name: &'static str, peer: Peer) -> Entrant {
-    Entrant { name, peer, socket: Socket::Tcp, idle: 0, client: None }
+    Entrant {
+        name,
+        peer,
+        socket: Socket::Tcp,
+        idle: 0,
+        subscribers: Subscribers::Live,
+        client: None,
+    }
 }
 
 const fn unix(name: &'static str, peer: Peer) -> Entrant {
-    Entrant { name, peer, socket: Socket::Unix, idle: 0, client: None }
+    Entrant {
+        name,
+        peer,
+        socket: Socket::Unix,
+        idle: 0,
+        subscribers: Subscribers::Live,
+        client: None,
+    }
 }
 
 const IPC: Entrant = tcp("ipc", Peer::Ipc(&[]));
@@ -169,6 +202,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(clients());
     all.extend(streams());
     all.extend(binary());
+    all.extend(topics());
     all.extend(beside_the_goals());
     all
 }
@@ -447,6 +481,39 @@ fn streams() -> Vec<Scenario> {
             "From the end of a requester's connection in Node to a Python worker that knows of it",
             Load::Node { script: STREAMS, work: "leaving" },
             &[own],
+        ),
+    ]
+}
+
+/// Returns the scenarios of patterns and histories.
+fn topics() -> Vec<Scenario> {
+    let among = |name, peer| Entrant { subscribers: Subscribers::Patterns, ..tcp(name, peer) };
+    let patterns = [
+        among("ipc", Peer::Ipc(&[])),
+        tcp("ipc-plain", Peer::Ipc(&[])),
+        among("nats", Peer::Nats),
+        among("redis", Peer::Redis),
+    ];
+    let fanout = |window| Load::Fanout { subscribers: 10, window };
+    let live = tcp("ipc-live", Peer::IpcWithHistory);
+    vec![
+        Scenario::new(
+            "topics-patterns-one",
+            "A channel that 10 of 10,000 patterns match, one publication at a time",
+            fanout(1),
+            &patterns,
+        ),
+        Scenario::new(
+            "topics-patterns",
+            "A channel that 10 of 10,000 patterns match, 100 publications in flight",
+            fanout(100),
+            &patterns,
+        ),
+        Scenario::new(
+            "topics-history",
+            "A history of 1,000 messages that 100 clients read at once; latencies of another client",
+            Load::History { subscribers: 100 },
+            &[Entrant { name: "ipc-kept", subscribers: Subscribers::Kept, ..live }, live],
         ),
     ]
 }

@@ -107,7 +107,7 @@ impl Connection {
 
     /// Takes one step of the handshake. Bytes after its answer are kept for the next step, or for
     /// the work.
-    fn exchange(&mut self, step: &Exchange) -> Result<(), String> {
+    pub(super) fn exchange(&mut self, step: &Exchange) -> Result<(), String> {
         self.socket.write_all(&step.send).map_err(broken)?;
         loop {
             if let Some(bytes) = step.until.met_by(&self.inbox[self.taken..self.filled])? {

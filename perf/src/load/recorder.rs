@@ -118,10 +118,14 @@ impl Recorder {
         true
     }
 
+    pub(super) fn is_measured(&self, now: u64) -> bool {
+        now >= self.measure_from && now < self.measure_until
+    }
+
     /// Records a request that was sent at `from` and answered at `now`.
     pub(super) fn record(&mut self, from: u64, now: u64) {
         self.answered += 1;
-        if now >= self.measure_from && now < self.measure_until {
+        if self.is_measured(now) {
             self.latency.saturating_record(now - from);
             self.completed += 1;
         }

@@ -26,6 +26,8 @@ pub(crate) use child::Server;
 pub(crate) enum Peer {
     /// `ipc serve --demo` with further flags.
     Ipc(&'static [&'static str]),
+    /// The same, with a history of its channel `kept`.
+    IpcWithHistory,
     Bare(BareKind),
     Redis,
     Nats,
@@ -80,6 +82,10 @@ pub(crate) struct Peers {
     programs: BTreeMap<Program, Result<PathBuf, String>>,
 }
 
+/// The settings of a server with a history, and their file.
+const HISTORY_SETTINGS: &str =
+    "[[history]]\napp = \"bench\"\nchannel = \"kept\"\nmessages = 1000\n";
+const HISTORY: &str = "history.toml";
 /// The number of connections that a server must accept.
 const CONNECTIONS_MAX: &str = "12000";
 
@@ -106,6 +112,7 @@ impl Peers {
         if !help.status.success() {
             return Err(format!("{} serve --help fails: is it the program `ipc`?", ipc.display()));
         }
+        fs::write(state.join(HISTORY), HISTORY_SETTINGS).map_err(|e| format!("{HISTORY}: {e}"))?;
         let programs: BTreeSet<Program> = programs.into_iter().collect();
         let programs = programs.into_iter().map(|program| (program, program.find(root, &state)));
         Ok(Self {
@@ -160,14 +167,17 @@ impl Peers {
     fn command(&self, peer: Peer, work: Work, unix: Option<&Path>) -> Result<Launch, String> {
         let mut signal = Signal::Line;
         let command = match peer {
-            Peer::Ipc(flags) => {
+            Peer::Ipc(_) | Peer::IpcWithHistory => {
                 let mut command = Command::new(&self.ipc);
                 command.args(["serve", "--demo", "--max-connections", CONNECTIONS_MAX]);
                 match unix {
                     Some(path) => command.arg("--no-tcp").arg("--unix").arg(path),
                     None => command.args(["--host", "127.0.0.1", "--port", "0"]),
                 };
-                command.args(flags);
+                match peer {
+                    Peer::Ipc(flags) => command.args(flags),
+                    _ => command.arg("--config").arg(self.state.join(HISTORY)),
+                };
                 command
             }
             Peer::Bare(kind) => {
@@ -356,7 +366,7 @@ impl Peer {
     /// Returns the program that the peer needs, unless it is this server or a bare one.
     pub(crate) fn program(self) -> Option<Program> {
         match self {
-            Self::Ipc(_) | Self::Bare(_) => None,
+            Self::Ipc(_) | Self::IpcWithHistory | Self::Bare(_) => None,
             Self::Redis => Some(Program::Redis),
             Self::Nats => Some(Program::Nats),
             Self::Published => Some(Program::Published),
@@ -370,7 +380,7 @@ impl Peer {
     pub(crate) fn attached_wire(self, work: Work, data_bytes: usize) -> Box<dyn Wire> {
         let attached = |dialect| Box::new(Attached::new(dialect, work, data_bytes));
         match self {
-            Self::Ipc(_) => attached(Dialect::Server),
+            Self::Ipc(_) | Self::IpcWithHistory => attached(Dialect::Server),
             Self::Bare(_) => attached(Dialect::Bare),
             // The others know nothing but bytes.
             _ => self.wire(work, data_bytes),
@@ -381,7 +391,7 @@ impl Peer {
     pub(crate) fn wire(self, work: Work, payload_bytes: usize) -> Box<dyn Wire> {
         let ipc = |dialect| Box::new(Ipc::new(dialect, work, payload_bytes));
         match self {
-            Self::Ipc(_) => ipc(Dialect::Server),
+            Self::Ipc(_) | Self::IpcWithHistory => ipc(Dialect::Server),
             // The clients of gRPC speak with it themselves.
             Self::Bare(_) | Self::Grpc => ipc(Dialect::Bare),
             // Publications are handled without Python.

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use memchr::memmem;
 
 use super::message::{
-    Exchange, HEADER_BYTES, ID_BYTES, Id, Role, Scan, Template, Until, Wire, Work, excerpt,
-    frame_bytes, id, payload,
+    Exchange, HEADER_BYTES, HISTORY_MESSAGES, ID_BYTES, Id, PATTERN_CHANNEL, Role, Scan, Template,
+    Until, Wire, Work, excerpt, frame_bytes, held_patterns, id, matching_pattern, payload,
 };
 
 /// The kind of server that answers frames.
@@ -36,12 +36,16 @@ pub(crate) struct Ipc {
 const APPLICATION: &str = "bench";
 /// The channel that the server itself answers.
 const ECHO: &str = "echo";
+/// The channel with a history.
+const KEPT: &str = "kept";
 /// The channel that a worker answers.
 const WORKED: &str = "worked";
 /// The beginning of ids, which are as long as the UUIDs of clients and end with a counter.
 const ID_PREFIX: &str = "6f1e2d3c-4b5a-4678-9abc-0fed";
 /// The end of an answer, after the id that it refers to.
 const ANSWER_TAIL: &[u8] = b"\"}";
+/// The answers to subscriptions.
+const ACKNOWLEDGED: [&[u8]; 2] = [b"\"status\":\"subscribed\"", b"\"status\":\"unsubscribed\""];
 /// The greatest length of the fields before the payload.
 const PAYLOAD_OFFSET_MAX: usize = 512;
 
@@ -88,9 +92,20 @@ impl Ipc {
         }
     }
 
+    /// Returns the messages by which connection number `index` subscribes anew, and asks for all that is
+    /// kept.
+    pub(crate) fn read_again(&self, index: usize) -> Template {
+        let (_, channel) = kind_and_channel(self.work);
+        let id = connection_id(index);
+        let end = format!("{{\"connection_id\":\"{id}\"}}");
+        let begin = format!("{{\"connection_id\":\"{id}\",\"last\":{HISTORY_MESSAGES}}}");
+        let end = frame("unsubscribe", channel, end.as_bytes(), "null");
+        Template::new([end, frame("subscribe", channel, begin.as_bytes(), "null")].concat())
+    }
+
     fn payload(&self, index: usize) -> Vec<u8> {
         let text = payload(self.payload_bytes);
-        if self.dialect != Dialect::Published || self.work == Work::Fanout {
+        if self.dialect != Dialect::Published || self.work != Work::Echo {
             return text;
         }
         let text = String::from_utf8_lossy(&text);
@@ -140,16 +155,28 @@ impl Wire for Ipc {
         if self.dialect == Dialect::Bare {
             return match (self.work, role) {
                 (Work::Echo, _) => Vec::new(),
-                (Work::Fanout, Role::Subscriber) => hello(b"S"),
-                (Work::Fanout, _) => hello(b"P"),
+                (_, Role::Subscriber) => hello(b"S"),
+                (_, _) => hello(b"P"),
             };
         }
         let own_id = format!("{{\"connection_id\":\"{}\",\"ack\":true}}", connection_id(index));
         let until = Until::FrameWith(b"connected");
-        let mut steps = vec![Exchange { send: connect(index, ""), until }];
+        let speaks_topic = matches!(
+            (self.work, role),
+            (Work::Patterns | Work::History, Role::Subscriber | Role::Idle | Role::PatternHolder)
+        );
+        let extensions = if speaks_topic { "\"extensions\":[\"topic\"]" } else { "" };
+        let mut steps = vec![Exchange { send: connect(index, extensions), until }];
         let subscribe = |channel: &str| frame("subscribe", channel, own_id.as_bytes(), "null");
         let send = match role {
-            Role::Subscriber => subscribe("news"),
+            Role::Subscriber if self.work == Work::Patterns => {
+                subscribe_pattern(&matching_pattern(index), index)
+            }
+            Role::PatternHolder => {
+                let patterns = held_patterns(index);
+                patterns.flat_map(|pattern| subscribe_pattern(&pattern, index)).collect()
+            }
+            Role::Subscriber => subscribe(kind_and_channel(self.work).1),
             Role::IdleSubscriber => subscribe(&format!("news-{index}")),
             Role::Worker => {
                 let serve = format!("{{\"action\":\"serve\",\"channel\":\"{}\"}}", self.channel);
@@ -178,9 +205,22 @@ impl Wire for Ipc {
         let Some(bytes) = frame_bytes(received) else { return Ok(Scan::Partial) };
         let Some(frame) = received.get(..bytes) else { return Ok(Scan::Partial) };
         let id = match (self.dialect, self.work) {
-            (Dialect::Bare, _) | (Dialect::Server, Work::Fanout) => self.scan_verbatim(frame),
+            (Dialect::Bare, _) | (Dialect::Server, Work::Fanout | Work::Patterns) => {
+                self.scan_verbatim(frame)
+            }
+            (Dialect::Server, Work::History) => {
+                // The server has added the place in the history.
+                let id = self.number_in_payload(frame);
+                if id.is_none() && ACKNOWLEDGED.iter().any(|ack| memmem::find(frame, ack).is_some())
+                {
+                    return Ok(Scan::Aside { bytes });
+                }
+                id
+            }
             // The published server encodes a publication again.
-            (Dialect::Published, Work::Fanout) => self.number_in_payload(frame),
+            (Dialect::Published, Work::Fanout | Work::Patterns | Work::History) => {
+                self.number_in_payload(frame)
+            }
             (_, Work::Echo) => self.scan_answer(frame),
         };
         match id {
@@ -192,6 +232,13 @@ impl Wire for Ipc {
 
 fn hello(role: &[u8]) -> Vec<Exchange> {
     vec![Exchange { send: role.to_vec(), until: Until::Bytes(1) }]
+}
+
+/// Returns the message by which connection number `index` subscribes to a pattern. It is acknowledged.
+fn subscribe_pattern(pattern: &str, index: usize) -> Vec<u8> {
+    let id = connection_id(index);
+    let payload = format!("{{\"connection_id\":\"{id}\",\"ack\":true,\"pattern\":true}}");
+    frame("subscribe", pattern, payload.as_bytes(), "null")
 }
 
 fn connection_id(index: usize) -> String {
@@ -212,6 +259,8 @@ pub(super) fn kind_and_channel(work: Work) -> (&'static str, &'static str) {
     match work {
         Work::Echo => ("request", ECHO),
         Work::Fanout => ("publish", "news"),
+        Work::Patterns => ("publish", PATTERN_CHANNEL),
+        Work::History => ("publish", KEPT),
     }
 }
 

@@ -30,6 +30,10 @@ pub(crate) enum Work {
     Echo,
     /// Every message goes to all subscribers of one channel.
     Fanout,
+    /// The same, but each of them subscribed to a pattern of its own that the channel matches.
+    Patterns,
+    /// The same, on a channel with a history of [`HISTORY_MESSAGES`].
+    History,
 }
 
 /// The role of a connection in [`Work`].
@@ -45,6 +49,31 @@ pub(crate) enum Role {
     IdleSubscriber,
     /// Answers forwarded requests, where the peer has workers.
     Worker,
+    /// Subscribes to [`HELD_PATTERNS`] patterns that the channel does not match, and stays silent.
+    PatternHolder,
+}
+
+/// Messages that the channel of [`Work::History`] keeps.
+pub(crate) const HISTORY_MESSAGES: u32 = 1_000;
+
+/// Patterns that one connection holds.
+pub(crate) const HELD_PATTERNS: usize = 999;
+
+/// The channel of [`Work::Patterns`], of five tokens. Each of 31 patterns for it has as many bytes.
+pub(super) const PATTERN_CHANNEL: &str = "n.e.w.s.x";
+
+/// Returns pattern number `index`, from 1 to 31, that the channel of [`Work::Patterns`] matches. A set
+/// bit of the number stands for a token that may be any.
+pub(super) fn matching_pattern(index: usize) -> String {
+    let tokens = PATTERN_CHANNEL.split('.').enumerate();
+    let tokens = tokens.map(|(at, token)| if index >> at & 1 == 1 { "*" } else { token });
+    tokens.collect::<Vec<_>>().join(".")
+}
+
+/// Returns the patterns that connection number `index` holds. They begin as those that match, so that a
+/// server has to look beyond the first tokens.
+pub(super) fn held_patterns(index: usize) -> impl Iterator<Item = String> {
+    (0..HELD_PATTERNS).map(move |at| format!("n.*.w.s.{index}-{at}"))
 }
 
 /// One step of a handshake: the bytes to send, and the answer to wait for.

@@ -13,7 +13,9 @@ mod zmtp;
 
 pub(crate) use attached::Attached;
 pub(crate) use ipc::{Dialect, Ipc};
-pub(crate) use message::{Exchange, Id, Role, Scan, Template, Wire, Work, id};
+pub(crate) use message::{
+    Exchange, HISTORY_MESSAGES, Id, Role, Scan, Template, Until, Wire, Work, id,
+};
 pub(crate) use nats::Nats;
 pub(crate) use redis::Redis;
 pub(crate) use zmtp::Zmtp;

@@ -5,7 +5,10 @@
 //! work that the other peers do.
 
 use super::fixed_frame::FixedFrame;
-use super::message::{Exchange, Role, Scan, Template, Until, Wire, Work, payload};
+use super::message::{
+    Exchange, PATTERN_CHANNEL, Role, Scan, Template, Until, Wire, Work, held_patterns,
+    matching_pattern, payload,
+};
 
 #[derive(Debug)]
 pub(crate) struct Nats {
@@ -32,7 +35,8 @@ impl Nats {
 fn subject(work: Work, index: usize) -> String {
     match work {
         Work::Echo => format!("echo-{index:06}"),
-        Work::Fanout => "news".to_owned(),
+        Work::Fanout | Work::History => "news".to_owned(),
+        Work::Patterns => PATTERN_CHANNEL.to_owned(),
     }
 }
 
@@ -40,10 +44,16 @@ impl Wire for Nats {
     fn join(&self, role: Role, index: usize) -> Vec<Exchange> {
         let mut send = b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n".to_vec();
         let subject = match (role, self.work) {
+            (Role::Subscriber, Work::Patterns) => Some(matching_pattern(index)),
             (Role::Sender, Work::Echo) | (Role::Subscriber, _) => Some(subject(self.work, index)),
             (Role::IdleSubscriber, _) => Some(format!("idle-{index:06}")),
-            (Role::Sender | Role::Idle | Role::Worker, _) => None,
+            (Role::Sender | Role::Idle | Role::Worker | Role::PatternHolder, _) => None,
         };
+        if role == Role::PatternHolder {
+            for (at, pattern) in held_patterns(index).enumerate() {
+                send.extend_from_slice(format!("SUB {pattern} {}\r\n", at + 1).as_bytes());
+            }
+        }
         if let Some(subject) = subject {
             send.extend_from_slice(format!("SUB {subject} 1\r\n").as_bytes());
         }

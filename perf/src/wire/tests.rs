@@ -186,3 +186,44 @@ fn an_answer_with_an_attachment_is_known_by_both_numbers() {
     let bare = Attached::new(Dialect::Bare, Work::Fanout, 100);
     check(&bare, &stamped(&bare, 15), 15);
 }
+
+#[test]
+fn patterns_for_one_channel_differ_and_match_it() {
+    use super::message::{PATTERN_CHANNEL, held_patterns, matching_pattern};
+    let matches = |pattern: &str| {
+        let tokens = || pattern.split('.').zip(PATTERN_CHANNEL.split('.'));
+        pattern.len() == PATTERN_CHANNEL.len()
+            && tokens().all(|(any, own)| any == "*" || any == own)
+    };
+    let all: std::collections::BTreeSet<String> = (1..=31).map(matching_pattern).collect();
+    assert_eq!(all.len(), 31);
+    assert!(all.iter().all(|pattern| matches(pattern)));
+    assert!(!held_patterns(11).any(|pattern| matches(&pattern)));
+}
+
+#[test]
+fn a_subscriber_to_a_pattern_reads_what_its_peer_sends_for_it() {
+    let wire = Redis::new(Work::Patterns, 12);
+    let message = |pattern: &str| {
+        format!(
+            "*4\r\n$8\r\npmessage\r\n$9\r\n{pattern}\r\n$9\r\nn.e.w.s.x\r\n$12\r\n\
+             \"00000001xx\"\r\n"
+        )
+    };
+    check(&wire, message("*.e.w.s.x").as_bytes(), 1);
+    check(&wire, message("n.e.*.*.x").as_bytes(), 1);
+    assert!(wire.scan(message("*.e.w.s.x").replace("n.e.w.s.x", "n.e.w.s.y").as_bytes()).is_err());
+    let wire = Nats::new(Work::Patterns, 12);
+    check(&wire, b"MSG n.e.w.s.x 1 12\r\n\"00000001xx\"\r\n", 1);
+}
+
+#[test]
+fn a_message_of_a_history_has_more_than_was_published() {
+    let wire = Ipc::new(Dialect::Server, Work::History, 12);
+    let sent = String::from_utf8(stamped(&wire, 3)[4..].to_vec()).unwrap();
+    let body = sent.trim_end_matches('}').to_owned() + ",\"meta\":{\"epoch\":\"e\",\"offset\":4}}";
+    check(&wire, &framed(&body), 3);
+    let answer = framed("{\"payload\":{\"status\":\"subscribed\",\"recovered\":true}}");
+    assert_eq!(wire.scan(&answer), Ok(Scan::Aside { bytes: answer.len() }));
+    assert!(wire.scan(&framed("{\"payload\":{\"status\":\"error\"}}")).is_err());
+}

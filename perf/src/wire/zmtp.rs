@@ -23,7 +23,7 @@ impl Zmtp {
     fn socket_type(&self, role: Role) -> &'static str {
         match (self.work, role) {
             (_, Role::Subscriber | Role::IdleSubscriber) => "SUB",
-            (Work::Fanout, _) => "PUB",
+            (Work::Fanout | Work::Patterns | Work::History, _) => "PUB",
             (Work::Echo, _) => "DEALER",
         }
     }
