@@ -20,6 +20,7 @@ macro_rules! branches {
 branches! {
     QueueOverBound = "a queue is over its bound, and its connection is closed";
     PublisherParked = "a publisher waits for a slow subscriber";
+    ParkedAtPattern = "a publisher waits for a slow subscriber of a pattern";
     RequesterParked = "a requester waits for workers that read slowly";
     KeptItsPlace = "a connection that was woken waits again, in front";
     WakePassedOn = "a connection that was woken had its turn, and the next one is woken";

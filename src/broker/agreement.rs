@@ -13,6 +13,7 @@ use super::state::core::Core;
 use super::state::keys::{ChannelKey, ConnectionKey};
 use super::state::requests::{Answerer, PendingRequest};
 use super::state::router::{Application, Channel};
+use super::state::topic::seat::{List, Seat};
 
 /// The users of a channel that its own lists do not name.
 #[derive(Default)]
@@ -32,6 +33,7 @@ impl Broker {
         check_requests(core)?;
         check_memory(core)?;
         check_applications(core)?;
+        check_patterns(core)?;
         let mut users = users(core);
         core.router.channels.iter().try_for_each(|(key, channel)| {
             let users = users.remove(&key).unwrap_or_default();
@@ -111,7 +113,8 @@ fn check_memory(core: &Core) -> Result<(), String> {
     let of_connections = open.map(|open| CONNECTION_BYTES + open.transport_bytes as usize);
     let of_sessions = sessions(core).map(|(_, session)| {
         let owed = session.worker.as_ref().map_or(0, |worker| worker.owed.len());
-        session.subscriptions.len() * SUBSCRIPTION_BYTES
+        let patterns = session.topic.as_ref().map_or(0, |topic| topic.patterns.len());
+        (session.subscriptions.len() + patterns) * SUBSCRIPTION_BYTES
             + owed * OWED_BYTES
             + session.calls.as_ref().map_or(0, |index| index.bytes())
     });
@@ -147,17 +150,69 @@ fn check_applications(core: &Core) -> Result<(), String> {
     agree("bytes of all names", router.names_bytes, names_bytes)
 }
 
+fn check_patterns(core: &Core) -> Result<(), String> {
+    let patterns = &core.router.patterns;
+    let mut seats = 0;
+    for (key, node) in patterns.nodes.iter() {
+        let mut slow = 0;
+        for list in [List::Live, List::Conflating] {
+            for (at, subscriber) in node.list(list).iter().enumerate() {
+                let session = core.connections.session(*subscriber);
+                let topic = session.and_then(|session| session.topic.as_ref());
+                if topic.and_then(|topic| topic.patterns.get(&key)) != Some(&Seat::new(list, at)) {
+                    let pattern = patterns.text(key);
+                    return Err(format!("{subscriber:?} does not know of its pattern {pattern}"));
+                }
+                let connection = core.connections.get(*subscriber);
+                let is_slow = connection.is_some_and(|found| found.congested.is_some());
+                slow += usize::from(is_slow && list == List::Live);
+                seats += 1;
+            }
+        }
+        agree("slow subscribers of a pattern", node.congested as usize, slow)?;
+    }
+    let topics = sessions(core).filter_map(|(_, session)| session.topic.as_ref());
+    agree("subscriptions to patterns", topics.map(|topic| topic.patterns.len()).sum(), seats)?;
+    let trees = core.router.applications.iter().filter(|(_, owner)| owner.patterns.is_some());
+    let waiting = core.connections.iter().flat_map(|(_, connection)| {
+        let held = match connection.held {
+            Held::Behind(obstacle) => Some(obstacle),
+            _ => None,
+        };
+        held.into_iter().chain(connection.woken)
+    });
+    let waiting = waiting.filter(|obstacle| matches!(obstacle, Obstacle::Pattern(_))).count();
+    let references = patterns.nodes.iter().map(|(_, node)| node.references as usize).sum();
+    // Each node but the roots is one of the node before it.
+    let nodes = patterns.nodes.len() - trees.count();
+    agree("users of patterns", references, nodes + seats + waiting)?;
+    agree(
+        "bytes of patterns",
+        patterns.bytes,
+        patterns.nodes.iter().map(|(_, node)| node.bytes()).sum(),
+    )
+}
+
 fn check_channel(
     core: &Core,
     key: ChannelKey,
     channel: &Channel,
     users: &Users,
 ) -> Result<(), String> {
-    for (at, subscriber) in channel.subscribers.iter().enumerate() {
-        let session = core.connections.session(*subscriber);
-        if session.and_then(|session| session.subscriptions.get(&key)) != Some(&(at as u32)) {
-            return Err(format!("{subscriber:?} is listed at {at}, and does not know of it"));
+    let conflating = channel.topic.as_ref().map_or(&[][..], |topic| &topic.conflating);
+    for (list, keys) in [(List::Live, &channel.subscribers[..]), (List::Conflating, conflating)] {
+        for (at, subscriber) in keys.iter().enumerate() {
+            let session = core.connections.session(*subscriber);
+            let seat = session.and_then(|session| session.subscriptions.get(&key));
+            if seat != Some(&Seat::new(list, at)) {
+                return Err(format!("{subscriber:?} is listed at {at}, and does not know of it"));
+            }
         }
+    }
+    let owner = core.router.applications.get(channel.application);
+    let has_patterns = owner.is_some_and(|owner| owner.patterns.is_some());
+    if (has_patterns || channel.topic.is_some()) && !channel.is_topical {
+        return Err("its publications would take the plain route".to_owned());
     }
     let subscribers = channel.subscribers.iter();
     let slow = subscribers.filter_map(|key| core.connections.get(*key)?.congested).count();
@@ -165,7 +220,7 @@ fn check_channel(
     agree("requests that are kept", channel.service.kept.len(), users.kept)?;
     let of_worker = |worker| users.of_workers.get(&worker).copied().unwrap_or_default();
     channel.service.check_agreement(of_worker)?;
-    let listed = channel.subscribers.len() + channel.service.workers.len();
+    let listed = channel.subscribers.len() + conflating.len() + channel.service.workers.len();
     let counted = listed + users.requests + users.waiting + users.creators;
     agree("users", channel.references as usize, counted)
 }
@@ -186,7 +241,9 @@ fn users(core: &Core) -> BTreeMap<ChannelKey, Users> {
             _ => None,
         };
         for obstacle in held.into_iter().chain(connection.woken) {
-            let (Obstacle::Subscriber(channel) | Obstacle::Worker(channel)) = obstacle;
+            let (Obstacle::Subscriber(channel) | Obstacle::Worker(channel)) = obstacle else {
+                continue;
+            };
             users.entry(channel).or_default().waiting += 1;
         }
         for channel in connection.session().into_iter().flat_map(|session| &session.created) {

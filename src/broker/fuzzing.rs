@@ -411,12 +411,15 @@ impl World {
             let is_congested = |key: &ConnectionKey| {
                 core.connections.get(*key).is_some_and(|c| c.congested.is_some())
             };
-            let (Obstacle::Subscriber(channel) | Obstacle::Worker(channel)) = obstacle;
-            let channel = core.router.channels.get(channel).expect("it is waited for");
+            let channel = |key| core.router.channels.get(key).expect("it is waited for");
             let is_there = match obstacle {
-                Obstacle::Subscriber(_) => channel.subscribers.iter().any(is_congested),
-                Obstacle::Worker(_) => {
-                    channel.service.workers.iter().all(|worker| is_congested(&worker.key))
+                Obstacle::Subscriber(key) => channel(key).subscribers.iter().any(is_congested),
+                Obstacle::Worker(key) => {
+                    channel(key).service.workers.iter().all(|worker| is_congested(&worker.key))
+                }
+                Obstacle::Pattern(key) => {
+                    let node = core.router.patterns.nodes.get(key).expect("it is waited for");
+                    node.live.iter().any(is_congested)
                 }
             };
             assert!(is_there, "{said:?} waits for nobody");

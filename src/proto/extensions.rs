@@ -24,9 +24,12 @@ impl Extensions {
     pub const CALL: Self = Self(1);
     /// Attachments: bytes and tensors beside the JSON of a message.
     pub const BINARY: Self = Self(2);
+    /// Patterns, last values, histories and conflation of publications.
+    pub const TOPIC: Self = Self(4);
 
     /// Every extension with its name on the wire.
-    const NAMES: [(&'static str, Self); 2] = [("call", Self::CALL), ("binary", Self::BINARY)];
+    const NAMES: [(&'static str, Self); 3] =
+        [("call", Self::CALL), ("binary", Self::BINARY), ("topic", Self::TOPIC)];
 
     /// Reads an array of names, as JSON text that is known to be valid. Unknown names are ignored.
     /// Returns `None` if it is no array of strings.
@@ -106,6 +109,7 @@ mod tests {
             ("[\"CALL\",\"\\ud800\"]", Some(Extensions::NONE)),
             ("[\"binary\"]", Some(Extensions::BINARY)),
             ("[\"binary\",\"call\"]", Some(Extensions::CALL.or(Extensions::BINARY))),
+            ("[\"topic\"]", Some(Extensions::TOPIC)),
             ("[\"call\",1]", None),
             ("[null]", None),
             ("{\"call\":1}", None),

@@ -10,6 +10,9 @@ use super::limits::{BIN_BYTES_MAX, META_BYTES_MAX};
 use super::message_type::MessageType;
 use super::scanner::{Scanner, Stop};
 
+#[cfg(test)]
+mod tests;
+
 /// The most parts that a requester may allow at a time, and the most that it may add at once.
 pub const CREDIT_MAX: u32 = 65_536;
 
@@ -40,6 +43,12 @@ pub struct Meta<'a> {
     pub seq: Option<u64>,
     /// `end` of a response: it ends a stream and is no part.
     pub end: bool,
+    /// `retain` of a publication: it is kept as the last value of its channel.
+    pub retain: bool,
+    /// `ack` of a publication: its publisher wants an answer.
+    pub ack: bool,
+    /// `epoch` and `offset` of a publication from the server: its place in the history of its channel.
+    pub position: Option<Position<'a>>,
     /// `trace`, as JSON text: an object that may have the strings `traceparent` and `tracestate`.
     pub trace: Option<&'a str>,
     /// `headers`, as JSON text: an object of strings.
@@ -48,6 +57,26 @@ pub struct Meta<'a> {
     /// [`Envelope::attachments`](super::Envelope::attachments) checks it.
     pub bin: Option<&'a str>,
 }
+
+/// A place in the history of a channel.
+///
+/// ```
+/// use ipc_framework::proto::{Meta, Position};
+///
+/// let meta = Meta::parse_known(r#"{"epoch":"k3v9","offset":12}"#).unwrap();
+/// assert_eq!(meta.position, Some(Position { epoch: "k3v9", offset: 12 }));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position<'a> {
+    /// The name of this history, which is another one whenever it is made anew: 1 to
+    /// [`EPOCH_BYTES_MAX`] letters, digits, `-` and `_`.
+    pub epoch: &'a str,
+    /// The number of the publication, from 1. 0 stands before the first one.
+    pub offset: u64,
+}
+
+/// The longest name of a history.
+pub const EPOCH_BYTES_MAX: usize = 64;
 
 /// The text of a `meta`, with what is known of it.
 #[derive(Clone, Copy, Debug)]
@@ -154,6 +183,7 @@ impl<'a> Meta<'a> {
         }
         let mut meta = Self::default();
         let mut seen = [false; KEYS.len()];
+        let (mut epoch, mut offset) = (None, None);
         let read = each_member(text, |key, value| {
             let Some(at) = KEYS.iter().position(|known| key.matches(known)) else {
                 return if is_strict { Err(UNKNOWN) } else { Ok(()) };
@@ -161,9 +191,16 @@ impl<'a> Meta<'a> {
             if std::mem::replace(&mut seen[at], true) {
                 return Err(bad(KEYS[at], "each member once"));
             }
-            meta.take(KEYS[at], value)
+            match KEYS[at] {
+                "epoch" | "offset" if is_strict => return Err(bad(KEYS[at], FROM_THE_SERVER)),
+                "epoch" => epoch = Some(epoch_of(value).ok_or(bad(KEYS[at], EPOCH))?),
+                "offset" => offset = Some(number(value).ok_or(bad(KEYS[at], OFFSET))?),
+                key => meta.take(key, value)?,
+            }
+            Ok(())
         });
         read.ok_or(NOT_AN_OBJECT)??;
+        meta.position = epoch.zip(offset).map(|(epoch, offset)| Position { epoch, offset });
         if text.len() - meta.bin.map_or(0, str::len) > META_BYTES_MAX {
             return Err(Fault::MetaTooLong);
         }
@@ -187,6 +224,8 @@ impl<'a> Meta<'a> {
             }
             "idempotent" => self.idempotent = boolean(key, value)?,
             "end" => self.end = boolean(key, value)?,
+            "retain" => self.retain = boolean(key, value)?,
+            "ack" => self.ack = boolean(key, value)?,
             "trace" => {
                 check_strings(value, |key| TRACE.contains(&key)).ok_or(bad(
                     key,
@@ -225,11 +264,15 @@ impl<'a> Meta<'a> {
         if !is(MessageType::Response) && self.seq.is_some() {
             return Err(bad("seq", "it in responses alone"));
         }
+        if (self.retain | self.ack) && !is(MessageType::Publish) {
+            let key = if self.retain { "retain" } else { "ack" };
+            return Err(bad(key, "it in publications alone"));
+        }
         Ok(())
     }
 
     /// Returns the members that a peer with these extensions knows, but for `bin` of a message that it
-    /// gets without attachments.
+    /// gets without attachments, and for `ack`, which is between a publisher and the server.
     #[must_use]
     pub fn of_extensions(&self, extensions: Extensions) -> Self {
         let mut known = Self { trace: self.trace, headers: self.headers, ..Self::default() };
@@ -239,10 +282,20 @@ impl<'a> Meta<'a> {
         if extensions.contains(Extensions::BINARY) {
             known.bin = self.bin;
         }
+        if extensions.contains(Extensions::TOPIC) {
+            (known.retain, known.position) = (self.retain, self.position);
+        }
         if extensions.contains(Extensions::CALL) {
-            return Self { bin: known.bin, ..*self };
+            let Self { bin, retain, position, .. } = known;
+            return Self { bin, retain, ack: false, position, ..*self };
         }
         known
+    }
+
+    /// Returns whether it has a member that only peers with the extension `topic` know.
+    #[inline]
+    pub fn is_topical(&self) -> bool {
+        self.retain | self.ack || self.position.is_some()
     }
 
     /// Checks that a peer with these extensions may send all that is in it.
@@ -259,7 +312,12 @@ impl<'a> Meta<'a> {
             ("seq", self.seq != known.seq),
         ];
         let unknown = of_call.into_iter().find(|(_, is_unknown)| *is_unknown);
-        unknown.map_or(Ok(()), |(key, _)| Err(bad(key, expected)))
+        unknown.map_or(Ok(()), |(key, _)| Err(bad(key, expected)))?;
+        if (self.retain | self.ack) && !extensions.contains(Extensions::TOPIC) {
+            let key = if self.retain { "retain" } else { "ack" };
+            return Err(bad(key, "it after asking for the extension topic in the connect"));
+        }
+        Ok(())
     }
 
     /// Returns whether there is nothing in it.
@@ -289,6 +347,16 @@ impl<'a> Meta<'a> {
         if self.idempotent {
             member("idempotent", "true");
         }
+        if self.retain {
+            member("retain", "true");
+        }
+        if self.ack {
+            member("ack", "true");
+        }
+        if let Some(Position { epoch, offset }) = self.position {
+            member("epoch", &["\"", epoch, "\""].concat());
+            member("offset", digits.format(offset));
+        }
         if let Some(trace) = self.trace {
             member("trace", trace);
         }
@@ -306,15 +374,32 @@ impl<'a> Meta<'a> {
 }
 
 /// The members that are known.
-const KEYS: [&str; 8] = ["ttl", "idempotent", "stream", "seq", "end", "trace", "headers", "bin"];
+const KEYS: [&str; 12] = [
+    "ttl",
+    "idempotent",
+    "stream",
+    "seq",
+    "end",
+    "retain",
+    "ack",
+    "epoch",
+    "offset",
+    "trace",
+    "headers",
+    "bin",
+];
 /// The members of `trace`, by W3C Trace Context.
 const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
 const CREDIT: &str = "a number of parts from 1 to 65536, in digits alone";
+const FROM_THE_SERVER: &str = "it from the server alone";
+const EPOCH: &str = "1 to 64 letters, digits, - and _";
+const OFFSET: &str = "the number of the publication, in digits alone";
 const NOT_AN_OBJECT: Fault = bad("the value", "an object");
 const UNKNOWN: Fault = bad(
     "an unknown member",
-    "ttl, idempotent, stream, seq, end, trace, headers and bin alone, and what is yours in headers",
+    "ttl, idempotent, stream, seq, end, retain, ack, trace, headers and bin alone, and what is yours in \
+     headers",
 );
 
 const fn bad(key: &'static str, expected: &'static str) -> Fault {
@@ -392,8 +477,16 @@ pub(crate) fn credit(text: &str) -> Option<u32> {
     credit.map(|credit| credit as u32)
 }
 
+/// Returns the name of a history, of its JSON text.
+pub(crate) fn epoch_of(text: &str) -> Option<&str> {
+    let name = text.strip_prefix('"')?.strip_suffix('"')?;
+    let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_usable = (1..=EPOCH_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_usual);
+    is_usable.then_some(name)
+}
+
 /// Returns an integer that is written in digits alone.
-fn number(text: &str) -> Option<u64> {
+pub(crate) fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
@@ -448,167 +541,4 @@ fn each_member<'a, E>(
 
 fn member<'a>(scanner: &mut Scanner<'a>) -> Result<(JsonStr<'a>, &'a str), Stop> {
     Ok((scanner.key()?, scanner.value(1)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(text: &str) -> &'static str {
-        match Meta::parse(text) {
-            Err(Fault::Meta { key, .. }) => key,
-            other => panic!("{other:?} of {text}"),
-        }
-    }
-
-    #[test]
-    fn every_member_is_read_and_written() {
-        let text = concat!(
-            r#"{"stream":65536,"seq":7,"end":true,"idempotent":true,"#,
-            r#""trace":{"traceparent":"00-a"},"headers":{"a":"b","\u0062":""},"ttl":2147483648}"#,
-        );
-        let meta = Meta::parse(text).unwrap();
-        assert_eq!((meta.stream, meta.seq, meta.end), (Some(65_536), Some(7), true));
-        assert_eq!((meta.idempotent, meta.ttl_millis), (true, Some(1 << 31)));
-        assert_eq!(meta.trace, Some(r#"{"traceparent":"00-a"}"#));
-        assert_eq!(meta.headers, Some(r#"{"a":"b","\u0062":""}"#));
-        let mut written = Vec::new();
-        meta.append_to(&mut written);
-        assert_eq!(written, text.as_bytes());
-    }
-
-    #[test]
-    fn white_space_escapes_and_false_change_nothing() {
-        let text = "{ \"\\u0074tl\" :\n5 , \"end\":false,\"idempotent\" : false}";
-        let meta = Meta::parse(text).unwrap();
-        assert_eq!(meta, Meta { ttl_millis: Some(5), ..Meta::default() });
-        for text in ["{}", "{ }"] {
-            let meta = Meta::parse(text).unwrap();
-            assert!(meta.is_empty());
-            let mut written = Vec::new();
-            meta.append_to(&mut written);
-            assert_eq!(written, b"{}");
-        }
-    }
-
-    #[test]
-    fn the_quick_way_reads_what_the_other_one_reads() {
-        for text in [
-            r#"{"ttl":60000}"#,
-            r#"{"stream":65536,"ttl":2147483648}"#,
-            r#"{"seq":0}"#,
-            r#"{"seq": 123456789012345678, "end": true}"#,
-            r#"{"idempotent": true, "ttl": 1}"#,
-        ] {
-            let (quick, rest) = usual(text).unwrap();
-            // A blank in another place leaves it to the other way.
-            let spaced = text.replace('{', "{ ");
-            let slow = Meta::parse(&spaced).unwrap();
-            assert_eq!((Meta::from(quick), rest), (slow, ""), "{text}");
-        }
-        for text in [
-            "{}",
-            r#"{"ttl":05}"#,
-            r#"{"ttl":0}"#,
-            r#"{"ttl":5,"ttl":5}"#,
-            r#"{"ttl":5 }"#,
-            r#"{"ttl":5,}"#,
-            r#"{"ttl":}"#,
-            r#"{"end":true,"seq":1}"#,
-            r#"{"idempotent":false}"#,
-            r#"{"seq":1234567890123456789}"#,
-            r#"{"ttl":5"#,
-            r#"{"trace":{}}"#,
-        ] {
-            assert!(usual(text).is_none(), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_usable_is_refused_with_its_name() {
-        for value in ["0", "-1", "1.0", "1e3", "2147483649", "\"5\"", "null", "1099511627776", "[]"]
-        {
-            assert_eq!(refused(&format!("{{\"ttl\":{value}}}")), "ttl", "{value}");
-        }
-        for value in ["0", "65537", "4294967297", "true", "99999999999999999999"] {
-            assert_eq!(refused(&format!("{{\"stream\":{value}}}")), "stream", "{value}");
-        }
-        for value in ["-1", "0.0", "\"0\"", "18446744073709551616", "null"] {
-            assert_eq!(refused(&format!("{{\"seq\":{value}}}")), "seq", "{value}");
-        }
-        for key in ["end", "idempotent"] {
-            for value in ["1", "null", "\"true\"", "{}"] {
-                assert_eq!(refused(&format!("{{\"seq\":1,\"{key}\":{value}}}")), key);
-            }
-        }
-        assert_eq!(refused("{\"end\":true}"), "end");
-        for (key, value) in [
-            ("trace", "{\"traceparent\":1}"),
-            ("trace", "{\"other\":\"x\"}"),
-            ("trace", "{\"tracestate\":\"x\",\"trace\\u0073tate\":\"x\"}"),
-            ("trace", "[]"),
-            ("headers", "{\"a\":null}"),
-            ("headers", "{\"a\":\"1\",\"b\":\"2\",\"\\u0061\":\"3\"}"),
-            ("headers", "{\"a\":\"\\ud800\"}"),
-            ("headers", "{\"\\ud800\":\"a\"}"),
-            ("headers", "\"a\""),
-        ] {
-            assert_eq!(refused(&format!("{{\"{key}\":{value}}}")), key, "{value}");
-        }
-        assert_eq!(refused("{\"ttl\":5,\"\\u0074tl\":5}"), "ttl");
-        for text in ["[]", "null", "5", "\"ttl\""] {
-            assert_eq!(refused(text), "the value");
-        }
-    }
-
-    #[test]
-    fn an_unknown_member_is_refused_by_a_server_and_ignored_by_a_client() {
-        for key in ["offset", "TTL", "ttl ", "", "BIN", "\\ud800"] {
-            let text = format!("{{\"{key}\":{{\"ttl\":1}},\"ttl\":9}}");
-            assert_eq!(refused(&text), "an unknown member");
-            assert_eq!(Meta::parse_known(&text).unwrap().ttl_millis, Some(9), "{text}");
-        }
-    }
-
-    #[test]
-    fn four_kibibytes_are_enough_and_one_more_is_too_much() {
-        let text =
-            |bytes: usize| format!("{{\"headers\":{{\"a\":\"{}\"}}}}", "x".repeat(bytes - 20));
-        assert_eq!(text(META_BYTES_MAX).len(), META_BYTES_MAX);
-        assert!(Meta::parse(&text(META_BYTES_MAX)).is_ok());
-        assert_eq!(Meta::parse(&text(META_BYTES_MAX + 1)), Err(Fault::MetaTooLong));
-        let with_bin = |bytes: usize, bin: &str| text(bytes).replacen('{', bin, 1);
-        let bin = format!("{{\"bin\":[{}0],", "0,".repeat(60 << 10));
-        let of_key = "\"bin\":,".len();
-        assert!(Meta::parse(&with_bin(META_BYTES_MAX - of_key, &bin)).is_ok());
-        let over = with_bin(META_BYTES_MAX - of_key + 1, &bin);
-        assert_eq!(Meta::parse(&over), Err(Fault::MetaTooLong));
-        let bin = format!("{{\"bin\":\"{}\",", "x".repeat(META_BYTES_MAX + BIN_BYTES_MAX));
-        assert_eq!(Meta::parse(&with_bin(100, &bin)), Err(Fault::MetaTooLong));
-    }
-
-    #[test]
-    fn a_member_belongs_to_one_type_of_message() {
-        for (text, own) in [
-            (r#"{"ttl":1}"#, Some(MessageType::Request)),
-            (r#"{"idempotent":true}"#, Some(MessageType::Request)),
-            (r#"{"stream":1}"#, Some(MessageType::Request)),
-            (r#"{"seq":1}"#, Some(MessageType::Response)),
-            (r#"{"seq":1,"end":true}"#, Some(MessageType::Response)),
-            (r#"{"trace":{},"headers":{}}"#, None),
-        ] {
-            let meta = Meta::parse(text).unwrap();
-            for each in MessageType::ALL {
-                let is_right = own.is_none_or(|own| own == each);
-                assert_eq!(meta.check_on(each).is_ok(), is_right, "{text} {each:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn many_headers_take_no_longer_than_their_number() {
-        let headers: Vec<String> = (0..400).map(|at| format!("\"{at}\":\"\"")).collect();
-        let text = format!("{{\"headers\":{{{}}}}}", headers.join(","));
-        assert!(Meta::parse(&text).is_ok());
-    }
 }

@@ -84,7 +84,7 @@ pub use limits::{
 };
 pub use message::Message;
 pub use message_type::MessageType;
-pub use meta::{CREDIT_MAX, Meta};
+pub use meta::{CREDIT_MAX, EPOCH_BYTES_MAX, Meta, Position};
 pub use part::Owned;
 pub use recv_buffer::RecvBuffer;
 #[cfg(feature = "broker")]
@@ -110,7 +110,7 @@ pub(crate) use escape::{escape, escaped};
 #[cfg(feature = "broker")]
 pub(crate) use members::{Member, exact_members, members, only_member};
 #[cfg(feature = "broker")]
-pub(crate) use meta::credit;
+pub(crate) use meta::{credit, epoch_of, number};
 #[cfg(feature = "broker")]
 pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame};
 #[cfg(feature = "broker")]

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::broker::flow::attachments::{self, Receiver, Rewrite, TooLarge};
+use crate::broker::flow::forms::Publication;
 use crate::broker::flow::{answers, measuring, queues, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::{Address, Encoded, head_of};
@@ -127,7 +128,8 @@ impl<'a> Context<'a> {
             let head = head_of(message, &stamp);
             let frame = write_attached(core, head.borrowed(), &message.payload)?;
             let (envelope, body) = read_attached(&frame)?;
-            return Ok(subscriptions::push_in_forms(core, &connections, &envelope, body));
+            let publication = Publication { envelope: &envelope, body, meta: None, position: None };
+            return Ok(subscriptions::push_in_forms(core, &connections, &publication));
         }
         let encoded = self.encode(message)?;
         let frame = encoded.frame();
@@ -326,7 +328,8 @@ fn publish_attached(
 ) -> Result<usize, SendError> {
     let frame = write_attached(core, head, payload)?;
     let (envelope, body) = read_attached(&frame)?;
-    let reached = subscriptions::fan_out_with_meta(core, channel, &envelope, body);
+    let publication = Publication { envelope: &envelope, body, meta: None, position: None };
+    let reached = subscriptions::fan_out_in_forms(core, channel, &publication);
     if reached > 0 {
         measuring::note_publications(core, channel, core.turn.now.monotonic.into(), 1);
     }

@@ -13,6 +13,7 @@ use super::context::{self, Context, SendError};
 use super::part_sender::PartSender;
 use super::responder::{Remote, Responder};
 use crate::broker::flow::attachments::{self, Receiver, Rewrite, TooLarge};
+use crate::broker::flow::forms::Publication;
 use crate::broker::flow::{answers, calls, queues, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -74,6 +75,11 @@ pub(crate) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
+    /// The message as a publication, with the body that it was read from.
+    pub(crate) fn publication(self, body: &'a [u8]) -> Publication<'a> {
+        Publication { envelope: self.envelope, body, meta: self.meta, position: None }
+    }
+
     pub(super) fn with(
         self,
         core: &'a mut Core,

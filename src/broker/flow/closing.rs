@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::topic::patterns;
 use super::{answers, queues, requests, subscriptions, workers};
 use crate::branches::{self, Branch};
 use crate::broker::limits::{HANDSHAKE_PARTS, LINGER, REFUSALS_MAX};
@@ -257,8 +258,11 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     }
     core.timers.reset(&mut connection.timer, None);
     let Some(session) = core.connections.end_session(key, next) else { return };
-    for (&channel, &position) in &session.subscriptions {
-        subscriptions::remove(core, channel, position);
+    for (&channel, &seat) in &session.subscriptions {
+        subscriptions::remove(core, channel, seat);
+    }
+    if let Some(topic) = session.topic {
+        patterns::leave(core, session.application, *topic);
     }
     if let Some(worker) = session.worker {
         workers::retire(core, key, session.application, *worker);

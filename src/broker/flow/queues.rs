@@ -69,9 +69,14 @@ fn congest(core: &mut Core, key: ConnectionKey) {
     debug_assert!(connection.congested.is_none());
     connection.congested = Some(core.timers.arm(deadline, Due::Grace(key)));
     let Some(session) = connection.session() else { return };
-    for channel in session.subscriptions.keys() {
-        if let Some(channel) = core.router.channels.get_mut(*channel) {
+    for (channel, seat) in &session.subscriptions {
+        if let Some(channel) = core.router.channels.get_mut(*channel).filter(|_| seat.is_live()) {
             channel.congested += 1;
+        }
+    }
+    for (node, seat) in session.topic.iter().flat_map(|topic| &topic.patterns) {
+        if let Some(node) = core.router.patterns.nodes.get_mut(*node).filter(|_| seat.is_live()) {
+            node.congested += 1;
         }
     }
 }
@@ -102,12 +107,21 @@ pub(crate) fn uncongest(core: &mut Core, key: ConnectionKey) {
 
 fn wake_all_behind(core: &mut Core, key: ConnectionKey) {
     let Some(session) = core.connections.session(key) else { return };
-    for channel in session.subscriptions.keys() {
-        if let Some(channel) = core.router.channels.get_mut(*channel) {
+    let live = session.subscriptions.iter().filter(|(_, seat)| seat.is_live());
+    let live = live.map(|(channel, _)| *channel);
+    let patterns = session.topic.iter().flat_map(|topic| &topic.patterns);
+    let patterns = patterns.filter(|(_, seat)| seat.is_live()).map(|(node, _)| *node);
+    for channel in live.clone() {
+        if let Some(channel) = core.router.channels.get_mut(channel) {
             channel.congested -= 1;
         }
     }
-    let subscribed = session.subscriptions.keys().map(|key| Obstacle::Subscriber(*key));
+    for node in patterns.clone() {
+        if let Some(node) = core.router.patterns.nodes.get_mut(node) {
+            node.congested -= 1;
+        }
+    }
+    let subscribed = live.map(Obstacle::Subscriber).chain(patterns.map(Obstacle::Pattern));
     let served = session.worker.iter().flat_map(|worker| &worker.channels);
     let served = served.map(|key| Obstacle::Worker(*key));
     // Both lists are bounded per connection, and this is not a hot path.
@@ -135,6 +149,7 @@ pub(crate) fn park(core: &mut Core, key: ConnectionKey, obstacle: Obstacle) {
     let Some(line) = core.router.line(obstacle) else { return };
     branches::note(match obstacle {
         Obstacle::Subscriber(_) => Branch::PublisherParked,
+        Obstacle::Pattern(_) => Branch::ParkedAtPattern,
         Obstacle::Worker(_) => Branch::RequesterParked,
     });
     connection.held = Held::Behind(obstacle);

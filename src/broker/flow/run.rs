@@ -4,6 +4,7 @@
 //! the length prefixes. Each subscriber's queue is looked up once for the whole run, and many small
 //! frames become one large one that all queues share.
 
+use super::forms::Publication;
 use super::{measuring, subscriptions};
 use crate::branches::{self, Branch};
 use crate::broker::limits::Limits;
@@ -11,8 +12,8 @@ use crate::broker::state::connection::Connection;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 
+use crate::proto::OutFrame;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Envelope, OutFrame};
 
 /// The publications to one channel that came with the current read and are not delivered yet.
 /// Everything else that puts a message into a queue delivers them first.
@@ -99,15 +100,10 @@ fn deliver(core: &mut Core, channel: ChannelKey, frame: &OutFrame<'_>, publicati
     }
 }
 
-/// Delivers a publication with a `meta`, which peers without any extension do not get.
+/// Delivers a publication by itself, in the form that each subscriber takes.
 #[cold]
-pub(crate) fn deliver_with_meta(
-    core: &mut Core,
-    channel: ChannelKey,
-    envelope: &Envelope<'_>,
-    body: &[u8],
-) {
-    if subscriptions::fan_out_with_meta(core, channel, envelope, body) > 0 {
+pub(crate) fn deliver_alone(core: &mut Core, channel: ChannelKey, publication: &Publication<'_>) {
+    if subscriptions::fan_out_in_forms(core, channel, publication) > 0 {
         measuring::note_publications(core, channel, core.turn.arrived, 1);
     }
 }

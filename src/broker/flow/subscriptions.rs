@@ -4,7 +4,8 @@ use std::collections::btree_map::Entry;
 
 use serde::Serialize;
 
-use super::attachments::{self, Receiver, Rewrite};
+use super::forms::{Forms, Publication};
+use super::topic::publishing;
 use super::{answers, channels, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
@@ -12,7 +13,9 @@ use crate::broker::state::connection::Obstacle;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
-use crate::proto::{Envelope, ErrorCode, Member, OutFrame, members};
+use crate::broker::state::topic::seat::{List, Seat};
+use crate::broker::state::topic::wanted::Wanted;
+use crate::proto::{Envelope, ErrorCode, Extensions, OutFrame};
 
 /// Subscribers from which on it is cheaper that their queues refer to one copy of a small frame than
 /// that each has its own.
@@ -30,6 +33,9 @@ pub(crate) fn fan_out(
         note_unheard(core, publications);
         return 0;
     };
+    if target.is_topical {
+        return publishing::fan_out(core, channel, frames, publications);
+    }
     // Sending does not change the list of subscribers: a connection that has to be closed is closed
     // later.
     let subscribers = std::mem::take(&mut target.subscribers);
@@ -52,19 +58,21 @@ pub(crate) fn fan_out(
     reached
 }
 
-/// Does the same for a publication with a `meta`, in the form that each subscriber takes.
-pub(crate) fn fan_out_with_meta(
+/// Does the same for one publication in the form that each subscriber takes.
+pub(crate) fn fan_out_in_forms(
     core: &mut Core,
     channel: ChannelKey,
-    envelope: &Envelope<'_>,
-    body: &[u8],
+    publication: &Publication<'_>,
 ) -> usize {
     let Some(target) = core.router.channels.get_mut(channel) else {
         note_unheard(core, 1);
         return 0;
     };
+    if target.is_topical {
+        return publishing::publish(core, channel, publication);
+    }
     let subscribers = std::mem::take(&mut target.subscribers);
-    let reached = push_in_forms(core, &subscribers, envelope, body);
+    let reached = push_in_forms(core, &subscribers, publication);
     if let Some(target) = core.router.channels.get_mut(channel) {
         target.subscribers = subscribers;
     }
@@ -81,12 +89,9 @@ pub(crate) fn fan_out_with_meta(
 pub(crate) fn push_in_forms(
     core: &mut Core,
     keys: &[ConnectionKey],
-    envelope: &Envelope<'_>,
-    body: &[u8],
+    publication: &Publication<'_>,
 ) -> usize {
-    let is_shared = keys.len() >= SHARED_BY_MIN;
-    let mut forms =
-        Forms { envelope, body, is_shared, made: [Made::NotYet, Made::NotYet, Made::NotYet] };
+    let mut forms = Forms::new(publication, keys.len() >= SHARED_BY_MIN);
     let mut reached = 0;
     for key in keys {
         match forms.of(core, *key) {
@@ -94,88 +99,9 @@ pub(crate) fn push_in_forms(
             None => core.counters.publications_too_large += 1,
         }
     }
-    let work = core.turn.fan_out_work(keys.len(), body.len());
+    let work = core.turn.fan_out_work(keys.len(), publication.body.len());
     core.turn.note_work(work);
     reached
-}
-
-/// The frames of a publication with a `meta`. Each is written when the first subscriber needs it.
-struct Forms<'a> {
-    envelope: &'a Envelope<'a>,
-    body: &'a [u8],
-    is_shared: bool,
-    /// By [`Form`].
-    made: [Made<'a>; 3],
-}
-
-enum Made<'a> {
-    NotYet,
-    TooLarge,
-    Frame(OutFrame<'a>),
-}
-
-#[derive(Clone, Copy)]
-enum Form {
-    /// As it came.
-    Whole,
-    /// With its `meta`, and attachments in base64.
-    InBase64,
-    /// Without its `meta`, and attachments in base64.
-    Plain,
-}
-
-impl<'a> Forms<'a> {
-    /// Returns the frame for a subscriber, unless that would be too large.
-    fn of(&mut self, core: &mut Core, key: ConnectionKey) -> Option<&OutFrame<'a>> {
-        let to = Receiver::of(core, key);
-        let form = if to.extensions.is_empty() {
-            Form::Plain
-        } else if self.envelope.has_attachments() && to.needs_base64() {
-            Form::InBase64
-        } else {
-            Form::Whole
-        };
-        let place = form as usize;
-        if matches!(self.made[place], Made::NotYet) {
-            self.made[place] = self.make(core, to, form).map_or(Made::TooLarge, Made::Frame);
-        }
-        match &self.made[place] {
-            Made::Frame(frame) => Some(frame),
-            Made::NotYet | Made::TooLarge => None,
-        }
-    }
-
-    fn make(&self, core: &mut Core, to: Receiver, form: Form) -> Option<OutFrame<'a>> {
-        let frame = match form {
-            Form::Whole => OutFrame::relay(self.body, &mut core.pool),
-            Form::InBase64 | Form::Plain => match self.envelope.without_meta(self.body) {
-                Some([before, behind]) => {
-                    OutFrame::relay_pieces([before, behind, b""], &mut core.pool)
-                }
-                None => return self.rewrite(core, to),
-            },
-        };
-        if self.envelope.has_attachments() {
-            branches::note(Branch::AttachmentsRelayed);
-        }
-        let is_shared = self.is_shared || self.envelope.has_attachments();
-        Some(if is_shared { frame.to_shared(&mut core.pool) } else { frame })
-    }
-
-    #[cold]
-    fn rewrite(&self, core: &mut Core, to: Receiver) -> Option<OutFrame<'a>> {
-        let rewrite = Rewrite {
-            head: attachments::head_of(self.envelope),
-            meta: self.envelope.read_meta()?.ok()?,
-            payload: self.envelope.payload_str(),
-            attachments: self.envelope.attachments().ok()?,
-        };
-        let frame = rewrite.frame(to, &mut core.pool).ok()?;
-        if self.envelope.has_attachments() {
-            attachments::note_work(core, to, &frame);
-        }
-        Some(frame)
-    }
 }
 
 /// Counts publications to a channel that does not exist.
@@ -190,19 +116,17 @@ pub(crate) fn subscribe(
     from: ConnectionKey,
     channel: ChannelKey,
     envelope: &Envelope<'_>,
+    wanted: &Wanted<'_>,
 ) -> Result<(), Refusal> {
-    let wants_answer = read_own_payload(core, from, envelope)?;
     let Some(session) = core.connections.session(from) else { return Ok(()) };
     if !session.subscriptions.contains_key(&channel) {
-        if session.subscriptions.len() >= core.limits.subscriptions_per_connection_max {
-            branches::note(Branch::SubscriptionsLimited);
-            return Err(refusal::too_many_subscriptions());
-        }
+        check_room(core, from)?;
         core.budget.take_on(ErrorCode::LimitExceeded, &mut core.counters)?;
     }
-    add(core, from, channel);
-    if wants_answer {
-        answers::respond(core, from, envelope, &Status { status: "subscribed" });
+    let list = if wanted.conflate { List::Conflating } else { List::Live };
+    add_to(core, from, channel, list);
+    if wanted.ack || wanted.asks_for_past() {
+        answer(core, from, envelope, "subscribed");
     }
     Ok(())
 }
@@ -213,24 +137,51 @@ pub(crate) fn unsubscribe(
     from: ConnectionKey,
     channel: ChannelKey,
     envelope: &Envelope<'_>,
-) -> Result<(), Refusal> {
-    let wants_answer = read_own_payload(core, from, envelope)?;
+    wanted: &Wanted<'_>,
+) {
     drop_one(core, from, channel);
-    if wants_answer {
-        answers::respond(core, from, envelope, &Status { status: "unsubscribed" });
+    if wanted.ack {
+        answer(core, from, envelope, "unsubscribed");
+    }
+}
+
+pub(crate) fn answer(
+    core: &mut Core,
+    to: ConnectionKey,
+    envelope: &Envelope<'_>,
+    status: &'static str,
+) {
+    answers::respond(core, to, envelope, &Status { status });
+}
+
+/// Checks that a connection may have another subscription.
+pub(crate) fn check_room(core: &Core, key: ConnectionKey) -> Result<(), Refusal> {
+    let Some(session) = core.connections.session(key) else { return Ok(()) };
+    let of_patterns = session.topic.as_ref().map_or(0, |topic| topic.patterns.len());
+    if session.subscriptions.len() + of_patterns >= core.limits.subscriptions_per_connection_max {
+        branches::note(Branch::SubscriptionsLimited);
+        return Err(refusal::too_many_subscriptions());
     }
     Ok(())
 }
 
-/// Adds a connection to a channel's list, if it is not there yet.
+/// Adds a connection to a channel's subscribers, if it is not one yet.
 pub(crate) fn add(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
+    add_to(core, key, channel, List::Live);
+}
+
+fn add_to(core: &mut Core, key: ConnectionKey, channel: ChannelKey, list: List) {
+    if list != List::Live {
+        core.router.ensure_topic(channel);
+    }
     let Some(connection) = core.connections.get_mut(key) else { return };
-    let congested = u32::from(connection.congested.is_some());
+    let congested = u32::from(connection.congested.is_some() && list == List::Live);
     let Some(session) = connection.session_mut() else { return };
     let Some(target) = core.router.channels.get_mut(channel) else { return };
     if let Entry::Vacant(place) = session.subscriptions.entry(channel) {
-        place.insert(target.subscribers.len() as u32);
-        target.subscribers.push(key);
+        let subscribers = target.list_mut(list);
+        place.insert(Seat::new(list, subscribers.len()));
+        subscribers.push(key);
         target.congested += congested;
         core.budget.tables_bytes += SUBSCRIPTION_BYTES;
         core.router.retain(channel);
@@ -242,26 +193,33 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
     let Some(connection) = core.connections.get_mut(key) else { return false };
     let congested = connection.congested.is_some();
     let session = connection.session_mut();
-    let position = session.and_then(|session| session.subscriptions.remove(&channel));
-    let Some(position) = position else { return false };
-    if congested && let Some(target) = core.router.channels.get_mut(channel) {
+    let seat = session.and_then(|session| session.subscriptions.remove(&channel));
+    let Some(seat) = seat else { return false };
+    if congested
+        && seat.is_live()
+        && let Some(target) = core.router.channels.get_mut(channel)
+    {
         target.congested -= 1;
         queues::wake_first(core, Obstacle::Subscriber(channel));
     }
-    remove(core, channel, position);
+    remove(core, channel, seat);
     channels::disown_unused(core, key, channel);
     true
 }
 
-/// Removes one entry from a channel's list. The last entry moves into its place.
-pub(crate) fn remove(core: &mut Core, channel: ChannelKey, position: u32) {
+/// Removes one entry from a list of a channel. The last entry moves into its place.
+pub(crate) fn remove(core: &mut Core, channel: ChannelKey, seat: Seat) {
     let Some(target) = core.router.channels.get_mut(channel) else { return };
-    target.subscribers.swap_remove(position as usize);
+    let list = target.list_mut(seat.list());
+    list.swap_remove(seat.position());
     core.budget.tables_bytes -= SUBSCRIPTION_BYTES;
-    if let Some(moved) = target.subscribers.get(position as usize)
+    if let Some(moved) = list.get(seat.position())
         && let Some(session) = core.connections.session_mut(*moved)
     {
-        session.subscriptions.insert(channel, position);
+        session.subscriptions.insert(channel, seat);
+    }
+    if !seat.is_live() {
+        core.router.forget_idle_topic(channel);
     }
     core.router.release(channel);
 }
@@ -272,20 +230,13 @@ struct Status {
 }
 
 /// Reads the payload of a subscribe or unsubscribe, which may only name its own connection.
-/// Returns whether it asks for an answer.
-fn read_own_payload(
+pub(crate) fn wanted<'a>(
     core: &Core,
     from: ConnectionKey,
-    envelope: &Envelope<'_>,
-) -> Result<bool, Refusal> {
-    let own = core.connections.session(from).map(|session| &*session.id);
-    match members(envelope.payload_str(), ["connection_id", "ack"]) {
-        // Without an id, the message means its own connection.
-        Some([Member::Absent, ack]) => Ok(ack == Member::True),
-        Some([Member::String(id), ack]) if own.is_some_and(|own| id.matches(own)) => {
-            Ok(ack == Member::True)
-        }
-        Some([Member::String(_), _]) => Err(refusal::subscribes_another()),
-        _ => Err(refusal::subscription_payload()),
-    }
+    envelope: &Envelope<'a>,
+) -> Result<Wanted<'a>, Refusal> {
+    let connection = core.connections.get(from);
+    let extensions = connection.map_or(Extensions::NONE, |found| found.extensions);
+    let own = connection.and_then(|found| found.session()).map(|session| &*session.id);
+    Wanted::read(envelope.payload_str(), own, extensions)
 }

@@ -5,6 +5,7 @@ use crate::branches::{self, Branch};
 use crate::broker::embed::handlers::Handlers;
 use crate::broker::embed::request::{Parts, Verdict};
 use crate::broker::flow::run::{self, Run};
+use crate::broker::flow::topic::{audience, patterns, publishing};
 use crate::broker::flow::workers::Offer;
 use crate::broker::flow::{
     answers, calls, channels, closing, queues, streams, subscriptions, workers,
@@ -171,30 +172,62 @@ fn publish(
         return Err(Stop::Held);
     }
     let target = core.router.channels.get(channel);
-    let (subscribers, congested) =
-        target.map_or((0, 0), |channel| (channel.subscribers.len(), channel.congested));
-    if congested > 0 {
-        queues::park(core, from, Obstacle::Subscriber(channel));
-        return Err(Stop::Held);
+    let (mut subscribers, needs_a_look) = target.map_or((0, false), |channel| {
+        (channel.subscribers.len(), channel.congested > 0 || channel.is_topical)
+    });
+    let mut goes_alone = has_meta;
+    if needs_a_look {
+        (subscribers, goes_alone) = look_at(core, from, channel, has_meta)?;
     }
+    charge(core, from, subscribers, body)?;
+    if handlers.filter(core, parts)? == Verdict::Drop {
+        return Ok(());
+    }
+    if goes_alone {
+        run::deliver_alone(core, channel, &parts.publication(body));
+    } else {
+        run.publish(core, channel, body);
+    }
+    Ok(())
+}
+
+/// Charges the turn with a publication, which waits if there is no room for it or no memory.
+#[inline]
+fn charge(
+    core: &mut Core,
+    from: ConnectionKey,
+    subscribers: usize,
+    body: &[u8],
+) -> Result<(), Stop> {
     let Some(connection) = core.connections.get_mut(from) else { return Ok(()) };
     if core.budget.is_pausing() {
         core.budget.pause(from, connection, &mut core.counters);
         return Err(Stop::Held);
     }
     let work = core.turn.fan_out_work(subscribers, body.len());
-    if !core.turn.charge_or_wait(from, connection, work, &mut core.counters) {
-        return Err(Stop::Held);
-    }
-    if handlers.filter(core, parts)? == Verdict::Drop {
-        return Ok(());
-    }
-    if has_meta {
-        run::deliver_with_meta(core, channel, parts.envelope, body);
+    if core.turn.charge_or_wait(from, connection, work, &mut core.counters) {
+        Ok(())
     } else {
-        run.publish(core, channel, body);
+        Err(Stop::Held)
     }
-    Ok(())
+}
+
+/// Counts those who hear a publication on a channel that is congested or topical, and returns whether
+/// it is delivered alone. If one of them reads too slowly, its publisher waits.
+#[cold]
+fn look_at(
+    core: &mut Core,
+    from: ConnectionKey,
+    channel: ChannelKey,
+    has_meta: bool,
+) -> Result<(usize, bool), Stop> {
+    match audience::measure(core, channel) {
+        Ok(count) => Ok((count, has_meta || publishing::is_one_by_one(core, channel))),
+        Err(obstacle) => {
+            queues::park(core, from, obstacle);
+            Err(Stop::Held)
+        }
+    }
 }
 
 /// A publication to a channel that does not exist, and so has no subscribers.
@@ -216,15 +249,56 @@ fn publish_to_nobody(
         }
         // It may also have subscribed somebody.
         if let Some(channel) = channels::find(core, parts.from, application, parts.envelope) {
-            if parts.envelope.meta_str().is_some() {
-                run::deliver_with_meta(core, channel, parts.envelope, body);
-            } else {
-                run.publish(core, channel, body);
-            }
+            run::deliver_alone(core, channel, &parts.publication(body));
             return Ok(());
         }
     }
+    let owner = core.router.applications.get(application);
+    if owner.is_some_and(|owner| owner.patterns.is_some()) {
+        return publish_to_patterns(core, parts, application, body, run);
+    }
     subscriptions::note_unheard(core, 1);
+    Ok(())
+}
+
+/// A publication to a channel that does not exist, in an application with patterns. If some match, the
+/// channel is created, so that they need not be looked up again.
+#[cold]
+fn publish_to_patterns(
+    core: &mut Core,
+    parts: Parts<'_>,
+    application: ApplicationKey,
+    body: &[u8],
+    run: &mut Run<'_>,
+) -> Result<(), Stop> {
+    let Parts { envelope, from, .. } = parts;
+    if !run.deliver(core) {
+        return Err(Stop::Held);
+    }
+    let id = envelope.channel_id().decode();
+    let matching = audience::look_up_name(core, application, &id);
+    let measured = audience::measure_patterns(core, &matching);
+    let is_heard = !matching.nodes.is_empty();
+    audience::give_back(core, matching);
+    let subscribers = match measured {
+        Ok(subscribers) => subscribers,
+        Err(obstacle) => {
+            queues::park(core, from, obstacle);
+            return Err(Stop::Held);
+        }
+    };
+    if !is_heard {
+        subscriptions::note_unheard(core, 1);
+        return Ok(());
+    }
+    charge(core, from, subscribers, body)?;
+    match channels::find_or_claim(core, from, application, &id) {
+        Ok(channel) => run::deliver_alone(core, channel, &parts.publication(body)),
+        // There is no room for another channel.
+        Err(_) => {
+            publishing::publish_unlisted(core, application, &id, &parts.publication(body));
+        }
+    }
     Ok(())
 }
 
@@ -238,15 +312,21 @@ fn change_subscription(
         return Ok(());
     }
     let Parts { envelope, from, mut channel, .. } = parts;
-    if envelope.message_type() != MessageType::Subscribe {
-        return subscriptions::unsubscribe(core, from, channel, envelope);
+    let wanted = subscriptions::wanted(core, from, envelope)?;
+    let subscribes = envelope.message_type() == MessageType::Subscribe;
+    if wanted.pattern {
+        return patterns::change(core, from, application, envelope, &wanted);
+    }
+    if !subscribes {
+        subscriptions::unsubscribe(core, from, channel, envelope, &wanted);
+        return Ok(());
     }
     // It does not exist yet, or the filter has removed it.
     if core.router.channels.get(channel).is_none() {
         let id = envelope.channel_id().decode();
         channel = channels::find_or_claim(core, from, application, &id)?;
     }
-    let subscribed = subscriptions::subscribe(core, from, channel, envelope);
+    let subscribed = subscriptions::subscribe(core, from, channel, envelope, &wanted);
     if subscribed.is_err() {
         channels::disown_unused(core, from, channel);
     }

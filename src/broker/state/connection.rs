@@ -7,12 +7,14 @@ use std::time::Duration;
 use super::arena::Arena;
 use super::call_index::CallIndex;
 use super::events::Agenda;
-use super::keys::{ApplicationKey, ChannelKey, ConnectionKey, ConnectionKind, RequestKey};
+use super::keys::{ApplicationKey, ChannelKey, ConnectionKey, ConnectionKind, NodeKey, RequestKey};
 use super::latency::Distribution;
 use super::line::Line;
 use super::peer::PackedPeer;
 use super::request_id::RequestId;
 use super::timers::{Moment, TimerKey};
+use super::topic::seat::Seat;
+use super::topic::session::TopicSession;
 use crate::broker::limits::{HANDSHAKE_QUEUE_BYTES_MAX, Limits};
 use crate::proto::system::CancelReason;
 use crate::proto::{Extensions, RecvBuffer, SendQueue};
@@ -30,6 +32,8 @@ pub(crate) struct Connections {
     /// Superseded connections, in the order in which they became that.
     superseded: Line,
     superseded_count: usize,
+    /// See [`Connections::begin_round`].
+    round: u32,
     /// Unsent bytes at which a connection has no grace, see [`Limits::queue_bytes_max`].
     pub(crate) queue_bytes_max: usize,
 }
@@ -74,6 +78,8 @@ pub(crate) struct Connection {
     pub(crate) transport_bytes: u32,
     /// Its transport took bytes from the queue that the kernel has not taken yet.
     pub(crate) transport_holds: bool,
+    /// The last round in which it was reached, see [`Connections::begin_round`].
+    round: u32,
     /// It has written header and body separately, as the published clients do.
     pub(crate) splits_writes: bool,
     /// It exceeded the limit, and does not count towards it.
@@ -104,6 +110,8 @@ pub(crate) enum Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
     Subscriber(ChannelKey),
+    /// The subscribers of a pattern.
+    Pattern(NodeKey),
     Worker(ChannelKey),
 }
 
@@ -138,9 +146,8 @@ pub(crate) enum State {
 pub(crate) struct Session {
     pub(crate) application: ApplicationKey,
     pub(crate) id: Arc<str>,
-    /// The last channels it named, so that the next message needs no look-up by string.
+    /// The last channels it named, the latest first, so that the next message needs no look-up by string.
     pub(crate) recent: [Option<ChannelKey>; RECENT_CHANNELS],
-    recent_next: u8,
     /// Its requests that a worker or another thread has to answer.
     pub(crate) requests: Vec<RequestKey>,
     /// Memory of those requests beside their entries: ids that are not UUIDs, and the messages that
@@ -148,8 +155,10 @@ pub(crate) struct Session {
     pub(crate) request_bytes: usize,
     /// Those requests by their ids, once it cancels one or asks for a stream.
     pub(crate) calls: Option<Box<CallIndex>>,
-    /// Its channels, each with the position in the channel's list, so that leaving takes no search.
-    pub(crate) subscriptions: BTreeMap<ChannelKey, u32>,
+    /// Its channels, each with the place in a list of the channel, so that leaving takes no search.
+    pub(crate) subscriptions: BTreeMap<ChannelKey, Seat>,
+    /// What it has by the extension `topic` beside them.
+    pub(crate) topic: Option<Box<TopicSession>>,
     /// Channels that it was the first to name.
     pub(crate) created: Vec<ChannelKey>,
     pub(crate) worker: Option<Box<Worker>>,
@@ -192,6 +201,7 @@ impl Connections {
             newcomers: Line::default(),
             superseded: Line::default(),
             superseded_count: 0,
+            round: 0,
             queue_bytes_max: limits.queue_bytes_max(),
         }
     }
@@ -281,6 +291,24 @@ impl Connections {
         }
     }
 
+    /// Begins a round, in which each connection is reached once at most although several lists may have
+    /// it.
+    #[inline]
+    pub(crate) fn begin_round(&mut self) {
+        self.round = self.round.wrapping_add(1);
+        if self.round == 0 {
+            self.table.values_mut().for_each(|connection| connection.round = 0);
+            self.round = 1;
+        }
+    }
+
+    /// Returns whether a connection is reached for the first time in this round.
+    #[inline]
+    pub(crate) fn is_first_of_round(&mut self, key: ConnectionKey) -> bool {
+        let Some(connection) = self.table.get_mut(key) else { return false };
+        std::mem::replace(&mut connection.round, self.round) != self.round
+    }
+
     /// Moves a connection to a later stage.
     #[inline]
     pub(crate) fn enter(&mut self, key: ConnectionKey, next: State) {
@@ -367,6 +395,7 @@ impl Connection {
             begun_bytes: 0,
             transport_bytes: 0,
             transport_holds: false,
+            round: 0,
             splits_writes: false,
             refused: false,
             doomed: false,
@@ -484,20 +513,19 @@ impl Session {
             application,
             id,
             recent: [None; RECENT_CHANNELS],
-            recent_next: 0,
             requests: Vec::new(),
             request_bytes: 0,
             calls: None,
             subscriptions: BTreeMap::new(),
+            topic: None,
             created: Vec::new(),
             worker: None,
         }
     }
 
     pub(crate) fn remember(&mut self, channel: ChannelKey) {
-        let place = usize::from(self.recent_next);
-        self.recent[place] = Some(channel);
-        self.recent_next = ((place + 1) % RECENT_CHANNELS) as u8;
+        self.recent.copy_within(..RECENT_CHANNELS - 1, 1);
+        self.recent[0] = Some(channel);
     }
 
     pub(crate) fn requests_in_flight(&self) -> usize {

@@ -108,7 +108,7 @@ impl Core {
     #[inline]
     pub(crate) fn memory_bytes(&self) -> usize {
         let buffers = self.pool.gauge().bytes() + self.pool.free_bytes();
-        buffers + self.router.bytes + self.budget.tables_bytes
+        buffers + self.router.bytes + self.router.patterns.bytes + self.budget.tables_bytes
     }
 
     pub(crate) fn stats(&self) -> Stats {

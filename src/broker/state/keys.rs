@@ -8,6 +8,7 @@ pub type ConnectionKey = Key<ConnectionKind>;
 pub(crate) type ApplicationKey = Key<ApplicationKind>;
 pub(crate) type ChannelKey = Key<ChannelKind>;
 pub(crate) type RequestKey = Key<RequestKind>;
+pub(crate) type NodeKey = Key<NodeKind>;
 
 /// The kind of a [`ConnectionKey`].
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) enum ApplicationKind {}
 pub(crate) enum ChannelKind {}
 #[derive(Debug)]
 pub(crate) enum RequestKind {}
+#[derive(Debug)]
+pub(crate) enum NodeKind {}
 
 /// The key of an entry, by index and generation. `K` keeps the keys of different tables apart.
 pub struct Key<K> {

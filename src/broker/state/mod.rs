@@ -23,7 +23,6 @@ pub(crate) mod service;
 pub(crate) mod stats;
 pub(crate) mod timeouts;
 pub(crate) mod timers;
-#[expect(dead_code, reason = "used by the next change")]
 pub(crate) mod topic;
 pub(crate) mod turn;
 pub(crate) mod watch;

@@ -190,6 +190,23 @@ pub(crate) fn subscription_payload() -> Refusal {
     )
 }
 
+pub(crate) fn wanted_invalid(name: &str, expected: &str) -> Refusal {
+    let text = format!("{name} of a subscribe or unsubscribe is not usable; send {expected}");
+    Refusal::new(ErrorCode::BadMessage, text)
+}
+
+pub(crate) fn since_with_pattern() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadMessage,
+        "a pattern has no place in a history, for each channel has its own; subscribe to the channels \
+         with since, or to the pattern with last",
+    )
+}
+
+pub(crate) fn no_pattern(why: &str) -> Refusal {
+    Refusal::new(ErrorCode::BadMessage, format!("this is no pattern: {why}"))
+}
+
 // Requests and their answers.
 
 /// Names that exist, for a requester whose channel does not.

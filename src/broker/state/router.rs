@@ -8,10 +8,15 @@ use std::time::Duration;
 use super::arena::Arena;
 use super::budget::{APPLICATION_BYTES, CHANNEL_BYTES};
 use super::connection::Obstacle;
-use super::keys::{ApplicationKey, ApplicationKind, ChannelKey, ChannelKind, ConnectionKey};
+use super::keys::{
+    ApplicationKey, ApplicationKind, ChannelKey, ChannelKind, ConnectionKey, NodeKey,
+};
 use super::latency::{ChannelLatencies, Departed};
 use super::line::Line;
 use super::service::Service;
+use super::topic::Topic;
+use super::topic::patterns::{Patterns, Tree};
+use super::topic::seat::List;
 use crate::proto;
 
 /// An application: a name space of channels and the connections that belong to it.
@@ -33,6 +38,8 @@ pub(crate) struct Application {
     pub(crate) names_bytes: usize,
     /// The workers of all channels; one that serves several counts once for each.
     pub(crate) workers: usize,
+    /// The patterns that its connections subscribed to.
+    pub(crate) patterns: Option<Tree>,
 }
 
 /// A channel of one application.
@@ -58,6 +65,10 @@ pub(crate) struct Channel {
     requesters: Line,
     /// The process itself has handlers for it.
     pub(crate) has_handler: bool,
+    /// A publication has more to do than to reach `subscribers`: the channel has a `topic`, or its
+    /// application has patterns. The plain route tests this and nothing else of it.
+    pub(crate) is_topical: bool,
+    pub(crate) topic: Option<Box<Topic>>,
     pub(crate) latencies: ChannelLatencies,
 }
 
@@ -65,6 +76,7 @@ pub(crate) struct Channel {
 pub(crate) struct Router {
     pub(crate) applications: Arena<ApplicationKind, Application>,
     pub(crate) channels: Arena<ChannelKind, Channel>,
+    pub(crate) patterns: Patterns,
     by_id: HashMap<Arc<str>, ApplicationKey>,
     /// Memory of all entries.
     pub(crate) bytes: usize,
@@ -96,6 +108,7 @@ impl Router {
             channels: HashMap::new(),
             names_bytes: 0,
             workers: 0,
+            patterns: None,
         };
         self.bytes += application.bytes();
         self.names_bytes += application.id_json.len();
@@ -130,6 +143,8 @@ impl Router {
             publishers: Line::default(),
             requesters: Line::default(),
             has_handler: false,
+            is_topical: owner.patterns.is_some(),
+            topic: None,
             latencies: ChannelLatencies::default(),
         };
         self.bytes += channel.bytes();
@@ -215,11 +230,61 @@ impl Router {
         keys.filter_map(|key| self.channels.get(*key))
     }
 
+    /// Gives a channel a topic, if it has none.
+    pub(crate) fn ensure_topic(&mut self, channel: ChannelKey) {
+        let Some(channel) = self.channels.get_mut(channel) else { return };
+        if channel.topic.is_none() {
+            self.bytes += channel.topic_mut().bytes();
+        }
+    }
+
+    /// Changes the topic of a channel, if it has one, and counts its memory anew.
+    pub(crate) fn change_topic<T>(
+        &mut self,
+        channel: ChannelKey,
+        change: impl FnOnce(&mut Topic) -> T,
+    ) -> Option<T> {
+        let topic = self.channels.get_mut(channel)?.topic.as_mut()?;
+        self.bytes -= topic.bytes();
+        let changed = change(topic);
+        self.bytes += topic.bytes();
+        Some(changed)
+    }
+
+    /// Takes the topic away from a channel that does not need it. Without patterns in its application,
+    /// it is a plain channel again.
+    pub(crate) fn forget_idle_topic(&mut self, key: ChannelKey) {
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        if let Some(idle) = channel.topic.take_if(|topic| topic.is_idle()) {
+            self.bytes -= idle.bytes();
+        }
+        let owner = self.applications.get(channel.application);
+        let has_patterns = owner.is_some_and(|owner| owner.patterns.is_some());
+        channel.is_topical = has_patterns || channel.topic.is_some();
+    }
+
+    /// Takes a list of a channel out of it while it is gone through. `None`: it is empty.
+    pub(crate) fn take_list(&mut self, key: ChannelKey, list: List) -> Option<Vec<ConnectionKey>> {
+        let channel = self.channels.get_mut(key)?;
+        let list = match list {
+            List::Live => &mut channel.subscribers,
+            List::Conflating => &mut channel.topic.as_mut()?.conflating,
+        };
+        (!list.is_empty()).then(|| std::mem::take(list))
+    }
+
+    pub(crate) fn put_list(&mut self, key: ChannelKey, list: List, keys: Vec<ConnectionKey>) {
+        if let Some(channel) = self.channels.get_mut(key) {
+            *channel.list_mut(list) = keys;
+        }
+    }
+
     /// Returns the line of connections that wait for an obstacle.
     pub(crate) fn line(&mut self, obstacle: Obstacle) -> Option<&mut Line> {
         match obstacle {
             Obstacle::Subscriber(channel) => Some(&mut self.channels.get_mut(channel)?.publishers),
             Obstacle::Worker(channel) => Some(&mut self.channels.get_mut(channel)?.requesters),
+            Obstacle::Pattern(node) => Some(&mut self.patterns.nodes.get_mut(node)?.publishers),
         }
     }
 
@@ -229,6 +294,9 @@ impl Router {
             Obstacle::Subscriber(channel) => {
                 self.channels.get(channel).is_some_and(|channel| channel.congested > 0)
             }
+            Obstacle::Pattern(node) => {
+                self.patterns.nodes.get(node).is_some_and(|node| node.congested > 0)
+            }
             // Any worker will do, and each request looks for one that keeps up.
             Obstacle::Worker(_) => false,
         }
@@ -236,13 +304,26 @@ impl Router {
 
     /// Adds a reference to an obstacle's entry, for a connection that waits for it.
     pub(crate) fn retain_obstacle(&mut self, obstacle: Obstacle) {
-        let (Obstacle::Subscriber(channel) | Obstacle::Worker(channel)) = obstacle;
-        self.retain(channel);
+        match obstacle {
+            Obstacle::Subscriber(channel) | Obstacle::Worker(channel) => self.retain(channel),
+            Obstacle::Pattern(node) => self.patterns.retain(node),
+        }
     }
 
     pub(crate) fn release_obstacle(&mut self, obstacle: Obstacle) {
-        let (Obstacle::Subscriber(channel) | Obstacle::Worker(channel)) = obstacle;
-        self.release(channel);
+        match obstacle {
+            Obstacle::Subscriber(channel) | Obstacle::Worker(channel) => self.release(channel),
+            Obstacle::Pattern(node) => self.release_node(node),
+        }
+    }
+
+    /// Releases one reference of a pattern's node. The tree of an application goes with its last node.
+    pub(crate) fn release_node(&mut self, node: NodeKey) {
+        if let Some(application) = self.patterns.release(node)
+            && let Some(application) = self.applications.get_mut(application)
+        {
+            application.patterns = None;
+        }
     }
 
     /// Returns a channel with its application.
@@ -267,8 +348,23 @@ impl Channel {
         self.references == 0 && !self.pinned
     }
 
+    /// One of its lists of subscribers.
+    pub(crate) fn list_mut(&mut self, list: List) -> &mut Vec<ConnectionKey> {
+        match list {
+            List::Live => &mut self.subscribers,
+            List::Conflating => &mut self.topic_mut().conflating,
+        }
+    }
+
+    /// Its topic, which it has from now on. The caller counts its memory.
+    pub(crate) fn topic_mut(&mut self) -> &mut Topic {
+        self.is_topical = true;
+        self.topic.get_or_insert_default()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
-        CHANNEL_BYTES + self.id.len() + self.id_json.len()
+        let topic_bytes = self.topic.as_ref().map_or(0, |topic| topic.bytes());
+        CHANNEL_BYTES + self.id.len() + self.id_json.len() + topic_bytes
     }
 }
 

@@ -58,7 +58,7 @@ fn only_who_asks_is_answered_with_extensions() {
     for (asked, expected) in [
         (json!([]), json!([])),
         (json!(["call"]), json!(["call"])),
-        (json!(["topic", "of tomorrow", "call", "call"]), json!(["call"])),
+        (json!(["topic", "of tomorrow", "call", "call"]), json!(["call", "topic"])),
     ] {
         let key = world.accept();
         let connect = json!({"action": "connect", "connection_id": "me", "extensions": asked});
@@ -112,7 +112,9 @@ fn every_fault_of_a_meta_is_told_and_the_message_dropped() {
         (json!({"stream": 65_537}), "stream"),
         (json!({"seq": 1}), "seq"),
         (json!({"idempotent": 1}), "idempotent"),
-        (json!({"retain": true}), "unknown"),
+        (json!({"retain": true}), "retain"),
+        (json!({"offset": 1}), "server"),
+        (json!({"place": 1}), "unknown"),
         (json!({"headers": {"a": 1}}), "headers"),
         (json!({"headers": {"a": "x".repeat(4_096)}}), "4096"),
         (json!([]), "object"),

@@ -1,0 +1,6 @@
+//! Publications beyond the plain route: patterns and conflation.
+
+pub(crate) mod audience;
+pub(crate) mod conflation;
+pub(crate) mod patterns;
+pub(crate) mod publishing;

@@ -1,0 +1,164 @@
+//! Who hears a publication on a topical channel: the subscribers of the channel and those of all
+//! patterns that match its name.
+
+use crate::broker::state::connection::Obstacle;
+use crate::broker::state::core::Core;
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, NodeKey};
+use crate::broker::state::topic::MATCHES_KEPT_MAX;
+use crate::broker::state::topic::seat::List;
+
+/// So many nodes that a look-up visits are as much work as a delivery.
+const VISITS_PER_WORK: usize = 4;
+
+/// The patterns that match a name. They leave their place while a publication is delivered.
+pub(crate) struct Matching {
+    pub(crate) nodes: Vec<NodeKey>,
+    /// The channel that keeps them. `None`: they are looked up for each publication.
+    kept_by: Option<ChannelKey>,
+}
+
+/// What stands in the way of a publication, or the number of those who hear it.
+pub(crate) fn measure(core: &mut Core, channel: ChannelKey) -> Result<usize, Obstacle> {
+    let Some(target) = core.router.channels.get(channel) else { return Ok(0) };
+    if target.congested > 0 {
+        return Err(Obstacle::Subscriber(channel));
+    }
+    let of_channel =
+        target.subscribers.len() + target.topic.as_ref().map_or(0, |topic| topic.conflating.len());
+    let matching = take(core, channel);
+    let of_patterns = measure_patterns(core, &matching);
+    give_back(core, matching);
+    of_patterns.map(|count| of_channel + count)
+}
+
+/// Does the same for the patterns alone.
+pub(crate) fn measure_patterns(core: &Core, matching: &Matching) -> Result<usize, Obstacle> {
+    let mut count = 0;
+    for key in &matching.nodes {
+        let Some(node) = core.router.patterns.nodes.get(*key) else { continue };
+        if node.congested > 0 {
+            return Err(Obstacle::Pattern(*key));
+        }
+        count += node.subscribers();
+    }
+    Ok(count)
+}
+
+/// Takes the patterns that match a channel's name. They are looked up if they have changed.
+pub(crate) fn take(core: &mut Core, channel: ChannelKey) -> Matching {
+    let router = &mut core.router;
+    let none = Matching { nodes: Vec::new(), kept_by: None };
+    let Some(target) = router.channels.get_mut(channel) else { return none };
+    let Some(tree) = router.applications.get(target.application).and_then(|own| own.patterns)
+    else {
+        forget(core, channel);
+        return none;
+    };
+    if let Some(topic) = &mut target.topic
+        && topic.matches.generation == tree.generation
+        && !topic.matches.are_many
+    {
+        let nodes = std::mem::take(&mut topic.matches.nodes);
+        return Matching { nodes, kept_by: Some(channel) };
+    }
+    look_up(core, channel)
+}
+
+/// The application has no patterns any more, so that the channel may be a plain one again.
+#[cold]
+fn forget(core: &mut Core, channel: ChannelKey) {
+    core.router.change_topic(channel, |topic| topic.matches = Default::default());
+    core.router.forget_idle_topic(channel);
+}
+
+#[cold]
+fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
+    let none = Matching { nodes: Vec::new(), kept_by: None };
+    let Some(target) = core.router.channels.get(channel) else { return none };
+    let (application, id) = (target.application, target.id.clone());
+    let Matching { nodes, .. } = look_up_name(core, application, &id);
+    let tree = core.router.applications.get(application).and_then(|own| own.patterns);
+    let generation = tree.map_or(0, |tree| tree.generation);
+    let are_many = nodes.len() > MATCHES_KEPT_MAX;
+    core.router.ensure_topic(channel);
+    core.router.change_topic(channel, |topic| {
+        topic.matches.generation = generation;
+        topic.matches.are_many = are_many;
+        topic.matches.nodes.clear();
+        if are_many {
+            topic.matches.nodes = Vec::new();
+        } else {
+            topic.matches.nodes.extend_from_slice(&nodes);
+        }
+    });
+    if are_many {
+        return Matching { nodes, kept_by: None };
+    }
+    core.router.patterns.scratch = nodes;
+    let topic = core.router.channels.get_mut(channel).and_then(|target| target.topic.as_mut());
+    let kept = topic.map(|topic| std::mem::take(&mut topic.matches.nodes));
+    Matching { nodes: kept.unwrap_or_default(), kept_by: Some(channel) }
+}
+
+/// Looks up the patterns that match a name, of which there need not be a channel.
+pub(crate) fn look_up_name(core: &mut Core, application: ApplicationKey, name: &str) -> Matching {
+    let router = &mut core.router;
+    let mut nodes = std::mem::take(&mut router.patterns.scratch);
+    nodes.clear();
+    if let Some(own) = router.applications.get_mut(application)
+        && let Some(tree) = &mut own.patterns
+    {
+        let visited = router.patterns.find(tree, name, |node| nodes.push(node));
+        tree.visited_max = tree.visited_max.max(visited);
+        core.turn.note_work(visited / VISITS_PER_WORK);
+    }
+    Matching { nodes, kept_by: None }
+}
+
+/// Puts the patterns back where they are kept.
+pub(crate) fn give_back(core: &mut Core, matching: Matching) {
+    let Some(channel) = matching.kept_by else {
+        core.router.patterns.scratch = matching.nodes;
+        return;
+    };
+    let channel = core.router.channels.get_mut(channel);
+    if let Some(topic) = channel.and_then(|channel| channel.topic.as_mut()) {
+        topic.matches.nodes = matching.nodes;
+    }
+}
+
+/// Calls a function for each subscriber of the channel and of the patterns, and for none twice: for
+/// those of the live lists first, and then for the others. Returns how many of them took the
+/// publication, and how many there are.
+pub(crate) fn for_each(
+    core: &mut Core,
+    channel: Option<ChannelKey>,
+    matching: &Matching,
+    mut deliver: impl FnMut(&mut Core, ConnectionKey, List) -> bool,
+) -> (usize, usize) {
+    core.connections.begin_round();
+    let (mut reached, mut asked) = (0, 0);
+    for list in [List::Live, List::Conflating] {
+        if let Some(channel) = channel {
+            let Some(keys) = core.router.take_list(channel, list) else { continue };
+            for key in &keys {
+                if core.connections.is_first_of_round(*key) {
+                    asked += 1;
+                    reached += usize::from(deliver(core, *key, list));
+                }
+            }
+            core.router.put_list(channel, list, keys);
+        }
+        for node in &matching.nodes {
+            let Some(keys) = core.router.patterns.take_list(*node, list) else { continue };
+            for key in &keys {
+                if core.connections.is_first_of_round(*key) {
+                    asked += 1;
+                    reached += usize::from(deliver(core, *key, list));
+                }
+            }
+            core.router.patterns.put_list(*node, list, keys);
+        }
+    }
+    (reached, asked)
+}

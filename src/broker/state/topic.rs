@@ -1,0 +1,53 @@
+//! The part of a channel that only subscribers with the extension `topic` ask for.
+
+#[expect(dead_code, reason = "used by the next change")]
+pub(crate) mod history;
+pub(crate) mod patterns;
+#[expect(dead_code, reason = "used by the next change")]
+pub(crate) mod retained;
+pub(crate) mod seat;
+pub(crate) mod session;
+pub(crate) mod wanted;
+
+use super::budget::TOPIC_BYTES;
+use super::keys::{ConnectionKey, NodeKey};
+
+/// The nodes of patterns that a channel remembers at most. If more of them match, they are looked up
+/// for each publication, which then has at least as many deliveries.
+pub(crate) const MATCHES_KEPT_MAX: usize = 64;
+
+/// What a channel has beside its plain subscribers.
+#[derive(Debug, Default)]
+pub(crate) struct Topic {
+    /// Subscribers that get the newest publication alone while they read too slowly.
+    pub(crate) conflating: Vec<ConnectionKey>,
+    pub(crate) matches: Matches,
+}
+
+/// The patterns that match a channel's name, as they were when they were last looked up.
+#[derive(Debug, Default)]
+pub(crate) struct Matches {
+    /// The generation of the application's patterns then.
+    pub(crate) generation: u64,
+    pub(crate) nodes: Vec<NodeKey>,
+    /// There are more than [`MATCHES_KEPT_MAX`].
+    pub(crate) are_many: bool,
+}
+
+impl Topic {
+    /// Returns whether nothing of it is in use.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.conflating.is_empty() && self.matches.nodes.is_empty() && !self.matches.are_many
+    }
+
+    /// Returns whether publications have to be delivered one by one, and cannot go to all queues in
+    /// one piece as they came.
+    pub(crate) fn is_one_by_one(&self) -> bool {
+        !self.conflating.is_empty()
+    }
+
+    /// Returns its memory.
+    pub(crate) fn bytes(&self) -> usize {
+        TOPIC_BYTES + self.matches.nodes.len() * size_of::<NodeKey>()
+    }
+}

@@ -1,4 +1,0 @@
-//! What channels of the extension `topic` have beyond subscribers: a history and a last value.
-
-pub(crate) mod history;
-pub(crate) mod retained;

@@ -1,0 +1,307 @@
+//! The patterns of all applications: for each application a tree of tokens.
+//!
+//! A pattern is a path from the root of its application's tree to a node, which has its subscribers.
+//! Looking up a name visits each node of the tree once at most, and only those whose path matches
+//! the beginning of the name.
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
+use super::super::arena::Arena;
+use super::super::keys::{ApplicationKey, ConnectionKey, NodeKey, NodeKind};
+use super::super::line::Line;
+use super::seat::{List, Seat};
+use crate::broker::pattern::PATTERN_TOKENS_MAX;
+use crate::proto::system::SYSTEM;
+
+/// The largest size of a node without its token, which is when the tables have just grown.
+pub(crate) const NODE_BYTES: usize = 768;
+
+/// One token of a pattern, and all patterns that go on behind it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) application: ApplicationKey,
+    /// The node before it. The root has none.
+    parent: Option<NodeKey>,
+    token: Box<str>,
+    /// The nodes behind it, by their tokens. `*` and `>` are ordinary letters there.
+    children: BTreeMap<Box<str>, NodeKey>,
+    /// The node behind it that stands for any token.
+    any: Option<NodeKey>,
+    /// The node behind it that stands for all further tokens.
+    rest: Option<NodeKey>,
+    /// The subscribers of the pattern that ends here.
+    pub(crate) live: Vec<ConnectionKey>,
+    pub(crate) conflating: Vec<ConnectionKey>,
+    /// Subscribers among `live` whose queue is over its high-water mark.
+    pub(crate) congested: u32,
+    /// Connections that are held back because of one of them.
+    pub(crate) publishers: Line,
+    /// One for each node behind it, each subscriber, and each connection that is held back.
+    pub(crate) references: u32,
+}
+
+/// The tree of one application.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tree {
+    pub(crate) root: NodeKey,
+    /// Changes with each pattern that gets its first subscriber or loses its last one.
+    pub(crate) generation: u64,
+    /// Patterns that have a subscriber.
+    pub(crate) patterns: usize,
+    /// The most nodes that one look-up has visited since the last change.
+    pub(crate) visited_max: usize,
+}
+
+/// All nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Patterns {
+    pub(crate) nodes: Arena<NodeKind, Node>,
+    /// The last generation of any application's tree.
+    generation: u64,
+    /// Memory of all nodes.
+    pub(crate) bytes: usize,
+    /// The nodes that the last look-up found whose result is kept nowhere.
+    pub(crate) scratch: Vec<NodeKey>,
+}
+
+/// Returns whether only a pattern with the same first token matches this name.
+fn is_reserved(name: &str) -> bool {
+    name.starts_with('$') || name == SYSTEM
+}
+
+impl Node {
+    #[cfg(any(test, feature = "fuzzing", feature = "simulation"))]
+    pub(crate) fn list(&self, list: List) -> &[ConnectionKey] {
+        match list {
+            List::Live => &self.live,
+            List::Conflating => &self.conflating,
+        }
+    }
+
+    fn list_mut(&mut self, list: List) -> &mut Vec<ConnectionKey> {
+        match list {
+            List::Live => &mut self.live,
+            List::Conflating => &mut self.conflating,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn subscribers(&self) -> usize {
+        self.live.len() + self.conflating.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        NODE_BYTES + 2 * self.token.len()
+    }
+}
+
+impl Patterns {
+    /// Returns an empty tree for an application.
+    pub(crate) fn plant(&mut self, application: ApplicationKey) -> Tree {
+        self.generation += 1;
+        let root = self.insert(application, None, "");
+        Tree { root, generation: self.generation, patterns: 0, visited_max: 0 }
+    }
+
+    fn insert(
+        &mut self,
+        application: ApplicationKey,
+        parent: Option<NodeKey>,
+        token: &str,
+    ) -> NodeKey {
+        let node = Node {
+            application,
+            parent,
+            token: token.into(),
+            children: BTreeMap::new(),
+            any: None,
+            rest: None,
+            live: Vec::new(),
+            conflating: Vec::new(),
+            congested: 0,
+            publishers: Line::default(),
+            references: 0,
+        };
+        self.bytes += node.bytes();
+        self.nodes.insert(node)
+    }
+
+    /// Returns the node of a pattern, if there is one.
+    pub(crate) fn node(&self, tree: &Tree, pattern: &str) -> Option<NodeKey> {
+        let mut key = tree.root;
+        for token in pattern.split('.') {
+            key = self.child(key, token)?;
+        }
+        Some(key)
+    }
+
+    fn child(&self, key: NodeKey, token: &str) -> Option<NodeKey> {
+        let node = self.nodes.get(key)?;
+        match token {
+            "*" => node.any,
+            ">" => node.rest,
+            _ => node.children.get(token).copied(),
+        }
+    }
+
+    /// Returns the node of a pattern, which is created if it is not there. The caller retains it.
+    pub(crate) fn node_or_new(&mut self, tree: &Tree, pattern: &str) -> NodeKey {
+        let mut key = tree.root;
+        for token in pattern.split('.') {
+            key = self.child(key, token).unwrap_or_else(|| self.grow(key, token));
+        }
+        key
+    }
+
+    fn grow(&mut self, parent: NodeKey, token: &str) -> NodeKey {
+        let application = self.nodes.get(parent).map(|parent| parent.application);
+        let child =
+            self.insert(application.unwrap_or(ApplicationKey::NOWHERE), Some(parent), token);
+        if let Some(node) = self.nodes.get_mut(parent) {
+            node.references += 1;
+            match token {
+                "*" => node.any = Some(child),
+                ">" => node.rest = Some(child),
+                _ => _ = node.children.insert(token.into(), child),
+            }
+        }
+        child
+    }
+
+    pub(crate) fn retain(&mut self, key: NodeKey) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.references += 1;
+        }
+    }
+
+    /// Releases one reference of a node, and removes it with all nodes before it that are of no use
+    /// without it. Returns the application if its root was among them.
+    pub(crate) fn release(&mut self, mut key: NodeKey) -> Option<ApplicationKey> {
+        loop {
+            let node = self.nodes.get_mut(key)?;
+            debug_assert!(node.references > 0);
+            node.references -= 1;
+            if node.references > 0 {
+                return None;
+            }
+            let node = self.nodes.remove(key)?;
+            self.bytes -= node.bytes();
+            let Some(parent) = node.parent else { return Some(node.application) };
+            if let Some(parent) = self.nodes.get_mut(parent) {
+                match &*node.token {
+                    "*" => parent.any = None,
+                    ">" => parent.rest = None,
+                    token => _ = parent.children.remove(token),
+                }
+            }
+            key = parent;
+        }
+    }
+
+    /// Adds a subscriber to the end of a node's list.
+    pub(crate) fn seat(
+        &mut self,
+        tree: &mut Tree,
+        key: NodeKey,
+        who: ConnectionKey,
+        list: List,
+    ) -> Seat {
+        let Some(node) = self.nodes.get_mut(key) else { return Seat::new(list, 0) };
+        if node.subscribers() == 0 {
+            tree.patterns += 1;
+            self.generation += 1;
+            (tree.generation, tree.visited_max) = (self.generation, 0);
+        }
+        node.references += 1;
+        let list_of = node.list_mut(list);
+        list_of.push(who);
+        Seat::new(list, list_of.len() - 1)
+    }
+
+    /// Removes a subscriber. Returns the one that has its seat now. The caller releases the node.
+    pub(crate) fn unseat(
+        &mut self,
+        tree: &mut Tree,
+        key: NodeKey,
+        seat: Seat,
+    ) -> Option<ConnectionKey> {
+        let node = self.nodes.get_mut(key)?;
+        let list = node.list_mut(seat.list());
+        list.swap_remove(seat.position());
+        let moved = list.get(seat.position()).copied();
+        if node.subscribers() == 0 {
+            tree.patterns -= 1;
+            self.generation += 1;
+            (tree.generation, tree.visited_max) = (self.generation, 0);
+        }
+        moved
+    }
+
+    /// Passes the nodes of all patterns that match a name to `found`. Returns the number of nodes that
+    /// it visited.
+    pub(crate) fn find(&self, tree: &Tree, name: &str, mut found: impl FnMut(NodeKey)) -> usize {
+        let is_reserved = is_reserved(name);
+        let mut visited = 0;
+        // A node of the tree, and what is left of the name there. Each level adds one at most.
+        let mut left = SmallVec::<[(NodeKey, Option<&str>); PATTERN_TOKENS_MAX + 4]>::new();
+        left.push((tree.root, Some(name)));
+        while let Some((key, rest)) = left.pop() {
+            visited += 1;
+            let Some(node) = self.nodes.get(key) else { continue };
+            let Some(rest) = rest else {
+                if node.subscribers() > 0 {
+                    found(key);
+                }
+                continue;
+            };
+            let (token, behind) = match rest.split_once('.') {
+                Some((token, behind)) => (token, Some(behind)),
+                None => (rest, None),
+            };
+            if !is_reserved || key != tree.root {
+                if let Some(rest) = node.rest {
+                    visited += 1;
+                    if self.nodes.get(rest).is_some_and(|rest| rest.subscribers() > 0) {
+                        found(rest);
+                    }
+                }
+                left.extend(node.any.map(|any| (any, behind)));
+            }
+            left.extend(node.children.get(token).map(|child| (*child, behind)));
+        }
+        visited
+    }
+
+    /// Takes a list of a node out of it while it is gone through. `None`: it is empty.
+    #[inline]
+    pub(crate) fn take_list(&mut self, key: NodeKey, list: List) -> Option<Vec<ConnectionKey>> {
+        let list = self.nodes.get_mut(key)?.list_mut(list);
+        (!list.is_empty()).then(|| std::mem::take(list))
+    }
+
+    #[inline]
+    pub(crate) fn put_list(&mut self, key: NodeKey, list: List, keys: Vec<ConnectionKey>) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            *node.list_mut(list) = keys;
+        }
+    }
+
+    /// Returns the text of the pattern that ends at a node.
+    pub(crate) fn text(&self, key: NodeKey) -> String {
+        let mut tokens = Vec::new();
+        let mut key = Some(key);
+        while let Some(node) = key.and_then(|key| self.nodes.get(key)) {
+            if node.parent.is_some() {
+                tokens.push(&*node.token);
+            }
+            key = node.parent;
+        }
+        tokens.reverse();
+        tokens.join(".")
+    }
+}
+
+#[cfg(test)]
+mod tests;
