@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::pattern;
 use crate::proto::ID_BYTES_MAX;
+use crate::proto::pattern;
 use crate::setters::setters;
 
 /// A history for the channels of an application that match a pattern: the server keeps their newest

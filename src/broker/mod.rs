@@ -26,7 +26,6 @@ mod history_rule;
 #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
 mod inspection;
 mod limits;
-mod pattern;
 mod peer;
 mod setup;
 mod state;

@@ -192,15 +192,6 @@ impl Client {
         }
     }
 
-    /// Sends a value to all subscribers of the channel.
-    ///
-    /// # Errors
-    /// If the message can neither be sent nor wait for a connection.
-    pub fn publish<T: Payload + ?Sized>(&self, channel_id: &str, payload: &T) -> Result<(), Error> {
-        let heading = Heading::new(MessageType::Publish, channel_id);
-        self.shared().post(heading, payload, Kind::AnyConnection)
-    }
-
     /// Sends a value to whoever serves the channel; there is no answer.
     ///
     /// # Errors
@@ -226,7 +217,7 @@ impl Client {
             }
             _ => Kind::ThisConnection,
         };
-        let fresh = self.shared().post_message(message, kind)?;
+        let fresh = self.shared().post_message(message, None, kind)?;
         Ok(fresh.map_or_else(|| message.message_id.clone(), |id| id.to_string()))
     }
 
@@ -273,7 +264,7 @@ impl Client {
         self.ping().map(|_rtt| ())
     }
 
-    fn timeout(&self) -> Duration {
+    pub(super) fn timeout(&self) -> Duration {
         self.shared().options.connection.timeout
     }
 }

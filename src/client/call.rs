@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::background::job::Job;
-use super::request_options::{RequestOptions, Trace};
+use super::request_options::RequestOptions;
 use crate::proto::system::CancelReason;
-use crate::proto::{Json, Message};
+use crate::proto::{Json, Message, Trace};
 
 /// What a handler knows of the request that it serves, besides the message: whether somebody still
 /// wants the answer, and until when. Clones are the same request.

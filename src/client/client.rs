@@ -76,7 +76,7 @@ pub struct Client {
 /// # options.connection.endpoint = Endpoint::tcp("localhost", port);
 /// let client = options.connect()?;
 /// let weak = client.downgrade();
-/// client.subscribe_with("news", move |message| {
+/// client.on_publication("news", move |message| {
 ///     if let Some(client) = weak.upgrade() {
 ///         let _ = client.publish("archive", &message.payload);
 ///     }
@@ -159,6 +159,8 @@ pub struct ClientInfo {
     pub missed_notifications: u64,
     /// The channels that the client subscribes to.
     pub subscribed_channels: BTreeSet<String>,
+    /// The patterns that the client subscribes to.
+    pub subscribed_patterns: BTreeSet<String>,
     /// The channels that the client serves.
     pub served_channels: BTreeSet<String>,
 }
@@ -257,6 +259,13 @@ impl Client {
         self.shared().lock().extensions.contains(Extensions::BINARY)
     }
 
+    /// Returns whether the server of the current, or last, connection knows patterns, last values and
+    /// histories of channels. From other servers they are refused with [`Error::Unsupported`] before
+    /// anything is sent.
+    pub fn has_topic(&self) -> bool {
+        self.shared().lock().extensions.contains(Extensions::TOPIC)
+    }
+
     /// Returns the limits that the server of the current, or last, connection announced, if it did.
     pub fn server_limits(&self) -> Option<ServerLimits> {
         self.shared().lock().limits
@@ -272,7 +281,11 @@ impl Client {
     pub fn connection_info(&self) -> ClientInfo {
         let options = &self.shared().options.connection;
         let state = self.shared().lock();
-        let subscribed = state.routes.iter().filter(|(_, route)| route.is_subscribed);
+        let subscribed = |is_pattern| {
+            let routes = state.routes.iter().filter(|(_, route)| route.subscribed.is_some());
+            let names = routes.filter(move |(topic, _)| topic.is_pattern == is_pattern);
+            names.map(|(topic, _)| topic.name.to_owned()).collect()
+        };
         ClientInfo {
             app_id: options.app_id.clone(),
             connection_id: state.connection_id.clone(),
@@ -283,7 +296,8 @@ impl Client {
             pending_requests: state.pending.len(),
             waiting_bytes: state.outbox.waiting_bytes(),
             missed_notifications: state.missed_notifications,
-            subscribed_channels: subscribed.map(|(channel_id, _)| channel_id.clone()).collect(),
+            subscribed_channels: subscribed(false),
+            subscribed_patterns: subscribed(true),
             served_channels: state.served.keys().cloned().collect(),
         }
     }

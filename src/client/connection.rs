@@ -3,6 +3,7 @@
 pub(super) mod calls;
 mod served;
 mod serving;
+mod topics;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -28,12 +29,12 @@ use super::wire::wait::Wait;
 use crate::handler_error::{HandlerError, shortened};
 use crate::proto::Message;
 use crate::proto::frame::Frame;
-use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve, Subscribe};
+use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve};
 use crate::proto::{ErrorCode, Extensions, Json, MessageType};
 use crate::token::Token;
 
 /// The extensions that the clients speak.
-const SPOKEN: Extensions = Extensions::CALL.or(Extensions::BINARY);
+const SPOKEN: Extensions = Extensions::CALL.or(Extensions::BINARY).or(Extensions::TOPIC);
 /// Time that the server has for its welcome, however long connecting took.
 const WELCOME_TIME_MIN: Duration = Duration::from_millis(100);
 /// Time to wait for the reason of a server that closed the connection.
@@ -231,6 +232,12 @@ impl Connection {
         self.welcome.extensions.contains(Extensions::BINARY)
     }
 
+    /// Returns whether the server knows patterns, last values and histories of channels. From other
+    /// servers they are refused with [`Error::Unsupported`] before anything is sent.
+    pub fn has_topic(&self) -> bool {
+        self.welcome.extensions.contains(Extensions::TOPIC)
+    }
+
     /// Returns the limits that the server announced, if it did.
     pub fn server_limits(&self) -> Option<ServerLimits> {
         self.welcome.limits
@@ -287,21 +294,6 @@ impl Connection {
         self.request(channel_id, payload)
     }
 
-    /// Sends a value to all subscribers of the channel.
-    ///
-    /// # Errors
-    /// [`Error::Lost`] if the connection is gone, [`Error::Deadline`] if the server does not
-    /// take it in time; [`Error::NotJson`], [`Error::TooLarge`] and [`Error::BadId`] for what
-    /// cannot be sent.
-    pub fn publish<T: Payload + ?Sized>(
-        &mut self,
-        channel_id: &str,
-        payload: &T,
-    ) -> Result<(), Error> {
-        self.encoder.value(Heading::new(MessageType::Publish, channel_id), payload)?;
-        self.send()
-    }
-
     /// Sends a value to whoever serves the channel; there is no answer.
     ///
     /// # Errors
@@ -323,47 +315,6 @@ impl Connection {
     pub fn send_message(&mut self, message: &Message) -> Result<(), Error> {
         self.encoder.message(message, None)?;
         self.send()
-    }
-
-    /// Subscribes to the channel without waiting for a confirmation. This works with every server,
-    /// but the first publications of other connections may be missed.
-    ///
-    /// # Errors
-    /// As [`publish`](Self::publish).
-    pub fn subscribe(&mut self, channel_id: &str) -> Result<(), Error> {
-        self.subscription(MessageType::Subscribe, channel_id, false)?;
-        Ok(())
-    }
-
-    /// Subscribes to the channel, and returns once every later publication will be received. The
-    /// published server does not confirm subscriptions: there this returns [`Error::Deadline`].
-    ///
-    /// # Errors
-    /// As [`request`](Self::request).
-    pub fn subscribe_confirmed(&mut self, channel_id: &str) -> Result<(), Error> {
-        let id = self.subscription(MessageType::Subscribe, channel_id, true)?;
-        self.answer(id).map(|_subscribed| ())
-    }
-
-    /// Unsubscribes from the channel. Publications that are on their way still come.
-    ///
-    /// # Errors
-    /// As [`publish`](Self::publish).
-    pub fn unsubscribe(&mut self, channel_id: &str) -> Result<(), Error> {
-        self.subscription(MessageType::Unsubscribe, channel_id, false)?;
-        Ok(())
-    }
-
-    fn subscription(
-        &mut self,
-        message_type: MessageType,
-        channel_id: &str,
-        ack: bool,
-    ) -> Result<Uuid, Error> {
-        let payload = Subscribe::new(&self.id, ack);
-        let id = self.encoder.value(Heading::new(message_type, channel_id), &payload)?;
-        self.send()?;
-        Ok(id)
     }
 
     /// Becomes a worker of the channel: its requests are returned by [`receive`](Self::receive),

@@ -87,7 +87,18 @@ pub enum Error {
         /// The thing that it does not know.
         what: &'static str,
     },
-    /// The trace and the headers of a request are larger than a server takes.
+    /// No server takes this as a pattern.
+    BadPattern {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The client subscribes to the channel already, with other options. What a server keeps is sent
+    /// at the first subscription alone.
+    AlreadySubscribed {
+        /// The channel, or the pattern.
+        channel_id: String,
+    },
+    /// The trace and the headers of a message are larger than a server takes.
     MetaTooLarge {
         /// Size of them together.
         bytes: usize,
@@ -221,6 +232,8 @@ impl Error {
             | Self::NotJson(_)
             | Self::TooLarge { .. }
             | Self::MetaTooLarge { .. }
+            | Self::BadPattern { .. }
+            | Self::AlreadySubscribed { .. }
             | Self::Backlog { .. }
             | Self::Cancelled { .. }
             | Self::Closed
@@ -270,6 +283,8 @@ impl Error {
             | Self::NotJson(_)
             | Self::TooLarge { .. }
             | Self::MetaTooLarge { .. }
+            | Self::BadPattern { .. }
+            | Self::AlreadySubscribed { .. }
             | Self::Unsupported { .. }
             | Self::Unreachable { .. }
             | Self::Disconnected
@@ -280,6 +295,12 @@ impl Error {
             #[cfg(feature = "tls")]
             Self::Tls { .. } => Execution::Never,
         }
+    }
+
+    /// Returns whether the error announces another connection, and is not the server's answer to the
+    /// request.
+    pub(super) fn is_end_of_connection(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Answered { code: ErrorCode::ShuttingDown, .. })
     }
 
     /// Returns this error of an attempt to connect for another caller, as far as it can be repeated.
@@ -335,6 +356,11 @@ impl Error {
         Self::Unsupported { what: "bytes and tensors beside JSON (the extension `binary`)" }
     }
 
+    pub(super) fn unsupported_topics() -> Self {
+        let what = "patterns, last values and histories of channels (the extension `topic`)";
+        Self::Unsupported { what }
+    }
+
     pub(super) fn unsupported_headers() -> Self {
         Self::Unsupported { what: "headers (the extension `call`)" }
     }
@@ -375,6 +401,12 @@ impl fmt::Display for Error {
             Self::Unsupported { what } => write!(
                 f,
                 "the server does not know {what}; update the server, or do without (unsupported)"
+            ),
+            Self::BadPattern { what } => write!(f, "this is no pattern: {what}"),
+            Self::AlreadySubscribed { channel_id } => write!(
+                f,
+                "this client subscribes to {channel_id:?} already, with other options; use the same, \
+                 unsubscribe before, or use another client"
             ),
             Self::MetaTooLarge { bytes, bytes_max } => write!(
                 f,

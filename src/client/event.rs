@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::error::Error;
+use crate::proto::position::Position;
 
 /// A change that [`Client::on_event`](super::Client::on_event) reports.
 ///
@@ -46,9 +47,39 @@ pub enum Event {
         /// Time until the next attempt.
         pause: Duration,
     },
-    /// A served channel could not be restored. The client tries again with its next connection.
-    NotRestored {
+    /// A subscription goes on after the publication that came last, and none is missing: the server had
+    /// kept those that were made in between, and they come next. Also reported where
+    /// [`SubscribeOptions::since`](super::SubscribeOptions::since) asked for it.
+    Resumed {
         /// The channel.
+        channel_id: String,
+    },
+    /// A subscription goes on, and publications may be missing. Without a history of the channel at the
+    /// server, this is so after every reconnect.
+    Gap {
+        /// The channel, or the pattern.
+        channel_id: String,
+        /// The place in the channel's history up to which publications had come, if it was known.
+        seen: Option<Position>,
+        /// The place up to which publications had been made when the server subscribed the client
+        /// again, if the channel has a history.
+        newest: Option<Position>,
+        /// The number of publications between the two, if they are of the same epoch. The newest of
+        /// them still come where [`SubscribeOptions::last`](super::SubscribeOptions::last) asks for
+        /// them.
+        missed: Option<u64>,
+    },
+    /// The program subscribed to a channel under a name that reads like a pattern, and gets the
+    /// publications of no other channel: a pattern is subscribed to by
+    /// [`Client::subscribe_pattern`](super::Client::subscribe_pattern). Reported once for each client.
+    LooksLikePattern {
+        /// The channel.
+        channel_id: String,
+    },
+    /// A served channel, or a pattern, could not be restored. The client tries again with its next
+    /// connection.
+    NotRestored {
+        /// The channel or pattern.
         channel_id: String,
         /// The reason.
         error: Error,

@@ -86,6 +86,7 @@ impl Expected {
             payload: Json::parse(payload).expect("a payload is JSON by itself"),
             timestamp: timestamp.parse::<f64>().expect("a number").clamp(f64::MIN, f64::MAX),
             reply_to,
+            publication: None,
         };
         Self::Message(message.into(), refused)
     }

@@ -47,10 +47,13 @@ mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod listening;
+mod meta_text;
 mod options;
 mod part_sender;
 mod payload;
 mod pool;
+mod publish_options;
+mod publishing;
 mod reconnect;
 mod request_future;
 mod request_options;
@@ -58,13 +61,19 @@ mod request_stream;
 mod serve_options;
 mod server_limits;
 mod serving;
+mod subscribe_options;
+mod subscribed;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
 mod wire;
 
+#[doc(inline)]
+pub use crate::proto::OwnedPosition as Position;
 /// The reason for which a handler is told to stop, see [`Call::cancel_reason`].
 pub use crate::proto::system::CancelReason;
+/// The server's words about a publication, and its place in a distributed trace.
+pub use crate::proto::{Publication, Trace};
 pub use background::worker::Responder;
 pub use call::{Call, Request};
 pub use cancel_token::CancelToken;
@@ -81,12 +90,15 @@ pub use options::Options;
 pub use part_sender::PartSender;
 pub use payload::Payload;
 pub use pool::Pool;
+pub use publish_options::PublishOptions;
 pub use reconnect::Reconnect;
 pub use request_future::{RequestFuture, RequestId};
-pub use request_options::{RequestOptions, Trace};
+pub use request_options::RequestOptions;
 pub use request_stream::RequestStream;
 pub use serve_options::ServeOptions;
 pub use server_limits::ServerLimits;
+pub use subscribe_options::SubscribeOptions;
+pub use subscribed::Subscribed;
 pub use subscription::Subscription;
 #[cfg(feature = "tls")]
 pub use tls::Tls;

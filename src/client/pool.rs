@@ -11,10 +11,12 @@ use super::client::Client;
 use super::client_options::ClientOptions;
 use super::error::Error;
 use super::payload::Payload;
+use super::publish_options::PublishOptions;
 use super::reconnect::Reconnect;
 use super::request_options::RequestOptions;
 use super::request_stream::RequestStream;
 use crate::proto::Message;
+use crate::proto::position::Position;
 
 /// A bounded set of [`Client`]s, for programs whose requests would wait for each other on a single
 /// connection. Clones share it.
@@ -300,6 +302,32 @@ impl Pool {
     /// As [`Client::publish`] and [`client`](Self::client).
     pub fn publish<T: Payload + ?Sized>(&self, channel_id: &str, payload: &T) -> Result<(), Error> {
         self.client()?.publish(channel_id, payload)
+    }
+
+    /// As [`Client::publish_with`].
+    ///
+    /// # Errors
+    /// As [`Client::publish_with`] and [`client`](Self::client).
+    pub fn publish_with<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        options: &PublishOptions,
+    ) -> Result<(), Error> {
+        self.client()?.publish_with(channel_id, payload, options)
+    }
+
+    /// As [`Client::publish_acknowledged_with`].
+    ///
+    /// # Errors
+    /// As [`Client::publish_acknowledged_with`] and [`client`](Self::client).
+    pub fn publish_acknowledged_with<T: Payload + ?Sized>(
+        &self,
+        channel_id: &str,
+        payload: &T,
+        options: &PublishOptions,
+    ) -> Result<Option<Position>, Error> {
+        self.client()?.publish_acknowledged_with(channel_id, payload, options)
     }
 
     /// As [`Client::notify`].

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use super::cancel_token::CancelToken;
 use super::error::{Error, Execution};
-use crate::proto::{CREDIT_MAX, Extensions, Json, META_BYTES_MAX, Meta};
+use super::meta_text::meta_text;
+use crate::proto::{CREDIT_MAX, Extensions, Meta, Trace};
 use crate::setters::setters;
 
 /// Options of a request, for [`Client::request_with`](super::Client::request_with),
@@ -79,32 +78,6 @@ impl Default for RequestOptions {
     }
 }
 
-/// A place in a distributed trace, by W3C Trace Context.
-///
-/// ```
-/// use ipc_framework::client::Trace;
-///
-/// let trace = Trace::new("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-/// assert!(trace.tracestate.is_none());
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[non_exhaustive]
-pub struct Trace {
-    /// The ids of the trace and of the span that made the request.
-    #[serde(default)]
-    pub traceparent: String,
-    /// Data of the tracing systems on the way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tracestate: Option<String>,
-}
-
-impl Trace {
-    /// Makes one without a state.
-    pub fn new(traceparent: impl Into<String>) -> Self {
-        Self { traceparent: traceparent.into(), tracestate: None }
-    }
-}
-
 /// What a request's options come to when it is sent.
 #[derive(Debug)]
 pub(crate) struct Terms {
@@ -163,29 +136,13 @@ impl RequestOptions {
     }
 
     fn meta(&self, left: Option<Duration>, is_stream: bool) -> Result<Option<Vec<u8>>, Error> {
-        let json = |value: Result<Json<'static>, _>| value.map_err(Error::NotJson);
-        let trace = self.trace.as_ref().map(|trace| json(Json::from_serialize(trace)));
-        let trace = trace.transpose()?;
-        let headers = Some(&self.headers).filter(|headers| !headers.is_empty());
-        let headers = headers.map(|headers| json(Json::from_serialize(headers))).transpose()?;
         let meta = Meta {
             ttl_millis: left.map(ttl_millis),
             idempotent: self.idempotent,
             stream: is_stream.then(|| self.credit_within_bounds()),
-            trace: trace.as_ref().map(Json::as_str),
-            headers: headers.as_ref().map(Json::as_str),
             ..Meta::default()
         };
-        if meta.is_empty() {
-            return Ok(None);
-        }
-        let mut text = Vec::new();
-        meta.append_to(&mut text);
-        if text.len() > META_BYTES_MAX {
-            let (bytes, bytes_max) = (text.len(), META_BYTES_MAX);
-            return Err(Error::MetaTooLarge { bytes, bytes_max });
-        }
-        Ok(Some(text))
+        meta_text(meta, self.trace.as_ref(), &self.headers)
     }
 }
 
@@ -199,6 +156,7 @@ fn ttl_millis(left: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::META_BYTES_MAX;
 
     fn meta(options: &RequestOptions, is_stream: bool) -> Option<String> {
         let terms = options.terms(Extensions::CALL, Duration::from_secs(10), is_stream).unwrap();

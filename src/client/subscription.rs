@@ -9,15 +9,17 @@ use futures_core::Stream;
 
 use super::background::inbox::Inbox;
 use super::background::shared::Shared;
+use super::background::topic::Topic;
 use crate::proto::Message;
 
-/// The messages of a subscribed channel, as an iterator that blocks and as a [`Stream`] that does
+/// The messages of a subscribed channel or pattern, as an iterator that blocks and as a [`Stream`] that does
 /// not. Both end when the client is closed or the channel is unsubscribed. Dropping it
 /// unsubscribes, unless something else in this client listens to the channel.
 ///
-/// A subscription survives reconnects, but publications made in between are lost, and nobody knows
-/// whether there were any: [`Event::Disconnected`](super::Event) and
-/// [`Event::Connected`](super::Event) mark the gap.
+/// A subscription survives reconnects. If the channel has a history at the server, it goes on with the
+/// publications made in between, and none comes twice; [`Event::Resumed`](super::Event::Resumed) or
+/// [`Event::Gap`](super::Event::Gap) says whether any are missing. Without a history they are lost, and
+/// nobody knows whether there were any, which is a gap too.
 ///
 /// ```
 /// # use ipc_framework::client::{ClientOptions, Endpoint};
@@ -46,16 +48,18 @@ use crate::proto::Message;
 pub struct Subscription {
     inbox: Arc<Inbox>,
     channel_id: String,
+    is_pattern: bool,
     key: u64,
     shared: Arc<Shared>,
 }
 
 impl Subscription {
-    pub(super) fn new(inbox: Arc<Inbox>, channel_id: &str, key: u64, shared: Arc<Shared>) -> Self {
-        Self { inbox, channel_id: channel_id.to_owned(), key, shared }
+    pub(super) fn new(inbox: Arc<Inbox>, topic: Topic<'_>, key: u64, shared: Arc<Shared>) -> Self {
+        let Topic { name, is_pattern } = topic;
+        Self { inbox, channel_id: name.to_owned(), is_pattern, key, shared }
     }
 
-    /// Returns the channel.
+    /// Returns the channel, or the pattern.
     pub fn channel_id(&self) -> &str {
         &self.channel_id
     }
@@ -98,6 +102,7 @@ impl Stream for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.shared.remove_listener(&self.channel_id, self.key);
+        let topic = Topic { name: &self.channel_id, is_pattern: self.is_pattern };
+        self.shared.remove_listener(topic, self.key);
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use super::envelope::Envelope;
 use super::json::Json;
 use super::message_type::MessageType;
+use super::position::Position;
+use super::publication::Publication;
 
 /// A message that owns its parts.
 ///
@@ -31,6 +33,9 @@ pub struct Message {
     pub timestamp: f64,
     /// The `message_id` that a response answers.
     pub reply_to: Option<String>,
+    /// The server's words about a publication, for those that a client received with any. Nobody sends
+    /// them back.
+    pub publication: Option<Box<Publication>>,
 }
 
 impl Message {
@@ -49,7 +54,18 @@ impl Message {
             payload,
             timestamp: 0.0,
             reply_to: None,
+            publication: None,
         }
+    }
+
+    /// Returns the place of a received publication in its channel's history, if that has one.
+    pub fn position(&self) -> Option<&Position> {
+        self.publication.as_ref()?.position.as_ref()
+    }
+
+    /// Returns whether a received publication was to be kept as the last value of its channel.
+    pub fn is_retained(&self) -> bool {
+        self.publication.as_ref().is_some_and(|publication| publication.is_retained)
     }
 
     /// The bytes of the payload, attachments included.
@@ -94,6 +110,7 @@ impl Message {
             payload,
             timestamp: envelope.timestamp(),
             reply_to: envelope.reply_to().map(|id| id.decode().into_owned()),
+            publication: None,
         }
     }
 }

@@ -49,6 +49,10 @@ pub(crate) mod oracle;
 mod out_frame;
 mod parse;
 mod part;
+#[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses it"))]
+pub(crate) mod pattern;
+pub(crate) mod position;
+mod publication;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
 mod recv_buffer;
 #[cfg(feature = "broker")]
@@ -60,6 +64,7 @@ mod stamp;
 pub mod system;
 mod tensor;
 mod timestamp;
+mod trace_context;
 mod value;
 
 pub use attachments::bin::Shape;
@@ -86,10 +91,13 @@ pub use message::Message;
 pub use message_type::MessageType;
 pub use meta::{CREDIT_MAX, EPOCH_BYTES_MAX, Meta, Position};
 pub use part::Owned;
+pub use position::Position as OwnedPosition;
+pub use publication::Publication;
 pub use recv_buffer::RecvBuffer;
 #[cfg(feature = "broker")]
 pub use send_queue::SendQueue;
 pub use tensor::{ShapeError, Tensor};
+pub use trace_context::Trace;
 
 #[cfg(feature = "broker")]
 pub(crate) use attached::Attached;

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::error_code::ErrorCode;
 use super::extensions::Extensions;
+use super::position::Position;
 
 /// The name of the channel. It also stands in errors about messages whose channel could not be
 /// read.
@@ -212,23 +213,60 @@ impl<'a> Credit<'a> {
 ///
 /// ```
 /// use ipc_framework::Json;
+/// use ipc_framework::proto::Position;
 /// use ipc_framework::proto::system::Subscribe;
 ///
 /// let payload = Json::from_serialize(&Subscribe::new("me", true)).unwrap();
 /// assert_eq!(payload.as_str(), r#"{"connection_id":"me","ack":true}"#);
+///
+/// let seen = Position::new("k3XmQ81a", 42);
+/// let resumed = Subscribe::new("me", true).since(Some(&seen)).conflate(true);
+/// assert_eq!(
+///     Json::from_serialize(&resumed).unwrap().as_str(),
+///     r#"{"connection_id":"me","ack":true,"since":{"epoch":"k3XmQ81a","offset":42},"conflate":true}"#,
+/// );
 /// ```
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Subscribe<'a> {
     connection_id: &'a str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ack: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pattern: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<&'a Position>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    conflate: bool,
 }
 
 impl<'a> Subscribe<'a> {
     /// Names the sender's own connection. With `ack` the server answers, so that the sender knows
     /// from when on it receives what is published.
     pub fn new(connection_id: &'a str, ack: bool) -> Self {
-        Self { connection_id, ack }
+        Self { connection_id, ack, pattern: false, last: None, since: None, conflate: false }
+    }
+
+    /// Says whether the channel is a pattern. This and all that follows needs the extension
+    /// [`TOPIC`](Extensions::TOPIC).
+    pub fn pattern(self, pattern: bool) -> Self {
+        Self { pattern, ..self }
+    }
+
+    /// Asks for the newest publications that the server kept.
+    pub fn last(self, last: Option<u32>) -> Self {
+        Self { last, ..self }
+    }
+
+    /// Asks for the publications after this one.
+    pub fn since(self, since: Option<&'a Position>) -> Self {
+        Self { since, ..self }
+    }
+
+    /// Asks for the newest publication of each channel alone, whenever the sender reads too slowly.
+    pub fn conflate(self, conflate: bool) -> Self {
+        Self { conflate, ..self }
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod scripted;
 mod streams;
 mod tensors;
 mod too_large;
+mod topics;
 #[cfg(feature = "cli")]
 mod unix_socket;
 pub(crate) mod workers;

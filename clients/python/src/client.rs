@@ -371,7 +371,7 @@ impl Client {
         }
         let put = Arc::clone(&self.inbox);
         let listen = move |message| put.put(Item::Message(message));
-        client.subscribe_with(channel_id, listen).map_err(|error| raise(py, &error))?;
+        client.on_publication(channel_id, listen).map_err(|error| raise(py, &error))?;
         subscribed.insert(channel_id.to_owned());
         Ok(())
     }

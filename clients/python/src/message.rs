@@ -127,6 +127,7 @@ pub(crate) fn from_python(message: &Bound<'_, PyAny>) -> PyResult<Message> {
         payload: json::payload(&message.getattr("payload")?)?,
         timestamp: message.getattr("timestamp")?.extract()?,
         reply_to: if reply_to.is_none() { None } else { Some(text("reply_to")?) },
+        publication: None,
     })
 }
 
@@ -148,6 +149,7 @@ pub(crate) fn fresh(
         payload: json::payload(payload)?,
         timestamp: 0.0,
         reply_to: None,
+        publication: None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Requests with options, and what their server is told about them later: cancels and credit.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -64,6 +65,24 @@ impl Shared {
         let answer = self.wait_for(&slot, id, begin, deadline);
         drop(listening);
         answer
+    }
+
+    /// Sends a publication without changing it, of which the server says when it has taken it.
+    pub(crate) fn ask_publication(
+        &self,
+        message: &Message,
+        meta: Option<&[u8]>,
+        deadline: Option<Instant>,
+        tell: impl FnOnce(Result<Message, Error>) + Send + 'static,
+    ) -> Result<Uuid, Error> {
+        let mut encoder = self.encoder()?;
+        let fresh = encoder.message(message, meta)?;
+        let id = fresh.or_else(|| Uuid::try_parse(&message.message_id).ok());
+        let id = id.ok_or(Error::BadId { field: "message_id" })?;
+        let waiter = Waiter::Callback(Box::new(tell));
+        // When its time is up there is nothing to cancel.
+        let limit = Limit { deadline, is_watched: true, is_given: true };
+        self.ask_encoded(&mut encoder, id, Kind::AnyConnection, waiter, limit)
     }
 
     fn terms(&self, options: &RequestOptions, waiter: &Waiter) -> Result<Terms, Error> {

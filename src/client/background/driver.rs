@@ -17,6 +17,7 @@ use super::outbox::Kind;
 use super::pending::Expired;
 use super::shared::Shared;
 use super::state::{Link, LinkedUp, Loss};
+use super::topic::Topic;
 use super::waiter::Waiter;
 use crate::client::connection::Connection;
 use crate::client::error::{Error, Execution, Fault};
@@ -68,12 +69,6 @@ fn is_for_good(error: &Error) -> bool {
     }
 }
 
-/// Returns whether the error announces another connection, and is not the server's answer to the
-/// request.
-fn is_end_of_connection(error: &Error) -> bool {
-    matches!(error, Error::Lost { .. } | Error::Answered { code: ErrorCode::ShuttingDown, .. })
-}
-
 impl Driver {
     pub(crate) fn new(
         shared: Arc<Shared>,
@@ -90,7 +85,8 @@ impl Driver {
             random: ChaCha8Rng::from_seed(seed),
             has_ended: false,
         };
-        driver.adopt(connection)?;
+        // Nothing is restored yet.
+        let _ = driver.adopt(connection)?;
         Ok(driver)
     }
 
@@ -113,10 +109,11 @@ impl Driver {
         // The clock is read first, then the socket, and only then is anybody late: a process that
         // was stopped, or was busy, finds the answers that came in time.
         let now = Instant::now();
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
         let is_closed = matches!(state.link, Link::Closed);
         let is_due = state.alarm.is_some_and(|alarm| alarm <= now);
         let catch_ups = state.catch_ups.asked;
+        let mistakable = state.mistakable.as_mut().and_then(Option::take);
         let is_waited_for = catch_ups != state.catch_ups.done;
         drop(state);
         if let Some(link) = &mut self.link {
@@ -129,6 +126,9 @@ impl Driver {
         if is_closed {
             self.close(None);
             return false;
+        }
+        if let Some(channel_id) = mistakable {
+            self.shared.emit(&Event::LooksLikePattern { channel_id });
         }
         if let Err(error) = self.read() {
             self.lost(error);
@@ -147,9 +147,12 @@ impl Driver {
         while let Ok(attempt) = self.attempts.1.try_recv() {
             let adopted = attempt.and_then(|connection| self.adopt(connection));
             match adopted {
-                Ok(()) => {
+                Ok(events) => {
                     let connection_id = self.shared.lock().connection_id.clone();
                     self.shared.emit(&Event::Connected { connection_id });
+                    for event in events {
+                        self.shared.emit(&event);
+                    }
                 }
                 Err(error) => self.failed(error),
             }
@@ -179,8 +182,8 @@ impl Driver {
         alarm.map(|alarm| alarm.saturating_duration_since(Instant::now()))
     }
 
-    /// Adopts a new connection.
-    fn adopt(&mut self, connection: Connection) -> Result<(), Error> {
+    /// Adopts a new connection. Returns the events to report after it.
+    fn adopt(&mut self, connection: Connection) -> Result<Vec<Event>, Error> {
         let (socket, buffer, connection_id, welcome) = connection.into_parts();
         let extensions = welcome.extensions;
         socket.set_nonblocking().map_err(Error::system("a non-blocking socket"))?;
@@ -196,17 +199,20 @@ impl Driver {
         if matches!(state.link, Link::Closed) {
             return Err(Error::Closed);
         }
-        let LinkedUp { serves, unsupported, refused } =
+        let LinkedUp { subscribes, serves, unsupported, refused, mut events } =
             state.link_up(Arc::clone(&socket), connection_id, &welcome, &mut encoder);
         for (id, channel_id) in serves {
             let shared = Arc::downgrade(&self.shared);
             let tell = move |answer: Result<Message, Error>| {
                 let (Err(error), Some(shared)) = (answer, shared.upgrade()) else { return };
-                if !is_end_of_connection(&error) {
+                if !error.is_end_of_connection() {
                     shared.emit(&Event::NotRestored { channel_id, error });
                 }
             };
             state.pending.insert(id, Waiter::Restored(Box::new(tell)), None);
+        }
+        for (id, name, is_pattern) in subscribes {
+            self.shared.await_subscribed(&mut state, Topic { name: &name, is_pattern }, id);
         }
         drop(state);
         drop(encoder);
@@ -215,11 +221,12 @@ impl Driver {
         }
         self.link = Some(Open::new(socket, buffer, extensions, heartbeat.is_some()));
         self.shared.progress.notify_all();
-        for (channel_id, message_id) in refused {
-            let (message_id, error) = (Some(message_id), Error::unsupported_attachments());
-            self.shared.emit(&Event::Refused { channel_id, message_id, error });
-        }
-        Ok(())
+        events.extend(refused.into_iter().map(|(channel_id, message_id, error)| Event::Refused {
+            channel_id,
+            message_id: Some(message_id),
+            error,
+        }));
+        Ok(events)
     }
 
     fn read(&mut self) -> Result<(), Error> {

@@ -75,7 +75,8 @@ pub(crate) fn classify(shared: &Shared, envelope: &Received<'_>) -> Incoming {
         None => {}
     }
     let channel_id = envelope.channel_id().decode();
-    let state = shared.lock();
+    let publication = envelope.publication();
+    let mut state = shared.lock();
     let is_job =
         matches!(envelope.message_type(), MessageType::Request | MessageType::Notification);
     if is_job && let Some(worker) = state.served.get(&*channel_id) {
@@ -89,10 +90,12 @@ pub(crate) fn classify(shared: &Shared, envelope: &Received<'_>) -> Incoming {
     if is_notification && channel_id == SYSTEM && state.has_call() {
         return told(&state, envelope);
     }
-    let sinks = state.sinks(&channel_id);
+    let position = publication.as_ref().and_then(|publication| publication.position.as_ref());
+    let sinks = state.routes.sinks(&channel_id, envelope, position);
+    let sinks = sinks.unwrap_or_else(|| state.rest_sink());
     drop(state);
     match envelope.message_type() {
-        _ if !sinks.is_empty() => Incoming::Message(sinks, envelope.owned()),
+        _ if !sinks.is_empty() => Incoming::Message(sinks, envelope.owned_with(publication)),
         MessageType::Request => Incoming::Unserved(envelope.owned()),
         _ => Incoming::Nothing,
     }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use crate::client::wire::encoded_frame::EncodedFrame;
-use crate::client::wire::encoder::{has_attachments, has_headers, strip_meta};
+use crate::client::wire::encoder::strip_meta;
 
 /// The connections by which a message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,31 +181,25 @@ impl Outbox {
         void
     }
 
-    /// Removes the `meta` of the messages for the next connection, which does not take it. Returns the
-    /// requests whose headers would be lost by that.
-    pub(crate) fn strip_held(&mut self) -> Vec<Uuid> {
-        let mut with_headers = Vec::new();
+    /// Removes the `meta` of the messages for the next connection, which does not take it.
+    pub(crate) fn strip_held(&mut self) {
         for held in &mut self.held {
-            let request = held.request.filter(|_| has_headers(&held.frame.front, held.meta_bytes));
-            with_headers.extend(request);
             self.held_bytes -= held.frame.len();
             strip_meta(&mut held.frame.front, std::mem::take(&mut held.meta_bytes));
             self.held_bytes += held.frame.len();
         }
-        with_headers
     }
 
-    /// Removes the messages with attachments that wait for the next connection, which does not take them.
-    pub(crate) fn take_attached(&mut self) -> Vec<Outgoing> {
-        let is_attached = |held: &Outgoing| has_attachments(&held.frame.front);
-        if !self.held.iter().any(is_attached) {
+    /// Removes the messages that wait for the next connection, which does not take them.
+    pub(crate) fn take_held(&mut self, is_meant: impl Fn(&Outgoing) -> bool) -> Vec<Outgoing> {
+        if !self.held.iter().any(&is_meant) {
             return Vec::new();
         }
         let held = std::mem::take(&mut self.held);
-        let (attached, others): (Vec<_>, Vec<_>) = held.into_iter().partition(is_attached);
+        let (taken, others): (Vec<_>, Vec<_>) = held.into_iter().partition(is_meant);
         self.held = others.into();
-        self.held_bytes -= attached.iter().map(|one| one.frame.len()).sum::<usize>();
-        attached
+        self.held_bytes -= taken.iter().map(|one| one.frame.len()).sum::<usize>();
+        taken
     }
 
     /// Queues the kept messages for a new connection, after those that are queued already.

@@ -194,10 +194,11 @@ impl Shared {
     pub(crate) fn post_message(
         &self,
         message: &Message,
+        meta: Option<&[u8]>,
         kind: Kind,
     ) -> Result<Option<Uuid>, Error> {
         let mut encoder = self.encoder()?;
-        let fresh = encoder.message(message, None)?;
+        let fresh = encoder.message(message, meta)?;
         self.dispatch(&mut *self.room(kind)?, &mut encoder, kind, None)?;
         Ok(fresh)
     }
@@ -231,7 +232,7 @@ impl Shared {
         self.ask_encoded(&mut encoder, id, Kind::AnyConnection, waiter, limit)
     }
 
-    fn ask_encoded(
+    pub(crate) fn ask_encoded(
         &self,
         encoder: &mut Encoder,
         id: Uuid,
@@ -254,8 +255,15 @@ impl Shared {
             drop(unasked);
             return Err(error);
         }
-        if is_watched
-            && let Some(deadline) = state.pending.watch(id)
+        if is_watched {
+            self.watch(&mut state, id);
+        }
+        Ok(id)
+    }
+
+    /// Makes the driver watch the deadline of a request.
+    pub(crate) fn watch(&self, state: &mut State, id: Uuid) {
+        if let Some(deadline) = state.pending.watch(id)
             && state.alarm.is_none_or(|alarm| deadline < alarm)
         {
             state.alarm = Some(deadline);
@@ -263,7 +271,6 @@ impl Shared {
                 self.wake();
             }
         }
-        Ok(id)
     }
 
     /// Sends a message and blocks until its answer comes.
@@ -396,7 +403,7 @@ impl Shared {
         request: Option<Uuid>,
     ) -> Result<(), Error> {
         if encoder.meta_bytes() > 0 {
-            suit_meta(state, encoder, request)?;
+            suit_meta(state, encoder, kind, request)?;
         }
         let mut sent = 0;
         // Behind messages that wait for room, there is nothing to hold back.
@@ -465,9 +472,17 @@ impl Shared {
 /// Removes the `meta` of the frame that was encoded last if the connection does not take it. The
 /// connection may have changed since the frame was encoded.
 #[cold]
-fn suit_meta(state: &State, encoder: &mut Encoder, request: Option<Uuid>) -> Result<(), Error> {
+fn suit_meta(
+    state: &State,
+    encoder: &mut Encoder,
+    kind: Kind,
+    request: Option<Uuid>,
+) -> Result<(), Error> {
     // Without a connection, the next one decides.
     let is_open = matches!(state.link, Link::Up(_) | Link::Leaving(_));
+    if is_open && !state.extensions.contains(Extensions::TOPIC) && encoder.needs_topic() {
+        return Err(Error::unsupported_topics());
+    }
     if encoder.has_attachments() {
         // Their `meta` is no part to remove: it says where they belong.
         let is_refused = is_open && !state.extensions.contains(Extensions::BINARY);
@@ -478,7 +493,8 @@ fn suit_meta(state: &State, encoder: &mut Encoder, request: Option<Uuid>) -> Res
     }
     let waiter = request.and_then(|id| state.pending.waiter(id));
     // A part of a stream, or a request for one, means nothing without it.
-    if matches!(waiter, None | Some(Waiter::Stream(_))) {
+    let is_part = waiter.is_none() && kind == Kind::ThisConnection;
+    if is_part || matches!(waiter, Some(Waiter::Stream(_))) {
         return Err(Error::unsupported_streams());
     }
     if encoder.has_headers() {

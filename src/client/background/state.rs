@@ -12,18 +12,19 @@ use uuid::Uuid;
 use super::job::Job;
 use super::outbox::{Kind, Outbox, Outgoing};
 use super::pending::{Forgotten, Kept, Pending};
-use super::routes::{Handler, Route, Sink};
+use super::routes::{Handler, Routes, Sink};
 use super::waiter::Waiter;
 use crate::client::client_options::{ClientOptions, WhileDisconnected};
 use crate::client::error::Error;
+use crate::client::event::Event;
 use crate::client::server_limits::ServerLimits;
 use crate::client::wire::answer::Welcome;
 use crate::client::wire::encoded_frame::fill;
-use crate::client::wire::encoder::{Encoder, Heading};
+use crate::client::wire::encoder::{Encoder, Heading, has_attachments, has_headers, needs_topic};
 use crate::client::wire::socket::Socket;
 use crate::proto::Message;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::system::{CancelReason, SYSTEM, Serve, Subscribe};
+use crate::proto::system::{CancelReason, SYSTEM, Serve};
 use crate::proto::{Envelope, Extensions, JsonStr, MessageType};
 
 #[derive(Debug)]
@@ -48,7 +49,11 @@ pub(crate) struct State {
     /// [`Shared::set_batching`](super::shared::Shared::set_batching).
     pub(crate) holds_back: bool,
     pub(crate) pending: Pending,
-    pub(crate) routes: HashMap<String, Route>,
+    pub(crate) routes: Routes,
+    /// The first channel that was subscribed to under a name which reads like a pattern. The inner
+    /// `None`: that is reported.
+    #[expect(clippy::option_option, reason = "there is one, and it is to be reported")]
+    pub(crate) mistakable: Option<Option<String>>,
     /// The handler for messages that nothing else takes.
     pub(crate) rest: Option<Handler>,
     pub(crate) served: HashMap<String, Arc<dyn Service>>,
@@ -137,21 +142,31 @@ impl Loss {
     }
 }
 
-/// Returns the channel and the id of a message with attachments, of whose frame this is the beginning.
+/// Returns the channel and the id of a message with attachments or `meta`, of whose frame this is the
+/// beginning.
 fn ids_of(frame: &[u8]) -> Option<(String, String)> {
-    let envelope = Envelope::parse_binary(frame.get(HEADER_BYTES..)?).ok()?;
+    let body = frame.get(HEADER_BYTES..)?;
+    let envelope = if has_attachments(frame) {
+        Envelope::parse_binary(body).ok()?
+    } else {
+        Envelope::parse_extended(body).ok()?
+    };
     let text = |id: JsonStr<'_>| id.decode().into_owned();
     Some((text(envelope.channel_id()), text(envelope.message_id())))
 }
 
 /// What is left to do for a new connection without the state locked.
 pub(crate) struct LinkedUp {
+    /// The subscribes that are to be answered, each with its name and whether that is a pattern.
+    pub(crate) subscribes: Vec<(Uuid, String, bool)>,
     /// The requests that restore served channels.
     pub(crate) serves: Vec<(Uuid, String)>,
     /// The waiters for what the server does not know, each with its error.
     pub(crate) unsupported: Vec<(Waiter, Error)>,
     /// The channels and ids of messages without an answer that it does not know.
-    pub(crate) refused: Vec<(String, String)>,
+    pub(crate) refused: Vec<(String, String, Error)>,
+    /// What is to be reported of the subscriptions.
+    pub(crate) events: Vec<Event>,
 }
 
 impl State {
@@ -166,7 +181,8 @@ impl State {
             outbox: Outbox::default(),
             holds_back: false,
             pending: Pending::new(if moves_on { options.queue_bytes_max } else { 0 }),
-            routes: HashMap::new(),
+            routes: Routes::default(),
+            mistakable: None,
             rest: None,
             served: HashMap::new(),
             ready: Vec::new(),
@@ -181,16 +197,6 @@ impl State {
             catch_ups: CatchUps::default(),
             next_key: 0,
             end: None,
-        }
-    }
-
-    /// Returns the listeners of the channel, or the handler for all other messages.
-    pub(crate) fn sinks(&self, channel_id: &str) -> Vec<Sink> {
-        match self.routes.get(channel_id) {
-            Some(route) if !route.listeners.is_empty() => {
-                route.listeners.iter().map(|(_, sink)| sink.clone()).collect()
-            }
-            _ => self.rest_sink(),
         }
     }
 
@@ -278,19 +284,32 @@ impl State {
         let mut unsupported: Vec<_> = streams.collect();
         debug_assert!(!self.outbox.has_queued());
         self.drop_expired();
-        let Self { outbox, connection_id, routes, served, .. } = self;
+        let Self { outbox, connection_id, routes, served, extensions, .. } = self;
         let mut push = |encoder: &mut Encoder, request| {
             let frame = encoder.take_frame();
             let number = outbox.number();
             let kind = Kind::Control;
             outbox.queue(Outgoing { frame, kind, request, number, meta_bytes: 0 }, 0);
         };
-        let subscription = Subscribe::new(connection_id, false);
-        for (channel_id, _) in routes.iter().filter(|(_, route)| route.is_subscribed) {
-            let heading = Heading::new(MessageType::Subscribe, channel_id);
-            if encoder.value(heading, &subscription).is_ok() {
-                push(encoder, None);
+        let (mut subscribes, mut events) = (Vec::new(), Vec::new());
+        let has_topic = extensions.contains(Extensions::TOPIC);
+        for (topic, route) in routes.iter_mut() {
+            let Some(progress) = &mut route.subscribed else { continue };
+            if topic.is_pattern && !has_topic {
+                let (channel_id, error) = (topic.name.to_owned(), Error::unsupported_topics());
+                events.push(Event::NotRestored { channel_id, error });
+                continue;
             }
+            let heading = Heading::new(MessageType::Subscribe, topic.name);
+            let payload = progress.payload(connection_id, *extensions);
+            let Ok(id) = encoder.value(heading, &payload) else { continue };
+            if has_topic {
+                progress.sent(id);
+                subscribes.push((id, topic.name.to_owned(), topic.is_pattern));
+            } else {
+                events.extend(progress.unanswered(topic));
+            }
+            push(encoder, has_topic.then_some(id));
         }
         let mut serves = Vec::new();
         for (channel, service) in served.iter() {
@@ -302,25 +321,37 @@ impl State {
             }
         }
         let mut refused = Vec::new();
-        if !self.extensions.contains(Extensions::BINARY) {
-            for Outgoing { frame, request, .. } in outbox.take_attached() {
-                let forgotten = request.and_then(|id| self.pending.forget(id));
-                match forgotten {
-                    Some(it) => unsupported.push((it.waiter, Error::unsupported_attachments())),
-                    None => refused.extend(ids_of(&frame.front).filter(|_| request.is_none())),
+        let mut refuse = |held: Outgoing, error: Error| {
+            let request = held.request;
+            let forgotten = request.and_then(|id| self.pending.forget(id));
+            match forgotten {
+                Some(it) => unsupported.push((it.waiter, error)),
+                None if request.is_none() => {
+                    let ids = ids_of(&held.frame.front);
+                    refused.extend(ids.map(|(channel_id, id)| (channel_id, id, error)));
                 }
+                None => {}
+            }
+        };
+        if !extensions.contains(Extensions::BINARY) {
+            for held in outbox.take_held(|held| has_attachments(&held.frame.front)) {
+                refuse(held, Error::unsupported_attachments());
             }
         }
-        if self.extensions.is_empty() {
-            for id in outbox.strip_held() {
-                let forgotten = self.pending.forget(id);
-                let waiter = forgotten.map(|forgotten| forgotten.waiter);
-                unsupported.extend(waiter.map(|waiter| (waiter, Error::unsupported_headers())));
+        if !has_topic {
+            for held in outbox.take_held(|held| needs_topic(&held.frame.front, held.meta_bytes)) {
+                refuse(held, Error::unsupported_topics());
             }
+        }
+        if extensions.is_empty() {
+            for held in outbox.take_held(|held| has_headers(&held.frame.front, held.meta_bytes)) {
+                refuse(held, Error::unsupported_headers());
+            }
+            outbox.strip_held();
         }
         outbox.release();
         self.drop_expired();
-        LinkedUp { serves, unsupported, refused }
+        LinkedUp { subscribes, serves, unsupported, refused, events }
     }
 
     /// Handles the loss of the connection, which ended with the error `cause`.

@@ -13,8 +13,8 @@ use crate::client::error::Error;
 use crate::client::payload::Payload;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
-    Carried, Defaults, Head, ID_BYTES_MAX, Message, MessageHead, MessageType, Meta, Timestamp,
-    append_front, body_bytes, encode_frame, escape, escaped,
+    Carried, Defaults, Envelope, Head, ID_BYTES_MAX, Message, MessageHead, MessageType, Meta,
+    Timestamp, append_front, body_bytes, encode_frame, escape, escaped,
 };
 
 /// A buffer up to this size is kept for the next message.
@@ -47,6 +47,11 @@ pub(crate) struct Heading<'a> {
 impl<'a> Heading<'a> {
     pub(crate) fn new(message_type: MessageType, channel_id: &'a str) -> Self {
         Self { message_type, channel_id, reply_to: None, meta: None }
+    }
+
+    /// The heading of a publication, with what its server is told beside the payload.
+    pub(crate) fn publication(channel_id: &'a str, meta: Option<&'a [u8]>) -> Self {
+        Self { meta, ..Self::new(MessageType::Publish, channel_id) }
     }
 
     /// The heading of a request, with what its server is told beside the payload.
@@ -98,6 +103,11 @@ impl Encoder {
     /// Returns whether the frame that was encoded last has attachments.
     pub(crate) fn has_attachments(&self) -> bool {
         has_attachments(&self.buffer.frame.front)
+    }
+
+    /// Returns whether the frame that was encoded last is for servers with the extension `topic` alone.
+    pub(crate) fn needs_topic(&self) -> bool {
+        needs_topic(&self.buffer.frame.front, self.buffer.meta_bytes)
     }
 
     /// Returns whether the `meta` of the frame that was encoded last has headers.
@@ -273,6 +283,16 @@ pub(crate) fn has_headers(frame: &[u8], meta_bytes: usize) -> bool {
     meta.is_some_and(|meta| meta.is_ok_and(|meta| meta.headers.is_some()))
 }
 
+/// Returns whether the `meta` of a frame, of so many bytes with its key, asks for what only a server with
+/// the extension `topic` does. The frame may go on with attachments that lie elsewhere.
+pub(crate) fn needs_topic(frame: &[u8], meta_bytes: usize) -> bool {
+    let parse =
+        if has_attachments(frame) { Envelope::parse_binary } else { Envelope::parse_extended };
+    let body = frame.get(HEADER_BYTES..).filter(|_| meta_bytes > 0);
+    let meta = body.and_then(|body| parse(body).ok()).and_then(|envelope| envelope.meta_str());
+    meta.is_some_and(|meta| Meta::parse(meta).is_ok_and(|meta| meta.retain || meta.ack))
+}
+
 /// Removes the `meta`, which stands last in a frame and takes so many bytes with its key. The frame has no
 /// attachments, which would stand behind the `meta`.
 pub(crate) fn strip_meta(frame: &mut Vec<u8>, meta_bytes: usize) {
@@ -307,7 +327,6 @@ fn given(id: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Envelope;
 
     #[test]
     fn what_is_encoded_parses_back() {

@@ -7,7 +7,7 @@ use super::answer;
 use super::read_buffer::ReadBuffer;
 use crate::client::error::Error;
 use crate::proto::frame::Frame;
-use crate::proto::{Envelope, Extensions, Fault, Message, Meta};
+use crate::proto::{Envelope, Extensions, Fault, Message, MessageType, Meta, Publication};
 
 /// The header of a TLS alert, read as the length of a frame: the record's type, its version, whose
 /// last byte varies, and half of its length. A TLS server sends it to clients that do not speak
@@ -47,10 +47,23 @@ impl Received<'_> {
 
     /// Returns an owned message, without attachments that are not usable.
     pub(crate) fn owned(&self) -> Message {
-        match self.memory {
+        self.owned_with(self.publication())
+    }
+
+    /// As [`owned`](Self::owned), with the publication, which was read already.
+    pub(crate) fn owned_with(&self, publication: Option<Box<Publication>>) -> Message {
+        let message = match self.memory {
             Some(memory) => Message::sharing(&self.envelope, memory),
             None => Message::from(&self.envelope),
-        }
+        };
+        Message { publication, ..message }
+    }
+
+    /// Returns the server's words about a publication.
+    pub(crate) fn publication(&self) -> Option<Box<Publication>> {
+        let meta = self.envelope.meta_str()?;
+        let is_publication = self.envelope.message_type() == MessageType::Publish;
+        if is_publication { Publication::of_meta(meta) } else { None }
     }
 }
 

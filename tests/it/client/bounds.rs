@@ -223,7 +223,7 @@ fn what_a_callback_owns_may_use_the_client_while_it_is_dropped() {
     }
     let own = owned();
     client
-        .subscribe_with("news", move |_| {
+        .on_publication("news", move |_| {
             let _ = &own;
         })
         .unwrap();

@@ -137,7 +137,7 @@ fn closing_drops_all_handlers_and_joins_their_threads() {
     let own = owned();
     client.on_message(move |_| drop(Arc::clone(&own.0))).unwrap();
     let own = owned();
-    client.subscribe_with("news", move |_| drop(Arc::clone(&own.0))).unwrap();
+    client.on_publication("news", move |_| drop(Arc::clone(&own.0))).unwrap();
     let own = owned();
     client.serve("threads", 3, move |_| Ok(Arc::strong_count(&own.0))).unwrap();
     let own = owned();
@@ -186,7 +186,7 @@ fn a_handler_with_a_weak_client_does_not_keep_the_connection() {
     let (sender, seen) = channel();
     let weak = client.downgrade();
     client
-        .subscribe_with("news", move |message| {
+        .on_publication("news", move |message| {
             let client = weak.upgrade().unwrap();
             client.publish("log", &message.payload).unwrap();
             sender.send(()).unwrap();

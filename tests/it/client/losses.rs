@@ -99,7 +99,7 @@ fn what_was_sent_before_the_last_clone_is_dropped_arrives_although_something_is_
     let (entered, enter) = channel();
     let (release, released) = channel::<()>();
     client
-        .subscribe_with("busy", move |_| {
+        .on_publication("busy", move |_| {
             entered.send(()).unwrap();
             let _ = released.recv();
         })

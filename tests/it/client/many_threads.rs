@@ -117,7 +117,7 @@ fn subscriptions_by_iterator_stream_and_handler_see_one_order() {
     let by_iterator = client.subscribe("news").unwrap();
     let mut by_stream = client.subscribe("news").unwrap();
     let (sender, by_handler) = mpsc::channel();
-    client.subscribe_with("news", move |message| sender.send(value(&message)).unwrap()).unwrap();
+    client.on_publication("news", move |message| sender.send(value(&message)).unwrap()).unwrap();
     let expected: Vec<Value> = (0..500).map(Value::from).collect();
     for n in &expected {
         client.publish("news", n).unwrap();
@@ -157,7 +157,7 @@ fn a_handler_may_own_what_unsubscribes_when_it_is_dropped() {
     let server = serve_echo();
     let client = connect(&server);
     let owned = client.subscribe("other").unwrap();
-    client.subscribe_with("news", move |_| drop(owned.next_timeout(Duration::ZERO))).unwrap();
+    client.on_publication("news", move |_| drop(owned.next_timeout(Duration::ZERO))).unwrap();
     client.unsubscribe("news");
     assert!(client.connection_info().subscribed_channels.is_empty());
     client.ping().unwrap();
@@ -192,7 +192,7 @@ fn a_handler_may_not_wait_for_its_own_thread() {
         inside.publish("log", &1).unwrap();
         panic!("the client lives on");
     };
-    client.subscribe_with("news", handler).unwrap();
+    client.on_publication("news", handler).unwrap();
     client.publish("news", &1).unwrap();
     for _ in 0..2 {
         let refused = results.recv_timeout(HANG).unwrap();

@@ -97,7 +97,7 @@ fn what_is_not_subscribed_or_served_any_more_is_not_restored() {
     let told = losses(&client);
     let (_news, dropped) =
         (client.subscribe("news").unwrap(), client.subscribe("dropped").unwrap());
-    client.subscribe_with("left", drop).unwrap();
+    client.on_publication("left", drop).unwrap();
     (0..3).for_each(|_| assert_eq!(side.receive()["message_type"], "subscribe"));
     for channel in ["mine", "stopped"] {
         let serving = client.clone();

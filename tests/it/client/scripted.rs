@@ -74,7 +74,11 @@ impl Scripted {
     pub(crate) fn accept_as(&self, more: &Value) -> Side {
         let mut side = self.accept_bare();
         let connect = side.receive();
-        assert_eq!(connect["payload"]["extensions"], json!(["call", "binary"]), "{connect}");
+        assert_eq!(
+            connect["payload"]["extensions"],
+            json!(["call", "binary", "topic"]),
+            "{connect}"
+        );
         let id = connect["payload"]["connection_id"].as_str().unwrap().to_owned();
         side.connection_id = format!("server of {id}");
         let mut welcome = json!({"status": "connected", "connection_id": id});

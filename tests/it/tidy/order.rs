@@ -30,7 +30,8 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src/proto",
         floors: &[
-            "buffer_pool dtype error_code escape frame json/scratch json_str limits timestamp",
+            "buffer_pool dtype error_code escape frame json/scratch json_str limits position timestamp",
+            "trace_context",
             "fault recv_buffer message_type stamp element leaves part",
             "scanner attachments/layout",
             "members extensions",
@@ -40,9 +41,9 @@ const ROOMS: &[Room] = &[
             "value/draft",
             "value blob tensor",
             "json",
-            "attached",
+            "attached publication",
             "envelope system attachments/in_json",
-            "fields",
+            "fields pattern",
             "parse decoder",
             "message oracle relay",
             "encode",
@@ -57,7 +58,7 @@ const ROOMS: &[Room] = &[
         folder: "src/broker",
         floors: &[
             // Set by the operator.
-            "turn_limits pattern",
+            "turn_limits",
             "history_rule",
             "limits access",
             // Tables: each owns its data and knows no other.
@@ -124,9 +125,11 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src/client",
         floors: &[
-            "background/shield endpoint payload reconnect serve_options server_limits",
+            "background/shield endpoint payload reconnect serve_options server_limits subscribed",
+            "background/topic",
             "cancel_token error tls",
-            "options event request_options",
+            "meta_text subscribe_options",
+            "options event publish_options request_options",
             "client_options",
             // Bytes, frames and messages.
             "wire/addresses wire/answer wire/encoded_frame wire/no_signal wire/read_buffer",
@@ -138,7 +141,8 @@ const ROOMS: &[Room] = &[
             // The client for many threads.
             "background/inbox background/job background/outbox background/parts",
             "call",
-            "background/routes background/waiter",
+            "background/progress background/waiter",
+            "background/routes",
             "background/pending",
             "background/state",
             "background/shared",
@@ -149,7 +153,7 @@ const ROOMS: &[Room] = &[
             "request_future subscription",
             "request_stream",
             "client",
-            "asking calling listening serving",
+            "asking calling listening publishing serving",
             "pool",
             "mod fuzzing",
         ],

@@ -116,7 +116,7 @@ impl Subscriber {
                 of_handler.raise(&what);
             }
         };
-        let asked = subscriber.client.subscribe_with(CHANNEL, handler);
+        let asked = subscriber.client.on_publication(CHANNEL, handler);
         asked.map_err(|error| format!("subscribe: {error}"))?;
         subscriber.client.flush().map_err(|error| format!("subscribe: {error}"))?;
         Ok(subscriber)

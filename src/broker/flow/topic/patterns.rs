@@ -1,7 +1,6 @@
 //! Subscriptions to patterns.
 
 use crate::broker::flow::{queues, subscriptions};
-use crate::broker::pattern;
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
 use crate::broker::state::connection::Obstacle;
 use crate::broker::state::core::Core;
@@ -10,6 +9,7 @@ use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::topic::seat::{List, Seat};
 use crate::broker::state::topic::session::TopicSession;
 use crate::broker::state::topic::wanted::Wanted;
+use crate::proto::pattern;
 use crate::proto::{Envelope, ErrorCode, MessageType};
 
 /// Channels that get a mark with the first pattern of their application: so many are as much work as

@@ -12,7 +12,7 @@ use super::super::arena::Arena;
 use super::super::keys::{ApplicationKey, ConnectionKey, NodeKey, NodeKind};
 use super::super::line::Line;
 use super::seat::{List, Seat};
-use crate::broker::pattern::PATTERN_TOKENS_MAX;
+use crate::proto::pattern::PATTERN_TOKENS_MAX;
 use crate::proto::system::SYSTEM;
 
 /// The largest size of a node without its token, which is when the tables have just grown.

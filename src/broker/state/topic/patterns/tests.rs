@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::broker::pattern::{fault, matches};
+use crate::proto::pattern::{fault, matches};
 
 fn who(index: usize) -> ConnectionKey {
     ConnectionKey::new(index, NonZeroU32::MIN)

@@ -19,7 +19,7 @@ pub(crate) fn fault(pattern: &str) -> Option<&'static str> {
 /// token `>` one or more. `system` and names that begin with `$` are matched only by a pattern whose
 /// first token is the same text.
 pub(crate) fn matches(pattern: &str, channel: &str) -> bool {
-    if (channel.starts_with('$') || channel == crate::proto::system::SYSTEM)
+    if (channel.starts_with('$') || channel == super::system::SYSTEM)
         && pattern.split('.').next() != channel.split('.').next()
     {
         return false;
@@ -35,6 +35,12 @@ pub(crate) fn matches(pattern: &str, channel: &str) -> bool {
         }
     }
     tokens.next().is_none()
+}
+
+/// Returns whether a name that is meant to be a channel reads like a pattern.
+pub(crate) fn looks_like_one(channel: &str) -> bool {
+    let mut tokens = channel.split('.').rev();
+    tokens.next().is_some_and(|last| last == ">" || last == "*") || tokens.any(|token| token == "*")
 }
 
 #[cfg(test)]
@@ -85,5 +91,15 @@ mod tests {
         }
         assert_eq!(fault(&["a"; 32].join(".")), None);
         assert!(fault(&["a"; 33].join(".")).is_some());
+    }
+
+    #[test]
+    fn a_star_or_a_tail_by_itself_makes_a_name_look_like_a_pattern() {
+        for name in ["prices.*", "*.x", "a.*.b", ">", "a.>"] {
+            assert!(looks_like_one(name), "{name}");
+        }
+        for name in ["a", "2*3", "a->b", "a.>.b", "pri*", ""] {
+            assert!(!looks_like_one(name), "{name}");
+        }
     }
 }
