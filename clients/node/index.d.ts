@@ -59,6 +59,12 @@ export class Message<Payload = any> implements MessageFields<Payload> {
   get headers(): { [name: string]: string } | undefined;
   /** W3C Trace Context that the sender gave to it. */
   get trace(): Trace | undefined;
+  /** The history of its channel that it is in; undefined where the server keeps none. */
+  get epoch(): string | undefined;
+  /** Its place there, from 1 on. */
+  get offset(): number | undefined;
+  /** True if it was published to be the last value of its channel. */
+  get retained(): boolean;
   isRequest(): boolean;
   isNotification(): boolean;
   isResponse(): boolean;
@@ -158,12 +164,72 @@ export interface StreamOptions extends RequestOptions {
   credit?: number | undefined;
 }
 
-export interface SubscribeOptions {
+/** Beside headers and trace, for servers with the extension `topic`. */
+export interface PublishOptions extends MessageOptions {
+  /** The server keeps it as the last value of the channel, for those who come later; null forgets that value. */
+  retain?: boolean | undefined;
+  /** True: `publish` returns a promise, which resolves when the server has it. */
+  ack?: boolean | undefined;
+  /** Milliseconds to wait for that; `requestTimeout`. */
+  timeout?: number | undefined;
+  /** Ends the waiting. The publication may have been sent all the same. */
+  signal?: AbortSignal | undefined;
+}
+
+/** The server has the publication. Without a history of the channel it has no place. */
+export interface Published {
+  messageId: string;
+  epoch: string | undefined;
+  offset: number | undefined;
+}
+
+/** A place in the history of a channel: everything up to `offset`, which counts from 1 in an `epoch`. */
+export interface Place {
+  epoch: string;
+  offset: number;
+}
+
+/** What only servers with the extension `topic` can do; with others it is the error UNSUPPORTED. */
+export interface TopicOptions {
+  /** The newest messages that the server keeps, so many, of each channel; 1 also for a last value. */
+  last?: number | undefined;
+  /** What the server keeps behind a place, such as that of the last message seen. Not for patterns. */
+  since?: Place | undefined;
+  /**
+   * While this client is slow, the server keeps only the newest message of each channel for it. The same for all
+   * subscriptions of a channel in a client.
+   */
+  conflate?: boolean | undefined;
+}
+
+export interface SubscribeOptions extends TopicOptions {
   signal?: AbortSignal | undefined;
   /** Messages kept for a slow reader, 1,024. */
   buffer?: number | undefined;
   /** Bytes of these messages on the wire, 16 MiB. */
   bufferBytes?: number | undefined;
+}
+
+/** Messages are missing, or may be. */
+export interface Gap {
+  /** Null: of a pattern, and nobody knows of which channels. */
+  channel: string | null;
+  /** The pattern of the subscription, if it has one. */
+  pattern: string | undefined;
+  /** The number of missing messages; null if nobody knows. */
+  missed: number | null;
+  /** The place up to which everything came; null where there was no history. */
+  since: Place | null;
+  /** The place behind which it goes on; null where there is no history. */
+  epoch: string | null;
+  offset: number | null;
+}
+
+/** On a new connection a subscription has gone on where it was: nothing is missing. */
+export interface Resumed extends Place {
+  channel: string;
+  /** The number of messages that were published meanwhile, which follow. */
+  messages: number;
 }
 
 export interface ServeOptions {
@@ -192,12 +258,25 @@ export interface ConnectionInfo {
   /** The name that the server gave itself; null for the published server. */
   server: string | null;
   subscribedChannels: string[];
+  subscribedPatterns: string[];
 }
 
 export type MessageHandler<Payload = any> = (message: Message<Payload>) => unknown;
 
+/** The events of a subscription. */
+export interface SubscriptionEvents {
+  gap: [gap: Gap];
+  resumed: [resumed: Resumed];
+}
+
 export interface Subscription<Payload = any> extends AsyncIterableIterator<Message<Payload>> {
+  /** The channel or the pattern. */
   readonly channel: string;
+  /** The place up to which messages have come, also those that the loop has not read yet; null without a history. */
+  readonly place: Place | null;
+  on<Name extends keyof SubscriptionEvents>(event: Name, listener: (...values: SubscriptionEvents[Name]) => void): this;
+  once<Name extends keyof SubscriptionEvents>(event: Name, listener: (...values: SubscriptionEvents[Name]) => void): this;
+  off<Name extends keyof SubscriptionEvents>(event: Name, listener: (...values: SubscriptionEvents[Name]) => void): this;
   /** Number of messages dropped because the reader was too slow. */
   readonly dropped: number;
   /** Resolves when the server has confirmed the subscription. */
@@ -251,6 +330,9 @@ export interface ClientEvents {
   slow: [info: { queuedBytes: number } | { channel: string; subscription: Subscription }
     | { channel: string; service: Service }];
   drain: [];
+  /** For each subscription: an iteration is named, a handler is not. */
+  gap: [gap: Gap & { subscription?: Subscription }];
+  resumed: [resumed: Resumed & { subscription?: Subscription }];
   /** An answer for which nothing waits, such as one to `request`. */
   response: [message: Message];
   /** Any other message. */
@@ -285,11 +367,18 @@ interface Messaging {
   sendRequestAsync<Answer = any>(
     channelId: string, data: unknown, callback: MessageHandler<Answer>, options?: number | RequestOptions): string;
   sendMessage(channelId: string, messageType: MessageTypeName, payload?: unknown, replyTo?: string | null): string;
-  publish(channelId: string, data?: unknown, options?: MessageOptions): string;
+  /** Returns the message's id, or with `ack` a promise of the place that the server gave it. */
+  publish(channelId: string, data: unknown, options: PublishOptions & { ack: true }): Promise<Published>;
+  publish(channelId: string, data?: unknown, options?: PublishOptions & { ack?: false | undefined }): string;
   notify(channelId: string, data?: unknown, options?: MessageOptions): string;
-  subscribe<Payload = any>(channelId: string, handler: MessageHandler<Payload>): true;
+  subscribe<Payload = any>(channelId: string, handler: MessageHandler<Payload>, options?: TopicOptions): true;
   subscribe<Payload = any>(channelId: string, options?: SubscribeOptions): Subscription<Payload>;
   unsubscribe(channelId: string): boolean;
+  /** All channels that match: a token `*` stands for one token between points, `>` at the end for one or more. */
+  subscribePattern<Payload = any>(
+    pattern: string, handler: MessageHandler<Payload>, options?: Omit<TopicOptions, 'since'>): true;
+  subscribePattern<Payload = any>(pattern: string, options?: Omit<SubscribeOptions, 'since'>): Subscription<Payload>;
+  unsubscribePattern(pattern: string): boolean;
   serve<Payload = any>(channelId: string, handler: ServeHandler<Payload>, options?: ServeOptions)
     : Promise<Service>;
   ping(timeout?: number): Promise<boolean>;
@@ -503,7 +592,11 @@ export interface EventsOptions<Request extends IncomingMessage = IncomingMessage
   retry?: number | undefined;
   /** Must answer at once: a promise shows nothing. */
   filter?: ((message: Message, req: Request) => boolean) | undefined;
-  /** Messages kept for browsers that reconnect, 256; 0 for none. */
+  /** The channel is a pattern, as for `subscribePattern`; `data` is then `{ channel, payload }`. */
+  pattern?: boolean | undefined;
+  /** The newest messages that a new browser gets, of each channel; none by default. */
+  last?: number | undefined;
+  /** Messages kept for browsers that reconnect, 256; 0 for none. They begin with what the server keeps. */
   history?: number | undefined;
   /** Bytes of these messages, 1 MiB. */
   historyBytes?: number | undefined;

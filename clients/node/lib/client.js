@@ -12,6 +12,7 @@ const { openStream } = require('./stream.js');
 const { ping, healthCheck } = require('./health.js');
 const { checkedOptions } = require('./options.js');
 const { callersMeta } = require('./extensions.js');
+const { TOPIC_OPTIONS } = require('./patterns.js');
 const { bound } = require('./context.js');
 const { kind } = require('./kinds.js');
 const { asyncDispose } = require('./dispose.js');
@@ -19,7 +20,8 @@ const { tracing } = require('./tracing.js');
 const { checkedTimeout } = require('./timers.js');
 const { NotConnectedError } = require('./errors.js');
 
-const SUBSCRIBE_OPTIONS = ['signal', 'buffer', 'bufferBytes'];
+const SUBSCRIBE_OPTIONS = ['signal', 'buffer', 'bufferBytes', ...TOPIC_OPTIONS];
+const PUBLISH_OPTIONS = ['retain', 'ack', 'timeout', 'signal', 'trace', 'headers'];
 const CLOSE_OPTIONS = ['timeout'];
 const ONE_WAY_OPTIONS = ['trace', 'headers'];
 
@@ -89,13 +91,18 @@ class IPCClient extends Messenger {
   // ---- one-way messages
 
   /**
-   * Sends a value to all subscribers of the channel. Returns the message's id.
+   * Sends a value to all subscribers of the channel, and returns the message's id. With `ack` it returns a promise of
+   * `{ messageId, epoch, offset }` instead: the place in the channel's history, if it has one.
    * @param {string} channelId
    * @param {unknown} data
-   * @param {{ trace?: object, headers?: Record<string, string> }} [options]
+   * @param {{ retain?: boolean, ack?: boolean, timeout?: number, signal?: AbortSignal, trace?: object,
+   *   headers?: object }} [options] `retain` has the server keep the value for those who come later, and null forgets
+   *   it; `timeout` and `signal` are for `ack`
    */
   publish(channelId, data, options) {
-    const id = this.sendMessage(channelId, MessageType.PUBLISH, data, null, besides(options, 'publish'));
+    const given = publication(options);
+    if (given.ack) return this.publishAcknowledged(channelId, data, given);
+    const id = this.sendMessage(channelId, MessageType.PUBLISH, data, null, given);
     if (tracing.publish.hasSubscribers) tracing.publish.publish({ client: this, channel: channelId, messageId: id });
     return id;
   }
@@ -121,19 +128,34 @@ class IPCClient extends Messenger {
 
   /**
    * With a handler, calls it with every message of the channel, replaces an earlier handler, and returns true. Without
-   * one, returns an async iterable of the messages. Both survive reconnects until they are unsubscribed.
+   * one, returns an async iterable of the messages. Both survive reconnects until they are unsubscribed, and if the
+   * server keeps a history of the channel, they go on where they were.
    * @param {string} channelId
-   * @param {Function | { signal?: AbortSignal, buffer?: number, bufferBytes?: number }} [handler]
+   * @param {Function | object} [handler]
+   * @param {{ signal?: AbortSignal, buffer?: number, bufferBytes?: number, last?: number,
+   *   since?: { epoch: string, offset: number }, conflate?: boolean }} [options] a handler has the last three
    * @returns {true | Subscription}
    */
-  subscribe(channelId, handler) {
+  subscribe(channelId, handler, options) {
+    return this.subscribeTo(checkedChannel(channelId), handler, options, 'subscribe', false);
+  }
+
+  /**
+   * Does the same for all channels that match a pattern: a token `*` stands for one token between points, and `>` at the
+   * end for one or more.
+   */
+  subscribePattern(pattern, handler, options) {
+    return this.subscribeTo(checkedChannel(pattern), handler, options, 'subscribePattern', true);
+  }
+
+  subscribeTo(name, handler, options, what, isPattern) {
     if (this.isClosing) throw new NotConnectedError('the client is being closed, and its connection with it');
-    checkedChannel(channelId);
     if (typeof handler === 'function') {
-      this.subscriptions.handle(channelId, handler);
+      const given = checkedOptions(options ?? {}, TOPIC_OPTIONS, `${what} with a handler`);
+      this.subscriptions.handle(name, handler, { ...given, isPattern });
       return true;
     }
-    return this.openSubscription(channelId, checkedOptions(handler ?? {}, SUBSCRIBE_OPTIONS, 'subscribe'));
+    return this.subscriptions.open(name, { ...checkedOptions(handler ?? {}, SUBSCRIBE_OPTIONS, what), isPattern });
   }
 
   /** Subscribes with callbacks (`on…`), for helpers of this package that need more than one handler for a channel. */
@@ -145,6 +167,11 @@ class IPCClient extends Messenger {
   /** Removes the handler of the channel and ends all its iterations. */
   unsubscribe(channelId) {
     return this.subscriptions.end(channelId);
+  }
+
+  /** Does the same for a pattern, which is given as it was to `subscribePattern`. */
+  unsubscribePattern(pattern) {
+    return this.subscriptions.end(pattern, true);
   }
 
   // ---- serving
@@ -188,6 +215,7 @@ class IPCClient extends Messenger {
       path: this.options.path,
       server: this.server,
       subscribedChannels: this.subscriptions.names(),
+      subscribedPatterns: [...this.subscriptions.patterns.keys()],
     };
   }
 
@@ -199,6 +227,7 @@ class IPCClient extends Messenger {
   }
 
   forgetConnection() {
+    this.subscriptions.forgetConnection();
     this.services.forgetConnection();
   }
 
@@ -248,6 +277,18 @@ kind(IPCClient, 'IPCClient');
 /** Reads the options of a one-way message, of which most have none. */
 function besides(options, what) {
   return options === undefined ? undefined : { meta: callersMeta(checkedOptions(options, ONE_WAY_OPTIONS, what)) };
+}
+
+/** Reads the options of a publication. */
+function publication(options) {
+  if (options === undefined) return {};
+  const { retain = false, ack = false, timeout, signal } = checkedOptions(options, PUBLISH_OPTIONS, 'publish');
+  if (typeof retain !== 'boolean' || typeof ack !== 'boolean') throw new TypeError('retain and ack must be booleans');
+  if (!ack && (timeout !== undefined || signal !== undefined)) {
+    throw new TypeError('a publication has a timeout and a signal only with ack: nothing is awaited otherwise');
+  }
+  const meta = { ...(retain ? { retain } : {}), ...(ack ? { ack } : {}), ...callersMeta(options) };
+  return { ack, timeout, signal, meta: Object.keys(meta).length === 0 ? undefined : meta };
 }
 
 module.exports = { IPCClient };

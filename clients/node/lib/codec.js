@@ -190,7 +190,7 @@ function messageOf(text, parse) {
 function readEnvelope(object) {
   if (object === null || typeof object !== 'object') return object;
   toNumbers(object, ['timestamp']);
-  if (object.meta !== null && typeof object.meta === 'object') toNumbers(object.meta, ['seq', 'ttl', 'stream']);
+  if (object.meta !== null && typeof object.meta === 'object') toNumbers(object.meta, ['seq', 'ttl', 'stream', 'offset']);
   return object;
 }
 

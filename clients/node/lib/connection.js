@@ -48,12 +48,13 @@ class Connection {
     this.isOurs = false;
     this.server = null;
     /**
-     * The extensions that both sides speak, whether `call` and `binary` are among them, and the limits that the server
-     * named with them.
+     * The extensions that both sides speak, whether each of them is there, and the limits that the server named with
+     * them.
      */
     this.extensions = [];
     this.hasCall = false;
     this.hasBinary = false;
+    this.hasTopic = false;
     this.limits = null;
     this.isSlow = false;
     this.slowTimer = undefined;
@@ -382,6 +383,7 @@ class Connection {
       this.extensions = granted;
       this.hasCall = granted.includes('call');
       this.hasBinary = granted.includes('binary');
+      this.hasTopic = granted.includes('topic');
       if (this.hasBinary) {
         this.reader.openBinary = (length) => new BinaryFrame(length, this.options.parse);
         this.reader.onBinary = (frame) => this.onBinary(frame);

@@ -4,12 +4,14 @@
 
 const { jsonPayloadOf } = require('./base64.js');
 const { IPCError, NotConnectedError } = require('./errors.js');
+const { EventHistory, idOf, isUpTo, placeOf } = require('./event_history.js');
 const { sendJson } = require('./http_failure.js');
 const { checkedOptions } = require('./options.js');
+const { checkedWish } = require('./patterns.js');
 const { bound } = require('./context.js');
 const { after, afterReading, cancel, every } = require('./timers.js');
 
-const OPTIONS = ['event', 'retry', 'filter', 'history', 'historyBytes', 'linger'];
+const OPTIONS = ['event', 'retry', 'filter', 'pattern', 'last', 'history', 'historyBytes', 'linger'];
 // A browser that is behind by so many bytes for so long is cut off. It reconnects by itself. Any browser is behind for
 // a moment when much is published at once.
 const BEHIND_BYTES_MAX = 1024 * 1024;
@@ -22,21 +24,22 @@ const KEEP_ALIVE_MS = 15_000;
 const HISTORY_MESSAGES = 256;
 const HISTORY_BYTES = 1024 * 1024;
 const LINGER_MS = 30_000;
-// This event has no id, so that the browser resumes after the last message that it received.
-const GAP = 'event: gap\ndata: null\n\n';
 
 /**
  * Returns a handler that sends the messages of a channel to browsers as Server-Sent Events, with the payload as JSON in
- * `data`. All browsers share one subscription. A browser that reconnects gets the messages that it missed, or an event
- * `gap` if they are no longer known.
+ * `data`. All browsers share one subscription. A browser that reconnects gets the messages that it missed, also from
+ * another process if the server keeps a history of the channel, or an event `gap` if they are no longer known.
  * @param {import('./client.js').IPCClient} client or a pool
  * @param {string} channel
- * @param {{ event?: string, retry?: number, filter?: (message: object, req: object) => boolean, history?: number,
- * historyBytes?: number, linger?: number }} [options] `event` names the events, `retry` is what the browser waits
- * before it connects again, in milliseconds
+ * @param {{ event?: string, retry?: number, filter?: (message: object, req: object) => boolean, pattern?: boolean,
+ * last?: number, history?: number, historyBytes?: number, linger?: number }} [options] `event` names the events, `retry`
+ * is what the browser waits before it connects again, in milliseconds. With `pattern` the channel is one, and `data` is
+ * `{ channel, payload }`. `last` is the number of messages that a new browser gets, of each channel
  */
 function ipcEvents(client, channel, options = {}) {
-  const { retry, filter } = checkedOptions(options, OPTIONS, 'ipcEvents');
+  const { retry, filter, pattern = false, last } = checkedOptions(options, OPTIONS, 'ipcEvents');
+  if (typeof pattern !== 'boolean') throw new TypeError('pattern must be a boolean');
+  checkedWish({ last });
   const stream = new EventStream(client, channel, options);
   const greeting = `${retry === undefined ? '' : `retry: ${Math.trunc(retry)}\n`}: subscribed\n\n`;
   return (req, res) => {
@@ -59,16 +62,24 @@ function ipcEvents(client, channel, options = {}) {
   };
 }
 
-/** A channel's subscription, its last events, and its viewers. */
+/** The subscription of a channel or a pattern, its last events, and its viewers. */
 class EventStream {
   constructor(client, channel, options) {
     const { event, filter, history = HISTORY_MESSAGES, historyBytes = HISTORY_BYTES, linger = LINGER_MS } = options;
+    const { pattern = false, last = 0 } = options;
     this.client = client;
     this.channel = channel;
     this.name = event === undefined ? '' : `event: ${oneLine(event)}\n`;
     this.keepsMessages = filter !== undefined;
-    this.history = new History(history, historyBytes);
-    this.linger = history > 0 ? linger : 0;
+    this.isPattern = pattern;
+    this.last = last;
+    const kept = Math.max(history, last);
+    this.history = new EventHistory(kept, historyBytes);
+    // A pattern has no place from which another process could go on.
+    this.wanted = (pattern ? last : kept) || undefined;
+    this.linger = kept > 0 ? linger : 0;
+    /** The number of last values that are still to come from before the subscription. */
+    this.kept = 0;
     this.subscription = null;
     this.browsers = new Set();
     this.lingering = undefined;
@@ -82,8 +93,15 @@ class EventStream {
     if (state === 'closed') throw new NotConnectedError('the client was closed: there is no connection');
     this.history.clear();
     this.subscription = this.client.openSubscription(this.channel, {
+      isPattern: this.isPattern,
+      isLenient: !this.isPattern,
+      last: this.wanted,
       onMessage: (message) => this.show(message),
-      onRestored: () => this.tellOfGap(),
+      onGap: (gap) => this.tellOfGap(gap),
+      onStart: (place, kept) => {
+        this.history.begin(place, kept);
+        this.kept = place === null ? kept : 0;
+      },
       onEnd: () => {
         this.subscription = null;
         for (const browser of this.browsers) browser.res.end();
@@ -102,14 +120,28 @@ class EventStream {
     const begin = () => {
       if (this.subscription !== subscription || !this.browsers.has(browser)) return;
       browser.write(greeting);
-      const missed = this.history.after(browser.lastEventId);
-      if (missed === null) browser.write(GAP);
-      for (const entry of missed ?? this.history.entries) browser.show(entry);
+      for (const entry of this.eventsFor(browser)) browser.show(entry);
       browser.isLive = true;
     };
     if (subscription.isReady) begin();
     // A refused subscription ends all viewers that wait for it.
     else subscription.ready.then(begin, () => {});
+  }
+
+  /** Returns the events with which a browser begins, and notes behind which place it wants what is still to come. */
+  eventsFor(browser) {
+    const { history, last } = this;
+    const { lastEventId: id } = browser;
+    if (id === '') {
+      const { newest } = history;
+      browser.wantsKept = last > 0;
+      browser.place = newest && { epoch: newest.epoch, offset: newest.offset - last };
+      return history.latest(last);
+    }
+    const missed = history.after(id);
+    if (missed === null) browser.write(gapEvent(history.missedAfter(id)));
+    else browser.place = placeOf(id);
+    return missed ?? history.entries;
   }
 
   leave(browser) {
@@ -125,50 +157,29 @@ class EventStream {
   }
 
   show(message) {
-    const id = oneLine(message.message_id);
+    const { channel_id: channel, epoch, offset } = message;
+    const place = offset === undefined || this.isPattern ? null : { epoch, offset };
+    const id = oneLine(place === null ? message.message_id : idOf(place));
     // JSON text has no line breaks, so one `data` line is enough.
     const { stringify = JSON.stringify } = this.client.options;
-    const text = Buffer.from(`id: ${id}\n${this.name}data: ${stringify(jsonPayloadOf(message))}\n\n`);
-    this.add({ id, text, message: this.keepsMessages ? message : undefined });
+    const payload = jsonPayloadOf(message);
+    const data = stringify(this.isPattern ? { channel, payload } : payload);
+    const text = Buffer.from(`id: ${id}\n${this.name}data: ${data}\n\n`);
+    const isKept = this.kept > 0;
+    if (isKept) this.kept -= 1;
+    this.add({ id, text, place, channel, isKept, message: this.keepsMessages ? message : undefined });
   }
 
   /** The connection was interrupted, and publications in between are lost. */
-  tellOfGap() {
-    this.add({ id: null, text: Buffer.from(GAP), message: undefined });
+  tellOfGap({ channel, missed, epoch, offset }) {
+    const place = epoch === null || this.isPattern ? null : { epoch, offset };
+    const text = Buffer.from(gapEvent(missed, this.isPattern && channel !== null ? channel : undefined));
+    this.add({ id: null, text, place, channel, isKept: false, message: undefined });
   }
 
   add(entry) {
     this.history.add(entry);
     for (const browser of this.browsers) if (browser.isLive) browser.show(entry);
-  }
-}
-
-/** The last events, within limits. */
-class History {
-  constructor(entriesMax, bytesMax) {
-    this.entriesMax = entriesMax;
-    this.bytesMax = bytesMax;
-    this.clear();
-  }
-
-  clear() {
-    this.entries = [];
-    this.bytes = 0;
-  }
-
-  add(entry) {
-    this.entries.push(entry);
-    this.bytes += entry.text.length;
-    while (this.entries.length > 0 && (this.entries.length > this.entriesMax || this.bytes > this.bytesMax)) {
-      this.bytes -= this.entries.shift().text.length;
-    }
-  }
-
-  /** Returns the events after the one with this id: none for a new viewer, null if that event is no longer known. */
-  after(id) {
-    if (id === '') return [];
-    const at = this.entries.findLastIndex((entry) => entry.id === id);
-    return at === -1 ? null : this.entries.slice(at + 1);
   }
 }
 
@@ -181,6 +192,9 @@ class Browser {
     this.filter = bound(filter);
     this.report = report;
     this.isLive = false;
+    /** The place behind which it wants messages, if there is one, and whether it wants a value from before it. */
+    this.place = null;
+    this.wantsKept = true;
     this.keepAlive = undefined;
     this.behind = undefined;
     // Node decodes headers as Latin-1, but browsers send UTF-8.
@@ -206,7 +220,8 @@ class Browser {
     this.caughtUp();
   }
 
-  show({ id, text, message }) {
+  show({ id, text, place, isKept, message }) {
+    if (isUpTo(place, this.place) || (isKept && !this.wantsKept)) return;
     if (id === null || this.wants(message)) this.write(text);
   }
 
@@ -253,6 +268,12 @@ class Browser {
     cancel(this.behind);
     this.behind = undefined;
   }
+}
+
+/** An event without an id, so that the browser resumes after the last message that it received. */
+function gapEvent(missed, channel) {
+  const known = missed === null && !channel ? null : { channel, missed };
+  return `event: gap\ndata: ${JSON.stringify(known)}\n\n`;
 }
 
 /** Removes line breaks, because one in an id or a name could forge another event. */

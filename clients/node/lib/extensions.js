@@ -7,7 +7,7 @@ const { encodeBin, unsupported: unsupportedBinary } = require('./binary_body.js'
 const { now } = require('./timers.js');
 
 /** The extensions that this client offers. A server that knows none of them ignores the offer. */
-const OFFERED = ['call', 'binary'];
+const OFFERED = ['call', 'binary', 'topic'];
 const META_BYTES_MAX = 4_096;
 // Room for all that a client writes into `meta` beside what its caller gives.
 const OWN_BYTES_MAX = 128;
@@ -79,16 +79,20 @@ function checkedStrings(given, name, keys) {
 /**
  * Returns the JSON text of `meta` for a message, or undefined if nothing is left of it for a server without extensions.
  * What such a server cannot do is refused.
- * @param {{ deadline?: number, stream?: number, seq?: number, end?: boolean, idempotent?: boolean, trace?: object,
- *   headers?: object }} meta `deadline` is a time of the monotonic clock
- * @param {{ hasCall: boolean, hasBinary: boolean }} connection
+ * @param {{ deadline?: number, stream?: number, seq?: number, end?: boolean, idempotent?: boolean, retain?: boolean,
+ *   ack?: boolean, trace?: object, headers?: object }} meta `deadline` is a time of the monotonic clock
+ * @param {{ hasCall: boolean, hasBinary: boolean, hasTopic: boolean }} connection
  * @param {object[]} [attachments]
  */
-function encodeMeta({ deadline, ...members }, { hasCall, hasBinary }, attachments) {
+function encodeMeta({ deadline, ...members }, { hasCall, hasBinary, hasTopic }, attachments) {
   if (attachments !== undefined && !hasBinary) throw unsupportedBinary(attachments);
+  if (!hasTopic) {
+    if (members.retain !== undefined) throw unsupported('last values');
+    if (members.ack !== undefined) throw unsupported('acknowledged publications');
+  }
   if (!hasCall) {
     if (members.stream !== undefined) throw unsupported('streams');
-    if (!hasBinary) {
+    if (!hasBinary && !hasTopic) {
       if (members.headers !== undefined) throw unsupported('headers');
       return undefined;
     }
@@ -105,9 +109,18 @@ function encodeMeta({ deadline, ...members }, { hasCall, hasBinary }, attachment
   return text === '{}' && !hasCall ? undefined : text;
 }
 
+/** Returns the place that the answer to a publication or a subscribe names: `epoch` is undefined without a history. */
+function readPlace(payload) {
+  const { epoch, offset } = payload ?? {};
+  if (typeof epoch !== 'string') return { epoch: undefined, offset: undefined };
+  return { epoch, offset: counted(offset, Number.MAX_SAFE_INTEGER) ?? 0 };
+}
+
 function unsupported(what) {
   return new IPCError('UNSUPPORTED', `the server does not know ${what}, for it is older than they are or the published `
     + 'one; nothing was sent');
 }
 
-module.exports = { OFFERED, CREDIT_MAX, TTL_MS_MAX, readGrant, counted, checkedCredit, callersMeta, encodeMeta };
+module.exports = {
+  OFFERED, CREDIT_MAX, TTL_MS_MAX, readGrant, counted, checkedCredit, callersMeta, encodeMeta, readPlace,
+};

@@ -19,6 +19,7 @@ const WORK = Symbol('work');
 /** Marks a message with binary values in its payload. Helpers of one copy of this package take messages of another. */
 const BINARY = Symbol.for('ipc-framework.hasBinary');
 
+const NOTHING = Object.freeze({});
 const TYPES = new Set(Object.values(MessageType));
 
 function isMessageType(type) {
@@ -47,6 +48,14 @@ class Message {
   get replyTo() { return this.reply_to; }
   /** Headers of the sender's, strings by string. */
   get headers() { return this.meta?.headers; }
+  /** The place in the history of its channel: `offset` counts from 1 in an `epoch`. Undefined where there is none. */
+  get epoch() { return this.offset === undefined ? undefined : this.meta.epoch; }
+  get offset() {
+    const { offset, epoch } = this.meta ?? NOTHING;
+    return typeof epoch === 'string' && Number.isSafeInteger(offset) && offset > 0 ? offset : undefined;
+  }
+  /** True if it is, or was, the last value of its channel, which the server keeps. */
+  get retained() { return this.meta?.retain === true; }
   /** The sender's `traceparent` and `tracestate`, as the W3C defines them. */
   get trace() { return this.meta?.trace; }
   /** Fires when nobody waits for the answer of this request any more; a message that is not served has none. */

@@ -4,13 +4,14 @@ const { randomUUID } = require('node:crypto');
 const { BinaryBody } = require('./binary_body.js');
 const { Lifecycle } = require('./lifecycle.js');
 const { encodeBody, addressed } = require('./codec.js');
-const { TTL_MS_MAX, encodeMeta } = require('./extensions.js');
+const { TTL_MS_MAX, encodeMeta, readPlace } = require('./extensions.js');
+const { checkedSignal } = require('./abort.js');
 const { encodePayload } = require('./payload.js');
 const { MessageType, isMessageType } = require('./message.js');
 const { requestOptions } = require('./options.js');
 const { bound } = require('./context.js');
 const { timeLeft } = require('./deadline.js');
-const { now } = require('./timers.js');
+const { checkedTimeout, now } = require('./timers.js');
 const { tracing } = require('./tracing.js');
 const { AbortedError, NotConnectedError, TimeoutError } = require('./errors.js');
 
@@ -152,6 +153,28 @@ class Messenger extends Lifecycle {
       fail(error);
     }
     return id;
+  }
+
+  /** Sends a publication, and resolves with the place in its channel's history when the server has it. */
+  publishAcknowledged(channelId, data, { timeout = this.options.requestTimeout, signal: given, meta }) {
+    return new Promise((resolve, reject) => {
+      const signal = checkedSignal(given);
+      const what = `the publication on '${channelId}'`;
+      if (signal?.aborted) throw new AbortedError(`${what} was aborted before it was sent`, { cause: signal.reason });
+      const message = this.prepare(channelId, MessageType.PUBLISH, data);
+      message.meta = meta;
+      const { id } = message;
+      const done = ({ payload }) => resolve({ messageId: id, ...readPlace(payload) });
+      const options = { timeout: checkedTimeout(timeout), signal, what, onGivenUp: () => this.withdraw(id, false) };
+      this.pending.add(id, options, done, reject);
+      try {
+        this.dispatch(message);
+      } catch (error) {
+        this.pending.take(id);
+        throw error;
+      }
+      if (tracing.publish.hasSubscribers) tracing.publish.publish({ client: this, channel: channelId, messageId: id });
+    });
   }
 
   /** Returns true if a request had not been sent. If it had, the server is told that nobody waits for its answer. */

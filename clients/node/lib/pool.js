@@ -10,7 +10,7 @@ const { NotConnectedError, isOfProgram, warn } = require('./errors.js');
 const { asyncDispose } = require('./dispose.js');
 
 const SIZE = 4;
-const FORWARDED = ['connected', 'disconnected', 'reconnecting', 'slow', 'drain', 'response'];
+const FORWARDED = ['connected', 'disconnected', 'reconnecting', 'slow', 'drain', 'response', 'gap', 'resumed'];
 
 /**
  * Several connections of one application. A request goes to the connection with the fewest requests in flight.
@@ -154,8 +154,16 @@ class IPCPool extends ContextEmitter {
     return client.sendMessage(channelId, messageType, payload, replyTo);
   }
 
-  subscribe(channelId, handler) {
-    return this.clientOf(channelId).subscribe(channelId, handler);
+  subscribe(channelId, handler, options) {
+    return this.clientOf(channelId).subscribe(channelId, handler, options);
+  }
+
+  subscribePattern(pattern, handler, options) {
+    return this.clientOf(pattern).subscribePattern(pattern, handler, options);
+  }
+
+  unsubscribePattern(pattern) {
+    return this.clientOf(pattern).unsubscribePattern(pattern);
   }
 
   unsubscribe(channelId) {
@@ -202,7 +210,9 @@ class IPCPool extends ContextEmitter {
     const connections = this.clients.map((client) => client.getConnectionInfo());
     const { appId, connected, host, port, server } = this;
     const subscribedChannels = connections.flatMap((info) => info.subscribedChannels);
-    return { appId, connected, host, port, path: connections[0].path, server, subscribedChannels, connections };
+    const subscribedPatterns = connections.flatMap((info) => info.subscribedPatterns);
+    const { path } = connections[0];
+    return { appId, connected, host, port, path, server, subscribedChannels, subscribedPatterns, connections };
   }
 
   disconnect() {

@@ -1,33 +1,62 @@
 'use strict';
 
+const { EventEmitter } = require('node:events');
 const { AbortedError, NotConnectedError } = require('./errors.js');
 const { onAbort, offAbort, checkedSignal } = require('./abort.js');
+const { ContextEmitter } = require('./context.js');
+const { checkedWish } = require('./patterns.js');
 const { nextTick } = require('./timers.js');
 
 const BUFFER_MESSAGES = 1_024;
 const BUFFER_BYTES = 16 * 1024 * 1024;
+// Channels of a pattern whose places are known; the oldest are forgotten first.
+const PLACES_MAX = 65_536;
 
 /**
- * The messages of a channel as an async iterable: `for await (const message of client.subscribe('news'))`. It survives
- * reconnects. It ends when the loop is left, by `unsubscribe()`, by its signal or by the client's `close()`, and with
- * an error if the client gives up.
+ * The messages of a channel, or of the channels of a pattern, as an async iterable: `for await (const message of
+ * client.subscribe('news'))`. It survives reconnects. It ends when the loop is left, by `unsubscribe()`, by its signal
+ * or by the client's `close()`, and with an error if the client gives up. Its events `gap` and `resumed` say what it
+ * missed.
  */
-class Subscription {
-  constructor(channel, options) {
-    const { buffer = BUFFER_MESSAGES, bufferBytes = BUFFER_BYTES, onMessage, onRestored } = options;
+class Subscription extends ContextEmitter {
+  /**
+   * @param {string} name the channel or the pattern
+   * @param {object} options what callers give, and `isPattern`, `isLenient`, `onMessage`, `onStart`, `onGap`, `onEnd`,
+   *   `onDrop`, `onError`, `onTold`. A lenient one takes what a server without the extension `topic` has; `onStart` gets the place
+   *   from which it begins, and the number of kept messages that follow
+   */
+  constructor(name, options) {
+    super({ captureRejections: true });
+    const { buffer = BUFFER_MESSAGES, bufferBytes = BUFFER_BYTES, onMessage } = options;
+    const { isPattern = false, isLenient = false } = options;
     const signal = checkedSignal(options.signal);
-    const { onEnd, onDrop, onError } = options;
+    const { onStart, onGap, onEnd, onDrop, onError, onTold } = options;
     if (!(buffer >= 1 && bufferBytes >= 0)) throw new TypeError('buffer must be 1 or more, bufferBytes 0 or more');
-    this.channel = channel;
+    this.channel = name;
     /** Number of messages that were dropped because the reader was too slow; the oldest go first. */
     this.dropped = 0;
+    this.isPattern = isPattern;
+    Object.assign(this, checkedWish(options, isPattern));
+    this.needsTopic = isPattern || (!isLenient && (this.hasWish || this.conflate));
+    /**
+     * How far it has come in the history of each channel: `{ epoch, offset, turn, id }`. A channel without a history has
+     * no epoch, and `id` is that of its last value.
+     */
+    this.places = new Map();
+    if (this.since !== undefined) this.places.set(name, { ...this.since, turn: 0, id: null });
+    /** Number of times that the server has agreed to send what it keeps. */
+    this.turn = 0;
+    /** True until the server has said from where on it sends. */
+    this.isHeld = this.hasWish;
     this.bufferMax = buffer;
     this.bufferBytesMax = bufferBytes;
-    this.onRestored = onRestored;
     this.onMessage = onMessage;
+    this.onStart = onStart;
+    this.onGap = onGap;
     this.onEnd = onEnd;
     this.onDrop = onDrop;
     this.onError = onError;
+    this.onTold = onTold;
     this.buffered = [];
     this.bufferedBytes = 0;
     this.first = 0;
@@ -45,14 +74,114 @@ class Subscription {
     if (signal) {
       this.signal = signal;
       this.onAbort = () => this.end(
-        new AbortedError(`the subscription of '${channel}' was aborted`, { cause: signal.reason }));
+        new AbortedError(`the subscription of '${name}' was aborted`, { cause: signal.reason }));
       if (signal.aborted) nextTick(this.onAbort);
       else onAbort(signal, this.onAbort);
     }
   }
 
+  /** True if it wants messages from before it. */
+  get hasWish() {
+    return this.last !== undefined || this.since !== undefined;
+  }
+
+  /** The place in the channel's history up to which everything has come, or was told of as missing; null without one. */
+  get place() {
+    const place = this.places.get(this.channel);
+    return place?.epoch === undefined ? null : { epoch: place.epoch, offset: place.offset };
+  }
+
+  placeOf(channel) {
+    let place = this.places.get(channel);
+    if (place === undefined) {
+      if (this.places.size >= PLACES_MAX) this.places.delete(this.places.keys().next().value);
+      place = { epoch: undefined, offset: 0, turn: 0, id: null };
+      this.places.set(channel, place);
+    }
+    return place;
+  }
+
+  /**
+   * Handles the server's answer: the newest message so far is at `offset`, and `kept` ones up to it follow.
+   * @param {{ epoch?: string, offset: number, kept: number, isResumed: boolean }} answer `isResumed` if another
+   *   connection came before
+   */
+  confirm(answer) {
+    const { isReady: isKnown } = this;
+    this.isHeld = false;
+    this.turn += 1;
+    this.settle(answer, isKnown);
+    if (isKnown) return;
+    this.onStart?.(this.place, this.place === null ? answer.kept : Math.max(0, answer.offset - this.place.offset));
+    this.resolveReady();
+  }
+
+  settle({ epoch, offset: newest, kept, isResumed }, isKnown) {
+    const { last = 0, channel } = this;
+    if (this.isPattern) {
+      if (isKnown && isResumed) this.tellOfGap(null, null, null, null);
+      return;
+    }
+    const place = this.placeOf(channel);
+    const { epoch: formerEpoch, offset: former } = place;
+    const since = this.place;
+    // Whoever is new gets what it asked for, the others whatever comes.
+    const from = newest - (isKnown ? kept : Math.min(kept, last));
+    place.epoch = epoch;
+    const mayMiss = isKnown ? isResumed || formerEpoch !== undefined : this.since !== undefined;
+    if (epoch === undefined) {
+      if (isKnown ? isResumed : mayMiss) this.tellOfGap(channel, null, since, null);
+    } else if (!mayMiss) {
+      place.offset = Math.max(from, formerEpoch === epoch ? former : 0);
+    } else if (formerEpoch !== epoch || former > newest) {
+      place.offset = from;
+      this.tellOfGap(channel, null, since, this.place);
+    } else if (former < newest - kept) {
+      place.offset = from;
+      this.tellOfGap(channel, from - former, since, this.place);
+    } else if (isKnown && isResumed) {
+      this.onTold(this, 'resumed', { channel, messages: newest - former, epoch, offset: newest });
+    }
+  }
+
+  tellOfGap(channel, missed, since, place) {
+    const { epoch = null, offset = null } = place ?? {};
+    const pattern = this.isPattern ? this.channel : undefined;
+    const gap = { channel, pattern, missed, since, epoch, offset };
+    this.onGap?.(gap);
+    this.onTold(this, 'gap', gap);
+  }
+
+  /** Returns whether it has not had a message yet, and notes how far it has come. */
+  isNew(message) {
+    const { channel_id: channel, epoch, offset } = message;
+    if (offset === undefined) {
+      if (!message.retained) return true;
+      const place = this.placeOf(channel);
+      // The last value, which comes again with each answer.
+      const isAgain = place.id === message.message_id && place.turn !== this.turn;
+      place.id = message.message_id;
+      place.turn = this.turn;
+      return !isAgain;
+    }
+    const place = this.placeOf(channel);
+    if (place.epoch === epoch) {
+      const { offset: former } = place;
+      if (offset <= former) return false;
+      place.offset = offset;
+      if (offset > former + 1 && !this.conflate) {
+        this.tellOfGap(channel, offset - former - 1, { epoch, offset: former }, { epoch, offset: offset - 1 });
+      }
+    } else {
+      place.epoch = epoch;
+      place.offset = offset;
+    }
+    return true;
+  }
+
   /** Accepts a message. `bytes` is its size on the wire. */
   deliver(message, bytes) {
+    if (this.isHeld || !this.isNew(message)) return;
     if (this.onMessage !== undefined) {
       try {
         this.onMessage(message);
@@ -133,6 +262,10 @@ class Subscription {
     else first.reject(error);
     for (const reader of others) reader.resolve({ done: true, value: undefined });
     this.onEnd(this);
+  }
+
+  [EventEmitter.captureRejectionSymbol](error) {
+    this.onError(error);
   }
 
   [Symbol.asyncIterator]() {

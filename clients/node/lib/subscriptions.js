@@ -1,16 +1,23 @@
 'use strict';
 
 const { bound } = require('./context.js');
-const { NotConnectedError } = require('./errors.js');
-const { MessageType } = require('./message.js');
+const { matcher } = require('./patterns.js');
 const { Subscription } = require('./subscription.js');
+const { Topic } = require('./topic.js');
 
-/** The subscribers of each channel: one handler, as published, and any number of subscriptions. */
+// Channels whose patterns are known without matching them again.
+const MATCHED_MAX = 4_096;
+
+/** The channels and patterns to which a client has subscribed: each with one handler, and any number of iterations. */
 class Subscriptions {
   /** @param {import('./client.js').IPCClient} client */
   constructor(client) {
     this.client = client;
     this.channels = new Map();
+    this.patterns = new Map();
+    /** The topics of the patterns that a channel matches. */
+    this.matched = new Map();
+    this.hasWarned = false;
   }
 
   get(channel) {
@@ -21,36 +28,39 @@ class Subscriptions {
     return [...this.channels.keys()];
   }
 
-  /** Calls the handler with every message of the channel, in place of an earlier one. */
-  handle(channel, handler) {
-    const entry = this.entry(channel);
-    const earlier = entry.handler;
-    entry.handler = bound(handler);
+  /** Calls the handler with every message of the channel or the pattern, in place of an earlier one. */
+  handle(name, handler, options) {
+    const { client } = this;
+    const call = bound(handler);
+    const topic = this.topic(name, options.isPattern);
+    const earlier = topic.handler;
+    topic.readers.delete(earlier);
+    let reader;
     try {
-      if (this.client.canSend) this.sendSubscribe(channel);
+      reader = this.reader(topic, { ...options, onMessage: (message) => client.callUser(call, message) });
+      topic.handler = reader;
+      if (client.canSend) topic.join(reader);
     } catch (error) {
-      entry.handler = earlier;
-      this.releaseUnused(channel);
+      topic.readers.delete(reader);
+      topic.handler = earlier;
+      if (earlier !== null) topic.readers.add(earlier);
+      this.releaseUnused(topic);
       throw error;
     }
   }
 
-  /** @returns {Subscription} one more of the channel's */
-  open(channel, { onEnd, ...options }) {
-    const { client } = this;
-    const subscription = new Subscription(channel, {
-      ...options,
-      onEnd: (ended) => {
-        this.get(channel)?.subscriptions.delete(ended);
-        if (this.releaseUnused(channel)) this.sendUnsubscribe(channel);
-        onEnd?.();
-      },
-      onDrop: () => client.emitSafely('slow', { channel, subscription }),
-      onError: (error) => client.report(error),
-    });
-    this.entry(channel).subscriptions.add(subscription);
+  /** @returns {Subscription} one more of the channel's or the pattern's */
+  open(name, options) {
+    const topic = this.topic(name, options.isPattern);
+    let subscription;
     try {
-      if (client.canSend) this.confirm(subscription);
+      subscription = this.reader(topic, options);
+    } catch (error) {
+      this.releaseUnused(topic);
+      throw error;
+    }
+    try {
+      if (this.client.canSend) topic.join(subscription);
     } catch (error) {
       subscription.end(error);
       throw error;
@@ -58,103 +68,134 @@ class Subscriptions {
     return subscription;
   }
 
-  /** Removes the handler of the channel and ends all its iterations. Returns whether there were any. */
-  end(channel) {
-    const entry = this.get(channel);
-    if (entry === undefined) return false;
-    entry.handler = null;
-    for (const subscription of [...entry.subscriptions]) subscription.end(null);
-    if (this.releaseUnused(channel)) this.sendUnsubscribe(channel);
+  reader(topic, { onEnd, ...options }) {
+    const { client } = this;
+    const { name } = topic;
+    const reader = new Subscription(name, {
+      ...options,
+      onEnd: (ended) => {
+        topic.readers.delete(ended);
+        this.release(topic);
+        onEnd?.();
+      },
+      onDrop: () => client.emitSafely('slow', { channel: name, subscription: reader }),
+      onError: (error) => client.report(error),
+      onTold: (told, event, what) => {
+        const isHandler = told === topic.handler;
+        client.emitSafely(event, isHandler ? what : { ...what, subscription: told });
+        if (told.listenerCount(event) > 0) client.callUser(() => { told.emit(event, what); });
+      },
+    });
+    for (const other of topic.readers) {
+      if (other.conflate !== reader.conflate) {
+        throw new TypeError(`'${name}' is subscribed ${other.conflate ? 'with' : 'without'} conflate by this client, `
+          + 'which has one subscription of it: do the same, or use another client');
+      }
+    }
+    topic.readers.add(reader);
+    return reader;
+  }
+
+  /** Removes the handler of the channel or the pattern and ends all its iterations. Returns whether there were any. */
+  end(name, isPattern = false) {
+    const topic = this.mapOf(isPattern).get(name);
+    if (topic === undefined) return false;
+    topic.readers.delete(topic.handler);
+    topic.handler = null;
+    for (const subscription of [...topic.readers]) subscription.end(null);
+    this.release(topic);
     return true;
   }
 
   /** Ends all iterations. Handlers wait for the next connection. */
   endIterations(makeError) {
-    for (const { subscriptions } of [...this.channels.values()]) {
-      for (const subscription of [...subscriptions]) subscription.end(makeError(subscription));
+    for (const topic of [...this.channels.values(), ...this.patterns.values()]) {
+      for (const reader of [...topic.readers]) if (reader !== topic.handler) reader.end(makeError(reader));
     }
   }
 
-  /** Subscribes to all channels on a new connection. */
+  forgetConnection() {
+    for (const topic of this.channels.values()) topic.forgetConnection();
+    for (const topic of this.patterns.values()) topic.forgetConnection();
+  }
+
+  /** Subscribes to everything on a new connection. */
   restore() {
-    // Messages that wait for the connection must not delay this.
-    const how = { unbounded: true };
-    for (const [channel, { subscriptions }] of [...this.channels]) {
-      const restored = [...subscriptions].filter((subscription) => subscription.isReady);
-      const unconfirmed = [...subscriptions].filter((subscription) => !subscription.isReady);
+    for (const topic of [...this.channels.values(), ...this.patterns.values()]) {
       try {
-        if (unconfirmed.length === 0) this.sendSubscribe(channel, how);
-        for (const subscription of unconfirmed) this.confirm(subscription, how);
-        for (const subscription of restored) subscription.onRestored?.();
+        // Messages that wait for the connection must not delay this.
+        topic.resume({ unbounded: true });
       } catch (error) {
         this.client.report(error);
       }
     }
   }
 
-  /** Hands a message to the channel's subscribers. */
+  /** Hands a message to the subscribers of its channel. */
   deliver(message, bytes) {
-    const entry = this.get(message.channel_id);
-    if (entry === undefined) return;
-    if (entry.handler !== null) this.client.callUser(entry.handler, message);
-    for (const subscription of entry.subscriptions) subscription.deliver(message, bytes);
-  }
-
-  entry(channel) {
-    let entry = this.channels.get(channel);
-    if (entry === undefined) {
-      entry = { handler: null, subscriptions: new Set() };
-      this.channels.set(channel, entry);
+    const topic = this.channels.get(message.channel_id);
+    if (topic !== undefined) for (const reader of topic.readers) reader.deliver(message, bytes);
+    if (this.patterns.size === 0 || message.isRequest()) return;
+    for (const { readers } of this.matching(message.channel_id)) {
+      for (const reader of readers) reader.deliver(message, bytes);
     }
-    return entry;
   }
 
-  /** Forgets a channel without subscribers. Returns whether this was the last subscriber. */
-  releaseUnused(channel) {
-    const entry = this.channels.get(channel);
-    if (entry === undefined || entry.handler !== null || entry.subscriptions.size > 0) return false;
-    return this.channels.delete(channel);
-  }
-
-  /** Subscribes, and resolves `ready` when the server confirms. The published server confirms nothing. */
-  confirm(subscription, how) {
-    const { client } = this;
-    const { channel } = subscription;
-    if (subscription.isReady || !client.connection.isOurs) {
-      this.sendSubscribe(channel, how);
-      if (!subscription.isReady) subscription.resolveReady();
-      return;
+  matching(channel) {
+    let found = this.matched.get(channel);
+    if (found === undefined) {
+      if (this.matched.size >= MATCHED_MAX) this.matched.clear();
+      found = [...this.patterns.values()].filter((topic) => topic.matches(channel));
+      this.matched.set(channel, found);
     }
-    const payload = { connection_id: client.connectionId, ack: true };
-    const message = client.prepareOwn(channel, MessageType.SUBSCRIBE, payload);
-    const refused = (error) => {
-      // A subscription that is lost with the connection is repeated on the next one.
-      if (!(error instanceof NotConnectedError)) subscription.end(error);
-    };
-    const { requestTimeout: timeout } = client.options;
-    client.pending.add(message.id, { ...how, timeout, what: `the subscription of '${channel}'` },
-      () => subscription.resolveReady(), refused);
+    return found;
+  }
+
+  mapOf(isPattern) {
+    return isPattern ? this.patterns : this.channels;
+  }
+
+  topic(name, isPattern = false) {
+    const topics = this.mapOf(isPattern);
+    let topic = topics.get(name);
+    if (topic === undefined) {
+      topic = new Topic(this.client, name, isPattern);
+      if (isPattern) {
+        topic.matches = matcher(name);
+        this.matched.clear();
+      } else {
+        this.warnOfPattern(name);
+      }
+      topics.set(name, topic);
+    }
+    return topic;
+  }
+
+  /** Says once that a channel is no pattern: nothing would ever be published to it. */
+  warnOfPattern(channel) {
+    if (this.hasWarned || !/[*>]/.test(channel)) return;
+    this.hasWarned = true;
+    process.emitWarning(`subscribe('${channel}') is for the channel of exactly that name; for all channels that match `
+      + `a pattern use subscribePattern('${channel}')`, { type: 'Warning', code: 'IPC_PATTERN' });
+  }
+
+  /** Forgets a topic without readers, and has the server forget it, too. */
+  release(topic) {
+    if (!this.releaseUnused(topic)) return;
     try {
-      client.transmit(message, how);
+      topic.sendUnsubscribe();
     } catch (error) {
-      client.pending.take(message.id);
-      throw error;
+      this.client.report(error);
     }
   }
 
-  sendSubscribe(channel, how) {
-    const { client } = this;
-    client.dispatch(client.prepareOwn(channel, MessageType.SUBSCRIBE, { connection_id: client.connectionId }), how);
-  }
-
-  sendUnsubscribe(channel) {
-    const { client } = this;
-    if (!client.canSend) return;
-    try {
-      client.dispatch(client.prepareOwn(channel, MessageType.UNSUBSCRIBE, { connection_id: client.connectionId }));
-    } catch (error) {
-      client.report(error);
-    }
+  /** Forgets a topic without readers. Returns whether it did. */
+  releaseUnused(topic) {
+    const topics = this.mapOf(topic.isPattern);
+    if (topic.readers.size > 0 || topics.get(topic.name) !== topic) return false;
+    topics.delete(topic.name);
+    if (topic.isPattern) this.matched.clear();
+    return true;
   }
 }
 

@@ -40,7 +40,9 @@ describe('the package', () => {
   let bytes;
   before(() => {
     project = fs.mkdtempSync(path.join(os.tmpdir(), 'ipc-node-'));
-    const output = execFileSync('npm', ['pack', '--json', '--silent', '--pack-destination', project], { cwd: HERE });
+    const folder = path.join(project, 'published');
+    execFileSync(process.execPath, [path.join(HERE, 'pack.js'), folder]);
+    const output = execFileSync('npm', ['pack', '--json', '--silent', '--pack-destination', project], { cwd: folder });
     const [{ files, filename, size }] = JSON.parse(output);
     packed = files.map((file) => file.path).sort();
     bytes = size;
@@ -72,6 +74,21 @@ describe('the package', () => {
   });
 
   test('the tarball is small', () => assert.ok(bytes < 100_000, `${bytes} bytes`));
+
+  test('its modules are those of the source, but for the comments', () => {
+    const { transformSync } = require('esbuild');
+    const code = (directory, file) => transformSync(fs.readFileSync(path.join(directory, file), 'utf8'),
+      { minifyWhitespace: true, legalComments: 'none' }).code;
+    for (const file of ['index.js', ...LIBRARY, ...MODULES]) {
+      assert.equal(code(installed, file), code(HERE, file), file);
+      assert.doesNotMatch(fs.readFileSync(path.join(installed, file), 'utf8'), /^\s*(\/\/|\/\*|\*)/m, file);
+    }
+  });
+
+  test('nothing runs when it is installed', () => {
+    const manifest = JSON.parse(fs.readFileSync(path.join(installed, 'package.json'), 'utf8'));
+    assert.deepEqual([manifest.scripts, manifest.dependencies, manifest.devDependencies], [undefined, undefined, undefined]);
+  });
 
   test('its documents link to nothing that it lacks', () => {
     for (const name of ['README.md', 'MIGRATING.md']) {

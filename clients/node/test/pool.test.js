@@ -109,7 +109,7 @@ test('a pool has what a client has, where that makes sense', async (t) => {
   assert.throws(() => pool.publish(undefined, 1), /channelId must be/);
   const { connections, ...info } = pool.getConnectionInfo();
   assert.deepEqual(info, { appId: 'bench', connected: true, host: 'localhost', port: server.port, path: undefined,
-    server: pool.server, subscribedChannels: ['heard'] });
+    server: pool.server, subscribedPatterns: [], subscribedChannels: ['heard'] });
   assert.deepEqual(connections.map(({ connectionId }) => connectionId),
     pool.clients.map(({ connectionId }) => connectionId));
   pool.disconnect();

@@ -115,6 +115,42 @@ async function modern(signal: AbortSignal): Promise<void> {
   void [sum, lost, service];
 }
 
+async function topics(client: ipc.IPCClient, pool: ipc.IPCPool): Promise<void> {
+  const handled: true = client.subscribePattern<number>('prices.>', ({ payload, channelId }) => [payload + 1, channelId]);
+  for await (const { payload, epoch, offset, retained } of client.subscribePattern<number>('prices.*', { last: 1 })) {
+    const place: [number, string | undefined, number | undefined, boolean] = [payload, epoch, offset, retained];
+    void place;
+    break;
+  }
+  client.subscribe('log', (message) => message.offset, { since: { epoch: 'e', offset: 5 }, conflate: true });
+  const log = pool.subscribe<string>('log', { last: 10, since: { epoch: 'e', offset: 0 }, conflate: false, buffer: 5 });
+  log.on('gap', ({ channel, missed, since }) => console.log(channel?.length, (missed ?? 0) + (since?.offset ?? 0)));
+  log.once('resumed', ({ messages, epoch, offset }) => console.log(messages + offset, epoch));
+  const at: number | undefined = log.place?.offset;
+  client.on('gap', ({ pattern, subscription }) => console.log(pattern?.length, subscription?.dropped));
+  pool.on('resumed', (resumed, one) => console.log(resumed.channel, one.connectionId));
+  const id: string = client.publish('state', 1, { retain: true, headers: { a: 'b' } });
+  const { messageId, epoch, offset } = await pool.publish('log', 1, { ack: true, timeout: 100 });
+  const published: [string, string | undefined, number | undefined] = [messageId, epoch, offset];
+  const ended: boolean = client.unsubscribePattern('prices.>');
+  const { subscribedPatterns } = client.getConnectionInfo();
+  const gap: ipc.Gap['since'] = log.place;
+  // @ts-expect-error a pattern has no place in a history
+  client.subscribePattern('prices.*', { since: { epoch: 'e', offset: 5 } });
+  // @ts-expect-error a place has an epoch
+  client.subscribe('log', { since: { offset: 5 } });
+  // @ts-expect-error a handler has no buffer
+  client.subscribe('log', () => {}, { buffer: 5 });
+  // @ts-expect-error no such event
+  log.on('gaps', () => {});
+  // @ts-expect-error what is acknowledged is a promise
+  const wrong: string = client.publish('log', 1, { ack: true });
+  http.createServer(ipc.ipcEvents(client, 'prices.*', { pattern: true, last: 1 }));
+  // @ts-expect-error a boolean
+  ipc.ipcEvents(client, 'prices.*', { pattern: 'prices.*' });
+  void [handled, at, id, published, ended, subscribedPatterns, gap, wrong];
+}
+
 async function binary(client: ipc.IPCClient): Promise<void> {
   const image = new ipc.Tensor({ dtype: 'f32', shape: [224, 224, 3], data: new Float32Array(224 * 224 * 3) });
   const { payload } = await client.sendRequest<{ scores: ipc.Tensor<'f32'>; mask: ipc.Tensor; raw: Buffer }>('model', {
@@ -220,4 +256,4 @@ function web(client: ipc.IPCClient): void {
   app.get('/theirs', ipc.ipcEvents(client, 'news', { filter: async () => true }));
 }
 
-void [published, modern, binary, errors, messages, pools, web];
+void [published, modern, topics, binary, errors, messages, pools, web];
