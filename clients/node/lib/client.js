@@ -141,8 +141,8 @@ class IPCClient extends Messenger {
   }
 
   /**
-   * Does the same for all channels that match a pattern: a token `*` stands for one token between points, and `>` at the
-   * end for one or more.
+   * Does the same for all channels that match a pattern: a token `*` stands for one token between points, and `>` at
+   * the end for one or more.
    */
   subscribePattern(pattern, handler, options) {
     return this.subscribeTo(checkedChannel(pattern), handler, options, 'subscribePattern', true);

@@ -190,7 +190,8 @@ function messageOf(text, parse) {
 function readEnvelope(object) {
   if (object === null || typeof object !== 'object') return object;
   toNumbers(object, ['timestamp']);
-  if (object.meta !== null && typeof object.meta === 'object') toNumbers(object.meta, ['seq', 'ttl', 'stream', 'offset']);
+  const { meta } = object;
+  if (meta !== null && typeof meta === 'object') toNumbers(meta, ['seq', 'ttl', 'stream', 'offset']);
   return object;
 }
 

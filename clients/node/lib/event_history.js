@@ -28,7 +28,7 @@ class EventHistory {
   clear() {
     this.entries = [];
     this.bytes = 0;
-    /** The place behind which everything is here or will come, and that of the newest message; null without a history. */
+    /** The place behind which everything is here or will come, and that of the newest message; null without any. */
     this.floor = null;
     this.newest = null;
   }

@@ -32,9 +32,9 @@ const LINGER_MS = 30_000;
  * @param {import('./client.js').IPCClient} client or a pool
  * @param {string} channel
  * @param {{ event?: string, retry?: number, filter?: (message: object, req: object) => boolean, pattern?: boolean,
- * last?: number, history?: number, historyBytes?: number, linger?: number }} [options] `event` names the events, `retry`
- * is what the browser waits before it connects again, in milliseconds. With `pattern` the channel is one, and `data` is
- * `{ channel, payload }`. `last` is the number of messages that a new browser gets, of each channel
+ * last?: number, history?: number, historyBytes?: number, linger?: number }} [options] `event` names the events,
+ * `retry` is what the browser waits before it connects again, in milliseconds. With `pattern` the channel is one, and
+ * `data` is `{ channel, payload }`. `last` is the number of messages that a new browser gets, of each channel
  */
 function ipcEvents(client, channel, options = {}) {
   const { retry, filter, pattern = false, last } = checkedOptions(options, OPTIONS, 'ipcEvents');

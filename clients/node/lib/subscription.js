@@ -22,8 +22,8 @@ class Subscription extends ContextEmitter {
   /**
    * @param {string} name the channel or the pattern
    * @param {object} options what callers give, and `isPattern`, `isLenient`, `onMessage`, `onStart`, `onGap`, `onEnd`,
-   *   `onDrop`, `onError`, `onTold`. A lenient one takes what a server without the extension `topic` has; `onStart` gets the place
-   *   from which it begins, and the number of kept messages that follow
+   *   `onDrop`, `onError`, `onTold`. A lenient one takes what a server without the extension `topic` has; `onStart` gets
+   *   the place from which it begins, and the number of kept messages that follow
    */
   constructor(name, options) {
     super({ captureRejections: true });
@@ -39,8 +39,8 @@ class Subscription extends ContextEmitter {
     Object.assign(this, checkedWish(options, isPattern));
     this.needsTopic = isPattern || (!isLenient && (this.hasWish || this.conflate));
     /**
-     * How far it has come in the history of each channel: `{ epoch, offset, turn, id }`. A channel without a history has
-     * no epoch, and `id` is that of its last value.
+     * How far it has come in the history of each channel: `{ epoch, offset, turn, id }`. A channel without a history
+     * has no epoch, and `id` is that of its last value.
      */
     this.places = new Map();
     if (this.since !== undefined) this.places.set(name, { ...this.since, turn: 0, id: null });
@@ -85,7 +85,7 @@ class Subscription extends ContextEmitter {
     return this.last !== undefined || this.since !== undefined;
   }
 
-  /** The place in the channel's history up to which everything has come, or was told of as missing; null without one. */
+  /** The place in the channel's history up to which everything has come or is known to be missing; null without one. */
   get place() {
     const place = this.places.get(this.channel);
     return place?.epoch === undefined ? null : { epoch: place.epoch, offset: place.offset };

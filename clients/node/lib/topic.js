@@ -76,7 +76,7 @@ class Topic {
     else this.ask([reader], { last: reader.last, since: reader.since }, false, how);
   }
 
-  /** Subscribes with a server that keeps nothing, and resolves `ready` when it confirms. The published one never does. */
+  /** Subscribes at a server that keeps nothing; `ready` resolves when it confirms, which the published one never does. */
   joinPlain(reader, how) {
     const { client } = this;
     reader.isHeld = false;
